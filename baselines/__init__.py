@@ -1,0 +1,1 @@
+"""The methods the field compares with, one file each."""

@@ -1,0 +1,25 @@
+"""Magnitude: keep the largest weights. Han et al. 2015, arXiv 1506.02626."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from methods.blocks import Walk
+from methods.contract import Job, Needs, Outcome
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """Score |W|, per group; unstructured, per layer."""
+
+    name: ClassVar[str] = "magnitude"
+    needs: ClassVar[Needs] = Needs.NOTHING
+
+    def apply(self, model: nn.Module, job: Job) -> Outcome:
+        walk = Walk(model, job)
+        for visit in walk:
+            visit.prune(job.pattern.keep(visit.weight.abs()))
+        return walk.outcome()

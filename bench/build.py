@@ -1,0 +1,217 @@
+"""Build an artifact stage by stage in the cache, check each stage, and read measures off the result."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from bench import catalog, data, loading, models, provenance
+from bench.check import Verdict, verify
+from bench.events import Events
+from bench.measures.contract import Item, Measure, Reading, Rig
+from bench.outcome import blank
+from bench.paths import cache_dir, publish, replacing, scratch
+from bench.plan import Artifact, Cell
+from bench.store import ReadingRow, Record
+from methods.contract import Compute, Job, Outcome, Prior
+from methods.folder import Folder, save, state
+from methods.pattern import Pattern
+from methods.targets import family_of, find_targets
+
+CARRIED = ("config.json", "generation_config.json", "chat_template.jinja", *models.TOKENIZER_FILES)
+"""What a pruned folder takes over from its source."""
+
+
+@dataclass(frozen=True)
+class Built:
+    folder: Path
+    verdict: Verdict
+    notes: Mapping[str, Any]
+    cost: Mapping[str, Any]
+    changed: frozenset[str]
+    """Tensors outside the targets that its stages declared changed."""
+
+
+class Builder:
+    """Everything that happens to one artifact in its process."""
+
+    def __init__(self, artifact: Artifact, events: Events) -> None:
+        torch.set_num_threads(artifact.threads)
+        self.events = events
+        self.source = Folder(artifact.folder)
+        self.targets = find_targets(self.source.config, self.source.shapes(), artifact.include, artifact.exclude)
+        device = torch.device(artifact.device)
+        dtype: torch.dtype = getattr(torch, artifact.dtype)
+        self.compute = Compute(
+            device=device, dtype=dtype, threads=artifact.threads, stream=artifact.stream or not _fits(self.source, device, dtype)
+        )
+        self._tokenizer: Any = None
+
+    def tokenizer(self) -> Any:
+        if self._tokenizer is None:
+            self._tokenizer = loading.load_tokenizer(self.source.path)
+        return self._tokenizer
+
+    def build(self, artifact: Artifact) -> Built:
+        """The artifact from the cache, or made now: all stages but the last first, each checked.
+
+        Raises:
+            Broken: a stage did not do what it promised.
+            Exception: whatever its method raised.
+        """
+        home = cache_dir() / "artifacts" / artifact.key[:32]
+        verdict = None
+        if not (home / "artifact.json").exists():
+            before = self.build(artifact.up_to(len(artifact.stages) - 1)) if len(artifact.stages) > 1 else None
+            self.events.phase = artifact.stages[-1].label
+            with scratch(artifact.key[:8]) as room:
+                verdict = self._apply(artifact, before, Path(room))
+                publish(Path(room) / "artifact", home)
+        about = json.loads((home / "artifact.json").read_text())
+        folder = Path(about["folder"]) if about["folder"] else home
+        if verdict is None or len(artifact.stages) > 1:  # a stage was checked against its own input, not yet against dense
+            verdict = self._verify(self.source.path, folder, artifact.pattern, about["changed"])
+        return Built(folder, verdict, about["notes"], about["cost"], frozenset(about["changed"]))
+
+    def _verify(self, before: Path, after: Path, pattern: str, changed: Collection[str]) -> Verdict:
+        return verify(Folder(before), Folder(after), Pattern.parse(pattern), self.targets, changed, self.compute.dtype)
+
+    def _apply(self, artifact: Artifact, before: Built | None, room: Path) -> Verdict:
+        """Run the last stage and leave its result, checked, in room/artifact."""
+        stage = artifact.stages[-1]
+        source = before.folder if before else self.source.path
+        method = catalog.build(catalog.lookup("methods", stage.name), stage.name, stage.config)
+        tokens = self._calibration(artifact) if "calibration" in stage.needs else None
+        model = loading.load(source, self.compute)
+        job = Job(
+            source=source,
+            pattern=Pattern.parse(stage.pattern),
+            targets=self.targets,
+            prior=self._prior(before) if before else None,
+            calibration=tokens,
+            compute=self.compute,
+            seed=artifact.seed or 0,
+            workdir=room,
+            progress=self.events,
+            teacher=lambda: loading.load(self.source.path, self.compute),
+        )
+        torch.manual_seed(job.seed)
+        started = time.monotonic()
+        outcome = method.apply(model, job)
+        cost = {
+            "build_s": round(time.monotonic() - started, 3),
+            "build_peak_bytes": provenance.peak_bytes(artifact.device),
+            "calibration_tokens": tokens.numel() if tokens is not None else 0,
+        }
+        notes = dict(outcome.notes)
+        if tokens is not None:
+            notes["calibration_digest"] = data.token_digest(tokens)
+        made = room / "artifact"
+        folder = self._keep(outcome, source, made)
+        verdict = self._verify(source, folder, stage.pattern, outcome.changed)
+        changed = outcome.changed | (before.changed if before else frozenset())
+        about = {"folder": None if folder == made else str(folder), "changed": sorted(changed), "notes": notes, "cost": cost}
+        with replacing(made / "artifact.json") as temporary:
+            temporary.write_text(json.dumps(about | {"determinants": artifact.determinants()}, allow_nan=False))
+        return verdict
+
+    def _keep(self, outcome: Outcome, source: Path, made: Path) -> Path:
+        """Write the model down; where nothing changed, its source will do."""
+        made.mkdir(exist_ok=True)
+        if isinstance(outcome.model, nn.Module):
+            if _same(outcome.model, Folder(source)):
+                return source
+            save(outcome.model, made)
+        else:
+            for file in Path(outcome.model).glob("model*.safetensors*"):
+                shutil.move(file, made / file.name)
+        for name in CARRIED:
+            if (source / name).exists():
+                shutil.copyfile(source / name, made / name)
+        config = json.loads((made / "config.json").read_text())
+        config.pop("torch_dtype", None)
+        (made / "config.json").write_text(json.dumps(config | {"dtype": str(self.compute.dtype)[6:]}, indent=2))
+        return made
+
+    def _calibration(self, artifact: Artifact) -> Tensor:
+        recipe = artifact.calibration
+        assert recipe is not None
+        encode = self.tokenizer()
+        crops = data.calibration(
+            recipe.data, recipe.sequences, recipe.seqlen, artifact.seed or 0, lambda t: list(encode(t)["input_ids"]), artifact.data_dir
+        )
+        return torch.tensor(crops)
+
+    def _prior(self, before: Built) -> Prior:
+        folder = Folder(before.folder)
+        kept = {t: folder.tensor(t + ".weight") != 0 for t in self.targets}
+        flip = family_of(folder.config).transposed
+        return Prior(folder=before.folder, masks={t: m.T if flip else m for t, m in kept.items()})
+
+    def measure(self, cell: Cell, built: Built) -> tuple[Record, tuple[Item, ...]]:
+        """Read one measure off a built artifact."""
+        measure: Measure = catalog.load(catalog.lookup("measures", cell.measure))(**cell.config)
+        with scratch("measure") as room:
+            rig = Rig(
+                folder=built.folder,
+                tokenizer=self.tokenizer,
+                reference=lambda: loading.load(self.source.path, self.compute),
+                verdict=built.verdict,
+                compute=self.compute,
+                data_dir=cell.artifact.data_dir,
+                workdir=Path(room),
+                progress=self.events,
+                seed=cell.artifact.seed,
+            )
+            readings = measure.read(lambda: loading.load(built.folder, self._whole()), rig)
+        finite = all(math.isfinite(r.value) for r in readings.values)
+        notes = dict(readings.notes)
+        cost: dict[str, Any] = {"peak_bytes": provenance.peak_bytes(cell.artifact.device), "tokens": readings.tokens}
+        if cell.measure == "pattern":  # the one cell every artifact has carries its making
+            notes |= built.notes
+            cost |= built.cost
+        record = blank(
+            cell,
+            status="ok" if finite else "diverged",
+            reason="" if finite else ", ".join(f"{r.metric} is {r.value}" for r in readings.values if not math.isfinite(r.value)),
+            readings=[_row(r) for r in readings.values],
+            token_digest=readings.token_digest,
+            notes=notes,
+            cost=cost,
+            provenance=provenance.gather() | {"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
+        )
+        return record, readings.items if finite else ()
+
+    def _whole(self) -> Compute:
+        return Compute(device=self.compute.device, dtype=self.compute.dtype, threads=self.compute.threads)
+
+
+def _row(r: Reading) -> ReadingRow:
+    stderr = r.stderr if r.stderr is not None and math.isfinite(r.stderr) else None
+    return ReadingRow(
+        metric=r.metric, value=r.value if math.isfinite(r.value) else None, unit=r.unit, better=r.better, stderr=stderr, n=r.n
+    )
+
+
+def _same(model: nn.Module, folder: Folder) -> bool:
+    tensors = state(model)
+    return set(tensors) == set(folder) and all(
+        t.dtype == (was := folder.tensor(n)).dtype and torch.equal(t.cpu(), was) for n, t in tensors.items()
+    )
+
+
+def _fits(folder: Folder, device: torch.device, dtype: torch.dtype) -> bool:
+    """Would the model take less than four fifths of what the device has free?"""
+    need = sum(math.prod(s) for s in folder.shapes().values()) * dtype.itemsize
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return need < 0.8 * free

@@ -1,0 +1,171 @@
+"""Every method and measure by name, as lazy strings: listing them imports none of them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+from methods.errors import UserError
+
+if TYPE_CHECKING:
+    from methods.contract import Method
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name. `needs` repeats the class's own, in words, for those who must know it without importing."""
+
+    target: str
+    needs: tuple[str, ...] = ()
+    about: str = ""
+    paper: str = ""
+    year: int | None = None
+    presets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    broken: str = ""
+    """Why it cannot be imported."""
+
+    @property
+    def module(self) -> str:
+        return self.target.split(":")[0]
+
+    @property
+    def random(self) -> bool:
+        """Does another seed give another model?"""
+        return bool({"calibration", "training"} & set(self.needs))
+
+
+METHODS = {
+    "dense": Entry("baselines.dense:Dense", about="nothing done: the control"),
+    "magnitude": Entry("baselines.magnitude:Magnitude", about="keep the largest |W|", paper="1506.02626", year=2015),
+    "wanda": Entry("baselines.wanda:Wanda", ("calibration",), "keep the largest |W| * ||X||", "2306.11695", 2023),
+    "sparsegpt": Entry(
+        "baselines.sparsegpt:SparseGPT", ("calibration",), "prune column by column, the rest makes up", "2301.00774", 2023
+    ),
+}
+QUANTIZERS = {"none": Entry("", about="weights as they are")}
+MEASURES = {
+    "perplexity": Entry("bench.measures.perplexity:Perplexity", about="exp of the mean next-token cross-entropy"),
+    "size": Entry("bench.measures.size:Size", about="parameters, non-zeros, sparsity, bytes on disk and in theory"),
+    "pattern": Entry("bench.measures.pattern:PatternHolds", about="groups that break the pattern; always measured"),
+}
+ONE_SHOT = ("magnitude", "wanda", "sparsegpt")
+_BUILT_IN = {"methods": METHODS, "measures": MEASURES, "quantizers": QUANTIZERS}
+
+
+@cache
+def entries(kind: str) -> dict[str, Entry]:
+    """Built-in and plugged-in entries of a kind: "methods", "measures" or "quantizers".
+
+    A plug-in is imported to be listed. One that cannot be is listed as broken, and hurts nobody. A plug-in may not take
+    a built-in name.
+    """
+    found = dict(_BUILT_IN[kind])
+    for point in entry_points(group=f"cast_bench.{kind}"):
+        found.setdefault(point.name, _plugged(point))
+    return found
+
+
+def _plugged(point: EntryPoint) -> Entry:
+    try:
+        loaded = point.load()
+        needs = tuple(flag.name.lower() for flag in loaded.needs)
+    except Exception as fault:  # noqa: BLE001 (a stranger's module may raise anything at import)
+        return Entry(point.value, broken=f"{type(fault).__name__}: {fault}")
+    about = (loaded.__doc__ or "").strip().split("\n")[0]
+    return Entry(point.value, needs, about)
+
+
+def lookup(kind: str, name: str) -> Entry:
+    """
+    Raises:
+        UserError: unknown, with the nearest known names; or broken, with the reason.
+    """
+    known = entries(kind)
+    if name not in known:
+        raise UserError(unknown(kind[:-1], name, known))
+    if known[name].broken:
+        raise UserError(f"{kind[:-1]} {name!r} is a plug-in that cannot be loaded ({known[name].broken}): mend or uninstall it")
+    return known[name]
+
+
+def unknown(kind: str, name: str, known: Any) -> str:
+    """The sentence for a name nobody has heard of."""
+    near = get_close_matches(name, list(known), n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    return f"unknown {kind} {name!r}: {hint}"
+
+
+def load(entry: Entry) -> Any:
+    """The class behind an entry."""
+    module, _, name = entry.target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method as typed: NAME[:preset | :field=value]..., `from=` naming the stage it refines."""
+
+    name: str
+    config: dict[str, Any]
+    prior: str | None
+    label: str
+
+
+def parse(text: str, kind: str = "methods") -> Choice:
+    """Read a method as typed and check its fields against the class's own.
+
+    Raises:
+        UserError: unknown name, preset or field, or a value of the wrong type.
+    """
+    name, *options = text.split(":")
+    entry = lookup(kind, name)
+    config: dict[str, Any] = {}
+    prior = None
+    for option in options:
+        key, is_field, value = option.partition("=")
+        if not is_field:
+            if key not in entry.presets:
+                raise UserError(unknown(f"preset of {name}", key, entry.presets) if entry.presets else f"{name} has no preset {key!r}")
+            config |= entry.presets[key]
+        elif key == "from":
+            prior = parse(value, kind).label
+        else:
+            config[key] = _scalar(value)
+    if config:
+        method = build(entry, name, config)
+        config = {k: getattr(method, k) for k in config}
+    return Choice(name, config, prior, text)
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def build(entry: Entry, name: str, config: dict[str, Any]) -> Method:
+    """The method itself, its fields checked.
+
+    Raises:
+        UserError: a field it does not have, or a value of the wrong type.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    kind = load(entry)
+    fields = set(getattr(kind, "__dataclass_fields__", {}))
+    for key in config:
+        if key not in fields:
+            raise UserError(unknown(f"field of {name}", key, fields) if fields else f"{name} has no field {key!r}: it takes none")
+    try:
+        method: Method = TypeAdapter(kind).validate_python(config)
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{name}:{where}={first['input']!r} will not do: {first['msg']}") from None
+    return method

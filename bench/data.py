@@ -1,0 +1,248 @@
+"""Corpora: documents by name, from a mirror, the cache or the hub; and the token blocks cut from them.
+
+The cache is laid out as a mirror is, `<dir>/<hub id>/<file>`, so that `bench pull --data-dir DIR` fills either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import catalog, digests, wikimini
+from bench.paths import cache_dir
+from methods.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus by name. Hub corpora name, per use, the one file that is read."""
+
+    about: str
+    hub: str = ""
+    files: tuple[tuple[str, str], ...] = ()
+    """(use, glob in the repository); use is "evaluation" or "calibration"."""
+    column: str = "text"
+    stripped: bool = False
+    """Rows lose the newline they end in before they are joined."""
+    joiner: str = "\n\n"
+    rows: int | None = None
+    """Evaluation reads the first so many; None: all."""
+    tokens: int = 100_000
+    """About how many an evaluation has, for estimates."""
+
+
+_WIKITEXT = (
+    ("evaluation", "wikitext-2-raw-v1/test-*.parquet"),
+    ("calibration", "wikitext-2-raw-v1/train-*.parquet"),
+)
+CORPORA = {
+    "wiki-mini": Corpus("95 Wikipedia articles that come with gensim, split by article (CC BY-SA)"),
+    "wikitext2": Corpus('WikiText-2 raw; rows joined by a blank line, 287,644 GPT-2 tokens', "Salesforce/wikitext", _WIKITEXT, tokens=300_000),
+    "wikitext2-stripped": Corpus(
+        "the same, each row without its own newline, 284,753 GPT-2 tokens", "Salesforce/wikitext", _WIKITEXT, stripped=True, tokens=300_000
+    ),
+    "c4": Corpus(
+        "C4 en: calibration from the first training shard, evaluation on the first 1,100 validation pages",
+        "allenai/c4",
+        (("evaluation", "en/c4-validation.00000-of-00008.json.gz"), ("calibration", "en/c4-train.00000-of-01024.json.gz")),
+        joiner=" ",
+        rows=1100,
+        tokens=550_000,
+    ),
+}
+
+
+def lookup(name: str) -> Corpus:
+    """
+    Raises:
+        UserError: unknown, with the nearest known names.
+    """
+    if name not in CORPORA:
+        raise UserError(catalog.unknown("corpus", name, CORPORA))
+    return CORPORA[name]
+
+
+def files(name: str, use: str, data_dir: Path | None) -> list[Path]:
+    """The local files of a hub corpus: the mirror's, else the cache's; empty if neither has them."""
+    corpus = lookup(name)
+    pattern = dict(corpus.files).get(use, "")
+    for root in (data_dir, cache_dir() / "data"):
+        if root and pattern and (found := sorted((root / corpus.hub).glob(pattern))):
+            return found
+    return []
+
+
+def ensure(name: str, use: str, data_dir: Path | None) -> str:
+    """Make a corpus be here, and return the digest of its content.
+
+    Raises:
+        UserError: it is neither in the mirror nor in the cache nor to be had from the hub.
+    """
+    if not lookup(name).hub:
+        return wikimini.RECIPE
+    if not files(name, use, data_dir):
+        pull(name, cache_dir() / "data", use)
+    return digests.of([digests.of_file(f) for f in files(name, use, data_dir)])
+
+
+def pull(name: str, root: Path, use: str | None = None) -> list[Path]:
+    """Fetch a hub corpus's files into `root`, laid out as a mirror, with the revision they came from beside them.
+
+    Raises:
+        UserError: the hub does not answer.
+    """
+    corpus = lookup(name)
+    if not corpus.hub:
+        wikimini.articles("train", cache_dir())
+        return []
+    from fnmatch import fnmatch
+
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    got = []
+    try:
+        info = HfApi().dataset_info(corpus.hub, timeout=4)
+        names = [s.rfilename for s in info.siblings or []]
+        for wanted, pattern in corpus.files:
+            for file in (n for n in names if fnmatch(n, pattern) and use in (None, wanted)):
+                got.append(Path(hf_hub_download(corpus.hub, file, repo_type="dataset", revision=info.sha, local_dir=root / corpus.hub)))
+        (root / corpus.hub / "REVISION").write_text(f"{info.sha}\n")
+    except (HfHubHTTPError, OSError) as fault:
+        raise UserError(
+            f"{name} ({corpus.hub}) is neither in a mirror nor in the cache, and the hub does not answer "
+            f"({type(fault).__name__}): connect, or pass --data-dir (or BENCH_DATA_DIR) naming a mirror that holds "
+            f"{corpus.hub}/, or take a corpus that is here (wiki-mini)"
+        ) from None
+    return got
+
+
+def revision(name: str, use: str, data_dir: Path | None) -> str:
+    """Where a hub corpus came from, as far as anybody wrote it down."""
+    corpus = lookup(name)
+    for root in (data_dir, cache_dir() / "data"):
+        if root and corpus.hub and files(name, use, root):
+            note = root / corpus.hub / "REVISION"
+            return note.read_text().strip() if note.exists() else "mirror"
+    return ""
+
+
+def documents(name: str, use: str, data_dir: Path | None) -> Sequence[str]:
+    """The texts of a corpus: articles, rows or pages."""
+    if not lookup(name).hub:
+        split = {"evaluation": "test", "calibration": "calibration"}.get(use, use)
+        return [a.text for a in wikimini.articles(split, cache_dir())]
+    found = files(name, use, data_dir)
+    if not found:
+        raise UserError(f"{name} has no {use} text in {data_dir or cache_dir() / 'data'}: run bench pull {name}")
+    from datasets import Dataset
+
+    read = Dataset.from_parquet if found[0].suffix == ".parquet" else Dataset.from_json
+    rows = read([str(f) for f in found], cache_dir=str(cache_dir() / "datasets"))
+    column: Sequence[str] = rows[lookup(name).column]
+    return [row.rstrip("\n") for row in column] if lookup(name).stripped else column
+
+
+def windows(
+    name: str, tokenizer: Any, seqlen: int, count: int | None, data_dir: Path | None, split: str = "evaluation"
+) -> tuple[Tensor, list[str]]:
+    """The corpus tokenized once, as a whole, in windows without overlap; the tail is dropped.
+
+    Returns:
+        int64 [windows, seqlen], and for each window the number of the article it begins in.
+
+    Raises:
+        UserError: not one window long.
+    """
+    import torch
+
+    corpus = lookup(name)
+    texts = documents(name, split, data_dir)[: corpus.rows]
+    whole = corpus.joiner.join(texts)
+    encoded = tokenizer(whole, return_offsets_mapping=True)
+    ids = encoded["input_ids"]
+    available = len(ids) // seqlen
+    if available == 0:
+        raise UserError(f"{name} has {len(ids)} tokens, not one window of perplexity.seqlen={seqlen}: take a shorter one")
+    used = min(count or available, available)
+    starts = _article_starts(texts, len(corpus.joiner))
+    article, clusters = 0, []
+    for k in range(used):
+        at = encoded["offset_mapping"][k * seqlen][0]
+        while article + 1 < len(starts) and starts[article + 1] <= at:
+            article += 1
+        clusters.append(str(article))
+    return torch.tensor(ids[: used * seqlen]).view(used, seqlen), clusters
+
+
+def _article_starts(texts: Sequence[str], gap: int) -> list[int]:
+    """Character offsets in the joined text: of each document, or of each title row where rows are paragraphs."""
+    offsets, at = [], 0
+    for text in texts:
+        offsets.append(at)
+        at += len(text) + gap
+    titles = [o for o, t in zip(offsets, texts, strict=True) if re.fullmatch(r" = [^=].* = \n?", t)]
+    return titles or offsets
+
+
+def calibration(
+    name: str, sequences: int, seqlen: int, seed: int, encode: Callable[[str], list[int]], data_dir: Path | None
+) -> list[list[int]]:
+    """Random crops of random documents longer than a sequence, as SparseGPT and Wanda draw them, with replacement.
+
+    Raises:
+        UserError: no document is long enough.
+    """
+    texts = documents(name, "calibration", data_dir)
+    draw = random.Random(seed)
+    eligible = [i for i, t in enumerate(texts) if len(t.encode()) > seqlen]  # a token is a byte at least
+    tokens: dict[int, list[int]] = {}
+    crops: list[list[int]] = []
+    while len(crops) < sequences:
+        if not eligible:
+            raise UserError(_too_long(name, seqlen))
+        i = draw.choice(eligible)
+        if i not in tokens:
+            tokens[i] = encode(texts[i])
+        if len(tokens[i]) <= seqlen:
+            eligible.remove(i)
+            continue
+        start = draw.randrange(len(tokens[i]) - seqlen)
+        crops.append(tokens[i][start : start + seqlen])
+    return crops
+
+
+def check_calibration(name: str, seqlen: int, tokenizer_json: Path, data_dir: Path | None) -> None:
+    """Find out before anything is loaded whether any document is long enough, longest first.
+
+    Raises:
+        UserError: none is.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tokenizer_json))
+    for text in sorted(documents(name, "calibration", data_dir), key=len, reverse=True):
+        if len(text.encode()) <= seqlen:
+            break
+        if len(tokenizer.encode(text).ids) > seqlen:
+            return
+    raise UserError(_too_long(name, seqlen))
+
+
+def _too_long(name: str, seqlen: int) -> str:
+    return f"no document of {name} is longer than calibration.seqlen={seqlen} tokens: take a shorter one, or another corpus (calibration.data)"
+
+
+def token_digest(tokens: Any) -> str:
+    """sha256 of a block of tokens: two records may be compared only where these agree."""
+    rows = tokens if isinstance(tokens, list) else tokens.tolist()
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -1,0 +1,25 @@
+"""What a worker tells the runner: JSON lines."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, TextIO
+
+
+class Events:
+    """Tell the runner. Progress is thinned to ten a second."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._last = stream, 0.0
+        self.phase = ""
+
+    def say(self, event: str, **fields: Any) -> None:
+        self._stream.write(json.dumps({"event": event, **fields}) + "\n")
+        self._stream.flush()
+
+    def advance(self, done: int, total: int, **figures: float) -> None:
+        now = time.monotonic()
+        if done >= total or now - self._last > 0.1:
+            self._last = now
+            self.say("progress", phase=self.phase, done=done, total=total, figures=figures)

@@ -1,0 +1,107 @@
+"""The one place that touches transformers: models and tokenizers from folders. Never remote code, never pickle."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from methods.contract import Compute
+from methods.errors import UserError
+from methods.folder import Folder
+from methods.folder import save as save_tensors
+from methods.targets import family_of
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+VERSION = transformers.__version__
+
+
+def load(folder: Path, compute: Compute) -> nn.Module:
+    """The model in a folder, on the device, in eval mode and frozen. Where `compute.stream`, its blocks stay on disk.
+
+    Raises:
+        UserError: transformers cannot build it.
+    """
+    if compute.stream:
+        return _skeleton(folder, compute)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=compute.dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True
+        )
+    except (ValueError, KeyError, OSError) as fault:
+        raise UserError(f"model in {str(folder)!r} cannot be loaded: {str(fault).splitlines()[0]}") from fault
+    return model.to(compute.device).eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def _skeleton(folder: Path, compute: Compute) -> nn.Module:
+    """Everything but the decoder blocks, whose parameters stay on the meta device until the walk brings them."""
+    from accelerate import init_empty_weights
+
+    opened = Folder(folder)
+    family = family_of(opened.config)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=compute.dtype, trust_remote_code=False)
+    model.tie_weights()
+    for name, parameter in list(model.named_parameters()):
+        if family.block_of(name) is None and name in opened:
+            owner, _, leaf = name.rpartition(".")
+            value = opened.tensor(name).to(compute.device, compute.dtype)
+            assert value.shape == parameter.shape, name
+            setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
+    model.tie_weights()
+    for module in model.modules():
+        for key, buffer in module.named_buffers(recurse=False):
+            setattr(module, key, buffer.to(compute.device))
+    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """
+    Raises:
+        UserError: no tokenizer there that transformers can read.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, KeyError, OSError) as fault:
+        raise UserError(f"tokenizer in {str(folder)!r} cannot be loaded: {str(fault).splitlines()[0]}") from fault
+    tokenizer.model_max_length = int(1e12)  # whole corpora are tokenized at once; no warning wanted
+    return tokenizer
+
+
+def convert_gguf(file: Path, target: Path) -> None:
+    """Dequantize a GGUF file into a safetensors folder with its tokenizer, in float32.
+
+    transformers (seen up to 5.24) ignores the file's pre-tokenizer `smollm`, which splits digits; here it is honoured.
+    """
+    logging.getLogger("gguf").setLevel(logging.ERROR)
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    save_tensors(model, target)
+    config = model.config.to_dict()
+    for gone in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+        config.pop(gone, None)
+    type(model.config).from_dict(config | {"architectures": [type(model).__name__]}).save_pretrained(target)
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    if _pre_tokenizer(file) == "smollm":
+        from tokenizers import pre_tokenizers
+
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+        )
+    tokenizer.save_pretrained(target)
+
+
+def _pre_tokenizer(file: Path) -> str:
+    from gguf import GGUFReader
+
+    field = GGUFReader(file).get_field("tokenizer.ggml.pre")
+    return str(field.contents()) if field else ""

@@ -1,0 +1,76 @@
+"""What a measure is: the mirror image of a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bench.check import Verdict
+    from methods.contract import Compute, Needs, Progress
+
+
+class Reading(NamedTuple):
+    """One number."""
+
+    metric: str
+    value: float
+    unit: str
+    better: str
+    """ "lower", "higher" or "" where neither is."""
+    stderr: float | None = None
+    n: int | None = None
+
+
+class Item(NamedTuple):
+    """One window's or question's share of a number; what paired statistics pair."""
+
+    item_id: str
+    cluster_id: str
+    value: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class Readings:
+    values: tuple[Reading, ...]
+    items: tuple[Item, ...] = ()
+    tokens: int = 0
+    token_digest: str = ""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rig:
+    """What a measure may use beside the model."""
+
+    folder: Path
+    """The artifact being measured."""
+    tokenizer: Callable[[], Any]
+    reference: Callable[[], nn.Module]
+    """Loads the dense model, only when asked."""
+    verdict: Verdict
+    """What the runner's own check of the artifact found."""
+    compute: Compute
+    data_dir: Path | None
+    workdir: Path
+    progress: Progress
+    seed: int | None
+
+
+class Measure(Protocol):
+    """A frozen dataclass; its fields and its protocol are known before anything is loaded."""
+
+    name: ClassVar[str]
+    needs: ClassVar[Needs]
+
+    @property
+    def protocol(self) -> str:
+        """What two numbers must share to stand in one column."""
+        ...
+
+    def read(self, model: Callable[[], nn.Module], rig: Rig) -> Readings: ...

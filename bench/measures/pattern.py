@@ -1,0 +1,33 @@
+"""Does the pattern hold? Read off the runner's own check of the folder, never off the method's word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from bench.measures.contract import Reading, Readings, Rig
+from methods.contract import Needs
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class PatternHolds:
+    name: ClassVar[str] = "pattern"
+    needs: ClassVar[Needs] = Needs.NOTHING
+
+    @property
+    def protocol(self) -> str:
+        return "targets"
+
+    def read(self, model: Callable[[], nn.Module], rig: Rig) -> Readings:
+        verdict = rig.verdict
+        return Readings(
+            (
+                Reading("violated_groups", verdict.violations, "1", "lower", n=len(verdict.layers)),
+                Reading("negative_zeros", verdict.negative_zeros, "1", "lower", n=len(verdict.layers)),
+            ),
+            notes={"changed": sorted(verdict.changed)} if verdict.changed else {},
+        )

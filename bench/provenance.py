@@ -1,0 +1,74 @@
+"""Where a number was made: kept beside it, never part of it."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("cast-bench", "torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy")
+
+
+@cache
+def gather() -> dict[str, Any]:
+    """Commit, versions, machine."""
+    return {"commit": commit(), "versions": versions(), "machine": machine()}
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def commit() -> dict[str, Any]:
+    """The commit of this package where it runs from a checkout, and whether the checkout differs from it."""
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return {"id": None, "dirty": None}
+    try:
+        git = ["git", "-C", str(here)]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {"id": None, "dirty": None}
+    return {"id": head, "dirty": bool(changed.strip())}
+
+
+def machine() -> dict[str, Any]:
+    about: dict[str, Any] = {"platform": platform.platform(), "cpu": _cpu(), "device": None}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        about["device"] = torch.cuda.get_device_name()
+        about["cuda"] = torch.version.cuda
+    return about
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def peak_bytes(device: str) -> int:
+    """Highest memory so far: of the CUDA device where one is used, else of this process."""
+    torch = sys.modules.get("torch")
+    if device.startswith("cuda") and torch is not None:
+        return int(torch.cuda.max_memory_allocated())
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

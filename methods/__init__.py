@@ -1,0 +1,1 @@
+"""The contract every method signs, and what methods share."""

@@ -1,0 +1,122 @@
+"""What a method is, what it is given and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Flag, auto
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from methods.pattern import Pattern
+
+
+class Needs(Flag):
+    """What a method or a measure cannot do without; the runner supplies it, or says why it cannot."""
+
+    NOTHING = 0
+    CALIBRATION = auto()
+    TRAINING = auto()
+    TEACHER = auto()
+    CUDA = auto()
+    ISOLATED = auto()
+
+
+class Progress(Protocol):
+    """Called as work goes on; the runner draws it. Units of done and total are the caller's."""
+
+    def advance(self, done: int, total: int, **figures: float) -> None: ...
+
+
+class Silent:
+    """A Progress nobody watches."""
+
+    def advance(self, done: int, total: int, **figures: float) -> None:
+        pass
+
+
+class Corpus(Protocol):
+    """Training tokens with random access: a resumed run asks for step k and gets what it would have got."""
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
+        """int64 [batch, seqlen]"""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Where and how to compute. `stream`: the model is larger than the device, so blocks come one at a time."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+    threads: int = 1
+    stream: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much training a method may use; 0 tokens is none."""
+
+    tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prior:
+    """The stage named by `from=`: its folder, and which weights it kept (bool [out, in] per target)."""
+
+    folder: Path
+    masks: dict[str, Tensor]
+
+
+def _no_teacher() -> nn.Module:
+    raise RuntimeError("this job has no teacher: the method's `needs` must name TEACHER")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Everything a method may use, and nothing it may not."""
+
+    source: Path
+    """This stage's input, a safetensors folder."""
+    pattern: Pattern
+    """Must hold on every target afterwards."""
+    targets: tuple[str, ...]
+    """Module names of the linears to prune: these and nothing else."""
+    prior: Prior | None = None
+    calibration: Tensor | None = None
+    """int64 [sequences, seqlen]"""
+    training: Corpus | None = None
+    validation: Tensor | None = None
+    """int64 [windows, seqlen]"""
+    teacher: Callable[[], nn.Module] = _no_teacher
+    """Loads the frozen dense model, only when asked."""
+    compute: Compute = field(default_factory=Compute)
+    budget: Budget = field(default_factory=Budget)
+    seed: int = 0
+    workdir: Path = Path()
+    """A trainer's checkpoints, a streamed model's shards."""
+    progress: Progress = field(default_factory=Silent)
+
+
+class Outcome(NamedTuple):
+    """What a method hands back."""
+
+    model: nn.Module | Path
+    """A folder when the method streamed or ran elsewhere."""
+    changed: frozenset[str] = frozenset()
+    """Tensors outside the targets that it trained, declared."""
+    notes: Mapping[str, Any] = MappingProxyType({})
+    """The method's diary, JSON: shown, never ranked."""
+
+
+class Method(Protocol):
+    """A frozen dataclass whose fields are its hyperparameters."""
+
+    name: ClassVar[str]
+    needs: ClassVar[Needs]
+
+    def apply(self, model: nn.Module, job: Job) -> Outcome: ...

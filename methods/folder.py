@@ -1,0 +1,161 @@
+"""Model folders: config.json and safetensors, read tensor by tensor and written shard by shard. No pickle, ever."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from methods.errors import UserError
+from methods.targets import FAMILIES
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+INDEX = "model.safetensors.index.json"
+SHARD_BYTES = 2 * 2**30
+HEADER_BYTES = 100 * 2**20
+"""The format's own limit."""
+HEADS = ("lm_head.", "embed_out.")
+"""What lies outside the base model, so that a file without the base's prefix still means these as they stand."""
+
+
+class Folder:
+    """A model on disk. Tensor names are those of the model's state dict, whatever prefix its file left out.
+
+    Raises:
+        UserError: not a folder, no config, or weights in any form but safetensors.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.config: dict[str, Any] = json.loads((path / "config.json").read_text())
+        except (OSError, ValueError) as fault:
+            raise UserError(f"{path} is not a model folder: its config.json cannot be read ({fault})") from None
+        family = FAMILIES.get(self.config.get("model_type", ""))
+        self._open: dict[str, Any] = {}
+        self._where: dict[str, tuple[str, str]] = {}  # state-dict name -> (shard, name in the shard)
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._files = self._shards()
+        for shard in self._files:
+            for name, about in _header(path / shard).items():
+                whole = name if not family or name.startswith((family.base, *HEADS)) else family.base + name
+                self._where[whole] = (shard, name)
+                self._shapes[whole] = tuple(about["shape"])
+
+    def _shards(self) -> list[str]:
+        if (index := self.path / INDEX).exists():
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        else:
+            names = ["model.safetensors"] if (self.path / "model.safetensors").exists() else []
+        for name in names:
+            if Path(name).name != name:
+                raise UserError(f"{index} points to {name!r}, outside its folder: refused")
+        if not names:
+            pickles = [*self.path.glob("*.bin"), *self.path.glob("*.pt"), *self.path.glob("*.pth"), *self.path.glob("*.ckpt")]
+            if pickles:
+                raise UserError(
+                    f"{self.path} holds {pickles[0].name}, a pickle, which can run code when read: "
+                    "convert it to safetensors where you trust it, then point here again"
+                )
+            raise UserError(f"{self.path} holds no model.safetensors")
+        return names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
+
+    def files(self) -> list[Path]:
+        """The shards, in the order of their names."""
+        return [self.path / s for s in self._files]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return dict(self._shapes)
+
+    def tensor(self, name: str) -> Tensor:
+        """Read one tensor, on the CPU, in the dtype it is stored in."""
+        from safetensors import safe_open
+
+        shard, inner = self._where[name]
+        if shard not in self._open:
+            self._open[shard] = safe_open(self.path / shard, framework="pt")
+        return self._open[shard].get_tensor(inner)  # type: ignore[no-any-return]
+
+
+def _header(file: Path) -> dict[str, dict[str, Any]]:
+    """Names, dtypes and shapes of a safetensors file: eight bytes of length, then JSON. Needs no torch.
+
+    Raises:
+        UserError: not safetensors, or cut short.
+    """
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length)) if length <= HEADER_BYTES else None
+        header.pop("__metadata__", None)
+        end = max((about["data_offsets"][1] for about in header.values()), default=0)
+        if file.stat().st_size != 8 + length + end:
+            raise ValueError("cut short")
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as fault:
+        raise UserError(f"{file} cannot be read as safetensors ({fault}): fetch or write it again") from None
+    return header  # type: ignore[no-any-return]
+
+
+class Writer:
+    """Write a model's tensors as they come, a shard at a time, so that no model need fit in memory twice."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        self._pending: dict[str, Tensor] = {}
+        self._map: dict[str, str] = {}
+        self._bytes = self._total = 0
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        self._pending[name] = tensor.detach().cpu().contiguous()
+        self._bytes += tensor.nbytes
+        if self._bytes >= SHARD_BYTES:
+            self._flush()
+
+    def _flush(self, name: str | None = None) -> None:
+        from safetensors.torch import save_file
+
+        shard = name or f"model-{len(set(self._map.values())) + 1:05d}.safetensors"
+        save_file(self._pending, self.path / shard, metadata={"format": "pt"})
+        self._map |= dict.fromkeys(self._pending, shard)
+        self._total += self._bytes
+        self._pending, self._bytes = {}, 0
+
+    def close(self) -> Path:
+        if not self._map:
+            self._flush("model.safetensors")
+        elif self._pending:
+            self._flush()
+        if len(set(self._map.values())) > 1 or "model.safetensors" not in self._map.values():
+            index = {"metadata": {"total_size": self._total}, "weight_map": self._map}
+            (self.path / INDEX).write_text(json.dumps(index, indent=1))
+        return self.path
+
+
+def state(model: nn.Module) -> Mapping[str, Tensor]:
+    """A model's tensors without the second name of a tied one."""
+    seen: dict[tuple[int, tuple[int, ...]], str] = {}
+    kept = {}
+    for name, tensor in model.state_dict().items():
+        where = (tensor.data_ptr(), tuple(tensor.shape))
+        if tensor.is_meta or where not in seen:
+            kept[name] = tensor
+            seen[where] = name
+    return kept
+
+
+def save(model: nn.Module, path: Path) -> Path:
+    """Write the tensors of a model that is in memory. Config and tokenizer are its keeper's to add."""
+    writer = Writer(path)
+    for name, tensor in state(model).items():
+        writer.add(name, tensor)
+    return writer.close()
