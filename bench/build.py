@@ -188,7 +188,7 @@ class Builder:
             token_digest=readings.token_digest,
             notes=notes,
             cost=cost,
-            provenance=provenance.gather() | {"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
+            provenance=provenance.gather(),
         )
         return record, readings.items if finite else ()
 

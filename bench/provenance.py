@@ -6,6 +6,7 @@ import platform
 import resource
 import subprocess
 import sys
+import time
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,12 +15,12 @@ from typing import Any
 PACKAGES = ("cast-bench", "torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy")
 
 
-@cache
 def gather() -> dict[str, Any]:
-    """Commit, versions, machine."""
-    return {"commit": commit(), "versions": versions(), "machine": machine()}
+    """Commit, versions, machine, and now."""
+    return {"commit": commit(), "versions": versions(), "machine": machine(), "recorded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 
 
+@cache
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in PACKAGES:
@@ -30,6 +31,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
 def commit() -> dict[str, Any]:
     """The commit of this package where it runs from a checkout, and whether the checkout differs from it."""
     here = Path(__file__).resolve().parent.parent
@@ -46,6 +48,7 @@ def commit() -> dict[str, Any]:
     return {"id": head, "dirty": bool(changed.strip())}
 
 
+@cache
 def machine() -> dict[str, Any]:
     about: dict[str, Any] = {"platform": platform.platform(), "cpu": _cpu(), "device": None}
     torch = sys.modules.get("torch")

@@ -1,0 +1,191 @@
+"""From records to rows, and from rows to a table that can be read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench.store import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
+COLUMNS = (
+    "model", "method", "pattern", "quantizer", "seed", "measure", "protocol", "metric", "value", "stderr", "n", "unit",
+    "better", "status", "reason", "record", "calibration", "targets", "dtype", "device",
+)  # fmt: skip
+"""Of every row, in this order. New ones are only ever added at the end."""
+QUIET = ("parameters", "nonzeros", "bytes", "negative_zeros")
+"""Metrics that a table leaves out unless asked; every export has them."""
+IDENTITY = ("model", "method", "pattern", "quantizer", "calibration", "targets", "dtype", "device")
+"""What makes two rows of a table the same row, seeds apart."""
+ALWAYS = ("method", "pattern")
+
+
+def newest(records: Iterable[Record]) -> list[Record]:
+    """One record a slot: the one recorded last, a good one before a failed one."""
+    best: dict[str, Record] = {}
+    for record in records:
+        slot = repr(sorted(record.slot.items()))
+        rank = (record.status != "failed", record.provenance.get("recorded", ""))
+        held = best.get(slot)
+        if held is None or rank >= (held.status != "failed", held.provenance.get("recorded", "")):
+            best[slot] = record
+    return list(best.values())
+
+
+def rows(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """One row a reading; a record without readings is one row with its status and reason."""
+    out = []
+    for record in records:
+        slot = record.slot
+        include, exclude = slot.get("targets", [["*"], []])
+        common = {k: slot.get(k) for k in ("model", "method", "pattern", "quantizer", "seed", "measure", "protocol")}
+        common |= {k: slot.get(k) for k in ("calibration", "dtype", "device")}
+        common["targets"] = ",".join(include) + ("" if not exclude else " without " + ",".join(exclude))
+        common |= {"status": record.status, "reason": record.reason, "record": record.key[:32]}
+        readings = [r.model_dump() for r in record.readings] or [{"metric": slot.get("measure")}]
+        out += [{c: {**common, **reading}.get(c) for c in COLUMNS} for reading in readings]
+    return out
+
+
+def frame(records: Iterable[Record]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(rows(records), columns=list(COLUMNS))
+
+
+class Grid:
+    """A pivoted table as text: headers, and one line of cells for each method."""
+
+    def __init__(self, title: str, headers: list[str], lines: list[list[str]]) -> None:
+        self.title, self.headers, self.lines = title, headers, lines
+
+
+def grids(records: Sequence[Record]) -> list[Grid]:
+    """One grid a model. A column is one metric under one protocol; protocols never share one.
+
+    Several seeds are shown as mean ± standard deviation over seeds; a single one as value ± standard error over items.
+    A cell whose seeds did not all succeed shows the failure, and no average.
+    """
+    table = rows(records)
+    return [_grid(model, [r for r in table if r["model"] == model]) for model in dict.fromkeys(r["model"] for r in table)]
+
+
+def _grid(model: str, table: list[dict[str, Any]]) -> Grid:
+    told = [
+        c
+        for c in IDENTITY[1:]
+        if c in ALWAYS or len({r[c] for r in table if r[c] is not None and (c != "calibration" or r[c])}) > 1
+    ]
+    shown = [r for r in table if r["metric"] not in QUIET]
+    measured = {r["measure"]: r["metric"] for r in shown if r["value"] is not None}
+    columns = list(dict.fromkeys((r["metric"], r["protocol"]) for r in shown if r["value"] is not None or r["measure"] not in measured))
+    order = ("perplexity", "sparsity", "violated_groups", "bytes_packed")
+    columns.sort(key=lambda c: (order.index(c[0]) if c[0] in order else len(order), c[1] or ""))
+    lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in shown:
+        lines.setdefault(tuple(row[c] for c in IDENTITY), []).append(row)
+    cells = [(_identity_cells(key, told, group), [_cell(group, *c) for c in columns], group) for key, group in lines.items()]
+    cells.sort(key=lambda line: _rank(line[2], columns))
+    return Grid(model, told + [_header(*c) for c in columns], [a + b for a, b, _ in cells])
+
+
+def _identity_cells(key: tuple[Any, ...], told: list[str], group: list[dict[str, Any]]) -> list[str]:
+    named = dict(zip(IDENTITY, key, strict=True))
+    seeds = sorted({r["seed"] for r in group if r["seed"] is not None})
+    named["method"] += f" ({len(seeds)} seeds)" if len(seeds) > 1 else ""
+    return ["" if named[c] is None else str(named[c]) for c in told]
+
+
+def _header(metric: str, protocol: str) -> str:
+    if metric in ("perplexity",) or protocol not in ("weights", "targets"):
+        return f"{metric} {protocol}"
+    return metric.replace("_", " ")
+
+
+def _rank(group: list[dict[str, Any]], columns: list[tuple[str, str]]) -> tuple[float, ...]:
+    """Dense first, then by the first column, failures last."""
+    first = [r["value"] for r in group if (r["metric"], r["protocol"]) == columns[0]] if columns else []
+    good = [v for v in first if v is not None]
+    sign = -1 if any(r["better"] == "higher" for r in group if (r["metric"], r["protocol"]) == columns[0]) else 1
+    return (group[0]["method"] != "dense", not good, sign * sum(good) / len(good) if good else 0.0)
+
+
+def _cell(group: list[dict[str, Any]], metric: str, protocol: str) -> str:
+    mine = [r for r in group if r["metric"] == metric and r["protocol"] == protocol]
+    if not mine:  # the measure failed before it could name its metric
+        mine = [r for r in group if r["protocol"] == protocol and r["value"] is None]
+        return _status(mine[0]) if mine else "not measured"
+    bad = [r for r in mine if r["value"] is None]
+    if bad:
+        return _status(bad[0]) + (f" ({len(bad)} of {len(mine)} seeds)" if len(mine) > 1 else "")
+    values = [r["value"] for r in mine]
+    if len(values) == 1:
+        return number(values[0], mine[0]["stderr"], mine[0]["unit"])
+    mean = math.fsum(values) / len(values)
+    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+    return number(mean, spread if spread else None, mine[0]["unit"])
+
+
+def _status(row: dict[str, Any]) -> str:
+    if row["reason"] == "OOM":
+        return "OOM"
+    reason = row["reason"] or ""
+    return f"{row['status']}: {reason}" if len(reason) < 60 else f"{row['status']}: {reason[:57]}..."
+
+
+def number(value: float, stderr: float | None, unit: str) -> str:
+    """As many digits as the error bar bears; bytes in MB."""
+    if unit == "B":
+        return f"{value / 1e6:,.1f} MB"
+    if stderr:
+        digits = max(0, 1 - math.floor(math.log10(stderr)))
+        return f"{value:,.{digits}f} ± {stderr:,.{digits}f}"
+    if float(value).is_integer():
+        return f"{int(value):,}"
+    return f"{value:,.4g}"
+
+
+def rich_table(grid: Grid) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(grid.title), title_justify="left")
+    for i, header in enumerate(grid.headers):
+        table.add_column(Text(header), justify="left" if header in IDENTITY else "right", no_wrap=i == 0)
+    for line in grid.lines:
+        table.add_row(*(Text(cell) for cell in line))
+    return table
+
+
+def markdown(grid: Grid) -> str:
+    def row(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(_plain(c) for c in cells) + " |"
+
+    rule = "|" + "|".join("---" if h in IDENTITY else "---:" for h in grid.headers) + "|"
+    return "\n".join([row(grid.headers), rule, *(row(line) for line in grid.lines)]) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Text that stays text in Markdown: no tags, no cell borders, no links."""
+    for old, new in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("[", "&#91;"), ("`", "&#96;"), ("\n", " ")):
+        text = text.replace(old, new)
+    return text
+
+
+def csv(records: Iterable[Record]) -> str:
+    """Rows as CSV. A text cell that a spreadsheet would take for a formula gets a quote in front."""
+    table = frame(records)
+    for column in table.columns:
+        table[column] = table[column].map(lambda v: "'" + v if isinstance(v, str) and v[:1] in "=+-@\t\r" and v else v)
+    text: str = table.to_csv(index=False)
+    return text
+
+
+def json_rows(records: Iterable[Record]) -> str:
+    import json
+
+    return json.dumps(rows(records), indent=1, allow_nan=False)

@@ -1,0 +1,103 @@
+"""Show a run as it goes: bars and a finish time on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Protocol, TextIO
+
+
+class Watch(Protocol):
+    def begin(self, total: int, known: int) -> None: ...
+    def artifact(self, label: str, waiting: bool) -> None: ...
+    def progress(self, phase: str, done: int, total: int) -> None: ...
+    def cell(self, measure: str, status: str, reason: str) -> None: ...
+    def note(self, text: str) -> None: ...
+    def end(self) -> None: ...
+
+
+class Plain:
+    """A line per event, to a stream that is no terminal; progress at most every ten seconds."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._label, self._last = stream, "", 0.0
+        self._phase, self._since = "", 0.0
+
+    def note(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+    def begin(self, total: int, known: int) -> None:
+        self.note(f"{total} cells, {known} already recorded")
+
+    def artifact(self, label: str, waiting: bool) -> None:
+        self._label = label
+        self.note(f"{label}: {'waiting for another run' if waiting else 'started'}")
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if phase != self._phase:
+            self._phase, self._since, self._last = phase, now, now
+        elif now - self._last >= 10 and 0 < done < total:
+            self._last = now
+            left = (now - self._since) / done * (total - done)
+            self.note(f"{self._label}: {phase} {done}/{total}, done at {time.strftime('%H:%M:%S', time.localtime(time.time() + left))}")
+
+    def cell(self, measure: str, status: str, reason: str) -> None:
+        self.note(f"{self._label}: {measure} {status}" + (f" ({reason})" if reason else ""))
+
+    def end(self) -> None:
+        pass
+
+
+class Bars:
+    """rich progress bars on stderr: all cells, and the phase at work, with the clock time it will end."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[until]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._label, self._phase, self._since = "", "", 0.0
+
+    def begin(self, total: int, known: int) -> None:
+        self._all = self._bars.add_task("cells", total=total, completed=known, until="")
+        self._now = self._bars.add_task("", total=None, until="")
+        self._bars.start()
+
+    def note(self, text: str) -> None:
+        self._bars.console.print(text, markup=False, highlight=False)
+
+    def artifact(self, label: str, waiting: bool) -> None:
+        self._label = label
+        self._bars.reset(self._now, description=f"{label}: {'waiting for another run' if waiting else 'loading'}", total=None)
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if phase != self._phase or done <= 1:
+            self._phase, self._since = phase, now
+            self._bars.reset(self._now, total=total)
+        left = (now - self._since) / done * (total - done) if done else 0.0
+        until = time.strftime("until %H:%M:%S", time.localtime(time.time() + left)) if left > 2 else ""
+        self._bars.update(self._now, description=f"{self._label}: {phase}", completed=done, total=total, until=until)
+
+    def cell(self, measure: str, status: str, reason: str) -> None:
+        self._bars.advance(self._all)
+        if status != "ok":
+            self.note(f"{self._label}: {measure} {status} ({reason})")
+
+    def end(self) -> None:
+        self._bars.stop()
+
+
+def on(stream: TextIO = sys.stderr) -> Watch:
+    """The watch that suits the stream."""
+    return Bars() if stream.isatty() else Plain(stream)
