@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 import torch
@@ -17,19 +17,24 @@ from torch import Tensor, nn
 
 from bench import catalog, data, loading, models, provenance
 from bench.check import Verdict, verify
-from bench.events import Events
 from bench.measures.contract import Item, Measure, Reading, Rig
 from bench.outcome import blank
 from bench.paths import cache_dir, publish, replacing, scratch
 from bench.plan import Artifact, Cell
 from bench.store import ReadingRow, Record
-from methods.contract import Compute, Job, Outcome, Prior
+from methods.contract import Compute, Job, Outcome, Prior, Progress
 from methods.folder import Folder, save, state
 from methods.pattern import Pattern
 from methods.targets import family_of, find_targets
 
 CARRIED = ("config.json", "generation_config.json", "chat_template.jinja", *models.TOKENIZER_FILES)
 """What a pruned folder takes over from its source."""
+
+
+class Phased(Progress, Protocol):
+    """A progress that also says what is being done."""
+
+    phase: str
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Built:
 class Builder:
     """Everything that happens to one artifact in its process."""
 
-    def __init__(self, artifact: Artifact, events: Events) -> None:
+    def __init__(self, artifact: Artifact, events: Phased) -> None:
         torch.set_num_threads(artifact.threads)
         self.events = events
         self.source = Folder(artifact.folder)

@@ -163,13 +163,13 @@ def rich_table(grid: Grid) -> Table:
 
 def markdown(grid: Grid) -> str:
     def row(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(_plain(c) for c in cells) + " |"
+        return "| " + " | ".join(plain(c) for c in cells) + " |"
 
     rule = "|" + "|".join("---" if h in IDENTITY else "---:" for h in grid.headers) + "|"
     return "\n".join([row(grid.headers), rule, *(row(line) for line in grid.lines)]) + "\n"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that stays text in Markdown: no tags, no cell borders, no links."""
     for old, new in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("[", "&#91;"), ("`", "&#96;"), ("\n", " ")):
         text = text.replace(old, new)

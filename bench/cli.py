@@ -1,0 +1,273 @@
+"""The command line. Each command imports what it needs when it runs, so that help is instant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from methods.errors import UserError
+
+if TYPE_CHECKING:
+    from bench.spec import Spec
+    from bench.store import Record
+
+app = typer.Typer(
+    name="bench",
+    help="Compress language models, measure what is left, and prove it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+cache_app = typer.Typer(help="What is kept between runs.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(cache_app, name="cache")
+
+Methods = Annotated[str | None, typer.Option(help="NAME[:preset|:field=value]..., separated by commas [default: all one-shot].")]
+Model = Annotated[str | None, typer.Option(help="Alias, hub id or folder; several by commas [default: tiny].")]
+PatternOption = Annotated[str | None, typer.Option(help="2:4 keeps 2 of every 4; 50% is unstructured [default: 2:4].")]
+Measures = Annotated[str | None, typer.Option(help="[default: perplexity,size]; pattern is always measured.")]
+Seeds = Annotated[str | None, typer.Option("--seeds", "--seed", help="Calibration seeds, by commas [default: 0].")]
+Results = Annotated[Path | None, typer.Option(help="Folder of records [default: results/local].")]
+DataDir = Annotated[Path | None, typer.Option(help="Mirror of hub data, <dir>/<hub id>/...; also $BENCH_DATA_DIR.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N [default: auto].")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 [default: by device].")]
+Config = Annotated[Path | None, typer.Option(help="TOML file with the same settings; flags win.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, e.g. perplexity.seqlen=512.")]
+Json = Annotated[bool, typer.Option("--json", help="Rows as JSON on stdout.")]
+
+
+def _spec(
+    methods: str | None,
+    model: str | None,
+    pattern: str | None,
+    measures: str | None,
+    seeds: str | None,
+    results: Path | None,
+    data_dir: Path | None,
+    device: str | None,
+    dtype: str | None,
+    config: Path | None,
+    set_: list[str] | None,
+) -> Spec:
+    from bench import spec
+
+    values: dict[str, Any] = spec.read_toml(config) if config else {}
+    flags = {
+        "methods": methods,
+        "models": model,
+        "patterns": pattern,
+        "measures": measures,
+        "seeds": seeds,
+        "results": results,
+        "data_dir": data_dir,
+        "device": device,
+        "dtype": dtype,
+    }
+    values |= {k: v for k, v in flags.items() if v is not None}
+    for assignment in set_ or []:
+        spec.assign(values, assignment)
+    return spec.make(values)
+
+
+@app.command()
+def run(
+    methods: Methods = None,
+    model: Model = None,
+    pattern: PatternOption = None,
+    measures: Measures = None,
+    seeds: Seeds = None,
+    results: Results = None,
+    data_dir: DataDir = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    config: Config = None,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """Prune, measure, record and show. What is recorded already is not done again."""
+    spec = _spec(methods, model, pattern, measures, seeds, results, data_dir, device, dtype, config, set_)
+    from bench import api, runner
+
+    try:
+        summary = api.execute(spec)
+    except runner.Stopped as stopped:
+        _fail(f"stopped: {stopped}", 1)
+    for line in summary.moved:
+        typer.echo(f"bench: {line}", err=True)
+    _show(summary.records, "json" if json else "table")
+    if not json:
+        again = len(summary.records) - summary.computed
+        typer.echo(f"{summary.computed} cells measured, {max(0, again)} read from {spec.results}; bench report shows them again")
+    if summary.failed:
+        _fail(f"{summary.failed} cells failed; bench show RECORD prints a traceback, the same command tries them again", 1)
+
+
+@app.command()
+def plan(
+    methods: Methods = None,
+    model: Model = None,
+    pattern: PatternOption = None,
+    measures: Measures = None,
+    seeds: Seeds = None,
+    results: Results = None,
+    data_dir: DataDir = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    config: Config = None,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """What a run would do, what is done, and about what it would cost. Loads nothing."""
+    spec = _spec(methods, model, pattern, measures, seeds, results, data_dir, device, dtype, config, set_)
+    from bench import estimate, listing
+    from bench import plan as planning
+
+    planned = planning.make(spec)
+    listing.show(estimate.rows(planned), json)
+    for name in planned.to_pull:
+        typer.echo(f"{name} is not here yet: bench pull {name}, or bench run fetches it", err=True)
+
+
+@app.command()
+def ls(
+    what: Annotated[str, typer.Argument(help="methods, models, data, measures, quantizers or runs.")],
+    long: Annotated[bool, typer.Option("--long", help="Fields and their defaults too.")] = False,
+    results: Results = None,
+    json: Json = False,
+) -> None:
+    """List what there is."""
+    from bench import listing
+
+    listing.show(listing.rows(what, long, results), json)
+
+
+@app.command()
+def show(record: Annotated[str, typer.Argument(help="A record's name or the beginning of it.")], results: Results = None) -> None:
+    """Print one record, whole."""
+    from bench.spec import RESULTS
+    from bench.store import Store
+
+    found = Store(results or RESULTS, write=False).find(record)
+    typer.echo(found.model_dump_json(indent=1, exclude={"traceback"}))
+    if found.traceback:
+        typer.echo(found.traceback)
+
+
+@app.command()
+def report(results: Results = None, format_: Annotated[str, typer.Option("--format", help="table, json, csv or md.")] = "table") -> None:
+    """The newest record of every slot in a results folder."""
+    from bench.spec import RESULTS
+    from bench.store import Store
+    from bench.table import newest
+
+    store = Store(results or RESULTS, write=False)
+    records = newest(store)
+    for line in store.moved:
+        typer.echo(f"bench: {line}", err=True)
+    _show(records, format_)
+
+
+@app.command()
+def pull(names: Annotated[list[str], typer.Argument(help="Models or corpora.")], data_dir: DataDir = None) -> None:
+    """Fetch models and corpora ahead of a run; corpora into --data-dir where it is given."""
+    from bench import data, models
+    from bench.paths import cache_dir
+
+    for name in names:
+        if name in data.CORPORA:
+            files = data.pull(name, data_dir or cache_dir() / "data")
+            typer.echo(f"{name}: {len(files)} files in {data_dir or cache_dir() / 'data'}" if files else f"{name}: here")
+        else:
+            typer.echo(f"{name}: {models.pull(name, data_dir).folder}")
+
+
+@app.command()
+def prune(
+    method: Annotated[str, typer.Option(help="One method, as in bench run.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
+    model: Annotated[str, typer.Option(help="Alias, hub id or folder.")] = "tiny",
+    pattern: PatternOption = None,
+    seed: Annotated[int, typer.Option(help="Calibration seed.")] = 0,
+    data_dir: DataDir = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    config: Config = None,
+    set_: Set = None,
+) -> None:
+    """Prune one model with one method into a folder that transformers loads."""
+    spec = _spec(method, model, pattern, "size", str(seed), None, data_dir, device, dtype, config, set_)
+    from bench import export
+
+    try:
+        typer.echo(export.prune(spec, out))
+    except export.Broken as broken:
+        _fail(f"{method} on {model} is not what it promised: {broken}; nothing was written", 1)
+
+
+@app.command()
+def doctor(data_dir: DataDir = None, results: Results = None, json: Json = False) -> None:
+    """Is everything here that a run may need?"""
+    from bench import doctor as examination
+    from bench import listing
+
+    listing.show(examination.rows(data_dir, results), json)
+
+
+@cache_app.command("info")
+def cache_info(json: Json = False) -> None:
+    """What the cache holds, in bytes."""
+    from bench import cache, listing
+
+    listing.show(cache.info(), json)
+
+
+@cache_app.command("gc")
+def cache_gc(
+    all_: Annotated[bool, typer.Option("--all", help="Pulled models and corpora too.")] = False,
+    days: Annotated[int, typer.Option(help="Keep what was made in the last so many days.", min=0)] = 0,
+) -> None:
+    """Delete pruned models, logs and leftovers; records stay, and what is deleted is made again when asked for."""
+    from bench import cache
+
+    typer.echo(f"{cache.gc(everything=all_, days=days) / 1e6:,.1f} MB freed")
+
+
+def _show(records: list[Record], format_: str) -> None:
+    from bench import table
+
+    if format_ == "json":
+        typer.echo(table.json_rows(records))
+    elif format_ == "csv":
+        typer.echo(table.csv(records), nl=False)
+    elif format_ == "md":
+        typer.echo("\n".join(f"**{table.plain(g.title)}**\n\n{table.markdown(g)}" for g in table.grids(records)), nl=False)
+    elif format_ == "table":
+        from rich.console import Console
+
+        console = Console() if sys.stdout.isatty() else Console(width=200)
+        for grid in table.grids(records):
+            console.print(table.rich_table(grid))
+    else:
+        raise UserError(f"format {format_!r} is not one of table, json, csv, md")
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    typer.echo(f"bench: {sentence}", err=True)
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """Run the command line. Bad input is one sentence and exit code 2; Ctrl-C is 130 and loses nothing."""
+    try:
+        app()
+    except UserError as fault:
+        typer.echo(f"bench: {fault}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("bench: stopped; the same command goes on from here", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)

@@ -1,0 +1,83 @@
+"""About what a plan will cost, from shapes and one quick look at the machine. An estimate, and called one."""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import cache
+from typing import Any
+
+from bench import data
+from bench.plan import Artifact, Cell, Plan
+from bench.store import DONE, Store
+from methods.errors import UserError
+from methods.folder import Folder
+
+START_S = 8.0
+"""A process that imports torch and transformers and loads a small model."""
+EFFICIENCY = 0.6
+"""Of the machine's matrix-product rate that a whole forward pass reaches."""
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def rows(plan: Plan) -> list[dict[str, Any]]:
+    """A row an artifact: cells and how many are done, tokens, seconds and peak memory, the last two about."""
+    try:
+        store: Store | None = Store(plan.spec.results, write=False)
+    except UserError:
+        store = None
+    out = []
+    for cells in plan.artifacts().values():
+        artifact = cells[0].artifact
+        done = [c for c in cells if store and (r := store.get(c.key)) and r.status in DONE]
+        left = [c for c in cells if c not in done]
+        tokens, seconds, memory = _cost(artifact, left)
+        out.append(
+            {
+                "model": artifact.model,
+                "method": artifact.method,
+                "pattern": artifact.pattern,
+                "seed": "" if artifact.seed is None else str(artifact.seed),
+                "cells": len(cells),
+                "done": len(done),
+                "tokens": tokens,
+                "about_s": round(seconds) if seconds is not None else None,
+                "about_GB": round(memory / 1e9, 1),
+            }
+        )
+    return out
+
+
+def _cost(artifact: Artifact, left: list[Cell]) -> tuple[int, float | None, float]:
+    shapes = Folder(artifact.folder).shapes()
+    parameters = sum(math.prod(s) for s in shapes.values())
+    recipe = artifact.calibration
+    calibration = recipe.sequences * recipe.seqlen if recipe and left else 0
+    evaluation = sum(_evaluated(c) for c in left)
+    memory = 1e9 + 2.0 * parameters * ITEM_BYTES[artifact.dtype]
+    rate = _flops() if artifact.device == "cpu" else None
+    if rate is None or not left:
+        return calibration + evaluation, None if left else 0.0, memory
+    work = 2.0 * parameters * (evaluation + 3 * calibration)  # two passes over the blocks, and about one more of Hessians
+    return calibration + evaluation, START_S + work / rate, memory
+
+
+def _evaluated(cell: Cell) -> int:
+    if cell.measure != "perplexity":
+        return 0
+    everything = data.lookup(cell.config["corpus"]).tokens
+    windows = cell.config["windows"]
+    return min(everything, windows * cell.config["seqlen"]) if windows else everything
+
+
+@cache
+def _flops() -> float:
+    """Multiply-adds a second count twice, of a float32 product of 768-square matrices, times EFFICIENCY."""
+    import numpy as np
+
+    a = np.ones((768, 768), dtype=np.float32)
+    a @ a
+    started = time.perf_counter()
+    for _ in range(4):
+        a @ a
+    return EFFICIENCY * 4 * 2 * 768**3 / (time.perf_counter() - started)

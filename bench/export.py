@@ -1,0 +1,88 @@
+"""Prune one model into a folder of the user's, with a card that says how it was made."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from bench import plan as planning
+from bench import provenance, watch
+from bench.check import Broken
+from bench.spec import Spec
+from methods.errors import UserError
+
+__all__ = ["Broken", "prune"]
+
+
+class _Show:
+    """A builder's events drawn by a watch."""
+
+    def __init__(self, show: watch.Watch) -> None:
+        self.phase, self._show = "", show
+
+    def advance(self, done: int, total: int, **figures: float) -> None:
+        self._show.progress(self.phase, done, total)
+
+
+def prune(spec: Spec, out: Path) -> str:
+    """Write the artifact of a spec with one method, model and pattern to `out`; returns a sentence for the user.
+
+    Raises:
+        UserError: more than one of them, or `out` is taken.
+        Broken: the method broke its promise.
+    """
+    if len(spec.methods) != 1 or len(spec.models) != 1 or len(spec.patterns) != 1:
+        raise UserError("bench prune takes one method, one model and one pattern; bench run takes many")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {str(out)!r} is there already: name a new folder, or empty it")
+    wanted = [c.artifact for c in planning.make(spec, fetch=True).cells if c.artifact.stages[-1].label == spec.methods[0]]
+    artifact = wanted[0]
+    from bench.build import Builder
+
+    show = watch.on(sys.stderr)
+    show.begin(1, 0)
+    show.artifact(f"{artifact.model} {artifact.method}", False)
+    try:
+        builder = Builder(artifact, _Show(show))
+        built = builder.build(artifact)
+    finally:
+        show.end()
+    out.mkdir(parents=True, exist_ok=True)
+    for file in built.folder.iterdir():
+        if file.is_file() and file.name not in ("artifact.json", "PULLED.json", "TRAINING.json", "README.md"):
+            shutil.copyfile(file, out / file.name)
+    verdict = built.verdict
+    zeros = sum(x.zeros for x in verdict.layers.values()) / max(1, sum(x.weights for x in verdict.layers.values()))
+    (out / "README.md").write_text(_card(artifact, zeros, built.notes))
+    return f"{out}: {artifact.model} pruned by {artifact.method} to {artifact.pattern}, {zeros:.1%} of {len(verdict.layers)} linears zero, pattern checked"
+
+
+def _card(artifact: planning.Artifact, zeros: float, notes: Any) -> str:
+    versions = provenance.versions()
+    recipe = artifact.calibration
+    errors = notes.get("reconstruction_error", {})
+    worst = max(errors, key=errors.get) if errors else ""
+    lines = [
+        f"# {Path(artifact.model).name}, {artifact.pattern} by {artifact.method}",
+        "",
+        f"Made from `{artifact.model}`"
+        + (f" (revision {artifact.revision})" if artifact.revision else "")
+        + f" by cast-bench {versions['cast-bench']} on {time.strftime('%Y-%m-%d', time.gmtime())}.",
+        "",
+        f"- pattern: {artifact.pattern}; {zeros:.2%} of the pruned linears' weights are zero, stored dense",
+        f"- method: {artifact.method}, code {artifact.stages[-1].source[:12]}",
+        f"- calibration: {recipe.sequences} x {recipe.seqlen} tokens of {recipe.data}, seed {artifact.seed}" if recipe else "- calibration: none",
+        f"- source weights: sha256 {artifact.digest}",
+        f"- dtype {artifact.dtype}, torch {versions['torch']}, transformers {versions['transformers']}",
+        *([f"- largest relative reconstruction error: {errors[worst]:.3g} ({worst})"] if worst else []),
+        "",
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "model = AutoModelForCausalLM.from_pretrained(FOLDER)",
+        "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
+        "```",
+    ]
+    return "\n".join(lines) + "\n"

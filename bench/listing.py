@@ -1,0 +1,93 @@
+"""Lists for `bench ls`, and the way any list of rows is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import catalog, data, models
+from methods.errors import UserError
+
+Rows = Sequence[dict[str, Any]]
+KINDS = ("methods", "models", "data", "measures", "quantizers", "runs")
+
+
+def show(rows: Rows, as_json: bool) -> None:
+    """Print rows as a table, or as JSON."""
+    if as_json:
+        import json
+
+        print(json.dumps(list(rows), indent=1))
+        return
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for name in rows[0] if rows else ("nothing here",):
+        table.add_column(name.replace("_", " "), justify="right" if _numeric(rows, name) else "left")
+    for row in rows:
+        table.add_row(*(Text(_text(v)) for v in row.values()))
+    (Console() if sys.stdout.isatty() else Console(width=200)).print(table)
+
+
+def _numeric(rows: Rows, name: str) -> bool:
+    return bool(rows) and all(isinstance(r.get(name), int | float | None) for r in rows)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) and value > 9999 else str(value)
+
+
+def rows(what: str, long: bool, results: Path | None) -> Rows:
+    """
+    Raises:
+        UserError: there is no such list.
+    """
+    if what in ("methods", "measures", "quantizers"):
+        return [_entry(name, entry, long) for name, entry in catalog.entries(what).items()]
+    if what == "models":
+        return [{"model": n, "source": a.source, "ref": a.ref, "evaluated_on": f"{a.data}@{a.seqlen}", "about": a.about} for n, a in models.ALIASES.items()]
+    if what == "data":
+        return [{"corpus": n, "hub_id": c.hub, "about": c.about} for n, c in data.CORPORA.items()]
+    if what == "runs":
+        return _runs(results)
+    raise UserError(catalog.unknown("list", what, KINDS))
+
+
+def _entry(name: str, entry: catalog.Entry, long: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": name, "about": f"broken: {entry.broken}" if entry.broken else entry.about, "needs": " ".join(entry.needs)}
+    row |= {"arXiv": entry.paper, "year": str(entry.year or ""), "presets": " ".join(entry.presets)}
+    if long:
+        fields = [] if entry.broken or not entry.target else dataclasses.fields(catalog.load(entry))
+        row["fields"] = " ".join(f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default}" for f in fields)
+    return row
+
+
+def _runs(results: Path | None) -> Rows:
+    from bench.spec import RESULTS
+    from bench.store import Store
+
+    out = []
+    for record in Store(results or RESULTS, write=False):
+        slot = record.slot
+        out.append(
+            {
+                "record": record.key[:12],
+                "model": slot.get("model"),
+                "method": slot.get("method"),
+                "pattern": slot.get("pattern"),
+                "seed": str(slot.get("seed")) if slot.get("seed") is not None else "",
+                "measure": slot.get("measure"),
+                "protocol": slot.get("protocol"),
+                "status": record.status,
+                "recorded": record.provenance.get("recorded", ""),
+            }
+        )
+    return out
