@@ -53,8 +53,13 @@ class SparseGPT:
     block: int = 128
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        if not job.pattern.fits(self.block):
-            raise UserError(f"sparsegpt:block={self.block} cannot hold whole groups of {job.pattern}: take a multiple of {job.pattern.m}")
+        if not 0 <= self.damping <= 1:
+            raise UserError(f"sparsegpt:damping={self.damping} will not do: it is a fraction, from 0 to 1")
+        if self.block < 1 or not job.pattern.fits(self.block):
+            raise UserError(
+                f"sparsegpt:block={self.block} cannot hold whole groups of {job.pattern}: "
+                f"take a multiple of {job.pattern.m or 1}"
+            )
         walk = Walk(model, job, gram)
         raised: dict[str, float] = {}
         shared: Tensor | None = None

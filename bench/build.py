@@ -77,16 +77,27 @@ class Builder:
         home = cache_dir() / "artifacts" / artifact.key[:32]
         verdict = None
         if not (home / "artifact.json").exists():
-            before = self.build(artifact.up_to(len(artifact.stages) - 1)) if len(artifact.stages) > 1 else None
+            before = self._before(artifact)
             self.events.phase = artifact.stages[-1].label
             with scratch(artifact.key[:8]) as room:
                 verdict = self._apply(artifact, before, Path(room))
                 publish(Path(room) / "artifact", home)
         about = json.loads((home / "artifact.json").read_text())
-        folder = Path(about["folder"]) if about["folder"] else home
+        folder = self._folder(artifact, home, about["unchanged"])
         if verdict is None or len(artifact.stages) > 1:  # a stage was checked against its own input, not yet against dense
             verdict = self._verify(self.source.path, folder, artifact.pattern, about["changed"])
         return Built(folder, verdict, about["notes"], about["cost"], frozenset(about["changed"]))
+
+    def _before(self, artifact: Artifact) -> Built | None:
+        """What the last stage starts from; None where that is the model itself."""
+        return self.build(artifact.up_to(len(artifact.stages) - 1)) if len(artifact.stages) > 1 else None
+
+    def _folder(self, artifact: Artifact, home: Path, unchanged: bool) -> Path:
+        """Where the weights lie. No path is kept: a model may move, and another may come to lie where it was."""
+        if not unchanged:
+            return home
+        before = self._before(artifact)
+        return before.folder if before else self.source.path
 
     def _verify(self, before: Path, after: Path, pattern: str, changed: Collection[str]) -> Verdict:
         return verify(Folder(before), Folder(after), Pattern.parse(pattern), self.targets, changed, self.compute.dtype)
@@ -125,7 +136,7 @@ class Builder:
         folder = self._keep(outcome, source, made)
         verdict = self._verify(source, folder, stage.pattern, outcome.changed)
         changed = outcome.changed | (before.changed if before else frozenset())
-        about = {"folder": None if folder == made else str(folder), "changed": sorted(changed), "notes": notes, "cost": cost}
+        about = {"unchanged": folder != made, "changed": sorted(changed), "notes": notes, "cost": cost}
         with replacing(made / "artifact.json") as temporary:
             temporary.write_text(json.dumps(about | {"determinants": artifact.determinants()}, allow_nan=False))
         return verdict

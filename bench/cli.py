@@ -266,8 +266,9 @@ def main() -> None:
     except UserError as fault:
         typer.echo(f"bench: {fault}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("bench: stopped; the same command goes on from here", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # typer's answer to Ctrl-C
+            typer.echo("bench: stopped; the same command goes on from here", err=True)
+        raise
     except BrokenPipeError:
         sys.exit(1)

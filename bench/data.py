@@ -107,7 +107,6 @@ def pull(name: str, root: Path, use: str | None = None) -> list[Path]:
     from fnmatch import fnmatch
 
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     got = []
     try:
@@ -117,13 +116,24 @@ def pull(name: str, root: Path, use: str | None = None) -> list[Path]:
             for file in (n for n in names if fnmatch(n, pattern) and use in (None, wanted)):
                 got.append(Path(hf_hub_download(corpus.hub, file, repo_type="dataset", revision=info.sha, local_dir=root / corpus.hub)))
         (root / corpus.hub / "REVISION").write_text(f"{info.sha}\n")
-    except (HfHubHTTPError, OSError) as fault:
+    except unreachable() as fault:
         raise UserError(
             f"{name} ({corpus.hub}) is neither in a mirror nor in the cache, and the hub does not answer "
             f"({type(fault).__name__}): connect, or pass --data-dir (or BENCH_DATA_DIR) naming a mirror that holds "
             f"{corpus.hub}/, or take a corpus that is here (wiki-mini)"
         ) from None
     return got
+
+
+def unreachable() -> tuple[type[BaseException], ...]:
+    """What is raised where the hub does not answer.
+
+    Its client stands on another HTTP library from one version to the next, and does not wrap that library's errors; the
+    root of them is a base of the client's own.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return (*HfHubHTTPError.__bases__, OSError)
 
 
 def revision(name: str, use: str, data_dir: Path | None) -> str:
@@ -161,7 +171,7 @@ def windows(
         int64 [windows, seqlen], and for each window the number of the article it begins in.
 
     Raises:
-        UserError: not one window long.
+        UserError: not one window long, or fewer windows than were asked for.
     """
     import torch
 
@@ -173,7 +183,11 @@ def windows(
     available = len(ids) // seqlen
     if available == 0:
         raise UserError(f"{name} has {len(ids)} tokens, not one window of perplexity.seqlen={seqlen}: take a shorter one")
-    used = min(count or available, available)
+    if count and count > available:
+        raise UserError(
+            f"{name} has {available} windows of {seqlen} tokens, not perplexity.windows={count}: ask for no more, or leave it out for all"
+        )
+    used = count or available
     starts = _article_starts(texts, len(corpus.joiner))
     article, clusters = 0, []
     for k in range(used):

@@ -209,7 +209,9 @@ def _pull_wheel(alias: Alias, target: Path) -> str:
 def _pull_hub(alias: Alias, target: Path) -> str:
     """Weights as safetensors, config and tokenizer, at the revision that is current now."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    from bench.data import unreachable
 
     ways = f"connect, or copy it to <mirror>/{alias.ref} and pass --data-dir <mirror>, or pass a local folder as --model"
     try:
@@ -223,6 +225,6 @@ def _pull_hub(alias: Alias, target: Path) -> str:
         raise UserError(
             f"{alias.ref} is gated or private: accept its licence at huggingface.co/{alias.ref} and set HF_TOKEN, or pass a local folder"
         ) from None
-    except (HfHubHTTPError, OSError) as fault:
+    except unreachable() as fault:
         raise UserError(f"{alias.ref} cannot be fetched, the hub does not answer ({type(fault).__name__}): {ways}") from None
     return str(info.sha)

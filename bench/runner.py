@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from bench.outcome import failure
 from bench.paths import cache_dir
 from bench.plan import Cell, Plan
-from bench.store import DONE, Record, Store
+from bench.store import DONE, Record, Store, is_disk_full
 from bench.watch import Watch
 from bench.worker import Assignment
 
@@ -48,6 +48,17 @@ def execute(plan: Plan, store: Store, watch: Watch) -> Summary:
     Raises:
         Stopped: the disk is full. What was recorded stays.
     """
+    try:
+        return _execute(plan, store, watch)
+    except OSError as fault:
+        if not is_disk_full(fault):
+            raise
+        raise Stopped(f"the disk is full ({fault.filename or store.root}): free some space, then run the same command again") from fault
+    finally:
+        watch.end()
+
+
+def _execute(plan: Plan, store: Store, watch: Watch) -> Summary:
     summary = Summary()
     queue: deque[list[Cell]] = deque()
     known = 0
@@ -66,7 +77,6 @@ def execute(plan: Plan, store: Store, watch: Watch) -> Summary:
         else:
             busy_in_a_row += 1
             queue.append(cells)
-    watch.end()
     for cell in plan.cells:
         if (record := store.get(cell.key)) is not None:
             summary.records.append(record)
@@ -101,7 +111,7 @@ def _run(cells: list[Cell], store: Store, watch: Watch, wait: bool, summary: Sum
                     raise Stopped(event["reason"])
                 if event["event"] == "cell":
                     cell = open_cells.pop(event["key"])
-                    summary.computed += 1
+                    summary.computed += not event.get("known", False)
                     watch.cell(cell.measure, event["status"], event.get("reason", ""))
                 elif event["event"] == "progress":
                     watch.progress(event["phase"], event["done"], event["total"])
@@ -139,4 +149,7 @@ def _cause(code: int) -> str:
 
 def _events(stream: Any) -> Iterator[dict[str, Any]]:
     for line in stream:
-        yield json.loads(line)
+        try:
+            yield json.loads(line)
+        except ValueError:  # its worker was killed in the middle of it
+            return

@@ -62,7 +62,7 @@ class Spec(_Strict):
     measures: tuple[str, ...] = ("perplexity", "size")
     seeds: tuple[int, ...] = (0,)
     results: Path = RESULTS
-    data_dir: Path | None = None
+    data_dir: Path | None = Field(default=None, validate_default=True)
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     threads: int | None = Field(default=None, ge=1)
@@ -114,7 +114,7 @@ def make(values: dict[str, Any]) -> Spec:
         UserError: an unknown key, with the nearest known one, or a value that will not do.
     """
     try:
-        spec = Spec(**{"data_dir": None, **values})
+        spec = Spec(**values)
     except ValidationError as fault:
         raise UserError(_sentence(fault)) from None
     spec.check()

@@ -174,7 +174,9 @@ class Store:
 
 
 def is_disk_full(fault: BaseException) -> bool:
-    return isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT)
+    """safetensors says it in words alone."""
+    codes = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(fault, "errno", None) in codes or any(f"(os error {code})" in str(fault) for code in codes)
 
 
 def writable(path: Path) -> bool:

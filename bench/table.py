@@ -54,7 +54,7 @@ def rows(records: Iterable[Record]) -> list[dict[str, Any]]:
 def frame(records: Iterable[Record]) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame(rows(records), columns=list(COLUMNS))
+    return pd.DataFrame(rows(records), columns=list(COLUMNS)).astype({"seed": "Int64", "n": "Int64"})
 
 
 class Grid:

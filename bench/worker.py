@@ -46,6 +46,16 @@ def _die_with_parent() -> None:
 
 def work(job: Assignment, events: Events) -> None:
     """Fill in the cells that have no record yet."""
+    try:
+        _work(job, events)
+    except Exception as fault:
+        if not is_disk_full(fault):
+            raise
+        where = getattr(fault, "filename", None) or job.results
+        events.say("fatal", reason=f"the disk is full ({where}): free some space, then run the same command again")
+
+
+def _work(job: Assignment, events: Events) -> None:
     store = Store(job.results)
     artifact = job.cells[0].artifact
     lock = FileLock(store.lock(artifact.key))
@@ -59,16 +69,11 @@ def work(job: Assignment, events: Events) -> None:
         for cell in job.cells:  # another run may have filled them while this one waited
             known = store.get(cell.key)
             if known and known.status in DONE:
-                events.say("cell", key=cell.key, status=known.status)
+                events.say("cell", key=cell.key, status=known.status, known=True)
             else:
                 missing.append(cell)
-        try:
-            if missing:
-                _fill(missing, store, events)
-        except OSError as fault:
-            if not is_disk_full(fault):
-                raise
-            events.say("fatal", reason=f"the disk is full ({fault.filename or job.results}): free some space, then run the same command again")
+        if missing:
+            _fill(missing, store, events)
 
 
 def _fill(cells: list[Cell], store: Store, events: Events) -> None:

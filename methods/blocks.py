@@ -12,7 +12,7 @@ from methods.contract import Job, Outcome
 from methods.folder import Folder, Writer
 from methods.targets import dense_weight, family_of
 
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 512
 """Tokens per forward of one block: large enough for full matrix products, small enough to stay in cache."""
 SAMPLE_ROWS = 256
 """Input rows kept per linear to estimate its reconstruction error."""
@@ -22,7 +22,7 @@ Gather = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class Visit(NamedTuple):
-    """One target: its live weight [out, in] and the statistic of its inputs. Linears with one input share one object."""
+    """One target: its live weight [out, in] and its inputs' statistic. Linears with one input share one object."""
 
     name: str
     weight: Tensor
@@ -40,7 +40,9 @@ class _Stop(Exception):
 class _Recorder(nn.Module):
     """Stands in for a block: keeps what the block would have been called with and hands its input on."""
 
-    def __init__(self, block: nn.Module, calls: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]], last: bool) -> None:
+    def __init__(
+        self, block: nn.Module, calls: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]], last: bool
+    ) -> None:
         super().__init__()
         self.attention_type = getattr(block, "attention_type", None)  # some models pick the mask by it
         self._calls, self._last = calls, last
@@ -109,7 +111,9 @@ class _Flow:
                     inputs[name] = x
                     rows = x.flatten(0, -2)
                     stats[name] = gather(rows.float(), stats.get(name))
-                    samples.setdefault(name, []).append(rows[::stride].float())
+                    samples.setdefault(name, []).append(
+                        rows[::stride].to(torch.float32, copy=True)
+                    )  # a view would keep all of x
                 leader[name] = first or name
                 waiting.discard(name)
                 if not waiting:

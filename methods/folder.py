@@ -32,9 +32,9 @@ class Folder:
         self.path = path
         try:
             self.config: dict[str, Any] = json.loads((path / "config.json").read_text())
-        except (OSError, ValueError) as fault:
+            family = FAMILIES.get(self.config.get("model_type", ""))
+        except (OSError, ValueError, AttributeError) as fault:
             raise UserError(f"{path} is not a model folder: its config.json cannot be read ({fault})") from None
-        family = FAMILIES.get(self.config.get("model_type", ""))
         self._open: dict[str, Any] = {}
         self._where: dict[str, tuple[str, str]] = {}  # state-dict name -> (shard, name in the shard)
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -47,14 +47,24 @@ class Folder:
 
     def _shards(self) -> list[str]:
         if (index := self.path / INDEX).exists():
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            try:
+                names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
+                raise UserError(
+                    f"{index} cannot be read as an index of shards ({fault}): fetch or write it again"
+                ) from None
         else:
             names = ["model.safetensors"] if (self.path / "model.safetensors").exists() else []
         for name in names:
-            if Path(name).name != name:
+            if not isinstance(name, str) or Path(name).name != name:
                 raise UserError(f"{index} points to {name!r}, outside its folder: refused")
         if not names:
-            pickles = [*self.path.glob("*.bin"), *self.path.glob("*.pt"), *self.path.glob("*.pth"), *self.path.glob("*.ckpt")]
+            pickles = [
+                *self.path.glob("*.bin"),
+                *self.path.glob("*.pt"),
+                *self.path.glob("*.pth"),
+                *self.path.glob("*.ckpt"),
+            ]
             if pickles:
                 raise UserError(
                     f"{self.path} holds {pickles[0].name}, a pickle, which can run code when read: "

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 PANEL = 384
-"""Columns per panel. A product X^T X is symmetric, so of its panels only those on and above the diagonal are computed."""
+"""Columns per panel. X^T X is symmetric, so of its panels only those on and above the diagonal are computed."""
 
 
 def gram(x: Tensor, so_far: Tensor | None) -> Tensor:

@@ -68,7 +68,9 @@ def family_of(config: Mapping[str, Any]) -> Family:
     """
     kind = config.get("model_type")
     if kind not in FAMILIES:
-        raise UserError(f"architecture {kind!r} is not one this suite knows how to prune: it knows {', '.join(FAMILIES)}")
+        raise UserError(
+            f"architecture {kind!r} is not one this suite knows how to prune: it knows {', '.join(FAMILIES)}"
+        )
     if config.get("quantization_config"):
         how = config["quantization_config"].get("quant_method", "an unnamed method")
         raise UserError(f"the model is already quantized ({how}): start from its unquantized weights")
@@ -91,10 +93,12 @@ def find_targets(
         UserError: unknown architecture; a matrix inside a block that the family does not list; nothing left to prune.
     """
     family = family_of(config)
-    inside = [n for n, shape in shapes.items() if len(shape) == 2 and n.endswith(".weight") and family.block_of(n) is not None]
+    inside = [n for n, shape in shapes.items() if len(shape) == 2 and family.block_of(n) is not None]
     for name in inside:
         if name.removesuffix(".weight").split(".", family.blocks.count(".") + 2)[-1] not in family.linears:
-            raise UserError(f"{name} is a matrix that a {config['model_type']} block should not have: a variant not taught here")
+            raise UserError(
+                f"{name} is a matrix that a {config['model_type']} block should not have: a variant not taught here"
+            )
     count = 1 + max((family.block_of(n) or 0 for n in inside), default=-1)
     known = [f"{family.blocks}.{i}.{linear}" for i in range(count) for linear in family.linears]
     for name in known:
@@ -105,11 +109,15 @@ def find_targets(
         n for n in known if any(fnmatchcase(n, g) for g in include) and not any(fnmatchcase(n, g) for g in exclude)
     )
     if not chosen:
-        raise UserError(f"no linear matches include {list(include)} and exclude {list(exclude)}; names look like {known[:1]}")
+        raise UserError(
+            f"no linear matches include {list(include)} and exclude {list(exclude)}; names look like {known[:1]}"
+        )
     return chosen
 
 
-def require_fit(pattern: Pattern, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], targets: Iterable[str]) -> None:
+def require_fit(
+    pattern: Pattern, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], targets: Iterable[str]
+) -> None:
     """Every target's input width must be a whole number of groups.
 
     Raises:

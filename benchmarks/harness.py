@@ -1,0 +1,44 @@
+"""What the benchmarks share: pairs taken in turn in one run, ratios of medians, and a record of where it was."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench import provenance
+
+RESULTS = Path(__file__).parent.parent / "results" / "benchmarks"
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def in_turn(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each, A B C A B C ..., so that a machine that slows down slows all of them."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for i in range(rounds):
+        for name, work in contestants.items():
+            times[name].append(seconds(work))
+            print(f"round {i + 1}/{rounds}: {name} {times[name][-1]:.3f} s", file=sys.stderr, flush=True)
+    return times
+
+
+def ratio(times: dict[str, list[float]], slow: str, fast: str) -> dict[str, float]:
+    """slow/fast round by round: median, least and most."""
+    pairs = [a / b for a, b in zip(times[slow], times[fast], strict=True)]
+    return {"median": round(statistics.median(pairs), 3), "min": round(min(pairs), 3), "max": round(max(pairs), 3)}
+
+
+def finish(name: str, figures: dict[str, Any]) -> None:
+    """Print the figures and leave them in results/benchmarks/NAME.json."""
+    print(json.dumps(figures, indent=1))
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps({"figures": figures, "provenance": provenance.gather()}, indent=1) + "\n")

@@ -1,0 +1,160 @@
+"""SparseGPT and Wanda, ours against llm-compressor's `oneshot` and against the floor, on smollm2-135m.
+
+The same 32 x 512 calibration tokens of wiki-mini for both, 2:4, float32, all cores. The floor is the arithmetic nobody
+can leave out, done plainly: two passes over the blocks, less the products whose output nobody reads (the last linear of
+the first pass; the last block's second pass), and for SparseGPT one X^T X for each distinct input.
+
+pip install -e '.[llmcompressor]' && python benchmarks/prune.py [--rounds 3] [--method wanda]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import os
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from harness import finish, in_turn, ratio
+from torch import Tensor, nn
+
+from bench import data, loading, models
+from bench.catalog import build, lookup
+from bench.plan import cores
+from methods.contract import Compute, Job
+from methods.pattern import Pattern
+from methods.targets import find_targets
+
+SEQUENCES, SEQLEN, BATCH = 32, 512, 8
+MATCH_BLOCKS = 15
+"""Blocks in which the masks are held against each other; later ones drift apart by rounding."""
+
+
+def ours(method: str, model: nn.Module, tokens: Tensor, targets: tuple[str, ...]) -> None:
+    folder = models.pull("smollm2-135m").folder
+    build(lookup("methods", method), method, {}).apply(
+        model, Job(source=folder, pattern=Pattern(2, 4), targets=targets, calibration=tokens)
+    )
+
+
+def theirs(method: str, model: nn.Module, tokens: Tensor) -> None:
+    """Targets named by pattern: with "Linear" the library prunes the tied lm_head too."""
+    from datasets import Dataset
+    from llmcompressor import oneshot
+    from llmcompressor.modifiers.pruning import WandaPruningModifier
+    from llmcompressor.modifiers.pruning.sparsegpt import SparseGPTModifier
+
+    modifier = {"wanda": WandaPruningModifier, "sparsegpt": SparseGPTModifier}[method]
+    rows = Dataset.from_dict({"input_ids": tokens.tolist(), "attention_mask": torch.ones_like(tokens).tolist()})
+    oneshot(
+        model=model,
+        dataset=rows,
+        recipe=modifier(sparsity=0.5, mask_structure="2:4", targets=[r"re:model\.layers\.\d+\.(self_attn|mlp)\..*_proj$"]),
+        max_seq_length=SEQLEN,
+        num_calibration_samples=SEQUENCES,
+        shuffle_calibration_samples=False,
+    )
+
+
+class _Enough(Exception):
+    pass
+
+
+@torch.no_grad()
+def floor(model: nn.Module, tokens: Tensor, hessians: bool) -> None:
+    """Two passes and the Gram matrices; nothing is pruned."""
+    layers = model.model.layers
+    kept: list[dict[str, Any]] = []
+
+    def grab(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kept.append({"hidden": args[0], **kwargs})
+        raise _Enough
+
+    handle = layers[0].register_forward_pre_hook(grab, with_kwargs=True)
+    for part in tokens.split(BATCH):
+        with contextlib.suppress(_Enough):
+            model(part, use_cache=False)
+    handle.remove()
+    hidden = [k.pop("hidden") for k in kept]
+    for i, layer in enumerate(layers):
+        sums: dict[str, Tensor] = {}
+
+        def gram(name: str, sums: dict[str, Tensor] = sums) -> Callable[..., None]:
+            def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+                if hessians:
+                    x = args[0].flatten(0, -2)
+                    sums[name] = sums[name].addmm_(x.T, x) if name in sums else x.T @ x
+                if name == "down":
+                    raise _Enough
+
+            return hook
+
+        inputs = {"q": layer.self_attn.q_proj, "o": layer.self_attn.o_proj, "gate": layer.mlp.gate_proj, "down": layer.mlp.down_proj}
+        hooks = [module.register_forward_pre_hook(gram(name)) for name, module in inputs.items()]
+        for h, rest in zip(hidden, kept, strict=True):
+            with contextlib.suppress(_Enough):
+                layer(h, **rest)
+        for hook in hooks:
+            hook.remove()
+        if i + 1 < len(layers):
+            hidden = [layer(h, **rest) for h, rest in zip(hidden, kept, strict=True)]
+
+
+def agreement(a: nn.Module, b: nn.Module) -> list[float]:
+    """Share of weights on which two models' masks agree, per block."""
+    shares = []
+    for x, y in zip(a.model.layers, b.model.layers, strict=True):
+        pairs = [(p != 0, q != 0) for p, q in zip(x.parameters(), y.parameters(), strict=True) if p.dim() == 2]
+        shares.append(sum(int((p == q).sum()) for p, q in pairs) / sum(p.numel() for p, _ in pairs))
+    return shares
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--method", choices=("wanda", "sparsegpt"), action="append")
+    options = parser.parse_args()
+    torch.set_num_threads(cores())
+    found = models.pull("smollm2-135m")
+    tokenizer = loading.load_tokenizer(found.folder)
+    tokens = torch.tensor(
+        data.calibration("wiki-mini", SEQUENCES, SEQLEN, 0, lambda t: list(tokenizer(t)["input_ids"]), None)
+    )
+    dense = loading.load(found.folder, Compute())
+    opened = found.open()
+    targets = find_targets(opened.config, opened.shapes())
+    last: dict[str, nn.Module] = {}
+
+    def fresh(name: str) -> nn.Module:
+        last[name] = copy.deepcopy(dense)
+        return last[name]
+
+    figures: dict[str, Any] = {"model": "smollm2-135m", "tokens": f"{SEQUENCES} x {SEQLEN}", "threads": cores()}
+    for method in options.method or ("wanda", "sparsegpt"):
+        times = in_turn(
+            {
+                "floor": lambda m=method: floor(dense, tokens, hessians=m == "sparsegpt"),
+                "ours": lambda m=method: ours(m, fresh("ours"), tokens, targets),
+                "llm-compressor": lambda m=method: theirs(m, fresh("theirs"), tokens),
+            },
+            options.rounds,
+        )
+        shares = agreement(last["ours"], last["theirs"])
+        head = dense.get_output_embeddings().weight
+        assert torch.equal(last["theirs"].get_output_embeddings().weight, head), "llm-compressor touched lm_head"
+        figures[method] = {
+            "llm-compressor / ours": ratio(times, "llm-compressor", "ours"),
+            "ours / floor": ratio(times, "ours", "floor"),
+            "seconds": {k: [round(s, 2) for s in v] for k, v in times.items()},
+            f"least mask agreement, first {MATCH_BLOCKS} blocks": round(min(shares[:MATCH_BLOCKS]), 6),
+            "mask agreement by block": [round(s, 5) for s in shares],
+        }
+    finish("prune", figures)
+
+
+if __name__ == "__main__":
+    main()

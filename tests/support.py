@@ -1,0 +1,129 @@
+"""What test modules share: small runs, a cache with the corpus in it, and distributions of somebody else's."""
+
+import atexit
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from bench import catalog, cli, digests, wikimini
+from bench import plan as planning
+from bench.events import Events
+from bench.paths import cache_dir
+from bench.spec import Spec
+from bench.store import Store
+from bench.worker import Assignment, work
+
+USUAL = cache_dir()
+SMALL = {
+    "methods": ("magnitude",),
+    "measures": ("perplexity", "size"),
+    "perplexity": {"windows": 4},
+    "calibration": {"sequences": 4},
+    "device": "cpu",
+    "threads": 1,
+}
+
+
+@cache
+def corpus() -> Path:
+    """wiki-mini's cache file: the developer's own where there is one, else parsed once a session."""
+    for file in (USUAL / "data").glob(f"wiki-mini-{wikimini.RECIPE}*.json"):
+        return file
+    folder = Path(tempfile.mkdtemp(prefix="cast-bench-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    wikimini.articles("test", folder)
+    (file,) = (folder / "data").iterdir()
+    return file
+
+
+def own_cache(tmp_path, monkeypatch) -> Path:
+    """A cache with nothing but the corpus, and no way to a hub."""
+    folder = tmp_path / "cache"
+    (folder / "data").mkdir(parents=True)
+    shutil.copy2(corpus(), folder / "data")
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(folder))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.delenv("BENCH_DATA_DIR", raising=False)
+    return folder
+
+
+def small(results, **changes) -> Spec:
+    return Spec(**(SMALL | {"results": results} | changes))
+
+
+def flags(results, **settings) -> list[str]:
+    """The same small run for the command line."""
+    known = {"perplexity.windows": 4, "calibration.sequences": 4, "device": "cpu", "threads": 1} | settings
+    return ["--results", str(results), *(f"--set={k}={v}" for k, v in known.items())]
+
+
+def run_here(spec, *, only=None) -> list[dict]:
+    """What the workers of a run would say, without their processes. only: names of methods."""
+    told = io.StringIO()
+    for cells in planning.make(spec, fetch=True).artifacts().values():
+        if only is None or cells[0].artifact.method in only:
+            work(Assignment(cells=cells, results=spec.results, wait=True), Events(told))
+    return [event for line in told.getvalue().splitlines() if (event := json.loads(line))["event"] != "progress"]
+
+
+def records(results) -> dict:
+    """Every record by method, seed and measure."""
+    found = {}
+    for record in Store(Path(results), write=False):
+        found[record.slot["method"], record.slot["seed"], record.slot["measure"]] = record
+    return found
+
+
+def call(capsys, monkeypatch, *args):
+    """The command line, in this process: exit code, stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["bench", *map(str, args)])
+    capsys.readouterr()
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as end:
+        code = end.code
+    out, err = capsys.readouterr()
+    return code or 0, out, err
+
+
+def start(*args, **options) -> subprocess.Popen:
+    """The command line, in its own process."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-m", "bench", *map(str, args)], **(pipes | options))
+
+
+def bench(*args, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *map(str, args)], capture_output=True, text=True, check=False, **options
+    )
+
+
+def distribution(folder: Path, name: str, source: str, **groups: dict[str, str]) -> Path:
+    """Somebody else's distribution as pip leaves it: a module, and metadata with entry points. groups: kind -> names."""
+    about = folder / f"{name}-1.0.dist-info"
+    about.mkdir(parents=True)
+    (folder / f"{name}.py").write_text(source)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    sections = [f"[cast_bench.{kind}]\n" + "".join(f"{n} = {t}\n" for n, t in names.items()) for kind, names in groups.items()]
+    (about / "entry_points.txt").write_text("\n".join(sections))
+    return folder
+
+
+def put_on_path(folder: Path, monkeypatch) -> None:
+    """For this process and those it starts."""
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")])))
+    forget()
+
+
+def forget() -> None:
+    """Let the catalog look again."""
+    catalog.entries.cache_clear()
+    digests.of_source.cache_clear()

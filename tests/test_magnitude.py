@@ -1,0 +1,84 @@
+"""Magnitude against its definition, weight by weight."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from baselines.magnitude import Magnitude
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (4, 8), (16, 32)])
+def test_keeps_the_largest_of_each_group(n, m, llama, make_job):
+    job = make_job(llama, f"{n}:{m}", targets=("model.layers.0.self_attn.q_proj", "model.layers.2.mlp.down_proj"))
+    before = {t: llama.get_submodule(t).weight.clone() for t in job.targets}
+
+    Magnitude().apply(llama, job)
+
+    for name, weight in before.items():
+        want = torch.zeros_like(weight)
+        for i in range(weight.shape[0]):
+            for start in range(0, weight.shape[1], m):
+                order = sorted(range(start, start + m), key=lambda j: (-abs(float(weight[i, j])), j))
+                want[i, order[:n]] = weight[i, order[:n]]
+        assert torch.equal(llama.get_submodule(name).weight, want), name
+
+
+def test_unstructured_is_counted_per_layer(llama, make_job):
+    """Rows may end up unequal; the layer as a whole keeps its share, and layers do not trade."""
+    weight = llama.model.layers[0].self_attn.q_proj.weight
+    weight[0] *= 100
+    llama.model.layers[1].self_attn.q_proj.weight.mul_(100)
+    before = weight.clone()
+
+    Magnitude().apply(llama, make_job(llama, "70%"))
+
+    threshold = before.abs().flatten().sort(descending=True).values[306]  # 30% of 1,024 is 307.2
+    assert torch.equal(weight, before.where(before.abs() >= threshold, 0))
+    assert int(weight[0].count_nonzero()) == 32
+    assert int(llama.model.layers[1].self_attn.q_proj.weight.count_nonzero()) == 307
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "50%"])
+def test_scale_and_sign_do_not_matter(pattern, llama, make_job):
+    other = copy.deepcopy(llama)
+    for target in make_job(llama).targets:
+        other.get_submodule(target).weight.mul_(-4)
+
+    for model in (llama, other):
+        Magnitude().apply(model, make_job(model, pattern))
+
+    for target in make_job(llama).targets:
+        assert torch.equal(other.get_submodule(target).weight, -4 * llama.get_submodule(target).weight)
+
+
+def test_pruning_twice_changes_nothing(llama, job):
+    Magnitude().apply(llama, job)
+    once = copy.deepcopy(llama.state_dict())
+
+    Magnitude().apply(llama, job)
+
+    assert all(torch.equal(tensor, once[name]) for name, tensor in llama.state_dict().items())
+
+
+def test_of_equal_weights_the_first_stay(llama, job):
+    weight = llama.model.layers[0].self_attn.q_proj.weight
+    weight.fill_(-1)
+
+    Magnitude().apply(llama, job)
+
+    assert weight[0, :8].tolist() == [-1, -1, 0, 0, -1, -1, 0, 0]
+
+
+def test_needs_no_tokens(llama, job):
+    notes = Magnitude().apply(llama, replace(job, calibration=None)).notes
+
+    assert notes["reconstruction_inputs"] == "white noise"
+
+
+def test_weight_that_is_no_number_raises(llama, job):
+    llama.model.layers[0].self_attn.q_proj.weight[0, 0] = torch.nan
+
+    with pytest.raises(FloatingPointError):
+        Magnitude().apply(llama, job)

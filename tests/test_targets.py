@@ -1,0 +1,115 @@
+"""Every linear of the blocks, or a refusal."""
+
+import pytest
+import torch
+
+from methods.errors import UserError
+from methods.pattern import Pattern
+from methods.targets import FAMILIES, dense_weight, family_of, find_targets, require_fit
+
+
+def shapes_of(model):
+    return {name: tuple(t.shape) for name, t in model.state_dict().items()}
+
+
+def is_linear(module):
+    return isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def test_targets_are_the_linears_of_the_blocks(family, make):
+    model = make(family)
+    linears = [name for name, module in model.named_modules() if is_linear(module)]
+    outside = {"lm_head", "embed_out"}
+
+    found = find_targets(model.config.to_dict(), shapes_of(model))
+
+    assert len(set(found)) == len(found)
+    assert set(found) == set(linears) - outside
+    assert len(found) == 3 * len(FAMILIES[family].linears)
+
+
+def test_targets_come_block_by_block_beyond_nine():
+    shapes = {f"transformer.h.{i}.{x}.weight": (4, 4) for i in range(11) for x in FAMILIES["gpt2"].linears}
+
+    found = find_targets({"model_type": "gpt2"}, dict(reversed(shapes.items())))
+
+    assert [name + ".weight" for name in found] == list(shapes)
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "bloom", "qwen2_moe", None])
+def test_unknown_architecture_is_refused(kind):
+    with pytest.raises(UserError, match=f"architecture {kind!r}.*llama"):
+        find_targets({"model_type": kind}, {"model.layers.0.self_attn.q_proj.weight": (8, 8)})
+
+
+def test_quantized_model_is_refused():
+    with pytest.raises(UserError, match=r"already quantized \(gptq\)"):
+        family_of({"model_type": "llama", "quantization_config": {"quant_method": "gptq"}})
+
+
+@pytest.mark.parametrize("extra", ["mlp.router.weight", "self_attn.q_proj.lora_A", "self_attn.q_proj.lora_A.weight"])
+def test_matrix_that_a_block_should_not_have_is_refused(llama, extra):
+    shapes = shapes_of(llama) | {f"model.layers.1.{extra}": (4, 32)}
+
+    with pytest.raises(UserError, match=f"model.layers.1.{extra} is a matrix"):
+        find_targets(llama.config.to_dict(), shapes)
+
+
+def test_missing_linear_is_refused(llama):
+    shapes = shapes_of(llama)
+    del shapes["model.layers.1.mlp.up_proj.weight"]
+
+    with pytest.raises(UserError, match=r"model.layers.1.mlp.up_proj is missing"):
+        find_targets(llama.config.to_dict(), shapes)
+
+
+def test_include_and_exclude_are_globs(llama):
+    def find(**globs):
+        return find_targets(llama.config.to_dict(), shapes_of(llama), **globs)
+
+    assert find(include=["model.layers.0.*"], exclude=["*.mlp.*", "*.k_proj"]) == (
+        "model.layers.0.self_attn.q_proj",
+        "model.layers.0.self_attn.v_proj",
+        "model.layers.0.self_attn.o_proj",
+    )
+    assert len(find(exclude=["*.down_proj"])) == 18
+    assert find(include=["*.1.mlp.up_proj", "*.0.mlp.up_proj"]) == (
+        "model.layers.0.mlp.up_proj",
+        "model.layers.1.mlp.up_proj",
+    )
+    assert find(include=iter(["*.0.mlp.up_proj"])) == ("model.layers.0.mlp.up_proj",)
+    with pytest.raises(UserError, match="no linear matches"):
+        find(include=["*.lm_head"])
+    with pytest.raises(UserError, match="no linear matches"):
+        find(exclude=["*"])
+
+
+def test_width_is_that_of_the_inputs():
+    linear = {"model.layers.0.mlp.up_proj.weight": (6, 8)}
+    conv = {"transformer.h.0.mlp.c_fc.weight": (8, 6)}
+
+    require_fit(Pattern(2, 8), {"model_type": "llama"}, linear, ["model.layers.0.mlp.up_proj"])
+    require_fit(Pattern(2, 8), {"model_type": "gpt2"}, conv, ["transformer.h.0.mlp.c_fc"])
+    with pytest.raises(UserError, match=r"model.layers.0.mlp.up_proj has 8 inputs.*exclude='\*.up_proj'"):
+        require_fit(Pattern(2, 3), {"model_type": "llama"}, linear, ["model.layers.0.mlp.up_proj"])
+    with pytest.raises(UserError, match="c_fc has 8 inputs"):
+        require_fit(Pattern(2, 6), {"model_type": "gpt2"}, conv, ["transformer.h.0.mlp.c_fc"])
+
+
+def test_dense_weight_is_a_live_view(llama, make):
+    conv = make("gpt2").transformer.h[0].attn.c_attn
+    linear = llama.model.layers[0].mlp.up_proj
+
+    assert dense_weight(linear).shape == (64, 32)
+    assert dense_weight(conv).shape == (96, 32)
+    dense_weight(conv)[5, 7] = 42
+    dense_weight(linear)[5, 7] = 42
+    assert conv.weight[7, 5] == linear.weight[5, 7] == 42
+
+
+def test_dense_weight_asks_a_packed_module():
+    class Packed(torch.nn.Module):
+        def dense_weight(self):
+            return torch.ones(2, 3)
+
+    assert torch.equal(dense_weight(Packed()), torch.ones(2, 3))
