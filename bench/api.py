@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import plan as planning
-from bench import runner, table, watch
+from bench import planning, runner, table, watch
 from bench.spec import Spec
 from bench.store import Store
 

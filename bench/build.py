@@ -20,7 +20,7 @@ from bench.check import Verdict, verify
 from bench.measures.contract import Item, Measure, Reading, Rig
 from bench.outcome import blank
 from bench.paths import cache_dir, publish, replacing, scratch
-from bench.plan import Artifact, Cell
+from bench.planning import Artifact, Cell
 from bench.store import ReadingRow, Record
 from methods.contract import Compute, Job, Outcome, Prior, Progress
 from methods.folder import Folder, save, state
@@ -58,7 +58,10 @@ class Builder:
         device = torch.device(artifact.device)
         dtype: torch.dtype = getattr(torch, artifact.dtype)
         self.compute = Compute(
-            device=device, dtype=dtype, threads=artifact.threads, stream=artifact.stream or not _fits(self.source, device, dtype)
+            device=device,
+            dtype=dtype,
+            threads=artifact.threads,
+            stream=artifact.stream or not _fits(self.source, device, dtype),
         )
         self._tokenizer: Any = None
 
@@ -84,7 +87,9 @@ class Builder:
                 publish(Path(room) / "artifact", home)
         about = json.loads((home / "artifact.json").read_text())
         folder = self._folder(artifact, home, about["unchanged"])
-        if verdict is None or len(artifact.stages) > 1:  # a stage was checked against its own input, not yet against dense
+        if (
+            verdict is None or len(artifact.stages) > 1
+        ):  # a stage was checked against its own input, not yet against dense
             verdict = self._verify(self.source.path, folder, artifact.pattern, about["changed"])
         return Built(folder, verdict, about["notes"], about["cost"], frozenset(about["changed"]))
 
@@ -164,7 +169,12 @@ class Builder:
         assert recipe is not None
         encode = self.tokenizer()
         crops = data.calibration(
-            recipe.data, recipe.sequences, recipe.seqlen, artifact.seed or 0, lambda t: list(encode(t)["input_ids"]), artifact.data_dir
+            recipe.data,
+            recipe.sequences,
+            recipe.seqlen,
+            artifact.seed or 0,
+            lambda t: list(encode(t)["input_ids"]),
+            artifact.data_dir,
         )
         return torch.tensor(crops)
 
@@ -199,7 +209,9 @@ class Builder:
         record = blank(
             cell,
             status="ok" if finite else "diverged",
-            reason="" if finite else ", ".join(f"{r.metric} is {r.value}" for r in readings.values if not math.isfinite(r.value)),
+            reason=""
+            if finite
+            else ", ".join(f"{r.metric} is {r.value}" for r in readings.values if not math.isfinite(r.value)),
             readings=[_row(r) for r in readings.values],
             token_digest=readings.token_digest,
             notes=notes,
@@ -215,7 +227,12 @@ class Builder:
 def _row(r: Reading) -> ReadingRow:
     stderr = r.stderr if r.stderr is not None and math.isfinite(r.stderr) else None
     return ReadingRow(
-        metric=r.metric, value=r.value if math.isfinite(r.value) else None, unit=r.unit, better=r.better, stderr=stderr, n=r.n
+        metric=r.metric,
+        value=r.value if math.isfinite(r.value) else None,
+        unit=r.unit,
+        better=r.better,
+        stderr=stderr,
+        n=r.n,
     )
 
 

@@ -44,7 +44,11 @@ METHODS = {
     "magnitude": Entry("baselines.magnitude:Magnitude", about="keep the largest |W|", paper="1506.02626", year=2015),
     "wanda": Entry("baselines.wanda:Wanda", ("calibration",), "keep the largest |W| * ||X||", "2306.11695", 2023),
     "sparsegpt": Entry(
-        "baselines.sparsegpt:SparseGPT", ("calibration",), "prune column by column, the rest makes up", "2301.00774", 2023
+        "baselines.sparsegpt:SparseGPT",
+        ("calibration",),
+        "prune column by column, the rest makes up",
+        "2301.00774",
+        2023,
     ),
 }
 QUANTIZERS = {"none": Entry("", about="weights as they are")}
@@ -89,7 +93,9 @@ def lookup(kind: str, name: str) -> Entry:
     if name not in known:
         raise UserError(unknown(kind[:-1], name, known))
     if known[name].broken:
-        raise UserError(f"{kind[:-1]} {name!r} is a plug-in that cannot be loaded ({known[name].broken}): mend or uninstall it")
+        raise UserError(
+            f"{kind[:-1]} {name!r} is a plug-in that cannot be loaded ({known[name].broken}): mend or uninstall it"
+        )
     return known[name]
 
 
@@ -130,7 +136,11 @@ def parse(text: str, kind: str = "methods") -> Choice:
         key, is_field, value = option.partition("=")
         if not is_field:
             if key not in entry.presets:
-                raise UserError(unknown(f"preset of {name}", key, entry.presets) if entry.presets else f"{name} has no preset {key!r}")
+                raise UserError(
+                    unknown(f"preset of {name}", key, entry.presets)
+                    if entry.presets
+                    else f"{name} has no preset {key!r}"
+                )
             config |= entry.presets[key]
         elif key == "from":
             prior = parse(value, kind).label
@@ -161,7 +171,9 @@ def build(entry: Entry, name: str, config: dict[str, Any]) -> Method:
     fields = set(getattr(kind, "__dataclass_fields__", {}))
     for key in config:
         if key not in fields:
-            raise UserError(unknown(f"field of {name}", key, fields) if fields else f"{name} has no field {key!r}: it takes none")
+            raise UserError(
+                unknown(f"field of {name}", key, fields) if fields else f"{name} has no field {key!r}: it takes none"
+            )
     try:
         method: Method = TypeAdapter(kind).validate_python(config)
     except ValidationError as fault:

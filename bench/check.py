@@ -39,7 +39,12 @@ class Verdict:
 
 
 def verify(
-    before: Folder, after: Folder, pattern: Pattern, targets: Collection[str], declared: Collection[str], dtype: torch.dtype
+    before: Folder,
+    after: Folder,
+    pattern: Pattern,
+    targets: Collection[str],
+    declared: Collection[str],
+    dtype: torch.dtype,
 ) -> Verdict:
     """Compare two model folders and count.
 

@@ -25,7 +25,9 @@ app = typer.Typer(
 cache_app = typer.Typer(help="What is kept between runs.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(cache_app, name="cache")
 
-Methods = Annotated[str | None, typer.Option(help="NAME[:preset|:field=value]..., separated by commas [default: all one-shot].")]
+Methods = Annotated[
+    str | None, typer.Option(help="NAME[:preset|:field=value]..., separated by commas [default: all one-shot].")
+]
 Model = Annotated[str | None, typer.Option(help="Alias, hub id or folder; several by commas [default: tiny].")]
 PatternOption = Annotated[str | None, typer.Option(help="2:4 keeps 2 of every 4; 50% is unstructured [default: 2:4].")]
 Measures = Annotated[str | None, typer.Option(help="[default: perplexity,size]; pattern is always measured.")]
@@ -35,7 +37,9 @@ DataDir = Annotated[Path | None, typer.Option(help="Mirror of hub data, <dir>/<h
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N [default: auto].")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 [default: by device].")]
 Config = Annotated[Path | None, typer.Option(help="TOML file with the same settings; flags win.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, e.g. perplexity.seqlen=512.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, e.g. perplexity.seqlen=512.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Rows as JSON on stdout.")]
 
 
@@ -100,9 +104,13 @@ def run(
     _show(summary.records, "json" if json else "table")
     if not json:
         again = len(summary.records) - summary.computed
-        typer.echo(f"{summary.computed} cells measured, {max(0, again)} read from {spec.results}; bench report shows them again")
+        typer.echo(
+            f"{summary.computed} cells measured, {max(0, again)} read from {spec.results}; bench report shows them again"
+        )
     if summary.failed:
-        _fail(f"{summary.failed} cells failed; bench show RECORD prints a traceback, the same command tries them again", 1)
+        _fail(
+            f"{summary.failed} cells failed; bench show RECORD prints a traceback, the same command tries them again", 1
+        )
 
 
 @app.command()
@@ -122,8 +130,7 @@ def plan(
 ) -> None:
     """What a run would do, what is done, and about what it would cost. Loads nothing."""
     spec = _spec(methods, model, pattern, measures, seeds, results, data_dir, device, dtype, config, set_)
-    from bench import estimate, listing
-    from bench import plan as planning
+    from bench import estimate, listing, planning
 
     planned = planning.make(spec)
     listing.show(estimate.rows(planned), json)
@@ -145,7 +152,9 @@ def ls(
 
 
 @app.command()
-def show(record: Annotated[str, typer.Argument(help="A record's name or the beginning of it.")], results: Results = None) -> None:
+def show(
+    record: Annotated[str, typer.Argument(help="A record's name or the beginning of it.")], results: Results = None
+) -> None:
     """Print one record, whole."""
     from bench.spec import RESULTS
     from bench.store import Store
@@ -157,7 +166,9 @@ def show(record: Annotated[str, typer.Argument(help="A record's name or the begi
 
 
 @app.command()
-def report(results: Results = None, format_: Annotated[str, typer.Option("--format", help="table, json, csv or md.")] = "table") -> None:
+def report(
+    results: Results = None, format_: Annotated[str, typer.Option("--format", help="table, json, csv or md.")] = "table"
+) -> None:
     """The newest record of every slot in a results folder."""
     from bench.spec import RESULTS
     from bench.store import Store
@@ -179,7 +190,9 @@ def pull(names: Annotated[list[str], typer.Argument(help="Models or corpora.")],
     for name in names:
         if name in data.CORPORA:
             files = data.pull(name, data_dir or cache_dir() / "data")
-            typer.echo(f"{name}: {len(files)} files in {data_dir or cache_dir() / 'data'}" if files else f"{name}: here")
+            typer.echo(
+                f"{name}: {len(files)} files in {data_dir or cache_dir() / 'data'}" if files else f"{name}: here"
+            )
         else:
             typer.echo(f"{name}: {models.pull(name, data_dir).folder}")
 
@@ -243,7 +256,9 @@ def _show(records: list[Record], format_: str) -> None:
     elif format_ == "csv":
         typer.echo(table.csv(records), nl=False)
     elif format_ == "md":
-        typer.echo("\n".join(f"**{table.plain(g.title)}**\n\n{table.markdown(g)}" for g in table.grids(records)), nl=False)
+        typer.echo(
+            "\n".join(f"**{table.plain(g.title)}**\n\n{table.markdown(g)}" for g in table.grids(records)), nl=False
+        )
     elif format_ == "table":
         from rich.console import Console
 

@@ -46,14 +46,26 @@ _WIKITEXT = (
 )
 CORPORA = {
     "wiki-mini": Corpus("95 Wikipedia articles that come with gensim, split by article (CC BY-SA)"),
-    "wikitext2": Corpus('WikiText-2 raw; rows joined by a blank line, 287,644 GPT-2 tokens', "Salesforce/wikitext", _WIKITEXT, tokens=300_000),
+    "wikitext2": Corpus(
+        "WikiText-2 raw; rows joined by a blank line, 287,644 GPT-2 tokens",
+        "Salesforce/wikitext",
+        _WIKITEXT,
+        tokens=300_000,
+    ),
     "wikitext2-stripped": Corpus(
-        "the same, each row without its own newline, 284,753 GPT-2 tokens", "Salesforce/wikitext", _WIKITEXT, stripped=True, tokens=300_000
+        "the same, each row without its own newline, 284,753 GPT-2 tokens",
+        "Salesforce/wikitext",
+        _WIKITEXT,
+        stripped=True,
+        tokens=300_000,
     ),
     "c4": Corpus(
         "C4 en: calibration from the first training shard, evaluation on the first 1,100 validation pages",
         "allenai/c4",
-        (("evaluation", "en/c4-validation.00000-of-00008.json.gz"), ("calibration", "en/c4-train.00000-of-01024.json.gz")),
+        (
+            ("evaluation", "en/c4-validation.00000-of-00008.json.gz"),
+            ("calibration", "en/c4-train.00000-of-01024.json.gz"),
+        ),
         joiner=" ",
         rows=1100,
         tokens=550_000,
@@ -114,7 +126,13 @@ def pull(name: str, root: Path, use: str | None = None) -> list[Path]:
         names = [s.rfilename for s in info.siblings or []]
         for wanted, pattern in corpus.files:
             for file in (n for n in names if fnmatch(n, pattern) and use in (None, wanted)):
-                got.append(Path(hf_hub_download(corpus.hub, file, repo_type="dataset", revision=info.sha, local_dir=root / corpus.hub)))
+                got.append(
+                    Path(
+                        hf_hub_download(
+                            corpus.hub, file, repo_type="dataset", revision=info.sha, local_dir=root / corpus.hub
+                        )
+                    )
+                )
         (root / corpus.hub / "REVISION").write_text(f"{info.sha}\n")
     except unreachable() as fault:
         raise UserError(
@@ -182,7 +200,9 @@ def windows(
     ids = encoded["input_ids"]
     available = len(ids) // seqlen
     if available == 0:
-        raise UserError(f"{name} has {len(ids)} tokens, not one window of perplexity.seqlen={seqlen}: take a shorter one")
+        raise UserError(
+            f"{name} has {len(ids)} tokens, not one window of perplexity.seqlen={seqlen}: take a shorter one"
+        )
     if count and count > available:
         raise UserError(
             f"{name} has {available} windows of {seqlen} tokens, not perplexity.windows={count}: ask for no more, or leave it out for all"

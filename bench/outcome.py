@@ -6,7 +6,7 @@ import traceback
 from typing import Any
 
 from bench import provenance
-from bench.plan import Cell
+from bench.planning import Cell
 from bench.store import Record
 
 
@@ -18,7 +18,9 @@ def blank(cell: Cell, **fields: Any) -> Record:
 def failure(cell: Cell, fault: BaseException) -> Record:
     """A failed row, with the reason in one line and the whole traceback."""
     lines = str(fault).strip().splitlines()
-    out_of_memory = isinstance(fault, MemoryError) or "out of memory" in str(fault) or "can't allocate memory" in str(fault)
+    out_of_memory = (
+        isinstance(fault, MemoryError) or "out of memory" in str(fault) or "can't allocate memory" in str(fault)
+    )
     reason = "OOM" if out_of_memory else f"{type(fault).__name__}: {lines[0] if lines else 'no message'}"
     return blank(
         cell,

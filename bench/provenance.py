@@ -17,7 +17,12 @@ PACKAGES = ("cast-bench", "torch", "transformers", "tokenizers", "safetensors", 
 
 def gather() -> dict[str, Any]:
     """Commit, versions, machine, and now."""
-    return {"commit": commit(), "versions": versions(), "machine": machine(), "recorded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    return {
+        "commit": commit(),
+        "versions": versions(),
+        "machine": machine(),
+        "recorded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
 
 
 @cache
@@ -39,9 +44,15 @@ def commit() -> dict[str, Any]:
         return {"id": None, "dirty": None}
     try:
         git = ["git", "-C", str(here)]
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
         changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True, timeout=10
+            [*git, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return {"id": None, "dirty": None}

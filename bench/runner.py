@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from bench.outcome import failure
 from bench.paths import cache_dir
-from bench.plan import Cell, Plan
+from bench.planning import Cell, Plan
 from bench.store import DONE, Record, Store, is_disk_full
 from bench.watch import Watch
 from bench.worker import Assignment
@@ -53,7 +53,9 @@ def execute(plan: Plan, store: Store, watch: Watch) -> Summary:
     except OSError as fault:
         if not is_disk_full(fault):
             raise
-        raise Stopped(f"the disk is full ({fault.filename or store.root}): free some space, then run the same command again") from fault
+        raise Stopped(
+            f"the disk is full ({fault.filename or store.root}): free some space, then run the same command again"
+        ) from fault
     finally:
         watch.end()
 
@@ -94,15 +96,23 @@ def _run(cells: list[Cell], store: Store, watch: Watch, wait: bool, summary: Sum
     artifact = cells[0].artifact
     log = cache_dir() / "logs" / f"{artifact.key[:32]}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    watch.artifact(f"{artifact.model} {artifact.method}" + (f" seed {artifact.seed}" if artifact.seed is not None else ""), wait)
+    watch.artifact(
+        f"{artifact.model} {artifact.method}" + (f" seed {artifact.seed}" if artifact.seed is not None else ""), wait
+    )
     open_cells = {c.key: c for c in cells}
     with log.open("w") as stderr:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "bench.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True
+            [sys.executable, "-m", "bench.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
         )
         assert worker.stdin and worker.stdout
         try:
-            worker.stdin.write(Assignment(cells=cells, results=store.root.resolve(), wait=wait).model_dump_json() + "\n")
+            worker.stdin.write(
+                Assignment(cells=cells, results=store.root.resolve(), wait=wait).model_dump_json() + "\n"
+            )
             worker.stdin.flush()
             for event in _events(worker.stdout):
                 if event["event"] == "busy":

@@ -90,7 +90,9 @@ class Spec(_Strict):
     def _mirror(cls, value: Path | None) -> Path | None:
         named = value or (Path(os.environ[DATA_ENV]) if os.environ.get(DATA_ENV) else None)
         if named and not named.is_dir():
-            raise UserError(f"data directory {str(named)!r} is not there: make it, or leave --data-dir and ${DATA_ENV} out")
+            raise UserError(
+                f"data directory {str(named)!r} is not there: make it, or leave --data-dir and ${DATA_ENV} out"
+            )
         return named.resolve() if named else None
 
     def check(self) -> None:
@@ -128,7 +130,9 @@ def _sentence(fault: ValidationError) -> str:
         model: type[BaseModel] = Spec
         for part in first["loc"][:-1]:
             model = type(getattr(model(), str(part)))
-        return catalog.unknown("setting", where, [".".join([*map(str, first["loc"][:-1]), f]) for f in model.model_fields])
+        return catalog.unknown(
+            "setting", where, [".".join([*map(str, first["loc"][:-1]), f]) for f in model.model_fields]
+        )
     return f"{where} = {first['input']!r} will not do: {first['msg'].lower()}"
 
 

@@ -86,9 +86,13 @@ class Store:
             except OSError as fault:
                 if fault.errno == errno.ENOSPC:
                     raise
-                raise UserError(f"results folder {str(root)!r} cannot be written ({fault.strerror}): name another with --results") from None
+                raise UserError(
+                    f"results folder {str(root)!r} cannot be written ({fault.strerror}): name another with --results"
+                ) from None
         elif not root.is_dir():
-            raise UserError(f"results folder {str(root)!r} is not there: name one with --results, or run bench run first")
+            raise UserError(
+                f"results folder {str(root)!r} is not there: name one with --results, or run bench run first"
+            )
 
     def lock(self, key: str) -> Path:
         return self.root / "locks" / f"{key[:32]}.lock"
@@ -113,7 +117,9 @@ class Store:
         stem = Path(prefix).stem
         found = [p for p in sorted((self.root / "records").glob("*.json")) if p.stem.startswith(stem[:32])]
         if len(found) != 1:
-            raise UserError(f"{len(found)} records in {str(self.root)!r} begin with {stem!r}: bench report --format json lists them")
+            raise UserError(
+                f"{len(found)} records in {str(self.root)!r} begin with {stem!r}: bench report --format json lists them"
+            )
         if (record := self._read(found[0])) is None:
             raise UserError(self.moved[-1])
         return record
@@ -125,15 +131,20 @@ class Store:
         except FileNotFoundError:
             return None
         except (ValidationError, ValueError) as fault:
-            return self._aside(path, f"is no record ({str(fault).splitlines()[0]})")
+            self._aside(path, f"is no record ({str(fault).splitlines()[0]})")
+            return None
         if record.schema_version > SCHEMA:
-            raise UserError(f"{path} has schema {record.schema_version}, newer than this version's {SCHEMA}: upgrade cast-bench to read it")
+            raise UserError(
+                f"{path} has schema {record.schema_version}, newer than this version's {SCHEMA}: upgrade cast-bench to read it"
+            )
         if record.key[:32] != path.stem:
-            return self._aside(path, "does not bear its own key")
+            self._aside(path, "does not bear its own key")
+            return None
         if record.items:
             items = self.root / "items" / Path(record.items.file).name
             if not items.exists():
-                return self._aside(path, f"has lost its items {items.name}")
+                self._aside(path, f"has lost its items {items.name}")
+                return None
         return record
 
     def _aside(self, path: Path, why: str) -> None:
@@ -169,7 +180,9 @@ class Store:
         assert record.items is not None
         path = self.root / "items" / Path(record.items.file).name
         if digests.of_file(path) != record.items.sha256:
-            raise UserError(f"{path} is not the file its record speaks of: delete record {record.key[:32]} and run again")
+            raise UserError(
+                f"{path} is not the file its record speaks of: delete record {record.key[:32]} and run again"
+            )
         return pd.read_parquet(path)
 
 

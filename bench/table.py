@@ -71,7 +71,9 @@ def grids(records: Sequence[Record]) -> list[Grid]:
     A cell whose seeds did not all succeed shows the failure, and no average.
     """
     table = rows(records)
-    return [_grid(model, [r for r in table if r["model"] == model]) for model in dict.fromkeys(r["model"] for r in table)]
+    return [
+        _grid(model, [r for r in table if r["model"] == model]) for model in dict.fromkeys(r["model"] for r in table)
+    ]
 
 
 def _grid(model: str, table: list[dict[str, Any]]) -> Grid:
@@ -82,13 +84,19 @@ def _grid(model: str, table: list[dict[str, Any]]) -> Grid:
     ]
     shown = [r for r in table if r["metric"] not in QUIET]
     measured = {r["measure"]: r["metric"] for r in shown if r["value"] is not None}
-    columns = list(dict.fromkeys((r["metric"], r["protocol"]) for r in shown if r["value"] is not None or r["measure"] not in measured))
+    columns = list(
+        dict.fromkeys(
+            (r["metric"], r["protocol"]) for r in shown if r["value"] is not None or r["measure"] not in measured
+        )
+    )
     order = ("perplexity", "sparsity", "violated_groups", "bytes_packed")
     columns.sort(key=lambda c: (order.index(c[0]) if c[0] in order else len(order), c[1] or ""))
     lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in shown:
         lines.setdefault(tuple(row[c] for c in IDENTITY), []).append(row)
-    cells = [(_identity_cells(key, told, group), [_cell(group, *c) for c in columns], group) for key, group in lines.items()]
+    cells = [
+        (_identity_cells(key, told, group), [_cell(group, *c) for c in columns], group) for key, group in lines.items()
+    ]
     cells.sort(key=lambda line: _rank(line[2], columns))
     return Grid(model, told + [_header(*c) for c in columns], [a + b for a, b, _ in cells])
 
@@ -171,7 +179,15 @@ def markdown(grid: Grid) -> str:
 
 def plain(text: str) -> str:
     """Text that stays text in Markdown: no tags, no cell borders, no links."""
-    for old, new in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("[", "&#91;"), ("`", "&#96;"), ("\n", " ")):
+    for old, new in (
+        ("&", "&amp;"),
+        ("<", "&lt;"),
+        (">", "&gt;"),
+        ("|", "&#124;"),
+        ("[", "&#91;"),
+        ("`", "&#96;"),
+        ("\n", " "),
+    ):
         text = text.replace(old, new)
     return text
 

@@ -40,7 +40,9 @@ class Plain:
         elif now - self._last >= 10 and 0 < done < total:
             self._last = now
             left = (now - self._since) / done * (total - done)
-            self.note(f"{self._label}: {phase} {done}/{total}, done at {time.strftime('%H:%M:%S', time.localtime(time.time() + left))}")
+            self.note(
+                f"{self._label}: {phase} {done}/{total}, done at {time.strftime('%H:%M:%S', time.localtime(time.time() + left))}"
+            )
 
     def cell(self, measure: str, status: str, reason: str) -> None:
         self.note(f"{self._label}: {measure} {status}" + (f" ({reason})" if reason else ""))
@@ -54,7 +56,14 @@ class Bars:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
@@ -78,7 +87,9 @@ class Bars:
 
     def artifact(self, label: str, waiting: bool) -> None:
         self._label = label
-        self._bars.reset(self._now, description=f"{label}: {'waiting for another run' if waiting else 'loading'}", total=None)
+        self._bars.reset(
+            self._now, description=f"{label}: {'waiting for another run' if waiting else 'loading'}", total=None
+        )
 
     def progress(self, phase: str, done: int, total: int) -> None:
         now = time.monotonic()

@@ -3,6 +3,7 @@
 The articles come from the dump sample inside the gensim wheel, so a machine that reaches only a
 package index has them. Text: Wikipedia's contributors, CC BY-SA.
 """
+
 from __future__ import annotations
 
 import bz2
@@ -27,49 +28,87 @@ if TYPE_CHECKING:
 LICENSE = "CC BY-SA"
 SPLITS = ("train", "validation", "test", "calibration")
 
-DUMP = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"     # inside gensim
+DUMP = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"  # inside gensim
 DUMP_SHA256 = "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d"
-CLEANING = 1                                            # raise it whenever the text below comes out differently
+CLEANING = 1  # raise it whenever the text below comes out differently
 RECIPE = hashlib.sha256(f"{DUMP_SHA256} {CLEANING}".encode()).hexdigest()[:12]
 
-_MIN_CHARS = 1000                                       # less than that is a stub or a list
-_SALT = "wiki-mini 341: "                               # chosen for sizes alone: 80/10/10 of the characters, 13 in test
-_TEST_BELOW, _VALIDATION_BELOW = 0.10, 0.20             # of the unit interval that titles hash into
+_MIN_CHARS = 1000  # less than that is a stub or a list
+_SALT = "wiki-mini 341: "  # chosen for sizes alone: 80/10/10 of the characters, 13 in test
+_TEST_BELOW, _VALIDATION_BELOW = 0.10, 0.20  # of the unit interval that titles hash into
 
-_BACK_MATTER = {"references", "external links", "see also", "further reading", "notes", "footnotes", "bibliography",
-                "citations", "sources", "gallery", "works cited", "notes and references"}
+_BACK_MATTER = {
+    "references",
+    "external links",
+    "see also",
+    "further reading",
+    "notes",
+    "footnotes",
+    "bibliography",
+    "citations",
+    "sources",
+    "gallery",
+    "works cited",
+    "notes and references",
+}
 _DISAMBIGUATION = re.compile(r"\{\{\s*(disambig\w*|dab|geodis|hndis)\b", re.I)
 _UNREAD_TAGS = {"ref", "references", "table", "gallery", "source", "timeline", "hr"}
 _UNREAD_LINKS = re.compile(r"\s*(file|image|category|media|[a-z]{2,3}|[a-z]+(-[a-z]+)+)\s*:\s*\S", re.I)
 
 # Inline templates by the positional argument that a reader sees. All others vanish: most are citations and boxes.
-_SHOWN = {"lang": 1, "transl": -1, "nihongo": 0, "nowrap": 0, "smaller": 0, "small": 0, "sc": 0, "vanchor": 0,
-          "angbr": 0, "quote": 0, "cquote": 0, "blockquote": 0, "tooltip": 0, "ipa": 0}
-_GLUE = {"chem": "", "frac": "/"}                       # templates that show all their arguments
-_FIXED = {"'s": "'s", "!": "|", "nbsp": " ", "thinsp": " ", "ndash": "\u2013", "snd": " \u2013 ",
-          "spaced ndash": " \u2013 ", "mdash": "\u2014", "mdashb": "\u2014"}
+_SHOWN = {
+    "lang": 1,
+    "transl": -1,
+    "nihongo": 0,
+    "nowrap": 0,
+    "smaller": 0,
+    "small": 0,
+    "sc": 0,
+    "vanchor": 0,
+    "angbr": 0,
+    "quote": 0,
+    "cquote": 0,
+    "blockquote": 0,
+    "tooltip": 0,
+    "ipa": 0,
+}
+_GLUE = {"chem": "", "frac": "/"}  # templates that show all their arguments
+_FIXED = {
+    "'s": "'s",
+    "!": "|",
+    "nbsp": " ",
+    "thinsp": " ",
+    "ndash": "\u2013",
+    "snd": " \u2013 ",
+    "spaced ndash": " \u2013 ",
+    "mdash": "\u2014",
+    "mdashb": "\u2014",
+}
 _RANGE = {"to", "and", "or", "by", "x", "-", "\u2013"}  # {{convert|3|to|5|m}}
 
-_HOLE, _ITEM, _HEADING = "\0", "\1", "\2"               # marks: a formula stood here, a list item or heading starts
-_NOTHING = 7                                            # deeper than any heading
-_JOINED = re.compile("^([^\1\2\n].*)\n(?=[^\1\2\n])", re.M)      # a paragraph goes on after a single newline
+_HOLE, _ITEM, _HEADING = "\0", "\1", "\2"  # marks: a formula stood here, a list item or heading starts
+_NOTHING = 7  # deeper than any heading
+_JOINED = re.compile("^([^\1\2\n].*)\n(?=[^\1\2\n])", re.M)  # a paragraph goes on after a single newline
 _EXPONENT = re.compile("[0-9\u2212-]")
 _SENTENCE_END = re.compile("[.!?:;,][\"'\u201d\u2019)\\]]*$")
-_DEBRIS = re.compile(r"\0|,,|\[\[|\]\]|\{\{|\}\}|\{\||\|\}|</?[a-z]{2}|\bISBN\b", re.I)     # holes, unclosed markup
-_MENDS = [(re.compile(pattern), text) for pattern, text in (
-    (r"(?<=\w)\s*\x01\s*", ": "),                       # "; term : meaning"
-    (r"[\1\2]|'{2,}", ""),                              # marks; quotes of bold and italics that nobody closed
-    (r"\s+", " "),
-    (r"([(\[])[\s,;:/]+", r"\1"),                        # "(; born" and its like
-    (r"[\s,;:/]+([)\]])", r"\1"),
-    (r"\s*(\(\)|\[\])", ""),
-    (r" ([,.;:!?])(?=\s|$)", r"\1"),
-)]
+_DEBRIS = re.compile(r"\0|,,|\[\[|\]\]|\{\{|\}\}|\{\||\|\}|</?[a-z]{2}|\bISBN\b", re.I)  # holes, unclosed markup
+_MENDS = [
+    (re.compile(pattern), text)
+    for pattern, text in (
+        (r"(?<=\w)\s*\x01\s*", ": "),  # "; term : meaning"
+        (r"[\1\2]|'{2,}", ""),  # marks; quotes of bold and italics that nobody closed
+        (r"\s+", " "),
+        (r"([(\[])[\s,;:/]+", r"\1"),  # "(; born" and its like
+        (r"[\s,;:/]+([)\]])", r"\1"),
+        (r"\s*(\(\)|\[\])", ""),
+        (r" ([,.;:!?])(?=\s|$)", r"\1"),
+    )
+]
 
 
 class Article(NamedTuple):
     title: str
-    text: str                                           # paragraphs and headings, one per line
+    text: str  # paragraphs and headings, one per line
 
 
 def articles(split: str, cache: Path) -> list[Article]:
@@ -142,15 +181,17 @@ def _dump() -> bytes:
         raise UserError(f"wiki-mini needs the file {Path(DUMP).name} that gensim ships: pip install gensim==4.4.0")
     data = path.read_bytes()
     if (found := hashlib.sha256(data).hexdigest()) != DUMP_SHA256:
-        raise UserError(f"wiki-mini: {path} has sha256 {found[:12]}…, not {DUMP_SHA256[:12]}…: "
-                        "pip install --force-reinstall gensim==4.4.0")
+        raise UserError(
+            f"wiki-mini: {path} has sha256 {found[:12]}…, not {DUMP_SHA256[:12]}…: "
+            "pip install --force-reinstall gensim==4.4.0"
+        )
     return data
 
 
 def _pages(dump: bytes) -> Iterator[tuple[str, str]]:
     """(title, wikitext) of each page that is an article."""
     with bz2.open(io.BytesIO(dump)) as xml:
-        for _, page in ElementTree.iterparse(xml):      # safe: only bytes whose sha256 is known get here
+        for _, page in ElementTree.iterparse(xml):  # safe: only bytes whose sha256 is known get here
             if not page.tag.endswith("}page"):
                 continue
             title, markup = page.findtext("{*}title"), page.findtext("{*}revision/{*}text")
@@ -166,8 +207,8 @@ def _prose(markup: str) -> str:
 
     plain = _JOINED.sub(r"\1 ", _plain(mwparserfromhell.parse(markup)))
     lines: list[str] = []
-    headings: list[tuple[int, str]] = []                # held back until a line follows them
-    skipped = _NOTHING                                  # level of the back matter we are in
+    headings: list[tuple[int, str]] = []  # held back until a line follows them
+    skipped = _NOTHING  # level of the back matter we are in
     for raw in plain.split("\n"):
         if raw.startswith(_HEADING):
             level, title = int(raw[1]), _tidy(raw[2:])
@@ -227,7 +268,7 @@ def _tag(tag: Tag) -> str:
         return " " if name == "br" else ""
     text = _plain(tag.contents)
     if name == "sup" and _EXPONENT.match(text):
-        return f"^{text}"                               # or 10<sup>7</sup> would read as 107
+        return f"^{text}"  # or 10<sup>7</sup> would read as 107
     return f"\n\n{text}\n\n" if name in ("blockquote", "poem", "p", "div") else text
 
 
@@ -238,13 +279,13 @@ def _template(template: Template) -> str:
         return _FIXED[name]
     if name in ("math", "mvar", "val", "nuclide2"):
         return _HOLE
-    if name in ("convert", "cvt"):                      # number, unit, …, or number, "to", number, unit, …
-        return " ".join(shown[:4 if shown[1:] and shown[1] in _RANGE else 2])
-    if name == "as of":                                 # year, month, day: the year will do
+    if name in ("convert", "cvt"):  # number, unit, …, or number, "to", number, unit, …
+        return " ".join(shown[: 4 if shown[1:] and shown[1] in _RANGE else 2])
+    if name == "as of":  # year, month, day: the year will do
         return f"{'as' if template.has('lc') else 'As'} of {shown[0]}" if shown else ""
     if name in _GLUE:
         return _GLUE[name].join(shown)
-    if name not in _SHOWN or not shown[_SHOWN[name]:]:
+    if name not in _SHOWN or not shown[_SHOWN[name] :]:
         return ""
     text = shown[_SHOWN[name]]
     return f"\n\n{text}\n\n" if "quote" in name else text

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from bench.events import Events
 from bench.outcome import failure
-from bench.plan import Cell
+from bench.planning import Cell
 from bench.store import DONE, Record, Store, is_disk_full
 
 
@@ -83,7 +83,7 @@ def _fill(cells: list[Cell], store: Store, events: Events) -> None:
     builder = Builder(artifact, events)
     try:
         built = builder.build(artifact)
-    except Exception as fault:  # noqa: BLE001 (the cell boundary: a method may raise anything)
+    except Exception as fault:  # the cell boundary: a method may raise anything
         if is_disk_full(fault):
             raise
         for cell in cells:
@@ -94,7 +94,7 @@ def _fill(cells: list[Cell], store: Store, events: Events) -> None:
         started = time.monotonic()
         try:
             record, items = builder.measure(cell, built)
-        except Exception as fault:  # noqa: BLE001 (the cell boundary)
+        except Exception as fault:  # the cell boundary
             if is_disk_full(fault):
                 raise
             record, items = failure(cell, fault), ()

@@ -41,4 +41,6 @@ def finish(name: str, figures: dict[str, Any]) -> None:
     """Print the figures and leave them in results/benchmarks/NAME.json."""
     print(json.dumps(figures, indent=1))
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps({"figures": figures, "provenance": provenance.gather()}, indent=1) + "\n")
+    (RESULTS / f"{name}.json").write_text(
+        json.dumps({"figures": figures, "provenance": provenance.gather()}, indent=1) + "\n"
+    )

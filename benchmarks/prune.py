@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from bench import data, loading, models
 from bench.catalog import build, lookup
-from bench.plan import cores
+from bench.planning import cores
 from methods.contract import Compute, Job
 from methods.pattern import Pattern
 from methods.targets import find_targets
@@ -53,7 +53,9 @@ def theirs(method: str, model: nn.Module, tokens: Tensor) -> None:
     oneshot(
         model=model,
         dataset=rows,
-        recipe=modifier(sparsity=0.5, mask_structure="2:4", targets=[r"re:model\.layers\.\d+\.(self_attn|mlp)\..*_proj$"]),
+        recipe=modifier(
+            sparsity=0.5, mask_structure="2:4", targets=[r"re:model\.layers\.\d+\.(self_attn|mlp)\..*_proj$"]
+        ),
         max_seq_length=SEQLEN,
         num_calibration_samples=SEQUENCES,
         shuffle_calibration_samples=False,
@@ -84,16 +86,21 @@ def floor(model: nn.Module, tokens: Tensor, hessians: bool) -> None:
         sums: dict[str, Tensor] = {}
 
         def gram(name: str, sums: dict[str, Tensor] = sums) -> Callable[..., None]:
-            def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            def listen(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
                 if hessians:
                     x = args[0].flatten(0, -2)
                     sums[name] = sums[name].addmm_(x.T, x) if name in sums else x.T @ x
                 if name == "down":
                     raise _Enough
 
-            return hook
+            return listen
 
-        inputs = {"q": layer.self_attn.q_proj, "o": layer.self_attn.o_proj, "gate": layer.mlp.gate_proj, "down": layer.mlp.down_proj}
+        inputs = {
+            "q": layer.self_attn.q_proj,
+            "o": layer.self_attn.o_proj,
+            "gate": layer.mlp.gate_proj,
+            "down": layer.mlp.down_proj,
+        }
         hooks = [module.register_forward_pre_hook(gram(name)) for name, module in inputs.items()]
         for h, rest in zip(hidden, kept, strict=True):
             with contextlib.suppress(_Enough):

@@ -111,9 +111,8 @@ class _Flow:
                     inputs[name] = x
                     rows = x.flatten(0, -2)
                     stats[name] = gather(rows.float(), stats.get(name))
-                    samples.setdefault(name, []).append(
-                        rows[::stride].to(torch.float32, copy=True)
-                    )  # a view would keep all of x
+                    sample = rows[::stride].to(torch.float32, copy=True)  # a view would keep all of x
+                    samples.setdefault(name, []).append(sample)
                 leader[name] = first or name
                 waiting.discard(name)
                 if not waiting:

@@ -3,6 +3,7 @@
 Two learning rates are tried at reduced length, and the one with the lower validation loss gets the full run. The test
 split is read once, at the end, and decides nothing. The seed fixes every bit for one torch build and thread count.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -28,7 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bench import wikimini
 
 OUT = Path(__file__).resolve().parents[1] / "bench/assets/tiny"
-EOS = "<|endoftext|>"                                   # also bos, for tools that ask for one; never added by itself
+EOS = "<|endoftext|>"  # also bos, for tools that ask for one; never added by itself
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,15 @@ class Recipe:
     intermediate_size: int = 352
     layers: int = 4
     heads: int = 4
-    window: int = 128                                   # tokens, in training and in evaluation
-    batch: int = 32                                     # windows a step
+    window: int = 128  # tokens, in training and in evaluation
+    batch: int = 32  # windows a step
     steps: int = 1500
-    warmup: int = 100                                   # steps
-    lr: float | None = None                             # peak; None: the better of the trials
-    lr_floor: float = 0.1                               # of the peak, where the cosine ends
+    warmup: int = 100  # steps
+    lr: float | None = None  # peak; None: the better of the trials
+    lr_floor: float = 0.1  # of the peak, where the cosine ends
     betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.1                           # on matrices only
-    clip: float = 1.0                                   # L2 norm of all gradients
+    weight_decay: float = 0.1  # on matrices only
+    clip: float = 1.0  # L2 norm of all gradients
     trial_lrs: tuple[float, ...] = (3e-3, 6e-3)
     trial_steps: int = 300
     seed: int = 0
@@ -56,14 +57,22 @@ class Recipe:
 def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
     """Byte-level BPE; every digit stands alone."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Digits(individual_digits=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[EOS], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False))
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[EOS],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
     return tokenizer
 
 
@@ -75,11 +84,21 @@ def stream(tokenizer: Tokenizer, texts: list[str]) -> Tensor:
 
 def build(recipe: Recipe) -> LlamaForCausalLM:
     torch.manual_seed(recipe.seed)
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=recipe.vocab_size, hidden_size=recipe.hidden_size, intermediate_size=recipe.intermediate_size,
-        num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, num_key_value_heads=recipe.heads,
-        max_position_embeddings=recipe.window, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
-        dtype="float32"))
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=recipe.vocab_size,
+            hidden_size=recipe.hidden_size,
+            intermediate_size=recipe.intermediate_size,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads,
+            num_key_value_heads=recipe.heads,
+            max_position_embeddings=recipe.window,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=0,
+            dtype="float32",
+        )
+    )
 
 
 def lr_at(step: int, recipe: Recipe, peak: float) -> float:
@@ -103,8 +122,10 @@ def train(recipe: Recipe, peak: float, ids: Tensor) -> tuple[LlamaForCausalLM, l
     model = build(recipe).train()
     matrices = [p for p in model.parameters() if p.ndim == 2]
     rest = [p for p in model.parameters() if p.ndim != 2]
-    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": recipe.weight_decay},
-                                   {"params": rest, "weight_decay": 0.0}], betas=recipe.betas)
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}],
+        betas=recipe.betas,
+    )
     curve: list[tuple[int, float]] = []
     recent: list[float] = []
     start = time.perf_counter()
@@ -129,15 +150,17 @@ def train(recipe: Recipe, peak: float, ids: Tensor) -> tuple[LlamaForCausalLM, l
 def report(done: int, recipe: Recipe, peak: float, loss: float, wall_s: float) -> None:
     rate = done * recipe.batch * recipe.window / wall_s
     end = datetime.now() + timedelta(seconds=wall_s * (recipe.steps - done) / done)
-    print(f"lr {peak:g}  step {done}/{recipe.steps}  loss {loss:.3f}  {rate:,.0f} tokens/s  done at {end:%H:%M:%S}",
-          flush=True)
+    print(
+        f"lr {peak:g}  step {done}/{recipe.steps}  loss {loss:.3f}  {rate:,.0f} tokens/s  done at {end:%H:%M:%S}",
+        flush=True,
+    )
 
 
 @torch.no_grad()
 def evaluate(model: LlamaForCausalLM, ids: Tensor, window: int) -> dict[str, float]:
     """Mean loss over non-overlapping windows: each predicts its tokens but the first. A short tail is left out."""
-    rows = ids[:len(ids) // window * window].view(-1, window)
-    total = 0.0                                         # nats
+    rows = ids[: len(ids) // window * window].view(-1, window)
+    total = 0.0  # nats
     for part in torch.split(rows, 64):
         logits = model(part, use_cache=False).logits[:, :-1]
         total += cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum").item()
@@ -148,12 +171,21 @@ def evaluate(model: LlamaForCausalLM, ids: Tensor, window: int) -> dict[str, flo
 def save(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
-    (out / "generation_config.json").unlink(missing_ok=True)        # says nothing that config.json does not
+    (out / "generation_config.json").unlink(missing_ok=True)  # says nothing that config.json does not
     (out / "model.safetensors").chmod(0o644)
     tokenizer.save(str(out / "tokenizer.json"))
-    (out / "tokenizer_config.json").write_text(json.dumps({
-        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": EOS, "eos_token": EOS,
-        "clean_up_tokenization_spaces": False}, indent=2) + "\n")
+    (out / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "bos_token": EOS,
+                "eos_token": EOS,
+                "clean_up_tokenization_spaces": False,
+            },
+            indent=2,
+        )
+        + "\n"
+    )
 
 
 def main() -> None:
@@ -188,18 +220,26 @@ def main() -> None:
         "recipe": asdict(recipe),
         "parameters": sum(p.numel() for p in model.parameters()),
         "window_tokens": recipe.window,
-        "data": {"name": "wiki-mini", "license": wikimini.LICENSE, "recipe": wikimini.RECIPE,
-                 "fingerprint": fingerprint, "documents": {s: len(docs) for s, docs in texts.items()},
-                 "characters": {s: sum(map(len, docs)) for s, docs in texts.items()},
-                 "tokens": {s: len(t) for s, t in ids.items()}},
+        "data": {
+            "name": "wiki-mini",
+            "license": wikimini.LICENSE,
+            "recipe": wikimini.RECIPE,
+            "fingerprint": fingerprint,
+            "documents": {s: len(docs) for s, docs in texts.items()},
+            "characters": {s: sum(map(len, docs)) for s, docs in texts.items()},
+            "tokens": {s: len(t) for s, t in ids.items()},
+        },
         "trials": {f"{lr:g}": figures for lr, figures in trials.items()},
         "train_loss": curve,
         "validation": evaluate(model, ids["validation"], recipe.window),
         "test": evaluate(model, ids["test"], recipe.window),
         "train_wall_s": round(train_s, 1),
         "wall_s": round(time.perf_counter() - began, 1),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in (
-            "torch", "transformers", "tokenizers", "safetensors", "gensim", "mwparserfromhell")},
+        "versions": {"python": platform.python_version()}
+        | {
+            name: version(name)
+            for name in ("torch", "transformers", "tokenizers", "safetensors", "gensim", "mwparserfromhell")
+        },
     }
     save(model, tokenizer, args.out)
     weights = (args.out / "model.safetensors").read_bytes()

@@ -11,8 +11,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from bench import catalog, cli, digests, wikimini
-from bench import plan as planning
+from bench import catalog, cli, digests, planning, wikimini
 from bench.events import Events
 from bench.paths import cache_dir
 from bench.spec import Spec
@@ -111,7 +110,9 @@ def distribution(folder: Path, name: str, source: str, **groups: dict[str, str])
     about.mkdir(parents=True)
     (folder / f"{name}.py").write_text(source)
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    sections = [f"[cast_bench.{kind}]\n" + "".join(f"{n} = {t}\n" for n, t in names.items()) for kind, names in groups.items()]
+    sections = [
+        f"[cast_bench.{kind}]\n" + "".join(f"{n} = {t}\n" for n, t in names.items()) for kind, names in groups.items()
+    ]
     (about / "entry_points.txt").write_text("\n".join(sections))
     return folder
 

@@ -9,9 +9,9 @@ import time
 
 import psutil
 import pytest
+import support
 from safetensors import SafetensorError
 
-import support
 from bench import api, runner
 from bench.store import Store
 from bench.watch import Plain
@@ -29,6 +29,8 @@ import torch
 from methods.blocks import Walk
 from methods.contract import Needs, Outcome
 
+GATE = Path(os.environ.get("GATE", "/nowhere"))
+
 
 class _Method:
     """Magnitude, and then something that no method should do."""
@@ -43,36 +45,43 @@ class _Method:
         return Outcome(model, frozenset(getattr(self, "declared", ())))
 
 
+@dataclass(frozen=True)
 class Raises(_Method):
     def spoil(self, model, job):
         raise ArithmeticError("the third layer is odd")
 
 
+@dataclass(frozen=True)
 class Nan(_Method):
     def spoil(self, model, job):
         model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
 
 
+@dataclass(frozen=True)
 class Breaks(_Method):
     def spoil(self, model, job):
         model.layers[1].self_attn.q_proj.weight[0, :4] = 1
 
 
+@dataclass(frozen=True)
 class Touches(_Method):
     def spoil(self, model, job):
         model.norm.weight[0] += 1
 
 
+@dataclass(frozen=True)
 class Declares(Touches):
     declared = ("model.norm.weight",)
 
 
+@dataclass(frozen=True)
 class Dies(_Method):
     def spoil(self, model, job):
         print("last words", file=sys.stderr, flush=True)
         os._exit(3)
 
 
+@dataclass(frozen=True)
 class Leaves(_Method):
     def spoil(self, model, job):
         sys.exit("this library was never meant to be called")
@@ -86,7 +95,8 @@ class Waits(_Method):
 
     def spoil(self, model, job):
         if self.at == "prune":
-            _stand()
+            return _stand()
+        if not GATE.exists():
             return
         real = os.replace
 
@@ -99,13 +109,12 @@ class Waits(_Method):
 
 
 def _stand():
-    gate = Path(os.environ.get("GATE", "/nowhere"))
-    while gate.exists():
-        gate.with_suffix(".reached").touch()
+    while GATE.exists():
+        GATE.with_suffix(".reached").touch()
         time.sleep(0.02)
 '''
-NAMES = {n: f"faulty:{n.capitalize()}" for n in "raises nan breaks touches declares dies leaves waits".split()}
-PATIENCE_S = 120
+NAMES = {n: f"faulty:{n.capitalize()}" for n in ["raises", "nan", "breaks", "touches", "declares", "dies", "leaves", "waits"]}
+PATIENCE_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +218,15 @@ def test_killed_runner_takes_its_worker_along_and_breaks_no_record(tmp_path, mon
     assert same(spec.results) == undisturbed(tmp_path, monkeypatch, methods=spec.methods)
 
 
+@pytest.fixture
+def interruptible():
+    """A background job's children ignore SIGINT; a terminal's do not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_loses_nothing(tmp_path, gate):
     spec, command = prepared(tmp_path, methods=("waits",))
     before = same(spec.results)

@@ -5,8 +5,8 @@ import math
 import os
 
 import pytest
-
 import support
+
 from bench.measures.contract import Item
 from bench.store import SCHEMA, ReadingRow, Record, Store
 from methods.errors import UserError

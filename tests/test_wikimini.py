@@ -1,4 +1,5 @@
 """wiki-mini: whole, disjoint, clean, and the same every time."""
+
 import json
 import subprocess
 import sys
@@ -10,8 +11,27 @@ from bench import wikimini
 from methods.errors import UserError
 
 TINY = Path(wikimini.__file__).parent / "assets/tiny/TRAINING.json"
-DEBRIS = ("[[", "]]", "{{", "}}", "{|", "|}", "<ref", "</", "|thumb", "''", "==", "Category:", "File:", "&nbsp;", ",,",
-          "()", "\0", "\1", "\2")
+DEBRIS = (
+    "[[",
+    "]]",
+    "{{",
+    "}}",
+    "{|",
+    "|}",
+    "<ref",
+    "</",
+    "|thumb",
+    "''",
+    "==",
+    "Category:",
+    "File:",
+    "&nbsp;",
+    ",,",
+    "()",
+    "\0",
+    "\1",
+    "\2",
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +47,7 @@ def splits(cache):
 @pytest.fixture
 def kept(cache, splits):
     """The cache file, put back after the test."""
-    path, = (cache / "data").iterdir()
+    (path,) = (cache / "data").iterdir()
     before = path.read_bytes()
     yield path
     path.write_bytes(before)
@@ -83,21 +103,36 @@ def test_reads_as_prose(splits, split):
 
 def test_keeps_what_a_reader_sees():
     """Links show their text; references, tables, captions, formulas and back matter vanish with their headings."""
-    text = wikimini._prose("\n".join([
-        "{{Infobox|name=x}}[[File:A.jpg|thumb|A [[caption]] under a picture, which no reader of prose should see.]]",
-        "The '''aardvark''' ({{IPAc-en|a}}; born in [[Africa|the south]])<ref>A book.</ref>",
-        "is {{convert|3|to|5|ft|m}} long and weighs 10<sup>2</sup> pounds {{as of|2016|lc=y}}, {{lang|la|sic}}.",
-        "== Formula ==", "This sentence needs <math>x^2</math> in order to make sense to anyone.",
-        "== Habits ==", "=== Food ===", "* ant",
-        "* It eats ants, and in the dry season it eats termites as well, all night.",
-        "{|", "| a table cell that is long enough to be taken for a sentence, with a full stop at its end.", "|}",
-        "== See also ==", "* [[Ant]], a small animal that lives in large numbers and is eaten by others.",
-        "=== More ===", "This belongs to the back matter and goes with it, whatever it says.",
-        "[[Category:Mammals]]"]))
+    text = wikimini._prose(
+        "\n".join(
+            [
+                "{{Infobox|name=x}}[[File:A.jpg|thumb|A [[caption]] under a picture, which no reader of prose should see.]]",
+                "The '''aardvark''' ({{IPAc-en|a}}; born in [[Africa|the south]])<ref>A book.</ref>",
+                "is {{convert|3|to|5|ft|m}} long and weighs 10<sup>2</sup> pounds {{as of|2016|lc=y}}, {{lang|la|sic}}.",
+                "== Formula ==",
+                "This sentence needs <math>x^2</math> in order to make sense to anyone.",
+                "== Habits ==",
+                "=== Food ===",
+                "* ant",
+                "* It eats ants, and in the dry season it eats termites as well, all night.",
+                "{|",
+                "| a table cell that is long enough to be taken for a sentence, with a full stop at its end.",
+                "|}",
+                "== See also ==",
+                "* [[Ant]], a small animal that lives in large numbers and is eaten by others.",
+                "=== More ===",
+                "This belongs to the back matter and goes with it, whatever it says.",
+                "[[Category:Mammals]]",
+            ]
+        )
+    )
 
     assert text.split("\n") == [
         "The aardvark (born in the south) is 3 to 5 ft long and weighs 10^2 pounds as of 2016, sic.",
-        "Habits", "Food", "It eats ants, and in the dry season it eats termites as well, all night."]
+        "Habits",
+        "Food",
+        "It eats ants, and in the dry season it eats termites as well, all night.",
+    ]
 
 
 def test_second_parse_is_the_same(tmp_path, cache, splits):
@@ -105,7 +140,8 @@ def test_second_parse_is_the_same(tmp_path, cache, splits):
     assert wikimini.fingerprint(tmp_path) == wikimini.fingerprint(cache)
     trained_on = json.loads(TINY.read_text())["data"]
     assert (wikimini.RECIPE, wikimini.fingerprint(cache)) == (trained_on["recipe"], trained_on["fingerprint"]), (
-        "the cleaned text moved: another mwparserfromhell, or a changed rule without a new CLEANING number")
+        "the cleaned text moved: another mwparserfromhell, or a changed rule without a new CLEANING number"
+    )
 
 
 def test_cache_spares_the_parse(cache, splits, monkeypatch):
@@ -114,13 +150,21 @@ def test_cache_spares_the_parse(cache, splits, monkeypatch):
     assert [p.name for p in (cache / "data").iterdir()] == [f"wiki-mini-{wikimini.RECIPE}.json"]
 
 
-@pytest.mark.parametrize("damage", [
-    lambda b: b"", lambda b: b[:len(b) // 2], lambda b: b"[]", lambda b: b"\xff" + b,
-    lambda b: b.replace(b"the", b"teh", 1)], ids=["empty", "cut", "another shape", "not utf-8", "one word changed"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda b: b"",
+        lambda b: b[: len(b) // 2],
+        lambda b: b"[]",
+        lambda b: b"\xff" + b,
+        lambda b: b.replace(b"the", b"teh", 1),
+    ],
+    ids=["empty", "cut", "another shape", "not utf-8", "one word changed"],
+)
 def test_corrupt_cache_is_rebuilt(cache, kept, splits, damage, monkeypatch):
     whole = kept.read_bytes()
     corpus = wikimini._corpus(cache)
-    monkeypatch.setattr(wikimini, "_pages", lambda _: iter(corpus))     # the parse itself has its own test
+    monkeypatch.setattr(wikimini, "_pages", lambda _: iter(corpus))  # the parse itself has its own test
     monkeypatch.setattr(wikimini, "_prose", lambda text: text)
     kept.write_bytes(damage(whole))
 
@@ -132,6 +176,7 @@ def test_corrupt_cache_is_rebuilt(cache, kept, splits, damage, monkeypatch):
 
 def test_failed_write_leaves_nothing(tmp_path, splits, monkeypatch):
     """Neither a half-written file under the real name nor a temporary one."""
+
     def full(_):
         raise OSError("disk full")
 
@@ -166,6 +211,11 @@ def test_unknown_split_is_refused(tmp_path):
 def test_import_is_light():
     """Naming the data must not cost the seconds that torch, transformers or gensim take to import."""
     heavy = "{'torch', 'transformers', 'gensim', 'mwparserfromhell'}"
-    ran = subprocess.run([sys.executable, "-c", f"import sys, bench.wikimini; print(*{heavy} & set(sys.modules))"],
-                         capture_output=True, text=True, check=True, cwd=Path(wikimini.__file__).parents[1])
+    ran = subprocess.run(
+        [sys.executable, "-c", f"import sys, bench.wikimini; print(*{heavy} & set(sys.modules))"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(wikimini.__file__).parents[1],
+    )
     assert ran.stdout.strip() == ""

@@ -42,10 +42,14 @@ class Perplexity:
         tokens, clusters = data.windows(self.corpus, rig.tokenizer(), self.seqlen, self.windows, rig.data_dir)
         losses = window_losses(model(), tokens, self.batch or max(1, BATCH_TOKENS // self.seqlen), rig)
         targets = self.seqlen - 1
-        items = tuple(Item(str(i), c, nll, float(targets)) for i, (c, nll) in enumerate(zip(clusters, losses, strict=True)))
+        items = tuple(
+            Item(str(i), c, nll, float(targets)) for i, (c, nll) in enumerate(zip(clusters, losses, strict=True))
+        )
         mean, stderr = _mean_and_stderr([x / targets for x in losses])
         ppl = math.exp(mean) if mean < 700 else math.inf
-        reading = Reading("perplexity", ppl, "1", "lower", stderr=ppl * stderr if stderr is not None else None, n=len(losses))
+        reading = Reading(
+            "perplexity", ppl, "1", "lower", stderr=ppl * stderr if stderr is not None else None, n=len(losses)
+        )
         return Readings((reading,), items, tokens.numel(), data.token_digest(tokens))
 
 
@@ -60,7 +64,9 @@ def window_losses(model: nn.Module, tokens: Tensor, batch: int, rig: Rig) -> lis
         for part in tokens.split(batch):
             ids = part.to(rig.compute.device)
             hidden = backbone(input_ids=ids, use_cache=False)[0][:, :-1]  # type: ignore[operator]
-            losses += _cross_entropy(hidden.flatten(0, 1), head, ids[:, 1:].flatten()).view(len(part), -1).sum(1).tolist()
+            losses += (
+                _cross_entropy(hidden.flatten(0, 1), head, ids[:, 1:].flatten()).view(len(part), -1).sum(1).tolist()
+            )
             rig.progress.advance(len(losses), len(tokens))
     return losses
 
@@ -69,7 +75,8 @@ def _cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
     """Per token, in chunks of rows, so that the logits [tokens, vocabulary] never exist whole."""
     import torch
 
-    rows = max(1, LOGITS_BYTES // (4 * head.weight.shape[0]))  # type: ignore[operator, union-attr, index]
+    vocabulary: int = head.weight.shape[0]  # type: ignore[assignment, union-attr, index]
+    rows = max(1, LOGITS_BYTES // (4 * vocabulary))
     out = torch.empty(len(targets), device=hidden.device)
     for a in range(0, len(targets), rows):
         logits = head(hidden[a : a + rows]).float()

@@ -141,7 +141,9 @@ class Cell(_Frozen):
             "seed": a.seed,
             "measure": self.measure,
             "protocol": self.protocol,
-            "calibration": f"{a.calibration.data}@{a.calibration.seqlen}x{a.calibration.sequences}" if a.calibration else None,
+            "calibration": f"{a.calibration.data}@{a.calibration.seqlen}x{a.calibration.sequences}"
+            if a.calibration
+            else None,
             "targets": [list(a.include), list(a.exclude)],
             "dtype": a.dtype,
             "device": a.device.split(":")[0],
@@ -303,4 +305,6 @@ def resolve_device(name: str) -> str:
         return name if name != "auto" else "cuda"
     if name == "auto":
         return "cpu"
-    raise UserError(f"device {name!r} is not there ({count} CUDA devices found): take --device cpu, or see what bench doctor says")
+    raise UserError(
+        f"device {name!r} is not there ({count} CUDA devices found): take --device cpu, or see what bench doctor says"
+    )

@@ -1,0 +1,72 @@
+"""Write the tables in README.md and docs/ from results/, so that no figure there is typed.
+
+python scripts/readme.py          rewrite them
+python scripts/readme.py --check  exit 1 if any is stale
+
+A table stands between `<!-- table: results/FOLDER -->` and `<!-- /table -->`; figures of a benchmark between
+`<!-- benchmark: NAME -->` and `<!-- /benchmark -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench import table
+from bench.store import Store
+
+ROOT = Path(__file__).parent.parent
+
+
+def leaderboard(folder: str) -> str:
+    grids = table.grids(table.newest(Store(ROOT / folder, write=False)))
+    return "\n".join(f"**{table.plain(g.title)}**\n\n{table.markdown(g)}" for g in grids)
+
+
+def benchmark(name: str) -> str:
+    saved = json.loads((ROOT / "results" / "benchmarks" / f"{name}.json").read_text())
+    lines = [f"| {path} | {value} |" for path, value in _leaves(saved["figures"])]
+    machine = saved["provenance"]["machine"]["cpu"]
+    return "\n".join([f"| `python benchmarks/{name}.py` on {table.plain(machine)} | |", "|---|---:|", *lines]) + "\n"
+
+
+def _leaves(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    out = []
+    for key, value in figures.items():
+        if isinstance(value, dict) and "median" in value:
+            out.append((prefix + key, f"{value['median']:.2f}× ({value['min']:.2f} to {value['max']:.2f})"))
+        elif isinstance(value, dict):
+            out += _leaves(value, f"{prefix}{key}: ")
+        elif not isinstance(value, list):
+            out.append((prefix + key, table.plain(str(value))))
+    return out
+
+
+def render(text: str) -> str:
+    for kind, make in (("table", leaderboard), ("benchmark", benchmark)):
+        text = re.sub(
+            rf"(<!-- {kind}: (\S+) -->\n).*?(<!-- /{kind} -->)",
+            lambda found, make=make: f"{found[1]}\n{make(found[2])}\n{found[3]}",
+            text,
+            flags=re.S,
+        )
+    return text
+
+
+def main() -> None:
+    stale = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = path.read_text()
+        if (fresh := render(text)) != text:
+            stale.append(path.name)
+            if "--check" not in sys.argv:
+                path.write_text(fresh)
+    if stale and "--check" in sys.argv:
+        sys.exit(f"stale: {', '.join(stale)}; run python scripts/readme.py")
+
+
+if __name__ == "__main__":
+    main()
