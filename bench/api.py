@@ -29,7 +29,8 @@ def execute(spec: Spec, show: watch.Watch | None = None) -> runner.Summary:
     """
     spec.check()
     show = show or watch.on(sys.stderr)
-    store = Store(spec.results)
+    with runner.full_disk_stops(spec.results):
+        store = Store(spec.results)
     for name in planning.make(spec).to_pull:
         show.note(f"fetching {name}")
     return runner.execute(planning.make(spec, fetch=True), store, show)

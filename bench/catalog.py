@@ -79,7 +79,7 @@ def _plugged(point: EntryPoint) -> Entry:
         loaded = point.load()
         needs = tuple(flag.name.lower() for flag in loaded.needs)
     except Exception as fault:  # noqa: BLE001 (a stranger's module may raise anything at import)
-        return Entry(point.value, broken=f"{type(fault).__name__}: {fault}")
+        return Entry(point.value, broken=f"{type(fault).__name__}: " + " ".join(str(fault).split()))
     about = (loaded.__doc__ or "").strip().split("\n")[0]
     return Entry(point.value, needs, about)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -23,6 +24,22 @@ from bench.worker import Assignment
 
 class Stopped(Exception):
     """The run cannot go on, and why: results could not be saved."""
+
+
+@contextlib.contextmanager
+def full_disk_stops(root: Path) -> Iterator[None]:
+    """
+    Raises:
+        Stopped: in place of the error that a full disk gives.
+    """
+    try:
+        yield
+    except OSError as fault:
+        if not is_disk_full(fault):
+            raise
+        raise Stopped(
+            f"the disk is full ({fault.filename or root}): free some space, then run the same command again"
+        ) from fault
 
 
 class Killed(Exception):
@@ -49,13 +66,8 @@ def execute(plan: Plan, store: Store, watch: Watch) -> Summary:
         Stopped: the disk is full. What was recorded stays.
     """
     try:
-        return _execute(plan, store, watch)
-    except OSError as fault:
-        if not is_disk_full(fault):
-            raise
-        raise Stopped(
-            f"the disk is full ({fault.filename or store.root}): free some space, then run the same command again"
-        ) from fault
+        with full_disk_stops(store.root):
+            return _execute(plan, store, watch)
     finally:
         watch.end()
 

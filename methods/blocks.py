@@ -12,8 +12,8 @@ from methods.contract import Job, Outcome
 from methods.folder import Folder, Writer
 from methods.targets import dense_weight, family_of
 
-BATCH_TOKENS = 512
-"""Tokens per forward of one block: large enough for full matrix products, small enough to stay in cache."""
+BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
+"""Tokens per forward of one block: enough for full matrix products, few enough to stay in a CPU's cache."""
 SAMPLE_ROWS = 256
 """Input rows kept per linear to estimate its reconstruction error."""
 
@@ -68,7 +68,7 @@ class _Flow:
         self.hidden: list[Tensor] = []
         self._calls: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
         real = list(blocks)
-        for batch in tokens.split(max(1, BATCH_TOKENS // tokens.shape[1])):
+        for batch in tokens.split(max(1, BATCH_TOKENS[self._device.type] // tokens.shape[1])):
             calls: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = []
             try:
                 for i, block in enumerate(real):
@@ -154,6 +154,7 @@ class Walk:
         self.errors: dict[str, float] = {}
         """Per target, ||X (W' - W)^T||^2 / ||X W^T||^2 on sampled inputs X; with no calibration, X is white noise."""
         self._family = family_of(model.config.to_dict())  # type: ignore[operator, union-attr]
+        self._sampled = 0
         self._writer: Writer | None = None
         self._source: Folder | None = None
 
@@ -178,6 +179,7 @@ class Walk:
                 weight = dense_weight(module)
                 before = weight.clone()
                 yield Visit(name, weight, stats.get(name, weight.new_empty(0)))
+                self._sampled = len(samples[name]) if name in samples else 0
                 self.errors[name] = _relative_error(before, weight, samples.get(name))
             if flow and i + 1 < len(blocks):  # nobody reads the last block's output
                 flow.advance(i, block)
@@ -189,7 +191,7 @@ class Walk:
         """The pruned model with the method's notes and each layer's reconstruction error."""
         notes |= {
             "reconstruction_error": {k: float(f"{v:.6g}") for k, v in self.errors.items()},
-            "reconstruction_inputs": f"{SAMPLE_ROWS} calibration tokens" if self.gather else "white noise",
+            "reconstruction_inputs": f"{self._sampled} calibration tokens" if self._sampled else "white noise",
         }
         if self._writer is None:
             return Outcome(self.model, notes=notes)

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from enum import Flag, auto
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Protocol
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from methods.pattern import Pattern
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 
 class Needs(Flag):
@@ -47,12 +48,19 @@ class Corpus(Protocol):
         ...
 
 
+def _torch() -> Any:
+    """Imported when a job is made: a plan reads `needs` off this module and wants no torch."""
+    import torch
+
+    return torch
+
+
 @dataclass(frozen=True, kw_only=True)
 class Compute:
     """Where and how to compute. `stream`: the model is larger than the device, so blocks come one at a time."""
 
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    dtype: torch.dtype = torch.float32
+    device: torch.device = field(default_factory=lambda: _torch().device("cpu"))
+    dtype: torch.dtype = field(default_factory=lambda: _torch().float32)
     threads: int = 1
     stream: bool = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,9 @@ HEADER_BYTES = 100 * 2**20
 """The format's own limit."""
 HEADS = ("lm_head.", "embed_out.")
 """What lies outside the base model, so that a file without the base's prefix still means these as they stand."""
+TIED_BY_DEFAULT = ("gpt2", "opt")
+CONSTANTS = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
+"""Causal masks and rotary frequencies, once saved with the weights."""
 
 
 class Folder:
@@ -41,9 +45,16 @@ class Folder:
         self._files = self._shards()
         for shard in self._files:
             for name, about in _header(path / shard).items():
+                if self._left_out(name):
+                    continue
                 whole = name if not family or name.startswith((family.base, *HEADS)) else family.base + name
                 self._where[whole] = (shard, name)
                 self._shapes[whole] = tuple(about["shape"])
+
+    def _left_out(self, name: str) -> bool:
+        """Constants that older files carry, and the second name of a tied head: no model's state has them."""
+        tied = self.config.get("tie_word_embeddings", self.config.get("model_type") in TIED_BY_DEFAULT)
+        return bool(CONSTANTS.search(name)) or (tied and name.startswith(HEADS))
 
     def _shards(self) -> list[str]:
         if (index := self.path / INDEX).exists():

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from methods.errors import UserError
 
-RANKED_M = 16
-"""Up to this m, ranks by pairwise comparison beat a sort; beyond it the m(m-1)/2 comparisons do not."""
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -71,16 +69,11 @@ class Pattern:
         Raises:
             FloatingPointError: a score is NaN, which no order can place.
         """
-        if bool(score.isnan().any()):
-            raise FloatingPointError("a NaN among the scores: no order places it")
-        if self.dense:
-            return torch.ones_like(score, dtype=torch.bool)
+        from methods import selection  # here, so that a plan needs no torch
+
         if self.m:
-            return _keep_groups(score, self.n, self.m)
-        flat = score.reshape(1, -1) if per == "layer" else score
-        kept = flat.shape[-1] - round(flat.shape[-1] * self.sparsity)
-        best = flat.argsort(dim=-1, descending=True, stable=True)[..., :kept]
-        return torch.zeros_like(flat, dtype=torch.bool).scatter_(-1, best, True).reshape(score.shape)
+            return selection.best_of_groups(score, self.n, self.m)
+        return selection.best(score, self.sparsity, per)
 
     def violations(self, weight: Tensor) -> int:
         """Groups of `weight` [out, in] that hold more than n non-zeros.
@@ -93,19 +86,3 @@ class Pattern:
             return int((weight.unflatten(-1, (-1, self.m)).count_nonzero(-1) > self.n).sum())
         allowed = weight.numel() * (1 - self.sparsity) + weight.shape[0]
         return max(0, int(weight.count_nonzero()) - int(allowed))
-
-
-def _keep_groups(score: Tensor, n: int, m: int) -> Tensor:
-    """A weight's rank is the number of neighbours that beat it; the n lowest ranks stay."""
-    groups = score.unflatten(-1, (-1, m))
-    if m > RANKED_M:
-        best = groups.argsort(dim=-1, descending=True, stable=True)[..., :n]
-        return torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, best, True).flatten(-2)
-    lanes = [lane.contiguous() for lane in groups.unbind(-1)]  # m x [out, in/m]: each comparison reads straight through
-    rank = [torch.zeros_like(lanes[0], dtype=torch.uint8) for _ in lanes]
-    for i in range(m):
-        for j in range(i + 1, m):
-            later_wins = lanes[j] > lanes[i]  # a tie goes to the earlier lane
-            rank[i] += later_wins
-            rank[j] += ~later_wins
-    return torch.stack([r < n for r in rank], dim=-1).flatten(-2)

@@ -113,7 +113,9 @@ def _stand():
         GATE.with_suffix(".reached").touch()
         time.sleep(0.02)
 '''
-NAMES = {n: f"faulty:{n.capitalize()}" for n in ["raises", "nan", "breaks", "touches", "declares", "dies", "leaves", "waits"]}
+NAMES = {
+    n: f"faulty:{n.capitalize()}" for n in ["raises", "nan", "breaks", "touches", "declares", "dies", "leaves", "waits"]
+}
 PATIENCE_S = 60
 
 
@@ -239,7 +241,7 @@ def test_ctrl_c_loses_nothing(tmp_path, gate):
     assert "Traceback" not in err
     assert gone(worker)
     assert same(spec.results) == before
-    assert not [p for p in spec.results.rglob("*.tmp")]
+    assert not list(spec.results.rglob("*.tmp"))
 
     gate.unlink()
     again = api.execute(spec, Plain(io.StringIO()))

@@ -1,8 +1,8 @@
 """A method that refines another: what it is given, and that its prior is built once."""
 
 import pytest
-
 import support
+
 from bench import api
 from bench.build import Builder
 
@@ -72,7 +72,9 @@ def applied(monkeypatch):
     """The label of every stage that is really applied."""
     labels = []
     real = Builder._apply
-    monkeypatch.setattr(Builder, "_apply", lambda self, a, b, r: (labels.append(a.stages[-1].label), real(self, a, b, r))[1])
+    monkeypatch.setattr(
+        Builder, "_apply", lambda self, a, b, r: (labels.append(a.stages[-1].label), real(self, a, b, r))[1]
+    )
     return labels
 
 
@@ -96,7 +98,9 @@ def test_prior_is_built_where_nobody_asked_for_it(tmp_path, applied):
 
 
 def test_every_stage_has_to_hold_the_pattern(tmp_path):
-    spec = support.small(tmp_path / "r", methods=("forgets:from=magnitude", "refines:from=magnitude"), measures=("size",))
+    spec = support.small(
+        tmp_path / "r", methods=("forgets:from=magnitude", "refines:from=magnitude"), measures=("size",)
+    )
     support.run_here(spec)
     got = support.records(spec.results)
 
@@ -109,12 +113,19 @@ def test_a_stage_that_changes_nothing_is_its_prior(tmp_path):
     support.run_here(spec)
     got = support.records(spec.results)
 
-    assert got["magnitude", None, "perplexity"].readings == got["magnitude + nothing:from=magnitude", None, "perplexity"].readings
+    assert (
+        got["magnitude", None, "perplexity"].readings
+        == got["magnitude + nothing:from=magnitude", None, "perplexity"].readings
+    )
 
 
 def test_prior_is_part_of_the_key(tmp_path):
     keys = {
-        prior: {c.key for c in api.plan(support.small(tmp_path, methods=(f"refines:from={prior}",))).cells if len(c.artifact.stages) == 2}
+        prior: {
+            c.key
+            for c in api.plan(support.small(tmp_path, methods=(f"refines:from={prior}",))).cells
+            if len(c.artifact.stages) == 2
+        }
         for prior in ("magnitude", "wanda")
     }
 

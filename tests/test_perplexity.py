@@ -19,7 +19,16 @@ from methods.contract import Compute, Silent
 from methods.errors import UserError
 
 SEQLEN = 32
-ROWS = ["", " = First = \n", "", " One two three. \n", " = = Part = = \n", " Four. \n", " = Second = \n", " Five six. \n"]
+ROWS = [
+    "",
+    " = First = \n",
+    "",
+    " One two three. \n",
+    " = = Part = = \n",
+    " Four. \n",
+    " = Second = \n",
+    " Five six. \n",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -55,9 +64,14 @@ def mirror(tmp_path):
     pq.write_table(pa.table({"text": ROWS}), wikitext / "test-00000-of-00001.parquet")
     c4 = tmp_path / "mirror/allenai/c4/en"
     c4.mkdir(parents=True)
-    for name, pages in (("c4-validation.00000-of-00008", ["a b", "c d"]), ("c4-train.00000-of-01024", ["long " * 200, "short"])):
+    for name, pages in (
+        ("c4-validation.00000-of-00008", ["a b", "c d"]),
+        ("c4-train.00000-of-01024", ["long " * 200, "short"]),
+    ):
         with gzip.open(c4 / f"{name}.json.gz", "wt") as file:
-            file.writelines(json.dumps({"text": p, "url": "u", "timestamp": "2019-04-25T12:57:54Z"}) + "\n" for p in pages)
+            file.writelines(
+                json.dumps({"text": p, "url": "u", "timestamp": "2019-04-25T12:57:54Z"}) + "\n" for p in pages
+            )
     return tmp_path / "mirror"
 
 

@@ -139,7 +139,6 @@ def test_lists_import_no_torch(args):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="methods.pattern and methods.contract import torch as they are imported")
 def test_plan_imports_no_torch(tmp_path):
     done = without_torch("plan", *support.flags(tmp_path / "r"))
 

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-
 import support
+
 from bench import catalog
 from methods.errors import UserError
 
@@ -58,9 +58,13 @@ class Counts:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    support.distribution(folder, "their_method", THEIRS, methods={"theirs": "their_method:Theirs", "wanda": "their_method:Theirs"})
+    support.distribution(
+        folder, "their_method", THEIRS, methods={"theirs": "their_method:Theirs", "wanda": "their_method:Theirs"}
+    )
     support.distribution(folder, "their_measure", COUNTS, measures={"counts": "their_measure:Counts"})
-    support.distribution(folder, "rotten", "raise ImportError('needs a library\\nthat is not here')", methods={"rotten": "rotten:Rotten"})
+    support.distribution(
+        folder, "rotten", "raise ImportError('needs a library\\nthat is not here')", methods={"rotten": "rotten:Rotten"}
+    )
     return folder
 
 
@@ -79,7 +83,14 @@ def test_third_party_method_imports_methods_alone():
 def test_run_with_their_method_and_their_measure(tmp_path, capsys, monkeypatch):
     """From the command line to the table, through a worker's process."""
     code, out, err = support.call(
-        capsys, monkeypatch, "run", "--methods", "theirs:power=2", "--measures", "counts", *support.flags(tmp_path / "r")
+        capsys,
+        monkeypatch,
+        "run",
+        "--methods",
+        "theirs:power=2",
+        "--measures",
+        "counts",
+        *support.flags(tmp_path / "r"),
     )
 
     assert code == 0, err

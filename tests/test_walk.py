@@ -94,7 +94,7 @@ def test_batching_does_not_matter(family, sequences, make, make_job, monkeypatch
     job = make_job(model)
     want = {visit.name: symmetric(visit.stat) for visit in Walk(model, job, gram)}
 
-    monkeypatch.setattr(blocks, "BATCH_TOKENS", 16 * sequences)
+    monkeypatch.setitem(blocks.BATCH_TOKENS, "cpu", 16 * sequences)
     calls = []
     got = {
         visit.name: symmetric(visit.stat)
@@ -142,7 +142,7 @@ def test_blocks_see_pruned_predecessors_and_themselves_dense(family, make, make_
 
 @pytest.mark.parametrize("sequences", [2, 6])
 def test_linears_with_one_input_share_one_statistic(llama, job, sequences, monkeypatch):
-    monkeypatch.setattr(blocks, "BATCH_TOKENS", 16 * sequences)
+    monkeypatch.setitem(blocks.BATCH_TOKENS, "cpu", 16 * sequences)
 
     stats = {visit.name: visit.stat for visit in Walk(llama, job, gram)}
 
@@ -175,7 +175,7 @@ def test_reconstruction_error_is_its_definition(llama, make_job):
 def test_reconstruction_error_is_taken_on_a_sample(llama, make_job, monkeypatch):
     """Every twelfth of 96 tokens, in two batches of 48."""
     monkeypatch.setattr(blocks, "SAMPLE_ROWS", 8)
-    monkeypatch.setattr(blocks, "BATCH_TOKENS", 48)
+    monkeypatch.setitem(blocks.BATCH_TOKENS, "cpu", 48)
     job = make_job(llama, targets=("model.layers.1.mlp.down_proj",))
     (name,) = job.targets
     was = llama.get_submodule(name).weight.double().clone()
@@ -202,7 +202,7 @@ def test_without_calibration_the_error_is_that_of_white_noise(llama, job):
 
 def test_activations_are_let_go(llama, job, monkeypatch):
     """The sampled rows are copies: views would keep every activation of a block's linears until the block is done."""
-    monkeypatch.setattr(blocks, "BATCH_TOKENS", 16)
+    monkeypatch.setitem(blocks.BATCH_TOKENS, "cpu", 16)
     alive, most = [], 0
 
     def gather(x, so_far):

@@ -75,7 +75,7 @@ def _cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
     """Per token, in chunks of rows, so that the logits [tokens, vocabulary] never exist whole."""
     import torch
 
-    vocabulary: int = head.weight.shape[0]  # type: ignore[assignment, union-attr, index]
+    vocabulary: int = head.weight.shape[0]  # type: ignore[assignment, index]
     rows = max(1, LOGITS_BYTES // (4 * vocabulary))
     out = torch.empty(len(targets), device=hidden.device)
     for a in range(0, len(targets), rows):

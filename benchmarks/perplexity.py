@@ -1,0 +1,87 @@
+"""Perplexity on smollm2-135m: ours against a plain transformers loop, seconds and peak memory, on the same windows.
+
+Every run is a process of its own, since memory peaks only once. The plain loop against itself is the noise.
+
+python benchmarks/perplexity.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from harness import finish, in_turn, ratio
+
+from bench import data, loading, models, provenance
+from bench.check import Verdict
+from bench.measures.contract import Rig
+from bench.measures.perplexity import BATCH_TOKENS, window_losses
+from bench.planning import cores
+from methods.contract import Compute, Silent
+from methods.pattern import Pattern
+
+SEQLEN, WINDOWS, ROUNDS = 512, 24, 5
+
+
+def plain(model: torch.nn.Module, tokens: torch.Tensor) -> list[float]:
+    """A batch at a time through the whole model, its loss read off the whole logits."""
+    losses: list[float] = []
+    with torch.no_grad():
+        for part in tokens.split(BATCH_TOKENS // SEQLEN):
+            logits = model(part, use_cache=False).logits[:, :-1].float()
+            nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="none")
+            losses += nll.view(len(part), -1).sum(1).tolist()
+    return losses
+
+
+def one(which: str) -> None:
+    """In a process of its own: time the second pass, print seconds, peak bytes and the mean loss."""
+    torch.set_num_threads(cores())
+    folder = models.pull("smollm2-135m").folder
+    tokens, _ = data.windows("wiki-mini", loading.load_tokenizer(folder), SEQLEN, WINDOWS, None)
+    model = loading.load(folder, Compute())
+    rig = Rig(
+        folder=folder, tokenizer=lambda: None, reference=lambda: model, verdict=Verdict(Pattern()), compute=Compute(),
+        data_dir=None, workdir=Path(), progress=Silent(), seed=None,
+    )  # fmt: skip
+    run = {
+        "ours": lambda: window_losses(model, tokens, BATCH_TOKENS // SEQLEN, rig),
+        "plain": lambda: plain(model, tokens),
+    }[which]
+    started = time.perf_counter()
+    losses = run()
+    print(json.dumps({"s": time.perf_counter() - started, "peak": provenance.peak_bytes("cpu"), "nll": sum(losses)}))
+
+
+def main() -> None:
+    seen: dict[str, list[dict[str, float]]] = {"ours": [], "plain": [], "plain again": []}
+
+    def go(name: str) -> None:
+        done = subprocess.run([sys.executable, __file__, name.split()[0]], capture_output=True, text=True, check=True)
+        seen[name].append(json.loads(done.stdout.splitlines()[-1]))
+
+    in_turn({name: lambda n=name: go(n) for name in seen}, ROUNDS)
+    assert abs(seen["ours"][0]["nll"] / seen["plain"][0]["nll"] - 1) < 1e-5
+    times = {name: [run["s"] for run in runs] for name, runs in seen.items()}
+    peaks = {name: median(run["peak"] for run in runs) for name, runs in seen.items()}
+    finish(
+        "perplexity",
+        {
+            "windows": f"{WINDOWS} x {SEQLEN}",
+            "plain / ours, tokens per second of ours over plain's": ratio(times, "plain", "ours"),
+            "plain / plain again, the noise": ratio(times, "plain", "plain again"),
+            "peak memory, ours / plain": round(peaks["ours"] / peaks["plain"], 3),
+        },
+    )
+
+
+if __name__ == "__main__":
+    one(sys.argv[1]) if len(sys.argv) > 1 else main()

@@ -1,0 +1,27 @@
+"""The notebook in docs/ runs from top to bottom, and is kept without outputs."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+import support
+from nbclient import NotebookClient
+
+NOTEBOOK = Path(__file__).parent.parent / "docs/api.ipynb"
+
+
+def test_runs(tmp_path, monkeypatch):
+    support.own_cache(tmp_path, monkeypatch)
+    monkeypatch.setenv("NOTEBOOK_RESULTS", str(tmp_path / "r"))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+
+    got = support.records(tmp_path / "r")
+    assert {k[0] for k in got} == {"dense", "magnitude", "wanda"}
+    assert all(r.status == "ok" for r in got.values())
+
+
+@pytest.mark.parametrize("cell", nbformat.read(NOTEBOOK, as_version=4).cells, ids=lambda c: c["id"])
+def test_keeps_no_outputs(cell):
+    assert not cell.get("outputs") and cell.get("execution_count") is None
