@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import combinations
 
@@ -59,18 +60,28 @@ def best_of_groups(score: Tensor, n: int, m: int) -> Tensor:
 def _best_of_four(score: Tensor, n: int) -> Tensor:
     """The same for m = 4, the six comparisons of a group read as one number that a table turns into its mask.
 
-    On a CPU in pieces that stay in its cache, and below the size at which torch would wake its threads for each.
+    On a CPU in pieces that stay in its cache, each below the size at which torch would wake its own threads for every
+    operation, and several pieces at a time.
     """
     flat = score.reshape(-1, 4)
     masks = _masks_of_four(n).to(score.device)
     out = torch.empty(len(flat), dtype=torch.int32, device=score.device)
     step = CACHED // 4 if score.device.type == "cpu" else max(1, len(flat))
-    for a in range(0, len(flat), step):
+
+    def piece(a: int) -> None:
         lanes = flat[a : a + step].unbind(-1)
         code = torch.zeros_like(lanes[0], dtype=torch.uint8)
         for bit, (i, j) in enumerate(combinations(range(4), 2)):
             code.add_((lanes[j] > lanes[i]).view(torch.uint8), alpha=1 << bit)
         torch.index_select(masks, 0, code.int(), out=out[a : a + step])
+
+    starts = range(0, len(flat), step)
+    if len(starts) > 1 and torch.get_num_threads() > 1:
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(piece, starts))
+    else:
+        for a in starts:
+            piece(a)
     return out.view(torch.bool).view(score.shape)
 
 
