@@ -28,7 +28,7 @@ from bench.planning import cores
 from methods.contract import Compute, Silent
 from methods.pattern import Pattern
 
-SEQLEN, WINDOWS, ROUNDS = 512, 24, 5
+SEQLEN, WINDOWS, ROUNDS = 512, 16, 3
 
 
 def plain(model: torch.nn.Module, tokens: torch.Tensor) -> list[float]:
