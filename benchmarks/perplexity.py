@@ -28,7 +28,7 @@ from bench.planning import cores
 from methods.contract import Compute, Silent
 from methods.pattern import Pattern
 
-SEQLEN, WINDOWS, ROUNDS = 512, 16, 3
+SEQLEN, WINDOWS, ROUNDS = 512, 8, 3
 
 
 def plain(model: torch.nn.Module, tokens: torch.Tensor) -> list[float]:
