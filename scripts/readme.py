@@ -37,7 +37,8 @@ def _leaves(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     out = []
     for key, value in figures.items():
         if isinstance(value, dict) and "median" in value:
-            out.append((prefix + key, f"{value['median']:.2f}× ({value['min']:.2f} to {value['max']:.2f})"))
+            spread = f"{value['min']:.2f} to {value['max']:.2f}" if value["min"] < value["max"] else "one round"
+            out.append((prefix + key, f"{value['median']:.2f}× ({spread})"))
         elif isinstance(value, dict):
             out += _leaves(value, f"{prefix}{key}: ")
         elif not isinstance(value, list):
