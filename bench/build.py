@@ -15,14 +15,14 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from bench import catalog, data, loading, models, provenance
+from bench import catalog, data, digests, loading, models, packing, provenance
 from bench.check import Verdict, verify
 from bench.measures.contract import Item, Measure, Reading, Rig
 from bench.outcome import blank
 from bench.paths import cache_dir, publish, replacing, scratch
 from bench.planning import Artifact, Cell
 from bench.store import ReadingRow, Record
-from methods.contract import Compute, Job, Outcome, Prior, Progress
+from methods.contract import Budget, Compute, Job, Outcome, Prior, Progress
 from methods.folder import Folder, save, state
 from methods.pattern import Pattern
 from methods.targets import family_of, find_targets
@@ -85,6 +85,7 @@ class Builder:
             with scratch(artifact.key[:8]) as room:
                 verdict = self._apply(artifact, before, Path(room))
                 publish(Path(room) / "artifact", home)
+            shutil.rmtree(_checkpoints(artifact), ignore_errors=True)
         about = json.loads((home / "artifact.json").read_text())
         folder = self._folder(artifact, home, about["unchanged"])
         if (
@@ -113,6 +114,7 @@ class Builder:
         source = before.folder if before else self.source.path
         method = catalog.build(catalog.lookup("methods", stage.name), stage.name, stage.config)
         tokens = self._calibration(artifact) if "calibration" in stage.needs else None
+        corpus, validation = self._training(artifact) if "training" in stage.needs else (None, None)
         model = loading.load(source, self.compute)
         job = Job(
             source=source,
@@ -120,9 +122,14 @@ class Builder:
             targets=self.targets,
             prior=self._prior(before) if before else None,
             calibration=tokens,
+            training=corpus,
+            validation=validation,
+            budget=Budget(tokens=artifact.training.tokens, micro=artifact.training.micro)
+            if artifact.training
+            else Budget(),
             compute=self.compute,
             seed=artifact.seed or 0,
-            workdir=room,
+            workdir=_checkpoints(artifact) if corpus else room,
             progress=self.events,
             teacher=lambda: loading.load(self.source.path, self.compute),
         )
@@ -133,6 +140,7 @@ class Builder:
             "build_s": round(time.monotonic() - started, 3),
             "build_peak_bytes": provenance.peak_bytes(artifact.device),
             "calibration_tokens": tokens.numel() if tokens is not None else 0,
+            "training_tokens": artifact.training.tokens if corpus and artifact.training else 0,
         }
         notes = dict(outcome.notes)
         if tokens is not None:
@@ -178,6 +186,21 @@ class Builder:
         )
         return torch.tensor(crops)
 
+    def _training(self, artifact: Artifact) -> tuple[packing.Packed, Tensor]:
+        course = artifact.training
+        assert course is not None
+        corpus, held = packing.load(
+            course.data,
+            self.tokenizer(),
+            digests.of([course.content, artifact.tokenizer]),
+            need=course.tokens,
+            seqlen=course.seqlen,
+            sequences=course.batch,
+            seed=artifact.seed or 0,
+            data_dir=artifact.data_dir,
+        )
+        return corpus, torch.from_numpy(held)
+
     def _prior(self, before: Built) -> Prior:
         folder = Folder(before.folder)
         kept = {t: folder.tensor(t + ".weight") != 0 for t in self.targets}
@@ -222,6 +245,11 @@ class Builder:
 
     def _whole(self) -> Compute:
         return Compute(device=self.compute.device, dtype=self.compute.dtype, threads=self.compute.threads)
+
+
+def _checkpoints(artifact: Artifact) -> Path:
+    """Where a training leaves what it can go on from; its artifact's key says that it is the same training."""
+    return cache_dir() / "training" / artifact.key[:32]
 
 
 def _row(r: Reading) -> ReadingRow:

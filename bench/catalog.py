@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import keyword
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
@@ -26,6 +27,10 @@ class Entry:
     paper: str = ""
     year: int | None = None
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    dense: bool = False
+    """Its model is dense whatever pattern was asked for: a control."""
+    prior: str = ""
+    """The stage it refines where no `from=` was typed."""
     broken: str = ""
     """Why it cannot be imported."""
 
@@ -40,7 +45,7 @@ class Entry:
 
 
 METHODS = {
-    "dense": Entry("baselines.dense:Dense", about="nothing done: the control"),
+    "dense": Entry("baselines.dense:Dense", about="nothing done: the control", dense=True),
     "magnitude": Entry("baselines.magnitude:Magnitude", about="keep the largest |W|", paper="1506.02626", year=2015),
     "wanda": Entry("baselines.wanda:Wanda", ("calibration",), "keep the largest |W| * ||X||", "2306.11695", 2023),
     "sparsegpt": Entry(
@@ -50,6 +55,39 @@ METHODS = {
         "2301.00774",
         2023,
     ),
+    "cast": Entry(
+        "cast.method:Cast",
+        ("training", "teacher"),
+        "train while AdamS pulls pruned weights to zero",
+        "2509.25996",
+        2025,
+        presets={
+            "no-scaling": {"scales": 0},
+            "no-kd": {"eta": 0.0},
+            "fixed-mask": {"fixed": True},
+            "decoupled": {"decoupled": True},
+        },
+    ),
+    "dense-ft": Entry(
+        "baselines.dense_ft:DenseFt",
+        ("training", "teacher"),
+        "the same training without sparsity: the fair control",
+        dense=True,
+    ),
+    "retrain": Entry(
+        "baselines.retrain:Retrain",
+        ("training", "teacher"),
+        "train what a one-shot mask left, the mask held",
+        prior="sparsegpt",
+    ),
+    "sr-ste": Entry(
+        "baselines.sr_ste:SrSte",
+        ("training", "teacher"),
+        "straight-through masks, decay on what is masked",
+        "2102.04010",
+        2021,
+    ),
+    "ast": Entry("baselines.sr_ste:Ast", ("training", "teacher"), "SR-STE annealed and distilled", "2407.20584", 2024),
 }
 QUANTIZERS = {"none": Entry("", about="weights as they are")}
 MEASURES = {
@@ -131,7 +169,7 @@ def parse(text: str, kind: str = "methods") -> Choice:
     name, *options = text.split(":")
     entry = lookup(kind, name)
     config: dict[str, Any] = {}
-    prior = None
+    prior = entry.prior or None
     for option in options:
         key, is_field, value = option.partition("=")
         if not is_field:
@@ -145,11 +183,16 @@ def parse(text: str, kind: str = "methods") -> Choice:
         elif key == "from":
             prior = parse(value, kind).label
         else:
-            config[key] = _scalar(value)
+            config[_field(key)] = _scalar(value)
     if config:
         method = build(entry, name, config)
         config = {k: getattr(method, k) for k in config}
     return Choice(name, config, prior, text)
+
+
+def _field(key: str) -> str:
+    """`lambda` is a field of CAST and a word of Python."""
+    return key + "_" if keyword.iskeyword(key) else key
 
 
 def _scalar(text: str) -> Any:

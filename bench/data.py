@@ -43,6 +43,7 @@ class Corpus:
 _WIKITEXT = (
     ("evaluation", "wikitext-2-raw-v1/test-*.parquet"),
     ("calibration", "wikitext-2-raw-v1/train-*.parquet"),
+    ("training", "wikitext-2-raw-v1/train-*.parquet"),
 )
 CORPORA = {
     "wiki-mini": Corpus("95 Wikipedia articles that come with gensim, split by article (CC BY-SA)"),
@@ -65,10 +66,21 @@ CORPORA = {
         (
             ("evaluation", "en/c4-validation.00000-of-00008.json.gz"),
             ("calibration", "en/c4-train.00000-of-01024.json.gz"),
+            ("training", "en/c4-train.*.json.gz"),
         ),
         joiner=" ",
         rows=1100,
         tokens=550_000,
+    ),
+    "fineweb-edu": Corpus(
+        "FineWeb-Edu, the sample of 10 billion tokens: for training, streamed",
+        "HuggingFaceFW/fineweb-edu",
+        (("training", "sample/10BT/*.parquet"),),
+    ),
+    "slimpajama-6b": Corpus(
+        "a sample of SlimPajama, 6 billion tokens: for training, streamed",
+        "DKYoon/SlimPajama-6B",
+        (("training", "data/train-*.parquet"),),
     ),
 }
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,13 +36,39 @@ def of_file(path: Path) -> str:
 
 @cache
 def of_source(module: str) -> str:
-    """Digest of a module's source and, since every method stands on it, of the package `methods`."""
-    files = [_origin(module), *sorted(_origin("methods").parent.glob("*.py"))]
-    return of([hashlib.sha256(f.read_bytes()).hexdigest() for f in files])
+    """Digest of the code behind a name: its module, and what that imports of `methods` and of its own package.
 
-
-def _origin(module: str) -> Path:
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
+    A measure stands on all of bench; its own file and what it takes from `methods` stand for it.
+    """
+    own = module.partition(".")[0]
+    followed = ("methods",) if own == "bench" else ("methods", own)
+    seen: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in seen or (file := _origin(name)) is None:
+            continue
+        text = file.read_bytes()
+        seen[name] = hashlib.sha256(text).hexdigest()
+        waiting += [n for n in _imported(text) if n.partition(".")[0] in followed]
+    if module not in seen:
         raise ModuleNotFoundError(f"no module named {module!r}")
-    return Path(spec.origin)
+    return of(seen)
+
+
+def _imported(source: bytes) -> Iterator[str]:
+    """Names that may be modules: of `from a import b` both a and a.b."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _origin(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec and spec.origin else None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from bench import __version__, catalog, data, digests, models
+from bench import __version__, catalog, data, digests, models, packing, recipes
 from bench.spec import Spec
 from methods.errors import UserError
 from methods.pattern import Pattern
@@ -38,7 +40,7 @@ class Stage(_Frozen):
     version: str = __version__
 
 
-class Recipe(_Frozen):
+class Draw(_Frozen):
     """Which calibration tokens."""
 
     data: str
@@ -46,6 +48,19 @@ class Recipe(_Frozen):
     """Digest of the text."""
     sequences: int
     seqlen: int
+
+
+class Course(_Frozen):
+    """Which training: `tokens` of `data` in steps of `batch` sequences of `seqlen`."""
+
+    data: str
+    content: str
+    """Digest of the text, or its revision."""
+    recipe: str
+    tokens: int
+    batch: int
+    seqlen: int
+    micro: int | None
 
 
 class Artifact(_Frozen):
@@ -58,7 +73,8 @@ class Artifact(_Frozen):
     tokenizer: str
     revision: str
     stages: tuple[Stage, ...]
-    calibration: Recipe | None
+    calibration: Draw | None
+    training: Course | None = None
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     seed: int | None
@@ -74,6 +90,9 @@ class Artifact(_Frozen):
             "model": self.digest,
             "stages": [s.model_dump(exclude={"label", "target", "random", "needs"}) for s in self.stages],
             "calibration": self.calibration.model_dump() | {"tokenizer": self.tokenizer} if self.calibration else None,
+            "training": self.training.model_dump(exclude={"recipe"}) | {"tokenizer": self.tokenizer}
+            if self.training
+            else None,
             "targets": [self.include, self.exclude],
             "seed": self.seed,
             "dtype": self.dtype,
@@ -97,11 +116,13 @@ class Artifact(_Frozen):
         """The artifact after its first `count` stages."""
         stages = self.stages[:count]
         calibrated = any("calibration" in s.needs for s in stages)
+        trained = any("training" in s.needs for s in stages)
         random = any(s.random for s in stages)
         return self.model_copy(
             update={
                 "stages": stages,
                 "calibration": self.calibration if calibrated else None,
+                "training": self.training if trained else None,
                 "seed": self.seed if random else None,
             }
         )
@@ -144,6 +165,7 @@ class Cell(_Frozen):
             "calibration": f"{a.calibration.data}@{a.calibration.seqlen}x{a.calibration.sequences}"
             if a.calibration
             else None,
+            "training": f"{a.training.data}, {a.training.tokens:,} tokens" if a.training else None,
             "targets": [list(a.include), list(a.exclude)],
             "dtype": a.dtype,
             "device": a.device.split(":")[0],
@@ -189,12 +211,15 @@ def _cells_of(spec: Spec, model: models.Model, device: str, dtype: str, fetch: b
     shapes = opened.shapes()
     targets = find_targets(opened.config, shapes, spec.targets.include, spec.targets.exclude)
     measures = [_measure(name, spec, model, fetch) for name in dict.fromkeys((*spec.measures, "pattern"))]
+    recipe = recipes.choose(_parameters(shapes), device, spec.training.recipe) if _trains(spec) else None
+    course = _course(spec, model, recipe) if recipe else None
     cells = []
     for text in dict.fromkeys(("dense", *spec.methods)):
         chain = _chain(text)
-        for pattern in ("dense",) if text == "dense" else spec.patterns:
+        control = all(catalog.lookup("methods", c.name).dense for c in chain)
+        for pattern in ("dense",) if control else spec.patterns:
             require_fit(Pattern.parse(pattern), opened.config, shapes, targets)
-            stages = tuple(_stage(choice, pattern) for choice in chain)
+            stages = tuple(_stage(choice, pattern, recipe) for choice in chain)
             for seed in spec.seeds if any(s.random for s in stages) else (None,):
                 artifact = Artifact(
                     model=model.name,
@@ -204,7 +229,8 @@ def _cells_of(spec: Spec, model: models.Model, device: str, dtype: str, fetch: b
                     tokenizer=model.tokenizer,
                     revision=model.revision,
                     stages=stages,
-                    calibration=_recipe(spec, model, fetch) if any("calibration" in s.needs for s in stages) else None,
+                    calibration=_draw(spec, model, fetch) if any("calibration" in s.needs for s in stages) else None,
+                    training=course if any("training" in s.needs for s in stages) else None,
                     include=spec.targets.include,
                     exclude=spec.targets.exclude,
                     seed=seed,
@@ -223,21 +249,54 @@ def _chain(text: str) -> list[catalog.Choice]:
     return [*_chain(choice.prior), choice] if choice.prior else [choice]
 
 
-def _stage(choice: catalog.Choice, pattern: str) -> Stage:
+def _trains(spec: Spec) -> bool:
+    return any("training" in catalog.lookup("methods", c.name).needs for text in spec.methods for c in _chain(text))
+
+
+def _parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def _course(spec: Spec, model: models.Model, recipe: recipes.Recipe) -> Course:
+    """
+    Raises:
+        UserError: no such text, or a budget below one step.
+    """
+    wanted = spec.training
+    packing.check(wanted.data)
+    course = Course(
+        data=wanted.data,
+        content=packing.content(wanted.data, spec.data_dir),
+        recipe=recipe.name,
+        tokens=wanted.tokens or recipe.tokens,
+        batch=wanted.batch or recipe.batch,
+        seqlen=wanted.seqlen or recipe.seqlen,
+        micro=wanted.micro or recipe.micro,
+    )
+    if course.tokens < course.batch * course.seqlen:
+        raise UserError(
+            f"training.tokens={course.tokens} is not one step of {course.batch} x {course.seqlen} tokens: "
+            "raise it, or lower training.batch"
+        )
+    return course
+
+
+def _stage(choice: catalog.Choice, pattern: str, recipe: recipes.Recipe | None) -> Stage:
     entry = catalog.lookup("methods", choice.name)
+    below = recipe.methods.get(choice.name, {}) if recipe else {}
     return Stage(
         name=choice.name,
         label=choice.label,
         target=entry.target,
         source=digests.of_source(entry.module),
-        config=choice.config,
+        config=below | choice.config,
         pattern=str(Pattern.parse(pattern)),
         random=entry.random,
         needs=entry.needs,
     )
 
 
-def _recipe(spec: Spec, model: models.Model, fetch: bool) -> Recipe:
+def _draw(spec: Spec, model: models.Model, fetch: bool) -> Draw:
     wanted = spec.calibration
     seqlen = wanted.seqlen or model.seqlen
     tokenizer = model.folder / "tokenizer.json"
@@ -245,7 +304,7 @@ def _recipe(spec: Spec, model: models.Model, fetch: bool) -> Recipe:
         data.ensure(wanted.data, "calibration", spec.data_dir)
         data.check_calibration(wanted.data, seqlen, tokenizer, spec.data_dir)
     content = _content(wanted.data, "calibration", spec, fetch)
-    return Recipe(data=wanted.data, content=content, sequences=wanted.sequences, seqlen=seqlen)
+    return Draw(data=wanted.data, content=content, sequences=wanted.sequences, seqlen=seqlen)
 
 
 def _measure(name: str, spec: Spec, model: models.Model, fetch: bool) -> dict[str, Any]:
@@ -260,6 +319,8 @@ def _measure(name: str, spec: Spec, model: models.Model, fetch: bool) -> dict[st
             "windows": wanted.windows,
             "batch": wanted.batch,
         }
+        if wanted.split != "evaluation":
+            config["split"] = wanted.split
         content = _content(config["corpus"], "evaluation", spec, fetch)
     protocol = catalog.load(entry)(**config).protocol
     return {

@@ -31,6 +31,21 @@ class Calibration(_Strict):
     """None: the model's evaluation length."""
 
 
+class Training(_Strict):
+    """For methods that train; None is what the recipe says, and the recipe goes by the model's size."""
+
+    data: str = "wiki-mini"
+    """A corpus by name, or a .txt or .jsonl file, or a folder of them."""
+    recipe: str | None = None
+    tokens: int | None = Field(default=None, ge=1)
+    """Of the whole training, epochs counted."""
+    batch: int | None = Field(default=None, ge=1)
+    """Sequences a step."""
+    seqlen: int | None = Field(default=None, ge=2)
+    micro: int | None = Field(default=None, ge=1)
+    """Sequences a forward pass; gradients of a step add up."""
+
+
 class PerplexitySpec(_Strict):
     """Windows without overlap over one corpus. None: the model's own default."""
 
@@ -38,6 +53,8 @@ class PerplexitySpec(_Strict):
     seqlen: int | None = Field(default=None, ge=2)
     windows: int | None = Field(default=None, ge=1)
     """None: all of them."""
+    split: Literal["evaluation", "validation"] = "evaluation"
+    """Choices are made on the validation split of a corpus that has one (wiki-mini)."""
     batch: int | None = Field(default=None, ge=1)
 
 
@@ -69,6 +86,7 @@ class Spec(_Strict):
     stream: bool = False
     """Bring the model to the device block by block while pruning; on by itself where it would not fit."""
     calibration: Calibration = Calibration()
+    training: Training = Training()
     perplexity: PerplexitySpec = PerplexitySpec()
     targets: Targets = Targets()
 

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 COLUMNS = (
     "model", "method", "pattern", "quantizer", "seed", "measure", "protocol", "metric", "value", "stderr", "n", "unit",
     "better", "status", "reason", "record", "calibration", "targets", "dtype", "device",
+    "training",
 )  # fmt: skip
 """Of every row, in this order. New ones are only ever added at the end."""
 QUIET = ("parameters", "nonzeros", "bytes", "negative_zeros")
 """Metrics that a table leaves out unless asked; every export has them."""
-IDENTITY = ("model", "method", "pattern", "quantizer", "calibration", "targets", "dtype", "device")
+IDENTITY = ("model", "method", "pattern", "quantizer", "calibration", "training", "targets", "dtype", "device")
 """What makes two rows of a table the same row, seeds apart."""
 ALWAYS = ("method", "pattern")
 
@@ -43,7 +44,7 @@ def rows(records: Iterable[Record]) -> list[dict[str, Any]]:
         slot = record.slot
         include, exclude = slot.get("targets", [["*"], []])
         common = {k: slot.get(k) for k in ("model", "method", "pattern", "quantizer", "seed", "measure", "protocol")}
-        common |= {k: slot.get(k) for k in ("calibration", "dtype", "device")}
+        common |= {k: slot.get(k) for k in ("calibration", "training", "dtype", "device")}
         common["targets"] = ",".join(include) + ("" if not exclude else " without " + ",".join(exclude))
         common |= {"status": record.status, "reason": record.reason, "record": record.key[:32]}
         readings = [r.model_dump() for r in record.readings] or [{"metric": slot.get("measure")}]
@@ -80,7 +81,8 @@ def _grid(model: str, table: list[dict[str, Any]]) -> Grid:
     told = [
         c
         for c in IDENTITY[1:]
-        if c in ALWAYS or len({r[c] for r in table if r[c] is not None and (c != "calibration" or r[c])}) > 1
+        if c in ALWAYS
+        or len({r[c] for r in table if r[c] is not None and (c not in ("calibration", "training") or r[c])}) > 1
     ]
     shown = [r for r in table if r["metric"] not in QUIET]
     measured = {r["measure"]: r["metric"] for r in shown if r["value"] is not None}

@@ -43,8 +43,23 @@ class Silent:
 class Corpus(Protocol):
     """Training tokens with random access: a resumed run asks for step k and gets what it would have got."""
 
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of one step, all ranks together."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """Distinct tokens there are."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the tokens and their order."""
+        ...
+
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
-        """int64 [batch, seqlen]"""
+        """This rank's share of a step: int64 [sequences / world, seqlen]."""
         ...
 
 
@@ -67,9 +82,10 @@ class Compute:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How much training a method may use; 0 tokens is none."""
+    """How much training a method may use; 0 tokens is none. micro: sequences per forward pass, None for all at once."""
 
     tokens: int = 0
+    micro: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

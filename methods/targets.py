@@ -142,4 +142,9 @@ def dense_weight(module: nn.Module) -> Tensor:
         weight: Tensor = answer()
         return weight
     stored: Tensor = module.weight  # type: ignore[assignment]
-    return stored.T if type(module).__name__ == "Conv1D" else stored
+    return stored.T if holds_in_out(module) else stored
+
+
+def holds_in_out(module: nn.Module) -> bool:
+    """Is the weight stored [in, out], as GPT-2's Conv1D does (parametrized or not)?"""
+    return type(module).__name__.endswith("Conv1D")

@@ -29,17 +29,21 @@ class Perplexity:
     seqlen: int
     windows: int | None = None
     batch: int | None = None
+    split: str = "evaluation"
 
     @property
     def protocol(self) -> str:
-        return f"{self.corpus}@{self.seqlen}" + (f"x{self.windows}" if self.windows else "")
+        part = "" if self.split == "evaluation" else f"-{self.split}"
+        return f"{self.corpus}{part}@{self.seqlen}" + (f"x{self.windows}" if self.windows else "")
 
     def read(self, model: Callable[[], nn.Module], rig: Rig) -> Readings:
         """
         Raises:
             UserError: the corpus has not one window, or fewer than were asked for.
         """
-        tokens, clusters = data.windows(self.corpus, rig.tokenizer(), self.seqlen, self.windows, rig.data_dir)
+        tokens, clusters = data.windows(
+            self.corpus, rig.tokenizer(), self.seqlen, self.windows, rig.data_dir, self.split
+        )
         losses = window_losses(model(), tokens, self.batch or max(1, BATCH_TOKENS // self.seqlen), rig)
         targets = self.seqlen - 1
         items = tuple(

@@ -1,0 +1,108 @@
+"""Cross-entropy and distillation read off hidden states, so that no [tokens, vocabulary] matrix ever exists whole."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+LOGITS_BYTES = 32 * 2**20
+"""Of logits in memory at a time, of one model."""
+
+
+class Teacher(NamedTuple):
+    """What a frozen model says of the same tokens: hidden [tokens, width'] and its head [vocabulary, width']."""
+
+    hidden: Tensor
+    head: Tensor
+
+
+class _Loss(torch.autograd.Function):
+    """Loss and gradients in one go, a few rows of logits at a time.
+
+    With p the teacher's and q the student's probabilities at temperature T, z the student's logits and y the token
+    that came, the loss of a token is  eta T^2 KL(p || q) + (1 - eta) CE(z, y), and its gradient in z
+    eta T (q - p) + (1 - eta) (softmax(z) - 1_y).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        teacher: Teacher | None,
+        eta: float,
+        temperature: float,
+        scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        need_hidden, need_head = ctx.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(hidden) if need_hidden else None
+        grad_head = torch.zeros_like(head, dtype=torch.float32) if need_head else None
+        ce = hidden.new_zeros((), dtype=torch.float32)
+        kl = hidden.new_zeros((), dtype=torch.float32)
+        dtype = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else None
+        dtype = dtype or hidden.dtype
+        w = head.to(dtype)
+        theirs = teacher.head.to(dtype) if teacher else None
+        rows = max(1, LOGITS_BYTES // (4 * head.shape[0]))
+        with torch.autocast(hidden.device.type, enabled=False):
+            for a in range(0, len(hidden), rows):
+                h, y = hidden[a : a + rows].to(dtype), targets[a : a + rows]
+                z = (h @ w.T).float()
+                ce_rows = z.logsumexp(-1) - z.gather(1, y[:, None]).squeeze(1)
+                ce += ce_rows.sum()
+                gradient = None
+                if teacher is not None and theirs is not None and eta:
+                    other = (teacher.hidden[a : a + rows].to(dtype) @ theirs.T).float()
+                    log_p, log_q = (other / temperature).log_softmax(-1), (z / temperature).log_softmax(-1)
+                    p = log_p.exp()
+                    kl += temperature**2 * (p * (log_p - log_q)).sum()
+                    if need_hidden or need_head:
+                        gradient = log_q.exp_().sub_(p).mul_(eta * temperature)
+                    del other, log_p, log_q, p
+                if need_hidden or need_head:
+                    q = z.softmax(-1)
+                    q[torch.arange(len(y), device=y.device), y] -= 1
+                    q *= 1 - eta
+                    gradient = q if gradient is None else gradient.add_(q)
+                    gradient = gradient.mul_(scale).to(dtype)
+                    if grad_hidden is not None:
+                        grad_hidden[a : a + rows] = gradient @ w
+                    if grad_head is not None:
+                        grad_head += gradient.T @ h
+        ctx.gradients = grad_hidden, grad_head if grad_head is None else grad_head.to(head.dtype)
+        total = scale * (eta * kl + (1 - eta) * ce)
+        ctx.mark_non_differentiable(ce, kl)
+        return total, ce, kl
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
+        grads = [None if g is None else g.mul_(outer[0].to(g.dtype)) for g in ctx.gradients]
+        del ctx.gradients
+        return (*grads, None, None, None, None, None)
+
+
+def loss(
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    teacher: Teacher | None = None,
+    *,
+    eta: float = 0.0,
+    temperature: float = 1.0,
+    scale: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """scale * sum over tokens of eta T^2 KL(teacher || student) + (1 - eta) CE, the sum of CE and that of T^2 KL, in nats.
+
+    Args:
+        hidden: [tokens, width], the input of the head; head: [vocabulary, width]; targets: int64 [tokens].
+        eta: share of the distillation; 0 without a teacher.
+
+    CAST (arXiv 2509.25996) has eta = 1/3 and no temperature [p]; the square keeps the gradient's size (Hinton et al.
+    2015, arXiv 1503.02531).
+    """
+    if teacher is None:
+        eta = 0.0
+    return _Loss.apply(hidden, head, targets, teacher, eta, temperature, scale)  # type: ignore[no-any-return, no-untyped-call]

@@ -1,0 +1,333 @@
+"""The trainer of every method that trains: a token budget, a schedule, distillation, checkpoints it goes on from."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from methods import checkpoint, distill
+from methods.contract import Job
+from methods.errors import Diverged, UserError
+
+EVERY = 10
+"""Steps between two looks at the losses: each look waits for the device."""
+CURVE = 200
+"""Rows of the curve that end up in the notes."""
+CHECKPOINT_S = 300
+BLOW_UP = 3.0
+"""A cross-entropy of so many times its start is a divergence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What every method that trains lets one choose. Recipes give values by model size.
+
+    lr: peak; warmup: share of the steps in which it rises; floor: share of the peak where the cosine ends; clip: L2
+    norm of all gradients, 0 for none; eta: share of distillation in the loss; temperature: of both softmaxes in it;
+    recompute: forget activations inside blocks and compute them again in the backward pass.
+    """
+
+    lr: float = 2e-5
+    warmup: float = 0.02
+    floor: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    clip: float = 1.0
+    eta: float = 1 / 3
+    temperature: float = 1.0
+    recompute: bool = False
+
+    def check(self, name: str) -> None:
+        """
+        Raises:
+            UserError: a value outside its range.
+        """
+        ranges = {"lr": (0, 10), "warmup": (0, 1), "floor": (0, 1), "eta": (0, 1), "clip": (0, math.inf)}
+        for field, (low, high) in ranges.items():
+            if not low <= (value := getattr(self, field)) <= high:
+                raise UserError(f"{name}:{field}={value} will not do: take a number from {low} to {high}")
+        if self.temperature <= 0:
+            raise UserError(f"{name}:temperature={self.temperature} will not do: it must be above 0")
+
+    def lr_at(self, step: int, total: int) -> float:
+        """Linear warmup, then a cosine to floor * lr. step counts from 0."""
+        warm = math.ceil(self.warmup * total)
+        if step < warm:
+            return self.lr * (step + 1) / warm
+        done = (step - warm) / max(1, total - warm)
+        return self.lr * (self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2)
+
+
+class Hook(Protocol):
+    """What a method does with the model before each step's forward pass; returns figures for the curve, if any."""
+
+    def __call__(self, step: int, total: int) -> dict[str, float] | None: ...
+
+
+class Student(nn.Module):
+    """A causal model with its loss, so that one forward pass covers all that is sharded together."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, ids: Tensor, teacher: distill.Teacher | None, eta: float, temperature: float, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return distill.loss(
+            hidden_states(self.model, ids), _head(self.model), ids[:, 1:].flatten(), teacher,
+            eta=eta, temperature=temperature, scale=scale,
+        )  # fmt: skip
+
+
+def hidden_states(model: nn.Module, ids: Tensor) -> Tensor:
+    """What the head would be given for all tokens but the last of each sequence: [batch * (seqlen - 1), width]."""
+    states: Tensor = model.base_model(input_ids=ids, use_cache=False)[0][:, :-1]  # type: ignore[operator]
+    return states.flatten(0, 1)
+
+
+def _head(model: nn.Module) -> Tensor:
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    if getattr(head, "bias", None) is not None:
+        raise UserError("the model's head has a bias, which this trainer does not know")
+    weight: Tensor = head.weight
+    return weight
+
+
+class Trainer:
+    """Train `model` on a job's corpus for its token budget.
+
+        trainer = Trainer("cast", model, job, settings)      # float32 masters, gradients on
+        trainer.run(optimizer, teacher=True)                  # from the last checkpoint, where one is
+        notes = trainer.notes()
+
+    One code path for any model and any number of ranks.
+    """
+
+    def __init__(self, name: str, model: nn.Module, job: Job, settings: Settings) -> None:
+        """
+        Raises:
+            UserError: no step fits the budget, or a setting is out of range.
+        """
+        settings.check(name)
+        if job.training is None:
+            raise RuntimeError("this job has no corpus: the method's `needs` must name TRAINING")
+        self.name, self.job, self.settings, self.corpus = name, job, settings, job.training
+        self.total = job.budget.tokens // self.corpus.step_tokens
+        if self.total < 1:
+            raise UserError(
+                f"training.tokens={job.budget.tokens} is not one step of {self.corpus.step_tokens} tokens: "
+                "raise it, or lower training.batch"
+            )
+        self.model = model.float().requires_grad_(True)
+        self.student = Student(self.model)
+        self.device = job.compute.device
+        self.curve: list[dict[str, float]] = []
+        self.perplexities: dict[str, float] = {}
+        self._autocast = job.compute.dtype if job.compute.dtype != torch.float32 else None
+        if settings.recompute:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+            _no_dropout(self.model)
+            self.model.train()  # transformers recomputes in training mode only
+
+    def parameters(self, targets: Iterable[str]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The targets' own weights, and all other parameters."""
+        theta = []
+        for name in targets:
+            module = self.model.get_submodule(name)
+            own = module.parametrizations.weight.original if hasattr(module, "parametrizations") else module.weight  # type: ignore[union-attr]
+            theta.append(own)
+        chosen = {id(p) for p in theta}
+        return theta, [p for p in self.model.parameters() if id(p) not in chosen]  # type: ignore[return-value]
+
+    def run(self, optimizer: torch.optim.Optimizer, *, teacher: bool, hook: Hook | None = None) -> None:
+        """All steps that are left.
+
+        Raises:
+            Diverged: the loss is not finite, or three times its start.
+            UserError: the teacher has another vocabulary.
+        """
+        settings, total = self.settings, self.total
+        start = self._resume(optimizer)
+        guide = self._teacher() if teacher and settings.eta else None
+        if start == 0:
+            self.perplexities["start"] = self.perplexity()
+        pending: list[tuple[int, dict[str, float], Tensor]] = []
+        began = saved = time.monotonic()
+        for step in range(start, total):
+            figures = dict(hook(step, total) or {}) if hook else {}
+            lr = settings.lr_at(step, total)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            losses = self._gradients(step, guide)
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip or math.inf)
+            optimizer.step()
+            optimizer.zero_grad()
+            seen = torch.cat([losses, _whole(norm).reshape(1).to(losses)])
+            pending.append((step, {"lr": lr} | figures | getattr(optimizer, "figures", {}), seen))
+            if (step + 1) % EVERY == 0 or step + 1 == total:
+                self._look(pending)
+                pending.clear()
+                rate = (step + 1 - start) * self.corpus.step_tokens / (time.monotonic() - began)
+                self.job.progress.advance(step + 1, total, loss=self.curve[-1]["loss"], tokens_per_s=round(rate))
+                if time.monotonic() - saved > CHECKPOINT_S and step + 1 < total:
+                    self._save(optimizer, step + 1)
+                    saved = time.monotonic()
+
+    def _gradients(self, step: int, guide: nn.Module | None) -> Tensor:
+        """Accumulate the gradients of one step; mean loss, CE and KL a token."""
+        batch = self.corpus.batch(step).to(self.device)
+        count = batch.shape[0] * (batch.shape[1] - 1)
+        sums = torch.zeros(3, device=self.device)
+        for ids in batch.split(self.job.budget.micro or len(batch)):
+            with self._precision():
+                theirs = None
+                if guide is not None:
+                    with torch.no_grad():
+                        theirs = distill.Teacher(hidden_states(guide, ids), _head(guide))
+                loss, ce, kl = self.student(ids, theirs, self.settings.eta, self.settings.temperature, 1 / count)
+            loss.backward()
+            sums += torch.stack([loss.detach() * count, ce, kl])
+        return sums / count
+
+    def _precision(self) -> Any:
+        return torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext()
+
+    def _teacher(self) -> nn.Module:
+        guide = self.job.teacher()
+        mine, theirs = len(_head(self.model)), len(_head(guide))
+        if mine != theirs:
+            raise UserError(f"the teacher knows {theirs} tokens and the student {mine}: they must share a vocabulary")
+        return guide.eval().requires_grad_(False)
+
+    def _look(self, pending: list[tuple[int, dict[str, float], Tensor]]) -> None:
+        """Read the losses of the steps since the last look, and stop where they say so."""
+        table = torch.stack([seen for _, _, seen in pending]).tolist()
+        for (step, _, _), (loss, ce, _, norm) in zip(pending, table, strict=True):
+            if not self.curve and step == pending[0][0]:
+                self.first = ce
+            if not (math.isfinite(loss) and math.isfinite(norm)) or ce > BLOW_UP * self.first:
+                last = checkpoint.newest(self.job.workdir)
+                raise Diverged(
+                    f"{self.name} at step {step + 1} of {self.total}: cross-entropy {ce:.4g} from {self.first:.4g}, "
+                    f"gradient norm {norm:.4g}; last good checkpoint: {last.name if last else 'none'}"
+                )
+        mean = [sum(column) / len(table) for column in zip(*table, strict=True)]
+        step, figures, _ = pending[-1]
+        row = {"step": step + 1} | figures | dict(zip(("loss", "ce", "kl", "norm"), mean, strict=True))
+        self.curve.append({k: float(f"{v:.6g}") for k, v in row.items()})
+
+    @torch.no_grad()
+    def perplexity(self) -> float:
+        """On the job's validation windows."""
+        windows = self.job.validation
+        if windows is None:
+            return math.nan
+        total = torch.zeros((), device=self.device, dtype=torch.float64)
+        for ids in windows.split(self.job.budget.micro or 8):
+            with self._precision():
+                total += self.student(ids.to(self.device), None, 0.0, 1.0, 1.0)[1]
+        return math.exp(min(700.0, float(total) / (windows.shape[0] * (windows.shape[1] - 1))))
+
+    def mark(self, name: str) -> None:
+        """Write down the validation perplexity as it is now."""
+        self.perplexities[name] = self.perplexity()
+
+    def done(self) -> nn.Module:
+        """The model as the job wants it back: its dtype, frozen, in eval mode."""
+        if self.settings.recompute:
+            self.model.gradient_checkpointing_disable()  # type: ignore[operator]
+        return self.model.to(self.job.compute.dtype).eval().requires_grad_(False)
+
+    def notes(self, **more: Any) -> dict[str, Any]:
+        """The diary: what was trained on, the curve, validation perplexities."""
+        seen = self.total * self.corpus.step_tokens
+        stride = max(1, math.ceil(len(self.curve) / CURVE))
+        return {
+            "training": {
+                "steps": self.total,
+                "tokens": seen,
+                "unique_tokens": min(seen, self.corpus.tokens),
+                "epochs": float(f"{seen / self.corpus.tokens:.4g}"),
+                "tokens_digest": self.corpus.digest,
+            },
+            "validation_perplexity": {k: float(f"{v:.6g}") for k, v in self.perplexities.items() if math.isfinite(v)},
+            "curve": self.curve[stride - 1 :: stride],
+            **more,
+        }
+
+    def _tensors(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        names: dict[Tensor, str] = {p: n for n, p in self.model.named_parameters()}
+        held: dict[str, Tensor] = {f"model.{n}": p.detach() for p, n in names.items()}
+        held |= {f"buffer.{n}": b for n, b in self.model.named_buffers()}
+        for p, state in optimizer.state.items():
+            held |= {f"optimizer.{names[p]}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+        return held
+
+    def _save(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        groups = [
+            {k: v for k, v in g.items() if k != "params" and isinstance(v, (int, float, bool, str))}
+            for g in optimizer.param_groups
+        ]
+        about = {"step": step, "total": self.total, "groups": groups, "curve": self.curve, "first": self.first}
+        about |= {"perplexities": self.perplexities, "figures": getattr(optimizer, "figures", {})}
+        checkpoint.write(self.job.workdir, step, self._tensors(optimizer), about)
+
+    def _resume(self, optimizer: torch.optim.Optimizer) -> int:
+        folder = checkpoint.newest(self.job.workdir)
+        if folder is None:
+            return 0
+        about = checkpoint.about(folder)
+        _materialize(optimizer)
+        with torch.no_grad():
+            checkpoint.read_into(folder, self._tensors(optimizer))
+        for group, was in zip(optimizer.param_groups, about["groups"], strict=True):
+            group.update(was)
+        self.curve, self.first, self.perplexities = about["curve"], about["first"], about["perplexities"]
+        if about["figures"]:
+            optimizer.figures = about["figures"]  # type: ignore[attr-defined]
+        return int(about["step"])
+
+
+def _no_dropout(model: nn.Module) -> None:
+    """Some layers keep the rate as a number and look at the mode themselves."""
+    for module in model.modules():
+        for key, value in vars(module).items():
+            if "drop" in key and isinstance(value, float):
+                setattr(module, key, 0.0)
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
+def _materialize(optimizer: torch.optim.Optimizer) -> None:
+    """Make torch's own optimizers allocate their state, as their first step would, without moving a weight."""
+    if optimizer.state:
+        return
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+        for p in group["params"]:
+            p.grad = torch.zeros_like(p)
+    optimizer.step()
+    optimizer.zero_grad()
+    for group, lr in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = lr
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A sharded scalar, summed up."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def outside(model: nn.Module, targets: Iterable[str]) -> frozenset[str]:
+    """Names of all parameters but the targets' weights: what a method declares that trains everything."""
+    own = {f"{t}.weight" for t in targets}
+    return frozenset(n for n, _ in model.named_parameters(remove_duplicate=True) if n not in own)

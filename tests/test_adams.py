@@ -1,0 +1,281 @@
+"""AdamS against its equations."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from cast.adams import KERNELS, AdamS, Scalars, reference
+from methods.pattern import Pattern
+
+HYPER = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8}
+SHAPES = [(8, 16), (4, 12), (3, 8)]
+
+
+def parameters(shapes=SHAPES, seed=0):
+    dice = torch.Generator().manual_seed(seed)
+    return [torch.nn.Parameter(torch.randn(shape, generator=dice)) for shape in shapes]
+
+
+def train(params, optimizer, steps, seed=1, scale=1.0):
+    dice = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        for p in params:
+            p.grad = scale * torch.randn(p.shape, generator=dice)
+        optimizer.step()
+    return params
+
+
+def adams(params, total=100, pattern=(2, 4), sparse=True, **options):
+    options = HYPER | {"lambda_": 0.5, "kernel": "foreach"} | options
+    return AdamS([{"params": params, "sparse": sparse}], total=total, pattern=Pattern(*pattern), **options)
+
+
+def naive(shapes=SHAPES, steps=100, lambda_=0.5, n=2, m=4, refresh=10, lr=1e-2, beta1=0.9, beta2=0.95, eps=1e-8):
+    """The paper's rule in float64, a weight at a time."""
+    out = []
+    weights = [p.detach().double() for p in parameters(shapes)]
+    dice = torch.Generator().manual_seed(1)
+    gradients = [[torch.randn(w.shape, generator=dice).double() for w in weights] for _ in range(steps)]
+    for index, w in enumerate(weights):
+        rows, width = w.shape
+        mu = [[0.0] * width for _ in range(rows)]
+        v = [[0.0] * width for _ in range(rows)]
+        keep = [[True] * width for _ in range(rows)]
+        for t in range(steps):
+            alpha = t / steps
+            for r in range(rows):
+                if t % refresh == 0:
+                    for a in range(0, width, m):
+                        order = sorted(range(a, a + m), key=lambda c: (-abs(w[r, c]), c))
+                        for c in range(a, a + m):
+                            keep[r][c] = c in order[:n]
+                for c in range(width):
+                    g = float(gradients[t][index][r, c])
+                    mu[r][c] = beta1 * mu[r][c] + (1 - beta1) * g
+                    sign = (float(w[r, c]) > 0) - (float(w[r, c]) < 0)
+                    moved = mu[r][c] if keep[r][c] else (1 - alpha) * mu[r][c] + alpha * lambda_ * sign
+                    v[r][c] = beta2 * v[r][c] + (1 - beta2) * moved**2
+                    below = math.sqrt(v[r][c] / (1 - beta2 ** (t + 1))) + eps
+                    w[r, c] -= lr * (moved / (1 - beta1 ** (t + 1))) / below
+        out.append(w)
+    return out
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    return naive()
+
+
+@pytest.mark.parametrize("kernel", ["reference", "foreach"])
+def test_hundred_steps_are_the_equations(kernel, oracle):
+    params = parameters()
+    train(params, adams(params, kernel=kernel), 100)
+
+    for p, want in zip(params, oracle, strict=True):
+        torch.testing.assert_close(p.detach().double(), want, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.slow
+def test_compiled_kernel_is_the_equations(oracle):
+    params = parameters()
+    train(params, adams(params, kernel="fused"), 100)
+
+    for p, want in zip(params, oracle, strict=True):
+        torch.testing.assert_close(p.detach().double(), want, rtol=2e-5, atol=2e-6)
+
+
+def test_outside_theta_it_is_adam():
+    mine, theirs = parameters(), parameters()
+    train(mine, adams(mine, sparse=False), 100)
+    train(theirs, torch.optim.Adam(theirs, **HYPER), 100)
+
+    for p, q in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+def test_with_everything_kept_and_no_momentum_it_is_adam():
+    """With momentum the second moments differ by design: Theta's is fed by the momentum."""
+    hyper = {"betas": (0.0, 0.95)}
+    mine, theirs = parameters(), parameters()
+    train(mine, adams(mine, pattern=(4, 4), **hyper), 100)
+    train(theirs, torch.optim.Adam(theirs, **(HYPER | hyper)), 100)
+
+    for p, q in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+def test_second_moment_is_fed_by_what_moves_the_weight():
+    w, g = torch.tensor([0.5, 0.5]), torch.tensor([3.0, 3.0])
+    mu, v = torch.zeros(2), torch.zeros(2)
+    s = Scalars(lr=0.0, beta1=0.9, beta2=0.95, eps=0.0, alpha=0.25, lambda_=2.0, t=0)
+
+    reference(w, g, mu, v, torch.tensor([True, False]), s)
+
+    torch.testing.assert_close(mu, torch.tensor([0.3, 0.3]))
+    torch.testing.assert_close(v, 0.05 * torch.tensor([0.3, 0.75 * 0.3 + 0.25 * 2.0]) ** 2)
+
+
+@pytest.mark.parametrize("kernel", ["reference", "foreach"])
+def test_scale_law(kernel):
+    """Gradients and lambda twice as large move every weight alike; gradients alone do so where nothing is pulled."""
+    one, both, gradient = parameters(), parameters(), parameters()
+    train(one, adams(one, kernel=kernel, eps=0.0), 30)
+    train(both, adams(both, kernel=kernel, eps=0.0, lambda_=1.0), 30, scale=2.0)
+    train(gradient, adams(gradient, kernel=kernel, eps=0.0), 30, scale=2.0)
+
+    for p, q in zip(one, both, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+    assert any((p - q).abs().max() > 1e-3 for p, q in zip(one, gradient, strict=True))
+
+
+def test_masked_weight_without_gradient_reaches_zero():
+    p = torch.nn.Parameter(torch.tensor([[1.0, 0.8, 0.3, -0.2]]))
+    optimizer = adams([p], total=200, lr=5e-3)
+    for _ in range(200):
+        p.grad = torch.zeros_like(p)
+        optimizer.step()
+
+    assert torch.equal(p.detach()[0, :2], torch.tensor([1.0, 0.8]))
+    assert p.detach()[0, 2:].abs().max() <= 2 * 5e-3  # it steps over zero and back by lr
+    optimizer.finish()
+    assert torch.equal(p.detach(), torch.tensor([[1.0, 0.8, 0.0, 0.0]]))
+
+
+@pytest.mark.parametrize("kernel", ["reference", "foreach"])
+def test_won_back_is_free_at_once(kernel):
+    """The momentum never took the pull: the first step after winning back goes by the gradients alone."""
+    params = parameters([(2, 8)])
+    optimizer = adams(params, kernel=kernel)
+    train(params, optimizer, 15)
+    state = optimizer.state[params[0]]
+    raw = torch.zeros(2, 8)
+    dice = torch.Generator().manual_seed(1)
+    for _ in range(15):
+        raw = 0.9 * raw + 0.1 * torch.randn(2, 8, generator=dice)
+    torch.testing.assert_close(state["mu"], raw, rtol=1e-5, atol=1e-6)
+
+    state["keep"].fill_(True)
+    before, mu, v = params[0].detach().clone(), state["mu"].clone(), state["v"].clone()
+    g = torch.ones(2, 8)
+    params[0].grad = g.clone()
+    optimizer.step()
+
+    mu, v = 0.9 * mu + 0.1 * g, None if v is None else v
+    v = 0.95 * v + 0.05 * mu**2
+    step = 1e-2 * mu / (1 - 0.9**16) / ((v / (1 - 0.95**16)).sqrt() + 1e-8)
+    torch.testing.assert_close(params[0].detach(), before - step, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("pattern", [(1, 4), (2, 4), (4, 8)])
+def test_exactly_n_of_m_stay(pattern):
+    params = parameters([(8, 16), (4, 24)])
+    optimizer = adams(params, pattern=pattern)
+    train(params, optimizer, 25)
+    optimizer.finish()
+
+    for p in params:
+        kept = p.detach().unflatten(-1, (-1, pattern[1])).count_nonzero(-1)
+        assert (kept == pattern[0]).all()
+
+
+def test_transposed_group_is_grouped_along_its_input():
+    straight = parameters([(8, 16)])
+    turned = [torch.nn.Parameter(straight[0].detach().T.contiguous())]
+    optimizer = AdamS(
+        [{"params": turned, "sparse": True, "transposed": True}], total=10, pattern=Pattern(2, 4), lr=1e-2, lambda_=0.5
+    )
+    optimizer.finish()
+    other = adams(straight)
+    other.finish()
+
+    assert torch.equal(turned[0].detach().T, straight[0].detach())
+
+
+def test_marks_are_taken_every_refresh_and_count_what_changed():
+    params = parameters()
+    optimizer = adams(params, refresh=5)
+    train(params, optimizer, 1)
+    first = [optimizer.state[p]["keep"].clone() for p in params]
+    assert optimizer.figures["flips"] == 0
+    kept = sum(float(p.detach().abs().sum()) for p in params)
+    assert 0.5 < optimizer.figures["S"] < 1 and kept > 0
+    train(params, optimizer, 4, seed=5)
+    assert all(torch.equal(a, optimizer.state[p]["keep"]) for a, p in zip(first, params, strict=True))
+    params[0].data.copy_(params[0].flip(1))
+    train(params, optimizer, 1)
+    assert optimizer.figures["flips"] > 0
+
+
+def test_fixed_mask_stays():
+    params = parameters()
+    optimizer = adams(params, fixed=True)
+    train(params, optimizer, 1)
+    first = [optimizer.state[p]["keep"].clone() for p in params]
+    params[0].data.neg_().add_(3)
+    train(params, optimizer, 30)
+    optimizer.finish()
+
+    for p, keep in zip(params, first, strict=True):
+        assert torch.equal(p.detach() != 0, keep)
+
+
+def test_automatic_lambda_is_the_mean_momentum_of_the_first_steps():
+    params = parameters()
+    optimizer = adams(params, lambda_="auto", gain=3.0)
+    train(params, optimizer, 10)
+    mu = torch.cat([optimizer.state[p]["mu"].flatten() for p in params])
+    want = 3.0 * float(mu.abs().mean()) / (1 - 0.9**10)
+    assert optimizer.param_groups[0]["lambda_"] == pytest.approx(want, rel=1e-5)
+    train(params, optimizer, 5, scale=100.0)
+
+    assert optimizer.param_groups[0]["lambda_"] == pytest.approx(want, rel=1e-5)
+
+
+def test_decoupled_pull_stops_at_zero_and_spares_what_is_kept():
+    p = torch.nn.Parameter(torch.tensor([[1.0, 0.8, 0.3, -0.0002]]))
+    optimizer = adams([p], total=10, lr=0.1, decoupled=True)
+    for _ in range(10):
+        p.grad = torch.zeros_like(p)
+        optimizer.step()
+
+    assert torch.equal(p.detach()[0, :2], torch.tensor([1.0, 0.8]))
+    assert p.detach()[0, 3] == 0
+    assert 0 <= float(p.detach()[0, 2]) < 0.3
+
+
+def test_large_tensors_are_handled_in_pieces_alike():
+    """A CPU takes a cache's worth at a time; nothing may depend on where it cuts."""
+    shapes = [(300, 512)]
+    one, two = parameters(shapes), parameters(shapes)
+    train(one, adams(one, kernel="foreach"), 3)
+    train(two, adams(two, kernel="reference"), 3)
+
+    torch.testing.assert_close(one[0], two[0], rtol=1e-5, atol=1e-6)
+
+
+def test_state_is_two_moments_and_a_bit():
+    params = parameters([(64, 64)])
+    optimizer = adams(params)
+    train(params, optimizer, 1)
+
+    assert sum(t.nbytes for t in optimizer.state[params[0]].values()) == 64 * 64 * (4 + 4 + 1)
+
+
+def test_state_dict_goes_on_where_it_was():
+    straight = parameters()
+    optimizer = adams(straight)
+    train(straight, optimizer, 13)
+    twins = [torch.nn.Parameter(p.detach().clone()) for p in straight]
+    other = adams(twins)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(straight, optimizer, 20, seed=7)
+    train(twins, other, 20, seed=7)
+
+    for p, q in zip(straight, twins, strict=True):
+        assert torch.equal(p, q)
+
+
+def test_kernels_have_names():
+    assert set(KERNELS) == {"reference", "foreach", "fused"}

@@ -1,0 +1,61 @@
+"""CAST's scales: nothing at the start, folded away at the end."""
+
+import pytest
+import torch
+
+from cast import scaling
+from methods.errors import UserError
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+def test_ones_change_nothing(family, make, make_job):
+    model = make(family)
+    job = make_job(model)
+    want = model(job.calibration).logits
+
+    scaling.add(model, job.targets)
+
+    assert torch.equal(model(job.calibration).logits, want)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_folding_keeps_outputs_and_zeros(family, make, make_job):
+    model = make(family)
+    job = make_job(model)
+    scaling.add(model, job.targets)
+    zeros = {}
+    for name in job.targets:
+        parts = model.get_submodule(name).parametrizations.weight
+        parts[0].scale.data.normal_()  # half of them negative, which would leave -0.0 behind
+        score = parts.original.abs()
+        keep = job.pattern.keep(score.T if family == "gpt2" else score)
+        parts.original.data.masked_fill_(~(keep.T if family == "gpt2" else keep), 0)
+        zeros[name] = parts.original == 0
+    want = model(job.calibration).logits
+
+    scaling.fold(model, job.targets)
+
+    torch.testing.assert_close(model(job.calibration).logits, want)
+    for name in job.targets:
+        weight = model.get_submodule(name).weight
+        assert torch.equal(weight == 0, zeros[name])
+        assert not (weight.view(torch.int32) == -(2**31)).any()
+    assert not any("parametrizations" in n for n, _ in model.named_parameters())
+
+
+def test_a_scale_serves_its_block_of_its_row():
+    weight = torch.ones(3, 8)
+    scale = scaling.Scale(weight, 2, transposed=False)
+    scale.scale.data[1] = torch.tensor([2.0, 5.0])
+
+    want = torch.ones(3, 8)
+    want[1, :4], want[1, 4:] = 2, 5
+    assert torch.equal(scale(weight), want)
+    turned = scaling.Scale(weight.T, 2, transposed=True)
+    turned.scale.data.copy_(scale.scale.data)
+    assert torch.equal(turned(weight.T), want.T)
+
+
+def test_a_row_that_is_no_whole_number_of_blocks():
+    with pytest.raises(UserError, match="a row of 8 weights is no whole number of 3 blocks"):
+        scaling.Scale(torch.ones(3, 8), 3, transposed=False)
