@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
+from methods.ranks import like, local
 from methods.targets import holds_in_out
 from methods.training import Settings, Trainer, outside
 
@@ -25,7 +26,7 @@ class Held(torch.optim.AdamW):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for parameter, keep in self._masks.items():
             if parameter.grad is not None:
-                parameter.grad.masked_fill_(~keep, 0)
+                local(parameter.grad).masked_fill_(~keep, 0)
         super().step()
 
 
@@ -43,7 +44,8 @@ class Retrain(Settings):
         masks = {}
         for name, parameter in zip(job.targets, theta, strict=True):
             keep = job.prior.masks[name].to(parameter.device)  # [out, in]
-            masks[parameter] = keep.T if holds_in_out(model.get_submodule(name)) else keep
+            keep = keep.T if holds_in_out(model.get_submodule(name)) else keep
+            masks[parameter] = like(keep, parameter)
         optimizer = Held([*theta, *rest], masks, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
         trainer.run(optimizer, teacher=True)
         trainer.mark("end")

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
+from methods.ranks import like, local, whole
 from methods.targets import holds_in_out
 from methods.training import Settings, Trainer, outside
 
@@ -53,7 +54,7 @@ class Masks:
         """The largest |w| of each group; the share of weights whose mark changed."""
         flips = count = 0.0
         for module, mask in zip(self._modules, self.all, strict=True):
-            size = module.parametrizations.weight.original.abs()  # type: ignore[union-attr, operator]
+            size = whole(module.parametrizations.weight.original).abs()  # type: ignore[union-attr, operator]
             turn = holds_in_out(module)
             keep = self._pattern.keep((size.T if turn else size).contiguous())
             keep = keep.T if turn else keep
@@ -68,11 +69,12 @@ class Masks:
         for module, mask in zip(self._modules, self.all, strict=True):
             weight: Tensor = module.parametrizations.weight.original  # type: ignore[union-attr, assignment]
             if weight.grad is not None:
-                weight.grad.addcmul_(weight, ~mask.keep, value=strength)
+                local(weight.grad).addcmul_(local(weight), like(~mask.keep, weight), value=strength)
 
-    def take_off(self) -> None:
+    @staticmethod
+    def take_off(model: nn.Module, job: Job) -> None:
         """Leave the masked weights in place of the dense ones."""
-        for module in self._modules:
+        for module in map(model.get_submodule, job.targets):
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
 
 
@@ -113,8 +115,8 @@ class SrSte(Settings):
         optimizer.register_step_pre_hook(lambda *_: masks.decay(figures["decay"]))
         trainer.run(optimizer, teacher=True, hook=before)
         masks.choose()
-        masks.take_off()
         trainer.mark("end")
+        Masks.take_off(trainer.gather(), job)
         return Outcome(trainer.done(), changed=changed, notes=trainer.notes())
 
 

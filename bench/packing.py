@@ -80,7 +80,7 @@ class Packed:
             shift = int(dice.integers(0, len(self.ids) - count * self.seqlen + 1))
             held = (epoch, (shift, dice.permutation(count)))
             self.__dict__["_held"] = held  # a frozen dataclass, and only a memory
-        return held[1]  # type: ignore[no-any-return]
+        return held[1]
 
 
 def check(name: str) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from methods.pattern import Pattern
+from methods.ranks import local, total
 
 CHUNK = 32768
 """Weights per thread handled at a time on a CPU: all the passes of a step over them stay in its cache."""
@@ -120,11 +121,6 @@ def one_by_one(w: Tensors, g: Tensors, mu: Tensors, v: Tensors, keep: Tensors, s
 KERNELS = {"reference": one_by_one, "foreach": foreach, "fused": fused}
 
 
-def _local(tensor: Tensor) -> Tensor:
-    """This rank's part of a sharded tensor; any other as it is."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
 def _pieces(lists: Sequence[Tensors]) -> Iterator[Sequence[Tensors]]:
     """On a CPU, a cache's worth at a time: the passes of `foreach` then meet memory once."""
     if not lists[0] or lists[0][0].device.type != "cpu":
@@ -184,7 +180,7 @@ class AdamS(torch.optim.Optimizer):
         self.total, self.pattern, self.refresh = total, pattern, refresh
         self.auto, self.gain, self.fixed, self.decoupled = auto, gain, fixed, decoupled
         if kernel == "auto":
-            size = sum(_local(p).numel() for p in self._theta())
+            size = sum(local(p).numel() for p in self._theta())
             kernel = "fused" if size >= COMPILED_FROM and shutil.which("c++") else "foreach"
         self.kernel = kernel
         self.figures: dict[str, float] = {}
@@ -216,15 +212,15 @@ class AdamS(torch.optim.Optimizer):
             group["step"] += 1
 
     def _update(self, params: list[Tensor], sparse: bool, s: Scalars) -> None:
-        w = [_local(p) for p in params]
-        g = [_local(p.grad) for p in params]  # type: ignore[arg-type]
+        w = [local(p) for p in params]
+        g = [local(p.grad) for p in params]  # type: ignore[arg-type]
         state = [self.state[p] for p in params]
-        mu, v = [_local(x["mu"]) for x in state], [_local(x["v"]) for x in state]
+        mu, v = [local(x["mu"]) for x in state], [local(x["v"]) for x in state]
         if not sparse:
             for w_, g_, mu_, v_ in _pieces([w, g, mu, v]):
                 foreach(w_, g_, mu_, v_, [], s)
             return
-        keep = [_local(x["keep"]) for x in state]
+        keep = [local(x["keep"]) for x in state]
         inside = s._replace(alpha=0.0) if self.decoupled else s
         run = KERNELS[self.kernel]
         lists = [w, g, mu, v, keep]
@@ -238,38 +234,40 @@ class AdamS(torch.optim.Optimizer):
     @torch.no_grad()
     def mark(self) -> None:
         """Choose anew which weights to keep, and take the figures."""
-        kept = total = flips = weights = 0.0
+        kept = everything = flips = weights = 0.0
         for group in self.param_groups:
             for p in group["params"] if group["sparse"] else ():
-                size = _local(p).abs()
+                size = local(p).abs()
                 score = size.T if group["transposed"] else size
                 new = self.pattern.keep(score.contiguous())
                 new = new.T.contiguous() if group["transposed"] else new
-                mark = _local(self.state[p]["keep"])
+                mark = local(self.state[p]["keep"])
                 flips += float((new != mark).sum())
                 weights += new.numel()
                 mark.copy_(new)
-                total += float(size.sum(dtype=torch.float64))
+                everything += float(size.sum(dtype=torch.float64))
                 kept += float(size.masked_fill(~new, 0).sum(dtype=torch.float64))
+        kept, everything, flips, weights = total(kept, everything, flips, weights)
         t = self.param_groups[0]["step"]
         self.figures = {
-            "S": kept / total if total else 1.0,
+            "S": kept / everything if everything else 1.0,
             "flips": flips / max(1.0, weights) if t else 0.0,
             "alpha": t / self.total,
         }
 
     def _measure_lambda(self, t: int) -> None:
         """The mean |mu^| that this step will have, over Theta."""
-        total = count = 0.0
+        size = count = 0.0
         for group in self.param_groups:
             beta1 = group["betas"][0]
             for p in group["params"] if group["sparse"] else ():
                 if p.grad is not None:
-                    mu = torch.lerp(_local(self.state[p]["mu"]), _local(p.grad), 1 - beta1)
-                    total += float(mu.abs().sum(dtype=torch.float64)) / (1 - beta1 ** (t + 1))
+                    mu = torch.lerp(local(self.state[p]["mu"]), local(p.grad), 1 - beta1)
+                    size += float(mu.abs().sum(dtype=torch.float64)) / (1 - beta1 ** (t + 1))
                     count += mu.numel()
+        size, count = total(size, count)
         for group in self.param_groups:
-            group["lambda_"] = self.gain * total / max(1.0, count)
+            group["lambda_"] = self.gain * size / max(1.0, count)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's own, which gives every state the dtype of its weight; `keep` stays bool."""
@@ -283,4 +281,4 @@ class AdamS(torch.optim.Optimizer):
         if not self.fixed:
             self.mark()
         for p in self._theta():
-            _local(p).masked_fill_(~_local(self.state[p]["keep"]), 0)
+            local(p).masked_fill_(~local(self.state[p]["keep"]), 0)

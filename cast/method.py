@@ -60,9 +60,10 @@ class Cast(Settings):
         trainer.run(optimizer, teacher=True)
         trainer.mark("before_final_prune")
         optimizer.finish()
+        trainer.mark("after_final_prune")
+        model = trainer.gather()
         if self.scales:
             scaling.fold(model, job.targets)
-        trainer.mark("after_final_prune")
         kept = optimizer.figures["S"]
         before, after = (trainer.perplexities[k] for k in ("before_final_prune", "after_final_prune"))
         return Outcome(

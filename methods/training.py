@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Iterable
@@ -12,9 +13,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from methods import checkpoint, distill
+from methods import checkpoint, distill, ranks
 from methods.contract import Job
 from methods.errors import Diverged, UserError
+from methods.targets import family_of
 
 EVERY = 10
 """Steps between two looks at the losses: each look waits for the device."""
@@ -133,10 +135,18 @@ class Trainer:
         self.curve: list[dict[str, float]] = []
         self.perplexities: dict[str, float] = {}
         self._autocast = job.compute.dtype if job.compute.dtype != torch.float32 else None
+        self.rank, self.world = ranks.rank_and_world()
+        if self.corpus.step_tokens % self.world:
+            raise UserError(f"a step's tokens cannot be shared by {self.world} processes: change training.batch")
         if settings.recompute:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
             _no_dropout(self.model)
             self.model.train()  # transformers recomputes in training mode only
+
+        self._plain = copy.deepcopy(self.model).cpu() if self.world > 1 and self.rank == 0 else self.model
+        if self.world > 1:
+            path = family_of(self.model.config.to_dict()).blocks  # type: ignore[operator, union-attr]
+            ranks.shard(self.student, self.model.get_submodule(path).children(), self.device)
 
     def parameters(self, targets: Iterable[str]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """The targets' own weights, and all other parameters."""
@@ -171,7 +181,7 @@ class Trainer:
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip or math.inf)
             optimizer.step()
             optimizer.zero_grad()
-            seen = torch.cat([losses, _whole(norm).reshape(1).to(losses)])
+            seen = torch.cat([ranks.mean(losses), ranks.whole(norm).reshape(1).to(losses)])
             pending.append((step, {"lr": lr} | figures | getattr(optimizer, "figures", {}), seen))
             if (step + 1) % EVERY == 0 or step + 1 == total:
                 self._look(pending)
@@ -184,7 +194,7 @@ class Trainer:
 
     def _gradients(self, step: int, guide: nn.Module | None) -> Tensor:
         """Accumulate the gradients of one step; mean loss, CE and KL a token."""
-        batch = self.corpus.batch(step).to(self.device)
+        batch = self.corpus.batch(step, self.rank, self.world).to(self.device)
         count = batch.shape[0] * (batch.shape[1] - 1)
         sums = torch.zeros(3, device=self.device)
         for ids in batch.split(self.job.budget.micro or len(batch)):
@@ -241,8 +251,22 @@ class Trainer:
         """Write down the validation perplexity as it is now."""
         self.perplexities[name] = self.perplexity()
 
+    @torch.no_grad()
+    def gather(self) -> nn.Module:
+        """The model unsharded, on the first rank; elsewhere it stays what it is. With one process, the model itself."""
+        if self.world > 1:
+            names = dict(self._plain.named_parameters()) if self.rank == 0 else {}
+            for name, parameter in self.model.named_parameters():
+                full = ranks.whole(parameter)
+                if self.rank == 0:
+                    names[name].copy_(full)
+            self.model = self._plain
+        return self.model
+
     def done(self) -> nn.Module:
-        """The model as the job wants it back: its dtype, frozen, in eval mode."""
+        """The model as the job wants it back: whole, in its dtype, frozen, in eval mode."""
+        if self.model is not self._plain:
+            self.gather()
         if self.settings.recompute:
             self.model.gradient_checkpointing_disable()  # type: ignore[operator]
         return self.model.to(self.job.compute.dtype).eval().requires_grad_(False)
@@ -320,11 +344,6 @@ def _materialize(optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
     for group, lr in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = lr
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """A sharded scalar, summed up."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def outside(model: nn.Module, targets: Iterable[str]) -> frozenset[str]:

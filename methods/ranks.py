@@ -1,0 +1,77 @@
+"""Several processes on one training: FSDP2 shards, and sums over ranks. With one process all of this is the identity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from methods.targets import holds_in_out
+
+
+def alone() -> bool:
+    """Is this the only process?"""
+    return not (dist.is_available() and dist.is_initialized())
+
+
+def rank_and_world() -> tuple[int, int]:
+    return (0, 1) if alone() else (dist.get_rank(), dist.get_world_size())
+
+
+def shard(root: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
+    """Shard each block, then the rest of `root`. Weights are cut between outputs, so no group of a pattern is."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import Shard
+
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    turned = {id(p) for m in root.modules() if holds_in_out(m) for p in m.parameters() if p.dim() == 2}
+    scales = {id(p) for n, p in root.named_parameters() if n.endswith(".scale")}
+
+    def place(parameter: nn.Parameter) -> Shard | None:
+        return Shard(1) if id(parameter) in turned - scales else None
+
+    for block in blocks:
+        fully_shard(block, mesh=mesh, shard_placement_fn=place)
+    fully_shard(root, mesh=mesh, shard_placement_fn=place)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a sharded tensor."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a sharded tensor; every rank must ask."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """The part of a whole `tensor` that lies where this rank's part of `parameter` does."""
+    if not hasattr(parameter, "placements"):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements).to_local()  # type: ignore[attr-defined]
+
+
+def total(*values: float, sharded: bool = True) -> list[float]:
+    """Sums over ranks of figures taken on shards."""
+    if alone() or not sharded:
+        return list(values)
+    sums = torch.tensor(values, dtype=torch.float64)
+    if dist.get_backend() == "nccl":
+        sums = sums.cuda()
+    dist.all_reduce(sums)
+    return [float(v) for v in sums]
+
+
+def mean(tensor: Tensor) -> Tensor:
+    """The mean over ranks."""
+    if alone():
+        return tensor
+    tensor = tensor.clone()
+    dist.all_reduce(tensor)
+    return tensor / dist.get_world_size()
