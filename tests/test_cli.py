@@ -1,5 +1,6 @@
 """The command line: bad input in one sentence, good input in the promised shape."""
 
+import inspect
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import pytest
 import support
 import torch
 
+from bench import cli as commands
 from bench import models, table
 from bench.store import ReadingRow, Record, Store
 from methods.folder import Folder
@@ -97,6 +99,13 @@ def test_bad_input_is_one_sentence(refused, args, said):
     sentence = refused(*args.split())
 
     assert [s for s in said if s not in sentence] == [], sentence
+
+
+def test_every_flag_of_a_spec_is_a_flag_of_each_command_that_makes_one():
+    offered = {c: set(inspect.signature(getattr(commands, c)).parameters) for c in ("run", "plan", "prune")}
+
+    assert offered["run"] == offered["plan"] == {*commands.FLAGS, "json"}
+    assert offered["prune"] == {*commands.FLAGS, "out"} - {"measures", "results"}
 
 
 def test_no_cuda(refused, monkeypatch):
