@@ -23,6 +23,10 @@ QUIET = ("parameters", "nonzeros", "bytes", "negative_zeros")
 IDENTITY = ("model", "method", "pattern", "quantizer", "calibration", "training", "targets", "dtype", "device")
 """What makes two rows of a table the same row, seeds apart."""
 ALWAYS = ("method", "pattern")
+ABSENT = "–"
+"""In place of a number that was not measured. Never blank, and never 0."""
+Column = tuple[str, str, str]
+"""metric, protocol, measure"""
 
 
 def newest(records: Iterable[Record]) -> list[Record]:
@@ -85,10 +89,12 @@ def _grid(model: str, table: list[dict[str, Any]]) -> Grid:
         or len({r[c] for r in table if r[c] is not None and (c not in ("calibration", "training") or r[c])}) > 1
     ]
     shown = [r for r in table if r["metric"] not in QUIET]
-    measured = {r["measure"]: r["metric"] for r in shown if r["value"] is not None}
-    columns = list(
+    measured = {(r["protocol"], r["measure"]) for r in shown if r["value"] is not None}
+    columns: list[Column] = list(
         dict.fromkeys(
-            (r["metric"], r["protocol"]) for r in shown if r["value"] is not None or r["measure"] not in measured
+            (r["metric"], r["protocol"], r["measure"])
+            for r in shown
+            if not _unnamed(r) or (r["protocol"], r["measure"]) not in measured
         )
     )
     order = ("perplexity", "sparsity", "violated_groups", "bytes_packed")
@@ -96,11 +102,9 @@ def _grid(model: str, table: list[dict[str, Any]]) -> Grid:
     lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in shown:
         lines.setdefault(tuple(row[c] for c in IDENTITY), []).append(row)
-    cells = [
-        (_identity_cells(key, told, group), [_cell(group, *c) for c in columns], group) for key, group in lines.items()
-    ]
-    cells.sort(key=lambda line: _rank(line[2], columns))
-    return Grid(model, told + [_header(*c) for c in columns], [a + b for a, b, _ in cells])
+    ranked = sorted(lines.items(), key=lambda line: _rank(line[1], columns))
+    cells = [_identity_cells(key, told, group) + [_cell(group, c) for c in columns] for key, group in ranked]
+    return Grid(model, told + [_header(*c[:2]) for c in columns], cells)
 
 
 def _identity_cells(key: tuple[Any, ...], told: list[str], group: list[dict[str, Any]]) -> list[str]:
@@ -116,19 +120,30 @@ def _header(metric: str, protocol: str) -> str:
     return metric.replace("_", " ")
 
 
-def _rank(group: list[dict[str, Any]], columns: list[tuple[str, str]]) -> tuple[float, ...]:
-    """Dense first, then by the first column, failures last."""
-    first = [r["value"] for r in group if (r["metric"], r["protocol"]) == columns[0]] if columns else []
-    good = [v for v in first if v is not None]
-    sign = -1 if any(r["better"] == "higher" for r in group if (r["metric"], r["protocol"]) == columns[0]) else 1
-    return (group[0]["method"] != "dense", not good, sign * sum(good) / len(good) if good else 0.0)
+def _rank(group: list[dict[str, Any]], columns: list[Column]) -> tuple[Any, ...]:
+    """Lines measured in the same columns stand together: dense first, then by the first of these, failures last."""
+    absent = tuple(not _readings(group, c) for c in columns)
+    first = _readings(group, columns[absent.index(False)])
+    good = [r["value"] for r in first if r["value"] is not None]
+    sign = -1 if any(r["better"] == "higher" for r in first) else 1
+    return (absent, group[0]["method"] != "dense", not good, sign * sum(good) / len(good) if good else 0.0)
 
 
-def _cell(group: list[dict[str, Any]], metric: str, protocol: str) -> str:
-    mine = [r for r in group if r["metric"] == metric and r["protocol"] == protocol]
-    if not mine:  # the measure failed before it could name its metric
-        mine = [r for r in group if r["protocol"] == protocol and r["value"] is None]
-        return _status(mine[0]) if mine else "not measured"
+def _readings(group: list[dict[str, Any]], column: Column) -> list[dict[str, Any]]:
+    """A line's rows for one column; a failed measure counts in all of its columns."""
+    metric, *of = column
+    return [r for r in group if [r["protocol"], r["measure"]] == of and (r["metric"] == metric or _unnamed(r))]
+
+
+def _unnamed(row: dict[str, Any]) -> bool:
+    """Did its measure fail before it could name its metrics?"""
+    return row["value"] is None and row["metric"] == row["measure"]
+
+
+def _cell(group: list[dict[str, Any]], column: Column) -> str:
+    mine = _readings(group, column)
+    if not mine:
+        return ABSENT
     bad = [r for r in mine if r["value"] is None]
     if bad:
         return _status(bad[0]) + (f" ({len(bad)} of {len(mine)} seeds)" if len(mine) > 1 else "")

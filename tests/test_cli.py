@@ -15,7 +15,7 @@ import support
 import torch
 
 from bench import cli as commands
-from bench import models, table
+from bench import digests, models, table
 from bench.store import ReadingRow, Record, Store
 from methods.folder import Folder
 from methods.pattern import Pattern
@@ -257,21 +257,19 @@ def test_report_in_every_format(cli, done, format_):
         assert "wanda (2 seeds)" in out and "±" in out
 
 
-def cell(method="magnitude", seed=None, value=1.0, protocol="wiki-mini@128", status="ok", model="m", stderr=None):
-    """A perplexity record made by hand."""
-    slot = {
-        "model": model,
-        "method": method,
-        "pattern": "2:4",
-        "quantizer": "none",
-        "seed": seed,
-        "measure": "perplexity",
-    }
-    slot |= {"protocol": protocol, "calibration": None, "targets": [["*"], []], "dtype": "float32", "device": "cpu"}
-    row = ReadingRow(metric="perplexity", value=value, unit="1", better="lower", stderr=stderr, n=4)
-    key = f"{abs(hash((method, seed, protocol, model))):064x}"
+METRICS = {"perplexity": "perplexity", "size": "sparsity"}
+
+
+def cell(
+    method="magnitude", seed=None, value=1.0, protocol="wiki-mini@128", status="ok", model="m", stderr=None, **more
+):
+    """A record made by hand, of perplexity unless more, which goes into its slot, says otherwise."""
+    slot = {"model": model, "method": method, "pattern": "2:4", "quantizer": "none", "seed": seed, "protocol": protocol}
+    slot |= {"measure": "perplexity", "calibration": None, "targets": [["*"], []], "dtype": "float32", "device": "cpu"}
+    slot |= more
+    row = ReadingRow(metric=METRICS[slot["measure"]], value=value, unit="1", better="lower", stderr=stderr, n=4)
     return Record(
-        key=key,
+        key=digests.of(slot),
         slot=slot,
         status=status,
         reason="" if status == "ok" else "OOM",
@@ -291,6 +289,15 @@ def test_seeds_are_mean_and_standard_deviation():
     assert line["perplexity wiki-mini@128"] == "11.0 ± 1.0"
 
 
+def test_a_measure_that_failed_for_a_seed_leaves_no_average_in_any_of_its_columns():
+    sizes = [
+        cell("wanda", s, protocol="weights", measure="size", status=x) for s, x in enumerate(("ok", "failed", "ok"))
+    ]
+    (line,) = lines(sizes)
+
+    assert line["sparsity"] == "OOM (1 of 3 seeds)"
+
+
 def test_ragged_seeds_show_the_failure_and_no_average():
     (line,) = lines([cell("wanda", 0, 10.0), cell("wanda", 1, status="failed"), cell("wanda", 2, 12.0)])
 
@@ -302,7 +309,31 @@ def test_protocols_never_share_a_column():
     line, other = lines([cell(value=5.0, protocol="wikitext2@2048"), cell("wanda", 0, 4.0, protocol="wikitext2@4096")])
 
     columns = ["perplexity wikitext2@2048", "perplexity wikitext2@4096"]
-    assert {tuple(x[c] for c in columns) for x in (line, other)} == {("5", "not measured"), ("not measured", "4")}
+    assert {tuple(x[c] for c in columns) for x in (line, other)} == {("5", "–"), ("–", "4")}
+
+
+def test_rows_measured_alike_stand_together_and_in_order():
+    """Each set by its own column: dense first, then the best, failures last."""
+    records = []
+    for dtype, protocol in (("float32", "b@1"), ("bfloat16", "a@1")):
+        known = {"protocol": protocol, "dtype": dtype}
+        records += [cell("bad", value=4.0, **known), cell("fails", status="failed", **known)]
+        records += [cell("good", value=3.0, **known), cell("dense", value=9.0, **known)]
+
+    got = lines(records)
+
+    assert [(x["dtype"], x["method"]) for x in got] == [
+        (dtype, method) for dtype in ("bfloat16", "float32") for method in ("dense", "good", "bad", "fails")
+    ]
+    assert [x["perplexity a@1"] for x in got] == ["9", "3", "4", "OOM", "–", "–", "–", "–"]
+
+
+def test_a_failure_is_shown_where_its_protocol_never_succeeded():
+    got = lines([cell(value=5.0, protocol="wikitext2@2048"), cell(protocol="c4@2048", status="failed")])
+
+    assert got == [
+        {"method": "magnitude", "pattern": "2:4", "perplexity c4@2048": "OOM", "perplexity wikitext2@2048": "5"}
+    ]
 
 
 HOSTILE = ["=cmd|'/C calc'!A0", "<img src=x onerror=alert(1)>", "[red]x[/red]", "a | b `c` [d](javascript:e)"]
