@@ -73,7 +73,8 @@ def grids(records: Sequence[Record]) -> list[Grid]:
     """One grid a model. A column is one metric under one protocol; protocols never share one.
 
     Several seeds are shown as mean ± standard deviation over seeds; a single one as value ± standard error over items.
-    A cell whose seeds did not all succeed shows the failure, and no average.
+    A cell whose seeds did not all succeed shows the failure, and no average. Seeds that are not there are said, too: in
+    the label where another method has them at the same settings, in the cell where its own line has them.
     """
     table = rows(records)
     return [
@@ -102,16 +103,38 @@ def _grid(model: str, table: list[dict[str, Any]]) -> Grid:
     lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in shown:
         lines.setdefault(tuple(row[c] for c in IDENTITY), []).append(row)
+    expected: dict[tuple[Any, ...], set[int]] = {}
+    for row in shown:
+        if row["seed"] is not None:
+            expected.setdefault(_apart_from_method(row), set()).add(row["seed"])
     ranked = sorted(lines.items(), key=lambda line: _rank(line[1], columns))
-    cells = [_identity_cells(key, told, group) + [_cell(group, c) for c in columns] for key, group in ranked]
+    cells = [_identity_cells(told, group, expected) + [_cell(group, c) for c in columns] for _, group in ranked]
     return Grid(model, told + [_header(*c[:2]) for c in columns], cells)
 
 
-def _identity_cells(key: tuple[Any, ...], told: list[str], group: list[dict[str, Any]]) -> list[str]:
-    named = dict(zip(IDENTITY, key, strict=True))
-    seeds = sorted({r["seed"] for r in group if r["seed"] is not None})
-    named["method"] += f" ({len(seeds)} seeds)" if len(seeds) > 1 else ""
+def _apart_from_method(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[c] for c in IDENTITY if c != "method")
+
+
+def _seeds(group: list[dict[str, Any]]) -> set[int]:
+    return {r["seed"] for r in group if r["seed"] is not None}
+
+
+def _identity_cells(
+    told: list[str], group: list[dict[str, Any]], expected: dict[tuple[Any, ...], set[int]]
+) -> list[str]:
+    """A line's labels. expected: the seeds that it or another method has, by the rest of its identity."""
+    named = dict(group[0])
+    if seeds := _seeds(group):
+        named["method"] += _of(len(seeds), len(expected[_apart_from_method(group[0])]))
     return ["" if named[c] is None else str(named[c]) for c in told]
+
+
+def _of(here: int, expected: int) -> str:
+    """How many seeds there are, and of how many where some are missing."""
+    if here < expected:
+        return f" ({here} of {expected} seeds)"
+    return f" ({here} seeds)" if here > 1 else ""
 
 
 def _header(metric: str, protocol: str) -> str:
@@ -144,15 +167,17 @@ def _cell(group: list[dict[str, Any]], column: Column) -> str:
     mine = _readings(group, column)
     if not mine:
         return ABSENT
+    seeds = len(_seeds(group)) or 1
     bad = [r for r in mine if r["value"] is None]
     if bad:
-        return _status(bad[0]) + (f" ({len(bad)} of {len(mine)} seeds)" if len(mine) > 1 else "")
+        return _status(bad[0]) + (f" ({len(bad)} of {seeds} seeds)" if seeds > 1 else "")
     values = [r["value"] for r in mine]
+    missing = _of(len(values), seeds) if len(values) < seeds else ""
     if len(values) == 1:
-        return number(values[0], mine[0]["stderr"], mine[0]["unit"])
+        return number(values[0], mine[0]["stderr"], mine[0]["unit"]) + missing
     mean = math.fsum(values) / len(values)
     spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    return number(mean, spread if spread else None, mine[0]["unit"])
+    return number(mean, spread if spread else None, mine[0]["unit"]) + missing
 
 
 def _status(row: dict[str, Any]) -> str:

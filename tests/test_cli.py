@@ -258,6 +258,7 @@ def test_report_in_every_format(cli, done, format_):
 
 
 METRICS = {"perplexity": "perplexity", "size": "sparsity"}
+SIZE = {"measure": "size", "protocol": "weights"}
 
 
 def cell(
@@ -290,9 +291,7 @@ def test_seeds_are_mean_and_standard_deviation():
 
 
 def test_a_measure_that_failed_for_a_seed_leaves_no_average_in_any_of_its_columns():
-    sizes = [
-        cell("wanda", s, protocol="weights", measure="size", status=x) for s, x in enumerate(("ok", "failed", "ok"))
-    ]
+    sizes = [cell("wanda", s, status=x, **SIZE) for s, x in enumerate(("ok", "failed", "ok"))]
     (line,) = lines(sizes)
 
     assert line["sparsity"] == "OOM (1 of 3 seeds)"
@@ -303,6 +302,18 @@ def test_ragged_seeds_show_the_failure_and_no_average():
 
     assert line["perplexity wiki-mini@128"].startswith("OOM")
     assert "11" not in line["perplexity wiki-mini@128"]
+
+
+def test_missing_seeds_are_said():
+    """A run was interrupted: sparsegpt lacks seeds that wanda has, and wanda's last one lacks a measure."""
+    records = [cell("wanda", s, 10.0 + s, **kind) for s in range(3) for kind in ({}, SIZE)][:-1]
+    records += [cell("sparsegpt", s, 5.0) for s in (0, 2)] + [cell("magnitude"), cell("other", 0, pattern="4:8")]
+
+    got = {x["method"].split(" ")[0]: x for x in lines(records)}
+
+    assert {x["method"] for x in got.values()} == {"wanda (3 seeds)", "sparsegpt (2 of 3 seeds)", "magnitude", "other"}
+    assert got["wanda"]["perplexity wiki-mini@128"] == "11.0 ± 1.0"
+    assert got["wanda"]["sparsity"] == "10.50 ± 0.71 (2 of 3 seeds)"
 
 
 def test_protocols_never_share_a_column():
