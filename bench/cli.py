@@ -178,16 +178,16 @@ def report(
 def pull(names: Annotated[list[str], typer.Argument(help="Models or corpora.")], data_dir: DataDir = None) -> None:
     """Fetch models and corpora ahead of a run; corpora into --data-dir where it is given."""
     from bench import data, models
-    from bench.paths import cache_dir
+    from bench.paths import cache_dir, using
 
-    for name in names:
-        if name in data.CORPORA:
-            files = data.pull(name, data_dir or cache_dir() / "data")
-            typer.echo(
-                f"{name}: {len(files)} files in {data_dir or cache_dir() / 'data'}" if files else f"{name}: here"
-            )
-        else:
-            typer.echo(f"{name}: {models.pull(name, data_dir).folder}")
+    root = data_dir or cache_dir() / "data"
+    with using():
+        for name in names:
+            if name in data.CORPORA:
+                files = data.pull(name, root)
+                typer.echo(f"{name}: {len(files)} files in {root}" if files else f"{name}: here")
+            else:
+                typer.echo(f"{name}: {models.pull(name, data_dir).folder}")
 
 
 @app.command()
@@ -231,10 +231,14 @@ def cache_gc(
     all_: Annotated[bool, typer.Option("--all", help="Pulled models and corpora too.")] = False,
     days: Annotated[int, typer.Option(help="Keep what was made in the last so many days.", min=0)] = 0,
 ) -> None:
-    """Delete pruned models, logs and leftovers; records stay, and what is deleted is made again when asked for."""
+    """Delete pruned models, logs and leftovers that no run is using.
+
+    Records stay, and what is deleted is made again when asked for.
+    """
     from bench import cache
 
-    typer.echo(f"{cache.gc(everything=all_, days=days) / 1e6:,.1f} MB freed")
+    freed, left = cache.gc(everything=all_, days=days)
+    typer.echo(f"{freed / 1e6:,.1f} MB freed" + (f"; {left} entries are in use and stay" if left else ""))
 
 
 def _show(records: list[Record], format_: str) -> None:

@@ -267,6 +267,19 @@ def test_two_runs_share_the_work(tmp_path, gate):
     assert not (spec.results / "corrupt").exists()
 
 
+def test_collecting_the_cache_disturbs_no_run(tmp_path, gate):
+    spec, command = prepared(tmp_path, methods=("waits",))
+    run, _ = stopped_at(gate, command)
+    said = support.bench("cache", "gc", "--all")
+    gate.unlink()
+    _, err = run.communicate(timeout=PATIENCE_S)
+
+    assert said.returncode == 0, said.stderr
+    assert "entries are in use and stay" in said.stdout
+    assert run.returncode == 0, err
+    assert {r.status for r in support.records(spec.results).values()} == {"ok"}
+
+
 @pytest.mark.parametrize(
     ("method", "reason"),
     [
