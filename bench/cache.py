@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from bench.paths import cache_dir, collector, marks
+from bench.paths import cache_dir, collector, marks, sweep
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def gc(*, everything: bool, days: int) -> tuple[int, int]:
 def _collect(parts: tuple[str, ...], before: float) -> tuple[int, int]:
     freed = left = 0
     used = _used()
+    for part in () if used else FETCHED:
+        sweep(cache_dir() / part, ".*")
     for entry in [e for part in parts for e in _entries(cache_dir() / part)]:
         with contextlib.suppress(FileNotFoundError):  # others delete, too
             if entry.stat().st_mtime > before:

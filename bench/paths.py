@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,14 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, pattern: str = ".*.tmp") -> None:
+    """Delete what killed processes left half written. A day old, it is being written by nobody."""
+    for path in folder.glob(pattern):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < time.time() - 86400:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextlib.contextmanager

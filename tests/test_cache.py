@@ -1,5 +1,6 @@
 """What `bench cache gc` deletes, and what it leaves because somebody is using it."""
 
+import os
 import subprocess
 import sys
 
@@ -53,6 +54,22 @@ def test_a_room_stays_as_long_as_it_is_used(folder):
         cache.gc(everything=False, days=0)
         assert list((folder / "tmp").iterdir()) == [folder / "tmp" / room]
     assert not list((folder / "tmp").iterdir())
+
+
+def test_fetches_that_broke_off_are_swept_when_a_day_old(folder):
+    (folder / "models/.big.abc").mkdir(parents=True)
+    (folder / "models/.big.abc/part").touch()
+    cache.gc(everything=False, days=0)
+    assert (folder / "models/.big.abc").exists()
+    os.utime(folder / "models/.big.abc", (0, 0))
+    with paths.using():
+        cache.gc(everything=False, days=0)
+    assert (folder / "models/.big.abc").exists()
+
+    cache.gc(everything=False, days=0)
+
+    assert not (folder / "models/.big.abc").exists()
+    assert list((folder / "data").iterdir())
 
 
 def test_the_dead_use_nothing(parts):
