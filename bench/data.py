@@ -21,6 +21,11 @@ from methods.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+QUICK_BYTES = 4_000_000
+"""Of text that is tokenized within a few seconds."""
+SPECIAL = 2
+"""Tokens that a tokenizer may add to a text, when its model is loaded if not before."""
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -37,7 +42,7 @@ class Corpus:
     rows: int | None = None
     """Evaluation reads the first so many; None: all."""
     tokens: int = 100_000
-    """About how many an evaluation has, for estimates."""
+    """About how many an evaluation has."""
 
 
 _WIKITEXT = (
@@ -205,22 +210,13 @@ def windows(
     """
     import torch
 
-    corpus = lookup(name)
-    texts = documents(name, split, data_dir)[: corpus.rows]
-    whole = corpus.joiner.join(texts)
+    texts, whole = _joined(name, split, data_dir)
     encoded = tokenizer(whole, return_offsets_mapping=True)
     ids = encoded["input_ids"]
-    available = len(ids) // seqlen
-    if available == 0:
-        raise UserError(
-            f"{name} has {len(ids)} tokens, not one window of perplexity.seqlen={seqlen}: take a shorter one"
-        )
-    if count and count > available:
-        raise UserError(
-            f"{name} has {available} windows of {seqlen} tokens, not perplexity.windows={count}: ask for no more, or leave it out for all"
-        )
+    if not (available := len(ids) // seqlen) or (count and count > available):
+        raise UserError(_too_few(name, len(ids), seqlen, count))
     used = count or available
-    starts = _article_starts(texts, len(corpus.joiner))
+    starts = _article_starts(texts, len(lookup(name).joiner))
     article, clusters = 0, []
     for k in range(used):
         at = encoded["offset_mapping"][k * seqlen][0]
@@ -228,6 +224,19 @@ def windows(
             article += 1
         clusters.append(str(article))
     return torch.tensor(ids[: used * seqlen]).view(used, seqlen), clusters
+
+
+def _joined(name: str, split: str, data_dir: Path | None) -> tuple[Sequence[str], str]:
+    """The documents that are read, and the one text they make."""
+    corpus = lookup(name)
+    texts = documents(name, split, data_dir)[: corpus.rows]
+    return texts, corpus.joiner.join(texts)
+
+
+def _too_few(name: str, tokens: int, seqlen: int, count: int | None, at_most: str = "") -> str:
+    if tokens < seqlen:
+        return f"{name} has {at_most}{tokens} tokens, not one window of perplexity.seqlen={seqlen}: take a shorter one"
+    return f"{name} has {at_most}{tokens // seqlen} windows of {seqlen} tokens, not perplexity.windows={count}: ask for no more, or leave it out for all"
 
 
 def _article_starts(texts: Sequence[str], gap: int) -> list[int]:
@@ -267,21 +276,48 @@ def calibration(
     return crops
 
 
+def check_windows(name: str, seqlen: int, count: int | None, tokenizer_json: Path, data_dir: Path | None) -> None:
+    """Find out before anything is loaded whether a corpus that is here has the windows that are asked for.
+
+    A quarter of what corpora of that name have is taken for granted; beyond it the text is tokenized, or, where that
+    would take long or the model has no tokenizer.json, its bytes are counted: a token is one at least.
+
+    Raises:
+        UserError: it has fewer.
+    """
+    wanted = seqlen * (count or 1)
+    if 4 * wanted <= lookup(name).tokens:
+        return
+    _, text = _joined(name, "evaluation", data_dir)
+    size = len(text.encode())
+    exact = size <= QUICK_BYTES and tokenizer_json.exists()
+    tokens = _counter(tokenizer_json)(text) if exact else size
+    if tokens + SPECIAL < wanted:
+        raise UserError(_too_few(name, tokens, seqlen, count, "" if exact else "at most "))
+
+
 def check_calibration(name: str, seqlen: int, tokenizer_json: Path, data_dir: Path | None) -> None:
     """Find out before anything is loaded whether any document is long enough, longest first.
 
     Raises:
         UserError: none is.
     """
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(tokenizer_json))
+    tokens_in = _counter(tokenizer_json)
     for text in sorted(documents(name, "calibration", data_dir), key=len, reverse=True):
         if len(text.encode()) <= seqlen:
             break
-        if len(tokenizer.encode(text).ids) > seqlen:
+        if tokens_in(text) > seqlen:
             return
     raise UserError(_too_long(name, seqlen))
+
+
+def _counter(tokenizer_json: Path) -> Callable[[str], int]:
+    """How many tokens a text has."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tokenizer_json))
+    tokenizer.no_truncation()  # some files ask for it
+    return lambda text: len(tokenizer.encode(text).ids)
 
 
 def _too_long(name: str, seqlen: int) -> str:

@@ -322,6 +322,9 @@ def _measure(name: str, spec: Spec, model: models.Model, fetch: bool) -> dict[st
         if wanted.split != "evaluation":
             config["split"] = wanted.split
         content = _content(config["corpus"], "evaluation", spec, fetch)
+        if content:  # else the corpus is not here yet
+            tokenizer = model.folder / "tokenizer.json"
+            data.check_windows(config["corpus"], config["seqlen"], config["windows"], tokenizer, spec.data_dir)
     protocol = catalog.load(entry)(**config).protocol
     return {
         "measure": name,

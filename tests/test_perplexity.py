@@ -1,8 +1,10 @@
 """Perplexity against its definition, and the token blocks it and calibration are cut from."""
 
+import dataclasses
 import gzip
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -163,6 +165,30 @@ def test_more_windows_than_there_are_is_an_error_with_the_count(mirror):
     """The protocol's name would claim what was not measured."""
     with pytest.raises(UserError, match=r"wikitext2 has \d windows of 20 tokens, not perplexity.windows=100"):
         data.windows("wikitext2", Bytes(), 20, 100, mirror)
+
+
+@pytest.mark.parametrize("past", [0, 1])
+def test_windows_are_counted_beforehand_as_they_are_cut(folder, tokenizer, past):
+    """The last that there is may be asked for, the next not."""
+    there = len(data.windows("wiki-mini", tokenizer, SEQLEN, None, None)[0])
+    with pytest.raises(UserError, match=f"wiki-mini has {there} windows of {SEQLEN}") if past else nullcontext():
+        data.check_windows("wiki-mini", SEQLEN, there + past, folder / "tokenizer.json", None)
+
+
+def test_bytes_are_counted_where_tokens_would_take_long(mirror, folder, monkeypatch):
+    """A token is a byte at least."""
+    monkeypatch.setattr(data, "QUICK_BYTES", 10)
+    size = len("\n\n".join(ROWS).encode())
+    lots = dataclasses.replace(data.CORPORA["wikitext2"], tokens=1)
+    monkeypatch.setitem(data.CORPORA, "wikitext2", lots)
+
+    data.check_windows("wikitext2", 1, size, folder / "tokenizer.json", mirror)
+    with pytest.raises(UserError, match=f"wikitext2 has at most {size} windows"):
+        data.check_windows("wikitext2", 1, size + 3, folder / "tokenizer.json", mirror)
+
+
+def test_few_windows_are_granted_without_a_look():
+    data.check_windows("wikitext2", 2048, 30, Path("nowhere"), None)
 
 
 def encode(text):
