@@ -15,13 +15,12 @@ import support
 import torch
 
 from bench import cli as commands
-from bench import data, digests, models, table
+from bench import data, digests, table
 from bench.store import ReadingRow, Record, Store
 from methods.folder import Folder
 from methods.pattern import Pattern
 from methods.targets import find_targets
 
-TINY = Path(models.__file__).parent / "assets/tiny"
 COLUMNS = "model method pattern quantizer seed measure protocol metric value stderr n unit better status reason record calibration targets dtype device"
 
 
@@ -48,14 +47,6 @@ def refused(cli):
         return lines[0]
 
     return run
-
-
-def variant(folder, **config):
-    """A copy of tiny's folder with another config."""
-    shutil.copytree(TINY, folder)
-    about = json.loads((folder / "config.json").read_text()) | config
-    (folder / "config.json").write_text(json.dumps(about))
-    return folder
 
 
 # Bad input: (arguments, what the sentence says of the thing, its value and the way out)
@@ -122,7 +113,7 @@ def test_no_cuda(refused, monkeypatch):
 
 
 def test_pickle_is_refused(refused, tmp_path):
-    folder = variant(tmp_path / "pickled")
+    folder = support.tiny(tmp_path / "pickled")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     sentence = refused("run", "--model", folder)
 
@@ -130,13 +121,13 @@ def test_pickle_is_refused(refused, tmp_path):
 
 
 def test_remote_code_is_refused(refused, tmp_path):
-    sentence = refused("run", "--model", variant(tmp_path / "m", auto_map={"AutoModel": "evil.Model"}))
+    sentence = refused("run", "--model", support.tiny(tmp_path / "m", auto_map={"AutoModel": "evil.Model"}))
 
     assert "auto_map" in sentence and str(tmp_path / "m") in sentence
 
 
 def test_unknown_architecture(refused, tmp_path):
-    sentence = refused("run", "--model", variant(tmp_path / "m", model_type="mixtral"))
+    sentence = refused("run", "--model", support.tiny(tmp_path / "m", model_type="mixtral"))
 
     assert "'mixtral'" in sentence and "llama" in sentence
 

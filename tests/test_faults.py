@@ -126,10 +126,7 @@ def faulty(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def world(faulty, tmp_path, monkeypatch):
-    support.own_cache(tmp_path, monkeypatch)
-    support.put_on_path(faulty, monkeypatch)
-    yield
-    support.forget()
+    yield from support.world(faulty, tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 import support
 import torch
 
-from bench import data, loading, models
+from bench import data, loading
 from bench.measures import perplexity
 from bench.measures.perplexity import Perplexity
 from methods.contract import Compute, Silent
@@ -40,7 +40,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder():
-    return Path(models.__file__).parent / "assets/tiny"
+    return support.TINY
 
 
 @pytest.fixture(scope="module")

@@ -70,10 +70,7 @@ def installed(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def world(installed, tmp_path, monkeypatch):
-    support.own_cache(tmp_path, monkeypatch)
-    support.put_on_path(installed, monkeypatch)
-    yield
-    support.forget()
+    yield from support.world(installed, tmp_path, monkeypatch)
 
 
 def test_third_party_method_imports_methods_alone():
