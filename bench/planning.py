@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from bench import __version__, catalog, data, digests, models, packing, recipes
+from bench import __version__, blocks, catalog, data, digests, models, packing, recipes
 from bench.spec import Spec
 from methods.errors import UserError
 from methods.pattern import Pattern
@@ -302,7 +302,7 @@ def _draw(spec: Spec, model: models.Model, fetch: bool) -> Draw:
     tokenizer = model.folder / "tokenizer.json"
     if tokenizer.exists() and (fetch or not data.lookup(wanted.data).hub):
         data.ensure(wanted.data, "calibration", spec.data_dir)
-        data.check_calibration(wanted.data, seqlen, tokenizer, spec.data_dir)
+        blocks.check_calibration(wanted.data, seqlen, tokenizer, spec.data_dir)
     content = _content(wanted.data, "calibration", spec, fetch)
     return Draw(data=wanted.data, content=content, sequences=wanted.sequences, seqlen=seqlen)
 
@@ -324,7 +324,7 @@ def _measure(name: str, spec: Spec, model: models.Model, fetch: bool) -> dict[st
         content = _content(config["corpus"], "evaluation", spec, fetch)
         if content:  # else the corpus is not here yet
             tokenizer = model.folder / "tokenizer.json"
-            data.check_windows(config["corpus"], config["seqlen"], config["windows"], tokenizer, spec.data_dir)
+            blocks.check_windows(config["corpus"], config["seqlen"], config["windows"], tokenizer, spec.data_dir)
     protocol = catalog.load(entry)(**config).protocol
     return {
         "measure": name,

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from baselines.sparsegpt import prune_
 from baselines.wanda import energy
-from bench import data, loading, models
+from bench import blocks, loading, models
 from bench.catalog import build, lookup
 from bench.planning import cores
 from methods.blocks import Walk
@@ -153,7 +153,7 @@ def main() -> None:
     found = models.pull("smollm2-135m")
     tokenizer = loading.load_tokenizer(found.folder)
     tokens = torch.tensor(
-        data.calibration("wiki-mini", SEQUENCES, SEQLEN, 0, lambda t: list(tokenizer(t)["input_ids"]), None)
+        blocks.calibration("wiki-mini", SEQUENCES, SEQLEN, 0, lambda t: list(tokenizer(t)["input_ids"]), None)
     )
     dense = loading.load(found.folder, Compute())
     opened = found.open()

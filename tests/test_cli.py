@@ -14,8 +14,8 @@ import pytest
 import support
 import torch
 
+from bench import blocks, digests, table
 from bench import cli as commands
-from bench import data, digests, table
 from bench.store import ReadingRow, Record, Store
 from methods.folder import Folder
 from methods.pattern import Pattern
@@ -203,7 +203,7 @@ def test_prune_overwrites_nothing(refused, tmp_path):
 @pytest.mark.parametrize("setting", [{"windows": 100_000}, {"seqlen": 10_000_000}], ids=str)
 def test_more_text_than_there_is_fails_and_says_how_much_there_is(tmp_path, setting, monkeypatch):
     """Never a protocol whose name claims more windows than were measured, though nobody looked before."""
-    monkeypatch.setattr(data, "check_windows", lambda *_: None)
+    monkeypatch.setattr(blocks, "check_windows", lambda *_: None)
     support.run_here(support.small(tmp_path / "r", methods=("dense",), perplexity=setting))
     got = support.records(tmp_path / "r")["dense", None, "perplexity"]
 

@@ -3,7 +3,7 @@
 import pytest
 
 import bench
-from bench import data, loading, models
+from bench import blocks, loading, models
 from methods.contract import Compute
 
 
@@ -36,7 +36,7 @@ def test_a_real_llama_from_the_package_index(tmp_path, monkeypatch):
 
     assert tokenizer("a 1984 b")["input_ids"] == [81, 216, 33, 41, 40, 36, 278]
     assert sum(p.numel() for p in loading.load(model.folder, Compute()).parameters()) == 134_515_008
-    tokens, _ = data.windows("wiki-mini", tokenizer, 512, 4, None)
+    tokens, _ = blocks.windows("wiki-mini", tokenizer, 512, 4, None)
     assert tokens.shape == (4, 512)
     table = bench.run(
         bench.Spec(
