@@ -177,7 +177,7 @@ def report(
 @app.command()
 def pull(names: Annotated[list[str], typer.Argument(help="Models or corpora.")], data_dir: DataDir = None) -> None:
     """Fetch models and corpora ahead of a run; corpora into --data-dir where it is given."""
-    from bench import data, models
+    from bench import data, fetching
     from bench.paths import cache_dir, using
 
     root = data_dir or cache_dir() / "data"
@@ -187,7 +187,7 @@ def pull(names: Annotated[list[str], typer.Argument(help="Models or corpora.")],
                 files = data.pull(name, root)
                 typer.echo(f"{name}: {len(files)} files in {root}" if files else f"{name}: here")
             else:
-                typer.echo(f"{name}: {models.pull(name, data_dir).folder}")
+                typer.echo(f"{name}: {fetching.pull(name, data_dir).folder}")
 
 
 @app.command()

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from bench import __version__, blocks, catalog, data, digests, models, packing, recipes
+from bench import __version__, blocks, catalog, data, digests, fetching, models, packing, recipes
 from bench.spec import Spec
 from methods.errors import UserError
 from methods.pattern import Pattern
@@ -198,7 +198,7 @@ def make(spec: Spec, *, fetch: bool = False) -> Plan:
     cells: list[Cell] = []
     to_pull = []
     for name in spec.models:
-        model = models.pull(name, spec.data_dir) if fetch else models.resolve(name, spec.data_dir)
+        model = fetching.pull(name, spec.data_dir) if fetch else models.resolve(name, spec.data_dir)
         if model is None:
             to_pull.append(name)
             continue
