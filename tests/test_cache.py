@@ -7,7 +7,7 @@ import sys
 import pytest
 import support
 
-from bench import cache, paths
+from bench import cache, data, export, paths
 from bench.build import Builder
 
 PARTS = ("artifacts", "tmp", "logs", "datasets", "digests", "models")
@@ -83,21 +83,46 @@ def test_the_dead_use_nothing(parts):
     assert not list(paths.marks().iterdir())
 
 
+@pytest.fixture
+def collecting(monkeypatch):
+    """collecting(owner, name): all that may go is collected before and after each call of that function."""
+
+    def wrap(owner, name):
+        real = getattr(owner, name)
+
+        def collected(*args):
+            cache.gc(everything=True, days=0)
+            done = real(*args)
+            cache.gc(everything=True, days=0)
+            return done
+
+        monkeypatch.setattr(owner, name, collected)
+
+    return wrap
+
+
 @pytest.mark.parametrize("step", ["_apply", "measure"])
-def test_a_worker_keeps_all_its_stages_while_it_builds_and_measures(tmp_path, monkeypatch, step):
+def test_a_worker_keeps_all_its_stages_while_it_builds_and_measures(tmp_path, collecting, step):
     """The last stage changes nothing, so its weights are those that the stage before left in the cache."""
-    real = getattr(Builder, step)
-
-    def collected(*args):
-        cache.gc(everything=True, days=0)
-        done = real(*args)
-        cache.gc(everything=True, days=0)
-        return done
-
-    monkeypatch.setattr(Builder, step, collected)
+    collecting(Builder, step)
     spec = support.small(tmp_path / "r", methods=("dense:from=magnitude",))
     support.run_here(spec)
 
     got = support.records(spec.results)
 
     assert {r.status for r in got.values()} == {"ok"}, [r.reason for r in got.values()]
+
+
+def test_prune_keeps_what_it_copies(tmp_path, collecting):
+    collecting(Builder, "build")
+
+    export.prune(support.small(tmp_path / "r"), tmp_path / "out")
+
+    assert (tmp_path / "out/model.safetensors").exists()
+
+
+def test_pull_keeps_what_it_has(folder, collecting, capsys, monkeypatch):
+    collecting(data, "pull")
+
+    assert support.call(capsys, monkeypatch, "pull", "wiki-mini")[0] == 0
+    assert list((folder / "data").iterdir())

@@ -187,6 +187,15 @@ def test_bytes_are_counted_where_tokens_would_take_long(mirror, folder, monkeypa
         blocks.check_windows("wikitext2", 1, size + 3, folder / "tokenizer.json", mirror)
 
 
+def test_tokens_are_counted_to_the_end(tmp_path):
+    """Some tokenizers' files ask for the beginning of a text alone."""
+    about = json.loads((support.TINY / "tokenizer.json").read_text())
+    about["truncation"] = {"direction": "Right", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
+    (tmp_path / "t.json").write_text(json.dumps(about))
+
+    blocks.check_windows("wiki-mini", SEQLEN, 1000, tmp_path / "t.json", None)
+
+
 def test_few_windows_are_granted_without_a_look():
     blocks.check_windows("wikitext2", 2048, 30, Path("nowhere"), None)
 
