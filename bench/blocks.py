@@ -101,19 +101,26 @@ def calibration(
     return crops
 
 
-def check_windows(name: str, seqlen: int, count: int | None, tokenizer_json: Path, data_dir: Path | None) -> None:
+def check_windows(
+    name: str,
+    seqlen: int,
+    count: int | None,
+    tokenizer_json: Path,
+    data_dir: Path | None,
+    split: str = "evaluation",
+) -> None:
     """Find out before anything is loaded whether a corpus that is here has the windows that are asked for.
 
-    A quarter of what corpora of that name have is taken for granted; beyond it the text is tokenized, or, where that
-    would take long or the model has no tokenizer.json, its bytes are counted: a token is one at least.
+    A quarter of what the evaluation text of that name has is taken for granted; beyond it the text is tokenized, or,
+    where that would take long or the model has no tokenizer.json, its bytes are counted: a token is one at least.
 
     Raises:
         UserError: it has fewer.
     """
     wanted = seqlen * (count or 1)
-    if 4 * wanted <= lookup(name).tokens:
+    if split == "evaluation" and 4 * wanted <= lookup(name).tokens:
         return
-    _, text = _joined(name, "evaluation", data_dir)
+    _, text = _joined(name, split, data_dir)
     size = len(text.encode())
     exact = size <= QUICK_BYTES and tokenizer_json.exists()
     tokens = _counter(tokenizer_json)(text) if exact else size

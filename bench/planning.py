@@ -323,8 +323,8 @@ def _measure(name: str, spec: Spec, model: models.Model, fetch: bool) -> dict[st
             config["split"] = wanted.split
         content = _content(config["corpus"], "evaluation", spec, fetch)
         if content:  # else the corpus is not here yet
-            tokenizer = model.folder / "tokenizer.json"
-            blocks.check_windows(config["corpus"], config["seqlen"], config["windows"], tokenizer, spec.data_dir)
+            asked = (config["corpus"], config["seqlen"], config["windows"])
+            blocks.check_windows(*asked, model.folder / "tokenizer.json", spec.data_dir, wanted.split)
     protocol = catalog.load(entry)(**config).protocol
     return {
         "measure": name,

@@ -167,12 +167,13 @@ def test_more_windows_than_there_are_is_an_error_with_the_count(mirror):
         blocks.windows("wikitext2", Bytes(), 20, 100, mirror)
 
 
+@pytest.mark.parametrize("split", ["evaluation", "validation"])
 @pytest.mark.parametrize("past", [0, 1])
-def test_windows_are_counted_beforehand_as_they_are_cut(folder, tokenizer, past):
+def test_windows_are_counted_beforehand_as_they_are_cut(folder, tokenizer, past, split):
     """The last that there is may be asked for, the next not."""
-    there = len(blocks.windows("wiki-mini", tokenizer, SEQLEN, None, None)[0])
+    there = len(blocks.windows("wiki-mini", tokenizer, SEQLEN, None, None, split)[0])
     with pytest.raises(UserError, match=f"wiki-mini has {there} windows of {SEQLEN}") if past else nullcontext():
-        blocks.check_windows("wiki-mini", SEQLEN, there + past, folder / "tokenizer.json", None)
+        blocks.check_windows("wiki-mini", SEQLEN, there + past, folder / "tokenizer.json", None, split)
 
 
 def test_bytes_are_counted_where_tokens_would_take_long(mirror, folder, monkeypatch):
