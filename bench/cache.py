@@ -16,9 +16,9 @@ from methods.errors import UserError
 if TYPE_CHECKING:
     from bench.planning import Artifact
 
-MADE = ("artifacts", "tmp", "logs", "datasets", "digests")
+MADE = ("artifacts", "tmp", "logs", "datasets", "digests", "tokens")
 FETCHED = ("models", "data")
-SHARED = ("datasets", "digests", *FETCHED)
+SHARED = ("datasets", "digests", "tokens", *FETCHED)
 """Parts whose entries no run holds by name: they stay as long as any is at work."""
 
 

@@ -10,7 +10,7 @@ import support
 from bench import cache, data, export, paths
 from bench.build import Builder
 
-PARTS = ("artifacts", "tmp", "logs", "datasets", "digests", "models")
+PARTS = ("artifacts", "tmp", "logs", "datasets", "digests", "tokens", "models")
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def parts(folder):
 
 def test_what_nobody_uses_goes(parts):
     assert cache.gc(everything=False, days=1) == (0, 0)
-    assert cache.gc(everything=False, days=0) == (25, 0)
+    assert cache.gc(everything=False, days=0) == (30, 0)
     assert parts() == {"models"}
     assert cache.gc(everything=True, days=0)[1] == 0
     assert not parts()
@@ -44,8 +44,8 @@ def test_what_is_used_stays(folder, parts):
         assert parts() == set(PARTS)
         assert [p.name for p in sorted((folder / "logs").iterdir())] == ["used", "used.log"]
     with paths.using():
-        assert cache.gc(everything=True, days=0) == (15, 4)  # models, datasets, digests and wiki-mini stay
-        assert parts() == {"datasets", "digests", "models"}
+        assert cache.gc(everything=True, days=0) == (15, 5)  # wiki-mini too
+        assert parts() == {"datasets", "digests", "tokens", "models"}
     assert not list(paths.marks().iterdir())
 
 
