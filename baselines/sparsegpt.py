@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -32,7 +32,8 @@ def prune_(weight: Tensor, factor: Tensor, pattern: Pattern, block: int) -> None
         e = torch.zeros_like(w[start:end])
         for a in range(start, end, group):
             b = min(a + group, end)
-            keep = pattern.keep((w[a:b] / diagonal[a:b, None]).square_().T).T  # [group, out]
+            score = (w[a:b] / diagonal[a:b, None]).square_()
+            keep = _share(pattern, a, b, w.shape[1]).keep(score.T).T  # [group, out]
             for j in range(a, b):
                 kept = w[j].where(keep[j - a], 0)
                 lost = torch.sub(w[j], kept, out=e[j - start]).div_(diagonal[j])
@@ -41,6 +42,17 @@ def prune_(weight: Tensor, factor: Tensor, pattern: Pattern, block: int) -> None
             w[b:end].addmm_(factor[a:b, b:end].T, e[a - start : b - start], alpha=-1)
         w[end:].addmm_(factor[start:end, end:].T, e, alpha=-1)
     weight.copy_(w.T)
+
+
+def _share(pattern: Pattern, a: int, b: int, rows: int) -> Pattern:
+    """What columns a to b bear of an unstructured pattern, so that the zeros of all are right up to b.
+
+    Were each block rounded by itself, the errors of many small ones would add up and break the pattern.
+    """
+    if pattern.m:
+        return pattern
+    zeros = round(rows * b * pattern.sparsity) - round(rows * a * pattern.sparsity)
+    return replace(pattern, sparsity=zeros / (rows * (b - a)))
 
 
 @dataclass(frozen=True)

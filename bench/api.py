@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import planning, runner, table, watch
+from bench.paths import using
 from bench.spec import Spec
 from bench.store import Store
 
@@ -29,11 +30,11 @@ def execute(spec: Spec, show: watch.Watch | None = None) -> runner.Summary:
     """
     spec.check()
     show = show or watch.on(sys.stderr)
-    with runner.full_disk_stops(spec.results):
+    with runner.full_disk_stops(spec.results), using():
         store = Store(spec.results)
-    for name in planning.make(spec).to_pull:
-        show.note(f"fetching {name}")
-    return runner.execute(planning.make(spec, fetch=True), store, show)
+        for name in planning.make(spec).to_pull:
+            show.note(f"fetching {name}")
+        return runner.execute(planning.make(spec, fetch=True), store, show)
 
 
 def run(spec: Spec) -> pd.DataFrame:

@@ -15,7 +15,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from bench import catalog, data, digests, loading, models, packing, provenance
+from bench import blocks, catalog, digests, loading, models, packing, provenance
 from bench.check import Verdict, verify
 from bench.measures.contract import Item, Measure, Reading, Rig
 from bench.outcome import blank
@@ -144,7 +144,7 @@ class Builder:
         }
         notes = dict(outcome.notes)
         if tokens is not None:
-            notes["calibration_digest"] = data.token_digest(tokens)
+            notes["calibration_digest"] = blocks.token_digest(tokens)
         made = room / "artifact"
         folder = self._keep(outcome, source, made)
         verdict = self._verify(source, folder, stage.pattern, outcome.changed)
@@ -176,7 +176,7 @@ class Builder:
         recipe = artifact.calibration
         assert recipe is not None
         encode = self.tokenizer()
-        crops = data.calibration(
+        crops = blocks.calibration(
             recipe.data,
             recipe.sequences,
             recipe.seqlen,

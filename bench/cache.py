@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from bench.paths import cache_dir
+from bench.paths import cache_dir, collector, marks, sweep
+from methods.errors import UserError
 
-MADE = ("artifacts", "tmp", "logs", "datasets", "digests")
+if TYPE_CHECKING:
+    from bench.planning import Artifact
+
+MADE = ("artifacts", "tmp", "logs", "datasets", "digests", "tokens")
 FETCHED = ("models", "data")
+SHARED = ("datasets", "digests", "tokens", *FETCHED)
+"""Parts whose entries no run holds by name: they stay as long as any is at work."""
+
+
+def names(artifact: Artifact) -> list[str]:
+    """What entries of an artifact are called, and of each stage before its last."""
+    return [artifact.up_to(count + 1).key[:32] for count in range(len(artifact.stages))]
 
 
 def info() -> list[dict[str, Any]]:
@@ -22,29 +34,50 @@ def info() -> list[dict[str, Any]]:
     return out + [{"part": p, "entries": len(_entries(root / p)), "bytes": _bytes(root / p)} for p in (*MADE, *FETCHED)]
 
 
-def gc(*, everything: bool, days: int) -> int:
-    """Delete what was made more than `days` days ago (and, with `everything`, fetched); returns the bytes freed."""
-    freed = 0
-    limit = time.time() - days * 86400
-    with _alone():
-        for part in (*MADE, *FETCHED) if everything else MADE:
-            for entry in _entries(cache_dir() / part):
-                if entry.stat().st_mtime <= limit:
-                    freed += _bytes(entry)
-                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
-    return freed
+def gc(*, everything: bool, days: int) -> tuple[int, int]:
+    """Delete what was made more than `days` days ago (and, with `everything`, fetched), but nothing that is in use.
 
+    Returns:
+        The bytes freed, and how many entries were left because they are in use.
 
-def _alone() -> FileLock:
-    """One collector at a time."""
-    cache_dir().mkdir(parents=True, exist_ok=True)
-    lock = FileLock(cache_dir() / "gc.lock", timeout=60)
+    Raises:
+        UserError: another is at work.
+    """
     try:
-        lock.acquire()
-        lock.release()
+        with collector().acquire(timeout=60):
+            return _collect((*MADE, *FETCHED) if everything else MADE, time.time() - days * 86400)
     except Timeout:
-        raise RuntimeError("another bench cache gc is at work") from None
-    return lock
+        raise UserError("another bench cache gc is at work: wait until it ends") from None
+
+
+def _collect(parts: tuple[str, ...], before: float) -> tuple[int, int]:
+    freed = left = 0
+    used = _used()
+    for part in () if used else FETCHED:
+        sweep(cache_dir() / part, ".*")
+    for entry in [e for part in parts for e in _entries(cache_dir() / part)]:
+        with contextlib.suppress(FileNotFoundError):  # others delete, too
+            if entry.stat().st_mtime > before:
+                continue
+            if entry.stem in used or (used and entry.parent.name in SHARED):
+                left += 1
+                continue
+            size = _bytes(entry)
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            freed += size
+    return freed, left
+
+
+def _used() -> set[str]:
+    """Names that living processes use. Marks of the dead go."""
+    used = set()
+    for mark in _entries(marks()):
+        try:
+            with FileLock(mark, timeout=0):
+                mark.unlink(missing_ok=True)
+        except Timeout:
+            used.add(mark.name.rpartition("+")[0])
+    return used
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -206,11 +206,13 @@ def build(entry: Entry, name: str, config: dict[str, Any]) -> Method:
     """The method itself, its fields checked.
 
     Raises:
-        UserError: a field it does not have, or a value of the wrong type.
+        UserError: no frozen dataclass, a field it does not have, or a value of the wrong type.
     """
     from pydantic import TypeAdapter, ValidationError
 
     kind = load(entry)
+    if not getattr(getattr(kind, "__dataclass_params__", None), "frozen", False):
+        raise UserError(f"{name} cannot be used: {entry.target} must be a frozen dataclass (@dataclass(frozen=True))")
     fields = set(getattr(kind, "__dataclass_fields__", {}))
     for key in config:
         if key not in fields:

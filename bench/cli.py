@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
@@ -13,6 +15,8 @@ from methods.errors import UserError
 if TYPE_CHECKING:
     from bench.spec import Spec
     from bench.store import Record
+
+Command = TypeVar("Command", bound=Callable[..., None])
 
 app = typer.Typer(
     name="bench",
@@ -25,74 +29,76 @@ app = typer.Typer(
 cache_app = typer.Typer(help="What is kept between runs.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(cache_app, name="cache")
 
-Methods = Annotated[
-    str | None, typer.Option(help="NAME[:preset|:field=value]..., separated by commas [default: all one-shot].")
-]
-Model = Annotated[str | None, typer.Option(help="Alias, hub id or folder; several by commas [default: tiny].")]
-PatternOption = Annotated[str | None, typer.Option(help="2:4 keeps 2 of every 4; 50% is unstructured [default: 2:4].")]
-Measures = Annotated[str | None, typer.Option(help="[default: perplexity,size]; pattern is always measured.")]
-Seeds = Annotated[str | None, typer.Option("--seeds", "--seed", help="Calibration seeds, by commas [default: 0].")]
 Results = Annotated[Path | None, typer.Option(help="Folder of records [default: results/local].")]
 DataDir = Annotated[Path | None, typer.Option(help="Mirror of hub data, <dir>/<hub id>/...; also $BENCH_DATA_DIR.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N [default: auto].")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 [default: by device].")]
-Config = Annotated[Path | None, typer.Option(help="TOML file with the same settings; flags win.")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, e.g. perplexity.seqlen=512.")
-]
 Json = Annotated[bool, typer.Option("--json", help="Rows as JSON on stdout.")]
 
+FLAGS: dict[str, Any] = {
+    "methods": Annotated[
+        str | None, typer.Option(help="NAME[:preset|:field=value]..., separated by commas [default: all one-shot].")
+    ],
+    "models": Annotated[
+        str | None, typer.Option("--model", help="Alias, hub id or folder; several by commas [default: tiny].")
+    ],
+    "patterns": Annotated[
+        str | None,
+        typer.Option("--pattern", help="2:4 keeps 2 of every 4; 50% is unstructured [default: 2:4]."),
+    ],
+    "measures": Annotated[str | None, typer.Option(help="[default: perplexity,size]; pattern is always measured.")],
+    "seeds": Annotated[
+        str | None, typer.Option("--seeds", "--seed", help="Calibration seeds, by commas [default: 0].")
+    ],
+    "results": Results,
+    "data_dir": DataDir,
+    "device": Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N [default: auto].")],
+    "dtype": Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 [default: by device].")],
+    "config": Annotated[Path | None, typer.Option(help="TOML file with the same settings; flags win.")],
+    "set_": Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, e.g. perplexity.seqlen=512."),
+    ],
+}
+"""Flags that make a spec, by the spec's names. One that is added here is a flag of every command `_with_flags`."""
 
-def _spec(
-    methods: str | None,
-    model: str | None,
-    pattern: str | None,
-    measures: str | None,
-    seeds: str | None,
-    results: Path | None,
-    data_dir: Path | None,
-    device: str | None,
-    dtype: str | None,
-    config: Path | None,
-    set_: list[str] | None,
-) -> Spec:
+
+def _with_flags(*without: str) -> Callable[[Command], Command]:
+    """FLAGS, but for those in `without`, in place of a command's `**flags`.
+
+    A parameter of the command's own under a flag's name stands in that flag's place; required ones come first.
+    """
+
+    def declare(command: Command) -> Command:
+        own = inspect.signature(command, eval_str=True).parameters
+        shown = {
+            name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+            for name, kind in FLAGS.items()
+            if name not in without
+        }
+        shown |= {name: p.replace(kind=p.KEYWORD_ONLY) for name, p in own.items() if p.kind is not p.VAR_KEYWORD}
+        ordered = sorted(shown.values(), key=lambda p: p.default is not p.empty)
+        command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in ordered}  # typer reads both
+        return command
+
+    return declare
+
+
+def _spec(flags: dict[str, Any]) -> Spec:
     from bench import spec
 
-    values: dict[str, Any] = spec.read_toml(config) if config else {}
-    flags = {
-        "methods": methods,
-        "models": model,
-        "patterns": pattern,
-        "measures": measures,
-        "seeds": seeds,
-        "results": results,
-        "data_dir": data_dir,
-        "device": device,
-        "dtype": dtype,
-    }
-    values |= {k: v for k, v in flags.items() if v is not None}
-    for assignment in set_ or []:
+    flags = {name: value for name, value in flags.items() if value is not None}
+    config, assignments = flags.pop("config", None), flags.pop("set_", [])
+    values = (spec.read_toml(config) if config else {}) | flags
+    for assignment in assignments:
         spec.assign(values, assignment)
     return spec.make(values)
 
 
 @app.command()
-def run(
-    methods: Methods = None,
-    model: Model = None,
-    pattern: PatternOption = None,
-    measures: Measures = None,
-    seeds: Seeds = None,
-    results: Results = None,
-    data_dir: DataDir = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    config: Config = None,
-    set_: Set = None,
-    json: Json = False,
-) -> None:
+@_with_flags()
+def run(json: Json = False, **flags: Any) -> None:
     """Prune, measure, record and show. What is recorded already is not done again."""
-    spec = _spec(methods, model, pattern, measures, seeds, results, data_dir, device, dtype, config, set_)
+    spec = _spec(flags)
     from bench import api, runner
 
     try:
@@ -114,25 +120,12 @@ def run(
 
 
 @app.command()
-def plan(
-    methods: Methods = None,
-    model: Model = None,
-    pattern: PatternOption = None,
-    measures: Measures = None,
-    seeds: Seeds = None,
-    results: Results = None,
-    data_dir: DataDir = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    config: Config = None,
-    set_: Set = None,
-    json: Json = False,
-) -> None:
+@_with_flags()
+def plan(json: Json = False, **flags: Any) -> None:
     """What a run would do, what is done, and about what it would cost. Loads nothing."""
-    spec = _spec(methods, model, pattern, measures, seeds, results, data_dir, device, dtype, config, set_)
     from bench import estimate, listing, planning
 
-    planned = planning.make(spec)
+    planned = planning.make(_spec(flags))
     listing.show(estimate.rows(planned), json)
     for name in planned.to_pull:
         typer.echo(f"{name} is not here yet: bench pull {name}, or bench run fetches it", err=True)
@@ -184,40 +177,36 @@ def report(
 @app.command()
 def pull(names: Annotated[list[str], typer.Argument(help="Models or corpora.")], data_dir: DataDir = None) -> None:
     """Fetch models and corpora ahead of a run; corpora into --data-dir where it is given."""
-    from bench import data, models
-    from bench.paths import cache_dir
+    from bench import data, fetching
+    from bench.paths import cache_dir, using
 
-    for name in names:
-        if name in data.CORPORA:
-            files = data.pull(name, data_dir or cache_dir() / "data")
-            typer.echo(
-                f"{name}: {len(files)} files in {data_dir or cache_dir() / 'data'}" if files else f"{name}: here"
-            )
-        else:
-            typer.echo(f"{name}: {models.pull(name, data_dir).folder}")
+    root = data_dir or cache_dir() / "data"
+    with using():
+        for name in names:
+            if name in data.CORPORA:
+                files = data.pull(name, root)
+                typer.echo(f"{name}: {len(files)} files in {root}" if files else f"{name}: here")
+            else:
+                typer.echo(f"{name}: {fetching.pull(name, data_dir).folder}")
 
 
 @app.command()
+@_with_flags("measures", "results")
 def prune(
-    method: Annotated[str, typer.Option(help="One method, as in bench run.")],
+    methods: Annotated[str, typer.Option("--method", help="One method, as in bench run.")],
     out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
-    model: Annotated[str, typer.Option(help="Alias, hub id or folder.")] = "tiny",
-    pattern: PatternOption = None,
-    seed: Annotated[int, typer.Option(help="Calibration seed.")] = 0,
-    data_dir: DataDir = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    config: Config = None,
-    set_: Set = None,
+    models: Annotated[str, typer.Option("--model", help="Alias, hub id or folder.")] = "tiny",
+    seeds: Annotated[int, typer.Option("--seed", help="Calibration seed.")] = 0,
+    **flags: Any,
 ) -> None:
     """Prune one model with one method into a folder that transformers loads."""
-    spec = _spec(method, model, pattern, "size", str(seed), None, data_dir, device, dtype, config, set_)
+    spec = _spec(flags | {"methods": methods, "models": models, "measures": "size", "seeds": seeds})
     from bench import export
 
     try:
         typer.echo(export.prune(spec, out))
     except export.Broken as broken:
-        _fail(f"{method} on {model} is not what it promised: {broken}; nothing was written", 1)
+        _fail(f"{methods} on {models} is not what it promised: {broken}; nothing was written", 1)
 
 
 @app.command()
@@ -242,10 +231,14 @@ def cache_gc(
     all_: Annotated[bool, typer.Option("--all", help="Pulled models and corpora too.")] = False,
     days: Annotated[int, typer.Option(help="Keep what was made in the last so many days.", min=0)] = 0,
 ) -> None:
-    """Delete pruned models, logs and leftovers; records stay, and what is deleted is made again when asked for."""
+    """Delete pruned models, logs and leftovers that no run is using.
+
+    Records stay, and what is deleted is made again when asked for.
+    """
     from bench import cache
 
-    typer.echo(f"{cache.gc(everything=all_, days=days) / 1e6:,.1f} MB freed")
+    freed, left = cache.gc(everything=all_, days=days)
+    typer.echo(f"{freed / 1e6:,.1f} MB freed" + (f"; {left} entries are in use and stay" if left else ""))
 
 
 def _show(records: list[Record], format_: str) -> None:

@@ -1,25 +1,17 @@
-"""Corpora: documents by name, from a mirror, the cache or the hub; and the token blocks cut from them.
+"""Corpora: documents by name, from a mirror, the cache or the hub.
 
 The cache is laid out as a mirror is, `<dir>/<hub id>/<file>`, so that `bench pull --data-dir DIR` fills either.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import random
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from bench import catalog, digests, wikimini
 from bench.paths import cache_dir
 from methods.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -37,7 +29,7 @@ class Corpus:
     rows: int | None = None
     """Evaluation reads the first so many; None: all."""
     tokens: int = 100_000
-    """About how many an evaluation has, for estimates."""
+    """About how many an evaluation has."""
 
 
 _WIKITEXT = (
@@ -190,105 +182,3 @@ def documents(name: str, use: str, data_dir: Path | None) -> Sequence[str]:
     rows = read([str(f) for f in found], cache_dir=str(cache_dir() / "datasets"))
     column: Sequence[str] = rows[lookup(name).column]
     return [row.rstrip("\n") for row in column] if lookup(name).stripped else column
-
-
-def windows(
-    name: str, tokenizer: Any, seqlen: int, count: int | None, data_dir: Path | None, split: str = "evaluation"
-) -> tuple[Tensor, list[str]]:
-    """The corpus tokenized once, as a whole, in windows without overlap; the tail is dropped.
-
-    Returns:
-        int64 [windows, seqlen], and for each window the number of the article it begins in.
-
-    Raises:
-        UserError: not one window long, or fewer windows than were asked for.
-    """
-    import torch
-
-    corpus = lookup(name)
-    texts = documents(name, split, data_dir)[: corpus.rows]
-    whole = corpus.joiner.join(texts)
-    encoded = tokenizer(whole, return_offsets_mapping=True)
-    ids = encoded["input_ids"]
-    available = len(ids) // seqlen
-    if available == 0:
-        raise UserError(
-            f"{name} has {len(ids)} tokens, not one window of perplexity.seqlen={seqlen}: take a shorter one"
-        )
-    if count and count > available:
-        raise UserError(
-            f"{name} has {available} windows of {seqlen} tokens, not perplexity.windows={count}: ask for no more, or leave it out for all"
-        )
-    used = count or available
-    starts = _article_starts(texts, len(corpus.joiner))
-    article, clusters = 0, []
-    for k in range(used):
-        at = encoded["offset_mapping"][k * seqlen][0]
-        while article + 1 < len(starts) and starts[article + 1] <= at:
-            article += 1
-        clusters.append(str(article))
-    return torch.tensor(ids[: used * seqlen]).view(used, seqlen), clusters
-
-
-def _article_starts(texts: Sequence[str], gap: int) -> list[int]:
-    """Character offsets in the joined text: of each document, or of each title row where rows are paragraphs."""
-    offsets, at = [], 0
-    for text in texts:
-        offsets.append(at)
-        at += len(text) + gap
-    titles = [o for o, t in zip(offsets, texts, strict=True) if re.fullmatch(r" = [^=].* = \n?", t)]
-    return titles or offsets
-
-
-def calibration(
-    name: str, sequences: int, seqlen: int, seed: int, encode: Callable[[str], list[int]], data_dir: Path | None
-) -> list[list[int]]:
-    """Random crops of random documents longer than a sequence, as SparseGPT and Wanda draw them, with replacement.
-
-    Raises:
-        UserError: no document is long enough.
-    """
-    texts = documents(name, "calibration", data_dir)
-    draw = random.Random(seed)
-    eligible = [i for i, t in enumerate(texts) if len(t.encode()) > seqlen]  # a token is a byte at least
-    tokens: dict[int, list[int]] = {}
-    crops: list[list[int]] = []
-    while len(crops) < sequences:
-        if not eligible:
-            raise UserError(_too_long(name, seqlen))
-        i = draw.choice(eligible)
-        if i not in tokens:
-            tokens[i] = encode(texts[i])
-        if len(tokens[i]) <= seqlen:
-            eligible.remove(i)
-            continue
-        start = draw.randrange(len(tokens[i]) - seqlen)
-        crops.append(tokens[i][start : start + seqlen])
-    return crops
-
-
-def check_calibration(name: str, seqlen: int, tokenizer_json: Path, data_dir: Path | None) -> None:
-    """Find out before anything is loaded whether any document is long enough, longest first.
-
-    Raises:
-        UserError: none is.
-    """
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(tokenizer_json))
-    for text in sorted(documents(name, "calibration", data_dir), key=len, reverse=True):
-        if len(text.encode()) <= seqlen:
-            break
-        if len(tokenizer.encode(text).ids) > seqlen:
-            return
-    raise UserError(_too_long(name, seqlen))
-
-
-def _too_long(name: str, seqlen: int) -> str:
-    return f"no document of {name} is longer than calibration.seqlen={seqlen} tokens: take a shorter one, or another corpus (calibration.data)"
-
-
-def token_digest(tokens: Any) -> str:
-    """sha256 of a block of tokens: two records may be compared only where these agree."""
-    rows = tokens if isinstance(tokens, list) else tokens.tolist()
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

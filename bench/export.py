@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import planning, provenance, watch
+from bench import cache, planning, provenance, watch
 from bench.check import Broken
+from bench.paths import using
 from bench.spec import Spec
 from methods.errors import UserError
 
@@ -37,10 +38,14 @@ def prune(spec: Spec, out: Path) -> str:
         raise UserError("bench prune takes one method, one model and one pattern; bench run takes many")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {str(out)!r} is there already: name a new folder, or empty it")
-    wanted = [
-        c.artifact for c in planning.make(spec, fetch=True).cells if c.artifact.stages[-1].label == spec.methods[0]
-    ]
-    artifact = wanted[0]
+    with using():
+        cells = planning.make(spec, fetch=True).cells
+        artifact = next(c.artifact for c in cells if c.artifact.stages[-1].label == spec.methods[0])
+        with using(*cache.names(artifact)):
+            return _write(artifact, out)
+
+
+def _write(artifact: planning.Artifact, out: Path) -> str:
     from bench.build import Builder
 
     show = watch.on(sys.stderr)

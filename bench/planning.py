@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from bench import __version__, catalog, data, digests, models, packing, recipes
+from bench import __version__, blocks, catalog, data, digests, fetching, models, packing, recipes
 from bench.spec import Spec
 from methods.errors import UserError
 from methods.pattern import Pattern
@@ -198,7 +198,7 @@ def make(spec: Spec, *, fetch: bool = False) -> Plan:
     cells: list[Cell] = []
     to_pull = []
     for name in spec.models:
-        model = models.pull(name, spec.data_dir) if fetch else models.resolve(name, spec.data_dir)
+        model = fetching.pull(name, spec.data_dir) if fetch else models.resolve(name, spec.data_dir)
         if model is None:
             to_pull.append(name)
             continue
@@ -302,7 +302,7 @@ def _draw(spec: Spec, model: models.Model, fetch: bool) -> Draw:
     tokenizer = model.folder / "tokenizer.json"
     if tokenizer.exists() and (fetch or not data.lookup(wanted.data).hub):
         data.ensure(wanted.data, "calibration", spec.data_dir)
-        data.check_calibration(wanted.data, seqlen, tokenizer, spec.data_dir)
+        blocks.check_calibration(wanted.data, seqlen, tokenizer, spec.data_dir)
     content = _content(wanted.data, "calibration", spec, fetch)
     return Draw(data=wanted.data, content=content, sequences=wanted.sequences, seqlen=seqlen)
 
@@ -322,6 +322,9 @@ def _measure(name: str, spec: Spec, model: models.Model, fetch: bool) -> dict[st
         if wanted.split != "evaluation":
             config["split"] = wanted.split
         content = _content(config["corpus"], "evaluation", spec, fetch)
+        if content:  # else the corpus is not here yet
+            asked = (config["corpus"], config["seqlen"], config["windows"])
+            blocks.check_windows(*asked, model.folder / "tokenizer.json", spec.data_dir, wanted.split)
     protocol = catalog.load(entry)(**config).protocol
     return {
         "measure": name,

@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bench.outcome import failure
-from bench.paths import cache_dir
+from bench.paths import cache_dir, using
 from bench.planning import Cell, Plan
 from bench.store import DONE, Record, Store, is_disk_full
 from bench.watch import Watch
@@ -86,7 +86,9 @@ def _execute(plan: Plan, store: Store, watch: Watch) -> Summary:
     while queue:
         cells = queue.popleft()
         wait = busy_in_a_row > len(queue)  # everything left is held by other runs
-        if _run(cells, store, watch, wait, summary):
+        with using(cells[0].artifact.key[:32]):  # its log
+            ours = _run(cells, store, watch, wait, summary)
+        if ours:
             busy_in_a_row = 0
         else:
             busy_in_a_row += 1

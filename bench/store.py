@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench import digests
-from bench.paths import replacing
+from bench.paths import replacing, sweep
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class Store:
             try:
                 for folder in ("records", "items", "locks"):
                     (root / folder).mkdir(parents=True, exist_ok=True)
+                    sweep(root / folder)
                 with replacing(root / "records" / ".probe"):
                     pass
                 (root / "records" / ".probe").unlink(missing_ok=True)

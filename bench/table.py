@@ -23,6 +23,10 @@ QUIET = ("parameters", "nonzeros", "bytes", "negative_zeros")
 IDENTITY = ("model", "method", "pattern", "quantizer", "calibration", "training", "targets", "dtype", "device")
 """What makes two rows of a table the same row, seeds apart."""
 ALWAYS = ("method", "pattern")
+ABSENT = "–"
+"""In place of a number that was not measured. Never blank, and never 0."""
+Column = tuple[str, str, str]
+"""metric, protocol, measure"""
 
 
 def newest(records: Iterable[Record]) -> list[Record]:
@@ -69,7 +73,8 @@ def grids(records: Sequence[Record]) -> list[Grid]:
     """One grid a model. A column is one metric under one protocol; protocols never share one.
 
     Several seeds are shown as mean ± standard deviation over seeds; a single one as value ± standard error over items.
-    A cell whose seeds did not all succeed shows the failure, and no average.
+    A cell whose seeds did not all succeed shows the failure, and no average. Seeds that are not there are said, too: in
+    the label where another method has them at the same settings, in the cell where its own line has them.
     """
     table = rows(records)
     return [
@@ -85,10 +90,12 @@ def _grid(model: str, table: list[dict[str, Any]]) -> Grid:
         or len({r[c] for r in table if r[c] is not None and (c not in ("calibration", "training") or r[c])}) > 1
     ]
     shown = [r for r in table if r["metric"] not in QUIET]
-    measured = {r["measure"]: r["metric"] for r in shown if r["value"] is not None}
-    columns = list(
+    measured = {(r["protocol"], r["measure"]) for r in shown if r["value"] is not None}
+    columns: list[Column] = list(
         dict.fromkeys(
-            (r["metric"], r["protocol"]) for r in shown if r["value"] is not None or r["measure"] not in measured
+            (r["metric"], r["protocol"], r["measure"])
+            for r in shown
+            if not _unnamed(r) or (r["protocol"], r["measure"]) not in measured
         )
     )
     order = ("perplexity", "sparsity", "violated_groups", "bytes_packed")
@@ -96,18 +103,38 @@ def _grid(model: str, table: list[dict[str, Any]]) -> Grid:
     lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in shown:
         lines.setdefault(tuple(row[c] for c in IDENTITY), []).append(row)
-    cells = [
-        (_identity_cells(key, told, group), [_cell(group, *c) for c in columns], group) for key, group in lines.items()
-    ]
-    cells.sort(key=lambda line: _rank(line[2], columns))
-    return Grid(model, told + [_header(*c) for c in columns], [a + b for a, b, _ in cells])
+    expected: dict[tuple[Any, ...], set[int]] = {}
+    for row in shown:
+        if row["seed"] is not None:
+            expected.setdefault(_apart_from_method(row), set()).add(row["seed"])
+    ranked = sorted(lines.items(), key=lambda line: _rank(line[1], columns))
+    cells = [_identity_cells(told, group, expected) + [_cell(group, c) for c in columns] for _, group in ranked]
+    return Grid(model, told + [_header(*c[:2]) for c in columns], cells)
 
 
-def _identity_cells(key: tuple[Any, ...], told: list[str], group: list[dict[str, Any]]) -> list[str]:
-    named = dict(zip(IDENTITY, key, strict=True))
-    seeds = sorted({r["seed"] for r in group if r["seed"] is not None})
-    named["method"] += f" ({len(seeds)} seeds)" if len(seeds) > 1 else ""
+def _apart_from_method(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[c] for c in IDENTITY if c != "method")
+
+
+def _seeds(group: list[dict[str, Any]]) -> set[int]:
+    return {r["seed"] for r in group if r["seed"] is not None}
+
+
+def _identity_cells(
+    told: list[str], group: list[dict[str, Any]], expected: dict[tuple[Any, ...], set[int]]
+) -> list[str]:
+    """A line's labels. expected: the seeds that it or another method has, by the rest of its identity."""
+    named = dict(group[0])
+    if seeds := _seeds(group):
+        named["method"] += _of(len(seeds), len(expected[_apart_from_method(group[0])]))
     return ["" if named[c] is None else str(named[c]) for c in told]
+
+
+def _of(here: int, expected: int) -> str:
+    """How many seeds there are, and of how many where some are missing."""
+    if here < expected:
+        return f" ({here} of {expected} seeds)"
+    return f" ({here} seeds)" if here > 1 else ""
 
 
 def _header(metric: str, protocol: str) -> str:
@@ -116,28 +143,41 @@ def _header(metric: str, protocol: str) -> str:
     return metric.replace("_", " ")
 
 
-def _rank(group: list[dict[str, Any]], columns: list[tuple[str, str]]) -> tuple[float, ...]:
-    """Dense first, then by the first column, failures last."""
-    first = [r["value"] for r in group if (r["metric"], r["protocol"]) == columns[0]] if columns else []
-    good = [v for v in first if v is not None]
-    sign = -1 if any(r["better"] == "higher" for r in group if (r["metric"], r["protocol"]) == columns[0]) else 1
-    return (group[0]["method"] != "dense", not good, sign * sum(good) / len(good) if good else 0.0)
+def _rank(group: list[dict[str, Any]], columns: list[Column]) -> tuple[Any, ...]:
+    """Lines measured in the same columns stand together: dense first, then by the first of these, failures last."""
+    absent = tuple(not _readings(group, c) for c in columns)
+    first = _readings(group, columns[absent.index(False)])
+    good = [r["value"] for r in first if r["value"] is not None]
+    sign = -1 if any(r["better"] == "higher" for r in first) else 1
+    return (absent, group[0]["method"] != "dense", not good, sign * sum(good) / len(good) if good else 0.0)
 
 
-def _cell(group: list[dict[str, Any]], metric: str, protocol: str) -> str:
-    mine = [r for r in group if r["metric"] == metric and r["protocol"] == protocol]
-    if not mine:  # the measure failed before it could name its metric
-        mine = [r for r in group if r["protocol"] == protocol and r["value"] is None]
-        return _status(mine[0]) if mine else "not measured"
+def _readings(group: list[dict[str, Any]], column: Column) -> list[dict[str, Any]]:
+    """A line's rows for one column; a failed measure counts in all of its columns."""
+    metric, *of = column
+    return [r for r in group if [r["protocol"], r["measure"]] == of and (r["metric"] == metric or _unnamed(r))]
+
+
+def _unnamed(row: dict[str, Any]) -> bool:
+    """Did its measure fail before it could name its metrics?"""
+    return row["value"] is None and row["metric"] == row["measure"]
+
+
+def _cell(group: list[dict[str, Any]], column: Column) -> str:
+    mine = _readings(group, column)
+    if not mine:
+        return ABSENT
+    seeds = len(_seeds(group)) or 1
     bad = [r for r in mine if r["value"] is None]
     if bad:
-        return _status(bad[0]) + (f" ({len(bad)} of {len(mine)} seeds)" if len(mine) > 1 else "")
+        return _status(bad[0]) + (f" ({len(bad)} of {seeds} seeds)" if seeds > 1 else "")
     values = [r["value"] for r in mine]
+    missing = _of(len(values), seeds) if len(values) < seeds else ""
     if len(values) == 1:
-        return number(values[0], mine[0]["stderr"], mine[0]["unit"])
+        return number(values[0], mine[0]["stderr"], mine[0]["unit"]) + missing
     mean = math.fsum(values) / len(values)
     spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    return number(mean, spread if spread else None, mine[0]["unit"])
+    return number(mean, spread if spread else None, mine[0]["unit"]) + missing
 
 
 def _status(row: dict[str, Any]) -> str:

@@ -16,8 +16,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
+from bench import cache
 from bench.events import Events
 from bench.outcome import failure
+from bench.paths import using
 from bench.planning import Cell
 from bench.store import DONE, Record, Store, is_disk_full
 
@@ -64,7 +66,7 @@ def _work(job: Assignment, events: Events) -> None:
     except Timeout:
         events.say("busy")
         return
-    with lock:
+    with lock, using(*cache.names(artifact)):
         missing = []
         for cell in job.cells:  # another run may have filled them while this one waited
             known = store.get(cell.key)

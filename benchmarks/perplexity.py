@@ -20,7 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from harness import finish, in_turn, ratio
 
-from bench import data, loading, models, provenance
+from bench import blocks, fetching, loading, provenance
 from bench.check import Verdict
 from bench.measures.contract import Rig
 from bench.measures.perplexity import BATCH_TOKENS, window_losses
@@ -45,8 +45,8 @@ def plain(model: torch.nn.Module, tokens: torch.Tensor) -> list[float]:
 def one(which: str) -> None:
     """In a process of its own: time the second pass, print seconds, peak bytes and the mean loss."""
     torch.set_num_threads(cores())
-    folder = models.pull("smollm2-135m").folder
-    tokens, _ = data.windows("wiki-mini", loading.load_tokenizer(folder), SEQLEN, WINDOWS, None)
+    folder = fetching.pull("smollm2-135m").folder
+    tokens, _ = blocks.windows("wiki-mini", loading.load_tokenizer(folder), SEQLEN, WINDOWS, None)
     model = loading.load(folder, Compute())
     rig = Rig(
         folder=folder, tokenizer=lambda: None, reference=lambda: model, verdict=Verdict(Pattern()), compute=Compute(),

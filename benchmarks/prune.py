@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from baselines.sparsegpt import prune_
 from baselines.wanda import energy
-from bench import data, loading, models
+from bench import blocks, fetching, loading
 from bench.catalog import build, lookup
 from bench.planning import cores
 from methods.blocks import Walk
@@ -38,7 +38,7 @@ MATCH_BLOCKS = 15
 
 
 def ours(method: str, model: nn.Module, tokens: Tensor, targets: tuple[str, ...]) -> None:
-    folder = models.pull("smollm2-135m").folder
+    folder = fetching.pull("smollm2-135m").folder
     build(lookup("methods", method), method, {}).apply(
         model, Job(source=folder, pattern=Pattern(2, 4), targets=targets, calibration=tokens)
     )
@@ -131,7 +131,7 @@ def on_the_same_inputs(
     Left to itself, one near-tie that rounding settles the other way is enough: the model multiplies it block by block.
     """
     model, masked = copy.deepcopy(dense), copy.deepcopy(dense)
-    job = Job(source=models.pull("smollm2-135m").folder, pattern=Pattern(2, 4), targets=targets, calibration=tokens)
+    job = Job(source=fetching.pull("smollm2-135m").folder, pattern=Pattern(2, 4), targets=targets, calibration=tokens)
     walk = Walk(model, job, {"wanda": energy, "sparsegpt": gram}[method])
     for visit in walk:
         mine = masked.get_submodule(visit.name).weight
@@ -150,10 +150,10 @@ def main() -> None:
     parser.add_argument("--method", choices=("wanda", "sparsegpt"), action="append")
     options = parser.parse_args()
     torch.set_num_threads(cores())
-    found = models.pull("smollm2-135m")
+    found = fetching.pull("smollm2-135m")
     tokenizer = loading.load_tokenizer(found.folder)
     tokens = torch.tensor(
-        data.calibration("wiki-mini", SEQUENCES, SEQLEN, 0, lambda t: list(tokenizer(t)["input_ids"]), None)
+        blocks.calibration("wiki-mini", SEQUENCES, SEQLEN, 0, lambda t: list(tokenizer(t)["input_ids"]), None)
     )
     dense = loading.load(found.folder, Compute())
     opened = found.open()

@@ -8,10 +8,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from bench import catalog, cli, digests, planning, wikimini
+from bench import catalog, cli, digests, models, planning, wikimini
 from bench.events import Events
 from bench.paths import cache_dir
 from bench.spec import Spec
@@ -19,6 +20,7 @@ from bench.store import Store
 from bench.worker import Assignment, work
 
 USUAL = cache_dir()
+TINY = Path(models.__file__).parent / "assets/tiny"
 SMALL = {
     "methods": ("magnitude",),
     "measures": ("perplexity", "size"),
@@ -49,6 +51,22 @@ def own_cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("CAST_BENCH_CACHE", str(folder))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.delenv("BENCH_DATA_DIR", raising=False)
+    return folder
+
+
+def world(site, tmp_path, monkeypatch) -> Iterator[Path]:
+    """For a fixture: a cache of its own, which it yields, and the distributions in the folder `site` as if installed."""
+    put_on_path(site, monkeypatch)
+    yield own_cache(tmp_path, monkeypatch)
+    forget()
+
+
+def tiny(folder, **config) -> Path:
+    """A copy of tiny's folder. config: what differs in its config.json."""
+    shutil.copytree(TINY, folder)
+    if config:
+        about = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(about | config))
     return folder
 
 

@@ -1,5 +1,6 @@
 """The command line: bad input in one sentence, good input in the promised shape."""
 
+import inspect
 import io
 import json
 import os
@@ -13,13 +14,13 @@ import pytest
 import support
 import torch
 
-from bench import models, table
+from bench import blocks, digests, table
+from bench import cli as commands
 from bench.store import ReadingRow, Record, Store
 from methods.folder import Folder
 from methods.pattern import Pattern
 from methods.targets import find_targets
 
-TINY = Path(models.__file__).parent / "assets/tiny"
 COLUMNS = "model method pattern quantizer seed measure protocol metric value stderr n unit better status reason record calibration targets dtype device"
 
 
@@ -46,14 +47,6 @@ def refused(cli):
         return lines[0]
 
     return run
-
-
-def variant(folder, **config):
-    """A copy of tiny's folder with another config."""
-    shutil.copytree(TINY, folder)
-    about = json.loads((folder / "config.json").read_text()) | config
-    (folder / "config.json").write_text(json.dumps(about))
-    return folder
 
 
 # Bad input: (arguments, what the sentence says of the thing, its value and the way out)
@@ -85,6 +78,14 @@ BAD = {
         "run --methods wanda --set calibration.seqlen=1000000",
         ["wiki-mini", "calibration.seqlen=1000000", "shorter"],
     ),
+    "more windows than there are": (
+        "run --methods magnitude --set perplexity.windows=100000",
+        ["wiki-mini has ", " windows of 128 tokens", "perplexity.windows=100000", "leave it out"],
+    ),
+    "window longer than the corpus": (
+        "plan --set perplexity.seqlen=10000000",
+        ["wiki-mini has ", " tokens", "perplexity.seqlen=10000000", "shorter"],
+    ),
     "mirror": ("run --data-dir nowhere", ["'nowhere'", "make it"]),
     "list": ("ls method", ["'method'", "methods"]),
     "results to read": ("report --results nowhere", ["'nowhere'", "--results"]),
@@ -99,13 +100,20 @@ def test_bad_input_is_one_sentence(refused, args, said):
     assert [s for s in said if s not in sentence] == [], sentence
 
 
+def test_every_flag_of_a_spec_is_a_flag_of_each_command_that_makes_one():
+    offered = {c: set(inspect.signature(getattr(commands, c)).parameters) for c in ("run", "plan", "prune")}
+
+    assert offered["run"] == offered["plan"] == {*commands.FLAGS, "json"}
+    assert offered["prune"] == {*commands.FLAGS, "out"} - {"measures", "results"}
+
+
 def test_no_cuda(refused, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert "'cuda'" in (sentence := refused("run", "--device", "cuda")) and "--device cpu" in sentence
 
 
 def test_pickle_is_refused(refused, tmp_path):
-    folder = variant(tmp_path / "pickled")
+    folder = support.tiny(tmp_path / "pickled")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     sentence = refused("run", "--model", folder)
 
@@ -113,13 +121,13 @@ def test_pickle_is_refused(refused, tmp_path):
 
 
 def test_remote_code_is_refused(refused, tmp_path):
-    sentence = refused("run", "--model", variant(tmp_path / "m", auto_map={"AutoModel": "evil.Model"}))
+    sentence = refused("run", "--model", support.tiny(tmp_path / "m", auto_map={"AutoModel": "evil.Model"}))
 
     assert "auto_map" in sentence and str(tmp_path / "m") in sentence
 
 
 def test_unknown_architecture(refused, tmp_path):
-    sentence = refused("run", "--model", variant(tmp_path / "m", model_type="mixtral"))
+    sentence = refused("run", "--model", support.tiny(tmp_path / "m", model_type="mixtral"))
 
     assert "'mixtral'" in sentence and "llama" in sentence
 
@@ -193,8 +201,9 @@ def test_prune_overwrites_nothing(refused, tmp_path):
 
 
 @pytest.mark.parametrize("setting", [{"windows": 100_000}, {"seqlen": 10_000_000}], ids=str)
-def test_more_text_than_there_is_fails_and_says_how_much_there_is(tmp_path, setting):
-    """Never a protocol whose name claims more windows than were measured."""
+def test_more_text_than_there_is_fails_and_says_how_much_there_is(tmp_path, setting, monkeypatch):
+    """Never a protocol whose name claims more windows than were measured, though nobody looked before."""
+    monkeypatch.setattr(blocks, "check_windows", lambda *_: None)
     support.run_here(support.small(tmp_path / "r", methods=("dense",), perplexity=setting))
     got = support.records(tmp_path / "r")["dense", None, "perplexity"]
 
@@ -248,21 +257,20 @@ def test_report_in_every_format(cli, done, format_):
         assert "wanda (2 seeds)" in out and "±" in out
 
 
-def cell(method="magnitude", seed=None, value=1.0, protocol="wiki-mini@128", status="ok", model="m", stderr=None):
-    """A perplexity record made by hand."""
-    slot = {
-        "model": model,
-        "method": method,
-        "pattern": "2:4",
-        "quantizer": "none",
-        "seed": seed,
-        "measure": "perplexity",
-    }
-    slot |= {"protocol": protocol, "calibration": None, "targets": [["*"], []], "dtype": "float32", "device": "cpu"}
-    row = ReadingRow(metric="perplexity", value=value, unit="1", better="lower", stderr=stderr, n=4)
-    key = f"{abs(hash((method, seed, protocol, model))):064x}"
+METRICS = {"perplexity": "perplexity", "size": "sparsity"}
+SIZE = {"measure": "size", "protocol": "weights"}
+
+
+def cell(
+    method="magnitude", seed=None, value=1.0, protocol="wiki-mini@128", status="ok", model="m", stderr=None, **more
+):
+    """A record made by hand, of perplexity unless more, which goes into its slot, says otherwise."""
+    slot = {"model": model, "method": method, "pattern": "2:4", "quantizer": "none", "seed": seed, "protocol": protocol}
+    slot |= {"measure": "perplexity", "calibration": None, "targets": [["*"], []], "dtype": "float32", "device": "cpu"}
+    slot |= more
+    row = ReadingRow(metric=METRICS[slot["measure"]], value=value, unit="1", better="lower", stderr=stderr, n=4)
     return Record(
-        key=key,
+        key=digests.of(slot),
         slot=slot,
         status=status,
         reason="" if status == "ok" else "OOM",
@@ -282,6 +290,13 @@ def test_seeds_are_mean_and_standard_deviation():
     assert line["perplexity wiki-mini@128"] == "11.0 ± 1.0"
 
 
+def test_a_measure_that_failed_for_a_seed_leaves_no_average_in_any_of_its_columns():
+    sizes = [cell("wanda", s, status=x, **SIZE) for s, x in enumerate(("ok", "failed", "ok"))]
+    (line,) = lines(sizes)
+
+    assert line["sparsity"] == "OOM (1 of 3 seeds)"
+
+
 def test_ragged_seeds_show_the_failure_and_no_average():
     (line,) = lines([cell("wanda", 0, 10.0), cell("wanda", 1, status="failed"), cell("wanda", 2, 12.0)])
 
@@ -289,11 +304,47 @@ def test_ragged_seeds_show_the_failure_and_no_average():
     assert "11" not in line["perplexity wiki-mini@128"]
 
 
+def test_missing_seeds_are_said():
+    """A run was interrupted: sparsegpt lacks seeds that wanda has, and wanda's last one lacks a measure."""
+    records = [cell("wanda", s, 10.0 + s, **kind) for s in range(3) for kind in ({}, SIZE)][:-1]
+    records += [cell("sparsegpt", s, 5.0) for s in (0, 2)] + [cell("magnitude"), cell("other", 0, pattern="4:8")]
+
+    got = {x["method"].split(" ")[0]: x for x in lines(records)}
+
+    assert {x["method"] for x in got.values()} == {"wanda (3 seeds)", "sparsegpt (2 of 3 seeds)", "magnitude", "other"}
+    assert got["wanda"]["perplexity wiki-mini@128"] == "11.0 ± 1.0"
+    assert got["wanda"]["sparsity"] == "10.50 ± 0.71 (2 of 3 seeds)"
+
+
 def test_protocols_never_share_a_column():
     line, other = lines([cell(value=5.0, protocol="wikitext2@2048"), cell("wanda", 0, 4.0, protocol="wikitext2@4096")])
 
     columns = ["perplexity wikitext2@2048", "perplexity wikitext2@4096"]
-    assert {tuple(x[c] for c in columns) for x in (line, other)} == {("5", "not measured"), ("not measured", "4")}
+    assert {tuple(x[c] for c in columns) for x in (line, other)} == {("5", "–"), ("–", "4")}
+
+
+def test_rows_measured_alike_stand_together_and_in_order():
+    """Each set by its own column: dense first, then the best, failures last."""
+    records = []
+    for dtype, protocol in (("float32", "b@1"), ("bfloat16", "a@1")):
+        known = {"protocol": protocol, "dtype": dtype}
+        records += [cell("bad", value=4.0, **known), cell("fails", status="failed", **known)]
+        records += [cell("good", value=3.0, **known), cell("dense", value=9.0, **known)]
+
+    got = lines(records)
+
+    assert [(x["dtype"], x["method"]) for x in got] == [
+        (dtype, method) for dtype in ("bfloat16", "float32") for method in ("dense", "good", "bad", "fails")
+    ]
+    assert [x["perplexity a@1"] for x in got] == ["9", "3", "4", "OOM", "–", "–", "–", "–"]
+
+
+def test_a_failure_is_shown_where_its_protocol_never_succeeded():
+    got = lines([cell(value=5.0, protocol="wikitext2@2048"), cell(protocol="c4@2048", status="failed")])
+
+    assert got == [
+        {"method": "magnitude", "pattern": "2:4", "perplexity c4@2048": "OOM", "perplexity wikitext2@2048": "5"}
+    ]
 
 
 HOSTILE = ["=cmd|'/C calc'!A0", "<img src=x onerror=alert(1)>", "[red]x[/red]", "a | b `c` [d](javascript:e)"]

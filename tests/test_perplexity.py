@@ -1,8 +1,10 @@
 """Perplexity against its definition, and the token blocks it and calibration are cut from."""
 
+import dataclasses
 import gzip
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +14,7 @@ import pytest
 import support
 import torch
 
-from bench import data, loading, models
+from bench import blocks, data, loading
 from bench.measures import perplexity
 from bench.measures.perplexity import Perplexity
 from methods.contract import Compute, Silent
@@ -38,7 +40,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder():
-    return Path(models.__file__).parent / "assets/tiny"
+    return support.TINY
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def naive(model, window):
 @torch.no_grad()
 def test_is_its_definition(model, rig):
     got = Perplexity("wiki-mini", SEQLEN, windows=5).read(lambda: model, rig)
-    tokens, _ = data.windows("wiki-mini", rig.tokenizer(), SEQLEN, 5, None)
+    tokens, _ = blocks.windows("wiki-mini", rig.tokenizer(), SEQLEN, 5, None)
     want = [naive(model, w) for w in tokens]
 
     assert [i.value for i in got.items] == pytest.approx(want, rel=1e-5)
@@ -126,14 +128,14 @@ def test_windows_do_not_overlap_and_the_tail_is_dropped(mirror):
     text = "\n\n".join(ROWS).encode()
     seqlen = 20
     assert len(text) % seqlen
-    got, _ = data.windows("wikitext2", Bytes(), seqlen, None, mirror)
+    got, _ = blocks.windows("wikitext2", Bytes(), seqlen, None, mirror)
 
     assert got.flatten().tolist() == list(text[: len(text) // seqlen * seqlen])
-    assert data.windows("wikitext2", Bytes(), seqlen, 2, mirror)[0].tolist() == got[:2].tolist()
+    assert blocks.windows("wikitext2", Bytes(), seqlen, 2, mirror)[0].tolist() == got[:2].tolist()
 
 
 def test_stripped_rows(mirror):
-    got, _ = data.windows("wikitext2-stripped", Bytes(), 5, None, mirror)
+    got, _ = blocks.windows("wikitext2-stripped", Bytes(), 5, None, mirror)
     text = "\n\n".join(r.rstrip("\n") for r in ROWS).encode()
 
     assert got.flatten().tolist() == list(text[: len(text) // 5 * 5])
@@ -142,7 +144,7 @@ def test_stripped_rows(mirror):
 def test_clusters_are_articles(mirror):
     """By the title row before the window's first token; a section's heading is no title."""
     text = "\n\n".join(ROWS)
-    got, clusters = data.windows("wikitext2", Bytes(), 6, None, mirror)
+    got, clusters = blocks.windows("wikitext2", Bytes(), 6, None, mirror)
     second = text.index(" = Second = ")
 
     assert clusters == ["1" if 6 * k >= second else "0" for k in range(len(got))]
@@ -150,19 +152,53 @@ def test_clusters_are_articles(mirror):
 
 
 def test_c4_is_read_from_a_mirror(mirror):
-    assert bytes(data.windows("c4", Bytes(), 7, None, mirror)[0].flatten().tolist()) == b"a b c d"
+    assert bytes(blocks.windows("c4", Bytes(), 7, None, mirror)[0].flatten().tolist()) == b"a b c d"
     assert list(data.documents("c4", "calibration", mirror)) == ["long " * 200, "short"]
 
 
 def test_no_window_is_an_error_with_the_count(mirror):
     with pytest.raises(UserError, match=r"wikitext2 has \d+ tokens, not one window of perplexity.seqlen=1000"):
-        data.windows("wikitext2", Bytes(), 1000, None, mirror)
+        blocks.windows("wikitext2", Bytes(), 1000, None, mirror)
 
 
 def test_more_windows_than_there_are_is_an_error_with_the_count(mirror):
     """The protocol's name would claim what was not measured."""
     with pytest.raises(UserError, match=r"wikitext2 has \d windows of 20 tokens, not perplexity.windows=100"):
-        data.windows("wikitext2", Bytes(), 20, 100, mirror)
+        blocks.windows("wikitext2", Bytes(), 20, 100, mirror)
+
+
+@pytest.mark.parametrize("split", ["evaluation", "validation"])
+@pytest.mark.parametrize("past", [0, 1])
+def test_windows_are_counted_beforehand_as_they_are_cut(folder, tokenizer, past, split):
+    """The last that there is may be asked for, the next not."""
+    there = len(blocks.windows("wiki-mini", tokenizer, SEQLEN, None, None, split)[0])
+    with pytest.raises(UserError, match=f"wiki-mini has {there} windows of {SEQLEN}") if past else nullcontext():
+        blocks.check_windows("wiki-mini", SEQLEN, there + past, folder / "tokenizer.json", None, split)
+
+
+def test_bytes_are_counted_where_tokens_would_take_long(mirror, folder, monkeypatch):
+    """A token is a byte at least."""
+    monkeypatch.setattr(blocks, "QUICK_BYTES", 10)
+    size = len("\n\n".join(ROWS).encode())
+    lots = dataclasses.replace(data.CORPORA["wikitext2"], tokens=1)
+    monkeypatch.setitem(data.CORPORA, "wikitext2", lots)
+
+    blocks.check_windows("wikitext2", 1, size, folder / "tokenizer.json", mirror)
+    with pytest.raises(UserError, match=f"wikitext2 has at most {size} windows"):
+        blocks.check_windows("wikitext2", 1, size + 3, folder / "tokenizer.json", mirror)
+
+
+def test_tokens_are_counted_to_the_end(tmp_path):
+    """Some tokenizers' files ask for the beginning of a text alone."""
+    about = json.loads((support.TINY / "tokenizer.json").read_text())
+    about["truncation"] = {"direction": "Right", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
+    (tmp_path / "t.json").write_text(json.dumps(about))
+
+    blocks.check_windows("wiki-mini", SEQLEN, 1000, tmp_path / "t.json", None)
+
+
+def test_few_windows_are_granted_without_a_look():
+    blocks.check_windows("wikitext2", 2048, 30, Path("nowhere"), None)
 
 
 def encode(text):
@@ -170,14 +206,14 @@ def encode(text):
 
 
 def test_calibration_is_seeded(mirror):
-    first, again, other = (data.calibration("c4", 4, 16, seed, encode, mirror) for seed in (0, 0, 1))
+    first, again, other = (blocks.calibration("c4", 4, 16, seed, encode, mirror) for seed in (0, 0, 1))
 
     assert first == again != other
     assert [len(c) for c in first] == [16] * 4
 
 
 def test_calibration_crops_long_documents_alone(mirror):
-    crops = data.calibration("c4", 20, 16, 0, encode, mirror)
+    crops = blocks.calibration("c4", 20, 16, 0, encode, mirror)
 
     assert all(bytes(c) in ("long " * 200).encode() for c in crops)
     assert len({tuple(c) for c in crops}) > 1
@@ -186,9 +222,9 @@ def test_calibration_crops_long_documents_alone(mirror):
 def test_document_too_short_in_tokens_is_passed_over(mirror):
     """999 bytes, yet 10 tokens."""
     with pytest.raises(UserError, match=r"no document of c4 is longer than calibration.seqlen=16"):
-        data.calibration("c4", 1, 16, 0, lambda text: list(range(10)), mirror)
+        blocks.calibration("c4", 1, 16, 0, lambda text: list(range(10)), mirror)
 
 
 def test_no_document_is_long_enough(mirror):
     with pytest.raises(UserError, match=r"no document of c4 is longer than calibration.seqlen=2000"):
-        data.calibration("c4", 1, 2000, 0, encode, mirror)
+        blocks.calibration("c4", 1, 2000, 0, encode, mirror)

@@ -1,18 +1,13 @@
 """Keys: all that decides a number, and nothing else. And what may be asked without torch."""
 
 import importlib.metadata
-import json
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import support
 
-from bench import api, models
-
-TINY = Path(models.__file__).parent / "assets/tiny"
+from bench import api
 
 
 @pytest.fixture(autouse=True)
@@ -24,15 +19,6 @@ def keys(results="r", **changes):
     """Key by method and measure."""
     spec = support.small(results, **({"methods": ("magnitude", "wanda", "sparsegpt")} | changes))
     return {(c.artifact.method, c.measure): c.key for c in api.plan(spec).cells}
-
-
-def copied(folder, **config):
-    """tiny under another name; config: what differs."""
-    shutil.copytree(TINY, folder)
-    if config:
-        about = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(about | config))
-    return str(folder)
 
 
 def test_same_spec_same_keys():
@@ -83,10 +69,10 @@ def test_key_moves_with_the_model_and_not_with_its_name(tmp_path):
         "perplexity": {"windows": 4, "seqlen": 128, "data": "wiki-mini"},
         "calibration": {"sequences": 4, "seqlen": 128},
     }
-    same = copied(tmp_path / "same")
+    same = str(support.tiny(tmp_path / "same"))
     assert keys(models=(same,), **fixed) == keys(**fixed)
 
-    other = copied(tmp_path / "other", rms_norm_eps=1e-5)
+    other = str(support.tiny(tmp_path / "other", rms_norm_eps=1e-5))
     assert not set(keys(models=(other,), **fixed).values()) & set(keys(**fixed).values())
 
 

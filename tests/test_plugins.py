@@ -5,7 +5,7 @@ import json
 import pytest
 import support
 
-from bench import catalog
+from bench import catalog, listing
 from methods.errors import UserError
 
 THEIRS = '''
@@ -70,10 +70,7 @@ def installed(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def world(installed, tmp_path, monkeypatch):
-    support.own_cache(tmp_path, monkeypatch)
-    support.put_on_path(installed, monkeypatch)
-    yield
-    support.forget()
+    yield from support.world(installed, tmp_path, monkeypatch)
 
 
 def test_third_party_method_imports_methods_alone():
@@ -145,6 +142,34 @@ def test_broken_one_asked_for_is_bad_input(tmp_path, capsys, monkeypatch):
     assert code == 2
     assert len(err.splitlines()) == 1
     assert "rotten" in err and "needs a library" in err
+
+
+LOOSE = """
+from dataclasses import dataclass
+from methods.contract import Needs
+
+
+class Plain:
+    needs = Needs.NOTHING
+
+
+@dataclass
+class Loose:
+    needs = Needs.NOTHING
+"""
+
+
+@pytest.mark.parametrize("name", ["plain", "loose"])
+def test_a_class_that_is_no_frozen_dataclass_is_refused(tmp_path, monkeypatch, name):
+    """Without fields given, too: a worker would build it."""
+    names = {"plain": "unfrozen:Plain", "loose": "unfrozen:Loose"}
+    support.distribution(tmp_path / "other", "unfrozen", LOOSE, methods=names)
+    support.put_on_path(tmp_path / "other", monkeypatch)
+
+    for config in ({}, {"power": 2}):
+        with pytest.raises(UserError, match=f"^{name} cannot be used: {names[name]} must be a frozen dataclass"):
+            catalog.build(catalog.lookup("methods", name), name, config)
+    assert {r["name"] for r in listing.rows("methods", True, None)} >= {name, "wanda"}
 
 
 def test_a_class_that_is_not_there_is_broken(tmp_path, monkeypatch):

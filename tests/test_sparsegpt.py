@@ -199,6 +199,16 @@ def test_any_positive_block_holds_an_unstructured_pattern(llama, make_job):
         SparseGPT(block=0).apply(llama, make_job(llama, "50%"))
 
 
+@pytest.mark.parametrize(("pattern", "out", "block"), [("50%", 7, 1), ("30%", 1, 1), ("70%", 3, 5), ("99%", 2, 3)])
+def test_zeros_of_small_blocks_add_up(pattern, out, block):
+    """50% of a column of 7 is 3.5: rounded down in each of 64 columns, it would be 32 weights too many."""
+    weight, x = layer(out=out)
+    got = pruned(weight, x, pattern := Pattern.parse(pattern), block)
+
+    assert int((got == 0).sum()) == round(weight.numel() * pattern.sparsity)
+    assert pattern.violations(got) == 0
+
+
 @pytest.mark.parametrize("damping", [-0.01, 1.5, float("nan")])
 def test_damping_is_a_fraction(damping, llama, job):
     with pytest.raises(UserError, match="damping"):

@@ -51,6 +51,22 @@ def test_what_is_written_is_read(store):
     assert not temporaries(store)
 
 
+@pytest.mark.parametrize("folder", ["records", "items"])
+def test_what_a_killed_process_left_is_swept_when_it_is_a_day_old(store, folder):
+    store.write(record(), ITEMS)
+    old, new = (store.root / folder / f".{name}.tmp" for name in ("old", "new"))
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    Store(store.root, write=False)
+    assert old.exists()
+
+    Store(store.root)
+
+    assert not old.exists() and new.exists()
+    assert store.get(KEY) is not None
+
+
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_failed_write_leaves_the_old_record(store, monkeypatch, call):
     store.write(record(reason="old"))

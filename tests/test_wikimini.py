@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import wikimini
+from bench import wikimini, wikitext
 from methods.errors import UserError
 
 TINY = Path(wikimini.__file__).parent / "assets/tiny/TRAINING.json"
@@ -103,7 +103,7 @@ def test_reads_as_prose(splits, split):
 
 def test_keeps_what_a_reader_sees():
     """Links show their text; references, tables, captions, formulas and back matter vanish with their headings."""
-    text = wikimini._prose(
+    text = wikitext.prose(
         "\n".join(
             [
                 "{{Infobox|name=x}}[[File:A.jpg|thumb|A [[caption]] under a picture, which no reader of prose should see.]]",
@@ -165,7 +165,7 @@ def test_corrupt_cache_is_rebuilt(cache, kept, splits, damage, monkeypatch):
     whole = kept.read_bytes()
     corpus = wikimini._corpus(cache)
     monkeypatch.setattr(wikimini, "_pages", lambda _: iter(corpus))  # the parse itself has its own test
-    monkeypatch.setattr(wikimini, "_prose", lambda text: text)
+    monkeypatch.setattr(wikimini, "prose", lambda text: text)
     kept.write_bytes(damage(whole))
 
     assert wikimini.articles("test", cache) == splits["test"]

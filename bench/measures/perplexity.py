@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from bench import data
+from bench import blocks
 from bench.measures.contract import Item, Reading, Readings, Rig
 from methods.contract import Needs
 
@@ -41,7 +41,7 @@ class Perplexity:
         Raises:
             UserError: the corpus has not one window, or fewer than were asked for.
         """
-        tokens, clusters = data.windows(
+        tokens, clusters = blocks.windows(
             self.corpus, rig.tokenizer(), self.seqlen, self.windows, rig.data_dir, self.split
         )
         losses = window_losses(model(), tokens, self.batch or max(1, BATCH_TOKENS // self.seqlen), rig)
@@ -54,7 +54,7 @@ class Perplexity:
         reading = Reading(
             "perplexity", ppl, "1", "lower", stderr=ppl * stderr if stderr is not None else None, n=len(losses)
         )
-        return Readings((reading,), items, tokens.numel(), data.token_digest(tokens))
+        return Readings((reading,), items, tokens.numel(), blocks.token_digest(tokens))
 
 
 def window_losses(model: nn.Module, tokens: Tensor, batch: int, rig: Rig) -> list[float]:
