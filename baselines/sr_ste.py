@@ -54,7 +54,7 @@ class Masks:
         """The largest |w| of each group; the share of weights whose mark changed."""
         flips = count = 0.0
         for module, mask in zip(self._modules, self.all, strict=True):
-            size = whole(module.parametrizations.weight.original).abs()  # type: ignore[union-attr, operator]
+            size = whole(_own(module)).abs()
             turn = holds_in_out(module)
             keep = self._pattern.keep((size.T if turn else size).contiguous())
             keep = keep.T if turn else keep
@@ -67,15 +67,21 @@ class Masks:
     def decay(self, strength: float) -> None:
         """Add strength * w of what is masked to the gradients."""
         for module, mask in zip(self._modules, self.all, strict=True):
-            weight: Tensor = module.parametrizations.weight.original  # type: ignore[union-attr, assignment]
+            weight = _own(module)
             if weight.grad is not None:
                 local(weight.grad).addcmul_(local(weight), like(~mask.keep, weight), value=strength)
 
-    @staticmethod
-    def take_off(model: nn.Module, job: Job) -> None:
-        """Leave the masked weights in place of the dense ones."""
-        for module in map(model.get_submodule, job.targets):
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+
+def take_off(model: nn.Module, job: Job) -> None:
+    """Leave the masked weights in place of the dense ones."""
+    for module in map(model.get_submodule, job.targets):
+        parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+
+
+def _own(module: nn.Module) -> Tensor:
+    """The dense weight under the mask."""
+    weight: Tensor = module.parametrizations.weight.original  # type: ignore[union-attr, assignment]
+    return weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +122,7 @@ class SrSte(Settings):
         trainer.run(optimizer, teacher=True, hook=before)
         masks.choose()
         trainer.mark("end")
-        Masks.take_off(trainer.gather(), job)
-        return Outcome(trainer.done(), changed=changed, notes=trainer.notes())
+        return Outcome(trainer.done(lambda whole: take_off(whole, job)), changed=changed, notes=trainer.notes())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,17 @@ def _imported(source: bytes) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            if _is_package(node.module):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _is_package(module: str) -> bool:
+    """Asked so that no module is imported only to learn that a name in it is none."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return False
+    return bool(spec and spec.submodule_search_locations)
 
 
 def _origin(module: str) -> Path | None:

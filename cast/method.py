@@ -61,13 +61,10 @@ class Cast(Settings):
         trainer.mark("before_final_prune")
         optimizer.finish()
         trainer.mark("after_final_prune")
-        model = trainer.gather()
-        if self.scales:
-            scaling.fold(model, job.targets)
         kept = optimizer.figures["S"]
         before, after = (trainer.perplexities[k] for k in ("before_final_prune", "after_final_prune"))
         return Outcome(
-            trainer.done(),
+            trainer.done(lambda whole: scaling.fold(whole, job.targets) if self.scales else None),
             changed=changed,
             notes=trainer.notes(
                 lambda_=optimizer.param_groups[0]["lambda_"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -144,7 +144,8 @@ class Trainer:
             self.model.train()  # transformers recomputes in training mode only
 
         self._plain = copy.deepcopy(self.model).cpu() if self.world > 1 and self.rank == 0 else self.model
-        if self.world > 1:
+        self._sharded = self.world > 1
+        if self._sharded:
             path = family_of(self.model.config.to_dict()).blocks  # type: ignore[operator, union-attr]
             ranks.shard(self.student, self.model.get_submodule(path).children(), self.device)
 
@@ -251,25 +252,32 @@ class Trainer:
         """Write down the validation perplexity as it is now."""
         self.perplexities[name] = self.perplexity()
 
-    @torch.no_grad()
-    def gather(self) -> nn.Module:
-        """The model unsharded, on the first rank; elsewhere it stays what it is. With one process, the model itself."""
-        if self.world > 1:
-            names = dict(self._plain.named_parameters()) if self.rank == 0 else {}
-            for name, parameter in self.model.named_parameters():
-                full = ranks.whole(parameter)
-                if self.rank == 0:
-                    names[name].copy_(full)
-            self.model = self._plain
-        return self.model
+    def done(self, finish: Callable[[nn.Module], None] | None = None) -> nn.Module:
+        """The model as the job wants it back: whole, in its dtype, frozen, in eval mode.
 
-    def done(self) -> nn.Module:
-        """The model as the job wants it back: whole, in its dtype, frozen, in eval mode."""
-        if self.model is not self._plain:
-            self.gather()
+        finish: what is left to do to the whole model. With several processes only the first has it, and only there is
+        `finish` called; the others hand back their shards, which nobody reads.
+        """
+        self._gather()
+        if finish and self.rank == 0:
+            finish(self.model)
         if self.settings.recompute:
             self.model.gradient_checkpointing_disable()  # type: ignore[operator]
         return self.model.to(self.job.compute.dtype).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def _gather(self) -> None:
+        if not self._sharded:
+            return
+        names = dict(self._plain.named_parameters()) if self.rank == 0 else {}
+        for name, parameter in self.model.named_parameters():
+            full = ranks.whole(parameter)
+            if self.rank == 0:
+                names[name].copy_(full)
+        if self.rank == 0:
+            for mine, theirs in zip(self._plain.buffers(), self.model.buffers(), strict=True):
+                mine.copy_(theirs)
+        self.model, self._sharded = self._plain, False
 
     def notes(self, **more: Any) -> dict[str, Any]:
         """The diary: what was trained on, the curve, validation perplexities."""

@@ -21,7 +21,7 @@ from methods.folder import Folder
 from methods.pattern import Pattern
 from methods.targets import find_targets
 
-COLUMNS = "model method pattern quantizer seed measure protocol metric value stderr n unit better status reason record calibration targets dtype device"
+COLUMNS = "model method pattern quantizer seed measure protocol metric value stderr n unit better status reason record calibration targets dtype device training"
 
 
 @pytest.fixture(autouse=True)

@@ -88,7 +88,7 @@ def test_documents_stand_in_a_row_each_closed(tmp_path):
     assert held.shape == (64, 8) and held[-1, -1] == 0
     assert len(corpus.ids) == 801 - 64 * 8
 
-    with pytest.raises(UserError, match="b.jsonl has 0 tokens to train on and one step takes 2 x 8"):
+    with pytest.raises(UserError, match=r"b\.jsonl has 0 tokens to train on and one step takes 2 x 8"):
         load(tmp_path / "b.jsonl")
     assert list(packing._texts(str(tmp_path / "b.jsonl"), "training", None)) == ["xy", "z"]
 

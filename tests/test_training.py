@@ -12,7 +12,7 @@ from bench import catalog
 from bench.packing import Packed
 from cast.method import Cast
 from methods import checkpoint, training
-from methods.contract import Budget, Needs
+from methods.contract import Budget, Needs, Prior
 from methods.errors import Diverged, UserError
 from methods.pattern import Pattern
 
@@ -21,31 +21,40 @@ SPARSE = [n for n in NAMES if not catalog.METHODS[n].dense]
 STEPS = 30
 
 
-@pytest.fixture
-def corpus():
+def counting():
     """A text with something to learn: the next token is the last one plus one, most of the time."""
     dice = np.random.default_rng(0)
     ids = np.cumsum(dice.choice([1, 1, 1, 5], size=4000)) % 64
     return Packed(ids.astype(np.uint16), seqlen=16, sequences=8, seed=0)
 
 
+def job_to_train(model, make_job, corpus, workdir, pattern="2:4", steps=STEPS, **fields):
+    """A job that trains for `steps` steps; its prior holds the masks of the largest weights."""
+    job = make_job(model, pattern)
+    masks = {} if job.pattern.dense else {t: job.pattern.keep(weight_of(model, t).abs()) for t in job.targets}
+    teacher = copy.deepcopy(model)
+    given = {
+        "training": corpus,
+        "validation": torch.from_numpy(corpus.ids[:320].astype(np.int64)).view(20, 16),
+        "budget": Budget(tokens=steps * corpus.step_tokens, micro=4),
+        "teacher": lambda: teacher,
+        "workdir": workdir,
+        "prior": Prior(folder=workdir, masks=masks),
+    }
+    return replace(job, **(given | fields))
+
+
+@pytest.fixture
+def corpus():
+    return counting()
+
+
 @pytest.fixture
 def task(make_job, corpus, tmp_path):
-    """task(model, ...) -> a job that trains for STEPS steps."""
+    """task(model, ...) -> a job that trains."""
 
-    def build(model, pattern="2:4", steps=STEPS, **fields):
-        job = make_job(model, pattern)
-        masks = {t: job.pattern.keep(weight_of(model, t).abs()) if not job.pattern.dense else None for t in job.targets}
-        teacher = copy.deepcopy(model)
-        given = {
-            "training": corpus,
-            "validation": torch.from_numpy(corpus.ids[:320].astype(np.int64)).view(20, 16),
-            "budget": Budget(tokens=steps * corpus.step_tokens, micro=4),
-            "teacher": lambda: teacher,
-            "workdir": tmp_path / "work",
-            "prior": type("Prior", (), {"masks": masks, "folder": tmp_path})(),
-        }
-        return replace(job, **(given | fields))
+    def build(model, pattern="2:4", **fields):
+        return job_to_train(model, make_job, corpus, **({"workdir": tmp_path / "work", "pattern": pattern} | fields))
 
     return build
 
