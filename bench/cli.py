@@ -133,7 +133,7 @@ def plan(json: Json = False, **flags: Any) -> None:
 
 @app.command()
 def ls(
-    what: Annotated[str, typer.Argument(help="methods, models, data, measures, quantizers or runs.")],
+    what: Annotated[str, typer.Argument(help="methods, models, data, measures, quantizers, recipes or runs.")],
     long: Annotated[bool, typer.Option("--long", help="Fields and their defaults too.")] = False,
     results: Results = None,
     json: Json = False,
@@ -156,6 +156,22 @@ def show(
     typer.echo(found.model_dump_json(indent=1, exclude={"traceback"}))
     if found.traceback:
         typer.echo(found.traceback)
+
+
+@app.command()
+def figure(
+    record: Annotated[
+        str, typer.Argument(help="The `pattern` record of a method that trains, or the beginning of it.")
+    ],
+    out: Annotated[Path, typer.Option(help="File to write: .svg, .png or .pdf.")],
+    results: Results = None,
+) -> None:
+    """Draw how a training went: losses, S, mask flips, learning rate and alpha over steps."""
+    from bench import figures
+    from bench.spec import RESULTS
+    from bench.store import Store
+
+    typer.echo(figures.training(Store(results or RESULTS, write=False).find(record), out))
 
 
 @app.command()

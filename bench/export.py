@@ -24,7 +24,7 @@ class _Show:
         self.phase, self._show = "", show
 
     def advance(self, done: int, total: int, **figures: float) -> None:
-        self._show.progress(self.phase, done, total)
+        self._show.progress(self.phase, done, total, figures)
 
 
 def prune(spec: Spec, out: Path) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import catalog, data, models
+from bench import catalog, data, models, recipes
 from methods.errors import UserError
 
 Rows = Sequence[dict[str, Any]]
-KINDS = ("methods", "models", "data", "measures", "quantizers", "runs")
+KINDS = ("methods", "models", "data", "measures", "quantizers", "recipes", "runs")
 
 
 def show(rows: Rows, as_json: bool) -> None:
@@ -59,6 +59,17 @@ def rows(what: str, long: bool, results: Path | None) -> Rows:
         ]
     if what == "data":
         return [{"corpus": n, "hub_id": c.hub, "about": c.about} for n, c in data.CORPORA.items()]
+    if what == "recipes":
+        return [
+            {
+                "recipe": n,
+                "up_to_parameters": f"{r.parameters:.3g}",
+                "tokens": r.tokens,
+                "step": f"{r.batch} x {r.seqlen}",
+            }
+            | {"device": r.device or "any", "about": r.about, "source": r.source}
+            for n, r in recipes.recipes().items()
+        ]
     if what == "runs":
         return _runs(results)
     raise UserError(catalog.unknown("list", what, KINDS))

@@ -138,7 +138,7 @@ def _run(cells: list[Cell], store: Store, watch: Watch, wait: bool, summary: Sum
                     summary.computed += not event.get("known", False)
                     watch.cell(cell.measure, event["status"], event.get("reason", ""))
                 elif event["event"] == "progress":
-                    watch.progress(event["phase"], event["done"], event["total"])
+                    watch.progress(event["phase"], event["done"], event["total"], event["figures"])
             code = worker.wait()
         except BaseException:
             worker.kill()

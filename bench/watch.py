@@ -10,7 +10,7 @@ from typing import Protocol, TextIO
 class Watch(Protocol):
     def begin(self, total: int, known: int) -> None: ...
     def artifact(self, label: str, waiting: bool) -> None: ...
-    def progress(self, phase: str, done: int, total: int) -> None: ...
+    def progress(self, phase: str, done: int, total: int, figures: dict[str, float]) -> None: ...
     def cell(self, measure: str, status: str, reason: str) -> None: ...
     def note(self, text: str) -> None: ...
     def end(self) -> None: ...
@@ -21,7 +21,7 @@ class Plain:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._label, self._last = stream, "", 0.0
-        self._phase, self._since = "", 0.0
+        self._phase, self._since, self._first = "", 0.0, 0  # where it went on from: a resumed training is half done
 
     def note(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
@@ -33,15 +33,16 @@ class Plain:
         self._label = label
         self.note(f"{label}: {'waiting for another run' if waiting else 'started'}")
 
-    def progress(self, phase: str, done: int, total: int) -> None:
+    def progress(self, phase: str, done: int, total: int, figures: dict[str, float]) -> None:
         now = time.monotonic()
         if phase != self._phase:
-            self._phase, self._since, self._last = phase, now, now
-        elif now - self._last >= 10 and 0 < done < total:
+            self._phase, self._since, self._last, self._first = phase, now, now, done
+        elif now - self._last >= 10 and self._first < done < total:
             self._last = now
-            left = (now - self._since) / done * (total - done)
+            left = (now - self._since) / (done - self._first) * (total - done)
             self.note(
-                f"{self._label}: {phase} {done}/{total}, done at {time.strftime('%H:%M:%S', time.localtime(time.time() + left))}"
+                f"{self._label}: {phase} {done}/{total}, {_told(figures)}"
+                f"done at {time.strftime('%H:%M:%S', time.localtime(time.time() + left))}"
             )
 
     def cell(self, measure: str, status: str, reason: str) -> None:
@@ -75,7 +76,7 @@ class Bars:
             console=Console(stderr=True),
             transient=True,
         )
-        self._label, self._phase, self._since = "", "", 0.0
+        self._label, self._phase, self._since, self._first = "", "", 0.0, 0
 
     def begin(self, total: int, known: int) -> None:
         self._all = self._bars.add_task("cells", total=total, completed=known, until="")
@@ -91,14 +92,16 @@ class Bars:
             self._now, description=f"{label}: {'waiting for another run' if waiting else 'loading'}", total=None
         )
 
-    def progress(self, phase: str, done: int, total: int) -> None:
+    def progress(self, phase: str, done: int, total: int, figures: dict[str, float]) -> None:
         now = time.monotonic()
         if phase != self._phase or done <= 1:
-            self._phase, self._since = phase, now
+            self._phase, self._since, self._first = phase, now, done
             self._bars.reset(self._now, total=total)
-        left = (now - self._since) / done * (total - done) if done else 0.0
+        left = (now - self._since) / (done - self._first) * (total - done) if done > self._first else 0.0
         until = time.strftime("until %H:%M:%S", time.localtime(time.time() + left)) if left > 2 else ""
-        self._bars.update(self._now, description=f"{self._label}: {phase}", completed=done, total=total, until=until)
+        self._bars.update(
+            self._now, description=f"{self._label}: {phase}", completed=done, total=total, until=_told(figures) + until
+        )
 
     def cell(self, measure: str, status: str, reason: str) -> None:
         self._bars.advance(self._all)
@@ -107,6 +110,14 @@ class Bars:
 
     def end(self) -> None:
         self._bars.stop()
+
+
+def _told(figures: dict[str, float]) -> str:
+    """Figures a method sent along, before a comma: "loss 2.31, 1,234 tokens/s, "."""
+    words = {"tokens_per_s": "tokens/s"}
+    return "".join(
+        f"{v:,.0f} {words[k]}, " if k in words else f"{k.replace('_', ' ')} {v:.4g}, " for k, v in figures.items()
+    )
 
 
 def on(stream: TextIO = sys.stderr) -> Watch:

@@ -160,7 +160,7 @@ class AdamS(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         lambda_: float | str = "auto",
-        gain: float = 1.0,
+        gain: float = 100.0,
         refresh: int = 10,
         fixed: bool = False,
         decoupled: bool = False,

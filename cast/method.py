@@ -17,7 +17,9 @@ from methods.training import Settings, Trainer, outside
 
 @dataclass(frozen=True, kw_only=True)
 class Cast(Settings):
-    """lambda: strength of the pull, or "auto" for `gain` times the mean |momentum| measured in the first steps;
+    """lambda: strength of the pull, or "auto" for `gain` times the mean |momentum| measured in the first steps: the
+    paper has it of the order of the gradient, over thousands of steps [s]; in hundreds that leaves weights standing
+    which the final prune then cuts, so a hundred times that is the default here;
     refresh: steps between two choices of the mask; scales: blocks of a row with a scale of their own, 0 for none;
     fixed: keep the first mask; decoupled: pull outside the adaptive step; kernel: of AdamS.
     """
@@ -25,7 +27,7 @@ class Cast(Settings):
     name: ClassVar[str] = "cast"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
     lambda_: float | Literal["auto"] = "auto"
-    gain: float = 1.0
+    gain: float = 100.0
     refresh: int = 10
     scales: int = 2
     fixed: bool = False

@@ -4,7 +4,8 @@ python scripts/readme.py          rewrite them
 python scripts/readme.py --check  exit 1 if any is stale
 
 A table stands between `<!-- table: results/FOLDER -->` and `<!-- /table -->`; figures of a benchmark between
-`<!-- benchmark: NAME -->` and `<!-- /benchmark -->`.
+`<!-- benchmark: NAME -->` and `<!-- /benchmark -->`; perplexity ratios of two methods between
+`<!-- ratio: results/FOLDER A B -->` and `<!-- /ratio -->`, A B as in the table, several pairs in a row.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import table
+from bench import statistics, table
 from bench.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +34,18 @@ def benchmark(name: str) -> str:
     return "\n".join([f"| `python benchmarks/{name}.py` on {table.plain(machine)} | |", "|---|---:|", *lines]) + "\n"
 
 
+def ratios(where: str) -> str:
+    folder, *names = where.split()
+    store = Store(ROOT / folder, write=False)
+    lines = ["| perplexity ratio | | 95% interval | |", "|---|---:|---:|---|"]
+    for a, b in zip(names[::2], names[1::2], strict=True):
+        a, b = a.replace("_+_", " + "), b.replace("_+_", " + ")
+        r = statistics.perplexity_ratio(statistics.items(store, a), statistics.items(store, b))
+        over = f"{r.seeds} seeds, {r.clusters} articles" if r.seeds > 1 else f"{r.clusters} articles"
+        lines.append(f"| {table.plain(a)} / {table.plain(b)} | {r.value:.4f} | {r.low:.4f} to {r.high:.4f} | {over} |")
+    return "\n".join(lines) + "\n"
+
+
 def _leaves(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     out = []
     for key, value in figures.items():
@@ -47,9 +60,9 @@ def _leaves(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def render(text: str) -> str:
-    for kind, make in (("table", leaderboard), ("benchmark", benchmark)):
+    for kind, make in (("table", leaderboard), ("benchmark", benchmark), ("ratio", ratios)):
         text = re.sub(
-            rf"(<!-- {kind}: (\S+) -->\n).*?(<!-- /{kind} -->)",
+            rf"(<!-- {kind}: ([^>]+) -->\n).*?(<!-- /{kind} -->)",
             lambda found, make=make: f"{found[1]}\n{make(found[2])}\n{found[3]}",
             text,
             flags=re.S,

@@ -1,0 +1,136 @@
+"""AdamS against torch's AdamW on 100 million weights, and a CAST step against distilling with AdamW.
+
+python benchmarks/adams.py [--rounds 7]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import finish, in_turn, ratio
+from torch import nn
+
+from bench import catalog, fetching, loading, packing
+from bench.planning import cores
+from cast.adams import AdamS
+from methods.contract import Budget, Compute, Job
+from methods.pattern import Pattern
+from methods.targets import find_targets
+
+SHAPES = [(2048, 2048)] * 12 + [(2048, 5632)] * 4  # 96 million
+STEPS = 10
+"""A round: one choice of the mask, as in training."""
+
+
+def steps_of(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+    def run() -> None:
+        for _ in range(STEPS):
+            optimizer.step()
+
+    return run
+
+
+def material() -> list[nn.Parameter]:
+    params = [nn.Parameter(torch.randn(s)) for s in SHAPES]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    return params
+
+
+def adams(kernel: str) -> AdamS:
+    group = {"params": material(), "sparse": True}
+    optimizer = AdamS([group], total=10_000, pattern=Pattern(2, 4), lr=1e-5, lambda_=1e-3, kernel=kernel)
+    optimizer.step()  # at step 0 nothing is pulled yet; a compiled kernel compiles
+    optimizer.param_groups[0]["step"] = 1001
+    return optimizer
+
+
+def adamw(**how: bool) -> torch.optim.AdamW:
+    optimizer = torch.optim.AdamW(material(), lr=1e-5, **how)
+    optimizer.step()
+    return optimizer
+
+
+def optimizers(rounds: int) -> dict[str, Any]:
+    figures: dict[str, Any] = {"weights": sum(a * b for a, b in SHAPES)}
+    for ours, theirs, how in (
+        ("foreach", "AdamW foreach", {"foreach": True}),
+        ("fused", "AdamW fused", {"fused": True}),
+    ):
+        if ours == "fused" and not shutil.which("c++"):
+            figures["AdamS compiled / AdamW fused"] = "skipped: no C++ compiler"
+            continue
+        mine, other = adams(ours), adamw(**how)
+        contestants = {"AdamS": steps_of(mine), theirs: steps_of(other)}
+        for work in contestants.values():
+            work()
+        times = in_turn(contestants, rounds)
+        figures[f"AdamS {'compiled' if ours == 'fused' else ours} / {theirs}"] = ratio(times, "AdamS", theirs)
+        state = sum(t.nbytes for s in mine.state.values() for t in s.values())
+        figures["bytes of state per weight"] = state / figures["weights"]
+    return figures
+
+
+def cast_step(rounds: int) -> dict[str, Any]:
+    """Ten steps of 16 x 128 tokens of smollm2-135m, everything included, after ten that warm up."""
+    model = fetching.pull("smollm2-135m")
+    tokenizer = loading.load_tokenizer(model.folder)
+    corpus, _ = packing.load(
+        "wiki-mini", tokenizer, "benchmark", need=0, seqlen=128, sequences=16, seed=0, data_dir=None
+    )
+    opened = model.open()
+    targets = find_targets(opened.config, opened.shapes())
+
+    def train(name: str) -> Callable[[], None]:
+        method = catalog.build(catalog.lookup("methods", name), name, {"lr": 1e-5, "eta": 1 / 3})
+
+        def run() -> None:
+            with tempfile.TemporaryDirectory() as room:
+                method.apply(
+                    loading.load(model.folder, Compute()),
+                    Job(
+                        source=model.folder, pattern=Pattern(2, 4) if name == "cast" else Pattern(), targets=targets,
+                        training=corpus, budget=Budget(tokens=STEPS * corpus.step_tokens), workdir=Path(room),
+                        teacher=lambda: loading.load(model.folder, Compute()), progress=Clock(name),
+                    ),
+                )  # fmt: skip
+
+        return run
+
+    seen: dict[str, list[float]] = {"cast": [], "dense-ft": []}
+
+    @dataclasses.dataclass
+    class Clock:
+        name: str
+
+        def advance(self, done: int, total: int, **figures: float) -> None:
+            seen[self.name].append(corpus.step_tokens / figures["tokens_per_s"])
+
+    in_turn({name: train(name) for name in seen}, rounds)
+    return {
+        "CAST step / distillation with AdamW, smollm2-135m, 16 x 128 tokens": ratio(seen, "cast", "dense-ft"),
+        "seconds": seen,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps-rounds", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(cores())
+    figures = {"threads": cores()} | optimizers(options.rounds)
+    if options.steps_rounds:
+        figures |= cast_step(options.steps_rounds)
+    finish("adams", figures)
+
+
+if __name__ == "__main__":
+    main()
