@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,14 +16,14 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from bench import blocks, catalog, digests, loading, models, packing, provenance
+from bench import blocks, catalog, crew, digests, loading, models, packing, provenance
 from bench.check import Verdict, verify
 from bench.measures.contract import Item, Measure, Reading, Rig
 from bench.outcome import blank
 from bench.paths import cache_dir, publish, replacing, scratch
 from bench.planning import Artifact, Cell
 from bench.store import ReadingRow, Record
-from methods.contract import Budget, Compute, Job, Outcome, Prior, Progress
+from methods.contract import Budget, Compute, Job, Method, Outcome, Prior, Progress
 from methods.folder import Folder, save, state
 from methods.pattern import Pattern
 from methods.targets import family_of, find_targets
@@ -50,12 +51,12 @@ class Built:
 class Builder:
     """Everything that happens to one artifact in its process."""
 
-    def __init__(self, artifact: Artifact, events: Phased) -> None:
-        torch.set_num_threads(artifact.threads)
+    def __init__(self, artifact: Artifact, events: Phased, rank: int = 0) -> None:
+        torch.set_num_threads(max(1, artifact.threads // artifact.processes))
         self.events = events
         self.source = Folder(artifact.folder)
         self.targets = find_targets(self.source.config, self.source.shapes(), artifact.include, artifact.exclude)
-        device = torch.device(artifact.device)
+        device = torch.device(crew.device(artifact, rank))
         dtype: torch.dtype = getattr(torch, artifact.dtype)
         self.compute = Compute(
             device=device,
@@ -111,36 +112,18 @@ class Builder:
     def _apply(self, artifact: Artifact, before: Built | None, room: Path) -> Verdict:
         """Run the last stage and leave its result, checked, in room/artifact."""
         stage = artifact.stages[-1]
-        source = before.folder if before else self.source.path
-        method = catalog.build(catalog.lookup("methods", stage.name), stage.name, stage.config)
-        tokens = self._calibration(artifact) if "calibration" in stage.needs else None
-        corpus, validation = self._training(artifact) if "training" in stage.needs else (None, None)
+        source, method, job = self._job(artifact, before, room)
+        tokens = job.calibration
         model = loading.load(source, self.compute)
-        job = Job(
-            source=source,
-            pattern=Pattern.parse(stage.pattern),
-            targets=self.targets,
-            prior=self._prior(before) if before else None,
-            calibration=tokens,
-            training=corpus,
-            validation=validation,
-            budget=Budget(tokens=artifact.training.tokens, micro=artifact.training.micro)
-            if artifact.training
-            else Budget(),
-            compute=self.compute,
-            seed=artifact.seed or 0,
-            workdir=_checkpoints(artifact) if corpus else room,
-            progress=self.events,
-            teacher=lambda: loading.load(self.source.path, self.compute),
-        )
         torch.manual_seed(job.seed)
         started = time.monotonic()
-        outcome = method.apply(model, job)
+        with crew.crew(artifact) if job.training else nullcontext():
+            outcome = method.apply(model, job)
         cost = {
             "build_s": round(time.monotonic() - started, 3),
             "build_peak_bytes": provenance.peak_bytes(artifact.device),
             "calibration_tokens": tokens.numel() if tokens is not None else 0,
-            "training_tokens": artifact.training.tokens if corpus and artifact.training else 0,
+            "training_tokens": artifact.training.tokens if job.training and artifact.training else 0,
         }
         notes = dict(outcome.notes)
         if tokens is not None:
@@ -153,6 +136,39 @@ class Builder:
         with replacing(made / "artifact.json") as temporary:
             temporary.write_text(json.dumps(about | {"determinants": artifact.determinants()}, allow_nan=False))
         return verdict
+
+    def help(self, artifact: Artifact) -> None:
+        """Take part in the last stage as another rank than the first."""
+        before = self._before(artifact)
+        with scratch(artifact.key[:8]) as room:
+            source, method, job = self._job(artifact, before, Path(room))
+            model = loading.load(source, self.compute)
+            torch.manual_seed(job.seed)
+            method.apply(model, job)
+
+    def _job(self, artifact: Artifact, before: Built | None, room: Path) -> tuple[Path, Method, Job]:
+        """What the last stage starts from, its method and all it may use."""
+        stage = artifact.stages[-1]
+        source = before.folder if before else self.source.path
+        corpus, validation = self._training(artifact) if "training" in stage.needs else (None, None)
+        course = artifact.training
+        job = Job(
+            source=source,
+            pattern=Pattern.parse(stage.pattern),
+            targets=self.targets,
+            prior=self._prior(before) if before else None,
+            calibration=self._calibration(artifact) if "calibration" in stage.needs else None,
+            training=corpus,
+            validation=validation,
+            budget=Budget(tokens=course.tokens, micro=course.micro) if course else Budget(),
+            compute=self.compute,
+            seed=artifact.seed or 0,
+            workdir=_checkpoints(artifact) if corpus else room,
+            progress=self.events,
+            teacher=lambda: loading.load(self.source.path, self.compute),
+        )
+        method = catalog.build(catalog.lookup("methods", stage.name), stage.name, stage.config)
+        return source, method, job
 
     def _keep(self, outcome: Outcome, source: Path, made: Path) -> Path:
         """Write the model down; where nothing changed, its source will do."""

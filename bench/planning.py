@@ -75,6 +75,8 @@ class Artifact(_Frozen):
     stages: tuple[Stage, ...]
     calibration: Draw | None
     training: Course | None = None
+    processes: int = 1
+    """That share a training."""
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     seed: int | None
@@ -98,6 +100,7 @@ class Artifact(_Frozen):
             "dtype": self.dtype,
             "device": self.device.split(":")[0],
             "threads": self.threads,
+            "processes": self.processes,
         }
 
     @property
@@ -123,6 +126,7 @@ class Artifact(_Frozen):
                 "stages": stages,
                 "calibration": self.calibration if calibrated else None,
                 "training": self.training if trained else None,
+                "processes": self.processes if trained else 1,
                 "seed": self.seed if random else None,
             }
         )
@@ -231,6 +235,7 @@ def _cells_of(spec: Spec, model: models.Model, device: str, dtype: str, fetch: b
                     stages=stages,
                     calibration=_draw(spec, model, fetch) if any("calibration" in s.needs for s in stages) else None,
                     training=course if any("training" in s.needs for s in stages) else None,
+                    processes=spec.training.processes if any("training" in s.needs for s in stages) else 1,
                     include=spec.targets.include,
                     exclude=spec.targets.exclude,
                     seed=seed,
@@ -273,6 +278,11 @@ def _course(spec: Spec, model: models.Model, recipe: recipes.Recipe) -> Course:
         seqlen=wanted.seqlen or recipe.seqlen,
         micro=wanted.micro or recipe.micro,
     )
+    if course.batch % wanted.processes:
+        raise UserError(
+            f"a step of training.batch={course.batch} sequences cannot be shared by training.processes="
+            f"{wanted.processes}: take a batch that it divides"
+        )
     if course.tokens < course.batch * course.seqlen:
         raise UserError(
             f"training.tokens={course.tokens} is not one step of {course.batch} x {course.seqlen} tokens: "

@@ -44,6 +44,8 @@ class Training(_Strict):
     seqlen: int | None = Field(default=None, ge=2)
     micro: int | None = Field(default=None, ge=1)
     """Sequences a forward pass; gradients of a step add up."""
+    processes: int = Field(default=1, ge=1)
+    """That share a step, on this machine: a card each, or so many processes on the CPU."""
 
 
 class PerplexitySpec(_Strict):

@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import support
 import torch
 from conftest import build, job_for
 from test_training import counting, job_to_train, method
 
+from bench import crew
+from bench.store import Store
 from methods.folder import Folder
 
 HERE = Path(__file__).parent
@@ -62,3 +65,32 @@ def test_sums_of_one_process_are_its_own():
     assert ranks.total(1.0, 2.0) == [1.0, 2.0]
     assert ranks.rank_and_world() == (0, 1)
     assert torch.equal(ranks.mean(torch.ones(2)), torch.ones(2))
+
+
+def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, monkeypatch):
+    """From the plan to the record; by another key, since rounding differs."""
+    support.own_cache(tmp_path, monkeypatch)
+    training = {"tokens": 16384, "batch": 8}
+    for processes in (1, 2):
+        spec = support.small(
+            tmp_path / "r", methods=("cast",), measures=("perplexity",), training=training | {"processes": processes}
+        )
+        support.run_here(spec, only=("cast",))
+
+    found = [r for r in Store(tmp_path / "r", write=False) if r.slot["measure"] == "perplexity"]
+    assert [r.status for r in found] == ["ok", "ok"], [r.reason for r in found]
+    one, two = (r.readings[0].value for r in found)
+    assert found[0].key != found[1].key
+    assert one == pytest.approx(two, rel=1e-3)
+
+
+def test_a_helper_that_dies_is_a_failed_row(tmp_path, monkeypatch):
+    support.own_cache(tmp_path, monkeypatch)
+    monkeypatch.setattr(crew, "HELPER", "import sys; sys.exit(3)")
+    training = {"tokens": 16384, "batch": 8, "processes": 2}
+    spec = support.small(tmp_path / "r", methods=("cast",), measures=("perplexity",), training=training)
+    support.run_here(spec, only=("cast",))
+
+    (record,) = [r for r in Store(tmp_path / "r", write=False) if r.slot["measure"] == "perplexity"]
+    assert record.status == "failed"
+    assert "rank 1 ended with code 3 before it began" in record.reason
