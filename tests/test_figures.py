@@ -13,7 +13,16 @@ from methods.errors import UserError
 
 def record(curve=None, **slot):
     rows = [
-        {"step": 10.0 * k, "ce": 3.0 - 0.1 * k, "kl": 0.5, "loss": 2.0, "S": 0.9, "flips": 0.01, "alpha": k / 5, "lr": 1e-3}
+        {
+            "step": 10.0 * k,
+            "ce": 3.0 - 0.1 * k,
+            "kl": 0.5,
+            "loss": 2.0,
+            "S": 0.9,
+            "flips": 0.01,
+            "alpha": k / 5,
+            "lr": 1e-3,
+        }
         for k in range(1, 6)
     ]
     named = {"model": "tiny", "method": "cast", "pattern": "2:4", "measure": "pattern"} | slot
