@@ -17,6 +17,8 @@ START_S = 8.0
 """A process that imports torch and transformers and loads a small model."""
 EFFICIENCY = 0.6
 """Of the machine's matrix-product rate that a whole forward pass reaches."""
+STATE_BYTES = 17.0
+"""A weight in training: float32 master, gradient, two moments, a mark."""
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -51,17 +53,19 @@ def rows(plan: Plan) -> list[dict[str, Any]]:
 def _cost(artifact: Artifact, left: list[Cell]) -> tuple[int, float | None, float]:
     shapes = Folder(artifact.folder).shapes()
     parameters = sum(math.prod(s) for s in shapes.values())
-    recipe = artifact.calibration
-    calibration = recipe.sequences * recipe.seqlen if recipe and left else 0
+    draw = artifact.calibration
+    calibration = draw.sequences * draw.seqlen if draw and left else 0
+    training = artifact.training.tokens if artifact.training and left else 0
     evaluation = sum(_evaluated(c) for c in left)
     memory = 1e9 + 2.0 * parameters * ITEM_BYTES[artifact.dtype]
+    if training:
+        memory += STATE_BYTES * parameters
     rate = _flops() if artifact.device == "cpu" else None
+    tokens = calibration + evaluation + training
     if rate is None or not left:
-        return calibration + evaluation, None if left else 0.0, memory
-    work = (
-        2.0 * parameters * (evaluation + 3 * calibration)
-    )  # two passes over the blocks, and about one more of Hessians
-    return calibration + evaluation, START_S + work / rate, memory
+        return tokens, None if left else 0.0, memory
+    passes = evaluation + 3 * calibration + 4 * training  # calibration: two over the blocks, and about one of Hessians;
+    return tokens, START_S + 2.0 * parameters * passes / rate, memory  # training: forward, two backward, the teacher's
 
 
 def _evaluated(cell: Cell) -> int:

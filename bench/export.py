@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
@@ -68,7 +69,7 @@ def _write(artifact: planning.Artifact, out: Path) -> str:
 
 def _card(artifact: planning.Artifact, zeros: float, notes: Any) -> str:
     versions = provenance.versions()
-    recipe = artifact.calibration
+    draw, course = artifact.calibration, artifact.training
     errors = notes.get("reconstruction_error", {})
     worst = max(errors, key=errors.get) if errors else ""
     lines = [
@@ -80,9 +81,17 @@ def _card(artifact: planning.Artifact, zeros: float, notes: Any) -> str:
         "",
         f"- pattern: {artifact.pattern}; {zeros:.2%} of the pruned linears' weights are zero, stored dense",
         f"- method: {artifact.method}, code {artifact.stages[-1].source[:12]}",
-        f"- calibration: {recipe.sequences} x {recipe.seqlen} tokens of {recipe.data}, seed {artifact.seed}"
-        if recipe
+        f"- calibration: {draw.sequences} x {draw.seqlen} tokens of {draw.data}, seed {artifact.seed}"
+        if draw
         else "- calibration: none",
+        *(
+            [
+                f"- training: {course.tokens:,} tokens of {course.data} in steps of {course.batch} x {course.seqlen}, "
+                f"seed {artifact.seed}, {json.dumps(artifact.stages[-1].config)}"
+            ]
+            if course
+            else []
+        ),
         f"- source weights: sha256 {artifact.digest}",
         f"- dtype {artifact.dtype}, torch {versions['torch']}, transformers {versions['transformers']}",
         *([f"- largest relative reconstruction error: {errors[worst]:.3g} ({worst})"] if worst else []),

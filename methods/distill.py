@@ -38,6 +38,7 @@ class _Loss(torch.autograd.Function):
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         need_hidden, need_head = ctx.needs_input_grad[:2]
+        needed = need_hidden or need_head
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_head = torch.zeros_like(head, dtype=torch.float32) if need_head else None
         ce = hidden.new_zeros((), dtype=torch.float32)
@@ -51,22 +52,22 @@ class _Loss(torch.autograd.Function):
             for a in range(0, len(hidden), rows):
                 h, y = hidden[a : a + rows].to(dtype), targets[a : a + rows]
                 z = (h @ w.T).float()
-                ce_rows = z.logsumexp(-1) - z.gather(1, y[:, None]).squeeze(1)
-                ce += ce_rows.sum()
-                gradient = None
+                log_q = z.log_softmax(-1)
+                ce -= log_q.gather(1, y[:, None]).sum()
+                pull = None  # eta T (q_T - p)
                 if teacher is not None and theirs is not None and eta:
                     other = (teacher.hidden[a : a + rows].to(dtype) @ theirs.T).float()
-                    log_p, log_q = (other / temperature).log_softmax(-1), (z / temperature).log_softmax(-1)
+                    log_p = other.div_(temperature).log_softmax(-1)
+                    log_qt = log_q if temperature == 1 else z.div_(temperature).log_softmax(-1)
                     p = log_p.exp()
-                    kl += temperature**2 * (p * (log_p - log_q)).sum()
-                    if need_hidden or need_head:
-                        gradient = log_q.exp_().sub_(p).mul_(eta * temperature)
-                    del other, log_p, log_q, p
-                if need_hidden or need_head:
-                    q = z.softmax(-1)
+                    kl += temperature**2 * log_p.sub_(log_qt).mul_(p).sum()
+                    if needed:
+                        qt = log_q.exp_() if log_qt is log_q else log_qt.exp_()
+                        pull = p.neg_().add_(qt).mul_(eta * temperature)
+                if needed:
+                    q = log_q if pull is not None and temperature == 1 else log_q.exp_()
                     q[torch.arange(len(y), device=y.device), y] -= 1
-                    q *= 1 - eta
-                    gradient = q if gradient is None else gradient.add_(q)
+                    gradient = q if pull is None else pull.add_(q, alpha=1 - eta)  # without a teacher eta is 0
                     gradient = gradient.mul_(scale).to(dtype)
                     if grad_hidden is not None:
                         grad_hidden[a : a + rows] = gradient @ w
