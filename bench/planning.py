@@ -62,6 +62,11 @@ class Course(_Frozen):
     seqlen: int
     micro: int | None
 
+    @property
+    def told(self) -> str:
+        """In words: what two trainings that may be compared share."""
+        return f"{self.data}@{self.seqlen}x{self.batch}, {self.tokens:,} tokens"
+
 
 class Artifact(_Frozen):
     """A model and the stages it goes through; folder and data_dir say where, and are no part of the key."""
@@ -169,7 +174,7 @@ class Cell(_Frozen):
             "calibration": f"{a.calibration.data}@{a.calibration.seqlen}x{a.calibration.sequences}"
             if a.calibration
             else None,
-            "training": f"{a.training.data}, {a.training.tokens:,} tokens" if a.training else None,
+            "training": a.training.told if a.training else None,
             "targets": [list(a.include), list(a.exclude)],
             "dtype": a.dtype,
             "device": a.device.split(":")[0],

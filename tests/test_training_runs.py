@@ -74,7 +74,7 @@ def test_notes_and_costs_are_in_the_record(tmp_path):
     record = support.records(tmp_path / "r")["cast:lr=1e-3", 0, "pattern"]
     assert record.notes["training"]["tokens"] == SMALL["tokens"] == record.cost["training_tokens"]
     assert record.notes["training"]["unique_tokens"] <= SMALL["tokens"]
-    assert record.slot["training"] == "wiki-mini, 10,240 tokens"
+    assert record.slot["training"] == "wiki-mini@32x8, 10,240 tokens"
     assert record.readings[0].value == 0
 
 
