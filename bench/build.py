@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from bench import blocks, catalog, crew, digests, loading, models, packing, provenance
+from bench.cells import Artifact, Cell
 from bench.check import Verdict, verify
 from bench.measures.contract import Item, Measure, Reading, Rig
 from bench.outcome import blank
 from bench.paths import cache_dir, publish, replacing, scratch
-from bench.planning import Artifact, Cell
 from bench.store import ReadingRow, Record
 from methods.contract import Budget, Compute, Job, Method, Outcome, Prior, Progress
 from methods.folder import Folder, save, state

@@ -14,7 +14,7 @@ from bench.paths import cache_dir, collector, marks, sweep
 from methods.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.planning import Artifact
+    from bench.cells import Artifact
 
 MADE = ("artifacts", "tmp", "logs", "datasets", "digests", "tokens")
 FETCHED = ("models", "data")

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from pydantic import BaseModel
 
-from bench.planning import Artifact
+from bench.cells import Artifact
 
 HERE = "127.0.0.1"
 HELPER = "from bench import crew; crew.main()"

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from bench import catalog, data, models, planning, provenance
+from bench import catalog, data, devices, models, provenance
 from bench.paths import cache_dir
 from bench.spec import DATA_ENV, RESULTS
 from bench.store import writable
@@ -43,10 +43,10 @@ def _row(thing: str, state: str, detail: str) -> dict[str, Any]:
 
 
 def _device() -> dict[str, Any]:
-    device = planning.resolve_device("auto")
+    device = devices.resolve_device("auto")
     about = provenance.machine()
     if device == "cpu":
-        return _row("device", "cpu", f"{about['cpu']}, {planning.cores()} cores; no CUDA device")
+        return _row("device", "cpu", f"{about['cpu']}, {devices.cores()} cores; no CUDA device")
     import torch
 
     return _row("device", "ok", f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}")

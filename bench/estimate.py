@@ -8,7 +8,8 @@ from functools import cache
 from typing import Any
 
 from bench import data
-from bench.planning import Artifact, Cell, Plan
+from bench.cells import Artifact, Cell
+from bench.planning import Plan
 from bench.store import DONE, Store
 from methods.errors import UserError
 from methods.folder import Folder

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import cache, planning, provenance, watch
+from bench import cache, cells, planning, provenance, watch
 from bench.check import Broken
 from bench.paths import using
 from bench.spec import Spec
@@ -40,13 +40,13 @@ def prune(spec: Spec, out: Path) -> str:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {str(out)!r} is there already: name a new folder, or empty it")
     with using():
-        cells = planning.make(spec, fetch=True).cells
-        artifact = next(c.artifact for c in cells if c.artifact.stages[-1].label == spec.methods[0])
+        planned = planning.make(spec, fetch=True).cells
+        artifact = next(c.artifact for c in planned if c.artifact.stages[-1].label == spec.methods[0])
         with using(*cache.names(artifact)):
             return _write(artifact, out)
 
 
-def _write(artifact: planning.Artifact, out: Path) -> str:
+def _write(artifact: cells.Artifact, out: Path) -> str:
     from bench.build import Builder
 
     show = watch.on(sys.stderr)
@@ -67,7 +67,7 @@ def _write(artifact: planning.Artifact, out: Path) -> str:
     return f"{out}: {artifact.model} pruned by {artifact.method} to {artifact.pattern}, {zeros:.1%} of {len(verdict.layers)} linears zero, pattern checked"
 
 
-def _card(artifact: planning.Artifact, zeros: float, notes: Any) -> str:
+def _card(artifact: cells.Artifact, zeros: float, notes: Any) -> str:
     versions = provenance.versions()
     draw, course = artifact.calibration, artifact.training
     errors = notes.get("reconstruction_error", {})

@@ -6,7 +6,7 @@ import traceback
 from typing import Any
 
 from bench import provenance
-from bench.planning import Cell
+from bench.cells import Cell
 from bench.store import Record
 from methods.errors import Diverged
 

@@ -14,9 +14,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from bench.cells import Cell
 from bench.outcome import failure
 from bench.paths import cache_dir, using
-from bench.planning import Cell, Plan
+from bench.planning import Plan
 from bench.store import DONE, Record, Store, is_disk_full
 from bench.watch import Watch
 from bench.worker import Assignment

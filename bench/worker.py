@@ -17,10 +17,10 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from bench import cache
+from bench.cells import Cell
 from bench.events import Events
 from bench.outcome import failure
 from bench.paths import using
-from bench.planning import Cell
 from bench.store import DONE, Record, Store, is_disk_full
 
 

@@ -18,7 +18,7 @@ from harness import finish, in_turn, ratio
 from torch import nn
 
 from bench import catalog, fetching, loading, packing
-from bench.planning import cores
+from bench.devices import cores
 from cast.adams import AdamS
 from methods.contract import Budget, Compute, Job
 from methods.pattern import Pattern

@@ -22,9 +22,9 @@ from harness import finish, in_turn, ratio
 
 from bench import blocks, fetching, loading, provenance
 from bench.check import Verdict
+from bench.devices import cores
 from bench.measures.contract import Rig
 from bench.measures.perplexity import BATCH_TOKENS, window_losses
-from bench.planning import cores
 from methods.contract import Compute, Silent
 from methods.pattern import Pattern
 

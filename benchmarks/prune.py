@@ -26,7 +26,7 @@ from baselines.sparsegpt import prune_
 from baselines.wanda import energy
 from bench import blocks, fetching, loading
 from bench.catalog import build, lookup
-from bench.planning import cores
+from bench.devices import cores
 from methods.blocks import Walk
 from methods.contract import Compute, Job
 from methods.hessian import gram, inverse_factor, symmetric
