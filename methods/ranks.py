@@ -57,9 +57,14 @@ def like(tensor: Tensor, parameter: Tensor) -> Tensor:
     return distribute_tensor(tensor, parameter.device_mesh, parameter.placements).to_local()  # type: ignore[attr-defined]
 
 
-def total(*values: float, sharded: bool = True) -> list[float]:
+def any_of(answer: bool) -> bool:
+    """Does any rank say so? Clocks differ, and all must do the same."""
+    return total(float(answer))[0] > 0
+
+
+def total(*values: float) -> list[float]:
     """Sums over ranks of figures taken on shards."""
-    if alone() or not sharded:
+    if alone():
         return list(values)
     sums = torch.tensor(values, dtype=torch.float64)
     if dist.get_backend() == "nccl":

@@ -133,6 +133,7 @@ class Trainer:
         self.student = Student(self.model)
         self.device = job.compute.device
         self.curve: list[dict[str, float]] = []
+        self.first = math.nan
         self.perplexities: dict[str, float] = {}
         self._autocast = job.compute.dtype if job.compute.dtype != torch.float32 else None
         self.rank, self.world = ranks.rank_and_world()
@@ -142,7 +143,6 @@ class Trainer:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
             _no_dropout(self.model)
             self.model.train()  # transformers recomputes in training mode only
-
         self._plain = copy.deepcopy(self.model).cpu() if self.world > 1 and self.rank == 0 else self.model
         self._sharded = self.world > 1
         if self._sharded:
@@ -189,7 +189,8 @@ class Trainer:
                 pending.clear()
                 rate = (step + 1 - start) * self.corpus.step_tokens / (time.monotonic() - began)
                 self.job.progress.advance(step + 1, total, loss=self.curve[-1]["loss"], tokens_per_s=round(rate))
-                if time.monotonic() - saved > CHECKPOINT_S and step + 1 < total:
+                due = time.monotonic() - saved > CHECKPOINT_S and step + 1 < total
+                if ranks.any_of(due):
                     self._save(optimizer, step + 1)
                     saved = time.monotonic()
 
