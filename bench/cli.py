@@ -175,6 +175,27 @@ def figure(
 
 
 @app.command()
+def scaling(
+    method: Annotated[str, typer.Option(help="The sparse row, as in its table.")] = "cast",
+    control: Annotated[str, typer.Option(help="The row it is measured against.")] = "dense-ft",
+    out: Annotated[Path | None, typer.Option(help="Figure to draw: .svg, .png or .pdf.")] = None,
+    results: Results = None,
+    json: Json = False,
+) -> None:
+    """Fit how what sparsity costs falls with model size and training tokens, and predict the largest run from the rest."""
+    from bench import figures, listing
+    from bench import scaling as law
+    from bench.spec import RESULTS
+
+    points = law.read(results or RESULTS, method, control)
+    held, predicted = law.check(points)
+    fitted = law.fit([p for p in points if p is not held])
+    listing.show(law.told(fitted, held, predicted), json)
+    if out:
+        typer.echo(figures.scaling(fitted, out, method, control, held))
+
+
+@app.command()
 def report(
     results: Results = None, format_: Annotated[str, typer.Option("--format", help="table, json, csv or md.")] = "table"
 ) -> None:

@@ -11,7 +11,12 @@ from methods.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
+    from bench.scaling import Law, Point
+
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Told apart by readers who do not see all colors (Okabe and Ito)."""
 FORMATS = (".svg", ".png", ".pdf")
 PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("loss, nats a token", (("ce", "cross-entropy"), ("kl", "KL to the dense model"))),
@@ -34,6 +39,45 @@ def training(record: Record, file: Path) -> Path:
             f"record {record.key[:12]} tells of no training: take the `pattern` record of a method that trains "
             "(bench ls runs)"
         )
+    pyplot = _pyplot(file)
+    shown = [(t, [c for c in columns if c[0] in curve[0]]) for t, columns in PANELS]
+    shown = [(t, columns) for t, columns in shown if columns]
+    figure, axes = pyplot.subplots(1, len(shown), figsize=(4.2 * len(shown), 3.2), squeeze=False, layout="constrained")
+    for (title, columns), axis in zip(shown, axes[0], strict=True):
+        _panel(axis, title, columns, curve)
+    figure.suptitle(_title(record), x=0.01, ha="left", fontsize=10, parse_math=False)
+    return _save(figure, file)
+
+
+def scaling(law: Law, file: Path, method: str, control: str, held: Point | None = None) -> Path:
+    """Draw a law's curve for each model through its points; the point left out is hollow.
+
+    Raises:
+        UserError: the file's ending is none that can be drawn.
+    """
+    from bench.scaling import grouped
+
+    pyplot = _pyplot(file)
+    figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    everything = [*law.points, *([held] if held else [])]
+    budgets = [p.training for p in everything]
+    grid = [min(budgets) * (max(budgets) / min(budgets)) ** (k / 60) for k in range(61)]
+    for color, (model, points) in zip(COLORS, grouped(everything).items(), strict=False):
+        weights = points[0].weights
+        predicted = [law.predict(weights, d) for d in grid]
+        axis.plot(grid, [p.value for p in predicted], color=color, linewidth=1.2, label=f"{model}, {weights:,} weights")
+        axis.fill_between(grid, [p.low for p in predicted], [p.high for p in predicted], color=color, alpha=0.12)
+        for p in points:
+            axis.plot(p.training, p.loss, "o", color=color, fillstyle="none" if p is held else "full", markersize=6)
+    axis.set(xscale="log", yscale="log")
+    axis.set_xlabel("training tokens")
+    axis.set_ylabel(f"nats a token, {method} above {control}", parse_math=False)
+    axis.grid(alpha=0.3, linewidth=0.5, which="both")
+    axis.legend(fontsize=8, frameon=False)
+    return _save(figure, file)
+
+
+def _pyplot(file: Path) -> Any:
     if file.suffix not in FORMATS:
         raise UserError(f"figure {str(file)!r} should end in {', '.join(FORMATS)}")
     import matplotlib
@@ -42,12 +86,12 @@ def training(record: Record, file: Path) -> Path:
     matplotlib.rcParams["svg.hashsalt"] = "cast-bench"  # the same figure, the same bytes
     from matplotlib import pyplot
 
-    shown = [(t, [c for c in columns if c[0] in curve[0]]) for t, columns in PANELS]
-    shown = [(t, columns) for t, columns in shown if columns]
-    figure, axes = pyplot.subplots(1, len(shown), figsize=(4.2 * len(shown), 3.2), squeeze=False, layout="constrained")
-    for (title, columns), axis in zip(shown, axes[0], strict=True):
-        _panel(axis, title, columns, curve)
-    figure.suptitle(_title(record), x=0.01, ha="left", fontsize=10, parse_math=False)
+    return pyplot
+
+
+def _save(figure: Figure, file: Path) -> Path:
+    from matplotlib import pyplot
+
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
     pyplot.close(figure)

@@ -1,0 +1,62 @@
+"""How far our masks agree with llm-compressor's on the first 15 blocks of smollm2-135m, over several calibration draws.
+
+Each side runs on its own: its block i sees what its own pruned blocks hand on. One near-tie that rounding settles the
+other way is then multiplied by every block that follows, so a draw either agrees almost everywhere or comes apart at
+some block; which, only trying tells. On the same inputs the two agree (benchmarks/prune.py).
+
+pip install -e '.[llmcompressor]' && python benchmarks/masks.py [--draws 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from typing import Any
+
+import torch
+from harness import finish
+from prune import MATCH_BLOCKS, SEQLEN, SEQUENCES, agreement, ours, theirs
+from torch import nn
+
+from bench import blocks, fetching, loading
+from bench.devices import cores
+from methods.contract import Compute
+from methods.targets import find_targets
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--draws", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(cores())
+    found = fetching.pull("smollm2-135m")
+    tokenizer = loading.load_tokenizer(found.folder)
+    dense = loading.load(found.folder, Compute())
+    dense.model.layers = nn.ModuleList(list(dense.model.layers)[:MATCH_BLOCKS])  # what comes after changes nothing here
+    dense.config.num_hidden_layers = MATCH_BLOCKS
+    opened = found.open()
+    everything = find_targets(opened.config, opened.shapes())
+    targets = tuple(t for t in everything if int(t.split(".")[2]) < MATCH_BLOCKS)
+    figures: dict[str, Any] = {"model": "smollm2-135m", "blocks": MATCH_BLOCKS, "tokens": f"{SEQUENCES} x {SEQLEN}"}
+    for method in ("wanda", "sparsegpt"):
+        least: dict[str, Any] = {}
+        by_block = {}
+        for draw in range(options.draws):
+            tokens = torch.tensor(
+                blocks.calibration(
+                    "wiki-mini", SEQUENCES, SEQLEN, draw, lambda t: list(tokenizer(t)["input_ids"]), None
+                )
+            )
+            mine, other = copy.deepcopy(dense), copy.deepcopy(dense)
+            ours(method, mine, tokens, targets)
+            theirs(method, other, tokens)
+            shares = agreement(other, mine)
+            least[f"draw {draw}: least agreement"] = round(min(shares), 6)
+            by_block[f"draw {draw}"] = [round(s, 6) for s in shares]
+            print(method, draw, by_block[f"draw {draw}"], flush=True)
+        figures[method] = least | {"by block": [by_block]}
+    finish("masks", figures)
+
+
+if __name__ == "__main__":
+    main()
