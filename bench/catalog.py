@@ -80,6 +80,11 @@ METHODS = {
         "train what a one-shot mask left, the mask held",
         prior="sparsegpt",
     ),
+    "finetune": Entry(
+        "baselines.finetune:Finetune",
+        ("training", "teacher"),
+        "train a sparse model further, its zeros held; rank= for low-rank updates",
+    ),
     "sr-ste": Entry(
         "baselines.sr_ste:SrSte",
         ("training", "teacher"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json as json_module
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -244,6 +245,33 @@ def prune(
         typer.echo(export.prune(spec, out))
     except export.Broken as broken:
         _fail(f"{methods} on {models} is not what it promised: {broken}; nothing was written", 1)
+
+
+@app.command()
+@_with_flags("methods", "models", "measures")
+def finetune(
+    artifact: Annotated[
+        str, typer.Option(help="A record's name or the beginning of it, or a folder bench prune wrote.")
+    ],
+    data: Annotated[str, typer.Option(help="A corpus, a .txt or .jsonl file, or a folder of them.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
+    rank: Annotated[
+        int, typer.Option(help="Of low-rank updates merged under the mask; 0 trains all weights.", min=0)
+    ] = 0,
+    seeds: Annotated[int, typer.Option("--seed", help="Of the order of the text.")] = 0,
+    **flags: Any,
+) -> None:
+    """Train a pruned model further with its zeros held, and write a folder that transformers loads."""
+    from bench import export
+
+    folder, pattern = export.pruned(artifact, flags.pop("results", None))
+    training = [f"training.data={json_module.dumps(data)}"]
+    given = {"methods": f"finetune:rank={rank}", "models": (str(folder),), "measures": "size", "seeds": seeds}
+    given |= {"patterns": flags.pop("patterns", None) or pattern, "set_": training + (flags.pop("set_", None) or [])}
+    try:
+        typer.echo(export.prune(_spec(flags | given), out))
+    except export.Broken as broken:
+        _fail(f"fine-tuning {artifact} broke its promise: {broken}; nothing was written", 1)
 
 
 @app.command()

@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import cache, cells, planning, provenance, watch
+from bench import cache, cells, digests, planning, provenance, watch
 from bench.check import Broken
-from bench.paths import using
-from bench.spec import Spec
+from bench.paths import cache_dir, using
+from bench.spec import RESULTS, Spec
+from bench.store import Store
 from methods.errors import UserError
 
 __all__ = ["Broken", "prune"]
@@ -46,6 +47,25 @@ def prune(spec: Spec, out: Path) -> str:
             return _write(artifact, out)
 
 
+def pruned(name: str, results: Path | None) -> tuple[Path, str]:
+    """The folder of a pruned model and its pattern: a folder as it is, or the cached model a record speaks of.
+
+    Raises:
+        UserError: no such record, or its model is no longer in the cache.
+    """
+    if Path(name).is_dir():
+        return Path(name), "2:4"
+    record = Store(results or RESULTS, write=False).find(name)
+    key = digests.of({k: v for k, v in record.determinants.items() if k not in ("tokenizer", "measure")})
+    folder = cache_dir() / "artifacts" / key[:32]
+    if not (folder / "config.json").exists():
+        raise UserError(
+            f"the model of record {record.key[:12]} is not in the cache any more: make it a folder with "
+            f"bench prune --method {record.slot['method']} --model {record.slot['model']} --out DIR, and name that"
+        )
+    return folder, str(record.slot["pattern"])
+
+
 def _write(artifact: cells.Artifact, out: Path) -> str:
     from bench.build import Builder
 
@@ -64,7 +84,9 @@ def _write(artifact: cells.Artifact, out: Path) -> str:
     verdict = built.verdict
     zeros = sum(x.zeros for x in verdict.layers.values()) / max(1, sum(x.weights for x in verdict.layers.values()))
     (out / "README.md").write_text(_card(artifact, zeros, built.notes))
-    return f"{out}: {artifact.model} pruned by {artifact.method} to {artifact.pattern}, {zeros:.1%} of {len(verdict.layers)} linears zero, pattern checked"
+    told = f"{out}: {artifact.model} by {artifact.method}, {artifact.pattern}, {zeros:.1%} of {len(verdict.layers)} linears zero, pattern checked"
+    found = built.notes.get("validation_perplexity", {})
+    return told + "".join(f"; perplexity on held-out text {k.replace('_', ' ')} {v:.4g}" for k, v in found.items())
 
 
 def _card(artifact: cells.Artifact, zeros: float, notes: Any) -> str:

@@ -159,6 +159,11 @@ class Trainer:
         chosen = {id(p) for p in theta}
         return theta, [p for p in self.model.parameters() if id(p) not in chosen]  # type: ignore[return-value]
 
+    def train_only(self, part: str) -> None:
+        """Freeze all parameters but those whose name contains `part`."""
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(part in name)
+
     def run(self, optimizer: torch.optim.Optimizer, *, teacher: bool, hook: Hook | None = None) -> None:
         """All steps that are left.
 
