@@ -68,7 +68,7 @@ class Finetune(Settings):
         theta, rest = trainer.parameters(job.targets)
         masks = {}
         for name, parameter in zip(job.targets, theta, strict=True):
-            masks[parameter] = like(model.get_submodule(name).weight.detach() != 0, parameter)  # type: ignore[operator, union-attr]
+            masks[parameter] = like(model.get_submodule(name).weight.detach() != 0, parameter)  # type: ignore[operator]
         optimizer = Held([*theta, *rest], masks, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
         trainer.run(optimizer, teacher=True)
         trainer.mark("end")
@@ -78,7 +78,7 @@ class Finetune(Settings):
         for name in job.targets:
             module = model.get_submodule(name)
             added = LowRank(module.weight, self.rank, self.alpha / self.rank)  # type: ignore[arg-type]
-            parametrize.register_parametrization(module, "weight", added.to(module.weight.device))  # type: ignore[union-attr, arg-type]
+            parametrize.register_parametrization(module, "weight", added.to(module.weight.device))  # type: ignore[arg-type]
         trainer = Trainer(self.name, model, job, self)
         trainer.train_only(".parametrizations.weight.0.")
         optimizer = torch.optim.AdamW(

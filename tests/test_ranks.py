@@ -49,6 +49,9 @@ def test_two_ranks_equal_one_process(name, family, tmp_path):
     two = Folder(tmp_path / "two/model")
     for key, tensor in one.model.named_parameters():
         got = two.tensor(key)
+        if key.endswith("c_attn.bias"):  # a key's bias shifts all scores alike, so its gradient is rounding alone,
+            queries_and_values = torch.arange(len(got)) // (len(got) // 3) != 1  # which Adam makes whole steps of
+            got, tensor = got[queries_and_values], tensor[queries_and_values]
         if key.removesuffix(".weight") in job.targets:  # a near-tie may be settled the other way
             same = (got != 0) == (tensor != 0)
             assert same.float().mean() > 0.99, key

@@ -78,7 +78,7 @@ def pruned(model, job):
 
 
 def start_of(name, model, job):
-    return pruned(model, job) if name == "retrain" else copy.deepcopy(model)
+    return pruned(model, job) if name in ("retrain", "finetune") else copy.deepcopy(model)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
