@@ -26,12 +26,18 @@ from methods.targets import find_targets
 
 SHAPES = [(2048, 2048)] * 12 + [(2048, 5632)] * 4  # 96 million
 STEPS = 10
-"""A round: one choice of the mask, as in training."""
+"""A round: as many steps as share one choice of the mask."""
 
 
-def steps_of(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+def steps_of(optimizer: torch.optim.Optimizer, first: int = 0) -> Callable[[], None]:
+    """first: the step a round of AdamS begins at; at a multiple of ten the mask is chosen anew."""
+
     def run() -> None:
-        for _ in range(STEPS):
+        if first:
+            optimizer.param_groups[0]["step"] = first
+        for step in range(STEPS):
+            if first % STEPS and step:  # never reach the next choice
+                optimizer.param_groups[0]["step"] = first
             optimizer.step()
 
     return run
@@ -68,11 +74,18 @@ def optimizers(rounds: int) -> dict[str, Any]:
             figures["AdamS compiled / AdamW fused"] = "skipped: no C++ compiler"
             continue
         mine, other = adams(ours), adamw(**how)
-        contestants = {"AdamS": steps_of(mine), theirs: steps_of(other)}
+        contestants = {
+            "AdamS": steps_of(mine, 1001),
+            theirs: steps_of(other),
+            "AdamS and a mask": steps_of(mine, 1000),
+        }
         for work in contestants.values():
             work()
         times = in_turn(contestants, rounds)
         figures[f"AdamS {'compiled' if ours == 'fused' else ours} / {theirs}"] = ratio(times, "AdamS", theirs)
+        figures[f"AdamS {'compiled' if ours == 'fused' else ours}, a mask every ten steps / {theirs}"] = ratio(
+            times, "AdamS and a mask", theirs
+        )
         state = sum(t.nbytes for s in mine.state.values() for t in s.values())
         figures["bytes of state per weight"] = state / figures["weights"]
     return figures

@@ -86,20 +86,17 @@ def foreach(w: Tensors, g: Tensors, mu: Tensors, v: Tensors, keep: Tensors, s: S
     torch._foreach_addcdiv_(w, moved if keep else mu, below, -s.rate)
 
 
-def _one_pass(
-    w: Tensor, g: Tensor, mu: Tensor, v: Tensor, keep: Tensor, numbers: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    beta1, beta2, eps, alpha, pull, rate, root = numbers.unbind()
-    mu = mu + (1 - beta1) * (g - mu)
-    moved = torch.where(keep, mu, mu + alpha * (pull * w.sign() - mu))
-    v = beta2 * v + (1 - beta2) * moved * moved
-    return w - rate * moved / (v.sqrt() / root + eps), mu, v
-
-
 @cache
 def _compiled() -> Callable[..., None]:
     def step(w: Tensor, g: Tensor, mu: Tensor, v: Tensor, keep: Tensor, numbers: Tensor) -> None:
-        for old, new in zip((w, mu, v), _one_pass(w, g, mu, v, keep, numbers), strict=True):
+        up1, beta2, up2, eps, alpha, pull, rate, root = numbers.unbind()
+        new_mu = mu + up1 * (g - mu)
+        dropped = 1 - keep.to(w.dtype)
+        sign = (w * 1e38).clamp(-1, 1)  # of all |w| above 1e-38; the compiler's own sign takes half as long again
+        moved = new_mu + dropped * (pull * sign - alpha * new_mu)
+        new_v = beta2 * v + up2 * moved * moved
+        new_w = w - rate * moved / (new_v.sqrt() * root + eps)
+        for old, new in ((w, new_w), (mu, new_mu), (v, new_v)):
             old.copy_(new)
 
     return torch.compile(step, dynamic=True, fullgraph=True)
@@ -107,9 +104,12 @@ def _compiled() -> Callable[..., None]:
 
 def fused(w: Tensors, g: Tensors, mu: Tensors, v: Tensors, keep: Tensors, s: Scalars) -> None:
     """The same in one compiled pass over each tensor, 29 bytes a weight of fp32: read w, g, mu, v, keep; write w, mu, v."""
-    numbers = torch.tensor([s.beta1, s.beta2, s.eps, s.alpha, s.lambda_, s.rate, s.root], device=w[0].device)
-    for each in zip(w, g, mu, v, keep, strict=True):
-        _compiled()(*(x.view(-1) for x in each), numbers)
+    numbers = torch.tensor(
+        [1 - s.beta1, s.beta2, 1 - s.beta2, s.eps, s.alpha, s.alpha * s.lambda_, s.rate, 1 / s.root], device=w[0].device
+    )
+    for w_, g_, mu_, v_, keep_ in zip(w, g, mu, v, keep, strict=True):
+        bits = keep_.view(torch.uint8)  # a vector of bools is read one by one
+        _compiled()(*(x.view(-1) for x in (w_, g_, mu_, v_, bits)), numbers)
 
 
 def one_by_one(w: Tensors, g: Tensors, mu: Tensors, v: Tensors, keep: Tensors, s: Scalars) -> None:
@@ -130,6 +130,11 @@ def _pieces(lists: Sequence[Tensors]) -> Iterator[Sequence[Tensors]]:
     for tensors in zip(*lists, strict=True):
         for parts in zip(*(t.view(-1).split(chunk) for t in tensors), strict=True):
             yield [[p] for p in parts]
+
+
+def _rows(w: Tensor) -> int:
+    """Of a matrix, as many as are handled at a time on a CPU; all of them elsewhere."""
+    return max(1, 8 * CHUNK // w.shape[1]) if w.device.type == "cpu" else max(1, len(w))
 
 
 class AdamS(torch.optim.Optimizer):
@@ -237,16 +242,17 @@ class AdamS(torch.optim.Optimizer):
         kept = everything = flips = weights = 0.0
         for group in self.param_groups:
             for p in group["params"] if group["sparse"] else ():
-                size = local(p).abs()
-                score = size.T if group["transposed"] else size
-                new = self.pattern.keep(score.contiguous())
-                new = new.T.contiguous() if group["transposed"] else new
-                mark = local(self.state[p]["keep"])
-                flips += float((new != mark).sum())
-                weights += new.numel()
-                mark.copy_(new)
-                everything += float(size.sum(dtype=torch.float64))
-                kept += float(size.masked_fill(~new, 0).sum(dtype=torch.float64))
+                w, mark = local(p), local(self.state[p]["keep"])
+                if group["transposed"]:
+                    w, mark = w.T, mark.T
+                for rows, marks in zip(*(x.split(_rows(w)) for x in (w, mark)), strict=True):
+                    size = rows.abs().contiguous()
+                    new = self.pattern.keep(size)
+                    flips += int((new != marks).count_nonzero())
+                    marks.copy_(new)
+                    everything += float(size.sum())
+                    kept += float(size.mul_(new).sum())
+                weights += w.numel()
         kept, everything, flips, weights = total(kept, everything, flips, weights)
         t = self.param_groups[0]["step"]
         self.figures = {
