@@ -205,8 +205,8 @@ class AdamS(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update from the gradients as they are."""
         t = self.param_groups[0]["step"]
-        if t % self.refresh == 0 and (t == 0 or not self.fixed):
-            self.mark()
+        if t % self.refresh == 0:
+            self.mark(choose=t == 0 or not self.fixed)
         if self.auto and t < self.refresh:
             self._measure_lambda(t)
         for group in self.param_groups:
@@ -237,8 +237,8 @@ class AdamS(torch.optim.Optimizer):
                 x.copy_(torch.where(stays, x, shrunk))
 
     @torch.no_grad()
-    def mark(self) -> None:
-        """Choose anew which weights to keep, and take the figures."""
+    def mark(self, choose: bool = True) -> None:
+        """Choose anew which weights to keep, or leave the marks, and take the figures."""
         kept = everything = flips = weights = 0.0
         for group in self.param_groups:
             for p in group["params"] if group["sparse"] else ():
@@ -247,7 +247,7 @@ class AdamS(torch.optim.Optimizer):
                     w, mark = w.T, mark.T
                 for rows, marks in zip(*(x.split(_rows(w)) for x in (w, mark)), strict=True):
                     size = rows.abs().contiguous()
-                    new = self.pattern.keep(size)
+                    new = self.pattern.keep(size) if choose else marks
                     flips += int((new != marks).count_nonzero())
                     marks.copy_(new)
                     everything += float(size.sum())
@@ -284,7 +284,6 @@ class AdamS(torch.optim.Optimizer):
     @torch.no_grad()
     def finish(self) -> None:
         """Mark once more and set to zero what is not kept: exactly n of every m stay, ties by index [p]."""
-        if not self.fixed:
-            self.mark()
+        self.mark(choose=not self.fixed)
         for p in self._theta():
             local(p).masked_fill_(~local(self.state[p]["keep"]), 0)

@@ -213,10 +213,13 @@ def test_fixed_mask_stays():
     optimizer = adams(params, fixed=True)
     train(params, optimizer, 1)
     first = [optimizer.state[p]["keep"].clone() for p in params]
+    at_first = optimizer.figures["S"]
     params[0].data.neg_().add_(3)
     train(params, optimizer, 30)
     optimizer.finish()
 
+    assert optimizer.figures["S"] != at_first  # still looked at, though nothing is chosen
+    assert optimizer.figures["flips"] == 0
     for p, keep in zip(params, first, strict=True):
         assert torch.equal(p.detach() != 0, keep)
 
