@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from bench.cells import Artifact
 
 MADE = ("artifacts", "tmp", "logs", "datasets", "digests", "tokens")
-FETCHED = ("models", "data")
-SHARED = ("datasets", "digests", "tokens", *FETCHED)
+DEAR = ("models", "data", "training")
+"""Gone with `everything` alone: what was fetched, and unfinished trainings that a killed run would go on from."""
+SHARED = ("datasets", "digests", "tokens", *DEAR)
 """Parts whose entries no run holds by name: they stay as long as any is at work."""
 
 
@@ -30,12 +31,12 @@ def names(artifact: Artifact) -> list[str]:
 def info() -> list[dict[str, Any]]:
     """Each part of the cache with its entries and bytes."""
     root = cache_dir()
-    out = [{"part": str(root), "entries": None, "bytes": sum(_bytes(root / p) for p in (*MADE, *FETCHED))}]
-    return out + [{"part": p, "entries": len(_entries(root / p)), "bytes": _bytes(root / p)} for p in (*MADE, *FETCHED)]
+    out = [{"part": str(root), "entries": None, "bytes": sum(_bytes(root / p) for p in (*MADE, *DEAR))}]
+    return out + [{"part": p, "entries": len(_entries(root / p)), "bytes": _bytes(root / p)} for p in (*MADE, *DEAR)]
 
 
 def gc(*, everything: bool, days: int) -> tuple[int, int]:
-    """Delete what was made more than `days` days ago (and, with `everything`, fetched), but nothing that is in use.
+    """Delete what was made more than `days` days ago (and, with `everything`, what is dear), but nothing that is in use.
 
     Returns:
         The bytes freed, and how many entries were left because they are in use.
@@ -45,7 +46,7 @@ def gc(*, everything: bool, days: int) -> tuple[int, int]:
     """
     try:
         with collector().acquire(timeout=60):
-            return _collect((*MADE, *FETCHED) if everything else MADE, time.time() - days * 86400)
+            return _collect((*MADE, *DEAR) if everything else MADE, time.time() - days * 86400)
     except Timeout:
         raise UserError("another bench cache gc is at work: wait until it ends") from None
 
@@ -53,7 +54,7 @@ def gc(*, everything: bool, days: int) -> tuple[int, int]:
 def _collect(parts: tuple[str, ...], before: float) -> tuple[int, int]:
     freed = left = 0
     used = _used()
-    for part in () if used else FETCHED:
+    for part in () if used else DEAR:
         sweep(cache_dir() / part, ".*")
     for entry in [e for part in parts for e in _entries(cache_dir() / part)]:
         with contextlib.suppress(FileNotFoundError):  # others delete, too

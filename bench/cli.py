@@ -293,7 +293,7 @@ def cache_info(json: Json = False) -> None:
 
 @cache_app.command("gc")
 def cache_gc(
-    all_: Annotated[bool, typer.Option("--all", help="Pulled models and corpora too.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Pulled models, corpora and unfinished trainings too.")] = False,
     days: Annotated[int, typer.Option(help="Keep what was made in the last so many days.", min=0)] = 0,
 ) -> None:
     """Delete pruned models, logs and leftovers that no run is using.

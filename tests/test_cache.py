@@ -126,3 +126,16 @@ def test_pull_keeps_what_it_has(folder, collecting, capsys, monkeypatch):
 
     assert support.call(capsys, monkeypatch, "pull", "wiki-mini")[0] == 0
     assert list((folder / "data").iterdir())
+
+
+def test_an_unfinished_training_goes_with_everything_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path))
+    step = tmp_path / "training/abc/step-20"
+    step.mkdir(parents=True)
+    (step / "about.json").write_text("{}")
+
+    assert {"part": "training", "entries": 1, "bytes": 2} in cache.info()
+    cache.gc(everything=False, days=0)
+    assert step.exists()
+    cache.gc(everything=True, days=0)
+    assert not step.exists()
