@@ -2,6 +2,8 @@
 
 Two learning rates are tried at reduced length, and the one with the lower validation loss gets the full run. The test
 split is read once, at the end, and decides nothing. The seed fixes every bit for one torch build and thread count.
+
+Its smaller siblings, for a scaling law: python scripts/train_tiny.py --hidden 64 --lr 3e-3 --out tiny-64
 """
 
 from __future__ import annotations
@@ -192,8 +194,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--hidden", type=int, default=Recipe.hidden_size, help="width, in heads of 32")
+    parser.add_argument("--lr", type=float, help="instead of trials")
     args = parser.parse_args()
-    recipe = Recipe(steps=args.steps)
+    recipe = Recipe(
+        steps=args.steps,
+        hidden_size=args.hidden,
+        intermediate_size=args.hidden * Recipe.intermediate_size // Recipe.hidden_size,
+        heads=args.hidden // 32,
+        lr=args.lr,
+    )
     torch.set_num_threads(recipe.threads)
     torch.use_deterministic_algorithms(True)
     began = time.perf_counter()
@@ -206,11 +216,12 @@ def main() -> None:
     print({split: f"{len(t):,} tokens" for split, t in ids.items()}, flush=True)
 
     trials: dict[float, dict[str, float]] = {}
-    for lr in recipe.trial_lrs:
+    for lr in recipe.trial_lrs if recipe.lr is None else ():
         model, _ = train(replace(recipe, steps=recipe.trial_steps), lr, ids["train"])
         trials[lr] = evaluate(model, ids["validation"], recipe.window)
         print(f"trial lr {lr:g}: {trials[lr]}", flush=True)
-    recipe = replace(recipe, lr=min(trials, key=lambda lr: trials[lr]["loss"]))
+    if trials:
+        recipe = replace(recipe, lr=min(trials, key=lambda lr: trials[lr]["loss"]))
     assert recipe.lr is not None
 
     start = time.perf_counter()

@@ -312,6 +312,41 @@ def test_ablations_make_other_models(config, llama, task):
     assert any(not torch.equal(p, q) for p, q in zip(plain.model.parameters(), other.model.parameters(), strict=True))
 
 
+GOLDEN = {
+    "ce": [
+        4.27012, 4.28368, 4.18709, 4.03903, 4.10567, 4.09066, 3.92545, 3.9019, 3.80379, 3.70656,
+        3.75195, 3.76672, 3.78724, 3.66678, 3.61402, 3.56673, 3.54384, 3.59939, 3.48736, 3.47175,
+    ],
+    "kl": [
+        0.0, 0.201891, 0.285435, 0.29409, 0.292383, 0.258091, 0.249323, 0.267882, 0.254967, 0.233703,
+        0.257056, 0.25145, 0.218772, 0.256709, 0.238145, 0.274272, 0.250263, 0.267705, 0.288063, 0.25931,
+    ],
+    "norm": [
+        1.20109, 0.946742, 0.794371, 0.643429, 0.763962, 0.7518, 0.738999, 1.00615, 0.830509, 0.703664,
+        1.2206, 1.23508, 1.0331, 0.98978, 1.00878, 1.02553, 0.832917, 1.02321, 0.857424, 0.923764,
+    ],
+    "S": [0.74392] * 10 + [0.949825] * 10,
+    "flips": [0.0] * 10 + [0.0398582] * 10,
+    "alpha": [0.0] * 10 + [0.5] * 10,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel", ["reference", "foreach"])
+def test_golden_trace(kernel, llama, task, monkeypatch):
+    """Twenty steps of CAST, number by number; written by this code on 2026-11-24, so a change of arithmetic is meant.
+
+    Kernels and thread counts differ in the seventh digit.
+    """
+    monkeypatch.setattr(training, "EVERY", 1)
+    job = task(llama, steps=20)
+
+    curve = method("cast", lambda_=1e-2, kernel=kernel).apply(llama, job).notes["curve"]
+
+    assert [r["step"] for r in curve] == list(range(1, 21))
+    for name, golden in GOLDEN.items():
+        assert [r[name] for r in curve] == pytest.approx(golden, rel=1e-4, abs=1e-6), name
+
+
 def test_held_mask_is_the_priors(llama, task):
     job = task(llama)
     model = pruned(llama, job)
