@@ -254,11 +254,11 @@ class AdamS(torch.optim.Optimizer):
                     sums.append(torch.stack([kept.double(), size.sum().double(), turned.sum().double()]))
                     marks.copy_(new)
                 weights += w.numel()
-        kept, everything, flips = torch.stack(sums).sum(0).tolist() if sums else (0.0, 0.0, 0.0)
-        kept, everything, flips, weights = total(kept, everything, flips, weights)
+        mine = torch.stack(sums).sum(0).tolist() if sums else [0.0, 0.0, 0.0]
+        left, everything, flips, weights = total(*mine, weights)
         t = self.param_groups[0]["step"]
         self.figures = {
-            "S": kept / everything if everything else 1.0,
+            "S": left / everything if everything else 1.0,
             "flips": flips / max(1.0, weights) if t else 0.0,
             "alpha": t / self.total,
         }

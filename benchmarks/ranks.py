@@ -1,0 +1,65 @@
+"""What a second process brings a training: CAST on `tiny`, one process of one thread against two, and against threads.
+
+python benchmarks/ranks.py [--rounds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from harness import finish, ratio
+
+FEW, MANY = 20, 80
+STEP = 32 * 128  # tokens
+
+
+def seconds_per_step(results: Path, threads: int, processes: int, seed: int) -> float:
+    """From two trainings of different length, so that starting up cancels."""
+    import bench
+
+    took = []
+    for steps in (FEW, MANY):
+        spec = bench.Spec(
+            methods=("cast",), measures=("size",), seeds=(seed,), threads=threads, results=results,
+            training={"tokens": steps * STEP, "batch": 32, "seqlen": 128, "processes": processes},
+        )  # fmt: skip
+        bench.run(spec)
+        took.append(_build_seconds(results, steps * STEP))
+    return (took[1] - took[0]) / (MANY - FEW)
+
+
+def _build_seconds(results: Path, tokens: int) -> float:
+    from bench.store import Store
+
+    for record in Store(results, write=False):
+        course = record.determinants.get("training") or {}
+        if course.get("tokens") == tokens and "build_s" in record.cost:
+            return float(record.cost["build_s"])
+    raise RuntimeError(f"no training of {tokens} tokens in {results}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
+    times: dict[str, list[float]] = {"one": [], "two": [], "threads": []}
+    with tempfile.TemporaryDirectory() as room:
+        os.environ["CAST_BENCH_CACHE"] = str(Path(room) / "cache")
+        for i in range(rounds):
+            for name, threads, processes in (("one", 1, 1), ("two", 2, 2), ("threads", 2, 1)):
+                times[name].append(seconds_per_step(Path(room) / f"{name}-{i}", threads, processes, i))
+    figures: dict[str, Any] = {
+        "model": "tiny",
+        "a step": "32 x 128 tokens",
+        "one process of one thread / two of one thread each": ratio(times, "one", "two"),
+        "one process of one thread / one of two threads": ratio(times, "one", "threads"),
+    }
+    finish("ranks", figures)
+
+
+if __name__ == "__main__":
+    main()
