@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -150,6 +151,29 @@ def test_a_mirror_is_streamed(tmp_path):
 
     assert corpus.ids[:4].tolist() == [97, 98, 97, 98]
     assert packing.content("c4", tmp_path / "mirror")
+
+
+def test_a_hub_is_streamed_at_one_revision_and_no_further_than_needed(monkeypatch):
+    asked, read = [], []
+
+    def load_dataset(path, **how):
+        asked.append((path, how))
+        for _ in range(1000):
+            read.append(1)
+            yield {"text": "ab" * 50}
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha="f00d"))
+    monkeypatch.setattr(packing, "BATCH_DOCUMENTS", 8)
+
+    corpus, _ = load("c4", data_dir=None, need=1000)
+
+    path, how = asked[0]
+    assert (path, how["revision"], how["streaming"], how["split"]) == ("allenai/c4", "f00d", True, "train")
+    assert "trust_remote_code" not in how
+    assert corpus.ids[:4].tolist() == [97, 98, 97, 98]
+    assert len(read) < 40
+    assert packing.content("c4", None) == "f00d"
 
 
 def test_without_a_mirror_or_a_hub(monkeypatch):
