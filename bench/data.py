@@ -21,7 +21,7 @@ class Corpus:
     about: str
     hub: str = ""
     files: tuple[tuple[str, str], ...] = ()
-    """(use, glob in the repository); use is "evaluation" or "calibration"."""
+    """(use, glob in the repository); use is "evaluation", "validation", "calibration" or "training"."""
     column: str = "text"
     stripped: bool = False
     """Rows lose the newline they end in before they are joined."""
@@ -34,6 +34,7 @@ class Corpus:
 
 _WIKITEXT = (
     ("evaluation", "wikitext-2-raw-v1/test-*.parquet"),
+    ("validation", "wikitext-2-raw-v1/validation-*.parquet"),
     ("calibration", "wikitext-2-raw-v1/train-*.parquet"),
     ("training", "wikitext-2-raw-v1/train-*.parquet"),
 )
@@ -85,6 +86,16 @@ def lookup(name: str) -> Corpus:
     if name not in CORPORA:
         raise UserError(catalog.unknown("corpus", name, CORPORA))
     return CORPORA[name]
+
+
+def require(name: str, use: str) -> None:
+    """
+    Raises:
+        UserError: the corpus is not for that.
+    """
+    if (uses := dict(lookup(name).files)) and use not in uses:
+        fit = [n for n, c in CORPORA.items() if not c.hub or use in dict(c.files)]
+        raise UserError(f"{name} has no {use} split: take {' or '.join(fit)}")
 
 
 def files(name: str, use: str, data_dir: Path | None) -> list[Path]:

@@ -171,7 +171,8 @@ def _measure(name: str, spec: Spec, model: models.Model, fetch: bool) -> dict[st
         }
         if wanted.split != "evaluation":
             config["split"] = wanted.split
-        content = _content(config["corpus"], "evaluation", spec, fetch)
+        data.require(config["corpus"], wanted.split)
+        content = _content(config["corpus"], wanted.split, spec, fetch)
         if content:  # else the corpus is not here yet
             asked = (config["corpus"], config["seqlen"], config["windows"])
             blocks.check_windows(*asked, model.folder / "tokenizer.json", spec.data_dir, wanted.split)

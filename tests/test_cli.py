@@ -69,6 +69,11 @@ BAD = {
     "set, unknown": ("run --set perplexity.windws=4", ["perplexity.windws", "perplexity.windows"]),
     "set, unknown at the top": ("run --set thread=4", ["'thread'", "threads"]),
     "set, bad value": ("run --set perplexity.windows=many", ["perplexity.windows", "'many'", "integer"]),
+    "no such split": (
+        "run --set perplexity.data=c4 --set perplexity.split=validation",
+        ["c4 has no validation split", "wiki-mini", "wikitext2"],
+    ),
+    "not for evaluation": ("run --set perplexity.data=fineweb-edu", ["fineweb-edu has no evaluation split", "c4"]),
     "set, too small": ("run --set perplexity.windows=0", ["perplexity.windows", "0", "greater than or equal to 1"]),
     "seeds": ("run --seeds a", ["seeds", "'a'", "integer"]),
     "dtype": ("run --dtype float8", ["dtype", "'float8'", "bfloat16"]),
