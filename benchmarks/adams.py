@@ -92,11 +92,11 @@ def optimizers(rounds: int) -> dict[str, Any]:
 
 
 def cast_step(rounds: int) -> dict[str, Any]:
-    """Ten steps of 16 x 128 tokens of smollm2-135m, everything included, after ten that warm up."""
+    """Ten steps of 4 x 128 tokens of smollm2-135m, everything included, after ten that warm up."""
     model = fetching.pull("smollm2-135m")
     tokenizer = loading.load_tokenizer(model.folder)
     corpus, _ = packing.load(
-        "wiki-mini", tokenizer, "benchmark", need=0, seqlen=128, sequences=16, seed=0, data_dir=None
+        "wiki-mini", tokenizer, "benchmark", need=0, seqlen=128, sequences=4, seed=0, data_dir=None
     )
     opened = model.open()
     targets = find_targets(opened.config, opened.shapes())
@@ -128,7 +128,7 @@ def cast_step(rounds: int) -> dict[str, Any]:
 
     in_turn({name: train(name) for name in seen}, rounds)
     return {
-        "CAST step / distillation with AdamW, smollm2-135m, 16 x 128 tokens": ratio(seen, "cast", "dense-ft"),
+        "CAST step / distillation with AdamW, smollm2-135m, 4 x 128 tokens": ratio(seen, "cast", "dense-ft"),
         "seconds": seen,
     }
 
