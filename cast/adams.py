@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from methods import selection
 from methods.pattern import Pattern
 from methods.ranks import local, total
 
@@ -99,7 +100,9 @@ def _compiled() -> Callable[..., None]:
         for old, new in ((w, new_w), (mu, new_mu), (v, new_v)):
             old.copy_(new)
 
-    return torch.compile(step, dynamic=True, fullgraph=True)
+    # rounding once for a product and its sum; without it a CPU waits for the arithmetic and not for the memory
+    contracted: dict[str, Any] = {"cpp.enable_floating_point_contract_flag": "fast"}
+    return torch.compile(step, dynamic=True, fullgraph=True, options=contracted)
 
 
 def fused(w: Tensors, g: Tensors, mu: Tensors, v: Tensors, keep: Tensors, s: Scalars) -> None:
@@ -130,11 +133,6 @@ def _pieces(lists: Sequence[Tensors]) -> Iterator[Sequence[Tensors]]:
     for tensors in zip(*lists, strict=True):
         for parts in zip(*(t.view(-1).split(chunk) for t in tensors), strict=True):
             yield [[p] for p in parts]
-
-
-def _rows(w: Tensor) -> int:
-    """Of a matrix, as many as are handled at a time on a CPU, enough for every thread; all of them elsewhere."""
-    return max(1, 16 * CHUNK * torch.get_num_threads() // w.shape[1]) if w.device.type == "cpu" else max(1, len(w))
 
 
 class AdamS(torch.optim.Optimizer):
@@ -245,14 +243,10 @@ class AdamS(torch.optim.Optimizer):
                 w, mark = local(p), local(self.state[p]["keep"])
                 if group["transposed"]:
                     w, mark = w.T, mark.T
-                for rows, marks in zip(*(x.split(_rows(w)) for x in (w, mark)), strict=True):
-                    size = rows.abs().contiguous()
-                    new = self.pattern.keep(size) if choose else marks.contiguous()
-                    bits = new.view(torch.uint8)  # bools become floats several times slower
-                    turned = bits ^ marks.contiguous().view(torch.uint8)
-                    kept = torch.dot(size.flatten(), bits.flatten().to(size.dtype))
-                    sums.append(torch.stack([kept.double(), size.sum().double(), turned.sum().double()]))
-                    marks.copy_(new)
+                if choose:
+                    sums.append(selection.remark(w, mark, self.pattern.n, self.pattern.m))
+                else:
+                    sums.append(selection.measure(w.abs(), mark, torch.zeros_like(mark)))
                 weights += w.numel()
         mine = torch.stack(sums).sum(0).tolist() if sums else [0.0, 0.0, 0.0]
         left, everything, flips, weights = total(*mine, weights)

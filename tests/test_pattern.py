@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from methods import selection
 from methods.errors import UserError
 from methods.pattern import Pattern
 
@@ -120,3 +121,33 @@ def test_fits():
     assert not Pattern(2, 4).fits(10)
     assert Pattern.parse("50%").fits(7)
     assert Pattern.parse("dense").fits(7)
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["rows", "transposed"])
+@pytest.mark.parametrize("text", ["2:4", "1:4", "4:8"])
+@pytest.mark.parametrize("cached", [3, 2**17])
+def test_marking_anew_counts_what_it_did(text, turned, cached, monkeypatch):
+    monkeypatch.setattr(selection, "CACHED", cached)
+    pattern = Pattern.parse(text)
+    dice = torch.Generator().manual_seed(0)
+    weight = torch.randn(24, 16, generator=dice).round(decimals=1)  # with ties
+    marks = torch.rand(24, 16, generator=dice) > 0.5
+    if turned:
+        weight, marks = weight.T, marks.T
+    keep, was = pattern.keep(weight.abs().contiguous()), marks.clone()
+
+    kept, everything, flips = selection.remark(weight, marks, pattern.n, pattern.m).tolist()
+
+    assert torch.equal(marks, keep)
+    assert flips == (was != keep).sum()
+    assert kept == pytest.approx(float(weight.abs()[keep].double().sum()), rel=1e-6)
+    assert everything == pytest.approx(float(weight.abs().double().sum()), rel=1e-6)
+
+
+@pytest.mark.parametrize("m", [4, 8])
+def test_no_order_places_a_nan(m):
+    weight = torch.ones(2, 8)
+    weight[1, 3] = torch.nan
+
+    with pytest.raises(FloatingPointError, match="NaN"):
+        selection.remark(weight, torch.ones(2, 8, dtype=torch.bool), 2, m)
