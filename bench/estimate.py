@@ -70,11 +70,12 @@ def _cost(artifact: Artifact, left: list[Cell]) -> tuple[int, float | None, floa
 
 
 def _evaluated(cell: Cell) -> int:
-    if cell.measure != "perplexity":
+    if cell.measure not in ("perplexity", "agreement"):
         return 0
     everything = data.lookup(cell.config["corpus"]).tokens
     windows = cell.config["windows"]
-    return min(everything, windows * cell.config["seqlen"]) if windows else everything
+    once = min(everything, windows * cell.config["seqlen"]) if windows else everything
+    return once * 2 if cell.measure == "agreement" and cell.artifact.method != "dense" else once  # dense beside it
 
 
 @cache

@@ -161,7 +161,7 @@ def _measure(name: str, spec: Spec, model: models.Model, fetch: bool) -> dict[st
     entry = catalog.lookup("measures", name)
     config: dict[str, Any] = {}
     content = ""
-    if name == "perplexity":
+    if name in ("perplexity", "agreement"):
         wanted = spec.perplexity
         config = {
             "corpus": wanted.data or model.data,
