@@ -101,6 +101,7 @@ MEASURES = {
         "bench.measures.agreement:Agreement", about="KL(dense || compressed) per token, and top-1 agreement"
     ),
     "size": Entry("bench.measures.size:Size", about="parameters, non-zeros, sparsity, bytes on disk and in theory"),
+    "zeroshot": Entry("bench.measures.zeroshot:Zeroshot", about="accuracy on tasks of lm-eval, one cell a task"),
     "pattern": Entry("bench.measures.pattern:PatternHolds", about="groups that break the pattern; always measured"),
 }
 ONE_SHOT = ("magnitude", "wanda", "sparsegpt")
