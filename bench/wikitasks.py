@@ -74,9 +74,9 @@ def items(name: str, seed: int = SEED) -> list[dict[str, Any]]:
 
 
 def _question(passages: list[tuple[str, str, str]], index: int, seed: int) -> dict[str, Any]:
-    """One passage with its continuation among those of the passages nearest in length of a hash's choice."""
+    """One passage, its continuation among three of other passages that are as long, or nearly, as a hash chooses."""
     title, context, right = passages[index]
-    others = [p[2] for p in passages if p[2] != right and abs(len(p[2]) - len(right)) <= 3]
+    others = {p[2] for p in passages if p[2] != right and abs(len(p[2]) - len(right)) <= 3}
     wrong = sorted(others, key=lambda text: _draw(seed, context, text))[: CHOICES - 1]
     choices = sorted([right, *wrong], key=lambda text: _draw(seed, "order", context, text))
     return {"article": title, "context": context, "choices": choices, "label": choices.index(right)}
