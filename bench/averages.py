@@ -24,7 +24,7 @@ def rows(table: list[Row], identity: tuple[str, ...]) -> list[Row]:
         if told and row["metric"] == "acc" and row["value"] is not None:
             line = (*(row[c] for c in identity), row["seed"], told["limit"] or "")
             found.setdefault(line, {})[told["task"]] = row
-    dense = {_stand(line, identity): tasks for line, tasks in found.items() if _of(line, identity, "method") == "dense"}
+    dense = {_stand(line, identity): tasks for line, tasks in found.items() if _is_dense(line, identity)}
     out = []
     for line, tasks in found.items():
         for name, members in SETS.items():
@@ -50,6 +50,10 @@ def _about(protocol: str, mine: dict[str, Row], dense: dict[str, Row]) -> list[R
 
 def _of(line: tuple[Any, ...], identity: tuple[str, ...], column: str) -> Any:
     return line[identity.index(column)]
+
+
+def _is_dense(line: tuple[Any, ...], identity: tuple[str, ...]) -> bool:
+    return _of(line, identity, "method") == "dense" and _of(line, identity, "quantizer") in (None, "none")
 
 
 def _stand(line: tuple[Any, ...], identity: tuple[str, ...]) -> tuple[Any, ...]:

@@ -34,6 +34,13 @@ def test_mean_over_a_complete_set():
     }
 
 
+def test_drops_are_from_the_dense_model_and_not_from_its_quantized_self():
+    low = dict.fromkeys(SEVEN, 0.1)
+    got = average(rows("dense", SEVEN), rows("dense", low, quantizer="int8"), rows("wanda", low))
+
+    assert got["wanda", "worst_drop", "maskllm7"]["value"] == pytest.approx(0.46)
+
+
 @pytest.mark.parametrize("missing", ["no row", "failed", "another limit", "another seed"])
 def test_no_mean_over_a_ragged_set(missing):
     six = {t: v for t, v in SEVEN.items() if t != "piqa"}

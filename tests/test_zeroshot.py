@@ -274,6 +274,12 @@ def test_the_sets_data_is_known_without_lm_eval():
     assert found["arc_challenge"].digest != found["arc_easy"].digest
 
 
+def test_pull_leaves_a_mirrors_data_alone(cli, mirror, no_network):
+    code, out, _ = cli("pull", "--data-dir", mirror, "piqa")
+
+    assert code == 0 and out == f"piqa: {mirror / 'baber/piqa'}\n"
+
+
 # Names
 
 
