@@ -226,19 +226,22 @@ class Builder:
     def measure(self, cell: Cell, built: Built) -> tuple[Record, tuple[Item, ...]]:
         """Read one measure off a built artifact."""
         measure: Measure = catalog.load(catalog.lookup("measures", cell.measure))(**cell.config)
+        compute = self.compute if getattr(measure, "streams", False) else self._whole()
         with scratch("measure") as room:
             rig = Rig(
                 folder=built.folder,
+                source=self.source.path,
+                dense=built.folder == self.source.path,
                 tokenizer=self.tokenizer,
-                reference=lambda: loading.load(self.source.path, self.compute),
+                reference=lambda: loading.load(self.source.path, compute),
                 verdict=built.verdict,
-                compute=self.compute,
+                compute=compute,
                 data_dir=cell.artifact.data_dir,
                 workdir=Path(room),
                 progress=self.events,
                 seed=cell.artifact.seed,
             )
-            readings = measure.read(lambda: loading.load(built.folder, self._whole()), rig)
+            readings = measure.read(lambda: loading.load(built.folder, compute), rig)
         finite = all(math.isfinite(r.value) for r in readings.values)
         notes = dict(readings.notes)
         cost: dict[str, Any] = {"peak_bytes": provenance.peak_bytes(cell.artifact.device), "tokens": readings.tokens}

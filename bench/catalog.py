@@ -97,7 +97,11 @@ METHODS = {
 QUANTIZERS = {"none": Entry("", about="weights as they are")}
 MEASURES = {
     "perplexity": Entry("bench.measures.perplexity:Perplexity", about="exp of the mean next-token cross-entropy"),
+    "agreement": Entry(
+        "bench.measures.agreement:Agreement", about="KL(dense || compressed) per token, and top-1 agreement"
+    ),
     "size": Entry("bench.measures.size:Size", about="parameters, non-zeros, sparsity, bytes on disk and in theory"),
+    "zeroshot": Entry("bench.measures.zeroshot:Zeroshot", about="accuracy on tasks of lm-eval, one cell a task"),
     "pattern": Entry("bench.measures.pattern:PatternHolds", about="groups that break the pattern; always measured"),
 }
 ONE_SHOT = ("magnitude", "wanda", "sparsegpt")

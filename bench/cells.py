@@ -141,6 +141,11 @@ class Cell(_Frozen):
     """Digest of the data measured on."""
     quantizer: str = "none"
 
+    @property
+    def told(self) -> str:
+        """In words, while a run goes on: the measure, and the task of one that has many."""
+        return " ".join(filter(None, (self.measure, self.config.get("task"))))
+
     def determinants(self) -> dict[str, Any]:
         config = {k: v for k, v in self.config.items() if v is not None}
         measure = {"name": self.measure, "source": self.source, "config": config, "content": self.content}

@@ -45,7 +45,14 @@ FLAGS: dict[str, Any] = {
         str | None,
         typer.Option("--pattern", help="2:4 keeps 2 of every 4; 50% is unstructured [default: 2:4]."),
     ],
-    "measures": Annotated[str | None, typer.Option(help="[default: perplexity,size]; pattern is always measured.")],
+    "measures": Annotated[
+        str | None,
+        typer.Option(help="[default: perplexity,agreement,zeroshot,size]; pattern is always measured."),
+    ],
+    "tasks": Annotated[
+        str | None,
+        typer.Option(help="Zero-shot: maskllm7, wanda7, any of lm-eval [default: wiki_continuation,wiki_lastword]."),
+    ],
     "seeds": Annotated[
         str | None, typer.Option("--seeds", "--seed", help="Calibration seeds, by commas [default: 0].")
     ],
@@ -134,7 +141,7 @@ def plan(json: Json = False, **flags: Any) -> None:
 
 @app.command()
 def ls(
-    what: Annotated[str, typer.Argument(help="methods, models, data, measures, quantizers, recipes or runs.")],
+    what: Annotated[str, typer.Argument(help="methods, models, data, tasks, measures, quantizers, recipes or runs.")],
     long: Annotated[bool, typer.Option("--long", help="Fields and their defaults too.")] = False,
     results: Results = None,
     json: Json = False,
@@ -213,9 +220,11 @@ def report(
 
 
 @app.command()
-def pull(names: Annotated[list[str], typer.Argument(help="Models or corpora.")], data_dir: DataDir = None) -> None:
-    """Fetch models and corpora ahead of a run; corpora into --data-dir where it is given."""
-    from bench import data, fetching
+def pull(
+    names: Annotated[list[str], typer.Argument(help="Models, corpora or tasks.")], data_dir: DataDir = None
+) -> None:
+    """Fetch models, corpora and tasks ahead of a run; corpora and tasks into --data-dir where it is given."""
+    from bench import data, fetching, tasks
     from bench.paths import cache_dir, using
 
     root = data_dir or cache_dir() / "data"
@@ -224,12 +233,15 @@ def pull(names: Annotated[list[str], typer.Argument(help="Models or corpora.")],
             if name in data.CORPORA:
                 files = data.pull(name, root)
                 typer.echo(f"{name}: {len(files)} files in {root}" if files else f"{name}: here")
+            elif name in (*tasks.SETS, *tasks.KNOWN):
+                for task in (tasks.describe(*pair) for pair in tasks.expand((name,)).items()):
+                    typer.echo(f"{task.name}: {tasks.place(task, root) or tasks.pull(task, root, data_dir)}")
             else:
                 typer.echo(f"{name}: {fetching.pull(name, data_dir).folder}")
 
 
 @app.command()
-@_with_flags("measures", "results")
+@_with_flags("measures", "tasks", "results")
 def prune(
     methods: Annotated[str, typer.Option("--method", help="One method, as in bench run.")],
     out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
@@ -248,7 +260,7 @@ def prune(
 
 
 @app.command()
-@_with_flags("methods", "models", "measures")
+@_with_flags("methods", "models", "measures", "tasks")
 def finetune(
     artifact: Annotated[
         str, typer.Option(help="A record's name or the beginning of it, or a folder bench prune wrote.")

@@ -50,18 +50,18 @@ def of_source(module: str) -> str:
             continue
         text = file.read_bytes()
         seen[name] = hashlib.sha256(text).hexdigest()
-        waiting += [n for n in _imported(text) if n.partition(".")[0] in followed]
+        waiting += _imported(text, followed)
     if module not in seen:
         raise ModuleNotFoundError(f"no module named {module!r}")
     return of(seen)
 
 
-def _imported(source: bytes) -> Iterator[str]:
-    """Names that may be modules: of `from a import b` both a and a.b."""
+def _imported(source: bytes, packages: tuple[str, ...]) -> Iterator[str]:
+    """Names in these packages that may be modules: of `from a import b` both a and a.b. No other package is looked at."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (alias.name for alias in node.names if alias.name.partition(".")[0] in packages)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in packages:
             yield node.module
             if _is_package(node.module):
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)

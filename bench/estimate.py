@@ -7,7 +7,7 @@ import time
 from functools import cache
 from typing import Any
 
-from bench import data
+from bench import data, tasks
 from bench.cells import Artifact, Cell
 from bench.planning import Plan
 from bench.store import DONE, Store
@@ -70,11 +70,14 @@ def _cost(artifact: Artifact, left: list[Cell]) -> tuple[int, float | None, floa
 
 
 def _evaluated(cell: Cell) -> int:
-    if cell.measure != "perplexity":
+    if cell.measure == "zeroshot":
+        return tasks.tokens(cell.config["task"], cell.config["limit"])
+    if cell.measure not in ("perplexity", "agreement"):
         return 0
     everything = data.lookup(cell.config["corpus"]).tokens
     windows = cell.config["windows"]
-    return min(everything, windows * cell.config["seqlen"]) if windows else everything
+    once = min(everything, windows * cell.config["seqlen"]) if windows else everything
+    return once * 2 if cell.measure == "agreement" and cell.artifact.method != "dense" else once  # dense beside it
 
 
 @cache

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import catalog, data, models, recipes
+from bench import catalog, data, models, recipes, tasks
 from methods.errors import UserError
 
 Rows = Sequence[dict[str, Any]]
-KINDS = ("methods", "models", "data", "measures", "quantizers", "recipes", "runs")
+KINDS = ("methods", "models", "data", "tasks", "measures", "quantizers", "recipes", "runs")
 
 
 def show(rows: Rows, as_json: bool) -> None:
@@ -59,6 +59,8 @@ def rows(what: str, long: bool, results: Path | None) -> Rows:
         ]
     if what == "data":
         return [{"corpus": n, "hub_id": c.hub, "about": c.about} for n, c in data.CORPORA.items()]
+    if what == "tasks":
+        return [_task(name, file) for name, file in tasks.expand((*tasks.OWN, *tasks.KNOWN)).items()]
     if what == "recipes":
         return [
             {
@@ -89,6 +91,12 @@ def _entry(name: str, entry: catalog.Entry, long: bool) -> dict[str, Any]:
             f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default}" for f in fields
         )
     return row
+
+
+def _task(name: str, file: str) -> dict[str, Any]:
+    task = tasks.describe(name, file)
+    sets = " ".join(s for s, members in tasks.SETS.items() if name in members)
+    return {"task": name, "version": task.version, "hub_id": task.hub, "sets": sets}
 
 
 def _runs(results: Path | None) -> Rows:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bench import blocks, catalog, data, digests, fetching, models, packing, recipes
+from bench import blocks, catalog, data, digests, fetching, models, packing, recipes, tasks
 from bench.cells import Artifact, Cell, Course, Draw, Stage
 from bench.devices import cores, resolve_device
 from bench.spec import Spec
@@ -54,7 +54,8 @@ def _cells_of(spec: Spec, model: models.Model, device: str, dtype: str, fetch: b
     opened = model.open()
     shapes = opened.shapes()
     targets = find_targets(opened.config, shapes, spec.targets.include, spec.targets.exclude)
-    measures = [_measure(name, spec, model, fetch) for name in dict.fromkeys((*spec.measures, "pattern"))]
+    asked = dict.fromkeys((*spec.measures, "pattern"))
+    measures = [m for name in asked for m in _measures(name, spec, model, fetch)]
     recipe = recipes.choose(_parameters(shapes), device, spec.training.recipe) if _trains(spec) else None
     course = _course(spec, model, recipe) if recipe else None
     cells = []
@@ -157,11 +158,13 @@ def _draw(spec: Spec, model: models.Model, fetch: bool) -> Draw:
     return Draw(data=wanted.data, content=content, sequences=wanted.sequences, seqlen=seqlen)
 
 
-def _measure(name: str, spec: Spec, model: models.Model, fetch: bool) -> dict[str, Any]:
-    entry = catalog.lookup("measures", name)
+def _measures(name: str, spec: Spec, model: models.Model, fetch: bool) -> list[dict[str, Any]]:
+    """What the cells of a measure say of it: one cell, of zeroshot one a task."""
+    if name == "zeroshot":
+        return [_task(task, file, spec, fetch) for task, file in tasks.expand(spec.tasks).items()]
     config: dict[str, Any] = {}
     content = ""
-    if name == "perplexity":
+    if name in ("perplexity", "agreement"):
         wanted = spec.perplexity
         config = {
             "corpus": wanted.data or model.data,
@@ -176,9 +179,23 @@ def _measure(name: str, spec: Spec, model: models.Model, fetch: bool) -> dict[st
         if content:  # else the corpus is not here yet
             asked = (config["corpus"], config["seqlen"], config["windows"])
             blocks.check_windows(*asked, model.folder / "tokenizer.json", spec.data_dir, wanted.split)
+    return [_cell_of(name, config, content)]
+
+
+def _task(name: str, file: str, spec: Spec, fetch: bool) -> dict[str, Any]:
+    task = tasks.describe(name, file)
+    config: dict[str, Any] = {"task": name, "file": file, "version": task.version, "harness": tasks.harness()}
+    config |= {"batch": spec.zeroshot.batch, "limit": spec.zeroshot.limit}
+    content = tasks.ensure(task, spec.data_dir) if fetch else tasks.content(task, spec.data_dir)
+    cell = _cell_of("zeroshot", config, content)
+    return cell | {"source": digests.of([cell["source"], digests.of_source("bench.lmeval")])}  # it decides numbers, too
+
+
+def _cell_of(measure: str, config: dict[str, Any], content: str) -> dict[str, Any]:
+    entry = catalog.lookup("measures", measure)
     protocol = catalog.load(entry)(**config).protocol
     return {
-        "measure": name,
+        "measure": measure,
         "target": entry.target,
         "source": digests.of_source(entry.module),
         "config": config,

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("cast-bench", "torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy")
+PACKAGES = ("cast-bench", "torch", "transformers", "tokenizers", "safetensors", "datasets", "lm_eval", "numpy")
 
 
 def gather() -> dict[str, Any]:

@@ -137,7 +137,7 @@ def _run(cells: list[Cell], store: Store, watch: Watch, wait: bool, summary: Sum
                 if event["event"] == "cell":
                     cell = open_cells.pop(event["key"])
                     summary.computed += not event.get("known", False)
-                    watch.cell(cell.measure, event["status"], event.get("reason", ""))
+                    watch.cell(cell.told, event["status"], event.get("reason", ""))
                 elif event["event"] == "progress":
                     watch.progress(event["phase"], event["done"], event["total"], event["figures"])
             code = worker.wait()
@@ -150,7 +150,7 @@ def _run(cells: list[Cell], store: Store, watch: Watch, wait: bool, summary: Sum
             worker.stdout.close()
     for cell in open_cells.values():
         _record_death(store, cell, code, log)
-        watch.cell(cell.measure, "failed", _cause(code))
+        watch.cell(cell.told, "failed", _cause(code))
     return True
 
 

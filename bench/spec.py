@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from bench import catalog
+from bench import catalog, tasks
 from methods.errors import UserError
 from methods.pattern import Pattern
 
@@ -60,6 +60,15 @@ class PerplexitySpec(_Strict):
     batch: int | None = Field(default=None, ge=1)
 
 
+class ZeroshotSpec(_Strict):
+    """How lm-eval runs a task."""
+
+    batch: int = Field(default=16, ge=1)
+    """Requests per forward. Padding makes it part of what decides a number."""
+    limit: int | None = Field(default=None, ge=1)
+    """The first so many questions of each task; None: all."""
+
+
 class Targets(_Strict):
     """Globs over module names."""
 
@@ -78,7 +87,9 @@ class Spec(_Strict):
     methods: tuple[str, ...] = catalog.ONE_SHOT
     models: tuple[str, ...] = ("tiny",)
     patterns: tuple[str, ...] = ("2:4",)
-    measures: tuple[str, ...] = ("perplexity", "size")
+    measures: tuple[str, ...] = ("perplexity", "agreement", "zeroshot", "size")
+    tasks: tuple[str, ...] = tasks.OWN
+    """For zeroshot: the suite's own, any of lm-eval's, and the sets maskllm7 and wanda7."""
     seeds: tuple[int, ...] = (0,)
     results: Path = RESULTS
     data_dir: Path | None = Field(default=None, validate_default=True)
@@ -90,15 +101,16 @@ class Spec(_Strict):
     calibration: Calibration = Calibration()
     training: Training = Training()
     perplexity: PerplexitySpec = PerplexitySpec()
+    zeroshot: ZeroshotSpec = ZeroshotSpec()
     targets: Targets = Targets()
 
-    @field_validator("methods", "models", "patterns", "measures", "seeds", mode="before")
+    @field_validator("methods", "models", "patterns", "measures", "tasks", "seeds", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         parts = value.split(",") if isinstance(value, str) else value
         return (parts,) if isinstance(parts, int) else parts
 
-    @field_validator("methods", "models", "patterns", "measures", "seeds")
+    @field_validator("methods", "models", "patterns", "measures", "tasks", "seeds")
     @classmethod
     def _some(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         if not value:
@@ -125,6 +137,8 @@ class Spec(_Strict):
             catalog.parse(text)
         for name in self.measures:
             catalog.lookup("measures", name)
+        if "zeroshot" in self.measures:
+            tasks.expand(self.tasks)
         for text in self.patterns:
             Pattern.parse(text)
 

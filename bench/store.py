@@ -162,7 +162,9 @@ class Store:
         if items:
             import pandas as pd
 
-            table = pd.DataFrame(items, columns=["item_id", "cluster_id", "value", "weight"])
+            table = pd.DataFrame([i[:4] for i in items], columns=["item_id", "cluster_id", "value", "weight"])
+            for name in items[0].beside:
+                table[name] = [i.beside[name] for i in items]
             path = self.root / "items" / f"{record.key[:32]}.parquet"
             with replacing(path) as temporary:
                 table.to_parquet(temporary, index=False)
@@ -171,7 +173,7 @@ class Store:
             temporary.write_text(record.model_dump_json(indent=1) + "\n")
 
     def items(self, record: Record) -> pd.DataFrame:
-        """Per-item scores: item_id, cluster_id, value, weight.
+        """Per-item scores: item_id, cluster_id, value, weight, and a column for each further metric.
 
         Raises:
             UserError: the file is not the one the record speaks of.

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench import averages
 from bench.store import Record
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ COLUMNS = (
     "training",
 )  # fmt: skip
 """Of every row, in this order. New ones are only ever added at the end."""
-QUIET = ("parameters", "nonzeros", "bytes", "negative_zeros")
+QUIET = ("parameters", "nonzeros", "bytes", "negative_zeros", "acc_norm")
 """Metrics that a table leaves out unless asked; every export has them."""
 IDENTITY = ("model", "method", "pattern", "quantizer", "calibration", "training", "targets", "dtype", "device")
 """What makes two rows of a table the same row, seeds apart."""
@@ -90,6 +91,7 @@ def _grid(model: str, table: list[dict[str, Any]]) -> Grid:
         or len({r[c] for r in table if r[c] is not None and (c not in ("calibration", "training") or r[c])}) > 1
     ]
     shown = [r for r in table if r["metric"] not in QUIET]
+    shown += averages.rows(shown, IDENTITY)
     measured = {(r["protocol"], r["measure"]) for r in shown if r["value"] is not None}
     columns: list[Column] = list(
         dict.fromkeys(
@@ -98,7 +100,8 @@ def _grid(model: str, table: list[dict[str, Any]]) -> Grid:
             if not _unnamed(r) or (r["protocol"], r["measure"]) not in measured
         )
     )
-    order = ("perplexity", "sparsity", "violated_groups", "bytes_packed")
+    quality = ("perplexity", "kl", "top1_agreement", "mean_acc", "worst_drop", "acc")
+    order = (*quality, "sparsity", "violated_groups", "bytes_packed")
     columns.sort(key=lambda c: (order.index(c[0]) if c[0] in order else len(order), c[1] or ""))
     lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in shown:
@@ -139,7 +142,7 @@ def _of(here: int, expected: int) -> str:
 
 def _header(metric: str, protocol: str) -> str:
     if metric in ("perplexity",) or protocol not in ("weights", "targets"):
-        return f"{metric} {protocol}"
+        return f"{metric.replace('_', ' ')} {protocol}"
     return metric.replace("_", " ")
 
 
@@ -173,6 +176,9 @@ def _cell(group: list[dict[str, Any]], column: Column) -> str:
         return _status(bad[0]) + (f" ({len(bad)} of {seeds} seeds)" if seeds > 1 else "")
     values = [r["value"] for r in mine]
     missing = _of(len(values), seeds) if len(values) < seeds else ""
+    told = {r.get("told") for r in mine}
+    if len(told) == 1 and (name := told.pop()):
+        missing = f" ({name})" + missing
     if len(values) == 1:
         return number(values[0], mine[0]["stderr"], mine[0]["unit"]) + missing
     mean = math.fsum(values) / len(values)

@@ -92,7 +92,7 @@ def _fill(cells: list[Cell], store: Store, events: Events) -> None:
             _record(store, events, failure(cell, fault))
         return
     for cell in cells:
-        events.phase = cell.measure
+        events.phase = cell.told
         started = time.monotonic()
         try:
             record, items = builder.measure(cell, built)

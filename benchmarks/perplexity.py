@@ -20,11 +20,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from harness import finish, in_turn, ratio
 
-from bench import blocks, fetching, loading, provenance
+from bench import blocks, fetching, forward, loading, provenance
 from bench.check import Verdict
 from bench.devices import cores
+from bench.forward import BATCH_TOKENS
 from bench.measures.contract import Rig
-from bench.measures.perplexity import BATCH_TOKENS, window_losses
+from bench.measures.perplexity import window_losses
 from methods.contract import Compute, Silent
 from methods.pattern import Pattern
 
@@ -49,11 +50,13 @@ def one(which: str) -> None:
     tokens, _ = blocks.windows("wiki-mini", loading.load_tokenizer(folder), SEQLEN, WINDOWS, None)
     model = loading.load(folder, Compute())
     rig = Rig(
-        folder=folder, tokenizer=lambda: None, reference=lambda: model, verdict=Verdict(Pattern()), compute=Compute(),
+        folder=folder, source=folder, dense=True, tokenizer=lambda: None, reference=lambda: model, verdict=Verdict(Pattern()), compute=Compute(),
         data_dir=None, workdir=Path(), progress=Silent(), seed=None,
     )  # fmt: skip
     run = {
-        "ours": lambda: window_losses(model, tokens, BATCH_TOKENS // SEQLEN, rig),
+        "ours": lambda: window_losses(
+            forward.over(lambda: model, folder, tokens, BATCH_TOKENS // SEQLEN, rig), tokens, rig
+        ),
         "plain": lambda: plain(model, tokens),
     }[which]
     started = time.perf_counter()

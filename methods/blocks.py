@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from methods.contract import Job, Outcome
+from methods.contract import Compute, Job, Outcome
 from methods.folder import Folder, Writer
 from methods.targets import dense_weight, family_of
 
@@ -37,7 +37,7 @@ class _Stop(Exception):
     """Raised inside a forward once everything that was asked for has been seen."""
 
 
-class _Recorder(nn.Module):
+class Recorder(nn.Module):
     """Stands in for a block: keeps what the block would have been called with and hands its input on."""
 
     def __init__(
@@ -54,33 +54,36 @@ class _Recorder(nn.Module):
         return hidden
 
 
-class _Flow:
+class Flow:
     """The activations between two blocks, [batch, seqlen, hidden] each, and how to call any block on them.
 
     Masks and position embeddings depend on the block and on the batch's shape alone, since calibration sequences have
     one length and no padding; so they are recorded once per shape.
     """
 
-    def __init__(self, model: nn.Module, blocks: nn.ModuleList, tokens: Tensor, job: Job) -> None:
-        self._hold = torch.device("cpu") if job.compute.stream else job.compute.device
-        self._device = job.compute.device
+    def __init__(
+        self, model: nn.Module, blocks: nn.ModuleList, tokens: Tensor, compute: Compute, batch: int | None = None
+    ) -> None:
+        """batch: sequences per forward; as many as the device likes by default."""
+        self._hold = torch.device("cpu") if compute.stream else compute.device
+        self._device = compute.device
         self.tokens = tokens.numel()
         self.hidden: list[Tensor] = []
         self._calls: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
         real = list(blocks)
-        for batch in tokens.split(max(1, BATCH_TOKENS[self._device.type] // tokens.shape[1])):
+        for part in tokens.split(batch or max(1, BATCH_TOKENS[self._device.type] // tokens.shape[1])):
             calls: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = []
             try:
                 for i, block in enumerate(real):
-                    blocks[i] = _Recorder(block, calls, last=i == len(real) - 1)
-                model(input_ids=batch.to(self._device), use_cache=False)
+                    blocks[i] = Recorder(block, calls, last=i == len(real) - 1)
+                model(input_ids=part.to(self._device), use_cache=False)
             except _Stop:
                 pass
             finally:
                 for i, block in enumerate(real):
                     blocks[i] = block
             self.hidden.append(calls[0][0].to(self._hold))
-            self._calls.setdefault(len(batch), [(args, kwargs) for _, args, kwargs in calls])
+            self._calls.setdefault(len(part), [(args, kwargs) for _, args, kwargs in calls])
 
     def run(self, index: int, block: nn.Module, hidden: Tensor) -> Tensor:
         args, kwargs = self._calls[len(hidden)][index]
@@ -167,7 +170,7 @@ class Walk:
         if self.gather:
             if job.calibration is None:
                 raise RuntimeError("this walk gathers a statistic, so the method's `needs` must name CALIBRATION")
-            flow = _Flow(self.model, blocks, job.calibration, job)
+            flow = Flow(self.model, blocks, job.calibration, job.compute)
         for i, block in enumerate(blocks):
             streamed = self._bring(block, f"{path}.{i}")
             linears = {t: self.model.get_submodule(t) for t in job.targets if self._family.block_of(t) == i}
@@ -205,11 +208,7 @@ class Walk:
             return False
         self._source = self._source or Folder(self.job.source)
         self._writer = self._writer or Writer(self.job.workdir / "streamed")
-        compute = self.job.compute
-        for name, _ in list(block.named_parameters()):
-            owner, _, leaf = name.rpartition(".")
-            value = self._source.tensor(f"{prefix}.{name}").to(compute.device, compute.dtype)
-            setattr(block.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
+        read_block(block, prefix, self._source, self.job.compute)
         return True
 
     def _put_back(self, block: nn.Module, prefix: str) -> None:
@@ -217,6 +216,14 @@ class Walk:
         for name, tensor in block.state_dict().items():
             self._writer.add(f"{prefix}.{name}", tensor)
         block.to("meta")
+
+
+def read_block(block: nn.Module, prefix: str, source: Folder, compute: Compute) -> None:
+    """Bring a block's parameters from disk to the device."""
+    for name, _ in list(block.named_parameters()):
+        owner, _, leaf = name.rpartition(".")
+        value = source.tensor(f"{prefix}.{name}").to(compute.device, compute.dtype)
+        setattr(block.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
 
 
 def _relative_error(before: Tensor, after: Tensor, x: Tensor | None) -> float:

@@ -92,6 +92,7 @@ BAD = {
         ["wiki-mini has ", " tokens", "perplexity.seqlen=10000000", "shorter"],
     ),
     "mirror": ("run --data-dir nowhere", ["'nowhere'", "make it"]),
+    "zero-shot limit": ("run --set zeroshot.limit=0", ["zeroshot.limit", "0", "greater than or equal to 1"]),
     "list": ("ls method", ["'method'", "methods"]),
     "results to read": ("report --results nowhere", ["'nowhere'", "--results"]),
     "prune takes one": ("prune --method wanda,magnitude --out o", ["one method"]),
@@ -109,7 +110,7 @@ def test_every_flag_of_a_spec_is_a_flag_of_each_command_that_makes_one():
     offered = {c: set(inspect.signature(getattr(commands, c)).parameters) for c in ("run", "plan", "prune")}
 
     assert offered["run"] == offered["plan"] == {*commands.FLAGS, "json"}
-    assert offered["prune"] == {*commands.FLAGS, "out"} - {"measures", "results"}
+    assert offered["prune"] == {*commands.FLAGS, "out"} - {"measures", "tasks", "results"}
 
 
 def test_no_cuda(refused, monkeypatch):

@@ -14,8 +14,7 @@ import pytest
 import support
 import torch
 
-from bench import blocks, data, loading
-from bench.measures import perplexity
+from bench import blocks, data, forward, loading
 from bench.measures.perplexity import Perplexity
 from methods.contract import Compute, Silent
 from methods.errors import UserError
@@ -55,7 +54,9 @@ def model(folder):
 
 @pytest.fixture
 def rig(tokenizer):
-    return SimpleNamespace(tokenizer=lambda: tokenizer, compute=Compute(), data_dir=None, progress=Silent())
+    return SimpleNamespace(
+        folder=None, tokenizer=lambda: tokenizer, compute=Compute(), data_dir=None, progress=Silent()
+    )
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_one_window_has_no_standard_error(model, rig):
 @pytest.mark.parametrize("logits_bytes", [1, 4 * 1024 * 7])
 def test_chunks_change_nothing(model, rig, monkeypatch, logits_bytes):
     whole = Perplexity("wiki-mini", SEQLEN, windows=3).read(lambda: model, rig)
-    monkeypatch.setattr(perplexity, "LOGITS_BYTES", logits_bytes)
+    monkeypatch.setattr(forward, "LOGITS_BYTES", logits_bytes)
     chunked = Perplexity("wiki-mini", SEQLEN, windows=3, batch=2).read(lambda: model, rig)
 
     assert [i.value for i in chunked.items] == pytest.approx([i.value for i in whole.items], rel=1e-5)

@@ -109,13 +109,13 @@ try:
     cli.main()
 except SystemExit as end:
     assert not end.code, end.code
-heavy = {{"torch", "transformers", "datasets"}} & set(sys.modules)
+heavy = {{"torch", "transformers", "datasets", "lm_eval"}} & set(sys.modules)
 assert not heavy, heavy
 """
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
-LIGHT = [("--help",), ("ls", "methods"), ("ls", "measures"), ("ls", "models"), ("ls", "data")]
+LIGHT = [("--help",), ("ls", "methods"), ("ls", "measures"), ("ls", "models"), ("ls", "data"), ("ls", "tasks")]
 
 
 @pytest.mark.parametrize("args", LIGHT, ids=" ".join)
@@ -126,7 +126,8 @@ def test_lists_import_no_torch(args):
 
 
 def test_plan_imports_no_torch(tmp_path):
-    done = without_torch("plan", *support.flags(tmp_path / "r"))
+    """The default tasks and those of the sets need no lm-eval either."""
+    done = without_torch("plan", "--tasks", "maskllm7,wiki_lastword", *support.flags(tmp_path / "r"))
 
     assert done.returncode == 0, done.stderr
 

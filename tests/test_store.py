@@ -47,8 +47,17 @@ def test_what_is_written_is_read(store):
     got = store.get(KEY)
 
     assert got.notes == {"a": [1, 2]}
-    assert [tuple(row) for row in store.items(got).itertuples(index=False)] == [tuple(i) for i in ITEMS]
+    assert [tuple(row) for row in store.items(got).itertuples(index=False)] == [i[:4] for i in ITEMS]
     assert not temporaries(store)
+
+
+def test_further_metrics_of_an_item_are_columns_beside_it(store):
+    items = tuple(Item(str(i), "a", float(i), 1.0, {"acc_norm": 1.0 - i}) for i in range(2))
+    store.write(record(), items)
+    got = store.items(store.get(record().key))
+
+    assert list(got) == ["item_id", "cluster_id", "value", "weight", "acc_norm"]
+    assert list(got["acc_norm"]) == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("folder", ["records", "items"])

@@ -68,7 +68,7 @@ def test_the_flow_ends_where_the_forward_does(family, make, make_job):
     with torch.no_grad():
         states = model(input_ids=job.calibration, use_cache=False, output_hidden_states=True).hidden_states
         handle.remove()
-        flow = blocks._Flow(model, layers, job.calibration, job)
+        flow = blocks.Flow(model, layers, job.calibration, job.compute)
         for i, block in enumerate(layers):
             close(torch.cat(flow.hidden), states[i])
             flow.advance(i, block)

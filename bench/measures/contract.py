@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class Item(NamedTuple):
     cluster_id: str
     value: float
     weight: float
+    beside: Mapping[str, float] = MappingProxyType({})
+    """The same item's value of further metrics, by name."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,10 @@ class Rig:
 
     folder: Path
     """The artifact being measured."""
+    source: Path
+    """The dense model's folder."""
+    dense: bool
+    """Is what is measured the dense model itself?"""
     tokenizer: Callable[[], Any]
     reference: Callable[[], nn.Module]
     """Loads the dense model, only when asked."""
@@ -63,7 +70,11 @@ class Rig:
 
 
 class Measure(Protocol):
-    """A frozen dataclass; its fields and its protocol are known before anything is loaded."""
+    """A frozen dataclass; its fields and its protocol are known before anything is loaded.
+
+    One whose class says `streams = True` is given models larger than the device as rig.compute.stream says: without
+    their blocks, which lie in rig.folder and rig.source. All others are given whole models.
+    """
 
     name: ClassVar[str]
     needs: ClassVar[Needs]

@@ -7,16 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from bench import blocks
+from bench import blocks, forward
 from bench.measures.contract import Item, Reading, Readings, Rig
 from methods.contract import Needs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-LOGITS_BYTES = 32 * 2**20
-"""Of logits in memory at a time."""
-BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -25,6 +21,7 @@ class Perplexity:
 
     name: ClassVar[str] = "perplexity"
     needs: ClassVar[Needs] = Needs.NOTHING
+    streams: ClassVar[bool] = True
     corpus: str
     seqlen: int
     windows: int | None = None
@@ -44,12 +41,13 @@ class Perplexity:
         tokens, clusters = blocks.windows(
             self.corpus, rig.tokenizer(), self.seqlen, self.windows, rig.data_dir, self.split
         )
-        losses = window_losses(model(), tokens, self.batch or max(1, BATCH_TOKENS // self.seqlen), rig)
+        batch = forward.batch_of(self.batch, self.seqlen)
+        losses = window_losses(forward.over(model, rig.folder, tokens, batch, rig), tokens, rig)
         targets = self.seqlen - 1
         items = tuple(
             Item(str(i), c, nll, float(targets)) for i, (c, nll) in enumerate(zip(clusters, losses, strict=True))
         )
-        mean, stderr = _mean_and_stderr([x / targets for x in losses])
+        mean, stderr = mean_and_stderr([x / targets for x in losses])
         ppl = math.exp(mean) if mean < 700 else math.inf
         reading = Reading(
             "perplexity", ppl, "1", "lower", stderr=ppl * stderr if stderr is not None else None, n=len(losses)
@@ -57,21 +55,16 @@ class Perplexity:
         return Readings((reading,), items, tokens.numel(), blocks.token_digest(tokens))
 
 
-def window_losses(model: nn.Module, tokens: Tensor, batch: int, rig: Rig) -> list[float]:
+def window_losses(made: forward.Pass, tokens: Tensor, rig: Rig) -> list[float]:
     """Summed cross-entropy of each window in nats, in float32. tokens: int64 [windows, seqlen]."""
     import torch
 
-    backbone = model.base_model
-    head = model.get_output_embeddings()  # type: ignore[operator]
     losses: list[float] = []
     with torch.inference_mode():
-        for part in tokens.split(batch):
-            ids = part.to(rig.compute.device)
-            hidden = backbone(input_ids=ids, use_cache=False)[0][:, :-1]  # type: ignore[operator]
-            losses += (
-                _cross_entropy(hidden.flatten(0, 1), head, ids[:, 1:].flatten()).view(len(part), -1).sum(1).tolist()
-            )
-            rig.progress.advance(len(losses), len(tokens))
+        for states in made.states:
+            ids = tokens[len(losses) : len(losses) + len(states)].to(rig.compute.device)
+            hidden = states[:, :-1].to(rig.compute.device).flatten(0, 1)
+            losses += _cross_entropy(hidden, made.head, ids[:, 1:].flatten()).view(len(ids), -1).sum(1).tolist()
     return losses
 
 
@@ -79,17 +72,16 @@ def _cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
     """Per token, in chunks of rows, so that the logits [tokens, vocabulary] never exist whole."""
     import torch
 
-    vocabulary: int = head.weight.shape[0]  # type: ignore[assignment, index]
-    rows = max(1, LOGITS_BYTES // (4 * vocabulary))
     out = torch.empty(len(targets), device=hidden.device)
-    for a in range(0, len(targets), rows):
-        logits = head(hidden[a : a + rows]).float()
-        wanted = logits.gather(1, targets[a : a + rows, None]).squeeze(1)
-        out[a : a + rows] = logits.logsumexp(-1) - wanted
+    for rows in forward.row_chunks(len(targets), head):
+        logits = head(hidden[rows]).float()
+        wanted = logits.gather(1, targets[rows, None]).squeeze(1)
+        out[rows] = logits.logsumexp(-1) - wanted
     return out
 
 
-def _mean_and_stderr(values: list[float]) -> tuple[float, float | None]:
+def mean_and_stderr(values: list[float]) -> tuple[float, float | None]:
+    """The standard error is None for one value, and where the mean is not finite."""
     mean = math.fsum(values) / len(values)
     if len(values) < 2 or not math.isfinite(mean):
         return mean, None

@@ -1,0 +1,61 @@
+"""A forward pass over windows, a batch at a time, up to the head; whole models and streamed ones alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from bench.measures.contract import Rig
+
+LOGITS_BYTES = 32 * 2**20
+"""Of one model's logits in memory at a time."""
+BATCH_TOKENS = 4096
+
+
+class Pass(NamedTuple):
+    """One model on all windows."""
+
+    states: Iterable[Tensor]
+    """Per batch [batch, seqlen, hidden], what the head is given; made as they are asked for, or all there."""
+    head: nn.Module
+
+
+def over(load: Callable[[], nn.Module], folder: Path, tokens: Tensor, batch: int, rig: Rig) -> Pass:
+    """The final hidden states of a model on windows.
+
+    Args:
+        load: returns the model, its blocks on disk where rig.compute.stream.
+        folder: where they lie then.
+        tokens: int64 [windows, seqlen]; batch: windows per forward.
+    """
+    model = load()
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
+    if rig.compute.stream:
+        from methods.streaming import last_hidden
+
+        return Pass(last_hidden(model, folder, tokens, batch, rig.compute, rig.progress), head)
+    return Pass(_states(model, tokens, batch, rig), head)
+
+
+def _states(model: nn.Module, tokens: Tensor, batch: int, rig: Rig) -> Iterator[Tensor]:
+    done = 0
+    for part in tokens.split(batch):
+        yield model.base_model(input_ids=part.to(rig.compute.device), use_cache=False)[0]  # type: ignore[operator]
+        done += len(part)
+        rig.progress.advance(done, len(tokens))
+
+
+def batch_of(asked: int | None, seqlen: int) -> int:
+    """Windows per forward."""
+    return asked or max(1, BATCH_TOKENS // seqlen)
+
+
+def row_chunks(count: int, head: nn.Module) -> Iterator[slice]:
+    """Slices of `count` rows, each small enough that its logits may exist."""
+    vocabulary: int = head.weight.shape[0]  # type: ignore[assignment, index]
+    rows = max(1, LOGITS_BYTES // (4 * vocabulary))
+    return (slice(a, a + rows) for a in range(0, count, rows))

@@ -1,0 +1,99 @@
+"""Distance to the dense model on perplexity's windows: far more sensitive than perplexity where little was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from bench import blocks, forward
+from bench.measures.contract import Item, Reading, Readings, Rig
+from bench.measures.perplexity import mean_and_stderr
+from methods.contract import Needs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """KL(dense || compressed) of the next token, and how often both have the same most likely one.
+
+    Fields are perplexity's: the same windows, in the same batches.
+    """
+
+    name: ClassVar[str] = "agreement"
+    needs: ClassVar[Needs] = Needs.NOTHING
+    streams: ClassVar[bool] = True
+    corpus: str
+    seqlen: int
+    windows: int | None = None
+    batch: int | None = None
+    split: str = "evaluation"
+
+    @property
+    def protocol(self) -> str:
+        part = "" if self.split == "evaluation" else f"-{self.split}"
+        return f"{self.corpus}{part}@{self.seqlen}" + (f"x{self.windows}" if self.windows else "")
+
+    def read(self, model: Callable[[], nn.Module], rig: Rig) -> Readings:
+        """Items: a window's KL summed over its positions, and beside it how many of them agree.
+
+        Raises:
+            UserError: the corpus has not one window, or fewer than were asked for.
+        """
+        tokens, clusters = blocks.windows(
+            self.corpus, rig.tokenizer(), self.seqlen, self.windows, rig.data_dir, self.split
+        )
+        positions = self.seqlen - 1
+        found = [(0.0, positions)] * len(tokens)
+        if not rig.dense:
+            batch = forward.batch_of(self.batch, self.seqlen)
+            found = distances(model, tokens, batch, rig)
+        kl, kl_stderr = mean_and_stderr([x / positions for x, _ in found])
+        same, same_stderr = mean_and_stderr([x / positions for _, x in found])
+        items = tuple(
+            Item(str(i), c, nats, float(positions), {"top1_agreement": float(hits)})
+            for i, (c, (nats, hits)) in enumerate(zip(clusters, found, strict=True))
+        )
+        values = (
+            Reading("kl", kl, "nats/token", "lower", stderr=kl_stderr, n=len(found)),
+            Reading("top1_agreement", same, "1", "higher", stderr=same_stderr, n=len(found)),
+        )
+        return Readings(values, items, tokens.numel(), blocks.token_digest(tokens))
+
+
+def distances(model: Callable[[], nn.Module], tokens: Tensor, batch: int, rig: Rig) -> list[tuple[float, int]]:
+    """Per window, the summed KL(dense || model) in nats and at how many positions the most likely token is the same.
+
+    One model is in memory at a time: of the first the final hidden states are kept, on the CPU.
+    """
+    import torch
+
+    found: list[tuple[float, int]] = []
+    with torch.inference_mode():
+        made = forward.over(model, rig.folder, tokens, batch, rig)
+        kept = [states.cpu() for states in made.states]
+        head = made.head
+        del made
+        dense = forward.over(rig.reference, rig.source, tokens, batch, rig)
+        for ours, theirs in zip(kept, dense.states, strict=True):
+            p, q = (x[:, :-1].to(rig.compute.device).flatten(0, 1) for x in (theirs, ours))
+            kl, same = _compare(p, dense.head, q, head)
+            rows = kl.view(len(ours), -1).sum(1).tolist(), same.view(len(ours), -1).sum(1).tolist()
+            found += zip(*rows, strict=True)
+    return found
+
+
+def _compare(dense: Tensor, dense_head: nn.Module, ours: Tensor, head: nn.Module) -> tuple[Tensor, Tensor]:
+    """Per token, in chunks of rows: KL in nats, float64 so that the sum over a window loses nothing; and agreement."""
+    import torch
+
+    kl = torch.empty(len(dense), dtype=torch.float64, device=dense.device)
+    same = torch.empty(len(dense), dtype=torch.bool, device=dense.device)
+    for rows in forward.row_chunks(len(dense), dense_head):
+        p, q = (h(x[rows]).float() for h, x in ((dense_head, dense), (head, ours)))
+        same[rows] = p.argmax(-1) == q.argmax(-1)
+        p, q = p.log_softmax(-1), q.log_softmax(-1)
+        kl[rows] = (p.exp() * (p - q)).sum(-1).double()
+    return kl, same
