@@ -29,6 +29,8 @@ class Stage(_Frozen):
     random: bool
     needs: tuple[str, ...]
     version: str = __version__
+    kind: str = "methods"
+    """What the catalog lists it under."""
 
 
 class Draw(_Frozen):
@@ -86,7 +88,7 @@ class Artifact(_Frozen):
         """All that decides the weights."""
         return {
             "model": self.digest,
-            "stages": [s.model_dump(exclude={"label", "target", "random", "needs"}) for s in self.stages],
+            "stages": [s.model_dump(exclude={"label", "target", "random", "needs", "kind"}) for s in self.stages],
             "calibration": self.calibration.model_dump() | {"tokenizer": self.tokenizer} if self.calibration else None,
             "training": self.training.model_dump(exclude={"recipe"}) | {"tokenizer": self.tokenizer}
             if self.training
@@ -105,7 +107,17 @@ class Artifact(_Frozen):
 
     @property
     def method(self) -> str:
-        return " + ".join(s.label for s in self.stages)
+        return " + ".join(s.label for s in self.stages if s.kind == "methods")
+
+    @property
+    def quantizer(self) -> str:
+        return self.stages[-1].label if self.stages[-1].kind == "quantizers" else "none"
+
+    @property
+    def told(self) -> str:
+        """In words: the model, what is done to it, and the seed."""
+        by = "" if self.quantizer == "none" else f" + {self.quantizer}"
+        return f"{self.model} {self.method}{by}" + (f" seed {self.seed}" if self.seed is not None else "")
 
     @property
     def pattern(self) -> str:
@@ -139,7 +151,6 @@ class Cell(_Frozen):
     protocol: str
     content: str
     """Digest of the data measured on."""
-    quantizer: str = "none"
 
     def determinants(self) -> dict[str, Any]:
         config = {k: v for k, v in self.config.items() if v is not None}
@@ -158,7 +169,7 @@ class Cell(_Frozen):
             "model": a.model,
             "method": a.method,
             "pattern": a.pattern,
-            "quantizer": self.quantizer,
+            "quantizer": a.quantizer,
             "seed": a.seed,
             "measure": self.measure,
             "protocol": self.protocol,

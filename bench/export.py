@@ -36,13 +36,13 @@ def prune(spec: Spec, out: Path) -> str:
         UserError: more than one of them, or `out` is taken.
         Broken: the method broke its promise.
     """
-    if len(spec.methods) != 1 or len(spec.models) != 1 or len(spec.patterns) != 1:
-        raise UserError("bench prune takes one method, one model and one pattern; bench run takes many")
+    if any(len(x) != 1 for x in (spec.methods, spec.models, spec.patterns, spec.quantizers)):
+        raise UserError("bench prune takes one method, one model, one pattern and one quantizer; bench run takes many")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {str(out)!r} is there already: name a new folder, or empty it")
     with using():
         planned = planning.make(spec, fetch=True).cells
-        artifact = next(c.artifact for c in planned if c.artifact.stages[-1].label == spec.methods[0])
+        artifact = next(c.artifact for c in planned if _pruner(c.artifact) == spec.methods[0])
         with using(*cache.names(artifact)):
             return _write(artifact, out)
 
@@ -66,12 +66,17 @@ def pruned(name: str, results: Path | None) -> tuple[Path, str]:
     return folder, str(record.slot["pattern"])
 
 
+def _pruner(artifact: cells.Artifact) -> str:
+    """The last stage that is no quantizer, as typed."""
+    return [s.label for s in artifact.stages if s.kind == "methods"][-1]
+
+
 def _write(artifact: cells.Artifact, out: Path) -> str:
     from bench.build import Builder
 
     show = watch.on(sys.stderr)
     show.begin(1, 0)
-    show.artifact(f"{artifact.model} {artifact.method}", False)
+    show.artifact(artifact.told, False)
     try:
         builder = Builder(artifact, _Show(show))
         built = builder.build(artifact)

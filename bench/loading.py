@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -18,6 +19,7 @@ from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.folder import save as save_tensors
+from methods.quantizing import ACTIVATIONS, round_inputs
 from methods.targets import family_of
 
 transformers.logging.set_verbosity_error()
@@ -39,7 +41,24 @@ def load(folder: Path, compute: Compute) -> nn.Module:
         )
     except (ValueError, KeyError, OSError) as fault:
         raise UserError(f"model in {str(folder)!r} cannot be loaded: {str(fault).splitlines()[0]}") from fault
+    _round_inputs(model, folder)
     return model.to(compute.device).eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def _round_inputs(model: nn.Module, folder: Path) -> None:
+    """What no weights can hold of w8a8: its folder's config names the linears whose inputs are rounded as it runs.
+
+    Raises:
+        UserError: to bits that nobody here rounds to, or the inputs of no module of this model.
+    """
+    asked = json.loads((folder / "config.json").read_text()).get(ACTIVATIONS)
+    if asked is None:
+        return
+    modules = dict(model.named_modules())
+    if not isinstance(asked, dict) or asked.get("bits") != 8 or not set(asked.get("targets", ())) <= set(modules):
+        raise UserError(f"model in {str(folder)!r} cannot be loaded: {ACTIVATIONS} in its config.json will not do")
+    for name in asked["targets"]:
+        round_inputs(modules[name])
 
 
 def _skeleton(folder: Path, compute: Compute) -> nn.Module:

@@ -78,6 +78,8 @@ class Spec(_Strict):
     methods: tuple[str, ...] = catalog.ONE_SHOT
     models: tuple[str, ...] = ("tiny",)
     patterns: tuple[str, ...] = ("2:4",)
+    quantizers: tuple[str, ...] = ("none",)
+    """Run last, on every pruned model and on the dense one; "none" leaves it as it is."""
     measures: tuple[str, ...] = ("perplexity", "size")
     seeds: tuple[int, ...] = (0,)
     results: Path = RESULTS
@@ -92,13 +94,13 @@ class Spec(_Strict):
     perplexity: PerplexitySpec = PerplexitySpec()
     targets: Targets = Targets()
 
-    @field_validator("methods", "models", "patterns", "measures", "seeds", mode="before")
+    @field_validator("methods", "models", "patterns", "quantizers", "measures", "seeds", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         parts = value.split(",") if isinstance(value, str) else value
         return (parts,) if isinstance(parts, int) else parts
 
-    @field_validator("methods", "models", "patterns", "measures", "seeds")
+    @field_validator("methods", "models", "patterns", "quantizers", "measures", "seeds")
     @classmethod
     def _some(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         if not value:
@@ -123,6 +125,8 @@ class Spec(_Strict):
         """
         for text in self.methods:
             catalog.parse(text)
+        for text in self.quantizers:
+            catalog.quantizer(text)
         for name in self.measures:
             catalog.lookup("measures", name)
         for text in self.patterns:
