@@ -114,10 +114,14 @@ class Artifact(_Frozen):
         return self.stages[-1].label if self.stages[-1].kind == "quantizers" else "none"
 
     @property
+    def done(self) -> str:
+        """Every stage, as typed."""
+        return " + ".join(s.label for s in self.stages)
+
+    @property
     def told(self) -> str:
         """In words: the model, what is done to it, and the seed."""
-        by = "" if self.quantizer == "none" else f" + {self.quantizer}"
-        return f"{self.model} {self.method}{by}" + (f" seed {self.seed}" if self.seed is not None else "")
+        return f"{self.model} {self.done}" + (f" seed {self.seed}" if self.seed is not None else "")
 
     @property
     def pattern(self) -> str:

@@ -102,7 +102,8 @@ def verify(
 def count(verdict: Verdict, target: str, weight: Tensor) -> None:
     """Add one layer's weight [out, in] to a verdict."""
     bits = _bits(weight)
-    zeros = weight.numel() - int(weight.count_nonzero())
+    values = weight.float() if weight.element_size() == 1 else weight  # torch counts no float8
+    zeros = weight.numel() - int(values.count_nonzero())
     layer = Layer(weight.numel(), zeros, verdict.pattern.violations(bits), int(bits.count_nonzero()) - weight.numel() + zeros)
     verdict.layers[target] = layer
     verdict.violations += layer.violations

@@ -89,7 +89,8 @@ def _write(artifact: cells.Artifact, out: Path) -> str:
     verdict = built.verdict
     zeros = sum(x.zeros for x in verdict.layers.values()) / max(1, sum(x.weights for x in verdict.layers.values()))
     (out / "README.md").write_text(_card(artifact, zeros, built.notes))
-    told = f"{out}: {artifact.model} by {artifact.method}, {artifact.pattern}, {zeros:.1%} of {len(verdict.layers)} linears zero, pattern checked"
+    held = f"{verdict.violations} groups break the pattern" if verdict.violations else "pattern checked"
+    told = f"{out}: {artifact.model} by {artifact.done}, {artifact.pattern}, {zeros:.1%} of {len(verdict.layers)} linears zero, {held}"
     found = built.notes.get("validation_perplexity", {})
     return told + "".join(f"; perplexity on held-out text {k.replace('_', ' ')} {v:.4g}" for k, v in found.items())
 
@@ -100,7 +101,7 @@ def _card(artifact: cells.Artifact, zeros: float, notes: Any) -> str:
     errors = notes.get("reconstruction_error", {})
     worst = max(errors, key=errors.get) if errors else ""
     lines = [
-        f"# {Path(artifact.model).name}, {artifact.pattern} by {artifact.method}",
+        f"# {Path(artifact.model).name}, {artifact.pattern} by {artifact.done}",
         "",
         f"Made from `{artifact.model}`"
         + (f" (revision {artifact.revision})" if artifact.revision else "")
@@ -108,6 +109,7 @@ def _card(artifact: cells.Artifact, zeros: float, notes: Any) -> str:
         "",
         f"- pattern: {artifact.pattern}; {zeros:.2%} of the pruned linears' weights are zero, stored dense",
         f"- method: {artifact.method}, code {artifact.stages[-1].source[:12]}",
+        *([f"- quantizer: {artifact.quantizer}; the weights are stored dequantized"] if artifact.quantizer != "none" else []),
         f"- calibration: {draw.sequences} x {draw.seqlen} tokens of {draw.data}, seed {artifact.seed}"
         if draw
         else "- calibration: none",
