@@ -11,7 +11,7 @@ from bench.table import IDENTITY, Grid, cell, header, rows
 WITHIN = 1.15
 """2:4 bfloat16 is 9 bits a weight and dense int8, with its scales, a little over 8: these are to meet."""
 LABELS = ("method", "pattern", "quantizer", "dtype")
-QUALITY = ("perplexity",)
+QUALITY = ("perplexity", "kl", "top1_agreement")
 
 
 def grids(records: Sequence[Record]) -> list[Grid]:
@@ -21,7 +21,9 @@ def grids(records: Sequence[Record]) -> list[Grid]:
     size is left out, for there is nothing to read it against.
     """
     table = rows(records)
-    found = (_grid(model, [r for r in table if r["model"] == model]) for model in dict.fromkeys(r["model"] for r in table))
+    found = (
+        _grid(model, [r for r in table if r["model"] == model]) for model in dict.fromkeys(r["model"] for r in table)
+    )
     return [grid for grid in found if grid.lines]
 
 

@@ -114,6 +114,11 @@ class Artifact(_Frozen):
         return self.stages[-1].label if self.stages[-1].kind == "quantizers" else "none"
 
     @property
+    def pruner(self) -> Stage:
+        """The last stage that is no quantizer."""
+        return [s for s in self.stages if s.kind == "methods"][-1]
+
+    @property
     def done(self) -> str:
         """Every stage, as typed."""
         return " + ".join(s.label for s in self.stages)

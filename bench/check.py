@@ -104,7 +104,9 @@ def count(verdict: Verdict, target: str, weight: Tensor) -> None:
     bits = _bits(weight)
     values = weight.float() if weight.element_size() == 1 else weight  # torch counts no float8
     zeros = weight.numel() - int(values.count_nonzero())
-    layer = Layer(weight.numel(), zeros, verdict.pattern.violations(bits), int(bits.count_nonzero()) - weight.numel() + zeros)
+    layer = Layer(
+        weight.numel(), zeros, verdict.pattern.violations(bits), int(bits.count_nonzero()) - weight.numel() + zeros
+    )
     verdict.layers[target] = layer
     verdict.violations += layer.violations
     verdict.negative_zeros += layer.negative_zeros

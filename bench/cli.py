@@ -46,7 +46,8 @@ FLAGS: dict[str, Any] = {
         typer.Option("--pattern", help="2:4 keeps 2 of every 4; 50% is unstructured [default: 2:4]."),
     ],
     "quantizers": Annotated[
-        str | None, typer.Option("--quant", help="Quantizers to run last, by commas: none,int8,int4-gptq [default: none].")
+        str | None,
+        typer.Option("--quant", help="Quantizers to run last, by commas: none,int8,int4-gptq [default: none]."),
     ],
     "measures": Annotated[str | None, typer.Option(help="[default: perplexity,size]; pattern is always measured.")],
     "seeds": Annotated[
@@ -341,9 +342,7 @@ def _show(records: list[Record], format_: str, equal_bytes: bool = False) -> Non
     elif format_ == "csv":
         typer.echo(table.csv(records), nl=False)
     elif format_ == "md":
-        typer.echo(
-            "\n".join(f"**{table.plain(g.title)}**\n\n{table.markdown(g)}" for g in grids(records)), nl=False
-        )
+        typer.echo("\n".join(f"**{table.plain(g.title)}**\n\n{table.markdown(g)}" for g in grids(records)), nl=False)
     elif format_ == "table":
         from rich.console import Console
 

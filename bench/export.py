@@ -15,6 +15,7 @@ from bench.paths import cache_dir, using
 from bench.spec import RESULTS, Spec
 from bench.store import Store
 from methods.errors import UserError
+from methods.quantizing import NOTE, Skipped
 
 __all__ = ["Broken", "prune"]
 
@@ -42,7 +43,7 @@ def prune(spec: Spec, out: Path) -> str:
         raise UserError(f"--out {str(out)!r} is there already: name a new folder, or empty it")
     with using():
         planned = planning.make(spec, fetch=True).cells
-        artifact = next(c.artifact for c in planned if _pruner(c.artifact) == spec.methods[0])
+        artifact = next(c.artifact for c in planned if c.artifact.pruner.label == spec.methods[0])
         with using(*cache.names(artifact)):
             return _write(artifact, out)
 
@@ -66,11 +67,6 @@ def pruned(name: str, results: Path | None) -> tuple[Path, str]:
     return folder, str(record.slot["pattern"])
 
 
-def _pruner(artifact: cells.Artifact) -> str:
-    """The last stage that is no quantizer, as typed."""
-    return [s.label for s in artifact.stages if s.kind == "methods"][-1]
-
-
 def _write(artifact: cells.Artifact, out: Path) -> str:
     from bench.build import Builder
 
@@ -80,6 +76,8 @@ def _write(artifact: cells.Artifact, out: Path) -> str:
     try:
         builder = Builder(artifact, _Show(show))
         built = builder.build(artifact)
+    except Skipped as fault:
+        raise UserError(f"{artifact.done} cannot run here: {fault}") from None
     finally:
         show.end()
     out.mkdir(parents=True, exist_ok=True)
@@ -108,15 +106,15 @@ def _card(artifact: cells.Artifact, zeros: float, notes: Any) -> str:
         + f" by cast-bench {versions['cast-bench']} on {time.strftime('%Y-%m-%d', time.gmtime())}.",
         "",
         f"- pattern: {artifact.pattern}; {zeros:.2%} of the pruned linears' weights are zero, stored dense",
-        f"- method: {artifact.method}, code {artifact.stages[-1].source[:12]}",
-        *([f"- quantizer: {artifact.quantizer}; the weights are stored dequantized"] if artifact.quantizer != "none" else []),
+        f"- method: {artifact.method}, code {artifact.pruner.source[:12]}",
+        *_quantized(artifact.quantizer, notes),
         f"- calibration: {draw.sequences} x {draw.seqlen} tokens of {draw.data}, seed {artifact.seed}"
         if draw
         else "- calibration: none",
         *(
             [
                 f"- training: {course.tokens:,} tokens of {course.data} in steps of {course.batch} x {course.seqlen}, "
-                f"seed {artifact.seed}, {json.dumps(artifact.stages[-1].config)}"
+                f"seed {artifact.seed}, {json.dumps(artifact.pruner.config)}"
             ]
             if course
             else []
@@ -132,3 +130,15 @@ def _card(artifact: cells.Artifact, zeros: float, notes: Any) -> str:
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _quantized(quantizer: str, notes: Any) -> list[str]:
+    """What a folder's weights cannot tell of themselves: they lie there dequantized."""
+    if quantizer == "none":
+        return []
+    rounded = (
+        "; the linears' inputs are rounded, too, when cast-bench loads this folder, and not when transformers does"
+        if notes.get(NOTE, {}).get("activations")
+        else ""
+    )
+    return [f"- quantizer: {quantizer}, its weights stored dequantized{rounded}"]

@@ -34,18 +34,17 @@ def load(folder: Path, compute: Compute) -> nn.Module:
         UserError: transformers cannot build it.
     """
     if compute.stream:
-        return _skeleton(folder, compute)
+        return _round_inputs(_skeleton(folder, compute), folder)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=compute.dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True
         )
     except (ValueError, KeyError, OSError) as fault:
         raise UserError(f"model in {str(folder)!r} cannot be loaded: {str(fault).splitlines()[0]}") from fault
-    _round_inputs(model, folder)
-    return model.to(compute.device).eval().requires_grad_(False)  # type: ignore[no-any-return]
+    return _round_inputs(model.to(compute.device).eval().requires_grad_(False), folder)
 
 
-def _round_inputs(model: nn.Module, folder: Path) -> None:
+def _round_inputs(model: nn.Module, folder: Path) -> nn.Module:
     """What no weights can hold of w8a8: its folder's config names the linears whose inputs are rounded as it runs.
 
     Raises:
@@ -53,12 +52,13 @@ def _round_inputs(model: nn.Module, folder: Path) -> None:
     """
     asked = json.loads((folder / "config.json").read_text()).get(ACTIVATIONS)
     if asked is None:
-        return
+        return model
     modules = dict(model.named_modules())
     if not isinstance(asked, dict) or asked.get("bits") != 8 or not set(asked.get("targets", ())) <= set(modules):
         raise UserError(f"model in {str(folder)!r} cannot be loaded: {ACTIVATIONS} in its config.json will not do")
     for name in asked["targets"]:
         round_inputs(modules[name])
+    return model
 
 
 def _skeleton(folder: Path, compute: Compute) -> nn.Module:

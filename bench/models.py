@@ -151,7 +151,9 @@ def _identify(name: str, folder: Path, alias: Alias) -> Model:
             f"model {name!r} needs code of its own (auto_map in config.json), and this suite runs none: take a model transformers knows"
         )
     if ACTIVATIONS in opened.config:
-        raise UserError(f"model {name!r} is already quantized (w8a8, by this suite): start from its unquantized weights")
+        raise UserError(
+            f"model {name!r} is already quantized (w8a8, by this suite): start from its unquantized weights"
+        )
     pulled = folder / "PULLED.json"
     tokenizer = {f: digests.of_file(folder / f) for f in TOKENIZER_FILES if (folder / f).exists()}
     context = opened.config.get("max_position_embeddings") or opened.config.get("n_positions") or alias.seqlen

@@ -160,7 +160,10 @@ def require_groups(
 
 
 def _stage(
-    choice: catalog.Choice, pattern: str, recipe: recipes.Recipe | None, kind: Literal["methods", "quantizers"] = "methods"
+    choice: catalog.Choice,
+    pattern: str,
+    recipe: recipes.Recipe | None,
+    kind: Literal["methods", "quantizers"] = "methods",
 ) -> Stage:
     entry = catalog.lookup(kind, choice.name)
     below = recipe.methods.get(choice.name, {}) if recipe else {}

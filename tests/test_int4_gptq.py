@@ -42,7 +42,9 @@ def quantized(weight, keep, x, group):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize(("pattern", "group", "width"), [("2:4", 32, 64), ("2:4", 16, 160), ("dense", 64, 64), ("50%", 48, 96)])
+@pytest.mark.parametrize(
+    ("pattern", "group", "width"), [("2:4", 32, 64), ("2:4", 16, 160), ("dense", 64, 64), ("50%", 48, 96)]
+)
 def test_is_its_definition(pattern, group, width, seed):
     weight, keep, x = layer(width=width, seed=seed, pattern=pattern)
 

@@ -93,11 +93,22 @@ def test_run_on_tiny(tmp_path, cli):
             assert got[method, quantizer, "violated_groups"] == got[method, quantizer, "negative_zeros"] == 0
             assert got.get((method, quantizer, "zeros_lost")) == (0 if pattern == "2:4" else None)
     assert got["magnitude", "int8", "bits_per_weight"] == pytest.approx(5.1, abs=0.05)
-    assert got["magnitude", "int8", "bytes_packed"] < got["dense", "int8", "bytes_packed"] < got["magnitude", "none", "bytes_packed"]
+    assert (
+        got["magnitude", "int8", "bytes_packed"]
+        < got["dense", "int8", "bytes_packed"]
+        < got["magnitude", "none", "bytes_packed"]
+    )
 
     _, shown, _ = cli("report", "--results", tmp_path / "r", "--format", "md")
     assert "| method | pattern | quantizer |" in shown and "zeros lost" in shown and "bits per weight" in shown
-    _, again, _ = cli("run", "--methods", "magnitude", "--quant", "none,int8,int4-gptq", *support.flags(tmp_path / "r", **{"perplexity.windows": 2}))
+    _, again, _ = cli(
+        "run",
+        "--methods",
+        "magnitude",
+        "--quant",
+        "none,int8,int4-gptq",
+        *support.flags(tmp_path / "r", **{"perplexity.windows": 2}),
+    )
     assert "0 cells measured, 18 read" in again
 
 
@@ -108,12 +119,15 @@ def test_only_what_draws_has_seeds(tmp_path):
         if cell.measure == "size":
             seeds.setdefault((cell.slot["method"], cell.slot["quantizer"]), []).append(cell.slot["seed"])
 
-    assert seeds == {(m, q): [None] if q == "int8" else [0, 1] for m in ("dense", "magnitude") for q in ("int8", "int4-gptq")}
+    assert seeds == {
+        (m, q): [None] if q == "int8" else [0, 1] for m in ("dense", "magnitude") for q in ("int8", "int4-gptq")
+    }
 
 
 def test_without_quantizers_keys_are_what_they_were(tmp_path):
     plain, more = (
-        {c.key for c in api.plan(support.small(tmp_path / "r", quantizers=q)).cells} for q in (("none",), ("none", "fp8"))
+        {c.key for c in api.plan(support.small(tmp_path / "r", quantizers=q)).cells}
+        for q in (("none",), ("none", "fp8"))
     )
 
     assert plain < more
@@ -250,7 +264,12 @@ def test_bits_per_weight(pattern, item, stored, bits):
 def test_equal_bytes_puts_dense_beside_sparse(tmp_path, cli):
     for dtype in ("bfloat16", "float32"):
         support.run_here(
-            support.small(tmp_path / "r", quantizers=("none", "int8", "int4-rtn", "int3-rtn"), dtype=dtype, perplexity={"windows": 1})
+            support.small(
+                tmp_path / "r",
+                quantizers=("none", "int8", "int4-rtn", "int3-rtn"),
+                dtype=dtype,
+                perplexity={"windows": 1},
+            )
         )
     code, shown, _ = cli("report", "--results", tmp_path / "r", "--equal-bytes", "--format", "md")
     rows = [[c.strip() for c in x.split("|")[1:-1]] for x in shown.splitlines() if x.startswith("| ")][1:]
@@ -301,7 +320,9 @@ def test_a_model_that_is_quantized_already(config, said, cli, tmp_path):
 
 
 def test_prune_writes_a_quantized_folder(tmp_path, cli):
-    code, out, err = cli("prune", "--method", "magnitude", "--quant", "w8a8", "--out", tmp_path / "o", "--set", "threads=1")
+    code, out, err = cli(
+        "prune", "--method", "magnitude", "--quant", "w8a8", "--out", tmp_path / "o", "--set", "threads=1"
+    )
     card = (tmp_path / "o/README.md").read_text()
 
     assert code == 0, err

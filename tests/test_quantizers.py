@@ -15,9 +15,7 @@ from methods.grids import NF4, group_of
 from methods.quantizing import NOTE, Stored
 from methods.targets import dense_weight
 
-ENTRIES = {
-    n: e for n, e in catalog.QUANTIZERS.items() if n != "none" and e.module != "bench.quantizers.libraries"
-}
+ENTRIES = {n: e for n, e in catalog.QUANTIZERS.items() if n != "none" and e.module != "bench.quantizers.libraries"}
 FP8 = sorted(
     {(1 + m / 8) * 2.0**e for e in range(-6, 9) for m in range(8)} - {480.0} | {m / 8 * 2.0**-6 for m in range(8)}
 )
@@ -169,7 +167,9 @@ def test_conv1d_is_rounded_along_its_inputs(quantizer, make, make_job):
             assert max(len(row[:32].unique()) for row in weight) <= 8
 
 
-@pytest.mark.parametrize(("width", "most", "group"), [(576, 128, 64), (128, 128, 128), (4096, 128, 128), (4096, 64, 64), (352, 128, 32)])
+@pytest.mark.parametrize(
+    ("width", "most", "group"), [(576, 128, 64), (128, 128, 128), (4096, 128, 128), (4096, 64, 64), (352, 128, 32)]
+)
 def test_group_is_the_largest_power_of_two_that_divides(width, most, group):
     assert group_of(width, None, most, "int4-rtn") == group
     assert group_of(width, 16, most, "int4-rtn") == 16

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from methods.pattern import Pattern
 
+TWO_OF_FOUR = Pattern(2, 4)
 TARGET = "model.layers.1.mlp.up_proj"
 
 
@@ -27,7 +28,7 @@ def cli(capsys, monkeypatch):
 def pruned(tmp_path):
     """tiny, 2:4, after a change of its tensors."""
 
-    def make(change=lambda tensors: None, pattern=Pattern(2, 4), **config):
+    def make(change=lambda tensors: None, pattern=TWO_OF_FOUR, **config):
         folder = support.tiny(tmp_path / "m", **config)
         tensors = load_file(folder / "model.safetensors")
         for name, weight in tensors.items():
@@ -50,7 +51,13 @@ def test_holds(pruned, cli):
 
     assert (code, err) == (0, "")
     assert len(got) == 29
-    assert got[TARGET] == {"layer": TARGET, "weights": 45_056, "zeros": 22_528, "negative_zeros": 0, "violated_groups": 0}
+    assert got[TARGET] == {
+        "layer": TARGET,
+        "weights": 45_056,
+        "zeros": 22_528,
+        "negative_zeros": 0,
+        "violated_groups": 0,
+    }
     assert got["total"]["weights"] == 802_816 and got["total"]["zeros"] == 401_408
 
 
@@ -78,14 +85,18 @@ def test_breaks(pruned, cli):
 
 
 def test_negative_zero_takes_a_place(pruned, cli):
-    code, out, _ = cli("verify", pruned(lambda t: t[TARGET + ".weight"][0, :4].copy_(torch.tensor([1, 2, -0.0, 0]))), "--json")
+    code, out, _ = cli(
+        "verify", pruned(lambda t: t[TARGET + ".weight"][0, :4].copy_(torch.tensor([1, 2, -0.0, 0]))), "--json"
+    )
 
     assert code == 1
     assert rows(out)[TARGET]["negative_zeros"] == rows(out)[TARGET]["violated_groups"] == 1
 
 
 def test_negative_zero_within_the_pattern_is_only_counted(pruned, cli):
-    code, out, _ = cli("verify", pruned(lambda t: t[TARGET + ".weight"][0, :4].copy_(torch.tensor([1, 0, -0.0, 0]))), "--json")
+    code, out, _ = cli(
+        "verify", pruned(lambda t: t[TARGET + ".weight"][0, :4].copy_(torch.tensor([1, 0, -0.0, 0]))), "--json"
+    )
 
     assert code == 0
     assert rows(out)["total"]["negative_zeros"] == 1
@@ -101,7 +112,14 @@ def test_any_dtype(pruned, cli, dtype):
 def test_other_patterns(pruned, cli):
     folder = pruned(pattern=Pattern(1, 4))
 
-    assert [cli("verify", folder, "--pattern", p)[0] for p in ("1:4", "2:4", "1:8", "75%", "80%", "dense")] == [0, 0, 1, 0, 1, 0]
+    assert [cli("verify", folder, "--pattern", p)[0] for p in ("1:4", "2:4", "1:8", "75%", "80%", "dense")] == [
+        0,
+        0,
+        1,
+        0,
+        1,
+        0,
+    ]
 
 
 def test_only_some_linears(pruned, cli):
@@ -144,7 +162,10 @@ def test_bad_input(pruned, cli, tmp_path):
 
 @pytest.mark.parametrize(
     ("config", "said"),
-    [({"quantization_config": {"quant_method": "gptq"}}, "already quantized (gptq)"), ({"model_type": "mixtral"}, "'mixtral'")],
+    [
+        ({"quantization_config": {"quant_method": "gptq"}}, "already quantized (gptq)"),
+        ({"model_type": "mixtral"}, "'mixtral'"),
+    ],
 )
 def test_what_it_cannot_read(pruned, cli, config, said):
     code, _, err = cli("verify", pruned(**config))

@@ -106,14 +106,14 @@ class LlmCompressorGptq:
             raise Skipped("llm-compressor quantizes no Conv1D")
         assert job.calibration is not None
         done = copy.deepcopy(model)
-        widths = {t: model.get_submodule(t).weight.shape[1] for t in job.targets}  # type: ignore[union-attr, index, misc]
-        groups = {w: group_of(w, self.group, 128, self.name) for w in sorted(set(widths.values()))}
-        _oneshot(done, {g: [t for t in job.targets if groups[widths[t]] == g] for g in groups.values()}, job.calibration)
+        group = {t: group_of(_weight(done.get_submodule(t)).shape[1], self.group, 128, self.name) for t in job.targets}
+        sizes = sorted(set(group.values()))
+        _oneshot(done, {g: [t for t in job.targets if group[t] == g] for g in sizes}, job.calibration)
         walk = Walk(model, job)
         scales = 0
         for visit in walk:
             visit.weight.copy_(_weight(done.get_submodule(visit.name)))
-            scales += visit.weight.numel() // groups[widths[visit.name]]
+            scales += visit.weight.numel() // group[visit.name]
         stored = Stored(bits=4, scale_bits=16, scales=scales, library=f"llmcompressor {version('llmcompressor')}")
         return walk.outcome(**stored.told())
 
