@@ -53,6 +53,16 @@ def test_is_its_definition(pattern, group, width, seed):
     torch.testing.assert_close(got.double(), naive(weight, keep, x, group), rtol=1e-4, atol=1e-5)
 
 
+def test_scale_of_a_group_is_that_of_its_kept_weights():
+    """The first group's errors move the second's small weights, the masked ones as far as the kept."""
+    weight, keep, x = layer()
+    weight[:, 32:] *= 0.02
+
+    got = quantized(weight, keep, x, 32)
+
+    torch.testing.assert_close(got.double(), naive(weight, keep, x, 32), rtol=1e-4, atol=1e-5)
+
+
 def test_holds_the_mask_and_errs_less_than_remasking_and_than_rounding():
     weight, keep, x = layer(out=128, width=256, tokens=1024)
 
