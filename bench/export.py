@@ -62,7 +62,9 @@ def pruned(name: str, results: Path | None) -> tuple[Path, str]:
     if not (folder / "config.json").exists():
         raise UserError(
             f"the model of record {record.key[:12]} is not in the cache any more: make it a folder with "
-            f"bench prune --method {record.slot['method']} --model {record.slot['model']} --out DIR, and name that"
+            f"bench prune --method {record.slot['method']} --model {record.slot['model']}"
+            + (f" --quant {quantizer}" if (quantizer := record.slot["quantizer"]) != "none" else "")
+            + " --out DIR, and name that"
         )
     return folder, str(record.slot["pattern"])
 

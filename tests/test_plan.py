@@ -115,7 +115,7 @@ assert not heavy, heavy
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
-LIGHT = [("--help",), ("ls", "methods"), ("ls", "measures"), ("ls", "models"), ("ls", "data")]
+LIGHT = [("--help",), ("ls", "methods"), ("ls", "measures"), ("ls", "quantizers"), ("ls", "models"), ("ls", "data")]
 
 
 @pytest.mark.parametrize("args", LIGHT, ids=" ".join)
@@ -126,7 +126,7 @@ def test_lists_import_no_torch(args):
 
 
 def test_plan_imports_no_torch(tmp_path):
-    done = without_torch("plan", *support.flags(tmp_path / "r"))
+    done = without_torch("plan", "--quant", "none,int8,int4-gptq", *support.flags(tmp_path / "r"))
 
     assert done.returncode == 0, done.stderr
 

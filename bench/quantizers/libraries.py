@@ -59,7 +59,8 @@ class Hqq:
             )
             visit.weight.copy_(quantizer.dequantize(packed, about))
             scales += about["scale"].numel()
-        stored = Stored(bits=4, scale_bits=32, scales=scales, library=f"hqq {version('hqq')}")
+        # a scale and a zero point, float32 both as the library hands them over
+        stored = Stored(bits=4, scale_bits=64, scales=scales, library=f"hqq {version('hqq')}")
         return walk.outcome(**stored.told())
 
 
