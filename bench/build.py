@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import blocks, catalog, crew, digests, loading, models, packing, provenance
-from bench.cells import Artifact, Cell
+from bench.cells import Artifact, Cell, Stage
 from bench.check import Verdict, verify
 from bench.measures.contract import Item, Measure, Reading, Rig
 from bench.outcome import blank
@@ -26,6 +26,7 @@ from bench.store import ReadingRow, Record
 from methods.contract import Budget, Compute, Job, Method, Outcome, Prior, Progress
 from methods.folder import Folder, save, state
 from methods.pattern import Pattern
+from methods.quantizing import ACTIVATIONS, NOTE, Stored
 from methods.targets import family_of, find_targets
 
 CARRIED = ("config.json", "generation_config.json", "chat_template.jinja", *models.TOKENIZER_FILES)
@@ -92,7 +93,8 @@ class Builder:
         if (
             verdict is None or len(artifact.stages) > 1
         ):  # a stage was checked against its own input, not yet against dense
-            verdict = self._verify(self.source.path, folder, artifact.pattern, about["changed"])
+            verdict = self._verify(self.source.path, folder, artifact.stages[-1], about["changed"])
+            verdict.zeros_lost = about.get("zeros_lost")  # of what its own input had masked
         return Built(folder, verdict, about["notes"], about["cost"], frozenset(about["changed"]))
 
     def _before(self, artifact: Artifact) -> Built | None:
@@ -106,8 +108,10 @@ class Builder:
         before = self._before(artifact)
         return before.folder if before else self.source.path
 
-    def _verify(self, before: Path, after: Path, pattern: str, changed: Collection[str]) -> Verdict:
-        return verify(Folder(before), Folder(after), Pattern.parse(pattern), self.targets, changed, self.compute.dtype)
+    def _verify(self, before: Path, after: Path, stage: Stage, changed: Collection[str]) -> Verdict:
+        pattern, dtype = Pattern.parse(stage.pattern), self.compute.dtype
+        counting = stage.kind == "quantizers"
+        return verify(Folder(before), Folder(after), pattern, self.targets, changed, dtype, counting=counting)
 
     def _apply(self, artifact: Artifact, before: Built | None, room: Path) -> Verdict:
         """Run the last stage and leave its result, checked, in room/artifact."""
@@ -130,9 +134,10 @@ class Builder:
             notes["calibration_digest"] = blocks.token_digest(tokens)
         made = room / "artifact"
         folder = self._keep(outcome, source, made)
-        verdict = self._verify(source, folder, stage.pattern, outcome.changed)
+        verdict = self._verify(source, folder, stage, outcome.changed)
         changed = outcome.changed | (before.changed if before else frozenset())
         about = {"unchanged": folder != made, "changed": sorted(changed), "notes": notes, "cost": cost}
+        about["zeros_lost"] = verdict.zeros_lost
         with replacing(made / "artifact.json") as temporary:
             temporary.write_text(json.dumps(about | {"determinants": artifact.determinants()}, allow_nan=False))
         return verdict
@@ -167,14 +172,16 @@ class Builder:
             progress=self.events,
             teacher=lambda: loading.load(self.source.path, self.compute),
         )
-        method = catalog.build(catalog.lookup("methods", stage.name), stage.name, stage.config)
+        method = catalog.build(catalog.lookup(stage.kind, stage.name), stage.name, stage.config)
         return source, method, job
 
     def _keep(self, outcome: Outcome, source: Path, made: Path) -> Path:
         """Write the model down; where nothing changed, its source will do."""
         made.mkdir(exist_ok=True)
+        stored = _stored(outcome.notes)
+        activations = stored.activations if stored else None
         if isinstance(outcome.model, nn.Module):
-            if _same(outcome.model, Folder(source)):
+            if not activations and _same(outcome.model, Folder(source)):
                 return source
             save(outcome.model, made)
         else:
@@ -185,7 +192,10 @@ class Builder:
                 shutil.copyfile(source / name, made / name)
         config = json.loads((made / "config.json").read_text())
         config.pop("torch_dtype", None)
-        (made / "config.json").write_text(json.dumps(config | {"dtype": str(self.compute.dtype)[6:]}, indent=2))
+        config |= {"dtype": str(self.compute.dtype)[6:]}
+        if activations:
+            config |= {ACTIVATIONS: {"bits": activations, "targets": list(self.targets)}}
+        (made / "config.json").write_text(json.dumps(config, indent=2))
         return made
 
     def _calibration(self, artifact: Artifact) -> Tensor:
@@ -235,6 +245,7 @@ class Builder:
                 tokenizer=self.tokenizer,
                 reference=lambda: loading.load(self.source.path, compute),
                 verdict=built.verdict,
+                stored=_stored(built.notes),
                 compute=compute,
                 data_dir=cell.artifact.data_dir,
                 workdir=Path(room),
@@ -264,6 +275,10 @@ class Builder:
 
     def _whole(self) -> Compute:
         return Compute(device=self.compute.device, dtype=self.compute.dtype, threads=self.compute.threads)
+
+
+def _stored(notes: Mapping[str, Any]) -> Stored | None:
+    return Stored(**notes[NOTE]) if NOTE in notes else None
 
 
 def _checkpoints(artifact: Artifact) -> Path:

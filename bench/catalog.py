@@ -94,7 +94,35 @@ METHODS = {
     ),
     "ast": Entry("baselines.sr_ste:Ast", ("training", "teacher"), "SR-STE annealed and distilled", "2407.20584", 2024),
 }
-QUANTIZERS = {"none": Entry("", about="weights as they are")}
+QUANTIZERS = {
+    "none": Entry("", about="weights as they are"),
+    "int8": Entry("bench.quantizers.rounding:Int8", about="8-bit integers, a scale a row"),
+    "w8a8": Entry("bench.quantizers.rounding:W8A8", about="int8, and the inputs int8 token by token"),
+    "fp8": Entry("bench.quantizers.rounding:Fp8", about="e4m3, a scale a row"),
+    "int4-rtn": Entry("bench.quantizers.rounding:Int4", about="4-bit integers, a scale for at most 128 inputs"),
+    "int4-gptq": Entry(
+        "bench.quantizers.gptq:Int4Gptq",
+        ("calibration",),
+        "int4, column by column, the rest makes up; the mask is held",
+        "2210.17323",
+        2022,
+    ),
+    "nf4": Entry(
+        "bench.quantizers.rounding:Nf4", (), "normal quantiles, a scale for at most 64 inputs", "2305.14314", 2023
+    ),
+    "int3-rtn": Entry("bench.quantizers.rounding:Int3", about="3-bit integers, a scale for at most 128 inputs"),
+    "hqq": Entry("bench.quantizers.libraries:Hqq", about="hqq's int4: shown because it breaks the pattern"),
+    "llmcompressor-gptq": Entry(
+        "bench.quantizers.libraries:LlmCompressorGptq",
+        ("calibration",),
+        "llm-compressor's int4: shown because it breaks the pattern",
+        "2210.17323",
+        2022,
+    ),
+    "torchao-int4": Entry(
+        "bench.quantizers.libraries:TorchaoInt4", ("cuda",), "torchao's int4: shown because it breaks the pattern"
+    ),
+}
 MEASURES = {
     "perplexity": Entry("bench.measures.perplexity:Perplexity", about="exp of the mean next-token cross-entropy"),
     "agreement": Entry(
@@ -197,6 +225,20 @@ def parse(text: str, kind: str = "methods") -> Choice:
         method = build(entry, name, config)
         config = {k: getattr(method, k) for k in config}
     return Choice(name, config, prior, text)
+
+
+def quantizer(text: str) -> Choice | None:
+    """Read a quantizer as typed; None for "none".
+
+    Raises:
+        UserError: as `parse`; or it names a stage to start from, which is not its to choose.
+    """
+    if text == "none":
+        return None
+    choice = parse(text, "quantizers")
+    if choice.prior:
+        raise UserError(f"{text}: a quantizer starts from the model that was pruned; leave from={choice.prior} out")
+    return choice
 
 
 def _field(key: str) -> str:

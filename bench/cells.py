@@ -29,6 +29,8 @@ class Stage(_Frozen):
     random: bool
     needs: tuple[str, ...]
     version: str = __version__
+    kind: str = "methods"
+    """What the catalog lists it under."""
 
 
 class Draw(_Frozen):
@@ -86,7 +88,7 @@ class Artifact(_Frozen):
         """All that decides the weights."""
         return {
             "model": self.digest,
-            "stages": [s.model_dump(exclude={"label", "target", "random", "needs"}) for s in self.stages],
+            "stages": [s.model_dump(exclude={"label", "target", "random", "needs", "kind"}) for s in self.stages],
             "calibration": self.calibration.model_dump() | {"tokenizer": self.tokenizer} if self.calibration else None,
             "training": self.training.model_dump(exclude={"recipe"}) | {"tokenizer": self.tokenizer}
             if self.training
@@ -105,7 +107,26 @@ class Artifact(_Frozen):
 
     @property
     def method(self) -> str:
+        return " + ".join(s.label for s in self.stages if s.kind == "methods")
+
+    @property
+    def quantizer(self) -> str:
+        return self.stages[-1].label if self.stages[-1].kind == "quantizers" else "none"
+
+    @property
+    def pruner(self) -> Stage:
+        """The last stage that is no quantizer."""
+        return [s for s in self.stages if s.kind == "methods"][-1]
+
+    @property
+    def done(self) -> str:
+        """Every stage, as typed."""
         return " + ".join(s.label for s in self.stages)
+
+    @property
+    def told(self) -> str:
+        """In words: the model, what is done to it, and the seed."""
+        return f"{self.model} {self.done}" + (f" seed {self.seed}" if self.seed is not None else "")
 
     @property
     def pattern(self) -> str:
@@ -139,7 +160,6 @@ class Cell(_Frozen):
     protocol: str
     content: str
     """Digest of the data measured on."""
-    quantizer: str = "none"
 
     @property
     def told(self) -> str:
@@ -163,7 +183,7 @@ class Cell(_Frozen):
             "model": a.model,
             "method": a.method,
             "pattern": a.pattern,
-            "quantizer": self.quantizer,
+            "quantizer": a.quantizer,
             "seed": a.seed,
             "measure": self.measure,
             "protocol": self.protocol,

@@ -21,6 +21,8 @@ class Broken(Exception):
 class Layer:
     weights: int
     zeros: int
+    violations: int = 0
+    negative_zeros: int = 0
 
 
 @dataclass
@@ -33,6 +35,8 @@ class Verdict:
     bytes: int = 0
     violations: int = 0
     negative_zeros: int = 0
+    zeros_lost: int | None = None
+    """Weights that a pruner had masked and a quantizer filled again; None where there was no such pair."""
     layers: dict[str, Layer] = field(default_factory=dict)
     changed: frozenset[str] = frozenset()
     """Tensors outside the targets that differ, as declared."""
@@ -45,14 +49,20 @@ def verify(
     targets: Collection[str],
     declared: Collection[str],
     dtype: torch.dtype,
+    *,
+    counting: bool = False,
 ) -> Verdict:
     """Compare two model folders and count.
 
     A group counts as violated by the bits of its weights: a -0.0 takes a place like any number, since a packer that
     looks at bits would see it as one.
 
+    Args:
+        counting: groups that break the pattern are a finding, and so are zeros of `before` that are none in `after`:
+            a quantizer is shown with what it breaks, while a method has to keep its promise.
+
     Raises:
-        Broken: the pattern does not hold, a weight is not finite, a tensor appeared, vanished, changed shape or dtype,
+        Broken: the pattern does not hold (unless `counting`), a weight is not finite, a tensor appeared, vanished, changed shape or dtype,
             or changed though it is neither a target nor declared.
     """
     verdict = Verdict(pattern)
@@ -75,22 +85,31 @@ def verify(
         verdict.zeros += zeros
         verdict.bytes += is_.nbytes
         if name in names:
-            _count_layer(verdict, names[name], is_.T if transposed else is_, zeros)
+            count(verdict, names[name], is_.T if transposed else is_)
+            if counting and not pattern.dense:
+                filled = int(((was == 0) & (is_ != 0)).sum())
+                verdict.zeros_lost = (verdict.zeros_lost or 0) + filled
         elif not torch.equal(_bits(is_), _bits(was)):
             if name not in declared:
                 raise Broken(f"{name} is no target and was not declared, yet it changed")
             touched.add(name)
     verdict.changed = frozenset(touched)
-    if verdict.violations:
+    if verdict.violations and not counting:
         raise Broken(f"{verdict.violations} groups break {pattern}")
     return verdict
 
 
-def _count_layer(verdict: Verdict, target: str, weight: Tensor, zeros: int) -> None:
+def count(verdict: Verdict, target: str, weight: Tensor) -> None:
+    """Add one layer's weight [out, in] to a verdict."""
     bits = _bits(weight)
-    verdict.layers[target] = Layer(weight.numel(), zeros)
-    verdict.violations += verdict.pattern.violations(bits)
-    verdict.negative_zeros += int((bits != 0).sum()) - (weight.numel() - zeros)
+    values = weight.float() if weight.element_size() == 1 else weight  # torch counts no float8
+    zeros = weight.numel() - int(values.count_nonzero())
+    layer = Layer(
+        weight.numel(), zeros, verdict.pattern.violations(bits), int(bits.count_nonzero()) - weight.numel() + zeros
+    )
+    verdict.layers[target] = layer
+    verdict.violations += layer.violations
+    verdict.negative_zeros += layer.negative_zeros
 
 
 def _bits(tensor: Tensor) -> Tensor:

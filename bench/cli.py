@@ -45,6 +45,10 @@ FLAGS: dict[str, Any] = {
         str | None,
         typer.Option("--pattern", help="2:4 keeps 2 of every 4; 50% is unstructured [default: 2:4]."),
     ],
+    "quantizers": Annotated[
+        str | None,
+        typer.Option("--quant", help="Quantizers to run last, by commas [default: none,int8,int4-gptq]."),
+    ],
     "measures": Annotated[
         str | None,
         typer.Option(help="[default: perplexity,agreement,zeroshot,size]; pattern is always measured."),
@@ -205,7 +209,11 @@ def scaling(
 
 @app.command()
 def report(
-    results: Results = None, format_: Annotated[str, typer.Option("--format", help="table, json, csv or md.")] = "table"
+    results: Results = None,
+    format_: Annotated[str, typer.Option("--format", help="table, json, csv or md.")] = "table",
+    equal_bytes: Annotated[
+        bool, typer.Option("--equal-bytes", help="Sparse rows beside dense ones of about as many bits per weight.")
+    ] = False,
 ) -> None:
     """The newest record of every slot in a results folder."""
     from bench.spec import RESULTS
@@ -216,7 +224,7 @@ def report(
     records = newest(store)
     for line in store.moved:
         typer.echo(f"bench: {line}", err=True)
-    _show(records, format_)
+    _show(records, format_, equal_bytes)
 
 
 @app.command()
@@ -287,6 +295,23 @@ def finetune(
 
 
 @app.command()
+def verify(
+    model: Annotated[str, typer.Argument(help="A safetensors folder, ours or not; or an alias.")],
+    pattern: Annotated[str, typer.Option(help="2:4 keeps 2 of every 4; 50% is unstructured.")] = "2:4",
+    include: Annotated[str, typer.Option(help="Linears to look at: globs, by commas.")] = "*",
+    exclude: Annotated[str | None, typer.Option(help="Linears to leave out: globs, by commas.")] = None,
+    json: Json = False,
+) -> None:
+    """Count, layer by layer, what breaks a pattern. Exit code 0 where it holds, 1 where not, 2 on bad input."""
+    from bench import listing, verifying
+
+    verdict = verifying.verify(model, pattern, include.split(","), exclude.split(",") if exclude else [])
+    listing.show(verifying.rows(verdict), json)
+    if verdict.violations:
+        _fail(f"{verdict.violations} groups of {model} break {verdict.pattern}", 1)
+
+
+@app.command()
 def doctor(data_dir: DataDir = None, results: Results = None, json: Json = False) -> None:
     """Is everything here that a run may need?"""
     from bench import doctor as examination
@@ -318,22 +343,23 @@ def cache_gc(
     typer.echo(f"{freed / 1e6:,.1f} MB freed" + (f"; {left} entries are in use and stay" if left else ""))
 
 
-def _show(records: list[Record], format_: str) -> None:
-    from bench import table
+def _show(records: list[Record], format_: str, equal_bytes: bool = False) -> None:
+    from bench import bands, table
 
+    if equal_bytes and format_ not in ("table", "md"):
+        raise UserError(f"--equal-bytes is a table: take --format table or md, not {format_}")
+    grids = bands.grids if equal_bytes else table.grids
     if format_ == "json":
         typer.echo(table.json_rows(records))
     elif format_ == "csv":
         typer.echo(table.csv(records), nl=False)
     elif format_ == "md":
-        typer.echo(
-            "\n".join(f"**{table.plain(g.title)}**\n\n{table.markdown(g)}" for g in table.grids(records)), nl=False
-        )
+        typer.echo("\n".join(f"**{table.plain(g.title)}**\n\n{table.markdown(g)}" for g in grids(records)), nl=False)
     elif format_ == "table":
         from rich.console import Console
 
         console = Console() if sys.stdout.isatty() else Console(width=200)
-        for grid in table.grids(records):
+        for grid in grids(records):
             console.print(table.rich_table(grid))
     else:
         raise UserError(f"format {format_!r} is not one of table, json, csv, md")

@@ -40,6 +40,7 @@ def rows(plan: Plan) -> list[dict[str, Any]]:
                 "model": artifact.model,
                 "method": artifact.method,
                 "pattern": artifact.pattern,
+                "quantizer": artifact.quantizer,
                 "seed": "" if artifact.seed is None else str(artifact.seed),
                 "cells": len(cells),
                 "done": len(done),

@@ -15,6 +15,7 @@ from bench.paths import cache_dir, using
 from bench.spec import RESULTS, Spec
 from bench.store import Store
 from methods.errors import UserError
+from methods.quantizing import NOTE, Skipped
 
 __all__ = ["Broken", "prune"]
 
@@ -36,13 +37,13 @@ def prune(spec: Spec, out: Path) -> str:
         UserError: more than one of them, or `out` is taken.
         Broken: the method broke its promise.
     """
-    if len(spec.methods) != 1 or len(spec.models) != 1 or len(spec.patterns) != 1:
-        raise UserError("bench prune takes one method, one model and one pattern; bench run takes many")
+    if any(len(x) != 1 for x in (spec.methods, spec.models, spec.patterns, spec.quantizers)):
+        raise UserError("bench prune takes one method, one model, one pattern and one quantizer; bench run takes many")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {str(out)!r} is there already: name a new folder, or empty it")
     with using():
         planned = planning.make(spec, fetch=True).cells
-        artifact = next(c.artifact for c in planned if c.artifact.stages[-1].label == spec.methods[0])
+        artifact = next(c.artifact for c in planned if c.artifact.pruner.label == spec.methods[0])
         with using(*cache.names(artifact)):
             return _write(artifact, out)
 
@@ -61,7 +62,9 @@ def pruned(name: str, results: Path | None) -> tuple[Path, str]:
     if not (folder / "config.json").exists():
         raise UserError(
             f"the model of record {record.key[:12]} is not in the cache any more: make it a folder with "
-            f"bench prune --method {record.slot['method']} --model {record.slot['model']} --out DIR, and name that"
+            f"bench prune --method {record.slot['method']} --model {record.slot['model']}"
+            + (f" --quant {quantizer}" if (quantizer := record.slot["quantizer"]) != "none" else "")
+            + " --out DIR, and name that"
         )
     return folder, str(record.slot["pattern"])
 
@@ -71,10 +74,12 @@ def _write(artifact: cells.Artifact, out: Path) -> str:
 
     show = watch.on(sys.stderr)
     show.begin(1, 0)
-    show.artifact(f"{artifact.model} {artifact.method}", False)
+    show.artifact(artifact.told, False)
     try:
         builder = Builder(artifact, _Show(show))
         built = builder.build(artifact)
+    except Skipped as fault:
+        raise UserError(f"{artifact.done} cannot run here: {fault}") from None
     finally:
         show.end()
     out.mkdir(parents=True, exist_ok=True)
@@ -84,7 +89,8 @@ def _write(artifact: cells.Artifact, out: Path) -> str:
     verdict = built.verdict
     zeros = sum(x.zeros for x in verdict.layers.values()) / max(1, sum(x.weights for x in verdict.layers.values()))
     (out / "README.md").write_text(_card(artifact, zeros, built.notes))
-    told = f"{out}: {artifact.model} by {artifact.method}, {artifact.pattern}, {zeros:.1%} of {len(verdict.layers)} linears zero, pattern checked"
+    held = f"{verdict.violations} groups break the pattern" if verdict.violations else "pattern checked"
+    told = f"{out}: {artifact.model} by {artifact.done}, {artifact.pattern}, {zeros:.1%} of {len(verdict.layers)} linears zero, {held}"
     found = built.notes.get("validation_perplexity", {})
     return told + "".join(f"; perplexity on held-out text {k.replace('_', ' ')} {v:.4g}" for k, v in found.items())
 
@@ -95,21 +101,22 @@ def _card(artifact: cells.Artifact, zeros: float, notes: Any) -> str:
     errors = notes.get("reconstruction_error", {})
     worst = max(errors, key=errors.get) if errors else ""
     lines = [
-        f"# {Path(artifact.model).name}, {artifact.pattern} by {artifact.method}",
+        f"# {Path(artifact.model).name}, {artifact.pattern} by {artifact.done}",
         "",
         f"Made from `{artifact.model}`"
         + (f" (revision {artifact.revision})" if artifact.revision else "")
         + f" by cast-bench {versions['cast-bench']} on {time.strftime('%Y-%m-%d', time.gmtime())}.",
         "",
         f"- pattern: {artifact.pattern}; {zeros:.2%} of the pruned linears' weights are zero, stored dense",
-        f"- method: {artifact.method}, code {artifact.stages[-1].source[:12]}",
+        f"- method: {artifact.method}, code {artifact.pruner.source[:12]}",
+        *_quantized(artifact.quantizer, notes),
         f"- calibration: {draw.sequences} x {draw.seqlen} tokens of {draw.data}, seed {artifact.seed}"
         if draw
         else "- calibration: none",
         *(
             [
                 f"- training: {course.tokens:,} tokens of {course.data} in steps of {course.batch} x {course.seqlen}, "
-                f"seed {artifact.seed}, {json.dumps(artifact.stages[-1].config)}"
+                f"seed {artifact.seed}, {json.dumps(artifact.pruner.config)}"
             ]
             if course
             else []
@@ -125,3 +132,15 @@ def _card(artifact: cells.Artifact, zeros: float, notes: Any) -> str:
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _quantized(quantizer: str, notes: Any) -> list[str]:
+    """What a folder's weights cannot tell of themselves: they lie there dequantized."""
+    if quantizer == "none":
+        return []
+    rounded = (
+        "; the linears' inputs are rounded, too, when cast-bench loads this folder, and not when transformers does"
+        if notes.get(NOTE, {}).get("activations")
+        else ""
+    )
+    return [f"- quantizer: {quantizer}, its weights stored dequantized{rounded}"]

@@ -112,6 +112,7 @@ def _runs(results: Path | None) -> Rows:
                 "model": slot.get("model"),
                 "method": slot.get("method"),
                 "pattern": slot.get("pattern"),
+                "quantizer": slot.get("quantizer"),
                 "seed": str(slot.get("seed")) if slot.get("seed") is not None else "",
                 "measure": slot.get("measure"),
                 "protocol": slot.get("protocol"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -18,6 +19,7 @@ from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.folder import save as save_tensors
+from methods.quantizing import ACTIVATIONS, round_inputs
 from methods.targets import family_of
 
 transformers.logging.set_verbosity_error()
@@ -32,14 +34,31 @@ def load(folder: Path, compute: Compute) -> nn.Module:
         UserError: transformers cannot build it.
     """
     if compute.stream:
-        return _skeleton(folder, compute)
+        return _round_inputs(_skeleton(folder, compute), folder)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=compute.dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True
         )
     except (ValueError, KeyError, OSError) as fault:
         raise UserError(f"model in {str(folder)!r} cannot be loaded: {str(fault).splitlines()[0]}") from fault
-    return model.to(compute.device).eval().requires_grad_(False)  # type: ignore[no-any-return]
+    return _round_inputs(model.to(compute.device).eval().requires_grad_(False), folder)
+
+
+def _round_inputs(model: nn.Module, folder: Path) -> nn.Module:
+    """What no weights can hold of w8a8: its folder's config names the linears whose inputs are rounded as it runs.
+
+    Raises:
+        UserError: to bits that nobody here rounds to, or the inputs of no module of this model.
+    """
+    asked = json.loads((folder / "config.json").read_text()).get(ACTIVATIONS)
+    if asked is None:
+        return model
+    modules = dict(model.named_modules())
+    if not isinstance(asked, dict) or asked.get("bits") != 8 or not set(asked.get("targets", ())) <= set(modules):
+        raise UserError(f"model in {str(folder)!r} cannot be loaded: {ACTIVATIONS} in its config.json will not do")
+    for name in asked["targets"]:
+        round_inputs(modules[name])
+    return model
 
 
 def _skeleton(folder: Path, compute: Compute) -> nn.Module:

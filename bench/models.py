@@ -13,6 +13,7 @@ from bench import catalog, digests
 from bench.paths import cache_dir
 from methods.errors import UserError
 from methods.folder import Folder
+from methods.quantizing import ACTIVATIONS
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -148,6 +149,10 @@ def _identify(name: str, folder: Path, alias: Alias) -> Model:
     if "auto_map" in opened.config:
         raise UserError(
             f"model {name!r} needs code of its own (auto_map in config.json), and this suite runs none: take a model transformers knows"
+        )
+    if ACTIVATIONS in opened.config:
+        raise UserError(
+            f"model {name!r} is already quantized (w8a8, by this suite): start from its unquantized weights"
         )
     pulled = folder / "PULLED.json"
     tokenizer = {f: digests.of_file(folder / f) for f in TOKENIZER_FILES if (folder / f).exists()}

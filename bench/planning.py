@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 from bench import blocks, catalog, data, digests, fetching, models, packing, recipes, tasks
 from bench.cells import Artifact, Cell, Course, Draw, Stage
@@ -13,7 +14,7 @@ from bench.devices import cores, resolve_device
 from bench.spec import Spec
 from methods.errors import UserError
 from methods.pattern import Pattern
-from methods.targets import find_targets, require_fit
+from methods.targets import family_of, find_targets, require_fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +60,16 @@ def _cells_of(spec: Spec, model: models.Model, device: str, dtype: str, fetch: b
     recipe = recipes.choose(_parameters(shapes), device, spec.training.recipe) if _trains(spec) else None
     course = _course(spec, model, recipe) if recipe else None
     cells = []
-    for text in dict.fromkeys(("dense", *spec.methods)):
+    quantizers = [catalog.quantizer(text) for text in spec.quantizers]
+    for chosen in quantizers:
+        require_groups(chosen, opened.config, shapes, targets)
+    for text, quantizer in itertools.product(dict.fromkeys(("dense", *spec.methods)), quantizers):
         chain = _chain(text)
         control = all(catalog.lookup("methods", c.name).dense for c in chain)
         for pattern in ("dense",) if control else spec.patterns:
             require_fit(Pattern.parse(pattern), opened.config, shapes, targets)
             stages = tuple(_stage(choice, pattern, recipe) for choice in chain)
+            stages += (_stage(quantizer, pattern, None, "quantizers"),) if quantizer else ()
             for seed in spec.seeds if any(s.random for s in stages) else (None,):
                 artifact = Artifact(
                     model=model.name,
@@ -132,8 +137,36 @@ def _course(spec: Spec, model: models.Model, recipe: recipes.Recipe) -> Course:
     return course
 
 
-def _stage(choice: catalog.Choice, pattern: str, recipe: recipes.Recipe | None) -> Stage:
-    entry = catalog.lookup("methods", choice.name)
+def require_groups(
+    chosen: catalog.Choice | None,
+    config: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    targets: Iterable[str],
+) -> None:
+    """A group size that was typed must divide every target's input width.
+
+    Raises:
+        UserError: naming the first target whose width it does not.
+    """
+    group = chosen.config.get("group") if chosen else None
+    if not chosen or not isinstance(group, int):
+        return
+    for name in targets:
+        width = shapes[name + ".weight"][0 if family_of(config).transposed else 1]
+        if group < 1 or width % group:
+            raise UserError(
+                f"{chosen.label}: groups of {group} do not divide the {width} inputs of {name}: "
+                "take a size that does, or leave group= out"
+            )
+
+
+def _stage(
+    choice: catalog.Choice,
+    pattern: str,
+    recipe: recipes.Recipe | None,
+    kind: Literal["methods", "quantizers"] = "methods",
+) -> Stage:
+    entry = catalog.lookup(kind, choice.name)
     below = recipe.methods.get(choice.name, {}) if recipe else {}
     return Stage(
         name=choice.name,
@@ -144,6 +177,7 @@ def _stage(choice: catalog.Choice, pattern: str, recipe: recipes.Recipe | None) 
         pattern=str(Pattern.parse(pattern)),
         random=entry.random,
         needs=entry.needs,
+        kind=kind,
     )
 
 

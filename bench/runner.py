@@ -111,9 +111,7 @@ def _run(cells: list[Cell], store: Store, watch: Watch, wait: bool, summary: Sum
     artifact = cells[0].artifact
     log = cache_dir() / "logs" / f"{artifact.key[:32]}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    watch.artifact(
-        f"{artifact.model} {artifact.method}" + (f" seed {artifact.seed}" if artifact.seed is not None else ""), wait
-    )
+    watch.artifact(artifact.told, wait)
     open_cells = {c.key: c for c in cells}
     with log.open("w") as stderr:
         worker = subprocess.Popen(

@@ -162,7 +162,7 @@ def read(results: Path, method: str, control: str) -> list[Point]:
     weights: dict[str, int] = {}
     for record in newest(store):
         slot = record.slot
-        if record.status != "ok":
+        if record.status != "ok" or slot["quantizer"] != "none":
             continue
         if slot["measure"] == "size":
             weights[slot["model"]] = int(next(r.value for r in record.readings if r.metric == "parameters") or 0)

@@ -87,6 +87,8 @@ class Spec(_Strict):
     methods: tuple[str, ...] = catalog.ONE_SHOT
     models: tuple[str, ...] = ("tiny",)
     patterns: tuple[str, ...] = ("2:4",)
+    quantizers: tuple[str, ...] = ("none", "int8", "int4-gptq")
+    """Run last, on every pruned model and on the dense one; "none" leaves it as it is."""
     measures: tuple[str, ...] = ("perplexity", "agreement", "zeroshot", "size")
     tasks: tuple[str, ...] = tasks.OWN
     """For zeroshot: the suite's own, any of lm-eval's, and the sets maskllm7 and wanda7."""
@@ -104,13 +106,13 @@ class Spec(_Strict):
     zeroshot: ZeroshotSpec = ZeroshotSpec()
     targets: Targets = Targets()
 
-    @field_validator("methods", "models", "patterns", "measures", "tasks", "seeds", mode="before")
+    @field_validator("methods", "models", "patterns", "quantizers", "measures", "tasks", "seeds", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         parts = value.split(",") if isinstance(value, str) else value
         return (parts,) if isinstance(parts, int) else parts
 
-    @field_validator("methods", "models", "patterns", "measures", "tasks", "seeds")
+    @field_validator("methods", "models", "patterns", "quantizers", "measures", "tasks", "seeds")
     @classmethod
     def _some(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         if not value:
@@ -135,6 +137,8 @@ class Spec(_Strict):
         """
         for text in self.methods:
             catalog.parse(text)
+        for text in self.quantizers:
+            catalog.quantizer(text)
         for name in self.measures:
             catalog.lookup("measures", name)
         if "zeroshot" in self.measures:

@@ -96,7 +96,7 @@ def _by_cluster(a: pd.DataFrame | None, b: pd.DataFrame | None) -> tuple[NDArray
     return sums["difference"].to_numpy(), sums["weight"].to_numpy()
 
 
-def items(store: Store, method: str) -> dict[int | None, pd.DataFrame]:
+def items(store: Store, method: str, quantizer: str = "none") -> dict[int | None, pd.DataFrame]:
     """A method's perplexity items by seed, from the newest records of a results folder.
 
     Raises:
@@ -107,7 +107,9 @@ def items(store: Store, method: str) -> dict[int | None, pd.DataFrame]:
     found: dict[int | None, Record] = {}
     digests = set()
     for record in newest(store):
-        if record.slot["method"] == method and record.slot["measure"] == "perplexity" and record.status == "ok":
+        slot = record.slot
+        asked = (slot["method"], slot["quantizer"], slot["measure"]) == (method, quantizer, "perplexity")
+        if asked and record.status == "ok":
             digests.add(record.token_digest)
             found[record.slot["seed"]] = record
     if not found or len(digests) > 1:

@@ -21,6 +21,8 @@ COLUMNS = (
 """Of every row, in this order. New ones are only ever added at the end."""
 QUIET = ("parameters", "nonzeros", "bytes", "negative_zeros", "acc_norm")
 """Metrics that a table leaves out unless asked; every export has them."""
+PARTIAL = ("zeros_lost", "bits_per_weight")
+"""Metrics that some lines of one run have and some have not: where a line stands is not theirs to say."""
 IDENTITY = ("model", "method", "pattern", "quantizer", "calibration", "training", "targets", "dtype", "device")
 """What makes two rows of a table the same row, seeds apart."""
 ALWAYS = ("method", "pattern")
@@ -101,7 +103,7 @@ def _grid(model: str, table: list[dict[str, Any]]) -> Grid:
         )
     )
     quality = ("perplexity", "kl", "top1_agreement", "mean_acc", "worst_drop", "acc")
-    order = (*quality, "sparsity", "violated_groups", "bytes_packed")
+    order = (*quality, "sparsity", "violated_groups", "zeros_lost", "bytes_packed", "bits_per_weight")
     columns.sort(key=lambda c: (order.index(c[0]) if c[0] in order else len(order), c[1] or ""))
     lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in shown:
@@ -111,8 +113,8 @@ def _grid(model: str, table: list[dict[str, Any]]) -> Grid:
         if row["seed"] is not None:
             expected.setdefault(_apart_from_method(row), set()).add(row["seed"])
     ranked = sorted(lines.items(), key=lambda line: _rank(line[1], columns))
-    cells = [_identity_cells(told, group, expected) + [_cell(group, c) for c in columns] for _, group in ranked]
-    return Grid(model, told + [_header(*c[:2]) for c in columns], cells)
+    cells = [_identity_cells(told, group, expected) + [cell(group, c) for c in columns] for _, group in ranked]
+    return Grid(model, told + [header(*c[:2]) for c in columns], cells)
 
 
 def _apart_from_method(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -140,7 +142,7 @@ def _of(here: int, expected: int) -> str:
     return f" ({here} seeds)" if here > 1 else ""
 
 
-def _header(metric: str, protocol: str) -> str:
+def header(metric: str, protocol: str) -> str:
     if metric in ("perplexity",) or protocol not in ("weights", "targets"):
         return f"{metric.replace('_', ' ')} {protocol}"
     return metric.replace("_", " ")
@@ -148,8 +150,9 @@ def _header(metric: str, protocol: str) -> str:
 
 def _rank(group: list[dict[str, Any]], columns: list[Column]) -> tuple[Any, ...]:
     """Lines measured in the same columns stand together: dense first, then by the first of these, failures last."""
+    columns = [c for c in columns if c[0] not in PARTIAL]
     absent = tuple(not _readings(group, c) for c in columns)
-    first = _readings(group, columns[absent.index(False)])
+    first = _readings(group, columns[absent.index(False)]) if False in absent else []
     good = [r["value"] for r in first if r["value"] is not None]
     sign = -1 if any(r["better"] == "higher" for r in first) else 1
     return (absent, group[0]["method"] != "dense", not good, sign * sum(good) / len(good) if good else 0.0)
@@ -166,7 +169,7 @@ def _unnamed(row: dict[str, Any]) -> bool:
     return row["value"] is None and row["metric"] == row["measure"]
 
 
-def _cell(group: list[dict[str, Any]], column: Column) -> str:
+def cell(group: list[dict[str, Any]], column: Column) -> str:
     mine = _readings(group, column)
     if not mine:
         return ABSENT

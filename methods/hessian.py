@@ -1,9 +1,16 @@
-"""The layerwise least-squares problem's curvature: gathered in one pass, factored once per input."""
+"""The layerwise least-squares problem: its curvature gathered in one pass and factored once per input, and the loop over
+columns in which what one loses the later ones make up for."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from methods.blocks import Visit, Walk
+from methods.contract import Job, Outcome
 
 PANEL = 384
 """Columns per panel. X^T X is symmetric, so of its panels only those on and above the diagonal are computed."""
@@ -49,3 +56,67 @@ def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
             return torch.linalg.solve_triangular(lower.flip(0, 1), eye, upper=True), damping
         damping = damping * 10 if damping else 1e-8
     raise FloatingPointError("a Hessian is not positive definite, whatever the damping")
+
+
+class CurvedWalk:
+    """A walk whose visits come with U of their inputs' Hessian (see `inverse_factor`), dead inputs' weights zeroed.
+
+        walk = CurvedWalk(model, job, damping)
+        for visit, factor in walk: compensate_(visit.weight, factor, ...)
+        return walk.outcome()
+
+    Where a damping had to be raised, the notes say so.
+    """
+
+    def __init__(self, model: nn.Module, job: Job, damping: float) -> None:
+        self._walk, self._damping = Walk(model, job, gram), damping
+        self._tokens = job.calibration.numel() if job.calibration is not None else 0
+        self._raised: dict[str, float] = {}
+
+    def __iter__(self) -> Iterator[tuple[Visit, Tensor]]:
+        shared: Tensor | None = None
+        for visit in self._walk:
+            if visit.stat is not shared:  # q, k and v have one input, so one Hessian, so one factor
+                shared = visit.stat
+                hessian = symmetric(shared).mul_(2 / self._tokens)
+                dead = hessian.diagonal() == 0
+                hessian.diagonal()[dead] = 1
+                factor, took = inverse_factor(hessian, self._damping)
+            visit.weight[:, dead] = 0
+            if took != self._damping:
+                self._raised[visit.name] = took
+            yield visit, factor
+
+    def outcome(self, **notes: Any) -> Outcome:
+        return self._walk.outcome(**({"damping_raised": self._raised} if self._raised else {}), **notes)
+
+
+Settle = Callable[[int, int, Tensor], Callable[[int, Tensor], Tensor]]
+"""settle(a, b, w) -> f: called when columns a to b are reached, with these as they are by then, [b-a, out]; f(i, column)
+is then what column a+i [out] is settled on."""
+
+
+def compensate_(weight: Tensor, factor: Tensor, settle: Settle, group: int, block: int) -> Tensor:
+    """Settle the columns of weight [out, in] from left to right, each making up for those before; returns float [out, in].
+
+    factor: U, upper triangular [in, in], U^T U = H^-1. e is what is lost of column j over U_jj, and every later column k
+    makes up for it with -e * U_jk (SparseGPT's algorithm 1, GPTQ's too). `group` columns are asked about at a time.
+    Updates reach to the end of the group at once, of the block after each group, of the rest after each block.
+    """
+    w = weight.detach().float().T.contiguous()  # [in, out]: a column of W is one run of memory
+    width = len(w)
+    diagonal = factor.diagonal()
+    for start in range(0, width, block):
+        end = min(start + block, width)
+        e = torch.zeros_like(w[start:end])
+        for a in range(start, end, group):
+            b = min(a + group, end)
+            settled = settle(a, b, w[a:b])
+            for j in range(a, b):
+                column = settled(j - a, w[j])
+                lost = torch.sub(w[j], column, out=e[j - start]).div_(diagonal[j])
+                w[j] = column
+                w[j + 1 : b].addr_(factor[j, j + 1 : b], lost, alpha=-1)
+            w[b:end].addmm_(factor[a:b, b:end].T, e[a - start : b - start], alpha=-1)
+        w[end:].addmm_(factor[start:end, end:].T, e, alpha=-1)
+    return w.T

@@ -23,6 +23,7 @@ USUAL = cache_dir()
 TINY = Path(models.__file__).parent / "assets/tiny"
 SMALL = {
     "methods": ("magnitude",),
+    "quantizers": ("none",),
     "measures": ("perplexity", "size"),
     "perplexity": {"windows": 4},
     "calibration": {"sequences": 4},
@@ -76,7 +77,8 @@ def small(results, **changes) -> Spec:
 
 def flags(results, **settings) -> list[str]:
     """The same small run for the command line."""
-    known = {"perplexity.windows": 4, "calibration.sequences": 4, "device": "cpu", "threads": 1} | settings
+    known = {"perplexity.windows": 4, "calibration.sequences": 4, "device": "cpu", "threads": 1}
+    known |= {"quantizers": "none"} | settings
     return ["--results", str(results), *(f"--set={k}={v}" for k, v in known.items())]
 
 

@@ -115,7 +115,7 @@ assert not heavy, heavy
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
-LIGHT = [("--help",), ("ls", "methods"), ("ls", "measures"), ("ls", "models"), ("ls", "data"), ("ls", "tasks")]
+LIGHT = [("--help",), *(("ls", what) for what in ("methods", "measures", "quantizers", "models", "data", "tasks"))]
 
 
 @pytest.mark.parametrize("args", LIGHT, ids=" ".join)
@@ -127,7 +127,8 @@ def test_lists_import_no_torch(args):
 
 def test_plan_imports_no_torch(tmp_path):
     """The default tasks and those of the sets need no lm-eval either."""
-    done = without_torch("plan", "--tasks", "maskllm7,wiki_lastword", *support.flags(tmp_path / "r"))
+    asked = ("--tasks", "maskllm7,wiki_lastword", "--quant", "none,int8,int4-gptq")
+    done = without_torch("plan", *asked, *support.flags(tmp_path / "r"))
 
     assert done.returncode == 0, done.stderr
 

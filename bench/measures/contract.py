@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from bench.check import Verdict
     from methods.contract import Compute, Needs, Progress
+    from methods.quantizing import Stored
 
 
 class Reading(NamedTuple):
@@ -62,6 +63,8 @@ class Rig:
     """Loads the dense model, only when asked."""
     verdict: Verdict
     """What the runner's own check of the artifact found."""
+    stored: Stored | None = None
+    """How a quantizer says its weights would be stored."""
     compute: Compute
     data_dir: Path | None
     workdir: Path

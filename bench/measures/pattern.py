@@ -24,10 +24,12 @@ class PatternHolds:
 
     def read(self, model: Callable[[], nn.Module], rig: Rig) -> Readings:
         verdict = rig.verdict
+        lost = verdict.zeros_lost
         return Readings(
             (
                 Reading("violated_groups", verdict.violations, "1", "lower", n=len(verdict.layers)),
                 Reading("negative_zeros", verdict.negative_zeros, "1", "lower", n=len(verdict.layers)),
+                *((Reading("zeros_lost", lost, "1", "lower", n=len(verdict.layers)),) if lost is not None else ()),
             ),
             notes={"changed": sorted(verdict.changed)} if verdict.changed else {},
         )

@@ -27,21 +27,26 @@ class Size:
         """Counts over the whole model; `sparsity` over its targets alone, per layer in the items.
 
         bytes_packed is theory: each target as its n of every m values and one bit per weight of mask, the rest as it is.
+        A quantizer's values and scales have the bits it states. bits_per_weight is that of the targets alone. What breaks
+        its pattern cannot be packed, and counts as dense.
         """
         verdict = rig.verdict
         target_count = sum(layer.weights for layer in verdict.layers.values())
         target_zeros = sum(layer.zeros for layer in verdict.layers.values())
-        item_bytes = verdict.bytes / max(1, verdict.parameters)
+        item_bits = 8 * verdict.bytes / max(1, verdict.parameters)
+        bits, scales = (rig.stored.bits, rig.stored.scale_bits * rig.stored.scales) if rig.stored else (item_bits, 0)
         n, m = verdict.pattern.n, verdict.pattern.m
-        packed = float(verdict.bytes)
-        if m and n < m:
-            packed -= target_count * (item_bytes * (1 - n / m) - 1 / 8)
+        if m and n < m and not verdict.violations:
+            bits = bits * n / m + 1
+        bits += scales / max(1, target_count)
+        packed = verdict.bytes - target_count * (item_bits - bits) / 8
         values = (
             Reading("parameters", verdict.parameters, "1", ""),
             Reading("nonzeros", verdict.parameters - verdict.zeros, "1", "lower"),
             Reading("sparsity", target_zeros / target_count if target_count else 0.0, "1", "higher"),
             Reading("bytes", verdict.bytes, "B", "lower"),
             Reading("bytes_packed", math.ceil(packed), "B", "lower"),
+            Reading("bits_per_weight", bits, "1", "lower"),
         )
         items = tuple(Item(name, name, x.zeros / x.weights, float(x.weights)) for name, x in verdict.layers.items())
         return Readings(values, items)

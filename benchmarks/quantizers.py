@@ -1,0 +1,89 @@
+"""Seconds and peak bytes of every quantizer on a 2:4 model; the extras too, where their libraries are.
+
+Each quantizer runs in a process of its own, so that its peak is its own; the model is pruned by magnitude first, and
+with --blocks only its first blocks are targets. "Before" is the peak with the model and the tokens loaded.
+
+python benchmarks/quantizers.py [--model smollm2-135m] [--blocks 4] [--rounds 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+from harness import finish, seconds
+
+from bench import catalog, fetching, loading, provenance
+from bench.devices import cores
+from methods.errors import UserError
+from methods.quantizing import Skipped
+
+SEQUENCES = 16
+
+
+def one(name: str, model_name: str, blocks: int, rounds: int) -> dict[str, Any]:
+    """One quantizer, in this process."""
+    import torch
+
+    from bench.blocks import calibration
+    from methods.contract import Compute, Job
+    from methods.pattern import Pattern
+    from methods.targets import family_of, find_targets
+
+    torch.set_num_threads(cores())
+    found = fetching.pull(model_name)
+    opened = found.open()
+    family = family_of(opened.config)
+    targets = find_targets(opened.config, opened.shapes())
+    if blocks:
+        targets = tuple(t for t in targets if (family.block_of(t) or 0) < blocks)
+    encode = loading.load_tokenizer(found.folder)
+    seqlen = min(512, found.seqlen)
+    tokens = calibration("wiki-mini", SEQUENCES, seqlen, 0, lambda t: list(encode(t)["input_ids"]), None)
+    model = loading.load(found.folder, Compute())
+    job = Job(source=found.folder, pattern=Pattern(2, 4), targets=targets, calibration=torch.tensor(tokens))
+    catalog.build(catalog.lookup("methods", "magnitude"), "magnitude", {}).apply(model, job)
+    quantizer = catalog.build(catalog.lookup("quantizers", name), name, {})
+    before, took = provenance.peak_bytes("cpu"), []
+    for _ in range(rounds):
+        fresh = copy.deepcopy(model) if rounds > 1 else model
+        took.append(seconds(lambda fresh=fresh: quantizer.apply(fresh, dataclasses.replace(job))))  # type: ignore[misc]
+    return {
+        "seconds": round(statistics.median(took), 3),
+        "peak_bytes": provenance.peak_bytes("cpu"),
+        "peak_bytes_before": before,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--blocks", type=int, default=0, help="only so many; 0 for all")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--one", help="a single quantizer, its figures as JSON on the last line")
+    given = parser.parse_args()
+    if given.one:
+        try:
+            print(json.dumps(one(given.one, given.model, given.blocks, given.rounds)))
+        except (Skipped, UserError) as fault:
+            print(json.dumps({"skipped": str(fault)}))
+        return
+    settings = ["--model", given.model, "--blocks", str(given.blocks), "--rounds", str(given.rounds)]
+    figures: dict[str, Any] = {"model": given.model, "blocks": given.blocks or "all", "threads": cores()}
+    for name in catalog.QUANTIZERS:
+        if name != "none":
+            run = [sys.executable, __file__, "--one", name, *settings]
+            out = subprocess.run(run, stdout=subprocess.PIPE, text=True, check=True).stdout
+            figures[name] = json.loads(out.splitlines()[-1])
+            print(name, figures[name], file=sys.stderr, flush=True)
+    finish("quantizers", figures)
+
+
+if __name__ == "__main__":
+    main()
