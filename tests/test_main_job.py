@@ -8,23 +8,31 @@ from methods.contract import Compute
 
 
 def perplexities(table):
-    rows = table[table["metric"] == "perplexity"]
+    rows = table[(table["metric"] == "perplexity") & (table["quantizer"] == "none")]
     return dict(zip(rows["method"], rows["value"], strict=True))
 
 
 def test_tiny_comes_out_in_order(tmp_path, monkeypatch):
-    """Dense below SparseGPT below magnitude, and no group of any target breaks 2:4."""
-    spec = bench.Spec(results=tmp_path, perplexity={"windows": 100}, calibration={"sequences": 32})
+    """Dense below SparseGPT below magnitude, each quantized too, and no group of any target breaks 2:4."""
+    spec = bench.Spec(
+        results=tmp_path, perplexity={"windows": 100}, calibration={"sequences": 32}, zeroshot={"limit": 40}
+    )
 
     table = bench.run(spec)
 
     ppl = perplexities(table)
     assert ppl["dense"] < ppl["sparsegpt"] < ppl["magnitude"]
     violated = table[table["metric"] == "violated_groups"]
-    assert list(violated["value"]) == [0] * 4
-    assert list(violated["n"]) == [28] * 4
+    assert list(violated["value"]) == [0] * 12
+    assert list(violated["n"]) == [28] * 12
+    lost = table[table["metric"] == "zeros_lost"]
+    assert set(lost["value"]) == {0} and set(lost["quantizer"]) == {"int8", "int4-gptq"}
     sparsity = table[(table["metric"] == "sparsity") & (table["method"] != "dense")]
-    assert list(sparsity["value"]) == [0.5] * 3
+    assert (sparsity["value"] >= 0.5).all()
+    assert set(table[table["measure"] == "zeroshot"]["protocol"]) == {
+        "wiki_continuation@1.0x40",
+        "wiki_lastword@1.0x40",
+    }
 
 
 @pytest.mark.slow
@@ -42,6 +50,8 @@ def test_a_real_llama_from_the_package_index(tmp_path, monkeypatch):
         bench.Spec(
             models=("smollm2-135m",),
             methods=("magnitude",),
+            measures=("perplexity",),
+            quantizers=("none",),
             results=tmp_path / "r",
             perplexity={"data": "wiki-mini", "seqlen": 512, "windows": 4},
         )
