@@ -205,7 +205,9 @@ def test_power_of_mcnemar_is_what_simulation_finds():
     predicted = power.of_mcnemar(n, share, delta, 0.05)
 
     assert 0.5 < predicted < 0.99
-    assert binomtest(found, 2000).proportion_ci(0.999).low <= predicted <= binomtest(found, 2000).proportion_ci(0.999).high
+    assert (
+        binomtest(found, 2000).proportion_ci(0.999).low <= predicted <= binomtest(found, 2000).proportion_ci(0.999).high
+    )
 
 
 def test_n_that_would_decide():

@@ -89,10 +89,12 @@ def _parquet(tables: Sequence[tuple[str, sides.Items]]) -> bytes:
         made |= {"weight": pa.array(items.weights)} | {n: pa.array(v) for n, v in items.columns.items()}
         parts.append(pa.table(made))
     if not parts:
-        empty = {"record": [], "item_id": [], "cluster_id": [], "weight": [], "value": []}
-        parts = [pa.table({name: pa.array(v, pa.float64()) for name, v in empty.items()})]
+        names = ("record", "item_id", "cluster_id", "weight", "value")
+        parts = [pa.table({name: pa.array([], pa.float64()) for name in names})]
     sink = io.BytesIO()
-    parquet.write_table(pa.concat_tables(parts, promote_options="default").unify_dictionaries(), sink, "2.6", compression="zstd")
+    parquet.write_table(
+        pa.concat_tables(parts, promote_options="default").unify_dictionaries(), sink, version="2.6", compression="zstd"
+    )
     return sink.getvalue()
 
 
@@ -116,11 +118,22 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
             files = {name: packed.read(name) for name in (MANIFEST, RECORDS, ITEMS)}
         told = json.loads(files[MANIFEST])
         version = int(told["format"])
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, OSError, EOFError, NotImplementedError, RuntimeError) as fault:
+    except (
+        zipfile.BadZipFile,
+        KeyError,
+        ValueError,
+        TypeError,
+        OSError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+    ) as fault:
         reason = (str(fault) or type(fault).__name__).splitlines()[0][:80]
         raise UserError(f"baseline {str(path)!r} cannot be read ({reason}): {again}") from None
     if version > FORMAT or int(told.get("schema", SCHEMA)) > SCHEMA:
-        raise UserError(f"baseline {str(path)!r} has format {version}, newer than this version's {FORMAT}: upgrade cast-bench")
+        raise UserError(
+            f"baseline {str(path)!r} has format {version}, newer than this version's {FORMAT}: upgrade cast-bench"
+        )
     if version < FORMAT:
         raise UserError(f"baseline {str(path)!r} has format {version}, older than this version's {FORMAT}: {again}")
     return told, files
@@ -165,14 +178,12 @@ class _Scores:
         found = sides.table(self.content, f"{self.name}: {ITEMS}")
         if "record" not in found.column_names:
             raise UserError(f"{self.name}: {ITEMS} has no column 'record': make it again")
-        at = 0
-        for key in (keys := found.column("record").to_pylist()):
+        for at, key in enumerate(found.column("record").to_pylist()):
             start, length = self.rows.get(key, (at, 0))
             if start + length != at:
                 raise UserError(f"{self.name}: {ITEMS} is out of order at record {str(key)[:12]!r}: make it again")
             self.rows[key] = (start, length + 1)
-            at += 1
-        self.table = found if len(keys) else found
+        self.table = found
 
 
 def listed(folder: Path) -> list[dict[str, Any]]:
@@ -193,7 +204,9 @@ def shown(side: Side) -> list[dict[str, Any]]:
     """A baseline's rows, one a reading: text that a git diff can be made of."""
     out = []
     for record in side.records:
-        name = {k: record.slot.get(k) for k in ("model", "method", "pattern", "quantizer", "seed", "measure", "protocol")}
+        name = {
+            k: record.slot.get(k) for k in ("model", "method", "pattern", "quantizer", "seed", "measure", "protocol")
+        }
         name["seed"] = "" if name["seed"] is None else str(name["seed"])
         for reading in record.readings:
             out.append(name | {"metric": reading.metric, "value": reading.value, "record": record.key[:12]})

@@ -107,27 +107,29 @@ def grouped(records: Iterable[Record], without: tuple[str, ...] = ()) -> dict[Sl
     return out
 
 
-def join(before: Side, after: Side, without: tuple[str, ...] = ()) -> tuple[list[Pair], list[Finding], int]:
-    """Pairs, what could not be paired, and how many slots are new."""
+def join(
+    before: Side, after: Side, without: tuple[str, ...] = (), *, shared: bool = False
+) -> tuple[list[Pair], list[Finding], int]:
+    """Pairs, what could not be paired, and how many slots are new. shared: seeds of one side alone are left out."""
     old, new = grouped(before.records, without), grouped(after.records, without)
-    names = _names(old | new, without)
+    called = names(old | new, without)
     pairs: list[Pair] = []
     findings: list[Finding] = []
     for key, was in old.items():
         if key in new:
-            made, found = _meet(names[key], was, new[key])
+            made, found = _meet(called[key], was, new[key], shared)
             pairs += made
             findings += found
         else:
-            findings.append(_absent(names[key], key, was, new))
+            findings.append(_absent(called[key], key, was, new))
     fresh = [key for key in new if key not in old]
     for key in fresh:
         if bad := [r for r in new[key].values() if r.status in ("failed", "diverged")]:
-            findings.append(Finding(names[key], _measure(bad[0]), "NEW_FAILURE", _why(bad), tuple(bad)))
+            findings.append(Finding(called[key], _measure(bad[0]), "NEW_FAILURE", _why(bad), tuple(bad)))
     return pairs, findings, len(fresh)
 
 
-def _meet(name: str, was: Seeds, now: Seeds) -> tuple[list[Pair], list[Finding]]:
+def _meet(name: str, was: Seeds, now: Seeds, shared: bool) -> tuple[list[Pair], list[Finding]]:
     good = {s: r for s, r in was.items() if r.status == "ok"}
     findings = []
     measure = _measure(next(iter(was.values())))
@@ -138,14 +140,16 @@ def _meet(name: str, was: Seeds, now: Seeds) -> tuple[list[Pair], list[Finding]]
         findings.append(Finding(name, measure, "NOT_COMPARABLE", f"{next(iter(was.values())).status} before as well"))
     if not good:
         return [], findings
-    met = {s: _matches(now, s) for s in good}
+    met = {s: _matches(now, s) for s in sorted(good, key=lambda s: -1 if s is None else s)}
+    if shared and any(met.values()):
+        met = {s: found for s, found in met.items() if found}
     if bad := [r for found in met.values() for r in found if r.status in ("failed", "diverged")]:
         return [], [*findings, Finding(name, measure, "NEW_FAILURE", _why(bad), tuple(bad))]
     if gone := [s for s, found in met.items() if not any(r.status == "ok" for r in found)]:
         skipped = [r for s in gone for r in met[s]]
         reason = f"skipped: {skipped[0].reason}" if skipped else f"not measured{_seeds(gone)}"
         return [], [*findings, Finding(name, measure, "MISSING", reason)]
-    both = [(good[s], r) for s, found in sorted(met.items(), key=lambda m: str(m[0])) for r in found]
+    both = [(good[s], r) for s, found in met.items() for r in found]
     first, other = both[0]
     there = {r.metric for r in other.readings}
     for reading in first.readings:
@@ -193,7 +197,7 @@ def _seeds(seeds: Iterable[Any]) -> str:
     return f" (seed {', '.join(told)})" if told else ""
 
 
-def _names(slots: Iterable[Slot], without: tuple[str, ...]) -> dict[Slot, str]:
+def names(slots: Iterable[Slot], without: tuple[str, ...]) -> dict[Slot, str]:
     """Short names, longer where two would be the same."""
     slots = list(slots)
     short = ("model", "method", "pattern", "quantizer", "protocol")

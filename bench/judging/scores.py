@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.judging import binary, paired
-from bench.judging.pairs import Pair
 from bench.judging.paired import Estimate
+from bench.judging.pairs import Pair
 from bench.judging.sides import Items, Side
 from bench.store import Record
 from methods.errors import UserError
@@ -39,8 +39,8 @@ def estimate(pair: Pair, before: Side, after: Side, level: float, seed_noise: fl
     if pair.counted:
         return _counted(pair)
     if all(_identical(a, b) for a, b in zip(pair.before, pair.after, strict=True)):
-        items = pair.before[0].items
-        return Estimate(0.0, 0.0, 0.0, 0.0, 1.0, items.rows if items else 1, "items", len(pair.before), lost=None)
+        rows = min(r.items.rows if r.items else 1 for r in pair.before)
+        return Estimate(0.0, 0.0, 0.0, 0.0, 1.0, rows, "items", len(pair.before))
     both = [
         _checked(before.items(a), after.items(b), pair.timing) for a, b in zip(pair.before, pair.after, strict=True)
     ]
@@ -100,7 +100,9 @@ def _column(items: Items, metric: str) -> Array:
 
 def _timing(was: Array, now: Array, level: float) -> Estimate:
     if was.shape != now.shape or was.size < LEAST:
-        raise CannotPair(f"{was.size} and {now.size} blocks of timings: as many on both sides are needed, {LEAST} at least")
+        raise CannotPair(
+            f"{was.size} and {now.size} blocks of timings: as many on both sides are needed, {LEAST} at least"
+        )
     if min(was.min(), now.min()) <= 0:
         raise CannotPair("a timing is not above 0")
     return paired.blocks(was.ravel(), now.ravel(), level)
@@ -122,10 +124,13 @@ def _clustered(differences: Array, items: Items) -> tuple[Array, Array, str]:
     if len(names) < FEW:
         order = np.argsort([int(i) if str(i).isdigit() else 0 for i in items.ids], kind="stable")
         count = min(BLOCKS, len(order))
-        index = np.empty(len(order), dtype=int)
+        index = np.empty(len(order), dtype=np.intp)
         index[order] = np.arange(len(order)) * count // len(order)
-        names, unit = np.arange(count), "blocks of windows"
-    if len(names) < 2:
+        unit = "blocks of windows"
+    else:
+        count = len(names)
+    if count < 2:
         raise CannotPair("one window is too few")
-    sums = np.stack([np.bincount(index, row, len(names)) for row in differences])
-    return sums, np.bincount(index, items.weights, len(names)), unit
+    rows = (*differences, items.weights)
+    sums: Array = np.stack([np.bincount(index, row, count).astype(np.float64) for row in rows])
+    return sums[:-1], sums[-1], unit

@@ -43,6 +43,8 @@ def cells(row: Row) -> dict[str, str]:
     e = row.estimate
     flips = f"{e.lost} lost, {e.gained} gained" if e and e.lost is not None else ""
     told = [row.reason, flips]
+    if e and e.unit not in ("count", "items"):
+        told.append((f"{e.seeds} seeds, " if e.seeds > 1 else "") + f"{e.n:,} {e.unit}")
     if row.needed:
         told.append(f"{row.needed[0]:,} {row.needed[1]} would decide")
     elif row.verdict == "INCONCLUSIVE":
@@ -82,7 +84,9 @@ def summary(judged: Judgement) -> str:
 
 def md(judged: Judgement, title: str) -> str:
     """The body of a comment. What failed stands first; what is well is folded away."""
-    family = f"{judged.family} sampled numbers, intervals at {100 * (1 - judged.level):.4g}%, α = {judged.rules.alpha:g}"
+    family = (
+        f"{judged.family} sampled numbers, intervals at {100 * (1 - judged.level):.4g}%, α = {judged.rules.alpha:g}"
+    )
     loud = [r for r in judged.rows if r.verdict not in QUIET]
     quiet = [r for r in judged.rows if r.verdict in QUIET]
     out = f"### {markdown(title)} {markdown(summary(judged))}\n\n{markdown(family)}\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.table import plain
 
-MARKUP = "\\*_~@#:!()]{}=+-$^'\""
+MARKUP = "\\*_~@#:!()]$"
 """What Markdown, and GitHub's own additions, give a meaning besides what `plain` replaces."""
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.judging import families, power, scores
-from bench.judging.pairs import Finding, Pair, join
 from bench.judging.paired import Estimate
+from bench.judging.pairs import Finding, Pair, join
 from bench.judging.rules import Rules
 from bench.judging.sides import Side
 from bench.store import Record
+from bench.table import QUIET
 
 FAILING = ("REGRESSION", "NEW_FAILURE", "MISSING")
 ORDER = (*FAILING, "INCONCLUSIVE", "NOT_COMPARABLE", "FIXED", "IMPROVED", "OK")
@@ -87,8 +88,8 @@ def judge(
     Raises:
         UserError: scores that cannot be read.
     """
-    pairs, findings, new = join(before, after, without)
-    told = [p for p in pairs if exploratory or rules.margin(p.metric, p.timing) is not None]
+    pairs, findings, new = join(before, after, without, shared=exploratory)
+    told = [p for p in pairs if (exploratory and p.metric not in QUIET) or rules.margin(p.metric, p.timing) is not None]
     skipped = sorted({p.metric for p in pairs} - {p.metric for p in told})
     rows = [_of_finding(f) for f in findings if _asked(f, rules)]
     open_: list[Pair] = []
@@ -168,7 +169,17 @@ def _row(pair: Pair, verdict: str, reason: str = "", **fields: Any) -> Row:
     known = all(r.value is not None for r in (*was, *now)) and was and now
     a, b = scores.value(pair) if known else (None, None)
     return Row(
-        pair.name, pair.metric, verdict, reason, a, b, pair.unit, pair.logarithmic, pair.better, records=pair.after, **fields
+        pair.name,
+        pair.metric,
+        verdict,
+        reason,
+        a,
+        b,
+        pair.unit,
+        pair.logarithmic,
+        pair.better,
+        records=pair.after,
+        **fields,
     )
 
 
