@@ -21,10 +21,10 @@ LEAST = 2
 """Numbers on either side of a step."""
 
 
-def find(values: Array, alpha: float = 0.05, orders: int = ORDERS) -> list[int]:
-    """Indices at which a new level begins. Fewer than about eight numbers can show none at 0.05.
+def find(values: Array, alpha: float = 0.01, orders: int = ORDERS) -> list[int]:
+    """Indices at which a new level begins. Fewer than ten numbers can show none at 0.01.
 
-    One step is looked for at a time, each test at alpha. Ranks would not do: the size of a step is what counts.
+    Each test is at alpha, one for every piece that is left to search.
     """
     return sorted(_search(np.asarray(values, dtype=float), 0, alpha, orders, np.random.default_rng(0)))
 

@@ -81,7 +81,7 @@ def gate(
         _write(junit, ci.junit(judged))
     _show(judged, json, md, "bench gate")
     if github:
-        typer.echo(ci.github(judged), nl=False)
+        typer.echo(ci.github(judged), nl=False, err=json)
     if not judged.rows:
         raise UserError(
             f"baseline {baseline!r} and {after.name!r} have nothing that can be judged: bench baseline show lists it"

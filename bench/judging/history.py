@@ -40,7 +40,7 @@ class Series:
     points: tuple[Point, ...]
 
 
-def read(side: Side, metric: str, matching: str = "", alpha: float = 0.05) -> list[Series]:
+def read(side: Side, metric: str, matching: str = "", alpha: float = 0.01) -> list[Series]:
     """Every slot's series of a metric, by the time its commits were first recorded. side: every record, not the newest.
 
     Raises:
