@@ -70,6 +70,17 @@ def spread(differences: Array, weights: Array) -> Spread:
     return Spread(between, float(each.var(ddof=1)) / len(each))
 
 
+def effective(weights: Array) -> float:
+    """As how many even clusters these uneven ones count: (sum w)^2 / sum w^2 (Kish, Survey Sampling, 1965)."""
+    return float(weights.sum() ** 2 / (weights**2).sum())
+
+
+def _freedom(between: Spread, clusters: float, seeds: int) -> float:
+    """Satterthwaite's (Biometrics Bulletin 2, 1946), of a variance between clusters plus one between seeds."""
+    parts = between.clusters**2 / max(clusters - 1, 0.5) + (between.seeds**2 / (seeds - 1) if seeds > 1 else 0.0)
+    return between.total**2 / parts
+
+
 def studentized(
     differences: Array, weights: Array, level: float, *, unit: str = "articles", assumed: float = 0.0
 ) -> Estimate:
@@ -79,26 +90,29 @@ def studentized(
     are divided by (tokens); level: 1 - coverage; assumed: standard deviation between seeds, used in place of an
     estimate where there is one seed of several that could have been. Seeds are drawn first, then clusters; each draw is
     divided by its own standard error.
+
+    No tail is lighter than Student's with Satterthwaite's degrees of freedom: of 13 uneven articles the bootstrap alone
+    called 6 of 1,000 tests where 1.25 were due (benchmarks/gate.py).
     """
     seeds, clusters = differences.shape
     value = float(differences.mean(0).sum() / weights.sum())
     between = spread(differences, weights)
     if between.total == 0:
         return Estimate(value, 0.0, value, value, 1.0 if value == 0 else 0.0, clusters, unit, seeds)
-    scale = between.total**0.5
     drawn = _draws(differences - value * weights, weights, _count(level))
+    freedom = _freedom(between, effective(weights), seeds)
     widened = (between.total + assumed**2) ** 0.5
-    low, high = (_quantile(drawn, tail, clusters - 1) for tail in (1 - level / 2, level / 2))
+    low, high = (_quantile(drawn, tail, freedom) for tail in (1 - level / 2, level / 2))
     return Estimate(
         value=value,
         stderr=widened,
         low=value - low * widened,
         high=value - high * widened,
-        p=_p(drawn, value / widened, clusters - 1),
+        p=_p(drawn, value / widened, freedom),
         n=clusters,
         unit=unit,
         seeds=seeds,
-        seed_share=(between.seeds + assumed**2) / widened**2 if scale else 0.0,
+        seed_share=(between.seeds + assumed**2) / widened**2,
     )
 
 
@@ -117,8 +131,7 @@ def _resamples(draws: int, size: int, stream: int) -> Array:
 def _draws(centred: Array, w: Array, draws: int) -> Array:
     """The bootstrap's t: [draws], sorted. centred: differences whose estimate is 0."""
     seeds, size = centred.shape
-    columns = _resamples(draws, size, 0)
-    rows = _resamples(draws, seeds, 1)
+    columns, rows = _resamples(draws, size, 0), _resamples(draws, seeds, 1)
     parts = [_t(centred, w, columns[a : a + CHUNK], rows[a : a + CHUNK]) for a in range(0, draws, CHUNK)]
     out: Array = np.sort(np.concatenate(parts))
     return out
@@ -127,16 +140,17 @@ def _draws(centred: Array, w: Array, draws: int) -> Array:
 def _t(centred: Array, w: Array, columns: Array, rows: Array) -> Array:
     """centred: [seeds, clusters]; columns: [draws, clusters]; rows: [draws, seeds]."""
     seeds, size = centred.shape
-    total = columns @ w
     if seeds == 1:
         mean = centred[0]
-        sums, squares, cross = (columns @ np.stack([mean, mean**2, mean * w], axis=1)).T
+        parts = np.stack([w, w**2, mean, mean**2, mean * w])
+        total, weighted, sums, squares, cross = parts @ columns.T
     else:
+        total, weighted = np.stack([w, w**2]) @ columns.T
         drawn = rows @ centred / seeds  # [draws, clusters]
         sums, squares = (columns * drawn).sum(1), (columns * drawn**2).sum(1)
         cross = (columns * drawn) @ w
     value = sums / total
-    rest = squares - 2 * value * cross + value**2 * (columns @ w**2)
+    rest = squares - 2 * value * cross + value**2 * weighted
     variance = size / (size - 1) * np.maximum(rest, 0.0) / total**2
     if seeds > 1:
         each = columns @ centred.T / total[:, None]  # [draws, seeds]
@@ -147,41 +161,49 @@ def _t(centred: Array, w: Array, columns: Array, rows: Array) -> Array:
     return np.nan_to_num(t, nan=0.0, posinf=np.finfo(float).max, neginf=-np.finfo(float).max)
 
 
-def _stretch(drawn: Array, upper: bool, freedom: int) -> float:
+def _sorted_quantile(drawn: Array, at: float) -> float:
+    """np.quantile of what is sorted already."""
+    place = at * (len(drawn) - 1)
+    k = min(int(place), len(drawn) - 2)
+    return float(drawn[k] + (place - k) * (drawn[k + 1] - drawn[k]))
+
+
+def _stretch(drawn: Array, upper: bool, freedom: float) -> float:
     """The bootstrap's last sound quantile over Student's, never below 1."""
     from scipy.special import stdtrit
 
     tail = DRAWS_OVER_LEVEL / 2 / len(drawn)
-    edge = np.quantile(drawn, 1 - tail) if upper else -np.quantile(drawn, tail)
+    edge = _sorted_quantile(drawn, 1 - tail) if upper else -_sorted_quantile(drawn, tail)
     return max(1.0, float(edge / stdtrit(freedom, 1 - tail)))
 
 
-def _quantile(drawn: Array, at: float, freedom: int) -> float:
+def _quantile(drawn: Array, at: float, freedom: float) -> float:
     from scipy.special import stdtrit
 
-    tail = min(at, 1 - at)
-    if tail * len(drawn) >= DRAWS_OVER_LEVEL / 2 - 1e-6:
-        return float(np.quantile(drawn, at))
-    return float(stdtrit(freedom, at) * _stretch(drawn, at > 0.5, freedom))
+    students = float(stdtrit(freedom, at))
+    if min(at, 1 - at) * len(drawn) >= DRAWS_OVER_LEVEL / 2 - 1e-6:
+        bootstrapped = _sorted_quantile(drawn, at)
+        return max(students, bootstrapped) if at > 0.5 else min(students, bootstrapped)
+    return students * _stretch(drawn, at > 0.5, freedom)
 
 
-def _p(drawn: Array, t: float, freedom: int) -> float:
+def _p(drawn: Array, t: float, freedom: float) -> float:
     """Two-sided: twice the smaller tail, as the interval's two tails are equal."""
+    from scipy.special import stdtr
+
     above = len(drawn) - int(np.searchsorted(drawn, t, side="left"))
     below = int(np.searchsorted(drawn, t, side="right"))
     fewer = min(above, below)
     if fewer < DRAWS_OVER_LEVEL / 2 and len(drawn) >= MOST_DRAWS:
-        from scipy.special import stdtr
-
         return min(1.0, 2 * float(stdtr(freedom, -abs(t) / _stretch(drawn, above < below, freedom))))
-    return min(1.0, 2 * (1 + fewer) / (1 + len(drawn)))
+    return min(1.0, max(2 * float(stdtr(freedom, -abs(t))), 2 * (1 + fewer) / (1 + len(drawn))))
 
 
 def means(differences: Array, level: float, *, unit: str = "questions") -> Estimate:
     """Mean of paired differences over items and seeds by Student's t: closed, for items by the thousand.
 
     differences: [seeds, items]. The variances between items and between seeds add up; the degrees of freedom are
-    Satterthwaite's (Biometrics Bulletin 2, 1946).
+    Satterthwaite's.
     """
     from scipy.special import stdtr, stdtrit
 
@@ -190,8 +212,7 @@ def means(differences: Array, level: float, *, unit: str = "questions") -> Estim
     between = spread(differences, np.ones(items))
     if between.total == 0:
         return Estimate(value, 0.0, value, value, 1.0 if value == 0 else 0.0, items, unit, seeds)
-    parts = between.clusters**2 / (items - 1) + (between.seeds**2 / (seeds - 1) if seeds > 1 else 0.0)
-    freedom = between.total**2 / parts
+    freedom = _freedom(between, items, seeds)
     scale = between.total**0.5
     half = float(stdtrit(freedom, 1 - level / 2)) * scale
     p = 2 * float(stdtr(freedom, -abs(value) / scale))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from bench.judging.sides import Side, slot
@@ -25,7 +26,7 @@ class Pair:
     before: tuple[Record, ...]
     after: tuple[Record, ...]
 
-    @property
+    @cached_property
     def readings(self) -> tuple[list[ReadingRow], list[ReadingRow]]:
         """Of the metric, a seed each."""
         sides = (self.before, self.after)
