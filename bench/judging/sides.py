@@ -127,7 +127,11 @@ def newest(records: Iterable[Record]) -> list[Record]:
 
 def slot(record: Record, *without: str) -> tuple[Any, ...]:
     """A record's slot as something that can be a key."""
-    return tuple((k, v if isinstance(v, str) else _plain(v)) for k, v in sorted(record.slot.items()) if v is not None and k not in without)
+    return tuple(
+        (k, v if isinstance(v, str) else _plain(v))
+        for k, v in sorted(record.slot.items())
+        if v is not None and k not in without
+    )
 
 
 def _plain(value: Any) -> Any:
