@@ -1,4 +1,4 @@
-"""`bench compare`, `gate`, `baseline` and `history`. Each imports what it needs when it runs."""
+"""`bench compare`, `gate`, `baseline`, `history` and `merge`. Each imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ baseline_app = typer.Typer(
 
 def add(app: typer.Typer) -> None:
     """Put the commands on the command line."""
-    for command in (compare, gate, history):
+    for command in (compare, gate, history, merge):
         app.command()(command)
     app.add_typer(baseline_app, name="baseline")
 
@@ -119,6 +119,19 @@ def history(
     listing.show(over_time.rows(series), json)
     if out:
         typer.echo(figures.history(series, out), err=json)
+
+
+def merge(
+    sources: Annotated[list[Path], typer.Argument(help="Results folders, say of several machines.")],
+    results: Results = None,
+) -> None:
+    """Join results folders into one. What is there already stays; a finished record replaces a failed one."""
+    from bench import merging
+    from bench.spec import RESULTS
+
+    done = merging.merge(sources, results or RESULTS)
+    told = f"{done.taken} records taken, {done.known} known"
+    typer.echo(told + (f", {done.other} have another number here, which stays" if done.other else ""))
 
 
 @baseline_app.command("set")
