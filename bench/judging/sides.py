@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -46,6 +47,14 @@ class Side:
 
 class _Still(Store):
     """A store that is looked at and never tidied up: a baseline may be somebody's commit."""
+
+    def __iter__(self) -> Iterator[Record]:
+        folder = self.root / "records"
+        for name in sorted(
+            n for n in os.listdir(folder) if n.endswith(".json")
+        ):  # Paths are slow to sort by the thousand
+            if (record := self._read(folder / name)) is not None:
+                yield record
 
     def _aside(self, path: Path, why: str) -> None:
         self.moved.append(f"{path} {why}")
