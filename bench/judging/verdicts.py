@@ -11,7 +11,7 @@ from bench.judging import families, power, scores
 from bench.judging.paired import Estimate
 from bench.judging.pairs import Finding, Pair, join
 from bench.judging.rules import Rules
-from bench.judging.sides import Side
+from bench.judging.sides import Side, uncollected
 from bench.store import Record
 from bench.table import QUIET
 
@@ -77,6 +77,7 @@ class Judgement:
         return {v: n for v in ORDER if (n := sum(r.verdict == v for r in self.rows))}
 
 
+@uncollected()
 def judge(
     before: Side, after: Side, rules: Rules, *, without: tuple[str, ...] = (), exploratory: bool = False
 ) -> Judgement:
