@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from bench.judging.history import Series
     from bench.scaling import Law, Point
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Told apart by readers who do not see all colors (Okabe and Ito)."""
 FORMATS = (".svg", ".png", ".pdf")
+MOST_PANELS = 30
 PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("loss, nats a token", (("ce", "cross-entropy"), ("kl", "KL to the dense model"))),
     ("share of |w| that the mask keeps", (("S", "S"),)),
@@ -74,6 +76,38 @@ def scaling(law: Law, file: Path, method: str, control: str, held: Point | None 
     axis.set_ylabel(f"nats a token, {method} above {control}", parse_math=False)
     axis.grid(alpha=0.3, linewidth=0.5, which="both")
     axis.legend(fontsize=8, frameon=False)
+    return _save(figure, file)
+
+
+def history(series: Sequence[Series], file: Path) -> Path:
+    """Draw a metric over commits, a panel a row: steps as breaks of the level, changed surroundings as dashed lines.
+
+    Raises:
+        UserError: the file's ending is none that can be drawn, or there are more rows than can be read.
+    """
+    if len(series) > MOST_PANELS:
+        raise UserError(f"{len(series)} rows are more than a figure's {MOST_PANELS}: choose some with --row")
+    from itertools import pairwise
+
+    pyplot = _pyplot(file)
+    figure, axes = pyplot.subplots(len(series), 1, figsize=(8, 2.2 * len(series)), squeeze=False, layout="constrained")
+    for one, axis in zip(series, axes[:, 0], strict=True):
+        values = [p.value for p in one.points]
+        bounds = [0, *(i for i, p in enumerate(one.points) if p.step), len(values)]
+        for start, end in pairwise(bounds):
+            level = sum(values[start:end]) / (end - start)
+            axis.plot([start - 0.4, end - 0.6], [level, level], color=COLORS[1], linewidth=1.2)
+        for i, p in enumerate(one.points):
+            if p.surroundings:
+                axis.axvline(i - 0.5, color="#777777", linestyle="--", linewidth=0.8)
+        axis.plot(values, "o", color=COLORS[0], markersize=4)
+        axis.set_title(one.name, fontsize=9, loc="left", parse_math=False)
+        axis.set_ylabel(one.metric, fontsize=8, parse_math=False)
+        axis.set_xticks(
+            range(len(values)), [p.commit[:7] for p in one.points], fontsize=6, rotation=90, parse_math=False
+        )
+        axis.tick_params(axis="y", labelsize=8)
+        axis.grid(alpha=0.3, linewidth=0.5)
     return _save(figure, file)
 
 

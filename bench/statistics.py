@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from bench.judging.paired import studentized
 from bench.store import Record, Store
 from methods.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
-
-DRAWS = 4000
-"""Of the bootstrap: 200 / alpha at alpha = 0.05."""
 
 
 class Ratio(NamedTuple):
@@ -26,6 +24,8 @@ class Ratio(NamedTuple):
     high: float
     seeds: int
     clusters: int
+    p: float
+    """Two-sided, of no difference."""
 
 
 def perplexity_ratio(
@@ -34,8 +34,7 @@ def perplexity_ratio(
     """exp of the difference in mean NLL, paired by window, over articles within seeds.
 
     a, b: items by seed; a row without seeds (None: the same model whatever the seed) meets every seed of the other.
-    The interval is a studentized bootstrap: seeds are drawn first, then articles, and each draw is divided by its own
-    standard error, which for a ratio estimator over clusters is that of the residuals.
+    The interval is bench.judging.paired.studentized's.
 
     Raises:
         UserError: no seed in common, or other windows.
@@ -43,37 +42,9 @@ def perplexity_ratio(
     seeds = _shared(a, b)
     pairs = [_by_cluster(a.get(s, a.get(None)), b.get(s, b.get(None))) for s in seeds]
     differences = np.stack([d for d, _ in pairs])  # [seeds, clusters]
-    weights = pairs[0][1]  # [clusters]
-    delta = float(differences.mean(0).sum() / weights.sum())
-    scale = _stderr(differences, weights)
-    dice = np.random.default_rng(0)
-    count, clusters = differences.shape
-    studentized = np.empty(DRAWS)
-    for k in range(DRAWS):
-        columns = dice.integers(clusters, size=clusters)
-        drawn = differences[dice.integers(count, size=count)][:, columns]
-        w = weights[columns]
-        studentized[k] = (drawn.mean(0).sum() / w.sum() - delta) / max(_stderr(drawn, w), 1e-300)
-    low, high = np.quantile(studentized, [alpha / 2, 1 - alpha / 2])
-    return Ratio(
-        float(np.exp(delta)),
-        float(np.exp(delta - high * scale)),
-        float(np.exp(delta - low * scale)),
-        len(seeds),
-        clusters,
-    )
-
-
-def _stderr(differences: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-    """Of the ratio estimator: variance between articles, plus that between seeds where there are several."""
-    mean = differences.mean(0)
-    clusters = len(weights)
-    residuals = mean - mean.sum() / weights.sum() * weights
-    variance = clusters / (clusters - 1) * float((residuals**2).sum()) / float(weights.sum()) ** 2
-    if len(differences) > 1:
-        each = differences.sum(1) / weights.sum()
-        variance += float(each.var(ddof=1)) / len(each)
-    return float(np.sqrt(variance))
+    found = studentized(differences, pairs[0][1], alpha)
+    value, low, high = (float(np.exp(x)) for x in (found.value, found.low, found.high))
+    return Ratio(value, low, high, len(seeds), found.n, found.p)
 
 
 def _shared(a: Mapping[int | None, object], b: Mapping[int | None, object]) -> list[int | None]:

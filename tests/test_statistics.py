@@ -65,9 +65,8 @@ def test_a_row_against_itself_is_one():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("articles", "seed_sd"), [(13, 0.0), (30, 0.0), (13, 0.3)])
-def test_interval_covers(articles, seed_sd, monkeypatch):
+def test_interval_covers(articles, seed_sd):
     """95% intervals hold the true effect in about 95 of 100 samples, never in less than 90."""
-    monkeypatch.setattr(statistics, "DRAWS", 500)
     dice = np.random.default_rng(4)
     inside = 0
     for _ in range(300):

@@ -1,0 +1,1 @@
+"""Telling a regression from noise: paired statistics, verdicts, baselines, gates and histories."""

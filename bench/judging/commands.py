@@ -1,0 +1,208 @@
+"""`bench compare`, `gate`, `baseline`, `history` and `merge`. Each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from methods.errors import UserError
+
+if TYPE_CHECKING:
+    from bench.judging.rules import Rules
+    from bench.judging.sides import Side
+    from bench.judging.verdicts import Judgement
+
+Results = Annotated[Path | None, typer.Option(help="Folder of records [default: results/local].")]
+Config = Annotated[Path | None, typer.Option(help="TOML file with alpha, [margins], [tolerances] and [seed_noise].")]
+Json = Annotated[bool, typer.Option("--json", help="Rows as JSON on stdout.")]
+Md = Annotated[Path | None, typer.Option(help="Write Markdown to this file; - is stdout.")]
+Folder = Annotated[Path | None, typer.Option("--dir", help="Folder of baselines [default: results/baselines].")]
+
+baseline_app = typer.Typer(
+    help="Results kept as files, for gates to compare with.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+def add(app: typer.Typer) -> None:
+    """Put the commands on the command line."""
+    for command in (compare, gate, history, merge):
+        app.command()(command)
+    app.add_typer(baseline_app, name="baseline")
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="Before: results folder, baseline, commit, method or record.")],
+    b: Annotated[str, typer.Argument(help="After.")],
+    results: Results = None,
+    config: Config = None,
+    md: Md = None,
+    json: Json = False,
+) -> None:
+    """Two runs, commits, methods or artifacts, number by number: what changed, and was it noise?
+
+    + is worse, - better, ~ undecided, x not comparable, ! failed or missing. Each interval holds on its own; p values
+    are Benjamini and Hochberg's.
+    """
+    from bench.judging import rules, sought, verdicts
+    from bench.spec import RESULTS
+
+    before, after, without = sought.find(a, b, results or RESULTS)
+    judged = verdicts.judge(before, after, rules.read(config), without=without, exploratory=True)
+    _show(judged, json, md, f"{a} → {b}:")
+
+
+def gate(
+    baseline: Annotated[str, typer.Option(help="Results folder, or a file or name of bench baseline set.")],
+    results: Results = None,
+    config: Config = None,
+    strict: Annotated[bool, typer.Option("--strict", help="What could not be decided fails, too.")] = False,
+    rerun_suspects: Annotated[
+        bool, typer.Option("--rerun-suspects", help="Measure what looks worse once more, in a fresh process.")
+    ] = False,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
+    github: Annotated[bool, typer.Option("--github", help="Annotations for GitHub on stdout.")] = False,
+    md: Md = None,
+    json: Json = False,
+) -> None:
+    """Did anything get worse than its margin, beyond noise? Exit code 0: no; 1: yes; 2: it could not be judged."""
+    from bench.judging import ci, rules, shown, sides
+    from bench.judging.verdicts import judge
+    from bench.spec import RESULTS
+
+    asked = rules.read(config, strict=strict or None)
+    before, after = _baseline(baseline), sides.read(results or RESULTS)
+    judged = judge(before, after, asked)
+    if rerun_suspects and judged.failed:
+        judged = _again(before, after, asked, judged)
+    if junit:
+        _write(junit, ci.junit(judged))
+    _show(judged, json, md, "bench gate")
+    if github:
+        typer.echo(ci.github(judged), nl=False, err=json)
+    if not judged.rows:
+        raise UserError(
+            f"baseline {baseline!r} and {after.name!r} have nothing that can be judged: bench baseline show lists it"
+        )
+    typer.echo(f"bench: {shown.summary(judged)}", err=True)
+    if judged.failed:
+        raise typer.Exit(1)
+
+
+def _again(before: Side, after: Side, asked: Rules, judged: Judgement) -> Judgement:
+    from bench.judging import again, verdicts
+    from bench.paths import scratch
+
+    def note(text: str) -> None:
+        typer.echo(f"bench: {text}", err=True)
+
+    with scratch("again-") as room:
+        return verdicts.judge(before, again.rerun(after, judged, Path(room), note), asked)
+
+
+def history(
+    metric: Annotated[str, typer.Argument(help="As in a record's readings.")] = "perplexity",
+    row: Annotated[str, typer.Option(help="Only rows with this in their name, as shown.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Figure to draw: .svg, .png or .pdf.")] = None,
+    results: Results = None,
+    json: Json = False,
+) -> None:
+    """A metric over commits: its steps beyond noise, and where the machine or a library changed."""
+    from bench import figures, listing
+    from bench.judging import history as over_time
+    from bench.judging import sides
+    from bench.spec import RESULTS
+
+    series = over_time.read(sides.read(results or RESULTS, every=True), metric, row)
+    listing.show(over_time.rows(series), json)
+    if out:
+        typer.echo(figures.history(series, out), err=json)
+
+
+def merge(
+    sources: Annotated[list[Path], typer.Argument(help="Results folders, say of several machines.")],
+    results: Results = None,
+) -> None:
+    """Join results folders into one. What is there already stays; a finished record replaces a failed one."""
+    from bench import merging
+    from bench.spec import RESULTS
+
+    done = merging.merge(sources, results or RESULTS)
+    told = f"{done.taken} records taken, {done.known} known"
+    typer.echo(told + (f", {done.other} have another number here, which stays" if done.other else ""))
+
+
+@baseline_app.command("set")
+def baseline_set(
+    name: Annotated[str, typer.Argument(help="A name; the file is NAME.zip.")] = "main",
+    results: Results = None,
+    folder: Folder = None,
+) -> None:
+    """Keep the newest records of a results folder, with their per-item scores, as one file."""
+    from bench.judging import baseline, sides
+    from bench.spec import RESULTS
+
+    path = baseline.place(name, folder or baseline.FOLDER)
+    side = sides.read(results or RESULTS)
+    baseline.write(side, path)
+    typer.echo(f"{path}: {len(side.records)} records, {path.stat().st_size / 1000:,.0f} kB")
+
+
+@baseline_app.command("ls")
+def baseline_ls(folder: Folder = None, json: Json = False) -> None:
+    """The baselines in a folder."""
+    from bench import listing
+    from bench.judging import baseline
+
+    listing.show(baseline.listed(folder or baseline.FOLDER), json)
+
+
+@baseline_app.command("show")
+def baseline_show(
+    name: Annotated[str, typer.Argument(help="A name, or a file.")], folder: Folder = None, json: Json = False
+) -> None:
+    """A baseline's numbers."""
+    from bench import listing
+    from bench.judging import baseline
+
+    path = Path(name)
+    if not path.is_file():
+        path = baseline.place(name, folder or baseline.FOLDER)
+    listing.show(baseline.shown(baseline.read(path)), json)
+
+
+def _baseline(text: str) -> Side:
+    from bench.judging import baseline, sides
+
+    path = Path(text)
+    if not path.exists() and baseline.NAME.fullmatch(text) and baseline.place(text).is_file():
+        path = baseline.place(text)
+    return sides.read(path, "baseline")
+
+
+def _show(judged: Judgement, json: bool, md: Path | None, title: str) -> None:
+    from bench.judging import shown
+
+    if md:
+        text = shown.md(judged, title)
+        if str(md) == "-":
+            typer.echo(text, nl=False)
+        else:
+            _write(md, text)
+    if json:
+        typer.echo(shown.as_json(judged))
+    elif str(md) != "-":
+        from rich.console import Console
+
+        console = Console() if sys.stdout.isatty() else Console(width=200)
+        console.print(shown.rich_table(judged.rows))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as fault:
+        raise UserError(f"{str(path)!r} cannot be written ({fault.strerror}): name another file") from None

@@ -1,0 +1,73 @@
+"""What the two arguments of `bench compare` may be."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from bench.judging import baseline, sides
+from bench.judging.sides import Side
+from bench.store import Record
+from methods.errors import UserError
+
+OF_A_METHOD = ("method", "pattern", "calibration", "training")
+"""What two methods, or two artifacts, need not share."""
+OF_A_RECORD = ("measure", "protocol")
+
+
+def find(a: str, b: str, results: Path) -> tuple[Side, Side, tuple[str, ...]]:
+    """Two sides, and the parts of a slot in which they may differ.
+
+    Each is a results folder, a baseline by file or name; or, in the folder `results`, a commit, a method's label or the
+    beginning of a record's key, which stands for all that was measured of its artifact.
+
+    Raises:
+        UserError: there is no such thing, or it is several.
+    """
+    one, other = (_find(text, results) for text in (a, b))
+    without = tuple(dict.fromkeys((*one[1], *other[1])))
+    return one[0], other[0], without
+
+
+def _find(text: str, results: Path) -> tuple[Side, tuple[str, ...]]:
+    path = Path(text)
+    if path.is_dir() or (path.is_file() and path.suffix == ".zip"):
+        return sides.read(path), ()
+    if baseline.NAME.fullmatch(text) and (kept := baseline.place(text)).is_file():
+        return sides.read(kept), ()
+    if not results.is_dir():
+        raise UserError(
+            f"{text!r} is no folder, and results folder {str(results)!r} is not there: name one with --results"
+        )
+    whole = sides.read(results, every=True)
+    found = [r for r in whole.records if r.slot.get("method") == text]
+    if found:
+        return whole.only(text, sides.newest(found)), OF_A_METHOD
+    if re.fullmatch(r"[0-9a-f]{4,64}", text):
+        if made := [r for r in whole.records if _commit(r).startswith(text)]:
+            return whole.only(text, sides.newest(_of_one(text, made))), ()
+        if named := [r for r in whole.records if r.key.startswith(text)]:
+            return whole.only(text, _artifact(text, named, whole)), OF_A_METHOD
+    known = sorted({str(r.slot.get("method")) for r in whole.records})
+    raise UserError(
+        f"{text!r} is no folder, baseline, method, commit or record of {str(results)!r}: its methods are {', '.join(known)}"
+    )
+
+
+def _commit(record: Record) -> str:
+    return str((record.provenance.get("commit") or {}).get("id") or "")
+
+
+def _of_one(text: str, made: list[Record]) -> list[Record]:
+    if len(commits := {_commit(r) for r in made}) > 1:
+        raise UserError(f"{len(commits)} commits begin with {text!r}: write more of it")
+    return made
+
+
+def _artifact(text: str, named: list[Record], whole: Side) -> list[Record]:
+    """All that was measured of one artifact. Its seed is left out of account: it is one draw, whichever."""
+    if len(named) > 1:
+        raise UserError(f"{len(named)} records begin with {text!r}: write more of it")
+    about = sides.slot(named[0], *OF_A_RECORD)
+    found = sides.newest(r for r in whole.records if sides.slot(r, *OF_A_RECORD) == about)
+    return [r.model_copy(update={"slot": r.slot | {"seed": None}}) for r in found]

@@ -1,0 +1,194 @@
+"""How often a gate cries wolf, what it finds, and how long it takes.
+
+python benchmarks/gate.py [--gates 2000]
+
+A/A: gates of 20 metrics of which none changed. Perplexities are per-window losses from results/tiny: a metric's change is
+the difference of two rows there, article by article, its mean taken out, and each gate draws its articles anew for all of
+them at once. Accuracies are simulated by item, since results/ has none yet: questions flip both ways, easy ones rarely.
+Latencies are log-normal. A gate is wrong if any of the 20 is called a REGRESSION.
+
+Planted: in each gate one accuracy loses 3 points, or one perplexity 2%; the share found stands beside what theory says. Of
+13 articles as uneven as these a mean is far from normal, which Student's t does not know; 60, about as many as WikiText-2
+has, are drawn beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import RESULTS, finish, seconds
+from scipy.special import stdtr
+from scipy.stats import binom, binomtest
+
+from bench.judging import baseline, families, paired, power, rules, sides, verdicts
+from bench.store import Store
+
+METRICS = {"perplexity": 10, "accuracy": 8, "latency": 2}
+QUESTIONS, DISCORDANT = 2000, 0.08
+"""Of an accuracy; and the share of its questions that flip either way when nothing is worse."""
+BLOCKS, JITTER = 12, 0.02
+LOSS, PERPLEXITY_LOSS = 0.03, 0.02
+ALPHA, SCREEN = 0.05, 2.0
+"""No bootstrap is run where |t| is under SCREEN: its p is far above alpha / 20 there."""
+MARGINS = {"perplexity": np.log1p(0.005), "accuracy": 0.01, "latency": np.log1p(0.05)}
+
+
+def real_changes() -> tuple[np.ndarray, np.ndarray]:
+    """Article by article, the difference of every two perplexity rows of results/tiny: [pairs, articles]; and tokens."""
+    side = sides.read(RESULTS.parent / "tiny")
+    rows, weights = [], np.empty(0)
+    for record in side.records:
+        if record.slot["measure"] == "perplexity":
+            items = side.items(record)
+            names, index = np.unique(items.clusters.astype(str), return_inverse=True)
+            rows.append(np.bincount(index, items.columns["value"], len(names)))
+            weights = np.bincount(index, items.weights, len(names))
+    changes = np.stack([a - b for a, b in itertools.combinations(rows, 2)])
+    return changes - changes.sum(1, keepdims=True) / weights.sum() * weights, weights
+
+
+def simulate(
+    gates: int, planted: str, dice: np.random.Generator, articles: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """p, loss and margin of each metric: [gates, metrics]. planted: the metric that lost, or none; articles: drawn."""
+    changes, weights = real_changes()
+    parts = [
+        _perplexities(gates, changes, weights, PERPLEXITY_LOSS if planted == "perplexity" else 0.0, dice, articles),
+        _accuracies(gates, LOSS if planted == "accuracy" else 0.0, dice),
+        _latencies(gates, dice),
+    ]
+    margins = np.concatenate([np.full(n, MARGINS[k]) for k, n in METRICS.items()])
+    return np.concatenate([p for p, _ in parts], 1), np.concatenate([x for _, x in parts], 1), margins
+
+
+def _perplexities(
+    gates: int, changes: np.ndarray, weights: np.ndarray, loss: float, dice: Any, articles: int | None
+) -> tuple[Any, Any]:
+    """The first of each gate's has lost. All of a gate are measured on the same articles."""
+    count, articles = METRICS["perplexity"], articles or len(weights)
+    level = families.bonferroni(ALPHA, sum(METRICS.values()))
+    p, losses = np.ones((gates, count)), np.zeros((gates, count))
+    for g in range(gates):
+        columns = dice.integers(len(weights), size=articles)
+        w = weights[columns]
+        drawn = changes[dice.integers(len(changes), size=count)][:, columns] * dice.choice((-1, 1), (count, 1))
+        drawn[0] += np.log1p(loss) * w
+        for i, row in enumerate(drawn):
+            between = paired.spread(row[None], w).total
+            losses[g, i] = row.sum() / w.sum()
+            t = losses[g, i] / between**0.5
+            if abs(t) < SCREEN:
+                p[g, i] = 2 * stdtr(paired.effective(w) - 1, -abs(t))
+            else:
+                p[g, i] = paired.studentized(row[None], w, level).p
+    return p, losses
+
+
+def _accuracies(gates: int, loss: float, dice: Any) -> tuple[Any, Any]:
+    """Each question has its own chance to flip; a loss makes right ones likelier to be lost. The first has lost."""
+    count = METRICS["accuracy"]
+    own = dice.beta(0.5, 5.75, QUESTIONS)  # mean 0.08: most questions hardly ever flip
+    own *= DISCORDANT / own.mean()
+    shares = np.full(count, 0.5)
+    shares[0] += loss / DISCORDANT / 2
+    lost, gained = np.empty((gates, count), int), np.empty((gates, count), int)
+    for g in range(gates):
+        flipped = (dice.random((count, QUESTIONS)) < own).sum(1)
+        lost[g] = dice.binomial(flipped, shares)
+        gained[g] = flipped - lost[g]
+    p = np.minimum(1.0, 2 * binom.cdf(np.minimum(lost, gained), lost + gained, 0.5))
+    return p, (lost - gained) / QUESTIONS
+
+
+def _latencies(gates: int, dice: Any) -> tuple[Any, Any]:
+    ratios = dice.normal(0, JITTER, (gates, METRICS["latency"], BLOCKS))
+    mean, stderr = ratios.mean(2), ratios.std(2, ddof=1) / BLOCKS**0.5
+    return 2 * stdtr(BLOCKS - 1, -np.abs(mean / stderr)), mean
+
+
+def regressions(p: np.ndarray, losses: np.ndarray, margins: np.ndarray) -> np.ndarray:
+    """The gate's own rule: worse than the margin, and Holm's p under alpha."""
+    adjusted = np.stack([families.holm(list(row)) for row in p])
+    return (adjusted < ALPHA) & (losses > margins)
+
+
+def interval(found: int, of: int) -> str:
+    low, high = binomtest(found, of).proportion_ci()
+    return f"{found / of:.4f} ({low:.4f} to {high:.4f})"
+
+
+def theory(dice: Any, articles: int, draws: int = 2000) -> float:
+    """Power of Student's t for ln 1.02 at alpha / 20: each change's standard error, over draws of its articles."""
+    changes, weights = real_changes()
+    columns = dice.integers(len(weights), size=(draws, articles))
+    totals = weights[columns].sum(1)
+    scale = (changes[:, columns].sum(2) / totals).std(1)
+    freedom = float(np.median(totals**2 / (weights[columns] ** 2).sum(1))) - 1
+    level = families.bonferroni(ALPHA, sum(METRICS.values()))
+    return float(np.mean([power.of_t(np.log1p(PERPLEXITY_LOSS), s, freedom, level) for s in scale]))
+
+
+def speed(records: int, changed: int) -> dict[str, Any]:
+    """A folder against a baseline file of so many records, of which a few changed: their scores are read and resampled."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    import judged
+
+    with tempfile.TemporaryDirectory() as room:
+        roots = Path(room) / "before", Path(room) / "after"
+        for root, made in zip(roots, ("a", "b"), strict=True):
+            store = Store(root)
+            for i in range(changed):
+                judged.perplexity(root, method=f"p{i}", made=made, noise=i + 1 if made == "b" else 0)
+            for i in range(records - changed):
+                found = judged.record(f"m{i}", measure="pattern", protocol="targets", token_digest="")
+                found.readings = [judged.ReadingRow(metric="violated_groups", value=0.0, unit="1", better="lower")]
+                store.path(found.key).write_text(found.model_dump_json(indent=1))
+        kept = baseline.write(sides.read(roots[0]), Path(room) / "baseline.zip")
+        took, used = [], []
+        for _ in range(3):
+            started = time.process_time()
+            took.append(seconds(lambda: _judge(kept, roots[1])))
+            used.append(time.process_time() - started)
+    told = {"records on either side": records, "of them changed": changed}
+    return told | {"seconds": round(min(took), 2), "seconds of CPU": round(min(used), 2)}
+
+
+def _judge(before: Path, after: Path) -> verdicts.Judgement:
+    return verdicts.judge(sides.read(before), sides.read(after), rules.read(None))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gates", type=int, default=2000)
+    gates = parser.parse_args().gates
+    dice = np.random.default_rng(0)
+    figures: dict[str, Any] = {"gates": gates, "metrics a gate": json.dumps(METRICS).replace('"', "").strip("{}")}
+    p, losses, margins = simulate(gates, "", dice)
+    wrong, at_all = regressions(p, losses, margins), regressions(p, losses, 0 * margins)
+    figures["A/A: share of gates with a false alarm"] = interval(int(wrong.any(1).sum()), gates)
+    figures["A/A: the same with margins of 0"] = interval(int(at_all.any(1).sum()), gates)
+    level = families.bonferroni(ALPHA, sum(METRICS.values()))
+    found = regressions(*simulate(gates, "accuracy", dice))[:, METRICS["perplexity"]]
+    figures["3 points of accuracy: found"] = interval(int(found.sum()), gates)
+    figures["3 points of accuracy: theory"] = round(
+        power.of_mcnemar(QUESTIONS, DISCORDANT, LOSS, level, MARGINS["accuracy"]), 4
+    )
+    for articles in (13, 60):
+        found = regressions(*simulate(gates // 2, "perplexity", dice, articles))[:, 0]
+        told = f"2% of perplexity, {articles} articles"
+        figures[f"{told}: found"] = interval(int(found.sum()), gates // 2)
+        figures[f"{told}: theory"] = round(theory(dice, articles), 4)
+    figures["speed"] = speed(10_000, 50)
+    finish("gate", figures)
+
+
+if __name__ == "__main__":
+    main()
