@@ -282,9 +282,7 @@ def export(
         str, typer.Option("--format", help="hf: dense, for transformers and vLLM; packed24: kept values and bitmasks.")
     ] = "hf",
     values: Annotated[str | None, typer.Option(help="Of packed24: int8 or int4 [default: as they are].")] = None,
-    exclude: Annotated[
-        str | None, typer.Option(help="Globs of linears that packed24 leaves dense, by commas.")
-    ] = None,
+    exclude: Annotated[str | None, typer.Option(help="Globs of linears that packed24 leaves dense, by commas.")] = None,
     results: Results = None,
 ) -> None:
     """Write a pruned model as a folder for others. A packed24 folder becomes dense again with --format hf."""

@@ -87,9 +87,7 @@ def _whole(out: Path) -> Iterator[Path]:
         shutil.rmtree(room, ignore_errors=True)
 
 
-def _packed(
-    folder: Path, room: Path, values: str | None, include: tuple[str, ...], exclude: tuple[str, ...]
-) -> str:
+def _packed(folder: Path, room: Path, values: str | None, include: tuple[str, ...], exclude: tuple[str, ...]) -> str:
     source = Folder(folder)
     transposed = family_of(source.config).transposed
     targets = {t + ".weight" for t in find_targets(source.config, source.shapes(), include, exclude)}
@@ -108,7 +106,9 @@ def _packed(
     told = f"{len(targets)} linears packed, {8 * bytes_ / weights:.4g} bits a weight"
     if values is None:
         return told
-    return told + (f"; {rounded} of them were rounded to {values}" if rounded else f"; every one was on a grid of {values}")
+    return told + (
+        f"; {rounded} of them were rounded to {values}" if rounded else f"; every one was on a grid of {values}"
+    )
 
 
 def _unpacked(folder: Path, room: Path) -> str:

@@ -130,10 +130,12 @@ def check_mask(mask: Tensor, width: int, name: str) -> None:
     Raises:
         UserError: it does not keep two of every four of `width` weights, so that no values can be its own.
     """
-    codes = mask.numpy()
-    odd = width // 4 % 2
-    whole = codes[:, :-1] if odd else codes
-    if not _VALID[whole & 15].all() or not _VALID[whole >> 4].all() or (odd and not _VALID[codes[:, -1]].all()):
+    low, high = mask.numpy() & 15, mask.numpy() >> 4
+    valid = _VALID[low]
+    if width // 4 % 2:
+        valid[:, -1] &= high[:, -1] == 0
+        high = high[:, :-1]
+    if not valid.all() or not _VALID[high].all():
         raise UserError(f"the mask of {name} does not keep two of every four weights: write the file again")
 
 
