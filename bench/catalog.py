@@ -98,6 +98,7 @@ QUANTIZERS = {"none": Entry("", about="weights as they are")}
 MEASURES = {
     "perplexity": Entry("bench.measures.perplexity:Perplexity", about="exp of the mean next-token cross-entropy"),
     "size": Entry("bench.measures.size:Size", about="parameters, non-zeros, sparsity, bytes on disk and in theory"),
+    "speed": Entry("bench.measures.speed:Speed", about="kernels on a CUDA device; without one its rows are skipped"),
     "pattern": Entry("bench.measures.pattern:PatternHolds", about="groups that break the pattern; always measured"),
 }
 ONE_SHOT = ("magnitude", "wanda", "sparsegpt")

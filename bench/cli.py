@@ -293,6 +293,19 @@ def export(
 
 
 @app.command()
+def speed(
+    device_spec: Annotated[str, typer.Option(help="A card's datasheet: h100, h200 or a100.")] = "h100",
+    model: Annotated[str, typer.Option(help="Alias, hub id or folder.")] = "llama2-7b",
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """What 2:4 can gain at most on a card, from shapes and its datasheet. A model, and no measurement."""
+    from bench import limits, listing
+
+    listing.show(limits.rows(model, device_spec, data_dir), json)
+
+
+@app.command()
 def doctor(data_dir: DataDir = None, results: Results = None, json: Json = False) -> None:
     """Is everything here that a run may need?"""
     from bench import doctor as examination

@@ -42,16 +42,22 @@ def load(folder: Path, compute: Compute) -> nn.Module:
     return model.to(compute.device).eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
-def _skeleton(folder: Path, compute: Compute) -> nn.Module:
-    """Everything but the decoder blocks, whose parameters stay on the meta device until the walk brings them."""
+def empty(folder: Path, dtype: torch.dtype) -> Any:
+    """The model of a folder's config with its parameters on the meta device."""
     from accelerate import init_empty_weights
 
-    opened = Folder(folder)
-    family = family_of(opened.config)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=compute.dtype, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     model.tie_weights()
+    return model
+
+
+def _skeleton(folder: Path, compute: Compute) -> nn.Module:
+    """Everything but the decoder blocks, whose parameters stay on the meta device until the walk brings them."""
+    opened = Folder(folder)
+    family = family_of(opened.config)
+    model = empty(folder, compute.dtype)
     for name, parameter in list(model.named_parameters()):
         if family.block_of(name) is None and name in opened:
             owner, _, leaf = name.rpartition(".")

@@ -8,7 +8,7 @@ from typing import Any
 from bench import provenance
 from bench.cells import Cell
 from bench.store import Record
-from methods.errors import Diverged
+from methods.errors import Diverged, Skipped
 
 
 def blank(cell: Cell, **fields: Any) -> Record:
@@ -17,18 +17,18 @@ def blank(cell: Cell, **fields: Any) -> Record:
 
 
 def failure(cell: Cell, fault: BaseException) -> Record:
-    """A failed row, or a diverged one, with the reason in one line and the whole traceback."""
+    """A failed row, or a diverged or skipped one, with the reason in one line and the whole traceback."""
     lines = str(fault).strip().splitlines()
     out_of_memory = (
         isinstance(fault, MemoryError) or "out of memory" in str(fault) or "can't allocate memory" in str(fault)
     )
     reason = "OOM" if out_of_memory else f"{type(fault).__name__}: {lines[0] if lines else 'no message'}"
-    if isinstance(fault, Diverged):
+    if isinstance(fault, Diverged | Skipped):
         reason = str(fault)
     return blank(
         cell,
-        status="diverged" if isinstance(fault, Diverged) else "failed",
+        status="skipped" if isinstance(fault, Skipped) else "diverged" if isinstance(fault, Diverged) else "failed",
         reason=reason,
-        traceback="".join(traceback.format_exception(fault)),
+        traceback="" if isinstance(fault, Skipped) else "".join(traceback.format_exception(fault)),
         provenance=provenance.gather(),
     )

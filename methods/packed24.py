@@ -233,4 +233,5 @@ def _put_words(first: NDArray[Any], second: NDArray[Any], codes: NDArray[np.uint
     word, item = _WORDS[first.itemsize], 8 * first.itemsize
     groups = first.astype(word) << (_FIRST * item).astype(word)[codes]
     groups |= second.astype(word) << (_SECOND * item).astype(word)[codes]
-    return groups.view(first.dtype)
+    whole: NDArray[Any] = groups.view(first.dtype)
+    return whole
