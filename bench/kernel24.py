@@ -35,6 +35,8 @@ class Laid:
     """float32 [out]; of int8"""
     width: int
     dense: bool = False
+    dtype: torch.dtype = torch.bfloat16
+    """Of the weight it stands for."""
 
     @property
     def int8(self) -> bool:
@@ -64,7 +66,7 @@ def lay(packed: Packed) -> Laid:
         _fill(memory[:, at:middle], codes[:, 8 * start : 8 * (start + n)])
         _fill(memory[:, middle:end], values[:, 32 * item * start : 32 * item * (start + n)])
     scales = packed.scales[:, 0].float().contiguous() if packed.scales is not None else None
-    return Laid(torch.from_numpy(memory), scales, packed.width)
+    return Laid(torch.from_numpy(memory), scales, packed.width, dtype=packed.dtype)
 
 
 def back(laid: Laid) -> Packed:
@@ -81,9 +83,8 @@ def back(laid: Laid) -> Packed:
     mask = np.ascontiguousarray(mask[:, : -(-width // 8)])
     kept = torch.from_numpy(np.ascontiguousarray(values[:, : width // 2 * item]))
     scales = laid.scales[:, None].bfloat16() if laid.scales is not None else None
-    dtype = torch.int8 if laid.int8 else torch.bfloat16
-    kind = "int8" if laid.int8 else "float"
-    return Packed(kind, width, torch.bfloat16, kept.view(dtype), torch.from_numpy(mask), scales)
+    kind, stored = ("int8", torch.int8) if laid.int8 else ("float", torch.bfloat16)
+    return Packed(kind, width, laid.dtype, kept.view(stored), torch.from_numpy(mask), scales)
 
 
 def lay_dense(weight: Tensor, scales: Tensor | None = None) -> Laid:
