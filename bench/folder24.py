@@ -209,7 +209,7 @@ def _sha256(tensor: Tensor) -> str:
     """Of dtype, shape and bytes."""
     digest = hashlib.sha256(f"{str(tensor.dtype)[6:]} {list(tensor.shape)}\n".encode())
     if tensor.numel():
-        digest.update(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()))
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
