@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -139,7 +139,6 @@ class Folder24:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.entries = _read(path / ABOUT).tensors
-        self._open: dict[str, Any] = {}
         for name, entry in self.entries.items():
             _check_entry(path, name, entry)
 
@@ -183,9 +182,9 @@ class Folder24:
 
         entry = self.entries[name].parts[part]
         try:
-            if entry.file not in self._open:
-                self._open[entry.file] = safe_open(self.path / entry.file, framework="pt")
-            found: Tensor = self._open[entry.file].get_tensor(_stored(name, part))
+            # Opened anew each time: kept open, all that was ever read would stay mapped.
+            with safe_open(self.path / entry.file, framework="pt") as opened:
+                found: Tensor = opened.get_tensor(_stored(name, part))
         except (OSError, SafetensorError) as fault:
             raise UserError(
                 f"{self.path / entry.file} cannot be read for {name} ({fault}): fetch or export it again"
