@@ -130,6 +130,7 @@ MEASURES = {
     ),
     "size": Entry("bench.measures.size:Size", about="parameters, non-zeros, sparsity, bytes on disk and in theory"),
     "zeroshot": Entry("bench.measures.zeroshot:Zeroshot", about="accuracy on tasks of lm-eval, one cell a task"),
+    "speed": Entry("bench.measures.speed:Speed", about="kernels on a CUDA device; without one its rows are skipped"),
     "pattern": Entry("bench.measures.pattern:PatternHolds", about="groups that break the pattern; always measured"),
 }
 ONE_SHOT = ("magnitude", "wanda", "sparsegpt")

@@ -314,6 +314,37 @@ def verify(
 
 
 @app.command()
+def export(
+    artifact: Annotated[str, typer.Argument(help="A record's name or the beginning of it, or a model folder.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
+    format_: Annotated[
+        str, typer.Option("--format", help="hf: dense, for transformers and vLLM; packed24: kept values and bitmasks.")
+    ] = "hf",
+    values: Annotated[str | None, typer.Option(help="Of packed24: int8 or int4 [default: as they are].")] = None,
+    exclude: Annotated[str | None, typer.Option(help="Globs of linears that packed24 leaves dense, by commas.")] = None,
+    results: Results = None,
+) -> None:
+    """Write a pruned model as a folder for others. A packed24 folder becomes dense again with --format hf."""
+    from bench import convert
+
+    left = tuple(exclude.split(",")) if exclude else ()
+    typer.echo(convert.export(artifact, format_, out, values=values, exclude=left, results=results))
+
+
+@app.command()
+def speed(
+    device_spec: Annotated[str, typer.Option(help="A card's datasheet: h100, h200 or a100.")] = "h100",
+    model: Annotated[str, typer.Option(help="Alias, hub id or folder.")] = "llama2-7b",
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """What 2:4 can gain at most on a card, from shapes and its datasheet. A model, and no measurement."""
+    from bench import limits, listing
+
+    listing.show(limits.rows(model, device_spec, data_dir), json)
+
+
+@app.command()
 def doctor(data_dir: DataDir = None, results: Results = None, json: Json = False) -> None:
     """Is everything here that a run may need?"""
     from bench import doctor as examination

@@ -14,8 +14,8 @@ from bench.check import Broken
 from bench.paths import cache_dir, using
 from bench.spec import RESULTS, Spec
 from bench.store import Store
-from methods.errors import UserError
-from methods.quantizing import NOTE, Skipped
+from methods.errors import Skipped, UserError
+from methods.quantizing import NOTE
 
 __all__ = ["Broken", "prune"]
 

@@ -34,17 +34,17 @@ def load(folder: Path, compute: Compute) -> nn.Module:
         UserError: transformers cannot build it.
     """
     if compute.stream:
-        return _round_inputs(_skeleton(folder, compute), folder)
+        return with_rounded_inputs(_skeleton(folder, compute), folder)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=compute.dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True
         )
     except (ValueError, KeyError, OSError) as fault:
         raise UserError(f"model in {str(folder)!r} cannot be loaded: {str(fault).splitlines()[0]}") from fault
-    return _round_inputs(model.to(compute.device).eval().requires_grad_(False), folder)
+    return with_rounded_inputs(model.to(compute.device).eval().requires_grad_(False), folder)
 
 
-def _round_inputs(model: nn.Module, folder: Path) -> nn.Module:
+def with_rounded_inputs(model: nn.Module, folder: Path) -> nn.Module:
     """What no weights can hold of w8a8: its folder's config names the linears whose inputs are rounded as it runs.
 
     Raises:
@@ -61,16 +61,22 @@ def _round_inputs(model: nn.Module, folder: Path) -> nn.Module:
     return model
 
 
-def _skeleton(folder: Path, compute: Compute) -> nn.Module:
-    """Everything but the decoder blocks, whose parameters stay on the meta device until the walk brings them."""
+def empty(folder: Path, dtype: torch.dtype) -> Any:
+    """The model of a folder's config with its parameters on the meta device."""
     from accelerate import init_empty_weights
 
-    opened = Folder(folder)
-    family = family_of(opened.config)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=compute.dtype, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     model.tie_weights()
+    return model
+
+
+def _skeleton(folder: Path, compute: Compute) -> nn.Module:
+    """Everything but the decoder blocks, whose parameters stay on the meta device until the walk brings them."""
+    opened = Folder(folder)
+    family = family_of(opened.config)
+    model = empty(folder, compute.dtype)
     for name, parameter in list(model.named_parameters()):
         if family.block_of(name) is None and name in opened:
             owner, _, leaf = name.rpartition(".")

@@ -8,8 +8,7 @@ from typing import Any
 from bench import provenance
 from bench.cells import Cell
 from bench.store import Record
-from methods.errors import Diverged
-from methods.quantizing import Skipped
+from methods.errors import Diverged, Skipped
 
 
 def blank(cell: Cell, **fields: Any) -> Record:

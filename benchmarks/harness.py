@@ -15,18 +15,23 @@ from bench import provenance
 RESULTS = Path(__file__).parent.parent / "results" / "benchmarks"
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    started = time.perf_counter()
+def seconds(work: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
+    started = clock()
     work()
-    return time.perf_counter() - started
+    return clock() - started
 
 
-def in_turn(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each, A B C A B C ..., so that a machine that slows down slows all of them."""
+def in_turn(
+    contestants: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of each, A B C A B C ..., so that a machine that slows down slows all of them.
+
+    clock: time.process_time does not count what other processes take, but adds up threads and their waiting in a spin.
+    """
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for i in range(rounds):
         for name, work in contestants.items():
-            times[name].append(seconds(work))
+            times[name].append(seconds(work, clock))
             print(f"round {i + 1}/{rounds}: {name} {times[name][-1]:.3f} s", file=sys.stderr, flush=True)
     return times
 

@@ -81,6 +81,10 @@ class Folder:
                     f"{self.path} holds {pickles[0].name}, a pickle, which can run code when read: "
                     "convert it to safetensors where you trust it, then point here again"
                 )
+            if (self.path / "packed24.json").exists():
+                raise UserError(
+                    f"{self.path} is a packed24 folder: make it dense with bench export {self.path} --format hf --out DIR"
+                )
             raise UserError(f"{self.path} holds no model.safetensors")
         return names
 

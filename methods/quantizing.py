@@ -1,4 +1,4 @@
-"""What a quantizer says beside the weights it hands back: how they would be stored, or that it cannot run here."""
+"""What a quantizer says beside the weights it hands back: how they would be stored."""
 
 from __future__ import annotations
 
@@ -12,10 +12,6 @@ NOTE = "stored"
 """The key of an Outcome's notes under which a quantizer leaves its `Stored.told()`."""
 ACTIVATIONS = "cast_bench_activations"
 """The key of a config.json that says which linears' inputs are rounded while the model runs, and to how many bits."""
-
-
-class Skipped(Exception):
-    """Not here, and why: what would have to be installed, or the device there is none of. A row, and no failure."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from methods.blocks import Walk
 from methods.contract import Job, Needs, Outcome
+from methods.errors import Skipped
 from methods.grids import group_of
-from methods.quantizing import Skipped, Stored
+from methods.quantizing import Stored
 from methods.targets import holds_in_out
 
 

@@ -1,0 +1,116 @@
+"""A model folder dense and as packed24: bytes, seconds to load until the first token is there, and peak memory.
+
+python benchmarks/packed24.py [--layers N]
+
+One layer or more of LLaMA2-7B's shapes, random and 2:4, in bfloat16. Each load is a process of its own; seconds and peak
+are counted from when everything is imported, in turn, and the file cache is warm for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import finish, ratio
+
+from bench import convert, linear24, loading
+from methods.contract import Compute
+from methods.folder import Writer
+from methods.packed24 import pack, unpack
+from methods.pattern import Pattern
+
+SHAPES = {"q_proj": (4096, 4096), "up_proj": (11008, 4096), "down_proj": (4096, 11008)}
+ROUNDS = 3
+
+
+def sparse(out: int, width: int) -> torch.Tensor:
+    weight = torch.randn(out, width, dtype=torch.bfloat16)
+    return torch.where(Pattern(2, 4).keep(weight.abs()), weight, 0)
+
+
+def write(folder: Path, layers: int) -> None:
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008,
+        "num_hidden_layers": layers, "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 1024,
+        "rms_norm_eps": 1e-5, "tie_word_embeddings": False, "dtype": "bfloat16",
+    }  # fmt: skip
+    writer = Writer(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    for name, empty in loading.empty(folder, torch.bfloat16).named_parameters():
+        block = empty.ndim == 2 and ".layers." in name
+        writer.add(name, sparse(*empty.shape) if block else torch.randn(empty.shape, dtype=torch.bfloat16))
+    writer.close()
+
+
+def load(kind: str, folder: str) -> None:
+    """In a process of its own: JSON of seconds and bytes."""
+    compute = Compute(dtype=torch.bfloat16)
+    resident = _kilobytes("VmRSS")
+    before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    model = loading.load(Path(folder), compute) if kind == "hf" else linear24.load(Path(folder), compute)
+    loaded = time.perf_counter()
+    with torch.inference_mode():
+        model(torch.tensor([[1]]))
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = {"load": loaded - started, "first token": time.perf_counter() - loaded}
+    seconds["processor"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(json.dumps(seconds | {"peak": _kilobytes("VmHWM") - resident}))
+
+
+def _kilobytes(key: str) -> int:
+    """Of this process, by Linux. getrusage would count what it was forked from."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser()
+    asked.add_argument("--layers", type=int, default=1)
+    asked.add_argument("--load", nargs=2, help="for its own processes")
+    given = asked.parse_args()
+    if given.load:
+        load(*given.load)
+        return
+    figures: dict[str, Any] = {"layers": given.layers}
+    for name, shape in SHAPES.items():
+        weight = sparse(*shape)
+        started = time.process_time()
+        packed = pack(weight)
+        middle = time.process_time()
+        assert torch.equal(unpack(packed), weight)
+        rates = {"packed": middle - started, "unpacked": time.process_time() - middle}
+        figures[f"{name}, packed / bfloat16 bytes"] = round(packed.nbytes / weight.nbytes, 4)
+        figures |= {
+            f"{name}, dense GB {k} a processor second": round(weight.nbytes / s / 1e9, 2) for k, s in rates.items()
+        }
+    with tempfile.TemporaryDirectory() as room:
+        dense, packed24 = Path(room) / "hf", Path(room) / "packed24"
+        write(dense, given.layers)
+        convert.export(str(dense), "packed24", packed24)
+        size = {f.name: sum(p.stat().st_size for p in f.iterdir()) for f in (dense, packed24)}
+        figures["folder, packed24 / hf bytes"] = round(size["packed24"] / size["hf"], 4)
+        seen: dict[str, list[dict[str, float]]] = {"hf": [], "packed24": []}
+        for _ in range(ROUNDS):
+            for kind, runs in seen.items():
+                told = subprocess.run(
+                    [sys.executable, __file__, "--load", kind, str(Path(room) / kind)],
+                    capture_output=True, text=True, check=True,
+                )  # fmt: skip
+                runs.append(json.loads(told.stdout))
+                print(kind, told.stdout.strip(), file=sys.stderr, flush=True)
+    for what in seen["hf"][0]:
+        times = {kind: [r[what] for r in runs] for kind, runs in seen.items()}
+        figures[f"{what}, packed24 / hf"] = ratio(times, "packed24", "hf")
+    finish("packed24", figures)
+
+
+if __name__ == "__main__":
+    main()
