@@ -94,8 +94,7 @@ def spec_of(record: Record, root: Path) -> Any:
         values |= _measured(slot["measure"], dict(decided["measure"]["config"]))
     except (KeyError, TypeError, ValueError, AttributeError) as fault:
         raise UserError(f"record {record.key[:12]} does not say how it was made ({fault}): run bench run") from None
-    if slot.get("quantizer", "none") != "none":
-        values["quantizers"] = (slot["quantizer"],)
+    values["quantizers"] = (slot.get("quantizer", "none"),)
     return spec.make(values)
 
 
