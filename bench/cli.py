@@ -97,12 +97,13 @@ def _with_flags(*without: str) -> Callable[[Command], Command]:
     return declare
 
 
-def _spec(flags: dict[str, Any]) -> Spec:
+def _spec(flags: dict[str, Any], **below: Any) -> Spec:
+    """below: what holds where neither a flag nor the config says otherwise."""
     from bench import spec
 
     flags = {name: value for name, value in flags.items() if value is not None}
     config, assignments = flags.pop("config", None), flags.pop("set_", [])
-    values = (spec.read_toml(config) if config else {}) | flags
+    values = below | (spec.read_toml(config) if config else {}) | flags
     for assignment in assignments:
         spec.assign(values, assignment)
     return spec.make(values)
@@ -260,7 +261,8 @@ def prune(
     **flags: Any,
 ) -> None:
     """Prune one model with one method into a folder that transformers loads."""
-    spec = _spec(flags | {"methods": methods, "models": models, "measures": "size", "seeds": seeds})
+    given = {"methods": methods, "models": models, "measures": "size", "seeds": seeds}
+    spec = _spec(flags | given, quantizers="none")
     from bench import export
 
     try:
@@ -291,7 +293,7 @@ def finetune(
     given = {"methods": f"finetune:rank={rank}", "models": (str(folder),), "measures": "size", "seeds": seeds}
     given |= {"patterns": flags.pop("patterns", None) or pattern, "set_": training + (flags.pop("set_", None) or [])}
     try:
-        typer.echo(export.prune(_spec(flags | given), out))
+        typer.echo(export.prune(_spec(flags | given, quantizers="none"), out))
     except export.Broken as broken:
         _fail(f"fine-tuning {artifact} broke its promise: {broken}; nothing was written", 1)
 

@@ -234,7 +234,17 @@ def done(tmp_path_factory):
 
 def test_json_rows_have_the_stable_columns(cli, done, tmp_path):
     shutil.copytree(done, tmp_path / "r")
-    code, out, _ = cli("run", "--methods", "magnitude,wanda", "--seeds", "0,1", "--json", *support.flags("r"))
+    code, out, _ = cli(
+        "run",
+        "--methods",
+        "magnitude,wanda",
+        "--seeds",
+        "0,1",
+        "--measures",
+        "perplexity,size",
+        "--json",
+        *support.flags("r"),
+    )
     rows = json.loads(out)
 
     assert code == 0
