@@ -75,11 +75,11 @@ def small(results, **changes) -> Spec:
     return Spec(**(SMALL | {"results": results} | changes))
 
 
-def flags(results, **settings) -> list[str]:
-    """The same small run for the command line."""
-    known = {"perplexity.windows": 4, "calibration.sequences": 4, "device": "cpu", "threads": 1}
-    known |= {"quantizers": "none"} | settings
-    return ["--results", str(results), *(f"--set={k}={v}" for k, v in known.items())]
+def flags(results, quantizers="none", **settings) -> list[str]:
+    """The same small run for the command line. quantizers: None where the test names its own."""
+    known = {"perplexity.windows": 4, "calibration.sequences": 4, "device": "cpu", "threads": 1} | settings
+    asked = ["--quant", quantizers] if quantizers else []
+    return ["--results", str(results), *asked, *(f"--set={k}={v}" for k, v in known.items())]
 
 
 def run_here(spec, *, only=None) -> list[dict]:

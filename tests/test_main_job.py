@@ -15,7 +15,11 @@ def perplexities(table):
 def test_tiny_comes_out_in_order(tmp_path, monkeypatch):
     """Dense below SparseGPT below magnitude, each quantized too, and no group of any target breaks 2:4."""
     spec = bench.Spec(
-        results=tmp_path, perplexity={"windows": 100}, calibration={"sequences": 32}, zeroshot={"limit": 40}
+        quantizers=("none", "int4-gptq"),  # the default but for int8, which others test
+        results=tmp_path,
+        perplexity={"windows": 60},
+        calibration={"sequences": 32},
+        zeroshot={"limit": 20},
     )
 
     table = bench.run(spec)
@@ -23,15 +27,15 @@ def test_tiny_comes_out_in_order(tmp_path, monkeypatch):
     ppl = perplexities(table)
     assert ppl["dense"] < ppl["sparsegpt"] < ppl["magnitude"]
     violated = table[table["metric"] == "violated_groups"]
-    assert list(violated["value"]) == [0] * 12
-    assert list(violated["n"]) == [28] * 12
+    assert list(violated["value"]) == [0] * 8
+    assert list(violated["n"]) == [28] * 8
     lost = table[table["metric"] == "zeros_lost"]
-    assert set(lost["value"]) == {0} and set(lost["quantizer"]) == {"int8", "int4-gptq"}
+    assert set(lost["value"]) == {0} and set(lost["quantizer"]) == {"int4-gptq"}
     sparsity = table[(table["metric"] == "sparsity") & (table["method"] != "dense")]
     assert (sparsity["value"] >= 0.5).all()
     assert set(table[table["measure"] == "zeroshot"]["protocol"]) == {
-        "wiki_continuation@1.0x40",
-        "wiki_lastword@1.0x40",
+        "wiki_continuation@1.0x20",
+        "wiki_lastword@1.0x20",
     }
 
 

@@ -128,7 +128,7 @@ def test_lists_import_no_torch(args):
 def test_plan_imports_no_torch(tmp_path):
     """The default tasks and those of the sets need no lm-eval either."""
     asked = ("--tasks", "maskllm7,wiki_lastword", "--quant", "none,int8,int4-gptq")
-    done = without_torch("plan", *asked, *support.flags(tmp_path / "r"))
+    done = without_torch("plan", *asked, *support.flags(tmp_path / "r", None))
 
     assert done.returncode == 0, done.stderr
 

@@ -107,7 +107,9 @@ def test_run_on_tiny(tmp_path, cli):
         "magnitude",
         "--quant",
         "none,int8,int4-gptq",
-        *support.flags(tmp_path / "r", **{"perplexity.windows": 2}),
+        *support.flags(tmp_path / "r", None, **{"perplexity.windows": 2}),
+        "--measures",
+        "perplexity,size",
     )
     assert "0 cells measured, 18 read" in again
 
@@ -332,5 +334,5 @@ def test_prune_writes_a_quantized_folder(tmp_path, cli):
 
 
 def test_what_a_spec_says():
-    assert Spec().quantizers == ("none",)
+    assert Spec().quantizers == ("none", "int8", "int4-gptq")
     assert Spec(quantizers="none,int8").quantizers == ("none", "int8")
