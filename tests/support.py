@@ -71,6 +71,28 @@ def tiny(folder, **config) -> Path:
     return folder
 
 
+def prune(folder, family_is_transposed=False):
+    """Magnitude, 2:4, on a folder as it lies."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from methods.folder import Folder
+    from methods.pattern import Pattern
+    from methods.targets import find_targets
+
+    opened = Folder(folder)
+    targets = {t + ".weight" for t in find_targets(opened.config, opened.shapes())}
+    (file,) = opened.files()
+    tensors = load_file(file)
+    for name, tensor in tensors.items():
+        if name in targets:
+            weight = tensor.T if family_is_transposed else tensor
+            weight = torch.where(Pattern(2, 4).keep(weight.abs()), weight, 0)
+            tensors[name] = (weight.T if family_is_transposed else weight).contiguous()
+    save_file(tensors, file, metadata={"format": "pt"})
+    return folder
+
+
 def small(results, **changes) -> Spec:
     return Spec(**(SMALL | {"results": results} | changes))
 

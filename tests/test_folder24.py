@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors import safe_open
+from support import call, own_cache, prune, records, run_here, small, tiny
 from transformers import AutoModelForCausalLM
 
 from bench import convert
@@ -13,26 +14,6 @@ from bench.folder24 import ABOUT, Folder24, Writer24
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.packed24 import pack
-from methods.pattern import Pattern
-from methods.targets import find_targets
-from tests.support import call, own_cache, records, run_here, small, tiny
-
-
-def prune(folder, family_is_transposed=False):
-    """Magnitude, 2:4, on a folder as it lies."""
-    from safetensors.torch import load_file, save_file
-
-    opened = Folder(folder)
-    targets = {t + ".weight" for t in find_targets(opened.config, opened.shapes())}
-    (file,) = opened.files()
-    tensors = load_file(file)
-    for name, tensor in tensors.items():
-        if name in targets:
-            weight = tensor.T if family_is_transposed else tensor
-            weight = torch.where(Pattern(2, 4).keep(weight.abs()), weight, 0)
-            tensors[name] = (weight.T if family_is_transposed else weight).contiguous()
-    save_file(tensors, file, metadata={"format": "pt"})
-    return folder
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import os
 
 import pytest
 import torch
+from support import USUAL
 
 from bench import kernel24, native
 from methods.integers24 import pack_rounded
 from methods.packed24 import Packed, pack, unpack
 from methods.pattern import Pattern
-from tests.support import USUAL
 
 SHAPES = [(1, 4), (3, 12), (5, 64), (7, 68), (16, 576), (9, 1100), (3, 11008)]  # out, in: tails of all kinds
 

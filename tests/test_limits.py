@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from support import TINY, call
 
 from bench import limits
 from methods.errors import UserError
-from tests.support import TINY, call
 
 H100 = limits.cards()["h100"]
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support import prune
 
 from bench import cusparselt, forward, linear24, loading, native
 from bench.convert import export
@@ -11,7 +12,6 @@ from methods.integers24 import pack_rounded
 from methods.packed24 import pack, unpack
 from methods.pattern import Pattern
 from methods.targets import dense_weight, find_targets
-from tests.test_folder24 import prune
 
 IDS = torch.randint(64, (2, 9), generator=torch.Generator().manual_seed(0))
 
