@@ -42,6 +42,14 @@ def test_methods_meet_on_the_seeds_they_share(results, capsys, monkeypatch):
     assert row["low"] < row["value"] < row["high"] < 1
 
 
+def test_a_folder_that_is_called_as_a_method_is_does_not_hide_it(results, tmp_path, capsys, monkeypatch):
+    (tmp_path / "wanda").mkdir()
+    code, told, err = compare(capsys, monkeypatch, results, "wanda", "sparsegpt")
+
+    assert code == 0, err
+    assert told["rows"][0]["verdict"] == "IMPROVED"
+
+
 def test_a_method_without_seeds_meets_every_seed(results, capsys, monkeypatch):
     _, told, _ = compare(capsys, monkeypatch, results, "wanda", "magnitude")
 
