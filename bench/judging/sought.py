@@ -32,7 +32,7 @@ def find(a: str, b: str, results: Path) -> tuple[Side, Side, tuple[str, ...]]:
 def _find(text: str, results: Path) -> tuple[Side, tuple[str, ...]]:
     path = Path(text)
     plainly_a_name = text == path.name and not (path / "records").is_dir()  # a folder may be called as a method is
-    if path.is_dir() and not plainly_a_name or (path.is_file() and path.suffix == ".zip"):
+    if (path.is_dir() and not plainly_a_name) or (path.is_file() and path.suffix == ".zip"):
         return sides.read(path), ()
     if baseline.NAME.fullmatch(text) and (kept := baseline.place(text)).is_file():
         return sides.read(kept), ()
