@@ -34,14 +34,18 @@ def of_file(path: Path) -> str:
     return digest
 
 
+DECISIVE = ("bench.forward", "bench.measures", "bench.quantizers")
+"""Of bench, what decides a number rather than carries it about."""
+
+
 @cache
 def of_source(module: str) -> str:
     """Digest of the code behind a name: its module, and what that imports of `methods` and of its own package.
 
-    A measure stands on all of bench; its own file and what it takes from `methods` stand for it.
+    A measure or quantizer stands on all of bench; what reads models and what its like share stand for that.
     """
     own = module.partition(".")[0]
-    followed = ("methods",) if own == "bench" else ("methods", own)
+    followed = ("methods", *DECISIVE) if own == "bench" else ("methods", own)
     seen: dict[str, str] = {}
     waiting = [module]
     while waiting:
@@ -56,15 +60,18 @@ def of_source(module: str) -> str:
     return of(seen)
 
 
-def _imported(source: bytes, packages: tuple[str, ...]) -> Iterator[str]:
-    """Names in these packages that may be modules: of `from a import b` both a and a.b. No other package is looked at."""
+def _imported(source: bytes, followed: tuple[str, ...]) -> Iterator[str]:
+    """Names at or under these that may be modules: of `from a import b` both a and a.b. No other is looked at."""
+    roots = {name.partition(".")[0] for name in followed}
     for node in ast.walk(ast.parse(source)):
+        found: list[str] = []
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.partition(".")[0] in packages)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in packages:
-            yield node.module
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in roots:
+            found = [node.module]
             if _is_package(node.module):
-                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+                found += [f"{node.module}.{alias.name}" for alias in node.names]
+        yield from (name for name in found if any(f"{name}.".startswith(f"{f}.") for f in followed))
 
 
 def _is_package(module: str) -> bool:

@@ -7,7 +7,7 @@ import sys
 import pytest
 import support
 
-from bench import api
+from bench import api, digests
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +74,18 @@ def test_key_moves_with_the_model_and_not_with_its_name(tmp_path):
 
     other = str(support.tiny(tmp_path / "other", rms_norm_eps=1e-5))
     assert not set(keys(models=(other,), **fixed).values()) & set(keys(**fixed).values())
+
+
+@pytest.mark.parametrize("module", ["bench.measures.agreement", "bench.measures.perplexity"])
+def test_a_measure_stands_on_what_reads_models_for_it(module, monkeypatch):
+    origin, looked_at = digests._origin, set()
+    monkeypatch.setattr(digests, "_origin", lambda name: looked_at.add(name) or origin(name))
+    digests.of_source.cache_clear()
+
+    digests.of_source(module)
+
+    assert {module, "bench.forward", "bench.measures.windowed", "methods.streaming"} <= looked_at
+    assert not {name for name in looked_at if name.startswith(("bench.cli", "bench.planning", "torch"))}
 
 
 def test_key_knows_neither_results_nor_places():

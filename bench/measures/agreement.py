@@ -8,33 +8,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bench import blocks, forward
 from bench.measures.contract import Item, Reading, Readings, Rig
-from bench.measures.perplexity import mean_and_stderr
-from methods.contract import Needs
+from bench.measures.windowed import Windowed, mean_and_stderr
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """KL(dense || compressed) of the next token, and how often both have the same most likely one.
-
-    Fields are perplexity's: the same windows, in the same batches.
-    """
+class Agreement(Windowed):
+    """KL(dense || compressed) of the next token, and how often both have the same most likely one."""
 
     name: ClassVar[str] = "agreement"
-    needs: ClassVar[Needs] = Needs.NOTHING
-    streams: ClassVar[bool] = True
-    corpus: str
-    seqlen: int
-    windows: int | None = None
-    batch: int | None = None
-    split: str = "evaluation"
-
-    @property
-    def protocol(self) -> str:
-        part = "" if self.split == "evaluation" else f"-{self.split}"
-        return f"{self.corpus}{part}@{self.seqlen}" + (f"x{self.windows}" if self.windows else "")
 
     def read(self, model: Callable[[], nn.Module], rig: Rig) -> Readings:
         """Items: a window's KL summed over its positions, and beside it how many of them agree.
@@ -42,14 +26,11 @@ class Agreement:
         Raises:
             UserError: the corpus has not one window, or fewer than were asked for.
         """
-        tokens, clusters = blocks.windows(
-            self.corpus, rig.tokenizer(), self.seqlen, self.windows, rig.data_dir, self.split
-        )
+        tokens, clusters = self.cut(rig)
         positions = self.seqlen - 1
         found = [(0.0, positions)] * len(tokens)
         if not rig.dense:
-            batch = forward.batch_of(self.batch, self.seqlen)
-            found = distances(model, tokens, batch, rig)
+            found = distances(model, tokens, self.per_forward, rig)
         kl, kl_stderr = mean_and_stderr([x / positions for x, _ in found])
         same, same_stderr = mean_and_stderr([x / positions for _, x in found])
         items = tuple(

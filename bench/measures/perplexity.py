@@ -9,40 +9,23 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bench import blocks, forward
 from bench.measures.contract import Item, Reading, Readings, Rig
-from methods.contract import Needs
+from bench.measures.windowed import Windowed, mean_and_stderr
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Perplexity:
-    """corpus: a name in bench.data; seqlen: tokens per window; windows: the first so many, None for all."""
-
+class Perplexity(Windowed):
     name: ClassVar[str] = "perplexity"
-    needs: ClassVar[Needs] = Needs.NOTHING
-    streams: ClassVar[bool] = True
-    corpus: str
-    seqlen: int
-    windows: int | None = None
-    batch: int | None = None
-    split: str = "evaluation"
-
-    @property
-    def protocol(self) -> str:
-        part = "" if self.split == "evaluation" else f"-{self.split}"
-        return f"{self.corpus}{part}@{self.seqlen}" + (f"x{self.windows}" if self.windows else "")
 
     def read(self, model: Callable[[], nn.Module], rig: Rig) -> Readings:
         """
         Raises:
             UserError: the corpus has not one window, or fewer than were asked for.
         """
-        tokens, clusters = blocks.windows(
-            self.corpus, rig.tokenizer(), self.seqlen, self.windows, rig.data_dir, self.split
-        )
-        batch = forward.batch_of(self.batch, self.seqlen)
-        losses = window_losses(forward.over(model, rig.folder, tokens, batch, rig), tokens, rig)
+        tokens, clusters = self.cut(rig)
+        losses = window_losses(forward.over(model, rig.folder, tokens, self.per_forward, rig), tokens, rig)
         targets = self.seqlen - 1
         items = tuple(
             Item(str(i), c, nll, float(targets)) for i, (c, nll) in enumerate(zip(clusters, losses, strict=True))
@@ -78,12 +61,3 @@ def _cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
         wanted = logits.gather(1, targets[rows, None]).squeeze(1)
         out[rows] = logits.logsumexp(-1) - wanted
     return out
-
-
-def mean_and_stderr(values: list[float]) -> tuple[float, float | None]:
-    """The standard error is None for one value, and where the mean is not finite."""
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2 or not math.isfinite(mean):
-        return mean, None
-    variance = math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)
-    return mean, math.sqrt(variance / len(values))

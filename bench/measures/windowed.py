@@ -1,0 +1,56 @@
+"""What measures on a corpus's windows share: their settings, their name, and the windows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from bench import blocks, forward
+from methods.contract import Needs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.measures.contract import Rig
+
+
+@dataclass(frozen=True)
+class Windowed:
+    """corpus: a name in bench.data; seqlen: tokens per window; windows: the first so many, None for all; batch: windows
+    per forward.
+    """
+
+    needs: ClassVar[Needs] = Needs.NOTHING
+    streams: ClassVar[bool] = True
+    corpus: str
+    seqlen: int
+    windows: int | None = None
+    batch: int | None = None
+    split: str = "evaluation"
+
+    @property
+    def protocol(self) -> str:
+        part = "" if self.split == "evaluation" else f"-{self.split}"
+        return f"{self.corpus}{part}@{self.seqlen}" + (f"x{self.windows}" if self.windows else "")
+
+    @property
+    def per_forward(self) -> int:
+        return forward.batch_of(self.batch, self.seqlen)
+
+    def cut(self, rig: Rig) -> tuple[Tensor, list[str]]:
+        """int64 [windows, seqlen], and the article each begins in.
+
+        Raises:
+            UserError: the corpus has not one window, or fewer than were asked for.
+        """
+        return blocks.windows(self.corpus, rig.tokenizer(), self.seqlen, self.windows, rig.data_dir, self.split)
+
+
+def mean_and_stderr(values: list[float]) -> tuple[float, float | None]:
+    """The standard error is None for one value, and where the mean is not finite."""
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2 or not math.isfinite(mean):
+        return mean, None
+    variance = math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values))
