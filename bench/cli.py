@@ -384,6 +384,11 @@ def _show(records: list[Record], format_: str, equal_bytes: bool = False) -> Non
     if equal_bytes and format_ not in ("table", "md"):
         raise UserError(f"--equal-bytes is a table: take --format table or md, not {format_}")
     grids = bands.grids if equal_bytes else table.grids
+    if equal_bytes and not grids(records):
+        raise UserError(
+            "no sparse row here has a dense one of about its bits per weight: measure some, for example "
+            "bench run --dtype bfloat16 --quant none,int8,int3-rtn,int4-gptq"
+        )
     if format_ == "json":
         typer.echo(table.json_rows(records))
     elif format_ == "csv":

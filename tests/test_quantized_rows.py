@@ -333,6 +333,14 @@ def test_prune_writes_a_quantized_folder(tmp_path, cli):
     assert cli("verify", tmp_path / "o")[0] == 0
 
 
+def test_equal_bytes_without_a_pair_says_what_to_measure(tmp_path, cli):
+    support.run_here(support.small(tmp_path / "r", measures=("size",)))
+    code, _, err = cli("report", "--results", tmp_path / "r", "--equal-bytes")
+
+    assert code == 2
+    assert "no sparse row here has a dense one" in err and "--quant" in err
+
+
 def test_what_a_spec_says():
     assert Spec().quantizers == ("none", "int8", "int4-gptq")
     assert Spec(quantizers="none,int8").quantizers == ("none", "int8")
