@@ -34,7 +34,7 @@ def of_file(path: Path) -> str:
     return digest
 
 
-DECISIVE = ("bench.forward", "bench.measures", "bench.quantizers")
+DECISIVE = ("bench.forward", "bench.lmeval", "bench.measures", "bench.quantizers")
 """Of bench, what decides a number rather than carries it about."""
 
 

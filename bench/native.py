@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from bench.paths import cache_dir
+from methods.errors import UserError
 
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread")
 """No -march: each path names what it needs, and the processor is asked which to take, so the file serves any machine."""
@@ -64,9 +65,15 @@ class Kernel:
 
 
 def chosen(kernel: Kernel) -> str:
-    """The path named by $BENCH_KERNEL_PATH where the processor has it, else the best."""
-    named = os.environ.get(PATH_ENV, "")
-    return named if named in kernel.paths else kernel.best
+    """The path named by $BENCH_KERNEL_PATH, else the best.
+
+    Raises:
+        UserError: a path that there is none of, or not on this processor.
+    """
+    named = os.environ.get(PATH_ENV) or kernel.best
+    if named not in kernel.paths:
+        raise UserError(f"{PATH_ENV}={named!r} will not do: this processor has {', '.join(kernel.paths)}")
+    return named
 
 
 @cache

@@ -221,8 +221,7 @@ def _task(name: str, file: str, spec: Spec, fetch: bool) -> dict[str, Any]:
     config: dict[str, Any] = {"task": name, "file": file, "version": task.version, "harness": tasks.harness()}
     config |= {"batch": spec.zeroshot.batch, "limit": spec.zeroshot.limit}
     content = tasks.ensure(task, spec.data_dir) if fetch else tasks.content(task, spec.data_dir)
-    cell = _cell_of("zeroshot", config, content)
-    return cell | {"source": digests.of([cell["source"], digests.of_source("bench.lmeval")])}  # it decides numbers, too
+    return _cell_of("zeroshot", config, content)
 
 
 def _cell_of(measure: str, config: dict[str, Any], content: str) -> dict[str, Any]:

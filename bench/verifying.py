@@ -11,7 +11,7 @@ from bench.check import Verdict, count
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.pattern import Pattern
-from methods.targets import family_of, find_targets
+from methods.targets import family_of, find_targets, require_fit
 
 
 def verify(name: str, pattern: str, include: Iterable[str], exclude: Iterable[str]) -> Verdict:
@@ -27,13 +27,8 @@ def verify(name: str, pattern: str, include: Iterable[str], exclude: Iterable[st
     targets = find_targets(folder.config, shapes, include, exclude)
     transposed = family_of(folder.config).transposed
     verdict = Verdict(wanted)
+    require_fit(wanted, folder.config, shapes, targets, "--exclude ")
     for target in targets:
-        width = shapes[target + ".weight"][0 if transposed else 1]
-        if not wanted.fits(width):
-            raise UserError(
-                f"pattern {pattern} needs widths that {wanted.m} divides, and {target} has {width} inputs: take another "
-                f"pattern, or leave it out with --exclude '*.{target.rsplit('.', 1)[-1]}'"
-            )
         weight = folder.tensor(target + ".weight")
         count(verdict, target, weight.T if transposed else weight)
     return verdict

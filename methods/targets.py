@@ -116,9 +116,13 @@ def find_targets(
 
 
 def require_fit(
-    pattern: Pattern, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], targets: Iterable[str]
+    pattern: Pattern,
+    config: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    targets: Iterable[str],
+    option: str = "--set targets.exclude=",
 ) -> None:
-    """Every target's input width must be a whole number of groups.
+    """Every target's input width must be a whole number of groups. option: what leaves a target out.
 
     Raises:
         UserError: naming the first that is not.
@@ -129,7 +133,7 @@ def require_fit(
         if not pattern.fits(width):
             raise UserError(
                 f"pattern {pattern} needs widths that {pattern.m} divides, and {name} has {width} inputs: "
-                f"take another pattern, or leave it out with --set targets.exclude='*.{name.rsplit('.', 1)[-1]}'"
+                f"take another pattern, or leave it out with {option}'*.{name.rsplit('.', 1)[-1]}'"
             )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import support
 import torch
 from torch import nn
 from transformers import (
@@ -117,3 +118,9 @@ def make_job() -> Callable[..., Job]:
 def keep_as() -> Callable[[nn.Module, Path], Path]:
     """keep_as(model, folder) -> the folder."""
     return write
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch):
+    """cli(*args) -> exit code, stdout, stderr of the command line, in this process."""
+    return lambda *args: support.call(capsys, monkeypatch, *args)

@@ -31,11 +31,6 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def cli(capsys, monkeypatch):
-    return lambda *args: support.call(capsys, monkeypatch, *args)
-
-
-@pytest.fixture
 def refused(cli):
     """The one sentence a command is refused with."""
 

@@ -7,6 +7,7 @@ import torch
 from support import USUAL
 
 from bench import kernel24, native
+from methods.errors import UserError
 from methods.integers24 import pack_rounded
 from methods.packed24 import Packed, pack, unpack
 from methods.pattern import Pattern
@@ -123,8 +124,11 @@ def test_what_the_kernel_has_no_path_for():
 def test_the_environment_names_a_path(kernel, monkeypatch):
     monkeypatch.setenv(native.PATH_ENV, "portable")
     assert native.chosen(kernel) == "portable"
-    monkeypatch.setenv(native.PATH_ENV, "no such")
+    monkeypatch.delenv(native.PATH_ENV)
     assert native.chosen(kernel) == kernel.best
+    monkeypatch.setenv(native.PATH_ENV, "avx513")
+    with pytest.raises(UserError, match="BENCH_KERNEL_PATH='avx513' will not do: this processor has portable"):
+        native.chosen(kernel)
 
 
 @pytest.fixture

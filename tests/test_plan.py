@@ -76,15 +76,23 @@ def test_key_moves_with_the_model_and_not_with_its_name(tmp_path):
     assert not set(keys(models=(other,), **fixed).values()) & set(keys(**fixed).values())
 
 
-@pytest.mark.parametrize("module", ["bench.measures.agreement", "bench.measures.perplexity"])
-def test_a_measure_stands_on_what_reads_models_for_it(module, monkeypatch):
+@pytest.mark.parametrize(
+    ("module", "shared"),
+    [
+        ("bench.measures.agreement", {"bench.forward", "bench.measures.windowed", "methods.streaming"}),
+        ("bench.measures.perplexity", {"bench.forward", "bench.measures.windowed", "methods.streaming"}),
+        ("bench.measures.zeroshot", {"bench.lmeval"}),
+        ("bench.quantizers.gptq", {"methods.hessian", "methods.grids"}),
+    ],
+)
+def test_a_measure_stands_on_what_reads_models_for_it(module, shared, monkeypatch):
     origin, looked_at = digests._origin, set()
     monkeypatch.setattr(digests, "_origin", lambda name: looked_at.add(name) or origin(name))
     digests.of_source.cache_clear()
 
     digests.of_source(module)
 
-    assert {module, "bench.forward", "bench.measures.windowed", "methods.streaming"} <= looked_at
+    assert {module} | shared <= looked_at
     assert not {name for name in looked_at if name.startswith(("bench.cli", "bench.planning", "torch"))}
 
 

@@ -61,11 +61,6 @@ def cache(installed, tmp_path, monkeypatch):
     yield from support.world(installed, tmp_path, monkeypatch)
 
 
-@pytest.fixture
-def cli(capsys, monkeypatch):
-    return lambda *args: support.call(capsys, monkeypatch, *args)
-
-
 def found(results):
     """Readings by method, quantizer, seed and metric; statuses under "status"."""
     out = {}

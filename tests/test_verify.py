@@ -20,11 +20,6 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def cli(capsys, monkeypatch):
-    return lambda *args: support.call(capsys, monkeypatch, *args)
-
-
-@pytest.fixture
 def pruned(tmp_path):
     """tiny, 2:4, after a change of its tensors."""
 

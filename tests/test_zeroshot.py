@@ -34,11 +34,6 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def cli(capsys, monkeypatch):
-    return lambda *args: support.call(capsys, monkeypatch, *args)
-
-
-@pytest.fixture
 def mirror(tmp_path):
     """PIQA as its mirror holds it: the validation split alone."""
     folder = tmp_path / "mirror/baber/piqa"
