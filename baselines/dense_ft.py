@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from methods.contract import Job, Needs, Outcome
-from methods.training import Settings, Trainer, outside
+from methods.settings import Settings
+from methods.training import Trainer, outside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +25,7 @@ class DenseFt(Settings):
         changed = outside(model, job.targets)
         trainer = Trainer(self.name, model, job, self)
         theta, rest = trainer.parameters(job.targets)
-        optimizer = torch.optim.AdamW(
-            [*theta, *rest], lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, weight_decay=0.0, fused=True
-        )
+        optimizer = torch.optim.AdamW([*theta, *rest], **self.adam, weight_decay=0.0, fused=True)
         trainer.run(optimizer, teacher=True)
         trainer.mark("end")
         return Outcome(trainer.done(), changed=changed, notes=trainer.notes())

@@ -17,8 +17,9 @@ from baselines.retrain import Held
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.ranks import like
+from methods.settings import Settings
 from methods.targets import holds_in_out
-from methods.training import Settings, Trainer, outside
+from methods.training import Trainer, outside
 
 
 class LowRank(nn.Module):
@@ -69,7 +70,7 @@ class Finetune(Settings):
         masks = {}
         for name, parameter in zip(job.targets, theta, strict=True):
             masks[parameter] = like(model.get_submodule(name).weight.detach() != 0, parameter)  # type: ignore[operator]
-        optimizer = Held([*theta, *rest], masks, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
+        optimizer = Held([*theta, *rest], masks, **self.adam, fused=True)
         trainer.run(optimizer, teacher=True)
         trainer.mark("end")
         return Outcome(trainer.done(), changed=changed, notes=trainer.notes())
@@ -83,9 +84,7 @@ class Finetune(Settings):
         trainer.train_only(".parametrizations.weight.0.")
         optimizer = torch.optim.AdamW(
             [p for p in model.parameters() if p.requires_grad],
-            lr=self.lr,
-            betas=(self.beta1, self.beta2),
-            eps=self.eps,
+            **self.adam,
             weight_decay=0.0,
             fused=True,
         )

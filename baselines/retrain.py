@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.ranks import like, local
+from methods.settings import Settings
 from methods.targets import holds_in_out
-from methods.training import Settings, Trainer, outside
+from methods.training import Trainer, outside
 
 
 class Held(torch.optim.AdamW):
@@ -46,7 +47,7 @@ class Retrain(Settings):
             keep = job.prior.masks[name].to(parameter.device)  # [out, in]
             keep = keep.T if holds_in_out(model.get_submodule(name)) else keep
             masks[parameter] = like(keep, parameter)
-        optimizer = Held([*theta, *rest], masks, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
+        optimizer = Held([*theta, *rest], masks, **self.adam, fused=True)
         trainer.run(optimizer, teacher=True)
         trainer.mark("end")
         return Outcome(trainer.done(), changed=changed, notes=trainer.notes())

@@ -12,8 +12,9 @@ from torch.nn.utils import parametrize
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.ranks import like, local, whole
+from methods.settings import Settings
 from methods.targets import holds_in_out
-from methods.training import Settings, Trainer, outside
+from methods.training import Trainer, outside
 
 
 class _Through(torch.autograd.Function):
@@ -107,9 +108,7 @@ class SrSte(Settings):
         masks = Masks(model, job)
         trainer = Trainer(self.name, model, job, self)
         theta, rest = trainer.parameters(job.targets)
-        optimizer = torch.optim.AdamW(
-            [*theta, *rest], lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, weight_decay=0.0, fused=True
-        )
+        optimizer = torch.optim.AdamW([*theta, *rest], **self.adam, weight_decay=0.0, fused=True)
         figures = {"flips": 0.0, "decay": 0.0}
 
         def before(step: int, total: int) -> dict[str, float]:

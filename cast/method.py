@@ -11,8 +11,9 @@ from cast import scaling
 from cast.adams import AdamS
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
+from methods.settings import Settings
 from methods.targets import holds_in_out
-from methods.training import Settings, Trainer, outside
+from methods.training import Trainer, outside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +50,7 @@ class Cast(Settings):
             ],
             total=trainer.total,
             pattern=job.pattern,
-            lr=self.lr,
-            betas=(self.beta1, self.beta2),
-            eps=self.eps,
+            **self.adam,
             lambda_=self.lambda_,
             gain=self.gain,
             refresh=self.refresh,

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +15,8 @@ from torch import Tensor, nn
 from methods import checkpoint, distill, ranks
 from methods.contract import Job
 from methods.errors import Diverged, UserError
+from methods.settings import Settings
+from methods.student import Student, head_of, hidden_states
 from methods.targets import family_of
 
 EVERY = 10
@@ -27,81 +28,10 @@ BLOW_UP = 3.0
 """A cross-entropy of so many times its start is a divergence."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What every method that trains lets one choose. Recipes give values by model size.
-
-    lr: peak; warmup: share of the steps in which it rises; floor: share of the peak where the cosine ends; clip: L2
-    norm of all gradients, 0 for none; eta: share of distillation in the loss; temperature: of both softmaxes in it;
-    recompute: forget activations inside blocks and compute them again in the backward pass.
-    """
-
-    lr: float = 2e-5
-    warmup: float = 0.02
-    floor: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    clip: float = 1.0
-    eta: float = 1 / 3
-    temperature: float = 1.0
-    recompute: bool = False
-
-    def check(self, name: str) -> None:
-        """
-        Raises:
-            UserError: a value outside its range.
-        """
-        ranges = {"lr": (0, 10), "warmup": (0, 1), "floor": (0, 1), "eta": (0, 1), "clip": (0, math.inf)}
-        for field, (low, high) in ranges.items():
-            if not low <= (value := getattr(self, field)) <= high:
-                raise UserError(f"{name}:{field}={value} will not do: take a number from {low} to {high}")
-        if self.temperature <= 0:
-            raise UserError(f"{name}:temperature={self.temperature} will not do: it must be above 0")
-
-    def lr_at(self, step: int, total: int) -> float:
-        """Linear warmup, then a cosine to floor * lr. step counts from 0."""
-        warm = math.ceil(self.warmup * total)
-        if step < warm:
-            return self.lr * (step + 1) / warm
-        done = (step - warm) / max(1, total - warm)
-        return self.lr * (self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2)
-
-
 class Hook(Protocol):
     """What a method does with the model before each step's forward pass; returns figures for the curve, if any."""
 
     def __call__(self, step: int, total: int) -> dict[str, float] | None: ...
-
-
-class Student(nn.Module):
-    """A causal model with its loss, so that one forward pass covers all that is sharded together."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, ids: Tensor, teacher: distill.Teacher | None, eta: float, temperature: float, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return distill.loss(
-            hidden_states(self.model, ids), _head(self.model), ids[:, 1:].flatten(), teacher,
-            eta=eta, temperature=temperature, scale=scale,
-        )  # fmt: skip
-
-
-def hidden_states(model: nn.Module, ids: Tensor) -> Tensor:
-    """What the head would be given for all tokens but the last of each sequence: [batch * (seqlen - 1), width]."""
-    states: Tensor = model.base_model(input_ids=ids, use_cache=False)[0][:, :-1]  # type: ignore[operator]
-    return states.flatten(0, 1)
-
-
-def _head(model: nn.Module) -> Tensor:
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    if getattr(head, "bias", None) is not None:
-        raise UserError("the model's head has a bias, which this trainer does not know")
-    weight: Tensor = head.weight
-    return weight
 
 
 class Trainer:
@@ -209,7 +139,7 @@ class Trainer:
                 theirs = None
                 if guide is not None:
                     with torch.no_grad():
-                        theirs = distill.Teacher(hidden_states(guide, ids), _head(guide))
+                        theirs = distill.Teacher(hidden_states(guide, ids), head_of(guide))
                 loss, ce, kl = self.student(ids, theirs, self.settings.eta, self.settings.temperature, 1 / count)
             loss.backward()
             sums += torch.stack([loss.detach() * count, ce, kl])
@@ -220,7 +150,7 @@ class Trainer:
 
     def _teacher(self) -> nn.Module:
         guide = self.job.teacher()
-        mine, theirs = len(_head(self.model)), len(_head(guide))
+        mine, theirs = len(head_of(self.model)), len(head_of(guide))
         if mine != theirs:
             raise UserError(f"the teacher knows {theirs} tokens and the student {mine}: they must share a vocabulary")
         return guide.eval().requires_grad_(False)

@@ -15,6 +15,7 @@ from methods import checkpoint, training
 from methods.contract import Budget, Needs, Prior
 from methods.errors import Diverged, UserError
 from methods.pattern import Pattern
+from methods.settings import Settings
 
 NAMES = [n for n, e in catalog.METHODS.items() if "training" in e.needs]
 SPARSE = [n for n in NAMES if not catalog.METHODS[n].dense]
@@ -218,7 +219,7 @@ def test_bfloat16_trains_masters_in_float32(llama, task):
 
 
 def test_schedule():
-    settings = training.Settings(lr=1.0, warmup=0.1, floor=0.2)
+    settings = Settings(lr=1.0, warmup=0.1, floor=0.2)
 
     rates = [settings.lr_at(step, 100) for step in range(100)]
 
