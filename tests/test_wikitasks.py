@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import support
 
-from bench import loading, tasks, wikimini, wikitasks
+from bench import digests, loading, tasks, wikimini, wikitasks
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +25,14 @@ def test_the_same_bytes_for_the_same_seed(monkeypatch, tmp_path):
     assert sorted(first) == ["wiki_continuation.jsonl", "wiki_lastword.jsonl"]
     for name in tasks.OWN:
         assert wikitasks.items(name, seed=1) != wikitasks.items(name, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"), [("wiki_continuation", "96860b0dab3724cb"), ("wiki_lastword", "c3540d7cc84b2eff")]
+)
+def test_an_item_that_comes_out_differently_needs_another_version(name, digest):
+    assert wikitasks.VERSION == 1
+    assert digests.of(wikitasks.items(name))[:16] == digest
 
 
 @pytest.mark.parametrize("name", tasks.OWN)
