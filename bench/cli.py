@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import json as json_module
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from bench.flags import DataDir, Json, Results, spec_of, with_flags
 from bench.judging import commands as judging
 from methods.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.spec import Spec
     from bench.store import Record
-
-Command = TypeVar("Command", bound=Callable[..., None])
 
 app = typer.Typer(
     name="bench",
@@ -32,88 +28,12 @@ cache_app = typer.Typer(help="What is kept between runs.", no_args_is_help=True,
 app.add_typer(cache_app, name="cache")
 judging.add(app)
 
-Results = Annotated[Path | None, typer.Option(help="Folder of records [default: results/local].")]
-DataDir = Annotated[Path | None, typer.Option(help="Mirror of hub data, <dir>/<hub id>/...; also $BENCH_DATA_DIR.")]
-Json = Annotated[bool, typer.Option("--json", help="Rows as JSON on stdout.")]
-
-FLAGS: dict[str, Any] = {
-    "methods": Annotated[
-        str | None, typer.Option(help="NAME[:preset|:field=value]..., separated by commas [default: all one-shot].")
-    ],
-    "models": Annotated[
-        str | None, typer.Option("--model", help="Alias, hub id or folder; several by commas [default: tiny].")
-    ],
-    "patterns": Annotated[
-        str | None,
-        typer.Option("--pattern", help="2:4 keeps 2 of every 4; 50% is unstructured [default: 2:4]."),
-    ],
-    "quantizers": Annotated[
-        str | None,
-        typer.Option("--quant", help="Quantizers to run last, by commas [default: none,int8,int4-gptq]."),
-    ],
-    "measures": Annotated[
-        str | None,
-        typer.Option(help="[default: perplexity,agreement,zeroshot,size]; pattern is always measured."),
-    ],
-    "tasks": Annotated[
-        str | None,
-        typer.Option(help="Zero-shot: maskllm7, wanda7, any of lm-eval [default: wiki_continuation,wiki_lastword]."),
-    ],
-    "seeds": Annotated[
-        str | None, typer.Option("--seeds", "--seed", help="Calibration seeds, by commas [default: 0].")
-    ],
-    "results": Results,
-    "data_dir": DataDir,
-    "device": Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N [default: auto].")],
-    "dtype": Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 [default: by device].")],
-    "config": Annotated[Path | None, typer.Option(help="TOML file with the same settings; flags win.")],
-    "set_": Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, e.g. perplexity.seqlen=512."),
-    ],
-}
-"""Flags that make a spec, by the spec's names. One that is added here is a flag of every command `_with_flags`."""
-
-
-def _with_flags(*without: str) -> Callable[[Command], Command]:
-    """FLAGS, but for those in `without`, in place of a command's `**flags`.
-
-    A parameter of the command's own under a flag's name stands in that flag's place; required ones come first.
-    """
-
-    def declare(command: Command) -> Command:
-        own = inspect.signature(command, eval_str=True).parameters
-        shown = {
-            name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-            for name, kind in FLAGS.items()
-            if name not in without
-        }
-        shown |= {name: p.replace(kind=p.KEYWORD_ONLY) for name, p in own.items() if p.kind is not p.VAR_KEYWORD}
-        ordered = sorted(shown.values(), key=lambda p: p.default is not p.empty)
-        command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in ordered}  # typer reads both
-        return command
-
-    return declare
-
-
-def _spec(flags: dict[str, Any], **below: Any) -> Spec:
-    """below: what holds where neither a flag nor the config says otherwise."""
-    from bench import spec
-
-    flags = {name: value for name, value in flags.items() if value is not None}
-    config, assignments = flags.pop("config", None), flags.pop("set_", [])
-    values = below | (spec.read_toml(config) if config else {}) | flags
-    for assignment in assignments:
-        spec.assign(values, assignment)
-    return spec.make(values)
-
 
 @app.command()
-@_with_flags()
+@with_flags()
 def run(json: Json = False, **flags: Any) -> None:
     """Prune, measure, record and show. What is recorded already is not done again."""
-    spec = _spec(flags)
+    spec = spec_of(flags)
     from bench import api, runner
 
     try:
@@ -135,12 +55,12 @@ def run(json: Json = False, **flags: Any) -> None:
 
 
 @app.command()
-@_with_flags()
+@with_flags()
 def plan(json: Json = False, **flags: Any) -> None:
     """What a run would do, what is done, and about what it would cost. Loads nothing."""
     from bench import estimate, listing, planning
 
-    planned = planning.make(_spec(flags))
+    planned = planning.make(spec_of(flags))
     listing.show(estimate.rows(planned), json)
     for name in planned.to_pull:
         typer.echo(f"{name} is not here yet: bench pull {name}, or bench run fetches it", err=True)
@@ -252,7 +172,7 @@ def pull(
 
 
 @app.command()
-@_with_flags("measures", "tasks", "results")
+@with_flags("measures", "tasks", "results")
 def prune(
     methods: Annotated[str, typer.Option("--method", help="One method, as in bench run.")],
     out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
@@ -262,7 +182,7 @@ def prune(
 ) -> None:
     """Prune one model with one method into a folder that transformers loads."""
     given = {"methods": methods, "models": models, "measures": "size", "seeds": seeds}
-    spec = _spec(flags | given, quantizers="none")
+    spec = spec_of(flags | given, quantizers="none")
     from bench import export
 
     try:
@@ -272,7 +192,7 @@ def prune(
 
 
 @app.command()
-@_with_flags("methods", "models", "measures", "tasks")
+@with_flags("methods", "models", "measures", "tasks")
 def finetune(
     artifact: Annotated[
         str, typer.Option(help="A record's name or the beginning of it, or a folder bench prune wrote.")
@@ -293,7 +213,7 @@ def finetune(
     given = {"methods": f"finetune:rank={rank}", "models": (str(folder),), "measures": "size", "seeds": seeds}
     given |= {"patterns": flags.pop("patterns", None) or pattern, "set_": training + (flags.pop("set_", None) or [])}
     try:
-        typer.echo(export.prune(_spec(flags | given, quantizers="none"), out))
+        typer.echo(export.prune(spec_of(flags | given, quantizers="none"), out))
     except export.Broken as broken:
         _fail(f"fine-tuning {artifact} broke its promise: {broken}; nothing was written", 1)
 

@@ -16,6 +16,7 @@ import torch
 
 from bench import blocks, digests, table
 from bench import cli as commands
+from bench.flags import FLAGS
 from bench.store import ReadingRow, Record, Store
 from methods.folder import Folder
 from methods.pattern import Pattern
@@ -104,8 +105,8 @@ def test_bad_input_is_one_sentence(refused, args, said):
 def test_every_flag_of_a_spec_is_a_flag_of_each_command_that_makes_one():
     offered = {c: set(inspect.signature(getattr(commands, c)).parameters) for c in ("run", "plan", "prune")}
 
-    assert offered["run"] == offered["plan"] == {*commands.FLAGS, "json"}
-    assert offered["prune"] == {*commands.FLAGS, "out"} - {"measures", "tasks", "results"}
+    assert offered["run"] == offered["plan"] == {*FLAGS, "json"}
+    assert offered["prune"] == {*FLAGS, "out"} - {"measures", "tasks", "results"}
 
 
 def test_no_cuda(refused, monkeypatch):

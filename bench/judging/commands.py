@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.flags import Json, Results
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,9 +16,7 @@ if TYPE_CHECKING:
     from bench.judging.sides import Side
     from bench.judging.verdicts import Judgement
 
-Results = Annotated[Path | None, typer.Option(help="Folder of records [default: results/local].")]
 Config = Annotated[Path | None, typer.Option(help="TOML file with alpha, [margins], [tolerances] and [seed_noise].")]
-Json = Annotated[bool, typer.Option("--json", help="Rows as JSON on stdout.")]
 Md = Annotated[Path | None, typer.Option(help="Write Markdown to this file; - is stdout.")]
 Folder = Annotated[Path | None, typer.Option("--dir", help="Folder of baselines [default: results/baselines].")]
 
