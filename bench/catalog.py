@@ -18,6 +18,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a method takes beside the model itself: `bench.costs` works it out for a LLaMA2-7B, as an estimate.
+
+    A method that trains is given the tokens of the recipe for that size, where `tokens` does not say otherwise.
+    """
+
+    passes: float = 0
+    """Forward passes over the calibration tokens."""
+    hessians: float = 0
+    """float32 matrices [in, in] kept per distinct input of a block."""
+    training: float = 0
+    """FLOP per weight and training token: 2 a forward, 4 a backward."""
+    tokens: float | None = None
+    """Of training."""
+    state: float = 0
+    """Bytes a weight: gradients, moments, masks, a teacher."""
+    also: str = ""
+    """What these leave out; a figure somebody measured only with its source."""
+
+
+@dataclass(frozen=True)
 class Entry:
     """One name. `needs` repeats the class's own, in words, for those who must know it without importing."""
 
@@ -31,6 +52,8 @@ class Entry:
     """Its model is dense whatever pattern was asked for: a control."""
     prior: str = ""
     """The stage it refines where no `from=` was typed."""
+    cost: Cost | None = None
+    """None: nobody said."""
     broken: str = ""
     """Why it cannot be imported."""
 
@@ -39,21 +62,43 @@ class Entry:
         return self.target.split(":")[0]
 
     @property
+    def trains(self) -> bool:
+        return "training" in self.needs
+
+    @property
     def random(self) -> bool:
         """Does another seed give another model?"""
         return bool({"calibration", "training"} & set(self.needs))
 
 
+_TRAINED = Cost(training=6, state=16)
+"""A forward and a backward; master, gradient and two moments in float32."""
+_DISTILLED = Cost(training=8, state=18)
+"""And a forward of the teacher, in bfloat16."""
 METHODS = {
-    "dense": Entry("baselines.dense:Dense", about="nothing done: the control", dense=True),
-    "magnitude": Entry("baselines.magnitude:Magnitude", about="keep the largest |W|", paper="1506.02626", year=2015),
-    "wanda": Entry("baselines.wanda:Wanda", ("calibration",), "keep the largest |W| * ||X||", "2306.11695", 2023),
+    "dense": Entry("baselines.dense:Dense", about="nothing done: the control", dense=True, cost=Cost()),
+    "magnitude": Entry(
+        "baselines.magnitude:Magnitude",
+        about="keep the largest |W|",
+        paper="1506.02626",
+        year=2015,
+        cost=Cost(also="one look at each weight"),
+    ),
+    "wanda": Entry(
+        "baselines.wanda:Wanda",
+        ("calibration",),
+        "keep the largest |W| * ||X||",
+        "2306.11695",
+        2023,
+        cost=Cost(passes=2),
+    ),
     "sparsegpt": Entry(
         "baselines.sparsegpt:SparseGPT",
         ("calibration",),
         "prune column by column, the rest makes up",
         "2301.00774",
         2023,
+        cost=Cost(passes=2, hessians=1),
     ),
     "cast": Entry(
         "cast.method:Cast",
@@ -67,23 +112,27 @@ METHODS = {
             "fixed-mask": {"fixed": True},
             "decoupled": {"decoupled": True},
         },
+        cost=_DISTILLED,
     ),
     "dense-ft": Entry(
         "baselines.dense_ft:DenseFt",
         ("training", "teacher"),
         "the same training without sparsity: the fair control",
         dense=True,
+        cost=_TRAINED,
     ),
     "retrain": Entry(
         "baselines.retrain:Retrain",
         ("training", "teacher"),
         "train what a one-shot mask left, the mask held",
         prior="sparsegpt",
+        cost=_DISTILLED,
     ),
     "finetune": Entry(
         "baselines.finetune:Finetune",
         ("training", "teacher"),
         "train a sparse model further, its zeros held; rank= for low-rank updates",
+        cost=_TRAINED,
     ),
     "sr-ste": Entry(
         "baselines.sr_ste:SrSte",
@@ -91,8 +140,16 @@ METHODS = {
         "straight-through masks, decay on what is masked",
         "2102.04010",
         2021,
+        cost=_TRAINED,
     ),
-    "ast": Entry("baselines.sr_ste:Ast", ("training", "teacher"), "SR-STE annealed and distilled", "2407.20584", 2024),
+    "ast": Entry(
+        "baselines.sr_ste:Ast",
+        ("training", "teacher"),
+        "SR-STE annealed and distilled",
+        "2407.20584",
+        2024,
+        cost=_DISTILLED,
+    ),
 }
 QUANTIZERS = {
     "none": Entry("", about="weights as they are"),

@@ -69,7 +69,9 @@ def plan(json: Json = False, **flags: Any) -> None:
 @app.command()
 def ls(
     what: Annotated[str, typer.Argument(help="methods, models, data, tasks, measures, quantizers, recipes or runs.")],
-    long: Annotated[bool, typer.Option("--long", help="Fields and their defaults too.")] = False,
+    long: Annotated[
+        bool, typer.Option("--long", help="Fields and their defaults too; of methods, what each costs on a 7B model.")
+    ] = False,
     results: Results = None,
     json: Json = False,
 ) -> None:

@@ -75,6 +75,11 @@ def cards() -> dict[str, Card]:
     return {name: Card(**about) for name, about in _asset("devices.toml").items()}
 
 
+def shapes() -> dict[str, dict[str, Any]]:
+    """What is known of models that need not be here: the part of config.json that decides their shapes."""
+    return _asset("shapes.toml")
+
+
 def shape_limit(out: int, width: int, tokens: int, kind: str, card: Card) -> float:
     """Dense time over 2:4 time of one product [tokens, in] x [in, out]."""
     moved = ACTIVATION_BYTES * tokens * (width + out)
@@ -101,7 +106,7 @@ def sizes(name: str, data_dir: Path | None = None) -> Sizes:
     Raises:
         UserError: unknown name, or one that is neither here nor among the shapes this package knows.
     """
-    known = _asset("shapes.toml")
+    known = shapes()
     if name in known:
         config = known[name]
         return _sizes(config, _gated(config))
@@ -111,9 +116,9 @@ def sizes(name: str, data_dir: Path | None = None) -> Sizes:
             f"the shapes of {name!r} are not known until it is here: bench pull {name}, or take one of {', '.join(known)}"
         )
     opened = found.open()
-    shapes = opened.shapes()
+    held = opened.shapes()
     flip = family_of(opened.config).transposed
-    linears = (shapes[t + ".weight"] for t in find_targets(opened.config, shapes))
+    linears = (held[t + ".weight"] for t in find_targets(opened.config, held))
     return _sizes(opened.config, Counter((s[1], s[0]) if flip else (s[0], s[1]) for s in linears))
 
 

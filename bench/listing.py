@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import catalog, data, models, recipes, tasks
+from bench import catalog, costs, data, models, recipes, tasks
 from methods.errors import UserError
 
 Rows = Sequence[dict[str, Any]]
@@ -51,7 +51,7 @@ def rows(what: str, long: bool, results: Path | None) -> Rows:
         UserError: there is no such list.
     """
     if what in ("methods", "measures", "quantizers"):
-        return [_entry(name, entry, long) for name, entry in catalog.entries(what).items()]
+        return [_entry(what, name, entry, long) for name, entry in catalog.entries(what).items()]
     if what == "models":
         return [
             {"model": n, "source": a.source, "ref": a.ref, "evaluated_on": f"{a.data}@{a.seqlen}", "about": a.about}
@@ -77,13 +77,15 @@ def rows(what: str, long: bool, results: Path | None) -> Rows:
     raise UserError(catalog.unknown("list", what, KINDS))
 
 
-def _entry(name: str, entry: catalog.Entry, long: bool) -> dict[str, Any]:
+def _entry(what: str, name: str, entry: catalog.Entry, long: bool) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": name,
         "about": f"broken: {entry.broken}" if entry.broken else entry.about,
         "needs": " ".join(entry.needs),
     }
     row |= {"arXiv": entry.paper, "year": str(entry.year or ""), "presets": " ".join(entry.presets)}
+    if long and what == "methods":
+        row |= {"trains": "yes" if entry.trains else "no", "estimated_on_llama2_7b": costs.told(entry)}
     if long:
         kind = catalog.load(entry) if entry.target and not entry.broken else None
         fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()

@@ -8,13 +8,15 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from bench import catalog
+from bench import catalog, costs
 from methods.contract import Needs
 from methods.targets import dense_weight
 
 ENTRIES = {name: entry for name, entry in catalog.entries("methods").items() if name in catalog.METHODS}
 ONE_SHOT = [name for name, entry in ENTRIES.items() if set(entry.needs) <= {"calibration"}]
 """Those that need no training corpus, no teacher and no device."""
+OWN = {"dense", "dense-ft", "retrain", "finetune"}
+"""Controls and tools with no paper of theirs; any other name in the catalog cites one."""
 
 
 @pytest.fixture(params=ONE_SHOT)
@@ -44,6 +46,18 @@ def test_entry_says_what_the_class_says(name):
     assert kind.__dataclass_params__.frozen
     assert not entry.broken
     assert entry.about
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_entry_says_where_it_is_from_and_what_it_costs(name):
+    entry = ENTRIES[name]
+
+    assert bool(entry.paper) == (name not in OWN)
+    assert bool(entry.paper) == bool(entry.year)
+    assert entry.cost is not None
+    assert entry.trains == bool(entry.cost.training)
+    assert ("calibration" in entry.needs) == bool(entry.cost.passes)
+    assert costs.told(entry)
 
 
 @pytest.mark.parametrize("name", ENTRIES)
