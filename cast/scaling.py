@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.utils import parametrize
 
 from methods.errors import UserError
 from methods.targets import holds_in_out
+
+CHUNK = 65536
+"""Weights handled at a time on a CPU: the three passes of the gradients then find them in its cache."""
+
+
+class _Scaled(torch.autograd.Function):
+    """weight * scale, [out, blocks, in / blocks] and [out, blocks, 1]: as autograd has it, at a third of its time."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, scale)
+        return weight * scale
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        weight, scale = ctx.saved_tensors
+        to_weight, to_scale = torch.empty_like(weight), torch.empty_like(scale)
+        rows = len(weight) if weight.is_cuda else max(1, CHUNK // weight[0].numel())
+        product = torch.empty_like(weight[:rows])
+        for part in zip(*(t.split(rows) for t in (gradient, weight, scale, to_weight, to_scale)), strict=True):
+            g, w, s, g_w, g_s = part
+            torch.mul(g, s, out=g_w)
+            torch.sum(torch.mul(g, w, out=product[: len(g)]), -1, keepdim=True, out=g_s)
+        return to_weight, to_scale
 
 
 class Scale(nn.Module):
@@ -27,7 +54,7 @@ class Scale(nn.Module):
         if self.transposed:
             turned: Tensor = weight.unflatten(0, (self.blocks, -1)) * self.scale.T[:, None]
             return turned.flatten(0, 1)
-        scaled: Tensor = weight.unflatten(1, (self.blocks, -1)) * self.scale[:, :, None]
+        scaled: Tensor = _Scaled.apply(weight.unflatten(1, (self.blocks, -1)), self.scale[:, :, None])  # type: ignore[no-untyped-call]
         return scaled.flatten(1)
 
 

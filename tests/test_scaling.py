@@ -59,3 +59,19 @@ def test_a_scale_serves_its_block_of_its_row():
 def test_a_row_that_is_no_whole_number_of_blocks():
     with pytest.raises(UserError, match="a row of 8 weights is no whole number of 3 blocks"):
         scaling.Scale(torch.ones(3, 8), 3, transposed=False)
+
+
+@pytest.mark.parametrize("chunk", [1, 40, 10_000])
+def test_gradients_are_those_of_a_product(chunk, monkeypatch):
+    monkeypatch.setattr(scaling, "CHUNK", chunk)
+    weight = torch.randn(7, 12, dtype=torch.float64, requires_grad=True)
+    scale = scaling.Scale(weight.detach(), 3, transposed=False)
+    scale.scale.data.normal_()
+    inputs = torch.randn(5, 12, dtype=torch.float64)
+
+    torch.nn.functional.linear(inputs, scale(weight)).square().sum().backward()
+
+    plain, scales = weight.detach().requires_grad_(), scale.scale.detach().requires_grad_()
+    torch.nn.functional.linear(inputs, plain * scales.repeat_interleave(4, 1)).square().sum().backward()
+    torch.testing.assert_close(weight.grad, plain.grad)
+    torch.testing.assert_close(scale.scale.grad, scales.grad)
