@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from collections import deque
@@ -21,6 +22,9 @@ from bench.planning import Plan
 from bench.store import DONE, Record, Store, is_disk_full
 from bench.watch import Watch
 from bench.worker import Assignment
+
+KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+"""A worker's, where nobody set them: by default glibc returns each large tensor's memory and gets it anew, page by page."""
 
 
 class Stopped(Exception):
@@ -120,6 +124,7 @@ def _run(cells: list[Cell], store: Store, watch: Watch, wait: bool, summary: Sum
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
+            env=KEEPS_MEMORY | os.environ,
         )
         assert worker.stdin and worker.stdout
         try:

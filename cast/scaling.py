@@ -26,7 +26,7 @@ class _Scaled(torch.autograd.Function):
         return weight * scale
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         weight, scale = ctx.saved_tensors
         to_weight, to_scale = torch.empty_like(weight), torch.empty_like(scale)
