@@ -13,8 +13,8 @@ from methods.contract import Needs
 from methods.targets import dense_weight
 
 ENTRIES = {name: entry for name, entry in catalog.entries("methods").items() if name in catalog.METHODS}
-ONE_SHOT = [name for name, entry in ENTRIES.items() if set(entry.needs) <= {"calibration"}]
-"""Those that need no training corpus, no teacher and no device."""
+ONE_SHOT = [name for name, entry in ENTRIES.items() if set(entry.needs) <= {"calibration"} and not entry.extra]
+"""Those that need no training corpus, no teacher, no device and no other library."""
 OWN = {"dense", "dense-ft", "retrain", "finetune"}
 """Controls and tools with no paper of theirs; any other name in the catalog cites one."""
 
@@ -46,6 +46,7 @@ def test_entry_says_what_the_class_says(name):
     assert kind.__dataclass_params__.frozen
     assert not entry.broken
     assert entry.about
+    assert bool(entry.environment) == (Needs.ISOLATED in kind.needs)
 
 
 @pytest.mark.parametrize("name", ENTRIES)
