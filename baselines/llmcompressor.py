@@ -74,7 +74,11 @@ def _oneshot(model: nn.Module, job: Job, kind: str, settings: dict[str, Any]) ->
         "targets": ["re:" + regex for regex in as_patterns(job.targets, family)],
     }
     warnings: list[str] = []
-    sink = logger.add(lambda message: warnings.append(str(message).strip()), level="WARNING", format="{message}")
+    sink = logger.add(
+        lambda message: warnings.append(str(message).strip()),
+        format="{message}",
+        filter=lambda record: record["level"].name in ("WARNING", "ERROR"),
+    )
     try:
         oneshot(
             model=model,

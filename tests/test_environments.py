@@ -178,10 +178,10 @@ def test_no_python_it_runs_on(monkeypatch):
 
 def test_gc_leaves_it_unless_all_goes(home):
     environments.create("old", print)
-    cache.gc()
+    cache.gc(everything=False, days=0)
     assert environments.state("old") == "built"
 
-    cache.gc(everything=True)
+    cache.gc(everything=True, days=0)
     assert environments.state("old") == "absent"
 
 
