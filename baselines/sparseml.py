@@ -103,6 +103,6 @@ def older(config: Mapping[str, Any]) -> dict[str, Any]:
         out["rope_scaling"] = {"type": kind, "factor": rope["factor"]}
     elif kind != "default":
         raise Skipped(f"SparseML's transformers does not know positions scaled by {kind!r}")
-    if "dtype" in config:
+    if config.get("dtype"):
         out["torch_dtype"] = str(config["dtype"]).removeprefix("torch.")
     return out

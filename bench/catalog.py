@@ -46,6 +46,7 @@ class Entry:
     needs: tuple[str, ...] = ()
     about: str = ""
     paper: str = ""
+    """arXiv's number; "none" for what has no paper."""
     year: int | None = None
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
     dense: bool = False
@@ -82,7 +83,7 @@ _DISTILLED = Cost(training=8, state=18)
 _EACH = 1.3
 """Hessians of a library that makes one for each linear and not for each input: (6 4096^2 + 11008^2) of (3 4096^2 + 11008^2)."""
 METHODS = {
-    "dense": Entry("baselines.dense:Dense", about="nothing done: the control", dense=True, cost=Cost()),
+    "dense": Entry("baselines.dense:Dense", about="nothing done: the control", paper="none", dense=True, cost=Cost()),
     "magnitude": Entry(
         "baselines.magnitude:Magnitude",
         about="keep the largest |W|",
@@ -160,6 +161,7 @@ METHODS = {
         "baselines.dense_ft:DenseFt",
         ("training", "teacher"),
         "the same training without sparsity: the fair control",
+        "none",
         dense=True,
         cost=_TRAINED,
     ),
@@ -167,6 +169,7 @@ METHODS = {
         "baselines.retrain:Retrain",
         ("training", "teacher"),
         "train what a one-shot mask left, the mask held",
+        "none",
         prior="sparsegpt",
         cost=_DISTILLED,
     ),
@@ -174,6 +177,7 @@ METHODS = {
         "baselines.finetune:Finetune",
         ("training", "teacher"),
         "train a sparse model further, its zeros held; rank= for low-rank updates",
+        "none",
         cost=_TRAINED,
     ),
     "sr-ste": Entry(
