@@ -44,7 +44,7 @@ for i, target in enumerate(job["targets"]):
 if mode == "touches":
     tensors["model.embed_tokens.weight"][0, 0] += 1
 if mode == "adds":
-    tensors["lm_head.bias"] = tensors["model.norm.weight"]
+    tensors["lm_head.bias"] = tensors["model.norm.weight"].clone()
 Path(job["pruned"]).mkdir()
 save_file(tensors, Path(job["pruned"]) / "model.safetensors")
 report = {"versions": {"torch": version("torch")}, "recipe": "every other weight"}
