@@ -118,13 +118,27 @@ def test_theirs_and_ours_are_one_method(theirs, ours, pattern, llama, make_job, 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "opt"])
 def test_sparseml_reads_the_dense_model_of_every_family_it_gets(family, make, make_job, tmp_path):
-    model = make(family)
+    random = make(family)
+    random.config.sliding_window = None
+    if family == "qwen2":
+        random.config.layer_types = ["full_attention"] * random.config.num_hidden_layers
+    model = type(random)(random.config).eval().requires_grad_(False)
+    model.load_state_dict(random.state_dict())
     job = ready(SparsemlMagnitude, make_job(model), tmp_path)
 
     notes = SparsemlMagnitude().apply(model, job).notes
 
     assert notes["dense_logits"]["difference"] < 1e-5
     assert notes["versions"]["sparseml"] == "1.8.0"
+
+
+@pytest.mark.slow
+def test_a_window_that_sparseml_does_not_see_is_refused(make, make_job, tmp_path):
+    """Mistral's sliding window of 5 tokens: transformers 4.40 attends past it."""
+    model = make("mistral")
+
+    with pytest.raises(Crashed, match="nothing was pruned"):
+        SparsemlMagnitude().apply(model, ready(SparsemlMagnitude, make_job(model), tmp_path))
 
 
 @pytest.mark.slow

@@ -145,6 +145,14 @@ def test_list(home, cli):
     assert row["bytes"] == sum(p.stat().st_size for p in home.rglob("*") if p.is_file())
 
 
+def test_doctor_says_what_is_missing(home, cli, monkeypatch):
+    monkeypatch.setattr("bench.doctor._network", lambda: {"thing": "hub", "state": "ok", "detail": ""})
+    rows = {r["thing"]: r for r in json.loads(cli("doctor", "--json")[1])}
+
+    assert rows["environment old"]["state"] == "absent"
+    assert rows["environment old"]["detail"] == "bench env create old"
+
+
 def test_unknown_name(home, cli):
     code, _, err = cli("env", "create", "odl")
 
