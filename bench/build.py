@@ -16,14 +16,14 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from bench import blocks, catalog, crew, digests, loading, models, packing, provenance
+from bench import blocks, catalog, crew, digests, environments, loading, models, packing, provenance
 from bench.cells import Artifact, Cell, Stage
 from bench.check import Verdict, verify
 from bench.measures.contract import Item, Measure, Reading, Rig
 from bench.outcome import blank
 from bench.paths import cache_dir, publish, replacing, scratch
 from bench.store import ReadingRow, Record
-from methods.contract import Budget, Compute, Job, Method, Outcome, Prior, Progress
+from methods.contract import Budget, Compute, Environment, Job, Method, Outcome, Prior, Progress
 from methods.folder import Folder, save, state
 from methods.pattern import Pattern
 from methods.quantizing import ACTIVATIONS, NOTE, Stored
@@ -162,6 +162,7 @@ class Builder:
             pattern=Pattern.parse(stage.pattern),
             targets=self.targets,
             prior=self._prior(before) if before else None,
+            environment=_environment(artifact) if "isolated" in stage.needs else None,
             calibration=self._calibration(artifact) if "calibration" in stage.needs else None,
             training=corpus,
             validation=validation,
@@ -279,6 +280,17 @@ class Builder:
 
 def _stored(notes: Mapping[str, Any]) -> Stored | None:
     return Stored(**notes[NOTE]) if NOTE in notes else None
+
+
+def _environment(artifact: Artifact) -> Environment:
+    """
+    Raises:
+        Skipped: it is not built.
+    """
+    stage = artifact.stages[-1]
+    name = catalog.lookup(stage.kind, stage.name).environment
+    log = cache_dir() / "artifacts" / f"{artifact.key[:32]}.log"
+    return Environment(name=name, python=environments.python(name), log=log)
 
 
 def _checkpoints(artifact: Artifact) -> Path:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from bench.cells import Artifact
 
 MADE = ("artifacts", "tmp", "logs", "datasets", "digests", "tokens")
-DEAR = ("models", "data", "training")
-"""Gone with `everything` alone: what was fetched, and unfinished trainings that a killed run would go on from."""
+DEAR = ("models", "data", "training", "environments")
+"""Gone with `everything` alone: what was fetched or installed, and unfinished trainings that a killed run would go on from."""
 SHARED = ("datasets", "digests", "tokens", *DEAR)
 """Parts whose entries no run holds by name: they stay as long as any is at work."""
 

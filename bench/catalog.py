@@ -46,6 +46,7 @@ class Entry:
     needs: tuple[str, ...] = ()
     about: str = ""
     paper: str = ""
+    """arXiv's number; "none" for what has no paper."""
     year: int | None = None
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
     dense: bool = False
@@ -54,6 +55,10 @@ class Entry:
     """The stage it refines where no `from=` was typed."""
     cost: Cost | None = None
     """None: nobody said."""
+    extra: str = ""
+    """Of cast-bench's: what it is installed with."""
+    environment: str = ""
+    """Of `bench env create`: what it runs in."""
     broken: str = ""
     """Why it cannot be imported."""
 
@@ -75,8 +80,10 @@ _TRAINED = Cost(training=6, state=16)
 """A forward and a backward; master, gradient and two moments in float32."""
 _DISTILLED = Cost(training=8, state=18)
 """And a forward of the teacher, in bfloat16."""
+_EACH = 1.3
+"""Hessians of a library that makes one for each linear and not for each input: (6 4096^2 + 11008^2) of (3 4096^2 + 11008^2)."""
 METHODS = {
-    "dense": Entry("baselines.dense:Dense", about="nothing done: the control", dense=True, cost=Cost()),
+    "dense": Entry("baselines.dense:Dense", about="nothing done: the control", paper="none", dense=True, cost=Cost()),
     "magnitude": Entry(
         "baselines.magnitude:Magnitude",
         about="keep the largest |W|",
@@ -100,6 +107,42 @@ METHODS = {
         2023,
         cost=Cost(passes=2, hessians=1),
     ),
+    "llmcompressor-sparsegpt": Entry(
+        "baselines.llmcompressor:LlmCompressorSparseGPT",
+        ("calibration",),
+        "llm-compressor's SparseGPT",
+        "2301.00774",
+        2023,
+        cost=Cost(passes=2, hessians=_EACH),
+        extra="llmcompressor",
+    ),
+    "llmcompressor-wanda": Entry(
+        "baselines.llmcompressor:LlmCompressorWanda",
+        ("calibration",),
+        "llm-compressor's Wanda",
+        "2306.11695",
+        2023,
+        cost=Cost(passes=2),
+        extra="llmcompressor",
+    ),
+    "sparseml-sparsegpt": Entry(
+        "baselines.sparseml:SparsemlSparseGPT",
+        ("calibration", "isolated"),
+        "SparseML's SparseGPT",
+        "2301.00774",
+        2023,
+        cost=Cost(passes=32, hessians=_EACH, also="the whole model is run anew for each block"),
+        environment="sparseml",
+    ),
+    "sparseml-magnitude": Entry(
+        "baselines.sparseml:SparsemlMagnitude",
+        ("isolated",),
+        "SparseML's magnitude",
+        "1506.02626",
+        2015,
+        cost=Cost(also="one look at each weight"),
+        environment="sparseml",
+    ),
     "cast": Entry(
         "cast.method:Cast",
         ("training", "teacher"),
@@ -118,6 +161,7 @@ METHODS = {
         "baselines.dense_ft:DenseFt",
         ("training", "teacher"),
         "the same training without sparsity: the fair control",
+        "none",
         dense=True,
         cost=_TRAINED,
     ),
@@ -125,6 +169,7 @@ METHODS = {
         "baselines.retrain:Retrain",
         ("training", "teacher"),
         "train what a one-shot mask left, the mask held",
+        "none",
         prior="sparsegpt",
         cost=_DISTILLED,
     ),
@@ -132,6 +177,7 @@ METHODS = {
         "baselines.finetune:Finetune",
         ("training", "teacher"),
         "train a sparse model further, its zeros held; rank= for low-rank updates",
+        "none",
         cost=_TRAINED,
     ),
     "sr-ste": Entry(

@@ -25,7 +25,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 cache_app = typer.Typer(help="What is kept between runs.", no_args_is_help=True, rich_markup_mode=None)
+env_app = typer.Typer(
+    help="Environments of libraries that cannot share ours.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(cache_app, name="cache")
+app.add_typer(env_app, name="env")
 judging.add(app)
 
 
@@ -298,6 +302,30 @@ def cache_gc(
 
     freed, left = cache.gc(everything=all_, days=days)
     typer.echo(f"{freed / 1e6:,.1f} MB freed" + (f"; {left} entries are in use and stay" if left else ""))
+
+
+@env_app.command("create")
+def env_create(name: Annotated[str, typer.Argument(help="As in bench env ls.")]) -> None:
+    """Build an environment with pip, some minutes and gigabytes. One that is ready is left as it is."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from bench import environments
+
+    console = Console(stderr=True, highlight=False, markup=False)
+    with console.status("") as status:
+        path = environments.create(
+            name, lambda line: status.update(escape(line)) if line.startswith(" ") else console.print(line)
+        )
+    typer.echo(path)
+
+
+@env_app.command("ls")
+def env_ls(json: Json = False) -> None:
+    """Each environment, whether it is ready, what is in it, and its size in bytes."""
+    from bench import environments, listing
+
+    listing.show(environments.rows(), json)
 
 
 def _show(records: list[Record], format_: str, equal_bytes: bool = False) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from bench import catalog, data, devices, models, provenance
+from bench import catalog, data, devices, environments, models, provenance
 from bench.paths import cache_dir
 from bench.spec import DATA_ENV, RESULTS
 from bench.store import writable
@@ -34,6 +34,11 @@ def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
         here = importlib.util.find_spec(module) is not None
         out.append(
             _row(f"extra {extra}", "ok" if here else "absent", "" if here else f"pip install 'cast-bench[{extra}]'")
+        )
+    for row in environments.rows():
+        here = row["state"] == "built"
+        out.append(
+            _row(f"environment {row['name']}", row["state"], row["path"] if here else f"bench env create {row['name']}")
         )
     return out
 

@@ -86,6 +86,7 @@ def _entry(what: str, name: str, entry: catalog.Entry, long: bool) -> dict[str, 
     row |= {"arXiv": entry.paper, "year": str(entry.year or ""), "presets": " ".join(entry.presets)}
     if long and what == "methods":
         row |= {"trains": "yes" if entry.trains else "no", "estimated_on_llama2_7b": costs.told(entry)}
+        row["installed_by"] = _installed_by(entry)
     if long:
         kind = catalog.load(entry) if entry.target and not entry.broken else None
         fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
@@ -93,6 +94,13 @@ def _entry(what: str, name: str, entry: catalog.Entry, long: bool) -> dict[str, 
             f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default}" for f in fields
         )
     return row
+
+
+def _installed_by(entry: catalog.Entry) -> str:
+    """What brings the library of a method that needs one, else nothing."""
+    if entry.environment:
+        return f"bench env create {entry.environment}"
+    return f"pip install 'cast-bench[{entry.extra}]'" if entry.extra else ""
 
 
 def _task(name: str, file: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from bench import blocks, catalog, data, digests, fetching, models, packing, recipes, tasks
+from bench import blocks, catalog, data, digests, environments, fetching, models, packing, recipes, tasks
 from bench.cells import Artifact, Cell, Course, Draw, Stage
 from bench.devices import cores, resolve_device
 from bench.spec import Spec
@@ -172,13 +172,19 @@ def _stage(
         name=choice.name,
         label=choice.label,
         target=entry.target,
-        source=digests.of_source(entry.module),
+        source=_source(entry),
         config=below | choice.config,
         pattern=str(Pattern.parse(pattern)),
         random=entry.random,
         needs=entry.needs,
         kind=kind,
     )
+
+
+def _source(entry: catalog.Entry) -> str:
+    """Digest of a method's code, and of the pins of what it runs in."""
+    code = digests.of_source(entry.module)
+    return digests.of([code, environments.pins(entry.environment)]) if entry.environment else code
 
 
 def _draw(spec: Spec, model: models.Model, fetch: bool) -> Draw:

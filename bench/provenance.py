@@ -80,9 +80,9 @@ def _cpu() -> str:
 
 
 def peak_bytes(device: str) -> int:
-    """Highest memory so far: of the CUDA device where one is used, else of this process."""
+    """Highest memory so far: of the CUDA device where one is used, else of this process or the largest it started."""
     torch = sys.modules.get("torch")
     if device.startswith("cuda") and torch is not None:
         return int(torch.cuda.max_memory_allocated())
     scale = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * scale

@@ -96,6 +96,17 @@ class Prior:
     masks: dict[str, Tensor]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """Where another library lives whose own dependencies will not go with ours."""
+
+    name: str
+    python: Path
+    """Its interpreter."""
+    log: Path
+    """What a process there says is kept in this file, beside the artifact."""
+
+
 def _no_teacher() -> nn.Module:
     raise RuntimeError("this job has no teacher: the method's `needs` must name TEACHER")
 
@@ -118,6 +129,8 @@ class Job:
     """int64 [windows, seqlen]"""
     teacher: Callable[[], nn.Module] = _no_teacher
     """Loads the frozen dense model, only when asked."""
+    environment: Environment | None = None
+    """For a method that needs ISOLATED: the one its catalog entry names."""
     compute: Compute = field(default_factory=Compute)
     budget: Budget = field(default_factory=Budget)
     seed: int = 0

@@ -6,6 +6,7 @@ ask, so a plan can.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -113,6 +114,21 @@ def find_targets(
             f"no linear matches include {list(include)} and exclude {list(exclude)}; names look like {known[:1]}"
         )
     return chosen
+
+
+def as_patterns(targets: Iterable[str], family: Family) -> list[str]:
+    """Regular expressions that match these names and no others, as few as there are kinds of blocks."""
+    linears: dict[int | None, list[str]] = {}
+    for name in targets:
+        block = family.block_of(name)
+        linears.setdefault(block, []).append(name.removeprefix(f"{family.blocks}.{block}."))
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for block, names in linears.items():
+        alike.setdefault(tuple(names), []).append(str(block))
+    return [
+        rf"^{re.escape(family.blocks)}\.({'|'.join(blocks)})\.({'|'.join(map(re.escape, names))})$"
+        for names, blocks in alike.items()
+    ]
 
 
 def require_fit(

@@ -13,10 +13,8 @@ from methods.contract import Needs
 from methods.targets import dense_weight
 
 ENTRIES = {name: entry for name, entry in catalog.entries("methods").items() if name in catalog.METHODS}
-ONE_SHOT = [name for name, entry in ENTRIES.items() if set(entry.needs) <= {"calibration"}]
-"""Those that need no training corpus, no teacher and no device."""
-OWN = {"dense", "dense-ft", "retrain", "finetune"}
-"""Controls and tools with no paper of theirs; any other name in the catalog cites one."""
+ONE_SHOT = [name for name, entry in ENTRIES.items() if set(entry.needs) <= {"calibration"} and not entry.extra]
+"""Those that need no training corpus, no teacher, no device and no other library."""
 
 
 @pytest.fixture(params=ONE_SHOT)
@@ -46,14 +44,15 @@ def test_entry_says_what_the_class_says(name):
     assert kind.__dataclass_params__.frozen
     assert not entry.broken
     assert entry.about
+    assert bool(entry.environment) == (Needs.ISOLATED in kind.needs)
 
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_entry_says_where_it_is_from_and_what_it_costs(name):
     entry = ENTRIES[name]
 
-    assert bool(entry.paper) == (name not in OWN)
-    assert bool(entry.paper) == bool(entry.year)
+    assert entry.paper
+    assert (entry.paper == "none") == (entry.year is None)
     assert entry.cost is not None
     assert entry.trains == bool(entry.cost.training)
     assert ("calibration" in entry.needs) == bool(entry.cost.passes)

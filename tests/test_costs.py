@@ -48,6 +48,9 @@ def test_the_long_list(cli, what):
     assert code == 0
     if what == "methods":
         assert rows["cast"]["trains"] == "yes" and rows["wanda"]["trains"] == "no"
+        assert rows["sparseml-magnitude"]["installed_by"] == "bench env create sparseml"
+        assert rows["llmcompressor-wanda"]["installed_by"] == "pip install 'cast-bench[llmcompressor]'"
+        assert rows["wanda"]["installed_by"] == ""
         assert rows["wanda"]["estimated_on_llama2_7b"] == costs.told(catalog.METHODS["wanda"])
     else:
         assert all("trains" not in r for r in rows.values())

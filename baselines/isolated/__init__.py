@@ -1,0 +1,1 @@
+"""Scripts that run in other libraries' environments, where nothing of this project can be imported."""
