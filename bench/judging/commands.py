@@ -1,4 +1,4 @@
-"""`bench compare`, `gate`, `baseline`, `history` and `merge`. Each imports what it needs when it runs."""
+"""`bench compare`, `gate`, `baseline`, `history`, `merge` and `migrate`. Each imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ baseline_app = typer.Typer(
 
 def add(app: typer.Typer) -> None:
     """Put the commands on the command line."""
-    for command in (compare, gate, history, merge):
+    for command in (compare, gate, history, merge, migrate):
         app.command()(command)
     app.add_typer(baseline_app, name="baseline")
 
@@ -131,6 +131,19 @@ def merge(
     done = merging.merge(sources, results or RESULTS)
     told = f"{done.taken} records taken, {done.known} known"
     typer.echo(told + (f", {done.other} have another number here, which stays" if done.other else ""))
+
+
+def migrate(
+    results: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")],
+) -> None:
+    """Write a folder's records in today's schema. Older ones are read as they are; this only spares the step.
+
+    Originals lie in DIR/older/ until all is done; killed in between, the same command goes on from there.
+    """
+    from bench import migrating
+
+    done = migrating.migrate(results)
+    typer.echo(f"{results}: {done.written} records written in schema {migrating.SCHEMA}, {done.known} had it already")
 
 
 @baseline_app.command("set")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bench.store import Record, Store
+from bench.table import newest
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -136,17 +137,6 @@ def from_table(found: Any) -> Items:
     return Items(
         fixed["item_id"][order], fixed["cluster_id"][order], fixed["weight"][order].astype(np.float64), columns
     )
-
-
-def newest(records: Iterable[Record]) -> list[Record]:
-    """bench.table.newest, by slots as they are called here: one without a field is one where it is None."""
-    best: dict[tuple[Any, ...], tuple[tuple[bool, str], Record]] = {}
-    for record in records:
-        rank = (record.status != "failed", str(record.provenance.get("recorded", "")))
-        name = slot(record)
-        if name not in best or rank >= best[name][0]:
-            best[name] = (rank, record)
-    return [record for _, record in best.values()]
 
 
 def slot(record: Record, *without: str) -> tuple[Any, ...]:
