@@ -16,8 +16,8 @@ from typing import Any
 from bench import digests
 from bench.judging import sides
 from bench.judging.sides import Side
-from bench.paths import replacing
 from bench.migrating import SCHEMA, refuse_newer
+from bench.paths import replacing
 from bench.store import Record, parse
 from bench.table import newest
 from methods.errors import UserError
