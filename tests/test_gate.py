@@ -236,6 +236,16 @@ def test_the_same_key_on_another_machine_is_a_test_like_any_other(roots):
     assert row.verdict == "OK" and row.estimate is not None
 
 
+@pytest.mark.parametrize("other", [{"cpu_model": "6/143/8"}, {"isa": "AVX2"}])
+def test_a_cpu_of_the_same_name_with_other_kernels_is_another_machine(roots, other):
+    """A cloud calls many of its CPUs by one name: what would be no reproduction on one is noise between two."""
+    about = {"cpu": "EPYC", "cpu_model": "25/17/1", "isa": "AVX512", "device": None}
+    judged.perplexity(roots[0], provenance={"machine": about})
+    judged.perplexity(roots[1], 0.0, 0.002, noise=1, provenance={"machine": about | other})
+
+    assert verdict(roots)["perplexity"].verdict == "OK"
+
+
 def test_one_seed_of_a_method_with_seeds_is_judged_with_more_doubt(roots):
     judged.perplexity(roots[0], seed=0)
     judged.perplexity(roots[1], 0.01, 0.005, made="b", noise=1, seed=0)
