@@ -206,6 +206,17 @@ def test_a_new_failure_fails_and_an_old_one_fixed_is_shown(roots):
     assert {r.verdict for r in found.failed} == {"NEW_FAILURE"}
 
 
+def test_a_number_of_older_code_does_not_hide_that_todays_fails(roots):
+    """A results folder that is kept from run to run has both."""
+    for root in roots:
+        judged.perplexity(root)
+    judged.failed(roots[1], made="b", provenance={"recorded": "2026-01-02T00:00:00Z"})
+    assert verdict(roots)["perplexity"].verdict == "NEW_FAILURE"
+
+    judged.perplexity(roots[1], made="c", provenance={"recorded": "2026-01-03T00:00:00Z"})
+    assert verdict(roots)["perplexity"].verdict == "OK"
+
+
 def test_one_failed_seed_of_several_is_a_new_failure(roots):
     for seed in (0, 1):
         judged.perplexity(roots[0], seed=seed)

@@ -19,7 +19,6 @@ from bench.judging.sides import Side
 from bench.migrating import SCHEMA, refuse_newer
 from bench.paths import replacing
 from bench.store import Record, parse
-from bench.table import newest
 from methods.errors import UserError
 
 FORMAT = 1
@@ -156,7 +155,7 @@ def read(path: Path) -> Side:
         raise UserError(f"baseline {str(path)!r} holds what is no record ({reason}): {again}") from None
     if not records:
         raise UserError(f"baseline {str(path)!r} holds no records: {again}")
-    return Side(str(path), tuple(newest(records)), _Scores(files[ITEMS], str(path)))
+    return Side(str(path), tuple(sides.latest(records)), _Scores(files[ITEMS], str(path)))
 
 
 class _Scores:
