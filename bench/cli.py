@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="bench",
     help="Compress language models, measure what is left, and prove it.",
+    epilog="Exit code 0: done. 1: a cell failed, a gate or a pattern does not hold. 2: bad input, told in one sentence. "
+    "130: stopped by Ctrl-C; the same command goes on.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

@@ -45,12 +45,14 @@ def compare(
     + is worse, - better, ~ undecided, x not comparable, ! failed or missing. Each interval holds on its own; p values
     are Benjamini and Hochberg's.
     """
-    from bench.judging import rules, sought, verdicts
+    from bench.judging import rules, shown, sought, verdicts
     from bench.spec import RESULTS
 
     before, after, without = sought.find(a, b, results or RESULTS)
     judged = verdicts.judge(before, after, rules.read(config), without=without, exploratory=True)
-    _show(judged, json, md, f"{a} → {b}:")
+    headline = f"{a} → {b}: {shown.told(judged)}"
+    _show(judged, json, md, headline)
+    typer.echo(f"bench: {headline}", err=True)
 
 
 def gate(
@@ -68,6 +70,7 @@ def gate(
 ) -> None:
     """Did anything get worse than its margin, beyond noise? Exit code 0: no; 1: yes; 2: it could not be judged."""
     from bench.judging import ci, rules, shown, sides
+    from bench.judging.text import printable
     from bench.judging.verdicts import judge
     from bench.spec import RESULTS
 
@@ -78,12 +81,14 @@ def gate(
         judged = _again(before, after, asked, judged)
     if junit:
         _write(junit, ci.junit(judged))
-    _show(judged, json, md, "bench gate")
+    _show(judged, json, md, f"bench gate {shown.summary(judged)}")
     if github:
         typer.echo(ci.github(judged), nl=False, err=json)
-    if not judged.rows:
+    if all(row.verdict == "NOT_COMPARABLE" for row in judged.rows):
         raise UserError(
-            f"baseline {baseline!r} and {after.name!r} have nothing that can be judged: bench baseline show lists it"
+            f"baseline {baseline!r} and {after.name!r} have nothing that can be judged"
+            + (f" ({printable(judged.rows[0].reason)})" if judged.rows else "")
+            + ": bench baseline show lists what it has"
         )
     typer.echo(f"bench: {shown.summary(judged)}", err=True)
     if judged.failed:
@@ -194,11 +199,11 @@ def _baseline(text: str) -> Side:
     return sides.read(path, "baseline")
 
 
-def _show(judged: Judgement, json: bool, md: Path | None, title: str) -> None:
+def _show(judged: Judgement, json: bool, md: Path | None, headline: str) -> None:
     from bench.judging import shown
 
     if md:
-        text = shown.md(judged, title)
+        text = shown.md(judged, headline)
         if str(md) == "-":
             typer.echo(text, nl=False)
         else:
