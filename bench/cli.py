@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="bench",
     help="Compress language models, measure what is left, and prove it.",
+    epilog="Exit code 0: done. 1: a cell failed, a gate or a pattern does not hold. 2: bad input, told in one sentence. "
+    "130: stopped by Ctrl-C; the same command goes on.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -243,20 +245,41 @@ def verify(
 
 @app.command()
 def export(
-    artifact: Annotated[str, typer.Argument(help="A record's name or the beginning of it, or a model folder.")],
     out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
+    artifact: Annotated[
+        str | None,
+        typer.Argument(help="Of hf and packed24: a record's name or the beginning of it, or a model folder."),
+    ] = None,
     format_: Annotated[
-        str, typer.Option("--format", help="hf: dense, for transformers and vLLM; packed24: kept values and bitmasks.")
+        str,
+        typer.Option(
+            "--format",
+            help="A model: hf, dense, for transformers and vLLM; packed24, kept values and bitmasks. "
+            "Results: eee, for Every Eval Ever; lm-eval, as its own runs save them.",
+        ),
     ] = "hf",
     values: Annotated[str | None, typer.Option(help="Of packed24: int8 or int4 [default: as they are].")] = None,
     exclude: Annotated[str | None, typer.Option(help="Globs of linears that packed24 leaves dense, by commas.")] = None,
+    organization: Annotated[str, typer.Option(help="Of eee: who ran the evaluation.")] = "unknown",
     results: Results = None,
 ) -> None:
-    """Write a pruned model as a folder for others. A packed24 folder becomes dense again with --format hf."""
-    from bench import convert
+    """Write a pruned model, or a folder of results, for others.
 
+    A packed24 folder becomes dense again with --format hf. eee and lm-eval write the newest records of --results.
+    """
+    from bench import convert
+    from bench.exports import writing
+    from bench.spec import RESULTS
+
+    if format_ in writing.FORMATS:
+        if artifact:
+            raise UserError(f"--format {format_} writes the folder --results names, whole: leave {artifact!r} out")
+        typer.echo(writing.export(results or RESULTS, format_, out, organization))
+        return
+    if artifact is None and format_ in convert.FORMATS:
+        raise UserError(f"--format {format_} writes a model: name a record (bench ls runs) or a model folder")
     left = tuple(exclude.split(",")) if exclude else ()
-    typer.echo(convert.export(artifact, format_, out, values=values, exclude=left, results=results))
+    typer.echo(convert.export(artifact or "", format_, out, values=values, exclude=left, results=results))
 
 
 @app.command()

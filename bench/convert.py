@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from bench import catalog, folder24, models
 from bench.export import pruned
-from bench.paths import using
+from bench.exports import writing
+from bench.paths import using, whole
 from bench.spec import RESULTS
 from bench.store import Store
 from methods.errors import UserError
@@ -45,24 +43,21 @@ def export(
         UserError: no such model or format; `out` is taken; a linear that is not 2:4.
     """
     if format_ not in FORMATS:
-        raise UserError(catalog.unknown("format", format_, FORMATS))
+        raise UserError(catalog.unknown("format", format_, (*FORMATS, *writing.FORMATS)))
     if values is not None and (values not in BITS or format_ != "packed24"):
         raise UserError(f"--values {values!r} will not do: it is int8 or int4, of --format packed24 alone")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {str(out)!r} is there already: name a new folder, or empty it")
-    with using():
+    with using(), whole(out) as room:
         folder, include, left = _source(name, results)
         packed = (folder / folder24.ABOUT).exists()
         if packed and format_ == "packed24":
             raise UserError(f"{folder} is packed24 already: take --format hf, or copy it")
-        with _whole(out) as room:
-            if packed:
-                told = _unpacked(folder, room)
-            elif format_ == "hf":
-                told = _copied(folder, room)
-            else:
-                told = _packed(folder, room, values, include, (*left, *exclude))
-            _carry(folder, room)
+        if packed:
+            told = _unpacked(folder, room)
+        elif format_ == "hf":
+            told = _copied(folder, room)
+        else:
+            told = _packed(folder, room, values, include, (*left, *exclude))
+        _carry(folder, room)
     return f"{out}: {told}"
 
 
@@ -73,18 +68,6 @@ def _source(name: str, results: Path | None) -> tuple[Path, tuple[str, ...], tup
         return folder, ("*",), ()
     include, exclude = Store(results or RESULTS, write=False).find(name).determinants["targets"]
     return folder, tuple(include), tuple(exclude)
-
-
-@contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when the block ends well, and goes when it does not."""
-    room = out.parent / f".{out.name}.{uuid.uuid4().hex}.tmp"
-    try:
-        room.mkdir(parents=True)
-        yield room
-        room.rename(out)
-    finally:
-        shutil.rmtree(room, ignore_errors=True)
 
 
 def _packed(folder: Path, room: Path, values: str | None, include: tuple[str, ...], exclude: tuple[str, ...]) -> str:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from methods.errors import UserError
+
 if TYPE_CHECKING:
     from filelock import FileLock
 
@@ -40,6 +42,27 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place when the block ends well, and goes when it does not.
+
+    Raises:
+        UserError: `out` is there and not empty, or cannot be made.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {str(out)!r} is there already: name a new folder, or empty it")
+    room = out.parent / f".{out.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        room.mkdir(parents=True)
+    except OSError as fault:
+        raise UserError(f"--out {str(out)!r} cannot be made ({fault.strerror}): name another folder") from None
+    try:
+        yield room
+        room.rename(out)
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
 
 
 def sweep(folder: Path, pattern: str = ".*.tmp") -> None:

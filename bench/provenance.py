@@ -61,22 +61,28 @@ def commit() -> dict[str, Any]:
 
 @cache
 def machine() -> dict[str, Any]:
-    about: dict[str, Any] = {"platform": platform.platform(), "cpu": _cpu(), "device": None}
+    """cpu_model and isa tell apart what hides behind one name: kernels go by them, and so do the last bits of a sum."""
+    about: dict[str, Any] = {"platform": platform.platform(), **_cpu(), "device": None}
     torch = sys.modules.get("torch")
+    if torch is not None:
+        about["isa"] = torch.backends.cpu.get_cpu_capability()
     if torch is not None and torch.cuda.is_available():
         about["device"] = torch.cuda.get_device_name()
         about["cuda"] = torch.version.cuda
     return about
 
 
-def _cpu() -> str:
+def _cpu() -> dict[str, str]:
+    told: dict[str, str] = {}
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines():
+            key, _, value = line.partition(":")
+            told[key.strip()] = value.strip()
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    numbers = [told[k] for k in ("cpu family", "model", "stepping") if k in told]
+    name = told.get("model name") or platform.processor() or platform.machine()
+    return {"cpu": name} | ({"cpu_model": "/".join(numbers)} if numbers else {})
 
 
 def peak_bytes(device: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench import digests
+from bench.migrating import SCHEMA, upgrade
 from bench.paths import replacing, sweep
 from methods.errors import UserError
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
     from bench.measures.contract import Item
 
-SCHEMA = 1
 Status = Literal["ok", "diverged", "skipped", "failed"]
 DONE = ("ok", "diverged")
 """What a later run does not try again."""
@@ -63,6 +64,25 @@ class Record(BaseModel):
     def same(self) -> dict[str, Any]:
         """What is compared when two records are."""
         return self.model_dump(exclude={"provenance", "cost"})
+
+
+def parse(content: bytes, name: str) -> Record:
+    """A record from its JSON, of today's schema or an older one. name: where it was read, for the sentence.
+
+    Raises:
+        UserError: of a newer schema, whatever its fields.
+        ValueError: no record.
+    """
+    try:
+        record = Record.model_validate_json(content)
+        if record.schema_version == SCHEMA:
+            return record
+    except ValidationError:
+        pass  # of another schema, or none
+    try:
+        return Record.model_validate(upgrade(json.loads(content), name))
+    except (KeyError, TypeError, AttributeError, RecursionError) as fault:
+        raise ValueError(f"{type(fault).__name__}: {fault}") from None
 
 
 class Store:
@@ -128,16 +148,12 @@ class Store:
     def _read(self, path: Path) -> Record | None:
         """A corrupt record is moved aside and named, so that it is computed again and never read as empty."""
         try:
-            record = Record.model_validate_json(path.read_bytes())
+            record = parse(path.read_bytes(), str(path))
         except FileNotFoundError:
             return None
-        except (ValidationError, ValueError) as fault:
+        except ValueError as fault:
             self._aside(path, f"is no record ({str(fault).splitlines()[0]})")
             return None
-        if record.schema_version > SCHEMA:
-            raise UserError(
-                f"{path} has schema {record.schema_version}, newer than this version's {SCHEMA}: upgrade cast-bench to read it"
-            )
         if record.key[:32] != path.stem:
             self._aside(path, "does not bear its own key")
             return None

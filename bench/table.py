@@ -32,16 +32,16 @@ Column = tuple[str, str, str]
 """metric, protocol, measure"""
 
 
-def newest(records: Iterable[Record]) -> list[Record]:
-    """One record a slot: the one recorded last, a good one before a failed one."""
-    best: dict[str, Record] = {}
+def newest(records: Iterable[Record], *, good_first: bool = True) -> list[Record]:
+    """One record a slot: the one recorded last. good_first: a good one before a failed one, however late that came."""
+    best: dict[str, tuple[tuple[bool, str, bool], Record]] = {}
     for record in records:
         slot = repr(sorted(record.slot.items()))
-        rank = (record.status != "failed", record.provenance.get("recorded", ""))
-        held = best.get(slot)
-        if held is None or rank >= (held.status != "failed", held.provenance.get("recorded", "")):
-            best[slot] = record
-    return list(best.values())
+        good = record.status != "failed"
+        rank = (good and good_first, record.provenance.get("recorded", ""), good)
+        if slot not in best or rank >= best[slot][0]:
+            best[slot] = (rank, record)
+    return [record for _, record in best.values()]
 
 
 def rows(records: Iterable[Record]) -> list[dict[str, Any]]:

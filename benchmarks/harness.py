@@ -42,6 +42,12 @@ def ratio(times: dict[str, list[float]], slow: str, fast: str) -> dict[str, floa
     return {"median": round(statistics.median(pairs), 3), "min": round(min(pairs), 3), "max": round(max(pairs), 3)}
 
 
+def recorded(name: str) -> dict[str, Any]:
+    """The figures that lie in results/benchmarks/NAME.json."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())["figures"]
+    return found
+
+
 def finish(name: str, figures: dict[str, Any]) -> None:
     """Print the figures and leave them in results/benchmarks/NAME.json."""
     print(json.dumps(figures, indent=1))

@@ -206,6 +206,17 @@ def test_a_new_failure_fails_and_an_old_one_fixed_is_shown(roots):
     assert {r.verdict for r in found.failed} == {"NEW_FAILURE"}
 
 
+def test_a_number_of_older_code_does_not_hide_that_todays_fails(roots):
+    """A results folder that is kept from run to run has both."""
+    for root in roots:
+        judged.perplexity(root)
+    judged.failed(roots[1], made="b", provenance={"recorded": "2026-01-02T00:00:00Z"})
+    assert verdict(roots)["perplexity"].verdict == "NEW_FAILURE"
+
+    judged.perplexity(roots[1], made="c", provenance={"recorded": "2026-01-03T00:00:00Z"})
+    assert verdict(roots)["perplexity"].verdict == "OK"
+
+
 def test_one_failed_seed_of_several_is_a_new_failure(roots):
     for seed in (0, 1):
         judged.perplexity(roots[0], seed=seed)
@@ -234,6 +245,16 @@ def test_the_same_key_on_another_machine_is_a_test_like_any_other(roots):
     row = verdict(roots)["perplexity"]
 
     assert row.verdict == "OK" and row.estimate is not None
+
+
+@pytest.mark.parametrize("other", [{"cpu_model": "6/143/8"}, {"isa": "AVX2"}])
+def test_a_cpu_of_the_same_name_with_other_kernels_is_another_machine(roots, other):
+    """A cloud calls many of its CPUs by one name: what would be no reproduction on one is noise between two."""
+    about = {"cpu": "EPYC", "cpu_model": "25/17/1", "isa": "AVX512", "device": None}
+    judged.perplexity(roots[0], provenance={"machine": about})
+    judged.perplexity(roots[1], 0.0, 0.002, noise=1, provenance={"machine": about | other})
+
+    assert verdict(roots)["perplexity"].verdict == "OK"
 
 
 def test_one_seed_of_a_method_with_seeds_is_judged_with_more_doubt(roots):

@@ -8,7 +8,8 @@ import pytest
 import support
 
 from bench.measures.contract import Item
-from bench.store import SCHEMA, ReadingRow, Record, Store
+from bench.migrating import SCHEMA
+from bench.store import ReadingRow, Record, Store
 from methods.errors import UserError
 
 KEY = "ab" * 32

@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from bench import digests
 from bench.judging import sides
 from bench.judging.sides import Side
+from bench.migrating import SCHEMA, refuse_newer
 from bench.paths import replacing
-from bench.store import SCHEMA, Record
+from bench.store import Record, parse
 from methods.errors import UserError
 
 FORMAT = 1
@@ -117,7 +116,7 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
                 raise UserError(f"baseline {str(path)!r} unpacks to more than {LARGEST:,} bytes: {again}")
             files = {name: packed.read(name) for name in (MANIFEST, RECORDS, ITEMS)}
         told = json.loads(files[MANIFEST])
-        version = int(told["format"])
+        version, schema = int(told["format"]), int(told.get("schema", SCHEMA))
     except (
         zipfile.BadZipFile,
         KeyError,
@@ -130,10 +129,11 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     ) as fault:
         reason = (str(fault) or type(fault).__name__).splitlines()[0][:80]
         raise UserError(f"baseline {str(path)!r} cannot be read ({reason}): {again}") from None
-    if version > FORMAT or int(told.get("schema", SCHEMA)) > SCHEMA:
+    if version > FORMAT:
         raise UserError(
             f"baseline {str(path)!r} has format {version}, newer than this version's {FORMAT}: upgrade cast-bench"
         )
+    refuse_newer(schema, f"baseline {str(path)!r}")
     if version < FORMAT:
         raise UserError(f"baseline {str(path)!r} has format {version}, older than this version's {FORMAT}: {again}")
     return told, files
@@ -149,13 +149,13 @@ def read(path: Path) -> Side:
     try:
         if told.get("digest") != digests.of([files[RECORDS].decode(), files[ITEMS].hex()]):
             raise UserError(f"baseline {str(path)!r} is damaged (its digest is another): {again}")
-        records = tuple(Record.model_validate_json(line) for line in files[RECORDS].splitlines())
-    except (ValidationError, UnicodeDecodeError) as fault:
+        records = tuple(parse(line, f"baseline {str(path)!r}") for line in files[RECORDS].splitlines())
+    except ValueError as fault:
         reason = str(fault).splitlines()[0]
         raise UserError(f"baseline {str(path)!r} holds what is no record ({reason}): {again}") from None
     if not records:
         raise UserError(f"baseline {str(path)!r} holds no records: {again}")
-    return Side(str(path), tuple(sides.newest(records)), _Scores(files[ITEMS], str(path)))
+    return Side(str(path), tuple(sides.latest(records)), _Scores(files[ITEMS], str(path)))
 
 
 class _Scores:

@@ -1,4 +1,4 @@
-"""`bench compare`, `gate`, `baseline`, `history` and `merge`. Each imports what it needs when it runs."""
+"""`bench compare`, `gate`, `baseline`, `history`, `merge` and `migrate`. Each imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ baseline_app = typer.Typer(
 
 def add(app: typer.Typer) -> None:
     """Put the commands on the command line."""
-    for command in (compare, gate, history, merge):
+    for command in (compare, gate, history, merge, migrate):
         app.command()(command)
     app.add_typer(baseline_app, name="baseline")
 
@@ -45,12 +45,14 @@ def compare(
     + is worse, - better, ~ undecided, x not comparable, ! failed or missing. Each interval holds on its own; p values
     are Benjamini and Hochberg's.
     """
-    from bench.judging import rules, sought, verdicts
+    from bench.judging import rules, shown, sought, verdicts
     from bench.spec import RESULTS
 
     before, after, without = sought.find(a, b, results or RESULTS)
     judged = verdicts.judge(before, after, rules.read(config), without=without, exploratory=True)
-    _show(judged, json, md, f"{a} → {b}:")
+    headline = f"{a} → {b}: {shown.told(judged)}"
+    _show(judged, json, md, headline)
+    typer.echo(f"bench: {headline}", err=True)
 
 
 def gate(
@@ -68,6 +70,7 @@ def gate(
 ) -> None:
     """Did anything get worse than its margin, beyond noise? Exit code 0: no; 1: yes; 2: it could not be judged."""
     from bench.judging import ci, rules, shown, sides
+    from bench.judging.text import printable
     from bench.judging.verdicts import judge
     from bench.spec import RESULTS
 
@@ -78,12 +81,14 @@ def gate(
         judged = _again(before, after, asked, judged)
     if junit:
         _write(junit, ci.junit(judged))
-    _show(judged, json, md, "bench gate")
+    _show(judged, json, md, f"bench gate {shown.summary(judged)}")
     if github:
         typer.echo(ci.github(judged), nl=False, err=json)
-    if not judged.rows:
+    if all(row.verdict == "NOT_COMPARABLE" for row in judged.rows):
         raise UserError(
-            f"baseline {baseline!r} and {after.name!r} have nothing that can be judged: bench baseline show lists it"
+            f"baseline {baseline!r} and {after.name!r} have nothing that can be judged"
+            + (f" ({printable(judged.rows[0].reason)})" if judged.rows else "")
+            + ": bench baseline show lists what it has"
         )
     typer.echo(f"bench: {shown.summary(judged)}", err=True)
     if judged.failed:
@@ -131,6 +136,19 @@ def merge(
     done = merging.merge(sources, results or RESULTS)
     told = f"{done.taken} records taken, {done.known} known"
     typer.echo(told + (f", {done.other} have another number here, which stays" if done.other else ""))
+
+
+def migrate(
+    results: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")],
+) -> None:
+    """Write a folder's records in today's schema. Older ones are read as they are; this only spares the step.
+
+    Originals lie in DIR/older/ until all is done; killed in between, the same command goes on from there.
+    """
+    from bench import migrating
+
+    done = migrating.migrate(results)
+    typer.echo(f"{results}: {done.written} records written in schema {migrating.SCHEMA}, {done.known} had it already")
 
 
 @baseline_app.command("set")
@@ -181,11 +199,11 @@ def _baseline(text: str) -> Side:
     return sides.read(path, "baseline")
 
 
-def _show(judged: Judgement, json: bool, md: Path | None, title: str) -> None:
+def _show(judged: Judgement, json: bool, md: Path | None, headline: str) -> None:
     from bench.judging import shown
 
     if md:
-        text = shown.md(judged, title)
+        text = shown.md(judged, headline)
         if str(md) == "-":
             typer.echo(text, nl=False)
         else:

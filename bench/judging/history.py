@@ -98,10 +98,9 @@ def _environment(records: Iterable[Record]) -> tuple[tuple[str, str], ...]:
 
 
 def _moved(before: tuple[tuple[str, str], ...], now: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """What nobody recorded then is no change."""
     old, new = dict(before), dict(now)
-    return tuple(
-        f"{k} {old.get(k, 'absent')} to {new.get(k, 'absent')}" for k in sorted(old | new) if old.get(k) != new.get(k)
-    )
+    return tuple(f"{k} {old[k]} to {new[k]}" for k in sorted(old.keys() & new.keys()) if old[k] != new[k])
 
 
 def rows(series: Sequence[Series]) -> list[dict[str, Any]]:

@@ -116,6 +116,17 @@ def studentized(
     )
 
 
+def critical(differences: Array, weights: Array, level: float) -> float:
+    """The t from which on `studentized` calls a positive difference other than 0: its p is under `level`.
+
+    differences: [seeds, clusters]; weights: [clusters].
+    """
+    value = differences.mean(0).sum() / weights.sum()
+    drawn = _draws(differences - value * weights, weights, _count(level))
+    freedom = _freedom(spread(differences, weights), effective(weights), len(differences))
+    return _quantile(drawn, 1 - level / 2, freedom)
+
+
 def _count(level: float) -> int:
     return min(MOST_DRAWS, int(np.ceil(DRAWS_OVER_LEVEL / level)))
 

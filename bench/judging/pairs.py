@@ -57,7 +57,10 @@ class Pair:
 
     @property
     def same_key(self) -> bool:
-        """Same weights, data and code on the same machine with the same libraries: only reproduction noise is left."""
+        """Same weights, data and code on the same machine with the same libraries: only reproduction noise is left.
+
+        A machine is the same if its CPU is of the same model and runs the same kernels, whatever it is called.
+        """
         return all(
             a.key == b.key and machine(a) == machine(b) and a.provenance.get("versions") == b.provenance.get("versions")
             for a, b in zip(self.before, self.after, strict=True)
@@ -91,13 +94,13 @@ class Finding:
 
 def machine(record: Record) -> Any:
     about = record.provenance.get("machine") or {}
-    return about.get("cpu"), about.get("device")
+    return tuple(about.get(k) for k in ("cpu", "cpu_model", "isa", "device"))
 
 
 def hardware(record: Record) -> str:
     told = record.determinants.get("hardware")
-    cpu, device = machine(record)
-    return str(told or device or cpu or "unknown")
+    about = record.provenance.get("machine") or {}
+    return str(told or about.get("device") or about.get("cpu") or "unknown")
 
 
 def grouped(records: Iterable[Record], without: tuple[str, ...] = ()) -> dict[Slot, Seeds]:

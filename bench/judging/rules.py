@@ -16,12 +16,14 @@ MARGINS = {
     "acc": 0.01,
     "latency": 0.05,
     "violated_groups": 0.0,
+    "zeros_lost": 0.0,
     "sparsity": 0.001,
     "bytes_packed": 0.005,
 }
 """How much worse is still good enough: a share of perplexity, timings and bytes; a difference of everything else."""
 TOLERANCES = {"perplexity": 1e-4, "acc": 1e-3}
-"""Same key, same machine, same libraries: by how much the number may still move."""
+"""By how much a number may move and still be the same; of any other metric, LEAST_MOVE."""
+LEAST_MOVE = 1e-4
 SEED_NOISE = {"perplexity": 0.005, "acc": 0.005}
 """Standard deviation of one change between calibration draws, taken where a method with seeds was run with one. Five
 draws of tiny's SparseGPT differ by 0.4% (results/tiny)."""
@@ -47,6 +49,9 @@ class Rules(BaseModel):
 
     def margin(self, metric: str, timing: bool) -> float | None:
         return self.margins.get(metric, self.margins.get("latency") if timing else None)
+
+    def tolerance(self, metric: str) -> float:
+        return self.tolerances.get(metric, LEAST_MOVE)
 
 
 def read(path: Path | None, **over: Any) -> Rules:

@@ -17,7 +17,7 @@ LONGEST = 60_000
 """Characters of a comment: GitHub takes 65,536."""
 QUIET = ("OK", "NOT_COMPARABLE")
 """Verdicts whose rows a comment folds away."""
-ASIDE = ("reason", "flips", "needs")
+COLORS = {"REGRESSION": "red", "NEW_FAILURE": "red", "MISSING": "red", "INCONCLUSIVE": "yellow", "IMPROVED": "green"}
 
 
 def number(value: float | None, unit: str = "") -> str:
@@ -33,6 +33,8 @@ def change(row: Row) -> str:
     if row.effect is None:
         return "–"
     value, low, high = row.effect
+    if row.estimate and row.estimate.value == row.estimate.low == row.estimate.high == 0:
+        return "same"
     form = "{:.4f}" if row.ratio else "{:+.4f}"
     told = ("×" if row.ratio else "") + form.format(value)
     return told if low == high else f"{told} [{form.format(low)}, {form.format(high)}]"
@@ -70,26 +72,32 @@ def rich_table(rows: Sequence[Row]) -> Table:
     for name in cells(rows[0]) if rows else ("nothing to compare",):
         table.add_column(name, justify="right" if name in ("before", "after", "change", "p") else "left")
     for row in rows:
-        table.add_row(*(Text(c) for c in cells(row).values()))
+        style = COLORS.get(row.verdict, "")
+        table.add_row(*(Text(c, style if name in ("", "verdict") else "") for name, c in cells(row).items()))
     return table
 
 
-def summary(judged: Judgement) -> str:
-    """How it ended, in a sentence."""
+def told(judged: Judgement) -> str:
+    """How many rows have which verdict."""
     counts = ", ".join(f"{n} {v}" for v, n in judged.count().items()) or "nothing to judge"
     more = f"; {judged.new} new" if judged.new else ""
     left = f"; no margin for {', '.join(map(printable, judged.unjudged))}" if judged.unjudged else ""
-    return f"{'failed' if judged.failed else 'passed'}: {counts}{more}{left}"
+    return counts + more + left
 
 
-def md(judged: Judgement, title: str) -> str:
+def summary(judged: Judgement) -> str:
+    """How a gate ended, in a sentence."""
+    return f"{'failed' if judged.failed else 'passed'}: {told(judged)}"
+
+
+def md(judged: Judgement, headline: str) -> str:
     """The body of a comment. What failed stands first; what is well is folded away."""
     family = (
         f"{judged.family} sampled numbers, intervals at {100 * (1 - judged.level):.4g}%, α = {judged.rules.alpha:g}"
     )
     loud = [r for r in judged.rows if r.verdict not in QUIET]
     quiet = [r for r in judged.rows if r.verdict in QUIET]
-    out = f"### {markdown(title)} {markdown(summary(judged))}\n\n{markdown(family)}\n"
+    out = f"### {markdown(headline)}\n\n{markdown(family)}\n"
     if loud:
         out += "\n" + _table(loud)
     if quiet and len(out) < LONGEST:

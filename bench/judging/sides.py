@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bench.store import Record, Store
+from bench.table import newest
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def read(path: Path, what: str = "results", *, every: bool = False) -> Side:
         raise UserError(f"{what} cannot be read: {store.moved[0]}: delete it, or run the same bench run again")
     if not records:
         raise UserError(f"{what} {str(path)!r} holds no records: run bench run --results {path} first")
-    return Side(str(path), tuple(records if every else newest(records)), lambda record: _of_file(path, record))
+    return Side(str(path), tuple(records if every else latest(records)), lambda record: _of_file(path, record))
 
 
 def _of_file(root: Path, record: Record) -> Items:
@@ -138,15 +139,9 @@ def from_table(found: Any) -> Items:
     )
 
 
-def newest(records: Iterable[Record]) -> list[Record]:
-    """bench.table.newest, by slots as they are called here: one without a field is one where it is None."""
-    best: dict[tuple[Any, ...], tuple[tuple[bool, str], Record]] = {}
-    for record in records:
-        rank = (record.status != "failed", str(record.provenance.get("recorded", "")))
-        name = slot(record)
-        if name not in best or rank >= best[name][0]:
-            best[name] = (rank, record)
-    return [record for _, record in best.values()]
+def latest(records: Iterable[Record]) -> list[Record]:
+    """The last record of each slot, whatever became of it: a number of older code does not hide that today's fails."""
+    return newest(records, good_first=False)
 
 
 def slot(record: Record, *without: str) -> tuple[Any, ...]:

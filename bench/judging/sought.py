@@ -43,10 +43,10 @@ def _find(text: str, results: Path) -> tuple[Side, tuple[str, ...]]:
     whole = sides.read(results, every=True)
     found = [r for r in whole.records if r.slot.get("method") == text]
     if found:
-        return whole.only(text, sides.newest(found)), OF_A_METHOD
+        return whole.only(text, sides.latest(found)), OF_A_METHOD
     if re.fullmatch(r"[0-9a-f]{4,64}", text):
         if made := [r for r in whole.records if _commit(r).startswith(text)]:
-            return whole.only(text, sides.newest(_of_one(text, made))), ()
+            return whole.only(text, sides.latest(_of_one(text, made))), ()
         if named := [r for r in whole.records if r.key.startswith(text)]:
             return whole.only(text, _artifact(text, named, whole)), OF_A_METHOD
     known = sorted({str(r.slot.get("method")) for r in whole.records})
@@ -70,5 +70,5 @@ def _artifact(text: str, named: list[Record], whole: Side) -> list[Record]:
     if len(named) > 1:
         raise UserError(f"{len(named)} records begin with {text!r}: write more of it")
     about = sides.slot(named[0], *OF_A_RECORD)
-    found = sides.newest(r for r in whole.records if sides.slot(r, *OF_A_RECORD) == about)
+    found = sides.latest(r for r in whole.records if sides.slot(r, *OF_A_RECORD) == about)
     return [r.model_copy(update={"slot": r.slot | {"seed": None}}) for r in found]

@@ -129,7 +129,10 @@ def _decided(measured: Sequence[tuple[Pair, Estimate]], rules: Rules, explorator
 
 
 def decide(pair: Pair, estimate: Estimate, adjusted: float, rules: Rules) -> Row:
-    """REGRESSION, OK, IMPROVED or INCONCLUSIVE; a metric without a margin is judged as if any loss were too much."""
+    """REGRESSION, OK, IMPROVED or INCONCLUSIVE; a metric without a margin is judged as if any loss were too much.
+
+    Sums in another order are no change, however sure it is: what lies within the tolerance of a reproduction is OK.
+    """
     given = rules.margin(pair.metric, pair.timing) or 0.0
     margin = math.log1p(given) if pair.logarithmic else given
     worse = 1.0 if pair.better == "lower" else -1.0
@@ -138,6 +141,8 @@ def decide(pair: Pair, estimate: Estimate, adjusted: float, rules: Rules) -> Row
     if pair.counted:
         verdict = "REGRESSION" if loss > margin else "IMPROVED" if -loss > margin else "OK"
         return replace(row, verdict=verdict)
+    if max(abs(estimate.low), abs(estimate.high)) <= rules.tolerance(pair.metric):
+        return row
     if most < 0:
         return replace(row, verdict="IMPROVED")
     if loss > margin and adjusted < rules.alpha:
@@ -158,7 +163,7 @@ def _hints(pair: Pair) -> str:
 def _reproduced(pair: Pair, rules: Rules) -> Row:
     """The same key on the same machine: the number has to come out again, whatever the margin."""
     moved = scores.change(pair)
-    within = abs(moved) <= rules.tolerances.get(pair.metric, 1e-4)
+    within = abs(moved) <= rules.tolerance(pair.metric)
     worse = moved * (1 if pair.better == "lower" else -1) > 0
     if within:
         return _row(pair, "OK", "same key: reproduced" if moved else "")

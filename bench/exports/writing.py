@@ -1,0 +1,42 @@
+"""`bench export --format eee` and `lm-eval`: a results folder in a format of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.exports import eee, harness
+from bench.exports.lines import Line, lines
+from bench.paths import whole
+from bench.store import Store
+from methods.errors import UserError
+
+FORMATS: dict[str, Callable[[Line, str], dict[str, str]]] = {"eee": eee.documents, "lm-eval": harness.documents}
+
+
+def export(results: Path, format_: str, out: Path, organization: str) -> str:
+    """Write the newest records of a results folder into the folder `out`; returns a sentence for the user.
+
+    organization: who ran them, for those who publish them.
+
+    Raises:
+        UserError: no such folder, a damaged record, nothing to export, or `out` is taken.
+    """
+    store = Store(results, write=False)
+    found, left = lines(store)
+    if store.moved:
+        raise UserError(f"{store.moved[0]}: run the same command again to go on without it")
+    files: dict[str, str] = {}
+    for line in found:
+        files |= FORMATS[format_](line, organization)
+    if not files:
+        raise UserError(f"results folder {str(results)!r} has no number that {format_} has a place for: run bench run")
+    with whole(out) as room:
+        for name, text in files.items():
+            path = room / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    without = ", ".join(f"{n} {status}" for status, n in sorted(left.items()))
+    return f"{out}: {len(files)} files, {len(found)} models" + (
+        f"; without a number, and left out: {without}" if without else ""
+    )
