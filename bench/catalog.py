@@ -54,6 +54,7 @@ METHODS = {
         "prune column by column, the rest makes up",
         "2301.00774",
         2023,
+        presets={"mask-only": {"mask_only": True}},
     ),
     "cast": Entry(
         "cast.method:Cast",
