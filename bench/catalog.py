@@ -56,6 +56,9 @@ METHODS = {
         2023,
         presets={"mask-only": {"mask_only": True}},
     ),
+    "ria": Entry(
+        "baselines.ria:Ria", ("calibration",), "what matters to its row and column, times ||X||^0.5", year=2024
+    ),
     "cast": Entry(
         "cast.method:Cast",
         ("training", "teacher"),
