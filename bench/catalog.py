@@ -31,6 +31,8 @@ class Entry:
     """Its model is dense whatever pattern was asked for: a control."""
     prior: str = ""
     """The stage it refines where no `from=` was typed."""
+    refines: bool = False
+    """It has no start of its own: without a `prior`, `from=` must be typed."""
     broken: str = ""
     """Why it cannot be imported."""
 
@@ -58,6 +60,14 @@ METHODS = {
     ),
     "ria": Entry(
         "baselines.ria:Ria", ("calibration",), "what matters to its row and column, times ||X||^0.5", year=2024
+    ),
+    "dsnot": Entry(
+        "baselines.dsnot:DSnoT",
+        ("calibration", "teacher"),
+        "swap weights of a mask so that the outputs' expected error shrinks",
+        "2310.08915",
+        2023,
+        refines=True,
     ),
     "cast": Entry(
         "cast.method:Cast",
@@ -206,7 +216,7 @@ def parse(text: str, kind: str = "methods") -> Choice:
     """Read a method as typed and check its fields against the class's own.
 
     Raises:
-        UserError: unknown name, preset or field, or a value of the wrong type.
+        UserError: unknown name, preset or field, a value of the wrong type, or nothing to refine.
     """
     name, *options = text.split(":")
     entry = lookup(kind, name)
@@ -226,6 +236,8 @@ def parse(text: str, kind: str = "methods") -> Choice:
             prior = parse(value, kind).label
         else:
             config[_field(key)] = _scalar(value)
+    if entry.refines and not prior:
+        raise UserError(f"{name} refines a pruned model: name what prunes it, for example {name}:from=wanda")
     if config:
         method = build(entry, name, config)
         config = {k: getattr(method, k) for k in config}
