@@ -59,6 +59,8 @@ class Entry:
     """Of cast-bench's: what it is installed with."""
     environment: str = ""
     """Of `bench env create`: what it runs in."""
+    refines: bool = False
+    """It has no start of its own: without a `prior`, `from=` must be typed."""
     broken: str = ""
     """Why it cannot be imported."""
 
@@ -105,6 +107,7 @@ METHODS = {
         "prune column by column, the rest makes up",
         "2301.00774",
         2023,
+        presets={"mask-only": {"mask_only": True}},
         cost=Cost(passes=2, hessians=1),
     ),
     "llmcompressor-sparsegpt": Entry(
@@ -142,6 +145,23 @@ METHODS = {
         2015,
         cost=Cost(also="one look at each weight"),
         environment="sparseml",
+    ),
+    "ria": Entry(
+        "baselines.ria:Ria",
+        ("calibration",),
+        "what matters to its row and column, times ||X||^0.5",
+        "none",
+        2024,
+        cost=Cost(passes=2),
+    ),
+    "dsnot": Entry(
+        "baselines.dsnot:DSnoT",
+        ("calibration", "teacher"),
+        "swap weights of a mask so that the outputs' expected error shrinks",
+        "2310.08915",
+        2023,
+        refines=True,
+        cost=Cost(passes=3, also="a dense model beside it"),
     ),
     "cast": Entry(
         "cast.method:Cast",
@@ -305,7 +325,7 @@ def parse(text: str, kind: str = "methods") -> Choice:
     """Read a method as typed and check its fields against the class's own.
 
     Raises:
-        UserError: unknown name, preset or field, or a value of the wrong type.
+        UserError: unknown name, preset or field, a value of the wrong type, or nothing to refine.
     """
     name, *options = text.split(":")
     entry = lookup(kind, name)
@@ -325,6 +345,8 @@ def parse(text: str, kind: str = "methods") -> Choice:
             prior = parse(value, kind).label
         else:
             config[_field(key)] = _scalar(value)
+    if entry.refines and not prior:
+        raise UserError(f"{name} refines a pruned model: name what prunes it, for example {name}:from=wanda")
     if config:
         method = build(entry, name, config)
         config = {k: getattr(method, k) for k in config}

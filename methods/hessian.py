@@ -87,8 +87,11 @@ class CurvedWalk:
                 self._raised[visit.name] = took
             yield visit, factor
 
+    def notes(self) -> dict[str, Any]:
+        return {"damping_raised": self._raised} if self._raised else {}
+
     def outcome(self, **notes: Any) -> Outcome:
-        return self._walk.outcome(**({"damping_raised": self._raised} if self._raised else {}), **notes)
+        return self._walk.outcome(**self.notes(), **notes)
 
 
 Settle = Callable[[int, int, Tensor], Callable[[int, Tensor], Tensor]]

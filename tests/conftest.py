@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +23,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from methods.contract import Job
+from methods.contract import Job, Prior
 from methods.folder import save
 from methods.pattern import Pattern
-from methods.targets import find_targets
+from methods.targets import dense_weight, find_targets
 
 SIZES = {
     "vocab_size": 64,
@@ -81,6 +82,12 @@ def job_for(model: nn.Module, pattern: str = "2:4", **fields: object) -> Job:
     return replace(job, **fields)
 
 
+def with_prior(model: nn.Module, job: Job) -> Job:
+    """The job of a stage that refines magnitude's mask; `model` is the dense one."""
+    masks = {t: job.pattern.keep(dense_weight(model.get_submodule(t)).abs().float()) for t in job.targets}
+    return replace(job, prior=Prior(folder=job.source, masks=masks), teacher=lambda: copy.deepcopy(model))
+
+
 def write(model: nn.Module, folder: Path) -> Path:
     """The model as a folder that loads."""
     model.config.save_pretrained(folder)
@@ -112,6 +119,12 @@ def make() -> Callable[..., nn.Module]:
 def make_job() -> Callable[..., Job]:
     """make_job(model, pattern, **fields) -> a job over all of its targets."""
     return job_for
+
+
+@pytest.fixture
+def refining() -> Callable[..., Job]:
+    """refining(model, job) -> the job of a stage that refines magnitude's mask of the model."""
+    return with_prior
 
 
 @pytest.fixture

@@ -32,6 +32,10 @@ SMALL = {
 }
 
 
+ONE_SHOT = [n for n, e in catalog.METHODS.items() if not ({"training", "cuda", "isolated"} & set(e.needs) or e.extra)]
+"""Those that need no training corpus, no device and no other library; what refines a mask is among them."""
+
+
 @cache
 def corpus() -> Path:
     """wiki-mini's cache file: the developer's own where there is one, else parsed once a session."""

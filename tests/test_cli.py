@@ -56,6 +56,8 @@ BAD = {
     "field's value": ("run --methods sparsegpt:block=abc", ["sparsegpt:block='abc'", "integer"]),
     "preset": ("run --methods wanda:fast", ["wanda", "'fast'"]),
     "prior": ("run --methods wanda:from=magnitud", ["'magnitud'", "magnitude"]),
+    "nothing to refine": ("run --methods dsnot", ["dsnot refines a pruned model", "dsnot:from=wanda"]),
+    "field's choice": ("run --methods dsnot:part=mlp:from=wanda", ["dsnot:part='mlp'", "'attention' or 'all'"]),
     "pattern": ("run --pattern 5:4", ["'5:4'", "2:4"]),
     "pattern, no pattern": ("run --pattern half", ["'half'", "50%"]),
     "pattern that does not fit": ("run --pattern 2:3", ["2:3", "128", "take another pattern"]),

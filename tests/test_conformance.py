@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 
 import pytest
+import support
 import torch
 
 from bench import catalog, costs
@@ -13,11 +14,9 @@ from methods.contract import Needs
 from methods.targets import dense_weight
 
 ENTRIES = {name: entry for name, entry in catalog.entries("methods").items() if name in catalog.METHODS}
-ONE_SHOT = [name for name, entry in ENTRIES.items() if set(entry.needs) <= {"calibration"} and not entry.extra]
-"""Those that need no training corpus, no teacher, no device and no other library."""
 
 
-@pytest.fixture(params=ONE_SHOT)
+@pytest.fixture(params=support.ONE_SHOT)
 def method(request):
     return catalog.build(ENTRIES[request.param], request.param, {})
 
@@ -27,9 +26,15 @@ def pattern(method):
     return "dense" if method.name == "dense" else "2:4"
 
 
-def apply(method, model, job):
-    torch.manual_seed(job.seed)
-    return method.apply(copy.deepcopy(model), job)
+@pytest.fixture
+def apply(refining):
+    """apply(method, model, job) -> its outcome on a copy, beside a prior and a teacher where it asks for them."""
+
+    def run(method, model, job):
+        torch.manual_seed(job.seed)
+        return method.apply(copy.deepcopy(model), refining(model, job) if Needs.TEACHER in method.needs else job)
+
+    return run
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -66,7 +71,7 @@ def test_hyperparameters_are_json(name):
     assert json.loads(json.dumps(fields, allow_nan=False)) == fields
 
 
-def test_prunes_its_targets_and_nothing_else(method, pattern, make, make_job):
+def test_prunes_its_targets_and_nothing_else(method, pattern, apply, make, make_job):
     """One linear of each kind is left out, so that a method cannot know its targets but from the job."""
     model = make("llama")
     job = make_job(model, pattern)
@@ -84,7 +89,7 @@ def test_prunes_its_targets_and_nothing_else(method, pattern, make, make_job):
         assert job.pattern.violations(dense_weight(outcome.model.get_submodule(target))) == 0, target
 
 
-def test_same_seed_same_model(method, pattern, llama, make_job):
+def test_same_seed_same_model(method, pattern, apply, llama, make_job):
     job = make_job(llama, pattern)
 
     one, two = apply(method, llama, job), apply(method, llama, job)
@@ -95,7 +100,7 @@ def test_same_seed_same_model(method, pattern, llama, make_job):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_dtype_stays(method, pattern, dtype, llama, make_job):
+def test_dtype_stays(method, pattern, apply, dtype, llama, make_job):
     llama.to(dtype)
 
     outcome = apply(method, llama, make_job(llama, pattern))
@@ -105,14 +110,14 @@ def test_dtype_stays(method, pattern, dtype, llama, make_job):
         assert tensor.isfinite().all(), key
 
 
-def test_notes_are_json(method, pattern, llama, make_job):
+def test_notes_are_json(method, pattern, apply, llama, make_job):
     notes = apply(method, llama, make_job(llama, pattern)).notes
 
     assert isinstance(notes, Mapping)
     assert json.loads(json.dumps(dict(notes), allow_nan=False)) == notes
 
 
-def test_job_is_left_as_it_was(method, pattern, llama, make_job):
+def test_job_is_left_as_it_was(method, pattern, apply, llama, make_job):
     job = make_job(llama, pattern)
     tokens = job.calibration.clone()
 
@@ -121,7 +126,7 @@ def test_job_is_left_as_it_was(method, pattern, llama, make_job):
     assert torch.equal(job.calibration, tokens)
 
 
-def test_model_can_still_be_trained_and_run(method, pattern, llama, make_job):
+def test_model_can_still_be_trained_and_run(method, pattern, apply, llama, make_job):
     """No hook, no stand-in for a block and no frozen graph is left behind."""
     job = make_job(llama, pattern)
 

@@ -3,23 +3,30 @@
 import copy
 
 import pytest
+import support
 import torch
 
 from bench import catalog
 from methods.targets import dense_weight
 
+PRUNERS = [name for name in support.ONE_SHOT if name != "dense"]
 
-def apply(name, model, job):
-    return catalog.build(catalog.lookup("methods", name), name, {}).apply(model, job)
+
+@pytest.fixture
+def apply(refining):
+    def run(name, model, job):
+        return catalog.build(catalog.lookup("methods", name), name, {}).apply(model, refining(model, job))
+
+    return run
 
 
 def bits(tensor):
     return tensor.contiguous().view(torch.int32)
 
 
-@pytest.mark.parametrize("name", catalog.ONE_SHOT)
+@pytest.mark.parametrize("name", PRUNERS)
 @pytest.mark.parametrize("pattern", ["2:4", "50%"])
-def test_prunes_its_targets_and_nothing_else(family, name, pattern, make, make_job):
+def test_prunes_its_targets_and_nothing_else(family, name, pattern, apply, make, make_job):
     model = make(family)
     before = copy.deepcopy(model)
     job = make_job(model, pattern)
@@ -41,7 +48,7 @@ def test_prunes_its_targets_and_nothing_else(family, name, pattern, make, make_j
         assert not (weight.signbit() & (weight == 0)).any(), target
 
 
-def test_along_the_outputs_it_does_not_hold(family, make, make_job):
+def test_along_the_outputs_it_does_not_hold(family, apply, make, make_job):
     """The other dimension is not pruned by accident: the test above could not tell where a layer is square."""
     model = make(family)
     job = make_job(model)
@@ -53,12 +60,12 @@ def test_along_the_outputs_it_does_not_hold(family, make, make_job):
         assert (weight.T.unflatten(1, (-1, 4)).count_nonzero(-1) > 2).any(), target
 
 
-@pytest.mark.parametrize("name", catalog.ONE_SHOT)
-def test_only_the_named_targets(name, llama, make_job):
+@pytest.mark.parametrize("name", PRUNERS)
+def test_only_the_named_targets(name, apply, llama, make_job):
     before = copy.deepcopy(llama.state_dict())
     job = make_job(llama, targets=("model.layers.1.mlp.up_proj",))
 
-    apply(name, llama, job)
+    after = apply(name, llama, job).model.state_dict()
 
-    changed = [key for key, tensor in llama.state_dict().items() if not torch.equal(tensor, before[key])]
+    changed = [key for key, tensor in after.items() if not torch.equal(tensor, before[key])]
     assert changed == ["model.layers.1.mlp.up_proj.weight"]
