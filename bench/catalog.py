@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import keyword
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
@@ -31,6 +32,8 @@ class Entry:
     """Its model is dense whatever pattern was asked for: a control."""
     prior: str = ""
     """The stage it refines where no `from=` was typed."""
+    file: str = ""
+    """A field that names a file; where it was typed nothing else is needed, and field `sha256` says what is in it."""
     broken: str = ""
     """Why it cannot be imported."""
 
@@ -38,10 +41,9 @@ class Entry:
     def module(self) -> str:
         return self.target.split(":")[0]
 
-    @property
-    def random(self) -> bool:
-        """Does another seed give another model?"""
-        return bool({"calibration", "training"} & set(self.needs))
+    def needs_with(self, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """What it needs as typed."""
+        return () if self.file and config.get(self.file) else self.needs
 
 
 METHODS = {
@@ -84,6 +86,14 @@ METHODS = {
         "baselines.finetune:Finetune",
         ("training", "teacher"),
         "train a sparse model further, its zeros held; rank= for low-rank updates",
+    ),
+    "maskllm": Entry(
+        "baselines.maskllm:MaskLLM",
+        ("training", "teacher"),
+        "learn each group's pattern, the weights frozen; file= for released masks",
+        "2409.17481",
+        2024,
+        file="file",
     ),
     "sr-ste": Entry(
         "baselines.sr_ste:SrSte",
