@@ -95,6 +95,13 @@ METHODS = {
         2024,
         file="file",
     ),
+    "proxsparse": Entry(
+        "baselines.proxsparse:ProxSparse",
+        ("training", "teacher"),
+        "shrink weights until each group holds n:m; the dense ones stay under that mask",
+        "2502.00258",
+        2025,
+    ),
     "sr-ste": Entry(
         "baselines.sr_ste:SrSte",
         ("training", "teacher"),
