@@ -34,25 +34,25 @@ def objective(w, z, strength, n):
     return total
 
 
-STRENGTHS = (0.003, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 3.0, 30.0)
+STRENGTHS = (0.003, 0.1, 0.3, 0.6, 1.0, 1.5, 30.0)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_no_point_of_a_grid_is_better(n, strength):
-    """18^4 points from 0 to z: |w| <= |z| and no other sign can pay."""
+    """12^4 points from 0 to z: |w| <= |z| and no other sign can pay."""
     z = torch.randn(12, 4, dtype=torch.float64)
     z[0] = 1.0  # where all are equal, descents are tempted to favour one
     z[1, 2:] = z[1, 1]
     w = prox(z, strength, n)
 
-    grid = np.array(list(product(np.linspace(0, 1, 18), repeat=4)))
+    grid = np.array(list(product(np.linspace(0, 1, 12), repeat=4)))
     for mine, group in zip(w.numpy(), z.numpy(), strict=True):
         best = objective(grid * group, group, strength, n).min()
         assert objective(mine, group, strength, n) <= best + 1e-9
 
 
-@pytest.mark.parametrize(("n", "m"), [(1, 4), (2, 4), (2, 8), (4, 8)])
+@pytest.mark.parametrize(("n", "m"), [(1, 4), (2, 4), (2, 6), (3, 6)])
 @pytest.mark.parametrize("strength", [0.03, 0.3, 1.0])
 def test_no_descent_from_anywhere_ends_lower(n, m, strength):
     """Coordinate by coordinate, each set to its minimum given the rest, from many starts."""
@@ -61,8 +61,8 @@ def test_no_descent_from_anywhere_ends_lower(n, m, strength):
     dice = np.random.default_rng(0)
 
     size = z.abs().numpy()
-    found = dice.uniform(size=(40, *size.shape)) * size
-    for _ in range(300):
+    found = dice.uniform(size=(10, *size.shape)) * size
+    for _ in range(60):
         for i in range(m):
             others = np.delete(found, i, axis=-1)
             slope = sum(np.prod(others[..., list(c)], axis=-1) for c in combinations(range(m - 1), n))
@@ -125,7 +125,7 @@ def test_each_step_is_adams_and_then_the_prox():
 
     expected = prox(theirs.detach().view(-1, 4), 0.2, 2).view(6, 8)
     torch.testing.assert_close(ours.detach(), expected)
-    assert optimizer.figures["held"] == (expected.view(-1, 4).count_nonzero(-1) <= 2).float().mean().item()
+    assert optimizer.figures["held"] == (expected.view(-1, 4).count_nonzero(-1) <= 2).double().mean().item()
 
     turned = torch.nn.Parameter(weight.T.contiguous())
     turned.grad = slope.T.contiguous()
@@ -187,7 +187,18 @@ def test_bad_input_is_a_sentence(config, pattern, words, llama, task):
         ProxSparse(**config).apply(llama, replace(task(llama), pattern=Pattern.parse(pattern)))
 
 
-GOLDEN: dict[str, list[float]] = {}
+GOLDEN = {
+    "ce": [
+        4.27012, 4.31047, 4.25685, 4.23721, 4.1092, 4.14636, 4.1233, 4.13584, 4.03529, 4.06724, 4.06877, 4.02045,
+    ],
+    "norm": [
+        1.47454, 1.35588, 1.33842, 1.23869, 1.46457, 1.31683, 1.39135, 1.21968, 1.25205, 1.23494, 1.55135, 1.60268,
+    ],
+    "held": [
+        0.00347222, 0.0133102, 0.0274884, 0.0496238, 0.0768229, 0.108073, 0.144242, 0.175926, 0.210069, 0.243924,
+        0.280527, 0.316406,
+    ],
+}  # fmt: skip
 
 
 def test_golden_trace(llama, task, monkeypatch):
