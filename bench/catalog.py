@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import keyword
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
@@ -61,6 +62,8 @@ class Entry:
     """Of `bench env create`: what it runs in."""
     refines: bool = False
     """It has no start of its own: without a `prior`, `from=` must be typed."""
+    file: str = ""
+    """A field that names a file; where it was typed nothing else is needed, and field `sha256` says what is in it."""
     broken: str = ""
     """Why it cannot be imported."""
 
@@ -72,10 +75,9 @@ class Entry:
     def trains(self) -> bool:
         return "training" in self.needs
 
-    @property
-    def random(self) -> bool:
-        """Does another seed give another model?"""
-        return bool({"calibration", "training"} & set(self.needs))
+    def needs_with(self, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """What it needs as typed."""
+        return () if self.file and config.get(self.file) else self.needs
 
 
 _TRAINED = Cost(training=6, state=16)
@@ -199,6 +201,23 @@ METHODS = {
         "train a sparse model further, its zeros held; rank= for low-rank updates",
         "none",
         cost=_TRAINED,
+    ),
+    "maskllm": Entry(
+        "baselines.maskllm:MaskLLM",
+        ("training", "teacher"),
+        "learn each group's pattern, the weights frozen; file= for released masks",
+        "2409.17481",
+        2024,
+        cost=Cost(training=6, state=28, tokens=2.1e9, also="the paper's 2,000 steps of 256 x 4096 tokens"),
+        file="file",
+    ),
+    "proxsparse": Entry(
+        "baselines.proxsparse:ProxSparse",
+        ("training", "teacher"),
+        "shrink weights until each group holds n:m; the dense ones stay under that mask",
+        "2502.00258",
+        2025,
+        cost=Cost(training=6, state=16, tokens=1.6e6, also="the paper's 400 sequences of 4096 tokens"),
     ),
     "sr-ste": Entry(
         "baselines.sr_ste:SrSte",

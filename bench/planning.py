@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from bench import blocks, catalog, data, digests, environments, fetching, models, packing, recipes, tasks
@@ -101,7 +102,8 @@ def _chain(text: str) -> list[catalog.Choice]:
 
 
 def _trains(spec: Spec) -> bool:
-    return any("training" in catalog.lookup("methods", c.name).needs for text in spec.methods for c in _chain(text))
+    chosen = [choice for text in spec.methods for choice in _chain(text)]
+    return any("training" in catalog.lookup("methods", c.name).needs_with(c.config) for c in chosen)
 
 
 def _parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:
@@ -167,16 +169,18 @@ def _stage(
     kind: Literal["methods", "quantizers"] = "methods",
 ) -> Stage:
     entry = catalog.lookup(kind, choice.name)
-    below = recipe.methods.get(choice.name, {}) if recipe else {}
+    needs = entry.needs_with(choice.config)
+    below = recipe.methods.get(choice.name, {}) if recipe and "training" in needs else {}
+    read = {"sha256": _digest(choice, choice.config[entry.file])} if choice.config.get(entry.file) else {}
     return Stage(
         name=choice.name,
         label=choice.label,
         target=entry.target,
         source=_source(entry),
-        config=below | choice.config,
+        config=below | read | choice.config,
         pattern=str(Pattern.parse(pattern)),
-        random=entry.random,
-        needs=entry.needs,
+        random=bool({"calibration", "training"} & set(needs)),
+        needs=needs,
         kind=kind,
     )
 
@@ -185,6 +189,13 @@ def _source(entry: catalog.Entry) -> str:
     """Digest of a method's code, and of the pins of what it runs in."""
     code = digests.of_source(entry.module)
     return digests.of([code, environments.pins(entry.environment)]) if entry.environment else code
+
+
+def _digest(choice: catalog.Choice, name: str) -> str:
+    try:
+        return digests.of_file(Path(name))
+    except OSError as fault:
+        raise UserError(f"{choice.label}: file {name!r} cannot be read: {fault.strerror}") from None
 
 
 def _draw(spec: Spec, model: models.Model, fetch: bool) -> Draw:

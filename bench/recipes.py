@@ -14,7 +14,8 @@ from methods.errors import UserError
 
 @dataclass(frozen=True)
 class Recipe:
-    """parameters: the largest model it is meant for; device: "cpu" for those too short for a better machine.
+    """parameters: the largest model it is meant for, 0 for one taken by its name alone; device: "cpu" for those too short
+    for a better machine.
 
     methods: fields by method name, below whatever the user typed.
     """

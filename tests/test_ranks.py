@@ -37,7 +37,15 @@ def torchrun(name, family, out):
 
 
 @pytest.mark.parametrize(
-    ("name", "family"), [("cast", "llama"), ("cast", "gpt2"), ("retrain", "gpt2"), ("sr-ste", "llama")]
+    ("name", "family"),
+    [
+        ("cast", "llama"),
+        ("cast", "gpt2"),
+        ("retrain", "gpt2"),
+        ("sr-ste", "llama"),
+        ("maskllm", "gpt2"),
+        ("proxsparse", "gpt2"),
+    ],
 )
 def test_two_ranks_equal_one_process(name, family, tmp_path):
     torchrun(name, family, tmp_path / "two")

@@ -60,6 +60,14 @@ def test_paper_recipe_is_the_papers():
     assert recipe.methods["cast"] == {"lr": 2e-5, "lambda_": 4e-7}
 
 
+@pytest.mark.parametrize(("name", "steps", "batch"), [("paper-maskllm", 2000, 256), ("paper-proxsparse", 400, 1)])
+def test_recipes_of_one_method_are_taken_by_name_alone(name, steps, batch):
+    recipe = recipes.choose(1, "cuda", name)
+
+    assert (recipe.tokens, recipe.batch, recipe.seqlen) == (steps * batch * 4096, batch, 4096)
+    assert recipes.choose(1, "cuda").name != name
+
+
 def test_recipe_below_settings_below_words(tmp_path):
     artifact = plan(tmp_path, methods=("cast:lr=0.5", "cast"), training={"tokens": 8192, "batch": 4})
 

@@ -256,7 +256,7 @@ def test_teacher_with_another_vocabulary(llama, task):
         method("cast").apply(llama, task(llama, teacher=Small))
 
 
-@pytest.mark.parametrize("name", ["cast", "sr-ste", "ast"])
+@pytest.mark.parametrize("name", ["cast", "sr-ste", "ast", "maskllm", "proxsparse"])
 def test_unstructured_has_no_groups(name, llama, task):
     with pytest.raises(UserError, match=f"{name} works in groups: pattern 50% has none"):
         method(name).apply(llama, task(llama, "50%"))
