@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -267,9 +267,11 @@ def rich_table(grid: Grid) -> Table:
     return table
 
 
-def markdown(grid: Grid) -> str:
+def markdown(grid: Grid, escape: Callable[[str], str] | None = None) -> str:
+    """escape: in place of `plain`."""
+
     def row(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(plain(c) for c in cells) + " |"
+        return "| " + " | ".join(map(escape or plain, cells)) + " |"
 
     rule = "|" + "|".join("---" if h in IDENTITY else "---:" for h in grid.headers) + "|"
     return "\n".join([row(grid.headers), rule, *(row(line) for line in grid.lines)]) + "\n"

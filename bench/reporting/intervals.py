@@ -32,10 +32,10 @@ def paired(table: Table, records: Mapping[str, Record], side: Side) -> Table:
         if len(seeds) > MOST:
             unranked = max(unranked, len(seeds))
         elif len(seeds) > 1:
-            found = dict(_compared(seeds, column.metric, side))
-            intervals |= {(a, b, c): interval for (a, b), interval in found.items()}
-            if found and column.better:
-                ranks[c] = _ranks(table, c, found)
+            between = dict(_compared(seeds, column.metric, side))
+            intervals |= {(a, b, c): interval for (a, b), interval in between.items()}
+            if between and column.better:
+                ranks[c] = _ranks(table, c, between)
     return replace(table, intervals=intervals, ranks=ranks, unranked=unranked)
 
 
