@@ -15,6 +15,7 @@ from bench.spec import RESULTS
 from methods.errors import UserError
 
 OUT = Path("reports")
+PUBLISHED = RESULTS.parent / "published"
 NAME = "leaderboard"
 MADE = f"{NAME}*"
 """All that `write` makes, and clears away when it makes it no more, bears this name."""
@@ -24,7 +25,7 @@ def folders(root: Path = RESULTS.parent) -> list[Path]:
     """Every results folder that is kept; the one that `bench run` fills by itself where there is no other.
 
     Raises:
-        UserError: none.
+        UserError: there is none.
     """
     found = sorted(p.parent for p in root.glob("*/records") if p.is_dir())
     kept = [p for p in found if p != RESULTS] or found
@@ -33,7 +34,7 @@ def folders(root: Path = RESULTS.parent) -> list[Path]:
     return kept
 
 
-def sections(results: Sequence[Path], others: Path | None) -> list[Section]:
+def sections(results: Sequence[Path], others: Path) -> list[Section]:
     """Each folder a section, and what others published as the last.
 
     Raises:
@@ -42,12 +43,12 @@ def sections(results: Sequence[Path], others: Path | None) -> list[Section]:
     names = [p.resolve().name for p in results]
     titles = [n if names.count(n) == 1 else p.as_posix() for n, p in zip(names, results, strict=True)]
     out = [ours.section(p, title) for p, title in zip(results, titles, strict=True)]
-    if others is not None and (found := published.section(others)):
+    if found := published.section(others):
         out.append(found)
     return out
 
 
-def make(results: Sequence[Path], others: Path | None) -> dict[str, bytes]:
+def make(results: Sequence[Path], others: Path) -> dict[str, bytes]:
     """Every file by its name. The same records give the same bytes.
 
     Raises:

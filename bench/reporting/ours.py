@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import table
 from bench.judging import sides
-from bench.reporting import commands, intervals
+from bench.reporting import intervals, remake
 from bench.reporting.view import Cell, Column, Row, Section, Table
 from bench.store import Record
 
@@ -68,10 +68,11 @@ def _cell(found: table.Summary | None, records: Mapping[str, Record], made: dict
     """made: commands of this line so far, by the first record of each."""
     if found is None:
         return None
-    names = tuple(dict.fromkeys(name for r in found.rows for name in r.get("records", (r["record"],))))
+    by_seed = sorted(found.rows, key=lambda r: -1 if r["seed"] is None else r["seed"])
+    names = tuple(dict.fromkeys(name for r in by_seed for name in r.get("records", (r["record"],))))
     average = any("records" in r for r in found.rows)
     if not average and names[0] not in made:
-        made[names[0]] = commands.of([records[name] for name in names])
+        made[names[0]] = remake.command([records[name] for name in names])
     bad = next((r for r in found.rows if r["value"] is None), None)
     return Cell(
         found.text,

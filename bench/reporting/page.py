@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from bench.reporting import bars, chart, pareto
 from bench.reporting.payload import payload
-from bench.reporting.view import Section, Table
+from bench.reporting.view import Cell, Section, Table
 from bench.table import ABSENT
 
 ASSETS = Path(__file__).parent.parent / "assets" / "report"
@@ -34,8 +34,14 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    found.filters["breakable"] = _breakable
     found.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return found
+
+
+def _breakable(name: str) -> Markup:
+    """A method's name, which a narrow column may break between its fields."""
+    return Markup(":<wbr>").join(name.split(":"))
 
 
 def figure(front: pareto.Front, title: str, name: str, style: str = "") -> Markup:
@@ -106,7 +112,7 @@ def _table(table: Table, index: int, section: str) -> dict[str, Any]:
         "ranked": by is not None,
         "rank_of": "" if by is None else table.columns[by].name,
         "default_ranks": [] if by is None else [rank or ABSENT for rank in table.ranks[by]],
-        "spread": [any(r.cells[c] and r.cells[c].spread for r in table.rows) for c in range(len(table.columns))],  # type: ignore[union-attr]
+        "spread": [max(map(_after, column), default=0) for column in zip(*(r.cells for r in table.rows), strict=True)],
         "bars": drawn,
         "figures": [
             {"svg": figure(f, f"{section}, {table.title}: {f.y.name} against {f.x.name}", f"f{index}-{k}")}
@@ -114,6 +120,11 @@ def _table(table: Table, index: int, section: str) -> dict[str, Any]:
             for k, f in enumerate(fronts)
         ],
     }
+
+
+def _after(cell: Cell | None) -> int:
+    """Letters of a cell from its ± on."""
+    return len("".join(cell.text.partition(" ± ")[1:])) if cell else 0
 
 
 def _note(table: Table, scale: str) -> str:

@@ -54,6 +54,8 @@ def _cell(cell: Cell | None, strings: _Strings) -> dict[str, Any] | None:
     out: dict[str, Any] = {"v": cell.value, "made": cell.made}
     if cell.spread:
         out["s"] = cell.spread
+    if cell.average:
+        out["avg"] = True
     if cell.reason:
         out["why"] = cell.reason
     if cell.command:

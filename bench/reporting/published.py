@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from bench.reporting.view import Cell, Column, Row, Section, Table
 from methods.errors import UserError
-
-FOLDER = Path("results/published")
 
 
 class Published(BaseModel):
@@ -21,12 +20,13 @@ class Published(BaseModel):
     model: Annotated[str, Field(min_length=1)]
     method: Annotated[str, Field(min_length=1)]
     pattern: Annotated[str, Field(min_length=1)]
-    perplexity: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    perplexity: Annotated[Decimal, Field(gt=0)]
     protocol: Annotated[str, Field(min_length=1)]
     """Corpus and window, `wikitext2@4096`; `@?` where the source does not say."""
-    zero_shot_mean: Annotated[float, Field(ge=0, le=100)] | None
-    """Per cent."""
+    zero_shot_mean: Annotated[Decimal, Field(ge=0, le=100)] | None
+    """Per cent. Decimals stay as they were printed."""
     zero_shot_tasks: str
+    """A set by its name here, or what the source says of it."""
     source: Annotated[str, Field(min_length=1)]
     note: str
 
@@ -84,7 +84,7 @@ def _row(row: Published, columns: tuple[Column, ...]) -> Row:
         value = row.perplexity if column.protocol == row.protocol else None
         if column.metric == "mean_acc":
             value = row.zero_shot_mean if column.protocol == row.zero_shot_tasks else None
-        cells.append(None if value is None else Cell(f"{value:,.15g}", value))
+        cells.append(None if value is None else Cell(f"{value:,}", float(value)))
     source = row.source + (f" ({row.note})" if row.note else "")
     about = {"model": row.model, "method": row.method, "pattern": row.pattern, "quantizer": ""}
     return Row(f"{row.method}, {row.source}", (row.method, row.pattern, source), about, tuple(cells), source)

@@ -28,7 +28,7 @@ const tables = [...document.querySelectorAll("[data-table]")].map((box) => {
   return table;
 });
 
-function labels(row) { return [...row.cells].filter((c) => c.matches("th, .label")).map((c) => c.textContent); }
+function labels(row) { return [row.querySelector(".name"), ...row.querySelectorAll(".label")].map((c) => c.textContent); }
 
 function show(table) {
   const most = table.all ? Infinity : data.most;
@@ -220,7 +220,7 @@ function details(table, k, c) {
   const parts = [el("p", table.cell(k, c).querySelector(".n").textContent.trim(), { class: "big" }), el("p", `${column.name} · ${table.told.title}`, { class: "about" })];
   if (cell.why) parts.push(listed([["status", cell.why]]));
   if (row.source) parts.push(listed([["source", row.source]]));
-  if (cell.v !== null && !row.source) parts.push(listed([["value", cell.v], ["±", cell.s]]));
+  if (cell.v !== null && !row.source) parts.push(listed([["value", cell.v], [cell.made.length > 1 && !cell.avg ? "standard deviation over seeds" : "standard error", cell.s]]));
   if (cell.cmd !== undefined) parts.push(el("h3", "Made by"), el("pre", data.strings[cell.cmd], { tabindex: "0", "aria-label": "Command that makes it" }));
   for (const name of cell.made) {
     const made = data.records[name], at = (field) => data.strings[made[field]];
@@ -245,7 +245,7 @@ function choose(table, k, pick) {
   const names = chosen.map((one) => one.table.told.rows[one.k].name);
   $("chosen").hidden = !names.length;
   $("compare").disabled = names.length < 2;
-  $("chosen-names").textContent = names.length < 2 ? `${names[0] || ""}: choose one more row` : names.join(" and ");
+  $("chosen-names").textContent = ["No row is chosen", `${names[0]}: choose one more row`, names.join(" and ")][names.length];
   say($("chosen-names").textContent);
 }
 
@@ -262,12 +262,15 @@ function interval(table, a, b, c) {
   return table.told.columns[c].ratio ? { value: 1 / value, low: 1 / high, high: 1 / low, over } : { value: -value, low: -high, high: -low, over };
 }
 
-function changed(ratio, value) { return ratio ? `×${value.toFixed(4)}` : `${value < 0 ? "−" : "+"}${Number(Math.abs(value).toPrecision(4))}`; }
+function changed(ratio, value) {
+  if (value === (ratio ? 1 : 0)) return "the same";
+  return ratio ? `×${value.toFixed(4)}` : `${value < 0 ? "−" : "+"}${Number(Math.abs(value).toPrecision(4))}`;
+}
 
 function compare(a, b) {
   const first = a.table.told.rows[a.k], other = b.table.told.rows[b.k];
   const grid = el("table"), head = el("tr"), body = el("tbody");
-  for (const name of ["metric", first.name, other.name, "second against first", "95% interval, paired"]) head.append(el("th", name, { scope: "col" }));
+  for (const name of ["metric", "second against first", "95% interval, paired", first.name, other.name]) head.append(el("th", name, { scope: "col" }));
   const apart = [];
   a.table.told.columns.forEach((column, c) => {
     const d = b.table.told.columns.findIndex((x) => x.name === column.name);
@@ -275,7 +278,6 @@ function compare(a, b) {
     if (!one && !two) return;
     if (!one || !two) { apart.push(column.name); return; }
     const line = el("tr"), text = (t, k, i) => t.cell(k, i).querySelector(".n").textContent.trim();
-    line.append(el("th", column.name, { scope: "row" }), el("td", text(a.table, a.k, c), { class: "num" }), el("td", text(b.table, b.k, d), { class: "num" }));
     const known = one.v !== null && two.v !== null, ratio = column.ratio && one.v > 0 && two.v > 0;
     const found = known && a.table === b.table ? interval(a.table, a.k, b.k, c) : null;
     const moved = !known ? null : found ? found.value : ratio ? two.v / one.v : two.v - one.v;
@@ -286,7 +288,11 @@ function compare(a, b) {
       change.classList.add(better ? "better" : "worse");
       change.append(better ? " better" : " worse");
     }
-    line.append(change, el("td", found ? `${changed(ratio, found.low)} to ${changed(ratio, found.high)}; ${found.over}` : "no paired interval"));
+    line.append(
+      el("th", column.name, { scope: "row" }), change,
+      el("td", found ? `${changed(ratio, found.low)} to ${changed(ratio, found.high)}; ${found.over}` : "no paired interval", { class: "interval" }),
+      el("td", text(a.table, a.k, c), { class: "num" }), el("td", text(b.table, b.k, d), { class: "num" }),
+    );
     body.append(line);
   });
   grid.append(el("caption", "A difference is called better or worse where its interval excludes none at all."), el("thead"), body);

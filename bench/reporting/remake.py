@@ -24,7 +24,7 @@ FLAGS = {
 """Settings that have a flag of their own; the others go by --set."""
 
 
-def of(records: Sequence[Record]) -> str:
+def command(records: Sequence[Record]) -> str:
     """For one line's records of one measure, a seed each. Empty where they do not say how they were made."""
     try:
         values = again.settings(records[0])
