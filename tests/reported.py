@@ -15,6 +15,9 @@ def folder(root):
     for seed in (0, 1):
         judged.perplexity(root, 0.10 + seed / 100, method="sparsegpt", seed=seed, noise=seed + 11)
     judged.perplexity(root, 0.20, method="twin", seed=0, noise=1)
+    for method, lost in (("dense", 0), ("wanda", 150), ("sparsegpt", 160)):
+        pattern = {"pattern": "dense"} if method == "dense" else {}
+        judged.accuracy(root, lost, method=method, seed=None if pattern else 0, slot=pattern)
     judged.failed(root, "CUDA ran out of memory at block 3", method="magnitude")
     judged.perplexity(root, 0.12, method="wanda", seed=0, noise=5, protocol="wiki-mini@64", slot={"quantizer": "int8"})
     for method, megabytes in (("dense", 4.0), ("wanda", 2.0), ("sparsegpt", 2.0), ("twin", 3.0)):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import table
-from bench.judging.sides import read as read_side
+from bench.judging import sides
+from bench.judging.sides import Side
 from bench.paths import replacing
 from bench.reporting import latex, ours, page, pareto, published
 from bench.reporting.view import Section
@@ -34,15 +35,15 @@ def folders(root: Path = RESULTS.parent) -> list[Path]:
     return kept
 
 
-def sections(results: Sequence[Path], others: Path) -> list[Section]:
+def sections(results: Sequence[Side], others: Path) -> list[Section]:
     """Each folder a section, and what others published as the last.
 
     Raises:
         UserError: something in them cannot be read.
     """
-    names = [p.resolve().name for p in results]
-    titles = [n if names.count(n) == 1 else p.as_posix() for n, p in zip(names, results, strict=True)]
-    out = [ours.section(p, title) for p, title in zip(results, titles, strict=True)]
+    names = [Path(side.name).resolve().name for side in results]
+    titles = [n if names.count(n) == 1 else side.name for n, side in zip(names, results, strict=True)]
+    out = [ours.section(side, title) for side, title in zip(results, titles, strict=True)]
     if found := published.section(others):
         out.append(found)
     return out
@@ -52,14 +53,15 @@ def make(results: Sequence[Path], others: Path) -> dict[str, bytes]:
     """Every file by its name. The same records give the same bytes.
 
     Raises:
-        UserError: something in the folders cannot be read.
+        UserError: a folder is not there, holds no records, or something in it cannot be read.
     """
-    found = sections(results, others)
+    read = [sides.read(path) for path in results]
+    found = sections(read, others)
     drawn = _figures(found)
     made = {
         f"{NAME}.html": page.html(found),
         f"{NAME}.md": _markdown(found, drawn),
-        f"{NAME}.csv": _csv(results),
+        f"{NAME}.csv": _csv(read),
         f"{NAME}.tex": latex.document([(s.title, s.about, [t.grid() for t in s.tables]) for s in found]),
     }
     made |= {name: svg for figures in drawn.values() for name, _, svg in figures}
@@ -89,11 +91,11 @@ def stale(made: dict[str, bytes], out: Path) -> list[Path]:
     return [out / name for name in sorted(made.keys() | there) if made.get(name) != there.get(name)]
 
 
-def _csv(results: Sequence[Path]) -> str:
+def _csv(results: Sequence[Side]) -> str:
     """One line a reading, of all that are ours."""
     import pandas as pd
 
-    frames = [table.frame(read_side(p).records).assign(folder=p.as_posix()) for p in results]
+    frames = [table.frame(side.records).assign(folder=side.name) for side in results]
     return table.guarded(pd.concat(frames, ignore_index=True))
 
 

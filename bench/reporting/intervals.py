@@ -10,7 +10,7 @@ from itertools import combinations
 from bench.judging import families, scores
 from bench.judging.pairs import Pair, Seeds, meet
 from bench.judging.sides import Items, Side
-from bench.reporting.view import Interval, Table
+from bench.reporting.view import Cell, Interval, Table
 from bench.store import Record
 
 MOST = 40
@@ -21,7 +21,8 @@ ALPHA = 0.05
 def paired(table: Table, records: Mapping[str, Record], side: Side) -> Table:
     """The table with an interval for each pair of rows that was measured on the same items, and ranks from them.
 
-    Each interval holds on its own. Rows tie unless Benjamini and Hochberg's p over the column's pairs is under ALPHA.
+    Each interval holds on its own. Rows tie unless Benjamini and Hochberg's p over the column's pairs is under ALPHA. A
+    column is ranked where every number in it has scores by item.
     """
     side = _remembering(side)
     intervals: dict[tuple[int, int, int], Interval] = {}
@@ -34,7 +35,7 @@ def paired(table: Table, records: Mapping[str, Record], side: Side) -> Table:
         elif len(seeds) > 1:
             between = dict(_compared(seeds, column.metric, side))
             intervals |= {(a, b, c): interval for (a, b), interval in between.items()}
-            if between and column.better:
+            if between and column.better and len(seeds) == sum(_has(r.cells[c]) for r in table.rows):
                 ranks[c] = _ranks(table, c, between)
     return replace(table, intervals=intervals, ranks=ranks, unranked=unranked)
 
@@ -48,6 +49,10 @@ def _remembering(side: Side) -> Side:
         return kept[record.key]
 
     return Side(side.name, side.records, items)
+
+
+def _has(cell: Cell | None) -> bool:
+    return cell is not None and cell.value is not None
 
 
 def _seeds(table: Table, row: int, column: int, records: Mapping[str, Record]) -> Seeds:

@@ -24,6 +24,8 @@ SPECIAL = {
     "'": r"\textquotesingle{}",
     "`": r"\textasciigrave{}",
     "-": r"{-}",
+    "[": r"{[}",
+    "*": r"{*}",
     "±": r"$\pm$",
     "×": r"$\times$",
     "–": r"\textendash{}",
@@ -35,7 +37,7 @@ SPECIAL = {
     "\t": " ",
     "\r": " ",
 }
-"""A hyphen in braces makes no dash of two."""
+"""In braces: a hyphen, which makes no dash of two, and what the end of the line before would take for its own."""
 LETTER_MM, COLUMN_MM = 1.9, 5.0
 """Of a page that is as wide as its widest table."""
 LABELS = (*IDENTITY, "source", "rank")
@@ -43,7 +45,8 @@ LABELS = (*IDENTITY, "source", "rank")
 
 def escape(text: str) -> str:
     """Text that pdflatex prints as it stands; a character that it has no glyph for, by its number."""
-    return "".join(SPECIAL.get(c) or (c if " " <= c <= "~" else f"[U+{ord(c):04X}]") for c in text)
+    out = "".join(SPECIAL.get(c) or (c if " " <= c <= "~" else f"{{[}}U+{ord(c):04X}]") for c in text)
+    return out.replace(",,", ",{},")  # two would be a quotation mark
 
 
 def document(parts: Sequence[tuple[str, str, Sequence[Grid]]]) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from bench import table
-from bench.judging import sides
+from bench.judging.sides import Side
 from bench.reporting import intervals, remake
 from bench.reporting.view import Cell, Column, Row, Section, Table
 from bench.store import Record
@@ -15,12 +14,11 @@ from bench.store import Record
 FILTERS = ("model", "method", "pattern", "quantizer")
 
 
-def section(folder: Path, title: str) -> Section:
+def section(side: Side, title: str) -> Section:
     """
     Raises:
-        UserError: it is not there, holds no records, or something in it cannot be read.
+        UserError: scores that cannot be read.
     """
-    side = sides.read(folder)
     rows = table.rows(side.records)
     records = {r.key[:32]: r for r in side.records}
     models = sorted({r["model"] for r in rows}, key=str)
@@ -29,7 +27,7 @@ def section(folder: Path, title: str) -> Section:
         title,
         _about(side.records),
         tuple(intervals.paired(t, records, side) for t in tables),
-        folder=folder.as_posix(),
+        folder=side.name,
         made={key: _made(r) for key, r in records.items()},
     )
 

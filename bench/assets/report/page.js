@@ -20,8 +20,9 @@ function say(text) { $("said").textContent = text; }
 const tables = [...document.querySelectorAll("[data-table]")].map((box) => {
   const told = data.tables[Number(box.dataset.table)];
   const rows = [...box.querySelectorAll("tbody tr")];
-  const table = { box, told, rows, body: box.querySelector("tbody"), order: rows.map((_, k) => k), all: false };
-  table.kept = table.order;
+  const order = rows.map((_, k) => k);
+  const table = { box, told, rows, order, body: box.querySelector("tbody"), kept: order, all: false, furnished: new Set() };
+  table.sight = order.filter((k) => !rows[k].hidden);
   const firstNumber = box.querySelectorAll("thead [data-label]").length + (told.ranks ? 1 : 0);
   table.cell = (k, c) => rows[k].cells[firstNumber + c];
   table.text = told.rows.map((row, k) => [told.title, told.section, row.name, row.source, ...labels(rows[k])].join(" ").toLowerCase());
@@ -30,16 +31,23 @@ const tables = [...document.querySelectorAll("[data-table]")].map((box) => {
 
 function labels(row) { return [row.querySelector(".name"), ...row.querySelectorAll(".label")].map((c) => c.textContent); }
 
+// Only rows that come or go are touched: of two thousand, two hundred are in sight.
 function show(table) {
-  const most = table.all ? Infinity : data.most;
   const kept = new Set(table.kept);
-  let shown = 0;
-  table.body.append(...table.order.map((k) => table.rows[k]));
-  for (const k of table.order) table.rows[k].hidden = !(kept.has(k) && ++shown <= most);
+  const left = table.order.filter((k) => kept.has(k));
+  const sight = table.all ? left : left.slice(0, data.most);
+  const now = new Set(sight);
+  for (const k of table.sight) if (!now.has(k)) table.rows[k].hidden = true;
+  for (const k of sight) {
+    if (!table.furnished.has(k)) furnish(table, table.rows[k], k);
+    table.rows[k].hidden = false;
+  }
+  table.body.prepend(...sight.map((k) => table.rows[k]));
+  table.sight = sight;
   const more = table.box.querySelector("[data-more]");
-  more.hidden = shown <= most;
-  more.textContent = `Show all ${shown.toLocaleString("en")} rows`;
-  table.box.hidden = shown === 0;
+  more.hidden = sight.length === left.length;
+  more.textContent = `Show all ${left.length.toLocaleString("en")} rows`;
+  table.box.hidden = left.length === 0;
 }
 
 function sort(table, head, value, better) {
@@ -88,13 +96,13 @@ for (const table of tables) {
       button(head, () => sort(table, head, value, ""));
     }
   }
-  table.rows.forEach((row, k) => furnish(table, row, k));
   table.box.querySelector("[data-more]").addEventListener("click", () => { table.all = true; show(table); });
   show(table);
 }
 
 // Numbers become buttons when their row first comes into sight: ten thousand at once would be slow.
 function furnish(table, row, k) {
+  table.furnished.add(k);
   const name = row.querySelector(".name");
   const pick = el("input", undefined, { type: "checkbox", "aria-label": `Compare ${table.told.rows[k].name}` });
   pick.addEventListener("change", () => choose(table, k, pick));
@@ -106,6 +114,12 @@ function furnish(table, row, k) {
     made.append(...place.childNodes);
     place.append(made);
   });
+  stop(row);
+}
+
+// The first number in sight is its row's stop of the tab key.
+function stop(row) {
+  for (const number of row.querySelectorAll("td .n button")) number.tabIndex = -1;
   const first = row.querySelector("td:not([hidden]) .n button");
   if (first) first.tabIndex = 0;
 }
@@ -169,10 +183,12 @@ function columns() {
   const shown = new Set(metrics.filter((m) => m.checked).map((m) => m.dataset.metric));
   for (const table of tables) {
     table.told.columns.forEach((column, c) => {
-      const hidden = !shown.has(column.metric);
-      table.box.querySelector(`[data-column="${c}"]`).hidden = hidden;
+      const hidden = !shown.has(column.metric), head = table.box.querySelector(`[data-column="${c}"]`);
+      if (head.hidden === hidden) return;
+      head.hidden = hidden;
       table.rows.forEach((_, k) => { table.cell(k, c).hidden = hidden; });
     });
+    for (const k of table.furnished) stop(table.rows[k]);
   }
   say(`${shown.size} of ${metrics.length} metrics shown`);
 }
