@@ -73,7 +73,7 @@ def _compared(seeds: Mapping[int, Seeds], metric: str, side: Side) -> Iterator[t
 
 
 def _interval(pair: Pair, side: Side) -> Interval | None:
-    if pair.counted or pair.obstacle():
+    if pair.obstacle():
         return None
     try:
         e = scores.estimate(pair, side, side, ALPHA)
