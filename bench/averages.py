@@ -36,6 +36,7 @@ def rows(table: list[Row], identity: tuple[str, ...]) -> list[Row]:
 
 def _about(protocol: str, mine: dict[str, Row], dense: dict[str, Row]) -> list[Row]:
     base = next(iter(mine.values())) | {"protocol": protocol, "n": len(mine)}
+    base |= {"records": tuple(r["record"] for r in mine.values())}
     errors = [r["stderr"] for r in mine.values()]
     spread = None if None in errors else math.sqrt(math.fsum(e * e for e in errors)) / len(errors)
     mean = math.fsum(r["value"] for r in mine.values()) / len(mine)
@@ -44,6 +45,7 @@ def _about(protocol: str, mine: dict[str, Row], dense: dict[str, Row]) -> list[R
         drops = {t: dense[t]["value"] - r["value"] for t, r in mine.items()}
         worst = max(drops, key=lambda t: drops[t])
         drop = {"metric": "worst_drop", "value": drops[worst], "stderr": None, "better": "lower", "told": worst}
+        drop |= {"records": (*base["records"], *(dense[t]["record"] for t in mine))}
         out.append(base | drop)
     return out
 

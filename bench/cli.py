@@ -52,7 +52,7 @@ def run(json: Json = False, **flags: Any) -> None:
     if not json:
         again = len(summary.records) - summary.computed
         typer.echo(
-            f"{summary.computed} cells measured, {max(0, again)} read from {spec.results}; bench report shows them again"
+            f"{summary.computed} cells measured, {max(0, again)} read from {spec.results}; bench report --results {spec.results} shows them again"
         )
     if summary.failed:
         _fail(
@@ -140,22 +140,54 @@ def scaling(
 
 @app.command()
 def report(
-    results: Results = None,
-    format_: Annotated[str, typer.Option("--format", help="table, json, csv or md.")] = "table",
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of records, several by repeating it [default: every one in results/]."),
+    ] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", help="Print instead: table, json, csv or md [default folder: results/local]."),
+    ] = None,
     equal_bytes: Annotated[
-        bool, typer.Option("--equal-bytes", help="Sparse rows beside dense ones of about as many bits per weight.")
+        bool,
+        typer.Option("--equal-bytes", help="Print sparse rows beside dense ones of about as many bits per weight."),
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder to write [default: reports].")] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Write nothing; exit code 1 if the folder's files are not what would be written."),
     ] = False,
 ) -> None:
-    """The newest record of every slot in a results folder."""
+    """Write the leaderboard: a page, Markdown, CSV, LaTeX and figures. With --results or --format alone, print tables.
+
+    The newest record of every slot, and what papers report (results/published).
+    """
+    if out or check:
+        if format_ or equal_bytes:
+            raise UserError("--format and --equal-bytes print, --out and --check are about files: leave one kind out")
+    elif format_ or equal_bytes or results:
+        return _print(results, format_ or "table", equal_bytes)
+    from bench.reporting import files
+
+    folder = out or files.OUT
+    made = files.make(results or files.folders(), files.PUBLISHED)
+    if not check:
+        return typer.echo("\n".join(map(str, files.write(made, folder))))
+    if stale := files.stale(made, folder):
+        _fail(f"stale: {', '.join(map(str, stale))}; run bench report" + (f" --out {out}" if out else ""), 1)
+
+
+def _print(results: list[Path] | None, format_: str, equal_bytes: bool) -> None:
     from bench.spec import RESULTS
     from bench.store import Store
     from bench.table import newest
 
-    store = Store(results or RESULTS, write=False)
-    records = newest(store)
-    for line in store.moved:
-        typer.echo(f"bench: {line}", err=True)
-    _show(records, format_, equal_bytes)
+    for folder in results or [RESULTS]:
+        store = Store(folder, write=False)
+        records = newest(store)
+        for line in store.moved:
+            typer.echo(f"bench: {line}", err=True)
+        _show(records, format_, equal_bytes)
 
 
 @app.command()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench import averages
@@ -86,14 +87,51 @@ def grids(records: Sequence[Record]) -> list[Grid]:
 
 
 def _grid(model: str, table: list[dict[str, Any]]) -> Grid:
+    found = sheet(table)
+    cells = [[*line.labels, *(cell(line.group, c) for c in found.columns)] for line in found.lines]
+    return Grid(model, list(found.told) + [header(*c[:2]) for c in found.columns], cells)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table: its labels as text, and the rows, of all its seeds, that its cells are read from."""
+
+    labels: tuple[str, ...]
+    group: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One model's table before it is text. told: the names of the labels."""
+
+    told: tuple[str, ...]
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+
+
+def sheet(table: list[dict[str, Any]], quiet: bool = False) -> Sheet:
+    """One model's rows, pivoted. quiet: with the metrics that a table leaves out."""
     told = [
         c
         for c in IDENTITY[1:]
         if c in ALWAYS
         or len({r[c] for r in table if r[c] is not None and (c not in ("calibration", "training") or r[c])}) > 1
     ]
-    shown = [r for r in table if r["metric"] not in QUIET]
+    shown = [r for r in table if quiet or r["metric"] not in QUIET]
     shown += averages.rows(shown, IDENTITY)
+    columns = _columns(shown)
+    lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in shown:
+        lines.setdefault(tuple(row[c] for c in IDENTITY), []).append(row)
+    expected: dict[tuple[Any, ...], set[int]] = {}
+    for row in shown:
+        if row["seed"] is not None:
+            expected.setdefault(_apart_from_method(row), set()).add(row["seed"])
+    ranked = sorted(lines.values(), key=lambda group: _rank(group, columns))
+    return Sheet(tuple(told), tuple(columns), tuple(Line(tuple(_identity_cells(told, g, expected)), g) for g in ranked))
+
+
+def _columns(shown: list[dict[str, Any]]) -> list[Column]:
     measured = {(r["protocol"], r["measure"]) for r in shown if r["value"] is not None}
     columns: list[Column] = list(
         dict.fromkeys(
@@ -105,16 +143,7 @@ def _grid(model: str, table: list[dict[str, Any]]) -> Grid:
     quality = ("perplexity", "kl", "top1_agreement", "mean_acc", "worst_drop", "acc")
     order = (*quality, "sparsity", "violated_groups", "zeros_lost", "bytes_packed", "bits_per_weight")
     columns.sort(key=lambda c: (order.index(c[0]) if c[0] in order else len(order), c[1] or ""))
-    lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in shown:
-        lines.setdefault(tuple(row[c] for c in IDENTITY), []).append(row)
-    expected: dict[tuple[Any, ...], set[int]] = {}
-    for row in shown:
-        if row["seed"] is not None:
-            expected.setdefault(_apart_from_method(row), set()).add(row["seed"])
-    ranked = sorted(lines.items(), key=lambda line: _rank(line[1], columns))
-    cells = [_identity_cells(told, group, expected) + [cell(group, c) for c in columns] for _, group in ranked]
-    return Grid(model, told + [header(*c[:2]) for c in columns], cells)
+    return columns
 
 
 def _apart_from_method(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -150,7 +179,7 @@ def header(metric: str, protocol: str) -> str:
 
 def _rank(group: list[dict[str, Any]], columns: list[Column]) -> tuple[Any, ...]:
     """Lines measured in the same columns stand together: dense first, then by the first of these, failures last."""
-    columns = [c for c in columns if c[0] not in PARTIAL]
+    columns = [c for c in columns if c[0] not in (*PARTIAL, *QUIET)]
     absent = tuple(not _readings(group, c) for c in columns)
     first = _readings(group, columns[absent.index(False)]) if False in absent else []
     good = [r["value"] for r in first if r["value"] is not None]
@@ -170,23 +199,41 @@ def _unnamed(row: dict[str, Any]) -> bool:
 
 
 def cell(group: list[dict[str, Any]], column: Column) -> str:
-    mine = _readings(group, column)
+    """A cell as text."""
+    found = summary(group, column)
+    return found.text if found else ABSENT
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a cell says of a line's rows: a mean over seeds, or why there is none."""
+
+    text: str
+    rows: tuple[dict[str, Any], ...]
+    value: float | None = None
+    spread: float | None = None
+    """Standard deviation over seeds; where there is one, the standard error over items."""
+
+
+def summary(group: list[dict[str, Any]], column: Column) -> Summary | None:
+    """None: not measured."""
+    mine = tuple(_readings(group, column))
     if not mine:
-        return ABSENT
+        return None
     seeds = len(_seeds(group)) or 1
     bad = [r for r in mine if r["value"] is None]
     if bad:
-        return _status(bad[0]) + (f" ({len(bad)} of {seeds} seeds)" if seeds > 1 else "")
+        return Summary(_status(bad[0]) + (f" ({len(bad)} of {seeds} seeds)" if seeds > 1 else ""), mine)
     values = [r["value"] for r in mine]
     missing = _of(len(values), seeds) if len(values) < seeds else ""
     told = {r.get("told") for r in mine}
     if len(told) == 1 and (name := told.pop()):
         missing = f" ({name})" + missing
-    if len(values) == 1:
-        return number(values[0], mine[0]["stderr"], mine[0]["unit"]) + missing
-    mean = math.fsum(values) / len(values)
-    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    return number(mean, spread if spread else None, mine[0]["unit"]) + missing
+    mean, spread = values[0], mine[0]["stderr"]
+    if len(values) > 1:
+        mean = math.fsum(values) / len(values)
+        spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)) or None
+    return Summary(number(mean, spread, mine[0]["unit"]) + missing, mine, mean, spread)
 
 
 def _status(row: dict[str, Any]) -> str:
@@ -220,9 +267,11 @@ def rich_table(grid: Grid) -> Table:
     return table
 
 
-def markdown(grid: Grid) -> str:
+def markdown(grid: Grid, escape: Callable[[str], str] | None = None) -> str:
+    """escape: in place of `plain`."""
+
     def row(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(plain(c) for c in cells) + " |"
+        return "| " + " | ".join(map(escape or plain, cells)) + " |"
 
     rule = "|" + "|".join("---" if h in IDENTITY else "---:" for h in grid.headers) + "|"
     return "\n".join([row(grid.headers), rule, *(row(line) for line in grid.lines)]) + "\n"
@@ -244,8 +293,12 @@ def plain(text: str) -> str:
 
 
 def csv(records: Iterable[Record]) -> str:
-    """Rows as CSV. A text cell that a spreadsheet would take for a formula gets a quote in front."""
-    table = frame(records)
+    return guarded(frame(records))
+
+
+def guarded(table: pd.DataFrame) -> str:
+    """A frame as CSV. A text cell that a spreadsheet would take for a formula gets a quote in front."""
+    table = table.copy()
     for column in table.columns:
         table[column] = table[column].map(lambda v: "'" + v if isinstance(v, str) and v[:1] in "=+-@\t\r" and v else v)
     text: str = table.to_csv(index=False)

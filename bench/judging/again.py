@@ -64,13 +64,22 @@ def _slot(slot: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def spec_of(record: Record, root: Path) -> Any:
-    """The run that makes a record, read back from its slot and from what decided its number.
+    """The run that makes a record.
 
     Raises:
         UserError: it cannot be read back.
     """
     from bench import spec
 
+    return spec.make(settings(record) | {"results": root})
+
+
+def settings(record: Record) -> dict[str, Any]:
+    """A spec's values, read back from a record's slot and from what decided its number.
+
+    Raises:
+        UserError: they cannot be read back.
+    """
     slot, decided = record.slot, record.determinants
     try:
         values: dict[str, Any] = {
@@ -78,7 +87,6 @@ def spec_of(record: Record, root: Path) -> Any:
             "models": (slot["model"],),
             "patterns": (slot["pattern"],) if slot["pattern"] != "dense" else ("2:4",),
             "measures": (slot["measure"],),
-            "results": root,
             "dtype": slot["dtype"],
             "device": slot["device"],
             "threads": decided["threads"],
@@ -95,7 +103,7 @@ def spec_of(record: Record, root: Path) -> Any:
     except (KeyError, TypeError, ValueError, AttributeError) as fault:
         raise UserError(f"record {record.key[:12]} does not say how it was made ({fault}): run bench run") from None
     values["quantizers"] = (slot.get("quantizer", "none"),)
-    return spec.make(values)
+    return values
 
 
 def _measured(measure: str, config: dict[str, Any]) -> dict[str, Any]:

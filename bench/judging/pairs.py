@@ -121,7 +121,7 @@ def join(
     findings: list[Finding] = []
     for key, was in old.items():
         if key in new:
-            made, found = _meet(called[key], was, new[key], shared)
+            made, found = meet(called[key], was, new[key], shared)
             pairs += made
             findings += found
         else:
@@ -133,7 +133,8 @@ def join(
     return pairs, findings, len(fresh)
 
 
-def _meet(name: str, was: Seeds, now: Seeds, shared: bool) -> tuple[list[Pair], list[Finding]]:
+def meet(name: str, was: Seeds, now: Seeds, shared: bool) -> tuple[list[Pair], list[Finding]]:
+    """Two records' worth of seeds: a pair for each metric, or why there is none."""
     good = {s: r for s, r in was.items() if r.status == "ok"}
     findings = []
     measure = _measure(next(iter(was.values())))

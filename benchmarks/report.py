@@ -1,0 +1,111 @@
+"""What a leaderboard of 10,000 records costs: to make, and to sort and filter in a browser.
+
+The records are made up, in a folder that goes when it is over: 2,000 rows of one model, five measures each, a few of them
+with per-item scores, so that intervals are computed too. Seconds of wall time and of CPU; in the browser the milliseconds
+from a click or a key to the frame in which the table stands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import finish, seconds
+
+from bench.reporting import files
+from bench.store import Store
+
+MEASURES = (("agreement", "kl"), ("zeroshot", "acc"), ("pattern", "sparsity"), ("size", "bytes_packed"))
+PROTOCOLS = {"agreement": "wiki-mini@128", "zeroshot": "piqa@1.0", "pattern": "targets", "size": "weights"}
+ACTIONS = {
+    "sort": """document.querySelector('[data-column="0"] button').click()""",
+    "filter": "find.value = find.value ? '' : 'row 7'; find.dispatchEvent(new Event('input'))",
+    "columns": "document.querySelector('[data-metric=kl]').click()",
+}
+TIMED = """async () => {
+    const find = document.getElementById("find"), started = performance.now();
+    ACTION;
+    await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+    return performance.now() - started;
+}"""
+
+
+def fill(root: Path, rows: int, paired: int) -> int:
+    """Records of so many rows; `paired` of them have scores by window. Returns how many."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    import judged
+
+    dice = np.random.default_rng(0)
+    store = Store(root)
+    for i in range(rows):
+        about = {"method": f"row {i}", "seed": 0, "slot": {"quantizer": ("none", "int8", "nf4")[i % 3]}}
+        if i < paired:
+            judged.perplexity(root, i / 1000, noise=i + 1, **about)
+        else:
+            write(store, judged, "perplexity", "wiki-mini@128", 30 + 9 * dice.random(), about, "perplexity")
+        for measure, metric in MEASURES:
+            value = (1e6 if measure == "size" else 1) * (1 + dice.random())
+            write(store, judged, measure, PROTOCOLS[measure], value, about, metric)
+    return rows * (1 + len(MEASURES))
+
+
+def write(
+    store: Store, judged: Any, measure: str, protocol: str, value: float, about: dict[str, Any], metric: str
+) -> None:
+    found = judged.record(measure=measure, protocol=protocol, **about)
+    unit = "B" if measure == "size" else "1"
+    better = "higher" if metric == "acc" else "lower"
+    found.readings = [
+        judged.ReadingRow(metric=metric, value=value, unit=unit, better=better, stderr=value / 100, n=900)
+    ]
+    store.path(found.key).write_text(found.model_dump_json(indent=1))
+
+
+def browse(page_file: Path) -> dict[str, Any]:
+    """Milliseconds of each action, the median of 5; nothing where there is no browser."""
+    browser = shutil.which("chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        browser = None
+    if browser is None:
+        return {"browser": "skipped: no chromium, or no playwright"}
+    with sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = chromium.new_page()
+        page.goto(page_file.as_uri())
+        told = {
+            f"{name}, ms": round(float(np.median([page.evaluate(TIMED.replace("ACTION", act)) for _ in range(6)][1:])))
+            for name, act in ACTIONS.items()
+        }
+        chromium.close()
+    return told
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--paired", type=int, default=40)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as room:
+        root = Path(room)
+        count = fill(root / "made", asked.rows, asked.paired)
+        used = time.process_time()
+        made: dict[str, bytes] = {}
+        took = seconds(lambda: made.update(files.make([root / "made"], root / "nothing")))
+        used = time.process_time() - used
+        files.write(made, root / "out")
+        figures = {"records": count, "report, seconds": round(took, 2), "report, seconds of CPU": round(used, 2)}
+        figures["page, MB"] = round(len(made["leaderboard.html"]) / 1e6, 2)
+        figures |= browse(root / "out" / "leaderboard.html")
+    finish("report", figures)
+
+
+if __name__ == "__main__":
+    main()
