@@ -89,7 +89,12 @@ def lay_dense(weight: Tensor, scales: Tensor | None = None) -> Laid:
     """The same for the kernel without sparsity: bfloat16 [out, width], or int8 with float32 scales [out]."""
     blocks = -(-weight.shape[1] // BLOCK)
     padded = torch.nn.functional.pad(weight, (0, blocks * BLOCK - weight.shape[1])).contiguous()
-    return Laid(padded.view(torch.uint8), scales, weight.shape[1], dense=True)
+    return Laid(own(padded.view(torch.uint8)), scales, weight.shape[1], dense=True)
+
+
+def own(memory: Tensor) -> Tensor:
+    """A copy of bytes in memory of numpy's, which asks for large pages: torch's rows would cross a small one each."""
+    return torch.from_numpy(memory.numpy().copy())
 
 
 def product(x: Tensor, laid: Laid, *, threads: int = 1, path: str | None = None) -> Tensor:
