@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench import native
-from methods.packed24 import CODES, Packed
+from methods.packed24 import CODES, Packed, unpack
 
 BLOCK, CHUNK = 64, 8
 _TO_PLACES = np.zeros(16, dtype=np.uint8)
@@ -83,6 +83,13 @@ def back(laid: Laid) -> Packed:
     scales = laid.scales[:, None].bfloat16() if laid.scales is not None else None
     kind, stored = ("int8", torch.int8) if laid.int8 else ("float", torch.bfloat16)
     return Packed(kind, width, laid.dtype, kept.view(stored), torch.from_numpy(mask), scales)
+
+
+def integers(packed: Packed) -> tuple[Tensor, Tensor]:
+    """Of an int8 weight: the integers, dense int8 [out, width], and their scales, float32 [out]."""
+    assert packed.scales is not None
+    plain = replace(packed, dtype=torch.float32, scales=torch.ones_like(packed.scales))
+    return unpack(plain).to(torch.int8), packed.scales[:, 0].float()
 
 
 def lay_dense(weight: Tensor, scales: Tensor | None = None) -> Laid:

@@ -87,13 +87,22 @@ def chosen(kernel: Kernel) -> str:
     return named
 
 
+def digest() -> str:
+    """Of the kernel's source: part of the key of what it is timed for."""
+    return hashlib.sha256(_source().read_bytes()).hexdigest()
+
+
+def _source() -> Path:
+    return Path(str(resources.files("bench"))) / "assets" / "kernel24.cpp"
+
+
 @cache
 def load() -> Kernel:
     """
     Raises:
         NoKernel: no C++ compiler, or it fails.
     """
-    source = Path(str(resources.files("bench"))) / "assets" / "kernel24.cpp"
+    source = _source()
     compiler = shutil.which(os.environ.get(COMPILER_ENV) or "c++")
     if compiler is None:
         raise NoKernel("no C++ compiler")

@@ -61,7 +61,7 @@ def commit() -> dict[str, Any]:
 
 @cache
 def machine() -> dict[str, Any]:
-    about: dict[str, Any] = {"platform": platform.platform(), "cpu": _cpu(), "device": None}
+    about: dict[str, Any] = {"platform": platform.platform(), "cpu": processor(), "device": None}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         about["device"] = torch.cuda.get_device_name()
@@ -69,7 +69,8 @@ def machine() -> dict[str, Any]:
     return about
 
 
-def _cpu() -> str:
+def processor() -> str:
+    """The CPU's name."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

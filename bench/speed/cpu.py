@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from bench import kernel24, native
@@ -17,7 +17,10 @@ from bench.linear24 import NATIVE_ROWS
 from bench.speed.frame import CACHES, Clock, Contest, Demand, Peaks, Wall, copies, right, rotating
 from methods.errors import Skipped
 from methods.integers24 import pack_rounded
-from methods.packed24 import Packed, pack, unpack
+from methods.packed24 import pack, unpack
+
+if TYPE_CHECKING:
+    from bench.speed.decoding import Make, Sides
 
 KINDS = ("bf16", "int8")
 SOME_CACHE = 32 * 2**20
@@ -57,6 +60,27 @@ class Cpu:
         read = rotating(lambda at: self.kernel.read(at, part, self.threads), starts)
         return Peaks(part / min(self.clock.samples(read, READS)))
 
+    @property
+    def name(self) -> str:
+        return f"CPU, {native.chosen(self.kernel)}, {self.threads} " + ("thread" if self.threads == 1 else "threads")
+
+    def engine(self, kind: str) -> str:
+        """
+        Raises:
+            Skipped: no kernel here, or none for this kind.
+        """
+        if kind not in KINDS:
+            way = "take --dtype bfloat16 or --quant int8" if kind == "float32" else f"it has {', '.join(KINDS)}"
+            raise Skipped(f"the native kernel has no {kind}: {way}")
+        _ = self.kernel
+        return "native"
+
+    def steps(self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: Make, small: bool) -> Sides:
+        """As they are."""
+        if not small:
+            raise Skipped("no CUDA device")
+        return {n: make(m) for n, m in dense.items()}, {n: make(m) for n, m in sparse.items()}, {}
+
     def contest(self, weight: Tensor, tokens: int, kind: str) -> Contest:
         """2:4 against dense: y = x W^T. weight: bfloat16 [out, in], 2:4.
 
@@ -64,8 +88,7 @@ class Cpu:
             Skipped: no kernel here, or none for so many tokens or this kind.
             UserError: the weight is not 2:4.
         """
-        if kind not in KINDS:
-            raise Skipped(f"the native kernel has no {kind}: it has {', '.join(KINDS)}")
+        self.engine(kind)
         if tokens > NATIVE_ROWS:
             raise Skipped(f"the native kernel is for {NATIVE_ROWS} tokens at most")
         x = torch.randn(tokens, weight.shape[1], generator=torch.Generator().manual_seed(1)).bfloat16()
@@ -73,7 +96,7 @@ class Cpu:
         packed = pack(weight.bfloat16()) if kind == "bf16" else pack_rounded(weight, "int8").packed
         seen = unpack(packed)
         laid = kernel24.lay(packed)
-        whole = kernel24.lay_dense(*_integers(packed)) if kind == "int8" else kernel24.lay_dense(seen)
+        whole = kernel24.lay_dense(*kernel24.integers(packed)) if kind == "int8" else kernel24.lay_dense(seen)
         half = seen.bfloat16()
         wanted = x.float() @ seen.float().T
         answers = {"2:4": kernel24.product(x, laid), "dense": kernel24.product(x, whole), "torch": linear(x, half)}
@@ -97,12 +120,6 @@ class Cpu:
     def _torch(self, x: Tensor, weight: Tensor) -> Callable[[], Any]:
         count = copies(weight.nbytes, self.cache_bytes)
         return rotating(lambda w: linear(x, w), [weight, *(weight.clone() for _ in range(count - 1))])
-
-
-def _integers(packed: Packed) -> tuple[Tensor, Tensor]:
-    assert packed.scales is not None
-    plain = dataclasses.replace(packed, dtype=torch.float32, scales=torch.ones_like(packed.scales))
-    return unpack(plain).to(torch.int8), packed.scales[:, 0].float()
 
 
 def last_cache() -> int:

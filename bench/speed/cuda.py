@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from bench.cusparselt import LEAST, MULTIPLE, Compressed
 from bench.speed.frame import Contest, Demand, Peaks, Work, copies, right
 from methods.errors import Skipped
+
+if TYPE_CHECKING:
+    from bench.speed.decoding import Make, Sides
 
 KINDS = ("bf16", "fp16", "int8", "fp8")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
@@ -71,6 +74,34 @@ class Cuda:
     @cached_property
     def cache_bytes(self) -> int:
         return int(torch.cuda.get_device_properties(self.device).L2_cache_size)
+
+    @property
+    def name(self) -> str:
+        return torch.cuda.get_device_name(self.device)
+
+    def engine(self, kind: str) -> str:
+        """
+        Raises:
+            Skipped: no whole model of the kind runs 2:4 here.
+        """
+        if not torch.backends.cusparselt.is_available():
+            raise Skipped("this torch has no cuSPARSELt")
+        if kind not in ("bf16", "fp16"):
+            raise Skipped(
+                f"no 2:4 kernel for a whole model of {kind}: bf16 and fp16 have one, and bench speed times {kind} layer by layer"
+            )
+        return "cusparselt"
+
+    def steps(self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: Make, small: bool) -> Sides:
+        """As CUDA graphs where a step is small, and eager beside; dense ones compiled, too."""
+        eager = [{n: make(m) for n, m in side.items()} for side in (dense, sparse)]
+        for name, model in dense.items():
+            compiled = torch.compile(model, mode="max-autotune-no-cudagraphs", dynamic=False)
+            eager[0][f"{name} compiled"] = make(compiled)
+        if not small:
+            return eager[0], eager[1], {}
+        beside = {f"{n}, no graph": work for side in eager for n, work in side.items()}
+        return {n: graphed(w) for n, w in eager[0].items()}, {n: graphed(w) for n, w in eager[1].items()}, beside
 
     @property
     def hopper(self) -> bool:
