@@ -57,7 +57,7 @@ def contest(device: Device, model: Callable[[], nn.Module], rig: Rig, *, batch: 
     whole = model()
     dense, sparse = {"dense": whole}, {}
     kind = KINDS.get(rig.compute.dtype, str(rig.compute.dtype)[6:])
-    if not rig.dense:
+    if not rig.verdict.pattern.dense:
         packed = packed_targets(whole, rig)
         kind = "int8" if any(p.kind == "int8" for p in packed.values()) else kind
         engine = device.engine(kind)

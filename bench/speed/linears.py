@@ -37,8 +37,8 @@ def read(device: Cpu | Cuda, model: Callable[[], nn.Module], rig: Rig, tokens: i
     Raises:
         Skipped: nothing is pruned, or not 2:4; no kernel for any of its shapes.
     """
-    if rig.dense or (rig.verdict.pattern.n, rig.verdict.pattern.m) != (2, 4) or rig.verdict.violations:
-        raise Skipped("no 2:4 weights" if rig.dense else f"no kernel for {rig.verdict.pattern}: 2:4 alone has one")
+    if (rig.verdict.pattern.n, rig.verdict.pattern.m) != (2, 4) or rig.verdict.violations:
+        raise Skipped(f"no kernel for {rig.verdict.pattern}: 2:4 alone has one")
     bits = rig.stored.bits if rig.stored else None
     kinds: dict[float | None, str] = {8: "int8", None: KINDS.get(rig.compute.dtype, str(rig.compute.dtype)[6:])}
     if bits not in kinds:
