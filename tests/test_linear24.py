@@ -124,7 +124,7 @@ def test_an_algorithm_that_is_wrong_is_not_taken(monkeypatch, tmp_path):
     torch.testing.assert_close(layer(x), x)
     assert fakes.calls[-1]["alg_id"] != 4
     (choice,) = layer.compressed.choices.values()
-    assert len(choice.wrong) == 8 and all("algorithm 4" in told for told in choice.wrong)  # alone, found, split
+    assert len(choice.wrong) == 7 and all("algorithm 4" in told for told in choice.wrong)  # alone, found, split
     assert choice.refused == 1
 
 
