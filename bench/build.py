@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bench import blocks, catalog, crew, digests, environments, loading, models, packing, provenance
 from bench.cells import Artifact, Cell, Stage
 from bench.check import Verdict, verify
-from bench.measures.contract import Item, Measure, Reading, Rig
+from bench.measures.contract import Item, Measure, Reading, Readings, Rig
 from bench.outcome import blank
 from bench.paths import cache_dir, publish, replacing, scratch
 from bench.store import ReadingRow, Record
@@ -266,7 +266,7 @@ class Builder:
             reason=""
             if finite
             else ", ".join(f"{r.metric} is {r.value}" for r in readings.values if not math.isfinite(r.value)),
-            readings=[_row(r) for r in readings.values],
+            readings=rows_of(readings),
             token_digest=readings.token_digest,
             notes=notes,
             cost=cost,
@@ -296,6 +296,11 @@ def _environment(artifact: Artifact) -> Environment:
 def _checkpoints(artifact: Artifact) -> Path:
     """Where a training leaves what it can go on from; its artifact's key says that it is the same training."""
     return cache_dir() / "training" / artifact.key[:32]
+
+
+def rows_of(readings: Readings) -> list[ReadingRow]:
+    """As a record keeps them: what is not finite is no value."""
+    return [_row(r) for r in readings.values]
 
 
 def _row(r: Reading) -> ReadingRow:

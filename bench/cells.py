@@ -169,7 +169,10 @@ class Cell(_Frozen):
     def determinants(self) -> dict[str, Any]:
         config = {k: v for k, v in self.config.items() if v is not None}
         measure = {"name": self.measure, "source": self.source, "config": config, "content": self.content}
-        return self.artifact.determinants() | {"tokenizer": self.artifact.tokenizer, "measure": measure}
+        out = self.artifact.determinants() | {"tokenizer": self.artifact.tokenizer, "measure": measure}
+        if hardware := self.config.get("hardware"):
+            out["hardware"] = hardware  # a time of another machine is another number
+        return out
 
     @property
     def key(self) -> str:

@@ -316,15 +316,55 @@ def export(
 
 @app.command()
 def speed(
-    device_spec: Annotated[str, typer.Option(help="A card's datasheet: h100, h200 or a100.")] = "h100",
-    model: Annotated[str, typer.Option(help="Alias, hub id or folder.")] = "llama2-7b",
+    device_spec: Annotated[
+        str | None, typer.Option(help="Measure nothing: what a card's datasheet allows; h100, h200 or a100.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Alias, hub id or folder; weights of one that is not here are random.")
+    ] = "llama2-7b",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto is CUDA or nothing.")] = "auto",
+    kinds: Annotated[str | None, typer.Option(help="bf16, fp16, int8, fp8, by commas [default: all it has].")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Numbers of tokens, by commas [default: by device].")] = None,
+    threads: Annotated[int | None, typer.Option(help="On a CPU [default: all cores].", min=1)] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the table, too: .svg, .png or .pdf.")] = None,
+    results: Results = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """What 2:4 can gain at most on a card, from shapes and its datasheet. A model, and no measurement."""
-    from bench import limits, listing
+    """Time a model's linears, 2:4 against dense, layer shape by layer shape, as records.
 
-    listing.show(limits.rows(model, device_spec, data_dir), json)
+    Without a CUDA device: what 2:4 can gain at most on a card, from shapes and its datasheet. A model, no measurement.
+    """
+    from bench import limits, listing
+    from bench.devices import cores, resolve_device
+
+    found = resolve_device(device)
+    if device_spec or (found == "cpu" and device == "auto"):
+        if not device_spec:
+            typer.echo(
+                "bench: skipped: no CUDA device; what follows is a model for h100 (--device cpu measures)", err=True
+            )
+        listing.show(limits.rows(model, device_spec or "h100", data_dir), json)
+        return
+    from bench import figures
+    from bench.spec import RESULTS
+    from bench.speed import records as table
+
+    asked = table.Asked(
+        model, found, threads or cores(), tuple(kinds.split(",")) if kinds else None,
+        _numbers(tokens) if tokens else ((1,) if found == "cpu" else limits.TOKENS), data_dir,
+    )  # fmt: skip
+    made = list(table.measure(asked, results or RESULTS))
+    listing.show(table.rows(made), json)
+    if figure:
+        typer.echo(figures.speeds(made, figure), err=True)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    parts = [p.strip() for p in text.split(",")]
+    if not all(p.isdecimal() and int(p) > 0 for p in parts):
+        raise UserError(f"tokens {text!r} will not do: whole numbers by commas, for example 1,16,512")
+    return tuple(int(p) for p in parts)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from bench import provenance
 from methods.errors import UserError
 
 
@@ -40,3 +41,15 @@ def resolve_device(name: str) -> str:
     raise UserError(
         f"device {name!r} is not there ({count} CUDA devices found): take --device cpu, or see what bench doctor says"
     )
+
+
+def fingerprint(device: str) -> str:
+    """What a time holds for: the processor and how many of its cores, and of a CUDA device its name and libraries."""
+    told = f"{provenance.processor()}, {cores()} cores"
+    if not device.startswith("cuda"):
+        return told
+    import torch
+
+    library = torch.backends.cusparselt.version() if torch.backends.cusparselt.is_available() else None
+    parts = [torch.cuda.get_device_name(device), f"CUDA {torch.version.cuda}", f"cuSPARSELt {library}"]
+    return ", ".join([*parts, f"torch {torch.__version__}", told])

@@ -34,7 +34,17 @@ def of_file(path: Path) -> str:
     return digest
 
 
-DECISIVE = ("bench.forward", "bench.lmeval", "bench.measures", "bench.quantizers")
+DECISIVE = (
+    "bench.cusparselt",
+    "bench.forward",
+    "bench.kernel24",
+    "bench.linear24",
+    "bench.lmeval",
+    "bench.measures",
+    "bench.native",
+    "bench.quantizers",
+    "bench.speed",
+)
 """Of bench, what decides a number rather than carries it about."""
 
 

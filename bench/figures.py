@@ -111,6 +111,51 @@ def history(series: Sequence[Series], file: Path) -> Path:
     return _save(figure, file)
 
 
+def speeds(records: Sequence[Record], file: Path) -> Path:
+    """Draw a shape table: a panel a kind of weight, speedup with its interval over tokens, the limit dashed.
+
+    Raises:
+        UserError: no record holds a shape that was timed, or the file's ending is none that can be drawn.
+    """
+    rows = [row for r in records for row in r.notes.get("shapes", []) if "speedup" in row]
+    if not rows:
+        raise UserError("no shape was timed: there is nothing to draw")
+    pyplot = _pyplot(file)
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    figure, axes = pyplot.subplots(1, len(kinds), figsize=(4.2 * len(kinds), 3.4), squeeze=False, layout="constrained")
+    for kind, axis in zip(kinds, axes[0], strict=True):
+        mine = [row for row in rows if row["kind"] == kind]
+        for color, shape in zip(COLORS, dict.fromkeys(tuple(row["shape"]) for row in mine), strict=False):
+            line = sorted((row for row in mine if tuple(row["shape"]) == shape), key=lambda row: row["tokens"])
+            at, value = [row["tokens"] for row in line], [row["speedup"] for row in line]
+            below, above = zip(
+                *((row["speedup"] - row["interval"][0], row["interval"][1] - row["speedup"]) for row in line),
+                strict=True,
+            )
+            axis.errorbar(
+                at,
+                value,
+                yerr=[below, above],
+                color=color,
+                marker="o",
+                markersize=4,
+                linewidth=1.2,
+                label=f"{shape[0]} x {shape[1]}",
+            )
+            axis.plot(at, [row["limit"] for row in line], color=color, linestyle="--", linewidth=0.8)
+        axis.axhline(1, color="#777777", linewidth=0.8)
+        axis.set_xscale("log", base=2)
+        axis.set_title(kind, fontsize=9)
+        axis.set_xlabel("tokens", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3, linewidth=0.5)
+    axes[0][0].set_ylabel("dense / 2:4, limit dashed", fontsize=8)
+    axes[0][-1].legend(fontsize=8, frameon=False)
+    told = f"{records[0].slot['model']} · {records[0].notes.get('device', records[0].slot['device'])}"
+    figure.suptitle(told, x=0.01, ha="left", fontsize=10, parse_math=False)
+    return _save(figure, file)
+
+
 def _pyplot(file: Path) -> Any:
     if file.suffix not in FORMATS:
         raise UserError(f"figure {str(file)!r} should end in {', '.join(FORMATS)}")

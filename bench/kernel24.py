@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,9 @@ import torch
 from torch import Tensor
 
 from bench import native
-from methods.packed24 import CODES, Packed
+from methods.packed24 import CODES, Packed, unpack
 
 BLOCK, CHUNK = 64, 8
-ROWS = 4
-"""Rows of x that one reading of the weights serves."""
-LEVELS = 32767
-"""Of x beside int8 weights: int16, by the largest of each row."""
 _TO_PLACES = np.zeros(16, dtype=np.uint8)
 _TO_MASK = np.zeros(16, dtype=np.uint8)
 for _code in CODES.tolist():
@@ -55,11 +51,13 @@ def can(packed: Packed) -> bool:
 
 
 def lay(packed: Packed) -> Laid:
-    """From packed24: the mask's bits become places, and eight blocks' codes and values lie together."""
+    """From packed24: beside bfloat16 the mask's bits become places; eight blocks' codes and values lie together."""
     values, rows = packed.values.view(torch.uint8).numpy(), len(packed.values)
     blocks = -(-packed.width // BLOCK)
     item = packed.values.itemsize
-    codes = _TO_PLACES[packed.mask.numpy() & 15] | _TO_PLACES[packed.mask.numpy() >> 4] << 4
+    codes = packed.mask.numpy()
+    if item > 1:
+        codes = _TO_PLACES[codes & 15] | _TO_PLACES[codes >> 4] << 4
     memory = np.empty((rows, blocks * (8 + 32 * item)), dtype=np.uint8)
     for at, start, n in _chunks(blocks, item):
         middle, end = at + 8 * n, at + (8 + 32 * item) * n
@@ -79,7 +77,7 @@ def back(laid: Laid) -> Packed:
         middle, end = at + 8 * n, at + (8 + 32 * item) * n
         codes[:, 8 * start : 8 * (start + n)] = memory[:, at:middle]
         values[:, 32 * item * start : 32 * item * (start + n)] = memory[:, middle:end]
-    mask = _TO_MASK[codes & 15] | _TO_MASK[codes >> 4] << 4
+    mask = codes if laid.int8 else _TO_MASK[codes & 15] | _TO_MASK[codes >> 4] << 4
     mask = np.ascontiguousarray(mask[:, : -(-width // 8)])
     kept = torch.from_numpy(np.ascontiguousarray(values[:, : width // 2 * item]))
     scales = laid.scales[:, None].bfloat16() if laid.scales is not None else None
@@ -87,15 +85,27 @@ def back(laid: Laid) -> Packed:
     return Packed(kind, width, laid.dtype, kept.view(stored), torch.from_numpy(mask), scales)
 
 
+def integers(packed: Packed) -> tuple[Tensor, Tensor]:
+    """Of an int8 weight: the integers, dense int8 [out, width], and their scales, float32 [out]."""
+    assert packed.scales is not None
+    plain = replace(packed, dtype=torch.float32, scales=torch.ones_like(packed.scales))
+    return unpack(plain).to(torch.int8), packed.scales[:, 0].float()
+
+
 def lay_dense(weight: Tensor, scales: Tensor | None = None) -> Laid:
     """The same for the kernel without sparsity: bfloat16 [out, width], or int8 with float32 scales [out]."""
     blocks = -(-weight.shape[1] // BLOCK)
     padded = torch.nn.functional.pad(weight, (0, blocks * BLOCK - weight.shape[1])).contiguous()
-    return Laid(padded.view(torch.uint8), scales, weight.shape[1], dense=True)
+    return Laid(own(padded.view(torch.uint8)), scales, weight.shape[1], dense=True)
+
+
+def own(memory: Tensor) -> Tensor:
+    """A copy of bytes in memory of numpy's, which asks for large pages: torch's rows would cross a small one each."""
+    return torch.from_numpy(memory.numpy().copy())
 
 
 def product(x: Tensor, laid: Laid, *, threads: int = 1, path: str | None = None) -> Tensor:
-    """x [rows, width] times the matrix transposed: float32 [rows, out]. ROWS rows of x share a reading of the weights.
+    """x [rows, width] times the matrix transposed: float32 [rows, out]. Four rows of x share a reading of the weights.
 
     bfloat16 weights see x as bfloat16; int8 ones see it as int16, each row by its largest, and add exactly.
 
@@ -103,36 +113,25 @@ def product(x: Tensor, laid: Laid, *, threads: int = 1, path: str | None = None)
         NoKernel: none here.
     """
     kernel = native.load()
-    if laid.int8:
-        seen, by = levels(x)
-    else:
-        seen, by = x.to(torch.bfloat16), None
-    seen = torch.nn.functional.pad(seen, (0, laid.blocks * BLOCK - laid.width)).contiguous()
-    out = torch.empty(len(x), len(laid.memory))
-    for a in range(0, len(x), ROWS):
-        part = out[a : a + ROWS]
-        kernel.product(
-            laid.memory.data_ptr(),
-            laid.scales.data_ptr() if laid.scales is not None else None,
-            seen[a].data_ptr(),
-            part.data_ptr(),
-            int8=laid.int8,
-            dense=laid.dense,
-            rows=len(part),
-            blocks=laid.blocks,
-            out=out.shape[1],
-            threads=threads,
-            path=path,
-        )
-    return out if by is None else out.mul_(by)
-
-
-def levels(x: Tensor) -> tuple[Tensor, Tensor]:
-    """int16 [rows, width] and the step of each row, float32 [rows, 1]."""
-    wide = x.float()
-    step = wide.abs().amax(1, keepdim=True).div_(LEVELS)
-    step.masked_fill_(step == 0, 1)
-    return (wide / step).round_().to(torch.int16), step
+    wide = laid.int8 and x.dtype != torch.bfloat16
+    seen = x.to(torch.float32 if wide else torch.bfloat16).contiguous()
+    rows, out = len(seen), len(laid.memory)
+    y = torch.empty(rows, out)
+    kernel.product(
+        laid.memory.data_ptr(),
+        laid.scales.data_ptr() if laid.scales is not None else None,
+        seen.data_ptr(),
+        y.data_ptr(),
+        int8=laid.int8,
+        dense=laid.dense,
+        wide=wide,
+        rows=rows,
+        width=laid.width,
+        out=out,
+        threads=threads,
+        path=path,
+    )
+    return y
 
 
 def _chunks(blocks: int, item: int) -> Any:

@@ -130,6 +130,11 @@ def _gated(config: dict[str, Any]) -> Counter[tuple[int, int]]:
     return Counter(each * layers)
 
 
+def of_config(config: dict[str, Any]) -> Sizes:
+    """Head and KV cache of a config; its linears are the caller's to count."""
+    return _sizes(config, Counter())
+
+
 def _sizes(config: dict[str, Any], linears: Counter[tuple[int, int]]) -> Sizes:
     hidden = config.get("hidden_size") or config["n_embd"]
     layers = config.get("num_hidden_layers") or config["n_layer"]

@@ -12,6 +12,7 @@ from torch.nn.functional import linear
 from bench import kernel24, native
 from bench.cusparselt import Compressed
 from bench.folder24 import Folder24
+from bench.speed.cuda import Events
 from methods.contract import Compute
 from methods.packed24 import Packed, unpack
 
@@ -43,7 +44,7 @@ class Linear24(nn.Module):
             self.laid = kernel24.lay(packed)
         elif self.engine == "cusparselt":
             self.packed = packed  # the library's layout has no way back
-            self.compressed = Compressed(unpack(packed).to(self.device))
+            self.compressed = Compressed(unpack(packed).to(self.device), Events())
         else:
             self.packed = packed
 

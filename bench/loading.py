@@ -13,7 +13,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, StaticCache
 
 from methods.contract import Compute
 from methods.errors import UserError
@@ -88,6 +88,17 @@ def _skeleton(folder: Path, compute: Compute) -> nn.Module:
         for key, buffer in module.named_buffers(recurse=False):
             setattr(module, key, buffer.to(compute.device))
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def static_cache(model: Any, length: int) -> Any:
+    """A KV cache that holds `length` tokens and neither grows nor moves, for `past_key_values`."""
+    return StaticCache(config=model.config, max_cache_len=length)
+
+
+def take_back(cache: Any, tokens: int) -> None:
+    """Forget the last tokens of a static cache. Only its counters change, in place, so that a CUDA graph can do it."""
+    for layer in cache.layers:
+        layer.cumulative_length.sub_(tokens)
 
 
 def load_tokenizer(folder: Path) -> Any:

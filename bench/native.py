@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from importlib import resources
@@ -16,9 +17,11 @@ from pathlib import Path
 from bench.paths import cache_dir
 from methods.errors import UserError
 
-FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread")
-"""No -march: each path names what it needs, and the processor is asked which to take, so the file serves any machine."""
-PATHS = ("portable", "avx2", "avx512")
+FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp" if sys.platform != "darwin" else "-pthread")
+"""No -march: each path names what it needs, and the processor is asked which to take, so the file serves any machine.
+OpenMP's threads are torch's own, where torch was built with the same library; Apple's compiler has none, and one thread
+works."""
+PATHS = ("portable", "avx2", "avx512", "avx512bf16")
 PATH_ENV = "BENCH_KERNEL_PATH"
 """Names one of PATHS in place of the best."""
 COMPILER_ENV = "CXX"
@@ -32,10 +35,12 @@ class Kernel:
     """The library, and the path of it that is taken."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self._product = library.kernel24_product
         pointer, whole, number = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
-        self._product.argtypes = [number] * 3 + [pointer] * 3 + [whole] * 3 + [pointer, number]
+        self._product, self._read = library.kernel24_product, library.kernel24_read
+        self._product.argtypes = [number] * 3 + [pointer] * 3 + [number] + [whole] * 3 + [pointer, number]
         self._product.restype = None
+        self._read.argtypes = [number, pointer, whole, number]
+        self._read.restype = ctypes.c_uint64
         self.best = PATHS[library.kernel24_best()]
 
     @property
@@ -52,16 +57,22 @@ class Kernel:
         *,
         int8: bool,
         dense: bool,
+        wide: bool,
         rows: int,
-        blocks: int,
+        width: int,
         out: int,
         threads: int,
         path: str | None = None,
     ) -> None:
-        """y = x W^T for addresses in memory laid out as assets/kernel24.cpp says; rows: 1 to 4. Sizes are the caller's
-        to get right."""
+        """y = x W^T for addresses in memory laid out as assets/kernel24.cpp says. wide: x is float32, which int8 alone
+        takes. Sizes are the caller's to get right."""
         isa = PATHS.index(path or chosen(self))
-        self._product(isa, int8, dense, weight, scale, x, rows, blocks, out, y, threads)
+        self._product(isa, int8, dense, weight, scale, x, wide, rows, width, out, y, threads)
+
+    def read(self, address: int, count: int, threads: int) -> int:
+        """The sum of `count` bytes, a multiple of 256, as 64-bit numbers: as fast as memory can be read."""
+        found: int = self._read(PATHS.index(chosen(self)), address, count, threads)
+        return found
 
 
 def chosen(kernel: Kernel) -> str:
@@ -76,13 +87,22 @@ def chosen(kernel: Kernel) -> str:
     return named
 
 
+def digest() -> str:
+    """Of the kernel's source: part of the key of what it is timed for."""
+    return hashlib.sha256(_source().read_bytes()).hexdigest()
+
+
+def _source() -> Path:
+    return Path(str(resources.files("bench"))) / "assets" / "kernel24.cpp"
+
+
 @cache
 def load() -> Kernel:
     """
     Raises:
         NoKernel: no C++ compiler, or it fails.
     """
-    source = Path(str(resources.files("bench"))) / "assets" / "kernel24.cpp"
+    source = _source()
     compiler = shutil.which(os.environ.get(COMPILER_ENV) or "c++")
     if compiler is None:
         raise NoKernel("no C++ compiler")

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from bench import blocks, catalog, data, digests, environments, fetching, models, packing, recipes, tasks
 from bench.cells import Artifact, Cell, Course, Draw, Stage
-from bench.devices import cores, resolve_device
+from bench.devices import cores, fingerprint, resolve_device
+from bench.measures import speed
 from bench.spec import Spec
 from methods.errors import UserError
 from methods.pattern import Pattern
@@ -57,7 +58,7 @@ def _cells_of(spec: Spec, model: models.Model, device: str, dtype: str, fetch: b
     shapes = opened.shapes()
     targets = find_targets(opened.config, shapes, spec.targets.include, spec.targets.exclude)
     asked = dict.fromkeys((*spec.measures, "pattern"))
-    measures = [m for name in asked for m in _measures(name, spec, model, fetch)]
+    measures = [m for name in asked for m in _measures(name, spec, model, device, fetch)]
     recipe = recipes.choose(_parameters(shapes), device, spec.training.recipe) if _trains(spec) else None
     course = _course(spec, model, recipe) if recipe else None
     cells = []
@@ -209,8 +210,10 @@ def _draw(spec: Spec, model: models.Model, fetch: bool) -> Draw:
     return Draw(data=wanted.data, content=content, sequences=wanted.sequences, seqlen=seqlen)
 
 
-def _measures(name: str, spec: Spec, model: models.Model, fetch: bool) -> list[dict[str, Any]]:
-    """What the cells of a measure say of it: one cell, of zeroshot one a task."""
+def _measures(name: str, spec: Spec, model: models.Model, device: str, fetch: bool) -> list[dict[str, Any]]:
+    """What the cells of a measure say of it: one cell, of zeroshot one a task, of speed one a workload."""
+    if name == "speed":
+        return [_cell_of(name, config, "") for config in speed.cells(device, fingerprint(device))]
     if name == "zeroshot":
         return [_task(task, file, spec, fetch) for task, file in tasks.expand(spec.tasks).items()]
     config: dict[str, Any] = {}

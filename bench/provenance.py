@@ -72,6 +72,11 @@ def machine() -> dict[str, Any]:
     return about
 
 
+def processor() -> str:
+    """The CPU's name."""
+    return _cpu()["cpu"]
+
+
 def _cpu() -> dict[str, str]:
     told: dict[str, str] = {}
     try:

@@ -1,83 +1,66 @@
-"""One token through a linear on the CPU: our 2:4 kernel, the same kernel dense, and torch's bfloat16 linear.
+"""One token through a linear on the CPU: our 2:4 kernel, the same kernel dense, and torch's linears, from memory.
 
-python benchmarks/decode.py [--rounds N] [--clock wall|cpu]
+python benchmarks/decode.py [--blocks N]
 
-Weights take turns from copies that together are larger than the last cache. Beside the median of the rounds' ratios
-stands the ratio of the fastest of each, which a busy machine moves less. The limit by bytes: 16/9 for bfloat16, 8/5 for int8.
+In the frame of `bench speed` (bench/speed/frame.py): in turn, a baseline twice, copies of each weight that together are
+three times the last cache. Shares are of the bandwidth that reading as many bytes reaches in the same run. The limit by
+bytes: 16/9 for bfloat16, 8/5 for int8. An interval is Student's, 95%, of the mean ratio over blocks.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
-from itertools import cycle
+import sys
+from collections import Counter
 from typing import Any
 
 import torch
-from harness import finish, in_turn, ratio
-from torch.nn.functional import linear
+from harness import finish
 
-from bench import kernel24, native
-from methods.packed24 import Packed, pack, unpack
-from methods.pattern import Pattern
+from bench.speed import linears
+from bench.speed.cpu import Cpu
+from bench.speed.frame import BLOCKS, Peaks, Ratio, verdict
 
 SHAPES = ((4096, 4096), (11008, 4096))
-BYTES = 2**28
-"""Of dense copies."""
+THREADS = (1, 2)
 
 
-def weights(out: int, width: int, seed: int) -> tuple[torch.Tensor, Packed, Packed]:
-    """A random 2:4 weight in bfloat16, packed, and its int8 counterpart."""
-    random = torch.Generator().manual_seed(seed)
-    weight = torch.randn(out, width, generator=random)
-    weight = torch.where(Pattern(2, 4).keep(weight.abs()), weight, 0).bfloat16()
-    packed = pack(weight)
-    eight = torch.randint(-127, 128, packed.values.shape, generator=random, dtype=torch.int8)
-    return weight, packed, Packed("int8", width, torch.bfloat16, eight, packed.mask, torch.ones(out, 1).bfloat16())
+def rows(device: Cpu, peaks: Peaks, weight: torch.Tensor, kind: str, blocks: int) -> dict[str, Any]:
+    contest = device.contest(weight, 1, kind)
+    timings = contest.run(device.clock, blocks)
+    told = verdict(contest, timings, peaks)
+    prefix = "" if kind == "bf16" else "int8 "
+    pairs = [("dense", "2:4"), ("torch bf16", "2:4"), ("torch fp32", "2:4")]
+    out: dict[str, Any] = {f"{prefix}{s} / {f}": _interval(timings.ratio(s, f)) for s, f in pairs}
+    least = [peaks.seconds(demand, kind) for demand in contest.demand]
+    for name, seconds in zip(("dense", "2:4"), least, strict=True):
+        out[f"{prefix}{name}, share of bandwidth"] = f"{seconds / timings.median(name):.0%}"
+    out[f"{prefix}limit of dense / 2:4"] = round(least[0] / least[1], 3)
+    out[f"{prefix}noise, a side against itself"] = f"{told['noise']:.1%}"
+    return out
 
 
-def contestants(out: int, width: int, rows: int, threads: int) -> dict[str, Callable[[], Any]]:
-    copies = [weights(out, width, seed) for seed in range(max(2, BYTES // (2 * out * width)))]
-    x = torch.randn(rows, width).bfloat16()
-    sets = {
-        "2:4": [kernel24.lay(packed) for _, packed, _ in copies],
-        "dense": [kernel24.lay_dense(weight) for weight, _, _ in copies],
-        "int8 2:4": [kernel24.lay(eight) for _, _, eight in copies],
-        "int8 dense": [kernel24.lay_dense(unpack(e).to(torch.int8), e.scales[:, 0].float()) for _, _, e in copies],  # type: ignore[index]
-    }
-    for i, (weight, _, _) in enumerate(copies):  # right before fast
-        wanted = x.float() @ weight.float().T
-        for name in ("2:4", "dense"):
-            torch.testing.assert_close(kernel24.product(x, sets[name][i]), wanted, rtol=1e-4, atol=1e-3)
-        assert torch.equal(kernel24.product(x, sets["int8 2:4"][i]), kernel24.product(x, sets["int8 dense"][i]))
-
-    def ours(laid: list[kernel24.Laid]) -> Callable[[], Any]:
-        turn = cycle(laid)
-        return lambda: kernel24.product(x, next(turn), threads=threads).bfloat16()
-
-    turn = cycle([weight for weight, _, _ in copies])
-    return {name: ours(laid) for name, laid in sets.items()} | {"torch": lambda: linear(x, next(turn))}
+def _interval(ratio: Ratio) -> dict[str, float]:
+    return {"median": round(ratio.value, 3), "min": round(ratio.low, 3), "max": round(ratio.high, 3)}
 
 
 def main() -> None:
     asked = argparse.ArgumentParser()
-    asked.add_argument("--rounds", type=int, default=60)
-    asked.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu where others use the machine")
-    given = asked.parse_args()
-    rounds, clock = given.rounds, time.process_time if given.clock == "cpu" else time.perf_counter
-    kernel = native.load()
-    figures: dict[str, Any] = {"path": native.chosen(kernel), "rounds": rounds, "clock": given.clock}
-    for threads in (1, 2):
+    asked.add_argument("--blocks", type=int, default=BLOCKS)
+    blocks = asked.parse_args().blocks
+    weights = [w for _, w in linears.random(Counter(dict.fromkeys(SHAPES, 1)))]
+    figures: dict[str, Any] = {"path": Cpu(1).kernel.best, "blocks": blocks}
+    for threads in THREADS:
         torch.set_num_threads(threads)
-        for out, width in SHAPES:
-            times = in_turn(contestants(out, width, 1, threads), rounds, clock)
-            best = {name: min(t) for name, t in times.items()}
-            mine = figures[f"{out}x{width}, {threads} {'thread' if threads == 1 else 'threads'}"] = {}
-            for slow, fast in (("dense", "2:4"), ("torch", "2:4"), ("torch", "dense"), ("int8 dense", "int8 2:4")):
-                mine[f"{slow} / {fast}"] = ratio(times, slow, fast)
-                mine[f"{slow} / {fast}, fastest of each"] = f"{best[slow] / best[fast]:.2f}×"
-            mine["2:4, GB/s of weights"] = round(out * width * 1.125 / best["2:4"] / 1e9, 1)
+        device = Cpu(threads)
+        peaks = device.peaks()
+        told = f"{threads} {'thread' if threads == 1 else 'threads'}"
+        figures[f"{told}: bandwidth, GB/s"] = round(peaks.bandwidth / 1e9, 1)
+        for weight in weights:
+            mine = figures[f"{len(weight)}x{weight.shape[1]}, {told}"] = {}
+            for kind in ("bf16", "int8"):
+                mine |= rows(device, peaks, weight, kind, blocks)
+            print(told, list(weight.shape), mine, file=sys.stderr, flush=True)
     finish("decode", figures)
 
 

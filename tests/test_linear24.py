@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from fake_cuda import Sparse
 from support import prune
 
 from bench import cusparselt, forward, linear24, loading, native
 from bench.convert import export
 from bench.linear24 import Linear24, swap
+from bench.speed import frame
 from methods.contract import Compute
 from methods.integers24 import pack_rounded
 from methods.packed24 import pack, unpack
@@ -100,52 +102,9 @@ def test_perplexity_reads_a_swapped_model(llama):
     assert losses(swap(model, packed)) == wanted
 
 
-class Fakes:
-    """torch's cuSPARSELt operators on a CPU: they hold every call against the operators' own schemas."""
-
-    def __init__(self, monkeypatch, wrong=None):
-        self.searches, self.calls, self.wrong = [], [], wrong
-        monkeypatch.setattr(torch, "_cslt_compress", self.compress)
-        monkeypatch.setattr(torch, "_cslt_sparse_mm", self.mm)
-        monkeypatch.setattr(torch._C, "_cusparselt", self, raising=False)
-
-    @staticmethod
-    def bind(name, args, kwargs):
-        schema = getattr(torch.ops.aten, name).default._schema
-        known = {a.name: a for a in schema.arguments}
-        assert len(args) <= len(known) and set(kwargs) <= set(known)
-        given = dict(zip(known, args, strict=False))
-        assert not set(given) & set(kwargs)
-        given |= kwargs
-        assert {n for n, a in known.items() if not a.has_default_value()} <= set(given)
-        kinds = {"int": int, "bool": bool, "Tensor": torch.Tensor, "Optional[Tensor]": torch.Tensor | None}
-        for key, value in given.items():
-            assert isinstance(value, kinds[str(known[key].type)]), key
-        return given
-
-    def compress(self, *args, **kwargs):
-        weight = self.bind("_cslt_compress", args, kwargs)["input"]
-        assert weight.is_contiguous() and Pattern(2, 4).violations(weight) == 0
-        return weight.clone()
-
-    def mm(self, *args, **kwargs):
-        given = self.bind("_cslt_sparse_mm", args, kwargs)
-        self.calls.append(given)
-        x, bias = given["dense_B"], given.get("bias")
-        assert x.shape[0] == given["compressed_A"].shape[1] and x.shape[1] % 8 == 0
-        y = given["compressed_A"] @ x + (0 if bias is None else bias[:, None])
-        y = y + 1 if given.get("alg_id", 0) == self.wrong else y
-        return y.T if given.get("transpose_result") else y
-
-    def mm_search(self, compressed, dense, bias, alpha, out_dtype, transpose):
-        assert alpha is None and out_dtype is None and transpose is True
-        self.searches.append(tuple(dense.shape))
-        return 4, 2, 1, 7
-
-
 @pytest.mark.parametrize("bias", [True, False])
-def test_cusparselt_is_called_as_its_schemas_say(monkeypatch, bias):
-    fakes = Fakes(monkeypatch)
+def test_cusparselt_is_called_as_its_schemas_say(monkeypatch, tmp_path, bias):
+    fakes = Sparse(monkeypatch, tmp_path)
     weight = torch.randn(24, 32)
     weight = torch.where(Pattern(2, 4).keep(weight.abs()), weight, 0)
     offset = torch.randn(24) if bias else None
@@ -158,10 +117,27 @@ def test_cusparselt_is_called_as_its_schemas_say(monkeypatch, bias):
     assert torch.equal(layer.dense_weight(), weight)
 
 
-def test_an_algorithm_that_is_wrong_is_not_taken(monkeypatch):
-    fakes = Fakes(monkeypatch, wrong=4)
-    weight = torch.eye(16)
-    layer = Linear24(pack(weight), None, engine="cusparselt")
+def test_an_algorithm_that_is_wrong_is_not_taken(monkeypatch, tmp_path):
+    fakes = Sparse(monkeypatch, tmp_path, wrong=4)
+    layer = Linear24(pack(torch.eye(16)), None, engine="cusparselt")
     x = torch.randn(3, 16)
     torch.testing.assert_close(layer(x), x)
-    assert fakes.calls[-1]["alg_id"] == cusparselt.Plan().alg_id == 0
+    assert fakes.calls[-1]["alg_id"] != 4
+    (choice,) = layer.compressed.choices.values()
+    assert len(choice.wrong) == 7 and all("algorithm 4" in told for told in choice.wrong)  # alone, found, split
+    assert choice.refused == 1
+
+
+def test_a_choice_is_kept_for_its_device_alone(monkeypatch, tmp_path):
+    fakes = Sparse(monkeypatch, tmp_path)
+    x = torch.randn(3, 16)
+    for device, searches in (("a card", 1), ("a card", 1), ("another", 2)):
+        fakes.device = device
+        layer = Linear24(pack(torch.eye(16)), None, engine="cusparselt")
+        torch.testing.assert_close(layer(x), x)
+        assert layer.compressed.choices[16].plan == (4, 2, 1) and len(fakes.searches) == searches
+
+
+def test_no_right_plan_is_an_error(monkeypatch, tmp_path):
+    with pytest.raises(frame.WrongProduct, match="none of cuSPARSELt's 2 plans"):
+        cusparselt.search([cusparselt.Plan(), cusparselt.Plan(1)], lambda _: torch.ones(2), torch.zeros(2), None)

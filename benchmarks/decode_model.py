@@ -1,0 +1,66 @@
+"""A whole model's decoding on the CPU: tokens a second on packed 2:4 weights against dense ones, as `bench run` measures it.
+
+python benchmarks/decode_model.py [--model NAME] [--prepare]
+
+--prepare makes the artifacts only, which need not be done on a quiet machine. Dense is the faster of torch and of the same
+kernel dense, in the same turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from harness import finish
+
+from bench import api
+from bench.spec import make
+from bench.store import Record
+
+THREADS = (1, 2)
+
+
+def run(model: str, threads: int, measure: str, results: Path) -> list[Record]:
+    spec = {
+        "models": (model,), "methods": ("magnitude",), "quantizers": ("none", "int8"), "measures": (measure,),
+        "dtype": "bfloat16", "device": "cpu", "threads": threads, "results": results,
+    }  # fmt: skip
+    return api.execute(make(spec)).records
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser()
+    asked.add_argument("--model", default="smollm2-135m")
+    asked.add_argument("--prepare", action="store_true")
+    given = asked.parse_args()
+    figures: dict[str, Any] = {"model": given.model}
+    with tempfile.TemporaryDirectory() as room:
+        for threads in THREADS:
+            told = f"{threads} {'thread' if threads == 1 else 'threads'}"
+            found = run(given.model, threads, "size" if given.prepare else "speed", Path(room) / str(threads))
+            for record in found:
+                if record.status == "ok" and "speedup" in record.notes:
+                    figures["sequences"], figures["tokens in the KV cache"] = 1, record.notes["kv_tokens"]
+                    kind = "int8" if record.slot["quantizer"] == "int8" else "bf16"
+                    figures[f"{kind}, {told}"] = rows(record)
+    if not given.prepare:
+        finish("decode_model", figures)
+
+
+def rows(record: Record) -> dict[str, Any]:
+    notes = record.notes
+    seconds = {name: t["median"] for name, t in notes["seconds"].items()}
+    low, high = notes["interval"]
+    return {
+        **{f"{name}, tokens/s": round(1 / s, 2) for name, s in seconds.items()},
+        f"{notes['dense']} / 2:4": {"median": notes["speedup"], "min": low, "max": high},
+        "torch dense / 2:4": round(seconds["dense"] / seconds["2:4"], 3),
+        "limit": notes["limit"],
+        "noise, a side against itself": f"{notes['noise']:.1%}",
+    }
+
+
+if __name__ == "__main__":
+    main()
