@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-LOGITS_BYTES = 32 * 2**20
+LOGITS_BYTES = 64 * 2**20
 """Of logits in memory at a time, of one model."""
+PART_BYTES = {"cpu": 2**20}
+"""Of float32 logits handled at a time: on a CPU, what its cache holds through a dozen passes. Elsewhere, LOGITS_BYTES."""
 
 
 class Teacher(NamedTuple):
@@ -16,6 +18,34 @@ class Teacher(NamedTuple):
 
     hidden: Tensor
     head: Tensor
+
+
+class _Part(NamedTuple):
+    ce: Tensor
+    kl: Tensor
+    gradient: Tensor | None
+
+
+def _part(logits: Tensor, y: Tensor, other: Tensor | None, eta: float, temperature: float, needed: bool) -> _Part:
+    """Sums of CE and T^2 KL over a few tokens, and the gradient of their loss in the logits, float32 [tokens, vocabulary]."""
+    z = logits.float()
+    log_q = z.log_softmax(-1)
+    ce = -log_q.gather(1, y[:, None]).sum()
+    kl = ce.new_zeros(())
+    pull = None  # eta T (q_T - p)
+    if other is not None:
+        log_p = (other.float() / temperature).log_softmax(-1)
+        log_qt = log_q if temperature == 1 else (z / temperature).log_softmax(-1)
+        p = log_p.exp()
+        kl = temperature**2 * log_p.sub_(log_qt).mul_(p).sum()
+        if needed:
+            qt = log_q.exp_() if log_qt is log_q else log_qt.exp_()
+            pull = p.neg_().add_(qt).mul_(eta * temperature)
+    if not needed:
+        return _Part(ce, kl, None)
+    q = log_q if pull is not None and temperature == 1 else log_q.exp_()
+    q[torch.arange(len(y), device=y.device), y] -= 1
+    return _Part(ce, kl, q if pull is None else pull.add_(q, alpha=1 - eta))  # without a teacher eta is 0
 
 
 class _Loss(torch.autograd.Function):
@@ -47,32 +77,27 @@ class _Loss(torch.autograd.Function):
         dtype = dtype or hidden.dtype
         w = head.to(dtype)
         theirs = teacher.head.to(dtype) if teacher else None
-        rows = max(1, LOGITS_BYTES // (4 * head.shape[0]))
+        width = head.shape[0]
+        rows = max(1, LOGITS_BYTES // (dtype.itemsize * width))
+        part = max(1, PART_BYTES.get(hidden.device.type, LOGITS_BYTES) // (4 * width))
         with torch.autocast(hidden.device.type, enabled=False):
             for a in range(0, len(hidden), rows):
                 h, y = hidden[a : a + rows].to(dtype), targets[a : a + rows]
-                z = (h @ w.T).float()
-                log_q = z.log_softmax(-1)
-                ce -= log_q.gather(1, y[:, None]).sum()
-                pull = None  # eta T (q_T - p)
+                mine = h @ w.T
+                other = None
                 if teacher is not None and theirs is not None and eta:
-                    other = (teacher.hidden[a : a + rows].to(dtype) @ theirs.T).float()
-                    log_p = other.div_(temperature).log_softmax(-1)
-                    log_qt = log_q if temperature == 1 else z.div_(temperature).log_softmax(-1)
-                    p = log_p.exp()
-                    kl += temperature**2 * log_p.sub_(log_qt).mul_(p).sum()
-                    if needed:
-                        qt = log_q.exp_() if log_qt is log_q else log_qt.exp_()
-                        pull = p.neg_().add_(qt).mul_(eta * temperature)
-                if needed:
-                    q = log_q if pull is not None and temperature == 1 else log_q.exp_()
-                    q[torch.arange(len(y), device=y.device), y] -= 1
-                    gradient = q if pull is None else pull.add_(q, alpha=1 - eta)  # without a teacher eta is 0
-                    gradient = gradient.mul_(scale).to(dtype)
-                    if grad_hidden is not None:
-                        grad_hidden[a : a + rows] = gradient @ w
-                    if grad_head is not None:
-                        grad_head += gradient.T @ h
+                    other = teacher.hidden[a : a + rows].to(dtype) @ theirs.T
+                for b in range(0, len(h), part):
+                    rest = slice(b, b + part)
+                    parts = _part(mine[rest], y[rest], None if other is None else other[rest], eta, temperature, needed)
+                    ce += parts.ce
+                    kl += parts.kl
+                    if parts.gradient is not None:
+                        mine[rest] = parts.gradient.mul_(scale)  # the logits of these rows are done with
+                if grad_hidden is not None:
+                    grad_hidden[a : a + rows] = mine @ w
+                if grad_head is not None:
+                    grad_head += mine.T @ h
         ctx.gradients = grad_hidden, grad_head if grad_head is None else grad_head.to(head.dtype)
         total = scale * (eta * kl + (1 - eta) * ce)
         ctx.mark_non_differentiable(ce, kl)

@@ -30,7 +30,8 @@ def naive(hidden, head, targets, teacher, eta, temperature):
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("eta", [0.0, 1 / 3, 1.0])
 def test_value_and_gradients(eta, temperature, monkeypatch):
-    monkeypatch.setattr(distill, "LOGITS_BYTES", 4 * 37 * 7)  # seven rows at a time: 50 is no multiple
+    monkeypatch.setattr(distill, "LOGITS_BYTES", 8 * 37 * 7)  # seven rows at a time: 50 is no multiple
+    monkeypatch.setattr(distill, "PART_BYTES", {"cpu": 4 * 37 * 3})  # in parts of three, the last one of one
     hidden, head, targets, teacher = material()
     want, ce, kl = naive(hidden, head, targets, teacher, eta, temperature)
     expected = torch.autograd.grad(want / 50, (hidden, head))
@@ -69,7 +70,7 @@ def test_a_teacher_of_the_same_mind_costs_nothing():
 
 def test_logits_never_exist_whole(monkeypatch):
     """The largest allocation of a matrix product is a chunk's."""
-    monkeypatch.setattr(distill, "LOGITS_BYTES", 4 * 37 * 8)
+    monkeypatch.setattr(distill, "LOGITS_BYTES", 8 * 37 * 8)
     seen = []
     real = torch.Tensor.__matmul__
 
