@@ -152,7 +152,7 @@ METHODS = {
         "baselines.ria:Ria",
         ("calibration",),
         "what matters to its row and column, times ||X||^0.5",
-        "none",
+        "ICLR 2024",
         2024,
         cost=Cost(passes=2),
     ),

@@ -99,6 +99,14 @@ def lay_dense(weight: Tensor, scales: Tensor | None = None) -> Laid:
     return Laid(own(padded.view(torch.uint8)), scales, weight.shape[1], dense=True)
 
 
+def weight_of(laid: Laid) -> Tensor:
+    """The dense matrix [out, width] it stands for."""
+    if not laid.dense:
+        return unpack(back(laid))
+    whole = laid.memory.view(torch.int8 if laid.int8 else torch.bfloat16)[:, : laid.width]
+    return whole if laid.scales is None else (whole.float() * laid.scales[:, None]).to(laid.dtype)
+
+
 def own(memory: Tensor) -> Tensor:
     """A copy of bytes in memory of numpy's, which asks for large pages: torch's rows would cross a small one each."""
     return torch.from_numpy(memory.numpy().copy())

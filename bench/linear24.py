@@ -50,9 +50,10 @@ class Linear24(nn.Module):
 
     def dense_weight(self) -> Tensor:
         """[out, in], unpacked."""
-        packed = kernel24.back(self.laid) if self.laid else self.packed
-        assert packed is not None
-        return unpack(packed)
+        if self.laid is not None:
+            return kernel24.weight_of(self.laid)
+        assert self.packed is not None
+        return unpack(self.packed)
 
     @property
     def nbytes(self) -> int:

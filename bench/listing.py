@@ -83,7 +83,7 @@ def _entry(what: str, name: str, entry: catalog.Entry, long: bool) -> dict[str, 
         "about": f"broken: {entry.broken}" if entry.broken else entry.about,
         "needs": " ".join(entry.needs),
     }
-    row |= {"arXiv": entry.paper, "year": str(entry.year or ""), "presets": " ".join(entry.presets)}
+    row |= {"paper": entry.paper, "year": str(entry.year or ""), "presets": " ".join(entry.presets)}
     if long and what == "methods":
         row |= {"trains": "yes" if entry.trains else "no", "estimated_on_llama2_7b": costs.told(entry)}
         row["installed_by"] = _installed_by(entry)

@@ -20,6 +20,7 @@ HEADER_BYTES = 100 * 2**20
 """The format's own limit."""
 HEADS = ("lm_head.", "embed_out.")
 """What lies outside the base model, so that a file without the base's prefix still means these as they stand."""
+TIED = tuple(head + "weight" for head in HEADS)
 TIED_BY_DEFAULT = ("gpt2", "opt")
 CONSTANTS = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
 """Causal masks and rotary frequencies, once saved with the weights."""
@@ -54,7 +55,7 @@ class Folder:
     def _left_out(self, name: str) -> bool:
         """Constants that older files carry, and the second name of a tied head: no model's state has them."""
         tied = self.config.get("tie_word_embeddings", self.config.get("model_type") in TIED_BY_DEFAULT)
-        return bool(CONSTANTS.search(name)) or (tied and name.startswith(HEADS))
+        return bool(CONSTANTS.search(name)) or (tied and name in TIED)
 
     def _shards(self) -> list[str]:
         if (index := self.path / INDEX).exists():

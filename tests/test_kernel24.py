@@ -111,6 +111,17 @@ def test_the_layout_has_a_way_back(shape):
         assert (again.kind, again.width, again.dtype) == (packed.kind, packed.width, packed.dtype)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_is_laid_stands_for_its_weight(shape):
+    weight = sparse(*shape)
+    whole = pack_rounded(weight, "int8").packed
+
+    for laid in (kernel24.lay(pack(weight)), kernel24.lay_dense(weight)):
+        assert torch.equal(kernel24.weight_of(laid), weight)
+    for laid in (kernel24.lay(whole), kernel24.lay_dense(*kernel24.integers(whole))):
+        torch.testing.assert_close(kernel24.weight_of(laid), unpack(whole))
+
+
 def test_memory_is_nine_bits_a_weight():
     assert 8 * kernel24.lay(pack(sparse(4, 4096))).memory.nbytes / (4 * 4096) == 9
     assert 8 * kernel24.lay(pack_rounded(sparse(4, 4096), "int8").packed).memory.nbytes / (4 * 4096) == 5
