@@ -151,12 +151,12 @@ class Alps:
 
 
 def problem(hessian: Tensor, damping: float) -> tuple[Problem, float]:
-    """
-    Args:
-        hessian: [in, in], positive diagonal; damping: fraction of its mean.
-    """
+    """The problem of a Hessian, and the damping it took: see `damped`."""
     hessian, _, took = damped(hessian, damping)
     norm = hessian.diagonal().sqrt()
     hessian = hessian / norm / norm[:, None]
-    values, vectors = torch.linalg.eigh(hessian.double())
-    return Problem(norm, hessian, values.float(), vectors.float()), took
+    live = (hessian.count_nonzero(0) > 1).nonzero()  # [some, 1]; rounding shall not mix dead inputs with these
+    values, vectors = torch.ones_like(norm), torch.diag(torch.ones_like(norm))
+    some, mixes = torch.linalg.eigh(hessian[live, live.T].double())
+    values[live.T], vectors[live, live.T] = some.to(values.dtype), mixes.to(values.dtype)
+    return Problem(norm, hessian, values, vectors), took

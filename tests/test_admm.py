@@ -2,6 +2,7 @@
 
 import copy
 import re
+from itertools import pairwise
 
 import pytest
 import torch
@@ -111,7 +112,7 @@ def test_residual_falls_once_the_mask_is_held(text):
     _, grown = solved(weight, x, Pattern.parse(text))
 
     for residuals in (held.residuals, grown.residuals[14:]):
-        assert all(a > b for a, b in zip(residuals, residuals[1:], strict=False))
+        assert all(a > b for a, b in pairwise(residuals))
     assert held.residuals[-1] < 0.1 * held.residuals[0]
     assert grown.residuals[-1] < 0.5 * max(grown.residuals)
 

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from itertools import pairwise
 
 import pytest
 import torch
@@ -126,7 +127,7 @@ def test_each_step_takes_off_more():
         float(loss(refine(start.where(keep, 0), keep, start, at.hessian, n) - start, at.hessian)) for n in range(9)
     ]
 
-    assert all(a > b for a, b in zip(errors, errors[1:], strict=False))
+    assert all(a > b for a, b in pairwise(errors))
     got, found = solved(weight, x, Pattern(2, 4))
     best = least_squares(weight, x, found.keep).float()
     assert error(got, weight, x) < 1.001 * error(best, weight, x)
@@ -155,14 +156,16 @@ def test_makes_up_for_more_than_those_before_it(text):
 
 @pytest.mark.parametrize("text", PATTERNS)
 def test_a_rho_that_holds_the_support_falls(text):
-    """At 30 nothing would move; divided by 5 until it does, it finds about as good a support."""
+    """Under 1000 nothing moves; divided by 5 until something does, it still leaves the support it started from behind."""
     weight, x = layer()
     pattern = Pattern.parse(text)
+    at, _ = problem(x.T @ x, 0.01)
+    first = pattern.keep((weight * at.norm).abs())
 
-    got, found = solved(weight, x, pattern, Alps(rho=30.0))
+    got, found = solved(weight, x, pattern, Alps(rho=1000.0))
 
-    assert found.rho < 10
-    assert error(got, weight, x) < 1.1 * error(solved(weight, x, pattern)[0], weight, x)
+    assert 1 < found.rho < 100
+    assert error(got, weight, x) < error(least_squares(weight, x, first).float(), weight, x)
 
 
 @pytest.mark.parametrize("text", ["2:4", "dense", "50%"])
@@ -250,6 +253,18 @@ def test_bad_settings_are_one_sentence(fields, llama, job):
         Alps(**fields).apply(llama, job)
 
 
+def test_inputs_that_do_not_correlate_are_a_problem_too():
+    """H = I has no eigenvector to find; least squares leaves what is kept as it was."""
+    weight, _ = layer(width=32)
+    at, _ = problem(torch.eye(32), 0.01)
+    start = weight * at.norm
+
+    assert torch.equal(at.vectors, torch.eye(32))
+    found = support(start, at, Pattern(2, 4), Alps())
+    got = refine(found.weight, found.keep, start, at.hessian, 10)
+    torch.testing.assert_close(got, start.where(found.keep, 0))
+
+
 def test_inverse_is_that_of_the_damped_and_shifted():
     _, x = layer(width=16)
     h = (x.T @ x).double()
@@ -260,5 +275,4 @@ def test_inverse_is_that_of_the_damped_and_shifted():
     want = h + 0.05 * h.diagonal().mean() * torch.eye(16)
     torch.testing.assert_close(at.hessian * at.norm * at.norm[:, None], want)
     torch.testing.assert_close(at.hessian.diagonal(), torch.ones(16, dtype=torch.float64))
-    inverse = torch.linalg.inv(at.hessian + 0.7 * torch.eye(16)).float()
-    torch.testing.assert_close(at.inverse(0.7), inverse, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(at.inverse(0.7), torch.linalg.inv(at.hessian + 0.7 * torch.eye(16)))
