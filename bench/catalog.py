@@ -165,6 +165,27 @@ METHODS = {
         refines=True,
         cost=Cost(passes=3, also="a dense model beside it"),
     ),
+    "admm": Entry(
+        "baselines.admm:Admm",
+        ("calibration",),
+        "least squares under the pattern by ADMM, the mask growing",
+        "2401.02938",
+        2024,
+        presets={"fixed-mask": {"gradual": 0}},
+        cost=Cost(passes=2, hessians=1, also="20 products of each weight matrix with one [in, in]"),
+    ),
+    "alps": Entry(
+        "baselines.alps:Alps",
+        ("calibration",),
+        "a support by ADMM under a growing penalty, then least squares on it",
+        "2406.07831",
+        2024,
+        cost=Cost(
+            passes=2,
+            hessians=1,
+            also="eigenvectors of each Hessian, in float64; up to 310 products of each weight matrix with one [in, in]",
+        ),
+    ),
     "cast": Entry(
         "cast.method:Cast",
         ("training", "teacher"),

@@ -4,7 +4,7 @@ columns in which what one loses the later ones make up for."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from methods.blocks import Visit, Walk
 from methods.contract import Job, Outcome
 
+T = TypeVar("T")
 PANEL = 384
 """Columns per panel. X^T X is symmetric, so of its panels only those on and above the diagonal are computed."""
 
@@ -32,11 +33,10 @@ def symmetric(gathered: Tensor) -> Tensor:
     return upper + upper.triu(1).T
 
 
-def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
-    """U, upper triangular, with U^T U = (H + damping * mean(diag H) * I)^-1, and the damping it took.
+def damped(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor, float]:
+    """H + damping * mean(diag H) * I, then R, upper triangular, with R R^T equal to that, and the damping it took.
 
-    Reversing the order of rows and columns turns the factor of H into that of its inverse, so one factorization and
-    one triangular solve do. Where H is not positive definite the damping grows tenfold until it is.
+    Where H is not positive definite the damping grows tenfold until it is.
 
     Args:
         hessian: [in, in], symmetric, positive diagonal.
@@ -47,33 +47,46 @@ def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
     if not bool(hessian.isfinite().all()):
         raise FloatingPointError("a Hessian is not finite: the activations overflowed")
     mean = hessian.diagonal().mean()
-    eye = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
     while damping <= 1:
-        damped = hessian.clone()
-        damped.diagonal().add_(damping * mean)
-        lower, info = torch.linalg.cholesky_ex(damped.flip(0, 1))
+        sum_ = hessian.clone()
+        sum_.diagonal().add_(damping * mean)
+        lower, info = torch.linalg.cholesky_ex(sum_.flip(0, 1))
         if int(info) == 0:
-            return torch.linalg.solve_triangular(lower.flip(0, 1), eye, upper=True), damping
+            return sum_, lower.flip(0, 1), damping
         damping = damping * 10 if damping else 1e-8
     raise FloatingPointError("a Hessian is not positive definite, whatever the damping")
 
 
-class CurvedWalk:
-    """A walk whose visits come with U of their inputs' Hessian (see `inverse_factor`), dead inputs' weights zeroed.
+def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
+    """U, upper triangular, with U^T U = (H + damping * mean(diag H) * I)^-1, and the damping it took: see `damped`.
 
-        walk = CurvedWalk(model, job, damping)
+    Reversing the order of rows and columns turns the factor of H into that of its inverse, so one factorization and
+    one triangular solve do.
+    """
+    _, upper, damping = damped(hessian, damping)
+    eye = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
+    return torch.linalg.solve_triangular(upper, eye, upper=True), damping
+
+
+class CurvedWalk(Generic[T]):
+    """A walk whose visits come with what `prepare` makes of their inputs' Hessian, dead inputs' weights zeroed.
+
+        walk = CurvedWalk(model, job, damping, inverse_factor)
         for visit, factor in walk: compensate_(visit.weight, factor, ...)
         return walk.outcome()
 
-    Where a damping had to be raised, the notes say so.
+    prepare(H, damping) also returns the damping it took; where one had to be raised, the notes say so. H is 2 X^T X over
+    the tokens, [in, in], a dead input's diagonal 1.
     """
 
-    def __init__(self, model: nn.Module, job: Job, damping: float) -> None:
-        self._walk, self._damping = Walk(model, job, gram), damping
+    def __init__(
+        self, model: nn.Module, job: Job, damping: float, prepare: Callable[[Tensor, float], tuple[T, float]]
+    ) -> None:
+        self._walk, self._damping, self._prepare = Walk(model, job, gram), damping, prepare
         self._tokens = job.calibration.numel() if job.calibration is not None else 0
         self._raised: dict[str, float] = {}
 
-    def __iter__(self) -> Iterator[tuple[Visit, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Visit, T]]:
         shared: Tensor | None = None
         for visit in self._walk:
             if visit.stat is not shared:  # q, k and v have one input, so one Hessian, so one factor
@@ -81,11 +94,11 @@ class CurvedWalk:
                 hessian = symmetric(shared).mul_(2 / self._tokens)
                 dead = hessian.diagonal() == 0
                 hessian.diagonal()[dead] = 1
-                factor, took = inverse_factor(hessian, self._damping)
+                ready, took = self._prepare(hessian, self._damping)
             visit.weight[:, dead] = 0
             if took != self._damping:
                 self._raised[visit.name] = took
-            yield visit, factor
+            yield visit, ready
 
     def notes(self) -> dict[str, Any]:
         return {"damping_raised": self._raised} if self._raised else {}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.grids import Integer, group_of, put
-from methods.hessian import CurvedWalk, compensate_
+from methods.hessian import CurvedWalk, compensate_, inverse_factor
 from methods.quantizing import Stored
 
 GRID = Integer(4)
@@ -46,7 +46,7 @@ class Int4Gptq:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if not 0 <= self.damping <= 1:
             raise UserError(f"int4-gptq:damping={self.damping} will not do: it is a fraction, from 0 to 1")
-        walk = CurvedWalk(model, job, self.damping)
+        walk = CurvedWalk(model, job, self.damping, inverse_factor)
         scales = 0
         for visit, factor in walk:
             out, width = visit.weight.shape

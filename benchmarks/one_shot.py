@@ -1,0 +1,198 @@
+"""Seconds and peak bytes of every one-shot method of ours, and how they grow with calibration and with width.
+
+On the first blocks of smollm2-135m with 32 and with 128 sequences of 512 tokens of wiki-mini, then on two blocks of LLaMAs of
+random weights, three widths, 16 sequences of 512 random tokens; 2:4, float32, all cores. Every figure is of a process of its
+own, which loads those blocks and nothing else, so that a peak is its method's; what the process held before the method began
+is told, too. Adapters of other libraries are left out: see prune.py. DSnoT refines magnitude's mask.
+
+python benchmarks/one_shot.py [--methods wanda,alps] [--sequences 32,128] [--blocks 4] [--widths 128,256,512] [--rounds 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from harness import finish, ratio, seconds
+
+from bench import catalog, fetching, provenance
+from bench.devices import cores
+from methods.pattern import Pattern
+
+MODEL, SEQLEN, PATTERN = "smollm2-135m", 512, "2:4"
+WIDE_BLOCKS, WIDE_SEQUENCES, WIDE_VOCABULARY, HEAD = 2, 16, 1024, 32
+ONE_SHOT = [
+    name
+    for name, entry in catalog.METHODS.items()
+    if not (entry.dense or entry.extra or {"training", "cuda", "isolated"} & set(entry.needs))
+]
+
+
+def prepare(folder: Path, blocks: int, sequences: list[int], widths: list[int]) -> None:
+    """The models that are pruned, in a process that ends: blocks/, width-N/, each with a file of tokens beside it."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from bench import loading
+    from bench.blocks import calibration
+    from methods.contract import Compute
+    from methods.folder import save
+
+    def keep(model: Any, tokens: torch.Tensor, name: str) -> None:
+        (folder / name).mkdir()
+        model.config.save_pretrained(folder / name)
+        save(model, folder / name)
+        save_file({"tokens": tokens}, folder / f"{name}.tokens")
+
+    if sequences:
+        found = fetching.pull(MODEL)
+        encode = loading.load_tokenizer(found.folder)
+        ids = calibration("wiki-mini", max(sequences), SEQLEN, 0, lambda t: list(encode(t)["input_ids"]), None)
+        model: Any = loading.load(found.folder, Compute())
+        del model.model.layers[blocks:]
+        model.config.num_hidden_layers = blocks
+        keep(model, torch.tensor(ids), "blocks")
+    torch.manual_seed(0)
+    for width in widths:
+        about = LlamaConfig(
+            vocab_size=WIDE_VOCABULARY,
+            hidden_size=width,
+            intermediate_size=3 * width,
+            num_hidden_layers=WIDE_BLOCKS,
+            num_attention_heads=width // HEAD,
+            max_position_embeddings=SEQLEN,
+        )
+        tokens = torch.randint(WIDE_VOCABULARY, (WIDE_SEQUENCES, SEQLEN))
+        keep(AutoModelForCausalLM.from_config(about, dtype=torch.float32), tokens, f"width-{width}")
+
+
+def one(name: str, folder: Path, sequences: int) -> dict[str, Any]:
+    """One method on one model, in this process."""
+    import torch
+    from safetensors.torch import load_file
+
+    from bench import loading
+    from methods.contract import Compute, Job, Prior
+    from methods.folder import Folder
+    from methods.targets import dense_weight, find_targets
+
+    torch.set_num_threads(cores())
+    opened = Folder(folder)
+    model = loading.load(folder, Compute())
+    tokens = load_file(folder.with_name(folder.name + ".tokens"))["tokens"][:sequences].clone()
+    targets = find_targets(opened.config, opened.shapes())
+    job: dict[str, Any] = {
+        "source": folder,
+        "pattern": Pattern.parse(PATTERN),
+        "targets": targets,
+        "calibration": tokens,
+        "compute": Compute(threads=cores()),
+    }
+    entry = catalog.lookup("methods", name)
+    if entry.refines:
+        masks = {t: job["pattern"].keep(dense_weight(model.get_submodule(t)).abs()) for t in targets}
+        job["prior"] = Prior(folder=folder, masks=masks)
+        job["teacher"] = lambda: loading.load(folder, Compute())
+    method = catalog.build(entry, name, {})
+    before = provenance.peak_bytes("cpu")
+    took = seconds(lambda: method.apply(model, Job(**job)))
+    return {"seconds": took, "peak": provenance.peak_bytes("cpu"), "before": before}
+
+
+def apart(*arguments: str) -> str:
+    """What this file prints when it is run with other arguments."""
+    run = [sys.executable, __file__, *arguments]
+    return subprocess.run(run, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+class Measured:
+    """Every round of every method and size."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._rounds: dict[tuple[str, str], list[dict[str, float]]] = {}
+
+    def add(self, method: str, size: str, model: str, sequences: int) -> None:
+        said = apart("--one", method, "--folder", str(self._folder / model), "--sequences", str(sequences))
+        self._rounds.setdefault((method, size), []).append(json.loads(said.splitlines()[-1]))
+        print(method, size, self._rounds[method, size][-1], file=sys.stderr, flush=True)
+
+    def told(self, method: str, sizes: list[str]) -> dict[str, Any]:
+        """Of each size: median seconds, the highest peak, and what was held before. Then ratios of the last to the first."""
+        if not sizes:
+            return {}
+        figures: dict[str, Any] = {}
+        for size in sizes:
+            rounds = self._rounds[method, size]
+            figures[size] = {
+                "seconds": round(statistics.median(r["seconds"] for r in rounds), 3),
+                "peak MB": round(max(r["peak"] for r in rounds) / 1e6, 1),
+                "of these before it began": round(max(r["before"] for r in rounds) / 1e6, 1),
+            }
+        if len(sizes) > 1:
+            times = {size: [r["seconds"] for r in self._rounds[method, size]] for size in sizes}
+            figures[f"{sizes[-1]} / {sizes[0]}, seconds"] = ratio(times, sizes[-1], sizes[0])
+        return figures
+
+
+def numbers(text: str) -> list[int]:
+    return sorted({int(n) for n in text.split(",") if n})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--methods", default=",".join(ONE_SHOT))
+    parser.add_argument("--sequences", default="32,128", help="of smollm2's calibration; none: leave it out")
+    parser.add_argument("--blocks", type=int, default=4, help="of smollm2, its first")
+    parser.add_argument("--widths", default="128,256,512", help=f"multiples of {HEAD}; none: leave them out")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--one", help="a single method, its figures as JSON on the last line")
+    parser.add_argument("--prepare", action="store_true", help="only write the models into --folder")
+    parser.add_argument("--folder", type=Path)
+    given = parser.parse_args()
+    sequences, widths = numbers(given.sequences), numbers(given.widths)
+    if given.one:
+        print(json.dumps(one(given.one, given.folder, *sequences)))
+        return
+    if given.prepare:
+        prepare(given.folder, given.blocks, sequences, widths)
+        return
+    chosen = given.methods.split(",")
+    if unknown := set(chosen) - set(ONE_SHOT):
+        parser.error(f"no one-shot method of ours: {', '.join(sorted(unknown))}; known: {', '.join(ONE_SHOT)}")
+    sizes = {f"{n} sequences": ("blocks", n) for n in sequences}
+    wide = {f"width {n}": (f"width-{n}", WIDE_SEQUENCES) for n in widths}
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = ["--sequences", given.sequences, "--blocks", str(given.blocks), "--widths", given.widths]
+        apart("--prepare", "--folder", scratch, *settings)
+        measured = Measured(Path(scratch))
+        for _ in range(given.rounds):
+            for name in chosen:
+                for size, (model, count) in (sizes | wide).items():
+                    measured.add(name, size, model, count)
+    figures: dict[str, Any] = {
+        "sequences": f"{MODEL}, blocks from its first: {given.blocks}; sequences of {SEQLEN} tokens"
+        if sizes
+        else "not run",
+        "widths": f"random LLaMAs of {WIDE_BLOCKS} blocks; {WIDE_SEQUENCES} x {SEQLEN} tokens" if wide else "not run",
+        "pattern": PATTERN,
+        "threads": cores(),
+        "rounds": given.rounds,
+    }
+    for name in chosen:
+        figures[name] = measured.told(name, list(sizes)) | measured.told(name, list(wide))
+    finish("one_shot", figures)
+
+
+if __name__ == "__main__":
+    main()
