@@ -177,7 +177,7 @@ def _labels(dots: Sequence[Dot]) -> list[Text]:
     out = []
     for dot in sorted(named, key=lambda d: (not d.front, d.y, d.x)):
         name = dot.name if len(dot.name) <= NAMED else dot.name[: NAMED - 1] + "…"
-        for place in (_right, _left, partial(_over, -9), partial(_over, 17)):
+        for place in (_right, _left, *(partial(at, down) for at in (_over, _from) for down in (-9, 17))):
             text, box = place(dot, name)
             if _inside(box) and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
@@ -199,6 +199,11 @@ def _left(dot: Dot, name: str) -> tuple[Text, Box]:
 def _over(down: float, dot: Dot, name: str) -> tuple[Text, Box]:
     half, base = len(name) * LETTER / 2, dot.y + down
     return Text(dot.x, base, "middle", name, dot.front), (dot.x - half, base - 10, dot.x + half, base - 10 + LINE)
+
+
+def _from(down: float, dot: Dot, name: str) -> tuple[Text, Box]:
+    left, base = dot.x - 5, dot.y + down
+    return Text(left, base, "start", name, dot.front), (left, base - 10, left + len(name) * LETTER, base - 10 + LINE)
 
 
 def _inside(box: Box) -> bool:

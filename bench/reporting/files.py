@@ -10,7 +10,7 @@ from bench import table
 from bench.judging import sides
 from bench.judging.sides import Side
 from bench.paths import replacing
-from bench.reporting import latex, ours, page, pareto, published
+from bench.reporting import answers, latex, ours, page, pareto, published
 from bench.reporting.view import Section
 from bench.spec import RESULTS
 from methods.errors import UserError
@@ -36,7 +36,7 @@ def folders(root: Path = RESULTS.parent) -> list[Path]:
 
 
 def sections(results: Sequence[Side], others: Path) -> list[Section]:
-    """Each folder a section, and what others published as the last.
+    """Each folder a section, those that only chose recipes behind the rest, and what others published as the last.
 
     Raises:
         UserError: something in them cannot be read.
@@ -44,6 +44,7 @@ def sections(results: Sequence[Side], others: Path) -> list[Section]:
     names = [Path(side.name).resolve().name for side in results]
     titles = [n if names.count(n) == 1 else side.name for n, side in zip(names, results, strict=True)]
     out = [ours.section(side, title) for side, title in zip(results, titles, strict=True)]
+    out.sort(key=lambda s: not answers.of([s]))
     if found := published.section(others):
         out.append(found)
     return out
@@ -106,11 +107,13 @@ Figures = dict[tuple[int, int], list[tuple[str, str, str]]]
 def _figures(found: Sequence[Section]) -> Figures:
     style = page.style()
     out: Figures = {}
+    slugs = [_slug(s.title) for s in found]
     for i, section in enumerate(found):
+        slug = slugs[i] if slugs.count(slugs[i]) == 1 else f"{slugs[i]}-{i}"
         for j, one in enumerate(section.tables):
             for k, front in enumerate(pareto.of(one)):
                 title = f"{section.title}, {one.title}: {front.y.name} against {front.x.name}"
-                name = f"{NAME}-{_slug(section.title)}-{i}-{j}-{k}.svg"
+                name = f"{NAME}-{slug}-{j}-{k}.svg"
                 out.setdefault((i, j), []).append((name, title, page.figure(front, title, "f", style)))
     return out
 
@@ -126,6 +129,8 @@ def _markdown(found: Sequence[Section], drawn: Figures) -> str:
         "standard error over windows or questions. A dash: not measured. Rank: by the first column that has ranks; rows "
         "that cannot be told apart share a range.",
     ]
+    if short := answers.of(found):
+        out += ["## In short", answers.ABOUT, table.markdown(answers.grid(short), text).rstrip()]
     for i, section in enumerate(found):
         out += [f"## {text(section.title)}", text(section.about)]
         for j, one in enumerate(section.tables):

@@ -36,7 +36,7 @@ def paired(table: Table, records: Mapping[str, Record], side: Side) -> Table:
             between = dict(_compared(seeds, column.metric, side))
             intervals |= {(a, b, c): interval for (a, b), interval in between.items()}
             if between and column.better and len(seeds) == sum(_has(r.cells[c]) for r in table.rows):
-                ranks[c] = _ranks(table, c, between)
+                ranks[c] = _ranks(table, c, _apart(between))
     return replace(table, intervals=intervals, ranks=ranks, unranked=unranked)
 
 
@@ -85,16 +85,24 @@ def _interval(pair: Pair, side: Side) -> Interval | None:
     return Interval(value, low, high, e.n, e.unit, e.seeds, e.p)
 
 
-def _ranks(table: Table, column: int, found: Mapping[tuple[int, int], Interval]) -> tuple[str, ...]:
+def apart(table: Table, column: int) -> dict[tuple[int, int], bool]:
+    """Was each pair of rows that was compared told apart?"""
+    return _apart({(a, b): i for (a, b, c), i in table.intervals.items() if c == column})
+
+
+def _apart(found: Mapping[tuple[int, int], Interval]) -> dict[tuple[int, int], bool]:
     adjusted = families.benjamini_hochberg([i.p for i in found.values()])
-    apart = {pair for pair, p in zip(found, adjusted, strict=True) if p < ALPHA}
+    return {pair: p < ALPHA for pair, p in zip(found, adjusted, strict=True)}
+
+
+def _ranks(table: Table, column: int, apart: Mapping[tuple[int, int], bool]) -> tuple[str, ...]:
     sign = -1 if table.columns[column].better == "higher" else 1
     values = {k: sign * c.value for k, r in enumerate(table.rows) if (c := r.cells[column]) and c.value is not None}
     order = [str(k) for k in sorted(values, key=lambda k: values[k])]
-    groups = families.tie_groups(order, lambda a, b: _pair(int(a), int(b)) in apart)
+    groups = families.tie_groups(order, lambda a, b: apart.get(pair(int(a), int(b)), False))
     told = {int(name): str(best) if best == worst else f"{best}–{worst}" for name, best, worst in groups}
     return tuple(told.get(k, "") for k in range(len(table.rows)))
 
 
-def _pair(a: int, b: int) -> tuple[int, int]:
+def pair(a: int, b: int) -> tuple[int, int]:
     return (a, b) if a < b else (b, a)

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from bench.reporting import bars, chart, pareto
+from bench.reporting import answers, bars, chart, pareto
 from bench.reporting.payload import payload
 from bench.reporting.view import Cell, Section, Table
 from bench.table import ABSENT
@@ -71,6 +71,8 @@ def html(sections: Sequence[Section]) -> str:
         js=js,
         csp={"script": _hash(js), "style": _hash(css)},
         sections=shown,
+        short=answers.of(sections),
+        short_about=answers.ABOUT,
         most=MOST,
         data=payload(sections, MOST),
         **_choices(sections),

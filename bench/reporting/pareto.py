@@ -41,12 +41,17 @@ class Front:
         return tuple(sorted((p for p in self.points if p.front), key=lambda p: p.x))
 
 
+def kind(table: Table) -> str | None:
+    """The metric by which a table's rows are judged."""
+    return next((m for m in QUALITY if any(c.metric == m for c in table.columns)), None)
+
+
 def of(table: Table) -> Iterator[Front]:
     """A front for each quality column of the first kind there is, against bytes and against each speed."""
-    kind = next((m for m in QUALITY if any(c.metric == m for c in table.columns)), None)
+    best = kind(table)
     against = [i for i, c in enumerate(table.columns) if c.metric in SIZES or c.timing]
     for y, quality in enumerate(table.columns):
-        if quality.metric == kind:
+        if quality.metric == best:
             for x in against:
                 front = _front(table, x, y)
                 if len(front.points) >= LEAST:

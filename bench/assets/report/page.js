@@ -273,7 +273,8 @@ function interval(table, a, b, c) {
   const found = table.told.pairs && table.told.pairs[`${i},${j}`] && table.told.pairs[`${i},${j}`][c];
   if (!found) return null;
   const [value, low, high, n, unit, seeds] = found;
-  const over = `${seeds > 1 ? `${seeds} seeds, ` : ""}${n.toLocaleString("en")} ${data.strings[unit]}`;
+  const counted = data.strings[unit] === "count";
+  const over = counted ? "" : `${seeds > 1 ? `${seeds} seeds, ` : ""}${n.toLocaleString("en")} ${data.strings[unit]}`;
   if (a < b) return { value, low, high, over };
   return table.told.columns[c].ratio ? { value: 1 / value, low: 1 / high, high: 1 / low, over } : { value: -value, low: -high, high: -low, over };
 }
@@ -306,7 +307,7 @@ function compare(a, b) {
     }
     line.append(
       el("th", column.name, { scope: "row" }), change,
-      el("td", found ? `${changed(ratio, found.low)} to ${changed(ratio, found.high)}; ${found.over}` : "no paired interval", { class: "interval" }),
+      el("td", found ? (found.over ? `${changed(ratio, found.low)} to ${changed(ratio, found.high)}; ${found.over}` : "counted, without noise") : "no paired interval", { class: "interval" }),
       el("td", text(a.table, a.k, c), { class: "num" }), el("td", text(b.table, b.k, d), { class: "num" }),
     );
     body.append(line);

@@ -1,0 +1,97 @@
+"""What a leaderboard says first: which row is best, which are as good, and against what."""
+
+from pathlib import Path
+
+import judged
+import pytest
+import reported
+
+from bench.judging import sides
+from bench.reporting import answers, files, page
+
+
+def size(root, megabytes, **about):
+    judged.counted(root, "bytes_packed", megabytes * 1e6, measure="size", protocol="weights", unit="B", **about)
+
+
+def row(root, method, loss, megabytes, noise=0, seed=0, protocol="wiki-mini@128", **slot):
+    judged.perplexity(root, loss, method=method, seed=seed, noise=noise, protocol=protocol, slot=slot)
+    size(root, megabytes, method=method, seed=seed, slot=slot)
+
+
+@pytest.fixture
+def filled(tmp_path):
+    """Two dense rows, one of them the better for training; three pruned ones of which two are as good; one quantized."""
+    root = tmp_path / "run"
+    row(root, "dense", 0.0, 4, noise=1, seed=None, pattern="dense")
+    row(root, "longer", -0.1, 4, noise=2, seed=None, pattern="dense")
+    row(root, "dense", 0.01, 1, noise=3, seed=None, pattern="dense", quantizer="int8")
+    row(root, "good", 0.1, 2, noise=4)
+    row(root, "small", 0.1001, 1.5, noise=7, quantizer="int8")
+    row(root, "poor", 0.5, 1.2, noise=5)
+    return root
+
+
+def of(*roots):
+    return answers.of(files.sections([sides.read(root) for root in roots], Path("none")))
+
+
+def test_the_smallest_of_the_best_against_the_best_that_is_whole(filled):
+    pruned, quantized = of(filled)
+    assert (pruned.best, pruned.tied, pruned.unknown) == ("small 2:4 int8", ("good 2:4",), 0)
+    assert pruned.reference == "longer dense" and pruned.against.startswith("×1.222 (×1.2")  # exp(0.2001)
+    assert pruned.packed == "1.5 MB of 4.0 MB"
+    assert (quantized.best, quantized.tied) == ("dense int8", ()) and quantized.against.startswith("×1.116 (×1.1")
+
+
+def test_a_difference_that_was_shown_is_no_tie(filled):
+    row(filled, "better", 0.05, 3, noise=6)
+    pruned, _ = of(filled)
+    assert (pruned.best, pruned.tied) == ("better 2:4", ())
+
+
+def test_too_many_rows_leave_the_rest_unknown(filled, monkeypatch):
+    monkeypatch.setattr("bench.reporting.intervals.MOST", 3)
+    pruned, _ = of(filled)
+    assert (pruned.best, pruned.tied, pruned.others) == ("good 2:4", (), "2 not compared")
+    assert pruned.against == "×1.221", "no interval without a pair"
+
+
+def test_validation_splits_give_no_answer_and_stand_last(filled, tmp_path):
+    searched = tmp_path / "a-search"
+    for i in range(3):
+        row(searched, f"m{i}", 0.1 * i, 2, protocol="wiki-mini-validation@128")
+    assert not of(searched)
+    found = files.sections([sides.read(searched), sides.read(filled)], Path("none"))
+    assert [s.title for s in found] == ["run", "a-search"]
+
+
+def test_accuracy_is_better_higher_and_a_difference(tmp_path):
+    judged.accuracy(tmp_path, 0, method="dense", slot={"pattern": "dense"})
+    judged.accuracy(tmp_path, 100, method="good")
+    judged.accuracy(tmp_path, 300, method="poor")
+    (found,) = of(tmp_path)
+    assert found.best == "good 2:4" and found.against.startswith("−0.100 (−0.1") and found.packed == ""
+
+
+def test_a_row_that_is_better_than_the_whole_one(tmp_path):
+    row(tmp_path, "good", 0.0, 2, noise=1)
+    row(tmp_path, "kept", 0.1, 4, noise=2, pattern="dense")
+    (found,) = of(tmp_path)
+    assert found.against.startswith("×0.905 (×0.9") and found.reference == "kept dense"  # exp(-0.1)
+
+
+def test_without_a_whole_row_nothing_is_compared_with_it(tmp_path):
+    row(tmp_path, "good", 0.1, 2)
+    (found,) = of(tmp_path)
+    assert (found.against, found.reference, found.packed) == ("", "", "2.0 MB")
+
+
+def test_names_stay_text_and_the_page_says_it_first(tmp_path):
+    root = reported.hostile(tmp_path)
+    found = files.sections([sides.read(root)], Path("none"))
+    text = page.html(found)
+    assert f"{reported.CLOSING} 2:4" in {a.best for a in answers.of(found)}
+    assert text.index("In short") < text.index('id="tools"') and "<img" not in text and text.count("<script") == 2
+    made = files.make([root], Path("none"))["leaderboard.md"].decode()
+    assert made.index("## In short") < made.index("| method |") and "<script" not in made
