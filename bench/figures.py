@@ -101,6 +101,8 @@ def history(series: Sequence[Series], file: Path) -> Path:
             if p.surroundings:
                 axis.axvline(i - 0.5, color="#777777", linestyle="--", linewidth=0.8)
         axis.plot(values, "o", color=COLORS[0], markersize=4)
+        axis.set_ylim(*_span(values))
+        axis.ticklabel_format(axis="y", useOffset=False)
         axis.set_title(one.name, fontsize=9, loc="left", parse_math=False)
         axis.set_ylabel(one.metric, fontsize=8, parse_math=False)
         axis.set_xticks(
@@ -108,7 +110,15 @@ def history(series: Sequence[Series], file: Path) -> Path:
         )
         axis.tick_params(axis="y", labelsize=8)
         axis.grid(alpha=0.3, linewidth=0.5)
+    figure.supxlabel("commit; line: level between steps; dashed: machine or library changed", fontsize=8)
     return _save(figure, file)
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    """Of an axis: a per cent at least to either side of the middle, so that the last digits look like what they are."""
+    low, high = min(values), max(values)
+    middle, half = (low + high) / 2, max(0.6 * (high - low), 0.01 * abs(low + high) / 2)
+    return middle - (half or 1.0), middle + (half or 1.0)
 
 
 def speeds(records: Sequence[Record], file: Path) -> Path:

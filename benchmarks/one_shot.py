@@ -5,7 +5,7 @@ random weights, three widths, 16 sequences of 512 random tokens; 2:4, float32, a
 own, which loads those blocks and nothing else, so that a peak is its method's; what the process held before the method began
 is told, too. Adapters of other libraries are left out: see prune.py. DSnoT refines magnitude's mask.
 
-python benchmarks/one_shot.py [--methods wanda,alps] [--sequences 32,128] [--blocks 4] [--widths 128,256,512] [--rounds 1]
+python benchmarks/one_shot.py [--methods wanda,alps] [--sequences 32,128] [--blocks 3] [--widths 128,256,512] [--rounds 1]
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--methods", default=",".join(ONE_SHOT))
     parser.add_argument("--sequences", default="32,128", help="of smollm2's calibration; none: leave it out")
-    parser.add_argument("--blocks", type=int, default=4, help="of smollm2, its first")
+    parser.add_argument("--blocks", type=int, default=3, help="of smollm2, its first")
     parser.add_argument("--widths", default="128,256,512", help=f"multiples of {HEAD}; none: leave them out")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--one", help="a single method, its figures as JSON on the last line")

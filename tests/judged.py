@@ -61,10 +61,10 @@ def latency(root, factor=1.0, blocks=12, *, made="a", noise=1, spread=0.01, **ab
     return put(root, record(made=made, **about), items, [row])
 
 
-def counted(root, metric, value, *, made="a", better="lower", unit="1", **about):
+def counted(root, metric, value, *, made="a", better="lower", unit="1", items=(), **about):
     row = ReadingRow(metric=metric, value=value, unit=unit, better=better)
     about = {"measure": "pattern", "protocol": "targets", "token_digest": ""} | about
-    return put(root, record(made=made, **about), (), [row])
+    return put(root, record(made=made, **about), items, [row])
 
 
 def failed(root, reason="OOM", *, made="a", **about):

@@ -25,6 +25,10 @@ def folder(root):
         about = {"method": method, "slot": pattern, "measure": "size", "unit": "B"}
         for seed in {"wanda": (0, 1, 2), "sparsegpt": (0, 1), "twin": (0,)}.get(method, (None,)):
             judged.counted(root, "bytes_packed", megabytes * 1e6, seed=seed, **about)
+    for method, bits in (("dense", 32.0), ("magnitude", 17.0)):  # counted layer by layer
+        pattern = {"pattern": "dense"} if method == "dense" else {}
+        layers = [judged.Item("layer", "layer", bits, 1.0)]
+        judged.counted(root, "bits_per_weight", bits, method=method, slot=pattern, items=layers)
     return root
 
 

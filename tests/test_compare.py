@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import support
 
+from bench import figures
 from bench.judging import changepoints
 
 
@@ -191,6 +192,13 @@ def test_history(past, capsys, monkeypatch, tmp_path):
     drawn = figure.read_bytes()
     support.call(capsys, monkeypatch, *args)
     assert figure.read_bytes() == drawn and b"<svg" in drawn
+
+
+@pytest.mark.parametrize("values", [[53.2855271, 53.2855294], [0.0, 0.0], [45.7, 51.6], [-1.0, -1.0]])
+def test_a_figure_makes_no_step_of_the_last_digits(values):
+    low, high = figures._span(values)
+    assert low < min(values) and max(values) < high
+    assert high - low >= 0.02 * abs(values[0])
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_choose_columns(visit):
     page.click("summary")
     page.uncheck("[data-metric=bytes_packed]")
     assert column(page, "bytes packed").is_hidden()
-    assert not page.locator("td:visible", has_text="2.0 MB").count()
+    assert not page.locator("[data-table] td:visible", has_text="2.0 MB").count()
     page.keyboard.press("Escape")
     assert page.locator(".choose").get_attribute("open") is None
     page.click("#clear")
@@ -186,6 +186,21 @@ def test_compare_two_rows(visit):
     pick(page, "sparsegpt 2:4", "dense")
     page.click("#compare")
     assert "×0.9003 better" in line(page, "perplexity wiki-mini@128")  # the other way round
+
+
+def test_what_was_counted_has_no_interval_to_show(visit):
+    page = visit()
+    pick(page, "dense", "magnitude 2:4")
+    page.click("#compare")
+    told = line(page, "bits per weight")
+    assert "−15 better" in told and "counted, without noise" in told
+
+
+def test_the_answer_is_on_the_first_screen(visit):
+    for viewport in (DESKTOP, PHONE):
+        page = visit(viewport=viewport)
+        box = page.locator(".short tbody tr", has_text="sparsegpt 2:4").bounding_box()
+        assert box["y"] + box["height"] < viewport["height"]
 
 
 def test_compare_what_was_never_paired(visit):

@@ -293,6 +293,19 @@ def test_labels_lie_neither_on_each_other_nor_outside():
         assert chart.LEFT <= dot.x <= chart.RIGHT and chart.TOP <= dot.y <= chart.BOTTOM
 
 
+def test_what_is_on_the_front_has_its_name_though_it_stands_at_the_edge():
+    """As in results/tiny-default: a long name at the left, and dots where it would reach to the right."""
+    columns = (Column("perplexity", "p", "lower", "1"), Column("bytes_packed", "weights", "lower", "B"))
+    places = ((46.9, 0.85), (45.9, 1.04), (52.5, 1.04), (31.8, 0.95), (31.0, 3.74), (45.9, 2.23))
+    rows = tuple(
+        Row(f"sparsegpt 2:4 int4-gptq {i}", (), {}, (Cell("", y, 0.5), Cell("", 1e6 * x)))
+        for i, (y, x) in enumerate(places)
+    )
+    (front,) = pareto.of(Table("t", (), columns, rows))
+    drawn = chart.draw(front, "t")
+    assert len(front.on) == sum(x.front for x in drawn.labels)
+
+
 @pytest.mark.parametrize("values", [(1, 1), (30, 31), (1, 10), (20, 2500), (0.0001, 3), (-2, 5), (0, 7e9)])
 def test_an_axis_has_ticks_inside(values):
     scale = chart.scale(values, 50, 450)
