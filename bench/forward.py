@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 LOGITS_BYTES = 32 * 2**20
 """Of one model's logits in memory at a time."""
+PART_BYTES = 2**20
+"""Of that, on a CPU, at work at a time."""
 BATCH_TOKENS = 4096
 
 
@@ -54,8 +56,20 @@ def batch_of(asked: int | None, seqlen: int) -> int:
     return asked or max(1, BATCH_TOKENS // seqlen)
 
 
-def row_chunks(count: int, head: nn.Module) -> Iterator[slice]:
-    """Slices of `count` rows, each small enough that its logits may exist."""
-    vocabulary: int = head.weight.shape[0]  # type: ignore[assignment, index]
-    rows = max(1, LOGITS_BYTES // (4 * vocabulary))
-    return (slice(a, a + rows) for a in range(0, count, rows))
+def logit_parts(heads: Sequence[nn.Module], states: Sequence[Tensor]) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Logits of a few rows at a time under each head: which rows, and float32 [rows, vocabulary] of each.
+
+    They are made in chunks that make a matrix product worth its while, and handed on in parts that a CPU's cache holds
+    through all that is asked of them.
+
+    Args:
+        states: [tokens, hidden] for each of `heads`.
+    """
+    row_bytes = 4 * max(head.weight.shape[0] for head in heads)  # type: ignore[index]
+    rows = max(1, LOGITS_BYTES // row_bytes)
+    part = min(rows, max(1, PART_BYTES // row_bytes)) if states[0].device.type == "cpu" else rows
+    for a in range(0, len(states[0]), rows):
+        made = [head(x[a : a + rows]) for head, x in zip(heads, states, strict=True)]
+        for b in range(0, len(made[0]), part):
+            parts = [logits[b : b + part].float() for logits in made]
+            yield slice(a + b, a + b + len(parts[0])), parts

@@ -101,10 +101,11 @@ def test_windows_are_perplexitys(rig):
     assert Agreement("c4", 7, 5, split="validation").protocol == Perplexity("c4", 7, 5, split="validation").protocol
 
 
-@pytest.mark.parametrize("logits_bytes", [1, 4 * 1024 * 7])
-def test_chunks_change_nothing(rig, monkeypatch, logits_bytes):
+@pytest.mark.parametrize(("logits_bytes", "part_bytes"), [(1, 1), (4 * 1024 * 7, 2**20), (4 * 1024 * 7, 4 * 1024 * 3)])
+def test_chunks_change_nothing(rig, monkeypatch, logits_bytes, part_bytes):
     whole = read(Agreement("wiki-mini", SEQLEN, windows=3), rig)
     monkeypatch.setattr(forward, "LOGITS_BYTES", logits_bytes)
+    monkeypatch.setattr(forward, "PART_BYTES", part_bytes)
     chunked = read(Agreement("wiki-mini", SEQLEN, windows=3), rig)
 
     assert [i.value for i in chunked.items] == pytest.approx([i.value for i in whole.items], rel=1e-4)

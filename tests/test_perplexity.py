@@ -115,10 +115,11 @@ def test_one_window_has_no_standard_error(model, rig):
     assert Perplexity("wiki-mini", SEQLEN, windows=1).read(lambda: model, rig).values[0].stderr is None
 
 
-@pytest.mark.parametrize("logits_bytes", [1, 4 * 1024 * 7])
-def test_chunks_change_nothing(model, rig, monkeypatch, logits_bytes):
+@pytest.mark.parametrize(("logits_bytes", "part_bytes"), [(1, 1), (4 * 1024 * 7, 2**20), (4 * 1024 * 7, 4 * 1024 * 3)])
+def test_chunks_change_nothing(model, rig, monkeypatch, logits_bytes, part_bytes):
     whole = Perplexity("wiki-mini", SEQLEN, windows=3).read(lambda: model, rig)
     monkeypatch.setattr(forward, "LOGITS_BYTES", logits_bytes)
+    monkeypatch.setattr(forward, "PART_BYTES", part_bytes)
     chunked = Perplexity("wiki-mini", SEQLEN, windows=3, batch=2).read(lambda: model, rig)
 
     assert [i.value for i in chunked.items] == pytest.approx([i.value for i in whole.items], rel=1e-5)

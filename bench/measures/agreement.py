@@ -72,8 +72,7 @@ def _compare(dense: Tensor, dense_head: nn.Module, ours: Tensor, head: nn.Module
 
     kl = torch.empty(len(dense), dtype=torch.float64, device=dense.device)
     same = torch.empty(len(dense), dtype=torch.bool, device=dense.device)
-    for rows in forward.row_chunks(len(dense), dense_head):
-        p, q = (h(x[rows]).float() for h, x in ((dense_head, dense), (head, ours)))
+    for rows, (p, q) in forward.logit_parts([dense_head, head], [dense, ours]):
         same[rows] = p.argmax(-1) == q.argmax(-1)
         p, q = p.log_softmax(-1), q.log_softmax(-1)
         kl[rows] = (p.exp() * (p - q)).sum(-1).double()

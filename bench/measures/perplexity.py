@@ -56,8 +56,7 @@ def _cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
     import torch
 
     out = torch.empty(len(targets), device=hidden.device)
-    for rows in forward.row_chunks(len(targets), head):
-        logits = head(hidden[rows]).float()
+    for rows, (logits,) in forward.logit_parts([head], [hidden]):
         wanted = logits.gather(1, targets[rows, None]).squeeze(1)
         out[rows] = logits.logsumexp(-1) - wanted
     return out
