@@ -33,6 +33,8 @@ class LlmCompressorSparseGPT:
     block: int = 128
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
+        if not 0 <= self.damping <= 1:
+            raise UserError(f"{self.name}:damping={self.damping} will not do: it is a fraction, from 0 to 1")
         if self.block < 1 or not job.pattern.fits(self.block):
             raise UserError(f"{self.name}:block={self.block} cannot hold whole groups of {job.pattern}")
         return _oneshot(model, job, "SparseGPTModifier", {"dampening_frac": self.damping, "block_size": self.block})

@@ -28,8 +28,9 @@ def show(rows: Rows, as_json: bool) -> None:
     from rich.text import Text
 
     table = Table()
-    for name in rows[0] if rows else ("nothing here",):
-        table.add_column(name.replace("_", " "), justify="right" if _numeric(rows, name) else "left")
+    for i, name in enumerate(rows[0] if rows else ("nothing here",)):
+        table.add_column(name.replace("_", " "), overflow="fold", no_wrap=i == 0)
+        table.columns[i].justify = "right" if _numeric(rows, name) else "left"
     for row in rows:
         table.add_row(*(Text(_text(v)) for v in row.values()))
     (Console() if sys.stdout.isatty() else Console(width=200)).print(table)

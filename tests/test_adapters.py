@@ -45,6 +45,13 @@ def test_block_must_hold_whole_groups(kind, block, llama, job):
         kind(block=block).apply(llama, job)
 
 
+@pytest.mark.parametrize("kind", [LlmCompressorSparseGPT, SparsemlSparseGPT])
+@pytest.mark.parametrize("damping", [-5.0, float("nan"), 1.5])
+def test_damping_is_a_fraction(kind, damping, llama, job):
+    with pytest.raises(UserError, match=f"{kind.name}:damping={damping} will not do"):
+        kind(damping=damping).apply(llama, job)
+
+
 def test_sparseml_skips_what_it_cannot_do(make, make_job):
     llama, qwen3 = make("llama"), make("qwen3")
     job = make_job(llama)
