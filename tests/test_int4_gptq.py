@@ -3,18 +3,32 @@
 import pytest
 import torch
 
-from bench.quantizers.gptq import Int4Gptq, quantize_
+from bench.quantizers.gptq import Int4Gptq, as_they_lie, by_activation, quantize_
 from methods.errors import UserError
 from methods.grids import Integer, round_
-from methods.hessian import gram, inverse_factor, symmetric
+from methods.hessian import gram, symmetric
 from methods.pattern import Pattern
 
 
-def naive(weight, keep, x, group, damping=0.01):
+def naive(weight, keep, x, group, damping=0.01, act_order=False):
     """The quantized weight [out, in]. No Cholesky, no blocks, one column at a time."""
     w, x = weight.double().clone(), x.double()
     h = 2 * x.T @ x / len(x)
     h = h + damping * h.diagonal().mean() * torch.eye(len(h))
+    if act_order:
+        left = list(range(w.shape[1]))
+        while left:
+            j = max(left, key=lambda j: h[j, j])
+            first = j - j % group
+            largest = (weight[:, first : first + group] * keep[:, first : first + group]).double().abs().max(1).values
+            scale = (largest / 7.5).bfloat16().double()
+            q = (w[:, j] / scale).round().clamp(-8, 7) * scale * keep[:, j]
+            inverse = torch.linalg.inv(h[left][:, left])
+            at = left.index(j)
+            w[:, left] -= (w[:, j] - q)[:, None] * inverse[at] / inverse[at, at]
+            w[:, j] = q
+            left.remove(j)
+        return w
     for j in range(w.shape[1]):
         if j % group == 0:
             largest = (w[:, j : j + group] * keep[:, j : j + group]).abs().max(1).values
@@ -35,9 +49,10 @@ def layer(out=16, width=64, tokens=256, seed=0, pattern="2:4"):
     return weight * keep, keep, torch.randn(tokens, width) @ mix * torch.rand(width).add(0.5)
 
 
-def quantized(weight, keep, x, group):
+def quantized(weight, keep, x, group, act_order=False):
     got = weight.clone()
-    quantize_(got, keep, inverse_factor(symmetric(gram(x, None)) * 2 / len(x), 0.01)[0], group)
+    prepare = by_activation if act_order else as_they_lie
+    quantize_(got, keep, prepare(symmetric(gram(x, None)) * 2 / len(x), 0.01)[0], group)
     return got
 
 
@@ -45,12 +60,13 @@ def quantized(weight, keep, x, group):
 @pytest.mark.parametrize(
     ("pattern", "group", "width"), [("2:4", 32, 64), ("2:4", 16, 160), ("dense", 64, 64), ("50%", 48, 96)]
 )
-def test_is_its_definition(pattern, group, width, seed):
+@pytest.mark.parametrize("act_order", [True, False])
+def test_is_its_definition(pattern, group, width, seed, act_order):
     weight, keep, x = layer(width=width, seed=seed, pattern=pattern)
 
-    got = quantized(weight, keep, x, group)
+    got = quantized(weight, keep, x, group, act_order)
 
-    torch.testing.assert_close(got.double(), naive(weight, keep, x, group), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got.double(), naive(weight, keep, x, group, act_order=act_order), rtol=1e-4, atol=1e-5)
 
 
 def test_scale_of_a_group_is_that_of_its_kept_weights():
@@ -63,14 +79,15 @@ def test_scale_of_a_group_is_that_of_its_kept_weights():
     torch.testing.assert_close(got.double(), naive(weight, keep, x, 32), rtol=1e-4, atol=1e-5)
 
 
-def test_holds_the_mask_and_errs_less_than_remasking_and_than_rounding():
+@pytest.mark.parametrize("act_order", [True, False])
+def test_holds_the_mask_and_errs_less_than_remasking_and_than_rounding(act_order):
     weight, keep, x = layer(out=128, width=256, tokens=1024)
 
     def error(w):
         return float((x @ (w - weight).T).square().sum() / (x @ weight.T).square().sum())
 
-    ours = quantized(weight, keep, x, 128)
-    blind = quantized(weight, torch.ones_like(keep), x, 128)
+    ours = quantized(weight, keep, x, 128, act_order)
+    blind = quantized(weight, torch.ones_like(keep), x, 128, act_order)
     rounded = weight.clone()
     round_(rounded, Integer(4), 128)
 
