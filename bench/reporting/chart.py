@@ -7,7 +7,7 @@ theme, and bytes that do not change with a library's version.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -173,11 +173,13 @@ Box = tuple[float, float, float, float]
 def _labels(dots: Sequence[Dot]) -> list[Text]:
     """The front's first; a label that fits nowhere is left out, for the table has it."""
     taken: list[Box] = [(d.x - 5, min(d.high, d.y - 5), d.x + 5, max(d.low, d.y + 5)) for d in dots]
+    places: list[Callable[[Dot, str], tuple[Text, Box]]] = [_right, _left]
+    places += [partial(at, down) for at in (_over, _from) for down in (-9, 17)]
     named = dots if len(dots) < CROWD else [d for d in dots if d.front]
     out = []
     for dot in sorted(named, key=lambda d: (not d.front, d.y, d.x)):
         name = dot.name if len(dot.name) <= NAMED else dot.name[: NAMED - 1] + "…"
-        for place in (_right, _left, *(partial(at, down) for at in (_over, _from) for down in (-9, 17))):
+        for place in places:
             text, box = place(dot, name)
             if _inside(box) and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
