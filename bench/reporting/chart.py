@@ -173,6 +173,8 @@ Box = tuple[float, float, float, float]
 def _labels(dots: Sequence[Dot]) -> list[Text]:
     """The front's first; a label that fits nowhere is left out, for the table has it."""
     taken: list[Box] = [(d.x - 5, min(d.high, d.y - 5), d.x + 5, max(d.low, d.y + 5)) for d in dots]
+    places: list[Callable[[Dot, str], tuple[Text, Box]]] = [_right, _left]
+    places += [partial(at, down) for at in (_over, _from) for down in (-9, 17)]
     named = dots if len(dots) < CROWD else [d for d in dots if d.front]
     beside = [partial(at, down) for at in (_over, _from) for down in (-9, 17)]
     places: list[Callable[[Dot, str], tuple[Text, Box]]] = [_right, _left, *beside]
