@@ -176,8 +176,6 @@ def _labels(dots: Sequence[Dot]) -> list[Text]:
     places: list[Callable[[Dot, str], tuple[Text, Box]]] = [_right, _left]
     places += [partial(at, down) for at in (_over, _from) for down in (-9, 17)]
     named = dots if len(dots) < CROWD else [d for d in dots if d.front]
-    beside = [partial(at, down) for at in (_over, _from) for down in (-9, 17)]
-    places: list[Callable[[Dot, str], tuple[Text, Box]]] = [_right, _left, *beside]
     out = []
     for dot in sorted(named, key=lambda d: (not d.front, d.y, d.x)):
         name = dot.name if len(dot.name) <= NAMED else dot.name[: NAMED - 1] + "…"
