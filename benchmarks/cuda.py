@@ -20,7 +20,7 @@ WHOLE = ("smollm2-135m",)
 
 
 def steps(results: Path) -> list[list[str]]:
-    out = [[sys.executable, "-m", "pytest", "-m", "cuda", "tests"]]
+    out = [[sys.executable, "-m", "pytest", "-n", "0", "-m", "cuda", "tests"]]
     for model in SHAPES:
         drawn = ["--figure", str(results / f"{model}.svg")]
         out.append(_bench("speed", "--model", model, "--device", "cuda", "--results", str(results), *drawn))
