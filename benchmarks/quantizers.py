@@ -21,8 +21,7 @@ from harness import finish, seconds
 
 from bench import catalog, fetching, loading, provenance
 from bench.devices import cores
-from methods.errors import UserError
-from methods.quantizing import Skipped
+from methods.errors import Skipped, UserError
 
 SEQUENCES = 16
 
