@@ -26,7 +26,18 @@ BATCH = 16
 
 
 def ours(room: Path) -> dict[str, float]:
-    flags = ["--methods", "dense", "--measures", "zeroshot", "--device", "cpu", "--results", str(room / "r")]
+    flags = [
+        "--methods",
+        "dense",
+        "--quant",
+        "none",
+        "--measures",
+        "zeroshot",
+        "--device",
+        "cpu",
+        "--results",
+        str(room / "r"),
+    ]
     settings = ["--set", f"zeroshot.batch={BATCH}", "--set", f"threads={cores()}"]
     subprocess.run([sys.executable, "-m", "bench", "run", *flags, *settings], capture_output=True, check=True)
     found = [r for r in Store(room / "r", write=False) if r.slot["measure"] == "zeroshot"]
