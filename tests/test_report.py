@@ -399,7 +399,7 @@ def test_the_page_has_every_number_and_what_it_was_made_from(here):
 # --- how a number is made again ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("folder", ["tiny-default", "tiny-trained", "smollm2-135m", "tiny-search"])
+@pytest.mark.parametrize("folder", ["tiny-default", "tiny-methods", "smollm2-135m", "tiny-search"])
 def test_the_command_shown_is_the_run_that_made_it(folder):
     for record in sides.read(ROOT / "results" / folder).records:
         _, _, *words = shlex.split(remake.command([record]))
