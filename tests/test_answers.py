@@ -81,6 +81,16 @@ def test_a_row_that_is_better_than_the_whole_one(tmp_path):
     assert found.against.startswith("×0.905 (×0.9") and found.reference == "kept dense"  # exp(-0.1)
 
 
+def test_dtypes_are_no_contest(tmp_path):
+    for dtype, gain in (("float32", 0.0), ("bfloat16", 0.05)):
+        row(tmp_path, "dense", gain, 4 if dtype == "float32" else 2, seed=None, pattern="dense", dtype=dtype)
+        row(tmp_path, "good", 0.1 + gain, 2 if dtype == "float32" else 1, dtype=dtype)
+    half, full = of(tmp_path)
+    assert (half.best, half.reference, half.packed) == ("good 2:4 bfloat16", "dense bfloat16", "1.0 MB of 2.0 MB")
+    assert (full.best, full.reference, full.packed) == ("good 2:4 float32", "dense float32", "2.0 MB of 4.0 MB")
+    assert half.tied == full.tied == ()
+
+
 def test_without_a_whole_row_nothing_is_compared_with_it(tmp_path):
     row(tmp_path, "good", 0.1, 2)
     (found,) = of(tmp_path)

@@ -23,7 +23,7 @@ TIED = 2
 
 @dataclass(frozen=True)
 class Answer:
-    """Rows of one table and column with one pattern. section, table: where they stand.
+    """Rows of one table and column with one pattern and dtype. section, table: where they stand.
 
     best: of the rows not told apart from the one of best value, that of fewest bytes; tied: the others of these;
     unknown: rows that were not compared with it.
@@ -75,10 +75,11 @@ def _table(section: int, index: int, run: str, table: Table) -> Iterator[Answer]
             continue
         sign = -1 if column.better == "higher" else 1
         worth = {k: sign * x.value for k, r in enumerate(table.rows) if (x := r.cells[c]) and x.value is not None}
-        whole = min((k for k in worth if _among(table, k) == ""), key=lambda k: worth[k], default=None)
         apart = intervals.apart(table, c)
-        for among in sorted({_among(table, k) for k in worth} - {""}):
-            rows = sorted((k for k in worth if _among(table, k) == among), key=lambda k: worth[k])
+        entered = {k: (_among(table, k), _dtype(table, k)) for k in worth}
+        for among, dtype in sorted({e for e in entered.values() if e[0]}):
+            whole = min((k for k in worth if entered[k] == ("", dtype)), key=lambda k: worth[k], default=None)
+            rows = sorted((k for k in worth if entered[k] == (among, dtype)), key=lambda k: worth[k])
             tied = [k for k in rows if k == rows[0] or apart.get(intervals.pair(rows[0], k)) is False]
             best, *others = sorted(tied, key=lambda k: (_bytes(table, size, k), worth[k]))
             yield Answer(
@@ -87,12 +88,12 @@ def _table(section: int, index: int, run: str, table: Table) -> Iterator[Answer]
                 run,
                 table.title,
                 column,
-                table.rows[best].name,
-                tuple(table.rows[k].name for k in others),
+                _name(table, best),
+                tuple(_name(table, k) for k in others),
                 sum(k != rows[0] and intervals.pair(rows[0], k) not in apart for k in rows),
                 _cell(table, best, c).text,
                 "" if whole is None else _between(table, whole, best, c),
-                "" if whole is None else table.rows[whole].name,
+                "" if whole is None else _name(table, whole),
                 _packed(table, size, best, whole),
             )
 
@@ -103,6 +104,15 @@ def _among(table: Table, row: int) -> str:
     if about["pattern"] != "dense":
         return about["pattern"]
     return "" if about["quantizer"] in ("", "none") else "dense, quantized"
+
+
+def _dtype(table: Table, row: int) -> str:
+    """Of a row where its table has several: bytes and quality of two are no contest."""
+    return table.rows[row].labels[table.told.index("dtype")] if "dtype" in table.told else ""
+
+
+def _name(table: Table, row: int) -> str:
+    return " ".join(filter(None, (table.rows[row].name, _dtype(table, row))))
 
 
 def _cell(table: Table, row: int, column: int) -> Cell:
