@@ -128,6 +128,17 @@ def test_dense_has_no_mask(llama, make_job):
     assert weight[:, ::2].any()
 
 
+@pytest.mark.parametrize("act_order", [True, False])
+def test_the_order_is_the_setting(act_order, llama, job, monkeypatch):
+    seen = []
+    monkeypatch.setattr("bench.quantizers.gptq.quantize_", lambda *a: seen.append(a[2].order))
+
+    Int4Gptq(act_order=act_order).apply(llama, job)
+
+    assert Int4Gptq().act_order and len(seen) == len(job.targets)
+    assert all((order is not None) == act_order for order in seen)
+
+
 @pytest.mark.parametrize("damping", [-0.01, 1.5, float("nan")])
 def test_damping_is_a_fraction(damping, llama, job):
     with pytest.raises(UserError, match="damping"):
