@@ -171,8 +171,9 @@ def test_a_run_with_a_file_trains_nothing_and_knows_the_file_by_its_content(tmp_
     keys = []
     for seed in (0, 1):
         of_tiny(path, seed)
-        support.run_here(support.small(tmp_path / "r", methods=(method,)), only=(method,))
-        found = support.records(tmp_path / "r")
+        results = tmp_path / f"r{seed}"
+        support.run_here(support.small(results, methods=(method,)), only=(method,))
+        found = support.records(results)
         record = found[method, None, "perplexity"]
         assert record.status == "ok" and record.slot["training"] is None
         assert found[method, None, "pattern"].cost["training_tokens"] == 0
