@@ -128,6 +128,13 @@ def test_content_follows_the_file(tmp_path):
     assert packing.content(str(tmp_path / "a.txt"), None) != one
 
 
+def test_a_corpus_smaller_than_a_step(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("ab")
+    with pytest.raises(UserError, match=r"has 0 tokens to train on and one step takes 2 x 8: lower training\.batch"):
+        load(path, seqlen=8, sequences=2)
+
+
 def test_a_line_that_is_not_a_text(tmp_path):
     (tmp_path / "b.jsonl").write_text('{"text": "x"}\n{"words": "y"}\n')
 
