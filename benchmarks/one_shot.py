@@ -1,11 +1,12 @@
 """Seconds and peak bytes of every one-shot method of ours, and how they grow with calibration and with width.
 
-On the first blocks of smollm2-135m with 32 and with 128 sequences of 512 tokens of wiki-mini, then on two blocks of LLaMAs of
-random weights, three widths, 16 sequences of 512 random tokens; 2:4, float32, all cores. Every figure is of a process of its
-own, which loads those blocks and nothing else, so that a peak is its method's; what the process held before the method began
-is told, too. Adapters of other libraries are left out: see prune.py. DSnoT refines magnitude's mask.
+On all of smollm2-135m with 32 sequences of 512 tokens of wiki-mini, on its first blocks with 32 and with 128, then on two
+blocks of LLaMAs of random weights, three widths, 16 sequences of 512 random tokens; 2:4, float32, all cores. Every figure is
+of a process of its own, which loads that model and nothing else, so that a peak is its method's; what the process held before
+the method began is told, too. Adapters of other libraries are left out: see prune.py. DSnoT refines magnitude's mask.
 
-python benchmarks/one_shot.py [--methods wanda,alps] [--sequences 32,128] [--blocks 3] [--widths 128,256,512] [--rounds 1]
+python benchmarks/one_shot.py [--methods wanda,alps] [--whole 32] [--sequences 32,128] [--blocks 3] [--widths 128,256,512]
+                              [--rounds 1]
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ ONE_SHOT = [
 
 
 def prepare(folder: Path, blocks: int, sequences: list[int], widths: list[int]) -> None:
-    """The models that are pruned, in a process that ends: blocks/, width-N/, each with a file of tokens beside it."""
+    """The models that are pruned, in a process that ends: each with a file of tokens beside it.
+
+    whole/, blocks/, width-N/. sequences: numbers of them on any part of smollm2; blocks: of it, for blocks/.
+    """
     import torch
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, LlamaConfig
@@ -59,6 +63,7 @@ def prepare(folder: Path, blocks: int, sequences: list[int], widths: list[int]) 
         encode = loading.load_tokenizer(found.folder)
         ids = calibration("wiki-mini", max(sequences), SEQLEN, 0, lambda t: list(encode(t)["input_ids"]), None)
         model: Any = loading.load(found.folder, Compute())
+        keep(model, torch.tensor(ids), "whole")
         del model.model.layers[blocks:]
         model.config.num_hidden_layers = blocks
         keep(model, torch.tensor(ids), "blocks")
@@ -152,7 +157,8 @@ def numbers(text: str) -> list[int]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--methods", default=",".join(ONE_SHOT))
-    parser.add_argument("--sequences", default="32,128", help="of smollm2's calibration; none: leave it out")
+    parser.add_argument("--whole", default="32", help="sequences of calibration of all of smollm2; none: leave it out")
+    parser.add_argument("--sequences", default="32,128", help="of its first blocks; none: leave them out")
     parser.add_argument("--blocks", type=int, default=3, help="of smollm2, its first")
     parser.add_argument("--widths", default="128,256,512", help=f"multiples of {HEAD}; none: leave them out")
     parser.add_argument("--rounds", type=int, default=1)
@@ -160,29 +166,31 @@ def main() -> None:
     parser.add_argument("--prepare", action="store_true", help="only write the models into --folder")
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
-    sequences, widths = numbers(given.sequences), numbers(given.widths)
+    whole, sequences, widths = numbers(given.whole), numbers(given.sequences), numbers(given.widths)
     if given.one:
         print(json.dumps(one(given.one, given.folder, *sequences)))
         return
     if given.prepare:
-        prepare(given.folder, given.blocks, sequences, widths)
+        prepare(given.folder, given.blocks, whole + sequences, widths)
         return
     chosen = given.methods.split(",")
     if unknown := set(chosen) - set(ONE_SHOT):
         parser.error(f"no one-shot method of ours: {', '.join(sorted(unknown))}; known: {', '.join(ONE_SHOT)}")
-    sizes = {f"{n} sequences": ("blocks", n) for n in sequences}
+    entire = {f"whole model, {n} sequences": ("whole", n) for n in whole}
+    part = {f"{n} sequences": ("blocks", n) for n in sequences}
     wide = {f"width {n}": (f"width-{n}", WIDE_SEQUENCES) for n in widths}
     with tempfile.TemporaryDirectory() as scratch:
-        settings = ["--sequences", given.sequences, "--blocks", str(given.blocks), "--widths", given.widths]
-        apart("--prepare", "--folder", scratch, *settings)
+        settings = ["--whole", given.whole, "--sequences", given.sequences, "--widths", given.widths]
+        apart("--prepare", "--folder", scratch, "--blocks", str(given.blocks), *settings)
         measured = Measured(Path(scratch))
         for _ in range(given.rounds):
             for name in chosen:
-                for size, (model, count) in (sizes | wide).items():
+                for size, (model, count) in (entire | part | wide).items():
                     measured.add(name, size, model, count)
     figures: dict[str, Any] = {
+        "whole model": f"{MODEL}; sequences of {SEQLEN} tokens" if entire else "not run",
         "sequences": f"{MODEL}, blocks from its first: {given.blocks}; sequences of {SEQLEN} tokens"
-        if sizes
+        if part
         else "not run",
         "widths": f"random LLaMAs of {WIDE_BLOCKS} blocks; {WIDE_SEQUENCES} x {SEQLEN} tokens" if wide else "not run",
         "pattern": PATTERN,
@@ -190,7 +198,9 @@ def main() -> None:
         "rounds": given.rounds,
     }
     for name in chosen:
-        figures[name] = measured.told(name, list(sizes)) | measured.told(name, list(wide))
+        figures[name] = {}
+        for sizes in (entire, part, wide):
+            figures[name] |= measured.told(name, list(sizes))
     finish("one_shot", figures)
 
 

@@ -1,0 +1,124 @@
+"""Seconds a step and peak bytes of every method that trains, on all of smollm2-135m.
+
+Steps as the model's recipe has them on a CPU (8 x 128 tokens of wiki-mini), with the recipe's settings; 2:4, float32 and, as a
+run with --dtype bfloat16 has it, bfloat16 autocast; all cores. Each figure is of a process of its own, after one step that
+compiles and warms up; the perplexities before and after a training are not counted. The masks that `retrain` holds and
+`maskllm` starts from are magnitude's. What a whole recipe costs is a step's seconds times its 800 steps.
+
+python benchmarks/trained.py [--methods cast,retrain] [--steps 3] [--dtypes float32,bfloat16]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from harness import finish
+
+from bench import catalog, fetching, provenance, recipes
+from bench.devices import cores
+from methods.pattern import Pattern
+
+MODEL, PARAMETERS, PATTERN = "smollm2-135m", 135_000_000, "2:4"
+TRAINED = [
+    name
+    for name, entry in catalog.METHODS.items()
+    if "training" in entry.needs and name != "finetune"  # which takes a model that is sparse already
+]
+
+
+@dataclass
+class Clock:
+    """The trainer's progress: what a token took."""
+
+    rates: list[float] = field(default_factory=list)
+
+    def advance(self, done: int, total: int, **figures: float) -> None:
+        self.rates.append(figures["tokens_per_s"])
+
+
+def one(name: str, steps: int, dtype: str) -> dict[str, Any]:
+    """One method, in this process."""
+    import torch
+
+    from bench import loading, packing
+    from methods.contract import Budget, Compute, Job, Prior
+    from methods.targets import dense_weight, find_targets
+
+    torch.set_num_threads(cores())
+    found = fetching.pull(MODEL)
+    opened = found.open()
+    targets = find_targets(opened.config, opened.shapes())
+    recipe = recipes.choose(PARAMETERS, "cpu")
+    corpus, _ = packing.load(
+        "wiki-mini", loading.load_tokenizer(found.folder), "benchmark", need=0, seqlen=recipe.seqlen,
+        sequences=recipe.batch, seed=0, data_dir=None,
+    )  # fmt: skip
+    entry = catalog.lookup("methods", name)
+    pattern = Pattern() if entry.dense else Pattern.parse(PATTERN)
+    method = catalog.build(entry, name, recipe.methods.get(name, {}))
+    compute = Compute(threads=cores(), dtype=getattr(torch, dtype))
+    clock = Clock()
+
+    def train(count: int) -> None:
+        model = loading.load(found.folder, compute)
+        prior = None
+        if name in ("retrain", "maskllm"):
+            keep = {t: Pattern.parse(PATTERN).keep(dense_weight(model.get_submodule(t)).abs()) for t in targets}
+            prior = Prior(folder=found.folder, masks=keep)
+        with tempfile.TemporaryDirectory() as room:
+            method.apply(
+                model,
+                Job(
+                    source=found.folder, pattern=pattern, targets=targets, training=corpus, workdir=Path(room), prior=prior,
+                    budget=Budget(tokens=count * corpus.step_tokens), compute=compute, progress=clock,
+                    teacher=lambda: loading.load(found.folder, compute),
+                ),
+            )  # fmt: skip
+
+    train(1)
+    train(steps)
+    return {
+        "seconds a step": round(corpus.step_tokens / clock.rates[-1], 2),
+        "peak MB": round(provenance.peak_bytes("cpu") / 1e6),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--methods", default=",".join(TRAINED))
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--one", help="a single method, its figures as JSON on the last line")
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(one(given.one, given.steps, given.dtypes)))
+        return
+    recipe = recipes.choose(PARAMETERS, "cpu")
+    figures: dict[str, Any] = {
+        "a step": f"{recipe.batch} x {recipe.seqlen} tokens",
+        "pattern": PATTERN,
+        "threads": cores(),
+        "steps timed": given.steps,
+    }
+    for name in given.methods.split(","):
+        figures[name] = {}
+        for dtype in given.dtypes.split(","):
+            command = [sys.executable, __file__, "--one", name, "--steps", str(given.steps), "--dtypes", dtype]
+            said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+            figures[name][dtype] = json.loads(said.splitlines()[-1])
+            print(name, dtype, figures[name][dtype], file=sys.stderr, flush=True)
+    finish("trained", figures)
+
+
+if __name__ == "__main__":
+    main()
