@@ -95,7 +95,7 @@ def test_a_budget_is_part_of_the_key_and_of_the_name(tmp_path):
 
     assert one.key != two.key
     cells = planning.make(small(tmp_path / "r", methods=("cast",), training={"tokens": 8192})).cells
-    assert {c.slot["training"] for c in cells} == {None, "wiki-mini@128x8, 8,192 tokens"}
+    assert {c.slot["training"] for c in cells} == {None, "wiki-mini@128x32, 8,192 tokens"}
 
 
 def test_control_is_dense_whatever_the_pattern(tmp_path):
@@ -115,7 +115,7 @@ def test_presets_are_fields(tmp_path):
 
 
 def test_a_budget_below_one_step(tmp_path):
-    with pytest.raises(UserError, match=r"training\.tokens=100 is not one step of 8 x 128 tokens"):
+    with pytest.raises(UserError, match=r"training\.tokens=100 is not one step of 32 x 128 tokens"):
         plan(tmp_path, methods=("cast",), training={"tokens": 100})
 
 
