@@ -118,10 +118,12 @@ def run_here(spec, *, only=None) -> list[dict]:
 
 
 def records(results) -> dict:
-    """Every record by method, seed and measure."""
+    """Every record by method, seed and measure; two of a kind would be told apart by their keys' order alone."""
     found = {}
     for record in Store(Path(results), write=False):
-        found[record.slot["method"], record.slot["seed"], record.slot["measure"]] = record
+        kind = record.slot["method"], record.slot["seed"], record.slot["measure"]
+        assert kind not in found, f"{kind} twice in {results}"
+        found[kind] = record
     return found
 
 
