@@ -5,7 +5,8 @@ python scripts/readme.py --check  exit 1 if any is stale
 
 A table stands between `<!-- table: results/FOLDER -->` and `<!-- /table -->`; figures of a benchmark between
 `<!-- benchmark: NAME -->` and `<!-- /benchmark -->`; perplexity ratios of two methods between
-`<!-- ratio: results/FOLDER A B -->` and `<!-- /ratio -->`, A B as in the table, several pairs in a row.
+`<!-- ratio: results/FOLDER A B -->` and `<!-- /ratio -->`, A B as in the table, several pairs in a row; the law that a grid
+of budgets follows between `<!-- scaling: results/FOLDER -->` and `<!-- /scaling -->`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import statistics, table
+from bench import scaling, statistics, table
 from bench.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +47,15 @@ def ratios(where: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def law(folder: str) -> str:
+    points = scaling.read(ROOT / folder, "cast", "dense-ft")
+    held, predicted = scaling.check(points)
+    fitted = scaling.fit([p for p in points if p is not held])
+    lines = [f"| {' | '.join(row.values())} |" for row in scaling.told(fitted, held, predicted)]
+    runs = f"{len(fitted.points)} runs of {len({p.model for p in points})} models"
+    return "\n".join([f"| {runs} | | 95% interval |", "|---|---:|---:|", *lines]) + "\n"
+
+
 def _leaves(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     out = []
     for key, value in figures.items():
@@ -60,7 +70,7 @@ def _leaves(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def render(text: str) -> str:
-    for kind, make in (("table", leaderboard), ("benchmark", benchmark), ("ratio", ratios)):
+    for kind, make in (("table", leaderboard), ("benchmark", benchmark), ("ratio", ratios), ("scaling", law)):
         text = re.sub(
             rf"(<!-- {kind}: ([^>]+) -->\n).*?(<!-- /{kind} -->)",
             lambda found, make=make: f"{found[1]}\n{make(found[2])}\n{found[3]}",
