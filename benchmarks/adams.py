@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import finish, in_turn, ratio
+from harness import finish, in_turn, like_a_worker, ratio
 from torch import nn
 
 from bench import catalog, fetching, loading, packing
@@ -136,6 +136,7 @@ def cast_step(rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
+    like_a_worker()
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps-rounds", type=int, default=3)

@@ -23,7 +23,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from harness import finish, ratio, seconds
+from harness import finish, like_a_worker, ratio, seconds
 
 from bench import catalog, fetching, provenance
 from bench.devices import cores
@@ -155,6 +155,7 @@ def numbers(text: str) -> list[int]:
 
 
 def main() -> None:
+    like_a_worker()
     parser = argparse.ArgumentParser()
     parser.add_argument("--methods", default=",".join(ONE_SHOT))
     parser.add_argument("--whole", default="32", help="sequences of calibration of all of smollm2; none: leave it out")

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from typing import Any
 
-from harness import finish, seconds
+from harness import finish, like_a_worker, seconds
 
 from bench import catalog, fetching, loading, provenance
 from bench.devices import cores
@@ -61,6 +61,7 @@ def one(name: str, model_name: str, blocks: int, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
+    like_a_worker()
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--blocks", type=int, default=0, help="only so many; 0 for all")

@@ -24,7 +24,7 @@ def seconds_per_step(results: Path, threads: int, processes: int, seed: int) -> 
     took = []
     for steps in (FEW, MANY):
         spec = bench.Spec(
-            methods=("cast",), measures=("size",), seeds=(seed,), threads=threads, results=results,
+            methods=("cast",), quantizers=("none",), measures=("size",), seeds=(seed,), threads=threads, results=results,
             training={"tokens": steps * STEP, "batch": 32, "seqlen": 128, "processes": processes},
         )  # fmt: skip
         bench.run(spec)

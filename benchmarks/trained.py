@@ -22,7 +22,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from harness import finish
+from harness import finish, like_a_worker
 
 from bench import catalog, fetching, provenance, recipes
 from bench.devices import cores
@@ -94,6 +94,7 @@ def one(name: str, steps: int, dtype: str) -> dict[str, Any]:
 
 
 def main() -> None:
+    like_a_worker()
     parser = argparse.ArgumentParser()
     parser.add_argument("--methods", default=",".join(TRAINED))
     parser.add_argument("--steps", type=int, default=3)
