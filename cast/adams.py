@@ -19,7 +19,7 @@ from methods import selection
 from methods.pattern import Pattern
 from methods.ranks import local, total
 
-CHUNK = 32768
+CHUNK = 65536
 """Weights per thread handled at a time on a CPU: all the passes of a step over them stay in its cache."""
 COMPILED_FROM = 10_000_000
 """Weights from which a compiled kernel is worth the half minute that compiling takes."""
@@ -70,21 +70,18 @@ def foreach(w: Tensors, g: Tensors, mu: Tensors, v: Tensors, keep: Tensors, s: S
     """The same, a list of tensors an operation."""
     torch._foreach_lerp_(mu, g, 1 - s.beta1)
     if keep and s.alpha:
-        moved: Tensors = torch._foreach_sign(w)
-        torch._foreach_mul_(moved, s.lambda_)
-        torch._foreach_sub_(moved, mu)
-        torch._foreach_mul_(moved, s.alpha)
-        for toward, stays in zip(moved, keep, strict=True):
-            toward.masked_fill_(stays, 0)
-        torch._foreach_add_(moved, mu)
+        pull: Tensors = torch._foreach_sign(w)
+        torch._foreach_mul_(pull, s.lambda_)
+        torch._foreach_sub_(pull, mu)
+        torch._foreach_mul_(pull, [marks.view(torch.uint8) ^ 1 for marks in keep])  # a CPU fills by a mask one by one
+        moved: Tensors = torch._foreach_add(mu, pull, alpha=s.alpha)
     else:
         moved = mu if keep else g  # outside Theta plain Adam, whose second moment is the gradient's
     torch._foreach_mul_(v, s.beta2)
     torch._foreach_addcmul_(v, moved, moved, 1 - s.beta2)
     below = torch._foreach_sqrt(v)
-    torch._foreach_div_(below, s.root)
-    torch._foreach_add_(below, s.eps)
-    torch._foreach_addcdiv_(w, moved if keep else mu, below, -s.rate)
+    torch._foreach_add_(below, s.eps * s.root)
+    torch._foreach_addcdiv_(w, moved if keep else mu, below, -s.rate * s.root)
 
 
 @cache
