@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.store import Record
-from bench.table import IDENTITY, Grid, cell, header, rows
+from bench.table import IDENTITY, Grid, cells, header, rows
 
 WITHIN = 1.15
 """2:4 bfloat16 is 9 bits a weight and dense int8, with its scales, a little over 8: these are to meet."""
@@ -41,7 +41,7 @@ def _grid(model: str, table: list[dict[str, Any]]) -> Grid:
         if beside:
             bands.setdefault(beside, []).append((bits, group))
     out = [
-        [str(number), *(str(group[0][c] or "") for c in LABELS), f"{bits:.3g}", *(cell(group, c) for c in columns)]
+        [str(number), *(str(group[0][c] or "") for c in LABELS), f"{bits:.3g}", *cells(group, columns)]
         for number, (beside, members) in enumerate(bands.items(), 1)
         for bits, group in [*sorted(members, key=lambda x: x[0]), *(dense[i] for i in beside)]
     ]

@@ -88,8 +88,8 @@ def grids(records: Sequence[Record]) -> list[Grid]:
 
 def _grid(model: str, table: list[dict[str, Any]]) -> Grid:
     found = sheet(table)
-    cells = [[*line.labels, *(cell(line.group, c) for c in found.columns)] for line in found.lines]
-    return Grid(model, list(found.told) + [header(*c[:2]) for c in found.columns], cells)
+    lines = [[*line.labels, *cells(line.group, found.columns)] for line in found.lines]
+    return Grid(model, list(found.told) + [header(*c[:2]) for c in found.columns], lines)
 
 
 @dataclass(frozen=True)
@@ -198,10 +198,14 @@ def _unnamed(row: dict[str, Any]) -> bool:
     return row["value"] is None and row["metric"] == row["measure"]
 
 
-def cell(group: list[dict[str, Any]], column: Column) -> str:
-    """A cell as text."""
-    found = summary(group, column)
-    return found.text if found else ABSENT
+def cells(group: list[dict[str, Any]], columns: Iterable[Column]) -> list[str]:
+    """A line's cells as text. A reason that stands further left is not told again: its first word is."""
+    out: list[str] = []
+    for column in columns:
+        found = summary(group, column)
+        text = found.text if found else ABSENT
+        out.append(text.partition(":")[0] if found and found.value is None and text in out else text)
+    return out
 
 
 @dataclass(frozen=True)

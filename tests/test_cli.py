@@ -311,6 +311,15 @@ def test_a_measure_that_failed_for_a_seed_leaves_no_average_in_any_of_its_column
     assert line["sparsity"] == "OOM (1 of 3 seeds)"
 
 
+def test_a_reason_is_told_once_a_line():
+    records = [cell(status="skipped"), cell(status="skipped", **SIZE), cell("wanda"), cell("wanda", **SIZE)]
+    for record in records[:2]:
+        record.reason = "no CUDA device"
+    line = lines(records)[1]
+
+    assert list(line.values())[2:] == ["skipped: no CUDA device", "skipped"]
+
+
 def test_ragged_seeds_show_the_failure_and_no_average():
     (line,) = lines([cell("wanda", 0, 10.0), cell("wanda", 1, status="failed"), cell("wanda", 2, 12.0)])
 
