@@ -6,11 +6,12 @@ import shutil
 import pytest
 import torch
 from safetensors import safe_open
-from support import call, own_cache, prune, records, run_here, small, tiny
+from support import call, own_cache, prune, run_here, small, tiny
 from transformers import AutoModelForCausalLM
 
 from bench import convert
 from bench.folder24 import ABOUT, Folder24, Writer24
+from bench.store import Store
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.packed24 import pack
@@ -221,10 +222,10 @@ def test_the_model_of_a_record(tmp_path, monkeypatch, capsys):
     own_cache(tmp_path, monkeypatch)
     results = tmp_path / "results"
     run_here(small(results, measures=("size", "speed"), targets={"exclude": ("*.down_proj",)}))
-    found = records(results)
-    speed = found["magnitude", None, "speed"]
+    found = {r.slot["protocol"]: r for r in Store(results, write=False) if r.slot["method"] == "magnitude"}
+    speed = found["cuda"]
     assert (speed.status, speed.reason, speed.traceback, speed.readings) == ("skipped", "no CUDA device", "", [])
-    key = found["magnitude", None, "size"].key[:12]
+    key = found["weights"].key[:12]
     code, out, _ = call(
         capsys, monkeypatch, "export", key, "--format", "packed24", "--out", tmp_path / "p", "--results", results
     )

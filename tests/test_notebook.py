@@ -7,6 +7,8 @@ import pytest
 import support
 from nbclient import NotebookClient
 
+from bench.store import Store
+
 NOTEBOOK = Path(__file__).parent.parent / "docs/api.ipynb"
 
 
@@ -17,9 +19,9 @@ def test_runs(tmp_path, monkeypatch):
 
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
-    got = support.records(tmp_path / "r")
-    assert {k[0] for k in got} == {"dense", "magnitude", "wanda"}
-    assert all(r.status == "ok" for r in got.values())
+    got = list(Store(tmp_path / "r", write=False))
+    assert {r.slot["method"] for r in got} == {"dense", "magnitude", "wanda"}
+    assert all(r.status == "ok" for r in got)
 
 
 @pytest.mark.parametrize("cell", nbformat.read(NOTEBOOK, as_version=4).cells, ids=lambda c: c["id"])
