@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from baselines.admm import loss
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
-from methods.grids import put
-from methods.hessian import CurvedWalk, damped
 from methods.pattern import Pattern
+from methods.pruning.hessian import CurvedWalk, damped
+from methods.quantizing.grids import put
 
 EVERY = 3
 """Iterations between looks at the support."""

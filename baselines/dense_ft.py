@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from methods.contract import Job, Needs, Outcome
-from methods.settings import Settings
-from methods.training import Trainer, outside
+from methods.training.settings import Settings
+from methods.training.trainer import Trainer, outside
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,10 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from methods.blocks import Walk
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.pattern import Pattern
+from methods.pruning.walk import Walk
 
 
 def moments(x: Tensor, so_far: Tensor | None) -> Tensor:

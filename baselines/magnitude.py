@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from methods.blocks import Walk
 from methods.contract import Job, Needs, Outcome
+from methods.pruning.walk import Walk
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from methods.blocks import Walk
 from methods.contract import Job, Outcome
 from methods.errors import UserError
+from methods.pruning.walk import Walk
 from methods.targets import holds_in_out
 
 SUFFIX = ".weight.mask"

@@ -20,10 +20,10 @@ from baselines import maskfile
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.pattern import Pattern
-from methods.ranks import whole
-from methods.settings import Settings
 from methods.targets import holds_in_out
-from methods.training import Trainer
+from methods.training.ranks import whole
+from methods.training.settings import Settings
+from methods.training.trainer import Trainer
 
 STD = 0.01
 """Of the gates at first [c]."""

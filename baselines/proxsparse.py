@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods import ranks
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.pattern import Pattern
-from methods.ranks import local
-from methods.settings import Settings
 from methods.targets import holds_in_out
-from methods.training import Trainer
+from methods.training import ranks
+from methods.training.ranks import local
+from methods.training.settings import Settings
+from methods.training.trainer import Trainer
 
 ROUNDS = 200
 """Of the descent at most; where lambda |w| is far below 1, as in training, about five settle it."""

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
-from methods.ranks import like, local
-from methods.settings import Settings
 from methods.targets import holds_in_out
-from methods.training import Trainer, outside
+from methods.training.ranks import like, local
+from methods.training.settings import Settings
+from methods.training.trainer import Trainer, outside
 
 
 class Held(torch.optim.AdamW):

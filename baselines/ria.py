@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from baselines.wanda import energy
-from methods.blocks import Walk
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
+from methods.pruning.walk import Walk
 
 
 def relative(weight: Tensor) -> Tensor:

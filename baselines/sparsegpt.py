@@ -8,12 +8,12 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from methods.blocks import Walk
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.folder import Folder
-from methods.hessian import CurvedWalk, compensate_, inverse_factor
 from methods.pattern import Pattern
+from methods.pruning.hessian import CurvedWalk, compensate_, inverse_factor
+from methods.pruning.walk import Walk
 
 
 def prune_(weight: Tensor, factor: Tensor, pattern: Pattern, block: int) -> None:

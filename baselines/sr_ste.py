@@ -11,10 +11,10 @@ from torch.nn.utils import parametrize
 
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
-from methods.ranks import like, local, whole
-from methods.settings import Settings
 from methods.targets import holds_in_out
-from methods.training import Trainer, outside
+from methods.training.ranks import like, local, whole
+from methods.training.settings import Settings
+from methods.training.trainer import Trainer, outside
 
 
 class _Through(torch.autograd.Function):

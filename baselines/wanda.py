@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from methods.blocks import Walk
 from methods.contract import Job, Needs, Outcome
+from methods.pruning.walk import Walk
 
 
 def energy(x: Tensor, so_far: Tensor | None) -> Tensor:

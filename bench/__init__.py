@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.api import plan, report, run
-    from bench.spec import Spec
+    from bench.plan.spec import Spec
 
 __all__ = ["Spec", "plan", "report", "run"]
 __version__ = "0.1.0"
@@ -21,11 +21,11 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """Import on first use: `bench --help` must not wait for pydantic, let alone torch."""
     if name == "Spec":
-        from bench.spec import Spec
+        from bench.plan.spec import Spec
 
         return Spec
     if name in __all__:
-        import bench.api
+        from bench import api
 
-        return getattr(bench.api, name)
+        return getattr(api, name)
     raise AttributeError(f"module 'bench' has no attribute {name!r}")

@@ -6,22 +6,24 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import planning, runner, table, watch
-from bench.paths import using
-from bench.spec import Spec
-from bench.store import Store
+from bench.plan.plan import Plan, make_plan
+from bench.plan.spec import Spec
+from bench.results.rows import newest, to_frame
+from bench.results.store import Store
+from bench.run import progress, runner
+from bench.system.cache import using
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def plan(spec: Spec) -> planning.Plan:
+def plan(spec: Spec) -> Plan:
     """What a run would do: every cell with its key. Nothing is fetched or loaded."""
     spec.check()
-    return planning.make(spec)
+    return make_plan(spec)
 
 
-def execute(spec: Spec, show: watch.Watch | None = None) -> runner.Summary:
+def execute(spec: Spec, show: progress.Watch | None = None) -> runner.Summary:
     """Do what has no record yet and return every record of the spec.
 
     Raises:
@@ -29,19 +31,19 @@ def execute(spec: Spec, show: watch.Watch | None = None) -> runner.Summary:
         runner.Stopped: results can no longer be saved.
     """
     spec.check()
-    show = show or watch.on(sys.stderr)
+    show = show or progress.on(sys.stderr)
     with runner.full_disk_stops(spec.results), using():
         store = Store(spec.results)
-        for name in planning.make(spec).to_pull:
+        for name in make_plan(spec).to_pull:
             show.note(f"fetching {name}")
-        return runner.execute(planning.make(spec, fetch=True), store, show)
+        return runner.execute(make_plan(spec, fetch=True), store, show)
 
 
 def run(spec: Spec) -> pd.DataFrame:
     """Do what has no record yet; one row a reading, columns as in `bench run --json`."""
-    return table.frame(execute(spec).records)
+    return to_frame(execute(spec).records)
 
 
 def report(results: Path | str) -> pd.DataFrame:
     """The newest record of every slot in a results folder."""
-    return table.frame(table.newest(Store(Path(results), write=False)))
+    return to_frame(newest(Store(Path(results), write=False)))

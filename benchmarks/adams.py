@@ -17,8 +17,10 @@ import torch
 from harness import finish, in_turn, like_a_worker, ratio
 from torch import nn
 
-from bench import catalog, fetching, loading, packing
-from bench.devices import cores
+from bench.catalog import registry
+from bench.catalog.choice import build
+from bench.inputs import download, loading, training_text
+from bench.system.devices import cores
 from cast.adams import AdamS
 from methods.contract import Budget, Compute, Job
 from methods.pattern import Pattern
@@ -93,16 +95,16 @@ def optimizers(rounds: int) -> dict[str, Any]:
 
 def cast_step(rounds: int) -> dict[str, Any]:
     """Ten steps of smollm2-135m as its recipe on a CPU has them, 8 x 128 tokens, all included; one before, which compiles."""
-    model = fetching.pull("smollm2-135m")
+    model = download.pull("smollm2-135m")
     tokenizer = loading.load_tokenizer(model.folder)
-    corpus, _ = packing.load(
+    corpus, _ = training_text.load(
         "wiki-mini", tokenizer, "benchmark", need=0, seqlen=128, sequences=8, seed=0, data_dir=None
     )
     opened = model.open()
     targets = find_targets(opened.config, opened.shapes())
 
     def train(name: str, steps: int = STEPS) -> Callable[[], None]:
-        method = catalog.build(catalog.lookup("methods", name), name, {"lr": 1e-5, "eta": 1 / 3})
+        method = build(registry.lookup("methods", name), name, {"lr": 1e-5, "eta": 1 / 3})
 
         def run() -> None:
             with tempfile.TemporaryDirectory() as room:

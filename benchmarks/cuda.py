@@ -35,7 +35,7 @@ def _bench(*words: str) -> list[str]:
 
 
 def _is_here(model: str) -> bool:
-    from bench import models
+    from bench.inputs import models
 
     return models.resolve(model, None) is not None
 

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from harness import finish
 
-from bench.speed import linears
-from bench.speed.cpu import Cpu
-from bench.speed.frame import BLOCKS, Peaks, Ratio, verdict
+from bench.measures.speed import linears
+from bench.measures.speed.comparison import BLOCKS, Peaks, Ratio, verdict
+from bench.measures.speed.cpu import Cpu
 
 SHAPES = ((4096, 4096), (11008, 4096))
 THREADS = (1, 2)

@@ -31,8 +31,10 @@ from harness import RESULTS, finish, recorded, seconds
 from scipy.special import stdtr
 from scipy.stats import binom, binomtest
 
-from bench.judging import baseline, families, paired, power, rules, sides, verdicts
-from bench.store import Store
+from bench.compare import baseline, settings, verdict
+from bench.compare.resolve import read
+from bench.results.store import Store
+from bench.stats import bootstrap, multiple_tests, power
 
 METRICS = {"perplexity": 10, "accuracy": 8, "latency": 2}
 QUESTIONS, DISCORDANT = 2000, 0.08
@@ -46,7 +48,7 @@ MARGINS = {"perplexity": np.log1p(0.005), "accuracy": 0.01, "latency": np.log1p(
 
 def real_changes() -> tuple[np.ndarray, np.ndarray]:
     """Article by article, the difference of every two perplexity rows of results/tiny: [pairs, articles]; and tokens."""
-    side = sides.read(RESULTS.parent / "tiny")
+    side = read(RESULTS.parent / "tiny")
     rows, weights = [], np.empty(0)
     for record in side.records:
         if record.slot["measure"] == "perplexity":
@@ -77,7 +79,7 @@ def _perplexities(
 ) -> tuple[Any, Any]:
     """The first of each gate's has lost. All of a gate are measured on the same articles."""
     count, articles = METRICS["perplexity"], articles or len(weights)
-    level = families.bonferroni(ALPHA, sum(METRICS.values()))
+    level = multiple_tests.bonferroni(ALPHA, sum(METRICS.values()))
     p, losses = np.ones((gates, count)), np.zeros((gates, count))
     for g in range(gates):
         columns = dice.integers(len(weights), size=articles)
@@ -85,13 +87,13 @@ def _perplexities(
         drawn = changes[dice.integers(len(changes), size=count)][:, columns] * dice.choice((-1, 1), (count, 1))
         drawn[0] += np.log1p(loss) * w
         for i, row in enumerate(drawn):
-            between = paired.spread(row[None], w).total
+            between = bootstrap.spread(row[None], w).total
             losses[g, i] = row.sum() / w.sum()
             t = losses[g, i] / between**0.5
             if abs(t) < SCREEN:
-                p[g, i] = 2 * stdtr(paired.effective(w) - 1, -abs(t))
+                p[g, i] = 2 * stdtr(bootstrap.effective(w) - 1, -abs(t))
             else:
-                p[g, i] = paired.studentized(row[None], w, level).p
+                p[g, i] = bootstrap.studentized(row[None], w, level).p
     return p, losses
 
 
@@ -119,7 +121,7 @@ def _latencies(gates: int, dice: Any) -> tuple[Any, Any]:
 
 def regressions(p: np.ndarray, losses: np.ndarray, margins: np.ndarray) -> np.ndarray:
     """The gate's own rule: worse than the margin, and Holm's p under alpha."""
-    adjusted = np.stack([families.holm(list(row)) for row in p])
+    adjusted = np.stack([multiple_tests.holm(list(row)) for row in p])
     return (adjusted < ALPHA) & (losses > margins)
 
 
@@ -131,7 +133,7 @@ def interval(found: int, of: int) -> str:
 def theory(dice: Any, articles: int, draws: int = 4) -> float:
     """Power for ln 1.02 at alpha / 20, over all changes."""
     changes, weights = real_changes()
-    level = families.bonferroni(ALPHA, sum(METRICS.values()))
+    level = multiple_tests.bonferroni(ALPHA, sum(METRICS.values()))
     loss = float(np.log1p(PERPLEXITY_LOSS))
     found = [
         power.of_studentized(loss, change, weights, level, dice, clusters=articles, draws=draws) for change in changes
@@ -142,19 +144,21 @@ def theory(dice: Any, articles: int, draws: int = 4) -> float:
 def speed(records: int, changed: int) -> dict[str, Any]:
     """A folder against a baseline file of so many records, of which a few changed: their scores are read and resampled."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-    import judged
+    from helpers import fake_records
 
     with tempfile.TemporaryDirectory() as room:
         roots = Path(room) / "before", Path(room) / "after"
         for root, made in zip(roots, ("a", "b"), strict=True):
             store = Store(root)
             for i in range(changed):
-                judged.perplexity(root, method=f"p{i}", made=made, noise=i + 1 if made == "b" else 0)
+                fake_records.perplexity(root, method=f"p{i}", made=made, noise=i + 1 if made == "b" else 0)
             for i in range(records - changed):
-                found = judged.record(f"m{i}", measure="pattern", protocol="targets", token_digest="")
-                found.readings = [judged.ReadingRow(metric="violated_groups", value=0.0, unit="1", better="lower")]
+                found = fake_records.record(f"m{i}", measure="pattern", protocol="targets", token_digest="")
+                found.readings = [
+                    fake_records.ReadingRow(metric="violated_groups", value=0.0, unit="1", better="lower")
+                ]
                 store.path(found.key).write_text(found.model_dump_json(indent=1))
-        kept = baseline.write(sides.read(roots[0]), Path(room) / "baseline.zip")
+        kept = baseline.write(read(roots[0]), Path(room) / "baseline.zip")
         took, used = [], []
         for _ in range(3):
             started = time.process_time()
@@ -164,8 +168,8 @@ def speed(records: int, changed: int) -> dict[str, Any]:
     return told | {"seconds": round(min(took), 2), "seconds of CPU": round(min(used), 2)}
 
 
-def _judge(before: Path, after: Path) -> verdicts.Judgement:
-    return verdicts.judge(sides.read(before), sides.read(after), rules.read(None))
+def _judge(before: Path, after: Path) -> verdict.Judgement:
+    return verdict.judge(read(before), read(after), settings.read(None))
 
 
 def simulated(gates: int) -> dict[str, Any]:
@@ -175,7 +179,7 @@ def simulated(gates: int) -> dict[str, Any]:
     wrong, at_all = regressions(p, losses, margins), regressions(p, losses, 0 * margins)
     figures["A/A: share of gates with a false alarm"] = interval(int(wrong.any(1).sum()), gates)
     figures["A/A: the same with margins of 0"] = interval(int(at_all.any(1).sum()), gates)
-    level = families.bonferroni(ALPHA, sum(METRICS.values()))
+    level = multiple_tests.bonferroni(ALPHA, sum(METRICS.values()))
     found = regressions(*simulate(gates, "accuracy", dice))[:, METRICS["perplexity"]]
     figures["3 points of accuracy: found"] = interval(int(found.sum()), gates)
     figures["3 points of accuracy: theory"] = round(

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import provenance
-from bench.runner import KEEPS_MEMORY
+from bench.run.runner import KEEPS_MEMORY
+from bench.system import provenance
 
 RESULTS = Path(__file__).parent.parent / "results" / "benchmarks"
 

@@ -18,8 +18,8 @@ from harness import finish
 from prune import MATCH_BLOCKS, SEQLEN, SEQUENCES, agreement, ours, theirs
 from torch import nn
 
-from bench import blocks, fetching, loading
-from bench.devices import cores
+from bench.inputs import download, loading, windows
+from bench.system.devices import cores
 from methods.contract import Compute
 from methods.targets import find_targets
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(cores())
-    found = fetching.pull("smollm2-135m")
+    found = download.pull("smollm2-135m")
     tokenizer = loading.load_tokenizer(found.folder)
     dense = loading.load(found.folder, Compute())
     dense.model.layers = nn.ModuleList(list(dense.model.layers)[:MATCH_BLOCKS])  # what comes after changes nothing here
@@ -43,7 +43,7 @@ def main() -> None:
         by_block = {}
         for draw in range(options.draws):
             tokens = torch.tensor(
-                blocks.calibration(
+                windows.draw_calibration(
                     "wiki-mini", SEQUENCES, SEQLEN, draw, lambda t: list(tokenizer(t)["input_ids"]), None
                 )
             )

@@ -25,15 +25,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from harness import finish, like_a_worker, ratio, seconds
 
-from bench import catalog, fetching, provenance
-from bench.devices import cores
+from bench.catalog import registry
+from bench.catalog.choice import build
+from bench.inputs import download
+from bench.system import provenance
+from bench.system.devices import cores
 from methods.pattern import Pattern
 
 MODEL, SEQLEN, PATTERN = "smollm2-135m", 512, "2:4"
 WIDE_BLOCKS, WIDE_SEQUENCES, WIDE_VOCABULARY, HEAD = 2, 16, 1024, 32
 ONE_SHOT = [
     name
-    for name, entry in catalog.METHODS.items()
+    for name, entry in registry.METHODS.items()
     if not (entry.dense or entry.extra or {"training", "cuda", "isolated"} & set(entry.needs))
 ]
 
@@ -47,8 +50,8 @@ def prepare(folder: Path, blocks: int, sequences: list[int], widths: list[int]) 
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    from bench import loading
-    from bench.blocks import calibration
+    from bench.inputs import loading
+    from bench.inputs.windows import draw_calibration
     from methods.contract import Compute
     from methods.folder import save
 
@@ -59,9 +62,9 @@ def prepare(folder: Path, blocks: int, sequences: list[int], widths: list[int]) 
         save_file({"tokens": tokens}, folder / f"{name}.tokens")
 
     if sequences:
-        found = fetching.pull(MODEL)
+        found = download.pull(MODEL)
         encode = loading.load_tokenizer(found.folder)
-        ids = calibration("wiki-mini", max(sequences), SEQLEN, 0, lambda t: list(encode(t)["input_ids"]), None)
+        ids = draw_calibration("wiki-mini", max(sequences), SEQLEN, 0, lambda t: list(encode(t)["input_ids"]), None)
         model: Any = loading.load(found.folder, Compute())
         keep(model, torch.tensor(ids), "whole")
         del model.model.layers[blocks:]
@@ -86,7 +89,7 @@ def one(name: str, folder: Path, sequences: int) -> dict[str, Any]:
     import torch
     from safetensors.torch import load_file
 
-    from bench import loading
+    from bench.inputs import loading
     from methods.contract import Compute, Job, Prior
     from methods.folder import Folder
     from methods.targets import dense_weight, find_targets
@@ -103,12 +106,12 @@ def one(name: str, folder: Path, sequences: int) -> dict[str, Any]:
         "calibration": tokens,
         "compute": Compute(threads=cores()),
     }
-    entry = catalog.lookup("methods", name)
+    entry = registry.lookup("methods", name)
     if entry.refines:
         masks = {t: job["pattern"].keep(dense_weight(model.get_submodule(t)).abs()) for t in targets}
         job["prior"] = Prior(folder=folder, masks=masks)
         job["teacher"] = lambda: loading.load(folder, Compute())
-    method = catalog.build(entry, name, {})
+    method = build(entry, name, {})
     before = provenance.peak_bytes("cpu")
     took = seconds(lambda: method.apply(model, Job(**job)))
     return {"seconds": took, "peak": provenance.peak_bytes("cpu"), "before": before}

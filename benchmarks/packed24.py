@@ -21,10 +21,12 @@ from typing import Any
 import torch
 from harness import finish, ratio
 
-from bench import convert, linear24, loading
+from bench.export.model import export_model
+from bench.inputs import loading
+from bench.kernels import linear24
+from bench.kernels.packed24 import pack, unpack
 from methods.contract import Compute
 from methods.folder import Writer
-from methods.packed24 import pack, unpack
 from methods.pattern import Pattern
 
 SHAPES = {"q_proj": (4096, 4096), "up_proj": (11008, 4096), "down_proj": (4096, 11008)}
@@ -94,7 +96,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as room:
         dense, packed24 = Path(room) / "hf", Path(room) / "packed24"
         write(dense, given.layers)
-        convert.export(str(dense), "packed24", packed24)
+        export_model(str(dense), "packed24", packed24)
         size = {f.name: sum(p.stat().st_size for p in f.iterdir()) for f in (dense, packed24)}
         figures["folder, packed24 / hf bytes"] = round(size["packed24"] / size["hf"], 4)
         seen: dict[str, list[dict[str, float]]] = {"hf": [], "packed24": []}

@@ -20,12 +20,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from harness import finish, in_turn, ratio
 
-from bench import blocks, fetching, forward, loading, provenance
-from bench.check import Verdict
-from bench.devices import cores
-from bench.forward import BATCH_TOKENS
+from bench.inputs import download, loading, windows
+from bench.measures import forward
 from bench.measures.contract import Rig
+from bench.measures.forward import BATCH_TOKENS
 from bench.measures.perplexity import window_losses
+from bench.system import provenance
+from bench.system.devices import cores
+from bench.verify import Verdict
 from methods.contract import Compute, Silent
 from methods.pattern import Pattern
 
@@ -46,8 +48,8 @@ def plain(model: torch.nn.Module, tokens: torch.Tensor) -> list[float]:
 def one(which: str) -> None:
     """In a process of its own: time the second pass, print seconds, peak bytes and the mean loss."""
     torch.set_num_threads(cores())
-    folder = fetching.pull("smollm2-135m").folder
-    tokens, _ = blocks.windows("wiki-mini", loading.load_tokenizer(folder), SEQLEN, WINDOWS, None)
+    folder = download.pull("smollm2-135m").folder
+    tokens, _ = windows.load_windows("wiki-mini", loading.load_tokenizer(folder), SEQLEN, WINDOWS, None)
     model = loading.load(folder, Compute())
     rig = Rig(
         folder=folder, source=folder, dense=True, tokenizer=lambda: None, reference=lambda: model, verdict=Verdict(Pattern()), compute=Compute(),

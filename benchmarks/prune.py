@@ -24,13 +24,14 @@ from torch import Tensor, nn
 
 from baselines.sparsegpt import prune_
 from baselines.wanda import energy
-from bench import blocks, fetching, loading
-from bench.catalog import build, lookup
-from bench.devices import cores
-from methods.blocks import Walk
+from bench.catalog.choice import build
+from bench.catalog.registry import lookup
+from bench.inputs import download, loading, windows
+from bench.system.devices import cores
 from methods.contract import Compute, Job
-from methods.hessian import gram, inverse_factor, symmetric
 from methods.pattern import Pattern
+from methods.pruning.hessian import gram, inverse_factor, symmetric
+from methods.pruning.walk import Walk
 from methods.targets import find_targets
 
 SEQUENCES, SEQLEN, BATCH = 32, 512, 1
@@ -38,7 +39,7 @@ MATCH_BLOCKS = 15
 
 
 def ours(method: str, model: nn.Module, tokens: Tensor, targets: tuple[str, ...]) -> None:
-    folder = fetching.pull("smollm2-135m").folder
+    folder = download.pull("smollm2-135m").folder
     build(lookup("methods", method), method, {}).apply(
         model, Job(source=folder, pattern=Pattern(2, 4), targets=targets, calibration=tokens)
     )
@@ -131,7 +132,7 @@ def on_the_same_inputs(
     Left to itself, one near-tie that rounding settles the other way is enough: the model multiplies it block by block.
     """
     model, masked = copy.deepcopy(dense), copy.deepcopy(dense)
-    job = Job(source=fetching.pull("smollm2-135m").folder, pattern=Pattern(2, 4), targets=targets, calibration=tokens)
+    job = Job(source=download.pull("smollm2-135m").folder, pattern=Pattern(2, 4), targets=targets, calibration=tokens)
     walk = Walk(model, job, {"wanda": energy, "sparsegpt": gram}[method])
     for visit in walk:
         mine = masked.get_submodule(visit.name).weight
@@ -150,10 +151,10 @@ def main() -> None:
     parser.add_argument("--method", choices=("wanda", "sparsegpt"), action="append")
     options = parser.parse_args()
     torch.set_num_threads(cores())
-    found = fetching.pull("smollm2-135m")
+    found = download.pull("smollm2-135m")
     tokenizer = loading.load_tokenizer(found.folder)
     tokens = torch.tensor(
-        blocks.calibration("wiki-mini", SEQUENCES, SEQLEN, 0, lambda t: list(tokenizer(t)["input_ids"]), None)
+        windows.draw_calibration("wiki-mini", SEQUENCES, SEQLEN, 0, lambda t: list(tokenizer(t)["input_ids"]), None)
     )
     dense = loading.load(found.folder, Compute())
     opened = found.open()

@@ -19,8 +19,11 @@ from typing import Any
 
 from harness import finish, like_a_worker, seconds
 
-from bench import catalog, fetching, loading, provenance
-from bench.devices import cores
+from bench.catalog import registry
+from bench.catalog.choice import build
+from bench.inputs import download, loading
+from bench.system import provenance
+from bench.system.devices import cores
 from methods.errors import Skipped, UserError
 
 SEQUENCES = 16
@@ -30,13 +33,13 @@ def one(name: str, model_name: str, blocks: int, rounds: int) -> dict[str, Any]:
     """One quantizer, in this process."""
     import torch
 
-    from bench.blocks import calibration
+    from bench.inputs.windows import draw_calibration
     from methods.contract import Compute, Job
     from methods.pattern import Pattern
     from methods.targets import family_of, find_targets
 
     torch.set_num_threads(cores())
-    found = fetching.pull(model_name)
+    found = download.pull(model_name)
     opened = found.open()
     family = family_of(opened.config)
     targets = find_targets(opened.config, opened.shapes())
@@ -44,11 +47,11 @@ def one(name: str, model_name: str, blocks: int, rounds: int) -> dict[str, Any]:
         targets = tuple(t for t in targets if (family.block_of(t) or 0) < blocks)
     encode = loading.load_tokenizer(found.folder)
     seqlen = min(512, found.seqlen)
-    tokens = calibration("wiki-mini", SEQUENCES, seqlen, 0, lambda t: list(encode(t)["input_ids"]), None)
+    tokens = draw_calibration("wiki-mini", SEQUENCES, seqlen, 0, lambda t: list(encode(t)["input_ids"]), None)
     model = loading.load(found.folder, Compute())
     job = Job(source=found.folder, pattern=Pattern(2, 4), targets=targets, calibration=torch.tensor(tokens))
-    catalog.build(catalog.lookup("methods", "magnitude"), "magnitude", {}).apply(model, job)
-    quantizer = catalog.build(catalog.lookup("quantizers", name), name, {})
+    build(registry.lookup("methods", "magnitude"), "magnitude", {}).apply(model, job)
+    quantizer = build(registry.lookup("quantizers", name), name, {})
     before, took = provenance.peak_bytes("cpu"), []
     for _ in range(rounds):
         fresh = copy.deepcopy(model) if rounds > 1 else model
@@ -76,7 +79,7 @@ def main() -> None:
         return
     settings = ["--model", given.model, "--blocks", str(given.blocks), "--rounds", str(given.rounds)]
     figures: dict[str, Any] = {"model": given.model, "blocks": given.blocks or "all", "threads": cores()}
-    for name in catalog.QUANTIZERS:
+    for name in registry.QUANTIZERS:
         if name != "none":
             run = [sys.executable, __file__, "--one", name, *settings]
             out = subprocess.run(run, stdout=subprocess.PIPE, text=True, check=True).stdout

@@ -33,7 +33,7 @@ def seconds_per_step(results: Path, threads: int, processes: int, seed: int) -> 
 
 
 def _build_seconds(results: Path, tokens: int) -> float:
-    from bench.store import Store
+    from bench.results.store import Store
 
     for record in Store(results, write=False):
         course = record.determinants.get("training") or {}

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from harness import finish, seconds
 
-from bench.reporting import files
-from bench.store import Store
+from bench.report import leaderboard
+from bench.results.store import Store
 
 MEASURES = (("agreement", "kl"), ("zeroshot", "acc"), ("pattern", "sparsity"), ("size", "bytes_packed"))
 PROTOCOLS = {"agreement": "wiki-mini@128", "zeroshot": "piqa@1.0", "pattern": "targets", "size": "weights"}
@@ -39,30 +39,30 @@ TIMED = """async () => {
 def fill(root: Path, rows: int, paired: int) -> int:
     """Records of so many rows; `paired` of them have scores by window. Returns how many."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-    import judged
+    from helpers import fake_records
 
     dice = np.random.default_rng(0)
     store = Store(root)
     for i in range(rows):
         about = {"method": f"row {i}", "seed": 0, "slot": {"quantizer": ("none", "int8", "nf4")[i % 3]}}
         if i < paired:
-            judged.perplexity(root, i / 1000, noise=i + 1, **about)
+            fake_records.perplexity(root, i / 1000, noise=i + 1, **about)
         else:
-            write(store, judged, "perplexity", "wiki-mini@128", 30 + 9 * dice.random(), about, "perplexity")
+            write(store, fake_records, "perplexity", "wiki-mini@128", 30 + 9 * dice.random(), about, "perplexity")
         for measure, metric in MEASURES:
             value = (1e6 if measure == "size" else 1) * (1 + dice.random())
-            write(store, judged, measure, PROTOCOLS[measure], value, about, metric)
+            write(store, fake_records, measure, PROTOCOLS[measure], value, about, metric)
     return rows * (1 + len(MEASURES))
 
 
 def write(
-    store: Store, judged: Any, measure: str, protocol: str, value: float, about: dict[str, Any], metric: str
+    store: Store, fake_records: Any, measure: str, protocol: str, value: float, about: dict[str, Any], metric: str
 ) -> None:
-    found = judged.record(measure=measure, protocol=protocol, **about)
+    found = fake_records.record(measure=measure, protocol=protocol, **about)
     unit = "B" if measure == "size" else "1"
     better = "higher" if metric == "acc" else "lower"
     found.readings = [
-        judged.ReadingRow(metric=metric, value=value, unit=unit, better=better, stderr=value / 100, n=900)
+        fake_records.ReadingRow(metric=metric, value=value, unit=unit, better=better, stderr=value / 100, n=900)
     ]
     store.path(found.key).write_text(found.model_dump_json(indent=1))
 
@@ -98,9 +98,9 @@ def main() -> None:
         count = fill(root / "made", asked.rows, asked.paired)
         used = time.process_time()
         made: dict[str, bytes] = {}
-        took = seconds(lambda: made.update(files.make([root / "made"], root / "nothing")))
+        took = seconds(lambda: made.update(leaderboard.make([root / "made"], root / "nothing")))
         used = time.process_time() - used
-        files.write(made, root / "out")
+        leaderboard.write(made, root / "out")
         figures = {"records": count, "report, seconds": round(took, 2), "report, seconds of CPU": round(used, 2)}
         figures["page, MB"] = round(len(made["leaderboard.html"]) / 1e6, 2)
         figures |= browse(root / "out" / "leaderboard.html")

@@ -9,7 +9,7 @@ import torch
 from harness import finish, in_turn, ratio
 from torch import Tensor
 
-from bench.devices import cores
+from bench.system.devices import cores
 from methods.pattern import Pattern
 
 

@@ -24,14 +24,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from harness import finish, like_a_worker
 
-from bench import catalog, fetching, provenance, recipes
-from bench.devices import cores
+from bench.catalog import registry
+from bench.catalog.choice import build
+from bench.inputs import download
+from bench.plan import recipes
+from bench.system import provenance
+from bench.system.devices import cores
 from methods.pattern import Pattern
 
 MODEL, PARAMETERS, PATTERN = "smollm2-135m", 135_000_000, "2:4"
 TRAINED = [
     name
-    for name, entry in catalog.METHODS.items()
+    for name, entry in registry.METHODS.items()
     if "training" in entry.needs and name != "finetune"  # which takes a model that is sparse already
 ]
 
@@ -50,22 +54,22 @@ def one(name: str, steps: int, dtype: str) -> dict[str, Any]:
     """One method, in this process."""
     import torch
 
-    from bench import loading, packing
+    from bench.inputs import loading, training_text
     from methods.contract import Budget, Compute, Job, Prior
     from methods.targets import dense_weight, find_targets
 
     torch.set_num_threads(cores())
-    found = fetching.pull(MODEL)
+    found = download.pull(MODEL)
     opened = found.open()
     targets = find_targets(opened.config, opened.shapes())
     recipe = recipes.choose(PARAMETERS, "cpu")
-    corpus, _ = packing.load(
+    corpus, _ = training_text.load(
         "wiki-mini", loading.load_tokenizer(found.folder), "benchmark", need=0, seqlen=recipe.seqlen,
         sequences=recipe.batch, seed=0, data_dir=None,
     )  # fmt: skip
-    entry = catalog.lookup("methods", name)
+    entry = registry.lookup("methods", name)
     pattern = Pattern() if entry.dense else Pattern.parse(PATTERN)
-    method = catalog.build(entry, name, recipe.methods.get(name, {}))
+    method = build(entry, name, recipe.methods.get(name, {}))
     compute = Compute(threads=cores(), dtype=getattr(torch, dtype))
     clock = Clock()
 

@@ -18,9 +18,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from harness import finish, in_turn, ratio
 
-from bench import fetching, tasks, wikitasks
-from bench.devices import cores
-from bench.store import Store
+from bench.inputs import download, tasks, wikitasks
+from bench.results.store import Store
+from bench.system.devices import cores
 
 BATCH = 16
 
@@ -45,7 +45,7 @@ def ours(room: Path) -> dict[str, float]:
 
 
 def theirs(room: Path) -> dict[str, float]:
-    folder = fetching.pull("tiny").folder
+    folder = download.pull("tiny").folder
     flags = ["--model", "hf", "--model_args", f"pretrained={folder},dtype=float32", "--device", "cpu"]
     flags += ["--tasks", ",".join(tasks.OWN), "--include_path", str(wikitasks.folder()), "--batch_size", str(BATCH)]
     command = [sys.executable, "-m", "lm_eval", "run", *flags, "--output_path", str(room / "lm-eval.json")]

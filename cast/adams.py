@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from methods import selection
 from methods.pattern import Pattern
-from methods.ranks import local, total
+from methods.pruning import selection
+from methods.training.ranks import local, total
 
 CHUNK = 65536
 """Weights per thread handled at a time on a CPU: all the passes of a step over them stay in its cache."""

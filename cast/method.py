@@ -11,9 +11,9 @@ from cast import scaling
 from cast.adams import AdamS
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
-from methods.settings import Settings
 from methods.targets import holds_in_out
-from methods.training import Trainer, outside
+from methods.training.settings import Settings
+from methods.training.trainer import Trainer, outside
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,7 +69,7 @@ class Pattern:
         Raises:
             FloatingPointError: a score is NaN, which no order can place.
         """
-        from methods import selection  # here, so that a plan needs no torch
+        from methods.pruning import selection  # here, so that a plan needs no torch
 
         if self.m:
             return selection.best_of_groups(score, self.n, self.m)

@@ -17,22 +17,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import scaling, statistics, table
-from bench.store import Store
+from bench.compare import estimate, scaling_law
+from bench.report import table
+from bench.results.rows import newest
+from bench.results.store import Store
+from bench.system.text import plain
 
 ROOT = Path(__file__).parent.parent
 
 
 def leaderboard(folder: str) -> str:
-    grids = table.grids(table.newest(Store(ROOT / folder, write=False)))
-    return "\n".join(f"**{table.plain(g.title)}**\n\n{table.markdown(g)}" for g in grids)
+    grids = table.grids(newest(Store(ROOT / folder, write=False)))
+    return "\n".join(f"**{plain(g.title)}**\n\n{table.markdown(g)}" for g in grids)
 
 
 def benchmark(name: str) -> str:
     saved = json.loads((ROOT / "results" / "benchmarks" / f"{name}.json").read_text())
     lines = [f"| {path} | {value} |" for path, value in _leaves(saved["figures"])]
     machine = saved["provenance"]["machine"]["cpu"]
-    return "\n".join([f"| `python benchmarks/{name}.py` on {table.plain(machine)} | |", "|---|---:|", *lines]) + "\n"
+    return "\n".join([f"| `python benchmarks/{name}.py` on {plain(machine)} | |", "|---|---:|", *lines]) + "\n"
 
 
 def ratios(where: str) -> str:
@@ -41,17 +44,17 @@ def ratios(where: str) -> str:
     lines = ["| perplexity ratio | | 95% interval | |", "|---|---:|---:|---|"]
     for a, b in zip(names[::2], names[1::2], strict=True):
         a, b = a.replace("_+_", " + "), b.replace("_+_", " + ")
-        r = statistics.perplexity_ratio(statistics.items(store, a), statistics.items(store, b))
+        r = estimate.perplexity_ratio(estimate.items(store, a), estimate.items(store, b))
         over = f"{r.seeds} seeds, {r.clusters} articles" if r.seeds > 1 else f"{r.clusters} articles"
-        lines.append(f"| {table.plain(a)} / {table.plain(b)} | {r.value:.4f} | {r.low:.4f} to {r.high:.4f} | {over} |")
+        lines.append(f"| {plain(a)} / {plain(b)} | {r.value:.4f} | {r.low:.4f} to {r.high:.4f} | {over} |")
     return "\n".join(lines) + "\n"
 
 
 def law(folder: str) -> str:
-    points = scaling.read(ROOT / folder, "cast", "dense-ft")
-    held, predicted = scaling.check(points)
-    fitted = scaling.fit([p for p in points if p is not held])
-    lines = [f"| {' | '.join(row.values())} |" for row in scaling.told(fitted, held, predicted)]
+    points = scaling_law.read(ROOT / folder, "cast", "dense-ft")
+    held, predicted = scaling_law.check(points)
+    fitted = scaling_law.fit([p for p in points if p is not held])
+    lines = [f"| {' | '.join(row.values())} |" for row in scaling_law.told(fitted, held, predicted)]
     runs = f"{len(fitted.points)} runs of {len({p.model for p in points})} models"
     return "\n".join([f"| {runs} | | 95% interval |", "|---|---:|---:|", *lines]) + "\n"
 
@@ -65,7 +68,7 @@ def _leaves(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         elif isinstance(value, dict):
             out += _leaves(value, f"{prefix}{key}: ")
         elif not isinstance(value, list):
-            out.append((prefix + key, table.plain(str(value))))
+            out.append((prefix + key, plain(str(value))))
     return out
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench import wikimini
+from bench.inputs import wikimini
 
 OUT = Path(__file__).resolve().parents[1] / "bench/assets/tiny"
 EOS = "<|endoftext|>"  # also bos, for tools that ask for one; never added by itself

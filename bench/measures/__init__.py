@@ -1,1 +1,1 @@
-"""What is read off a model, one file a measure."""
+"""Read a number off a model: one file a measure."""

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from bench import blocks, forward
-from bench.measures.contract import Item, Reading, Readings, Rig
+from bench.inputs import windows
+from bench.measures import forward
+from bench.measures.contract import Readings, Rig
 from bench.measures.windowed import Windowed, mean_and_stderr
+from bench.results.record import Item, Reading
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,7 +43,7 @@ class Agreement(Windowed):
             Reading("kl", kl, "nats/token", "lower", stderr=kl_stderr, n=len(found)),
             Reading("top1_agreement", same, "1", "higher", stderr=same_stderr, n=len(found)),
         )
-        return Readings(values, items, tokens.numel(), blocks.token_digest(tokens))
+        return Readings(values, items, tokens.numel(), windows.token_digest(tokens))
 
 
 def distances(model: Callable[[], nn.Module], tokens: Tensor, batch: int, rig: Rig) -> list[tuple[float, int]]:

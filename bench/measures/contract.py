@@ -5,38 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from bench.results.record import Item, Reading
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from bench.check import Verdict
+    from bench.verify import Verdict
     from methods.contract import Compute, Needs, Progress
-    from methods.quantizing import Stored
-
-
-class Reading(NamedTuple):
-    """One number."""
-
-    metric: str
-    value: float
-    unit: str
-    better: str
-    """ "lower", "higher" or "" where neither is."""
-    stderr: float | None = None
-    n: int | None = None
-
-
-class Item(NamedTuple):
-    """One window's or question's share of a number; what paired statistics pair."""
-
-    item_id: str
-    cluster_id: str
-    value: float
-    weight: float
-    beside: Mapping[str, float] = MappingProxyType({})
-    """The same item's value of further metrics, by name."""
+    from methods.quantizing.stored import Stored
 
 
 @dataclass(frozen=True)

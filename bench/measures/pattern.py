@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from bench.measures.contract import Reading, Readings, Rig
+from bench.measures.contract import Readings, Rig
+from bench.results.record import Reading
 from methods.contract import Needs
 
 if TYPE_CHECKING:

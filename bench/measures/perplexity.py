@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from bench import blocks, forward
-from bench.measures.contract import Item, Reading, Readings, Rig
+from bench.inputs import windows
+from bench.measures import forward
+from bench.measures.contract import Readings, Rig
 from bench.measures.windowed import Windowed, mean_and_stderr
+from bench.results.record import Item, Reading
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,7 +37,7 @@ class Perplexity(Windowed):
         reading = Reading(
             "perplexity", ppl, "1", "lower", stderr=ppl * stderr if stderr is not None else None, n=len(losses)
         )
-        return Readings((reading,), items, tokens.numel(), blocks.token_digest(tokens))
+        return Readings((reading,), items, tokens.numel(), windows.token_digest(tokens))
 
 
 def window_losses(made: forward.Pass, tokens: Tensor, rig: Rig) -> list[float]:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from bench.measures.contract import Item, Reading, Readings, Rig
+from bench.measures.contract import Readings, Rig
+from bench.results.record import Item, Reading
 from methods.contract import Needs
 
 if TYPE_CHECKING:

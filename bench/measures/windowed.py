@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from bench import blocks, forward
+from bench.inputs.windows import load_windows
+from bench.measures import forward
 from methods.contract import Needs
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Windowed:
         Raises:
             UserError: the corpus has not one window, or fewer than were asked for.
         """
-        return blocks.windows(self.corpus, rig.tokenizer(), self.seqlen, self.windows, rig.data_dir, self.split)
+        return load_windows(self.corpus, rig.tokenizer(), self.seqlen, self.windows, rig.data_dir, self.split)
 
 
 def mean_and_stderr(values: list[float]) -> tuple[float, float | None]:

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from bench import tasks
-from bench.measures.contract import Item, Reading, Readings, Rig
+from bench.inputs import tasks
+from bench.inputs.task_yaml import describe
+from bench.measures.contract import Readings, Rig
+from bench.results.record import Item, Reading
 from methods.contract import Needs
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from bench.lmeval import Sample
+    from bench.inputs.lmeval import Sample
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,9 @@ class Zeroshot:
         Raises:
             UserError: the task's data cannot be read.
         """
-        from bench import lmeval
+        from bench.inputs import lmeval
 
-        task = tasks.describe(self.task, self.file)
+        task = describe(self.task, self.file)
         tasks.ensure(task, rig.data_dir)
         found = lmeval.evaluate(
             model(),

@@ -1,1 +1,1 @@
-"""Quantizers: methods that run last, and hand back their weights dequantized. They import `methods` and no more of bench."""
+"""Quantizers: methods that run last and return their weights dequantized. They import nothing of bench."""

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
-from methods.grids import Integer, group_of, put
-from methods.hessian import CurvedWalk, compensate_, inverse_factor
-from methods.quantizing import Stored
+from methods.pruning.hessian import CurvedWalk, compensate_, inverse_factor
+from methods.quantizing.grids import Integer, group_of, put
+from methods.quantizing.stored import Stored
 
 GRID = Integer(4)
 BLOCK = 128

@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods.blocks import Walk
 from methods.contract import Job, Needs, Outcome
 from methods.errors import Skipped
-from methods.grids import group_of
-from methods.quantizing import Stored
+from methods.pruning.walk import Walk
+from methods.quantizing.grids import group_of
+from methods.quantizing.stored import Stored
 from methods.targets import holds_in_out
 
 

@@ -11,10 +11,10 @@ from typing import ClassVar
 
 from torch import nn
 
-from methods.blocks import Walk
 from methods.contract import Job, Needs, Outcome
-from methods.grids import Float8, Grid, Integer, NormalFloat4, group_of, round_
-from methods.quantizing import Stored
+from methods.pruning.walk import Walk
+from methods.quantizing.grids import Float8, Grid, Integer, NormalFloat4, group_of, round_
+from methods.quantizing.stored import Stored
 
 
 @dataclass(frozen=True)

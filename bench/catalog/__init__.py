@@ -1,0 +1,1 @@
+"""Methods, quantizers and measures by name."""

@@ -1,0 +1,104 @@
+"""Lists for `bench ls`, and the way any list of rows is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from bench.catalog import registry
+from bench.cli.console import Rows
+from bench.inputs import corpora, models, tasks
+from bench.inputs.task_yaml import describe
+from bench.plan import method_cost, recipes
+from bench.system.suggest import unknown
+from methods.errors import UserError
+
+KINDS = ("methods", "models", "data", "tasks", "measures", "quantizers", "recipes", "runs")
+
+
+def rows(what: str, long: bool, results: Path | None) -> Rows:
+    """
+    Raises:
+        UserError: there is no such list.
+    """
+    if what in ("methods", "measures", "quantizers"):
+        return [_entry(what, name, entry, long) for name, entry in registry.entries(what).items()]
+    if what == "models":
+        return [
+            {"model": n, "source": a.source, "ref": a.ref, "evaluated_on": f"{a.data}@{a.seqlen}", "about": a.about}
+            for n, a in models.ALIASES.items()
+        ]
+    if what == "data":
+        return [{"corpus": n, "hub_id": c.hub, "about": c.about} for n, c in corpora.CORPORA.items()]
+    if what == "tasks":
+        return [_task(name, file) for name, file in tasks.expand((*tasks.OWN, *tasks.KNOWN)).items()]
+    if what == "recipes":
+        return [
+            {
+                "recipe": n,
+                "up_to_parameters": f"{r.parameters:.3g}",
+                "tokens": r.tokens,
+                "step": f"{r.batch} x {r.seqlen}",
+            }
+            | {"device": r.device or "any", "about": r.about, "source": r.source}
+            for n, r in recipes.recipes().items()
+        ]
+    if what == "runs":
+        return _runs(results)
+    raise UserError(unknown("list", what, KINDS))
+
+
+def _entry(what: str, name: str, entry: registry.Entry, long: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": name,
+        "about": f"broken: {entry.broken}" if entry.broken else entry.about,
+        "needs": " ".join(entry.needs),
+    }
+    row |= {"paper": entry.paper, "year": str(entry.year or ""), "presets": " ".join(entry.presets)}
+    if long and what == "methods":
+        row |= {"trains": "yes" if entry.trains else "no", "estimated_on_llama2_7b": method_cost.told(entry)}
+        row["installed_by"] = _installed_by(entry)
+    if long:
+        kind = registry.load(entry) if entry.target and not entry.broken else None
+        fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+        row["fields"] = " ".join(
+            f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default}" for f in fields
+        )
+    return row
+
+
+def _installed_by(entry: registry.Entry) -> str:
+    """What brings the library of a method that needs one, else nothing."""
+    if entry.environment:
+        return f"bench env create {entry.environment}"
+    return f"pip install 'cast-bench[{entry.extra}]'" if entry.extra else ""
+
+
+def _task(name: str, file: str) -> dict[str, Any]:
+    task = describe(name, file)
+    sets = " ".join(s for s, members in tasks.SETS.items() if name in members)
+    return {"task": name, "version": task.version, "hub_id": task.hub, "sets": sets}
+
+
+def _runs(results: Path | None) -> Rows:
+    from bench.results.store import RESULTS, Store
+
+    out = []
+    for record in Store(results or RESULTS, write=False):
+        slot = record.slot
+        out.append(
+            {
+                "record": record.key[:12],
+                "model": slot.get("model"),
+                "method": slot.get("method"),
+                "pattern": slot.get("pattern"),
+                "quantizer": slot.get("quantizer"),
+                "seed": str(slot.get("seed")) if slot.get("seed") is not None else "",
+                "measure": slot.get("measure"),
+                "protocol": slot.get("protocol"),
+                "status": record.status,
+                "recorded": record.provenance.get("recorded", ""),
+            }
+        )
+    return out

@@ -1,0 +1,126 @@
+"""A number over commits: what it was, where it took a step, and where the surroundings changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.compare.pairing import grouped, names
+from bench.compare.result_set import Side
+from bench.results.record import Record
+from bench.stats import changepoints
+from methods.errors import UserError
+
+
+@dataclass(frozen=True)
+class Point:
+    """A metric at one commit, the mean over its seeds."""
+
+    commit: str
+    dirty: bool
+    recorded: str
+    value: float
+    seeds: int
+    environment: tuple[tuple[str, str], ...]
+    step: bool = False
+    """Does a new level begin here?"""
+    surroundings: tuple[str, ...] = ()
+    """What is another machine, device or library than at the point before."""
+
+
+@dataclass(frozen=True)
+class Series:
+    name: str
+    metric: str
+    unit: str
+    points: tuple[Point, ...]
+
+
+def read(side: Side, metric: str, matching: str = "", alpha: float = 0.01) -> list[Series]:
+    """Every slot's series of a metric, by the time its commits were first recorded. side: every record, not the newest.
+
+    Raises:
+        UserError: no record has the metric, or none of the slots is named so.
+    """
+    slots: dict[Any, list[Record]] = {}
+    for record in side.records:
+        if record.status == "ok" and any(r.metric == metric and r.value is not None for r in record.readings):
+            (key,) = grouped([record])
+            slots.setdefault(key, []).append(record)
+    told = names(slots, ())
+    if not slots:
+        known = sorted({r.metric for record in side.records for r in record.readings})
+        raise UserError(f"no record in {side.name!r} has the metric {metric!r}: there are {', '.join(known) or 'none'}")
+    shown = [key for key in slots if matching in told[key]]
+    if not shown:
+        raise UserError(f"no row of {metric} in {side.name!r} has {matching!r} in its name: bench report lists them")
+    return [_series(told[key], metric, slots[key], alpha) for key in sorted(shown, key=lambda k: told[k])]
+
+
+def _series(name: str, metric: str, records: Sequence[Record], alpha: float) -> Series:
+    commits: dict[tuple[str, bool], list[Record]] = {}
+    for record in sorted(records, key=_recorded):
+        about = record.provenance.get("commit") or {}
+        commits.setdefault((str(about.get("id") or "unknown"), bool(about.get("dirty"))), []).append(record)
+    reading = next(r for r in records[0].readings if r.metric == metric)
+    found = [_point(*key, group, metric) for key, group in commits.items()]
+    values = np.array([p.value for p in found])
+    logs = np.log(values) if (values > 0).all() and metric == "perplexity" else values
+    steps = set(changepoints.find(logs, alpha))
+    points, before = [], None
+    for i, point in enumerate(found):
+        moved = _moved(before, point.environment) if before is not None else ()
+        points.append(Point(**(vars(point) | {"step": i in steps, "surroundings": moved})))
+        before = point.environment
+    return Series(name, metric, reading.unit, tuple(points))
+
+
+def _point(commit: str, dirty: bool, records: Sequence[Record], metric: str) -> Point:
+    newest = {r.slot.get("seed"): r for r in records}.values()
+    values = [float(r.value) for x in newest for r in x.readings if r.metric == metric and r.value is not None]
+    return Point(
+        commit, dirty, _recorded(records[0]), math.fsum(values) / len(values), len(values), _environment(newest)
+    )
+
+
+def _recorded(record: Record) -> str:
+    return str(record.provenance.get("recorded", ""))
+
+
+def _environment(records: Iterable[Record]) -> tuple[tuple[str, str], ...]:
+    *_, last = records
+    told = (last.provenance.get("machine") or {}) | (last.provenance.get("versions") or {})
+    return tuple(sorted((str(k), str(v)) for k, v in told.items() if k != "cast-bench" and v is not None))
+
+
+def _moved(before: tuple[tuple[str, str], ...], now: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """What nobody recorded then is no change."""
+    old, new = dict(before), dict(now)
+    return tuple(f"{k} {old[k]} to {new[k]}" for k in sorted(old.keys() & new.keys()) if old[k] != new[k])
+
+
+def rows(series: Sequence[Series]) -> list[dict[str, Any]]:
+    """A row a point, to print."""
+    out = []
+    for one in series:
+        before: float | None = None
+        for p in one.points:
+            moved = "" if not before else f"{100 * (p.value / before - 1):+.2f}%"
+            out.append(
+                {
+                    "row": one.name,
+                    "commit": p.commit[:12] + ("*" if p.dirty else ""),
+                    "recorded": p.recorded,
+                    one.metric: float(f"{p.value:.6g}"),
+                    "seeds": p.seeds,
+                    "moved": moved,
+                    "step": "step" if p.step else "",
+                    "surroundings": "; ".join(p.surroundings),
+                }
+            )
+            before = p.value
+    return out

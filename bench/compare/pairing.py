@@ -1,0 +1,225 @@
+"""Joining two sides on their slots: which numbers meet, and what stands in their way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from bench.compare.result_set import Side
+from bench.results.record import ReadingRow, Record, identity_key
+
+COUNTED = ("size", "pattern")
+"""Measures whose numbers are counted, not sampled."""
+TIMES = ("s", "ms", "us", "ns")
+Seeds = dict[int | None, Record]
+Slot = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One metric of one slot, before and after, seed by seed."""
+
+    name: str
+    metric: str
+    before: tuple[Record, ...]
+    after: tuple[Record, ...]
+
+    @cached_property
+    def readings(self) -> tuple[list[ReadingRow], list[ReadingRow]]:
+        """Of the metric, a seed each."""
+        sides = (self.before, self.after)
+        was, now = ([r for s in side for r in s.readings if r.metric == self.metric] for side in sides)
+        return was, now
+
+    @property
+    def better(self) -> str:
+        return self.readings[0][0].better
+
+    @property
+    def unit(self) -> str:
+        return self.readings[0][0].unit
+
+    @property
+    def timing(self) -> bool:
+        return self.unit in TIMES or self.unit.endswith("/s")
+
+    @property
+    def logarithmic(self) -> bool:
+        """Is the change a ratio?"""
+        return self.metric == "perplexity" or self.timing or self.unit == "B"
+
+    @property
+    def counted(self) -> bool:
+        first = self.before[0]
+        return first.slot.get("measure") in COUNTED or (first.items is None and self.readings[0][0].stderr is None)
+
+    @property
+    def same_key(self) -> bool:
+        """Same weights, data and code on the same machine with the same libraries: only reproduction noise is left.
+
+        A machine is the same if its CPU is of the same model and runs the same kernels, whatever it is called.
+        """
+        return all(
+            a.key == b.key and machine(a) == machine(b) and a.provenance.get("versions") == b.provenance.get("versions")
+            for a, b in zip(self.before, self.after, strict=True)
+        )
+
+    def obstacle(self) -> str:
+        """Why the two cannot be compared; empty if they can."""
+        for a, b in zip(self.before, self.after, strict=True):
+            if a.token_digest != b.token_digest:
+                return "measured on other tokens"
+            if self.timing and hardware(a) != hardware(b):
+                return f"other hardware: {hardware(a)}, now {hardware(b)}"
+        was, now = self.readings
+        if not len(was) == len(now) == len(self.before) or any(r.value is None for r in (*was, *now)):
+            return "no value on one side"
+        if was[0].unit != now[0].unit or was[0].better != now[0].better:
+            return "the metric means something else now"
+        return ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A slot that gives no pair, and why."""
+
+    name: str
+    metric: str
+    verdict: str
+    reason: str
+    records: tuple[Record, ...] = ()
+
+
+def machine(record: Record) -> Any:
+    about = record.provenance.get("machine") or {}
+    return tuple(about.get(k) for k in ("cpu", "cpu_model", "isa", "device"))
+
+
+def hardware(record: Record) -> str:
+    told = record.determinants.get("hardware")
+    about = record.provenance.get("machine") or {}
+    return str(told or about.get("device") or about.get("cpu") or "unknown")
+
+
+def grouped(records: Iterable[Record], without: tuple[str, ...] = ()) -> dict[Slot, Seeds]:
+    """Records by slot, seeds apart. without: what two sides need not share."""
+    out: dict[Slot, Seeds] = {}
+    for record in records:
+        out.setdefault(identity_key(record, "seed", *without), {})[record.slot.get("seed")] = record
+    return out
+
+
+def join(
+    before: Side, after: Side, without: tuple[str, ...] = (), *, shared: bool = False
+) -> tuple[list[Pair], list[Finding], int]:
+    """Pairs, what could not be paired, and how many slots are new. shared: seeds of one side alone are left out."""
+    old, new = grouped(before.records, without), grouped(after.records, without)
+    called = names(old | new, without)
+    pairs: list[Pair] = []
+    findings: list[Finding] = []
+    for key, was in old.items():
+        if key in new:
+            made, found = meet(called[key], was, new[key], shared)
+            pairs += made
+            findings += found
+        else:
+            findings.append(_absent(called[key], key, was, new))
+    fresh = [key for key in new if key not in old]
+    for key in fresh:
+        if bad := [r for r in new[key].values() if r.status in ("failed", "diverged")]:
+            findings.append(Finding(called[key], _measure(bad[0]), "NEW_FAILURE", _why(bad), tuple(bad)))
+    return pairs, findings, len(fresh)
+
+
+def meet(name: str, was: Seeds, now: Seeds, shared: bool) -> tuple[list[Pair], list[Finding]]:
+    """Two records' worth of seeds: a pair for each metric, or why there is none."""
+    good = {s: r for s, r in was.items() if r.status == "ok"}
+    findings = []
+    measure = _measure(next(iter(was.values())))
+    fixed = [s for s, r in was.items() if r.status != "ok" and any(x.status == "ok" for x in _matches(now, s))]
+    if fixed:
+        findings.append(Finding(name, measure, "FIXED", f"{was[fixed[0]].status} before{_seeds(fixed)}"))
+    elif not good:
+        findings.append(Finding(name, measure, "NOT_COMPARABLE", f"{next(iter(was.values())).status} before as well"))
+    if not good:
+        return [], findings
+    met = {s: _matches(now, s) for s in sorted(good, key=lambda s: -1 if s is None else s)}
+    if shared and any(met.values()):
+        met = {s: found for s, found in met.items() if found}
+    if bad := [r for found in met.values() for r in found if r.status in ("failed", "diverged")]:
+        return [], [*findings, Finding(name, measure, "NEW_FAILURE", _why(bad), tuple(bad))]
+    if gone := [s for s, found in met.items() if not any(r.status == "ok" for r in found)]:
+        skipped = [r for s in gone for r in met[s]]
+        reason = f"skipped: {skipped[0].reason}" if skipped else f"not measured{_seeds(gone)}"
+        return [], [*findings, Finding(name, measure, "MISSING", reason)]
+    both = [(good[s], r) for s, found in met.items() for r in found]
+    first, other = both[0]
+    there = {r.metric for r in other.readings}
+    for reading in first.readings:
+        if reading.metric not in there:
+            findings.append(Finding(name, reading.metric, "MISSING", "the measure no longer reports it"))
+    befores, afters = zip(*both, strict=True)
+    pairs = [Pair(name, r.metric, befores, afters) for r in first.readings if r.metric in there and r.better]
+    return pairs, findings
+
+
+def _matches(records: Mapping[int | None, Record], seed: int | None) -> list[Record]:
+    """What a seed meets: its like; a row without seeds meets them all."""
+    if seed is None:
+        return list(records.values())
+    found = records.get(seed, records.get(None))
+    return [found] if found else []
+
+
+def _absent(name: str, key: Slot, was: Seeds, new: Mapping[Slot, Seeds]) -> Finding:
+    """Gone, or measured in another way: the same name before the @ of its protocol, and all else the same."""
+    about = dict(key)
+    head = str(about.get("protocol")).partition("@")[0]
+    rest = {k: v for k, v in about.items() if k != "protocol"}
+    for other in map(dict, new):
+        if {k: v for k, v in other.items() if k != "protocol"} == rest:
+            protocol = str(other.get("protocol"))
+            if protocol.partition("@")[0] == head:
+                reason = f"other protocol: {about.get('protocol')}, now {protocol}"
+                return Finding(name, str(about.get("measure")), "NOT_COMPARABLE", reason)
+    if all(r.status != "ok" for r in was.values()):
+        return Finding(name, str(about.get("measure")), "NOT_COMPARABLE", "had no result before, and is gone")
+    return Finding(name, str(about.get("measure")), "MISSING", "not measured")
+
+
+def _measure(record: Record) -> str:
+    return str(record.slot.get("measure"))
+
+
+def _why(bad: list[Record]) -> str:
+    return f"{bad[0].reason or bad[0].status}" + _seeds([r.slot.get("seed") for r in bad])
+
+
+def _seeds(seeds: Iterable[Any]) -> str:
+    told = [str(s) for s in seeds if s is not None]
+    return f" (seed {', '.join(told)})" if told else ""
+
+
+def names(slots: Iterable[Slot], without: tuple[str, ...]) -> dict[Slot, str]:
+    """Short names, longer where two would be the same."""
+    slots = list(slots)
+    short = ("model", "method", "pattern", "quantizer", "protocol")
+    rest = ("measure", "dtype", "device", "training", "calibration", "targets")
+    taken: dict[str, list[Slot]] = {}
+    for key in slots:
+        about = {k: v for k, v in key if not (k == "quantizer" and v == "none") and k not in without}
+        parts = [str(about[k]) for k in short if k in about and not (k == "pattern" and _says_pattern(about))]
+        taken.setdefault(" ".join(parts), []).append(key)
+    out = {}
+    for name, keys in taken.items():
+        told = [k for k in rest if len({dict(key).get(k) for key in keys}) > 1] if len(keys) > 1 else []
+        for key in keys:
+            out[key] = " ".join([name, *(str(dict(key).get(k)) for k in told)])
+    return out
+
+
+def _says_pattern(about: Mapping[str, Any]) -> bool:
+    """Is the pattern already said by the method, as it is for dense?"""
+    return bool(about.get("pattern") == about.get("method"))

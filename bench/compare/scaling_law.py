@@ -1,0 +1,233 @@
+"""How what sparsity costs falls with model size and training: a power law, fitted to a grid of runs.
+
+The CAST paper fits such a law; its form and coefficients are unknown here, so this one is our own and claims no match:
+
+    L(N, D) = L_control(N, D) + A (N / N0)^-a (D / D0)^-b
+
+with L the mean cross-entropy in nats, N the model's weights, D the training tokens, N0 and D0 their geometric means over
+the grid. The control is measured, so only what is above it is fitted. Where all runs share one N or one D, its term is
+left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from bench.results.record import Record
+from bench.results.rows import newest
+from bench.results.store import Store
+from methods.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+DRAWS = 1000
+
+
+class Point(NamedTuple):
+    """One cell of the grid. excess: NLL sums above the control by article; tokens: of each article."""
+
+    model: str
+    weights: int
+    training: int
+    excess: Array
+    tokens: Array
+
+    @property
+    def loss(self) -> float:
+        """Nats a token above the control."""
+        return float(self.excess.sum() / self.tokens.sum())
+
+
+class Interval(NamedTuple):
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Law:
+    """A fitted law: its coefficients with bootstrap intervals, and its predictions."""
+
+    coefficients: dict[str, Interval]
+    n0: float
+    d0: float
+    points: tuple[Point, ...]
+    draws: Array = field(repr=False)
+    """[DRAWS, coefficients], refitted on resampled articles."""
+    spread: float = 0.0
+    """Standard deviation of the log residuals: what seeds and the law's own misfit leave."""
+
+    def excess(self, weights: float, training: float, row: Sequence[float] | None = None) -> float:
+        names = list(self.coefficients)
+        values = (
+            dict(zip(names, row, strict=True))
+            if row is not None
+            else {k: v.value for k, v in self.coefficients.items()}
+        )
+        size = (weights / self.n0) ** -values.get("a", 0.0)
+        return float(values["A"] * size * (training / self.d0) ** -values.get("b", 0.0))
+
+    def predict(self, weights: float, training: float, level: float = 0.95) -> Interval:
+        """The excess of a run not seen, with an interval that has to hold it: the fit's and the residuals' together."""
+        noise = np.random.default_rng(1).normal(0, self.spread, len(self.draws))
+        drawn = [
+            self.excess(weights, training, row) * float(np.exp(e)) for row, e in zip(self.draws, noise, strict=True)
+        ]
+        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+        return Interval(self.excess(weights, training), float(low), float(high))
+
+
+def fit(points: Sequence[Point], draws: int = DRAWS) -> Law:
+    """
+    Raises:
+        UserError: fewer points than coefficients and one more, or a run at or below its control, where no power law is.
+    """
+    n = np.array([p.weights for p in points], dtype=float)
+    d = np.array([p.training for p in points], dtype=float)
+    names = ["A", *(["a"] if len(set(n)) > 1 else []), *(["b"] if len(set(d)) > 1 else [])]
+    if len(points) < len(names) + 1:
+        raise UserError(
+            f"a law of {len(names)} coefficients needs {len(names) + 1} runs at least, and there are {len(points)}: "
+            "run more models or budgets"
+        )
+    for p in points:
+        if p.loss <= 0:
+            raise UserError(
+                f"{p.model} at {p.training:,} tokens is not above its control ({p.loss:+.4f} nats): "
+                "no power law goes through that; leave it out, or compare against another control"
+            )
+    n0, d0 = float(np.exp(np.log(n).mean())), float(np.exp(np.log(d).mean()))
+    design = np.stack(
+        [np.ones(len(points))]
+        + ([-np.log(n / n0)] if "a" in names else [])
+        + ([-np.log(d / d0)] if "b" in names else []),
+        axis=1,
+    )
+    losses = np.array([p.loss for p in points])
+    best = _solve(design, losses)
+    residuals = np.log(losses) - design @ best
+    freedom = len(points) - len(names)
+    spread = float(np.sqrt((residuals**2).sum() / freedom))
+    rows = _resampled(points, design, best, residuals * np.sqrt(len(points) / freedom), draws)
+    rows[:, 0] = np.exp(rows[:, 0])
+    best[0] = np.exp(best[0])
+    bounds = np.quantile(rows, [0.025, 0.975], axis=0)
+    coefficients = {
+        k: Interval(float(v), float(low), float(high)) for k, v, low, high in zip(names, best, *bounds, strict=True)
+    }
+    return Law(coefficients, n0, d0, tuple(points), rows, spread)
+
+
+def _solve(design: Array, losses: Array) -> Array:
+    """Least squares of the relative error, robust to a run that went astray (soft L1)."""
+    from scipy.optimize import least_squares
+
+    start = np.linalg.lstsq(design, np.log(losses), rcond=None)[0]
+    found = least_squares(lambda x: design @ x - np.log(losses), start, loss="soft_l1", f_scale=0.1)
+    solution: Array = found.x
+    return solution
+
+
+def _resampled(points: Sequence[Point], design: Array, best: Array, residuals: Array, draws: int) -> Array:
+    """Refits: articles drawn anew for the whole grid at once, since all runs were measured on them; then residuals."""
+    dice = np.random.default_rng(0)
+    excess = np.stack([p.excess for p in points])  # [points, articles]
+    tokens = points[0].tokens
+    clusters = len(tokens)
+    whole = excess.sum(1) / tokens.sum()
+    rows = np.empty((draws, design.shape[1]))
+    for k in range(draws):
+        columns = dice.integers(clusters, size=clusters)
+        ratio = np.maximum(excess[:, columns].sum(1) / tokens[columns].sum(), 1e-6) / whole
+        made = design @ best + np.log(ratio) + dice.choice(residuals, size=len(points))
+        rows[k] = np.linalg.lstsq(design, made, rcond=None)[0]
+    return rows
+
+
+def read(results: Path, method: str, control: str) -> list[Point]:
+    """The grid a results folder holds: every model and budget at which both rows were measured.
+
+    Raises:
+        UserError: there is none, or runs were measured on different windows.
+    """
+    store = Store(results, write=False)
+    cells: dict[tuple[str, str], dict[str, list[Record]]] = {}
+    weights: dict[str, int] = {}
+    for record in newest(store):
+        slot = record.slot
+        if record.status != "ok" or slot["quantizer"] != "none":
+            continue
+        if slot["measure"] == "size":
+            weights[slot["model"]] = int(next(r.value for r in record.readings if r.metric == "parameters") or 0)
+        elif slot["measure"] == "perplexity" and slot["method"] in (method, control) and slot.get("training"):
+            cells.setdefault((slot["model"], slot["training"]), {}).setdefault(slot["method"], []).append(record)
+    points = []
+    digests = set()
+    for (model, _), rows in sorted(cells.items()):
+        if method in rows and control in rows and model in weights:
+            course = rows[method][0].determinants["training"]
+            excess, tokens = _excess(store, rows[method], rows[control])
+            points.append(Point(Path(model).name, weights[model], course["tokens"], excess, tokens))
+            digests |= {r.token_digest for pair in rows.values() for r in pair}
+    if not points:
+        raise UserError(
+            f"{results} holds no model and budget with both {method!r} and {control!r} and their size: "
+            f"run bench run --methods {method},{control} over models and --set training.tokens="
+        )
+    if len({len(p.tokens) for p in points}) > 1:
+        raise UserError(f"runs in {results} were measured on different articles: no law can join them")
+    return sorted(points, key=lambda p: (p.weights, p.training))
+
+
+def _excess(store: Store, sparse: Iterable[Record], control: Iterable[Record]) -> tuple[Array, Array]:
+    """Mean over seeds of the NLL sums by article, of one above the other."""
+
+    def sums(records: Iterable[Record]) -> tuple[Array, Array]:
+        tables = [store.items(r).groupby("cluster_id", sort=True)[["value", "weight"]].sum() for r in records]
+        return np.mean([t["value"].to_numpy() for t in tables], axis=0), tables[0]["weight"].to_numpy()
+
+    a, tokens = sums(sparse)
+    b, _ = sums(control)
+    return a - b, tokens
+
+
+def check(points: Sequence[Point], draws: int = DRAWS) -> tuple[Point, Interval]:
+    """Leave the largest run out, fit the others, and predict it."""
+    held = max(points, key=lambda p: (p.weights * p.training, p.training))
+    law = fit([p for p in points if p is not held], draws)
+    return held, law.predict(held.weights, held.training)
+
+
+def told(law: Law, held: Point | None = None, predicted: Interval | None = None) -> list[dict[str, Any]]:
+    """The law as rows to print."""
+    rows: list[dict[str, Any]] = [
+        {"what": k, "value": f"{v.value:.4g}", "95% interval": f"{v.low:.4g} to {v.high:.4g}"}
+        for k, v in law.coefficients.items()
+    ]
+    rows.append({"what": "N0, D0", "value": f"{law.n0:.4g}, {law.d0:.4g}", "95% interval": ""})
+    if held and predicted:
+        inside = "inside" if predicted.low <= held.loss <= predicted.high else "outside"
+        rows.append(
+            {
+                "what": f"held out: {held.model}, {held.training:,} tokens",
+                "value": f"{held.loss:.4g} nats, predicted {predicted.value:.4g}",
+                "95% interval": f"{predicted.low:.4g} to {predicted.high:.4g}, {inside}",
+            }
+        )
+    return rows
+
+
+def grouped(points: Iterable[Point]) -> Mapping[str, list[Point]]:
+    """Points by model, by growing budget."""
+    out: dict[str, list[Point]] = {}
+    for p in sorted(points, key=lambda p: p.training):
+        out.setdefault(p.model, []).append(p)
+    return out

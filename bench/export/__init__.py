@@ -1,0 +1,1 @@
+"""Write pruned models and results for other tools."""

@@ -1,0 +1,180 @@
+"""The one place that touches lm-eval: its index, its tasks and its run over a loaded model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lm_eval import evaluator
+from lm_eval.defaults import DEFAULT_OTHER_SEED
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
+from torch import nn
+
+from bench.inputs import wikitasks
+from bench.inputs.task_yaml import Task, root
+from bench.system.cache import cache_dir
+from methods.contract import Progress
+from methods.errors import UserError
+
+
+class Sample(NamedTuple):
+    """One question."""
+
+    hash: str
+    """lm-eval's, of the document."""
+    document: Mapping[str, Any]
+    scores: dict[str, float]
+    """By metric; those that are a number for one question."""
+
+
+class Score(NamedTuple):
+    metric: str
+    value: float
+    stderr: float | None
+    higher: bool
+
+
+class Scores(NamedTuple):
+    scores: tuple[Score, ...]
+    samples: tuple[Sample, ...]
+
+
+@cache
+def _index() -> TaskManager:
+    return TaskManager()
+
+
+def names() -> list[str]:
+    """Every task, tag and group of lm-eval. Seconds."""
+    return list(_index().all_tasks)
+
+
+def leaves(name: str) -> dict[str, str]:
+    """The single tasks a name stands for, each with its YAML's path in lm-eval's folder; none where it is unknown.
+
+    Raises:
+        UserError: a group that changes its tasks' settings, or a task in Python.
+    """
+    entry = _index().task_index.get(name)
+    if entry is None:
+        return {}
+    kind = entry.kind.name
+    if kind == "PY_TASK":
+        raise UserError(f"task {name!r} is a Python class of lm-eval, and only those in YAML are run here")
+    if kind == "TASK":
+        return {name: str(Path(entry.yaml_path).relative_to(root()))}
+    members = sorted(entry.tags) if kind == "TAG" else entry.cfg.get("task")
+    members = [members] if isinstance(members, str) else members
+    if not all(isinstance(m, str) for m in members):
+        raise UserError(f"group {name!r} of lm-eval changes its tasks' settings: name its tasks one by one")
+    return {leaf: file for m in members for leaf, file in leaves(m).items()}
+
+
+class _Ticker:
+    """lm-eval tells its cache hook of every answer; this one counts them."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._done, self._total = progress, 0, total
+
+    def add_partial(self, *_: Any) -> None:
+        self._done += 1
+        self._progress.advance(self._done, self._total)
+
+
+class _Watched(HFLM):  # type: ignore[misc]
+    """lm-eval's own model, its progress in our bars and not in its."""
+
+    progress: Progress
+
+    def _watch(self, requests: list[Any]) -> None:
+        self.set_cache_hook(_Ticker(self.progress, len(requests)))
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
+        self._watch(requests)
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
+        self._watch(requests)
+        return super().loglikelihood_rolling(requests, disable_tqdm=True)
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
+        self._watch(requests)
+        return super().generate_until(requests, disable_tqdm=True)
+
+
+def evaluate(
+    model: nn.Module,
+    tokenizer: Any,
+    task: Task,
+    data: Path | None,
+    batch: int,
+    limit: int | None,
+    progress: Progress,
+) -> Scores:
+    """A task on a model that is in memory.
+
+    What lm-eval's `simple_evaluate` does with a loaded model, without its look at the machine (seconds, and processes).
+
+    Args:
+        data: a folder with its data set; None where the task says itself where its data is.
+        batch: requests per forward; limit: the first so many questions, None for all.
+
+    Raises:
+        UserError: its data cannot be read.
+    """
+    loaded = _load(task, data)
+    for one in loaded["tasks"].values():
+        if one.get_config("num_fewshot") is None:
+            one.set_config(key="num_fewshot", value=0)
+        one.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
+    lm = _Watched(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch)  # it may add a pad token
+    lm.progress = progress
+    found = evaluator.evaluate(lm, loaded, limit=limit, bootstrap_iters=1000)
+    return Scores(
+        tuple(_scores(found["results"][task.name], found["higher_is_better"][task.name])),
+        tuple(_samples(found["samples"][task.name])),
+    )
+
+
+def _load(task: Task, data: Path | None) -> Any:
+    """The task with its whole config, its data set's path alone exchanged."""
+    file = root() / task.file if task.file else wikitasks.folder() / f"{task.name}.yaml"
+    config = load_yaml(file)
+    for structure in ("tag", "group", "task_list"):
+        config.pop(structure, None)
+    if data:
+        config["dataset_path"] = str(data)
+    if not config.get("custom_dataset"):
+        kwargs = config.get("dataset_kwargs") or {}
+        config["dataset_kwargs"] = kwargs | {"cache_dir": str(cache_dir() / "datasets")}
+    if not config.get("num_fewshot"):
+        config["training_split"] = None  # nobody asks for it, and a mirror need not have it
+    try:
+        return TaskManager(include_defaults=False).load([config])
+    except (OSError, ValueError, KeyError) as fault:
+        why = (str(fault).splitlines() or [type(fault).__name__])[0]
+        raise UserError(f"the data of task {task.name} in {str(data or file)!r} cannot be read: {why}") from fault
+
+
+def _scores(results: Mapping[str, Any], higher: Mapping[str, bool]) -> list[Score]:
+    found = []
+    for key, value in results.items():
+        metric, comma, filter_ = key.partition(",")
+        if comma and not metric.endswith("_stderr") and isinstance(value, int | float):
+            stderr = results.get(f"{metric}_stderr,{filter_}")
+            name = metric if filter_ == "none" else f"{metric}_{filter_}"
+            error = float(stderr) if isinstance(stderr, int | float) else None
+            found.append(Score(name, float(value), error, bool(higher.get(metric, True))))
+    return found
+
+
+def _samples(rows: list[dict[str, Any]]) -> list[Sample]:
+    """Of the first filter, in the order of the documents."""
+    first = [r for r in rows if r["filter"] == rows[0]["filter"]]
+    numbers = [{m: float(r[m]) for m in r["metrics"] if isinstance(r[m], int | float)} for r in first]
+    return [Sample(r["doc_hash"], r["doc"], n) for r, n in zip(first, numbers, strict=True)]

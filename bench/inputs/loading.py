@@ -1,0 +1,146 @@
+"""The one place that touches transformers: models and tokenizers from folders. Never remote code, never pickle."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, StaticCache
+
+from methods.contract import Compute
+from methods.errors import UserError
+from methods.folder import Folder
+from methods.folder import save as save_tensors
+from methods.quantizing.stored import ACTIVATIONS, round_inputs
+from methods.targets import family_of
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+VERSION = transformers.__version__
+
+
+def load(folder: Path, compute: Compute) -> nn.Module:
+    """The model in a folder, on the device, in eval mode and frozen. Where `compute.stream`, its blocks stay on disk.
+
+    Raises:
+        UserError: transformers cannot build it.
+    """
+    if compute.stream:
+        return with_rounded_inputs(_skeleton(folder, compute), folder)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=compute.dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True
+        )
+    except (ValueError, KeyError, OSError) as fault:
+        raise UserError(f"model in {str(folder)!r} cannot be loaded: {str(fault).splitlines()[0]}") from fault
+    return with_rounded_inputs(model.to(compute.device).eval().requires_grad_(False), folder)
+
+
+def with_rounded_inputs(model: nn.Module, folder: Path) -> nn.Module:
+    """What no weights can hold of w8a8: its folder's config names the linears whose inputs are rounded as it runs.
+
+    Raises:
+        UserError: to bits that nobody here rounds to, or the inputs of no module of this model.
+    """
+    asked = json.loads((folder / "config.json").read_text()).get(ACTIVATIONS)
+    if asked is None:
+        return model
+    modules = dict(model.named_modules())
+    if not isinstance(asked, dict) or asked.get("bits") != 8 or not set(asked.get("targets", ())) <= set(modules):
+        raise UserError(f"model in {str(folder)!r} cannot be loaded: {ACTIVATIONS} in its config.json will not do")
+    for name in asked["targets"]:
+        round_inputs(modules[name])
+    return model
+
+
+def empty(folder: Path, dtype: torch.dtype) -> Any:
+    """The model of a folder's config with its parameters on the meta device."""
+    from accelerate import init_empty_weights
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    model.tie_weights()
+    return model
+
+
+def _skeleton(folder: Path, compute: Compute) -> nn.Module:
+    """Everything but the decoder blocks, whose parameters stay on the meta device until the walk brings them."""
+    opened = Folder(folder)
+    family = family_of(opened.config)
+    model = empty(folder, compute.dtype)
+    for name, parameter in list(model.named_parameters()):
+        if family.block_of(name) is None and name in opened:
+            owner, _, leaf = name.rpartition(".")
+            value = opened.tensor(name).to(compute.device, compute.dtype)
+            assert value.shape == parameter.shape, name
+            setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
+    model.tie_weights()
+    for module in model.modules():
+        for key, buffer in module.named_buffers(recurse=False):
+            setattr(module, key, buffer.to(compute.device))
+    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def static_cache(model: Any, length: int) -> Any:
+    """A KV cache that holds `length` tokens and neither grows nor moves, for `past_key_values`."""
+    return StaticCache(config=model.config, max_cache_len=length)
+
+
+def take_back(cache: Any, tokens: int) -> None:
+    """Forget the last tokens of a static cache. Only its counters change, in place, so that a CUDA graph can do it."""
+    for layer in cache.layers:
+        layer.cumulative_length.sub_(tokens)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """
+    Raises:
+        UserError: no tokenizer there that transformers can read.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, KeyError, OSError) as fault:
+        raise UserError(f"tokenizer in {str(folder)!r} cannot be loaded: {str(fault).splitlines()[0]}") from fault
+    tokenizer.model_max_length = int(1e12)  # whole corpora are tokenized at once; no warning wanted
+    return tokenizer
+
+
+def convert_gguf(file: Path, target: Path) -> None:
+    """Dequantize a GGUF file into a safetensors folder with its tokenizer, in float32.
+
+    transformers (seen up to 5.24) ignores the file's pre-tokenizer `smollm`, which splits digits; here it is honoured.
+    """
+    logging.getLogger("gguf").setLevel(logging.ERROR)
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    save_tensors(model, target)
+    config = model.config.to_dict()
+    for gone in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+        config.pop(gone, None)
+    type(model.config).from_dict(config | {"architectures": [type(model).__name__]}).save_pretrained(target)
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    if _pre_tokenizer(file) == "smollm":
+        from tokenizers import pre_tokenizers
+
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            ]
+        )
+    tokenizer.save_pretrained(target)
+
+
+def _pre_tokenizer(file: Path) -> str:
+    from gguf import GGUFReader
+
+    field = GGUFReader(file).get_field("tokenizer.ggml.pre")
+    return str(field.contents()) if field else ""

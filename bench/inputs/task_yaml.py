@@ -1,0 +1,76 @@
+"""Tasks as lm-eval's YAML describes them."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from bench.inputs import wikitasks
+from bench.system import digests
+
+FORMATS = ("json", "csv", "parquet", "text", "arrow")
+"""What stands in place of a hub id where a task names files."""
+
+
+class Task(NamedTuple):
+    """One task as lm-eval describes it."""
+
+    name: str
+    file: str
+    """Its YAML inside lm-eval's folder of tasks; "" for the suite's own."""
+    hub: str
+    """Of its data; "" where it is no hub data set."""
+    version: str
+    digest: str
+    """Of the YAML and all it includes."""
+
+
+def harness() -> str:
+    """lm-eval's version."""
+    return version("lm_eval")
+
+
+def root() -> Path:
+    """lm-eval's folder of tasks, found without importing it."""
+    spec = importlib.util.find_spec("lm_eval")
+    assert spec and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "tasks"
+
+
+@cache
+def describe(name: str, file: str) -> Task:
+    """What a plan must know of a task."""
+    if not file:
+        return Task(name, "", "", f"{wikitasks.VERSION}.0", wikitasks.RECIPE)
+    texts: list[str] = []
+    config = _read(root() / file, texts)
+    path = str(config.get("dataset_path") or "")
+    about = config.get("metadata")
+    return Task(
+        name,
+        file,
+        "" if path in FORMATS else path,
+        str(about.get("version", "")) if isinstance(about, dict) else "",
+        digests.of(texts),
+    )
+
+
+class Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """`!function` stays a name: nothing is imported."""
+
+
+def _read(path: Path, texts: list[str]) -> dict[str, Any]:
+    """A YAML with what it includes, its own keys first."""
+    text = path.read_text()
+    texts.append(text)
+    config: dict[str, Any] = yaml.load(text, Loader=Loader)
+    below: dict[str, Any] = {}
+    included = config.pop("include", [])
+    for name in included if isinstance(included, list) else [included]:
+        below |= _read(path.parent / name, texts)
+    return below | config

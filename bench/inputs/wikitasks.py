@@ -1,0 +1,121 @@
+"""Two zero-shot tasks made from wiki-mini's test articles, in lm-eval's own form: a folder of YAML and JSON lines.
+
+`wiki_continuation`: which of four continuations follows; the wrong ones follow other passages. Chance is 1 in 4.
+`wiki_lastword`: the last word of a passage that has said it before, as LAMBADA's have; right is what is most likely, token
+by token. Short enough for a context of 128 tokens of a vocabulary of 1024. Text: Wikipedia's contributors, CC BY-SA.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.inputs import wikimini
+from bench.system.cache import cache_dir
+from bench.system.files import replacing
+
+SEED = 0
+VERSION = 1  # raise it whenever an item comes out differently
+RECIPE = hashlib.sha256(f"{wikimini.RECIPE} {SEED} {VERSION}".encode()).hexdigest()[:12]
+ITEMS = {"wiki_continuation": 400, "wiki_lastword": 400}
+CHOICES = 4
+
+_CONTEXT, _CONTINUATION = 130, 15  # characters at least; then to the end of the word
+_PASSAGE = 180  # characters before a last word, at most
+_WORD = re.compile(r"([a-z]{3,})[.,;:]?")
+_FORMS = {
+    "wiki_continuation": """\
+output_type: multiple_choice
+doc_to_text: "{{context}}"
+doc_to_choice: "{{choices}}"
+doc_to_target: label
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+  - {metric: acc_norm, aggregation: mean, higher_is_better: true}
+""",
+    "wiki_lastword": """\
+output_type: loglikelihood
+doc_to_text: "{{context}}"
+doc_to_target: "{{' ' + word}}"
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+""",
+}
+
+
+def folder() -> Path:
+    """The folder with both tasks, made once; lm-eval's `--include_path` takes it."""
+    home = cache_dir() / "data" / f"wiki-tasks-{RECIPE}"
+    for name, text in _FORMS.items():
+        data, task = home / f"{name}.jsonl", home / f"{name}.yaml"
+        if not data.exists():
+            with replacing(data) as temporary:
+                temporary.write_text("".join(json.dumps(i, ensure_ascii=False) + "\n" for i in items(name)))
+        head = f"task: {name}\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {json.dumps(str(data))}}}}}\n"
+        whole = head + f"test_split: test\n{text}metadata: {{version: {VERSION}.0}}\n"
+        if not task.exists() or task.read_text() != whole:  # the cache may have moved
+            with replacing(task) as temporary:
+                temporary.write_text(whole)
+    return home
+
+
+def items(name: str, seed: int = SEED) -> list[dict[str, Any]]:
+    """The items of a task, the same for the same seed on any machine: hashes draw them, and no generator does."""
+    articles = wikimini.articles("test", cache_dir())
+    if name == "wiki_lastword":
+        found = [{"article": a.title, "context": c, "word": w} for a in articles for c, w in _last_words(a.text)]
+        return sorted(found, key=lambda x: _draw(seed, x["article"], x["context"]))[: ITEMS[name]]
+    passages = [(a.title, context, next_) for a in articles for context, next_ in _passages(a.text)]
+    passages.sort(key=lambda p: _draw(seed, *p))
+    return [_question(passages, i, seed) for i in range(ITEMS[name])]
+
+
+def _question(passages: list[tuple[str, str, str]], index: int, seed: int) -> dict[str, Any]:
+    """One passage, its continuation among three of other passages that are as long, or nearly, as a hash chooses."""
+    title, context, right = passages[index]
+    others = {p[2] for p in passages if p[2] != right and abs(len(p[2]) - len(right)) <= 3}
+    wrong = sorted(others, key=lambda text: _draw(seed, context, text))[: CHOICES - 1]
+    choices = sorted([right, *wrong], key=lambda text: _draw(seed, "order", context, text))
+    return {"article": title, "context": context, "choices": choices, "label": choices.index(right)}
+
+
+def _passages(text: str) -> Iterator[tuple[str, str]]:
+    """(context, what follows it), one after another inside each paragraph, both whole words."""
+    for line in text.split("\n"):
+        words = iter(line.split(" "))
+        while (context := _take(words, _CONTEXT)) and (following := _take(words, _CONTINUATION)):
+            yield context, following
+
+
+def _take(words: Iterator[str], size: int) -> str:
+    """Words until there are `size` characters; "" where the paragraph ends before."""
+    taken = ""
+    for word in words:
+        taken += (" " if taken else "") + word
+        if len(taken) >= size:
+            return taken
+    return ""
+
+
+def _last_words(text: str) -> Iterator[tuple[str, str]]:
+    """(context, its next word), where that is a lower-case word of three letters or more that the context has said."""
+    for line in text.split("\n"):
+        words = line.split(" ")
+        start = 0
+        for at, word in enumerate(words):
+            context = " ".join(words[start:at])
+            if len(context) > _PASSAGE:
+                start += 1
+                continue
+            target = _WORD.fullmatch(word) if len(context) >= _CONTEXT else None
+            if target and re.search(rf"\b{target[1]}\b", context):
+                yield context, target[1]
+                start = at + 1
+
+
+def _draw(*parts: object) -> str:
+    return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()

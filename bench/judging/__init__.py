@@ -1,1 +1,0 @@
-"""Telling a regression from noise: paired statistics, verdicts, baselines, gates and histories."""

@@ -1,0 +1,1 @@
+"""2:4 weights packed, and kernels that multiply with them."""

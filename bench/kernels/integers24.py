@@ -1,0 +1,107 @@
+"""Weights on integer grids, for packing: int8 with a scale a row, int4 with a scale a group of at most 128.
+
+A quantizer hands back dequantized weights. Where a scale can be found under which integers give every weight of a group
+back bit for bit, that is taken, and nothing is lost; else the group is rounded to the nearest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bench.kernels.packed24 import Packed, pack, pack_integers, pieces
+from methods.errors import UserError
+
+BITS = {"int8": 8, "int4": 4}
+GROUP = 128
+"""The most weights under one scale of int4."""
+
+
+class Rounded(NamedTuple):
+    packed: Packed
+    exact: bool
+    """Does it unpack to the weight, bit for bit?"""
+
+
+def group_of(kind: str, width: int) -> int:
+    """Weights along the input that share a scale: int8 a row, int4 the largest power of two up to GROUP that divides it."""
+    return width if kind == "int8" else next(g for g in (GROUP >> i for i in range(8)) if width % g == 0)
+
+
+def pack_rounded(weight: Tensor, kind: str, name: str = "weight") -> Rounded:
+    """Pack a 2:4 float weight [out, in] as int8 or int4.
+
+    Raises:
+        UserError: what `pack` raises; a weight that is not finite.
+    """
+    kept = pack(weight, name)  # refuses what is not 2:4
+    if not bool(kept.values.isfinite().all()):
+        raise UserError(f"{name} holds NaN or infinity, which no integer stands for: export it without --values")
+    group = group_of(kind, weight.shape[1])
+    rows, width = weight.shape
+    integers = torch.empty(rows, width, dtype=torch.int8)
+    scales = torch.empty(rows, width // group, dtype=torch.bfloat16)
+    exact = True
+    for at in pieces(rows, width):
+        groups = weight[at].reshape(-1, group)
+        scale, found = _scales(groups, BITS[kind])
+        exact &= found
+        integers[at] = _integers(groups, scale, BITS[kind]).to(torch.int8).view(-1, width)
+        scales[at] = scale.view(-1, width // group)
+    return Rounded(pack_integers(integers, kept.mask, kind, scales, weight.dtype, name), exact)
+
+
+def _integers(groups: Tensor, scale: Tensor, bits: int) -> Tensor:
+    half = 2 ** (bits - 1)
+    return (groups.float() / scale.float()).round_().clamp_(-half, half - 1)
+
+
+def _scales(groups: Tensor, bits: int) -> tuple[Tensor, bool]:
+    """bfloat16 [groups, 1], and whether every group lies on its grid.
+
+    Rounding takes max|w| / (2^(bits-1) - 1/2), so that neither end is clipped by more than half a step.
+    """
+    largest = groups.float().abs().amax(1, keepdim=True)
+    scale = _nonzero((largest / (2 ** (bits - 1) - 0.5)).bfloat16())
+    left = (~_on_grid(groups, scale, bits)).nonzero().squeeze(1)
+    for guess in _guesses(largest, bits):
+        if not len(left):
+            break
+        part, tried = groups[left], _nonzero(guess(left))
+        hit = _on_grid(part, tried, bits)
+        scale[left[hit]] = tried[hit]
+        left = left[~hit]
+    return scale, not len(left)
+
+
+class _Guess(NamedTuple):
+    """The largest weight stands at `code`; its own rounding may have moved the scale by `ulps`."""
+
+    largest: Tensor
+    code: int
+    ulps: int
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        scale = (self.largest[rows] / self.code).bfloat16()
+        return (scale.view(torch.int16) + self.ulps).view(torch.bfloat16)
+
+
+def _guesses(largest: Tensor, bits: int) -> Iterator[_Guess]:
+    top = 2 ** (bits - 1)
+    for code in range(top, max(0, top - 12), -1):
+        for ulps in (0, 1, -1):
+            yield _Guess(largest, code, ulps)
+
+
+def _on_grid(groups: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """bool [groups]"""
+    again = (_integers(groups, scale, bits) * scale.float()).to(groups.dtype)
+    return (again == groups).all(1)
+
+
+def _nonzero(scale: Tensor) -> Tensor:
+    """1 where all weights of a group are zero, or too small for a scale: they become zero."""
+    return scale.masked_fill((scale <= 0) | ~scale.isfinite(), 1)

@@ -1,0 +1,1 @@
+"""Time 2:4 against dense, on any device."""

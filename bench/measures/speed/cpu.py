@@ -1,0 +1,132 @@
+"""A CPU: the native kernel against itself dense and against torch, from memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from bench.kernels import cpu24, native
+from bench.kernels.integers24 import pack_rounded
+from bench.kernels.linear24 import NATIVE_ROWS
+from bench.kernels.packed24 import pack, unpack
+from bench.kernels.timing import Clock, Wall, right
+from bench.measures.speed.comparison import CACHES, Contest, Demand, Peaks, copies, rotating
+from methods.errors import Skipped
+
+if TYPE_CHECKING:
+    from bench.measures.speed.device import Make, Sides
+
+KINDS = ("bf16", "int8")
+SOME_CACHE = 32 * 2**20
+"""Where nobody says how large the last cache is."""
+READS = 9
+
+
+class Cpu:
+    """threads: that every contestant may use."""
+
+    clock: Clock = Wall()
+    kinds = KINDS
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    @cached_property
+    def cache_bytes(self) -> int:
+        return last_cache()
+
+    @cached_property
+    def kernel(self) -> native.Kernel:
+        """
+        Raises:
+            Skipped: there is none here.
+        """
+        try:
+            return native.load()
+        except native.NoKernel as why:
+            raise Skipped(f"no native kernel: {why}") from None
+
+    def peaks(self) -> Peaks:
+        """Bandwidth alone, of reading what no cache holds: one token is bound by nothing else."""
+        part = -(-self.cache_bytes // 256) * 256
+        memory = cpu24.own(torch.ones(CACHES * part, dtype=torch.uint8))
+        starts = [memory.data_ptr() + i * part for i in range(CACHES)]
+        read = rotating(lambda at: self.kernel.read(at, part, self.threads), starts)
+        return Peaks(part / min(self.clock.samples(read, READS)))
+
+    @property
+    def name(self) -> str:
+        return f"CPU, {native.chosen(self.kernel)}, {self.threads} " + ("thread" if self.threads == 1 else "threads")
+
+    def engine(self, kind: str) -> str:
+        """
+        Raises:
+            Skipped: no kernel here, or none for this kind.
+        """
+        if kind not in KINDS:
+            way = "take --dtype bfloat16 or --quant int8" if kind == "float32" else f"it has {', '.join(KINDS)}"
+            raise Skipped(f"the native kernel has no {kind}: {way}")
+        _ = self.kernel
+        return "native"
+
+    def steps(self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: Make, small: bool) -> Sides:
+        """As they are."""
+        if not small:
+            raise Skipped("no CUDA device")
+        return {n: make(m) for n, m in dense.items()}, {n: make(m) for n, m in sparse.items()}, {}
+
+    def contest(self, weight: Tensor, tokens: int, kind: str) -> Contest:
+        """2:4 against dense: y = x W^T. weight: bfloat16 [out, in], 2:4.
+
+        Raises:
+            Skipped: no kernel here, or none for so many tokens or this kind.
+            UserError: the weight is not 2:4.
+        """
+        self.engine(kind)
+        if tokens > NATIVE_ROWS:
+            raise Skipped(f"the native kernel is for {NATIVE_ROWS} tokens at most")
+        x = torch.randn(tokens, weight.shape[1], generator=torch.Generator().manual_seed(1)).bfloat16()
+        path = native.chosen(self.kernel)
+        packed = pack(weight.bfloat16()) if kind == "bf16" else pack_rounded(weight, "int8").packed
+        seen = unpack(packed)
+        laid = cpu24.lay(packed)
+        whole = cpu24.lay_dense(*cpu24.integers(packed)) if kind == "int8" else cpu24.lay_dense(seen)
+        half = seen.bfloat16()
+        wanted = x.float() @ seen.float().T
+        answers = {"2:4": cpu24.product(x, laid), "dense": cpu24.product(x, whole), "torch": linear(x, half)}
+        for name, y in answers.items():
+            right(name, y, wanted)
+        demand = tuple(Demand(0, m.memory.nbytes + 2 * x.numel() + 4 * tokens * len(weight)) for m in (whole, laid))
+        return Contest(
+            kind,
+            dense={"dense": self._ours(x, whole), "torch bf16": self._torch(x, half)},
+            sparse={"2:4": self._ours(x, laid)},
+            beside={"torch fp32": self._torch(x.float(), seen.float())},
+            demand=(demand[0], demand[1]),
+            notes={"path": path, "threads": self.threads},
+        )
+
+    def _ours(self, x: Tensor, laid: cpu24.Laid) -> Callable[[], Any]:
+        count = copies(laid.memory.nbytes, self.cache_bytes)
+        laids = [laid, *(dataclasses.replace(laid, memory=cpu24.own(laid.memory)) for _ in range(count - 1))]
+        return rotating(lambda w: cpu24.product(x, w, threads=self.threads).bfloat16(), laids)
+
+    def _torch(self, x: Tensor, weight: Tensor) -> Callable[[], Any]:
+        count = copies(weight.nbytes, self.cache_bytes)
+        return rotating(lambda w: linear(x, w), [weight, *(weight.clone() for _ in range(count - 1))])
+
+
+def last_cache() -> int:
+    """Bytes of the largest cache that Linux tells of."""
+    found = [0]
+    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = file.read_text().strip()
+        found.append(int(text.rstrip("KM")) * (2**20 if text.endswith("M") else 2**10))
+    return max(found) or SOME_CACHE

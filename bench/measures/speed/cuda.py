@@ -1,0 +1,322 @@
+"""A CUDA device: cuSPARSELt and torchao's CUTLASS kernel against what dense products the libraries have.
+
+UNVERIFIED: never yet run on a device. Operators are called as their schemas say, which tests hold on a CPU where a CPU
+build has them; `mm_search` and the CUTLASS kernel's are not among those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from bench.kernels.cusparselt import LEAST, MULTIPLE, Compressed
+from bench.kernels.timing import Events, Work, right
+from bench.measures.speed.comparison import Contest, Demand, Peaks, copies
+from methods.errors import Skipped
+
+if TYPE_CHECKING:
+    from bench.measures.speed.device import Make, Sides
+
+KINDS = ("bf16", "fp16", "int8", "fp8")
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
+
+BITS = {"bf16": (16, 9), "fp16": (16, 9), "int8": (8, 5), "fp8": (8, 5)}
+"""Of a weight, dense and 2:4. cuSPARSELt's metadata is 2 bits a kept value, the same as a bit a weight."""
+
+GRAPHED = 64
+"""Up to so many tokens a launch takes longer than the product: all copies' products are captured and replayed."""
+
+PEAK = 8192
+"""Rows, columns and depth of the product that the arithmetic peak is measured by."""
+
+COPIED = 2**30
+
+INT4_GROUP = 128
+
+MOST_INT8_SCALE = 127.0
+
+MOST_FP8 = 448.0
+
+
+def graphed(work: Work) -> Work:
+    """The same as a CUDA graph: captured once, replayed at each call."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
+
+
+class Cuda:
+    """One device."""
+
+    kinds = KINDS
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.clock = Events()
+
+    @cached_property
+    def cache_bytes(self) -> int:
+        return int(torch.cuda.get_device_properties(self.device).L2_cache_size)
+
+    @property
+    def name(self) -> str:
+        return torch.cuda.get_device_name(self.device)
+
+    def engine(self, kind: str) -> str:
+        """
+        Raises:
+            Skipped: no whole model of the kind runs 2:4 here.
+        """
+        if not torch.backends.cusparselt.is_available():
+            raise Skipped("this torch has no cuSPARSELt")
+        if kind not in ("bf16", "fp16"):
+            raise Skipped(
+                f"no 2:4 kernel for a whole model of {kind}: bf16 and fp16 have one, and bench speed times {kind} layer by layer"
+            )
+        return "cusparselt"
+
+    def steps(self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: Make, small: bool) -> Sides:
+        """As CUDA graphs where a step is small, and eager beside; dense ones compiled, too."""
+        eager = [{n: make(m) for n, m in side.items()} for side in (dense, sparse)]
+        for name, model in dense.items():
+            compiled = torch.compile(model, mode="max-autotune-no-cudagraphs", dynamic=False)
+            eager[0][f"{name} compiled"] = make(compiled)
+        if not small:
+            return eager[0], eager[1], {}
+        beside = {f"{n}, no graph": work for side in eager for n, work in side.items()}
+        return {n: graphed(w) for n, w in eager[0].items()}, {n: graphed(w) for n, w in eager[1].items()}, beside
+
+    @property
+    def hopper(self) -> bool:
+        return torch.cuda.get_device_capability(self.device) == (9, 0)
+
+    def peaks(self) -> Peaks:
+        """Of a large dense product of each kind, and of a copy, its bytes read and written."""
+        whole = torch.ones(COPIED, dtype=torch.uint8, device=self.device)
+        other = torch.empty_like(whole)
+        best = min(self.clock.samples(lambda: other.copy_(whole), 12)[2:])
+        flops = {}
+        for kind in KINDS:
+            w = torch.randn(PEAK, PEAK, device=self.device)
+            x = torch.randn(PEAK, PEAK, device=self.device)
+            try:
+                work = _eager(kind, *_seen(x, w, kind))
+                flops[kind] = 2.0 * PEAK**3 / min(self.clock.samples(work, 12)[2:])
+            except RuntimeError:  # this device has none of the kind: a contest of it says so
+                continue
+        return Peaks(2.0 * COPIED / best, flops)
+
+    def contest(self, weight: Tensor, tokens: int, kind: str) -> Contest:
+        """2:4 against dense: y = x W^T. weight: [out, in], 2:4.
+
+        Raises:
+            Skipped: the device or the libraries have no kernel for it.
+            WrongProduct: none of them gives the product that float32 gives.
+        """
+        if not torch.backends.cusparselt.is_available():
+            raise Skipped("this torch has no cuSPARSELt")
+        if kind == "fp8" and torch.cuda.get_device_capability(self.device) < (8, 9):
+            raise Skipped("fp8 needs compute capability 8.9")
+        least = LEAST[DTYPES[kind]]
+        if weight.shape[0] % least or weight.shape[1] % least:
+            raise Skipped(f"cuSPARSELt has no {kind} product of {list(weight.shape)}: multiples of {least} alone")
+        tokens_held = tokens + -tokens % MULTIPLE
+        x, w, *scales = _seen(
+            torch.randn(tokens_held, weight.shape[1], device=self.device), weight.to(self.device), kind
+        )
+        wanted = _wanted(kind, x, w, scales)
+        count = copies(w.nbytes * 9 // 16, self.cache_bytes)
+        notes: dict[str, Any] = {"copies": count, "before": state(self.device)}
+        dense = {"dense eager": [_eager(kind, x, c, *scales) for c in _copies(w, count)]}
+        fast = torch.compile(_FORMS[kind], mode="max-autotune-no-cudagraphs", dynamic=False)
+        dense["dense compiled"] = [_call(fast, x, c, *scales) for c in _copies(w, count)]
+        sparse = {"2:4 cusparselt": self._cusparselt(kind, x, w, scales, count, wanted, notes)}
+        if kind == "fp8":
+            notes["cutlass"] = self._cutlass(x, w, scales, count, sparse)
+        beside = self._beside(kind, x, w, count, notes)
+        for name, works in (dense | sparse).items():
+            right(name, works[0](), wanted)
+        return self._contest(kind, (dense, sparse, beside), (tokens, *weight.shape), count, notes)
+
+    def _contest(
+        self,
+        kind: str,
+        sides: tuple[Mapping[str, list[Work]], Mapping[str, list[Work]], Mapping[str, list[Work]]],
+        sizes: tuple[int, int, int],
+        count: int,
+        notes: dict[str, Any],
+    ) -> Contest:
+        tokens, out, width = sizes
+        passes = [{name: _pass(works) for name, works in side.items()} for side in sides]
+        eager = {}
+        if tokens <= GRAPHED:
+            eager = {f"{name}, no graph": work for side in passes[:2] for name, work in side.items()}
+            passes = [{name: graphed(work) for name, work in side.items()} for side in passes]
+        moved = 2.0 * tokens * (out + width)
+        flops = 2.0 * tokens * out * width
+        bits = BITS[kind]
+        demand = [Demand(flops / (i + 1), out * width * bits[i] / 8 + moved) for i in (0, 1)]
+        return Contest(
+            kind,
+            dense=passes[0],
+            sparse=passes[1],
+            beside=passes[2] | eager,
+            demand=(demand[0], demand[1]),
+            calls=count,
+            notes=notes,
+        )
+
+    def _cusparselt(
+        self, kind: str, x: Tensor, w: Tensor, scales: list[Tensor], count: int, wanted: Tensor, notes: dict[str, Any]
+    ) -> list[Work]:
+        out = {"int8": torch.int32, "fp8": torch.bfloat16}.get(kind)
+        each = [Compressed(c, self.clock, out) for c in _copies(w, count)]
+        plain = wanted / (scales[0][:, None] * scales[1][None]) if kind == "fp8" else wanted
+        choice = each[0].choose(x, None, plain)
+        notes["cusparselt"] = {
+            "plan": choice.plan._asdict(),
+            "tried": choice.tried,
+            "wrong": list(choice.wrong),
+            "refused": choice.refused,
+        }
+
+        def product(weight: Compressed) -> Tensor:
+            y = weight.product(x, None, choice.plan)
+            return y * scales[0][:, None] * scales[1] if kind == "fp8" else y
+
+        return [_call(product, weight) for weight in each]
+
+    def _cutlass(self, x: Tensor, w: Tensor, scales: list[Tensor], count: int, sparse: dict[str, list[Work]]) -> str:
+        """torchao's kernel for Hopper among the sparse, or why not."""
+        if not self.hopper:
+            return "not a Hopper device"
+        try:
+            from torchao import ops  # type: ignore[import-not-found, unused-ignore]
+        except ImportError:
+            return "no torchao: pip install 'cast-bench[torchao]'"
+        packed = [ops.to_sparse_semi_structured_cutlass_sm9x_f8(c) for c in _copies(w, count)]
+        sparse["2:4 cutlass"] = [
+            _call(ops.rowwise_scaled_linear_sparse_cutlass_f8f8, x, scales[0], v, m, scales[1], None, torch.bfloat16)
+            for v, m in packed
+        ]
+        return "there"
+
+    def _beside(self, kind: str, x: Tensor, w: Tensor, count: int, notes: dict[str, Any]) -> dict[str, list[Work]]:
+        """Dense products of fewer bits, where this device has them."""
+        found: dict[str, list[Work]] = {}
+        if kind != "bf16":
+            return found
+        for name, make in (("dense fp8", _fp8_beside), ("dense int4", _int4_beside)):
+            try:
+                works = make(x, w, count)
+                works[0]()
+            except RuntimeError as why:
+                notes[name] = f"none here: {str(why).splitlines()[0]}"
+            else:
+                found[name] = works
+        return found
+
+
+def _seen(x: Tensor, w: Tensor, kind: str) -> tuple[Tensor, ...]:
+    """x, w as the kind has them; of fp8 the scales of their rows, float32, too."""
+    if kind in ("bf16", "fp16"):
+        return x.to(DTYPES[kind]), w.to(DTYPES[kind])
+    most = MOST_INT8_SCALE if kind == "int8" else MOST_FP8
+    scales = [t.abs().amax(1).float().clamp(min=1e-12) / most for t in (x, w)]
+    rows = [t.float() / s[:, None] for t, s in zip((x, w), scales, strict=True)]
+    if kind == "int8":
+        return tuple(r.round().to(torch.int8) for r in rows)
+    return (*(r.to(torch.float8_e4m3fn) for r in rows), *scales)
+
+
+def _wanted(kind: str, x: Tensor, w: Tensor, scales: list[Tensor]) -> Tensor:
+    """Of what the kind sees, in float32."""
+    y = x.float() @ w.float().T
+    return y * scales[0][:, None] * scales[1] if kind == "fp8" else y
+
+
+def _int8(x: Tensor, w: Tensor) -> Tensor:
+    y: Tensor = torch._int_mm(torch.nn.functional.pad(x, (0, 0, 0, max(0, 32 - len(x)))), w.t())
+    return y[: len(x)]
+
+
+def _fp8(x: Tensor, w: Tensor, by_x: Tensor, by_w: Tensor) -> Tensor:
+    y: Tensor = torch._scaled_mm(
+        x, w.t(), scale_a=by_x[:, None], scale_b=by_w[None], out_dtype=torch.bfloat16, use_fast_accum=True
+    )
+    return y
+
+
+def _plain(x: Tensor, w: Tensor) -> Tensor:
+    return linear(x, w)
+
+
+_FORMS: dict[str, Callable[..., Tensor]] = {"bf16": _plain, "fp16": _plain, "int8": _int8, "fp8": _fp8}
+
+
+def _eager(kind: str, x: Tensor, w: Tensor, *scales: Tensor) -> Work:
+    return _call(_FORMS[kind], x, w, *scales)
+
+
+def _fp8_beside(x: Tensor, w: Tensor, count: int) -> list[Work]:
+    seen, weight, *scales = _seen(x, w, "fp8")
+    return [_call(_fp8, seen, c, *scales) for c in _copies(weight, count)]
+
+
+def _int4_beside(x: Tensor, w: Tensor, count: int) -> list[Work]:
+    """torch's own int4 product; its weights are random, since what is asked is the time."""
+    out, width = w.shape
+    joined = torch.randint(0, 256, (out, width // 2), dtype=torch.uint8, device=w.device)
+    packed = torch._convert_weight_to_int4pack(joined, 8)
+    scales = torch.rand(width // INT4_GROUP, out, 2, dtype=torch.bfloat16, device=w.device)
+    return [_call(torch._weight_int4pack_mm, x, c, INT4_GROUP, scales) for c in _copies(packed, count)]
+
+
+def _copies(tensor: Tensor, count: int) -> list[Tensor]:
+    return [tensor, *(tensor.clone() for _ in range(count - 1))]
+
+
+def _call(function: Callable[..., Any], *args: Any) -> Work:
+    return lambda: function(*args)
+
+
+def _pass(works: list[Work]) -> Work:
+    def all_of_them() -> None:
+        for work in works:
+            work()
+
+    return all_of_them
+
+
+def state(device: torch.device) -> dict[str, Any]:
+    """Clocks in MHz, temperature, power and why the device slows itself down. Read, never set."""
+    try:
+        import pynvml  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        return {"clocks": "not read: pip install nvidia-ml-py"}
+    try:
+        pynvml.nvmlInit()
+        uuid = str(torch.cuda.get_device_properties(device).uuid)
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+        return {
+            "sm_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
+            "memory_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
+            "throttle_reasons": hex(pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle)),
+            "celsius": pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
+            "watts": pynvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+        }
+    except pynvml.NVMLError as why:
+        return {"clocks": f"not read: {why}"}

@@ -1,0 +1,136 @@
+"""End to end: a prompt's latency, and steps of decoding beside a KV cache of a stated length, on the artifact's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.inputs import loading
+from bench.kernels import cpu24
+from bench.kernels.integers24 import pack_rounded
+from bench.kernels.linear24 import Linear24, swap
+from bench.kernels.packed24 import Packed, pack, unpack
+from bench.kernels.timing import Work
+from bench.measures.contract import Rig
+from bench.measures.speed import roofline
+from bench.measures.speed.comparison import Contest, Demand
+from bench.measures.speed.device import Device, Make
+from methods.errors import Skipped
+from methods.folder import Folder
+from methods.targets import dense_weight
+
+KINDS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+VOCABULARY = 1000
+"""Of token ids that are drawn: which one it is costs nothing."""
+
+
+def contest(device: Device, model: Callable[[], nn.Module], rig: Rig, *, batch: int, prompt: int, kv: int) -> Contest:
+    """Steps that take `prompt` tokens of each of `batch` sequences beside `kv` in the cache; the dense row has no 2:4 side.
+
+    Raises:
+        Skipped: no kernel for what the artifact is.
+    """
+    whole = model()
+    dense, sparse = {"dense": whole}, {}
+    kind = KINDS.get(rig.compute.dtype, str(rig.compute.dtype)[6:])
+    if not rig.verdict.pattern.dense:
+        packed = packed_targets(whole, rig)
+        kind = "int8" if any(p.kind == "int8" for p in packed.values()) else kind
+        engine = device.engine(kind)
+        sparse["2:4"] = swap(model(), packed, engine=engine)
+        if engine == "native":
+            dense["same kernel, dense"] = dense_twin(swap(model(), packed, engine=engine))
+    make = decoder(batch, kv) if prompt == 1 else prefill(batch, prompt)
+    sides = device.steps(dense, sparse, make, prompt == 1)
+    return Contest(
+        kind,
+        dense=sides[0],
+        sparse=sides[1],
+        beside=sides[2],
+        demand=_demand(rig, kind, batch * prompt, batch * (kv + prompt)),
+        notes={"batch": batch, "prompt_tokens": prompt, "kv_tokens": kv, "device": device.name},
+    )
+
+
+def packed_targets(model: nn.Module, rig: Rig) -> dict[str, Packed]:
+    """The artifact's own weights, packed.
+
+    Raises:
+        Skipped: they are not 2:4, or of a dtype that no kernel takes.
+    """
+    verdict = rig.verdict
+    if (verdict.pattern.n, verdict.pattern.m) != (2, 4):
+        raise Skipped(f"no kernel for {verdict.pattern}: 2:4 alone has one")
+    if verdict.violations:
+        raise Skipped(f"{verdict.violations} groups break 2:4, so that no 2:4 kernel can hold it")
+    if verdict.negative_zeros:
+        raise Skipped(f"{verdict.negative_zeros} weights are -0.0, which packing by bits would take for weights")
+    bits = rig.stored.bits if rig.stored else None
+    if bits not in (None, 8):
+        raise Skipped(f"no 2:4 kernel for weights of {bits} bits: float and int8 alone have one")
+    weights = {name: dense_weight(model.get_submodule(name)) for name in verdict.layers}
+    return {n: (pack_rounded(w, "int8", n).packed if bits == 8 else pack(w, n)) for n, w in weights.items()}
+
+
+def dense_twin(model: nn.Module) -> nn.Module:
+    """A model on the native kernel with the same kernel's dense form in each place. In place."""
+    for module in model.modules():
+        if isinstance(module, Linear24) and module.laid is not None:
+            packed = cpu24.back(module.laid)
+            module.laid = (
+                cpu24.lay_dense(*cpu24.integers(packed)) if packed.kind == "int8" else cpu24.lay_dense(unpack(packed))
+            )
+    return model
+
+
+def decoder(batch: int, kv: int) -> Make:
+    """A step that gives each of `batch` sequences a token beside `kv` in the cache; the cache is as before after it."""
+
+    def make(model: Any) -> Work:
+        device = next(p.device for p in model.parameters())
+        random = torch.Generator().manual_seed(0)
+        cache = loading.static_cache(model, kv + 1)
+        ids = torch.randint(VOCABULARY, (batch, kv + 1), generator=random).to(device)
+
+        @torch.inference_mode()
+        def step() -> Any:
+            logits = model(ids[:, -1:], past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+            loading.take_back(cache, 1)
+            return logits
+
+        with torch.inference_mode():
+            model(ids[:, :kv], past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return step
+
+    return make
+
+
+def prefill(batch: int, prompt: int) -> Make:
+    """A whole prompt up to its first new token."""
+
+    def make(model: Any) -> Work:
+        device = next(p.device for p in model.parameters())
+        ids = torch.randint(VOCABULARY, (batch, prompt), generator=torch.Generator().manual_seed(0)).to(device)
+
+        @torch.inference_mode()
+        def step() -> Any:
+            return model(ids, use_cache=False, logits_to_keep=1).logits
+
+        return step
+
+    return make
+
+
+def _demand(rig: Rig, kind: str, tokens: int, kv: int) -> tuple[Demand, Demand]:
+    """Of all linears, the head and the KV cache; of attention's own arithmetic nothing, which makes the limit generous."""
+    config = Folder(rig.folder).config
+    of = roofline.of_config(config)
+    weights = sum(layer.weights for layer in rig.verdict.layers.values())
+    dense, sparse = roofline.BITS.get(kind, (16, 9))
+    rest = roofline.ACTIVATION_BYTES * of.head + kv * of.kv_bytes
+    flops, head = 2.0 * tokens * weights, 2.0 * tokens * of.head
+    return Demand(flops + head, weights * dense / 8 + rest), Demand(flops / 2 + head, weights * sparse / 8 + rest)

@@ -1,0 +1,105 @@
+"""A model's linears one by one: each shape's product, 2:4 against dense, and what that makes of all of them together."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bench.kernels.timing import WrongProduct
+from bench.measures.contract import Readings, Rig
+from bench.measures.speed import comparison
+from bench.measures.speed.cpu import Cpu
+from bench.measures.speed.cuda import Cuda
+from bench.measures.speed.decoding import KINDS
+from bench.results.record import Item, Reading
+from methods.contract import Compute
+from methods.errors import Skipped
+from methods.pattern import Pattern
+from methods.targets import dense_weight
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Weights = Iterator[tuple[int, Tensor]]
+"""How many linears have the shape, and the weight [out, in] of one."""
+
+
+def device(compute: Compute) -> Cpu | Cuda:
+    return Cuda(compute.device) if compute.device.type == "cuda" else Cpu(compute.threads)
+
+
+def read(device: Cpu | Cuda, model: Callable[[], nn.Module], rig: Rig, tokens: int) -> Readings:
+    """Of an artifact, the first linear of each shape standing for its like.
+
+    Raises:
+        Skipped: nothing is pruned, or not 2:4; no kernel for any of its shapes.
+    """
+    if (rig.verdict.pattern.n, rig.verdict.pattern.m) != (2, 4) or rig.verdict.violations:
+        raise Skipped(f"no kernel for {rig.verdict.pattern}: 2:4 alone has one")
+    bits = rig.stored.bits if rig.stored else None
+    kinds: dict[float | None, str] = {8: "int8", None: KINDS.get(rig.compute.dtype, str(rig.compute.dtype)[6:])}
+    if bits not in kinds:
+        raise Skipped(f"no 2:4 kernel for weights of {bits} bits")
+    if kinds[bits] not in device.kinds:
+        raise Skipped(f"no 2:4 kernel for {kinds[bits]}: take --dtype bfloat16")
+    found = model()
+    weights = {name: dense_weight(found.get_submodule(name)) for name in rig.verdict.layers}
+    counts = Counter(tuple(w.shape) for w in weights.values())
+    firsts = {tuple(w.shape): w for w in reversed(list(weights.values()))}
+    return told(device, ((counts[shape], w) for shape, w in firsts.items()), tokens, kinds[bits])
+
+
+def random(shapes: Counter[tuple[int, int]]) -> Weights:
+    """2:4 weights of a model that is not here: random ones, in bfloat16."""
+    for i, ((out, width), count) in enumerate(shapes.items()):
+        weight = torch.randn(out, width, generator=torch.Generator().manual_seed(i)).bfloat16()
+        for rows in range(0, out, 1024):
+            part = weight[rows : rows + 1024]
+            part.copy_(torch.where(Pattern(2, 4).keep(part.float().abs()), part, 0))
+        yield count, weight
+
+
+def told(device: Cpu | Cuda, weights: Weights, tokens: int, kind: str, blocks: int = comparison.BLOCKS) -> Readings:
+    """Seconds of all linears, each shape as often as the model has it; the notes hold a row a shape.
+
+    Raises:
+        Skipped: no kernel for any of the shapes.
+    """
+    peaks = device.peaks()
+    rows: list[dict[str, Any]] = []
+    sums = [[0.0] * blocks, [0.0] * blocks]
+    for count, weight in weights:
+        row: dict[str, Any] = {"shape": list(weight.shape), "count": count, "tokens": tokens, "kind": kind}
+        try:
+            contest = device.contest(weight, tokens, kind)
+        except (Skipped, WrongProduct) as why:
+            rows.append(row | {"skipped": str(why)})
+            continue
+        started = time.monotonic()
+        timings = contest.run(device.clock, blocks)
+        row |= comparison.verdict(contest, timings, peaks) | {"wall_s": round(time.monotonic() - started, 2)}
+        rows.append(row)
+        for side, name in zip(sums, (row["sparse"], row["dense"]), strict=True):
+            for i, t in enumerate(timings.blocks[name]):
+                side[i] += count * t
+    if not any("speedup" in row for row in rows):
+        raise Skipped(rows[0]["skipped"] if rows else "no linear to time")
+    notes = {"shapes": rows, "peak_bandwidth": peaks.bandwidth, "peak_flops": dict(peaks.flops), "device": device.name}
+    if any("skipped" in row for row in rows):  # no sum over a ragged set
+        return Readings((Reading("shapes_timed", float(sum("speedup" in r for r in rows)), "1", ""),), notes=notes)
+    sparse, dense = (sorted(side)[len(side) // 2] for side in sums)
+    values = (
+        Reading("linears", sparse, "s", "lower", n=blocks),
+        Reading("linears_dense", dense, "s", ""),
+        Reading("speedup", dense / sparse, "1", "higher"),
+    )
+    items = tuple(
+        Item(str(i), str(i), s, 1.0, {"linears_dense": d, "speedup": d / s})
+        for i, (s, d) in enumerate(zip(*sums, strict=True))
+    )
+    return Readings(values, items, notes=notes)

@@ -1,0 +1,109 @@
+"""Speed of an artifact on its own weights: decoding, prompts, and its linears one by one. 2:4 against dense, in one turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from bench.kernels import native
+from bench.measures.contract import Readings, Rig
+from bench.results.record import Item, Reading
+from methods.contract import Needs
+from methods.errors import Skipped
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bench.measures.speed.comparison import Timings
+
+PROMPTS = (512, 2048, 8192)
+BATCHES = (1, 16, 64)
+KV = 2048
+"""Tokens in the cache of each sequence while a CUDA device decodes."""
+CPU_KV = 128
+LINEARS = (1, 16, 64, 512, 2048, 8192)
+
+
+def measure_configs(device: str, hardware: str) -> list[dict[str, Any]]:
+    """The settings of every cell on a device. Without CUDA: decoding on the CPU, and one cell that says what is missing."""
+    if not device.startswith("cuda"):
+        decode = {"workload": "decode", "tokens": CPU_KV, "batch": 1, "hardware": hardware, "kernel": native.digest()}
+        return [{"workload": "cuda"}, decode]
+    asked = [("decode", KV, b) for b in BATCHES] + [("prefill", p, 1) for p in PROMPTS]
+    asked += [("linears", t, 1) for t in LINEARS]
+    return [{"workload": w, "tokens": t, "batch": b, "hardware": hardware} for w, t, b in asked]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """tokens: of the KV cache for decode, of the prompt for prefill, of the input for linears; hardware and
+    kernel: what it runs on, and the source of the CPU's kernel, parts of its key."""
+
+    name: ClassVar[str] = "speed"
+    needs: ClassVar[Needs] = Needs.NOTHING
+    workload: Literal["decode", "prefill", "linears", "cuda"] = "decode"
+    tokens: int = 0
+    batch: int = 1
+    hardware: str = ""
+    kernel: str = ""
+
+    @property
+    def protocol(self) -> str:
+        if self.workload == "cuda":
+            return "cuda"
+        if self.workload == "decode":
+            return f"decode@b{self.batch},kv{self.tokens}"
+        return f"{self.workload}@{self.tokens}"
+
+    def read(self, model: Callable[[], nn.Module], rig: Rig) -> Readings:
+        """tokens_per_s of decoding or seconds of a prompt, of the 2:4 model and of the fastest dense one in the same
+        turn, and their ratio. The items are the turn's blocks.
+
+        Raises:
+            Skipped: no CUDA device, or no kernel for what the artifact is.
+        """
+        if self.workload == "cuda":
+            raise Skipped("no CUDA device")
+        from bench.measures.speed import linears
+        from bench.measures.speed.comparison import verdict
+        from bench.measures.speed.decoding import contest
+
+        device = linears.device(rig.compute)
+        if self.workload == "linears":
+            return linears.read(device, model, rig, self.tokens)
+        decodes = self.workload == "decode"
+        sizes = (1, self.tokens) if decodes else (self.tokens, 0)
+        asked = contest(device, model, rig, batch=self.batch, prompt=sizes[0], kv=sizes[1])
+        timings = asked.run(device.clock)
+        peaks = device.peaks()
+        count = self.batch * sizes[0]
+        if not asked.sparse:
+            return _readings(timings, timings.fastest(asked.dense), None, decodes, count, {})
+        told = verdict(asked, timings, peaks) | {"peak_bandwidth": peaks.bandwidth, "peak_flops": dict(peaks.flops)}
+        return _readings(timings, told["sparse"], told["dense"], decodes, count, told)
+
+
+def _readings(
+    timings: Timings, name: str, dense: str | None, decodes: bool, count: int, notes: dict[str, Any]
+) -> Readings:
+    """In tokens a second where it decodes, else in seconds."""
+    metric, unit, better = ("tokens_per_s", "tokens/s", "higher") if decodes else ("latency", "s", "lower")
+
+    def shown(seconds: float) -> float:
+        return count / seconds if decodes else seconds
+
+    values = [Reading(metric, shown(timings.median(name)), unit, better, n=len(timings.blocks[name]))]
+    beside: list[dict[str, float]] = [{} for _ in timings.blocks[name]]
+    if dense:
+        values += [
+            Reading(f"{metric}_dense", shown(timings.median(dense)), unit, ""),
+            Reading("speedup", notes["speedup"], "1", "higher"),
+        ]
+        for row, slow, fast in zip(beside, timings.blocks[dense], timings.blocks[name], strict=True):
+            row |= {f"{metric}_dense": shown(slow), "speedup": slow / fast}
+    items = tuple(
+        Item(str(i), str(i), shown(s), 1.0, row)
+        for i, (s, row) in enumerate(zip(timings.blocks[name], beside, strict=True))
+    )
+    return Readings(tuple(values), items, notes=notes)

@@ -1,0 +1,194 @@
+"""What to run, as one checked model: the TOML file, the flags and the Python API all end here."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from bench.catalog import registry
+from bench.catalog.choice import parse_method, parse_quantizer
+from bench.inputs.hub import DATA_ENV
+from bench.inputs.tasks import OWN, expand
+from bench.results.store import RESULTS
+from bench.system.suggest import unknown
+from methods.errors import UserError
+from methods.pattern import Pattern
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Calibration(_Strict):
+    """Tokens for methods that need some: `sequences` random crops of `seqlen` tokens from random documents."""
+
+    data: str = "wiki-mini"
+    sequences: int = Field(default=128, ge=1)
+    seqlen: int | None = Field(default=None, ge=2)
+    """None: the model's evaluation length."""
+
+
+class Training(_Strict):
+    """For methods that train; None is what the recipe says, and the recipe goes by the model's size."""
+
+    data: str = "wiki-mini"
+    """A corpus by name, or a .txt or .jsonl file, or a folder of them."""
+    recipe: str | None = None
+    tokens: int | None = Field(default=None, ge=1)
+    """Of the whole training, epochs counted."""
+    batch: int | None = Field(default=None, ge=1)
+    """Sequences a step."""
+    seqlen: int | None = Field(default=None, ge=2)
+    micro: int | None = Field(default=None, ge=1)
+    """Sequences a forward pass; gradients of a step add up."""
+    processes: int = Field(default=1, ge=1)
+    """That share a step, on this machine: a card each, or so many processes on the CPU."""
+
+
+class PerplexitySpec(_Strict):
+    """Windows without overlap over one corpus. None: the model's own default."""
+
+    data: str | None = None
+    seqlen: int | None = Field(default=None, ge=2)
+    windows: int | None = Field(default=None, ge=1)
+    """None: all of them."""
+    split: Literal["evaluation", "validation"] = "evaluation"
+    """Choices are made on the validation split of a corpus that has one (wiki-mini)."""
+    batch: int | None = Field(default=None, ge=1)
+
+
+class ZeroshotSpec(_Strict):
+    """How lm-eval runs a task."""
+
+    batch: int = Field(default=16, ge=1)
+    """Requests per forward. Padding makes it part of what decides a number."""
+    limit: int | None = Field(default=None, ge=1)
+    """The first so many questions of each task; None: all."""
+
+
+class Targets(_Strict):
+    """Globs over module names."""
+
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+    @field_validator("include", "exclude", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(value.split(",")) if isinstance(value, str) else value
+
+
+class Spec(_Strict):
+    """One run: every method on every model, at every pattern, read by every measure."""
+
+    methods: tuple[str, ...] = registry.ONE_SHOT
+    models: tuple[str, ...] = ("tiny",)
+    patterns: tuple[str, ...] = ("2:4",)
+    quantizers: tuple[str, ...] = ("none", "int8", "int4-gptq")
+    """Run last, on every pruned model and on the dense one; "none" leaves it as it is."""
+    measures: tuple[str, ...] = ("perplexity", "agreement", "zeroshot", "size")
+    tasks: tuple[str, ...] = OWN
+    """For zeroshot: the suite's own, any of lm-eval's, and the sets maskllm7 and wanda7."""
+    seeds: tuple[int, ...] = (0,)
+    results: Path = RESULTS
+    data_dir: Path | None = Field(default=None, validate_default=True)
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    threads: int | None = Field(default=None, ge=1)
+    stream: bool = False
+    """Bring the model to the device block by block while pruning; on by itself where it would not fit."""
+    calibration: Calibration = Calibration()
+    training: Training = Training()
+    perplexity: PerplexitySpec = PerplexitySpec()
+    zeroshot: ZeroshotSpec = ZeroshotSpec()
+    targets: Targets = Targets()
+
+    @field_validator("methods", "models", "patterns", "quantizers", "measures", "tasks", "seeds", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        parts = value.split(",") if isinstance(value, str) else value
+        return (parts,) if isinstance(parts, int) else parts
+
+    @field_validator("methods", "models", "patterns", "quantizers", "measures", "tasks", "seeds")
+    @classmethod
+    def _some(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not value:
+            raise ValueError("needs at least one")
+        return tuple(dict.fromkeys(v.strip() if isinstance(v, str) else v for v in value))
+
+    @field_validator("data_dir")
+    @classmethod
+    def _mirror(cls, value: Path | None) -> Path | None:
+        named = value or (Path(os.environ[DATA_ENV]) if os.environ.get(DATA_ENV) else None)
+        if named and not named.is_dir():
+            raise UserError(
+                f"data directory {str(named)!r} is not there: make it, or leave --data-dir and ${DATA_ENV} out"
+            )
+        return named.resolve() if named else None
+
+    def check(self) -> None:
+        """Look every name up.
+
+        Raises:
+            UserError: the first that is unknown.
+        """
+        for text in self.methods:
+            parse_method(text)
+        for text in self.quantizers:
+            parse_quantizer(text)
+        for name in self.measures:
+            registry.lookup("measures", name)
+        if "zeroshot" in self.measures:
+            expand(self.tasks)
+        for text in self.patterns:
+            Pattern.parse(text)
+
+
+def make_spec(values: dict[str, Any]) -> Spec:
+    """A spec from plain values.
+
+    Raises:
+        UserError: an unknown key, with the nearest known one, or a value that will not do.
+    """
+    try:
+        spec = Spec(**values)
+    except ValidationError as fault:
+        raise UserError(_sentence(fault)) from None
+    spec.check()
+    return spec
+
+
+def _sentence(fault: ValidationError) -> str:
+    first = fault.errors()[0]
+    where = ".".join(str(p) for p in first["loc"] if not isinstance(p, int))
+    if first["type"] == "extra_forbidden":
+        model: type[BaseModel] = Spec
+        for part in first["loc"][:-1]:
+            model = type(getattr(model(), str(part)))
+        return unknown("setting", where, [".".join([*map(str, first["loc"][:-1]), f]) for f in model.model_fields])
+    return f"{where} = {first['input']!r} will not do: {first['msg'].lower()}"
+
+
+def assign(values: dict[str, Any], assignment: str) -> None:
+    """Apply one `--set key.sub=value`; the value is read as TOML where it is TOML, else as a string.
+
+    Raises:
+        UserError: no "=".
+    """
+    key, found, text = assignment.partition("=")
+    if not found:
+        raise UserError(f"--set {assignment!r} has no value: write key=value, for example perplexity.seqlen=512")
+    try:
+        value: Any = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, leaf = key.strip().split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise UserError(f"--set {assignment!r}: {parent!r} is a value, not a table")
+    values[leaf] = value

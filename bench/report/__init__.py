@@ -1,0 +1,1 @@
+"""Tables, and the leaderboard as HTML, Markdown, CSV, LaTeX and figures."""

@@ -1,0 +1,1 @@
+"""Records: read, write, merge, migrate, and turn into rows."""

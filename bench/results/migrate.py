@@ -1,0 +1,69 @@
+"""Records of older schemas, brought to today's a step at a time; and `bench migrate`, which writes them so."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.results.record import parse
+from bench.results.schema import SCHEMA
+from bench.results.store import Store
+from bench.system.files import replacing
+from methods.errors import UserError
+
+
+@dataclass(frozen=True)
+class Migrated:
+    """How many records were written anew, and how many were of today's schema already."""
+
+    written: int
+    known: int
+
+
+def migrate_folder(root: Path) -> Migrated:
+    """Write every record of a results folder in today's schema.
+
+    Each original is laid aside in `older/` before its record takes its place, and all of them go when every record has
+    been read back. Killed in between, the same command goes on from there.
+
+    Raises:
+        UserError: no results folder, one that cannot be written, or a record that is none; what came before stays done.
+    """
+    if not (root / "records").is_dir():
+        raise UserError(f"{str(root)!r} is no results folder: it has no records/ in it")
+    store, aside = Store(root), root / "older"
+    paths = sorted((root / "records").glob("*.json"))
+    old = [path for path in paths if _renewed(path, store, aside)]
+    for path in old:
+        if _schema(path.read_bytes(), path) != SCHEMA:
+            raise UserError(f"{path} did not come back as it was written; its original is {aside / path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    return Migrated(len(old), len(paths) - len(old))
+
+
+def _renewed(path: Path, store: Store, aside: Path) -> bool:
+    """Was it of an older schema?"""
+    content = path.read_bytes()
+    if _schema(content, path) == SCHEMA:
+        return False
+    try:
+        record = parse(content, str(path))
+        if record.key[:32] != path.stem:
+            raise ValueError("it does not bear its own key")
+    except ValueError as fault:
+        raise UserError(
+            f"{path} is no record ({str(fault).splitlines()[0]}): delete it, or run its cell again"
+        ) from None
+    with replacing(aside / path.name) as temporary:
+        temporary.write_bytes(content)
+    store.write(record)
+    return True
+
+
+def _schema(content: bytes, path: Path) -> int:
+    try:
+        return int(json.loads(content)["schema_version"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{path} is no record: delete it, or run its cell again") from None

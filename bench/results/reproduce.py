@@ -1,0 +1,94 @@
+"""The command that makes a record again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from bench.results.record import Record
+from methods.errors import UserError
+
+FLAGS = {
+    "models": "--model",
+    "methods": "--methods",
+    "patterns": "--pattern",
+    "quantizers": "--quant",
+    "measures": "--measures",
+    "tasks": "--tasks",
+    "seeds": "--seeds",
+    "dtype": "--dtype",
+    "device": "--device",
+}
+"""Settings that have a flag of their own; the others go by --set."""
+
+
+def command(records: Sequence[Record]) -> str:
+    """For one line's records of one measure, a seed each. Empty where they do not say how they were made."""
+    try:
+        values = settings(records[0])
+    except UserError:
+        return ""
+    seeds = sorted(r.slot["seed"] for r in records if r.slot.get("seed") is not None)
+    values |= {"seeds": tuple(seeds)} if seeds else {}
+    parts = ["bench", "run"]
+    for name, flag in FLAGS.items():
+        if values.get(name):
+            parts += [flag, _text(values[name])]
+    for name, value in values.items():
+        if name not in FLAGS:
+            parts += _set(name, value)
+    return shlex.join(parts)
+
+
+def _set(name: str, value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [part for key, inner in value.items() for part in _set(f"{name}.{key}", inner)]
+    if value is None or value in ([], ["*"]) or (name, value) == ("training.processes", 1):
+        return []
+    return ["--set", f"{name}={_text(value)}"]
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def settings(record: Record) -> dict[str, Any]:
+    """A spec's values, read back from a record's slot and from what decided its number.
+
+    Raises:
+        UserError: they cannot be read back.
+    """
+    slot, decided = record.slot, record.determinants
+    try:
+        values: dict[str, Any] = {
+            "methods": (slot["method"].rpartition(" + ")[2],),
+            "models": (slot["model"],),
+            "patterns": (slot["pattern"],) if slot["pattern"] != "dense" else ("2:4",),
+            "measures": (slot["measure"],),
+            "dtype": slot["dtype"],
+            "device": slot["device"],
+            "threads": decided["threads"],
+            "targets": dict(zip(("include", "exclude"), slot["targets"], strict=True)),
+        }
+        if slot.get("seed") is not None:
+            values["seeds"] = (slot["seed"],)
+        if draw := decided.get("calibration"):
+            values["calibration"] = {k: draw[k] for k in ("data", "sequences", "seqlen")}
+        if course := decided.get("training"):
+            kept = {k: course[k] for k in ("data", "tokens", "batch", "seqlen", "micro")}
+            values["training"] = kept | {"processes": decided.get("processes", 1)}
+        values |= _measured(slot["measure"], dict(decided["measure"]["config"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as fault:
+        raise UserError(f"record {record.key[:12]} does not say how it was made ({fault}): run bench run") from None
+    values["quantizers"] = (slot.get("quantizer", "none"),)
+    return values
+
+
+def _measured(measure: str, config: dict[str, Any]) -> dict[str, Any]:
+    """A measure's fields as settings of a run."""
+    if measure in ("perplexity", "agreement"):
+        return {"perplexity": {("data" if k == "corpus" else k): v for k, v in config.items()}}
+    if measure == "zeroshot":
+        return {"tasks": (config["task"],), "zeroshot": {k: config[k] for k in ("batch", "limit") if k in config}}
+    return {}

@@ -1,0 +1,1 @@
+"""Build artifacts, measure them, and record every measurement."""

@@ -1,0 +1,34 @@
+"""Records made from cells: what is known before one runs, and what is left when it fails."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+from bench.plan.artifact import Cell
+from bench.results.record import Record
+from bench.system import provenance
+from methods.errors import Diverged, Skipped
+
+
+def blank(cell: Cell, **fields: Any) -> Record:
+    """A record of a cell with what is known before it runs."""
+    return Record(key=cell.key, slot=cell.slot, determinants=cell.determinants(), **fields)
+
+
+def failure(cell: Cell, fault: BaseException) -> Record:
+    """A failed row, or a diverged or skipped one, with the reason in one line and the whole traceback."""
+    lines = str(fault).strip().splitlines()
+    out_of_memory = (
+        isinstance(fault, MemoryError) or "out of memory" in str(fault) or "can't allocate memory" in str(fault)
+    )
+    reason = "OOM" if out_of_memory else f"{type(fault).__name__}: {lines[0] if lines else 'no message'}"
+    if isinstance(fault, Diverged | Skipped):
+        reason = str(fault)
+    return blank(
+        cell,
+        status="skipped" if isinstance(fault, Skipped) else "diverged" if isinstance(fault, Diverged) else "failed",
+        reason=reason,
+        traceback="" if isinstance(fault, Skipped) else "".join(traceback.format_exception(fault)),
+        provenance=provenance.gather(),
+    )

@@ -1,0 +1,69 @@
+"""Prune one model into a folder of the user's, with a card that says how it was made."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from bench.plan import plan
+from bench.plan.artifact import Artifact, names
+from bench.plan.spec import Spec
+from bench.run import progress
+from bench.run.model_card import card
+from bench.system.cache import using
+from methods.errors import Skipped, UserError
+
+
+class _Show:
+    """A builder's events drawn by a watch."""
+
+    def __init__(self, show: progress.Watch) -> None:
+        self.phase, self._show = "", show
+
+    def advance(self, done: int, total: int, **figures: float) -> None:
+        self._show.progress(self.phase, done, total, figures)
+
+
+def write_pruned(spec: Spec, out: Path) -> str:
+    """Write the artifact of a spec with one method, model and pattern to `out`; returns a sentence for the user.
+
+    Raises:
+        UserError: more than one of them, or `out` is taken.
+        Broken: the method broke its promise.
+    """
+    if any(len(x) != 1 for x in (spec.methods, spec.models, spec.patterns, spec.quantizers)):
+        raise UserError("bench prune takes one method, one model, one pattern and one quantizer; bench run takes many")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {str(out)!r} is there already: name a new folder, or empty it")
+    with using():
+        planned = plan.make_plan(spec, fetch=True).cells
+        artifact = next(c.artifact for c in planned if c.artifact.pruner.label == spec.methods[0])
+        with using(*names(artifact)):
+            return _write(artifact, out)
+
+
+def _write(artifact: Artifact, out: Path) -> str:
+    from bench.run.build import Builder
+
+    show = progress.on(sys.stderr)
+    show.begin(1, 0)
+    show.artifact(artifact.told, False)
+    try:
+        builder = Builder(artifact, _Show(show))
+        built = builder.build(artifact)
+    except Skipped as fault:
+        raise UserError(f"{artifact.done} cannot run here: {fault}") from None
+    finally:
+        show.end()
+    out.mkdir(parents=True, exist_ok=True)
+    for file in built.folder.iterdir():
+        if file.is_file() and file.name not in ("artifact.json", "PULLED.json", "TRAINING.json", "README.md"):
+            shutil.copyfile(file, out / file.name)
+    verdict = built.verdict
+    zeros = sum(x.zeros for x in verdict.layers.values()) / max(1, sum(x.weights for x in verdict.layers.values()))
+    (out / "README.md").write_text(card(artifact, zeros, built.notes))
+    held = f"{verdict.violations} groups break the pattern" if verdict.violations else "pattern checked"
+    told = f"{out}: {artifact.model} by {artifact.done}, {artifact.pattern}, {zeros:.1%} of {len(verdict.layers)} linears zero, {held}"
+    found = built.notes.get("validation_perplexity", {})
+    return told + "".join(f"; perplexity on held-out text {k.replace('_', ' ')} {v:.4g}" for k, v in found.items())

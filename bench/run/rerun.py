@@ -1,0 +1,49 @@
+"""Measuring a suspected cell once more, in a process of its own, before it is called a regression."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bench.results.record import Record, identity_key
+from bench.results.reproduce import settings
+from bench.results.store import Store
+from methods.errors import UserError
+
+
+def measure(record: Record, root: Path) -> Record:
+    """Run a record's cell into an empty results folder.
+
+    Raises:
+        UserError: today's code would make another cell of it.
+    """
+    import sys
+
+    from bench.plan.plan import Plan, make_plan
+    from bench.run import progress, runner
+    from bench.system.cache import using
+
+    plan = make_plan(spec_of(record, root))
+    cells = tuple(c for c in plan.cells if identity_key(record) == _slot(c.slot))
+    if not cells:
+        raise UserError(f"record {record.key[:12]} is of a slot that this version does not make: run bench run")
+    with using():
+        summary = runner.execute(Plan(plan.spec, cells, ()), Store(root), progress.on(sys.stderr))
+    if len(summary.records) != 1:
+        raise UserError(f"record {record.key[:12]} gave {len(summary.records)} records: run bench run")
+    return summary.records[0]
+
+
+def _slot(slot: dict[str, Any]) -> tuple[Any, ...]:
+    return identity_key(Record(key="", slot=slot, status="ok"))
+
+
+def spec_of(record: Record, root: Path) -> Any:
+    """The run that makes a record.
+
+    Raises:
+        UserError: it cannot be read back.
+    """
+    from bench.plan import spec
+
+    return spec.make_spec(settings(record) | {"results": root})

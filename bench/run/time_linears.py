@@ -1,0 +1,158 @@
+"""Shape tables as records: a model's linears on this machine, a record for each kind of weight and number of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.inputs import models
+from bench.kernels import native
+from bench.measures.contract import Readings
+from bench.measures.speed import linears, roofline
+from bench.results.record import DONE, Record
+from bench.results.store import Store
+from bench.run.measure import rows_of
+from bench.system import digests, provenance
+from bench.system.devices import fingerprint
+from methods.contract import Compute
+from methods.errors import Skipped, UserError
+from methods.folder import Folder
+from methods.pattern import Pattern
+from methods.targets import family_of, find_targets
+
+QUANTIZERS = {"bf16": "none", "fp16": "none", "int8": "int8", "fp8": "fp8"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """kinds and tokens: None for all that the device has."""
+
+    model: str
+    device: str
+    threads: int
+    kinds: tuple[str, ...] | None
+    tokens: tuple[int, ...]
+    data_dir: Path | None
+
+
+def measure(asked: Asked, results: Path) -> Iterator[Record]:
+    """Each record as it is there; what is recorded already is not measured again.
+
+    Raises:
+        UserError: unknown model or kind.
+    """
+    store = Store(results)
+    device = linears.device(Compute(device=torch.device(asked.device), threads=asked.threads))
+    kinds = asked.kinds or device.kinds
+    if unknown := set(kinds) - set(QUANTIZERS):
+        raise UserError(f"kind {sorted(unknown)[0]!r} is not one of {', '.join(QUANTIZERS)}")
+    torch.set_num_threads(asked.threads)
+    source = Source(asked.model, asked.data_dir)
+    for kind in kinds:
+        for tokens in asked.tokens:
+            record = _blank(asked, source, kind, tokens)
+            known = store.get(record.key)
+            if known is None or known.status not in DONE:
+                items = _fill(record, device, source, kind, tokens)
+                store.write(record, items)
+                known = record
+            yield known
+
+
+class Source:
+    """Whose weights: the model's own where it is here, made 2:4 by magnitude where they are not; else random ones."""
+
+    def __init__(self, name: str, data_dir: Path | None) -> None:
+        self.found = models.resolve(name, data_dir)
+        self.shapes = roofline.sizes(name, data_dir).linears
+        self.names: dict[tuple[int, int], str] = {}
+        self.method, self.digest = "random", ""
+        if self.found:
+            self.folder = Folder(self.found.folder)
+            self.digest = self.found.digest
+            self.flip = family_of(self.folder.config).transposed
+            for target in find_targets(self.folder.config, self.folder.shapes()):
+                rows, width = self.folder.shapes()[target + ".weight"]
+                self.names.setdefault((width, rows) if self.flip else (rows, width), target + ".weight")
+            every = (self._own(name) for name in self.names.values())
+            self.method = "as it is" if all(Pattern(2, 4).violations(w) == 0 for w in every) else "magnitude"
+
+    def _own(self, name: str) -> Tensor:
+        weight = self.folder.tensor(name)
+        return (weight.T if self.flip else weight).contiguous()
+
+    def weights(self) -> Iterator[tuple[int, Tensor]]:
+        if not self.found:
+            yield from linears.random(self.shapes)
+            return
+        for shape, name in self.names.items():
+            weight = self._own(name)
+            if self.method == "magnitude":
+                weight = torch.where(Pattern(2, 4).keep(weight.float().abs()), weight, 0)
+            yield self.shapes[shape], weight.bfloat16()
+
+
+def _blank(asked: Asked, source: Source, kind: str, tokens: int) -> Record:
+    slot = {
+        "model": asked.model, "method": source.method, "pattern": "2:4", "quantizer": QUANTIZERS[kind], "seed": None,
+        "measure": "speed", "protocol": f"linears@{tokens}", "calibration": None, "training": None,
+        "targets": [["*"], []], "dtype": kind, "device": asked.device.split(":")[0],
+    }  # fmt: skip
+    determinants = {
+        "model": source.digest or asked.model,
+        "shapes": sorted([*shape, count] for shape, count in source.shapes.items()),
+        "measure": {"name": "speed", "source": digests.of_source("bench.measures.speed.linears"), "kernel": native.digest()},
+        "weights": source.method, "kind": kind, "tokens": tokens, "threads": asked.threads,
+        "hardware": fingerprint(asked.device),
+    }  # fmt: skip
+    return Record(key=digests.of(determinants), slot=slot, determinants=determinants, status="skipped")
+
+
+def _fill(record: Record, device: Any, source: Source, kind: str, tokens: int) -> tuple[Any, ...]:
+    record.provenance = provenance.gather()
+    try:
+        found: Readings = linears.told(device, source.weights(), tokens, kind)
+    except Skipped as why:
+        record.reason = str(why)
+        return ()
+    record.status = "ok"
+    record.readings = rows_of(found)
+    record.notes = dict(found.notes)
+    return found.items
+
+
+def rows(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """A row a shape, as `bench speed` shows it; what was not timed says why."""
+    out = []
+    for record in records:
+        slot = record.slot
+        head = {"what": "", "kind": slot["dtype"], "tokens": int(str(slot["protocol"]).partition("@")[2])}
+        if record.status != "ok":
+            out.append(head | {"what": slot["model"], "status": f"{record.status}: {record.reason}"})
+        for shape in record.notes.get("shapes", []):
+            row = head | {"what": f"{shape['shape'][0]} x {shape['shape'][1]} ({shape['count']} of them)"}
+            if "skipped" in shape:
+                out.append(row | {"status": f"skipped: {shape['skipped']}"})
+                continue
+            low, high = shape["interval"]
+            out.append(
+                row
+                | {
+                    "dense_us": round(1e6 * shape["seconds"][shape["dense"]]["median"], 1),
+                    "2:4_us": round(1e6 * shape["seconds"][shape["sparse"]]["median"], 1),
+                    "speedup": f"{shape['speedup']:.2f} ({low:.2f} to {high:.2f})",
+                    "noise": f"{shape['noise']:.1%}",
+                    "limit": f"{shape['limit']:.2f}",
+                    "attained": f"{shape['attained']:.0%}",
+                    "dense_of_peak": f"{shape['dense_share_of_peak']:.0%}",
+                    "2:4_of_peak": f"{shape['sparse_share_of_peak']:.0%}",
+                    "over": shape["dense"],
+                    "status": "; ".join(shape["flags"]) or "ok",
+                }
+            )
+    return out

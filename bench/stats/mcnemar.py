@@ -1,0 +1,65 @@
+"""Right or wrong, before and after, on the same questions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bench.stats.bootstrap import Estimate, means
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """Exact two-sided p: of lost + gained discordant pairs each is either with 1/2 (McNemar, Psychometrika 12, 1947)."""
+    from scipy.special import bdtr
+
+    discordant = lost + gained
+    return min(1.0, 2 * float(bdtr(min(lost, gained), discordant, 0.5))) if discordant else 1.0
+
+
+def tango(lost: int, gained: int, n: int, level: float) -> tuple[float, float]:
+    """Score interval for (gained - lost) / n, the difference of paired proportions (Tango, Stat. Med. 17, 1998, eq. 10).
+
+    It holds where Wald's does not: few discordant pairs, or none.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import ndtri
+
+    z = -float(ndtri(level / 2))
+
+    def score(delta: float) -> float:
+        a, c = 2 * n, -lost * delta * (1 - delta)
+        b = -gained - lost + (2 * n - gained + lost) * delta
+        q = (max(b * b - 4 * a * c, 0.0) ** 0.5 - b) / (2 * a)  # of a loss, most likely under delta
+        variance = n * (2 * q + delta * (1 - delta))
+        return float((gained - lost - n * delta) / max(variance, 1e-300) ** 0.5)
+
+    value = (gained - lost) / n
+    edge = 1 - 1e-12
+    low = brentq(lambda d: score(d) - z, -edge, value, xtol=1e-12) if value > -edge and score(-edge) > z else -1.0
+    high = brentq(lambda d: score(d) + z, value, edge, xtol=1e-12) if value < edge and score(edge) < -z else 1.0
+    return float(low), float(high)
+
+
+def flips(before: NDArray[np.float64], after: NDArray[np.float64], level: float) -> Estimate:
+    """Accuracy after minus before. before, after: 0 or 1, [questions]."""
+    lost = int(((before == 1) & (after == 0)).sum())
+    gained = int(((before == 0) & (after == 1)).sum())
+    n = len(before)
+    value = (gained - lost) / n
+    low, high = tango(lost, gained, n, level)
+    stderr = ((lost + gained) / n - value**2) ** 0.5 / n**0.5
+    return Estimate(value, stderr, low, high, mcnemar(lost, gained), n, "questions", lost=lost, gained=gained)
+
+
+def flips_over_seeds(before: NDArray[np.float64], after: NDArray[np.float64], level: float) -> Estimate:
+    """The same over several seeds, which are the outer level. before, after: 0 or 1, [seeds, questions].
+
+    McNemar's test would take the draws of one question for so many questions; Student's t over both levels does not.
+    """
+    lost = int(((before == 1) & (after == 0)).sum())
+    gained = int(((before == 0) & (after == 1)).sum())
+    return replace(means(after - before, level), lost=lost, gained=gained)

@@ -1,0 +1,1 @@
+"""The machine: cache, files, devices, environments, digests, provenance."""

@@ -1,0 +1,22 @@
+"""Read a TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from methods.errors import UserError
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """
+    Raises:
+        UserError: not there, or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as fault:
+        raise UserError(f"config {str(path)!r} cannot be read: {fault.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+        raise UserError(f"config {str(path)!r} is not TOML: {fault}") from None

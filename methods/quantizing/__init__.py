@@ -1,0 +1,1 @@
+"""What quantizers share: grids, and how weights would be stored."""

@@ -1,0 +1,1 @@
+"""What methods that train share: the trainer, settings, distillation, checkpoints, ranks."""

@@ -1,0 +1,38 @@
+"""A model that learns: what its head is given, and its loss."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from methods.errors import UserError
+from methods.training import distill
+
+
+class Student(nn.Module):
+    """A causal model with its loss, so that one forward pass covers all that is sharded together."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, ids: Tensor, teacher: distill.Teacher | None, eta: float, temperature: float, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return distill.loss(
+            hidden_states(self.model, ids), head_of(self.model), ids[:, 1:].flatten(), teacher,
+            eta=eta, temperature=temperature, scale=scale,
+        )  # fmt: skip
+
+
+def hidden_states(model: nn.Module, ids: Tensor) -> Tensor:
+    """What the head would be given for all tokens but the last of each sequence: [batch * (seqlen - 1), width]."""
+    states: Tensor = model.base_model(input_ids=ids, use_cache=False)[0][:, :-1]  # type: ignore[operator]
+    return states.flatten(0, 1)
+
+
+def head_of(model: nn.Module) -> Tensor:
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    if getattr(head, "bias", None) is not None:
+        raise UserError("the model's head has a bias, which this trainer does not know")
+    weight: Tensor = head.weight
+    return weight

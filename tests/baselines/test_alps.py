@@ -1,0 +1,276 @@
+"""ALPS against its definition: its support by the paper's steps, its weights by least squares row by row, in float64."""
+
+import copy
+import re
+from itertools import pairwise
+
+import pytest
+import torch
+
+from baselines.admm import loss
+from baselines.alps import Alps, Problem, problem, refine, support
+from helpers.layers import error, first_block, layer, pruned
+from methods.errors import UserError
+from methods.pattern import Pattern
+
+PATTERNS = ["2:4", "1:4", "4:8", "2:8", "50%"]
+
+
+def exact(x, damping=0.01):
+    """The problem of inputs x, float64."""
+    h = x.double().T @ x.double()
+    h = h + damping * h.diagonal().mean() * torch.eye(len(h))
+    norm = h.diagonal().sqrt()
+    h = h / norm / norm[:, None]
+    return Problem(norm, h, *torch.linalg.eigh(h))
+
+
+def naive(start, h, pattern, rho, iterations):
+    """Support [out, in] and rho. As in the paper: weights are [in, out], V is not scaled, (H + rho I)^-1 is explicit."""
+
+    def project(w):
+        return w * pattern.keep(w.T.abs()).T
+
+    dense = start.T
+    first = project(dense)
+    b, d, v, before, moved = dense, first, torch.zeros_like(dense), first != 0, False
+    kept = int(before.sum())
+    for t in range(1, iterations + 1):
+        b = torch.linalg.inv(h + rho * torch.eye(len(h))) @ (h @ dense - v + rho * d)
+        d = project(b + v / rho)
+        v = v + rho * (b - d)
+        if t % 3 == 0:
+            changed = int(((d != 0) != before).sum())
+            moved = moved or changed > 0.005 * kept
+            before = d != 0
+            if not moved:
+                rho, d, v, before = rho / 5, first, torch.zeros_like(v), first != 0
+                if rho < 1e-4:
+                    return before.T, rho * 5
+            elif changed == 0 or (t > 30 and changed < 0.0003 * kept):
+                break
+            else:
+                rho *= 1.3 if changed > 0.1 * kept else 1.2 if changed > 0.005 * kept else 1.1
+    return (d != 0).T, rho
+
+
+def least_squares(weight, x, keep, damping=0.01):
+    """Each row of weight [out, in] on its own support: ||X (w - w0)||^2 + ridge ||w - w0||^2, by a solver of such."""
+    x, weight = x.double(), weight.double()
+    ridge = damping * x.square().sum(0).mean()
+    tall = torch.cat([x, ridge.sqrt() * torch.eye(x.shape[1])])
+    out = torch.zeros_like(weight)
+    for i, mask in enumerate(keep):
+        out[i, mask] = torch.linalg.lstsq(tall[:, mask], tall @ weight[i]).solution
+    return out
+
+
+def solved(weight, x, pattern, rule=None):
+    """The pruned weight, and what its support came with."""
+    rule = rule or Alps()
+    at, _ = problem(x.T @ x, rule.damping)
+    start = weight * at.norm
+    found = support(start, at, pattern, rule)
+    return refine(found.weight, found.keep, start, at.hessian, rule.steps) / at.norm, found
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("text", [*PATTERNS, "30%"])
+@pytest.mark.parametrize("fields", [{}, {"rho": 30.0}, {"iterations": 7}], ids=str)
+def test_support_is_its_definition(text, seed, fields):
+    weight, x = (t.double() for t in layer(seed=seed))
+    at, pattern, rule = exact(x), Pattern.parse(text), Alps(**fields)
+
+    got = support(weight * at.norm, at, pattern, rule)
+
+    want, rho = naive(weight * at.norm, at.hessian, pattern, rule.rho, rule.iterations)
+    assert torch.equal(got.keep, want)
+    assert got.rho == pytest.approx(rho)
+    assert (got.weight[~got.keep] == 0).all()
+
+
+@pytest.mark.parametrize("text", [*PATTERNS, "dense"])
+def test_weights_are_least_squares_on_the_support(text):
+    """Any support: here magnitude's, and from its plain weights, far from the least."""
+    weight, x = layer(out=8, width=32)
+    keep = Pattern.parse(text).keep(weight.abs())
+    at, _ = problem(x.T @ x, 0.01)
+    start = weight * at.norm
+
+    got = refine(start.where(keep, 0), keep, start, at.hessian, steps=40) / at.norm
+
+    torch.testing.assert_close(got.double(), least_squares(weight, x, keep), rtol=0, atol=2e-5)
+    assert (got[~keep] == 0).all()
+
+
+def test_rows_of_unequal_support_are_solved_together():
+    """One that is empty, one of one weight, one of all."""
+    weight, x = layer(out=4, width=32)
+    keep = torch.rand(4, 32) < 0.5
+    keep[0], keep[1], keep[2] = False, torch.arange(32) == 5, True
+    at, _ = problem(x.T @ x, 0.01)
+
+    got = refine(torch.zeros(4, 32), keep, weight * at.norm, at.hessian, steps=60) / at.norm
+
+    torch.testing.assert_close(got.double(), least_squares(weight, x, keep), rtol=0, atol=2e-5)
+
+
+def test_each_step_takes_off_more():
+    """The error that conjugate gradients take off never comes back, and 10 steps from ADMM's weights are enough."""
+    weight, x = layer()
+    at, _ = problem(x.T @ x, 0.01)
+    start, keep = weight * at.norm, Pattern(2, 4).keep(weight.abs())
+
+    errors = [
+        float(loss(refine(start.where(keep, 0), keep, start, at.hessian, n) - start, at.hessian)) for n in range(9)
+    ]
+
+    assert all(a > b for a, b in pairwise(errors))
+    got, found = solved(weight, x, Pattern(2, 4))
+    best = least_squares(weight, x, found.keep).float()
+    assert error(got, weight, x) < 1.001 * error(best, weight, x)
+
+
+@pytest.mark.parametrize("text", PATTERNS)
+def test_makes_up_for_more_than_those_before_it(text):
+    """Than magnitude and Wanda, whose weights stay, than SparseGPT, and than least squares on SparseGPT's mask."""
+    weight, x = layer()
+    pattern = Pattern.parse(text)
+
+    got, found = solved(weight, x, pattern)
+    gpt = pruned(weight, x, pattern)
+    others = {
+        "magnitude": weight * pattern.keep(weight.abs()),
+        "wanda": weight * pattern.keep(weight.abs() * x.norm(dim=0), per="row"),
+        "sparsegpt": gpt,
+        "its mask": least_squares(weight, x, gpt != 0).float(),
+    }
+
+    assert torch.equal(got != 0, found.keep)
+    assert pattern.violations(got) == 0
+    for name, other in others.items():
+        assert error(got, weight, x) < error(other, weight, x), name
+
+
+@pytest.mark.parametrize("text", PATTERNS)
+def test_a_rho_that_holds_the_support_falls(text):
+    """Under 1000 nothing moves; divided by 5 until something does, it still leaves the support it started from behind."""
+    weight, x = layer()
+    pattern = Pattern.parse(text)
+    at, _ = problem(x.T @ x, 0.01)
+    first = pattern.keep((weight * at.norm).abs())
+
+    got, found = solved(weight, x, pattern, Alps(rho=1000.0))
+
+    assert 1 < found.rho < 100
+    assert error(got, weight, x) < error(least_squares(weight, x, first).float(), weight, x)
+
+
+@pytest.mark.parametrize("text", ["2:4", "dense", "50%"])
+def test_a_support_that_cannot_move_ends_the_search(text):
+    """One weight of each group, or of the layer, is beyond all others; or all stay."""
+    weight, x = layer(out=4, width=32)
+    pattern = Pattern.parse(text)
+    weight = weight.where(pattern.keep(weight.abs()), 0)
+
+    got, found = solved(weight, x, pattern)
+
+    assert found.iterations <= 15
+    torch.testing.assert_close(got, weight, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3, 4, 6])
+def test_stopped_at_any_time_it_holds_the_pattern(iterations):
+    """Also where rho has just fallen and the support was put back: at 10 it had moved, but hardly."""
+    weight, x = layer()
+    for rho in (0.1, 10.0, 1e6):
+        _, found = solved(weight, x, Pattern(2, 4), Alps(iterations=iterations, rho=rho))
+        assert found.iterations == iterations
+        assert (found.weight[~found.keep] == 0).all()
+        assert (found.keep.unflatten(1, (-1, 4)).sum(-1) == 2).all()
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "50%"])
+def test_first_block_of_a_model_is_the_definition(pattern, llama, make_job):
+    """Through the walk: on the support it ends with, least squares of the dense block's inputs."""
+    job = make_job(llama, pattern)
+    dense = first_block(llama, job)
+
+    notes = Alps(steps=80).apply(llama, job).notes
+
+    for name, (weight, x) in dense.items():
+        got = llama.get_submodule(name).weight
+        at = exact(x)
+        keep, rho = naive(weight.double() * at.norm, at.hessian, job.pattern, 0.1, 300)
+        assert torch.equal(got != 0, keep), name
+        torch.testing.assert_close(got.double(), least_squares(weight, x, keep), rtol=0, atol=1e-4)
+        assert notes["layers"][name]["rho"] == pytest.approx(rho, rel=1e-5)
+        assert notes["layers"][name]["error"] <= notes["layers"][name]["error_before"]
+
+
+def test_dense_is_left_alone(llama, make_job):
+    before = copy.deepcopy(llama.state_dict())
+
+    after = Alps().apply(llama, make_job(llama, "dense")).model.state_dict()
+
+    assert all(torch.equal(after[k], before[k]) for k in before)
+
+
+def test_dead_inputs_lose_their_weights(llama, job):
+    llama.model.layers[1].input_layernorm.weight[[2, 9, 10, 11]] = 0
+
+    Alps().apply(llama, job)
+
+    for x in "qkv":
+        weight = getattr(llama.model.layers[1].self_attn, f"{x}_proj").weight
+        assert (weight[:, [2, 9, 10, 11]] == 0).all()
+        assert (weight[:, 0:4].count_nonzero(-1) == 2).all()
+        assert (weight[:, 8] != 0).all()
+
+
+def test_damping_grows_and_is_noted(llama, make_job):
+    """8 tokens cannot make a 32 x 32 Hessian definite."""
+    job = make_job(llama, calibration=torch.arange(8)[None])
+    fine = Alps().apply(copy.deepcopy(llama), job)
+
+    starved = Alps(damping=0).apply(llama, job)
+
+    assert "damping_raised" not in fine.notes
+    assert "model.layers.0.self_attn.k_proj" in starved.notes["damping_raised"]
+    assert all(parameter.isfinite().all() for parameter in llama.parameters())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"rho": 0.0}, {"rho": float("nan")}, {"damping": 2.0}, {"iterations": 0}, {"steps": -1}],
+    ids=str,
+)
+def test_bad_settings_are_one_sentence(fields, llama, job):
+    ((field, value),) = fields.items()
+    with pytest.raises(UserError, match=f"^alps:{field}={re.escape(str(value))} will not do: "):
+        Alps(**fields).apply(llama, job)
+
+
+def test_inputs_that_do_not_correlate_are_a_problem_too():
+    """H = I has no eigenvector to find; least squares leaves what is kept as it was."""
+    weight, _ = layer(width=32)
+    at, _ = problem(torch.eye(32), 0.01)
+    start = weight * at.norm
+
+    assert torch.equal(at.vectors, torch.eye(32))
+    found = support(start, at, Pattern(2, 4), Alps())
+    got = refine(found.weight, found.keep, start, at.hessian, 10)
+    torch.testing.assert_close(got, start.where(found.keep, 0))
+
+
+def test_inverse_is_that_of_the_damped_and_shifted():
+    _, x = layer(width=16)
+    h = (x.T @ x).double()
+
+    at, took = problem(h, 0.05)
+
+    assert took == 0.05
+    want = h + 0.05 * h.diagonal().mean() * torch.eye(16)
+    torch.testing.assert_close(at.hessian * at.norm * at.norm[:, None], want)
+    torch.testing.assert_close(at.hessian.diagonal(), torch.ones(16, dtype=torch.float64))
+    torch.testing.assert_close(at.inverse(0.7), torch.linalg.inv(at.hessian + 0.7 * torch.eye(16)))

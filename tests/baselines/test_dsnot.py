@@ -1,0 +1,248 @@
+"""DSnoT against its definition, row by row and swap by swap in float64, and what every swap must leave as it was."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from baselines.dsnot import DSnoT, Inputs, moments, swap
+from bench import api
+from bench.inputs import loading
+from helpers import runs
+from helpers.layers import first_block
+from methods.contract import Compute, Prior
+from methods.errors import UserError
+from methods.folder import Folder
+from methods.pattern import Pattern
+from methods.targets import dense_weight
+
+PATTERNS = ["2:4", "1:4", "4:8", "2:8", "50%", "70%"]
+
+
+def naive(weight, keep, x, seqlen, pattern, rule):
+    """The refined mask. Every candidate is looked at anew for every swap."""
+    x = x.double()
+    sum_ = x.sum(0) / (len(x) / seqlen)
+    variance, norm = x.var(0, unbiased=False), x.norm(dim=0)
+    out = keep.clone()
+    for i, row in enumerate(weight.double()):
+        share, size = (row * sum_).tolist(), (row.abs() * norm).tolist()
+        worth = (row * sum_ / variance**rule.power).tolist()
+        masked = [j for j in range(len(row)) if not keep[i, j]]
+        kept = [j for j in range(len(row)) if keep[i, j]]
+        error = sum(share[j] for j in masked)
+        for _ in range(rule.cycles):
+            coming = [j for j in masked if share[j] * error > 0]
+            if abs(error) <= rule.threshold or not coming:
+                break
+            new = max(coming, key=lambda j: (abs(worth[j]), -j))
+            going = [j for j in kept if (j // pattern.m == new // pattern.m if pattern.m else share[j] * error < 0)]
+            if not going:
+                break
+            old = min(going, key=lambda j: (size[j], j))
+            after = error - share[new] + share[old]
+            if abs(after) >= abs(error):
+                break
+            masked.remove(new)
+            kept.remove(old)
+            out[i, new], out[i, old] = True, False
+            error = after
+    return out
+
+
+def layer(out=32, width=64, tokens=256, seed=0):
+    """A weight, and inputs that are unequally loud and not centred on 0."""
+    torch.manual_seed(seed)
+    x = (torch.randn(tokens, width) + torch.randn(width)) * torch.rand(width).add(0.2)
+    return torch.randn(out, width) / width**0.5, x
+
+
+def refined(weight, x, pattern, rule=None, seqlen=64):
+    per = {} if pattern.m else {"per": "row"}
+    keep = pattern.keep(weight.abs() * x.norm(dim=0), **per)
+    inputs = Inputs.of(moments(x, None), len(x) // seqlen, seqlen)
+    return keep, swap(weight, keep, inputs, pattern, rule or DSnoT())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("text", PATTERNS)
+@pytest.mark.parametrize("fields", [{}, {"cycles": 3}, {"power": 0.0}, {"threshold": 5.0}], ids=str)
+def test_is_its_definition(text, seed, fields):
+    weight, x = layer(seed=seed)
+    pattern, rule = Pattern.parse(text), DSnoT(**fields)
+
+    keep, got = refined(weight, x, pattern, rule)
+
+    assert torch.equal(got.keep, naive(weight, keep, x, 64, pattern, rule))
+    assert got.swaps == int((got.keep & ~keep).sum()) > 0
+
+
+@pytest.mark.parametrize("text", PATTERNS)
+def test_never_raises_its_own_error(text):
+    """The error told is that of the mask handed back, and no row's is more than it was."""
+    weight, x = layer()
+    mean = x.double().sum(0) / (len(x) / 64)
+
+    keep, got = refined(weight, x, Pattern.parse(text))
+
+    for mask, told in ((keep, got.before), (got.keep, got.after)):
+        torch.testing.assert_close((weight * mean * ~mask).sum(1), told, rtol=1e-4, atol=1e-4)
+    assert (got.after.abs() <= got.before.abs()).all()
+    moved = (got.keep != keep).any(1)
+    assert (got.after.abs() < got.before.abs())[moved].all()
+    assert torch.equal(got.after[~moved], got.before[~moved])
+
+
+@pytest.mark.parametrize("text", PATTERNS)
+def test_swaps_stay_inside_groups(text):
+    """Every group keeps as many as it did; unstructured, every row."""
+    weight, x = layer()
+    pattern = Pattern.parse(text)
+
+    keep, got = refined(weight, x, pattern)
+
+    assert not torch.equal(keep, got.keep)
+    size = pattern.m or weight.shape[1]
+    counts = [mask.unflatten(1, (-1, size)).sum(-1) for mask in (keep, got.keep)]
+    assert torch.equal(*counts)
+
+
+def test_more_cycles_take_off_more():
+    weight, x = layer(width=256)
+    pattern = Pattern.parse("50%")
+
+    errors = [refined(weight, x, pattern, DSnoT(cycles=c))[1].after.abs().sum() for c in (1, 2, 8)]
+
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_inputs_without_a_mean_leave_the_mask_alone():
+    weight, x = layer()
+    x = torch.cat([x, -x])
+
+    keep, got = refined(weight, x, Pattern(2, 4))
+
+    assert torch.equal(keep, got.keep)
+
+
+@pytest.mark.parametrize(("variance", "comes"), [(0.0, 2), (1.0, 3)])
+def test_a_constant_input_is_worth_most(variance, comes):
+    """It has no variance to pay for. By hand: e is 0.3 + 1.25, and the first weight, 0.5 in size and -0.5 of e, goes."""
+    one = torch.ones(4)
+    inputs = Inputs(torch.tensor([-1.0, 1, 1, 5]), torch.tensor([1.0, 1, variance, 1]), one)
+    weight, keep = torch.tensor([[0.5, 0.9, 0.3, 0.25]]), torch.tensor([[True, True, False, False]])
+
+    got = swap(weight, keep, inputs, Pattern(2, 4), DSnoT(cycles=1))
+
+    assert got.keep.nonzero()[:, 1].tolist() == [1, comes]
+    assert got.before.tolist() == pytest.approx([1.55])
+    assert got.after.tolist() == pytest.approx([1.55 - 0.5 - float(weight[0, comes] * inputs.mean[comes])])
+
+
+def test_dead_inputs_are_worth_nothing():
+    weight, x = layer()
+    x[:, 8:12] = 0
+
+    keep, got = refined(weight, x, Pattern(2, 4))
+
+    assert got.after.isfinite().all()
+    assert torch.equal(keep[:, 8:12], got.keep[:, 8:12])
+
+
+def test_moments_of_parts_are_those_of_the_whole():
+    x = torch.randn(96, 5) + 2
+
+    got = Inputs.of(moments(x[40:], moments(x[:40], None)), sequences=6, seqlen=16)
+
+    torch.testing.assert_close(got.mean, x.unflatten(0, (6, 16)).sum(1).mean(0))
+    torch.testing.assert_close(got.variance, x.var(0, unbiased=False), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got.norm, x.norm(dim=0))
+
+
+@pytest.mark.parametrize("text", PATTERNS)
+def test_first_block_of_a_model_is_the_definition(text, llama, make_job, refining):
+    """Inputs are those of the dense block, the weights the dense model's; the MLP keeps the mask it came with."""
+    job = refining(llama, make_job(llama, text))
+    dense = first_block(llama, job)
+    rule = DSnoT(threshold=0.001)
+
+    after = rule.apply(copy.deepcopy(llama), job)
+
+    for name, (weight, x) in dense.items():
+        keep = job.prior.masks[name]
+        if "attn" in name:
+            keep = naive(weight, keep, x, 16, job.pattern, rule)
+        assert torch.equal(after.model.get_submodule(name).weight, weight.where(keep, 0)), name
+    assert after.notes["swaps"] > 0
+    assert after.notes["expected_error"]["after"] < after.notes["expected_error"]["before"]
+
+
+def test_all_parts_are_refined_where_asked(family, make, make_job, refining):
+    model = make(family)
+    job = refining(model, make_job(model))
+
+    models = {part: DSnoT(part=part, threshold=0.0).apply(model, job).model for part in ("attention", "all")}
+
+    for name in job.targets:
+        masks = {part: dense_weight(m.get_submodule(name)) != 0 for part, m in models.items()}
+        attention = "attn" in name or "attention" in name
+        assert torch.equal(masks["attention"], job.prior.masks[name]) != attention, name
+        assert not torch.equal(masks["all"], job.prior.masks[name]), name
+
+
+def test_what_the_stage_before_did_to_its_weights_is_undone(llama, job):
+    """Only its mask is taken over."""
+    masks = {t: job.pattern.keep(llama.get_submodule(t).weight.abs()) for t in job.targets}
+    moved = copy.deepcopy(llama)
+    for name in job.targets:
+        moved.get_submodule(name).weight.mul_(masks[name] * 3)
+    job = replace(job, prior=Prior(folder=job.source, masks=masks), teacher=lambda: copy.deepcopy(llama))
+
+    after = DSnoT().apply(moved, job).model
+
+    for name in job.targets:
+        got = after.get_submodule(name).weight
+        assert torch.equal(got, llama.get_submodule(name).weight.where(got != 0, 0)), name
+
+
+@pytest.mark.parametrize(
+    "fields", [{"cycles": 0}, {"threshold": -1.0}, {"threshold": float("nan")}, {"power": float("inf")}], ids=str
+)
+def test_bad_settings_are_one_sentence(fields, llama, job, refining):
+    (field,) = fields
+    with pytest.raises(UserError, match=f"^dsnot:{field}=\\S+ will not do: "):
+        DSnoT(**fields).apply(llama, refining(llama, job))
+
+
+def test_nothing_to_refine(llama, job):
+    with pytest.raises(UserError, match="dsnot:from=wanda"):
+        DSnoT().apply(llama, job)
+
+
+def test_run_refines_wanda(tmp_path, monkeypatch):
+    """From the plan to the record: Wanda's mask, the dense model's weights, a stage after it, whole and streamed."""
+    runs.own_cache(tmp_path, monkeypatch)
+    said = {}
+    for stream in (False, True):
+        spec = runs.small(
+            tmp_path / f"r{stream}", methods=("dsnot:from=wanda:threshold=0.01",), measures=("size",), stream=stream
+        )
+        runs.run_here(spec)
+        record = runs.records(spec.results)["wanda + dsnot:from=wanda:threshold=0.01", 0, "pattern"]
+        assert record.status == "ok", record.reason
+        said[stream] = record.notes
+        artifact = next(c.artifact for c in api.plan(spec).cells if len(c.artifact.stages) == 2)
+    assert said[False]["swaps"] > 0
+    assert said[False] == said[True]
+
+    wanda, refined = (Folder(tmp_path / "cache" / "artifacts" / artifact.up_to(n).key[:32]) for n in (1, 2))
+    dense = loading.load(runs.TINY, Compute())
+    turned = 0
+    for name in wanda:
+        if "_proj" in name:
+            was, got = wanda.tensor(name), refined.tensor(name)
+            assert torch.equal(got, dense.state_dict()[name].where(got != 0, 0)), name
+            assert torch.equal(was, dense.state_dict()[name].where(was != 0, 0)), name
+            turned += int(((was != 0) != (got != 0)).sum())
+    assert turned == 2 * said[False]["swaps"]

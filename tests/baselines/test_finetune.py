@@ -1,0 +1,148 @@
+"""Fine-tuning with the zeros held: in the trainer, and from the command line."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from bench.results.store import Store
+from helpers import runs
+from helpers.runs import call
+from helpers.trainings import counting, job_to_train, method, pruned, weight_of
+from methods.errors import UserError
+
+
+@pytest.fixture
+def task(make, make_job, tmp_path):
+    def build(family="llama"):
+        model = make(family)
+        job = job_to_train(model, make_job, counting(), tmp_path / "work")
+        return pruned(model, job), job
+
+    return build
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_zeros_stay_and_the_text_is_learned(rank, family, task):
+    model, job = task(family)
+    zeros = {t: weight_of(model, t) == 0 for t in job.targets}
+
+    outcome = method("finetune", rank=rank).apply(copy.deepcopy(model), job)
+
+    for target in job.targets:
+        assert torch.equal(weight_of(outcome.model, target) == 0, zeros[target])
+    found = outcome.notes["validation_perplexity"]
+    assert found["end"] < found["start"]
+    assert not any("parametrizations" in n for n, _ in outcome.model.named_parameters())
+
+
+def test_low_rank_touches_targets_alone_and_merges_what_was_trained(task):
+    model, job = task()
+    before = copy.deepcopy(model)
+
+    outcome = method("finetune", rank=4).apply(model, job)
+
+    assert outcome.changed == frozenset()
+    for name, parameter in outcome.model.named_parameters():
+        if name.removesuffix(".weight") in job.targets:
+            keep = before.get_parameter(name) != 0
+            update = (parameter - before.get_parameter(name))[keep]
+            assert update.abs().max() > 0
+        else:
+            assert torch.equal(parameter, before.get_parameter(name)), name
+
+
+def test_low_rank_starts_where_the_model_is(task):
+    model, job = task()
+    one = replace(job, budget=replace(job.budget, tokens=job.training.step_tokens))
+
+    notes = method("finetune", rank=4, lr=0.0).apply(copy.deepcopy(model), one).notes
+
+    assert notes["validation_perplexity"]["start"] == notes["validation_perplexity"]["end"]
+
+
+def test_a_model_that_is_not_pruned(make, make_job, tmp_path):
+    model = make("llama")
+    job = job_to_train(model, make_job, counting(), tmp_path)
+
+    with pytest.raises(UserError, match="does not hold 2:4 before fine-tuning"):
+        method("finetune").apply(model, job)
+
+
+def test_command(tmp_path, capsys, monkeypatch):
+    runs.own_cache(tmp_path, monkeypatch)
+    text = tmp_path / "mine.txt"
+    text.write_text("The cat sat on the mat. " * 2000)
+    results = tmp_path / "r"
+    runs.run_here(runs.small(results, methods=("magnitude",), measures=("size",)))
+    record = runs.records(results)["magnitude", None, "size"].key[:12]
+    common = ("--data", text, "--device", "cpu", "--set", "threads=1", "--set", "training.tokens=4096")
+    small = ("--set", "training.batch=8", "--set", "training.seqlen=64")
+
+    code, out, err = call(
+        capsys,
+        monkeypatch,
+        "finetune",
+        "--artifact",
+        record,
+        "--results",
+        results,
+        "--out",
+        tmp_path / "a",
+        *common,
+        *small,
+    )
+    assert code == 0, err
+    assert "pattern checked" in out and "start" in out and "end" in out
+    code, out, err = call(
+        capsys,
+        monkeypatch,
+        "finetune",
+        "--artifact",
+        tmp_path / "a",
+        "--rank",
+        2,
+        "--out",
+        tmp_path / "b",
+        *common,
+        *small,
+    )
+    assert code == 0, err
+
+    one, two = (AutoModelForCausalLM.from_pretrained(tmp_path / x) for x in "ab")
+    weights = [m.model.layers[0].mlp.up_proj.weight for m in (one, two)]
+    assert torch.equal(weights[0] == 0, weights[1] == 0)
+    assert (weights[0] == 0).float().mean() == 0.5
+
+    code, _, err = call(
+        capsys, monkeypatch, "finetune", "--artifact", "ffff", "--results", results, "--out", tmp_path / "c", *common
+    )
+    assert code == 2 and "ffff" in err
+
+
+def test_a_record_whose_model_is_gone(tmp_path, capsys, monkeypatch):
+    cache = runs.own_cache(tmp_path, monkeypatch)
+    runs.run_here(runs.small(tmp_path / "r", methods=("magnitude",), measures=("size",)))
+    (record,) = [
+        r for r in Store(tmp_path / "r", write=False) if (r.slot["method"], r.slot["measure"]) == ("magnitude", "size")
+    ]
+    for folder in (cache / "artifacts").iterdir():
+        (folder / "config.json").unlink(missing_ok=True)
+
+    code, _, err = call(
+        capsys,
+        monkeypatch,
+        "finetune",
+        "--artifact",
+        record.key[:12],
+        "--results",
+        tmp_path / "r",
+        "--data",
+        "x.txt",
+        "--out",
+        tmp_path / "c",
+    )
+    assert code == 2 and "bench prune --method magnitude --model tiny" in err

@@ -1,0 +1,217 @@
+"""What crosses to another library's environment and comes back. A script of a few lines stands in for the library."""
+
+import json
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bench.system import environments
+from helpers import runs
+from methods import isolated
+from methods.contract import Environment
+from methods.errors import Skipped
+from methods.isolated import Child, Crashed
+
+SCRIPT = """
+import json, os, signal, sys
+from importlib.metadata import version
+from pathlib import Path
+from safetensors.torch import load_file, save_file
+
+job = json.loads(Path(sys.argv[1]).read_text())
+mode = job["settings"]["mode"]
+print("WARNING: this library is old", file=sys.stderr)
+probe = load_file(job["probe"])
+logits = probe["logits"]
+if mode == "misreads":
+    logits = logits + 0.01 * logits.std()
+save_file({"logits": logits.contiguous()}, job["logits"])
+if mode == "crashes":
+    raise ArithmeticError("the library fell over")
+if mode == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+tensors = load_file(Path(job["model"]) / "model.safetensors")
+for i, target in enumerate(job["targets"]):
+    weight = tensors[target + ".weight"]
+    weight[:, 1::2] = 0
+    print(json.dumps({"done": i + 1, "total": len(job["targets"])}), flush=True)
+if mode == "touches":
+    tensors["model.embed_tokens.weight"][0, 0] += 1
+if mode == "adds":
+    tensors["lm_head.bias"] = tensors["model.norm.weight"].clone()
+Path(job["pruned"]).mkdir()
+save_file(tensors, Path(job["pruned"]) / "model.safetensors")
+report = {"versions": {"torch": version("torch")}, "recipe": "every other weight"}
+if mode != "silent":
+    Path(job["report"]).write_text(json.dumps(report))
+"""
+
+
+class Steps:
+    def __init__(self):
+        self.seen = []
+
+    def advance(self, done, total, **figures):
+        self.seen.append((done, total))
+
+
+@pytest.fixture
+def script(tmp_path):
+    file = tmp_path / "library.py"
+    file.write_text(SCRIPT)
+    return file
+
+
+@pytest.fixture
+def ready(job, tmp_path):
+    """A job whose environment is this interpreter."""
+    here = Environment(name="old", python=Path(sys.executable), log=tmp_path / "artifacts" / "a.log")
+    return replace(job, environment=here, workdir=tmp_path / "room", progress=Steps())
+
+
+def prune(model, job, script, mode="prunes"):
+    return isolated.prune(model, job, Child(script=script, config=model.config.to_dict(), settings={"mode": mode}))
+
+
+def test_what_comes_back(llama, ready, script):
+    outcome = prune(llama, ready, script)
+
+    after = load_file(outcome.model / "model.safetensors")
+    for name, before in llama.state_dict().items():
+        if name.removesuffix(".weight") in ready.targets:
+            before = before.clone()
+            before[:, 1::2] = 0
+        assert torch.equal(after[name], before), name
+    assert outcome.notes["recipe"] == "every other weight"
+    assert outcome.notes["versions"]["torch"] == torch.__version__
+    assert outcome.notes["dense_logits"]["difference"] == 0
+    assert outcome.notes["log"] == {"file": "artifacts/a.log", "warnings": ["WARNING: this library is old"]}
+    assert ready.environment.log.read_text() == "WARNING: this library is old\n"
+    assert ready.progress.seen[-1] == (len(ready.targets), len(ready.targets))
+
+
+def test_what_is_handed_over(llama, ready, script):
+    prune(llama, ready, script)
+    room = ready.workdir / "exchange"
+    told = json.loads((room / "job.json").read_text())
+    probe = load_file(room / "probe.safetensors")
+
+    assert told["targets"] == list(ready.targets)
+    assert told["pattern"] == {"n": 2, "m": 4, "sparsity": 0.5}
+    assert torch.equal(load_file(room / "calibration.safetensors")["tokens"], ready.calibration)
+    torch.testing.assert_close(probe["logits"], llama(probe["tokens"]).logits[0])
+    assert {p.suffix for p in room.rglob("*") if p.is_file()} == {".json", ".safetensors"}, "nothing that runs code"
+
+
+def test_a_crash_is_its_last_line_and_the_log_is_kept(llama, ready, script):
+    with pytest.raises(
+        Crashed, match=rf"^old: ArithmeticError: the library fell over; its log is {ready.environment.log}$"
+    ):
+        prune(llama, ready, script, "crashes")
+
+    assert "Traceback" in ready.environment.log.read_text()
+
+
+def test_a_kill_says_which_signal(llama, ready, script):
+    with pytest.raises(
+        Crashed, match=f"^old: signal {int(signal.SIGKILL)} after WARNING: this library is old; its log"
+    ):
+        prune(llama, ready, script, "killed")
+
+
+def test_another_dense_model_is_refused(llama, ready, script):
+    with pytest.raises(Crashed, match=r"old reads another dense model than ours: its logits differ by 0\.01"):
+        prune(llama, ready, script, "misreads")
+
+
+def test_no_report_no_row(llama, ready, script):
+    with pytest.raises(Crashed, match="old left no report"):
+        prune(llama, ready, script, "silent")
+
+
+def test_disagreement():
+    ours = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    spread = (ours - 2.5).square().mean().sqrt()
+
+    assert isolated.disagreement(ours + 0.1, ours) == pytest.approx(0.1 / float(spread))
+    assert not isolated.disagreement(ours[:1], ours) <= 1
+    assert not isolated.disagreement(ours * torch.nan, ours) <= 1
+
+
+def test_a_streamed_model_is_skipped(llama, ready, script):
+    with pytest.raises(Skipped, match="wants the whole model in memory"):
+        prune(llama, replace(ready, compute=replace(ready.compute, stream=True)), script)
+
+
+@pytest.fixture
+def built(tmp_path, monkeypatch, script):
+    """A cache where environment `sparseml` is built, from this interpreter, and the script is run in it."""
+    runs.own_cache(tmp_path, monkeypatch)
+    monkeypatch.setattr("baselines.sparseml.sparseml_prune.__file__", str(script))
+    home = environments.folder("sparseml")
+    (home / "bin").mkdir(parents=True)
+    (home / "bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (home / "bin/python").chmod(0o755)
+    manifest = {"pins": environments.pins("sparseml"), "versions": {"sparseml": "1.8.0"}}
+    (home / environments.MANIFEST).write_text(json.dumps(manifest))
+    return home
+
+
+def row(tmp_path, mode, monkeypatch):
+    monkeypatch.setattr("baselines.sparseml.as_patterns", lambda *_: [])
+    real = isolated.prune
+    monkeypatch.setattr(
+        "baselines.sparseml.prune",
+        lambda model, job, child: real(model, job, replace(child, settings={"mode": mode})),
+    )
+    spec = runs.small(tmp_path / "r", methods=("sparseml-magnitude",), measures=("size",))
+    runs.run_here(spec, only={"sparseml-magnitude"})
+    return runs.records(spec.results)["sparseml-magnitude", None, "pattern"]
+
+
+def test_a_row_holds_versions_recipe_log_and_the_check(built, tmp_path, monkeypatch):
+    record = row(tmp_path, "prunes", monkeypatch)
+
+    assert record.status == "ok"
+    assert {"versions", "recipe", "log", "dense_logits"} <= record.notes.keys()
+    log = built.parent.parent / record.notes["log"]["file"]
+    assert log.read_text() == "WARNING: this library is old\n"
+    assert log.stem == next(p.name for p in log.parent.iterdir() if p.is_dir()), "beside its artifact"
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [
+        ("crashes", "Crashed: sparseml: ArithmeticError: the library fell over; its log is "),
+        ("misreads", "Crashed: sparseml reads another dense model than ours"),
+        ("touches", "Broken: model.embed_tokens.weight is no target and was not declared, yet it changed"),
+        ("adds", "Broken: tensor lm_head.bias is new"),
+    ],
+)
+def test_what_goes_wrong_is_one_failed_row(built, tmp_path, monkeypatch, mode, reason):
+    record = row(tmp_path, mode, monkeypatch)
+
+    assert (record.status, record.reason[: len(reason)]) == ("failed", reason)
+    logs = [p for p in (built.parent.parent / "artifacts").iterdir() if p.suffix == ".log"]
+    assert len(logs) == 1 and os.path.getsize(logs[0])
+
+
+@pytest.mark.parametrize("state", ["absent", "half built", "outdated"])
+def test_without_its_environment_a_row_is_skipped(built, tmp_path, monkeypatch, state):
+    if state == "absent":
+        built.rename(tmp_path / "elsewhere")
+    elif state == "half built":
+        (built / environments.MANIFEST).unlink()
+    else:
+        (built / environments.MANIFEST).write_text(json.dumps({"pins": "others", "versions": {}}))
+    assert environments.state("sparseml") == state
+
+    record = row(tmp_path, "prunes", monkeypatch)
+
+    assert (record.status, record.reason) == ("skipped", "run `bench env create sparseml`")

@@ -1,0 +1,199 @@
+"""Mask files as MaskLLM's authors release them: read as they are, and refused when they are anything else."""
+
+import io
+import json
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from baselines.maskllm import MaskLLM
+from bench.catalog import registry
+from bench.catalog.choice import parse_method
+from helpers import runs
+from helpers.trainings import weight_of
+from methods.contract import Prior
+from methods.errors import UserError
+from methods.folder import Folder
+from methods.pattern import Pattern
+from methods.targets import find_targets
+
+
+def bits_of(model, job):
+    """A random mask for each target of a llama: name in the file -> bool."""
+    return {f"{t}.weight.mask": job.pattern.keep(torch.rand_like(weight_of(model, t))).numpy() for t in job.targets}
+
+
+def released(path, bits):
+    """Written as NVlabs' tool_compress_mask.py does."""
+    np.savez_compressed(path, **{name: np.packbits(mask.astype(bool)) for name, mask in bits.items()})
+    return path
+
+
+@pytest.fixture
+def job(llama, make_job):
+    return make_job(llama)
+
+
+def apply(model, job, path, **config):
+    return MaskLLM(file=str(path), **config).apply(model, job)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+@pytest.mark.parametrize("pattern", ["2:4", "1:4"])
+def test_what_is_kept_is_what_the_file_says(family, pattern, make, make_job, tmp_path):
+    model = make(family)
+    job = make_job(model, pattern)
+    masks = {t: job.pattern.keep(torch.rand_like(weight_of(model, t))) for t in job.targets}
+    turn = family == "gpt2"
+    bits = {f"{t}.weight.mask": (m.T if turn else m).numpy() for t, m in masks.items()}
+    before = {n: p.clone() for n, p in model.named_parameters()}
+
+    outcome = apply(model, job, released(tmp_path / "mask_compressed.npz", bits))
+
+    for name, was in before.items():
+        target, is_ = name.removesuffix(".weight"), outcome.model.get_parameter(name)
+        keep = masks[target].T if turn and target in masks else masks.get(target)
+        expected = was if keep is None else was.masked_fill(~keep, 0)
+        assert torch.equal(is_, expected), name
+    assert outcome.changed == frozenset()
+    assert outcome.notes["mask_file"] == "mask_compressed.npz"
+
+
+def with_member(path, name, data):
+    """The same file with one member's bytes exchanged, added or, where data is None, left out."""
+    with zipfile.ZipFile(path) as old:
+        members = {n: old.read(n) for n in old.namelist()}
+    members = {n: b for n, b in members.items() if n != name} | ({name: data} if data is not None else {})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for n, b in members.items():
+            new.writestr(n, b)
+    return path
+
+
+def npy(array, **options):
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array, **options)
+    return stream.getvalue()
+
+
+def lying(shape, packed):
+    """A vector of the right size whose header claims another shape."""
+    honest = npy(np.zeros(packed, np.uint8))
+    claim, was = f"({shape},)".encode(), f"({packed},)".encode()
+    padding = len(claim) - len(was)
+    return honest.replace(was, claim, 1).replace(b" " * padding + b"\n", b"\n", 1)
+
+
+FIRST = "model.layers.0.self_attn.q_proj.weight.mask"  # of the test llama: 32 x 32
+PACKED = 32 * 32 // 8
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (None, rf"has no mask {FIRST}, which this model needs"),
+        (npy(np.zeros(PACKED - 1, np.uint8)), r"gives .*q_proj uint8 \[127\] and not uint8 \[128\]"),
+        (npy(np.zeros(50_000_000, np.uint8)), r"gives .*q_proj 50,000,128 bytes, and 32x32 bits take 128"),
+        (npy(np.zeros(PACKED, np.int8)), r"gives .*q_proj int8 \[128\] and not uint8 \[128\]"),
+        (npy(np.zeros((PACKED // 2, 2), np.uint8)), r"gives .*q_proj uint8 \[64, 2\] and not uint8"),
+        (lying(10**15, PACKED), r"gives .*q_proj uint8 \[1000000000000000\] and not uint8"),
+        (npy(np.array([{}] * 8, object), allow_pickle=True), r"gives .*q_proj object \[8\] and not uint8"),
+        (npy(np.zeros(PACKED, np.uint8), version=(2, 0)), r"is damaged at .*q_proj \(a version of the npy format"),
+        (b"no numpy at all" * 20, r"is damaged at .*q_proj"),
+        (npy(np.full(PACKED, 255, np.uint8)), r"breaks 2:4 in 256 groups of model.layers.0.self_attn.q_proj"),
+    ],
+)
+def test_what_is_wrong_is_a_sentence(data, words, llama, job, tmp_path):
+    path = released(tmp_path / "m.npz", bits_of(llama, job))
+    before = weight_of(llama, job.targets[0]).clone()
+
+    with pytest.raises(UserError, match=words) as told:
+        apply(llama, job, with_member(path, f"{FIRST}.npy", data))
+
+    assert "\n" not in str(told.value)
+    assert torch.equal(before, weight_of(llama, job.targets[0]))
+
+
+def test_another_models_masks_are_not_its(llama, job, tmp_path):
+    path = released(tmp_path / "m.npz", bits_of(llama, job))
+
+    with pytest.raises(UserError, match=r"holds 'model\.layers\.9.*' beside the masks of this model's targets"):
+        apply(llama, job, with_member(path, "model.layers.9.mlp.up_proj.weight.mask.npy", npy(np.zeros(8, np.uint8))))
+
+
+def test_no_npz_and_no_file(llama, job, tmp_path):
+    (tmp_path / "text.npz").write_text("hello")
+    with pytest.raises(UserError, match="is no npz file"):
+        apply(llama, job, tmp_path / "text.npz")
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        apply(llama, job, tmp_path / "nowhere.npz")
+
+
+def test_a_flipped_byte_is_seen(llama, job, tmp_path):
+    path = released(tmp_path / "m.npz", bits_of(llama, job))
+    with zipfile.ZipFile(path) as archive:
+        at = archive.getinfo(f"{FIRST}.npy").header_offset + 150
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0xFF
+    path.write_bytes(data)
+
+    with pytest.raises(UserError, match=r"is damaged at .*q_proj|breaks 2:4"):
+        apply(llama, job, path)
+
+
+def test_a_prior_beside_a_file_and_another_digest(llama, job, tmp_path):
+    path = released(tmp_path / "m.npz", bits_of(llama, job))
+
+    with pytest.raises(UserError, match=r"has sha256 .* and not 000000000000…: it is another file"):
+        apply(llama, job, path, sha256="0" * 64)
+    with pytest.raises(UserError, match="maskllm:file= is a mask already: leave from= out"):
+        apply(llama, replace(job, prior=Prior(folder=tmp_path, masks={})), path)
+
+
+def of_tiny(path, seed):
+    folder = Folder(runs.TINY)
+    shapes = folder.shapes()
+    dice = torch.Generator().manual_seed(seed)
+    targets = find_targets(folder.config, shapes)
+    bits = {
+        f"{t}.weight.mask": Pattern(2, 4).keep(torch.rand(shapes[t + ".weight"], generator=dice)).numpy()
+        for t in targets
+    }
+    return released(path, bits)
+
+
+def test_a_run_with_a_file_trains_nothing_and_knows_the_file_by_its_content(tmp_path, monkeypatch):
+    runs.own_cache(tmp_path, monkeypatch)
+    path = tmp_path / "masks.npz"
+    method = f"maskllm:file={path}"
+    keys = []
+    for seed in (0, 1):
+        of_tiny(path, seed)
+        results = tmp_path / f"r{seed}"
+        runs.run_here(runs.small(results, methods=(method,)), only=(method,))
+        found = runs.records(results)
+        record = found[method, None, "perplexity"]
+        assert record.status == "ok" and record.slot["training"] is None
+        assert found[method, None, "pattern"].cost["training_tokens"] == 0
+        keys.append(record.key)
+
+    assert keys[0] != keys[1]
+
+
+def test_a_file_that_is_not_there_is_said_before_anything_runs(cli, tmp_path):
+    code, _, err = cli("run", "--methods", "maskllm:file=gone.npz", *runs.flags(tmp_path / "r"))
+
+    assert code == 2
+    assert "maskllm:file=gone.npz: file 'gone.npz' cannot be read: No such file" in err
+
+
+def test_only_the_named_field_spares_the_training():
+    entry = registry.METHODS["maskllm"]
+
+    assert entry.needs_with({"file": "x"}) == ()
+    assert entry.needs_with({"lr": 1.0}) == entry.needs
+    assert registry.METHODS["cast"].needs_with({"file": "x"}) == registry.METHODS["cast"].needs
+    assert json.loads(json.dumps(parse_method("maskllm:file=a.npz").config)) == {"file": "a.npz"}

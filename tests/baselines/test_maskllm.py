@@ -1,0 +1,337 @@
+"""MaskLLM: gates, what leans them, the schedules, the regulariser, and what comes out of a training."""
+
+import copy
+import math
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from baselines.maskllm import Draw, Gated, MaskLLM, every
+from helpers.trainings import counting, job_to_train, weight_of
+from methods.contract import Prior
+from methods.errors import UserError
+from methods.pattern import Pattern
+from methods.training import trainer
+
+EVEN = Draw(step=0, tau=1.0, kappa=100.0, pull=0.0)
+
+
+def gated(pattern="2:4", out=6, width=16, transposed=False, weight=None):
+    weight = torch.randn(width, out).T if weight is None else weight
+    stored = weight.T.contiguous() if transposed else weight
+    return Gated(stored, Pattern.parse(pattern), (0, 0), transposed)
+
+
+@pytest.fixture
+def task(make_job, tmp_path):
+    """task(model, ...) -> a job that trains."""
+
+    def build(model, **fields):
+        return job_to_train(model, make_job, counting(), **({"workdir": tmp_path / "work"} | fields))
+
+    return build
+
+
+def noise_of(mask, draw):
+    """What the soft mask's noise must have been, by drawing with the gates at 0: log p is g up to a constant a group."""
+    still = copy.deepcopy(mask)
+    still.gate.data.zero_()
+    probability = []
+    real = torch.Tensor.softmax
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "softmax", lambda x, d: probability.append(x) or real(x, d))
+        still.soft(draw._replace(tau=1.0))
+    return probability[0].detach().double().numpy()
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8", "2:8"])
+def test_a_soft_mask_is_the_mixture_of_its_patterns(pattern):
+    """The definition in float64, group by group and pattern by pattern."""
+    draw = Draw(step=3, tau=0.7, kappa=150.0, pull=0.0)
+    mask = gated(pattern)
+    n, m = map(int, pattern.split(":"))
+    noise = noise_of(mask, draw)
+
+    soft = mask.soft(draw).detach().numpy()
+
+    for row in range(6):
+        for group in range(16 // m):
+            logits = (draw.kappa * mask.gate[row, group].detach().double().numpy() + noise[row, group]) / draw.tau
+            p = np.exp(logits - logits.max())
+            p /= p.sum()
+            expected = np.zeros(m)
+            for weight, kept in zip(p, combinations(range(m), n), strict=True):
+                expected[list(kept)] += weight
+            np.testing.assert_allclose(soft[row, group * m : group * m + m], expected, atol=1e-6)
+
+
+def test_noise_is_gumbels():
+    """Mean 0.5772 and variance pi^2 / 6; another step, seed or target draws anew, the same one does not."""
+    mask = gated(out=64, width=2048)
+    noise = noise_of(mask, EVEN)
+
+    assert noise.mean() == pytest.approx(np.euler_gamma, abs=0.01)
+    assert noise.var() == pytest.approx(np.pi**2 / 6, abs=0.02)
+    again = copy.deepcopy(mask)
+    assert torch.equal(mask.soft(EVEN), again.soft(EVEN))
+    assert not torch.equal(mask.soft(EVEN), mask.soft(EVEN._replace(step=1)))
+    for key in ((1, 0), (0, 1)):
+        again._key = key
+        assert not torch.equal(mask.soft(EVEN), again.soft(EVEN))
+
+
+@pytest.mark.parametrize(("pattern", "share"), [("2:4", 0.5), ("1:4", 0.25), ("4:8", 0.5), ("2:8", 0.25)])
+def test_the_mean_of_a_soft_mask_is_n_over_m(pattern, share):
+    soft = gated(pattern).soft(EVEN)
+
+    means = soft.unflatten(-1, (-1, int(pattern[-1]))).mean(-1)
+    torch.testing.assert_close(means, torch.full_like(means, share))
+    assert not ((soft == 0) | (soft == 1)).all()
+
+
+def test_patterns_are_all_there_are():
+    assert every(Pattern(2, 4)).tolist() == [
+        [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1], [0, 0, 1, 1],
+    ]  # fmt: skip
+    found = every(Pattern(4, 8))
+    assert len(found) == 70 == len(found.unique(dim=0))
+    assert found.sum(-1).eq(4).all()
+
+
+def test_a_prior_is_chosen_as_often_as_in_the_paper():
+    """tau = 1, alpha = 3, kappa = 100: mean p(prior) 0.73, the likeliest on 94.5% of groups; and as a simulation says."""
+    mask = gated(out=256, width=1024)
+    keep = Pattern(2, 4).keep(torch.rand(256, 1024))
+    mask.lean(keep, alpha=3.0)
+
+    p = (100 * mask.gate).softmax(-1)
+    chosen = (keep.view(256, -1, 1, 4) == (mask.patterns > 0)).all(-1)  # [256, 256, 6]
+    assert p[chosen].mean().item() == pytest.approx(0.73, abs=0.005)
+    assert chosen.gather(-1, p.argmax(-1, keepdim=True)).float().mean().item() == pytest.approx(0.945, abs=0.003)
+
+    logits = np.random.default_rng(0).normal(size=(100_000, 6)) + 3 * np.array([1, 0, 0, 0, 0, -1])
+    simulated = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    assert p[chosen].mean().item() == pytest.approx(simulated[:, 0].mean(), abs=0.005)
+
+
+@pytest.mark.parametrize("pattern", ["1:4", "2:8", "4:8"])
+def test_other_patterns_lean_too(pattern):
+    mask = gated(pattern, out=64, width=64)
+    keep = Pattern.parse(pattern).keep(torch.rand(64, 64))
+    before = mask.gate.detach().mean(-1)
+
+    mask.lean(keep, alpha=100.0)
+
+    assert torch.equal(mask(torch.ones(64, 64)) > 0, keep)
+    torch.testing.assert_close(mask.gate.mean(-1), before)  # no group is lifted as a whole
+
+
+def test_schedules():
+    method = MaskLLM()
+    start, middle = method.draw_at(0, 100), method.draw_at(50, 100)
+
+    assert start == Draw(0, 4.0, 100.0, 2e-5)
+    assert middle.tau == pytest.approx(2.025) and middle.kappa == 300 and middle.pull == pytest.approx(1e-5)
+    assert method.draw_at(100, 100) == Draw(100, pytest.approx(0.05), 500.0, 0.0)
+    assert method.draw_at(0, 100, micro_batches=4).pull == 5e-6
+    assert [method.lr_at(step, 1000) for step in (0, 500, 1000)] == pytest.approx([5e-4, 2.75e-4, 5e-5])
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_gradient_is_that_of_the_regularised_loss(transposed):
+    """CE stands in as sum (slope * W M); minus lambda (1 - t/T) sum (W M)^2, differentiated as it is written."""
+    weight, slope = torch.randn(6, 16), torch.randn(6, 16)
+    mask = gated(weight=weight, transposed=transposed)
+    draw = MaskLLM(lambda_=0.3, tau=1.0).draw_at(20, 100)
+    mask.draw = draw
+
+    seen = mask(weight.T if transposed else weight)
+    seen = seen.T if transposed else seen
+    (slope * seen).sum().backward()
+
+    got, mask.gate.grad = mask.gate.grad, None
+    masked = weight * mask.soft(draw)
+    ((slope * masked).sum() - 0.3 * 0.8 * masked.square().sum()).backward()
+    assert torch.equal(seen, masked)
+    torch.testing.assert_close(got, mask.gate.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_scaled_gates_under_a_scaled_kappa_are_the_same_mask():
+    mask = gated()
+    small = copy.deepcopy(mask)
+    small.gate.data /= 8
+
+    torch.testing.assert_close(mask.soft(EVEN), small.soft(EVEN._replace(kappa=800.0)))
+
+
+def test_cold_and_steep_is_hard():
+    """As tau falls the mixture becomes one pattern."""
+    soft = gated().soft(Draw(0, 1e-4, 100.0, 0.0))
+
+    assert ((soft < 1e-4) | (soft > 1 - 1e-4)).all()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_untrained_it_is_the_priors_mask_over_the_dense_weights(family, make, task):
+    """Leaning so far that no gate argues, and lr 0: the one-shot mask alone, whatever its weights have become."""
+    model = make(family)
+    job = task(model, steps=2)
+    given = copy.deepcopy(model)
+    for target in job.targets:
+        weight_of(given, target).mul_(job.prior.masks[target]).add_(job.prior.masks[target].float())
+    inside = next(n for n, _ in given.named_parameters() if n.endswith(("ln_1.weight", "input_layernorm.weight")))
+    given.get_parameter(inside).add_(1)
+
+    outcome = MaskLLM(lr=0.0, alpha=1000.0).apply(given, job)
+
+    assert outcome.changed == {inside}
+    assert outcome.notes["groups_moved"] == 0
+    for name, parameter in model.named_parameters():
+        target = name.removesuffix(".weight")
+        if target in job.targets:
+            kept, mask = weight_of(outcome.model, target), job.prior.masks[target]
+            assert torch.equal(kept, weight_of(model, target).masked_fill(~mask, 0))
+            assert not (kept.signbit() & (kept == 0)).any()
+        else:
+            assert torch.equal(parameter, outcome.model.get_parameter(name))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_weights_that_stay_are_the_dense_ones(family, make, task):
+    model = make(family)
+    job = task(model)
+
+    outcome = MaskLLM(lr=3e-3).apply(copy.deepcopy(model), job)
+
+    assert outcome.changed == frozenset()
+    assert 0.01 < outcome.notes["groups_moved"] < 1
+    for target in job.targets:
+        after, before = weight_of(outcome.model, target), weight_of(model, target)
+        assert torch.equal(after[after != 0], before[after != 0])
+
+
+def test_without_a_prior_it_starts_from_noise(llama, task):
+    job = replace(task(llama), prior=None)
+
+    notes = MaskLLM(lr=1e-2).apply(copy.deepcopy(llama), job).notes
+
+    assert notes["groups_moved"] > 0.3
+    assert notes["curve"][-1]["ce"] < notes["curve"][0]["ce"]
+
+
+def test_it_learns_a_better_mask_than_its_prior(llama, task):
+    """A prior that keeps the smallest weights."""
+    job = task(llama, steps=60)
+    worst = {t: job.pattern.keep(-weight_of(llama, t).abs()) for t in job.targets}
+    job = replace(job, prior=Prior(folder=job.workdir, masks=worst))
+
+    perplexity = MaskLLM(lr=1e-2).apply(copy.deepcopy(llama), job).notes["validation_perplexity"]
+
+    assert perplexity["end"] < 0.9 * perplexity["start"]
+
+
+def test_micro_batches_and_recomputation_see_one_mask(llama, task):
+    job = task(llama, steps=4)
+    whole = replace(job, budget=replace(job.budget, micro=None), workdir=job.workdir / "b")
+    method = MaskLLM(lr=3e-3, lambda_=1e-3)
+
+    one, two = (method.apply(copy.deepcopy(llama), j).notes["curve"] for j in (job, whole))
+    again = replace(method, recompute=True).apply(copy.deepcopy(llama), replace(job, workdir=job.workdir / "c"))
+
+    for key in ("loss", "norm"):
+        assert one[-1][key] == pytest.approx(two[-1][key], rel=1e-4)
+    assert one == again.notes["curve"]
+
+
+def test_memory_is_noted(llama, task):
+    notes = {p: MaskLLM().apply(copy.deepcopy(llama), task(llama, pattern=p, steps=1)).notes for p in ("2:4", "4:8")}
+
+    assert {p: (n["patterns"], n["bytes_per_weight"]) for p, n in notes.items()} == {"2:4": (6, 28), "4:8": (70, 144)}
+
+
+def test_bfloat16_weights_stay_exact(llama, task):
+    model = copy.deepcopy(llama).to(torch.bfloat16)
+    job = task(model, steps=3)
+    job = replace(job, compute=replace(job.compute, dtype=torch.bfloat16))
+
+    after = MaskLLM(lr=3e-3).apply(copy.deepcopy(model), job).model
+
+    for target in job.targets:
+        weight = weight_of(after, target)
+        assert weight.dtype == torch.bfloat16
+        assert torch.equal(weight[weight != 0], weight_of(model, target)[weight != 0])
+
+
+def test_autocast_does_not_coarsen_the_mask():
+    mask = gated()
+    mask.draw = EVEN
+    weight = torch.ones(6, 16)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = mask(weight)
+
+    assert torch.equal(seen, mask.soft(EVEN))
+
+
+@pytest.mark.parametrize(
+    ("config", "pattern", "words"),
+    [
+        ({}, "50%", "maskllm works in groups: pattern 50% has none"),
+        ({}, "8:16", "maskllm would learn 12,870 numbers a group, a pattern of 8:16 each, and goes up to 70"),
+        ({"tau_end": 0.0}, "2:4", "maskllm:tau_end=0.0 will not do: it must be above 0"),
+        ({"kappa": -1.0}, "2:4", "maskllm:kappa=-1.0 will not do: it must be above 0"),
+    ],
+)
+def test_bad_input_is_a_sentence(config, pattern, words, llama, task):
+    with pytest.raises(UserError, match=words):
+        MaskLLM(**config).apply(llama, replace(task(llama), pattern=Pattern.parse(pattern)))
+
+
+GOLDEN = {
+    "ce": [
+        4.29047, 4.25557, 4.18498, 4.1154, 3.86497, 3.96312, 4.03604, 3.98407, 3.89306, 3.90303, 3.87766, 3.85564,
+    ],
+    "norm": [
+        0.644975, 1.16894, 1.65059, 1.78914, 2.59832, 2.70093, 3.07841, 3.89722, 3.82115, 5.933, 7.68533, 13.2223,
+    ],
+}  # fmt: skip
+
+
+def test_golden_trace(llama, task, monkeypatch):
+    """Twelve steps, number by number; written by this code on 2026-11-25, so a change of arithmetic is meant."""
+    monkeypatch.setattr(trainer, "EVERY", 1)
+
+    notes = MaskLLM(lr=3e-3).apply(llama, task(llama, steps=12)).notes
+
+    for name, golden in GOLDEN.items():
+        assert [r[name] for r in notes["curve"]] == pytest.approx(golden, rel=1e-4), name
+    assert math.isclose(notes["curve"][6]["kappa"], 300)
+
+
+def test_noise_of_zero_is_no_infinity():
+    """An exponential that comes out 0 has no logarithm."""
+    mask = gated()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "exponential_", lambda x, **_: x.zero_())
+        assert mask.soft(EVEN).isfinite().all()
+
+
+def test_gates_are_all_that_learns(llama, task):
+    seen = []
+    real = trainer.Trainer.run
+
+    def watch(self, optimizer, **options):
+        seen.extend(p for group in optimizer.param_groups for p in group["params"])
+        return real(self, optimizer, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.Trainer, "run", watch)
+        job = task(llama, steps=2)
+        MaskLLM().apply(copy.deepcopy(llama), job)
+
+    assert len(seen) == len(job.targets)
+    assert all(isinstance(p, nn.Parameter) and p.shape[-1] == 6 for p in seen)

@@ -1,0 +1,212 @@
+"""ProxSparse: its prox against brute force, and what comes out of a training."""
+
+import copy
+import math
+from dataclasses import replace
+from itertools import combinations, permutations, product
+
+import numpy as np
+import pytest
+import torch
+
+from baselines.proxsparse import Proximal, ProxSparse, elementary, prox, regulariser
+from helpers.trainings import counting, job_to_train, weight_of
+from methods.errors import UserError
+from methods.pattern import Pattern
+from methods.training import trainer
+
+
+@pytest.fixture
+def task(make_job, tmp_path):
+    """task(model, ...) -> a job that trains."""
+
+    def build(model, **fields):
+        return job_to_train(model, make_job, counting(), **({"workdir": tmp_path / "work"} | fields))
+
+    return build
+
+
+def objective(w, z, strength, n):
+    """||w - z||^2 / 2 + strength * sum of |products| of n + 1, in float64, written out. w: [..., m]"""
+    total = ((w - z) ** 2).sum(-1) / 2
+    for chosen in combinations(range(z.shape[-1]), n + 1):
+        total = total + strength * np.abs(np.prod(w[..., list(chosen)], axis=-1))
+    return total
+
+
+STRENGTHS = (0.003, 0.1, 0.3, 0.6, 1.0, 1.5, 30.0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_no_point_of_a_grid_is_better(n, strength):
+    """12^4 points from 0 to z: |w| <= |z| and no other sign can pay."""
+    z = torch.randn(12, 4, dtype=torch.float64)
+    z[0] = 1.0  # where all are equal, descents are tempted to favour one
+    z[1, 2:] = z[1, 1]
+    w = prox(z, strength, n)
+
+    grid = np.array(list(product(np.linspace(0, 1, 12), repeat=4)))
+    for mine, group in zip(w.numpy(), z.numpy(), strict=True):
+        best = objective(grid * group, group, strength, n).min()
+        assert objective(mine, group, strength, n) <= best + 1e-9
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 4), (2, 4), (2, 6), (3, 6)])
+@pytest.mark.parametrize("strength", [0.03, 0.3, 1.0])
+def test_no_descent_from_anywhere_ends_lower(n, m, strength):
+    """Coordinate by coordinate, each set to its minimum given the rest, from many starts."""
+    z = torch.randn(6, m, dtype=torch.float64)
+    w = prox(z, strength, n)
+    dice = np.random.default_rng(0)
+
+    size = z.abs().numpy()
+    found = dice.uniform(size=(10, *size.shape)) * size
+    for _ in range(60):
+        for i in range(m):
+            others = np.delete(found, i, axis=-1)
+            slope = sum(np.prod(others[..., list(c)], axis=-1) for c in combinations(range(m - 1), n))
+            found[..., i] = np.maximum(0, size[:, i] - strength * slope)
+    best = objective(found, size, strength, n).min(0)
+    assert (objective(w.abs().numpy(), size, strength, n) <= best + 1e-8).all()
+
+
+def test_elementary_is_the_sum_over_all_choices():
+    x = torch.randn(5, 7, dtype=torch.float64)
+
+    for k in range(9):
+        naive = sum((x[:, list(c)].prod(-1) for c in combinations(range(7), k)), torch.zeros(5, dtype=torch.float64))
+        torch.testing.assert_close(elementary(x, k), naive)
+
+
+@pytest.mark.parametrize("pattern", ["1:4", "2:4", "4:8"])
+def test_the_regulariser_is_0_where_the_pattern_holds(pattern):
+    kind = Pattern.parse(pattern)
+    groups = torch.randn(50, kind.m) * (torch.rand(50, kind.m) < 0.5)
+
+    held = groups.count_nonzero(-1) <= kind.n
+    assert torch.equal(regulariser(groups, kind.n) == 0, held)
+    assert 0 < held.sum() < 50
+
+
+def test_prox_of_nothing_is_nothing_and_of_all_is_the_projection():
+    z = torch.randn(40, 4)
+    kept = z.masked_fill(~Pattern(2, 4).keep(z.abs()), 0)
+
+    assert torch.equal(prox(z, 0.0, 2), z)
+    assert torch.equal(prox(z, 1e6, 2), kept)
+    assert torch.equal(prox(kept, 0.7, 2), kept)
+
+
+def test_prox_knows_neither_signs_nor_places():
+    z = torch.randn(30, 4, dtype=torch.float64)
+    w = prox(z, 0.4, 2)
+
+    assert (w * z >= 0).all()
+    for order in permutations(range(4)):
+        torch.testing.assert_close(prox(z[:, order], 0.4, 2), w[:, order])
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_prox_scales(n):
+    """R is of degree n + 1: twice the weights under strength / 2^(n - 1) are twice the result."""
+    z = torch.randn(30, 8, dtype=torch.float64)
+
+    torch.testing.assert_close(prox(2 * z, 0.3 / 2 ** (n - 1), n), 2 * prox(z, 0.3, n))
+
+
+def test_each_step_is_adams_and_then_the_prox():
+    weight, slope = torch.randn(6, 8), torch.randn(6, 8)
+    ours, theirs = torch.nn.Parameter(weight.clone()), torch.nn.Parameter(weight.clone())
+    ours.grad, theirs.grad = slope.clone(), slope.clone()
+    optimizer = Proximal([ours], Pattern(2, 4), 0.2, transposed=False, lr=0.05)
+    optimizer.step()
+    torch.optim.AdamW([theirs], lr=0.05, weight_decay=0.0).step()
+
+    expected = prox(theirs.detach().view(-1, 4), 0.2, 2).view(6, 8)
+    torch.testing.assert_close(ours.detach(), expected)
+    assert optimizer.figures["held"] == (expected.view(-1, 4).count_nonzero(-1) <= 2).double().mean().item()
+
+    turned = torch.nn.Parameter(weight.T.contiguous())
+    turned.grad = slope.T.contiguous()
+    Proximal([turned], Pattern(2, 4), 0.2, transposed=True, lr=0.05).step()
+    torch.testing.assert_close(turned.detach().T, expected)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_all_at_once_and_no_learning_is_magnitude(family, make, task):
+    model = make(family)
+    job = task(model, steps=2)
+
+    outcome = ProxSparse(lr=0.0, lambda_=1e9).apply(copy.deepcopy(model), job)
+
+    assert outcome.notes["held"] == 1
+    for target in job.targets:
+        before = weight_of(model, target)
+        expected = before.masked_fill(~job.pattern.keep(before.abs()), 0)
+        assert torch.equal(weight_of(outcome.model, target), expected)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_weights_that_stay_are_those_it_started_from(family, make, task):
+    model = make(family)
+    job = task(model)
+
+    outcome = ProxSparse(lr=3e-3, lambda_=0.05).apply(copy.deepcopy(model), job)
+
+    moved = 0
+    for name, parameter in model.named_parameters():
+        after = outcome.model.get_parameter(name)
+        if name.removesuffix(".weight") in job.targets:
+            assert torch.equal(after[after != 0], parameter[after != 0])
+            target = name.removesuffix(".weight")
+            keep = job.pattern.keep(weight_of(model, target).abs())
+            moved += int(((weight_of(outcome.model, target) != 0) != keep).sum())
+        else:
+            assert torch.equal(after, parameter)
+    assert moved > 0
+    assert outcome.changed == frozenset()
+
+
+def test_the_share_that_holds_grows(llama, task):
+    curve = ProxSparse(lr=1e-3, lambda_=0.3).apply(copy.deepcopy(llama), task(llama)).notes["curve"]
+
+    held = [row["held"] for row in curve]
+    assert 0 < held[0] < held[1] < held[2] <= 1
+
+
+@pytest.mark.parametrize(
+    ("config", "pattern", "words"),
+    [
+        ({}, "50%", "proxsparse works in groups: pattern 50% has none, take n:m"),
+        ({"lambda_": -0.1}, "2:4", "proxsparse:lambda=-0.1 will not do: it must not be below 0"),
+    ],
+)
+def test_bad_input_is_a_sentence(config, pattern, words, llama, task):
+    with pytest.raises(UserError, match=words):
+        ProxSparse(**config).apply(llama, replace(task(llama), pattern=Pattern.parse(pattern)))
+
+
+GOLDEN = {
+    "ce": [
+        4.27012, 4.31047, 4.25685, 4.23721, 4.1092, 4.14636, 4.1233, 4.13584, 4.03529, 4.06724, 4.06877, 4.02045,
+    ],
+    "norm": [
+        1.47454, 1.35588, 1.33842, 1.23869, 1.46457, 1.31683, 1.39135, 1.21968, 1.25205, 1.23494, 1.55135, 1.60268,
+    ],
+    "held": [
+        0.00347222, 0.0133102, 0.0274884, 0.0496238, 0.0768229, 0.108073, 0.144242, 0.175926, 0.210069, 0.243924,
+        0.280527, 0.316406,
+    ],
+}  # fmt: skip
+
+
+def test_golden_trace(llama, task, monkeypatch):
+    """Twelve steps, number by number; written by this code on 2026-11-25, so a change of arithmetic is meant."""
+    monkeypatch.setattr(trainer, "EVERY", 1)
+
+    notes = ProxSparse(lr=3e-3, lambda_=0.3).apply(llama, task(llama, steps=12)).notes
+
+    for name, golden in GOLDEN.items():
+        assert [r[name] for r in notes["curve"]] == pytest.approx(golden, rel=1e-4), name
+    assert math.isfinite(notes["validation_perplexity"]["before_projection"])

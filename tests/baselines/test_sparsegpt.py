@@ -1,0 +1,256 @@
+"""SparseGPT against its definition: an explicit inverse of what is left of H at every column, in float64."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from baselines import sparsegpt
+from baselines.sparsegpt import SparseGPT
+from helpers.layers import layer, pruned
+from methods.errors import UserError
+from methods.pattern import Pattern
+from methods.pruning import hessian
+from methods.pruning.hessian import gram, inverse_factor, symmetric
+
+
+def naive(weight, x, pattern, block=128, damping=0.01):
+    """The pruned weight [out, in], float64. No Cholesky; blocks only because an unstructured mask is per block."""
+    w, x = weight.double().clone(), x.double()
+    width = w.shape[1]
+    h = 2 * x.T @ x / len(x)
+    dead = h.diagonal() == 0
+    h[dead, dead] = 1
+    w[:, dead] = 0
+    h = h + damping * h.diagonal().mean() * torch.eye(width)
+    group = pattern.m or block
+    for j in range(width):
+        if j % group == 0:
+            columns = range(j, min(j + group, width))
+            saliency = torch.stack([w[:, k] ** 2 / torch.linalg.inv(h[k:, k:])[0, 0] for k in columns], dim=1)
+            keep = pattern.keep(saliency)
+        inverse = torch.linalg.inv(h[j:, j:])
+        lost = w[:, j].masked_fill(keep[:, j % group], 0)
+        w[:, j:] -= lost[:, None] * inverse[0] / inverse[0, 0]
+        w[:, j] = w[:, j].masked_fill(~keep[:, j % group], 0)
+    return w
+
+
+def agree(got, want):
+    assert torch.equal(got != 0, want != 0)
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    ("pattern", "block"),
+    [("2:4", 128), ("1:4", 16), ("3:4", 32), ("4:8", 16), ("16:32", 32), ("50%", 128), ("70%", 24)],
+)
+def test_is_its_definition(pattern, block, seed):
+    weight, x = layer(seed=seed)
+    pattern = Pattern.parse(pattern)
+
+    agree(pruned(weight, x, pattern, block), naive(weight, x, pattern, block))
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "50%"])
+def test_first_block_of_a_model_is_the_definition(pattern, llama, make_job):
+    """Through the walk, with two dead inputs."""
+    llama.model.layers[0].input_layernorm.weight[[3, 17]] = 0
+    job = make_job(llama, pattern)
+    before = copy.deepcopy(llama)
+    seen = {}
+    names = [t for t in job.targets if ".layers.0." in t]
+    for name in names:
+        before.get_submodule(name).register_forward_pre_hook(
+            lambda _m, args, name=name: seen.__setitem__(name, args[0].flatten(0, 1))
+        )
+    with torch.no_grad():
+        before(job.calibration)
+
+    SparseGPT(block=16).apply(llama, job)
+
+    for name in names:
+        want = naive(before.get_submodule(name).weight, seen[name], job.pattern, block=16)
+        agree(llama.get_submodule(name).weight, want)
+
+
+@pytest.mark.parametrize(("pattern", "m"), [("2:4", 4), ("4:8", 8)])
+def test_block_size_is_a_matter_of_speed(pattern, m):
+    weight, x = layer()
+    want = pruned(weight, x, Pattern.parse(pattern), block=128)
+
+    for block in (m, 2 * m, 24, 64):
+        agree(pruned(weight, x, Pattern.parse(pattern), block), want.double())
+
+
+def test_dead_inputs_lose_their_weights(llama, job):
+    """A dead input takes no place: its group keeps two of the other three, or the one other."""
+    llama.model.layers[1].input_layernorm.weight[[2, 9, 10, 11]] = 0
+
+    SparseGPT().apply(llama, job)
+
+    for x in "qkv":
+        weight = getattr(llama.model.layers[1].self_attn, f"{x}_proj").weight
+        assert (weight[:, [2, 9, 10, 11]] == 0).all()
+        assert (weight[:, 0:4].count_nonzero(-1) == 2).all()
+        assert (weight[:, 8] != 0).all()
+
+
+def test_inputs_that_do_not_correlate_make_it_magnitude():
+    """H = I: nothing can make up for anything."""
+    weight, _ = layer(width=32)
+    x = torch.linalg.qr(torch.randn(64, 32))[0] * 32
+
+    for text in ("2:4", "4:8", "50%"):
+        pattern = Pattern.parse(text)
+        got = pruned(weight, x, pattern)
+        assert torch.equal(got != 0, pattern.keep(weight.abs()))
+        torch.testing.assert_close(got, weight * pattern.keep(weight.abs()), rtol=0, atol=1e-6)
+
+
+def test_dense_is_left_alone():
+    weight, x = layer()
+
+    assert torch.equal(pruned(weight, x, Pattern.parse("dense")), weight)
+
+
+def test_louder_inputs_change_nothing_and_larger_weights_scale(llama, job):
+    """By powers of two, so to the bit."""
+    louder, larger = copy.deepcopy(llama), copy.deepcopy(llama)
+    louder.model.layers[0].input_layernorm.weight *= 4
+    larger.model.layers[0].self_attn.q_proj.weight *= 2
+
+    plain, loud, large = (SparseGPT().apply(m, job).model.model.layers[0].self_attn for m in (llama, louder, larger))
+
+    assert torch.equal(loud.q_proj.weight, plain.q_proj.weight)
+    assert torch.equal(loud.k_proj.weight, plain.k_proj.weight)
+    assert torch.equal(large.q_proj.weight, 2 * plain.q_proj.weight)
+
+
+def test_beats_the_same_mask_without_update():
+    weight, x = layer()
+    got = pruned(weight, x, Pattern(2, 4))
+
+    def error(w):
+        return float((x @ (w - weight).T).square().sum())
+
+    assert error(got) < 0.7 * error(weight * (got != 0))
+
+
+def test_damping_grows_and_is_noted(llama, make_job):
+    """8 tokens cannot make a 32 x 32 Hessian definite; a healthy damping raises nothing."""
+    job = make_job(llama, calibration=torch.arange(8)[None])
+    fine = SparseGPT().apply(copy.deepcopy(llama), job)
+
+    starved = SparseGPT(damping=0).apply(llama, job)
+
+    assert "damping_raised" not in fine.notes
+    assert set(starved.notes["damping_raised"]) <= set(job.targets)
+    assert "model.layers.0.self_attn.k_proj" in starved.notes["damping_raised"]
+    assert all(0 < value <= 1 for value in starved.notes["damping_raised"].values())
+    assert all(parameter.isfinite().all() for parameter in llama.parameters())
+
+
+def test_damping_grows_tenfold_until_it_helps():
+    """Eigenvalues 2.05 and -0.05: 0.01 of the mean diagonal is too little, 0.1 is enough."""
+    h = torch.tensor([[1.0, 1.05], [1.05, 1.0]])
+
+    factor, damping = inverse_factor(h, 0.01)
+
+    assert damping == pytest.approx(0.1)
+    torch.testing.assert_close(factor.T @ factor, torch.linalg.inv(h + 0.1 * torch.eye(2)))
+    assert inverse_factor(torch.ones(4, 4), 0)[1] > 0
+    with pytest.raises(FloatingPointError, match="whatever the damping"):
+        inverse_factor(torch.tensor([[1.0, 9], [9, 1]]), 0.01)
+
+
+@pytest.mark.parametrize("bad", [torch.inf, torch.nan])
+def test_hessian_that_is_not_finite_raises(bad, llama, job):
+    with pytest.raises(FloatingPointError, match="not finite"):
+        inverse_factor(torch.tensor([[1.0, bad], [bad, 1]]), 0.01)
+    llama.model.layers[1].post_attention_layernorm.weight[0] = bad
+    with pytest.raises(FloatingPointError, match="not finite"):
+        SparseGPT().apply(llama, job)
+
+
+@pytest.mark.parametrize("block", [6, 130, 2, 0, -4])
+def test_block_must_hold_whole_groups(block, llama, job):
+    with pytest.raises(UserError, match=f"block={block} cannot hold"):
+        SparseGPT(block=block).apply(llama, job)
+
+
+def test_any_positive_block_holds_an_unstructured_pattern(llama, make_job):
+    SparseGPT(block=5).apply(llama, make_job(llama, "50%"))
+    with pytest.raises(UserError, match="block=0 cannot"):
+        SparseGPT(block=0).apply(llama, make_job(llama, "50%"))
+
+
+@pytest.mark.parametrize(("pattern", "out", "block"), [("50%", 7, 1), ("30%", 1, 1), ("70%", 3, 5), ("99%", 2, 3)])
+def test_zeros_of_small_blocks_add_up(pattern, out, block):
+    """50% of a column of 7 is 3.5: rounded down in each of 64 columns, it would be 32 weights too many."""
+    weight, x = layer(out=out)
+    got = pruned(weight, x, pattern := Pattern.parse(pattern), block)
+
+    assert int((got == 0).sum()) == round(weight.numel() * pattern.sparsity)
+    assert pattern.violations(got) == 0
+
+
+@pytest.mark.parametrize("damping", [-0.01, 1.5, float("nan")])
+def test_damping_is_a_fraction(damping, llama, job):
+    with pytest.raises(UserError, match="damping"):
+        SparseGPT(damping=damping).apply(llama, job)
+
+
+def test_shared_inputs_are_factored_once(llama, job, monkeypatch):
+    calls = []
+    monkeypatch.setattr(sparsegpt, "inverse_factor", lambda h, d: (calls.append(len(h)), inverse_factor(h, d))[1])
+
+    SparseGPT().apply(llama, job)
+
+    assert calls == [32, 32, 32, 64] * 3
+
+
+def test_calibration_in_other_words_makes_another_model(llama, job):
+    other = replace(job, calibration=(job.calibration + 1) % 64)
+
+    one, two = (SparseGPT().apply(copy.deepcopy(llama), j).model.state_dict() for j in (job, other))
+
+    assert not torch.equal(one["model.layers.0.mlp.up_proj.weight"], two["model.layers.0.mlp.up_proj.weight"])
+
+
+P = hessian.PANEL
+
+
+@pytest.mark.parametrize("width", [1, P - 1, P, P + 1, 2 * P, 2 * P + 7])
+def test_gram_is_the_whole_product(width):
+    x, y = torch.randn(9, width), torch.randn(5, width)
+    both = torch.cat([x, y]).double()
+
+    got = symmetric(gram(y, gram(x, None)))
+
+    torch.testing.assert_close(got, (both.T @ both).float(), rtol=1e-5, atol=1e-5)
+    assert torch.equal(got, got.T)
+
+
+def test_gram_in_panels_that_do_not_divide(monkeypatch):
+    monkeypatch.setattr(hessian, "PANEL", 5)
+    x = torch.randn(20, 13)
+
+    torch.testing.assert_close(symmetric(gram(x, None)), x.T @ x)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.01, 1.0])
+def test_factor_is_that_of_the_damped_inverse(damping):
+    x = torch.randn(100, 20, dtype=torch.float64)
+    h = x.T @ x
+    before = h.clone()
+
+    factor, took = inverse_factor(h, damping)
+
+    assert took == damping
+    assert torch.equal(h, before)
+    assert torch.equal(factor, factor.triu())
+    want = torch.linalg.inv(h + damping * h.diagonal().mean() * torch.eye(20))
+    torch.testing.assert_close(factor.T @ factor, want)

@@ -1,0 +1,86 @@
+"""SparseGPT's mask on weights left as they were: `sparsegpt:mask-only`."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from baselines.sparsegpt import SparseGPT
+from bench.catalog.choice import parse_method
+from bench.inputs import loading
+from methods.contract import Compute
+from methods.folder import Folder
+from methods.targets import dense_weight
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def on_disk(request, make, keep_as, tmp_path):
+    return keep_as(make(request.param), tmp_path / "source")
+
+
+@pytest.fixture
+def loaded(on_disk, make_job, tmp_path):
+    """A dense model and its job."""
+    model = loading.load(on_disk, Compute())
+    return model, make_job(model, source=on_disk, workdir=tmp_path / "work")
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8", "2:8", "50%"])
+def test_the_mask_is_sparsegpts_and_the_weights_are_the_models(pattern, loaded, make_job):
+    """In every block: were later masks chosen on what masked blocks hand on, they would differ."""
+    dense, job = loaded
+    job = replace(job, pattern=make_job(dense, pattern).pattern)
+    moved = SparseGPT().apply(copy.deepcopy(dense), job).model
+
+    masked = SparseGPT(mask_only=True).apply(copy.deepcopy(dense), job).model
+
+    for name in job.targets:
+        was, full, got = (dense_weight(m.get_submodule(name)) for m in (dense, moved, masked))
+        assert torch.equal(got != 0, full != 0), name
+        assert torch.equal(got, was.where(full != 0, 0)), name
+        assert not torch.equal(got, full)
+        assert job.pattern.violations(got) == 0
+    for key, tensor in masked.state_dict().items():
+        if key.removesuffix(".weight") not in job.targets:
+            assert torch.equal(tensor, dense.state_dict()[key]), key
+
+
+def test_errors_are_those_of_the_masked_weights(loaded):
+    """What made up for the mask is gone, so what is told is more than SparseGPT's, on inputs of the same kind."""
+    dense, job = loaded
+
+    full, masked = (SparseGPT(mask_only=only).apply(copy.deepcopy(dense), job).notes for only in (False, True))
+
+    first = job.targets[0]
+    assert masked["reconstruction_error"][first] > full["reconstruction_error"][first]
+    assert masked["reconstruction_inputs"] == full["reconstruction_inputs"] == "96 calibration tokens"
+
+
+def test_damping_that_had_to_be_raised_is_told(loaded):
+    dense, job = loaded
+
+    notes = SparseGPT(mask_only=True, damping=0).apply(dense, replace(job, calibration=torch.arange(8)[None])).notes
+
+    assert notes["damping_raised"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_streaming_from_disk_is_the_same_to_the_bit(dtype, on_disk, make_job, tmp_path):
+    whole = loading.load(on_disk, Compute(dtype=dtype))
+    job = make_job(whole, source=on_disk, compute=Compute(dtype=dtype), workdir=tmp_path / "work")
+    memory = SparseGPT(mask_only=True).apply(whole, job)
+    streaming = Compute(stream=True, dtype=dtype)
+
+    streamed = SparseGPT(mask_only=True).apply(loading.load(on_disk, streaming), replace(job, compute=streaming))
+
+    assert streamed.notes == memory.notes
+    (streamed.model / "config.json").write_text((on_disk / "config.json").read_text())
+    written = Folder(streamed.model)
+    assert set(written) == set(Folder(on_disk))
+    for key in written:
+        assert torch.equal(written.tensor(key), memory.model.state_dict()[key]), key
+
+
+def test_preset():
+    assert parse_method("sparsegpt:mask-only").config == {"mask_only": True}

@@ -1,0 +1,183 @@
+"""Methods and measures of other distributions, found by their entry points; pip is not needed to pretend one."""
+
+import json
+
+import pytest
+
+from bench.catalog import registry
+from bench.catalog.choice import build
+from bench.cli import listing
+from helpers import runs
+from methods.errors import UserError
+
+THEIRS = '''
+from dataclasses import dataclass
+from typing import ClassVar
+
+from methods.blocks import Walk
+from methods.contract import Job, Needs, Outcome
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """Keep the largest |W| to a power."""
+
+    name: ClassVar[str] = "theirs"
+    needs: ClassVar[Needs] = Needs.NOTHING
+    power: float = 1.0
+
+    def apply(self, model, job: Job) -> Outcome:
+        walk = Walk(model, job)
+        for visit in walk:
+            visit.prune(job.pattern.keep(visit.weight.abs() ** self.power))
+        notes = {"kept": {t: int(m.sum()) for t, m in job.prior.masks.items()}} if job.prior else {}
+        return walk.outcome(**notes)
+'''
+COUNTS = '''
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bench.measures.contract import Reading, Readings
+from methods.contract import Needs
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many tensors there are."""
+
+    name: ClassVar[str] = "counts"
+    needs: ClassVar[Needs] = Needs.NOTHING
+
+    @property
+    def protocol(self):
+        return "by name"
+
+    def read(self, model, rig):
+        return Readings((Reading("tensors", float(len(model().state_dict())), "1", ""),))
+'''
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    runs.distribution(
+        folder, "their_method", THEIRS, methods={"theirs": "their_method:Theirs", "wanda": "their_method:Theirs"}
+    )
+    runs.distribution(folder, "their_measure", COUNTS, measures={"counts": "their_measure:Counts"})
+    runs.distribution(
+        folder, "rotten", "raise ImportError('needs a library\\nthat is not here')", methods={"rotten": "rotten:Rotten"}
+    )
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def world(installed, tmp_path, monkeypatch):
+    yield from runs.world(installed, tmp_path, monkeypatch)
+
+
+def test_third_party_method_imports_methods_alone():
+    assert "bench" not in THEIRS
+
+
+def test_run_with_their_method_and_their_measure(tmp_path, capsys, monkeypatch):
+    """From the command line to the table, through a worker's process."""
+    code, out, err = runs.call(
+        capsys,
+        monkeypatch,
+        "run",
+        "--methods",
+        "theirs:power=2",
+        "--measures",
+        "counts",
+        *runs.flags(tmp_path / "r"),
+    )
+
+    assert code == 0, err
+    assert "theirs:power=2" in out and "tensors by name" in out
+    got = runs.records(tmp_path / "r")
+    assert got["theirs:power=2", None, "counts"].readings[0].value > 0
+    assert got["theirs:power=2", None, "pattern"].status == "ok"
+
+
+def test_their_code_is_part_of_the_key(installed, tmp_path, monkeypatch):
+    from bench import api
+
+    spec = runs.small(tmp_path / "r", methods=("theirs",))
+    before = {c.key for c in api.plan(spec).cells if c.artifact.method == "theirs"}
+    file = installed / "their_method.py"
+    text = file.read_text()
+    file.write_text(text + "\n# changed\n")
+    runs.forget()
+    after = {c.key for c in api.plan(spec).cells if c.artifact.method == "theirs"}
+    file.write_text(text)
+
+    assert not before & after
+
+
+def test_a_plug_in_takes_no_built_in_name():
+    assert registry.lookup("methods", "wanda").target == "baselines.wanda:Wanda"
+
+
+def test_listed_by_their_own_words(capsys, monkeypatch):
+    code, out, _ = runs.call(capsys, monkeypatch, "ls", "methods", "--long", "--json")
+    rows = {r["name"]: r for r in json.loads(out)}
+
+    assert code == 0
+    assert rows["theirs"]["about"] == "Keep the largest |W| to a power."
+    assert rows["theirs"]["fields"] == "power=1.0"
+
+
+def test_broken_one_is_listed_as_broken(capsys, monkeypatch):
+    _, out, _ = runs.call(capsys, monkeypatch, "ls", "methods", "--json")
+    assert {r["name"]: r for r in json.loads(out)}["rotten"]["about"].startswith("broken: ImportError: needs a library")
+
+    monkeypatch.setattr("bench.cli.doctor._network", lambda: {"thing": "hub", "state": "ok", "detail": ""})
+    code, out, _ = runs.call(capsys, monkeypatch, "doctor", "--json")
+    row = {r["thing"]: r for r in json.loads(out)}["plug-in rotten"]
+    assert code == 0
+    assert row["state"] == "broken" and "needs a library" in row["detail"]
+
+
+def test_broken_one_asked_for_is_bad_input(tmp_path, capsys, monkeypatch):
+    code, _, err = runs.call(capsys, monkeypatch, "run", "--methods", "rotten", *runs.flags(tmp_path / "r"))
+
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "rotten" in err and "needs a library" in err
+
+
+LOOSE = """
+from dataclasses import dataclass
+from methods.contract import Needs
+
+
+class Plain:
+    needs = Needs.NOTHING
+
+
+@dataclass
+class Loose:
+    needs = Needs.NOTHING
+"""
+
+
+@pytest.mark.parametrize("name", ["plain", "loose"])
+def test_a_class_that_is_no_frozen_dataclass_is_refused(tmp_path, monkeypatch, name):
+    """Without fields given, too: a worker would build it."""
+    names = {"plain": "unfrozen:Plain", "loose": "unfrozen:Loose"}
+    runs.distribution(tmp_path / "other", "unfrozen", LOOSE, methods=names)
+    runs.put_on_path(tmp_path / "other", monkeypatch)
+
+    for config in ({}, {"power": 2}):
+        with pytest.raises(UserError, match=f"^{name} cannot be used: {names[name]} must be a frozen dataclass"):
+            build(registry.lookup("methods", name), name, config)
+    assert {r["name"] for r in listing.rows("methods", True, None)} >= {name, "wanda"}
+
+
+def test_a_class_that_is_not_there_is_broken(tmp_path, monkeypatch):
+    runs.distribution(tmp_path / "other", "empty", "", methods={"nowhere": "empty:Nothing"})
+    runs.put_on_path(tmp_path / "other", monkeypatch)
+
+    with pytest.raises(UserError, match="nowhere"):
+        registry.lookup("methods", "nowhere")
+    assert registry.lookup("methods", "theirs").about

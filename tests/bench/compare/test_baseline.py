@@ -1,0 +1,167 @@
+"""Baselines as files: what they keep, and that what is no baseline is refused in a sentence."""
+
+import hashlib
+import json
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench.compare import baseline
+from bench.compare.resolve import read
+from bench.results.record import ItemsFile
+from bench.results.store import Store
+from bench.system import digests
+from helpers import fake_records, runs
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def results(tmp_path):
+    root = tmp_path / "results"
+    fake_records.perplexity(root, method="wanda", seed=0, notes={"curve": [1] * 1000}, traceback="no")
+    fake_records.accuracy(root, method="wanda", seed=0)
+    fake_records.counted(root, "violated_groups", 0.0)
+    fake_records.failed(root, method="cast")
+    return root
+
+
+@pytest.fixture
+def kept(results, tmp_path):
+    return baseline.write(read(results), tmp_path / "b.zip")
+
+
+def test_records_and_scores_come_back(results, kept):
+    before, after = read(results), read(kept)
+
+    assert {r.key for r in before.records} == {r.key for r in after.records}
+    for record in after.records:
+        assert record.notes == {} and record.traceback == ""
+        if record.items is None:
+            continue
+        mine, theirs = after.items(record), before.items(record)
+        assert list(mine.ids) == list(theirs.ids) and list(mine.clusters) == list(theirs.clusters)
+        assert np.array_equal(mine.columns["value"], theirs.columns["value"])
+        assert np.array_equal(mine.weights, theirs.weights)
+
+
+def test_the_same_records_give_the_same_bytes(results, kept, tmp_path):
+    again = baseline.write(read(results), tmp_path / "c.zip")
+
+    assert again.read_bytes() == kept.read_bytes()
+
+
+def test_further_metrics_of_one_measure_stay_its_own(results, tmp_path):
+    """acc_norm stands beside acc; windows have none."""
+    found = fake_records.accuracy(results, method="x")
+    path = results / "items" / found.items.file
+    table = pd.read_parquet(path)
+    table["acc_norm"] = 1.0 - table["value"]
+    table.to_parquet(path, index=False)
+    found.items = ItemsFile(file=path.name, rows=len(table), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    Store(results).write(found)
+
+    side = read(baseline.write(read(results), tmp_path / "d.zip"))
+
+    names = {r.slot["measure"]: set(side.items(r).columns) for r in side.records if r.items and r.slot["method"] == "x"}
+    assert names == {"zeroshot": {"value", "acc_norm"}}
+    (windows,) = [r for r in side.records if r.items and r.slot["measure"] == "perplexity"]
+    assert set(side.items(windows).columns) == {"value"}
+
+
+def test_a_gate_takes_the_folder_the_file_and_the_name(results, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = runs.call(capsys, monkeypatch, "baseline", "set", "main", "--results", results)
+    assert code == 0 and "4 records" in out
+
+    for given in (results, "results/baselines/main.zip", "main"):
+        code, _, err = runs.call(capsys, monkeypatch, "gate", "--baseline", given, "--results", results)
+        assert code == 0, err
+    listed = json.loads(runs.call(capsys, monkeypatch, "baseline", "ls", "--json")[1])
+    assert [(r["baseline"], r["records"], r["commits"]) for r in listed] == [("main", 4, "c" * 12)]
+    shown = json.loads(runs.call(capsys, monkeypatch, "baseline", "show", "main", "--json")[1])
+    assert {r["metric"] for r in shown} == {"perplexity", "acc", "violated_groups", "failed"}
+
+
+def change(path, **files):
+    """The same zip with files in it replaced."""
+    with zipfile.ZipFile(path) as old:
+        content = {n: old.read(n) for n in old.namelist()}
+    content |= {n.replace("_", "."): v for n, v in files.items()}
+    with zipfile.ZipFile(path, "w") as new:
+        for name, text in content.items():
+            if text is not None:
+                new.writestr(name, text)
+
+
+def told(path, **fields):
+    return json.dumps(baseline.manifest(path) | fields)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda p: p.write_bytes(b"not a zip"), "cannot be read"),
+        (lambda p: p.write_bytes(p.read_bytes()[:-300]), "cannot be read"),
+        (lambda p: p.write_bytes(b""), "cannot be read"),
+        (lambda p: change(p, items_parquet=None), "cannot be read"),
+        (lambda p: change(p, manifest_json="[]"), "cannot be read"),
+        (lambda p: change(p, manifest_json=told(p, format=baseline.FORMAT + 1)), "upgrade"),
+        (lambda p: change(p, manifest_json=told(p, schema=99)), "upgrade"),
+        (lambda p: change(p, manifest_json=told(p, format=0)), "older"),
+        (lambda p: change(p, records_jsonl="{}\n"), "damaged"),
+        (lambda p: change(p, items_parquet=b"PAR1"), "damaged"),
+        (lambda p: p.unlink(), "is not there"),
+    ],
+)
+def test_what_is_no_baseline_is_one_sentence_and_exit_2(results, kept, capsys, monkeypatch, damage, sentence):
+    damage(kept)
+
+    code, out, err = runs.call(capsys, monkeypatch, "gate", "--baseline", kept, "--results", results)
+
+    assert code == 2 and out == ""
+    assert len(err.splitlines()) == 1 and sentence in err and kept.name in err
+
+
+def test_a_digest_made_to_fit_does_not_make_scores_of_anything(results, kept, capsys, monkeypatch):
+    """Whoever writes a baseline may write its digest, too: what is read from it is still only text and numbers."""
+    with zipfile.ZipFile(kept) as packed:
+        records = packed.read("records.jsonl").decode()
+    digest = digests.of([records, b"PAR1".hex()])
+    change(kept, items_parquet=b"PAR1", manifest_json=told(kept, digest=digest))
+    fake_records.perplexity(results, 0.01, method="wanda", seed=0, made="other", provenance={"recorded": "2027"})
+
+    code, _, err = runs.call(capsys, monkeypatch, "gate", "--baseline", kept, "--results", results)
+
+    assert code == 2 and "is not Parquet" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "", "-x"])
+def test_a_name_is_no_path(results, capsys, monkeypatch, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+
+    code, _, err = runs.call(capsys, monkeypatch, "baseline", "set", "--results", results, "--", name)
+
+    assert code == 2 and "is no name" in err
+    assert not list(tmp_path.rglob("*.zip"))
+
+
+def test_one_that_unpacks_to_too_much_is_refused(kept, monkeypatch, capsys, results):
+    monkeypatch.setattr(baseline, "LARGEST", 100)
+
+    code, _, err = runs.call(capsys, monkeypatch, "gate", "--baseline", kept, "--results", results)
+
+    assert code == 2 and "unpacks to more than 100 bytes" in err
+
+
+def test_an_unreadable_one_is_listed_as_such(kept, monkeypatch, capsys):
+    kept.write_bytes(b"no")
+
+    code, out, _ = runs.call(capsys, monkeypatch, "baseline", "ls", "--dir", kept.parent)
+
+    assert code == 0 and "unreadable" in out

@@ -1,0 +1,214 @@
+"""bench compare and bench history: what they find, and what they say where there is nothing."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bench.report import figures
+from bench.stats import changepoints
+from helpers import fake_records, runs
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def results(tmp_path):
+    root = tmp_path / "results"
+    for seed in (0, 1, 2):
+        fake_records.perplexity(root, 0.0, 0.01, method="wanda", seed=seed, noise=seed + 1)
+        if seed < 2:
+            fake_records.perplexity(root, -0.05, 0.01, method="sparsegpt", seed=seed, noise=seed + 5)
+    fake_records.perplexity(root, 0.2, 0.01, method="magnitude", noise=9)
+    fake_records.accuracy(root, 60, 10, method="magnitude")
+    return root
+
+
+def compare(capsys, monkeypatch, results, *args):
+    code, out, err = runs.call(capsys, monkeypatch, "compare", *args, "--results", results, "--json")
+    return code, json.loads(out) if code == 0 else None, err
+
+
+def test_methods_meet_on_the_seeds_they_share(results, capsys, monkeypatch):
+    _, told, _ = compare(capsys, monkeypatch, results, "wanda", "sparsegpt")
+
+    (row,) = told["rows"]
+    assert (row["verdict"], row["mark"], row["seeds"], row["n"]) == ("IMPROVED", "-", 2, 30)
+    assert row["value"] == pytest.approx(np.exp(-0.05), rel=1e-3)
+    assert row["low"] < row["value"] < row["high"] < 1
+
+
+def test_a_folder_that_is_called_as_a_method_is_does_not_hide_it(results, tmp_path, capsys, monkeypatch):
+    (tmp_path / "wanda").mkdir()
+    code, told, err = compare(capsys, monkeypatch, results, "wanda", "sparsegpt")
+
+    assert code == 0, err
+    assert told["rows"][0]["verdict"] == "IMPROVED"
+
+
+def test_a_method_without_seeds_meets_every_seed(results, capsys, monkeypatch):
+    _, told, _ = compare(capsys, monkeypatch, results, "wanda", "magnitude")
+
+    (row,) = [r for r in told["rows"] if r["metric"] == "perplexity"]
+    assert (row["verdict"], row["mark"], row["seeds"]) == ("REGRESSION", "+", 3)
+
+
+def test_folders_meet_slot_by_slot(results, tmp_path, capsys, monkeypatch):
+    other = tmp_path / "other"
+    fake_records.accuracy(other, 60, 70, method="magnitude", made="b")
+
+    _, told, _ = compare(capsys, monkeypatch, results, results, other)
+
+    verdicts = {(r["row"].split()[1], r["metric"]): r["verdict"] for r in told["rows"]}
+    assert verdicts["magnitude", "acc"] == "IMPROVED"
+    assert verdicts["wanda", "perplexity"] == "MISSING"
+    (row,) = [r for r in told["rows"] if r["metric"] == "acc"]
+    assert (row["lost"], row["gained"]) == (0, 60)
+
+
+def test_commits_of_one_folder(results, capsys, monkeypatch):
+    about = {"commit": {"id": "d" * 40, "dirty": False}, "recorded": "2026-02-01T00:00:00Z"}
+    fake_records.accuracy(results, 90, 10, method="magnitude", made="b", provenance=about)
+
+    _, told, _ = compare(capsys, monkeypatch, results, "cccc", "dddd")
+
+    (row,) = [r for r in told["rows"] if r["metric"] == "acc"]
+    assert row["before"] == pytest.approx(0.45) and row["after"] == pytest.approx(0.42)
+
+
+def test_artifacts_by_a_record(results, capsys, monkeypatch):
+    found = runs.records(results)
+    a, b = (found["wanda", s, "perplexity"].key[:12] for s in (0, 1))
+
+    _, told, _ = compare(capsys, monkeypatch, results, a, b)
+
+    (row,) = told["rows"]
+    assert row["records"] == [found["wanda", 1, "perplexity"].key[:32]]
+    assert row["before"] == found["wanda", 0, "perplexity"].readings[0].value
+
+
+def test_quiet_metrics_stay_out(results, capsys, monkeypatch):
+    for method in ("wanda", "magnitude"):
+        fake_records.counted(results, "nonzeros", 5.0, method=method)
+
+    _, told, _ = compare(capsys, monkeypatch, results, "wanda", "magnitude")
+
+    assert told["unjudged"] == ["nonzeros"]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("wnda", "its methods are magnitude, sparsegpt, wanda"),
+        ("0123456789", "no folder"),
+        ("../..", "no results folder"),
+    ],
+)
+def test_what_is_not_there(results, capsys, monkeypatch, name, sentence):
+    code, _, err = compare(capsys, monkeypatch, results, "wanda", name)
+
+    assert code == 2 and len(err.splitlines()) == 1 and sentence in err
+
+
+def test_table_and_markdown(results, capsys, monkeypatch, tmp_path):
+    args = ("compare", "wanda", "sparsegpt", "--results", results)
+    _, out, _ = runs.call(capsys, monkeypatch, *args)
+    assert "IMPROVED" in out and "×0.951" in out and "2 seeds, 30 articles" in out
+
+    _, out, _ = runs.call(capsys, monkeypatch, *args, "--md", "-")
+    assert out.startswith("### wanda → sparsegpt") and "| - | <code>tiny" in out
+
+
+def test_two_commits_with_one_beginning(results, capsys, monkeypatch):
+    about = {"commit": {"id": "c" * 8 + "d" * 32, "dirty": False}}
+    fake_records.accuracy(results, method="x", provenance=about)
+
+    code, _, err = compare(capsys, monkeypatch, results, "cccc", "wanda")
+
+    assert code == 2 and "2 commits begin with 'cccc'" in err
+
+
+# history
+
+
+def test_a_step_is_found_and_noise_is_none():
+    dice = np.random.default_rng(0)
+    noise = dice.normal(0, 1, 40)
+
+    assert changepoints.find(noise + np.where(np.arange(40) < 25, 0, 5)) == [25]
+    assert changepoints.find(noise + np.select([np.arange(40) < 12, np.arange(40) < 26], [0, 6], -4)) == [12, 26]
+    assert changepoints.find(np.ones(20)) == []
+    assert changepoints.find(np.r_[np.ones(5), 2 * np.ones(6)]) == [5]
+
+
+def test_noise_is_rarely_a_step():
+    """At 0.05 a series of noise shows a step in about 5 of 100; at 0.01, which is usual, in one."""
+    dice = np.random.default_rng(1)
+    found = sum(bool(changepoints.find(dice.normal(0, 1, 20), 0.05, 199)) for _ in range(200))
+
+    assert found < 22  # the binomial's 99.9% bound
+
+
+def test_the_statistic_is_cusums():
+    rows = np.random.default_rng(2).normal(0, 1, (3, 9))
+
+    at, size = changepoints._split(rows)
+
+    for row, k, s in zip(rows, at, size, strict=True):
+        naive = {j: abs(row[:j].mean() - row[j:].mean()) * (j * (9 - j) / 9) ** 0.5 for j in range(2, 8)}
+        assert (k, s) == (max(naive, key=naive.get), pytest.approx(max(naive.values())))
+
+
+@pytest.fixture
+def past(tmp_path):
+    """Twelve commits: a step at the seventh, another torch at the fourth."""
+    root = tmp_path / "past"
+    for i in range(12):
+        about = {"commit": {"id": f"{i:02d}" * 20, "dirty": i == 11}, "recorded": f"2026-01-{i + 1:02d}T00:00:00Z"}
+        about["versions"] = {"torch": "2.9" if i < 4 else "2.10", "cast-bench": str(i)}
+        for seed in (0, 1):
+            loss = 0.02 * (i >= 7) + 0.0005 * (i % 3)
+            fake_records.perplexity(root, loss, seed=seed, made=i, provenance=about, method="$_{x}$")
+    return root
+
+
+def test_history(past, capsys, monkeypatch, tmp_path):
+    figure = tmp_path / "f.svg"
+    args = ("history", "perplexity", "--results", past, "--json", "--out", figure)
+    code, out, _ = runs.call(capsys, monkeypatch, *args)
+
+    rows = json.loads(out)
+    assert code == 0 and len(rows) == 12
+    assert [r["commit"] for r in rows][-2:] == ["10" * 6, "11" * 6 + "*"]
+    assert [i for i, r in enumerate(rows) if r["step"]] == [7]
+    assert {i: r["surroundings"] for i, r in enumerate(rows) if r["surroundings"]} == {4: "torch 2.9 to 2.10"}
+    assert rows[7]["moved"].startswith("+1.9") or rows[7]["moved"].startswith("+2.0")
+    assert rows[0]["seeds"] == 2
+    drawn = figure.read_bytes()
+    runs.call(capsys, monkeypatch, *args)
+    assert figure.read_bytes() == drawn and b"<svg" in drawn
+
+
+@pytest.mark.parametrize("values", [[53.2855271, 53.2855294], [0.0, 0.0], [45.7, 51.6], [-1.0, -1.0]])
+def test_a_figure_makes_no_step_of_the_last_digits(values):
+    low, high = figures._span(values)
+    assert low < min(values) and max(values) < high
+    assert high - low >= 0.02 * abs(values[0])
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (("perplexty",), "has the metric 'perplexty': there are perplexity"),
+        (("perplexity", "--row", "nobody"), "'nobody' in its name"),
+        (("perplexity", "--out", "f.exe"), "should end in"),
+    ],
+)
+def test_history_of_nothing(past, capsys, monkeypatch, args, sentence):
+    code, _, err = runs.call(capsys, monkeypatch, "history", *args, "--results", past)
+
+    assert code == 2 and len(err.splitlines()) == 1 and sentence in err

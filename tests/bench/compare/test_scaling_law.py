@@ -1,0 +1,148 @@
+"""The scaling law: found where it is known, and honest about what it does not know."""
+
+import numpy as np
+import pytest
+
+from bench.compare import scaling_law
+from bench.compare.scaling_law import Point
+from bench.report import figures
+from bench.results.record import Item, ReadingRow, Record
+from bench.results.store import Store
+from helpers.runs import call
+from methods.errors import UserError
+
+SIZES, BUDGETS = (1e5, 4e5, 1.6e6), (1e6, 2e6, 4e6, 8e6)
+
+
+def grid(dice, A=0.05, a=0.3, b=0.5, spread=0.02, articles=20, sizes=SIZES, budgets=BUDGETS):
+    n0, d0 = (np.exp(np.mean(np.log(x))) for x in (sizes, budgets))
+    tokens = np.full(articles, 1000.0)
+    tilt = dice.normal(0, 0.1, articles)
+    out = []
+    for n in sizes:
+        for d in budgets:
+            excess = A * (n / n0) ** -a * (d / d0) ** -b * np.exp(dice.normal(0, spread))
+            out.append(Point(f"m{n:.0f}", int(n), int(d), tokens * excess * (1 + tilt - tilt.mean()), tokens))
+    return out
+
+
+def test_finds_the_law_it_was_made_from():
+    law = scaling_law.fit(grid(np.random.default_rng(0), spread=0.0))
+
+    values = {k: v.value for k, v in law.coefficients.items()}
+    assert values == pytest.approx({"A": 0.05, "a": 0.3, "b": 0.5}, rel=1e-6)
+
+
+def test_intervals_hold_the_truth_and_the_point_left_out():
+    dice = np.random.default_rng(1)
+    hits = np.zeros(4)
+    for _ in range(60):
+        points = grid(dice)
+        law = scaling_law.fit(points, draws=200)
+        for k, (name, true) in enumerate({"A": 0.05, "a": 0.3, "b": 0.5}.items()):
+            low, high = law.coefficients[name][1:]
+            hits[k] += low <= true <= high
+        held, predicted = scaling_law.check(points, draws=200)
+        hits[3] += predicted.low <= held.loss <= predicted.high
+    assert (hits / 60 > 0.85).all(), hits / 60
+
+
+def test_the_point_left_out_is_the_largest():
+    points = grid(np.random.default_rng(2))
+    held, _ = scaling_law.check(points, draws=50)
+
+    assert (held.weights, held.training) == (1_600_000, 8_000_000)
+
+
+def test_one_size_has_no_exponent_of_size():
+    law = scaling_law.fit(grid(np.random.default_rng(3), sizes=(1e5,)))
+
+    assert set(law.coefficients) == {"A", "b"}
+
+
+def test_too_few_runs():
+    with pytest.raises(UserError, match="a law of 3 coefficients needs 4 runs at least, and there are 3"):
+        scaling_law.fit(grid(np.random.default_rng(4))[1::5])
+
+
+def test_a_run_below_its_control():
+    points = grid(np.random.default_rng(5))
+    points[2] = points[2]._replace(excess=-points[2].excess)
+
+    with pytest.raises(UserError, match=r"m100000 at 4,000,000 tokens is not above its control"):
+        scaling_law.fit(points)
+
+
+def write(root, method, model, weights, tokens, values, seed=0):
+    slot = {
+        "model": model,
+        "method": method,
+        "pattern": "2:4",
+        "quantizer": "none",
+        "seed": seed,
+        "training": f"t{tokens}",
+    }
+    slot |= {"protocol": "wiki-mini@128", "measure": "perplexity"}
+    key = "".join(f"{ord(c):02x}" for c in f"{method}{model}{tokens}{seed}")[:40].ljust(64, "0")
+    about = {"training": {"tokens": tokens}}
+    items = tuple(Item(str(i), str(i // 2), v, 100.0) for i, v in enumerate(values))
+    reading = ReadingRow(metric="perplexity", value=1.0, unit="1", better="lower")
+    store = Store(root)
+    store.write(
+        Record(key=key, slot=slot, status="ok", readings=[reading], determinants=about, token_digest="x"), items
+    )
+    size = ReadingRow(metric="parameters", value=float(weights), unit="1", better="lower")
+    store.write(
+        Record(
+            key="f" + key[1:],
+            slot=slot | {"measure": "size", "protocol": "weights"},
+            status="ok",
+            readings=[size],
+            determinants=about,
+        )
+    )
+
+
+@pytest.fixture
+def results(tmp_path):
+    dice = np.random.default_rng(6)
+    for weights in (1000, 4000, 16000):
+        for tokens in (10_000, 40_000, 160_000):
+            base = dice.normal(300, 10, 12)
+            cost = 100 * 0.05 * (weights / 4000) ** -0.3 * (tokens / 40_000) ** -0.4 * np.exp(dice.normal(0, 0.01))
+            write(tmp_path / "r", "dense-ft", f"m{weights}", weights, tokens, base)
+            write(tmp_path / "r", "cast", f"m{weights}", weights, tokens, base + cost + dice.normal(0, 0.01, 12))
+    return tmp_path / "r"
+
+
+def test_reads_its_grid_from_records(results):
+    points = scaling_law.read(results, "cast", "dense-ft")
+
+    assert [(p.weights, p.training) for p in points] == [
+        (n, d) for n in (1000, 4000, 16000) for d in (10_000, 40_000, 160_000)
+    ]
+    law = scaling_law.fit(points)
+    assert law.coefficients["a"].value == pytest.approx(0.3, abs=0.03)
+    assert law.coefficients["b"].value == pytest.approx(0.4, abs=0.03)
+
+
+def test_command_prints_and_draws(results, tmp_path, capsys, monkeypatch):
+    code, out, err = call(capsys, monkeypatch, "scaling", "--results", results, "--out", tmp_path / "law.svg")
+
+    assert code == 0, err
+    assert "held out: m16000, 160,000 tokens" in out and "inside" in out
+    assert (tmp_path / "law.svg").stat().st_size > 5000
+
+
+def test_nothing_to_fit(results, capsys, monkeypatch):
+    code, _, err = call(capsys, monkeypatch, "scaling", "--method", "ast", "--results", results)
+
+    assert code == 2
+    assert "holds no model and budget with both 'ast' and 'dense-ft'" in err
+
+
+def test_the_same_figure_twice(tmp_path):
+    law = scaling_law.fit(grid(np.random.default_rng(7)), draws=50)
+    one, two = (figures.scaling(law, tmp_path / f"{k}.svg", "cast", "dense-ft").read_bytes() for k in (1, 2))
+
+    assert one == two

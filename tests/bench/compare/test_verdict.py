@@ -1,0 +1,471 @@
+"""Each verdict of a gate, reached by a pair made for it; what fails it, and what only looks like it."""
+
+import json
+import shutil
+from xml.etree import ElementTree
+
+import pytest
+
+from bench.compare import pairing, settings
+from bench.compare.resolve import read
+from bench.compare.verdict import judge
+from bench.results.store import Store
+from helpers import fake_records, runs
+from methods.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def roots(tmp_path):
+    return tmp_path / "before", tmp_path / "after"
+
+
+def verdict(roots, **over):
+    """The rows by metric or measure."""
+    found = judge(*(read(r) for r in roots), settings.read(None, **over))
+    return {r.metric: r for r in found.rows}
+
+
+@pytest.mark.parametrize(
+    ("loss", "spread", "expected"),
+    [
+        (0.03, 0.01, "REGRESSION"),
+        (0.001, 0.002, "OK"),
+        (-0.03, 0.01, "IMPROVED"),
+        (0.004, 0.02, "INCONCLUSIVE"),
+        (0.02, 0.2, "INCONCLUSIVE"),
+    ],
+)
+def test_perplexity(roots, loss, spread, expected):
+    fake_records.perplexity(roots[0])
+    fake_records.perplexity(roots[1], loss, spread, made="b", noise=1)
+
+    row = verdict(roots)["perplexity"]
+
+    assert row.verdict == expected
+    value, low, high = row.effect
+    assert value == pytest.approx(row.after / row.before) and low < value < high
+    assert row.estimate.n == fake_records.ARTICLES and row.estimate.unit == "articles"
+    assert (row.needed is not None) == (expected == "INCONCLUSIVE")
+
+
+def test_noise_alone_passes(roots):
+    """Articles move by 0.3% either way, in many rows: none is called a regression."""
+    for i in range(20):
+        fake_records.perplexity(roots[0], method=f"m{i}")
+        fake_records.perplexity(roots[1], 0.0, 0.003, made="b", noise=i + 1, method=f"m{i}")
+
+    found = judge(*(read(r) for r in roots), settings.read(None))
+
+    assert found.family == 20 and found.level == 0.05 / 20
+    assert {r.verdict for r in found.rows} == {"OK"}
+    assert not found.failed
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "expected"),
+    [(60, 5, "REGRESSION"), (3, 2, "OK"), (5, 60, "IMPROVED"), (22, 10, "INCONCLUSIVE"), (8, 0, "INCONCLUSIVE")],
+)
+def test_accuracy(roots, lost, gained, expected):
+    """8 lost of 1000 are a difference, by McNemar, and no regression: less than the margin."""
+    fake_records.accuracy(roots[0])
+    fake_records.accuracy(roots[1], lost, gained, made="b")
+
+    row = verdict(roots)["acc"]
+
+    assert row.verdict == expected
+    assert (row.estimate.lost, row.estimate.gained) == (lost, gained)
+    assert row.effect[0] == pytest.approx((gained - lost) / 1000)
+    assert row.after - row.before == pytest.approx((gained - lost) / 1000)
+
+
+def test_accuracy_over_seeds_counts_the_flips_of_all(roots):
+    for seed in (0, 1, 2):
+        fake_records.accuracy(roots[0], seed=seed)
+        fake_records.accuracy(roots[1], 60 + seed, 5, made="b", seed=seed)
+
+    row = verdict(roots)["acc"]
+
+    assert row.verdict == "REGRESSION"
+    assert (row.estimate.lost, row.estimate.gained, row.estimate.seeds) == (183, 15, 3)
+
+
+@pytest.mark.parametrize(
+    ("factor", "spread", "expected"),
+    [(1.2, 0.01, "REGRESSION"), (1.0, 0.01, "OK"), (0.8, 0.01, "IMPROVED"), (1.06, 0.1, "INCONCLUSIVE")],
+)
+def test_latency(roots, factor, spread, expected):
+    fake_records.latency(roots[0], spread=spread)
+    fake_records.latency(roots[1], factor, made="b", noise=2, spread=spread)
+
+    row = verdict(roots)["prefill"]
+
+    assert row.verdict == expected
+    assert row.estimate.unit == "blocks"
+
+
+def test_latency_of_other_hardware_is_not_comparable(roots):
+    fake_records.latency(roots[0])
+    fake_records.latency(roots[1], 3.0, made="b", cpu="Xeon")
+    fake_records.perplexity(roots[0])
+    fake_records.perplexity(roots[1], 0.03, made="b", noise=1, cpu="Xeon")
+
+    got = verdict(roots)
+
+    assert got["prefill"].verdict == "NOT_COMPARABLE"
+    assert "EPYC" in got["prefill"].reason and "Xeon" in got["prefill"].reason
+    assert got["perplexity"].verdict == "REGRESSION"
+
+
+def test_nine_blocks_of_timings_are_too_few(roots):
+    for root, made in zip(roots, "ab", strict=True):
+        fake_records.latency(root, blocks=9, made=made, noise=ord(made))
+
+    assert verdict(roots)["prefill"].verdict == "NOT_COMPARABLE"
+
+
+def test_other_tokens_are_not_comparable(roots):
+    fake_records.perplexity(roots[0])
+    fake_records.perplexity(roots[1], 0.03, made="b", noise=1, token_digest="u")
+
+    row = verdict(roots)["perplexity"]
+
+    assert (row.verdict, row.reason) == ("NOT_COMPARABLE", "measured on other tokens")
+
+
+def test_another_protocol_is_not_comparable_and_another_corpus_is_missing(roots):
+    fake_records.perplexity(roots[0], protocol="wiki-mini@128")
+    fake_records.perplexity(roots[1], protocol="wiki-mini@256")
+    assert verdict(roots)["perplexity"].verdict == "NOT_COMPARABLE"
+
+    shutil.rmtree(roots[1])
+    fake_records.perplexity(roots[1], protocol="c4@128")
+    assert verdict(roots)["perplexity"].verdict == "MISSING"
+
+
+@pytest.mark.parametrize(("after", "expected"), [(3.0, "REGRESSION"), (0.0, "OK")])
+def test_what_is_counted_needs_no_test(roots, after, expected):
+    fake_records.counted(roots[0], "violated_groups", 0.0)
+    fake_records.counted(roots[1], "violated_groups", after, made="b")
+
+    found = judge(*(read(r) for r in roots), settings.read(None))
+
+    assert [r.verdict for r in found.rows] == [expected]
+    assert found.family == 0
+
+
+def test_bytes_are_compared_by_ratio(roots):
+    fake_records.counted(roots[0], "bytes_packed", 1e6, unit="B", measure="size")
+    fake_records.counted(roots[1], "bytes_packed", 1.004e6, unit="B", measure="size", made="b")
+    assert verdict(roots)["bytes_packed"].verdict == "OK"
+
+    assert verdict(roots, margins={"bytes_packed": 0.001})["bytes_packed"].verdict == "REGRESSION"
+
+
+def test_a_missing_cell_fails(roots):
+    for method in ("wanda", "sparsegpt"):
+        fake_records.perplexity(roots[0], method=method)
+    fake_records.perplexity(roots[1], method="wanda")
+
+    found = judge(*(read(r) for r in roots), settings.read(None))
+
+    assert [(r.name, r.verdict) for r in found.failed] == [("tiny sparsegpt 2:4 wiki-mini@128", "MISSING")]
+
+
+def test_a_missing_seed_fails(roots):
+    for seed in (0, 1):
+        fake_records.perplexity(roots[0], seed=seed)
+    fake_records.perplexity(roots[1], seed=0)
+
+    row = verdict(roots)["perplexity"]
+
+    assert (row.verdict, row.reason) == ("MISSING", "not measured (seed 1)")
+
+
+def test_a_new_failure_fails_and_an_old_one_fixed_is_shown(roots):
+    fake_records.perplexity(roots[0], method="wanda")
+    fake_records.failed(roots[1], method="wanda", made="b")
+    fake_records.failed(roots[0], method="sparsegpt", made="b")
+    fake_records.perplexity(roots[1], method="sparsegpt")
+    fake_records.failed(roots[0], method="magnitude")
+    fake_records.failed(roots[1], method="magnitude")
+    fake_records.failed(roots[1], method="cast")
+
+    found = judge(*(read(r) for r in roots), settings.read(None))
+
+    got = {r.name.split()[1]: (r.verdict, r.reason) for r in found.rows}
+    assert got == {
+        "wanda": ("NEW_FAILURE", "OOM"),
+        "cast": ("NEW_FAILURE", "OOM"),
+        "sparsegpt": ("FIXED", "failed before"),
+        "magnitude": ("NOT_COMPARABLE", "failed before as well"),
+    }
+    assert {r.verdict for r in found.failed} == {"NEW_FAILURE"}
+
+
+def test_a_number_of_older_code_does_not_hide_that_todays_fails(roots):
+    """A results folder that is kept from run to run has both."""
+    for root in roots:
+        fake_records.perplexity(root)
+    fake_records.failed(roots[1], made="b", provenance={"recorded": "2026-01-02T00:00:00Z"})
+    assert verdict(roots)["perplexity"].verdict == "NEW_FAILURE"
+
+    fake_records.perplexity(roots[1], made="c", provenance={"recorded": "2026-01-03T00:00:00Z"})
+    assert verdict(roots)["perplexity"].verdict == "OK"
+
+
+def test_one_failed_seed_of_several_is_a_new_failure(roots):
+    for seed in (0, 1):
+        fake_records.perplexity(roots[0], seed=seed)
+    fake_records.perplexity(roots[1], seed=0)
+    fake_records.failed(roots[1], seed=1, reason="NaN")
+
+    assert verdict(roots)["perplexity"].reason == "NaN (seed 1)"
+
+
+@pytest.mark.parametrize(("loss", "expected"), [(0.0, "OK"), (5e-5, "OK"), (3e-4, "REGRESSION"), (-3e-4, "IMPROVED")])
+def test_the_same_key_has_only_to_be_reproduced(roots, loss, expected):
+    """3e-4 is far under the margin, and no reproduction."""
+    fake_records.perplexity(roots[0])
+    fake_records.perplexity(roots[1], loss)
+
+    row = verdict(roots)["perplexity"]
+
+    assert row.verdict == expected
+    assert ("not reproduced" in row.reason) == (expected != "OK")
+
+
+def test_the_same_key_on_another_machine_is_a_test_like_any_other(roots):
+    fake_records.perplexity(roots[0])
+    fake_records.perplexity(roots[1], 0.0, 0.002, noise=1, cpu="Xeon")
+
+    row = verdict(roots)["perplexity"]
+
+    assert row.verdict == "OK" and row.estimate is not None
+
+
+@pytest.mark.parametrize("other", [{"cpu_model": "6/143/8"}, {"isa": "AVX2"}])
+def test_a_cpu_of_the_same_name_with_other_kernels_is_another_machine(roots, other):
+    """A cloud calls many of its CPUs by one name: what would be no reproduction on one is noise between two."""
+    about = {"cpu": "EPYC", "cpu_model": "25/17/1", "isa": "AVX512", "device": None}
+    fake_records.perplexity(roots[0], provenance={"machine": about})
+    fake_records.perplexity(roots[1], 0.0, 0.002, noise=1, provenance={"machine": about | other})
+
+    assert verdict(roots)["perplexity"].verdict == "OK"
+
+
+def test_one_seed_of_a_method_with_seeds_is_judged_with_more_doubt(roots):
+    fake_records.perplexity(roots[0], seed=0)
+    fake_records.perplexity(roots[1], 0.01, 0.005, made="b", noise=1, seed=0)
+
+    row, trusting = verdict(roots)["perplexity"], verdict(roots, seed_noise={"perplexity": 0.0})["perplexity"]
+
+    assert (row.verdict, trusting.verdict) == ("INCONCLUSIVE", "REGRESSION")
+    assert "1 calibration seed" in row.reason and row.needed[1] == "seeds"
+
+
+def test_a_family_asks_more_of_each(roots):
+    """What would be a regression alone is none among twenty."""
+    fake_records.perplexity(roots[0])
+    fake_records.perplexity(roots[1], 0.012, 0.025, made="b", noise=1)
+    alone = verdict(roots)["perplexity"]
+    for i in range(19):
+        fake_records.accuracy(roots[0], method=f"m{i}")
+        fake_records.accuracy(roots[1], 3, 3, made="b", method=f"m{i}")
+
+    among = verdict(roots)["perplexity"]
+
+    assert (alone.verdict, among.verdict) == ("REGRESSION", "INCONCLUSIVE")
+    assert among.adjusted > 0.05 > alone.adjusted
+
+
+def test_few_articles_are_cut_into_blocks(roots):
+    for root, made in zip(roots, "ab", strict=True):
+        found = fake_records.perplexity(root, 0.001, made=made, noise=ord(made))
+        path = root / "items" / found.items.file
+        store, items = Store(root), _items(path)
+        store.write(found, tuple(i._replace(cluster_id="0") for i in items))
+
+    row = verdict(roots)["perplexity"]
+
+    assert (row.estimate.n, row.estimate.unit) == (24, "blocks of windows")
+
+
+def _items(path):
+    import pandas as pd
+
+    from bench.results.record import Item
+
+    return [Item(*row) for row in pd.read_parquet(path).itertuples(index=False)]
+
+
+def call(capsys, monkeypatch, roots, *more):
+    return runs.call(capsys, monkeypatch, "gate", "--baseline", roots[0], "--results", roots[1], *more)
+
+
+def test_exit_codes(roots, capsys, monkeypatch, tmp_path):
+    fake_records.accuracy(roots[0])
+    fake_records.accuracy(roots[1], 22, 10, made="b")
+
+    assert call(capsys, monkeypatch, roots)[0] == 0
+    assert call(capsys, monkeypatch, roots, "--strict")[0] == 1
+    (tmp_path / "g.toml").write_text("strict = true\n")
+    assert call(capsys, monkeypatch, roots, "--config", tmp_path / "g.toml")[0] == 1
+    (tmp_path / "g.toml").write_text("[margins]\nacc = 0.2\n")
+    assert "1 OK" in call(capsys, monkeypatch, roots, "--config", tmp_path / "g.toml", "--strict")[2]
+    shutil.rmtree(roots[1])
+    fake_records.accuracy(roots[1], 90, 0, made="b")
+    code, out, err = call(capsys, monkeypatch, roots)
+    assert code == 1 and "90 lost, 0 gained" in out and "failed: 1 REGRESSION" in err
+
+
+@pytest.mark.parametrize(
+    ("toml", "told"),
+    [
+        ("alpha = 2\n", "alpha"),
+        ("[margin]\nacc = 0.1\n", "margins"),
+        ("[margins]\nacc = -1\n", "0 or more"),
+        ("[margins]\nacc = 'x'\n", "margins.acc"),
+        ("nonsense", "not TOML"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_bad_config_is_a_sentence(roots, capsys, monkeypatch, tmp_path, toml, told):
+    fake_records.accuracy(roots[0])
+    fake_records.accuracy(roots[1])
+    if toml is not None:
+        (tmp_path / "g.toml").write_text(toml)
+
+    code, _, err = call(capsys, monkeypatch, roots, "--config", tmp_path / "g.toml")
+
+    assert code == 2 and len(err.splitlines()) == 1
+    assert told in err and "g.toml" in err
+
+
+def test_damaged_records_and_scores_cannot_be_judged(roots, capsys, monkeypatch):
+    kept = fake_records.perplexity(roots[0])
+    fake_records.perplexity(roots[1], 0.001, made="b", noise=1)
+    path = Store(roots[0]).path(kept.key)
+    whole = path.read_text()
+    path.write_text(whole[:50])
+    code, _, err = call(capsys, monkeypatch, roots)
+    assert code == 2 and path.name in err and len(err.splitlines()) == 1
+    assert path.exists()  # a baseline is looked at, and never tidied up
+
+    path.write_text(whole)
+    (roots[0] / "items" / kept.items.file).write_bytes(b"no")
+    code, _, err = call(capsys, monkeypatch, roots)
+    assert code == 2 and "not the file its record speaks of" in err
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_folder_that_is_not_there_or_empty(roots, capsys, monkeypatch, side):
+    fake_records.accuracy(roots[1 - side])
+    assert call(capsys, monkeypatch, roots)[0] == 2
+
+    Store(roots[side])
+    code, _, err = call(capsys, monkeypatch, roots)
+    assert code == 2 and "holds no records" in err
+
+
+HOSTILE = "<img src=x onerror=alert(1)>|`[a](b)\n::error::x @all \x1b[31m ]]> %0A"
+
+
+def test_hostile_names_stay_text(roots, capsys, monkeypatch, tmp_path):
+    fake_records.perplexity(roots[0], method=HOSTILE)
+    fake_records.perplexity(roots[1], 0.05, made="b", noise=1, method=HOSTILE)
+    fake_records.counted(roots[0], "violated_groups", 0.0, method=HOSTILE)
+    fake_records.failed(roots[1], HOSTILE, measure="pattern", protocol="targets", method=HOSTILE)
+
+    code, out, _ = call(
+        capsys, monkeypatch, roots, "--github", "--md", tmp_path / "c.md", "--junit", tmp_path / "j.xml"
+    )
+
+    assert code == 1 and "\x1b" not in out
+    commands = [line for line in out.splitlines() if line.startswith("::")]
+    assert [c.split(" ")[0] for c in commands] == ["::error", "::error", "::notice"]
+    assert all("%250A" in c for c in commands[:2])
+    text = (tmp_path / "c.md").read_text()
+    assert "<img" not in text and "@all" not in text and "[a]" not in text and "\x1b" not in text
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 4 and {line.count("|") for line in table} == {10}
+    cases = ElementTree.parse(tmp_path / "j.xml").getroot().findall(".//testcase")
+    assert len(cases) == 2
+    assert all("<img src=x onerror=alert(1)>" in c.get("classname") for c in cases)
+    assert sorted(c.find("failure").get("type") for c in cases) == ["NEW_FAILURE", "REGRESSION"]
+
+
+def test_json_rows(roots, capsys, monkeypatch):
+    fake_records.perplexity(roots[0])
+    fake_records.perplexity(roots[1], 0.03, made="b", noise=1)
+
+    code, out, _ = call(capsys, monkeypatch, roots, "--json")
+
+    told = json.loads(out)
+    assert code == 1 and told["passed"] is False and told["counts"] == {"REGRESSION": 1}
+    (row,) = told["rows"]
+    assert row["low"] < row["value"] < row["high"] and row["value"] == pytest.approx(1.03, abs=0.002)
+    assert row["effect"] == "ratio" and row["margin"] == 0.005 and row["n"] == 30
+
+
+def test_a_suspect_is_measured_again(tmp_path, monkeypatch, capsys):
+    """A number that was wrong once is not called a regression; a fault that stays is."""
+    runs.own_cache(tmp_path / "own", monkeypatch)
+    spec = runs.small(tmp_path / "before", measures=("perplexity",))
+    runs.run_here(spec, only=("magnitude",))
+    shutil.copytree(tmp_path / "before", tmp_path / "after")
+    store = Store(tmp_path / "after")
+    victim = next(r for r in store if r.slot["measure"] == "perplexity")
+    items = _items(store.root / "items" / victim.items.file)
+    victim.readings[0].value *= 1.1
+    store.write(victim, tuple(i._replace(value=i.value * 1.02) for i in items))
+    roots = tmp_path / "before", tmp_path / "after"
+
+    assert call(capsys, monkeypatch, roots)[0] == 1
+    code, _, err = call(capsys, monkeypatch, roots, "--rerun-suspects")
+
+    assert code == 0 and f"measured again: {victim.key[:12]}, ok" in err
+    assert store.get(victim.key).readings[0].value == victim.readings[0].value
+
+
+def test_what_cannot_be_measured_again_stays_a_regression(roots, capsys, monkeypatch):
+    fake_records.perplexity(roots[0])
+    fake_records.perplexity(roots[1], 0.03, made="b", noise=1)
+
+    code, _, err = call(capsys, monkeypatch, roots, "--rerun-suspects")
+
+    assert code == 1 and "could not be measured again" in err
+
+
+def test_items_of_two_rows_of_one_name_are_told_apart(roots):
+    for root in roots:
+        for dtype in ("float32", "bfloat16"):
+            fake_records.perplexity(root, slot={"dtype": dtype})
+
+    found, _, _ = pairing.join(*(read(r) for r in roots))
+
+    assert sorted(p.name.split()[-1] for p in found) == ["bfloat16", "float32"]
+
+
+def test_unknown_metrics_are_named_and_not_judged(roots, capsys, monkeypatch):
+    for root, value in zip(roots, (1.0, 2.0), strict=True):
+        fake_records.counted(root, "strangeness", value)
+        fake_records.counted(root, "violated_groups", 0.0, method="x")
+
+    code, _, err = call(capsys, monkeypatch, roots)
+
+    assert code == 0 and "no margin for strangeness" in err
+
+
+def test_a_record_without_its_scores_is_refused(roots):
+    for root, made in zip(roots, "ab", strict=True):
+        found = fake_records.perplexity(root, made=made)
+        found.items = None
+        Store(root).write(found)
+
+    with pytest.raises(UserError, match="kept no per-item scores"):
+        verdict(roots)

@@ -1,0 +1,257 @@
+"""Results in the formats of others: held against Every Eval Ever's schema, and read by lm-eval's own functions."""
+
+import json
+import math
+from pathlib import Path
+
+import jsonschema
+import pytest
+from lm_eval import utils
+from lm_eval.result_schema import EvalResults, _EvalConfig
+
+from bench.export import result_sets
+from bench.results.record import Item, ReadingRow
+from helpers import fake_records
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "schemas/every_eval_ever-0.3.0.schema.json").read_text())
+HOSTILE = "../<img src=x>/a:b\n=cmd|'/C calc'!A0"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+
+
+def windows(root, **about):
+    measure = {"name": "perplexity", "config": {"corpus": "wiki-mini", "seqlen": 128}, "content": "d1"}
+    return fake_records.perplexity(root, determinants={"model": "0" * 64, "stages": [], "measure": measure}, **about)
+
+
+def questions(root, task="piqa", limit=None, stderr=0.01, **about):
+    config = {"task": task, "file": "", "version": "1.0", "harness": "0.4.13", "batch": 16}
+    measure = {"name": "zeroshot", "config": config | ({"limit": limit} if limit else {}), "content": ""}
+    fields = {"measure": "zeroshot", "protocol": f"{task}@1.0" + (f"x{limit}" if limit else ""), "token_digest": ""}
+    notes = {"data": "baber/piqa" if task == "piqa" else "wiki-mini", "revision": "abc"}
+    found = fake_records.record(
+        determinants={"model": "0" * 64, "stages": [], "measure": measure}, notes=notes, **fields, **about
+    )
+    rows = [
+        ReadingRow(metric="acc", value=0.25, unit="1", better="higher", stderr=stderr, n=limit or 40),
+        ReadingRow(metric="acc_norm", value=0.5, unit="1", better="higher", stderr=stderr, n=limit or 40),
+    ]
+    return fake_records.put(root, found, [Item("a", "a", 1.0, 1.0)], rows)
+
+
+def size(root, **about):
+    rows = [
+        ReadingRow(metric="parameters", value=1e6, unit="1", better=""),
+        ReadingRow(metric="bytes_packed", value=2e6, unit="B", better="lower"),
+    ]
+    return fake_records.put(
+        root, fake_records.record(measure="size", protocol="weights", token_digest="", **about), (), rows
+    )
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two models: one whole, one of two seeds, one of which failed; and one that has no number at all."""
+    root = tmp_path / "results"
+    for make in (windows, questions, size):
+        make(root, method="dense", slot={"pattern": "dense"})
+        make(root, method="sparsegpt", seed=0, slot={"quantizer": "int8"})
+    fake_records.failed(root, method="sparsegpt", seed=1)
+    return root
+
+
+def exported(cli, root, format_, out, *more):
+    code, told, err = cli("export", "--format", format_, "--results", root, "--out", out, *more)
+    assert code == 0, err
+    return told, {str(p.relative_to(out)): json.loads(p.read_text()) for p in sorted(out.rglob("*.json"))}
+
+
+def test_every_eval_ever_takes_it(root, cli, tmp_path):
+    told, found = exported(cli, root, "eee", tmp_path / "out", "--organization", "us")
+
+    assert "2 files, 2 models; without a number, and left out: 1 failed" in told
+    checker = jsonschema.Draft7Validator(SCHEMA)
+    path_rule = SCHEMA["properties"]["detailed_evaluation_results"]["properties"]["file_path"]["pattern"]
+    for path, document in found.items():
+        assert not list(checker.iter_errors(document))
+        assert document["schema_version"] == SCHEMA["version"]
+        assert jsonschema.Draft7Validator({"pattern": path_rule}).is_valid(path.replace(".json", "_samples.jsonl"))
+        name = document["model_info"]["id"]
+        assert path.startswith(f"data/cast-bench/{name}/") and document["evaluation_id"].split("/")[1:-1] == name.split(
+            "/"
+        )
+        assert document["source_metadata"]["source_organization_name"] == "us"
+    assert [d["model_info"]["id"] for d in found.values()] == [
+        "cast-bench/tiny",
+        "cast-bench/tiny-sparsegpt-2-4-int8-seed0",
+    ]
+
+
+def test_every_number_is_in_it_with_its_error(root, cli, tmp_path):
+    _, found = exported(cli, root, "eee", tmp_path / "out")
+
+    dense = next(d for d in found.values() if d["model_info"]["id"] == "cast-bench/tiny")
+    results = {r["evaluation_result_id"]: r for r in dense["evaluation_results"]}
+    assert set(results) == {
+        "perplexity/wiki-mini@128/perplexity",
+        "size/weights/bytes_packed",
+        "zeroshot/piqa@1.0/acc",
+        "zeroshot/piqa@1.0/acc_norm",
+    }
+    acc = results["zeroshot/piqa@1.0/acc"]
+    assert acc["score_details"]["score"] == 0.25
+    assert acc["score_details"]["uncertainty"] == {"standard_error": {"value": 0.01}, "num_samples": 40}
+    assert acc["metric_config"]["lower_is_better"] is False and acc["metric_config"]["metric_id"] == "accuracy"
+    assert acc["source_data"] == {
+        "dataset_name": "piqa",
+        "source_type": "hf_dataset",
+        "hf_repo": "baber/piqa",
+        "additional_details": {"revision_or_digest": "abc"},
+    }
+    perplexity = results["perplexity/wiki-mini@128/perplexity"]["metric_config"]
+    assert perplexity["lower_is_better"] is True and (perplexity["min_score"], perplexity["max_score"]) == (
+        1.0,
+        "Infinity",
+    )
+    assert dense["model_info"]["additional_details"]["parameters"] == "1e+06"
+    assert dense["evaluation_timestamp"] == "1767225600"  # 2026-01-01T00:00:00Z
+
+
+def test_a_metric_nobody_knows_has_no_range(root, cli, tmp_path):
+    fake_records.counted(root, "strangeness", 3.0, method="dense", slot={"pattern": "dense"})
+
+    _, found = exported(cli, root, "eee", tmp_path / "out")
+
+    (told,) = [
+        r["metric_config"]
+        for d in found.values()
+        for r in d["evaluation_results"]
+        if r["metric_config"]["metric_name"] == "strangeness"
+    ]
+    assert told == {"metric_name": "strangeness", "metric_id": "cast-bench.strangeness", "lower_is_better": True}
+    assert all(jsonschema.Draft7Validator(SCHEMA).is_valid(d) for d in found.values())
+
+
+def test_lm_evals_table_shows_every_number(root, cli, tmp_path):
+    questions(root, "wiki_lastword", stderr=None, method="dense", slot={"pattern": "dense"})
+
+    _, found = exported(cli, root, "lm-eval", tmp_path / "out")
+
+    document = found[next(p for p in found if p.startswith("cast-bench__tiny/"))]
+    table = [[c.strip() for c in line.strip("|").split("|")] for line in utils.make_table(document).splitlines()[2:]]
+    last, shown = "", {}
+    for task, version, filter_, shot, metric, arrow, value, _, stderr in table:
+        last = task or last
+        shown[last, metric] = (version, filter_, shot, arrow, float(value), stderr)
+    assert shown["piqa", "acc"] == ("1", "none", "0", "↑", 0.25, "0.01")
+    assert shown["piqa", "acc_norm"][4:] == (0.5, "0.01")
+    assert shown["wiki_lastword", "acc"][5] == "N/A"
+    perplexity = shown["wiki-mini@128", "perplexity"]
+    assert perplexity[3] == "↓" and perplexity[4] == pytest.approx(math.exp(3.5), rel=0.1)
+    assert {task for task, _ in shown} == {"piqa", "wiki_lastword", "wiki-mini@128"}  # nothing of weights alone
+
+
+def test_lm_eval_finds_the_files_and_dates_them(root, cli, tmp_path):
+    _, found = exported(cli, root, "lm-eval", tmp_path / "out")
+
+    assert utils.get_results_filenames(["x/" + p for p in found]) == ["x/" + p for p in found]
+    for path, document in found.items():
+        folder, _, name = path.partition("/")
+        assert folder == document["model_name_sanitized"] == utils.sanitize_model_name(document["model_name"])
+        assert utils.get_file_datetime(name).startswith("2026-01-01T00-00-00")
+    assert utils.get_latest_filename(list(found)) in found
+
+
+def test_its_keys_are_lm_evals(root, cli, tmp_path):
+    """But for one, of our own name, that says what lm-eval has no word for."""
+    _, found = exported(cli, root, "lm-eval", tmp_path / "out")
+
+    for document in found.values():
+        assert set(document) - {"cast-bench"} <= set(EvalResults.__annotations__)
+        assert set(document["config"]) <= set(_EvalConfig.__annotations__)
+
+
+def test_tasks_cut_to_other_lengths_are_not_in_one_file(root, cli, tmp_path):
+    questions(root, limit=10, method="dense", slot={"pattern": "dense"})
+
+    _, found = exported(cli, root, "lm-eval", tmp_path / "out")
+
+    counts = {
+        d["config"]["limit"]: d["n-samples"]["piqa"] for p, d in found.items() if p.startswith("cast-bench__tiny/")
+    }
+    assert counts == {None: {"original": 40, "effective": 40}, 10: {"effective": 10}}
+
+
+@pytest.mark.parametrize("format_", ["eee", "lm-eval"])
+def test_the_same_records_give_the_same_bytes(root, cli, tmp_path, format_):
+    for name in ("one", "two"):
+        exported(cli, root, format_, tmp_path / name)
+    one, two = (
+        {p.relative_to(tmp_path / n): p.read_bytes() for p in (tmp_path / n).rglob("*.json")} for n in ("one", "two")
+    )
+
+    assert one == two and one
+
+
+@pytest.mark.parametrize("format_", ["eee", "lm-eval"])
+def test_hostile_names_make_no_path(tmp_path, cli, format_):
+    root = tmp_path / "results"
+    windows(root, method=HOSTILE, slot={"model": HOSTILE})
+
+    _, found = exported(cli, root, format_, tmp_path / "deep/out")
+
+    assert len(found) == 1 and not set("".join(found)) & set("<>:|!'\n\\ ")
+    assert {p.name for p in tmp_path.iterdir()} <= {"results", "deep", "cache"}
+    assert ".." not in next(iter(found))
+
+
+def test_a_folder_of_the_users_is_told_by_its_name_alone(tmp_path, cli):
+    root = tmp_path / "results"
+    windows(root, method="dense", slot={"model": "/home/somebody/secret/mine"})
+
+    for format_ in ("eee", "lm-eval"):
+        _, found = exported(cli, root, format_, tmp_path / format_)
+        assert "secret" not in json.dumps(found) and "cast-bench/mine" in json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("llama2-7b", "meta-llama/Llama-2-7b-hf"),
+        ("owner/name", "owner/name"),
+        ("smollm2-135m", "cast-bench/smollm2-135m"),
+    ],
+)
+def test_a_dense_model_is_called_what_its_publisher_calls_it(tmp_path, model, name):
+    found, _ = result_sets.lines([windows(tmp_path, method="dense", slot={"model": model})])
+
+    assert [line.name for line in found] == [name]
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("--format", "eee", "abc"), "leave 'abc' out"),
+        (("--format", "hf"), "name a record"),
+        (("--format", "packed24"), "name a record"),
+        (("--format", "eeee"), "did you mean eee"),
+        (("--format", "lm-eval", "--results", "nowhere"), "is not there"),
+    ],
+)
+def test_bad_input_is_a_sentence(root, cli, tmp_path, args, told):
+    code, out, err = cli("export", "--results", root, "--out", tmp_path / "out", *args)
+
+    assert code == 2 and out == "" and told in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_to_export_and_a_taken_folder(root, tmp_path, cli):
+    fake_records.failed(tmp_path / "bad", method="wanda")
+    code, _, err = cli("export", "--format", "eee", "--results", tmp_path / "bad", "--out", tmp_path / "out")
+    assert code == 2 and "no number" in err
+
+    code, _, err = cli("export", "--format", "eee", "--results", root, "--out", root)
+    assert code == 2 and "is there already" in err

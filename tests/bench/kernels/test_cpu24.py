@@ -1,0 +1,176 @@
+"""The native kernel against the definition, on every path this processor has; and what happens where there is none."""
+
+import os
+
+import pytest
+import torch
+
+from bench.kernels import cpu24, native
+from bench.kernels.integers24 import pack_rounded
+from bench.kernels.packed24 import Packed, pack, unpack
+from helpers.runs import USUAL
+from methods.errors import UserError
+from methods.pattern import Pattern
+
+SHAPES = [(1, 4), (3, 12), (5, 64), (7, 68), (16, 576), (9, 1100), (3, 11008)]  # out, in: tails of all kinds
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    before = os.environ.get("CAST_BENCH_CACHE")
+    os.environ["CAST_BENCH_CACHE"] = str(USUAL)  # compiled once, not once a module
+    try:
+        return native.load()
+    except native.NoKernel as why:
+        pytest.skip(str(why))
+    finally:
+        os.environ.pop("CAST_BENCH_CACHE") if before is None else os.environ.update(CAST_BENCH_CACHE=before)
+
+
+def sparse(out, width):
+    weight = torch.randn(out, width, generator=torch.Generator().manual_seed(out))
+    return torch.where(Pattern(2, 4).keep(weight.abs()), weight, 0).bfloat16()
+
+
+def integers(packed: Packed) -> torch.Tensor:
+    one = torch.ones_like(packed.scales)
+    return unpack(Packed("int8", packed.width, torch.float32, packed.values, packed.mask, one)).to(torch.int8)
+
+
+def levels(x):
+    """What the kernel makes of x beside int8: int16 [rows, width] and the step of each row, [rows, 1]."""
+    step = x.abs().amax(1, keepdim=True) / 32767
+    step[step == 0] = 1
+    return (x / step).round().to(torch.int16), step
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_bfloat16_is_the_definition_on_every_path(kernel, shape, threads):
+    weight = sparse(*shape)
+    for rows in (1, 2, 3, 4, 7):
+        x = torch.randn(rows, shape[1]).bfloat16()
+        wanted = x.double() @ weight.double().T
+        for path in kernel.paths:
+            for laid in (cpu24.lay(pack(weight)), cpu24.lay_dense(weight)):
+                got = cpu24.product(x, laid, threads=threads, path=path)
+                assert got.dtype == torch.float32
+                torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-4, msg=f"{path} {rows} rows")
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (2, 33000)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_int8_is_exact_on_every_path(kernel, shape, threads):
+    packed = pack_rounded(sparse(*shape), "int8").packed
+    whole, scale = integers(packed), packed.scales[:, 0].float()
+    for rows in (1, 2, 3, 4, 7):
+        x = torch.randn(rows, shape[1])
+        x[-1] *= rows % 2  # a row of zeros has a step, too
+        seen, step = levels(x)
+        wanted = ((seen.double() @ whole.double().T) * scale.double()).float() * step
+        for path in kernel.paths:
+            for laid in (cpu24.lay(packed), cpu24.lay_dense(whole, scale)):
+                assert torch.equal(cpu24.product(x, laid, threads=threads, path=path), wanted), (path, rows)
+
+
+def test_the_largest_sums_overflow_nowhere(kernel):
+    width = 32768
+    for sign in (1, -1):
+        row = torch.tensor([-128, 0, 0, -128], dtype=torch.int8).repeat(1, width // 4)
+        mask = torch.full((1, width // 8), 0x99, dtype=torch.uint8)
+        values = torch.full((1, width // 2), -128, dtype=torch.int8)
+        packed = Packed("int8", width, torch.float32, values, mask, torch.ones(1, 1).bfloat16())
+        x = torch.full((1, width), float(sign))
+        dense = torch.full((1, width), -128, dtype=torch.int8)
+        wanted = {False: -sign * 128.0 * width / 2, True: -sign * 128.0 * width}
+        for path in kernel.paths:
+            for laid in (cpu24.lay(packed), cpu24.lay_dense(dense, torch.ones(1))):
+                got = cpu24.product(x, laid, path=path)
+                torch.testing.assert_close(got, torch.tensor([[wanted[laid.dense]]]), rtol=1e-6, atol=0)
+        assert torch.equal(unpack(packed), row.float())
+
+
+def test_a_nan_is_not_hidden(kernel):
+    weight = sparse(5, 64)
+    x = torch.randn(2, 64)
+    x[1, 3] = float("nan")
+    for laid in (cpu24.lay(pack(weight)), cpu24.lay(pack_rounded(weight, "int8").packed)):
+        for path in kernel.paths:
+            got = cpu24.product(x, laid, path=path)
+            assert got[0].isfinite().all()
+            assert got[1].isnan().any() if laid.scales is None else got[1].isnan().all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_layout_has_a_way_back(shape):
+    weight = sparse(*shape)
+    for packed in (pack(weight), pack_rounded(weight, "int8").packed, pack_rounded(weight.float(), "int8").packed):
+        again = cpu24.back(cpu24.lay(packed))
+        assert again.parts().keys() == packed.parts().keys()
+        assert all(torch.equal(again.parts()[k], t) for k, t in packed.parts().items())
+        assert (again.kind, again.width, again.dtype) == (packed.kind, packed.width, packed.dtype)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_is_laid_stands_for_its_weight(shape):
+    weight = sparse(*shape)
+    whole = pack_rounded(weight, "int8").packed
+
+    for laid in (cpu24.lay(pack(weight)), cpu24.lay_dense(weight)):
+        assert torch.equal(cpu24.weight_of(laid), weight)
+    for laid in (cpu24.lay(whole), cpu24.lay_dense(*cpu24.integers(whole))):
+        torch.testing.assert_close(cpu24.weight_of(laid), unpack(whole))
+
+
+def test_memory_is_nine_bits_a_weight():
+    assert 8 * cpu24.lay(pack(sparse(4, 4096))).memory.nbytes / (4 * 4096) == 9
+    assert 8 * cpu24.lay(pack_rounded(sparse(4, 4096), "int8").packed).memory.nbytes / (4 * 4096) == 5
+
+
+def test_what_the_kernel_has_no_path_for():
+    assert not cpu24.can(pack(sparse(4, 8).half())) and not cpu24.can(pack_rounded(sparse(4, 8), "int4").packed)
+
+
+def test_the_environment_names_a_path(kernel, monkeypatch):
+    monkeypatch.setenv(native.PATH_ENV, "portable")
+    assert native.chosen(kernel) == "portable"
+    monkeypatch.delenv(native.PATH_ENV)
+    assert native.chosen(kernel) == kernel.best
+    monkeypatch.setenv(native.PATH_ENV, "avx513")
+    with pytest.raises(UserError, match="BENCH_KERNEL_PATH='avx513' will not do: this processor has portable"):
+        native.chosen(kernel)
+
+
+@pytest.fixture
+def compiler(tmp_path, monkeypatch):
+    """compiler(script or None) -> native.load without its memory, in a cache of its own, with that as compiler."""
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+
+    def be(script):
+        file = tmp_path / "fake-c++"
+        if script is not None:
+            file.write_text(f"#!/bin/sh\n{script}\n")
+            file.chmod(0o755)
+        monkeypatch.setenv(native.COMPILER_ENV, str(file))
+        return native.load.__wrapped__
+
+    return be
+
+
+def test_without_a_compiler_it_says_so(compiler):
+    with pytest.raises(native.NoKernel, match=r"^no C\+\+ compiler$"):
+        compiler(None)()
+
+
+def test_a_compiler_that_fails_says_why(compiler, tmp_path):
+    with pytest.raises(native.NoKernel, match=r"the C\+\+ compiler fails: x\.cpp:1: error: no"):
+        compiler('case "$1" in --version) echo fake 1;; *) echo "x.cpp:1: error: no" >&2; exit 1;; esac')()
+    assert not list((tmp_path / "cache/native").iterdir())
+
+
+def test_another_compiler_is_another_file(compiler, tmp_path):
+    for version in ("fake 1", "fake 2", "fake 2"):
+        load = compiler(f'case "$1" in --version) echo {version};; *) shift 6; echo no library > "$1";; esac')
+        with pytest.raises(native.NoKernel, match="cannot be loaded"):
+            load()
+    assert len(list((tmp_path / "cache/native").iterdir())) == 2

@@ -1,0 +1,232 @@
+"""packed24 on disk: both ways, loaded by transformers, and found out when it is not what was written."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
+
+from bench.export.model import export_model
+from bench.kernels.folder24 import ABOUT, Folder24, Writer24
+from bench.kernels.packed24 import pack
+from bench.results.store import Store
+from helpers.runs import call, own_cache, prune, run_here, small, tiny
+from methods.errors import UserError
+from methods.folder import Folder
+
+
+@pytest.fixture
+def pruned(tmp_path):
+    return prune(tiny(tmp_path / "pruned"))
+
+
+@pytest.fixture
+def packed(pruned, tmp_path):
+    export_model(str(pruned), "packed24", tmp_path / "packed")
+    return tmp_path / "packed"
+
+
+def test_both_ways_bit_for_bit_for_every_family(make, keep_as, tmp_path, family):
+    folder = prune(keep_as(make(family), tmp_path / "source"), family == "gpt2")
+    told = export_model(str(folder), "packed24", tmp_path / "packed")
+    assert "17 bits a weight" in told
+    export_model(str(tmp_path / "packed"), "hf", tmp_path / "dense")
+    before, after = Folder(folder), Folder(tmp_path / "dense")
+    assert set(before) == set(after)
+    assert all(torch.equal(before.tensor(n), after.tensor(n)) for n in before)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "dense")
+    was = AutoModelForCausalLM.from_pretrained(folder)
+    ids = torch.arange(12)[None]
+    assert torch.equal(model(ids).logits, was(ids).logits)
+
+
+def test_hf_is_what_transformers_loads_with_the_same_logits(pruned, tmp_path):
+    config = json.loads((pruned / "config.json").read_text()) | {"sparsity_config": {"format": "sparse-24-bitmask"}}
+    (pruned / "config.json").write_text(json.dumps(config))
+    export_model(str(pruned), "hf", tmp_path / "hf")
+    ids = torch.arange(20)[None]
+    logits = [AutoModelForCausalLM.from_pretrained(f)(ids).logits for f in (pruned, tmp_path / "hf")]
+    assert torch.equal(*logits)
+    assert "sparsity_config" not in json.loads((tmp_path / "hf/config.json").read_text())
+    assert (tmp_path / "hf/tokenizer.json").read_bytes() == (pruned / "tokenizer.json").read_bytes()
+
+
+def test_size_and_metadata(packed):
+    about = json.loads((packed / ABOUT).read_text())
+    assert (about["format"], about["version"]) == ("packed24", 1)
+    (file,) = packed.glob("*.safetensors")
+    assert file.name == "packed24-00001.safetensors"
+    with safe_open(file, "pt") as opened:
+        assert opened.metadata() == {"format": "packed24", "version": "1"}
+        name = "model.layers.0.mlp.up_proj.weight"
+        kept, mask = opened.get_tensor(name + ".values"), opened.get_tensor(name + ".mask")
+    entry = Folder24(packed).entries[name]
+    rows, width = entry.shape
+    assert kept.shape == (rows, width // 2) and mask.shape == (rows, width // 8)
+    assert "sparsity_config" not in (packed / "config.json").read_text()
+
+
+@pytest.mark.parametrize("values", ["int8", "int4"])
+def test_integers_say_whether_anything_was_lost(pruned, tmp_path, values):
+    told = export_model(str(pruned), "packed24", tmp_path / "a", values=values)
+    assert f"28 of them were rounded to {values}" in told
+    export_model(str(tmp_path / "a"), "hf", tmp_path / "b")
+    again = export_model(str(tmp_path / "b"), "packed24", tmp_path / "c", values=values)
+    assert f"every one was on a grid of {values}" in again
+    export_model(str(tmp_path / "c"), "hf", tmp_path / "d")
+    assert (tmp_path / "b/model.safetensors").read_bytes() == (tmp_path / "d/model.safetensors").read_bytes()
+
+
+def everything(folder):
+    opened = Folder24(folder)
+    return {name: opened.tensor(name) for name in opened}
+
+
+def test_a_flipped_byte_is_found_wherever_it_is(packed):
+    whole = everything(packed)
+    caught = 0
+    draw = torch.Generator().manual_seed(0)
+    for file in (packed / "packed24-00001.safetensors", packed / ABOUT):
+        raw = file.read_bytes()
+        places = torch.randint(len(raw), (60,), generator=draw).tolist() + list(range(8))
+        for place in places:
+            spoilt = bytearray(raw)
+            spoilt[place] ^= 1 << place % 8
+            file.write_bytes(spoilt)
+            try:
+                now = everything(packed)
+            except UserError:
+                caught += 1
+            else:  # what means nothing: blanks, or safetensors' own metadata
+                assert now.keys() == whole.keys() and all(torch.equal(now[n], whole[n]) for n in whole)
+        file.write_bytes(raw)
+    assert caught > 100
+    weight = whole["model.layers.3.mlp.down_proj.weight"]
+    file = packed / "packed24-00001.safetensors"
+    raw = file.read_bytes()
+    values = pack(weight).values.numpy().tobytes()
+    at = raw.index(values[:64])
+    file.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+    with pytest.raises(UserError, match=r"layers\.3\.mlp\.down_proj\.weight\.values .* checksum differs"):
+        everything(packed)
+
+
+def rewrite(packed, change, sign=True):
+    """packed24.json changed by somebody who knows how to sign it."""
+    from bench.kernels.folder24 import About
+
+    raw = json.loads((packed / ABOUT).read_text())
+    change(raw)
+    if sign:
+        raw["sha256"] = About.model_validate(raw).digest()
+    (packed / ABOUT).write_text(json.dumps(raw))
+
+
+NAME = "model.layers.0.mlp.up_proj.weight"
+
+
+def entry(key, value):
+    return lambda raw: raw["tensors"][NAME].update({key: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda raw: raw.update(version=2), "has version 2, newer than this code's 1: upgrade cast-bench"),
+        (lambda raw: raw.update(version=0), "no version 0"),
+        (lambda raw: raw.update(format="other"), "cannot be read as packed24"),
+        (lambda raw: raw["tensors"][NAME]["parts"]["mask"].update(file="../x.safetensors"), "outside its folder: refused"),
+        (lambda raw: raw["tensors"][NAME]["parts"]["mask"].update(file="none.safetensors"), "none.safetensors cannot be read"),
+        (lambda raw: raw["tensors"][NAME]["parts"].pop("mask"), "makes no sense"),
+        (entry("shape", [352, 132]), "has not the shape"),
+        (entry("shape", [352, 10**12]), "has not the shape"),
+        (entry("shape", [352, -4]), "makes no sense"),
+        (entry("shape", [352, 127]), "makes no sense"),
+        (entry("shape", [352]), "makes no sense"),
+        (entry("dtype", "float16"), "has not the shape and dtype"),
+        (entry("dtype", "int64"), "makes no sense"),
+        (entry("dtype", "object"), "makes no sense"),
+        (entry("kind", "int8"), "makes no sense"),
+    ],
+)  # fmt: skip
+def test_nonsense_is_refused_in_a_sentence(packed, change, sentence):
+    rewrite(packed, change, sign=not sentence.startswith(("has version 2", "cannot")))
+    with pytest.raises(UserError, match=sentence):
+        everything(packed)
+
+
+def test_a_mask_signed_by_a_liar_is_refused(packed, tmp_path):
+    weight = everything(packed)[NAME]
+    lying = pack(weight)
+    lying.mask[0, 0] = 0xFF
+    writer = Writer24(packed)
+    writer.add_packed(NAME, lying, transposed=False, exact=True)
+    writer.close()
+    with pytest.raises(UserError, match="does not keep two of every four"):
+        everything(packed)
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["{tiny}", "--format", "packed24"], "is not 2:4: row 0 holds more than two"),
+        (["{tiny}", "--format", "pack24"], "unknown format 'pack24': did you mean packed24"),
+        (["{tiny}", "--format", "packed24", "--values", "int3"], "--values 'int3' will not do"),
+        (["{pruned}", "--values", "int8"], "--values 'int8' will not do"),
+        (["{packed}", "--format", "packed24"], "is packed24 already"),
+        (["nothing"], "records in .* begin with 'nothing'"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_sentence(args, sentence, packed, pruned, tmp_path, capsys, monkeypatch):
+    import re
+
+    places = {"tiny": tiny(tmp_path / "tiny"), "pruned": pruned, "packed": packed}
+    (tmp_path / "results/records").mkdir(parents=True)
+    args = [a.format(**places) for a in args]
+    code, _, err = call(
+        capsys, monkeypatch, "export", *args, "--out", tmp_path / "out", "--results", tmp_path / "results"
+    )
+    assert code == 2 and re.search(sentence, err) and err.count("\n") == 1
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+def test_a_folder_that_is_taken_is_left_alone(pruned, packed, capsys, monkeypatch):
+    code, _, err = call(capsys, monkeypatch, "export", pruned, "--out", packed)
+    assert code == 2 and "is there already" in err and (packed / ABOUT).exists()
+
+
+def test_linears_left_dense(pruned, tmp_path):
+    shutil.copytree(pruned, tmp_path / "mixed")
+    from safetensors.torch import load_file, save_file
+
+    file = tmp_path / "mixed/model.safetensors"
+    tensors = load_file(file)
+    tensors[NAME] += 1
+    save_file(tensors, file)
+    with pytest.raises(UserError, match=r"layers\.0\.mlp\.up_proj\.weight is not 2:4"):
+        export_model(str(tmp_path / "mixed"), "packed24", tmp_path / "out")
+    told = export_model(str(tmp_path / "mixed"), "packed24", tmp_path / "out", exclude=("model.layers.0.mlp.up_proj",))
+    assert "27 linears packed" in told and torch.equal(Folder24(tmp_path / "out").tensor(NAME), tensors[NAME])
+
+
+def test_bench_says_what_to_do_with_a_packed_folder(packed):
+    with pytest.raises(UserError, match="is a packed24 folder: make it dense with bench export"):
+        Folder(packed)
+
+
+def test_the_model_of_a_record(tmp_path, monkeypatch, capsys):
+    own_cache(tmp_path, monkeypatch)
+    results = tmp_path / "results"
+    run_here(small(results, measures=("size", "speed"), targets={"exclude": ("*.down_proj",)}))
+    found = {r.slot["protocol"]: r for r in Store(results, write=False) if r.slot["method"] == "magnitude"}
+    speed = found["cuda"]
+    assert (speed.status, speed.reason, speed.traceback, speed.readings) == ("skipped", "no CUDA device", "", [])
+    key = found["weights"].key[:12]
+    code, out, _ = call(
+        capsys, monkeypatch, "export", key, "--format", "packed24", "--out", tmp_path / "p", "--results", results
+    )
+    assert code == 0 and "24 linears packed, 17 bits a weight" in out
+    code, out, _ = call(capsys, monkeypatch, "report", "--results", results)
+    assert "skipped: no CUDA device" in out

@@ -1,0 +1,145 @@
+"""Models on packed weights answer as the masked dense model does."""
+
+import pytest
+import torch
+
+from bench.export.model import export_model
+from bench.inputs import loading
+from bench.kernels import cusparselt, linear24, native
+from bench.kernels.integers24 import pack_rounded
+from bench.kernels.linear24 import Linear24, swap
+from bench.kernels.packed24 import pack, unpack
+from bench.kernels.timing import WrongProduct
+from bench.measures import forward
+from helpers.fake_cuda import Sparse
+from helpers.runs import prune
+from methods.contract import Compute
+from methods.pattern import Pattern
+from methods.targets import dense_weight, find_targets
+
+IDS = torch.randint(64, (2, 9), generator=torch.Generator().manual_seed(0))
+
+
+def masked(model, dtype=torch.float32):
+    """The model 2:4, and its targets packed."""
+    shapes = {n: tuple(t.shape) for n, t in model.state_dict().items()}
+    model = model.to(dtype)
+    packed = {}
+    for name in find_targets(model.config.to_dict(), shapes):
+        weight = dense_weight(model.get_submodule(name))
+        weight.copy_(torch.where(Pattern(2, 4).keep(weight.float().abs()), weight, 0))
+        packed[name] = pack(weight, name)
+    return model, packed
+
+
+def test_the_reference_is_the_masked_model_bit_for_bit(make, family):
+    model, packed = masked(make(family))
+    logits = model(IDS).logits
+    text = model.generate(IDS, max_new_tokens=5, do_sample=False, pad_token_id=0)
+    swap(model, packed)
+    assert sum(isinstance(m, Linear24) for m in model.modules()) == len(packed)
+    assert all(model.get_submodule(n).engine == "reference" for n in packed)
+    assert torch.equal(model(IDS).logits, logits)
+    assert torch.equal(model.generate(IDS, max_new_tokens=5, do_sample=False, pad_token_id=0), text)
+    assert all(torch.equal(dense_weight(model.get_submodule(n)), unpack(p)) for n, p in packed.items())
+
+
+def test_the_kernel_is_the_masked_model_up_to_rounding(make, family):
+    try:
+        native.load()
+    except native.NoKernel as why:
+        pytest.skip(str(why))
+    model, packed = masked(make(family), torch.bfloat16)
+    wide = make(family)  # the same weights, in float32
+    wide.load_state_dict({n: t.float() for n, t in model.state_dict().items()})
+    wanted, usual = wide(IDS[:1]).logits, model(IDS[:1]).logits
+    swap(model, packed)
+    assert all(model.get_submodule(n).engine == "native" for n in packed)
+    got = model(IDS[:1]).logits
+    assert 0 < (got - wanted).abs().max() <= 2 * (usual - wanted).abs().max()  # as near as torch's own bfloat16
+    assert all(torch.equal(dense_weight(model.get_submodule(n)), unpack(p)) for n, p in packed.items())
+    many = IDS.repeat(9, 1)  # more rows than the kernel takes
+    torch.testing.assert_close(model(many).logits[:1], got, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_integers_are_the_dequantized_model(llama, kind):
+    model, packed = masked(llama)
+    rounded = {n: pack_rounded(unpack(p), kind).packed for n, p in packed.items()}
+    for name, weight in rounded.items():
+        dense_weight(model.get_submodule(name)).copy_(unpack(weight))
+    wanted = model(IDS).logits
+    swap(model, rounded)
+    torch.testing.assert_close(model(IDS[:, :1]).logits, wanted[:, :1], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(model(IDS).logits, wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_packed_folder_loads_on_its_packed_weights(make, keep_as, tmp_path, family, dtype):
+    folder = prune(keep_as(make(family).to(dtype), tmp_path / "dense"), family == "gpt2")
+    export_model(str(folder), "packed24", tmp_path / "packed")
+    compute = Compute(dtype=dtype)
+    model = linear24.load(tmp_path / "packed", compute, engine="reference")
+    wanted = loading.load(folder, compute)
+    assert torch.equal(model(IDS).logits, wanted(IDS).logits)
+    targets = [m for m in model.modules() if isinstance(m, Linear24)]
+    weights = sum(m.in_features * m.out_features for m in targets)
+    assert 8 * sum(m.nbytes for m in targets) / weights == 8 * dtype.itemsize / 2 + 1
+    assert not any(p.is_meta for p in model.parameters())
+
+
+def test_perplexity_reads_a_swapped_model(llama):
+    from types import SimpleNamespace
+
+    from bench.measures.perplexity import window_losses
+    from methods.contract import Silent
+
+    model, packed = masked(llama)
+    rig = SimpleNamespace(compute=Compute(), progress=Silent())
+
+    def losses(model):
+        return window_losses(forward.over(lambda: model, None, IDS, 2, rig), IDS, rig)
+
+    wanted = losses(model)
+    assert losses(swap(model, packed)) == wanted
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_cusparselt_is_called_as_its_schemas_say(monkeypatch, tmp_path, bias):
+    fakes = Sparse(monkeypatch, tmp_path)
+    weight = torch.randn(24, 32)
+    weight = torch.where(Pattern(2, 4).keep(weight.abs()), weight, 0)
+    offset = torch.randn(24) if bias else None
+    layer = Linear24(pack(weight), offset, engine="cusparselt")
+    for x in (torch.randn(3, 32), torch.randn(2, 5, 32), torch.randn(1, 17, 32)):
+        torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, weight, offset))
+    assert fakes.searches == [(32, 16), (32, 32)]  # once a padded size
+    last = fakes.calls[-1]
+    assert (last["alg_id"], last["split_k"], last["split_k_mode"]) == (4, 2, 1)
+    assert torch.equal(layer.dense_weight(), weight)
+
+
+def test_an_algorithm_that_is_wrong_is_not_taken(monkeypatch, tmp_path):
+    fakes = Sparse(monkeypatch, tmp_path, wrong=4)
+    layer = Linear24(pack(torch.eye(16)), None, engine="cusparselt")
+    x = torch.randn(3, 16)
+    torch.testing.assert_close(layer(x), x)
+    assert fakes.calls[-1]["alg_id"] != 4
+    (choice,) = layer.compressed.choices.values()
+    assert len(choice.wrong) == 7 and all("algorithm 4" in told for told in choice.wrong)  # alone, found, split
+    assert choice.refused == 1
+
+
+def test_a_choice_is_kept_for_its_device_alone(monkeypatch, tmp_path):
+    fakes = Sparse(monkeypatch, tmp_path)
+    x = torch.randn(3, 16)
+    for device, searches in (("a card", 1), ("a card", 1), ("another", 2)):
+        fakes.device = device
+        layer = Linear24(pack(torch.eye(16)), None, engine="cusparselt")
+        torch.testing.assert_close(layer(x), x)
+        assert layer.compressed.choices[16].plan == (4, 2, 1) and len(fakes.searches) == searches
+
+
+def test_no_right_plan_is_an_error(monkeypatch, tmp_path):
+    with pytest.raises(WrongProduct, match="none of cuSPARSELt's 2 plans"):
+        cusparselt.search([cusparselt.Plan(), cusparselt.Plan(1)], lambda _: torch.ones(2), torch.zeros(2), None)

@@ -1,0 +1,166 @@
+"""The packing of one weight: bit for bit, counted, and refused in a sentence where it cannot be."""
+
+import numpy as np
+import pytest
+import torch
+
+from bench.kernels.integers24 import BITS, group_of, pack_rounded
+from bench.kernels.packed24 import CODES, FLOATS, check_mask, join, pack, split, unpack
+from methods.errors import UserError
+from methods.pattern import Pattern
+
+SHAPES = [(1, 4), (3, 12), (5, 8), (7, 44), (33, 260), (4, 4096)]
+
+
+def sparse(rows, width, dtype=torch.float32, seed=0):
+    weight = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
+    return torch.where(Pattern(2, 4).keep(weight.abs()), weight, 0).to(dtype)
+
+
+def naive(weight):
+    """Values and mask by the definition, a weight at a time."""
+    values, mask = [], []
+    for row in weight.tolist():
+        kept = []
+        for g in range(0, len(row), 4):
+            held = [j for j in range(4) if row[g + j] != 0]
+            spare = [j for j in range(4) if j not in held]
+            kept += [g + j for j in sorted(held + spare[: 2 - len(held)])]
+        values.append([row[j] for j in kept])
+        mask.append(np.packbits([j in kept for j in range(len(row))], bitorder="little").tolist())
+    return values, mask
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_packs_as_defined_and_comes_back_bit_for_bit(shape, dtype):
+    weight = sparse(*shape, dtype)
+    weight[0, :4] = 0  # a group with none
+    weight[-1, -4:] = torch.tensor([0, 0, 0, 1.5])  # and one with one
+    packed = pack(weight)
+    assert (packed.values.tolist(), packed.mask.tolist()) == naive(weight)
+    check_mask(packed.mask, packed.width, "w")
+    back = unpack(packed)
+    assert back.dtype == dtype and torch.equal(back, weight)
+    assert not (back.view({2: torch.int16, 4: torch.int32}[dtype.itemsize]) == torch.iinfo(torch.int16).min).any()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_extremes_come_back(dtype):
+    info = torch.finfo(dtype)
+    smallest = torch.tensor([1], dtype={2: torch.int16, 4: torch.int32}[dtype.itemsize]).view(dtype)[0]  # subnormal
+    row = [info.max, 0, 0, info.min, 0, smallest, -smallest, 0, 0, 0, info.tiny, -info.tiny]
+    weight = torch.stack([torch.as_tensor(x).to(dtype) for x in row])[None]
+    assert torch.equal(unpack(pack(weight)), weight)
+    weight[0, 0], weight[0, 3] = float("inf"), float("nan")  # a packer has no opinion
+    assert torch.equal(unpack(pack(weight)).view(torch.uint8), weight.view(torch.uint8))
+
+
+def test_a_seven_billion_models_shape_takes_nine_sixteenths():
+    weight = sparse(40, 11008, torch.bfloat16)
+    assert pack(weight).nbytes / weight.nbytes == pytest.approx(9 / 16, rel=0.01)
+    assert 8 * pack_rounded(weight, "int8").packed.nbytes / weight.numel() == pytest.approx(5, rel=0.01)
+    four = pack_rounded(weight, "int4").packed
+    assert 8 * (four.nbytes - four.scales.nbytes) / weight.numel() == 3
+
+
+def test_pieces_and_threads_do_not_matter(monkeypatch):
+    weight = sparse(64, 64, torch.bfloat16)
+    whole = pack(weight)
+    monkeypatch.setattr("bench.kernels.packed24.PIECE", 200)
+    torch.set_num_threads(2)
+    try:
+        parts = pack(weight)
+        assert torch.equal(unpack(parts), weight)
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(parts.values, whole.values) and torch.equal(parts.mask, whole.mask)
+
+
+def test_a_view_packs_as_its_copy():
+    weight = sparse(8, 16).T.contiguous().T
+    assert not weight.is_contiguous() and torch.equal(unpack(pack(weight)), weight)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda w: w.index_put_((torch.tensor(70), torch.tensor([4, 5, 6])), torch.tensor(1.0)), r"layer is not 2:4: row 70 .* weights 4 to 7"),
+        (lambda w: w * -1, r"layer holds a -0\.0"),
+        (lambda w: w[:, :6], r"layer is \[80, 6\].*4 divides"),
+        (lambda w: w[:, :0], r"4 divides"),
+        (lambda w: w[0], r"layer is float32 \[8\]: packed24 takes matrices"),
+        (lambda w: w.double(), r"layer is float64"),
+        (lambda w: w.to(torch.float8_e4m3fn), r"layer is float8_e4m3fn"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_packed_is_refused(spoil, sentence, monkeypatch):
+    monkeypatch.setattr("bench.kernels.packed24.PIECE", 100)
+    with pytest.raises(UserError, match=sentence):
+        pack(spoil(sparse(80, 8)), "layer")
+
+
+def test_a_mask_that_is_none_is_refused():
+    good = pack(sparse(4, 12)).mask
+    check_mask(good, 12, "w")
+    for code in set(range(16)) - set(CODES.tolist()):
+        for row, byte, shift in ((0, 0, 0), (3, 0, 4), (2, 1, 0)):
+            bad = good.clone()
+            bad[row, byte] = int(bad[row, byte]) & ~(15 << shift) | code << shift
+            with pytest.raises(UserError, match="mask of w"):
+                check_mask(bad, 12, "w")
+    past = good.clone()
+    past[0, 1] |= 0x30  # a group past the width
+    with pytest.raises(UserError, match="mask of w"):
+        check_mask(past, 12, "w")
+
+
+def test_nibbles():
+    every = torch.arange(-8, 8, dtype=torch.int8).repeat(2, 1)
+    assert join(every)[0, 0] == 0x98 and torch.equal(split(join(every)), every)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("kind", BITS)
+@pytest.mark.parametrize("largest", [0.5, -0.5, 0.0])
+def test_weights_on_a_grid_come_back_bit_for_bit(kind, dtype, largest):
+    """As a quantizer leaves them: integers times a bfloat16 scale a group, in the model's dtype."""
+    half, group = 2 ** (BITS[kind] - 1), group_of(kind, 256)
+    codes = torch.randint(-half, half, (24, 256), generator=torch.Generator().manual_seed(1)).float()
+    codes *= pack_mask(24, 256)
+    if largest:
+        codes[codes.abs() > half * abs(largest) + half / 2.1] = half - 1 if largest > 0 else -half
+    scales = (torch.rand(24, 256 // group, generator=torch.Generator().manual_seed(2)) + 0.01).bfloat16().float() / 64
+    weight = (codes.unflatten(1, (-1, group)) * scales[..., None]).flatten(1).to(dtype)
+    weight[weight == 0] = 0
+    rounded = pack_rounded(weight, kind)
+    assert rounded.exact and torch.equal(unpack(rounded.packed), weight)
+
+
+def pack_mask(rows, width):
+    return sparse(rows, width, seed=3) != 0
+
+
+@pytest.mark.parametrize("kind", BITS)
+def test_other_weights_are_rounded_to_the_nearest(kind):
+    weight = sparse(16, 192)
+    rounded = pack_rounded(weight, kind)
+    assert not rounded.exact
+    back = unpack(rounded.packed)
+    step = rounded.packed.scales.float().repeat_interleave(group_of(kind, 192), 1)
+    error = (back - weight).abs() / step
+    assert error.max() < 1.01 and (error <= 0.5001).float().mean() > 0.98  # the ends are clipped
+    assert (back[weight == 0] == 0).all()
+    assert torch.equal(unpack(pack(back.clone())), back)  # no -0.0, and still 2:4
+    assert pack_rounded(back, kind).exact
+
+
+def test_groups_of_int4_go_by_the_width():
+    assert [group_of("int4", w) for w in (4096, 576, 12)] == [128, 64, 4] and group_of("int8", 576) == 576
+
+
+def test_integers_stand_for_no_infinity():
+    weight = sparse(4, 8)
+    weight[weight > 0] = float("inf")
+    with pytest.raises(UserError, match="layer holds NaN or infinity"):
+        pack_rounded(weight, "int8", "layer")

@@ -1,0 +1,178 @@
+"""Speed on a CPU: real kernels in the frame, with numbers nobody holds to anything; records; and what cannot be timed."""
+
+import json
+
+import pytest
+import torch
+
+from bench.kernels import cpu24, native
+from bench.kernels.timing import WrongProduct
+from bench.measures.speed import comparison, cpu
+from bench.results.store import Store
+from helpers.runs import TINY, call, prune, run_here, small, tiny
+from methods.errors import Skipped, UserError
+from methods.pattern import Pattern
+
+
+@pytest.fixture
+def device(monkeypatch):
+    try:
+        native.load()
+    except native.NoKernel as why:
+        pytest.skip(str(why))
+    monkeypatch.setattr(cpu, "last_cache", lambda: 2**16)
+    monkeypatch.setattr(comparison, "BLOCK_S", 1e-4)
+    return cpu.Cpu(1)
+
+
+def sparse(out, width):
+    weight = torch.randn(out, width)
+    return torch.where(Pattern(2, 4).keep(weight.abs()), weight, 0).bfloat16()
+
+
+@pytest.mark.parametrize("kind", ["bf16", "int8"])
+@pytest.mark.parametrize("shape", [(64, 128), (33, 68)])
+def test_a_contest_on_the_cpu(device, kind, shape):
+    contest = device.contest(sparse(*shape), 1, kind)
+    row = comparison.verdict(contest, contest.run(device.clock, 10, 1e-4), device.peaks())
+
+    assert set(row["seconds"]) == {"dense", "torch bf16", "2:4", "torch fp32"}
+    assert all(0 < t["p20"] <= t["p80"] for t in row["seconds"].values())
+    assert row["path"] in native.PATHS and row["noise"] > 0
+
+
+def test_reading_memory_reads_all_of_it(device):
+    memory = torch.randint(0, 256, (256 * 9,), dtype=torch.uint8)
+    wanted = int(memory.view(torch.int64).sum()) % 2**64
+    for threads in (1, 2, 3):
+        assert device.kernel.read(memory.data_ptr(), memory.nbytes, threads) == wanted
+
+
+def test_what_cannot_be_timed_says_so(device, monkeypatch):
+    with pytest.raises(UserError, match="weight is not 2:4: row 0 holds more than two non-zeros"):
+        device.contest(torch.ones(8, 8), 1, "bf16")
+    with pytest.raises(UserError, match=r"holds a -0\.0"):
+        device.contest(-torch.zeros(8, 8), 1, "bf16")
+    with pytest.raises(Skipped, match="no fp16: it has bf16, int8"):
+        device.contest(sparse(8, 8), 1, "fp16")
+    with pytest.raises(Skipped, match="for 16 tokens at most"):
+        device.contest(sparse(8, 8), 17, "bf16")
+    product = cpu24.product
+    monkeypatch.setattr(cpu24, "product", lambda *a, **k: product(*a, **k) + 1)
+    with pytest.raises(WrongProduct, match="2:4 is off by"):
+        device.contest(sparse(8, 8), 1, "bf16")
+
+
+def test_without_a_kernel_it_is_skipped(monkeypatch):
+    def absent():
+        raise native.NoKernel("no C++ compiler")
+
+    monkeypatch.setattr(native, "load", absent)
+    with pytest.raises(Skipped, match=r"no native kernel: no C\+\+ compiler"):
+        cpu.Cpu(1).contest(sparse(8, 8), 1, "bf16")
+
+
+def test_a_run_measures_decoding_and_says_what_is_missing(device, tmp_path):
+    results = tmp_path / "results"
+    run_here(small(results, measures=("speed",), quantizers=("none", "int8"), dtype="bfloat16"))
+
+    found = {(r.slot["method"], r.slot["quantizer"], r.slot["protocol"]): r for r in Store(results, write=False)}
+    cuda = found["magnitude", "none", "cuda"]
+    assert (cuda.status, cuda.reason, cuda.readings) == ("skipped", "no CUDA device", [])
+    for quantizer in ("none", "int8"):
+        record = found["magnitude", quantizer, "decode@b1,kv128"]
+        assert record.status == "ok", record.reason
+        assert [r.metric for r in record.readings] == ["tokens_per_s", "tokens_per_s_dense", "speedup"]
+        assert all(r.value > 0 for r in record.readings)
+        items = Store(results, write=False).items(record)
+        assert len(items) == comparison.BLOCKS and {"tokens_per_s_dense", "speedup"} <= set(items.columns)
+        assert record.determinants["hardware"] and record.notes["kv_tokens"] == 128
+        assert record.notes["device"].startswith("CPU, ") and record.notes["dense"] in ("dense", "same kernel, dense")
+    dense = found["dense", "none", "decode@b1,kv128"]
+    assert [r.metric for r in dense.readings] == ["tokens_per_s"]
+
+
+def test_the_packed_model_decodes_what_the_dense_one_does(device, tmp_path):
+    from bench.inputs import loading
+    from bench.kernels.linear24 import swap
+    from bench.kernels.packed24 import pack
+    from bench.measures.speed import decoding
+    from methods.contract import Compute
+    from methods.targets import find_targets
+
+    folder = prune(tiny(tmp_path / "tiny"))
+    load = lambda: loading.load(folder, Compute(dtype=torch.bfloat16))  # noqa: E731
+    model = load()
+    shapes = {n: tuple(t.shape) for n, t in model.state_dict().items()}
+    packed = {n: pack(model.get_submodule(n).weight) for n in find_targets(model.config.to_dict(), shapes)}
+    step = decoding.decoder(2, 16)
+    steps = [step(model), step(swap(load(), packed)), step(decoding.dense_twin(swap(load(), packed)))]
+    logits = [s() for s in steps]
+    assert torch.equal(steps[0](), logits[0])  # the cache is as it was
+    for other in logits[1:]:
+        torch.testing.assert_close(other, logits[0], rtol=0.05, atol=0.1)
+    whole = model(torch.randint(1000, (2, 17), generator=torch.Generator().manual_seed(0))).logits[:, -1:]
+    torch.testing.assert_close(logits[0], whole, rtol=0.05, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"dtype": "float32"}, "the native kernel has no float32: take --dtype bfloat16 or --quant int8"),
+        ({"dtype": "bfloat16", "patterns": ("4:8",)}, "no kernel for 4:8: 2:4 alone has one"),
+        ({"dtype": "bfloat16", "quantizers": ("int4-rtn",)}, "no 2:4 kernel for weights of 4 bits"),
+    ],
+)
+def test_an_artifact_without_a_kernel_is_skipped_with_the_reason(device, tmp_path, changes, reason):
+    run_here(small(tmp_path / "r", measures=("speed",), **changes), only=("magnitude",))
+    record = next(r for r in Store(tmp_path / "r", write=False) if r.slot["protocol"].startswith("decode"))
+    assert (record.status, record.readings) == ("skipped", []) and reason in record.reason
+
+
+def test_other_hardware_is_another_record():
+    from bench.plan import plan
+
+    cells = [c for c in plan.make_plan(small("r", measures=("speed",))).cells if c.config.get("hardware")]
+    other = cells[0].model_copy(update={"config": cells[0].config | {"hardware": "another"}})
+    assert other.key != cells[0].key and other.slot == cells[0].slot
+    assert other.determinants()["hardware"] == "another"
+
+
+def test_bench_speed_leaves_records_and_a_figure(device, tmp_path, capsys, monkeypatch):
+    args = ("speed", "--model", tiny(tmp_path / "tiny"), "--device", "cpu", "--kinds", "bf16,fp16", "--threads", 1)
+    args += ("--results", tmp_path / "r", "--figure", tmp_path / "f.svg", "--json")
+    code, out, _ = call(capsys, monkeypatch, *args)
+    rows = json.loads(out)
+
+    assert code == 0 and {r["kind"] for r in rows} == {"bf16", "fp16"}
+    assert [r["status"] for r in rows if r["kind"] == "fp16"] == [
+        "skipped: the native kernel has no fp16: it has bf16, int8"
+    ]
+    timed = [r for r in rows if r["kind"] == "bf16"]
+    assert [r["what"] for r in timed] == [
+        "128 x 128 (16 of them)", "352 x 128 (8 of them)", "128 x 352 (4 of them)"
+    ]  # fmt: skip
+    assert all(r["2:4_us"] > 0 for r in timed)
+    assert (tmp_path / "f.svg").read_text().count("limit dashed") == 1
+    record = next(r for r in Store(tmp_path / "r", write=False) if r.status == "ok")
+    assert record.slot["method"] == "magnitude" and record.determinants["hardware"]
+    before = record.provenance
+    call(capsys, monkeypatch, *args)
+    assert next(r for r in Store(tmp_path / "r", write=False) if r.status == "ok").provenance == before  # not again
+
+
+def test_bench_speed_on_bad_input_is_one_sentence(tmp_path, capsys, monkeypatch):
+    for args, told in (
+        (("--kinds", "bf17"), "kind 'bf17' is not one of bf16, fp16, int8, fp8"),
+        (("--tokens", "1,x"), "tokens '1,x' will not do"),
+        (("--model", "nowhere-7b"), "unknown model"),
+    ):
+        base = ("speed", "--device", "cpu", "--model", str(TINY), "--results", tmp_path)
+        code, _, err = call(capsys, monkeypatch, *base, *args)
+        assert code == 2 and told in err and len(err.splitlines()) == 1, err
+
+
+def test_without_cuda_bench_speed_says_skipped_and_shows_a_model(capsys, monkeypatch):
+    monkeypatch.setattr("bench.system.devices.resolve_device", lambda name: "cpu")
+    code, out, err = call(capsys, monkeypatch, "speed", "--json")
+    assert code == 0 and "skipped: no CUDA device" in err and {r["kind"] for r in json.loads(out)} == {"model"}

@@ -1,0 +1,75 @@
+"""Modelled limits: derived here once more from the numbers themselves."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bench.measures.speed import roofline
+from helpers.runs import TINY, call
+from methods.errors import UserError
+
+H100 = roofline.cards()["h100"]
+
+
+def test_llama2_7b_decodes_at_most_1_75_times_as_fast():
+    of = roofline.sizes("llama2-7b")
+    linears = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
+    assert sum(o * i * n for (o, i), n in of.linears.items()) == linears
+    head, kv = 32000 * 4096, 2 * 32 * 4096 * 2
+    assert (of.head, of.kv_bytes) == (head, kv)
+    for batch, length, told in ((1, 0, 1.75), (64, 2048, 1.07)):
+        rest = 2 * head + batch * length * kv
+        found = roofline.decode_limit(of, batch, length, "bf16", H100)
+        assert found == pytest.approx((2 * linears + rest) / (2 * linears * 9 / 16 + rest))
+        assert round(found, 2) == told
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("bf16", 16 / 9), ("int8", 1.6), ("int4", 4 / 3)])
+def test_bytes_bound_one_token_and_arithmetic_bounds_many(kind, limit):
+    assert roofline.shape_limit(11008, 4096, 1, kind, H100) == pytest.approx(limit, rel=2e-3)
+    assert roofline.shape_limit(11008, 4096, 8192, kind, H100) == pytest.approx(2)
+    for tokens in (1, 16, 64, 300, 512, 8192):
+        assert 1 <= roofline.shape_limit(4096, 4096, tokens, kind, H100) <= 2
+
+
+def test_grouped_queries_and_models_that_are_here():
+    assert roofline.sizes("llama3-8b").kv_bytes == 2 * 32 * 8 * 128 * 2
+    assert roofline.sizes("llama3-8b").linears[1024, 4096] == 64
+    of = roofline.sizes("tiny")
+    config = json.loads((TINY / "config.json").read_text())
+    assert of.linears == roofline._gated(config) and of.head == config["vocab_size"] * config["hidden_size"]
+
+
+def test_conv1d_is_turned(make, keep_as, tmp_path):
+    folder = keep_as(make("gpt2"), tmp_path / "gpt2")
+    of = roofline.sizes(str(folder))
+    assert of.linears == {(96, 32): 3, (32, 32): 3, (128, 32): 3, (32, 128): 3} and of.kv_bytes == 2 * 3 * 32 * 2
+
+
+def test_the_command_marks_every_row_as_a_model(capsys, monkeypatch):
+    code, out, _ = call(capsys, monkeypatch, "speed", "--model", "llama2-7b", "--device-spec", "h100", "--json")
+    rows = json.loads(out)
+    assert code == 0 and {r["kind"] for r in rows} == {"model"}
+    assert any(r["what"].startswith("11008 x 4096") and r["tokens"] == 1 and r["bf16_at_most"] == 1.78 for r in rows)
+    assert [r["bf16_at_most"] for r in rows if (r["tokens"], r["kv_tokens_each"]) == (64, 2048)] == [1.07]
+
+
+def test_unknown_cards_and_models_are_one_sentence(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path))
+    code, _, err = call(capsys, monkeypatch, "speed", "--device-spec", "h10")
+    assert code == 2 and "unknown device spec 'h10': did you mean h100" in err
+    with pytest.raises(UserError, match="bench pull opt-125m"):
+        roofline.sizes("opt-125m")
+
+
+def test_cards_name_their_source():
+    assert all(
+        c.source.startswith("https://www.nvidia.com/") and c.tflops > c.tbps > 0 for c in roofline.cards().values()
+    )
+
+
+def test_it_loads_no_torch():
+    code = "import sys; sys.argv = ['bench', 'speed']; from bench import cli\ntry: cli.app()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

@@ -1,0 +1,204 @@
+"""Distance to the dense model against its definition, and models that do not fit against the same ones whole."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.inputs import loading, windows
+from bench.measures import forward
+from bench.measures.agreement import Agreement
+from bench.measures.contract import Rig
+from bench.measures.perplexity import Perplexity, window_losses
+from bench.results.store import Store
+from bench.verify import Verdict
+from helpers import runs
+from methods.contract import Compute, Silent
+from methods.pattern import Pattern
+
+SEQLEN = 32
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return loading.load_tokenizer(runs.TINY)
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """tiny, its weights a little wrong."""
+    model = loading.load(runs.TINY, Compute())
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        parameter.add_(0.02 * parameter.std() * torch.randn_like(parameter))
+    folder = runs.tiny(tmp_path / "damaged")
+    loading.save_tensors(model, folder)
+    return folder
+
+
+@pytest.fixture
+def rig(tokenizer, damaged):
+    return Rig(
+        folder=damaged,
+        source=runs.TINY,
+        dense=False,
+        tokenizer=lambda: tokenizer,
+        reference=lambda: loading.load(runs.TINY, Compute()),
+        verdict=Verdict(Pattern()),
+        compute=Compute(),
+        data_dir=None,
+        workdir=Path(),
+        progress=Silent(),
+        seed=None,
+    )
+
+
+def read(measure, rig):
+    return measure.read(lambda: loading.load(rig.folder, rig.compute), rig)
+
+
+@torch.no_grad()
+def naive(dense, other, window):
+    """(sum over positions of sum_v p ln(p / q) in nats, agreeing positions), from whole logits in float64. [seqlen]"""
+    p, q = (m(input_ids=window[None]).logits[0, :-1].double().log_softmax(-1) for m in (dense, other))
+    return float((p.exp() * (p - q)).sum()), int((p.argmax(-1) == q.argmax(-1)).sum())
+
+
+def test_is_its_definition(rig):
+    got = read(Agreement("wiki-mini", SEQLEN, windows=5, batch=2), rig)
+    tokens, clusters = windows.load_windows("wiki-mini", rig.tokenizer(), SEQLEN, 5, None)
+    want = [naive(rig.reference(), loading.load(rig.folder, Compute()), w) for w in tokens]
+
+    kl, same = got.values
+    assert [i.value for i in got.items] == pytest.approx([k for k, _ in want], rel=1e-3)
+    assert [i.beside["top1_agreement"] for i in got.items] == [n for _, n in want]
+    assert [(i.cluster_id, i.weight) for i in got.items] == [(c, SEQLEN - 1) for c in clusters]
+    assert kl.value == pytest.approx(sum(k for k, _ in want) / (5 * (SEQLEN - 1)), rel=1e-3) and kl.value > 0.001
+    assert same.value == pytest.approx(sum(n for _, n in want) / (5 * (SEQLEN - 1))) and same.value < 1
+    assert (kl.better, same.better, kl.n) == ("lower", "higher", 5)
+    spread = torch.tensor([n / (SEQLEN - 1) for _, n in want], dtype=torch.float64).std() / 5**0.5
+    assert same.stderr == pytest.approx(float(spread), rel=1e-6)
+
+
+def test_kl_is_from_dense_to_the_other(rig):
+    """It is not symmetric."""
+    swapped = replace(rig, folder=rig.source, source=rig.folder, reference=lambda: loading.load(rig.folder, Compute()))
+    one, other = (read(Agreement("wiki-mini", SEQLEN, windows=3), r).values[0].value for r in (rig, swapped))
+
+    assert one != pytest.approx(other, rel=1e-4)
+
+
+def test_windows_are_perplexitys(rig):
+    mine, theirs = (read(kind("wiki-mini", SEQLEN, windows=3), rig) for kind in (Agreement, Perplexity))
+
+    assert (mine.token_digest, mine.tokens) == (theirs.token_digest, theirs.tokens)
+    assert [i[:2] for i in mine.items] == [i[:2] for i in theirs.items]
+    assert Agreement("c4", 7, 5, split="validation").protocol == Perplexity("c4", 7, 5, split="validation").protocol
+
+
+@pytest.mark.parametrize(("logits_bytes", "part_bytes"), [(1, 1), (4 * 1024 * 7, 2**20), (4 * 1024 * 7, 4 * 1024 * 3)])
+def test_chunks_change_nothing(rig, monkeypatch, logits_bytes, part_bytes):
+    whole = read(Agreement("wiki-mini", SEQLEN, windows=3), rig)
+    monkeypatch.setattr(forward, "LOGITS_BYTES", logits_bytes)
+    monkeypatch.setattr(forward, "PART_BYTES", part_bytes)
+    chunked = read(Agreement("wiki-mini", SEQLEN, windows=3), rig)
+
+    assert [i.value for i in chunked.items] == pytest.approx([i.value for i in whole.items], rel=1e-4)
+    assert [i.beside for i in chunked.items] == [i.beside for i in whole.items]
+
+
+def test_logits_never_exist_whole(rig, monkeypatch):
+    seen = []
+    monkeypatch.setattr(forward, "LOGITS_BYTES", 4 * 1024 * 7)
+    head = torch.nn.Linear.forward
+    watched = lambda self, x: (seen.append(len(x)) if self.out_features == 1024 else None, head(self, x))[1]  # noqa: E731
+    monkeypatch.setattr(torch.nn.Linear, "forward", watched)
+    read(Agreement("wiki-mini", SEQLEN, windows=3), rig)
+
+    assert seen and max(seen) == 7
+
+
+def test_the_dense_model_agrees_with_itself_exactly(rig):
+    """Measured or known, it is the same."""
+    itself = replace(rig, folder=rig.source)
+    measured = read(Agreement("wiki-mini", SEQLEN, windows=3), itself)
+
+    def load():
+        raise AssertionError("nothing has to be loaded to know it")
+
+    known = Agreement("wiki-mini", SEQLEN, windows=3).read(load, replace(itself, dense=True, reference=load))
+    assert measured == known
+    assert [v.value for v in known.values] == [0.0, 1.0]
+
+
+def test_a_run_measures_it_beside_perplexity(tmp_path):
+    spec = runs.small(tmp_path / "r", measures=("perplexity", "agreement"), methods=("magnitude",))
+    runs.run_here(spec)
+    got = runs.records(tmp_path / "r")
+    dense, pruned = (got[m, None, "agreement"] for m in ("dense", "magnitude"))
+
+    assert [r.value for r in dense.readings] == [0.0, 1.0]
+    assert pruned.readings[0].value > 0.05 and 0.2 < pruned.readings[1].value < 0.95
+    assert pruned.token_digest == got["magnitude", None, "perplexity"].token_digest
+    assert list(Store(tmp_path / "r").items(pruned)) == ["item_id", "cluster_id", "value", "weight", "top1_agreement"]
+
+
+# Streaming
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_a_streamed_model_has_the_same_losses_to_the_bit(family, dtype, make, keep_as, tmp_path):
+    """5 windows, 2 to a batch: the last batch is shorter."""
+    folder = keep_as(make(family), tmp_path / "source")
+    tokens = torch.randint(64, (5, 16), generator=torch.Generator().manual_seed(0))
+    losses = []
+    for stream in (False, True):
+        compute = Compute(dtype=dtype, stream=stream)
+        rig = type("Rig", (), {"compute": compute, "progress": Silent()})
+        made = forward.over(lambda c=compute: loading.load(folder, c), folder, tokens, 2, rig)
+        losses.append(window_losses(made, tokens, rig))
+
+    assert losses[0] == losses[1]
+    assert len(set(losses[0])) == 5
+
+
+@pytest.mark.parametrize("measure", [Perplexity, Agreement])
+def test_a_streamed_model_reads_the_same(measure, rig):
+    streaming = Compute(stream=True)
+    streamed = replace(rig, compute=streaming, reference=lambda: loading.load(runs.TINY, streaming))
+
+    assert read(measure("wiki-mini", SEQLEN, windows=5, batch=2), streamed) == read(
+        measure("wiki-mini", SEQLEN, windows=5, batch=2), rig
+    )
+
+
+def test_streaming_holds_one_block_at_a_time(rig):
+    model = loading.load(rig.folder, Compute(stream=True))
+    held = []
+
+    def count(*_):
+        held.append([i for i, b in enumerate(model.model.layers) if not any(p.is_meta for p in b.parameters())])
+
+    for block in model.model.layers:
+        block.register_forward_pre_hook(count)
+    tokens = windows.load_windows("wiki-mini", rig.tokenizer(), SEQLEN, 2, None)[0]
+    forward.over(lambda: model, rig.folder, tokens, 2, replace(rig, compute=Compute(stream=True)))
+
+    assert held == [[0], [1], [2], [3]]
+    assert all(not type(b).__name__.startswith("_") for b in model.model.layers)
+
+
+def test_a_streamed_run_records_the_same_numbers(tmp_path):
+    for stream in (False, True):
+        spec = runs.small(tmp_path / str(stream), measures=("perplexity", "agreement", "size"), stream=stream)
+        runs.run_here(spec)
+    whole, streamed = (runs.records(tmp_path / str(s)) for s in (False, True))
+
+    assert whole.keys() == streamed.keys()
+    assert all(whole[k].readings == streamed[k].readings for k in whole)

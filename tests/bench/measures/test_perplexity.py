@@ -1,0 +1,233 @@
+"""Perplexity against its definition, and the token blocks it and calibration are cut from."""
+
+import dataclasses
+import gzip
+import json
+import math
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from bench.inputs import corpora, loading, windows
+from bench.measures import forward
+from bench.measures.perplexity import Perplexity
+from helpers import runs
+from methods.contract import Compute, Silent
+from methods.errors import UserError
+
+SEQLEN = 32
+ROWS = [
+    "",
+    " = First = \n",
+    "",
+    " One two three. \n",
+    " = = Part = = \n",
+    " Four. \n",
+    " = Second = \n",
+    " Five six. \n",
+]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def folder():
+    return runs.TINY
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    return loading.load_tokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return loading.load(folder, Compute())
+
+
+@pytest.fixture
+def rig(tokenizer):
+    return SimpleNamespace(
+        folder=None, tokenizer=lambda: tokenizer, compute=Compute(), data_dir=None, progress=Silent()
+    )
+
+
+@pytest.fixture
+def mirror(tmp_path):
+    """WikiText-2 and C4 as a mirror holds them."""
+    wikitext = tmp_path / "mirror/Salesforce/wikitext/wikitext-2-raw-v1"
+    wikitext.mkdir(parents=True)
+    pq.write_table(pa.table({"text": ROWS}), wikitext / "test-00000-of-00001.parquet")
+    c4 = tmp_path / "mirror/allenai/c4/en"
+    c4.mkdir(parents=True)
+    for name, pages in (
+        ("c4-validation.00000-of-00008", ["a b", "c d"]),
+        ("c4-train.00000-of-01024", ["long " * 200, "short"]),
+    ):
+        with gzip.open(c4 / f"{name}.json.gz", "wt") as file:
+            file.writelines(
+                json.dumps({"text": p, "url": "u", "timestamp": "2019-04-25T12:57:54Z"}) + "\n" for p in pages
+            )
+    return tmp_path / "mirror"
+
+
+class Bytes:
+    """One token a byte, so that windows can be counted by eye."""
+
+    def __call__(self, text, return_offsets_mapping=False):
+        return {"input_ids": list(text.encode()), "offset_mapping": [(i, i + 1) for i in range(len(text.encode()))]}
+
+
+def naive(model, window):
+    """-sum log p(x_t | x_<t) in float64, from whole logits. [seqlen] -> nats"""
+    logits = model(input_ids=window[None]).logits[0, :-1].double()
+    return float(-logits.log_softmax(-1)[torch.arange(len(window) - 1), window[1:]].sum())
+
+
+@torch.no_grad()
+def test_is_its_definition(model, rig):
+    got = Perplexity("wiki-mini", SEQLEN, windows=5).read(lambda: model, rig)
+    tokens, _ = windows.load_windows("wiki-mini", rig.tokenizer(), SEQLEN, 5, None)
+    want = [naive(model, w) for w in tokens]
+
+    assert [i.value for i in got.items] == pytest.approx(want, rel=1e-5)
+    assert {i.weight for i in got.items} == {SEQLEN - 1}
+    assert got.values[0].value == pytest.approx(math.exp(sum(want) / (5 * (SEQLEN - 1))), rel=1e-5)
+    assert (got.values[0].n, got.tokens) == (5, 5 * SEQLEN)
+
+
+def test_standard_error_is_the_delta_methods(model, rig):
+    """Of exp(m): exp(m) times the standard error of the mean m of the windows."""
+    got = Perplexity("wiki-mini", SEQLEN, windows=5).read(lambda: model, rig)
+    losses = torch.tensor([i.value / i.weight for i in got.items], dtype=torch.float64)
+
+    assert got.values[0].stderr == pytest.approx(float(losses.mean().exp() * losses.std() / math.sqrt(5)), rel=1e-6)
+
+
+def test_one_window_has_no_standard_error(model, rig):
+    assert Perplexity("wiki-mini", SEQLEN, windows=1).read(lambda: model, rig).values[0].stderr is None
+
+
+@pytest.mark.parametrize(("logits_bytes", "part_bytes"), [(1, 1), (4 * 1024 * 7, 2**20), (4 * 1024 * 7, 4 * 1024 * 3)])
+def test_chunks_change_nothing(model, rig, monkeypatch, logits_bytes, part_bytes):
+    whole = Perplexity("wiki-mini", SEQLEN, windows=3).read(lambda: model, rig)
+    monkeypatch.setattr(forward, "LOGITS_BYTES", logits_bytes)
+    monkeypatch.setattr(forward, "PART_BYTES", part_bytes)
+    chunked = Perplexity("wiki-mini", SEQLEN, windows=3, batch=2).read(lambda: model, rig)
+
+    assert [i.value for i in chunked.items] == pytest.approx([i.value for i in whole.items], rel=1e-5)
+    assert chunked.token_digest == whole.token_digest
+
+
+def test_windows_do_not_overlap_and_the_tail_is_dropped(mirror):
+    text = "\n\n".join(ROWS).encode()
+    seqlen = 20
+    assert len(text) % seqlen
+    got, _ = windows.load_windows("wikitext2", Bytes(), seqlen, None, mirror)
+
+    assert got.flatten().tolist() == list(text[: len(text) // seqlen * seqlen])
+    assert windows.load_windows("wikitext2", Bytes(), seqlen, 2, mirror)[0].tolist() == got[:2].tolist()
+
+
+def test_stripped_rows(mirror):
+    got, _ = windows.load_windows("wikitext2-stripped", Bytes(), 5, None, mirror)
+    text = "\n\n".join(r.rstrip("\n") for r in ROWS).encode()
+
+    assert got.flatten().tolist() == list(text[: len(text) // 5 * 5])
+
+
+def test_clusters_are_articles(mirror):
+    """By the title row before the window's first token; a section's heading is no title."""
+    text = "\n\n".join(ROWS)
+    got, clusters = windows.load_windows("wikitext2", Bytes(), 6, None, mirror)
+    second = text.index(" = Second = ")
+
+    assert clusters == ["1" if 6 * k >= second else "0" for k in range(len(got))]
+    assert set(clusters) == {"0", "1"}
+
+
+def test_c4_is_read_from_a_mirror(mirror):
+    assert bytes(windows.load_windows("c4", Bytes(), 7, None, mirror)[0].flatten().tolist()) == b"a b c d"
+    assert list(corpora.documents("c4", "calibration", mirror)) == ["long " * 200, "short"]
+
+
+def test_no_window_is_an_error_with_the_count(mirror):
+    with pytest.raises(UserError, match=r"wikitext2 has \d+ tokens, not one window of perplexity.seqlen=1000"):
+        windows.load_windows("wikitext2", Bytes(), 1000, None, mirror)
+
+
+def test_more_windows_than_there_are_is_an_error_with_the_count(mirror):
+    """The protocol's name would claim what was not measured."""
+    with pytest.raises(UserError, match=r"wikitext2 has \d windows of 20 tokens, not perplexity.windows=100"):
+        windows.load_windows("wikitext2", Bytes(), 20, 100, mirror)
+
+
+@pytest.mark.parametrize("split", ["evaluation", "validation"])
+@pytest.mark.parametrize("past", [0, 1])
+def test_windows_are_counted_beforehand_as_they_are_cut(folder, tokenizer, past, split):
+    """The last that there is may be asked for, the next not."""
+    there = len(windows.load_windows("wiki-mini", tokenizer, SEQLEN, None, None, split)[0])
+    with pytest.raises(UserError, match=f"wiki-mini has {there} windows of {SEQLEN}") if past else nullcontext():
+        windows.check_windows("wiki-mini", SEQLEN, there + past, folder / "tokenizer.json", None, split)
+
+
+def test_bytes_are_counted_where_tokens_would_take_long(mirror, folder, monkeypatch):
+    """A token is a byte at least."""
+    monkeypatch.setattr(windows, "QUICK_BYTES", 10)
+    size = len("\n\n".join(ROWS).encode())
+    lots = dataclasses.replace(corpora.CORPORA["wikitext2"], tokens=1)
+    monkeypatch.setitem(corpora.CORPORA, "wikitext2", lots)
+
+    windows.check_windows("wikitext2", 1, size, folder / "tokenizer.json", mirror)
+    with pytest.raises(UserError, match=f"wikitext2 has at most {size} windows"):
+        windows.check_windows("wikitext2", 1, size + 3, folder / "tokenizer.json", mirror)
+
+
+def test_tokens_are_counted_to_the_end(tmp_path):
+    """Some tokenizers' files ask for the beginning of a text alone."""
+    about = json.loads((runs.TINY / "tokenizer.json").read_text())
+    about["truncation"] = {"direction": "Right", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
+    (tmp_path / "t.json").write_text(json.dumps(about))
+
+    windows.check_windows("wiki-mini", SEQLEN, 1000, tmp_path / "t.json", None)
+
+
+def test_few_windows_are_granted_without_a_look():
+    windows.check_windows("wikitext2", 2048, 30, Path("nowhere"), None)
+
+
+def encode(text):
+    return list(text.encode())
+
+
+def test_calibration_is_seeded(mirror):
+    first, again, other = (windows.draw_calibration("c4", 4, 16, seed, encode, mirror) for seed in (0, 0, 1))
+
+    assert first == again != other
+    assert [len(c) for c in first] == [16] * 4
+
+
+def test_calibration_crops_long_documents_alone(mirror):
+    crops = windows.draw_calibration("c4", 20, 16, 0, encode, mirror)
+
+    assert all(bytes(c) in ("long " * 200).encode() for c in crops)
+    assert len({tuple(c) for c in crops}) > 1
+
+
+def test_document_too_short_in_tokens_is_passed_over(mirror):
+    """999 bytes, yet 10 tokens."""
+    with pytest.raises(UserError, match=r"no document of c4 is longer than calibration.seqlen=16"):
+        windows.draw_calibration("c4", 1, 16, 0, lambda text: list(range(10)), mirror)
+
+
+def test_no_document_is_long_enough(mirror):
+    with pytest.raises(UserError, match=r"no document of c4 is longer than calibration.seqlen=2000"):
+        windows.draw_calibration("c4", 1, 2000, 0, encode, mirror)

@@ -1,0 +1,336 @@
+"""Zero-shot tasks: lm-eval's own numbers, question by question, from data that lies here."""
+
+import socket
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from bench import api
+from bench.inputs import lmeval, loading, tasks, wikitasks
+from bench.inputs.task_yaml import describe, harness
+from bench.results.store import Store
+from helpers import runs
+from methods.contract import Compute, Silent
+from methods.errors import UserError
+
+PIQA = [
+    ("To open a jar", "turn its lid", "turn the sun", 0),
+    ("To boil an egg", "put it in ice", "put it in boiling water", 1),
+    ("To dry wet hands", "use a towel", "use a lake", 0),
+    ("To write a letter", "eat the paper", "take a pen", 1),
+    ("To light a room", "switch on a lamp", "close the eyes", 0),
+    ("To light a room", "switch on a lamp", "close the eyes", 0),
+]
+"""The last row stands there twice."""
+LIMIT = 40
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def mirror(tmp_path):
+    """PIQA as its mirror holds it: the validation split alone."""
+    folder = tmp_path / "mirror/baber/piqa"
+    (folder / "data").mkdir(parents=True)
+    split = "  - split: validation\n    path: data/validation-*.parquet\n"
+    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{split}---\n")
+    columns = dict(zip(("goal", "sol1", "sol2", "label"), map(list, zip(*PIQA, strict=True)), strict=True))
+    pq.write_table(pa.table(columns), folder / "data/validation-00000-of-00001.parquet")
+    return tmp_path / "mirror"
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def run(results, *names, limit=LIMIT, methods=("dense",), **changes):
+    """Records by method and task."""
+    given = {"measures": ("zeroshot",), "tasks": names, "zeroshot": {"limit": limit}, "methods": methods}
+    runs.run_here(runs.small(results, **(given | changes)))
+    found = [r for r in Store(Path(results), write=False) if r.slot["measure"] == "zeroshot"]
+    return {(r.slot["method"], r.slot["protocol"].split("@")[0]): r for r in found}
+
+
+def by_hand(folder, names, limit=LIMIT):
+    """lm-eval on a saved model, as its own documentation does it."""
+    manager = TaskManager(include_path=str(wikitasks.folder()), include_defaults=False)
+    lm = HFLM(pretrained=str(folder), device="cpu", batch_size=16)
+    return simple_evaluate(lm, tasks=list(names), task_manager=manager, limit=limit)
+
+
+def test_is_lm_evals_own_item_by_item(tmp_path):
+    """On a pruned model, which is the file that `bench prune` writes."""
+    got = run(tmp_path / "r", *tasks.OWN, methods=("magnitude",))
+    (folder,) = [
+        p.parent
+        for p in (tmp_path / "cache/artifacts").glob("*/model.safetensors")
+        if "magnitude" in (p.parent / "artifact.json").read_text()
+    ]
+    want = by_hand(folder, tasks.OWN)
+
+    for name in tasks.OWN:
+        record = got["magnitude", name]
+        read = {r.metric: r for r in record.readings}
+        items = Store(tmp_path / "r").items(record)
+        samples = want["samples"][name]
+        assert list(items["item_id"]) == [s["doc_hash"] for s in samples]
+        assert list(items["value"]) == [s["acc"] for s in samples]
+        assert list(items["cluster_id"]) == [s["doc"]["article"] for s in samples]
+        assert set(items["weight"]) == {1.0}
+        for metric in read:
+            assert read[metric].value == want["results"][name][f"{metric},none"]
+            assert read[metric].stderr == pytest.approx(want["results"][name][f"{metric}_stderr,none"])
+            assert (read[metric].n, read[metric].better) == (LIMIT, "higher")
+        if "acc_norm" in read:
+            assert list(items["acc_norm"]) == [s["acc_norm"] for s in samples]
+    assert {r.metric for r in got["magnitude", "wiki_continuation"].readings} == {"acc", "acc_norm"}
+    assert 0 < got["magnitude", "wiki_continuation"].readings[0].value < 1
+
+
+def test_record_says_what_decided_it(tmp_path):
+    record = run(tmp_path / "r", "wiki_lastword", limit=4)["dense", "wiki_lastword"]
+    config = record.determinants["measure"]["config"]
+
+    assert record.slot["protocol"] == f"wiki_lastword@{wikitasks.VERSION}.0x4"
+    assert config["harness"] == harness() and config["batch"] == 16 and config["version"] == "1.0"
+    assert record.notes == {"data": "wiki-mini", "revision": ""}
+
+
+@pytest.mark.parametrize("change", [{"batch": 8}, {"limit": 5}], ids=str)
+def test_key_moves_with_how_it_is_run(change):
+    def keys(**zeroshot):
+        spec = runs.small("r", measures=("zeroshot", "size"), tasks=("wiki_lastword", "piqa"), zeroshot=zeroshot)
+        return {(c.artifact.method, c.told): c.key for c in api.plan(spec).cells}
+
+    before, after = keys(), keys(**change)
+    assert {k[1] for k in before if before[k] != after[k]} == {"zeroshot wiki_lastword", "zeroshot piqa"}
+
+
+def test_key_moves_with_lm_evals_version(monkeypatch):
+    spec = runs.small("r", measures=("zeroshot",), tasks=("piqa",))
+    before = {c.key for c in api.plan(spec).cells if c.measure == "zeroshot"}
+    monkeypatch.setattr(tasks, "harness", lambda: "0.4.99")
+
+    assert not before & {c.key for c in api.plan(spec).cells}
+
+
+def test_progress_counts_requests(tmp_path):
+    told = []
+
+    class Count(Silent):
+        def advance(self, done, total, **_):
+            told.append((done, total))
+
+    model, tokenizer = loading.load(runs.TINY, Compute()), loading.load_tokenizer(runs.TINY)
+    task = describe("wiki_continuation", "")
+    lmeval.evaluate(model, tokenizer, task, None, 16, 3, Count())
+
+    assert told == [(i, 12) for i in range(1, 13)]
+
+
+def test_the_tokenizer_stays_as_it_was():
+    """lm-eval gives it a token to pad with."""
+    model, tokenizer = loading.load(runs.TINY, Compute()), loading.load_tokenizer(runs.TINY)
+    before = tokenizer.pad_token
+    lmeval.evaluate(model, tokenizer, describe("wiki_lastword", ""), None, 16, 2, Silent())
+
+    assert tokenizer.pad_token == before
+
+
+# Data of the hub
+
+
+def test_hub_task_from_a_mirror(mirror, tmp_path, no_network):
+    got = run(tmp_path / "r", "piqa", limit=None, data_dir=mirror)["dense", "piqa"]
+    items = Store(tmp_path / "r").items(got)
+    right = [("sol1", "sol2")[label] for *_, label in PIQA]
+
+    assert got.status == "ok" and got.readings[0].n == len(PIQA) == len(set(items["item_id"]))
+    assert items["item_id"][5] == items["item_id"][4] + "#1"
+    assert list(items["cluster_id"]) == list(items["item_id"])
+    assert got.notes == {"data": "baber/piqa", "revision": "mirror"}
+    assert list(items["value"]) == scored_by_hand(right)
+
+
+def scored_by_hand(right):
+    """ln p of both answers after PIQA's prompt, summed over their tokens."""
+    import torch
+
+    model, encode = loading.load(runs.TINY, Compute()), loading.load_tokenizer(runs.TINY)
+    out = []
+    for (goal, *answers, _), name in zip(PIQA, right, strict=True):
+        prompt = f"Question: {goal}\nAnswer:"
+        start = len(encode(prompt)["input_ids"])
+        sums = []
+        for answer in answers:
+            ids = torch.tensor([encode(f"{prompt} {answer}")["input_ids"]])
+            with torch.no_grad():
+                logs = model(input_ids=ids).logits[0, :-1].double().log_softmax(-1)
+            sums.append(float(logs.gather(1, ids[0, 1:, None])[start - 1 :].sum()))
+        out.append(float(sums.index(max(sums)) == ("sol1", "sol2").index(name)))
+    return out
+
+
+def test_content_of_a_mirror_decides_the_key(mirror):
+    def keys():
+        spec = runs.small("r", measures=("zeroshot",), tasks=("piqa",), data_dir=mirror)
+        return {c.key for c in api.plan(spec).cells if c.measure == "zeroshot"}
+
+    before = keys()
+    assert before == keys()
+    (mirror / "baber/piqa/REVISION").write_text("abc\n")
+    assert before == keys()
+    assert tasks.revision(describe("piqa", tasks.KNOWN["piqa"]), mirror) == "abc"
+    file = mirror / "baber/piqa/data/validation-00000-of-00001.parquet"
+    pq.write_table(pq.read_table(file).slice(0, 5), file)
+    assert not before & keys()
+
+
+def test_data_nowhere_is_one_sentence(cli, tmp_path):
+    (tmp_path / "mirror").mkdir()
+    code, _, err = cli(
+        "run",
+        "--measures",
+        "zeroshot",
+        "--tasks",
+        "piqa",
+        "--data-dir",
+        tmp_path / "mirror",
+        "--results",
+        tmp_path / "r",
+    )
+
+    assert code == 2 and len(err.splitlines()) == 1
+    ways = (
+        "task piqa",
+        "baber/piqa",
+        str(tmp_path / "mirror/baber/piqa"),
+        "connect",
+        "--data-dir",
+        "wiki_continuation",
+    )
+    assert [w for w in ways if w not in err] == []
+
+
+def test_a_mirror_without_the_split_fails_that_task_alone(mirror, tmp_path):
+    """Its README names a split that is not the task's."""
+    readme = mirror / "baber/piqa/README.md"
+    readme.write_text(readme.read_text().replace("split: validation", "split: elsewhere"))
+    got = run(tmp_path / "r", "piqa", "wiki_lastword", limit=2, data_dir=mirror)
+
+    assert got["dense", "wiki_lastword"].status == "ok"
+    assert got["dense", "piqa"].status == "failed"
+    assert "the data of task piqa" in got["dense", "piqa"].reason and str(mirror) in got["dense", "piqa"].reason
+
+
+def test_pulled_data_is_at_one_revision_and_holds_no_code(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    asked = {}
+
+    class Hub:
+        def dataset_info(self, hub, timeout):
+            return type("Info", (), {"sha": "f" * 40})
+
+    def download(hub, *, local_dir, **how):
+        asked.update(how, hub=hub)
+        (local_dir / "data").mkdir(parents=True)
+        (local_dir / "data/validation.parquet").write_bytes(b"")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    task = describe("piqa", tasks.KNOWN["piqa"])
+    tasks.ensure(task, None)
+
+    assert (asked["hub"], asked["revision"], asked["repo_type"]) == ("baber/piqa", "f" * 40, "dataset")
+    assert "*.py" in asked["ignore_patterns"] and "*.pkl" in asked["ignore_patterns"]
+    assert tasks.revision(task, None) == "f" * 40
+    asked.clear()
+    tasks.ensure(task, None)
+    assert not asked
+
+
+def test_the_sets_data_is_known_without_lm_eval():
+    """Hub ids and versions as this lm-eval has them."""
+    found = {n: describe(n, f) for n, f in tasks.expand(tuple(tasks.SETS)).items()}
+
+    assert len(found) == 9 and all("/" in t.hub and t.version and t.digest for t in found.values())
+    assert found["arc_challenge"].hub == found["arc_easy"].hub == "allenai/ai2_arc"
+    assert found["arc_challenge"].digest != found["arc_easy"].digest
+
+
+def test_pull_leaves_a_mirrors_data_alone(cli, mirror, no_network):
+    code, out, _ = cli("pull", "--data-dir", mirror, "piqa")
+
+    assert code == 0 and out == f"piqa: {mirror / 'baber/piqa'}\n"
+
+
+# Names
+
+
+def test_sets_and_doubles_are_expanded():
+    got = tasks.expand(("piqa", "maskllm7", "wanda7", "wiki_lastword"))
+
+    assert next(iter(got)) == "piqa" and list(got)[-1] == "wiki_lastword"
+    assert len(got) == len({*tasks.SETS["maskllm7"], *tasks.SETS["wanda7"]}) + 1 == 10
+
+
+def index(monkeypatch, folder, **texts):
+    """lm-eval's index as if it held these tasks."""
+    for name, text in texts.items():
+        (folder / f"{name}.yaml").write_text(text)
+    manager = TaskManager(include_defaults=False, include_path=str(folder))
+    monkeypatch.setattr(lmeval, "_index", lambda: manager)
+    monkeypatch.setattr(tasks, "root", lambda: folder)
+
+
+SCIQ = "task: sciq\ndataset_path: allenai/sciq\ntag: science\nmetadata: {version: 2.0}\n"
+
+
+def test_other_tasks_come_from_lm_evals_index(monkeypatch, tmp_path):
+    index(
+        monkeypatch,
+        tmp_path,
+        sciq=SCIQ,
+        other=SCIQ.replace("sciq", "other"),
+        all="group: all\ntask: [science]\n",
+        changed="group: changed\ntask: [{task: sciq, num_fewshot: 5}]\n",
+    )
+
+    assert tasks.expand(("sciq",)) == {"sciq": "sciq.yaml"}
+    assert describe("sciq", "sciq.yaml")[2:4] == ("allenai/sciq", "2.0")
+    assert tasks.expand(("science",)) == tasks.expand(("all",)) == {"other": "other.yaml", "sciq": "sciq.yaml"}
+    with pytest.raises(UserError, match=r"group 'changed' .* one by one"):
+        tasks.expand(("changed",))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("piqqa", "did you mean piqa"), ("maskllm", "did you mean maskllm7"), ("zzzzzz", "known: maskllm7")],
+)
+def test_unknown_task(cli, monkeypatch, tmp_path, name, said):
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    index(monkeypatch, folder, piqa=SCIQ.replace("sciq", "piqa"))
+    code, _, err = cli("run", "--tasks", name, "--results", tmp_path / "r")
+
+    assert code == 2 and len(err.splitlines()) == 1
+    assert f"unknown task '{name}'" in err and said in err
+
+
+def test_tiny_does_better_than_chance(tmp_path):
+    got = run(tmp_path / "r", "wiki_continuation", limit=None)["dense", "wiki_continuation"].readings[0]
+
+    assert got.value - 4 * got.stderr > 0.25

@@ -1,0 +1,168 @@
+"""Keys: all that decides a number, and nothing else. And what may be asked without torch."""
+
+import importlib.metadata
+import subprocess
+import sys
+
+import pytest
+
+from bench import api
+from bench.system import digests
+from helpers import runs
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+def keys(results="r", **changes):
+    """Key by method and measure."""
+    spec = runs.small(results, **({"methods": ("magnitude", "wanda", "sparsegpt")} | changes))
+    return {(c.artifact.method, c.measure): c.key for c in api.plan(spec).cells}
+
+
+def test_same_spec_same_keys():
+    assert keys() == keys()
+    assert len(set(keys().values())) == len(keys()) == 12
+
+
+@pytest.mark.parametrize(
+    ("changes", "moved"),
+    [
+        ({"seeds": (1,)}, {"wanda", "sparsegpt"}),
+        ({"calibration": {"sequences": 5}}, {"wanda", "sparsegpt"}),
+        ({"calibration": {"sequences": 4, "seqlen": 64}}, {"wanda", "sparsegpt"}),
+        ({"dtype": "bfloat16"}, {"dense", "magnitude", "wanda", "sparsegpt"}),
+        ({"threads": 2}, {"dense", "magnitude", "wanda", "sparsegpt"}),
+        ({"targets": {"exclude": ("*.mlp.*",)}}, {"dense", "magnitude", "wanda", "sparsegpt"}),
+        ({"patterns": ("1:4",)}, {"magnitude", "wanda", "sparsegpt"}),
+    ],
+    ids=lambda v: ",".join(sorted(v)),
+)
+def test_key_moves_with_what_decides_the_weights(changes, moved):
+    before, after = keys(), keys(**changes)
+
+    assert before.keys() == after.keys()
+    assert {k[0] for k in before if before[k] != after[k]} == moved
+    assert {k[0] for k in before if before[k] == after[k]} == {k[0] for k in before} - moved
+
+
+@pytest.mark.parametrize(
+    "setting", [{"windows": 5}, {"windows": 4, "seqlen": 64}, {"windows": 4, "batch": 2}, {}], ids=str
+)
+def test_key_moves_with_the_protocol_of_its_own_measure_alone(setting):
+    before, after = keys(), keys(perplexity=setting)
+
+    assert {k[1] for k in before if before[k] != after[k]} == {"perplexity"}
+    assert all(before[k] != after[k] for k in before if k[1] == "perplexity")
+
+
+def test_key_moves_with_a_methods_config():
+    one, other = (keys(methods=(m,)) for m in ("sparsegpt", "sparsegpt:block=64"))
+
+    assert set(one.values()) & set(other.values()) == {k for n, k in one.items() if n[0] == "dense"}
+
+
+def test_key_moves_with_the_model_and_not_with_its_name(tmp_path):
+    """Two models under one name never share a record; one model under two names does."""
+    fixed = {
+        "perplexity": {"windows": 4, "seqlen": 128, "data": "wiki-mini"},
+        "calibration": {"sequences": 4, "seqlen": 128},
+    }
+    same = str(runs.tiny(tmp_path / "same"))
+    assert keys(models=(same,), **fixed) == keys(**fixed)
+
+    other = str(runs.tiny(tmp_path / "other", rms_norm_eps=1e-5))
+    assert not set(keys(models=(other,), **fixed).values()) & set(keys(**fixed).values())
+
+
+@pytest.mark.parametrize(
+    ("module", "shared"),
+    [
+        (
+            "bench.measures.agreement",
+            {"bench.measures.forward", "bench.measures.windowed", "methods.pruning.streaming"},
+        ),
+        (
+            "bench.measures.perplexity",
+            {"bench.measures.forward", "bench.measures.windowed", "methods.pruning.streaming"},
+        ),
+        ("bench.measures.zeroshot", {"bench.inputs.lmeval"}),
+        ("bench.quantizers.gptq", {"methods.pruning.hessian", "methods.quantizing.grids"}),
+    ],
+)
+def test_a_measure_stands_on_what_reads_models_for_it(module, shared, monkeypatch):
+    origin, looked_at = digests._origin, set()
+    monkeypatch.setattr(digests, "_origin", lambda name: looked_at.add(name) or origin(name))
+    digests.of_source.cache_clear()
+
+    digests.of_source(module)
+
+    assert {module} | shared <= looked_at
+    assert not {name for name in looked_at if name.startswith(("bench.cli.main", "bench.plan.plan", "torch"))}
+
+
+def test_key_knows_neither_results_nor_places():
+    assert keys() == keys(results="elsewhere")
+
+
+def test_without_randomness_once_whatever_the_seeds():
+    cells = api.plan(runs.small("r", methods=("magnitude", "wanda"), seeds=(0, 1, 2))).cells
+    seeds = {
+        m: [c.artifact.seed for c in cells if c.artifact.method == m and c.measure == "size"]
+        for m in ("dense", "magnitude", "wanda")
+    }
+
+    assert seeds == {"dense": [None], "magnitude": [None], "wanda": [0, 1, 2]}
+
+
+def test_dense_and_the_pattern_are_always_there():
+    cells = api.plan(runs.small("r", methods=("magnitude",), measures=("size",), patterns=("2:4", "1:4"))).cells
+
+    assert [(c.artifact.method, c.artifact.pattern, c.measure) for c in cells] == [
+        (m, p, measure)
+        for m, p in (("dense", "dense"), ("magnitude", "2:4"), ("magnitude", "1:4"))
+        for measure in ("size", "pattern")
+    ]
+
+
+def without_torch(*args):
+    code = f"""
+import sys
+from bench import cli
+sys.argv = ["bench", *{list(map(str, args))!r}]
+try:
+    cli.main()
+except SystemExit as end:
+    assert not end.code, end.code
+heavy = {{"torch", "transformers", "datasets", "lm_eval"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+LIGHT = [("--help",), *(("ls", what) for what in ("methods", "measures", "quantizers", "models", "data", "tasks"))]
+
+
+@pytest.mark.parametrize("args", LIGHT, ids=" ".join)
+def test_lists_import_no_torch(args):
+    done = without_torch(*args)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_plan_imports_no_torch(tmp_path):
+    """The default tasks and those of the sets need no lm-eval either."""
+    asked = ("--tasks", "maskllm7,wiki_lastword", "--quant", "none,int8,int4-gptq")
+    done = without_torch("plan", *asked, *runs.flags(tmp_path / "r", None))
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_nobody_else_provides_our_packages():
+    """A distribution with a package of the same name would be imported in our place, or we in its."""
+    provided = importlib.metadata.packages_distributions()
+
+    for name in ("bench", "methods", "cast", "baselines"):
+        assert set(provided.get(name, ["cast-bench"])) == {"cast-bench"}, name

@@ -1,0 +1,218 @@
+"""Every quantizer against its grid written naively, and what each owes its caller. The mask of what was pruned holds."""
+
+import copy
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from baselines.magnitude import Magnitude
+from bench.catalog import registry
+from bench.catalog.choice import build
+from methods.errors import UserError
+from methods.quantizing.grids import NF4, group_of
+from methods.quantizing.stored import NOTE, Stored
+from methods.targets import dense_weight
+
+ENTRIES = {n: e for n, e in registry.QUANTIZERS.items() if n != "none" and e.module != "bench.quantizers.libraries"}
+FP8 = sorted(
+    {(1 + m / 8) * 2.0**e for e in range(-6, 9) for m in range(8)} - {480.0} | {m / 8 * 2.0**-6 for m in range(8)}
+)
+"""Every magnitude that e4m3 has: 4 bits of exponent, 3 of mantissa, the last code of all being NaN."""
+
+
+def of_int(bits):
+    half = 2 ** (bits - 1)
+    return [float(q) for q in range(-half, half)], half - 0.5
+
+
+GRIDS = {
+    "int8": (*of_int(8), None),
+    "w8a8": (*of_int(8), None),
+    "fp8": ([-v for v in FP8] + FP8, 448.0, None),
+    "int4-rtn": (*of_int(4), 32),
+    "int3-rtn": (*of_int(3), 32),
+    "nf4": (list(NF4), 1.0, 32),
+}
+"""Points, what max|w| is scaled to, and the group on the test's 96 inputs; None: the row."""
+
+
+def naive(weight, name):
+    """The nearest point of each weight, group by group, in float64."""
+    points, top, group = GRIDS[name]
+    points = torch.tensor(points, dtype=torch.float64)
+    out = weight.double().clone()
+    group = group or weight.shape[1]
+    for row in out:
+        for a in range(0, len(row), group):
+            part = row[a : a + group]
+            scale = part.abs().max() / top
+            if name != "nf4":
+                scale = scale.bfloat16().double()
+            if scale > 0:
+                part.copy_(points[(part[:, None] / scale - points).abs().argmin(1)] * scale)
+    return out
+
+
+@pytest.fixture(params=ENTRIES)
+def quantizer(request):
+    return build(ENTRIES[request.param], request.param, {})
+
+
+@pytest.fixture
+def pruned(llama, make_job):
+    """Half of everything zero, and a job over all targets but one linear of each kind."""
+    job = make_job(llama)
+    Magnitude().apply(llama, job)
+    return llama, dataclasses.replace(job, targets=job.targets[:-7])
+
+
+def apply(quantizer, model, job):
+    return quantizer.apply(copy.deepcopy(model), job)
+
+
+def bits(tensor):
+    return tensor.contiguous().view({2: torch.int16, 4: torch.int32}[tensor.element_size()])
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_nearest_point_of_its_grid(name, llama, make_job):
+    job = make_job(llama, "dense")
+    target = llama.get_submodule(job.targets[0])
+    target.weight = torch.nn.Parameter(torch.randn(24, 96) * torch.rand(24, 1).exp(), requires_grad=False)
+    target.weight[3] = 0
+    target.weight[4, :40] = 0
+    before = target.weight.clone()
+
+    build(ENTRIES[name], name, {}).apply(llama, job)
+
+    torch.testing.assert_close(target.weight.double(), naive(before, name), rtol=1e-6, atol=1e-7)
+
+
+def test_entry_says_what_the_class_says():
+    for name, entry in registry.QUANTIZERS.items():
+        if name != "none":
+            kind = registry.load(entry)
+            assert kind.name == name
+            assert {flag.name.lower() for flag in kind.needs} == set(entry.needs)
+            assert kind.__dataclass_params__.frozen
+            assert entry.about
+
+
+def test_pattern_holds_and_nothing_else_changes(quantizer, pruned):
+    model, job = pruned
+    outcome = apply(quantizer, model, job)
+
+    before, after = model.state_dict(), outcome.model.state_dict()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {t + ".weight" for t in job.targets}
+    for target in job.targets:
+        weight, was = (dense_weight(m.get_submodule(target)) for m in (outcome.model, model))
+        assert job.pattern.violations(weight) == 0
+        assert not weight[was == 0].any()
+        assert torch.equal(bits(weight) != 0, weight != 0), "a -0.0"
+        assert (weight - was).norm() < 0.3 * was.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_no_negative_zero_even_where_the_dtype_underflows(quantizer, dtype, pruned):
+    model, job = pruned
+    for target in job.targets[:7]:
+        model.get_submodule(target).weight.mul_(1e-7)
+    model.to(dtype)
+
+    outcome = apply(quantizer, model, job)
+
+    for target in job.targets:
+        weight = outcome.model.get_submodule(target).weight
+        assert weight.dtype == dtype and weight.isfinite().all()
+        assert torch.equal(bits(weight) != 0, weight != 0)
+
+
+def test_the_same_twice(quantizer, pruned):
+    one, two = apply(quantizer, *pruned), apply(quantizer, *pruned)
+
+    assert one.notes == two.notes
+    for key, tensor in one.model.state_dict().items():
+        assert torch.equal(tensor, two.model.state_dict()[key]), key
+
+
+def test_says_how_it_would_be_stored(quantizer, pruned):
+    """As many levels in a group as its bits can tell apart, and a scale for each group."""
+    model, job = pruned
+    outcome = apply(quantizer, model, job)
+    notes = json.loads(json.dumps(dict(outcome.notes), allow_nan=False))
+    stored = Stored(**notes[NOTE])
+
+    weights = [outcome.model.get_submodule(t).weight for t in job.targets]
+    per_row = any(n in quantizer.name for n in ("int8", "w8a8", "fp8"))
+    assert stored.scales == sum(len(w) if per_row else w.numel() // w.shape[1] for w in weights)
+    assert stored.library == "cast-bench"
+    assert max(len(row.unique()) for w in weights for row in w) <= 2**stored.bits
+    assert stored.activations == (8 if quantizer.name == "w8a8" else None)
+
+
+def test_conv1d_is_rounded_along_its_inputs(quantizer, make, make_job):
+    """GPT-2 stores [in, out]; a scale belongs to an output."""
+    model = make("gpt2")
+    job = make_job(model)
+    Magnitude().apply(model, job)
+    outcome = apply(quantizer, model, job)
+
+    for target in job.targets:
+        weight = dense_weight(outcome.model.get_submodule(target))
+        assert job.pattern.violations(weight) == 0
+        if quantizer.name == "int3-rtn":
+            assert max(len(row[:32].unique()) for row in weight) <= 8
+
+
+@pytest.mark.parametrize(
+    ("width", "most", "group"), [(576, 128, 64), (128, 128, 128), (4096, 128, 128), (4096, 64, 64), (352, 128, 32)]
+)
+def test_group_is_the_largest_power_of_two_that_divides(width, most, group):
+    assert group_of(width, None, most, "int4-rtn") == group
+    assert group_of(width, 16, most, "int4-rtn") == 16
+
+
+@pytest.mark.parametrize(("width", "asked"), [(96, 64), (96, 0), (96, -8), (100, None), (99, None)])
+def test_group_that_does_not_divide(width, asked):
+    with pytest.raises(UserError, match=rf"int4-rtn:group=\S+ cannot cut {width} inputs"):
+        group_of(width, asked, 128, "int4-rtn")
+
+
+def test_agrees_with_bitsandbytes():
+    functional = pytest.importorskip("bitsandbytes.functional")
+    weight = torch.randn(32, 128)
+    theirs = functional.dequantize_4bit(*functional.quantize_4bit(weight, blocksize=64, quant_type="nf4"))
+
+    from methods.quantizing.grids import NormalFloat4, round_
+
+    assert round_(weight, NormalFloat4(), 64) == 64
+    torch.testing.assert_close(weight, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "int3", "fp8"])
+def test_errs_as_little_as_torchao(name):
+    """Theirs keeps a float32 scale, so the two differ by the rounding of ours alone."""
+    ao = pytest.importorskip("torchao.quantization")
+    from torchao.quantization.quant_primitives import MappingType
+
+    from methods.quantizing.grids import Float8, Integer, round_
+
+    linear = torch.nn.Linear(256, 64, bias=False)
+    before = linear.weight.detach().clone()
+    symmetric = {"granularity": ao.PerGroup(64), "mapping_type": MappingType.SYMMETRIC}
+    config, grid, group = {
+        "int8": lambda: (ao.Int8WeightOnlyConfig(), Integer(8), 256),
+        "int4": lambda: (ao.IntxWeightOnlyConfig(weight_dtype=torch.int4, **symmetric), Integer(4), 64),
+        "int3": lambda: (ao.IntxWeightOnlyConfig(weight_dtype=torch.int3, **symmetric), Integer(3), 64),
+        "fp8": lambda: (ao.Float8WeightOnlyConfig(), Float8(), 256),
+    }[name]()
+    ao.quantize_(linear, config)
+    ours = before.clone()
+    round_(ours, grid, group)
+
+    errors = [float((w - before).square().mean()) for w in (ours, linear.weight.dequantize())]
+    assert math.isclose(*errors, rel_tol=0.03)

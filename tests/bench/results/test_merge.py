@@ -1,0 +1,40 @@
+"""Results folders of several machines, joined."""
+
+import pytest
+
+from bench.compare.resolve import read
+from bench.results.store import Store
+from helpers import fake_records, runs
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+
+
+def test_records_and_scores_are_taken_once(tmp_path, capsys, monkeypatch):
+    a, b, c = (tmp_path / n for n in "abc")
+    fake_records.perplexity(a, method="x")
+    fake_records.failed(a, method="y")
+    fake_records.perplexity(b, method="y")
+    fake_records.perplexity(b, 0.1, method="x")  # another number under the same key
+
+    code, out, _ = runs.call(capsys, monkeypatch, "merge", a, b, "--results", c)
+
+    assert code == 0 and out == "3 records taken, 0 known, 1 have another number here, which stays\n"
+    side = read(c)
+    assert {r.slot["method"]: r.status for r in side.records} == {"x": "ok", "y": "ok"}
+    first = next(r for r in side.records if r.slot["method"] == "x")
+    assert first.readings == next(r for r in Store(a, write=False) if r.slot["method"] == "x").readings
+    assert all(len(side.items(r).ids) == 120 for r in side.records)
+    assert runs.call(capsys, monkeypatch, "merge", a, "--results", c)[1].startswith("0 records taken")
+
+
+def test_other_scores_are_refused(tmp_path, capsys, monkeypatch):
+    found = fake_records.perplexity(tmp_path / "a")
+    (tmp_path / "a/items" / found.items.file).write_bytes(b"no")
+
+    code, _, err = runs.call(capsys, monkeypatch, "merge", tmp_path / "a", "--results", tmp_path / "c")
+
+    assert code == 2 and "not the file its record speaks of" in err and len(err.splitlines()) == 1
+    assert not list((tmp_path / "c/records").iterdir())

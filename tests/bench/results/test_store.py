@@ -1,0 +1,218 @@
+"""Records: whole or not there, and never taken for what they are not."""
+
+import json
+import math
+import os
+
+import pytest
+
+from bench.results.record import Item, ReadingRow, Record
+from bench.results.schema import SCHEMA
+from bench.results.store import Store
+from helpers import runs
+from methods.errors import UserError
+
+KEY = "ab" * 32
+ITEMS = (Item("0", "a", 1.5, 2.0), Item("1", "a", 2.5, 2.0))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "results")
+
+
+def record(key=KEY, **fields):
+    return Record(key=key, slot={"model": "m"}, status="ok", **fields)
+
+
+def temporaries(store):
+    return [p.name for p in store.root.rglob("*") if p.name.endswith(".tmp")]
+
+
+def test_equal_apart_from_provenance_and_cost():
+    one, other = record(provenance={"commit": "a"}, cost={"wall_s": 1}), record(provenance={"commit": "b"})
+
+    assert one.same() == other.same()
+    assert one.same() != record(notes={"damping": 1}).same()
+    assert one.same() != record(readings=[ReadingRow(metric="size", value=1.0, unit="B", better="lower")]).same()
+
+
+def test_what_is_written_is_read(store):
+    store.write(record(notes={"a": [1, 2]}), ITEMS)
+
+    got = store.get(KEY)
+
+    assert got.notes == {"a": [1, 2]}
+    assert [tuple(row) for row in store.items(got).itertuples(index=False)] == [i[:4] for i in ITEMS]
+    assert not temporaries(store)
+
+
+def test_further_metrics_of_an_item_are_columns_beside_it(store):
+    items = tuple(Item(str(i), "a", float(i), 1.0, {"acc_norm": 1.0 - i}) for i in range(2))
+    store.write(record(), items)
+    got = store.items(store.get(record().key))
+
+    assert list(got) == ["item_id", "cluster_id", "value", "weight", "acc_norm"]
+    assert list(got["acc_norm"]) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("folder", ["records", "items"])
+def test_what_a_killed_process_left_is_swept_when_it_is_a_day_old(store, folder):
+    store.write(record(), ITEMS)
+    old, new = (store.root / folder / f".{name}.tmp" for name in ("old", "new"))
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    Store(store.root, write=False)
+    assert old.exists()
+
+    Store(store.root)
+
+    assert not old.exists() and new.exists()
+    assert store.get(KEY) is not None
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_failed_write_leaves_the_old_record(store, monkeypatch, call):
+    store.write(record(reason="old"))
+    before = store.path(KEY).read_bytes()
+
+    def fail(*_):
+        raise OSError("no")
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OSError, match="no"):
+        store.write(record(reason="new"))
+
+    assert store.path(KEY).read_bytes() == before
+    assert not temporaries(store)
+
+
+def test_a_record_is_flushed_before_it_takes_its_place(store, monkeypatch):
+    done = []
+    for call in ("fsync", "replace"):
+        real = getattr(os, call)
+        monkeypatch.setattr(os, call, lambda *a, call=call, real=real: (done.append(call), real(*a))[1])
+    store.write(record())
+
+    assert done == ["fsync", "replace"]
+
+
+def test_truncated_record_is_moved_aside_and_named(store):
+    store.write(record())
+    path = store.path(KEY)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+    assert store.get(KEY) is None
+    assert not path.exists()
+    (aside,) = (store.root / "corrupt").iterdir()
+    assert aside.read_bytes() == whole[: len(whole) // 2]
+    assert len(store.moved) == 1
+    assert str(path) in store.moved[0] and str(aside) in store.moved[0]
+
+
+def test_truncated_record_is_computed_again(tmp_path, monkeypatch, capsys):
+    runs.own_cache(tmp_path / "own", monkeypatch)
+    spec = runs.small(tmp_path / "r", methods=("dense",), measures=("size",))
+    runs.run_here(spec)
+    before = runs.records(spec.results)
+    victim = Store(spec.results).path(before["dense", None, "size"].key)
+    victim.write_bytes(victim.read_bytes()[:100])
+
+    told = runs.run_here(spec)
+
+    assert [e["key"] for e in told if not e.get("known")] == [before["dense", None, "size"].key]
+    after = runs.records(spec.results)
+    assert {k: r.same() for k, r in after.items()} == {k: r.same() for k, r in before.items()}
+
+
+def test_report_names_what_it_moved(tmp_path, monkeypatch, capsys):
+    store = Store(tmp_path / "r")
+    store.path(KEY).write_text("{")
+
+    code, _, err = runs.call(capsys, monkeypatch, "report", "--results", tmp_path / "r")
+
+    assert code == 0
+    assert str(store.path(KEY)) in err and "moved to" in err
+
+
+def test_record_under_another_key_is_no_record(store):
+    store.write(record())
+    store.path(KEY).rename(store.path("cd" * 32))
+
+    assert store.get("cd" * 32) is None
+    assert "its own key" in store.moved[0]
+
+
+def test_record_without_its_items_is_no_record(store):
+    store.write(record(), ITEMS)
+    next((store.root / "items").iterdir()).unlink()
+
+    assert store.get(KEY) is None
+    assert "lost its items" in store.moved[0]
+
+
+def test_items_are_checked(store):
+    store.write(record(), ITEMS)
+    file = next((store.root / "items").iterdir())
+    file.write_bytes(file.read_bytes() + b"\0")
+
+    with pytest.raises(UserError, match="not the file its record speaks of"):
+        store.items(store.get(KEY))
+
+
+def test_newer_schema_is_refused_in_a_sentence(store, tmp_path, monkeypatch, capsys):
+    store.write(record(schema_version=SCHEMA + 1))
+
+    code, _, err = runs.call(capsys, monkeypatch, "report", "--results", store.root)
+
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert f"schema {SCHEMA + 1}" in err and "upgrade" in err
+    assert store.path(KEY).exists()
+
+
+def test_json_never_contains_nan(store):
+    store.write(record(notes={"a": math.nan, "b": [math.inf]}, cost={"wall_s": -math.inf}))
+
+    def refuse(name):
+        pytest.fail(f"{name} in a record")
+
+    json.loads(store.path(KEY).read_text(), parse_constant=refuse)
+    assert store.get(KEY) is not None
+
+
+def test_diverged_is_a_status_and_no_number(tmp_path, monkeypatch):
+    from bench.measures.contract import Readings
+    from bench.measures.size import Size
+    from bench.results.record import Reading
+
+    runs.own_cache(tmp_path / "own", monkeypatch)
+    readings = Readings((Reading("size", math.nan, "B", "lower", stderr=math.inf),), ITEMS)
+    monkeypatch.setattr(Size, "read", lambda *_: readings)
+    runs.run_here(runs.small(tmp_path / "r", methods=("dense",), measures=("size",)))
+
+    got = runs.records(tmp_path / "r")["dense", None, "size"]
+
+    assert got.status == "diverged"
+    assert got.reason == "size is nan"
+    assert [(r.value, r.stderr) for r in got.readings] == [(None, None)]
+    assert got.items is None
+
+
+@pytest.mark.parametrize("prefix", ["", "ab", "ff"])
+def test_find_wants_exactly_one(store, prefix):
+    store.write(record())
+    store.write(record("ac" * 32))
+
+    if prefix == "ab":
+        assert store.find(prefix).key == KEY
+    else:
+        with pytest.raises(UserError, match=r"bench report --format json lists them"):
+            store.find(prefix)

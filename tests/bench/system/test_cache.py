@@ -1,0 +1,143 @@
+"""What `bench cache gc` deletes, and what it leaves because somebody is using it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bench.inputs import corpora
+from bench.run import prune
+from bench.run.build import Builder
+from bench.system import cache
+from helpers import runs
+
+PARTS = ("artifacts", "tmp", "logs", "datasets", "digests", "tokens", "models")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def parts(folder):
+    """In each part an entry "used" of 5 bytes; the call tells which parts still have theirs."""
+    for part in PARTS:
+        (folder / part / "used").mkdir(parents=True)
+        (folder / part / "used/file").write_text("12345")
+    return lambda: {p for p in PARTS if (folder / p / "used/file").exists()}
+
+
+def test_what_nobody_uses_goes(parts):
+    assert cache.gc(everything=False, days=1) == (0, 0)
+    assert cache.gc(everything=False, days=0) == (30, 0)
+    assert parts() == {"models"}
+    assert cache.gc(everything=True, days=0)[1] == 0
+    assert not parts()
+
+
+def test_what_is_used_stays(folder, parts):
+    """The entries of that name, and all that runs share."""
+    (folder / "logs/used.log").touch()
+    (folder / "logs/other.log").touch()
+    with cache.using("used"):
+        cache.gc(everything=True, days=0)
+        assert parts() == set(PARTS)
+        assert [p.name for p in sorted((folder / "logs").iterdir())] == ["used", "used.log"]
+    with cache.using():
+        assert cache.gc(everything=True, days=0) == (15, 5)  # wiki-mini too
+        assert parts() == {"datasets", "digests", "tokens", "models"}
+    assert not list(cache.marks().iterdir())
+
+
+def test_a_room_stays_as_long_as_it_is_used(folder):
+    with cache.scratch("a") as room:
+        cache.gc(everything=False, days=0)
+        assert list((folder / "tmp").iterdir()) == [folder / "tmp" / room]
+    assert not list((folder / "tmp").iterdir())
+
+
+def test_fetches_that_broke_off_are_swept_when_a_day_old(folder):
+    (folder / "models/.big.abc").mkdir(parents=True)
+    (folder / "models/.big.abc/part").touch()
+    cache.gc(everything=False, days=0)
+    assert (folder / "models/.big.abc").exists()
+    os.utime(folder / "models/.big.abc", (0, 0))
+    with cache.using():
+        cache.gc(everything=False, days=0)
+    assert (folder / "models/.big.abc").exists()
+
+    cache.gc(everything=False, days=0)
+
+    assert not (folder / "models/.big.abc").exists()
+    assert list((folder / "data").iterdir())
+
+
+def test_the_dead_use_nothing(parts):
+    code = "import os; from bench import paths\nwith paths.using('used'): os._exit(0)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert len(list(cache.marks().iterdir())) == 1
+
+    cache.gc(everything=False, days=0)
+
+    assert parts() == {"models"}
+    assert not list(cache.marks().iterdir())
+
+
+@pytest.fixture
+def collecting(monkeypatch):
+    """collecting(owner, name): all that may go is collected before and after each call of that function."""
+
+    def wrap(owner, name):
+        real = getattr(owner, name)
+
+        def collected(*args):
+            cache.gc(everything=True, days=0)
+            done = real(*args)
+            cache.gc(everything=True, days=0)
+            return done
+
+        monkeypatch.setattr(owner, name, collected)
+
+    return wrap
+
+
+@pytest.mark.parametrize("step", ["_apply", "measure"])
+def test_a_worker_keeps_all_its_stages_while_it_builds_and_measures(tmp_path, collecting, step):
+    """The last stage changes nothing, so its weights are those that the stage before left in the cache."""
+    collecting(Builder, step)
+    spec = runs.small(tmp_path / "r", methods=("dense:from=magnitude",))
+    runs.run_here(spec)
+
+    got = runs.records(spec.results)
+
+    assert {r.status for r in got.values()} == {"ok"}, [r.reason for r in got.values()]
+
+
+def test_prune_keeps_what_it_copies(tmp_path, collecting):
+    collecting(Builder, "build")
+
+    prune.write_pruned(runs.small(tmp_path / "r"), tmp_path / "out")
+
+    assert (tmp_path / "out/model.safetensors").exists()
+
+
+def test_pull_keeps_what_it_has(folder, collecting, capsys, monkeypatch):
+    collecting(corpora, "pull")
+
+    assert runs.call(capsys, monkeypatch, "pull", "wiki-mini")[0] == 0
+    assert list((folder / "data").iterdir())
+
+
+def test_an_unfinished_training_goes_with_everything_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path))
+    step = tmp_path / "training/abc/step-20"
+    step.mkdir(parents=True)
+    (step / "about.json").write_text("{}")
+
+    assert {"part": "training", "entries": 1, "bytes": 2} in cache.info()
+    cache.gc(everything=False, days=0)
+    assert step.exists()
+    cache.gc(everything=True, days=0)
+    assert not step.exists()

@@ -1,0 +1,206 @@
+"""Environments: built step by step, counted only when whole, and every failure in one sentence.
+
+A script of a few lines stands in for Python, its venv and its pip.
+"""
+
+import json
+import os
+import sys
+from dataclasses import replace
+
+import pytest
+from filelock import FileLock
+
+from bench.system import cache, environments
+from bench.system.environments import Recipe
+from helpers import runs
+from methods.errors import Skipped, UserError
+
+PYTHON = f"""#!{sys.executable}
+import json, os, shutil, sys
+from pathlib import Path
+
+said = sys.argv[1:]
+with open(os.environ["CALLS"], "a") as calls:
+    print(json.dumps(said), file=calls)
+if said[:2] == ["-m", "venv"]:
+    (Path(said[2]) / "bin").mkdir(parents=True)
+    shutil.copy(__file__, Path(said[2]) / "bin/python")
+elif "install" in said:
+    print("Collecting", said[-1])
+    if said[-1] == os.environ.get("MISSING"):
+        print("ERROR: No matching distribution found for", said[-1])
+        print("a word of advice")
+        sys.exit(1)
+elif "distributions" in said[-1]:
+    print("a warning of somebody's")
+    print(json.dumps({{"library": "1.8.0", "other": "2"}}))
+elif said[-1] == os.environ.get("ILL"):
+    print("ModuleNotFoundError: No module named 'library'")
+    sys.exit(1)
+"""
+RECIPE = Recipe(
+    steps=("library==1.8.0", "late<2"),
+    constraints=("late<2",),
+    check="import library",
+    shown=("library",),
+    pythons=((3, 11),),
+)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty cache, one environment, and the calls that building it makes."""
+    runs.own_cache(tmp_path, monkeypatch)
+    fake = tmp_path / "python"
+    fake.write_text(PYTHON)
+    fake.chmod(0o755)
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    monkeypatch.setattr(environments, "_interpreter", lambda *_: fake)
+    monkeypatch.setattr(environments, "ENVIRONMENTS", {"old": RECIPE})
+    return environments.folder("old")
+
+
+def calls(tmp_path):
+    return [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
+
+
+def test_is_built_in_order_and_then_counts(home, tmp_path):
+    said = []
+    with pytest.raises(Skipped, match="run `bench env create old`"):
+        environments.python("old")
+
+    assert environments.create("old", said.append) == home
+
+    installs = [c for c in calls(tmp_path) if "install" in c]
+    assert [c[-1] for c in installs] == list(RECIPE.steps)
+    assert "-c" in installs[0] and "-c" not in installs[1]
+    assert (home / "constraints.txt").read_text() == "late<2\n"
+    assert environments.python("old") == home / "bin/python"
+    assert [line for line in said if not line.startswith(" ")][1] == "old: 1 of 2: pip install library==1.8.0"
+    assert "  Collecting library==1.8.0" in said
+
+
+def test_one_that_is_there_is_left_alone(home, tmp_path):
+    environments.create("old", print)
+    before = calls(tmp_path)
+    environments.create("old", print)
+
+    assert calls(tmp_path) == before
+
+
+def test_another_pin_makes_it_outdated_and_it_is_built_anew(home, monkeypatch):
+    environments.create("old", print)
+    (home / "leftover").touch()
+    monkeypatch.setattr(environments, "ENVIRONMENTS", {"old": replace(RECIPE, steps=("library==1.9",))})
+
+    assert environments.state("old") == "outdated"
+    with pytest.raises(Skipped):
+        environments.python("old")
+    environments.create("old", print)
+    assert environments.state("old") == "built"
+    assert not (home / "leftover").exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "word"),
+    [
+        ("MISSING", "late<2", "ERROR: No matching distribution found for late<2"),
+        ("ILL", "import library", "ModuleNotFoundError: No module named 'library'"),
+    ],
+)
+def test_half_built_never_counts(home, cli, monkeypatch, variable, value, word):
+    monkeypatch.setenv(variable, value)
+
+    code, _, err = cli("env", "create", "old")
+
+    assert code == 2
+    assert err.splitlines()[-1] == (
+        f"bench: environment old could not be built: {word}; its log is {home}.log: "
+        "see that pip reaches a package index, then run the same command again"
+    )
+    assert environments.state("old") == "half built"
+    with pytest.raises(Skipped):
+        environments.python("old")
+    monkeypatch.delenv(variable)
+    assert cli("env", "create", "old")[0] == 0
+    assert environments.state("old") == "built"
+
+
+def test_list(home, cli):
+    before = json.loads(cli("env", "ls", "--json")[1])
+    environments.create("old", print)
+    code, out, _ = cli("env", "ls", "--json")
+    (row,) = json.loads(out)
+
+    assert code == 0
+    assert before == [{"name": "old", "state": "absent", "versions": "", "bytes": 0, "path": str(home)}]
+    assert row | {"bytes": 0} == {
+        "name": "old",
+        "state": "built",
+        "versions": "library 1.8.0",
+        "bytes": 0,
+        "path": str(home),
+    }
+    assert row["bytes"] == sum(p.stat().st_size for p in home.rglob("*") if p.is_file())
+
+
+def test_doctor_says_what_is_missing(home, cli, monkeypatch):
+    monkeypatch.setattr("bench.cli.doctor._network", lambda: {"thing": "hub", "state": "ok", "detail": ""})
+    rows = {r["thing"]: r for r in json.loads(cli("doctor", "--json")[1])}
+
+    assert rows["environment old"]["state"] == "absent"
+    assert rows["environment old"]["detail"] == "bench env create old"
+
+
+def test_unknown_name(home, cli):
+    code, _, err = cli("env", "create", "odl")
+
+    assert (code, err) == (2, "bench: unknown environment 'odl': did you mean old?\n")
+
+
+def test_a_cache_that_cannot_be_written(home, cli, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "file"))
+    code, _, err = cli("env", "create", "old")
+
+    assert code == 2
+    assert err == (
+        f"bench: {tmp_path / 'file' / 'environments'} cannot be written (Not a directory): "
+        "name another cache by $CAST_BENCH_CACHE\n"
+    )
+
+
+def test_two_at_once(home):
+    home.parent.mkdir(parents=True)
+    with FileLock(home.with_suffix(".lock")), pytest.raises(UserError, match="being built by another process"):
+        environments.create("old", print)
+
+
+def test_no_python_it_runs_on(monkeypatch):
+    monkeypatch.setenv("PATH", os.devnull)
+    with pytest.raises(UserError, match=r"environment old needs one of python3\.0 on the path, and none is"):
+        environments._interpreter("old", replace(RECIPE, pythons=((3, 0),)))
+    assert environments._interpreter("old", replace(RECIPE, pythons=(sys.version_info[:2],))).samefile(sys.executable)
+
+
+def test_gc_leaves_it_unless_all_goes(home):
+    environments.create("old", print)
+    cache.gc(everything=False, days=0)
+    assert environments.state("old") == "built"
+
+    cache.gc(everything=True, days=0)
+    assert environments.state("old") == "absent"
+
+
+def test_pins_are_part_of_a_method_s_key(monkeypatch):
+    from bench.plan import plan
+    from bench.plan.resolve import source_digest
+
+    entry = plan.catalog.METHODS["sparseml-magnitude"]
+    before = source_digest(entry)
+    real = environments.ENVIRONMENTS["sparseml"]
+    monkeypatch.setitem(environments.ENVIRONMENTS, "sparseml", replace(real, steps=(*real.steps, "numpy<2")))
+
+    assert source_digest(entry) != before
+    assert source_digest(plan.catalog.METHODS["wanda"])

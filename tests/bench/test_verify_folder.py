@@ -1,0 +1,168 @@
+"""bench verify: any safetensors folder, and exit codes a script can go by."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from helpers import runs
+from methods.pattern import Pattern
+
+TWO_OF_FOUR = Pattern(2, 4)
+TARGET = "model.layers.1.mlp.up_proj"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def pruned(tmp_path):
+    """tiny, 2:4, after a change of its tensors."""
+
+    def make(change=lambda tensors: None, pattern=TWO_OF_FOUR, **config):
+        folder = runs.tiny(tmp_path / "m", **config)
+        tensors = load_file(folder / "model.safetensors")
+        for name, weight in tensors.items():
+            if "_proj" in name:
+                weight.masked_fill_(~pattern.keep(weight.abs()), 0)
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        return folder
+
+    return make
+
+
+def rows(out):
+    return {r["layer"]: r for r in json.loads(out)}
+
+
+def test_holds(pruned, cli):
+    code, out, err = cli("verify", pruned(), "--json")
+    got = rows(out)
+
+    assert (code, err) == (0, "")
+    assert len(got) == 29
+    assert got[TARGET] == {
+        "layer": TARGET,
+        "weights": 45_056,
+        "zeros": 22_528,
+        "negative_zeros": 0,
+        "violated_groups": 0,
+    }
+    assert got["total"]["weights"] == 802_816 and got["total"]["zeros"] == 401_408
+
+
+def test_as_a_table(pruned, cli):
+    code, out, _ = cli("verify", pruned())
+
+    assert code == 0
+    assert TARGET in out and "total" in out and "violated groups" in out
+
+
+def test_breaks(pruned, cli):
+    """One weight too many in each of three groups of one layer."""
+
+    def fill(tensors):
+        weight = tensors[TARGET + ".weight"]
+        for row in (0, 5, 9):
+            weight[row, :4] = 1
+
+    code, out, err = cli("verify", folder := pruned(fill), "--json")
+
+    assert code == 1
+    assert err == f"bench: 3 groups of {folder} break 2:4\n"
+    assert {k for k, r in rows(out).items() if r["violated_groups"]} == {TARGET, "total"}
+    assert rows(out)["total"]["violated_groups"] == 3
+
+
+def test_negative_zero_takes_a_place(pruned, cli):
+    code, out, _ = cli(
+        "verify", pruned(lambda t: t[TARGET + ".weight"][0, :4].copy_(torch.tensor([1, 2, -0.0, 0]))), "--json"
+    )
+
+    assert code == 1
+    assert rows(out)[TARGET]["negative_zeros"] == rows(out)[TARGET]["violated_groups"] == 1
+
+
+def test_negative_zero_within_the_pattern_is_only_counted(pruned, cli):
+    code, out, _ = cli(
+        "verify", pruned(lambda t: t[TARGET + ".weight"][0, :4].copy_(torch.tensor([1, 0, -0.0, 0]))), "--json"
+    )
+
+    assert code == 0
+    assert rows(out)["total"]["negative_zeros"] == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+def test_any_dtype(pruned, cli, dtype):
+    folder = pruned(lambda tensors: tensors.update({n: t.to(dtype) for n, t in tensors.items()}))
+
+    assert cli("verify", folder)[0] == 0
+
+
+def test_other_patterns(pruned, cli):
+    folder = pruned(pattern=Pattern(1, 4))
+
+    assert [cli("verify", folder, "--pattern", p)[0] for p in ("1:4", "2:4", "1:8", "75%", "80%", "dense")] == [
+        0,
+        0,
+        1,
+        0,
+        1,
+        0,
+    ]
+
+
+def test_only_some_linears(pruned, cli):
+    folder = pruned(lambda t: t[TARGET + ".weight"].fill_(1))
+
+    assert cli("verify", folder)[0] == 1
+    assert cli("verify", folder, "--exclude", TARGET)[0] == 0
+    assert cli("verify", folder, "--include", "*.mlp.up_proj,*.q_proj")[0] == 1
+
+
+def test_by_alias(cli):
+    assert cli("verify", "tiny")[0] == 1
+
+
+def test_bad_input(pruned, cli, tmp_path):
+    folder = pruned()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled/config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "pickled/pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut/config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "cut/model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
+    for args, said in {
+        ("nowhere",): "'nowhere'",
+        ("./nowhere",): "'./nowhere' is not there",
+        ("llama2-7b",): "bench pull llama2-7b",
+        ("empty",): "not a model folder",
+        ("pickled",): "a pickle",
+        ("cut",): "cut short",
+        (folder, "--pattern", "half"): "'half'",
+        (folder, "--pattern", "2:7"): "--exclude '*.q_proj'",
+        (folder, "--include", "*.nothing"): "no linear matches",
+    }.items():
+        code, out, err = cli("verify", *args)
+        assert (code, out) == (2, ""), args
+        assert len(err.splitlines()) == 1 and said in err, err
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"quantization_config": {"quant_method": "gptq"}}, "already quantized (gptq)"),
+        ({"model_type": "mixtral"}, "'mixtral'"),
+    ],
+)
+def test_what_it_cannot_read(pruned, cli, config, said):
+    code, _, err = cli("verify", pruned(**config))
+
+    assert code == 2 and said in err and len(err.splitlines()) == 1

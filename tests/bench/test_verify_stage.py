@@ -1,0 +1,130 @@
+"""The runner's own check, on folders made by hand."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bench.verify import Broken, verify
+from methods.folder import Folder
+from methods.pattern import Pattern
+
+LINEARS = [f"self_attn.{x}_proj" for x in "qkvo"] + [f"mlp.{x}_proj" for x in ("gate", "up", "down")]
+TARGET = "model.layers.0.mlp.up_proj"
+NORM = "model.norm.weight"
+
+
+def llama():
+    """A llama of one block, 8 wide, that keeps 2:4 everywhere."""
+    torch.manual_seed(0)
+    tensors = {f"model.layers.0.{n}.weight": torch.randn(8, 8) for n in LINEARS}
+    for weight in tensors.values():
+        weight.view(8, 2, 4)[..., 2:] = 0
+    return tensors | {NORM: torch.ones(8)}
+
+
+def folder(path, tensors, kind="llama"):
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps({"model_type": kind}))
+    save_file({n: t.contiguous() for n, t in tensors.items()}, path / "model.safetensors")
+    return Folder(path)
+
+
+@pytest.fixture
+def check(tmp_path):
+    """verify() of llama() after a change."""
+    targets = [f"model.layers.0.{n}" for n in LINEARS]
+
+    def run(change=lambda tensors: None, *, declared=(), dtype=torch.float32):
+        tensors = llama()
+        change(tensors)
+        before, after = folder(tmp_path / "before", llama()), folder(tmp_path / "after", tensors)
+        return verify(before, after, Pattern(2, 4), targets, declared, dtype)
+
+    return run
+
+
+def test_counts(check):
+    verdict = check()
+
+    assert verdict.parameters == 7 * 64 + 8
+    assert verdict.zeros == 7 * 32
+    assert verdict.bytes == 4 * verdict.parameters
+    assert (verdict.violations, verdict.negative_zeros, verdict.changed) == (0, 0, frozenset())
+    assert {(x.weights, x.zeros) for x in verdict.layers.values()} == {(64, 32)}
+
+
+def test_one_group_too_full(check):
+    with pytest.raises(Broken, match="1 groups break 2:4"):
+        check(lambda t: t[TARGET + ".weight"][3, 2].fill_(0.5))
+
+
+def test_negative_zero_takes_a_place(check):
+    """A packer that looks at bits sees a third weight."""
+    with pytest.raises(Broken, match="1 groups break 2:4"):
+        check(lambda t: t[TARGET + ".weight"][3, 2].fill_(-0.0))
+
+
+def test_negative_zero_within_the_pattern_is_counted(check):
+    verdict = check(lambda t: t[TARGET + ".weight"][3, 0].fill_(-0.0))
+
+    assert (verdict.violations, verdict.negative_zeros) == (0, 1)
+
+
+def test_change_outside_the_targets(check):
+    with pytest.raises(Broken, match=r"model\.norm\.weight is no target and was not declared"):
+        check(lambda t: t[NORM][0].fill_(2))
+
+
+def test_change_of_the_sign_of_zero_is_a_change(tmp_path):
+    tensors = llama() | {NORM: torch.zeros(8)}
+    before, after = folder(tmp_path / "a", tensors), folder(tmp_path / "b", tensors | {NORM: -torch.zeros(8)})
+    with pytest.raises(Broken, match="was not declared"):
+        verify(before, after, Pattern(2, 4), [TARGET], [], torch.float32)
+
+
+def test_declared_change(check):
+    assert check(lambda t: t[NORM][0].fill_(2), declared=[NORM]).changed == {NORM}
+
+
+def test_declared_and_left_alone(check):
+    assert check(declared=[NORM]).changed == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.pop(NORM), r"tensor model\.norm\.weight is gone"),
+        (lambda t: t.update({"model.norm.bias": torch.ones(8)}), r"tensor model\.norm\.bias is new"),
+        (lambda t: t.update({NORM: torch.ones(4)}), r"was torch.float32 \[8\] and is torch.float32 \[4\]"),
+        (lambda t: t.update({NORM: torch.ones(8).half()}), r"was torch.float32 \[8\] and is torch.float16 \[8\]"),
+        (lambda t: t[TARGET + ".weight"][0, 0].fill_(torch.nan), r"up_proj\.weight holds NaN or infinity"),
+        (lambda t: t[NORM][0].fill_(torch.inf), r"norm\.weight holds NaN or infinity"),
+    ],
+    ids=["gone", "new", "shape", "dtype", "nan", "inf"],
+)
+def test_what_no_method_may_do(check, change, said):
+    with pytest.raises(Broken, match=said):
+        check(change, declared=[NORM])
+
+
+def test_declared_or_not_the_dtype_is_the_runs(check):
+    def halve(tensors):
+        tensors.update({n: t.bfloat16() for n, t in tensors.items()})
+
+    assert check(halve, dtype=torch.bfloat16).changed == frozenset()
+
+
+def test_conv1d_keeps_its_groups_along_the_first_dimension(tmp_path):
+    """GPT-2 stores [in, out]."""
+    name = "transformer.h.0.attn.c_proj"
+    held = torch.randn(8, 8)
+    held.view(2, 4, 8)[:, 2:] = 0
+    dense = folder(tmp_path / "dense", {name + ".weight": torch.randn(8, 8)}, "gpt2")
+    good = folder(tmp_path / "good", {name + ".weight": held}, "gpt2")
+    bad = folder(tmp_path / "bad", {name + ".weight": held.T}, "gpt2")
+
+    assert verify(dense, good, Pattern(2, 4), [name], [], torch.float32).layers[name].zeros == 32
+    with pytest.raises(Broken, match="groups break 2:4"):
+        verify(dense, bad, Pattern(2, 4), [name], [], torch.float32)

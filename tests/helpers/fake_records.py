@@ -1,0 +1,71 @@
+"""What tests of judging share: results folders made of numbers, with no model behind them."""
+
+import hashlib
+import math
+
+import numpy as np
+
+from bench.results.record import Item, ReadingRow, Record
+from bench.results.store import Store
+
+ARTICLES = 30
+WINDOWS = 4
+
+
+def record(method="wanda", seed=None, measure="perplexity", protocol="wiki-mini@128", **fields):
+    """A record under a key of its own, made of all that is said of it. made: what else its key is made of."""
+    slot = {"model": "tiny", "method": method, "pattern": "2:4", "quantizer": "none", "seed": seed, "measure": measure}
+    slot |= {"protocol": protocol, "targets": [["*"], []], "dtype": "float32", "device": "cpu"} | fields.pop("slot", {})
+    key = hashlib.sha256(repr((slot, fields.pop("made", None))).encode()).hexdigest()
+    machine = {"cpu": fields.pop("cpu", "EPYC"), "device": None}
+    provenance = {"commit": {"id": "c" * 40, "dirty": False}, "machine": machine, "recorded": "2026-01-01T00:00:00Z"}
+    fields = {"status": "ok", "token_digest": "t"} | fields
+    return Record(key=key, slot=slot, provenance=provenance | fields.pop("provenance", {}), **fields)
+
+
+def put(root, record, items=(), readings=()):
+    """Write it into a results folder."""
+    record.readings = list(readings)
+    Store(root).write(record, tuple(items))
+    return record
+
+
+def perplexity(root, loss=0.0, spread=0.01, *, made="a", noise=0, **about):
+    """Windows of 30 articles; `loss` nats a token more in each, give or take `spread` by article, drawn by `noise`."""
+    base = np.random.default_rng(0).normal(3.5, 0.3, ARTICLES * WINDOWS)
+    own = np.random.default_rng(noise).normal(0, spread, ARTICLES) if noise else np.zeros(ARTICLES)
+    own = own - own.mean()  # so that the loss is what it is said to be
+    values = 127.0 * (base + loss + np.repeat(own, WINDOWS))
+    items = [Item(str(i), str(i // WINDOWS), float(v), 127.0) for i, v in enumerate(values)]
+    value = math.exp(values.sum() / 127 / len(values))
+    row = ReadingRow(metric="perplexity", value=value, unit="1", better="lower", stderr=0.1, n=len(values))
+    return put(root, record(made=made, **about), items, [row])
+
+
+def accuracy(root, lost=0, gained=0, n=1000, *, made="a", **about):
+    """`n` questions, half of them right before; so many right ones are lost, and wrong ones gained."""
+    right = np.arange(n) % 2 == 0
+    right[np.flatnonzero(right)[:lost]] = False
+    right[np.flatnonzero(~(np.arange(n) % 2 == 0))[:gained]] = True
+    items = [Item(f"q{i}", f"q{i}", float(r), 1.0) for i, r in enumerate(right)]
+    row = ReadingRow(metric="acc", value=float(right.mean()), unit="1", better="higher", stderr=0.01, n=n)
+    about = {"measure": "zeroshot", "protocol": "piqa@1.0", "token_digest": ""} | about
+    return put(root, record(made=made, **about), items, [row])
+
+
+def latency(root, factor=1.0, blocks=12, *, made="a", noise=1, spread=0.01, **about):
+    times = factor * np.exp(np.random.default_rng(noise).normal(0, spread, blocks))
+    items = [Item(str(i), str(i), float(t), 1.0) for i, t in enumerate(times)]
+    row = ReadingRow(metric="prefill", value=float(np.median(times)), unit="s", better="lower", stderr=0.01, n=blocks)
+    about = {"measure": "latency", "protocol": "512", "token_digest": ""} | about
+    return put(root, record(made=made, **about), items, [row])
+
+
+def counted(root, metric, value, *, made="a", better="lower", unit="1", items=(), **about):
+    row = ReadingRow(metric=metric, value=value, unit=unit, better=better)
+    about = {"measure": "pattern", "protocol": "targets", "token_digest": ""} | about
+    return put(root, record(made=made, **about), items, [row])
+
+
+def failed(root, reason="OOM", *, made="a", **about):
+    return put(root, record(made=made, status="failed", reason=reason, **about))

@@ -1,0 +1,43 @@
+"""Single layers with inputs, and what one-shot methods make of them."""
+
+import torch
+
+from baselines.sparsegpt import prune_
+from methods.pruning.hessian import gram, inverse_factor, symmetric
+
+
+def first_block(model, job):
+    """Weight and inputs of each target in the first block, before anything is pruned."""
+    found = {}
+    handles = []
+    for name in [t for t in job.targets if ".layers.0." in t]:
+        module = model.get_submodule(name)
+        handles.append(
+            module.register_forward_pre_hook(
+                lambda m, args, name=name: found.__setitem__(name, (m.weight.clone(), args[0].flatten(0, 1)))
+            )
+        )
+    with torch.no_grad():
+        model(job.calibration)
+    for handle in handles:
+        handle.remove()
+    assert len(found) == 7
+    return found
+
+
+def error(got, weight, x):
+    return float((x @ (got - weight).T).square().sum() / (x @ weight.T).square().sum())
+
+
+def layer(out=24, width=64, tokens=256, seed=0):
+    """A weight, and inputs that are correlated and unequally loud."""
+    torch.manual_seed(seed)
+    mix = torch.eye(width) + torch.randn(width, width) / width**0.5
+    return torch.randn(out, width) / width**0.5, torch.randn(tokens, width) @ mix * torch.rand(width).add(0.5)
+
+
+def pruned(weight, x, pattern, block=128, damping=0.01):
+    got = weight.clone()
+    factor, _ = inverse_factor(symmetric(gram(x, None)) * 2 / len(x), damping)
+    prune_(got, factor, pattern, block)
+    return got

@@ -1,0 +1,62 @@
+"""Results folders for tests of reports: made of numbers, some of them failed, some under names that would like to be code."""
+
+from helpers import fake_records
+
+IMAGE = "<img src=x onerror=alert(1)>"
+FORMULA = "=cmd|'/C calc'!A0"
+CLOSING = "</script><script>alert(2)</script>"
+
+
+def folder(root):
+    """dense, wanda over three seeds, sparsegpt over two, one that failed, and an int8 row measured another way."""
+    fake_records.perplexity(root, method="dense", slot={"pattern": "dense"}, noise=9)
+    for seed in (0, 1, 2):
+        fake_records.perplexity(root, 0.20 + seed / 100, method="wanda", seed=seed, noise=seed + 1)
+    for seed in (0, 1):
+        fake_records.perplexity(root, 0.10 + seed / 100, method="sparsegpt", seed=seed, noise=seed + 11)
+    fake_records.perplexity(root, 0.20, method="twin", seed=0, noise=1)
+    for method, lost in (("dense", 0), ("wanda", 150), ("sparsegpt", 160)):
+        pattern = {"pattern": "dense"} if method == "dense" else {}
+        fake_records.accuracy(root, lost, method=method, seed=None if pattern else 0, slot=pattern)
+    fake_records.failed(root, "CUDA ran out of memory at block 3", method="magnitude")
+    fake_records.perplexity(
+        root, 0.12, method="wanda", seed=0, noise=5, protocol="wiki-mini@64", slot={"quantizer": "int8"}
+    )
+    for method, megabytes in (("dense", 4.0), ("wanda", 2.0), ("sparsegpt", 2.0), ("twin", 3.0)):
+        pattern = {"pattern": "dense"} if method == "dense" else {}
+        about = {"method": method, "slot": pattern, "measure": "size", "unit": "B"}
+        for seed in {"wanda": (0, 1, 2), "sparsegpt": (0, 1), "twin": (0,)}.get(method, (None,)):
+            fake_records.counted(root, "bytes_packed", megabytes * 1e6, seed=seed, **about)
+    for method, bits in (("dense", 32.0), ("magnitude", 17.0)):  # counted layer by layer
+        pattern = {"pattern": "dense"} if method == "dense" else {}
+        layers = [fake_records.Item("layer", "layer", bits, 1.0)]
+        fake_records.counted(root, "bits_per_weight", bits, method=method, slot=pattern, items=layers)
+    return root
+
+
+def hostile(root):
+    """Rows whose names would like to be code."""
+    for model in (IMAGE, FORMULA):
+        fake_records.perplexity(root, method="dense", slot={"model": model, "pattern": "dense"})
+        for i, method in enumerate(
+            (CLOSING, "@SUM(1)", "{{ 7 * 7 }}", "**x**|y`z`", "\\input{x}% $a_b^c~#&\\", "日本 é")
+        ):
+            fake_records.perplexity(root, 0.1 * i, method=method, slot={"model": model}, noise=i)
+            fake_records.counted(
+                root, "bytes_packed", 1e6 + i, method=method, slot={"model": model}, measure="size", unit="B"
+            )
+        fake_records.failed(root, f"{CLOSING} in a reason", method=IMAGE, slot={"model": model})
+    return root
+
+
+PUBLISHED = """model,method,pattern,perplexity,protocol,zero_shot_mean,zero_shot_tasks,source,note
+LLaMA2-7B,dense,dense,5.12,wikitext2@4096,57.16,maskllm7,"MaskLLM, table 1",
+LLaMA2-7B,wanda,2:4,11.00,wikitext2@4096,45.98,maskllm7,"MaskLLM, table 1",
+LLaMA2-7B,wanda,2:4,12.16,wikitext2@2048,,,PermLLM,calibrated on C4
+"""
+
+
+def published(root, text=PUBLISHED):
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "papers.csv").write_text(text)
+    return root

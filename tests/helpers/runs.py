@@ -1,0 +1,182 @@
+"""What test modules share: small runs, a cache with the corpus in it, and distributions of somebody else's."""
+
+import atexit
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from bench.catalog import registry
+from bench.cli import main
+from bench.inputs import models, wikimini
+from bench.plan import plan
+from bench.plan.spec import Spec
+from bench.results.store import Store
+from bench.run.events import Events
+from bench.run.worker import Assignment, work
+from bench.system import digests
+from bench.system.cache import cache_dir
+
+USUAL = cache_dir()
+TINY = Path(models.__file__).parents[1] / "assets/tiny"
+SMALL = {
+    "methods": ("magnitude",),
+    "quantizers": ("none",),
+    "measures": ("perplexity", "size"),
+    "perplexity": {"windows": 4},
+    "calibration": {"sequences": 4},
+    "device": "cpu",
+    "threads": 1,
+}
+
+
+ONE_SHOT = [n for n, e in registry.METHODS.items() if not ({"training", "cuda", "isolated"} & set(e.needs) or e.extra)]
+"""Those that need no training corpus, no device and no other library; what refines a mask is among them."""
+
+
+@cache
+def corpus() -> Path:
+    """wiki-mini's cache file: the developer's own where there is one, else parsed once a session."""
+    for file in (USUAL / "data").glob(f"wiki-mini-{wikimini.RECIPE}*.json"):
+        return file
+    folder = Path(tempfile.mkdtemp(prefix="cast-bench-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    wikimini.articles("test", folder)
+    (file,) = (folder / "data").iterdir()
+    return file
+
+
+def own_cache(tmp_path, monkeypatch) -> Path:
+    """A cache with nothing but the corpus, and no way to a hub."""
+    folder = tmp_path / "cache"
+    (folder / "data").mkdir(parents=True)
+    shutil.copy2(corpus(), folder / "data")
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(folder))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.delenv("BENCH_DATA_DIR", raising=False)
+    return folder
+
+
+def world(site, tmp_path, monkeypatch) -> Iterator[Path]:
+    """For a fixture: a cache of its own, which it yields, and the distributions in the folder `site` as if installed."""
+    put_on_path(site, monkeypatch)
+    yield own_cache(tmp_path, monkeypatch)
+    forget()
+
+
+def tiny(folder, **config) -> Path:
+    """A copy of tiny's folder. config: what differs in its config.json."""
+    shutil.copytree(TINY, folder)
+    if config:
+        about = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(about | config))
+    return folder
+
+
+def prune(folder, family_is_transposed=False):
+    """Magnitude, 2:4, on a folder as it lies."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from methods.folder import Folder
+    from methods.pattern import Pattern
+    from methods.targets import find_targets
+
+    opened = Folder(folder)
+    targets = {t + ".weight" for t in find_targets(opened.config, opened.shapes())}
+    (file,) = opened.files()
+    tensors = load_file(file)
+    for name, tensor in tensors.items():
+        if name in targets:
+            weight = tensor.T if family_is_transposed else tensor
+            weight = torch.where(Pattern(2, 4).keep(weight.abs()), weight, 0)
+            tensors[name] = (weight.T if family_is_transposed else weight).contiguous()
+    save_file(tensors, file, metadata={"format": "pt"})
+    return folder
+
+
+def small(results, **changes) -> Spec:
+    return Spec(**(SMALL | {"results": results} | changes))
+
+
+def flags(results, quantizers="none", **settings) -> list[str]:
+    """The same small run for the command line. quantizers: None where the test names its own."""
+    known = {"perplexity.windows": 4, "calibration.sequences": 4, "device": "cpu", "threads": 1} | settings
+    asked = ["--quant", quantizers] if quantizers else []
+    return ["--results", str(results), *asked, *(f"--set={k}={v}" for k, v in known.items())]
+
+
+def run_here(spec, *, only=None) -> list[dict]:
+    """What the workers of a run would say, without their processes. only: names of methods."""
+    told = io.StringIO()
+    for cells in plan.make_plan(spec, fetch=True).artifacts().values():
+        if only is None or cells[0].artifact.method in only:
+            work(Assignment(cells=cells, results=spec.results, wait=True), Events(told))
+    return [event for line in told.getvalue().splitlines() if (event := json.loads(line))["event"] != "progress"]
+
+
+def records(results) -> dict:
+    """Every record by method, seed and measure; two of a kind would be told apart by their keys' order alone."""
+    found = {}
+    for record in Store(Path(results), write=False):
+        kind = record.slot["method"], record.slot["seed"], record.slot["measure"]
+        assert kind not in found, f"{kind} twice in {results}"
+        found[kind] = record
+    return found
+
+
+def call(capsys, monkeypatch, *args):
+    """The command line, in this process: exit code, stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["bench", *map(str, args)])
+    capsys.readouterr()
+    code = 0
+    try:
+        main.main()
+    except SystemExit as end:
+        code = end.code
+    out, err = capsys.readouterr()
+    return code or 0, out, err
+
+
+def start(*args, **options) -> subprocess.Popen:
+    """The command line, in its own process."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-m", "bench", *map(str, args)], **(pipes | options))
+
+
+def bench(*args, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *map(str, args)], capture_output=True, text=True, check=False, **options
+    )
+
+
+def distribution(folder: Path, name: str, source: str, **groups: dict[str, str]) -> Path:
+    """Somebody else's distribution as pip leaves it: a module, and metadata with entry points. groups: kind -> names."""
+    about = folder / f"{name}-1.0.dist-info"
+    about.mkdir(parents=True)
+    (folder / f"{name}.py").write_text(source)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    sections = [
+        f"[cast_bench.{kind}]\n" + "".join(f"{n} = {t}\n" for n, t in names.items()) for kind, names in groups.items()
+    ]
+    (about / "entry_points.txt").write_text("\n".join(sections))
+    return folder
+
+
+def put_on_path(folder: Path, monkeypatch) -> None:
+    """For this process and those it starts."""
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")])))
+    forget()
+
+
+def forget() -> None:
+    """Let the catalog look again."""
+    registry.entries.cache_clear()
+    digests.of_source.cache_clear()

@@ -1,0 +1,54 @@
+"""Trainings of seconds: a text with something to learn, and jobs that train on it."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from bench.catalog import choice, registry
+from bench.inputs.training_text import Packed
+from methods.contract import Budget, Prior
+
+STEPS = 30
+
+
+def counting():
+    """A text with something to learn: the next token is the last one plus one, most of the time."""
+    dice = np.random.default_rng(0)
+    ids = np.cumsum(dice.choice([1, 1, 1, 5], size=4000)) % 64
+    return Packed(ids.astype(np.uint16), seqlen=16, sequences=8, seed=0)
+
+
+def job_to_train(model, make_job, corpus, workdir, pattern="2:4", steps=STEPS, **fields):
+    """A job that trains for `steps` steps; its prior holds the masks of the largest weights."""
+    job = make_job(model, pattern)
+    masks = {} if job.pattern.dense else {t: job.pattern.keep(weight_of(model, t).abs()) for t in job.targets}
+    teacher = copy.deepcopy(model)
+    given = {
+        "training": corpus,
+        "validation": torch.from_numpy(corpus.ids[:320].astype(np.int64)).view(20, 16),
+        "budget": Budget(tokens=steps * corpus.step_tokens, micro=4),
+        "teacher": lambda: teacher,
+        "workdir": workdir,
+        "prior": Prior(folder=workdir, masks=masks),
+    }
+    return replace(job, **(given | fields))
+
+
+def weight_of(model, target):
+    module = model.get_submodule(target)
+    return module.weight.T if type(module).__name__ == "Conv1D" else module.weight
+
+
+def method(name, **config):
+    return choice.build(registry.METHODS[name], name, {"lr": 3e-3} | config)
+
+
+def pruned(model, job):
+    """As a one-shot stage would have left it."""
+    model = copy.deepcopy(model)
+    for t in job.targets:
+        weight = weight_of(model, t)
+        weight.masked_fill_(~job.pattern.keep(weight.abs()), 0)
+    return model

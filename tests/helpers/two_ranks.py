@@ -1,0 +1,28 @@
+"""Run by torchrun from test_ranks: train on two processes, write what came out."""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from helpers.models import build, job_for, write
+from helpers.trainings import counting, job_to_train, method
+
+
+def main(name: str, family: str, out: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    model = build(family)
+    job = job_to_train(model, job_for, counting(), out / "work", steps=12)
+    outcome = method(name).apply(model, job)
+    if dist.get_rank() == 0:
+        (out / "model").mkdir()
+        write(outcome.model, out / "model")
+        (out / "curve.txt").write_text("\n".join(str(row["loss"]) for row in outcome.notes["curve"]))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))

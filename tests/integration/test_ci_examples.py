@@ -1,0 +1,164 @@
+"""What users copy into their builds: it parses, asks for no right it does not need, and its very commands run."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+from helpers import fake_records, runs
+
+ROOT = Path(__file__).parents[2]
+ACTION = yaml.safe_load((ROOT / ".github/actions/gate/action.yml").read_text())
+WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/bench.yml").read_text())
+PAGE = (ROOT / "docs/ci.md").read_text()
+BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL) for kind in ("yaml", "toml", "bash")}
+GITHUB, GITLAB, NOTE = map(yaml.safe_load, BLOCKS["yaml"])
+STEPS = [
+    *ACTION["runs"]["steps"],
+    *(s for w in (WORKFLOW, GITHUB) for job in w["jobs"].values() for s in job["steps"]),
+]
+SMALL = 'methods = ["magnitude"]\nquantizers = ["none"]\nmeasures = ["perplexity"]\nthreads = 1\ndevice = "cpu"\n'
+SMALL += "[perplexity]\nwindows = 4\n"
+
+
+def test_a_build_may_read_and_nothing_else_but_for_the_job_that_comments():
+    for workflow in (WORKFLOW, GITHUB):
+        assert workflow["permissions"] == {"contents": "read"}
+        assert "pull_request_target" not in workflow[True]  # YAML 1.1 reads `on` so
+        for name, job in workflow["jobs"].items():
+            assert job.get("permissions") == ({"pull-requests": "write"} if name == "comment" else None)
+            assert job["timeout-minutes"] <= 30
+    told = str(WORKFLOW["jobs"]["comment"]["steps"])
+    assert "checkout" not in told and "pip" not in told and "bench " not in told
+    assert "head.repo.full_name == github.repository" in WORKFLOW["jobs"]["comment"]["if"]
+
+
+def test_actions_are_pinned_and_a_checkout_keeps_no_token():
+    for step in STEPS:
+        if "uses" in step:
+            assert step["uses"] == "./.github/actions/gate" or re.fullmatch(r"[\w./-]+@v\d+", step["uses"])
+            if "checkout" in step["uses"]:
+                assert step["with"]["persist-credentials"] is False
+
+
+def test_no_expression_is_pasted_into_a_command():
+    """A name with a quote in it would be code."""
+    assert not [s for s in STEPS if "${{" in s.get("run", "")]
+
+
+def test_every_input_is_declared_and_used():
+    given = {
+        k for w in (WORKFLOW, GITHUB) for s in w["jobs"]["gate"]["steps"] if "gate" in s["uses"] for k in s["with"]
+    }
+    used = set(re.findall(r"inputs\.([\w-]+)", (ROOT / ".github/actions/gate/action.yml").read_text()))
+    assert given <= set(ACTION["inputs"]) == used
+    assert all(i["description"] for i in ACTION["inputs"].values())
+
+
+@pytest.fixture
+def room(tmp_path, monkeypatch):
+    """A repository of a user's: a spec, margins, and a baseline. pip installs nothing in it."""
+    runs.own_cache(tmp_path, monkeypatch)
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    for name, line in (
+        ("pip", "exit 0"),
+        ("bench", f'exec {sys.executable} -m bench "$@"'),
+        ("curl", 'echo "$@" > sent'),
+    ):
+        (bin_ / name).write_text(f"#!/bin/sh\n{line}\n")
+        (bin_ / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT) + os.pathsep + os.environ.get("PYTHONPATH", ""))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    (tmp_path / "bench.toml").write_text(SMALL)
+    (tmp_path / "gate.toml").write_text(BLOCKS["toml"][1])
+    monkeypatch.chdir(tmp_path)
+    for line in BLOCKS["bash"][0].splitlines():
+        assert shell(line)[0] == 0
+    assert (tmp_path / "results/baselines/main.zip").exists()
+    return tmp_path
+
+
+def shell(command, **env):
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", command],
+        env=os.environ | env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+def act(given):
+    """The action's steps in order, as a runner does: after a failure only those that always run."""
+    values = {name: str(about.get("default", "")) for name, about in ACTION["inputs"].items()} | given
+    failed, told = 0, {}
+    for step in ACTION["runs"]["steps"]:
+        if "run" in step and (not failed or step.get("if") == "always()"):
+            env = {
+                k: re.sub(r"\$\{\{ inputs\.([\w-]+) }}", lambda m: values[m[1]], v)
+                for k, v in step.get("env", {}).items()
+            }
+            code, told[step["name"]] = shell(step["run"], **env)
+            failed = failed or code
+    return failed, told
+
+
+def script(job):
+    """GitLab's: one shell, and after_script whatever came of it."""
+    code, told = shell("\n".join(job["script"]))
+    after = shell(
+        "\n".join(NOTE["after_script"]), BENCH_TOKEN="t", CI_MERGE_REQUEST_IID="1", CI_API_V4_URL="u", CI_PROJECT_ID="2"
+    )
+    assert after[0] == 0
+    return code, told
+
+
+def test_the_very_commands_pass_then_fail(room):
+    code, told = act({"config": "bench.toml", "baseline": "main", "gate-config": "gate.toml"})
+    assert code == 0, told
+    assert "::notice title=bench gate::passed" in told["Gate"]
+    assert "bench gate passed" in (room / "summary.md").read_text()
+
+    assert script(GITLAB["bench"])[0] == 0
+    assert "PRIVATE-TOKEN: t" in (room / "sent").read_text()
+    (report,) = GITLAB["bench"]["artifacts"]["reports"].values()
+    assert ElementTree.parse(room / report).getroot().get("failures") == "0"
+
+    fake_records.perplexity(room / "results/more", method="wanda")  # a baseline of what is not measured
+    shell("bench merge results/local/ci --results results/more && bench baseline set main --results results/more")
+    code, told = act({"config": "bench.toml", "baseline": "main"})
+    assert code == 1 and "::error title=MISSING" in told["Gate"]
+    assert "MISSING" in (room / "summary.md").read_text()
+    assert script(GITLAB["bench"])[0] == 1
+    assert ElementTree.parse(room / report).getroot().get("failures") == "1"
+
+    code, told = act({"config": "bench.toml", "baseline": "nobody"})
+    assert code == 2 and "'nobody' is not there" in told["Gate"]
+
+
+def test_the_pages_own_settings_are_settings(tmp_path, cli):
+    for name, text in zip(("bench", "gate"), BLOCKS["toml"], strict=True):
+        (tmp_path / f"{name}.toml").write_text(text)
+    code, out, err = cli("plan", "--config", tmp_path / "bench.toml", "--results", tmp_path / "r", "--json")
+    assert code == 0, err
+    assert {row["method"] for row in json.loads(out)} == {"dense", "magnitude", "wanda", "sparsegpt"}
+
+    fake_records.accuracy(tmp_path / "a")
+    assert (
+        cli("gate", "--baseline", tmp_path / "a", "--results", tmp_path / "a", "--config", tmp_path / "gate.toml")[0]
+        == 0
+    )
+
+
+def test_the_projects_own_gate_has_its_settings():
+    run = (ROOT / ".ci/run").read_text()
+    for name in re.findall(r"--config (\S+)", run):
+        assert (ROOT / name).exists()
+    (name,) = re.findall(r"--baseline (\S+)", run)
+    assert (ROOT / f"results/baselines/{name}.zip").exists()

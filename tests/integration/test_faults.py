@@ -1,0 +1,423 @@
+"""What goes wrong costs what it must and no more: kills, crashes, broken promises, a full disk, Ctrl-C."""
+
+import errno
+import io
+import os
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+from safetensors import SafetensorError
+
+from bench import api
+from bench.results.store import Store
+from bench.run import runner
+from bench.run.progress import Plain
+from bench.system import cache
+from helpers import runs
+
+FAULTY = '''
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from methods.blocks import Walk
+from methods.contract import Needs, Outcome
+
+GATE = Path(os.environ.get("GATE", "/nowhere"))
+
+
+class _Method:
+    """Magnitude, and then something that no method should do."""
+
+    needs: ClassVar[Needs] = Needs.NOTHING
+
+    def apply(self, model, job):
+        walk = Walk(model, job)
+        for visit in walk:
+            visit.prune(job.pattern.keep(visit.weight.abs()))
+        self.spoil(model.model, job)
+        return Outcome(model, frozenset(getattr(self, "declared", ())))
+
+
+@dataclass(frozen=True)
+class Raises(_Method):
+    def spoil(self, model, job):
+        raise ArithmeticError("the third layer is odd")
+
+
+@dataclass(frozen=True)
+class Nan(_Method):
+    def spoil(self, model, job):
+        model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
+
+
+@dataclass(frozen=True)
+class Breaks(_Method):
+    def spoil(self, model, job):
+        model.layers[1].self_attn.q_proj.weight[0, :4] = 1
+
+
+@dataclass(frozen=True)
+class Touches(_Method):
+    def spoil(self, model, job):
+        model.norm.weight[0] += 1
+
+
+@dataclass(frozen=True)
+class Declares(Touches):
+    declared = ("model.norm.weight",)
+
+
+@dataclass(frozen=True)
+class Dies(_Method):
+    def spoil(self, model, job):
+        print("last words", file=sys.stderr, flush=True)
+        os._exit(3)
+
+
+@dataclass(frozen=True)
+class Leaves(_Method):
+    def spoil(self, model, job):
+        sys.exit("this library was never meant to be called")
+
+
+@dataclass(frozen=True)
+class Waits(_Method):
+    """Stands still while the file $GATE is there: while it prunes, or when its first record is to take its place."""
+
+    at: str = "prune"
+
+    def spoil(self, model, job):
+        if self.at == "prune":
+            return _stand()
+        if not GATE.exists():
+            return
+        real = os.replace
+
+        def replace(source, target):
+            if Path(target).parent.name == "records":
+                _stand()
+            real(source, target)
+
+        os.replace = replace
+
+
+def _stand():
+    while GATE.exists():
+        GATE.with_suffix(".reached").touch()
+        time.sleep(0.02)
+'''
+NAMES = {
+    n: f"faulty:{n.capitalize()}" for n in ["raises", "nan", "breaks", "touches", "declares", "dies", "leaves", "waits"]
+}
+PATIENCE_S = 60
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+    return runs.distribution(tmp_path_factory.mktemp("faulty"), "faulty", FAULTY, methods=NAMES)
+
+
+@pytest.fixture(autouse=True)
+def world(faulty, tmp_path, monkeypatch):
+    yield from runs.world(faulty, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def gate(tmp_path, monkeypatch):
+    path = tmp_path / "gate"
+    path.touch()
+    monkeypatch.setenv("GATE", str(path))
+    return path
+
+
+def until(true, what):
+    end = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < end, f"waited in vain for {what}"
+        time.sleep(0.02)
+
+
+def stopped_at(gate, command):
+    """A run whose worker stands at the gate, and the worker."""
+    run = runs.start(*command)
+    until(gate.with_suffix(".reached").exists, "the gate")
+    (worker,) = [p for p in psutil.Process(run.pid).children() if "bench.run.worker" in p.cmdline()]
+    return run, worker
+
+
+def gone(*processes):
+    return not psutil.wait_procs(processes, timeout=20)[1]
+
+
+def undisturbed(tmp_path, monkeypatch, **changes):
+    """The records of the same run, elsewhere, without a gate."""
+    (tmp_path / "calm").mkdir()
+    monkeypatch.delenv("GATE")
+    runs.own_cache(tmp_path / "calm", monkeypatch)
+    runs.run_here(runs.small(tmp_path / "calm/r", measures=("size",), **changes))
+    return {k: r.same() for k, r in runs.records(tmp_path / "calm/r").items()}
+
+
+def prepared(tmp_path, **changes):
+    """A results folder in which dense is done, so that a test pays for one artifact."""
+    spec = runs.small(tmp_path / "r", measures=("size",), **changes)
+    runs.run_here(spec, only=["dense"])
+    return spec, ["run", "--methods", ",".join(spec.methods), "--measures", "size", *runs.flags(spec.results)]
+
+
+def same(results):
+    return {k: r.same() for k, r in runs.records(results).items()}
+
+
+def test_killed_worker_costs_its_artifact_alone(tmp_path, monkeypatch, gate):
+    spec, command = prepared(tmp_path, methods=("waits", "declares"))
+    run, worker = stopped_at(gate, command)
+    worker.kill()
+    _, err = run.communicate(timeout=PATIENCE_S)
+
+    assert run.returncode == 1
+    assert "2 cells failed" in err
+    got = runs.records(spec.results)
+    assert {k[0] for k, r in got.items() if r.status == "ok"} == {"dense", "declares"}
+    assert "signal 9" in got["waits", None, "size"].reason
+
+    gate.unlink()
+    again = runs.bench(*command)
+
+    assert again.returncode == 0, again.stderr
+    assert "2 cells measured, 4 read" in again.stdout
+    assert "6 cells, 4 already recorded" in again.stderr
+    assert same(spec.results) == undisturbed(tmp_path, monkeypatch, methods=spec.methods)
+
+
+def test_killed_runner_takes_its_worker_along_and_breaks_no_record(tmp_path, monkeypatch, gate):
+    """It is killed in the middle of a write."""
+    spec, command = prepared(tmp_path, methods=("waits:at=write",))
+    before = same(spec.results)
+    run, worker = stopped_at(gate, command)
+    run.kill()
+    run.communicate(timeout=PATIENCE_S)
+
+    assert gone(worker)
+    assert same(spec.results) == before
+    assert not (spec.results / "corrupt").exists()
+
+    gate.unlink()
+    again = runs.bench(*command)
+
+    assert again.returncode == 0, again.stderr
+    assert "2 cells measured, 2 read" in again.stdout
+    assert same(spec.results) == undisturbed(tmp_path, monkeypatch, methods=spec.methods)
+
+
+@pytest.fixture
+def interruptible():
+    """A background job's children ignore SIGINT; a terminal's do not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_loses_nothing(tmp_path, gate):
+    spec, command = prepared(tmp_path, methods=("waits",))
+    before = same(spec.results)
+    run, worker = stopped_at(gate, command)
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=PATIENCE_S)
+
+    assert run.returncode == 130
+    assert err.splitlines()[-1] == "bench: stopped; the same command goes on from here"
+    assert "Traceback" not in err
+    assert gone(worker)
+    assert same(spec.results) == before
+    assert not list(spec.results.rglob("*.tmp"))
+
+    gate.unlink()
+    again = api.execute(spec, Plain(io.StringIO()))
+
+    assert (again.computed, again.failed) == (2, 0)
+
+
+def test_two_runs_share_the_work(tmp_path, gate):
+    """The second comes while the first holds an artifact: it takes the other, then waits for the first."""
+    spec, command = prepared(tmp_path, methods=("waits", "magnitude"))
+    first, _ = stopped_at(gate, command)
+    second = runs.start(*command)
+    magnitude = [c for c in api.plan(spec).cells if c.artifact.method == "magnitude"]
+    store = Store(spec.results)
+    until(lambda: all(store.get(c.key) for c in magnitude), "the second run to take the free artifact")
+    gate.unlink()
+    ends = [r.communicate(timeout=PATIENCE_S) for r in (first, second)]
+
+    assert [first.returncode, second.returncode] == [0, 0], ends
+    measured = [int(out.split(" cells measured")[0].splitlines()[-1]) for out, _ in ends]
+    assert measured == [2, 2]
+    assert len(same(spec.results)) == 6
+    assert not (spec.results / "corrupt").exists()
+
+
+def test_collecting_the_cache_disturbs_no_run(tmp_path, gate):
+    spec, command = prepared(tmp_path, methods=("waits",))
+    run, _ = stopped_at(gate, command)
+    said = runs.bench("cache", "gc", "--all")
+    gate.unlink()
+    _, err = run.communicate(timeout=PATIENCE_S)
+
+    assert said.returncode == 0, said.stderr
+    assert "entries are in use and stay" in said.stdout
+    assert run.returncode == 0, err
+    assert {r.status for r in runs.records(spec.results).values()} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        ("raises", "ArithmeticError: the third layer is odd"),
+        ("nan", "Broken: model.layers.0.mlp.up_proj.weight holds NaN or infinity"),
+        ("breaks", "Broken: 1 groups break 2:4"),
+        ("touches", "Broken: model.norm.weight is no target and was not declared, yet it changed"),
+    ],
+)
+def test_broken_promise_is_a_failed_row_with_the_reason(tmp_path, method, reason):
+    spec = runs.small(tmp_path / "r", methods=(method, "magnitude"), measures=("size",))
+    runs.run_here(spec)
+
+    got = runs.records(spec.results)
+
+    assert {k[0]: r.status for k, r in got.items()} == {"dense": "ok", method: "failed", "magnitude": "ok"}
+    assert got[method, None, "size"].reason == got[method, None, "pattern"].reason == reason
+    assert "Traceback" in got[method, None, "size"].traceback
+
+
+def test_declared_change_is_allowed_and_shown(tmp_path):
+    spec = runs.small(tmp_path / "r", methods=("declares",), measures=("size",))
+    runs.run_here(spec)
+
+    got = runs.records(spec.results)["declares", None, "pattern"]
+
+    assert got.status == "ok"
+    assert got.notes["changed"] == ["model.norm.weight"]
+
+
+def test_process_that_ends_is_a_failed_row_and_the_rest_goes_on(tmp_path, capsys, monkeypatch):
+    spec, command = prepared(tmp_path, methods=("dies", "leaves", "magnitude"))
+    code, out, err = runs.call(capsys, monkeypatch, *command)
+
+    assert code == 1
+    assert err.splitlines()[-1].startswith("bench: 4 cells failed")
+    assert "failed" in out
+    got = runs.records(spec.results)
+    assert {k[0]: r.status for k, r in got.items()} == {
+        "dense": "ok",
+        "dies": "failed",
+        "leaves": "failed",
+        "magnitude": "ok",
+    }
+    assert "ended with code 3" in got["dies", None, "size"].reason
+    _, shown, _ = runs.call(capsys, monkeypatch, "show", got["dies", None, "size"].key, "--results", spec.results)
+    assert "last words" in shown
+
+
+def test_failed_cells_are_tried_again_and_good_ones_are_not(tmp_path, capsys, monkeypatch):
+    spec = runs.small(tmp_path / "r", methods=("raises", "magnitude"), measures=("size",))
+    runs.run_here(spec)
+
+    again = runs.run_here(spec)
+
+    tried = [e["key"] for e in again if not e.get("known")]
+    got = runs.records(spec.results)
+    assert sorted(tried) == sorted(r.key for k, r in got.items() if k[0] == "raises")
+    key = got["raises", None, "size"].key
+    code, shown, _ = runs.call(capsys, monkeypatch, "show", key[:12], "--results", spec.results)
+    assert code == 0
+    assert 'raise ArithmeticError("the third layer is odd")' in shown
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def full_in_words(*_, **__):
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize(
+    ("where", "fault"),
+    [("os.fsync", full), ("os.replace", full), ("safetensors.torch.save_file", full_in_words)],
+)
+def test_full_disk_ends_the_work_with_the_reason(tmp_path, monkeypatch, where, fault):
+    spec, _ = prepared(tmp_path)
+    monkeypatch.setattr(where, fault)
+    told = runs.run_here(spec, only=["magnitude"])
+
+    assert [e["event"] for e in told] == ["fatal"]
+    assert told[0]["reason"].startswith("the disk is full (")
+    assert {k[0] for k in runs.records(spec.results)} == {"dense"}
+
+
+class Told:
+    """A worker that says one thing and is gone."""
+
+    said = '{"event": "fatal", "reason": "the disk is full (r): free some space"}\n'
+
+    def __init__(self, *_, **__):
+        self.stdin = io.StringIO()
+        self.stdout = io.StringIO(self.said)
+
+    def wait(self):
+        return 0
+
+    def kill(self):
+        pass
+
+
+def test_collecting_the_cache_before_a_worker_is_up_disturbs_no_runner(tmp_path, monkeypatch):
+    """It still has its log to read, and corpora and models for its workers."""
+    spec, _ = prepared(tmp_path)
+
+    class Early(Plain):
+        def begin(self, *_):
+            cache.gc(everything=True, days=0)
+            assert list((tmp_path / "cache/data").iterdir())
+
+    class Collected(Told):
+        said = ""
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            cache.gc(everything=True, days=0)
+
+    monkeypatch.setattr(subprocess, "Popen", Collected)
+    assert api.execute(spec, Early(io.StringIO())).failed == 2
+
+
+def test_full_disk_stops_the_run(tmp_path, monkeypatch, capsys):
+    spec, command = prepared(tmp_path)
+    monkeypatch.setattr(subprocess, "Popen", Told)
+
+    with pytest.raises(runner.Stopped, match="the disk is full"):
+        api.execute(spec, Plain(io.StringIO()))
+    code, _, err = runs.call(capsys, monkeypatch, *command)
+
+    assert code == 1
+    assert err.splitlines()[-1] == "bench: stopped: the disk is full (r): free some space"
+
+
+def test_full_disk_under_the_runner_itself(tmp_path, monkeypatch, capsys):
+    _, command = prepared(tmp_path)
+    monkeypatch.setattr(os, "replace", full)
+    code, _, err = runs.call(capsys, monkeypatch, *command)
+
+    assert code == 1
+    assert err.splitlines()[-1].startswith("bench: stopped: the disk is full (")
+    assert "Traceback" not in err

@@ -1,0 +1,144 @@
+"""A method that refines another: what it is given, and that its prior is built once."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bench import api
+from bench.run.build import Builder
+from helpers import runs
+
+REFINES = '''
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from methods.blocks import Walk
+from methods.contract import Needs, Outcome
+from methods.folder import Folder
+
+
+@dataclass(frozen=True)
+class Refines:
+    """Halve what the stage before kept."""
+
+    needs: ClassVar[Needs] = Needs.NOTHING
+
+    def apply(self, model, job):
+        prior = job.prior
+        folder = Folder(prior.folder)
+        assert prior.folder == job.source
+        assert set(prior.masks) == set(job.targets)
+        walk = Walk(model, job)
+        for visit in walk:
+            mask = prior.masks[visit.name]
+            assert mask.dtype == torch.bool and mask.shape == visit.weight.shape
+            assert torch.equal(mask, folder.tensor(visit.name + ".weight") != 0)
+            visit.weight.mul_(0.5)
+        return walk.outcome(kept=sum(int(m.sum()) for m in prior.masks.values()))
+
+
+@dataclass(frozen=True)
+class Forgets(Refines):
+    """Fill the zeros again."""
+
+    def apply(self, model, job):
+        for _ in (walk := Walk(model, job)):
+            _.weight.add_(1)
+        return walk.outcome()
+
+
+@dataclass(frozen=True)
+class Nothing(Refines):
+    def apply(self, model, job):
+        return Outcome(model)
+'''
+NAMES = {"refines": "refining:Refines", "forgets": "refining:Forgets", "nothing": "refining:Nothing"}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    return runs.distribution(tmp_path_factory.mktemp("site"), "refining", REFINES, methods=NAMES)
+
+
+@pytest.fixture(autouse=True)
+def cache(installed, tmp_path, monkeypatch):
+    yield from runs.world(installed, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def applied(monkeypatch):
+    """The label of every stage that is really applied."""
+    labels = []
+    real = Builder._apply
+    monkeypatch.setattr(
+        Builder, "_apply", lambda self, a, b, r: (labels.append(a.stages[-1].label), real(self, a, b, r))[1]
+    )
+    return labels
+
+
+def test_refinement_gets_its_prior_and_the_prior_is_built_once(tmp_path, applied):
+    spec = runs.small(tmp_path / "r", methods=("magnitude", "refines:from=magnitude"), measures=("size",))
+    runs.run_here(spec)
+
+    assert applied == ["dense", "magnitude", "refines:from=magnitude"]
+    got = runs.records(spec.results)["magnitude + refines:from=magnitude", None, "pattern"]
+    assert got.status == "ok", got.reason
+    size = {r.metric: r.value for r in runs.records(spec.results)["magnitude", None, "size"].readings}
+    assert 0 < got.notes["kept"] < size["nonzeros"]
+
+
+def test_prior_is_built_where_nobody_asked_for_it(tmp_path, applied):
+    spec = runs.small(tmp_path / "r", methods=("refines:from=magnitude",), measures=("size",))
+    runs.run_here(spec)
+
+    assert applied == ["dense", "magnitude", "refines:from=magnitude"]
+    assert ("magnitude", None, "size") not in runs.records(spec.results)
+
+
+def test_every_stage_has_to_hold_the_pattern(tmp_path):
+    spec = runs.small(tmp_path / "r", methods=("forgets:from=magnitude", "refines:from=magnitude"), measures=("size",))
+    runs.run_here(spec)
+    got = runs.records(spec.results)
+
+    assert "groups break 2:4" in got["magnitude + forgets:from=magnitude", None, "size"].reason
+    assert got["magnitude + refines:from=magnitude", None, "size"].status == "ok"
+
+
+def test_a_stage_that_changes_nothing_is_its_prior(tmp_path):
+    spec = runs.small(tmp_path / "r", methods=("magnitude", "nothing:from=magnitude"))
+    runs.run_here(spec)
+    got = runs.records(spec.results)
+
+    assert (
+        got["magnitude", None, "perplexity"].readings
+        == got["magnitude + nothing:from=magnitude", None, "perplexity"].readings
+    )
+
+
+def test_prior_is_part_of_the_key(tmp_path):
+    keys = {
+        prior: {
+            c.key
+            for c in api.plan(runs.small(tmp_path, methods=(f"refines:from={prior}",))).cells
+            if len(c.artifact.stages) == 2
+        }
+        for prior in ("magnitude", "wanda")
+    }
+
+    assert not keys["magnitude"] & keys["wanda"]
+
+
+def test_a_cached_artifact_follows_its_model_when_that_moves(tmp_path):
+    """What changed nothing is kept as "its input", never as a path: another model may come to lie there."""
+    first, second = (runs.tiny(tmp_path / name) for name in ("first", "second"))
+    same = {"methods": ("dense",), "perplexity": {"windows": 2, "seqlen": 64, "data": "wiki-mini"}}
+    runs.run_here(runs.small(tmp_path / "a", models=(str(first),), **same))
+    weights = load_file(first / "model.safetensors")
+    save_file({n: torch.zeros_like(t) for n, t in weights.items()}, first / "model.safetensors", {"format": "pt"})
+    runs.run_here(runs.small(tmp_path / "b", models=(str(second),), **same))
+
+    one, other = (runs.records(tmp_path / r)["dense", None, "perplexity"] for r in "ab")
+    assert one.key == other.key
+    assert one.readings == other.readings

@@ -1,0 +1,29 @@
+"""The notebook in docs/ runs from top to bottom, and is kept without outputs."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from bench.results.store import Store
+from helpers import runs
+
+NOTEBOOK = Path(__file__).parents[2] / "docs/api.ipynb"
+
+
+def test_runs(tmp_path, monkeypatch):
+    runs.own_cache(tmp_path, monkeypatch)
+    monkeypatch.setenv("NOTEBOOK_RESULTS", str(tmp_path / "r"))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+
+    got = list(Store(tmp_path / "r", write=False))
+    assert {r.slot["method"] for r in got} == {"dense", "magnitude", "wanda"}
+    assert all(r.status == "ok" for r in got)
+
+
+@pytest.mark.parametrize("cell", nbformat.read(NOTEBOOK, as_version=4).cells, ids=lambda c: c["id"])
+def test_keeps_no_outputs(cell):
+    assert not cell.get("outputs") and cell.get("execution_count") is None

@@ -1,0 +1,125 @@
+"""Training as part of a run: resumed, diverged, refused."""
+
+import pytest
+
+from bench.results.store import Store
+from bench.run import events
+from bench.system import cache
+from bench.system.cache import cache_dir
+from helpers import runs
+from helpers.runs import call, flags
+from methods.training import trainer
+
+SMALL = {"tokens": 40 * 8 * 32, "batch": 8, "seqlen": 32}
+
+
+@pytest.fixture(autouse=True)
+def own(tmp_path, monkeypatch):
+    runs.own_cache(tmp_path, monkeypatch)
+
+
+def spec(results, **changes):
+    given = {"methods": ("cast:lr=1e-3",), "measures": ("perplexity",), "training": SMALL} | changes
+    return runs.small(results, **given)
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_training_goes_on_and_the_records_are_the_same(tmp_path, monkeypatch):
+    runs.run_here(spec(tmp_path / "straight"))
+    cache.gc(everything=False, days=0)  # else the second run finds the model made
+    monkeypatch.setattr(trainer, "CHECKPOINT_S", 0)
+    real = events.Events.advance
+
+    def kill(self, done, total, **figures):
+        if self.phase.startswith("cast") and done == 30:
+            raise Killed
+        real(self, done, total, **figures)
+
+    monkeypatch.setattr(events.Events, "advance", kill)
+    with pytest.raises(Killed):
+        runs.run_here(spec(tmp_path / "broken"))
+    monkeypatch.setattr(events.Events, "advance", real)
+    (left,) = (cache_dir() / "training").iterdir()
+    assert (left / "step-20/about.json").exists()
+    began = []
+    once = trainer.Trainer._resume
+    monkeypatch.setattr(
+        trainer.Trainer, "_resume", lambda self, optimizer: began.append(once(self, optimizer)) or began[-1]
+    )
+
+    runs.run_here(spec(tmp_path / "broken"))
+
+    assert began == [20]
+    assert list((cache_dir() / "training").iterdir()) == []
+    one, two = (runs.records(tmp_path / name) for name in ("straight", "broken"))
+    assert one.keys() == two.keys()
+    assert all(one[k].same() == two[k].same() for k in one)
+
+
+def test_divergence_is_a_row_that_says_where(tmp_path, capsys, monkeypatch):
+    runs.run_here(spec(tmp_path / "r", methods=("dense-ft:lr=10:clip=0:warmup=0",)))
+
+    records = runs.records(tmp_path / "r")
+    (row,) = [r for (method, _, measure), r in records.items() if "lr=10" in method and measure == "perplexity"]
+    assert row.status == "diverged"
+    assert "dense-ft at step" in row.reason and "last good checkpoint" in row.reason
+    assert records["dense", None, "perplexity"].status == "ok"
+
+
+def test_notes_and_costs_are_in_the_record(tmp_path):
+    runs.run_here(spec(tmp_path / "r"))
+
+    record = runs.records(tmp_path / "r")["cast:lr=1e-3", 0, "pattern"]
+    assert record.notes["training"]["tokens"] == SMALL["tokens"] == record.cost["training_tokens"]
+    assert record.notes["training"]["unique_tokens"] <= SMALL["tokens"]
+    assert record.slot["training"] == "wiki-mini@32x8, 10,240 tokens"
+    assert record.readings[0].value == 0
+
+
+def test_retraining_keeps_what_the_prior_kept(tmp_path):
+    runs.run_here(spec(tmp_path / "r", methods=("retrain:from=magnitude:lr=1e-3",)))
+
+    record = runs.records(tmp_path / "r")["magnitude + retrain:from=magnitude:lr=1e-3", 0, "pattern"]
+    assert record.status == "ok" and record.readings[0].value == 0
+
+
+def test_validation_split_is_another_protocol(tmp_path):
+    runs.run_here(spec(tmp_path / "r", methods=("magnitude",), perplexity={"windows": 4, "split": "validation"}))
+
+    records = [r for r in Store(tmp_path / "r", write=False) if r.slot["measure"] == "perplexity"]
+    assert {r.slot["protocol"] for r in records} == {"wiki-mini-validation@128x4"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"training.tokens": 10}, "training.tokens=10 is not one step of 32 x 128 tokens"),
+        ({"training.data": "nowhere.txt"}, "training text 'nowhere.txt' is not there"),
+        ({"training.data": "wikimini"}, "unknown corpus 'wikimini': did you mean wiki-mini"),
+        ({"training.recipe": "tinny"}, "unknown training recipe 'tinny': did you mean tiny"),
+        ({"training.processes": 3}, "training.batch=32 sequences cannot be shared by training.processes=3"),
+        ({"training.token": 3}, "did you mean training.tokens"),
+    ],
+)
+def test_bad_input_is_a_sentence(settings, words, tmp_path, capsys, monkeypatch):
+    code, _, err = call(capsys, monkeypatch, "run", "--methods", "cast", *flags(tmp_path / "r", **settings))
+    assert code == 2, err
+    assert words in err
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("cast:lambda=much", "cast:lambda"),
+        ("cast:no-mask", "did you mean"),
+        ("cast:learning_rate=1", "unknown field of cast 'learning_rate'"),
+        ("retrain:from=magnitud", "unknown method 'magnitud': did you mean magnitude"),
+    ],
+)
+def test_bad_methods_are_a_sentence(method, words, tmp_path, capsys, monkeypatch):
+    code, _, err = call(capsys, monkeypatch, "run", "--methods", method, *flags(tmp_path / "r"))
+    assert code == 2, err
+    assert words in err

@@ -1,0 +1,338 @@
+"""The walk hands each block what the whole model would, pruned as it is by then."""
+
+import copy
+import weakref
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BloomConfig
+
+from bench.catalog import registry
+from bench.catalog.choice import build
+from bench.inputs import loading
+from helpers import runs
+from methods.contract import Compute
+from methods.errors import UserError
+from methods.folder import Folder
+from methods.pruning import walk as walk_module
+from methods.pruning.hessian import gram, symmetric
+from methods.pruning.walk import BATCH_TOKENS, Flow, Visit, Walk
+from methods.targets import dense_weight, family_of
+
+
+def rows(x, so_far):
+    """A statistic that forgets nothing."""
+    return x.clone() if so_far is None else torch.cat([so_far, x])
+
+
+def inputs_of(model, job):
+    """What each target is given in a plain forward of the whole model on all sequences at once."""
+    seen = {}
+
+    def listen(name):
+        return lambda _module, args: seen.__setitem__(name, args[0].flatten(0, -2).clone())
+
+    handles = [model.get_submodule(t).register_forward_pre_hook(listen(t)) for t in job.targets]
+    with torch.no_grad():
+        model(input_ids=job.calibration, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_pruning_nothing_reproduces_the_forward(family, make, make_job):
+    """The input of every target, and so of every block, whatever masks and positions the family passes on."""
+    model = make(family)
+    job = make_job(model)
+
+    walked = {visit.name: visit.stat for visit in Walk(model, job, rows)}
+
+    want = inputs_of(model, job)
+    assert walked.keys() == want.keys()
+    for name, x in walked.items():
+        close(x, want[name])
+
+
+def test_the_flow_ends_where_the_forward_does(family, make, make_job):
+    """Run through all of its blocks, the flow holds the model's own hidden states."""
+    model = make(family)
+    job = make_job(model)
+    path = family_of(model.config.to_dict()).blocks
+    layers = model.get_submodule(path)
+    seen = []
+    handle = layers[-1].register_forward_hook(
+        lambda _m, _a, out: seen.append(out[0] if isinstance(out, tuple) else out)
+    )
+    with torch.no_grad():
+        states = model(input_ids=job.calibration, use_cache=False, output_hidden_states=True).hidden_states
+        handle.remove()
+        flow = Flow(model, layers, job.calibration, job.compute)
+        for i, block in enumerate(layers):
+            close(torch.cat(flow.hidden), states[i])
+            flow.advance(i, block)
+
+    close(torch.cat(flow.hidden), seen[0])
+
+
+def test_sliding_window_is_seen(make, make_job):
+    """The windows of these models are shorter than the sequences; with none, the last block's inputs differ."""
+    for family in ("mistral", "qwen2", "qwen3"):
+        model = make(family)
+        job = make_job(model)
+        walked = {visit.name: visit.stat for visit in Walk(model, job, rows)}
+        model.config.sliding_window = 1000
+        wide = {visit.name: visit.stat for visit in Walk(model, job, rows)}
+        assert not torch.allclose(walked[job.targets[-1]], wide[job.targets[-1]], atol=1e-3), family
+
+
+@pytest.mark.parametrize("sequences", [1, 2, 4, 5], ids=lambda n: f"batches of {n}")
+def test_batching_does_not_matter(family, sequences, make, make_job, monkeypatch):
+    """6 sequences: with 4 or 5 to a batch the last is uneven."""
+    model = make(family)
+    job = make_job(model)
+    want = {visit.name: symmetric(visit.stat) for visit in Walk(model, job, gram)}
+
+    monkeypatch.setitem(BATCH_TOKENS, "cpu", 16 * sequences)
+    calls = []
+    got = {
+        visit.name: symmetric(visit.stat)
+        for visit in Walk(model, job, lambda x, s: (calls.append(len(x)), gram(x, s))[1])
+    }
+
+    assert set(calls) == {16 * sequences, 16 * (6 % sequences or sequences)}
+    for name in want:
+        torch.testing.assert_close(got[name], want[name], rtol=1e-4, atol=1e-4)
+
+
+def test_eager_attention_agrees_with_sdpa(family, make, make_job):
+    """Eager attention is given a mask of numbers where sdpa may be given none."""
+    eager, sdpa = (make(family, attn_implementation=kind) for kind in ("eager", "sdpa"))
+    job = make_job(sdpa)
+
+    one = {visit.name: visit.stat for visit in Walk(eager, job, rows)}
+    other = {visit.name: visit.stat for visit in Walk(sdpa, job, rows)}
+
+    for name in one:
+        close(one[name], other[name])
+
+
+def test_blocks_see_pruned_predecessors_and_themselves_dense(family, make, make_job):
+    """All linears of a block are measured before any of it is pruned, and each block after those before it were."""
+    model = make(family)
+    job = make_job(model)
+    dense = inputs_of(model, job)
+
+    walked = {}
+    for visit in Walk(model, job, rows):
+        walked[visit.name] = visit.stat
+        visit.prune(job.pattern.keep(visit.weight.abs()))
+
+    first, second, _ = (
+        job.targets[i : i + len(job.targets) // 3] for i in range(0, len(job.targets), len(job.targets) // 3)
+    )
+    for name in first:
+        close(walked[name], dense[name])
+    for name in second:
+        assert not torch.allclose(walked[name], dense[name], atol=1e-3), name
+    pruned = inputs_of(model, job)
+    close(walked[second[0]], pruned[second[0]])
+
+
+@pytest.mark.parametrize("sequences", [2, 6])
+def test_linears_with_one_input_share_one_statistic(llama, job, sequences, monkeypatch):
+    monkeypatch.setitem(BATCH_TOKENS, "cpu", 16 * sequences)
+
+    stats = {visit.name: visit.stat for visit in Walk(llama, job, gram)}
+
+    for i in range(3):
+        of = {name.rsplit(".", 1)[1]: stat for name, stat in stats.items() if f".{i}." in name}
+        assert of["q_proj"] is of["k_proj"] is of["v_proj"]
+        assert of["gate_proj"] is of["up_proj"]
+        assert len({id(stat) for stat in of.values()}) == 4
+    assert len({id(stat) for stat in stats.values()}) == 12
+
+
+def test_reconstruction_error_is_its_definition(llama, make_job):
+    """96 tokens: fewer than are sampled, so all of them count."""
+    job = make_job(llama)
+    before = copy.deepcopy(llama)
+    walk, x = Walk(llama, job, rows), {}
+    for visit in walk:
+        x[visit.name] = visit.stat.double()
+        visit.prune(job.pattern.keep(visit.weight.abs()))
+
+    noted = walk.outcome().notes["reconstruction_error"]
+
+    assert noted.keys() == set(job.targets)
+    for name in job.targets:
+        was, is_ = (m.get_submodule(name).weight.double() for m in (before, llama))
+        want = (x[name] @ (is_ - was).T).norm() ** 2 / (x[name] @ was.T).norm() ** 2
+        assert noted[name] == pytest.approx(float(want), rel=1e-4)
+
+
+def test_reconstruction_error_is_taken_on_a_sample(llama, make_job, monkeypatch):
+    """Every twelfth of 96 tokens, in two batches of 48."""
+    monkeypatch.setattr(walk_module, "SAMPLE_ROWS", 8)
+    monkeypatch.setitem(BATCH_TOKENS, "cpu", 48)
+    job = make_job(llama, targets=("model.layers.1.mlp.down_proj",))
+    (name,) = job.targets
+    was = llama.get_submodule(name).weight.double().clone()
+    walk = Walk(llama, job, rows)
+    for visit in walk:
+        x = visit.stat[::12].double()
+        visit.prune(job.pattern.keep(visit.weight.abs()))
+
+    change = llama.get_submodule(name).weight.double() - was
+    want = (x @ change.T).norm() ** 2 / (x @ was.T).norm() ** 2
+    assert walk.errors[name] == pytest.approx(float(want), rel=1e-4)
+
+
+def test_without_calibration_the_error_is_that_of_white_noise(llama, job):
+    was = {t: llama.get_submodule(t).weight.double().clone() for t in job.targets}
+    walk = Walk(llama, replace(job, calibration=None))
+    for visit in walk:
+        visit.prune(job.pattern.keep(visit.weight.abs()))
+
+    for name, weight in was.items():
+        want = (llama.get_submodule(name).weight - weight).norm() ** 2 / weight.norm() ** 2
+        assert walk.errors[name] == pytest.approx(float(want), rel=1e-5)
+
+
+def test_activations_are_let_go(llama, job, monkeypatch):
+    """The sampled rows are copies: views would keep every activation of a block's linears until the block is done."""
+    monkeypatch.setitem(BATCH_TOKENS, "cpu", 16)
+    alive, most = [], 0
+
+    def gather(x, so_far):
+        nonlocal most
+        alive.append(weakref.ref(x._base))
+        most = max(most, sum(ref() is not None for ref in alive))
+        return gram(x, so_far)
+
+    for _ in Walk(llama, job, gather):
+        pass
+
+    assert len(alive) == 6 * 4 * 3
+    assert most <= 4
+
+
+def test_target_that_is_never_reached_raises(llama, job):
+    layer = llama.model.layers[1]
+    forward = layer.mlp.forward
+    layer.mlp.forward = lambda x: forward(x) if x is None else x
+
+    with pytest.raises(RuntimeError, match=r"never reached .*layers\.1\.mlp\.down_proj"):
+        list(Walk(llama, job, gram))
+
+
+def test_failed_walk_leaves_the_model_whole(llama, job):
+    """Blocks are back in their places and no hook is left, whatever the statistic raised."""
+    before = inputs_of(llama, job)
+
+    def fail(_x, _so_far):
+        raise FloatingPointError
+
+    with pytest.raises(FloatingPointError):
+        list(Walk(llama, job, fail))
+
+    assert type(llama.model.layers[0]).__name__ == "LlamaDecoderLayer"
+    assert not any(module._forward_pre_hooks for module in llama.modules())
+    after = inputs_of(llama, job)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_failed_forward_leaves_the_model_whole(llama, job):
+    with pytest.raises(IndexError):  # no such token
+        list(Walk(llama, replace(job, calibration=job.calibration + 64), gram))
+
+    assert {type(block).__name__ for block in llama.model.layers} == {"LlamaDecoderLayer"}
+
+
+def test_statistic_without_calibration_is_refused(llama, job):
+    with pytest.raises(RuntimeError, match="CALIBRATION"):
+        list(Walk(llama, replace(job, calibration=None), gram))
+
+
+def test_progress_counts_blocks(llama, job):
+    seen = []
+
+    class Count:
+        def advance(self, done, total, **_figures):
+            seen.append((done, total))
+
+    list(Walk(llama, replace(job, progress=Count()), gram))
+
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.fixture(params=["llama", "gpt2", "gpt_neox"])
+def on_disk(request, make, keep_as, tmp_path):
+    return keep_as(make(request.param), tmp_path / "source")
+
+
+@pytest.mark.parametrize("name", [name for name in runs.ONE_SHOT if name != "dense"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_streaming_from_disk_is_the_same_to_the_bit(name, dtype, on_disk, make_job, refining, tmp_path):
+    method = build(registry.lookup("methods", name), name, {})
+    whole = loading.load(on_disk, Compute(dtype=dtype))
+    job = refining(whole, make_job(whole, source=on_disk, compute=Compute(dtype=dtype), workdir=tmp_path))
+    memory = method.apply(whole, job)
+    streaming = Compute(stream=True, dtype=dtype)
+    skeleton = loading.load(on_disk, streaming)
+    assert any(p.is_meta for p in skeleton.parameters())
+
+    streamed = method.apply(skeleton, replace(job, compute=streaming, teacher=lambda: loading.load(on_disk, streaming)))
+
+    folder = streamed.model
+    assert streamed.notes == memory.notes
+    (folder / "config.json").write_text((on_disk / "config.json").read_text())
+    want = memory.model.state_dict()
+    written = Folder(folder)
+    assert set(written) == set(Folder(on_disk))
+    for key in written:
+        assert torch.equal(written.tensor(key), want[key]), key
+        assert written.tensor(key).dtype == dtype
+    again = loading.load(folder, Compute(dtype=dtype))
+    for key, tensor in again.state_dict().items():
+        assert torch.equal(tensor, want[key]), key
+    for block in skeleton.get_submodule(family_of(skeleton.config.to_dict()).blocks):
+        assert all(p.is_meta for p in block.parameters())
+
+
+def test_streaming_holds_one_block_at_a_time(make, keep_as, make_job, tmp_path):
+    folder = keep_as(make("llama"), tmp_path / "source")
+    streaming = Compute(stream=True)
+    model = loading.load(folder, streaming)
+    job = make_job(model, source=folder, compute=streaming, workdir=tmp_path)
+
+    for visit in Walk(model, job, gram):
+        here = [i for i, block in enumerate(model.model.layers) if not any(p.is_meta for p in block.parameters())]
+        assert here == [int(visit.name.split(".")[2])]
+
+
+def test_prune_leaves_no_negative_zero():
+    visit = Visit("x", torch.tensor([[-1.0, -2, 3, 4]]), torch.empty(0))
+
+    visit.prune(torch.tensor([[False, True, True, False]]))
+
+    assert visit.weight.tolist() == [[0, -2, 3, 0]]
+    assert not visit.weight[visit.weight == 0].signbit().any()
+
+
+def test_conv1d_is_walked_as_out_by_in(make, make_job):
+    model = make("gpt2")
+    for visit in Walk(model, make_job(model), gram):
+        assert visit.weight.shape[1] == visit.stat.shape[0]
+        assert visit.weight.data_ptr() == dense_weight(model.get_submodule(visit.name)).data_ptr()
+
+
+def test_unknown_model_is_refused(job):
+    bloom = AutoModelForCausalLM.from_config(BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=4))
+
+    with pytest.raises(UserError, match="bloom"):
+        Walk(bloom, job)

@@ -1,0 +1,72 @@
+"""Every method on every family: the pattern holds along the inputs of each target, and nothing else moved."""
+
+import copy
+
+import pytest
+import torch
+
+from bench.catalog import registry
+from bench.catalog.choice import build
+from helpers import runs
+from methods.targets import dense_weight
+
+PRUNERS = [name for name in runs.ONE_SHOT if name != "dense"]
+
+
+@pytest.fixture
+def apply(refining):
+    def run(name, model, job):
+        return build(registry.lookup("methods", name), name, {}).apply(model, refining(model, job))
+
+    return run
+
+
+def bits(tensor):
+    return tensor.contiguous().view(torch.int32)
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+@pytest.mark.parametrize("pattern", ["2:4", "50%"])
+def test_prunes_its_targets_and_nothing_else(family, name, pattern, apply, make, make_job):
+    model = make(family)
+    before = copy.deepcopy(model)
+    job = make_job(model, pattern)
+
+    after = apply(name, model, job).model
+
+    weights = {target + ".weight" for target in job.targets}
+    assert after.state_dict().keys() == before.state_dict().keys()
+    for key, tensor in after.state_dict().items():
+        if key not in weights:
+            assert torch.equal(bits(tensor), bits(before.state_dict()[key])), key
+    for target in job.targets:
+        weight = dense_weight(after.get_submodule(target))  # [out, in]
+        half = weight.numel() // 2
+        if pattern == "2:4":
+            assert (weight.unflatten(1, (-1, 4)).count_nonzero(-1) == 2).all(), target
+        else:
+            assert abs(int(weight.count_nonzero()) - half) <= 2, target
+        assert not (weight.signbit() & (weight == 0)).any(), target
+
+
+def test_along_the_outputs_it_does_not_hold(family, apply, make, make_job):
+    """The other dimension is not pruned by accident: the test above could not tell where a layer is square."""
+    model = make(family)
+    job = make_job(model)
+
+    apply("magnitude", model, job)
+
+    for target in job.targets:
+        weight = dense_weight(model.get_submodule(target))
+        assert (weight.T.unflatten(1, (-1, 4)).count_nonzero(-1) > 2).any(), target
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+def test_only_the_named_targets(name, apply, llama, make_job):
+    before = copy.deepcopy(llama.state_dict())
+    job = make_job(llama, targets=("model.layers.1.mlp.up_proj",))
+
+    after = apply(name, llama, job).model.state_dict()
+
+    changed = [key for key, tensor in after.items() if not torch.equal(tensor, before[key])]
+    assert changed == ["model.layers.1.mlp.up_proj.weight"]

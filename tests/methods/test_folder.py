@@ -1,0 +1,226 @@
+"""Model folders: every name read as the model means it, and nothing read that should not be."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bench.inputs import loading
+from methods import folder as module
+from methods.contract import Compute
+from methods.errors import UserError
+from methods.folder import INDEX, Folder, Writer, save, state
+
+
+@pytest.fixture
+def home(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    return tmp_path
+
+
+def test_what_is_written_is_read(family, make, keep_as, tmp_path):
+    model = make(family)
+
+    opened = Folder(keep_as(model, tmp_path / "m"))
+
+    want = state(model)
+    assert set(opened) == set(want)
+    assert opened.shapes() == {name: tuple(tensor.shape) for name, tensor in want.items()}
+    assert all(torch.equal(opened.tensor(name), tensor) for name, tensor in want.items())
+    again = loading.load(tmp_path / "m", Compute())
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "gpt_neox"])
+def test_names_without_the_base_prefix_are_read_in_full(kind, make, tmp_path):
+    """As the published GPT-2 and OPT files have them."""
+    model = make(kind)
+    prefix = {"gpt2": "transformer.", "opt": "model.", "gpt_neox": "gpt_neox."}[kind]
+    model.config.save_pretrained(tmp_path)
+    save_file(
+        {name.removeprefix(prefix): t.clone() for name, t in state(model).items()}, tmp_path / "model.safetensors"
+    )
+
+    opened = Folder(tmp_path)
+
+    assert set(opened) == set(state(model))
+    assert all(torch.equal(opened.tensor(name), tensor) for name, tensor in state(model).items())
+    streamed = loading.load(tmp_path, Compute(stream=True))
+    for name, tensor in streamed.state_dict().items():
+        assert tensor.is_meta or torch.equal(tensor, model.state_dict()[name]), name
+
+
+def test_unknown_family_keeps_the_names_of_its_file(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bloom"}')
+    save_file({"h.0.x": torch.ones(1)}, tmp_path / "model.safetensors")
+
+    assert list(Folder(tmp_path)) == ["h.0.x"]
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "sub/model.safetensors"])
+def test_index_that_points_outside_is_refused(name, home):
+    (home / INDEX).write_text(json.dumps({"weight_map": {"x": name}}))
+
+    with pytest.raises(UserError, match="outside its folder"):
+        Folder(home)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"x": 3}}', '{"weight_map": null}']
+)
+def test_index_that_makes_no_sense_is_refused(text, home):
+    (home / INDEX).write_text(text)
+
+    with pytest.raises(UserError, match="index"):
+        Folder(home)
+
+
+def test_missing_shard_is_refused(home):
+    (home / INDEX).write_text(json.dumps({"weight_map": {"x": "model-00001.safetensors"}}))
+
+    with pytest.raises(UserError, match=r"model-00001.safetensors cannot be read"):
+        Folder(home)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "consolidated.00.pth", "last.ckpt"])
+def test_pickle_is_refused(name, home):
+    (home / name).write_bytes(b"cos\nsystem\n")
+
+    with pytest.raises(UserError, match=f"{name}, a pickle"):
+        Folder(home)
+
+
+def test_folder_with_no_weights_is_refused(home):
+    with pytest.raises(UserError, match=r"holds no model.safetensors"):
+        Folder(home)
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", "3"])
+def test_folder_with_no_config_is_refused(text, home):
+    save_file({"x": torch.ones(1)}, home / "model.safetensors")
+    (home / "config.json").unlink()
+    if text is not None:
+        (home / "config.json").write_text(text)
+
+    with pytest.raises(UserError, match="not a model folder"):
+        Folder(home)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 8, 40, -1, -100])
+def test_truncated_file_is_refused(kept, home):
+    file = home / "model.safetensors"
+    save_file({"model.x": torch.ones(50)}, file)
+    file.write_bytes(file.read_bytes()[:kept])
+
+    with pytest.raises(UserError, match=r"cannot be read as safetensors .*fetch or write it again"):
+        Folder(home)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"PK\3\4 is a zip and a pickle inside",
+        bytes(7) + b"\xff",
+        (4).to_bytes(8, "little") + b"true",
+        b"\2" + bytes(7) + b"[]",
+    ],
+)
+def test_other_formats_are_refused(content, home):
+    (home / "model.safetensors").write_bytes(content)
+
+    with pytest.raises(UserError, match="cannot be read as safetensors"):
+        Folder(home)
+
+
+def test_bytes_too_many_are_refused(home):
+    file = home / "model.safetensors"
+    save_file({"model.x": torch.ones(50)}, file)
+    file.write_bytes(file.read_bytes() + b"x")
+
+    with pytest.raises(UserError, match="cut short"):
+        Folder(home)
+
+
+def test_shards(make, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "SHARD_BYTES", 20_000)
+    model = make("llama")
+    model.config.save_pretrained(tmp_path)
+
+    save(model, tmp_path)
+
+    opened = Folder(tmp_path)
+    assert len(opened.files()) > 3
+    assert not (tmp_path / "model.safetensors").exists()
+    index = json.loads((tmp_path / INDEX).read_text())
+    assert index["metadata"]["total_size"] == sum(t.nbytes for t in state(model).values())
+    assert set(index["weight_map"]) == set(opened) == set(state(model))
+    assert all(torch.equal(opened.tensor(name), tensor) for name, tensor in state(model).items())
+    again = loading.load(tmp_path, Compute()).state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items())
+
+
+def test_one_shard_that_is_full_to_the_byte_loads(home, monkeypatch):
+    """The last tensor filled it, so nothing is pending at the end; an index must still name it."""
+    monkeypatch.setattr(module, "SHARD_BYTES", 8)
+    writer = Writer(home)
+    writer.add("model.x", torch.tensor([1.0, 2.0]))
+
+    writer.close()
+
+    assert Folder(home).tensor("model.x").tolist() == [1, 2]
+
+
+def test_small_model_is_one_file_without_index(llama, tmp_path):
+    save(llama, tmp_path)
+
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tied_weights_are_written_once(tied, tmp_path):
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        tie_word_embeddings=tied,
+    )
+    model = AutoModelForCausalLM.from_config(config)
+    config.save_pretrained(tmp_path)
+
+    opened = Folder(save(model, tmp_path))
+
+    assert ("lm_head.weight" in opened) != tied
+    assert "model.embed_tokens.weight" in opened
+    again = loading.load(tmp_path, Compute())
+    assert torch.equal(again.lm_head.weight, model.lm_head.weight)
+    assert (again.lm_head.weight is again.model.embed_tokens.weight) == tied
+
+
+def test_equal_weights_that_are_not_tied_are_both_written():
+    pair = torch.nn.ModuleList([torch.nn.Linear(4, 4, bias=False) for _ in range(2)])
+    pair.load_state_dict({"0.weight": torch.ones(4, 4), "1.weight": torch.ones(4, 4)})
+
+    assert set(state(pair)) == {"0.weight", "1.weight"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_bits_survive(dtype, home):
+    """The sign of zero too, and rows of a transposed view stay rows."""
+    values = torch.tensor([[-0.0, 0.0, 1.5], [-2.0, 3e-5, -0.0]], dtype=dtype)
+    writer = Writer(home)
+    writer.add("model.x", values)
+    writer.add("model.y", values.T)
+    writer.close()
+
+    x, y = (Folder(home).tensor(f"model.{k}") for k in "xy")
+
+    assert x.dtype == y.dtype == dtype
+    assert torch.equal(x, values)
+    assert torch.equal(x.signbit(), values.signbit())
+    assert torch.equal(y, values.T)
+    assert y.signbit().tolist() == [[True, True], [False, False], [False, True]]

@@ -1,0 +1,153 @@
+"""n:m keeps n of every m along a row, and of equal scores the first."""
+
+import pytest
+import torch
+
+from methods.errors import UserError
+from methods.pattern import Pattern
+from methods.pruning import selection
+
+
+def naive_keep(score, n, m):
+    keep = torch.zeros(score.shape, dtype=torch.bool)
+    for row in range(score.shape[0]):
+        for start in range(0, score.shape[1], m):
+            order = sorted(range(start, start + m), key=lambda j: (-float(score[row, j]), j))
+            keep[row, order[:n]] = True
+    return keep
+
+
+@pytest.mark.parametrize(
+    "text", ["5:4", "0:4", "0:0", "x", "2:", ":4", "2:4:8", "-2:4", "0%", "100%", "150%", "50", "", "2:4\n"]
+)
+def test_what_is_no_pattern_is_refused(text):
+    with pytest.raises(UserError, match="pattern"):
+        Pattern.parse(text)
+
+
+@pytest.mark.parametrize("text", ["2:4", "1:4", "4:8", "16:32", "50%", "12.5%", "dense"])
+def test_a_pattern_is_written_as_it_is_read(text):
+    assert str(Pattern.parse(text)) == text
+
+
+def test_of_equal_scores_the_lowest_index_stays():
+    score = torch.tensor([[1.0, 1, 1, 1, 0, 2, 2, 2], [0, 1, 0, 1, 5, 0, 5, 5]])
+
+    kept = Pattern(2, 4).keep(score)
+
+    assert kept.int().tolist() == [[1, 1, 0, 0, 0, 1, 1, 0], [0, 1, 0, 1, 1, 0, 1, 0]]
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 4), (2, 4), (3, 4), (4, 8), (8, 16), (3, 32), (16, 32)])
+def test_keep_is_the_naive_loop(n, m):
+    """Three values in a group of four or more: nearly every group ties. Infinity is a score like any other."""
+    score = torch.randint(3, (20, 2 * m), generator=torch.Generator().manual_seed(0)).float()
+    score[0, 0] = torch.inf
+
+    assert torch.equal(Pattern(n, m).keep(score), naive_keep(score, n, m))
+
+
+def test_keep_reads_a_transposed_view():
+    score = torch.randn(32, 8, generator=torch.Generator().manual_seed(0)).T
+
+    for m in (4, 32):
+        assert torch.equal(Pattern(2, m).keep(score), naive_keep(score, 2, m))
+
+
+def test_dense_keeps_all_and_nothing_violates_it():
+    weight = torch.randn(3, 5)
+
+    assert Pattern.parse("dense").keep(weight).all()
+    assert Pattern.parse("dense").violations(weight) == 0
+    assert Pattern(4, 4).dense
+    assert not Pattern(2, 4).dense
+    assert not Pattern.parse("50%").dense
+
+
+@pytest.mark.parametrize(("sparsity", "kept"), [("50%", 35), ("30%", 49), ("99%", 1)])
+def test_unstructured_counts_over_the_layer(sparsity, kept):
+    score = torch.rand(7, 10, generator=torch.Generator().manual_seed(0))
+
+    keep = Pattern.parse(sparsity).keep(score)
+
+    assert int(keep.sum()) == kept
+    assert score[keep].min() > score[~keep].max()
+
+
+def test_unstructured_counts_over_each_row():
+    score = torch.rand(7, 10, generator=torch.Generator().manual_seed(0)) + torch.arange(7)[:, None]
+
+    keep = Pattern.parse("30%").keep(score, per="row")
+
+    assert keep.sum(1).tolist() == [7] * 7
+    assert all(score[i][keep[i]].min() > score[i][~keep[i]].max() for i in range(7))
+
+
+@pytest.mark.parametrize(("per", "want"), [("layer", [[1, 1, 1], [0, 0, 0]]), ("row", [[1, 0, 0], [1, 0, 0]])])
+def test_unstructured_ties_keep_the_lowest_index(per, want):
+    assert Pattern(0, 0, 0.5 if per == "layer" else 0.6).keep(torch.ones(2, 3), per=per).int().tolist() == want
+
+
+def test_violations_are_groups_with_more_than_n():
+    weight = torch.tensor([[1.0, 1, 1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 3, 0], [1, 0, 1, 1, 1, 1, 1, 0]])
+
+    assert Pattern(2, 4).violations(weight) == 3
+    assert Pattern(3, 4).violations(weight) == 1
+    assert Pattern(3, 8).violations(weight) == 2
+    assert Pattern(2, 4).violations(weight[1:2]) == 0
+
+
+def test_unstructured_violations_are_the_weights_too_many():
+    """10 x 10, half of them zero, and one to spare in each row."""
+    weight = torch.zeros(100)
+    weight[:60] = 1
+
+    assert Pattern.parse("50%").violations(weight.reshape(10, 10)) == 0
+    weight[:67] = 1
+    assert Pattern.parse("50%").violations(weight.reshape(10, 10)) == 7
+
+
+@pytest.mark.parametrize("text", ["2:4", "16:32", "50%", "dense"])
+def test_nan_has_no_place_in_an_order(text):
+    score = torch.ones(2, 32)
+    score[1, 3] = torch.nan
+
+    with pytest.raises(FloatingPointError, match="NaN"):
+        Pattern.parse(text).keep(score)
+
+
+def test_fits():
+    assert Pattern(2, 4).fits(12)
+    assert not Pattern(2, 4).fits(10)
+    assert Pattern.parse("50%").fits(7)
+    assert Pattern.parse("dense").fits(7)
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["rows", "transposed"])
+@pytest.mark.parametrize("text", ["2:4", "1:4", "4:8"])
+@pytest.mark.parametrize("cached", [3, 2**17])
+def test_marking_anew_counts_what_it_did(text, turned, cached, monkeypatch):
+    monkeypatch.setattr(selection, "CACHED", cached)
+    pattern = Pattern.parse(text)
+    dice = torch.Generator().manual_seed(0)
+    weight = torch.randn(24, 16, generator=dice).round(decimals=1)  # with ties
+    marks = torch.rand(24, 16, generator=dice) > 0.5
+    if turned:
+        weight, marks = weight.T, marks.T
+    keep, was = pattern.keep(weight.abs().contiguous()), marks.clone()
+
+    kept, everything, flips = selection.remark(weight, marks, pattern.n, pattern.m).tolist()
+
+    assert torch.equal(marks, keep)
+    assert flips == (was != keep).sum()
+    assert kept == pytest.approx(float(weight.abs()[keep].double().sum()), rel=1e-6)
+    assert everything == pytest.approx(float(weight.abs().double().sum()), rel=1e-6)
+
+
+@pytest.mark.parametrize("m", [4, 8])
+def test_no_order_places_a_nan(m):
+    weight = torch.ones(2, 8)
+    weight[1, 3] = torch.nan
+
+    with pytest.raises(FloatingPointError, match="NaN"):
+        selection.remark(weight, torch.ones(2, 8, dtype=torch.bool), 2, m)

@@ -1,0 +1,95 @@
+"""The chunked loss against its definition."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, kl_div
+
+from methods.training import distill
+
+
+def material(dtype=torch.float64, tokens=50, vocabulary=37, width=12):
+    dice = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=dice, dtype=dtype)
+
+    hidden, head = draw(tokens, width).requires_grad_(), draw(vocabulary, width).requires_grad_()
+    teacher = distill.Teacher(draw(tokens, 20), draw(vocabulary, 20))
+    targets = torch.randint(vocabulary, (tokens,), generator=dice)
+    return hidden, head, targets, teacher
+
+
+def naive(hidden, head, targets, teacher, eta, temperature):
+    z = hidden @ head.T
+    other = (teacher.hidden @ teacher.head.T / temperature).log_softmax(-1)
+    kl = temperature**2 * kl_div((z / temperature).log_softmax(-1), other, log_target=True, reduction="sum")
+    ce = cross_entropy(z, targets, reduction="sum")
+    return eta * kl + (1 - eta) * ce, ce, kl
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("eta", [0.0, 1 / 3, 1.0])
+def test_value_and_gradients(eta, temperature, monkeypatch):
+    monkeypatch.setattr(distill, "LOGITS_BYTES", 8 * 37 * 7)  # seven rows at a time: 50 is no multiple
+    monkeypatch.setattr(distill, "PART_BYTES", {"cpu": 4 * 37 * 3})  # in parts of three, the last one of one
+    hidden, head, targets, teacher = material()
+    want, ce, kl = naive(hidden, head, targets, teacher, eta, temperature)
+    expected = torch.autograd.grad(want / 50, (hidden, head))
+
+    got, *parts = distill.loss(hidden, head, targets, teacher, eta=eta, temperature=temperature, scale=1 / 50)
+    gradients = torch.autograd.grad(got, (hidden, head))
+
+    torch.testing.assert_close(got.double(), want / 50, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(parts[0].double(), ce, rtol=1e-5, atol=1e-5)
+    if eta:
+        torch.testing.assert_close(parts[1].double(), kl, rtol=1e-5, atol=1e-5)
+    for mine, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_without_a_teacher_it_is_cross_entropy():
+    hidden, head, targets, _ = material()
+
+    got, ce, kl = distill.loss(hidden, head, targets, None, eta=0.7, scale=1 / 50)
+
+    want = cross_entropy(hidden @ head.T, targets)
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-6)
+    assert float(kl) == 0 and float(ce.detach()) == pytest.approx(50 * float(want), rel=1e-5)
+
+
+def test_a_teacher_of_the_same_mind_costs_nothing():
+    hidden, head, targets, _ = material()
+    twin = distill.Teacher(hidden.detach(), head.detach())
+
+    got, _, kl = distill.loss(hidden, head, targets, twin, eta=1.0)
+
+    assert abs(float(kl)) < 1e-4
+    gradient = torch.autograd.grad(got, hidden)[0]
+    assert gradient.abs().max() < 1e-6
+
+
+def test_logits_never_exist_whole(monkeypatch):
+    """The largest allocation of a matrix product is a chunk's."""
+    monkeypatch.setattr(distill, "LOGITS_BYTES", 8 * 37 * 8)
+    seen = []
+    real = torch.Tensor.__matmul__
+
+    def watch(a, b):
+        out = real(a, b)
+        seen.append(tuple(out.shape))
+        return out
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", watch)
+    hidden, head, targets, teacher = material()
+    distill.loss(hidden, head, targets, teacher, eta=0.5)[0].backward()
+
+    assert max(rows for rows, columns in seen if columns == 37) == 8
+
+
+def test_frozen_head_gets_no_gradient():
+    hidden, head, targets, teacher = material()
+    head = head.detach()
+
+    distill.loss(hidden, head, targets, teacher, eta=0.5)[0].backward()
+
+    assert hidden.grad is not None and head.grad is None
