@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.pattern import Pattern
-from methods.pruning.hessian import CurvedWalk, damped
+from methods.pruning.hessian import HessianWalk, damped
 from methods.quantizing.grids import put
 
 
@@ -92,7 +92,7 @@ class Admm:
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         self._check()
-        walk = CurvedWalk(model, job, self.damping, self.problem)
+        walk = HessianWalk(model, job, self.damping, self.problem)
         residuals, errors = {}, {}
         for visit, problem in walk:
             start = visit.weight.float() * problem.norm

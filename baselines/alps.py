@@ -12,7 +12,7 @@ from baselines.admm import loss
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.pattern import Pattern
-from methods.pruning.hessian import CurvedWalk, damped
+from methods.pruning.hessian import HessianWalk, damped
 from methods.quantizing.grids import put
 
 EVERY = 3
@@ -126,7 +126,7 @@ class Alps:
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         self._check()
-        walk = CurvedWalk(model, job, self.damping, problem)
+        walk = HessianWalk(model, job, self.damping, problem)
         diary: dict[str, dict[str, float]] = {}
         for visit, at in walk:
             start = visit.weight.float() * at.norm

@@ -17,7 +17,7 @@ from baselines.retrain import Held
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.targets import holds_in_out
-from methods.training.ranks import like
+from methods.training.ranks import shard_like
 from methods.training.settings import Settings
 from methods.training.trainer import Trainer, outside
 
@@ -69,7 +69,7 @@ class Finetune(Settings):
         theta, rest = trainer.parameters(job.targets)
         masks = {}
         for name, parameter in zip(job.targets, theta, strict=True):
-            masks[parameter] = like(model.get_submodule(name).weight.detach() != 0, parameter)  # type: ignore[operator]
+            masks[parameter] = shard_like(model.get_submodule(name).weight.detach() != 0, parameter)  # type: ignore[operator]
         optimizer = Held([*theta, *rest], masks, **self.adam, fused=True)
         trainer.run(optimizer, teacher=True)
         trainer.mark("end")

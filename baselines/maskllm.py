@@ -21,7 +21,7 @@ from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.pattern import Pattern
 from methods.targets import holds_in_out
-from methods.training.ranks import whole
+from methods.training.ranks import full_tensor
 from methods.training.settings import Settings
 from methods.training.trainer import Trainer
 
@@ -181,7 +181,9 @@ class MaskLLM(Settings):
         for g in gates:
             g.draw = None
         trainer.mark("end")
-        moved = sum(int((whole(g.gate).argmax(-1).cpu() != was).sum()) for g, was in zip(gates, first, strict=True))
+        moved = sum(
+            int((full_tensor(g.gate).argmax(-1).cpu() != was).sum()) for g, was in zip(gates, first, strict=True)
+        )
         choices, m = gates[0].patterns.shape
         notes = trainer.notes(
             groups_moved=float(f"{moved / sum(map(torch.numel, first)):.4g}"),

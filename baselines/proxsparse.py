@@ -99,7 +99,7 @@ class Proximal(torch.optim.AdamW):
             rows.copy_(groups.view(rows.shape))
             held += len(over) - int((groups.count_nonzero(-1) > self._pattern.n).sum())
             count += len(over)
-        held, count = ranks.total(held, count)
+        held, count = ranks.all_reduce_sum(held, count)
         self.figures = {"held": held / count}
 
     def _rows(self, parameter: Tensor) -> Tensor:

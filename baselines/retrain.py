@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.targets import holds_in_out
-from methods.training.ranks import like, local
+from methods.training.ranks import local, shard_like
 from methods.training.settings import Settings
 from methods.training.trainer import Trainer, outside
 
@@ -46,7 +46,7 @@ class Retrain(Settings):
         for name, parameter in zip(job.targets, theta, strict=True):
             keep = job.prior.masks[name].to(parameter.device)  # [out, in]
             keep = keep.T if holds_in_out(model.get_submodule(name)) else keep
-            masks[parameter] = like(keep, parameter)
+            masks[parameter] = shard_like(keep, parameter)
         optimizer = Held([*theta, *rest], masks, **self.adam, fused=True)
         trainer.run(optimizer, teacher=True)
         trainer.mark("end")

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from baselines.wanda import energy
+from baselines.wanda import squared_norm
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.pruning.walk import Walk
@@ -37,7 +37,7 @@ class Ria:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if not 0 <= self.power < torch.inf:
             raise UserError(f"ria:power={self.power} will not do: it is an exponent of the inputs' size, 0 or more")
-        walk = Walk(model, job, energy)
+        walk = Walk(model, job, squared_norm)
         for visit in walk:
             visit.prune(job.pattern.keep(relative(visit.weight) * visit.stat.sqrt() ** self.power))
         return walk.outcome()

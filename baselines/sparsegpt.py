@@ -12,7 +12,7 @@ from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.pattern import Pattern
-from methods.pruning.hessian import CurvedWalk, compensate_, inverse_factor
+from methods.pruning.hessian import HessianWalk, compensate_, inverse_factor
 from methods.pruning.walk import Walk
 
 
@@ -81,7 +81,7 @@ class SparseGPT:
                 f"take a multiple of {job.pattern.m or 1}"
             )
         masks: dict[str, Tensor] = {}
-        walk = CurvedWalk(model, self._own(job), self.damping, inverse_factor)
+        walk = HessianWalk(model, self._own(job), self.damping, inverse_factor)
         for visit, factor in walk:
             prune_(visit.weight, factor, job.pattern, self.block)
             if self.mask_only:

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.targets import holds_in_out
-from methods.training.ranks import like, local, whole
+from methods.training.ranks import full_tensor, local, shard_like
 from methods.training.settings import Settings
 from methods.training.trainer import Trainer, outside
 
@@ -55,7 +55,7 @@ class Masks:
         """The largest |w| of each group; the share of weights whose mark changed."""
         flips = count = 0.0
         for module, mask in zip(self._modules, self.all, strict=True):
-            size = whole(_own(module)).abs()
+            size = full_tensor(_own(module)).abs()
             turn = holds_in_out(module)
             keep = self._pattern.keep((size.T if turn else size).contiguous())
             keep = keep.T if turn else keep
@@ -70,7 +70,7 @@ class Masks:
         for module, mask in zip(self._modules, self.all, strict=True):
             weight = _own(module)
             if weight.grad is not None:
-                local(weight.grad).addcmul_(local(weight), like(~mask.keep, weight), value=strength)
+                local(weight.grad).addcmul_(local(weight), shard_like(~mask.keep, weight), value=strength)
 
 
 def take_off(model: nn.Module, job: Job) -> None:

@@ -11,7 +11,7 @@ from methods.contract import Job, Needs, Outcome
 from methods.pruning.walk import Walk
 
 
-def energy(x: Tensor, so_far: Tensor | None) -> Tensor:
+def squared_norm(x: Tensor, so_far: Tensor | None) -> Tensor:
     """Squared L2 norm of each input feature. [tokens, in] -> [in]"""
     here = x.square().sum(0)
     return here if so_far is None else so_far.add_(here)
@@ -25,7 +25,7 @@ class Wanda:
     needs: ClassVar[Needs] = Needs.CALIBRATION
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        walk = Walk(model, job, energy)
+        walk = Walk(model, job, squared_norm)
         for visit in walk:
             score = visit.weight.abs().float() * visit.stat.sqrt()  # [out, in]
             visit.prune(job.pattern.keep(score, per="row"))

@@ -11,7 +11,7 @@ from bench.plan.spec import Spec
 from bench.results.rows import newest, to_frame
 from bench.results.store import Store
 from bench.run import progress, runner
-from bench.system.cache import using
+from bench.system.cache import in_use
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,7 @@ def plan(spec: Spec) -> Plan:
     return make_plan(spec)
 
 
-def execute(spec: Spec, show: progress.Watch | None = None) -> runner.Summary:
+def execute(spec: Spec, show: progress.ProgressDisplay | None = None) -> runner.Summary:
     """Do what has no record yet and return every record of the spec.
 
     Raises:
@@ -32,7 +32,7 @@ def execute(spec: Spec, show: progress.Watch | None = None) -> runner.Summary:
     """
     spec.check()
     show = show or progress.on(sys.stderr)
-    with runner.full_disk_stops(spec.results), using():
+    with runner.full_disk_stops(spec.results), in_use():
         store = Store(spec.results)
         for name in make_plan(spec).to_pull:
             show.note(f"fetching {name}")

@@ -13,7 +13,7 @@ from methods.pattern import Pattern
 from methods.targets import family_of, find_targets, require_fit
 
 
-class Broken(Exception):
+class BrokenPromise(Exception):
     """The artifact is not what the method promised."""
 
 
@@ -69,17 +69,17 @@ def verify(
     transposed = family_of(before.config).transposed
     names = {t + ".weight": t for t in targets}
     if gone := sorted(set(before) - set(after)):
-        raise Broken(f"tensor {gone[0]} is gone")
+        raise BrokenPromise(f"tensor {gone[0]} is gone")
     if new := sorted(set(after) - set(before)):
-        raise Broken(f"tensor {new[0]} is new")
+        raise BrokenPromise(f"tensor {new[0]} is new")
     touched = set()
     for name in before:
         is_, was = after.tensor(name), before.tensor(name)
         was = was.to(dtype) if was.is_floating_point() else was
         if is_.shape != was.shape or is_.dtype != was.dtype:
-            raise Broken(f"{name} was {was.dtype} {list(was.shape)} and is {is_.dtype} {list(is_.shape)}")
+            raise BrokenPromise(f"{name} was {was.dtype} {list(was.shape)} and is {is_.dtype} {list(is_.shape)}")
         if is_.is_floating_point() and not bool(is_.isfinite().all()):
-            raise Broken(f"{name} holds NaN or infinity")
+            raise BrokenPromise(f"{name} holds NaN or infinity")
         zeros = is_.numel() - int(is_.count_nonzero())
         verdict.parameters += is_.numel()
         verdict.zeros += zeros
@@ -91,11 +91,11 @@ def verify(
                 verdict.zeros_lost = (verdict.zeros_lost or 0) + filled
         elif not torch.equal(_bits(is_), _bits(was)):
             if name not in declared:
-                raise Broken(f"{name} is no target and was not declared, yet it changed")
+                raise BrokenPromise(f"{name} is no target and was not declared, yet it changed")
             touched.add(name)
     verdict.changed = frozenset(touched)
     if verdict.violations and not counting:
-        raise Broken(f"{verdict.violations} groups break {pattern}")
+        raise BrokenPromise(f"{verdict.violations} groups break {pattern}")
     return verdict
 
 

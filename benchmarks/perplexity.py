@@ -22,13 +22,13 @@ from harness import finish, in_turn, ratio
 
 from bench.inputs import download, loading, windows
 from bench.measures import forward
-from bench.measures.contract import Rig
+from bench.measures.contract import MeasureContext
 from bench.measures.forward import BATCH_TOKENS
 from bench.measures.perplexity import window_losses
 from bench.system import provenance
 from bench.system.devices import cores
 from bench.verify import Verdict
-from methods.contract import Compute, Silent
+from methods.contract import Compute, NoProgress
 from methods.pattern import Pattern
 
 SEQLEN, WINDOWS, ROUNDS = 512, 8, 3
@@ -51,9 +51,9 @@ def one(which: str) -> None:
     folder = download.pull("smollm2-135m").folder
     tokens, _ = windows.load_windows("wiki-mini", loading.load_tokenizer(folder), SEQLEN, WINDOWS, None)
     model = loading.load(folder, Compute())
-    rig = Rig(
+    rig = MeasureContext(
         folder=folder, source=folder, dense=True, tokenizer=lambda: None, reference=lambda: model, verdict=Verdict(Pattern()), compute=Compute(),
-        data_dir=None, workdir=Path(), progress=Silent(), seed=None,
+        data_dir=None, workdir=Path(), progress=NoProgress(), seed=None,
     )  # fmt: skip
     run = {
         "ours": lambda: window_losses(

@@ -23,14 +23,14 @@ from harness import finish, in_turn, ratio
 from torch import Tensor, nn
 
 from baselines.sparsegpt import prune_
-from baselines.wanda import energy
+from baselines.wanda import squared_norm
 from bench.catalog.choice import build
 from bench.catalog.registry import lookup
 from bench.inputs import download, loading, windows
 from bench.system.devices import cores
 from methods.contract import Compute, Job
 from methods.pattern import Pattern
-from methods.pruning.hessian import gram, inverse_factor, symmetric
+from methods.pruning.hessian import add_gram, inverse_factor, symmetric
 from methods.pruning.walk import Walk
 from methods.targets import find_targets
 
@@ -133,7 +133,7 @@ def on_the_same_inputs(
     """
     model, masked = copy.deepcopy(dense), copy.deepcopy(dense)
     job = Job(source=download.pull("smollm2-135m").folder, pattern=Pattern(2, 4), targets=targets, calibration=tokens)
-    walk = Walk(model, job, {"wanda": energy, "sparsegpt": gram}[method])
+    walk = Walk(model, job, {"wanda": squared_norm, "sparsegpt": add_gram}[method])
     for visit in walk:
         mine = masked.get_submodule(visit.name).weight
         if method == "wanda":

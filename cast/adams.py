@@ -17,7 +17,7 @@ from torch import Tensor
 
 from methods.pattern import Pattern
 from methods.pruning import selection
-from methods.training.ranks import local, total
+from methods.training.ranks import all_reduce_sum, local
 
 CHUNK = 65536
 """Weights per thread handled at a time on a CPU: all the passes of a step over them stay in its cache."""
@@ -246,7 +246,7 @@ class AdamS(torch.optim.Optimizer):
                     sums.append(selection.measure(w.abs(), mark, torch.zeros_like(mark)))
                 weights += w.numel()
         mine = torch.stack(sums).sum(0).tolist() if sums else [0.0, 0.0, 0.0]
-        left, everything, flips, weights = total(*mine, weights)
+        left, everything, flips, weights = all_reduce_sum(*mine, weights)
         t = self.param_groups[0]["step"]
         self.figures = {
             "S": left / everything if everything else 1.0,
@@ -264,7 +264,7 @@ class AdamS(torch.optim.Optimizer):
                     mu = torch.lerp(local(self.state[p]["mu"]), local(p.grad), 1 - beta1)
                     size += float(mu.abs().sum(dtype=torch.float64)) / (1 - beta1 ** (t + 1))
                     count += mu.numel()
-        size, count = total(size, count)
+        size, count = all_reduce_sum(size, count)
         for group in self.param_groups:
             group["lambda_"] = self.gain * size / max(1.0, count)
 

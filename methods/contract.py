@@ -33,7 +33,7 @@ class Progress(Protocol):
     def advance(self, done: int, total: int, **figures: float) -> None: ...
 
 
-class Silent:
+class NoProgress:
     """A Progress nobody watches."""
 
     def advance(self, done: int, total: int, **figures: float) -> None:
@@ -136,7 +136,7 @@ class Job:
     seed: int = 0
     workdir: Path = Path()
     """A trainer's checkpoints, a streamed model's shards."""
-    progress: Progress = field(default_factory=Silent)
+    progress: Progress = field(default_factory=NoProgress)
 
 
 class Outcome(NamedTuple):

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def leaderboard(folder: str) -> str:
-    grids = table.grids(newest(Store(ROOT / folder, write=False)))
+    grids = table.text_tables(newest(Store(ROOT / folder, write=False)))
     return "\n".join(f"**{plain(g.title)}**\n\n{table.markdown(g)}" for g in grids)
 
 

@@ -13,7 +13,7 @@ from bench.cli.flags import Json, Results
 from methods.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.compare.result_set import Side
+    from bench.compare.result_set import ResultSet
     from bench.compare.settings import Rules
     from bench.compare.verdict import Judgement
 
@@ -90,16 +90,16 @@ def gate(
         raise typer.Exit(1)
 
 
-def _again(before: Side, after: Side, asked: Rules, judged: Judgement) -> Judgement:
+def _again(before: ResultSet, after: ResultSet, asked: Rules, judged: Judgement) -> Judgement:
     from bench.compare import verdict
     from bench.compare.suspects import rerun
     from bench.run.rerun import measure
-    from bench.system.cache import scratch
+    from bench.system.cache import temporary_folder
 
     def note(text: str) -> None:
         typer.echo(f"bench: {text}", err=True)
 
-    with scratch("again-") as room:
+    with temporary_folder("again-") as room:
         return verdict.judge(before, rerun(after, judged, Path(room), measure, note), asked)
 
 
@@ -187,7 +187,7 @@ def baseline_show(
     print_rows(shown(read(path)), json)
 
 
-def _baseline(text: str) -> Side:
+def _baseline(text: str) -> ResultSet:
     from bench.compare.baseline import NAME, place
     from bench.compare.resolve import read
 

@@ -21,10 +21,10 @@ def pull(
     """Fetch models, corpora and tasks ahead of a run; corpora and tasks into --data-dir where it is given."""
     from bench.inputs import corpora, download, tasks
     from bench.inputs.task_yaml import describe
-    from bench.system.cache import cache_dir, using
+    from bench.system.cache import cache_dir, in_use
 
     root = data_dir or cache_dir() / "data"
-    with using():
+    with in_use():
         for name in names:
             if name in corpora.CORPORA:
                 files = corpora.pull(name, root)

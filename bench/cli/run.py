@@ -61,11 +61,11 @@ def prune(
     given = {"methods": methods, "models": models, "measures": "size", "seeds": seeds}
     spec = spec_of(flags | given, quantizers="none")
     from bench.run.prune import write_pruned
-    from bench.verify import Broken
+    from bench.verify import BrokenPromise
 
     try:
         typer.echo(write_pruned(spec, out))
-    except Broken as broken:
+    except BrokenPromise as broken:
         fail(f"{methods} on {models} is not what it promised: {broken}; nothing was written", 1)
 
 
@@ -85,7 +85,7 @@ def finetune(
     """Train a pruned model further with its zeros held, and write a folder that transformers loads."""
     from bench.results.artifacts import find_pruned
     from bench.run.prune import write_pruned
-    from bench.verify import Broken
+    from bench.verify import BrokenPromise
 
     folder, pattern = find_pruned(artifact, flags.pop("results", None))
     training = [f"training.data={json_module.dumps(data)}"]
@@ -93,5 +93,5 @@ def finetune(
     given |= {"patterns": flags.pop("patterns", None) or pattern, "set_": training + (flags.pop("set_", None) or [])}
     try:
         typer.echo(write_pruned(spec_of(flags | given, quantizers="none"), out))
-    except Broken as broken:
+    except BrokenPromise as broken:
         fail(f"fine-tuning {artifact} broke its promise: {broken}; nothing was written", 1)

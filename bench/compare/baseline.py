@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.compare import result_set
-from bench.compare.result_set import Side
+from bench.compare.result_set import ResultSet
 from bench.results.record import Record, identity_key, parse
 from bench.results.rows import latest
 from bench.results.schema import SCHEMA, refuse_newer
 from bench.system import digests
-from bench.system.files import replacing
+from bench.system.files import atomic_write
 from methods.errors import UserError
 
 FORMAT = 1
@@ -42,7 +42,7 @@ def place(name: str, folder: Path = FOLDER) -> Path:
     return folder / f"{name.removesuffix('.zip')}.zip"
 
 
-def write(side: Side, path: Path) -> Path:
+def write(side: ResultSet, path: Path) -> Path:
     """Keep the newest records of a results folder, without tracebacks, notes and costs.
 
     Raises:
@@ -61,7 +61,7 @@ def write(side: Side, path: Path) -> Path:
     items = _parquet(tables)
     manifest = {"format": FORMAT, "schema": SCHEMA, "records": len(records), "commits": _commits(records)}
     manifest["digest"] = digests.of([text.decode(), items.hex()])
-    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as out:
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as out:
         for name, content, packing in (
             (MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode(), zipfile.ZIP_STORED),
             (RECORDS, text, zipfile.ZIP_DEFLATED),
@@ -140,7 +140,7 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     return told, files
 
 
-def read(path: Path) -> Side:
+def read(path: Path) -> ResultSet:
     """
     Raises:
         UserError: not there, damaged, or of an older or newer format.
@@ -156,7 +156,7 @@ def read(path: Path) -> Side:
         raise UserError(f"baseline {str(path)!r} holds what is no record ({reason}): {again}") from None
     if not records:
         raise UserError(f"baseline {str(path)!r} holds no records: {again}")
-    return Side(str(path), tuple(latest(records)), _Scores(files[ITEMS], str(path)))
+    return ResultSet(str(path), tuple(latest(records)), _Scores(files[ITEMS], str(path)))
 
 
 class _Scores:
@@ -201,7 +201,7 @@ def listed(folder: Path) -> list[dict[str, Any]]:
     return out
 
 
-def shown(side: Side) -> list[dict[str, Any]]:
+def shown(side: ResultSet) -> list[dict[str, Any]]:
     """A baseline's rows, one a reading: text that a git diff can be made of."""
     out = []
     for record in side.records:

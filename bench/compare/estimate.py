@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from bench.compare.pairing import Pair
-from bench.compare.result_set import Items, Side
+from bench.compare.result_set import Items, ResultSet
 from bench.results.record import Record
 from bench.results.rows import newest
 from bench.results.store import Store
@@ -36,7 +36,7 @@ class CannotPair(Exception):
     """Why two sets of scores do not meet."""
 
 
-def estimate_pair(pair: Pair, before: Side, after: Side, level: float, seed_noise: float = 0.0) -> Estimate:
+def estimate_pair(pair: Pair, before: ResultSet, after: ResultSet, level: float, seed_noise: float = 0.0) -> Estimate:
     """
     Raises:
         CannotPair: other items, or too few.

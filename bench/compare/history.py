@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bench.compare.pairing import grouped, names
-from bench.compare.result_set import Side
+from bench.compare.result_set import ResultSet
 from bench.results.record import Record
 from bench.stats import changepoints
 from methods.errors import UserError
@@ -40,7 +40,7 @@ class Series:
     points: tuple[Point, ...]
 
 
-def read(side: Side, metric: str, matching: str = "", alpha: float = 0.01) -> list[Series]:
+def read(side: ResultSet, metric: str, matching: str = "", alpha: float = 0.01) -> list[Series]:
     """Every slot's series of a metric, by the time its commits were first recorded. side: every record, not the newest.
 
     Raises:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from bench.compare.result_set import Side
+from bench.compare.result_set import ResultSet
 from bench.results.record import ReadingRow, Record, identity_key
 
 COUNTED = ("size", "pattern")
@@ -112,7 +112,7 @@ def grouped(records: Iterable[Record], without: tuple[str, ...] = ()) -> dict[Sl
 
 
 def join(
-    before: Side, after: Side, without: tuple[str, ...] = (), *, shared: bool = False
+    before: ResultSet, after: ResultSet, without: tuple[str, ...] = (), *, shared: bool = False
 ) -> tuple[list[Pair], list[Finding], int]:
     """Pairs, what could not be paired, and how many slots are new. shared: seeds of one side alone are left out."""
     old, new = grouped(before.records, without), grouped(after.records, without)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from bench.compare import baseline
-from bench.compare.result_set import Side, Still, of_file, uncollected
+from bench.compare.result_set import ResultSet, Still, of_file, uncollected
 from bench.results.record import Record, identity_key
 from bench.results.rows import latest
 from methods.errors import UserError
@@ -17,7 +17,7 @@ OF_A_METHOD = ("method", "pattern", "calibration", "training")
 OF_A_RECORD = ("measure", "protocol")
 
 
-def find(a: str, b: str, results: Path) -> tuple[Side, Side, tuple[str, ...]]:
+def find(a: str, b: str, results: Path) -> tuple[ResultSet, ResultSet, tuple[str, ...]]:
     """Two sides, and the parts of a slot in which they may differ.
 
     Each is a results folder, a baseline by file or name; or, in the folder `results`, a commit, a method's label or the
@@ -31,7 +31,7 @@ def find(a: str, b: str, results: Path) -> tuple[Side, Side, tuple[str, ...]]:
     return one[0], other[0], without
 
 
-def _find(text: str, results: Path) -> tuple[Side, tuple[str, ...]]:
+def _find(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:
     path = Path(text)
     plainly_a_name = text == path.name and not (path / "records").is_dir()  # a folder may be called as a method is
     if (path.is_dir() and not plainly_a_name) or (path.is_file() and path.suffix == ".zip"):
@@ -67,7 +67,7 @@ def _of_one(text: str, made: list[Record]) -> list[Record]:
     return made
 
 
-def _artifact(text: str, named: list[Record], whole: Side) -> list[Record]:
+def _artifact(text: str, named: list[Record], whole: ResultSet) -> list[Record]:
     """All that was measured of one artifact. Its seed is left out of account: it is one draw, whichever."""
     if len(named) > 1:
         raise UserError(f"{len(named)} records begin with {text!r}: write more of it")
@@ -77,7 +77,7 @@ def _artifact(text: str, named: list[Record], whole: Side) -> list[Record]:
 
 
 @uncollected()
-def read(path: Path, what: str = "results", *, every: bool = False) -> Side:
+def read(path: Path, what: str = "results", *, every: bool = False) -> ResultSet:
     """A results folder, or a file that `bench baseline set` wrote. every: all records, not the newest of each slot.
 
     Raises:
@@ -95,4 +95,4 @@ def read(path: Path, what: str = "results", *, every: bool = False) -> Side:
         raise UserError(f"{what} cannot be read: {store.moved[0]}: delete it, or run the same bench run again")
     if not records:
         raise UserError(f"{what} {str(path)!r} holds no records: run bench run --results {path} first")
-    return Side(str(path), tuple(records if every else latest(records)), lambda record: of_file(path, record))
+    return ResultSet(str(path), tuple(records if every else latest(records)), lambda record: of_file(path, record))

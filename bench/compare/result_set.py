@@ -36,7 +36,7 @@ class Items(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Side:
+class ResultSet:
     """One side of a comparison."""
 
     name: str
@@ -44,8 +44,8 @@ class Side:
     items: Callable[[Record], Items]
     """Raises UserError where the scores cannot be read."""
 
-    def only(self, name: str, records: Iterable[Record]) -> Side:
-        return Side(name, tuple(records), self.items)
+    def only(self, name: str, records: Iterable[Record]) -> ResultSet:
+        return ResultSet(name, tuple(records), self.items)
 
 
 class Still(Store):

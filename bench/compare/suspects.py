@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.compare import result_set
 from bench.compare.resolve import read
-from bench.compare.result_set import Side
+from bench.compare.result_set import ResultSet
 from bench.compare.verdict import Judgement
 from bench.results.record import Record
 from methods.errors import UserError
@@ -17,18 +17,18 @@ SUSPECT = ("REGRESSION", "NEW_FAILURE")
 
 
 def rerun(
-    after: Side,
+    after: ResultSet,
     judged: Judgement,
     room: Path,
     measure: Callable[[Record, Path], Record],
     note: Callable[[str], None],
-) -> Side:
+) -> ResultSet:
     """`after` with each suspected record measured again, where that is possible; the results folder stays as it is.
 
     measure: runs a record's measurement into an empty results folder; raises UserError where it cannot.
     """
     suspects = {r.key: r for row in judged.rows if row.verdict in SUSPECT for r in row.records}
-    fresh: dict[str, tuple[Record, Side]] = {}
+    fresh: dict[str, tuple[Record, ResultSet]] = {}
     for key, record in suspects.items():
         try:
             root = Path(tempfile.mkdtemp(prefix="again-", dir=room))
@@ -43,4 +43,4 @@ def rerun(
     def items(record: Record) -> result_set.Items:
         return anew[id(record)].items(record) if id(record) in anew else after.items(record)
 
-    return Side(after.name, records, items)
+    return ResultSet(after.name, records, items)

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.compare.estimate import CannotPair, change, estimate_pair, value
 from bench.compare.pairing import Finding, Pair, join
-from bench.compare.result_set import Side, uncollected
+from bench.compare.result_set import ResultSet, uncollected
 from bench.compare.settings import Rules
 from bench.results.record import Record
 from bench.results.rows import QUIET
@@ -80,7 +80,7 @@ class Judgement:
 
 @uncollected()
 def judge(
-    before: Side, after: Side, rules: Rules, *, without: tuple[str, ...] = (), exploratory: bool = False
+    before: ResultSet, after: ResultSet, rules: Rules, *, without: tuple[str, ...] = (), exploratory: bool = False
 ) -> Judgement:
     """Every number of `before` against `after`.
 

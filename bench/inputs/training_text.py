@@ -19,7 +19,7 @@ import numpy as np
 from bench.inputs import corpora, wikimini
 from bench.system import digests
 from bench.system.cache import cache_dir
-from bench.system.files import replacing
+from bench.system.files import atomic_write
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _packed(
         ids = np.fromiter(_tokens(_texts(name, use, data_dir), tokenizer, limit), dtype=np.uint32)
         if len(tokenizer) <= 2**16:
             ids = ids.astype(np.uint16)
-        with replacing(file) as temporary, temporary.open("wb") as stream:
+        with atomic_write(file) as temporary, temporary.open("wb") as stream:
             np.save(stream, ids, allow_pickle=False)
     return np.load(file, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.inputs import wikimini
 from bench.system.cache import cache_dir
-from bench.system.files import replacing
+from bench.system.files import atomic_write
 
 SEED = 0
 VERSION = 1  # raise it whenever an item comes out differently
@@ -53,12 +53,12 @@ def folder() -> Path:
     for name, text in _FORMS.items():
         data, task = home / f"{name}.jsonl", home / f"{name}.yaml"
         if not data.exists():
-            with replacing(data) as temporary:
+            with atomic_write(data) as temporary:
                 temporary.write_text("".join(json.dumps(i, ensure_ascii=False) + "\n" for i in items(name)))
         head = f"task: {name}\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {json.dumps(str(data))}}}}}\n"
         whole = head + f"test_split: test\n{text}metadata: {{version: {VERSION}.0}}\n"
         if not task.exists() or task.read_text() != whole:  # the cache may have moved
-            with replacing(task) as temporary:
+            with atomic_write(task) as temporary:
                 temporary.write_text(whole)
     return home
 

@@ -22,7 +22,7 @@ for _code in CODES.tolist():
 
 
 @dataclass(frozen=True)
-class Laid:
+class KernelWeight:
     """A matrix [out, width] as the kernel reads it."""
 
     memory: Tensor
@@ -43,14 +43,14 @@ class Laid:
         return -(-self.width // BLOCK)
 
 
-def can(packed: Packed) -> bool:
+def supports(packed: Packed) -> bool:
     """Has the kernel a path for it? bfloat16, and int8 with a scale a row."""
     if packed.kind == "int8":
         return packed.scales is not None and packed.scales.shape[1] == 1
     return packed.kind == "float" and packed.dtype == torch.bfloat16
 
 
-def lay(packed: Packed) -> Laid:
+def to_kernel_layout(packed: Packed) -> KernelWeight:
     """From packed24: beside bfloat16 the mask's bits become places; eight blocks' codes and values lie together."""
     values, rows = packed.values.view(torch.uint8).numpy(), len(packed.values)
     blocks = -(-packed.width // BLOCK)
@@ -64,10 +64,10 @@ def lay(packed: Packed) -> Laid:
         _fill(memory[:, at:middle], codes[:, 8 * start : 8 * (start + n)])
         _fill(memory[:, middle:end], values[:, 32 * item * start : 32 * item * (start + n)])
     scales = packed.scales[:, 0].float().contiguous() if packed.scales is not None else None
-    return Laid(torch.from_numpy(memory), scales, packed.width, dtype=packed.dtype)
+    return KernelWeight(torch.from_numpy(memory), scales, packed.width, dtype=packed.dtype)
 
 
-def back(laid: Laid) -> Packed:
+def from_kernel_layout(laid: KernelWeight) -> Packed:
     """The packed24 it was laid from."""
     item = 1 if laid.int8 else 2
     memory, width = laid.memory.numpy(), laid.width
@@ -92,27 +92,27 @@ def integers(packed: Packed) -> tuple[Tensor, Tensor]:
     return unpack(plain).to(torch.int8), packed.scales[:, 0].float()
 
 
-def lay_dense(weight: Tensor, scales: Tensor | None = None) -> Laid:
+def lay_dense(weight: Tensor, scales: Tensor | None = None) -> KernelWeight:
     """The same for the kernel without sparsity: bfloat16 [out, width], or int8 with float32 scales [out]."""
     blocks = -(-weight.shape[1] // BLOCK)
     padded = torch.nn.functional.pad(weight, (0, blocks * BLOCK - weight.shape[1])).contiguous()
-    return Laid(own(padded.view(torch.uint8)), scales, weight.shape[1], dense=True)
+    return KernelWeight(aligned_copy(padded.view(torch.uint8)), scales, weight.shape[1], dense=True)
 
 
-def weight_of(laid: Laid) -> Tensor:
+def weight_of(laid: KernelWeight) -> Tensor:
     """The dense matrix [out, width] it stands for."""
     if not laid.dense:
-        return unpack(back(laid))
+        return unpack(from_kernel_layout(laid))
     whole = laid.memory.view(torch.int8 if laid.int8 else torch.bfloat16)[:, : laid.width]
     return whole if laid.scales is None else (whole.float() * laid.scales[:, None]).to(laid.dtype)
 
 
-def own(memory: Tensor) -> Tensor:
+def aligned_copy(memory: Tensor) -> Tensor:
     """A copy of bytes in memory of numpy's, which asks for large pages: torch's rows would cross a small one each."""
     return torch.from_numpy(memory.numpy().copy())
 
 
-def product(x: Tensor, laid: Laid, *, threads: int = 1, path: str | None = None) -> Tensor:
+def product(x: Tensor, laid: KernelWeight, *, threads: int = 1, path: str | None = None) -> Tensor:
     """x [rows, width] times the matrix transposed: float32 [rows, out]. Four rows of x share a reading of the weights.
 
     bfloat16 weights see x as bfloat16; int8 ones see it as int16, each row by its largest, and add exactly.

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bench.kernels.timing import Clock, WrongProduct, right
+from bench.kernels.timing import Clock, WrongProduct, check_product
 from bench.system import digests
 from bench.system.cache import cache_dir
-from bench.system.files import replacing
+from bench.system.files import atomic_write
 
 MULTIPLE = 16
 """Tokens are padded to a multiple: the library wants 8 of 16-bit values, 16 of 8-bit ones."""
@@ -101,7 +101,7 @@ class Compressed:
             wanted,
             lambda work: self._seconds(work),
         )
-        with replacing(memory) as temporary:
+        with atomic_write(memory) as temporary:
             temporary.write_text(json.dumps(asdict(choice)))
         return choice
 
@@ -136,7 +136,7 @@ def search(
     for plan in plans:
         tried += 1
         try:
-            right(f"algorithm {plan.alg_id} (split_k {plan.split_k})", product(plan), wanted)
+            check_product(f"algorithm {plan.alg_id} (split_k {plan.split_k})", product(plan), wanted)
             took = seconds(lambda plan=plan: product(plan))  # type: ignore[misc]
         except WrongProduct as fault:
             wrong.append(str(fault))

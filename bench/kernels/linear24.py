@@ -38,10 +38,10 @@ class Linear24(nn.Module):
         self.out_features, self.in_features = packed.shape
         self.bias = None if bias is None else nn.Parameter(bias.to(self.device), requires_grad=False)
         self.packed: Packed | None = None
-        self.laid: cpu24.Laid | None = None
+        self.laid: cpu24.KernelWeight | None = None
         self.compressed: Compressed | None = None
         if self.engine == "native":
-            self.laid = cpu24.lay(packed)
+            self.laid = cpu24.to_kernel_layout(packed)
         elif self.engine == "cusparselt":
             self.packed = packed  # the library's layout has no way back
             self.compressed = Compressed(unpack(packed).to(self.device), Events())
@@ -82,7 +82,7 @@ class Linear24(nn.Module):
 def _engine(packed: Packed, device: torch.device) -> str:
     if device.type == "cuda" and torch.backends.cusparselt.is_available() and packed.kind == "float":
         return "cusparselt"
-    if device.type == "cpu" and cpu24.can(packed):
+    if device.type == "cpu" and cpu24.supports(packed):
         try:
             native.load()
         except native.NoKernel:

@@ -35,7 +35,7 @@ class WrongProduct(Exception):
     """A kernel's answer is wrong: it is not timed."""
 
 
-def right(name: str, found: Tensor, wanted: Tensor) -> None:
+def check_product(name: str, found: Tensor, wanted: Tensor) -> None:
     """Is it the product that float32 gives? Held before anything is timed.
 
     Raises:

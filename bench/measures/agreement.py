@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bench.inputs import windows
 from bench.measures import forward
-from bench.measures.contract import Readings, Rig
+from bench.measures.contract import MeasureContext, Readings
 from bench.measures.windowed import Windowed, mean_and_stderr
 from bench.results.record import Item, Reading
 
@@ -22,7 +22,7 @@ class Agreement(Windowed):
 
     name: ClassVar[str] = "agreement"
 
-    def read(self, model: Callable[[], nn.Module], rig: Rig) -> Readings:
+    def read(self, model: Callable[[], nn.Module], rig: MeasureContext) -> Readings:
         """Items: a window's KL summed over its positions, and beside it how many of them agree.
 
         Raises:
@@ -46,7 +46,9 @@ class Agreement(Windowed):
         return Readings(values, items, tokens.numel(), windows.token_digest(tokens))
 
 
-def distances(model: Callable[[], nn.Module], tokens: Tensor, batch: int, rig: Rig) -> list[tuple[float, int]]:
+def distances(
+    model: Callable[[], nn.Module], tokens: Tensor, batch: int, rig: MeasureContext
+) -> list[tuple[float, int]]:
     """Per window, the summed KL(dense || model) in nats and at how many positions the most likely token is the same.
 
     One model is in memory at a time: of the first the final hidden states are kept, on the CPU.

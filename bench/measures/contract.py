@@ -27,7 +27,7 @@ class Readings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rig:
+class MeasureContext:
     """What a measure may use beside the model."""
 
     folder: Path
@@ -65,4 +65,4 @@ class Measure(Protocol):
         """What two numbers must share to stand in one column."""
         ...
 
-    def read(self, model: Callable[[], nn.Module], rig: Rig) -> Readings: ...
+    def read(self, model: Callable[[], nn.Module], rig: MeasureContext) -> Readings: ...

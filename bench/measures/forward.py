@@ -11,7 +11,7 @@ from methods.pruning.streaming import last_hidden
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from bench.measures.contract import Rig
+    from bench.measures.contract import MeasureContext
 
 LOGITS_BYTES = 32 * 2**20
 """Of one model's logits in memory at a time."""
@@ -28,7 +28,7 @@ class Pass(NamedTuple):
     head: nn.Module
 
 
-def over(load: Callable[[], nn.Module], folder: Path, tokens: Tensor, batch: int, rig: Rig) -> Pass:
+def over(load: Callable[[], nn.Module], folder: Path, tokens: Tensor, batch: int, rig: MeasureContext) -> Pass:
     """The final hidden states of a model on windows.
 
     Args:
@@ -43,7 +43,7 @@ def over(load: Callable[[], nn.Module], folder: Path, tokens: Tensor, batch: int
     return Pass(_states(model, tokens, batch, rig), head)
 
 
-def _states(model: nn.Module, tokens: Tensor, batch: int, rig: Rig) -> Iterator[Tensor]:
+def _states(model: nn.Module, tokens: Tensor, batch: int, rig: MeasureContext) -> Iterator[Tensor]:
     done = 0
     for part in tokens.split(batch):
         yield model.base_model(input_ids=part.to(rig.compute.device), use_cache=False)[0]  # type: ignore[operator]

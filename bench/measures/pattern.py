@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from bench.measures.contract import Readings, Rig
+from bench.measures.contract import MeasureContext, Readings
 from bench.results.record import Reading
 from methods.contract import Needs
 
@@ -23,7 +23,7 @@ class PatternHolds:
     def protocol(self) -> str:
         return "targets"
 
-    def read(self, model: Callable[[], nn.Module], rig: Rig) -> Readings:
+    def read(self, model: Callable[[], nn.Module], rig: MeasureContext) -> Readings:
         verdict = rig.verdict
         lost = verdict.zeros_lost
         return Readings(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bench.inputs import windows
 from bench.measures import forward
-from bench.measures.contract import Readings, Rig
+from bench.measures.contract import MeasureContext, Readings
 from bench.measures.windowed import Windowed, mean_and_stderr
 from bench.results.record import Item, Reading
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Perplexity(Windowed):
     name: ClassVar[str] = "perplexity"
 
-    def read(self, model: Callable[[], nn.Module], rig: Rig) -> Readings:
+    def read(self, model: Callable[[], nn.Module], rig: MeasureContext) -> Readings:
         """
         Raises:
             UserError: the corpus has not one window, or fewer than were asked for.
@@ -40,7 +40,7 @@ class Perplexity(Windowed):
         return Readings((reading,), items, tokens.numel(), windows.token_digest(tokens))
 
 
-def window_losses(made: forward.Pass, tokens: Tensor, rig: Rig) -> list[float]:
+def window_losses(made: forward.Pass, tokens: Tensor, rig: MeasureContext) -> list[float]:
     """Summed cross-entropy of each window in nats, in float32. tokens: int64 [windows, seqlen]."""
     import torch
 

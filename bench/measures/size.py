@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from bench.measures.contract import Readings, Rig
+from bench.measures.contract import MeasureContext, Readings
 from bench.results.record import Item, Reading
 from methods.contract import Needs
 
@@ -24,7 +24,7 @@ class Size:
     def protocol(self) -> str:
         return "weights"
 
-    def read(self, model: Callable[[], nn.Module], rig: Rig) -> Readings:
+    def read(self, model: Callable[[], nn.Module], rig: MeasureContext) -> Readings:
         """Counts over the whole model; `sparsity` over its targets alone, per layer in the items.
 
         bytes_packed is theory: each target as its n of every m values and one bit per weight of mask, the rest as it is.

@@ -13,7 +13,7 @@ from methods.contract import Needs
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.measures.contract import Rig
+    from bench.measures.contract import MeasureContext
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Windowed:
     def per_forward(self) -> int:
         return forward.batch_of(self.batch, self.seqlen)
 
-    def cut(self, rig: Rig) -> tuple[Tensor, list[str]]:
+    def cut(self, rig: MeasureContext) -> tuple[Tensor, list[str]]:
         """int64 [windows, seqlen], and the article each begins in.
 
         Raises:

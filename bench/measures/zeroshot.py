@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bench.inputs import tasks
 from bench.inputs.task_yaml import describe
-from bench.measures.contract import Readings, Rig
+from bench.measures.contract import MeasureContext, Readings
 from bench.results.record import Item, Reading
 from methods.contract import Needs
 
@@ -39,7 +39,7 @@ class Zeroshot:
     def protocol(self) -> str:
         return f"{self.task}@{self.version}" + (f"x{self.limit}" if self.limit else "")
 
-    def read(self, model: Callable[[], nn.Module], rig: Rig) -> Readings:
+    def read(self, model: Callable[[], nn.Module], rig: MeasureContext) -> Readings:
         """Readings are the task's metrics; items hold acc, 0 or 1, where it has one, else its first metric.
 
         Raises:

@@ -34,7 +34,7 @@ class Stage(_Frozen):
     """What the catalog lists it under."""
 
 
-class Draw(_Frozen):
+class CalibrationSet(_Frozen):
     """Which calibration tokens."""
 
     data: str
@@ -44,7 +44,7 @@ class Draw(_Frozen):
     seqlen: int
 
 
-class Course(_Frozen):
+class TrainingRun(_Frozen):
     """Which training: `tokens` of `data` in steps of `batch` sequences of `seqlen`."""
 
     data: str
@@ -72,8 +72,8 @@ class Artifact(_Frozen):
     tokenizer: str
     revision: str
     stages: tuple[Stage, ...]
-    calibration: Draw | None
-    training: Course | None = None
+    calibration: CalibrationSet | None
+    training: TrainingRun | None = None
     processes: int = 1
     """That share a training."""
     include: tuple[str, ...]
@@ -150,7 +150,7 @@ class Artifact(_Frozen):
         )
 
 
-class Cell(_Frozen):
+class Measurement(_Frozen):
     """One measure of one artifact: one record."""
 
     artifact: Artifact

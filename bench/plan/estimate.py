@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from bench.inputs import corpora, tasks
-from bench.plan.artifact import Artifact, Cell
+from bench.plan.artifact import Artifact, Measurement
 from bench.plan.plan import Plan
 from bench.results.record import DONE
 from bench.results.store import Store
@@ -53,7 +53,7 @@ def rows(plan: Plan) -> list[dict[str, Any]]:
     return out
 
 
-def _cost(artifact: Artifact, left: list[Cell]) -> tuple[int, float | None, float]:
+def _cost(artifact: Artifact, left: list[Measurement]) -> tuple[int, float | None, float]:
     shapes = Folder(artifact.folder).shapes()
     parameters = sum(math.prod(s) for s in shapes.values())
     draw = artifact.calibration
@@ -71,7 +71,7 @@ def _cost(artifact: Artifact, left: list[Cell]) -> tuple[int, float | None, floa
     return tokens, START_S + 2.0 * parameters * passes / rate, memory  # training: forward, two backward, the teacher's
 
 
-def _evaluated(cell: Cell) -> int:
+def _evaluated(cell: Measurement) -> int:
     if cell.measure == "zeroshot":
         return tasks.tokens(cell.config["task"], cell.config["limit"])
     if cell.measure not in ("perplexity", "agreement"):

@@ -10,7 +10,7 @@ from bench.catalog import registry
 from bench.catalog.choice import Choice, parse_chain, parse_quantizer
 from bench.inputs import download, models
 from bench.plan import recipes
-from bench.plan.artifact import Artifact, Cell, Stage
+from bench.plan.artifact import Artifact, Measurement, Stage
 from bench.plan.resolve import (
     count_parameters,
     input_digest,
@@ -30,13 +30,13 @@ from methods.targets import find_targets, require_fit
 @dataclasses.dataclass(frozen=True)
 class Plan:
     spec: Spec
-    cells: tuple[Cell, ...]
+    cells: tuple[Measurement, ...]
     to_pull: tuple[str, ...]
     """Models that are known but not here, so that nothing is planned for them yet."""
 
-    def artifacts(self) -> dict[str, list[Cell]]:
+    def artifacts(self) -> dict[str, list[Measurement]]:
         """Cells by artifact key, in order."""
-        grouped: dict[str, list[Cell]] = {}
+        grouped: dict[str, list[Measurement]] = {}
         for cell in self.cells:
             grouped.setdefault(cell.artifact.key, []).append(cell)
         return grouped
@@ -50,7 +50,7 @@ def make_plan(spec: Spec, *, fetch: bool = False) -> Plan:
     """
     device = resolve_device(spec.device)
     dtype = spec.dtype if spec.dtype != "auto" else ("float32" if device == "cpu" else "bfloat16")
-    cells: list[Cell] = []
+    cells: list[Measurement] = []
     to_pull = []
     for name in spec.models:
         model = download.pull(name, spec.data_dir) if fetch else models.resolve(name, spec.data_dir)
@@ -61,7 +61,7 @@ def make_plan(spec: Spec, *, fetch: bool = False) -> Plan:
     return Plan(spec, tuple({c.key: c for c in cells}.values()), tuple(to_pull))
 
 
-def _cells_of(spec: Spec, model: models.Model, device: str, dtype: str, fetch: bool) -> list[Cell]:
+def _cells_of(spec: Spec, model: models.Model, device: str, dtype: str, fetch: bool) -> list[Measurement]:
     opened = model.open()
     shapes = opened.shapes()
     targets = find_targets(opened.config, shapes, spec.targets.include, spec.targets.exclude)
@@ -102,7 +102,7 @@ def _cells_of(spec: Spec, model: models.Model, device: str, dtype: str, fetch: b
                     threads=spec.threads or cores(),
                     stream=spec.stream,
                 )
-                cells += [Cell(artifact=artifact, **m) for m in measures]
+                cells += [Measurement(artifact=artifact, **m) for m in measures]
     return cells
 
 

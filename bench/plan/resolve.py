@@ -13,7 +13,7 @@ from bench.inputs import corpora, models, tasks, training_text, windows
 from bench.inputs.task_yaml import describe, harness
 from bench.measures.speed.measure import measure_configs
 from bench.plan import recipes
-from bench.plan.artifact import Course, Draw
+from bench.plan.artifact import CalibrationSet, TrainingRun
 from bench.plan.spec import Spec
 from bench.system import digests, environments
 from bench.system.devices import fingerprint
@@ -30,14 +30,14 @@ def count_parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return sum(math.prod(shape) for shape in shapes.values())
 
 
-def resolve_training(spec: Spec, model: models.Model, recipe: recipes.Recipe) -> Course:
+def resolve_training(spec: Spec, model: models.Model, recipe: recipes.Recipe) -> TrainingRun:
     """
     Raises:
         UserError: no such text, or a budget below one step.
     """
     wanted = spec.training
     training_text.check(wanted.data)
-    course = Course(
+    course = TrainingRun(
         data=wanted.data,
         content=training_text.content(wanted.data, spec.data_dir),
         recipe=recipe.name,
@@ -95,7 +95,7 @@ def input_digest(choice: Choice, name: str) -> str:
         raise UserError(f"{choice.label}: file {name!r} cannot be read: {fault.strerror}") from None
 
 
-def resolve_calibration(spec: Spec, model: models.Model, fetch: bool) -> Draw:
+def resolve_calibration(spec: Spec, model: models.Model, fetch: bool) -> CalibrationSet:
     wanted = spec.calibration
     seqlen = wanted.seqlen or model.seqlen
     tokenizer = model.folder / "tokenizer.json"
@@ -103,7 +103,7 @@ def resolve_calibration(spec: Spec, model: models.Model, fetch: bool) -> Draw:
         corpora.ensure(wanted.data, "calibration", spec.data_dir)
         windows.check_calibration(wanted.data, seqlen, tokenizer, spec.data_dir)
     content = _content(wanted.data, "calibration", spec, fetch)
-    return Draw(data=wanted.data, content=content, sequences=wanted.sequences, seqlen=seqlen)
+    return CalibrationSet(data=wanted.data, content=content, sequences=wanted.sequences, seqlen=seqlen)
 
 
 def resolve_measures(name: str, spec: Spec, model: models.Model, device: str, fetch: bool) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
-from methods.pruning.hessian import CurvedWalk, compensate_, inverse_factor
+from methods.pruning.hessian import HessianWalk, compensate_, inverse_factor
 from methods.quantizing.grids import Integer, group_of, put
 from methods.quantizing.stored import Stored
 
@@ -78,7 +78,7 @@ class Int4Gptq:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if not 0 <= self.damping <= 1:
             raise UserError(f"int4-gptq:damping={self.damping} will not do: it is a fraction, from 0 to 1")
-        walk = CurvedWalk(model, job, self.damping, by_activation if self.act_order else as_they_lie)
+        walk = HessianWalk(model, job, self.damping, by_activation if self.act_order else as_they_lie)
         scales = 0
         for visit, ready in walk:
             out, width = visit.weight.shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bench.report.table import Grid, cells, header
+from bench.report.table import TextTable, cells, header
 from bench.results.record import Record
 from bench.results.rows import IDENTITY, to_rows
 
@@ -15,7 +15,7 @@ LABELS = ("method", "pattern", "quantizer", "dtype")
 QUALITY = ("perplexity", "kl", "top1_agreement")
 
 
-def grids(records: Sequence[Record]) -> list[Grid]:
+def grids(records: Sequence[Record]) -> list[TextTable]:
     """One grid a model that has any. Each sparse row opens a band, followed by the dense ones within WITHIN of it.
 
     Bands go from many bits to few; rows of one band from the fewest bits up. A sparse row that has no dense one of its
@@ -28,7 +28,7 @@ def grids(records: Sequence[Record]) -> list[Grid]:
     return [grid for grid in found if grid.lines]
 
 
-def _grid(model: str, table: list[dict[str, Any]]) -> Grid:
+def _grid(model: str, table: list[dict[str, Any]]) -> TextTable:
     lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in table:
         lines.setdefault(tuple(row[c] for c in IDENTITY), []).append(row)
@@ -46,7 +46,7 @@ def _grid(model: str, table: list[dict[str, Any]]) -> Grid:
         for number, (beside, members) in enumerate(bands.items(), 1)
         for bits, group in [*sorted(members, key=lambda x: x[0]), *(dense[i] for i in beside)]
     ]
-    return Grid(
+    return TextTable(
         f"{model}, at about equal bits per weight",
         ["band", *LABELS, "bits per weight", *(header(*c[:2]) for c in columns)],
         out,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bench.compare.result_set import Side
+from bench.compare.result_set import ResultSet
 from bench.report import pairwise, table
 from bench.report.view import Cell, Column, Row, Section, Table
 from bench.results import reproduce
@@ -15,7 +15,7 @@ from bench.results.rows import QUIET, to_rows
 FILTERS = ("model", "method", "pattern", "quantizer")
 
 
-def section(side: Side, title: str) -> Section:
+def section(side: ResultSet, title: str) -> Section:
     """
     Raises:
         UserError: scores that cannot be read.

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.report import pairwise, pareto
-from bench.report.table import Grid, number
+from bench.report.table import TextTable, number
 from bench.report.view import Cell, Column, Section, Table
 
 HEADERS = ("model", "best of what is smaller", "as good", "quality", "against uncompressed", "bytes packed")
@@ -58,13 +58,13 @@ def of(sections: Sequence[Section]) -> list[Answer]:
     return sorted(found, key=lambda a: a.model)
 
 
-def grid(found: Sequence[Answer]) -> Grid:
+def grid(found: Sequence[Answer]) -> TextTable:
     lines = []
     for a in found:
         quality = f"{a.column.name} {a.value}"
         against = " ".join(filter(None, (a.against, a.reference)))
         lines.append([f"{a.model} ({a.run})", a.best, a.others, quality, against, a.packed])
-    return Grid("In short", list(HEADERS), lines)
+    return TextTable("In short", list(HEADERS), lines)
 
 
 def _table(section: int, index: int, run: str, table: Table) -> Iterator[Answer]:

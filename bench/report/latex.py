@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from bench.report.table import Grid
+from bench.report.table import TextTable
 from bench.results.rows import IDENTITY
 
 SPECIAL = {
@@ -50,7 +50,7 @@ def escape(text: str) -> str:
     return out.replace(",,", ",{},")  # two would be a quotation mark
 
 
-def document(parts: Sequence[tuple[str, str, Sequence[Grid]]]) -> str:
+def document(parts: Sequence[tuple[str, str, Sequence[TextTable]]]) -> str:
     """parts: a title, a sentence and tables each."""
     width = max((_width(g) for *_, grids in parts for g in grids), default=0.0)
     out = [
@@ -67,7 +67,7 @@ def document(parts: Sequence[tuple[str, str, Sequence[Grid]]]) -> str:
     return "\n".join([*out, r"\end{document}", ""])
 
 
-def table(grid: Grid) -> str:
+def table(grid: TextTable) -> str:
     spec = "".join("l" if h in LABELS else "r" for h in grid.headers)
     return "\n".join(
         [
@@ -89,6 +89,6 @@ def _line(cells: Iterable[str]) -> str:
     return " & ".join(map(escape, cells)) + r" \\"
 
 
-def _width(grid: Grid) -> float:
+def _width(grid: TextTable) -> float:
     columns = zip(grid.headers, *grid.lines, strict=True)
     return sum(max(map(len, column)) * LETTER_MM + COLUMN_MM for column in columns)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.compare import resolve
-from bench.compare.result_set import Side
+from bench.compare.result_set import ResultSet
 from bench.report import from_papers, from_records, highlights, html, latex, pareto, table
 from bench.report.view import Section
 from bench.results.rows import guarded, to_frame
 from bench.results.store import RESULTS
-from bench.system.files import replacing
+from bench.system.files import atomic_write
 from bench.system.text import plain
 from methods.errors import UserError
 
@@ -36,7 +36,7 @@ def folders(root: Path = RESULTS.parent) -> list[Path]:
     return kept
 
 
-def sections(results: Sequence[Side], others: Path) -> list[Section]:
+def sections(results: Sequence[ResultSet], others: Path) -> list[Section]:
     """Each folder a section, those that only chose recipes behind the rest, and what others published as the last.
 
     Raises:
@@ -77,7 +77,7 @@ def write(made: dict[str, bytes], out: Path) -> list[Path]:
     """
     try:
         for name, content in made.items():
-            with replacing(out / name) as temporary:
+            with atomic_write(out / name) as temporary:
                 temporary.write_bytes(content)
         for path in out.glob(MADE):
             if path.name not in made:
@@ -93,7 +93,7 @@ def stale(made: dict[str, bytes], out: Path) -> list[Path]:
     return [out / name for name in sorted(made.keys() | there) if made.get(name) != there.get(name)]
 
 
-def _csv(results: Sequence[Side]) -> str:
+def _csv(results: Sequence[ResultSet]) -> str:
     """One line a reading, of all that are ours."""
     import pandas as pd
 

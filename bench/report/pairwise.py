@@ -9,7 +9,7 @@ from itertools import combinations
 
 from bench.compare import estimate
 from bench.compare.pairing import Pair, Seeds, meet
-from bench.compare.result_set import Items, Side
+from bench.compare.result_set import Items, ResultSet
 from bench.report.view import Cell, Interval, Table
 from bench.results.record import Record
 from bench.stats import multiple_tests
@@ -19,7 +19,7 @@ MOST = 40
 ALPHA = 0.05
 
 
-def paired(table: Table, records: Mapping[str, Record], side: Side) -> Table:
+def paired(table: Table, records: Mapping[str, Record], side: ResultSet) -> Table:
     """The table with an interval for each pair of rows that was measured on the same items, and ranks from them.
 
     Each interval holds on its own. Rows tie unless Benjamini and Hochberg's p over the column's pairs is under ALPHA. A
@@ -41,7 +41,7 @@ def paired(table: Table, records: Mapping[str, Record], side: Side) -> Table:
     return replace(table, intervals=intervals, ranks=ranks, unranked=unranked)
 
 
-def _remembering(side: Side) -> Side:
+def _remembering(side: ResultSet) -> ResultSet:
     kept: dict[str, Items] = {}
 
     def items(record: Record) -> Items:
@@ -49,7 +49,7 @@ def _remembering(side: Side) -> Side:
             kept[record.key] = side.items(record)
         return kept[record.key]
 
-    return Side(side.name, side.records, items)
+    return ResultSet(side.name, side.records, items)
 
 
 def _has(cell: Cell | None) -> bool:
@@ -65,7 +65,7 @@ def _seeds(table: Table, row: int, column: int, records: Mapping[str, Record]) -
     return {r.slot.get("seed"): r for r in found} if all(r.items for r in found) else {}
 
 
-def _compared(seeds: Mapping[int, Seeds], metric: str, side: Side) -> Iterator[tuple[tuple[int, int], Interval]]:
+def _compared(seeds: Mapping[int, Seeds], metric: str, side: ResultSet) -> Iterator[tuple[tuple[int, int], Interval]]:
     for a, b in combinations(seeds, 2):
         pairs, _ = meet("", seeds[a], seeds[b], True)
         for pair in pairs:
@@ -73,7 +73,7 @@ def _compared(seeds: Mapping[int, Seeds], metric: str, side: Side) -> Iterator[t
                 yield (a, b), found
 
 
-def _interval(pair: Pair, side: Side) -> Interval | None:
+def _interval(pair: Pair, side: ResultSet) -> Interval | None:
     if pair.obstacle():
         return None
     try:

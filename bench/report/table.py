@@ -27,14 +27,14 @@ Column = tuple[str, str, str]
 """metric, protocol, measure"""
 
 
-class Grid:
+class TextTable:
     """A pivoted table as text: headers, and one line of cells for each method."""
 
     def __init__(self, title: str, headers: list[str], lines: list[list[str]]) -> None:
         self.title, self.headers, self.lines = title, headers, lines
 
 
-def grids(records: Sequence[Record]) -> list[Grid]:
+def text_tables(records: Sequence[Record]) -> list[TextTable]:
     """One grid a model. A column is one metric under one protocol; protocols never share one.
 
     Several seeds are shown as mean ± standard deviation over seeds; a single one as value ± standard error over items.
@@ -47,10 +47,10 @@ def grids(records: Sequence[Record]) -> list[Grid]:
     ]
 
 
-def _grid(model: str, table: list[dict[str, Any]]) -> Grid:
+def _grid(model: str, table: list[dict[str, Any]]) -> TextTable:
     found = sheet(table)
     lines = [[*line.labels, *cells(line.group, found.columns)] for line in found.lines]
-    return Grid(model, list(found.told) + [header(*c[:2]) for c in found.columns], lines)
+    return TextTable(model, list(found.told) + [header(*c[:2]) for c in found.columns], lines)
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def number(value: float, stderr: float | None, unit: str) -> str:
     return f"{value:,.4g}"
 
 
-def rich_table(grid: Grid) -> Table:
+def rich_table(grid: TextTable) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -232,7 +232,7 @@ def rich_table(grid: Grid) -> Table:
     return table
 
 
-def markdown(grid: Grid, escape: Callable[[str], str] | None = None) -> str:
+def markdown(grid: TextTable, escape: Callable[[str], str] | None = None) -> str:
     """escape: in place of `plain`."""
 
     def row(cells: Iterable[str]) -> str:

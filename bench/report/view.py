@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.report.table import ABSENT, Grid
+from bench.report.table import ABSENT, TextTable
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Table:
     def shown(self) -> tuple[int, ...]:
         return tuple(i for i, c in enumerate(self.columns) if not c.quiet)
 
-    def grid(self) -> Grid:
+    def grid(self) -> TextTable:
         """As text, ranks by the first column that has any."""
         by = min(self.ranks, default=None)
         headers = [*self.told, *([] if by is None else ["rank"]), *(self.columns[i].name for i in self.shown)]
@@ -105,7 +105,7 @@ class Table:
             cells = (row.cells[i] for i in self.shown)
             rank = [] if by is None else [self.ranks[by][k]]
             lines.append([*row.labels, *rank, *(ABSENT if c is None else c.text for c in cells)])
-        return Grid(self.title, headers, lines)
+        return TextTable(self.title, headers, lines)
 
 
 @dataclass(frozen=True)

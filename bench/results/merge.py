@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.results.record import DONE, Record
 from bench.results.store import Store
-from bench.system.files import replacing
+from bench.system.files import atomic_write
 from methods.errors import UserError
 
 
@@ -56,7 +56,7 @@ def _copy(source: Store, record: Record, target: Store) -> None:
         content = (source.root / "items" / name).read_bytes()
         if hashlib.sha256(content).hexdigest() != record.items.sha256:
             raise UserError(f"{source.root / 'items' / name} is not the file its record speaks of: run its cell again")
-        with replacing(target.root / "items" / f"{record.key[:32]}.parquet") as temporary:
+        with atomic_write(target.root / "items" / f"{record.key[:32]}.parquet") as temporary:
             temporary.write_bytes(content)
         record.items.file = f"{record.key[:32]}.parquet"
     target.write(record)

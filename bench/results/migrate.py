@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.results.record import parse
 from bench.results.schema import SCHEMA
 from bench.results.store import Store
-from bench.system.files import replacing
+from bench.system.files import atomic_write
 from methods.errors import UserError
 
 
@@ -56,7 +56,7 @@ def _renewed(path: Path, store: Store, aside: Path) -> bool:
         raise UserError(
             f"{path} is no record ({str(fault).splitlines()[0]}): delete it, or run its cell again"
         ) from None
-    with replacing(aside / path.name) as temporary:
+    with atomic_write(aside / path.name) as temporary:
         temporary.write_bytes(content)
     store.write(record)
     return True

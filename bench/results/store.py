@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bench.results.record import ItemsFile, Record, parse
 from bench.system import digests
-from bench.system.files import replacing, sweep
+from bench.system.files import atomic_write, sweep
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Store:
                 for folder in ("records", "items", "locks"):
                     (root / folder).mkdir(parents=True, exist_ok=True)
                     sweep(root / folder)
-                with replacing(root / "records" / ".probe"):
+                with atomic_write(root / "records" / ".probe"):
                     pass
                 (root / "records" / ".probe").unlink(missing_ok=True)
             except OSError as fault:
@@ -120,10 +120,10 @@ class Store:
             for name in items[0].beside:
                 table[name] = [i.beside[name] for i in items]
             path = self.root / "items" / f"{record.key[:32]}.parquet"
-            with replacing(path) as temporary:
+            with atomic_write(path) as temporary:
                 table.to_parquet(temporary, index=False)
             record.items = ItemsFile(file=path.name, rows=len(items), sha256=digests.of_file(path))
-        with replacing(self.path(record.key)) as temporary:
+        with atomic_write(self.path(record.key)) as temporary:
             temporary.write_text(record.model_dump_json(indent=1) + "\n")
 
     def items(self, record: Record) -> pd.DataFrame:

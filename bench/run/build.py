@@ -16,16 +16,16 @@ from torch import Tensor, nn
 
 from bench.catalog import choice, registry
 from bench.inputs import loading, models, training_text, windows
-from bench.measures.contract import Measure, Rig
-from bench.plan.artifact import Artifact, Cell, Stage
+from bench.measures.contract import Measure, MeasureContext
+from bench.plan.artifact import Artifact, Measurement, Stage
 from bench.results.record import Item, Record
 from bench.run import ranks
-from bench.run.job import Built, Phased, checkpoint_folder, fits_device, read_stored, resolve_environment
+from bench.run.job import BuiltArtifact, PhaseProgress, checkpoint_folder, fits_device, read_stored, resolve_environment
 from bench.run.measure import rows_of
-from bench.run.new_record import blank
+from bench.run.new_record import new_record
 from bench.system import digests, provenance
-from bench.system.cache import cache_dir, scratch
-from bench.system.files import publish, replacing
+from bench.system.cache import cache_dir, temporary_folder
+from bench.system.files import atomic_write, publish
 from bench.verify import Verdict, verify
 from methods.contract import Budget, Compute, Job, Method, Outcome, Prior
 from methods.folder import Folder, save, state
@@ -40,7 +40,7 @@ CARRIED = ("config.json", "generation_config.json", "chat_template.jinja", *mode
 class Builder:
     """Everything that happens to one artifact in its process."""
 
-    def __init__(self, artifact: Artifact, events: Phased, rank: int = 0) -> None:
+    def __init__(self, artifact: Artifact, events: PhaseProgress, rank: int = 0) -> None:
         torch.set_num_threads(max(1, artifact.threads // artifact.processes))
         self.events = events
         self.source = Folder(artifact.folder)
@@ -60,7 +60,7 @@ class Builder:
             self._tokenizer = loading.load_tokenizer(self.source.path)
         return self._tokenizer
 
-    def build(self, artifact: Artifact) -> Built:
+    def build(self, artifact: Artifact) -> BuiltArtifact:
         """The artifact from the cache, or made now: all stages but the last first, each checked.
 
         Raises:
@@ -72,7 +72,7 @@ class Builder:
         if not (home / "artifact.json").exists():
             before = self._before(artifact)
             self.events.phase = artifact.stages[-1].label
-            with scratch(artifact.key[:8]) as room:
+            with temporary_folder(artifact.key[:8]) as room:
                 verdict = self._apply(artifact, before, Path(room))
                 publish(Path(room) / "artifact", home)
             shutil.rmtree(checkpoint_folder(artifact), ignore_errors=True)
@@ -83,9 +83,9 @@ class Builder:
         ):  # a stage was checked against its own input, not yet against dense
             verdict = self._verify(self.source.path, folder, artifact.stages[-1], about["changed"])
             verdict.zeros_lost = about.get("zeros_lost")  # of what its own input had masked
-        return Built(folder, verdict, about["notes"], about["cost"], frozenset(about["changed"]))
+        return BuiltArtifact(folder, verdict, about["notes"], about["cost"], frozenset(about["changed"]))
 
-    def _before(self, artifact: Artifact) -> Built | None:
+    def _before(self, artifact: Artifact) -> BuiltArtifact | None:
         """What the last stage starts from; None where that is the model itself."""
         return self.build(artifact.up_to(len(artifact.stages) - 1)) if len(artifact.stages) > 1 else None
 
@@ -101,7 +101,7 @@ class Builder:
         counting = stage.kind == "quantizers"
         return verify(Folder(before), Folder(after), pattern, self.targets, changed, dtype, counting=counting)
 
-    def _apply(self, artifact: Artifact, before: Built | None, room: Path) -> Verdict:
+    def _apply(self, artifact: Artifact, before: BuiltArtifact | None, room: Path) -> Verdict:
         """Run the last stage and leave its result, checked, in room/artifact."""
         stage = artifact.stages[-1]
         source, method, job = self._job(artifact, before, room)
@@ -109,7 +109,7 @@ class Builder:
         model = loading.load(source, self.compute)
         torch.manual_seed(job.seed)
         started = time.monotonic()
-        with ranks.crew(artifact) if job.training else nullcontext():
+        with ranks.start_ranks(artifact) if job.training else nullcontext():
             outcome = method.apply(model, job)
         cost = {
             "build_s": round(time.monotonic() - started, 3),
@@ -126,20 +126,20 @@ class Builder:
         changed = outcome.changed | (before.changed if before else frozenset())
         about = {"unchanged": folder != made, "changed": sorted(changed), "notes": notes, "cost": cost}
         about["zeros_lost"] = verdict.zeros_lost
-        with replacing(made / "artifact.json") as temporary:
+        with atomic_write(made / "artifact.json") as temporary:
             temporary.write_text(json.dumps(about | {"determinants": artifact.determinants()}, allow_nan=False))
         return verdict
 
     def help(self, artifact: Artifact) -> None:
         """Take part in the last stage as another rank than the first."""
         before = self._before(artifact)
-        with scratch(artifact.key[:8]) as room:
+        with temporary_folder(artifact.key[:8]) as room:
             source, method, job = self._job(artifact, before, Path(room))
             model = loading.load(source, self.compute)
             torch.manual_seed(job.seed)
             method.apply(model, job)
 
-    def _job(self, artifact: Artifact, before: Built | None, room: Path) -> tuple[Path, Method, Job]:
+    def _job(self, artifact: Artifact, before: BuiltArtifact | None, room: Path) -> tuple[Path, Method, Job]:
         """What the last stage starts from, its method and all it may use."""
         stage = artifact.stages[-1]
         source = before.folder if before else self.source.path
@@ -216,18 +216,18 @@ class Builder:
         )
         return corpus, torch.from_numpy(held)
 
-    def _prior(self, before: Built) -> Prior:
+    def _prior(self, before: BuiltArtifact) -> Prior:
         folder = Folder(before.folder)
         kept = {t: folder.tensor(t + ".weight") != 0 for t in self.targets}
         flip = family_of(folder.config).transposed
         return Prior(folder=before.folder, masks={t: m.T if flip else m for t, m in kept.items()})
 
-    def measure(self, cell: Cell, built: Built) -> tuple[Record, tuple[Item, ...]]:
+    def measure(self, cell: Measurement, built: BuiltArtifact) -> tuple[Record, tuple[Item, ...]]:
         """Read one measure off a built artifact."""
         measure: Measure = registry.load(registry.lookup("measures", cell.measure))(**cell.config)
         compute = self.compute if getattr(measure, "streams", False) else self._whole()
-        with scratch("measure") as room:
-            rig = Rig(
+        with temporary_folder("measure") as room:
+            rig = MeasureContext(
                 folder=built.folder,
                 source=self.source.path,
                 dense=built.folder == self.source.path,
@@ -248,7 +248,7 @@ class Builder:
         if cell.measure == "pattern":  # the one cell every artifact has carries its making
             notes |= built.notes
             cost |= built.cost
-        record = blank(
+        record = new_record(
             cell,
             status="ok" if finite else "diverged",
             reason=""

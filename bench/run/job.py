@@ -21,14 +21,14 @@ from methods.folder import Folder
 from methods.quantizing.stored import NOTE, Stored
 
 
-class Phased(Progress, Protocol):
+class PhaseProgress(Progress, Protocol):
     """A progress that also says what is being done."""
 
     phase: str
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltArtifact:
     folder: Path
     verdict: Verdict
     notes: Mapping[str, Any]

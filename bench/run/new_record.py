@@ -5,18 +5,18 @@ from __future__ import annotations
 import traceback
 from typing import Any
 
-from bench.plan.artifact import Cell
+from bench.plan.artifact import Measurement
 from bench.results.record import Record
 from bench.system import provenance
 from methods.errors import Diverged, Skipped
 
 
-def blank(cell: Cell, **fields: Any) -> Record:
+def new_record(cell: Measurement, **fields: Any) -> Record:
     """A record of a cell with what is known before it runs."""
     return Record(key=cell.key, slot=cell.slot, determinants=cell.determinants(), **fields)
 
 
-def failure(cell: Cell, fault: BaseException) -> Record:
+def failed_record(cell: Measurement, fault: BaseException) -> Record:
     """A failed row, or a diverged or skipped one, with the reason in one line and the whole traceback."""
     lines = str(fault).strip().splitlines()
     out_of_memory = (
@@ -25,7 +25,7 @@ def failure(cell: Cell, fault: BaseException) -> Record:
     reason = "OOM" if out_of_memory else f"{type(fault).__name__}: {lines[0] if lines else 'no message'}"
     if isinstance(fault, Diverged | Skipped):
         reason = str(fault)
-    return blank(
+    return new_record(
         cell,
         status="skipped" if isinstance(fault, Skipped) else "diverged" if isinstance(fault, Diverged) else "failed",
         reason=reason,

@@ -7,7 +7,7 @@ import time
 from typing import Protocol, TextIO
 
 
-class Watch(Protocol):
+class ProgressDisplay(Protocol):
     def begin(self, total: int, known: int) -> None: ...
     def artifact(self, label: str, waiting: bool) -> None: ...
     def progress(self, phase: str, done: int, total: int, figures: dict[str, float]) -> None: ...
@@ -16,7 +16,7 @@ class Watch(Protocol):
     def end(self) -> None: ...
 
 
-class Plain:
+class LogDisplay:
     """A line per event, to a stream that is no terminal; progress at most every ten seconds."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -52,7 +52,7 @@ class Plain:
         pass
 
 
-class Bars:
+class RichDisplay:
     """rich progress bars on stderr: all cells, and the phase at work, with the clock time it will end."""
 
     def __init__(self) -> None:
@@ -120,6 +120,6 @@ def _told(figures: dict[str, float]) -> str:
     )
 
 
-def on(stream: TextIO = sys.stderr) -> Watch:
+def on(stream: TextIO = sys.stderr) -> ProgressDisplay:
     """The watch that suits the stream."""
-    return Bars() if stream.isatty() else Plain(stream)
+    return RichDisplay() if stream.isatty() else LogDisplay(stream)

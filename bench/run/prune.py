@@ -11,14 +11,14 @@ from bench.plan.artifact import Artifact, names
 from bench.plan.spec import Spec
 from bench.run import progress
 from bench.run.model_card import card
-from bench.system.cache import using
+from bench.system.cache import in_use
 from methods.errors import Skipped, UserError
 
 
 class _Show:
     """A builder's events drawn by a watch."""
 
-    def __init__(self, show: progress.Watch) -> None:
+    def __init__(self, show: progress.ProgressDisplay) -> None:
         self.phase, self._show = "", show
 
     def advance(self, done: int, total: int, **figures: float) -> None:
@@ -36,10 +36,10 @@ def write_pruned(spec: Spec, out: Path) -> str:
         raise UserError("bench prune takes one method, one model, one pattern and one quantizer; bench run takes many")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {str(out)!r} is there already: name a new folder, or empty it")
-    with using():
+    with in_use():
         planned = plan.make_plan(spec, fetch=True).cells
         artifact = next(c.artifact for c in planned if c.artifact.pruner.label == spec.methods[0])
-        with using(*names(artifact)):
+        with in_use(*names(artifact)):
             return _write(artifact, out)
 
 

@@ -9,7 +9,7 @@ import threading
 import torch
 import torch.distributed as dist
 
-from bench.run.ranks import HERE, Post, backend
+from bench.run.ranks import HERE, RankTask, backend
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     from bench.run.build import Builder
     from bench.run.events import Events
 
-    post = Post.model_validate_json(sys.stdin.readline())
+    post = RankTask.model_validate_json(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     artifact = post.artifact
     if artifact.device.startswith("cuda"):

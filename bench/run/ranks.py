@@ -25,7 +25,7 @@ PATIENCE = timedelta(minutes=10)
 """For a helper to load its model."""
 
 
-class Post(BaseModel):
+class RankTask(BaseModel):
     """What a helper is told, on its stdin."""
 
     artifact: Artifact
@@ -33,12 +33,12 @@ class Post(BaseModel):
     port: int
 
 
-class Lost(Exception):
+class RankFailed(Exception):
     """A helper ended before its time."""
 
 
 @contextlib.contextmanager
-def crew(artifact: Artifact) -> Iterator[None]:
+def start_ranks(artifact: Artifact) -> Iterator[None]:
     """Within it, this process is the first of `artifact.processes`. With one process, nothing happens.
 
     Raises:
@@ -56,7 +56,7 @@ def crew(artifact: Artifact) -> Iterator[None]:
         )
         helpers.append(helper)
         assert helper.stdin
-        helper.stdin.write(Post(artifact=artifact, rank=rank, port=store.port).model_dump_json() + "\n")
+        helper.stdin.write(RankTask(artifact=artifact, rank=rank, port=store.port).model_dump_json() + "\n")
         helper.stdin.flush()
     try:
         _join(artifact, store, helpers)
@@ -65,7 +65,7 @@ def crew(artifact: Artifact) -> Iterator[None]:
         dist.destroy_process_group()
         for rank, helper in enumerate(helpers, 1):
             if code := helper.wait(timeout=60):
-                raise Lost(f"the helper of rank {rank} ended with code {code}")
+                raise RankFailed(f"the helper of rank {rank} ended with code {code}")
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -82,9 +82,9 @@ def _join(artifact: Artifact, store: Any, helpers: list[subprocess.Popen[str]]) 
     for rank, helper in enumerate(helpers, 1):
         while not store.check([f"here {rank}"]):
             if (code := helper.poll()) is not None:
-                raise Lost(f"the helper of rank {rank} ended with code {code} before it began")
+                raise RankFailed(f"the helper of rank {rank} ended with code {code} before it began")
             if time.monotonic() > deadline:
-                raise Lost(f"the helper of rank {rank} did not begin within {PATIENCE}")
+                raise RankFailed(f"the helper of rank {rank} did not begin within {PATIENCE}")
             time.sleep(0.05)
     dist.init_process_group(backend(artifact), store=store, rank=0, world_size=artifact.processes)
 

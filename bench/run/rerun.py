@@ -21,13 +21,13 @@ def measure(record: Record, root: Path) -> Record:
 
     from bench.plan.plan import Plan, make_plan
     from bench.run import progress, runner
-    from bench.system.cache import using
+    from bench.system.cache import in_use
 
     plan = make_plan(spec_of(record, root))
     cells = tuple(c for c in plan.cells if identity_key(record) == _slot(c.slot))
     if not cells:
         raise UserError(f"record {record.key[:12]} is of a slot that this version does not make: run bench run")
-    with using():
+    with in_use():
         summary = runner.execute(Plan(plan.spec, cells, ()), Store(root), progress.on(sys.stderr))
     if len(summary.records) != 1:
         raise UserError(f"record {record.key[:12]} gave {len(summary.records)} records: run bench run")

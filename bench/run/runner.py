@@ -15,14 +15,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from bench.plan.artifact import Cell
+from bench.plan.artifact import Measurement
 from bench.plan.plan import Plan
 from bench.results.record import DONE, Record
 from bench.results.store import Store, is_disk_full
-from bench.run.new_record import failure
-from bench.run.progress import Watch
+from bench.run.new_record import failed_record
+from bench.run.progress import ProgressDisplay
 from bench.run.worker import Assignment
-from bench.system.cache import cache_dir, using
+from bench.system.cache import cache_dir, in_use
 
 KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 """A worker's, where nobody set them: by default glibc returns each large tensor's memory and gets it anew, page by page."""
@@ -65,7 +65,7 @@ class Summary:
         return sum(r.status == "failed" for r in self.records)
 
 
-def execute(plan: Plan, store: Store, watch: Watch) -> Summary:
+def execute(plan: Plan, store: Store, watch: ProgressDisplay) -> Summary:
     """Fill in what is missing, then read every cell's record.
 
     Raises:
@@ -78,9 +78,9 @@ def execute(plan: Plan, store: Store, watch: Watch) -> Summary:
         watch.end()
 
 
-def _execute(plan: Plan, store: Store, watch: Watch) -> Summary:
+def _execute(plan: Plan, store: Store, watch: ProgressDisplay) -> Summary:
     summary = Summary()
-    queue: deque[list[Cell]] = deque()
+    queue: deque[list[Measurement]] = deque()
     known = 0
     for cells in plan.artifacts().values():
         missing = [c for c in cells if not _done(store, c)]
@@ -92,7 +92,7 @@ def _execute(plan: Plan, store: Store, watch: Watch) -> Summary:
     while queue:
         cells = queue.popleft()
         wait = busy_in_a_row > len(queue)  # everything left is held by other runs
-        with using(cells[0].artifact.key[:32]):  # its log
+        with in_use(cells[0].artifact.key[:32]):  # its log
             ours = _run(cells, store, watch, wait, summary)
         if ours:
             busy_in_a_row = 0
@@ -106,12 +106,12 @@ def _execute(plan: Plan, store: Store, watch: Watch) -> Summary:
     return summary
 
 
-def _done(store: Store, cell: Cell) -> bool:
+def _done(store: Store, cell: Measurement) -> bool:
     record = store.get(cell.key)
     return record is not None and record.status in DONE
 
 
-def _run(cells: list[Cell], store: Store, watch: Watch, wait: bool, summary: Summary) -> bool:
+def _run(cells: list[Measurement], store: Store, watch: ProgressDisplay, wait: bool, summary: Summary) -> bool:
     """One artifact in its own process; False if another run holds it."""
     artifact = cells[0].artifact
     log = cache_dir() / "logs" / f"{artifact.key[:32]}.log"
@@ -158,12 +158,12 @@ def _run(cells: list[Cell], store: Store, watch: Watch, wait: bool, summary: Sum
     return True
 
 
-def _record_death(store: Store, cell: Cell, code: int, log: Path) -> None:
+def _record_death(store: Store, cell: Measurement, code: int, log: Path) -> None:
     """A failed row for a cell whose worker died, unless another run has taken it up since."""
     try:
         with FileLock(store.lock(cell.artifact.key), timeout=0):
             if not _done(store, cell):
-                record = failure(cell, Killed(f"{_cause(code)}; its log is {log}"))
+                record = failed_record(cell, Killed(f"{_cause(code)}; its log is {log}"))
                 record.traceback = log.read_text(errors="replace")[-20_000:]
                 store.write(record)
     except Timeout:

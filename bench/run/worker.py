@@ -16,18 +16,18 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
-from bench.plan.artifact import Cell, names
+from bench.plan.artifact import Measurement, names
 from bench.results.record import DONE, Record
 from bench.results.store import Store, is_disk_full
 from bench.run.events import Events
-from bench.run.new_record import failure
-from bench.system.cache import using
+from bench.run.new_record import failed_record
+from bench.system.cache import in_use
 
 
 class Assignment(BaseModel):
     """What the runner hands over."""
 
-    cells: list[Cell]
+    cells: list[Measurement]
     results: Path
     wait: bool
     """Wait for another run that holds this artifact, or say it is busy."""
@@ -66,7 +66,7 @@ def _work(job: Assignment, events: Events) -> None:
     except Timeout:
         events.say("busy")
         return
-    with lock, using(*names(artifact)):
+    with lock, in_use(*names(artifact)):
         missing = []
         for cell in job.cells:  # another run may have filled them while this one waited
             known = store.get(cell.key)
@@ -78,7 +78,7 @@ def _work(job: Assignment, events: Events) -> None:
             _fill(missing, store, events)
 
 
-def _fill(cells: list[Cell], store: Store, events: Events) -> None:
+def _fill(cells: list[Measurement], store: Store, events: Events) -> None:
     from bench.run.build import Builder
 
     artifact = cells[0].artifact
@@ -89,7 +89,7 @@ def _fill(cells: list[Cell], store: Store, events: Events) -> None:
         if is_disk_full(fault):
             raise
         for cell in cells:
-            _record(store, events, failure(cell, fault))
+            _record(store, events, failed_record(cell, fault))
         return
     for cell in cells:
         events.phase = cell.told
@@ -99,7 +99,7 @@ def _fill(cells: list[Cell], store: Store, events: Events) -> None:
         except Exception as fault:  # the cell boundary
             if is_disk_full(fault):
                 raise
-            record, items = failure(cell, fault), ()
+            record, items = failed_record(cell, fault), ()
         record.cost["wall_s"] = round(time.monotonic() - started, 3)
         _record(store, events, record, items)
 

@@ -44,7 +44,7 @@ def gc(*, everything: bool, days: int) -> tuple[int, int]:
         UserError: another is at work.
     """
     try:
-        with collector().acquire(timeout=60):
+        with gc_lock().acquire(timeout=60):
             return _collect((*MADE, *DEAR) if everything else MADE, time.time() - days * 86400)
     except Timeout:
         raise UserError("another bench cache gc is at work: wait until it ends") from None
@@ -98,10 +98,10 @@ def cache_dir() -> Path:
 
 
 @contextlib.contextmanager
-def scratch(prefix: str) -> Iterator[str]:
+def temporary_folder(prefix: str) -> Iterator[str]:
     """A folder in the cache, on the same disk as what will be moved out of it; it goes when the block ends."""
     room = cache_dir() / "tmp" / f"{prefix}{uuid.uuid4().hex}"
-    with using(room.name):
+    with in_use(room.name):
         room.mkdir(parents=True)
         try:
             yield str(room)
@@ -109,7 +109,7 @@ def scratch(prefix: str) -> Iterator[str]:
             shutil.rmtree(room, ignore_errors=True)
 
 
-def collector() -> FileLock:
+def gc_lock() -> FileLock:
     """Held by `bench cache gc` while it deletes, and by others for the moment in which they say what they use."""
     from filelock import FileLock  # here, so that lists are instant
 
@@ -123,7 +123,7 @@ def marks() -> Path:
 
 
 @contextlib.contextmanager
-def using(*names: str) -> Iterator[None]:
+def in_use(*names: str) -> Iterator[None]:
     """Keep `bench cache gc` away from what all runs share, and from entries of these names, there already or not.
 
     A name is without its suffix: that of an artifact is its log's, too.
@@ -132,7 +132,7 @@ def using(*names: str) -> Iterator[None]:
 
     locks = [FileLock(marks() / f"{name}+{uuid.uuid4().hex}") for name in names or ("",)]
     with contextlib.ExitStack() as held:
-        with collector():
+        with gc_lock():
             marks().mkdir(exist_ok=True)
             for lock in locks:
                 held.callback(Path(lock.lock_file).unlink, missing_ok=True)

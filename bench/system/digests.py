@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.system.cache import cache_dir
-from bench.system.files import replacing
+from bench.system.files import atomic_write
 
 
 def of(value: Any) -> str:
@@ -30,7 +30,7 @@ def of_file(path: Path) -> str:
         return known
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    with replacing(memory) as temporary:
+    with atomic_write(memory) as temporary:
         temporary.write_text(digest)
     return digest
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.system import digests
-from bench.system.cache import CACHE_ENV, cache_dir, using
-from bench.system.files import replacing
+from bench.system.cache import CACHE_ENV, cache_dir, in_use
+from bench.system.files import atomic_write
 from bench.system.suggest import unknown
 from methods.errors import Skipped, UserError
 
@@ -136,7 +136,7 @@ def create(name: str, say: Callable[[str], None]) -> Path:
         say(f"{name}: is it well?")
         _run(name, [str(_python(path)), "-I", "-c", recipe.check], log, say)
         versions = _run(name, [str(_python(path)), "-I", "-c", VERSIONS], log, say)
-        with replacing(path / MANIFEST) as temporary:
+        with atomic_write(path / MANIFEST) as temporary:
             temporary.write_text(json.dumps({"pins": pins(name), "versions": json.loads(versions)}, indent=1))
     return path
 
@@ -151,7 +151,7 @@ def _alone(name: str) -> Iterator[None]:
 
     try:
         folder(name).parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder(name).with_suffix(".lock"), timeout=0), using():
+        with FileLock(folder(name).with_suffix(".lock"), timeout=0), in_use():
             yield
     except Timeout:
         raise UserError(f"environment {name} is being built by another process: wait until it ends") from None

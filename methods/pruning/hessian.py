@@ -17,7 +17,7 @@ PANEL = 384
 """Columns per panel. X^T X is symmetric, so of its panels only those on and above the diagonal are computed."""
 
 
-def gram(x: Tensor, so_far: Tensor | None) -> Tensor:
+def add_gram(x: Tensor, so_far: Tensor | None) -> Tensor:
     """Add x^T x to `so_far`, upper triangle of panels only. x: [tokens, in] -> [in, in]. See `symmetric`."""
     width = x.shape[1]
     total = x.new_zeros(width, width) if so_far is None else so_far
@@ -68,10 +68,10 @@ def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
     return torch.linalg.solve_triangular(upper, eye, upper=True), damping
 
 
-class CurvedWalk(Generic[T]):
+class HessianWalk(Generic[T]):
     """A walk whose visits come with what `prepare` makes of their inputs' Hessian, dead inputs' weights zeroed.
 
-        walk = CurvedWalk(model, job, damping, inverse_factor)
+        walk = HessianWalk(model, job, damping, inverse_factor)
         for visit, factor in walk: compensate_(visit.weight, factor, ...)
         return walk.outcome()
 
@@ -82,7 +82,7 @@ class CurvedWalk(Generic[T]):
     def __init__(
         self, model: nn.Module, job: Job, damping: float, prepare: Callable[[Tensor, float], tuple[T, float]]
     ) -> None:
-        self._walk, self._damping, self._prepare = Walk(model, job, gram), damping, prepare
+        self._walk, self._damping, self._prepare = Walk(model, job, add_gram), damping, prepare
         self._tokens = job.calibration.numel() if job.calibration is not None else 0
         self._raised: dict[str, float] = {}
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
-from methods.training.ranks import alone
+from methods.training.ranks import is_single_process
 
 KEEP = 2
 """So that one is whole while the next is being written."""
@@ -24,16 +24,16 @@ KEEP = 2
 def write(root: Path, step: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Path:
     """Write root/step-N, whole or not at all. With several ranks each writes its shards, and all must call."""
     final, making = root / f"step-{step}", root / f".step-{step}"
-    first = alone() or dist.get_rank() == 0
+    first = is_single_process() or dist.get_rank() == 0
     if first:
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(parents=True)
-    if not alone():
+    if not is_single_process():
         dist.barrier()
     writer = HuggingFaceStorageWriter(str(making), save_distributed=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        state_dict_saver.save(dict(tensors), storage_writer=writer, no_dist=alone())
+        state_dict_saver.save(dict(tensors), storage_writer=writer, no_dist=is_single_process())
     if first:
         (making / "about.json").write_text(json.dumps(dict(about), allow_nan=False))
         for file in making.iterdir():
@@ -43,7 +43,7 @@ def write(root: Path, step: int, tensors: Mapping[str, Tensor], about: Mapping[s
         making.rename(final)
         for old in _steps(root)[:-KEEP]:
             shutil.rmtree(root / f"step-{old}")
-    if not alone():
+    if not is_single_process():
         dist.barrier()
     return final
 
@@ -70,7 +70,7 @@ def read_into(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     held = dict(tensors)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        state_dict_loader.load(held, storage_reader=reader, no_dist=alone())
+        state_dict_loader.load(held, storage_reader=reader, no_dist=is_single_process())
     for name, tensor in tensors.items():
         if held[name] is not tensor:
             tensor.copy_(held[name])

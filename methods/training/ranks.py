@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from methods.targets import holds_in_out
 
 
-def alone() -> bool:
+def is_single_process() -> bool:
     """Is this the only process?"""
     return not (dist.is_available() and dist.is_initialized())
 
 
 def rank_and_world() -> tuple[int, int]:
-    return (0, 1) if alone() else (dist.get_rank(), dist.get_world_size())
+    return (0, 1) if is_single_process() else (dist.get_rank(), dist.get_world_size())
 
 
 def shard(root: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
@@ -43,12 +43,12 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """All of a sharded tensor; every rank must ask."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def like(tensor: Tensor, parameter: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """The part of a whole `tensor` that lies where this rank's part of `parameter` does."""
     if not hasattr(parameter, "placements"):
         return tensor
@@ -57,14 +57,14 @@ def like(tensor: Tensor, parameter: Tensor) -> Tensor:
     return distribute_tensor(tensor, parameter.device_mesh, parameter.placements).to_local()  # type: ignore[attr-defined]
 
 
-def any_of(answer: bool) -> bool:
+def any_rank(answer: bool) -> bool:
     """Does any rank say so? Clocks differ, and all must do the same."""
-    return total(float(answer))[0] > 0
+    return all_reduce_sum(float(answer))[0] > 0
 
 
-def total(*values: float) -> list[float]:
+def all_reduce_sum(*values: float) -> list[float]:
     """Sums over ranks of figures taken on shards."""
-    if alone():
+    if is_single_process():
         return list(values)
     sums = torch.tensor(values, dtype=torch.float64)
     if dist.get_backend() == "nccl":
@@ -73,9 +73,9 @@ def total(*values: float) -> list[float]:
     return [float(v) for v in sums]
 
 
-def mean(tensor: Tensor) -> Tensor:
+def all_reduce_mean(tensor: Tensor) -> Tensor:
     """The mean over ranks."""
-    if alone():
+    if is_single_process():
         return tensor
     tensor = tensor.clone()
     dist.all_reduce(tensor)

@@ -19,12 +19,12 @@ from methods.training import checkpoint, distill, ranks
 from methods.training.settings import Settings
 from methods.training.student import Student, head_of, hidden_states
 
-EVERY = 10
+LOG_EVERY = 10
 """Steps between two looks at the losses: each look waits for the device."""
 CURVE = 200
 """Rows of the curve that end up in the notes."""
 CHECKPOINT_S = 300
-BLOW_UP = 3.0
+DIVERGED_AT = 3.0
 """A cross-entropy of so many times its start is a divergence."""
 
 
@@ -117,15 +117,15 @@ class Trainer:
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip or math.inf)
             optimizer.step()
             optimizer.zero_grad()
-            seen = torch.cat([ranks.mean(losses), ranks.whole(norm).reshape(1).to(losses)])
+            seen = torch.cat([ranks.all_reduce_mean(losses), ranks.full_tensor(norm).reshape(1).to(losses)])
             pending.append((step, {"lr": lr} | figures | getattr(optimizer, "figures", {}), seen))
-            if (step + 1) % EVERY == 0 or step + 1 == total:
+            if (step + 1) % LOG_EVERY == 0 or step + 1 == total:
                 self._look(pending)
                 pending.clear()
                 rate = (step + 1 - start) * self.corpus.step_tokens / (time.monotonic() - began)
                 self.job.progress.advance(step + 1, total, loss=self.curve[-1]["loss"], tokens_per_s=round(rate))
                 due = time.monotonic() - saved > CHECKPOINT_S and step + 1 < total
-                if ranks.any_of(due):
+                if ranks.any_rank(due):
                     self._save(optimizer, step + 1)
                     saved = time.monotonic()
 
@@ -161,7 +161,7 @@ class Trainer:
         for (step, _, _), (loss, ce, _, norm) in zip(pending, table, strict=True):
             if not self.curve and step == pending[0][0]:
                 self.first = ce
-            if not (math.isfinite(loss) and math.isfinite(norm)) or ce > BLOW_UP * self.first:
+            if not (math.isfinite(loss) and math.isfinite(norm)) or ce > DIVERGED_AT * self.first:
                 last = checkpoint.newest(self.job.workdir)
                 raise Diverged(
                     f"{self.name} at step {step + 1} of {self.total}: cross-entropy {ce:.4g} from {self.first:.4g}, "
@@ -207,7 +207,7 @@ class Trainer:
             return
         names = dict(self._plain.named_parameters()) if self.rank == 0 else {}
         for name, parameter in self.model.named_parameters():
-            full = ranks.whole(parameter)
+            full = ranks.full_tensor(parameter)
             if self.rank == 0:
                 names[name].copy_(full)
         if self.rank == 0:

@@ -12,7 +12,7 @@ from helpers.layers import layer, pruned
 from methods.errors import UserError
 from methods.pattern import Pattern
 from methods.pruning import hessian
-from methods.pruning.hessian import gram, inverse_factor, symmetric
+from methods.pruning.hessian import add_gram, inverse_factor, symmetric
 
 
 def naive(weight, x, pattern, block=128, damping=0.01):
@@ -228,7 +228,7 @@ def test_gram_is_the_whole_product(width):
     x, y = torch.randn(9, width), torch.randn(5, width)
     both = torch.cat([x, y]).double()
 
-    got = symmetric(gram(y, gram(x, None)))
+    got = symmetric(add_gram(y, add_gram(x, None)))
 
     torch.testing.assert_close(got, (both.T @ both).float(), rtol=1e-5, atol=1e-5)
     assert torch.equal(got, got.T)
@@ -238,7 +238,7 @@ def test_gram_in_panels_that_do_not_divide(monkeypatch):
     monkeypatch.setattr(hessian, "PANEL", 5)
     x = torch.randn(20, 13)
 
-    torch.testing.assert_close(symmetric(gram(x, None)), x.T @ x)
+    torch.testing.assert_close(symmetric(add_gram(x, None)), x.T @ x)
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.01, 1.0])

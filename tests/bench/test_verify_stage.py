@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bench.verify import Broken, verify
+from bench.verify import BrokenPromise, verify
 from methods.folder import Folder
 from methods.pattern import Pattern
 
@@ -56,13 +56,13 @@ def test_counts(check):
 
 
 def test_one_group_too_full(check):
-    with pytest.raises(Broken, match="1 groups break 2:4"):
+    with pytest.raises(BrokenPromise, match="1 groups break 2:4"):
         check(lambda t: t[TARGET + ".weight"][3, 2].fill_(0.5))
 
 
 def test_negative_zero_takes_a_place(check):
     """A packer that looks at bits sees a third weight."""
-    with pytest.raises(Broken, match="1 groups break 2:4"):
+    with pytest.raises(BrokenPromise, match="1 groups break 2:4"):
         check(lambda t: t[TARGET + ".weight"][3, 2].fill_(-0.0))
 
 
@@ -73,14 +73,14 @@ def test_negative_zero_within_the_pattern_is_counted(check):
 
 
 def test_change_outside_the_targets(check):
-    with pytest.raises(Broken, match=r"model\.norm\.weight is no target and was not declared"):
+    with pytest.raises(BrokenPromise, match=r"model\.norm\.weight is no target and was not declared"):
         check(lambda t: t[NORM][0].fill_(2))
 
 
 def test_change_of_the_sign_of_zero_is_a_change(tmp_path):
     tensors = llama() | {NORM: torch.zeros(8)}
     before, after = folder(tmp_path / "a", tensors), folder(tmp_path / "b", tensors | {NORM: -torch.zeros(8)})
-    with pytest.raises(Broken, match="was not declared"):
+    with pytest.raises(BrokenPromise, match="was not declared"):
         verify(before, after, Pattern(2, 4), [TARGET], [], torch.float32)
 
 
@@ -105,7 +105,7 @@ def test_declared_and_left_alone(check):
     ids=["gone", "new", "shape", "dtype", "nan", "inf"],
 )
 def test_what_no_method_may_do(check, change, said):
-    with pytest.raises(Broken, match=said):
+    with pytest.raises(BrokenPromise, match=said):
         check(change, declared=[NORM])
 
 
@@ -126,5 +126,5 @@ def test_conv1d_keeps_its_groups_along_the_first_dimension(tmp_path):
     bad = folder(tmp_path / "bad", {name + ".weight": held.T}, "gpt2")
 
     assert verify(dense, good, Pattern(2, 4), [name], [], torch.float32).layers[name].zeros == 32
-    with pytest.raises(Broken, match="groups break 2:4"):
+    with pytest.raises(BrokenPromise, match="groups break 2:4"):
         verify(dense, bad, Pattern(2, 4), [name], [], torch.float32)

@@ -3,7 +3,7 @@
 import torch
 
 from baselines.sparsegpt import prune_
-from methods.pruning.hessian import gram, inverse_factor, symmetric
+from methods.pruning.hessian import add_gram, inverse_factor, symmetric
 
 
 def first_block(model, job):
@@ -38,6 +38,6 @@ def layer(out=24, width=64, tokens=256, seed=0):
 
 def pruned(weight, x, pattern, block=128, damping=0.01):
     got = weight.clone()
-    factor, _ = inverse_factor(symmetric(gram(x, None)) * 2 / len(x), damping)
+    factor, _ = inverse_factor(symmetric(add_gram(x, None)) * 2 / len(x), damping)
     prune_(got, factor, pattern, block)
     return got

@@ -296,7 +296,7 @@ def cell(
 
 
 def lines(records):
-    (grid,) = table.grids(records)
+    (grid,) = table.text_tables(records)
     return [dict(zip(grid.headers, line, strict=True)) for line in grid.lines]
 
 

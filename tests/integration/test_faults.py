@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from bench import api
 from bench.results.store import Store
 from bench.run import runner
-from bench.run.progress import Plain
+from bench.run.progress import LogDisplay
 from bench.system import cache
 from helpers import runs
 
@@ -243,7 +243,7 @@ def test_ctrl_c_loses_nothing(tmp_path, gate):
     assert not list(spec.results.rglob("*.tmp"))
 
     gate.unlink()
-    again = api.execute(spec, Plain(io.StringIO()))
+    again = api.execute(spec, LogDisplay(io.StringIO()))
 
     assert (again.computed, again.failed) == (2, 0)
 
@@ -385,7 +385,7 @@ def test_collecting_the_cache_before_a_worker_is_up_disturbs_no_runner(tmp_path,
     """It still has its log to read, and corpora and models for its workers."""
     spec, _ = prepared(tmp_path)
 
-    class Early(Plain):
+    class Early(LogDisplay):
         def begin(self, *_):
             cache.gc(everything=True, days=0)
             assert list((tmp_path / "cache/data").iterdir())
@@ -406,7 +406,7 @@ def test_full_disk_stops_the_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(subprocess, "Popen", Told)
 
     with pytest.raises(runner.Stopped, match="the disk is full"):
-        api.execute(spec, Plain(io.StringIO()))
+        api.execute(spec, LogDisplay(io.StringIO()))
     code, _, err = runs.call(capsys, monkeypatch, *command)
 
     assert code == 1

@@ -3,6 +3,7 @@
 import pytest
 
 import bench
+from bench import run
 from bench.inputs import download, loading, windows
 from methods.contract import Compute
 
@@ -22,7 +23,7 @@ def test_tiny_comes_out_in_order(tmp_path, monkeypatch):
         zeroshot={"limit": 20},
     )
 
-    table = bench.run(spec)
+    table = run(spec)
 
     ppl = perplexities(table)
     assert ppl["dense"] < ppl["sparsegpt"] < ppl["magnitude"]
@@ -50,7 +51,7 @@ def test_a_real_llama_from_the_package_index(tmp_path, monkeypatch):
     assert sum(p.numel() for p in loading.load(model.folder, Compute()).parameters()) == 134_515_008
     tokens, _ = windows.load_windows("wiki-mini", tokenizer, 512, 4, None)
     assert tokens.shape == (4, 512)
-    table = bench.run(
+    table = run(
         bench.Spec(
             models=("smollm2-135m",),
             methods=("magnitude",),

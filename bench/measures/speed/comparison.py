@@ -143,7 +143,7 @@ class Peaks:
 
 
 @dataclass(frozen=True)
-class Contest:
+class Comparison:
     """Who meets in one turn. All of them answer alike, checked before anything is timed."""
 
     kind: str
@@ -169,7 +169,7 @@ class Contest:
         )
 
 
-def verdict(contest: Contest, timings: Timings, peaks: Peaks) -> dict[str, Any]:
+def verdict(contest: Comparison, timings: Timings, peaks: Peaks) -> dict[str, Any]:
     """The row of a contest: seconds of each, the speedup over the fastest dense side, its limit, and what to doubt."""
     dense = timings.fastest(contest.dense)
     sparse = timings.fastest(contest.sparse)

@@ -16,12 +16,12 @@ from bench.kernels import cpu24, native
 from bench.kernels.integers24 import pack_rounded
 from bench.kernels.linear24 import NATIVE_ROWS
 from bench.kernels.packed24 import pack, unpack
-from bench.kernels.timing import Clock, Wall, right
-from bench.measures.speed.comparison import CACHES, Contest, Demand, Peaks, copies, rotating
+from bench.kernels.timing import Clock, Wall, check_product
+from bench.measures.speed.comparison import CACHES, Comparison, Demand, Peaks, copies, rotating
 from methods.errors import Skipped
 
 if TYPE_CHECKING:
-    from bench.measures.speed.device import Make, Sides
+    from bench.measures.speed.device import Contestants, Make
 
 KINDS = ("bf16", "int8")
 SOME_CACHE = 32 * 2**20
@@ -56,7 +56,7 @@ class Cpu:
     def peaks(self) -> Peaks:
         """Bandwidth alone, of reading what no cache holds: one token is bound by nothing else."""
         part = -(-self.cache_bytes // 256) * 256
-        memory = cpu24.own(torch.ones(CACHES * part, dtype=torch.uint8))
+        memory = cpu24.aligned_copy(torch.ones(CACHES * part, dtype=torch.uint8))
         starts = [memory.data_ptr() + i * part for i in range(CACHES)]
         read = rotating(lambda at: self.kernel.read(at, part, self.threads), starts)
         return Peaks(part / min(self.clock.samples(read, READS)))
@@ -76,13 +76,13 @@ class Cpu:
         _ = self.kernel
         return "native"
 
-    def steps(self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: Make, small: bool) -> Sides:
+    def steps(self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: Make, small: bool) -> Contestants:
         """As they are."""
         if not small:
             raise Skipped("no CUDA device")
         return {n: make(m) for n, m in dense.items()}, {n: make(m) for n, m in sparse.items()}, {}
 
-    def contest(self, weight: Tensor, tokens: int, kind: str) -> Contest:
+    def contest(self, weight: Tensor, tokens: int, kind: str) -> Comparison:
         """2:4 against dense: y = x W^T. weight: bfloat16 [out, in], 2:4.
 
         Raises:
@@ -96,15 +96,15 @@ class Cpu:
         path = native.chosen(self.kernel)
         packed = pack(weight.bfloat16()) if kind == "bf16" else pack_rounded(weight, "int8").packed
         seen = unpack(packed)
-        laid = cpu24.lay(packed)
+        laid = cpu24.to_kernel_layout(packed)
         whole = cpu24.lay_dense(*cpu24.integers(packed)) if kind == "int8" else cpu24.lay_dense(seen)
         half = seen.bfloat16()
         wanted = x.float() @ seen.float().T
         answers = {"2:4": cpu24.product(x, laid), "dense": cpu24.product(x, whole), "torch": linear(x, half)}
         for name, y in answers.items():
-            right(name, y, wanted)
+            check_product(name, y, wanted)
         demand = tuple(Demand(0, m.memory.nbytes + 2 * x.numel() + 4 * tokens * len(weight)) for m in (whole, laid))
-        return Contest(
+        return Comparison(
             kind,
             dense={"dense": self._ours(x, whole), "torch bf16": self._torch(x, half)},
             sparse={"2:4": self._ours(x, laid)},
@@ -113,9 +113,9 @@ class Cpu:
             notes={"path": path, "threads": self.threads},
         )
 
-    def _ours(self, x: Tensor, laid: cpu24.Laid) -> Callable[[], Any]:
+    def _ours(self, x: Tensor, laid: cpu24.KernelWeight) -> Callable[[], Any]:
         count = copies(laid.memory.nbytes, self.cache_bytes)
-        laids = [laid, *(dataclasses.replace(laid, memory=cpu24.own(laid.memory)) for _ in range(count - 1))]
+        laids = [laid, *(dataclasses.replace(laid, memory=cpu24.aligned_copy(laid.memory)) for _ in range(count - 1))]
         return rotating(lambda w: cpu24.product(x, w, threads=self.threads).bfloat16(), laids)
 
     def _torch(self, x: Tensor, weight: Tensor) -> Callable[[], Any]:

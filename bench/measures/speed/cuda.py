@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from bench.kernels.cusparselt import LEAST, MULTIPLE, Compressed
-from bench.kernels.timing import Events, Work, right
-from bench.measures.speed.comparison import Contest, Demand, Peaks, copies
+from bench.kernels.timing import Events, Work, check_product
+from bench.measures.speed.comparison import Comparison, Demand, Peaks, copies
 from methods.errors import Skipped
 
 if TYPE_CHECKING:
-    from bench.measures.speed.device import Make, Sides
+    from bench.measures.speed.device import Contestants, Make
 
 KINDS = ("bf16", "fp16", "int8", "fp8")
 
@@ -88,7 +88,7 @@ class Cuda:
             )
         return "cusparselt"
 
-    def steps(self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: Make, small: bool) -> Sides:
+    def steps(self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: Make, small: bool) -> Contestants:
         """As CUDA graphs where a step is small, and eager beside; dense ones compiled, too."""
         eager = [{n: make(m) for n, m in side.items()} for side in (dense, sparse)]
         for name, model in dense.items():
@@ -119,7 +119,7 @@ class Cuda:
                 continue
         return Peaks(2.0 * COPIED / best, flops)
 
-    def contest(self, weight: Tensor, tokens: int, kind: str) -> Contest:
+    def contest(self, weight: Tensor, tokens: int, kind: str) -> Comparison:
         """2:4 against dense: y = x W^T. weight: [out, in], 2:4.
 
         Raises:
@@ -148,7 +148,7 @@ class Cuda:
             notes["cutlass"] = self._cutlass(x, w, scales, count, sparse)
         beside = self._beside(kind, x, w, count, notes)
         for name, works in (dense | sparse).items():
-            right(name, works[0](), wanted)
+            check_product(name, works[0](), wanted)
         return self._contest(kind, (dense, sparse, beside), (tokens, *weight.shape), count, notes)
 
     def _contest(
@@ -158,7 +158,7 @@ class Cuda:
         sizes: tuple[int, int, int],
         count: int,
         notes: dict[str, Any],
-    ) -> Contest:
+    ) -> Comparison:
         tokens, out, width = sizes
         passes = [{name: _pass(works) for name, works in side.items()} for side in sides]
         eager = {}
@@ -169,7 +169,7 @@ class Cuda:
         flops = 2.0 * tokens * out * width
         bits = BITS[kind]
         demand = [Demand(flops / (i + 1), out * width * bits[i] / 8 + moved) for i in (0, 1)]
-        return Contest(
+        return Comparison(
             kind,
             dense=passes[0],
             sparse=passes[1],

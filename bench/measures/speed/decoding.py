@@ -14,9 +14,9 @@ from bench.kernels.integers24 import pack_rounded
 from bench.kernels.linear24 import Linear24, swap
 from bench.kernels.packed24 import Packed, pack, unpack
 from bench.kernels.timing import Work
-from bench.measures.contract import Rig
+from bench.measures.contract import MeasureContext
 from bench.measures.speed import roofline
-from bench.measures.speed.comparison import Contest, Demand
+from bench.measures.speed.comparison import Comparison, Demand
 from bench.measures.speed.device import Device, Make
 from methods.errors import Skipped
 from methods.folder import Folder
@@ -28,7 +28,9 @@ VOCABULARY = 1000
 """Of token ids that are drawn: which one it is costs nothing."""
 
 
-def contest(device: Device, model: Callable[[], nn.Module], rig: Rig, *, batch: int, prompt: int, kv: int) -> Contest:
+def contest(
+    device: Device, model: Callable[[], nn.Module], rig: MeasureContext, *, batch: int, prompt: int, kv: int
+) -> Comparison:
     """Steps that take `prompt` tokens of each of `batch` sequences beside `kv` in the cache; the dense row has no 2:4 side.
 
     Raises:
@@ -46,7 +48,7 @@ def contest(device: Device, model: Callable[[], nn.Module], rig: Rig, *, batch: 
             dense["same kernel, dense"] = dense_twin(swap(model(), packed, engine=engine))
     make = decoder(batch, kv) if prompt == 1 else prefill(batch, prompt)
     sides = device.steps(dense, sparse, make, prompt == 1)
-    return Contest(
+    return Comparison(
         kind,
         dense=sides[0],
         sparse=sides[1],
@@ -56,7 +58,7 @@ def contest(device: Device, model: Callable[[], nn.Module], rig: Rig, *, batch: 
     )
 
 
-def packed_targets(model: nn.Module, rig: Rig) -> dict[str, Packed]:
+def packed_targets(model: nn.Module, rig: MeasureContext) -> dict[str, Packed]:
     """The artifact's own weights, packed.
 
     Raises:
@@ -80,7 +82,7 @@ def dense_twin(model: nn.Module) -> nn.Module:
     """A model on the native kernel with the same kernel's dense form in each place. In place."""
     for module in model.modules():
         if isinstance(module, Linear24) and module.laid is not None:
-            packed = cpu24.back(module.laid)
+            packed = cpu24.from_kernel_layout(module.laid)
             module.laid = (
                 cpu24.lay_dense(*cpu24.integers(packed)) if packed.kind == "int8" else cpu24.lay_dense(unpack(packed))
             )
@@ -125,7 +127,7 @@ def prefill(batch: int, prompt: int) -> Make:
     return make
 
 
-def _demand(rig: Rig, kind: str, tokens: int, kv: int) -> tuple[Demand, Demand]:
+def _demand(rig: MeasureContext, kind: str, tokens: int, kv: int) -> tuple[Demand, Demand]:
     """Of all linears, the head and the KV cache; of attention's own arithmetic nothing, which makes the limit generous."""
     config = Folder(rig.folder).config
     of = roofline.of_config(config)

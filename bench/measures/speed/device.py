@@ -12,7 +12,7 @@ from bench.measures.speed.comparison import Peaks
 
 Make = Callable[[Any], Work]
 
-Sides = tuple[dict[str, Work], dict[str, Work], dict[str, Work]]
+Contestants = tuple[dict[str, Work], dict[str, Work], dict[str, Work]]
 """Dense, 2:4, and beside."""
 
 
@@ -31,6 +31,6 @@ class Device(Protocol):
         """Of Linear24. Raises Skipped where there is none."""
         ...
 
-    def steps(self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: Make, small: bool) -> Sides:
+    def steps(self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: Make, small: bool) -> Contestants:
         """What of each model is timed: as it is, or as a graph, compiled, ..."""
         ...

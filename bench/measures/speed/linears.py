@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.kernels.timing import WrongProduct
-from bench.measures.contract import Readings, Rig
+from bench.measures.contract import MeasureContext, Readings
 from bench.measures.speed import comparison
 from bench.measures.speed.cpu import Cpu
 from bench.measures.speed.cuda import Cuda
@@ -33,7 +33,7 @@ def device(compute: Compute) -> Cpu | Cuda:
     return Cuda(compute.device) if compute.device.type == "cuda" else Cpu(compute.threads)
 
 
-def read(device: Cpu | Cuda, model: Callable[[], nn.Module], rig: Rig, tokens: int) -> Readings:
+def read(device: Cpu | Cuda, model: Callable[[], nn.Module], rig: MeasureContext, tokens: int) -> Readings:
     """Of an artifact, the first linear of each shape standing for its like.
 
     Raises:

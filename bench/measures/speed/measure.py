@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bench.kernels import native
-from bench.measures.contract import Readings, Rig
+from bench.measures.contract import MeasureContext, Readings
 from bench.results.record import Item, Reading
 from methods.contract import Needs
 from methods.errors import Skipped
@@ -56,7 +56,7 @@ class Speed:
             return f"decode@b{self.batch},kv{self.tokens}"
         return f"{self.workload}@{self.tokens}"
 
-    def read(self, model: Callable[[], nn.Module], rig: Rig) -> Readings:
+    def read(self, model: Callable[[], nn.Module], rig: MeasureContext) -> Readings:
         """tokens_per_s of decoding or seconds of a prompt, of the 2:4 model and of the fastest dense one in the same
         turn, and their ratio. The items are the turn's blocks.
 

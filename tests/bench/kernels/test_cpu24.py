@@ -52,7 +52,7 @@ def test_bfloat16_is_the_definition_on_every_path(kernel, shape, threads):
         x = torch.randn(rows, shape[1]).bfloat16()
         wanted = x.double() @ weight.double().T
         for path in kernel.paths:
-            for laid in (cpu24.lay(pack(weight)), cpu24.lay_dense(weight)):
+            for laid in (cpu24.to_kernel_layout(pack(weight)), cpu24.lay_dense(weight)):
                 got = cpu24.product(x, laid, threads=threads, path=path)
                 assert got.dtype == torch.float32
                 torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-4, msg=f"{path} {rows} rows")
@@ -69,7 +69,7 @@ def test_int8_is_exact_on_every_path(kernel, shape, threads):
         seen, step = levels(x)
         wanted = ((seen.double() @ whole.double().T) * scale.double()).float() * step
         for path in kernel.paths:
-            for laid in (cpu24.lay(packed), cpu24.lay_dense(whole, scale)):
+            for laid in (cpu24.to_kernel_layout(packed), cpu24.lay_dense(whole, scale)):
                 assert torch.equal(cpu24.product(x, laid, threads=threads, path=path), wanted), (path, rows)
 
 
@@ -84,7 +84,7 @@ def test_the_largest_sums_overflow_nowhere(kernel):
         dense = torch.full((1, width), -128, dtype=torch.int8)
         wanted = {False: -sign * 128.0 * width / 2, True: -sign * 128.0 * width}
         for path in kernel.paths:
-            for laid in (cpu24.lay(packed), cpu24.lay_dense(dense, torch.ones(1))):
+            for laid in (cpu24.to_kernel_layout(packed), cpu24.lay_dense(dense, torch.ones(1))):
                 got = cpu24.product(x, laid, path=path)
                 torch.testing.assert_close(got, torch.tensor([[wanted[laid.dense]]]), rtol=1e-6, atol=0)
         assert torch.equal(unpack(packed), row.float())
@@ -94,7 +94,7 @@ def test_a_nan_is_not_hidden(kernel):
     weight = sparse(5, 64)
     x = torch.randn(2, 64)
     x[1, 3] = float("nan")
-    for laid in (cpu24.lay(pack(weight)), cpu24.lay(pack_rounded(weight, "int8").packed)):
+    for laid in (cpu24.to_kernel_layout(pack(weight)), cpu24.to_kernel_layout(pack_rounded(weight, "int8").packed)):
         for path in kernel.paths:
             got = cpu24.product(x, laid, path=path)
             assert got[0].isfinite().all()
@@ -105,7 +105,7 @@ def test_a_nan_is_not_hidden(kernel):
 def test_the_layout_has_a_way_back(shape):
     weight = sparse(*shape)
     for packed in (pack(weight), pack_rounded(weight, "int8").packed, pack_rounded(weight.float(), "int8").packed):
-        again = cpu24.back(cpu24.lay(packed))
+        again = cpu24.from_kernel_layout(cpu24.to_kernel_layout(packed))
         assert again.parts().keys() == packed.parts().keys()
         assert all(torch.equal(again.parts()[k], t) for k, t in packed.parts().items())
         assert (again.kind, again.width, again.dtype) == (packed.kind, packed.width, packed.dtype)
@@ -116,19 +116,21 @@ def test_what_is_laid_stands_for_its_weight(shape):
     weight = sparse(*shape)
     whole = pack_rounded(weight, "int8").packed
 
-    for laid in (cpu24.lay(pack(weight)), cpu24.lay_dense(weight)):
+    for laid in (cpu24.to_kernel_layout(pack(weight)), cpu24.lay_dense(weight)):
         assert torch.equal(cpu24.weight_of(laid), weight)
-    for laid in (cpu24.lay(whole), cpu24.lay_dense(*cpu24.integers(whole))):
+    for laid in (cpu24.to_kernel_layout(whole), cpu24.lay_dense(*cpu24.integers(whole))):
         torch.testing.assert_close(cpu24.weight_of(laid), unpack(whole))
 
 
 def test_memory_is_nine_bits_a_weight():
-    assert 8 * cpu24.lay(pack(sparse(4, 4096))).memory.nbytes / (4 * 4096) == 9
-    assert 8 * cpu24.lay(pack_rounded(sparse(4, 4096), "int8").packed).memory.nbytes / (4 * 4096) == 5
+    assert 8 * cpu24.to_kernel_layout(pack(sparse(4, 4096))).memory.nbytes / (4 * 4096) == 9
+    assert 8 * cpu24.to_kernel_layout(pack_rounded(sparse(4, 4096), "int8").packed).memory.nbytes / (4 * 4096) == 5
 
 
 def test_what_the_kernel_has_no_path_for():
-    assert not cpu24.can(pack(sparse(4, 8).half())) and not cpu24.can(pack_rounded(sparse(4, 8), "int4").packed)
+    assert not cpu24.supports(pack(sparse(4, 8).half())) and not cpu24.supports(
+        pack_rounded(sparse(4, 8), "int4").packed
+    )
 
 
 def test_the_environment_names_a_path(kernel, monkeypatch):

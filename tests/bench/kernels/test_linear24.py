@@ -92,10 +92,10 @@ def test_perplexity_reads_a_swapped_model(llama):
     from types import SimpleNamespace
 
     from bench.measures.perplexity import window_losses
-    from methods.contract import Silent
+    from methods.contract import NoProgress
 
     model, packed = masked(llama)
-    rig = SimpleNamespace(compute=Compute(), progress=Silent())
+    rig = SimpleNamespace(compute=Compute(), progress=NoProgress())
 
     def losses(model):
         return window_losses(forward.over(lambda: model, None, IDS, 2, rig), IDS, rig)

@@ -9,12 +9,12 @@ import torch
 from bench.inputs import loading, windows
 from bench.measures import forward
 from bench.measures.agreement import Agreement
-from bench.measures.contract import Rig
+from bench.measures.contract import MeasureContext
 from bench.measures.perplexity import Perplexity, window_losses
 from bench.results.store import Store
 from bench.verify import Verdict
 from helpers import runs
-from methods.contract import Compute, Silent
+from methods.contract import Compute, NoProgress
 from methods.pattern import Pattern
 
 SEQLEN = 32
@@ -44,7 +44,7 @@ def damaged(tmp_path):
 
 @pytest.fixture
 def rig(tokenizer, damaged):
-    return Rig(
+    return MeasureContext(
         folder=damaged,
         source=runs.TINY,
         dense=False,
@@ -54,7 +54,7 @@ def rig(tokenizer, damaged):
         compute=Compute(),
         data_dir=None,
         workdir=Path(),
-        progress=Silent(),
+        progress=NoProgress(),
         seed=None,
     )
 
@@ -160,7 +160,7 @@ def test_a_streamed_model_has_the_same_losses_to_the_bit(family, dtype, make, ke
     losses = []
     for stream in (False, True):
         compute = Compute(dtype=dtype, stream=stream)
-        rig = type("Rig", (), {"compute": compute, "progress": Silent()})
+        rig = type("MeasureContext", (), {"compute": compute, "progress": NoProgress()})
         made = forward.over(lambda c=compute: loading.load(folder, c), folder, tokens, 2, rig)
         losses.append(window_losses(made, tokens, rig))
 

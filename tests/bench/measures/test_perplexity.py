@@ -17,7 +17,7 @@ from bench.inputs import corpora, loading, windows
 from bench.measures import forward
 from bench.measures.perplexity import Perplexity
 from helpers import runs
-from methods.contract import Compute, Silent
+from methods.contract import Compute, NoProgress
 from methods.errors import UserError
 
 SEQLEN = 32
@@ -56,7 +56,7 @@ def model(folder):
 @pytest.fixture
 def rig(tokenizer):
     return SimpleNamespace(
-        folder=None, tokenizer=lambda: tokenizer, compute=Compute(), data_dir=None, progress=Silent()
+        folder=None, tokenizer=lambda: tokenizer, compute=Compute(), data_dir=None, progress=NoProgress()
     )
 
 

@@ -15,7 +15,7 @@ from bench.inputs import lmeval, loading, tasks, wikitasks
 from bench.inputs.task_yaml import describe, harness
 from bench.results.store import Store
 from helpers import runs
-from methods.contract import Compute, Silent
+from methods.contract import Compute, NoProgress
 from methods.errors import UserError
 
 PIQA = [
@@ -129,7 +129,7 @@ def test_key_moves_with_lm_evals_version(monkeypatch):
 def test_progress_counts_requests(tmp_path):
     told = []
 
-    class Count(Silent):
+    class Count(NoProgress):
         def advance(self, done, total, **_):
             told.append((done, total))
 
@@ -144,7 +144,7 @@ def test_the_tokenizer_stays_as_it_was():
     """lm-eval gives it a token to pad with."""
     model, tokenizer = loading.load(runs.TINY, Compute()), loading.load_tokenizer(runs.TINY)
     before = tokenizer.pad_token
-    lmeval.evaluate(model, tokenizer, describe("wiki_lastword", ""), None, 16, 2, Silent())
+    lmeval.evaluate(model, tokenizer, describe("wiki_lastword", ""), None, 16, 2, NoProgress())
 
     assert tokenizer.pad_token == before
 

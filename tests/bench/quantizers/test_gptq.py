@@ -6,7 +6,7 @@ import torch
 from bench.quantizers.gptq import Int4Gptq, as_they_lie, by_activation, quantize_
 from methods.errors import UserError
 from methods.pattern import Pattern
-from methods.pruning.hessian import gram, symmetric
+from methods.pruning.hessian import add_gram, symmetric
 from methods.quantizing.grids import Integer, round_
 
 
@@ -52,7 +52,7 @@ def layer(out=16, width=64, tokens=256, seed=0, pattern="2:4"):
 def quantized(weight, keep, x, group, act_order=False):
     got = weight.clone()
     prepare = by_activation if act_order else as_they_lie
-    quantize_(got, keep, prepare(symmetric(gram(x, None)) * 2 / len(x), 0.01)[0], group)
+    quantize_(got, keep, prepare(symmetric(add_gram(x, None)) * 2 / len(x), 0.01)[0], group)
     return got
 
 

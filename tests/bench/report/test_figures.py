@@ -76,7 +76,7 @@ def test_progress_line_tells_figures_and_a_time_counted_from_where_it_went_on(mo
     monkeypatch.setattr(progress.time, "time", lambda: 0.0)
     monkeypatch.setattr(progress.time, "localtime", lambda s: progress.time.gmtime(s))
     told = io.StringIO()
-    plain = progress.Plain(told)
+    plain = progress.LogDisplay(told)
     plain.progress("cast", 800, 1000, {})
     now[0] += 20
     plain.progress("cast", 900, 1000, {"loss": 2.3456, "tokens_per_s": 1234.0})

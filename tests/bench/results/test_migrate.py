@@ -173,7 +173,7 @@ def test_a_baseline_of_older_records_is_read(root, tmp_path, monkeypatch):
     side = resolve.read(root)
     old = [r.model_copy(update={"schema_version": 1, "slot": _without(r.slot, "training")}) for r in side.records]
     monkeypatch.setattr(baseline, "SCHEMA", 1)
-    kept = baseline.write(result_set.Side("old", tuple(old), side.items), tmp_path / "b.zip")
+    kept = baseline.write(result_set.ResultSet("old", tuple(old), side.items), tmp_path / "b.zip")
     monkeypatch.undo()
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
 

@@ -41,18 +41,18 @@ def test_what_is_used_stays(folder, parts):
     """The entries of that name, and all that runs share."""
     (folder / "logs/used.log").touch()
     (folder / "logs/other.log").touch()
-    with cache.using("used"):
+    with cache.in_use("used"):
         cache.gc(everything=True, days=0)
         assert parts() == set(PARTS)
         assert [p.name for p in sorted((folder / "logs").iterdir())] == ["used", "used.log"]
-    with cache.using():
+    with cache.in_use():
         assert cache.gc(everything=True, days=0) == (15, 5)  # wiki-mini too
         assert parts() == {"datasets", "digests", "tokens", "models"}
     assert not list(cache.marks().iterdir())
 
 
 def test_a_room_stays_as_long_as_it_is_used(folder):
-    with cache.scratch("a") as room:
+    with cache.temporary_folder("a") as room:
         cache.gc(everything=False, days=0)
         assert list((folder / "tmp").iterdir()) == [folder / "tmp" / room]
     assert not list((folder / "tmp").iterdir())
@@ -64,7 +64,7 @@ def test_fetches_that_broke_off_are_swept_when_a_day_old(folder):
     cache.gc(everything=False, days=0)
     assert (folder / "models/.big.abc").exists()
     os.utime(folder / "models/.big.abc", (0, 0))
-    with cache.using():
+    with cache.in_use():
         cache.gc(everything=False, days=0)
     assert (folder / "models/.big.abc").exists()
 

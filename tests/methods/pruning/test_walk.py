@@ -16,7 +16,7 @@ from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.pruning import walk as walk_module
-from methods.pruning.hessian import gram, symmetric
+from methods.pruning.hessian import add_gram, symmetric
 from methods.pruning.walk import BATCH_TOKENS, Flow, Visit, Walk
 from methods.targets import dense_weight, family_of
 
@@ -95,13 +95,13 @@ def test_batching_does_not_matter(family, sequences, make, make_job, monkeypatch
     """6 sequences: with 4 or 5 to a batch the last is uneven."""
     model = make(family)
     job = make_job(model)
-    want = {visit.name: symmetric(visit.stat) for visit in Walk(model, job, gram)}
+    want = {visit.name: symmetric(visit.stat) for visit in Walk(model, job, add_gram)}
 
     monkeypatch.setitem(BATCH_TOKENS, "cpu", 16 * sequences)
     calls = []
     got = {
         visit.name: symmetric(visit.stat)
-        for visit in Walk(model, job, lambda x, s: (calls.append(len(x)), gram(x, s))[1])
+        for visit in Walk(model, job, lambda x, s: (calls.append(len(x)), add_gram(x, s))[1])
     }
 
     assert set(calls) == {16 * sequences, 16 * (6 % sequences or sequences)}
@@ -147,7 +147,7 @@ def test_blocks_see_pruned_predecessors_and_themselves_dense(family, make, make_
 def test_linears_with_one_input_share_one_statistic(llama, job, sequences, monkeypatch):
     monkeypatch.setitem(BATCH_TOKENS, "cpu", 16 * sequences)
 
-    stats = {visit.name: visit.stat for visit in Walk(llama, job, gram)}
+    stats = {visit.name: visit.stat for visit in Walk(llama, job, add_gram)}
 
     for i in range(3):
         of = {name.rsplit(".", 1)[1]: stat for name, stat in stats.items() if f".{i}." in name}
@@ -212,7 +212,7 @@ def test_activations_are_let_go(llama, job, monkeypatch):
         nonlocal most
         alive.append(weakref.ref(x._base))
         most = max(most, sum(ref() is not None for ref in alive))
-        return gram(x, so_far)
+        return add_gram(x, so_far)
 
     for _ in Walk(llama, job, gather):
         pass
@@ -227,7 +227,7 @@ def test_target_that_is_never_reached_raises(llama, job):
     layer.mlp.forward = lambda x: forward(x) if x is None else x
 
     with pytest.raises(RuntimeError, match=r"never reached .*layers\.1\.mlp\.down_proj"):
-        list(Walk(llama, job, gram))
+        list(Walk(llama, job, add_gram))
 
 
 def test_failed_walk_leaves_the_model_whole(llama, job):
@@ -248,14 +248,14 @@ def test_failed_walk_leaves_the_model_whole(llama, job):
 
 def test_failed_forward_leaves_the_model_whole(llama, job):
     with pytest.raises(IndexError):  # no such token
-        list(Walk(llama, replace(job, calibration=job.calibration + 64), gram))
+        list(Walk(llama, replace(job, calibration=job.calibration + 64), add_gram))
 
     assert {type(block).__name__ for block in llama.model.layers} == {"LlamaDecoderLayer"}
 
 
 def test_statistic_without_calibration_is_refused(llama, job):
     with pytest.raises(RuntimeError, match="CALIBRATION"):
-        list(Walk(llama, replace(job, calibration=None), gram))
+        list(Walk(llama, replace(job, calibration=None), add_gram))
 
 
 def test_progress_counts_blocks(llama, job):
@@ -265,7 +265,7 @@ def test_progress_counts_blocks(llama, job):
         def advance(self, done, total, **_figures):
             seen.append((done, total))
 
-    list(Walk(llama, replace(job, progress=Count()), gram))
+    list(Walk(llama, replace(job, progress=Count()), add_gram))
 
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
@@ -310,7 +310,7 @@ def test_streaming_holds_one_block_at_a_time(make, keep_as, make_job, tmp_path):
     model = loading.load(folder, streaming)
     job = make_job(model, source=folder, compute=streaming, workdir=tmp_path)
 
-    for visit in Walk(model, job, gram):
+    for visit in Walk(model, job, add_gram):
         here = [i for i, block in enumerate(model.model.layers) if not any(p.is_meta for p in block.parameters())]
         assert here == [int(visit.name.split(".")[2])]
 
@@ -326,7 +326,7 @@ def test_prune_leaves_no_negative_zero():
 
 def test_conv1d_is_walked_as_out_by_in(make, make_job):
     model = make("gpt2")
-    for visit in Walk(model, make_job(model), gram):
+    for visit in Walk(model, make_job(model), add_gram):
         assert visit.weight.shape[1] == visit.stat.shape[0]
         assert visit.weight.data_ptr() == dense_weight(model.get_submodule(visit.name)).data_ptr()
 

@@ -73,9 +73,9 @@ def test_two_ranks_equal_one_process(name, family, tmp_path):
 def test_sums_of_one_process_are_its_own():
     from methods.training import ranks
 
-    assert ranks.total(1.0, 2.0) == [1.0, 2.0]
+    assert ranks.all_reduce_sum(1.0, 2.0) == [1.0, 2.0]
     assert ranks.rank_and_world() == (0, 1)
-    assert torch.equal(ranks.mean(torch.ones(2)), torch.ones(2))
+    assert torch.equal(ranks.all_reduce_mean(torch.ones(2)), torch.ones(2))
 
 
 def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, monkeypatch):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy import stats
 
-from bench.kernels.timing import WrongProduct, right
+from bench.kernels.timing import WrongProduct, check_product
 from bench.measures.speed import comparison
-from bench.measures.speed.comparison import Contest, Demand, Peaks, Timings, interleave
+from bench.measures.speed.comparison import Comparison, Demand, Peaks, Timings, interleave
 
 
 class Clock:
@@ -86,7 +86,7 @@ def test_the_least_time_is_that_of_the_scarcer():
 
 def contest(dense, sparse, random=None, spread=0.0):
     sides = [{n: work(n, t, random, spread) for n, t in side.items()} for side in (dense, sparse)]
-    return Contest("bf16", *sides, demand=(Demand(0, 16), Demand(0, 9)))
+    return Comparison("bf16", *sides, demand=(Demand(0, 16), Demand(0, 9)))
 
 
 def verdict(asked, bandwidth):
@@ -119,9 +119,9 @@ def test_a_difference_within_the_noise_is_flagged(random):
 @pytest.mark.parametrize("wrong", [1.02, float("nan")])
 def test_a_wrong_product_is_never_timed(wrong):
     y = torch.ones(3, 4)
-    right("it", y * 1.005, y)
+    check_product("it", y * 1.005, y)
     with pytest.raises(WrongProduct, match="it is off by"):
-        right("it", y * wrong, y)
+        check_product("it", y * wrong, y)
 
 
 @pytest.fixture
