@@ -45,5 +45,5 @@ def run(spec: Spec) -> pd.DataFrame:
 
 
 def report(results: Path | str) -> pd.DataFrame:
-    """The newest record of every slot in a results folder."""
+    """The newest record of every identity in a results folder."""
     return to_frame(newest(Store(Path(results), write=False)))

@@ -43,7 +43,7 @@ def main() -> None:
             for record in found:
                 if record.status == "ok" and "speedup" in record.notes:
                     figures["sequences"], figures["tokens in the KV cache"] = 1, record.notes["kv_tokens"]
-                    kind = "int8" if record.slot["quantizer"] == "int8" else "bf16"
+                    kind = "int8" if record.identity.quantizer == "int8" else "bf16"
                     figures[f"{kind}, {told}"] = rows(record)
     if not given.prepare:
         finish("decode_model", figures)

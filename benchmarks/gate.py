@@ -51,7 +51,7 @@ def real_changes() -> tuple[np.ndarray, np.ndarray]:
     side = read(RESULTS.parent / "tiny")
     rows, weights = [], np.empty(0)
     for record in side.records:
-        if record.slot["measure"] == "perplexity":
+        if record.identity.measure == "perplexity":
             items = side.items(record)
             names, index = np.unique(items.clusters.astype(str), return_inverse=True)
             rows.append(np.bincount(index, items.columns["value"], len(names)))

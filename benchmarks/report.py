@@ -44,7 +44,7 @@ def fill(root: Path, rows: int, paired: int) -> int:
     dice = np.random.default_rng(0)
     store = Store(root)
     for i in range(rows):
-        about = {"method": f"row {i}", "seed": 0, "slot": {"quantizer": ("none", "int8", "nf4")[i % 3]}}
+        about = {"method": f"row {i}", "seed": 0, "identity": {"quantizer": ("none", "int8", "nf4")[i % 3]}}
         if i < paired:
             fake_records.perplexity(root, i / 1000, noise=i + 1, **about)
         else:

@@ -40,8 +40,8 @@ def ours(room: Path) -> dict[str, float]:
     ]
     settings = ["--set", f"zeroshot.batch={BATCH}", "--set", f"threads={cores()}"]
     subprocess.run([sys.executable, "-m", "bench", "run", *flags, *settings], capture_output=True, check=True)
-    found = [r for r in Store(room / "r", write=False) if r.slot["measure"] == "zeroshot"]
-    return {r.slot["protocol"].split("@")[0]: r.readings[0].value or 0.0 for r in found}
+    found = [r for r in Store(room / "r", write=False) if r.identity.measure == "zeroshot"]
+    return {r.identity.protocol.label.split("@")[0]: r.readings[0].value or 0.0 for r in found}
 
 
 def theirs(room: Path) -> dict[str, float]:

@@ -86,17 +86,17 @@ def _runs(results: Path | None) -> Rows:
 
     out = []
     for record in Store(results or RESULTS, write=False):
-        slot = record.slot
+        identity = record.identity
         out.append(
             {
                 "record": record.key[:12],
-                "model": slot.get("model"),
-                "method": slot.get("method"),
-                "pattern": slot.get("pattern"),
-                "quantizer": slot.get("quantizer"),
-                "seed": str(slot.get("seed")) if slot.get("seed") is not None else "",
-                "measure": slot.get("measure"),
-                "protocol": slot.get("protocol"),
+                "model": identity.model,
+                "method": identity.method,
+                "pattern": identity.pattern,
+                "quantizer": identity.quantizer,
+                "seed": "" if identity.seed is None else str(identity.seed),
+                "measure": identity.measure,
+                "protocol": identity.protocol.label,
                 "status": record.status,
                 "recorded": record.provenance.get("recorded", ""),
             }

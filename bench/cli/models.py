@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bench.cli.console import fail, print_rows
 from bench.cli.flags import DataDir, Json, Results
-from bench.inputs import models
-from bench.verify import Verdict
 from methods.errors import UserError
-from methods.folder import Folder
+
+if TYPE_CHECKING:
+    from bench.verify import Verdict
+    from methods.folder import Folder
 
 
 def pull(
@@ -143,6 +144,9 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _open_folder(name: str) -> Folder:
+    from bench.inputs import models
+    from methods.folder import Folder
+
     if Path(name).is_dir():
         return Folder(Path(name))
     model = models.resolve(name)

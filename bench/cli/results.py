@@ -93,7 +93,7 @@ def report(
 ) -> None:
     """Write the leaderboard: a page, Markdown, CSV, LaTeX and figures. With --results or --format alone, print tables.
 
-    The newest record of every slot, and what papers report (results/published).
+    The newest record of every identity, and what papers report (results/published).
     """
     if out or check:
         if format_ or equal_bytes:

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.compare import result_set
 from bench.compare.result_set import ResultSet
-from bench.results.record import Record, identity_key, parse
+from bench.results.record import Record, parse
 from bench.results.rows import latest
 from bench.results.schema import SCHEMA, refuse_newer
 from bench.system import digests
@@ -48,11 +48,11 @@ def write(side: ResultSet, path: Path) -> Path:
     Raises:
         UserError: their scores cannot be read.
     """
-    records = sorted(side.records, key=lambda r: (repr(identity_key(r)), r.key))
+    records = sorted(side.records, key=lambda r: (repr(r.identity.key()), r.key))
     tables, lines = [], []
     for record in records:
         kept = record.model_copy(update={"traceback": "", "notes": {}, "cost": {}})
-        if record.items is not None and record.slot.get("measure") in WITHOUT_ITEMS:
+        if record.items is not None and record.identity.measure in WITHOUT_ITEMS:
             kept = kept.model_copy(update={"items": None})
         elif record.items is not None:
             tables.append((record.key[:32], side.items(record)))
@@ -205,9 +205,9 @@ def shown(side: ResultSet) -> list[dict[str, Any]]:
     """A baseline's rows, one a reading: text that a git diff can be made of."""
     out = []
     for record in side.records:
-        name = {
-            k: record.slot.get(k) for k in ("model", "method", "pattern", "quantizer", "seed", "measure", "protocol")
-        }
+        labels = record.identity.labels()
+        columns = ("model", "method", "pattern", "quantizer", "seed", "measure", "protocol")
+        name: dict[str, Any] = {k: labels[k] for k in columns}
         name["seed"] = "" if name["seed"] is None else str(name["seed"])
         for reading in record.readings:
             out.append(name | {"metric": reading.metric, "value": reading.value, "record": record.key[:12]})

@@ -56,7 +56,7 @@ def estimate_pair(pair: Pair, before: ResultSet, after: ResultSet, level: float,
     items = both[0][0]
     if any(not np.array_equal(items.ids, other.ids) for other, _ in both):
         raise CannotPair("seeds were measured on other items")
-    one_draw = len(pair.before) == 1 and pair.before[0].slot.get("seed") is not None
+    one_draw = len(pair.before) == 1 and pair.before[0].identity.seed is not None
     if (items.weights == 1).all():
         return _questions(was, now, level)
     sums, weights, unit = _clustered(now - was, items)
@@ -202,11 +202,11 @@ def items(store: Store, method: str, quantizer: str = "none") -> dict[int | None
     found: dict[int | None, Record] = {}
     digests = set()
     for record in newest(store):
-        slot = record.slot
-        asked = (slot["method"], slot["quantizer"], slot["measure"]) == (method, quantizer, "perplexity")
+        identity = record.identity
+        asked = (identity.method, identity.quantizer, identity.measure) == (method, quantizer, "perplexity")
         if asked and record.status == "ok":
             digests.add(record.token_digest)
-            found[record.slot["seed"]] = record
+            found[record.identity.seed] = record
     if not found or len(digests) > 1:
         why = "has no perplexity" if not found else "has perplexities on several corpora"
         raise UserError(f"{method!r} {why} in {store.root}: see bench report --results {store.root}")

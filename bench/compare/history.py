@@ -41,24 +41,24 @@ class Series:
 
 
 def read(side: ResultSet, metric: str, matching: str = "", alpha: float = 0.01) -> list[Series]:
-    """Every slot's series of a metric, by the time its commits were first recorded. side: every record, not the newest.
+    """Every identity's series of a metric, by the time its commits were first recorded. side: every record, not the newest.
 
     Raises:
-        UserError: no record has the metric, or none of the slots is named so.
+        UserError: no record has the metric, or no identity is named so.
     """
-    slots: dict[Any, list[Record]] = {}
+    grouped_records: dict[Any, list[Record]] = {}
     for record in side.records:
         if record.status == "ok" and any(r.metric == metric and r.value is not None for r in record.readings):
             (key,) = grouped([record])
-            slots.setdefault(key, []).append(record)
-    told = names(slots, ())
-    if not slots:
+            grouped_records.setdefault(key, []).append(record)
+    told = names(grouped_records, ())
+    if not grouped_records:
         known = sorted({r.metric for record in side.records for r in record.readings})
         raise UserError(f"no record in {side.name!r} has the metric {metric!r}: there are {', '.join(known) or 'none'}")
-    shown = [key for key in slots if matching in told[key]]
+    shown = [key for key in grouped_records if matching in told[key]]
     if not shown:
         raise UserError(f"no row of {metric} in {side.name!r} has {matching!r} in its name: bench report lists them")
-    return [_series(told[key], metric, slots[key], alpha) for key in sorted(shown, key=lambda k: told[k])]
+    return [_series(told[key], metric, grouped_records[key], alpha) for key in sorted(shown, key=lambda k: told[k])]
 
 
 def _series(name: str, metric: str, records: Sequence[Record], alpha: float) -> Series:
@@ -80,7 +80,7 @@ def _series(name: str, metric: str, records: Sequence[Record], alpha: float) -> 
 
 
 def _point(commit: str, dirty: bool, records: Sequence[Record], metric: str) -> Point:
-    newest = {r.slot.get("seed"): r for r in records}.values()
+    newest = {r.identity.seed: r for r in records}.values()
     values = [float(r.value) for x in newest for r in x.readings if r.metric == metric and r.value is not None]
     return Point(
         commit, dirty, _recorded(records[0]), math.fsum(values) / len(values), len(values), _environment(newest)

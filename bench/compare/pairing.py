@@ -1,4 +1,4 @@
-"""Joining two sides on their slots: which numbers meet, and what stands in their way."""
+"""Joining two sides on identities: which numbers meet, and what stands in their way."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from functools import cached_property
 from typing import Any
 
 from bench.compare.result_set import ResultSet
-from bench.results.record import ReadingRow, Record, identity_key
+from bench.results.identity import IdentityKey, Protocol
+from bench.results.record import ReadingRow, Record
 
 COUNTED = ("size", "pattern")
 """Measures whose numbers are counted, not sampled."""
 TIMES = ("s", "ms", "us", "ns")
 Seeds = dict[int | None, Record]
-Slot = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One metric of one slot, before and after, seed by seed."""
+    """One metric of one identity, before and after, seed by seed."""
 
     name: str
     metric: str
@@ -53,7 +53,7 @@ class Pair:
     @property
     def counted(self) -> bool:
         first = self.before[0]
-        return first.slot.get("measure") in COUNTED or (first.items is None and self.readings[0][0].stderr is None)
+        return first.identity.measure in COUNTED or (first.items is None and self.readings[0][0].stderr is None)
 
     @property
     def same_key(self) -> bool:
@@ -83,7 +83,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Finding:
-    """A slot that gives no pair, and why."""
+    """An identity that gives no pair, and why."""
 
     name: str
     metric: str
@@ -98,23 +98,23 @@ def machine(record: Record) -> Any:
 
 
 def hardware(record: Record) -> str:
-    told = record.determinants.get("hardware")
+    told = record.key_inputs.get("hardware")
     about = record.provenance.get("machine") or {}
     return str(told or about.get("device") or about.get("cpu") or "unknown")
 
 
-def grouped(records: Iterable[Record], without: tuple[str, ...] = ()) -> dict[Slot, Seeds]:
-    """Records by slot, seeds apart. without: what two sides need not share."""
-    out: dict[Slot, Seeds] = {}
+def grouped(records: Iterable[Record], without: tuple[str, ...] = ()) -> dict[IdentityKey, Seeds]:
+    """Records by identity, seeds apart. without: what two sides need not share."""
+    out: dict[IdentityKey, Seeds] = {}
     for record in records:
-        out.setdefault(identity_key(record, "seed", *without), {})[record.slot.get("seed")] = record
+        out.setdefault(record.identity.key("seed", *without), {})[record.identity.seed] = record
     return out
 
 
 def join(
     before: ResultSet, after: ResultSet, without: tuple[str, ...] = (), *, shared: bool = False
 ) -> tuple[list[Pair], list[Finding], int]:
-    """Pairs, what could not be paired, and how many slots are new. shared: seeds of one side alone are left out."""
+    """Pairs, what could not be paired, and how many identities are new. shared: seeds of one side alone are left out."""
     old, new = grouped(before.records, without), grouped(after.records, without)
     called = names(old | new, without)
     pairs: list[Pair] = []
@@ -173,28 +173,31 @@ def _matches(records: Mapping[int | None, Record], seed: int | None) -> list[Rec
     return [found] if found else []
 
 
-def _absent(name: str, key: Slot, was: Seeds, new: Mapping[Slot, Seeds]) -> Finding:
-    """Gone, or measured in another way: the same name before the @ of its protocol, and all else the same."""
+def _absent(name: str, key: IdentityKey, was: Seeds, new: Mapping[IdentityKey, Seeds]) -> Finding:
+    """Gone, or measured in another way: on the same text or task, and all else the same, by another protocol."""
     about = dict(key)
-    head = str(about.get("protocol")).partition("@")[0]
+    before = _protocol(was)
     rest = {k: v for k, v in about.items() if k != "protocol"}
-    for other in map(dict, new):
-        if {k: v for k, v in other.items() if k != "protocol"} == rest:
-            protocol = str(other.get("protocol"))
-            if protocol.partition("@")[0] == head:
-                reason = f"other protocol: {about.get('protocol')}, now {protocol}"
-                return Finding(name, str(about.get("measure")), "NOT_COMPARABLE", reason)
+    for other, seeds in new.items():
+        after = _protocol(seeds)
+        if {k: v for k, v in other if k != "protocol"} == rest and after.name == before.name:
+            reason = f"other protocol: {before.label}, now {after.label}"
+            return Finding(name, str(about.get("measure")), "NOT_COMPARABLE", reason)
     if all(r.status != "ok" for r in was.values()):
         return Finding(name, str(about.get("measure")), "NOT_COMPARABLE", "had no result before, and is gone")
     return Finding(name, str(about.get("measure")), "MISSING", "not measured")
 
 
+def _protocol(seeds: Seeds) -> Protocol:
+    return next(iter(seeds.values())).identity.protocol
+
+
 def _measure(record: Record) -> str:
-    return str(record.slot.get("measure"))
+    return str(record.identity.measure)
 
 
 def _why(bad: list[Record]) -> str:
-    return f"{bad[0].reason or bad[0].status}" + _seeds([r.slot.get("seed") for r in bad])
+    return f"{bad[0].reason or bad[0].status}" + _seeds([r.identity.seed for r in bad])
 
 
 def _seeds(seeds: Iterable[Any]) -> str:
@@ -202,13 +205,13 @@ def _seeds(seeds: Iterable[Any]) -> str:
     return f" (seed {', '.join(told)})" if told else ""
 
 
-def names(slots: Iterable[Slot], without: tuple[str, ...]) -> dict[Slot, str]:
+def names(identities: Iterable[IdentityKey], without: tuple[str, ...]) -> dict[IdentityKey, str]:
     """Short names, longer where two would be the same."""
-    slots = list(slots)
+    identities = list(identities)
     short = ("model", "method", "pattern", "quantizer", "protocol")
     rest = ("measure", "dtype", "device", "training", "calibration", "targets")
-    taken: dict[str, list[Slot]] = {}
-    for key in slots:
+    taken: dict[str, list[IdentityKey]] = {}
+    for key in identities:
         about = {k: v for k, v in key if not (k == "quantizer" and v == "none") and k not in without}
         parts = [str(about[k]) for k in short if k in about and not (k == "pattern" and _says_pattern(about))]
         taken.setdefault(" ".join(parts), []).append(key)

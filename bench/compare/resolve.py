@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.compare import baseline
 from bench.compare.result_set import ResultSet, Still, of_file, uncollected
-from bench.results.record import Record, identity_key
+from bench.results.record import Record
 from bench.results.rows import latest
 from methods.errors import UserError
 
@@ -18,7 +18,7 @@ OF_A_RECORD = ("measure", "protocol")
 
 
 def find(a: str, b: str, results: Path) -> tuple[ResultSet, ResultSet, tuple[str, ...]]:
-    """Two sides, and the parts of a slot in which they may differ.
+    """Two sides, and the parts of an identity in which they may differ.
 
     Each is a results folder, a baseline by file or name; or, in the folder `results`, a commit, a method's label or the
     beginning of a record's key, which stands for all that was measured of its artifact.
@@ -43,7 +43,7 @@ def _find(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:
             f"{text!r} is no folder, and results folder {str(results)!r} is not there: name one with --results"
         )
     whole = read(results, every=True)
-    found = [r for r in whole.records if r.slot.get("method") == text]
+    found = [r for r in whole.records if r.identity.method == text]
     if found:
         return whole.only(text, latest(found)), OF_A_METHOD
     if re.fullmatch(r"[0-9a-f]{4,64}", text):
@@ -51,7 +51,7 @@ def _find(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:
             return whole.only(text, latest(_of_one(text, made))), ()
         if named := [r for r in whole.records if r.key.startswith(text)]:
             return whole.only(text, _artifact(text, named, whole)), OF_A_METHOD
-    known = sorted({str(r.slot.get("method")) for r in whole.records})
+    known = sorted({str(r.identity.method) for r in whole.records})
     raise UserError(
         f"{text!r} is no folder, baseline, method, commit or record of {str(results)!r}: its methods are {', '.join(known)}"
     )
@@ -71,14 +71,14 @@ def _artifact(text: str, named: list[Record], whole: ResultSet) -> list[Record]:
     """All that was measured of one artifact. Its seed is left out of account: it is one draw, whichever."""
     if len(named) > 1:
         raise UserError(f"{len(named)} records begin with {text!r}: write more of it")
-    about = identity_key(named[0], *OF_A_RECORD)
-    found = latest(r for r in whole.records if identity_key(r, *OF_A_RECORD) == about)
-    return [r.model_copy(update={"slot": r.slot | {"seed": None}}) for r in found]
+    about = named[0].identity.key(*OF_A_RECORD)
+    found = latest(r for r in whole.records if r.identity.key(*OF_A_RECORD) == about)
+    return [r.model_copy(update={"identity": r.identity.model_copy(update={"seed": None})}) for r in found]
 
 
 @uncollected()
 def read(path: Path, what: str = "results", *, every: bool = False) -> ResultSet:
-    """A results folder, or a file that `bench baseline set` wrote. every: all records, not the newest of each slot.
+    """A results folder, or a file that `bench baseline set` wrote. every: all records, not the newest of each identity.
 
     Raises:
         UserError: it is not there, or something in it cannot be read. `what` is said with it.

@@ -162,20 +162,22 @@ def read(results: Path, method: str, control: str) -> list[Point]:
     cells: dict[tuple[str, str], dict[str, list[Record]]] = {}
     weights: dict[str, int] = {}
     for record in newest(store):
-        slot = record.slot
-        if record.status != "ok" or slot["quantizer"] != "none":
+        identity = record.identity
+        if record.status != "ok" or identity.quantizer != "none":
             continue
-        if slot["measure"] == "size":
-            weights[slot["model"]] = int(next(r.value for r in record.readings if r.metric == "parameters") or 0)
-        elif slot["measure"] == "perplexity" and slot["method"] in (method, control) and slot.get("training"):
-            cells.setdefault((slot["model"], slot["training"]), {}).setdefault(slot["method"], []).append(record)
+        if identity.measure == "size":
+            weights[identity.model] = int(next(r.value for r in record.readings if r.metric == "parameters") or 0)
+        elif identity.measure == "perplexity" and identity.method in (method, control) and identity.training:
+            runs = cells.setdefault((identity.model, identity.training.label), {})
+            runs.setdefault(identity.method, []).append(record)
     points = []
     digests = set()
     for (model, _), rows in sorted(cells.items()):
         if method in rows and control in rows and model in weights:
-            course = rows[method][0].determinants["training"]
+            training = rows[method][0].identity.training
+            assert training is not None
             excess, tokens = _excess(store, rows[method], rows[control])
-            points.append(Point(Path(model).name, weights[model], course["tokens"], excess, tokens))
+            points.append(Point(Path(model).name, weights[model], training.tokens, excess, tokens))
             digests |= {r.token_digest for pair in rows.values() for r in pair}
     if not points:
         raise UserError(

@@ -155,7 +155,7 @@ def decide(pair: Pair, estimate: Estimate, adjusted: float, rules: Rules) -> Row
 
 
 def _hints(pair: Pair) -> str:
-    seeds = {r.slot.get("seed") for r in pair.before} - {None}
+    seeds = {r.identity.seed for r in pair.before} - {None}
     if 0 < len(seeds) < 3 and not pair.counted:
         return f"{len(seeds)} calibration seed{'s' if len(seeds) > 1 else ''}: 5 say more"
     return ""

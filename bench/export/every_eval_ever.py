@@ -82,10 +82,12 @@ def _library(line: Line) -> dict[str, str]:
 
 def _model(line: Line) -> dict[str, Any]:
     """Readings without a better or worse, such as the number of parameters, say what the model is."""
-    decided = line.records[0].determinants
-    details = {k: line.slot.get(k) for k in ("method", "pattern", "quantizer", "seed", "calibration", "training")}
-    details |= {k: line.slot.get(k) for k in ("dtype", "device")} | {"base_model": line.source}
-    details |= {"base_model_sha256": decided.get("model"), "targets": json.dumps(line.slot.get("targets"))}
+    decided = line.records[0].key_inputs
+    labels = line.identity.labels()
+    columns = ("method", "pattern", "quantizer", "seed", "calibration", "training", "dtype", "device")
+    details: dict[str, Any] = {k: labels[k] for k in columns} | {"base_model": line.source}
+    targets = [line.identity.include, line.identity.exclude]
+    details |= {"base_model_sha256": decided.get("model"), "targets": json.dumps(targets)}
     details |= {"stages": json.dumps([{k: s[k] for k in ("name", "config")} for s in decided.get("stages", [])])}
     details |= {r.metric: f"{v:g}" for record in line.records for r, v in numbers(record) if not r.better}
     known = {
@@ -102,19 +104,19 @@ def _model(line: Line) -> dict[str, Any]:
 
 
 def _result(record: Record, reading: ReadingRow, value: float) -> dict[str, Any]:
-    protocol = str(record.slot["protocol"])
+    protocol = str(record.identity.protocol.label)
     name, hub, content = data(record)
     source: dict[str, Any] = {"dataset_name": name, "source_type": "hf_dataset" if hub else "other"}
     source |= {"hf_repo": hub} if hub else {}
     source |= {"additional_details": {"revision_or_digest": content}} if content else {}
-    about = {"record": record.key, "measure": str(record.slot["measure"]), "token_digest": record.token_digest}
+    about = {"record": record.key, "measure": str(record.identity.measure), "token_digest": record.token_digest}
     score: dict[str, Any] = {"score": value, "details": {k: v for k, v in about.items() if v}}
     if reading.stderr is not None:
         error: dict[str, Any] = {"value": reading.stderr}
         error |= {"method": "analytic"} if reading.metric in WINDOWED else {}
         score["uncertainty"] = {"standard_error": error} | ({"num_samples": reading.n} if reading.n else {})
     return {
-        "evaluation_result_id": f"{record.slot['measure']}/{protocol}/{reading.metric}",
+        "evaluation_result_id": f"{record.identity.measure}/{protocol}/{reading.metric}",
         "evaluation_name": protocol,
         "evaluation_timestamp": str(seconds(record)),
         "source_data": source,

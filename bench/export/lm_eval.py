@@ -43,10 +43,10 @@ def _document(line: Line, records: list[Record], limit: int | None) -> dict[str,
     batches = {str(b) for r in records if (b := _config(r).get("batch")) is not None}
     config = {
         "model": "hf",
-        "model_args": {"pretrained": line.name, "dtype": line.slot.get("dtype")},
-        "model_dtype": line.slot.get("dtype"),
+        "model_args": {"pretrained": line.name, "dtype": line.identity.dtype},
+        "model_dtype": line.identity.dtype,
         "batch_size": batches.pop() if len(batches) == 1 else None,
-        "device": line.slot.get("device"),
+        "device": line.identity.device,
         "limit": limit,
     }
     return {
@@ -68,13 +68,17 @@ def _document(line: Line, records: list[Record], limit: int | None) -> dict[str,
         "model_source": "hf",
         "model_name": line.name,
         "model_name_sanitized": re.sub(NAMED, "__", line.name),
-        OURS: {"version": line.version, "slot": line.slot, "records": [r.key for r in records]},
+        OURS: {
+            "version": line.version,
+            "identity": line.identity.model_dump(mode="json", exclude={"measure", "protocol"}),
+            "records": [r.key for r in records],
+        },
     }
 
 
 def _config(record: Record) -> dict[str, Any]:
-    measure = record.determinants.get("measure") or {}
-    return dict(measure.get("config") or {}) if record.slot.get("measure") == "zeroshot" else {}
+    measure = record.key_inputs.get("measure") or {}
+    return dict(measure.get("config") or {}) if record.identity.measure == "zeroshot" else {}
 
 
 def _results(name: str, records: list[Record]) -> dict[str, Any]:

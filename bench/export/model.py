@@ -68,7 +68,7 @@ def _source(name: str, results: Path | None) -> tuple[Path, tuple[str, ...], tup
     folder, _ = find_pruned(name, results)
     if Path(name).is_dir():
         return folder, ("*",), ()
-    include, exclude = Store(results or RESULTS, write=False).find(name).determinants["targets"]
+    include, exclude = Store(results or RESULTS, write=False).find(name).key_inputs["targets"]
     return folder, tuple(include), tuple(exclude)
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from bench.inputs.models import ALIASES
 from bench.inputs.tasks import OWN
+from bench.results.identity import Identity
 from bench.results.record import ReadingRow, Record
-from bench.results.rows import IDENTITY, newest
+from bench.results.rows import newest
 
 OURS = "cast-bench"
 """Who made a model that nobody published."""
@@ -23,14 +24,14 @@ OURS = "cast-bench"
 class Line:
     """The records of one model, measured by one version of cast-bench.
 
-    name: as of a model on a hub; source: what it was made from, its hub id if it has one; slot: what its records share.
+    name: as of a model on a hub; source: what it was made from, its hub id if it has one; identity: what its records share.
     """
 
     name: str
     source: str
     published: bool
     """Has the source a hub id?"""
-    slot: dict[str, Any]
+    identity: Identity
     records: tuple[Record, ...]
 
     @property
@@ -40,7 +41,7 @@ class Line:
     @property
     def dense(self) -> bool:
         """Is it the published model, as it is?"""
-        return bool(self.slot["method"] == "dense" and self.slot.get("quantizer") in (None, "none"))
+        return self.identity.method == "dense" and self.identity.quantizer == "none"
 
     @property
     def recorded(self) -> int:
@@ -54,8 +55,8 @@ def lines(records: Iterable[Record]) -> tuple[list[Line], dict[str, int]]:
     left: dict[str, int] = {}
     for record in newest(records):
         if record.status == "ok" and record.readings:
-            about = tuple(repr(record.slot.get(c)) for c in (*IDENTITY, "seed"))
-            grouped.setdefault((*about, _version(record)), []).append(record)
+            about = record.identity.key("measure", "protocol")
+            grouped.setdefault((about, _version(record)), []).append(record)
         else:
             left[record.status] = left.get(record.status, 0) + 1
     found = [_line(sorted(group, key=lambda r: r.key)) for group in grouped.values()]
@@ -63,14 +64,15 @@ def lines(records: Iterable[Record]) -> tuple[list[Line], dict[str, int]]:
 
 
 def _line(records: list[Record]) -> Line:
-    slot = {k: v for k, v in records[0].slot.items() if k not in ("measure", "protocol")}
-    base, hub = _base(str(slot["model"]))
-    slot["model"] = hub or base  # a folder's path is nobody else's business
-    line = Line("", hub or base, bool(hub), slot, tuple(records))
+    base, hub = _base(records[0].identity.model)
+    identity = records[0].identity.model_copy(
+        update={"model": hub or base}
+    )  # a folder's path is nobody else's business
+    line = Line("", hub or base, bool(hub), identity, tuple(records))
     if line.dense:
         return replace(line, name=hub or f"{OURS}/{base}")
-    seed = None if slot.get("seed") is None else f"seed{slot['seed']}"
-    parts = dict.fromkeys((base, slot["method"], slot["pattern"], slot.get("quantizer"), seed))
+    seed = None if identity.seed is None else f"seed{identity.seed}"
+    parts = dict.fromkeys((base, identity.method, identity.pattern, identity.quantizer, seed))
     told = "-".join(_plain(str(p)) for p in parts if p not in (None, "none"))
     return replace(line, name=f"{OURS}/{told}")
 
@@ -102,17 +104,17 @@ def seconds(record: Record) -> int:
 
 def task(record: Record) -> str:
     """What was asked: lm-eval's task, the corpus and its windows; "" of what is counted on weights alone."""
-    config = (record.determinants.get("measure") or {}).get("config") or {}
+    config = (record.key_inputs.get("measure") or {}).get("config") or {}
     if "task" in config:
         return str(config["task"])
-    return str(record.slot["protocol"]) if any(r.n and r.stderr is not None for r in record.readings) else ""
+    return str(record.identity.protocol.label) if any(r.n and r.stderr is not None for r in record.readings) else ""
 
 
 def data(record: Record) -> tuple[str, str, str]:
     """Name, hub id and revision or digest of what was measured on; "" where there is none."""
     from bench.inputs.corpora import CORPORA
 
-    measure = record.determinants.get("measure") or {}
+    measure = record.key_inputs.get("measure") or {}
     config = measure.get("config") or {}
     if "corpus" in config:
         name = str(config["corpus"])

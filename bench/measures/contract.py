@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from bench.results import identity
 from bench.results.record import Item, Reading
 
 if TYPE_CHECKING:
@@ -61,8 +62,8 @@ class Measure(Protocol):
     needs: ClassVar[Needs]
 
     @property
-    def protocol(self) -> str:
-        """What two numbers must share to stand in one column."""
+    def protocol(self) -> identity.Protocol | str:
+        """What two numbers must share to stand in one column; text is a protocol's name."""
         ...
 
     def read(self, model: Callable[[], nn.Module], rig: MeasureContext) -> Readings: ...

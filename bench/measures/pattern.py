@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.measures.contract import MeasureContext, Readings
+from bench.results.identity import Protocol
 from bench.results.record import Reading
 from methods.contract import Needs
 
@@ -20,8 +21,8 @@ class PatternHolds:
     needs: ClassVar[Needs] = Needs.NOTHING
 
     @property
-    def protocol(self) -> str:
-        return "targets"
+    def protocol(self) -> Protocol:
+        return Protocol(name="targets")
 
     def read(self, model: Callable[[], nn.Module], rig: MeasureContext) -> Readings:
         verdict = rig.verdict

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.measures.contract import MeasureContext, Readings
+from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
 from methods.contract import Needs
 
@@ -21,8 +22,8 @@ class Size:
     needs: ClassVar[Needs] = Needs.NOTHING
 
     @property
-    def protocol(self) -> str:
-        return "weights"
+    def protocol(self) -> Protocol:
+        return Protocol(name="weights")
 
     def read(self, model: Callable[[], nn.Module], rig: MeasureContext) -> Readings:
         """Counts over the whole model; `sparsity` over its targets alone, per layer in the items.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bench.inputs.windows import load_windows
 from bench.measures import forward
+from bench.results.identity import Protocol
 from methods.contract import Needs
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ class Windowed:
     split: str = "evaluation"
 
     @property
-    def protocol(self) -> str:
-        part = "" if self.split == "evaluation" else f"-{self.split}"
-        return f"{self.corpus}{part}@{self.seqlen}" + (f"x{self.windows}" if self.windows else "")
+    def protocol(self) -> Protocol:
+        name = self.corpus if self.split == "evaluation" else f"{self.corpus}-{self.split}"
+        return Protocol(name=name, seqlen=self.seqlen, limit=self.windows)
 
     @property
     def per_forward(self) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from bench.inputs import tasks
 from bench.inputs.task_yaml import describe
 from bench.measures.contract import MeasureContext, Readings
+from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
 from methods.contract import Needs
 
@@ -36,8 +37,8 @@ class Zeroshot:
     limit: int | None = None
 
     @property
-    def protocol(self) -> str:
-        return f"{self.task}@{self.version}" + (f"x{self.limit}" if self.limit else "")
+    def protocol(self) -> Protocol:
+        return Protocol(name=self.task, version=self.version, limit=self.limit)
 
     def read(self, model: Callable[[], nn.Module], rig: MeasureContext) -> Readings:
         """Readings are the task's metrics; items hold acc, 0 or 1, where it has one, else its first metric.

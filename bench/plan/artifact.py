@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from bench.results.identity import CalibrationText, Identity, Protocol, TrainingText
 from bench.system import digests
 from bench.system.provenance import VERSION
 
@@ -40,8 +41,14 @@ class CalibrationSet(_Frozen):
     data: str
     content: str
     """Digest of the text."""
+    source: str
+    """Digest of the code that draws it."""
     sequences: int
     seqlen: int
+
+    @property
+    def text(self) -> CalibrationText:
+        return CalibrationText(data=self.data, sequences=self.sequences, seqlen=self.seqlen)
 
 
 class TrainingRun(_Frozen):
@@ -50,6 +57,8 @@ class TrainingRun(_Frozen):
     data: str
     content: str
     """Digest of the text, or its revision."""
+    source: str
+    """Digest of the code that cuts it into batches."""
     recipe: str
     tokens: int
     batch: int
@@ -57,9 +66,9 @@ class TrainingRun(_Frozen):
     micro: int | None
 
     @property
-    def told(self) -> str:
-        """In words: what two trainings that may be compared share."""
-        return f"{self.data}@{self.seqlen}x{self.batch}, {self.tokens:,} tokens"
+    def text(self) -> TrainingText:
+        """What two trainings that may be compared share."""
+        return TrainingText(data=self.data, seqlen=self.seqlen, batch=self.batch, tokens=self.tokens)
 
 
 class Artifact(_Frozen):
@@ -71,6 +80,8 @@ class Artifact(_Frozen):
     digest: str
     tokenizer: str
     revision: str
+    loader: str
+    """Digest of the code that reads models."""
     stages: tuple[Stage, ...]
     calibration: CalibrationSet | None
     training: TrainingRun | None = None
@@ -85,10 +96,11 @@ class Artifact(_Frozen):
     threads: int
     stream: bool
 
-    def determinants(self) -> dict[str, Any]:
+    def key_inputs(self) -> dict[str, Any]:
         """All that decides the weights."""
         return {
             "model": self.digest,
+            "loader": self.loader,
             "stages": [s.model_dump(exclude={"label", "target", "random", "needs", "kind"}) for s in self.stages],
             "calibration": self.calibration.model_dump() | {"tokenizer": self.tokenizer} if self.calibration else None,
             "training": self.training.model_dump(exclude={"recipe"}) | {"tokenizer": self.tokenizer}
@@ -104,7 +116,7 @@ class Artifact(_Frozen):
 
     @property
     def key(self) -> str:
-        return digests.of(self.determinants())
+        return digests.of(self.key_inputs())
 
     @property
     def method(self) -> str:
@@ -120,14 +132,14 @@ class Artifact(_Frozen):
         return [s for s in self.stages if s.kind == "methods"][-1]
 
     @property
-    def done(self) -> str:
+    def stage_labels(self) -> str:
         """Every stage, as typed."""
         return " + ".join(s.label for s in self.stages)
 
     @property
-    def told(self) -> str:
-        """In words: the model, what is done to it, and the seed."""
-        return f"{self.model} {self.done}" + (f" seed {self.seed}" if self.seed is not None else "")
+    def label(self) -> str:
+        """The model, its stages and the seed."""
+        return f"{self.model} {self.stage_labels}" + (f" seed {self.seed}" if self.seed is not None else "")
 
     @property
     def pattern(self) -> str:
@@ -158,47 +170,45 @@ class Measurement(_Frozen):
     target: str
     source: str
     config: dict[str, Any]
-    protocol: str
+    protocol: Protocol
     content: str
     """Digest of the data measured on."""
 
     @property
-    def told(self) -> str:
-        """In words, while a run goes on: the measure, and the task of one that has many."""
+    def label(self) -> str:
+        """The measure, and the task of one that has many."""
         return " ".join(filter(None, (self.measure, self.config.get("task"))))
 
-    def determinants(self) -> dict[str, Any]:
+    def key_inputs(self) -> dict[str, Any]:
         config = {k: v for k, v in self.config.items() if v is not None}
         measure = {"name": self.measure, "source": self.source, "config": config, "content": self.content}
-        out = self.artifact.determinants() | {"tokenizer": self.artifact.tokenizer, "measure": measure}
+        out = self.artifact.key_inputs() | {"tokenizer": self.artifact.tokenizer, "measure": measure}
         if hardware := self.config.get("hardware"):
             out["hardware"] = hardware  # a time of another machine is another number
         return out
 
     @property
     def key(self) -> str:
-        return digests.of(self.determinants())
+        return digests.of(self.key_inputs())
 
     @property
-    def slot(self) -> dict[str, Any]:
-        """What the number is called, whatever the version of what made it: two commits meet here."""
+    def identity(self) -> Identity:
         a = self.artifact
-        return {
-            "model": a.model,
-            "method": a.method,
-            "pattern": a.pattern,
-            "quantizer": a.quantizer,
-            "seed": a.seed,
-            "measure": self.measure,
-            "protocol": self.protocol,
-            "calibration": f"{a.calibration.data}@{a.calibration.seqlen}x{a.calibration.sequences}"
-            if a.calibration
-            else None,
-            "training": a.training.told if a.training else None,
-            "targets": [list(a.include), list(a.exclude)],
-            "dtype": a.dtype,
-            "device": a.device.split(":")[0],
-        }
+        return Identity(
+            model=a.model,
+            stages=tuple(s.label for s in a.stages if s.kind == "methods"),
+            pattern=a.pattern,
+            quantizer=a.quantizer,
+            seed=a.seed,
+            measure=self.measure,
+            protocol=self.protocol,
+            calibration=a.calibration.text if a.calibration else None,
+            training=a.training.text if a.training else None,
+            include=a.include,
+            exclude=a.exclude,
+            dtype=a.dtype,
+            device=a.device.split(":")[0],
+        )
 
 
 def names(artifact: Artifact) -> list[str]:

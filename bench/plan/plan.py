@@ -14,17 +14,21 @@ from bench.plan.artifact import Artifact, Measurement, Stage
 from bench.plan.resolve import (
     count_parameters,
     input_digest,
+    method_digest,
     needs_training,
     require_groups,
     resolve_calibration,
     resolve_measures,
     resolve_training,
-    source_digest,
 )
 from bench.plan.spec import Spec
 from bench.system.devices import cores, resolve_device
+from bench.system.source_digest import digest_source
 from methods.pattern import Pattern
 from methods.targets import find_targets, require_fit
+
+LOADER = "bench.inputs.loading"
+"""Reads every model; named, since importing it imports torch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +92,7 @@ def _cells_of(spec: Spec, model: models.Model, device: str, dtype: str, fetch: b
                     digest=model.digest,
                     tokenizer=model.tokenizer,
                     revision=model.revision,
+                    loader=digest_source(LOADER),
                     stages=stages,
                     calibration=resolve_calibration(spec, model, fetch)
                     if any("calibration" in s.needs for s in stages)
@@ -120,7 +125,7 @@ def _stage(
         name=choice.name,
         label=choice.label,
         target=entry.target,
-        source=source_digest(entry),
+        source=method_digest(entry),
         config=below | read | choice.config,
         pattern=str(Pattern.parse(pattern)),
         random=bool({"calibration", "training"} & set(needs)),

@@ -15,8 +15,10 @@ from bench.measures.speed.measure import measure_configs
 from bench.plan import recipes
 from bench.plan.artifact import CalibrationSet, TrainingRun
 from bench.plan.spec import Spec
+from bench.results.identity import Protocol
 from bench.system import digests, environments
 from bench.system.devices import fingerprint
+from bench.system.source_digest import digest_source
 from methods.errors import UserError
 from methods.targets import family_of
 
@@ -40,6 +42,7 @@ def resolve_training(spec: Spec, model: models.Model, recipe: recipes.Recipe) ->
     course = TrainingRun(
         data=wanted.data,
         content=training_text.content(wanted.data, spec.data_dir),
+        source=digest_source(training_text.__name__),
         recipe=recipe.name,
         tokens=wanted.tokens or recipe.tokens,
         batch=wanted.batch or recipe.batch,
@@ -82,9 +85,9 @@ def require_groups(
             )
 
 
-def source_digest(entry: registry.Entry) -> str:
+def method_digest(entry: registry.Entry) -> str:
     """Digest of a method's code, and of the pins of what it runs in."""
-    code = digests.of_source(entry.module)
+    code = digest_source(entry.module)
     return digests.of([code, environments.pins(entry.environment)]) if entry.environment else code
 
 
@@ -103,7 +106,13 @@ def resolve_calibration(spec: Spec, model: models.Model, fetch: bool) -> Calibra
         corpora.ensure(wanted.data, "calibration", spec.data_dir)
         windows.check_calibration(wanted.data, seqlen, tokenizer, spec.data_dir)
     content = _content(wanted.data, "calibration", spec, fetch)
-    return CalibrationSet(data=wanted.data, content=content, sequences=wanted.sequences, seqlen=seqlen)
+    return CalibrationSet(
+        data=wanted.data,
+        content=content,
+        source=digest_source(windows.__name__),
+        sequences=wanted.sequences,
+        seqlen=seqlen,
+    )
 
 
 def resolve_measures(name: str, spec: Spec, model: models.Model, device: str, fetch: bool) -> list[dict[str, Any]]:
@@ -143,10 +152,12 @@ def _task(name: str, file: str, spec: Spec, fetch: bool) -> dict[str, Any]:
 def _cell_of(measure: str, config: dict[str, Any], content: str) -> dict[str, Any]:
     entry = registry.lookup("measures", measure)
     protocol = registry.load(entry)(**config).protocol
+    if isinstance(protocol, str):
+        protocol = Protocol(name=protocol)
     return {
         "measure": measure,
         "target": entry.target,
-        "source": digests.of_source(entry.module),
+        "source": digest_source(entry.module),
         "config": config,
         "protocol": protocol,
         "content": content,

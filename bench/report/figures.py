@@ -161,7 +161,7 @@ def speeds(records: Sequence[Record], file: Path) -> Path:
         axis.grid(alpha=0.3, linewidth=0.5)
     axes[0][0].set_ylabel("dense / 2:4, limit dashed", fontsize=8)
     axes[0][-1].legend(fontsize=8, frameon=False)
-    told = f"{records[0].slot['model']} · {records[0].notes.get('device', records[0].slot['device'])}"
+    told = f"{records[0].identity.model} · {records[0].notes.get('device', records[0].identity.device)}"
     figure.suptitle(told, x=0.01, ha="left", fontsize=10, parse_math=False)
     return _save(figure, file)
 
@@ -202,8 +202,8 @@ def _panel(axis: Axes, title: str, columns: Sequence[tuple[str, str]], curve: Se
 
 
 def _title(record: Record) -> str:
-    slot = record.slot
-    parts = [slot.get("model"), slot.get("method"), slot.get("pattern"), slot.get("training")]
+    identity = record.identity
+    parts = [identity.model, identity.method, identity.pattern, identity.training and identity.training.label]
     told = " · ".join(str(p) for p in parts if p)
     found = record.notes.get("validation_perplexity", {})
     return told + "".join(f" · {k.replace('_', ' ')} {v:.4g}" for k, v in found.items())

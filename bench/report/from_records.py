@@ -92,7 +92,7 @@ def _made(record: Record) -> dict[str, Any]:
     return {
         "status": record.status,
         "reason": record.reason,
-        "seed": record.slot.get("seed"),
+        "seed": record.identity.seed,
         "commit": f"{commit.get('id') or 'not recorded'}{' and changes not committed' if commit.get('dirty') else ''}",
         "recorded": str(about.get("recorded") or ""),
         "machine": " ".join(str(machine[k]) for k in ("device", "cpu") if machine.get(k)),

@@ -62,7 +62,7 @@ def _seeds(table: Table, row: int, column: int, records: Mapping[str, Record]) -
     if cell is None or cell.value is None or cell.average:
         return {}
     found = [records[key] for key in cell.made]
-    return {r.slot.get("seed"): r for r in found} if all(r.items for r in found) else {}
+    return {r.identity.seed: r for r in found} if all(r.items for r in found) else {}
 
 
 def _compared(seeds: Mapping[int, Seeds], metric: str, side: ResultSet) -> Iterator[tuple[tuple[int, int], Interval]]:

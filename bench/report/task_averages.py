@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 from bench.inputs.tasks import SETS
+from bench.results.identity import Protocol
 
-PROTOCOL = re.compile(r"(?P<task>.+)@(?P<version>[^@]*?)(?P<limit>x\d+)?")
 Row = dict[str, Any]
 
 
@@ -20,10 +19,10 @@ def rows(table: list[Row], identity: tuple[str, ...]) -> list[Row]:
     """
     found: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in table:
-        told = PROTOCOL.fullmatch(row["protocol"] or "") if row["measure"] == "zeroshot" else None
-        if told and row["metric"] == "acc" and row["value"] is not None:
-            line = (*(row[c] for c in identity), row["seed"], told["limit"] or "")
-            found.setdefault(line, {})[told["task"]] = row
+        if row["measure"] == "zeroshot" and row["metric"] == "acc" and row["value"] is not None:
+            task: Protocol = row["identity"].protocol
+            line = (*(row[c] for c in identity), row["seed"], f"x{task.limit}" if task.limit else "")
+            found.setdefault(line, {})[task.name] = row
     dense = {_stand(line, identity): tasks for line, tasks in found.items() if _is_dense(line, identity)}
     out = []
     for line, tasks in found.items():

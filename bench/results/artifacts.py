@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.results.store import RESULTS, Store
-from bench.system import digests
 from bench.system.cache import cache_dir
 from methods.errors import UserError
 
@@ -19,13 +18,12 @@ def find_pruned(name: str, results: Path | None) -> tuple[Path, str]:
     if Path(name).is_dir():
         return Path(name), "2:4"
     record = Store(results or RESULTS, write=False).find(name)
-    key = digests.of({k: v for k, v in record.determinants.items() if k not in ("tokenizer", "measure")})
-    folder = cache_dir() / "artifacts" / key[:32]
+    folder = cache_dir() / "artifacts" / record.artifact[:32]
     if not (folder / "config.json").exists():
         raise UserError(
             f"the model of record {record.key[:12]} is not in the cache any more: make it a folder with "
-            f"bench prune --method {record.slot['method']} --model {record.slot['model']}"
-            + (f" --quant {quantizer}" if (quantizer := record.slot["quantizer"]) != "none" else "")
+            f"bench prune --method {record.identity.method} --model {record.identity.model}"
+            + (f" --quant {quantizer}" if (quantizer := record.identity.quantizer) != "none" else "")
             + " --out DIR, and name that"
         )
-    return folder, str(record.slot["pattern"])
+    return folder, str(record.identity.pattern)

@@ -9,25 +9,13 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from bench.results.identity import Identity
 from bench.results.schema import SCHEMA, upgrade
 
 Status = Literal["ok", "diverged", "skipped", "failed"]
 
 DONE = ("ok", "diverged")
 """What a later run does not try again."""
-
-
-def identity_key(record: Record, *without: str) -> tuple[Any, ...]:
-    """A record's slot as something that can be a key."""
-    return tuple(
-        (k, v if isinstance(v, str) else _plain(v))
-        for k, v in sorted(record.slot.items())
-        if v is not None and k not in without
-    )
-
-
-def _plain(value: Any) -> Any:
-    return tuple(_plain(v) for v in value) if isinstance(value, list | tuple) else value
 
 
 class Reading(NamedTuple):
@@ -70,12 +58,14 @@ class ItemsFile(BaseModel):
 
 
 class Record(BaseModel):
-    """One cell's outcome. Two are equal when they are equal apart from `provenance` and `cost`."""
+    """One measurement's outcome. Two are equal when they are equal apart from `provenance` and `cost`."""
 
     model_config = ConfigDict(extra="forbid")
     schema_version: int = SCHEMA
     key: str
-    slot: dict[str, Any]
+    identity: Identity
+    artifact: str = ""
+    """Key of the pruned model that was measured."""
     status: Status
     reason: str = ""
     traceback: str = ""
@@ -83,7 +73,8 @@ class Record(BaseModel):
     items: ItemsFile | None = None
     token_digest: str = ""
     notes: dict[str, Any] = {}
-    determinants: dict[str, Any] = {}
+    key_inputs: dict[str, Any] = {}
+    """What the key is the digest of."""
     cost: dict[str, Any] = {}
     provenance: dict[str, Any] = {}
 

@@ -29,7 +29,7 @@ def command(records: Sequence[Record]) -> str:
         values = settings(records[0])
     except UserError:
         return ""
-    seeds = sorted(r.slot["seed"] for r in records if r.slot.get("seed") is not None)
+    seeds = sorted(r.identity.seed for r in records if r.identity.seed is not None)
     values |= {"seeds": tuple(seeds)} if seeds else {}
     parts = ["bench", "run"]
     for name, flag in FLAGS.items():
@@ -54,38 +54,38 @@ def _text(value: Any) -> str:
 
 
 def settings(record: Record) -> dict[str, Any]:
-    """A spec's values, read back from a record's slot and from what decided its number.
+    """A spec's values, read back from a record's slot and from what inputs its number.
 
     Raises:
         UserError: they cannot be read back.
     """
-    slot, decided = record.slot, record.determinants
+    identity, inputs = record.identity, record.key_inputs
     try:
         values: dict[str, Any] = {
-            "methods": (slot["method"].rpartition(" + ")[2],),
-            "models": (slot["model"],),
-            "patterns": (slot["pattern"],) if slot["pattern"] != "dense" else ("2:4",),
-            "measures": (slot["measure"],),
-            "dtype": slot["dtype"],
-            "device": slot["device"],
-            "threads": decided["threads"],
-            "targets": dict(zip(("include", "exclude"), slot["targets"], strict=True)),
+            "methods": (identity.stages[-1],),
+            "models": (identity.model,),
+            "patterns": (identity.pattern,) if identity.pattern != "dense" else ("2:4",),
+            "measures": (identity.measure,),
+            "dtype": identity.dtype,
+            "device": identity.device,
+            "threads": inputs["threads"],
+            "targets": {"include": identity.include, "exclude": identity.exclude},
         }
-        if slot.get("seed") is not None:
-            values["seeds"] = (slot["seed"],)
-        if draw := decided.get("calibration"):
-            values["calibration"] = {k: draw[k] for k in ("data", "sequences", "seqlen")}
-        if course := decided.get("training"):
-            kept = {k: course[k] for k in ("data", "tokens", "batch", "seqlen", "micro")}
-            values["training"] = kept | {"processes": decided.get("processes", 1)}
-        values |= _measured(slot["measure"], dict(decided["measure"]["config"]))
+        if identity.seed is not None:
+            values["seeds"] = (identity.seed,)
+        if calibration := inputs.get("calibration"):
+            values["calibration"] = {k: calibration[k] for k in ("data", "sequences", "seqlen")}
+        if training := inputs.get("training"):
+            kept = {k: training[k] for k in ("data", "tokens", "batch", "seqlen", "micro")}
+            values["training"] = kept | {"processes": inputs.get("processes", 1)}
+        values |= _measure_settings(identity.measure, dict(inputs["measure"]["config"]))
     except (KeyError, TypeError, ValueError, AttributeError) as fault:
         raise UserError(f"record {record.key[:12]} does not say how it was made ({fault}): run bench run") from None
-    values["quantizers"] = (slot.get("quantizer", "none"),)
+    values["quantizers"] = (identity.quantizer,)
     return values
 
 
-def _measured(measure: str, config: dict[str, Any]) -> dict[str, Any]:
+def _measure_settings(measure: str, config: dict[str, Any]) -> dict[str, Any]:
     """A measure's fields as settings of a run."""
     if measure in ("perplexity", "agreement"):
         return {"perplexity": {("data" if k == "corpus" else k): v for k, v in config.items()}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from bench.results.identity import IdentityKey
 from bench.results.record import Record
 
 if TYPE_CHECKING:
@@ -25,34 +26,33 @@ IDENTITY = ("model", "method", "pattern", "quantizer", "calibration", "training"
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
-    """The last record of each slot, whatever became of it: a number of older code does not hide that today's fails."""
+    """The last record of each identity, whatever came of it: an older number does not hide that today's fails."""
     return newest(records, good_first=False)
 
 
 def newest(records: Iterable[Record], *, good_first: bool = True) -> list[Record]:
-    """One record a slot: the one recorded last. good_first: a good one before a failed one, however late that came."""
-    best: dict[str, tuple[tuple[bool, str, bool], Record]] = {}
+    """One record an identity: the last one. good_first: a good one before a failed one, however late that came."""
+    best: dict[IdentityKey, tuple[tuple[bool, str, bool], Record]] = {}
     for record in records:
-        slot = repr(sorted(record.slot.items()))
         good = record.status != "failed"
         rank = (good and good_first, record.provenance.get("recorded", ""), good)
-        if slot not in best or rank >= best[slot][0]:
-            best[slot] = (rank, record)
+        key = record.identity.key()
+        if key not in best or rank >= best[key][0]:
+            best[key] = (rank, record)
     return [record for _, record in best.values()]
 
 
 def to_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """One row a reading; a record without readings is one row with its status and reason."""
+    """One row a reading; a record without readings is one row with its status and reason.
+
+    Columns are COLUMNS, and `identity`, the record's own, for who needs its parts.
+    """
     out = []
     for record in records:
-        slot = record.slot
-        include, exclude = slot.get("targets", [["*"], []])
-        common = {k: slot.get(k) for k in ("model", "method", "pattern", "quantizer", "seed", "measure", "protocol")}
-        common |= {k: slot.get(k) for k in ("calibration", "training", "dtype", "device")}
-        common["targets"] = ",".join(include) + ("" if not exclude else " without " + ",".join(exclude))
-        common |= {"status": record.status, "reason": record.reason, "record": record.key[:32]}
-        readings = [r.model_dump() for r in record.readings] or [{"metric": slot.get("measure")}]
-        out += [{c: {**common, **reading}.get(c) for c in COLUMNS} for reading in readings]
+        common: dict[str, Any] = {**record.identity.labels(), "status": record.status, "reason": record.reason}
+        common |= {"record": record.key[:32], "identity": record.identity}
+        readings = [r.model_dump() for r in record.readings] or [{"metric": record.identity.measure}]
+        out += [{c: {**common, **reading}.get(c) for c in (*COLUMNS, "identity")} for reading in readings]
     return out
 
 
@@ -78,4 +78,5 @@ def guarded(table: pd.DataFrame) -> str:
 def to_json(records: Iterable[Record]) -> str:
     import json
 
-    return json.dumps(to_rows(records), indent=1, allow_nan=False)
+    rows = [{c: row[c] for c in COLUMNS} for row in to_rows(records)]
+    return json.dumps(rows, indent=1, allow_nan=False)

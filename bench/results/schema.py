@@ -2,24 +2,76 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
+from bench.system import digests
 from methods.errors import UserError
 
-SCHEMA = 2
+SCHEMA = 3
 """Of the records that this version writes."""
 
 Fields = dict[str, Any]
 
 
-def name_training_in_identity(fields: Fields) -> Fields:
-    """Before there were methods that train, a slot had no `training`."""
+def add_training(fields: Fields) -> Fields:
+    """2: slots name the training. Before there were methods that train, they had none."""
     return fields | {"slot": {"training": None} | fields["slot"]}
 
 
-STEPS: dict[int, Callable[[Fields], Fields]] = {1: name_training_in_identity}
-"""What makes a record of schema n one of n + 1. `key` and `determinants` stay: one is the digest of the other."""
+def type_identity(fields: Fields) -> Fields:
+    """3: the slot, all text, becomes an identity with fields; `determinants` become `key_inputs`; the artifact's key."""
+    slot, key_inputs = fields["slot"], fields.get("determinants", {})
+    include, exclude = slot.get("targets") or [["*"], []]
+    identity = {
+        "model": slot["model"],
+        "stages": [_rename_fields(stage) for stage in slot["method"].split(" + ")],
+        "pattern": slot["pattern"],
+        "quantizer": slot.get("quantizer") or "none",
+        "seed": slot.get("seed"),
+        "measure": slot.get("measure") or "",
+        "protocol": _protocol(slot.get("measure"), slot.get("protocol") or ""),
+        "calibration": _calibration(slot.get("calibration") or ""),
+        "training": _training(slot.get("training") or ""),
+        "include": include,
+        "exclude": exclude,
+        "dtype": slot.get("dtype") or "",
+        "device": slot.get("device") or "",
+    }
+    artifact = {k: v for k, v in key_inputs.items() if k not in ("tokenizer", "measure", "hardware")}
+    rest = {k: v for k, v in fields.items() if k not in ("slot", "determinants")}
+    return rest | {"identity": identity, "key_inputs": key_inputs, "artifact": digests.of(artifact)}
+
+
+def _rename_fields(stage: str) -> str:
+    """A stage as typed, with today's names of its fields."""
+    return re.sub(r":floor=", ":final_lr_ratio=", re.sub(r":clip=", ":grad_clip=", stage))
+
+
+def _protocol(measure: str | None, text: str) -> dict[str, Any]:
+    if measure == "zeroshot" and (task := re.fullmatch(r"(.+)@([^@]*?)(?:x(\d+))?", text)):
+        return {"name": task[1], "version": task[2], "limit": int(task[3]) if task[3] else None}
+    if windows := re.fullmatch(r"(.+)@(\d+)(?:x(\d+))?", text):
+        return {"name": windows[1], "seqlen": int(windows[2]), "limit": int(windows[3]) if windows[3] else None}
+    return {"name": text}
+
+
+def _calibration(text: str) -> dict[str, Any] | None:
+    found = re.fullmatch(r"(.+)@(\d+)x(\d+)", text)
+    return {"data": found[1], "seqlen": int(found[2]), "sequences": int(found[3])} if found else None
+
+
+def _training(text: str) -> dict[str, Any] | None:
+    found = re.fullmatch(r"(.+)@(\d+)x(\d+), ([\d,]+) tokens", text)
+    if not found:
+        return None
+    tokens = int(found[4].replace(",", ""))
+    return {"data": found[1], "seqlen": int(found[2]), "batch": int(found[3]), "tokens": tokens}
+
+
+STEPS: dict[int, Callable[[Fields], Fields]] = {1: add_training, 2: type_identity}
+"""What makes a record of schema n one of n + 1. `key` and what it is the digest of stay."""
 
 
 def upgrade(fields: Fields, name: str) -> Fields:

@@ -127,7 +127,7 @@ class Builder:
         about = {"unchanged": folder != made, "changed": sorted(changed), "notes": notes, "cost": cost}
         about["zeros_lost"] = verdict.zeros_lost
         with atomic_write(made / "artifact.json") as temporary:
-            temporary.write_text(json.dumps(about | {"determinants": artifact.determinants()}, allow_nan=False))
+            temporary.write_text(json.dumps(about | {"key_inputs": artifact.key_inputs()}, allow_nan=False))
         return verdict
 
     def help(self, artifact: Artifact) -> None:

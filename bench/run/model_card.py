@@ -18,7 +18,7 @@ def card(artifact: Artifact, zeros: float, notes: Any) -> str:
     errors = notes.get("reconstruction_error", {})
     worst = max(errors, key=errors.get) if errors else ""
     lines = [
-        f"# {Path(artifact.model).name}, {artifact.pattern} by {artifact.done}",
+        f"# {Path(artifact.model).name}, {artifact.pattern} by {artifact.stage_labels}",
         "",
         f"Made from `{artifact.model}`"
         + (f" (revision {artifact.revision})" if artifact.revision else "")

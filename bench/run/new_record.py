@@ -13,7 +13,9 @@ from methods.errors import Diverged, Skipped
 
 def new_record(cell: Measurement, **fields: Any) -> Record:
     """A record of a cell with what is known before it runs."""
-    return Record(key=cell.key, slot=cell.slot, determinants=cell.determinants(), **fields)
+    return Record(
+        key=cell.key, identity=cell.identity, artifact=cell.artifact.key, key_inputs=cell.key_inputs(), **fields
+    )
 
 
 def failed_record(cell: Measurement, fault: BaseException) -> Record:

@@ -48,12 +48,12 @@ def _write(artifact: Artifact, out: Path) -> str:
 
     show = progress.on(sys.stderr)
     show.begin(1, 0)
-    show.artifact(artifact.told, False)
+    show.artifact(artifact.label, False)
     try:
         builder = Builder(artifact, _Show(show))
         built = builder.build(artifact)
     except Skipped as fault:
-        raise UserError(f"{artifact.done} cannot run here: {fault}") from None
+        raise UserError(f"{artifact.stage_labels} cannot run here: {fault}") from None
     finally:
         show.end()
     out.mkdir(parents=True, exist_ok=True)
@@ -64,6 +64,6 @@ def _write(artifact: Artifact, out: Path) -> str:
     zeros = sum(x.zeros for x in verdict.layers.values()) / max(1, sum(x.weights for x in verdict.layers.values()))
     (out / "README.md").write_text(card(artifact, zeros, built.notes))
     held = f"{verdict.violations} groups break the pattern" if verdict.violations else "pattern checked"
-    told = f"{out}: {artifact.model} by {artifact.done}, {artifact.pattern}, {zeros:.1%} of {len(verdict.layers)} linears zero, {held}"
+    told = f"{out}: {artifact.model} by {artifact.stage_labels}, {artifact.pattern}, {zeros:.1%} of {len(verdict.layers)} linears zero, {held}"
     found = built.notes.get("validation_perplexity", {})
     return told + "".join(f"; perplexity on held-out text {k.replace('_', ' ')} {v:.4g}" for k, v in found.items())

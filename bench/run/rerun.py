@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.results.record import Record, identity_key
+from bench.results.record import Record
 from bench.results.reproduce import settings
 from bench.results.store import Store
 from methods.errors import UserError
@@ -24,18 +24,14 @@ def measure(record: Record, root: Path) -> Record:
     from bench.system.cache import in_use
 
     plan = make_plan(spec_of(record, root))
-    cells = tuple(c for c in plan.cells if identity_key(record) == _slot(c.slot))
+    cells = tuple(c for c in plan.cells if c.identity.key() == record.identity.key())
     if not cells:
-        raise UserError(f"record {record.key[:12]} is of a slot that this version does not make: run bench run")
+        raise UserError(f"record {record.key[:12]} cannot be measured by this version any more: run bench run")
     with in_use():
         summary = runner.execute(Plan(plan.spec, cells, ()), Store(root), progress.on(sys.stderr))
     if len(summary.records) != 1:
         raise UserError(f"record {record.key[:12]} gave {len(summary.records)} records: run bench run")
     return summary.records[0]
-
-
-def _slot(slot: dict[str, Any]) -> tuple[Any, ...]:
-    return identity_key(Record(key="", slot=slot, status="ok"))
 
 
 def spec_of(record: Record, root: Path) -> Any:

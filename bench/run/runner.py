@@ -116,7 +116,7 @@ def _run(cells: list[Measurement], store: Store, watch: ProgressDisplay, wait: b
     artifact = cells[0].artifact
     log = cache_dir() / "logs" / f"{artifact.key[:32]}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    watch.artifact(artifact.told, wait)
+    watch.artifact(artifact.label, wait)
     open_cells = {c.key: c for c in cells}
     with log.open("w") as stderr:
         worker = subprocess.Popen(
@@ -141,7 +141,7 @@ def _run(cells: list[Measurement], store: Store, watch: ProgressDisplay, wait: b
                 if event["event"] == "cell":
                     cell = open_cells.pop(event["key"])
                     summary.computed += not event.get("known", False)
-                    watch.cell(cell.told, event["status"], event.get("reason", ""))
+                    watch.cell(cell.label, event["status"], event.get("reason", ""))
                 elif event["event"] == "progress":
                     watch.progress(event["phase"], event["done"], event["total"], event["figures"])
             code = worker.wait()
@@ -154,7 +154,7 @@ def _run(cells: list[Measurement], store: Store, watch: ProgressDisplay, wait: b
             worker.stdout.close()
     for cell in open_cells.values():
         _record_death(store, cell, code, log)
-        watch.cell(cell.told, "failed", _cause(code))
+        watch.cell(cell.label, "failed", _cause(code))
     return True
 
 

@@ -14,11 +14,13 @@ from bench.inputs import models
 from bench.kernels import native
 from bench.measures.contract import Readings
 from bench.measures.speed import linears, roofline
+from bench.results.identity import Identity, Protocol
 from bench.results.record import DONE, Record
 from bench.results.store import Store
 from bench.run.measure import rows_of
 from bench.system import digests, provenance
 from bench.system.devices import fingerprint
+from bench.system.source_digest import digest_source
 from methods.contract import Compute
 from methods.errors import Skipped, UserError
 from methods.folder import Folder
@@ -98,19 +100,24 @@ class Source:
 
 
 def _blank(asked: Asked, source: Source, kind: str, tokens: int) -> Record:
-    slot = {
-        "model": asked.model, "method": source.method, "pattern": "2:4", "quantizer": QUANTIZERS[kind], "seed": None,
-        "measure": "speed", "protocol": f"linears@{tokens}", "calibration": None, "training": None,
-        "targets": [["*"], []], "dtype": kind, "device": asked.device.split(":")[0],
-    }  # fmt: skip
-    determinants = {
+    identity = Identity(
+        model=asked.model,
+        stages=(source.method,),
+        pattern="2:4",
+        quantizer=QUANTIZERS[kind],
+        measure="speed",
+        protocol=Protocol(name="linears", seqlen=tokens),
+        dtype=kind,
+        device=asked.device.split(":")[0],
+    )
+    key_inputs = {
         "model": source.digest or asked.model,
         "shapes": sorted([*shape, count] for shape, count in source.shapes.items()),
-        "measure": {"name": "speed", "source": digests.of_source("bench.measures.speed.linears"), "kernel": native.digest()},
+        "measure": {"name": "speed", "source": digest_source(linears.__name__), "kernel": native.digest()},
         "weights": source.method, "kind": kind, "tokens": tokens, "threads": asked.threads,
         "hardware": fingerprint(asked.device),
     }  # fmt: skip
-    return Record(key=digests.of(determinants), slot=slot, determinants=determinants, status="skipped")
+    return Record(key=digests.of(key_inputs), identity=identity, key_inputs=key_inputs, status="skipped")
 
 
 def _fill(record: Record, device: Any, source: Source, kind: str, tokens: int) -> tuple[Any, ...]:
@@ -130,10 +137,10 @@ def rows(records: Iterable[Record]) -> list[dict[str, Any]]:
     """A row a shape, as `bench speed` shows it; what was not timed says why."""
     out = []
     for record in records:
-        slot = record.slot
-        head = {"what": "", "kind": slot["dtype"], "tokens": int(str(slot["protocol"]).partition("@")[2])}
+        identity = record.identity
+        head = {"what": "", "kind": identity.dtype, "tokens": identity.protocol.seqlen}
         if record.status != "ok":
-            out.append(head | {"what": slot["model"], "status": f"{record.status}: {record.reason}"})
+            out.append(head | {"what": identity.model, "status": f"{record.status}: {record.reason}"})
         for shape in record.notes.get("shapes", []):
             row = head | {"what": f"{shape['shape'][0]} x {shape['shape'][1]} ({shape['count']} of them)"}
             if "skipped" in shape:

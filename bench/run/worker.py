@@ -92,7 +92,7 @@ def _fill(cells: list[Measurement], store: Store, events: Events) -> None:
             _record(store, events, failed_record(cell, fault))
         return
     for cell in cells:
-        events.phase = cell.told
+        events.phase = cell.label
         started = time.monotonic()
         try:
             record, items = builder.measure(cell, built)

@@ -127,7 +127,9 @@ def test_a_record_whose_model_is_gone(tmp_path, capsys, monkeypatch):
     cache = runs.own_cache(tmp_path, monkeypatch)
     runs.run_here(runs.small(tmp_path / "r", methods=("magnitude",), measures=("size",)))
     (record,) = [
-        r for r in Store(tmp_path / "r", write=False) if (r.slot["method"], r.slot["measure"]) == ("magnitude", "size")
+        r
+        for r in Store(tmp_path / "r", write=False)
+        if (r.identity.method, r.identity.measure) == ("magnitude", "size")
     ]
     for folder in (cache / "artifacts").iterdir():
         (folder / "config.json").unlink(missing_ok=True)

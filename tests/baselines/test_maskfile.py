@@ -176,7 +176,7 @@ def test_a_run_with_a_file_trains_nothing_and_knows_the_file_by_its_content(tmp_
         runs.run_here(runs.small(results, methods=(method,)), only=(method,))
         found = runs.records(results)
         record = found[method, None, "perplexity"]
-        assert record.status == "ok" and record.slot["training"] is None
+        assert record.status == "ok" and record.identity.labels()["training"] is None
         assert found[method, None, "pattern"].cost["training_tokens"] == 0
         keys.append(record.key)
 

@@ -5,7 +5,9 @@ import math
 
 import numpy as np
 
+from bench.results.identity import Identity
 from bench.results.record import Item, ReadingRow, Record
+from bench.results.schema import type_identity
 from bench.results.store import Store
 
 ARTICLES = 30
@@ -13,14 +15,34 @@ WINDOWS = 4
 
 
 def record(method="wanda", seed=None, measure="perplexity", protocol="wiki-mini@128", **fields):
-    """A record under a key of its own, made of all that is said of it. made: what else its key is made of."""
+    """A record under a key of its own, made of all that is said of it.
+
+    identity: parts of it as text, as rows have them; made: what else its key is made of.
+    """
     slot = {"model": "tiny", "method": method, "pattern": "2:4", "quantizer": "none", "seed": seed, "measure": measure}
-    slot |= {"protocol": protocol, "targets": [["*"], []], "dtype": "float32", "device": "cpu"} | fields.pop("slot", {})
+    slot |= {"protocol": protocol, "targets": [["*"], []], "dtype": "float32", "device": "cpu"}
+    slot |= fields.pop("identity", {})
+    identity = identity_of(**slot)
     key = hashlib.sha256(repr((slot, fields.pop("made", None))).encode()).hexdigest()
     machine = {"cpu": fields.pop("cpu", "EPYC"), "device": None}
     provenance = {"commit": {"id": "c" * 40, "dirty": False}, "machine": machine, "recorded": "2026-01-01T00:00:00Z"}
     fields = {"status": "ok", "token_digest": "t"} | fields
-    return Record(key=key, slot=slot, provenance=provenance | fields.pop("provenance", {}), **fields)
+    return Record(key=key, identity=identity, provenance=provenance | fields.pop("provenance", {}), **fields)
+
+
+def identity_of(**labels):
+    """An identity from its parts as text, as rows have them."""
+    return Identity(**type_identity({"slot": {"pattern": "2:4"} | labels})["identity"])
+
+
+def in_schema(fields, version):
+    """A record's fields of today as schema 1 or 2 had them."""
+    labels = Identity(**fields["identity"]).labels()
+    slot = labels | {"targets": [fields["identity"]["include"], fields["identity"]["exclude"]]}
+    if version == 1:
+        del slot["training"]
+    rest = {k: v for k, v in fields.items() if k not in ("identity", "key_inputs", "artifact")}
+    return rest | {"schema_version": version, "slot": slot, "determinants": fields["key_inputs"]}
 
 
 def put(root, record, items=(), readings=()):

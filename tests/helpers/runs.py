@@ -20,7 +20,7 @@ from bench.plan.spec import Spec
 from bench.results.store import Store
 from bench.run.events import Events
 from bench.run.worker import Assignment, work
-from bench.system import digests
+from bench.system import source_digest
 from bench.system.cache import cache_dir
 
 USUAL = cache_dir()
@@ -125,7 +125,7 @@ def records(results) -> dict:
     """Every record by method, seed and measure; two of a kind would be told apart by their keys' order alone."""
     found = {}
     for record in Store(Path(results), write=False):
-        kind = record.slot["method"], record.slot["seed"], record.slot["measure"]
+        kind = record.identity.method, record.identity.seed, record.identity.measure
         assert kind not in found, f"{kind} twice in {results}"
         found[kind] = record
     return found
@@ -179,4 +179,6 @@ def put_on_path(folder: Path, monkeypatch) -> None:
 def forget() -> None:
     """Let the catalog look again."""
     registry.entries.cache_clear()
-    digests.of_source.cache_clear()
+    source_digest.digest_source.cache_clear()
+    source_digest._read.cache_clear()
+    source_digest._file.cache_clear()

@@ -20,7 +20,7 @@ from bench.report import table
 from bench.results.record import ReadingRow, Record
 from bench.results.store import Store
 from bench.system import digests
-from helpers import runs
+from helpers import fake_records, runs
 from methods.folder import Folder
 from methods.pattern import Pattern
 from methods.targets import find_targets
@@ -281,14 +281,27 @@ SIZE = {"measure": "size", "protocol": "weights"}
 def cell(
     method="magnitude", seed=None, value=1.0, protocol="wiki-mini@128", status="ok", model="m", stderr=None, **more
 ):
-    """A record made by hand, of perplexity unless more, which goes into its slot, says otherwise."""
-    slot = {"model": model, "method": method, "pattern": "2:4", "quantizer": "none", "seed": seed, "protocol": protocol}
-    slot |= {"measure": "perplexity", "calibration": None, "targets": [["*"], []], "dtype": "float32", "device": "cpu"}
-    slot |= more
-    row = ReadingRow(metric=METRICS[slot["measure"]], value=value, unit="1", better="lower", stderr=stderr, n=4)
+    """A record made by hand, of perplexity unless more, which goes into its identity, says otherwise."""
+    labels = {
+        "model": model,
+        "method": method,
+        "pattern": "2:4",
+        "quantizer": "none",
+        "seed": seed,
+        "protocol": protocol,
+    }
+    labels |= {
+        "measure": "perplexity",
+        "calibration": None,
+        "targets": [["*"], []],
+        "dtype": "float32",
+        "device": "cpu",
+    }
+    labels |= more
+    row = ReadingRow(metric=METRICS[labels["measure"]], value=value, unit="1", better="lower", stderr=stderr, n=4)
     return Record(
-        key=digests.of(slot),
-        slot=slot,
+        key=digests.of(labels),
+        identity=fake_records.identity_of(**labels),
         status=status,
         reason="" if status == "ok" else "OOM",
         readings=[row] if status == "ok" else [],
@@ -425,7 +438,7 @@ def test_cache_is_shown_collected_and_made_again(cli, cache, tmp_path):
     assert "0 cells measured, 4 read" in cli(*command)[1]
 
     for record in runs.records(spec.results).values():
-        if record.slot["measure"] == "size":
+        if record.identity.measure == "size":
             Store(spec.results).path(record.key).unlink()
     runs.run_here(spec)
     assert {k: r.same() for k, r in runs.records(spec.results).items()} == before

@@ -20,7 +20,7 @@ def test_runs(tmp_path, monkeypatch):
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
     got = list(Store(tmp_path / "r", write=False))
-    assert {r.slot["method"] for r in got} == {"dense", "magnitude", "wanda"}
+    assert {r.identity.method for r in got} == {"dense", "magnitude", "wanda"}
     assert all(r.status == "ok" for r in got)
 
 

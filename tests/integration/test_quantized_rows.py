@@ -115,7 +115,7 @@ def test_only_what_draws_has_seeds(tmp_path):
     seeds = {}
     for cell in cells:
         if cell.measure == "size":
-            seeds.setdefault((cell.slot["method"], cell.slot["quantizer"]), []).append(cell.slot["seed"])
+            seeds.setdefault((cell.identity.method, cell.identity.quantizer), []).append(cell.identity.seed)
 
     assert seeds == {
         (m, q): [None] if q == "int8" else [0, 1] for m in ("dense", "magnitude") for q in ("int8", "int4-gptq")

@@ -75,7 +75,7 @@ def test_notes_and_costs_are_in_the_record(tmp_path):
     record = runs.records(tmp_path / "r")["cast:lr=1e-3", 0, "pattern"]
     assert record.notes["training"]["tokens"] == SMALL["tokens"] == record.cost["training_tokens"]
     assert record.notes["training"]["unique_tokens"] <= SMALL["tokens"]
-    assert record.slot["training"] == "wiki-mini@32x8, 10,240 tokens"
+    assert record.identity.labels()["training"] == "wiki-mini@32x8, 10,240 tokens"
     assert record.readings[0].value == 0
 
 
@@ -89,8 +89,8 @@ def test_retraining_keeps_what_the_prior_kept(tmp_path):
 def test_validation_split_is_another_protocol(tmp_path):
     runs.run_here(spec(tmp_path / "r", methods=("magnitude",), perplexity={"windows": 4, "split": "validation"}))
 
-    records = [r for r in Store(tmp_path / "r", write=False) if r.slot["measure"] == "perplexity"]
-    assert {r.slot["protocol"] for r in records} == {"wiki-mini-validation@128x4"}
+    records = [r for r in Store(tmp_path / "r", write=False) if r.identity.measure == "perplexity"]
+    assert {r.identity.protocol.label for r in records} == {"wiki-mini-validation@128x4"}
 
 
 @pytest.mark.parametrize(

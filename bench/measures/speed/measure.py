@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bench.kernels import native
 from bench.measures.contract import MeasureContext, Readings
+from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
 from methods.contract import Needs
 from methods.errors import Skipped
@@ -49,12 +50,12 @@ class Speed:
     kernel: str = ""
 
     @property
-    def protocol(self) -> str:
+    def protocol(self) -> Protocol:
         if self.workload == "cuda":
-            return "cuda"
+            return Protocol(name="cuda")
         if self.workload == "decode":
-            return f"decode@b{self.batch},kv{self.tokens}"
-        return f"{self.workload}@{self.tokens}"
+            return Protocol(name="decode", version=f"b{self.batch},kv{self.tokens}")
+        return Protocol(name=self.workload, seqlen=self.tokens)
 
     def read(self, model: Callable[[], nn.Module], rig: MeasureContext) -> Readings:
         """tokens_per_s of decoding or seconds of a prompt, of the 2:4 model and of the fastest dense one in the same

@@ -68,9 +68,11 @@ def test_further_metrics_of_one_measure_stay_its_own(results, tmp_path):
 
     side = read(baseline.write(read(results), tmp_path / "d.zip"))
 
-    names = {r.slot["measure"]: set(side.items(r).columns) for r in side.records if r.items and r.slot["method"] == "x"}
+    names = {
+        r.identity.measure: set(side.items(r).columns) for r in side.records if r.items and r.identity.method == "x"
+    }
     assert names == {"zeroshot": {"value", "acc_norm"}}
-    (windows,) = [r for r in side.records if r.items and r.slot["measure"] == "perplexity"]
+    (windows,) = [r for r in side.records if r.items and r.identity.measure == "perplexity"]
     assert set(side.items(windows).columns) == {"value"}
 
 

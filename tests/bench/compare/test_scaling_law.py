@@ -8,6 +8,7 @@ from bench.compare.scaling_law import Point
 from bench.report import figures
 from bench.results.record import Item, ReadingRow, Record
 from bench.results.store import Store
+from helpers import fake_records
 from helpers.runs import call
 from methods.errors import UserError
 
@@ -74,31 +75,39 @@ def test_a_run_below_its_control():
 
 
 def write(root, method, model, weights, tokens, values, seed=0):
-    slot = {
+    labels = {
         "model": model,
         "method": method,
         "pattern": "2:4",
         "quantizer": "none",
         "seed": seed,
-        "training": f"t{tokens}",
+        "training": f"text@128x8, {tokens:,} tokens",
     }
-    slot |= {"protocol": "wiki-mini@128", "measure": "perplexity"}
+    labels |= {"protocol": "wiki-mini@128", "measure": "perplexity"}
     key = "".join(f"{ord(c):02x}" for c in f"{method}{model}{tokens}{seed}")[:40].ljust(64, "0")
     about = {"training": {"tokens": tokens}}
     items = tuple(Item(str(i), str(i // 2), v, 100.0) for i, v in enumerate(values))
     reading = ReadingRow(metric="perplexity", value=1.0, unit="1", better="lower")
     store = Store(root)
     store.write(
-        Record(key=key, slot=slot, status="ok", readings=[reading], determinants=about, token_digest="x"), items
+        Record(
+            key=key,
+            identity=fake_records.identity_of(**labels),
+            status="ok",
+            readings=[reading],
+            key_inputs=about,
+            token_digest="x",
+        ),
+        items,
     )
     size = ReadingRow(metric="parameters", value=float(weights), unit="1", better="lower")
     store.write(
         Record(
             key="f" + key[1:],
-            slot=slot | {"measure": "size", "protocol": "weights"},
+            identity=fake_records.identity_of(**labels | {"measure": "size", "protocol": "weights"}),
             status="ok",
             readings=[size],
-            determinants=about,
+            key_inputs=about,
         )
     )
 

@@ -419,7 +419,7 @@ def test_a_suspect_is_measured_again(tmp_path, monkeypatch, capsys):
     runs.run_here(spec, only=("magnitude",))
     shutil.copytree(tmp_path / "before", tmp_path / "after")
     store = Store(tmp_path / "after")
-    victim = next(r for r in store if r.slot["measure"] == "perplexity")
+    victim = next(r for r in store if r.identity.measure == "perplexity")
     items = _items(store.root / "items" / victim.items.file)
     victim.readings[0].value *= 1.1
     store.write(victim, tuple(i._replace(value=i.value * 1.02) for i in items))
@@ -444,7 +444,7 @@ def test_what_cannot_be_measured_again_stays_a_regression(roots, capsys, monkeyp
 def test_items_of_two_rows_of_one_name_are_told_apart(roots):
     for root in roots:
         for dtype in ("float32", "bfloat16"):
-            fake_records.perplexity(root, slot={"dtype": dtype})
+            fake_records.perplexity(root, identity={"dtype": dtype})
 
     found, _, _ = pairing.join(*(read(r) for r in roots))
 

@@ -24,7 +24,7 @@ def cache(tmp_path, monkeypatch):
 
 def windows(root, **about):
     measure = {"name": "perplexity", "config": {"corpus": "wiki-mini", "seqlen": 128}, "content": "d1"}
-    return fake_records.perplexity(root, determinants={"model": "0" * 64, "stages": [], "measure": measure}, **about)
+    return fake_records.perplexity(root, key_inputs={"model": "0" * 64, "stages": [], "measure": measure}, **about)
 
 
 def questions(root, task="piqa", limit=None, stderr=0.01, **about):
@@ -33,7 +33,7 @@ def questions(root, task="piqa", limit=None, stderr=0.01, **about):
     fields = {"measure": "zeroshot", "protocol": f"{task}@1.0" + (f"x{limit}" if limit else ""), "token_digest": ""}
     notes = {"data": "baber/piqa" if task == "piqa" else "wiki-mini", "revision": "abc"}
     found = fake_records.record(
-        determinants={"model": "0" * 64, "stages": [], "measure": measure}, notes=notes, **fields, **about
+        key_inputs={"model": "0" * 64, "stages": [], "measure": measure}, notes=notes, **fields, **about
     )
     rows = [
         ReadingRow(metric="acc", value=0.25, unit="1", better="higher", stderr=stderr, n=limit or 40),
@@ -57,8 +57,8 @@ def root(tmp_path):
     """Two models: one whole, one of two seeds, one of which failed; and one that has no number at all."""
     root = tmp_path / "results"
     for make in (windows, questions, size):
-        make(root, method="dense", slot={"pattern": "dense"})
-        make(root, method="sparsegpt", seed=0, slot={"quantizer": "int8"})
+        make(root, method="dense", identity={"pattern": "dense"})
+        make(root, method="sparsegpt", seed=0, identity={"quantizer": "int8"})
     fake_records.failed(root, method="sparsegpt", seed=1)
     return root
 
@@ -121,7 +121,7 @@ def test_every_number_is_in_it_with_its_error(root, cli, tmp_path):
 
 
 def test_a_metric_nobody_knows_has_no_range(root, cli, tmp_path):
-    fake_records.counted(root, "strangeness", 3.0, method="dense", slot={"pattern": "dense"})
+    fake_records.counted(root, "strangeness", 3.0, method="dense", identity={"pattern": "dense"})
 
     _, found = exported(cli, root, "eee", tmp_path / "out")
 
@@ -136,7 +136,7 @@ def test_a_metric_nobody_knows_has_no_range(root, cli, tmp_path):
 
 
 def test_lm_evals_table_shows_every_number(root, cli, tmp_path):
-    questions(root, "wiki_lastword", stderr=None, method="dense", slot={"pattern": "dense"})
+    questions(root, "wiki_lastword", stderr=None, method="dense", identity={"pattern": "dense"})
 
     _, found = exported(cli, root, "lm-eval", tmp_path / "out")
 
@@ -175,7 +175,7 @@ def test_its_keys_are_lm_evals(root, cli, tmp_path):
 
 
 def test_tasks_cut_to_other_lengths_are_not_in_one_file(root, cli, tmp_path):
-    questions(root, limit=10, method="dense", slot={"pattern": "dense"})
+    questions(root, limit=10, method="dense", identity={"pattern": "dense"})
 
     _, found = exported(cli, root, "lm-eval", tmp_path / "out")
 
@@ -199,7 +199,7 @@ def test_the_same_records_give_the_same_bytes(root, cli, tmp_path, format_):
 @pytest.mark.parametrize("format_", ["eee", "lm-eval"])
 def test_hostile_names_make_no_path(tmp_path, cli, format_):
     root = tmp_path / "results"
-    windows(root, method=HOSTILE, slot={"model": HOSTILE})
+    windows(root, method=HOSTILE, identity={"model": HOSTILE})
 
     _, found = exported(cli, root, format_, tmp_path / "deep/out")
 
@@ -210,7 +210,7 @@ def test_hostile_names_make_no_path(tmp_path, cli, format_):
 
 def test_a_folder_of_the_users_is_told_by_its_name_alone(tmp_path, cli):
     root = tmp_path / "results"
-    windows(root, method="dense", slot={"model": "/home/somebody/secret/mine"})
+    windows(root, method="dense", identity={"model": "/home/somebody/secret/mine"})
 
     for format_ in ("eee", "lm-eval"):
         _, found = exported(cli, root, format_, tmp_path / format_)
@@ -226,7 +226,7 @@ def test_a_folder_of_the_users_is_told_by_its_name_alone(tmp_path, cli):
     ],
 )
 def test_a_dense_model_is_called_what_its_publisher_calls_it(tmp_path, model, name):
-    found, _ = result_sets.lines([windows(tmp_path, method="dense", slot={"model": model})])
+    found, _ = result_sets.lines([windows(tmp_path, method="dense", identity={"model": model})])
 
     assert [line.name for line in found] == [name]
 

@@ -220,7 +220,7 @@ def test_the_model_of_a_record(tmp_path, monkeypatch, capsys):
     own_cache(tmp_path, monkeypatch)
     results = tmp_path / "results"
     run_here(small(results, measures=("size", "speed"), targets={"exclude": ("*.down_proj",)}))
-    found = {r.slot["protocol"]: r for r in Store(results, write=False) if r.slot["method"] == "magnitude"}
+    found = {r.identity.protocol.label: r for r in Store(results, write=False) if r.identity.method == "magnitude"}
     speed = found["cuda"]
     assert (speed.status, speed.reason, speed.traceback, speed.readings) == ("skipped", "no CUDA device", "", [])
     key = found["weights"].key[:12]

@@ -59,8 +59,8 @@ def run(results, *names, limit=LIMIT, methods=("dense",), **changes):
     """Records by method and task."""
     given = {"measures": ("zeroshot",), "tasks": names, "zeroshot": {"limit": limit}, "methods": methods}
     runs.run_here(runs.small(results, **(given | changes)))
-    found = [r for r in Store(Path(results), write=False) if r.slot["measure"] == "zeroshot"]
-    return {(r.slot["method"], r.slot["protocol"].split("@")[0]): r for r in found}
+    found = [r for r in Store(Path(results), write=False) if r.identity.measure == "zeroshot"]
+    return {(r.identity.method, r.identity.protocol.label.split("@")[0]): r for r in found}
 
 
 def by_hand(folder, names, limit=LIMIT):
@@ -101,9 +101,9 @@ def test_is_lm_evals_own_item_by_item(tmp_path):
 
 def test_record_says_what_decided_it(tmp_path):
     record = run(tmp_path / "r", "wiki_lastword", limit=4)["dense", "wiki_lastword"]
-    config = record.determinants["measure"]["config"]
+    config = record.key_inputs["measure"]["config"]
 
-    assert record.slot["protocol"] == f"wiki_lastword@{wikitasks.VERSION}.0x4"
+    assert record.identity.protocol.label == f"wiki_lastword@{wikitasks.VERSION}.0x4"
     assert config["harness"] == harness() and config["batch"] == 16 and config["version"] == "1.0"
     assert record.notes == {"data": "wiki-mini", "revision": ""}
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from bench import api
-from bench.system import digests
+from bench.plan import resolve
 from helpers import runs
 
 
@@ -78,29 +78,32 @@ def test_key_moves_with_the_model_and_not_with_its_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("module", "shared"),
+    ("module", "moved"),
     [
         (
-            "bench.measures.agreement",
-            {"bench.measures.forward", "bench.measures.windowed", "methods.pruning.streaming"},
+            "bench.inputs.windows",
+            {"wanda", "sparsegpt", "sparsegpt int4-gptq", "dense int4-gptq", "magnitude int4-gptq", "wanda int4-gptq"},
         ),
-        (
-            "bench.measures.perplexity",
-            {"bench.measures.forward", "bench.measures.windowed", "methods.pruning.streaming"},
-        ),
-        ("bench.measures.zeroshot", {"bench.inputs.lmeval"}),
-        ("bench.quantizers.gptq", {"methods.pruning.hessian", "methods.quantizing.grids"}),
+        ("bench.quantizers.gptq", {"sparsegpt int4-gptq", "dense int4-gptq", "magnitude int4-gptq", "wanda int4-gptq"}),
+        ("baselines.wanda", {"wanda", "wanda int4-gptq"}),
+        ("bench.measures.size", set()),
     ],
 )
-def test_a_measure_stands_on_what_reads_models_for_it(module, shared, monkeypatch):
-    origin, looked_at = digests._origin, set()
-    monkeypatch.setattr(digests, "_origin", lambda name: looked_at.add(name) or origin(name))
-    digests.of_source.cache_clear()
+def test_key_moves_with_the_code_that_decides_the_weights(module, moved, monkeypatch):
+    """Crops are drawn for methods and quantizers that calibrate, so their rule is part of what they are."""
 
-    digests.of_source(module)
+    def artifacts():
+        spec = runs.small("r", methods=("magnitude", "wanda", "sparsegpt"), quantizers=("none", "int4-gptq"))
+        planned = [c.artifact for c in api.plan(spec).cells]
+        return {a.method + ("" if a.quantizer == "none" else f" {a.quantizer}"): a.key for a in planned}
 
-    assert {module} | shared <= looked_at
-    assert not {name for name in looked_at if name.startswith(("bench.cli.main", "bench.plan.plan", "torch"))}
+    before = artifacts()
+    digest = resolve.digest_source
+    monkeypatch.setattr(resolve, "digest_source", lambda *names: digest(*names) + ("x" if module in names else ""))
+
+    after = artifacts()
+
+    assert {name for name in before if before[name] != after[name]} == moved
 
 
 def test_key_knows_neither_results_nor_places():
@@ -130,10 +133,10 @@ def test_dense_and_the_pattern_are_always_there():
 def without_torch(*args):
     code = f"""
 import sys
-from bench import cli
+from bench.cli import main
 sys.argv = ["bench", *{list(map(str, args))!r}]
 try:
-    cli.main()
+    main.main()
 except SystemExit as end:
     assert not end.code, end.code
 heavy = {{"torch", "transformers", "datasets", "lm_eval"}} & set(sys.modules)

@@ -98,7 +98,7 @@ def test_a_budget_is_part_of_the_key_and_of_the_name(tmp_path):
 
     assert one.key != two.key
     cells = make_plan(small(tmp_path / "r", methods=("cast",), training={"tokens": 8192})).cells
-    assert {c.slot["training"] for c in cells} == {None, "wiki-mini@128x32, 8,192 tokens"}
+    assert {c.identity.labels()["training"] for c in cells} == {None, "wiki-mini@128x32, 8,192 tokens"}
 
 
 def test_control_is_dense_whatever_the_pattern(tmp_path):

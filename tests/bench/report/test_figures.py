@@ -9,11 +9,12 @@ from bench.report import figures
 from bench.results.record import Record
 from bench.results.store import Store
 from bench.run import progress
+from helpers import fake_records
 from helpers.runs import call
 from methods.errors import UserError
 
 
-def record(curve=None, **slot):
+def record(curve=None, **labels):
     rows = [
         {
             "step": 10.0 * k,
@@ -27,9 +28,9 @@ def record(curve=None, **slot):
         }
         for k in range(1, 6)
     ]
-    named = {"model": "tiny", "method": "cast", "pattern": "2:4", "measure": "pattern"} | slot
+    named = {"model": "tiny", "method": "cast", "pattern": "2:4", "measure": "pattern"} | labels
     notes = {"curve": rows if curve is None else curve, "validation_perplexity": {"start": 32.0}}
-    return Record(key="ab" * 32, slot=named, status="ok", notes=notes, determinants={})
+    return Record(key="ab" * 32, identity=fake_records.identity_of(**named), status="ok", notes=notes, key_inputs={})
 
 
 @pytest.mark.parametrize("ending", [".svg", ".png"])

@@ -13,9 +13,9 @@ def size(root, megabytes, **about):
     fake_records.counted(root, "bytes_packed", megabytes * 1e6, measure="size", protocol="weights", unit="B", **about)
 
 
-def row(root, method, loss, megabytes, noise=0, seed=0, protocol="wiki-mini@128", **slot):
-    fake_records.perplexity(root, loss, method=method, seed=seed, noise=noise, protocol=protocol, slot=slot)
-    size(root, megabytes, method=method, seed=seed, slot=slot)
+def row(root, method, loss, megabytes, noise=0, seed=0, protocol="wiki-mini@128", **identity):
+    fake_records.perplexity(root, loss, method=method, seed=seed, noise=noise, protocol=protocol, identity=identity)
+    size(root, megabytes, method=method, seed=seed, identity=identity)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_validation_splits_give_no_answer_and_stand_last(filled, tmp_path):
 
 
 def test_accuracy_is_better_higher_and_a_difference(tmp_path):
-    fake_records.accuracy(tmp_path, 0, method="dense", slot={"pattern": "dense"})
+    fake_records.accuracy(tmp_path, 0, method="dense", identity={"pattern": "dense"})
     fake_records.accuracy(tmp_path, 100, method="good")
     fake_records.accuracy(tmp_path, 300, method="poor")
     (found,) = of(tmp_path)

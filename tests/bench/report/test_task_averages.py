@@ -5,12 +5,18 @@ import pytest
 from bench.inputs import tasks
 from bench.report import table, task_averages
 from bench.results.rows import COLUMNS, IDENTITY
+from helpers import fake_records
 
 
 def rows(method, values, limit="", **more):
     common = dict.fromkeys(COLUMNS) | {"model": "m", "pattern": "2:4", "measure": "zeroshot", "metric": "acc"}
     common |= {"method": method, "unit": "1", "better": "higher", "status": "ok", "stderr": 0.01, "n": 10}
-    return [common | {"protocol": f"{t}@1.0{limit}", "value": v} | more for t, v in values.items()]
+    out = []
+    for task, value in values.items():
+        protocol = f"{task}@1.0{limit}"
+        identity = fake_records.identity_of(model="m", method=method, measure="zeroshot", protocol=protocol)
+        out.append(common | {"protocol": protocol, "identity": identity, "value": value} | more)
+    return out
 
 
 SEVEN = {t: 0.5 + 0.01 * i for i, t in enumerate(tasks.SETS["maskllm7"])}

@@ -23,9 +23,9 @@ def test_records_and_scores_are_taken_once(tmp_path, capsys, monkeypatch):
 
     assert code == 0 and out == "3 records taken, 0 known, 1 have another number here, which stays\n"
     side = read(c)
-    assert {r.slot["method"]: r.status for r in side.records} == {"x": "ok", "y": "ok"}
-    first = next(r for r in side.records if r.slot["method"] == "x")
-    assert first.readings == next(r for r in Store(a, write=False) if r.slot["method"] == "x").readings
+    assert {r.identity.method: r.status for r in side.records} == {"x": "ok", "y": "ok"}
+    first = next(r for r in side.records if r.identity.method == "x")
+    assert first.readings == next(r for r in Store(a, write=False) if r.identity.method == "x").readings
     assert all(len(side.items(r).ids) == 120 for r in side.records)
     assert runs.call(capsys, monkeypatch, "merge", a, "--results", c)[1].startswith("0 records taken")
 

@@ -2,16 +2,18 @@
 
 import json
 import shutil
+import zipfile
 
 import pytest
 
-from bench.compare import baseline, resolve, result_set
+from bench.compare import baseline, resolve
 from bench.results import migrate
-from bench.results.record import identity_key, parse
+from bench.results.record import parse
 from bench.results.rows import newest
 from bench.results.schema import SCHEMA, STEPS
 from bench.results.store import Store
 from bench.system import cache as cache_module
+from bench.system import digests
 from helpers import fake_records
 
 
@@ -25,18 +27,26 @@ def root(tmp_path):
     """Three records as schema 1 had them before there was training, and one of today."""
     root = tmp_path / "results"
     for method in ("dense", "magnitude", "wanda"):
-        found = fake_records.perplexity(root, method=method, slot={"training": None})
-        rewrite(Store(root).path(found.key), schema_version=1, slot={"training": ...})
-    fake_records.perplexity(root, method="sparsegpt", slot={"training": None})
+        found = fake_records.perplexity(root, method=method)
+        age(Store(root).path(found.key))
+    fake_records.perplexity(root, method="sparsegpt")
     return root
 
 
-def rewrite(path, slot=(), **fields):
+def age(path, version=1):
+    """A record's file as an older schema had it."""
+    path.write_text(json.dumps(fake_records.in_schema(json.loads(path.read_text()), version)))
+    return path
+
+
+def old(path):
+    return path if "slot" in json.loads(path.read_text()) else age(path)
+
+
+def rewrite(path, **fields):
     """A record's file with other fields; one that is ... goes."""
-    told = json.loads(path.read_text()) | fields
-    told["slot"] |= dict(slot)
-    told["slot"] = {k: v for k, v in told["slot"].items() if v is not ...}
-    path.write_text(json.dumps({k: v for k, v in told.items() if v is not ...}))
+    changed = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps({k: v for k, v in changed.items() if v is not ...}))
     return path
 
 
@@ -58,17 +68,17 @@ def test_an_older_record_is_read_as_todays_and_left_as_it_is(root):
     found = list(Store(root))
 
     assert {r.schema_version for r in found} == {SCHEMA}
-    assert all(r.slot["training"] is None for r in found)
+    assert all(r.identity.training is None for r in found)
     assert files(root) == before and versions(root) == [1, 1, 1, SCHEMA]
 
 
-def test_an_older_record_and_todays_share_a_slot(root, tmp_path):
+def test_an_older_record_and_todays_share_an_identity(root, tmp_path):
     """Else a table had two rows of one name."""
-    old = next(r for r in Store(root) if r.slot["method"] == "wanda")
+    old = next(r for r in Store(root) if r.identity.method == "wanda")
     late = {"recorded": "2026-02-01T00:00:00Z"}
-    fake_records.perplexity(root, method="wanda", slot={"training": None}, made="b", provenance=late)
+    fake_records.perplexity(root, method="wanda", made="b", provenance=late)
 
-    found = [r for r in newest(Store(root)) if r.slot["method"] == "wanda"]
+    found = [r for r in newest(Store(root)) if r.identity.method == "wanda"]
 
     assert len(found) == 1 and found[0].key != old.key
 
@@ -121,7 +131,7 @@ def test_killed_in_between_it_goes_on_with_every_original_kept(root, cli, monkey
     assert versions(root) == [SCHEMA] * 4 and not (root / "older").exists()
 
 
-@pytest.mark.parametrize("extra", [{}, {"a_field_of_tomorrow": 1}, {"slot": "a word"}])
+@pytest.mark.parametrize("extra", [{}, {"a_field_of_tomorrow": 1}, {"identity": "a word"}])
 def test_a_newer_record_is_refused_and_stays(root, cli, extra):
     """Whatever its fields: it is no corrupt record, and is not moved aside."""
     path = next((root / "records").glob("*.json"))
@@ -144,9 +154,9 @@ def test_a_newer_record_is_refused_and_stays(root, cli, extra):
         lambda path: rewrite(path, schema_version=0),
         lambda path: rewrite(path, schema_version="one"),
         lambda path: rewrite(path, schema_version=...),
-        lambda path: rewrite(path, schema_version=1, status="fine"),
-        lambda path: rewrite(path, schema_version=1, key="0" * 64),
-        lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 1, "slot": None})),
+        lambda path: rewrite(old(path), status="fine"),
+        lambda path: rewrite(old(path), key="0" * 64),
+        lambda path: rewrite(old(path), slot=None),
     ],
 )
 def test_what_is_no_record_is_one_sentence_and_stays(root, cli, damage):
@@ -169,18 +179,25 @@ def test_no_results_folder(tmp_path, cli, name):
     assert code == 2 and "no results folder" in err and len(err.splitlines()) == 1
 
 
-def test_a_baseline_of_older_records_is_read(root, tmp_path, monkeypatch):
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_baseline_of_older_records_is_read(root, tmp_path, version):
     side = resolve.read(root)
-    old = [r.model_copy(update={"schema_version": 1, "slot": _without(r.slot, "training")}) for r in side.records]
-    monkeypatch.setattr(baseline, "SCHEMA", 1)
-    kept = baseline.write(result_set.ResultSet("old", tuple(old), side.items), tmp_path / "b.zip")
-    monkeypatch.undo()
-    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+    kept = baseline.write(side, tmp_path / "b.zip")
+    with zipfile.ZipFile(kept) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    records = [json.loads(line) for line in files[baseline.RECORDS].splitlines()]
+    files[baseline.RECORDS] = "".join(json.dumps(fake_records.in_schema(r, version)) + "\n" for r in records).encode()
+    digest = digests.of([files[baseline.RECORDS].decode(), files[baseline.ITEMS].hex()])
+    manifest = json.loads(files[baseline.MANIFEST]) | {"schema": version, "digest": digest}
+    files[baseline.MANIFEST] = json.dumps(manifest).encode()
+    with zipfile.ZipFile(kept, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
 
     found = baseline.read(kept)
 
     assert {r.schema_version for r in found.records} == {SCHEMA}
-    assert {identity_key(r) for r in found.records} == {identity_key(r) for r in side.records}
+    assert {r.identity.key() for r in found.records} == {r.identity.key() for r in side.records}
 
 
 def test_merging_writes_todays_schema(root, tmp_path, cli):
@@ -189,20 +206,48 @@ def test_merging_writes_todays_schema(root, tmp_path, cli):
     assert versions(tmp_path / "joined") == [SCHEMA] * 4
 
 
-def _without(slot, name):
-    return {k: v for k, v in slot.items() if k != name}
-
-
 def test_the_key_stays_the_digest_of_what_was_hashed(root):
     path = next((root / "records").glob("*.json"))
-    told = json.loads(rewrite(path, schema_version=1, determinants={"model": "x"}).read_text())
+    before = json.loads(rewrite(old(path), determinants={"model": "x", "tokenizer": "t", "measure": {}}).read_text())
 
     found = parse(path.read_bytes(), "here")
 
-    assert found.determinants == {"model": "x"} and found.key == told["key"]
+    assert found.key_inputs == {"model": "x", "tokenizer": "t", "measure": {}} and found.key == before["key"]
+    assert found.artifact == digests.of({"model": "x"})
 
 
 def test_a_folder_of_originals_is_not_read_as_records(root, tmp_path):
     shutil.copytree(root / "records", root / "older")
 
     assert len(list(Store(root))) == 4
+
+
+@pytest.mark.parametrize(
+    ("labels", "parts"),
+    [
+        ({"protocol": "wiki-mini@128"}, {"protocol": {"name": "wiki-mini", "seqlen": 128}}),
+        ({"protocol": "wikitext2@512x40"}, {"protocol": {"name": "wikitext2", "seqlen": 512, "limit": 40}}),
+        (
+            {"measure": "zeroshot", "protocol": "piqa@1.0x20"},
+            {"protocol": {"name": "piqa", "version": "1.0", "limit": 20}},
+        ),
+        ({"measure": "speed", "protocol": "linears@16"}, {"protocol": {"name": "linears", "seqlen": 16}}),
+        ({"measure": "size", "protocol": "weights"}, {"protocol": {"name": "weights"}}),
+        ({"method": "sparsegpt + retrain:from=sparsegpt"}, {"stages": ("sparsegpt", "retrain:from=sparsegpt")}),
+        ({"method": "cast:floor=0.1:clip=2"}, {"stages": ("cast:final_lr_ratio=0.1:grad_clip=2",)}),
+        ({"calibration": "c4@64x128"}, {"calibration": {"data": "c4", "seqlen": 64, "sequences": 128}}),
+        (
+            {"training": "a@b@128x32, 1,200,000 tokens"},
+            {"training": {"data": "a@b", "seqlen": 128, "batch": 32, "tokens": 1_200_000}},
+        ),
+    ],
+)
+def test_text_of_older_schemas_becomes_fields(labels, parts):
+    slot = {"model": "m", "method": "wanda", "pattern": "2:4", "measure": "perplexity", "protocol": "p"} | labels
+
+    identity = fake_records.identity_of(**slot)
+
+    values = identity.model_dump(exclude_none=True)
+    assert {k: values[k] for k in parts} == parts
+    if "floor" not in slot["method"]:
+        assert {k: identity.labels()[k] for k in labels} == labels

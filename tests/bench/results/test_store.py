@@ -9,7 +9,7 @@ import pytest
 from bench.results.record import Item, ReadingRow, Record
 from bench.results.schema import SCHEMA
 from bench.results.store import Store
-from helpers import runs
+from helpers import fake_records, runs
 from methods.errors import UserError
 
 KEY = "ab" * 32
@@ -27,7 +27,7 @@ def store(tmp_path):
 
 
 def record(key=KEY, **fields):
-    return Record(key=key, slot={"model": "m"}, status="ok", **fields)
+    return Record(key=key, identity=fake_records.identity_of(model="m", method="dense"), status="ok", **fields)
 
 
 def temporaries(store):

@@ -88,7 +88,7 @@ def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, monkeypatch):
         )
         runs.run_here(spec, only=("cast",))
 
-    found = [r for r in Store(tmp_path / "r", write=False) if r.slot["measure"] == "perplexity"]
+    found = [r for r in Store(tmp_path / "r", write=False) if r.identity.measure == "perplexity"]
     assert [r.status for r in found] == ["ok", "ok"], [r.reason for r in found]
     one, two = (r.readings[0].value for r in found)
     assert found[0].key != found[1].key
@@ -102,6 +102,6 @@ def test_a_helper_that_dies_is_a_failed_row(tmp_path, monkeypatch):
     spec = runs.small(tmp_path / "r", methods=("cast",), measures=("perplexity",), training=training)
     runs.run_here(spec, only=("cast",))
 
-    (record,) = [r for r in Store(tmp_path / "r", write=False) if r.slot["measure"] == "perplexity"]
+    (record,) = [r for r in Store(tmp_path / "r", write=False) if r.identity.measure == "perplexity"]
     assert record.status == "failed"
     assert "rank 1 ended with code 3 before it began" in record.reason

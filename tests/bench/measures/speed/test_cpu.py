@@ -76,7 +76,9 @@ def test_a_run_measures_decoding_and_says_what_is_missing(device, tmp_path):
     results = tmp_path / "results"
     run_here(small(results, measures=("speed",), quantizers=("none", "int8"), dtype="bfloat16"))
 
-    found = {(r.slot["method"], r.slot["quantizer"], r.slot["protocol"]): r for r in Store(results, write=False)}
+    found = {
+        (r.identity.method, r.identity.quantizer, r.identity.protocol.label): r for r in Store(results, write=False)
+    }
     cuda = found["magnitude", "none", "cuda"]
     assert (cuda.status, cuda.reason, cuda.readings) == ("skipped", "no CUDA device", [])
     for quantizer in ("none", "int8"):
@@ -86,7 +88,7 @@ def test_a_run_measures_decoding_and_says_what_is_missing(device, tmp_path):
         assert all(r.value > 0 for r in record.readings)
         items = Store(results, write=False).items(record)
         assert len(items) == comparison.BLOCKS and {"tokens_per_s_dense", "speedup"} <= set(items.columns)
-        assert record.determinants["hardware"] and record.notes["kv_tokens"] == 128
+        assert record.key_inputs["hardware"] and record.notes["kv_tokens"] == 128
         assert record.notes["device"].startswith("CPU, ") and record.notes["dense"] in ("dense", "same kernel, dense")
     dense = found["dense", "none", "decode@b1,kv128"]
     assert [r.metric for r in dense.readings] == ["tokens_per_s"]
@@ -125,7 +127,7 @@ def test_the_packed_model_decodes_what_the_dense_one_does(device, tmp_path):
 )
 def test_an_artifact_without_a_kernel_is_skipped_with_the_reason(device, tmp_path, changes, reason):
     run_here(small(tmp_path / "r", measures=("speed",), **changes), only=("magnitude",))
-    record = next(r for r in Store(tmp_path / "r", write=False) if r.slot["protocol"].startswith("decode"))
+    record = next(r for r in Store(tmp_path / "r", write=False) if r.identity.protocol.label.startswith("decode"))
     assert (record.status, record.readings) == ("skipped", []) and reason in record.reason
 
 
@@ -134,8 +136,8 @@ def test_other_hardware_is_another_record():
 
     cells = [c for c in plan.make_plan(small("r", measures=("speed",))).cells if c.config.get("hardware")]
     other = cells[0].model_copy(update={"config": cells[0].config | {"hardware": "another"}})
-    assert other.key != cells[0].key and other.slot == cells[0].slot
-    assert other.determinants()["hardware"] == "another"
+    assert other.key != cells[0].key and other.identity == cells[0].identity
+    assert other.key_inputs()["hardware"] == "another"
 
 
 def test_bench_speed_leaves_records_and_a_figure(device, tmp_path, capsys, monkeypatch):
@@ -155,7 +157,7 @@ def test_bench_speed_leaves_records_and_a_figure(device, tmp_path, capsys, monke
     assert all(r["2:4_us"] > 0 for r in timed)
     assert (tmp_path / "f.svg").read_text().count("limit dashed") == 1
     record = next(r for r in Store(tmp_path / "r", write=False) if r.status == "ok")
-    assert record.slot["method"] == "magnitude" and record.determinants["hardware"]
+    assert record.identity.method == "magnitude" and record.key_inputs["hardware"]
     before = record.provenance
     call(capsys, monkeypatch, *args)
     assert next(r for r in Store(tmp_path / "r", write=False) if r.status == "ok").provenance == before  # not again

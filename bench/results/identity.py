@@ -1,0 +1,111 @@
+"""What a measurement is called, whatever version of the code made it: comparisons and gates join on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+COLUMNS = (
+    "model", "method", "pattern", "quantizer", "seed", "measure", "protocol", "calibration", "training", "targets",
+    "dtype", "device",
+)  # fmt: skip
+"""The parts of an identity as text, in the order of a row."""
+
+
+IdentityKey = tuple[tuple[str, Any], ...]
+"""Column and text, for what is not empty."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Protocol(_Frozen):
+    """What was measured on: a text in windows of `seqlen` tokens, a task of a version, or just a name.
+
+    limit: windows or questions, where not all.
+    """
+
+    name: str
+    version: str | None = None
+    seqlen: int | None = None
+    limit: int | None = None
+
+    @property
+    def label(self) -> str:
+        detail = self.version if self.version is not None else self.seqlen
+        return self.name + (f"@{detail}" if detail is not None else "") + (f"x{self.limit}" if self.limit else "")
+
+
+class CalibrationText(_Frozen):
+    """Calibration tokens: so many sequences of so many tokens of a text."""
+
+    data: str
+    sequences: int
+    seqlen: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.data}@{self.seqlen}x{self.sequences}"
+
+
+class TrainingText(_Frozen):
+    """Training tokens: of a text, in steps of `batch` sequences of `seqlen`."""
+
+    data: str
+    seqlen: int
+    batch: int
+    tokens: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.data}@{self.seqlen}x{self.batch}, {self.tokens:,} tokens"
+
+
+class Identity(_Frozen):
+    """Model, stages, what they used, and what was measured. stages: methods as typed, in order."""
+
+    model: str
+    stages: tuple[str, ...]
+    pattern: str
+    quantizer: str = "none"
+    seed: int | None = None
+    measure: str = ""
+    protocol: Protocol = Protocol(name="")
+    calibration: CalibrationText | None = None
+    training: TrainingText | None = None
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    dtype: str = ""
+    device: str = ""
+
+    @property
+    def method(self) -> str:
+        """Every stage but the quantizer, as typed."""
+        return " + ".join(self.stages)
+
+    @property
+    def targets(self) -> str:
+        return ",".join(self.include) + (f" without {','.join(self.exclude)}" if self.exclude else "")
+
+    def labels(self) -> dict[str, str | int | None]:
+        """COLUMNS as text; the seed is a number."""
+        return {
+            "model": self.model,
+            "method": self.method,
+            "pattern": self.pattern,
+            "quantizer": self.quantizer,
+            "seed": self.seed,
+            "measure": self.measure,
+            "protocol": self.protocol.label,
+            "calibration": self.calibration.label if self.calibration else None,
+            "training": self.training.label if self.training else None,
+            "targets": self.targets,
+            "dtype": self.dtype,
+            "device": self.device,
+        }
+
+    def key(self, *without: str) -> IdentityKey:
+        """What two numbers share that are compared. without: columns in which they may differ."""
+        return tuple((k, v) for k, v in self.labels().items() if v is not None and k not in without)

@@ -1,0 +1,120 @@
+"""Digests of code: by what it does, whatever files are called and however they are commented."""
+
+import re
+import shutil
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import pytest
+
+import bench
+from bench.system import source_digest
+from bench.system.source_digest import digest_source
+
+ROOT = Path(bench.__file__).parents[1]
+PACKAGES = ("bench", "methods", "cast", "baselines")
+WINDOWS = "bench/inputs/windows.py"
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """A copy of the packages' sources, which digests are taken of."""
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    find = source_digest.importlib.util.find_spec
+
+    def find_in_copy(name):
+        if name not in PACKAGES:
+            return find(name)
+        return ModuleSpec(name, None, origin=str(tmp_path / name / "__init__.py"))
+
+    monkeypatch.setattr(source_digest.importlib.util, "find_spec", find_in_copy)
+    yield tmp_path
+    forget()
+
+
+def forget():
+    for function in (digest_source, source_digest._read, source_digest._file):
+        function.cache_clear()
+
+
+def digest(*modules):
+    forget()
+    return digest_source(*modules)
+
+
+def rewrite(file, old, new):
+    text = file.read_text()
+    assert old in text, old
+    file.write_text(text.replace(old, new))
+
+
+def move(tree, old, new):
+    """A module under another name, its imports and uses rewritten."""
+    (tree / old).rename(tree / new)
+    was, now = (Path(p).with_suffix("").as_posix().replace("/", ".") for p in (old, new))
+    for file in tree.rglob("*.py"):
+        text = file.read_text()
+        package, _, name = was.rpartition(".")
+        moved = text.replace(f"{was} ", f"{now} ").replace(f"{was}\n", f"{now}\n")
+        imported = re.compile(rf"^(from {re.escape(package)} import .*)\b{name}\b(.*)$", re.MULTILINE)
+        if imported.search(moved):
+            moved = imported.sub(rf"\1{now.rpartition('.')[2]}\2", moved)
+            moved = re.sub(rf"\b{name}\.(?=[a-z_])", f"{now.rpartition('.')[2]}.", moved)
+        file.write_text(moved)
+
+
+MEASURE, QUANTIZER, METHOD, CROPS = (
+    "bench.measures.perplexity",
+    "bench.quantizers.gptq",
+    "baselines.wanda",
+    "bench.inputs.windows",
+)
+
+
+def test_a_moved_file_changes_nothing(tree):
+    before = [digest(m) for m in (MEASURE, QUANTIZER, METHOD, CROPS)]
+
+    move(tree, WINDOWS, "bench/inputs/crops.py")
+    move(tree, "methods/pruning/walk.py", "methods/pruning/blockwise.py")
+
+    assert [digest(m) for m in (MEASURE, QUANTIZER, METHOD, "bench.inputs.crops")] == before
+
+
+def test_a_comment_or_docstring_changes_nothing(tree):
+    before = digest(MEASURE), digest(CROPS)
+
+    file = tree / WINDOWS
+    file.write_text('"""Another first line."""\n# and a comment\n' + file.read_text().split('"""', 2)[2])
+
+    assert (digest(MEASURE), digest(CROPS)) == before
+
+
+def test_another_rule_for_crops_is_another_measure_and_another_calibration(tree):
+    before = digest(MEASURE), digest(CROPS), digest(METHOD)
+
+    rewrite(tree / WINDOWS, "// seqlen", "// (seqlen + 0)")
+
+    after = digest(MEASURE), digest(CROPS), digest(METHOD)
+    assert [a != b for a, b in zip(after, before, strict=True)] == [True, True, False]
+
+
+def test_what_methods_share_counts_for_methods_and_quantizers_that_use_it(tree):
+    before = {m: digest(m) for m in (METHOD, QUANTIZER, "cast.method", CROPS)}
+
+    rewrite(tree / "methods/pruning/walk.py", "self", "itself")
+
+    assert {m for m in before if digest(m) != before[m]} == {METHOD, QUANTIZER}
+
+
+def test_another_method_of_the_same_package_does_not_count(tree):
+    before = digest(METHOD)
+
+    rewrite(tree / "baselines/ria.py", "power", "exponent")
+
+    assert digest(METHOD) == before
+
+
+def test_an_unknown_module_is_an_error():
+    with pytest.raises(ModuleNotFoundError, match=r"baselines\.nobody"):
+        digest("baselines.nobody")
