@@ -8,10 +8,13 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from methods.contract import Job, Needs, Outcome
+from methods.contract import Job
+from methods.contract import Needs
+from methods.contract import Outcome
 from methods.errors import UserError
 from methods.pattern import Pattern
-from methods.pruning.hessian import HessianWalk, damped
+from methods.pruning.hessian import HessianWalk
+from methods.pruning.hessian import damped
 from methods.quantizing.grids import put
 
 

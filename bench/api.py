@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 
 def plan(spec: Spec) -> Plan:
-    """What a run would do: every cell with its key. Nothing is fetched or loaded."""
-    spec.check()
+    """What a run would do: every measurement with its key. Nothing is fetched or loaded."""
     return make_plan(spec)
 
 
@@ -30,13 +29,11 @@ def execute(spec: Spec, show: progress.ProgressDisplay | None = None) -> runner.
         UserError: before anything has run.
         runner.Stopped: results can no longer be saved.
     """
-    spec.check()
-    show = show or progress.on(sys.stderr)
+    show = show or progress.display_for(sys.stderr)
     with runner.full_disk_stops(spec.results), in_use():
         store = Store(spec.results)
-        for name in make_plan(spec).to_pull:
-            show.note(f"fetching {name}")
-        return runner.execute(make_plan(spec, fetch=True), store, show)
+        plan = make_plan(spec, fetch=True, on_fetch=lambda name: show.note(f"fetching {name}"))
+        return runner.execute(plan, store, show)
 
 
 def run(spec: Spec) -> pd.DataFrame:

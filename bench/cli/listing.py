@@ -57,7 +57,7 @@ def _entry(what: str, name: str, entry: registry.Entry, long: bool) -> dict[str,
     }
     row |= {"paper": entry.paper, "year": str(entry.year or ""), "presets": " ".join(entry.presets)}
     if long and what == "methods":
-        row |= {"trains": "yes" if entry.trains else "no", "estimated_on_llama2_7b": method_cost.told(entry)}
+        row |= {"trains": "yes" if entry.trains else "no", "estimated_on_llama2_7b": method_cost.describe(entry)}
         row["installed_by"] = _installed_by(entry)
     if long:
         kind = registry.load(entry) if entry.target and not entry.broken else None

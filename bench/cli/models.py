@@ -126,7 +126,7 @@ def speed(
     from bench.results.store import RESULTS
     from bench.run import time_linears as table
 
-    asked = table.Asked(
+    asked = table.Request(
         model, found, threads or cores(), tuple(kinds.split(",")) if kinds else None,
         _numbers(tokens) if tokens else ((1,) if found == "cpu" else roofline.TOKENS), data_dir,
     )  # fmt: skip

@@ -29,11 +29,11 @@ def run(json: Json = False, **flags: Any) -> None:
     if not json:
         again = len(summary.records) - summary.computed
         typer.echo(
-            f"{summary.computed} cells measured, {max(0, again)} read from {spec.results}; bench report --results {spec.results} shows them again"
+            f"{summary.computed} measurements taken, {max(0, again)} read from {spec.results}; bench report --results {spec.results} shows them again"
         )
     if summary.failed:
         fail(
-            f"{summary.failed} cells failed; bench show RECORD prints a traceback, the same command tries them again", 1
+            f"{summary.failed} measurements failed: bench show RECORD prints a traceback, and the same command tries them again", 1
         )
 
 

@@ -1,4 +1,4 @@
-"""What a run is made of: artifacts, a model and the stages it goes through, and cells, one measure of one of them."""
+"""Artifacts, a model and the stages it goes through, and measurements, one measure of one artifact."""
 
 from __future__ import annotations
 
@@ -145,6 +145,11 @@ class Artifact(_Frozen):
     def pattern(self) -> str:
         return self.stages[-1].pattern
 
+    @property
+    def cache_names(self) -> list[str]:
+        """Names of its cache entries, and of those of each stage before its last."""
+        return [self.up_to(count + 1).key[:32] for count in range(len(self.stages))]
+
     def up_to(self, count: int) -> Artifact:
         """The artifact after its first `count` stages."""
         stages = self.stages[:count]
@@ -209,8 +214,3 @@ class Measurement(_Frozen):
             dtype=a.dtype,
             device=a.device.split(":")[0],
         )
-
-
-def names(artifact: Artifact) -> list[str]:
-    """What entries of an artifact are called, and of each stage before its last."""
-    return [artifact.up_to(count + 1).key[:32] for count in range(len(artifact.stages))]

@@ -25,16 +25,16 @@ ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def rows(plan: Plan) -> list[dict[str, Any]]:
-    """A row an artifact: cells and how many are done, tokens, seconds and peak memory, the last two about."""
+    """A row an artifact: measurements and how many are done, tokens, seconds and peak memory, the last two about."""
     try:
         store: Store | None = Store(plan.spec.results, write=False)
     except UserError:
         store = None
     out = []
-    for cells in plan.artifacts().values():
-        artifact = cells[0].artifact
-        done = [c for c in cells if store and (r := store.get(c.key)) and r.status in DONE]
-        left = [c for c in cells if c not in done]
+    for measurements in plan.artifacts().values():
+        artifact = measurements[0].artifact
+        done = [c for c in measurements if store and (r := store.get(c.key)) and r.status in DONE]
+        left = [c for c in measurements if c not in done]
         tokens, seconds, memory = _cost(artifact, left)
         out.append(
             {
@@ -43,7 +43,7 @@ def rows(plan: Plan) -> list[dict[str, Any]]:
                 "pattern": artifact.pattern,
                 "quantizer": artifact.quantizer,
                 "seed": "" if artifact.seed is None else str(artifact.seed),
-                "cells": len(cells),
+                "cells": len(measurements),
                 "done": len(done),
                 "tokens": tokens,
                 "about_s": round(seconds) if seconds is not None else None,
@@ -71,15 +71,17 @@ def _cost(artifact: Artifact, left: list[Measurement]) -> tuple[int, float | Non
     return tokens, START_S + 2.0 * parameters * passes / rate, memory  # training: forward, two backward, the teacher's
 
 
-def _evaluated(cell: Measurement) -> int:
-    if cell.measure == "zeroshot":
-        return tasks.tokens(cell.config["task"], cell.config["limit"])
-    if cell.measure not in ("perplexity", "agreement"):
+def _evaluated(measurement: Measurement) -> int:
+    if measurement.measure == "zeroshot":
+        return tasks.tokens(measurement.config["task"], measurement.config["limit"])
+    if measurement.measure not in ("perplexity", "agreement"):
         return 0
-    everything = corpora.lookup(cell.config["corpus"]).tokens
-    windows = cell.config["windows"]
-    once = min(everything, windows * cell.config["seqlen"]) if windows else everything
-    return once * 2 if cell.measure == "agreement" and cell.artifact.method != "dense" else once  # dense beside it
+    everything = corpora.lookup(measurement.config["corpus"]).tokens
+    windows = measurement.config["windows"]
+    once = min(everything, windows * measurement.config["seqlen"]) if windows else everything
+    return (
+        once * 2 if measurement.measure == "agreement" and measurement.artifact.method != "dense" else once
+    )  # dense beside it
 
 
 @cache

@@ -15,7 +15,7 @@ SEQUENCES, SEQLEN = 128, 2048
 """Of calibration, as the literature has it."""
 
 
-def told(entry: Entry) -> str:
+def describe(entry: Entry) -> str:
     """A method's cost in words, "" where its entry states none."""
     cost = entry.cost
     if cost is None:

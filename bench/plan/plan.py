@@ -1,91 +1,82 @@
-"""From a spec to artifacts and cells, each with the key its record will have. Nothing is loaded, and no torch."""
+"""From a spec to artifacts and measurements, each with the key its record will have. Loads no model and no torch."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 from bench.catalog import registry
-from bench.catalog.choice import Choice, parse_chain, parse_quantizer
+from bench.catalog.choice import Choice
 from bench.inputs import download, models
-from bench.plan import recipes
 from bench.plan.artifact import Artifact, Measurement, Stage
-from bench.plan.resolve import (
-    count_parameters,
-    input_digest,
-    method_digest,
-    needs_training,
-    require_groups,
-    resolve_calibration,
-    resolve_measures,
-    resolve_training,
-)
+from bench.plan.resolve import ModelInputs, Request, input_digest, is_control, method_digest, resolve_request
 from bench.plan.spec import Spec
-from bench.system.devices import cores, resolve_device
 from bench.system.source_digest import digest_source
 from methods.pattern import Pattern
-from methods.targets import find_targets, require_fit
 
 LOADER = "bench.inputs.loading"
-"""Reads every model; named, since importing it imports torch."""
+"""Reads every model; by name, since importing it imports torch."""
+DENSE = Pattern.parse("dense")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Plan:
+    """measurements: in order, artifact by artifact; to_pull: known models that are not here, so not planned for yet."""
+
     spec: Spec
-    cells: tuple[Measurement, ...]
+    measurements: tuple[Measurement, ...]
     to_pull: tuple[str, ...]
-    """Models that are known but not here, so that nothing is planned for them yet."""
+
+    @property
+    def cells(self) -> tuple[Measurement, ...]:
+        """The measurements, by the name they had before."""
+        return self.measurements
 
     def artifacts(self) -> dict[str, list[Measurement]]:
-        """Cells by artifact key, in order."""
+        """Measurements by artifact key, in order."""
         grouped: dict[str, list[Measurement]] = {}
-        for cell in self.cells:
-            grouped.setdefault(cell.artifact.key, []).append(cell)
+        for measurement in self.measurements:
+            grouped.setdefault(measurement.artifact.key, []).append(measurement)
         return grouped
 
 
-def make_plan(spec: Spec, *, fetch: bool = False) -> Plan:
-    """All cells of a spec. With `fetch`, what is missing is pulled first.
+def make_plan(spec: Spec, *, fetch: bool = False, on_fetch: Callable[[str], None] = lambda name: None) -> Plan:
+    """All measurements of a spec. With `fetch`, what is missing is pulled first; on_fetch hears of each model.
 
     Raises:
         UserError: anything that could be known now and would fail later.
     """
-    device = resolve_device(spec.device)
-    dtype = spec.dtype if spec.dtype != "auto" else ("float32" if device == "cpu" else "bfloat16")
-    cells: list[Measurement] = []
+    request = resolve_request(spec, fetch=fetch)
+    measurements: dict[str, Measurement] = {}
     to_pull = []
     for name in spec.models:
-        model = download.pull(name, spec.data_dir) if fetch else models.resolve(name, spec.data_dir)
+        model = models.resolve(name, spec.data_dir)
+        if model is None and fetch:
+            on_fetch(name)
+            model = download.pull(name, spec.data_dir)
         if model is None:
             to_pull.append(name)
             continue
-        cells += _cells_of(spec, model, device, dtype, fetch)
-    return Plan(spec, tuple({c.key: c for c in cells}.values()), tuple(to_pull))
+        inputs = ModelInputs(request, model)
+        for artifact, fields in itertools.product(_artifacts(request, inputs), inputs.measurements):
+            measurement = Measurement(artifact=artifact, **fields)
+            measurements.setdefault(measurement.key, measurement)
+    return Plan(spec, tuple(measurements.values()), tuple(to_pull))
 
 
-def _cells_of(spec: Spec, model: models.Model, device: str, dtype: str, fetch: bool) -> list[Measurement]:
-    opened = model.open()
-    shapes = opened.shapes()
-    targets = find_targets(opened.config, shapes, spec.targets.include, spec.targets.exclude)
-    asked = dict.fromkeys((*spec.measures, "pattern"))
-    measures = [m for name in asked for m in resolve_measures(name, spec, model, device, fetch)]
-    recipe = recipes.choose(count_parameters(shapes), device, spec.training.recipe) if needs_training(spec) else None
-    course = resolve_training(spec, model, recipe) if recipe else None
-    cells = []
-    quantizers = [parse_quantizer(text) for text in spec.quantizers]
-    for chosen in quantizers:
-        require_groups(chosen, opened.config, shapes, targets)
-    for text, quantizer in itertools.product(dict.fromkeys(("dense", *spec.methods)), quantizers):
-        chain = parse_chain(text)
-        control = all(registry.lookup("methods", c.name).dense for c in chain)
-        for pattern in ("dense",) if control else spec.patterns:
-            require_fit(Pattern.parse(pattern), opened.config, shapes, targets)
-            stages = tuple(_stage(choice, pattern, recipe) for choice in chain)
-            stages += (_stage(quantizer, pattern, None, "quantizers"),) if quantizer else ()
+def _artifacts(request: Request, inputs: ModelInputs) -> Iterator[Artifact]:
+    """Every method, quantizer, pattern and seed on one model; controls at the dense pattern alone."""
+    spec, model = request.spec, inputs.model
+    for chain, quantizer in itertools.product(request.chains, request.quantizers):
+        for pattern in (DENSE,) if is_control(chain) else request.patterns:
+            stages = tuple(_stage(choice, pattern, inputs) for choice in chain)
+            if quantizer:
+                stages += (_stage(quantizer, pattern, inputs, "quantizers"),)
+            calibrates, trains = (any(need in s.needs for s in stages) for need in ("calibration", "training"))
             for seed in spec.seeds if any(s.random for s in stages) else (None,):
-                artifact = Artifact(
+                yield Artifact(
                     model=model.name,
                     folder=model.folder,
                     data_dir=spec.data_dir,
@@ -94,40 +85,36 @@ def _cells_of(spec: Spec, model: models.Model, device: str, dtype: str, fetch: b
                     revision=model.revision,
                     loader=digest_source(LOADER),
                     stages=stages,
-                    calibration=resolve_calibration(spec, model, fetch)
-                    if any("calibration" in s.needs for s in stages)
-                    else None,
-                    training=course if any("training" in s.needs for s in stages) else None,
-                    processes=spec.training.processes if any("training" in s.needs for s in stages) else 1,
+                    calibration=inputs.calibration if calibrates else None,
+                    training=inputs.training if trains else None,
+                    processes=spec.training.processes if trains else 1,
                     include=spec.targets.include,
                     exclude=spec.targets.exclude,
                     seed=seed,
-                    dtype=dtype,
-                    device=device,
-                    threads=spec.threads or cores(),
+                    dtype=request.dtype,
+                    device=request.device,
+                    threads=request.threads,
                     stream=spec.stream,
                 )
-                cells += [Measurement(artifact=artifact, **m) for m in measures]
-    return cells
 
 
 def _stage(
-    choice: Choice,
-    pattern: str,
-    recipe: recipes.Recipe | None,
-    kind: Literal["methods", "quantizers"] = "methods",
+    choice: Choice, pattern: Pattern, inputs: ModelInputs, kind: Literal["methods", "quantizers"] = "methods"
 ) -> Stage:
     entry = registry.lookup(kind, choice.name)
     needs = entry.needs_with(choice.config)
-    below = recipe.methods.get(choice.name, {}) if recipe and "training" in needs else {}
-    read = {"sha256": input_digest(choice, choice.config[entry.file])} if choice.config.get(entry.file) else {}
+    config = dict(choice.config)
+    if inputs.recipe and "training" in needs:
+        config = inputs.recipe.methods.get(choice.name, {}) | config
+    if file := config.get(entry.file):
+        config["sha256"] = input_digest(choice, file)
     return Stage(
         name=choice.name,
         label=choice.label,
         target=entry.target,
         source=method_digest(entry),
-        config=below | read | choice.config,
-        pattern=str(Pattern.parse(pattern)),
+        config=config,
+        pattern=str(pattern),
         random=bool({"calibration", "training"} & set(needs)),
         needs=needs,
         kind=kind,

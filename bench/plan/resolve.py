@@ -1,14 +1,15 @@
-"""From names in a spec to methods, measures, data and models."""
+"""A spec's names, resolved once: methods, patterns and quantizers for the whole run; shapes, texts and measures a model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from bench.catalog import registry
-from bench.catalog.choice import Choice, parse_chain
+from bench.catalog.choice import Choice, parse_chain, parse_quantizer
 from bench.inputs import corpora, models, tasks, training_text, windows
 from bench.inputs.task_yaml import describe, harness
 from bench.measures.speed.measure import measure_configs
@@ -17,154 +18,231 @@ from bench.plan.artifact import CalibrationSet, TrainingRun
 from bench.plan.spec import Spec
 from bench.results.identity import Protocol
 from bench.system import digests, environments
-from bench.system.devices import fingerprint
+from bench.system.devices import cores, fingerprint, resolve_device
 from bench.system.source_digest import digest_source
 from methods.errors import UserError
-from methods.targets import family_of
+from methods.folder import Folder
+from methods.pattern import Pattern
+from methods.targets import family_of, find_targets, require_fit
 
 
-def needs_training(spec: Spec) -> bool:
-    chosen = [choice for text in spec.methods for choice in parse_chain(text)]
-    return any("training" in registry.lookup("methods", c.name).needs_with(c.config) for c in chosen)
+@dataclass(frozen=True)
+class Request:
+    """What a spec asks for whatever the model, every name looked up. chains: the stages of each method, dense first."""
+
+    spec: Spec
+    chains: tuple[tuple[Choice, ...], ...]
+    patterns: tuple[Pattern, ...]
+    quantizers: tuple[Choice | None, ...]
+    measures: tuple[str, ...]
+    device: str
+    dtype: str
+    threads: int
+    fetch: bool
+    """Pull what is missing, rather than plan without it."""
+
+    @property
+    def trains(self) -> bool:
+        return any("training" in needs_of(choice) for chain in self.chains for choice in chain)
 
 
-def count_parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    return sum(math.prod(shape) for shape in shapes.values())
+def needs_of(choice: Choice) -> tuple[str, ...]:
+    """What a method needs, as typed."""
+    return registry.lookup("methods", choice.name).needs_with(choice.config)
 
 
-def resolve_training(spec: Spec, model: models.Model, recipe: recipes.Recipe) -> TrainingRun:
+def is_control(chain: tuple[Choice, ...]) -> bool:
+    """Does it stay dense whatever the pattern?"""
+    return all(registry.lookup("methods", choice.name).dense for choice in chain)
+
+
+def resolve_request(spec: Spec, *, fetch: bool = False) -> Request:
     """
     Raises:
-        UserError: no such text, or a budget below one step.
+        UserError: a name, field, value, pattern or device that there is not.
     """
-    wanted = spec.training
-    training_text.check(wanted.data)
-    course = TrainingRun(
-        data=wanted.data,
-        content=training_text.content(wanted.data, spec.data_dir),
-        source=digest_source(training_text.__name__),
-        recipe=recipe.name,
-        tokens=wanted.tokens or recipe.tokens,
-        batch=wanted.batch or recipe.batch,
-        seqlen=wanted.seqlen or recipe.seqlen,
-        micro=wanted.micro or recipe.micro,
+    measures = tuple(dict.fromkeys((*spec.measures, "pattern")))
+    for name in measures:
+        registry.lookup("measures", name)
+    if "zeroshot" in measures:
+        tasks.expand(spec.tasks)
+    device = resolve_device(spec.device)
+    return Request(
+        spec=spec,
+        chains=tuple(tuple(parse_chain(text)) for text in dict.fromkeys(("dense", *spec.methods))),
+        patterns=tuple(Pattern.parse(text) for text in spec.patterns),
+        quantizers=tuple(parse_quantizer(text) for text in spec.quantizers),
+        measures=measures,
+        device=device,
+        dtype=spec.dtype if spec.dtype != "auto" else ("float32" if device == "cpu" else "bfloat16"),
+        threads=spec.threads or cores(),
+        fetch=fetch,
     )
-    if course.batch % wanted.processes:
-        raise UserError(
-            f"a step of training.batch={course.batch} sequences cannot be shared by training.processes="
-            f"{wanted.processes}: take a batch that it divides"
+
+
+class ModelInputs:
+    """What a request's names come to for one model. Texts are looked at when a stage asks for them, once."""
+
+    def __init__(self, request: Request, model: models.Model) -> None:
+        """
+        Raises:
+            UserError: a pattern or group that does not divide a target's width, a training or a measure that cannot be.
+        """
+        self.request, self.model = request, model
+        folder: Folder = model.open()
+        self.config, self.shapes = folder.config, folder.shapes()
+        targets = request.spec.targets
+        self.targets = find_targets(self.config, self.shapes, targets.include, targets.exclude)
+        self.measurements = [m for name in request.measures for m in self._measurements(name)]
+        self.recipe = self._recipe() if request.trains else None
+        self.training = self._training(self.recipe) if self.recipe else None
+        for quantizer in request.quantizers:
+            self._require_groups(quantizer)
+        dense = Pattern.parse("dense")
+        for pattern in [dense, *(request.patterns if not all(map(is_control, request.chains)) else ())]:
+            require_fit(pattern, self.config, self.shapes, self.targets)
+
+    @cached_property
+    def calibration(self) -> CalibrationSet:
+        spec, model = self.request.spec, self.model
+        wanted = spec.calibration
+        seqlen = wanted.seqlen or model.seqlen
+        tokenizer = model.folder / "tokenizer.json"
+        if tokenizer.exists() and (self.request.fetch or not corpora.lookup(wanted.data).hub):
+            corpora.ensure(wanted.data, "calibration", spec.data_dir)
+            windows.check_calibration(wanted.data, seqlen, tokenizer, spec.data_dir)
+        return CalibrationSet(
+            data=wanted.data,
+            content=self._content(wanted.data, "calibration"),
+            source=digest_source(windows.__name__),
+            sequences=wanted.sequences,
+            seqlen=seqlen,
         )
-    if course.tokens < course.batch * course.seqlen:
-        raise UserError(
-            f"training.tokens={course.tokens} is not one step of {course.batch} x {course.seqlen} tokens: "
-            "raise it, or lower training.batch"
+
+    def _recipe(self) -> recipes.Recipe:
+        parameters = sum(math.prod(shape) for shape in self.shapes.values())
+        return recipes.choose(parameters, self.request.device, self.request.spec.training.recipe)
+
+    def _training(self, recipe: recipes.Recipe) -> TrainingRun:
+        """
+        Raises:
+            UserError: no such text, or a budget below one step.
+        """
+        spec = self.request.spec
+        wanted = spec.training
+        training_text.check(wanted.data)
+        run = TrainingRun(
+            data=wanted.data,
+            content=training_text.content(wanted.data, spec.data_dir),
+            source=digest_source(training_text.__name__),
+            recipe=recipe.name,
+            tokens=wanted.tokens or recipe.tokens,
+            batch=wanted.batch or recipe.batch,
+            seqlen=wanted.seqlen or recipe.seqlen,
+            micro=wanted.micro or recipe.micro,
         )
-    return course
-
-
-def require_groups(
-    chosen: Choice | None,
-    config: Mapping[str, Any],
-    shapes: Mapping[str, tuple[int, ...]],
-    targets: Iterable[str],
-) -> None:
-    """A group size that was typed must divide every target's input width.
-
-    Raises:
-        UserError: naming the first target whose width it does not.
-    """
-    group = chosen.config.get("group") if chosen else None
-    if not chosen or not isinstance(group, int):
-        return
-    for name in targets:
-        width = shapes[name + ".weight"][0 if family_of(config).transposed else 1]
-        if group < 1 or width % group:
+        if run.batch % wanted.processes:
             raise UserError(
-                f"{chosen.label}: groups of {group} do not divide the {width} inputs of {name}: "
-                "take a size that does, or leave group= out"
+                f"training.batch={run.batch} sequences cannot be divided among training.processes={wanted.processes}: "
+                "use a batch that is a multiple of it"
             )
+        if run.tokens < run.batch * run.seqlen:
+            raise UserError(
+                f"training.tokens={run.tokens} is less than one step of {run.batch} x {run.seqlen} tokens: "
+                "raise it, or lower training.batch"
+            )
+        return run
 
+    def _require_groups(self, quantizer: Choice | None) -> None:
+        """A group size that was typed must divide every target's input width.
 
-def method_digest(entry: registry.Entry) -> str:
-    """Digest of a method's code, and of the pins of what it runs in."""
-    code = digest_source(entry.module)
-    return digests.of([code, environments.pins(entry.environment)]) if entry.environment else code
+        Raises:
+            UserError: naming the first target whose width it does not.
+        """
+        group = quantizer.config.get("group") if quantizer else None
+        if not quantizer or not isinstance(group, int):
+            return
+        for name in self.targets:
+            width = self.shapes[name + ".weight"][0 if family_of(self.config).transposed else 1]
+            if group < 1 or width % group:
+                raise UserError(
+                    f"{quantizer.label}: groups of {group} do not divide the {width} inputs of {name}: "
+                    "use a size that does, or leave group= out"
+                )
 
+    def _measurements(self, measure: str) -> list[dict[str, Any]]:
+        """Fields of a measure's measurements: one, of zeroshot one a task, of speed one a workload."""
+        request = self.request
+        if measure == "speed":
+            configs = measure_configs(request.device, fingerprint(request.device))
+            return [_fields(measure, config, "") for config in configs]
+        if measure == "zeroshot":
+            return [self._task(task, file) for task, file in tasks.expand(request.spec.tasks).items()]
+        if measure in ("perplexity", "agreement"):
+            return [self._windows(measure)]
+        return [_fields(measure, {}, "")]
 
-def input_digest(choice: Choice, name: str) -> str:
-    try:
-        return digests.of_file(Path(name))
-    except OSError as fault:
-        raise UserError(f"{choice.label}: file {name!r} cannot be read: {fault.strerror}") from None
-
-
-def resolve_calibration(spec: Spec, model: models.Model, fetch: bool) -> CalibrationSet:
-    wanted = spec.calibration
-    seqlen = wanted.seqlen or model.seqlen
-    tokenizer = model.folder / "tokenizer.json"
-    if tokenizer.exists() and (fetch or not corpora.lookup(wanted.data).hub):
-        corpora.ensure(wanted.data, "calibration", spec.data_dir)
-        windows.check_calibration(wanted.data, seqlen, tokenizer, spec.data_dir)
-    content = _content(wanted.data, "calibration", spec, fetch)
-    return CalibrationSet(
-        data=wanted.data,
-        content=content,
-        source=digest_source(windows.__name__),
-        sequences=wanted.sequences,
-        seqlen=seqlen,
-    )
-
-
-def resolve_measures(name: str, spec: Spec, model: models.Model, device: str, fetch: bool) -> list[dict[str, Any]]:
-    """What the cells of a measure say of it: one cell, of zeroshot one a task, of speed one a workload."""
-    if name == "speed":
-        return [_cell_of(name, config, "") for config in measure_configs(device, fingerprint(device))]
-    if name == "zeroshot":
-        return [_task(task, file, spec, fetch) for task, file in tasks.expand(spec.tasks).items()]
-    config: dict[str, Any] = {}
-    content = ""
-    if name in ("perplexity", "agreement"):
+    def _windows(self, measure: str) -> dict[str, Any]:
+        spec = self.request.spec
         wanted = spec.perplexity
-        config = {
-            "corpus": wanted.data or model.data,
-            "seqlen": wanted.seqlen or model.seqlen,
+        corpus, seqlen = wanted.data or self.model.data, wanted.seqlen or self.model.seqlen
+        config: dict[str, Any] = {
+            "corpus": corpus,
+            "seqlen": seqlen,
             "windows": wanted.windows,
             "batch": wanted.batch,
         }
         if wanted.split != "evaluation":
             config["split"] = wanted.split
-        corpora.require(config["corpus"], wanted.split)
-        content = _content(config["corpus"], wanted.split, spec, fetch)
+        corpora.require(corpus, wanted.split)
+        content = self._content(corpus, wanted.split)
         if content:  # else the corpus is not here yet
-            asked = (config["corpus"], config["seqlen"], config["windows"])
-            windows.check_windows(*asked, model.folder / "tokenizer.json", spec.data_dir, wanted.split)
-    return [_cell_of(name, config, content)]
+            tokenizer = self.model.folder / "tokenizer.json"
+            windows.check_windows(corpus, seqlen, wanted.windows, tokenizer, spec.data_dir, wanted.split)
+        return _fields(measure, config, content)
+
+    def _task(self, name: str, file: str) -> dict[str, Any]:
+        spec = self.request.spec
+        task = describe(name, file)
+        config: dict[str, Any] = {"task": name, "file": file, "version": task.version, "harness": harness()}
+        config |= {"batch": spec.zeroshot.batch, "limit": spec.zeroshot.limit}
+        content = tasks.ensure(task, spec.data_dir) if self.request.fetch else tasks.content(task, spec.data_dir)
+        return _fields("zeroshot", config, content)
+
+    def _content(self, corpus: str, use: str) -> str:
+        """Digest of a text; empty where it is not here and may not be fetched."""
+        data_dir = self.request.spec.data_dir
+        if self.request.fetch or corpora.files(corpus, use, data_dir) or not corpora.lookup(corpus).hub:
+            return corpora.ensure(corpus, use, data_dir)
+        return ""
 
 
-def _task(name: str, file: str, spec: Spec, fetch: bool) -> dict[str, Any]:
-    task = describe(name, file)
-    config: dict[str, Any] = {"task": name, "file": file, "version": task.version, "harness": harness()}
-    config |= {"batch": spec.zeroshot.batch, "limit": spec.zeroshot.limit}
-    content = tasks.ensure(task, spec.data_dir) if fetch else tasks.content(task, spec.data_dir)
-    return _cell_of("zeroshot", config, content)
-
-
-def _cell_of(measure: str, config: dict[str, Any], content: str) -> dict[str, Any]:
+def _fields(measure: str, config: dict[str, Any], content: str) -> dict[str, Any]:
     entry = registry.lookup("measures", measure)
     protocol = registry.load(entry)(**config).protocol
-    if isinstance(protocol, str):
-        protocol = Protocol(name=protocol)
     return {
         "measure": measure,
         "target": entry.target,
         "source": digest_source(entry.module),
         "config": config,
-        "protocol": protocol,
+        "protocol": Protocol(name=protocol) if isinstance(protocol, str) else protocol,
         "content": content,
     }
 
 
-def _content(corpus: str, use: str, spec: Spec, fetch: bool) -> str:
-    if fetch or corpora.files(corpus, use, spec.data_dir) or not corpora.lookup(corpus).hub:
-        return corpora.ensure(corpus, use, spec.data_dir)
-    return ""
+def method_digest(entry: registry.Entry) -> str:
+    """Digest of a method's code, and of the pins of the environment it runs in."""
+    code = digest_source(entry.module)
+    return digests.of([code, environments.pins(entry.environment)]) if entry.environment else code
+
+
+def input_digest(choice: Choice, name: str) -> str:
+    """Digest of a file that a method reads.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return digests.of_file(Path(name))
+    except OSError as fault:
+        raise UserError(f"{choice.label}: file {name!r} cannot be read: {fault.strerror}") from None

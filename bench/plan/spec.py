@@ -10,13 +10,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bench.catalog import registry
-from bench.catalog.choice import parse_method, parse_quantizer
 from bench.inputs.hub import DATA_ENV
-from bench.inputs.tasks import OWN, expand
+from bench.inputs.tasks import OWN
 from bench.results.store import RESULTS
 from bench.system.suggest import unknown
 from methods.errors import UserError
-from methods.pattern import Pattern
 
 
 class _Strict(BaseModel):
@@ -130,23 +128,6 @@ class Spec(_Strict):
             )
         return named.resolve() if named else None
 
-    def check(self) -> None:
-        """Look every name up.
-
-        Raises:
-            UserError: the first that is unknown.
-        """
-        for text in self.methods:
-            parse_method(text)
-        for text in self.quantizers:
-            parse_quantizer(text)
-        for name in self.measures:
-            registry.lookup("measures", name)
-        if "zeroshot" in self.measures:
-            expand(self.tasks)
-        for text in self.patterns:
-            Pattern.parse(text)
-
 
 def make_spec(values: dict[str, Any]) -> Spec:
     """A spec from plain values.
@@ -155,11 +136,9 @@ def make_spec(values: dict[str, Any]) -> Spec:
         UserError: an unknown key, with the nearest known one, or a value that will not do.
     """
     try:
-        spec = Spec(**values)
+        return Spec(**values)
     except ValidationError as fault:
         raise UserError(_sentence(fault)) from None
-    spec.check()
-    return spec
 
 
 def _sentence(fault: ValidationError) -> str:
@@ -179,8 +158,8 @@ def assign(values: dict[str, Any], assignment: str) -> None:
     Raises:
         UserError: no "=".
     """
-    key, found, text = assignment.partition("=")
-    if not found:
+    key, equals, text = assignment.partition("=")
+    if not equals:
         raise UserError(f"--set {assignment!r} has no value: write key=value, for example perplexity.seqlen=512")
     try:
         value: Any = tomllib.loads(f"v = {text}")["v"]

@@ -18,10 +18,14 @@ def find_pruned(name: str, results: Path | None) -> tuple[Path, str]:
     if Path(name).is_dir():
         return Path(name), "2:4"
     record = Store(results or RESULTS, write=False).find(name)
+    if not record.artifact:
+        raise UserError(
+            f"record {record.key[:12]} is of bench speed, which keeps no model: name another (bench ls runs)"
+        )
     folder = cache_dir() / "artifacts" / record.artifact[:32]
     if not (folder / "config.json").exists():
         raise UserError(
-            f"the model of record {record.key[:12]} is not in the cache any more: make it a folder with "
+            f"the model of record {record.key[:12]} is no longer in the cache: make it a folder with "
             f"bench prune --method {record.identity.method} --model {record.identity.model}"
             + (f" --quant {quantizer}" if (quantizer := record.identity.quantizer) != "none" else "")
             + " --out DIR, and name that"

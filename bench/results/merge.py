@@ -55,7 +55,9 @@ def _copy(source: Store, record: Record, target: Store) -> None:
         name = Path(record.items.file).name
         content = (source.root / "items" / name).read_bytes()
         if hashlib.sha256(content).hexdigest() != record.items.sha256:
-            raise UserError(f"{source.root / 'items' / name} is not the file its record speaks of: run its cell again")
+            raise UserError(
+                f"{source.root / 'items' / name} does not match its record (checksum mismatch): measure it again"
+            )
         with atomic_write(target.root / "items" / f"{record.key[:32]}.parquet") as temporary:
             temporary.write_bytes(content)
         record.items.file = f"{record.key[:32]}.parquet"

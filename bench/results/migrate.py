@@ -53,9 +53,7 @@ def _renewed(path: Path, store: Store, aside: Path) -> bool:
         if record.key[:32] != path.stem:
             raise ValueError("it does not bear its own key")
     except ValueError as fault:
-        raise UserError(
-            f"{path} is no record ({str(fault).splitlines()[0]}): delete it, or run its cell again"
-        ) from None
+        raise UserError(f"{path} is no record ({str(fault).splitlines()[0]}): delete it, or measure it again") from None
     with atomic_write(aside / path.name) as temporary:
         temporary.write_bytes(content)
     store.write(record)
@@ -66,4 +64,4 @@ def _schema(content: bytes, path: Path) -> int:
     try:
         return int(json.loads(content)["schema_version"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(f"{path} is no record: delete it, or run its cell again") from None
+        raise UserError(f"{path} is no record: delete it, or measure it again") from None

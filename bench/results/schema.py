@@ -58,16 +58,16 @@ def _protocol(measure: str | None, text: str) -> dict[str, Any]:
 
 
 def _calibration(text: str) -> dict[str, Any] | None:
-    found = re.fullmatch(r"(.+)@(\d+)x(\d+)", text)
-    return {"data": found[1], "seqlen": int(found[2]), "sequences": int(found[3])} if found else None
+    parts = re.fullmatch(r"(.+)@(\d+)x(\d+)", text)
+    return {"data": parts[1], "seqlen": int(parts[2]), "sequences": int(parts[3])} if parts else None
 
 
 def _training(text: str) -> dict[str, Any] | None:
-    found = re.fullmatch(r"(.+)@(\d+)x(\d+), ([\d,]+) tokens", text)
-    if not found:
+    parts = re.fullmatch(r"(.+)@(\d+)x(\d+), ([\d,]+) tokens", text)
+    if not parts:
         return None
-    tokens = int(found[4].replace(",", ""))
-    return {"data": found[1], "seqlen": int(found[2]), "batch": int(found[3]), "tokens": tokens}
+    tokens = int(parts[4].replace(",", ""))
+    return {"data": parts[1], "seqlen": int(parts[2]), "batch": int(parts[3]), "tokens": tokens}
 
 
 STEPS: dict[int, Callable[[Fields], Fields]] = {1: add_training, 2: type_identity}

@@ -1,4 +1,4 @@
-"""Records on disk: the only state. One JSON per cell, per-item scores beside it in Parquet."""
+"""Records on disk: the only state. One JSON a measurement, its per-item scores beside it in Parquet."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Store:
     def __init__(self, root: Path, *, write: bool = True) -> None:
         self.root = root
         self.moved: list[str] = []
-        """What was found corrupt and moved aside, in words."""
+        """Corrupt records that were moved aside, a sentence each."""
         if write:
             try:
                 for folder in ("records", "items", "locks"):
@@ -74,12 +74,12 @@ class Store:
             UserError: no record, or several, begin with the prefix.
         """
         stem = Path(prefix).stem
-        found = [p for p in sorted((self.root / "records").glob("*.json")) if p.stem.startswith(stem[:32])]
-        if len(found) != 1:
+        paths = [p for p in sorted((self.root / "records").glob("*.json")) if p.stem.startswith(stem[:32])]
+        if len(paths) != 1:
             raise UserError(
-                f"{len(found)} records in {str(self.root)!r} begin with {stem!r}: bench report --format json lists them"
+                f"{len(paths)} records in {str(self.root)!r} begin with {stem!r}: bench report --format json lists them"
             )
-        if (record := self._read(found[0])) is None:
+        if (record := self._read(paths[0])) is None:
             raise UserError(self.moved[-1])
         return record
 
@@ -138,7 +138,7 @@ class Store:
         path = self.root / "items" / Path(record.items.file).name
         if digests.of_file(path) != record.items.sha256:
             raise UserError(
-                f"{path} is not the file its record speaks of: delete record {record.key[:32]} and run again"
+                f"{path} does not match its record (checksum mismatch): delete record {record.key[:32]} and run again"
             )
         return pd.read_parquet(path)
 

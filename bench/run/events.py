@@ -14,7 +14,7 @@ class Events:
         self._stream, self._last = stream, 0.0
         self.phase = ""
 
-    def say(self, event: str, **fields: Any) -> None:
+    def emit(self, event: str, **fields: Any) -> None:
         self._stream.write(json.dumps({"event": event, **fields}) + "\n")
         self._stream.flush()
 
@@ -22,4 +22,4 @@ class Events:
         now = time.monotonic()
         if done >= total or now - self._last > 0.1:
             self._last = now
-            self.say("progress", phase=self.phase, done=done, total=total, figures=figures)
+            self.emit("progress", phase=self.phase, done=done, total=total, figures=figures)

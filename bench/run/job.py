@@ -1,4 +1,4 @@
-"""What a stage may use: model, calibration, training text, prior."""
+"""What a stage may use: its input, calibration tokens, training text, the prior's masks, the dense model."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from typing import Any, Protocol
 
 import psutil
 import torch
+from torch import Tensor
 
-from bench.catalog import registry
+from bench.catalog import choice, registry
+from bench.inputs import loading, training_text, windows
 from bench.plan.artifact import Artifact
-from bench.system import environments
+from bench.run import ranks
+from bench.system import digests, environments
 from bench.system.cache import cache_dir
 from bench.verify import Verdict
-from methods.contract import Environment, Progress
+from methods.contract import Budget, Compute, Environment, Job, Method, Prior, Progress
 from methods.folder import Folder
+from methods.pattern import Pattern
 from methods.quantizing.stored import NOTE, Stored
+from methods.targets import family_of, find_targets
 
 
 class PhaseProgress(Progress, Protocol):
@@ -29,12 +34,101 @@ class PhaseProgress(Progress, Protocol):
 
 @dataclass(frozen=True)
 class BuiltArtifact:
+    """A pruned model on disk, what the check counted, and what its making took."""
+
     folder: Path
     verdict: Verdict
     notes: Mapping[str, Any]
     cost: Mapping[str, Any]
     changed: frozenset[str]
     """Tensors outside the targets that its stages declared changed."""
+
+
+class Workspace:
+    """One artifact's source model in this process: its folder, targets, tokenizer and device."""
+
+    def __init__(self, artifact: Artifact, progress: PhaseProgress, rank: int = 0) -> None:
+        torch.set_num_threads(max(1, artifact.threads // artifact.processes))
+        self.progress = progress
+        self.source = Folder(artifact.folder)
+        self.targets = find_targets(self.source.config, self.source.shapes(), artifact.include, artifact.exclude)
+        device = torch.device(ranks.device(artifact, rank))
+        dtype: torch.dtype = getattr(torch, artifact.dtype)
+        self.compute = Compute(
+            device=device,
+            dtype=dtype,
+            threads=artifact.threads,
+            stream=artifact.stream or not fits_device(self.source, device, dtype),
+        )
+        self._tokenizer: Any = None
+
+    def tokenizer(self) -> Any:
+        if self._tokenizer is None:
+            self._tokenizer = loading.load_tokenizer(self.source.path)
+        return self._tokenizer
+
+    def job(self, artifact: Artifact, before: BuiltArtifact | None, workdir: Path) -> tuple[Path, Method, Job]:
+        """What the last stage starts from, its method and all it may use.
+
+        before: the artifact up to that stage; None where it is the first.
+        """
+        stage = artifact.stages[-1]
+        source = before.folder if before else self.source.path
+        text, validation = self._training(artifact) if "training" in stage.needs else (None, None)
+        run = artifact.training
+        job = Job(
+            source=source,
+            pattern=Pattern.parse(stage.pattern),
+            targets=self.targets,
+            prior=self._prior(before) if before else None,
+            environment=resolve_environment(artifact) if "isolated" in stage.needs else None,
+            calibration=self._calibration(artifact) if "calibration" in stage.needs else None,
+            training=text,
+            validation=validation,
+            budget=Budget(tokens=run.tokens, micro=run.micro) if run else Budget(),
+            compute=self.compute,
+            seed=artifact.seed or 0,
+            workdir=checkpoint_folder(artifact) if text else workdir,
+            progress=self.progress,
+            teacher=lambda: loading.load(self.source.path, self.compute),
+        )
+        method = choice.build(registry.lookup(stage.kind, stage.name), stage.name, stage.config)
+        return source, method, job
+
+    def _calibration(self, artifact: Artifact) -> Tensor:
+        recipe = artifact.calibration
+        assert recipe is not None
+        encode = self.tokenizer()
+        crops = windows.draw_calibration(
+            recipe.data,
+            recipe.sequences,
+            recipe.seqlen,
+            artifact.seed or 0,
+            lambda t: list(encode(t)["input_ids"]),
+            artifact.data_dir,
+        )
+        return torch.tensor(crops)
+
+    def _training(self, artifact: Artifact) -> tuple[training_text.Packed, Tensor]:
+        run = artifact.training
+        assert run is not None
+        text, validation = training_text.load(
+            run.data,
+            self.tokenizer(),
+            digests.of([run.content, artifact.tokenizer]),
+            need=run.tokens,
+            seqlen=run.seqlen,
+            sequences=run.batch,
+            seed=artifact.seed or 0,
+            data_dir=artifact.data_dir,
+        )
+        return text, torch.from_numpy(validation)
+
+    def _prior(self, before: BuiltArtifact) -> Prior:
+        folder = Folder(before.folder)
+        kept = {t: folder.tensor(t + ".weight") != 0 for t in self.targets}
+        flip = family_of(folder.config).transposed
+        return Prior(folder=before.folder, masks={t: m.T if flip else m for t, m in kept.items()})
 
 
 def read_stored(notes: Mapping[str, Any]) -> Stored | None:

@@ -1,4 +1,4 @@
-"""Records made from cells: what is known before one runs, and what is left when it fails."""
+"""Records of measurements: what is known before one runs, and of one that failed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from bench.system import provenance
 from methods.errors import Diverged, Skipped
 
 
-def new_record(cell: Measurement, **fields: Any) -> Record:
-    """A record of a cell with what is known before it runs."""
+def new_record(measurement: Measurement, **fields: Any) -> Record:
+    """A measurement's record, with what is known before it runs."""
     return Record(
-        key=cell.key, identity=cell.identity, artifact=cell.artifact.key, key_inputs=cell.key_inputs(), **fields
+        key=measurement.key,
+        identity=measurement.identity,
+        artifact=measurement.artifact.key,
+        key_inputs=measurement.key_inputs(),
+        **fields,
     )
 
 
-def failed_record(cell: Measurement, fault: BaseException) -> Record:
+def failed_record(measurement: Measurement, fault: BaseException) -> Record:
     """A failed row, or a diverged or skipped one, with the reason in one line and the whole traceback."""
     lines = str(fault).strip().splitlines()
     out_of_memory = (
@@ -28,7 +32,7 @@ def failed_record(cell: Measurement, fault: BaseException) -> Record:
     if isinstance(fault, Diverged | Skipped):
         reason = str(fault)
     return new_record(
-        cell,
+        measurement,
         status="skipped" if isinstance(fault, Skipped) else "diverged" if isinstance(fault, Diverged) else "failed",
         reason=reason,
         traceback="" if isinstance(fault, Skipped) else "".join(traceback.format_exception(fault)),

@@ -11,7 +11,7 @@ class ProgressDisplay(Protocol):
     def begin(self, total: int, known: int) -> None: ...
     def artifact(self, label: str, waiting: bool) -> None: ...
     def progress(self, phase: str, done: int, total: int, figures: dict[str, float]) -> None: ...
-    def cell(self, measure: str, status: str, reason: str) -> None: ...
+    def measurement(self, measure: str, status: str, reason: str) -> None: ...
     def note(self, text: str) -> None: ...
     def end(self) -> None: ...
 
@@ -27,7 +27,7 @@ class LogDisplay:
         print(text, file=self._stream, flush=True)
 
     def begin(self, total: int, known: int) -> None:
-        self.note(f"{total} cells, {known} already recorded")
+        self.note(f"{total} measurements, {known} already recorded")
 
     def artifact(self, label: str, waiting: bool) -> None:
         self._label = label
@@ -41,11 +41,11 @@ class LogDisplay:
             self._last = now
             left = (now - self._since) / (done - self._first) * (total - done)
             self.note(
-                f"{self._label}: {phase} {done}/{total}, {_told(figures)}"
+                f"{self._label}: {phase} {done}/{total}, {_describe(figures)}"
                 f"done at {time.strftime('%H:%M:%S', time.localtime(time.time() + left))}"
             )
 
-    def cell(self, measure: str, status: str, reason: str) -> None:
+    def measurement(self, measure: str, status: str, reason: str) -> None:
         self.note(f"{self._label}: {measure} {status}" + (f" ({reason})" if reason else ""))
 
     def end(self) -> None:
@@ -53,7 +53,7 @@ class LogDisplay:
 
 
 class RichDisplay:
-    """rich progress bars on stderr: all cells, and the phase at work, with the clock time it will end."""
+    """rich progress bars on stderr: all measurements, and the phase at work, with the clock time it will end."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -79,7 +79,7 @@ class RichDisplay:
         self._label, self._phase, self._since, self._first = "", "", 0.0, 0
 
     def begin(self, total: int, known: int) -> None:
-        self._all = self._bars.add_task("cells", total=total, completed=known, until="")
+        self._all = self._bars.add_task("measurements", total=total, completed=known, until="")
         self._now = self._bars.add_task("", total=None, until="")
         self._bars.start()
 
@@ -100,10 +100,14 @@ class RichDisplay:
         left = (now - self._since) / (done - self._first) * (total - done) if done > self._first else 0.0
         until = time.strftime("until %H:%M:%S", time.localtime(time.time() + left)) if left > 2 else ""
         self._bars.update(
-            self._now, description=f"{self._label}: {phase}", completed=done, total=total, until=_told(figures) + until
+            self._now,
+            description=f"{self._label}: {phase}",
+            completed=done,
+            total=total,
+            until=_describe(figures) + until,
         )
 
-    def cell(self, measure: str, status: str, reason: str) -> None:
+    def measurement(self, measure: str, status: str, reason: str) -> None:
         self._bars.advance(self._all)
         if status != "ok":
             self.note(f"{self._label}: {measure} {status} ({reason})")
@@ -112,7 +116,7 @@ class RichDisplay:
         self._bars.stop()
 
 
-def _told(figures: dict[str, float]) -> str:
+def _describe(figures: dict[str, float]) -> str:
     """Figures a method sent along, before a comma: "loss 2.31, 1,234 tokens/s, "."""
     words = {"tokens_per_s": "tokens/s"}
     return "".join(
@@ -120,6 +124,6 @@ def _told(figures: dict[str, float]) -> str:
     )
 
 
-def on(stream: TextIO = sys.stderr) -> ProgressDisplay:
-    """The watch that suits the stream."""
+def display_for(stream: TextIO = sys.stderr) -> ProgressDisplay:
+    """The display that suits the stream: bars on a terminal, lines elsewhere."""
     return RichDisplay() if stream.isatty() else LogDisplay(stream)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from bench.plan import plan
-from bench.plan.artifact import Artifact, names
+from bench.plan.artifact import Artifact
 from bench.plan.spec import Spec
 from bench.run import progress
 from bench.run.model_card import card
@@ -15,14 +15,14 @@ from bench.system.cache import in_use
 from methods.errors import Skipped, UserError
 
 
-class _Show:
-    """A builder's events drawn by a watch."""
+class _DisplayedProgress:
+    """A builder's progress, handed to a display."""
 
-    def __init__(self, show: progress.ProgressDisplay) -> None:
-        self.phase, self._show = "", show
+    def __init__(self, display: progress.ProgressDisplay) -> None:
+        self.phase, self._display = "", display
 
     def advance(self, done: int, total: int, **figures: float) -> None:
-        self._show.progress(self.phase, done, total, figures)
+        self._display.progress(self.phase, done, total, figures)
 
 
 def write_pruned(spec: Spec, out: Path) -> str:
@@ -30,32 +30,31 @@ def write_pruned(spec: Spec, out: Path) -> str:
 
     Raises:
         UserError: more than one of them, or `out` is taken.
-        Broken: the method broke its promise.
+        BrokenPromise: the method broke the pattern, or changed what it must not.
     """
     if any(len(x) != 1 for x in (spec.methods, spec.models, spec.patterns, spec.quantizers)):
         raise UserError("bench prune takes one method, one model, one pattern and one quantizer; bench run takes many")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {str(out)!r} is there already: name a new folder, or empty it")
+        raise UserError(f"--out {str(out)!r} already exists: name a new folder, or empty it")
     with in_use():
-        planned = plan.make_plan(spec, fetch=True).cells
-        artifact = next(c.artifact for c in planned if c.artifact.pruner.label == spec.methods[0])
-        with in_use(*names(artifact)):
+        measurements = plan.make_plan(spec, fetch=True).measurements
+        artifact = next(m.artifact for m in measurements if m.artifact.pruner.label == spec.methods[0])
+        with in_use(*artifact.cache_names):
             return _write(artifact, out)
 
 
 def _write(artifact: Artifact, out: Path) -> str:
     from bench.run.build import Builder
 
-    show = progress.on(sys.stderr)
-    show.begin(1, 0)
-    show.artifact(artifact.label, False)
+    display = progress.display_for(sys.stderr)
+    display.begin(1, 0)
+    display.artifact(artifact.label, False)
     try:
-        builder = Builder(artifact, _Show(show))
-        built = builder.build(artifact)
+        built = Builder(artifact, _DisplayedProgress(display)).build(artifact)
     except Skipped as fault:
         raise UserError(f"{artifact.stage_labels} cannot run here: {fault}") from None
     finally:
-        show.end()
+        display.end()
     out.mkdir(parents=True, exist_ok=True)
     for file in built.folder.iterdir():
         if file.is_file() and file.name not in ("artifact.json", "PULLED.json", "TRAINING.json", "README.md"):
@@ -63,7 +62,10 @@ def _write(artifact: Artifact, out: Path) -> str:
     verdict = built.verdict
     zeros = sum(x.zeros for x in verdict.layers.values()) / max(1, sum(x.weights for x in verdict.layers.values()))
     (out / "README.md").write_text(card(artifact, zeros, built.notes))
-    held = f"{verdict.violations} groups break the pattern" if verdict.violations else "pattern checked"
-    told = f"{out}: {artifact.model} by {artifact.stage_labels}, {artifact.pattern}, {zeros:.1%} of {len(verdict.layers)} linears zero, {held}"
-    found = built.notes.get("validation_perplexity", {})
-    return told + "".join(f"; perplexity on held-out text {k.replace('_', ' ')} {v:.4g}" for k, v in found.items())
+    check = f"{verdict.violations} groups break the pattern" if verdict.violations else "pattern checked"
+    validation = built.notes.get("validation_perplexity", {})
+    return (
+        f"{out}: {artifact.model} by {artifact.stage_labels}, {artifact.pattern}, "
+        f"{zeros:.1%} of {len(verdict.layers)} linears zero, {check}"
+        + "".join(f"; perplexity on held-out text {k.replace('_', ' ')} {v:.4g}" for k, v in validation.items())
+    )

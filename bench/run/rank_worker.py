@@ -9,24 +9,24 @@ import threading
 import torch
 import torch.distributed as dist
 
-from bench.run.ranks import HERE, RankTask, backend
+from bench.run.ranks import HOST, RankTask, backend
 
 
 def main() -> None:
-    """A helper: the same stage as rank 0's, its outcome dropped."""
+    """Take part in a stage as another rank than the first; its outcome is dropped."""
     from bench.run.build import Builder
     from bench.run.events import Events
 
-    post = RankTask.model_validate_json(sys.stdin.readline())
+    task = RankTask.model_validate_json(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    artifact = post.artifact
+    artifact = task.artifact
     if artifact.device.startswith("cuda"):
-        torch.cuda.set_device(post.rank)
-    store = dist.TCPStore(HERE, post.port, artifact.processes, is_master=False)  # type: ignore[attr-defined]
-    store.set(f"here {post.rank}", "1")
-    dist.init_process_group(backend(artifact), store=store, rank=post.rank, world_size=artifact.processes)
+        torch.cuda.set_device(task.rank)
+    store = dist.TCPStore(HOST, task.port, artifact.processes, is_master=False)  # type: ignore[attr-defined]
+    store.set(f"here {task.rank}", "1")
+    dist.init_process_group(backend(artifact), store=store, rank=task.rank, world_size=artifact.processes)
     with open(os.devnull, "w") as nowhere:
-        Builder(artifact, Events(nowhere), rank=post.rank).help(artifact)
+        Builder(artifact, Events(nowhere), rank=task.rank).run_as_rank(artifact)
     dist.barrier()
     dist.destroy_process_group()
 

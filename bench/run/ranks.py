@@ -1,4 +1,4 @@
-"""Several processes on one training, on one machine: helpers of the worker, for as long as a method runs.
+"""Several processes on one training, on one machine: workers of the worker, for as long as a method runs.
 
 The worker is rank 0 and starts the others; each makes the same job and calls the same method. What a method does with
 ranks is methods.ranks' to say. Under torchrun, on several machines, a method finds its ranks the same way.
@@ -19,14 +19,14 @@ from pydantic import BaseModel
 
 from bench.plan.artifact import Artifact
 
-HERE = "127.0.0.1"
+HOST = "127.0.0.1"
 
-PATIENCE = timedelta(minutes=10)
-"""For a helper to load its model."""
+START_TIMEOUT = timedelta(minutes=10)
+"""For a worker to load its model."""
 
 
 class RankTask(BaseModel):
-    """What a helper is told, on its stdin."""
+    """A rank's part of a training, as it reads it from stdin."""
 
     artifact: Artifact
     rank: int
@@ -34,7 +34,7 @@ class RankTask(BaseModel):
 
 
 class RankFailed(Exception):
-    """A helper ended before its time."""
+    """A rank's process ended too early."""
 
 
 @contextlib.contextmanager
@@ -42,49 +42,49 @@ def start_ranks(artifact: Artifact) -> Iterator[None]:
     """Within it, this process is the first of `artifact.processes`. With one process, nothing happens.
 
     Raises:
-        Lost: a helper failed though this process did not; its words are on this process's stderr.
+        Lost: a worker failed though this process did not; its output is on this process's stderr.
     """
     world = artifact.processes
     if world == 1:
         yield
         return
-    store = dist.TCPStore(HERE, 0, world, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-    helpers = []
+    store = dist.TCPStore(HOST, 0, world, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    workers = []
     for rank in range(1, world):
-        helper = subprocess.Popen(
+        worker = subprocess.Popen(
             [sys.executable, "-m", "bench.run.rank_worker"], stdin=subprocess.PIPE, stdout=sys.stderr, text=True
         )
-        helpers.append(helper)
-        assert helper.stdin
-        helper.stdin.write(RankTask(artifact=artifact, rank=rank, port=store.port).model_dump_json() + "\n")
-        helper.stdin.flush()
+        workers.append(worker)
+        assert worker.stdin
+        worker.stdin.write(RankTask(artifact=artifact, rank=rank, port=store.port).model_dump_json() + "\n")
+        worker.stdin.flush()
     try:
-        _join(artifact, store, helpers)
+        _join(artifact, store, workers)
         yield
         dist.barrier()
         dist.destroy_process_group()
-        for rank, helper in enumerate(helpers, 1):
-            if code := helper.wait(timeout=60):
-                raise RankFailed(f"the helper of rank {rank} ended with code {code}")
+        for rank, worker in enumerate(workers, 1):
+            if code := worker.wait(timeout=60):
+                raise RankFailed(f"the process of rank {rank} ended with code {code}")
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-        for helper in helpers:
-            helper.kill()
-            helper.wait()
-            if helper.stdin:
-                helper.stdin.close()
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+            if worker.stdin:
+                worker.stdin.close()
 
 
-def _join(artifact: Artifact, store: Any, helpers: list[subprocess.Popen[str]]) -> None:
-    """Wait until every helper is there, or one is known never to be."""
-    deadline = time.monotonic() + PATIENCE.total_seconds()
-    for rank, helper in enumerate(helpers, 1):
+def _join(artifact: Artifact, store: Any, workers: list[subprocess.Popen[str]]) -> None:
+    """Wait until every worker is there, or one is known never to be."""
+    deadline = time.monotonic() + START_TIMEOUT.total_seconds()
+    for rank, worker in enumerate(workers, 1):
         while not store.check([f"here {rank}"]):
-            if (code := helper.poll()) is not None:
-                raise RankFailed(f"the helper of rank {rank} ended with code {code} before it began")
+            if (code := worker.poll()) is not None:
+                raise RankFailed(f"the process of rank {rank} ended with code {code} before it began")
             if time.monotonic() > deadline:
-                raise RankFailed(f"the helper of rank {rank} did not begin within {PATIENCE}")
+                raise RankFailed(f"the process of rank {rank} did not begin within {START_TIMEOUT}")
             time.sleep(0.05)
     dist.init_process_group(backend(artifact), store=store, rank=0, world_size=artifact.processes)
 

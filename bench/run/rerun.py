@@ -1,4 +1,4 @@
-"""Measuring a suspected cell once more, in a process of its own, before it is called a regression."""
+"""Take a measurement once more, in a process of its own, before it is called a regression."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from methods.errors import UserError
 
 
 def measure(record: Record, root: Path) -> Record:
-    """Run a record's cell into an empty results folder.
+    """Take a record's measurement again, into an empty results folder.
 
     Raises:
-        UserError: today's code would make another cell of it.
+        UserError: this version cannot take it.
     """
     import sys
 
@@ -24,11 +24,11 @@ def measure(record: Record, root: Path) -> Record:
     from bench.system.cache import in_use
 
     plan = make_plan(spec_of(record, root))
-    cells = tuple(c for c in plan.cells if c.identity.key() == record.identity.key())
-    if not cells:
+    measurements = tuple(m for m in plan.measurements if m.identity.key() == record.identity.key())
+    if not measurements:
         raise UserError(f"record {record.key[:12]} cannot be measured by this version any more: run bench run")
     with in_use():
-        summary = runner.execute(Plan(plan.spec, cells, ()), Store(root), progress.on(sys.stderr))
+        summary = runner.execute(Plan(plan.spec, measurements, ()), Store(root), progress.display_for(sys.stderr))
     if len(summary.records) != 1:
         raise UserError(f"record {record.key[:12]} gave {len(summary.records)} records: run bench run")
     return summary.records[0]

@@ -1,4 +1,4 @@
-"""Execute a plan: what has no record yet, one process an artifact, each sharing the work with other runs."""
+"""Execute a plan: what has no record yet, one process an artifact; runs on one results folder share the work."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from bench.run.worker import Assignment
 from bench.system.cache import cache_dir, in_use
 
 KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-"""A worker's, where nobody set them: by default glibc returns each large tensor's memory and gets it anew, page by page."""
+"""A worker's environment, unless set: glibc would return each large tensor's memory and get it anew, page by page."""
 
 
 class Stopped(Exception):
-    """The run cannot go on, and why: results could not be saved."""
+    """The run cannot continue: results could not be saved."""
 
 
 @contextlib.contextmanager
 def full_disk_stops(root: Path) -> Iterator[None]:
     """
     Raises:
-        Stopped: in place of the error that a full disk gives.
+        Stopped: the disk is full.
     """
     try:
         yield
@@ -49,7 +49,7 @@ def full_disk_stops(root: Path) -> Iterator[None]:
 
 
 class Killed(Exception):
-    """A worker ended without a word."""
+    """A worker ended without a result."""
 
 
 @dataclass
@@ -65,59 +65,59 @@ class Summary:
         return sum(r.status == "failed" for r in self.records)
 
 
-def execute(plan: Plan, store: Store, watch: ProgressDisplay) -> Summary:
-    """Fill in what is missing, then read every cell's record.
+def execute(plan: Plan, store: Store, display: ProgressDisplay) -> Summary:
+    """Fill in what is missing, then read every measurement's record.
 
     Raises:
         Stopped: the disk is full. What was recorded stays.
     """
     try:
         with full_disk_stops(store.root):
-            return _execute(plan, store, watch)
+            return _execute(plan, store, display)
     finally:
-        watch.end()
+        display.end()
 
 
-def _execute(plan: Plan, store: Store, watch: ProgressDisplay) -> Summary:
+def _execute(plan: Plan, store: Store, display: ProgressDisplay) -> Summary:
     summary = Summary()
     queue: deque[list[Measurement]] = deque()
     known = 0
-    for cells in plan.artifacts().values():
-        missing = [c for c in cells if not _done(store, c)]
-        known += len(cells) - len(missing)
+    for measurements in plan.artifacts().values():
+        missing = [m for m in measurements if not _done(store, m)]
+        known += len(measurements) - len(missing)
         if missing:
             queue.append(missing)
-    watch.begin(len(plan.cells), known)
+    display.begin(len(plan.measurements), known)
     busy_in_a_row = 0
     while queue:
-        cells = queue.popleft()
-        wait = busy_in_a_row > len(queue)  # everything left is held by other runs
-        with in_use(cells[0].artifact.key[:32]):  # its log
-            ours = _run(cells, store, watch, wait, summary)
-        if ours:
+        measurements = queue.popleft()
+        wait = busy_in_a_row > len(queue)  # other runs hold all that is left
+        with in_use(measurements[0].artifact.key[:32]):  # its log
+            ran = _run(measurements, store, display, wait, summary)
+        if ran:
             busy_in_a_row = 0
         else:
             busy_in_a_row += 1
-            queue.append(cells)
-    for cell in plan.cells:
-        if (record := store.get(cell.key)) is not None:
+            queue.append(measurements)
+    for measurement in plan.measurements:
+        if (record := store.get(measurement.key)) is not None:
             summary.records.append(record)
     summary.moved = store.moved
     return summary
 
 
-def _done(store: Store, cell: Measurement) -> bool:
-    record = store.get(cell.key)
+def _done(store: Store, measurement: Measurement) -> bool:
+    record = store.get(measurement.key)
     return record is not None and record.status in DONE
 
 
-def _run(cells: list[Measurement], store: Store, watch: ProgressDisplay, wait: bool, summary: Summary) -> bool:
+def _run(measurements: list[Measurement], store: Store, display: ProgressDisplay, wait: bool, summary: Summary) -> bool:
     """One artifact in its own process; False if another run holds it."""
-    artifact = cells[0].artifact
+    artifact = measurements[0].artifact
     log = cache_dir() / "logs" / f"{artifact.key[:32]}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    watch.artifact(artifact.label, wait)
-    open_cells = {c.key: c for c in cells}
+    display.artifact(artifact.label, wait)
+    missing = {m.key: m for m in measurements}
     with log.open("w") as stderr:
         worker = subprocess.Popen(
             [sys.executable, "-m", "bench.run.worker"],
@@ -130,7 +130,7 @@ def _run(cells: list[Measurement], store: Store, watch: ProgressDisplay, wait: b
         assert worker.stdin and worker.stdout
         try:
             worker.stdin.write(
-                Assignment(cells=cells, results=store.root.resolve(), wait=wait).model_dump_json() + "\n"
+                Assignment(measurements=measurements, results=store.root.resolve(), wait=wait).model_dump_json() + "\n"
             )
             worker.stdin.flush()
             for event in _events(worker.stdout):
@@ -138,12 +138,12 @@ def _run(cells: list[Measurement], store: Store, watch: ProgressDisplay, wait: b
                     return False
                 if event["event"] == "fatal":
                     raise Stopped(event["reason"])
-                if event["event"] == "cell":
-                    cell = open_cells.pop(event["key"])
+                if event["event"] == "measurement":
+                    measurement = missing.pop(event["key"])
                     summary.computed += not event.get("known", False)
-                    watch.cell(cell.label, event["status"], event.get("reason", ""))
+                    display.measurement(measurement.label, event["status"], event.get("reason", ""))
                 elif event["event"] == "progress":
-                    watch.progress(event["phase"], event["done"], event["total"], event["figures"])
+                    display.progress(event["phase"], event["done"], event["total"], event["figures"])
             code = worker.wait()
         except BaseException:
             worker.kill()
@@ -152,18 +152,18 @@ def _run(cells: list[Measurement], store: Store, watch: ProgressDisplay, wait: b
             worker.stdin.close()
             worker.wait()
             worker.stdout.close()
-    for cell in open_cells.values():
-        _record_death(store, cell, code, log)
-        watch.cell(cell.label, "failed", _cause(code))
+    for measurement in missing.values():
+        _record_death(store, measurement, code, log)
+        display.measurement(measurement.label, "failed", _cause(code))
     return True
 
 
-def _record_death(store: Store, cell: Measurement, code: int, log: Path) -> None:
-    """A failed row for a cell whose worker died, unless another run has taken it up since."""
+def _record_death(store: Store, measurement: Measurement, code: int, log: Path) -> None:
+    """A failed row for a measurement whose worker died, unless another run has taken it up since."""
     try:
-        with FileLock(store.lock(cell.artifact.key), timeout=0):
-            if not _done(store, cell):
-                record = failed_record(cell, Killed(f"{_cause(code)}; its log is {log}"))
+        with FileLock(store.lock(measurement.artifact.key), timeout=0):
+            if not _done(store, measurement):
+                record = failed_record(measurement, Killed(f"{_cause(code)}; its log is {log}"))
                 record.traceback = log.read_text(errors="replace")[-20_000:]
                 store.write(record)
     except Timeout:

@@ -31,7 +31,7 @@ QUANTIZERS = {"bf16": "none", "fp16": "none", "int8": "int8", "fp8": "fp8"}
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """kinds and tokens: None for all that the device has."""
 
     model: str
@@ -42,22 +42,22 @@ class Asked:
     data_dir: Path | None
 
 
-def measure(asked: Asked, results: Path) -> Iterator[Record]:
-    """Each record as it is there; what is recorded already is not measured again.
+def measure(request: Request, results: Path) -> Iterator[Record]:
+    """Yield each record; what is recorded already is not measured again.
 
     Raises:
         UserError: unknown model or kind.
     """
     store = Store(results)
-    device = linears.device(Compute(device=torch.device(asked.device), threads=asked.threads))
-    kinds = asked.kinds or device.kinds
+    device = linears.device(Compute(device=torch.device(request.device), threads=request.threads))
+    kinds = request.kinds or device.kinds
     if unknown := set(kinds) - set(QUANTIZERS):
         raise UserError(f"kind {sorted(unknown)[0]!r} is not one of {', '.join(QUANTIZERS)}")
-    torch.set_num_threads(asked.threads)
-    source = Source(asked.model, asked.data_dir)
+    torch.set_num_threads(request.threads)
+    source = Source(request.model, request.data_dir)
     for kind in kinds:
-        for tokens in asked.tokens:
-            record = _blank(asked, source, kind, tokens)
+        for tokens in request.tokens:
+            record = _new_record(request, source, kind, tokens)
             known = store.get(record.key)
             if known is None or known.status not in DONE:
                 items = _fill(record, device, source, kind, tokens)
@@ -70,13 +70,13 @@ class Source:
     """Whose weights: the model's own where it is here, made 2:4 by magnitude where they are not; else random ones."""
 
     def __init__(self, name: str, data_dir: Path | None) -> None:
-        self.found = models.resolve(name, data_dir)
+        self.model = models.resolve(name, data_dir)
         self.shapes = roofline.sizes(name, data_dir).linears
         self.names: dict[tuple[int, int], str] = {}
         self.method, self.digest = "random", ""
-        if self.found:
-            self.folder = Folder(self.found.folder)
-            self.digest = self.found.digest
+        if self.model:
+            self.folder = Folder(self.model.folder)
+            self.digest = self.model.digest
             self.flip = family_of(self.folder.config).transposed
             for target in find_targets(self.folder.config, self.folder.shapes()):
                 rows, width = self.folder.shapes()[target + ".weight"]
@@ -89,7 +89,7 @@ class Source:
         return (weight.T if self.flip else weight).contiguous()
 
     def weights(self) -> Iterator[tuple[int, Tensor]]:
-        if not self.found:
+        if not self.model:
             yield from linears.random(self.shapes)
             return
         for shape, name in self.names.items():
@@ -99,23 +99,23 @@ class Source:
             yield self.shapes[shape], weight.bfloat16()
 
 
-def _blank(asked: Asked, source: Source, kind: str, tokens: int) -> Record:
+def _new_record(request: Request, source: Source, kind: str, tokens: int) -> Record:
     identity = Identity(
-        model=asked.model,
+        model=request.model,
         stages=(source.method,),
         pattern="2:4",
         quantizer=QUANTIZERS[kind],
         measure="speed",
         protocol=Protocol(name="linears", seqlen=tokens),
         dtype=kind,
-        device=asked.device.split(":")[0],
+        device=request.device.split(":")[0],
     )
     key_inputs = {
-        "model": source.digest or asked.model,
+        "model": source.digest or request.model,
         "shapes": sorted([*shape, count] for shape, count in source.shapes.items()),
         "measure": {"name": "speed", "source": digest_source(linears.__name__), "kernel": native.digest()},
-        "weights": source.method, "kind": kind, "tokens": tokens, "threads": asked.threads,
-        "hardware": fingerprint(asked.device),
+        "weights": source.method, "kind": kind, "tokens": tokens, "threads": request.threads,
+        "hardware": fingerprint(request.device),
     }  # fmt: skip
     return Record(key=digests.of(key_inputs), identity=identity, key_inputs=key_inputs, status="skipped")
 
@@ -123,14 +123,14 @@ def _blank(asked: Asked, source: Source, kind: str, tokens: int) -> Record:
 def _fill(record: Record, device: Any, source: Source, kind: str, tokens: int) -> tuple[Any, ...]:
     record.provenance = provenance.gather()
     try:
-        found: Readings = linears.told(device, source.weights(), tokens, kind)
+        readings: Readings = linears.told(device, source.weights(), tokens, kind)
     except Skipped as why:
         record.reason = str(why)
         return ()
     record.status = "ok"
-    record.readings = rows_of(found)
-    record.notes = dict(found.notes)
-    return found.items
+    record.readings = rows_of(readings)
+    record.notes = dict(readings.notes)
+    return readings.items
 
 
 def rows(records: Iterable[Record]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """One artifact in a process of its own: build it, check it, measure it, record it.
 
-Spoken to by bench.runner: a JSON job on the first line of stdin, events as JSON lines on stdout. When stdin closes the
-runner is gone, and so is this process. A crash here costs this artifact only.
+bench.run.runner writes a JSON assignment on the first line of stdin and reads events as JSON lines from stdout. When
+stdin closes the runner is gone, and this process ends. A crash here costs this artifact only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
-from bench.plan.artifact import Measurement, names
+from bench.plan.artifact import Measurement
 from bench.results.record import DONE, Record
 from bench.results.store import Store, is_disk_full
 from bench.run.events import Events
@@ -25,9 +25,9 @@ from bench.system.cache import in_use
 
 
 class Assignment(BaseModel):
-    """What the runner hands over."""
+    """Measurements of one artifact, and where to record them."""
 
-    cells: list[Measurement]
+    measurements: list[Measurement]
     results: Path
     wait: bool
     """Wait for another run that holds this artifact, or say it is busy."""
@@ -35,7 +35,7 @@ class Assignment(BaseModel):
 
 def main() -> None:
     channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints must not look like an event
+    os.dup2(2, 1)  # what a library prints must not look like an event
     job = Assignment.model_validate_json(sys.stdin.readline())
     threading.Thread(target=_die_with_parent, daemon=True).start()
     work(job, Events(channel))
@@ -47,66 +47,67 @@ def _die_with_parent() -> None:
 
 
 def work(job: Assignment, events: Events) -> None:
-    """Fill in the cells that have no record yet."""
+    """Take the measurements that have no record yet."""
     try:
         _work(job, events)
     except Exception as fault:
         if not is_disk_full(fault):
             raise
         where = getattr(fault, "filename", None) or job.results
-        events.say("fatal", reason=f"the disk is full ({where}): free some space, then run the same command again")
+        events.emit("fatal", reason=f"the disk is full ({where}): free some space, then run the same command again")
 
 
 def _work(job: Assignment, events: Events) -> None:
     store = Store(job.results)
-    artifact = job.cells[0].artifact
+    artifact = job.measurements[0].artifact
     lock = FileLock(store.lock(artifact.key))
     try:
         lock.acquire(timeout=-1 if job.wait else 0)
     except Timeout:
-        events.say("busy")
+        events.emit("busy")
         return
-    with lock, in_use(*names(artifact)):
+    with lock, in_use(*artifact.cache_names):
         missing = []
-        for cell in job.cells:  # another run may have filled them while this one waited
-            known = store.get(cell.key)
+        for measurement in job.measurements:  # another run may have filled them while this one waited
+            known = store.get(measurement.key)
             if known and known.status in DONE:
-                events.say("cell", key=cell.key, status=known.status, known=True)
+                events.emit("measurement", key=measurement.key, status=known.status, known=True)
             else:
-                missing.append(cell)
+                missing.append(measurement)
         if missing:
             _fill(missing, store, events)
 
 
-def _fill(cells: list[Measurement], store: Store, events: Events) -> None:
+def _fill(measurements: list[Measurement], store: Store, events: Events) -> None:
     from bench.run.build import Builder
+    from bench.run.measure import measure
 
-    artifact = cells[0].artifact
+    artifact = measurements[0].artifact
     builder = Builder(artifact, events)
     try:
         built = builder.build(artifact)
-    except Exception as fault:  # the cell boundary: a method may raise anything
+    except Exception as fault:  # a method may raise anything; it costs this artifact only
         if is_disk_full(fault):
             raise
-        for cell in cells:
-            _record(store, events, failed_record(cell, fault))
+        for measurement in measurements:
+            _record(store, events, failed_record(measurement, fault))
         return
-    for cell in cells:
-        events.phase = cell.label
+    for measurement in measurements:
+        events.phase = measurement.label
         started = time.monotonic()
         try:
-            record, items = builder.measure(cell, built)
-        except Exception as fault:  # the cell boundary
+            record, items = measure(measurement, built, builder.workspace)
+        except Exception as fault:  # so may a measure
             if is_disk_full(fault):
                 raise
-            record, items = failed_record(cell, fault), ()
+            record, items = failed_record(measurement, fault), ()
         record.cost["wall_s"] = round(time.monotonic() - started, 3)
         _record(store, events, record, items)
 
 
 def _record(store: Store, events: Events, record: Record, items: Any = ()) -> None:
     store.write(record, items)
-    events.say("cell", key=record.key, status=record.status, reason=record.reason)
+    events.emit("measurement", key=record.key, status=record.status, reason=record.reason)
 
 
 if __name__ == "__main__":

@@ -98,13 +98,13 @@ def cache_dir() -> Path:
 
 
 @contextlib.contextmanager
-def temporary_folder(prefix: str) -> Iterator[str]:
+def temporary_folder(prefix: str) -> Iterator[Path]:
     """A folder in the cache, on the same disk as what will be moved out of it; it goes when the block ends."""
     room = cache_dir() / "tmp" / f"{prefix}{uuid.uuid4().hex}"
     with in_use(room.name):
         room.mkdir(parents=True)
         try:
-            yield str(room)
+            yield room
         finally:
             shutil.rmtree(room, ignore_errors=True)
 

@@ -6,12 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from baselines.dsnot import DSnoT, Inputs, moments, swap
+from baselines.dsnot import DSnoT
+from baselines.dsnot import Inputs
+from baselines.dsnot import moments
+from baselines.dsnot import swap
 from bench import api
 from bench.inputs import loading
 from helpers import runs
 from helpers.layers import first_block
-from methods.contract import Compute, Prior
+from methods.contract import Compute
+from methods.contract import Prior
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.pattern import Pattern
@@ -232,7 +236,7 @@ def test_run_refines_wanda(tmp_path, monkeypatch):
         record = runs.records(spec.results)["wanda + dsnot:from=wanda:threshold=0.01", 0, "pattern"]
         assert record.status == "ok", record.reason
         said[stream] = record.notes
-        artifact = next(c.artifact for c in api.plan(spec).cells if len(c.artifact.stages) == 2)
+        artifact = next(c.artifact for c in api.plan(spec).measurements if len(c.artifact.stages) == 2)
     assert said[False]["swaps"] > 0
     assert said[False] == said[True]
 

@@ -16,7 +16,8 @@ from helpers import runs
 from methods import isolated
 from methods.contract import Environment
 from methods.errors import Skipped
-from methods.isolated import Child, Crashed
+from methods.isolated import Child
+from methods.isolated import Crashed
 
 SCRIPT = """
 import json, os, signal, sys

@@ -3,7 +3,9 @@
 import torch
 
 from baselines.sparsegpt import prune_
-from methods.pruning.hessian import add_gram, inverse_factor, symmetric
+from methods.pruning.hessian import add_gram
+from methods.pruning.hessian import inverse_factor
+from methods.pruning.hessian import symmetric
 
 
 def first_block(model, job):

@@ -17,7 +17,8 @@ from bench.cli import main as commands
 from bench.cli.flags import FLAGS
 from bench.inputs import windows
 from bench.report import table
-from bench.results.record import ReadingRow, Record
+from bench.results.record import ReadingRow
+from bench.results.record import Record
 from bench.results.store import Store
 from bench.system import digests
 from helpers import fake_records, runs
@@ -435,7 +436,7 @@ def test_cache_is_shown_collected_and_made_again(cli, cache, tmp_path):
     assert not list((cache / "artifacts").iterdir())
     assert list((cache / "data").iterdir()), "what was fetched stays"
     command = ["run", "--methods", "magnitude", "--measures", "size", *runs.flags("r")]
-    assert "0 cells measured, 4 read" in cli(*command)[1]
+    assert "0 measurements taken, 4 read" in cli(*command)[1]
 
     for record in runs.records(spec.results).values():
         if record.identity.measure == "size":

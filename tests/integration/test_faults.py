@@ -185,7 +185,7 @@ def test_killed_worker_costs_its_artifact_alone(tmp_path, monkeypatch, gate):
     _, err = run.communicate(timeout=PATIENCE_S)
 
     assert run.returncode == 1
-    assert "2 cells failed" in err
+    assert "2 measurements failed" in err
     got = runs.records(spec.results)
     assert {k[0] for k, r in got.items() if r.status == "ok"} == {"dense", "declares"}
     assert "signal 9" in got["waits", None, "size"].reason
@@ -194,8 +194,8 @@ def test_killed_worker_costs_its_artifact_alone(tmp_path, monkeypatch, gate):
     again = runs.bench(*command)
 
     assert again.returncode == 0, again.stderr
-    assert "2 cells measured, 4 read" in again.stdout
-    assert "6 cells, 4 already recorded" in again.stderr
+    assert "2 measurements taken, 4 read" in again.stdout
+    assert "6 measurements, 4 already recorded" in again.stderr
     assert same(spec.results) == undisturbed(tmp_path, monkeypatch, methods=spec.methods)
 
 
@@ -215,7 +215,7 @@ def test_killed_runner_takes_its_worker_along_and_breaks_no_record(tmp_path, mon
     again = runs.bench(*command)
 
     assert again.returncode == 0, again.stderr
-    assert "2 cells measured, 2 read" in again.stdout
+    assert "2 measurements taken, 2 read" in again.stdout
     assert same(spec.results) == undisturbed(tmp_path, monkeypatch, methods=spec.methods)
 
 
@@ -253,14 +253,14 @@ def test_two_runs_share_the_work(tmp_path, gate):
     spec, command = prepared(tmp_path, methods=("waits", "magnitude"))
     first, _ = stopped_at(gate, command)
     second = runs.start(*command)
-    magnitude = [c for c in api.plan(spec).cells if c.artifact.method == "magnitude"]
+    magnitude = [c for c in api.plan(spec).measurements if c.artifact.method == "magnitude"]
     store = Store(spec.results)
     until(lambda: all(store.get(c.key) for c in magnitude), "the second run to take the free artifact")
     gate.unlink()
     ends = [r.communicate(timeout=PATIENCE_S) for r in (first, second)]
 
     assert [first.returncode, second.returncode] == [0, 0], ends
-    measured = [int(out.split(" cells measured")[0].splitlines()[-1]) for out, _ in ends]
+    measured = [int(out.split(" measurements taken")[0].splitlines()[-1]) for out, _ in ends]
     assert measured == [2, 2]
     assert len(same(spec.results)) == 6
     assert not (spec.results / "corrupt").exists()
@@ -314,7 +314,7 @@ def test_process_that_ends_is_a_failed_row_and_the_rest_goes_on(tmp_path, capsys
     code, out, err = runs.call(capsys, monkeypatch, *command)
 
     assert code == 1
-    assert err.splitlines()[-1].startswith("bench: 4 cells failed")
+    assert err.splitlines()[-1].startswith("bench: 4 measurements failed")
     assert "failed" in out
     got = runs.records(spec.results)
     assert {k[0]: r.status for k, r in got.items()} == {

@@ -4,7 +4,9 @@ import pytest
 
 import bench
 from bench import run
-from bench.inputs import download, loading, windows
+from bench.inputs import download
+from bench.inputs import loading
+from bench.inputs import windows
 from methods.contract import Compute
 
 

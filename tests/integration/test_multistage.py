@@ -121,7 +121,7 @@ def test_prior_is_part_of_the_key(tmp_path):
     keys = {
         prior: {
             c.key
-            for c in api.plan(runs.small(tmp_path, methods=(f"refines:from={prior}",))).cells
+            for c in api.plan(runs.small(tmp_path, methods=(f"refines:from={prior}",))).measurements
             if len(c.artifact.stages) == 2
         }
         for prior in ("magnitude", "wanda")

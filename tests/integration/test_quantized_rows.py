@@ -12,11 +12,14 @@ from bench.inputs import loading
 from bench.measures.size import Size
 from bench.plan.spec import Spec
 from bench.run.build import Builder
-from bench.verify import Layer, Verdict
+from bench.verify import Layer
+from bench.verify import Verdict
 from helpers import runs
 from methods.contract import Compute
 from methods.pattern import Pattern
-from methods.quantizing.stored import ACTIVATIONS, Stored, int8_tokens
+from methods.quantizing.stored import ACTIVATIONS
+from methods.quantizing.stored import Stored
+from methods.quantizing.stored import int8_tokens
 
 BREAKS = '''
 from dataclasses import dataclass
@@ -107,11 +110,11 @@ def test_run_on_tiny(tmp_path, cli):
         "--measures",
         "perplexity,size",
     )
-    assert "0 cells measured, 18 read" in again
+    assert "0 measurements taken, 18 read" in again
 
 
 def test_only_what_draws_has_seeds(tmp_path):
-    cells = api.plan(runs.small(tmp_path / "r", quantizers=("int8", "int4-gptq"), seeds=(0, 1))).cells
+    cells = api.plan(runs.small(tmp_path / "r", quantizers=("int8", "int4-gptq"), seeds=(0, 1))).measurements
     seeds = {}
     for cell in cells:
         if cell.measure == "size":
@@ -124,7 +127,7 @@ def test_only_what_draws_has_seeds(tmp_path):
 
 def test_without_quantizers_keys_are_what_they_were(tmp_path):
     plain, more = (
-        {c.key for c in api.plan(runs.small(tmp_path / "r", quantizers=q)).cells} for q in (("none",), ("none", "fp8"))
+        {c.key for c in api.plan(runs.small(tmp_path / "r", quantizers=q)).measurements} for q in (("none",), ("none", "fp8"))
     )
 
     assert plain < more
@@ -134,7 +137,7 @@ def test_without_quantizers_keys_are_what_they_were(tmp_path):
 def test_the_pruned_model_is_made_once(tmp_path, monkeypatch):
     labels = []
     real = Builder._apply
-    monkeypatch.setattr(Builder, "_apply", lambda self, a, b, r: (labels.append(a.told), real(self, a, b, r))[1])
+    monkeypatch.setattr(Builder, "_apply", lambda self, a, b, r: (labels.append(a.label), real(self, a, b, r))[1])
 
     runs.run_here(runs.small(tmp_path / "r", quantizers=("int8", "none", "nf4"), measures=("size",)))
 

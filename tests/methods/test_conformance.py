@@ -63,7 +63,7 @@ def test_entry_says_where_it_is_from_and_what_it_costs(name):
     assert entry.cost is not None
     assert entry.trains == bool(entry.cost.training)
     assert ("calibration" in entry.needs) == bool(entry.cost.passes)
-    assert method_cost.told(entry)
+    assert method_cost.describe(entry)
 
 
 @pytest.mark.parametrize("name", ENTRIES)

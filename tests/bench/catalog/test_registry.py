@@ -103,12 +103,12 @@ def test_their_code_is_part_of_the_key(installed, tmp_path, monkeypatch):
     from bench import api
 
     spec = runs.small(tmp_path / "r", methods=("theirs",))
-    before = {c.key for c in api.plan(spec).cells if c.artifact.method == "theirs"}
+    before = {c.key for c in api.plan(spec).measurements if c.artifact.method == "theirs"}
     file = installed / "their_method.py"
     text = file.read_text()
     file.write_text(text + "\n# changed\n")
     runs.forget()
-    after = {c.key for c in api.plan(spec).cells if c.artifact.method == "theirs"}
+    after = {c.key for c in api.plan(spec).measurements if c.artifact.method == "theirs"}
     file.write_text(text)
 
     assert not before & after

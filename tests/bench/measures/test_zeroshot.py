@@ -11,11 +11,16 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from bench import api
-from bench.inputs import lmeval, loading, tasks, wikitasks
-from bench.inputs.task_yaml import describe, harness
+from bench.inputs import lmeval
+from bench.inputs import loading
+from bench.inputs import tasks
+from bench.inputs import wikitasks
+from bench.inputs.task_yaml import describe
+from bench.inputs.task_yaml import harness
 from bench.results.store import Store
 from helpers import runs
-from methods.contract import Compute, NoProgress
+from methods.contract import Compute
+from methods.contract import NoProgress
 from methods.errors import UserError
 
 PIQA = [
@@ -112,7 +117,7 @@ def test_record_says_what_decided_it(tmp_path):
 def test_key_moves_with_how_it_is_run(change):
     def keys(**zeroshot):
         spec = runs.small("r", measures=("zeroshot", "size"), tasks=("wiki_lastword", "piqa"), zeroshot=zeroshot)
-        return {(c.artifact.method, c.told): c.key for c in api.plan(spec).cells}
+        return {(c.artifact.method, c.told): c.key for c in api.plan(spec).measurements}
 
     before, after = keys(), keys(**change)
     assert {k[1] for k in before if before[k] != after[k]} == {"zeroshot wiki_lastword", "zeroshot piqa"}
@@ -120,10 +125,10 @@ def test_key_moves_with_how_it_is_run(change):
 
 def test_key_moves_with_lm_evals_version(monkeypatch):
     spec = runs.small("r", measures=("zeroshot",), tasks=("piqa",))
-    before = {c.key for c in api.plan(spec).cells if c.measure == "zeroshot"}
+    before = {c.key for c in api.plan(spec).measurements if c.measure == "zeroshot"}
     monkeypatch.setattr(tasks, "harness", lambda: "0.4.99")
 
-    assert not before & {c.key for c in api.plan(spec).cells}
+    assert not before & {c.key for c in api.plan(spec).measurements}
 
 
 def test_progress_counts_requests(tmp_path):
@@ -186,7 +191,7 @@ def scored_by_hand(right):
 def test_content_of_a_mirror_decides_the_key(mirror):
     def keys():
         spec = runs.small("r", measures=("zeroshot",), tasks=("piqa",), data_dir=mirror)
-        return {c.key for c in api.plan(spec).cells if c.measure == "zeroshot"}
+        return {c.key for c in api.plan(spec).measurements if c.measure == "zeroshot"}
 
     before = keys()
     assert before == keys()

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from bench.catalog import registry
-from bench.catalog.registry import Cost, Entry
+from bench.catalog.registry import Cost
+from bench.catalog.registry import Entry
 from bench.plan import method_cost
 
 LINEARS = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
@@ -15,7 +16,7 @@ TOKENS = 128 * 2048
 
 
 def told(**cost):
-    return method_cost.told(Entry("", cost=Cost(**cost)))
+    return method_cost.describe(Entry("", cost=Cost(**cost)))
 
 
 def test_passes():
@@ -36,9 +37,9 @@ def test_training_takes_the_tokens_of_the_recipe_unless_it_says():
 
 
 def test_what_comes_before_and_what_is_left_out_are_said():
-    assert method_cost.told(Entry("", prior="wanda", cost=Cost(also="and a look"))) == "after wanda; and a look"
+    assert method_cost.describe(Entry("", prior="wanda", cost=Cost(also="and a look"))) == "after wanda; and a look"
     assert told() == "nothing"
-    assert method_cost.told(Entry("")) == "", "nobody said"
+    assert method_cost.describe(Entry("")) == "", "nobody said"
 
 
 @pytest.mark.parametrize("what", ["methods", "measures", "quantizers"])
@@ -52,6 +53,6 @@ def test_the_long_list(cli, what):
         assert rows["sparseml-magnitude"]["installed_by"] == "bench env create sparseml"
         assert rows["llmcompressor-wanda"]["installed_by"] == "pip install 'cast-bench[llmcompressor]'"
         assert rows["wanda"]["installed_by"] == ""
-        assert rows["wanda"]["estimated_on_llama2_7b"] == method_cost.told(registry.METHODS["wanda"])
+        assert rows["wanda"]["estimated_on_llama2_7b"] == method_cost.describe(registry.METHODS["wanda"])
     else:
         assert all("trains" not in r for r in rows.values())

@@ -19,7 +19,7 @@ def cache(tmp_path, monkeypatch):
 def keys(results="r", **changes):
     """Key by method and measure."""
     spec = runs.small(results, **({"methods": ("magnitude", "wanda", "sparsegpt")} | changes))
-    return {(c.artifact.method, c.measure): c.key for c in api.plan(spec).cells}
+    return {(c.artifact.method, c.measure): c.key for c in api.plan(spec).measurements}
 
 
 def test_same_spec_same_keys():
@@ -94,7 +94,7 @@ def test_key_moves_with_the_code_that_decides_the_weights(module, moved, monkeyp
 
     def artifacts():
         spec = runs.small("r", methods=("magnitude", "wanda", "sparsegpt"), quantizers=("none", "int4-gptq"))
-        planned = [c.artifact for c in api.plan(spec).cells]
+        planned = [c.artifact for c in api.plan(spec).measurements]
         return {a.method + ("" if a.quantizer == "none" else f" {a.quantizer}"): a.key for a in planned}
 
     before = artifacts()
@@ -111,7 +111,7 @@ def test_key_knows_neither_results_nor_places():
 
 
 def test_without_randomness_once_whatever_the_seeds():
-    cells = api.plan(runs.small("r", methods=("magnitude", "wanda"), seeds=(0, 1, 2))).cells
+    cells = api.plan(runs.small("r", methods=("magnitude", "wanda"), seeds=(0, 1, 2))).measurements
     seeds = {
         m: [c.artifact.seed for c in cells if c.artifact.method == m and c.measure == "size"]
         for m in ("dense", "magnitude", "wanda")
@@ -121,7 +121,7 @@ def test_without_randomness_once_whatever_the_seeds():
 
 
 def test_dense_and_the_pattern_are_always_there():
-    cells = api.plan(runs.small("r", methods=("magnitude",), measures=("size",), patterns=("2:4", "1:4"))).cells
+    cells = api.plan(runs.small("r", methods=("magnitude",), measures=("size",), patterns=("2:4", "1:4"))).measurements
 
     assert [(c.artifact.method, c.artifact.pattern, c.measure) for c in cells] == [
         (m, p, measure)

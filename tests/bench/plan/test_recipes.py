@@ -3,7 +3,8 @@
 import pytest
 
 from bench.catalog import registry
-from bench.catalog.choice import build, parse_method
+from bench.catalog.choice import build
+from bench.catalog.choice import parse_method
 from bench.plan import recipes
 from bench.plan.plan import make_plan
 from helpers.runs import own_cache, small
@@ -16,7 +17,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def plan(tmp_path, **changes):
-    cells = make_plan(small(tmp_path / "r", **changes)).cells
+    cells = make_plan(small(tmp_path / "r", **changes)).measurements
     return {c.artifact.method: c.artifact for c in cells}
 
 
@@ -97,12 +98,12 @@ def test_a_budget_is_part_of_the_key_and_of_the_name(tmp_path):
     one, two = (plan(tmp_path, methods=("cast",), training={"tokens": t})["cast"] for t in (8192, 16384))
 
     assert one.key != two.key
-    cells = make_plan(small(tmp_path / "r", methods=("cast",), training={"tokens": 8192})).cells
+    cells = make_plan(small(tmp_path / "r", methods=("cast",), training={"tokens": 8192})).measurements
     assert {c.identity.labels()["training"] for c in cells} == {None, "wiki-mini@128x32, 8,192 tokens"}
 
 
 def test_control_is_dense_whatever_the_pattern(tmp_path):
-    cells = make_plan(small(tmp_path / "r", methods=("dense-ft", "magnitude"), patterns=("2:4", "1:4"))).cells
+    cells = make_plan(small(tmp_path / "r", methods=("dense-ft", "magnitude"), patterns=("2:4", "1:4"))).measurements
 
     assert {c.artifact.pattern for c in cells if c.artifact.method == "dense-ft"} == {"dense"}
     assert {c.artifact.pattern for c in cells if c.artifact.method == "magnitude"} == {"2:4", "1:4"}

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from bench.compare.resolve import read
-from bench.report import highlights, html, leaderboard
+from bench.report import highlights
+from bench.report import html
+from bench.report import leaderboard
 from helpers import fake_records, reports
 
 

@@ -5,12 +5,15 @@ import json
 import pytest
 import torch
 
-from bench.kernels import cpu24, native
+from bench.kernels import cpu24
+from bench.kernels import native
 from bench.kernels.timing import WrongProduct
-from bench.measures.speed import comparison, cpu
+from bench.measures.speed import comparison
+from bench.measures.speed import cpu
 from bench.results.store import Store
 from helpers.runs import TINY, call, prune, run_here, small, tiny
-from methods.errors import Skipped, UserError
+from methods.errors import Skipped
+from methods.errors import UserError
 from methods.pattern import Pattern
 
 
@@ -134,7 +137,7 @@ def test_an_artifact_without_a_kernel_is_skipped_with_the_reason(device, tmp_pat
 def test_other_hardware_is_another_record():
     from bench.plan import plan
 
-    cells = [c for c in plan.make_plan(small("r", measures=("speed",))).cells if c.config.get("hardware")]
+    cells = [c for c in plan.make_plan(small("r", measures=("speed",))).measurements if c.config.get("hardware")]
     other = cells[0].model_copy(update={"config": cells[0].config | {"hardware": "another"}})
     assert other.key != cells[0].key and other.identity == cells[0].identity
     assert other.key_inputs()["hardware"] == "another"
