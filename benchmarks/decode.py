@@ -18,10 +18,7 @@ import torch
 from harness import finish
 
 from bench.measures.speed import linears
-from bench.measures.speed.comparison import BLOCKS
-from bench.measures.speed.comparison import Peaks
-from bench.measures.speed.comparison import Ratio
-from bench.measures.speed.comparison import verdict
+from bench.measures.speed.comparison import BLOCKS, Peaks, Ratio, verdict
 from bench.measures.speed.cpu import Cpu
 
 SHAPES = ((4096, 4096), (11008, 4096))

@@ -24,8 +24,7 @@ from harness import finish, ratio
 from bench.export.model import export_model
 from bench.inputs import loading
 from bench.kernels import linear24
-from bench.kernels.packed24 import pack
-from bench.kernels.packed24 import unpack
+from bench.kernels.packed24 import pack, unpack
 from methods.contract import Compute
 from methods.folder import Writer
 from methods.pattern import Pattern

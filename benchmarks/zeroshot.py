@@ -18,9 +18,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from harness import finish, in_turn, ratio
 
-from bench.inputs import download
-from bench.inputs import tasks
-from bench.inputs import wikitasks
+from bench.inputs import download, tasks, wikitasks
 from bench.results.store import Store
 from bench.system.devices import cores
 

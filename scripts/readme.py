@@ -17,8 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.compare import estimate
-from bench.compare import scaling_law
+from bench.compare import estimate, scaling_law
 from bench.report import table
 from bench.results.rows import newest
 from bench.results.store import Store

@@ -7,9 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from baselines.admm import Admm
-from baselines.admm import Problem
-from baselines.admm import settle
+from baselines.admm import Admm, Problem, settle
 from helpers.layers import error, first_block, layer, pruned
 from methods.errors import UserError
 from methods.pattern import Pattern

@@ -8,11 +8,7 @@ import pytest
 import torch
 
 from baselines.admm import loss
-from baselines.alps import Alps
-from baselines.alps import Problem
-from baselines.alps import problem
-from baselines.alps import refine
-from baselines.alps import support
+from baselines.alps import Alps, Problem, problem, refine, support
 from helpers.layers import error, first_block, layer, pruned
 from methods.errors import UserError
 from methods.pattern import Pattern

@@ -6,16 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from baselines.dsnot import DSnoT
-from baselines.dsnot import Inputs
-from baselines.dsnot import moments
-from baselines.dsnot import swap
+from baselines.dsnot import DSnoT, Inputs, moments, swap
 from bench import api
 from bench.inputs import loading
 from helpers import runs
 from helpers.layers import first_block
-from methods.contract import Compute
-from methods.contract import Prior
+from methods.contract import Compute, Prior
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.pattern import Pattern

@@ -16,8 +16,7 @@ from helpers import runs
 from methods import isolated
 from methods.contract import Environment
 from methods.errors import Skipped
-from methods.isolated import Child
-from methods.isolated import Crashed
+from methods.isolated import Child, Crashed
 
 SCRIPT = """
 import json, os, signal, sys

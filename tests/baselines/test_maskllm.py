@@ -10,10 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from baselines.maskllm import Draw
-from baselines.maskllm import Gated
-from baselines.maskllm import MaskLLM
-from baselines.maskllm import every
+from baselines.maskllm import Draw, Gated, MaskLLM, every
 from helpers.trainings import counting, job_to_train, weight_of
 from methods.contract import Prior
 from methods.errors import UserError

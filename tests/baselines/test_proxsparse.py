@@ -9,11 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from baselines.proxsparse import ProxSparse
-from baselines.proxsparse import Proximal
-from baselines.proxsparse import elementary
-from baselines.proxsparse import prox
-from baselines.proxsparse import regulariser
+from baselines.proxsparse import Proximal, ProxSparse, elementary, prox, regulariser
 from helpers.trainings import counting, job_to_train, weight_of
 from methods.errors import UserError
 from methods.pattern import Pattern

@@ -5,8 +5,7 @@ import copy
 import pytest
 import torch
 
-from baselines.ria import Ria
-from baselines.ria import relative
+from baselines.ria import Ria, relative
 from helpers.layers import first_block
 from methods.errors import UserError
 from methods.pattern import Pattern

@@ -12,9 +12,7 @@ from helpers.layers import layer, pruned
 from methods.errors import UserError
 from methods.pattern import Pattern
 from methods.pruning import hessian
-from methods.pruning.hessian import add_gram
-from methods.pruning.hessian import inverse_factor
-from methods.pruning.hessian import symmetric
+from methods.pruning.hessian import add_gram, inverse_factor, symmetric
 
 
 def naive(weight, x, pattern, block=128, damping=0.01):

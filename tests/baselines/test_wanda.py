@@ -5,8 +5,7 @@ import copy
 import pytest
 import torch
 
-from baselines.wanda import Wanda
-from baselines.wanda import squared_norm
+from baselines.wanda import Wanda, squared_norm
 from helpers.layers import first_block
 
 

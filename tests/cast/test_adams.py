@@ -6,10 +6,7 @@ import math
 import pytest
 import torch
 
-from cast.adams import AdamS
-from cast.adams import KERNELS
-from cast.adams import Scalars
-from cast.adams import reference
+from cast.adams import KERNELS, AdamS, Scalars, reference
 from methods.pattern import Pattern
 
 HYPER = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8}

@@ -3,9 +3,7 @@
 import torch
 
 from baselines.sparsegpt import prune_
-from methods.pruning.hessian import add_gram
-from methods.pruning.hessian import inverse_factor
-from methods.pruning.hessian import symmetric
+from methods.pruning.hessian import add_gram, inverse_factor, symmetric
 
 
 def first_block(model, job):

@@ -21,12 +21,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from methods.contract import Job
-from methods.contract import Prior
+from methods.contract import Job, Prior
 from methods.folder import save
 from methods.pattern import Pattern
-from methods.targets import dense_weight
-from methods.targets import find_targets
+from methods.targets import dense_weight, find_targets
 
 SIZES = {
     "vocab_size": 64,

@@ -14,14 +14,12 @@ from pathlib import Path
 
 from bench.catalog import registry
 from bench.cli import main
-from bench.inputs import models
-from bench.inputs import wikimini
+from bench.inputs import models, wikimini
 from bench.plan import plan
 from bench.plan.spec import Spec
 from bench.results.store import Store
 from bench.run.events import Events
-from bench.run.worker import Assignment
-from bench.run.worker import work
+from bench.run.worker import Assignment, work
 from bench.system import source_digest
 from bench.system.cache import cache_dir
 
@@ -118,7 +116,7 @@ def run_here(spec, *, only=None) -> list[dict]:
     """What the workers of a run would say, without their processes. only: names of methods."""
     told = io.StringIO()
     for measurements in plan.make_plan(spec, fetch=True).artifacts().values():
-        if only is None or cells[0].artifact.method in only:
+        if only is None or measurements[0].artifact.method in only:
             work(Assignment(measurements=measurements, results=spec.results, wait=True), Events(told))
     return [event for line in told.getvalue().splitlines() if (event := json.loads(line))["event"] != "progress"]
 

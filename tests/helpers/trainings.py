@@ -6,11 +6,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from bench.catalog import choice
-from bench.catalog import registry
+from bench.catalog import choice, registry
 from bench.inputs.training_text import Packed
-from methods.contract import Budget
-from methods.contract import Prior
+from methods.contract import Budget, Prior
 
 STEPS = 30
 

@@ -12,14 +12,11 @@ from bench.inputs import loading
 from bench.measures.size import Size
 from bench.plan.spec import Spec
 from bench.run.build import Builder
-from bench.verify import Layer
-from bench.verify import Verdict
+from bench.verify import Layer, Verdict
 from helpers import runs
 from methods.contract import Compute
 from methods.pattern import Pattern
-from methods.quantizing.stored import ACTIVATIONS
-from methods.quantizing.stored import Stored
-from methods.quantizing.stored import int8_tokens
+from methods.quantizing.stored import ACTIVATIONS, Stored, int8_tokens
 
 BREAKS = '''
 from dataclasses import dataclass
@@ -127,7 +124,8 @@ def test_only_what_draws_has_seeds(tmp_path):
 
 def test_without_quantizers_keys_are_what_they_were(tmp_path):
     plain, more = (
-        {c.key for c in api.plan(runs.small(tmp_path / "r", quantizers=q)).measurements} for q in (("none",), ("none", "fp8"))
+        {c.key for c in api.plan(runs.small(tmp_path / "r", quantizers=q)).measurements}
+        for q in (("none",), ("none", "fp8"))
     )
 
     assert plain < more
@@ -200,7 +198,7 @@ def test_w8a8_rounds_the_inputs_of_its_targets(tmp_path):
     """The folder's logits are those of its weights with every target's input rounded naively; int8's are not."""
     spec = runs.small(tmp_path / "r", quantizers=("w8a8", "int8"), measures=("size",))
     built = {}
-    for cells in api.planning.make(spec).artifacts().values():
+    for cells in api.make_plan(spec).artifacts().values():
         artifact = cells[0].artifact
         if artifact.method == "magnitude":
             builder = Builder(artifact, SimpleNamespace(phase="", advance=lambda *_, **__: None))

@@ -11,16 +11,11 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from bench import api
-from bench.inputs import lmeval
-from bench.inputs import loading
-from bench.inputs import tasks
-from bench.inputs import wikitasks
-from bench.inputs.task_yaml import describe
-from bench.inputs.task_yaml import harness
+from bench.inputs import lmeval, loading, tasks, wikitasks
+from bench.inputs.task_yaml import describe, harness
 from bench.results.store import Store
 from helpers import runs
-from methods.contract import Compute
-from methods.contract import NoProgress
+from methods.contract import Compute, NoProgress
 from methods.errors import UserError
 
 PIQA = [

@@ -3,8 +3,7 @@
 import pytest
 
 from bench.catalog import registry
-from bench.catalog.choice import build
-from bench.catalog.choice import parse_method
+from bench.catalog.choice import build, parse_method
 from bench.plan import recipes
 from bench.plan.plan import make_plan
 from helpers.runs import own_cache, small

@@ -3,16 +3,11 @@
 import pytest
 import torch
 
-from bench.quantizers.gptq import Int4Gptq
-from bench.quantizers.gptq import as_they_lie
-from bench.quantizers.gptq import by_activation
-from bench.quantizers.gptq import quantize_
+from bench.quantizers.gptq import Int4Gptq, as_they_lie, by_activation, quantize_
 from methods.errors import UserError
 from methods.pattern import Pattern
-from methods.pruning.hessian import add_gram
-from methods.pruning.hessian import symmetric
-from methods.quantizing.grids import Integer
-from methods.quantizing.grids import round_
+from methods.pruning.hessian import add_gram, symmetric
+from methods.quantizing.grids import Integer, round_
 
 
 def naive(weight, keep, x, group, damping=0.01, act_order=False):

@@ -12,10 +12,8 @@ from baselines.magnitude import Magnitude
 from bench.catalog import registry
 from bench.catalog.choice import build
 from methods.errors import UserError
-from methods.quantizing.grids import NF4
-from methods.quantizing.grids import group_of
-from methods.quantizing.stored import NOTE
-from methods.quantizing.stored import Stored
+from methods.quantizing.grids import NF4, group_of
+from methods.quantizing.stored import NOTE, Stored
 from methods.targets import dense_weight
 
 ENTRIES = {n: e for n, e in registry.QUANTIZERS.items() if n != "none" and e.module != "bench.quantizers.libraries"}
@@ -189,8 +187,7 @@ def test_agrees_with_bitsandbytes():
     weight = torch.randn(32, 128)
     theirs = functional.dequantize_4bit(*functional.quantize_4bit(weight, blocksize=64, quant_type="nf4"))
 
-    from methods.quantizing.grids import NormalFloat4
-    from methods.quantizing.grids import round_
+    from methods.quantizing.grids import NormalFloat4, round_
 
     assert round_(weight, NormalFloat4(), 64) == 64
     torch.testing.assert_close(weight, theirs, rtol=0, atol=0)
@@ -202,9 +199,7 @@ def test_errs_as_little_as_torchao(name):
     ao = pytest.importorskip("torchao.quantization")
     from torchao.quantization.quant_primitives import MappingType
 
-    from methods.quantizing.grids import Float8
-    from methods.quantizing.grids import Integer
-    from methods.quantizing.grids import round_
+    from methods.quantizing.grids import Float8, Integer, round_
 
     linear = torch.nn.Linear(256, 64, bias=False)
     before = linear.weight.detach().clone()

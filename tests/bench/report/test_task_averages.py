@@ -3,10 +3,8 @@
 import pytest
 
 from bench.inputs import tasks
-from bench.report import table
-from bench.report import task_averages
-from bench.results.rows import COLUMNS
-from bench.results.rows import IDENTITY
+from bench.report import table, task_averages
+from bench.results.rows import COLUMNS, IDENTITY
 from helpers import fake_records
 
 

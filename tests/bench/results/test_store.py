@@ -6,9 +6,7 @@ import os
 
 import pytest
 
-from bench.results.record import Item
-from bench.results.record import ReadingRow
-from bench.results.record import Record
+from bench.results.record import Item, ReadingRow, Record
 from bench.results.schema import SCHEMA
 from bench.results.store import Store
 from helpers import fake_records, runs

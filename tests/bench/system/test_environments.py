@@ -11,12 +11,10 @@ from dataclasses import replace
 import pytest
 from filelock import FileLock
 
-from bench.system import cache
-from bench.system import environments
+from bench.system import cache, environments
 from bench.system.environments import Recipe
 from helpers import runs
-from methods.errors import Skipped
-from methods.errors import UserError
+from methods.errors import Skipped, UserError
 
 PYTHON = f"""#!{sys.executable}
 import json, os, shutil, sys

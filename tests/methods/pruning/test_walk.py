@@ -16,14 +16,9 @@ from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.pruning import walk as walk_module
-from methods.pruning.hessian import add_gram
-from methods.pruning.hessian import symmetric
-from methods.pruning.walk import BATCH_TOKENS
-from methods.pruning.walk import Flow
-from methods.pruning.walk import Visit
-from methods.pruning.walk import Walk
-from methods.targets import dense_weight
-from methods.targets import family_of
+from methods.pruning.hessian import add_gram, symmetric
+from methods.pruning.walk import BATCH_TOKENS, Flow, Visit, Walk
+from methods.targets import dense_weight, family_of
 
 
 def rows(x, so_far):

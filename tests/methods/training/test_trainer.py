@@ -10,13 +10,10 @@ import torch
 from bench.catalog import registry
 from cast.method import Cast
 from helpers.trainings import STEPS, counting, job_to_train, method, pruned, weight_of
-from methods.contract import Budget
-from methods.contract import Needs
-from methods.errors import Diverged
-from methods.errors import UserError
+from methods.contract import Budget, Needs
+from methods.errors import Diverged, UserError
 from methods.pattern import Pattern
-from methods.training import checkpoint
-from methods.training import trainer
+from methods.training import checkpoint, trainer
 from methods.training.settings import Settings
 
 NAMES = [n for n, e in registry.METHODS.items() if "training" in e.needs]
