@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from methods.pruning.streaming import last_hidden
-
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -39,6 +37,8 @@ def over(load: Callable[[], nn.Module], folder: Path, tokens: Tensor, batch: int
     model = load()
     head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
     if rig.compute.stream:
+        from methods.pruning.streaming import last_hidden
+
         return Pass(last_hidden(model, folder, tokens, batch, rig.compute, rig.progress), head)
     return Pass(_states(model, tokens, batch, rig), head)
 

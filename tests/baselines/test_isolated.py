@@ -190,8 +190,8 @@ def test_a_row_holds_versions_recipe_log_and_the_check(built, tmp_path, monkeypa
     [
         ("crashes", "Crashed: sparseml: ArithmeticError: the library fell over; its log is "),
         ("misreads", "Crashed: sparseml reads another dense model than ours"),
-        ("touches", "Broken: model.embed_tokens.weight is no target and was not declared, yet it changed"),
-        ("adds", "Broken: tensor lm_head.bias is new"),
+        ("touches", "BrokenPromise: model.embed_tokens.weight is no target and was not declared, yet it changed"),
+        ("adds", "BrokenPromise: tensor lm_head.bias is new"),
     ],
 )
 def test_what_goes_wrong_is_one_failed_row(built, tmp_path, monkeypatch, mode, reason):

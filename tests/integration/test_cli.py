@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bench.cli import main as commands
+from bench.cli import run as commands
 from bench.cli.flags import FLAGS
 from bench.inputs import windows
 from bench.report import table

@@ -22,7 +22,7 @@ BREAKS = '''
 from dataclasses import dataclass
 from typing import ClassVar
 
-from methods.blocks import Walk
+from methods.pruning.walk import Walk
 from methods.contract import Needs
 
 
@@ -287,7 +287,7 @@ def test_equal_bytes_puts_dense_beside_sparse(tmp_path, cli):
         ("run --quant int5", ["unknown quantizer 'int5'", "int8"]),
         ("run --quant int4-gptk", ["unknown quantizer 'int4-gptk'", "int4-gptq"]),
         ("plan --quant int4-rtn:group=100", ["int4-rtn:group=100", "128", "q_proj", "leave group= out"]),
-        ("plan --quant int4-gptq:group=0", ["int4-gptq:group=0", "take a size that does"]),
+        ("plan --quant int4-gptq:group=0", ["int4-gptq:group=0", "use a size that does"]),
         ("run --quant int8:group=64", ["int8", "'group'"]),
         ("run --quant int8:from=magnitude", ["'magnitude'"]),
         ("plan --quant nf4:from=int8", ["nf4:from=int8", "leave from=int8 out"]),

@@ -14,7 +14,7 @@ THEIRS = '''
 from dataclasses import dataclass
 from typing import ClassVar
 
-from methods.blocks import Walk
+from methods.pruning.walk import Walk
 from methods.contract import Job, Needs, Outcome
 
 

@@ -163,7 +163,7 @@ def test_items_are_checked(store):
     file = next((store.root / "items").iterdir())
     file.write_bytes(file.read_bytes() + b"\0")
 
-    with pytest.raises(UserError, match="not the file its record speaks of"):
+    with pytest.raises(UserError, match="does not match its record"):
         store.items(store.get(KEY))
 
 

@@ -194,13 +194,12 @@ def test_gc_leaves_it_unless_all_goes(home):
 
 
 def test_pins_are_part_of_a_method_s_key(monkeypatch):
-    from bench.plan import plan
     from bench.plan.resolve import method_digest
 
-    entry = plan.catalog.METHODS["sparseml-magnitude"]
+    entry = registry.METHODS["sparseml-magnitude"]
     before = method_digest(entry)
     real = environments.ENVIRONMENTS["sparseml"]
     monkeypatch.setitem(environments.ENVIRONMENTS, "sparseml", replace(real, steps=(*real.steps, "numpy<2")))
 
     assert method_digest(entry) != before
-    assert method_digest(plan.catalog.METHODS["wanda"])
+    assert method_digest(registry.METHODS["wanda"])

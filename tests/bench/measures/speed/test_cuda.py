@@ -201,7 +201,7 @@ def test_clocks_are_read_where_the_library_is(monkeypatch):
 
 
 def test_a_card_has_a_cell_for_every_workload():
-    protocols = [measure.Speed(**config).protocol for config in measure.measure_configs("cuda", "a card")]
+    protocols = [measure.Speed(**config).protocol.label for config in measure.measure_configs("cuda", "a card")]
     assert protocols[:6] == [
         *(f"decode@b{b},kv2048" for b in (1, 16, 64)), *(f"prefill@{p}" for p in (512, 2048, 8192))
     ]  # fmt: skip
