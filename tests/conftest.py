@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -51,10 +52,10 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The order of every sum is fixed; and on models this small a second thread waits longer than it works."""
+def threads() -> Iterator[None]:
+    """One, unless CAST_BENCH_TEST_THREADS says more: on models this small a second waits longer than it works."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("CAST_BENCH_TEST_THREADS", "1")))
     yield
     torch.set_num_threads(before)
 
@@ -92,6 +93,32 @@ def write(model: nn.Module, folder: Path) -> Path:
     """The model as a folder that loads."""
     model.config.save_pretrained(folder)
     return save(model, folder)
+
+
+@pytest.fixture
+def make_exact(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., nn.Module]]:
+    """make_exact(moved=0.0) -> a llama in float64, for golden numbers. moved: by how much of themselves its weights differ.
+
+    Within the test the name float32 means float64, for the code and for transformers. Its rounding, 1e-16, shows in no
+    figure of six digits. The weights are integers over 2^23, since torch's normal numbers differ between processors.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    monkeypatch.setattr(torch, "float32", torch.float64)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    monkeypatch.setattr(nn.Module, "float", nn.Module.double)
+
+    def make(moved: float = 0.0) -> nn.Module:
+        model = build("llama").double()
+        dice = torch.Generator().manual_seed(0)
+        for parameter in model.parameters():
+            level = parameter.mean().round()  # 1 for a norm, else 0
+            parameter.copy_(level + torch.randint(-(2**20), 2**20, parameter.shape, generator=dice) / 2**23)
+            parameter.mul_(1 + moved * torch.rand(parameter.shape, generator=dice))
+        return model
+
+    yield make
+    torch.set_default_dtype(before)
 
 
 @pytest.fixture

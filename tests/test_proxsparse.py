@@ -8,7 +8,7 @@ from itertools import combinations, permutations, product
 import numpy as np
 import pytest
 import torch
-from test_training import counting, job_to_train, weight_of
+from test_training import LAST_DIGIT, counting, job_to_train, weight_of
 
 from baselines.proxsparse import Proximal, ProxSparse, elementary, prox, regulariser
 from methods import training
@@ -189,24 +189,29 @@ def test_bad_input_is_a_sentence(config, pattern, words, llama, task):
 
 GOLDEN = {
     "ce": [
-        4.27012, 4.31047, 4.25685, 4.23721, 4.1092, 4.14636, 4.1233, 4.13584, 4.03529, 4.06724, 4.06877, 4.02045,
+        4.17878, 4.12901, 4.02984, 4.05514, 3.96992, 3.94706, 3.98198, 3.88886, 3.8827, 3.85898, 3.87661, 3.78753,
     ],
     "norm": [
-        1.47454, 1.35588, 1.33842, 1.23869, 1.46457, 1.31683, 1.39135, 1.21968, 1.25205, 1.23494, 1.55135, 1.60268,
+        1.17905, 1.28544, 1.10633, 1.15296, 1.10923, 1.3341, 1.33773, 1.37043, 1.33225, 1.48797, 1.35301, 1.85371,
     ],
     "held": [
-        0.00347222, 0.0133102, 0.0274884, 0.0496238, 0.0768229, 0.108073, 0.144242, 0.175926, 0.210069, 0.243924,
-        0.280527, 0.316406,
+        0.00072338, 0.00303819, 0.00607639, 0.0115741, 0.0189525, 0.0276331, 0.0392072, 0.0509259, 0.0662616,
+        0.0804398, 0.0973669, 0.116319,
     ],
 }  # fmt: skip
 
 
-def test_golden_trace(llama, task, monkeypatch):
-    """Twelve steps, number by number; written by this code on 2026-11-25, so a change of arithmetic is meant."""
-    monkeypatch.setattr(training, "EVERY", 1)
+@pytest.mark.parametrize("moved", [0.0, 1e-10])
+def test_golden_trace(moved, make_exact, task, monkeypatch):
+    """Twelve steps, number by number; written by this code on 2026-11-25, so a change of arithmetic is meant.
 
-    notes = ProxSparse(lr=3e-3, lambda_=0.3).apply(llama, task(llama, steps=12)).notes
+    In float64, on any processor: a start moved by a million roundings turns no group and no digit but the last of six.
+    """
+    monkeypatch.setattr(training, "EVERY", 1)
+    model = make_exact(moved)
+
+    notes = ProxSparse(lr=3e-3, lambda_=0.3).apply(model, task(model, steps=12)).notes
 
     for name, golden in GOLDEN.items():
-        assert [r[name] for r in notes["curve"]] == pytest.approx(golden, rel=1e-4), name
+        assert [r[name] for r in notes["curve"]] == pytest.approx(golden, rel=LAST_DIGIT), name
     assert math.isfinite(notes["validation_perplexity"]["before_projection"])
