@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from test_wanda import first_block
+from test_wanda import NEAR, first_block
 
 from baselines.ria import Ria, relative
 from methods.errors import UserError
@@ -37,7 +37,7 @@ def test_by_hand_on_a_4_by_8_matrix():
 
 
 def naive(weight, x, pattern, power):
-    """The pruned weight. Sums and comparisons one by one, in float64."""
+    """The pruned weight. Sums and comparisons one by one, in float64. None of these weights is a near tie."""
     w, norm = weight.double().abs().tolist(), x.double().square().sum(0).sqrt().tolist()
     out, width = weight.shape
     rows = [sum(row) for row in w]
@@ -52,7 +52,9 @@ def naive(weight, x, pattern, power):
     else:
         groups, count = [list(score)], len(score) - round(len(score) * pattern.sparsity)
     for group in groups:
-        for i, j in sorted(group, key=lambda at: (-score[at], at))[:count]:
+        order = sorted(group, key=lambda at: (-score[at], at))
+        assert score[order[count]] < (1 - NEAR) * score[order[count - 1]]
+        for i, j in order[:count]:
             kept[i, j] = weight[i, j]
     return kept
 
