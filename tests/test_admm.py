@@ -14,6 +14,8 @@ from baselines.admm import Admm, Problem, settle
 from methods.errors import UserError
 from methods.pattern import Pattern
 
+pytestmark = pytest.mark.numeric
+
 PATTERNS = ["2:4", "1:4", "4:8", "2:8", "50%"]
 
 

@@ -75,6 +75,7 @@ def naive(dense, other, window):
     return float((p.exp() * (p - q)).sum()), int((p.argmax(-1) == q.argmax(-1)).sum())
 
 
+@pytest.mark.numeric
 def test_is_its_definition(rig):
     got = read(Agreement("wiki-mini", SEQLEN, windows=5, batch=2), rig)
     tokens, clusters = blocks.windows("wiki-mini", rig.tokenizer(), SEQLEN, 5, None)
@@ -108,6 +109,7 @@ def test_windows_are_perplexitys(rig):
     assert Agreement("c4", 7, 5, split="validation").protocol == Perplexity("c4", 7, 5, split="validation").protocol
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(("logits_bytes", "part_bytes"), [(1, 1), (4 * 1024 * 7, 2**20), (4 * 1024 * 7, 4 * 1024 * 3)])
 def test_chunks_change_nothing(rig, monkeypatch, logits_bytes, part_bytes):
     whole = read(Agreement("wiki-mini", SEQLEN, windows=3), rig)
@@ -158,6 +160,7 @@ def test_a_run_measures_it_beside_perplexity(tmp_path):
 # Streaming
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_a_streamed_model_has_the_same_losses_to_the_bit(family, dtype, make, keep_as, tmp_path):
     """5 windows, 2 to a batch: the last batch is shorter."""

@@ -16,6 +16,8 @@ from baselines.alps import Alps, Problem, problem, refine, support
 from methods.errors import UserError
 from methods.pattern import Pattern
 
+pytestmark = pytest.mark.numeric
+
 PATTERNS = ["2:4", "1:4", "4:8", "2:8", "50%"]
 
 

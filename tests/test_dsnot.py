@@ -18,6 +18,8 @@ from methods.folder import Folder
 from methods.pattern import Pattern
 from methods.targets import dense_weight
 
+pytestmark = pytest.mark.numeric
+
 PATTERNS = ["2:4", "1:4", "4:8", "2:8", "50%", "70%"]
 
 

@@ -10,6 +10,8 @@ from methods.grids import Integer, round_
 from methods.hessian import gram, symmetric
 from methods.pattern import Pattern
 
+pytestmark = pytest.mark.numeric
+
 
 def naive(weight, keep, x, group, damping=0.01, act_order=False):
     """The quantized weight [out, in]. No Cholesky, no blocks, one column at a time."""

@@ -135,6 +135,7 @@ def test_no_report_no_row(llama, ready, script):
         prune(llama, ready, script, "silent")
 
 
+@pytest.mark.numeric
 def test_disagreement():
     ours = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     spread = (ours - 2.5).square().mean().sqrt()

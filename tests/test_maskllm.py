@@ -48,6 +48,7 @@ def noise_of(mask, draw):
     return probability[0].detach().double().numpy()
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8", "2:8"])
 def test_a_soft_mask_is_the_mixture_of_its_patterns(pattern):
     """The definition in float64, group by group and pattern by pattern."""
@@ -141,6 +142,7 @@ def test_schedules():
     assert [method.lr_at(step, 1000) for step in (0, 500, 1000)] == pytest.approx([5e-4, 2.75e-4, 5e-5])
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("transposed", [False, True])
 def test_the_gradient_is_that_of_the_regularised_loss(transposed):
     """CE stands in as sum (slope * W M); minus lambda (1 - t/T) sum (W M)^2, differentiated as it is written."""
@@ -234,6 +236,7 @@ def test_it_learns_a_better_mask_than_its_prior(llama, task):
     assert perplexity["end"] < 0.9 * perplexity["start"]
 
 
+@pytest.mark.numeric
 def test_micro_batches_and_recomputation_see_one_mask(llama, task):
     job = task(llama, steps=4)
     whole = replace(job, budget=replace(job.budget, micro=None), workdir=job.workdir / "b")
@@ -302,6 +305,7 @@ GOLDEN = {
 }  # fmt: skip
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("moved", [0.0, 1e-10])
 def test_golden_trace(moved, make_exact, task, monkeypatch):
     """Twelve steps, number by number; written by this code on 2026-11-25, so a change of arithmetic is meant.

@@ -37,6 +37,7 @@ def objective(w, z, strength, n):
 STRENGTHS = (0.003, 0.1, 0.3, 0.6, 1.0, 1.5, 30.0)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_no_point_of_a_grid_is_better(n, strength):
@@ -52,6 +53,7 @@ def test_no_point_of_a_grid_is_better(n, strength):
         assert objective(mine, group, strength, n) <= best + 1e-9
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(("n", "m"), [(1, 4), (2, 4), (2, 6), (3, 6)])
 @pytest.mark.parametrize("strength", [0.03, 0.3, 1.0])
 def test_no_descent_from_anywhere_ends_lower(n, m, strength):
@@ -71,6 +73,7 @@ def test_no_descent_from_anywhere_ends_lower(n, m, strength):
     assert (objective(w.abs().numpy(), size, strength, n) <= best + 1e-8).all()
 
 
+@pytest.mark.numeric
 def test_elementary_is_the_sum_over_all_choices():
     x = torch.randn(5, 7, dtype=torch.float64)
 
@@ -89,6 +92,7 @@ def test_the_regulariser_is_0_where_the_pattern_holds(pattern):
     assert 0 < held.sum() < 50
 
 
+@pytest.mark.numeric
 def test_prox_of_nothing_is_nothing_and_of_all_is_the_projection():
     z = torch.randn(40, 4)
     kept = z.masked_fill(~Pattern(2, 4).keep(z.abs()), 0)
@@ -107,6 +111,7 @@ def test_prox_knows_neither_signs_nor_places():
         torch.testing.assert_close(prox(z[:, order], 0.4, 2), w[:, order])
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_prox_scales(n):
     """R is of degree n + 1: twice the weights under strength / 2^(n - 1) are twice the result."""
@@ -115,6 +120,7 @@ def test_prox_scales(n):
     torch.testing.assert_close(prox(2 * z, 0.3 / 2 ** (n - 1), n), 2 * prox(z, 0.3, n))
 
 
+@pytest.mark.numeric
 def test_each_step_is_adams_and_then_the_prox():
     weight, slope = torch.randn(6, 8), torch.randn(6, 8)
     ours, theirs = torch.nn.Parameter(weight.clone()), torch.nn.Parameter(weight.clone())
@@ -201,6 +207,7 @@ GOLDEN = {
 }  # fmt: skip
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("moved", [0.0, 1e-10])
 def test_golden_trace(moved, make_exact, task, monkeypatch):
     """Twelve steps, number by number; written by this code on 2026-11-25, so a change of arithmetic is meant.

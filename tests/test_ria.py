@@ -10,6 +10,8 @@ from baselines.ria import Ria, relative
 from methods.errors import UserError
 from methods.pattern import Pattern
 
+pytestmark = pytest.mark.numeric
+
 WEIGHT = [
     [1, -2, 3, 4, 0, 1, 1, -4],
     [2, 2, -2, 2, 1, 1, 1, 1],

@@ -14,6 +14,8 @@ from methods.errors import UserError
 from methods.hessian import gram, inverse_factor, symmetric
 from methods.pattern import Pattern
 
+pytestmark = pytest.mark.numeric
+
 
 def naive(weight, x, pattern, block=128, damping=0.01):
     """The pruned weight [out, in], float64. No Cholesky; blocks only because an unstructured mask is per block."""

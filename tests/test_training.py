@@ -175,6 +175,7 @@ def test_old_checkpoints_go(tmp_path):
     assert torch.equal(held["a"], torch.full((3,), 30.0))
 
 
+@pytest.mark.numeric
 def test_micro_batches_add_up(llama, task):
     """The same gradients whatever is held in memory at once, but for rounding."""
     job = task(llama, steps=3)
@@ -334,6 +335,7 @@ GOLDEN = {
 }  # fmt: skip
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("moved", [0.0, 1e-10])
 @pytest.mark.parametrize("kernel", ["reference", "foreach"])
 def test_golden_trace(kernel, moved, make_exact, task, monkeypatch):

@@ -7,6 +7,8 @@ import torch
 
 from baselines.wanda import Wanda, energy
 
+pytestmark = pytest.mark.numeric
+
 
 def first_block(model, job):
     """Weight and inputs of each target in the first block, before anything is pruned."""
