@@ -74,6 +74,31 @@ def build(family: str, **kwargs: object) -> nn.Module:
     return model
 
 
+def mean_float64(patch: pytest.MonkeyPatch) -> None:
+    """Let the name float32 mean float64, for the code and for transformers, until the patch is undone.
+
+    Rounding, 1e-16, then shows in no figure of six digits and turns no near tie of random numbers.
+    """
+    patch.setattr(torch, "float32", torch.float64)
+    patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    patch.setattr(nn.Module, "float", nn.Module.double)
+    torch.set_default_dtype(torch.float64)
+
+
+def exact(family: str, moved: float = 0.0) -> nn.Module:
+    """A random model in float64 whose weights are integers over 2^23: torch's normal numbers differ between processors.
+
+    moved: by how much of themselves the weights are moved, for what that must not change.
+    """
+    model = build(family).double()
+    dice = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        level = parameter.mean().round()  # 1 for the weight of a norm, else 0
+        parameter.copy_(level + torch.randint(-(2**20), 2**20, parameter.shape, generator=dice) / 2**23)
+        parameter.mul_(1 + moved * torch.rand(parameter.shape, generator=dice))
+    return model
+
+
 def job_for(model: nn.Module, pattern: str = "2:4", **fields: object) -> Job:
     """Every target of the model, and 6 calibration sequences of 16 tokens."""
     shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
@@ -96,29 +121,18 @@ def write(model: nn.Module, folder: Path) -> Path:
 
 
 @pytest.fixture
-def make_exact(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., nn.Module]]:
-    """make_exact(moved=0.0) -> a llama in float64, for golden numbers. moved: by how much of themselves its weights differ.
-
-    Within the test the name float32 means float64, for the code and for transformers. Its rounding, 1e-16, shows in no
-    figure of six digits. The weights are integers over 2^23, since torch's normal numbers differ between processors.
-    """
+def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In this test float32 means float64."""
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    monkeypatch.setattr(torch, "float32", torch.float64)
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    monkeypatch.setattr(nn.Module, "float", nn.Module.double)
-
-    def make(moved: float = 0.0) -> nn.Module:
-        model = build("llama").double()
-        dice = torch.Generator().manual_seed(0)
-        for parameter in model.parameters():
-            level = parameter.mean().round()  # 1 for a norm, else 0
-            parameter.copy_(level + torch.randint(-(2**20), 2**20, parameter.shape, generator=dice) / 2**23)
-            parameter.mul_(1 + moved * torch.rand(parameter.shape, generator=dice))
-        return model
-
-    yield make
+    mean_float64(monkeypatch)
+    yield
     torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def make_exact(float64: None) -> Callable[..., nn.Module]:
+    """make_exact(family, moved=0.0) -> a model for golden numbers, in a test whose float32 means float64."""
+    return exact
 
 
 @pytest.fixture

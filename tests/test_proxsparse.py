@@ -215,7 +215,7 @@ def test_golden_trace(moved, make_exact, task, monkeypatch):
     In float64, on any processor: a start moved by a million roundings turns no group and no digit but the last of six.
     """
     monkeypatch.setattr(training, "EVERY", 1)
-    model = make_exact(moved)
+    model = make_exact("llama", moved)
 
     notes = ProxSparse(lr=3e-3, lambda_=0.3).apply(model, task(model, steps=12)).notes
 

@@ -345,7 +345,7 @@ def test_golden_trace(kernel, moved, make_exact, task, monkeypatch):
     S alone is summed in float32, in which 2^13 weights added pairwise lose 13 roundings of 6e-8, a tenth of that digit.
     """
     monkeypatch.setattr(training, "EVERY", 1)
-    model = make_exact(moved)
+    model = make_exact("llama", moved)
     job = task(model, steps=20)
 
     curve = method("cast", lambda_=1e-2, kernel=kernel).apply(model, job).notes["curve"]
