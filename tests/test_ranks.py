@@ -88,6 +88,7 @@ def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, monkeypatch):
     assert [r.status for r in found] == ["ok", "ok"], [r.reason for r in found]
     one, two = (r.readings[0].value for r in found)
     assert found[0].key != found[1].key
+    # in float32: moved by one rounding, the start of such a training parts its loss by 2e-4 within twenty steps
     assert one == pytest.approx(two, rel=1e-3)
 
 
