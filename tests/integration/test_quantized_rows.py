@@ -194,6 +194,7 @@ def test_hqq_breaks_it(tmp_path):
     assert got["magnitude", "hqq", "zeros_lost"] > 300_000
 
 
+@pytest.mark.numeric
 def test_w8a8_rounds_the_inputs_of_its_targets(tmp_path):
     """The folder's logits are those of its weights with every target's input rounded naively; int8's are not."""
     spec = runs.small(tmp_path / "r", quantizers=("w8a8", "int8"), measures=("size",))

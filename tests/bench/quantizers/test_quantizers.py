@@ -77,6 +77,7 @@ def bits(tensor):
     return tensor.contiguous().view({2: torch.int16, 4: torch.int32}[tensor.element_size()])
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", GRIDS)
 def test_nearest_point_of_its_grid(name, llama, make_job):
     job = make_job(llama, "dense")
@@ -182,6 +183,7 @@ def test_group_that_does_not_divide(width, asked):
         group_of(width, asked, 128, "int4-rtn")
 
 
+@pytest.mark.numeric
 def test_agrees_with_bitsandbytes():
     functional = pytest.importorskip("bitsandbytes.functional")
     weight = torch.randn(32, 128)
@@ -193,6 +195,7 @@ def test_agrees_with_bitsandbytes():
     torch.testing.assert_close(weight, theirs, rtol=0, atol=0)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", ["int8", "int4", "int3", "fp8"])
 def test_errs_as_little_as_torchao(name):
     """Theirs keeps a float32 scale, so the two differ by the rounding of ours alone."""

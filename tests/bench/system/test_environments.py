@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 from filelock import FileLock
 
+from bench.catalog import registry
 from bench.system import cache, environments
 from bench.system.environments import Recipe
 from helpers import runs
