@@ -13,6 +13,7 @@ from baselines.proxsparse import Proximal, ProxSparse, elementary, prox, regular
 from helpers.trainings import LAST_DIGIT, counting, job_to_train, weight_of
 from methods.errors import UserError
 from methods.pattern import Pattern
+from methods.training import trainer
 
 
 @pytest.fixture
