@@ -117,6 +117,38 @@ def run_here(spec, *, only=None) -> list[dict]:
     return [event for line in told.getvalue().splitlines() if (event := json.loads(line))["event"] != "progress"]
 
 
+class Here:
+    """A worker that is no process: what bench.runner hands it is done in this one, once its events are read."""
+
+    def __init__(self):
+        self.stdin = io.StringIO()
+        self.stdout = self
+
+    def __iter__(self) -> Iterator[str]:
+        told = io.StringIO()
+        work(Assignment.model_validate_json(self.stdin.getvalue()), Events(told))
+        yield from told.getvalue().splitlines()
+
+    def wait(self):
+        return 0
+
+    def kill(self):
+        pass
+
+    def close(self):
+        pass
+
+
+def workers_here(monkeypatch) -> None:
+    """From here on a run starts no processes, for tests of what becomes of its records. All others start as before."""
+    real = subprocess.Popen
+
+    def start(command, *args, **options):
+        return Here() if command[1:] == ["-m", work.__module__] else real(command, *args, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+
+
 def records(results) -> dict:
     """Every record by method, seed and measure; two of a kind would be told apart by their keys' order alone."""
     found = {}

@@ -1,6 +1,7 @@
 """The suite's main job: on the bundled model, and on a pretrained one from the package index."""
 
 import pytest
+import support
 
 import bench
 from bench import blocks, fetching, loading
@@ -14,12 +15,15 @@ def perplexities(table):
 
 def test_tiny_comes_out_in_order(tmp_path, monkeypatch):
     """Dense below SparseGPT below magnitude, each quantized too, and no group of any target breaks 2:4."""
+    support.own_cache(tmp_path, monkeypatch)
+    support.workers_here(monkeypatch)
     spec = bench.Spec(
         quantizers=("none", "int4-gptq"),  # the default but for int8, which others test
-        results=tmp_path,
+        results=tmp_path / "r",
         perplexity={"windows": 60},
         calibration={"sequences": 32},
         zeroshot={"limit": 20},
+        threads=1,
     )
 
     table = bench.run(spec)
