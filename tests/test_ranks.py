@@ -18,11 +18,23 @@ from methods.folder import Folder
 HERE = Path(__file__).parent
 
 
-def torchrun(name, family, out):
-    out.mkdir()
+PAIRS = [
+    ("cast", "llama"),
+    ("cast", "gpt2"),
+    ("retrain", "gpt2"),
+    ("sr-ste", "llama"),
+    ("maskllm", "gpt2"),
+    ("proxsparse", "gpt2"),
+]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """What two processes made of each pair, in a folder named after it: their start costs more than all trainings."""
+    out = tmp_path_factory.mktemp("two")
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        str(HERE / "two_ranks.py"), name, family, str(out),
+        str(HERE / "two_ranks.py"), str(out), *(f"{name},{family}" for name, family in PAIRS),
     ]  # fmt: skip
     paths = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
@@ -30,31 +42,21 @@ def torchrun(name, family, out):
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
         env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return out
 
 
-@pytest.mark.parametrize(
-    ("name", "family"),
-    [
-        ("cast", "llama"),
-        ("cast", "gpt2"),
-        ("retrain", "gpt2"),
-        ("sr-ste", "llama"),
-        ("maskllm", "gpt2"),
-        ("proxsparse", "gpt2"),
-    ],
-)
-def test_two_ranks_equal_one_process(name, family, tmp_path):
-    torchrun(name, family, tmp_path / "two")
-
+@pytest.mark.parametrize(("name", "family"), PAIRS)
+def test_two_ranks_equal_one_process(name, family, two, tmp_path):
     model = build(family)
     job = job_to_train(model, job_for, counting(), tmp_path / "one", steps=12)
     one = method(name).apply(model, job)
 
-    two = Folder(tmp_path / "two/model")
+    told = two / f"{name},{family}"
+    two = Folder(told / "model")
     for key, tensor in one.model.named_parameters():
         got = two.tensor(key)
         if key.endswith("c_attn.bias"):  # a key's bias shifts all scores alike, so its gradient is rounding alone,
@@ -66,7 +68,7 @@ def test_two_ranks_equal_one_process(name, family, tmp_path):
             torch.testing.assert_close(got[same], tensor[same], rtol=1e-3, atol=1e-4)
         else:
             torch.testing.assert_close(got, tensor, rtol=1e-3, atol=1e-4)
-    losses = [float(x) for x in (tmp_path / "two/curve.txt").read_text().split()]
+    losses = [float(x) for x in (told / "curve.txt").read_text().split()]
     assert losses == pytest.approx([row["loss"] for row in one.notes["curve"]], rel=1e-4)
 
 
@@ -81,7 +83,7 @@ def test_sums_of_one_process_are_its_own():
 def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, monkeypatch):
     """From the plan to the record; by another key, since rounding differs."""
     support.own_cache(tmp_path, monkeypatch)
-    training = {"tokens": 16384, "batch": 8}
+    training = {"tokens": 4096, "batch": 8, "seqlen": 32}
     for processes in (1, 2):
         spec = support.small(
             tmp_path / "r", methods=("cast",), measures=("perplexity",), training=training | {"processes": processes}
@@ -98,7 +100,7 @@ def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, monkeypatch):
 def test_a_helper_that_dies_is_a_failed_row(tmp_path, monkeypatch):
     support.own_cache(tmp_path, monkeypatch)
     monkeypatch.setattr(crew, "HELPER", "import sys; sys.exit(3)")
-    training = {"tokens": 16384, "batch": 8, "processes": 2}
+    training = {"tokens": 4096, "batch": 8, "seqlen": 32, "processes": 2}
     spec = support.small(tmp_path / "r", methods=("cast",), measures=("perplexity",), training=training)
     support.run_here(spec, only=("cast",))
 
