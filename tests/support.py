@@ -178,12 +178,6 @@ def start(*args, **options) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-m", "bench", *map(str, args)], **(pipes | options))
 
 
-def bench(*args, **options) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "bench", *map(str, args)], capture_output=True, text=True, check=False, **options
-    )
-
-
 def distribution(folder: Path, name: str, source: str, **groups: dict[str, str]) -> Path:
     """Somebody else's distribution as pip leaves it: a module, and metadata with entry points. groups: kind -> names."""
     about = folder / f"{name}-1.0.dist-info"
