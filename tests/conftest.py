@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +51,13 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "gpt2": lambda: GPT2Config(vocab_size=64, n_embd=32, n_layer=3, n_head=4, n_positions=64),
     "gpt_neox": lambda: GPTNeoXConfig(**SIZES),
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the session's shared folder, unless this process works for one that has."""
+    if support.SHARED not in os.environ:
+        folder = os.environ[support.SHARED] = tempfile.mkdtemp(prefix="cast-bench-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(support.SHARED, folder), ignore_errors=True))
 
 
 @pytest.fixture(scope="session", autouse=True)

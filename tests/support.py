@@ -1,16 +1,16 @@
 """What test modules share: small runs, a cache with the corpus in it, and distributions of somebody else's."""
 
-import atexit
 import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+
+from filelock import FileLock
 
 from bench import catalog, cli, digests, models, planning, wikimini
 from bench.events import Events
@@ -20,6 +20,8 @@ from bench.store import Store
 from bench.worker import Assignment, work
 
 USUAL = cache_dir()
+SHARED = "CAST_BENCH_TESTS"
+"""Names a folder that all processes of a test session share."""
 TINY = Path(models.__file__).parent / "assets/tiny"
 SMALL = {
     "methods": ("magnitude",),
@@ -38,12 +40,12 @@ ONE_SHOT = [n for n, e in catalog.METHODS.items() if not ({"training", "cuda", "
 
 @cache
 def corpus() -> Path:
-    """wiki-mini's cache file: the developer's own where there is one, else parsed once a session."""
+    """wiki-mini's cache file: the developer's own where there is one, else parsed once a session, whoever is first."""
     for file in (USUAL / "data").glob(f"wiki-mini-{wikimini.RECIPE}*.json"):
         return file
-    folder = Path(tempfile.mkdtemp(prefix="cast-bench-tests-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    wikimini.articles("test", folder)
+    folder = Path(os.environ[SHARED])
+    with FileLock(folder / "corpus.lock"):
+        wikimini.articles("test", folder)
     (file,) = (folder / "data").iterdir()
     return file
 
