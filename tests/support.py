@@ -51,10 +51,12 @@ def corpus() -> Path:
 
 
 def own_cache(tmp_path, monkeypatch) -> Path:
-    """A cache with nothing but the corpus, and no way to a hub."""
+    """A cache with nothing but the corpus and the kernel, if it was ever compiled, and no way to a hub."""
     folder = tmp_path / "cache"
     (folder / "data").mkdir(parents=True)
     shutil.copy2(corpus(), folder / "data")
+    if (USUAL / "native").is_dir():
+        shutil.copytree(USUAL / "native", folder / "native")
     monkeypatch.setenv("CAST_BENCH_CACHE", str(folder))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.delenv("BENCH_DATA_DIR", raising=False)
