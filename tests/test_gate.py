@@ -414,7 +414,6 @@ def test_json_rows(roots, capsys, monkeypatch):
 def test_a_suspect_is_measured_again(tmp_path, monkeypatch, capsys):
     """A number that was wrong once is not called a regression; a fault that stays is."""
     support.own_cache(tmp_path / "own", monkeypatch)
-    support.workers_here(monkeypatch)
     spec = support.small(tmp_path / "before", measures=("perplexity",))
     support.run_here(spec, only=("magnitude",))
     shutil.copytree(tmp_path / "before", tmp_path / "after")
