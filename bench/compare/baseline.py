@@ -15,6 +15,7 @@ from typing import Any
 
 from bench.compare import result_set
 from bench.compare.result_set import ResultSet
+from bench.results import metrics
 from bench.results.record import Record, parse
 from bench.results.rows import latest
 from bench.results.schema import SCHEMA, refuse_newer
@@ -27,8 +28,6 @@ FOLDER = Path("results/baselines")
 MANIFEST, RECORDS, ITEMS = "manifest.json", "records.jsonl", "items.parquet"
 LARGEST = 2**30
 """Of a file in a baseline, unpacked: beyond it is no baseline of ours."""
-WITHOUT_ITEMS = ("size", "pattern")
-"""Measures whose numbers are counted: nothing is resampled, so their items stay out."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -52,7 +51,7 @@ def write(side: ResultSet, path: Path) -> Path:
     tables, lines = [], []
     for record in records:
         kept = record.model_copy(update={"traceback": "", "notes": {}, "cost": {}})
-        if record.items is not None and record.identity.measure in WITHOUT_ITEMS:
+        if record.items is not None and all(metrics.find(r.metric).counted for r in record.readings):
             kept = kept.model_copy(update={"items": None})
         elif record.items is not None:
             tables.append((record.key[:32], side.items(record)))

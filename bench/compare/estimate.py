@@ -48,10 +48,11 @@ def estimate_pair(pair: Pair, before: ResultSet, after: ResultSet, level: float,
         rows = min(r.items.rows if r.items else 1 for r in pair.before)
         return Estimate(0.0, 0.0, 0.0, 0.0, 1.0, rows, "items", len(pair.before))
     both = [
-        _checked(before.items(a), after.items(b), pair.timing) for a, b in zip(pair.before, pair.after, strict=True)
+        _checked(before.items(a), after.items(b), pair.definition.is_time)
+        for a, b in zip(pair.before, pair.after, strict=True)
     ]
     was, now = (np.stack([_column(side[i], pair.metric) for side in both]) for i in (0, 1))
-    if pair.timing:
+    if pair.definition.is_time:
         return _timing(was, now, level)
     items = both[0][0]
     if any(not np.array_equal(items.ids, other.ids) for other, _ in both):
@@ -66,7 +67,7 @@ def estimate_pair(pair: Pair, before: ResultSet, after: ResultSet, level: float,
 def value(pair: Pair) -> tuple[float, float]:
     """Before and after, over seeds: the mean, and of what is compared by ratio the geometric one."""
     was, now = ([float(r.value) for r in side if r.value is not None] for side in pair.readings)
-    if pair.logarithmic and min(*was, *now) > 0:
+    if pair.definition.is_ratio and min(*was, *now) > 0:
         return tuple(math.exp(math.fsum(map(math.log, side)) / len(side)) for side in (was, now))  # type: ignore[return-value]
     return math.fsum(was) / len(was), math.fsum(now) / len(now)
 
@@ -74,7 +75,7 @@ def value(pair: Pair) -> tuple[float, float]:
 def change(pair: Pair) -> float:
     """After minus before of the numbers themselves, in ln where they are compared by ratio."""
     a, b = value(pair)
-    return math.log(b / a) if pair.logarithmic and min(a, b) > 0 else b - a
+    return math.log(b / a) if pair.definition.is_ratio and min(a, b) > 0 else b - a
 
 
 def _counted(pair: Pair) -> Estimate:

@@ -11,6 +11,7 @@ import numpy as np
 
 from bench.compare.pairing import grouped, names
 from bench.compare.result_set import ResultSet
+from bench.results import metrics
 from bench.results.record import Record
 from bench.stats import changepoints
 from methods.errors import UserError
@@ -69,7 +70,7 @@ def _series(name: str, metric: str, records: Sequence[Record], alpha: float) -> 
     reading = next(r for r in records[0].readings if r.metric == metric)
     found = [_point(*key, group, metric) for key, group in commits.items()]
     values = np.array([p.value for p in found])
-    logs = np.log(values) if (values > 0).all() and metric == "perplexity" else values
+    logs = np.log(values) if (values > 0).all() and metrics.find(metric, reading.unit).is_ratio else values
     steps = set(changepoints.find(logs, alpha))
     points, before = [], None
     for i, point in enumerate(found):

@@ -8,12 +8,10 @@ from functools import cached_property
 from typing import Any
 
 from bench.compare.result_set import ResultSet
+from bench.results import metrics
 from bench.results.identity import IdentityKey, Protocol
 from bench.results.record import ReadingRow, Record
 
-COUNTED = ("size", "pattern")
-"""Measures whose numbers are counted, not sampled."""
-TIMES = ("s", "ms", "us", "ns")
 Seeds = dict[int | None, Record]
 
 
@@ -42,18 +40,14 @@ class Pair:
         return self.readings[0][0].unit
 
     @property
-    def timing(self) -> bool:
-        return self.unit in TIMES or self.unit.endswith("/s")
-
-    @property
-    def logarithmic(self) -> bool:
-        """Is the change a ratio?"""
-        return self.metric == "perplexity" or self.timing or self.unit == "B"
+    def definition(self) -> metrics.Metric:
+        return metrics.find(self.metric, self.unit)
 
     @property
     def counted(self) -> bool:
-        first = self.before[0]
-        return first.identity.measure in COUNTED or (first.items is None and self.readings[0][0].stderr is None)
+        """Is there no noise to estimate?"""
+        nothing_kept = self.before[0].items is None and self.readings[0][0].stderr is None
+        return self.definition.counted or nothing_kept
 
     @property
     def same_key(self) -> bool:
@@ -71,7 +65,7 @@ class Pair:
         for a, b in zip(self.before, self.after, strict=True):
             if a.token_digest != b.token_digest:
                 return "measured on other tokens"
-            if self.timing and hardware(a) != hardware(b):
+            if self.definition.is_time and hardware(a) != hardware(b):
                 return f"other hardware: {hardware(a)}, now {hardware(b)}"
         was, now = self.readings
         if not len(was) == len(now) == len(self.before) or any(r.value is None for r in (*was, *now)):

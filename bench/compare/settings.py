@@ -7,36 +7,23 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from bench.results.metrics import Metric
 from bench.system.suggest import unknown
 from bench.system.toml import read_toml
 from methods.errors import UserError
 
-MARGINS = {
-    "perplexity": 0.005,
-    "acc": 0.01,
-    "latency": 0.05,
-    "violated_groups": 0.0,
-    "zeros_lost": 0.0,
-    "sparsity": 0.001,
-    "bytes_packed": 0.005,
-}
-"""How much worse is still good enough: a share of perplexity, timings and bytes; a difference of everything else."""
-TOLERANCES = {"perplexity": 1e-4, "acc": 1e-3}
-"""By how much a number may move and still be the same; of any other metric, LEAST_MOVE."""
-LEAST_MOVE = 1e-4
-SEED_NOISE = {"perplexity": 0.005, "acc": 0.005}
-"""Standard deviation of one change between calibration draws, taken where a method with seeds was run with one. Five
-draws of tiny's SparseGPT differ by 0.4% (results/tiny)."""
-
 
 class Rules(BaseModel):
-    """A gate's settings. A metric without a margin is not judged; a margin named `latency` is that of every timing."""
+    """A gate's settings, by metric where they are not those of bench.results.metrics.
+
+    A metric without a margin is not judged. A margin named `latency` is that of every time and speed.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     alpha: float = Field(default=0.05, gt=0, lt=1)
-    margins: dict[str, float] = MARGINS
-    tolerances: dict[str, float] = TOLERANCES
-    seed_noise: dict[str, float] = SEED_NOISE
+    margins: dict[str, float] = {}
+    tolerances: dict[str, float] = {}
+    seed_noise: dict[str, float] = {}
     strict: bool = False
 
     @field_validator("margins", "tolerances", "seed_noise")
@@ -47,23 +34,27 @@ class Rules(BaseModel):
                 raise ValueError(f"{name} = {margin} should be 0 or more")
         return value
 
-    def margin(self, metric: str, timing: bool) -> float | None:
-        return self.margins.get(metric, self.margins.get("latency") if timing else None)
+    def margin(self, metric: Metric) -> float | None:
+        """How much worse is still good enough; None: the metric is not judged."""
+        names = (metric.name, "latency") if metric.is_time else (metric.name,)
+        return next((self.margins[name] for name in names if name in self.margins), metric.margin)
 
-    def tolerance(self, metric: str) -> float:
-        return self.tolerances.get(metric, LEAST_MOVE)
+    def tolerance(self, metric: Metric) -> float:
+        """By how much a number may move and still be the same."""
+        return self.tolerances.get(metric.name, metric.tolerance)
+
+    def noise(self, metric: Metric) -> float:
+        """Standard deviation of a change between calibration seeds."""
+        return self.seed_noise.get(metric.name, metric.seed_noise)
 
 
 def read(path: Path | None, **over: Any) -> Rules:
-    """Defaults, then the file, then what is given here; tables are merged by metric.
+    """The file's settings, then what is given here; what neither says has its default.
 
     Raises:
         UserError: not TOML, an unknown key, or a value that will not do.
     """
     values: dict[str, Any] = read_toml(path) if path else {}
-    for name, known in (("margins", MARGINS), ("tolerances", TOLERANCES), ("seed_noise", SEED_NOISE)):
-        if isinstance(values.get(name), dict):
-            values[name] = known | values[name]
     try:
         return Rules(**(values | {k: v for k, v in over.items() if v is not None}))
     except ValidationError as fault:

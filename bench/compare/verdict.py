@@ -11,8 +11,8 @@ from bench.compare.estimate import CannotPair, change, estimate_pair, value
 from bench.compare.pairing import Finding, Pair, join
 from bench.compare.result_set import ResultSet, uncollected
 from bench.compare.settings import Rules
+from bench.results import metrics
 from bench.results.record import Record
-from bench.results.rows import QUIET
 from bench.stats import multiple_tests, power
 from bench.stats.bootstrap import Estimate
 
@@ -91,14 +91,14 @@ def judge(
         UserError: scores that cannot be read.
     """
     pairs, findings, new = join(before, after, without, shared=exploratory)
-    told = [p for p in pairs if (exploratory and p.metric not in QUIET) or rules.margin(p.metric, p.timing) is not None]
+    told = [p for p in pairs if (exploratory and p.definition.in_tables) or rules.margin(p.definition) is not None]
     skipped = sorted({p.metric for p in pairs} - {p.metric for p in told})
     rows = [_of_finding(f) for f in findings if _asked(f, rules)]
     open_: list[Pair] = []
     for pair in told:
         if reason := pair.obstacle():
             rows.append(_row(pair, "NOT_COMPARABLE", reason))
-        elif pair.same_key and not pair.timing and not pair.counted:
+        elif pair.same_key and not pair.definition.is_time and not pair.counted:
             rows.append(_reproduced(pair, rules))
         else:
             open_.append(pair)
@@ -107,7 +107,7 @@ def judge(
     measured: list[tuple[Pair, Estimate]] = []
     for pair in open_:
         try:
-            found = estimate_pair(pair, before, after, level, rules.seed_noise.get(pair.metric, 0.0))
+            found = estimate_pair(pair, before, after, level, rules.noise(pair.definition))
             measured.append((pair, found))
         except CannotPair as fault:
             rows.append(_row(pair, "NOT_COMPARABLE", str(fault)))
@@ -118,7 +118,9 @@ def judge(
 
 def _asked(finding: Finding, rules: Rules) -> bool:
     """A metric that is gone matters if it has a margin; a whole cell always does."""
-    return finding.reason != "the measure no longer reports it" or rules.margin(finding.metric, False) is not None
+    return (
+        finding.reason != "the measure no longer reports it" or rules.margin(metrics.find(finding.metric)) is not None
+    )
 
 
 def _decided(measured: Sequence[tuple[Pair, Estimate]], rules: Rules, exploratory: bool) -> Iterable[Row]:
@@ -134,15 +136,15 @@ def decide(pair: Pair, estimate: Estimate, adjusted: float, rules: Rules) -> Row
 
     Sums in another order are no change, however sure it is: what lies within the tolerance of a reproduction is OK.
     """
-    given = rules.margin(pair.metric, pair.timing) or 0.0
-    margin = math.log1p(given) if pair.logarithmic else given
+    given = rules.margin(pair.definition) or 0.0
+    margin = math.log1p(given) if pair.definition.is_ratio else given
     worse = 1.0 if pair.better == "lower" else -1.0
     loss, most = worse * estimate.value, max(worse * estimate.low, worse * estimate.high)
     row = _row(pair, "OK", _hints(pair), estimate=estimate, adjusted=adjusted, margin=given)
     if pair.counted:
         verdict = "REGRESSION" if loss > margin else "IMPROVED" if -loss > margin else "OK"
         return replace(row, verdict=verdict)
-    if max(abs(estimate.low), abs(estimate.high)) <= rules.tolerance(pair.metric):
+    if max(abs(estimate.low), abs(estimate.high)) <= rules.tolerance(pair.definition):
         return row
     if most < 0:
         return replace(row, verdict="IMPROVED")
@@ -164,7 +166,7 @@ def _hints(pair: Pair) -> str:
 def _reproduced(pair: Pair, rules: Rules) -> Row:
     """The same key on the same machine: the number has to come out again, whatever the margin."""
     moved = change(pair)
-    within = abs(moved) <= rules.tolerance(pair.metric)
+    within = abs(moved) <= rules.tolerance(pair.definition)
     worse = moved * (1 if pair.better == "lower" else -1) > 0
     if within:
         return _row(pair, "OK", "same key: reproduced" if moved else "")
@@ -183,7 +185,7 @@ def _row(pair: Pair, verdict: str, reason: str = "", **fields: Any) -> Row:
         a,
         b,
         pair.unit,
-        pair.logarithmic,
+        pair.definition.is_ratio,
         pair.better,
         records=pair.after,
         **fields,

@@ -5,41 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from typing import Any, NamedTuple
+from typing import Any
 
 from bench.export.result_sets import OURS, Line, data, numbers, seconds
+from bench.results import metrics
 from bench.results.record import ReadingRow, Record
 
 VERSION = "0.3.0"
 """Of the schema."""
-
-
-class Metric(NamedTuple):
-    """id: known to all, or named after us; low, high: what a score can be, None where it has no end."""
-
-    id: str
-    unit: str
-    low: float | None
-    high: float | None
-
-
-METRICS = {
-    "perplexity": Metric("perplexity", "ratio", 1.0, None),
-    "acc": Metric("accuracy", "proportion", 0.0, 1.0),
-    "acc_norm": Metric(f"{OURS}.acc_norm", "proportion", 0.0, 1.0),
-    "kl": Metric(f"{OURS}.kl", "nats/token", 0.0, None),
-    "top1_agreement": Metric(f"{OURS}.top1_agreement", "proportion", 0.0, 1.0),
-    "sparsity": Metric(f"{OURS}.sparsity", "proportion", 0.0, 1.0),
-    "nonzeros": Metric(f"{OURS}.nonzeros", "weights", 0.0, None),
-    "violated_groups": Metric(f"{OURS}.violated_groups", "groups", 0.0, None),
-    "negative_zeros": Metric(f"{OURS}.negative_zeros", "weights", 0.0, None),
-    "zeros_lost": Metric(f"{OURS}.zeros_lost", "weights", 0.0, None),
-    "bytes": Metric(f"{OURS}.bytes", "bytes", 0.0, None),
-    "bytes_packed": Metric(f"{OURS}.bytes_packed", "bytes", 0.0, None),
-    "bits_per_weight": Metric(f"{OURS}.bits_per_weight", "bits", 0.0, None),
-}
-"""Those whose range is known. Another's is left out, as the schema allows."""
-WINDOWED = ("perplexity", "kl", "top1_agreement")
 
 
 def documents(line: Line, organization: str) -> dict[str, str]:
@@ -113,7 +86,7 @@ def _result(record: Record, reading: ReadingRow, value: float) -> dict[str, Any]
     score: dict[str, Any] = {"score": value, "details": {k: v for k, v in about.items() if v}}
     if reading.stderr is not None:
         error: dict[str, Any] = {"value": reading.stderr}
-        error |= {"method": "analytic"} if reading.metric in WINDOWED else {}
+        error |= {"method": "analytic"} if metrics.find(reading.metric).windowed else {}
         score["uncertainty"] = {"standard_error": error} | ({"num_samples": reading.n} if reading.n else {})
     return {
         "evaluation_result_id": f"{record.identity.measure}/{protocol}/{reading.metric}",
@@ -127,10 +100,11 @@ def _result(record: Record, reading: ReadingRow, value: float) -> dict[str, Any]
 
 def _metric(reading: ReadingRow) -> dict[str, Any]:
     told: dict[str, Any] = {"metric_name": reading.metric, "lower_is_better": reading.better == "lower"}
-    known = METRICS.get(reading.metric)
-    if known is None:
-        return told | {"metric_id": f"{OURS}.{reading.metric}"}
-    told |= {"metric_id": known.id, "metric_kind": known.id.rpartition(".")[2], "metric_unit": known.unit}
+    known = metrics.find(reading.metric)
+    told["metric_id"] = known.public_name or f"{OURS}.{reading.metric}"
+    if not known.quantity:  # its range is unknown, which the schema allows to leave out
+        return told
+    told |= {"metric_kind": known.public_name or known.name, "metric_unit": known.quantity}
     ends = {
         "min_score": "-Infinity" if known.low is None else known.low,
         "max_score": "Infinity" if known.high is None else known.high,

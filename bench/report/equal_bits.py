@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.report.table import TextTable, cells, header
+from bench.results import metrics
 from bench.results.record import Record
 from bench.results.rows import IDENTITY, to_rows
 
 WITHIN = 1.15
 """2:4 bfloat16 is 9 bits a weight and dense int8, with its scales, a little over 8: these are to meet."""
 LABELS = ("method", "pattern", "quantizer", "dtype")
-QUALITY = ("perplexity", "kl", "top1_agreement")
 
 
 def grids(records: Sequence[Record]) -> list[TextTable]:
@@ -33,7 +33,8 @@ def _grid(model: str, table: list[dict[str, Any]]) -> TextTable:
     for row in table:
         lines.setdefault(tuple(row[c] for c in IDENTITY), []).append(row)
     sized = [(bits, group) for group in lines.values() if (bits := _bits(group)) is not None]
-    columns = list(dict.fromkeys((r["metric"], r["protocol"], r["measure"]) for r in table if r["metric"] in QUALITY))
+    windowed = (r for r in table if metrics.find(r["metric"]).windowed)
+    columns = list(dict.fromkeys((r["metric"], r["protocol"], r["measure"]) for r in windowed))
     dense = sorted((x for x in sized if x[1][0]["pattern"] == "dense"), key=lambda x: x[0])
     sparse = sorted((x for x in sized if x[1][0]["pattern"] != "dense"), key=lambda x: x[0], reverse=True)
     bands: dict[tuple[int, ...], list[tuple[float, list[dict[str, Any]]]]] = {}

@@ -9,10 +9,10 @@ from markupsafe import Markup
 
 from bench.report import pareto_chart
 from bench.report.view import Table
+from bench.results import metrics
 
 WIDTH = 84
 EDGE = 5
-QUALITY = ("perplexity", "kl", "mean_acc", "acc")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def of(table: Table) -> Bars:
     for c, column in enumerate(table.columns):
         cells = [row.cells[c] for row in table.rows]
         known = [(x.value, x.spread or 0.0) for x in cells if x and x.value is not None]
-        if column.metric in QUALITY and sum(bool(spread) for _, spread in known) > 1:
+        if column.metric in metrics.QUALITY and sum(bool(spread) for _, spread in known) > 1:
             ends = [end for value, spread in known for end in (value - spread, value + spread)]
             scale = pareto_chart.scale(ends, EDGE, WIDTH - EDGE)
             drawn = [_bar(scale, x.value, x.spread or 0.0) if x and x.value is not None else Markup("") for x in cells]

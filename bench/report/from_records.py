@@ -8,9 +8,9 @@ from typing import Any
 from bench.compare.result_set import ResultSet
 from bench.report import pairwise, table
 from bench.report.view import Cell, Column, Row, Section, Table
-from bench.results import reproduce
+from bench.results import metrics, reproduce
 from bench.results.record import Record
-from bench.results.rows import QUIET, to_rows
+from bench.results.rows import to_rows
 
 FILTERS = ("model", "method", "pattern", "quantizer")
 
@@ -41,13 +41,12 @@ def _table(model: str, rows: list[dict[str, Any]], records: Mapping[str, Record]
 
 
 def _column(column: table.Column, rows: Iterable[dict[str, Any]]) -> Column:
+    """Unit and direction of a metric that is not in METRICS are what its readings say."""
     metric, protocol, measure = column
-    like = [r for r in rows if r["metric"] == metric and r["measure"] == measure]
-    better, unit = next(((r["better"] or "", r["unit"] or "") for r in like), ("", ""))
-    if metric in ("mean_acc", "worst_drop"):
-        better, unit = ("higher" if metric == "mean_acc" else "lower"), "1"
-    named = table.header(metric, protocol or "") != metric.replace("_", " ")
-    return Column(metric, protocol or "", better, unit, metric in QUIET, named)
+    known = metrics.find(metric)
+    like = (r for r in rows if r["metric"] == metric and r["measure"] == measure)
+    better, unit = next(((r["better"] or "", r["unit"] or "") for r in like), (known.better, known.unit))
+    return Column(metric, protocol or "", better, unit, table.names_protocol(protocol or ""))
 
 
 def _row(line: table.Line, columns: Iterable[table.Column], records: Mapping[str, Record]) -> Row:

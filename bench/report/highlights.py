@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bench.report import pairwise, pareto
 from bench.report.table import TextTable, number
 from bench.report.view import Cell, Column, Section, Table
+from bench.results import metrics
 
 HEADERS = ("model", "best of what is smaller", "as good", "quality", "against uncompressed", "bytes packed")
 CHOICE = "validation"
@@ -69,7 +70,7 @@ def grid(found: Sequence[Answer]) -> TextTable:
 
 def _table(section: int, index: int, run: str, table: Table) -> Iterator[Answer]:
     kind = pareto.kind(table)
-    size = next((i for i, c in enumerate(table.columns) if c.metric in pareto.SIZES), None)
+    size = next((i for i, c in enumerate(table.columns) if c.metric == metrics.SIZE), None)
     for c, column in enumerate(table.columns):
         if column.metric != kind or CHOICE in column.protocol:
             continue

@@ -92,7 +92,7 @@ def _choices(sections: Sequence[Section]) -> dict[str, Any]:
     ours = [s for s in sections if not s.published]
     return {
         "filters": {key: sorted({r.about[key] for r in rows} - {""}) for key in FILTERS},
-        "metrics": [{"name": m, "quiet": c.quiet} for m, c in columns.items()],
+        "metrics": [{"name": m, "label": c.label, "quiet": c.quiet} for m, c in columns.items()],
         "count": {
             "records": f"{sum(len(s.made) for s in ours):,}",
             "rows": f"{sum(len(t.rows) for s in ours for t in s.tables):,}",

@@ -81,7 +81,7 @@ def _interval(pair: Pair, side: ResultSet) -> Interval | None:
     except estimate.CannotPair:
         return None
     value, low, high = (e.value, e.low, e.high)
-    if pair.logarithmic:
+    if pair.definition.is_ratio:
         value, low, high = math.exp(value), math.exp(low), math.exp(high)
     return Interval(value, low, high, e.n, e.unit, e.seeds, e.p)
 

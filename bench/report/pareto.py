@@ -7,10 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from bench.report.view import Column, Table
+from bench.results import metrics
 
-QUALITY = ("perplexity", "mean_acc", "acc", "kl")
-"""The first of these that a table has is what bytes are weighed against."""
-SIZES = ("bytes_packed",)
 LEAST = 3
 """Points, under which there is nothing to draw."""
 
@@ -43,13 +41,13 @@ class Front:
 
 def kind(table: Table) -> str | None:
     """The metric by which a table's rows are judged."""
-    return next((m for m in QUALITY if any(c.metric == m for c in table.columns)), None)
+    return next((m for m in metrics.QUALITY if any(c.metric == m for c in table.columns)), None)
 
 
 def of(table: Table) -> Iterator[Front]:
     """A front for each quality column of the first kind there is, against bytes and against each speed."""
     best = kind(table)
-    against = [i for i, c in enumerate(table.columns) if c.metric in SIZES or c.timing]
+    against = [i for i, c in enumerate(table.columns) if c.metric == metrics.SIZE or c.timing]
     for y, quality in enumerate(table.columns):
         if quality.metric == best:
             for x in against:

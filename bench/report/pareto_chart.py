@@ -111,7 +111,7 @@ def draw(front: Front, title: str) -> Chart:
     return Chart(
         title,
         told(front),
-        f"{front.x.metric.replace('_', ' ')}, {unit}{' (log)' if x.log else ''}",
+        f"{front.x.label}, {unit}{' (log)' if x.log else ''}",
         f"{front.y.name}{' (log)' if y.log else ''}",
         tuple(Tick(x(v), _number(v)) for v in x.ticks()),
         tuple(Tick(y(v), _number(v)) for v in y.ticks()),

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.report import task_averages
+from bench.results import metrics
 from bench.results.record import Record
-from bench.results.rows import IDENTITY, QUIET, to_rows
+from bench.results.rows import IDENTITY, to_rows
 from bench.system.text import plain
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-PARTIAL = ("zeros_lost", "bits_per_weight")
-"""Metrics that some lines of one run have and some have not: where a line stands is not theirs to say."""
 
 ALWAYS = ("method", "pattern")
 
@@ -78,7 +76,7 @@ def sheet(table: list[dict[str, Any]], quiet: bool = False) -> Sheet:
         if c in ALWAYS
         or len({r[c] for r in table if r[c] is not None and (c not in ("calibration", "training") or r[c])}) > 1
     ]
-    shown = [r for r in table if quiet or r["metric"] not in QUIET]
+    shown = [r for r in table if quiet or metrics.find(r["metric"]).in_tables]
     shown += task_averages.rows(shown, IDENTITY)
     columns = _columns(shown)
     lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -101,9 +99,7 @@ def _columns(shown: list[dict[str, Any]]) -> list[Column]:
             if not _unnamed(r) or (r["protocol"], r["measure"]) not in measured
         )
     )
-    quality = ("perplexity", "kl", "top1_agreement", "mean_acc", "worst_drop", "acc")
-    order = (*quality, "sparsity", "violated_groups", "zeros_lost", "bytes_packed", "bits_per_weight")
-    columns.sort(key=lambda c: (order.index(c[0]) if c[0] in order else len(order), c[1] or ""))
+    columns.sort(key=lambda c: (metrics.column_order(c[0]), c[1] or ""))
     return columns
 
 
@@ -133,14 +129,18 @@ def _of(here: int, expected: int) -> str:
 
 
 def header(metric: str, protocol: str) -> str:
-    if metric in ("perplexity",) or protocol not in ("weights", "targets"):
-        return f"{metric.replace('_', ' ')} {protocol}"
-    return metric.replace("_", " ")
+    label = metrics.find(metric).label
+    return f"{label} {protocol}" if names_protocol(protocol) else label
+
+
+def names_protocol(protocol: str) -> bool:
+    """Is the protocol part of a column's name? Not where it only says that weights were counted."""
+    return protocol not in ("weights", "targets")
 
 
 def _rank(group: list[dict[str, Any]], columns: list[Column]) -> tuple[Any, ...]:
     """Lines measured in the same columns stand together: dense first, then by the first of these, failures last."""
-    columns = [c for c in columns if c[0] not in (*PARTIAL, *QUIET)]
+    columns = [c for c in columns if (m := metrics.find(c[0])).in_tables and m.sorts_rows]
     absent = tuple(not _readings(group, c) for c in columns)
     first = _readings(group, columns[absent.index(False)]) if False in absent else []
     good = [r["value"] for r in first if r["value"] is not None]

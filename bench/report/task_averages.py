@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from bench.inputs.tasks import SETS
+from bench.results import metrics
 from bench.results.identity import Protocol
 
 Row = dict[str, Any]
@@ -43,7 +44,8 @@ def _about(protocol: str, mine: dict[str, Row], dense: dict[str, Row]) -> list[R
     if base["method"] != "dense" and set(mine) <= set(dense):
         drops = {t: dense[t]["value"] - r["value"] for t, r in mine.items()}
         worst = max(drops, key=lambda t: drops[t])
-        drop = {"metric": "worst_drop", "value": drops[worst], "stderr": None, "better": "lower", "told": worst}
+        drop = {"metric": "worst_drop", "value": drops[worst], "stderr": None, "told": worst}
+        drop["better"] = metrics.find("worst_drop").better
         drop |= {"records": (*base["records"], *(dense[t]["record"] for t in mine))}
         out.append(base | drop)
     return out

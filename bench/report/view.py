@@ -7,33 +7,41 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.report.table import ABSENT, TextTable
+from bench.results import metrics
 
 
 @dataclass(frozen=True)
 class Column:
-    """One metric under one protocol. quiet: left out unless asked for."""
+    """One metric under one protocol."""
 
     metric: str
     protocol: str
     better: str
     unit: str
-    quiet: bool = False
     named: bool = True
     """Is the protocol part of the metric's name?"""
 
     @property
     def name(self) -> str:
-        told = self.metric.replace("_", " ")
-        return f"{told} {self.protocol}" if self.named else told
+        return f"{self.label} {self.protocol}" if self.named else self.label
+
+    @property
+    def label(self) -> str:
+        return metrics.find(self.metric).label
+
+    @property
+    def quiet(self) -> bool:
+        """Is it left out unless asked for?"""
+        return not metrics.find(self.metric).in_tables
 
     @property
     def ratio(self) -> bool:
         """Are two values compared by their ratio?"""
-        return self.metric == "perplexity" or self.timing or self.unit in ("B", "bits")
+        return metrics.find(self.metric, self.unit).is_ratio
 
     @property
     def timing(self) -> bool:
-        return self.unit in ("s", "ms", "us", "ns") or self.unit.endswith("/s")
+        return metrics.find(self.metric, self.unit).is_time
 
 
 @dataclass(frozen=True)

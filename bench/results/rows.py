@@ -18,9 +18,6 @@ COLUMNS = (
 )  # fmt: skip
 """Of every row, in this order. New ones are only ever added at the end."""
 
-QUIET = ("parameters", "nonzeros", "bytes", "negative_zeros", "acc_norm")
-"""Metrics that a table leaves out unless asked; every export has them."""
-
 IDENTITY = ("model", "method", "pattern", "quantizer", "calibration", "training", "targets", "dtype", "device")
 """What makes two rows of a table the same row, seeds apart."""
 

@@ -1,0 +1,67 @@
+"""The table of metrics agrees with what measures report, and knows what to do with a metric that is not in it."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.results import metrics
+from bench.results.metrics import METRICS, Metric, find
+from bench.results.store import Store
+
+RESULTS = Path(__file__).parents[3] / "results"
+
+
+def test_published_records_have_the_units_and_directions_of_the_table():
+    seen = set()
+    for folder in RESULTS.glob("*/records"):
+        for record in Store(folder.parent, write=False):
+            for reading in record.readings:
+                known = METRICS[reading.metric]
+                assert (reading.unit, reading.better) == (known.unit, known.better), (folder, reading)
+                assert known.low is None or reading.value >= known.low
+                assert known.high is None or reading.value <= known.high
+                seen.add(reading.metric)
+    assert seen == METRICS.keys() - {"mean_acc", "worst_drop"}, "averages are made from records and are in none"
+
+
+def test_an_unknown_metric_is_shown_sampled_and_not_judged():
+    strange = find("strangeness", "1")
+
+    assert strange == Metric("strangeness", "1") and find("strangeness").unit == find("strangeness").better == ""
+    assert strange.in_tables and strange.sorts_rows and not strange.counted and strange.margin is None
+    assert not strange.is_ratio and strange.label == "strangeness"
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "is_time", "is_ratio", "margin"),
+    [
+        ("latency", "s", True, True, 0.05),
+        ("prefill", "us", True, True, 0.05),
+        ("tokens_per_s", "tokens/s", True, True, 0.05),
+        ("bytes_packed", "B", False, True, 0.005),
+        ("perplexity", "1", False, True, 0.005),
+        ("acc", "1", False, False, 0.01),
+        ("kl", "nats/token", False, False, None),
+    ],
+)
+def test_scale_and_margin(name, unit, is_time, is_ratio, margin):
+    metric = find(name, unit)
+
+    assert (metric.is_time, metric.is_ratio, metric.margin) == (is_time, is_ratio, margin)
+
+
+def test_a_readings_unit_counts_where_it_differs():
+    assert find("mean_acc", "%").unit == "%" and find("mean_acc", "%").better == "higher"
+
+
+def test_columns_stand_in_the_order_of_the_table():
+    names = ["strangeness", "nonzeros", "bytes_packed", "acc", "perplexity", "kl"]
+
+    assert sorted(names, key=metrics.column_order) == [
+        "perplexity",
+        "kl",
+        "acc",
+        "bytes_packed",
+        "strangeness",
+        "nonzeros",
+    ]
