@@ -87,13 +87,13 @@ def _perplexities(
         drawn = changes[dice.integers(len(changes), size=count)][:, columns] * dice.choice((-1, 1), (count, 1))
         drawn[0] += np.log1p(loss) * w
         for i, row in enumerate(drawn):
-            between = bootstrap.spread(row[None], w).total
+            between = bootstrap.variance_parts(row[None], w).total
             losses[g, i] = row.sum() / w.sum()
             t = losses[g, i] / between**0.5
             if abs(t) < SCREEN:
-                p[g, i] = 2 * stdtr(bootstrap.effective(w) - 1, -abs(t))
+                p[g, i] = 2 * stdtr(bootstrap.effective_size(w) - 1, -abs(t))
             else:
-                p[g, i] = bootstrap.studentized(row[None], w, level).p
+                p[g, i] = bootstrap.studentized_bootstrap(row[None], w, level).p
     return p, losses
 
 
@@ -136,7 +136,8 @@ def theory(dice: Any, articles: int, draws: int = 4) -> float:
     level = multiple_tests.bonferroni(ALPHA, sum(METRICS.values()))
     loss = float(np.log1p(PERPLEXITY_LOSS))
     found = [
-        power.of_studentized(loss, change, weights, level, dice, clusters=articles, draws=draws) for change in changes
+        power.studentized_power(loss, change, weights, level, dice, clusters=articles, draws=draws)
+        for change in changes
     ]
     return float(np.mean(found))
 
@@ -168,8 +169,8 @@ def speed(records: int, changed: int) -> dict[str, Any]:
     return told | {"seconds": round(min(took), 2), "seconds of CPU": round(min(used), 2)}
 
 
-def _judge(before: Path, after: Path) -> verdict.Judgement:
-    return verdict.judge(read(before), read(after), settings.read(None))
+def _judge(before: Path, after: Path) -> verdict.Comparison:
+    return verdict.compare(read(before), read(after), settings.read(None))
 
 
 def simulated(gates: int) -> dict[str, Any]:
@@ -183,7 +184,7 @@ def simulated(gates: int) -> dict[str, Any]:
     found = regressions(*simulate(gates, "accuracy", dice))[:, METRICS["perplexity"]]
     figures["3 points of accuracy: found"] = interval(int(found.sum()), gates)
     figures["3 points of accuracy: theory"] = round(
-        power.of_mcnemar(QUESTIONS, DISCORDANT, LOSS, level, MARGINS["accuracy"]), 4
+        power.mcnemar_power(QUESTIONS, DISCORDANT, LOSS, level, MARGINS["accuracy"]), 4
     )
     for articles in (13, 60):
         found = regressions(*simulate(gates // 2, "perplexity", dice, articles))[:, 0]

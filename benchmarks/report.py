@@ -98,7 +98,7 @@ def main() -> None:
         count = fill(root / "made", asked.rows, asked.paired)
         used = time.process_time()
         made: dict[str, bytes] = {}
-        took = seconds(lambda: made.update(leaderboard.make([root / "made"], root / "nothing")))
+        took = seconds(lambda: made.update(leaderboard.build([root / "made"], root / "nothing")))
         used = time.process_time() - used
         leaderboard.write(made, root / "out")
         figures = {"records": count, "report, seconds": round(took, 2), "report, seconds of CPU": round(used, 2)}

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 
 def leaderboard(folder: str) -> str:
     grids = table.text_tables(newest(Store(ROOT / folder, write=False)))
-    return "\n".join(f"**{plain(g.title)}**\n\n{table.markdown(g)}" for g in grids)
+    return "\n".join(f"**{plain(g.title)}**\n\n{table.to_markdown(g)}" for g in grids)
 
 
 def benchmark(name: str) -> str:
@@ -44,7 +44,7 @@ def ratios(where: str) -> str:
     lines = ["| perplexity ratio | | 95% interval | |", "|---|---:|---:|---|"]
     for a, b in zip(names[::2], names[1::2], strict=True):
         a, b = a.replace("_+_", " + "), b.replace("_+_", " + ")
-        r = estimate.perplexity_ratio(estimate.items(store, a), estimate.items(store, b))
+        r = estimate.perplexity_ratio(estimate.perplexity_items(store, a), estimate.perplexity_items(store, b))
         over = f"{r.seeds} seeds, {r.clusters} articles" if r.seeds > 1 else f"{r.clusters} articles"
         lines.append(f"| {plain(a)} / {plain(b)} | {r.value:.4f} | {r.low:.4f} to {r.high:.4f} | {over} |")
     return "\n".join(lines) + "\n"
@@ -52,9 +52,9 @@ def ratios(where: str) -> str:
 
 def law(folder: str) -> str:
     points = scaling_law.read(ROOT / folder, "cast", "dense-ft")
-    held, predicted = scaling_law.check(points)
+    held, predicted = scaling_law.predict_holdout(points)
     fitted = scaling_law.fit([p for p in points if p is not held])
-    lines = [f"| {' | '.join(row.values())} |" for row in scaling_law.told(fitted, held, predicted)]
+    lines = [f"| {' | '.join(row.values())} |" for row in scaling_law.to_rows(fitted, held, predicted)]
     runs = f"{len(fitted.points)} runs of {len({p.model for p in points})} models"
     return "\n".join([f"| {runs} | | 95% interval |", "|---|---:|---:|", *lines]) + "\n"
 

@@ -14,8 +14,8 @@ from methods.errors import UserError
 
 if TYPE_CHECKING:
     from bench.compare.result_set import ResultSet
-    from bench.compare.settings import Rules
-    from bench.compare.verdict import Judgement
+    from bench.compare.settings import CompareSettings
+    from bench.compare.verdict import Comparison
 
 Config = Annotated[Path | None, typer.Option(help="TOML file with alpha, [margins], [tolerances] and [seed_noise].")]
 Md = Annotated[Path | None, typer.Option(help="Write Markdown to this file; - is stdout.")]
@@ -42,10 +42,10 @@ def compare(
     from bench.compare import render, resolve, settings, verdict
     from bench.results.store import RESULTS
 
-    before, after, without = resolve.find(a, b, results or RESULTS)
-    judged = verdict.judge(before, after, settings.read(config), without=without, exploratory=True)
-    headline = f"{a} → {b}: {render.told(judged)}"
-    _show(judged, json, md, headline)
+    before, after, without = resolve.resolve_both(a, b, results or RESULTS)
+    judged = verdict.compare(before, after, settings.read(config), without=without, exploratory=True)
+    headline = f"{a} → {b}: {render.describe_counts(judged)}"
+    _print_comparison(judged, json, md, headline)
     typer.echo(f"bench: {headline}", err=True)
 
 
@@ -66,31 +66,31 @@ def gate(
     from bench.compare import ci, render, settings
     from bench.compare.escape import printable
     from bench.compare.resolve import read
-    from bench.compare.verdict import judge
+    from bench.compare.verdict import compare
     from bench.results.store import RESULTS
 
     asked = settings.read(config, strict=strict or None)
-    before, after = _baseline(baseline), read(results or RESULTS)
-    judged = judge(before, after, asked)
+    before, after = _read_baseline(baseline), read(results or RESULTS)
+    judged = compare(before, after, asked)
     if rerun_suspects and judged.failed:
-        judged = _again(before, after, asked, judged)
+        judged = _rerun_suspects(before, after, asked, judged)
     if junit:
-        _write(junit, ci.junit(judged))
-    _show(judged, json, md, f"bench gate {render.summary(judged)}")
+        _write(junit, ci.to_junit(judged))
+    _print_comparison(judged, json, md, f"bench gate {render.describe_outcome(judged)}")
     if github:
-        typer.echo(ci.github(judged), nl=False, err=json)
+        typer.echo(ci.to_github(judged), nl=False, err=json)
     if all(row.verdict == "NOT_COMPARABLE" for row in judged.rows):
         raise UserError(
             f"baseline {baseline!r} and {after.name!r} have nothing that can be judged"
             + (f" ({printable(judged.rows[0].reason)})" if judged.rows else "")
             + ": bench baseline show lists what it has"
         )
-    typer.echo(f"bench: {render.summary(judged)}", err=True)
+    typer.echo(f"bench: {render.describe_outcome(judged)}", err=True)
     if judged.failed:
         raise typer.Exit(1)
 
 
-def _again(before: ResultSet, after: ResultSet, asked: Rules, judged: Judgement) -> Judgement:
+def _rerun_suspects(before: ResultSet, after: ResultSet, asked: CompareSettings, judged: Comparison) -> Comparison:
     from bench.compare import verdict
     from bench.compare.suspects import rerun
     from bench.run.rerun import measure
@@ -100,7 +100,7 @@ def _again(before: ResultSet, after: ResultSet, asked: Rules, judged: Judgement)
         typer.echo(f"bench: {text}", err=True)
 
     with temporary_folder("again-") as room:
-        return verdict.judge(before, rerun(after, judged, Path(room), measure, note), asked)
+        return verdict.compare(before, rerun(after, judged, Path(room), measure, note), asked)
 
 
 def history(
@@ -119,7 +119,7 @@ def history(
     series = over_time.read(read(results or RESULTS, every=True), metric, row)
     print_rows(over_time.rows(series), json)
     if out:
-        typer.echo(figures.history(series, out), err=json)
+        typer.echo(figures.draw_history(series, out), err=json)
 
 
 def merge(
@@ -156,11 +156,11 @@ def baseline_set(
     folder: Folder = None,
 ) -> None:
     """Keep the newest records of a results folder, with their per-item scores, as one file."""
-    from bench.compare.baseline import FOLDER, place, write
+    from bench.compare.baseline import FOLDER, path_of, write
     from bench.compare.resolve import read
     from bench.results.store import RESULTS
 
-    path = place(name, folder or FOLDER)
+    path = path_of(name, folder or FOLDER)
     side = read(results or RESULTS)
     write(side, path)
     typer.echo(f"{path}: {len(side.records)} records, {path.stat().st_size / 1000:,.0f} kB")
@@ -169,9 +169,9 @@ def baseline_set(
 @baseline_app.command("ls")
 def baseline_ls(folder: Folder = None, json: Json = False) -> None:
     """The baselines in a folder."""
-    from bench.compare.baseline import FOLDER, listed
+    from bench.compare.baseline import FOLDER, list_rows
 
-    print_rows(listed(folder or FOLDER), json)
+    print_rows(list_rows(folder or FOLDER), json)
 
 
 @baseline_app.command("show")
@@ -179,35 +179,35 @@ def baseline_show(
     name: Annotated[str, typer.Argument(help="A name, or a file.")], folder: Folder = None, json: Json = False
 ) -> None:
     """A baseline's numbers."""
-    from bench.compare.baseline import FOLDER, place, read, shown
+    from bench.compare.baseline import FOLDER, path_of, read, reading_rows
 
     path = Path(name)
     if not path.is_file():
-        path = place(name, folder or FOLDER)
-    print_rows(shown(read(path)), json)
+        path = path_of(name, folder or FOLDER)
+    print_rows(reading_rows(read(path)), json)
 
 
-def _baseline(text: str) -> ResultSet:
-    from bench.compare.baseline import NAME, place
+def _read_baseline(text: str) -> ResultSet:
+    from bench.compare.baseline import NAME, path_of
     from bench.compare.resolve import read
 
     path = Path(text)
-    if not path.exists() and NAME.fullmatch(text) and place(text).is_file():
-        path = place(text)
+    if not path.exists() and NAME.fullmatch(text) and path_of(text).is_file():
+        path = path_of(text)
     return read(path, "baseline")
 
 
-def _show(judged: Judgement, json: bool, md: Path | None, headline: str) -> None:
+def _print_comparison(judged: Comparison, json: bool, md: Path | None, headline: str) -> None:
     from bench.compare import render
 
     if md:
-        text = render.md(judged, headline)
+        text = render.to_markdown(judged, headline)
         if str(md) == "-":
             typer.echo(text, nl=False)
         else:
             _write(md, text)
     if json:
-        typer.echo(render.as_json(judged))
+        typer.echo(render.to_json(judged))
     elif str(md) != "-":
         from rich.console import Console
 

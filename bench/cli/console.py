@@ -18,13 +18,13 @@ Rows = Sequence[dict[str, Any]]
 
 def print_records(records: list[Record], format_: str, equal_bytes: bool = False) -> None:
     from bench.report import equal_bits
-    from bench.report.table import markdown, rich_table, text_tables
+    from bench.report.table import text_tables, to_markdown, to_rich
     from bench.results.rows import to_csv, to_json
     from bench.system.text import plain
 
     if equal_bytes and format_ not in ("table", "md"):
         raise UserError(f"--equal-bytes is a table: take --format table or md, not {format_}")
-    grids = equal_bits.grids if equal_bytes else text_tables
+    grids = equal_bits.text_tables if equal_bytes else text_tables
     if equal_bytes and not grids(records):
         raise UserError(
             "no sparse row here has a dense one of about its bits per weight: measure some, for example "
@@ -35,13 +35,13 @@ def print_records(records: list[Record], format_: str, equal_bytes: bool = False
     elif format_ == "csv":
         typer.echo(to_csv(records), nl=False)
     elif format_ == "md":
-        typer.echo("\n".join(f"**{plain(g.title)}**\n\n{markdown(g)}" for g in grids(records)), nl=False)
+        typer.echo("\n".join(f"**{plain(g.title)}**\n\n{to_markdown(g)}" for g in grids(records)), nl=False)
     elif format_ == "table":
         from rich.console import Console
 
         console = Console() if sys.stdout.isatty() else Console(width=200)
         for grid in grids(records):
-            console.print(rich_table(grid))
+            console.print(to_rich(grid))
     else:
         raise UserError(f"format {format_!r} is not one of table, json, csv, md")
 

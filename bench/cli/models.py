@@ -133,7 +133,7 @@ def speed(
     made = list(table.measure(asked, results or RESULTS))
     print_rows(table.rows(made), json)
     if figure:
-        typer.echo(figures.speeds(made, figure), err=True)
+        typer.echo(figures.draw_speeds(made, figure), err=True)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

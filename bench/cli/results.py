@@ -49,7 +49,7 @@ def figure(
     from bench.report import figures
     from bench.results.store import RESULTS, Store
 
-    typer.echo(figures.training(Store(results or RESULTS, write=False).find(record), out))
+    typer.echo(figures.draw_training(Store(results or RESULTS, write=False).find(record), out))
 
 
 def scaling(
@@ -65,11 +65,11 @@ def scaling(
     from bench.results.store import RESULTS
 
     points = law.read(results or RESULTS, method, control)
-    held, predicted = law.check(points)
+    held, predicted = law.predict_holdout(points)
     fitted = law.fit([p for p in points if p is not held])
-    print_rows(law.told(fitted, held, predicted), json)
+    print_rows(law.to_rows(fitted, held, predicted), json)
     if out:
-        typer.echo(figures.scaling(fitted, out, method, control, held))
+        typer.echo(figures.draw_scaling(fitted, out, method, control, held))
 
 
 def report(
@@ -102,11 +102,11 @@ def report(
         return _print_folders(results, format_ or "table", equal_bytes)
     from bench.report import leaderboard
 
-    folder = out or leaderboard.OUT
-    made = leaderboard.make(results or leaderboard.folders(), leaderboard.PUBLISHED)
+    folder = out or leaderboard.FOLDER
+    made = leaderboard.build(results or leaderboard.results_folders(), leaderboard.PUBLISHED)
     if not check:
         return typer.echo("\n".join(map(str, leaderboard.write(made, folder))))
-    if stale := leaderboard.stale(made, folder):
+    if stale := leaderboard.find_stale(made, folder):
         fail(f"stale: {', '.join(map(str, stale))}; run bench report" + (f" --out {out}" if out else ""), 1)
 
 

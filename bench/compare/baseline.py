@@ -26,12 +26,12 @@ from methods.errors import UserError
 FORMAT = 1
 FOLDER = Path("results/baselines")
 MANIFEST, RECORDS, ITEMS = "manifest.json", "records.jsonl", "items.parquet"
-LARGEST = 2**30
+MAX_FILE_BYTES = 2**30
 """Of a file in a baseline, unpacked: beyond it is no baseline of ours."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def place(name: str, folder: Path = FOLDER) -> Path:
+def path_of(name: str, folder: Path = FOLDER) -> Path:
     """
     Raises:
         UserError: a name that is no file name.
@@ -102,18 +102,18 @@ def manifest(path: Path) -> dict[str, Any]:
     Raises:
         UserError: not there, not a baseline, or of another format.
     """
-    return _open(path)[0]
+    return _read_files(path)[0]
 
 
-def _open(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _read_files(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     again = "make it again with bench baseline set"
     if not path.is_file():
         raise UserError(f"baseline {str(path)!r} is not there: bench baseline set writes one")
     try:
         with zipfile.ZipFile(path) as packed:
             about = {i.filename: i for i in packed.infolist()}
-            if any(about[name].file_size > LARGEST for name in (MANIFEST, RECORDS, ITEMS)):
-                raise UserError(f"baseline {str(path)!r} unpacks to more than {LARGEST:,} bytes: {again}")
+            if any(about[name].file_size > MAX_FILE_BYTES for name in (MANIFEST, RECORDS, ITEMS)):
+                raise UserError(f"baseline {str(path)!r} unpacks to more than {MAX_FILE_BYTES:,} bytes: {again}")
             files = {name: packed.read(name) for name in (MANIFEST, RECORDS, ITEMS)}
         told = json.loads(files[MANIFEST])
         version, schema = int(told["format"]), int(told.get("schema", SCHEMA))
@@ -144,7 +144,7 @@ def read(path: Path) -> ResultSet:
     Raises:
         UserError: not there, damaged, or of an older or newer format.
     """
-    told, files = _open(path)
+    told, files = _read_files(path)
     again = "make it again with bench baseline set"
     try:
         if told.get("digest") != digests.of([files[RECORDS].decode(), files[ITEMS].hex()]):
@@ -155,10 +155,10 @@ def read(path: Path) -> ResultSet:
         raise UserError(f"baseline {str(path)!r} holds what is no record ({reason}): {again}") from None
     if not records:
         raise UserError(f"baseline {str(path)!r} holds no records: {again}")
-    return ResultSet(str(path), tuple(latest(records)), _Scores(files[ITEMS], str(path)))
+    return ResultSet(str(path), tuple(latest(records)), _ItemReader(files[ITEMS], str(path)))
 
 
-class _Scores:
+class _ItemReader:
     """Items by record, the table read when first asked for."""
 
     def __init__(self, content: bytes, name: str) -> None:
@@ -172,10 +172,10 @@ class _Scores:
         if record.key[:32] not in self.rows:
             raise UserError(f"{self.name} kept no per-item scores of record {record.key[:12]}: make it again")
         start, length = self.rows[record.key[:32]]
-        return result_set.from_table(self.table.slice(start, length))
+        return result_set.items_of_table(self.table.slice(start, length))
 
     def _open(self) -> None:
-        found = result_set.table(self.content, f"{self.name}: {ITEMS}")
+        found = result_set.read_parquet(self.content, f"{self.name}: {ITEMS}")
         if "record" not in found.column_names:
             raise UserError(f"{self.name}: {ITEMS} has no column 'record': make it again")
         for at, key in enumerate(found.column("record").to_pylist()):
@@ -186,7 +186,7 @@ class _Scores:
         self.table = found
 
 
-def listed(folder: Path) -> list[dict[str, Any]]:
+def list_rows(folder: Path) -> list[dict[str, Any]]:
     """The baselines in a folder; one that cannot be read is listed with the reason."""
     out = []
     for path in sorted(folder.glob("*.zip")):
@@ -200,7 +200,7 @@ def listed(folder: Path) -> list[dict[str, Any]]:
     return out
 
 
-def shown(side: ResultSet) -> list[dict[str, Any]]:
+def reading_rows(side: ResultSet) -> list[dict[str, Any]]:
     """A baseline's rows, one a reading: text that a git diff can be made of."""
     out = []
     for record in side.records:

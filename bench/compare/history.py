@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.compare.pairing import grouped, names
+from bench.compare.pairing import group_by_identity, short_names
 from bench.compare.result_set import ResultSet
 from bench.results import metrics
 from bench.results.record import Record
@@ -50,9 +50,9 @@ def read(side: ResultSet, metric: str, matching: str = "", alpha: float = 0.01) 
     grouped_records: dict[Any, list[Record]] = {}
     for record in side.records:
         if record.status == "ok" and any(r.metric == metric and r.value is not None for r in record.readings):
-            (key,) = grouped([record])
+            (key,) = group_by_identity([record])
             grouped_records.setdefault(key, []).append(record)
-    told = names(grouped_records, ())
+    told = short_names(grouped_records, ())
     if not grouped_records:
         known = sorted({r.metric for record in side.records for r in record.readings})
         raise UserError(f"no record in {side.name!r} has the metric {metric!r}: there are {', '.join(known) or 'none'}")
@@ -64,17 +64,17 @@ def read(side: ResultSet, metric: str, matching: str = "", alpha: float = 0.01) 
 
 def _series(name: str, metric: str, records: Sequence[Record], alpha: float) -> Series:
     commits: dict[tuple[str, bool], list[Record]] = {}
-    for record in sorted(records, key=_recorded):
+    for record in sorted(records, key=_recorded_at):
         about = record.provenance.get("commit") or {}
         commits.setdefault((str(about.get("id") or "unknown"), bool(about.get("dirty"))), []).append(record)
     reading = next(r for r in records[0].readings if r.metric == metric)
     found = [_point(*key, group, metric) for key, group in commits.items()]
     values = np.array([p.value for p in found])
     logs = np.log(values) if (values > 0).all() and metrics.find(metric, reading.unit).is_ratio else values
-    steps = set(changepoints.find(logs, alpha))
+    steps = set(changepoints.find_steps(logs, alpha))
     points, before = [], None
     for i, point in enumerate(found):
-        moved = _moved(before, point.environment) if before is not None else ()
+        moved = _changes(before, point.environment) if before is not None else ()
         points.append(Point(**(vars(point) | {"step": i in steps, "surroundings": moved})))
         before = point.environment
     return Series(name, metric, reading.unit, tuple(points))
@@ -84,11 +84,11 @@ def _point(commit: str, dirty: bool, records: Sequence[Record], metric: str) -> 
     newest = {r.identity.seed: r for r in records}.values()
     values = [float(r.value) for x in newest for r in x.readings if r.metric == metric and r.value is not None]
     return Point(
-        commit, dirty, _recorded(records[0]), math.fsum(values) / len(values), len(values), _environment(newest)
+        commit, dirty, _recorded_at(records[0]), math.fsum(values) / len(values), len(values), _environment(newest)
     )
 
 
-def _recorded(record: Record) -> str:
+def _recorded_at(record: Record) -> str:
     return str(record.provenance.get("recorded", ""))
 
 
@@ -98,7 +98,7 @@ def _environment(records: Iterable[Record]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((str(k), str(v)) for k, v in told.items() if k != "cast-bench" and v is not None))
 
 
-def _moved(before: tuple[tuple[str, str], ...], now: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+def _changes(before: tuple[tuple[str, str], ...], now: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
     """What nobody recorded then is no change."""
     old, new = dict(before), dict(now)
     return tuple(f"{k} {old[k]} to {new[k]}" for k in sorted(old.keys() & new.keys()) if old[k] != new[k])

@@ -76,7 +76,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Unpaired:
     """An identity that gives no pair, and why."""
 
     name: str
@@ -97,7 +97,7 @@ def hardware(record: Record) -> str:
     return str(told or about.get("device") or about.get("cpu") or "unknown")
 
 
-def grouped(records: Iterable[Record], without: tuple[str, ...] = ()) -> dict[IdentityKey, Seeds]:
+def group_by_identity(records: Iterable[Record], without: tuple[str, ...] = ()) -> dict[IdentityKey, Seeds]:
     """Records by identity, seeds apart. without: what two sides need not share."""
     out: dict[IdentityKey, Seeds] = {}
     for record in records:
@@ -105,55 +105,55 @@ def grouped(records: Iterable[Record], without: tuple[str, ...] = ()) -> dict[Id
     return out
 
 
-def join(
+def pair_results(
     before: ResultSet, after: ResultSet, without: tuple[str, ...] = (), *, shared: bool = False
-) -> tuple[list[Pair], list[Finding], int]:
+) -> tuple[list[Pair], list[Unpaired], int]:
     """Pairs, what could not be paired, and how many identities are new. shared: seeds of one side alone are left out."""
-    old, new = grouped(before.records, without), grouped(after.records, without)
-    called = names(old | new, without)
+    old, new = group_by_identity(before.records, without), group_by_identity(after.records, without)
+    called = short_names(old | new, without)
     pairs: list[Pair] = []
-    findings: list[Finding] = []
+    findings: list[Unpaired] = []
     for key, was in old.items():
         if key in new:
-            made, found = meet(called[key], was, new[key], shared)
+            made, found = pair_seeds(called[key], was, new[key], shared)
             pairs += made
             findings += found
         else:
-            findings.append(_absent(called[key], key, was, new))
+            findings.append(_explain_absence(called[key], key, was, new))
     fresh = [key for key in new if key not in old]
     for key in fresh:
         if bad := [r for r in new[key].values() if r.status in ("failed", "diverged")]:
-            findings.append(Finding(called[key], _measure(bad[0]), "NEW_FAILURE", _why(bad), tuple(bad)))
+            findings.append(Unpaired(called[key], _measure(bad[0]), "NEW_FAILURE", _failure_reason(bad), tuple(bad)))
     return pairs, findings, len(fresh)
 
 
-def meet(name: str, was: Seeds, now: Seeds, shared: bool) -> tuple[list[Pair], list[Finding]]:
+def pair_seeds(name: str, was: Seeds, now: Seeds, shared: bool) -> tuple[list[Pair], list[Unpaired]]:
     """Two records' worth of seeds: a pair for each metric, or why there is none."""
     good = {s: r for s, r in was.items() if r.status == "ok"}
     findings = []
     measure = _measure(next(iter(was.values())))
     fixed = [s for s, r in was.items() if r.status != "ok" and any(x.status == "ok" for x in _matches(now, s))]
     if fixed:
-        findings.append(Finding(name, measure, "FIXED", f"{was[fixed[0]].status} before{_seeds(fixed)}"))
+        findings.append(Unpaired(name, measure, "FIXED", f"{was[fixed[0]].status} before{_list_seeds(fixed)}"))
     elif not good:
-        findings.append(Finding(name, measure, "NOT_COMPARABLE", f"{next(iter(was.values())).status} before as well"))
+        findings.append(Unpaired(name, measure, "NOT_COMPARABLE", f"{next(iter(was.values())).status} before as well"))
     if not good:
         return [], findings
     met = {s: _matches(now, s) for s in sorted(good, key=lambda s: -1 if s is None else s)}
     if shared and any(met.values()):
         met = {s: found for s, found in met.items() if found}
     if bad := [r for found in met.values() for r in found if r.status in ("failed", "diverged")]:
-        return [], [*findings, Finding(name, measure, "NEW_FAILURE", _why(bad), tuple(bad))]
+        return [], [*findings, Unpaired(name, measure, "NEW_FAILURE", _failure_reason(bad), tuple(bad))]
     if gone := [s for s, found in met.items() if not any(r.status == "ok" for r in found)]:
         skipped = [r for s in gone for r in met[s]]
-        reason = f"skipped: {skipped[0].reason}" if skipped else f"not measured{_seeds(gone)}"
-        return [], [*findings, Finding(name, measure, "MISSING", reason)]
+        reason = f"skipped: {skipped[0].reason}" if skipped else f"not measured{_list_seeds(gone)}"
+        return [], [*findings, Unpaired(name, measure, "MISSING", reason)]
     both = [(good[s], r) for s, found in met.items() for r in found]
     first, other = both[0]
     there = {r.metric for r in other.readings}
     for reading in first.readings:
         if reading.metric not in there:
-            findings.append(Finding(name, reading.metric, "MISSING", "the measure no longer reports it"))
+            findings.append(Unpaired(name, reading.metric, "MISSING", "the measure no longer reports it"))
     befores, afters = zip(*both, strict=True)
     pairs = [Pair(name, r.metric, befores, afters) for r in first.readings if r.metric in there and r.better]
     return pairs, findings
@@ -167,7 +167,7 @@ def _matches(records: Mapping[int | None, Record], seed: int | None) -> list[Rec
     return [found] if found else []
 
 
-def _absent(name: str, key: IdentityKey, was: Seeds, new: Mapping[IdentityKey, Seeds]) -> Finding:
+def _explain_absence(name: str, key: IdentityKey, was: Seeds, new: Mapping[IdentityKey, Seeds]) -> Unpaired:
     """Gone, or measured in another way: on the same text or task, and all else the same, by another protocol."""
     about = dict(key)
     before = _protocol(was)
@@ -176,10 +176,10 @@ def _absent(name: str, key: IdentityKey, was: Seeds, new: Mapping[IdentityKey, S
         after = _protocol(seeds)
         if {k: v for k, v in other if k != "protocol"} == rest and after.name == before.name:
             reason = f"other protocol: {before.label}, now {after.label}"
-            return Finding(name, str(about.get("measure")), "NOT_COMPARABLE", reason)
+            return Unpaired(name, str(about.get("measure")), "NOT_COMPARABLE", reason)
     if all(r.status != "ok" for r in was.values()):
-        return Finding(name, str(about.get("measure")), "NOT_COMPARABLE", "had no result before, and is gone")
-    return Finding(name, str(about.get("measure")), "MISSING", "not measured")
+        return Unpaired(name, str(about.get("measure")), "NOT_COMPARABLE", "had no result before, and is gone")
+    return Unpaired(name, str(about.get("measure")), "MISSING", "not measured")
 
 
 def _protocol(seeds: Seeds) -> Protocol:
@@ -190,16 +190,16 @@ def _measure(record: Record) -> str:
     return str(record.identity.measure)
 
 
-def _why(bad: list[Record]) -> str:
-    return f"{bad[0].reason or bad[0].status}" + _seeds([r.identity.seed for r in bad])
+def _failure_reason(bad: list[Record]) -> str:
+    return f"{bad[0].reason or bad[0].status}" + _list_seeds([r.identity.seed for r in bad])
 
 
-def _seeds(seeds: Iterable[Any]) -> str:
+def _list_seeds(seeds: Iterable[Any]) -> str:
     told = [str(s) for s in seeds if s is not None]
     return f" (seed {', '.join(told)})" if told else ""
 
 
-def names(identities: Iterable[IdentityKey], without: tuple[str, ...]) -> dict[IdentityKey, str]:
+def short_names(identities: Iterable[IdentityKey], without: tuple[str, ...]) -> dict[IdentityKey, str]:
     """Short names, longer where two would be the same."""
     identities = list(identities)
     short = ("model", "method", "pattern", "quantizer", "protocol")
@@ -207,7 +207,7 @@ def names(identities: Iterable[IdentityKey], without: tuple[str, ...]) -> dict[I
     taken: dict[str, list[IdentityKey]] = {}
     for key in identities:
         about = {k: v for k, v in key if not (k == "quantizer" and v == "none") and k not in without}
-        parts = [str(about[k]) for k in short if k in about and not (k == "pattern" and _says_pattern(about))]
+        parts = [str(about[k]) for k in short if k in about and not (k == "pattern" and _pattern_is_method(about))]
         taken.setdefault(" ".join(parts), []).append(key)
     out = {}
     for name, keys in taken.items():
@@ -217,6 +217,6 @@ def names(identities: Iterable[IdentityKey], without: tuple[str, ...]) -> dict[I
     return out
 
 
-def _says_pattern(about: Mapping[str, Any]) -> bool:
+def _pattern_is_method(about: Mapping[str, Any]) -> bool:
     """Is the pattern already said by the method, as it is for dense?"""
     return bool(about.get("pattern") == about.get("method"))

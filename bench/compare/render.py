@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.compare.escape import code, markdown, printable
-from bench.compare.verdict import Judgement, Row
+from bench.compare.verdict import Comparison, Row
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-LONGEST = 60_000
+MAX_COMMENT_LENGTH = 60_000
 """Characters of a comment: GitHub takes 65,536."""
-QUIET = ("OK", "NOT_COMPARABLE")
+FOLDED_VERDICTS = ("OK", "NOT_COMPARABLE")
 """Verdicts whose rows a comment folds away."""
 COLORS = {"REGRESSION": "red", "NEW_FAILURE": "red", "MISSING": "red", "INCONCLUSIVE": "yellow", "IMPROVED": "green"}
 
 
-def number(value: float | None, unit: str = "") -> str:
+def format_number(value: float | None, unit: str = "") -> str:
     if value is None:
         return "–"
     if unit == "B":
@@ -28,7 +28,7 @@ def number(value: float | None, unit: str = "") -> str:
     return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
 
 
-def change(row: Row) -> str:
+def format_change(row: Row) -> str:
     """Ratio, or difference, with its interval."""
     if row.effect is None:
         return "–"
@@ -55,9 +55,9 @@ def cells(row: Row) -> dict[str, str]:
         "": row.mark,
         "row": printable(row.name),
         "metric": printable(row.metric),
-        "before": number(row.before, row.unit),
-        "after": number(row.after, row.unit),
-        "change": change(row),
+        "before": format_number(row.before, row.unit),
+        "after": format_number(row.after, row.unit),
+        "change": format_change(row),
         "p": f"{row.adjusted:.2g}" if row.adjusted is not None and e and e.n > 1 else "",
         "verdict": row.verdict,
         "about": printable("; ".join(filter(None, told))),
@@ -77,7 +77,7 @@ def rich_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def told(judged: Judgement) -> str:
+def describe_counts(judged: Comparison) -> str:
     """How many rows have which verdict."""
     counts = ", ".join(f"{n} {v}" for v, n in judged.count().items()) or "nothing to judge"
     more = f"; {judged.new} new" if judged.new else ""
@@ -85,27 +85,27 @@ def told(judged: Judgement) -> str:
     return counts + more + left
 
 
-def summary(judged: Judgement) -> str:
+def describe_outcome(judged: Comparison) -> str:
     """How a gate ended, in a sentence."""
-    return f"{'failed' if judged.failed else 'passed'}: {told(judged)}"
+    return f"{'failed' if judged.failed else 'passed'}: {describe_counts(judged)}"
 
 
-def md(judged: Judgement, headline: str) -> str:
+def to_markdown(judged: Comparison, headline: str) -> str:
     """The body of a comment. What failed stands first; what is well is folded away."""
     family = (
         f"{judged.family} sampled numbers, intervals at {100 * (1 - judged.level):.4g}%, α = {judged.rules.alpha:g}"
     )
-    loud = [r for r in judged.rows if r.verdict not in QUIET]
-    quiet = [r for r in judged.rows if r.verdict in QUIET]
+    loud = [r for r in judged.rows if r.verdict not in FOLDED_VERDICTS]
+    quiet = [r for r in judged.rows if r.verdict in FOLDED_VERDICTS]
     out = f"### {markdown(headline)}\n\n{markdown(family)}\n"
     if loud:
         out += "\n" + _table(loud)
-    if quiet and len(out) < LONGEST:
-        out += f"\n<details><summary>{len(quiet)} more</summary>\n\n{_table(quiet, LONGEST - len(out))}\n</details>\n"
+    if quiet and len(out) < MAX_COMMENT_LENGTH:
+        out += f"\n<details><summary>{len(quiet)} more</summary>\n\n{_table(quiet, MAX_COMMENT_LENGTH - len(out))}\n</details>\n"
     return out
 
 
-def _table(rows: Sequence[Row], room: int = LONGEST) -> str:
+def _table(rows: Sequence[Row], room: int = MAX_COMMENT_LENGTH) -> str:
     head = cells(rows[0])
     lines = ["| " + " | ".join(head) + " |", "|" + "|".join("---" for _ in head) + "|"]
     for i, row in enumerate(rows):
@@ -117,15 +117,15 @@ def _table(rows: Sequence[Row], room: int = LONGEST) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_json(judged: Judgement) -> str:
+def to_json(judged: Comparison) -> str:
     """One object a row; NaN and infinities are null."""
-    rows = [_flat(r) for r in judged.rows]
+    rows = [_to_object(r) for r in judged.rows]
     told = {"passed": not judged.failed, "counts": judged.count(), "family": judged.family, "level": judged.level}
     about = told | {"alpha": judged.rules.alpha, "new": judged.new, "unjudged": judged.unjudged, "rows": rows}
     return json.dumps(about, indent=1, allow_nan=False)
 
 
-def _flat(row: Row) -> dict[str, Any]:
+def _to_object(row: Row) -> dict[str, Any]:
     e, effect = row.estimate, row.effect or (None, None, None)
     out: dict[str, Any] = {"row": row.name, "metric": row.metric, "verdict": row.verdict, "mark": row.mark}
     out |= {"reason": row.reason, "before": row.before, "after": row.after, "unit": row.unit, "better": row.better}

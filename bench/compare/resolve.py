@@ -6,18 +6,18 @@ import re
 from pathlib import Path
 
 from bench.compare import baseline
-from bench.compare.result_set import ResultSet, Still, of_file, uncollected
+from bench.compare.result_set import ReadOnlyStore, ResultSet, gc_paused, items_of_file
 from bench.results.record import Record
 from bench.results.rows import latest
 from methods.errors import UserError
 
-OF_A_METHOD = ("method", "pattern", "calibration", "training")
+METHOD_COLUMNS = ("method", "pattern", "calibration", "training")
 """What two methods, or two artifacts, need not share."""
 
-OF_A_RECORD = ("measure", "protocol")
+RECORD_COLUMNS = ("measure", "protocol")
 
 
-def find(a: str, b: str, results: Path) -> tuple[ResultSet, ResultSet, tuple[str, ...]]:
+def resolve_both(a: str, b: str, results: Path) -> tuple[ResultSet, ResultSet, tuple[str, ...]]:
     """Two sides, and the parts of an identity in which they may differ.
 
     Each is a results folder, a baseline by file or name; or, in the folder `results`, a commit, a method's label or the
@@ -26,17 +26,17 @@ def find(a: str, b: str, results: Path) -> tuple[ResultSet, ResultSet, tuple[str
     Raises:
         UserError: there is no such thing, or it is several.
     """
-    one, other = (_find(text, results) for text in (a, b))
+    one, other = (_resolve(text, results) for text in (a, b))
     without = tuple(dict.fromkeys((*one[1], *other[1])))
     return one[0], other[0], without
 
 
-def _find(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:
+def _resolve(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:
     path = Path(text)
     plainly_a_name = text == path.name and not (path / "records").is_dir()  # a folder may be called as a method is
     if (path.is_dir() and not plainly_a_name) or (path.is_file() and path.suffix == ".zip"):
         return read(path), ()
-    if baseline.NAME.fullmatch(text) and (kept := baseline.place(text)).is_file():
+    if baseline.NAME.fullmatch(text) and (kept := baseline.path_of(text)).is_file():
         return read(kept), ()
     if not results.is_dir():
         raise UserError(
@@ -45,12 +45,12 @@ def _find(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:
     whole = read(results, every=True)
     found = [r for r in whole.records if r.identity.method == text]
     if found:
-        return whole.only(text, latest(found)), OF_A_METHOD
+        return whole.only(text, latest(found)), METHOD_COLUMNS
     if re.fullmatch(r"[0-9a-f]{4,64}", text):
         if made := [r for r in whole.records if _commit(r).startswith(text)]:
-            return whole.only(text, latest(_of_one(text, made))), ()
+            return whole.only(text, latest(_check_one_commit(text, made))), ()
         if named := [r for r in whole.records if r.key.startswith(text)]:
-            return whole.only(text, _artifact(text, named, whole)), OF_A_METHOD
+            return whole.only(text, _artifact_records(text, named, whole)), METHOD_COLUMNS
     known = sorted({str(r.identity.method) for r in whole.records})
     raise UserError(
         f"{text!r} is no folder, baseline, method, commit or record of {str(results)!r}: its methods are {', '.join(known)}"
@@ -61,22 +61,22 @@ def _commit(record: Record) -> str:
     return str((record.provenance.get("commit") or {}).get("id") or "")
 
 
-def _of_one(text: str, made: list[Record]) -> list[Record]:
+def _check_one_commit(text: str, made: list[Record]) -> list[Record]:
     if len(commits := {_commit(r) for r in made}) > 1:
         raise UserError(f"{len(commits)} commits begin with {text!r}: write more of it")
     return made
 
 
-def _artifact(text: str, named: list[Record], whole: ResultSet) -> list[Record]:
+def _artifact_records(text: str, named: list[Record], whole: ResultSet) -> list[Record]:
     """All that was measured of one artifact. Its seed is left out of account: it is one draw, whichever."""
     if len(named) > 1:
         raise UserError(f"{len(named)} records begin with {text!r}: write more of it")
-    about = named[0].identity.key(*OF_A_RECORD)
-    found = latest(r for r in whole.records if r.identity.key(*OF_A_RECORD) == about)
+    about = named[0].identity.key(*RECORD_COLUMNS)
+    found = latest(r for r in whole.records if r.identity.key(*RECORD_COLUMNS) == about)
     return [r.model_copy(update={"identity": r.identity.model_copy(update={"seed": None})}) for r in found]
 
 
-@uncollected()
+@gc_paused()
 def read(path: Path, what: str = "results", *, every: bool = False) -> ResultSet:
     """A results folder, or a file that `bench baseline set` wrote. every: all records, not the newest of each identity.
 
@@ -89,10 +89,12 @@ def read(path: Path, what: str = "results", *, every: bool = False) -> ResultSet
         raise UserError(f"{what} {str(path)!r} is not there: name a results folder or a file of bench baseline set")
     if not (path / "records").is_dir():
         raise UserError(f"{what} {str(path)!r} is no results folder: it has no records/ in it")
-    store = Still(path, write=False)
+    store = ReadOnlyStore(path, write=False)
     records = list(store)
     if store.moved:
         raise UserError(f"{what} cannot be read: {store.moved[0]}: delete it, or run the same bench run again")
     if not records:
         raise UserError(f"{what} {str(path)!r} holds no records: run bench run --results {path} first")
-    return ResultSet(str(path), tuple(records if every else latest(records)), lambda record: of_file(path, record))
+    return ResultSet(
+        str(path), tuple(records if every else latest(records)), lambda record: items_of_file(path, record)
+    )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-FIXED = ("item_id", "cluster_id", "weight")
+ITEM_COLUMNS = ("item_id", "cluster_id", "weight")
 
 
 class Items(NamedTuple):
@@ -48,7 +48,7 @@ class ResultSet:
         return ResultSet(name, tuple(records), self.items)
 
 
-class Still(Store):
+class ReadOnlyStore(Store):
     """A store that is looked at and never tidied up: a baseline may be somebody's commit."""
 
     def __iter__(self) -> Iterator[Record]:
@@ -64,7 +64,7 @@ class Still(Store):
 
 
 @contextlib.contextmanager
-def uncollected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """No cyclic garbage is looked for: among records by the thousand there is none, and looking takes a third of the time."""
     was = gc.isenabled()
     gc.disable()
@@ -75,17 +75,17 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def of_file(root: Path, record: Record) -> Items:
+def items_of_file(root: Path, record: Record) -> Items:
     if record.items is None:
         raise UserError(f"record {record.key[:12]} in {str(root)!r} kept no per-item scores: run it again")
     path = root / "items" / Path(record.items.file).name
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != record.items.sha256:
         raise UserError(f"{path} is not the file its record speaks of: delete record {record.key[:32]} and run again")
-    return from_table(table(content, str(path)))
+    return items_of_table(read_parquet(content, str(path)))
 
 
-def table(content: bytes, name: str) -> Any:
+def read_parquet(content: bytes, name: str) -> Any:
     """
     Raises:
         UserError: no Parquet, or without the columns that items have.
@@ -97,18 +97,18 @@ def table(content: bytes, name: str) -> Any:
         found = parquet.read_table(io.BytesIO(content))
     except (pyarrow.ArrowException, OSError, ValueError) as fault:
         raise UserError(f"{name} is not Parquet ({str(fault).splitlines()[0][:80]}): make it again") from None
-    if missing := {*FIXED, "value"} - set(found.column_names):
+    if missing := {*ITEM_COLUMNS, "value"} - set(found.column_names):
         raise UserError(f"{name} has no column {min(missing)!r}: make it again")
     return found
 
 
-def from_table(found: Any) -> Items:
+def items_of_table(found: Any) -> Items:
     """Items of one record from an Arrow table; columns that are null throughout belong to others."""
-    fixed = {name: found.column(name).to_numpy(zero_copy_only=False) for name in FIXED}
+    fixed = {name: found.column(name).to_numpy(zero_copy_only=False) for name in ITEM_COLUMNS}
     order = np.argsort(fixed["item_id"].astype(str), kind="stable")
     columns = {}
     for name in found.column_names:
-        if name not in (*FIXED, "record") and found.column(name).null_count < found.num_rows:
+        if name not in (*ITEM_COLUMNS, "record") and found.column(name).null_count < found.num_rows:
             columns[name] = found.column(name).to_numpy(zero_copy_only=False).astype(np.float64)[order]
     return Items(
         fixed["item_id"][order], fixed["cluster_id"][order], fixed["weight"][order].astype(np.float64), columns

@@ -201,14 +201,14 @@ def _excess(store: Store, sparse: Iterable[Record], control: Iterable[Record]) -
     return a - b, tokens
 
 
-def check(points: Sequence[Point], draws: int = DRAWS) -> tuple[Point, Interval]:
+def predict_holdout(points: Sequence[Point], draws: int = DRAWS) -> tuple[Point, Interval]:
     """Leave the largest run out, fit the others, and predict it."""
     held = max(points, key=lambda p: (p.weights * p.training, p.training))
     law = fit([p for p in points if p is not held], draws)
     return held, law.predict(held.weights, held.training)
 
 
-def told(law: Law, held: Point | None = None, predicted: Interval | None = None) -> list[dict[str, Any]]:
+def to_rows(law: Law, held: Point | None = None, predicted: Interval | None = None) -> list[dict[str, Any]]:
     """The law as rows to print."""
     rows: list[dict[str, Any]] = [
         {"what": k, "value": f"{v.value:.4g}", "95% interval": f"{v.low:.4g} to {v.high:.4g}"}
@@ -227,7 +227,7 @@ def told(law: Law, held: Point | None = None, predicted: Interval | None = None)
     return rows
 
 
-def grouped(points: Iterable[Point]) -> Mapping[str, list[Point]]:
+def group_by_model(points: Iterable[Point]) -> Mapping[str, list[Point]]:
     """Points by model, by growing budget."""
     out: dict[str, list[Point]] = {}
     for p in sorted(points, key=lambda p: p.training):

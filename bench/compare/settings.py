@@ -13,7 +13,7 @@ from bench.system.toml import read_toml
 from methods.errors import UserError
 
 
-class Rules(BaseModel):
+class CompareSettings(BaseModel):
     """A gate's settings, by metric where they are not those of bench.results.metrics.
 
     A metric without a margin is not judged. A margin named `latency` is that of every time and speed.
@@ -48,7 +48,7 @@ class Rules(BaseModel):
         return self.seed_noise.get(metric.name, metric.seed_noise)
 
 
-def read(path: Path | None, **over: Any) -> Rules:
+def read(path: Path | None, **over: Any) -> CompareSettings:
     """The file's settings, then what is given here; what neither says has its default.
 
     Raises:
@@ -56,10 +56,10 @@ def read(path: Path | None, **over: Any) -> Rules:
     """
     values: dict[str, Any] = read_toml(path) if path else {}
     try:
-        return Rules(**(values | {k: v for k, v in over.items() if v is not None}))
+        return CompareSettings(**(values | {k: v for k, v in over.items() if v is not None}))
     except ValidationError as fault:
         first = fault.errors()[0]
         where = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
-            raise UserError(f"{path}: " + unknown("setting", where, list(Rules.model_fields))) from None
+            raise UserError(f"{path}: " + unknown("setting", where, list(CompareSettings.model_fields))) from None
         raise UserError(f"{path}: {where} = {first['input']!r} will not do: {first['msg'].lower()}") from None

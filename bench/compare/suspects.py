@@ -9,16 +9,16 @@ from pathlib import Path
 from bench.compare import result_set
 from bench.compare.resolve import read
 from bench.compare.result_set import ResultSet
-from bench.compare.verdict import Judgement
+from bench.compare.verdict import Comparison
 from bench.results.record import Record
 from methods.errors import UserError
 
-SUSPECT = ("REGRESSION", "NEW_FAILURE")
+SUSPECT_VERDICTS = ("REGRESSION", "NEW_FAILURE")
 
 
 def rerun(
     after: ResultSet,
-    judged: Judgement,
+    judged: Comparison,
     room: Path,
     measure: Callable[[Record, Path], Record],
     note: Callable[[str], None],
@@ -27,7 +27,7 @@ def rerun(
 
     measure: runs a record's measurement into an empty results folder; raises UserError where it cannot.
     """
-    suspects = {r.key: r for row in judged.rows if row.verdict in SUSPECT for r in row.records}
+    suspects = {r.key: r for row in judged.rows if row.verdict in SUSPECT_VERDICTS for r in row.records}
     fresh: dict[str, tuple[Record, ResultSet]] = {}
     for key, record in suspects.items():
         try:

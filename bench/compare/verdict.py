@@ -7,17 +7,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.compare.estimate import CannotPair, change, estimate_pair, value
-from bench.compare.pairing import Finding, Pair, join
-from bench.compare.result_set import ResultSet, uncollected
-from bench.compare.settings import Rules
+from bench.compare.estimate import NotComparable, estimate_pair, mean_change, mean_values
+from bench.compare.pairing import Pair, Unpaired, pair_results
+from bench.compare.result_set import ResultSet, gc_paused
+from bench.compare.settings import CompareSettings
 from bench.results import metrics
 from bench.results.record import Record
 from bench.stats import multiple_tests, power
 from bench.stats.bootstrap import Estimate
 
-FAILING = ("REGRESSION", "NEW_FAILURE", "MISSING")
-ORDER = (*FAILING, "INCONCLUSIVE", "NOT_COMPARABLE", "FIXED", "IMPROVED", "OK")
+FAILING_VERDICTS = ("REGRESSION", "NEW_FAILURE", "MISSING")
+VERDICTS = (*FAILING_VERDICTS, "INCONCLUSIVE", "NOT_COMPARABLE", "FIXED", "IMPROVED", "OK")
 """Worst first."""
 MARKS = {"REGRESSION": "+", "IMPROVED": "-", "OK": "", "INCONCLUSIVE": "~", "NOT_COMPARABLE": "x"}
 """asv's marks, by which worse is + and better is -; ! is a failure."""
@@ -58,11 +58,11 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Comparison:
     """A gate's outcome. level: of each interval shown; family: tests that were adjusted together."""
 
     rows: tuple[Row, ...]
-    rules: Rules
+    rules: CompareSettings
     family: int
     level: float
     new: int = 0
@@ -71,17 +71,22 @@ class Judgement:
 
     @property
     def failed(self) -> tuple[Row, ...]:
-        bad = (*FAILING, "INCONCLUSIVE") if self.rules.strict else FAILING
+        bad = (*FAILING_VERDICTS, "INCONCLUSIVE") if self.rules.strict else FAILING_VERDICTS
         return tuple(r for r in self.rows if r.verdict in bad)
 
     def count(self) -> dict[str, int]:
-        return {v: n for v in ORDER if (n := sum(r.verdict == v for r in self.rows))}
+        return {v: n for v in VERDICTS if (n := sum(r.verdict == v for r in self.rows))}
 
 
-@uncollected()
-def judge(
-    before: ResultSet, after: ResultSet, rules: Rules, *, without: tuple[str, ...] = (), exploratory: bool = False
-) -> Judgement:
+@gc_paused()
+def compare(
+    before: ResultSet,
+    after: ResultSet,
+    rules: CompareSettings,
+    *,
+    without: tuple[str, ...] = (),
+    exploratory: bool = False,
+) -> Comparison:
     """Every number of `before` against `after`.
 
     Holm's p over all that is sampled, and Bonferroni's intervals; exploratory: Benjamini and Hochberg's, and each
@@ -90,16 +95,16 @@ def judge(
     Raises:
         UserError: scores that cannot be read.
     """
-    pairs, findings, new = join(before, after, without, shared=exploratory)
+    pairs, findings, new = pair_results(before, after, without, shared=exploratory)
     told = [p for p in pairs if (exploratory and p.definition.in_tables) or rules.margin(p.definition) is not None]
     skipped = sorted({p.metric for p in pairs} - {p.metric for p in told})
-    rows = [_of_finding(f) for f in findings if _asked(f, rules)]
+    rows = [_unpaired_row(f) for f in findings if _matters(f, rules)]
     open_: list[Pair] = []
     for pair in told:
         if reason := pair.obstacle():
             rows.append(_row(pair, "NOT_COMPARABLE", reason))
         elif pair.same_key and not pair.definition.is_time and not pair.counted:
-            rows.append(_reproduced(pair, rules))
+            rows.append(_check_reproduction(pair, rules))
         else:
             open_.append(pair)
     sampled = sum(not p.counted for p in open_)
@@ -109,21 +114,21 @@ def judge(
         try:
             found = estimate_pair(pair, before, after, level, rules.noise(pair.definition))
             measured.append((pair, found))
-        except CannotPair as fault:
+        except NotComparable as fault:
             rows.append(_row(pair, "NOT_COMPARABLE", str(fault)))
-    rows += _decided(measured, rules, exploratory)
-    rows.sort(key=lambda r: (ORDER.index(r.verdict), r.name, r.metric))
-    return Judgement(tuple(rows), rules, sampled, level, new, tuple(skipped))
+    rows += _decide_all(measured, rules, exploratory)
+    rows.sort(key=lambda r: (VERDICTS.index(r.verdict), r.name, r.metric))
+    return Comparison(tuple(rows), rules, sampled, level, new, tuple(skipped))
 
 
-def _asked(finding: Finding, rules: Rules) -> bool:
+def _matters(finding: Unpaired, rules: CompareSettings) -> bool:
     """A metric that is gone matters if it has a margin; a whole cell always does."""
     return (
         finding.reason != "the measure no longer reports it" or rules.margin(metrics.find(finding.metric)) is not None
     )
 
 
-def _decided(measured: Sequence[tuple[Pair, Estimate]], rules: Rules, exploratory: bool) -> Iterable[Row]:
+def _decide_all(measured: Sequence[tuple[Pair, Estimate]], rules: CompareSettings, exploratory: bool) -> Iterable[Row]:
     adjust = multiple_tests.benjamini_hochberg if exploratory else multiple_tests.holm
     sampled = [i for i, (pair, _) in enumerate(measured) if not pair.counted]
     adjusted = dict(zip(sampled, adjust([measured[i][1].p for i in sampled]), strict=True))
@@ -131,7 +136,7 @@ def _decided(measured: Sequence[tuple[Pair, Estimate]], rules: Rules, explorator
         yield decide(pair, estimate, adjusted.get(i, estimate.p), rules)
 
 
-def decide(pair: Pair, estimate: Estimate, adjusted: float, rules: Rules) -> Row:
+def decide(pair: Pair, estimate: Estimate, adjusted: float, rules: CompareSettings) -> Row:
     """REGRESSION, OK, IMPROVED or INCONCLUSIVE; a metric without a margin is judged as if any loss were too much.
 
     Sums in another order are no change, however sure it is: what lies within the tolerance of a reproduction is OK.
@@ -140,7 +145,7 @@ def decide(pair: Pair, estimate: Estimate, adjusted: float, rules: Rules) -> Row
     margin = math.log1p(given) if pair.definition.is_ratio else given
     worse = 1.0 if pair.better == "lower" else -1.0
     loss, most = worse * estimate.value, max(worse * estimate.low, worse * estimate.high)
-    row = _row(pair, "OK", _hints(pair), estimate=estimate, adjusted=adjusted, margin=given)
+    row = _row(pair, "OK", _seed_hint(pair), estimate=estimate, adjusted=adjusted, margin=given)
     if pair.counted:
         verdict = "REGRESSION" if loss > margin else "IMPROVED" if -loss > margin else "OK"
         return replace(row, verdict=verdict)
@@ -153,19 +158,19 @@ def decide(pair: Pair, estimate: Estimate, adjusted: float, rules: Rules) -> Row
     if most < margin or estimate.low == estimate.high == 0:
         return row
     half = most - loss if loss <= margin else loss - min(worse * estimate.low, worse * estimate.high)
-    return replace(row, verdict="INCONCLUSIVE", needed=power.needed(estimate, loss, half, margin))
+    return replace(row, verdict="INCONCLUSIVE", needed=power.required_n(estimate, loss, half, margin))
 
 
-def _hints(pair: Pair) -> str:
+def _seed_hint(pair: Pair) -> str:
     seeds = {r.identity.seed for r in pair.before} - {None}
     if 0 < len(seeds) < 3 and not pair.counted:
         return f"{len(seeds)} calibration seed{'s' if len(seeds) > 1 else ''}: 5 say more"
     return ""
 
 
-def _reproduced(pair: Pair, rules: Rules) -> Row:
+def _check_reproduction(pair: Pair, rules: CompareSettings) -> Row:
     """The same key on the same machine: the number has to come out again, whatever the margin."""
-    moved = change(pair)
+    moved = mean_change(pair)
     within = abs(moved) <= rules.tolerance(pair.definition)
     worse = moved * (1 if pair.better == "lower" else -1) > 0
     if within:
@@ -176,7 +181,7 @@ def _reproduced(pair: Pair, rules: Rules) -> Row:
 def _row(pair: Pair, verdict: str, reason: str = "", **fields: Any) -> Row:
     was, now = pair.readings
     known = all(r.value is not None for r in (*was, *now)) and was and now
-    a, b = value(pair) if known else (None, None)
+    a, b = mean_values(pair) if known else (None, None)
     return Row(
         pair.name,
         pair.metric,
@@ -192,5 +197,5 @@ def _row(pair: Pair, verdict: str, reason: str = "", **fields: Any) -> Row:
     )
 
 
-def _of_finding(finding: Finding) -> Row:
+def _unpaired_row(finding: Unpaired) -> Row:
     return Row(finding.name, finding.metric, finding.verdict, finding.reason, records=finding.records)

@@ -7,7 +7,7 @@ import json
 import uuid
 from typing import Any
 
-from bench.export.result_sets import OURS, Line, data, numbers, seconds
+from bench.export.result_sets import OURS, ModelResults, data_of, recorded_at, values_of
 from bench.results import metrics
 from bench.results.record import ReadingRow, Record
 
@@ -15,7 +15,7 @@ VERSION = "0.3.0"
 """Of the schema."""
 
 
-def documents(line: Line, organization: str) -> dict[str, str]:
+def documents(line: ModelResults, organization: str) -> dict[str, str]:
     """Path in Every Eval Ever's data store -> JSON. The same records give the same bytes.
 
     Single questions are not among them: that schema asks for their text and the model's answer, and records keep neither.
@@ -37,7 +37,7 @@ def documents(line: Line, organization: str) -> dict[str, str]:
         "evaluation_results": [
             _result(record, reading, value)
             for record in line.records
-            for reading, value in numbers(record)
+            for reading, value in values_of(record)
             if reading.better
         ],
     }
@@ -48,12 +48,12 @@ def documents(line: Line, organization: str) -> dict[str, str]:
     return {f"data/{OURS}/{developer}/{model.replace('/', '_')}/{file}.json": text}
 
 
-def _library(line: Line) -> dict[str, str]:
+def _library(line: ModelResults) -> dict[str, str]:
     versions = line.records[-1].provenance.get("versions") or {}
     return {str(k): str(v) for k, v in versions.items() if k != OURS}
 
 
-def _model(line: Line) -> dict[str, Any]:
+def _model(line: ModelResults) -> dict[str, Any]:
     """Readings without a better or worse, such as the number of parameters, say what the model is."""
     decided = line.records[0].key_inputs
     labels = line.identity.labels()
@@ -62,7 +62,7 @@ def _model(line: Line) -> dict[str, Any]:
     targets = [line.identity.include, line.identity.exclude]
     details |= {"base_model_sha256": decided.get("model"), "targets": json.dumps(targets)}
     details |= {"stages": json.dumps([{k: s[k] for k in ("name", "config")} for s in decided.get("stages", [])])}
-    details |= {r.metric: f"{v:g}" for record in line.records for r, v in numbers(record) if not r.better}
+    details |= {r.metric: f"{v:g}" for record in line.records for r, v in values_of(record) if not r.better}
     known = {
         "deployment_type": "self_deployed",
         "model_availability": "open_weights" if line.dense and line.published else "unknown",
@@ -78,7 +78,7 @@ def _model(line: Line) -> dict[str, Any]:
 
 def _result(record: Record, reading: ReadingRow, value: float) -> dict[str, Any]:
     protocol = str(record.identity.protocol.label)
-    name, hub, content = data(record)
+    name, hub, content = data_of(record)
     source: dict[str, Any] = {"dataset_name": name, "source_type": "hf_dataset" if hub else "other"}
     source |= {"hf_repo": hub} if hub else {}
     source |= {"additional_details": {"revision_or_digest": content}} if content else {}
@@ -91,7 +91,7 @@ def _result(record: Record, reading: ReadingRow, value: float) -> dict[str, Any]
     return {
         "evaluation_result_id": f"{record.identity.measure}/{protocol}/{reading.metric}",
         "evaluation_name": protocol,
-        "evaluation_timestamp": str(seconds(record)),
+        "evaluation_timestamp": str(recorded_at(record)),
         "source_data": source,
         "metric_config": _metric(reading),
         "score_details": score,

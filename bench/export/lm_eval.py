@@ -7,15 +7,15 @@ import re
 import time
 from typing import Any
 
-from bench.export.result_sets import OURS, Line, data, numbers, task
+from bench.export.result_sets import OURS, ModelResults, data_of, task_of, values_of
 from bench.inputs.tasks import KNOWN, OWN
 from bench.results.record import Record
 
-NAMED = r"[\"<>:/|\\?*\[\]]+"
+UNSAFE_CHARACTERS = r"[\"<>:/|\\?*\[\]]+"
 """What lm-eval replaces in a model's name to make a folder of it."""
 
 
-def documents(line: Line, organization: str) -> dict[str, str]:
+def documents(line: ModelResults, organization: str) -> dict[str, str]:
     """Path -> JSON, one of each number of questions that tasks were cut to. organization: has no place in it.
 
     Corpora stand beside tasks, under the name of their protocol, which is no task of lm-eval's: its `wikitext` counts
@@ -23,9 +23,9 @@ def documents(line: Line, organization: str) -> dict[str, str]:
     """
     limits: dict[int | None, list[Record]] = {}
     for record in line.records:
-        if task(record):
+        if task_of(record):
             limits.setdefault(_config(record).get("limit"), []).append(record)
-    folder = re.sub(NAMED, "__", line.name)
+    folder = re.sub(UNSAFE_CHARACTERS, "__", line.name)
     out = {}
     for i, limit in enumerate(sorted(limits, key=lambda n: n or 0)):
         stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime(line.recorded)) + f".{i:06}"
@@ -34,10 +34,10 @@ def documents(line: Line, organization: str) -> dict[str, str]:
     return out
 
 
-def _document(line: Line, records: list[Record], limit: int | None) -> dict[str, Any]:
+def _document(line: ModelResults, records: list[Record], limit: int | None) -> dict[str, Any]:
     tasks: dict[str, list[Record]] = {}
     for record in records:
-        tasks.setdefault(task(record), []).append(record)
+        tasks.setdefault(task_of(record), []).append(record)
     first = records[0]
     versions = first.provenance.get("versions") or {}
     batches = {str(b) for r in records if (b := _config(r).get("batch")) is not None}
@@ -56,7 +56,7 @@ def _document(line: Line, records: list[Record], limit: int | None) -> dict[str,
         "versions": {name: _version(group[0]) for name, group in tasks.items()},
         "n-shot": {name: 0 for name in tasks if name in OWN or name in KNOWN},
         "higher_is_better": {
-            name: {r.metric: r.better == "higher" for x in group for r, _ in numbers(x)}
+            name: {r.metric: r.better == "higher" for x in group for r, _ in values_of(x)}
             for name, group in tasks.items()
         },
         "n-samples": {name: _counts(group, limit) for name, group in tasks.items()},
@@ -67,7 +67,7 @@ def _document(line: Line, records: list[Record], limit: int | None) -> dict[str,
         "lm_eval_version": versions.get("lm_eval"),
         "model_source": "hf",
         "model_name": line.name,
-        "model_name_sanitized": re.sub(NAMED, "__", line.name),
+        "model_name_sanitized": re.sub(UNSAFE_CHARACTERS, "__", line.name),
         OURS: {
             "version": line.version,
             "identity": line.identity.model_dump(mode="json", exclude={"measure", "protocol"}),
@@ -84,9 +84,9 @@ def _config(record: Record) -> dict[str, Any]:
 def _results(name: str, records: list[Record]) -> dict[str, Any]:
     """lm-eval's keys are `metric,filter`; a standard error that nobody has is "N/A"."""
     told: dict[str, Any] = {"name": name, "alias": name}
-    told["sample_len"] = max(r.n or 0 for record in records for r, _ in numbers(record))
+    told["sample_len"] = max(r.n or 0 for record in records for r, _ in values_of(record))
     for record in records:
-        for reading, value in numbers(record):
+        for reading, value in values_of(record):
             told[f"{reading.metric},none"] = value
             told[f"{reading.metric}_stderr,none"] = "N/A" if reading.stderr is None else reading.stderr
     return told
@@ -94,12 +94,12 @@ def _results(name: str, records: list[Record]) -> dict[str, Any]:
 
 def _counts(records: list[Record], limit: int | None) -> dict[str, int]:
     """How many questions there would have been without a limit, no record says."""
-    count = max(r.n or 0 for record in records for r, _ in numbers(record))
+    count = max(r.n or 0 for record in records for r, _ in values_of(record))
     return {"effective": count} if limit else {"original": count, "effective": count}
 
 
 def _task_config(name: str, record: Record) -> dict[str, Any]:
-    dataset, hub, _ = data(record)
+    dataset, hub, _ = data_of(record)
     told = {"task": name, "dataset_path": hub or dataset, "metadata": {"version": _version(record)}}
     return told | ({"num_fewshot": 0} if name in OWN or name in KNOWN else {})
 

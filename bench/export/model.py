@@ -20,8 +20,8 @@ from methods.folder import INDEX, Folder, Writer
 from methods.targets import family_of, find_targets
 
 MODEL_FORMATS = ("hf", "packed24")
-CARRIED = ("generation_config.json", "chat_template.jinja", *models.TOKENIZER_FILES)
-SPARSE = ("sparsity_config", "compression_config")
+EXTRA_FILES = ("generation_config.json", "chat_template.jinja", *models.TOKENIZER_FILES)
+SPARSITY_KEYS = ("sparsity_config", "compression_config")
 """Keys of a config.json that loaders refuse, or read as formats nobody reads any more."""
 
 
@@ -53,12 +53,12 @@ def export_model(
         if packed and format_ == "packed24":
             raise UserError(f"{folder} is packed24 already: take --format hf, or copy it")
         if packed:
-            told = _unpacked(folder, room)
+            told = _write_dense(folder, room)
         elif format_ == "hf":
-            told = _copied(folder, room)
+            told = _copy_weights(folder, room)
         else:
-            told = _packed(folder, room, values, include, (*left, *exclude))
-        _carry(folder, room)
+            told = _write_packed(folder, room, values, include, (*left, *exclude))
+        _copy_extra_files(folder, room)
     return f"{out}: {told}"
 
 
@@ -70,7 +70,9 @@ def _source(name: str, results: Path | None) -> tuple[Path, tuple[str, ...], tup
     return folder, record.identity.include, record.identity.exclude
 
 
-def _packed(folder: Path, room: Path, values: str | None, include: tuple[str, ...], exclude: tuple[str, ...]) -> str:
+def _write_packed(
+    folder: Path, room: Path, values: str | None, include: tuple[str, ...], exclude: tuple[str, ...]
+) -> str:
     source = Folder(folder)
     transposed = family_of(source.config).transposed
     targets = {t + ".weight" for t in find_targets(source.config, source.shapes(), include, exclude)}
@@ -94,7 +96,7 @@ def _packed(folder: Path, room: Path, values: str | None, include: tuple[str, ..
     )
 
 
-def _unpacked(folder: Path, room: Path) -> str:
+def _write_dense(folder: Path, room: Path) -> str:
     source, writer = folder24.Folder24(folder), Writer(room)
     for name in source:
         writer.add(name, source.tensor(name))
@@ -102,7 +104,7 @@ def _unpacked(folder: Path, room: Path) -> str:
     return f"{sum(e.kind != 'dense' for e in source.entries.values())} linears unpacked, stored dense"
 
 
-def _copied(folder: Path, room: Path) -> str:
+def _copy_weights(folder: Path, room: Path) -> str:
     source = Folder(folder)
     for file in source.files():
         shutil.copyfile(file, room / file.name)
@@ -111,9 +113,9 @@ def _copied(folder: Path, room: Path) -> str:
     return f"{len(source.files())} files of dense safetensors"
 
 
-def _carry(folder: Path, room: Path) -> None:
-    for name in CARRIED:
+def _copy_extra_files(folder: Path, room: Path) -> None:
+    for name in EXTRA_FILES:
         if (folder / name).exists():
             shutil.copyfile(folder / name, room / name)
     config = json.loads((folder / "config.json").read_text())
-    (room / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in SPARSE}, indent=2))
+    (room / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in SPARSITY_KEYS}, indent=2))

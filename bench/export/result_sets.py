@@ -21,7 +21,7 @@ OURS = "cast-bench"
 
 
 @dataclass(frozen=True)
-class Line:
+class ModelResults:
     """The records of one model, measured by one version of cast-bench.
 
     name: as of a model on a hub; source: what it was made from, its hub id if it has one; identity: what its records share.
@@ -46,10 +46,10 @@ class Line:
     @property
     def recorded(self) -> int:
         """When its last record was made, in seconds since 1970."""
-        return max(seconds(r) for r in self.records)
+        return max(recorded_at(r) for r in self.records)
 
 
-def lines(records: Iterable[Record]) -> tuple[list[Line], dict[str, int]]:
+def group_by_model(records: Iterable[Record]) -> tuple[list[ModelResults], dict[str, int]]:
     """Lines by name, and how many records are in none of them for want of a number, by status."""
     grouped: dict[tuple[Any, ...], list[Record]] = {}
     left: dict[str, int] = {}
@@ -59,16 +59,16 @@ def lines(records: Iterable[Record]) -> tuple[list[Line], dict[str, int]]:
             grouped.setdefault((about, _version(record)), []).append(record)
         else:
             left[record.status] = left.get(record.status, 0) + 1
-    found = [_line(sorted(group, key=lambda r: r.key)) for group in grouped.values()]
+    found = [_model_results(sorted(group, key=lambda r: r.key)) for group in grouped.values()]
     return sorted(found, key=lambda line: (line.name, line.records[0].key)), left
 
 
-def _line(records: list[Record]) -> Line:
+def _model_results(records: list[Record]) -> ModelResults:
     base, hub = _base(records[0].identity.model)
     identity = records[0].identity.model_copy(
         update={"model": hub or base}
     )  # a folder's path is nobody else's business
-    line = Line("", hub or base, bool(hub), identity, tuple(records))
+    line = ModelResults("", hub or base, bool(hub), identity, tuple(records))
     if line.dense:
         return replace(line, name=hub or f"{OURS}/{base}")
     seed = None if identity.seed is None else f"seed{identity.seed}"
@@ -94,7 +94,7 @@ def _version(record: Record) -> str:
     return str((record.provenance.get("versions") or {}).get("cast-bench", "unknown"))
 
 
-def seconds(record: Record) -> int:
+def recorded_at(record: Record) -> int:
     """When a record was made, since 1970; 0 where it does not say."""
     try:
         return calendar.timegm(time.strptime(str(record.provenance.get("recorded")), "%Y-%m-%dT%H:%M:%SZ"))
@@ -102,7 +102,7 @@ def seconds(record: Record) -> int:
         return 0
 
 
-def task(record: Record) -> str:
+def task_of(record: Record) -> str:
     """What was asked: lm-eval's task, the corpus and its windows; "" of what is counted on weights alone."""
     config = (record.key_inputs.get("measure") or {}).get("config") or {}
     if "task" in config:
@@ -110,7 +110,7 @@ def task(record: Record) -> str:
     return str(record.identity.protocol.label) if any(r.n and r.stderr is not None for r in record.readings) else ""
 
 
-def data(record: Record) -> tuple[str, str, str]:
+def data_of(record: Record) -> tuple[str, str, str]:
     """Name, hub id and revision or digest of what was measured on; "" where there is none."""
     from bench.inputs.corpora import CORPORA
 
@@ -130,6 +130,6 @@ def data(record: Record) -> tuple[str, str, str]:
     return "weights", "", ""
 
 
-def numbers(record: Record) -> list[tuple[ReadingRow, float]]:
+def values_of(record: Record) -> list[tuple[ReadingRow, float]]:
     """Readings that have a value, each with it."""
     return [(r, float(r.value)) for r in record.readings if r.value is not None]

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.export import every_eval_ever, lm_eval
-from bench.export.result_sets import Line, lines
+from bench.export.result_sets import ModelResults, group_by_model
 from bench.results.store import Store
 from bench.system.files import atomic_folder
 from methods.errors import UserError
 
-RESULT_FORMATS: dict[str, Callable[[Line, str], dict[str, str]]] = {
+RESULT_FORMATS: dict[str, Callable[[ModelResults, str], dict[str, str]]] = {
     "eee": every_eval_ever.documents,
     "lm-eval": lm_eval.documents,
 }
@@ -26,7 +26,7 @@ def export_results(results: Path, format_: str, out: Path, organization: str) ->
         UserError: no such folder, a damaged record, nothing to export, or `out` is taken.
     """
     store = Store(results, write=False)
-    found, left = lines(store)
+    found, left = group_by_model(store)
     if store.moved:
         raise UserError(f"{store.moved[0]}: run the same command again to go on without it")
     files: dict[str, str] = {}

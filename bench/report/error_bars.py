@@ -1,4 +1,4 @@
-"""Error bars inside a column: every row's number on one scale."""
+"""Error bars inside a column of the page: each row's number on one scale."""
 
 from __future__ import annotations
 
@@ -16,32 +16,31 @@ EDGE = 5
 
 
 @dataclass(frozen=True)
-class Bars:
-    """column: where they stand, -1 for nowhere; at: of each row; told: their scale, in words."""
+class ErrorBars:
+    """column: where the bars are, -1 if nowhere; bars: one SVG for each row, empty without a number."""
 
     column: int
-    at: Sequence[Markup]
-    told: str = ""
+    bars: Sequence[Markup]
+    caption: str = ""
 
 
-def of(table: Table) -> Bars:
-    """For the first quality column of which two numbers have an error."""
+def draw(table: Table) -> ErrorBars:
+    """Bars for the first quality column in which two numbers have an error."""
     for c, column in enumerate(table.columns):
         cells = [row.cells[c] for row in table.rows]
-        known = [(x.value, x.spread or 0.0) for x in cells if x and x.value is not None]
-        if column.metric in metrics.QUALITY and sum(bool(spread) for _, spread in known) > 1:
-            ends = [end for value, spread in known for end in (value - spread, value + spread)]
-            scale = pareto_chart.scale(ends, EDGE, WIDTH - EDGE)
-            drawn = [_bar(scale, x.value, x.spread or 0.0) if x and x.value is not None else Markup("") for x in cells]
-            return Bars(
-                c, drawn, f"Bars: {column.name} and its error, on one {'logarithmic ' if scale.log else ''}scale."
-            )
-    return Bars(-1, [Markup("")] * len(table.rows))
+        numbers = [(x.value, x.spread or 0.0) for x in cells if x and x.value is not None]
+        if column.metric in metrics.QUALITY and sum(bool(spread) for _, spread in numbers) > 1:
+            ends = [end for value, spread in numbers for end in (value - spread, value + spread)]
+            scale = pareto_chart.make_scale(ends, EDGE, WIDTH - EDGE)
+            bars = [_bar(scale, x.value, x.spread or 0.0) if x and x.value is not None else Markup("") for x in cells]
+            kind = "log scale" if scale.log else "scale"
+            return ErrorBars(c, bars, f"Bars: {column.name} with its error, all on one {kind}.")
+    return ErrorBars(-1, [Markup("")] * len(table.rows))
 
 
 def _bar(scale: pareto_chart.Scale, value: float, spread: float) -> Markup:
-    low, at, high = (scale(v) for v in (value - spread, value, value + spread))
+    low, middle, high = (scale(v) for v in (value - spread, value, value + spread))
     return Markup(
         '<svg class="bar" aria-hidden="true" viewBox="0 0 {0} 12"><path class="rule" d="M0 6H{0}"/>'
         '<path d="M{1} 6H{3}M{1} 2.5V9.5M{3} 2.5V9.5"/><circle cx="{2}" cy="6" r="2.6"/></svg>'
-    ).format(WIDTH, low, at, high)
+    ).format(WIDTH, low, middle, high)

@@ -1,8 +1,9 @@
-"""Pictures of records, as SVG or PNG."""
+"""Figures of records, as SVG, PNG or PDF."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,60 +18,61 @@ if TYPE_CHECKING:
     from bench.compare.scaling_law import Law, Point
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Told apart by readers who do not see all colors (Okabe and Ito)."""
+"""Of Okabe and Ito: also color-blind readers can distinguish them."""
 FORMATS = (".svg", ".png", ".pdf")
-MOST_PANELS = 30
+MAX_PANELS = 30
 PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("loss, nats a token", (("ce", "cross-entropy"), ("kl", "KL to the dense model"))),
     ("share of |w| that the mask keeps", (("S", "S"),)),
     ("share of the mask that flipped", (("flips", "flips"),)),
-    ("pull and learning rate", (("alpha", "α"), ("lr", "lr / peak"))),
+    ("α and learning rate", (("alpha", "α"), ("lr", "lr / peak"))),
 )
-"""Title, and the columns of a training's curve that stand in the panel."""
+"""Title, and the columns of the training curve in the panel, each with its label."""
 
 
-def training(record: Record, file: Path) -> Path:
-    """Draw a training's diary: losses, S, mask flips, learning rate and alpha over steps.
+def draw_training(record: Record, file: Path) -> Path:
+    """Draw a training: losses, S, mask flips, learning rate and alpha over steps.
 
     Raises:
-        UserError: the record tells of no training, or the file's ending is none that can be drawn.
+        UserError: the record has no training, or the file's suffix is not in FORMATS.
     """
     curve = record.notes.get("curve")
     if not curve:
         raise UserError(
-            f"record {record.key[:12]} tells of no training: take the `pattern` record of a method that trains "
+            f"record {record.key[:12]} has no training: name the `pattern` record of a method that trains "
             "(bench ls runs)"
         )
     pyplot = _pyplot(file)
-    shown = [(t, [c for c in columns if c[0] in curve[0]]) for t, columns in PANELS]
-    shown = [(t, columns) for t, columns in shown if columns]
-    figure, axes = pyplot.subplots(1, len(shown), figsize=(4.2 * len(shown), 3.2), squeeze=False, layout="constrained")
-    for (title, columns), axis in zip(shown, axes[0], strict=True):
+    panels = [(title, [c for c in columns if c[0] in curve[0]]) for title, columns in PANELS]
+    panels = [(title, columns) for title, columns in panels if columns]
+    size = (4.2 * len(panels), 3.2)
+    figure, axes = pyplot.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
+    for (title, columns), axis in zip(panels, axes[0], strict=True):
         _panel(axis, title, columns, curve)
     figure.suptitle(_title(record), x=0.01, ha="left", fontsize=10, parse_math=False)
     return _save(figure, file)
 
 
-def scaling(law: Law, file: Path, method: str, control: str, held: Point | None = None) -> Path:
-    """Draw a law's curve for each model through its points; the point left out is hollow.
+def draw_scaling(law: Law, file: Path, method: str, control: str, holdout: Point | None = None) -> Path:
+    """Draw a law's curve for each model, with its points; the holdout is a hollow one.
 
     Raises:
-        UserError: the file's ending is none that can be drawn.
+        UserError: the file's suffix is not in FORMATS.
     """
-    from bench.compare.scaling_law import grouped
+    from bench.compare.scaling_law import group_by_model
 
     pyplot = _pyplot(file)
     figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    everything = [*law.points, *([held] if held else [])]
+    everything = [*law.points, *([holdout] if holdout else [])]
     budgets = [p.training for p in everything]
     grid = [min(budgets) * (max(budgets) / min(budgets)) ** (k / 60) for k in range(61)]
-    for color, (model, points) in zip(COLORS, grouped(everything).items(), strict=False):
+    for color, (model, points) in zip(COLORS, group_by_model(everything).items(), strict=False):
         weights = points[0].weights
         predicted = [law.predict(weights, d) for d in grid]
         axis.plot(grid, [p.value for p in predicted], color=color, linewidth=1.2, label=f"{model}, {weights:,} weights")
         axis.fill_between(grid, [p.low for p in predicted], [p.high for p in predicted], color=color, alpha=0.12)
         for p in points:
-            axis.plot(p.training, p.loss, "o", color=color, fillstyle="none" if p is held else "full", markersize=6)
+            axis.plot(p.training, p.loss, "o", color=color, fillstyle="none" if p is holdout else "full", markersize=6)
     axis.set(xscale="log", yscale="log")
     axis.set_xlabel("training tokens")
     axis.set_ylabel(f"nats a token, {method} above {control}", parse_math=False)
@@ -79,16 +81,14 @@ def scaling(law: Law, file: Path, method: str, control: str, held: Point | None 
     return _save(figure, file)
 
 
-def history(series: Sequence[Series], file: Path) -> Path:
-    """Draw a metric over commits, a panel a row: steps as breaks of the level, changed surroundings as dashed lines.
+def draw_history(series: Sequence[Series], file: Path) -> Path:
+    """Draw a metric over commits, a panel for each row: level between steps, dashed lines where the machine changed.
 
     Raises:
-        UserError: the file's ending is none that can be drawn, or there are more rows than can be read.
+        UserError: the file's suffix is not in FORMATS, or there are more than MAX_PANELS rows.
     """
-    if len(series) > MOST_PANELS:
-        raise UserError(f"{len(series)} rows are more than a figure's {MOST_PANELS}: choose some with --row")
-    from itertools import pairwise
-
+    if len(series) > MAX_PANELS:
+        raise UserError(f"too many rows for a figure ({len(series)}, at most {MAX_PANELS}): select some with --row")
     pyplot = _pyplot(file)
     figure, axes = pyplot.subplots(len(series), 1, figsize=(8, 2.2 * len(series)), squeeze=False, layout="constrained")
     for one, axis in zip(series, axes[:, 0], strict=True):
@@ -101,7 +101,7 @@ def history(series: Sequence[Series], file: Path) -> Path:
             if p.surroundings:
                 axis.axvline(i - 0.5, color="#777777", linestyle="--", linewidth=0.8)
         axis.plot(values, "o", color=COLORS[0], markersize=4)
-        axis.set_ylim(*_span(values))
+        axis.set_ylim(*_axis_limits(values))
         axis.ticklabel_format(axis="y", useOffset=False)
         axis.set_title(one.name, fontsize=9, loc="left", parse_math=False)
         axis.set_ylabel(one.metric, fontsize=8, parse_math=False)
@@ -114,29 +114,29 @@ def history(series: Sequence[Series], file: Path) -> Path:
     return _save(figure, file)
 
 
-def _span(values: Sequence[float]) -> tuple[float, float]:
-    """Of an axis: a per cent at least to either side of the middle, so that the last digits look like what they are."""
+def _axis_limits(values: Sequence[float]) -> tuple[float, float]:
+    """Ends of an axis: at least 1% to either side of the middle, so that changes in the last digits do not look large."""
     low, high = min(values), max(values)
     middle, half = (low + high) / 2, max(0.6 * (high - low), 0.01 * abs(low + high) / 2)
     return middle - (half or 1.0), middle + (half or 1.0)
 
 
-def speeds(records: Sequence[Record], file: Path) -> Path:
-    """Draw a shape table: a panel a kind of weight, speedup with its interval over tokens, the limit dashed.
+def draw_speeds(records: Sequence[Record], file: Path) -> Path:
+    """Draw speedups over tokens, a panel for each kind of weight: with their intervals, the roofline limit dashed.
 
     Raises:
-        UserError: no record holds a shape that was timed, or the file's ending is none that can be drawn.
+        UserError: no record has a shape that was timed, or the file's suffix is not in FORMATS.
     """
     rows = [row for r in records for row in r.notes.get("shapes", []) if "speedup" in row]
     if not rows:
-        raise UserError("no shape was timed: there is nothing to draw")
+        raise UserError("nothing to draw: no shape was timed")
     pyplot = _pyplot(file)
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     figure, axes = pyplot.subplots(1, len(kinds), figsize=(4.2 * len(kinds), 3.4), squeeze=False, layout="constrained")
     for kind, axis in zip(kinds, axes[0], strict=True):
-        mine = [row for row in rows if row["kind"] == kind]
-        for color, shape in zip(COLORS, dict.fromkeys(tuple(row["shape"]) for row in mine), strict=False):
-            line = sorted((row for row in mine if tuple(row["shape"]) == shape), key=lambda row: row["tokens"])
+        of_kind = [row for row in rows if row["kind"] == kind]
+        for color, shape in zip(COLORS, dict.fromkeys(tuple(row["shape"]) for row in of_kind), strict=False):
+            line = sorted((row for row in of_kind if tuple(row["shape"]) == shape), key=lambda row: row["tokens"])
             at, value = [row["tokens"] for row in line], [row["speedup"] for row in line]
             below, above = zip(
                 *((row["speedup"] - row["interval"][0], row["interval"][1] - row["speedup"]) for row in line),
@@ -161,18 +161,18 @@ def speeds(records: Sequence[Record], file: Path) -> Path:
         axis.grid(alpha=0.3, linewidth=0.5)
     axes[0][0].set_ylabel("dense / 2:4, limit dashed", fontsize=8)
     axes[0][-1].legend(fontsize=8, frameon=False)
-    told = f"{records[0].identity.model} · {records[0].notes.get('device', records[0].identity.device)}"
-    figure.suptitle(told, x=0.01, ha="left", fontsize=10, parse_math=False)
+    title = f"{records[0].identity.model} · {records[0].notes.get('device', records[0].identity.device)}"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, parse_math=False)
     return _save(figure, file)
 
 
 def _pyplot(file: Path) -> Any:
     if file.suffix not in FORMATS:
-        raise UserError(f"figure {str(file)!r} should end in {', '.join(FORMATS)}")
+        raise UserError(f"unknown figure format {str(file)!r}: the file name must end in {', '.join(FORMATS)}")
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "cast-bench"  # the same figure, the same bytes
+    matplotlib.rcParams["svg.hashsalt"] = "cast-bench"  # the same figure gives the same bytes
     from matplotlib import pyplot
 
     return pyplot
@@ -204,6 +204,6 @@ def _panel(axis: Axes, title: str, columns: Sequence[tuple[str, str]], curve: Se
 def _title(record: Record) -> str:
     identity = record.identity
     parts = [identity.model, identity.method, identity.pattern, identity.training and identity.training.label]
-    told = " · ".join(str(p) for p in parts if p)
-    found = record.notes.get("validation_perplexity", {})
-    return told + "".join(f" · {k.replace('_', ' ')} {v:.4g}" for k, v in found.items())
+    perplexities = record.notes.get("validation_perplexity", {})
+    title = " · ".join(str(p) for p in parts if p)
+    return title + "".join(f" · {k.replace('_', ' ')} {v:.4g}" for k, v in perplexities.items())

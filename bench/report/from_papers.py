@@ -1,4 +1,4 @@
-"""What papers report, from results/published/*.csv: facts with their sources, never among our own."""
+"""Numbers from papers, out of results/published/*.csv: with their sources, and never mixed with our own."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from bench.report.view import Cell, Column, Row, Section, Table
 from methods.errors import UserError
 
 
-class Published(BaseModel):
-    """One row of the file, under its header."""
+class PaperRow(BaseModel):
+    """One row of a file, by its header."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     model: Annotated[str, Field(min_length=1)]
@@ -22,11 +22,11 @@ class Published(BaseModel):
     pattern: Annotated[str, Field(min_length=1)]
     perplexity: Annotated[Decimal, Field(gt=0)]
     protocol: Annotated[str, Field(min_length=1)]
-    """Corpus and window, `wikitext2@4096`; `@?` where the source does not say."""
+    """Corpus and window length, `wikitext2@4096`; `@?` if the source does not say."""
     zero_shot_mean: Annotated[Decimal, Field(ge=0, le=100)] | None
-    """Per cent. Decimals stay as they were printed."""
+    """In per cent, with the decimals of the source."""
     zero_shot_tasks: str
-    """A set by its name here, or what the source says of it."""
+    """The name of a set of tasks, or what the source says about them."""
     source: Annotated[str, Field(min_length=1)]
     note: str
 
@@ -36,38 +36,38 @@ class Published(BaseModel):
         return value or None
 
 
-def section(folder: Path) -> Section | None:
+def make_section(folder: Path) -> Section | None:
     """
     Raises:
-        UserError: a row that cannot be read, or lacks its source.
+        UserError: a row cannot be read, or has no source.
     """
-    rows = [row for path in sorted(folder.glob("*.csv")) for row in read(path)]
+    rows = [row for path in sorted(folder.glob("*.csv")) for row in read_rows(path)]
     if not rows:
         return None
     models = dict.fromkeys(r.model for r in rows)
     tables = tuple(_table(model, [r for r in rows if r.model == model]) for model in models)
-    about = f"{len(rows)} rows as their authors printed them. None was measured here, and protocols differ."
-    return Section("Published by others", about, tables, folder.as_posix(), published=True)
+    description = f"{len(rows)} rows as printed in papers. None was measured here, and protocols differ."
+    return Section("Published by others", description, tables, folder.as_posix(), published=True)
 
 
-def read(path: Path) -> list[Published]:
+def read_rows(path: Path) -> list[PaperRow]:
     """
     Raises:
-        UserError: a row that cannot be read, or lacks its source.
+        UserError: a row cannot be read, or has no source.
     """
     with path.open(newline="", encoding="utf-8") as file:
         lines = csv.DictReader(file)
         try:
-            return [Published.model_validate(line) for line in lines]
+            return [PaperRow.model_validate(line) for line in lines]
         except ValidationError as fault:
             first = fault.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise UserError(
-                f"{path}, line {lines.line_num}: {where} = {first['input']!r} will not do: {first['msg'].lower()}"
+                f"{path}, line {lines.line_num}: invalid {where} = {first['input']!r}: {first['msg'].lower()}"
             ) from None
 
 
-def _table(model: str, rows: list[Published]) -> Table:
+def _table(model: str, rows: list[PaperRow]) -> Table:
     protocols = list(dict.fromkeys(r.protocol for r in rows))
     sets = list(dict.fromkeys(r.zero_shot_tasks for r in rows if r.zero_shot_mean is not None))
     columns = (
@@ -78,7 +78,7 @@ def _table(model: str, rows: list[Published]) -> Table:
     return Table(model, ("method", "pattern", "source"), columns, tuple(_row(r, columns) for r in ranked))
 
 
-def _row(row: Published, columns: tuple[Column, ...]) -> Row:
+def _row(row: PaperRow, columns: tuple[Column, ...]) -> Row:
     cells: list[Cell | None] = []
     for column in columns:
         value = row.perplexity if column.protocol == row.protocol else None
@@ -86,5 +86,5 @@ def _row(row: Published, columns: tuple[Column, ...]) -> Row:
             value = row.zero_shot_mean if column.protocol == row.zero_shot_tasks else None
         cells.append(None if value is None else Cell(f"{value:,}", float(value)))
     source = row.source + (f" ({row.note})" if row.note else "")
-    about = {"model": row.model, "method": row.method, "pattern": row.pattern, "quantizer": ""}
-    return Row(f"{row.method}, {row.source}", (row.method, row.pattern, source), about, tuple(cells), source)
+    filters = {"model": row.model, "method": row.method, "pattern": row.pattern, "quantizer": ""}
+    return Row(f"{row.method}, {row.source}", (row.method, row.pattern, source), filters, tuple(cells), source)

@@ -1,4 +1,4 @@
-"""A results folder as a section."""
+"""A results folder as a section of the leaderboard."""
 
 from __future__ import annotations
 
@@ -15,76 +15,76 @@ from bench.results.rows import to_rows
 FILTERS = ("model", "method", "pattern", "quantizer")
 
 
-def section(side: ResultSet, title: str) -> Section:
+def make_section(results: ResultSet, title: str, max_paired_rows: int = pairwise.MAX_PAIRED_ROWS) -> Section:
     """
     Raises:
         UserError: scores that cannot be read.
     """
-    rows = to_rows(side.records)
-    records = {r.key[:32]: r for r in side.records}
+    rows = to_rows(results.records)
+    records = {r.key[:32]: r for r in results.records}
     models = sorted({r["model"] for r in rows}, key=str)
     tables = (_table(str(m), [r for r in rows if r["model"] == m], records) for m in models)
     return Section(
         title,
-        _about(side.records),
-        tuple(pairwise.paired(t, records, side) for t in tables),
-        folder=side.name,
-        made={key: _made(r) for key, r in records.items()},
+        _describe_folder(results.records),
+        tuple(pairwise.add_intervals(t, records, results, max_paired_rows) for t in tables),
+        folder=results.name,
+        records={key: _provenance(r) for key, r in records.items()},
     )
 
 
 def _table(model: str, rows: list[dict[str, Any]], records: Mapping[str, Record]) -> Table:
-    sheet = table.sheet(rows, quiet=True)
-    columns = tuple(_column(c, rows) for c in sheet.columns)
-    lines = tuple(_row(line, sheet.columns, records) for line in sheet.lines)
-    return Table(model, sheet.told, columns, lines)
+    pivot = table.pivot(rows, all_metrics=True)
+    columns = tuple(_column(c, rows) for c in pivot.columns)
+    return Table(model, pivot.label_names, columns, tuple(_row(line, pivot.columns, records) for line in pivot.lines))
 
 
-def _column(column: table.Column, rows: Iterable[dict[str, Any]]) -> Column:
-    """Unit and direction of a metric that is not in METRICS are what its readings say."""
+def _column(column: table.ColumnKey, rows: Iterable[dict[str, Any]]) -> Column:
+    """Unit and direction come from the readings; means over tasks have no readings of their own."""
     metric, protocol, measure = column
     known = metrics.find(metric)
-    like = (r for r in rows if r["metric"] == metric and r["measure"] == measure)
-    better, unit = next(((r["better"] or "", r["unit"] or "") for r in like), (known.better, known.unit))
+    readings = (r for r in rows if r["metric"] == metric and r["measure"] == measure)
+    better, unit = next(((r["better"] or "", r["unit"] or "") for r in readings), (known.better, known.unit))
     return Column(metric, protocol or "", better, unit, table.names_protocol(protocol or ""))
 
 
-def _row(line: table.Line, columns: Iterable[table.Column], records: Mapping[str, Record]) -> Row:
+def _row(line: table.Line, columns: Iterable[table.ColumnKey], records: Mapping[str, Record]) -> Row:
     first = line.group[0]
-    about = {c: "" if first[c] is None else str(first[c]) for c in FILTERS}
-    parts = [about["method"]]
-    if about["pattern"] != about["method"]:
-        parts.append(about["pattern"])
-    if about["quantizer"] not in ("", "none"):
-        parts.append(about["quantizer"])
-    made: dict[str, str] = {}
-    cells = tuple(_cell(table.summary(line.group, c), records, made) for c in columns)
-    return Row(" ".join(parts), line.labels, about, cells)
+    filters = {c: "" if first[c] is None else str(first[c]) for c in FILTERS}
+    parts = [filters["method"]]
+    if filters["pattern"] != filters["method"]:
+        parts.append(filters["pattern"])
+    if filters["quantizer"] not in ("", "none"):
+        parts.append(filters["quantizer"])
+    commands: dict[str, str] = {}
+    cells = tuple(_cell(table.summarize(line.group, c), records, commands) for c in columns)
+    return Row(" ".join(parts), line.labels, filters, cells)
 
 
-def _cell(found: table.Summary | None, records: Mapping[str, Record], made: dict[str, str]) -> Cell | None:
-    """made: commands of this line so far, by the first record of each."""
-    if found is None:
+def _cell(summary: table.Summary | None, records: Mapping[str, Record], commands: dict[str, str]) -> Cell | None:
+    """commands: those of this line so far, by the first record of each; they are slow to make."""
+    if summary is None:
         return None
-    by_seed = sorted(found.rows, key=lambda r: -1 if r["seed"] is None else r["seed"])
+    by_seed = sorted(summary.rows, key=lambda r: -1 if r["seed"] is None else r["seed"])
     names = tuple(dict.fromkeys(name for r in by_seed for name in r.get("records", (r["record"],))))
-    average = any("records" in r for r in found.rows)
-    if not average and names[0] not in made:
-        made[names[0]] = reproduce.command([records[name] for name in names])
-    bad = next((r for r in found.rows if r["value"] is None), None)
+    average = any("records" in r for r in summary.rows)
+    if not average and names[0] not in commands:
+        commands[names[0]] = reproduce.command([records[name] for name in names])
+    bad = next((r for r in summary.rows if r["value"] is None), None)
     return Cell(
-        found.text,
-        found.value,
-        found.spread,
+        summary.text,
+        summary.value,
+        summary.spread,
         failed=bad is not None,
         reason=f"{bad['status']}: {bad['reason']}" if bad else "",
-        made=names,
+        records=names,
         average=average,
-        command="" if average else made[names[0]],
+        command="" if average else commands[names[0]],
     )
 
 
-def _made(record: Record) -> dict[str, Any]:
+def _provenance(record: Record) -> dict[str, Any]:
+    """What the page shows of a record."""
     about = record.provenance
     commit, machine = about.get("commit") or {}, about.get("machine") or {}
     versions = about.get("versions") or {}
@@ -92,7 +92,7 @@ def _made(record: Record) -> dict[str, Any]:
         "status": record.status,
         "reason": record.reason,
         "seed": record.identity.seed,
-        "commit": f"{commit.get('id') or 'not recorded'}{' and changes not committed' if commit.get('dirty') else ''}",
+        "commit": (commit.get("id") or "not recorded") + (", with uncommitted changes" if commit.get("dirty") else ""),
         "recorded": str(about.get("recorded") or ""),
         "machine": " ".join(str(machine[k]) for k in ("device", "cpu") if machine.get(k)),
         "versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
@@ -100,16 +100,16 @@ def _made(record: Record) -> dict[str, Any]:
     }
 
 
-def _about(records: Iterable[Record]) -> str:
-    """A sentence on a whole folder."""
+def _describe_folder(records: Iterable[Record]) -> str:
+    """A line on all records: how many, and from which commits, machines and days."""
     records = list(records)
     bad = [r for r in records if r.status != "ok"]
     commits = sorted({str((r.provenance.get("commit") or {}).get("id") or "unknown")[:7] for r in records})
     machines = sorted({str((r.provenance.get("machine") or {}).get("cpu") or "unknown") for r in records})
     days = sorted({str(r.provenance.get("recorded") or "")[:10] for r in records} - {""})
-    told = [f"{len(records):,} records", f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"]
-    told += [" and ".join(machines)] if len(machines) < 3 else [f"{len(machines)} machines"]
-    told += [days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"] if days else []
+    parts = [f"{len(records):,} records", f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"]
+    parts += [" and ".join(machines)] if len(machines) < 3 else [f"{len(machines)} machines"]
+    parts += [days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"] if days else []
     if bad:
-        told.append(f"{len(bad):,} without a number")
-    return " · ".join(told)
+        parts.append(f"{len(bad):,} without a number")
+    return " · ".join(parts)

@@ -1,4 +1,4 @@
-"""What stands first: of each table's rows that are smaller than their model, which came out best, and against what."""
+"""The top of the leaderboard: the best compressed row of each table, what it ties with, and how it compares with dense."""
 
 from __future__ import annotations
 
@@ -6,29 +6,30 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.report import pairwise, pareto
-from bench.report.table import TextTable, number
+from bench.report.table import TextTable, format_number
 from bench.report.view import Cell, Column, Section, Table
 from bench.results import metrics
 
-HEADERS = ("model", "best of what is smaller", "as good", "quality", "against uncompressed", "bytes packed")
-CHOICE = "validation"
-"""A corpus with this in its name is what recipes are chosen on: what is best there has been sought there."""
-ABOUT = (
-    "Of the rows that are smaller than their model: the smallest of those that paired tests cannot tell from the best. "
-    "Against the best row that nothing made smaller; in brackets 95%. Validation splits, on which recipes were chosen, "
-    "do not count."
+HEADERS = ("model", "best compressed", "tied with", "quality", "vs. dense", "bytes packed")
+VALIDATION = "validation"
+"""Corpora with this in their name are left out: recipes were chosen on them, so their best rows were selected there."""
+CAPTION = (
+    "Best compressed: the row with the best quality among those that are smaller than their model; if paired tests find "
+    "no difference between several, the smallest of them. Vs. dense: compared with the best row that is not compressed, "
+    "with the 95% interval in brackets. Validation splits do not count, because recipes were chosen on them."
 )
-TIED = 2
-"""Names of rows as good as the best that are written out; of more, how many."""
+MAX_TIED_NAMES = 2
+"""So many tied rows are named; of the others, only the number is given."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Rows of one table and column with one pattern and dtype. section, table: where they stand.
+class Highlight:
+    """The best row of one table and quality column, among rows with one pattern and dtype.
 
-    best: of the rows not told apart from the one of best value, that of fewest bytes; tied: the others of these;
-    unknown: rows that were not compared with it.
-    against: the best row that nothing made smaller, and what lies between; empty where there is none.
+    section, table: where the rows are.
+    best: of the rows that do not differ from the best value, the one of fewest bytes; tied: the others of these;
+    uncompared: how many rows were not compared with it.
+    change: from the best row that is not compressed, `reference`, to this one; both empty if there is no such row.
     """
 
     section: int
@@ -38,52 +39,52 @@ class Answer:
     column: Column
     best: str
     tied: tuple[str, ...]
-    unknown: int
+    uncompared: int
     value: str
-    against: str
+    change: str
     reference: str
-    packed: str
+    size: str
 
     @property
-    def others(self) -> str:
-        told = ", ".join(self.tied[:TIED])
-        if len(self.tied) > TIED:
-            told += f" and {len(self.tied) - TIED} more"
-        return "; ".join(filter(None, (told, f"{self.unknown:,} not compared" if self.unknown else "")))
+    def tied_label(self) -> str:
+        names = ", ".join(self.tied[:MAX_TIED_NAMES])
+        if len(self.tied) > MAX_TIED_NAMES:
+            names += f" and {len(self.tied) - MAX_TIED_NAMES} more"
+        return "; ".join(filter(None, (names, f"{self.uncompared:,} not compared" if self.uncompared else "")))
 
 
-def of(sections: Sequence[Section]) -> list[Answer]:
-    """Sorted by model; of one model in the order of the sections."""
-    ours = [(i, s) for i, s in enumerate(sections) if not s.published]
-    found = [a for i, s in ours for j, t in enumerate(s.tables) for a in _table(i, j, s.title, t)]
-    return sorted(found, key=lambda a: a.model)
+def find_highlights(sections: Sequence[Section]) -> list[Highlight]:
+    """By model; those of one model in the order of the sections. Numbers from papers have none."""
+    own = [(i, s) for i, s in enumerate(sections) if not s.published]
+    highlights = [h for i, s in own for j, t in enumerate(s.tables) for h in _of_table(i, j, s.title, t)]
+    return sorted(highlights, key=lambda h: h.model)
 
 
-def grid(found: Sequence[Answer]) -> TextTable:
+def to_text_table(highlights: Sequence[Highlight]) -> TextTable:
     lines = []
-    for a in found:
-        quality = f"{a.column.name} {a.value}"
-        against = " ".join(filter(None, (a.against, a.reference)))
-        lines.append([f"{a.model} ({a.run})", a.best, a.others, quality, against, a.packed])
-    return TextTable("In short", list(HEADERS), lines)
+    for h in highlights:
+        quality = f"{h.column.name} {h.value}"
+        change = " ".join(filter(None, (h.change, h.reference)))
+        lines.append([f"{h.model} ({h.run})", h.best, h.tied_label, quality, change, h.size])
+    return TextTable("Summary", list(HEADERS), lines)
 
 
-def _table(section: int, index: int, run: str, table: Table) -> Iterator[Answer]:
-    kind = pareto.kind(table)
+def _of_table(section: int, index: int, run: str, table: Table) -> Iterator[Highlight]:
+    quality = pareto.quality_metric(table)
     size = next((i for i, c in enumerate(table.columns) if c.metric == metrics.SIZE), None)
     for c, column in enumerate(table.columns):
-        if column.metric != kind or CHOICE in column.protocol:
+        if column.metric != quality or VALIDATION in column.protocol:
             continue
         sign = -1 if column.better == "higher" else 1
-        worth = {k: sign * x.value for k, r in enumerate(table.rows) if (x := r.cells[c]) and x.value is not None}
-        apart = pairwise.apart(table, c)
-        entered = {k: (_among(table, k), _dtype(table, k)) for k in worth}
-        for among, dtype in sorted({e for e in entered.values() if e[0]}):
-            whole = min((k for k in worth if entered[k] == ("", dtype)), key=lambda k: worth[k], default=None)
-            rows = sorted((k for k in worth if entered[k] == (among, dtype)), key=lambda k: worth[k])
-            tied = [k for k in rows if k == rows[0] or apart.get(pairwise.pair(rows[0], k)) is False]
-            best, *others = sorted(tied, key=lambda k: (_bytes(table, size, k), worth[k]))
-            yield Answer(
+        loss = {k: sign * x.value for k, r in enumerate(table.rows) if (x := r.cells[c]) and x.value is not None}
+        differ = pairwise.significance(table, c)
+        groups = {k: (_group(table, k), _dtype(table, k)) for k in loss}
+        for group, dtype in sorted({g for g in groups.values() if g[0]}):
+            dense = min((k for k in loss if groups[k] == ("", dtype)), key=lambda k: loss[k], default=None)
+            rows = sorted((k for k in loss if groups[k] == (group, dtype)), key=lambda k: loss[k])
+            tied = [k for k in rows if k == rows[0] or differ.get(pairwise.ordered(rows[0], k)) is False]
+            best, *others = sorted(tied, key=lambda k: (_bytes(table, size, k), loss[k]))
+            yield Highlight(
                 section,
                 index,
                 run,
@@ -91,25 +92,25 @@ def _table(section: int, index: int, run: str, table: Table) -> Iterator[Answer]
                 column,
                 _name(table, best),
                 tuple(_name(table, k) for k in others),
-                sum(k != rows[0] and pairwise.pair(rows[0], k) not in apart for k in rows),
+                sum(k != rows[0] and pairwise.ordered(rows[0], k) not in differ for k in rows),
                 _cell(table, best, c).text,
-                "" if whole is None else _between(table, whole, best, c),
-                "" if whole is None else _name(table, whole),
-                _packed(table, size, best, whole),
+                "" if dense is None else _describe_change(table, dense, best, c),
+                "" if dense is None else _name(table, dense),
+                _describe_size(table, size, best, dense),
             )
 
 
-def _among(table: Table, row: int) -> str:
-    """The rows that this one competes with; empty where nothing made it smaller."""
-    about = table.rows[row].about
-    if about["pattern"] != "dense":
-        return about["pattern"]
-    return "" if about["quantizer"] in ("", "none") else "dense, quantized"
+def _group(table: Table, row: int) -> str:
+    """The rows that this one competes with; empty if it is not compressed."""
+    filters = table.rows[row].filters
+    if filters["pattern"] != "dense":
+        return filters["pattern"]
+    return "" if filters["quantizer"] in ("", "none") else "dense, quantized"
 
 
 def _dtype(table: Table, row: int) -> str:
-    """Of a row where its table has several: bytes and quality of two are no contest."""
-    return table.rows[row].labels[table.told.index("dtype")] if "dtype" in table.told else ""
+    """A row's dtype, if its table has several: bytes and quality of two dtypes are not compared."""
+    return table.rows[row].labels[table.label_names.index("dtype")] if "dtype" in table.label_names else ""
 
 
 def _name(table: Table, row: int) -> str:
@@ -127,27 +128,27 @@ def _bytes(table: Table, column: int | None, row: int) -> float:
     return float("inf") if cell is None or cell.value is None else cell.value
 
 
-def _packed(table: Table, column: int | None, row: int, whole: int | None) -> str:
-    own = _bytes(table, column, row)
-    if own == float("inf"):
+def _describe_size(table: Table, column: int | None, row: int, dense: int | None) -> str:
+    size = _bytes(table, column, row)
+    if size == float("inf"):
         return ""
-    rest = float("inf") if whole is None else _bytes(table, column, whole)
-    return number(own, None, "B") + ("" if rest == float("inf") else f" of {number(rest, None, 'B')}")
+    full = float("inf") if dense is None else _bytes(table, column, dense)
+    return format_number(size, None, "B") + ("" if full == float("inf") else f" of {format_number(full, None, 'B')}")
 
 
-def _between(table: Table, whole: int, row: int, column: int) -> str:
-    """row against whole: a ratio or a difference, with its paired interval where there is one."""
-    ratio = table.columns[column].ratio
-    found = table.intervals.get((*pairwise.pair(whole, row), column))
-    if found is None:
-        a, b = (_cell(table, k, column).value or 0.0 for k in (whole, row))
-        return _told(ratio, b / a if ratio else b - a)
-    ends = [found.value, found.low, found.high]
-    if whole > row:
-        ends = [1 / x if ratio else -x for x in (found.value, found.high, found.low)]
-    value, low, high = (_told(ratio, x) for x in ends)
+def _describe_change(table: Table, dense: int, row: int, column: int) -> str:
+    """From dense to row: a ratio or a difference, with its paired interval if there is one."""
+    is_ratio = table.columns[column].definition.is_ratio
+    interval = table.intervals.get((*pairwise.ordered(dense, row), column))
+    if interval is None:
+        a, b = (_cell(table, k, column).value or 0.0 for k in (dense, row))
+        return _format_change(is_ratio, b / a if is_ratio else b - a)
+    ends = [interval.value, interval.low, interval.high]
+    if dense > row:
+        ends = [1 / x if is_ratio else -x for x in (interval.value, interval.high, interval.low)]
+    value, low, high = (_format_change(is_ratio, x) for x in ends)
     return f"{value} ({low} to {high})"
 
 
-def _told(ratio: bool, value: float) -> str:
-    return f"×{value:.3f}" if ratio else f"{value:+.3f}".replace("-", "−")
+def _format_change(is_ratio: bool, value: float) -> str:
+    return f"×{value:.3f}" if is_ratio else f"{value:+.3f}".replace("-", "−")

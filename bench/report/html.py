@@ -1,4 +1,4 @@
-"""The page: one file that asks nothing of the network, and lets nothing run that is not its own."""
+"""The page: one file that loads nothing from the network, and runs no script but its own."""
 
 from __future__ import annotations
 
@@ -14,56 +14,54 @@ import jinja2
 from markupsafe import Markup
 
 from bench.report import error_bars, highlights, pareto, pareto_chart
-from bench.report.html_data import payload
+from bench.report.html_data import page_data
 from bench.report.table import ABSENT
 from bench.report.view import Cell, Section, Table
 
 ASSETS = Path(__file__).parent.parent / "assets" / "report"
 FILTERS = ("model", "pattern", "quantizer")
-MOST = 200
-"""Rows of a table that are shown at once; a button shows the rest."""
+MAX_VISIBLE_ROWS = 200
+"""A table first shows so many rows; a button shows the rest."""
 
 
 @cache
 def environment() -> jinja2.Environment:
-    """Everything that goes into a template is escaped, whatever the template's name ends in."""
-    found = jinja2.Environment(
+    """Escapes everything that goes into a template, whatever the template's name ends in."""
+    out = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    found.filters["breakable"] = _breakable
-    found.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    return found
+    out.filters["breakable"] = _breakable
+    out.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return out
 
 
 def _breakable(name: str) -> Markup:
-    """A method's name, which a narrow column may break between its fields."""
+    """A method's name that a narrow column may break between its fields."""
     return Markup(":<wbr>").join(name.split(":"))
 
 
-def figure(front: pareto.Front, title: str, name: str, style: str = "") -> Markup:
-    """A front as SVG. name: makes its ids the page's only ones; style: of a file that stands alone."""
-    text = (
-        environment().get_template("figure.svg").render(c=pareto_chart.draw(front, title), id=name, style=Markup(style))
-    )
-    return Markup(text)  # what it was made of is escaped already
+def render_figure(front: pareto.Front, title: str, name: str, style: str = "") -> Markup:
+    """A Pareto front as SVG. name: makes its ids unique in the page; style: for a file of its own."""
+    template = environment().get_template("figure.svg")
+    return Markup(template.render(c=pareto_chart.draw(front, title), id=name, style=Markup(style)))
 
 
-def style() -> str:
-    """Of a figure that stands alone: the page's colors, light and dark, and its rules for figures."""
+def figure_style() -> str:
+    """CSS of a figure in a file of its own: the page's colors, light and dark, and its rules for figures."""
     css = (ASSETS / "page.css").read_text(encoding="utf-8")
     colors, rules = css.partition("* {")[0], [x for x in css.splitlines() if x.startswith(".front")]
     return "\n".join([colors.partition(":root[data-theme")[0].strip(), *rules, ".paper { fill: var(--paper); }"])
 
 
-def html(sections: Sequence[Section]) -> str:
+def render_page(sections: Sequence[Section]) -> str:
     css, js = ((ASSETS / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     numbers = count()
-    shown = [
-        {"title": s.title, "about": s.about, "published": s.published}
+    contexts = [
+        {"title": s.title, "description": s.description, "published": s.published}
         | {"tables": [_table(t, next(numbers), s.title) for t in s.tables]}
         for s in sections
     ]
@@ -72,11 +70,12 @@ def html(sections: Sequence[Section]) -> str:
         css=css,
         js=js,
         csp={"script": _hash(js), "style": _hash(css)},
-        sections=shown,
-        short=highlights.of(sections),
-        short_about=highlights.ABOUT,
-        most=MOST,
-        data=payload(sections, MOST),
+        sections=contexts,
+        highlights=highlights.find_highlights(sections),
+        highlight_headers=highlights.HEADERS,
+        highlight_caption=highlights.CAPTION,
+        max_visible_rows=MAX_VISIBLE_ROWS,
+        data=page_data(sections, MAX_VISIBLE_ROWS),
         **_choices(sections),
     )
 
@@ -86,53 +85,54 @@ def _hash(text: str) -> str:
 
 
 def _choices(sections: Sequence[Section]) -> dict[str, Any]:
-    """What there is to filter by and to show, and how much of it."""
+    """What a reader can filter by and show, and how much there is."""
     rows = [r for s in sections for t in s.tables for r in t.rows]
     columns = {c.metric: c for s in sections for t in s.tables for c in t.columns}
-    ours = [s for s in sections if not s.published]
+    own = [s for s in sections if not s.published]
     return {
-        "filters": {key: sorted({r.about[key] for r in rows} - {""}) for key in FILTERS},
-        "metrics": [{"name": m, "label": c.label, "quiet": c.quiet} for m, c in columns.items()],
+        "filters": {key: sorted({r.filters[key] for r in rows} - {""}) for key in FILTERS},
+        "metrics": [{"name": m, "label": c.label, "hidden": c.hidden} for m, c in columns.items()],
         "count": {
-            "records": f"{sum(len(s.made) for s in ours):,}",
-            "rows": f"{sum(len(t.rows) for s in ours for t in s.tables):,}",
-            "sections": len(ours),
+            "records": f"{sum(len(s.records) for s in own):,}",
+            "rows": f"{sum(len(t.rows) for s in own for t in s.tables):,}",
+            "sections": len(own),
         },
     }
 
 
 def _table(table: Table, index: int, section: str) -> dict[str, Any]:
-    """A table as the template asks for it."""
+    """A table as the template takes it."""
     by = min(table.ranks, default=None)
-    drawn = error_bars.of(table)
-    fronts = pareto.of(table)
+    bars = error_bars.draw(table)
     return {
         "index": index,
         "title": table.title,
-        "note": _note(table, drawn.told),
-        "told": table.told,
+        "note": _note(table, bars.caption),
+        "label_names": table.label_names,
         "columns": table.columns,
         "rows": table.rows,
         "ranked": by is not None,
         "rank_of": "" if by is None else table.columns[by].name,
         "default_ranks": [] if by is None else [rank or ABSENT for rank in table.ranks[by]],
-        "spread": [max(map(_after, column), default=0) for column in zip(*(r.cells for r in table.rows), strict=True)],
-        "bars": drawn,
+        "error_widths": [
+            max(map(_error_width, column), default=0) for column in zip(*(r.cells for r in table.rows), strict=True)
+        ],
+        "error_bars": bars,
         "figures": [
-            {"svg": figure(f, f"{section}, {table.title}: {f.y.name} against {f.x.name}", f"f{index}-{k}")}
-            | {"told": pareto.told(f)}
-            for k, f in enumerate(fronts)
+            {"svg": render_figure(f, f"{section}, {table.title}: {f.y.name} against {f.x.name}", f"f{index}-{k}")}
+            | {"caption": pareto.describe(f)}
+            for k, f in enumerate(pareto.fronts(table))
         ],
     }
 
 
-def _after(cell: Cell | None) -> int:
-    """Letters of a cell from its ± on."""
+def _error_width(cell: Cell | None) -> int:
+    """How many characters of a cell come after its value, from the ± on."""
     return len("".join(cell.text.partition(" ± ")[1:])) if cell else 0
 
 
 def _note(table: Table, scale: str) -> str:
-    told = [f"{len(table.rows):,} row{'s' if len(table.rows) != 1 else ''}.", scale]
+    parts = [f"{len(table.rows):,} row{'s' if len(table.rows) != 1 else ''}.", scale]
     if table.unranked:
-        told.append(f"Not ranked, and without intervals: {table.unranked:,} rows are too many to compare two by two.")
-    return " ".join(filter(None, told))
+        parts.append(f"No ranks and intervals: {table.unranked:,} rows are too many to compare in pairs.")
+    return " ".join(filter(None, parts))

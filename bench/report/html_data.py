@@ -1,15 +1,15 @@
-"""The page's data: what its script sorts by, and shows when asked."""
+"""The data inside the page: what its script sorts by, and shows on demand."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.report.view import Cell, Interval, Section, Table
 
 
-class _Strings:
-    """Strings that stand many times in a page, once."""
+class _StringTable:
+    """Strings that a page repeats, each stored once: called with a string, it gives its number."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
@@ -18,15 +18,20 @@ class _Strings:
         return self.numbers.setdefault(text, len(self.numbers))
 
 
-def payload(sections: Sequence[Section], most: int) -> dict[str, Any]:
-    """most: rows of a table that are shown at once."""
-    strings = _Strings()
+def page_data(sections: Sequence[Section], max_visible_rows: int) -> dict[str, Any]:
+    """The page's data, as JSON takes it."""
+    strings = _StringTable()
     tables = [_table(s, t, strings) for s in sections for t in s.tables]
-    records = {name: _record(made, strings) for s in sections for name, made in s.made.items()}
-    return {"most": most, "tables": tables, "records": records, "strings": list(strings.numbers)}
+    records = {name: _record(record, strings) for s in sections for name, record in s.records.items()}
+    return {
+        "max_visible_rows": max_visible_rows,
+        "tables": tables,
+        "records": records,
+        "strings": list(strings.numbers),
+    }
 
 
-def _table(section: Section, table: Table, strings: _Strings) -> dict[str, Any]:
+def _table(section: Section, table: Table, strings: _StringTable) -> dict[str, Any]:
     pairs: dict[str, dict[int, Any]] = {}
     for (a, b, c), interval in table.intervals.items():
         pairs.setdefault(f"{a},{b}", {})[c] = _interval(interval, strings)
@@ -34,9 +39,12 @@ def _table(section: Section, table: Table, strings: _Strings) -> dict[str, Any]:
         "title": table.title,
         "section": section.title,
         "folder": section.folder,
-        "columns": [{"name": c.name, "metric": c.metric, "better": c.better, "ratio": c.ratio} for c in table.columns],
+        "columns": [
+            {"name": c.name, "metric": c.metric, "better": c.better, "ratio": c.definition.is_ratio}
+            for c in table.columns
+        ],
         "rows": [
-            {"name": r.name, "source": r.source, **r.about, "cells": [_cell(c, strings) for c in r.cells]}
+            {"name": r.name, "source": r.source, **r.filters, "cells": [_cell(c, strings) for c in r.cells]}
             for r in table.rows
         ],
         "ranks": table.ranks or None,
@@ -44,14 +52,14 @@ def _table(section: Section, table: Table, strings: _Strings) -> dict[str, Any]:
     }
 
 
-def _interval(i: Interval, strings: _Strings) -> list[Any]:
+def _interval(i: Interval, strings: _StringTable) -> list[Any]:
     return [*(float(f"{x:.6g}") for x in (i.value, i.low, i.high)), i.n, strings(i.unit), i.seeds]
 
 
-def _cell(cell: Cell | None, strings: _Strings) -> dict[str, Any] | None:
+def _cell(cell: Cell | None, strings: _StringTable) -> dict[str, Any] | None:
     if cell is None:
         return None
-    out: dict[str, Any] = {"v": cell.value, "made": cell.made}
+    out: dict[str, Any] = {"v": cell.value, "records": cell.records}
     if cell.spread:
         out["s"] = cell.spread
     if cell.average:
@@ -63,6 +71,6 @@ def _cell(cell: Cell | None, strings: _Strings) -> dict[str, Any] | None:
     return out
 
 
-def _record(made: Any, strings: _Strings) -> dict[str, Any]:
-    shared = ("commit", "machine", "versions")
-    return {k: strings(v) if k in shared else v for k, v in made.items() if v not in (None, "")}
+def _record(record: Mapping[str, Any], strings: _StringTable) -> dict[str, Any]:
+    repeated = ("commit", "machine", "versions")
+    return {k: strings(v) if k in repeated else v for k, v in record.items() if v not in (None, "")}

@@ -1,4 +1,4 @@
-"""Tables for a paper: booktabs, in a document that compiles as it is."""
+"""Tables for a paper, with booktabs, in a document that compiles as it is."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ SPECIAL = {
     "\t": " ",
     "\r": " ",
 }
-"""In braces: a hyphen, which makes no dash of two, and what the end of the line before would take for its own."""
+"""In braces: hyphens, because two would become a dash, and what could be an argument of the line before."""
 LETTER_MM, COLUMN_MM = 1.9, 5.0
-"""Of a page that is as wide as its widest table."""
+"""Estimated widths: the page is as wide as its widest table."""
 LABELS = (*IDENTITY, "source", "rank")
 
 
 def escape(text: str) -> str:
-    """Text that pdflatex prints as it stands; a character that it has no glyph for, by its number."""
+    """Text that pdflatex prints as it is. A character without a glyph is printed as its number."""
     out = "".join(SPECIAL.get(c) or (c if " " <= c <= "~" else f"{{[}}U+{ord(c):04X}]") for c in text)
-    return out.replace(",,", ",{},")  # two would be a quotation mark
+    return out.replace(",,", ",{},")  # two commas would become a quotation mark
 
 
-def document(parts: Sequence[tuple[str, str, Sequence[TextTable]]]) -> str:
-    """parts: a title, a sentence and tables each."""
-    width = max((_width(g) for *_, grids in parts for g in grids), default=0.0)
+def render_document(parts: Sequence[tuple[str, str, Sequence[TextTable]]]) -> str:
+    """parts: title, description and tables of each section."""
+    width = max((_width(t) for *_, tables in parts for t in tables), default=0.0)
     out = [
         "% Made by bench report; copy a table, or compile it all with pdflatex.",
         r"\documentclass{article}",
@@ -61,23 +61,23 @@ def document(parts: Sequence[tuple[str, str, Sequence[TextTable]]]) -> str:
         rf"\usepackage[paperwidth={max(210.0, width + 40):.0f}mm,paperheight=297mm,margin=20mm]{{geometry}}",
         r"\begin{document}",
     ]
-    for title, about, grids in parts:
-        out += [rf"\section*{{{escape(title)}}}", escape(about), ""]
-        out += [table(g) for g in grids]
+    for title, description, tables in parts:
+        out += [rf"\section*{{{escape(title)}}}", escape(description), ""]
+        out += [render_table(t) for t in tables]
     return "\n".join([*out, r"\end{document}", ""])
 
 
-def table(grid: TextTable) -> str:
-    spec = "".join("l" if h in LABELS else "r" for h in grid.headers)
+def render_table(table: TextTable) -> str:
+    spec = "".join("l" if h in LABELS else "r" for h in table.headers)
     return "\n".join(
         [
             rf"\begin{{longtable}}{{@{{}}{spec}@{{}}}}",
-            rf"\multicolumn{{{len(spec)}}}{{@{{}}l}}{{\bfseries {escape(grid.title)}}} \\",
+            rf"\multicolumn{{{len(spec)}}}{{@{{}}l}}{{\bfseries {escape(table.title)}}} \\",
             r"\toprule",
-            _line(grid.headers),
+            _line(table.headers),
             r"\midrule",
             r"\endhead",
-            *map(_line, grid.lines),
+            *map(_line, table.lines),
             r"\bottomrule",
             r"\end{longtable}",
             "",
@@ -89,6 +89,6 @@ def _line(cells: Iterable[str]) -> str:
     return " & ".join(map(escape, cells)) + r" \\"
 
 
-def _width(grid: TextTable) -> float:
-    columns = zip(grid.headers, *grid.lines, strict=True)
+def _width(table: TextTable) -> float:
+    columns = zip(table.headers, *table.lines, strict=True)
     return sum(max(map(len, column)) * LETTER_MM + COLUMN_MM for column in columns)

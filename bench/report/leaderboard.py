@@ -1,4 +1,4 @@
-"""The files of a leaderboard: written, or compared with what is there."""
+"""The files of a leaderboard: build them, write them, or find those that are stale."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.compare import resolve
 from bench.compare.result_set import ResultSet
-from bench.report import from_papers, from_records, highlights, html, latex, pareto, table
+from bench.report import from_papers, from_records, highlights, html, latex, pairwise, pareto, table
 from bench.report.view import Section
 from bench.results.rows import guarded, to_frame
 from bench.results.store import RESULTS
@@ -16,106 +16,111 @@ from bench.system.files import atomic_write
 from bench.system.text import plain
 from methods.errors import UserError
 
-OUT = Path("reports")
+FOLDER = Path("reports")
 PUBLISHED = RESULTS.parent / "published"
 NAME = "leaderboard"
-MADE = f"{NAME}*"
-"""All that `write` makes, and clears away when it makes it no more, bears this name."""
+FILES = f"{NAME}*"
+"""The names of all files that `write` writes. It deletes others of such a name."""
 
 
-def folders(root: Path = RESULTS.parent) -> list[Path]:
-    """Every results folder that is kept; the one that `bench run` fills by itself where there is no other.
+def results_folders(root: Path = RESULTS.parent) -> list[Path]:
+    """All results folders but RESULTS, which `bench run` fills by default and git ignores; that one if it is alone.
 
     Raises:
         UserError: there is none.
     """
-    found = sorted(p.parent for p in root.glob("*/records") if p.is_dir())
-    kept = [p for p in found if p != RESULTS] or found
-    if not kept:
-        raise UserError(f"no results folder lies in {str(root)!r}: name some with --results, or run bench run first")
-    return kept
+    folders = sorted(p.parent for p in root.glob("*/records") if p.is_dir())
+    others = [p for p in folders if p != RESULTS] or folders
+    if not others:
+        raise UserError(f"no results folder in {str(root)!r}: name one with --results, or run bench run first")
+    return others
 
 
-def sections(results: Sequence[ResultSet], others: Path) -> list[Section]:
-    """Each folder a section, those that only chose recipes behind the rest, and what others published as the last.
+def make_sections(
+    results: Sequence[ResultSet], papers: Path, max_paired_rows: int = pairwise.MAX_PAIRED_ROWS
+) -> list[Section]:
+    """A section for each folder, those with validation numbers alone behind the rest, and one for papers at the end.
 
     Raises:
         UserError: something in them cannot be read.
     """
-    names = [Path(side.name).resolve().name for side in results]
-    titles = [n if names.count(n) == 1 else side.name for n, side in zip(names, results, strict=True)]
-    out = [from_records.section(side, title) for side, title in zip(results, titles, strict=True)]
-    out.sort(key=lambda s: not highlights.of([s]))
-    if found := from_papers.section(others):
-        out.append(found)
+    names = [Path(r.name).resolve().name for r in results]
+    titles = [n if names.count(n) == 1 else r.name for n, r in zip(names, results, strict=True)]
+    out = [from_records.make_section(r, title, max_paired_rows) for r, title in zip(results, titles, strict=True)]
+    out.sort(key=lambda s: not highlights.find_highlights([s]))
+    if section := from_papers.make_section(papers):
+        out.append(section)
     return out
 
 
-def make(results: Sequence[Path], others: Path) -> dict[str, bytes]:
-    """Every file by its name. The same records give the same bytes.
+def build(results: Sequence[Path], papers: Path) -> dict[str, bytes]:
+    """All files, by name. The same records give the same bytes.
 
     Raises:
-        UserError: a folder is not there, holds no records, or something in it cannot be read.
+        UserError: a folder does not exist or has no records, or something in it cannot be read.
     """
-    read = [resolve.read(path) for path in results]
-    found = sections(read, others)
-    drawn = _figures(found)
-    made = {
-        f"{NAME}.html": html.html(found),
-        f"{NAME}.md": _markdown(found, drawn),
-        f"{NAME}.csv": _csv(read),
-        f"{NAME}.tex": latex.document([(s.title, s.about, [t.grid() for t in s.tables]) for s in found]),
+    result_sets = [resolve.read(path) for path in results]
+    sections = make_sections(result_sets, papers)
+    figures = _figures(sections)
+    files = {
+        f"{NAME}.html": html.render_page(sections),
+        f"{NAME}.md": _markdown(sections, figures),
+        f"{NAME}.csv": _csv(result_sets),
+        f"{NAME}.tex": latex.render_document(
+            [(s.title, s.description, [t.to_text_table() for t in s.tables]) for s in sections]
+        ),
     }
-    made |= {name: svg for figures in drawn.values() for name, _, svg in figures}
-    return {name: text.encode() for name, text in made.items()}
+    files |= {name: svg for of_table in figures.values() for name, _, svg in of_table}
+    return {name: text.encode() for name, text in files.items()}
 
 
-def write(made: dict[str, bytes], out: Path) -> list[Path]:
-    """
+def write(files: dict[str, bytes], folder: Path) -> list[Path]:
+    """Write the files, and delete those of an earlier leaderboard that are not among them.
+
     Raises:
         UserError: the folder cannot be written.
     """
     try:
-        for name, content in made.items():
-            with atomic_write(out / name) as temporary:
+        for name, content in files.items():
+            with atomic_write(folder / name) as temporary:
                 temporary.write_bytes(content)
-        for path in out.glob(MADE):
-            if path.name not in made:
+        for path in folder.glob(FILES):
+            if path.name not in files:
                 path.unlink()
     except OSError as fault:
-        raise UserError(f"{str(out)!r} cannot be written ({fault.strerror}): name another with --out") from None
-    return [out / name for name in made]
+        raise UserError(f"cannot write to {str(folder)!r} ({fault.strerror}): name another folder with --out") from None
+    return [folder / name for name in files]
 
 
-def stale(made: dict[str, bytes], out: Path) -> list[Path]:
-    """What differs from what would be made: other bytes, not there, or there and made no more."""
-    there = {p.name: p.read_bytes() for p in out.glob(MADE) if p.is_file()}
-    return [out / name for name in sorted(made.keys() | there) if made.get(name) != there.get(name)]
+def find_stale(files: dict[str, bytes], folder: Path) -> list[Path]:
+    """The files of the folder that are missing, have other bytes, or should not be there."""
+    existing = {p.name: p.read_bytes() for p in folder.glob(FILES) if p.is_file()}
+    return [folder / name for name in sorted(files.keys() | existing) if files.get(name) != existing.get(name)]
 
 
 def _csv(results: Sequence[ResultSet]) -> str:
-    """One line a reading, of all that are ours."""
+    """A line for each reading; numbers from papers are not among them."""
     import pandas as pd
 
-    frames = [to_frame(side.records).assign(folder=side.name) for side in results]
+    frames = [to_frame(r.records).assign(folder=r.name) for r in results]
     return guarded(pd.concat(frames, ignore_index=True))
 
 
 Figures = dict[tuple[int, int], list[tuple[str, str, str]]]
-"""By section and table: file, what it shows, and its SVG."""
+"""By section and table: file name, title and SVG of each figure."""
 
 
-def _figures(found: Sequence[Section]) -> Figures:
-    style = html.style()
+def _figures(sections: Sequence[Section]) -> Figures:
+    style = html.figure_style()
     out: Figures = {}
-    slugs = [_slug(s.title) for s in found]
-    for i, section in enumerate(found):
+    slugs = [_slug(s.title) for s in sections]
+    for i, section in enumerate(sections):
         slug = slugs[i] if slugs.count(slugs[i]) == 1 else f"{slugs[i]}-{i}"
         for j, one in enumerate(section.tables):
-            for k, front in enumerate(pareto.of(one)):
+            for k, front in enumerate(pareto.fronts(one)):
                 title = f"{section.title}, {one.title}: {front.y.name} against {front.x.name}"
                 name = f"{NAME}-{slug}-{j}-{k}.svg"
-                out.setdefault((i, j), []).append((name, title, html.figure(front, title, "f", style)))
+                out.setdefault((i, j), []).append((name, title, html.render_figure(front, title, "f", style)))
     return out
 
 
@@ -123,24 +128,25 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "results"
 
 
-def _markdown(found: Sequence[Section], drawn: Figures) -> str:
+def _markdown(sections: Sequence[Section], figures: Figures) -> str:
     out = [
-        "# Leaderboard",
-        "Made by `bench report`. After ±: the standard deviation over calibration seeds where a row has several, else the "
+        "# cast-bench leaderboard",
+        "Made by `bench report`. After ±: the standard deviation over calibration seeds if a row has several, otherwise the "
         "standard error over windows or questions. A dash: not measured. Rank: by the first column that has ranks; rows "
-        "that cannot be told apart share a range.",
+        "that do not differ significantly share a range.",
     ]
-    if short := highlights.of(found):
-        out += ["## In short", highlights.ABOUT, table.markdown(highlights.grid(short), text).rstrip()]
-    for i, section in enumerate(found):
-        out += [f"## {text(section.title)}", text(section.about)]
+    if found := highlights.find_highlights(sections):
+        summary = table.to_markdown(highlights.to_text_table(found), escape_markdown)
+        out += ["## Summary", highlights.CAPTION, summary.rstrip()]
+    for i, section in enumerate(sections):
+        out += [f"## {escape_markdown(section.title)}", escape_markdown(section.description)]
         for j, one in enumerate(section.tables):
-            out.append(f"### {text(one.title)}")
-            out += [f"![{text(title)}]({name})" for name, title, _ in drawn.get((i, j), [])]
-            out.append(table.markdown(one.grid(), text).rstrip())
+            out.append(f"### {escape_markdown(one.title)}")
+            out += [f"![{escape_markdown(title)}]({name})" for name, title, _ in figures.get((i, j), [])]
+            out.append(table.to_markdown(one.to_text_table(), escape_markdown).rstrip())
     return "\n\n".join(out) + "\n"
 
 
-def text(value: str) -> str:
-    """Text that stays text in Markdown: besides what `plain` replaces, no emphasis and nothing struck out."""
-    return re.sub(r"([\\*_~$!])", r"\\\1", plain(value))
+def escape_markdown(text: str) -> str:
+    """Text that stays text in Markdown: besides what `plain` replaces, no emphasis and no strikethrough."""
+    return re.sub(r"([\\*_~$!])", r"\\\1", plain(text))

@@ -1,4 +1,4 @@
-"""Quality against bytes, and against speed: which rows no other beats in both."""
+"""Quality against size, and against speed: the Pareto front, the rows that no other row beats in both."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from bench.report.view import Column, Table
 from bench.results import metrics
 
-LEAST = 3
-"""Points, under which there is nothing to draw."""
+MIN_POINTS = 3
+"""With fewer points there is nothing to draw."""
 
 
 @dataclass(frozen=True)
@@ -22,37 +22,37 @@ class Point:
     spread: float
     text: str
     """Both values, as in the table."""
-    front: bool
+    on_front: bool
     dense: bool
 
 
 @dataclass(frozen=True)
 class Front:
-    """A table's rows that have both numbers."""
+    """A table's rows that have both numbers. optimal: those on the front, by x."""
 
     x: Column
     y: Column
     points: tuple[Point, ...]
 
     @property
-    def on(self) -> tuple[Point, ...]:
-        return tuple(sorted((p for p in self.points if p.front), key=lambda p: p.x))
+    def optimal(self) -> tuple[Point, ...]:
+        return tuple(sorted((p for p in self.points if p.on_front), key=lambda p: p.x))
 
 
-def kind(table: Table) -> str | None:
-    """The metric by which a table's rows are judged."""
+def quality_metric(table: Table) -> str | None:
+    """The metric that a table's rows are judged by."""
     return next((m for m in metrics.QUALITY if any(c.metric == m for c in table.columns)), None)
 
 
-def of(table: Table) -> Iterator[Front]:
-    """A front for each quality column of the first kind there is, against bytes and against each speed."""
-    best = kind(table)
-    against = [i for i, c in enumerate(table.columns) if c.metric == metrics.SIZE or c.timing]
-    for y, quality in enumerate(table.columns):
-        if quality.metric == best:
-            for x in against:
+def fronts(table: Table) -> Iterator[Front]:
+    """A front for each column of the quality metric, against bytes and against each time or speed."""
+    quality = quality_metric(table)
+    costs = [i for i, c in enumerate(table.columns) if c.metric == metrics.SIZE or c.definition.is_time]
+    for y, column in enumerate(table.columns):
+        if column.metric == quality:
+            for x in costs:
                 front = _front(table, x, y)
-                if len(front.points) >= LEAST:
+                if len(front.points) >= MIN_POINTS:
                     yield front
 
 
@@ -60,8 +60,8 @@ def _front(table: Table, x: int, y: int) -> Front:
     cells = ((k, row.cells[x], row.cells[y]) for k, row in enumerate(table.rows))
     both = [(k, a, b, a.value, b.value) for k, a, b in cells if a and b and a.value is not None and b.value is not None]
     columns = table.columns[x], table.columns[y]
-    places = [(_less(columns[0], u), _less(columns[1], v)) for *_, u, v in both]
-    unbeaten = _unbeaten(places)
+    places = [(_lower_is_better(columns[0], u), _lower_is_better(columns[1], v)) for *_, u, v in both]
+    optimal = _pareto_optimal(places)
     points = []
     for (k, a, b, u, v), place in zip(both, places, strict=True):
         row = table.rows[k]
@@ -73,15 +73,15 @@ def _front(table: Table, x: int, y: int) -> Front:
                 v,
                 b.spread or 0.0,
                 f"{columns[1].name} {b.text}, {columns[0].name} {a.text}",
-                place in unbeaten,
-                row.about.get("pattern") == "dense",
+                place in optimal,
+                row.filters.get("pattern") == "dense",
             )
         )
     return Front(*columns, tuple(points))
 
 
-def _unbeaten(places: Iterable[tuple[float, float]]) -> set[tuple[float, float]]:
-    """Less is better in both: from left to right, those that go lower than all before."""
+def _pareto_optimal(places: Iterable[tuple[float, float]]) -> set[tuple[float, float]]:
+    """Lower is better in both: from left to right, the places that are lower than all before."""
     out, lowest = set(), math.inf
     for x, y in sorted(set(places)):
         if y < lowest:
@@ -90,12 +90,11 @@ def _unbeaten(places: Iterable[tuple[float, float]]) -> set[tuple[float, float]]
     return out
 
 
-def _less(column: Column, value: float) -> float:
-    """The value, or its negative where more is better."""
+def _lower_is_better(column: Column, value: float) -> float:
+    """The value, or its negative if higher is better."""
     return -value if column.better == "higher" else value
 
 
-def told(front: Front) -> str:
-    """Who is on the front, in words."""
-    names = [p.name for p in front.on]
-    return f"On the front, which no other row beats in both: {', '.join(names)}."
+def describe(front: Front) -> str:
+    """The rows on the front, in words."""
+    return f"Pareto front (no other row is better in both): {', '.join(p.name for p in front.optimal)}."

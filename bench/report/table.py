@@ -1,4 +1,4 @@
-"""From records to rows, and from rows to a table that can be read."""
+"""Tables of records: one for each model, methods as lines, metrics as columns, seeds summarized."""
 
 from __future__ import annotations
 
@@ -14,121 +14,123 @@ from bench.results.rows import IDENTITY, to_rows
 from bench.system.text import plain
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    import rich.table
 
-ALWAYS = ("method", "pattern")
+ALWAYS_SHOWN = ("method", "pattern")
+"""Labels that a table has although all rows agree on them."""
 
 ABSENT = "–"
-"""In place of a number that was not measured. Never blank, and never 0."""
+"""Stands for a number that was not measured. A cell is never blank, and such a cell is never 0."""
 
-Column = tuple[str, str, str]
+ColumnKey = tuple[str, str, str]
 """metric, protocol, measure"""
 
+Row = dict[str, Any]
+"""One reading, as bench.results.rows makes them."""
 
+
+@dataclass(frozen=True)
 class TextTable:
     """A pivoted table as text: headers, and one line of cells for each method."""
 
-    def __init__(self, title: str, headers: list[str], lines: list[list[str]]) -> None:
-        self.title, self.headers, self.lines = title, headers, lines
+    title: str
+    headers: list[str]
+    lines: list[list[str]]
 
 
 def text_tables(records: Sequence[Record]) -> list[TextTable]:
-    """One grid a model. A column is one metric under one protocol; protocols never share one.
+    """One table for each model. A column is one metric under one protocol; protocols never share one.
 
-    Several seeds are shown as mean ± standard deviation over seeds; a single one as value ± standard error over items.
-    A cell whose seeds did not all succeed shows the failure, and no average. Seeds that are not there are said, too: in
-    the label where another method has them at the same settings, in the cell where its own line has them.
+    Several seeds give mean ± standard deviation over seeds; a single one gives value ± standard error over items. If a
+    seed of a cell failed, the cell shows the failure, and no mean. Missing seeds are shown, too: in the label if another
+    method has them with the same settings, in the cell if the same row has them.
     """
-    table = to_rows(records)
-    return [
-        _grid(model, [r for r in table if r["model"] == model]) for model in dict.fromkeys(r["model"] for r in table)
-    ]
+    rows = to_rows(records)
+    return [_text_table(model, [r for r in rows if r["model"] == model]) for model in _unique(r["model"] for r in rows)]
 
 
-def _grid(model: str, table: list[dict[str, Any]]) -> TextTable:
-    found = sheet(table)
-    lines = [[*line.labels, *cells(line.group, found.columns)] for line in found.lines]
-    return TextTable(model, list(found.told) + [header(*c[:2]) for c in found.columns], lines)
+def _unique(values: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(values))
+
+
+def _text_table(model: str, rows: list[Row]) -> TextTable:
+    table = pivot(rows)
+    lines = [[*line.labels, *cells(line.group, table.columns)] for line in table.lines]
+    return TextTable(model, list(table.label_names) + [column_header(*c[:2]) for c in table.columns], lines)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a table: its labels as text, and the rows, of all its seeds, that its cells are read from."""
+    """One line of a table: its labels as text, and the rows of all its seeds, from which its cells are read."""
 
     labels: tuple[str, ...]
-    group: list[dict[str, Any]]
+    group: list[Row]
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """One model's table before it is text. told: the names of the labels."""
+class PivotTable:
+    """One model's table before it is text."""
 
-    told: tuple[str, ...]
-    columns: tuple[Column, ...]
+    label_names: tuple[str, ...]
+    columns: tuple[ColumnKey, ...]
     lines: tuple[Line, ...]
 
 
-def sheet(table: list[dict[str, Any]], quiet: bool = False) -> Sheet:
-    """One model's rows, pivoted. quiet: with the metrics that a table leaves out."""
-    told = [
-        c
-        for c in IDENTITY[1:]
-        if c in ALWAYS
-        or len({r[c] for r in table if r[c] is not None and (c not in ("calibration", "training") or r[c])}) > 1
-    ]
-    shown = [r for r in table if quiet or metrics.find(r["metric"]).in_tables]
-    shown += task_averages.rows(shown, IDENTITY)
-    columns = _columns(shown)
-    lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in shown:
-        lines.setdefault(tuple(row[c] for c in IDENTITY), []).append(row)
+def pivot(rows: list[Row], all_metrics: bool = False) -> PivotTable:
+    """Pivot one model's rows. all_metrics: with the metrics that tables do not show."""
+    label_names = [c for c in IDENTITY[1:] if c in ALWAYS_SHOWN or _varies(rows, c)]
+    rows = [r for r in rows if all_metrics or metrics.find(r["metric"]).in_tables]
+    rows += task_averages.average_rows(rows)
+    columns = _columns(rows)
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[c] for c in IDENTITY), []).append(row)
     expected: dict[tuple[Any, ...], set[int]] = {}
-    for row in shown:
+    for row in rows:
         if row["seed"] is not None:
-            expected.setdefault(_apart_from_method(row), set()).add(row["seed"])
-    ranked = sorted(lines.values(), key=lambda group: _rank(group, columns))
-    return Sheet(tuple(told), tuple(columns), tuple(Line(tuple(_identity_cells(told, g, expected)), g) for g in ranked))
+            expected.setdefault(_all_but_method(row), set()).add(row["seed"])
+    ordered = sorted(groups.values(), key=lambda group: _sort_key(group, columns))
+    lines = tuple(Line(tuple(_labels(label_names, group, expected)), group) for group in ordered)
+    return PivotTable(tuple(label_names), tuple(columns), lines)
 
 
-def _columns(shown: list[dict[str, Any]]) -> list[Column]:
-    measured = {(r["protocol"], r["measure"]) for r in shown if r["value"] is not None}
-    columns: list[Column] = list(
-        dict.fromkeys(
-            (r["metric"], r["protocol"], r["measure"])
-            for r in shown
-            if not _unnamed(r) or (r["protocol"], r["measure"]) not in measured
-        )
-    )
-    columns.sort(key=lambda c: (metrics.column_order(c[0]), c[1] or ""))
-    return columns
+def _varies(rows: list[Row], column: str) -> bool:
+    """Do rows differ in it? A row without calibration or training does not count."""
+    values = {r[column] for r in rows if r[column] is not None}
+    return len(values - {""} if column in ("calibration", "training") else values) > 1
 
 
-def _apart_from_method(row: dict[str, Any]) -> tuple[Any, ...]:
+def _columns(rows: list[Row]) -> list[ColumnKey]:
+    measured = {(r["protocol"], r["measure"]) for r in rows if r["value"] is not None}
+    named = (r for r in rows if not _has_no_metric(r) or (r["protocol"], r["measure"]) not in measured)
+    columns: list[ColumnKey] = _unique((r["metric"], r["protocol"], r["measure"]) for r in named)
+    return sorted(columns, key=lambda c: (metrics.column_order(c[0]), c[1] or ""))
+
+
+def _all_but_method(row: Row) -> tuple[Any, ...]:
     return tuple(row[c] for c in IDENTITY if c != "method")
 
 
-def _seeds(group: list[dict[str, Any]]) -> set[int]:
+def _seeds(group: list[Row]) -> set[int]:
     return {r["seed"] for r in group if r["seed"] is not None}
 
 
-def _identity_cells(
-    told: list[str], group: list[dict[str, Any]], expected: dict[tuple[Any, ...], set[int]]
-) -> list[str]:
-    """A line's labels. expected: the seeds that it or another method has, by the rest of its identity."""
-    named = dict(group[0])
+def _labels(label_names: list[str], group: list[Row], expected: dict[tuple[Any, ...], set[int]]) -> list[str]:
+    """A line's labels. expected: the seeds that any method has, by the rest of its identity."""
+    first = dict(group[0])
     if seeds := _seeds(group):
-        named["method"] += _of(len(seeds), len(expected[_apart_from_method(group[0])]))
-    return ["" if named[c] is None else str(named[c]) for c in told]
+        first["method"] += _seed_count(len(seeds), len(expected[_all_but_method(group[0])]))
+    return ["" if first[c] is None else str(first[c]) for c in label_names]
 
 
-def _of(here: int, expected: int) -> str:
-    """How many seeds there are, and of how many where some are missing."""
+def _seed_count(here: int, expected: int) -> str:
+    """How many seeds there are, and how many there should be if some are missing."""
     if here < expected:
         return f" ({here} of {expected} seeds)"
     return f" ({here} seeds)" if here > 1 else ""
 
 
-def header(metric: str, protocol: str) -> str:
+def column_header(metric: str, protocol: str) -> str:
     label = metrics.find(metric).label
     return f"{label} {protocol}" if names_protocol(protocol) else label
 
@@ -138,7 +140,7 @@ def names_protocol(protocol: str) -> bool:
     return protocol not in ("weights", "targets")
 
 
-def _rank(group: list[dict[str, Any]], columns: list[Column]) -> tuple[Any, ...]:
+def _sort_key(group: list[Row], columns: list[ColumnKey]) -> tuple[Any, ...]:
     """Lines measured in the same columns stand together: dense first, then by the first of these, failures last."""
     columns = [c for c in columns if (m := metrics.find(c[0])).in_tables and m.sorts_rows]
     absent = tuple(not _readings(group, c) for c in columns)
@@ -148,68 +150,68 @@ def _rank(group: list[dict[str, Any]], columns: list[Column]) -> tuple[Any, ...]
     return (absent, group[0]["method"] != "dense", not good, sign * sum(good) / len(good) if good else 0.0)
 
 
-def _readings(group: list[dict[str, Any]], column: Column) -> list[dict[str, Any]]:
-    """A line's rows for one column; a failed measure counts in all of its columns."""
+def _readings(group: list[Row], column: ColumnKey) -> list[Row]:
+    """A line's rows for one column. A measure that failed counts in all of its columns."""
     metric, *of = column
-    return [r for r in group if [r["protocol"], r["measure"]] == of and (r["metric"] == metric or _unnamed(r))]
+    return [r for r in group if [r["protocol"], r["measure"]] == of and (r["metric"] == metric or _has_no_metric(r))]
 
 
-def _unnamed(row: dict[str, Any]) -> bool:
+def _has_no_metric(row: Row) -> bool:
     """Did its measure fail before it could name its metrics?"""
     return row["value"] is None and row["metric"] == row["measure"]
 
 
-def cells(group: list[dict[str, Any]], columns: Iterable[Column]) -> list[str]:
-    """A line's cells as text. A reason that stands further left is not told again: its first word is."""
+def cells(group: list[Row], columns: Iterable[ColumnKey]) -> list[str]:
+    """A line's cells as text. If a cell further left has the same reason, only its first word is repeated."""
     out: list[str] = []
     for column in columns:
-        found = summary(group, column)
-        text = found.text if found else ABSENT
-        out.append(text.partition(":")[0] if found and found.value is None and text in out else text)
+        summary = summarize(group, column)
+        text = summary.text if summary else ABSENT
+        out.append(text.partition(":")[0] if summary and summary.value is None and text in out else text)
     return out
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a cell says of a line's rows: a mean over seeds, or why there is none."""
+    """One cell: the mean of a line's rows over seeds, or why there is none."""
 
     text: str
-    rows: tuple[dict[str, Any], ...]
+    rows: tuple[Row, ...]
     value: float | None = None
     spread: float | None = None
-    """Standard deviation over seeds; where there is one, the standard error over items."""
+    """Standard deviation over seeds; with one seed, the standard error over items."""
 
 
-def summary(group: list[dict[str, Any]], column: Column) -> Summary | None:
-    """None: not measured."""
-    mine = tuple(_readings(group, column))
-    if not mine:
+def summarize(group: list[Row], column: ColumnKey) -> Summary | None:
+    """The cell of a line's rows in one column; None: not measured."""
+    rows = tuple(_readings(group, column))
+    if not rows:
         return None
     seeds = len(_seeds(group)) or 1
-    bad = [r for r in mine if r["value"] is None]
+    bad = [r for r in rows if r["value"] is None]
     if bad:
-        return Summary(_status(bad[0]) + (f" ({len(bad)} of {seeds} seeds)" if seeds > 1 else ""), mine)
-    values = [r["value"] for r in mine]
-    missing = _of(len(values), seeds) if len(values) < seeds else ""
-    told = {r.get("told") for r in mine}
-    if len(told) == 1 and (name := told.pop()):
-        missing = f" ({name})" + missing
-    mean, spread = values[0], mine[0]["stderr"]
+        return Summary(_status(bad[0]) + (f" ({len(bad)} of {seeds} seeds)" if seeds > 1 else ""), rows)
+    values = [r["value"] for r in rows]
+    note = _seed_count(len(values), seeds) if len(values) < seeds else ""
+    tasks = {r.get("worst_task") for r in rows}
+    if len(tasks) == 1 and (task := tasks.pop()):
+        note = f" ({task})" + note
+    mean, spread = values[0], rows[0]["stderr"]
     if len(values) > 1:
         mean = math.fsum(values) / len(values)
         spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)) or None
-    return Summary(number(mean, spread, mine[0]["unit"]) + missing, mine, mean, spread)
+    return Summary(format_number(mean, spread, rows[0]["unit"]) + note, rows, mean, spread)
 
 
-def _status(row: dict[str, Any]) -> str:
+def _status(row: Row) -> str:
     if row["reason"] == "OOM":
         return "OOM"
     reason = row["reason"] or ""
     return f"{row['status']}: {reason}" if len(reason) < 60 else f"{row['status']}: {reason[:57]}..."
 
 
-def number(value: float, stderr: float | None, unit: str) -> str:
-    """As many digits as the error bar bears; bytes in MB."""
+def format_number(value: float, stderr: float | None, unit: str) -> str:
+    """As many digits as the standard error allows; bytes in MB."""
     if unit == "B":
         return f"{value / 1e6:,.1f} MB"
     if stderr:
@@ -220,23 +222,23 @@ def number(value: float, stderr: float | None, unit: str) -> str:
     return f"{value:,.4g}"
 
 
-def rich_table(grid: TextTable) -> Table:
+def to_rich(table: TextTable) -> rich.table.Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(grid.title), title_justify="left")
-    for i, header in enumerate(grid.headers):
-        table.add_column(Text(header), justify="left" if header in IDENTITY else "right", no_wrap=i == 0)
-    for line in grid.lines:
-        table.add_row(*(Text(cell) for cell in line))
-    return table
+    out = Table(title=Text(table.title), title_justify="left")
+    for i, header in enumerate(table.headers):
+        out.add_column(Text(header), justify="left" if header in IDENTITY else "right", no_wrap=i == 0)
+    for line in table.lines:
+        out.add_row(*(Text(cell) for cell in line))
+    return out
 
 
-def markdown(grid: TextTable, escape: Callable[[str], str] | None = None) -> str:
-    """escape: in place of `plain`."""
+def to_markdown(table: TextTable, escape: Callable[[str], str] = plain) -> str:
+    """The table in Markdown, without its title."""
 
     def row(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(map(escape or plain, cells)) + " |"
+        return "| " + " | ".join(map(escape, cells)) + " |"
 
-    rule = "|" + "|".join("---" if h in IDENTITY else "---:" for h in grid.headers) + "|"
-    return "\n".join([row(grid.headers), rule, *(row(line) for line in grid.lines)]) + "\n"
+    rule = "|" + "|".join("---" if h in IDENTITY else "---:" for h in table.headers) + "|"
+    return "\n".join([row(table.headers), rule, *(row(line) for line in table.lines)]) + "\n"

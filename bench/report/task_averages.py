@@ -1,4 +1,4 @@
-"""Averages over sets of zero-shot tasks: of complete sets alone, with the worst task's drop beside the mean."""
+"""Averages over sets of zero-shot tasks. Only complete sets have one; the drop of the worst task goes with it."""
 
 from __future__ import annotations
 
@@ -8,57 +8,64 @@ from typing import Any
 from bench.inputs.tasks import SETS
 from bench.results import metrics
 from bench.results.identity import Protocol
+from bench.results.rows import IDENTITY
 
 Row = dict[str, Any]
 
 
-def rows(table: list[Row], identity: tuple[str, ...]) -> list[Row]:
-    """A row for the mean accuracy over each set that one line's seed has all of, and one for what its worst task lost.
+def average_rows(rows: list[Row]) -> list[Row]:
+    """For each line, seed and complete set of tasks: a row with the mean accuracy, and one with the worst task's drop.
 
-    Args:
-        table: rows as bench.table makes them; identity: the columns that make two rows the same line, seeds apart.
+    rows: as bench.results.rows makes them. The drop is from the dense model of the same dtype, device and limit.
     """
-    found: dict[tuple[Any, ...], dict[str, Row]] = {}
-    for row in table:
+    lines: dict[tuple[Any, ...], dict[str, Row]] = {}
+    for row in rows:
         if row["measure"] == "zeroshot" and row["metric"] == "acc" and row["value"] is not None:
-            task: Protocol = row["identity"].protocol
-            line = (*(row[c] for c in identity), row["seed"], f"x{task.limit}" if task.limit else "")
-            found.setdefault(line, {})[task.name] = row
-    dense = {_stand(line, identity): tasks for line, tasks in found.items() if _is_dense(line, identity)}
+            line = (*(row[c] for c in IDENTITY), row["seed"], _limit(row))
+            lines.setdefault(line, {})[_protocol(row).name] = row
+    dense = {}
+    for by_task in lines.values():
+        first = next(iter(by_task.values()))
+        if first["method"] == "dense" and first["quantizer"] in (None, "none"):
+            dense[_dense_key(first)] = by_task
     out = []
-    for line, tasks in found.items():
-        for name, members in SETS.items():
-            if set(members) <= set(tasks):
-                mine = {t: tasks[t] for t in members}
-                out += _about(name + line[-1], mine, dense.get(_stand(line, identity), {}))
+    for by_task in lines.values():
+        for name, tasks in SETS.items():
+            if set(tasks) <= set(by_task):
+                first = next(iter(by_task.values()))
+                whole_set = {t: by_task[t] for t in tasks}
+                out += _average_set(name + _limit(first), whole_set, dense.get(_dense_key(first), {}))
     return out
 
 
-def _about(protocol: str, mine: dict[str, Row], dense: dict[str, Row]) -> list[Row]:
-    base = next(iter(mine.values())) | {"protocol": protocol, "n": len(mine)}
-    base |= {"records": tuple(r["record"] for r in mine.values())}
-    errors = [r["stderr"] for r in mine.values()]
-    spread = None if None in errors else math.sqrt(math.fsum(e * e for e in errors)) / len(errors)
-    mean = math.fsum(r["value"] for r in mine.values()) / len(mine)
-    out = [base | {"metric": "mean_acc", "value": mean, "stderr": spread}]
-    if base["method"] != "dense" and set(mine) <= set(dense):
-        drops = {t: dense[t]["value"] - r["value"] for t, r in mine.items()}
+def _average_set(protocol: str, rows: dict[str, Row], dense: dict[str, Row]) -> list[Row]:
+    """rows, dense: by task."""
+    base = next(iter(rows.values())) | {"protocol": protocol, "n": len(rows)}
+    base |= {"records": tuple(r["record"] for r in rows.values())}
+    errors = [r["stderr"] for r in rows.values()]
+    stderr = None if None in errors else math.sqrt(math.fsum(e * e for e in errors)) / len(errors)
+    mean = math.fsum(r["value"] for r in rows.values()) / len(rows)
+    out = [base | {"metric": "mean_acc", "value": mean, "stderr": stderr}]
+    if base["method"] != "dense" and set(rows) <= set(dense):
+        drops = {t: dense[t]["value"] - r["value"] for t, r in rows.items()}
         worst = max(drops, key=lambda t: drops[t])
-        drop = {"metric": "worst_drop", "value": drops[worst], "stderr": None, "told": worst}
+        drop = {"metric": "worst_drop", "value": drops[worst], "stderr": None, "worst_task": worst}
         drop["better"] = metrics.find("worst_drop").better
-        drop |= {"records": (*base["records"], *(dense[t]["record"] for t in mine))}
+        drop["records"] = (*base["records"], *(dense[t]["record"] for t in rows))
         out.append(base | drop)
     return out
 
 
-def _of(line: tuple[Any, ...], identity: tuple[str, ...], column: str) -> Any:
-    return line[identity.index(column)]
+def _protocol(row: Row) -> Protocol:
+    protocol: Protocol = row["identity"].protocol
+    return protocol
 
 
-def _is_dense(line: tuple[Any, ...], identity: tuple[str, ...]) -> bool:
-    return _of(line, identity, "method") == "dense" and _of(line, identity, "quantizer") in (None, "none")
+def _limit(row: Row) -> str:
+    limit = _protocol(row).limit
+    return f"x{limit}" if limit else ""
 
 
-def _stand(line: tuple[Any, ...], identity: tuple[str, ...]) -> tuple[Any, ...]:
-    """What a line shares with the dense one it is held against."""
-    return (*(_of(line, identity, c) for c in ("model", "dtype", "device")), line[-1])
+def _dense_key(row: Row) -> tuple[Any, ...]:
+    """What a row shares with the dense row that it is compared with."""
+    return (row["model"], row["dtype"], row["device"], _limit(row))

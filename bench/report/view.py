@@ -1,4 +1,4 @@
-"""What a leaderboard shows, before it is a page or a text: sections, tables, rows and cells."""
+"""The content of a leaderboard, before it is HTML or text: sections, tables, rows and cells."""
 
 from __future__ import annotations
 
@@ -18,62 +18,64 @@ class Column:
     protocol: str
     better: str
     unit: str
-    named: bool = True
-    """Is the protocol part of the metric's name?"""
+    names_protocol: bool = True
+    """Is the protocol part of the column's name?"""
 
     @property
     def name(self) -> str:
-        return f"{self.label} {self.protocol}" if self.named else self.label
+        return f"{self.label} {self.protocol}" if self.names_protocol else self.label
 
     @property
     def label(self) -> str:
-        return metrics.find(self.metric).label
+        """The metric's name for people."""
+        return self.definition.label
 
     @property
-    def quiet(self) -> bool:
-        """Is it left out unless asked for?"""
-        return not metrics.find(self.metric).in_tables
+    def definition(self) -> metrics.Metric:
+        return metrics.find(self.metric, self.unit)
 
     @property
-    def ratio(self) -> bool:
-        """Are two values compared by their ratio?"""
-        return metrics.find(self.metric, self.unit).is_ratio
-
-    @property
-    def timing(self) -> bool:
-        return metrics.find(self.metric, self.unit).is_time
+    def hidden(self) -> bool:
+        """Does a table leave it out, unless a reader asks for it?"""
+        return not self.definition.in_tables
 
 
 @dataclass(frozen=True)
 class Cell:
-    """text: as in every table. value: None where a status stands in its place. made: keys of `Section.made`."""
+    """One cell.
+
+    text: as in every table; value: None if the cell shows a status; records: keys of `Section.records`.
+    """
 
     text: str
     value: float | None = None
     spread: float | None = None
     failed: bool = False
     reason: str = ""
-    made: tuple[str, ...] = ()
+    records: tuple[str, ...] = ()
     average: bool = False
-    """Over tasks: made of several records a seed."""
+    """Is it a mean over tasks, from several records for each seed?"""
     command: str = ""
-    """That makes its records again; empty if they do not say."""
+    """Makes its records again; empty if the records do not say how."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """labels: one for each of its table's `told`. about: what a reader filters by; source: of a published number."""
+    """One row.
+
+    labels: one for each of its table's `label_names`; filters: what a reader can filter by; source: of a published number.
+    """
 
     name: str
     labels: tuple[str, ...]
-    about: Mapping[str, str]
+    filters: Mapping[str, str]
     cells: tuple[Cell | None, ...]
     source: str = ""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Row b against row a: ratio or difference, with the interval that covers it at 95%."""
+    """Row b compared with row a: a ratio or a difference, with its 95% interval."""
 
     value: float
     low: float
@@ -86,31 +88,29 @@ class Interval:
 
 @dataclass(frozen=True)
 class Table:
-    """rank: of each row by column, as a range where it ties; columns without pairs have none.
+    """One model's rows.
 
-    intervals: by row a, row b and column, a above b.
+    ranks: of each row, by column; tied rows have a range. Columns without pairs have none.
+    intervals: by row a, row b and column, with a above b.
     """
 
     title: str
-    told: tuple[str, ...]
+    label_names: tuple[str, ...]
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     ranks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     intervals: Mapping[tuple[int, int, int], Interval] = field(default_factory=dict)
     unranked: int = 0
-    """Rows of a column that had too many to be paired."""
+    """How many rows the column has that had too many rows to be compared in pairs; 0: no such column."""
 
-    @property
-    def shown(self) -> tuple[int, ...]:
-        return tuple(i for i, c in enumerate(self.columns) if not c.quiet)
-
-    def grid(self) -> TextTable:
-        """As text, ranks by the first column that has any."""
+    def to_text_table(self) -> TextTable:
+        """The table as text, with ranks by the first column that has any."""
         by = min(self.ranks, default=None)
-        headers = [*self.told, *([] if by is None else ["rank"]), *(self.columns[i].name for i in self.shown)]
+        visible = [i for i, c in enumerate(self.columns) if not c.hidden]
+        headers = [*self.label_names, *([] if by is None else ["rank"]), *(self.columns[i].name for i in visible)]
         lines = []
         for k, row in enumerate(self.rows):
-            cells = (row.cells[i] for i in self.shown)
+            cells = (row.cells[i] for i in visible)
             rank = [] if by is None else [self.ranks[by][k]]
             lines.append([*row.labels, *rank, *(ABSENT if c is None else c.text for c in cells)])
         return TextTable(self.title, headers, lines)
@@ -118,14 +118,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """One results folder, or what others have published.
+    """One results folder, or the numbers that papers report.
 
-    about: a sentence; folder: where its records lie; made: how each record came to be, by its name.
+    description: one line on all of it; folder: where its records are; records: provenance of each record, by its name.
     """
 
     title: str
-    about: str
+    description: str
     tables: tuple[Table, ...]
     folder: str = ""
     published: bool = False
-    made: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

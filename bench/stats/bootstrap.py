@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DRAWS_OVER_LEVEL = 200
 """Draws of a bootstrap for an interval that misses with probability `level`: 200 / level, 100 in each tail."""
-MOST_DRAWS = 100_000
+MAX_DRAWS = 100_000
 """Beyond it the tails are Student's, stretched to meet the bootstrap's where that still has 100 draws."""
 CHUNK = 20_000
 
@@ -43,7 +43,7 @@ class Estimate:
     """Questions that were right and are wrong, and the other way round; over all seeds."""
 
 
-class Spread(NamedTuple):
+class VarianceParts(NamedTuple):
     """Variance of a ratio estimator: between clusters, and between seeds."""
 
     clusters: float
@@ -54,7 +54,7 @@ class Spread(NamedTuple):
         return self.clusters + self.seeds
 
 
-def spread(differences: Array, weights: Array) -> Spread:
+def variance_parts(differences: Array, weights: Array) -> VarianceParts:
     """differences: sums by cluster [seeds, clusters]; weights: [clusters].
 
     Between clusters: C / (C - 1) sum(e_c^2) / (sum w)^2, e_c the residual of the ratio estimator (Cochran, Sampling
@@ -65,23 +65,23 @@ def spread(differences: Array, weights: Array) -> Spread:
     residuals = mean - mean.sum() / weights.sum() * weights
     between = count / (count - 1) * float((residuals**2).sum()) / float(weights.sum()) ** 2
     if len(differences) == 1:
-        return Spread(between, 0.0)
+        return VarianceParts(between, 0.0)
     each = differences.sum(1) / weights.sum()
-    return Spread(between, float(each.var(ddof=1)) / len(each))
+    return VarianceParts(between, float(each.var(ddof=1)) / len(each))
 
 
-def effective(weights: Array) -> float:
+def effective_size(weights: Array) -> float:
     """As how many even clusters these uneven ones count: (sum w)^2 / sum w^2 (Kish, Survey Sampling, 1965)."""
     return float(weights.sum() ** 2 / (weights**2).sum())
 
 
-def _freedom(between: Spread, clusters: float, seeds: int) -> float:
+def _degrees_of_freedom(between: VarianceParts, clusters: float, seeds: int) -> float:
     """Satterthwaite's (Biometrics Bulletin 2, 1946), of a variance between clusters plus one between seeds."""
     parts = between.clusters**2 / max(clusters - 1, 0.5) + (between.seeds**2 / (seeds - 1) if seeds > 1 else 0.0)
     return between.total**2 / parts
 
 
-def studentized(
+def studentized_bootstrap(
     differences: Array, weights: Array, level: float, *, unit: str = "articles", assumed: float = 0.0
 ) -> Estimate:
     """Mean difference as a ratio estimator, with a studentized bootstrap (Efron and Tibshirani 1993, ch. 12.5).
@@ -96,11 +96,11 @@ def studentized(
     """
     seeds, clusters = differences.shape
     value = float(differences.mean(0).sum() / weights.sum())
-    between = spread(differences, weights)
+    between = variance_parts(differences, weights)
     if between.total == 0:
         return Estimate(value, 0.0, value, value, 1.0 if value == 0 else 0.0, clusters, unit, seeds)
-    drawn = _draws(differences - value * weights, weights, _count(level))
-    freedom = _freedom(between, effective(weights), seeds)
+    drawn = _draws(differences - value * weights, weights, _draw_count(level))
+    freedom = _degrees_of_freedom(between, effective_size(weights), seeds)
     widened = (between.total + assumed**2) ** 0.5
     low, high = (_quantile(drawn, tail, freedom) for tail in (1 - level / 2, level / 2))
     return Estimate(
@@ -116,19 +116,19 @@ def studentized(
     )
 
 
-def critical(differences: Array, weights: Array, level: float) -> float:
+def critical_t(differences: Array, weights: Array, level: float) -> float:
     """The t from which on `studentized` calls a positive difference other than 0: its p is under `level`.
 
     differences: [seeds, clusters]; weights: [clusters].
     """
     value = differences.mean(0).sum() / weights.sum()
-    drawn = _draws(differences - value * weights, weights, _count(level))
-    freedom = _freedom(spread(differences, weights), effective(weights), len(differences))
+    drawn = _draws(differences - value * weights, weights, _draw_count(level))
+    freedom = _degrees_of_freedom(variance_parts(differences, weights), effective_size(weights), len(differences))
     return _quantile(drawn, 1 - level / 2, freedom)
 
 
-def _count(level: float) -> int:
-    return min(MOST_DRAWS, int(np.ceil(DRAWS_OVER_LEVEL / level)))
+def _draw_count(level: float) -> int:
+    return min(MAX_DRAWS, int(np.ceil(DRAWS_OVER_LEVEL / level)))
 
 
 @lru_cache(maxsize=4)
@@ -205,12 +205,12 @@ def _p(drawn: Array, t: float, freedom: float) -> float:
     above = len(drawn) - int(np.searchsorted(drawn, t, side="left"))
     below = int(np.searchsorted(drawn, t, side="right"))
     fewer = min(above, below)
-    if fewer < DRAWS_OVER_LEVEL / 2 and len(drawn) >= MOST_DRAWS:
+    if fewer < DRAWS_OVER_LEVEL / 2 and len(drawn) >= MAX_DRAWS:
         return min(1.0, 2 * float(stdtr(freedom, -abs(t) / _stretch(drawn, above < below, freedom))))
     return min(1.0, max(2 * float(stdtr(freedom, -abs(t))), 2 * (1 + fewer) / (1 + len(drawn))))
 
 
-def means(differences: Array, level: float, *, unit: str = "questions") -> Estimate:
+def estimate_means(differences: Array, level: float, *, unit: str = "questions") -> Estimate:
     """Mean of paired differences over items and seeds by Student's t: closed, for items by the thousand.
 
     differences: [seeds, items]. The variances between items and between seeds add up; the degrees of freedom are
@@ -220,10 +220,10 @@ def means(differences: Array, level: float, *, unit: str = "questions") -> Estim
 
     seeds, items = differences.shape
     value = float(differences.mean())
-    between = spread(differences, np.ones(items))
+    between = variance_parts(differences, np.ones(items))
     if between.total == 0:
         return Estimate(value, 0.0, value, value, 1.0 if value == 0 else 0.0, items, unit, seeds)
-    freedom = _freedom(between, items, seeds)
+    freedom = _degrees_of_freedom(between, items, seeds)
     scale = between.total**0.5
     half = float(stdtrit(freedom, 1 - level / 2)) * scale
     p = 2 * float(stdtr(freedom, -abs(value) / scale))
@@ -231,9 +231,9 @@ def means(differences: Array, level: float, *, unit: str = "questions") -> Estim
     return Estimate(value, scale, value - half, value + half, p, items, unit, seeds, share)
 
 
-def blocks(before: Array, after: Array, level: float) -> Estimate:
+def estimate_blocks(before: Array, after: Array, level: float) -> Estimate:
     """ln ratio of timings, block by block, with Student's t. before, after: medians of interleaved blocks [blocks].
 
     A percentile bootstrap of ten blocks errs ten times too often at small levels; Student's t does not.
     """
-    return replace(means(np.log(after / before)[None], level), unit="blocks")
+    return replace(estimate_means(np.log(after / before)[None], level), unit="blocks")

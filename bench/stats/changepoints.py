@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-ORDERS = 999
-LEAST = 2
+PERMUTATIONS = 999
+MIN_SEGMENT = 2
 """Numbers on either side of a step."""
 
 
-def find(values: Array, alpha: float = 0.01, orders: int = ORDERS) -> list[int]:
+def find_steps(values: Array, alpha: float = 0.01, orders: int = PERMUTATIONS) -> list[int]:
     """Indices at which a new level begins. Fewer than ten numbers can show none at 0.01.
 
     Each test is at alpha, one for every piece that is left to search.
@@ -30,7 +30,7 @@ def find(values: Array, alpha: float = 0.01, orders: int = ORDERS) -> list[int]:
 
 
 def _search(values: Array, offset: int, alpha: float, orders: int, dice: np.random.Generator) -> list[int]:
-    if len(values) < 2 * LEAST or np.ptp(values) == 0:
+    if len(values) < 2 * MIN_SEGMENT or np.ptp(values) == 0:
         return []
     at, size = _split(values[None])
     shuffled = dice.permuted(np.broadcast_to(values, (orders, len(values))), axis=1)
@@ -45,7 +45,7 @@ def _search(values: Array, offset: int, alpha: float, orders: int, dice: np.rand
 def _split(rows: Array) -> tuple[NDArray[np.int64], Array]:
     """rows: [orders, n]. Of each, the best k and |mean(first k) - mean(rest)| sqrt(k (n - k) / n)."""
     n = rows.shape[1]
-    k = np.arange(LEAST, n - LEAST + 1)
+    k = np.arange(MIN_SEGMENT, n - MIN_SEGMENT + 1)
     first = rows.cumsum(1)[:, k - 1]
     rest = rows.sum(1, keepdims=True) - first
     size = np.abs(first / k - rest / (n - k)) * np.sqrt(k * (n - k) / n)

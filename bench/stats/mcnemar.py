@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bench.stats.bootstrap import Estimate, means
+from bench.stats.bootstrap import Estimate, estimate_means
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
-def mcnemar(lost: int, gained: int) -> float:
+def mcnemar_p(lost: int, gained: int) -> float:
     """Exact two-sided p: of lost + gained discordant pairs each is either with 1/2 (McNemar, Psychometrika 12, 1947)."""
     from scipy.special import bdtr
 
@@ -20,7 +20,7 @@ def mcnemar(lost: int, gained: int) -> float:
     return min(1.0, 2 * float(bdtr(min(lost, gained), discordant, 0.5))) if discordant else 1.0
 
 
-def tango(lost: int, gained: int, n: int, level: float) -> tuple[float, float]:
+def tango_interval(lost: int, gained: int, n: int, level: float) -> tuple[float, float]:
     """Score interval for (gained - lost) / n, the difference of paired proportions (Tango, Stat. Med. 17, 1998, eq. 10).
 
     It holds where Wald's does not: few discordant pairs, or none.
@@ -44,22 +44,22 @@ def tango(lost: int, gained: int, n: int, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def flips(before: NDArray[np.float64], after: NDArray[np.float64], level: float) -> Estimate:
+def estimate_flips(before: NDArray[np.float64], after: NDArray[np.float64], level: float) -> Estimate:
     """Accuracy after minus before. before, after: 0 or 1, [questions]."""
     lost = int(((before == 1) & (after == 0)).sum())
     gained = int(((before == 0) & (after == 1)).sum())
     n = len(before)
     value = (gained - lost) / n
-    low, high = tango(lost, gained, n, level)
+    low, high = tango_interval(lost, gained, n, level)
     stderr = ((lost + gained) / n - value**2) ** 0.5 / n**0.5
-    return Estimate(value, stderr, low, high, mcnemar(lost, gained), n, "questions", lost=lost, gained=gained)
+    return Estimate(value, stderr, low, high, mcnemar_p(lost, gained), n, "questions", lost=lost, gained=gained)
 
 
-def flips_over_seeds(before: NDArray[np.float64], after: NDArray[np.float64], level: float) -> Estimate:
+def estimate_flips_over_seeds(before: NDArray[np.float64], after: NDArray[np.float64], level: float) -> Estimate:
     """The same over several seeds, which are the outer level. before, after: 0 or 1, [seeds, questions].
 
     McNemar's test would take the draws of one question for so many questions; Student's t over both levels does not.
     """
     lost = int(((before == 1) & (after == 0)).sum())
     gained = int(((before == 0) & (after == 1)).sum())
-    return replace(means(after - before, level), lost=lost, gained=gained)
+    return replace(estimate_means(after - before, level), lost=lost, gained=gained)

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.stats.bootstrap import Estimate, critical
+from bench.stats.bootstrap import Estimate, critical_t
 
 if TYPE_CHECKING:
     from bench.stats.bootstrap import Array
 
-MOMENTS = 10_000
+MOMENT_DRAWS = 10_000
 """Draws from which the variance of a standard error is taken."""
 
 
-def needed(estimate: Estimate, loss: float, half: float, margin: float) -> tuple[int, str] | None:
+def required_n(estimate: Estimate, loss: float, half: float, margin: float) -> tuple[int, str] | None:
     """The n that would decide, were the estimate to stay: to fall under the margin, or beyond it to exclude 0.
 
     loss: the estimate, worse counted positive; half: its interval's half-width towards the side that has to be passed.
@@ -33,7 +33,7 @@ def needed(estimate: Estimate, loss: float, half: float, margin: float) -> tuple
     return (math.ceil(n), "seeds" if by_seed else estimate.unit) if n < 1e7 else None
 
 
-def of_mcnemar(n: int, discordant: float, delta: float, level: float, margin: float = 0.0) -> float:
+def mcnemar_power(n: int, discordant: float, delta: float, level: float, margin: float = 0.0) -> float:
     """Chance that the exact McNemar test of n pairs, a share `discordant` of which flip, finds a loss of `delta`.
 
     Exact, over all outcomes. margin: what the observed loss has to exceed besides.
@@ -53,14 +53,14 @@ def of_mcnemar(n: int, discordant: float, delta: float, level: float, margin: fl
     return total
 
 
-def of_t(effect: float, stderr: float, freedom: float, critical: float) -> float:
+def t_power(effect: float, stderr: float, freedom: float, critical: float) -> float:
     """Chance that t comes out above `critical` where the true effect is this one (the noncentral t, upper tail)."""
     from scipy.stats import nct
 
     return float(nct.sf(critical, freedom, effect / stderr))
 
 
-def of_studentized(
+def studentized_power(
     effect: float,
     differences: Array,
     weights: Array,
@@ -80,12 +80,12 @@ def of_studentized(
     off, over many changes it agrees with what is found (benchmarks/gate.py).
     """
     centred = differences - differences.sum() / weights.sum() * weights
-    drawn = dice.integers(len(weights), size=(MOMENTS, clusters))
+    drawn = dice.integers(len(weights), size=(MOMENT_DRAWS, clusters))
     sums, totals = centred[drawn].sum(1), weights[drawn].sum(1)
     rest = centred[drawn] - (sums / totals)[:, None] * weights[drawn]
     squares = clusters / (clusters - 1) * (rest**2).sum(1) / totals**2  # of standard errors
     stderr = float((sums / totals).std())
     freedom = float(2 * squares.mean() ** 2 / squares.var())
     bias = float(squares.mean() ** 0.5 / stderr)
-    asked = [critical(centred[d][None], weights[d], level) for d in drawn[:draws]]
-    return float(np.mean([of_t(effect, stderr, freedom, bias * t) for t in asked]))
+    asked = [critical_t(centred[d][None], weights[d], level) for d in drawn[:draws]]
+    return float(np.mean([t_power(effect, stderr, freedom, bias * t) for t in asked]))

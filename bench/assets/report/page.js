@@ -1,16 +1,16 @@
 "use strict";
-// The tables are whole without this script. It moves rows, hides what was not asked for, and opens panels.
-// Every text that came from a record is set as textContent.
+// The tables are complete without this script. It sorts and filters rows, and opens panels.
+// Text that came from a record is always set as textContent.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const collator = new Intl.Collator("en", { numeric: true });
 
 function el(tag, text, attributes = {}) {
-  const made = document.createElement(tag);
-  if (text !== undefined) made.textContent = text;
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  return made;
+  const element = document.createElement(tag);
+  if (text !== undefined) element.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
 }
 
 function say(text) { $("said").textContent = text; }
@@ -18,36 +18,36 @@ function say(text) { $("said").textContent = text; }
 // --- tables -----------------------------------------------------------------------------------------------------
 
 const tables = [...document.querySelectorAll("[data-table]")].map((box) => {
-  const told = data.tables[Number(box.dataset.table)];
+  const content = data.tables[Number(box.dataset.table)];
   const rows = [...box.querySelectorAll("tbody tr")];
   const order = rows.map((_, k) => k);
-  const table = { box, told, rows, order, body: box.querySelector("tbody"), kept: order, all: false, furnished: new Set() };
-  table.sight = order.filter((k) => !rows[k].hidden);
-  const firstNumber = box.querySelectorAll("thead [data-label]").length + (told.ranks ? 1 : 0);
+  const table = { box, data: content, rows, order, body: box.querySelector("tbody"), matches: order, all: false, interactive: new Set() };
+  table.visible = order.filter((k) => !rows[k].hidden);
+  const firstNumber = box.querySelectorAll("thead [data-label]").length + (content.ranks ? 1 : 0);
   table.cell = (k, c) => rows[k].cells[firstNumber + c];
-  table.text = told.rows.map((row, k) => [told.title, told.section, row.name, row.source, ...labels(rows[k])].join(" ").toLowerCase());
+  table.text = content.rows.map((row, k) => [content.title, content.section, row.name, row.source, ...labels(rows[k])].join(" ").toLowerCase());
   return table;
 });
 
 function labels(row) { return [row.querySelector(".name"), ...row.querySelectorAll(".label")].map((c) => c.textContent); }
 
-// Only rows that come or go are touched: of two thousand, two hundred are in sight.
+// Touches only the rows that appear or disappear: of two thousand, two hundred are visible.
 function show(table) {
-  const kept = new Set(table.kept);
-  const left = table.order.filter((k) => kept.has(k));
-  const sight = table.all ? left : left.slice(0, data.most);
-  const now = new Set(sight);
-  for (const k of table.sight) if (!now.has(k)) table.rows[k].hidden = true;
-  for (const k of sight) {
-    if (!table.furnished.has(k)) furnish(table, table.rows[k], k);
+  const matches = new Set(table.matches);
+  const sorted = table.order.filter((k) => matches.has(k));
+  const visible = table.all ? sorted : sorted.slice(0, data.max_visible_rows);
+  const now = new Set(visible);
+  for (const k of table.visible) if (!now.has(k)) table.rows[k].hidden = true;
+  for (const k of visible) {
+    if (!table.interactive.has(k)) makeInteractive(table, table.rows[k], k);
     table.rows[k].hidden = false;
   }
-  table.body.prepend(...sight.map((k) => table.rows[k]));
-  table.sight = sight;
+  table.body.prepend(...visible.map((k) => table.rows[k]));
+  table.visible = visible;
   const more = table.box.querySelector("[data-more]");
-  more.hidden = sight.length === left.length;
-  more.textContent = `Show all ${left.length.toLocaleString("en")} rows`;
-  table.box.hidden = left.length === 0;
+  more.hidden = visible.length === sorted.length;
+  more.textContent = `Show all ${sorted.length.toLocaleString("en")} rows`;
+  table.box.hidden = sorted.length === 0;
 }
 
 function sort(table, head, value, better) {
@@ -65,32 +65,32 @@ function sort(table, head, value, better) {
   });
   rank(table, head.dataset.column);
   show(table);
-  say(`${table.told.title}: sorted by ${head.dataset.name}, ${next}`);
+  say(`${table.data.title}: sorted by ${head.dataset.name}, ${next}`);
 }
 
 function rank(table, column) {
-  const ranks = table.told.ranks && table.told.ranks[column];
+  const ranks = table.data.ranks && table.data.ranks[column];
   if (!ranks) return;
-  table.box.querySelector("[data-rank-of]").textContent = table.told.columns[column].name;
+  table.box.querySelector("[data-rank-of]").textContent = table.data.columns[column].name;
   table.rows.forEach((row, k) => { row.querySelector(".rank").textContent = ranks[k] || "–"; });
 }
 
 function button(head, action) {
   const text = head.querySelector(".head");
-  const made = el("button", undefined, { type: "button" });
+  const sorter = el("button", undefined, { type: "button" });
   head.dataset.name = text.textContent.replace(/\s+/g, " ").trim();
-  made.append(...text.childNodes);
-  text.append(made);
+  sorter.append(...text.childNodes);
+  text.append(sorter);
   head.setAttribute("aria-sort", "none");
-  made.addEventListener("click", action);
+  sorter.addEventListener("click", action);
 }
 
 for (const table of tables) {
   for (const head of table.box.querySelectorAll("thead th")) {
     if (head.dataset.column !== undefined) {
       const c = Number(head.dataset.column);
-      const value = (k) => (table.told.rows[k].cells[c] ? table.told.rows[k].cells[c].v : null);
-      button(head, () => sort(table, head, value, table.told.columns[c].better));
+      const value = (k) => (table.data.rows[k].cells[c] ? table.data.rows[k].cells[c].v : null);
+      button(head, () => sort(table, head, value, table.data.columns[c].better));
     } else if (head.dataset.label !== undefined) {
       const value = (k) => labels(table.rows[k])[Number(head.dataset.label)];
       button(head, () => sort(table, head, value, ""));
@@ -100,25 +100,25 @@ for (const table of tables) {
   show(table);
 }
 
-// Numbers become buttons when their row first comes into sight: ten thousand at once would be slow.
-function furnish(table, row, k) {
-  table.furnished.add(k);
+// Numbers become buttons when their row is first visible: ten thousand at once would be slow.
+function makeInteractive(table, row, k) {
+  table.interactive.add(k);
   const name = row.querySelector(".name");
-  const pick = el("input", undefined, { type: "checkbox", "aria-label": `Compare ${table.told.rows[k].name}` });
+  const pick = el("input", undefined, { type: "checkbox", "aria-label": `Compare ${table.data.rows[k].name}` });
   pick.addEventListener("change", () => choose(table, k, pick));
   name.prepend(pick);
-  table.told.rows[k].cells.forEach((cell, c) => {
+  table.data.rows[k].cells.forEach((cell, c) => {
     if (!cell) return;
     const place = table.cell(k, c).querySelector(".n");
-    const made = el("button", undefined, { type: "button", tabindex: "-1" });
-    made.append(...place.childNodes);
-    place.append(made);
+    const opener = el("button", undefined, { type: "button", tabindex: "-1" });
+    opener.append(...place.childNodes);
+    place.append(opener);
   });
-  stop(row);
+  setTabStop(row);
 }
 
-// The first number in sight is its row's stop of the tab key.
-function stop(row) {
+// The tab key stops at a row's first visible number.
+function setTabStop(row) {
   for (const number of row.querySelectorAll("td .n button")) number.tabIndex = -1;
   const first = row.querySelector("td:not([hidden]) .n button");
   if (first) first.tabIndex = 0;
@@ -135,10 +135,10 @@ function whereIs(inner) {
   const cell = inner.closest("td"), row = cell.parentElement;
   const table = tables.find((t) => t.body === row.parentElement);
   const k = Number(row.dataset.row);
-  return [table, k, table.told.columns.findIndex((_, c) => table.cell(k, c) === cell)];
+  return [table, k, table.data.columns.findIndex((_, c) => table.cell(k, c) === cell)];
 }
 
-// One stop of the tab key a row; the arrows go on from there.
+// The tab key stops once in each row; the arrow keys move from there.
 document.addEventListener("keydown", (event) => {
   const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
   const from = step && event.target.closest("td .n button");
@@ -163,12 +163,12 @@ const metrics = [...document.querySelectorAll("input[data-metric]")];
 
 function filter() {
   const words = $("find").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const asked = selects.filter((s) => s.value).map((s) => [s.dataset.key, s.value]);
+  const conditions = selects.filter((s) => s.value).map((s) => [s.dataset.key, s.value]);
   let left = 0, all = 0;
   for (const table of tables) {
-    table.kept = table.order.filter((k) =>
-      words.every((w) => table.text[k].includes(w)) && asked.every(([key, v]) => table.told.rows[k][key] === v));
-    left += table.kept.length;
+    table.matches = table.order.filter((k) =>
+      words.every((w) => table.text[k].includes(w)) && conditions.every(([key, v]) => table.data.rows[k][key] === v));
+    left += table.matches.length;
     all += table.rows.length;
     show(table);
   }
@@ -182,13 +182,13 @@ function filter() {
 function columns() {
   const shown = new Set(metrics.filter((m) => m.checked).map((m) => m.dataset.metric));
   for (const table of tables) {
-    table.told.columns.forEach((column, c) => {
+    table.data.columns.forEach((column, c) => {
       const hidden = !shown.has(column.metric), head = table.box.querySelector(`[data-column="${c}"]`);
       if (head.hidden === hidden) return;
       head.hidden = hidden;
       table.rows.forEach((_, k) => { table.cell(k, c).hidden = hidden; });
     });
-    for (const k of table.furnished) stop(table.rows[k]);
+    for (const k of table.interactive) setTabStop(table.rows[k]);
   }
   say(`${shown.size} of ${metrics.length} metrics shown`);
 }
@@ -216,7 +216,7 @@ document.addEventListener("click", (event) => {
   if (open && !open.contains(event.target)) open.open = false;
 });
 
-// --- what a number was made from --------------------------------------------------------------------------------
+// --- the records of a number ------------------------------------------------------------------------------------
 
 function open(title, ...parts) {
   $("panel-h").textContent = title;
@@ -225,25 +225,25 @@ function open(title, ...parts) {
 }
 $("close").addEventListener("click", () => $("panel").close());
 
-function listed(pairs) {
+function definitions(pairs) {
   const list = el("dl");
   for (const [name, value] of pairs) if (value !== "" && value !== null && value !== undefined) list.append(el("dt", name), el("dd", String(value)));
   return list;
 }
 
 function details(table, k, c) {
-  const row = table.told.rows[k], cell = row.cells[c], column = table.told.columns[c];
-  const parts = [el("p", table.cell(k, c).querySelector(".n").textContent.trim(), { class: "big" }), el("p", `${column.name} · ${table.told.title}`, { class: "about" })];
-  if (cell.why) parts.push(listed([["status", cell.why]]));
-  if (row.source) parts.push(listed([["source", row.source]]));
-  if (cell.v !== null && !row.source) parts.push(listed([["value", cell.v], [cell.made.length > 1 && !cell.avg ? "standard deviation over seeds" : "standard error", cell.s]]));
-  if (cell.cmd !== undefined) parts.push(el("h3", "Made by"), el("pre", data.strings[cell.cmd], { tabindex: "0", "aria-label": "Command that makes it" }));
-  for (const name of cell.made) {
-    const made = data.records[name], at = (field) => data.strings[made[field]];
-    parts.push(el("h3", `Record ${name.slice(0, 12)}`), listed([
-      ["status", made.status + (made.reason ? `: ${made.reason}` : "")], ["seed", made.seed], ["commit", at("commit")], ["recorded", made.recorded],
-      ["machine", at("machine")], ["versions", at("versions")], ["seconds", made.seconds],
-      ["whole", `bench show ${name.slice(0, 12)} --results ${table.told.folder}`],
+  const row = table.data.rows[k], cell = row.cells[c], column = table.data.columns[c];
+  const parts = [el("p", table.cell(k, c).querySelector(".n").textContent.trim(), { class: "big" }), el("p", `${column.name} · ${table.data.title}`, { class: "about" })];
+  if (cell.why) parts.push(definitions([["status", cell.why]]));
+  if (row.source) parts.push(definitions([["source", row.source]]));
+  if (cell.v !== null && !row.source) parts.push(definitions([["value", cell.v], [cell.records.length > 1 && !cell.avg ? "standard deviation over seeds" : "standard error", cell.s]]));
+  if (cell.cmd !== undefined) parts.push(el("h3", "Command"), el("pre", data.strings[cell.cmd], { tabindex: "0", "aria-label": "Command that measures it" }));
+  for (const name of cell.records) {
+    const record = data.records[name], at = (field) => data.strings[record[field]];
+    parts.push(el("h3", `Record ${name.slice(0, 12)}`), definitions([
+      ["status", record.status + (record.reason ? `: ${record.reason}` : "")], ["seed", record.seed], ["commit", at("commit")], ["recorded", record.recorded],
+      ["machine", at("machine")], ["versions", at("versions")], ["seconds", record.seconds],
+      ["show all", `bench show ${name.slice(0, 12)} --results ${table.data.folder}`],
     ]));
   }
   open(row.name, ...parts);
@@ -251,75 +251,75 @@ function details(table, k, c) {
 
 // --- two rows ---------------------------------------------------------------------------------------------------
 
-let chosen = [];
+let selected = [];
 
 function choose(table, k, pick) {
-  chosen = pick.checked ? [...chosen, { table, k, pick }] : chosen.filter((one) => one.pick !== pick);
-  if (chosen.length > 2) chosen.shift().pick.checked = false;
+  selected = pick.checked ? [...selected, { table, k, pick }] : selected.filter((one) => one.pick !== pick);
+  if (selected.length > 2) selected.shift().pick.checked = false;
   for (const t of tables) for (const row of t.body.querySelectorAll(".picked")) row.classList.remove("picked");
-  for (const one of chosen) one.table.rows[one.k].classList.add("picked");
-  const names = chosen.map((one) => one.table.told.rows[one.k].name);
-  $("chosen").hidden = !names.length;
+  for (const one of selected) one.table.rows[one.k].classList.add("picked");
+  const names = selected.map((one) => one.table.data.rows[one.k].name);
+  $("selection").hidden = !names.length;
   $("compare").disabled = names.length < 2;
-  $("chosen-names").textContent = ["No row is chosen", `${names[0]}: choose one more row`, names.join(" and ")][names.length];
-  say($("chosen-names").textContent);
+  $("selection-names").textContent = ["No row is selected", `${names[0]}: select one more row`, names.join(" and ")][names.length];
+  say($("selection-names").textContent);
 }
 
-$("drop").addEventListener("click", () => { for (const one of [...chosen]) { one.pick.checked = false; choose(one.table, one.k, one.pick); } });
-$("compare").addEventListener("click", () => compare(...chosen));
+$("drop").addEventListener("click", () => { for (const one of [...selected]) { one.pick.checked = false; choose(one.table, one.k, one.pick); } });
+$("compare").addEventListener("click", () => compare(...selected));
 
 function interval(table, a, b, c) {
   const [i, j] = a < b ? [a, b] : [b, a];
-  const found = table.told.pairs && table.told.pairs[`${i},${j}`] && table.told.pairs[`${i},${j}`][c];
-  if (!found) return null;
-  const [value, low, high, n, unit, seeds] = found;
+  const pair = table.data.pairs && table.data.pairs[`${i},${j}`] && table.data.pairs[`${i},${j}`][c];
+  if (!pair) return null;
+  const [value, low, high, n, unit, seeds] = pair;
   const counted = data.strings[unit] === "count";
   const over = counted ? "" : `${seeds > 1 ? `${seeds} seeds, ` : ""}${n.toLocaleString("en")} ${data.strings[unit]}`;
   if (a < b) return { value, low, high, over };
-  return table.told.columns[c].ratio ? { value: 1 / value, low: 1 / high, high: 1 / low, over } : { value: -value, low: -high, high: -low, over };
+  return table.data.columns[c].ratio ? { value: 1 / value, low: 1 / high, high: 1 / low, over } : { value: -value, low: -high, high: -low, over };
 }
 
-function changed(ratio, value) {
-  if (value === (ratio ? 1 : 0)) return "the same";
+function formatChange(ratio, value) {
+  if (value === (ratio ? 1 : 0)) return "same";
   return ratio ? `×${value.toFixed(4)}` : `${value < 0 ? "−" : "+"}${Number(Math.abs(value).toPrecision(4))}`;
 }
 
 function compare(a, b) {
-  const first = a.table.told.rows[a.k], other = b.table.told.rows[b.k];
+  const first = a.table.data.rows[a.k], other = b.table.data.rows[b.k];
   const grid = el("table"), head = el("tr"), body = el("tbody");
-  for (const name of ["metric", "second against first", "95% interval, paired", first.name, other.name]) head.append(el("th", name, { scope: "col" }));
-  const apart = [];
-  a.table.told.columns.forEach((column, c) => {
-    const d = b.table.told.columns.findIndex((x) => x.name === column.name);
+  for (const name of ["metric", "change", "95% interval, paired", first.name, other.name]) head.append(el("th", name, { scope: "col" }));
+  const unshared = [];
+  a.table.data.columns.forEach((column, c) => {
+    const d = b.table.data.columns.findIndex((x) => x.name === column.name);
     const one = first.cells[c], two = d < 0 ? null : other.cells[d];
     if (!one && !two) return;
-    if (!one || !two) { apart.push(column.name); return; }
+    if (!one || !two) { unshared.push(column.name); return; }
     const line = el("tr"), text = (t, k, i) => t.cell(k, i).querySelector(".n").textContent.trim();
     const known = one.v !== null && two.v !== null, ratio = column.ratio && one.v > 0 && two.v > 0;
-    const found = known && a.table === b.table ? interval(a.table, a.k, b.k, c) : null;
-    const moved = !known ? null : found ? found.value : ratio ? two.v / one.v : two.v - one.v;
-    const change = el("td", known ? changed(ratio, moved) : "–", { class: "num" });
-    const sure = found && (found.low > (ratio ? 1 : 0) || found.high < (ratio ? 1 : 0));
-    if (sure && column.better) {
+    const paired = known && a.table === b.table ? interval(a.table, a.k, b.k, c) : null;
+    const moved = !known ? null : paired ? paired.value : ratio ? two.v / one.v : two.v - one.v;
+    const change = el("td", known ? formatChange(ratio, moved) : "–", { class: "num" });
+    const significant = paired && (paired.low > (ratio ? 1 : 0) || paired.high < (ratio ? 1 : 0));
+    if (significant && column.better) {
       const better = (moved < (ratio ? 1 : 0)) === (column.better === "lower");
       change.classList.add(better ? "better" : "worse");
       change.append(better ? " better" : " worse");
     }
     line.append(
       el("th", column.name, { scope: "row" }), change,
-      el("td", found ? (found.over ? `${changed(ratio, found.low)} to ${changed(ratio, found.high)}; ${found.over}` : "counted, without noise") : "no paired interval", { class: "interval" }),
+      el("td", paired ? (paired.over ? `${formatChange(ratio, paired.low)} to ${formatChange(ratio, paired.high)}; ${paired.over}` : "exact: counted, not sampled") : "no paired interval", { class: "interval" }),
       el("td", text(a.table, a.k, c), { class: "num" }), el("td", text(b.table, b.k, d), { class: "num" }),
     );
     body.append(line);
   });
-  grid.append(el("caption", "A difference is called better or worse where its interval excludes none at all."), el("thead"), body);
+  grid.append(el("caption", "Better or worse: the interval excludes no difference."), el("thead"), body);
   grid.tHead.append(head);
   const region = el("div", undefined, { class: "scroll", role: "region", tabindex: "0", "aria-label": "Two rows, metric by metric" });
   region.append(grid);
-  const parts = body.rows.length ? [region] : [el("p", "The two have no metric under one protocol in common.")];
-  if (apart.length) parts.push(el("p", `Measured of one of them alone: ${apart.join(", ")}.`, { class: "about" }));
-  if (a.table !== b.table) parts.push(el("p", "The rows stand in different tables: nothing was paired between them.", { class: "about" }));
-  open(`${other.name} against ${first.name}`, ...parts);
+  const parts = body.rows.length ? [region] : [el("p", "The two rows have no metric and protocol in common.")];
+  if (unshared.length) parts.push(el("p", `Measured for only one of them: ${unshared.join(", ")}.`, { class: "about" }));
+  if (a.table !== b.table) parts.push(el("p", "The rows are in different tables, so there are no paired intervals.", { class: "about" }));
+  open(`${other.name} compared with ${first.name}`, ...parts);
 }
 
 // --- light and dark ---------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ class Timings:
         import numpy as np
 
         before, after = (np.array(self.blocks[name]) for name in (fast, slow))
-        found = bootstrap.blocks(before, after, LEVEL)
+        found = bootstrap.estimate_blocks(before, after, LEVEL)
         return Ratio(*(math.exp(v) for v in (found.value, found.low, found.high)))
 
     def fastest(self, names: Iterable[str]) -> str:

@@ -139,16 +139,16 @@ def test_a_step_is_found_and_noise_is_none():
     dice = np.random.default_rng(0)
     noise = dice.normal(0, 1, 40)
 
-    assert changepoints.find(noise + np.where(np.arange(40) < 25, 0, 5)) == [25]
-    assert changepoints.find(noise + np.select([np.arange(40) < 12, np.arange(40) < 26], [0, 6], -4)) == [12, 26]
-    assert changepoints.find(np.ones(20)) == []
-    assert changepoints.find(np.r_[np.ones(5), 2 * np.ones(6)]) == [5]
+    assert changepoints.find_steps(noise + np.where(np.arange(40) < 25, 0, 5)) == [25]
+    assert changepoints.find_steps(noise + np.select([np.arange(40) < 12, np.arange(40) < 26], [0, 6], -4)) == [12, 26]
+    assert changepoints.find_steps(np.ones(20)) == []
+    assert changepoints.find_steps(np.r_[np.ones(5), 2 * np.ones(6)]) == [5]
 
 
 def test_noise_is_rarely_a_step():
     """At 0.05 a series of noise shows a step in about 5 of 100; at 0.01, which is usual, in one."""
     dice = np.random.default_rng(1)
-    found = sum(bool(changepoints.find(dice.normal(0, 1, 20), 0.05, 199)) for _ in range(200))
+    found = sum(bool(changepoints.find_steps(dice.normal(0, 1, 20), 0.05, 199)) for _ in range(200))
 
     assert found < 22  # the binomial's 99.9% bound
 
@@ -195,7 +195,7 @@ def test_history(past, capsys, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("values", [[53.2855271, 53.2855294], [0.0, 0.0], [45.7, 51.6], [-1.0, -1.0]])
 def test_a_figure_makes_no_step_of_the_last_digits(values):
-    low, high = figures._span(values)
+    low, high = figures._axis_limits(values)
     assert low < min(values) and max(values) < high
     assert high - low >= 0.02 * abs(values[0])
 

@@ -43,14 +43,14 @@ def test_intervals_hold_the_truth_and_the_point_left_out():
         for k, (name, true) in enumerate({"A": 0.05, "a": 0.3, "b": 0.5}.items()):
             low, high = law.coefficients[name][1:]
             hits[k] += low <= true <= high
-        held, predicted = scaling_law.check(points, draws=200)
+        held, predicted = scaling_law.predict_holdout(points, draws=200)
         hits[3] += predicted.low <= held.loss <= predicted.high
     assert (hits / 60 > 0.85).all(), hits / 60
 
 
 def test_the_point_left_out_is_the_largest():
     points = grid(np.random.default_rng(2))
-    held, _ = scaling_law.check(points, draws=50)
+    held, _ = scaling_law.predict_holdout(points, draws=50)
 
     assert (held.weights, held.training) == (1_600_000, 8_000_000)
 
@@ -152,6 +152,6 @@ def test_nothing_to_fit(results, capsys, monkeypatch):
 
 def test_the_same_figure_twice(tmp_path):
     law = scaling_law.fit(grid(np.random.default_rng(7)), draws=50)
-    one, two = (figures.scaling(law, tmp_path / f"{k}.svg", "cast", "dense-ft").read_bytes() for k in (1, 2))
+    one, two = (figures.draw_scaling(law, tmp_path / f"{k}.svg", "cast", "dense-ft").read_bytes() for k in (1, 2))
 
     assert one == two

@@ -8,7 +8,7 @@ import pytest
 
 from bench.compare import pairing, settings
 from bench.compare.resolve import read
-from bench.compare.verdict import judge
+from bench.compare.verdict import compare
 from bench.results.store import Store
 from helpers import fake_records, runs
 from methods.errors import UserError
@@ -26,7 +26,7 @@ def roots(tmp_path):
 
 def verdict(roots, **over):
     """The rows by metric or measure."""
-    found = judge(*(read(r) for r in roots), settings.read(None, **over))
+    found = compare(*(read(r) for r in roots), settings.read(None, **over))
     return {r.metric: r for r in found.rows}
 
 
@@ -59,7 +59,7 @@ def test_noise_alone_passes(roots):
         fake_records.perplexity(roots[0], method=f"m{i}")
         fake_records.perplexity(roots[1], 0.0, 0.003, made="b", noise=i + 1, method=f"m{i}")
 
-    found = judge(*(read(r) for r in roots), settings.read(None))
+    found = compare(*(read(r) for r in roots), settings.read(None))
 
     assert found.family == 20 and found.level == 0.05 / 20
     assert {r.verdict for r in found.rows} == {"OK"}
@@ -152,7 +152,7 @@ def test_what_is_counted_needs_no_test(roots, after, expected):
     fake_records.counted(roots[0], "violated_groups", 0.0)
     fake_records.counted(roots[1], "violated_groups", after, made="b")
 
-    found = judge(*(read(r) for r in roots), settings.read(None))
+    found = compare(*(read(r) for r in roots), settings.read(None))
 
     assert [r.verdict for r in found.rows] == [expected]
     assert found.family == 0
@@ -171,7 +171,7 @@ def test_a_missing_cell_fails(roots):
         fake_records.perplexity(roots[0], method=method)
     fake_records.perplexity(roots[1], method="wanda")
 
-    found = judge(*(read(r) for r in roots), settings.read(None))
+    found = compare(*(read(r) for r in roots), settings.read(None))
 
     assert [(r.name, r.verdict) for r in found.failed] == [("tiny sparsegpt 2:4 wiki-mini@128", "MISSING")]
 
@@ -195,7 +195,7 @@ def test_a_new_failure_fails_and_an_old_one_fixed_is_shown(roots):
     fake_records.failed(roots[1], method="magnitude")
     fake_records.failed(roots[1], method="cast")
 
-    found = judge(*(read(r) for r in roots), settings.read(None))
+    found = compare(*(read(r) for r in roots), settings.read(None))
 
     got = {r.name.split()[1]: (r.verdict, r.reason) for r in found.rows}
     assert got == {
@@ -446,7 +446,7 @@ def test_items_of_two_rows_of_one_name_are_told_apart(roots):
         for dtype in ("float32", "bfloat16"):
             fake_records.perplexity(root, identity={"dtype": dtype})
 
-    found, _, _ = pairing.join(*(read(r) for r in roots))
+    found, _, _ = pairing.pair_results(*(read(r) for r in roots))
 
     assert sorted(p.name.split()[-1] for p in found) == ["bfloat16", "float32"]
 

@@ -226,7 +226,7 @@ def test_a_folder_of_the_users_is_told_by_its_name_alone(tmp_path, cli):
     ],
 )
 def test_a_dense_model_is_called_what_its_publisher_calls_it(tmp_path, model, name):
-    found, _ = result_sets.lines([windows(tmp_path, method="dense", identity={"model": model})])
+    found, _ = result_sets.group_by_model([windows(tmp_path, method="dense", identity={"model": model})])
 
     assert [line.name for line in found] == [name]
 

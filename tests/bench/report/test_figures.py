@@ -35,31 +35,31 @@ def record(curve=None, **labels):
 
 @pytest.mark.parametrize("ending", [".svg", ".png"])
 def test_draws_and_draws_the_same_again(ending, tmp_path):
-    one = figures.training(record(), tmp_path / f"a/one{ending}")
-    two = figures.training(record(), tmp_path / f"two{ending}")
+    one = figures.draw_training(record(), tmp_path / f"a/one{ending}")
+    two = figures.draw_training(record(), tmp_path / f"two{ending}")
 
     assert one.stat().st_size > 5000
     assert one.read_bytes() == two.read_bytes()
 
 
 def test_a_strange_name_stays_text(tmp_path):
-    text = figures.training(record(model="<script>$x^2$"), tmp_path / "f.svg").read_text()
+    text = figures.draw_training(record(model="<script>$x^2$"), tmp_path / "f.svg").read_text()
 
     assert "<script" not in text
 
 
 def test_a_curve_without_masks_has_fewer_panels(tmp_path):
     curve = [{"step": 10.0, "ce": 3.0, "kl": 0.0, "lr": 1e-3}, {"step": 20.0, "ce": 2.0, "kl": 0.0, "lr": 1e-4}]
-    full = figures.training(record(), tmp_path / "full.svg").stat().st_size
+    full = figures.draw_training(record(), tmp_path / "full.svg").stat().st_size
 
-    assert figures.training(record(curve), tmp_path / "f.svg").stat().st_size < full
+    assert figures.draw_training(record(curve), tmp_path / "f.svg").stat().st_size < full
 
 
 def test_no_training_no_picture(tmp_path):
-    with pytest.raises(UserError, match="tells of no training"):
-        figures.training(record([]), tmp_path / "f.svg")
-    with pytest.raises(UserError, match=r"f\.gif' should end in \.svg"):
-        figures.training(record(), tmp_path / "f.gif")
+    with pytest.raises(UserError, match="has no training"):
+        figures.draw_training(record([]), tmp_path / "f.svg")
+    with pytest.raises(UserError, match=r"f\.gif': the file name must end in \.svg"):
+        figures.draw_training(record(), tmp_path / "f.gif")
 
 
 def test_command(tmp_path, capsys, monkeypatch):
@@ -68,7 +68,7 @@ def test_command(tmp_path, capsys, monkeypatch):
     assert code == 0 and Path(out.strip()).exists()
 
     code, _, err = call(capsys, monkeypatch, "figure", "abab", "--results", tmp_path / "r", "--out", tmp_path / "f.gif")
-    assert code == 2 and "should end in" in err
+    assert code == 2 and "must end in" in err
 
 
 def test_progress_line_tells_figures_and_a_time_counted_from_where_it_went_on(monkeypatch):

@@ -43,7 +43,7 @@ def file(tmp_path_factory):
     """A leaderboard of numbers, of names that would like to be code, and of papers' rows."""
     root = tmp_path_factory.mktemp("page")
     folders = [reports.folder(root / "first"), reports.hostile(root / "hostile")]
-    made = leaderboard.make(folders, reports.published(root / "published"))
+    made = leaderboard.build(folders, reports.published(root / "published"))
     (root / "leaderboard.html").write_bytes(made["leaderboard.html"])
     return root / "leaderboard.html"
 
@@ -173,7 +173,7 @@ def line(page, metric):
 
 def test_compare_two_rows(visit):
     page = visit()
-    assert page.locator("#chosen").is_hidden()
+    assert page.locator("#selection").is_hidden()
     pick(page, "dense")
     assert page.locator("#compare").is_disabled()
     pick(page, "sparsegpt 2:4")
@@ -193,7 +193,7 @@ def test_what_was_counted_has_no_interval_to_show(visit):
     pick(page, "dense", "magnitude 2:4")
     page.click("#compare")
     told = line(page, "bits per weight")
-    assert "−15 better" in told and "counted, without noise" in told
+    assert "−15 better" in told and "exact: counted, not sampled" in told
 
 
 def test_the_answer_is_on_the_first_screen(visit):
@@ -207,7 +207,7 @@ def test_compare_what_was_never_paired(visit):
     page = visit()
     pick(page, "wanda 2:4 int8", "sparsegpt 2:4")
     page.click("#compare")
-    assert "no metric under one protocol in common" in page.locator("#panel").inner_text()
+    assert "no metric and protocol in common" in page.locator("#panel").inner_text()
     assert "perplexity wiki-mini@64" in page.locator("#panel").inner_text()
 
 
@@ -265,7 +265,7 @@ def test_keys_alone(visit):
             page.keyboard.press("Space")
     page.locator("#compare").focus()
     page.keyboard.press("Enter")
-    assert "against" in page.locator("#panel h2").inner_text()
+    assert "compared with" in page.locator("#panel h2").inner_text()
 
 
 def test_light_and_dark(visit):

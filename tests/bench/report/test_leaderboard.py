@@ -50,12 +50,12 @@ def here(tmp_path, monkeypatch, filled):
 
 
 def made(*folders, others="results/published"):
-    return {k: v.decode() for k, v in leaderboard.make([Path(f) for f in folders], Path(others)).items()}
+    return {k: v.decode() for k, v in leaderboard.build([Path(f) for f in folders], Path(others)).items()}
 
 
 def first():
     """The only table of the first folder."""
-    (table,) = from_records.section(read(Path("results/first")), "first").tables
+    (table,) = from_records.make_section(read(Path("results/first")), "first").tables
     return table
 
 
@@ -63,7 +63,7 @@ def row(table, method, **about):
     return next(
         k
         for k, r in enumerate(table.rows)
-        if r.about["method"] == method and all(r.about[c] == v for c, v in about.items())
+        if r.filters["method"] == method and all(r.filters[c] == v for c, v in about.items())
     )
 
 
@@ -130,16 +130,17 @@ def test_no_results_at_all(cli, tmp_path, monkeypatch):
 
 def test_the_own_folder_counts_where_it_is_the_only_one(here):
     reports.folder(here / "results/local")
-    assert [p.name for p in leaderboard.folders()] == ["first", "hostile"]
+    assert [p.name for p in leaderboard.results_folders()] == ["first", "hostile"]
     shutil.rmtree(here / "results/first")
     shutil.rmtree(here / "results/hostile")
-    assert [p.name for p in leaderboard.folders()] == ["local"]
+    assert [p.name for p in leaderboard.results_folders()] == ["local"]
 
 
 def test_folders_of_one_name_are_told_apart(here):
     reports.folder(here / "other/first")
     titles = [
-        s.title for s in leaderboard.sections([read(Path(p)) for p in ("results/first", "other/first")], Path("none"))
+        s.title
+        for s in leaderboard.make_sections([read(Path(p)) for p in ("results/first", "other/first")], Path("none"))
     ]
     assert titles == ["results/first", "other/first"]
 
@@ -176,10 +177,10 @@ def test_a_failed_seed_leaves_no_average(here):
 def test_published_rows_stay_apart(here):
     text = made("results/first")
     assert "LLaMA2" not in text["leaderboard.csv"]
-    *sections, last = leaderboard.sections([read(Path("results/first"))], Path("results/published"))
+    *sections, last = leaderboard.make_sections([read(Path("results/first"))], Path("results/published"))
     assert last.published and not any(s.published for s in sections)
     (table,) = last.tables
-    wanda = [r for r in table.rows if r.about["method"] == "wanda"]
+    wanda = [r for r in table.rows if r.filters["method"] == "wanda"]
     assert [c.name for c in table.columns] == [
         "perplexity wikitext2@4096",
         "perplexity wikitext2@2048",
@@ -190,7 +191,7 @@ def test_published_rows_stay_apart(here):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "named"),
     [
         ("PermLLM,calibrated", ",calibrated", "source"),
         ("12.16", "twelve", "perplexity"),
@@ -198,14 +199,14 @@ def test_published_rows_stay_apart(here):
         (",note\n", ",notes\n", "note"),
     ],
 )
-def test_a_published_row_without_a_source_is_refused(tmp_path, old, new, told):
+def test_a_published_row_without_a_source_is_refused(tmp_path, old, new, named):
     folder = reports.published(tmp_path, reports.PUBLISHED.replace(old, new))
-    with pytest.raises(UserError, match=rf"papers\.csv, line \d+: {told}"):
-        from_papers.section(folder)
+    with pytest.raises(UserError, match=rf"papers\.csv, line \d+: invalid {named}"):
+        from_papers.make_section(folder)
 
 
 def test_what_papers_report_here_has_its_sources():
-    rows = from_papers.read(ROOT / "results/published/2of4.csv")
+    rows = from_papers.read_rows(ROOT / "results/published/2of4.csv")
     assert len(rows) == 142 and all(r.source for r in rows)
     assert {bool(r.zero_shot_tasks) == (r.zero_shot_mean is not None) for r in rows} == {True}
 
@@ -217,8 +218,8 @@ def test_an_interval_is_that_of_the_same_windows(here):
     table, store = first(), Store(here / "results/first")
     a, b = sorted((row(table, "sparsegpt"), row(table, "wanda", quantizer="none")))
     found = table.intervals[a, b, 0]
-    items = {m: estimate.items(store, m) for m in ("sparsegpt", "wanda")}
-    one, other = (table.rows[k].about["method"] for k in (b, a))
+    items = {m: estimate.perplexity_items(store, m) for m in ("sparsegpt", "wanda")}
+    one, other = (table.rows[k].filters["method"] for k in (b, a))
     expected = estimate.perplexity_ratio(items[one], items[other])
     assert (found.value, found.low, found.high) == (expected.value, expected.low, expected.high)
     assert found.seeds == 2 and found.unit == "articles" and found.n == fake_records.ARTICLES
@@ -233,11 +234,11 @@ def test_rows_that_cannot_be_told_apart_share_a_rank(here):
     assert ranks["magnitude 2:4"] == "" and ranks["wanda 2:4 int8"] == ""
 
 
-def test_too_many_rows_are_neither_ranked_nor_paired(here, monkeypatch):
-    monkeypatch.setattr("bench.report.pairwise.MOST", 3)
-    table = first()
+def test_too_many_rows_are_neither_ranked_nor_paired(here):
+    section = from_records.make_section(read(Path("results/first")), "first", max_paired_rows=3)
+    (table,) = section.tables
     assert 0 not in table.ranks and not any(c == 0 for *_, c in table.intervals) and table.unranked == 4
-    assert "Not ranked" in html_module.html([from_records.section(read(Path("results/first")), "first")])
+    assert "4 rows are too many to compare in pairs" in html_module.render_page([section])
 
 
 def test_counted_numbers_have_no_interval(here):
@@ -255,11 +256,11 @@ def test_the_front_is_what_nothing_beats_in_both(better):
     places = dice.integers(1, 12, (60, 2)).astype(float)
     columns = (Column("perplexity", "p", better, "1"), Column("bytes_packed", "weights", "lower", "B"))
     rows = tuple(Row(str(i), (), {}, (Cell("", q), Cell("", b))) for i, (q, b) in enumerate(places))
-    (front,) = pareto.of(Table("t", (), columns, rows))
+    (front,) = pareto.fronts(Table("t", (), columns, rows))
     sign = 1 if better == "lower" else -1
     for point, (q, b) in zip(front.points, places, strict=True):
         beaten = any(sign * u <= sign * q and v <= b and (u, v) != (q, b) for u, v in places)
-        assert point.front != beaten
+        assert point.on_front != beaten
 
 
 def test_speeds_have_a_front_of_their_own():
@@ -269,7 +270,7 @@ def test_speeds_have_a_front_of_their_own():
         Column("decode", "512", "higher", "tokens/s"),
     )
     rows = tuple(Row(f"r{i}", (), {}, (Cell("", 10.0 + i), Cell("", 5.0 - i), Cell("", 1.0 + i))) for i in range(3))
-    fronts = list(pareto.of(Table("t", (), columns, rows)))
+    fronts = list(pareto.fronts(Table("t", (), columns, rows)))
     assert [f.x.metric for f in fronts] == ["bytes_packed", "decode"]
     assert pareto_chart.draw(fronts[1], "t").hint.text == "better ↘"
 
@@ -281,7 +282,7 @@ def test_labels_lie_neither_on_each_other_nor_outside():
         Row(f"method number {i}", (), {}, (Cell("", 30 * x), Cell("", 1e6 * y)))
         for i, (x, y) in enumerate(1 + dice.random((30, 2)))
     )
-    (front,) = pareto.of(Table("t", (), columns, rows))
+    (front,) = pareto.fronts(Table("t", (), columns, rows))
     drawn = pareto_chart.draw(front, "t")
     boxes = []
     for label in drawn.labels:
@@ -304,14 +305,14 @@ def test_what_is_on_the_front_has_its_name_though_it_stands_at_the_edge():
         Row(f"sparsegpt 2:4 int4-gptq {i}", (), {}, (Cell("", y, 0.5), Cell("", 1e6 * x)))
         for i, (y, x) in enumerate(places)
     )
-    (front,) = pareto.of(Table("t", (), columns, rows))
+    (front,) = pareto.fronts(Table("t", (), columns, rows))
     drawn = pareto_chart.draw(front, "t")
-    assert len(front.on) == sum(x.front for x in drawn.labels)
+    assert len(front.optimal) == sum(x.on_front for x in drawn.labels)
 
 
 @pytest.mark.parametrize("values", [(1, 1), (30, 31), (1, 10), (20, 2500), (0.0001, 3), (-2, 5), (0, 7e9)])
 def test_an_axis_has_ticks_inside(values):
-    scale = pareto_chart.scale(values, 50, 450)
+    scale = pareto_chart.make_scale(values, 50, 450)
     ticks = scale.ticks()
     assert 2 <= len(ticks) <= 9 and all(50 <= scale(t) <= 450 for t in ticks)
     assert 50 <= scale(values[0]) <= scale(values[1]) <= 450
@@ -389,14 +390,14 @@ def test_the_page_has_every_number_and_what_it_was_made_from(here):
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
     side = read(here / "results/first")
     assert set(data["records"]) == {r.key[:32] for r in side.records}
-    (told,) = [t for t in data["tables"] if t["section"] == "first"]
+    (content,) = [t for t in data["tables"] if t["section"] == "first"]
     table = first()
-    for line, shown in zip(table.rows, told["rows"], strict=True):
+    for line, shown in zip(table.rows, content["rows"], strict=True):
         for cell, given in zip(line.cells, shown["cells"], strict=True):
             assert (cell is None) == (given is None)
             if cell:
-                assert given["v"] == cell.value and set(given["made"]) <= set(data["records"])
-    assert data["strings"][data["records"][told["rows"][0]["cells"][0]["made"][0]]["commit"]] == "c" * 40
+                assert given["v"] == cell.value and set(given["records"]) <= set(data["records"])
+    assert data["strings"][data["records"][content["rows"][0]["cells"][0]["records"][0]]["commit"]] == "c" * 40
 
 
 # --- how a number is made again ----------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import pytest
 
 from bench.inputs import tasks
 from bench.report import table, task_averages
-from bench.results.rows import COLUMNS, IDENTITY
+from bench.results.rows import COLUMNS
 from helpers import fake_records
 
 
@@ -23,7 +23,7 @@ SEVEN = {t: 0.5 + 0.01 * i for i, t in enumerate(tasks.SETS["maskllm7"])}
 
 
 def average(*table_rows):
-    found = task_averages.rows([r for part in table_rows for r in part], IDENTITY)
+    found = task_averages.average_rows([r for part in table_rows for r in part])
     return {(r["method"], r["metric"], r["protocol"]): r for r in found}
 
 
@@ -35,7 +35,7 @@ def test_mean_over_a_complete_set():
     assert got["dense", "mean_acc", "maskllm7"]["stderr"] == pytest.approx(0.01 / 7**0.5)
     assert got["wanda", "mean_acc", "maskllm7"]["value"] == pytest.approx(0.53 - 0.3 / 7)
     drop = got["wanda", "worst_drop", "maskllm7"]
-    assert drop["value"] == pytest.approx(0.2) and drop["told"] == "piqa" and drop["better"] == "lower"
+    assert drop["value"] == pytest.approx(0.2) and drop["worst_task"] == "piqa" and drop["better"] == "lower"
     assert set(got) == {
         ("dense", "mean_acc", "maskllm7"),
         *((("wanda", m, "maskllm7")) for m in ("mean_acc", "worst_drop")),
@@ -67,10 +67,12 @@ def test_mean_of_limited_tasks_says_so():
 
 
 def test_averages_stand_in_the_table():
-    from bench.report.table import _grid
+    from bench.report.table import _text_table
 
     worse = SEVEN | {"piqa": SEVEN["piqa"] - 0.2}
-    grid = _grid("m", rows("dense", SEVEN, pattern="dense") + rows("wanda", worse) + rows("magnitude", {"piqa": 0.4}))
+    grid = _text_table(
+        "m", rows("dense", SEVEN, pattern="dense") + rows("wanda", worse) + rows("magnitude", {"piqa": 0.4})
+    )
     cells = {line[0]: dict(zip(grid.headers, line, strict=True)) for line in grid.lines}
 
     assert cells["wanda"]["worst drop maskllm7"] == "0.2 (piqa)"

@@ -13,7 +13,7 @@ from bench.stats import bootstrap, mcnemar, multiple_tests, power
 
 @pytest.mark.parametrize(("lost", "gained"), [(0, 0), (1, 0), (7, 7), (12, 3), (3, 12), (400, 350)])
 def test_mcnemar_is_statsmodels_and_a_binomial_test(lost, gained):
-    got = mcnemar.mcnemar(lost, gained)
+    got = mcnemar.mcnemar_p(lost, gained)
 
     assert got == pytest.approx(their_mcnemar([[50, lost], [gained, 60]], exact=True).pvalue, abs=1e-12)
     if lost + gained:
@@ -34,7 +34,7 @@ def naive_score(lost, gained, n, delta):
 
 @pytest.mark.parametrize(("lost", "gained", "n"), [(9, 4, 60), (4, 9, 60), (0, 5, 40), (1, 1, 30), (60, 20, 500)])
 def test_tango_inverts_the_score_test(lost, gained, n):
-    low, high = mcnemar.tango(lost, gained, n, 0.05)
+    low, high = mcnemar.tango_interval(lost, gained, n, 0.05)
 
     z = norm.ppf(0.975)
     assert naive_score(lost, gained, n, low) == pytest.approx(z, abs=1e-4)
@@ -45,16 +45,16 @@ def test_tango_inverts_the_score_test(lost, gained, n):
 
 
 def test_tango_without_a_flip_is_no_point():
-    low, high = mcnemar.tango(0, 0, 100, 0.05)
+    low, high = mcnemar.tango_interval(0, 0, 100, 0.05)
 
     assert low == pytest.approx(-high)
     assert high == pytest.approx(norm.ppf(0.975) ** 2 / (100 + norm.ppf(0.975) ** 2), rel=1e-6)
 
 
 def test_tango_turned_round_is_its_negative():
-    low, high = mcnemar.tango(9, 4, 60, 0.01)
+    low, high = mcnemar.tango_interval(9, 4, 60, 0.01)
 
-    assert mcnemar.tango(4, 9, 60, 0.01) == pytest.approx((-high, -low), abs=1e-9)
+    assert mcnemar.tango_interval(4, 9, 60, 0.01) == pytest.approx((-high, -low), abs=1e-9)
 
 
 @pytest.mark.parametrize("count", [1, 2, 20])
@@ -110,7 +110,7 @@ def test_p_and_interval_agree():
     dice = np.random.default_rng(1)
     for _ in range(60):
         differences, weights = dice.normal(0.35, 1, (1, 12)), dice.uniform(1, 3, 12)
-        got = bootstrap.studentized(differences, weights, 0.05)
+        got = bootstrap.studentized_bootstrap(differences, weights, 0.05)
         assert (got.low > 0 or got.high < 0) == (got.p < 0.05)
 
 
@@ -119,9 +119,9 @@ def test_as_many_draws_as_the_level_asks_for(monkeypatch):
     monkeypatch.setattr(bootstrap, "_draws", lambda d, w, count: (asked.append(count), np.linspace(-3, 3, count))[1])
     dice = np.random.default_rng(2)
     for level in (0.05, 0.0025, 1e-9):
-        bootstrap.studentized(dice.normal(0, 1, (1, 12)), np.ones(12), level)
+        bootstrap.studentized_bootstrap(dice.normal(0, 1, (1, 12)), np.ones(12), level)
 
-    assert asked == [4000, 80000, bootstrap.MOST_DRAWS]
+    assert asked == [4000, 80000, bootstrap.MAX_DRAWS]
 
 
 def test_beyond_the_most_draws_tails_are_no_lighter_than_students():
@@ -129,11 +129,11 @@ def test_beyond_the_most_draws_tails_are_no_lighter_than_students():
     differences = dice.normal(0.2, 1, (1, 15))
     plain = ttest_1samp(differences[0], 0)
 
-    got = bootstrap.studentized(differences, np.ones(15), 1e-6)
+    got = bootstrap.studentized_bootstrap(differences, np.ones(15), 1e-6)
 
     bounds = plain.confidence_interval(1 - 1e-6)
     assert got.low <= bounds.low + 1e-9 and got.high >= bounds.high - 1e-9
-    far = bootstrap.studentized(differences + 20, np.ones(15), 1e-6)
+    far = bootstrap.studentized_bootstrap(differences + 20, np.ones(15), 1e-6)
     assert ttest_1samp(differences[0] + 20, 0).pvalue <= far.p < 1e-6
 
 
@@ -141,7 +141,7 @@ def test_means_are_students_where_there_is_one_seed():
     values = np.random.default_rng(4).normal(0.1, 1, 50)
     theirs = ttest_1samp(values, 0)
 
-    got = bootstrap.means(values[None], 0.05)
+    got = bootstrap.estimate_means(values[None], 0.05)
 
     assert got.p == pytest.approx(theirs.pvalue)
     assert (got.low, got.high) == pytest.approx(tuple(theirs.confidence_interval(0.95)))
@@ -152,13 +152,13 @@ def test_timings_are_students_on_ln_ratios():
     before, after = dice.lognormal(0, 0.1, 12), dice.lognormal(0.05, 0.1, 12)
     theirs = ttest_1samp(np.log(after) - np.log(before), 0)
 
-    got = bootstrap.blocks(before, after, 0.01)
+    got = bootstrap.estimate_blocks(before, after, 0.01)
 
     assert (got.p, got.low) == pytest.approx((theirs.pvalue, theirs.confidence_interval(0.99).low))
 
 
 def test_nothing_changed_is_no_difference():
-    got = bootstrap.studentized(np.zeros((2, 9)), np.ones(9), 0.05)
+    got = bootstrap.studentized_bootstrap(np.zeros((2, 9)), np.ones(9), 0.05)
 
     assert (got.value, got.low, got.high, got.p) == (0, 0, 0, 1)
 
@@ -166,8 +166,8 @@ def test_nothing_changed_is_no_difference():
 def test_seeds_that_disagree_widen_the_interval():
     dice = np.random.default_rng(6)
     base = dice.normal(0, 1, 20)
-    agree = bootstrap.studentized(np.stack([base] * 4), np.ones(20), 0.05)
-    differ = bootstrap.studentized(np.stack([base + s for s in (-1, 0, 0.5, 0.5)]), np.ones(20), 0.05)
+    agree = bootstrap.studentized_bootstrap(np.stack([base] * 4), np.ones(20), 0.05)
+    differ = bootstrap.studentized_bootstrap(np.stack([base + s for s in (-1, 0, 0.5, 0.5)]), np.ones(20), 0.05)
 
     assert differ.high - differ.low > 1.8 * (agree.high - agree.low)
     assert agree.seed_share < 0.01 and differ.seed_share > 0.5
@@ -175,7 +175,7 @@ def test_seeds_that_disagree_widen_the_interval():
 
 def test_an_assumed_seed_noise_widens_a_single_draw():
     base = np.random.default_rng(7).normal(0, 1, (1, 20))
-    alone, wide = (bootstrap.studentized(base, np.ones(20), 0.05, assumed=x) for x in (0.0, 0.5))
+    alone, wide = (bootstrap.studentized_bootstrap(base, np.ones(20), 0.05, assumed=x) for x in (0.0, 0.5))
 
     assert wide.high - wide.low > 2 * (alone.high - alone.low)
     assert wide.p > alone.p
@@ -190,7 +190,7 @@ def test_interval_covers(seeds, seed_sd):
         weights = dice.integers(10, 200, 13) * 127.0
         truth = 0.05
         differences = weights * (truth + dice.normal(0, 0.3, 13)) + weights * dice.normal(0, seed_sd, (seeds, 1))
-        got = bootstrap.studentized(differences + dice.normal(0, 5, (seeds, 13)), weights, 0.05)
+        got = bootstrap.studentized_bootstrap(differences + dice.normal(0, 5, (seeds, 13)), weights, 0.05)
         inside += got.low <= truth <= got.high
     assert inside / 200 > 0.9
 
@@ -201,8 +201,8 @@ def test_power_of_mcnemar_is_what_simulation_finds():
     found = 0
     for _ in range(2000):
         lost, gained, _ = dice.multinomial(n, [(share + delta) / 2, (share - delta) / 2, 1 - share])
-        found += mcnemar.mcnemar(lost, gained) < 0.05 and lost > gained
-    predicted = power.of_mcnemar(n, share, delta, 0.05)
+        found += mcnemar.mcnemar_p(lost, gained) < 0.05 and lost > gained
+    predicted = power.mcnemar_power(n, share, delta, 0.05)
 
     assert 0.5 < predicted < 0.99
     assert (
@@ -213,7 +213,7 @@ def test_power_of_mcnemar_is_what_simulation_finds():
 def test_power_of_the_studentized_bootstrap_is_what_simulation_finds():
     """Over changes of 13 articles as uneven as tiny's, of which Student's t promises too much."""
     weights = np.array([50, 137, 53, 145, 170, 16, 102, 20, 20, 94, 40, 80, 16.0])
-    freedom = bootstrap.effective(weights) - 1
+    freedom = bootstrap.effective_size(weights) - 1
     effect, level, draws = 1.3, 0.01, 80
     found, predicted, students = 0, [], []
     for seed in range(5):
@@ -222,11 +222,11 @@ def test_power_of_the_studentized_bootstrap_is_what_simulation_finds():
         pool -= pool.sum() / weights.sum() * weights
         for _ in range(draws):
             taken = dice.integers(13, size=13)
-            got = bootstrap.studentized(pool[taken][None] + effect * weights[taken], weights[taken], level)
+            got = bootstrap.studentized_bootstrap(pool[taken][None] + effect * weights[taken], weights[taken], level)
             found += got.p < level and got.value > 0
-        predicted.append(power.of_studentized(effect, pool, weights, level, dice, clusters=13, draws=20))
+        predicted.append(power.studentized_power(effect, pool, weights, level, dice, clusters=13, draws=20))
         stderr = float(np.std([pool[t].sum() / weights[t].sum() for t in dice.integers(13, size=(2000, 13))]))
-        students.append(power.of_t(effect, stderr, freedom, float(stdtrit(freedom, 1 - level / 2))))
+        students.append(power.t_power(effect, stderr, freedom, float(stdtrit(freedom, 1 - level / 2))))
 
     low, high = binomtest(found, 5 * draws).proportion_ci(0.99)
     assert low <= np.mean(predicted) <= high < np.mean(students)
@@ -237,10 +237,12 @@ def test_the_critical_t_is_where_p_crosses_the_level():
     weights = dice.integers(1, 9, 12).astype(float)
     differences = weights * dice.exponential(1.0, 12)
     differences -= differences.sum() / weights.sum() * weights
-    t = bootstrap.critical(differences[None], weights, 0.05)
-    unit = bootstrap.spread(differences[None], weights).total ** 0.5 * weights
+    t = bootstrap.critical_t(differences[None], weights, 0.05)
+    unit = bootstrap.variance_parts(differences[None], weights).total ** 0.5 * weights
 
-    below, above = (bootstrap.studentized((differences + k * t * unit)[None], weights, 0.05).p for k in (0.98, 1.02))
+    below, above = (
+        bootstrap.studentized_bootstrap((differences + k * t * unit)[None], weights, 0.05).p for k in (0.98, 1.02)
+    )
 
     assert above < 0.05 < below
 
@@ -248,6 +250,6 @@ def test_the_critical_t_is_where_p_crosses_the_level():
 def test_n_that_would_decide():
     estimate = bootstrap.Estimate(0.004, 0.002, -0.001, 0.009, 0.1, 100, "questions")
 
-    assert power.needed(estimate, 0.004, 0.005, 0.01) == (70, "questions")  # 100 (0.005 / 0.006)^2
-    assert power.needed(estimate, 0.02, 0.04, 0.01) == (400, "questions")  # to exclude 0
-    assert power.needed(estimate, 0.01, 0.04, 0.01) is None
+    assert power.required_n(estimate, 0.004, 0.005, 0.01) == (70, "questions")  # 100 (0.005 / 0.006)^2
+    assert power.required_n(estimate, 0.02, 0.04, 0.01) == (400, "questions")  # to exclude 0
+    assert power.required_n(estimate, 0.01, 0.04, 0.01) is None
