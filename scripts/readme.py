@@ -1,12 +1,14 @@
-"""Write the tables in README.md and docs/ from results/, so that no figure there is typed.
+"""Write the tables in README.md and docs/ from results/, so that no number there is typed.
 
 python scripts/readme.py          rewrite them
 python scripts/readme.py --check  exit 1 if any is stale
 
-A table stands between `<!-- table: results/FOLDER -->` and `<!-- /table -->`; figures of a benchmark between
-`<!-- benchmark: NAME -->` and `<!-- /benchmark -->`; perplexity ratios of two methods between
-`<!-- ratio: results/FOLDER A B -->` and `<!-- /ratio -->`, A B as in the table, several pairs in a row; the law that a grid
-of budgets follows between `<!-- scaling: results/FOLDER -->` and `<!-- /scaling -->`.
+What is between these comments is replaced:
+
+<!-- table: results/FOLDER --> and <!-- /table -->          the table of a results folder
+<!-- benchmark: NAME --> and <!-- /benchmark -->            the results of a benchmark
+<!-- ratio: results/FOLDER A B --> and <!-- /ratio -->      perplexity ratios of pairs of methods, named as in the table
+<!-- scaling: results/FOLDER --> and <!-- /scaling -->      the scaling law of a grid of runs
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def leaderboard(folder: str) -> str:
-    grids = table.text_tables(newest(Store(ROOT / folder, write=False)))
-    return "\n".join(f"**{plain(g.title)}**\n\n{table.to_markdown(g)}" for g in grids)
+    tables = table.text_tables(newest(Store(ROOT / folder, write=False)))
+    return "\n".join(f"**{plain(t.title)}**\n\n{table.to_markdown(t)}" for t in tables)
 
 
 def benchmark(name: str) -> str:
@@ -52,10 +54,10 @@ def ratios(where: str) -> str:
 
 def law(folder: str) -> str:
     points = scaling_law.read(ROOT / folder, "cast", "dense-ft")
-    held, predicted = scaling_law.predict_holdout(points)
-    fitted = scaling_law.fit([p for p in points if p is not held])
-    lines = [f"| {' | '.join(row.values())} |" for row in scaling_law.to_rows(fitted, held, predicted)]
-    runs = f"{len(fitted.points)} runs of {len({p.model for p in points})} models"
+    holdout, predicted = scaling_law.predict_holdout(points)
+    fit = scaling_law.fit([p for p in points if p is not holdout])
+    lines = [f"| {' | '.join(row.values())} |" for row in scaling_law.to_rows(fit, holdout, predicted)]
+    runs = f"{len(fit.points)} runs of {len({p.model for p in points})} models"
     return "\n".join([f"| {runs} | | 95% interval |", "|---|---:|---:|", *lines]) + "\n"
 
 
@@ -76,7 +78,7 @@ def render(text: str) -> str:
     for kind, make in (("table", leaderboard), ("benchmark", benchmark), ("ratio", ratios), ("scaling", law)):
         text = re.sub(
             rf"(<!-- {kind}: ([^>]+) -->\n).*?(<!-- /{kind} -->)",
-            lambda found, make=make: f"{found[1]}\n{make(found[2])}\n{found[3]}",
+            lambda match, make=make: f"{match[1]}\n{make(match[2])}\n{match[3]}",
             text,
             flags=re.S,
         )
@@ -92,7 +94,7 @@ def main() -> None:
             if "--check" not in sys.argv:
                 path.write_text(fresh)
     if stale and "--check" in sys.argv:
-        sys.exit(f"stale: {', '.join(stale)}; run python scripts/readme.py")
+        sys.exit(f"out of date: {', '.join(stale)}: run python scripts/readme.py")
 
 
 if __name__ == "__main__":

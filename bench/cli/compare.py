@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.console import print_rows
+from bench.cli.console import console, print_rows
 from bench.cli.flags import Json, Results
 from methods.errors import UserError
 
@@ -17,80 +16,89 @@ if TYPE_CHECKING:
     from bench.compare.settings import CompareSettings
     from bench.compare.verdict import Comparison
 
-Config = Annotated[Path | None, typer.Option(help="TOML file with alpha, [margins], [tolerances] and [seed_noise].")]
-Md = Annotated[Path | None, typer.Option(help="Write Markdown to this file; - is stdout.")]
-Folder = Annotated[Path | None, typer.Option("--dir", help="Folder of baselines [default: results/baselines].")]
+Config = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="TOML file with alpha, [margins], [tolerances], [seed_noise].")
+]
+Md = Annotated[Path | None, typer.Option(metavar="FILE", help="Write Markdown to this file; - is stdout.")]
+Folder = Annotated[
+    Path | None, typer.Option("--dir", metavar="DIR", help="Folder of baselines [default: results/baselines].")
+]
 
 baseline_app = typer.Typer(
-    help="Results kept as files, for gates to compare with.", no_args_is_help=True, rich_markup_mode=None
+    help="Manage baselines: results saved as one file, for gates.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
 def compare(
-    a: Annotated[str, typer.Argument(help="Before: results folder, baseline, commit, method or record.")],
-    b: Annotated[str, typer.Argument(help="After.")],
+    a: Annotated[str, typer.Argument(help="Before: a results folder, baseline, commit, method or record.")],
+    b: Annotated[str, typer.Argument(help="After: the same.")],
     results: Results = None,
     config: Config = None,
     md: Md = None,
     json: Json = False,
 ) -> None:
-    """Two runs, commits, methods or artifacts, number by number: what changed, and was it noise?
+    """Compare two result sets: what changed, and is it noise?
 
-    + is worse, - better, ~ undecided, x not comparable, ! failed or missing. Each interval holds on its own; p values
-    are Benjamini and Hochberg's.
+    Marks: + worse, - better, ~ inconclusive, x not comparable, ! failed or missing. Each interval holds on its own; p
+    values are adjusted by Benjamini and Hochberg's method.
     """
     from bench.compare import render, resolve, settings, verdict
     from bench.results.store import RESULTS
 
-    before, after, without = resolve.resolve_both(a, b, results or RESULTS)
-    judged = verdict.compare(before, after, settings.read(config), without=without, exploratory=True)
-    headline = f"{a} → {b}: {render.describe_counts(judged)}"
-    _print_comparison(judged, json, md, headline)
+    before, after, ignore = resolve.resolve_both(a, b, results or RESULTS)
+    comparison = verdict.compare(before, after, settings.read(config), ignore=ignore, exploratory=True)
+    headline = f"{a} → {b}: {render.describe_counts(comparison)}"
+    _print_comparison(comparison, json, md, headline)
     typer.echo(f"bench: {headline}", err=True)
 
 
 def gate(
-    baseline: Annotated[str, typer.Option(help="Results folder, or a file or name of bench baseline set.")],
+    baseline: Annotated[str, typer.Option(help="A results folder, or a baseline (name or file).")],
     results: Results = None,
     config: Config = None,
-    strict: Annotated[bool, typer.Option("--strict", help="What could not be decided fails, too.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Inconclusive numbers fail, too.")] = False,
     rerun_suspects: Annotated[
-        bool, typer.Option("--rerun-suspects", help="Measure what looks worse once more, in a fresh process.")
+        bool, typer.Option("--rerun-suspects", help="Before failing, measure again what looks worse, in a new process.")
     ] = False,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
-    github: Annotated[bool, typer.Option("--github", help="Annotations for GitHub on stdout.")] = False,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML to this file.")] = None,
+    github: Annotated[bool, typer.Option("--github", help="Print annotations for GitHub.")] = False,
     md: Md = None,
     json: Json = False,
 ) -> None:
-    """Did anything get worse than its margin, beyond noise? Exit code 0: no; 1: yes; 2: it could not be judged."""
+    """Fail if a number is worse than its margin, beyond noise.
+
+    Exit code 0: passed. 1: failed. 2: invalid input, or nothing can be compared.
+    """
     from bench.compare import ci, render, settings
     from bench.compare.escape import printable
     from bench.compare.resolve import read
     from bench.compare.verdict import compare
     from bench.results.store import RESULTS
 
-    asked = settings.read(config, strict=strict or None)
+    gate_settings = settings.read(config, strict=strict or None)
     before, after = _read_baseline(baseline), read(results or RESULTS)
-    judged = compare(before, after, asked)
-    if rerun_suspects and judged.failed:
-        judged = _rerun_suspects(before, after, asked, judged)
+    comparison = compare(before, after, gate_settings)
+    if rerun_suspects and comparison.failed:
+        comparison = _rerun_suspects(before, after, gate_settings, comparison)
     if junit:
-        _write(junit, ci.to_junit(judged))
-    _print_comparison(judged, json, md, f"bench gate {render.describe_outcome(judged)}")
+        _write(junit, ci.to_junit(comparison))
+    _print_comparison(comparison, json, md, f"bench gate {render.describe_outcome(comparison)}")
     if github:
-        typer.echo(ci.to_github(judged), nl=False, err=json)
-    if all(row.verdict == "NOT_COMPARABLE" for row in judged.rows):
+        typer.echo(ci.to_github(comparison), nl=False, err=json)
+    if all(row.verdict == "NOT_COMPARABLE" for row in comparison.rows):
         raise UserError(
-            f"baseline {baseline!r} and {after.name!r} have nothing that can be judged"
-            + (f" ({printable(judged.rows[0].reason)})" if judged.rows else "")
-            + ": bench baseline show lists what it has"
+            f"baseline {baseline!r} and {after.name!r} have nothing that can be compared"
+            + (f" ({printable(comparison.rows[0].reason)})" if comparison.rows else "")
+            + ": bench baseline show lists the baseline's numbers"
         )
-    typer.echo(f"bench: {render.describe_outcome(judged)}", err=True)
-    if judged.failed:
+    typer.echo(f"bench: {render.describe_outcome(comparison)}", err=True)
+    if comparison.failed:
         raise typer.Exit(1)
 
 
-def _rerun_suspects(before: ResultSet, after: ResultSet, asked: CompareSettings, judged: Comparison) -> Comparison:
+def _rerun_suspects(
+    before: ResultSet, after: ResultSet, gate_settings: CompareSettings, comparison: Comparison
+) -> Comparison:
     from bench.compare import verdict
     from bench.compare.suspects import rerun
     from bench.run.rerun import measure
@@ -99,76 +107,88 @@ def _rerun_suspects(before: ResultSet, after: ResultSet, asked: CompareSettings,
     def note(text: str) -> None:
         typer.echo(f"bench: {text}", err=True)
 
-    with temporary_folder("again-") as room:
-        return verdict.compare(before, rerun(after, judged, Path(room), measure, note), asked)
+    with temporary_folder("again-") as workdir:
+        return verdict.compare(before, rerun(after, comparison, Path(workdir), measure, note), gate_settings)
 
 
 def history(
-    metric: Annotated[str, typer.Argument(help="As in a record's readings.")] = "perplexity",
-    row: Annotated[str, typer.Option(help="Only rows with this in their name, as shown.")] = "",
-    out: Annotated[Path | None, typer.Option(help="Figure to draw: .svg, .png or .pdf.")] = None,
+    metric: Annotated[str, typer.Argument(help="A metric, as in a record's readings.")] = "perplexity",
+    row: Annotated[str, typer.Option(help="Only rows with this in their name.")] = "",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw it: .svg, .png or .pdf.")] = None,
     results: Results = None,
     json: Json = False,
 ) -> None:
-    """A metric over commits: its steps beyond noise, and where the machine or a library changed."""
-    from bench.compare import history as over_time
+    """Show a metric over commits, and its steps beyond noise.
+
+    It also shows where the machine or a library changed.
+    """
+    from bench.compare import history as metric_history
     from bench.compare.resolve import read
     from bench.report import figures
     from bench.results.store import RESULTS
 
-    series = over_time.read(read(results or RESULTS, every=True), metric, row)
-    print_rows(over_time.rows(series), json)
+    series = metric_history.read(read(results or RESULTS, every=True), metric, row)
+    print_rows(metric_history.rows(series), json)
     if out:
         typer.echo(figures.draw_history(series, out), err=json)
 
 
 def merge(
-    sources: Annotated[list[Path], typer.Argument(help="Results folders, say of several machines.")],
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Results folders to merge, for example of several machines.")
+    ],
     results: Results = None,
 ) -> None:
-    """Join results folders into one. What is there already stays; a finished record replaces a failed one."""
+    """Merge results folders into the one of --results.
+
+    Records that it has already are kept; a finished record replaces a failed one.
+    """
     from bench.results.merge import merge_folders
     from bench.results.store import RESULTS
 
     done = merge_folders(sources, results or RESULTS)
-    told = f"{done.taken} records taken, {done.known} known"
-    typer.echo(told + (f", {done.other} have another number here, which stays" if done.other else ""))
+    counts = f"{done.taken} records copied, {done.known} already there"
+    typer.echo(counts + (f", {done.other} not copied: here they have another number" if done.other else ""))
 
 
 def migrate(
     results: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")],
 ) -> None:
-    """Write a folder's records in today's schema. Older ones are read as they are; this only spares the step.
+    """Rewrite a folder's records in the current schema.
 
-    Originals lie in DIR/older/ until all is done; killed in between, the same command goes on from there.
+    Older records can be read without it. The originals are kept in DIR/older/ until all are rewritten; if it is
+    interrupted, run the same command to resume.
     """
     from bench.results.migrate import migrate_folder
     from bench.results.schema import SCHEMA
 
     done = migrate_folder(results)
-    typer.echo(f"{results}: {done.written} records written in schema {SCHEMA}, {done.known} had it already")
+    typer.echo(f"{results}: {done.written} records rewritten in schema {SCHEMA}, {done.known} had it already")
 
 
 @baseline_app.command("set")
 def baseline_set(
-    name: Annotated[str, typer.Argument(help="A name; the file is NAME.zip.")] = "main",
+    name: Annotated[str, typer.Argument(help="The file is NAME.zip.")] = "main",
     results: Results = None,
     folder: Folder = None,
 ) -> None:
-    """Keep the newest records of a results folder, with their per-item scores, as one file."""
+    """Save the newest records of a results folder as a baseline.
+
+    Scores of single windows and questions are saved, too.
+    """
     from bench.compare.baseline import FOLDER, path_of, write
     from bench.compare.resolve import read
     from bench.results.store import RESULTS
 
     path = path_of(name, folder or FOLDER)
-    side = read(results or RESULTS)
-    write(side, path)
-    typer.echo(f"{path}: {len(side.records)} records, {path.stat().st_size / 1000:,.0f} kB")
+    newest = read(results or RESULTS)
+    write(newest, path)
+    typer.echo(f"{path}: {len(newest.records)} records, {path.stat().st_size / 1000:,.0f} kB")
 
 
 @baseline_app.command("ls")
 def baseline_ls(folder: Folder = None, json: Json = False) -> None:
-    """The baselines in a folder."""
+    """List the baselines in a folder."""
     from bench.compare.baseline import FOLDER, list_rows
 
     print_rows(list_rows(folder or FOLDER), json)
@@ -176,9 +196,11 @@ def baseline_ls(folder: Folder = None, json: Json = False) -> None:
 
 @baseline_app.command("show")
 def baseline_show(
-    name: Annotated[str, typer.Argument(help="A name, or a file.")], folder: Folder = None, json: Json = False
+    name: Annotated[str, typer.Argument(help="A baseline: its name or its file.")],
+    folder: Folder = None,
+    json: Json = False,
 ) -> None:
-    """A baseline's numbers."""
+    """Print the numbers of a baseline."""
     from bench.compare.baseline import FOLDER, path_of, read, reading_rows
 
     path = Path(name)
@@ -197,22 +219,19 @@ def _read_baseline(text: str) -> ResultSet:
     return read(path, "baseline")
 
 
-def _print_comparison(judged: Comparison, json: bool, md: Path | None, headline: str) -> None:
+def _print_comparison(comparison: Comparison, json: bool, md: Path | None, headline: str) -> None:
     from bench.compare import render
 
     if md:
-        text = render.to_markdown(judged, headline)
+        text = render.to_markdown(comparison, headline)
         if str(md) == "-":
             typer.echo(text, nl=False)
         else:
             _write(md, text)
     if json:
-        typer.echo(render.to_json(judged))
+        typer.echo(render.to_json(comparison))
     elif str(md) != "-":
-        from rich.console import Console
-
-        console = Console() if sys.stdout.isatty() else Console(width=200)
-        console.print(render.rich_table(judged.rows))
+        console().print(render.to_rich(comparison.rows))
 
 
 def _write(path: Path, text: str) -> None:
@@ -220,4 +239,4 @@ def _write(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as fault:
-        raise UserError(f"{str(path)!r} cannot be written ({fault.strerror}): name another file") from None
+        raise UserError(f"cannot write {str(path)!r} ({fault.strerror}): name another file") from None

@@ -1,4 +1,4 @@
-"""What a run may need, and whether it is here."""
+"""Check what a run may need."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from bench.system.cache import cache_dir
 from methods.errors import UserError
 
 EXTRAS = {"llmcompressor": "llmcompressor"}
-"""Extra -> the module it brings."""
+"""By the name of an extra, a module that it installs."""
 
 
 def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
-    """One row a thing: what, whether it is well, and what to do where it is not."""
+    """A row for each thing: its state, and what to do if it is not ok."""
     out = [_device(), _memory(), _disk(), _results(results or RESULTS), _network(), _mirror(data_dir)]
     out += [_corpus(name, data_dir) for name in corpora.CORPORA]
     out += [_model(name) for name, alias in models.ALIASES.items() if alias.source != "hub"]
@@ -33,15 +33,13 @@ def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
             if entry.broken:
                 out.append(_row(f"plug-in {name}", "broken", entry.broken))
     for extra, module in EXTRAS.items():
-        here = importlib.util.find_spec(module) is not None
-        out.append(
-            _row(f"extra {extra}", "ok" if here else "absent", "" if here else f"pip install 'cast-bench[{extra}]'")
-        )
+        installed = importlib.util.find_spec(module) is not None
+        detail = "" if installed else f"to install: pip install 'cast-bench[{extra}]'"
+        out.append(_row(f"extra {extra}", "ok" if installed else "absent", detail))
     for row in environments.rows():
-        here = row["state"] == "built"
-        out.append(
-            _row(f"environment {row['name']}", row["state"], row["path"] if here else f"bench env create {row['name']}")
-        )
+        name, state = row["name"], row["state"]
+        detail = row["path"] if state == "built" else f"to create: bench env create {name}"
+        out.append(_row(f"environment {name}", state, detail))
     return out
 
 
@@ -62,7 +60,9 @@ def _device() -> dict[str, Any]:
 def _memory() -> dict[str, Any]:
     memory = psutil.virtual_memory()
     return _row(
-        "memory", "ok", f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free; larger models stream"
+        "memory",
+        "ok",
+        f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free; larger models are loaded block by block",
     )
 
 
@@ -75,18 +75,17 @@ def _disk() -> dict[str, Any]:
     return _row(
         "disk",
         "low" if low else "ok",
-        f"{free / 1e9:.1f} GB free for {cache_dir()}" + ("; bench cache gc frees some" if low else ""),
+        f"{free / 1e9:.1f} GB free for {cache_dir()}" + ("; to free some: bench cache gc" if low else ""),
     )
 
 
 def _results(root: Path) -> dict[str, Any]:
-    there = root
-    while not there.exists():
-        there = there.absolute().parent
-    good = writable(there)
-    return _row(
-        "results", "ok" if good else "unwritable", str(root) if good else f"{root}: name another with --results"
-    )
+    existing = root
+    while not existing.exists():
+        existing = existing.absolute().parent
+    good = writable(existing)
+    detail = str(root) if good else f"{root}: name another folder with --results"
+    return _row("results", "ok" if good else "unwritable", detail)
 
 
 def _network() -> dict[str, Any]:
@@ -95,27 +94,30 @@ def _network() -> dict[str, Any]:
             return _row("hub", "ok", "huggingface.co answers")
     except OSError as fault:
         return _row(
-            "hub", "unreachable", f"{fault}; models and corpora come from the cache, a mirror or the package index"
+            "hub",
+            "unreachable",
+            f"{fault}; models and corpora must be in the cache, in a mirror or on the package index",
         )
 
 
 def _mirror(data_dir: Path | None) -> dict[str, Any]:
-    named = data_dir or (Path(os.environ[DATA_ENV]) if os.environ.get(DATA_ENV) else None)
-    if named is None:
-        return _row("mirror", "none", f"--data-dir or ${DATA_ENV} would name one")
-    return _row("mirror", "ok" if named.is_dir() else "missing", str(named))
+    mirror = data_dir or (Path(os.environ[DATA_ENV]) if os.environ.get(DATA_ENV) else None)
+    if mirror is None:
+        return _row("mirror", "none", f"to use one: --data-dir or ${DATA_ENV}")
+    return _row("mirror", "ok" if mirror.is_dir() else "missing", str(mirror))
 
 
 def _corpus(name: str, data_dir: Path | None) -> dict[str, Any]:
     if not corpora.CORPORA[name].hub:
         return _row(f"corpus {name}", "ok", "comes with gensim")
-    here = [use for use, _ in corpora.CORPORA[name].files if corpora.files(name, use, data_dir)]
-    return _row(f"corpus {name}", "ok" if here else "absent", " ".join(here) if here else f"bench pull {name}")
+    splits = [use for use, _ in corpora.CORPORA[name].files if corpora.files(name, use, data_dir)]
+    return _row(f"corpus {name}", "ok" if splits else "absent", " ".join(splits) or f"to download: bench pull {name}")
 
 
 def _model(name: str) -> dict[str, Any]:
     try:
-        found = models.resolve(name)
+        model = models.resolve(name)
     except UserError as fault:
         return _row(f"model {name}", "broken", str(fault))
-    return _row(f"model {name}", "ok" if found else "absent", str(found.folder) if found else f"bench pull {name}")
+    detail = str(model.folder) if model else f"to download: bench pull {name}"
+    return _row(f"model {name}", "ok" if model else "absent", detail)

@@ -1,4 +1,4 @@
-"""The flags of the command line that make a spec, and those that several commands share."""
+"""Flags of the command line: those that make a spec, and those that several commands share."""
 
 from __future__ import annotations
 
@@ -14,32 +14,39 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
-Results = Annotated[Path | None, typer.Option(help="Folder of records [default: results/local].")]
-DataDir = Annotated[Path | None, typer.Option(help="Mirror of hub data, <dir>/<hub id>/...; also $BENCH_DATA_DIR.")]
-Json = Annotated[bool, typer.Option("--json", help="Rows as JSON on stdout.")]
+Results = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of records [default: results/local].")]
+DataDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Local mirror of hub data, DIR/<hub id>/...; also $BENCH_DATA_DIR.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 FLAGS: dict[str, Any] = {
     "methods": Annotated[
-        str | None, typer.Option(help="NAME[:preset|:field=value]..., separated by commas [default: all one-shot].")
+        str | None,
+        typer.Option(help="Methods, by commas: NAME[:PRESET|:FIELD=VALUE]... [default: magnitude,wanda,sparsegpt]."),
     ],
     "models": Annotated[
         str | None, typer.Option("--model", help="Alias, hub id or folder; several by commas [default: tiny].")
     ],
     "patterns": Annotated[
         str | None,
-        typer.Option("--pattern", help="2:4 keeps 2 of every 4; 50% is unstructured [default: 2:4]."),
+        typer.Option("--pattern", help="2:4 keeps 2 of every 4 weights; 50% is unstructured [default: 2:4]."),
     ],
     "quantizers": Annotated[
         str | None,
-        typer.Option("--quant", help="Quantizers to run last, by commas [default: none,int8,int4-gptq]."),
+        typer.Option("--quant", help="Quantizers, which run last, by commas [default: none,int8,int4-gptq]."),
     ],
     "measures": Annotated[
         str | None,
-        typer.Option(help="[default: perplexity,agreement,zeroshot,size]; pattern is always measured."),
+        typer.Option(
+            help="Measures, by commas; pattern is always measured [default: perplexity,agreement,zeroshot,size]."
+        ),
     ],
     "tasks": Annotated[
         str | None,
-        typer.Option(help="Zero-shot: maskllm7, wanda7, any of lm-eval [default: wiki_continuation,wiki_lastword]."),
+        typer.Option(
+            help="Zero-shot tasks: maskllm7, wanda7, any task of lm-eval [default: wiki_continuation,wiki_lastword]."
+        ),
     ],
     "seeds": Annotated[
         str | None, typer.Option("--seeds", "--seed", help="Calibration seeds, by commas [default: 0].")
@@ -47,31 +54,35 @@ FLAGS: dict[str, Any] = {
     "results": Results,
     "data_dir": DataDir,
     "device": Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N [default: auto].")],
-    "dtype": Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 [default: by device].")],
-    "config": Annotated[Path | None, typer.Option(help="TOML file with the same settings; flags win.")],
+    "dtype": Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 [default: depends on the device].")],
+    "config": Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML file with the same settings; flags take precedence.")
+    ],
     "set_": Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, e.g. perplexity.seqlen=512."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Any other setting, for example perplexity.seqlen=512; can be repeated."
+        ),
     ],
 }
-"""Flags that make a spec, by the spec's names. One that is added here is a flag of every command `with_flags`."""
+"""Flags that make a spec, by the spec's field names. All commands `with_flags` have them."""
 
 
-def with_flags(*without: str) -> Callable[[Command], Command]:
-    """FLAGS, but for those in `without`, in place of a command's `**flags`.
+def with_flags(*omit: str) -> Callable[[Command], Command]:
+    """Replace a command's `**flags` by FLAGS, except those in `omit`.
 
-    A parameter of the command's own under a flag's name stands in that flag's place; required ones come first.
+    A parameter of the command with the name of a flag replaces that flag. Required parameters come first.
     """
 
     def declare(command: Command) -> Command:
         own = inspect.signature(command, eval_str=True).parameters
-        shown = {
+        parameters = {
             name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
             for name, kind in FLAGS.items()
-            if name not in without
+            if name not in omit
         }
-        shown |= {name: p.replace(kind=p.KEYWORD_ONLY) for name, p in own.items() if p.kind is not p.VAR_KEYWORD}
-        ordered = sorted(shown.values(), key=lambda p: p.default is not p.empty)
+        parameters |= {name: p.replace(kind=p.KEYWORD_ONLY) for name, p in own.items() if p.kind is not p.VAR_KEYWORD}
+        ordered = sorted(parameters.values(), key=lambda p: p.default is not p.empty)
         command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in ordered}  # typer reads both
         return command
@@ -79,14 +90,14 @@ def with_flags(*without: str) -> Callable[[Command], Command]:
     return declare
 
 
-def spec_of(flags: dict[str, Any], **below: Any) -> Spec:
-    """The spec that flags, a config and assignments make. below: what holds where neither a flag nor the config says otherwise."""
+def spec_of(flags: dict[str, Any], **defaults: Any) -> Spec:
+    """The spec from flags, config and assignments. defaults: for what neither a flag nor the config sets."""
     from bench.plan import spec
     from bench.system.toml import read_toml
 
     flags = {name: value for name, value in flags.items() if value is not None}
     config, assignments = flags.pop("config", None), flags.pop("set_", [])
-    values = below | (read_toml(config) if config else {}) | flags
+    values = defaults | (read_toml(config) if config else {}) | flags
     for assignment in assignments:
         spec.assign(values, assignment)
     return spec.make_spec(values)

@@ -1,4 +1,4 @@
-"""Lists for `bench ls`, and the way any list of rows is shown."""
+"""Rows for `bench ls`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ KINDS = ("methods", "models", "data", "tasks", "measures", "quantizers", "recipe
 
 
 def rows(what: str, long: bool, results: Path | None) -> Rows:
-    """
+    """The rows of a list. what: one of KINDS; long: with more columns; results: the folder, for `runs`.
+
     Raises:
         UserError: there is no such list.
     """
@@ -69,7 +70,7 @@ def _entry(what: str, name: str, entry: registry.Entry, long: bool) -> dict[str,
 
 
 def _installed_by(entry: registry.Entry) -> str:
-    """What brings the library of a method that needs one, else nothing."""
+    """The command that installs the library of a method, if it needs one."""
     if entry.environment:
         return f"bench env create {entry.environment}"
     return f"pip install 'cast-bench[{entry.extra}]'" if entry.extra else ""

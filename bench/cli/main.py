@@ -1,4 +1,4 @@
-"""The command line. Each command imports what it needs when it runs, so that help is instant."""
+"""The command line. Each command imports what it needs when it runs, so that help needs no time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from methods.errors import UserError
 
 app = typer.Typer(
     name="bench",
-    help="Compress language models, measure what is left, and prove it.",
-    epilog="Exit code 0: done. 1: a cell failed, a gate or a pattern does not hold. 2: bad input, told in one sentence. "
-    "130: stopped by Ctrl-C; the same command goes on.",
+    help="Prune, quantize, measure and compare language models.",
+    epilog="Exit codes: 0 success. 1 a measurement, a gate or a check failed. 2 invalid input; one line says why. "
+    "130 interrupted by Ctrl-C; run the same command to resume.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -40,7 +40,7 @@ COMMANDS = (
     compare.merge,
     compare.migrate,
 )
-"""In the order of the help page."""
+"""In the order of the help."""
 for command in COMMANDS:
     app.command()(command)
 app.add_typer(setup.cache_app, name="cache")
@@ -49,15 +49,15 @@ app.add_typer(compare.baseline_app, name="baseline")
 
 
 def main() -> None:
-    """Run the command line. Bad input is one sentence and exit code 2; Ctrl-C is 130 and loses nothing."""
+    """Run the command line. Invalid input: one line, and exit code 2. Ctrl-C: exit code 130."""
     try:
         app()
     except UserError as fault:
         typer.echo(f"bench: {fault}", err=True)
         sys.exit(2)
     except SystemExit as end:
-        if end.code == 130:  # typer's answer to Ctrl-C
-            typer.echo("bench: stopped; the same command goes on from here", err=True)
+        if end.code == 130:  # typer's, for Ctrl-C
+            typer.echo("bench: Interrupted. Run the same command to resume.", err=True)
         raise
     except BrokenPipeError:
         sys.exit(1)

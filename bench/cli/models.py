@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 
 
 def pull(
-    names: Annotated[list[str], typer.Argument(help="Models, corpora or tasks.")], data_dir: DataDir = None
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Models, corpora or tasks.")],
+    data_dir: DataDir = None,
 ) -> None:
-    """Fetch models, corpora and tasks ahead of a run; corpora and tasks into --data-dir where it is given."""
+    """Download models, corpora and tasks before a run.
+
+    Models go to the cache. Corpora and tasks go to --data-dir if it is given, otherwise to the cache, too.
+    """
     from bench.inputs import corpora, download, tasks
     from bench.inputs.task_yaml import describe
     from bench.system.cache import cache_dir, in_use
@@ -29,7 +33,7 @@ def pull(
         for name in names:
             if name in corpora.CORPORA:
                 files = corpora.pull(name, root)
-                typer.echo(f"{name}: {len(files)} files in {root}" if files else f"{name}: here")
+                typer.echo(f"{name}: {len(files)} files in {root}" if files else f"{name}: comes with the package")
             elif name in (*tasks.SETS, *tasks.KNOWN):
                 for task in (describe(*pair) for pair in tasks.expand((name,)).items()):
                     typer.echo(f"{task.name}: {tasks.place(task, root) or tasks.pull(task, root, data_dir)}")
@@ -38,43 +42,49 @@ def pull(
 
 
 def verify(
-    model: Annotated[str, typer.Argument(help="A safetensors folder, ours or not; or an alias.")],
-    pattern: Annotated[str, typer.Option(help="2:4 keeps 2 of every 4; 50% is unstructured.")] = "2:4",
-    include: Annotated[str, typer.Option(help="Linears to look at: globs, by commas.")] = "*",
-    exclude: Annotated[str | None, typer.Option(help="Linears to leave out: globs, by commas.")] = None,
+    model: Annotated[str, typer.Argument(help="A folder of safetensors, or an alias.")],
+    pattern: Annotated[str, typer.Option(help="2:4 keeps 2 of every 4 weights; 50% is unstructured.")] = "2:4",
+    include: Annotated[str, typer.Option(help="Linears to check: globs, by commas.")] = "*",
+    exclude: Annotated[str | None, typer.Option(help="Linears not to check: globs, by commas.")] = None,
     json: Json = False,
 ) -> None:
-    """Count, layer by layer, what breaks a pattern. Exit code 0 where it holds, 1 where not, 2 on bad input."""
+    """Check that a model's weights hold a pattern, layer by layer.
+
+    Exit code 0: the pattern holds. 1: it does not. 2: invalid input.
+    """
     from bench.verify import verify_folder
 
     verdict = verify_folder(_open_folder(model), pattern, include.split(","), exclude.split(",") if exclude else [])
     print_rows(_layer_rows(verdict), json)
     if verdict.violations:
-        fail(f"{verdict.violations} groups of {model} break {verdict.pattern}", 1)
+        fail(f"check failed: {verdict.violations} groups of {model} break {verdict.pattern}", 1)
 
 
 def export(
     out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
     artifact: Annotated[
         str | None,
-        typer.Argument(help="Of hf and packed24: a record's name or the beginning of it, or a model folder."),
+        typer.Argument(help="For hf and packed24: a record (the first digits of its key) or a model folder."),
     ] = None,
     format_: Annotated[
         str,
         typer.Option(
             "--format",
-            help="A model: hf, dense, for transformers and vLLM; packed24, kept values and bitmasks. "
-            "Results: eee, for Every Eval Ever; lm-eval, as its own runs save them.",
+            help="A model: hf (dense, for transformers and vLLM), packed24 (kept values and bitmasks). "
+            "Results: eee (Every Eval Ever), lm-eval (its results files).",
         ),
     ] = "hf",
-    values: Annotated[str | None, typer.Option(help="Of packed24: int8 or int4 [default: as they are].")] = None,
-    exclude: Annotated[str | None, typer.Option(help="Globs of linears that packed24 leaves dense, by commas.")] = None,
-    organization: Annotated[str, typer.Option(help="Of eee: who ran the evaluation.")] = "unknown",
+    values: Annotated[
+        str | None, typer.Option(help="For packed24: round values to int8 or int4 [default: do not round].")
+    ] = None,
+    exclude: Annotated[str | None, typer.Option(help="For packed24: linears to leave dense; globs, by commas.")] = None,
+    organization: Annotated[str, typer.Option(help="For eee: who ran the evaluation.")] = "unknown",
     results: Results = None,
 ) -> None:
-    """Write a pruned model, or a folder of results, for others.
+    """Write a pruned model, or results, in another format.
 
-    A packed24 folder becomes dense again with --format hf. eee and lm-eval write the newest records of --results.
+    A model is a record or a folder; --format hf also turns a packed24 folder back into a dense one. eee and lm-eval write
+    the newest records of --results.
     """
     from bench.export.model import MODEL_FORMATS, export_model
     from bench.export.results import RESULT_FORMATS, export_results
@@ -82,64 +92,69 @@ def export(
 
     if format_ in RESULT_FORMATS:
         if artifact:
-            raise UserError(f"--format {format_} writes the folder --results names, whole: leave {artifact!r} out")
+            raise UserError(f"--format {format_} exports all of --results: leave {artifact!r} out")
         typer.echo(export_results(results or RESULTS, format_, out, organization))
         return
     if artifact is None and format_ in MODEL_FORMATS:
-        raise UserError(f"--format {format_} writes a model: name a record (bench ls runs) or a model folder")
-    left = tuple(exclude.split(",")) if exclude else ()
-    typer.echo(export_model(artifact or "", format_, out, values=values, exclude=left, results=results))
+        raise UserError(f"--format {format_} exports a model: name a record (bench ls runs) or a model folder")
+    globs = tuple(exclude.split(",")) if exclude else ()
+    typer.echo(export_model(artifact or "", format_, out, values=values, exclude=globs, results=results))
 
 
 def speed(
     device_spec: Annotated[
-        str | None, typer.Option(help="Measure nothing: what a card's datasheet allows; h100, h200 or a100.")
+        str | None, typer.Option(help="Do not measure; compute limits from the datasheet of h100, h200 or a100.")
     ] = None,
     model: Annotated[
-        str, typer.Option(help="Alias, hub id or folder; weights of one that is not here are random.")
+        str, typer.Option(help="Alias, hub id or folder; one that is not downloaded gets random weights.")
     ] = "llama2-7b",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto is CUDA or nothing.")] = "auto",
-    kinds: Annotated[str | None, typer.Option(help="bf16, fp16, int8, fp8, by commas [default: all it has].")] = None,
-    tokens: Annotated[str | None, typer.Option(help="Numbers of tokens, by commas [default: by device].")] = None,
-    threads: Annotated[int | None, typer.Option(help="On a CPU [default: all cores].", min=1)] = None,
-    figure: Annotated[Path | None, typer.Option(help="Draw the table, too: .svg, .png or .pdf.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto measures on CUDA only.")] = "auto",
+    kinds: Annotated[
+        str | None, typer.Option(help="bf16, fp16, int8, fp8, by commas [default: all that the device has].")
+    ] = None,
+    tokens: Annotated[
+        str | None, typer.Option(help="Numbers of tokens, by commas [default: depends on the device].")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads [default: all cores].", min=1)] = None,
+    figure: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw it: .svg, .png or .pdf.")] = None,
     results: Results = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Time a model's linears, 2:4 against dense, layer shape by layer shape, as records.
+    """Measure the speed of a model's linears, 2:4 against dense.
 
-    Without a CUDA device: what 2:4 can gain at most on a card, from shapes and its datasheet. A model, no measurement.
+    Each layer shape is timed and gets a record. Without a CUDA device, the largest possible speedup on a card is computed
+    instead, from the shapes and the card's datasheet.
     """
     from bench.measures.speed import roofline
     from bench.system.devices import cores, resolve_device
 
-    found = resolve_device(device)
-    if device_spec or (found == "cpu" and device == "auto"):
+    resolved = resolve_device(device)
+    if device_spec or (resolved == "cpu" and device == "auto"):
         if not device_spec:
             typer.echo(
-                "bench: skipped: no CUDA device; what follows is a model for h100 (--device cpu measures)", err=True
+                "bench: no CUDA device: showing computed limits for h100; to measure here, use --device cpu", err=True
             )
         print_rows(roofline.rows(model, device_spec or "h100", data_dir), json)
         return
     from bench.report import figures
     from bench.results.store import RESULTS
-    from bench.run import time_linears as table
+    from bench.run import time_linears
 
-    asked = table.Request(
-        model, found, threads or cores(), tuple(kinds.split(",")) if kinds else None,
-        _numbers(tokens) if tokens else ((1,) if found == "cpu" else roofline.TOKENS), data_dir,
+    request = time_linears.Request(
+        model, resolved, threads or cores(), tuple(kinds.split(",")) if kinds else None,
+        _numbers(tokens) if tokens else ((1,) if resolved == "cpu" else roofline.TOKENS), data_dir,
     )  # fmt: skip
-    made = list(table.measure(asked, results or RESULTS))
-    print_rows(table.rows(made), json)
+    records = list(time_linears.measure(request, results or RESULTS))
+    print_rows(time_linears.rows(records), json)
     if figure:
-        typer.echo(figures.draw_speeds(made, figure), err=True)
+        typer.echo(figures.draw_speeds(records, figure), err=True)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
     parts = [p.strip() for p in text.split(",")]
     if not all(p.isdecimal() and int(p) > 0 for p in parts):
-        raise UserError(f"tokens {text!r} will not do: whole numbers by commas, for example 1,16,512")
+        raise UserError(f"invalid tokens {text!r}: give whole numbers by commas, for example 1,16,512")
     return tuple(int(p) for p in parts)
 
 
@@ -151,12 +166,12 @@ def _open_folder(name: str) -> Folder:
         return Folder(Path(name))
     model = models.resolve(name)
     if model is None:
-        raise UserError(f"model {name!r} is not here yet: bench pull {name} fetches it")
+        raise UserError(f"model {name!r} is not downloaded yet: run bench pull {name}")
     return model.open()
 
 
 def _layer_rows(verdict: Verdict) -> list[dict[str, Any]]:
-    """A row a layer, and one for all."""
+    """A row for each layer, and one with the totals."""
     out: list[dict[str, Any]] = [
         {
             "layer": name,

@@ -1,4 +1,4 @@
-"""Commands that show results: ls, show, figure, scaling, report."""
+"""Commands that print or draw results: ls, show, figure, scaling, report."""
 
 from __future__ import annotations
 
@@ -15,37 +15,42 @@ from methods.errors import UserError
 def ls(
     what: Annotated[str, typer.Argument(help="methods, models, data, tasks, measures, quantizers, recipes or runs.")],
     long: Annotated[
-        bool, typer.Option("--long", help="Fields and their defaults too; of methods, what each costs on a 7B model.")
+        bool,
+        typer.Option("--long", help="Also list fields with their defaults, and what each method costs on a 7B model."),
     ] = False,
     results: Results = None,
     json: Json = False,
 ) -> None:
-    """List what there is."""
+    """List methods, models, data, tasks, records and more."""
     from bench.cli import listing
 
     print_rows(listing.rows(what, long, results), json)
 
 
 def show(
-    record: Annotated[str, typer.Argument(help="A record's name or the beginning of it.")], results: Results = None
+    record: Annotated[str, typer.Argument(help="The first digits of a record's key; bench ls runs lists them.")],
+    results: Results = None,
 ) -> None:
-    """Print one record, whole."""
+    """Print one record, with its traceback if it failed."""
     from bench.results.store import RESULTS, Store
 
-    found = Store(results or RESULTS, write=False).find(record)
-    typer.echo(found.model_dump_json(indent=1, exclude={"traceback"}))
-    if found.traceback:
-        typer.echo(found.traceback)
+    one = Store(results or RESULTS, write=False).find(record)
+    typer.echo(one.model_dump_json(indent=1, exclude={"traceback"}))
+    if one.traceback:
+        typer.echo(one.traceback)
 
 
 def figure(
     record: Annotated[
-        str, typer.Argument(help="The `pattern` record of a method that trains, or the beginning of it.")
+        str, typer.Argument(help="The first digits of a key: the `pattern` record of a method that trains.")
     ],
-    out: Annotated[Path, typer.Option(help="File to write: .svg, .png or .pdf.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Figure to write: .svg, .png or .pdf.")],
     results: Results = None,
 ) -> None:
-    """Draw how a training went: losses, S, mask flips, learning rate and alpha over steps."""
+    """Draw the curves of a training over its steps.
+
+    Losses, S (the share of |w| that the mask keeps), mask flips, learning rate and alpha.
+    """
     from bench.report import figures
     from bench.results.store import RESULTS, Store
 
@@ -53,61 +58,70 @@ def figure(
 
 
 def scaling(
-    method: Annotated[str, typer.Option(help="The sparse row, as in its table.")] = "cast",
-    control: Annotated[str, typer.Option(help="The row it is measured against.")] = "dense-ft",
-    out: Annotated[Path | None, typer.Option(help="Figure to draw: .svg, .png or .pdf.")] = None,
+    method: Annotated[str, typer.Option(help="The sparse method, as in its table.")] = "cast",
+    control: Annotated[str, typer.Option(help="The dense method that it is compared with.")] = "dense-ft",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw it: .svg, .png or .pdf.")] = None,
     results: Results = None,
     json: Json = False,
 ) -> None:
-    """Fit how what sparsity costs falls with model size and training tokens, and predict the largest run from the rest."""
+    """Fit a power law to the cost of sparsity.
+
+    The cost is the loss above a control, over model size and training tokens. The largest run is not fitted, but predicted.
+    """
     from bench.compare import scaling_law as law
     from bench.report import figures
     from bench.results.store import RESULTS
 
     points = law.read(results or RESULTS, method, control)
-    held, predicted = law.predict_holdout(points)
-    fitted = law.fit([p for p in points if p is not held])
-    print_rows(law.to_rows(fitted, held, predicted), json)
+    holdout, predicted = law.predict_holdout(points)
+    fit = law.fit([p for p in points if p is not holdout])
+    print_rows(law.to_rows(fit, holdout, predicted), json)
     if out:
-        typer.echo(figures.draw_scaling(fitted, out, method, control, held))
+        typer.echo(figures.draw_scaling(fit, out, method, control, holdout))
 
 
 def report(
     results: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of records, several by repeating it [default: every one in results/]."),
+        typer.Option(metavar="DIR", help="Folder of records; can be repeated [default: all in results/]."),
     ] = None,
     format_: Annotated[
         str | None,
-        typer.Option("--format", help="Print instead: table, json, csv or md [default folder: results/local]."),
+        typer.Option(
+            "--format", help="Print tables instead, as table, json, csv or md [default folder: results/local]."
+        ),
     ] = None,
     equal_bytes: Annotated[
         bool,
-        typer.Option("--equal-bytes", help="Print sparse rows beside dense ones of about as many bits per weight."),
+        typer.Option("--equal-bytes", help="Print each sparse row with the dense rows of about the same size."),
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder to write [default: reports].")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to write [default: reports].")] = None,
     check: Annotated[
         bool,
-        typer.Option("--check", help="Write nothing; exit code 1 if the folder's files are not what would be written."),
+        typer.Option("--check", help="Write nothing; exit code 1 if the files in the folder are out of date."),
     ] = False,
 ) -> None:
-    """Write the leaderboard: a page, Markdown, CSV, LaTeX and figures. With --results or --format alone, print tables.
+    """Write the leaderboard, or print tables of records.
 
-    The newest record of every identity, and what papers report (results/published).
+    The leaderboard is an HTML page, Markdown, CSV, LaTeX and figures. It has the newest record of each identity, and
+    numbers from papers (results/published). With --results or --format, and without --out and --check, tables are printed
+    instead.
     """
     if out or check:
         if format_ or equal_bytes:
-            raise UserError("--format and --equal-bytes print, --out and --check are about files: leave one kind out")
+            raise UserError(
+                "--format and --equal-bytes print tables, --out and --check are for files: use options of one kind"
+            )
     elif format_ or equal_bytes or results:
         return _print_folders(results, format_ or "table", equal_bytes)
     from bench.report import leaderboard
 
     folder = out or leaderboard.FOLDER
-    made = leaderboard.build(results or leaderboard.results_folders(), leaderboard.PUBLISHED)
+    files = leaderboard.build(results or leaderboard.results_folders(), leaderboard.PUBLISHED)
     if not check:
-        return typer.echo("\n".join(map(str, leaderboard.write(made, folder))))
-    if stale := leaderboard.find_stale(made, folder):
-        fail(f"stale: {', '.join(map(str, stale))}; run bench report" + (f" --out {out}" if out else ""), 1)
+        return typer.echo("\n".join(map(str, leaderboard.write(files, folder))))
+    if stale := leaderboard.find_stale(files, folder):
+        fail(f"out of date: {', '.join(map(str, stale))}: run bench report" + (f" --out {out}" if out else ""), 1)
 
 
 def _print_folders(results: list[Path] | None, format_: str, equal_bytes: bool) -> None:

@@ -14,7 +14,10 @@ from bench.cli.flags import Json, spec_of, with_flags
 
 @with_flags()
 def run(json: Json = False, **flags: Any) -> None:
-    """Prune, measure, record and show. What is recorded already is not done again."""
+    """Prune, quantize and measure models, and print a table.
+
+    A measurement that has a record is not run again.
+    """
     spec = spec_of(flags)
     from bench import api
     from bench.run import runner
@@ -27,27 +30,31 @@ def run(json: Json = False, **flags: Any) -> None:
         typer.echo(f"bench: {line}", err=True)
     print_records(summary.records, "json" if json else "table")
     if not json:
-        again = len(summary.records) - summary.computed
+        known = max(0, len(summary.records) - summary.computed)
         typer.echo(
-            f"{summary.computed} measurements taken, {max(0, again)} read from {spec.results}; bench report --results {spec.results} shows them again"
+            f"{summary.computed} measurements run, {known} read from {spec.results}. "
+            f"To print this table again: bench report --results {spec.results}"
         )
     if summary.failed:
         fail(
-            f"{summary.failed} measurements failed: bench show RECORD prints a traceback, and the same command tries them again",
+            f"{summary.failed} measurements failed: bench show RECORD prints a traceback; the same command retries them",
             1,
         )
 
 
 @with_flags()
 def plan(json: Json = False, **flags: Any) -> None:
-    """What a run would do, what is done, and about what it would cost. Loads nothing."""
+    """Show what a run would do, and estimate what it would cost.
+
+    Nothing is downloaded or loaded.
+    """
     from bench.plan import estimate
     from bench.plan.plan import make_plan
 
     planned = make_plan(spec_of(flags))
     print_rows(estimate.rows(planned), json)
     for name in planned.to_pull:
-        typer.echo(f"{name} is not here yet: bench pull {name}, or bench run fetches it", err=True)
+        typer.echo(f"bench: {name} is not downloaded yet: bench run will do it, or bench pull {name}", err=True)
 
 
 @with_flags("measures", "tasks", "results")
@@ -55,35 +62,45 @@ def prune(
     methods: Annotated[str, typer.Option("--method", help="One method, as in bench run.")],
     out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
     models: Annotated[str, typer.Option("--model", help="Alias, hub id or folder.")] = "tiny",
+    quantizers: Annotated[str, typer.Option("--quant", help="Quantizer to run last.")] = "none",
     seeds: Annotated[int, typer.Option("--seed", help="Calibration seed.")] = 0,
     **flags: Any,
 ) -> None:
-    """Prune one model with one method into a folder that transformers loads."""
-    given = {"methods": methods, "models": models, "measures": "size", "seeds": seeds}
-    spec = spec_of(flags | given, quantizers="none")
+    """Prune one model with one method, and write it to a folder.
+
+    transformers can load the folder.
+    """
+    fixed = {"methods": methods, "models": models, "measures": "size", "seeds": seeds}
+    spec = spec_of(flags | fixed, quantizers="none")
     from bench.run.prune import write_pruned
     from bench.verify import BrokenPromise
 
     try:
         typer.echo(write_pruned(spec, out))
     except BrokenPromise as broken:
-        fail(f"{methods} on {models} is not what it promised: {broken}; nothing was written", 1)
+        fail(f"check failed for {methods} on {models}: {broken}. Nothing was written.", 1)
 
 
 @with_flags("methods", "models", "measures", "tasks")
 def finetune(
     artifact: Annotated[
-        str, typer.Option(help="A record's name or the beginning of it, or a folder bench prune wrote.")
+        str, typer.Option(help="A record (the first digits of its key), or a folder written by bench prune.")
     ],
-    data: Annotated[str, typer.Option(help="A corpus, a .txt or .jsonl file, or a folder of them.")],
+    data: Annotated[
+        str, typer.Option(help="Training text: a corpus, a .txt or .jsonl file, or a folder of such files.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
     rank: Annotated[
-        int, typer.Option(help="Of low-rank updates merged under the mask; 0 trains all weights.", min=0)
+        int,
+        typer.Option(help="Train low-rank updates of this rank, merged under the mask; 0 trains all weights.", min=0),
     ] = 0,
-    seeds: Annotated[int, typer.Option("--seed", help="Of the order of the text.")] = 0,
+    seeds: Annotated[int, typer.Option("--seed", help="Seed for the order of the text.")] = 0,
     **flags: Any,
 ) -> None:
-    """Train a pruned model further with its zeros held, and write a folder that transformers loads."""
+    """Train a pruned model further; its zeros stay zero.
+
+    The result is written to a folder that transformers can load.
+    """
     from bench.results.artifacts import find_pruned
     from bench.run.prune import write_pruned
     from bench.verify import BrokenPromise, detect_pattern
@@ -94,9 +111,9 @@ def finetune(
         record.identity.pattern if record else str(detect_pattern(Folder(folder)))
     )
     training = [f"training.data={json_module.dumps(data)}"]
-    given = {"methods": f"finetune:rank={rank}", "models": (str(folder),), "measures": "size", "seeds": seeds}
-    given |= {"patterns": pattern, "set_": training + (flags.pop("set_", None) or [])}
+    fixed = {"methods": f"finetune:rank={rank}", "models": (str(folder),), "measures": "size", "seeds": seeds}
+    fixed |= {"patterns": pattern, "set_": training + (flags.pop("set_", None) or [])}
     try:
-        typer.echo(write_pruned(spec_of(flags | given, quantizers="none"), out))
+        typer.echo(write_pruned(spec_of(flags | fixed, quantizers="none"), out))
     except BrokenPromise as broken:
-        fail(f"fine-tuning {artifact} broke its promise: {broken}; nothing was written", 1)
+        fail(f"check failed after fine-tuning {artifact}: {broken}. Nothing was written.", 1)

@@ -9,23 +9,23 @@ import typer
 from bench.cli.console import print_rows
 from bench.cli.flags import DataDir, Json, Results
 
-cache_app = typer.Typer(help="What is kept between runs.", no_args_is_help=True, rich_markup_mode=None)
+cache_app = typer.Typer(help="Show or clean the cache.", no_args_is_help=True, rich_markup_mode=None)
 
 env_app = typer.Typer(
-    help="Environments of libraries that cannot share ours.", no_args_is_help=True, rich_markup_mode=None
+    help="Manage environments for libraries with conflicting dependencies.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
 def doctor(data_dir: DataDir = None, results: Results = None, json: Json = False) -> None:
-    """Is everything here that a run may need?"""
-    from bench.cli import doctor as examination
+    """Check what a run may need: device, memory, disk, network, data."""
+    from bench.cli import doctor as checks
 
-    print_rows(examination.rows(data_dir, results), json)
+    print_rows(checks.rows(data_dir, results), json)
 
 
 @cache_app.command("info")
 def cache_info(json: Json = False) -> None:
-    """What the cache holds, in bytes."""
+    """Show what is in the cache, in bytes."""
     from bench.system import cache
 
     print_rows(cache.info(), json)
@@ -33,22 +33,29 @@ def cache_info(json: Json = False) -> None:
 
 @cache_app.command("gc")
 def cache_gc(
-    all_: Annotated[bool, typer.Option("--all", help="Pulled models, corpora and unfinished trainings too.")] = False,
-    days: Annotated[int, typer.Option(help="Keep what was made in the last so many days.", min=0)] = 0,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Also delete downloaded models and corpora, and unfinished trainings.")
+    ] = False,
+    days: Annotated[int, typer.Option(help="Keep what is newer than this many days.", min=0)] = 0,
 ) -> None:
-    """Delete pruned models, logs and leftovers that no run is using.
+    """Delete pruned models, logs and temporary files that no run uses.
 
-    Records stay, and what is deleted is made again when asked for.
+    Records are not deleted. A model that is needed again is made again.
     """
     from bench.system import cache
 
-    freed, left = cache.gc(everything=all_, days=days)
-    typer.echo(f"{freed / 1e6:,.1f} MB freed" + (f"; {left} entries are in use and stay" if left else ""))
+    freed, in_use = cache.gc(everything=all_, days=days)
+    typer.echo(f"{freed / 1e6:,.1f} MB freed" + (f"; {in_use} entries are in use and were kept" if in_use else ""))
 
 
 @env_app.command("create")
-def env_create(name: Annotated[str, typer.Argument(help="As in bench env ls.")]) -> None:
-    """Build an environment with pip, some minutes and gigabytes. One that is ready is left as it is."""
+def env_create(
+    name: Annotated[str, typer.Argument(help="The name of an environment; bench env ls lists them.")],
+) -> None:
+    """Create an environment with pip.
+
+    It takes some minutes and gigabytes. An environment that exists is not changed.
+    """
     from rich.console import Console
     from rich.markup import escape
 
@@ -64,7 +71,7 @@ def env_create(name: Annotated[str, typer.Argument(help="As in bench env ls.")])
 
 @env_app.command("ls")
 def env_ls(json: Json = False) -> None:
-    """Each environment, whether it is ready, what is in it, and its size in bytes."""
+    """List environments: state, packages, size in bytes."""
     from bench.system import environments
 
     print_rows(environments.rows(), json)

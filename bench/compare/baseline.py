@@ -1,6 +1,6 @@
-"""Baselines as files in the repository: one zip with a manifest, records as JSON lines, and per-item scores as Parquet.
+"""Baselines as files: one zip with a manifest, records as JSON lines, and per-item scores as Parquet.
 
-The same records give the same bytes, so that git sees a change only where there is one.
+The same records give the same bytes, so git shows a change only if there is one.
 """
 
 from __future__ import annotations
@@ -27,48 +27,50 @@ FORMAT = 1
 FOLDER = Path("results/baselines")
 MANIFEST, RECORDS, ITEMS = "manifest.json", "records.jsonl", "items.parquet"
 MAX_FILE_BYTES = 2**30
-"""Of a file in a baseline, unpacked: beyond it is no baseline of ours."""
+"""The largest size of a file in a baseline, unpacked."""
+REMAKE = "make it again with bench baseline set"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def path_of(name: str, folder: Path = FOLDER) -> Path:
-    """
+    """The file of a baseline with this name.
+
     Raises:
-        UserError: a name that is no file name.
+        UserError: the name cannot be a file name.
     """
     if not NAME.fullmatch(name):
-        raise UserError(f"baseline {name!r} is no name: use letters, digits, dots, dashes and underscores")
+        raise UserError(f"invalid baseline name {name!r}: use letters, digits, dots, dashes and underscores")
     return folder / f"{name.removesuffix('.zip')}.zip"
 
 
-def write(side: ResultSet, path: Path) -> Path:
-    """Keep the newest records of a results folder, without tracebacks, notes and costs.
+def write(results: ResultSet, path: Path) -> Path:
+    """Write records and their per-item scores, without tracebacks, notes and costs.
 
     Raises:
-        UserError: their scores cannot be read.
+        UserError: scores cannot be read.
     """
-    records = sorted(side.records, key=lambda r: (repr(r.identity.key()), r.key))
+    records = sorted(results.records, key=lambda r: (repr(r.identity.key()), r.key))
     tables, lines = [], []
     for record in records:
-        kept = record.model_copy(update={"traceback": "", "notes": {}, "cost": {}})
+        small = record.model_copy(update={"traceback": "", "notes": {}, "cost": {}})
         if record.items is not None and all(metrics.find(r.metric).counted for r in record.readings):
-            kept = kept.model_copy(update={"items": None})
+            small = small.model_copy(update={"items": None})
         elif record.items is not None:
-            tables.append((record.key[:32], side.items(record)))
-        lines.append(kept.model_dump_json() + "\n")
+            tables.append((record.key[:32], results.items(record)))
+        lines.append(small.model_dump_json() + "\n")
     text = "".join(lines).encode()
     items = _parquet(tables)
     manifest = {"format": FORMAT, "schema": SCHEMA, "records": len(records), "commits": _commits(records)}
     manifest["digest"] = digests.of([text.decode(), items.hex()])
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as out:
-        for name, content, packing in (
+        for name, content, compression in (
             (MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode(), zipfile.ZIP_STORED),
             (RECORDS, text, zipfile.ZIP_DEFLATED),
             (ITEMS, items, zipfile.ZIP_STORED),
         ):
-            about = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-            about.compress_type = packing
-            out.writestr(about, content)
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            info.compress_type = compression
+            out.writestr(info, content)
     return path
 
 
@@ -84,9 +86,9 @@ def _parquet(tables: Sequence[tuple[str, result_set.Items]]) -> bytes:
     parts = []
     for key, items in tables:
         columns = {"record": [key] * len(items.ids), "item_id": items.ids, "cluster_id": items.clusters}
-        made = {name: pa.array(values).cast(text) for name, values in columns.items()}
-        made |= {"weight": pa.array(items.weights)} | {n: pa.array(v) for n, v in items.columns.items()}
-        parts.append(pa.table(made))
+        arrays = {name: pa.array(values).cast(text) for name, values in columns.items()}
+        arrays |= {"weight": pa.array(items.weights)} | {n: pa.array(v) for n, v in items.columns.items()}
+        parts.append(pa.table(arrays))
     if not parts:
         names = ("record", "item_id", "cluster_id", "weight", "value")
         parts = [pa.table({name: pa.array([], pa.float64()) for name in names})]
@@ -98,25 +100,25 @@ def _parquet(tables: Sequence[tuple[str, result_set.Items]]) -> bytes:
 
 
 def manifest(path: Path) -> dict[str, Any]:
-    """
+    """What a baseline says of itself: format, schema, number of records, commits, digest.
+
     Raises:
-        UserError: not there, not a baseline, or of another format.
+        UserError: it does not exist, is not a baseline, or has another format.
     """
-    return _read_files(path)[0]
+    return _read_files(path, MAX_FILE_BYTES)[0]
 
 
-def _read_files(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    again = "make it again with bench baseline set"
+def _read_files(path: Path, max_bytes: int) -> tuple[dict[str, Any], dict[str, bytes]]:
     if not path.is_file():
-        raise UserError(f"baseline {str(path)!r} is not there: bench baseline set writes one")
+        raise UserError(f"no baseline {str(path)!r}: write one with bench baseline set")
     try:
         with zipfile.ZipFile(path) as packed:
-            about = {i.filename: i for i in packed.infolist()}
-            if any(about[name].file_size > MAX_FILE_BYTES for name in (MANIFEST, RECORDS, ITEMS)):
-                raise UserError(f"baseline {str(path)!r} unpacks to more than {MAX_FILE_BYTES:,} bytes: {again}")
+            infos = {i.filename: i for i in packed.infolist()}
+            if any(infos[name].file_size > max_bytes for name in (MANIFEST, RECORDS, ITEMS)):
+                raise UserError(f"baseline {str(path)!r} unpacks to more than {max_bytes:,} bytes: {REMAKE}")
             files = {name: packed.read(name) for name in (MANIFEST, RECORDS, ITEMS)}
-        told = json.loads(files[MANIFEST])
-        version, schema = int(told["format"]), int(told.get("schema", SCHEMA))
+        about = json.loads(files[MANIFEST])
+        version, schema = int(about["format"]), int(about.get("schema", SCHEMA))
     except (
         zipfile.BadZipFile,
         KeyError,
@@ -128,38 +130,38 @@ def _read_files(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         RuntimeError,
     ) as fault:
         reason = (str(fault) or type(fault).__name__).splitlines()[0][:80]
-        raise UserError(f"baseline {str(path)!r} cannot be read ({reason}): {again}") from None
+        raise UserError(f"cannot read baseline {str(path)!r} ({reason}): {REMAKE}") from None
     if version > FORMAT:
         raise UserError(
             f"baseline {str(path)!r} has format {version}, newer than this version's {FORMAT}: upgrade cast-bench"
         )
     refuse_newer(schema, f"baseline {str(path)!r}")
     if version < FORMAT:
-        raise UserError(f"baseline {str(path)!r} has format {version}, older than this version's {FORMAT}: {again}")
-    return told, files
+        raise UserError(f"baseline {str(path)!r} has format {version}, older than this version's {FORMAT}: {REMAKE}")
+    return about, files
 
 
-def read(path: Path) -> ResultSet:
-    """
+def read(path: Path, max_bytes: int = MAX_FILE_BYTES) -> ResultSet:
+    """Read a baseline. max_bytes: a larger file inside it is refused.
+
     Raises:
-        UserError: not there, damaged, or of an older or newer format.
+        UserError: it does not exist, is damaged, or has an older or newer format.
     """
-    told, files = _read_files(path)
-    again = "make it again with bench baseline set"
+    about, files = _read_files(path, max_bytes)
     try:
-        if told.get("digest") != digests.of([files[RECORDS].decode(), files[ITEMS].hex()]):
-            raise UserError(f"baseline {str(path)!r} is damaged (its digest is another): {again}")
+        if about.get("digest") != digests.of([files[RECORDS].decode(), files[ITEMS].hex()]):
+            raise UserError(f"baseline {str(path)!r} is damaged (its digest does not match): {REMAKE}")
         records = tuple(parse(line, f"baseline {str(path)!r}") for line in files[RECORDS].splitlines())
     except ValueError as fault:
         reason = str(fault).splitlines()[0]
-        raise UserError(f"baseline {str(path)!r} holds what is no record ({reason}): {again}") from None
+        raise UserError(f"baseline {str(path)!r} contains an invalid record ({reason}): {REMAKE}") from None
     if not records:
-        raise UserError(f"baseline {str(path)!r} holds no records: {again}")
+        raise UserError(f"baseline {str(path)!r} has no records: {REMAKE}")
     return ResultSet(str(path), tuple(latest(records)), _ItemReader(files[ITEMS], str(path)))
 
 
 class _ItemReader:
-    """Items by record, the table read when first asked for."""
+    """Reads the items of a record; the table is read on first use."""
 
     def __init__(self, content: bytes, name: str) -> None:
         self.content, self.name = content, name
@@ -170,40 +172,40 @@ class _ItemReader:
         if self.table is None:
             self._open()
         if record.key[:32] not in self.rows:
-            raise UserError(f"{self.name} kept no per-item scores of record {record.key[:12]}: make it again")
+            raise UserError(f"{self.name} has no per-item scores of record {record.key[:12]}: {REMAKE}")
         start, length = self.rows[record.key[:32]]
         return result_set.items_of_table(self.table.slice(start, length))
 
     def _open(self) -> None:
-        found = result_set.read_parquet(self.content, f"{self.name}: {ITEMS}")
-        if "record" not in found.column_names:
-            raise UserError(f"{self.name}: {ITEMS} has no column 'record': make it again")
-        for at, key in enumerate(found.column("record").to_pylist()):
+        table = result_set.read_parquet(self.content, f"{self.name}: {ITEMS}")
+        if "record" not in table.column_names:
+            raise UserError(f"{self.name}: {ITEMS} has no column 'record': {REMAKE}")
+        for at, key in enumerate(table.column("record").to_pylist()):
             start, length = self.rows.get(key, (at, 0))
             if start + length != at:
-                raise UserError(f"{self.name}: {ITEMS} is out of order at record {str(key)[:12]!r}: make it again")
+                raise UserError(f"{self.name}: {ITEMS} is out of order at record {str(key)[:12]!r}: {REMAKE}")
             self.rows[key] = (start, length + 1)
-        self.table = found
+        self.table = table
 
 
 def list_rows(folder: Path) -> list[dict[str, Any]]:
-    """The baselines in a folder; one that cannot be read is listed with the reason."""
+    """A row for each baseline in a folder. One that cannot be read has the reason in place of commits."""
     out = []
     for path in sorted(folder.glob("*.zip")):
         row: dict[str, Any] = {"baseline": path.stem, "records": None, "commits": "", "kB": path.stat().st_size // 1000}
         try:
-            told = manifest(path)
-            row |= {"records": told["records"], "commits": " ".join(c[:12] for c in told["commits"])}
+            about = manifest(path)
+            row |= {"records": about["records"], "commits": " ".join(c[:12] for c in about["commits"])}
         except (UserError, KeyError, TypeError) as fault:
             row["commits"] = f"unreadable: {fault}"
         out.append(row)
     return out
 
 
-def reading_rows(side: ResultSet) -> list[dict[str, Any]]:
-    """A baseline's rows, one a reading: text that a git diff can be made of."""
+def reading_rows(results: ResultSet) -> list[dict[str, Any]]:
+    """A row for each reading of a baseline. As JSON it can be compared with git diff."""
     out = []
-    for record in side.records:
+    for record in results.records:
         labels = record.identity.labels()
         columns = ("model", "method", "pattern", "quantizer", "seed", "measure", "protocol")
         name: dict[str, Any] = {k: labels[k] for k in columns}

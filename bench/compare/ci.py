@@ -1,4 +1,4 @@
-"""A judgement for the machines that build: JUnit XML, and GitHub's annotations."""
+"""A comparison for CI systems: JUnit XML, and annotations for GitHub."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from bench.compare.render import cells, describe_outcome
 from bench.compare.verdict import Comparison, Row
 
 
-def to_junit(judged: Comparison) -> str:
-    """A test case a row: what fails the gate is a failure, what could not be decided or compared is skipped."""
-    failed = set(map(id, judged.failed))
-    skipped = [r for r in judged.rows if id(r) not in failed and r.verdict in ("INCONCLUSIVE", "NOT_COMPARABLE")]
-    counts = {"tests": len(judged.rows), "failures": len(failed), "errors": 0, "skipped": len(skipped)}
-    told = {k: str(v) for k, v in counts.items()}
-    root = ElementTree.Element("testsuites", {"name": "bench gate", **told})
-    suite = ElementTree.SubElement(root, "testsuite", {"name": "bench gate", **told})
-    for row in judged.rows:
-        named = {"classname": printable(row.name), "name": printable(row.metric), "time": "0"}
-        case = ElementTree.SubElement(suite, "testcase", named)
+def to_junit(comparison: Comparison) -> str:
+    """A test case for each row: a failure if it fails the gate, skipped if it is inconclusive or not comparable."""
+    failed = set(map(id, comparison.failed))
+    skipped = [r for r in comparison.rows if id(r) not in failed and r.verdict in ("INCONCLUSIVE", "NOT_COMPARABLE")]
+    counts = {"tests": len(comparison.rows), "failures": len(failed), "errors": 0, "skipped": len(skipped)}
+    attributes = {k: str(v) for k, v in counts.items()}
+    root = ElementTree.Element("testsuites", {"name": "bench gate", **attributes})
+    suite = ElementTree.SubElement(root, "testsuite", {"name": "bench gate", **attributes})
+    for row in comparison.rows:
+        names = {"classname": printable(row.name), "name": printable(row.metric), "time": "0"}
+        case = ElementTree.SubElement(suite, "testcase", names)
         if id(row) in failed:
             ElementTree.SubElement(case, "failure", {"type": row.verdict, "message": describe(row)})
         elif row.verdict in ("INCONCLUSIVE", "NOT_COMPARABLE"):
@@ -30,23 +30,25 @@ def to_junit(judged: Comparison) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def to_github(judged: Comparison) -> str:
-    """Workflow commands, a line each: errors for what fails, a warning for what could not be decided, one notice."""
+def to_github(comparison: Comparison) -> str:
+    """Workflow commands, one in each line: errors for failures, warnings for inconclusive rows, and one notice."""
     lines = []
-    for row in judged.rows:
-        if row in judged.failed or row.verdict == "INCONCLUSIVE":
-            level = "error" if row in judged.failed else "warning"
+    for row in comparison.rows:
+        if row in comparison.failed or row.verdict == "INCONCLUSIVE":
+            level = "error" if row in comparison.failed else "warning"
             title = annotation(printable(f"{row.verdict} {row.metric}"), field=True)
             lines.append(f"::{level} title={title}::{annotation(describe(row))}")
-    lines.append(f"::notice title=bench gate::{annotation(describe_outcome(judged))}")
+    lines.append(f"::notice title=bench gate::{annotation(describe_outcome(comparison))}")
     return "\n".join(lines) + "\n"
 
 
 def describe(row: Row) -> str:
-    """A row in words."""
-    told = cells(row)
-    moved = f"{told['before']} to {told['after']}, {told['change']}" if row.estimate else ""
+    """A row as a sentence."""
+    columns = cells(row)
+    moved = f"{columns['before']} to {columns['after']}, {columns['change']}" if row.estimate else ""
     if not row.estimate and row.before is not None:
-        moved = f"{told['before']} to {told['after']}"
-    p = f"p {told['p']}" if told["p"] else ""
-    return f"{told['row']}, {told['metric']}: " + "; ".join(filter(None, (row.verdict, moved, p, told["about"])))
+        moved = f"{columns['before']} to {columns['after']}"
+    p = f"p {columns['p']}" if columns["p"] else ""
+    return f"{columns['row']}, {columns['metric']}: " + "; ".join(
+        filter(None, (row.verdict, moved, p, columns["about"]))
+    )

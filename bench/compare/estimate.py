@@ -1,4 +1,4 @@
-"""From a pair's per-item scores to an estimate of what changed."""
+"""Estimate what changed from the per-item scores of a pair."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.results.record import Record
 from bench.results.rows import newest
 from bench.results.store import Store
 from bench.stats import bootstrap, mcnemar
-from bench.stats.bootstrap import Estimate, studentized_bootstrap
+from bench.stats.bootstrap import Estimate
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,23 +24,25 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 MIN_ARTICLES = 8
-"""Articles, under which windows are put into blocks instead."""
+"""With fewer articles, windows are grouped into WINDOW_BLOCKS blocks instead."""
 
 WINDOW_BLOCKS = 24
 
 MIN_TIMING_BLOCKS = 10
-"""Blocks of timings."""
 
 
 class NotComparable(Exception):
-    """Why two sets of scores do not meet."""
+    """Two sets of scores cannot be compared; the message says why."""
 
 
 def estimate_pair(pair: Pair, before: ResultSet, after: ResultSet, level: float, seed_noise: float = 0.0) -> Estimate:
-    """
+    """Estimate the change of a pair's metric, with an interval of coverage 1 - level.
+
+    seed_noise: standard deviation between seeds, used if a method with seeds was run with one.
+
     Raises:
-        CannotPair: other items, or too few.
-        UserError: scores that cannot be read.
+        NotComparable: the items differ, or are too few.
+        UserError: scores cannot be read.
     """
     if pair.counted:
         return _estimate_counted(pair)
@@ -51,36 +53,36 @@ def estimate_pair(pair: Pair, before: ResultSet, after: ResultSet, level: float,
         _check_items(before.items(a), after.items(b), pair.definition.is_time)
         for a, b in zip(pair.before, pair.after, strict=True)
     ]
-    was, now = (np.stack([_column(side[i], pair.metric) for side in both]) for i in (0, 1))
+    was, now = (np.stack([_column(items[i], pair.metric) for items in both]) for i in (0, 1))
     if pair.definition.is_time:
         return _estimate_timing(was, now, level)
     items = both[0][0]
     if any(not np.array_equal(items.ids, other.ids) for other, _ in both):
-        raise NotComparable("seeds were measured on other items")
-    one_draw = len(pair.before) == 1 and pair.before[0].identity.seed is not None
+        raise NotComparable("seeds were measured on different items")
+    one_seed = len(pair.before) == 1 and pair.before[0].identity.seed is not None
     if (items.weights == 1).all():
         return _estimate_questions(was, now, level)
     sums, weights, unit = _sums_by_cluster(now - was, items)
-    return bootstrap.studentized_bootstrap(sums, weights, level, unit=unit, assumed=seed_noise if one_draw else 0.0)
+    return bootstrap.studentized_bootstrap(sums, weights, level, unit=unit, assumed=seed_noise if one_seed else 0.0)
 
 
 def mean_values(pair: Pair) -> tuple[float, float]:
-    """Before and after, over seeds: the mean, and of what is compared by ratio the geometric one."""
-    was, now = ([float(r.value) for r in side if r.value is not None] for side in pair.readings)
+    """The means over seeds before and after; geometric means if the change is a ratio."""
+    was, now = ([float(r.value) for r in readings if r.value is not None] for readings in pair.readings)
     if pair.definition.is_ratio and min(*was, *now) > 0:
-        return tuple(math.exp(math.fsum(map(math.log, side)) / len(side)) for side in (was, now))  # type: ignore[return-value]
+        return tuple(math.exp(math.fsum(map(math.log, x)) / len(x)) for x in (was, now))  # type: ignore[return-value]
     return math.fsum(was) / len(was), math.fsum(now) / len(now)
 
 
 def mean_change(pair: Pair) -> float:
-    """After minus before of the numbers themselves, in ln where they are compared by ratio."""
+    """After minus before of the numbers themselves; of their logarithms if the change is a ratio."""
     a, b = mean_values(pair)
     return math.log(b / a) if pair.definition.is_ratio and min(a, b) > 0 else b - a
 
 
 def _estimate_counted(pair: Pair) -> Estimate:
-    moved = mean_change(pair)
-    return Estimate(moved, 0.0, moved, moved, 0.0 if moved else 1.0, 1, "count", len(pair.before))
+    change = mean_change(pair)
+    return Estimate(change, 0.0, change, change, 0.0 if change else 1.0, 1, "count", len(pair.before))
 
 
 def _are_identical(a: Record, b: Record) -> bool:
@@ -92,26 +94,26 @@ def _check_items(a: Items, b: Items, timing: bool) -> tuple[Items, Items]:
     if not timing and not (
         np.array_equal(a.ids, b.ids) and np.array_equal(a.clusters, b.clusters) and np.array_equal(a.weights, b.weights)
     ):
-        raise NotComparable("measured on other items")
+        raise NotComparable("measured on different items")
     if len(a.ids) == 0:
         raise NotComparable("there are no items")
     return a, b
 
 
 def _column(items: Items, metric: str) -> Array:
-    found = items.columns.get(metric, items.columns.get("value"))
-    if found is None or not np.isfinite(found).all():
-        raise UserError(f"per-item scores of {metric!r} have no finite values: run the cell again")
-    return found
+    values = items.columns.get(metric, items.columns.get("value"))
+    if values is None or not np.isfinite(values).all():
+        raise UserError(f"per-item scores of {metric!r} are missing or not finite: run the measurement again")
+    return values
 
 
 def _estimate_timing(was: Array, now: Array, level: float) -> Estimate:
     if was.shape != now.shape or was.size < MIN_TIMING_BLOCKS:
         raise NotComparable(
-            f"{was.size} and {now.size} blocks of timings: as many on both sides are needed, {MIN_TIMING_BLOCKS} at least"
+            f"{was.size} and {now.size} blocks of timings: both sides need the same number, at least {MIN_TIMING_BLOCKS}"
         )
     if min(was.min(), now.min()) <= 0:
-        raise NotComparable("a timing is not above 0")
+        raise NotComparable("a timing is 0 or less")
     return bootstrap.estimate_blocks(was.ravel(), now.ravel(), level)
 
 
@@ -120,7 +122,7 @@ def _estimate_questions(was: Array, now: Array, level: float) -> Estimate:
     if right_or_wrong and len(was) == 1:
         return mcnemar.estimate_flips(was[0], now[0], level)
     if was.shape[1] < 2:
-        raise NotComparable("one item is too few")
+        raise NotComparable("there is only one item")
     return (
         bootstrap.estimate_means(now - was, level)
         if not right_or_wrong
@@ -129,7 +131,7 @@ def _estimate_questions(was: Array, now: Array, level: float) -> Estimate:
 
 
 def _sums_by_cluster(differences: Array, items: Items) -> tuple[Array, Array, str]:
-    """Sums by article [seeds, clusters] and their weights; by blocks of windows where articles are few."""
+    """Sums by article [seeds, clusters] and their weights [clusters]; by blocks of windows if there are few articles."""
     names, index = np.unique(items.clusters.astype(str), return_inverse=True)
     unit = "articles"
     if len(names) < MIN_ARTICLES:
@@ -141,14 +143,14 @@ def _sums_by_cluster(differences: Array, items: Items) -> tuple[Array, Array, st
     else:
         count = len(names)
     if count < 2:
-        raise NotComparable("one window is too few")
+        raise NotComparable("there is only one window")
     rows = (*differences, items.weights)
     sums: Array = np.stack([np.bincount(index, row, count).astype(np.float64) for row in rows])
     return sums[:-1], sums[-1], unit
 
 
 class Ratio(NamedTuple):
-    """a over b, with the interval that covers it with 1 - alpha."""
+    """a divided by b, with an interval of coverage 1 - alpha."""
 
     value: float
     low: float
@@ -156,26 +158,26 @@ class Ratio(NamedTuple):
     seeds: int
     clusters: int
     p: float
-    """Two-sided, of no difference."""
+    """Two-sided, for no difference."""
 
 
 def perplexity_ratio(
     a: Mapping[int | None, pd.DataFrame], b: Mapping[int | None, pd.DataFrame], alpha: float = 0.05
 ) -> Ratio:
-    """exp of the difference in mean NLL, paired by window, over articles within seeds.
+    """The ratio of two perplexities: exp of the difference in mean NLL, paired by window, over articles within seeds.
 
-    a, b: items by seed; a row without seeds (None: the same model whatever the seed) meets every seed of the other.
-    The interval is bench.judging.paired.studentized's.
+    a, b: items by seed. A row without seeds (None) is paired with every seed of the other. The interval is that of
+    bench.stats.bootstrap.studentized_bootstrap.
 
     Raises:
-        UserError: no seed in common, or other windows.
+        UserError: no common seed, or different windows.
     """
     seeds = _shared_seeds(a, b)
     pairs = [_sums_by_article(a.get(s, a.get(None)), b.get(s, b.get(None))) for s in seeds]
     differences = np.stack([d for d, _ in pairs])  # [seeds, clusters]
-    found = studentized_bootstrap(differences, pairs[0][1], alpha)
-    value, low, high = (float(np.exp(x)) for x in (found.value, found.low, found.high))
-    return Ratio(value, low, high, len(seeds), found.n, found.p)
+    estimate = bootstrap.studentized_bootstrap(differences, pairs[0][1], alpha)
+    value, low, high = (float(np.exp(x)) for x in (estimate.value, estimate.low, estimate.high))
+    return Ratio(value, low, high, len(seeds), estimate.n, estimate.p)
 
 
 def _shared_seeds(a: Mapping[int | None, object], b: Mapping[int | None, object]) -> list[int | None]:
@@ -183,7 +185,7 @@ def _shared_seeds(a: Mapping[int | None, object], b: Mapping[int | None, object]
         return [None]
     seeds = set(b) if None in a else set(a) if None in b else set(a) & set(b)
     if not seeds:
-        raise UserError(f"nothing to pair: one row has seeds {sorted(map(str, a))}, the other {sorted(map(str, b))}")
+        raise UserError(f"no common seed: one row has {sorted(map(str, a))}, the other {sorted(map(str, b))}")
     return sorted(seeds, key=str)
 
 
@@ -192,7 +194,7 @@ def _sums_by_article(a: pd.DataFrame | None, b: pd.DataFrame | None) -> tuple[ND
     assert a is not None and b is not None
     both = a.merge(b, on=["item_id", "cluster_id", "weight"], suffixes=("_a", "_b"), validate="one_to_one")
     if len(both) != len(a) or len(both) != len(b):
-        raise UserError("the two rows were measured on other windows: they cannot be paired")
+        raise UserError("the two rows were measured on different windows: they cannot be paired")
     both["difference"] = both["value_a"] - both["value_b"]
     sums = both.groupby("cluster_id", sort=True)[["difference", "weight"]].sum()
     return sums["difference"].to_numpy(), sums["weight"].to_numpy()
@@ -202,17 +204,17 @@ def perplexity_items(store: Store, method: str, quantizer: str = "none") -> dict
     """A method's perplexity items by seed, from the newest records of a results folder.
 
     Raises:
-        UserError: no such row, or rows under several protocols.
+        UserError: no such row, or rows with several protocols.
     """
-    found: dict[int | None, Record] = {}
+    records: dict[int | None, Record] = {}
     digests = set()
     for record in newest(store):
         identity = record.identity
-        asked = (identity.method, identity.quantizer, identity.measure) == (method, quantizer, "perplexity")
-        if asked and record.status == "ok":
+        matches = (identity.method, identity.quantizer, identity.measure) == (method, quantizer, "perplexity")
+        if matches and record.status == "ok":
             digests.add(record.token_digest)
-            found[record.identity.seed] = record
-    if not found or len(digests) > 1:
-        why = "has no perplexity" if not found else "has perplexities on several corpora"
+            records[record.identity.seed] = record
+    if not records or len(digests) > 1:
+        why = "has no perplexity" if not records else "has perplexities on several corpora"
         raise UserError(f"{method!r} {why} in {store.root}: see bench report --results {store.root}")
-    return {seed: store.items(record) for seed, record in found.items()}
+    return {seed: store.items(record) for seed, record in records.items()}

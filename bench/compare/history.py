@@ -1,10 +1,10 @@
-"""A number over commits: what it was, where it took a step, and where the surroundings changed."""
+"""A metric over commits: its values, its steps, and where the machine or a library changed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from bench.compare.pairing import group_by_identity, short_names
 from bench.compare.result_set import ResultSet
 from bench.results import metrics
+from bench.results.identity import IdentityKey
 from bench.results.record import Record
 from bench.stats import changepoints
 from methods.errors import UserError
@@ -30,36 +31,42 @@ class Point:
     step: bool = False
     """Does a new level begin here?"""
     surroundings: tuple[str, ...] = ()
-    """What is another machine, device or library than at the point before."""
+    """Machine, device and libraries that differ from those of the point before."""
 
 
 @dataclass(frozen=True)
 class Series:
+    """One row's points, in the order of their commits."""
+
     name: str
     metric: str
     unit: str
     points: tuple[Point, ...]
 
 
-def read(side: ResultSet, metric: str, matching: str = "", alpha: float = 0.01) -> list[Series]:
-    """Every identity's series of a metric, by the time its commits were first recorded. side: every record, not the newest.
+def read(results: ResultSet, metric: str, matching: str = "", alpha: float = 0.01) -> list[Series]:
+    """Every row's series of a metric, commits in the order in which they were first recorded.
+
+    results: all records, not only the newest; matching: only rows with this in their name.
 
     Raises:
-        UserError: no record has the metric, or no identity is named so.
+        UserError: no record has the metric, or no row matches.
     """
-    grouped_records: dict[Any, list[Record]] = {}
-    for record in side.records:
+    by_identity: dict[IdentityKey, list[Record]] = {}
+    for record in results.records:
         if record.status == "ok" and any(r.metric == metric and r.value is not None for r in record.readings):
             (key,) = group_by_identity([record])
-            grouped_records.setdefault(key, []).append(record)
-    told = short_names(grouped_records, ())
-    if not grouped_records:
-        known = sorted({r.metric for record in side.records for r in record.readings})
-        raise UserError(f"no record in {side.name!r} has the metric {metric!r}: there are {', '.join(known) or 'none'}")
-    shown = [key for key in grouped_records if matching in told[key]]
-    if not shown:
-        raise UserError(f"no row of {metric} in {side.name!r} has {matching!r} in its name: bench report lists them")
-    return [_series(told[key], metric, grouped_records[key], alpha) for key in sorted(shown, key=lambda k: told[k])]
+            by_identity.setdefault(key, []).append(record)
+    names = short_names(by_identity, ())
+    if not by_identity:
+        known = sorted({r.metric for record in results.records for r in record.readings})
+        raise UserError(f"no record in {results.name!r} has the metric {metric!r}: known: {', '.join(known) or 'none'}")
+    keys = [key for key in by_identity if matching in names[key]]
+    if not keys:
+        raise UserError(
+            f"no row of {metric} in {results.name!r} has {matching!r} in its name: list them with bench report"
+        )
+    return [_series(names[key], metric, by_identity[key], alpha) for key in sorted(keys, key=lambda k: names[k])]
 
 
 def _series(name: str, metric: str, records: Sequence[Record], alpha: float) -> Series:
@@ -68,14 +75,14 @@ def _series(name: str, metric: str, records: Sequence[Record], alpha: float) -> 
         about = record.provenance.get("commit") or {}
         commits.setdefault((str(about.get("id") or "unknown"), bool(about.get("dirty"))), []).append(record)
     reading = next(r for r in records[0].readings if r.metric == metric)
-    found = [_point(*key, group, metric) for key, group in commits.items()]
-    values = np.array([p.value for p in found])
+    plain_points = [_point(*key, group, metric) for key, group in commits.items()]
+    values = np.array([p.value for p in plain_points])
     logs = np.log(values) if (values > 0).all() and metrics.find(metric, reading.unit).is_ratio else values
     steps = set(changepoints.find_steps(logs, alpha))
     points, before = [], None
-    for i, point in enumerate(found):
-        moved = _changes(before, point.environment) if before is not None else ()
-        points.append(Point(**(vars(point) | {"step": i in steps, "surroundings": moved})))
+    for i, point in enumerate(plain_points):
+        changes = _changes(before, point.environment) if before is not None else ()
+        points.append(replace(point, step=i in steps, surroundings=changes))
         before = point.environment
     return Series(name, metric, reading.unit, tuple(points))
 
@@ -94,18 +101,18 @@ def _recorded_at(record: Record) -> str:
 
 def _environment(records: Iterable[Record]) -> tuple[tuple[str, str], ...]:
     *_, last = records
-    told = (last.provenance.get("machine") or {}) | (last.provenance.get("versions") or {})
-    return tuple(sorted((str(k), str(v)) for k, v in told.items() if k != "cast-bench" and v is not None))
+    parts = (last.provenance.get("machine") or {}) | (last.provenance.get("versions") or {})
+    return tuple(sorted((str(k), str(v)) for k, v in parts.items() if k != "cast-bench" and v is not None))
 
 
 def _changes(before: tuple[tuple[str, str], ...], now: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
-    """What nobody recorded then is no change."""
+    """What differs, of all that was recorded at both points."""
     old, new = dict(before), dict(now)
     return tuple(f"{k} {old[k]} to {new[k]}" for k in sorted(old.keys() & new.keys()) if old[k] != new[k])
 
 
 def rows(series: Sequence[Series]) -> list[dict[str, Any]]:
-    """A row a point, to print."""
+    """A row for each point, to print."""
     out = []
     for one in series:
         before: float | None = None

@@ -1,4 +1,4 @@
-"""A judgement shown: as a table, as Markdown for a comment, as JSON."""
+"""Print a comparison: as a table, as Markdown for a comment, as JSON."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from bench.compare.escape import code, markdown, printable
 from bench.compare.verdict import Comparison, Row
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    import rich.table
 
 MAX_COMMENT_LENGTH = 60_000
-"""Characters of a comment: GitHub takes 65,536."""
+"""In characters. GitHub accepts 65,536."""
 FOLDED_VERDICTS = ("OK", "NOT_COMPARABLE")
-"""Verdicts whose rows a comment folds away."""
+"""Verdicts whose rows a comment hides until it is unfolded."""
 COLORS = {"REGRESSION": "red", "NEW_FAILURE": "red", "MISSING": "red", "INCONCLUSIVE": "yellow", "IMPROVED": "green"}
 
 
@@ -29,28 +29,28 @@ def format_number(value: float | None, unit: str = "") -> str:
 
 
 def format_change(row: Row) -> str:
-    """Ratio, or difference, with its interval."""
+    """A ratio or a difference, with its interval."""
     if row.effect is None:
         return "–"
     value, low, high = row.effect
     if row.estimate and row.estimate.value == row.estimate.low == row.estimate.high == 0:
         return "same"
     form = "{:.4f}" if row.ratio else "{:+.4f}"
-    told = ("×" if row.ratio else "") + form.format(value)
-    return told if low == high else f"{told} [{form.format(low)}, {form.format(high)}]"
+    text = ("×" if row.ratio else "") + form.format(value)
+    return text if low == high else f"{text} [{form.format(low)}, {form.format(high)}]"
 
 
 def cells(row: Row) -> dict[str, str]:
-    """A row's columns, as text that still has to be escaped."""
+    """A row's columns as text, not yet escaped for Markdown."""
     e = row.estimate
     flips = f"{e.lost} lost, {e.gained} gained" if e and e.lost is not None else ""
-    told = [row.reason, flips]
+    notes = [row.reason, flips]
     if e and e.unit not in ("count", "items"):
-        told.append((f"{e.seeds} seeds, " if e.seeds > 1 else "") + f"{e.n:,} {e.unit}")
-    if row.needed:
-        told.append(f"{row.needed[0]:,} {row.needed[1]} would decide")
+        notes.append((f"{e.seeds} seeds, " if e.seeds > 1 else "") + f"{e.n:,} {e.unit}")
+    if row.required_n:
+        notes.append(f"{row.required_n[0]:,} {row.required_n[1]} would decide")
     elif row.verdict == "INCONCLUSIVE":
-        told.append("no number of items decides: it lies on the margin")
+        notes.append("on the margin: more items would not decide")
     return {
         "": row.mark,
         "row": printable(row.name),
@@ -60,11 +60,11 @@ def cells(row: Row) -> dict[str, str]:
         "change": format_change(row),
         "p": f"{row.adjusted:.2g}" if row.adjusted is not None and e and e.n > 1 else "",
         "verdict": row.verdict,
-        "about": printable("; ".join(filter(None, told))),
+        "about": printable("; ".join(filter(None, notes))),
     }
 
 
-def rich_table(rows: Sequence[Row]) -> Table:
+def to_rich(rows: Sequence[Row]) -> rich.table.Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -77,52 +77,55 @@ def rich_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def describe_counts(judged: Comparison) -> str:
-    """How many rows have which verdict."""
-    counts = ", ".join(f"{n} {v}" for v, n in judged.count().items()) or "nothing to judge"
-    more = f"; {judged.new} new" if judged.new else ""
-    left = f"; no margin for {', '.join(map(printable, judged.unjudged))}" if judged.unjudged else ""
-    return counts + more + left
+def describe_counts(comparison: Comparison) -> str:
+    """How many rows have each verdict."""
+    counts = ", ".join(f"{n} {v}" for v, n in comparison.count().items()) or "nothing to compare"
+    more = f"; {comparison.new} new" if comparison.new else ""
+    skipped = f"; no margin for {', '.join(map(printable, comparison.unjudged))}" if comparison.unjudged else ""
+    return counts + more + skipped
 
 
-def describe_outcome(judged: Comparison) -> str:
-    """How a gate ended, in a sentence."""
-    return f"{'failed' if judged.failed else 'passed'}: {describe_counts(judged)}"
+def describe_outcome(comparison: Comparison) -> str:
+    """The outcome of a gate, as a sentence."""
+    return f"{'failed' if comparison.failed else 'passed'}: {describe_counts(comparison)}"
 
 
-def to_markdown(judged: Comparison, headline: str) -> str:
-    """The body of a comment. What failed stands first; what is well is folded away."""
-    family = (
-        f"{judged.family} sampled numbers, intervals at {100 * (1 - judged.level):.4g}%, α = {judged.rules.alpha:g}"
-    )
-    loud = [r for r in judged.rows if r.verdict not in FOLDED_VERDICTS]
-    quiet = [r for r in judged.rows if r.verdict in FOLDED_VERDICTS]
+def to_markdown(comparison: Comparison, headline: str) -> str:
+    """The body of a comment. Failures come first; rows without problems are folded."""
+    family = f"{comparison.family} sampled numbers, {100 * (1 - comparison.level):.4g}% intervals, α = {comparison.settings.alpha:g}"
+    visible = [r for r in comparison.rows if r.verdict not in FOLDED_VERDICTS]
+    folded = [r for r in comparison.rows if r.verdict in FOLDED_VERDICTS]
     out = f"### {markdown(headline)}\n\n{markdown(family)}\n"
-    if loud:
-        out += "\n" + _table(loud)
-    if quiet and len(out) < MAX_COMMENT_LENGTH:
-        out += f"\n<details><summary>{len(quiet)} more</summary>\n\n{_table(quiet, MAX_COMMENT_LENGTH - len(out))}\n</details>\n"
+    if visible:
+        out += "\n" + _table(visible)
+    if folded and len(out) < MAX_COMMENT_LENGTH:
+        out += f"\n<details><summary>{len(folded)} more</summary>\n\n{_table(folded, MAX_COMMENT_LENGTH - len(out))}\n</details>\n"
     return out
 
 
-def _table(rows: Sequence[Row], room: int = MAX_COMMENT_LENGTH) -> str:
+def _table(rows: Sequence[Row], max_length: int = MAX_COMMENT_LENGTH) -> str:
     head = cells(rows[0])
     lines = ["| " + " | ".join(head) + " |", "|" + "|".join("---" for _ in head) + "|"]
     for i, row in enumerate(rows):
-        named = {k: code(v) if k in ("row", "metric") else markdown(v) for k, v in cells(row).items()}
-        lines.append("| " + " | ".join(named.values()) + " |")
-        room -= len(lines[-1]) + 1
-        if room < 500 and i + 1 < len(rows):
+        escaped = {k: code(v) if k in ("row", "metric") else markdown(v) for k, v in cells(row).items()}
+        lines.append("| " + " | ".join(escaped.values()) + " |")
+        max_length -= len(lines[-1]) + 1
+        if max_length < 500 and i + 1 < len(rows):
             return "\n".join(lines) + f"\n\n{len(rows) - i - 1} more rows are not shown.\n"
     return "\n".join(lines) + "\n"
 
 
-def to_json(judged: Comparison) -> str:
-    """One object a row; NaN and infinities are null."""
-    rows = [_to_object(r) for r in judged.rows]
-    told = {"passed": not judged.failed, "counts": judged.count(), "family": judged.family, "level": judged.level}
-    about = told | {"alpha": judged.rules.alpha, "new": judged.new, "unjudged": judged.unjudged, "rows": rows}
-    return json.dumps(about, indent=1, allow_nan=False)
+def to_json(comparison: Comparison) -> str:
+    """The comparison as JSON, with an object for each row; NaN and infinities are null."""
+    rows = [_to_object(r) for r in comparison.rows]
+    out = {
+        "passed": not comparison.failed,
+        "counts": comparison.count(),
+        "family": comparison.family,
+        "level": comparison.level,
+    }
+    out |= {"alpha": comparison.settings.alpha, "new": comparison.new, "unjudged": comparison.unjudged, "rows": rows}
+    return json.dumps(out, indent=1, allow_nan=False)
 
 
 def _to_object(row: Row) -> dict[str, Any]:
@@ -132,6 +135,6 @@ def _to_object(row: Row) -> dict[str, Any]:
     out |= {"effect": "ratio" if row.ratio else "difference", "value": effect[0], "low": effect[1], "high": effect[2]}
     out |= {"p": e and e.p, "p_adjusted": row.adjusted, "n": e and e.n, "n_unit": e and e.unit, "seeds": e and e.seeds}
     out |= {"lost": e and e.lost, "gained": e and e.gained, "margin": row.margin}
-    out |= {"n_needed": row.needed and row.needed[0], "n_needed_unit": row.needed and row.needed[1]}
+    out |= {"n_needed": row.required_n and row.required_n[0], "n_needed_unit": row.required_n and row.required_n[1]}
     out["records"] = [r.key[:32] for r in row.records]
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in out.items()}

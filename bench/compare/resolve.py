@@ -1,4 +1,4 @@
-"""What the two arguments of `bench compare` may be."""
+"""Find what the arguments of `bench compare` and `bench gate` name."""
 
 from __future__ import annotations
 
@@ -12,48 +12,46 @@ from bench.results.rows import latest
 from methods.errors import UserError
 
 METHOD_COLUMNS = ("method", "pattern", "calibration", "training")
-"""What two methods, or two artifacts, need not share."""
+"""Columns of an identity in which two compared methods, or two artifacts, may differ."""
 
 RECORD_COLUMNS = ("measure", "protocol")
 
 
 def resolve_both(a: str, b: str, results: Path) -> tuple[ResultSet, ResultSet, tuple[str, ...]]:
-    """Two sides, and the parts of an identity in which they may differ.
+    """Two result sets, and the columns of an identity in which they may differ.
 
-    Each is a results folder, a baseline by file or name; or, in the folder `results`, a commit, a method's label or the
-    beginning of a record's key, which stands for all that was measured of its artifact.
+    Each is a results folder, or a baseline by file or name; or, in the folder `results`, a commit, a method's label or
+    the beginning of a record's key, which means all measurements of its artifact.
 
     Raises:
-        UserError: there is no such thing, or it is several.
+        UserError: there is no such thing, or there are several.
     """
-    one, other = (_resolve(text, results) for text in (a, b))
-    without = tuple(dict.fromkeys((*one[1], *other[1])))
-    return one[0], other[0], without
+    (before, some), (after, others) = (_resolve(text, results) for text in (a, b))
+    return before, after, tuple(dict.fromkeys((*some, *others)))
 
 
 def _resolve(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:
     path = Path(text)
-    plainly_a_name = text == path.name and not (path / "records").is_dir()  # a folder may be called as a method is
-    if (path.is_dir() and not plainly_a_name) or (path.is_file() and path.suffix == ".zip"):
+    is_name = text == path.name and not (path / "records").is_dir()  # a folder may have the name of a method
+    if (path.is_dir() and not is_name) or (path.is_file() and path.suffix == ".zip"):
         return read(path), ()
-    if baseline.NAME.fullmatch(text) and (kept := baseline.path_of(text)).is_file():
-        return read(kept), ()
+    if baseline.NAME.fullmatch(text) and (file := baseline.path_of(text)).is_file():
+        return read(file), ()
     if not results.is_dir():
         raise UserError(
-            f"{text!r} is no folder, and results folder {str(results)!r} is not there: name one with --results"
+            f"{text!r} is not a folder, and results folder {str(results)!r} does not exist: name one with --results"
         )
-    whole = read(results, every=True)
-    found = [r for r in whole.records if r.identity.method == text]
-    if found:
-        return whole.only(text, latest(found)), METHOD_COLUMNS
+    every = read(results, every=True)
+    if of_method := [r for r in every.records if r.identity.method == text]:
+        return every.only(text, latest(of_method)), METHOD_COLUMNS
     if re.fullmatch(r"[0-9a-f]{4,64}", text):
-        if made := [r for r in whole.records if _commit(r).startswith(text)]:
-            return whole.only(text, latest(_check_one_commit(text, made))), ()
-        if named := [r for r in whole.records if r.key.startswith(text)]:
-            return whole.only(text, _artifact_records(text, named, whole)), METHOD_COLUMNS
-    known = sorted({str(r.identity.method) for r in whole.records})
+        if of_commit := [r for r in every.records if _commit(r).startswith(text)]:
+            return every.only(text, latest(_check_one_commit(text, of_commit))), ()
+        if with_key := [r for r in every.records if r.key.startswith(text)]:
+            return every.only(text, _artifact_records(text, with_key, every)), METHOD_COLUMNS
+    known = sorted({str(r.identity.method) for r in every.records})
     raise UserError(
-        f"{text!r} is no folder, baseline, method, commit or record of {str(results)!r}: its methods are {', '.join(known)}"
+        f"{text!r} is not a folder, baseline, method, commit or record of {str(results)!r}: known methods: {', '.join(known)}"
     )
 
 
@@ -61,40 +59,42 @@ def _commit(record: Record) -> str:
     return str((record.provenance.get("commit") or {}).get("id") or "")
 
 
-def _check_one_commit(text: str, made: list[Record]) -> list[Record]:
-    if len(commits := {_commit(r) for r in made}) > 1:
-        raise UserError(f"{len(commits)} commits begin with {text!r}: write more of it")
-    return made
+def _check_one_commit(text: str, records: list[Record]) -> list[Record]:
+    if len(commits := {_commit(r) for r in records}) > 1:
+        raise UserError(f"{len(commits)} commits begin with {text!r}: give more digits")
+    return records
 
 
-def _artifact_records(text: str, named: list[Record], whole: ResultSet) -> list[Record]:
-    """All that was measured of one artifact. Its seed is left out of account: it is one draw, whichever."""
-    if len(named) > 1:
-        raise UserError(f"{len(named)} records begin with {text!r}: write more of it")
-    about = named[0].identity.key(*RECORD_COLUMNS)
-    found = latest(r for r in whole.records if r.identity.key(*RECORD_COLUMNS) == about)
-    return [r.model_copy(update={"identity": r.identity.model_copy(update={"seed": None})}) for r in found]
+def _artifact_records(text: str, with_key: list[Record], every: ResultSet) -> list[Record]:
+    """All measurements of one artifact, without its seed: two artifacts are compared whatever their seeds."""
+    if len(with_key) > 1:
+        raise UserError(f"{len(with_key)} records begin with {text!r}: give more digits")
+    key = with_key[0].identity.key(*RECORD_COLUMNS)
+    records = latest(r for r in every.records if r.identity.key(*RECORD_COLUMNS) == key)
+    return [r.model_copy(update={"identity": r.identity.model_copy(update={"seed": None})}) for r in records]
 
 
 @gc_paused()
 def read(path: Path, what: str = "results", *, every: bool = False) -> ResultSet:
-    """A results folder, or a file that `bench baseline set` wrote. every: all records, not the newest of each identity.
+    """Read a results folder, or a file that `bench baseline set` wrote.
+
+    what: what the path is, for error messages; every: all records, not only the newest of each identity.
 
     Raises:
-        UserError: it is not there, or something in it cannot be read. `what` is said with it.
+        UserError: it does not exist, or something in it cannot be read.
     """
     if path.is_file():
         return baseline.read(path)
     if not path.is_dir():
-        raise UserError(f"{what} {str(path)!r} is not there: name a results folder or a file of bench baseline set")
+        raise UserError(f"{what} {str(path)!r} does not exist: name a results folder or a file of bench baseline set")
     if not (path / "records").is_dir():
-        raise UserError(f"{what} {str(path)!r} is no results folder: it has no records/ in it")
+        raise UserError(f"{what} {str(path)!r} is not a results folder: there is no records/ in it")
     store = ReadOnlyStore(path, write=False)
     records = list(store)
     if store.moved:
-        raise UserError(f"{what} cannot be read: {store.moved[0]}: delete it, or run the same bench run again")
+        raise UserError(f"cannot read {what}: {store.moved[0]}: delete it, or run the same bench run again")
     if not records:
-        raise UserError(f"{what} {str(path)!r} holds no records: run bench run --results {path} first")
+        raise UserError(f"{what} {str(path)!r} has no records: run bench run --results {path} first")
     return ResultSet(
         str(path), tuple(records if every else latest(records)), lambda record: items_of_file(path, record)
     )

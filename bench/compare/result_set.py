@@ -1,4 +1,4 @@
-"""What is compared: the newest records of a results folder or of a baseline file, and their per-item scores."""
+"""What is compared: records of a results folder or of a baseline, and their per-item scores."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ITEM_COLUMNS = ("item_id", "cluster_id", "weight")
 
 
 class Items(NamedTuple):
-    """Scores by item, sorted by its id. columns: `value`, and a further metric's by its name."""
+    """Scores by item, sorted by item id. columns: `value`, and those of other metrics by their names."""
 
     ids: NDArray[Any]
     clusters: NDArray[Any]
@@ -37,25 +37,25 @@ class Items(NamedTuple):
 
 @dataclass(frozen=True)
 class ResultSet:
-    """One side of a comparison."""
+    """Records, and a function that reads their items. name: what the user calls them."""
 
     name: str
     records: tuple[Record, ...]
     items: Callable[[Record], Items]
-    """Raises UserError where the scores cannot be read."""
+    """Raises UserError if the scores cannot be read."""
 
     def only(self, name: str, records: Iterable[Record]) -> ResultSet:
+        """Some of the records, under another name."""
         return ResultSet(name, tuple(records), self.items)
 
 
 class ReadOnlyStore(Store):
-    """A store that is looked at and never tidied up: a baseline may be somebody's commit."""
+    """A store that moves no corrupt record aside: a baseline may be part of a commit."""
 
     def __iter__(self) -> Iterator[Record]:
         folder = self.root / "records"
-        for name in sorted(
-            n for n in os.listdir(folder) if n.endswith(".json")
-        ):  # Paths are slow to sort by the thousand
+        names = sorted(n for n in os.listdir(folder) if n.endswith(".json"))  # thousands of Paths are slow to sort
+        for name in names:
             if (record := self._read(folder / name)) is not None:
                 yield record
 
@@ -65,51 +65,59 @@ class ReadOnlyStore(Store):
 
 @contextlib.contextmanager
 def gc_paused() -> Iterator[None]:
-    """No cyclic garbage is looked for: among records by the thousand there is none, and looking takes a third of the time."""
-    was = gc.isenabled()
+    """Pause the garbage collector: it would find nothing in thousands of records, and take a third of the time."""
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was:
+        if enabled:
             gc.enable()
 
 
 def items_of_file(root: Path, record: Record) -> Items:
+    """A record's items, from its file in a results folder.
+
+    Raises:
+        UserError: it has none, or the file is not the one that the record names.
+    """
     if record.items is None:
-        raise UserError(f"record {record.key[:12]} in {str(root)!r} kept no per-item scores: run it again")
+        raise UserError(f"record {record.key[:12]} in {str(root)!r} has no per-item scores: run its measurement again")
     path = root / "items" / Path(record.items.file).name
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != record.items.sha256:
-        raise UserError(f"{path} is not the file its record speaks of: delete record {record.key[:32]} and run again")
+        raise UserError(
+            f"checksum mismatch: {path} does not match its record: delete record {record.key[:32]} and run again"
+        )
     return items_of_table(read_parquet(content, str(path)))
 
 
 def read_parquet(content: bytes, name: str) -> Any:
-    """
+    """A table of items from the content of a file. name: the file, for error messages.
+
     Raises:
-        UserError: no Parquet, or without the columns that items have.
+        UserError: not Parquet, or a column is missing.
     """
     import pyarrow
     from pyarrow import parquet
 
     try:
-        found = parquet.read_table(io.BytesIO(content))
+        table = parquet.read_table(io.BytesIO(content))
     except (pyarrow.ArrowException, OSError, ValueError) as fault:
         raise UserError(f"{name} is not Parquet ({str(fault).splitlines()[0][:80]}): make it again") from None
-    if missing := {*ITEM_COLUMNS, "value"} - set(found.column_names):
+    if missing := {*ITEM_COLUMNS, "value"} - set(table.column_names):
         raise UserError(f"{name} has no column {min(missing)!r}: make it again")
-    return found
+    return table
 
 
-def items_of_table(found: Any) -> Items:
-    """Items of one record from an Arrow table; columns that are null throughout belong to others."""
-    fixed = {name: found.column(name).to_numpy(zero_copy_only=False) for name in ITEM_COLUMNS}
+def items_of_table(table: Any) -> Items:
+    """Items of one record from an Arrow table. Columns that are all null belong to other records."""
+    fixed = {name: table.column(name).to_numpy(zero_copy_only=False) for name in ITEM_COLUMNS}
     order = np.argsort(fixed["item_id"].astype(str), kind="stable")
     columns = {}
-    for name in found.column_names:
-        if name not in (*ITEM_COLUMNS, "record") and found.column(name).null_count < found.num_rows:
-            columns[name] = found.column(name).to_numpy(zero_copy_only=False).astype(np.float64)[order]
+    for name in table.column_names:
+        if name not in (*ITEM_COLUMNS, "record") and table.column(name).null_count < table.num_rows:
+            columns[name] = table.column(name).to_numpy(zero_copy_only=False).astype(np.float64)[order]
     return Items(
         fixed["item_id"][order], fixed["cluster_id"][order], fixed["weight"][order].astype(np.float64), columns
     )

@@ -1,12 +1,12 @@
-"""How what sparsity costs falls with model size and training: a power law, fitted to a grid of runs.
+"""A power law for the cost of sparsity over model size and training tokens, fitted to a grid of runs.
 
-The CAST paper fits such a law; its form and coefficients are unknown here, so this one is our own and claims no match:
+The CAST paper fits such a law, but its form and coefficients are not known here. This one is our own:
 
     L(N, D) = L_control(N, D) + A (N / N0)^-a (D / D0)^-b
 
-with L the mean cross-entropy in nats, N the model's weights, D the training tokens, N0 and D0 their geometric means over
-the grid. The control is measured, so only what is above it is fitted. Where all runs share one N or one D, its term is
-left out.
+L is the mean cross-entropy in nats, N the number of weights, D the training tokens; N0 and D0 are their geometric means
+over the grid. The control is measured, so only the excess over it is fitted. If all runs have the same N or D, its term
+is left out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DRAWS = 1000
 
 
 class Point(NamedTuple):
-    """One cell of the grid. excess: NLL sums above the control by article; tokens: of each article."""
+    """One run of the grid. excess: NLL sums above the control, by article; tokens: of each article."""
 
     model: str
     weights: int
@@ -42,7 +42,7 @@ class Point(NamedTuple):
 
     @property
     def loss(self) -> float:
-        """Nats a token above the control."""
+        """Nats per token above the control."""
         return float(self.excess.sum() / self.tokens.sum())
 
 
@@ -63,9 +63,10 @@ class Law:
     draws: Array = field(repr=False)
     """[DRAWS, coefficients], refitted on resampled articles."""
     spread: float = 0.0
-    """Standard deviation of the log residuals: what seeds and the law's own misfit leave."""
+    """Standard deviation of the log residuals, which are due to seeds and to the law's misfit."""
 
     def excess(self, weights: float, training: float, row: Sequence[float] | None = None) -> float:
+        """Nats per token above the control. row: other coefficients, of one bootstrap draw."""
         names = list(self.coefficients)
         values = (
             dict(zip(names, row, strict=True))
@@ -76,33 +77,34 @@ class Law:
         return float(values["A"] * size * (training / self.d0) ** -values.get("b", 0.0))
 
     def predict(self, weights: float, training: float, level: float = 0.95) -> Interval:
-        """The excess of a run not seen, with an interval that has to hold it: the fit's and the residuals' together."""
+        """The excess of a run that was not fitted, with an interval for it: uncertainty of the fit and of the run."""
         noise = np.random.default_rng(1).normal(0, self.spread, len(self.draws))
-        drawn = [
+        samples = [
             self.excess(weights, training, row) * float(np.exp(e)) for row, e in zip(self.draws, noise, strict=True)
         ]
-        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+        low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
         return Interval(self.excess(weights, training), float(low), float(high))
 
 
 def fit(points: Sequence[Point], draws: int = DRAWS) -> Law:
-    """
+    """Fit the law. draws: of the bootstrap.
+
     Raises:
-        UserError: fewer points than coefficients and one more, or a run at or below its control, where no power law is.
+        UserError: too few points, or a run at or below its control, to which a power law cannot be fitted.
     """
     n = np.array([p.weights for p in points], dtype=float)
     d = np.array([p.training for p in points], dtype=float)
     names = ["A", *(["a"] if len(set(n)) > 1 else []), *(["b"] if len(set(d)) > 1 else [])]
     if len(points) < len(names) + 1:
         raise UserError(
-            f"a law of {len(names)} coefficients needs {len(names) + 1} runs at least, and there are {len(points)}: "
+            f"a law with {len(names)} coefficients needs at least {len(names) + 1} runs, and there are {len(points)}: "
             "run more models or budgets"
         )
     for p in points:
         if p.loss <= 0:
             raise UserError(
                 f"{p.model} at {p.training:,} tokens is not above its control ({p.loss:+.4f} nats): "
-                "no power law goes through that; leave it out, or compare against another control"
+                "a power law cannot be fitted to it: leave it out, or use another control"
             )
     n0, d0 = float(np.exp(np.log(n).mean())), float(np.exp(np.log(d).mean()))
     design = np.stack(
@@ -127,36 +129,36 @@ def fit(points: Sequence[Point], draws: int = DRAWS) -> Law:
 
 
 def _solve(design: Array, losses: Array) -> Array:
-    """Least squares of the relative error, robust to a run that went astray (soft L1)."""
+    """Least squares of the relative error, robust to outliers (soft L1)."""
     from scipy.optimize import least_squares
 
     start = np.linalg.lstsq(design, np.log(losses), rcond=None)[0]
-    found = least_squares(lambda x: design @ x - np.log(losses), start, loss="soft_l1", f_scale=0.1)
-    solution: Array = found.x
+    result = least_squares(lambda x: design @ x - np.log(losses), start, loss="soft_l1", f_scale=0.1)
+    solution: Array = result.x
     return solution
 
 
 def _resampled(points: Sequence[Point], design: Array, best: Array, residuals: Array, draws: int) -> Array:
-    """Refits: articles drawn anew for the whole grid at once, since all runs were measured on them; then residuals."""
-    dice = np.random.default_rng(0)
+    """Coefficients refitted on resampled data: articles, drawn once for all runs, then residuals."""
+    rng = np.random.default_rng(0)
     excess = np.stack([p.excess for p in points])  # [points, articles]
     tokens = points[0].tokens
     clusters = len(tokens)
     whole = excess.sum(1) / tokens.sum()
     rows = np.empty((draws, design.shape[1]))
     for k in range(draws):
-        columns = dice.integers(clusters, size=clusters)
+        columns = rng.integers(clusters, size=clusters)
         ratio = np.maximum(excess[:, columns].sum(1) / tokens[columns].sum(), 1e-6) / whole
-        made = design @ best + np.log(ratio) + dice.choice(residuals, size=len(points))
-        rows[k] = np.linalg.lstsq(design, made, rcond=None)[0]
+        logs = design @ best + np.log(ratio) + rng.choice(residuals, size=len(points))
+        rows[k] = np.linalg.lstsq(design, logs, rcond=None)[0]
     return rows
 
 
 def read(results: Path, method: str, control: str) -> list[Point]:
-    """The grid a results folder holds: every model and budget at which both rows were measured.
+    """The grid in a results folder: every model and budget for which both rows were measured.
 
     Raises:
-        UserError: there is none, or runs were measured on different windows.
+        UserError: there is none, or runs were measured on different articles.
     """
     store = Store(results, write=False)
     cells: dict[tuple[str, str], dict[str, list[Record]]] = {}
@@ -181,16 +183,16 @@ def read(results: Path, method: str, control: str) -> list[Point]:
             digests |= {r.token_digest for pair in rows.values() for r in pair}
     if not points:
         raise UserError(
-            f"{results} holds no model and budget with both {method!r} and {control!r} and their size: "
+            f"{results} has no model and budget with {method!r}, {control!r} and their size: "
             f"run bench run --methods {method},{control} over models and --set training.tokens="
         )
     if len({len(p.tokens) for p in points}) > 1:
-        raise UserError(f"runs in {results} were measured on different articles: no law can join them")
+        raise UserError(f"runs in {results} were measured on different articles: one law cannot describe them")
     return sorted(points, key=lambda p: (p.weights, p.training))
 
 
 def _excess(store: Store, sparse: Iterable[Record], control: Iterable[Record]) -> tuple[Array, Array]:
-    """Mean over seeds of the NLL sums by article, of one above the other."""
+    """NLL sums by article of one above the other, mean over seeds; and the articles' tokens."""
 
     def sums(records: Iterable[Record]) -> tuple[Array, Array]:
         tables = [store.items(r).groupby("cluster_id", sort=True)[["value", "weight"]].sum() for r in records]
@@ -202,25 +204,25 @@ def _excess(store: Store, sparse: Iterable[Record], control: Iterable[Record]) -
 
 
 def predict_holdout(points: Sequence[Point], draws: int = DRAWS) -> tuple[Point, Interval]:
-    """Leave the largest run out, fit the others, and predict it."""
-    held = max(points, key=lambda p: (p.weights * p.training, p.training))
-    law = fit([p for p in points if p is not held], draws)
-    return held, law.predict(held.weights, held.training)
+    """Leave the largest run out, fit the others, and predict it. Returns that run, and the prediction."""
+    holdout = max(points, key=lambda p: (p.weights * p.training, p.training))
+    law = fit([p for p in points if p is not holdout], draws)
+    return holdout, law.predict(holdout.weights, holdout.training)
 
 
-def to_rows(law: Law, held: Point | None = None, predicted: Interval | None = None) -> list[dict[str, Any]]:
-    """The law as rows to print."""
+def to_rows(law: Law, holdout: Point | None = None, predicted: Interval | None = None) -> list[dict[str, Any]]:
+    """Coefficients, and the holdout with its prediction, as rows to print."""
     rows: list[dict[str, Any]] = [
         {"what": k, "value": f"{v.value:.4g}", "95% interval": f"{v.low:.4g} to {v.high:.4g}"}
         for k, v in law.coefficients.items()
     ]
     rows.append({"what": "N0, D0", "value": f"{law.n0:.4g}, {law.d0:.4g}", "95% interval": ""})
-    if held and predicted:
-        inside = "inside" if predicted.low <= held.loss <= predicted.high else "outside"
+    if holdout and predicted:
+        inside = "inside" if predicted.low <= holdout.loss <= predicted.high else "outside"
         rows.append(
             {
-                "what": f"held out: {held.model}, {held.training:,} tokens",
-                "value": f"{held.loss:.4g} nats, predicted {predicted.value:.4g}",
+                "what": f"held out: {holdout.model}, {holdout.training:,} tokens",
+                "value": f"{holdout.loss:.4g} nats, predicted {predicted.value:.4g}",
                 "95% interval": f"{predicted.low:.4g} to {predicted.high:.4g}, {inside}",
             }
         )
@@ -228,7 +230,7 @@ def to_rows(law: Law, held: Point | None = None, predicted: Interval | None = No
 
 
 def group_by_model(points: Iterable[Point]) -> Mapping[str, list[Point]]:
-    """Points by model, by growing budget."""
+    """Points by model, in the order of their budgets."""
     out: dict[str, list[Point]] = {}
     for p in sorted(points, key=lambda p: p.training):
         out.setdefault(p.model, []).append(p)

@@ -1,4 +1,4 @@
-"""What a gate is asked: margins, levels and tolerances, from a TOML file where there is one."""
+"""Settings of a gate: alpha, margins, tolerances and seed noise, from a TOML file if there is one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from methods.errors import UserError
 
 
 class CompareSettings(BaseModel):
-    """A gate's settings, by metric where they are not those of bench.results.metrics.
+    """Settings of a gate. The dicts, by metric, replace the values of bench.results.metrics.
 
-    A metric without a margin is not judged. A margin named `latency` is that of every time and speed.
+    A metric without a margin is not judged. The margin `latency` is for all times and speeds.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,10 +28,10 @@ class CompareSettings(BaseModel):
 
     @field_validator("margins", "tolerances", "seed_noise")
     @classmethod
-    def _no_less_than_nothing(cls, value: dict[str, float]) -> dict[str, float]:
+    def _check_not_negative(cls, value: dict[str, float]) -> dict[str, float]:
         for name, margin in value.items():
             if not 0 <= margin < float("inf"):
-                raise ValueError(f"{name} = {margin} should be 0 or more")
+                raise ValueError(f"{name} = {margin} must be 0 or more")
         return value
 
     def margin(self, metric: Metric) -> float | None:
@@ -49,10 +49,10 @@ class CompareSettings(BaseModel):
 
 
 def read(path: Path | None, **over: Any) -> CompareSettings:
-    """The file's settings, then what is given here; what neither says has its default.
+    """Settings from a file, and from `over`, which wins.
 
     Raises:
-        UserError: not TOML, an unknown key, or a value that will not do.
+        UserError: not TOML, an unknown setting, or an invalid value.
     """
     values: dict[str, Any] = read_toml(path) if path else {}
     try:
@@ -62,4 +62,4 @@ def read(path: Path | None, **over: Any) -> CompareSettings:
         where = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             raise UserError(f"{path}: " + unknown("setting", where, list(CompareSettings.model_fields))) from None
-        raise UserError(f"{path}: {where} = {first['input']!r} will not do: {first['msg'].lower()}") from None
+        raise UserError(f"{path}: invalid {where} = {first['input']!r}: {first['msg'].lower()}") from None

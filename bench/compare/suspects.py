@@ -1,4 +1,4 @@
-"""Measure suspected regressions again before they are called regressions."""
+"""Measure suspected regressions once more, before they are reported."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ SUSPECT_VERDICTS = ("REGRESSION", "NEW_FAILURE")
 
 def rerun(
     after: ResultSet,
-    judged: Comparison,
-    room: Path,
+    comparison: Comparison,
+    workdir: Path,
     measure: Callable[[Record, Path], Record],
     note: Callable[[str], None],
 ) -> ResultSet:
-    """`after` with each suspected record measured again, where that is possible; the results folder stays as it is.
+    """`after`, with each suspected record measured again if that is possible. The results folder stays as it is.
 
-    measure: runs a record's measurement into an empty results folder; raises UserError where it cannot.
+    measure: runs a record's measurement and writes to an empty results folder; raises UserError if it cannot.
     """
-    suspects = {r.key: r for row in judged.rows if row.verdict in SUSPECT_VERDICTS for r in row.records}
-    fresh: dict[str, tuple[Record, ResultSet]] = {}
+    suspects = {r.key: r for row in comparison.rows if row.verdict in SUSPECT_VERDICTS for r in row.records}
+    by_key: dict[str, tuple[Record, ResultSet]] = {}
     for key, record in suspects.items():
         try:
-            root = Path(tempfile.mkdtemp(prefix="again-", dir=room))
-            found = measure(record, root)
-            fresh[key] = (found, read(root))
-            note(f"measured again: {key[:12]}, {found.status}")
+            root = Path(tempfile.mkdtemp(prefix="again-", dir=workdir))
+            new = measure(record, root)
+            by_key[key] = (new, read(root))
+            note(f"measured again: {key[:12]}, {new.status}")
         except UserError as fault:
-            note(f"could not be measured again: {key[:12]} ({fault})")
-    records = tuple(fresh[r.key][0] if r.key in fresh else r for r in after.records)
-    anew = {id(record): side for record, side in fresh.values()}
+            note(f"cannot measure again: {key[:12]} ({fault})")
+    records = tuple(by_key[r.key][0] if r.key in by_key else r for r in after.records)
+    sources = {id(record): results for record, results in by_key.values()}
 
     def items(record: Record) -> result_set.Items:
-        return anew[id(record)].items(record) if id(record) in anew else after.items(record)
+        return sources.get(id(record), after).items(record)
 
     return ResultSet(after.name, records, items)

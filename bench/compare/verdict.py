@@ -1,4 +1,4 @@
-"""From estimates to verdicts."""
+"""Compare two result sets: a verdict on each number."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.compare.estimate import NotComparable, estimate_pair, mean_change, mean_values
-from bench.compare.pairing import Pair, Unpaired, pair_results
+from bench.compare.pairing import NOT_REPORTED, Pair, Unpaired, pair_results
 from bench.compare.result_set import ResultSet, gc_paused
 from bench.compare.settings import CompareSettings
 from bench.results import metrics
@@ -20,12 +20,12 @@ FAILING_VERDICTS = ("REGRESSION", "NEW_FAILURE", "MISSING")
 VERDICTS = (*FAILING_VERDICTS, "INCONCLUSIVE", "NOT_COMPARABLE", "FIXED", "IMPROVED", "OK")
 """Worst first."""
 MARKS = {"REGRESSION": "+", "IMPROVED": "-", "OK": "", "INCONCLUSIVE": "~", "NOT_COMPARABLE": "x"}
-"""asv's marks, by which worse is + and better is -; ! is a failure."""
+"""As in asv: + is worse and - is better. All others have the mark !, for a failure."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One judged number."""
+    """The verdict on one number."""
 
     name: str
     metric: str
@@ -35,18 +35,19 @@ class Row:
     after: float | None = None
     unit: str = ""
     ratio: bool = False
-    """Is the estimate one of ln(after / before)?"""
+    """Is the estimate that of ln(after / before)?"""
     better: str = ""
     estimate: Estimate | None = None
     adjusted: float | None = None
-    """p over the whole family."""
+    """p, adjusted for the whole family of tests."""
     margin: float | None = None
-    needed: tuple[int, str] | None = None
+    required_n: tuple[int, str] | None = None
+    """How many of what would decide an inconclusive number."""
     records: tuple[Record, ...] = ()
 
     @property
     def effect(self) -> tuple[float, float, float] | None:
-        """Ratio or difference, with its interval."""
+        """The ratio or difference, and the ends of its interval."""
         if self.estimate is None:
             return None
         e = (self.estimate.value, self.estimate.low, self.estimate.high)
@@ -59,22 +60,25 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A gate's outcome. level: of each interval shown; family: tests that were adjusted together."""
+    """The verdicts on all numbers. level: of each interval, 1 - coverage; family: how many tests were adjusted together."""
 
     rows: tuple[Row, ...]
-    rules: CompareSettings
+    settings: CompareSettings
     family: int
     level: float
     new: int = 0
+    """How many identities are only in `after`."""
     unjudged: tuple[str, ...] = ()
-    """Metrics that no margin was set for."""
+    """Metrics without a margin."""
 
     @property
     def failed(self) -> tuple[Row, ...]:
-        bad = (*FAILING_VERDICTS, "INCONCLUSIVE") if self.rules.strict else FAILING_VERDICTS
+        """The rows that fail a gate."""
+        bad = (*FAILING_VERDICTS, "INCONCLUSIVE") if self.settings.strict else FAILING_VERDICTS
         return tuple(r for r in self.rows if r.verdict in bad)
 
     def count(self) -> dict[str, int]:
+        """How many rows have each verdict, the worst first."""
         return {v: n for v in VERDICTS if (n := sum(r.verdict == v for r in self.rows))}
 
 
@@ -82,100 +86,102 @@ class Comparison:
 def compare(
     before: ResultSet,
     after: ResultSet,
-    rules: CompareSettings,
+    settings: CompareSettings,
     *,
-    without: tuple[str, ...] = (),
+    ignore: tuple[str, ...] = (),
     exploratory: bool = False,
 ) -> Comparison:
-    """Every number of `before` against `after`.
+    """Compare every number of `before` with that of `after`.
 
-    Holm's p over all that is sampled, and Bonferroni's intervals; exploratory: Benjamini and Hochberg's, and each
-    interval on its own. Counted numbers and those that only had to be reproduced are no tests, and not in the family.
+    ignore: columns of an identity in which the two may differ. exploratory: for people, not for a gate: p adjusted by
+    Benjamini and Hochberg instead of Holm, intervals that each hold on their own instead of Bonferroni's, only common
+    seeds, and metrics without a margin, too. Counted numbers, and those that only had to be reproduced, are not tests.
 
     Raises:
-        UserError: scores that cannot be read.
+        UserError: scores cannot be read.
     """
-    pairs, findings, new = pair_results(before, after, without, shared=exploratory)
-    told = [p for p in pairs if (exploratory and p.definition.in_tables) or rules.margin(p.definition) is not None]
-    skipped = sorted({p.metric for p in pairs} - {p.metric for p in told})
-    rows = [_unpaired_row(f) for f in findings if _matters(f, rules)]
-    open_: list[Pair] = []
-    for pair in told:
+    pairs, unpaired, new = pair_results(before, after, ignore, common_seeds=exploratory)
+    judged = [p for p in pairs if (exploratory and p.definition.in_tables) or settings.margin(p.definition) is not None]
+    skipped = sorted({p.metric for p in pairs} - {p.metric for p in judged})
+    rows = [_unpaired_row(u) for u in unpaired if _matters(u, settings)]
+    to_estimate: list[Pair] = []
+    for pair in judged:
         if reason := pair.obstacle():
             rows.append(_row(pair, "NOT_COMPARABLE", reason))
         elif pair.same_key and not pair.definition.is_time and not pair.counted:
-            rows.append(_check_reproduction(pair, rules))
+            rows.append(_check_reproduction(pair, settings))
         else:
-            open_.append(pair)
-    sampled = sum(not p.counted for p in open_)
-    level = rules.alpha if exploratory else multiple_tests.bonferroni(rules.alpha, sampled)
-    measured: list[tuple[Pair, Estimate]] = []
-    for pair in open_:
+            to_estimate.append(pair)
+    sampled = sum(not p.counted for p in to_estimate)
+    level = settings.alpha if exploratory else multiple_tests.bonferroni(settings.alpha, sampled)
+    estimates: list[tuple[Pair, Estimate]] = []
+    for pair in to_estimate:
         try:
-            found = estimate_pair(pair, before, after, level, rules.noise(pair.definition))
-            measured.append((pair, found))
+            estimate = estimate_pair(pair, before, after, level, settings.noise(pair.definition))
+            estimates.append((pair, estimate))
         except NotComparable as fault:
             rows.append(_row(pair, "NOT_COMPARABLE", str(fault)))
-    rows += _decide_all(measured, rules, exploratory)
+    rows += _decide_all(estimates, settings, exploratory)
     rows.sort(key=lambda r: (VERDICTS.index(r.verdict), r.name, r.metric))
-    return Comparison(tuple(rows), rules, sampled, level, new, tuple(skipped))
+    return Comparison(tuple(rows), settings, sampled, level, new, tuple(skipped))
 
 
-def _matters(finding: Unpaired, rules: CompareSettings) -> bool:
-    """A metric that is gone matters if it has a margin; a whole cell always does."""
-    return (
-        finding.reason != "the measure no longer reports it" or rules.margin(metrics.find(finding.metric)) is not None
-    )
+def _matters(unpaired: Unpaired, settings: CompareSettings) -> bool:
+    """A missing metric matters if it has a margin; a missing measurement always does."""
+    return unpaired.reason != NOT_REPORTED or settings.margin(metrics.find(unpaired.metric)) is not None
 
 
-def _decide_all(measured: Sequence[tuple[Pair, Estimate]], rules: CompareSettings, exploratory: bool) -> Iterable[Row]:
+def _decide_all(
+    estimates: Sequence[tuple[Pair, Estimate]], settings: CompareSettings, exploratory: bool
+) -> Iterable[Row]:
     adjust = multiple_tests.benjamini_hochberg if exploratory else multiple_tests.holm
-    sampled = [i for i, (pair, _) in enumerate(measured) if not pair.counted]
-    adjusted = dict(zip(sampled, adjust([measured[i][1].p for i in sampled]), strict=True))
-    for i, (pair, estimate) in enumerate(measured):
-        yield decide(pair, estimate, adjusted.get(i, estimate.p), rules)
+    sampled = [i for i, (pair, _) in enumerate(estimates) if not pair.counted]
+    adjusted = dict(zip(sampled, adjust([estimates[i][1].p for i in sampled]), strict=True))
+    for i, (pair, estimate) in enumerate(estimates):
+        yield decide(pair, estimate, adjusted.get(i, estimate.p), settings)
 
 
-def decide(pair: Pair, estimate: Estimate, adjusted: float, rules: CompareSettings) -> Row:
-    """REGRESSION, OK, IMPROVED or INCONCLUSIVE; a metric without a margin is judged as if any loss were too much.
+def decide(pair: Pair, estimate: Estimate, adjusted: float, settings: CompareSettings) -> Row:
+    """REGRESSION, OK, IMPROVED or INCONCLUSIVE. A metric without a margin is judged with a margin of 0.
 
-    Sums in another order are no change, however sure it is: what lies within the tolerance of a reproduction is OK.
+    A change within the tolerance of a reproduction is OK, however significant it is: it is due to the order of sums.
     """
-    given = rules.margin(pair.definition) or 0.0
-    margin = math.log1p(given) if pair.definition.is_ratio else given
+    raw_margin = settings.margin(pair.definition) or 0.0
+    margin = math.log1p(raw_margin) if pair.definition.is_ratio else raw_margin
     worse = 1.0 if pair.better == "lower" else -1.0
-    loss, most = worse * estimate.value, max(worse * estimate.low, worse * estimate.high)
-    row = _row(pair, "OK", _seed_hint(pair), estimate=estimate, adjusted=adjusted, margin=given)
+    loss, largest_loss = worse * estimate.value, max(worse * estimate.low, worse * estimate.high)
+    row = _row(pair, "OK", _seed_hint(pair), estimate=estimate, adjusted=adjusted, margin=raw_margin)
     if pair.counted:
         verdict = "REGRESSION" if loss > margin else "IMPROVED" if -loss > margin else "OK"
         return replace(row, verdict=verdict)
-    if max(abs(estimate.low), abs(estimate.high)) <= rules.tolerance(pair.definition):
+    if max(abs(estimate.low), abs(estimate.high)) <= settings.tolerance(pair.definition):
         return row
-    if most < 0:
+    if largest_loss < 0:
         return replace(row, verdict="IMPROVED")
-    if loss > margin and adjusted < rules.alpha:
+    if loss > margin and adjusted < settings.alpha:
         return replace(row, verdict="REGRESSION")
-    if most < margin or estimate.low == estimate.high == 0:
+    if largest_loss < margin or estimate.low == estimate.high == 0:
         return row
-    half = most - loss if loss <= margin else loss - min(worse * estimate.low, worse * estimate.high)
-    return replace(row, verdict="INCONCLUSIVE", needed=power.required_n(estimate, loss, half, margin))
+    half = largest_loss - loss if loss <= margin else loss - min(worse * estimate.low, worse * estimate.high)
+    return replace(row, verdict="INCONCLUSIVE", required_n=power.required_n(estimate, loss, half, margin))
 
 
 def _seed_hint(pair: Pair) -> str:
     seeds = {r.identity.seed for r in pair.before} - {None}
     if 0 < len(seeds) < 3 and not pair.counted:
-        return f"{len(seeds)} calibration seed{'s' if len(seeds) > 1 else ''}: 5 say more"
+        return f"{len(seeds)} calibration seed{'s' if len(seeds) > 1 else ''}: use 5 for less noise"
     return ""
 
 
-def _check_reproduction(pair: Pair, rules: CompareSettings) -> Row:
-    """The same key on the same machine: the number has to come out again, whatever the margin."""
-    moved = mean_change(pair)
-    within = abs(moved) <= rules.tolerance(pair.definition)
-    worse = moved * (1 if pair.better == "lower" else -1) > 0
+def _check_reproduction(pair: Pair, settings: CompareSettings) -> Row:
+    """The same key on the same machine: the number must be the same, whatever the margin."""
+    change = mean_change(pair)
+    within = abs(change) <= settings.tolerance(pair.definition)
+    worse = change * (1 if pair.better == "lower" else -1) > 0
     if within:
-        return _row(pair, "OK", "same key: reproduced" if moved else "")
-    return _row(pair, "REGRESSION" if worse else "IMPROVED", f"same key, another number ({moved:+.2g}): not reproduced")
+        return _row(pair, "OK", "same key: reproduced" if change else "")
+    reason = f"same key, different number ({change:+.2g}): not reproduced"
+    return _row(pair, "REGRESSION" if worse else "IMPROVED", reason)
 
 
 def _row(pair: Pair, verdict: str, reason: str = "", **fields: Any) -> Row:
@@ -197,5 +203,5 @@ def _row(pair: Pair, verdict: str, reason: str = "", **fields: Any) -> Row:
     )
 
 
-def _unpaired_row(finding: Unpaired) -> Row:
-    return Row(finding.name, finding.metric, finding.verdict, finding.reason, records=finding.records)
+def _unpaired_row(unpaired: Unpaired) -> Row:
+    return Row(unpaired.name, unpaired.metric, unpaired.verdict, unpaired.reason, records=unpaired.records)

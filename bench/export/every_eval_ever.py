@@ -1,4 +1,4 @@
-"""Every Eval Ever's aggregate schema, one document a model (github.com/evaleval/every_eval_ever, eval.schema.json)."""
+"""Every Eval Ever's aggregate schema: one document for each model (github.com/evaleval/every_eval_ever, eval.schema.json)."""
 
 from __future__ import annotations
 
@@ -12,66 +12,68 @@ from bench.results import metrics
 from bench.results.record import ReadingRow, Record
 
 VERSION = "0.3.0"
-"""Of the schema."""
+"""The version of the schema."""
 
 
-def documents(line: ModelResults, organization: str) -> dict[str, str]:
-    """Path in Every Eval Ever's data store -> JSON. The same records give the same bytes.
+def documents(model: ModelResults, organization: str) -> dict[str, str]:
+    """JSON by path in Every Eval Ever's data store. The same records give the same bytes.
 
-    Single questions are not among them: that schema asks for their text and the model's answer, and records keep neither.
+    Single questions are not included: the schema requires their text and the model's answer, and records have neither.
     """
-    when = str(line.recorded)
-    told = {
+    when = str(model.recorded)
+    document = {
         "schema_version": VERSION,
-        "evaluation_id": f"{OURS}/{line.name}/{when}",
+        "evaluation_id": f"{OURS}/{model.name}/{when}",
         "evaluation_timestamp": when,
         "retrieved_timestamp": when,
         "source_metadata": {
             "source_name": OURS,
             "source_type": "evaluation_run",
             "source_organization_name": organization,
-            "evaluator_relationship": "third_party" if line.dense else "first_party",  # who prunes a model made it
+            "evaluator_relationship": "third_party"
+            if model.dense
+            else "first_party",  # who prunes a model is its developer
         },
-        "eval_library": {"name": "cast_bench", "version": line.version, "additional_details": _library(line)},
-        "model_info": _model(line),
+        "eval_library": {"name": "cast_bench", "version": model.version, "additional_details": _library(model)},
+        "model_info": _model(model),
         "evaluation_results": [
             _result(record, reading, value)
-            for record in line.records
+            for record in model.records
             for reading, value in values_of(record)
             if reading.better
         ],
     }
-    digest = hashlib.sha256("".join(r.key for r in line.records).encode()).digest()
+    digest = hashlib.sha256("".join(r.key for r in model.records).encode()).digest()
     file = uuid.UUID(bytes=digest[:16], version=4)
-    developer, _, model = line.name.partition("/")
-    text = json.dumps(told, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    developer, _, model = model.name.partition("/")
+    text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
     return {f"data/{OURS}/{developer}/{model.replace('/', '_')}/{file}.json": text}
 
 
-def _library(line: ModelResults) -> dict[str, str]:
-    versions = line.records[-1].provenance.get("versions") or {}
+def _library(model: ModelResults) -> dict[str, str]:
+    versions = model.records[-1].provenance.get("versions") or {}
     return {str(k): str(v) for k, v in versions.items() if k != OURS}
 
 
-def _model(line: ModelResults) -> dict[str, Any]:
-    """Readings without a better or worse, such as the number of parameters, say what the model is."""
-    decided = line.records[0].key_inputs
-    labels = line.identity.labels()
+def _model(model: ModelResults) -> dict[str, Any]:
+    """Metrics without a direction, such as the number of parameters, describe the model."""
+    key_inputs = model.records[0].key_inputs
+    labels = model.identity.labels()
     columns = ("method", "pattern", "quantizer", "seed", "calibration", "training", "dtype", "device")
-    details: dict[str, Any] = {k: labels[k] for k in columns} | {"base_model": line.source}
-    targets = [line.identity.include, line.identity.exclude]
-    details |= {"base_model_sha256": decided.get("model"), "targets": json.dumps(targets)}
-    details |= {"stages": json.dumps([{k: s[k] for k in ("name", "config")} for s in decided.get("stages", [])])}
-    details |= {r.metric: f"{v:g}" for record in line.records for r, v in values_of(record) if not r.better}
+    details: dict[str, Any] = {k: labels[k] for k in columns} | {"base_model": model.source}
+    targets = [model.identity.include, model.identity.exclude]
+    details |= {"base_model_sha256": key_inputs.get("model"), "targets": json.dumps(targets)}
+    details |= {"stages": json.dumps([{k: s[k] for k in ("name", "config")} for s in key_inputs.get("stages", [])])}
+    details |= {r.metric: f"{v:g}" for record in model.records for r, v in values_of(record) if not r.better}
     known = {
         "deployment_type": "self_deployed",
-        "model_availability": "open_weights" if line.dense and line.published else "unknown",
+        "model_availability": "open_weights" if model.dense and model.published else "unknown",
     }
     return {
-        "name": line.name.partition("/")[2],
-        "id": line.name,
-        "developer": line.name.partition("/")[0],
-        "inference_engine": {"name": "transformers", "version": _library(line).get("transformers", "unknown")},
+        "name": model.name.partition("/")[2],
+        "id": model.name,
+        "developer": model.name.partition("/")[0],
+        "inference_engine": {"name": "transformers", "version": _library(model).get("transformers", "unknown")},
         "additional_details": {k: str(v) for k, v in details.items() if v not in (None, "")} | known,
     }
 
@@ -99,14 +101,14 @@ def _result(record: Record, reading: ReadingRow, value: float) -> dict[str, Any]
 
 
 def _metric(reading: ReadingRow) -> dict[str, Any]:
-    told: dict[str, Any] = {"metric_name": reading.metric, "lower_is_better": reading.better == "lower"}
+    config: dict[str, Any] = {"metric_name": reading.metric, "lower_is_better": reading.better == "lower"}
     known = metrics.find(reading.metric)
-    told["metric_id"] = known.public_name or f"{OURS}.{reading.metric}"
-    if not known.quantity:  # its range is unknown, which the schema allows to leave out
-        return told
-    told |= {"metric_kind": known.public_name or known.name, "metric_unit": known.quantity}
+    config["metric_id"] = known.public_name or f"{OURS}.{reading.metric}"
+    if not known.quantity:  # the schema allows to leave out an unknown range
+        return config
+    config |= {"metric_kind": known.public_name or known.name, "metric_unit": known.quantity}
     ends = {
         "min_score": "-Infinity" if known.low is None else known.low,
         "max_score": "Infinity" if known.high is None else known.high,
     }
-    return told | {"score_type": "continuous"} | ends
+    return config | {"score_type": "continuous"} | ends

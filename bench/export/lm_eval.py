@@ -1,4 +1,4 @@
-"""lm-eval's results JSON, as its own runs save it: one file a model, read by its tables and converters."""
+"""lm-eval's results JSON, as lm-eval saves it: one file for each model, for its own tables and converters."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from bench.inputs.tasks import KNOWN, OWN
 from bench.results.record import Record
 
 UNSAFE_CHARACTERS = r"[\"<>:/|\\?*\[\]]+"
-"""What lm-eval replaces in a model's name to make a folder of it."""
+"""What lm-eval replaces in a model's name to make a folder name."""
 
 
-def documents(line: ModelResults, organization: str) -> dict[str, str]:
-    """Path -> JSON, one of each number of questions that tasks were cut to. organization: has no place in it.
+def documents(model: ModelResults, organization: str) -> dict[str, str]:
+    """JSON by path, one document for each limit of questions per task. organization: not part of the format.
 
-    Corpora stand beside tasks, under the name of their protocol, which is no task of lm-eval's: its `wikitext` counts
-    words. What is counted on weights alone is no evaluation, and left out.
+    Perplexities are included under the name of their protocol. It is not the name of a task of lm-eval: lm-eval's
+    `wikitext` is normalized by words. Metrics that are counted in the weights are not evaluations, and are left out.
     """
     limits: dict[int | None, list[Record]] = {}
-    for record in line.records:
+    for record in model.records:
         if task_of(record):
             limits.setdefault(_config(record).get("limit"), []).append(record)
-    folder = re.sub(UNSAFE_CHARACTERS, "__", line.name)
+    folder = re.sub(UNSAFE_CHARACTERS, "__", model.name)
     out = {}
     for i, limit in enumerate(sorted(limits, key=lambda n: n or 0)):
-        stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime(line.recorded)) + f".{i:06}"
-        told = _document(line, limits[limit], limit)
-        out[f"{folder}/results_{stamp}.json"] = json.dumps(told, indent=2, allow_nan=False) + "\n"
+        stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime(model.recorded)) + f".{i:06}"
+        document = _document(model, limits[limit], limit)
+        out[f"{folder}/results_{stamp}.json"] = json.dumps(document, indent=2, allow_nan=False) + "\n"
     return out
 
 
-def _document(line: ModelResults, records: list[Record], limit: int | None) -> dict[str, Any]:
+def _document(model: ModelResults, records: list[Record], limit: int | None) -> dict[str, Any]:
     tasks: dict[str, list[Record]] = {}
     for record in records:
         tasks.setdefault(task_of(record), []).append(record)
@@ -43,10 +43,10 @@ def _document(line: ModelResults, records: list[Record], limit: int | None) -> d
     batches = {str(b) for r in records if (b := _config(r).get("batch")) is not None}
     config = {
         "model": "hf",
-        "model_args": {"pretrained": line.name, "dtype": line.identity.dtype},
-        "model_dtype": line.identity.dtype,
+        "model_args": {"pretrained": model.name, "dtype": model.identity.dtype},
+        "model_dtype": model.identity.dtype,
         "batch_size": batches.pop() if len(batches) == 1 else None,
-        "device": line.identity.device,
+        "device": model.identity.device,
         "limit": limit,
     }
     return {
@@ -62,15 +62,15 @@ def _document(line: ModelResults, records: list[Record], limit: int | None) -> d
         "n-samples": {name: _counts(group, limit) for name, group in tasks.items()},
         "config": config,
         "git_hash": (first.provenance.get("commit") or {}).get("id"),
-        "date": float(line.recorded),
+        "date": float(model.recorded),
         "transformers_version": versions.get("transformers"),
         "lm_eval_version": versions.get("lm_eval"),
         "model_source": "hf",
-        "model_name": line.name,
-        "model_name_sanitized": re.sub(UNSAFE_CHARACTERS, "__", line.name),
+        "model_name": model.name,
+        "model_name_sanitized": re.sub(UNSAFE_CHARACTERS, "__", model.name),
         OURS: {
-            "version": line.version,
-            "identity": line.identity.model_dump(mode="json", exclude={"measure", "protocol"}),
+            "version": model.version,
+            "identity": model.identity.model_dump(mode="json", exclude={"measure", "protocol"}),
             "records": [r.key for r in records],
         },
     }
@@ -82,30 +82,30 @@ def _config(record: Record) -> dict[str, Any]:
 
 
 def _results(name: str, records: list[Record]) -> dict[str, Any]:
-    """lm-eval's keys are `metric,filter`; a standard error that nobody has is "N/A"."""
-    told: dict[str, Any] = {"name": name, "alias": name}
-    told["sample_len"] = max(r.n or 0 for record in records for r, _ in values_of(record))
+    """lm-eval's keys are `metric,filter`; a missing standard error is "N/A"."""
+    results: dict[str, Any] = {"name": name, "alias": name}
+    results["sample_len"] = max(r.n or 0 for record in records for r, _ in values_of(record))
     for record in records:
         for reading, value in values_of(record):
-            told[f"{reading.metric},none"] = value
-            told[f"{reading.metric}_stderr,none"] = "N/A" if reading.stderr is None else reading.stderr
-    return told
+            results[f"{reading.metric},none"] = value
+            results[f"{reading.metric}_stderr,none"] = "N/A" if reading.stderr is None else reading.stderr
+    return results
 
 
 def _counts(records: list[Record], limit: int | None) -> dict[str, int]:
-    """How many questions there would have been without a limit, no record says."""
+    """Numbers of questions. With a limit, the records do not say how many the task has."""
     count = max(r.n or 0 for record in records for r, _ in values_of(record))
     return {"effective": count} if limit else {"original": count, "effective": count}
 
 
 def _task_config(name: str, record: Record) -> dict[str, Any]:
     dataset, hub, _ = data_of(record)
-    told = {"task": name, "dataset_path": hub or dataset, "metadata": {"version": _version(record)}}
-    return told | ({"num_fewshot": 0} if name in OWN or name in KNOWN else {})
+    config = {"task": name, "dataset_path": hub or dataset, "metadata": {"version": _version(record)}}
+    return config | ({"num_fewshot": 0} if name in OWN or name in KNOWN else {})
 
 
 def _version(record: Record) -> str:
-    """Of the task; of cast-bench where it is none of lm-eval's."""
+    """The version of the task; for a protocol of cast-bench, that of cast-bench."""
     if version := _config(record).get("version"):
         return str(version)
     return f"{OURS} {(record.provenance.get('versions') or {}).get(OURS, 'unknown')}"

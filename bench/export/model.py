@@ -1,4 +1,4 @@
-"""`bench export`: a pruned model as a folder for others, dense for transformers and vLLM, or packed24."""
+"""Export a pruned model to a folder: dense, for transformers and vLLM, or packed24."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from methods.targets import family_of, find_targets
 MODEL_FORMATS = ("hf", "packed24")
 EXTRA_FILES = ("generation_config.json", "chat_template.jinja", *models.TOKENIZER_FILES)
 SPARSITY_KEYS = ("sparsity_config", "compression_config")
-"""Keys of a config.json that loaders refuse, or read as formats nobody reads any more."""
+"""Keys of config.json that loaders refuse, or take for formats that are no longer in use."""
 
 
 def export_model(
@@ -34,36 +34,36 @@ def export_model(
     exclude: tuple[str, ...] = (),
     results: Path | None = None,
 ) -> str:
-    """Write the model of a record, or a model folder, to `out`; returns a sentence for the user.
+    """Write the model of a record, or a model folder, to `out`. Returns a sentence for the user.
 
     Args:
-        values: of packed24: None keeps them as they are, "int8" and "int4" put them on integer grids.
-        exclude: globs of linears that packed24 leaves dense; those a record left dense are left out anyway.
+        values: for packed24: "int8" and "int4" round them to integer grids, None does not.
+        exclude: globs of linears that packed24 leaves dense, besides those that the record left dense.
 
     Raises:
-        UserError: no such model or format; `out` is taken; a linear that is not 2:4.
+        UserError: no such model or format; `out` exists; a linear is not 2:4.
     """
     if format_ not in MODEL_FORMATS:
         raise UserError(unknown("format", format_, (*MODEL_FORMATS, *RESULT_FORMATS)))
     if values is not None and (values not in BITS or format_ != "packed24"):
-        raise UserError(f"--values {values!r} will not do: it is int8 or int4, of --format packed24 alone")
-    with in_use(), atomic_folder(out) as room:
-        folder, include, left = _source(name, results)
+        raise UserError(f"invalid --values {values!r}: it must be int8 or int4, and needs --format packed24")
+    with in_use(), atomic_folder(out) as workdir:
+        folder, include, not_pruned = _source(name, results)
         packed = (folder / folder24.ABOUT).exists()
         if packed and format_ == "packed24":
-            raise UserError(f"{folder} is packed24 already: take --format hf, or copy it")
+            raise UserError(f"{folder} is packed24 already: use --format hf, or copy it")
         if packed:
-            told = _write_dense(folder, room)
+            summary = _write_dense(folder, workdir)
         elif format_ == "hf":
-            told = _copy_weights(folder, room)
+            summary = _copy_weights(folder, workdir)
         else:
-            told = _write_packed(folder, room, values, include, (*left, *exclude))
-        _copy_extra_files(folder, room)
-    return f"{out}: {told}"
+            summary = _write_packed(folder, workdir, values, include, (*not_pruned, *exclude))
+        _copy_extra_files(folder, workdir)
+    return f"{out}: {summary}"
 
 
 def _source(name: str, results: Path | None) -> tuple[Path, tuple[str, ...], tuple[str, ...]]:
-    """The folder, and which of its linears were targets."""
+    """The model's folder, and the globs of its targets: included and excluded."""
     folder, record = find_pruned(name, results)
     if record is None:
         return folder, ("*",), ()
@@ -71,12 +71,12 @@ def _source(name: str, results: Path | None) -> tuple[Path, tuple[str, ...], tup
 
 
 def _write_packed(
-    folder: Path, room: Path, values: str | None, include: tuple[str, ...], exclude: tuple[str, ...]
+    folder: Path, workdir: Path, values: str | None, include: tuple[str, ...], exclude: tuple[str, ...]
 ) -> str:
     source = Folder(folder)
     transposed = family_of(source.config).transposed
     targets = {t + ".weight" for t in find_targets(source.config, source.shapes(), include, exclude)}
-    writer = folder24.Writer24(room)
+    writer = folder24.Writer24(workdir)
     weights = bytes_ = rounded = 0
     for name in source:
         tensor = source.tensor(name)
@@ -88,34 +88,36 @@ def _write_packed(
         writer.add_packed(name, packed, transposed=transposed, exact=exact)
         weights, bytes_, rounded = weights + weight.numel(), bytes_ + packed.nbytes, rounded + (not exact)
     writer.close()
-    told = f"{len(targets)} linears packed, {8 * bytes_ / weights:.4g} bits a weight"
+    summary = f"{len(targets)} linears packed, {8 * bytes_ / weights:.4g} bits per weight"
     if values is None:
-        return told
-    return told + (
-        f"; {rounded} of them were rounded to {values}" if rounded else f"; every one was on a grid of {values}"
+        return summary
+    return summary + (
+        f"; {rounded} of them were rounded to {values}" if rounded else f"; all were on {values} grids already"
     )
 
 
-def _write_dense(folder: Path, room: Path) -> str:
-    source, writer = folder24.Folder24(folder), Writer(room)
+def _write_dense(folder: Path, workdir: Path) -> str:
+    source, writer = folder24.Folder24(folder), Writer(workdir)
     for name in source:
         writer.add(name, source.tensor(name))
     writer.close()
-    return f"{sum(e.kind != 'dense' for e in source.entries.values())} linears unpacked, stored dense"
+    return f"{sum(e.kind != 'dense' for e in source.entries.values())} linears unpacked to dense"
 
 
-def _copy_weights(folder: Path, room: Path) -> str:
+def _copy_weights(folder: Path, workdir: Path) -> str:
     source = Folder(folder)
     for file in source.files():
-        shutil.copyfile(file, room / file.name)
+        shutil.copyfile(file, workdir / file.name)
     if (folder / INDEX).exists():
-        shutil.copyfile(folder / INDEX, room / INDEX)
+        shutil.copyfile(folder / INDEX, workdir / INDEX)
     return f"{len(source.files())} files of dense safetensors"
 
 
-def _copy_extra_files(folder: Path, room: Path) -> None:
+def _copy_extra_files(folder: Path, workdir: Path) -> None:
     for name in EXTRA_FILES:
         if (folder / name).exists():
-            shutil.copyfile(folder / name, room / name)
+            shutil.copyfile(folder / name, workdir / name)
     config = json.loads((folder / "config.json").read_text())
-    (room / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in SPARSITY_KEYS}, indent=2))
+    (workdir / "config.json").write_text(
+        json.dumps({k: v for k, v in config.items() if k not in SPARSITY_KEYS}, indent=2)
+    )

@@ -1,4 +1,4 @@
-"""What is exported: a model as it was pruned and quantized, with all that was measured of it."""
+"""Group records for export: each pruned and quantized model with all its measurements."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench.inputs.corpora import CORPORA
 from bench.inputs.models import ALIASES
 from bench.inputs.tasks import OWN
 from bench.results.identity import Identity
@@ -17,20 +18,21 @@ from bench.results.record import ReadingRow, Record
 from bench.results.rows import newest
 
 OURS = "cast-bench"
-"""Who made a model that nobody published."""
+"""The developer of models that were made here."""
 
 
 @dataclass(frozen=True)
 class ModelResults:
     """The records of one model, measured by one version of cast-bench.
 
-    name: as of a model on a hub; source: what it was made from, its hub id if it has one; identity: what its records share.
+    name: like that of a model on a hub; source: the model it was made from, by hub id if it has one; identity: of its
+    records, without measure and protocol.
     """
 
     name: str
     source: str
     published: bool
-    """Has the source a hub id?"""
+    """Does the source have a hub id?"""
     identity: Identity
     records: tuple[Record, ...]
 
@@ -40,41 +42,40 @@ class ModelResults:
 
     @property
     def dense(self) -> bool:
-        """Is it the published model, as it is?"""
+        """Is it the source itself, unchanged?"""
         return self.identity.method == "dense" and self.identity.quantizer == "none"
 
     @property
     def recorded(self) -> int:
-        """When its last record was made, in seconds since 1970."""
+        """When the last record was made, in seconds since 1970."""
         return max(recorded_at(r) for r in self.records)
 
 
 def group_by_model(records: Iterable[Record]) -> tuple[list[ModelResults], dict[str, int]]:
-    """Lines by name, and how many records are in none of them for want of a number, by status."""
+    """Models by name, and how many records have no number and are left out, by status."""
     grouped: dict[tuple[Any, ...], list[Record]] = {}
-    left: dict[str, int] = {}
+    skipped: dict[str, int] = {}
     for record in newest(records):
         if record.status == "ok" and record.readings:
             about = record.identity.key("measure", "protocol")
             grouped.setdefault((about, _version(record)), []).append(record)
         else:
-            left[record.status] = left.get(record.status, 0) + 1
-    found = [_model_results(sorted(group, key=lambda r: r.key)) for group in grouped.values()]
-    return sorted(found, key=lambda line: (line.name, line.records[0].key)), left
+            skipped[record.status] = skipped.get(record.status, 0) + 1
+    models = [_model_results(sorted(group, key=lambda r: r.key)) for group in grouped.values()]
+    return sorted(models, key=lambda model: (model.name, model.records[0].key)), skipped
 
 
 def _model_results(records: list[Record]) -> ModelResults:
     base, hub = _base(records[0].identity.model)
-    identity = records[0].identity.model_copy(
-        update={"model": hub or base}
-    )  # a folder's path is nobody else's business
-    line = ModelResults("", hub or base, bool(hub), identity, tuple(records))
-    if line.dense:
-        return replace(line, name=hub or f"{OURS}/{base}")
+    # without the path of a folder, which is private
+    identity = records[0].identity.model_copy(update={"model": hub or base})
+    model = ModelResults("", hub or base, bool(hub), identity, tuple(records))
+    if model.dense:
+        return replace(model, name=hub or f"{OURS}/{base}")
     seed = None if identity.seed is None else f"seed{identity.seed}"
     parts = dict.fromkeys((base, identity.method, identity.pattern, identity.quantizer, seed))
-    told = "-".join(_plain(str(p)) for p in parts if p not in (None, "none"))
-    return replace(line, name=f"{OURS}/{told}")
+    slug = "-".join(_plain(str(p)) for p in parts if p not in (None, "none"))
+    return replace(model, name=f"{OURS}/{slug}")
 
 
 def _base(model: str) -> tuple[str, str]:
@@ -86,7 +87,7 @@ def _base(model: str) -> tuple[str, str]:
 
 
 def _plain(text: str) -> str:
-    """What can be part of a hub's id, and so of a path and of a URL."""
+    """Text that can be part of a hub id, and so of a path and of a URL."""
     return re.sub(r"([-.])[-.]+", r"\1", re.sub(r"[^A-Za-z0-9._-]+", "-", text)).strip("-.") or "unnamed"
 
 
@@ -95,7 +96,7 @@ def _version(record: Record) -> str:
 
 
 def recorded_at(record: Record) -> int:
-    """When a record was made, since 1970; 0 where it does not say."""
+    """When a record was made, in seconds since 1970; 0 if it does not say."""
     try:
         return calendar.timegm(time.strptime(str(record.provenance.get("recorded")), "%Y-%m-%dT%H:%M:%SZ"))
     except ValueError:
@@ -103,7 +104,7 @@ def recorded_at(record: Record) -> int:
 
 
 def task_of(record: Record) -> str:
-    """What was asked: lm-eval's task, the corpus and its windows; "" of what is counted on weights alone."""
+    """The task or the protocol of a measurement; "" if it was counted in the weights."""
     config = (record.key_inputs.get("measure") or {}).get("config") or {}
     if "task" in config:
         return str(config["task"])
@@ -111,9 +112,7 @@ def task_of(record: Record) -> str:
 
 
 def data_of(record: Record) -> tuple[str, str, str]:
-    """Name, hub id and revision or digest of what was measured on; "" where there is none."""
-    from bench.inputs.corpora import CORPORA
-
+    """Name, hub id, and revision or digest of the data that was measured on; "" if there is none."""
     measure = record.key_inputs.get("measure") or {}
     config = measure.get("config") or {}
     if "corpus" in config:
@@ -131,5 +130,5 @@ def data_of(record: Record) -> tuple[str, str, str]:
 
 
 def values_of(record: Record) -> list[tuple[ReadingRow, float]]:
-    """Readings that have a value, each with it."""
+    """The readings that have a value, each with its value."""
     return [(r, float(r.value)) for r in record.readings if r.value is not None]

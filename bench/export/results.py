@@ -1,4 +1,4 @@
-"""`bench export --format eee` and `lm-eval`: a results folder in a format of others."""
+"""Export a results folder in the format of another tool."""
 
 from __future__ import annotations
 
@@ -18,28 +18,30 @@ RESULT_FORMATS: dict[str, Callable[[ModelResults, str], dict[str, str]]] = {
 
 
 def export_results(results: Path, format_: str, out: Path, organization: str) -> str:
-    """Write the newest records of a results folder into the folder `out`; returns a sentence for the user.
+    """Write the newest records of a results folder to the folder `out`. Returns a sentence for the user.
 
-    organization: who ran them, for those who publish them.
+    organization: who ran the evaluation.
 
     Raises:
-        UserError: no such folder, a damaged record, nothing to export, or `out` is taken.
+        UserError: no such folder, a damaged record, nothing to export, or `out` exists.
     """
     store = Store(results, write=False)
-    found, left = group_by_model(store)
+    models, skipped = group_by_model(store)
     if store.moved:
-        raise UserError(f"{store.moved[0]}: run the same command again to go on without it")
+        raise UserError(f"{store.moved[0]}: run the same command again to continue without it")
     files: dict[str, str] = {}
-    for line in found:
-        files |= RESULT_FORMATS[format_](line, organization)
+    for model in models:
+        files |= RESULT_FORMATS[format_](model, organization)
     if not files:
-        raise UserError(f"results folder {str(results)!r} has no number that {format_} has a place for: run bench run")
-    with atomic_folder(out) as room:
+        raise UserError(
+            f"results folder {str(results)!r} has no number that {format_} can represent: run bench run first"
+        )
+    with atomic_folder(out) as workdir:
         for name, text in files.items():
-            path = room / name
+            path = workdir / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-    without = ", ".join(f"{n} {status}" for status, n in sorted(left.items()))
-    return f"{out}: {len(files)} files, {len(found)} models" + (
-        f"; without a number, and left out: {without}" if without else ""
+    counts = ", ".join(f"{n} {status}" for status, n in sorted(skipped.items()))
+    return f"{out}: {len(files)} files, {len(models)} models" + (
+        f"; skipped, without a number: {counts}" if counts else ""
     )

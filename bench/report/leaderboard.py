@@ -135,8 +135,8 @@ def _markdown(sections: Sequence[Section], figures: Figures) -> str:
         "standard error over windows or questions. A dash: not measured. Rank: by the first column that has ranks; rows "
         "that do not differ significantly share a range.",
     ]
-    if found := highlights.find_highlights(sections):
-        summary = table.to_markdown(highlights.to_text_table(found), escape_markdown)
+    if best := highlights.find_highlights(sections):
+        summary = table.to_markdown(highlights.to_text_table(best), escape_markdown)
         out += ["## Summary", highlights.CAPTION, summary.rstrip()]
     for i, section in enumerate(sections):
         out += [f"## {escape_markdown(section.title)}", escape_markdown(section.description)]

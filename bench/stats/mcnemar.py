@@ -1,4 +1,4 @@
-"""Right or wrong, before and after, on the same questions."""
+"""Estimate a change in accuracy from right and wrong answers to the same questions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def mcnemar_p(lost: int, gained: int) -> float:
-    """Exact two-sided p: of lost + gained discordant pairs each is either with 1/2 (McNemar, Psychometrika 12, 1947)."""
+    """Exact two-sided p: a discordant pair is lost or gained with probability 1/2 each (McNemar, Psychometrika 12, 1947)."""
     from scipy.special import bdtr
 
     discordant = lost + gained
@@ -23,7 +23,7 @@ def mcnemar_p(lost: int, gained: int) -> float:
 def tango_interval(lost: int, gained: int, n: int, level: float) -> tuple[float, float]:
     """Score interval for (gained - lost) / n, the difference of paired proportions (Tango, Stat. Med. 17, 1998, eq. 10).
 
-    It holds where Wald's does not: few discordant pairs, or none.
+    Unlike Wald's interval it is valid for few discordant pairs, or none.
     """
     from scipy.optimize import brentq
     from scipy.special import ndtri
@@ -45,7 +45,7 @@ def tango_interval(lost: int, gained: int, n: int, level: float) -> tuple[float,
 
 
 def estimate_flips(before: NDArray[np.float64], after: NDArray[np.float64], level: float) -> Estimate:
-    """Accuracy after minus before. before, after: 0 or 1, [questions]."""
+    """Accuracy after minus before, with one seed. before, after: 0 or 1, [questions]."""
     lost = int(((before == 1) & (after == 0)).sum())
     gained = int(((before == 0) & (after == 1)).sum())
     n = len(before)
@@ -56,9 +56,9 @@ def estimate_flips(before: NDArray[np.float64], after: NDArray[np.float64], leve
 
 
 def estimate_flips_over_seeds(before: NDArray[np.float64], after: NDArray[np.float64], level: float) -> Estimate:
-    """The same over several seeds, which are the outer level. before, after: 0 or 1, [seeds, questions].
+    """Accuracy after minus before, over several seeds. before, after: 0 or 1, [seeds, questions].
 
-    McNemar's test would take the draws of one question for so many questions; Student's t over both levels does not.
+    McNemar's test would count a question once for each seed; Student's t over questions and seeds does not.
     """
     lost = int(((before == 1) & (after == 0)).sum())
     gained = int(((before == 0) & (after == 1)).sum())

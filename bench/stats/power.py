@@ -1,4 +1,4 @@
-"""How many it takes: the size at which a comparison decides, and the chance that it finds a loss."""
+"""Power: how many items a comparison needs to decide, and how likely it is to find a loss."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from bench.stats.bootstrap import Array
 
 MOMENT_DRAWS = 10_000
-"""Draws from which the variance of a standard error is taken."""
+"""Draws for the variance of a standard error."""
 
 
 def required_n(estimate: Estimate, loss: float, half: float, margin: float) -> tuple[int, str] | None:
-    """The n that would decide, were the estimate to stay: to fall under the margin, or beyond it to exclude 0.
+    """The n that would decide if the estimate stayed the same: its interval is then below the margin, or excludes 0.
 
-    loss: the estimate, worse counted positive; half: its interval's half-width towards the side that has to be passed.
-    The half-width falls as 1 / sqrt(n), n of the unit that makes up most of the variance.
+    loss: the estimate, positive if worse; half: the half-width of its interval, on the side that matters. The half-width
+    falls as 1 / sqrt(n), where n counts the unit with most of the variance.
 
     Returns:
-        n and its unit; None where the estimate lies on the margin, so that no n decides.
+        n and its unit; None if the estimate is on the margin, where no n decides.
     """
     gap = loss if loss > margin else margin - loss
     if gap <= 0 or half <= 0:
@@ -34,9 +34,9 @@ def required_n(estimate: Estimate, loss: float, half: float, margin: float) -> t
 
 
 def mcnemar_power(n: int, discordant: float, delta: float, level: float, margin: float = 0.0) -> float:
-    """Chance that the exact McNemar test of n pairs, a share `discordant` of which flip, finds a loss of `delta`.
+    """Probability that McNemar's exact test of n pairs, a share `discordant` of which flip, finds a loss of `delta`.
 
-    Exact, over all outcomes. margin: what the observed loss has to exceed besides.
+    Exact, over all outcomes. margin: the observed loss must exceed it, too.
     """
     from scipy.stats import binom
 
@@ -47,14 +47,14 @@ def mcnemar_power(n: int, discordant: float, delta: float, level: float, margin:
     for count in likely:
         lost = np.arange(count + 1)
         p = np.minimum(1.0, 2 * binom.cdf(np.minimum(lost, count - lost), count, 0.5))
-        found = (p < level) & (2 * lost - count > margin * n)
+        detected = (p < level) & (2 * lost - count > margin * n)
         chance = binom.pmf(lost, count, (discordant + delta) / (2 * discordant))
-        total += float(weight[count] * chance[found].sum())
+        total += float(weight[count] * chance[detected].sum())
     return total
 
 
 def t_power(effect: float, stderr: float, freedom: float, critical: float) -> float:
-    """Chance that t comes out above `critical` where the true effect is this one (the noncentral t, upper tail)."""
+    """Probability that t is above `critical` if the true effect is `effect` (noncentral t, upper tail)."""
     from scipy.stats import nct
 
     return float(nct.sf(critical, freedom, effect / stderr))
@@ -65,27 +65,30 @@ def studentized_power(
     differences: Array,
     weights: Array,
     level: float,
-    dice: np.random.Generator,
+    rng: np.random.Generator,
     *,
     clusters: int,
     draws: int,
 ) -> float:
-    """Chance that `paired.studentized` finds a true effect in so many clusters drawn from those given.
+    """Probability that `bench.stats.bootstrap.studentized_bootstrap` finds a true effect in a sample of clusters.
 
-    differences, weights: [clusters]; draws: samples whose bootstrap is run.
+    A noncentral t, corrected for few unequal clusters: by the bias of the standard error, by degrees of freedom from the
+    variance of its square (Satterthwaite's, by moments: Box, Ann. Math. Stat. 25, 1954), and by the bootstrap's critical
+    t, averaged over draws. It is an approximation: for one change on few articles it can be wrong by 0.1; over many
+    changes it agrees with simulation (benchmarks/gate.py).
 
-    The noncentral t, with what Student's does not know of few uneven clusters: the standard error's own bias, the degrees
-    of freedom that its variance has from draw to draw (Satterthwaite's, by moments: Box, Ann. Math. Stat. 25, 1954), and,
-    averaged over draws, the t that the bootstrap asks for. It stays a t: of one change of few articles it may be a tenth
-    off, over many changes it agrees with what is found (benchmarks/gate.py).
+    Args:
+        differences, weights: [clusters], from which clusters are sample.
+        clusters: size of the sample.
+        draws: how many samples are bootstrapped.
     """
     centred = differences - differences.sum() / weights.sum() * weights
-    drawn = dice.integers(len(weights), size=(MOMENT_DRAWS, clusters))
-    sums, totals = centred[drawn].sum(1), weights[drawn].sum(1)
-    rest = centred[drawn] - (sums / totals)[:, None] * weights[drawn]
+    sample = rng.integers(len(weights), size=(MOMENT_DRAWS, clusters))
+    sums, totals = centred[sample].sum(1), weights[sample].sum(1)
+    rest = centred[sample] - (sums / totals)[:, None] * weights[sample]
     squares = clusters / (clusters - 1) * (rest**2).sum(1) / totals**2  # of standard errors
     stderr = float((sums / totals).std())
     freedom = float(2 * squares.mean() ** 2 / squares.var())
     bias = float(squares.mean() ** 0.5 / stderr)
-    asked = [critical_t(centred[d][None], weights[d], level) for d in drawn[:draws]]
-    return float(np.mean([t_power(effect, stderr, freedom, bias * t) for t in asked]))
+    critical = [critical_t(centred[d][None], weights[d], level) for d in sample[:draws]]
+    return float(np.mean([t_power(effect, stderr, freedom, bias * t) for t in critical]))

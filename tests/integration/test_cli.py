@@ -435,7 +435,7 @@ def test_cache_is_shown_collected_and_made_again(cli, cache, tmp_path):
     assert not list((cache / "artifacts").iterdir())
     assert list((cache / "data").iterdir()), "what was fetched stays"
     command = ["run", "--methods", "magnitude", "--measures", "size", *runs.flags("r")]
-    assert "0 measurements taken, 4 read" in cli(*command)[1]
+    assert "0 measurements run, 4 read" in cli(*command)[1]
 
     for record in runs.records(spec.results).values():
         if record.identity.measure == "size":

@@ -14,6 +14,7 @@ from bench.results.record import ItemsFile
 from bench.results.store import Store
 from bench.system import digests
 from helpers import fake_records, runs
+from methods.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -101,24 +102,24 @@ def change(path, **files):
                 new.writestr(name, text)
 
 
-def told(path, **fields):
+def manifest_with(path, **fields):
     return json.dumps(baseline.manifest(path) | fields)
 
 
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda p: p.write_bytes(b"not a zip"), "cannot be read"),
-        (lambda p: p.write_bytes(p.read_bytes()[:-300]), "cannot be read"),
-        (lambda p: p.write_bytes(b""), "cannot be read"),
-        (lambda p: change(p, items_parquet=None), "cannot be read"),
-        (lambda p: change(p, manifest_json="[]"), "cannot be read"),
-        (lambda p: change(p, manifest_json=told(p, format=baseline.FORMAT + 1)), "upgrade"),
-        (lambda p: change(p, manifest_json=told(p, schema=99)), "upgrade"),
-        (lambda p: change(p, manifest_json=told(p, format=0)), "older"),
+        (lambda p: p.write_bytes(b"not a zip"), "cannot read"),
+        (lambda p: p.write_bytes(p.read_bytes()[:-300]), "cannot read"),
+        (lambda p: p.write_bytes(b""), "cannot read"),
+        (lambda p: change(p, items_parquet=None), "cannot read"),
+        (lambda p: change(p, manifest_json="[]"), "cannot read"),
+        (lambda p: change(p, manifest_json=manifest_with(p, format=baseline.FORMAT + 1)), "upgrade"),
+        (lambda p: change(p, manifest_json=manifest_with(p, schema=99)), "upgrade"),
+        (lambda p: change(p, manifest_json=manifest_with(p, format=0)), "older"),
         (lambda p: change(p, records_jsonl="{}\n"), "damaged"),
         (lambda p: change(p, items_parquet=b"PAR1"), "damaged"),
-        (lambda p: p.unlink(), "is not there"),
+        (lambda p: p.unlink(), "does not exist"),
     ],
 )
 def test_what_is_no_baseline_is_one_sentence_and_exit_2(results, kept, capsys, monkeypatch, damage, sentence):
@@ -135,7 +136,7 @@ def test_a_digest_made_to_fit_does_not_make_scores_of_anything(results, kept, ca
     with zipfile.ZipFile(kept) as packed:
         records = packed.read("records.jsonl").decode()
     digest = digests.of([records, b"PAR1".hex()])
-    change(kept, items_parquet=b"PAR1", manifest_json=told(kept, digest=digest))
+    change(kept, items_parquet=b"PAR1", manifest_json=manifest_with(kept, digest=digest))
     fake_records.perplexity(results, 0.01, method="wanda", seed=0, made="other", provenance={"recorded": "2027"})
 
     code, _, err = runs.call(capsys, monkeypatch, "gate", "--baseline", kept, "--results", results)
@@ -149,16 +150,13 @@ def test_a_name_is_no_path(results, capsys, monkeypatch, tmp_path, name):
 
     code, _, err = runs.call(capsys, monkeypatch, "baseline", "set", "--results", results, "--", name)
 
-    assert code == 2 and "is no name" in err
+    assert code == 2 and "invalid baseline name" in err
     assert not list(tmp_path.rglob("*.zip"))
 
 
-def test_one_that_unpacks_to_too_much_is_refused(kept, monkeypatch, capsys, results):
-    monkeypatch.setattr(baseline, "LARGEST", 100)
-
-    code, _, err = runs.call(capsys, monkeypatch, "gate", "--baseline", kept, "--results", results)
-
-    assert code == 2 and "unpacks to more than 100 bytes" in err
+def test_one_that_unpacks_to_too_much_is_refused(kept):
+    with pytest.raises(UserError, match="unpacks to more than 100 bytes"):
+        baseline.read(kept, max_bytes=100)
 
 
 def test_an_unreadable_one_is_listed_as_such(kept, monkeypatch, capsys):

@@ -34,9 +34,9 @@ def compare(capsys, monkeypatch, results, *args):
 
 
 def test_methods_meet_on_the_seeds_they_share(results, capsys, monkeypatch):
-    _, told, _ = compare(capsys, monkeypatch, results, "wanda", "sparsegpt")
+    _, printed, _ = compare(capsys, monkeypatch, results, "wanda", "sparsegpt")
 
-    (row,) = told["rows"]
+    (row,) = printed["rows"]
     assert (row["verdict"], row["mark"], row["seeds"], row["n"]) == ("IMPROVED", "-", 2, 30)
     assert row["value"] == pytest.approx(np.exp(-0.05), rel=1e-3)
     assert row["low"] < row["value"] < row["high"] < 1
@@ -44,16 +44,16 @@ def test_methods_meet_on_the_seeds_they_share(results, capsys, monkeypatch):
 
 def test_a_folder_that_is_called_as_a_method_is_does_not_hide_it(results, tmp_path, capsys, monkeypatch):
     (tmp_path / "wanda").mkdir()
-    code, told, err = compare(capsys, monkeypatch, results, "wanda", "sparsegpt")
+    code, printed, err = compare(capsys, monkeypatch, results, "wanda", "sparsegpt")
 
     assert code == 0, err
-    assert told["rows"][0]["verdict"] == "IMPROVED"
+    assert printed["rows"][0]["verdict"] == "IMPROVED"
 
 
 def test_a_method_without_seeds_meets_every_seed(results, capsys, monkeypatch):
-    _, told, _ = compare(capsys, monkeypatch, results, "wanda", "magnitude")
+    _, printed, _ = compare(capsys, monkeypatch, results, "wanda", "magnitude")
 
-    (row,) = [r for r in told["rows"] if r["metric"] == "perplexity"]
+    (row,) = [r for r in printed["rows"] if r["metric"] == "perplexity"]
     assert (row["verdict"], row["mark"], row["seeds"]) == ("REGRESSION", "+", 3)
 
 
@@ -61,12 +61,12 @@ def test_folders_meet_slot_by_slot(results, tmp_path, capsys, monkeypatch):
     other = tmp_path / "other"
     fake_records.accuracy(other, 60, 70, method="magnitude", made="b")
 
-    _, told, _ = compare(capsys, monkeypatch, results, results, other)
+    _, printed, _ = compare(capsys, monkeypatch, results, results, other)
 
-    verdicts = {(r["row"].split()[1], r["metric"]): r["verdict"] for r in told["rows"]}
+    verdicts = {(r["row"].split()[1], r["metric"]): r["verdict"] for r in printed["rows"]}
     assert verdicts["magnitude", "acc"] == "IMPROVED"
     assert verdicts["wanda", "perplexity"] == "MISSING"
-    (row,) = [r for r in told["rows"] if r["metric"] == "acc"]
+    (row,) = [r for r in printed["rows"] if r["metric"] == "acc"]
     assert (row["lost"], row["gained"]) == (0, 60)
 
 
@@ -74,9 +74,9 @@ def test_commits_of_one_folder(results, capsys, monkeypatch):
     about = {"commit": {"id": "d" * 40, "dirty": False}, "recorded": "2026-02-01T00:00:00Z"}
     fake_records.accuracy(results, 90, 10, method="magnitude", made="b", provenance=about)
 
-    _, told, _ = compare(capsys, monkeypatch, results, "cccc", "dddd")
+    _, printed, _ = compare(capsys, monkeypatch, results, "cccc", "dddd")
 
-    (row,) = [r for r in told["rows"] if r["metric"] == "acc"]
+    (row,) = [r for r in printed["rows"] if r["metric"] == "acc"]
     assert row["before"] == pytest.approx(0.45) and row["after"] == pytest.approx(0.42)
 
 
@@ -84,9 +84,9 @@ def test_artifacts_by_a_record(results, capsys, monkeypatch):
     found = runs.records(results)
     a, b = (found["wanda", s, "perplexity"].key[:12] for s in (0, 1))
 
-    _, told, _ = compare(capsys, monkeypatch, results, a, b)
+    _, printed, _ = compare(capsys, monkeypatch, results, a, b)
 
-    (row,) = told["rows"]
+    (row,) = printed["rows"]
     assert row["records"] == [found["wanda", 1, "perplexity"].key[:32]]
     assert row["before"] == found["wanda", 0, "perplexity"].readings[0].value
 
@@ -95,17 +95,17 @@ def test_quiet_metrics_stay_out(results, capsys, monkeypatch):
     for method in ("wanda", "magnitude"):
         fake_records.counted(results, "nonzeros", 5.0, method=method)
 
-    _, told, _ = compare(capsys, monkeypatch, results, "wanda", "magnitude")
+    _, printed, _ = compare(capsys, monkeypatch, results, "wanda", "magnitude")
 
-    assert told["unjudged"] == ["nonzeros"]
+    assert printed["unjudged"] == ["nonzeros"]
 
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("wnda", "its methods are magnitude, sparsegpt, wanda"),
-        ("0123456789", "no folder"),
-        ("../..", "no results folder"),
+        ("wnda", "known methods: magnitude, sparsegpt, wanda"),
+        ("0123456789", "is not a folder"),
+        ("../..", "is not a results folder"),
     ],
 )
 def test_what_is_not_there(results, capsys, monkeypatch, name, sentence):
@@ -136,8 +136,8 @@ def test_two_commits_with_one_beginning(results, capsys, monkeypatch):
 
 
 def test_a_step_is_found_and_noise_is_none():
-    dice = np.random.default_rng(0)
-    noise = dice.normal(0, 1, 40)
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 1, 40)
 
     assert changepoints.find_steps(noise + np.where(np.arange(40) < 25, 0, 5)) == [25]
     assert changepoints.find_steps(noise + np.select([np.arange(40) < 12, np.arange(40) < 26], [0, 6], -4)) == [12, 26]
@@ -147,8 +147,8 @@ def test_a_step_is_found_and_noise_is_none():
 
 def test_noise_is_rarely_a_step():
     """At 0.05 a series of noise shows a step in about 5 of 100; at 0.01, which is usual, in one."""
-    dice = np.random.default_rng(1)
-    found = sum(bool(changepoints.find_steps(dice.normal(0, 1, 20), 0.05, 199)) for _ in range(200))
+    rng = np.random.default_rng(1)
+    found = sum(bool(changepoints.find_steps(rng.normal(0, 1, 20), 0.05, 199)) for _ in range(200))
 
     assert found < 22  # the binomial's 99.9% bound
 
@@ -203,9 +203,9 @@ def test_a_figure_makes_no_step_of_the_last_digits(values):
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        (("perplexty",), "has the metric 'perplexty': there are perplexity"),
+        (("perplexty",), "has the metric 'perplexty': known: perplexity"),
         (("perplexity", "--row", "nobody"), "'nobody' in its name"),
-        (("perplexity", "--out", "f.exe"), "should end in"),
+        (("perplexity", "--out", "f.exe"), "must end in"),
     ],
 )
 def test_history_of_nothing(past, capsys, monkeypatch, args, sentence):

@@ -15,14 +15,14 @@ from methods.errors import UserError
 SIZES, BUDGETS = (1e5, 4e5, 1.6e6), (1e6, 2e6, 4e6, 8e6)
 
 
-def grid(dice, A=0.05, a=0.3, b=0.5, spread=0.02, articles=20, sizes=SIZES, budgets=BUDGETS):
+def grid(rng, A=0.05, a=0.3, b=0.5, spread=0.02, articles=20, sizes=SIZES, budgets=BUDGETS):
     n0, d0 = (np.exp(np.mean(np.log(x))) for x in (sizes, budgets))
     tokens = np.full(articles, 1000.0)
-    tilt = dice.normal(0, 0.1, articles)
+    tilt = rng.normal(0, 0.1, articles)
     out = []
     for n in sizes:
         for d in budgets:
-            excess = A * (n / n0) ** -a * (d / d0) ** -b * np.exp(dice.normal(0, spread))
+            excess = A * (n / n0) ** -a * (d / d0) ** -b * np.exp(rng.normal(0, spread))
             out.append(Point(f"m{n:.0f}", int(n), int(d), tokens * excess * (1 + tilt - tilt.mean()), tokens))
     return out
 
@@ -35,10 +35,10 @@ def test_finds_the_law_it_was_made_from():
 
 
 def test_intervals_hold_the_truth_and_the_point_left_out():
-    dice = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     hits = np.zeros(4)
     for _ in range(60):
-        points = grid(dice)
+        points = grid(rng)
         law = scaling_law.fit(points, draws=200)
         for k, (name, true) in enumerate({"A": 0.05, "a": 0.3, "b": 0.5}.items()):
             low, high = law.coefficients[name][1:]
@@ -62,7 +62,7 @@ def test_one_size_has_no_exponent_of_size():
 
 
 def test_too_few_runs():
-    with pytest.raises(UserError, match="a law of 3 coefficients needs 4 runs at least, and there are 3"):
+    with pytest.raises(UserError, match="a law with 3 coefficients needs at least 4 runs, and there are 3"):
         scaling_law.fit(grid(np.random.default_rng(4))[1::5])
 
 
@@ -114,13 +114,13 @@ def write(root, method, model, weights, tokens, values, seed=0):
 
 @pytest.fixture
 def results(tmp_path):
-    dice = np.random.default_rng(6)
+    rng = np.random.default_rng(6)
     for weights in (1000, 4000, 16000):
         for tokens in (10_000, 40_000, 160_000):
-            base = dice.normal(300, 10, 12)
-            cost = 100 * 0.05 * (weights / 4000) ** -0.3 * (tokens / 40_000) ** -0.4 * np.exp(dice.normal(0, 0.01))
+            base = rng.normal(300, 10, 12)
+            cost = 100 * 0.05 * (weights / 4000) ** -0.3 * (tokens / 40_000) ** -0.4 * np.exp(rng.normal(0, 0.01))
             write(tmp_path / "r", "dense-ft", f"m{weights}", weights, tokens, base)
-            write(tmp_path / "r", "cast", f"m{weights}", weights, tokens, base + cost + dice.normal(0, 0.01, 12))
+            write(tmp_path / "r", "cast", f"m{weights}", weights, tokens, base + cost + rng.normal(0, 0.01, 12))
     return tmp_path / "r"
 
 
@@ -147,7 +147,7 @@ def test_nothing_to_fit(results, capsys, monkeypatch):
     code, _, err = call(capsys, monkeypatch, "scaling", "--method", "ast", "--results", results)
 
     assert code == 2
-    assert "holds no model and budget with both 'ast' and 'dense-ft'" in err
+    assert "has no model and budget with 'ast', 'dense-ft' and their size" in err
 
 
 def test_the_same_figure_twice(tmp_path):

@@ -50,7 +50,7 @@ def test_perplexity(roots, loss, spread, expected):
     value, low, high = row.effect
     assert value == pytest.approx(row.after / row.before) and low < value < high
     assert row.estimate.n == fake_records.ARTICLES and row.estimate.unit == "articles"
-    assert (row.needed is not None) == (expected == "INCONCLUSIVE")
+    assert (row.required_n is not None) == (expected == "INCONCLUSIVE")
 
 
 def test_noise_alone_passes(roots):
@@ -134,7 +134,7 @@ def test_other_tokens_are_not_comparable(roots):
 
     row = verdict(roots)["perplexity"]
 
-    assert (row.verdict, row.reason) == ("NOT_COMPARABLE", "measured on other tokens")
+    assert (row.verdict, row.reason) == ("NOT_COMPARABLE", "measured on different tokens")
 
 
 def test_another_protocol_is_not_comparable_and_another_corpus_is_missing(roots):
@@ -202,7 +202,7 @@ def test_a_new_failure_fails_and_an_old_one_fixed_is_shown(roots):
         "wanda": ("NEW_FAILURE", "OOM"),
         "cast": ("NEW_FAILURE", "OOM"),
         "sparsegpt": ("FIXED", "failed before"),
-        "magnitude": ("NOT_COMPARABLE", "failed before as well"),
+        "magnitude": ("NOT_COMPARABLE", "failed before, too"),
     }
     assert {r.verdict for r in found.failed} == {"NEW_FAILURE"}
 
@@ -265,7 +265,7 @@ def test_one_seed_of_a_method_with_seeds_is_judged_with_more_doubt(roots):
     row, trusting = verdict(roots)["perplexity"], verdict(roots, seed_noise={"perplexity": 0.0})["perplexity"]
 
     assert (row.verdict, trusting.verdict) == ("INCONCLUSIVE", "REGRESSION")
-    assert "1 calibration seed" in row.reason and row.needed[1] == "seeds"
+    assert "1 calibration seed" in row.reason and row.required_n[1] == "seeds"
 
 
 def test_a_family_asks_more_of_each(roots):
@@ -324,7 +324,7 @@ def test_exit_codes(roots, capsys, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("toml", "told"),
+    ("toml", "part"),
     [
         ("alpha = 2\n", "alpha"),
         ("[margin]\nacc = 0.1\n", "margins"),
@@ -334,7 +334,7 @@ def test_exit_codes(roots, capsys, monkeypatch, tmp_path):
         (None, "cannot be read"),
     ],
 )
-def test_a_bad_config_is_a_sentence(roots, capsys, monkeypatch, tmp_path, toml, told):
+def test_a_bad_config_is_a_sentence(roots, capsys, monkeypatch, tmp_path, toml, part):
     fake_records.accuracy(roots[0])
     fake_records.accuracy(roots[1])
     if toml is not None:
@@ -343,7 +343,7 @@ def test_a_bad_config_is_a_sentence(roots, capsys, monkeypatch, tmp_path, toml, 
     code, _, err = call(capsys, monkeypatch, roots, "--config", tmp_path / "g.toml")
 
     assert code == 2 and len(err.splitlines()) == 1
-    assert told in err and "g.toml" in err
+    assert part in err and "g.toml" in err
 
 
 def test_damaged_records_and_scores_cannot_be_judged(roots, capsys, monkeypatch):
@@ -359,7 +359,7 @@ def test_damaged_records_and_scores_cannot_be_judged(roots, capsys, monkeypatch)
     path.write_text(whole)
     (roots[0] / "items" / kept.items.file).write_bytes(b"no")
     code, _, err = call(capsys, monkeypatch, roots)
-    assert code == 2 and "not the file its record speaks of" in err
+    assert code == 2 and "checksum mismatch" in err
 
 
 @pytest.mark.parametrize("side", [0, 1])
@@ -369,7 +369,7 @@ def test_a_folder_that_is_not_there_or_empty(roots, capsys, monkeypatch, side):
 
     Store(roots[side])
     code, _, err = call(capsys, monkeypatch, roots)
-    assert code == 2 and "holds no records" in err
+    assert code == 2 and "has no records" in err
 
 
 HOSTILE = "<img src=x onerror=alert(1)>|`[a](b)\n::error::x @all \x1b[31m ]]> %0A"
@@ -405,9 +405,9 @@ def test_json_rows(roots, capsys, monkeypatch):
 
     code, out, _ = call(capsys, monkeypatch, roots, "--json")
 
-    told = json.loads(out)
-    assert code == 1 and told["passed"] is False and told["counts"] == {"REGRESSION": 1}
-    (row,) = told["rows"]
+    printed = json.loads(out)
+    assert code == 1 and printed["passed"] is False and printed["counts"] == {"REGRESSION": 1}
+    (row,) = printed["rows"]
     assert row["low"] < row["value"] < row["high"] and row["value"] == pytest.approx(1.03, abs=0.002)
     assert row["effect"] == "ratio" and row["margin"] == 0.005 and row["n"] == 30
 
@@ -438,7 +438,7 @@ def test_what_cannot_be_measured_again_stays_a_regression(roots, capsys, monkeyp
 
     code, _, err = call(capsys, monkeypatch, roots, "--rerun-suspects")
 
-    assert code == 1 and "could not be measured again" in err
+    assert code == 1 and "cannot measure again" in err
 
 
 def test_items_of_two_rows_of_one_name_are_told_apart(roots):
@@ -467,5 +467,5 @@ def test_a_record_without_its_scores_is_refused(roots):
         found.items = None
         Store(root).write(found)
 
-    with pytest.raises(UserError, match="kept no per-item scores"):
+    with pytest.raises(UserError, match="has no per-item scores"):
         verdict(roots)

@@ -64,15 +64,15 @@ def root(tmp_path):
 
 
 def exported(cli, root, format_, out, *more):
-    code, told, err = cli("export", "--format", format_, "--results", root, "--out", out, *more)
+    code, printed, err = cli("export", "--format", format_, "--results", root, "--out", out, *more)
     assert code == 0, err
-    return told, {str(p.relative_to(out)): json.loads(p.read_text()) for p in sorted(out.rglob("*.json"))}
+    return printed, {str(p.relative_to(out)): json.loads(p.read_text()) for p in sorted(out.rglob("*.json"))}
 
 
 def test_every_eval_ever_takes_it(root, cli, tmp_path):
-    told, found = exported(cli, root, "eee", tmp_path / "out", "--organization", "us")
+    printed, found = exported(cli, root, "eee", tmp_path / "out", "--organization", "us")
 
-    assert "2 files, 2 models; without a number, and left out: 1 failed" in told
+    assert "2 files, 2 models; skipped, without a number: 1 failed" in printed
     checker = jsonschema.Draft7Validator(SCHEMA)
     path_rule = SCHEMA["properties"]["detailed_evaluation_results"]["properties"]["file_path"]["pattern"]
     for path, document in found.items():
@@ -125,13 +125,13 @@ def test_a_metric_nobody_knows_has_no_range(root, cli, tmp_path):
 
     _, found = exported(cli, root, "eee", tmp_path / "out")
 
-    (told,) = [
+    (printed,) = [
         r["metric_config"]
         for d in found.values()
         for r in d["evaluation_results"]
         if r["metric_config"]["metric_name"] == "strangeness"
     ]
-    assert told == {"metric_name": "strangeness", "metric_id": "cast-bench.strangeness", "lower_is_better": True}
+    assert printed == {"metric_name": "strangeness", "metric_id": "cast-bench.strangeness", "lower_is_better": True}
     assert all(jsonschema.Draft7Validator(SCHEMA).is_valid(d) for d in found.values())
 
 
@@ -208,7 +208,7 @@ def test_hostile_names_make_no_path(tmp_path, cli, format_):
     assert ".." not in next(iter(found))
 
 
-def test_a_folder_of_the_users_is_told_by_its_name_alone(tmp_path, cli):
+def test_a_folder_of_the_users_is_named_without_its_path(tmp_path, cli):
     root = tmp_path / "results"
     windows(root, method="dense", identity={"model": "/home/somebody/secret/mine"})
 
@@ -232,7 +232,7 @@ def test_a_dense_model_is_called_what_its_publisher_calls_it(tmp_path, model, na
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "part"),
     [
         (("--format", "eee", "abc"), "leave 'abc' out"),
         (("--format", "hf"), "name a record"),
@@ -241,10 +241,10 @@ def test_a_dense_model_is_called_what_its_publisher_calls_it(tmp_path, model, na
         (("--format", "lm-eval", "--results", "nowhere"), "is not there"),
     ],
 )
-def test_bad_input_is_a_sentence(root, cli, tmp_path, args, told):
+def test_bad_input_is_a_sentence(root, cli, tmp_path, args, part):
     code, out, err = cli("export", "--results", root, "--out", tmp_path / "out", *args)
 
-    assert code == 2 and out == "" and told in err and len(err.splitlines()) == 1
+    assert code == 2 and out == "" and part in err and len(err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 

@@ -178,8 +178,8 @@ def test_compare_two_rows(visit):
     assert page.locator("#compare").is_disabled()
     pick(page, "sparsegpt 2:4")
     page.click("#compare")
-    told = line(page, "perplexity wiki-mini@128")
-    assert "×1.1107 worse" in told and "2 seeds, 30 articles" in told  # exp(0.105)
+    printed = line(page, "perplexity wiki-mini@128")
+    assert "×1.1107 worse" in printed and "2 seeds, 30 articles" in printed  # exp(0.105)
     assert "×0.5000" in line(page, "bytes packed") and "no paired interval" in line(page, "bytes packed")
     page.click("#close")
     page.click("#drop")
@@ -192,8 +192,8 @@ def test_what_was_counted_has_no_interval_to_show(visit):
     page = visit()
     pick(page, "dense", "magnitude 2:4")
     page.click("#compare")
-    told = line(page, "bits per weight")
-    assert "−15 better" in told and "exact: counted, not sampled" in told
+    printed = line(page, "bits per weight")
+    assert "−15 better" in printed and "exact: counted, not sampled" in printed
 
 
 def test_the_answer_is_on_the_first_screen(visit):

@@ -108,7 +108,7 @@ def test_what_prints_and_what_writes(cli, here):
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "part"),
     [
         (["--out", "r", "--format", "md"], "--format"),
         (["--check", "--equal-bytes"], "--equal-bytes"),
@@ -116,10 +116,10 @@ def test_what_prints_and_what_writes(cli, here):
         (["--out", "file/r", "--results", "results/first"], "--out"),
     ],
 )
-def test_bad_input_is_one_sentence(cli, here, args, told):
+def test_bad_input_is_one_sentence(cli, here, args, part):
     (here / "file").write_text("")
     code, _, err = cli("report", *args)
-    assert code == 2 and told in err and len(err.strip().splitlines()) == 1
+    assert code == 2 and part in err and len(err.strip().splitlines()) == 1
 
 
 def test_no_results_at_all(cli, tmp_path, monkeypatch):
@@ -136,7 +136,7 @@ def test_the_own_folder_counts_where_it_is_the_only_one(here):
     assert [p.name for p in leaderboard.results_folders()] == ["local"]
 
 
-def test_folders_of_one_name_are_told_apart(here):
+def test_folders_of_one_name_have_different_titles(here):
     reports.folder(here / "other/first")
     titles = [
         s.title
@@ -226,7 +226,7 @@ def test_an_interval_is_that_of_the_same_windows(here):
     assert math.log(found.value) == pytest.approx(math.copysign(0.1, math.log(found.value)), abs=1e-6)
 
 
-def test_rows_that_cannot_be_told_apart_share_a_rank(here):
+def test_rows_that_do_not_differ_share_a_rank(here):
     table = first()
     ranks = {table.rows[k].name: r for k, r in enumerate(table.ranks[0])}
     assert ranks["dense"] == "1" and ranks["sparsegpt 2:4"] == "2"
