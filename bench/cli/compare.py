@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.console import console, print_rows
+from bench.cli.console import print_rows, print_table
 from bench.cli.flags import Json, Results
 from methods.errors import UserError
 
 if TYPE_CHECKING:
     from bench.compare.result_set import ResultSet
     from bench.compare.settings import CompareSettings
-    from bench.compare.verdict import Comparison
+    from bench.compare.verdict import Comparison, Row
 
 Config = Annotated[
     Path | None, typer.Option(metavar="FILE", help="TOML file with alpha, [margins], [tolerances], [seed_noise].")
@@ -135,7 +136,7 @@ def history(
 
 def merge(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Results folders to merge, for example of several machines.")
+        list[Path], typer.Argument(metavar="DIR", help="Results folders to merge, for example of several machines.")
     ],
     results: Results = None,
 ) -> None:
@@ -231,7 +232,21 @@ def _print_comparison(comparison: Comparison, json: bool, md: Path | None, headl
     if json:
         typer.echo(render.to_json(comparison))
     elif str(md) != "-":
-        console().print(render.to_rich(comparison.rows))
+        _print_verdicts(comparison.rows)
+
+
+def _print_verdicts(rows: Sequence[Row]) -> None:
+    from rich.text import Text
+
+    from bench.compare.render import COLORS, cells
+
+    headers = list(cells(rows[0])) if rows else ["nothing to compare"]
+    right = [header in ("before", "after", "change", "p") for header in headers]
+    lines = []
+    for row in rows:
+        color = COLORS.get(row.verdict, "")
+        lines.append([Text(cell, color if name in ("", "verdict") else "") for name, cell in cells(row).items()])
+    print_table(headers, lines, right)
 
 
 def _write(path: Path, text: str) -> None:

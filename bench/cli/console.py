@@ -12,11 +12,15 @@ import typer
 from methods.errors import UserError
 
 if TYPE_CHECKING:
-    import rich.console
+    from rich.text import Text
 
     from bench.results.record import Record
 
 FORMATS = ("table", "json", "csv", "md")
+MAX_UNWRAPPED, MAX_WORD = 14, 24
+"""In characters: cells up to this length are not wrapped, and words up to this length are not cut."""
+FILE_WIDTH = 200
+"""The width of a table in a file, unless it needs more."""
 
 Rows = Sequence[dict[str, Any]]
 
@@ -28,8 +32,8 @@ def print_records(records: list[Record], format_: str, equal_bytes: bool = False
         UserError: an unknown format, or no rows of about the same size.
     """
     from bench.report import equal_bits
-    from bench.report.table import text_tables, to_markdown, to_rich
-    from bench.results.rows import to_csv, to_json
+    from bench.report.table import text_tables, to_markdown
+    from bench.results.rows import IDENTITY, to_csv, to_json
     from bench.system.text import plain
 
     if format_ not in FORMATS:
@@ -52,7 +56,8 @@ def print_records(records: list[Record], format_: str, equal_bytes: bool = False
         typer.echo("\n".join(f"**{plain(t.title)}**\n\n{to_markdown(t)}" for t in tables), nl=False)
         return
     for table in tables:
-        console().print(to_rich(table))
+        right = [header not in IDENTITY for header in table.headers]
+        print_table(table.headers, table.lines, right=right, title=table.title)
 
 
 def fail(sentence: str, code: int) -> NoReturn:
@@ -66,23 +71,65 @@ def print_rows(rows: Rows, as_json: bool) -> None:
     if as_json:
         print(json.dumps(list(rows), indent=1))
         return
+    names = list(rows[0]) if rows else ["nothing here"]
+    right = [_is_numeric(rows, name) for name in names]
+    print_table([n.replace("_", " ") for n in names], [[_text(row[n]) for n in names] for row in rows], right=right)
+
+
+def print_table(
+    headers: Sequence[str], lines: Sequence[Sequence[str | Text]], right: Sequence[bool], title: str = ""
+) -> None:
+    """Print a table; if the terminal is too narrow for it, a block for each of its lines.
+
+    right: which columns are aligned to the right.
+    """
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table()
-    for i, name in enumerate(rows[0] if rows else ("nothing here",)):
-        table.add_column(name.replace("_", " "), overflow="fold", no_wrap=i == 0)
-        table.columns[i].justify = "right" if _is_numeric(rows, name) else "left"
-    for row in rows:
-        table.add_row(*(Text(_text(v)) for v in row.values()))
-    console().print(table)
+    texts = [[Text(cell) if isinstance(cell, str) else cell for cell in line] for line in lines]
+    columns = [[header, *(line[i].plain for line in texts)] for i, header in enumerate(headers)]
+    borders = 3 * len(columns) + 1
+    if sys.stdout.isatty():
+        console = Console()
+    else:
+        console = Console(width=max(FILE_WIDTH, borders + sum(map(_least_width, columns))))
+    if widths := column_widths(columns, console.width - borders):
+        table = Table(title=Text(title) if title else None, title_justify="left")
+        for header, width, is_right in zip(headers, widths, right, strict=True):
+            table.add_column(Text(header), width=width, overflow="fold", justify="right" if is_right else "left")
+        for line in texts:
+            table.add_row(*line)
+        console.print(table)
+        return
+    if title:
+        console.print(Text(title, "bold"), end="\n\n")
+    for line in texts:
+        block = Table.grid(padding=(0, 2))
+        block.add_column(overflow="fold", style="dim")
+        block.add_column(overflow="fold")
+        for header, cell in zip(headers, line, strict=True):
+            if cell.plain:
+                block.add_row(Text(header), cell)
+        console.print(block, "")
 
 
-def console() -> rich.console.Console:
-    """As wide as the terminal; wide enough for most tables if the output goes to a file."""
-    from rich.console import Console
+def column_widths(columns: Sequence[Sequence[str]], available: int) -> list[int] | None:
+    """Widths of a table's columns, each a header and cells. None: not even words and short cells fit."""
+    least, most = [_least_width(column) for column in columns], [max(map(len, column)) for column in columns]
+    rest = available - sum(least)
+    if rest < 0:
+        return None
+    wanted = sum(most) - sum(least)
+    share = min(1.0, rest / wanted) if wanted else 1.0
+    return [low + int((high - low) * share) for low, high in zip(least, most, strict=True)]
 
-    return Console() if sys.stdout.isatty() else Console(width=200)
+
+def _least_width(column: Sequence[str]) -> int:
+    """The longest word, or cell if it is short. Only longer words are cut."""
+    header, *cells = column
+    parts = [part for cell in cells for part in ([cell] if len(cell) <= MAX_UNWRAPPED else cell.split())]
+    return min(MAX_WORD, max(map(len, [*header.split(), *parts]), default=0))
 
 
 def _is_numeric(rows: Rows, name: str) -> bool:

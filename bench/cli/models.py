@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def pull(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Models, corpora or tasks.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Models, corpora or tasks.")],
     data_dir: DataDir = None,
 ) -> None:
     """Download models, corpora and tasks before a run.
@@ -61,7 +61,7 @@ def verify(
 
 
 def export(
-    out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write, new or empty.")],
     artifact: Annotated[
         str | None,
         typer.Argument(help="For hf and packed24: a record (the first digits of its key) or a model folder."),

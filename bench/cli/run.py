@@ -11,6 +11,8 @@ import typer
 from bench.cli.console import fail, print_records, print_rows
 from bench.cli.flags import Json, spec_of, with_flags
 
+Quantizer = Annotated[str | None, typer.Option("--quant", help="Quantizer, which runs last [default: none].")]
+
 
 @with_flags()
 def run(json: Json = False, **flags: Any) -> None:
@@ -60,9 +62,9 @@ def plan(json: Json = False, **flags: Any) -> None:
 @with_flags("measures", "tasks", "results")
 def prune(
     methods: Annotated[str, typer.Option("--method", help="One method, as in bench run.")],
-    out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write, new or empty.")],
     models: Annotated[str, typer.Option("--model", help="Alias, hub id or folder.")] = "tiny",
-    quantizers: Annotated[str, typer.Option("--quant", help="Quantizer to run last.")] = "none",
+    quantizers: Quantizer = None,
     seeds: Annotated[int, typer.Option("--seed", help="Calibration seed.")] = 0,
     **flags: Any,
 ) -> None:
@@ -70,7 +72,7 @@ def prune(
 
     transformers can load the folder.
     """
-    fixed = {"methods": methods, "models": models, "measures": "size", "seeds": seeds}
+    fixed = {"methods": methods, "models": models, "measures": "size", "seeds": seeds, "quantizers": quantizers}
     spec = spec_of(flags | fixed, quantizers="none")
     from bench.run.prune import write_pruned
     from bench.verify import BrokenPromise
@@ -89,11 +91,13 @@ def finetune(
     data: Annotated[
         str, typer.Option(help="Training text: a corpus, a .txt or .jsonl file, or a folder of such files.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write, new or empty.")],
     rank: Annotated[
         int,
         typer.Option(help="Train low-rank updates of this rank, merged under the mask; 0 trains all weights.", min=0),
     ] = 0,
+    patterns: Annotated[str | None, typer.Option("--pattern", help="Pattern to keep [default: the model's].")] = None,
+    quantizers: Quantizer = None,
     seeds: Annotated[int, typer.Option("--seed", help="Seed for the order of the text.")] = 0,
     **flags: Any,
 ) -> None:
@@ -107,12 +111,11 @@ def finetune(
     from methods.folder import Folder
 
     folder, record = find_pruned(artifact, flags.pop("results", None))
-    pattern = flags.pop("patterns", None) or (
-        record.identity.pattern if record else str(detect_pattern(Folder(folder)))
-    )
+    patterns = patterns or (record.identity.pattern if record else str(detect_pattern(Folder(folder))))
     training = [f"training.data={json_module.dumps(data)}"]
     fixed = {"methods": f"finetune:rank={rank}", "models": (str(folder),), "measures": "size", "seeds": seeds}
-    fixed |= {"patterns": pattern, "set_": training + (flags.pop("set_", None) or [])}
+    fixed |= {"patterns": patterns, "quantizers": quantizers}
+    fixed |= {"set_": training + (flags.pop("set_", None) or [])}
     try:
         typer.echo(write_pruned(spec_of(flags | fixed, quantizers="none"), out))
     except BrokenPromise as broken:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.compare.escape import code, markdown, printable
 from bench.compare.verdict import Comparison, Row
-
-if TYPE_CHECKING:
-    import rich.table
 
 MAX_COMMENT_LENGTH = 60_000
 """In characters. GitHub accepts 65,536."""
@@ -62,19 +59,6 @@ def cells(row: Row) -> dict[str, str]:
         "verdict": row.verdict,
         "about": printable("; ".join(filter(None, notes))),
     }
-
-
-def to_rich(rows: Sequence[Row]) -> rich.table.Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table()
-    for name in cells(rows[0]) if rows else ("nothing to compare",):
-        table.add_column(name, justify="right" if name in ("before", "after", "change", "p") else "left")
-    for row in rows:
-        style = COLORS.get(row.verdict, "")
-        table.add_row(*(Text(c, style if name in ("", "verdict") else "") for name, c in cells(row).items()))
-    return table
 
 
 def describe_counts(comparison: Comparison) -> str:

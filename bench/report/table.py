@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.report import task_averages
 from bench.results import metrics
 from bench.results.record import Record
 from bench.results.rows import IDENTITY, to_rows
 from bench.system.text import plain
-
-if TYPE_CHECKING:
-    import rich.table
 
 ALWAYS_SHOWN = ("method", "pattern")
 """Labels that a table has although all rows agree on them."""
@@ -220,18 +217,6 @@ def format_number(value: float, stderr: float | None, unit: str) -> str:
     if float(value).is_integer():
         return f"{int(value):,}"
     return f"{value:,.4g}"
-
-
-def to_rich(table: TextTable) -> rich.table.Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    out = Table(title=Text(table.title), title_justify="left")
-    for i, header in enumerate(table.headers):
-        out.add_column(Text(header), justify="left" if header in IDENTITY else "right", no_wrap=i == 0)
-    for line in table.lines:
-        out.add_row(*(Text(cell) for cell in line))
-    return out
 
 
 def to_markdown(table: TextTable, escape: Callable[[str], str] = plain) -> str:

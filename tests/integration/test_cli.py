@@ -114,6 +114,20 @@ def test_every_flag_of_a_spec_is_a_flag_of_each_command_that_makes_one():
     assert offered["prune"] == {*FLAGS, "out"} - {"measures", "tasks", "results"}
 
 
+@pytest.mark.parametrize(
+    ("args", "quantizers"),
+    [([], ("none",)), (["--quant", "int8"], ("int8",)), (["--config", "c.toml"], ("int4-gptq",))],
+)
+def test_prune_quantizes_only_on_request(cli, tmp_path, monkeypatch, args, quantizers):
+    specs = []
+    monkeypatch.setattr("bench.run.prune.write_pruned", lambda spec, out: specs.append(spec))
+    (tmp_path / "c.toml").write_text('quantizers = "int4-gptq"')
+
+    assert cli("prune", "--method", "magnitude", "--out", "o", *args)[0] == 0
+    assert specs[0].quantizers == quantizers
+    assert "[default: none]" in " ".join(cli("prune", "--help")[1].split())
+
+
 def test_no_cuda(refused, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert "'cuda'" in (sentence := refused("run", "--device", "cuda")) and "--device cpu" in sentence
