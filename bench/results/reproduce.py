@@ -44,7 +44,7 @@ def command(records: Sequence[Record]) -> str:
 def _set(name: str, value: Any) -> list[str]:
     if isinstance(value, dict):
         return [part for key, inner in value.items() for part in _set(f"{name}.{key}", inner)]
-    if value is None or value in ((), ("*",)) or (name, value) == ("training.processes", 1):
+    if value is None or value in ([], ["*"]) or (name, value) == ("training.processes", 1):
         return []
     return ["--set", f"{name}={_text(value)}"]
 

@@ -312,7 +312,7 @@ function compare(a, b) {
     );
     body.append(line);
   });
-  grid.append(el("caption", "Better or worse: the interval excludes no difference."), el("thead"), body);
+  grid.append(el("caption", "A change is called better or worse only if its interval does not contain \u201cno change\u201d."), el("thead"), body);
   grid.tHead.append(head);
   const region = el("div", undefined, { class: "scroll", role: "region", tabindex: "0", "aria-label": "Two rows, metric by metric" });
   region.append(grid);
