@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import socket
 from pathlib import Path
@@ -13,7 +12,7 @@ import psutil
 
 from bench.catalog import registry
 from bench.inputs import corpora, models
-from bench.inputs.hub import DATA_ENV
+from bench.inputs.hub import DATA_ENV, mirror
 from bench.results.store import RESULTS, writable
 from bench.system import devices, environments, provenance
 from bench.system.cache import cache_dir
@@ -100,7 +99,7 @@ def _network() -> dict[str, Any]:
 
 
 def _mirror(data_dir: Path | None) -> dict[str, Any]:
-    named = data_dir or (Path(os.environ[DATA_ENV]) if os.environ.get(DATA_ENV) else None)
+    named = mirror(data_dir)
     if named is None:
         return _row("mirror", "none", f"--data-dir or ${DATA_ENV} would name one")
     return _row("mirror", "ok" if named.is_dir() else "missing", str(named))

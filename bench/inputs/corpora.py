@@ -1,6 +1,6 @@
 """Corpora: documents by name, from a mirror, the cache or the hub.
 
-The cache is laid out as a mirror is, `<dir>/<hub id>/<file>`, so that `bench pull --data-dir DIR` fills either.
+Where their files lie: bench.inputs.hub.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.inputs import wikimini
+from bench.inputs import hub, wikimini
 from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.suggest import unknown
@@ -103,82 +103,44 @@ def require(name: str, use: str) -> None:
 def files(name: str, use: str, data_dir: Path | None) -> list[Path]:
     """The local files of a hub corpus: the mirror's, else the cache's; empty if neither has them."""
     corpus = lookup(name)
-    pattern = dict(corpus.files).get(use, "")
-    for root in (data_dir, cache_dir() / "data"):
-        if root and pattern and (found := sorted((root / corpus.hub).glob(pattern))):
-            return found
+    if pattern := dict(corpus.files).get(use):
+        for root in hub.roots(data_dir):
+            if found := sorted((root / corpus.hub).glob(pattern)):
+                return found
     return []
 
 
 def ensure(name: str, use: str, data_dir: Path | None) -> str:
-    """Make a corpus be here, and return the digest of its content.
+    """Fetch a corpus into the cache unless it is here, and return the digest of its content.
 
     Raises:
-        UserError: it is neither in the mirror nor in the cache nor to be had from the hub.
+        UserError: it is neither in the mirror nor in the cache, and cannot be fetched from the hub.
     """
     if not lookup(name).hub:
         return wikimini.RECIPE
     if not files(name, use, data_dir):
-        pull(name, cache_dir() / "data", use)
+        pull(name, cache_dir() / "data", use, data_dir)
     return digests.of([digests.of_file(f) for f in files(name, use, data_dir)])
 
 
-def pull(name: str, root: Path, use: str | None = None) -> list[Path]:
-    """Fetch a hub corpus's files into `root`, laid out as a mirror, with the revision they came from beside them.
+def pull(name: str, root: Path, use: str | None = None, data_dir: Path | None = None) -> list[Path]:
+    """Fetch a hub corpus's files into the mirror or cache `root`. use: fetch only these; None fetches all.
 
     Raises:
-        UserError: the hub does not answer.
+        UserError: the hub does not answer, or refuses.
     """
     corpus = lookup(name)
     if not corpus.hub:
         wikimini.articles("train", cache_dir())
         return []
-    from fnmatch import fnmatch
-
-    from huggingface_hub import HfApi, hf_hub_download
-
-    got = []
-    try:
-        info = HfApi().dataset_info(corpus.hub, timeout=4)
-        names = [s.rfilename for s in info.siblings or []]
-        for wanted, pattern in corpus.files:
-            for file in (n for n in names if fnmatch(n, pattern) and use in (None, wanted)):
-                got.append(
-                    Path(
-                        hf_hub_download(
-                            corpus.hub, file, repo_type="dataset", revision=info.sha, local_dir=root / corpus.hub
-                        )
-                    )
-                )
-        (root / corpus.hub / "REVISION").write_text(f"{info.sha}\n")
-    except unreachable() as fault:
-        raise UserError(
-            f"{name} ({corpus.hub}) is neither in a mirror nor in the cache, and the hub does not answer "
-            f"({type(fault).__name__}): connect, or pass --data-dir (or BENCH_DATA_DIR) naming a mirror that holds "
-            f"{corpus.hub}/, or take a corpus that is here (wiki-mini)"
-        ) from None
-    return got
-
-
-def unreachable() -> tuple[type[BaseException], ...]:
-    """What is raised where the hub does not answer.
-
-    Its client stands on another HTTP library from one version to the next, and does not wrap that library's errors; the
-    root of them is a base of the client's own.
-    """
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return (*HfHubHTTPError.__bases__, OSError)
-
-
-def revision(name: str, use: str, data_dir: Path | None) -> str:
-    """Where a hub corpus came from, as far as anybody wrote it down."""
-    corpus = lookup(name)
-    for root in (data_dir, cache_dir() / "data"):
-        if root and corpus.hub and files(name, use, root):
-            note = root / corpus.hub / "REVISION"
-            return note.read_text().strip() if note.exists() else "mirror"
-    return ""
+    repository = hub.Repository(
+        corpus.hub,
+        "dataset",
+        f"corpus {name}",
+        "take a corpus that needs no download (wiki-mini)",
+        tuple(r / corpus.hub for r in hub.roots(data_dir)),
+    )
+    return hub.fill(root, repository, tuple(pattern for wanted, pattern in corpus.files if use in (None, wanted)))
 
 
 def documents(name: str, use: str, data_dir: Path | None) -> Sequence[str]:

@@ -60,15 +60,18 @@ def describe(name: str, file: str) -> Task:
     )
 
 
-class Loader(yaml.SafeLoader):  # type: ignore[misc]
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """`!function` stays a name: nothing is imported."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
 
 
 def _read(path: Path, texts: list[str]) -> dict[str, Any]:
     """A YAML with what it includes, its own keys first."""
     text = path.read_text()
     texts.append(text)
-    config: dict[str, Any] = yaml.load(text, Loader=Loader)
+    config: dict[str, Any] = yaml.load(text, Loader=_Loader)
     below: dict[str, Any] = {}
     included = config.pop("include", [])
     for name in included if isinstance(included, list) else [included]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
-from bench.inputs import wikitasks
-from bench.inputs.corpora import unreachable
-from bench.inputs.task_yaml import Loader, Task
+from bench.inputs import hub, wikitasks
+from bench.inputs.task_yaml import Task
 from bench.system import digests
 from bench.system.cache import cache_dir
 from methods.errors import UserError
@@ -50,6 +49,9 @@ REQUESTS = {
 }
 """Questions, and about how many tokens one takes with all its choices."""
 
+NOT_DATA = ("*.py", "*.bin", "*.pt", "*.pkl", "*.pickle", ".git*")
+"""Never downloaded: code, pickles, and git's own files."""
+
 
 def expand(names: tuple[str, ...]) -> dict[str, str]:
     """Single tasks, each with its YAML: sets and lm-eval's groups become their tasks.
@@ -86,20 +88,17 @@ def tokens(name: str, limit: int | None) -> int:
     return each * min(questions, limit or questions)
 
 
-Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
-
-
 def place(task: Task, data_dir: Path | None) -> Path | None:
     """The folder that holds a task's data: the mirror's, else the cache's; None where neither has it."""
-    for root_ in (data_dir, cache_dir() / "data"):
-        if root_ and task.hub and _files(root_ / task.hub):
-            return root_ / task.hub
+    for root in hub.roots(data_dir):
+        if task.hub and _files(root / task.hub):
+            return root / task.hub
     return None
 
 
 def _files(folder: Path) -> list[Path]:
     """Data and its README, which says how it is split; nothing hidden."""
-    found = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "REVISION"]
+    found = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != hub.REVISION_FILE]
     shown = [p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
     return shown if any(p.suffix not in (".md", "") for p in shown) else []
 
@@ -114,55 +113,34 @@ def content(task: Task, data_dir: Path | None) -> str:
 
 
 def revision(task: Task, data_dir: Path | None) -> str:
-    """Where its data came from, as far as anybody wrote it down."""
+    """The hub commit of a task's local data; "mirror" where none is recorded, "" where there is no data."""
     folder = place(task, data_dir)
-    if folder is None:
-        return ""
-    note = folder / "REVISION"
-    return note.read_text().strip() if note.exists() else "mirror"
+    return hub.recorded_revision(folder) if folder else ""
 
 
 def ensure(task: Task, data_dir: Path | None) -> str:
-    """Make a task's data be here, and return its digest.
+    """Fetch a task's data into the cache unless it is here, and return the data's digest.
 
     Raises:
-        UserError: it is neither in the mirror nor in the cache nor to be had from the hub.
+        UserError: it is neither in the mirror nor in the cache, and cannot be fetched from the hub.
     """
     if task.hub and place(task, data_dir) is None:
         pull(task, cache_dir() / "data", data_dir)
     return content(task, data_dir)
 
 
-def pull(task: Task, target: Path, data_dir: Path | None = None) -> Path:
-    """Fetch a task's data set into `target`, laid out as a mirror, with the revision it came from beside it.
+def pull(task: Task, root: Path, data_dir: Path | None = None) -> Path:
+    """Fetch a task's data set into the mirror or cache `root`.
 
     Raises:
-        UserError: the hub does not answer, or does not give it.
+        UserError: the hub does not answer, or refuses.
     """
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    folder = target / task.hub
-    looked = " and ".join(str(r / task.hub) for r in (data_dir, cache_dir() / "data") if r)
-    ways = f"connect, or copy it to <mirror>/{task.hub}/ and pass --data-dir <mirror> (or BENCH_DATA_DIR)"
-    try:
-        revision = str(HfApi().dataset_info(task.hub, timeout=4).sha)
-        snapshot_download(
-            task.hub,
-            repo_type="dataset",
-            revision=revision,
-            local_dir=folder,
-            ignore_patterns=["*.py", "*.bin", "*.pt", "*.pkl", "*.pickle", ".git*"],  # data, and no code
-        )
-        (folder / "REVISION").write_text(f"{revision}\n")
-    except (GatedRepoError, RepositoryNotFoundError):
-        raise UserError(
-            f"task {task.name} needs {task.hub}, which the hub does not give: accept its licence at "
-            f"huggingface.co/datasets/{task.hub} and set HF_TOKEN, or {ways.removeprefix('connect, or ')}"
-        ) from None
-    except unreachable() as fault:
-        raise UserError(
-            f"task {task.name} needs {task.hub}, which is not in {looked}, and the hub does not answer "
-            f"({type(fault).__name__}): {ways}, or take a task that needs none ({', '.join(OWN)})"
-        ) from None
-    return folder
+    repository = hub.Repository(
+        task.hub,
+        "dataset",
+        f"task {task.name}",
+        f"take a task that needs no download ({', '.join(OWN)})",
+        tuple(r / task.hub for r in hub.roots(data_dir)),
+    )
+    hub.fill(root, repository, ignore=NOT_DATA)
+    return root / task.hub

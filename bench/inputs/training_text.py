@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.inputs import corpora, wikimini
+from bench.inputs import corpora, hub, wikimini
 from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.files import atomic_write
@@ -106,7 +106,7 @@ def content(name: str, data_dir: Path | None) -> str:
         return wikimini.RECIPE
     if found := corpora.files(name, "training", data_dir):
         return digests.of([digests.of_file(f) for f in found])
-    return _hub_revision(name)
+    return _hub_revision(name, data_dir)
 
 
 def load(
@@ -220,7 +220,7 @@ def _streamed(name: str, use: str, data_dir: Path | None) -> Iterator[str]:
         kind = "parquet" if found[0].suffix == ".parquet" else "json"
         rows = load_dataset(kind, data_files=[str(f) for f in found], split="train", streaming=True)
     else:
-        revision = _hub_revision(name)
+        revision = _hub_revision(name, data_dir)
         rows = load_dataset(corpus.hub, data_files=pattern, split="train", revision=revision, streaming=True)
     for row in rows:
         text = row[corpus.column]
@@ -228,25 +228,23 @@ def _streamed(name: str, use: str, data_dir: Path | None) -> Iterator[str]:
             yield text
 
 
-def _hub_revision(name: str) -> str:
+def _hub_revision(name: str, data_dir: Path | None) -> str:
     """The commit a hub corpus is at now.
 
     Raises:
-        UserError: it is not for training, or the hub does not answer.
+        UserError: it is not for training, or the hub does not answer or refuses.
     """
-    from huggingface_hub import HfApi
-
     corpus = corpora.lookup(name)
     if "training" not in dict(corpus.files):
         raise UserError(f"{name} is no training corpus: take another training.data")
-    try:
-        return str(HfApi().dataset_info(corpus.hub, timeout=4).sha)
-    except corpora.unreachable() as fault:
-        raise UserError(
-            f"training corpus {name} ({corpus.hub}) is neither in a mirror nor in the cache, and the hub does not "
-            f"answer ({type(fault).__name__}): connect, name a mirror by --data-dir, or train on wiki-mini or on a "
-            "text file of yours"
-        ) from None
+    repository = hub.Repository(
+        corpus.hub,
+        "dataset",
+        f"training corpus {name}",
+        "train on wiki-mini or on a text file of yours",
+        tuple(r / corpus.hub for r in hub.roots(data_dir)),
+    )
+    return repository.latest().revision
 
 
 def _is_local(name: str) -> bool:

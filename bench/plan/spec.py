@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bench.catalog import registry
-from bench.inputs.hub import DATA_ENV
+from bench.inputs.hub import DATA_ENV, mirror
 from bench.inputs.tasks import OWN
 from bench.results.store import RESULTS
 from bench.system.suggest import unknown
@@ -121,7 +120,7 @@ class Spec(_Strict):
     @field_validator("data_dir")
     @classmethod
     def _mirror(cls, value: Path | None) -> Path | None:
-        named = value or (Path(os.environ[DATA_ENV]) if os.environ.get(DATA_ENV) else None)
+        named = mirror(value)
         if named and not named.is_dir():
             raise UserError(
                 f"data directory {str(named)!r} is not there: make it, or leave --data-dir and ${DATA_ENV} out"

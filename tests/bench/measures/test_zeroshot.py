@@ -11,12 +11,8 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from bench import api
-from bench.inputs import lmeval
-from bench.inputs import loading
-from bench.inputs import tasks
-from bench.inputs import wikitasks
-from bench.inputs.task_yaml import describe
-from bench.inputs.task_yaml import harness
+from bench.inputs import lmeval, loading, task_yaml, tasks, wikitasks
+from bench.inputs.task_yaml import describe, harness
 from bench.results.store import Store
 from helpers import runs
 from methods.contract import Compute
@@ -126,7 +122,7 @@ def test_key_moves_with_how_it_is_run(change):
 def test_key_moves_with_lm_evals_version(monkeypatch):
     spec = runs.small("r", measures=("zeroshot",), tasks=("piqa",))
     before = {c.key for c in api.plan(spec).measurements if c.measure == "zeroshot"}
-    monkeypatch.setattr(tasks, "harness", lambda: "0.4.99")
+    monkeypatch.setattr("bench.plan.resolve.harness", lambda: "0.4.99")
 
     assert not before & {c.key for c in api.plan(spec).measurements}
 
@@ -240,31 +236,20 @@ def test_a_mirror_without_the_split_fails_that_task_alone(mirror, tmp_path):
     assert "the data of task piqa" in got["dense", "piqa"].reason and str(mirror) in got["dense", "piqa"].reason
 
 
-def test_pulled_data_is_at_one_revision_and_holds_no_code(monkeypatch, tmp_path):
-    import huggingface_hub
-
-    asked = {}
-
-    class Hub:
-        def dataset_info(self, hub, timeout):
-            return type("Info", (), {"sha": "f" * 40})
-
-    def download(hub, *, local_dir, **how):
-        asked.update(how, hub=hub)
-        (local_dir / "data").mkdir(parents=True)
-        (local_dir / "data/validation.parquet").write_bytes(b"")
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+def test_pulled_data_is_at_one_revision_and_holds_no_code(fake_hub):
+    fake_hub.files = ("data/validation.parquet", "README.md", "load.py", "weights.pkl", ".gitattributes")
     task = describe("piqa", tasks.KNOWN["piqa"])
     tasks.ensure(task, None)
 
-    assert (asked["hub"], asked["revision"], asked["repo_type"]) == ("baber/piqa", "f" * 40, "dataset")
-    assert "*.py" in asked["ignore_patterns"] and "*.pkl" in asked["ignore_patterns"]
-    assert tasks.revision(task, None) == "f" * 40
-    asked.clear()
+    assert fake_hub.downloads == [("baber/piqa", "dataset", fake_hub.revision)]
+    assert {p.name for p in tasks.place(task, None).rglob("*") if p.is_file()} == {
+        "README.md",
+        "REVISION",
+        "validation.parquet",
+    }
+    assert tasks.revision(task, None) == fake_hub.revision
     tasks.ensure(task, None)
-    assert not asked
+    assert len(fake_hub.downloads) == 1
 
 
 def test_the_sets_data_is_known_without_lm_eval():
@@ -298,7 +283,8 @@ def index(monkeypatch, folder, **texts):
         (folder / f"{name}.yaml").write_text(text)
     manager = TaskManager(include_defaults=False, include_path=str(folder))
     monkeypatch.setattr(lmeval, "_index", lambda: manager)
-    monkeypatch.setattr(tasks, "root", lambda: folder)
+    monkeypatch.setattr(task_yaml, "root", lambda: folder)
+    monkeypatch.setattr(lmeval, "root", lambda: folder)
 
 
 SCIQ = "task: sciq\ndataset_path: allenai/sciq\ntag: science\nmetadata: {version: 2.0}\n"
