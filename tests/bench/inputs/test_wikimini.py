@@ -213,7 +213,7 @@ def test_import_is_light():
     """Naming the data must not cost the seconds that torch, transformers or gensim take to import."""
     heavy = "{'torch', 'transformers', 'gensim', 'mwparserfromhell'}"
     ran = subprocess.run(
-        [sys.executable, "-c", f"import sys, bench.wikimini; print(*{heavy} & set(sys.modules))"],
+        [sys.executable, "-c", f"import sys, bench.inputs.wikimini; print(*{heavy} & set(sys.modules))"],
         capture_output=True,
         text=True,
         check=True,

@@ -11,12 +11,10 @@ from dataclasses import replace
 import pytest
 from filelock import FileLock
 
-from bench.system import cache
-from bench.system import environments
+from bench.system import cache, environments
 from bench.system.environments import Recipe
 from helpers import runs
-from methods.errors import Skipped
-from methods.errors import UserError
+from methods.errors import Skipped, UserError
 
 PYTHON = f"""#!{sys.executable}
 import json, os, shutil, sys
@@ -45,7 +43,7 @@ RECIPE = Recipe(
     steps=("library==1.8.0", "late<2"),
     constraints=("late<2",),
     check="import library",
-    shown=("library",),
+    packages=("library",),
     pythons=((3, 11),),
 )
 
@@ -181,7 +179,7 @@ def test_two_at_once(home):
 
 def test_no_python_it_runs_on(monkeypatch):
     monkeypatch.setenv("PATH", os.devnull)
-    with pytest.raises(UserError, match=r"environment old needs one of python3\.0 on the path, and none is"):
+    with pytest.raises(UserError, match=r"environment old needs one of python3\.0 on the path: install"):
         environments._interpreter("old", replace(RECIPE, pythons=((3, 0),)))
     assert environments._interpreter("old", replace(RECIPE, pythons=(sys.version_info[:2],))).samefile(sys.executable)
 
@@ -196,13 +194,13 @@ def test_gc_leaves_it_unless_all_goes(home):
 
 
 def test_pins_are_part_of_a_method_s_key(monkeypatch):
-    from bench.plan import plan
+    from bench.catalog import registry
     from bench.plan.resolve import method_digest
 
-    entry = plan.catalog.METHODS["sparseml-magnitude"]
+    entry = registry.METHODS["sparseml-magnitude"]
     before = method_digest(entry)
     real = environments.ENVIRONMENTS["sparseml"]
     monkeypatch.setitem(environments.ENVIRONMENTS, "sparseml", replace(real, steps=(*real.steps, "numpy<2")))
 
     assert method_digest(entry) != before
-    assert method_digest(plan.catalog.METHODS["wanda"])
+    assert method_digest(registry.METHODS["wanda"])

@@ -71,5 +71,5 @@ def test_cards_name_their_source():
 
 
 def test_it_loads_no_torch():
-    code = "import sys; sys.argv = ['bench', 'speed']; from bench import cli\ntry: cli.app()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    code = "import sys; sys.argv = ['bench', 'speed']; from bench.cli.main import main\ntry: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
