@@ -118,7 +118,7 @@ def run_here(spec, *, only=None) -> list[dict]:
     """What the workers of a run would say, without their processes. only: names of methods."""
     told = io.StringIO()
     for measurements in plan.make_plan(spec, fetch=True).artifacts().values():
-        if only is None or cells[0].artifact.method in only:
+        if only is None or measurements[0].artifact.method in only:
             work(Assignment(measurements=measurements, results=spec.results, wait=True), Events(told))
     return [event for line in told.getvalue().splitlines() if (event := json.loads(line))["event"] != "progress"]
 

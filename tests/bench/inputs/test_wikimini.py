@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.inputs import wikimarkup
-from bench.inputs import wikimini
+from bench.inputs import wikimarkup, wikimini
 from methods.errors import UserError
 
 TINY = Path(wikimini.__file__).parents[1] / "assets/tiny/TRAINING.json"

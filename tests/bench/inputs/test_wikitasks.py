@@ -5,10 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from bench.inputs import loading
-from bench.inputs import tasks
-from bench.inputs import wikimini
-from bench.inputs import wikitasks
+from bench.inputs import loading, tasks, wikimini, wikitasks
 from bench.system import digests
 from helpers import runs
 

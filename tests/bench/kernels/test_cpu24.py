@@ -5,12 +5,9 @@ import os
 import pytest
 import torch
 
-from bench.kernels import cpu24
-from bench.kernels import native
+from bench.kernels import cpu24, native
 from bench.kernels.integers24 import pack_rounded
-from bench.kernels.packed24 import Packed
-from bench.kernels.packed24 import pack
-from bench.kernels.packed24 import unpack
+from bench.kernels.packed24 import Packed, pack, unpack
 from helpers.runs import USUAL
 from methods.errors import UserError
 from methods.pattern import Pattern

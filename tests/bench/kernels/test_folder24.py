@@ -9,9 +9,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from bench.export.model import export_model
-from bench.kernels.folder24 import ABOUT
-from bench.kernels.folder24 import Folder24
-from bench.kernels.folder24 import Writer24
+from bench.kernels.folder24 import ABOUT, Folder24, Writer24
 from bench.kernels.packed24 import pack
 from bench.results.store import Store
 from helpers.runs import call, own_cache, prune, run_here, small, tiny

@@ -5,22 +5,17 @@ import torch
 
 from bench.export.model import export_model
 from bench.inputs import loading
-from bench.kernels import cusparselt
-from bench.kernels import linear24
-from bench.kernels import native
+from bench.kernels import cusparselt, linear24, native
 from bench.kernels.integers24 import pack_rounded
-from bench.kernels.linear24 import Linear24
-from bench.kernels.linear24 import swap
-from bench.kernels.packed24 import pack
-from bench.kernels.packed24 import unpack
+from bench.kernels.linear24 import Linear24, swap
+from bench.kernels.packed24 import pack, unpack
 from bench.kernels.timing import WrongProduct
 from bench.measures import forward
 from helpers.fake_cuda import Sparse
 from helpers.runs import prune
 from methods.contract import Compute
 from methods.pattern import Pattern
-from methods.targets import dense_weight
-from methods.targets import find_targets
+from methods.targets import dense_weight, find_targets
 
 IDS = torch.randint(64, (2, 9), generator=torch.Generator().manual_seed(0))
 

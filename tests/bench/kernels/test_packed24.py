@@ -4,16 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench.kernels.integers24 import BITS
-from bench.kernels.integers24 import group_of
-from bench.kernels.integers24 import pack_rounded
-from bench.kernels.packed24 import CODES
-from bench.kernels.packed24 import FLOATS
-from bench.kernels.packed24 import check_mask
-from bench.kernels.packed24 import join
-from bench.kernels.packed24 import pack
-from bench.kernels.packed24 import split
-from bench.kernels.packed24 import unpack
+from bench.kernels.integers24 import BITS, group_of, pack_rounded
+from bench.kernels.packed24 import CODES, FLOATS, check_mask, join, pack, split, unpack
 from methods.errors import UserError
 from methods.pattern import Pattern
 

@@ -6,18 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.inputs import loading
-from bench.inputs import windows
+from bench.inputs import loading, windows
 from bench.measures import forward
 from bench.measures.agreement import Agreement
 from bench.measures.contract import MeasureContext
-from bench.measures.perplexity import Perplexity
-from bench.measures.perplexity import window_losses
+from bench.measures.perplexity import Perplexity, window_losses
 from bench.results.store import Store
 from bench.verify import Verdict
 from helpers import runs
-from methods.contract import Compute
-from methods.contract import NoProgress
+from methods.contract import Compute, NoProgress
 from methods.pattern import Pattern
 
 SEQLEN = 32

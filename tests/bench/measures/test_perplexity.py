@@ -13,14 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from bench.inputs import corpora
-from bench.inputs import loading
-from bench.inputs import windows
+from bench.inputs import corpora, loading, windows
 from bench.measures import forward
 from bench.measures.perplexity import Perplexity
 from helpers import runs
-from methods.contract import Compute
-from methods.contract import NoProgress
+from methods.contract import Compute, NoProgress
 from methods.errors import UserError
 
 SEQLEN = 32

@@ -15,8 +15,7 @@ from bench.inputs import lmeval, loading, task_yaml, tasks, wikitasks
 from bench.inputs.task_yaml import describe, harness
 from bench.results.store import Store
 from helpers import runs
-from methods.contract import Compute
-from methods.contract import NoProgress
+from methods.contract import Compute, NoProgress
 from methods.errors import UserError
 
 PIQA = [
@@ -113,7 +112,7 @@ def test_record_says_what_decided_it(tmp_path):
 def test_key_moves_with_how_it_is_run(change):
     def keys(**zeroshot):
         spec = runs.small("r", measures=("zeroshot", "size"), tasks=("wiki_lastword", "piqa"), zeroshot=zeroshot)
-        return {(c.artifact.method, c.told): c.key for c in api.plan(spec).measurements}
+        return {(c.artifact.method, c.label): c.key for c in api.plan(spec).measurements}
 
     before, after = keys(), keys(**change)
     assert {k[1] for k in before if before[k] != after[k]} == {"zeroshot wiki_lastword", "zeroshot piqa"}

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from bench.inputs import corpora
-from bench.run import prune
+from bench.run import measure, prune
 from bench.run.build import Builder
 from bench.system import cache
 from helpers import runs
@@ -103,10 +103,10 @@ def collecting(monkeypatch):
     return wrap
 
 
-@pytest.mark.parametrize("step", ["_apply", "measure"])
-def test_a_worker_keeps_all_its_stages_while_it_builds_and_measures(tmp_path, collecting, step):
+@pytest.mark.parametrize(("owner", "step"), [(Builder, "_apply"), (measure, "measure")])
+def test_a_worker_keeps_all_its_stages_while_it_builds_and_measures(tmp_path, collecting, owner, step):
     """The last stage changes nothing, so its weights are those that the stage before left in the cache."""
-    collecting(Builder, step)
+    collecting(owner, step)
     spec = runs.small(tmp_path / "r", methods=("dense:from=magnitude",))
     runs.run_here(spec)
 

@@ -7,14 +7,9 @@ import pytest
 import torch
 from scipy import stats
 
-from bench.kernels.timing import WrongProduct
-from bench.kernels.timing import check_product
+from bench.kernels.timing import WrongProduct, check_product
 from bench.measures.speed import comparison
-from bench.measures.speed.comparison import Comparison
-from bench.measures.speed.comparison import Demand
-from bench.measures.speed.comparison import Peaks
-from bench.measures.speed.comparison import Timings
-from bench.measures.speed.comparison import interleave
+from bench.measures.speed.comparison import Comparison, Demand, Peaks, Timings, interleave
 
 
 class Clock:

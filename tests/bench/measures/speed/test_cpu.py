@@ -5,15 +5,12 @@ import json
 import pytest
 import torch
 
-from bench.kernels import cpu24
-from bench.kernels import native
+from bench.kernels import cpu24, native
 from bench.kernels.timing import WrongProduct
-from bench.measures.speed import comparison
-from bench.measures.speed import cpu
+from bench.measures.speed import comparison, cpu
 from bench.results.store import Store
 from helpers.runs import TINY, call, prune, run_here, small, tiny
-from methods.errors import Skipped
-from methods.errors import UserError
+from methods.errors import Skipped, UserError
 from methods.pattern import Pattern
 
 

@@ -7,12 +7,8 @@ import types
 import pytest
 import torch
 
-from bench.kernels.timing import Events
-from bench.kernels.timing import Wall
-from bench.kernels.timing import WrongProduct
-from bench.measures.speed import comparison
-from bench.measures.speed import cuda
-from bench.measures.speed import measure
+from bench.kernels.timing import Events, Wall, WrongProduct
+from bench.measures.speed import comparison, cuda, measure
 from helpers.fake_cuda import Sparse, bind
 from helpers.runs import prune, tiny
 from methods.errors import Skipped
