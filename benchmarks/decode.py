@@ -18,10 +18,7 @@ import torch
 from harness import finish
 
 from bench.measures.speed import linears
-from bench.measures.speed.comparison import BLOCKS
-from bench.measures.speed.comparison import Peaks
-from bench.measures.speed.comparison import Ratio
-from bench.measures.speed.comparison import verdict
+from bench.measures.speed.comparison import BLOCKS, Peaks, Ratio, summarize
 from bench.measures.speed.cpu import Cpu
 
 SHAPES = ((4096, 4096), (11008, 4096))
@@ -31,7 +28,7 @@ THREADS = (1, 2)
 def rows(device: Cpu, peaks: Peaks, weight: torch.Tensor, kind: str, blocks: int) -> dict[str, Any]:
     contest = device.contest(weight, 1, kind)
     timings = contest.run(device.clock, blocks)
-    told = verdict(contest, timings, peaks)
+    told = summarize(contest, timings, peaks)
     prefix = "" if kind == "bf16" else "int8 "
     pairs = [("dense", "2:4"), ("torch bf16", "2:4"), ("torch fp32", "2:4")]
     out: dict[str, Any] = {f"{prefix}{s} / {f}": _interval(timings.ratio(s, f)) for s, f in pairs}
@@ -51,7 +48,7 @@ def main() -> None:
     asked = argparse.ArgumentParser()
     asked.add_argument("--blocks", type=int, default=BLOCKS)
     blocks = asked.parse_args().blocks
-    weights = [w for _, w in linears.random(Counter(dict.fromkeys(SHAPES, 1)))]
+    weights = [w for _, w in linears.random_weights(Counter(dict.fromkeys(SHAPES, 1)))]
     figures: dict[str, Any] = {"path": Cpu(1).kernel.best, "blocks": blocks}
     for threads in THREADS:
         torch.set_num_threads(threads)

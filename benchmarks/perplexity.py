@@ -20,9 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from harness import finish, in_turn, ratio
 
-from bench.inputs import download
-from bench.inputs import loading
-from bench.inputs import windows
+from bench.inputs import download, loading, windows
 from bench.measures import forward
 from bench.measures.contract import MeasureContext
 from bench.measures.forward import BATCH_TOKENS
@@ -30,8 +28,7 @@ from bench.measures.perplexity import window_losses
 from bench.system import provenance
 from bench.system.devices import cores
 from bench.verify import Verdict
-from methods.contract import Compute
-from methods.contract import NoProgress
+from methods.contract import Compute, NoProgress
 from methods.pattern import Pattern
 
 SEQLEN, WINDOWS, ROUNDS = 512, 8, 3
@@ -60,7 +57,7 @@ def one(which: str) -> None:
     )  # fmt: skip
     run = {
         "ours": lambda: window_losses(
-            forward.over(lambda: model, folder, tokens, BATCH_TOKENS // SEQLEN, rig), tokens, rig
+            forward.forward_windows(lambda: model, folder, tokens, BATCH_TOKENS // SEQLEN, rig), tokens, rig
         ),
         "plain": lambda: plain(model, tokens),
     }[which]

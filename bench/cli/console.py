@@ -20,7 +20,7 @@ def print_records(records: list[Record], format_: str, equal_bytes: bool = False
     from bench.report import equal_bits
     from bench.report.table import markdown, rich_table, text_tables
     from bench.results.rows import to_csv, to_json
-    from bench.system.text import plain
+    from bench.system.text import escape_markdown
 
     if equal_bytes and format_ not in ("table", "md"):
         raise UserError(f"--equal-bytes is a table: take --format table or md, not {format_}")
@@ -35,7 +35,7 @@ def print_records(records: list[Record], format_: str, equal_bytes: bool = False
     elif format_ == "csv":
         typer.echo(to_csv(records), nl=False)
     elif format_ == "md":
-        typer.echo("\n".join(f"**{plain(g.title)}**\n\n{markdown(g)}" for g in grids(records)), nl=False)
+        typer.echo("\n".join(f"**{escape_markdown(g.title)}**\n\n{markdown(g)}" for g in grids(records)), nl=False)
     elif format_ == "table":
         from rich.console import Console
 

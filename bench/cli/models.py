@@ -21,7 +21,7 @@ def pull(
 ) -> None:
     """Fetch models, corpora and tasks ahead of a run; corpora and tasks into --data-dir where it is given."""
     from bench.inputs import corpora, download, tasks
-    from bench.inputs.task_yaml import describe
+    from bench.inputs.task_yaml import read_task
     from bench.system.cache import cache_dir, in_use
 
     root = data_dir or cache_dir() / "data"
@@ -30,9 +30,9 @@ def pull(
             if name in corpora.CORPORA:
                 files = corpora.pull(name, root)
                 typer.echo(f"{name}: {len(files)} files in {root}" if files else f"{name}: here")
-            elif name in (*tasks.SETS, *tasks.KNOWN):
-                for task in (describe(*pair) for pair in tasks.expand((name,)).items()):
-                    typer.echo(f"{task.name}: {tasks.place(task, root) or tasks.pull(task, root, data_dir)}")
+            elif name in (*tasks.TASK_SETS, *tasks.TASK_FILES):
+                for task in (read_task(*pair) for pair in tasks.expand((name,)).items()):
+                    typer.echo(f"{task.name}: {tasks.data_folder(task, root) or tasks.pull(task, root, data_dir)}")
             else:
                 typer.echo(f"{name}: {download.pull(name, data_dir).folder}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.system.text import plain
+from bench.system.text import escape_markdown
 
 MARKUP = "\\*_~@#:!()]$"
 """What Markdown, and GitHub's own additions, give a meaning besides what `plain` replaces."""
@@ -15,9 +15,9 @@ def printable(text: str) -> str:
 
 def markdown(text: str) -> str:
     """Text in Markdown that is no tag, link, mention, emphasis or border."""
-    return "".join(f"&#{ord(c)};" if c in MARKUP else c for c in plain(printable(text)).replace("&#", "\0")).replace(
-        "\0", "&#"
-    )
+    return "".join(
+        f"&#{ord(c)};" if c in MARKUP else c for c in escape_markdown(printable(text)).replace("&#", "\0")
+    ).replace("\0", "&#")
 
 
 def code(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from bench.system.suggest import unknown
+from bench.system.suggest import describe_unknown
 from bench.system.toml import read_toml
 from methods.errors import UserError
 
@@ -70,5 +70,5 @@ def read(path: Path | None, **over: Any) -> Rules:
         first = fault.errors()[0]
         where = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
-            raise UserError(f"{path}: " + unknown("setting", where, list(Rules.model_fields))) from None
+            raise UserError(f"{path}: " + describe_unknown("setting", where, list(Rules.model_fields))) from None
         raise UserError(f"{path}: {where} = {first['input']!r} will not do: {first['msg'].lower()}") from None

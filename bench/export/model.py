@@ -15,7 +15,7 @@ from bench.results.artifacts import find_pruned
 from bench.results.store import RESULTS, Store
 from bench.system.cache import in_use
 from bench.system.files import atomic_folder
-from bench.system.suggest import unknown
+from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 from methods.folder import INDEX, Folder, Writer
 from methods.targets import family_of, find_targets
@@ -45,12 +45,12 @@ def export_model(
         UserError: no such model or format; `out` is taken; a linear that is not 2:4.
     """
     if format_ not in MODEL_FORMATS:
-        raise UserError(unknown("format", format_, (*MODEL_FORMATS, *RESULT_FORMATS)))
+        raise UserError(describe_unknown("format", format_, (*MODEL_FORMATS, *RESULT_FORMATS)))
     if values is not None and (values not in BITS or format_ != "packed24"):
         raise UserError(f"--values {values!r} will not do: it is int8 or int4, of --format packed24 alone")
     with in_use(), atomic_folder(out) as room:
         folder, include, left = _source(name, results)
-        packed = (folder / folder24.ABOUT).exists()
+        packed = (folder / folder24.MANIFEST).exists()
         if packed and format_ == "packed24":
             raise UserError(f"{folder} is packed24 already: take --format hf, or copy it")
         if packed:

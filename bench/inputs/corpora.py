@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.inputs import hub, wikimini
+from bench.inputs import wikimini
+from bench.inputs.hub import Repository, fill, roots
 from bench.system import digests
 from bench.system.cache import cache_dir
-from bench.system.suggest import unknown
+from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 
 
@@ -86,11 +87,11 @@ def lookup(name: str) -> Corpus:
         UserError: unknown, with the nearest known names.
     """
     if name not in CORPORA:
-        raise UserError(unknown("corpus", name, CORPORA))
+        raise UserError(describe_unknown("corpus", name, CORPORA))
     return CORPORA[name]
 
 
-def require(name: str, use: str) -> None:
+def require_split(name: str, use: str) -> None:
     """
     Raises:
         UserError: the corpus is not for that.
@@ -104,7 +105,7 @@ def files(name: str, use: str, data_dir: Path | None) -> list[Path]:
     """The local files of a hub corpus: the mirror's, else the cache's; empty if neither has them."""
     corpus = lookup(name)
     if pattern := dict(corpus.files).get(use):
-        for root in hub.roots(data_dir):
+        for root in roots(data_dir):
             if found := sorted((root / corpus.hub).glob(pattern)):
                 return found
     return []
@@ -133,14 +134,14 @@ def pull(name: str, root: Path, use: str | None = None, data_dir: Path | None = 
     if not corpus.hub:
         wikimini.articles("train", cache_dir())
         return []
-    repository = hub.Repository(
+    repository = Repository(
         corpus.hub,
         "dataset",
         f"corpus {name}",
         "take a corpus that needs no download (wiki-mini)",
-        tuple(r / corpus.hub for r in hub.roots(data_dir)),
+        tuple(r / corpus.hub for r in roots(data_dir)),
     )
-    return hub.fill(root, repository, tuple(pattern for wanted, pattern in corpus.files if use in (None, wanted)))
+    return fill(root, repository, tuple(pattern for wanted, pattern in corpus.files if use in (None, wanted)))
 
 
 def documents(name: str, use: str, data_dir: Path | None) -> Sequence[str]:

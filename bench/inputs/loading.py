@@ -34,17 +34,17 @@ def load(folder: Path, compute: Compute) -> nn.Module:
         UserError: transformers cannot build it.
     """
     if compute.stream:
-        return with_rounded_inputs(_skeleton(folder, compute), folder)
+        return add_input_rounding(_load_without_blocks(folder, compute), folder)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=compute.dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True
         )
     except (ValueError, KeyError, OSError) as fault:
         raise UserError(f"model in {str(folder)!r} cannot be loaded: {str(fault).splitlines()[0]}") from fault
-    return with_rounded_inputs(model.to(compute.device).eval().requires_grad_(False), folder)
+    return add_input_rounding(model.to(compute.device).eval().requires_grad_(False), folder)
 
 
-def with_rounded_inputs(model: nn.Module, folder: Path) -> nn.Module:
+def add_input_rounding(model: nn.Module, folder: Path) -> nn.Module:
     """What no weights can hold of w8a8: its folder's config names the linears whose inputs are rounded as it runs.
 
     Raises:
@@ -61,7 +61,7 @@ def with_rounded_inputs(model: nn.Module, folder: Path) -> nn.Module:
     return model
 
 
-def empty(folder: Path, dtype: torch.dtype) -> Any:
+def empty_model(folder: Path, dtype: torch.dtype) -> Any:
     """The model of a folder's config with its parameters on the meta device."""
     from accelerate import init_empty_weights
 
@@ -72,11 +72,11 @@ def empty(folder: Path, dtype: torch.dtype) -> Any:
     return model
 
 
-def _skeleton(folder: Path, compute: Compute) -> nn.Module:
+def _load_without_blocks(folder: Path, compute: Compute) -> nn.Module:
     """Everything but the decoder blocks, whose parameters stay on the meta device until the walk brings them."""
     opened = Folder(folder)
     family = family_of(opened.config)
-    model = empty(folder, compute.dtype)
+    model = empty_model(folder, compute.dtype)
     for name, parameter in list(model.named_parameters()):
         if family.block_of(name) is None and name in opened:
             owner, _, leaf = name.rpartition(".")
@@ -95,7 +95,7 @@ def static_cache(model: Any, length: int) -> Any:
     return StaticCache(config=model.config, max_cache_len=length)
 
 
-def take_back(cache: Any, tokens: int) -> None:
+def rewind_cache(cache: Any, tokens: int) -> None:
     """Forget the last tokens of a static cache. Only its counters change, in place, so that a CUDA graph can do it."""
     for layer in cache.layers:
         layer.cumulative_length.sub_(tokens)

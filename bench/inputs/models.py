@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.system import digests
 from bench.system.cache import cache_dir
-from bench.system.suggest import unknown
+from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.quantizing.stored import ACTIVATIONS
@@ -112,7 +112,7 @@ def resolve(name: str, data_dir: Path | None = None) -> Model | None:
     alias = alias_of(name)
     if alias is None:
         return _identify(name, Path(name), Alias("local", name))
-    for folder in places(name, alias, data_dir):
+    for folder in candidate_folders(name, alias, data_dir):
         if (folder / "config.json").exists():
             return _identify(name, folder, alias)
     return None
@@ -134,10 +134,10 @@ def alias_of(name: str) -> Alias | None:
         raise UserError(f"model folder {name!r} is not there: check the path, or take a known name (bench ls models)")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return Alias("hub", name)
-    raise UserError(unknown("model", name, ALIASES) + "; or give a hub id (owner/name) or a folder")
+    raise UserError(describe_unknown("model", name, ALIASES) + "; or give a hub id (owner/name) or a folder")
 
 
-def places(name: str, alias: Alias, data_dir: Path | None) -> list[Path]:
+def candidate_folders(name: str, alias: Alias, data_dir: Path | None) -> list[Path]:
     """The folders where a model may lie, the mirror's first; the last is the one it is fetched into."""
     if alias.source == "bundled":
         return [Path(str(resources.files("bench"))) / "assets" / alias.ref]

@@ -13,7 +13,7 @@ import yaml
 from bench.inputs import wikitasks
 from bench.system import digests
 
-FORMATS = ("json", "csv", "parquet", "text", "arrow")
+FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")
 """What stands in place of a hub id where a task names files."""
 
 
@@ -30,12 +30,12 @@ class Task(NamedTuple):
     """Of the YAML and all it includes."""
 
 
-def harness() -> str:
+def lm_eval_version() -> str:
     """lm-eval's version."""
     return version("lm_eval")
 
 
-def root() -> Path:
+def tasks_root() -> Path:
     """lm-eval's folder of tasks, found without importing it."""
     spec = importlib.util.find_spec("lm_eval")
     assert spec and spec.submodule_search_locations
@@ -43,18 +43,18 @@ def root() -> Path:
 
 
 @cache
-def describe(name: str, file: str) -> Task:
+def read_task(name: str, file: str) -> Task:
     """What a plan must know of a task."""
     if not file:
         return Task(name, "", "", f"{wikitasks.VERSION}.0", wikitasks.RECIPE)
     texts: list[str] = []
-    config = _read(root() / file, texts)
+    config = _read(tasks_root() / file, texts)
     path = str(config.get("dataset_path") or "")
     about = config.get("metadata")
     return Task(
         name,
         file,
-        "" if path in FORMATS else path,
+        "" if path in FILE_FORMATS else path,
         str(about.get("version", "")) if isinstance(about, dict) else "",
         digests.of(texts),
     )

@@ -11,17 +11,17 @@ from bench.system import digests
 from bench.system.cache import cache_dir
 from methods.errors import UserError
 
-_COMMON = ("hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
+_COMMON_TASKS = ("hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
 
-SETS = {
-    "maskllm7": (*_COMMON, "race", "piqa"),
-    "wanda7": (*_COMMON, "boolq", "rte"),
+TASK_SETS = {
+    "maskllm7": (*_COMMON_TASKS, "race", "piqa"),
+    "wanda7": (*_COMMON_TASKS, "boolq", "rte"),
 }
 """Averages that papers report: MaskLLM's and CAST's; Wanda's and SparseGPT's."""
 
-OWN = tuple(wikitasks.ITEMS)
+BUILTIN_TASKS = tuple(wikitasks.ITEM_COUNTS)
 
-KNOWN = {
+TASK_FILES = {
     "hellaswag": "hellaswag/hellaswag.yaml",
     "winogrande": "winogrande/default.yaml",
     "arc_easy": "arc/arc_easy.yaml",
@@ -34,7 +34,7 @@ KNOWN = {
 }
 """Those of the sets: where lm-eval keeps them, so that its index of 14,000 need not be built."""
 
-REQUESTS = {
+TASK_SIZES = {
     "wiki_continuation": (400, 4 * 70),
     "wiki_lastword": (400, 65),
     "hellaswag": (10042, 4 * 100),
@@ -61,34 +61,38 @@ def expand(names: tuple[str, ...]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name in names:
-        for one in SETS.get(name, (name,)):
-            if one in OWN:
+        for one in TASK_SETS.get(name, (name,)):
+            if one in BUILTIN_TASKS:
                 found[one] = ""
-            elif one in KNOWN:
-                found[one] = KNOWN[one]
+            elif one in TASK_FILES:
+                found[one] = TASK_FILES[one]
             else:
-                found |= _looked_up(one)
+                found |= _find_in_lm_eval(one)
     return found
 
 
-def _looked_up(name: str) -> dict[str, str]:
+def _find_in_lm_eval(name: str) -> dict[str, str]:
     """A task that is not in the sets, from lm-eval's index, which takes seconds to build."""
     from bench.inputs import lmeval
 
-    if leaves := lmeval.leaves(name):
+    if leaves := lmeval.expand_group(name):
         return leaves
-    near = get_close_matches(name, [*SETS, *OWN, *lmeval.names()], n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join([*SETS, *OWN])}, and any of lm-eval's"
+    near = get_close_matches(name, [*TASK_SETS, *BUILTIN_TASKS, *lmeval.task_names()], n=3, cutoff=0.6)
+    hint = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else f"known: {', '.join([*TASK_SETS, *BUILTIN_TASKS])}, and any of lm-eval's"
+    )
     raise UserError(f"unknown task {name!r}: {hint}")
 
 
-def tokens(name: str, limit: int | None) -> int:
+def estimate_tokens(name: str, limit: int | None) -> int:
     """About how many a task takes; 0 where nobody counted."""
-    questions, each = REQUESTS.get(name, (0, 0))
+    questions, each = TASK_SIZES.get(name, (0, 0))
     return each * min(questions, limit or questions)
 
 
-def place(task: Task, data_dir: Path | None) -> Path | None:
+def data_folder(task: Task, data_dir: Path | None) -> Path | None:
     """The folder that holds a task's data: the mirror's, else the cache's; None where neither has it."""
     for root in hub.roots(data_dir):
         if task.hub and _files(root / task.hub):
@@ -103,18 +107,18 @@ def _files(folder: Path) -> list[Path]:
     return shown if any(p.suffix not in (".md", "") for p in shown) else []
 
 
-def content(task: Task, data_dir: Path | None) -> str:
+def data_digest(task: Task, data_dir: Path | None) -> str:
     """Digest of a task's data; "" where it is not here."""
     if not task.hub:
         return task.digest
-    if (folder := place(task, data_dir)) is None:
+    if (folder := data_folder(task, data_dir)) is None:
         return ""
     return digests.of([task.digest, {str(p.relative_to(folder)): digests.of_file(p) for p in _files(folder)}])
 
 
 def revision(task: Task, data_dir: Path | None) -> str:
     """The hub commit of a task's local data; "mirror" where none is recorded, "" where there is no data."""
-    folder = place(task, data_dir)
+    folder = data_folder(task, data_dir)
     return hub.recorded_revision(folder) if folder else ""
 
 
@@ -124,9 +128,9 @@ def ensure(task: Task, data_dir: Path | None) -> str:
     Raises:
         UserError: it is neither in the mirror nor in the cache, and cannot be fetched from the hub.
     """
-    if task.hub and place(task, data_dir) is None:
+    if task.hub and data_folder(task, data_dir) is None:
         pull(task, cache_dir() / "data", data_dir)
-    return content(task, data_dir)
+    return data_digest(task, data_dir)
 
 
 def pull(task: Task, root: Path, data_dir: Path | None = None) -> Path:
@@ -139,7 +143,7 @@ def pull(task: Task, root: Path, data_dir: Path | None = None) -> Path:
         task.hub,
         "dataset",
         f"task {task.name}",
-        f"take a task that needs no download ({', '.join(OWN)})",
+        f"take a task that needs no download ({', '.join(BUILTIN_TASKS)})",
         tuple(r / task.hub for r in hub.roots(data_dir)),
     )
     hub.fill(root, repository, ignore=NOT_DATA)

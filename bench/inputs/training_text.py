@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 BATCH_DOCUMENTS = 256
 """Tokenized at a time."""
-HELD_OUT = 64
+HELD_OUT_SEQUENCES = 64
 """Sequences at the end of a corpus without a validation split, never trained on and used as one."""
-VALIDATION = 256
+MAX_VALIDATION_WINDOWS = 256
 """Validation windows at most."""
 TEXT_SUFFIXES = (".txt", ".jsonl")
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedCorpus:
     """A corpus for the trainer. ids: [tokens]; batch: sequences a step."""
 
     ids: np.ndarray[Any, Any]
@@ -85,7 +85,7 @@ class Packed:
         return held[1]
 
 
-def check(name: str) -> None:
+def check_name(name: str) -> None:
     """
     Raises:
         UserError: neither a corpus by name nor a text file or folder that is here.
@@ -94,7 +94,7 @@ def check(name: str) -> None:
         corpora.lookup(name)
 
 
-def content(name: str, data_dir: Path | None) -> str:
+def content_digest(name: str, data_dir: Path | None) -> str:
     """What identifies a training corpus before it is read.
 
     Raises:
@@ -119,29 +119,29 @@ def load(
     sequences: int,
     seed: int,
     data_dir: Path | None,
-) -> tuple[Packed, np.ndarray[Any, Any]]:
+) -> tuple[PackedCorpus, np.ndarray[Any, Any]]:
     """The corpus, and validation windows [windows, seqlen]. Of a large corpus no more is read than `need` tokens.
 
     Raises:
         UserError: less than one batch.
     """
     if name == "wiki-mini":
-        ids = _packed(name, "train", tokenizer, identity, None, data_dir)
-        held = _packed(name, "validation", tokenizer, identity, None, data_dir)
+        ids = _load_tokens(name, "train", tokenizer, identity, None, data_dir)
+        held = _load_tokens(name, "validation", tokenizer, identity, None, data_dir)
     else:
-        ids = _packed(name, "training", tokenizer, identity, need + (HELD_OUT + 1) * seqlen, data_dir)
-        end = max(0, len(ids) - HELD_OUT * seqlen)
+        ids = _load_tokens(name, "training", tokenizer, identity, need + (HELD_OUT_SEQUENCES + 1) * seqlen, data_dir)
+        end = max(0, len(ids) - HELD_OUT_SEQUENCES * seqlen)
         ids, held = ids[:end], ids[end:]
     if len(ids) < sequences * seqlen:
         raise UserError(
             f"{name} has {len(ids):,} tokens to train on and one step takes {sequences} x {seqlen}: "
             "lower training.batch or training.seqlen, or take another corpus"
         )
-    windows = held[: len(held) // seqlen * seqlen].reshape(-1, seqlen)[:VALIDATION]
-    return Packed(ids, seqlen, sequences, seed), windows.astype(np.int64)
+    windows = held[: len(held) // seqlen * seqlen].reshape(-1, seqlen)[:MAX_VALIDATION_WINDOWS]
+    return PackedCorpus(ids, seqlen, sequences, seed), windows.astype(np.int64)
 
 
-def _packed(
+def _load_tokens(
     name: str, use: str, tokenizer: Any, identity: str, limit: int | None, data_dir: Path | None
 ) -> np.ndarray[Any, Any]:
     key = digests.of([name, use, identity, limit])[:32]
@@ -197,7 +197,7 @@ def _texts(name: str, use: str, data_dir: Path | None) -> Iterator[str]:
             else:
                 yield file.read_text()
         return
-    yield from _streamed(name, use, data_dir)
+    yield from _stream(name, use, data_dir)
 
 
 def _text_of(line: str, file: Path, number: int) -> str:
@@ -210,7 +210,7 @@ def _text_of(line: str, file: Path, number: int) -> str:
     raise UserError(f'{file} line {number} is not JSON with a "text": mend it, or point to plain .txt files')
 
 
-def _streamed(name: str, use: str, data_dir: Path | None) -> Iterator[str]:
+def _stream(name: str, use: str, data_dir: Path | None) -> Iterator[str]:
     """Rows of a hub corpus, from the mirror or cache where it has them, else from the hub as they are asked for."""
     from datasets import load_dataset
 

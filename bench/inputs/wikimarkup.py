@@ -23,11 +23,11 @@ _BACK_MATTER = {
     "works cited",
     "notes and references",
 }
-_UNREAD_TAGS = {"ref", "references", "table", "gallery", "source", "timeline", "hr"}
-_UNREAD_LINKS = re.compile(r"\s*(file|image|category|media|[a-z]{2,3}|[a-z]+(-[a-z]+)+)\s*:\s*\S", re.I)
+_SKIPPED_TAGS = {"ref", "references", "table", "gallery", "source", "timeline", "hr"}
+_SKIPPED_LINKS = re.compile(r"\s*(file|image|category|media|[a-z]{2,3}|[a-z]+(-[a-z]+)+)\s*:\s*\S", re.I)
 
 # Inline templates by the positional argument that a reader sees. All others vanish: most are citations and boxes.
-_SHOWN = {
+_VISIBLE_ARGUMENT = {
     "lang": 1,
     "transl": -1,
     "nihongo": 0,
@@ -43,8 +43,8 @@ _SHOWN = {
     "tooltip": 0,
     "ipa": 0,
 }
-_GLUE = {"chem": "", "frac": "/"}  # templates that show all their arguments
-_FIXED = {
+_ALL_ARGUMENTS = {"chem": "", "frac": "/"}  # templates that show all their arguments
+_REPLACEMENTS = {
     "'s": "'s",
     "!": "|",
     "nbsp": " ",
@@ -57,13 +57,13 @@ _FIXED = {
 }
 _RANGE = {"to", "and", "or", "by", "x", "-", "\u2013"}  # {{convert|3|to|5|m}}
 
-_HOLE, _ITEM, _HEADING = "\0", "\1", "\2"  # marks: a formula stood here, a list item or heading starts
+_FORMULA, _ITEM, _HEADING = "\0", "\1", "\2"  # marks: a formula stood here, a list item or heading starts
 _NOTHING = 7  # deeper than any heading
-_JOINED = re.compile("^([^\1\2\n].*)\n(?=[^\1\2\n])", re.M)  # a paragraph goes on after a single newline
+_LINE_BREAK = re.compile("^([^\1\2\n].*)\n(?=[^\1\2\n])", re.M)  # a paragraph goes on after a single newline
 _EXPONENT = re.compile("[0-9\u2212-]")
 _SENTENCE_END = re.compile("[.!?:;,][\"'\u201d\u2019)\\]]*$")
-_DEBRIS = re.compile(r"\0|,,|\[\[|\]\]|\{\{|\}\}|\{\||\|\}|</?[a-z]{2}|\bISBN\b", re.I)  # holes, unclosed markup
-_MENDS = [
+_REMNANTS = re.compile(r"\0|,,|\[\[|\]\]|\{\{|\}\}|\{\||\|\}|</?[a-z]{2}|\bISBN\b", re.I)  # holes, unclosed markup
+_CLEANUPS = [
     (re.compile(pattern), text)
     for pattern, text in (
         (r"(?<=\w)\s*\x01\s*", ": "),  # "; term : meaning"
@@ -81,7 +81,7 @@ def prose(markup: str) -> str:
     """Wikitext as plain lines, without references, boxes, tables, captions, formulas and back matter."""
     import mwparserfromhell
 
-    plain = _JOINED.sub(r"\1 ", _plain(mwparserfromhell.parse(markup)))
+    plain = _LINE_BREAK.sub(r"\1 ", _plain(mwparserfromhell.parse(markup)))
     lines: list[str] = []
     headings: list[tuple[int, str]] = []  # held back until a line follows them
     skipped = _NOTHING  # level of the back matter we are in
@@ -91,21 +91,21 @@ def prose(markup: str) -> str:
             headings = [*(h for h in headings if h[0] < level), (level, title)]
             if level <= skipped:
                 skipped = level if title.lower() in _BACK_MATTER else _NOTHING
-        elif skipped == _NOTHING and _reads(raw, line := _tidy(raw)):
-            lines += [*(title for _, title in headings if title and not _DEBRIS.search(title)), line]
+        elif skipped == _NOTHING and _is_prose(raw, line := _tidy(raw)):
+            lines += [*(title for _, title in headings if title and not _REMNANTS.search(title)), line]
             headings = []
     return "\n".join(lines)
 
 
-def _reads(raw: str, line: str) -> bool:
+def _is_prose(raw: str, line: str) -> bool:
     """Is this prose? Lists of names, remains of tables and sentences around a formula are not."""
     shortest = 60 if raw.startswith(_ITEM) else 30
-    return len(line) >= shortest and bool(_SENTENCE_END.search(line)) and not _DEBRIS.search(line)
+    return len(line) >= shortest and bool(_SENTENCE_END.search(line)) and not _REMNANTS.search(line)
 
 
 def _tidy(line: str) -> str:
     """Mend what removals leave behind: empty brackets, stray quotes, spaces before commas."""
-    for wrong, right in _MENDS:
+    for wrong, right in _CLEANUPS:
         line = wrong.sub(right, line)
     return line.strip()
 
@@ -123,7 +123,7 @@ def _plain(code: Wikicode) -> str:
                 parts.append(node.normalize())
             case nodes.Heading():
                 parts.append(f"\n{_HEADING}{node.level}{_plain(node.title)}\n")
-            case nodes.Wikilink() if not _UNREAD_LINKS.match(str(node.title)):
+            case nodes.Wikilink() if not _SKIPPED_LINKS.match(str(node.title)):
                 parts.append(_plain(node.title if node.text is None else node.text))
             case nodes.ExternalLink() if node.title is not None:
                 parts.append(_plain(node.title))
@@ -137,10 +137,10 @@ def _plain(code: Wikicode) -> str:
 def _tag(tag: Tag) -> str:
     name = str(tag.tag).strip().lower()
     if name == "math":
-        return _HOLE
+        return _FORMULA
     if name in ("li", "dd", "dt"):
         return _ITEM
-    if name in _UNREAD_TAGS or tag.contents is None:
+    if name in _SKIPPED_TAGS or tag.contents is None:
         return " " if name == "br" else ""
     text = _plain(tag.contents)
     if name == "sup" and _EXPONENT.match(text):
@@ -151,17 +151,17 @@ def _tag(tag: Tag) -> str:
 def _template(template: Template) -> str:
     name = str(template.name).strip().lower()
     shown = [_plain(p.value).strip() for p in template.params if not p.showkey]
-    if name in _FIXED:
-        return _FIXED[name]
+    if name in _REPLACEMENTS:
+        return _REPLACEMENTS[name]
     if name in ("math", "mvar", "val", "nuclide2"):
-        return _HOLE
+        return _FORMULA
     if name in ("convert", "cvt"):  # number, unit, …, or number, "to", number, unit, …
         return " ".join(shown[: 4 if shown[1:] and shown[1] in _RANGE else 2])
     if name == "as of":  # year, month, day: the year will do
         return f"{'as' if template.has('lc') else 'As'} of {shown[0]}" if shown else ""
-    if name in _GLUE:
-        return _GLUE[name].join(shown)
-    if name not in _SHOWN or not shown[_SHOWN[name] :]:
+    if name in _ALL_ARGUMENTS:
+        return _ALL_ARGUMENTS[name].join(shown)
+    if name not in _VISIBLE_ARGUMENT or not shown[_VISIBLE_ARGUMENT[name] :]:
         return ""
-    text = shown[_SHOWN[name]]
+    text = shown[_VISIBLE_ARGUMENT[name]]
     return f"\n\n{text}\n\n" if "quote" in name else text

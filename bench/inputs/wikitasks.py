@@ -21,13 +21,13 @@ from bench.system.files import atomic_write
 SEED = 0
 VERSION = 1  # raise it whenever an item comes out differently
 RECIPE = hashlib.sha256(f"{wikimini.RECIPE} {SEED} {VERSION}".encode()).hexdigest()[:12]
-ITEMS = {"wiki_continuation": 400, "wiki_lastword": 400}
+ITEM_COUNTS = {"wiki_continuation": 400, "wiki_lastword": 400}
 CHOICES = 4
 
-_CONTEXT, _CONTINUATION = 130, 15  # characters at least; then to the end of the word
-_PASSAGE = 180  # characters before a last word, at most
+_CONTEXT_CHARS, _CONTINUATION_CHARS = 130, 15  # characters at least; then to the end of the word
+_MAX_PASSAGE_CHARS = 180  # characters before a last word, at most
 _WORD = re.compile(r"([a-z]{3,})[.,;:]?")
-_FORMS = {
+_TASK_YAML = {
     "wiki_continuation": """\
 output_type: multiple_choice
 doc_to_text: "{{context}}"
@@ -50,7 +50,7 @@ metric_list:
 def folder() -> Path:
     """The folder with both tasks, made once; lm-eval's `--include_path` takes it."""
     home = cache_dir() / "data" / f"wiki-tasks-{RECIPE}"
-    for name, text in _FORMS.items():
+    for name, text in _TASK_YAML.items():
         data, task = home / f"{name}.jsonl", home / f"{name}.yaml"
         if not data.exists():
             with atomic_write(data) as temporary:
@@ -68,18 +68,18 @@ def items(name: str, seed: int = SEED) -> list[dict[str, Any]]:
     articles = wikimini.articles("test", cache_dir())
     if name == "wiki_lastword":
         found = [{"article": a.title, "context": c, "word": w} for a in articles for c, w in _last_words(a.text)]
-        return sorted(found, key=lambda x: _draw(seed, x["article"], x["context"]))[: ITEMS[name]]
+        return sorted(found, key=lambda x: _hash(seed, x["article"], x["context"]))[: ITEM_COUNTS[name]]
     passages = [(a.title, context, next_) for a in articles for context, next_ in _passages(a.text)]
-    passages.sort(key=lambda p: _draw(seed, *p))
-    return [_question(passages, i, seed) for i in range(ITEMS[name])]
+    passages.sort(key=lambda p: _hash(seed, *p))
+    return [_question(passages, i, seed) for i in range(ITEM_COUNTS[name])]
 
 
 def _question(passages: list[tuple[str, str, str]], index: int, seed: int) -> dict[str, Any]:
     """One passage, its continuation among three of other passages that are as long, or nearly, as a hash chooses."""
     title, context, right = passages[index]
     others = {p[2] for p in passages if p[2] != right and abs(len(p[2]) - len(right)) <= 3}
-    wrong = sorted(others, key=lambda text: _draw(seed, context, text))[: CHOICES - 1]
-    choices = sorted([right, *wrong], key=lambda text: _draw(seed, "order", context, text))
+    wrong = sorted(others, key=lambda text: _hash(seed, context, text))[: CHOICES - 1]
+    choices = sorted([right, *wrong], key=lambda text: _hash(seed, "order", context, text))
     return {"article": title, "context": context, "choices": choices, "label": choices.index(right)}
 
 
@@ -87,11 +87,13 @@ def _passages(text: str) -> Iterator[tuple[str, str]]:
     """(context, what follows it), one after another inside each paragraph, both whole words."""
     for line in text.split("\n"):
         words = iter(line.split(" "))
-        while (context := _take(words, _CONTEXT)) and (following := _take(words, _CONTINUATION)):
+        while (context := _take_words(words, _CONTEXT_CHARS)) and (
+            following := _take_words(words, _CONTINUATION_CHARS)
+        ):
             yield context, following
 
 
-def _take(words: Iterator[str], size: int) -> str:
+def _take_words(words: Iterator[str], size: int) -> str:
     """Words until there are `size` characters; "" where the paragraph ends before."""
     taken = ""
     for word in words:
@@ -108,14 +110,14 @@ def _last_words(text: str) -> Iterator[tuple[str, str]]:
         start = 0
         for at, word in enumerate(words):
             context = " ".join(words[start:at])
-            if len(context) > _PASSAGE:
+            if len(context) > _MAX_PASSAGE_CHARS:
                 start += 1
                 continue
-            target = _WORD.fullmatch(word) if len(context) >= _CONTEXT else None
+            target = _WORD.fullmatch(word) if len(context) >= _CONTEXT_CHARS else None
             if target and re.search(rf"\b{target[1]}\b", context):
                 yield context, target[1]
                 start = at + 1
 
 
-def _draw(*parts: object) -> str:
+def _hash(*parts: object) -> str:
     return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()

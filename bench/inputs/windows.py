@@ -16,9 +16,9 @@ from methods.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-QUICK_BYTES = 4_000_000
+MAX_TOKENIZED_BYTES = 4_000_000
 """Of text that is tokenized within a few seconds."""
-SPECIAL = 2
+MAX_SPECIAL_TOKENS = 2
 """Tokens that a tokenizer may add to a text, when its model is loaded if not before."""
 
 
@@ -35,7 +35,7 @@ def load_windows(
     """
     import torch
 
-    texts, whole = _joined(name, split, data_dir)
+    texts, whole = _join_documents(name, split, data_dir)
     encoded = tokenizer(whole, return_offsets_mapping=True)
     ids = encoded["input_ids"]
     if not (available := len(ids) // seqlen) or (count and count > available):
@@ -51,7 +51,7 @@ def load_windows(
     return torch.tensor(ids[: used * seqlen]).view(used, seqlen), clusters
 
 
-def _joined(name: str, split: str, data_dir: Path | None) -> tuple[Sequence[str], str]:
+def _join_documents(name: str, split: str, data_dir: Path | None) -> tuple[Sequence[str], str]:
     """The documents that are read, and the one text they make."""
     corpus = lookup(name)
     texts = documents(name, split, data_dir)[: corpus.rows]
@@ -120,11 +120,11 @@ def check_windows(
     wanted = seqlen * (count or 1)
     if split == "evaluation" and 4 * wanted <= lookup(name).tokens:
         return
-    _, text = _joined(name, split, data_dir)
+    _, text = _join_documents(name, split, data_dir)
     size = len(text.encode())
-    exact = size <= QUICK_BYTES and tokenizer_json.exists()
-    tokens = _counter(tokenizer_json)(text) if exact else size
-    if tokens + SPECIAL < wanted:
+    exact = size <= MAX_TOKENIZED_BYTES and tokenizer_json.exists()
+    tokens = _token_counter(tokenizer_json)(text) if exact else size
+    if tokens + MAX_SPECIAL_TOKENS < wanted:
         raise UserError(_too_few(name, tokens, seqlen, count, "" if exact else "at most "))
 
 
@@ -134,7 +134,7 @@ def check_calibration(name: str, seqlen: int, tokenizer_json: Path, data_dir: Pa
     Raises:
         UserError: none is.
     """
-    tokens_in = _counter(tokenizer_json)
+    tokens_in = _token_counter(tokenizer_json)
     for text in sorted(documents(name, "calibration", data_dir), key=len, reverse=True):
         if len(text.encode()) <= seqlen:
             break
@@ -143,7 +143,7 @@ def check_calibration(name: str, seqlen: int, tokenizer_json: Path, data_dir: Pa
     raise UserError(_too_long(name, seqlen))
 
 
-def _counter(tokenizer_json: Path) -> Callable[[str], int]:
+def _token_counter(tokenizer_json: Path) -> Callable[[str], int]:
     """How many tokens a text has."""
     from tokenizers import Tokenizer
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.kernels import native
-from bench.kernels.packed24 import CODES, Packed, unpack
+from bench.kernels.packed24 import CODES, PackedWeight, unpack
 
 BLOCK, CHUNK = 64, 8
 _TO_PLACES = np.zeros(16, dtype=np.uint8)
@@ -43,14 +43,14 @@ class KernelWeight:
         return -(-self.width // BLOCK)
 
 
-def supports(packed: Packed) -> bool:
+def supports(packed: PackedWeight) -> bool:
     """Has the kernel a path for it? bfloat16, and int8 with a scale a row."""
     if packed.kind == "int8":
         return packed.scales is not None and packed.scales.shape[1] == 1
     return packed.kind == "float" and packed.dtype == torch.bfloat16
 
 
-def to_kernel_layout(packed: Packed) -> KernelWeight:
+def to_kernel_layout(packed: PackedWeight) -> KernelWeight:
     """From packed24: beside bfloat16 the mask's bits become places; eight blocks' codes and values lie together."""
     values, rows = packed.values.view(torch.uint8).numpy(), len(packed.values)
     blocks = -(-packed.width // BLOCK)
@@ -67,7 +67,7 @@ def to_kernel_layout(packed: Packed) -> KernelWeight:
     return KernelWeight(torch.from_numpy(memory), scales, packed.width, dtype=packed.dtype)
 
 
-def from_kernel_layout(laid: KernelWeight) -> Packed:
+def from_kernel_layout(laid: KernelWeight) -> PackedWeight:
     """The packed24 it was laid from."""
     item = 1 if laid.int8 else 2
     memory, width = laid.memory.numpy(), laid.width
@@ -82,24 +82,24 @@ def from_kernel_layout(laid: KernelWeight) -> Packed:
     kept = torch.from_numpy(np.ascontiguousarray(values[:, : width // 2 * item]))
     scales = laid.scales[:, None].bfloat16() if laid.scales is not None else None
     kind, stored = ("int8", torch.int8) if laid.int8 else ("float", torch.bfloat16)
-    return Packed(kind, width, laid.dtype, kept.view(stored), torch.from_numpy(mask), scales)
+    return PackedWeight(kind, width, laid.dtype, kept.view(stored), torch.from_numpy(mask), scales)
 
 
-def integers(packed: Packed) -> tuple[Tensor, Tensor]:
+def integers_and_scales(packed: PackedWeight) -> tuple[Tensor, Tensor]:
     """Of an int8 weight: the integers, dense int8 [out, width], and their scales, float32 [out]."""
     assert packed.scales is not None
     plain = replace(packed, dtype=torch.float32, scales=torch.ones_like(packed.scales))
     return unpack(plain).to(torch.int8), packed.scales[:, 0].float()
 
 
-def lay_dense(weight: Tensor, scales: Tensor | None = None) -> KernelWeight:
+def to_dense_kernel_layout(weight: Tensor, scales: Tensor | None = None) -> KernelWeight:
     """The same for the kernel without sparsity: bfloat16 [out, width], or int8 with float32 scales [out]."""
     blocks = -(-weight.shape[1] // BLOCK)
     padded = torch.nn.functional.pad(weight, (0, blocks * BLOCK - weight.shape[1])).contiguous()
     return KernelWeight(aligned_copy(padded.view(torch.uint8)), scales, weight.shape[1], dense=True)
 
 
-def weight_of(laid: KernelWeight) -> Tensor:
+def unpack_kernel_weight(laid: KernelWeight) -> Tensor:
     """The dense matrix [out, width] it stands for."""
     if not laid.dense:
         return unpack(from_kernel_layout(laid))

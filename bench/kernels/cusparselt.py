@@ -21,11 +21,11 @@ from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.files import atomic_write
 
-MULTIPLE = 16
+TOKEN_MULTIPLE = 16
 """Tokens are padded to a multiple: the library wants 8 of 16-bit values, 16 of 8-bit ones."""
-LEAST = {torch.bfloat16: 16, torch.float16: 16, torch.int8: 32, torch.float8_e4m3fn: 32}
+SIDE_MULTIPLES = {torch.bfloat16: 16, torch.float16: 16, torch.int8: 32, torch.float8_e4m3fn: 32}
 """What both sides of a weight must be a multiple of."""
-SPLITS = ((2, 0), (2, 1), (4, 0), (4, 1), (8, 0), (8, 1))
+SPLIT_KS = ((2, 0), (2, 1), (4, 0), (4, 1), (8, 0), (8, 1))
 """(split_k, split_k_mode): the width in so many parts, added up in one kernel or in two."""
 SAMPLES = 9
 
@@ -39,7 +39,7 @@ class Plan(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Choice:
+class PlanChoice:
     """The fastest plan whose product is right, and what was seen on the way."""
 
     plan: Plan
@@ -50,7 +50,7 @@ class Choice:
     """Plans that the library would not run."""
 
 
-class Compressed:
+class CompressedWeight:
     """A 2:4 weight [out, in] on the device, in the library's own layout.
 
     out_dtype: of the product; None is the weight's.
@@ -60,12 +60,12 @@ class Compressed:
         self.weight_dtype, self.shape = weight.dtype, tuple(weight.shape)
         self.memory: Tensor = torch._cslt_compress(weight)
         self.clock, self.out_dtype = clock, out_dtype
-        self.choices: dict[int, Choice] = {}
+        self.choices: dict[int, PlanChoice] = {}
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x [tokens, in] times the weight transposed, plus bias: [tokens, out]. Searches once a padded size."""
         count = len(x)
-        x = torch.nn.functional.pad(x, (0, 0, 0, -count % MULTIPLE))
+        x = torch.nn.functional.pad(x, (0, 0, 0, -count % TOKEN_MULTIPLE))
         choice = self.choices.get(len(x))
         if choice is None:
             choice = self.choices[len(x)] = self.choose(x, bias)
@@ -84,16 +84,16 @@ class Compressed:
         )
         return y
 
-    def choose(self, x: Tensor, bias: Tensor | None, wanted: Tensor | None = None) -> Choice:
+    def choose(self, x: Tensor, bias: Tensor | None, wanted: Tensor | None = None) -> PlanChoice:
         """Remembered on disk by library, device, shapes and dtypes; else searched for.
 
         wanted: what float32 gives; None holds all against the library's default plan.
         """
         what = [self.shape, len(x), str(self.weight_dtype), str(self.out_dtype), bias is not None]
-        memory = cache_dir() / "cusparselt" / f"{digests.of([surroundings(), *what])[:32]}.json"
+        memory = cache_dir() / "cusparselt" / f"{digests.of([library_versions(), *what])[:32]}.json"
         if memory.exists():
             known = json.loads(memory.read_text())
-            return Choice(**known | {"plan": Plan(*known["plan"]), "wrong": tuple(known["wrong"])})
+            return PlanChoice(**known | {"plan": Plan(*known["plan"]), "wrong": tuple(known["wrong"])})
         wanted = self.product(x, bias, Plan()).float() if wanted is None else wanted
         choice = search(
             self._candidates(x, bias),
@@ -112,7 +112,7 @@ class Compressed:
         alg_id, split_k, split_k_mode, most = found
         every = [Plan(alg_id=i) for i in range(most)]
         return tuple(
-            dict.fromkeys((Plan(), Plan(alg_id, split_k, split_k_mode), *every, *(Plan(alg_id, *s) for s in SPLITS)))
+            dict.fromkeys((Plan(), Plan(alg_id, split_k, split_k_mode), *every, *(Plan(alg_id, *s) for s in SPLIT_KS)))
         )
 
     def _seconds(self, work: Callable[[], Any]) -> float:
@@ -125,7 +125,7 @@ def search(
     product: Callable[[Plan], Tensor],
     wanted: Tensor,
     seconds: Callable[[Callable[[], Any]], float],
-) -> Choice:
+) -> PlanChoice:
     """The fastest plan whose product is right. A known algorithm id returns wrong results: none is timed unchecked.
 
     Raises:
@@ -146,10 +146,10 @@ def search(
             best = min(best or (took, plan), (took, plan))
     if best is None:
         raise WrongProduct(f"none of cuSPARSELt's {tried} plans gives the right product")
-    return Choice(best[1], tried, tuple(wrong), refused)
+    return PlanChoice(best[1], tried, tuple(wrong), refused)
 
 
-def surroundings() -> list[str]:
+def library_versions() -> list[str]:
     """What a choice holds for: library, driver side and device."""
     library = torch.backends.cusparselt.version()
     return [str(library), str(torch.version.cuda), torch.cuda.get_device_name(), torch.__version__]

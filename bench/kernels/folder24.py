@@ -19,7 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.kernels.integers24 import BITS
-from bench.kernels.packed24 import FLOATS, Packed, check_mask, unpack
+from bench.kernels.packed24 import FLOAT_DTYPES, PackedWeight, check_mask, unpack
 from bench.system import digests
 from bench.system.provenance import VERSION
 from methods.errors import UserError
@@ -28,9 +28,9 @@ from methods.folder import SHARD_BYTES
 if TYPE_CHECKING:
     from torch import Tensor
 
-ABOUT = "packed24.json"
+MANIFEST = "packed24.json"
 FORMAT_VERSION = 1
-DTYPES = {str(d)[6:]: d for d in (*FLOATS, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool)}
+DTYPES = {str(d)[6:]: d for d in (*FLOAT_DTYPES, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool)}
 
 
 class Part(BaseModel):
@@ -56,7 +56,7 @@ class Entry(BaseModel):
     parts: dict[str, Part]
 
 
-class About(BaseModel):
+class Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid")
     format: Literal["packed24"] = "packed24"
     version: int = FORMAT_VERSION
@@ -90,7 +90,7 @@ class Writer24:
         parts = self._store(name, {"dense": tensor})
         self._entries[name] = Entry(kind="dense", shape=tuple(tensor.shape), dtype=dtype, parts=parts)
 
-    def add_packed(self, name: str, packed: Packed, *, transposed: bool, exact: bool) -> None:
+    def add_packed(self, name: str, packed: PackedWeight, *, transposed: bool, exact: bool) -> None:
         shape = packed.shape[::-1] if transposed else packed.shape
         self._entries[name] = Entry(
             kind=packed.kind,  # type: ignore[arg-type]
@@ -106,7 +106,7 @@ class Writer24:
         stored = {}
         for part, tensor in parts.items():
             held = tensor.detach().cpu().contiguous()
-            self._pending[_stored(name, part)] = held
+            self._pending[_tensor_name(name, part)] = held
             self._bytes += held.nbytes
             stored[part] = Part(file=file, sha256=_sha256(held))
         if self._bytes >= SHARD_BYTES:
@@ -120,12 +120,12 @@ class Writer24:
         save_file(self._pending, self.path / f"packed24-{self._shard:05d}.safetensors", metadata=about)
         self._pending, self._bytes, self._shard = {}, 0, self._shard + 1
 
-    def close(self) -> About:
+    def close(self) -> Manifest:
         if self._pending:
             self._flush()
-        about = About(made_by=f"cast-bench {VERSION}", tensors=self._entries)
+        about = Manifest(made_by=f"cast-bench {VERSION}", tensors=self._entries)
         about.sha256 = about.digest()
-        (self.path / ABOUT).write_text(about.model_dump_json(indent=1) + "\n")
+        (self.path / MANIFEST).write_text(about.model_dump_json(indent=1) + "\n")
         return about
 
 
@@ -139,7 +139,7 @@ class Folder24:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.entries = _read(path / ABOUT).tensors
+        self.entries = _read_manifest(path / MANIFEST).tensors
         for name, entry in self.entries.items():
             _check_entry(path, name, entry)
 
@@ -157,7 +157,7 @@ class Folder24:
             raise self._torn(name)
         return found
 
-    def packed(self, name: str) -> Packed:
+    def packed(self, name: str) -> PackedWeight:
         """[out, in] of a packed tensor."""
         entry = self.entries[name]
         rows, width = entry.shape[::-1] if entry.transposed else entry.shape
@@ -176,7 +176,7 @@ class Folder24:
             if tuple(tensor.shape) != wanted.get(part, (rows, groups)) or tensor.dtype != kinds[part]:
                 raise self._torn(name)
         check_mask(parts["mask"], width, f"{name} in {self.path}")
-        return Packed(entry.kind, width, dtype, **parts)
+        return PackedWeight(entry.kind, width, dtype, **parts)
 
     def _part(self, name: str, part: str) -> Tensor:
         from safetensors import SafetensorError, safe_open
@@ -185,23 +185,23 @@ class Folder24:
         try:
             # Opened anew each time: kept open, all that was ever read would stay mapped.
             with safe_open(self.path / entry.file, framework="pt") as opened:
-                found: Tensor = opened.get_tensor(_stored(name, part))
+                found: Tensor = opened.get_tensor(_tensor_name(name, part))
         except (OSError, SafetensorError) as fault:
             raise UserError(
                 f"{self.path / entry.file} cannot be read for {name} ({fault}): fetch or export it again"
             ) from None
         if _sha256(found) != entry.sha256:
             raise UserError(
-                f"{_stored(name, part)} in {self.path / entry.file} is not what was written: its checksum differs; "
+                f"{_tensor_name(name, part)} in {self.path / entry.file} is not what was written: its checksum differs; "
                 "fetch or export it again"
             )
         return found
 
     def _torn(self, name: str) -> UserError:
-        return UserError(f"{name} in {self.path} has not the shape and dtype that {ABOUT} says: export it again")
+        return UserError(f"{name} in {self.path} has not the shape and dtype that {MANIFEST} says: export it again")
 
 
-def _stored(name: str, part: str) -> str:
+def _tensor_name(name: str, part: str) -> str:
     return name if part == "dense" else f"{name}.{part}"
 
 
@@ -213,14 +213,14 @@ def _sha256(tensor: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _read(file: Path) -> About:
+def _read_manifest(file: Path) -> Manifest:
     try:
         raw = json.loads(file.read_text())
         if isinstance(raw, dict) and isinstance(version := raw.get("version"), int) and version > FORMAT_VERSION:
             raise UserError(
                 f"{file} has version {version}, newer than this code's {FORMAT_VERSION}: upgrade cast-bench"
             )
-        about = About.model_validate(raw)
+        about = Manifest.model_validate(raw)
         if about.version != FORMAT_VERSION:
             raise ValueError(f"there is no version {about.version}")
         if about.digest() != about.sha256:
@@ -238,9 +238,9 @@ def _check_entry(path: Path, name: str, entry: Entry) -> None:
     parts = {"values", "mask"} | ({"scales"} if entry.kind in BITS else set()) if packed else {"dense"}
     for part in entry.parts.values():
         if Path(part.file).name != part.file or part.file in ("", ".."):
-            raise UserError(f"{path / ABOUT} points to {part.file!r}, outside its folder: refused")
-    known = entry.dtype in DTYPES and (not packed or DTYPES[entry.dtype] in FLOATS)
+            raise UserError(f"{path / MANIFEST} points to {part.file!r}, outside its folder: refused")
+    known = entry.dtype in DTYPES and (not packed or DTYPES[entry.dtype] in FLOAT_DTYPES)
     width = entry.shape[0 if entry.transposed else -1] if entry.shape else 0
     fits = not packed or (len(entry.shape) == 2 and min(entry.shape) > 0 and width % 4 == 0)
     if set(entry.parts) != parts or not known or not fits:
-        raise UserError(f"{name} in {path / ABOUT} makes no sense as packed24: fetch or export it again")
+        raise UserError(f"{name} in {path / MANIFEST} makes no sense as packed24: fetch or export it again")

@@ -12,26 +12,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.kernels.packed24 import Packed, pack, pack_integers, pieces
+from bench.kernels.packed24 import PackedWeight, pack, pack_integers, row_pieces
 from methods.errors import UserError
 
 BITS = {"int8": 8, "int4": 4}
-GROUP = 128
+MAX_GROUP = 128
 """The most weights under one scale of int4."""
 
 
-class Rounded(NamedTuple):
-    packed: Packed
+class RoundedWeight(NamedTuple):
+    packed: PackedWeight
     exact: bool
     """Does it unpack to the weight, bit for bit?"""
 
 
-def group_of(kind: str, width: int) -> int:
+def group_size(kind: str, width: int) -> int:
     """Weights along the input that share a scale: int8 a row, int4 the largest power of two up to GROUP that divides it."""
-    return width if kind == "int8" else next(g for g in (GROUP >> i for i in range(8)) if width % g == 0)
+    return width if kind == "int8" else next(g for g in (MAX_GROUP >> i for i in range(8)) if width % g == 0)
 
 
-def pack_rounded(weight: Tensor, kind: str, name: str = "weight") -> Rounded:
+def pack_rounded(weight: Tensor, kind: str, name: str = "weight") -> RoundedWeight:
     """Pack a 2:4 float weight [out, in] as int8 or int4.
 
     Raises:
@@ -40,18 +40,18 @@ def pack_rounded(weight: Tensor, kind: str, name: str = "weight") -> Rounded:
     kept = pack(weight, name)  # refuses what is not 2:4
     if not bool(kept.values.isfinite().all()):
         raise UserError(f"{name} holds NaN or infinity, which no integer stands for: export it without --values")
-    group = group_of(kind, weight.shape[1])
+    group = group_size(kind, weight.shape[1])
     rows, width = weight.shape
     integers = torch.empty(rows, width, dtype=torch.int8)
     scales = torch.empty(rows, width // group, dtype=torch.bfloat16)
     exact = True
-    for at in pieces(rows, width):
+    for at in row_pieces(rows, width):
         groups = weight[at].reshape(-1, group)
         scale, found = _scales(groups, BITS[kind])
         exact &= found
         integers[at] = _integers(groups, scale, BITS[kind]).to(torch.int8).view(-1, width)
         scales[at] = scale.view(-1, width // group)
-    return Rounded(pack_integers(integers, kept.mask, kind, scales, weight.dtype, name), exact)
+    return RoundedWeight(pack_integers(integers, kept.mask, kind, scales, weight.dtype, name), exact)
 
 
 def _integers(groups: Tensor, scale: Tensor, bits: int) -> Tensor:
@@ -67,7 +67,7 @@ def _scales(groups: Tensor, bits: int) -> tuple[Tensor, bool]:
     largest = groups.float().abs().amax(1, keepdim=True)
     scale = _nonzero((largest / (2 ** (bits - 1) - 0.5)).bfloat16())
     left = (~_on_grid(groups, scale, bits)).nonzero().squeeze(1)
-    for guess in _guesses(largest, bits):
+    for guess in _scale_candidates(largest, bits):
         if not len(left):
             break
         part, tried = groups[left], _nonzero(guess(left))
@@ -77,7 +77,7 @@ def _scales(groups: Tensor, bits: int) -> tuple[Tensor, bool]:
     return scale, not len(left)
 
 
-class _Guess(NamedTuple):
+class _ScaleCandidate(NamedTuple):
     """The largest weight stands at `code`; its own rounding may have moved the scale by `ulps`."""
 
     largest: Tensor
@@ -89,11 +89,11 @@ class _Guess(NamedTuple):
         return (scale.view(torch.int16) + self.ulps).view(torch.bfloat16)
 
 
-def _guesses(largest: Tensor, bits: int) -> Iterator[_Guess]:
+def _scale_candidates(largest: Tensor, bits: int) -> Iterator[_ScaleCandidate]:
     top = 2 ** (bits - 1)
     for code in range(top, max(0, top - 12), -1):
         for ulps in (0, 1, -1):
-            yield _Guess(largest, code, ulps)
+            yield _ScaleCandidate(largest, code, ulps)
 
 
 def _on_grid(groups: Tensor, scale: Tensor, bits: int) -> Tensor:

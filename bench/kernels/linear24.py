@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from bench.kernels import cpu24, native
-from bench.kernels.cusparselt import Compressed
+from bench.kernels.cusparselt import CompressedWeight
 from bench.kernels.folder24 import Folder24
-from bench.kernels.packed24 import Packed, unpack
-from bench.kernels.timing import Events
+from bench.kernels.packed24 import PackedWeight, unpack
+from bench.kernels.timing import CudaClock
 from methods.contract import Compute
 
-NATIVE_ROWS = 16
+MAX_NATIVE_ROWS = 16
 """Up to so many rows of x the kernel reads the weights again and again; with more, they are unpacked once."""
 ENGINES = ("native", "cusparselt", "reference")
 
@@ -29,7 +29,12 @@ class Linear24(nn.Module):
     """
 
     def __init__(
-        self, packed: Packed, bias: Tensor | None, *, device: torch.device | None = None, engine: str | None = None
+        self,
+        packed: PackedWeight,
+        bias: Tensor | None,
+        *,
+        device: torch.device | None = None,
+        engine: str | None = None,
     ) -> None:
         super().__init__()
         self.device = device or torch.device("cpu")
@@ -37,21 +42,21 @@ class Linear24(nn.Module):
         assert self.engine in ENGINES
         self.out_features, self.in_features = packed.shape
         self.bias = None if bias is None else nn.Parameter(bias.to(self.device), requires_grad=False)
-        self.packed: Packed | None = None
+        self.packed: PackedWeight | None = None
         self.laid: cpu24.KernelWeight | None = None
-        self.compressed: Compressed | None = None
+        self.compressed: CompressedWeight | None = None
         if self.engine == "native":
             self.laid = cpu24.to_kernel_layout(packed)
         elif self.engine == "cusparselt":
             self.packed = packed  # the library's layout has no way back
-            self.compressed = Compressed(unpack(packed).to(self.device), Events())
+            self.compressed = CompressedWeight(unpack(packed).to(self.device), CudaClock())
         else:
             self.packed = packed
 
     def dense_weight(self) -> Tensor:
         """[out, in], unpacked."""
         if self.laid is not None:
-            return cpu24.weight_of(self.laid)
+            return cpu24.unpack_kernel_weight(self.laid)
         assert self.packed is not None
         return unpack(self.packed)
 
@@ -65,7 +70,7 @@ class Linear24(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        if self.laid is not None and len(rows) <= NATIVE_ROWS and (self.laid.int8 or x.dtype == torch.bfloat16):
+        if self.laid is not None and len(rows) <= MAX_NATIVE_ROWS and (self.laid.int8 or x.dtype == torch.bfloat16):
             y = cpu24.product(rows, self.laid, threads=torch.get_num_threads())
             y = (y if self.bias is None else y.add_(self.bias.float())).to(x.dtype)
         elif self.compressed is not None:
@@ -79,7 +84,7 @@ class Linear24(nn.Module):
         return f"{self.in_features}, {self.out_features}, engine={self.engine}"
 
 
-def _engine(packed: Packed, device: torch.device) -> str:
+def _engine(packed: PackedWeight, device: torch.device) -> str:
     if device.type == "cuda" and torch.backends.cusparselt.is_available() and packed.kind == "float":
         return "cusparselt"
     if device.type == "cpu" and cpu24.supports(packed):
@@ -91,7 +96,7 @@ def _engine(packed: Packed, device: torch.device) -> str:
     return "reference"
 
 
-def swap(model: nn.Module, packed: dict[str, Packed], *, engine: str | None = None) -> nn.Module:
+def swap_linears(model: nn.Module, packed: dict[str, PackedWeight], *, engine: str | None = None) -> nn.Module:
     """Put a Linear24 in the place of each module named in `packed`, with the module's bias. In place."""
     for name, weight in packed.items():
         old = model.get_submodule(name)
@@ -110,7 +115,7 @@ def load(folder: Path, compute: Compute, *, engine: str | None = None) -> nn.Mod
     from bench.inputs import loading
 
     source = Folder24(folder)
-    model: Any = loading.empty(folder, compute.dtype)
+    model: Any = loading.empty_model(folder, compute.dtype)
     for name, entry in source.entries.items():
         owner, _, leaf = name.rpartition(".")
         if entry.kind != "dense":
@@ -127,4 +132,4 @@ def load(folder: Path, compute: Compute, *, engine: str | None = None) -> nn.Mod
     for module in model.modules():
         for key, buffer in module.named_buffers(recurse=False):
             setattr(module, key, buffer.to(compute.device))
-    return loading.with_rounded_inputs(model.eval().requires_grad_(False), folder)
+    return loading.add_input_rounding(model.eval().requires_grad_(False), folder)

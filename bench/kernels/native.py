@@ -66,16 +66,16 @@ class Kernel:
     ) -> None:
         """y = x W^T for addresses in memory laid out as assets/kernel24.cpp says. wide: x is float32, which int8 alone
         takes. Sizes are the caller's to get right."""
-        isa = PATHS.index(path or chosen(self))
+        isa = PATHS.index(path or select_path(self))
         self._product(isa, int8, dense, weight, scale, x, wide, rows, width, out, y, threads)
 
     def read(self, address: int, count: int, threads: int) -> int:
         """The sum of `count` bytes, a multiple of 256, as 64-bit numbers: as fast as memory can be read."""
-        found: int = self._read(PATHS.index(chosen(self)), address, count, threads)
+        found: int = self._read(PATHS.index(select_path(self)), address, count, threads)
         return found
 
 
-def chosen(kernel: Kernel) -> str:
+def select_path(kernel: Kernel) -> str:
     """The path named by $BENCH_KERNEL_PATH, else the best.
 
     Raises:
@@ -87,7 +87,7 @@ def chosen(kernel: Kernel) -> str:
     return named
 
 
-def digest() -> str:
+def source_digest() -> str:
     """Of the kernel's source: part of the key of what it is timed for."""
     return hashlib.sha256(_source().read_bytes()).hexdigest()
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from methods.errors import UserError
 
-FLOATS = (torch.bfloat16, torch.float16, torch.float32)
-PIECE = 2**18
+FLOAT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+PIECE_WEIGHTS = 2**18
 """Weights worked on at a time: they stay in cache."""
 CODES = np.array([0b0011, 0b0101, 0b1001, 0b0110, 0b1010, 0b1100], dtype=np.uint8)
 """The six ways to keep two of four; bit j is weight j."""
@@ -34,7 +34,7 @@ _ITEMS: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedWeight:
     """A weight [out, in] of which two of every four neighbours along the input are kept."""
 
     kind: str
@@ -64,15 +64,15 @@ class Packed:
         return sum(t.nbytes for t in self.parts().values())
 
 
-def pack(weight: Tensor, name: str = "weight") -> Packed:
+def pack(weight: Tensor, name: str = "weight") -> PackedWeight:
     """Pack a float weight [out, in], bit for bit. name: for what is said where it cannot be.
 
     Raises:
         UserError: not a matrix of bfloat16, float16 or float32; a width that 4 does not divide; a -0.0; a group with more
             than two non-zeros.
     """
-    if weight.ndim != 2 or weight.dtype not in FLOATS:
-        kinds = ", ".join(str(d)[6:] for d in FLOATS)
+    if weight.ndim != 2 or weight.dtype not in FLOAT_DTYPES:
+        kinds = ", ".join(str(d)[6:] for d in FLOAT_DTYPES)
         raise UserError(
             f"{name} is {str(weight.dtype)[6:]} {list(weight.shape)}: packed24 takes matrices of {kinds}; "
             "convert it to one of them first"
@@ -86,43 +86,45 @@ def pack(weight: Tensor, name: str = "weight") -> Packed:
     def piece(at: slice) -> None:
         mask[at] = _mask(bits[at], at.start, name)
 
-    _each(piece, rows, width)
+    _for_each_piece(piece, rows, width)
     values = torch.empty(rows, width // 2, dtype=weight.dtype)
-    _take(bits, mask, _bits(values))
-    return Packed("float", width, weight.dtype, values, torch.from_numpy(mask))
+    _gather(bits, mask, _bits(values))
+    return PackedWeight("float", width, weight.dtype, values, torch.from_numpy(mask))
 
 
-def unpack(packed: Packed) -> Tensor:
+def unpack(packed: PackedWeight) -> Tensor:
     """The weight [out, in], dense; what was packed as floats comes back bit for bit. The mask must be one that `check_mask` lets through."""
-    values = split(packed.values) if packed.kind == "int4" else packed.values
+    values = split_int4(packed.values) if packed.kind == "int4" else packed.values
     whole = torch.empty(packed.shape, dtype=values.dtype)
-    _put(_bits(values), packed.mask.numpy(), _bits(whole))
+    _scatter(_bits(values), packed.mask.numpy(), _bits(whole))
     if packed.scales is None:
         return whole
     out = torch.empty(packed.shape, dtype=packed.dtype)
-    for rows in pieces(*packed.shape):
+    for rows in row_pieces(*packed.shape):
         scaled = whole[rows].unflatten(1, (packed.scales.shape[1], -1)).float() * packed.scales[rows, :, None].float()
         out[rows] = scaled.flatten(1)
     return out
 
 
-def join(integers: Tensor) -> Tensor:
+def join_int4(integers: Tensor) -> Tensor:
     """Two int4 a byte: int8 [out, n] in -8 ... 7 -> uint8 [out, n/2]."""
     halves = integers.view(torch.uint8)
     return (halves[:, ::2] & 15) | (halves[:, 1::2] << 4)
 
 
-def split(joined: Tensor) -> Tensor:
+def split_int4(joined: Tensor) -> Tensor:
     """The other way: uint8 [out, n/2] -> int8 [out, n]."""
     halves = torch.stack((joined & 15, joined >> 4), dim=-1).flatten(1).view(torch.int8)
     return (halves ^ 8) - 8
 
 
-def pack_integers(integers: Tensor, kept: Tensor, kind: str, scales: Tensor, dtype: torch.dtype, name: str) -> Packed:
+def pack_integers(
+    integers: Tensor, kept: Tensor, kind: str, scales: Tensor, dtype: torch.dtype, name: str
+) -> PackedWeight:
     """Pack weights q * scale. integers: int8 [out, in], those of int4 in -8 ... 7; kept: packed mask as `pack` makes it."""
     values = torch.empty(len(integers), integers.shape[1] // 2, dtype=torch.int8)
-    _take(_bits(integers), kept.numpy(), _bits(values))
-    return Packed(kind, integers.shape[1], dtype, join(values) if kind == "int4" else values, kept, scales)
+    _gather(_bits(integers), kept.numpy(), _bits(values))
+    return PackedWeight(kind, integers.shape[1], dtype, join_int4(values) if kind == "int4" else values, kept, scales)
 
 
 def check_mask(mask: Tensor, width: int, name: str) -> None:
@@ -139,9 +141,9 @@ def check_mask(mask: Tensor, width: int, name: str) -> None:
         raise UserError(f"the mask of {name} does not keep two of every four weights: write the file again")
 
 
-def pieces(rows: int, width: int) -> Iterator[slice]:
+def row_pieces(rows: int, width: int) -> Iterator[slice]:
     """Rows, about PIECE weights at a time."""
-    step = max(1, PIECE // max(1, width))
+    step = max(1, PIECE_WEIGHTS // max(1, width))
     return (slice(a, a + step) for a in range(0, rows, step))
 
 
@@ -151,15 +153,15 @@ def _bits(tensor: Tensor) -> NDArray[Any]:
     return tensor.detach().contiguous().view(sizes[tensor.itemsize]).numpy().view(_ITEMS[tensor.itemsize])
 
 
-def _each(work: Callable[[slice], None], rows: int, width: int) -> None:
+def _for_each_piece(work: Callable[[slice], None], rows: int, width: int) -> None:
     """On every piece, as many at a time as torch has threads."""
     threads = torch.get_num_threads()
     if threads == 1:
-        for piece in pieces(rows, width):
+        for piece in row_pieces(rows, width):
             work(piece)
     else:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, pieces(rows, width)))
+            list(pool.map(work, row_pieces(rows, width)))
 
 
 def _mask(bits: NDArray[Any], start: int, name: str) -> NDArray[np.uint8]:
@@ -187,7 +189,7 @@ def _codes(mask: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
     return np.stack((mask & 15, mask >> 4), axis=-1).reshape(len(mask), -1)[:, : width // 4]
 
 
-def _take(bits: NDArray[Any], mask: NDArray[np.uint8], values: NDArray[Any]) -> None:
+def _gather(bits: NDArray[Any], mask: NDArray[np.uint8], values: NDArray[Any]) -> None:
     """values [rows, width/2] = the kept of bits [rows, width], a group at a time as one word of four items."""
     rows, width = bits.shape
     item = bits.itemsize
@@ -197,21 +199,21 @@ def _take(bits: NDArray[Any], mask: NDArray[np.uint8], values: NDArray[Any]) -> 
         if item == 4:  # by halves: numpy has no word of 16 bytes
             for half in range(2):
                 part, kept = np.ascontiguousarray(bits[at].view(np.uint16)[:, half::2]), values[at].view(np.uint16)
-                _take_words(part, codes, kept[:, half::4], kept[:, half + 2 :: 4])
+                _gather_words(part, codes, kept[:, half::4], kept[:, half + 2 :: 4])
         else:
-            _take_words(bits[at], codes, values[at][:, ::2], values[at][:, 1::2])
+            _gather_words(bits[at], codes, values[at][:, ::2], values[at][:, 1::2])
 
-    _each(piece, rows, width)
+    _for_each_piece(piece, rows, width)
 
 
-def _take_words(bits: NDArray[Any], codes: NDArray[np.uint8], first: NDArray[Any], second: NDArray[Any]) -> None:
+def _gather_words(bits: NDArray[Any], codes: NDArray[np.uint8], first: NDArray[Any], second: NDArray[Any]) -> None:
     word, item = _WORDS[bits.itemsize], 8 * bits.itemsize
     groups = bits.view(word)
     first[:] = groups >> (_FIRST * item).astype(word)[codes]  # what is above the item falls away
     second[:] = groups >> (_SECOND * item).astype(word)[codes]
 
 
-def _put(values: NDArray[Any], mask: NDArray[np.uint8], bits: NDArray[Any]) -> None:
+def _scatter(values: NDArray[Any], mask: NDArray[np.uint8], bits: NDArray[Any]) -> None:
     """The other way: bits [rows, width] = values [rows, width/2] in their places, and zeros."""
     rows, width = bits.shape
     item = bits.itemsize
@@ -221,15 +223,15 @@ def _put(values: NDArray[Any], mask: NDArray[np.uint8], bits: NDArray[Any]) -> N
         if item == 4:
             for half in range(2):
                 kept = values[at].view(np.uint16)
-                whole = _put_words(kept[:, half::4], kept[:, half + 2 :: 4], codes)
+                whole = _scatter_words(kept[:, half::4], kept[:, half + 2 :: 4], codes)
                 bits[at].view(np.uint16)[:, half::2] = whole
         else:
-            bits[at] = _put_words(values[at][:, ::2], values[at][:, 1::2], codes)
+            bits[at] = _scatter_words(values[at][:, ::2], values[at][:, 1::2], codes)
 
-    _each(piece, rows, width)
+    _for_each_piece(piece, rows, width)
 
 
-def _put_words(first: NDArray[Any], second: NDArray[Any], codes: NDArray[np.uint8]) -> NDArray[Any]:
+def _scatter_words(first: NDArray[Any], second: NDArray[Any], codes: NDArray[np.uint8]) -> NDArray[Any]:
     word, item = _WORDS[first.itemsize], 8 * first.itemsize
     groups = first.astype(word) << (_FIRST * item).astype(word)[codes]
     groups |= second.astype(word) << (_SECOND * item).astype(word)[codes]

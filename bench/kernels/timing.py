@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 Work = Callable[[], Any]
 
-TOLERANCE = 1e-2
+PRODUCT_TOLERANCE = 1e-2
 """Of a product's norm: what inputs and outputs in bfloat16 may cost."""
 
 
-class Events:
+class CudaClock:
     """Time between two events on the device's own queue; calls are queued without waiting."""
 
     def samples(self, work: Work, count: int) -> list[float]:
@@ -42,7 +42,7 @@ def check_product(name: str, found: Tensor, wanted: Tensor) -> None:
         WrongProduct: further off than TOLERANCE of the norm; NaN never passes.
     """
     error = float((found.float() - wanted).norm() / wanted.norm().clamp(min=1e-30))
-    if not error <= TOLERANCE:
+    if not error <= PRODUCT_TOLERANCE:
         raise WrongProduct(f"{name} is off by {error:.2g} of the product's norm")
 
 
@@ -55,7 +55,7 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True)
-class Wall:
+class WallClock:
     """A clock for work that has ended when it returns."""
 
     now: Callable[[], float] = time.perf_counter

@@ -32,7 +32,7 @@ class Agreement(Windowed):
         positions = self.seqlen - 1
         found = [(0.0, positions)] * len(tokens)
         if not rig.dense:
-            found = distances(model, tokens, self.per_forward, rig)
+            found = window_distances(model, tokens, self.per_forward, rig)
         kl, kl_stderr = mean_and_stderr([x / positions for x, _ in found])
         same, same_stderr = mean_and_stderr([x / positions for _, x in found])
         items = tuple(
@@ -46,7 +46,7 @@ class Agreement(Windowed):
         return Readings(values, items, tokens.numel(), windows.token_digest(tokens))
 
 
-def distances(
+def window_distances(
     model: Callable[[], nn.Module], tokens: Tensor, batch: int, rig: MeasureContext
 ) -> list[tuple[float, int]]:
     """Per window, the summed KL(dense || model) in nats and at how many positions the most likely token is the same.
@@ -57,11 +57,11 @@ def distances(
 
     found: list[tuple[float, int]] = []
     with torch.inference_mode():
-        made = forward.over(model, rig.folder, tokens, batch, rig)
+        made = forward.forward_windows(model, rig.folder, tokens, batch, rig)
         kept = [states.cpu() for states in made.states]
         head = made.head
         del made
-        dense = forward.over(rig.reference, rig.source, tokens, batch, rig)
+        dense = forward.forward_windows(rig.reference, rig.source, tokens, batch, rig)
         for ours, theirs in zip(kept, dense.states, strict=True):
             p, q = (x[:, :-1].to(rig.compute.device).flatten(0, 1) for x in (theirs, ours))
             kl, same = _compare(p, dense.head, q, head)

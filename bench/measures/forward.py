@@ -20,7 +20,7 @@ PART_BYTES = 2**20
 BATCH_TOKENS = 4096
 
 
-class Pass(NamedTuple):
+class ForwardPass(NamedTuple):
     """One model on all windows."""
 
     states: Iterable[Tensor]
@@ -28,7 +28,9 @@ class Pass(NamedTuple):
     head: nn.Module
 
 
-def over(load: Callable[[], nn.Module], folder: Path, tokens: Tensor, batch: int, rig: MeasureContext) -> Pass:
+def forward_windows(
+    load: Callable[[], nn.Module], folder: Path, tokens: Tensor, batch: int, rig: MeasureContext
+) -> ForwardPass:
     """The final hidden states of a model on windows.
 
     Args:
@@ -39,8 +41,8 @@ def over(load: Callable[[], nn.Module], folder: Path, tokens: Tensor, batch: int
     model = load()
     head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
     if rig.compute.stream:
-        return Pass(last_hidden(model, folder, tokens, batch, rig.compute, rig.progress), head)
-    return Pass(_states(model, tokens, batch, rig), head)
+        return ForwardPass(last_hidden(model, folder, tokens, batch, rig.compute, rig.progress), head)
+    return ForwardPass(_states(model, tokens, batch, rig), head)
 
 
 def _states(model: nn.Module, tokens: Tensor, batch: int, rig: MeasureContext) -> Iterator[Tensor]:
@@ -51,7 +53,7 @@ def _states(model: nn.Module, tokens: Tensor, batch: int, rig: MeasureContext) -
         rig.progress.advance(done, len(tokens))
 
 
-def batch_of(asked: int | None, seqlen: int) -> int:
+def batch_size(asked: int | None, seqlen: int) -> int:
     """Windows per forward."""
     return asked or max(1, BATCH_TOKENS // seqlen)
 

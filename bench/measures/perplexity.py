@@ -27,7 +27,7 @@ class Perplexity(Windowed):
             UserError: the corpus has not one window, or fewer than were asked for.
         """
         tokens, clusters = self.cut(rig)
-        losses = window_losses(forward.over(model, rig.folder, tokens, self.per_forward, rig), tokens, rig)
+        losses = window_losses(forward.forward_windows(model, rig.folder, tokens, self.per_forward, rig), tokens, rig)
         targets = self.seqlen - 1
         items = tuple(
             Item(str(i), c, nll, float(targets)) for i, (c, nll) in enumerate(zip(clusters, losses, strict=True))
@@ -40,7 +40,7 @@ class Perplexity(Windowed):
         return Readings((reading,), items, tokens.numel(), windows.token_digest(tokens))
 
 
-def window_losses(made: forward.Pass, tokens: Tensor, rig: MeasureContext) -> list[float]:
+def window_losses(made: forward.ForwardPass, tokens: Tensor, rig: MeasureContext) -> list[float]:
     """Summed cross-entropy of each window in nats, in float32. tokens: int64 [windows, seqlen]."""
     import torch
 

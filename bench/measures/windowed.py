@@ -38,7 +38,7 @@ class Windowed:
 
     @property
     def per_forward(self) -> int:
-        return forward.batch_of(self.batch, self.seqlen)
+        return forward.batch_size(self.batch, self.seqlen)
 
     def cut(self, rig: MeasureContext) -> tuple[Tensor, list[str]]:
         """int64 [windows, seqlen], and the article each begins in.

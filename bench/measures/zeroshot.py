@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.inputs import tasks
-from bench.inputs.task_yaml import describe
+from bench.inputs.task_yaml import read_task
 from bench.measures.contract import MeasureContext, Readings
 from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
@@ -48,13 +48,13 @@ class Zeroshot:
         """
         from bench.inputs import lmeval
 
-        task = describe(self.task, self.file)
+        task = read_task(self.task, self.file)
         tasks.ensure(task, rig.data_dir)
         found = lmeval.evaluate(
             model(),
             rig.tokenizer(),
             task,
-            tasks.place(task, rig.data_dir),
+            tasks.data_folder(task, rig.data_dir),
             self.batch,
             self.limit,
             rig.progress,
@@ -65,7 +65,7 @@ class Zeroshot:
             for s in found.scores
         )
         notes = {"data": task.hub or "wiki-mini", "revision": tasks.revision(task, rig.data_dir)}
-        return Readings(values, _items(found.samples, own=self.task in tasks.OWN), notes=notes)
+        return Readings(values, _items(found.samples, own=self.task in tasks.BUILTIN_TASKS), notes=notes)
 
 
 def _items(samples: tuple[Sample, ...], own: bool) -> tuple[Item, ...]:

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from bench.catalog import registry
 from bench.inputs.hub import DATA_ENV, mirror
-from bench.inputs.tasks import OWN
+from bench.inputs.tasks import BUILTIN_TASKS
 from bench.results.store import RESULTS
-from bench.system.suggest import unknown
+from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 
 
@@ -88,7 +88,7 @@ class Spec(_Strict):
     quantizers: tuple[str, ...] = ("none", "int8", "int4-gptq")
     """Run last, on every pruned model and on the dense one; "none" leaves it as it is."""
     measures: tuple[str, ...] = ("perplexity", "agreement", "zeroshot", "size")
-    tasks: tuple[str, ...] = OWN
+    tasks: tuple[str, ...] = BUILTIN_TASKS
     """For zeroshot: the suite's own, any of lm-eval's, and the sets maskllm7 and wanda7."""
     seeds: tuple[int, ...] = (0,)
     results: Path = RESULTS
@@ -147,7 +147,9 @@ def _sentence(fault: ValidationError) -> str:
         model: type[BaseModel] = Spec
         for part in first["loc"][:-1]:
             model = type(getattr(model(), str(part)))
-        return unknown("setting", where, [".".join([*map(str, first["loc"][:-1]), f]) for f in model.model_fields])
+        return describe_unknown(
+            "setting", where, [".".join([*map(str, first["loc"][:-1]), f]) for f in model.model_fields]
+        )
     return f"{where} = {first['input']!r} will not do: {first['msg'].lower()}"
 
 

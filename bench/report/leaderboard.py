@@ -13,7 +13,7 @@ from bench.report.view import Section
 from bench.results.rows import guarded, to_frame
 from bench.results.store import RESULTS
 from bench.system.files import atomic_write
-from bench.system.text import plain
+from bench.system.text import escape_markdown
 from methods.errors import UserError
 
 OUT = Path("reports")
@@ -143,4 +143,4 @@ def _markdown(found: Sequence[Section], drawn: Figures) -> str:
 
 def text(value: str) -> str:
     """Text that stays text in Markdown: besides what `plain` replaces, no emphasis and nothing struck out."""
-    return re.sub(r"([\\*_~$!])", r"\\\1", plain(value))
+    return re.sub(r"([\\*_~$!])", r"\\\1", escape_markdown(value))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bench.report import task_averages
 from bench.results.record import Record
 from bench.results.rows import IDENTITY, QUIET, to_rows
-from bench.system.text import plain
+from bench.system.text import escape_markdown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -236,7 +236,7 @@ def markdown(grid: TextTable, escape: Callable[[str], str] | None = None) -> str
     """escape: in place of `plain`."""
 
     def row(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(map(escape or plain, cells)) + " |"
+        return "| " + " | ".join(map(escape or escape_markdown, cells)) + " |"
 
     rule = "|" + "|".join("---" if h in IDENTITY else "---:" for h in grid.headers) + "|"
     return "\n".join([row(grid.headers), rule, *(row(line) for line in grid.lines)]) + "\n"

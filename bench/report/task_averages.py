@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from bench.inputs.tasks import SETS
+from bench.inputs.tasks import TASK_SETS
 from bench.results.identity import Protocol
 
 Row = dict[str, Any]
@@ -26,7 +26,7 @@ def rows(table: list[Row], identity: tuple[str, ...]) -> list[Row]:
     dense = {_stand(line, identity): tasks for line, tasks in found.items() if _is_dense(line, identity)}
     out = []
     for line, tasks in found.items():
-        for name, members in SETS.items():
+        for name, members in TASK_SETS.items():
             if set(members) <= set(tasks):
                 mine = {t: tasks[t] for t in members}
                 out += _about(name + line[-1], mine, dense.get(_stand(line, identity), {}))

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from bench.system import digests
 from bench.system.cache import CACHE_ENV, cache_dir, in_use
 from bench.system.files import atomic_write
-from bench.system.suggest import unknown
+from bench.system.suggest import describe_unknown
 from methods.errors import Skipped, UserError
 
 MANIFEST = "cast-bench.json"
@@ -71,7 +71,7 @@ def lookup(name: str) -> Recipe:
         UserError: unknown name.
     """
     if name not in ENVIRONMENTS:
-        raise UserError(unknown("environment", name, ENVIRONMENTS))
+        raise UserError(describe_unknown("environment", name, ENVIRONMENTS))
     return ENVIRONMENTS[name]
 
 

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import Any
 
 
-def unknown(kind: str, name: str, known: Any) -> str:
+def describe_unknown(kind: str, name: str, known: Any) -> str:
     """The sentence for a name nobody has heard of."""
     near = get_close_matches(name, list(known), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def plain(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Text that stays text in Markdown: no tags, no cell borders, no links."""
     for old, new in (
         ("&", "&amp;"),

@@ -35,7 +35,7 @@ class Sparse:
         monkeypatch.setattr(torch, "_cslt_sparse_mm", self.mm)
         monkeypatch.setattr(torch._C, "_cusparselt", self, raising=False)
         monkeypatch.setattr("bench.kernels.linear24.Events", lambda: self)
-        monkeypatch.setattr("bench.kernels.cusparselt.surroundings", lambda: [self.device])
+        monkeypatch.setattr("bench.kernels.cusparselt.library_versions", lambda: [self.device])
         monkeypatch.setenv("CAST_BENCH_CACHE", str(folder))
 
     def compress(self, *args, **kwargs):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from bench.kernels.timing import Clock, Work
 from bench.stats import bootstrap
 
-Thing = TypeVar("Thing")
+T = TypeVar("Thing")
 
 BLOCKS = 12
 """Ten are the least that a gate pairs."""
@@ -24,18 +24,18 @@ BLOCKS = 12
 BLOCK_S = 0.02
 """Of a block, about."""
 
-MOST_SAMPLES = 200
+MAX_SAMPLES = 200
 """In a block."""
 
-CACHES = 3
+CACHE_MULTIPLE = 3
 """Times the last cache's size that the copies of a weight take up together."""
 
 LEVEL = 0.05
 
-WEAK = 0.7
+MIN_PEAK_SHARE = 0.7
 """Of the measured peak: a dense side under it is slow itself, and a speedup over it flattered."""
 
-AGAIN = " again"
+REPEAT_SUFFIX = " again"
 
 
 class Ratio(NamedTuple):
@@ -78,7 +78,7 @@ class Timings:
 
     def noise(self, name: str) -> float:
         """How far the baseline seems from itself, at most, as a share."""
-        found = self.ratio(name, name + AGAIN)
+        found = self.ratio(name, name + REPEAT_SUFFIX)
         return max(found.high, 1 / found.low) - 1
 
 
@@ -95,12 +95,12 @@ def interleave(
 
     twice: those that stand in the turn once more, as `NAME again`; calls: what one call of a contestant counts as.
     """
-    turn = dict(contestants) | {name + AGAIN: contestants[name] for name in twice}
+    turn = dict(contestants) | {name + REPEAT_SUFFIX: contestants[name] for name in twice}
     counts = {}
     for name, work in turn.items():
         clock.samples(work, 2)  # what is compiled, loaded or searched at the first call
         each = max(min(clock.samples(work, 3)), 1e-9)
-        counts[name] = max(1, min(MOST_SAMPLES, round(block_s / each)))
+        counts[name] = max(1, min(MAX_SAMPLES, round(block_s / each)))
     found: dict[str, list[list[float]]] = {name: [] for name in turn}
     for _ in range(blocks):
         for name, work in turn.items():
@@ -109,18 +109,18 @@ def interleave(
     return Timings(medians, {name: tuple(s for block in each for s in block) for name, each in found.items()})
 
 
-def copies(nbytes: int, cache_bytes: int) -> int:
+def copy_count(nbytes: int, cache_bytes: int) -> int:
     """So many of `nbytes` that none is still in the cache when its turn comes."""
-    return max(2, math.ceil(CACHES * cache_bytes / nbytes))
+    return max(2, math.ceil(CACHE_MULTIPLE * cache_bytes / nbytes))
 
 
-def rotating(work: Callable[[Thing], Any], things: Iterable[Thing]) -> Work:
+def rotate(work: Callable[[T], Any], things: Iterable[T]) -> Work:
     """Work on the next of some copies at each call."""
     turn = cycle(things)
     return lambda: work(next(turn))
 
 
-class Demand(NamedTuple):
+class RooflineCost(NamedTuple):
     """What a piece of work asks of a device at least."""
 
     flops: float
@@ -137,7 +137,7 @@ class Peaks:
     flops: Mapping[str, float] = field(default_factory=dict)
     """Dense multiply-adds a second count twice, by kind; a kind that is not there is bound by bytes alone."""
 
-    def seconds(self, demand: Demand, kind: str) -> float:
+    def seconds(self, demand: RooflineCost, kind: str) -> float:
         """The least it can take (Williams et al. 2009, Roofline)."""
         return max(demand.flops / self.flops.get(kind, math.inf), demand.moved / self.bandwidth)
 
@@ -150,7 +150,7 @@ class Comparison:
     dense: Mapping[str, Work]
     """The baseline is the fastest of these."""
     sparse: Mapping[str, Work]
-    demand: tuple[Demand, Demand]
+    demand: tuple[RooflineCost, RooflineCost]
     """Dense, and 2:4."""
     beside: Mapping[str, Work] = field(default_factory=dict)
     """Other columns, that no speedup is taken over."""
@@ -169,7 +169,7 @@ class Comparison:
         )
 
 
-def verdict(contest: Comparison, timings: Timings, peaks: Peaks) -> dict[str, Any]:
+def summarize(contest: Comparison, timings: Timings, peaks: Peaks) -> dict[str, Any]:
     """The row of a contest: seconds of each, the speedup over the fastest dense side, its limit, and what to doubt."""
     dense = timings.fastest(contest.dense)
     sparse = timings.fastest(contest.sparse)
@@ -177,7 +177,7 @@ def verdict(contest: Comparison, timings: Timings, peaks: Peaks) -> dict[str, An
     least, less = (peaks.seconds(demand, contest.kind) for demand in contest.demand)
     limit, share = least / less, least / timings.median(dense)
     flags = []
-    if share < WEAK:
+    if share < MIN_PEAK_SHARE:
         flags.append(f"the dense side is at {share:.0%} of the measured peak")
     if abs(speedup.value - 1) <= noise:
         flags.append("no difference beyond the noise")
@@ -185,21 +185,21 @@ def verdict(contest: Comparison, timings: Timings, peaks: Peaks) -> dict[str, An
         "dense": dense,
         "sparse": sparse,
         "seconds": {name: _times(timings, name) for name in (*contest.dense, *contest.sparse, *contest.beside)},
-        "speedup": _short(speedup.value),
-        "interval": [_short(speedup.low), _short(speedup.high)],
-        "noise": _short(noise),
-        "limit": _short(limit),
-        "attained": _short(speedup.value / limit),
-        "dense_share_of_peak": _short(share),
-        "sparse_share_of_peak": _short(less / timings.median(sparse)),
+        "speedup": _round(speedup.value),
+        "interval": [_round(speedup.low), _round(speedup.high)],
+        "noise": _round(noise),
+        "limit": _round(limit),
+        "attained": _round(speedup.value / limit),
+        "dense_share_of_peak": _round(share),
+        "sparse_share_of_peak": _round(less / timings.median(sparse)),
         "flags": flags,
     } | dict(contest.notes)
 
 
 def _times(timings: Timings, name: str) -> dict[str, float]:
     low, high = timings.spread(name)
-    return {"median": _short(timings.median(name)), "p20": _short(low), "p80": _short(high)}
+    return {"median": _round(timings.median(name)), "p20": _round(low), "p80": _round(high)}
 
 
-def _short(value: float) -> float:
+def _round(value: float) -> float:
     return float(f"{value:.4g}")

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from bench.kernels.cusparselt import LEAST, MULTIPLE, Compressed
-from bench.kernels.timing import Events, Work, check_product
-from bench.measures.speed.comparison import Comparison, Demand, Peaks, copies
+from bench.kernels.cusparselt import SIDE_MULTIPLES, TOKEN_MULTIPLE, CompressedWeight
+from bench.kernels.timing import CudaClock, Work, check_product
+from bench.measures.speed.comparison import Comparison, Peaks, RooflineCost, copy_count
 from methods.errors import Skipped
 
 if TYPE_CHECKING:
-    from bench.measures.speed.device import Contestants, Make
+    from bench.measures.speed.device import Contestants, StepFactory
 
 KINDS = ("bf16", "fp16", "int8", "fp8")
 
@@ -29,22 +29,22 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8, "fp
 BITS = {"bf16": (16, 9), "fp16": (16, 9), "int8": (8, 5), "fp8": (8, 5)}
 """Of a weight, dense and 2:4. cuSPARSELt's metadata is 2 bits a kept value, the same as a bit a weight."""
 
-GRAPHED = 64
+MAX_GRAPH_TOKENS = 64
 """Up to so many tokens a launch takes longer than the product: all copies' products are captured and replayed."""
 
-PEAK = 8192
+PEAK_SIZE = 8192
 """Rows, columns and depth of the product that the arithmetic peak is measured by."""
 
-COPIED = 2**30
+COPY_BYTES = 2**30
 
 INT4_GROUP = 128
 
-MOST_INT8_SCALE = 127.0
+MAX_INT8 = 127.0
 
-MOST_FP8 = 448.0
+MAX_FP8 = 448.0
 
 
-def graphed(work: Work) -> Work:
+def capture_graph(work: Work) -> Work:
     """The same as a CUDA graph: captured once, replayed at each call."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -65,7 +65,7 @@ class Cuda:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.clock = Events()
+        self.clock = CudaClock()
 
     @cached_property
     def cache_bytes(self) -> int:
@@ -88,7 +88,9 @@ class Cuda:
             )
         return "cusparselt"
 
-    def steps(self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: Make, small: bool) -> Contestants:
+    def steps(
+        self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: StepFactory, small: bool
+    ) -> Contestants:
         """As CUDA graphs where a step is small, and eager beside; dense ones compiled, too."""
         eager = [{n: make(m) for n, m in side.items()} for side in (dense, sparse)]
         for name, model in dense.items():
@@ -97,7 +99,11 @@ class Cuda:
         if not small:
             return eager[0], eager[1], {}
         beside = {f"{n}, no graph": work for side in eager for n, work in side.items()}
-        return {n: graphed(w) for n, w in eager[0].items()}, {n: graphed(w) for n, w in eager[1].items()}, beside
+        return (
+            {n: capture_graph(w) for n, w in eager[0].items()},
+            {n: capture_graph(w) for n, w in eager[1].items()},
+            beside,
+        )
 
     @property
     def hopper(self) -> bool:
@@ -105,19 +111,19 @@ class Cuda:
 
     def peaks(self) -> Peaks:
         """Of a large dense product of each kind, and of a copy, its bytes read and written."""
-        whole = torch.ones(COPIED, dtype=torch.uint8, device=self.device)
+        whole = torch.ones(COPY_BYTES, dtype=torch.uint8, device=self.device)
         other = torch.empty_like(whole)
         best = min(self.clock.samples(lambda: other.copy_(whole), 12)[2:])
         flops = {}
         for kind in KINDS:
-            w = torch.randn(PEAK, PEAK, device=self.device)
-            x = torch.randn(PEAK, PEAK, device=self.device)
+            w = torch.randn(PEAK_SIZE, PEAK_SIZE, device=self.device)
+            x = torch.randn(PEAK_SIZE, PEAK_SIZE, device=self.device)
             try:
-                work = _eager(kind, *_seen(x, w, kind))
-                flops[kind] = 2.0 * PEAK**3 / min(self.clock.samples(work, 12)[2:])
+                work = _eager(kind, *_convert(x, w, kind))
+                flops[kind] = 2.0 * PEAK_SIZE**3 / min(self.clock.samples(work, 12)[2:])
             except RuntimeError:  # this device has none of the kind: a contest of it says so
                 continue
-        return Peaks(2.0 * COPIED / best, flops)
+        return Peaks(2.0 * COPY_BYTES / best, flops)
 
     def contest(self, weight: Tensor, tokens: int, kind: str) -> Comparison:
         """2:4 against dense: y = x W^T. weight: [out, in], 2:4.
@@ -130,18 +136,18 @@ class Cuda:
             raise Skipped("this torch has no cuSPARSELt")
         if kind == "fp8" and torch.cuda.get_device_capability(self.device) < (8, 9):
             raise Skipped("fp8 needs compute capability 8.9")
-        least = LEAST[DTYPES[kind]]
+        least = SIDE_MULTIPLES[DTYPES[kind]]
         if weight.shape[0] % least or weight.shape[1] % least:
             raise Skipped(f"cuSPARSELt has no {kind} product of {list(weight.shape)}: multiples of {least} alone")
-        tokens_held = tokens + -tokens % MULTIPLE
-        x, w, *scales = _seen(
+        tokens_held = tokens + -tokens % TOKEN_MULTIPLE
+        x, w, *scales = _convert(
             torch.randn(tokens_held, weight.shape[1], device=self.device), weight.to(self.device), kind
         )
-        wanted = _wanted(kind, x, w, scales)
-        count = copies(w.nbytes * 9 // 16, self.cache_bytes)
-        notes: dict[str, Any] = {"copies": count, "before": state(self.device)}
+        wanted = _expected_product(kind, x, w, scales)
+        count = copy_count(w.nbytes * 9 // 16, self.cache_bytes)
+        notes: dict[str, Any] = {"copies": count, "before": device_state(self.device)}
         dense = {"dense eager": [_eager(kind, x, c, *scales) for c in _copies(w, count)]}
-        fast = torch.compile(_FORMS[kind], mode="max-autotune-no-cudagraphs", dynamic=False)
+        fast = torch.compile(_PRODUCTS[kind], mode="max-autotune-no-cudagraphs", dynamic=False)
         dense["dense compiled"] = [_call(fast, x, c, *scales) for c in _copies(w, count)]
         sparse = {"2:4 cusparselt": self._cusparselt(kind, x, w, scales, count, wanted, notes)}
         if kind == "fp8":
@@ -162,13 +168,13 @@ class Cuda:
         tokens, out, width = sizes
         passes = [{name: _pass(works) for name, works in side.items()} for side in sides]
         eager = {}
-        if tokens <= GRAPHED:
+        if tokens <= MAX_GRAPH_TOKENS:
             eager = {f"{name}, no graph": work for side in passes[:2] for name, work in side.items()}
-            passes = [{name: graphed(work) for name, work in side.items()} for side in passes]
+            passes = [{name: capture_graph(work) for name, work in side.items()} for side in passes]
         moved = 2.0 * tokens * (out + width)
         flops = 2.0 * tokens * out * width
         bits = BITS[kind]
-        demand = [Demand(flops / (i + 1), out * width * bits[i] / 8 + moved) for i in (0, 1)]
+        demand = [RooflineCost(flops / (i + 1), out * width * bits[i] / 8 + moved) for i in (0, 1)]
         return Comparison(
             kind,
             dense=passes[0],
@@ -183,7 +189,7 @@ class Cuda:
         self, kind: str, x: Tensor, w: Tensor, scales: list[Tensor], count: int, wanted: Tensor, notes: dict[str, Any]
     ) -> list[Work]:
         out = {"int8": torch.int32, "fp8": torch.bfloat16}.get(kind)
-        each = [Compressed(c, self.clock, out) for c in _copies(w, count)]
+        each = [CompressedWeight(c, self.clock, out) for c in _copies(w, count)]
         plain = wanted / (scales[0][:, None] * scales[1][None]) if kind == "fp8" else wanted
         choice = each[0].choose(x, None, plain)
         notes["cusparselt"] = {
@@ -193,7 +199,7 @@ class Cuda:
             "refused": choice.refused,
         }
 
-        def product(weight: Compressed) -> Tensor:
+        def product(weight: CompressedWeight) -> Tensor:
             y = weight.product(x, None, choice.plan)
             return y * scales[0][:, None] * scales[1] if kind == "fp8" else y
 
@@ -230,11 +236,11 @@ class Cuda:
         return found
 
 
-def _seen(x: Tensor, w: Tensor, kind: str) -> tuple[Tensor, ...]:
+def _convert(x: Tensor, w: Tensor, kind: str) -> tuple[Tensor, ...]:
     """x, w as the kind has them; of fp8 the scales of their rows, float32, too."""
     if kind in ("bf16", "fp16"):
         return x.to(DTYPES[kind]), w.to(DTYPES[kind])
-    most = MOST_INT8_SCALE if kind == "int8" else MOST_FP8
+    most = MAX_INT8 if kind == "int8" else MAX_FP8
     scales = [t.abs().amax(1).float().clamp(min=1e-12) / most for t in (x, w)]
     rows = [t.float() / s[:, None] for t, s in zip((x, w), scales, strict=True)]
     if kind == "int8":
@@ -242,7 +248,7 @@ def _seen(x: Tensor, w: Tensor, kind: str) -> tuple[Tensor, ...]:
     return (*(r.to(torch.float8_e4m3fn) for r in rows), *scales)
 
 
-def _wanted(kind: str, x: Tensor, w: Tensor, scales: list[Tensor]) -> Tensor:
+def _expected_product(kind: str, x: Tensor, w: Tensor, scales: list[Tensor]) -> Tensor:
     """Of what the kind sees, in float32."""
     y = x.float() @ w.float().T
     return y * scales[0][:, None] * scales[1] if kind == "fp8" else y
@@ -264,15 +270,15 @@ def _plain(x: Tensor, w: Tensor) -> Tensor:
     return linear(x, w)
 
 
-_FORMS: dict[str, Callable[..., Tensor]] = {"bf16": _plain, "fp16": _plain, "int8": _int8, "fp8": _fp8}
+_PRODUCTS: dict[str, Callable[..., Tensor]] = {"bf16": _plain, "fp16": _plain, "int8": _int8, "fp8": _fp8}
 
 
 def _eager(kind: str, x: Tensor, w: Tensor, *scales: Tensor) -> Work:
-    return _call(_FORMS[kind], x, w, *scales)
+    return _call(_PRODUCTS[kind], x, w, *scales)
 
 
 def _fp8_beside(x: Tensor, w: Tensor, count: int) -> list[Work]:
-    seen, weight, *scales = _seen(x, w, "fp8")
+    seen, weight, *scales = _convert(x, w, "fp8")
     return [_call(_fp8, seen, c, *scales) for c in _copies(weight, count)]
 
 
@@ -301,7 +307,7 @@ def _pass(works: list[Work]) -> Work:
     return all_of_them
 
 
-def state(device: torch.device) -> dict[str, Any]:
+def device_state(device: torch.device) -> dict[str, Any]:
     """Clocks in MHz, temperature, power and why the device slows itself down. Read, never set."""
     try:
         import pynvml  # type: ignore[import-not-found, unused-ignore]

@@ -11,24 +11,24 @@ from torch import nn
 from bench.inputs import loading
 from bench.kernels import cpu24
 from bench.kernels.integers24 import pack_rounded
-from bench.kernels.linear24 import Linear24, swap
-from bench.kernels.packed24 import Packed, pack, unpack
+from bench.kernels.linear24 import Linear24, swap_linears
+from bench.kernels.packed24 import PackedWeight, pack, unpack
 from bench.kernels.timing import Work
 from bench.measures.contract import MeasureContext
 from bench.measures.speed import roofline
-from bench.measures.speed.comparison import Comparison, Demand
-from bench.measures.speed.device import Device, Make
+from bench.measures.speed.comparison import Comparison, RooflineCost
+from bench.measures.speed.device import Device, StepFactory
 from methods.errors import Skipped
 from methods.folder import Folder
 from methods.targets import dense_weight
 
 KINDS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
-VOCABULARY = 1000
+RANDOM_TOKENS = 1000
 """Of token ids that are drawn: which one it is costs nothing."""
 
 
-def contest(
+def compare_models(
     device: Device, model: Callable[[], nn.Module], rig: MeasureContext, *, batch: int, prompt: int, kv: int
 ) -> Comparison:
     """Steps that take `prompt` tokens of each of `batch` sequences beside `kv` in the cache; the dense row has no 2:4 side.
@@ -43,22 +43,22 @@ def contest(
         packed = packed_targets(whole, rig)
         kind = "int8" if any(p.kind == "int8" for p in packed.values()) else kind
         engine = device.engine(kind)
-        sparse["2:4"] = swap(model(), packed, engine=engine)
+        sparse["2:4"] = swap_linears(model(), packed, engine=engine)
         if engine == "native":
-            dense["same kernel, dense"] = dense_twin(swap(model(), packed, engine=engine))
-    make = decoder(batch, kv) if prompt == 1 else prefill(batch, prompt)
+            dense["same kernel, dense"] = dense_twin(swap_linears(model(), packed, engine=engine))
+    make = decode_step(batch, kv) if prompt == 1 else prefill_step(batch, prompt)
     sides = device.steps(dense, sparse, make, prompt == 1)
     return Comparison(
         kind,
         dense=sides[0],
         sparse=sides[1],
         beside=sides[2],
-        demand=_demand(rig, kind, batch * prompt, batch * (kv + prompt)),
+        demand=_costs(rig, kind, batch * prompt, batch * (kv + prompt)),
         notes={"batch": batch, "prompt_tokens": prompt, "kv_tokens": kv, "device": device.name},
     )
 
 
-def packed_targets(model: nn.Module, rig: MeasureContext) -> dict[str, Packed]:
+def packed_targets(model: nn.Module, rig: MeasureContext) -> dict[str, PackedWeight]:
     """The artifact's own weights, packed.
 
     Raises:
@@ -84,24 +84,26 @@ def dense_twin(model: nn.Module) -> nn.Module:
         if isinstance(module, Linear24) and module.laid is not None:
             packed = cpu24.from_kernel_layout(module.laid)
             module.laid = (
-                cpu24.lay_dense(*cpu24.integers(packed)) if packed.kind == "int8" else cpu24.lay_dense(unpack(packed))
+                cpu24.to_dense_kernel_layout(*cpu24.integers_and_scales(packed))
+                if packed.kind == "int8"
+                else cpu24.to_dense_kernel_layout(unpack(packed))
             )
     return model
 
 
-def decoder(batch: int, kv: int) -> Make:
+def decode_step(batch: int, kv: int) -> StepFactory:
     """A step that gives each of `batch` sequences a token beside `kv` in the cache; the cache is as before after it."""
 
     def make(model: Any) -> Work:
         device = next(p.device for p in model.parameters())
         random = torch.Generator().manual_seed(0)
         cache = loading.static_cache(model, kv + 1)
-        ids = torch.randint(VOCABULARY, (batch, kv + 1), generator=random).to(device)
+        ids = torch.randint(RANDOM_TOKENS, (batch, kv + 1), generator=random).to(device)
 
         @torch.inference_mode()
         def step() -> Any:
             logits = model(ids[:, -1:], past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-            loading.take_back(cache, 1)
+            loading.rewind_cache(cache, 1)
             return logits
 
         with torch.inference_mode():
@@ -111,12 +113,12 @@ def decoder(batch: int, kv: int) -> Make:
     return make
 
 
-def prefill(batch: int, prompt: int) -> Make:
+def prefill_step(batch: int, prompt: int) -> StepFactory:
     """A whole prompt up to its first new token."""
 
     def make(model: Any) -> Work:
         device = next(p.device for p in model.parameters())
-        ids = torch.randint(VOCABULARY, (batch, prompt), generator=torch.Generator().manual_seed(0)).to(device)
+        ids = torch.randint(RANDOM_TOKENS, (batch, prompt), generator=torch.Generator().manual_seed(0)).to(device)
 
         @torch.inference_mode()
         def step() -> Any:
@@ -127,12 +129,14 @@ def prefill(batch: int, prompt: int) -> Make:
     return make
 
 
-def _demand(rig: MeasureContext, kind: str, tokens: int, kv: int) -> tuple[Demand, Demand]:
+def _costs(rig: MeasureContext, kind: str, tokens: int, kv: int) -> tuple[RooflineCost, RooflineCost]:
     """Of all linears, the head and the KV cache; of attention's own arithmetic nothing, which makes the limit generous."""
     config = Folder(rig.folder).config
-    of = roofline.of_config(config)
+    of = roofline.sizes_of_config(config)
     weights = sum(layer.weights for layer in rig.verdict.layers.values())
     dense, sparse = roofline.BITS.get(kind, (16, 9))
     rest = roofline.ACTIVATION_BYTES * of.head + kv * of.kv_bytes
     flops, head = 2.0 * tokens * weights, 2.0 * tokens * of.head
-    return Demand(flops + head, weights * dense / 8 + rest), Demand(flops / 2 + head, weights * sparse / 8 + rest)
+    return RooflineCost(flops + head, weights * dense / 8 + rest), RooflineCost(
+        flops / 2 + head, weights * sparse / 8 + rest
+    )

@@ -10,7 +10,7 @@ from torch import nn
 from bench.kernels.timing import Clock, Work
 from bench.measures.speed.comparison import Peaks
 
-Make = Callable[[Any], Work]
+StepFactory = Callable[[Any], Work]
 
 Contestants = tuple[dict[str, Work], dict[str, Work], dict[str, Work]]
 """Dense, 2:4, and beside."""
@@ -31,6 +31,8 @@ class Device(Protocol):
         """Of Linear24. Raises Skipped where there is none."""
         ...
 
-    def steps(self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: Make, small: bool) -> Contestants:
+    def steps(
+        self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: StepFactory, small: bool
+    ) -> Contestants:
         """What of each model is timed: as it is, or as a graph, compiled, ..."""
         ...

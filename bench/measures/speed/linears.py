@@ -29,11 +29,11 @@ Weights = Iterator[tuple[int, Tensor]]
 """How many linears have the shape, and the weight [out, in] of one."""
 
 
-def device(compute: Compute) -> Cpu | Cuda:
+def select_device(compute: Compute) -> Cpu | Cuda:
     return Cuda(compute.device) if compute.device.type == "cuda" else Cpu(compute.threads)
 
 
-def read(device: Cpu | Cuda, model: Callable[[], nn.Module], rig: MeasureContext, tokens: int) -> Readings:
+def read_linears(device: Cpu | Cuda, model: Callable[[], nn.Module], rig: MeasureContext, tokens: int) -> Readings:
     """Of an artifact, the first linear of each shape standing for its like.
 
     Raises:
@@ -51,10 +51,10 @@ def read(device: Cpu | Cuda, model: Callable[[], nn.Module], rig: MeasureContext
     weights = {name: dense_weight(found.get_submodule(name)) for name in rig.verdict.layers}
     counts = Counter(tuple(w.shape) for w in weights.values())
     firsts = {tuple(w.shape): w for w in reversed(list(weights.values()))}
-    return told(device, ((counts[shape], w) for shape, w in firsts.items()), tokens, kinds[bits])
+    return time_linears(device, ((counts[shape], w) for shape, w in firsts.items()), tokens, kinds[bits])
 
 
-def random(shapes: Counter[tuple[int, int]]) -> Weights:
+def random_weights(shapes: Counter[tuple[int, int]]) -> Weights:
     """2:4 weights of a model that is not here: random ones, in bfloat16."""
     for i, ((out, width), count) in enumerate(shapes.items()):
         weight = torch.randn(out, width, generator=torch.Generator().manual_seed(i)).bfloat16()
@@ -64,7 +64,9 @@ def random(shapes: Counter[tuple[int, int]]) -> Weights:
         yield count, weight
 
 
-def told(device: Cpu | Cuda, weights: Weights, tokens: int, kind: str, blocks: int = comparison.BLOCKS) -> Readings:
+def time_linears(
+    device: Cpu | Cuda, weights: Weights, tokens: int, kind: str, blocks: int = comparison.BLOCKS
+) -> Readings:
     """Seconds of all linears, each shape as often as the model has it; the notes hold a row a shape.
 
     Raises:
@@ -82,7 +84,7 @@ def told(device: Cpu | Cuda, weights: Weights, tokens: int, kind: str, blocks: i
             continue
         started = time.monotonic()
         timings = contest.run(device.clock, blocks)
-        row |= comparison.verdict(contest, timings, peaks) | {"wall_s": round(time.monotonic() - started, 2)}
+        row |= comparison.summarize(contest, timings, peaks) | {"wall_s": round(time.monotonic() - started, 2)}
         rows.append(row)
         for side, name in zip(sums, (row["sparse"], row["dense"]), strict=True):
             for i, t in enumerate(timings.blocks[name]):

@@ -18,21 +18,27 @@ if TYPE_CHECKING:
 
     from bench.measures.speed.comparison import Timings
 
-PROMPTS = (512, 2048, 8192)
-BATCHES = (1, 16, 64)
-KV = 2048
+PROMPT_TOKENS = (512, 2048, 8192)
+BATCH_SIZES = (1, 16, 64)
+KV_TOKENS = 2048
 """Tokens in the cache of each sequence while a CUDA device decodes."""
-CPU_KV = 128
-LINEARS = (1, 16, 64, 512, 2048, 8192)
+CPU_KV_TOKENS = 128
+LINEAR_TOKENS = (1, 16, 64, 512, 2048, 8192)
 
 
 def measure_configs(device: str, hardware: str) -> list[dict[str, Any]]:
     """The settings of every cell on a device. Without CUDA: decoding on the CPU, and one cell that says what is missing."""
     if not device.startswith("cuda"):
-        decode = {"workload": "decode", "tokens": CPU_KV, "batch": 1, "hardware": hardware, "kernel": native.digest()}
+        decode = {
+            "workload": "decode",
+            "tokens": CPU_KV_TOKENS,
+            "batch": 1,
+            "hardware": hardware,
+            "kernel": native.source_digest(),
+        }
         return [{"workload": "cuda"}, decode]
-    asked = [("decode", KV, b) for b in BATCHES] + [("prefill", p, 1) for p in PROMPTS]
-    asked += [("linears", t, 1) for t in LINEARS]
+    asked = [("decode", KV_TOKENS, b) for b in BATCH_SIZES] + [("prefill", p, 1) for p in PROMPT_TOKENS]
+    asked += [("linears", t, 1) for t in LINEAR_TOKENS]
     return [{"workload": w, "tokens": t, "batch": b, "hardware": hardware} for w, t, b in asked]
 
 
@@ -67,21 +73,21 @@ class Speed:
         if self.workload == "cuda":
             raise Skipped("no CUDA device")
         from bench.measures.speed import linears
-        from bench.measures.speed.comparison import verdict
-        from bench.measures.speed.decoding import contest
+        from bench.measures.speed.comparison import summarize
+        from bench.measures.speed.decoding import compare_models
 
-        device = linears.device(rig.compute)
+        device = linears.select_device(rig.compute)
         if self.workload == "linears":
-            return linears.read(device, model, rig, self.tokens)
+            return linears.read_linears(device, model, rig, self.tokens)
         decodes = self.workload == "decode"
         sizes = (1, self.tokens) if decodes else (self.tokens, 0)
-        asked = contest(device, model, rig, batch=self.batch, prompt=sizes[0], kv=sizes[1])
+        asked = compare_models(device, model, rig, batch=self.batch, prompt=sizes[0], kv=sizes[1])
         timings = asked.run(device.clock)
         peaks = device.peaks()
         count = self.batch * sizes[0]
         if not asked.sparse:
             return _readings(timings, timings.fastest(asked.dense), None, decodes, count, {})
-        told = verdict(asked, timings, peaks) | {"peak_bandwidth": peaks.bandwidth, "peak_flops": dict(peaks.flops)}
+        told = summarize(asked, timings, peaks) | {"peak_bandwidth": peaks.bandwidth, "peak_flops": dict(peaks.flops)}
         return _readings(timings, told["sparse"], told["dense"], decodes, count, told)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.inputs import models
-from bench.system.suggest import unknown
+from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 from methods.targets import family_of, find_targets
 
@@ -27,7 +27,7 @@ DECODES = ((1, 0), (1, 2048), (16, 2048), (64, 2048), (64, 8192))
 
 
 @dataclass(frozen=True)
-class Card:
+class DeviceSpec:
     name: str
     tflops: float
     tbps: float
@@ -52,9 +52,9 @@ def rows(model: str, card: str, data_dir: Path | None = None) -> list[dict[str, 
     Raises:
         UserError: unknown card or model, or a model whose shapes nobody here knows.
     """
-    of, known = sizes(model, data_dir), cards()
+    of, known = model_sizes(model, data_dir), device_specs()
     if card not in known:
-        raise UserError(unknown("device spec", card, known))
+        raise UserError(describe_unknown("device spec", card, known))
     out = []
     for (rows_, width), count in of.linears.items():
         for tokens in TOKENS:
@@ -72,16 +72,16 @@ def _row(what: str, tokens: int, kv: int | None, found: dict[str, float]) -> dic
     }
 
 
-def cards() -> dict[str, Card]:
-    return {name: Card(**about) for name, about in _asset("devices.toml").items()}
+def device_specs() -> dict[str, DeviceSpec]:
+    return {name: DeviceSpec(**about) for name, about in _asset("devices.toml").items()}
 
 
-def shapes() -> dict[str, dict[str, Any]]:
+def known_shapes() -> dict[str, dict[str, Any]]:
     """What is known of models that need not be here: the part of config.json that decides their shapes."""
     return _asset("shapes.toml")
 
 
-def shape_limit(out: int, width: int, tokens: int, kind: str, card: Card) -> float:
+def shape_limit(out: int, width: int, tokens: int, kind: str, card: DeviceSpec) -> float:
     """Dense time over 2:4 time of one product [tokens, in] x [in, out]."""
     moved = ACTIVATION_BYTES * tokens * (width + out)
     dense, sparse = (out * width * bits / 8 + moved for bits in BITS[kind])
@@ -89,7 +89,7 @@ def shape_limit(out: int, width: int, tokens: int, kind: str, card: Card) -> flo
     return _seconds(work, dense, card) / _seconds(work / 2, sparse, card)
 
 
-def decode_limit(of: Sizes, batch: int, kv: int, kind: str, card: Card) -> float:
+def decode_limit(of: Sizes, batch: int, kv: int, kind: str, card: DeviceSpec) -> float:
     """The same of one step that gives each of `batch` sequences a token: all linears, the head, and the KV cache read."""
     weights = sum(out * width * count for (out, width), count in of.linears.items())
     rest = ACTIVATION_BYTES * of.head + batch * kv * of.kv_bytes
@@ -98,19 +98,19 @@ def decode_limit(of: Sizes, batch: int, kv: int, kind: str, card: Card) -> float
     return _seconds(2.0 * batch * weights + head, dense, card) / _seconds(batch * weights + head, sparse, card)
 
 
-def _seconds(work: float, moved: float, card: Card) -> float:
+def _seconds(work: float, moved: float, card: DeviceSpec) -> float:
     return max(work / (card.tflops * 1e12), moved / (card.tbps * 1e12))
 
 
-def sizes(name: str, data_dir: Path | None = None) -> Sizes:
+def model_sizes(name: str, data_dir: Path | None = None) -> Sizes:
     """
     Raises:
         UserError: unknown name, or one that is neither here nor among the shapes this package knows.
     """
-    known = shapes()
+    known = known_shapes()
     if name in known:
         config = known[name]
-        return _sizes(config, _gated(config))
+        return _sizes(config, _llama_linears(config))
     found = models.resolve(name, data_dir)
     if found is None:
         raise UserError(
@@ -123,7 +123,7 @@ def sizes(name: str, data_dir: Path | None = None) -> Sizes:
     return _sizes(opened.config, Counter((s[1], s[0]) if flip else (s[0], s[1]) for s in linears))
 
 
-def _gated(config: dict[str, Any]) -> Counter[tuple[int, int]]:
+def _llama_linears(config: dict[str, Any]) -> Counter[tuple[int, int]]:
     """The linears of a LLaMA, from its config alone."""
     hidden, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     keys = hidden // config["num_attention_heads"] * _kv_heads(config)
@@ -131,7 +131,7 @@ def _gated(config: dict[str, Any]) -> Counter[tuple[int, int]]:
     return Counter(each * layers)
 
 
-def of_config(config: dict[str, Any]) -> Sizes:
+def sizes_of_config(config: dict[str, Any]) -> Sizes:
     """Head and KV cache of a config; its linears are the caller's to count."""
     return _sizes(config, Counter())
 

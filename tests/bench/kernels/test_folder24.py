@@ -9,7 +9,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from bench.export.model import export_model
-from bench.kernels.folder24 import ABOUT, Folder24, Writer24
+from bench.kernels.folder24 import MANIFEST, Folder24, Writer24
 from bench.kernels.packed24 import pack
 from bench.results.store import Store
 from helpers.runs import call, own_cache, prune, run_here, small, tiny
@@ -54,7 +54,7 @@ def test_hf_is_what_transformers_loads_with_the_same_logits(pruned, tmp_path):
 
 
 def test_size_and_metadata(packed):
-    about = json.loads((packed / ABOUT).read_text())
+    about = json.loads((packed / MANIFEST).read_text())
     assert (about["format"], about["version"]) == ("packed24", 1)
     (file,) = packed.glob("*.safetensors")
     assert file.name == "packed24-00001.safetensors"
@@ -88,7 +88,7 @@ def test_a_flipped_byte_is_found_wherever_it_is(packed):
     whole = everything(packed)
     caught = 0
     draw = torch.Generator().manual_seed(0)
-    for file in (packed / "packed24-00001.safetensors", packed / ABOUT):
+    for file in (packed / "packed24-00001.safetensors", packed / MANIFEST):
         raw = file.read_bytes()
         places = torch.randint(len(raw), (60,), generator=draw).tolist() + list(range(8))
         for place in places:
@@ -115,13 +115,13 @@ def test_a_flipped_byte_is_found_wherever_it_is(packed):
 
 def rewrite(packed, change, sign=True):
     """packed24.json changed by somebody who knows how to sign it."""
-    from bench.kernels.folder24 import About
+    from bench.kernels.folder24 import Manifest
 
-    raw = json.loads((packed / ABOUT).read_text())
+    raw = json.loads((packed / MANIFEST).read_text())
     change(raw)
     if sign:
-        raw["sha256"] = About.model_validate(raw).digest()
-    (packed / ABOUT).write_text(json.dumps(raw))
+        raw["sha256"] = Manifest.model_validate(raw).digest()
+    (packed / MANIFEST).write_text(json.dumps(raw))
 
 
 NAME = "model.layers.0.mlp.up_proj.weight"
@@ -194,7 +194,7 @@ def test_bad_input_is_one_sentence(args, sentence, packed, pruned, tmp_path, cap
 
 def test_a_folder_that_is_taken_is_left_alone(pruned, packed, capsys, monkeypatch):
     code, _, err = call(capsys, monkeypatch, "export", pruned, "--out", packed)
-    assert code == 2 and "is there already" in err and (packed / ABOUT).exists()
+    assert code == 2 and "is there already" in err and (packed / MANIFEST).exists()
 
 
 def test_linears_left_dense(pruned, tmp_path):

@@ -7,7 +7,7 @@ from bench.export.model import export_model
 from bench.inputs import loading
 from bench.kernels import cusparselt, linear24, native
 from bench.kernels.integers24 import pack_rounded
-from bench.kernels.linear24 import Linear24, swap
+from bench.kernels.linear24 import Linear24, swap_linears
 from bench.kernels.packed24 import pack, unpack
 from bench.kernels.timing import WrongProduct
 from bench.measures import forward
@@ -36,7 +36,7 @@ def test_the_reference_is_the_masked_model_bit_for_bit(make, family):
     model, packed = masked(make(family))
     logits = model(IDS).logits
     text = model.generate(IDS, max_new_tokens=5, do_sample=False, pad_token_id=0)
-    swap(model, packed)
+    swap_linears(model, packed)
     assert sum(isinstance(m, Linear24) for m in model.modules()) == len(packed)
     assert all(model.get_submodule(n).engine == "reference" for n in packed)
     assert torch.equal(model(IDS).logits, logits)
@@ -53,7 +53,7 @@ def test_the_kernel_is_the_masked_model_up_to_rounding(make, family):
     wide = make(family)  # the same weights, in float32
     wide.load_state_dict({n: t.float() for n, t in model.state_dict().items()})
     wanted, usual = wide(IDS[:1]).logits, model(IDS[:1]).logits
-    swap(model, packed)
+    swap_linears(model, packed)
     assert all(model.get_submodule(n).engine == "native" for n in packed)
     got = model(IDS[:1]).logits
     assert 0 < (got - wanted).abs().max() <= 2 * (usual - wanted).abs().max()  # as near as torch's own bfloat16
@@ -69,7 +69,7 @@ def test_integers_are_the_dequantized_model(llama, kind):
     for name, weight in rounded.items():
         dense_weight(model.get_submodule(name)).copy_(unpack(weight))
     wanted = model(IDS).logits
-    swap(model, rounded)
+    swap_linears(model, rounded)
     torch.testing.assert_close(model(IDS[:, :1]).logits, wanted[:, :1], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(model(IDS).logits, wanted, rtol=1e-3, atol=1e-3)
 
@@ -98,10 +98,10 @@ def test_perplexity_reads_a_swapped_model(llama):
     rig = SimpleNamespace(compute=Compute(), progress=NoProgress())
 
     def losses(model):
-        return window_losses(forward.over(lambda: model, None, IDS, 2, rig), IDS, rig)
+        return window_losses(forward.forward_windows(lambda: model, None, IDS, 2, rig), IDS, rig)
 
     wanted = losses(model)
-    assert losses(swap(model, packed)) == wanted
+    assert losses(swap_linears(model, packed)) == wanted
 
 
 @pytest.mark.parametrize("bias", [True, False])

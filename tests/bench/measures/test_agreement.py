@@ -161,7 +161,7 @@ def test_a_streamed_model_has_the_same_losses_to_the_bit(family, dtype, make, ke
     for stream in (False, True):
         compute = Compute(dtype=dtype, stream=stream)
         rig = type("MeasureContext", (), {"compute": compute, "progress": NoProgress()})
-        made = forward.over(lambda c=compute: loading.load(folder, c), folder, tokens, 2, rig)
+        made = forward.forward_windows(lambda c=compute: loading.load(folder, c), folder, tokens, 2, rig)
         losses.append(window_losses(made, tokens, rig))
 
     assert losses[0] == losses[1]
@@ -188,7 +188,7 @@ def test_streaming_holds_one_block_at_a_time(rig):
     for block in model.model.layers:
         block.register_forward_pre_hook(count)
     tokens = windows.load_windows("wiki-mini", rig.tokenizer(), SEQLEN, 2, None)[0]
-    forward.over(lambda: model, rig.folder, tokens, 2, replace(rig, compute=Compute(stream=True)))
+    forward.forward_windows(lambda: model, rig.folder, tokens, 2, replace(rig, compute=Compute(stream=True)))
 
     assert held == [[0], [1], [2], [3]]
     assert all(not type(b).__name__.startswith("_") for b in model.model.layers)

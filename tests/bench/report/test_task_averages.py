@@ -3,10 +3,8 @@
 import pytest
 
 from bench.inputs import tasks
-from bench.report import table
-from bench.report import task_averages
-from bench.results.rows import COLUMNS
-from bench.results.rows import IDENTITY
+from bench.report import table, task_averages
+from bench.results.rows import COLUMNS, IDENTITY
 from helpers import fake_records
 
 
@@ -21,7 +19,7 @@ def rows(method, values, limit="", **more):
     return out
 
 
-SEVEN = {t: 0.5 + 0.01 * i for i, t in enumerate(tasks.SETS["maskllm7"])}
+SEVEN = {t: 0.5 + 0.01 * i for i, t in enumerate(tasks.TASK_SETS["maskllm7"])}
 
 
 def average(*table_rows):

@@ -9,7 +9,7 @@ from scipy import stats
 
 from bench.kernels.timing import WrongProduct, check_product
 from bench.measures.speed import comparison
-from bench.measures.speed.comparison import Comparison, Demand, Peaks, Timings, interleave
+from bench.measures.speed.comparison import Comparison, Peaks, RooflineCost, Timings, interleave
 
 
 class Clock:
@@ -73,24 +73,24 @@ def test_a_ratio_has_students_interval_of_ln_ratios(random):
 
 
 def test_copies_outgrow_the_cache_three_times_over_and_take_turns():
-    assert comparison.copies(100, 1000) == 30 and comparison.copies(10**9, 1000) == 2
-    turn = comparison.rotating(lambda x: x, "abc")
+    assert comparison.copy_count(100, 1000) == 30 and comparison.copy_count(10**9, 1000) == 2
+    turn = comparison.rotate(lambda x: x, "abc")
     assert [turn() for _ in range(4)] == ["a", "b", "c", "a"]
 
 
 def test_the_least_time_is_that_of_the_scarcer():
     peaks = Peaks(10.0, {"bf16": 100.0})
-    assert peaks.seconds(Demand(1000, 10), "bf16") == 10 and peaks.seconds(Demand(10, 1000), "bf16") == 100
-    assert peaks.seconds(Demand(1e9, 10), "unknown") == 1
+    assert peaks.seconds(RooflineCost(1000, 10), "bf16") == 10 and peaks.seconds(RooflineCost(10, 1000), "bf16") == 100
+    assert peaks.seconds(RooflineCost(1e9, 10), "unknown") == 1
 
 
 def contest(dense, sparse, random=None, spread=0.0):
     sides = [{n: work(n, t, random, spread) for n, t in side.items()} for side in (dense, sparse)]
-    return Comparison("bf16", *sides, demand=(Demand(0, 16), Demand(0, 9)))
+    return Comparison("bf16", *sides, demand=(RooflineCost(0, 16), RooflineCost(0, 9)))
 
 
 def verdict(asked, bandwidth):
-    return comparison.verdict(asked, asked.run(Clock(), 12, 0.1), Peaks(bandwidth))
+    return comparison.summarize(asked, asked.run(Clock(), 12, 0.1), Peaks(bandwidth))
 
 
 def test_the_speedup_is_over_the_fastest_dense_side(random):

@@ -34,7 +34,7 @@ def sparse(out, width):
 @pytest.mark.parametrize("shape", [(64, 128), (33, 68)])
 def test_a_contest_on_the_cpu(device, kind, shape):
     contest = device.contest(sparse(*shape), 1, kind)
-    row = comparison.verdict(contest, contest.run(device.clock, 10, 1e-4), device.peaks())
+    row = comparison.summarize(contest, contest.run(device.clock, 10, 1e-4), device.peaks())
 
     assert set(row["seconds"]) == {"dense", "torch bf16", "2:4", "torch fp32"}
     assert all(0 < t["p20"] <= t["p80"] for t in row["seconds"].values())
@@ -96,7 +96,7 @@ def test_a_run_measures_decoding_and_says_what_is_missing(device, tmp_path):
 
 def test_the_packed_model_decodes_what_the_dense_one_does(device, tmp_path):
     from bench.inputs import loading
-    from bench.kernels.linear24 import swap
+    from bench.kernels.linear24 import swap_linears
     from bench.kernels.packed24 import pack
     from bench.measures.speed import decoding
     from methods.contract import Compute
@@ -107,8 +107,8 @@ def test_the_packed_model_decodes_what_the_dense_one_does(device, tmp_path):
     model = load()
     shapes = {n: tuple(t.shape) for n, t in model.state_dict().items()}
     packed = {n: pack(model.get_submodule(n).weight) for n in find_targets(model.config.to_dict(), shapes)}
-    step = decoding.decoder(2, 16)
-    steps = [step(model), step(swap(load(), packed)), step(decoding.dense_twin(swap(load(), packed)))]
+    step = decoding.decode_step(2, 16)
+    steps = [step(model), step(swap_linears(load(), packed)), step(decoding.dense_twin(swap_linears(load(), packed)))]
     logits = [s() for s in steps]
     assert torch.equal(steps[0](), logits[0])  # the cache is as it was
     for other in logits[1:]:

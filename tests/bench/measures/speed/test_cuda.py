@@ -7,7 +7,7 @@ import types
 import pytest
 import torch
 
-from bench.kernels.timing import Events, Wall, WrongProduct
+from bench.kernels.timing import CudaClock, WallClock, WrongProduct
 from bench.measures.speed import comparison, cuda, measure
 from helpers.fake_cuda import Sparse, bind
 from helpers.runs import prune, tiny
@@ -110,8 +110,8 @@ def test_every_kind_is_called_as_the_schemas_say(card, torchao, kind, tokens):
     assert dense.flops == 2 * less.flops == 2 * tokens * 64 * 128
     bits = 8 if kind in ("int8", "fp8") else 16
     assert dense.moved - less.moved == 64 * 128 * (bits - (bits / 2 + 1)) / 8
-    timings = contest.run(Wall(), 10, 1e-5)
-    row = comparison.verdict(contest, timings, device.peaks())
+    timings = contest.run(WallClock(), 10, 1e-5)
+    row = comparison.summarize(contest, timings, device.peaks())
     assert row["before"] == {"sm_mhz": 1980} and row["dense"] in contest.dense
 
 
@@ -178,13 +178,13 @@ def test_time_is_read_between_events(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: log.append("waited"))
-    assert Events().samples(lambda: log.append("work"), 2) == [2e-3, 2e-3]
+    assert CudaClock().samples(lambda: log.append("work"), 2) == [2e-3, 2e-3]
     assert log == ["event", "work", "event"] * 2 + ["waited"]
 
 
 def test_clocks_are_read_where_the_library_is(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert cuda.state(torch.device("cuda"))["clocks"].startswith("not read: pip install nvidia-ml-py")
+    assert cuda.device_state(torch.device("cuda"))["clocks"].startswith("not read: pip install nvidia-ml-py")
     nvml = types.ModuleType("pynvml")
     nvml.NVMLError = type("NVMLError", (Exception,), {})
     nvml.NVML_CLOCK_SM, nvml.NVML_CLOCK_MEM, nvml.NVML_TEMPERATURE_GPU = 1, 2, 0
@@ -197,7 +197,7 @@ def test_clocks_are_read_where_the_library_is(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda d: types.SimpleNamespace(uuid="1-2"))
     wanted = {"sm_mhz": 1980, "memory_mhz": 2619, "throttle_reasons": "0x4", "celsius": 40, "watts": 350.0}
-    assert cuda.state(torch.device("cuda")) == wanted
+    assert cuda.device_state(torch.device("cuda")) == wanted
 
 
 def test_a_card_has_a_cell_for_every_workload():
@@ -218,14 +218,14 @@ def test_a_contest_on_a_card(kind, tokens):
         contest = device.contest(weight, tokens, kind)
     except Skipped as why:
         pytest.skip(str(why))
-    row = comparison.verdict(contest, contest.run(device.clock, 10), device.peaks())
+    row = comparison.summarize(contest, contest.run(device.clock, 10), device.peaks())
     assert row["speedup"] > 0 and row["limit"] >= 1
 
 
 @pytest.mark.cuda
 def test_a_whole_model_on_a_card(tmp_path):
     from bench.inputs import loading
-    from bench.kernels.linear24 import swap
+    from bench.kernels.linear24 import swap_linears
     from bench.kernels.packed24 import pack
     from bench.measures.speed import decoding
     from methods.contract import Compute
@@ -236,11 +236,11 @@ def test_a_whole_model_on_a_card(tmp_path):
     model = loading.load(folder, compute)
     shapes = {n: tuple(t.shape) for n, t in model.state_dict().items()}
     packed = {n: pack(model.get_submodule(n).weight) for n in find_targets(model.config.to_dict(), shapes)}
-    swapped = swap(loading.load(folder, compute), packed, engine="cusparselt")
-    steps = [decoding.decoder(2, 16)(m) for m in (model, swapped)]
+    swapped = swap_linears(loading.load(folder, compute), packed, engine="cusparselt")
+    steps = [decoding.decode_step(2, 16)(m) for m in (model, swapped)]
     logits = [s().clone() for s in steps]
     torch.testing.assert_close(logits[1], logits[0], rtol=0.05, atol=0.1)
-    replay = cuda.graphed(steps[1])
+    replay = cuda.capture_graph(steps[1])
     for _ in range(3):  # the cache is as it was after each
         replay()
     torch.testing.assert_close(steps[1](), logits[1])
