@@ -105,6 +105,9 @@ class Repository:
     def _errors(self) -> Iterator[None]:
         from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
+        # The client does not wrap the errors of its HTTP library, and changes that library from version to version. The
+        # library's root error is a base of the client's own.
+        unreachable: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, OSError)
         page = f"huggingface.co/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
         copy = f"copy it to <mirror>/{self.id}/ and pass --data-dir <mirror> (or set {DATA_ENV})"
         try:
@@ -114,9 +117,7 @@ class Repository:
                 f"{self.label} needs {self.id}, which is gated, private or missing on the hub: accept its licence at "
                 f"{page} and set HF_TOKEN, or {copy}, or {self.alternative}"
             ) from None
-        # The client does not wrap the errors of its HTTP library, and changes that library from version to version. The
-        # library's root error is a base of the client's own.
-        except (*HfHubHTTPError.__bases__, OSError) as error:
+        except unreachable as error:
             missing = f", which is not in {' or '.join(map(str, self.searched))}" if self.searched else ""
             reason = getattr(error, "strerror", None) or type(error).__name__
             raise UserError(

@@ -52,7 +52,7 @@ class Counts:
     def protocol(self):
         return "by name"
 
-    def read(self, model, rig):
+    def read(self, model, context):
         return Readings((Reading("tensors", float(len(model().state_dict())), "1", ""),))
 '''
 

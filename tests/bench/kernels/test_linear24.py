@@ -95,10 +95,10 @@ def test_perplexity_reads_a_swapped_model(llama):
     from methods.contract import NoProgress
 
     model, packed = masked(llama)
-    rig = SimpleNamespace(compute=Compute(), progress=NoProgress())
+    context = SimpleNamespace(compute=Compute(), progress=NoProgress())
 
     def losses(model):
-        return window_losses(forward.forward_windows(lambda: model, None, IDS, 2, rig), IDS, rig)
+        return window_losses(forward.forward_windows(lambda: model, None, IDS, 2, context), IDS, context)
 
     wanted = losses(model)
     assert losses(swap_linears(model, packed)) == wanted
@@ -125,9 +125,9 @@ def test_an_algorithm_that_is_wrong_is_not_taken(monkeypatch, tmp_path):
     x = torch.randn(3, 16)
     torch.testing.assert_close(layer(x), x)
     assert fakes.calls[-1]["alg_id"] != 4
-    (choice,) = layer.compressed.choices.values()
-    assert len(choice.wrong) == 7 and all("algorithm 4" in told for told in choice.wrong)  # alone, found, split
-    assert choice.refused == 1
+    (choice,) = layer.cusparselt_weight.choices.values()
+    assert len(choice.errors) == 7 and all("algorithm 4" in error for error in choice.errors)  # alone, found, split
+    assert choice.refusal_count == 1
 
 
 def test_a_choice_is_kept_for_its_device_alone(monkeypatch, tmp_path):
@@ -137,7 +137,7 @@ def test_a_choice_is_kept_for_its_device_alone(monkeypatch, tmp_path):
         fakes.device = device
         layer = Linear24(pack(torch.eye(16)), None, engine="cusparselt")
         torch.testing.assert_close(layer(x), x)
-        assert layer.compressed.choices[16].plan == (4, 2, 1) and len(fakes.searches) == searches
+        assert layer.cusparselt_weight.choices[16].plan == (4, 2, 1) and len(fakes.searches) == searches
 
 
 def test_no_right_plan_is_an_error(monkeypatch, tmp_path):

@@ -5,7 +5,17 @@ import pytest
 import torch
 
 from bench.kernels.integers24 import BITS, group_size, pack_rounded
-from bench.kernels.packed24 import CODES, FLOAT_DTYPES, check_mask, join_int4, pack, split_int4, unpack
+from bench.kernels.packed24 import (
+    CODES,
+    FLOAT_DTYPES,
+    PIECE_WEIGHTS,
+    check_mask,
+    join_int4,
+    pack,
+    row_pieces,
+    split_int4,
+    unpack,
+)
 from methods.errors import UserError
 from methods.pattern import Pattern
 
@@ -64,17 +74,20 @@ def test_a_seven_billion_models_shape_takes_nine_sixteenths():
     assert 8 * (four.nbytes - four.scales.nbytes) / weight.numel() == 3
 
 
-def test_pieces_and_threads_do_not_matter(monkeypatch):
-    weight = sparse(64, 64, torch.bfloat16)
-    whole = pack(weight)
-    monkeypatch.setattr("bench.kernels.packed24.PIECE_WEIGHTS", 200)
+def test_pieces_and_threads_do_not_matter():
+    """Each row is packed on its own, so a row alone, which is one piece, is packed the same."""
+    width = PIECE_WEIGHTS // 8
+    weight = sparse(20, width, torch.bfloat16)
+    assert len(list(row_pieces(20, width))) == 3
     torch.set_num_threads(2)
     try:
         parts = pack(weight)
         assert torch.equal(unpack(parts), weight)
     finally:
         torch.set_num_threads(1)
-    assert torch.equal(parts.values, whole.values) and torch.equal(parts.mask, whole.mask)
+    rows = [pack(row[None]) for row in weight]
+    assert torch.equal(parts.values, torch.cat([r.values for r in rows]))
+    assert torch.equal(parts.mask, torch.cat([r.mask for r in rows]))
 
 
 def test_a_view_packs_as_its_copy():
@@ -86,18 +99,18 @@ def test_a_view_packs_as_its_copy():
     ("spoil", "sentence"),
     [
         (lambda w: w.index_put_((torch.tensor(70), torch.tensor([4, 5, 6])), torch.tensor(1.0)), r"layer is not 2:4: row 70 .* weights 4 to 7"),
-        (lambda w: w * -1, r"layer holds a -0\.0"),
+        (lambda w: w * -1, r"layer contains -0\.0"),
         (lambda w: w[:, :6], r"layer is \[80, 6\].*4 divides"),
         (lambda w: w[:, :0], r"4 divides"),
-        (lambda w: w[0], r"layer is float32 \[8\]: packed24 takes matrices"),
+        (lambda w: w[0], r"layer is float32 \[8192\]: packed24 needs a matrix"),
         (lambda w: w.double(), r"layer is float64"),
         (lambda w: w.to(torch.float8_e4m3fn), r"layer is float8_e4m3fn"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_packed_is_refused(spoil, sentence, monkeypatch):
-    monkeypatch.setattr("bench.kernels.packed24.PIECE_WEIGHTS", 100)
+def test_what_cannot_be_packed_is_refused(spoil, sentence):
+    """Row 70 is in the last of three pieces."""
     with pytest.raises(UserError, match=sentence):
-        pack(spoil(sparse(80, 8)), "layer")
+        pack(spoil(sparse(80, PIECE_WEIGHTS // 32)), "layer")
 
 
 def test_a_mask_that_is_none_is_refused():
@@ -162,5 +175,5 @@ def test_groups_of_int4_go_by_the_width():
 def test_integers_stand_for_no_infinity():
     weight = sparse(4, 8)
     weight[weight > 0] = float("inf")
-    with pytest.raises(UserError, match="layer holds NaN or infinity"):
+    with pytest.raises(UserError, match="layer contains NaN or infinity"):
         pack_rounded(weight, "int8", "layer")

@@ -121,7 +121,7 @@ def test_key_moves_with_how_it_is_run(change):
 def test_key_moves_with_lm_evals_version(monkeypatch):
     spec = runs.small("r", measures=("zeroshot",), tasks=("piqa",))
     before = {c.key for c in api.plan(spec).measurements if c.measure == "zeroshot"}
-    monkeypatch.setattr("bench.plan.resolve.harness", lambda: "0.4.99")
+    monkeypatch.setattr("bench.plan.resolve.lm_eval_version", lambda: "0.4.99")
 
     assert not before & {c.key for c in api.plan(spec).measurements}
 
@@ -282,8 +282,8 @@ def index(monkeypatch, folder, **texts):
         (folder / f"{name}.yaml").write_text(text)
     manager = TaskManager(include_defaults=False, include_path=str(folder))
     monkeypatch.setattr(lmeval, "_index", lambda: manager)
-    monkeypatch.setattr(task_yaml, "root", lambda: folder)
-    monkeypatch.setattr(lmeval, "root", lambda: folder)
+    monkeypatch.setattr(task_yaml, "tasks_root", lambda: folder)
+    monkeypatch.setattr(lmeval, "tasks_root", lambda: folder)
 
 
 SCIQ = "task: sciq\ndataset_path: allenai/sciq\ntag: science\nmetadata: {version: 2.0}\n"
