@@ -1,7 +1,4 @@
-"""Corpora: documents by name, from a mirror, the cache or the hub.
-
-Where their files lie: bench.inputs.hub.
-"""
+"""Corpora by name, and their documents."""
 
 from __future__ import annotations
 
@@ -19,20 +16,20 @@ from methods.errors import UserError
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus by name. Hub corpora name, per use, the one file that is read."""
+    """A corpus. One from the hub names the files that are read for each use."""
 
     about: str
     hub: str = ""
     files: tuple[tuple[str, str], ...] = ()
-    """(use, glob in the repository); use is "evaluation", "validation", "calibration" or "training"."""
+    """(use, glob pattern in the repository); a use is "evaluation", "validation", "calibration" or "training"."""
     column: str = "text"
-    stripped: bool = False
-    """Rows lose the newline they end in before they are joined."""
+    strip: bool = False
+    """Remove the newline at the end of each row."""
     joiner: str = "\n\n"
     rows: int | None = None
-    """Evaluation reads the first so many; None: all."""
+    """Evaluation reads only the first so many rows; None reads all."""
     tokens: int = 100_000
-    """About how many an evaluation has."""
+    """Tokens of the evaluation text, about."""
 
 
 _WIKITEXT = (
@@ -53,7 +50,7 @@ CORPORA = {
         "the same, each row without its own newline, 284,753 GPT-2 tokens",
         "Salesforce/wikitext",
         _WIKITEXT,
-        stripped=True,
+        strip=True,
         tokens=300_000,
     ),
     "c4": Corpus(
@@ -82,9 +79,10 @@ CORPORA = {
 
 
 def lookup(name: str) -> Corpus:
-    """
+    """The corpus of this name.
+
     Raises:
-        UserError: unknown, with the nearest known names.
+        UserError: unknown name; the message has the nearest known ones.
     """
     if name not in CORPORA:
         raise UserError(describe_unknown("corpus", name, CORPORA))
@@ -92,13 +90,14 @@ def lookup(name: str) -> Corpus:
 
 
 def require_split(name: str, use: str) -> None:
-    """
+    """Check that a corpus has text for a use.
+
     Raises:
-        UserError: the corpus is not for that.
+        UserError: it has none.
     """
     if (uses := dict(lookup(name).files)) and use not in uses:
-        fit = [n for n, c in CORPORA.items() if not c.hub or use in dict(c.files)]
-        raise UserError(f"{name} has no {use} split: take {' or '.join(fit)}")
+        suitable = [n for n, c in CORPORA.items() if not c.hub or use in dict(c.files)]
+        raise UserError(f"{name} has no {use} split: use {' or '.join(suitable)}")
 
 
 def files(name: str, use: str, data_dir: Path | None) -> list[Path]:
@@ -106,8 +105,8 @@ def files(name: str, use: str, data_dir: Path | None) -> list[Path]:
     corpus = lookup(name)
     if pattern := dict(corpus.files).get(use):
         for root in roots(data_dir):
-            if found := sorted((root / corpus.hub).glob(pattern)):
-                return found
+            if paths := sorted((root / corpus.hub).glob(pattern)):
+                return paths
     return []
 
 
@@ -145,16 +144,20 @@ def pull(name: str, root: Path, use: str | None = None, data_dir: Path | None = 
 
 
 def documents(name: str, use: str, data_dir: Path | None) -> Sequence[str]:
-    """The texts of a corpus: articles, rows or pages."""
+    """The texts of a corpus: articles, rows or pages.
+
+    Raises:
+        UserError: its files are not here.
+    """
     if not lookup(name).hub:
         split = {"evaluation": "test", "calibration": "calibration"}.get(use, use)
         return [a.text for a in wikimini.articles(split, cache_dir())]
-    found = files(name, use, data_dir)
-    if not found:
+    paths = files(name, use, data_dir)
+    if not paths:
         raise UserError(f"{name} has no {use} text in {data_dir or cache_dir() / 'data'}: run bench pull {name}")
-    from datasets import Dataset
+    from datasets import Dataset  # slow to import
 
-    read = Dataset.from_parquet if found[0].suffix == ".parquet" else Dataset.from_json
-    rows = read([str(f) for f in found], cache_dir=str(cache_dir() / "datasets"))
+    read = Dataset.from_parquet if paths[0].suffix == ".parquet" else Dataset.from_json
+    rows = read([str(f) for f in paths], cache_dir=str(cache_dir() / "datasets"))
     column: Sequence[str] = rows[lookup(name).column]
-    return [row.rstrip("\n") for row in column] if lookup(name).stripped else column
+    return [row.rstrip("\n") for row in column] if lookup(name).strip else column

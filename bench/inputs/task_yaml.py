@@ -1,4 +1,4 @@
-"""Tasks as lm-eval's YAML describes them."""
+"""Tasks as lm-eval's YAML files describe them, read without importing lm-eval."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from bench.inputs import wikitasks
 from bench.system import digests
 
 FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")
-"""What stands in place of a hub id where a task names files."""
+"""A task that reads local files has one of these in place of a hub id."""
 
 
 class Task(NamedTuple):
-    """One task as lm-eval describes it."""
+    """One task."""
 
     name: str
     file: str
-    """Its YAML inside lm-eval's folder of tasks; "" for the suite's own."""
+    """Its YAML in lm-eval's folder of tasks; "" for this suite's own tasks."""
     hub: str
-    """Of its data; "" where it is no hub data set."""
+    """Hub id of its data; "" where the data is not on the hub."""
     version: str
     digest: str
-    """Of the YAML and all it includes."""
+    """Digest of the YAML and all it includes."""
 
 
 def lm_eval_version() -> str:
@@ -36,7 +36,7 @@ def lm_eval_version() -> str:
 
 
 def tasks_root() -> Path:
-    """lm-eval's folder of tasks, found without importing it."""
+    """lm-eval's folder of tasks."""
     spec = importlib.util.find_spec("lm_eval")
     assert spec and spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0]) / "tasks"
@@ -44,7 +44,7 @@ def tasks_root() -> Path:
 
 @cache
 def read_task(name: str, file: str) -> Task:
-    """What a plan must know of a task."""
+    """Read what a plan needs to know of a task."""
     if not file:
         return Task(name, "", "", f"{wikitasks.VERSION}.0", wikitasks.RECIPE)
     texts: list[str] = []
@@ -61,14 +61,14 @@ def read_task(name: str, file: str) -> Task:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """`!function` stays a name: nothing is imported."""
+    """Reads `!function` as a name and imports nothing."""
 
 
 _Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
 
 
 def _read(path: Path, texts: list[str]) -> dict[str, Any]:
-    """A YAML with what it includes, its own keys first."""
+    """A YAML file merged with what it includes; its own keys win. Appends each file's text to `texts`."""
     text = path.read_text()
     texts.append(text)
     config: dict[str, Any] = yaml.load(text, Loader=_Loader)

@@ -1,4 +1,4 @@
-"""Zero-shot tasks by name, and where their data lies. Imports no lm-eval: a plan reads its YAML files as they stand."""
+"""Zero-shot tasks by name, and where their data lies. Imports lm-eval only for tasks outside the sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TASK_SETS = {
     "maskllm7": (*_COMMON_TASKS, "race", "piqa"),
     "wanda7": (*_COMMON_TASKS, "boolq", "rte"),
 }
-"""Averages that papers report: MaskLLM's and CAST's; Wanda's and SparseGPT's."""
+"""Sets over which papers report an average: that of MaskLLM and CAST, and that of Wanda and SparseGPT."""
 
 BUILTIN_TASKS = tuple(wikitasks.ITEM_COUNTS)
 
@@ -32,7 +32,7 @@ TASK_FILES = {
     "boolq": "super_glue/boolq/default.yaml",
     "rte": "glue/rte/default.yaml",
 }
-"""Those of the sets: where lm-eval keeps them, so that its index of 14,000 need not be built."""
+"""The sets' tasks and their YAML in lm-eval, so that its index of 14,000 tasks need not be built."""
 
 TASK_SIZES = {
     "wiki_continuation": (400, 4 * 70),
@@ -47,33 +47,33 @@ TASK_SIZES = {
     "boolq": (3270, 140),
     "rte": (277, 80),
 }
-"""Questions, and about how many tokens one takes with all its choices."""
+"""Number of questions, and about how many tokens each has with all its choices."""
 
 NOT_DATA = ("*.py", "*.bin", "*.pt", "*.pkl", "*.pickle", ".git*")
 """Never downloaded: code, pickles, and git's own files."""
 
 
 def expand(names: tuple[str, ...]) -> dict[str, str]:
-    """Single tasks, each with its YAML: sets and lm-eval's groups become their tasks.
+    """Replace sets and lm-eval's groups by their tasks: each task with its YAML.
 
     Raises:
-        UserError: an unknown name, with the nearest known ones.
+        UserError: unknown name; the message has the nearest known ones.
     """
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for name in names:
         for one in TASK_SETS.get(name, (name,)):
             if one in BUILTIN_TASKS:
-                found[one] = ""
+                files[one] = ""
             elif one in TASK_FILES:
-                found[one] = TASK_FILES[one]
+                files[one] = TASK_FILES[one]
             else:
-                found |= _find_in_lm_eval(one)
-    return found
+                files |= _find_in_lm_eval(one)
+    return files
 
 
 def _find_in_lm_eval(name: str) -> dict[str, str]:
-    """A task that is not in the sets, from lm-eval's index, which takes seconds to build."""
-    from bench.inputs import lmeval
+    """Look a name up in lm-eval's index, which takes seconds to build."""
+    from bench.inputs import lmeval  # imports lm_eval
 
     if leaves := lmeval.expand_group(name):
         return leaves
@@ -87,13 +87,13 @@ def _find_in_lm_eval(name: str) -> dict[str, str]:
 
 
 def estimate_tokens(name: str, limit: int | None) -> int:
-    """About how many a task takes; 0 where nobody counted."""
+    """About how many tokens a task has; 0 where that is not known."""
     questions, each = TASK_SIZES.get(name, (0, 0))
     return each * min(questions, limit or questions)
 
 
 def data_folder(task: Task, data_dir: Path | None) -> Path | None:
-    """The folder that holds a task's data: the mirror's, else the cache's; None where neither has it."""
+    """The folder with a task's data: the mirror's, else the cache's; None where neither has it."""
     for root in hub.roots(data_dir):
         if task.hub and _files(root / task.hub):
             return root / task.hub
@@ -101,14 +101,14 @@ def data_folder(task: Task, data_dir: Path | None) -> Path | None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Data and its README, which says how it is split; nothing hidden."""
-    found = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != hub.REVISION_FILE]
-    shown = [p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
-    return shown if any(p.suffix not in (".md", "") for p in shown) else []
+    """Data files and the README, which says how the data is split; no hidden files."""
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != hub.REVISION_FILE]
+    visible = [p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    return visible if any(p.suffix not in (".md", "") for p in visible) else []
 
 
 def data_digest(task: Task, data_dir: Path | None) -> str:
-    """Digest of a task's data; "" where it is not here."""
+    """Digest of a task's description and data; "" where the data is not here."""
     if not task.hub:
         return task.digest
     if (folder := data_folder(task, data_dir)) is None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenizers import Tokenizer
+
 from bench.inputs.corpora import documents, lookup
 from methods.errors import UserError
 
@@ -33,7 +35,7 @@ def load_windows(
     Raises:
         UserError: the corpus has no window, or fewer than were asked for.
     """
-    import torch
+    import torch  # slow to import
 
     texts, joined = _join_documents(name, split, data_dir)
     encoded = tokenizer(joined, return_offsets_mapping=True)
@@ -147,8 +149,6 @@ def check_calibration(name: str, seqlen: int, tokenizer_json: Path, data_dir: Pa
 
 def _token_counter(tokenizer_json: Path) -> Callable[[str], int]:
     """A function that counts a text's tokens."""
-    from tokenizers import Tokenizer
-
     tokenizer = Tokenizer.from_file(str(tokenizer_json))
     tokenizer.no_truncation()  # some files turn it on
     return lambda text: len(tokenizer.encode(text).ids)

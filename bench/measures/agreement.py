@@ -59,7 +59,7 @@ def window_distances(
 
     One model is in memory at a time: of the first only the final hidden states stay, on the CPU.
     """
-    import torch
+    import torch  # slow to import
 
     distances: list[tuple[float, int]] = []
     with torch.inference_mode():

@@ -53,7 +53,7 @@ def window_losses(
     part_bytes: int = forward.PART_BYTES,
 ) -> list[float]:
     """Summed cross-entropy of each window in nats, in float32. tokens: int64 [windows, seqlen]."""
-    import torch
+    import torch  # slow to import
 
     losses: list[float] = []
     with torch.inference_mode():

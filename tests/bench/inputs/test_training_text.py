@@ -143,7 +143,7 @@ def test_a_line_that_is_not_a_text(tmp_path):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere.txt' is not there"):
+    with pytest.raises(UserError, match=r"nowhere.txt' does not exist"):
         training_text.content_digest(str(tmp_path / "nowhere.txt"), None)
 
 
@@ -171,9 +171,8 @@ def test_a_hub_is_streamed_at_one_revision_and_no_further_than_needed(monkeypatc
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha="f00d", siblings=[]))
-    monkeypatch.setattr(training_text, "BATCH_DOCUMENTS", 8)
 
-    corpus, _ = load("c4", data_dir=None, need=1000)
+    corpus, _ = load("c4", data_dir=None, need=1000, batch_documents=8)
 
     path, how = asked[0]
     assert (path, how["revision"], how["streaming"], how["split"]) == ("allenai/c4", "f00d", True, "train")
