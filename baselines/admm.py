@@ -8,13 +8,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from methods.contract import Job
-from methods.contract import Needs
-from methods.contract import Outcome
+from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.pattern import Pattern
-from methods.pruning.hessian import HessianWalk
-from methods.pruning.hessian import damped
+from methods.pruning.hessian import HessianWalk, damped
 from methods.quantizing.grids import put
 
 

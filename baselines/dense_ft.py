@@ -8,12 +8,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from methods.contract import Job
-from methods.contract import Needs
-from methods.contract import Outcome
+from methods.contract import Job, Needs, Outcome
 from methods.training.settings import Settings
-from methods.training.trainer import Trainer
-from methods.training.trainer import outside
+from methods.training.trainer import Trainer, outside
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,15 +14,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from baselines.retrain import Held
-from methods.contract import Job
-from methods.contract import Needs
-from methods.contract import Outcome
+from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.targets import holds_in_out
 from methods.training.ranks import shard_like
 from methods.training.settings import Settings
-from methods.training.trainer import Trainer
-from methods.training.trainer import outside
+from methods.training.trainer import Trainer, outside
 
 
 class LowRank(nn.Module):

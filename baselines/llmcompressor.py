@@ -15,15 +15,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from methods.contract import Job
-from methods.contract import Needs
-from methods.contract import Outcome
-from methods.errors import Skipped
-from methods.errors import UserError
-from methods.targets import as_patterns
-from methods.targets import dense_weight
-from methods.targets import family_of
-from methods.targets import holds_in_out
+from methods.contract import Job, Needs, Outcome
+from methods.errors import Skipped, UserError
+from methods.targets import as_patterns, dense_weight, family_of, holds_in_out
 
 EXTRA = "llmcompressor"
 PACKAGES = ("llmcompressor", "compressed-tensors", "torch", "transformers")

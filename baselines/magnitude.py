@@ -7,9 +7,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from methods.contract import Job
-from methods.contract import Needs
-from methods.contract import Outcome
+from methods.contract import Job, Needs, Outcome
 from methods.pruning.walk import Walk
 
 

@@ -20,8 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from methods.contract import Job
-from methods.contract import Outcome
+from methods.contract import Job, Outcome
 from methods.errors import UserError
 from methods.pruning.walk import Walk
 from methods.targets import holds_in_out

@@ -17,9 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from baselines import maskfile
-from methods.contract import Job
-from methods.contract import Needs
-from methods.contract import Outcome
+from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.pattern import Pattern
 from methods.targets import holds_in_out

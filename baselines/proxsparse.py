@@ -11,9 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods.contract import Job
-from methods.contract import Needs
-from methods.contract import Outcome
+from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.pattern import Pattern
 from methods.targets import holds_in_out

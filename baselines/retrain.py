@@ -8,16 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods.contract import Job
-from methods.contract import Needs
-from methods.contract import Outcome
+from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.targets import holds_in_out
-from methods.training.ranks import local
-from methods.training.ranks import shard_like
+from methods.training.ranks import local, shard_like
 from methods.training.settings import Settings
-from methods.training.trainer import Trainer
-from methods.training.trainer import outside
+from methods.training.trainer import Trainer, outside
 
 
 class Held(torch.optim.AdamW):

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.wanda import squared_norm
-from methods.contract import Job
-from methods.contract import Needs
-from methods.contract import Outcome
+from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.pruning.walk import Walk
 

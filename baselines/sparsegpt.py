@@ -8,15 +8,11 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from methods.contract import Job
-from methods.contract import Needs
-from methods.contract import Outcome
+from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.pattern import Pattern
-from methods.pruning.hessian import HessianWalk
-from methods.pruning.hessian import compensate_
-from methods.pruning.hessian import inverse_factor
+from methods.pruning.hessian import HessianWalk, compensate_, inverse_factor
 from methods.pruning.walk import Walk
 
 

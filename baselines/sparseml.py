@@ -14,16 +14,10 @@ from typing import Any, ClassVar
 from torch import nn
 
 from baselines.isolated import sparseml_prune
-from methods.contract import Job
-from methods.contract import Needs
-from methods.contract import Outcome
-from methods.errors import Skipped
-from methods.errors import UserError
-from methods.isolated import Child
-from methods.isolated import prune
-from methods.targets import Family
-from methods.targets import as_patterns
-from methods.targets import family_of
+from methods.contract import Job, Needs, Outcome
+from methods.errors import Skipped, UserError
+from methods.isolated import Child, prune
+from methods.targets import Family, as_patterns, family_of
 
 KNOWN = ("llama", "mistral", "qwen2", "opt")
 """Families whose linears both sides call by one name and whose config `older` translates."""

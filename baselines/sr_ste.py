@@ -9,17 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from methods.contract import Job
-from methods.contract import Needs
-from methods.contract import Outcome
+from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.targets import holds_in_out
-from methods.training.ranks import full_tensor
-from methods.training.ranks import local
-from methods.training.ranks import shard_like
+from methods.training.ranks import full_tensor, local, shard_like
 from methods.training.settings import Settings
-from methods.training.trainer import Trainer
-from methods.training.trainer import outside
+from methods.training.trainer import Trainer, outside
 
 
 class _Through(torch.autograd.Function):

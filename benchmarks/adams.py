@@ -19,14 +19,10 @@ from torch import nn
 
 from bench.catalog import registry
 from bench.catalog.choice import build
-from bench.inputs import download
-from bench.inputs import loading
-from bench.inputs import training_text
+from bench.inputs import download, loading, training_text
 from bench.system.devices import cores
 from cast.adams import AdamS
-from methods.contract import Budget
-from methods.contract import Compute
-from methods.contract import Job
+from methods.contract import Budget, Compute, Job
 from methods.pattern import Pattern
 from methods.targets import find_targets
 

@@ -31,14 +31,10 @@ from harness import RESULTS, finish, recorded, seconds
 from scipy.special import stdtr
 from scipy.stats import binom, binomtest
 
-from bench.compare import baseline
-from bench.compare import settings
-from bench.compare import verdict
+from bench.compare import baseline, settings, verdict
 from bench.compare.resolve import read
 from bench.results.store import Store
-from bench.stats import bootstrap
-from bench.stats import multiple_tests
-from bench.stats import power
+from bench.stats import bootstrap, multiple_tests, power
 
 METRICS = {"perplexity": 10, "accuracy": 8, "latency": 2}
 QUESTIONS, DISCORDANT = 2000, 0.08

@@ -18,9 +18,7 @@ from harness import finish
 from prune import MATCH_BLOCKS, SEQLEN, SEQUENCES, agreement, ours, theirs
 from torch import nn
 
-from bench.inputs import download
-from bench.inputs import loading
-from bench.inputs import windows
+from bench.inputs import download, loading, windows
 from bench.system.devices import cores
 from methods.contract import Compute
 from methods.targets import find_targets

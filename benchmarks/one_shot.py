@@ -90,12 +90,9 @@ def one(name: str, folder: Path, sequences: int) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     from bench.inputs import loading
-    from methods.contract import Compute
-    from methods.contract import Job
-    from methods.contract import Prior
+    from methods.contract import Compute, Job, Prior
     from methods.folder import Folder
-    from methods.targets import dense_weight
-    from methods.targets import find_targets
+    from methods.targets import dense_weight, find_targets
 
     torch.set_num_threads(cores())
     opened = Folder(folder)

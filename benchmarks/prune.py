@@ -26,16 +26,11 @@ from baselines.sparsegpt import prune_
 from baselines.wanda import squared_norm
 from bench.catalog.choice import build
 from bench.catalog.registry import lookup
-from bench.inputs import download
-from bench.inputs import loading
-from bench.inputs import windows
+from bench.inputs import download, loading, windows
 from bench.system.devices import cores
-from methods.contract import Compute
-from methods.contract import Job
+from methods.contract import Compute, Job
 from methods.pattern import Pattern
-from methods.pruning.hessian import add_gram
-from methods.pruning.hessian import inverse_factor
-from methods.pruning.hessian import symmetric
+from methods.pruning.hessian import add_gram, inverse_factor, symmetric
 from methods.pruning.walk import Walk
 from methods.targets import find_targets
 

@@ -21,12 +21,10 @@ from harness import finish, like_a_worker, seconds
 
 from bench.catalog import registry
 from bench.catalog.choice import build
-from bench.inputs import download
-from bench.inputs import loading
+from bench.inputs import download, loading
 from bench.system import provenance
 from bench.system.devices import cores
-from methods.errors import Skipped
-from methods.errors import UserError
+from methods.errors import Skipped, UserError
 
 SEQUENCES = 16
 
@@ -36,11 +34,9 @@ def one(name: str, model_name: str, blocks: int, rounds: int) -> dict[str, Any]:
     import torch
 
     from bench.inputs.windows import draw_calibration
-    from methods.contract import Compute
-    from methods.contract import Job
+    from methods.contract import Compute, Job
     from methods.pattern import Pattern
-    from methods.targets import family_of
-    from methods.targets import find_targets
+    from methods.targets import family_of, find_targets
 
     torch.set_num_threads(cores())
     found = download.pull(model_name)

@@ -54,14 +54,9 @@ def one(name: str, steps: int, dtype: str) -> dict[str, Any]:
     """One method, in this process."""
     import torch
 
-    from bench.inputs import loading
-    from bench.inputs import training_text
-    from methods.contract import Budget
-    from methods.contract import Compute
-    from methods.contract import Job
-    from methods.contract import Prior
-    from methods.targets import dense_weight
-    from methods.targets import find_targets
+    from bench.inputs import loading, training_text
+    from methods.contract import Budget, Compute, Job, Prior
+    from methods.targets import dense_weight, find_targets
 
     torch.set_num_threads(cores())
     found = download.pull(MODEL)

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from methods.pattern import Pattern
 from methods.pruning import selection
-from methods.training.ranks import all_reduce_sum
-from methods.training.ranks import local
+from methods.training.ranks import all_reduce_sum, local
 
 CHUNK = 65536
 """Weights per thread handled at a time on a CPU: all the passes of a step over them stay in its cache."""

@@ -9,14 +9,11 @@ from torch import nn
 
 from cast import scaling
 from cast.adams import AdamS
-from methods.contract import Job
-from methods.contract import Needs
-from methods.contract import Outcome
+from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.targets import holds_in_out
 from methods.training.settings import Settings
-from methods.training.trainer import Trainer
-from methods.training.trainer import outside
+from methods.training.trainer import Trainer, outside
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,12 +32,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from methods.contract import Environment
-from methods.contract import Job
-from methods.contract import Outcome
+from methods.contract import Environment, Job, Outcome
 from methods.errors import Skipped
-from methods.folder import save
-from methods.folder import state
+from methods.folder import save, state
 
 PROBE_TOKENS = 128
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}

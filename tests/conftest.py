@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,15 +12,15 @@ from torch import nn
 
 from helpers import runs
 from helpers.fake_hub import FakeHub
-from helpers.models import CONFIGS, build, job_for, with_prior, write
+from helpers.models import CONFIGS, build, exact, job_for, mean_float64, with_prior, write
 from methods.contract import Job
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The order of every sum is fixed; and on models this small a second thread waits longer than it works."""
+def threads() -> Iterator[None]:
+    """One, unless CAST_BENCH_TEST_THREADS says more: on models this small a second waits longer than it works."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("CAST_BENCH_TEST_THREADS", "1")))
     yield
     torch.set_num_threads(before)
 
@@ -27,6 +28,21 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In this test float32 means float64."""
+    before = torch.get_default_dtype()
+    mean_float64(monkeypatch)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def make_exact(float64: None) -> Callable[..., nn.Module]:
+    """make_exact(family, moved=0.0) -> a model for golden numbers, in a test whose float32 means float64."""
+    return exact
 
 
 @pytest.fixture

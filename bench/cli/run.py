@@ -33,7 +33,8 @@ def run(json: Json = False, **flags: Any) -> None:
         )
     if summary.failed:
         fail(
-            f"{summary.failed} measurements failed: bench show RECORD prints a traceback, and the same command tries them again", 1
+            f"{summary.failed} measurements failed: bench show RECORD prints a traceback, and the same command tries them again",
+            1,
         )
 
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from methods.pruning.streaming import last_hidden
-
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -42,6 +40,8 @@ def forward_windows(
     model = load()
     head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
     if context.compute.stream:
+        from methods.pruning.streaming import last_hidden  # imports torch
+
         return ForwardPass(last_hidden(model, folder, tokens, batch, context.compute, context.progress), head)
     return ForwardPass(_states(model, tokens, batch, context), head)
 

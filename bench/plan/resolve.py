@@ -21,7 +21,6 @@ from bench.system import digests, environments
 from bench.system.devices import cores, fingerprint, resolve_device
 from bench.system.source_digest import digest_source
 from methods.errors import UserError
-from methods.folder import Folder
 from methods.pattern import Pattern
 from methods.targets import family_of, find_targets, require_fit
 
@@ -89,7 +88,7 @@ class ModelInputs:
             UserError: a pattern or group that does not divide a target's width, a training or a measure that cannot be.
         """
         self.request, self.model = request, model
-        folder: Folder = model.open()
+        folder = model.open()
         self.config, self.shapes = folder.config, folder.shapes()
         targets = request.spec.targets
         self.targets = find_targets(self.config, self.shapes, targets.include, targets.exclude)

@@ -69,7 +69,7 @@ def settings(record: Record) -> dict[str, Any]:
             "dtype": identity.dtype,
             "device": identity.device,
             "threads": inputs["threads"],
-            "targets": {"include": identity.include, "exclude": identity.exclude},
+            "targets": {"include": list(identity.include), "exclude": list(identity.exclude)},
         }
         if identity.seed is not None:
             values["seeds"] = (identity.seed,)

@@ -9,10 +9,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from methods.contract import Job
-from methods.contract import Outcome
-from methods.pruning.walk import Visit
-from methods.pruning.walk import Walk
+from methods.contract import Job, Outcome
+from methods.pruning.walk import Visit, Walk
 
 T = TypeVar("T")
 PANEL = 384

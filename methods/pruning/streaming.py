@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.contract import Compute
-from methods.contract import Progress
+from methods.contract import Compute, Progress
 from methods.folder import Folder
-from methods.pruning.walk import Flow
-from methods.pruning.walk import read_block
+from methods.pruning.walk import Flow, read_block
 from methods.targets import family_of
 
 

@@ -8,13 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from methods.contract import Compute
-from methods.contract import Job
-from methods.contract import Outcome
-from methods.folder import Folder
-from methods.folder import Writer
-from methods.targets import dense_weight
-from methods.targets import family_of
+from methods.contract import Compute, Job, Outcome
+from methods.folder import Folder, Writer
+from methods.targets import dense_weight, family_of
 
 BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
 """Tokens per forward of one block: enough for full matrix products, few enough to stay in a CPU's cache."""

@@ -13,16 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from methods.contract import Job
-from methods.errors import Diverged
-from methods.errors import UserError
+from methods.errors import Diverged, UserError
 from methods.targets import family_of
-from methods.training import checkpoint
-from methods.training import distill
-from methods.training import ranks
+from methods.training import checkpoint, distill, ranks
 from methods.training.settings import Settings
-from methods.training.student import Student
-from methods.training.student import head_of
-from methods.training.student import hidden_states
+from methods.training.student import Student, head_of, hidden_states
 
 LOG_EVERY = 10
 """Steps between two looks at the losses: each look waits for the device."""

@@ -10,23 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from baselines.llmcompressor import LlmCompressorSparseGPT
-from baselines.llmcompressor import LlmCompressorWanda
+from baselines.llmcompressor import LlmCompressorSparseGPT, LlmCompressorWanda
 from baselines.magnitude import Magnitude
 from baselines.sparsegpt import SparseGPT
-from baselines.sparseml import SparsemlMagnitude
-from baselines.sparseml import SparsemlSparseGPT
-from baselines.sparseml import older
+from baselines.sparseml import SparsemlMagnitude, SparsemlSparseGPT, older
 from baselines.wanda import Wanda
 from bench.system import environments
 from methods.contract import Environment
-from methods.errors import Skipped
-from methods.errors import UserError
+from methods.errors import Skipped, UserError
 from methods.isolated import Crashed
 from methods.pattern import Pattern
-from methods.targets import as_patterns
-from methods.targets import dense_weight
-from methods.targets import family_of
+from methods.targets import as_patterns, dense_weight, family_of
 
 PAIRS = [
     (LlmCompressorSparseGPT, SparseGPT),

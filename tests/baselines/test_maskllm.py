@@ -10,11 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from baselines.maskllm import Draw
-from baselines.maskllm import Gated
-from baselines.maskllm import MaskLLM
-from baselines.maskllm import every
-from helpers.trainings import counting, job_to_train, weight_of
+from baselines.maskllm import Draw, Gated, MaskLLM, every
+from helpers.trainings import LAST_DIGIT, counting, job_to_train, weight_of
 from methods.contract import Prior
 from methods.errors import UserError
 from methods.pattern import Pattern
@@ -51,6 +48,7 @@ def noise_of(mask, draw):
     return probability[0].detach().double().numpy()
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8", "2:8"])
 def test_a_soft_mask_is_the_mixture_of_its_patterns(pattern):
     """The definition in float64, group by group and pattern by pattern."""
@@ -144,6 +142,7 @@ def test_schedules():
     assert [method.lr_at(step, 1000) for step in (0, 500, 1000)] == pytest.approx([5e-4, 2.75e-4, 5e-5])
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("transposed", [False, True])
 def test_the_gradient_is_that_of_the_regularised_loss(transposed):
     """CE stands in as sum (slope * W M); minus lambda (1 - t/T) sum (W M)^2, differentiated as it is written."""
@@ -237,6 +236,7 @@ def test_it_learns_a_better_mask_than_its_prior(llama, task):
     assert perplexity["end"] < 0.9 * perplexity["start"]
 
 
+@pytest.mark.numeric
 def test_micro_batches_and_recomputation_see_one_mask(llama, task):
     job = task(llama, steps=4)
     whole = replace(job, budget=replace(job.budget, micro=None), workdir=job.workdir / "b")
@@ -296,22 +296,29 @@ def test_bad_input_is_a_sentence(config, pattern, words, llama, task):
 
 GOLDEN = {
     "ce": [
-        4.29047, 4.25557, 4.18498, 4.1154, 3.86497, 3.96312, 4.03604, 3.98407, 3.89306, 3.90303, 3.87766, 3.85564,
+        4.19264, 4.13752, 3.96668, 3.97365, 3.90798, 3.89677, 3.95193, 3.85924, 3.83999, 3.82677, 3.81621, 3.77851,
     ],
     "norm": [
-        0.644975, 1.16894, 1.65059, 1.78914, 2.59832, 2.70093, 3.07841, 3.89722, 3.82115, 5.933, 7.68533, 13.2223,
+        0.410722, 0.587355, 0.820548, 0.99312, 1.23358, 1.87463, 2.20659, 2.78807, 3.13229, 3.63553, 4.4632,
+        11.9559,
     ],
 }  # fmt: skip
 
 
-def test_golden_trace(llama, task, monkeypatch):
-    """Twelve steps, number by number; written by this code on 2026-11-25, so a change of arithmetic is meant."""
-    monkeypatch.setattr(trainer, "EVERY", 1)
+@pytest.mark.numeric
+@pytest.mark.parametrize("moved", [0.0, 1e-10])
+def test_golden_trace(moved, make_exact, task, monkeypatch):
+    """Twelve steps, number by number; written by this code on 2026-11-25, so a change of arithmetic is meant.
 
-    notes = MaskLLM(lr=3e-3).apply(llama, task(llama, steps=12)).notes
+    In float64, on any processor: a start moved by a million roundings turns no pattern and no digit but the last of six.
+    """
+    monkeypatch.setattr(trainer, "LOG_EVERY", 1)
+    model = make_exact("llama", moved)
+
+    notes = MaskLLM(lr=3e-3).apply(model, task(model, steps=12)).notes
 
     for name, golden in GOLDEN.items():
-        assert [r[name] for r in notes["curve"]] == pytest.approx(golden, rel=1e-4), name
+        assert [r[name] for r in notes["curve"]] == pytest.approx(golden, rel=LAST_DIGIT), name
     assert math.isclose(notes["curve"][6]["kappa"], 300)
 
 

@@ -9,12 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from baselines.proxsparse import ProxSparse
-from baselines.proxsparse import Proximal
-from baselines.proxsparse import elementary
-from baselines.proxsparse import prox
-from baselines.proxsparse import regulariser
-from helpers.trainings import counting, job_to_train, weight_of
+from baselines.proxsparse import Proximal, ProxSparse, elementary, prox, regulariser
+from helpers.trainings import LAST_DIGIT, counting, job_to_train, weight_of
 from methods.errors import UserError
 from methods.pattern import Pattern
 from methods.training import trainer
@@ -41,6 +37,7 @@ def objective(w, z, strength, n):
 STRENGTHS = (0.003, 0.1, 0.3, 0.6, 1.0, 1.5, 30.0)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_no_point_of_a_grid_is_better(n, strength):
@@ -56,6 +53,7 @@ def test_no_point_of_a_grid_is_better(n, strength):
         assert objective(mine, group, strength, n) <= best + 1e-9
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(("n", "m"), [(1, 4), (2, 4), (2, 6), (3, 6)])
 @pytest.mark.parametrize("strength", [0.03, 0.3, 1.0])
 def test_no_descent_from_anywhere_ends_lower(n, m, strength):
@@ -75,6 +73,7 @@ def test_no_descent_from_anywhere_ends_lower(n, m, strength):
     assert (objective(w.abs().numpy(), size, strength, n) <= best + 1e-8).all()
 
 
+@pytest.mark.numeric
 def test_elementary_is_the_sum_over_all_choices():
     x = torch.randn(5, 7, dtype=torch.float64)
 
@@ -93,6 +92,7 @@ def test_the_regulariser_is_0_where_the_pattern_holds(pattern):
     assert 0 < held.sum() < 50
 
 
+@pytest.mark.numeric
 def test_prox_of_nothing_is_nothing_and_of_all_is_the_projection():
     z = torch.randn(40, 4)
     kept = z.masked_fill(~Pattern(2, 4).keep(z.abs()), 0)
@@ -111,6 +111,7 @@ def test_prox_knows_neither_signs_nor_places():
         torch.testing.assert_close(prox(z[:, order], 0.4, 2), w[:, order])
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_prox_scales(n):
     """R is of degree n + 1: twice the weights under strength / 2^(n - 1) are twice the result."""
@@ -119,6 +120,7 @@ def test_prox_scales(n):
     torch.testing.assert_close(prox(2 * z, 0.3 / 2 ** (n - 1), n), 2 * prox(z, 0.3, n))
 
 
+@pytest.mark.numeric
 def test_each_step_is_adams_and_then_the_prox():
     weight, slope = torch.randn(6, 8), torch.randn(6, 8)
     ours, theirs = torch.nn.Parameter(weight.clone()), torch.nn.Parameter(weight.clone())
@@ -193,24 +195,30 @@ def test_bad_input_is_a_sentence(config, pattern, words, llama, task):
 
 GOLDEN = {
     "ce": [
-        4.27012, 4.31047, 4.25685, 4.23721, 4.1092, 4.14636, 4.1233, 4.13584, 4.03529, 4.06724, 4.06877, 4.02045,
+        4.17878, 4.12901, 4.02984, 4.05514, 3.96992, 3.94706, 3.98198, 3.88886, 3.8827, 3.85898, 3.87661, 3.78753,
     ],
     "norm": [
-        1.47454, 1.35588, 1.33842, 1.23869, 1.46457, 1.31683, 1.39135, 1.21968, 1.25205, 1.23494, 1.55135, 1.60268,
+        1.17905, 1.28544, 1.10633, 1.15296, 1.10923, 1.3341, 1.33773, 1.37043, 1.33225, 1.48797, 1.35301, 1.85371,
     ],
     "held": [
-        0.00347222, 0.0133102, 0.0274884, 0.0496238, 0.0768229, 0.108073, 0.144242, 0.175926, 0.210069, 0.243924,
-        0.280527, 0.316406,
+        0.00072338, 0.00303819, 0.00607639, 0.0115741, 0.0189525, 0.0276331, 0.0392072, 0.0509259, 0.0662616,
+        0.0804398, 0.0973669, 0.116319,
     ],
 }  # fmt: skip
 
 
-def test_golden_trace(llama, task, monkeypatch):
-    """Twelve steps, number by number; written by this code on 2026-11-25, so a change of arithmetic is meant."""
-    monkeypatch.setattr(trainer, "EVERY", 1)
+@pytest.mark.numeric
+@pytest.mark.parametrize("moved", [0.0, 1e-10])
+def test_golden_trace(moved, make_exact, task, monkeypatch):
+    """Twelve steps, number by number; written by this code on 2026-11-25, so a change of arithmetic is meant.
 
-    notes = ProxSparse(lr=3e-3, lambda_=0.3).apply(llama, task(llama, steps=12)).notes
+    In float64, on any processor: a start moved by a million roundings turns no group and no digit but the last of six.
+    """
+    monkeypatch.setattr(trainer, "LOG_EVERY", 1)
+    model = make_exact("llama", moved)
+
+    notes = ProxSparse(lr=3e-3, lambda_=0.3).apply(model, task(model, steps=12)).notes
 
     for name, golden in GOLDEN.items():
-        assert [r[name] for r in notes["curve"]] == pytest.approx(golden, rel=1e-4), name
+        assert [r[name] for r in notes["curve"]] == pytest.approx(golden, rel=LAST_DIGIT), name
     assert math.isfinite(notes["validation_perplexity"]["before_projection"])

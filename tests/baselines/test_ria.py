@@ -5,11 +5,12 @@ import copy
 import pytest
 import torch
 
-from baselines.ria import Ria
-from baselines.ria import relative
-from helpers.layers import first_block
+from baselines.ria import Ria, relative
+from helpers.layers import NEAR, first_block
 from methods.errors import UserError
 from methods.pattern import Pattern
+
+pytestmark = pytest.mark.numeric
 
 WEIGHT = [
     [1, -2, 3, 4, 0, 1, 1, -4],
@@ -38,7 +39,7 @@ def test_by_hand_on_a_4_by_8_matrix():
 
 
 def naive(weight, x, pattern, power):
-    """The pruned weight. Sums and comparisons one by one, in float64."""
+    """The pruned weight. Sums and comparisons one by one, in float64. None of these weights is a near tie."""
     w, norm = weight.double().abs().tolist(), x.double().square().sum(0).sqrt().tolist()
     out, width = weight.shape
     rows = [sum(row) for row in w]
@@ -53,7 +54,9 @@ def naive(weight, x, pattern, power):
     else:
         groups, count = [list(score)], len(score) - round(len(score) * pattern.sparsity)
     for group in groups:
-        for i, j in sorted(group, key=lambda at: (-score[at], at))[:count]:
+        order = sorted(group, key=lambda at: (-score[at], at))
+        assert score[order[count]] < (1 - NEAR) * score[order[count - 1]]
+        for i, j in order[:count]:
             kept[i, j] = weight[i, j]
     return kept
 

@@ -4,10 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from baselines.sr_ste import Ast
-from baselines.sr_ste import Masked
-from baselines.sr_ste import Masks
-from baselines.sr_ste import SrSte
+from baselines.sr_ste import Ast, Masked, Masks, SrSte
 from methods.pattern import Pattern
 
 

@@ -5,19 +5,22 @@ import copy
 import pytest
 import torch
 
-from baselines.wanda import Wanda
-from baselines.wanda import squared_norm
-from helpers.layers import first_block
+from baselines.wanda import Wanda, squared_norm
+from helpers.layers import NEAR, first_block
+
+pytestmark = pytest.mark.numeric
 
 
 def naive(weight, x, n, m):
-    """Of every m neighbours the n with the largest |W_ij| * ||X_j|| stay."""
+    """Of every m neighbours the n with the largest |W_ij| * ||X_j|| stay. None of these weights is a near tie."""
     norm = x.double().square().sum(0).sqrt()
     out = torch.zeros_like(weight)
     for i in range(weight.shape[0]):
         for start in range(0, weight.shape[1], m):
             score = {j: abs(float(weight[i, j])) * float(norm[j]) for j in range(start, start + m)}
-            for j in sorted(score, key=lambda j: (-score[j], j))[:n]:
+            order = sorted(score, key=lambda j: (-score[j], j))
+            assert score[order[n]] < (1 - NEAR) * score[order[n - 1]]
+            for j in order[:n]:
                 out[i, j] = weight[i, j]
     return out
 

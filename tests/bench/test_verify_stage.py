@@ -6,8 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bench.verify import BrokenPromise
-from bench.verify import verify
+from bench.verify import BrokenPromise, verify
 from methods.folder import Folder
 from methods.pattern import Pattern
 

@@ -6,17 +6,18 @@ import math
 import pytest
 import torch
 
-from cast.adams import AdamS
-from cast.adams import KERNELS
-from cast.adams import Scalars
-from cast.adams import reference
+from cast.adams import KERNELS, AdamS, Scalars, reference
 from methods.pattern import Pattern
 
+pytestmark = pytest.mark.numeric
+
+CLOSE = {"rtol": 2e-5, "atol": 2e-6}
+"""A hundred steps round a weight by 6e-8 of itself each, so 6e-6, and its moves of 1e-2 some ten times, so 6e-7."""
 HYPER = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8}
 SHAPES = [(8, 16), (4, 12), (3, 8)]
 
 
-def parameters(shapes=SHAPES, seed=0):
+def parameters(shapes=SHAPES, seed=4):
     dice = torch.Generator().manual_seed(seed)
     return [torch.nn.Parameter(torch.randn(shape, generator=dice)) for shape in shapes]
 
@@ -52,12 +53,15 @@ def naive(shapes=SHAPES, steps=100, lambda_=0.5, n=2, m=4, refresh=10, lr=1e-2, 
                 if t % refresh == 0:
                     for a in range(0, width, m):
                         order = sorted(range(a, a + m), key=lambda c: (-abs(w[r, c]), c))
+                        last, first = (float(abs(w[r, c])) for c in order[n - 1 : n + 1])
+                        assert last - first > 2 * (CLOSE["atol"] + CLOSE["rtol"] * last), "a near tie"
                         for c in range(a, a + m):
                             keep[r][c] = c in order[:n]
                 for c in range(width):
                     g = float(gradients[t][index][r, c])
                     mu[r][c] = beta1 * mu[r][c] + (1 - beta1) * g
                     sign = (float(w[r, c]) > 0) - (float(w[r, c]) < 0)
+                    assert keep[r][c] or abs(w[r, c]) > 2 * CLOSE["atol"], "a sign that rounding may turn"
                     moved = mu[r][c] if keep[r][c] else (1 - alpha) * mu[r][c] + alpha * lambda_ * sign
                     v[r][c] = beta2 * v[r][c] + (1 - beta2) * moved**2
                     below = math.sqrt(v[r][c] / (1 - beta2 ** (t + 1))) + eps
@@ -77,7 +81,7 @@ def test_hundred_steps_are_the_equations(kernel, oracle):
     train(params, adams(params, kernel=kernel), 100)
 
     for p, want in zip(params, oracle, strict=True):
-        torch.testing.assert_close(p.detach().double(), want, rtol=2e-5, atol=2e-6)
+        torch.testing.assert_close(p.detach().double(), want, **CLOSE)
 
 
 @pytest.mark.slow
@@ -86,7 +90,7 @@ def test_compiled_kernel_is_the_equations(oracle):
     train(params, adams(params, kernel="fused"), 100)
 
     for p, want in zip(params, oracle, strict=True):
-        torch.testing.assert_close(p.detach().double(), want, rtol=2e-5, atol=2e-6)
+        torch.testing.assert_close(p.detach().double(), want, **CLOSE)
 
 
 def test_outside_theta_it_is_adam():

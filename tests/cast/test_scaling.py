@@ -7,6 +7,7 @@ from cast import scaling
 from methods.errors import UserError
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
 def test_ones_change_nothing(family, make, make_job):
     model = make(family)
@@ -18,6 +19,7 @@ def test_ones_change_nothing(family, make, make_job):
     assert torch.equal(model(job.calibration).logits, want)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_folding_keeps_outputs_and_zeros(family, make, make_job):
     model = make(family)
@@ -61,6 +63,7 @@ def test_a_row_that_is_no_whole_number_of_blocks():
         scaling.Scale(torch.ones(3, 8), 3, transposed=False)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("chunk", [1, 40, 10_000])
 def test_gradients_are_those_of_a_product(chunk, monkeypatch):
     monkeypatch.setattr(scaling, "CHUNK", chunk)

@@ -6,9 +6,7 @@ import math
 import numpy as np
 
 from bench.results.identity import Identity
-from bench.results.record import Item
-from bench.results.record import ReadingRow
-from bench.results.record import Record
+from bench.results.record import Item, ReadingRow, Record
 from bench.results.schema import type_identity
 from bench.results.store import Store
 

@@ -3,9 +3,7 @@
 import torch
 
 from baselines.sparsegpt import prune_
-from methods.pruning.hessian import add_gram
-from methods.pruning.hessian import inverse_factor
-from methods.pruning.hessian import symmetric
+from methods.pruning.hessian import add_gram, inverse_factor, symmetric
 
 
 def first_block(model, job):
@@ -43,3 +41,8 @@ def pruned(weight, x, pattern, block=128, damping=0.01):
     factor, _ = inverse_factor(symmetric(add_gram(x, None)) * 2 / len(x), damping)
     prune_(got, factor, pattern, block)
     return got
+
+
+NEAR = 128 * torch.finfo(torch.float32).eps
+"""Scores this close, float32 may order either way: a sum of the squares of 96 tokens is off by at most 48 roundings after
+its root, one of 64 weights by 64, the inputs themselves, two layers deep, by 2, the products by one each."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 from transformers import (
@@ -21,12 +22,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from methods.contract import Job
-from methods.contract import Prior
+from methods.contract import Job, Prior
 from methods.folder import save
 from methods.pattern import Pattern
-from methods.targets import dense_weight
-from methods.targets import find_targets
+from methods.targets import dense_weight, find_targets
 
 SIZES = {
     "vocab_size": 64,
@@ -61,6 +60,31 @@ def build(family: str, **kwargs: object) -> nn.Module:
     model = AutoModelForCausalLM.from_config(CONFIGS[family](), **kwargs).eval().requires_grad_(False)
     for parameter in model.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def mean_float64(patch: pytest.MonkeyPatch) -> None:
+    """Let the name float32 mean float64, for the code and for transformers, until the patch is undone.
+
+    Rounding, 1e-16, then shows in no figure of six digits and turns no near tie of random numbers.
+    """
+    patch.setattr(torch, "float32", torch.float64)
+    patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    patch.setattr(nn.Module, "float", nn.Module.double)
+    torch.set_default_dtype(torch.float64)
+
+
+def exact(family: str, moved: float = 0.0) -> nn.Module:
+    """A random model in float64 whose weights are integers over 2^23: torch's normal numbers differ between processors.
+
+    moved: by how much of themselves the weights are moved, for what that must not change.
+    """
+    model = build(family).double()
+    dice = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        level = parameter.mean().round()  # 1 for the weight of a norm, else 0
+        parameter.copy_(level + torch.randint(-(2**20), 2**20, parameter.shape, generator=dice) / 2**23)
+        parameter.mul_(1 + moved * torch.rand(parameter.shape, generator=dice))
     return model
 
 

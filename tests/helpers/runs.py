@@ -14,14 +14,12 @@ from pathlib import Path
 
 from bench.catalog import registry
 from bench.cli import main
-from bench.inputs import models
-from bench.inputs import wikimini
+from bench.inputs import models, wikimini
 from bench.plan import plan
 from bench.plan.spec import Spec
 from bench.results.store import Store
 from bench.run.events import Events
-from bench.run.worker import Assignment
-from bench.run.worker import work
+from bench.run.worker import Assignment, work
 from bench.system import source_digest
 from bench.system.cache import cache_dir
 

@@ -52,3 +52,7 @@ def pruned(model, job):
         weight = weight_of(model, t)
         weight.masked_fill_(~job.pattern.keep(weight.abs()), 0)
     return model
+
+
+LAST_DIGIT = 1e-5
+"""One unit of it, of a figure noted with six: at most so much of the figure."""

@@ -3,17 +3,19 @@
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 
-from helpers.models import build, job_for, write
+from helpers.models import exact, job_for, mean_float64, write
 from helpers.trainings import counting, job_to_train, method
 
 
 def main(name: str, family: str, out: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    model = build(family)
+    mean_float64(pytest.MonkeyPatch())
+    model = exact(family)
     job = job_to_train(model, job_for, counting(), out / "work", steps=12)
     outcome = method(name).apply(model, job)
     if dist.get_rank() == 0:

@@ -13,12 +13,11 @@ import pandas as pd
 import pytest
 import torch
 
-from bench.cli import main as commands
+from bench.cli import run as commands
 from bench.cli.flags import FLAGS
 from bench.inputs import windows
 from bench.report import table
-from bench.results.record import ReadingRow
-from bench.results.record import Record
+from bench.results.record import ReadingRow, Record
 from bench.results.store import Store
 from bench.system import digests
 from helpers import fake_records, runs

@@ -28,7 +28,7 @@ from typing import ClassVar
 
 import torch
 
-from methods.blocks import Walk
+from methods.pruning.walk import Walk
 from methods.contract import Needs, Outcome
 
 GATE = Path(os.environ.get("GATE", "/nowhere"))
@@ -283,9 +283,9 @@ def test_collecting_the_cache_disturbs_no_run(tmp_path, gate):
     ("method", "reason"),
     [
         ("raises", "ArithmeticError: the third layer is odd"),
-        ("nan", "Broken: model.layers.0.mlp.up_proj.weight holds NaN or infinity"),
-        ("breaks", "Broken: 1 groups break 2:4"),
-        ("touches", "Broken: model.norm.weight is no target and was not declared, yet it changed"),
+        ("nan", "BrokenPromise: model.layers.0.mlp.up_proj.weight holds NaN or infinity"),
+        ("breaks", "BrokenPromise: 1 groups break 2:4"),
+        ("touches", "BrokenPromise: model.norm.weight is no target and was not declared, yet it changed"),
     ],
 )
 def test_broken_promise_is_a_failed_row_with_the_reason(tmp_path, method, reason):

@@ -4,9 +4,7 @@ import pytest
 
 import bench
 from bench import run
-from bench.inputs import download
-from bench.inputs import loading
-from bench.inputs import windows
+from bench.inputs import download, loading, windows
 from methods.contract import Compute
 
 

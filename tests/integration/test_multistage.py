@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import torch
 
-from methods.blocks import Walk
+from methods.pruning.walk import Walk
 from methods.contract import Needs, Outcome
 from methods.folder import Folder
 

@@ -12,20 +12,17 @@ from bench.inputs import loading
 from bench.measures.size import Size
 from bench.plan.spec import Spec
 from bench.run.build import Builder
-from bench.verify import Layer
-from bench.verify import Verdict
+from bench.verify import Layer, Verdict
 from helpers import runs
 from methods.contract import Compute
 from methods.pattern import Pattern
-from methods.quantizing.stored import ACTIVATIONS
-from methods.quantizing.stored import Stored
-from methods.quantizing.stored import int8_tokens
+from methods.quantizing.stored import ACTIVATIONS, Stored, int8_tokens
 
 BREAKS = '''
 from dataclasses import dataclass
 from typing import ClassVar
 
-from methods.blocks import Walk
+from methods.pruning.walk import Walk
 from methods.contract import Needs
 
 
@@ -127,7 +124,8 @@ def test_only_what_draws_has_seeds(tmp_path):
 
 def test_without_quantizers_keys_are_what_they_were(tmp_path):
     plain, more = (
-        {c.key for c in api.plan(runs.small(tmp_path / "r", quantizers=q)).measurements} for q in (("none",), ("none", "fp8"))
+        {c.key for c in api.plan(runs.small(tmp_path / "r", quantizers=q)).measurements}
+        for q in (("none",), ("none", "fp8"))
     )
 
     assert plain < more
@@ -196,11 +194,12 @@ def test_hqq_breaks_it(tmp_path):
     assert got["magnitude", "hqq", "zeros_lost"] > 300_000
 
 
+@pytest.mark.numeric
 def test_w8a8_rounds_the_inputs_of_its_targets(tmp_path):
     """The folder's logits are those of its weights with every target's input rounded naively; int8's are not."""
     spec = runs.small(tmp_path / "r", quantizers=("w8a8", "int8"), measures=("size",))
     built = {}
-    for cells in api.planning.make(spec).artifacts().values():
+    for cells in api.make_plan(spec).artifacts().values():
         artifact = cells[0].artifact
         if artifact.method == "magnitude":
             builder = Builder(artifact, SimpleNamespace(phase="", advance=lambda *_, **__: None))
@@ -289,7 +288,7 @@ def test_equal_bytes_puts_dense_beside_sparse(tmp_path, cli):
         ("run --quant int5", ["unknown quantizer 'int5'", "int8"]),
         ("run --quant int4-gptk", ["unknown quantizer 'int4-gptk'", "int4-gptq"]),
         ("plan --quant int4-rtn:group=100", ["int4-rtn:group=100", "128", "q_proj", "leave group= out"]),
-        ("plan --quant int4-gptq:group=0", ["int4-gptq:group=0", "take a size that does"]),
+        ("plan --quant int4-gptq:group=0", ["int4-gptq:group=0", "use a size that does"]),
         ("run --quant int8:group=64", ["int8", "'group'"]),
         ("run --quant int8:from=magnitude", ["'magnitude'"]),
         ("plan --quant nf4:from=int8", ["nf4:from=int8", "leave from=int8 out"]),

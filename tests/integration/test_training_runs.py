@@ -96,11 +96,11 @@ def test_validation_split_is_another_protocol(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"training.tokens": 10}, "training.tokens=10 is not one step of 32 x 128 tokens"),
+        ({"training.tokens": 10}, "training.tokens=10 is less than one step of 32 x 128 tokens"),
         ({"training.data": "nowhere.txt"}, "training text 'nowhere.txt' is not there"),
         ({"training.data": "wikimini"}, "unknown corpus 'wikimini': did you mean wiki-mini"),
         ({"training.recipe": "tinny"}, "unknown training recipe 'tinny': did you mean tiny"),
-        ({"training.processes": 3}, "training.batch=32 sequences cannot be shared by training.processes=3"),
+        ({"training.processes": 3}, "training.batch=32 sequences cannot be divided among training.processes=3"),
         ({"training.token": 3}, "did you mean training.tokens"),
     ],
 )

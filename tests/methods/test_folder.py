@@ -10,11 +10,7 @@ from bench.inputs import loading
 from methods import folder as module
 from methods.contract import Compute
 from methods.errors import UserError
-from methods.folder import Folder
-from methods.folder import INDEX
-from methods.folder import Writer
-from methods.folder import save
-from methods.folder import state
+from methods.folder import INDEX, Folder, Writer, save, state
 
 
 @pytest.fixture

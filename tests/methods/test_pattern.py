@@ -123,6 +123,7 @@ def test_fits():
     assert Pattern.parse("dense").fits(7)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("turned", [False, True], ids=["rows", "transposed"])
 @pytest.mark.parametrize("text", ["2:4", "1:4", "4:8"])
 @pytest.mark.parametrize("cached", [3, 2**17])

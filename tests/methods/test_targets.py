@@ -5,11 +5,7 @@ import torch
 
 from methods.errors import UserError
 from methods.pattern import Pattern
-from methods.targets import FAMILIES
-from methods.targets import dense_weight
-from methods.targets import family_of
-from methods.targets import find_targets
-from methods.targets import require_fit
+from methods.targets import FAMILIES, dense_weight, family_of, find_targets, require_fit
 
 
 def shapes_of(model):

@@ -14,7 +14,7 @@ THEIRS = '''
 from dataclasses import dataclass
 from typing import ClassVar
 
-from methods.blocks import Walk
+from methods.pruning.walk import Walk
 from methods.contract import Job, Needs, Outcome
 
 
@@ -106,7 +106,7 @@ def test_their_code_is_part_of_the_key(installed, tmp_path, monkeypatch):
     before = {c.key for c in api.plan(spec).measurements if c.artifact.method == "theirs"}
     file = installed / "their_method.py"
     text = file.read_text()
-    file.write_text(text + "\n# changed\n")
+    file.write_text(text + "\nCHANGED = True\n")
     runs.forget()
     after = {c.key for c in api.plan(spec).measurements if c.artifact.method == "theirs"}
     file.write_text(text)

@@ -6,8 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.compare import pairing
-from bench.compare import settings
+from bench.compare import pairing, settings
 from bench.compare.resolve import read
 from bench.compare.verdict import judge
 from bench.results.store import Store

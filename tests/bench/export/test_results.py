@@ -10,8 +10,7 @@ from lm_eval import utils
 from lm_eval.result_schema import EvalResults, _EvalConfig
 
 from bench.export import result_sets
-from bench.results.record import Item
-from bench.results.record import ReadingRow
+from bench.results.record import Item, ReadingRow
 from helpers import fake_records
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "schemas/every_eval_ever-0.3.0.schema.json").read_text())

@@ -12,6 +12,8 @@ from helpers.runs import USUAL
 from methods.errors import UserError
 from methods.pattern import Pattern
 
+pytestmark = pytest.mark.numeric
+
 SHAPES = [(1, 4), (3, 12), (5, 64), (7, 68), (16, 576), (9, 1100), (3, 11008)]  # out, in: tails of all kinds
 
 

@@ -32,6 +32,7 @@ def masked(model, dtype=torch.float32):
     return model, packed
 
 
+@pytest.mark.numeric
 def test_the_reference_is_the_masked_model_bit_for_bit(make, family):
     model, packed = masked(make(family))
     logits = model(IDS).logits
@@ -44,6 +45,7 @@ def test_the_reference_is_the_masked_model_bit_for_bit(make, family):
     assert all(torch.equal(dense_weight(model.get_submodule(n)), unpack(p)) for n, p in packed.items())
 
 
+@pytest.mark.numeric
 def test_the_kernel_is_the_masked_model_up_to_rounding(make, family):
     try:
         native.load()
@@ -62,6 +64,7 @@ def test_the_kernel_is_the_masked_model_up_to_rounding(make, family):
     torch.testing.assert_close(model(many).logits[:1], got, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_integers_are_the_dequantized_model(llama, kind):
     model, packed = masked(llama)
@@ -104,6 +107,7 @@ def test_perplexity_reads_a_swapped_model(llama):
     assert losses(swap_linears(model, packed)) == wanted
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("bias", [True, False])
 def test_cusparselt_is_called_as_its_schemas_say(monkeypatch, tmp_path, bias):
     fakes = Sparse(monkeypatch, tmp_path)

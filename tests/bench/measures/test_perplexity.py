@@ -92,6 +92,7 @@ def naive(model, window):
     return float(-logits.log_softmax(-1)[torch.arange(len(window) - 1), window[1:]].sum())
 
 
+@pytest.mark.numeric
 @torch.no_grad()
 def test_is_its_definition(model, context):
     got = Perplexity("wiki-mini", SEQLEN, windows=5).read(lambda: model, context)
@@ -116,6 +117,7 @@ def test_one_window_has_no_standard_error(model, context):
     assert Perplexity("wiki-mini", SEQLEN, windows=1).read(lambda: model, context).values[0].stderr is None
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(("logits_bytes", "part_bytes"), [(1, 1), (4 * 1024 * 7, 2**20), (4 * 1024 * 7, 4 * 1024 * 3)])
 def test_chunks_change_nothing(model, context, logits_bytes, part_bytes):
     tokens, _ = windows.load_windows("wiki-mini", context.tokenizer(), SEQLEN, 3, None)

@@ -5,8 +5,7 @@ import json
 import pytest
 
 from bench.catalog import registry
-from bench.catalog.registry import Cost
-from bench.catalog.registry import Entry
+from bench.catalog.registry import Cost, Entry
 from bench.plan import method_cost
 
 LINEARS = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)

@@ -3,8 +3,7 @@
 import pytest
 
 from bench.catalog import registry
-from bench.catalog.choice import build
-from bench.catalog.choice import parse_method
+from bench.catalog.choice import build, parse_method
 from bench.plan import recipes
 from bench.plan.plan import make_plan
 from helpers.runs import own_cache, small
@@ -119,7 +118,7 @@ def test_presets_are_fields(tmp_path):
 
 
 def test_a_budget_below_one_step(tmp_path):
-    with pytest.raises(UserError, match=r"training\.tokens=100 is not one step of 32 x 128 tokens"):
+    with pytest.raises(UserError, match=r"training\.tokens=100 is less than one step of 32 x 128 tokens"):
         plan(tmp_path, methods=("cast",), training={"tokens": 100})
 
 

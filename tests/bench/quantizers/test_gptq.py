@@ -2,24 +2,22 @@
 
 import pytest
 import torch
+from support import agree
 
-from bench.quantizers.gptq import Int4Gptq
-from bench.quantizers.gptq import as_they_lie
-from bench.quantizers.gptq import by_activation
-from bench.quantizers.gptq import quantize_
+from bench.quantizers.gptq import Int4Gptq, as_they_lie, by_activation, quantize_
 from methods.errors import UserError
 from methods.pattern import Pattern
-from methods.pruning.hessian import add_gram
-from methods.pruning.hessian import symmetric
-from methods.quantizing.grids import Integer
-from methods.quantizing.grids import round_
+from methods.pruning.hessian import add_gram, symmetric
+from methods.quantizing.grids import Integer, round_
+
+pytestmark = pytest.mark.numeric
 
 
 def naive(weight, keep, x, group, damping=0.01, act_order=False):
     """The quantized weight [out, in]. No Cholesky, no blocks, one column at a time."""
     w, x = weight.double().clone(), x.double()
     h = 2 * x.T @ x / len(x)
-    h = h + damping * h.diagonal().mean() * torch.eye(len(h))
+    h = h + damping * h.diagonal().mean() * torch.eye(len(h), dtype=torch.float64)
     if act_order:
         left = list(range(w.shape[1]))
         while left:
@@ -71,7 +69,7 @@ def test_is_its_definition(pattern, group, width, seed, act_order):
 
     got = quantized(weight, keep, x, group, act_order)
 
-    torch.testing.assert_close(got.double(), naive(weight, keep, x, group, act_order=act_order), rtol=1e-4, atol=1e-5)
+    agree(got, lambda w, x: naive(w, keep, x, group, act_order=act_order), weight, x, grid=True)
 
 
 def test_scale_of_a_group_is_that_of_its_kept_weights():
@@ -81,7 +79,7 @@ def test_scale_of_a_group_is_that_of_its_kept_weights():
 
     got = quantized(weight, keep, x, 32)
 
-    torch.testing.assert_close(got.double(), naive(weight, keep, x, 32), rtol=1e-4, atol=1e-5)
+    agree(got, lambda w, x: naive(w, keep, x, 32), weight, x, grid=True)
 
 
 @pytest.mark.parametrize("act_order", [True, False])

@@ -12,10 +12,8 @@ from baselines.magnitude import Magnitude
 from bench.catalog import registry
 from bench.catalog.choice import build
 from methods.errors import UserError
-from methods.quantizing.grids import NF4
-from methods.quantizing.grids import group_of
-from methods.quantizing.stored import NOTE
-from methods.quantizing.stored import Stored
+from methods.quantizing.grids import NF4, group_of
+from methods.quantizing.stored import NOTE, Stored
 from methods.targets import dense_weight
 
 ENTRIES = {n: e for n, e in registry.QUANTIZERS.items() if n != "none" and e.module != "bench.quantizers.libraries"}
@@ -79,6 +77,7 @@ def bits(tensor):
     return tensor.contiguous().view({2: torch.int16, 4: torch.int32}[tensor.element_size()])
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", GRIDS)
 def test_nearest_point_of_its_grid(name, llama, make_job):
     job = make_job(llama, "dense")
@@ -184,27 +183,26 @@ def test_group_that_does_not_divide(width, asked):
         group_of(width, asked, 128, "int4-rtn")
 
 
+@pytest.mark.numeric
 def test_agrees_with_bitsandbytes():
     functional = pytest.importorskip("bitsandbytes.functional")
     weight = torch.randn(32, 128)
     theirs = functional.dequantize_4bit(*functional.quantize_4bit(weight, blocksize=64, quant_type="nf4"))
 
-    from methods.quantizing.grids import NormalFloat4
-    from methods.quantizing.grids import round_
+    from methods.quantizing.grids import NormalFloat4, round_
 
     assert round_(weight, NormalFloat4(), 64) == 64
     torch.testing.assert_close(weight, theirs, rtol=0, atol=0)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", ["int8", "int4", "int3", "fp8"])
 def test_errs_as_little_as_torchao(name):
     """Theirs keeps a float32 scale, so the two differ by the rounding of ours alone."""
     ao = pytest.importorskip("torchao.quantization")
     from torchao.quantization.quant_primitives import MappingType
 
-    from methods.quantizing.grids import Float8
-    from methods.quantizing.grids import Integer
-    from methods.quantizing.grids import round_
+    from methods.quantizing.grids import Float8, Integer, round_
 
     linear = torch.nn.Linear(256, 64, bias=False)
     before = linear.weight.detach().clone()

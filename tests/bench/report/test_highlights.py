@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench.compare.resolve import read
-from bench.report import highlights
-from bench.report import html
-from bench.report import leaderboard
+from bench.report import highlights, html, leaderboard
 from helpers import fake_records, reports
 
 

@@ -19,17 +19,9 @@ import pytest
 from bench.cli import flags
 from bench.compare import estimate
 from bench.compare.resolve import read
-from bench.report import from_papers
-from bench.report import from_records
-from bench.report import latex
-from bench.report import leaderboard
-from bench.report import pareto
-from bench.report import pareto_chart
+from bench.report import from_papers, from_records, latex, leaderboard, pareto, pareto_chart
 from bench.report import html as html_module
-from bench.report.view import Cell
-from bench.report.view import Column
-from bench.report.view import Row
-from bench.report.view import Table
+from bench.report.view import Cell, Column, Row, Table
 from bench.results import reproduce
 from bench.results.store import Store
 from bench.run import rerun

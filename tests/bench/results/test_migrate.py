@@ -6,13 +6,11 @@ import zipfile
 
 import pytest
 
-from bench.compare import baseline
-from bench.compare import resolve
+from bench.compare import baseline, resolve
 from bench.results import migrate
 from bench.results.record import parse
 from bench.results.rows import newest
-from bench.results.schema import SCHEMA
-from bench.results.schema import STEPS
+from bench.results.schema import SCHEMA, STEPS
 from bench.results.store import Store
 from bench.system import cache as cache_module
 from bench.system import digests

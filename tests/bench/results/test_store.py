@@ -6,9 +6,7 @@ import os
 
 import pytest
 
-from bench.results.record import Item
-from bench.results.record import ReadingRow
-from bench.results.record import Record
+from bench.results.record import Item, ReadingRow, Record
 from bench.results.schema import SCHEMA
 from bench.results.store import Store
 from helpers import fake_records, runs
@@ -165,7 +163,7 @@ def test_items_are_checked(store):
     file = next((store.root / "items").iterdir())
     file.write_bytes(file.read_bytes() + b"\0")
 
-    with pytest.raises(UserError, match="not the file its record speaks of"):
+    with pytest.raises(UserError, match="does not match its record"):
         store.items(store.get(KEY))
 
 

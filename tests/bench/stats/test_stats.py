@@ -8,10 +8,7 @@ from scipy.stats import binomtest, false_discovery_control, norm, ttest_1samp
 from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from bench.stats import bootstrap
-from bench.stats import mcnemar
-from bench.stats import multiple_tests
-from bench.stats import power
+from bench.stats import bootstrap, mcnemar, multiple_tests, power
 
 
 @pytest.mark.parametrize(("lost", "gained"), [(0, 0), (1, 0), (7, 7), (12, 3), (3, 12), (400, 350)])

@@ -103,7 +103,7 @@ def collecting(monkeypatch):
     return wrap
 
 
-@pytest.mark.parametrize(("owner", "step"), [(Builder, "_apply"), (measure, "measure")])
+@pytest.mark.parametrize(("owner", "step"), [(Builder, "_apply"), (measure, "measure")], ids=["build", "measure"])
 def test_a_worker_keeps_all_its_stages_while_it_builds_and_measures(tmp_path, collecting, owner, step):
     """The last stage changes nothing, so its weights are those that the stage before left in the cache."""
     collecting(owner, step)

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 from filelock import FileLock
 
+from bench.catalog import registry
 from bench.system import cache, environments
 from bench.system.environments import Recipe
 from helpers import runs
@@ -194,7 +195,6 @@ def test_gc_leaves_it_unless_all_goes(home):
 
 
 def test_pins_are_part_of_a_method_s_key(monkeypatch):
-    from bench.catalog import registry
     from bench.plan.resolve import method_digest
 
     entry = registry.METHODS["sparseml-magnitude"]

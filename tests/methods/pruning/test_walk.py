@@ -16,14 +16,9 @@ from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.pruning import walk as walk_module
-from methods.pruning.hessian import add_gram
-from methods.pruning.hessian import symmetric
-from methods.pruning.walk import BATCH_TOKENS
-from methods.pruning.walk import Flow
-from methods.pruning.walk import Visit
-from methods.pruning.walk import Walk
-from methods.targets import dense_weight
-from methods.targets import family_of
+from methods.pruning.hessian import add_gram, symmetric
+from methods.pruning.walk import BATCH_TOKENS, Flow, Visit, Walk
+from methods.targets import dense_weight, family_of
 
 
 def rows(x, so_far):
@@ -50,6 +45,7 @@ def close(a, b):
     torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.numeric
 def test_pruning_nothing_reproduces_the_forward(family, make, make_job):
     """The input of every target, and so of every block, whatever masks and positions the family passes on."""
     model = make(family)
@@ -63,6 +59,7 @@ def test_pruning_nothing_reproduces_the_forward(family, make, make_job):
         close(x, want[name])
 
 
+@pytest.mark.numeric
 def test_the_flow_ends_where_the_forward_does(family, make, make_job):
     """Run through all of its blocks, the flow holds the model's own hidden states."""
     model = make(family)
@@ -95,6 +92,7 @@ def test_sliding_window_is_seen(make, make_job):
         assert not torch.allclose(walked[job.targets[-1]], wide[job.targets[-1]], atol=1e-3), family
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("sequences", [1, 2, 4, 5], ids=lambda n: f"batches of {n}")
 def test_batching_does_not_matter(family, sequences, make, make_job, monkeypatch):
     """6 sequences: with 4 or 5 to a batch the last is uneven."""
@@ -114,6 +112,7 @@ def test_batching_does_not_matter(family, sequences, make, make_job, monkeypatch
         torch.testing.assert_close(got[name], want[name], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.numeric
 def test_eager_attention_agrees_with_sdpa(family, make, make_job):
     """Eager attention is given a mask of numbers where sdpa may be given none."""
     eager, sdpa = (make(family, attn_implementation=kind) for kind in ("eager", "sdpa"))
@@ -162,6 +161,7 @@ def test_linears_with_one_input_share_one_statistic(llama, job, sequences, monke
     assert len({id(stat) for stat in stats.values()}) == 12
 
 
+@pytest.mark.numeric
 def test_reconstruction_error_is_its_definition(llama, make_job):
     """96 tokens: fewer than are sampled, so all of them count."""
     job = make_job(llama)
@@ -180,6 +180,7 @@ def test_reconstruction_error_is_its_definition(llama, make_job):
         assert noted[name] == pytest.approx(float(want), rel=1e-4)
 
 
+@pytest.mark.numeric
 def test_reconstruction_error_is_taken_on_a_sample(llama, make_job, monkeypatch):
     """Every twelfth of 96 tokens, in two batches of 48."""
     monkeypatch.setattr(walk_module, "SAMPLE_ROWS", 8)

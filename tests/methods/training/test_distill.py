@@ -6,6 +6,8 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from methods.training import distill
 
+pytestmark = pytest.mark.numeric
+
 
 def material(dtype=torch.float64, tokens=50, vocabulary=37, width=12):
     dice = torch.Generator().manual_seed(0)

@@ -9,14 +9,11 @@ import torch
 
 from bench.catalog import registry
 from cast.method import Cast
-from helpers.trainings import STEPS, counting, job_to_train, method, pruned, weight_of
-from methods.contract import Budget
-from methods.contract import Needs
-from methods.errors import Diverged
-from methods.errors import UserError
+from helpers.trainings import LAST_DIGIT, STEPS, counting, job_to_train, method, pruned, weight_of
+from methods.contract import Budget, Needs
+from methods.errors import Diverged, UserError
 from methods.pattern import Pattern
-from methods.training import checkpoint
-from methods.training import trainer
+from methods.training import checkpoint, trainer
 from methods.training.settings import Settings
 
 NAMES = [n for n, e in registry.METHODS.items() if "training" in e.needs]
@@ -133,6 +130,7 @@ def test_old_checkpoints_go(tmp_path):
     assert torch.equal(held["a"], torch.full((3,), 30.0))
 
 
+@pytest.mark.numeric
 def test_micro_batches_add_up(llama, task):
     """The same gradients whatever is held in memory at once, but for rounding."""
     job = task(llama, steps=3)
@@ -275,37 +273,41 @@ def test_ablations_make_other_models(config, llama, task):
 
 GOLDEN = {
     "ce": [
-        4.27012, 4.28368, 4.18709, 4.03903, 4.10567, 4.09066, 3.92545, 3.9019, 3.80379, 3.70656,
-        3.75195, 3.76672, 3.78724, 3.66678, 3.61402, 3.56673, 3.54384, 3.59939, 3.48736, 3.47175,
+        4.17878, 4.06153, 3.98444, 3.96922, 3.89951, 3.93929, 3.89962, 3.74803, 3.73755, 3.667, 3.57385, 3.49935,
+        3.51476, 3.40597, 3.36953, 3.32291, 3.25734, 3.50118, 3.31415, 3.25374,
     ],
     "kl": [
-        0.0, 0.201891, 0.285435, 0.29409, 0.292383, 0.258091, 0.249323, 0.267882, 0.254967, 0.233703,
-        0.257056, 0.25145, 0.218772, 0.256709, 0.238145, 0.274272, 0.250263, 0.267705, 0.288063, 0.25931,
+        0.0, 0.131134, 0.159126, 0.16436, 0.171291, 0.142435, 0.154182, 0.159073, 0.150544, 0.156348, 0.143599,
+        0.156537, 0.154057, 0.155349, 0.161714, 0.166842, 0.181218, 0.162175, 0.163773, 0.163444,
     ],
     "norm": [
-        1.20109, 0.946742, 0.794371, 0.643429, 0.763962, 0.7518, 0.738999, 1.00615, 0.830509, 0.703664,
-        1.2206, 1.23508, 1.0331, 0.98978, 1.00878, 1.02553, 0.832917, 1.02321, 0.857424, 0.923764,
+        0.992072, 0.971116, 1.52679, 0.800088, 0.865595, 0.958436, 1.15222, 0.885836, 1.05196, 1.10792, 1.10921,
+        1.24472, 0.996947, 0.834292, 1.16053, 1.05202, 0.956434, 0.960095, 0.99384, 0.924729,
     ],
-    "S": [0.74392] * 10 + [0.949825] * 10,
-    "flips": [0.0] * 10 + [0.0398582] * 10,
+    "S": [0.696954] * 10 + [0.953927] * 10,
+    "flips": [0.0] * 10 + [0.0566406] * 10,
     "alpha": [0.0] * 10 + [0.5] * 10,
 }  # fmt: skip
 
 
+@pytest.mark.numeric
+@pytest.mark.parametrize("moved", [0.0, 1e-10])
 @pytest.mark.parametrize("kernel", ["reference", "foreach"])
-def test_golden_trace(kernel, llama, task, monkeypatch):
-    """Twenty steps of CAST, number by number; written by this code on 2026-11-24, so a change of arithmetic is meant.
+def test_golden_trace(kernel, moved, make_exact, task, monkeypatch):
+    """Twenty steps of CAST, number by number; written by this code on 2026-11-25, so a change of arithmetic is meant.
 
-    Kernels and thread counts differ in the seventh digit.
+    In float64, on any processor: a start moved by a million roundings turns no mark and no digit but the last of six.
+    S alone is summed in float32, in which 2^13 weights added pairwise lose 13 roundings of 6e-8, a tenth of that digit.
     """
-    monkeypatch.setattr(trainer, "EVERY", 1)
-    job = task(llama, steps=20)
+    monkeypatch.setattr(trainer, "LOG_EVERY", 1)
+    model = make_exact("llama", moved)
+    job = task(model, steps=20)
 
-    curve = method("cast", lambda_=1e-2, kernel=kernel).apply(llama, job).notes["curve"]
+    curve = method("cast", lambda_=1e-2, kernel=kernel).apply(model, job).notes["curve"]
 
     assert [r["step"] for r in curve] == list(range(1, 21))
     for name, golden in GOLDEN.items():
-        assert [r[name] for r in curve] == pytest.approx(golden, rel=1e-4, abs=1e-6), name
+        assert [r[name] for r in curve] == pytest.approx(golden, rel=LAST_DIGIT), name
 
 
 def test_held_mask_is_the_priors(llama, task):

@@ -93,6 +93,7 @@ def test_a_run_measures_decoding_and_says_what_is_missing(device, tmp_path):
     assert [r.metric for r in dense.readings] == ["tokens_per_s"]
 
 
+@pytest.mark.numeric
 def test_the_packed_model_decodes_what_the_dense_one_does(device, tmp_path):
     from bench.inputs import loading
     from bench.kernels.linear24 import swap_linears

@@ -1,0 +1,36 @@
+"""How far float32 may be from a definition in float64, found by moving its inputs."""
+
+import torch
+
+ROUNDINGS = 64
+"""Of float32, by which inputs are moved to see what rounding can do: sums of a few hundred terms are off by fewer."""
+
+
+def moved(weight, x):
+    """weight [out, in] and inputs x [tokens, in] in float64, each entry and each column moved by up to ROUNDINGS, four times."""
+    dice = torch.Generator().manual_seed(0)
+    far = ROUNDINGS * torch.finfo(torch.float32).eps
+
+    def factor(*shape):
+        return far * (2 * torch.rand(shape, generator=dice, dtype=torch.float64) - 1)
+
+    for _ in range(2):
+        by = factor(*weight.shape), factor(*x.shape) + factor(1, x.shape[1])
+        for sign in (1, -1):
+            yield weight.double() * (1 + sign * by[0]), x.double() * (1 + sign * by[1])
+
+
+def agree(got, oracle, weight, x, *, grid=False):
+    """got is oracle(weight, x) [out, in] but for rounding, which a definition in float64 shows by what moves it.
+
+    A row may differ where such a move turns a place of its mask, or of a grid: a near tie. All others have the same mask,
+    and weights that are no further off than the moves took them; on a grid they are equal.
+    """
+    want = oracle(weight, x)
+    near = torch.stack([oracle(*inputs) for inputs in moved(weight, x)])
+    turned = (near - want).abs() > 1e-3 * want.abs() if grid else (near != 0) != (want != 0)
+    steady = ~turned.any(0).any(1)
+    assert steady.float().mean() >= 0.75, f"{len(steady) - int(steady.sum())} rows of {len(steady)} have a near tie"
+    off = 0.0 if grid else float((near - want).abs()[:, steady].max())
+    assert torch.equal(got[steady] != 0, want[steady] != 0)
+    torch.testing.assert_close(got[steady].double(), want[steady], rtol=0, atol=off)
