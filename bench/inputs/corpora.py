@@ -140,7 +140,7 @@ def pull(name: str, root: Path, use: str | None = None, data_dir: Path | None = 
         "take a corpus that needs no download (wiki-mini)",
         tuple(r / corpus.hub for r in roots(data_dir)),
     )
-    return fill(root, repository, tuple(pattern for wanted, pattern in corpus.files if use in (None, wanted)))
+    return fill(root, repository, tuple(pattern for file_use, pattern in corpus.files if use in (None, file_use)))
 
 
 def documents(name: str, use: str, data_dir: Path | None) -> Sequence[str]:

@@ -39,8 +39,8 @@ def pack_rounded(weight: Tensor, kind: str, name: str = "weight") -> RoundedWeig
     Raises:
         UserError: as `pack`; also a weight that is not finite.
     """
-    kept = pack(weight, name)  # checks that it is 2:4
-    if not bool(kept.values.isfinite().all()):
+    floats = pack(weight, name)  # checks that it is 2:4
+    if not bool(floats.values.isfinite().all()):
         raise UserError(f"{name} contains NaN or infinity, which no integer can represent: export it without --values")
     group = group_size(kind, weight.shape[1])
     rows, width = weight.shape
@@ -53,7 +53,7 @@ def pack_rounded(weight: Tensor, kind: str, name: str = "weight") -> RoundedWeig
         exact &= on_grid
         integers[at] = _integers(groups, scale, BITS[kind]).to(torch.int8).view(-1, width)
         scales[at] = scale.view(-1, width // group)
-    return RoundedWeight(pack_integers(integers, kept.mask, kind, scales, weight.dtype, name), exact)
+    return RoundedWeight(pack_integers(integers, floats.mask, kind, scales, weight.dtype, name), exact)
 
 
 def _integers(groups: Tensor, scale: Tensor, bits: int) -> Tensor:

@@ -224,8 +224,8 @@ def _scatter(values: NDArray[Any], mask: NDArray[np.uint8], bits: NDArray[Any]) 
         if item == 4:
             for half in range(2):
                 kept = values[at].view(np.uint16)
-                whole = _scatter_words(kept[:, half::4], kept[:, half + 2 :: 4], codes)
-                bits[at].view(np.uint16)[:, half::2] = whole
+                items = _scatter_words(kept[:, half::4], kept[:, half + 2 :: 4], codes)
+                bits[at].view(np.uint16)[:, half::2] = items
         else:
             bits[at] = _scatter_words(values[at][:, ::2], values[at][:, 1::2], codes)
 
@@ -236,5 +236,5 @@ def _scatter_words(first: NDArray[Any], second: NDArray[Any], codes: NDArray[np.
     word, item = _WORDS[first.itemsize], 8 * first.itemsize
     groups = first.astype(word) << (_FIRST * item).astype(word)[codes]
     groups |= second.astype(word) << (_SECOND * item).astype(word)[codes]
-    whole: NDArray[Any] = groups.view(first.dtype)
-    return whole
+    items: NDArray[Any] = groups.view(first.dtype)
+    return items

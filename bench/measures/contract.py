@@ -1,16 +1,29 @@
 """What a measure is, what it is given and what it returns.
 
-A measure in a package of your own imports this module, `bench.results.record` and `methods`, and nothing else of bench:
+A measure in a package of your own needs this module, `bench.results.record` and `methods`, and nothing else of bench:
+
+    from collections.abc import Callable
+    from dataclasses import dataclass
+    from typing import ClassVar
+
+    from torch import nn
+
+    from bench.measures.contract import MeasureContext, Readings
+    from bench.results.record import Reading
+    from methods.contract import Needs
 
     @dataclass(frozen=True)
-    class Norm:
-        name: ClassVar[str] = "norm"
+    class MaxNorm:
+        name: ClassVar[str] = "max-norm"
         needs: ClassVar[Needs] = Needs.NOTHING
-        protocol: ClassVar[str] = "weights"
+
+        @property
+        def protocol(self) -> str:
+            return "weights"
 
         def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
-            norm = sum(float(p.norm()) for p in model().parameters())
-            return Readings((Reading("norm", norm, "1", "lower"),))
+            norm = max(float(p.norm()) for p in model().parameters())
+            return Readings((Reading("max_norm", norm, "1", "lower"),))
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ COUNTS = '''
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bench.measures.contract import Reading, Readings
+from bench.measures.contract import Readings
+from bench.results.record import Reading
 from methods.contract import Needs
 
 
