@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from methods.errors import UserError
 from methods.folder import Folder
 from methods.pattern import Pattern
 from methods.targets import family_of, find_targets, require_fit
@@ -135,3 +136,25 @@ def verify_folder(folder: Folder, pattern: str, include: Iterable[str], exclude:
         weight = folder.tensor(target + ".weight")
         count(verdict, target, weight.T if transposed else weight)
     return verdict
+
+
+CANDIDATES = ("1:4", "2:8", "2:4", "4:8", "8:16", "3:4", "6:8")
+"""From the sparsest to the densest."""
+
+
+def detect_pattern(folder: Folder) -> Pattern:
+    """The sparsest of CANDIDATES that every linear of a folder keeps.
+
+    Raises:
+        UserError: none of them holds.
+    """
+    shapes = folder.shapes()
+    patterns = [Pattern.parse(text) for text in CANDIDATES]
+    transposed = family_of(folder.config).transposed
+    for target in find_targets(folder.config, shapes):
+        weight = folder.tensor(target + ".weight")
+        weight = weight.T if transposed else weight
+        patterns = [p for p in patterns if p.fits(weight.shape[1]) and not p.violations(weight)]
+    if not patterns:
+        raise UserError(f"no pattern of {', '.join(CANDIDATES)} holds in {folder.path}: name it with --pattern")
+    return patterns[0]

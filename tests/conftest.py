@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +16,13 @@ from helpers import runs
 from helpers.fake_hub import FakeHub
 from helpers.models import CONFIGS, build, exact, job_for, mean_float64, with_prior, write
 from methods.contract import Job
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the session's shared folder, unless this process works for one that has."""
+    if runs.SHARED not in os.environ:
+        folder = os.environ[runs.SHARED] = tempfile.mkdtemp(prefix="cast-bench-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(runs.SHARED, folder), ignore_errors=True))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -86,12 +86,16 @@ def finetune(
     """Train a pruned model further with its zeros held, and write a folder that transformers loads."""
     from bench.results.artifacts import find_pruned
     from bench.run.prune import write_pruned
-    from bench.verify import BrokenPromise
+    from bench.verify import BrokenPromise, detect_pattern
+    from methods.folder import Folder
 
-    folder, pattern = find_pruned(artifact, flags.pop("results", None))
+    folder, record = find_pruned(artifact, flags.pop("results", None))
+    pattern = flags.pop("patterns", None) or (
+        record.identity.pattern if record else str(detect_pattern(Folder(folder)))
+    )
     training = [f"training.data={json_module.dumps(data)}"]
     given = {"methods": f"finetune:rank={rank}", "models": (str(folder),), "measures": "size", "seeds": seeds}
-    given |= {"patterns": flags.pop("patterns", None) or pattern, "set_": training + (flags.pop("set_", None) or [])}
+    given |= {"patterns": pattern, "set_": training + (flags.pop("set_", None) or [])}
     try:
         typer.echo(write_pruned(spec_of(flags | given, quantizers="none"), out))
     except BrokenPromise as broken:

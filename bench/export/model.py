@@ -12,7 +12,6 @@ from bench.kernels import folder24
 from bench.kernels.integers24 import BITS, pack_rounded
 from bench.kernels.packed24 import pack
 from bench.results.artifacts import find_pruned
-from bench.results.store import RESULTS, Store
 from bench.system.cache import in_use
 from bench.system.files import atomic_folder
 from bench.system.suggest import describe_unknown
@@ -65,11 +64,10 @@ def export_model(
 
 def _source(name: str, results: Path | None) -> tuple[Path, tuple[str, ...], tuple[str, ...]]:
     """The folder, and which of its linears were targets."""
-    folder, _ = find_pruned(name, results)
-    if Path(name).is_dir():
+    folder, record = find_pruned(name, results)
+    if record is None:
         return folder, ("*",), ()
-    include, exclude = Store(results or RESULTS, write=False).find(name).key_inputs["targets"]
-    return folder, tuple(include), tuple(exclude)
+    return folder, record.identity.include, record.identity.exclude
 
 
 def _packed(folder: Path, room: Path, values: str | None, include: tuple[str, ...], exclude: tuple[str, ...]) -> str:

@@ -10,7 +10,7 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from bench.plan.artifact import Artifact
 
 HOST = "127.0.0.1"
+COMMAND = (sys.executable, "-m", "bench.run.rank_worker")
 
 START_TIMEOUT = timedelta(minutes=10)
 """For a worker to load its model."""
@@ -38,7 +39,7 @@ class RankFailed(Exception):
 
 
 @contextlib.contextmanager
-def start_ranks(artifact: Artifact) -> Iterator[None]:
+def start_ranks(artifact: Artifact, command: Sequence[str] = COMMAND) -> Iterator[None]:
     """Within it, this process is the first of `artifact.processes`. With one process, nothing happens.
 
     Raises:
@@ -51,9 +52,7 @@ def start_ranks(artifact: Artifact) -> Iterator[None]:
     store = dist.TCPStore(HOST, 0, world, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     workers = []
     for rank in range(1, world):
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "bench.run.rank_worker"], stdin=subprocess.PIPE, stdout=sys.stderr, text=True
-        )
+        worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr, text=True)
         workers.append(worker)
         assert worker.stdin
         worker.stdin.write(RankTask(artifact=artifact, rank=rank, port=store.port).model_dump_json() + "\n")

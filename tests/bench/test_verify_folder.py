@@ -6,7 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from bench.verify import detect_pattern
 from helpers import runs
+from helpers.models import job_for
+from methods.errors import UserError
+from methods.folder import Folder
 from methods.pattern import Pattern
 
 TWO_OF_FOUR = Pattern(2, 4)
@@ -166,3 +170,18 @@ def test_what_it_cannot_read(pruned, cli, config, said):
     code, _, err = cli("verify", pruned(**config))
 
     assert code == 2 and said in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8"])
+def test_the_pattern_of_a_folder_is_the_sparsest_that_holds(pattern, tmp_path, make, keep_as):
+    model = make("llama")
+    for target in job_for(model, pattern).targets:
+        weight = model.get_submodule(target).weight
+        weight.mul_(Pattern.parse(pattern).keep(weight.abs()))
+
+    assert str(detect_pattern(Folder(keep_as(model, tmp_path / "m")))) == pattern
+
+
+def test_a_dense_folder_has_no_pattern(tmp_path, make, keep_as):
+    with pytest.raises(UserError, match=r"no pattern of 1:4.*: name it with --pattern"):
+        detect_pattern(Folder(keep_as(make("llama"), tmp_path / "m")))

@@ -1,16 +1,16 @@
 """What test modules share: small runs, a cache with the corpus in it, and distributions of somebody else's."""
 
-import atexit
 import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+
+from filelock import FileLock
 
 from bench.catalog import registry
 from bench.cli import main
@@ -24,6 +24,8 @@ from bench.system import source_digest
 from bench.system.cache import cache_dir
 
 USUAL = cache_dir()
+SHARED = "CAST_BENCH_TESTS"
+"""Names a folder that all processes of a test session share."""
 TINY = Path(models.__file__).parents[1] / "assets/tiny"
 SMALL = {
     "methods": ("magnitude",),
@@ -42,21 +44,23 @@ ONE_SHOT = [n for n, e in registry.METHODS.items() if not ({"training", "cuda", 
 
 @cache
 def corpus() -> Path:
-    """wiki-mini's cache file: the developer's own where there is one, else parsed once a session."""
+    """wiki-mini's cache file: the developer's own where there is one, else parsed once a session, whoever is first."""
     for file in (USUAL / "data").glob(f"wiki-mini-{wikimini.RECIPE}*.json"):
         return file
-    folder = Path(tempfile.mkdtemp(prefix="cast-bench-tests-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    wikimini.articles("test", folder)
+    folder = Path(os.environ[SHARED])
+    with FileLock(folder / "corpus.lock"):
+        wikimini.articles("test", folder)
     (file,) = (folder / "data").iterdir()
     return file
 
 
 def own_cache(tmp_path, monkeypatch) -> Path:
-    """A cache with nothing but the corpus, and no way to a hub."""
+    """A cache with nothing but the corpus and the kernel, if it was ever compiled, and no way to a hub."""
     folder = tmp_path / "cache"
     (folder / "data").mkdir(parents=True)
     shutil.copy2(corpus(), folder / "data")
+    if (USUAL / "native").is_dir():
+        shutil.copytree(USUAL / "native", folder / "native")
     monkeypatch.setenv("CAST_BENCH_CACHE", str(folder))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.delenv("BENCH_DATA_DIR", raising=False)
@@ -121,6 +125,38 @@ def run_here(spec, *, only=None) -> list[dict]:
     return [event for line in told.getvalue().splitlines() if (event := json.loads(line))["event"] != "progress"]
 
 
+class Here:
+    """A worker that is no process: what bench.runner hands it is done in this one, once its events are read."""
+
+    def __init__(self):
+        self.stdin = io.StringIO()
+        self.stdout = self
+
+    def __iter__(self) -> Iterator[str]:
+        told = io.StringIO()
+        work(Assignment.model_validate_json(self.stdin.getvalue()), Events(told))
+        yield from told.getvalue().splitlines()
+
+    def wait(self):
+        return 0
+
+    def kill(self):
+        pass
+
+    def close(self):
+        pass
+
+
+def workers_here(monkeypatch) -> None:
+    """From here on a run starts no processes, for tests of what becomes of its records. All others start as before."""
+    real = subprocess.Popen
+
+    def start(command, *args, **options):
+        return Here() if command[1:] == ["-m", work.__module__] else real(command, *args, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+
+
 def records(results) -> dict:
     """Every record by method, seed and measure; two of a kind would be told apart by their keys' order alone."""
     found = {}
@@ -148,12 +184,6 @@ def start(*args, **options) -> subprocess.Popen:
     """The command line, in its own process."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, "-m", "bench", *map(str, args)], **(pipes | options))
-
-
-def bench(*args, **options) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "bench", *map(str, args)], capture_output=True, text=True, check=False, **options
-    )
 
 
 def distribution(folder: Path, name: str, source: str, **groups: dict[str, str]) -> Path:

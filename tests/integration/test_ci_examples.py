@@ -80,6 +80,8 @@ def room(tmp_path, monkeypatch):
     (tmp_path / "bench.toml").write_text(SMALL)
     (tmp_path / "gate.toml").write_text(BLOCKS["toml"][1])
     monkeypatch.chdir(tmp_path)
+    spec = runs.small(tmp_path / "results/local/ci", measures=("perplexity",))
+    runs.run_here(spec, only=["dense"])  # the very same cells, so that the commands measure one model, not two
     for line in BLOCKS["bash"][0].splitlines():
         assert shell(line)[0] == 0
     assert (tmp_path / "results/baselines/main.zip").exists()
@@ -122,6 +124,7 @@ def script(job):
 def test_the_very_commands_pass_then_fail(room):
     code, told = act({"config": "bench.toml", "baseline": "main", "gate-config": "gate.toml"})
     assert code == 0, told
+    assert len(list((room / "results/local/ci/records").iterdir())) == 4
     assert "::notice title=bench gate::passed" in told["Gate"]
     assert "bench gate passed" in (room / "summary.md").read_text()
 
@@ -142,7 +145,8 @@ def test_the_very_commands_pass_then_fail(room):
     assert code == 2 and "'nobody' is not there" in told["Gate"]
 
 
-def test_the_pages_own_settings_are_settings(tmp_path, cli):
+def test_the_pages_own_settings_are_settings(tmp_path, cli, monkeypatch):
+    runs.own_cache(tmp_path, monkeypatch)
     for name, text in zip(("bench", "gate"), BLOCKS["toml"], strict=True):
         (tmp_path / f"{name}.toml").write_text(text)
     code, out, err = cli("plan", "--config", tmp_path / "bench.toml", "--results", tmp_path / "r", "--json")

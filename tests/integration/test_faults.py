@@ -31,8 +31,6 @@ import torch
 from methods.pruning.walk import Walk
 from methods.contract import Needs, Outcome
 
-GATE = Path(os.environ.get("GATE", "/nowhere"))
-
 
 class _Method:
     """Magnitude, and then something that no method should do."""
@@ -98,7 +96,7 @@ class Waits(_Method):
     def spoil(self, model, job):
         if self.at == "prune":
             return _stand()
-        if not GATE.exists():
+        if not _gate().exists():
             return
         real = os.replace
 
@@ -110,9 +108,13 @@ class Waits(_Method):
         os.replace = replace
 
 
+def _gate():
+    return Path(os.environ.get("GATE", "/nowhere"))
+
+
 def _stand():
-    while GATE.exists():
-        GATE.with_suffix(".reached").touch()
+    while _gate().exists():
+        _gate().with_suffix(".reached").touch()
         time.sleep(0.02)
 '''
 NAMES = {
@@ -178,7 +180,15 @@ def same(results):
     return {k: r.same() for k, r in runs.records(results).items()}
 
 
-def test_killed_worker_costs_its_artifact_alone(tmp_path, monkeypatch, gate):
+def again(capsys, monkeypatch, command):
+    """The same command once more, in this process: its output, and what it said beside it."""
+    runs.workers_here(monkeypatch)
+    code, out, err = runs.call(capsys, monkeypatch, *command)
+    assert code == 0, err
+    return out, err
+
+
+def test_killed_worker_costs_its_artifact_alone(tmp_path, capsys, monkeypatch, gate):
     spec, command = prepared(tmp_path, methods=("waits", "declares"))
     run, worker = stopped_at(gate, command)
     worker.kill()
@@ -191,15 +201,14 @@ def test_killed_worker_costs_its_artifact_alone(tmp_path, monkeypatch, gate):
     assert "signal 9" in got["waits", None, "size"].reason
 
     gate.unlink()
-    again = runs.bench(*command)
+    out, err = again(capsys, monkeypatch, command)
 
-    assert again.returncode == 0, again.stderr
-    assert "2 measurements taken, 4 read" in again.stdout
-    assert "6 measurements, 4 already recorded" in again.stderr
+    assert "2 measurements taken, 4 read" in out
+    assert "6 measurements, 4 already recorded" in err
     assert same(spec.results) == undisturbed(tmp_path, monkeypatch, methods=spec.methods)
 
 
-def test_killed_runner_takes_its_worker_along_and_breaks_no_record(tmp_path, monkeypatch, gate):
+def test_killed_runner_takes_its_worker_along_and_breaks_no_record(tmp_path, capsys, monkeypatch, gate):
     """It is killed in the middle of a write."""
     spec, command = prepared(tmp_path, methods=("waits:at=write",))
     before = same(spec.results)
@@ -212,10 +221,9 @@ def test_killed_runner_takes_its_worker_along_and_breaks_no_record(tmp_path, mon
     assert not (spec.results / "corrupt").exists()
 
     gate.unlink()
-    again = runs.bench(*command)
+    out, _ = again(capsys, monkeypatch, command)
 
-    assert again.returncode == 0, again.stderr
-    assert "2 measurements taken, 2 read" in again.stdout
+    assert "2 measurements taken, 2 read" in out
     assert same(spec.results) == undisturbed(tmp_path, monkeypatch, methods=spec.methods)
 
 
@@ -228,7 +236,7 @@ def interruptible():
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_loses_nothing(tmp_path, gate):
+def test_ctrl_c_loses_nothing(tmp_path, monkeypatch, gate):
     spec, command = prepared(tmp_path, methods=("waits",))
     before = same(spec.results)
     run, worker = stopped_at(gate, command)
@@ -243,9 +251,10 @@ def test_ctrl_c_loses_nothing(tmp_path, gate):
     assert not list(spec.results.rglob("*.tmp"))
 
     gate.unlink()
-    again = api.execute(spec, LogDisplay(io.StringIO()))
+    runs.workers_here(monkeypatch)
+    rest = api.execute(spec, LogDisplay(io.StringIO()))
 
-    assert (again.computed, again.failed) == (2, 0)
+    assert (rest.computed, rest.failed) == (2, 0)
 
 
 def test_two_runs_share_the_work(tmp_path, gate):
@@ -266,15 +275,15 @@ def test_two_runs_share_the_work(tmp_path, gate):
     assert not (spec.results / "corrupt").exists()
 
 
-def test_collecting_the_cache_disturbs_no_run(tmp_path, gate):
+def test_collecting_the_cache_disturbs_no_run(tmp_path, capsys, monkeypatch, gate):
     spec, command = prepared(tmp_path, methods=("waits",))
     run, _ = stopped_at(gate, command)
-    said = runs.bench("cache", "gc", "--all")
+    code, said, told = runs.call(capsys, monkeypatch, "cache", "gc", "--all")
     gate.unlink()
     _, err = run.communicate(timeout=PATIENCE_S)
 
-    assert said.returncode == 0, said.stderr
-    assert "entries are in use and stay" in said.stdout
+    assert code == 0, told
+    assert "entries are in use and stay" in said
     assert run.returncode == 0, err
     assert {r.status for r in runs.records(spec.results).values()} == {"ok"}
 
@@ -332,9 +341,7 @@ def test_failed_cells_are_tried_again_and_good_ones_are_not(tmp_path, capsys, mo
     spec = runs.small(tmp_path / "r", methods=("raises", "magnitude"), measures=("size",))
     runs.run_here(spec)
 
-    again = runs.run_here(spec)
-
-    tried = [e["key"] for e in again if not e.get("known")]
+    tried = [e["key"] for e in runs.run_here(spec) if not e.get("known")]
     got = runs.records(spec.results)
     assert sorted(tried) == sorted(r.key for k, r in got.items() if k[0] == "raises")
     key = got["raises", None, "size"].key

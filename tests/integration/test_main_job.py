@@ -5,6 +5,7 @@ import pytest
 import bench
 from bench import run
 from bench.inputs import download, loading, windows
+from helpers import runs
 from methods.contract import Compute
 
 
@@ -15,12 +16,15 @@ def perplexities(table):
 
 def test_tiny_comes_out_in_order(tmp_path, monkeypatch):
     """Dense below SparseGPT below magnitude, each quantized too, and no group of any target breaks 2:4."""
+    runs.own_cache(tmp_path, monkeypatch)
+    runs.workers_here(monkeypatch)
     spec = bench.Spec(
         quantizers=("none", "int4-gptq"),  # the default but for int8, which others test
-        results=tmp_path,
+        results=tmp_path / "r",
         perplexity={"windows": 60},
         calibration={"sequences": 32},
         zeroshot={"limit": 20},
+        threads=1,
     )
 
     table = run(spec)

@@ -81,7 +81,9 @@ def test_third_party_method_imports_methods_alone():
 
 
 def test_run_with_their_method_and_their_measure(tmp_path, capsys, monkeypatch):
-    """From the command line to the table, through a worker's process."""
+    """From the command line to the table, through a worker's process; dense is done."""
+    spec = runs.small(tmp_path / "r", methods=("theirs:power=2",), measures=("counts",))
+    runs.run_here(spec, only=["dense"])
     code, out, err = runs.call(
         capsys,
         monkeypatch,
@@ -96,6 +98,7 @@ def test_run_with_their_method_and_their_measure(tmp_path, capsys, monkeypatch):
     assert code == 0, err
     assert "theirs:power=2" in out and "tensors by name" in out
     got = runs.records(tmp_path / "r")
+    assert set(got) == {(m, None, x) for m in ("dense", "theirs:power=2") for x in ("counts", "pattern")}
     assert got["theirs:power=2", None, "counts"].readings[0].value > 0
     assert got["theirs:power=2", None, "pattern"].status == "ok"
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,23 @@ from methods.folder import Folder
 HERE = Path(__file__).parents[2]
 
 
-def torchrun(name, family, out):
-    out.mkdir()
+PAIRS = [
+    ("cast", "llama"),
+    ("cast", "gpt2"),
+    ("retrain", "gpt2"),
+    ("sr-ste", "llama"),
+    ("maskllm", "gpt2"),
+    ("proxsparse", "gpt2"),
+]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """What two processes made of each pair, in a folder named after it: their start costs more than all trainings."""
+    out = tmp_path_factory.mktemp("two")
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        str(HERE / "helpers/two_ranks.py"), name, family, str(out),
+        str(HERE / "helpers/two_ranks.py"), str(out), *(f"{name},{family}" for name, family in PAIRS),
     ]  # fmt: skip
     paths = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
@@ -30,39 +43,29 @@ def torchrun(name, family, out):
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
         env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return out
 
 
-@pytest.mark.parametrize(
-    ("name", "family"),
-    [
-        ("cast", "llama"),
-        ("cast", "gpt2"),
-        ("retrain", "gpt2"),
-        ("sr-ste", "llama"),
-        ("maskllm", "gpt2"),
-        ("proxsparse", "gpt2"),
-    ],
-)
-def test_two_ranks_equal_one_process(name, family, tmp_path, make_exact):
+@pytest.mark.parametrize(("name", "family"), PAIRS)
+def test_two_ranks_equal_one_process(name, family, two, tmp_path, make_exact):
     """In float64: two ranks add gradients up in another order, and Adam divides what that rounds, 1e-16, by 1e-8 at least;
     so twelve steps of 3e-3 part by at most 4e-10, and no near tie is settled the other way.
     """
-    torchrun(name, family, tmp_path / "two")
-
     model = make_exact(family)
     job = job_to_train(model, job_for, counting(), tmp_path / "one", steps=12)
     one = method(name).apply(model, job)
 
-    two = Folder(tmp_path / "two/model")
+    folder = two / f"{name},{family}"
+    two = Folder(folder / "model")
     for key, tensor in one.model.named_parameters():
         got = two.tensor(key)
         assert torch.equal(got != 0, tensor != 0), key
         torch.testing.assert_close(got, tensor, rtol=0, atol=1e-9)
-    losses = [float(x) for x in (tmp_path / "two/curve.txt").read_text().split()]
+    losses = [float(x) for x in (folder / "curve.txt").read_text().split()]
     assert losses == pytest.approx([row["loss"] for row in one.notes["curve"]], rel=LAST_DIGIT)
 
 
@@ -77,7 +80,7 @@ def test_sums_of_one_process_are_its_own():
 def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, monkeypatch):
     """From the plan to the record; by another key, since rounding differs."""
     runs.own_cache(tmp_path, monkeypatch)
-    training = {"tokens": 16384, "batch": 8}
+    training = {"tokens": 4096, "batch": 8, "seqlen": 32}
     for processes in (1, 2):
         spec = runs.small(
             tmp_path / "r", methods=("cast",), measures=("perplexity",), training=training | {"processes": processes}
@@ -94,8 +97,9 @@ def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, monkeypatch):
 
 def test_a_helper_that_dies_is_a_failed_row(tmp_path, monkeypatch):
     runs.own_cache(tmp_path, monkeypatch)
-    monkeypatch.setattr(ranks, "HELPER", "import sys; sys.exit(3)")
-    training = {"tokens": 16384, "batch": 8, "processes": 2}
+    command = [sys.executable, "-c", "import sys; sys.exit(3)"]
+    monkeypatch.setattr(ranks, "start_ranks", partial(ranks.start_ranks, command=command))
+    training = {"tokens": 4096, "batch": 8, "seqlen": 32, "processes": 2}
     spec = runs.small(tmp_path / "r", methods=("cast",), measures=("perplexity",), training=training)
     runs.run_here(spec, only=("cast",))
 

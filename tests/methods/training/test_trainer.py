@@ -3,9 +3,11 @@
 import copy
 import json
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
+from conftest import build, job_for
 
 from bench.catalog import registry
 from cast.method import Cast
@@ -39,16 +41,25 @@ def start_of(name, model, job):
     return pruned(model, job) if name in ("retrain", "finetune") else copy.deepcopy(model)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """trained(name, family) -> the dense model, the job and the outcome of STEPS steps; each is trained once."""
+
+    @cache
+    def train(name, family):
+        model, work = build(family), tmp_path_factory.mktemp("trained")
+        job = job_to_train(model, job_for, counting(), work, "dense" if name == "dense-ft" else "2:4")
+        return model, job, method(name).apply(start_of(name, model, job), job)
+
+    return train
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
 @pytest.mark.parametrize("name", NAMES)
-def test_learns_and_keeps_its_promises(name, family, make, task):
-    model = make(family)
-    job = task(model, "dense" if name == "dense-ft" else "2:4")
-    before = start_of(name, model, job)
-    keys, kinds = set(before.state_dict()), [type(m) for m in before.modules()]
-    was = copy.deepcopy(before)
-
-    outcome = method(name).apply(before, job)
+def test_learns_and_keeps_its_promises(name, family, trained):
+    model, job, outcome = trained(name, family)
+    was = start_of(name, model, job)
+    keys, kinds = set(was.state_dict()), [type(m) for m in was.modules()]
 
     after = outcome.model
     assert set(after.state_dict()) == keys
@@ -83,10 +94,9 @@ def test_same_seed_same_model(name, llama, task):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_killed_and_resumed_equals_undisturbed(name, llama, task, tmp_path, monkeypatch):
+def test_killed_and_resumed_equals_undisturbed(name, trained, tmp_path, monkeypatch):
     """Bit for bit: weights, curve, notes."""
-    job = task(llama, "dense" if name == "dense-ft" else "2:4")
-    straight = method(name).apply(start_of(name, llama, job), job)
+    llama, job, straight = trained(name, "llama")
 
     class Killed(Exception):
         pass
