@@ -18,7 +18,7 @@ import torch
 from harness import finish
 
 from bench.measures.speed import linears
-from bench.measures.speed.comparison import BLOCKS, Peaks, Ratio, verdict
+from bench.measures.speed.comparison import BLOCKS, Peaks, Ratio, summarize
 from bench.measures.speed.cpu import Cpu
 
 SHAPES = ((4096, 4096), (11008, 4096))
@@ -26,17 +26,17 @@ THREADS = (1, 2)
 
 
 def rows(device: Cpu, peaks: Peaks, weight: torch.Tensor, kind: str, blocks: int) -> dict[str, Any]:
-    contest = device.contest(weight, 1, kind)
-    timings = contest.run(device.clock, blocks)
-    told = verdict(contest, timings, peaks)
+    comparison = device.compare(weight, 1, kind)
+    timings = comparison.run(device.clock, blocks)
+    row = summarize(comparison, timings, peaks)
     prefix = "" if kind == "bf16" else "int8 "
     pairs = [("dense", "2:4"), ("torch bf16", "2:4"), ("torch fp32", "2:4")]
     out: dict[str, Any] = {f"{prefix}{s} / {f}": _interval(timings.ratio(s, f)) for s, f in pairs}
-    least = [peaks.seconds(demand, kind) for demand in contest.demand]
+    least = [peaks.seconds(cost, kind) for cost in comparison.costs]
     for name, seconds in zip(("dense", "2:4"), least, strict=True):
         out[f"{prefix}{name}, share of bandwidth"] = f"{seconds / timings.median(name):.0%}"
     out[f"{prefix}limit of dense / 2:4"] = round(least[0] / least[1], 3)
-    out[f"{prefix}noise, a side against itself"] = f"{told['noise']:.1%}"
+    out[f"{prefix}noise, a side against itself"] = f"{row['noise']:.1%}"
     return out
 
 
@@ -48,19 +48,19 @@ def main() -> None:
     asked = argparse.ArgumentParser()
     asked.add_argument("--blocks", type=int, default=BLOCKS)
     blocks = asked.parse_args().blocks
-    weights = [w for _, w in linears.random(Counter(dict.fromkeys(SHAPES, 1)))]
+    weights = [w for _, w in linears.random_weights(Counter(dict.fromkeys(SHAPES, 1)))]
     figures: dict[str, Any] = {"path": Cpu(1).kernel.best, "blocks": blocks}
     for threads in THREADS:
         torch.set_num_threads(threads)
         device = Cpu(threads)
         peaks = device.peaks()
-        told = f"{threads} {'thread' if threads == 1 else 'threads'}"
-        figures[f"{told}: bandwidth, GB/s"] = round(peaks.bandwidth / 1e9, 1)
+        row = f"{threads} {'thread' if threads == 1 else 'threads'}"
+        figures[f"{row}: bandwidth, GB/s"] = round(peaks.bandwidth / 1e9, 1)
         for weight in weights:
-            mine = figures[f"{len(weight)}x{weight.shape[1]}, {told}"] = {}
+            mine = figures[f"{len(weight)}x{weight.shape[1]}, {row}"] = {}
             for kind in ("bf16", "int8"):
                 mine |= rows(device, peaks, weight, kind, blocks)
-            print(told, list(weight.shape), mine, file=sys.stderr, flush=True)
+            print(row, list(weight.shape), mine, file=sys.stderr, flush=True)
     finish("decode", figures)
 
 

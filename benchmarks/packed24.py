@@ -46,7 +46,7 @@ def write(folder: Path, layers: int) -> None:
     }  # fmt: skip
     writer = Writer(folder)
     (folder / "config.json").write_text(json.dumps(config))
-    for name, empty in loading.empty(folder, torch.bfloat16).named_parameters():
+    for name, empty in loading.empty_model(folder, torch.bfloat16).named_parameters():
         block = empty.ndim == 2 and ".layers." in name
         writer.add(name, sparse(*empty.shape) if block else torch.randn(empty.shape, dtype=torch.bfloat16))
     writer.close()

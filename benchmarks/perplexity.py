@@ -51,13 +51,13 @@ def one(which: str) -> None:
     folder = download.pull("smollm2-135m").folder
     tokens, _ = windows.load_windows("wiki-mini", loading.load_tokenizer(folder), SEQLEN, WINDOWS, None)
     model = loading.load(folder, Compute())
-    rig = MeasureContext(
-        folder=folder, source=folder, dense=True, tokenizer=lambda: None, reference=lambda: model, verdict=Verdict(Pattern()), compute=Compute(),
+    context = MeasureContext(
+        folder=folder, source=folder, is_dense=True, tokenizer=lambda: None, load_dense=lambda: model, verdict=Verdict(Pattern()), compute=Compute(),
         data_dir=None, workdir=Path(), progress=NoProgress(), seed=None,
     )  # fmt: skip
     run = {
         "ours": lambda: window_losses(
-            forward.over(lambda: model, folder, tokens, BATCH_TOKENS // SEQLEN, rig), tokens, rig
+            forward.forward_windows(lambda: model, folder, tokens, BATCH_TOKENS // SEQLEN, context), tokens, context
         ),
         "plain": lambda: plain(model, tokens),
     }[which]

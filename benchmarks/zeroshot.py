@@ -47,7 +47,14 @@ def ours(room: Path) -> dict[str, float]:
 def theirs(room: Path) -> dict[str, float]:
     folder = download.pull("tiny").folder
     flags = ["--model", "hf", "--model_args", f"pretrained={folder},dtype=float32", "--device", "cpu"]
-    flags += ["--tasks", ",".join(tasks.OWN), "--include_path", str(wikitasks.folder()), "--batch_size", str(BATCH)]
+    flags += [
+        "--tasks",
+        ",".join(tasks.BUILTIN_TASKS),
+        "--include_path",
+        str(wikitasks.folder()),
+        "--batch_size",
+        str(BATCH),
+    ]
     command = [sys.executable, "-m", "lm_eval", "run", *flags, "--output_path", str(room / "lm-eval.json")]
     threads = {"OMP_NUM_THREADS": str(cores())}
     subprocess.run(command, capture_output=True, check=True, env=os.environ | threads)
@@ -69,7 +76,7 @@ def main(rounds: int) -> None:
         "zeroshot",
         {
             "model": "tiny",
-            "tasks": ", ".join(f"{t}: acc {seen['ours'][t]:.4g}" for t in tasks.OWN),
+            "tasks": ", ".join(f"{t}: acc {seen['ours'][t]:.4g}" for t in tasks.BUILTIN_TASKS),
             "threads": cores(),
             "lm-eval / ours, whole commands": ratio(times, "lm-eval", "ours"),
             "lm-eval / lm-eval again, the noise": ratio(times, "lm-eval", "lm-eval again"),

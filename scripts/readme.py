@@ -23,21 +23,23 @@ from bench.compare import estimate, scaling_law
 from bench.report import table
 from bench.results.rows import newest
 from bench.results.store import Store
-from bench.system.text import plain
+from bench.system.text import escape_markdown
 
 ROOT = Path(__file__).parent.parent
 
 
 def leaderboard(folder: str) -> str:
     tables = table.text_tables(newest(Store(ROOT / folder, write=False)))
-    return "\n".join(f"**{plain(t.title)}**\n\n{table.to_markdown(t)}" for t in tables)
+    return "\n".join(f"**{escape_markdown(t.title)}**\n\n{table.to_markdown(t)}" for t in tables)
 
 
 def benchmark(name: str) -> str:
     saved = json.loads((ROOT / "results" / "benchmarks" / f"{name}.json").read_text())
     lines = [f"| {path} | {value} |" for path, value in _leaves(saved["figures"])]
     machine = saved["provenance"]["machine"]["cpu"]
-    return "\n".join([f"| `python benchmarks/{name}.py` on {plain(machine)} | |", "|---|---:|", *lines]) + "\n"
+    return (
+        "\n".join([f"| `python benchmarks/{name}.py` on {escape_markdown(machine)} | |", "|---|---:|", *lines]) + "\n"
+    )
 
 
 def ratios(where: str) -> str:
@@ -48,7 +50,9 @@ def ratios(where: str) -> str:
         a, b = a.replace("_+_", " + "), b.replace("_+_", " + ")
         r = estimate.perplexity_ratio(estimate.perplexity_items(store, a), estimate.perplexity_items(store, b))
         over = f"{r.seeds} seeds, {r.clusters} articles" if r.seeds > 1 else f"{r.clusters} articles"
-        lines.append(f"| {plain(a)} / {plain(b)} | {r.value:.4f} | {r.low:.4f} to {r.high:.4f} | {over} |")
+        lines.append(
+            f"| {escape_markdown(a)} / {escape_markdown(b)} | {r.value:.4f} | {r.low:.4f} to {r.high:.4f} | {over} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -70,7 +74,7 @@ def _leaves(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         elif isinstance(value, dict):
             out += _leaves(value, f"{prefix}{key}: ")
         elif not isinstance(value, list):
-            out.append((prefix + key, plain(str(value))))
+            out.append((prefix + key, escape_markdown(str(value))))
     return out
 
 

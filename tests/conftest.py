@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from helpers import runs
+from helpers.fake_hub import FakeHub
 from helpers.models import CONFIGS, build, exact, job_for, mean_float64, with_prior, write
 from methods.contract import Job
 
@@ -96,3 +97,9 @@ def keep_as() -> Callable[[nn.Module, Path], Path]:
 def cli(capsys, monkeypatch):
     """cli(*args) -> exit code, stdout, stderr of the command line, in this process."""
     return lambda *args: runs.call(capsys, monkeypatch, *args)
+
+
+@pytest.fixture
+def fake_hub(monkeypatch) -> FakeHub:
+    """The hub's client, answering from memory."""
+    return FakeHub(monkeypatch)

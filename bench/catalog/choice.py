@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.catalog.registry import Entry, load, lookup
-from bench.system.suggest import unknown
+from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def parse_method(text: str, kind: str = "methods") -> Choice:
         if not is_field:
             if key not in entry.presets:
                 raise UserError(
-                    unknown(f"preset of {name}", key, entry.presets)
+                    describe_unknown(f"preset of {name}", key, entry.presets)
                     if entry.presets
                     else f"{name} has no preset {key!r}"
                 )
@@ -98,7 +98,9 @@ def build(entry: Entry, name: str, config: dict[str, Any]) -> Method:
     for key in config:
         if key not in fields:
             raise UserError(
-                unknown(f"field of {name}", key, fields) if fields else f"{name} has no field {key!r}: it takes none"
+                describe_unknown(f"field of {name}", key, fields)
+                if fields
+                else f"{name} has no field {key!r}: it takes none"
             )
     try:
         method: Method = TypeAdapter(kind).validate_python(config)

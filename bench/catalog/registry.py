@@ -9,7 +9,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from bench.system.suggest import unknown
+from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 
 
@@ -334,7 +334,7 @@ def lookup(kind: str, name: str) -> Entry:
     """
     known = entries(kind)
     if name not in known:
-        raise UserError(unknown(kind[:-1], name, known))
+        raise UserError(describe_unknown(kind[:-1], name, known))
     if known[name].broken:
         raise UserError(
             f"{kind[:-1]} {name!r} is a plug-in that cannot be loaded ({known[name].broken}): mend or uninstall it"

@@ -34,7 +34,7 @@ def print_records(records: list[Record], format_: str, equal_bytes: bool = False
     from bench.report import equal_bits
     from bench.report.table import text_tables, to_markdown
     from bench.results.rows import IDENTITY, to_csv, to_json
-    from bench.system.text import plain
+    from bench.system.text import escape_markdown
 
     if format_ not in FORMATS:
         raise UserError(f"unknown format {format_!r}: use one of {', '.join(FORMATS)}")
@@ -53,7 +53,7 @@ def print_records(records: list[Record], format_: str, equal_bytes: bool = False
             "bench run --dtype bfloat16 --quant none,int8,int3-rtn,int4-gptq"
         )
     if format_ == "md":
-        typer.echo("\n".join(f"**{plain(t.title)}**\n\n{to_markdown(t)}" for t in tables), nl=False)
+        typer.echo("\n".join(f"**{escape_markdown(t.title)}**\n\n{to_markdown(t)}" for t in tables), nl=False)
         return
     for table in tables:
         right = [header not in IDENTITY for header in table.headers]

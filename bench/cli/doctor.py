@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import socket
 from pathlib import Path
@@ -13,7 +12,7 @@ import psutil
 
 from bench.catalog import registry
 from bench.inputs import corpora, models
-from bench.inputs.hub import DATA_ENV
+from bench.inputs.hub import DATA_ENV, mirror
 from bench.results.store import RESULTS, writable
 from bench.system import devices, environments, provenance
 from bench.system.cache import cache_dir
@@ -101,10 +100,10 @@ def _network() -> dict[str, Any]:
 
 
 def _mirror(data_dir: Path | None) -> dict[str, Any]:
-    mirror = data_dir or (Path(os.environ[DATA_ENV]) if os.environ.get(DATA_ENV) else None)
-    if mirror is None:
+    folder = mirror(data_dir)
+    if folder is None:
         return _row("mirror", "none", f"to use one: --data-dir or ${DATA_ENV}")
-    return _row("mirror", "ok" if mirror.is_dir() else "missing", str(mirror))
+    return _row("mirror", "ok" if folder.is_dir() else "missing", str(folder))
 
 
 def _corpus(name: str, data_dir: Path | None) -> dict[str, Any]:

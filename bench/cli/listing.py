@@ -9,9 +9,9 @@ from typing import Any
 from bench.catalog import registry
 from bench.cli.console import Rows
 from bench.inputs import corpora, models, tasks
-from bench.inputs.task_yaml import describe
+from bench.inputs.task_yaml import read_task
 from bench.plan import method_cost, recipes
-from bench.system.suggest import unknown
+from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 
 KINDS = ("methods", "models", "data", "tasks", "measures", "quantizers", "recipes", "runs")
@@ -33,7 +33,7 @@ def rows(what: str, long: bool, results: Path | None) -> Rows:
     if what == "data":
         return [{"corpus": n, "hub_id": c.hub, "about": c.about} for n, c in corpora.CORPORA.items()]
     if what == "tasks":
-        return [_task(name, file) for name, file in tasks.expand((*tasks.OWN, *tasks.KNOWN)).items()]
+        return [_task(name, file) for name, file in tasks.expand((*tasks.BUILTIN_TASKS, *tasks.TASK_FILES)).items()]
     if what == "recipes":
         return [
             {
@@ -47,7 +47,7 @@ def rows(what: str, long: bool, results: Path | None) -> Rows:
         ]
     if what == "runs":
         return _runs(results)
-    raise UserError(unknown("list", what, KINDS))
+    raise UserError(describe_unknown("list", what, KINDS))
 
 
 def _entry(what: str, name: str, entry: registry.Entry, long: bool) -> dict[str, Any]:
@@ -77,8 +77,8 @@ def _installed_by(entry: registry.Entry) -> str:
 
 
 def _task(name: str, file: str) -> dict[str, Any]:
-    task = describe(name, file)
-    sets = " ".join(s for s, members in tasks.SETS.items() if name in members)
+    task = read_task(name, file)
+    sets = " ".join(s for s, members in tasks.TASK_SETS.items() if name in members)
     return {"task": name, "version": task.version, "hub_id": task.hub, "sets": sets}
 
 

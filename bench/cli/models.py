@@ -25,7 +25,7 @@ def pull(
     Models go to the cache. Corpora and tasks go to --data-dir if it is given, otherwise to the cache, too.
     """
     from bench.inputs import corpora, download, tasks
-    from bench.inputs.task_yaml import describe
+    from bench.inputs.task_yaml import read_task
     from bench.system.cache import cache_dir, in_use
 
     root = data_dir or cache_dir() / "data"
@@ -34,9 +34,9 @@ def pull(
             if name in corpora.CORPORA:
                 files = corpora.pull(name, root)
                 typer.echo(f"{name}: {len(files)} files in {root}" if files else f"{name}: comes with the package")
-            elif name in (*tasks.SETS, *tasks.KNOWN):
-                for task in (describe(*pair) for pair in tasks.expand((name,)).items()):
-                    typer.echo(f"{task.name}: {tasks.place(task, root) or tasks.pull(task, root, data_dir)}")
+            elif name in (*tasks.TASK_SETS, *tasks.TASK_FILES):
+                for task in (read_task(*pair) for pair in tasks.expand((name,)).items()):
+                    typer.echo(f"{task.name}: {tasks.data_folder(task, root) or tasks.pull(task, root, data_dir)}")
             else:
                 typer.echo(f"{name}: {download.pull(name, data_dir).folder}")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bench.system.text import plain
+from bench.system.text import escape_markdown
 
 MARKUP = "\\*_~@#:!()]$"
-"""Characters with a meaning in Markdown or on GitHub, besides those that `plain` replaces."""
+"""Characters with a meaning in Markdown or on GitHub, besides those that `escape_markdown` replaces."""
 
 
 def printable(text: str) -> str:
@@ -15,9 +15,9 @@ def printable(text: str) -> str:
 
 def markdown(text: str) -> str:
     """Text in Markdown that cannot become a tag, a link, a mention, emphasis or a table border."""
-    return "".join(f"&#{ord(c)};" if c in MARKUP else c for c in plain(printable(text)).replace("&#", "\0")).replace(
-        "\0", "&#"
-    )
+    return "".join(
+        f"&#{ord(c)};" if c in MARKUP else c for c in escape_markdown(printable(text)).replace("&#", "\0")
+    ).replace("\0", "&#")
 
 
 def code(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bench.results.metrics import Metric
-from bench.system.suggest import unknown
+from bench.system.suggest import describe_unknown
 from bench.system.toml import read_toml
 from methods.errors import UserError
 
@@ -61,5 +61,7 @@ def read(path: Path | None, **over: Any) -> CompareSettings:
         first = fault.errors()[0]
         where = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
-            raise UserError(f"{path}: " + unknown("setting", where, list(CompareSettings.model_fields))) from None
+            raise UserError(
+                f"{path}: " + describe_unknown("setting", where, list(CompareSettings.model_fields))
+            ) from None
         raise UserError(f"{path}: invalid {where} = {first['input']!r}: {first['msg'].lower()}") from None

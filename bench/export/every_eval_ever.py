@@ -45,9 +45,9 @@ def documents(model: ModelResults, organization: str) -> dict[str, str]:
     }
     digest = hashlib.sha256("".join(r.key for r in model.records).encode()).digest()
     file = uuid.UUID(bytes=digest[:16], version=4)
-    developer, _, model = model.name.partition("/")
+    developer, _, name = model.name.partition("/")
     text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    return {f"data/{OURS}/{developer}/{model.replace('/', '_')}/{file}.json": text}
+    return {f"data/{OURS}/{developer}/{name.replace('/', '_')}/{file}.json": text}
 
 
 def _library(model: ModelResults) -> dict[str, str]:

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from bench.export.result_sets import OURS, ModelResults, data_of, task_of, values_of
-from bench.inputs.tasks import KNOWN, OWN
+from bench.inputs.tasks import BUILTIN_TASKS, TASK_FILES
 from bench.results.record import Record
 
 UNSAFE_CHARACTERS = r"[\"<>:/|\\?*\[\]]+"
@@ -54,7 +54,7 @@ def _document(model: ModelResults, records: list[Record], limit: int | None) -> 
         "group_subtasks": {name: [] for name in tasks},
         "configs": {name: _task_config(name, group[0]) for name, group in tasks.items()},
         "versions": {name: _version(group[0]) for name, group in tasks.items()},
-        "n-shot": {name: 0 for name in tasks if name in OWN or name in KNOWN},
+        "n-shot": {name: 0 for name in tasks if name in BUILTIN_TASKS or name in TASK_FILES},
         "higher_is_better": {
             name: {r.metric: r.better == "higher" for x in group for r, _ in values_of(x)}
             for name, group in tasks.items()
@@ -101,7 +101,7 @@ def _counts(records: list[Record], limit: int | None) -> dict[str, int]:
 def _task_config(name: str, record: Record) -> dict[str, Any]:
     dataset, hub, _ = data_of(record)
     config = {"task": name, "dataset_path": hub or dataset, "metadata": {"version": _version(record)}}
-    return config | ({"num_fewshot": 0} if name in OWN or name in KNOWN else {})
+    return config | ({"num_fewshot": 0} if name in BUILTIN_TASKS or name in TASK_FILES else {})
 
 
 def _version(record: Record) -> str:

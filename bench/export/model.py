@@ -14,7 +14,7 @@ from bench.kernels.packed24 import pack
 from bench.results.artifacts import find_pruned
 from bench.system.cache import in_use
 from bench.system.files import atomic_folder
-from bench.system.suggest import unknown
+from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 from methods.folder import INDEX, Folder, Writer
 from methods.targets import family_of, find_targets
@@ -44,12 +44,12 @@ def export_model(
         UserError: no such model or format; `out` exists; a linear is not 2:4.
     """
     if format_ not in MODEL_FORMATS:
-        raise UserError(unknown("format", format_, (*MODEL_FORMATS, *RESULT_FORMATS)))
+        raise UserError(describe_unknown("format", format_, (*MODEL_FORMATS, *RESULT_FORMATS)))
     if values is not None and (values not in BITS or format_ != "packed24"):
         raise UserError(f"invalid --values {values!r}: it must be int8 or int4, and needs --format packed24")
     with in_use(), atomic_folder(out) as workdir:
         folder, include, not_pruned = _source(name, results)
-        packed = (folder / folder24.ABOUT).exists()
+        packed = (folder / folder24.MANIFEST).exists()
         if packed and format_ == "packed24":
             raise UserError(f"{folder} is packed24 already: use --format hf, or copy it")
         if packed:

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.inputs.corpora import CORPORA
 from bench.inputs.models import ALIASES
-from bench.inputs.tasks import OWN
+from bench.inputs.tasks import BUILTIN_TASKS
 from bench.results.identity import Identity
 from bench.results.record import ReadingRow, Record
 from bench.results.rows import newest
@@ -120,7 +120,7 @@ def data_of(record: Record) -> tuple[str, str, str]:
         return name, CORPORA[name].hub if name in CORPORA else "", str(measure.get("content", ""))
     if "task" in config:
         name, source = str(config["task"]), str(record.notes.get("data", ""))
-        own = name in OWN
+        own = name in BUILTIN_TASKS
         return (
             source if own else name,
             "" if own else source,

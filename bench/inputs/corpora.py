@@ -1,7 +1,4 @@
-"""Corpora: documents by name, from a mirror, the cache or the hub.
-
-The cache is laid out as a mirror is, `<dir>/<hub id>/<file>`, so that `bench pull --data-dir DIR` fills either.
-"""
+"""Corpora by name, and their documents."""
 
 from __future__ import annotations
 
@@ -10,28 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.inputs import wikimini
+from bench.inputs.hub import Repository, fill, roots
 from bench.system import digests
 from bench.system.cache import cache_dir
-from bench.system.suggest import unknown
+from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus by name. Hub corpora name, per use, the one file that is read."""
+    """A corpus. One from the hub names the files that are read for each use."""
 
     about: str
     hub: str = ""
     files: tuple[tuple[str, str], ...] = ()
-    """(use, glob in the repository); use is "evaluation", "validation", "calibration" or "training"."""
+    """(use, glob pattern in the repository); a use is "evaluation", "validation", "calibration" or "training"."""
     column: str = "text"
-    stripped: bool = False
-    """Rows lose the newline they end in before they are joined."""
+    strip: bool = False
+    """Remove the newline at the end of each row."""
     joiner: str = "\n\n"
     rows: int | None = None
-    """Evaluation reads the first so many; None: all."""
+    """Evaluation reads only the first so many rows; None reads all."""
     tokens: int = 100_000
-    """About how many an evaluation has."""
+    """Tokens of the evaluation text, about."""
 
 
 _WIKITEXT = (
@@ -52,7 +50,7 @@ CORPORA = {
         "the same, each row without its own newline, 284,753 GPT-2 tokens",
         "Salesforce/wikitext",
         _WIKITEXT,
-        stripped=True,
+        strip=True,
         tokens=300_000,
     ),
     "c4": Corpus(
@@ -81,117 +79,85 @@ CORPORA = {
 
 
 def lookup(name: str) -> Corpus:
-    """
+    """The corpus of this name.
+
     Raises:
-        UserError: unknown, with the nearest known names.
+        UserError: unknown name; the message has the nearest known ones.
     """
     if name not in CORPORA:
-        raise UserError(unknown("corpus", name, CORPORA))
+        raise UserError(describe_unknown("corpus", name, CORPORA))
     return CORPORA[name]
 
 
-def require(name: str, use: str) -> None:
-    """
+def require_split(name: str, use: str) -> None:
+    """Check that a corpus has text for a use.
+
     Raises:
-        UserError: the corpus is not for that.
+        UserError: it has none.
     """
     if (uses := dict(lookup(name).files)) and use not in uses:
-        fit = [n for n, c in CORPORA.items() if not c.hub or use in dict(c.files)]
-        raise UserError(f"{name} has no {use} split: take {' or '.join(fit)}")
+        suitable = [n for n, c in CORPORA.items() if not c.hub or use in dict(c.files)]
+        raise UserError(f"{name} has no {use} split: use {' or '.join(suitable)}")
 
 
 def files(name: str, use: str, data_dir: Path | None) -> list[Path]:
     """The local files of a hub corpus: the mirror's, else the cache's; empty if neither has them."""
     corpus = lookup(name)
-    pattern = dict(corpus.files).get(use, "")
-    for root in (data_dir, cache_dir() / "data"):
-        if root and pattern and (found := sorted((root / corpus.hub).glob(pattern))):
-            return found
+    if pattern := dict(corpus.files).get(use):
+        for root in roots(data_dir):
+            if paths := sorted((root / corpus.hub).glob(pattern)):
+                return paths
     return []
 
 
 def ensure(name: str, use: str, data_dir: Path | None) -> str:
-    """Make a corpus be here, and return the digest of its content.
+    """Fetch a corpus into the cache unless it is here, and return the digest of its content.
 
     Raises:
-        UserError: it is neither in the mirror nor in the cache nor to be had from the hub.
+        UserError: it is neither in the mirror nor in the cache, and cannot be fetched from the hub.
     """
     if not lookup(name).hub:
         return wikimini.RECIPE
     if not files(name, use, data_dir):
-        pull(name, cache_dir() / "data", use)
+        pull(name, cache_dir() / "data", use, data_dir)
     return digests.of([digests.of_file(f) for f in files(name, use, data_dir)])
 
 
-def pull(name: str, root: Path, use: str | None = None) -> list[Path]:
-    """Fetch a hub corpus's files into `root`, laid out as a mirror, with the revision they came from beside them.
+def pull(name: str, root: Path, use: str | None = None, data_dir: Path | None = None) -> list[Path]:
+    """Fetch a hub corpus's files into the mirror or cache `root`. use: fetch only these; None fetches all.
 
     Raises:
-        UserError: the hub does not answer.
+        UserError: the hub does not answer, or refuses.
     """
     corpus = lookup(name)
     if not corpus.hub:
         wikimini.articles("train", cache_dir())
         return []
-    from fnmatch import fnmatch
-
-    from huggingface_hub import HfApi, hf_hub_download
-
-    got = []
-    try:
-        info = HfApi().dataset_info(corpus.hub, timeout=4)
-        names = [s.rfilename for s in info.siblings or []]
-        for wanted, pattern in corpus.files:
-            for file in (n for n in names if fnmatch(n, pattern) and use in (None, wanted)):
-                got.append(
-                    Path(
-                        hf_hub_download(
-                            corpus.hub, file, repo_type="dataset", revision=info.sha, local_dir=root / corpus.hub
-                        )
-                    )
-                )
-        (root / corpus.hub / "REVISION").write_text(f"{info.sha}\n")
-    except unreachable() as fault:
-        raise UserError(
-            f"{name} ({corpus.hub}) is neither in a mirror nor in the cache, and the hub does not answer "
-            f"({type(fault).__name__}): connect, or pass --data-dir (or BENCH_DATA_DIR) naming a mirror that holds "
-            f"{corpus.hub}/, or take a corpus that is here (wiki-mini)"
-        ) from None
-    return got
-
-
-def unreachable() -> tuple[type[BaseException], ...]:
-    """What is raised where the hub does not answer.
-
-    Its client stands on another HTTP library from one version to the next, and does not wrap that library's errors; the
-    root of them is a base of the client's own.
-    """
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return (*HfHubHTTPError.__bases__, OSError)
-
-
-def revision(name: str, use: str, data_dir: Path | None) -> str:
-    """Where a hub corpus came from, as far as anybody wrote it down."""
-    corpus = lookup(name)
-    for root in (data_dir, cache_dir() / "data"):
-        if root and corpus.hub and files(name, use, root):
-            note = root / corpus.hub / "REVISION"
-            return note.read_text().strip() if note.exists() else "mirror"
-    return ""
+    repository = Repository(
+        corpus.hub,
+        "dataset",
+        f"corpus {name}",
+        "take a corpus that needs no download (wiki-mini)",
+        tuple(r / corpus.hub for r in roots(data_dir)),
+    )
+    return fill(root, repository, tuple(pattern for file_use, pattern in corpus.files if use in (None, file_use)))
 
 
 def documents(name: str, use: str, data_dir: Path | None) -> Sequence[str]:
-    """The texts of a corpus: articles, rows or pages."""
+    """The texts of a corpus: articles, rows or pages.
+
+    Raises:
+        UserError: its files are not here.
+    """
     if not lookup(name).hub:
         split = {"evaluation": "test", "calibration": "calibration"}.get(use, use)
         return [a.text for a in wikimini.articles(split, cache_dir())]
-    found = files(name, use, data_dir)
-    if not found:
+    paths = files(name, use, data_dir)
+    if not paths:
         raise UserError(f"{name} has no {use} text in {data_dir or cache_dir() / 'data'}: run bench pull {name}")
-    from datasets import Dataset
+    from datasets import Dataset  # slow to import
 
-    read = Dataset.from_parquet if found[0].suffix == ".parquet" else Dataset.from_json
-    rows = read([str(f) for f in found], cache_dir=str(cache_dir() / "datasets"))
+    read = Dataset.from_parquet if paths[0].suffix == ".parquet" else Dataset.from_json
+    rows = read([str(f) for f in paths], cache_dir=str(cache_dir() / "datasets"))
     column: Sequence[str] = rows[lookup(name).column]
-    return [row.rstrip("\n") for row in column] if lookup(name).stripped else column
+    return [row.rstrip("\n") for row in column] if lookup(name).strip else column

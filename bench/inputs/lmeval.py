@@ -1,4 +1,4 @@
-"""The one place that touches lm-eval: its index, its tasks and its run over a loaded model."""
+"""The only module that imports lm-eval: its index, its tasks, and evaluating a loaded model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from torch import nn
 
 from bench.inputs import wikitasks
-from bench.inputs.task_yaml import Task, root
+from bench.inputs.task_yaml import Task, tasks_root
 from bench.system.cache import cache_dir
 from methods.contract import Progress
 from methods.errors import UserError
@@ -26,13 +26,15 @@ class Sample(NamedTuple):
     """One question."""
 
     hash: str
-    """lm-eval's, of the document."""
+    """lm-eval's hash of the document."""
     document: Mapping[str, Any]
     scores: dict[str, float]
-    """By metric; those that are a number for one question."""
+    """By metric, where the metric is a number for a single question."""
 
 
 class Score(NamedTuple):
+    """One metric of a task."""
+
     metric: str
     value: float
     stderr: float | None
@@ -40,6 +42,8 @@ class Score(NamedTuple):
 
 
 class Scores(NamedTuple):
+    """What a task gives."""
+
     scores: tuple[Score, ...]
     samples: tuple[Sample, ...]
 
@@ -49,34 +53,34 @@ def _index() -> TaskManager:
     return TaskManager()
 
 
-def names() -> list[str]:
-    """Every task, tag and group of lm-eval. Seconds."""
+def task_names() -> list[str]:
+    """Every task, tag and group of lm-eval. Takes seconds."""
     return list(_index().all_tasks)
 
 
-def leaves(name: str) -> dict[str, str]:
-    """The single tasks a name stands for, each with its YAML's path in lm-eval's folder; none where it is unknown.
+def expand_group(name: str) -> dict[str, str]:
+    """The tasks in a group, each with its YAML's path in lm-eval's folder. A task is a group of one; empty if unknown.
 
     Raises:
-        UserError: a group that changes its tasks' settings, or a task in Python.
+        UserError: a group that changes its tasks' settings, or a task written in Python.
     """
     entry = _index().task_index.get(name)
     if entry is None:
         return {}
     kind = entry.kind.name
     if kind == "PY_TASK":
-        raise UserError(f"task {name!r} is a Python class of lm-eval, and only those in YAML are run here")
+        raise UserError(f"task {name!r} is a Python class of lm-eval: only tasks in YAML are supported")
     if kind == "TASK":
-        return {name: str(Path(entry.yaml_path).relative_to(root()))}
+        return {name: str(Path(entry.yaml_path).relative_to(tasks_root()))}
     members = sorted(entry.tags) if kind == "TAG" else entry.cfg.get("task")
     members = [members] if isinstance(members, str) else members
     if not all(isinstance(m, str) for m in members):
         raise UserError(f"group {name!r} of lm-eval changes its tasks' settings: name its tasks one by one")
-    return {leaf: file for m in members for leaf, file in leaves(m).items()}
+    return {leaf: file for m in members for leaf, file in expand_group(m).items()}
 
 
-class _Ticker:
-    """lm-eval tells its cache hook of every answer; this one counts them."""
+class _RequestCounter:
+    """A cache hook for lm-eval, which calls it after each request; this one counts the requests."""
 
     def __init__(self, progress: Progress, total: int) -> None:
         self._progress, self._done, self._total = progress, 0, total
@@ -86,24 +90,24 @@ class _Ticker:
         self._progress.advance(self._done, self._total)
 
 
-class _Watched(HFLM):  # type: ignore[misc]
-    """lm-eval's own model, its progress in our bars and not in its."""
+class _LoadedModel(HFLM):  # type: ignore[misc]
+    """lm-eval's model class, with its progress shown by ours."""
 
     progress: Progress
 
-    def _watch(self, requests: list[Any]) -> None:
-        self.set_cache_hook(_Ticker(self.progress, len(requests)))
+    def _start_counting(self, requests: list[Any]) -> None:
+        self.set_cache_hook(_RequestCounter(self.progress, len(requests)))
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
-        self._watch(requests)
+        self._start_counting(requests)
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
-        self._watch(requests)
+        self._start_counting(requests)
         return super().loglikelihood_rolling(requests, disable_tqdm=True)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
-        self._watch(requests)
+        self._start_counting(requests)
         return super().generate_until(requests, disable_tqdm=True)
 
 
@@ -116,34 +120,35 @@ def evaluate(
     limit: int | None,
     progress: Progress,
 ) -> Scores:
-    """A task on a model that is in memory.
+    """Evaluate a model that is in memory on a task.
 
-    What lm-eval's `simple_evaluate` does with a loaded model, without its look at the machine (seconds, and processes).
+    Does what lm-eval's `simple_evaluate` does, except for examining the machine, which takes seconds and starts processes.
 
     Args:
-        data: a folder with its data set; None where the task says itself where its data is.
-        batch: requests per forward; limit: the first so many questions, None for all.
+        data: a folder with the task's data set; None where the task names its own.
+        batch: requests per forward pass.
+        limit: use only the first so many questions; None for all.
 
     Raises:
-        UserError: its data cannot be read.
+        UserError: the data cannot be read.
     """
     loaded = _load(task, data)
     for one in loaded["tasks"].values():
         if one.get_config("num_fewshot") is None:
             one.set_config(key="num_fewshot", value=0)
         one.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
-    lm = _Watched(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch)  # it may add a pad token
+    lm = _LoadedModel(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch)  # it may add a pad token
     lm.progress = progress
-    found = evaluator.evaluate(lm, loaded, limit=limit, bootstrap_iters=1000)
+    results = evaluator.evaluate(lm, loaded, limit=limit, bootstrap_iters=1000)
     return Scores(
-        tuple(_scores(found["results"][task.name], found["higher_is_better"][task.name])),
-        tuple(_samples(found["samples"][task.name])),
+        tuple(_scores(results["results"][task.name], results["higher_is_better"][task.name])),
+        tuple(_samples(results["samples"][task.name])),
     )
 
 
 def _load(task: Task, data: Path | None) -> Any:
-    """The task with its whole config, its data set's path alone exchanged."""
-    file = root() / task.file if task.file else wikitasks.folder() / f"{task.name}.yaml"
+    """The task with its whole config; only the path of its data set is replaced."""
+    file = tasks_root() / task.file if task.file else wikitasks.folder() / f"{task.name}.yaml"
     config = load_yaml(file)
     for structure in ("tag", "group", "task_list"):
         config.pop(structure, None)
@@ -153,7 +158,7 @@ def _load(task: Task, data: Path | None) -> Any:
         kwargs = config.get("dataset_kwargs") or {}
         config["dataset_kwargs"] = kwargs | {"cache_dir": str(cache_dir() / "datasets")}
     if not config.get("num_fewshot"):
-        config["training_split"] = None  # nobody asks for it, and a mirror need not have it
+        config["training_split"] = None  # not used without examples in the prompt, and a mirror may lack it
     try:
         return TaskManager(include_defaults=False).load([config])
     except (OSError, ValueError, KeyError) as fault:
@@ -162,19 +167,19 @@ def _load(task: Task, data: Path | None) -> Any:
 
 
 def _scores(results: Mapping[str, Any], higher: Mapping[str, bool]) -> list[Score]:
-    found = []
+    scores = []
     for key, value in results.items():
         metric, comma, filter_ = key.partition(",")
         if comma and not metric.endswith("_stderr") and isinstance(value, int | float):
             stderr = results.get(f"{metric}_stderr,{filter_}")
             name = metric if filter_ == "none" else f"{metric}_{filter_}"
             error = float(stderr) if isinstance(stderr, int | float) else None
-            found.append(Score(name, float(value), error, bool(higher.get(metric, True))))
-    return found
+            scores.append(Score(name, float(value), error, bool(higher.get(metric, True))))
+    return scores
 
 
 def _samples(rows: list[dict[str, Any]]) -> list[Sample]:
-    """Of the first filter, in the order of the documents."""
+    """Scores of each question under the first filter, in the order of the documents."""
     first = [r for r in rows if r["filter"] == rows[0]["filter"]]
     numbers = [{m: float(r[m]) for m in r["metrics"] if isinstance(r[m], int | float)} for r in first]
     return [Sample(r["doc_hash"], r["doc"], n) for r, n in zip(first, numbers, strict=True)]

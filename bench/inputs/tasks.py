@@ -1,28 +1,27 @@
-"""Zero-shot tasks by name, and where their data lies. Imports no lm-eval: a plan reads its YAML files as they stand."""
+"""Zero-shot tasks by name, and where their data lies. Imports lm-eval only for tasks outside the sets."""
 
 from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
 
-from bench.inputs import wikitasks
-from bench.inputs.corpora import unreachable
-from bench.inputs.task_yaml import Loader, Task
+from bench.inputs import hub, wikitasks
+from bench.inputs.task_yaml import Task
 from bench.system import digests
 from bench.system.cache import cache_dir
 from methods.errors import UserError
 
-_COMMON = ("hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
+_COMMON_TASKS = ("hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
 
-SETS = {
-    "maskllm7": (*_COMMON, "race", "piqa"),
-    "wanda7": (*_COMMON, "boolq", "rte"),
+TASK_SETS = {
+    "maskllm7": (*_COMMON_TASKS, "race", "piqa"),
+    "wanda7": (*_COMMON_TASKS, "boolq", "rte"),
 }
-"""Averages that papers report: MaskLLM's and CAST's; Wanda's and SparseGPT's."""
+"""Sets over which papers report an average: that of MaskLLM and CAST, and that of Wanda and SparseGPT."""
 
-OWN = tuple(wikitasks.ITEMS)
+BUILTIN_TASKS = tuple(wikitasks.ITEM_COUNTS)
 
-KNOWN = {
+TASK_FILES = {
     "hellaswag": "hellaswag/hellaswag.yaml",
     "winogrande": "winogrande/default.yaml",
     "arc_easy": "arc/arc_easy.yaml",
@@ -33,9 +32,9 @@ KNOWN = {
     "boolq": "super_glue/boolq/default.yaml",
     "rte": "glue/rte/default.yaml",
 }
-"""Those of the sets: where lm-eval keeps them, so that its index of 14,000 need not be built."""
+"""The sets' tasks and their YAML in lm-eval, so that its index of 14,000 tasks need not be built."""
 
-REQUESTS = {
+TASK_SIZES = {
     "wiki_continuation": (400, 4 * 70),
     "wiki_lastword": (400, 65),
     "hellaswag": (10042, 4 * 100),
@@ -48,121 +47,104 @@ REQUESTS = {
     "boolq": (3270, 140),
     "rte": (277, 80),
 }
-"""Questions, and about how many tokens one takes with all its choices."""
+"""Number of questions, and about how many tokens each has with all its choices."""
+
+NOT_DATA = ("*.py", "*.bin", "*.pt", "*.pkl", "*.pickle", ".git*")
+"""Never downloaded: code, pickles, and git's own files."""
 
 
 def expand(names: tuple[str, ...]) -> dict[str, str]:
-    """Single tasks, each with its YAML: sets and lm-eval's groups become their tasks.
+    """Replace sets and lm-eval's groups by their tasks: each task with its YAML.
 
     Raises:
-        UserError: an unknown name, with the nearest known ones.
+        UserError: unknown name; the message has the nearest known ones.
     """
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for name in names:
-        for one in SETS.get(name, (name,)):
-            if one in OWN:
-                found[one] = ""
-            elif one in KNOWN:
-                found[one] = KNOWN[one]
+        for one in TASK_SETS.get(name, (name,)):
+            if one in BUILTIN_TASKS:
+                files[one] = ""
+            elif one in TASK_FILES:
+                files[one] = TASK_FILES[one]
             else:
-                found |= _looked_up(one)
-    return found
+                files |= _find_in_lm_eval(one)
+    return files
 
 
-def _looked_up(name: str) -> dict[str, str]:
-    """A task that is not in the sets, from lm-eval's index, which takes seconds to build."""
-    from bench.inputs import lmeval
+def _find_in_lm_eval(name: str) -> dict[str, str]:
+    """Look a name up in lm-eval's index, which takes seconds to build."""
+    from bench.inputs import lmeval  # imports lm_eval
 
-    if leaves := lmeval.leaves(name):
+    if leaves := lmeval.expand_group(name):
         return leaves
-    near = get_close_matches(name, [*SETS, *OWN, *lmeval.names()], n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join([*SETS, *OWN])}, and any of lm-eval's"
+    near = get_close_matches(name, [*TASK_SETS, *BUILTIN_TASKS, *lmeval.task_names()], n=3, cutoff=0.6)
+    hint = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else f"known: {', '.join([*TASK_SETS, *BUILTIN_TASKS])}, and any of lm-eval's"
+    )
     raise UserError(f"unknown task {name!r}: {hint}")
 
 
-def tokens(name: str, limit: int | None) -> int:
-    """About how many a task takes; 0 where nobody counted."""
-    questions, each = REQUESTS.get(name, (0, 0))
+def estimate_tokens(name: str, limit: int | None) -> int:
+    """About how many tokens a task has; 0 where that is not known."""
+    questions, each = TASK_SIZES.get(name, (0, 0))
     return each * min(questions, limit or questions)
 
 
-Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
-
-
-def place(task: Task, data_dir: Path | None) -> Path | None:
-    """The folder that holds a task's data: the mirror's, else the cache's; None where neither has it."""
-    for root_ in (data_dir, cache_dir() / "data"):
-        if root_ and task.hub and _files(root_ / task.hub):
-            return root_ / task.hub
+def data_folder(task: Task, data_dir: Path | None) -> Path | None:
+    """The folder with a task's data: the mirror's, else the cache's; None where neither has it."""
+    for root in hub.roots(data_dir):
+        if task.hub and _files(root / task.hub):
+            return root / task.hub
     return None
 
 
 def _files(folder: Path) -> list[Path]:
-    """Data and its README, which says how it is split; nothing hidden."""
-    found = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "REVISION"]
-    shown = [p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
-    return shown if any(p.suffix not in (".md", "") for p in shown) else []
+    """Data files and the README, which says how the data is split; no hidden files."""
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != hub.REVISION_FILE]
+    visible = [p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    return visible if any(p.suffix not in (".md", "") for p in visible) else []
 
 
-def content(task: Task, data_dir: Path | None) -> str:
-    """Digest of a task's data; "" where it is not here."""
+def data_digest(task: Task, data_dir: Path | None) -> str:
+    """Digest of a task's description and data; "" where the data is not here."""
     if not task.hub:
         return task.digest
-    if (folder := place(task, data_dir)) is None:
+    if (folder := data_folder(task, data_dir)) is None:
         return ""
     return digests.of([task.digest, {str(p.relative_to(folder)): digests.of_file(p) for p in _files(folder)}])
 
 
 def revision(task: Task, data_dir: Path | None) -> str:
-    """Where its data came from, as far as anybody wrote it down."""
-    folder = place(task, data_dir)
-    if folder is None:
-        return ""
-    note = folder / "REVISION"
-    return note.read_text().strip() if note.exists() else "mirror"
+    """The hub commit of a task's local data; "mirror" where none is recorded, "" where there is no data."""
+    folder = data_folder(task, data_dir)
+    return hub.recorded_revision(folder) if folder else ""
 
 
 def ensure(task: Task, data_dir: Path | None) -> str:
-    """Make a task's data be here, and return its digest.
+    """Fetch a task's data into the cache unless it is here, and return the data's digest.
 
     Raises:
-        UserError: it is neither in the mirror nor in the cache nor to be had from the hub.
+        UserError: it is neither in the mirror nor in the cache, and cannot be fetched from the hub.
     """
-    if task.hub and place(task, data_dir) is None:
+    if task.hub and data_folder(task, data_dir) is None:
         pull(task, cache_dir() / "data", data_dir)
-    return content(task, data_dir)
+    return data_digest(task, data_dir)
 
 
-def pull(task: Task, target: Path, data_dir: Path | None = None) -> Path:
-    """Fetch a task's data set into `target`, laid out as a mirror, with the revision it came from beside it.
+def pull(task: Task, root: Path, data_dir: Path | None = None) -> Path:
+    """Fetch a task's data set into the mirror or cache `root`.
 
     Raises:
-        UserError: the hub does not answer, or does not give it.
+        UserError: the hub does not answer, or refuses.
     """
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    folder = target / task.hub
-    looked = " and ".join(str(r / task.hub) for r in (data_dir, cache_dir() / "data") if r)
-    ways = f"connect, or copy it to <mirror>/{task.hub}/ and pass --data-dir <mirror> (or BENCH_DATA_DIR)"
-    try:
-        revision = str(HfApi().dataset_info(task.hub, timeout=4).sha)
-        snapshot_download(
-            task.hub,
-            repo_type="dataset",
-            revision=revision,
-            local_dir=folder,
-            ignore_patterns=["*.py", "*.bin", "*.pt", "*.pkl", "*.pickle", ".git*"],  # data, and no code
-        )
-        (folder / "REVISION").write_text(f"{revision}\n")
-    except (GatedRepoError, RepositoryNotFoundError):
-        raise UserError(
-            f"task {task.name} needs {task.hub}, which the hub does not give: accept its licence at "
-            f"huggingface.co/datasets/{task.hub} and set HF_TOKEN, or {ways.removeprefix('connect, or ')}"
-        ) from None
-    except unreachable() as fault:
-        raise UserError(
-            f"task {task.name} needs {task.hub}, which is not in {looked}, and the hub does not answer "
-            f"({type(fault).__name__}): {ways}, or take a task that needs none ({', '.join(OWN)})"
-        ) from None
-    return folder
+    repository = hub.Repository(
+        task.hub,
+        "dataset",
+        f"task {task.name}",
+        f"take a task that needs no download ({', '.join(BUILTIN_TASKS)})",
+        tuple(r / task.hub for r in hub.roots(data_dir)),
+    )
+    hub.fill(root, repository, ignore=NOT_DATA)
+    return root / task.hub

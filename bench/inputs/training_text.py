@@ -1,6 +1,6 @@
-"""Training text as packed tokens: tokenized once, kept on disk, and cut into sequences in an order of its own each epoch.
+"""Training text as packed tokens: tokenized once, kept on disk, cut into sequences, in a new random order each epoch.
 
-Documents stand one after another, each closed by the end-of-text token. A sequence may begin anywhere in one.
+Documents follow one another, each closed by the end-of-text token. A sequence may begin anywhere in a document.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.inputs import corpora, wikimini
+from bench.inputs import corpora, hub, wikimini
 from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.files import atomic_write
@@ -26,17 +27,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BATCH_DOCUMENTS = 256
-"""Tokenized at a time."""
-HELD_OUT = 64
-"""Sequences at the end of a corpus without a validation split, never trained on and used as one."""
-VALIDATION = 256
-"""Validation windows at most."""
+"""Documents that are tokenized at a time."""
+HELD_OUT_SEQUENCES = 64
+"""Of a corpus without a validation split, so many sequences at its end serve as one and are not trained on."""
+MAX_VALIDATION_WINDOWS = 256
 TEXT_SUFFIXES = (".txt", ".jsonl")
 
 
 @dataclass(frozen=True)
-class Packed:
-    """A corpus for the trainer. ids: [tokens]; batch: sequences a step."""
+class PackedCorpus:
+    """A corpus for the trainer. ids: [tokens]; sequences: per step."""
 
     ids: np.ndarray[Any, Any]
     seqlen: int
@@ -59,9 +59,9 @@ class Packed:
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
         """This rank's sequences of a step: int64 [sequences / world, seqlen].
 
-        An epoch is a shift of the stream by less than a sequence, then its sequences in a random order.
+        Each epoch shifts the stream by a random offset of less than a sequence, and then shuffles its sequences.
         """
-        import torch
+        import torch  # slow to import
 
         share = self.sequences // world
         first = step * self.sequences + rank * share
@@ -69,44 +69,46 @@ class Packed:
         return torch.from_numpy(np.stack(rows).astype(np.int64))
 
     def _sequence(self, k: int) -> np.ndarray[Any, Any]:
-        per_epoch = (len(self.ids) - self.seqlen + 1) // self.seqlen or 1  # one is left for the shift
+        per_epoch = (len(self.ids) - self.seqlen + 1) // self.seqlen or 1  # one fewer, to leave room for the shift
         epoch, place = divmod(k, per_epoch)
         shift, order = self._epoch(epoch, per_epoch)
         start = shift + order[place] * self.seqlen
         return self.ids[start : start + self.seqlen]
 
     def _epoch(self, epoch: int, count: int) -> tuple[int, np.ndarray[Any, Any]]:
-        held = self.__dict__.get("_held")
-        if held is None or held[0] != epoch:
-            dice = np.random.default_rng([self.seed, epoch])
-            shift = int(dice.integers(0, len(self.ids) - count * self.seqlen + 1))
-            held = (epoch, (shift, dice.permutation(count)))
-            self.__dict__["_held"] = held  # a frozen dataclass, and only a memory
-        return held[1]
+        """Shift and order of an epoch; the last one is remembered."""
+        cached = self.__dict__.get("_cached_epoch")
+        if cached is None or cached[0] != epoch:
+            rng = np.random.default_rng([self.seed, epoch])
+            shift = int(rng.integers(0, len(self.ids) - count * self.seqlen + 1))
+            cached = (epoch, (shift, rng.permutation(count)))
+            self.__dict__["_cached_epoch"] = cached  # the dataclass is frozen, and this is no part of its value
+        return cached[1]
 
 
-def check(name: str) -> None:
-    """
+def check_name(name: str) -> None:
+    """Check that a name is a corpus or a path.
+
     Raises:
-        UserError: neither a corpus by name nor a text file or folder that is here.
+        UserError: unknown corpus.
     """
     if not _is_local(name):
         corpora.lookup(name)
 
 
-def content(name: str, data_dir: Path | None) -> str:
-    """What identifies a training corpus before it is read.
+def content_digest(name: str, data_dir: Path | None) -> str:
+    """Digest or hub revision that identifies a training corpus, without reading its text.
 
     Raises:
-        UserError: it is not here and not to be had.
+        UserError: it is not here and cannot be fetched.
     """
     if _is_local(name):
         return digests.of([digests.of_file(f) for f in _local_files(name)])
     if not corpora.lookup(name).hub:
         return wikimini.RECIPE
-    if found := corpora.files(name, "training", data_dir):
-        return digests.of([digests.of_file(f) for f in found])
-    return _hub_revision(name)
+    if files := corpora.files(name, "training", data_dir):
+        return digests.of([digests.of_file(f) for f in files])
+    return _hub_revision(name, data_dir)
 
 
 def load(
@@ -119,35 +121,48 @@ def load(
     sequences: int,
     seed: int,
     data_dir: Path | None,
-) -> tuple[Packed, np.ndarray[Any, Any]]:
-    """The corpus, and validation windows [windows, seqlen]. Of a large corpus no more is read than `need` tokens.
+    batch_documents: int = BATCH_DOCUMENTS,
+) -> tuple[PackedCorpus, np.ndarray[Any, Any]]:
+    """The corpus, and validation windows int64 [windows, seqlen].
+
+    Args:
+        identity: of the text and the tokenizer, for the name under which the tokens are kept.
+        need: tokens for the training; no more is read of a large corpus.
+        batch_documents: documents that are tokenized at a time.
 
     Raises:
-        UserError: less than one batch.
+        UserError: the corpus has fewer tokens than one step.
     """
     if name == "wiki-mini":
-        ids = _packed(name, "train", tokenizer, identity, None, data_dir)
-        held = _packed(name, "validation", tokenizer, identity, None, data_dir)
+        ids = _load_tokens(name, "train", tokenizer, identity, None, data_dir, batch_documents)
+        validation = _load_tokens(name, "validation", tokenizer, identity, None, data_dir, batch_documents)
     else:
-        ids = _packed(name, "training", tokenizer, identity, need + (HELD_OUT + 1) * seqlen, data_dir)
-        end = max(0, len(ids) - HELD_OUT * seqlen)
-        ids, held = ids[:end], ids[end:]
+        limit = need + (HELD_OUT_SEQUENCES + 1) * seqlen
+        ids = _load_tokens(name, "training", tokenizer, identity, limit, data_dir, batch_documents)
+        end = max(0, len(ids) - HELD_OUT_SEQUENCES * seqlen)
+        ids, validation = ids[:end], ids[end:]
     if len(ids) < sequences * seqlen:
         raise UserError(
             f"{name} has {len(ids):,} tokens to train on and one step takes {sequences} x {seqlen}: "
-            "lower training.batch or training.seqlen, or take another corpus"
+            "lower training.batch or training.seqlen, or use another corpus"
         )
-    windows = held[: len(held) // seqlen * seqlen].reshape(-1, seqlen)[:VALIDATION]
-    return Packed(ids, seqlen, sequences, seed), windows.astype(np.int64)
+    windows = validation[: len(validation) // seqlen * seqlen].reshape(-1, seqlen)[:MAX_VALIDATION_WINDOWS]
+    return PackedCorpus(ids, seqlen, sequences, seed), windows.astype(np.int64)
 
 
-def _packed(
-    name: str, use: str, tokenizer: Any, identity: str, limit: int | None, data_dir: Path | None
+def _load_tokens(
+    name: str,
+    use: str,
+    tokenizer: Any,
+    identity: str,
+    limit: int | None,
+    data_dir: Path | None,
+    batch_documents: int,
 ) -> np.ndarray[Any, Any]:
     key = digests.of([name, use, identity, limit])[:32]
     file = cache_dir() / "tokens" / f"{key}.npy"
     if not file.exists():
-        ids = np.fromiter(_tokens(_texts(name, use, data_dir), tokenizer, limit), dtype=np.uint32)
+        ids = np.fromiter(_tokens(_texts(name, use, data_dir), tokenizer, limit, batch_documents), dtype=np.uint32)
         if len(tokenizer) <= 2**16:
             ids = ids.astype(np.uint16)
         with atomic_write(file) as temporary, temporary.open("wb") as stream:
@@ -155,33 +170,19 @@ def _packed(
     return np.load(file, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
 
-def _tokens(texts: Iterator[str], tokenizer: Any, limit: int | None) -> Iterator[int]:
+def _tokens(texts: Iterator[str], tokenizer: Any, limit: int | None, batch_documents: int) -> Iterator[int]:
+    """The texts' tokens, each text closed by the end-of-text token; the first `limit`."""
     end = tokenizer.eos_token_id
     if end is None:
-        raise UserError("the model's tokenizer has no end-of-text token to put between documents")
-    count = 0
-    batch: list[str] = []
+        raise UserError("the model's tokenizer has no end-of-text token to put between documents: use another model")
 
-    def encoded() -> Iterator[int]:
-        for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]:
-            yield from ids
-            yield end
+    def tokens() -> Iterator[int]:
+        while batch := list(islice(texts, batch_documents)):
+            for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]:
+                yield from ids
+                yield end
 
-    for text in texts:
-        batch.append(text)
-        if len(batch) == BATCH_DOCUMENTS:
-            for token in encoded():
-                yield token
-                count += 1
-                if limit and count >= limit:
-                    return
-            batch.clear()
-    if batch:
-        for token in encoded():
-            yield token
-            count += 1
-            if limit and count >= limit:
-                return
+    yield from islice(tokens(), limit or None)
 
 
 def _texts(name: str, use: str, data_dir: Path | None) -> Iterator[str]:
@@ -197,7 +198,7 @@ def _texts(name: str, use: str, data_dir: Path | None) -> Iterator[str]:
             else:
                 yield file.read_text()
         return
-    yield from _streamed(name, use, data_dir)
+    yield from _stream(name, use, data_dir)
 
 
 def _text_of(line: str, file: Path, number: int) -> str:
@@ -207,20 +208,20 @@ def _text_of(line: str, file: Path, number: int) -> str:
             return text
     except (ValueError, KeyError, TypeError):
         pass
-    raise UserError(f'{file} line {number} is not JSON with a "text": mend it, or point to plain .txt files')
+    raise UserError(f'{file} line {number} is not JSON with a "text": correct it, or use plain .txt files')
 
 
-def _streamed(name: str, use: str, data_dir: Path | None) -> Iterator[str]:
-    """Rows of a hub corpus, from the mirror or cache where it has them, else from the hub as they are asked for."""
-    from datasets import load_dataset
+def _stream(name: str, use: str, data_dir: Path | None) -> Iterator[str]:
+    """Rows of a hub corpus, from the mirror or the cache, else streamed from the hub."""
+    from datasets import load_dataset  # slow to import
 
     corpus = corpora.lookup(name)
     pattern = dict(corpus.files)[use]
-    if found := corpora.files(name, use, data_dir):
-        kind = "parquet" if found[0].suffix == ".parquet" else "json"
-        rows = load_dataset(kind, data_files=[str(f) for f in found], split="train", streaming=True)
+    if files := corpora.files(name, use, data_dir):
+        kind = "parquet" if files[0].suffix == ".parquet" else "json"
+        rows = load_dataset(kind, data_files=[str(f) for f in files], split="train", streaming=True)
     else:
-        revision = _hub_revision(name)
+        revision = _hub_revision(name, data_dir)
         rows = load_dataset(corpus.hub, data_files=pattern, split="train", revision=revision, streaming=True)
     for row in rows:
         text = row[corpus.column]
@@ -228,25 +229,23 @@ def _streamed(name: str, use: str, data_dir: Path | None) -> Iterator[str]:
             yield text
 
 
-def _hub_revision(name: str) -> str:
-    """The commit a hub corpus is at now.
+def _hub_revision(name: str, data_dir: Path | None) -> str:
+    """The current commit of a hub corpus.
 
     Raises:
-        UserError: it is not for training, or the hub does not answer.
+        UserError: it is not for training, or the hub does not answer or refuses.
     """
-    from huggingface_hub import HfApi
-
     corpus = corpora.lookup(name)
     if "training" not in dict(corpus.files):
-        raise UserError(f"{name} is no training corpus: take another training.data")
-    try:
-        return str(HfApi().dataset_info(corpus.hub, timeout=4).sha)
-    except corpora.unreachable() as fault:
-        raise UserError(
-            f"training corpus {name} ({corpus.hub}) is neither in a mirror nor in the cache, and the hub does not "
-            f"answer ({type(fault).__name__}): connect, name a mirror by --data-dir, or train on wiki-mini or on a "
-            "text file of yours"
-        ) from None
+        raise UserError(f"{name} has no training text: use another training.data")
+    repository = hub.Repository(
+        corpus.hub,
+        "dataset",
+        f"training corpus {name}",
+        "train on wiki-mini or on a text file of yours",
+        tuple(r / corpus.hub for r in hub.roots(data_dir)),
+    )
+    return repository.latest().revision
 
 
 def _is_local(name: str) -> bool:
@@ -255,7 +254,9 @@ def _is_local(name: str) -> bool:
 
 def _local_files(name: str) -> list[Path]:
     path = Path(name)
-    found = [path] if path.is_file() else sorted(f for s in TEXT_SUFFIXES for f in path.glob(f"*{s}"))
-    if not found:
-        raise UserError(f"training text {name!r} is not there, or holds no {' or '.join(TEXT_SUFFIXES)} file")
-    return found
+    files = [path] if path.is_file() else sorted(f for s in TEXT_SUFFIXES for f in path.glob(f"*{s}"))
+    if not files:
+        raise UserError(
+            f"training text {name!r} does not exist, or has no {' or '.join(TEXT_SUFFIXES)} file: check the path"
+        )
+    return files

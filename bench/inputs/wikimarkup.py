@@ -23,11 +23,11 @@ _BACK_MATTER = {
     "works cited",
     "notes and references",
 }
-_UNREAD_TAGS = {"ref", "references", "table", "gallery", "source", "timeline", "hr"}
-_UNREAD_LINKS = re.compile(r"\s*(file|image|category|media|[a-z]{2,3}|[a-z]+(-[a-z]+)+)\s*:\s*\S", re.I)
+_SKIPPED_TAGS = {"ref", "references", "table", "gallery", "source", "timeline", "hr"}
+_SKIPPED_LINKS = re.compile(r"\s*(file|image|category|media|[a-z]{2,3}|[a-z]+(-[a-z]+)+)\s*:\s*\S", re.I)
 
-# Inline templates by the positional argument that a reader sees. All others vanish: most are citations and boxes.
-_SHOWN = {
+# Inline templates, by the positional argument that a reader sees. Others are dropped: most are citations and boxes.
+_VISIBLE_ARGUMENT = {
     "lang": 1,
     "transl": -1,
     "nihongo": 0,
@@ -43,8 +43,8 @@ _SHOWN = {
     "tooltip": 0,
     "ipa": 0,
 }
-_GLUE = {"chem": "", "frac": "/"}  # templates that show all their arguments
-_FIXED = {
+_ALL_ARGUMENTS = {"chem": "", "frac": "/"}  # templates that show all their arguments, and what separates them
+_REPLACEMENTS = {
     "'s": "'s",
     "!": "|",
     "nbsp": " ",
@@ -57,19 +57,21 @@ _FIXED = {
 }
 _RANGE = {"to", "and", "or", "by", "x", "-", "\u2013"}  # {{convert|3|to|5|m}}
 
-_HOLE, _ITEM, _HEADING = "\0", "\1", "\2"  # marks: a formula stood here, a list item or heading starts
-_NOTHING = 7  # deeper than any heading
-_JOINED = re.compile("^([^\1\2\n].*)\n(?=[^\1\2\n])", re.M)  # a paragraph goes on after a single newline
+_FORMULA, _ITEM, _HEADING = "\0", "\1", "\2"  # marks: a formula was here; a list item starts; a heading starts
+_NO_LEVEL = 7  # deeper than any heading
+_LINE_BREAK = re.compile("^([^\1\2\n].*)\n(?=[^\1\2\n])", re.M)  # a paragraph goes on after a single newline
 _EXPONENT = re.compile("[0-9\u2212-]")
 _SENTENCE_END = re.compile("[.!?:;,][\"'\u201d\u2019)\\]]*$")
-_DEBRIS = re.compile(r"\0|,,|\[\[|\]\]|\{\{|\}\}|\{\||\|\}|</?[a-z]{2}|\bISBN\b", re.I)  # holes, unclosed markup
-_MENDS = [
+_REMNANTS = re.compile(
+    r"\0|,,|\[\[|\]\]|\{\{|\}\}|\{\||\|\}|</?[a-z]{2}|\bISBN\b", re.I
+)  # formula marks, unclosed markup
+_CLEANUPS = [
     (re.compile(pattern), text)
     for pattern, text in (
         (r"(?<=\w)\s*\x01\s*", ": "),  # "; term : meaning"
-        (r"[\1\2]|'{2,}", ""),  # marks; quotes of bold and italics that nobody closed
+        (r"[\1\2]|'{2,}", ""),  # marks; unclosed quotes of bold and italics
         (r"\s+", " "),
-        (r"([(\[])[\s,;:/]+", r"\1"),  # "(; born" and its like
+        (r"([(\[])[\s,;:/]+", r"\1"),  # "(; born" and similar
         (r"[\s,;:/]+([)\]])", r"\1"),
         (r"\s*(\(\)|\[\])", ""),
         (r" ([,.;:!?])(?=\s|$)", r"\1"),
@@ -81,31 +83,31 @@ def prose(markup: str) -> str:
     """Wikitext as plain lines, without references, boxes, tables, captions, formulas and back matter."""
     import mwparserfromhell
 
-    plain = _JOINED.sub(r"\1 ", _plain(mwparserfromhell.parse(markup)))
+    plain = _LINE_BREAK.sub(r"\1 ", _plain(mwparserfromhell.parse(markup)))
     lines: list[str] = []
-    headings: list[tuple[int, str]] = []  # held back until a line follows them
-    skipped = _NOTHING  # level of the back matter we are in
+    headings: list[tuple[int, str]] = []  # added once a line follows them
+    skipped = _NO_LEVEL  # level of the current back matter
     for raw in plain.split("\n"):
         if raw.startswith(_HEADING):
             level, title = int(raw[1]), _tidy(raw[2:])
             headings = [*(h for h in headings if h[0] < level), (level, title)]
             if level <= skipped:
-                skipped = level if title.lower() in _BACK_MATTER else _NOTHING
-        elif skipped == _NOTHING and _reads(raw, line := _tidy(raw)):
-            lines += [*(title for _, title in headings if title and not _DEBRIS.search(title)), line]
+                skipped = level if title.lower() in _BACK_MATTER else _NO_LEVEL
+        elif skipped == _NO_LEVEL and _is_prose(raw, line := _tidy(raw)):
+            lines += [*(title for _, title in headings if title and not _REMNANTS.search(title)), line]
             headings = []
     return "\n".join(lines)
 
 
-def _reads(raw: str, line: str) -> bool:
-    """Is this prose? Lists of names, remains of tables and sentences around a formula are not."""
+def _is_prose(raw: str, line: str) -> bool:
+    """Is this prose? Lists of names, remains of tables, and sentences with a formula are not."""
     shortest = 60 if raw.startswith(_ITEM) else 30
-    return len(line) >= shortest and bool(_SENTENCE_END.search(line)) and not _DEBRIS.search(line)
+    return len(line) >= shortest and bool(_SENTENCE_END.search(line)) and not _REMNANTS.search(line)
 
 
 def _tidy(line: str) -> str:
-    """Mend what removals leave behind: empty brackets, stray quotes, spaces before commas."""
-    for wrong, right in _MENDS:
+    """Clean up what removals leave behind: empty brackets, stray quotes, spaces before commas."""
+    for wrong, right in _CLEANUPS:
         line = wrong.sub(right, line)
     return line.strip()
 
@@ -123,7 +125,7 @@ def _plain(code: Wikicode) -> str:
                 parts.append(node.normalize())
             case nodes.Heading():
                 parts.append(f"\n{_HEADING}{node.level}{_plain(node.title)}\n")
-            case nodes.Wikilink() if not _UNREAD_LINKS.match(str(node.title)):
+            case nodes.Wikilink() if not _SKIPPED_LINKS.match(str(node.title)):
                 parts.append(_plain(node.title if node.text is None else node.text))
             case nodes.ExternalLink() if node.title is not None:
                 parts.append(_plain(node.title))
@@ -137,10 +139,10 @@ def _plain(code: Wikicode) -> str:
 def _tag(tag: Tag) -> str:
     name = str(tag.tag).strip().lower()
     if name == "math":
-        return _HOLE
+        return _FORMULA
     if name in ("li", "dd", "dt"):
         return _ITEM
-    if name in _UNREAD_TAGS or tag.contents is None:
+    if name in _SKIPPED_TAGS or tag.contents is None:
         return " " if name == "br" else ""
     text = _plain(tag.contents)
     if name == "sup" and _EXPONENT.match(text):
@@ -150,18 +152,18 @@ def _tag(tag: Tag) -> str:
 
 def _template(template: Template) -> str:
     name = str(template.name).strip().lower()
-    shown = [_plain(p.value).strip() for p in template.params if not p.showkey]
-    if name in _FIXED:
-        return _FIXED[name]
+    arguments = [_plain(p.value).strip() for p in template.params if not p.showkey]
+    if name in _REPLACEMENTS:
+        return _REPLACEMENTS[name]
     if name in ("math", "mvar", "val", "nuclide2"):
-        return _HOLE
+        return _FORMULA
     if name in ("convert", "cvt"):  # number, unit, …, or number, "to", number, unit, …
-        return " ".join(shown[: 4 if shown[1:] and shown[1] in _RANGE else 2])
-    if name == "as of":  # year, month, day: the year will do
-        return f"{'as' if template.has('lc') else 'As'} of {shown[0]}" if shown else ""
-    if name in _GLUE:
-        return _GLUE[name].join(shown)
-    if name not in _SHOWN or not shown[_SHOWN[name] :]:
+        return " ".join(arguments[: 4 if arguments[1:] and arguments[1] in _RANGE else 2])
+    if name == "as of":  # year, month, day: only the year is kept
+        return f"{'as' if template.has('lc') else 'As'} of {arguments[0]}" if arguments else ""
+    if name in _ALL_ARGUMENTS:
+        return _ALL_ARGUMENTS[name].join(arguments)
+    if name not in _VISIBLE_ARGUMENT or not arguments[_VISIBLE_ARGUMENT[name] :]:
         return ""
-    text = shown[_SHOWN[name]]
+    text = arguments[_VISIBLE_ARGUMENT[name]]
     return f"\n\n{text}\n\n" if "quote" in name else text

@@ -1,7 +1,7 @@
 """wiki-mini: about a hundred English Wikipedia articles as plain prose, split by article.
 
-The articles come from the dump sample inside the gensim wheel, so a machine that reaches only a
-package index has them. Text: Wikipedia's contributors, CC BY-SA.
+The articles come from the sample of a dump in the gensim wheel, so a package index is all that is needed to get them.
+Text: Wikipedia's contributors, CC BY-SA.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import hashlib
 import importlib.util
 import io
 import json
-import os
 import re
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 from bench.inputs.wikimarkup import prose
+from bench.system.files import atomic_write
 from methods.errors import UserError
 
 LICENSE = "CC BY-SA"
@@ -27,16 +26,18 @@ SPLITS = ("train", "validation", "test", "calibration")
 
 DUMP = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"  # inside gensim
 DUMP_SHA256 = "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d"
-CLEANING = 1  # raise it whenever a text comes out differently, here or in bench.wikitext
+CLEANING = 1  # increase it whenever a text changes, here or in bench.inputs.wikimarkup
 RECIPE = hashlib.sha256(f"{DUMP_SHA256} {CLEANING}".encode()).hexdigest()[:12]
 
-_MIN_CHARS = 1000  # less than that is a stub or a list
+_MIN_CHARS = 1000  # a shorter article is a stub or a list
 _SALT = "wiki-mini 341: "  # chosen for sizes alone: 80/10/10 of the characters, 13 in test
 _TEST_BELOW, _VALIDATION_BELOW = 0.10, 0.20  # of the unit interval that titles hash into
 _DISAMBIGUATION = re.compile(r"\{\{\s*(disambig\w*|dab|geodis|hndis)\b", re.I)
 
 
 class Article(NamedTuple):
+    """One article."""
+
     title: str
     text: str  # paragraphs and headings, one per line
 
@@ -44,12 +45,14 @@ class Article(NamedTuple):
 def articles(split: str, cache: Path) -> list[Article]:
     """The articles of one split, in the dump's order.
 
-    An article's split depends on its title alone: sha256 of salt and title, read as a number in [0, 1), puts it
-    in test below 0.10, in validation below 0.20 and in train otherwise. `calibration` is train under a second name:
-    disjoint from validation and test, which is all that calibration asks.
+    An article's split depends on its title only: sha256 of salt and title, read as a number in [0, 1), puts it
+    in test below 0.10, in validation below 0.20 and in train otherwise. `calibration` is another name for train, which is
+    disjoint from validation and test.
 
-    The parse (a few seconds) is kept in `cache`/data. Raises UserError for an unknown split, and for a dump
-    that is missing or not the one this module was written for.
+    Parsing takes a few seconds; the result is kept in `cache`/data.
+
+    Raises:
+        UserError: unknown split, or a dump that is missing or not the one this module was written for.
     """
     if split not in SPLITS:
         raise UserError(f"wiki-mini has no split {split!r}: use one of {', '.join(SPLITS)}")
@@ -58,7 +61,7 @@ def articles(split: str, cache: Path) -> list[Article]:
 
 
 def fingerprint(cache: Path) -> str:
-    """sha256 of the whole cleaned corpus as canonical JSON: it moves when a new mwparserfromhell reads differently."""
+    """sha256 of the whole cleaned corpus as canonical JSON; it changes when a new mwparserfromhell parses differently."""
     return _digest(_corpus(cache))
 
 
@@ -73,46 +76,44 @@ def _digest(corpus: list[Article]) -> str:
 
 def _corpus(cache: Path) -> list[Article]:
     path = cache / "data" / f"wiki-mini-{RECIPE}.json"
-    kept = _read(path)
-    if kept is None:
-        kept = [Article(title, text) for title, markup in _pages(_dump()) if len(text := prose(markup)) >= _MIN_CHARS]
-        _write(path, kept)
-    return kept
+    corpus = _read(path)
+    if corpus is None:
+        corpus = [
+            Article(title, text) for title, markup in _pages(_read_dump()) if len(text := prose(markup)) >= _MIN_CHARS
+        ]
+        _write(path, corpus)
+    return corpus
 
 
 def _read(path: Path) -> list[Article] | None:
-    """The cached corpus, or None if it is absent or not what was written."""
+    """The cached corpus; None if it is missing or damaged."""
     try:
-        kept = json.loads(path.read_bytes())
-        corpus = [Article(title, text) for title, text in kept["articles"]]
-        return corpus if _digest(corpus) == kept["sha256"] else None
+        content = json.loads(path.read_bytes())
+        corpus = [Article(title, text) for title, text in content["articles"]]
+        return corpus if _digest(corpus) == content["sha256"] else None
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 
 
 def _write(path: Path, corpus: list[Article]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temp = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temp.open("w", encoding="utf-8") as file:
-            json.dump({"sha256": _digest(corpus), "license": LICENSE, "articles": corpus}, file, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
-    finally:
-        temp.unlink(missing_ok=True)
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        json.dump({"sha256": _digest(corpus), "license": LICENSE, "articles": corpus}, file, ensure_ascii=False)
 
 
-def _dump() -> bytes:
-    """The compressed dump, checked. Found without importing gensim, which takes seconds."""
+def _read_dump(file: str = DUMP, sha256: str = DUMP_SHA256) -> bytes:
+    """The compressed dump, checked. Located without importing gensim, which takes seconds.
+
+    Raises:
+        UserError: it is missing, or another file.
+    """
     spec = importlib.util.find_spec("gensim")
-    path = Path(spec.origin).parent / DUMP if spec and spec.origin else None
+    path = Path(spec.origin).parent / file if spec and spec.origin else None
     if path is None or not path.is_file():
-        raise UserError(f"wiki-mini needs the file {Path(DUMP).name} that gensim ships: pip install gensim==4.4.0")
+        raise UserError(f"wiki-mini needs the file {Path(file).name} that gensim ships: pip install gensim==4.4.0")
     data = path.read_bytes()
-    if (found := hashlib.sha256(data).hexdigest()) != DUMP_SHA256:
+    if (actual := hashlib.sha256(data).hexdigest()) != sha256:
         raise UserError(
-            f"wiki-mini: {path} has sha256 {found[:12]}…, not {DUMP_SHA256[:12]}…: "
+            f"checksum mismatch: {path} has sha256 {actual[:12]}…, and wiki-mini needs {sha256[:12]}…: "
             "pip install --force-reinstall gensim==4.4.0"
         )
     return data
@@ -121,7 +122,7 @@ def _dump() -> bytes:
 def _pages(dump: bytes) -> Iterator[tuple[str, str]]:
     """(title, wikitext) of each page that is an article."""
     with bz2.open(io.BytesIO(dump)) as xml:
-        for _, page in ElementTree.iterparse(xml):  # safe: only bytes whose sha256 is known get here
+        for _, page in ElementTree.iterparse(xml):  # safe: the bytes' sha256 was checked
             if not page.tag.endswith("}page"):
                 continue
             title, markup = page.findtext("{*}title"), page.findtext("{*}revision/{*}text")

@@ -1,4 +1,4 @@
-"""Token blocks cut from corpora: evaluation windows, calibration crops, and whether there are enough of them."""
+"""Blocks of tokens cut from corpora: evaluation windows, calibration crops, and checks that there are enough of them."""
 
 from __future__ import annotations
 
@@ -10,33 +10,35 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenizers import Tokenizer
+
 from bench.inputs.corpora import documents, lookup
 from methods.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-QUICK_BYTES = 4_000_000
-"""Of text that is tokenized within a few seconds."""
-SPECIAL = 2
-"""Tokens that a tokenizer may add to a text, when its model is loaded if not before."""
+MAX_TOKENIZED_BYTES = 4_000_000
+"""Size of a text that is tokenized within a few seconds."""
+MAX_SPECIAL_TOKENS = 2
+"""Special tokens that a tokenizer may add to a text once its model is loaded."""
 
 
 def load_windows(
     name: str, tokenizer: Any, seqlen: int, count: int | None, data_dir: Path | None, split: str = "evaluation"
 ) -> tuple[Tensor, list[str]]:
-    """The corpus tokenized once, as a whole, in windows without overlap; the tail is dropped.
+    """Tokenize a corpus as one text and cut it into windows without overlap; the tail is dropped.
 
     Returns:
-        int64 [windows, seqlen], and for each window the number of the article it begins in.
+        int64 [windows, seqlen], and for each window the number of the article in which it begins.
 
     Raises:
-        UserError: not one window long, or fewer windows than were asked for.
+        UserError: the corpus has no window, or fewer than were asked for.
     """
-    import torch
+    import torch  # slow to import
 
-    texts, whole = _joined(name, split, data_dir)
-    encoded = tokenizer(whole, return_offsets_mapping=True)
+    texts, joined = _join_documents(name, split, data_dir)
+    encoded = tokenizer(joined, return_offsets_mapping=True)
     ids = encoded["input_ids"]
     if not (available := len(ids) // seqlen) or (count and count > available):
         raise UserError(_too_few(name, len(ids), seqlen, count))
@@ -51,8 +53,8 @@ def load_windows(
     return torch.tensor(ids[: used * seqlen]).view(used, seqlen), clusters
 
 
-def _joined(name: str, split: str, data_dir: Path | None) -> tuple[Sequence[str], str]:
-    """The documents that are read, and the one text they make."""
+def _join_documents(name: str, split: str, data_dir: Path | None) -> tuple[Sequence[str], str]:
+    """The documents, and the one text that they are joined to."""
     corpus = lookup(name)
     texts = documents(name, split, data_dir)[: corpus.rows]
     return texts, corpus.joiner.join(texts)
@@ -60,12 +62,12 @@ def _joined(name: str, split: str, data_dir: Path | None) -> tuple[Sequence[str]
 
 def _too_few(name: str, tokens: int, seqlen: int, count: int | None, at_most: str = "") -> str:
     if tokens < seqlen:
-        return f"{name} has {at_most}{tokens} tokens, not one window of perplexity.seqlen={seqlen}: take a shorter one"
-    return f"{name} has {at_most}{tokens // seqlen} windows of {seqlen} tokens, not perplexity.windows={count}: ask for no more, or leave it out for all"
+        return f"{name} has {at_most}{tokens} tokens, not one window of perplexity.seqlen={seqlen}: use a smaller one"
+    return f"{name} has {at_most}{tokens // seqlen} windows of {seqlen} tokens, not perplexity.windows={count}: use a smaller number, or leave it out for all"
 
 
 def _article_starts(texts: Sequence[str], gap: int) -> list[int]:
-    """Character offsets in the joined text: of each document, or of each title row where rows are paragraphs."""
+    """Character offsets in the joined text of each article: of title rows where rows are paragraphs, else of documents."""
     offsets, at = [], 0
     for text in texts:
         offsets.append(at)
@@ -77,26 +79,26 @@ def _article_starts(texts: Sequence[str], gap: int) -> list[int]:
 def draw_calibration(
     name: str, sequences: int, seqlen: int, seed: int, encode: Callable[[str], list[int]], data_dir: Path | None
 ) -> list[list[int]]:
-    """Random crops of random documents longer than a sequence, as SparseGPT and Wanda draw them, with replacement.
+    """Random crops of random documents longer than a sequence, drawn with replacement as SparseGPT and Wanda do.
 
     Raises:
         UserError: no document is long enough.
     """
     texts = documents(name, "calibration", data_dir)
-    draw = random.Random(seed)
-    eligible = [i for i, t in enumerate(texts) if len(t.encode()) > seqlen]  # a token is a byte at least
+    rng = random.Random(seed)
+    eligible = [i for i, t in enumerate(texts) if len(t.encode()) > seqlen]  # a token is at least one byte
     tokens: dict[int, list[int]] = {}
     crops: list[list[int]] = []
     while len(crops) < sequences:
         if not eligible:
             raise UserError(_too_long(name, seqlen))
-        i = draw.choice(eligible)
+        i = rng.choice(eligible)
         if i not in tokens:
             tokens[i] = encode(texts[i])
         if len(tokens[i]) <= seqlen:
             eligible.remove(i)
             continue
-        start = draw.randrange(len(tokens[i]) - seqlen)
+        start = rng.randrange(len(tokens[i]) - seqlen)
         crops.append(tokens[i][start : start + seqlen])
     return crops
 
@@ -108,33 +110,35 @@ def check_windows(
     tokenizer_json: Path,
     data_dir: Path | None,
     split: str = "evaluation",
+    *,
+    max_tokenized_bytes: int = MAX_TOKENIZED_BYTES,
 ) -> None:
-    """Find out before anything is loaded whether a corpus that is here has the windows that are asked for.
+    """Check, before a model is loaded, that a corpus that is here has enough windows.
 
-    A quarter of what the evaluation text of that name has is taken for granted; beyond it the text is tokenized, or,
-    where that would take long or the model has no tokenizer.json, its bytes are counted: a token is one at least.
+    Up to a quarter of the evaluation text's known size needs no look. Beyond that the text is tokenized; a text larger than
+    `max_tokenized_bytes`, or a model without tokenizer.json, has its bytes counted instead: a token is at least one byte.
 
     Raises:
         UserError: it has fewer.
     """
-    wanted = seqlen * (count or 1)
-    if split == "evaluation" and 4 * wanted <= lookup(name).tokens:
+    needed = seqlen * (count or 1)
+    if split == "evaluation" and 4 * needed <= lookup(name).tokens:
         return
-    _, text = _joined(name, split, data_dir)
+    _, text = _join_documents(name, split, data_dir)
     size = len(text.encode())
-    exact = size <= QUICK_BYTES and tokenizer_json.exists()
-    tokens = _counter(tokenizer_json)(text) if exact else size
-    if tokens + SPECIAL < wanted:
+    exact = size <= max_tokenized_bytes and tokenizer_json.exists()
+    tokens = _token_counter(tokenizer_json)(text) if exact else size
+    if tokens + MAX_SPECIAL_TOKENS < needed:
         raise UserError(_too_few(name, tokens, seqlen, count, "" if exact else "at most "))
 
 
 def check_calibration(name: str, seqlen: int, tokenizer_json: Path, data_dir: Path | None) -> None:
-    """Find out before anything is loaded whether any document is long enough, longest first.
+    """Check, before a model is loaded, that some document is long enough for calibration, longest first.
 
     Raises:
         UserError: none is.
     """
-    tokens_in = _counter(tokenizer_json)
+    tokens_in = _token_counter(tokenizer_json)
     for text in sorted(documents(name, "calibration", data_dir), key=len, reverse=True):
         if len(text.encode()) <= seqlen:
             break
@@ -143,20 +147,18 @@ def check_calibration(name: str, seqlen: int, tokenizer_json: Path, data_dir: Pa
     raise UserError(_too_long(name, seqlen))
 
 
-def _counter(tokenizer_json: Path) -> Callable[[str], int]:
-    """How many tokens a text has."""
-    from tokenizers import Tokenizer
-
+def _token_counter(tokenizer_json: Path) -> Callable[[str], int]:
+    """A function that counts a text's tokens."""
     tokenizer = Tokenizer.from_file(str(tokenizer_json))
-    tokenizer.no_truncation()  # some files ask for it
+    tokenizer.no_truncation()  # some files turn it on
     return lambda text: len(tokenizer.encode(text).ids)
 
 
 def _too_long(name: str, seqlen: int) -> str:
-    return f"no document of {name} is longer than calibration.seqlen={seqlen} tokens: take a shorter one, or another corpus (calibration.data)"
+    return f"no document of {name} is longer than calibration.seqlen={seqlen} tokens: use a smaller one, or another corpus (calibration.data)"
 
 
 def token_digest(tokens: Any) -> str:
-    """sha256 of a block of tokens: two records may be compared only where these agree."""
+    """sha256 of a block of tokens; two records are compared only where these are equal."""
     rows = tokens if isinstance(tokens, list) else tokens.tolist()
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -1,1 +1,1 @@
-"""2:4 weights packed, and kernels that multiply with them."""
+"""Packed 2:4 weights, and kernels that multiply by them."""

@@ -1,4 +1,4 @@
-"""Weights laid out for the native kernel, and products with them."""
+"""Weights in the native kernel's layout, and products with them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.kernels import native
-from bench.kernels.packed24 import CODES, Packed, unpack
+from bench.kernels.packed24 import CODES, PackedWeight, unpack
 
 BLOCK, CHUNK = 64, 8
 _TO_PLACES = np.zeros(16, dtype=np.uint8)
@@ -23,16 +23,16 @@ for _code in CODES.tolist():
 
 @dataclass(frozen=True)
 class KernelWeight:
-    """A matrix [out, width] as the kernel reads it."""
+    """A matrix [out, width] in the kernel's layout."""
 
     memory: Tensor
     """uint8 [out, bytes of a row]"""
     scales: Tensor | None
-    """float32 [out]; of int8"""
+    """float32 [out]; only for int8"""
     width: int
     dense: bool = False
     dtype: torch.dtype = torch.bfloat16
-    """Of the weight it stands for."""
+    """Of the original weight."""
 
     @property
     def int8(self) -> bool:
@@ -43,15 +43,15 @@ class KernelWeight:
         return -(-self.width // BLOCK)
 
 
-def supports(packed: Packed) -> bool:
-    """Has the kernel a path for it? bfloat16, and int8 with a scale a row."""
+def supports(packed: PackedWeight) -> bool:
+    """Can the kernel compute with it? It can with bfloat16, and with int8 that has one scale per row."""
     if packed.kind == "int8":
         return packed.scales is not None and packed.scales.shape[1] == 1
     return packed.kind == "float" and packed.dtype == torch.bfloat16
 
 
-def to_kernel_layout(packed: Packed) -> KernelWeight:
-    """From packed24: beside bfloat16 the mask's bits become places; eight blocks' codes and values lie together."""
+def to_kernel_layout(packed: PackedWeight) -> KernelWeight:
+    """Convert from packed24. Codes and values of CHUNK blocks lie together; for bfloat16 a code is two positions, not a mask."""
     values, rows = packed.values.view(torch.uint8).numpy(), len(packed.values)
     blocks = -(-packed.width // BLOCK)
     item = packed.values.itemsize
@@ -67,74 +67,75 @@ def to_kernel_layout(packed: Packed) -> KernelWeight:
     return KernelWeight(torch.from_numpy(memory), scales, packed.width, dtype=packed.dtype)
 
 
-def from_kernel_layout(laid: KernelWeight) -> Packed:
-    """The packed24 it was laid from."""
-    item = 1 if laid.int8 else 2
-    memory, width = laid.memory.numpy(), laid.width
-    codes = np.empty((len(memory), laid.blocks * 8), dtype=np.uint8)
-    values = np.empty((len(memory), laid.blocks * 32 * item), dtype=np.uint8)
-    for at, start, n in _chunks(laid.blocks, item):
+def from_kernel_layout(weight: KernelWeight) -> PackedWeight:
+    """Convert back to packed24."""
+    item = 1 if weight.int8 else 2
+    memory, width = weight.memory.numpy(), weight.width
+    codes = np.empty((len(memory), weight.blocks * 8), dtype=np.uint8)
+    values = np.empty((len(memory), weight.blocks * 32 * item), dtype=np.uint8)
+    for at, start, n in _chunks(weight.blocks, item):
         middle, end = at + 8 * n, at + (8 + 32 * item) * n
         codes[:, 8 * start : 8 * (start + n)] = memory[:, at:middle]
         values[:, 32 * item * start : 32 * item * (start + n)] = memory[:, middle:end]
-    mask = codes if laid.int8 else _TO_MASK[codes & 15] | _TO_MASK[codes >> 4] << 4
+    mask = codes if weight.int8 else _TO_MASK[codes & 15] | _TO_MASK[codes >> 4] << 4
     mask = np.ascontiguousarray(mask[:, : -(-width // 8)])
-    kept = torch.from_numpy(np.ascontiguousarray(values[:, : width // 2 * item]))
-    scales = laid.scales[:, None].bfloat16() if laid.scales is not None else None
-    kind, stored = ("int8", torch.int8) if laid.int8 else ("float", torch.bfloat16)
-    return Packed(kind, width, laid.dtype, kept.view(stored), torch.from_numpy(mask), scales)
+    packed_values = torch.from_numpy(np.ascontiguousarray(values[:, : width // 2 * item]))
+    scales = weight.scales[:, None].bfloat16() if weight.scales is not None else None
+    kind, dtype = ("int8", torch.int8) if weight.int8 else ("float", torch.bfloat16)
+    return PackedWeight(kind, width, weight.dtype, packed_values.view(dtype), torch.from_numpy(mask), scales)
 
 
-def integers(packed: Packed) -> tuple[Tensor, Tensor]:
-    """Of an int8 weight: the integers, dense int8 [out, width], and their scales, float32 [out]."""
+def integers_and_scales(packed: PackedWeight) -> tuple[Tensor, Tensor]:
+    """An int8 weight's integers, dense int8 [out, width], and their scales, float32 [out]."""
     assert packed.scales is not None
     plain = replace(packed, dtype=torch.float32, scales=torch.ones_like(packed.scales))
     return unpack(plain).to(torch.int8), packed.scales[:, 0].float()
 
 
-def lay_dense(weight: Tensor, scales: Tensor | None = None) -> KernelWeight:
-    """The same for the kernel without sparsity: bfloat16 [out, width], or int8 with float32 scales [out]."""
+def to_dense_kernel_layout(weight: Tensor, scales: Tensor | None = None) -> KernelWeight:
+    """Convert a dense matrix for the kernel without sparsity: bfloat16 [out, width], or int8 with float32 scales [out]."""
     blocks = -(-weight.shape[1] // BLOCK)
     padded = torch.nn.functional.pad(weight, (0, blocks * BLOCK - weight.shape[1])).contiguous()
     return KernelWeight(aligned_copy(padded.view(torch.uint8)), scales, weight.shape[1], dense=True)
 
 
-def weight_of(laid: KernelWeight) -> Tensor:
-    """The dense matrix [out, width] it stands for."""
-    if not laid.dense:
-        return unpack(from_kernel_layout(laid))
-    whole = laid.memory.view(torch.int8 if laid.int8 else torch.bfloat16)[:, : laid.width]
-    return whole if laid.scales is None else (whole.float() * laid.scales[:, None]).to(laid.dtype)
+def unpack_kernel_weight(weight: KernelWeight) -> Tensor:
+    """The dense matrix [out, width]."""
+    if not weight.dense:
+        return unpack(from_kernel_layout(weight))
+    dense = weight.memory.view(torch.int8 if weight.int8 else torch.bfloat16)[:, : weight.width]
+    return dense if weight.scales is None else (dense.float() * weight.scales[:, None]).to(weight.dtype)
 
 
 def aligned_copy(memory: Tensor) -> Tensor:
-    """A copy of bytes in memory of numpy's, which asks for large pages: torch's rows would cross a small one each."""
+    """A copy of bytes in memory that numpy allocates: it asks for large pages, so that rows cross fewer page borders."""
     return torch.from_numpy(memory.numpy().copy())
 
 
-def product(x: Tensor, laid: KernelWeight, *, threads: int = 1, path: str | None = None) -> Tensor:
-    """x [rows, width] times the matrix transposed: float32 [rows, out]. Four rows of x share a reading of the weights.
+def product(x: Tensor, weight: KernelWeight, *, threads: int = 1, path: str | None = None) -> Tensor:
+    """x [rows, width] times the matrix transposed: float32 [rows, out]. The weights are read once for four rows of x.
 
-    bfloat16 weights see x as bfloat16; int8 ones see it as int16, each row by its largest, and add exactly.
+    For bfloat16 weights x is rounded to bfloat16. For int8 ones each row is scaled by its largest value to int16, and the
+    sums are exact.
 
     Raises:
-        NoKernel: none here.
+        NoKernel: the kernel cannot be compiled here.
     """
     kernel = native.load()
-    wide = laid.int8 and x.dtype != torch.bfloat16
-    seen = x.to(torch.float32 if wide else torch.bfloat16).contiguous()
-    rows, out = len(seen), len(laid.memory)
+    wide = weight.int8 and x.dtype != torch.bfloat16
+    x = x.to(torch.float32 if wide else torch.bfloat16).contiguous()
+    rows, out = len(x), len(weight.memory)
     y = torch.empty(rows, out)
     kernel.product(
-        laid.memory.data_ptr(),
-        laid.scales.data_ptr() if laid.scales is not None else None,
-        seen.data_ptr(),
+        weight.memory.data_ptr(),
+        weight.scales.data_ptr() if weight.scales is not None else None,
+        x.data_ptr(),
         y.data_ptr(),
-        int8=laid.int8,
-        dense=laid.dense,
+        int8=weight.int8,
+        dense=weight.dense,
         wide=wide,
         rows=rows,
-        width=laid.width,
+        width=weight.width,
         out=out,
         threads=threads,
         path=path,
@@ -143,12 +144,12 @@ def product(x: Tensor, laid: KernelWeight, *, threads: int = 1, path: str | None
 
 
 def _chunks(blocks: int, item: int) -> Any:
-    """(first byte, first block, blocks) of each chunk of a row."""
+    """(first byte, first block, number of blocks) of each chunk of a row."""
     size = 8 + 32 * item
     return [(size * b, b, min(CHUNK, blocks - b)) for b in range(0, blocks, CHUNK)]
 
 
 def _fill(target: np.ndarray[Any, Any], source: np.ndarray[Any, Any]) -> None:
-    """Where a row ends within a block the rest are zeros: values of zero at whatever place add nothing."""
+    """Fill a row and pad it with zeros to whole blocks: a value of zero adds nothing at any position."""
     target[:, : source.shape[1]] = source
     target[:, source.shape[1] :] = 0

@@ -1,7 +1,7 @@
-"""2:4 products on a CUDA device by cuSPARSELt, through torch's own operators, called directly.
+"""2:4 products on a CUDA device by cuSPARSELt, through torch's operators.
 
-UNVERIFIED: written against their schemas, and never yet run on a device; a CPU build has no schema of `mm_search`. The
-tensor subclass that torch offers drops split_k, so it is not used.
+UNVERIFIED: written against the operators' schemas and never run on a device yet; a CPU build has no schema of `mm_search`.
+torch's tensor subclass is not used, because it drops split_k.
 https://github.com/pytorch/pytorch/blob/main/torch/csrc/cuda/shared/cusparselt.cpp
 """
 
@@ -21,12 +21,12 @@ from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.files import atomic_write
 
-MULTIPLE = 16
-"""Tokens are padded to a multiple: the library wants 8 of 16-bit values, 16 of 8-bit ones."""
-LEAST = {torch.bfloat16: 16, torch.float16: 16, torch.int8: 32, torch.float8_e4m3fn: 32}
-"""What both sides of a weight must be a multiple of."""
-SPLITS = ((2, 0), (2, 1), (4, 0), (4, 1), (8, 0), (8, 1))
-"""(split_k, split_k_mode): the width in so many parts, added up in one kernel or in two."""
+TOKEN_MULTIPLE = 16
+"""Tokens are padded to a multiple of it: the library needs 8 for 16-bit values, 16 for 8-bit ones."""
+SIDE_MULTIPLES = {torch.bfloat16: 16, torch.float16: 16, torch.int8: 32, torch.float8_e4m3fn: 32}
+"""Both sides of a weight must be a multiple of it, by dtype."""
+SPLIT_KS = ((2, 0), (2, 1), (4, 0), (4, 1), (8, 0), (8, 1))
+"""(split_k, split_k_mode): into how many parts the width is split, and whether one kernel or two add them up."""
 SAMPLES = 9
 
 
@@ -39,33 +39,34 @@ class Plan(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The fastest plan whose product is right, and what was seen on the way."""
+class PlanChoice:
+    """The fastest plan whose product is right, and what the search met."""
 
     plan: Plan
-    tried: int
-    wrong: tuple[str, ...] = ()
-    """Plans whose product is not the one float32 gives."""
-    refused: int = 0
-    """Plans that the library would not run."""
+    plan_count: int
+    """Plans that were tried."""
+    errors: tuple[str, ...] = ()
+    """A sentence for each plan whose product is wrong."""
+    refusal_count: int = 0
+    """Plans that the library did not run."""
 
 
-class Compressed:
+class CompressedWeight:
     """A 2:4 weight [out, in] on the device, in the library's own layout.
 
-    out_dtype: of the product; None is the weight's.
+    out_dtype: of the product; None means the weight's.
     """
 
     def __init__(self, weight: Tensor, clock: Clock, out_dtype: torch.dtype | None = None) -> None:
         self.weight_dtype, self.shape = weight.dtype, tuple(weight.shape)
         self.memory: Tensor = torch._cslt_compress(weight)
         self.clock, self.out_dtype = clock, out_dtype
-        self.choices: dict[int, Choice] = {}
+        self.choices: dict[int, PlanChoice] = {}
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x [tokens, in] times the weight transposed, plus bias: [tokens, out]. Searches once a padded size."""
+        """x [tokens, in] times the weight transposed, plus bias: [tokens, out]. Searches a plan for each padded size."""
         count = len(x)
-        x = torch.nn.functional.pad(x, (0, 0, 0, -count % MULTIPLE))
+        x = torch.nn.functional.pad(x, (0, 0, 0, -count % TOKEN_MULTIPLE))
         choice = self.choices.get(len(x))
         if choice is None:
             choice = self.choices[len(x)] = self.choose(x, bias)
@@ -84,21 +85,21 @@ class Compressed:
         )
         return y
 
-    def choose(self, x: Tensor, bias: Tensor | None, wanted: Tensor | None = None) -> Choice:
-        """Remembered on disk by library, device, shapes and dtypes; else searched for.
+    def choose(self, x: Tensor, bias: Tensor | None, expected: Tensor | None = None) -> PlanChoice:
+        """The best plan: remembered on disk by library, device, shapes and dtypes, else searched for.
 
-        wanted: what float32 gives; None holds all against the library's default plan.
+        expected: the product in float32; None compares with the library's default plan.
         """
-        what = [self.shape, len(x), str(self.weight_dtype), str(self.out_dtype), bias is not None]
-        memory = cache_dir() / "cusparselt" / f"{digests.of([surroundings(), *what])[:32]}.json"
+        case = [self.shape, len(x), str(self.weight_dtype), str(self.out_dtype), bias is not None]
+        memory = cache_dir() / "cusparselt-plans" / f"{digests.of([library_versions(), *case])[:32]}.json"
         if memory.exists():
             known = json.loads(memory.read_text())
-            return Choice(**known | {"plan": Plan(*known["plan"]), "wrong": tuple(known["wrong"])})
-        wanted = self.product(x, bias, Plan()).float() if wanted is None else wanted
+            return PlanChoice(**known | {"plan": Plan(*known["plan"]), "errors": tuple(known["errors"])})
+        expected = self.product(x, bias, Plan()).float() if expected is None else expected
         choice = search(
             self._candidates(x, bias),
             lambda plan: self.product(x, bias, plan),
-            wanted,
+            expected,
             lambda work: self._seconds(work),
         )
         with atomic_write(memory) as temporary:
@@ -106,50 +107,51 @@ class Compressed:
         return choice
 
     def _candidates(self, x: Tensor, bias: Tensor | None) -> tuple[Plan, ...]:
-        """The default, what the library's own search finds, every algorithm, and the found one with the width split."""
+        """The default, the result of the library's own search, every algorithm, and that result with the width split."""
         library: Any = torch._C._cusparselt
-        found = library.mm_search(self.memory, x.t(), bias, None, self.out_dtype, True)
-        alg_id, split_k, split_k_mode, most = found
-        every = [Plan(alg_id=i) for i in range(most)]
+        alg_id, split_k, split_k_mode, alg_count = library.mm_search(
+            self.memory, x.t(), bias, None, self.out_dtype, True
+        )
+        every = [Plan(alg_id=i) for i in range(alg_count)]
         return tuple(
-            dict.fromkeys((Plan(), Plan(alg_id, split_k, split_k_mode), *every, *(Plan(alg_id, *s) for s in SPLITS)))
+            dict.fromkeys((Plan(), Plan(alg_id, split_k, split_k_mode), *every, *(Plan(alg_id, *s) for s in SPLIT_KS)))
         )
 
     def _seconds(self, work: Callable[[], Any]) -> float:
-        self.clock.samples(work, 2)
-        return statistics.median(self.clock.samples(work, SAMPLES))
+        self.clock.measure(work, 2)
+        return statistics.median(self.clock.measure(work, SAMPLES))
 
 
 def search(
     plans: Iterable[Plan],
     product: Callable[[Plan], Tensor],
-    wanted: Tensor,
+    expected: Tensor,
     seconds: Callable[[Callable[[], Any]], float],
-) -> Choice:
-    """The fastest plan whose product is right. A known algorithm id returns wrong results: none is timed unchecked.
+) -> PlanChoice:
+    """The fastest plan whose product is right. Some algorithm ids give wrong results, so each product is checked first.
 
     Raises:
         WrongProduct: there is none.
     """
     best: tuple[float, Plan] | None = None
-    wrong, refused, tried = [], 0, 0
+    errors, refusals, plan_count = [], 0, 0
     for plan in plans:
-        tried += 1
+        plan_count += 1
         try:
-            check_product(f"algorithm {plan.alg_id} (split_k {plan.split_k})", product(plan), wanted)
+            check_product(f"algorithm {plan.alg_id} (split_k {plan.split_k})", product(plan), expected)
             took = seconds(lambda plan=plan: product(plan))  # type: ignore[misc]
         except WrongProduct as fault:
-            wrong.append(str(fault))
-        except RuntimeError:  # what the library cannot do for this shape
-            refused += 1
+            errors.append(str(fault))
+        except RuntimeError:  # the library cannot run it for this shape
+            refusals += 1
         else:
             best = min(best or (took, plan), (took, plan))
     if best is None:
-        raise WrongProduct(f"none of cuSPARSELt's {tried} plans gives the right product")
-    return Choice(best[1], tried, tuple(wrong), refused)
+        raise WrongProduct(f"none of cuSPARSELt's {plan_count} plans gives the right product")
+    return PlanChoice(best[1], plan_count, tuple(errors), refusals)
 
 
-def surroundings() -> list[str]:
-    """What a choice holds for: library, driver side and device."""
+def library_versions() -> list[str]:
+    """Versions of the library, CUDA and torch, and the device: a choice is valid for these."""
     library = torch.backends.cusparselt.version()
     return [str(library), str(torch.version.cuda), torch.cuda.get_device_name(), torch.__version__]

@@ -1,10 +1,11 @@
-"""packed24 on disk: a model folder whose 2:4 weights lie as kept values and bitmasks in safetensors.
+"""packed24 on disk: a model folder with its 2:4 weights stored as kept values and bitmasks in safetensors files.
 
-    packed24.json                 the format's version, and of every tensor its shape, its parts and their sha256
+    packed24.json                 manifest: the format's version, and each tensor's shape, parts and their sha256
     packed24-00001.safetensors    the parts: NAME for a dense tensor; NAME.values, NAME.mask, NAME.scales for a packed one
     config.json, tokenizer        as in any model folder
 
-What the parts are: methods.packed24.Packed. The name is not `model.safetensors`, so that no loader takes it for one.
+bench.kernels.packed24.PackedWeight describes the parts. The files are not called `model.safetensors`, so that no other
+loader opens them by mistake.
 """
 
 from __future__ import annotations
@@ -13,24 +14,24 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from bench.kernels.integers24 import BITS
-from bench.kernels.packed24 import FLOATS, Packed, check_mask, unpack
+from bench.kernels.packed24 import FLOAT_DTYPES, PackedWeight, check_mask, unpack
 from bench.system import digests
 from bench.system.provenance import VERSION
 from methods.errors import UserError
 from methods.folder import SHARD_BYTES
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-ABOUT = "packed24.json"
+MANIFEST = "packed24.json"
 FORMAT_VERSION = 1
-DTYPES = {str(d)[6:]: d for d in (*FLOATS, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool)}
+DTYPES = {str(d)[6:]: d for d in (*FLOAT_DTYPES, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool)}
 
 
 class Part(BaseModel):
@@ -47,30 +48,32 @@ class Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["dense", "float", "int8", "int4"]
     shape: tuple[int, ...]
-    """As the model has it; packed parts are [out, in] always."""
+    """As in the model; packed parts are always [out, in]."""
     dtype: str
     transposed: bool = False
-    """The model stores it [in, out]."""
+    """Does the model store it as [in, out]?"""
     exact: bool = True
-    """Does it unpack to what it was made from, bit for bit?"""
+    """Does it unpack to the original, bit for bit?"""
     parts: dict[str, Part]
 
 
-class About(BaseModel):
+class Manifest(BaseModel):
+    """packed24.json."""
+
     model_config = ConfigDict(extra="forbid")
     format: Literal["packed24"] = "packed24"
     version: int = FORMAT_VERSION
     made_by: str
     tensors: dict[str, Entry]
     sha256: str = ""
-    """Of all the rest."""
+    """Digest of all other fields."""
 
     def digest(self) -> str:
         return digests.of(self.model_dump(mode="json", exclude={"sha256"}))
 
 
 class Writer24:
-    """Write tensors as they come, a shard at a time."""
+    """Writes a packed24 folder tensor by tensor, one shard at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -80,17 +83,20 @@ class Writer24:
         self._shard = 1
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """A tensor as it is.
+        """Write a dense tensor.
 
         Raises:
-            UserError: of a dtype the format has no word for.
+            UserError: a dtype that the format does not support.
         """
         if (dtype := str(tensor.dtype)[6:]) not in DTYPES:
-            raise UserError(f"{name} is {dtype}, which packed24 has no word for: it knows {', '.join(DTYPES)}")
+            raise UserError(
+                f"{name} has dtype {dtype}, which packed24 does not support: it supports {', '.join(DTYPES)}"
+            )
         parts = self._store(name, {"dense": tensor})
         self._entries[name] = Entry(kind="dense", shape=tuple(tensor.shape), dtype=dtype, parts=parts)
 
-    def add_packed(self, name: str, packed: Packed, *, transposed: bool, exact: bool) -> None:
+    def add_packed(self, name: str, packed: PackedWeight, *, transposed: bool, exact: bool) -> None:
+        """Write a packed weight. transposed, exact: as in Entry."""
         shape = packed.shape[::-1] if transposed else packed.shape
         self._entries[name] = Entry(
             kind=packed.kind,  # type: ignore[arg-type]
@@ -105,27 +111,26 @@ class Writer24:
         file = f"packed24-{self._shard:05d}.safetensors"
         stored = {}
         for part, tensor in parts.items():
-            held = tensor.detach().cpu().contiguous()
-            self._pending[_stored(name, part)] = held
-            self._bytes += held.nbytes
-            stored[part] = Part(file=file, sha256=_sha256(held))
+            tensor = tensor.detach().cpu().contiguous()
+            self._pending[_tensor_name(name, part)] = tensor
+            self._bytes += tensor.nbytes
+            stored[part] = Part(file=file, sha256=_sha256(tensor))
         if self._bytes >= SHARD_BYTES:
             self._flush()
         return stored
 
     def _flush(self) -> None:
-        from safetensors.torch import save_file
-
         about = {"format": "packed24", "version": str(FORMAT_VERSION)}
         save_file(self._pending, self.path / f"packed24-{self._shard:05d}.safetensors", metadata=about)
         self._pending, self._bytes, self._shard = {}, 0, self._shard + 1
 
-    def close(self) -> About:
+    def close(self) -> Manifest:
+        """Write the last shard and the manifest."""
         if self._pending:
             self._flush()
-        about = About(made_by=f"cast-bench {VERSION}", tensors=self._entries)
+        about = Manifest(made_by=f"cast-bench {VERSION}", tensors=self._entries)
         about.sha256 = about.digest()
-        (self.path / ABOUT).write_text(about.model_dump_json(indent=1) + "\n")
+        (self.path / MANIFEST).write_text(about.model_dump_json(indent=1) + "\n")
         return about
 
 
@@ -133,13 +138,13 @@ class Folder24:
     """A packed24 folder, read tensor by tensor. Iterating gives the names of the model's tensors.
 
     Raises:
-        UserError: no packed24 folder; a version newer than this code; a part that is missing or is not what its checksum
-            and its shape say.
+        UserError: no packed24 folder; a version newer than this code; a part that is missing, or does not match its
+            checksum or shape.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.entries = _read(path / ABOUT).tensors
+        self.entries = _read_manifest(path / MANIFEST).tensors
         for name, entry in self.entries.items():
             _check_entry(path, name, entry)
 
@@ -147,18 +152,18 @@ class Folder24:
         return iter(self.entries)
 
     def tensor(self, name: str) -> Tensor:
-        """Dense, in the model's own orientation."""
+        """The dense tensor, in the model's orientation."""
         entry = self.entries[name]
         if entry.kind != "dense":
             dense = unpack(self.packed(name))
             return dense.T.contiguous() if entry.transposed else dense
-        found = self._part(name, "dense")
-        if tuple(found.shape) != entry.shape or str(found.dtype)[6:] != entry.dtype:
-            raise self._torn(name)
-        return found
+        tensor = self._part(name, "dense")
+        if tuple(tensor.shape) != entry.shape or str(tensor.dtype)[6:] != entry.dtype:
+            raise self._mismatch(name)
+        return tensor
 
-    def packed(self, name: str) -> Packed:
-        """[out, in] of a packed tensor."""
+    def packed(self, name: str) -> PackedWeight:
+        """A packed tensor, [out, in]."""
         entry = self.entries[name]
         rows, width = entry.shape[::-1] if entry.transposed else entry.shape
         dtype = DTYPES[entry.dtype]
@@ -172,59 +177,59 @@ class Folder24:
         for part, tensor in parts.items():
             groups = tensor.shape[-1] if tensor.ndim == 2 else 0
             if part == "scales" and (groups < 1 or width % groups):
-                raise self._torn(name)
+                raise self._mismatch(name)
             if tuple(tensor.shape) != wanted.get(part, (rows, groups)) or tensor.dtype != kinds[part]:
-                raise self._torn(name)
+                raise self._mismatch(name)
         check_mask(parts["mask"], width, f"{name} in {self.path}")
-        return Packed(entry.kind, width, dtype, **parts)
+        return PackedWeight(entry.kind, width, dtype, **parts)
 
     def _part(self, name: str, part: str) -> Tensor:
-        from safetensors import SafetensorError, safe_open
-
         entry = self.entries[name].parts[part]
         try:
-            # Opened anew each time: kept open, all that was ever read would stay mapped.
+            # Opened for each tensor: an open file keeps all that was ever read mapped into memory.
             with safe_open(self.path / entry.file, framework="pt") as opened:
-                found: Tensor = opened.get_tensor(_stored(name, part))
+                tensor: Tensor = opened.get_tensor(_tensor_name(name, part))
         except (OSError, SafetensorError) as fault:
             raise UserError(
                 f"{self.path / entry.file} cannot be read for {name} ({fault}): fetch or export it again"
             ) from None
-        if _sha256(found) != entry.sha256:
+        if _sha256(tensor) != entry.sha256:
             raise UserError(
-                f"{_stored(name, part)} in {self.path / entry.file} is not what was written: its checksum differs; "
+                f"checksum mismatch: {_tensor_name(name, part)} in {self.path / entry.file} does not match {MANIFEST}; "
                 "fetch or export it again"
             )
-        return found
+        return tensor
 
-    def _torn(self, name: str) -> UserError:
-        return UserError(f"{name} in {self.path} has not the shape and dtype that {ABOUT} says: export it again")
+    def _mismatch(self, name: str) -> UserError:
+        return UserError(
+            f"{name} in {self.path} does not have the shape and dtype that {MANIFEST} gives: export it again"
+        )
 
 
-def _stored(name: str, part: str) -> str:
+def _tensor_name(name: str, part: str) -> str:
     return name if part == "dense" else f"{name}.{part}"
 
 
 def _sha256(tensor: Tensor) -> str:
-    """Of dtype, shape and bytes."""
+    """Digest of dtype, shape and bytes."""
     digest = hashlib.sha256(f"{str(tensor.dtype)[6:]} {list(tensor.shape)}\n".encode())
     if tensor.numel():
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _read(file: Path) -> About:
+def _read_manifest(file: Path) -> Manifest:
     try:
         raw = json.loads(file.read_text())
         if isinstance(raw, dict) and isinstance(version := raw.get("version"), int) and version > FORMAT_VERSION:
             raise UserError(
                 f"{file} has version {version}, newer than this code's {FORMAT_VERSION}: upgrade cast-bench"
             )
-        about = About.model_validate(raw)
+        about = Manifest.model_validate(raw)
         if about.version != FORMAT_VERSION:
-            raise ValueError(f"there is no version {about.version}")
+            raise ValueError(f"unknown version {about.version}")
         if about.digest() != about.sha256:
-            raise ValueError("its checksum differs")
+            raise ValueError("checksum mismatch")
     except (OSError, ValidationError, ValueError) as fault:
         raise UserError(
             f"{file} cannot be read as packed24 ({str(fault).splitlines()[0]}): fetch or export it again"
@@ -233,14 +238,14 @@ def _read(file: Path) -> About:
 
 
 def _check_entry(path: Path, name: str, entry: Entry) -> None:
-    """Whatever is nonsense before a byte of the tensors is read."""
+    """Reject what cannot be valid, before any tensor is read."""
     packed = entry.kind != "dense"
     parts = {"values", "mask"} | ({"scales"} if entry.kind in BITS else set()) if packed else {"dense"}
     for part in entry.parts.values():
         if Path(part.file).name != part.file or part.file in ("", ".."):
-            raise UserError(f"{path / ABOUT} points to {part.file!r}, outside its folder: refused")
-    known = entry.dtype in DTYPES and (not packed or DTYPES[entry.dtype] in FLOATS)
+            raise UserError(f"{path / MANIFEST} points to {part.file!r}, outside its folder: refused")
+    known = entry.dtype in DTYPES and (not packed or DTYPES[entry.dtype] in FLOAT_DTYPES)
     width = entry.shape[0 if entry.transposed else -1] if entry.shape else 0
     fits = not packed or (len(entry.shape) == 2 and min(entry.shape) > 0 and width % 4 == 0)
     if set(entry.parts) != parts or not known or not fits:
-        raise UserError(f"{name} in {path / ABOUT} makes no sense as packed24: fetch or export it again")
+        raise UserError(f"{name} in {path / MANIFEST} is not valid packed24: fetch or export it again")

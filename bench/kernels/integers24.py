@@ -1,7 +1,7 @@
-"""Weights on integer grids, for packing: int8 with a scale a row, int4 with a scale a group of at most 128.
+"""Weights on integer grids, for packing: int8 with a scale per row, int4 with a scale per group of at most 128.
 
-A quantizer hands back dequantized weights. Where a scale can be found under which integers give every weight of a group
-back bit for bit, that is taken, and nothing is lost; else the group is rounded to the nearest.
+A quantizer returns dequantized weights. Where some scale gives every weight of a group back bit for bit, that scale is used
+and nothing is lost; otherwise the group is rounded to nearest.
 """
 
 from __future__ import annotations
@@ -12,46 +12,48 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.kernels.packed24 import Packed, pack, pack_integers, pieces
+from bench.kernels.packed24 import PackedWeight, pack, pack_integers, row_pieces
 from methods.errors import UserError
 
 BITS = {"int8": 8, "int4": 4}
-GROUP = 128
-"""The most weights under one scale of int4."""
+MAX_GROUP = 128
+"""Largest number of weights that share a scale in int4."""
 
 
-class Rounded(NamedTuple):
-    packed: Packed
+class RoundedWeight(NamedTuple):
+    """A packed integer weight."""
+
+    packed: PackedWeight
     exact: bool
-    """Does it unpack to the weight, bit for bit?"""
+    """Does it unpack to the original weight, bit for bit?"""
 
 
-def group_of(kind: str, width: int) -> int:
-    """Weights along the input that share a scale: int8 a row, int4 the largest power of two up to GROUP that divides it."""
-    return width if kind == "int8" else next(g for g in (GROUP >> i for i in range(8)) if width % g == 0)
+def group_size(kind: str, width: int) -> int:
+    """How many weights along the input share a scale: int8 a row, int4 the largest power of two up to GROUP that divides it."""
+    return width if kind == "int8" else next(g for g in (MAX_GROUP >> i for i in range(8)) if width % g == 0)
 
 
-def pack_rounded(weight: Tensor, kind: str, name: str = "weight") -> Rounded:
+def pack_rounded(weight: Tensor, kind: str, name: str = "weight") -> RoundedWeight:
     """Pack a 2:4 float weight [out, in] as int8 or int4.
 
     Raises:
-        UserError: what `pack` raises; a weight that is not finite.
+        UserError: as `pack`; also a weight that is not finite.
     """
-    kept = pack(weight, name)  # refuses what is not 2:4
-    if not bool(kept.values.isfinite().all()):
-        raise UserError(f"{name} holds NaN or infinity, which no integer stands for: export it without --values")
-    group = group_of(kind, weight.shape[1])
+    floats = pack(weight, name)  # checks that it is 2:4
+    if not bool(floats.values.isfinite().all()):
+        raise UserError(f"{name} contains NaN or infinity, which no integer can represent: export it without --values")
+    group = group_size(kind, weight.shape[1])
     rows, width = weight.shape
     integers = torch.empty(rows, width, dtype=torch.int8)
     scales = torch.empty(rows, width // group, dtype=torch.bfloat16)
     exact = True
-    for at in pieces(rows, width):
+    for at in row_pieces(rows, width):
         groups = weight[at].reshape(-1, group)
-        scale, found = _scales(groups, BITS[kind])
-        exact &= found
+        scale, on_grid = _scales(groups, BITS[kind])
+        exact &= on_grid
         integers[at] = _integers(groups, scale, BITS[kind]).to(torch.int8).view(-1, width)
         scales[at] = scale.view(-1, width // group)
-    return Rounded(pack_integers(integers, kept.mask, kind, scales, weight.dtype, name), exact)
+    return RoundedWeight(pack_integers(integers, floats.mask, kind, scales, weight.dtype, name), exact)
 
 
 def _integers(groups: Tensor, scale: Tensor, bits: int) -> Tensor:
@@ -60,25 +62,25 @@ def _integers(groups: Tensor, scale: Tensor, bits: int) -> Tensor:
 
 
 def _scales(groups: Tensor, bits: int) -> tuple[Tensor, bool]:
-    """bfloat16 [groups, 1], and whether every group lies on its grid.
+    """Scales, bfloat16 [groups, 1], and whether every group lies on its grid.
 
-    Rounding takes max|w| / (2^(bits-1) - 1/2), so that neither end is clipped by more than half a step.
+    A group off the grid gets max|w| / (2^(bits-1) - 1/2), so that neither end is clipped by more than half a step.
     """
     largest = groups.float().abs().amax(1, keepdim=True)
     scale = _nonzero((largest / (2 ** (bits - 1) - 0.5)).bfloat16())
     left = (~_on_grid(groups, scale, bits)).nonzero().squeeze(1)
-    for guess in _guesses(largest, bits):
+    for candidate in _scale_candidates(largest, bits):
         if not len(left):
             break
-        part, tried = groups[left], _nonzero(guess(left))
+        part, tried = groups[left], _nonzero(candidate(left))
         hit = _on_grid(part, tried, bits)
         scale[left[hit]] = tried[hit]
         left = left[~hit]
     return scale, not len(left)
 
 
-class _Guess(NamedTuple):
-    """The largest weight stands at `code`; its own rounding may have moved the scale by `ulps`."""
+class _ScaleCandidate(NamedTuple):
+    """The scale for which the largest weight is the integer `code`, moved by `ulps` for that weight's own rounding."""
 
     largest: Tensor
     code: int
@@ -89,19 +91,19 @@ class _Guess(NamedTuple):
         return (scale.view(torch.int16) + self.ulps).view(torch.bfloat16)
 
 
-def _guesses(largest: Tensor, bits: int) -> Iterator[_Guess]:
+def _scale_candidates(largest: Tensor, bits: int) -> Iterator[_ScaleCandidate]:
     top = 2 ** (bits - 1)
     for code in range(top, max(0, top - 12), -1):
         for ulps in (0, 1, -1):
-            yield _Guess(largest, code, ulps)
+            yield _ScaleCandidate(largest, code, ulps)
 
 
 def _on_grid(groups: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """bool [groups]"""
-    again = (_integers(groups, scale, bits) * scale.float()).to(groups.dtype)
-    return (again == groups).all(1)
+    """Whether each group survives rounding unchanged: bool [groups]."""
+    restored = (_integers(groups, scale, bits) * scale.float()).to(groups.dtype)
+    return (restored == groups).all(1)
 
 
 def _nonzero(scale: Tensor) -> Tensor:
-    """1 where all weights of a group are zero, or too small for a scale: they become zero."""
+    """Scale 1 for a group whose weights are all zero, or too small for a scale; they become zero."""
     return scale.masked_fill((scale <= 0) | ~scale.isfinite(), 1)

@@ -1,4 +1,4 @@
-"""A linear that computes with packed 2:4 weights, and models made of them."""
+"""A linear layer that computes with packed 2:4 weights, and models built from it."""
 
 from __future__ import annotations
 
@@ -10,26 +10,31 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from bench.kernels import cpu24, native
-from bench.kernels.cusparselt import Compressed
+from bench.kernels.cusparselt import CompressedWeight
 from bench.kernels.folder24 import Folder24
-from bench.kernels.packed24 import Packed, unpack
-from bench.kernels.timing import Events
+from bench.kernels.packed24 import PackedWeight, unpack
+from bench.kernels.timing import CudaClock
 from methods.contract import Compute
 
-NATIVE_ROWS = 16
-"""Up to so many rows of x the kernel reads the weights again and again; with more, they are unpacked once."""
+MAX_NATIVE_ROWS = 16
+"""With more rows of x than this, the weights are unpacked once per call instead of being read packed for every few rows."""
 ENGINES = ("native", "cusparselt", "reference")
 
 
 class Linear24(nn.Module):
-    """y = x W^T + b on a packed W [out, in]. It stays on the device it was made for.
+    """y = x W^T + b with a packed W [out, in]. Cannot be moved to another device.
 
-    engine: "native" the kernel for a CPU, "cusparselt" the library on a CUDA device (unverified), "reference" unpacks W
-    at each call; None takes the first that can.
+    engine: "native" is the kernel for a CPU; "cusparselt" the library for a CUDA device (unverified); "reference" unpacks W
+    at each call. None takes the first that supports the weight and the device.
     """
 
     def __init__(
-        self, packed: Packed, bias: Tensor | None, *, device: torch.device | None = None, engine: str | None = None
+        self,
+        packed: PackedWeight,
+        bias: Tensor | None,
+        *,
+        device: torch.device | None = None,
+        engine: str | None = None,
     ) -> None:
         super().__init__()
         self.device = device or torch.device("cpu")
@@ -37,49 +42,55 @@ class Linear24(nn.Module):
         assert self.engine in ENGINES
         self.out_features, self.in_features = packed.shape
         self.bias = None if bias is None else nn.Parameter(bias.to(self.device), requires_grad=False)
-        self.packed: Packed | None = None
-        self.laid: cpu24.KernelWeight | None = None
-        self.compressed: Compressed | None = None
+        self.packed: PackedWeight | None = None
+        self.kernel_weight: cpu24.KernelWeight | None = None
+        self.cusparselt_weight: CompressedWeight | None = None
         if self.engine == "native":
-            self.laid = cpu24.to_kernel_layout(packed)
+            self.kernel_weight = cpu24.to_kernel_layout(packed)
         elif self.engine == "cusparselt":
-            self.packed = packed  # the library's layout has no way back
-            self.compressed = Compressed(unpack(packed).to(self.device), Events())
+            self.packed = packed  # the library's layout cannot be converted back
+            self.cusparselt_weight = CompressedWeight(unpack(packed).to(self.device), CudaClock())
         else:
             self.packed = packed
 
     def dense_weight(self) -> Tensor:
         """[out, in], unpacked."""
-        if self.laid is not None:
-            return cpu24.weight_of(self.laid)
+        if self.kernel_weight is not None:
+            return cpu24.unpack_kernel_weight(self.kernel_weight)
         assert self.packed is not None
         return unpack(self.packed)
 
     @property
     def nbytes(self) -> int:
-        """Of the packed weight as it lies in memory."""
-        if self.laid is not None:
-            return self.laid.memory.nbytes + (self.laid.scales.nbytes if self.laid.scales is not None else 0)
+        """Bytes of the packed weight in memory."""
+        if self.kernel_weight is not None:
+            return self.kernel_weight.memory.nbytes + (
+                self.kernel_weight.scales.nbytes if self.kernel_weight.scales is not None else 0
+            )
         assert self.packed is not None
-        return self.packed.nbytes + (self.compressed.memory.nbytes if self.compressed else 0)
+        return self.packed.nbytes + (self.cusparselt_weight.memory.nbytes if self.cusparselt_weight else 0)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        if self.laid is not None and len(rows) <= NATIVE_ROWS and (self.laid.int8 or x.dtype == torch.bfloat16):
-            y = cpu24.product(rows, self.laid, threads=torch.get_num_threads())
+        if (
+            self.kernel_weight is not None
+            and len(rows) <= MAX_NATIVE_ROWS
+            and (self.kernel_weight.int8 or x.dtype == torch.bfloat16)
+        ):
+            y = cpu24.product(rows, self.kernel_weight, threads=torch.get_num_threads())
             y = (y if self.bias is None else y.add_(self.bias.float())).to(x.dtype)
-        elif self.compressed is not None:
-            y = self.compressed.linear(rows, self.bias)
+        elif self.cusparselt_weight is not None:
+            y = self.cusparselt_weight.linear(rows, self.bias)
         else:
             y = linear(rows, self.dense_weight().to(x.device, x.dtype), self.bias)
-        whole: Tensor = y.unflatten(0, x.shape[:-1])
-        return whole
+        reshaped: Tensor = y.unflatten(0, x.shape[:-1])
+        return reshaped
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, engine={self.engine}"
 
 
-def _engine(packed: Packed, device: torch.device) -> str:
+def _engine(packed: PackedWeight, device: torch.device) -> str:
     if device.type == "cuda" and torch.backends.cusparselt.is_available() and packed.kind == "float":
         return "cusparselt"
     if device.type == "cpu" and cpu24.supports(packed):
@@ -91,8 +102,8 @@ def _engine(packed: Packed, device: torch.device) -> str:
     return "reference"
 
 
-def swap(model: nn.Module, packed: dict[str, Packed], *, engine: str | None = None) -> nn.Module:
-    """Put a Linear24 in the place of each module named in `packed`, with the module's bias. In place."""
+def swap_linears(model: nn.Module, packed: dict[str, PackedWeight], *, engine: str | None = None) -> nn.Module:
+    """Replace each module named in `packed` by a Linear24 with that weight and the module's bias. In place."""
     for name, weight in packed.items():
         old = model.get_submodule(name)
         bias: Any = getattr(old, "bias", None)
@@ -102,21 +113,21 @@ def swap(model: nn.Module, packed: dict[str, Packed], *, engine: str | None = No
 
 
 def load(folder: Path, compute: Compute, *, engine: str | None = None) -> nn.Module:
-    """The model in a packed24 folder, on its packed weights: no dense copy of them is ever made whole.
+    """Load the model of a packed24 folder on its packed weights, without ever holding all of them dense.
 
     Raises:
-        UserError: no packed24 folder, or one that is not what it says.
+        UserError: no packed24 folder, or a damaged one.
     """
-    from bench.inputs import loading
+    from bench.inputs import loading  # imports transformers
 
     source = Folder24(folder)
-    model: Any = loading.empty(folder, compute.dtype)
+    model: Any = loading.empty_model(folder, compute.dtype)
     for name, entry in source.entries.items():
         owner, _, leaf = name.rpartition(".")
         if entry.kind != "dense":
             bias = f"{owner}.bias" if f"{owner}.bias" in source.entries else None
-            held = source.tensor(bias).to(compute.dtype) if bias else None
-            model.set_submodule(owner, Linear24(source.packed(name), held, device=compute.device, engine=engine))
+            bias_value = source.tensor(bias).to(compute.dtype) if bias else None
+            model.set_submodule(owner, Linear24(source.packed(name), bias_value, device=compute.device, engine=engine))
     for name, entry in source.entries.items():
         owner, _, leaf = name.rpartition(".")
         if entry.kind == "dense" and not isinstance(module := model.get_submodule(owner), Linear24):
@@ -127,4 +138,4 @@ def load(folder: Path, compute: Compute, *, engine: str | None = None) -> nn.Mod
     for module in model.modules():
         for key, buffer in module.named_buffers(recurse=False):
             setattr(module, key, buffer.to(compute.device))
-    return loading.with_rounded_inputs(model.eval().requires_grad_(False), folder)
+    return loading.add_input_rounding(model.eval().requires_grad_(False), folder)

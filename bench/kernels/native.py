@@ -1,4 +1,4 @@
-"""The native kernel: compiled on first use where there is a C++ compiler, kept in the cache, called by ctypes."""
+"""The native kernel: compiled on first use by a C++ compiler, kept in the cache, called by ctypes."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from bench.system.cache import cache_dir
 from methods.errors import UserError
 
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp" if sys.platform != "darwin" else "-pthread")
-"""No -march: each path names what it needs, and the processor is asked which to take, so the file serves any machine.
-OpenMP's threads are torch's own, where torch was built with the same library; Apple's compiler has none, and one thread
-works."""
+"""No -march: each path names the instructions it needs and the best one is chosen at run time, so the file runs on any
+machine. OpenMP shares torch's threads where torch was built with the same library. Apple's compiler has no OpenMP: the
+kernel then uses one thread."""
 PATHS = ("portable", "avx2", "avx512", "avx512bf16")
 PATH_ENV = "BENCH_KERNEL_PATH"
-"""Names one of PATHS in place of the best."""
+"""Environment variable that chooses one of PATHS instead of the best."""
 COMPILER_ENV = "CXX"
 
 
 class NoKernel(Exception):
-    """There is none here, and why, in a phrase."""
+    """The kernel cannot be used here. The message is the reason, in a few words."""
 
 
 class Kernel:
-    """The library, and the path of it that is taken."""
+    """The loaded library, and its best path on this processor."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        pointer, whole, number = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+        pointer, size, number = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
         self._product, self._read = library.kernel24_product, library.kernel24_read
-        self._product.argtypes = [number] * 3 + [pointer] * 3 + [number] + [whole] * 3 + [pointer, number]
+        self._product.argtypes = [number] * 3 + [pointer] * 3 + [number] + [size] * 3 + [pointer, number]
         self._product.restype = None
-        self._read.argtypes = [number, pointer, whole, number]
+        self._read.argtypes = [number, pointer, size, number]
         self._read.restype = ctypes.c_uint64
         self.best = PATHS[library.kernel24_best()]
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Those this processor has, the plainest first."""
+        """Those that this processor supports, the simplest first."""
         return PATHS[: PATHS.index(self.best) + 1]
 
     def product(
@@ -64,31 +64,32 @@ class Kernel:
         threads: int,
         path: str | None = None,
     ) -> None:
-        """y = x W^T for addresses in memory laid out as assets/kernel24.cpp says. wide: x is float32, which int8 alone
-        takes. Sizes are the caller's to get right."""
-        isa = PATHS.index(path or chosen(self))
+        """y = x W^T, given addresses of memory with the layout that assets/kernel24.cpp describes. wide: x is float32, for
+        int8 only. The sizes are not checked.
+        """
+        isa = PATHS.index(path or select_path(self))
         self._product(isa, int8, dense, weight, scale, x, wide, rows, width, out, y, threads)
 
     def read(self, address: int, count: int, threads: int) -> int:
-        """The sum of `count` bytes, a multiple of 256, as 64-bit numbers: as fast as memory can be read."""
-        found: int = self._read(PATHS.index(chosen(self)), address, count, threads)
-        return found
+        """The sum of `count` bytes (a multiple of 256) as 64-bit numbers, to measure how fast memory can be read."""
+        total: int = self._read(PATHS.index(select_path(self)), address, count, threads)
+        return total
 
 
-def chosen(kernel: Kernel) -> str:
+def select_path(kernel: Kernel) -> str:
     """The path named by $BENCH_KERNEL_PATH, else the best.
 
     Raises:
-        UserError: a path that there is none of, or not on this processor.
+        UserError: unknown path, or one that this processor does not support.
     """
     named = os.environ.get(PATH_ENV) or kernel.best
     if named not in kernel.paths:
-        raise UserError(f"{PATH_ENV}={named!r} will not do: this processor has {', '.join(kernel.paths)}")
+        raise UserError(f"invalid {PATH_ENV}={named!r}: this processor supports {', '.join(kernel.paths)}")
     return named
 
 
-def digest() -> str:
-    """Of the kernel's source: part of the key of what it is timed for."""
+def source_digest() -> str:
+    """sha256 of the kernel's source; part of the key of its timings."""
     return hashlib.sha256(_source().read_bytes()).hexdigest()
 
 
@@ -98,7 +99,8 @@ def _source() -> Path:
 
 @cache
 def load() -> Kernel:
-    """
+    """The kernel, compiled unless the cache has it.
+
     Raises:
         NoKernel: no C++ compiler, or it fails.
     """
@@ -108,27 +110,27 @@ def load() -> Kernel:
         raise NoKernel("no C++ compiler")
     text = source.read_bytes()
     key = hashlib.sha256("\0".join([*FLAGS, _version(compiler), platform.machine()]).encode() + text).hexdigest()
-    made = cache_dir() / "native" / f"kernel24-{key[:32]}.so"
-    if not made.exists():
-        _compile(compiler, source, made)
+    library = cache_dir() / "native" / f"kernel24-{key[:32]}.so"
+    if not library.exists():
+        _compile(compiler, source, library)
     try:
-        return Kernel(ctypes.CDLL(str(made)))
+        return Kernel(ctypes.CDLL(str(library)))
     except OSError as fault:
         raise NoKernel(f"its library cannot be loaded ({fault})") from None
 
 
 def _version(compiler: str) -> str:
-    asked = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
-    return f"{compiler} {asked.stdout.partition(chr(10))[0]}"
+    done = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    return f"{compiler} {done.stdout.partition(chr(10))[0]}"
 
 
-def _compile(compiler: str, source: Path, made: Path) -> None:
-    made.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=made.parent) as room:
-        out = Path(room) / made.name
-        asked = [compiler, *FLAGS, "-o", str(out), str(source)]
-        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+def _compile(compiler: str, source: Path, library: Path) -> None:
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        out = Path(folder) / library.name
+        command = [compiler, *FLAGS, "-o", str(out), str(source)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode or not out.exists():
-            said = next((line for line in done.stderr.splitlines() if "error" in line), "no word why")
-            raise NoKernel(f"the C++ compiler fails: {said}")
-        os.replace(out, made)
+            error = next((line for line in done.stderr.splitlines() if "error" in line), "no error message")
+            raise NoKernel(f"the C++ compiler fails: {error}")
+        os.replace(out, library)

@@ -1,7 +1,7 @@
-"""2:4 weights packed: the two of every four that are kept, and one bit a weight of mask. numpy does it, in pieces.
+"""Packed 2:4 weights: the two kept of every four, and a mask of one bit per weight. Done by numpy, piece by piece.
 
-A float of b bits takes b/2 + 1 bits a weight: 9 in bfloat16. On an integer grid, with bfloat16 scales beside it, int8
-takes 5 and int4 3.
+A float of b bits takes b/2 + 1 bits per weight: 9 in bfloat16. On an integer grid int8 takes 5 and int4 3, and bfloat16
+scales are added.
 """
 
 from __future__ import annotations
@@ -18,117 +18,120 @@ from torch import Tensor
 
 from methods.errors import UserError
 
-FLOATS = (torch.bfloat16, torch.float16, torch.float32)
-PIECE = 2**18
-"""Weights worked on at a time: they stay in cache."""
+FLOAT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+PIECE_WEIGHTS = 2**18
+"""Weights processed at a time: few enough to stay in the processor's cache."""
 CODES = np.array([0b0011, 0b0101, 0b1001, 0b0110, 0b1010, 0b1100], dtype=np.uint8)
-"""The six ways to keep two of four; bit j is weight j."""
+"""The six masks that keep two of four; bit j is weight j."""
 _PLACES = {int(c): [j for j in range(4) if c >> j & 1] for c in CODES}
 _FIRST, _SECOND = (np.array([_PLACES.get(c, [0, 0])[i] for c in range(16)], dtype=np.uint8) for i in (0, 1))
 _VALID = np.isin(np.arange(16), CODES)
 _COMPLETE = np.array(
     [next((int(c) for c in CODES if c & code == code), 0) for code in range(16)], dtype=np.uint8
-)  # zeros, the lowest first, fill a group that has fewer than two others; 0 where there are more
+)  # the mask of a group by its non-zeros; zeros, the lowest first, fill it up to two; 0 where more than two are non-zero
 _WORDS: dict[int, Any] = {1: np.uint32, 2: np.uint64}
 _ITEMS: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
 
 @dataclass(frozen=True)
-class Packed:
-    """A weight [out, in] of which two of every four neighbours along the input are kept."""
+class PackedWeight:
+    """A weight [out, in] with two kept of every four neighbours along the input."""
 
     kind: str
-    """ "float": values as they were. "int8", "int4": integers q of weights q * scale."""
+    """ "float": the original values. "int8", "int4": integers q of weights q * scale."""
     width: int
-    """in"""
+    """Input size."""
     dtype: torch.dtype
-    """Of the weight."""
+    """Of the original weight."""
     values: Tensor
-    """[out, in/2], the kept ones in order; int4: uint8 [out, in/4], two's complement, the first in the low half."""
+    """[out, in/2], the kept values in order. int4: uint8 [out, in/4], two's complement, the first value in the low half."""
     mask: Tensor
-    """uint8 [out, ceil(in/8)]: bit j of byte k says that weight 8k + j is kept. Bits past the width are 0."""
+    """uint8 [out, ceil(in/8)]: bit j of byte k is 1 where weight 8k + j is kept. Bits past the width are 0."""
     scales: Tensor | None = None
-    """bfloat16 [out, groups], of consecutive groups along the input; None for floats."""
+    """bfloat16 [out, groups], for consecutive groups along the input; None for floats."""
 
     @property
     def shape(self) -> tuple[int, int]:
         return len(self.values), self.width
 
     def parts(self) -> dict[str, Tensor]:
-        """Its tensors by name."""
-        own = {"values": self.values, "mask": self.mask}
-        return own if self.scales is None else own | {"scales": self.scales}
+        """The stored tensors by name."""
+        parts = {"values": self.values, "mask": self.mask}
+        return parts if self.scales is None else parts | {"scales": self.scales}
 
     @property
     def nbytes(self) -> int:
         return sum(t.nbytes for t in self.parts().values())
 
 
-def pack(weight: Tensor, name: str = "weight") -> Packed:
-    """Pack a float weight [out, in], bit for bit. name: for what is said where it cannot be.
+def pack(weight: Tensor, name: str = "weight") -> PackedWeight:
+    """Pack a float weight [out, in], bit for bit. name: for the error messages.
 
     Raises:
         UserError: not a matrix of bfloat16, float16 or float32; a width that 4 does not divide; a -0.0; a group with more
             than two non-zeros.
     """
-    if weight.ndim != 2 or weight.dtype not in FLOATS:
-        kinds = ", ".join(str(d)[6:] for d in FLOATS)
+    if weight.ndim != 2 or weight.dtype not in FLOAT_DTYPES:
+        kinds = ", ".join(str(d)[6:] for d in FLOAT_DTYPES)
         raise UserError(
-            f"{name} is {str(weight.dtype)[6:]} {list(weight.shape)}: packed24 takes matrices of {kinds}; "
-            "convert it to one of them first"
+            f"{name} is {str(weight.dtype)[6:]} {list(weight.shape)}: packed24 needs a matrix of {kinds}: "
+            "convert it first"
         )
     rows, width = weight.shape
     if width % 4 or not weight.numel():
-        raise UserError(f"{name} is {[rows, width]}: packed24 needs an input width that 4 divides; leave it dense")
+        raise UserError(f"{name} is {[rows, width]}: packed24 needs an input width that 4 divides: leave it dense")
     bits = _bits(weight)
     mask = np.empty((rows, -(-width // 8)), dtype=np.uint8)
 
     def piece(at: slice) -> None:
         mask[at] = _mask(bits[at], at.start, name)
 
-    _each(piece, rows, width)
+    _for_each_piece(piece, rows, width)
     values = torch.empty(rows, width // 2, dtype=weight.dtype)
-    _take(bits, mask, _bits(values))
-    return Packed("float", width, weight.dtype, values, torch.from_numpy(mask))
+    _gather(bits, mask, _bits(values))
+    return PackedWeight("float", width, weight.dtype, values, torch.from_numpy(mask))
 
 
-def unpack(packed: Packed) -> Tensor:
-    """The weight [out, in], dense; what was packed as floats comes back bit for bit. The mask must be one that `check_mask` lets through."""
-    values = split(packed.values) if packed.kind == "int4" else packed.values
-    whole = torch.empty(packed.shape, dtype=values.dtype)
-    _put(_bits(values), packed.mask.numpy(), _bits(whole))
+def unpack(packed: PackedWeight) -> Tensor:
+    """The dense weight [out, in]; floats come back bit for bit. The mask must have passed `check_mask`."""
+    values = split_int4(packed.values) if packed.kind == "int4" else packed.values
+    dense = torch.empty(packed.shape, dtype=values.dtype)
+    _scatter(_bits(values), packed.mask.numpy(), _bits(dense))
     if packed.scales is None:
-        return whole
+        return dense
     out = torch.empty(packed.shape, dtype=packed.dtype)
-    for rows in pieces(*packed.shape):
-        scaled = whole[rows].unflatten(1, (packed.scales.shape[1], -1)).float() * packed.scales[rows, :, None].float()
+    for rows in row_pieces(*packed.shape):
+        scaled = dense[rows].unflatten(1, (packed.scales.shape[1], -1)).float() * packed.scales[rows, :, None].float()
         out[rows] = scaled.flatten(1)
     return out
 
 
-def join(integers: Tensor) -> Tensor:
-    """Two int4 a byte: int8 [out, n] in -8 ... 7 -> uint8 [out, n/2]."""
+def join_int4(integers: Tensor) -> Tensor:
+    """Pack two int4 into each byte: int8 [out, n] in -8 ... 7 -> uint8 [out, n/2]."""
     halves = integers.view(torch.uint8)
     return (halves[:, ::2] & 15) | (halves[:, 1::2] << 4)
 
 
-def split(joined: Tensor) -> Tensor:
-    """The other way: uint8 [out, n/2] -> int8 [out, n]."""
+def split_int4(joined: Tensor) -> Tensor:
+    """Inverse of `join_int4`: uint8 [out, n/2] -> int8 [out, n]."""
     halves = torch.stack((joined & 15, joined >> 4), dim=-1).flatten(1).view(torch.int8)
     return (halves ^ 8) - 8
 
 
-def pack_integers(integers: Tensor, kept: Tensor, kind: str, scales: Tensor, dtype: torch.dtype, name: str) -> Packed:
-    """Pack weights q * scale. integers: int8 [out, in], those of int4 in -8 ... 7; kept: packed mask as `pack` makes it."""
+def pack_integers(
+    integers: Tensor, mask: Tensor, kind: str, scales: Tensor, dtype: torch.dtype, name: str
+) -> PackedWeight:
+    """Pack weights q * scale. integers: int8 [out, in], for int4 in -8 ... 7; mask: as `pack` makes it."""
     values = torch.empty(len(integers), integers.shape[1] // 2, dtype=torch.int8)
-    _take(_bits(integers), kept.numpy(), _bits(values))
-    return Packed(kind, integers.shape[1], dtype, join(values) if kind == "int4" else values, kept, scales)
+    _gather(_bits(integers), mask.numpy(), _bits(values))
+    return PackedWeight(kind, integers.shape[1], dtype, join_int4(values) if kind == "int4" else values, mask, scales)
 
 
 def check_mask(mask: Tensor, width: int, name: str) -> None:
-    """
+    """Check that a packed mask keeps two of every four of `width` weights.
+
     Raises:
-        UserError: it does not keep two of every four of `width` weights, so that no values can be its own.
+        UserError: it does not.
     """
     low, high = mask.numpy() & 15, mask.numpy() >> 4
     valid = _VALID[low]
@@ -139,42 +142,42 @@ def check_mask(mask: Tensor, width: int, name: str) -> None:
         raise UserError(f"the mask of {name} does not keep two of every four weights: write the file again")
 
 
-def pieces(rows: int, width: int) -> Iterator[slice]:
+def row_pieces(rows: int, width: int) -> Iterator[slice]:
     """Rows, about PIECE weights at a time."""
-    step = max(1, PIECE // max(1, width))
+    step = max(1, PIECE_WEIGHTS // max(1, width))
     return (slice(a, a + step) for a in range(0, rows, step))
 
 
 def _bits(tensor: Tensor) -> NDArray[Any]:
-    """The same memory as unsigned integers."""
+    """The same memory, viewed as unsigned integers."""
     sizes = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
     return tensor.detach().contiguous().view(sizes[tensor.itemsize]).numpy().view(_ITEMS[tensor.itemsize])
 
 
-def _each(work: Callable[[slice], None], rows: int, width: int) -> None:
-    """On every piece, as many at a time as torch has threads."""
+def _for_each_piece(work: Callable[[slice], None], rows: int, width: int) -> None:
+    """Run `work` on every piece, in as many threads as torch uses."""
     threads = torch.get_num_threads()
     if threads == 1:
-        for piece in pieces(rows, width):
+        for piece in row_pieces(rows, width):
             work(piece)
     else:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, pieces(rows, width)))
+            list(pool.map(work, row_pieces(rows, width)))
 
 
 def _mask(bits: NDArray[Any], start: int, name: str) -> NDArray[np.uint8]:
-    """The packed mask of some rows. start: the first one's number."""
+    """The packed mask of some rows. start: number of the first row."""
     if (bits == 1 << (8 * bits.itemsize - 1)).any():
         raise UserError(
-            f"{name} holds a -0.0, which a packer that looks at bits takes for a weight: add 0.0 to the weights, which "
-            "makes it 0.0, and export again"
+            f"{name} contains -0.0, which packing would not treat as zero: add 0.0 to the weights, which makes it 0.0, and "
+            "export again"
         )
-    held = (bits != 0).view(np.uint32)  # a byte a weight, so a word a group
-    complete = _COMPLETE[held * np.uint32(0x01020408) >> np.uint32(24)]  # gathers the four bytes into four bits
+    nonzero = (bits != 0).view(np.uint32)  # one byte per weight, so one word per group
+    complete = _COMPLETE[nonzero * np.uint32(0x01020408) >> np.uint32(24)]  # gathers the four bytes into four bits
     if not complete.all():
         row, group = (int(i) for i in np.argwhere(complete == 0)[0])
         raise UserError(
-            f"{name} is not 2:4: row {start + row} holds more than two non-zeros among weights {4 * group} to "
+            f"{name} is not 2:4: row {start + row} has more than two non-zeros among weights {4 * group} to "
             f"{4 * group + 3}: export it with --format hf, or prune the model with --pattern 2:4 first"
         )
     if complete.shape[1] % 2:
@@ -183,12 +186,12 @@ def _mask(bits: NDArray[Any], start: int, name: str) -> NDArray[np.uint8]:
 
 
 def _codes(mask: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
-    """Four bits a group: [rows, width/4]."""
+    """Four mask bits per group: [rows, width/4]."""
     return np.stack((mask & 15, mask >> 4), axis=-1).reshape(len(mask), -1)[:, : width // 4]
 
 
-def _take(bits: NDArray[Any], mask: NDArray[np.uint8], values: NDArray[Any]) -> None:
-    """values [rows, width/2] = the kept of bits [rows, width], a group at a time as one word of four items."""
+def _gather(bits: NDArray[Any], mask: NDArray[np.uint8], values: NDArray[Any]) -> None:
+    """Write the kept of bits [rows, width] into values [rows, width/2]; each group of four items is read as one word."""
     rows, width = bits.shape
     item = bits.itemsize
 
@@ -197,22 +200,22 @@ def _take(bits: NDArray[Any], mask: NDArray[np.uint8], values: NDArray[Any]) -> 
         if item == 4:  # by halves: numpy has no word of 16 bytes
             for half in range(2):
                 part, kept = np.ascontiguousarray(bits[at].view(np.uint16)[:, half::2]), values[at].view(np.uint16)
-                _take_words(part, codes, kept[:, half::4], kept[:, half + 2 :: 4])
+                _gather_words(part, codes, kept[:, half::4], kept[:, half + 2 :: 4])
         else:
-            _take_words(bits[at], codes, values[at][:, ::2], values[at][:, 1::2])
+            _gather_words(bits[at], codes, values[at][:, ::2], values[at][:, 1::2])
 
-    _each(piece, rows, width)
+    _for_each_piece(piece, rows, width)
 
 
-def _take_words(bits: NDArray[Any], codes: NDArray[np.uint8], first: NDArray[Any], second: NDArray[Any]) -> None:
+def _gather_words(bits: NDArray[Any], codes: NDArray[np.uint8], first: NDArray[Any], second: NDArray[Any]) -> None:
     word, item = _WORDS[bits.itemsize], 8 * bits.itemsize
     groups = bits.view(word)
-    first[:] = groups >> (_FIRST * item).astype(word)[codes]  # what is above the item falls away
+    first[:] = groups >> (_FIRST * item).astype(word)[codes]  # the assignment cuts off the higher bits
     second[:] = groups >> (_SECOND * item).astype(word)[codes]
 
 
-def _put(values: NDArray[Any], mask: NDArray[np.uint8], bits: NDArray[Any]) -> None:
-    """The other way: bits [rows, width] = values [rows, width/2] in their places, and zeros."""
+def _scatter(values: NDArray[Any], mask: NDArray[np.uint8], bits: NDArray[Any]) -> None:
+    """Inverse of `_gather`: write values [rows, width/2] into their places in bits [rows, width], and zeros elsewhere."""
     rows, width = bits.shape
     item = bits.itemsize
 
@@ -221,17 +224,17 @@ def _put(values: NDArray[Any], mask: NDArray[np.uint8], bits: NDArray[Any]) -> N
         if item == 4:
             for half in range(2):
                 kept = values[at].view(np.uint16)
-                whole = _put_words(kept[:, half::4], kept[:, half + 2 :: 4], codes)
-                bits[at].view(np.uint16)[:, half::2] = whole
+                items = _scatter_words(kept[:, half::4], kept[:, half + 2 :: 4], codes)
+                bits[at].view(np.uint16)[:, half::2] = items
         else:
-            bits[at] = _put_words(values[at][:, ::2], values[at][:, 1::2], codes)
+            bits[at] = _scatter_words(values[at][:, ::2], values[at][:, 1::2], codes)
 
-    _each(piece, rows, width)
+    _for_each_piece(piece, rows, width)
 
 
-def _put_words(first: NDArray[Any], second: NDArray[Any], codes: NDArray[np.uint8]) -> NDArray[Any]:
+def _scatter_words(first: NDArray[Any], second: NDArray[Any], codes: NDArray[np.uint8]) -> NDArray[Any]:
     word, item = _WORDS[first.itemsize], 8 * first.itemsize
     groups = first.astype(word) << (_FIRST * item).astype(word)[codes]
     groups |= second.astype(word) << (_SECOND * item).astype(word)[codes]
-    whole: NDArray[Any] = groups.view(first.dtype)
-    return whole
+    items: NDArray[Any] = groups.view(first.dtype)
+    return items

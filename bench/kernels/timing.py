@@ -1,27 +1,26 @@
-"""Clocks, and the check of a product before it is timed."""
+"""Clocks, and the check of a product before it is timed. Imports no benchmark code."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
 
 Work = Callable[[], Any]
+"""A call that is timed."""
 
-TOLERANCE = 1e-2
-"""Of a product's norm: what inputs and outputs in bfloat16 may cost."""
+PRODUCT_TOLERANCE = 1e-2
+"""Largest allowed error, as a share of the product's norm: what bfloat16 inputs and outputs may cost."""
 
 
-class Events:
-    """Time between two events on the device's own queue; calls are queued without waiting."""
+class CudaClock:
+    """Times a CUDA device by events on its own queue; calls are queued without waiting."""
 
-    def samples(self, work: Work, count: int) -> list[float]:
+    def measure(self, work: Work, count: int) -> list[float]:
         pairs = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(count)]
         for start, end in pairs:
             start.record()
@@ -32,38 +31,38 @@ class Events:
 
 
 class WrongProduct(Exception):
-    """A kernel's answer is wrong: it is not timed."""
+    """A kernel's product is wrong, so it is not timed."""
 
 
-def check_product(name: str, found: Tensor, wanted: Tensor) -> None:
-    """Is it the product that float32 gives? Held before anything is timed.
+def check_product(name: str, product: Tensor, expected: Tensor) -> None:
+    """Check a product against the one that float32 gives, before anything is timed.
 
     Raises:
-        WrongProduct: further off than TOLERANCE of the norm; NaN never passes.
+        WrongProduct: the error is more than PRODUCT_TOLERANCE of the norm, or NaN.
     """
-    error = float((found.float() - wanted).norm() / wanted.norm().clamp(min=1e-30))
-    if not error <= TOLERANCE:
+    error = float((product.float() - expected).norm() / expected.norm().clamp(min=1e-30))
+    if not error <= PRODUCT_TOLERANCE:
         raise WrongProduct(f"{name} is off by {error:.2g} of the product's norm")
 
 
 class Clock(Protocol):
-    """What a device's time is read from."""
+    """Measures how long work takes on a device."""
 
-    def samples(self, work: Work, count: int) -> list[float]:
-        """Seconds of each of `count` calls."""
+    def measure(self, work: Work, count: int) -> list[float]:
+        """Call `work` `count` times; seconds of each call."""
         ...
 
 
 @dataclass(frozen=True)
-class Wall:
-    """A clock for work that has ended when it returns."""
+class WallClock:
+    """For work that has ended when it returns."""
 
     now: Callable[[], float] = time.perf_counter
 
-    def samples(self, work: Work, count: int) -> list[float]:
-        found = []
+    def measure(self, work: Work, count: int) -> list[float]:
+        seconds = []
         for _ in range(count):
-            started = self.now()
+            start = self.now()
             work()
-            found.append(self.now() - started)
-        return found
+            seconds.append(self.now() - start)
+        return seconds

@@ -1,1 +1,1 @@
-"""Read a number off a model: one file a measure."""
+"""Measures: one file each. To write one of your own, see bench.measures.contract."""

@@ -1,4 +1,30 @@
-"""What a measure is: the mirror image of a method."""
+"""What a measure is, what it is given and what it returns.
+
+A measure in a package of your own needs this module, `bench.results.record` and `methods`, and nothing else of bench:
+
+    from collections.abc import Callable
+    from dataclasses import dataclass
+    from typing import ClassVar
+
+    from torch import nn
+
+    from bench.measures.contract import MeasureContext, Readings
+    from bench.results.record import Reading
+    from methods.contract import Needs
+
+    @dataclass(frozen=True)
+    class MaxNorm:
+        name: ClassVar[str] = "max-norm"
+        needs: ClassVar[Needs] = Needs.NOTHING
+
+        @property
+        def protocol(self) -> str:
+            return "weights"
+
+        def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
+            norm = max(float(p.norm()) for p in model().parameters())
+            return Readings((Reading("max_norm", norm, "1", "lower"),))
+"""
 
 from __future__ import annotations
 
@@ -20,42 +46,51 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Readings:
+    """What a measure returns."""
+
     values: tuple[Reading, ...]
     items: tuple[Item, ...] = ()
+    """One per window or question, for paired statistics."""
     tokens: int = 0
+    """How many tokens were measured on."""
     token_digest: str = ""
+    """sha256 of them: two records are compared only where these are equal."""
     notes: Mapping[str, Any] = field(default_factory=dict)
+    """JSON: shown, never compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureContext:
-    """What a measure may use beside the model."""
+    """What a measure may use besides the model."""
 
     folder: Path
     """The artifact being measured."""
     source: Path
     """The dense model's folder."""
-    dense: bool
-    """Is what is measured the dense model itself?"""
+    is_dense: bool
+    """Is the artifact the dense model itself?"""
     tokenizer: Callable[[], Any]
-    reference: Callable[[], nn.Module]
-    """Loads the dense model, only when asked."""
+    """Loads the tokenizer."""
+    load_dense: Callable[[], nn.Module]
+    """Loads the dense model."""
     verdict: Verdict
-    """What the runner's own check of the artifact found."""
-    stored: Stored | None = None
-    """How a quantizer says its weights would be stored."""
+    """Result of the runner's check of the artifact: counts of each layer, and what breaks the pattern."""
+    storage: Stored | None = None
+    """How the quantizer would store its weights; None where the artifact is not quantized."""
     compute: Compute
     data_dir: Path | None
+    """A mirror of hub data."""
     workdir: Path
+    """An empty folder, deleted after the measure."""
     progress: Progress
     seed: int | None
 
 
 class Measure(Protocol):
-    """A frozen dataclass; its fields and its protocol are known before anything is loaded.
+    """A frozen dataclass. Its fields and its protocol are known before a model is loaded.
 
-    One whose class says `streams = True` is given models larger than the device as rig.compute.stream says: without
-    their blocks, which lie in rig.folder and rig.source. All others are given whole models.
+    A class with `streams = True` is given a model larger than the device where `context.compute.stream`: without its
+    blocks, which lie in `context.folder` and `context.source`. All other measures are given whole models.
     """
 
     name: ClassVar[str]
@@ -63,7 +98,14 @@ class Measure(Protocol):
 
     @property
     def protocol(self) -> identity.Protocol | str:
-        """What two numbers must share to stand in one column; text is a protocol's name."""
+        """What two numbers must share to stand in one column. A text is a protocol's name."""
         ...
 
-    def read(self, model: Callable[[], nn.Module], rig: MeasureContext) -> Readings: ...
+    def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
+        """Measure. model: loads the artifact on the device, in eval mode and frozen.
+
+        Raises:
+            UserError: an input that cannot be used.
+            Skipped: this artifact or this machine cannot be measured; the record gives the reason.
+        """
+        ...

@@ -1,4 +1,4 @@
-"""A forward pass over windows, a batch at a time, up to the head; whole models and streamed ones alike."""
+"""Forward passes over windows, batch by batch, up to the output head; for whole models and for streamed ones."""
 
 from __future__ import annotations
 
@@ -14,62 +14,73 @@ if TYPE_CHECKING:
 LOGITS_BYTES = 32 * 2**20
 """Of one model's logits in memory at a time."""
 PART_BYTES = 2**20
-"""Of that, on a CPU, at work at a time."""
+"""Of these, on a CPU, processed at a time."""
 BATCH_TOKENS = 4096
 
 
-class Pass(NamedTuple):
+class ForwardPass(NamedTuple):
     """One model on all windows."""
 
     states: Iterable[Tensor]
-    """Per batch [batch, seqlen, hidden], what the head is given; made as they are asked for, or all there."""
+    """Per batch [batch, seqlen, hidden], the head's inputs. Computed while you iterate, or stored."""
     head: nn.Module
 
 
-def over(load: Callable[[], nn.Module], folder: Path, tokens: Tensor, batch: int, rig: MeasureContext) -> Pass:
+def forward_windows(
+    load: Callable[[], nn.Module], folder: Path, tokens: Tensor, batch: int, context: MeasureContext
+) -> ForwardPass:
     """The final hidden states of a model on windows.
 
     Args:
-        load: returns the model, its blocks on disk where rig.compute.stream.
-        folder: where they lie then.
-        tokens: int64 [windows, seqlen]; batch: windows per forward.
+        load: returns the model, without its blocks where `context.compute.stream`.
+        folder: where the blocks lie in that case.
+        tokens: int64 [windows, seqlen]
+        batch: windows per forward pass.
     """
     model = load()
     head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
-    if rig.compute.stream:
-        from methods.pruning.streaming import last_hidden
+    if context.compute.stream:
+        from methods.pruning.streaming import last_hidden  # imports torch
 
-        return Pass(last_hidden(model, folder, tokens, batch, rig.compute, rig.progress), head)
-    return Pass(_states(model, tokens, batch, rig), head)
+        return ForwardPass(last_hidden(model, folder, tokens, batch, context.compute, context.progress), head)
+    return ForwardPass(_states(model, tokens, batch, context), head)
 
 
-def _states(model: nn.Module, tokens: Tensor, batch: int, rig: MeasureContext) -> Iterator[Tensor]:
+def _states(model: nn.Module, tokens: Tensor, batch: int, context: MeasureContext) -> Iterator[Tensor]:
     done = 0
     for part in tokens.split(batch):
-        yield model.base_model(input_ids=part.to(rig.compute.device), use_cache=False)[0]  # type: ignore[operator]
+        yield model.base_model(input_ids=part.to(context.compute.device), use_cache=False)[0]  # type: ignore[operator]
         done += len(part)
-        rig.progress.advance(done, len(tokens))
+        context.progress.advance(done, len(tokens))
 
 
-def batch_of(asked: int | None, seqlen: int) -> int:
-    """Windows per forward."""
-    return asked or max(1, BATCH_TOKENS // seqlen)
+def batch_size(windows: int | None, seqlen: int) -> int:
+    """Windows per forward pass: as set, else about BATCH_TOKENS tokens."""
+    return windows or max(1, BATCH_TOKENS // seqlen)
 
 
-def logit_parts(heads: Sequence[nn.Module], states: Sequence[Tensor]) -> Iterator[tuple[slice, list[Tensor]]]:
-    """Logits of a few rows at a time under each head: which rows, and float32 [rows, vocabulary] of each.
+def logit_parts(
+    heads: Sequence[nn.Module],
+    states: Sequence[Tensor],
+    *,
+    logits_bytes: int = LOGITS_BYTES,
+    part_bytes: int = PART_BYTES,
+) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Logits of a few rows at a time: which rows, and under each head float32 [rows, vocabulary].
 
-    They are made in chunks that make a matrix product worth its while, and handed on in parts that a CPU's cache holds
-    through all that is asked of them.
+    They are computed in chunks large enough for a fast matrix product. On a CPU each chunk is then handed out in parts
+    that fit in the processor's cache.
 
     Args:
         states: [tokens, hidden] for each of `heads`.
+        logits_bytes: size of a chunk, for one head.
+        part_bytes: size of a part.
     """
     row_bytes = 4 * max(head.weight.shape[0] for head in heads)  # type: ignore[index]
-    rows = max(1, LOGITS_BYTES // row_bytes)
-    part = min(rows, max(1, PART_BYTES // row_bytes)) if states[0].device.type == "cpu" else rows
+    rows = max(1, logits_bytes // row_bytes)
+    part = min(rows, max(1, part_bytes // row_bytes)) if states[0].device.type == "cpu" else rows
     for a in range(0, len(states[0]), rows):
-        made = [head(x[a : a + rows]) for head, x in zip(heads, states, strict=True)]
-        for b in range(0, len(made[0]), part):
-            parts = [logits[b : b + part].float() for logits in made]
+        chunks = [head(x[a : a + rows]) for head, x in zip(heads, states, strict=True)]
+        for b in range(0, len(chunks[0]), part):
+            parts = [logits[b : b + part].float() for logits in chunks]
             yield slice(a + b, a + b + len(parts[0])), parts

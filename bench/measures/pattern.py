@@ -1,4 +1,4 @@
-"""Does the pattern hold? Read off the runner's own check of the folder, never off the method's word."""
+"""Does the pattern hold? Taken from the runner's own check of the folder, not from what the method says."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PatternHolds:
+    """Groups that break the pattern, negative zeros, and zeros of an earlier stage that were lost."""
+
     name: ClassVar[str] = "pattern"
     needs: ClassVar[Needs] = Needs.NOTHING
 
@@ -24,8 +26,8 @@ class PatternHolds:
     def protocol(self) -> Protocol:
         return Protocol(name="targets")
 
-    def read(self, model: Callable[[], nn.Module], rig: MeasureContext) -> Readings:
-        verdict = rig.verdict
+    def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
+        verdict = context.verdict
         lost = verdict.zeros_lost
         return Readings(
             (

@@ -19,15 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Perplexity(Windowed):
+    """exp of the mean cross-entropy of the next token; a window's first token is not predicted."""
+
     name: ClassVar[str] = "perplexity"
 
-    def read(self, model: Callable[[], nn.Module], rig: MeasureContext) -> Readings:
-        """
+    def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
+        """Items: each window's summed cross-entropy in nats.
+
         Raises:
-            UserError: the corpus has not one window, or fewer than were asked for.
+            UserError: the corpus has no window, or fewer than were asked for.
         """
-        tokens, clusters = self.cut(rig)
-        losses = window_losses(forward.over(model, rig.folder, tokens, self.per_forward, rig), tokens, rig)
+        tokens, clusters = self.cut(context)
+        forward_pass = forward.forward_windows(model, context.folder, tokens, self.per_forward, context)
+        losses = window_losses(forward_pass, tokens, context)
         targets = self.seqlen - 1
         items = tuple(
             Item(str(i), c, nll, float(targets)) for i, (c, nll) in enumerate(zip(clusters, losses, strict=True))
@@ -40,25 +44,29 @@ class Perplexity(Windowed):
         return Readings((reading,), items, tokens.numel(), windows.token_digest(tokens))
 
 
-def window_losses(made: forward.Pass, tokens: Tensor, rig: MeasureContext) -> list[float]:
+def window_losses(
+    forward_pass: forward.ForwardPass,
+    tokens: Tensor,
+    context: MeasureContext,
+    *,
+    logits_bytes: int = forward.LOGITS_BYTES,
+    part_bytes: int = forward.PART_BYTES,
+) -> list[float]:
     """Summed cross-entropy of each window in nats, in float32. tokens: int64 [windows, seqlen]."""
-    import torch
+    import torch  # slow to import
 
     losses: list[float] = []
     with torch.inference_mode():
-        for states in made.states:
-            ids = tokens[len(losses) : len(losses) + len(states)].to(rig.compute.device)
-            hidden = states[:, :-1].to(rig.compute.device).flatten(0, 1)
-            losses += _cross_entropy(hidden, made.head, ids[:, 1:].flatten()).view(len(ids), -1).sum(1).tolist()
+        for states in forward_pass.states:
+            ids = tokens[len(losses) : len(losses) + len(states)].to(context.compute.device)
+            hidden = states[:, :-1].to(context.compute.device).flatten(0, 1)
+            targets = ids[:, 1:].flatten()
+            # In chunks of rows, so that the logits [tokens, vocabulary] never exist whole.
+            loss = torch.empty(len(targets), device=hidden.device)
+            for rows, (logits,) in forward.logit_parts(
+                [forward_pass.head], [hidden], logits_bytes=logits_bytes, part_bytes=part_bytes
+            ):
+                target_logits = logits.gather(1, targets[rows, None]).squeeze(1)
+                loss[rows] = logits.logsumexp(-1) - target_logits
+            losses += loss.view(len(ids), -1).sum(1).tolist()
     return losses
-
-
-def _cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
-    """Per token, in chunks of rows, so that the logits [tokens, vocabulary] never exist whole."""
-    import torch
-
-    out = torch.empty(len(targets), device=hidden.device)
-    for rows, (logits,) in forward.logit_parts([head], [hidden]):
-        wanted = logits.gather(1, targets[rows, None]).squeeze(1)
-        out[rows] = logits.logsumexp(-1) - wanted
-    return out

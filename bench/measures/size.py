@@ -1,4 +1,4 @@
-"""Size: what is there, what is zero, and what it would take packed."""
+"""Size: parameters, non-zeros, bytes on disk, and bytes if packed."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Size:
+    """Counts and bytes of the stored tensors."""
+
     name: ClassVar[str] = "size"
     needs: ClassVar[Needs] = Needs.NOTHING
 
@@ -25,18 +27,22 @@ class Size:
     def protocol(self) -> Protocol:
         return Protocol(name="weights")
 
-    def read(self, model: Callable[[], nn.Module], rig: MeasureContext) -> Readings:
-        """Counts over the whole model; `sparsity` over its targets alone, per layer in the items.
+    def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
+        """Counts cover the whole model; `sparsity` and `bits_per_weight` cover its targets only. Items: sparsity per layer.
 
-        bytes_packed is theory: each target as its n of every m values and one bit per weight of mask, the rest as it is.
-        A quantizer's values and scales have the bits it states. bits_per_weight is that of the targets alone. What breaks
-        its pattern cannot be packed, and counts as dense.
+        bytes_packed is computed, not measured: each target takes its n of every m values and a mask of one bit per weight,
+        all other tensors what they take now. A quantizer's values and scales take the bits it states. A model that breaks
+        its pattern cannot be packed and counts as dense.
         """
-        verdict = rig.verdict
+        verdict = context.verdict
         target_count = sum(layer.weights for layer in verdict.layers.values())
         target_zeros = sum(layer.zeros for layer in verdict.layers.values())
         item_bits = 8 * verdict.bytes / max(1, verdict.parameters)
-        bits, scales = (rig.stored.bits, rig.stored.scale_bits * rig.stored.scales) if rig.stored else (item_bits, 0)
+        bits, scales = (
+            (context.storage.bits, context.storage.scale_bits * context.storage.scales)
+            if context.storage
+            else (item_bits, 0)
+        )
         n, m = verdict.pattern.n, verdict.pattern.m
         if m and n < m and not verdict.violations:
             bits = bits * n / m + 1

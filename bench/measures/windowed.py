@@ -1,4 +1,4 @@
-"""What measures on a corpus's windows share: their settings, their name, and the windows."""
+"""What measures on a corpus's windows share: settings, protocol and the windows."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Windowed:
-    """corpus: a name in bench.data; seqlen: tokens per window; windows: the first so many, None for all; batch: windows
-    per forward.
+    """corpus: a name in bench.inputs.corpora; seqlen: tokens per window; windows: use only the first so many, None for all;
+    batch: windows per forward pass.
     """
 
     needs: ClassVar[Needs] = Needs.NOTHING
@@ -38,19 +38,19 @@ class Windowed:
 
     @property
     def per_forward(self) -> int:
-        return forward.batch_of(self.batch, self.seqlen)
+        return forward.batch_size(self.batch, self.seqlen)
 
-    def cut(self, rig: MeasureContext) -> tuple[Tensor, list[str]]:
-        """int64 [windows, seqlen], and the article each begins in.
+    def cut(self, context: MeasureContext) -> tuple[Tensor, list[str]]:
+        """The windows, int64 [windows, seqlen], and the article in which each begins.
 
         Raises:
-            UserError: the corpus has not one window, or fewer than were asked for.
+            UserError: the corpus has no window, or fewer than were asked for.
         """
-        return load_windows(self.corpus, rig.tokenizer(), self.seqlen, self.windows, rig.data_dir, self.split)
+        return load_windows(self.corpus, context.tokenizer(), self.seqlen, self.windows, context.data_dir, self.split)
 
 
 def mean_and_stderr(values: list[float]) -> tuple[float, float | None]:
-    """The standard error is None for one value, and where the mean is not finite."""
+    """Mean and its standard error, which is None for a single value or a mean that is not finite."""
     mean = math.fsum(values) / len(values)
     if len(values) < 2 or not math.isfinite(mean):
         return mean, None

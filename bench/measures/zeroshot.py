@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.inputs import tasks
-from bench.inputs.task_yaml import describe
+from bench.inputs.task_yaml import read_task
 from bench.measures.contract import MeasureContext, Readings
 from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Zeroshot:
-    """task: of lm-eval, or the suite's own; batch: requests per forward; limit: the first so many questions.
+    """task: a task of lm-eval or of this suite; batch: requests per forward pass; limit: use only the first so many questions.
 
-    file, version and harness are lm-eval's: where it keeps the task, the task's version, its own.
+    file: the task's YAML in lm-eval; version: the task's; harness: lm-eval's version.
     """
 
     name: ClassVar[str] = "zeroshot"
@@ -40,46 +40,46 @@ class Zeroshot:
     def protocol(self) -> Protocol:
         return Protocol(name=self.task, version=self.version, limit=self.limit)
 
-    def read(self, model: Callable[[], nn.Module], rig: MeasureContext) -> Readings:
-        """Readings are the task's metrics; items hold acc, 0 or 1, where it has one, else its first metric.
+    def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
+        """The task's metrics. Items: each question's acc, 0 or 1; its first metric where it has no acc.
 
         Raises:
             UserError: the task's data cannot be read.
         """
-        from bench.inputs import lmeval
+        from bench.inputs import lmeval  # imports lm_eval
 
-        task = describe(self.task, self.file)
-        tasks.ensure(task, rig.data_dir)
-        found = lmeval.evaluate(
+        task = read_task(self.task, self.file)
+        tasks.ensure(task, context.data_dir)
+        scores = lmeval.evaluate(
             model(),
-            rig.tokenizer(),
+            context.tokenizer(),
             task,
-            tasks.place(task, rig.data_dir),
+            tasks.data_folder(task, context.data_dir),
             self.batch,
             self.limit,
-            rig.progress,
+            context.progress,
         )
-        count = len(found.samples)
+        count = len(scores.samples)
         values = tuple(
             Reading(s.metric, s.value, "1", "higher" if s.higher else "lower", stderr=s.stderr, n=count)
-            for s in found.scores
+            for s in scores.scores
         )
-        notes = {"data": task.hub or "wiki-mini", "revision": tasks.revision(task, rig.data_dir)}
-        return Readings(values, _items(found.samples, own=self.task in tasks.OWN), notes=notes)
+        notes = {"data": task.hub or "wiki-mini", "revision": tasks.revision(task, context.data_dir)}
+        return Readings(values, _items(scores.samples, builtin=self.task in tasks.BUILTIN_TASKS), notes=notes)
 
 
-def _items(samples: tuple[Sample, ...], own: bool) -> tuple[Item, ...]:
-    """By the document's hash; a document that stands there twice is told apart by its number."""
+def _items(samples: tuple[Sample, ...], builtin: bool) -> tuple[Item, ...]:
+    """Named by the document's hash, and a number where a document occurs again. builtin tasks cluster by article."""
     metrics = list(samples[0].scores) if samples else []
     if not metrics:
         return ()
     first = "acc" if "acc" in metrics else metrics[0]
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     items = []
     for sample in samples:
-        name = sample.hash + (f"#{seen[sample.hash]}" if seen[sample.hash] else "")
-        seen[sample.hash] += 1
-        cluster = str(sample.document["article"]) if own else name
-        beside = {m: sample.scores[m] for m in metrics if m != first}
-        items.append(Item(name, cluster, sample.scores[first], 1.0, beside))
+        name = sample.hash + (f"#{counts[sample.hash]}" if counts[sample.hash] else "")
+        counts[sample.hash] += 1
+        cluster = str(sample.document["article"]) if builtin else name
+        others = {m: sample.scores[m] for m in metrics if m != first}
+        items.append(Item(name, cluster, sample.scores[first], 1.0, others))
     return tuple(items)

@@ -73,7 +73,7 @@ def _cost(artifact: Artifact, left: list[Measurement]) -> tuple[int, float | Non
 
 def _evaluated(measurement: Measurement) -> int:
     if measurement.measure == "zeroshot":
-        return tasks.tokens(measurement.config["task"], measurement.config["limit"])
+        return tasks.estimate_tokens(measurement.config["task"], measurement.config["limit"])
     if measurement.measure not in ("perplexity", "agreement"):
         return 0
     everything = corpora.lookup(measurement.config["corpus"]).tokens

@@ -21,7 +21,7 @@ def describe(entry: Entry) -> str:
     if cost is None:
         return ""
     hidden, inner, blocks = (
-        roofline.shapes()[MODEL][k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers")
+        roofline.known_shapes()[MODEL][k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers")
     )
     weights = blocks * (4 * hidden**2 + 3 * hidden * inner)
     squares = 3 * hidden**2 + inner**2  # the inputs of q, k and v, of o, of gate and up, of down

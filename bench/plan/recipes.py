@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from bench.system.suggest import unknown
+from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 
 
@@ -48,7 +48,7 @@ def choose(parameters: int, device: str, named: str | None = None) -> Recipe:
     known = recipes()
     if named:
         if named not in known:
-            raise UserError(unknown("training recipe", named, known))
+            raise UserError(describe_unknown("training recipe", named, known))
         return known[named]
     for recipe in known.values():
         if parameters <= recipe.parameters and (not recipe.device or device.split(":")[0] == recipe.device):

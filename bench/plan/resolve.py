@@ -11,7 +11,7 @@ from typing import Any
 from bench.catalog import registry
 from bench.catalog.choice import Choice, parse_chain, parse_quantizer
 from bench.inputs import corpora, models, tasks, training_text, windows
-from bench.inputs.task_yaml import describe, harness
+from bench.inputs.task_yaml import lm_eval_version, read_task
 from bench.measures.speed.measure import measure_configs
 from bench.plan import recipes
 from bench.plan.artifact import CalibrationSet, TrainingRun
@@ -129,10 +129,10 @@ class ModelInputs:
         """
         spec = self.request.spec
         wanted = spec.training
-        training_text.check(wanted.data)
+        training_text.check_name(wanted.data)
         run = TrainingRun(
             data=wanted.data,
-            content=training_text.content(wanted.data, spec.data_dir),
+            content=training_text.content_digest(wanted.data, spec.data_dir),
             source=digest_source(training_text.__name__),
             recipe=recipe.name,
             tokens=wanted.tokens or recipe.tokens,
@@ -193,7 +193,7 @@ class ModelInputs:
         }
         if wanted.split != "evaluation":
             config["split"] = wanted.split
-        corpora.require(corpus, wanted.split)
+        corpora.require_split(corpus, wanted.split)
         content = self._content(corpus, wanted.split)
         if content:  # else the corpus is not here yet
             tokenizer = self.model.folder / "tokenizer.json"
@@ -202,10 +202,10 @@ class ModelInputs:
 
     def _task(self, name: str, file: str) -> dict[str, Any]:
         spec = self.request.spec
-        task = describe(name, file)
-        config: dict[str, Any] = {"task": name, "file": file, "version": task.version, "harness": harness()}
+        task = read_task(name, file)
+        config: dict[str, Any] = {"task": name, "file": file, "version": task.version, "harness": lm_eval_version()}
         config |= {"batch": spec.zeroshot.batch, "limit": spec.zeroshot.limit}
-        content = tasks.ensure(task, spec.data_dir) if self.request.fetch else tasks.content(task, spec.data_dir)
+        content = tasks.ensure(task, spec.data_dir) if self.request.fetch else tasks.data_digest(task, spec.data_dir)
         return _fields("zeroshot", config, content)
 
     def _content(self, corpus: str, use: str) -> str:

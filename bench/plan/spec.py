@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -10,10 +9,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bench.catalog import registry
-from bench.inputs.hub import DATA_ENV
-from bench.inputs.tasks import OWN
+from bench.inputs.hub import DATA_ENV, mirror
+from bench.inputs.tasks import BUILTIN_TASKS
 from bench.results.store import RESULTS
-from bench.system.suggest import unknown
+from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 
 
@@ -89,7 +88,7 @@ class Spec(_Strict):
     quantizers: tuple[str, ...] = ("none", "int8", "int4-gptq")
     """Run last, on every pruned model and on the dense one; "none" leaves it as it is."""
     measures: tuple[str, ...] = ("perplexity", "agreement", "zeroshot", "size")
-    tasks: tuple[str, ...] = OWN
+    tasks: tuple[str, ...] = BUILTIN_TASKS
     """For zeroshot: the suite's own, any of lm-eval's, and the sets maskllm7 and wanda7."""
     seeds: tuple[int, ...] = (0,)
     results: Path = RESULTS
@@ -121,7 +120,7 @@ class Spec(_Strict):
     @field_validator("data_dir")
     @classmethod
     def _mirror(cls, value: Path | None) -> Path | None:
-        named = value or (Path(os.environ[DATA_ENV]) if os.environ.get(DATA_ENV) else None)
+        named = mirror(value)
         if named and not named.is_dir():
             raise UserError(
                 f"data directory {str(named)!r} is not there: make it, or leave --data-dir and ${DATA_ENV} out"
@@ -148,7 +147,9 @@ def _sentence(fault: ValidationError) -> str:
         model: type[BaseModel] = Spec
         for part in first["loc"][:-1]:
             model = type(getattr(model(), str(part)))
-        return unknown("setting", where, [".".join([*map(str, first["loc"][:-1]), f]) for f in model.model_fields])
+        return describe_unknown(
+            "setting", where, [".".join([*map(str, first["loc"][:-1]), f]) for f in model.model_fields]
+        )
     return f"{where} = {first['input']!r} will not do: {first['msg'].lower()}"
 
 

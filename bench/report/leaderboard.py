@@ -13,7 +13,7 @@ from bench.report.view import Section
 from bench.results.rows import guarded, to_frame
 from bench.results.store import RESULTS
 from bench.system.files import atomic_write
-from bench.system.text import plain
+from bench.system.text import escape_markdown
 from methods.errors import UserError
 
 FOLDER = Path("reports")
@@ -136,17 +136,17 @@ def _markdown(sections: Sequence[Section], figures: Figures) -> str:
         "that do not differ significantly share a range.",
     ]
     if best := highlights.find_highlights(sections):
-        summary = table.to_markdown(highlights.to_text_table(best), escape_markdown)
+        summary = table.to_markdown(highlights.to_text_table(best), escape_all_markdown)
         out += ["## Summary", highlights.CAPTION, summary.rstrip()]
     for i, section in enumerate(sections):
-        out += [f"## {escape_markdown(section.title)}", escape_markdown(section.description)]
+        out += [f"## {escape_all_markdown(section.title)}", escape_all_markdown(section.description)]
         for j, one in enumerate(section.tables):
-            out.append(f"### {escape_markdown(one.title)}")
-            out += [f"![{escape_markdown(title)}]({name})" for name, title, _ in figures.get((i, j), [])]
-            out.append(table.to_markdown(one.to_text_table(), escape_markdown).rstrip())
+            out.append(f"### {escape_all_markdown(one.title)}")
+            out += [f"![{escape_all_markdown(title)}]({name})" for name, title, _ in figures.get((i, j), [])]
+            out.append(table.to_markdown(one.to_text_table(), escape_all_markdown).rstrip())
     return "\n\n".join(out) + "\n"
 
 
-def escape_markdown(text: str) -> str:
-    """Text that stays text in Markdown: besides what `plain` replaces, no emphasis and no strikethrough."""
-    return re.sub(r"([\\*_~$!])", r"\\\1", plain(text))
+def escape_all_markdown(text: str) -> str:
+    """Text that stays text in Markdown: besides what `escape_markdown` replaces, no emphasis and no strikethrough."""
+    return re.sub(r"([\\*_~$!])", r"\\\1", escape_markdown(text))

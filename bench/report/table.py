@@ -11,7 +11,7 @@ from bench.report import task_averages
 from bench.results import metrics
 from bench.results.record import Record
 from bench.results.rows import IDENTITY, to_rows
-from bench.system.text import plain
+from bench.system.text import escape_markdown
 
 ALWAYS_SHOWN = ("method", "pattern")
 """Labels that a table has although all rows agree on them."""
@@ -219,7 +219,7 @@ def format_number(value: float, stderr: float | None, unit: str) -> str:
     return f"{value:,.4g}"
 
 
-def to_markdown(table: TextTable, escape: Callable[[str], str] = plain) -> str:
+def to_markdown(table: TextTable, escape: Callable[[str], str] = escape_markdown) -> str:
     """The table in Markdown, without its title."""
 
     def row(cells: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from bench.inputs.tasks import SETS
+from bench.inputs.tasks import TASK_SETS
 from bench.results import metrics
 from bench.results.identity import Protocol
 from bench.results.rows import IDENTITY
@@ -30,7 +30,7 @@ def average_rows(rows: list[Row]) -> list[Row]:
             dense[_dense_key(first)] = by_task
     out = []
     for by_task in lines.values():
-        for name, tasks in SETS.items():
+        for name, tasks in TASK_SETS.items():
             if set(tasks) <= set(by_task):
                 first = next(iter(by_task.values()))
                 whole_set = {t: by_task[t] for t in tasks}

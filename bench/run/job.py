@@ -109,7 +109,7 @@ class Workspace:
         )
         return torch.tensor(crops)
 
-    def _training(self, artifact: Artifact) -> tuple[training_text.Packed, Tensor]:
+    def _training(self, artifact: Artifact) -> tuple[training_text.PackedCorpus, Tensor]:
         run = artifact.training
         assert run is not None
         text, validation = training_text.load(

@@ -49,7 +49,7 @@ def measure(request: Request, results: Path) -> Iterator[Record]:
         UserError: unknown model or kind.
     """
     store = Store(results)
-    device = linears.device(Compute(device=torch.device(request.device), threads=request.threads))
+    device = linears.select_device(Compute(device=torch.device(request.device), threads=request.threads))
     kinds = request.kinds or device.kinds
     if unknown := set(kinds) - set(QUANTIZERS):
         raise UserError(f"kind {sorted(unknown)[0]!r} is not one of {', '.join(QUANTIZERS)}")
@@ -71,7 +71,7 @@ class Source:
 
     def __init__(self, name: str, data_dir: Path | None) -> None:
         self.model = models.resolve(name, data_dir)
-        self.shapes = roofline.sizes(name, data_dir).linears
+        self.shapes = roofline.model_sizes(name, data_dir).linears
         self.names: dict[tuple[int, int], str] = {}
         self.method, self.digest = "random", ""
         if self.model:
@@ -90,7 +90,7 @@ class Source:
 
     def weights(self) -> Iterator[tuple[int, Tensor]]:
         if not self.model:
-            yield from linears.random(self.shapes)
+            yield from linears.random_weights(self.shapes)
             return
         for shape, name in self.names.items():
             weight = self._own(name)
@@ -113,7 +113,7 @@ def _new_record(request: Request, source: Source, kind: str, tokens: int) -> Rec
     key_inputs = {
         "model": source.digest or request.model,
         "shapes": sorted([*shape, count] for shape, count in source.shapes.items()),
-        "measure": {"name": "speed", "source": digest_source(linears.__name__), "kernel": native.digest()},
+        "measure": {"name": "speed", "source": digest_source(linears.__name__), "kernel": native.source_digest()},
         "weights": source.method, "kind": kind, "tokens": tokens, "threads": request.threads,
         "hardware": fingerprint(request.device),
     }  # fmt: skip
@@ -123,7 +123,7 @@ def _new_record(request: Request, source: Source, kind: str, tokens: int) -> Rec
 def _fill(record: Record, device: Any, source: Source, kind: str, tokens: int) -> tuple[Any, ...]:
     record.provenance = provenance.gather()
     try:
-        readings: Readings = linears.told(device, source.weights(), tokens, kind)
+        readings: Readings = linears.time_linears(device, source.weights(), tokens, kind)
     except Skipped as why:
         record.reason = str(why)
         return ()

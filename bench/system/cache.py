@@ -1,4 +1,4 @@
-"""The cache: what can be made or fetched again."""
+"""The cache: a folder of what can be made or fetched again, and which of it is in use."""
 
 from __future__ import annotations
 
@@ -18,42 +18,89 @@ from methods.errors import UserError
 
 CACHE_ENV = "CAST_BENCH_CACHE"
 
-MADE = ("artifacts", "tmp", "logs", "datasets", "digests", "tokens")
+REBUILDABLE = ("artifacts", "tmp", "logs", "datasets", "digests", "tokens")
+"""Parts of the cache that a run makes again by itself."""
 
-DEAR = ("models", "data", "training", "environments")
-"""Gone with `everything` alone: what was fetched or installed, and unfinished trainings that a killed run would go on from."""
+EXPENSIVE = ("models", "data", "training", "environments")
+"""Parts deleted only with `everything`: downloads, installations, and checkpoints of unfinished trainings."""
 
-SHARED = ("datasets", "digests", "tokens", *DEAR)
-"""Parts whose entries no run holds by name: they stay as long as any is at work."""
+SHARED = ("datasets", "digests", "tokens", *EXPENSIVE)
+"""Parts whose entries are not marked by name: they stay as long as any run is at work."""
+
+
+def cache_dir() -> Path:
+    """$CAST_BENCH_CACHE, else cast-bench/ under $XDG_CACHE_HOME or ~/.cache."""
+    if named := os.environ.get(CACHE_ENV):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cast-bench"
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """A folder in the cache, on the same disk as what will be moved out of it; it goes when the block ends."""
+    folder = cache_dir() / "tmp" / f"{prefix}{uuid.uuid4().hex}"
+    with in_use(folder.name):
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def in_use(*names: str) -> Iterator[None]:
+    """Keep `bench cache gc` from deleting what all runs share, and entries of these names, whether they exist yet or not.
+
+    A name is without its suffix: an artifact and its log have the same.
+    """
+    locks = [FileLock(marks_dir() / f"{name}+{uuid.uuid4().hex}") for name in names or ("",)]
+    with contextlib.ExitStack() as stack:
+        with gc_lock():
+            marks_dir().mkdir(exist_ok=True)
+            for lock in locks:
+                stack.callback(Path(lock.lock_file).unlink, missing_ok=True)
+                stack.enter_context(lock)
+        yield
+
+
+def marks_dir() -> Path:
+    """Files NAME+ID, each locked by a process that uses the entries NAME ("" for none). A dead process holds no lock."""
+    return cache_dir() / "held"
+
+
+def gc_lock() -> FileLock:
+    """Held by `bench cache gc` while it deletes, and by others for the moment in which they mark what they use."""
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    return FileLock(cache_dir() / "gc.lock")
 
 
 def info() -> list[dict[str, Any]]:
-    """Each part of the cache with its entries and bytes."""
-    root = cache_dir()
-    out = [{"part": str(root), "entries": None, "bytes": sum(_bytes(root / p) for p in (*MADE, *DEAR))}]
-    return out + [{"part": p, "entries": len(_entries(root / p)), "bytes": _bytes(root / p)} for p in (*MADE, *DEAR)]
+    """The whole cache and then each part, with its entries and bytes."""
+    root, parts = cache_dir(), (*REBUILDABLE, *EXPENSIVE)
+    total = {"part": str(root), "entries": None, "bytes": sum(_bytes(root / part) for part in parts)}
+    return [total, *({"part": p, "entries": len(_entries(root / p)), "bytes": _bytes(root / p)} for p in parts)]
 
 
 def gc(*, everything: bool, days: int) -> tuple[int, int]:
-    """Delete what was made more than `days` days ago (and, with `everything`, what is dear), but nothing that is in use.
+    """Delete REBUILDABLE entries older than `days` days (with `everything`, EXPENSIVE ones too) that are not in use.
 
     Returns:
         The bytes freed, and how many entries were left because they are in use.
 
     Raises:
-        UserError: another is at work.
+        UserError: another garbage collection is running.
     """
     try:
         with gc_lock().acquire(timeout=60):
-            return _collect((*MADE, *DEAR) if everything else MADE, time.time() - days * 86400)
+            return _collect((*REBUILDABLE, *EXPENSIVE) if everything else REBUILDABLE, time.time() - days * 86400)
     except Timeout:
-        raise UserError("another bench cache gc is at work: wait until it ends") from None
+        raise UserError("another bench cache gc is running: wait until it ends") from None
 
 
 def _collect(parts: tuple[str, ...], before: float) -> tuple[int, int]:
     freed = left = 0
-    used = _used()
-    for part in () if used else DEAR:
+    used = _names_in_use()
+    for part in () if used else EXPENSIVE:
         sweep(cache_dir() / part, ".*")
     for entry in [e for part in parts for e in _entries(cache_dir() / part)]:
         with contextlib.suppress(FileNotFoundError):  # others delete, too
@@ -68,10 +115,10 @@ def _collect(parts: tuple[str, ...], before: float) -> tuple[int, int]:
     return freed, left
 
 
-def _used() -> set[str]:
-    """Names that living processes use. Marks of the dead go."""
+def _names_in_use() -> set[str]:
+    """Names that living processes use. Marks of dead processes are deleted."""
     used = set()
-    for mark in _entries(marks()):
+    for mark in _entries(marks_dir()):
         try:
             with FileLock(mark, timeout=0):
                 mark.unlink(missing_ok=True)
@@ -88,53 +135,3 @@ def _bytes(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file() and not p.is_symlink())
-
-
-def cache_dir() -> Path:
-    """$CAST_BENCH_CACHE, else cast-bench/ under $XDG_CACHE_HOME or ~/.cache."""
-    if named := os.environ.get(CACHE_ENV):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cast-bench"
-
-
-@contextlib.contextmanager
-def temporary_folder(prefix: str) -> Iterator[Path]:
-    """A folder in the cache, on the same disk as what will be moved out of it; it goes when the block ends."""
-    room = cache_dir() / "tmp" / f"{prefix}{uuid.uuid4().hex}"
-    with in_use(room.name):
-        room.mkdir(parents=True)
-        try:
-            yield room
-        finally:
-            shutil.rmtree(room, ignore_errors=True)
-
-
-def gc_lock() -> FileLock:
-    """Held by `bench cache gc` while it deletes, and by others for the moment in which they say what they use."""
-    from filelock import FileLock  # here, so that lists are instant
-
-    cache_dir().mkdir(parents=True, exist_ok=True)
-    return FileLock(cache_dir() / "gc.lock")
-
-
-def marks() -> Path:
-    """Files NAME+ID, locked by the processes that use the cache's entries NAME, "" for none. A dead one holds no lock."""
-    return cache_dir() / "held"
-
-
-@contextlib.contextmanager
-def in_use(*names: str) -> Iterator[None]:
-    """Keep `bench cache gc` away from what all runs share, and from entries of these names, there already or not.
-
-    A name is without its suffix: that of an artifact is its log's, too.
-    """
-    from filelock import FileLock
-
-    locks = [FileLock(marks() / f"{name}+{uuid.uuid4().hex}") for name in names or ("",)]
-    with contextlib.ExitStack() as held:
-        with gc_lock():
-            marks().mkdir(exist_ok=True)
-            for lock in locks:
-                held.callback(Path(lock.lock_file).unlink, missing_ok=True)
-                held.enter_context(lock)
-        yield

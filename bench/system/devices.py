@@ -1,4 +1,4 @@
-"""Which processors a run may use."""
+"""Devices: which one a run uses, how many cores it has, and how to name it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def cores() -> int:
 
 
 def resolve_device(name: str) -> str:
-    """ "auto" is the first CUDA device where there is one. torch is imported only where a driver hints at one.
+    """ "cpu", "cuda" or "cuda:N". "auto" is "cuda" where there is a CUDA device. Imports torch only where there is a driver.
 
     Raises:
-        UserError: a device that is not there.
+        UserError: unknown name, or no such device.
     """
     hinted = any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg"))
     if name == "cpu" or (name == "auto" and not hinted):
@@ -39,17 +39,17 @@ def resolve_device(name: str) -> str:
     if name == "auto":
         return "cpu"
     raise UserError(
-        f"device {name!r} is not there ({count} CUDA devices found): take --device cpu, or see what bench doctor says"
+        f"device {name!r} does not exist ({count} CUDA devices found): use --device cpu, or run bench doctor"
     )
 
 
 def fingerprint(device: str) -> str:
-    """What a time holds for: the processor and how many of its cores, and of a CUDA device its name and libraries."""
-    told = f"{provenance.processor()}, {cores()} cores"
+    """The hardware and libraries for which a time is valid, as text. It is part of the key of a speed."""
+    cpu = f"{provenance.processor()}, {cores()} cores"
     if not device.startswith("cuda"):
-        return told
+        return cpu
     import torch
 
     library = torch.backends.cusparselt.version() if torch.backends.cusparselt.is_available() else None
     parts = [torch.cuda.get_device_name(device), f"CUDA {torch.version.cuda}", f"cuSPARSELt {library}"]
-    return ", ".join([*parts, f"torch {torch.__version__}", told])
+    return ", ".join([*parts, f"torch {torch.__version__}", cpu])

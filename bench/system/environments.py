@@ -1,6 +1,6 @@
 """Environments of other libraries, built by pip in the cache: `bench env create`, `bench env ls`.
 
-An environment counts once its manifest is there, which is written last: one that was interrupted or failed does not.
+The manifest is written last, so an environment that was interrupted or failed has none and does not count as built.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from bench.system import digests
 from bench.system.cache import CACHE_ENV, cache_dir, in_use
 from bench.system.files import atomic_write
-from bench.system.suggest import unknown
+from bench.system.suggest import describe_unknown
 from methods.errors import Skipped, UserError
 
 MANIFEST = "cast-bench.json"
@@ -32,15 +34,15 @@ print(json.dumps({d.metadata["Name"]: d.version for d in distributions()}))
 
 @dataclass(frozen=True)
 class Recipe:
-    """What pip installs, one step after the other, so that a later step's pin wins where two cannot agree."""
+    """What pip installs, step by step: where two pins conflict, the later one wins."""
 
     steps: tuple[str, ...]
     constraints: tuple[str, ...]
-    """Of the first step: what it would otherwise fetch only to be replaced, or in a version not seen to work."""
+    """Of the first step: keep pip from fetching what a later step replaces, or versions that were not tested."""
     check: str
-    """A program that ends well where the environment works."""
-    shown: tuple[str, ...]
-    """Packages whose versions `bench env ls` shows."""
+    """A Python program that exits with 0 where the environment works."""
+    packages: tuple[str, ...]
+    """Those whose versions `bench env ls` lists."""
     pythons: tuple[tuple[int, int], ...]
     """Versions of Python it runs on, the best first."""
 
@@ -57,7 +59,7 @@ ENVIRONMENTS = {
         ),
         constraints=("sparsezoo==1.8.1", "pyarrow<18", "compressed-tensors==0.5.0", "accelerate<1", "torch<2.14"),
         check="import sparseml.core.session, sparseml.pytorch.optim, transformers",
-        shown=("sparseml", "torch", "transformers"),
+        packages=("sparseml", "torch", "transformers"),
         pythons=((3, 11), (3, 10), (3, 9), (3, 8)),
     )
 }
@@ -66,10 +68,10 @@ ENVIRONMENTS = {
 def lookup(name: str) -> Recipe:
     """
     Raises:
-        UserError: there is none of that name.
+        UserError: unknown name.
     """
     if name not in ENVIRONMENTS:
-        raise UserError(unknown("environment", name, ENVIRONMENTS))
+        raise UserError(describe_unknown("environment", name, ENVIRONMENTS))
     return ENVIRONMENTS[name]
 
 
@@ -78,7 +80,7 @@ def folder(name: str) -> Path:
 
 
 def pins(name: str) -> str:
-    """Digest of what an environment is made from."""
+    """Digest of an environment's recipe."""
     return digests.of(asdict(lookup(name)))
 
 
@@ -94,7 +96,7 @@ def python(name: str) -> Path:
     """The interpreter of an environment that is ready.
 
     Raises:
-        Skipped: it is not, and what to do.
+        Skipped: it is not ready; the message says what to do.
     """
     if state(name) != "built":
         raise Skipped(f"run `bench env create {name}`")
@@ -108,47 +110,45 @@ def rows() -> list[dict[str, Any]]:
         path = folder(name)
         versions = (_manifest(name) or {}).get("versions", {})
         size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file() and not p.is_symlink())
-        told = ", ".join(f"{package} {versions[package]}" for package in recipe.shown if package in versions)
-        out.append({"name": name, "state": state(name), "versions": told, "bytes": size, "path": str(path)})
+        text = ", ".join(f"{package} {versions[package]}" for package in recipe.packages if package in versions)
+        out.append({"name": name, "state": state(name), "versions": text, "bytes": size, "path": str(path)})
     return out
 
 
-def create(name: str, say: Callable[[str], None]) -> Path:
-    """Build an environment unless it is there. say: told each step, and each line of pip's within one.
+def create(name: str, on_line: Callable[[str], None]) -> Path:
+    """Build an environment unless it is there. on_line: called with each step, and, indented, with each line of output.
 
     Raises:
-        UserError: unknown name, no Python it runs on, the folder cannot be written, or pip failed.
+        UserError: unknown name, no supported Python, the folder cannot be written, or pip failed.
     """
     recipe, path = lookup(name), folder(name)
-    with _alone(name):
+    with _build_lock(name):
         if state(name) == "built":
             return path
         log, constraints = path.with_suffix(".log"), path / "constraints.txt"
         log.unlink(missing_ok=True)
         if path.exists():
             shutil.rmtree(path)
-        say(f"{name}: a venv in {path}")
-        _run(name, [str(_interpreter(name, recipe)), "-m", "venv", str(path)], log, say)
+        on_line(f"{name}: a venv in {path}")
+        _run(name, [str(_interpreter(name, recipe)), "-m", "venv", str(path)], log, on_line)
         constraints.write_text("\n".join(recipe.constraints) + "\n")
         for i, step in enumerate(recipe.steps):
-            say(f"{name}: {i + 1} of {len(recipe.steps)}: pip install {step}")
-            _run(name, [*_pip(path), "install", *(() if i else ("-c", str(constraints))), step], log, say)
-        say(f"{name}: is it well?")
-        _run(name, [str(_python(path)), "-I", "-c", recipe.check], log, say)
-        versions = _run(name, [str(_python(path)), "-I", "-c", VERSIONS], log, say)
+            on_line(f"{name}: {i + 1} of {len(recipe.steps)}: pip install {step}")
+            _run(name, [*_pip(path), "install", *(() if i else ("-c", str(constraints))), step], log, on_line)
+        on_line(f"{name}: checking that it works")
+        _run(name, [str(_python(path)), "-I", "-c", recipe.check], log, on_line)
+        versions = _run(name, [str(_python(path)), "-I", "-c", VERSIONS], log, on_line)
         with atomic_write(path / MANIFEST) as temporary:
             temporary.write_text(json.dumps({"pins": pins(name), "versions": json.loads(versions)}, indent=1))
     return path
 
 
 @contextmanager
-def _alone(name: str) -> Iterator[None]:
+def _build_lock(name: str) -> Iterator[None]:
     """
     Raises:
         UserError: another process is building it, or the cache cannot be written.
     """
-    from filelock import FileLock, Timeout
-
     try:
         folder(name).parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder(name).with_suffix(".lock"), timeout=0), in_use():
@@ -164,7 +164,7 @@ def _alone(name: str) -> Iterator[None]:
 def _interpreter(name: str, recipe: Recipe) -> Path:
     """
     Raises:
-        UserError: this Python is none the environment runs on, nor is another on the path.
+        UserError: no Python on the path is one that the environment supports.
     """
     if sys.version_info[:2] in recipe.pythons:
         return Path(sys.executable)
@@ -172,14 +172,14 @@ def _interpreter(name: str, recipe: Recipe) -> Path:
         if found := shutil.which(f"python{major}.{minor}"):
             return Path(found)
     known = ", ".join(f"python{a}.{b}" for a, b in recipe.pythons)
-    raise UserError(f"environment {name} needs one of {known} on the path, and none is: install one")
+    raise UserError(f"environment {name} needs one of {known} on the path: install one")
 
 
-def _run(name: str, command: list[str], log: Path, say: Callable[[str], None]) -> str:
+def _run(name: str, command: list[str], log: Path, on_line: Callable[[str], None]) -> str:
     """The last line the command printed; all of it goes into the log.
 
     Raises:
-        UserError: it failed, with its last word and where the log is.
+        UserError: it failed; the message has the last error line and the log's path.
     """
     last: deque[str] = deque(maxlen=50)  # pip may have more to say after its error
     with (
@@ -190,11 +190,11 @@ def _run(name: str, command: list[str], log: Path, say: Callable[[str], None]) -
         for line in process.stdout:
             file.write(line)
             last.append(line.strip())
-            say("  " + line.strip())
+            on_line("  " + line.strip())
     if process.returncode:
-        said = [line for line in last if line.startswith("ERROR")] or [line for line in last if line]
+        errors = [line for line in last if line.startswith("ERROR")] or [line for line in last if line]
         raise UserError(
-            f"environment {name} could not be built: {said[-1] if said else ' '.join(command[:4])}; its log is {log}: "
+            f"environment {name} could not be built: {errors[-1] if errors else ' '.join(command[:4])}; its log is {log}: "
             "see that pip reaches a package index, then run the same command again"
         )
     return last[-1] if last else ""
@@ -205,13 +205,13 @@ def _python(path: Path) -> Path:
 
 
 def _pip(path: Path) -> list[str]:
-    """A pip that asks nothing, draws nothing, and gives up on a network that is not there within a minute."""
+    """pip without prompts or progress bars, which gives up within a minute where there is no network."""
     return [str(_python(path)), "-m", "pip", "--no-input", "--retries=1", "--timeout=20", "--disable-pip-version-check"]
 
 
 def _manifest(name: str) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads((folder(name) / MANIFEST).read_text())
+        manifest: dict[str, Any] = json.loads((folder(name) / MANIFEST).read_text())
     except (OSError, ValueError):
         return None
-    return found if {"pins", "versions"} <= found.keys() else None
+    return manifest if {"pins", "versions"} <= manifest.keys() else None

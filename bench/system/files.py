@@ -1,4 +1,4 @@
-"""Write files and folders whole or not at all."""
+"""Write files and folders completely or not at all."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from methods.errors import UserError
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside `path`; when the block ends well it is flushed to disk and takes path's place."""
+    """Yield a temporary file beside `path`. When the block ends without an error, it is flushed to disk and replaces `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.chmod(0o644)
         os.replace(temporary, path)
     finally:
@@ -33,39 +33,39 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when the block ends well, and goes when it does not.
+    """Yield a folder beside `out`. It becomes `out` when the block ends without an error, and is deleted otherwise.
 
     Raises:
-        UserError: `out` is there and not empty, or cannot be made.
+        UserError: `out` exists and is not empty, or cannot be created.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {str(out)!r} is there already: name a new folder, or empty it")
-    room = out.parent / f".{out.name}.{uuid.uuid4().hex}.tmp"
+        raise UserError(f"--out {str(out)!r} exists already: use a new folder, or empty it")
+    folder = out.parent / f".{out.name}.{uuid.uuid4().hex}.tmp"
     try:
-        room.mkdir(parents=True)
+        folder.mkdir(parents=True)
     except OSError as fault:
-        raise UserError(f"--out {str(out)!r} cannot be made ({fault.strerror}): name another folder") from None
+        raise UserError(f"--out {str(out)!r} cannot be created ({fault.strerror}): use another folder") from None
     try:
-        yield room
-        room.rename(out)
+        yield folder
+        folder.rename(out)
     finally:
-        shutil.rmtree(room, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep(folder: Path, pattern: str = ".*.tmp") -> None:
-    """Delete what killed processes left half written. A day old, it is being written by nobody."""
+    """Delete what killed processes left half written: whatever fits the pattern and is more than a day old."""
     for path in folder.glob(pattern):
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_mtime < time.time() - 86400:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def publish(made: Path, target: Path) -> None:
-    """Put a finished folder in its place; where another process was faster, its copy stays."""
+def publish(folder: Path, target: Path) -> None:
+    """Move a finished folder to its place. Where another process was faster, its folder stays."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        made.rename(target)
+        folder.rename(target)
     except OSError:
         if not target.exists():
             raise
-        shutil.rmtree(made)
+        shutil.rmtree(folder)

@@ -1,10 +1,10 @@
-"""Text that stays text in Markdown."""
+"""Text for Markdown."""
 
 from __future__ import annotations
 
 
-def plain(text: str) -> str:
-    """Text that stays text in Markdown: no tags, no cell borders, no links."""
+def escape_markdown(text: str) -> str:
+    """Escape text so that Markdown shows it as it is: no tags, cell borders or links."""
     for old, new in (
         ("&", "&amp;"),
         ("<", "&lt;"),

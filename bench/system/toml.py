@@ -1,4 +1,4 @@
-"""Read a TOML file."""
+"""TOML files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from methods.errors import UserError
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """
+    """Read a TOML file.
+
     Raises:
-        UserError: not there, or not TOML.
+        UserError: the file cannot be read, or is not TOML.
     """
     try:
         return tomllib.loads(path.read_text())

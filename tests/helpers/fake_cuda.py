@@ -34,8 +34,8 @@ class Sparse:
         monkeypatch.setattr(torch, "_cslt_compress", self.compress)
         monkeypatch.setattr(torch, "_cslt_sparse_mm", self.mm)
         monkeypatch.setattr(torch._C, "_cusparselt", self, raising=False)
-        monkeypatch.setattr("bench.kernels.linear24.Events", lambda: self)
-        monkeypatch.setattr("bench.kernels.cusparselt.surroundings", lambda: [self.device])
+        monkeypatch.setattr("bench.kernels.linear24.CudaClock", lambda: self)
+        monkeypatch.setattr("bench.kernels.cusparselt.library_versions", lambda: [self.device])
         monkeypatch.setenv("CAST_BENCH_CACHE", str(folder))
 
     def compress(self, *args, **kwargs):
@@ -62,7 +62,7 @@ class Sparse:
         self.searches.append(tuple(dense.shape))
         return 4, 2, 1, 7
 
-    def samples(self, work, count):
+    def measure(self, work, count):
         for _ in range(count):
             work()
         last = self.calls[-1]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from bench.catalog import choice, registry
-from bench.inputs.training_text import Packed
+from bench.inputs.training_text import PackedCorpus
 from methods.contract import Budget, Prior
 
 STEPS = 30
@@ -17,7 +17,7 @@ def counting():
     """A text with something to learn: the next token is the last one plus one, most of the time."""
     dice = np.random.default_rng(0)
     ids = np.cumsum(dice.choice([1, 1, 1, 5], size=4000)) % 64
-    return Packed(ids.astype(np.uint16), seqlen=16, sequences=8, seed=0)
+    return PackedCorpus(ids.astype(np.uint16), seqlen=16, sequences=8, seed=0)
 
 
 def job_to_train(model, make_job, corpus, workdir, pattern="2:4", steps=STEPS, **fields):

@@ -179,15 +179,10 @@ def test_model_without_a_hub(refused):
     assert all(way in sentence for way in ("connect", "--data-dir", "--model"))
 
 
-def test_gated_model(refused, monkeypatch):
-    import huggingface_hub
+def test_gated_model(refused, fake_hub):
     from huggingface_hub.errors import GatedRepoError
 
-    class Gate:
-        def model_info(self, *_, **__):
-            raise GatedRepoError.__new__(GatedRepoError)
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Gate)
+    fake_hub.error = GatedRepoError.__new__(GatedRepoError)
     sentence = refused("run", "--model", "llama2-7b", "--results", "r")
 
     assert all(

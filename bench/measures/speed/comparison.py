@@ -1,7 +1,7 @@
-"""How speeds are taken, whatever the device: in turn, the baseline twice, from memory that no cache holds.
+"""How speeds are compared on any device: interleaved, with a repeated baseline (A/A), on cold caches.
 
-A block of each contestant after a block of the last, A B C A' A B C A' ..., so that a machine that slows down slows all of
-them. A' is the baseline once more: how far it seems to be from itself is the noise floor, and a speedup inside it is none.
+One block of each contestant after another, A B C A' A B C A' ..., so that a machine that slows down slows all of them.
+A' is the baseline again: its distance from A is the noise floor, and a speedup within it is none.
 """
 
 from __future__ import annotations
@@ -13,29 +13,31 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+
 from bench.kernels.timing import Clock, Work
 from bench.stats import bootstrap
 
-Thing = TypeVar("Thing")
+T = TypeVar("T")
 
 BLOCKS = 12
-"""Ten are the least that a gate pairs."""
+"""A gate needs at least ten pairs."""
 
 BLOCK_S = 0.02
-"""Of a block, about."""
+"""Length of a block, about, in seconds."""
 
-MOST_SAMPLES = 200
+MAX_SAMPLES = 200
 """In a block."""
 
-CACHES = 3
-"""Times the last cache's size that the copies of a weight take up together."""
+CACHE_MULTIPLE = 3
+"""All copies of a weight together are so many times as large as the last cache."""
 
 LEVEL = 0.05
 
-WEAK = 0.7
-"""Of the measured peak: a dense side under it is slow itself, and a speedup over it flattered."""
+MIN_PEAK_SHARE = 0.7
+"""Of the measured peak: a dense baseline below it is slow itself, and flatters the speedup over it."""
 
-AGAIN = " again"
+REPEAT_SUFFIX = " again"
 
 
 class Ratio(NamedTuple):
@@ -51,155 +53,156 @@ class Timings:
     """Seconds of each contestant."""
 
     blocks: Mapping[str, tuple[float, ...]]
-    """Medians of its blocks."""
+    """Median of each block."""
     samples: Mapping[str, tuple[float, ...]]
-    """All of it."""
+    """All samples."""
 
     def median(self, name: str) -> float:
         return statistics.median(self.blocks[name])
 
     def spread(self, name: str) -> tuple[float, float]:
         """20th and 80th percentile of the samples."""
-        found = self.samples[name]
-        if len(found) < 2:
-            return found[0], found[0]
-        fifths = statistics.quantiles(found, n=5, method="inclusive")
+        samples = self.samples[name]
+        if len(samples) < 2:
+            return samples[0], samples[0]
+        fifths = statistics.quantiles(samples, n=5, method="inclusive")
         return fifths[0], fifths[-1]
 
     def ratio(self, slow: str, fast: str) -> Ratio:
-        import numpy as np
-
         before, after = (np.array(self.blocks[name]) for name in (fast, slow))
-        found = bootstrap.estimate_blocks(before, after, LEVEL)
-        return Ratio(*(math.exp(v) for v in (found.value, found.low, found.high)))
+        estimate = bootstrap.estimate_blocks(before, after, LEVEL)
+        return Ratio(*(math.exp(v) for v in (estimate.value, estimate.low, estimate.high)))
 
     def fastest(self, names: Iterable[str]) -> str:
         return min(names, key=self.median)
 
     def noise(self, name: str) -> float:
-        """How far the baseline seems from itself, at most, as a share."""
-        found = self.ratio(name, name + AGAIN)
-        return max(found.high, 1 / found.low) - 1
+        """The largest distance of a contestant from its own repetition that the interval allows, as a share."""
+        ratio = self.ratio(name, name + REPEAT_SUFFIX)
+        return max(ratio.high, 1 / ratio.low) - 1
 
 
 def interleave(
     contestants: Mapping[str, Work],
     clock: Clock,
     *,
-    twice: Iterable[str],
+    repeat: Iterable[str],
     calls: int = 1,
     blocks: int = BLOCKS,
     block_s: float = BLOCK_S,
 ) -> Timings:
     """Time contestants in turn, after a warm-up of each.
 
-    twice: those that stand in the turn once more, as `NAME again`; calls: what one call of a contestant counts as.
+    Args:
+        repeat: contestants that are timed a second time in each round, as `NAME again`.
+        calls: divide each time by so many; a contestant's call may be a pass over several copies.
     """
-    turn = dict(contestants) | {name + AGAIN: contestants[name] for name in twice}
+    everyone = dict(contestants) | {name + REPEAT_SUFFIX: contestants[name] for name in repeat}
     counts = {}
-    for name, work in turn.items():
-        clock.samples(work, 2)  # what is compiled, loaded or searched at the first call
-        each = max(min(clock.samples(work, 3)), 1e-9)
-        counts[name] = max(1, min(MOST_SAMPLES, round(block_s / each)))
-    found: dict[str, list[list[float]]] = {name: [] for name in turn}
+    for name, work in everyone.items():
+        clock.measure(work, 2)  # the first call compiles, loads or searches
+        each = max(min(clock.measure(work, 3)), 1e-9)
+        counts[name] = max(1, min(MAX_SAMPLES, round(block_s / each)))
+    samples: dict[str, list[list[float]]] = {name: [] for name in everyone}
     for _ in range(blocks):
-        for name, work in turn.items():
-            found[name].append([t / calls for t in clock.samples(work, counts[name])])
-    medians = {name: tuple(statistics.median(block) for block in each) for name, each in found.items()}
-    return Timings(medians, {name: tuple(s for block in each for s in block) for name, each in found.items()})
+        for name, work in everyone.items():
+            samples[name].append([t / calls for t in clock.measure(work, counts[name])])
+    medians = {name: tuple(statistics.median(block) for block in each) for name, each in samples.items()}
+    return Timings(medians, {name: tuple(s for block in each for s in block) for name, each in samples.items()})
 
 
-def copies(nbytes: int, cache_bytes: int) -> int:
-    """So many of `nbytes` that none is still in the cache when its turn comes."""
-    return max(2, math.ceil(CACHES * cache_bytes / nbytes))
+def copy_count(nbytes: int, cache_bytes: int) -> int:
+    """How many copies of `nbytes` are needed so that none is still cached when its turn comes again."""
+    return max(2, math.ceil(CACHE_MULTIPLE * cache_bytes / nbytes))
 
 
-def rotating(work: Callable[[Thing], Any], things: Iterable[Thing]) -> Work:
-    """Work on the next of some copies at each call."""
-    turn = cycle(things)
+def rotate(work: Callable[[T], Any], copies: Iterable[T]) -> Work:
+    """A function that does the work on the next copy at each call."""
+    turn = cycle(copies)
     return lambda: work(next(turn))
 
 
-class Demand(NamedTuple):
-    """What a piece of work asks of a device at least."""
+class RooflineCost(NamedTuple):
+    """The least that a piece of work costs on any device."""
 
     flops: float
-    moved: float
-    """Bytes."""
+    bytes_moved: float
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """What a device was measured to do at most, in the same run."""
+    """A device's measured peak rates, from the same run."""
 
     bandwidth: float
-    """Bytes a second."""
+    """Bytes per second."""
     flops: Mapping[str, float] = field(default_factory=dict)
-    """Dense multiply-adds a second count twice, by kind; a kind that is not there is bound by bytes alone."""
+    """Dense operations per second, two per multiply-add, by kind. A kind that is missing is bound by bytes alone."""
 
-    def seconds(self, demand: Demand, kind: str) -> float:
-        """The least it can take (Williams et al. 2009, Roofline)."""
-        return max(demand.flops / self.flops.get(kind, math.inf), demand.moved / self.bandwidth)
+    def seconds(self, cost: RooflineCost, kind: str) -> float:
+        """The least time for the work (Williams et al. 2009, Roofline)."""
+        return max(cost.flops / self.flops.get(kind, math.inf), cost.bytes_moved / self.bandwidth)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Who meets in one turn. All of them answer alike, checked before anything is timed."""
+    """Contestants that compute the same result; that is checked before they get here."""
 
     kind: str
     dense: Mapping[str, Work]
     """The baseline is the fastest of these."""
     sparse: Mapping[str, Work]
-    demand: tuple[Demand, Demand]
+    costs: tuple[RooflineCost, RooflineCost]
     """Dense, and 2:4."""
-    beside: Mapping[str, Work] = field(default_factory=dict)
-    """Other columns, that no speedup is taken over."""
+    others: Mapping[str, Work] = field(default_factory=dict)
+    """Further columns; no speedup is computed over them."""
     calls: int = 1
-    """Products in one call of each: a pass over all copies, say."""
+    """Products in one call of a contestant: a pass over all copies, for example."""
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, clock: Clock, blocks: int = BLOCKS, block_s: float = BLOCK_S) -> Timings:
         return interleave(
-            {**self.dense, **self.sparse, **self.beside},
+            {**self.dense, **self.sparse, **self.others},
             clock,
-            twice=(*self.dense, *self.sparse),
+            repeat=(*self.dense, *self.sparse),
             calls=self.calls,
             blocks=blocks,
             block_s=block_s,
         )
 
 
-def verdict(contest: Comparison, timings: Timings, peaks: Peaks) -> dict[str, Any]:
-    """The row of a contest: seconds of each, the speedup over the fastest dense side, its limit, and what to doubt."""
-    dense = timings.fastest(contest.dense)
-    sparse = timings.fastest(contest.sparse)
+def summarize(comparison: Comparison, timings: Timings, peaks: Peaks) -> dict[str, Any]:
+    """One row: seconds of each contestant, speedup over the fastest dense one, roofline limit, and flags for doubts."""
+    dense = timings.fastest(comparison.dense)
+    sparse = timings.fastest(comparison.sparse)
     speedup, noise = timings.ratio(dense, sparse), max(timings.noise(dense), timings.noise(sparse))
-    least, less = (peaks.seconds(demand, contest.kind) for demand in contest.demand)
-    limit, share = least / less, least / timings.median(dense)
+    dense_s, sparse_s = (peaks.seconds(cost, comparison.kind) for cost in comparison.costs)
+    limit, share = dense_s / sparse_s, dense_s / timings.median(dense)
     flags = []
-    if share < WEAK:
+    if share < MIN_PEAK_SHARE:
         flags.append(f"the dense side is at {share:.0%} of the measured peak")
     if abs(speedup.value - 1) <= noise:
         flags.append("no difference beyond the noise")
+    names = (*comparison.dense, *comparison.sparse, *comparison.others)
     return {
         "dense": dense,
         "sparse": sparse,
-        "seconds": {name: _times(timings, name) for name in (*contest.dense, *contest.sparse, *contest.beside)},
-        "speedup": _short(speedup.value),
-        "interval": [_short(speedup.low), _short(speedup.high)],
-        "noise": _short(noise),
-        "limit": _short(limit),
-        "attained": _short(speedup.value / limit),
-        "dense_share_of_peak": _short(share),
-        "sparse_share_of_peak": _short(less / timings.median(sparse)),
+        "seconds": {name: _times(timings, name) for name in names},
+        "speedup": _round(speedup.value),
+        "interval": [_round(speedup.low), _round(speedup.high)],
+        "noise": _round(noise),
+        "limit": _round(limit),
+        "attained": _round(speedup.value / limit),
+        "dense_share_of_peak": _round(share),
+        "sparse_share_of_peak": _round(sparse_s / timings.median(sparse)),
         "flags": flags,
-    } | dict(contest.notes)
+    } | dict(comparison.notes)
 
 
 def _times(timings: Timings, name: str) -> dict[str, float]:
     low, high = timings.spread(name)
-    return {"median": _short(timings.median(name)), "p20": _short(low), "p80": _short(high)}
+    return {"median": _round(timings.median(name)), "p20": _round(low), "p80": _round(high)}
 
 
-def _short(value: float) -> float:
+def _round(value: float) -> float:
+    """To four digits."""
     return float(f"{value:.4g}")

@@ -1,4 +1,4 @@
-"""A CPU: the native kernel against itself dense and against torch, from memory."""
+"""A CPU: the native 2:4 kernel against its own dense form and against torch, on cold caches."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from torch.nn.functional import linear
 
 from bench.kernels import cpu24, native
 from bench.kernels.integers24 import pack_rounded
-from bench.kernels.linear24 import NATIVE_ROWS
+from bench.kernels.linear24 import MAX_NATIVE_ROWS
 from bench.kernels.packed24 import pack, unpack
-from bench.kernels.timing import Clock, Wall, check_product
-from bench.measures.speed.comparison import CACHES, Comparison, Demand, Peaks, copies, rotating
+from bench.kernels.timing import Clock, WallClock, check_product
+from bench.measures.speed.comparison import CACHE_MULTIPLE, Comparison, Peaks, RooflineCost, copy_count, rotate
 from methods.errors import Skipped
 
 if TYPE_CHECKING:
-    from bench.measures.speed.device import Contestants, Make
+    from bench.measures.speed.device import Contestants, StepFactory
 
 KINDS = ("bf16", "int8")
-SOME_CACHE = 32 * 2**20
-"""Where nobody says how large the last cache is."""
+DEFAULT_CACHE_BYTES = 32 * 2**20
+"""Where the system does not say how large the last cache is."""
 READS = 9
 
 
 class Cpu:
-    """threads: that every contestant may use."""
+    """threads: every contestant uses so many."""
 
-    clock: Clock = Wall()
+    clock: Clock = WallClock()
     kinds = KINDS
 
     def __init__(self, threads: int) -> None:
@@ -40,13 +40,13 @@ class Cpu:
 
     @cached_property
     def cache_bytes(self) -> int:
-        return last_cache()
+        return last_cache_bytes()
 
     @cached_property
     def kernel(self) -> native.Kernel:
         """
         Raises:
-            Skipped: there is none here.
+            Skipped: it cannot be compiled here.
         """
         try:
             return native.load()
@@ -54,19 +54,22 @@ class Cpu:
             raise Skipped(f"no native kernel: {why}") from None
 
     def peaks(self) -> Peaks:
-        """Bandwidth alone, of reading what no cache holds: one token is bound by nothing else."""
+        """Bandwidth only, of reads that no cache serves: a few tokens are bound by nothing else."""
         part = -(-self.cache_bytes // 256) * 256
-        memory = cpu24.aligned_copy(torch.ones(CACHES * part, dtype=torch.uint8))
-        starts = [memory.data_ptr() + i * part for i in range(CACHES)]
-        read = rotating(lambda at: self.kernel.read(at, part, self.threads), starts)
-        return Peaks(part / min(self.clock.samples(read, READS)))
+        memory = cpu24.aligned_copy(torch.ones(CACHE_MULTIPLE * part, dtype=torch.uint8))
+        starts = [memory.data_ptr() + i * part for i in range(CACHE_MULTIPLE)]
+        read = rotate(lambda at: self.kernel.read(at, part, self.threads), starts)
+        return Peaks(part / min(self.clock.measure(read, READS)))
 
     @property
     def name(self) -> str:
-        return f"CPU, {native.chosen(self.kernel)}, {self.threads} " + ("thread" if self.threads == 1 else "threads")
+        return f"CPU, {native.select_path(self.kernel)}, {self.threads} " + (
+            "thread" if self.threads == 1 else "threads"
+        )
 
     def engine(self, kind: str) -> str:
-        """
+        """The engine of Linear24 for this kind of weight.
+
         Raises:
             Skipped: no kernel here, or none for this kind.
         """
@@ -76,57 +79,63 @@ class Cpu:
         _ = self.kernel
         return "native"
 
-    def steps(self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: Make, small: bool) -> Contestants:
-        """As they are."""
+    def steps(
+        self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: StepFactory, small: bool
+    ) -> Contestants:
+        """Each model as it is."""
         if not small:
             raise Skipped("no CUDA device")
         return {n: make(m) for n, m in dense.items()}, {n: make(m) for n, m in sparse.items()}, {}
 
-    def contest(self, weight: Tensor, tokens: int, kind: str) -> Comparison:
-        """2:4 against dense: y = x W^T. weight: bfloat16 [out, in], 2:4.
+    def compare(self, weight: Tensor, tokens: int, kind: str) -> Comparison:
+        """Compare 2:4 with dense for y = x W^T. weight: bfloat16 [out, in], 2:4.
 
         Raises:
-            Skipped: no kernel here, or none for so many tokens or this kind.
+            Skipped: no kernel here, or none for this kind or so many tokens.
             UserError: the weight is not 2:4.
         """
         self.engine(kind)
-        if tokens > NATIVE_ROWS:
-            raise Skipped(f"the native kernel is for {NATIVE_ROWS} tokens at most")
+        if tokens > MAX_NATIVE_ROWS:
+            raise Skipped(f"the native kernel is for {MAX_NATIVE_ROWS} tokens at most")
         x = torch.randn(tokens, weight.shape[1], generator=torch.Generator().manual_seed(1)).bfloat16()
-        path = native.chosen(self.kernel)
+        path = native.select_path(self.kernel)
         packed = pack(weight.bfloat16()) if kind == "bf16" else pack_rounded(weight, "int8").packed
-        seen = unpack(packed)
-        laid = cpu24.to_kernel_layout(packed)
-        whole = cpu24.lay_dense(*cpu24.integers(packed)) if kind == "int8" else cpu24.lay_dense(seen)
-        half = seen.bfloat16()
-        wanted = x.float() @ seen.float().T
-        answers = {"2:4": cpu24.product(x, laid), "dense": cpu24.product(x, whole), "torch": linear(x, half)}
-        for name, y in answers.items():
-            check_product(name, y, wanted)
-        demand = tuple(Demand(0, m.memory.nbytes + 2 * x.numel() + 4 * tokens * len(weight)) for m in (whole, laid))
+        unpacked = unpack(packed)
+        sparse = cpu24.to_kernel_layout(packed)
+        dense = (
+            cpu24.to_dense_kernel_layout(*cpu24.integers_and_scales(packed))
+            if kind == "int8"
+            else cpu24.to_dense_kernel_layout(unpacked)
+        )
+        half = unpacked.bfloat16()
+        expected = x.float() @ unpacked.float().T
+        products = {"2:4": cpu24.product(x, sparse), "dense": cpu24.product(x, dense), "torch": linear(x, half)}
+        for name, y in products.items():
+            check_product(name, y, expected)
+        moved = 2 * x.numel() + 4 * tokens * len(weight)
         return Comparison(
             kind,
-            dense={"dense": self._ours(x, whole), "torch bf16": self._torch(x, half)},
-            sparse={"2:4": self._ours(x, laid)},
-            beside={"torch fp32": self._torch(x.float(), seen.float())},
-            demand=(demand[0], demand[1]),
+            dense={"dense": self._kernel_work(x, dense), "torch bf16": self._torch_work(x, half)},
+            sparse={"2:4": self._kernel_work(x, sparse)},
+            others={"torch fp32": self._torch_work(x.float(), unpacked.float())},
+            costs=(RooflineCost(0, dense.memory.nbytes + moved), RooflineCost(0, sparse.memory.nbytes + moved)),
             notes={"path": path, "threads": self.threads},
         )
 
-    def _ours(self, x: Tensor, laid: cpu24.KernelWeight) -> Callable[[], Any]:
-        count = copies(laid.memory.nbytes, self.cache_bytes)
-        laids = [laid, *(dataclasses.replace(laid, memory=cpu24.aligned_copy(laid.memory)) for _ in range(count - 1))]
-        return rotating(lambda w: cpu24.product(x, w, threads=self.threads).bfloat16(), laids)
+    def _kernel_work(self, x: Tensor, weight: cpu24.KernelWeight) -> Callable[[], Any]:
+        count = copy_count(weight.memory.nbytes, self.cache_bytes)
+        copies = (dataclasses.replace(weight, memory=cpu24.aligned_copy(weight.memory)) for _ in range(count - 1))
+        return rotate(lambda w: cpu24.product(x, w, threads=self.threads).bfloat16(), [weight, *copies])
 
-    def _torch(self, x: Tensor, weight: Tensor) -> Callable[[], Any]:
-        count = copies(weight.nbytes, self.cache_bytes)
-        return rotating(lambda w: linear(x, w), [weight, *(weight.clone() for _ in range(count - 1))])
+    def _torch_work(self, x: Tensor, weight: Tensor) -> Callable[[], Any]:
+        count = copy_count(weight.nbytes, self.cache_bytes)
+        return rotate(lambda w: linear(x, w), [weight, *(weight.clone() for _ in range(count - 1))])
 
 
-def last_cache() -> int:
-    """Bytes of the largest cache that Linux tells of."""
-    found = [0]
+def last_cache_bytes() -> int:
+    """Size of the processor's largest cache, as Linux gives it; DEFAULT_CACHE_BYTES elsewhere."""
+    sizes = [0]
     for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = file.read_text().strip()
-        found.append(int(text.rstrip("KM")) * (2**20 if text.endswith("M") else 2**10))
-    return max(found) or SOME_CACHE
+        sizes.append(int(text.rstrip("KM")) * (2**20 if text.endswith("M") else 2**10))
+    return max(sizes) or DEFAULT_CACHE_BYTES

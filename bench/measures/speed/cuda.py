@@ -1,7 +1,7 @@
-"""A CUDA device: cuSPARSELt and torchao's CUTLASS kernel against what dense products the libraries have.
+"""A CUDA device: cuSPARSELt and torchao's CUTLASS kernel against the libraries' dense products.
 
-UNVERIFIED: never yet run on a device. Operators are called as their schemas say, which tests hold on a CPU where a CPU
-build has them; `mm_search` and the CUTLASS kernel's are not among those.
+UNVERIFIED: never run on a device yet. Tests check the calls against the operators' schemas, where a CPU build of torch has
+them; `mm_search` and the CUTLASS kernel have none there.
 """
 
 from __future__ import annotations
@@ -14,38 +14,39 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from bench.kernels.cusparselt import LEAST, MULTIPLE, Compressed
-from bench.kernels.timing import Events, Work, check_product
-from bench.measures.speed.comparison import Comparison, Demand, Peaks, copies
+from bench.kernels.cusparselt import SIDE_MULTIPLES, TOKEN_MULTIPLE, CompressedWeight
+from bench.kernels.timing import CudaClock, Work, check_product
+from bench.measures.speed.comparison import Comparison, Peaks, RooflineCost, copy_count
 from methods.errors import Skipped
 
 if TYPE_CHECKING:
-    from bench.measures.speed.device import Contestants, Make
+    from bench.measures.speed.device import Contestants, StepFactory
 
 KINDS = ("bf16", "fp16", "int8", "fp8")
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
 BITS = {"bf16": (16, 9), "fp16": (16, 9), "int8": (8, 5), "fp8": (8, 5)}
-"""Of a weight, dense and 2:4. cuSPARSELt's metadata is 2 bits a kept value, the same as a bit a weight."""
+"""Bits per weight, dense and 2:4. cuSPARSELt's metadata is 2 bits per kept value, which is one bit per weight."""
 
-GRAPHED = 64
-"""Up to so many tokens a launch takes longer than the product: all copies' products are captured and replayed."""
+MAX_GRAPH_TOKENS = 64
+"""Up to so many tokens a launch takes longer than the product, so all copies' products are captured in a CUDA graph."""
 
-PEAK = 8192
-"""Rows, columns and depth of the product that the arithmetic peak is measured by."""
+PEAK_SIZE = 8192
+"""Rows, columns and depth of the product that measures the arithmetic peak."""
 
-COPIED = 2**30
+COPY_BYTES = 2**30
+"""Of the copy that measures the bandwidth."""
 
 INT4_GROUP = 128
 
-MOST_INT8_SCALE = 127.0
+MAX_INT8 = 127.0
 
-MOST_FP8 = 448.0
+MAX_FP8 = 448.0
 
 
-def graphed(work: Work) -> Work:
-    """The same as a CUDA graph: captured once, replayed at each call."""
+def capture_graph(work: Work) -> Work:
+    """The same work as a CUDA graph: captured once, replayed at each call."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -59,13 +60,13 @@ def graphed(work: Work) -> Work:
 
 
 class Cuda:
-    """One device."""
+    """One device. peak_size, copy_bytes: size of the work that measures its peaks."""
 
     kinds = KINDS
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.clock = Events()
+    def __init__(self, device: torch.device, *, peak_size: int = PEAK_SIZE, copy_bytes: int = COPY_BYTES) -> None:
+        self.device, self.peak_size, self.copy_bytes = device, peak_size, copy_bytes
+        self.clock = CudaClock()
 
     @cached_property
     def cache_bytes(self) -> int:
@@ -76,82 +77,87 @@ class Cuda:
         return torch.cuda.get_device_name(self.device)
 
     def engine(self, kind: str) -> str:
-        """
+        """The engine of Linear24 for this kind of weight.
+
         Raises:
-            Skipped: no whole model of the kind runs 2:4 here.
+            Skipped: no whole model of this kind can run 2:4 here.
         """
         if not torch.backends.cusparselt.is_available():
             raise Skipped("this torch has no cuSPARSELt")
         if kind not in ("bf16", "fp16"):
             raise Skipped(
-                f"no 2:4 kernel for a whole model of {kind}: bf16 and fp16 have one, and bench speed times {kind} layer by layer"
+                f"no 2:4 kernel for a whole model of {kind}: only bf16 and fp16 have one; bench speed times {kind} layer by layer"
             )
         return "cusparselt"
 
-    def steps(self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: Make, small: bool) -> Contestants:
-        """As CUDA graphs where a step is small, and eager beside; dense ones compiled, too."""
+    def steps(
+        self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: StepFactory, small: bool
+    ) -> Contestants:
+        """Each model eager, dense ones also compiled. Small steps as CUDA graphs, with the eager ones among the others."""
         eager = [{n: make(m) for n, m in side.items()} for side in (dense, sparse)]
         for name, model in dense.items():
             compiled = torch.compile(model, mode="max-autotune-no-cudagraphs", dynamic=False)
             eager[0][f"{name} compiled"] = make(compiled)
         if not small:
             return eager[0], eager[1], {}
-        beside = {f"{n}, no graph": work for side in eager for n, work in side.items()}
-        return {n: graphed(w) for n, w in eager[0].items()}, {n: graphed(w) for n, w in eager[1].items()}, beside
+        others = {f"{n}, no graph": work for side in eager for n, work in side.items()}
+        return (
+            {n: capture_graph(w) for n, w in eager[0].items()},
+            {n: capture_graph(w) for n, w in eager[1].items()},
+            others,
+        )
 
     @property
     def hopper(self) -> bool:
         return torch.cuda.get_device_capability(self.device) == (9, 0)
 
     def peaks(self) -> Peaks:
-        """Of a large dense product of each kind, and of a copy, its bytes read and written."""
-        whole = torch.ones(COPIED, dtype=torch.uint8, device=self.device)
-        other = torch.empty_like(whole)
-        best = min(self.clock.samples(lambda: other.copy_(whole), 12)[2:])
+        """Of a large dense product of each kind, and of a copy, whose bytes are read and written."""
+        source = torch.ones(self.copy_bytes, dtype=torch.uint8, device=self.device)
+        target = torch.empty_like(source)
+        best = min(self.clock.measure(lambda: target.copy_(source), 12)[2:])
         flops = {}
         for kind in KINDS:
-            w = torch.randn(PEAK, PEAK, device=self.device)
-            x = torch.randn(PEAK, PEAK, device=self.device)
+            w = torch.randn(self.peak_size, self.peak_size, device=self.device)
+            x = torch.randn(self.peak_size, self.peak_size, device=self.device)
             try:
-                work = _eager(kind, *_seen(x, w, kind))
-                flops[kind] = 2.0 * PEAK**3 / min(self.clock.samples(work, 12)[2:])
-            except RuntimeError:  # this device has none of the kind: a contest of it says so
+                work = _eager(kind, *_convert(x, w, kind))
+                flops[kind] = 2.0 * self.peak_size**3 / min(self.clock.measure(work, 12)[2:])
+            except RuntimeError:  # this device has none of the kind; a comparison of it says so
                 continue
-        return Peaks(2.0 * COPIED / best, flops)
+        return Peaks(2.0 * self.copy_bytes / best, flops)
 
-    def contest(self, weight: Tensor, tokens: int, kind: str) -> Comparison:
-        """2:4 against dense: y = x W^T. weight: [out, in], 2:4.
+    def compare(self, weight: Tensor, tokens: int, kind: str) -> Comparison:
+        """Compare 2:4 with dense for y = x W^T. weight: [out, in], 2:4.
 
         Raises:
             Skipped: the device or the libraries have no kernel for it.
-            WrongProduct: none of them gives the product that float32 gives.
+            WrongProduct: no kernel gives the product that float32 gives.
         """
         if not torch.backends.cusparselt.is_available():
             raise Skipped("this torch has no cuSPARSELt")
         if kind == "fp8" and torch.cuda.get_device_capability(self.device) < (8, 9):
             raise Skipped("fp8 needs compute capability 8.9")
-        least = LEAST[DTYPES[kind]]
-        if weight.shape[0] % least or weight.shape[1] % least:
-            raise Skipped(f"cuSPARSELt has no {kind} product of {list(weight.shape)}: multiples of {least} alone")
-        tokens_held = tokens + -tokens % MULTIPLE
-        x, w, *scales = _seen(
-            torch.randn(tokens_held, weight.shape[1], device=self.device), weight.to(self.device), kind
-        )
-        wanted = _wanted(kind, x, w, scales)
-        count = copies(w.nbytes * 9 // 16, self.cache_bytes)
-        notes: dict[str, Any] = {"copies": count, "before": state(self.device)}
+        multiple = SIDE_MULTIPLES[DTYPES[kind]]
+        if weight.shape[0] % multiple or weight.shape[1] % multiple:
+            raise Skipped(f"cuSPARSELt has no {kind} product of {list(weight.shape)}: only of multiples of {multiple}")
+        padded = tokens + -tokens % TOKEN_MULTIPLE
+        x, w, *scales = _convert(torch.randn(padded, weight.shape[1], device=self.device), weight.to(self.device), kind)
+        expected = _expected_product(kind, x, w, scales)
+        count = copy_count(w.nbytes * 9 // 16, self.cache_bytes)
+        notes: dict[str, Any] = {"copies": count, "before": device_state(self.device)}
         dense = {"dense eager": [_eager(kind, x, c, *scales) for c in _copies(w, count)]}
-        fast = torch.compile(_FORMS[kind], mode="max-autotune-no-cudagraphs", dynamic=False)
+        fast = torch.compile(_PRODUCTS[kind], mode="max-autotune-no-cudagraphs", dynamic=False)
         dense["dense compiled"] = [_call(fast, x, c, *scales) for c in _copies(w, count)]
-        sparse = {"2:4 cusparselt": self._cusparselt(kind, x, w, scales, count, wanted, notes)}
+        sparse = {"2:4 cusparselt": self._cusparselt(kind, x, w, scales, count, expected, notes)}
         if kind == "fp8":
             notes["cutlass"] = self._cutlass(x, w, scales, count, sparse)
-        beside = self._beside(kind, x, w, count, notes)
+        others = self._others(kind, x, w, count, notes)
         for name, works in (dense | sparse).items():
-            check_product(name, works[0](), wanted)
-        return self._contest(kind, (dense, sparse, beside), (tokens, *weight.shape), count, notes)
+            check_product(name, works[0](), expected)
+        return self._comparison(kind, (dense, sparse, others), (tokens, *weight.shape), count, notes)
 
-    def _contest(
+    def _comparison(
         self,
         kind: str,
         sides: tuple[Mapping[str, list[Work]], Mapping[str, list[Work]], Mapping[str, list[Work]]],
@@ -162,45 +168,45 @@ class Cuda:
         tokens, out, width = sizes
         passes = [{name: _pass(works) for name, works in side.items()} for side in sides]
         eager = {}
-        if tokens <= GRAPHED:
+        if tokens <= MAX_GRAPH_TOKENS:
             eager = {f"{name}, no graph": work for side in passes[:2] for name, work in side.items()}
-            passes = [{name: graphed(work) for name, work in side.items()} for side in passes]
+            passes = [{name: capture_graph(work) for name, work in side.items()} for side in passes]
         moved = 2.0 * tokens * (out + width)
         flops = 2.0 * tokens * out * width
         bits = BITS[kind]
-        demand = [Demand(flops / (i + 1), out * width * bits[i] / 8 + moved) for i in (0, 1)]
+        costs = [RooflineCost(flops / (i + 1), out * width * bits[i] / 8 + moved) for i in (0, 1)]
         return Comparison(
             kind,
             dense=passes[0],
             sparse=passes[1],
-            beside=passes[2] | eager,
-            demand=(demand[0], demand[1]),
+            others=passes[2] | eager,
+            costs=(costs[0], costs[1]),
             calls=count,
             notes=notes,
         )
 
     def _cusparselt(
-        self, kind: str, x: Tensor, w: Tensor, scales: list[Tensor], count: int, wanted: Tensor, notes: dict[str, Any]
+        self, kind: str, x: Tensor, w: Tensor, scales: list[Tensor], count: int, expected: Tensor, notes: dict[str, Any]
     ) -> list[Work]:
         out = {"int8": torch.int32, "fp8": torch.bfloat16}.get(kind)
-        each = [Compressed(c, self.clock, out) for c in _copies(w, count)]
-        plain = wanted / (scales[0][:, None] * scales[1][None]) if kind == "fp8" else wanted
-        choice = each[0].choose(x, None, plain)
+        weights = [CompressedWeight(c, self.clock, out) for c in _copies(w, count)]
+        unscaled = expected / (scales[0][:, None] * scales[1][None]) if kind == "fp8" else expected
+        choice = weights[0].choose(x, None, unscaled)
         notes["cusparselt"] = {
             "plan": choice.plan._asdict(),
-            "tried": choice.tried,
-            "wrong": list(choice.wrong),
-            "refused": choice.refused,
+            "tried": choice.plan_count,
+            "wrong": list(choice.errors),
+            "refused": choice.refusal_count,
         }
 
-        def product(weight: Compressed) -> Tensor:
+        def product(weight: CompressedWeight) -> Tensor:
             y = weight.product(x, None, choice.plan)
             return y * scales[0][:, None] * scales[1] if kind == "fp8" else y
 
-        return [_call(product, weight) for weight in each]
+        return [_call(product, weight) for weight in weights]
 
     def _cutlass(self, x: Tensor, w: Tensor, scales: list[Tensor], count: int, sparse: dict[str, list[Work]]) -> str:
-        """torchao's kernel for Hopper among the sparse, or why not."""
+        """Add torchao's kernel for Hopper to `sparse`, and return "there", or why there is none."""
         if not self.hopper:
             return "not a Hopper device"
         try:
@@ -214,36 +220,36 @@ class Cuda:
         ]
         return "there"
 
-    def _beside(self, kind: str, x: Tensor, w: Tensor, count: int, notes: dict[str, Any]) -> dict[str, list[Work]]:
-        """Dense products of fewer bits, where this device has them."""
-        found: dict[str, list[Work]] = {}
+    def _others(self, kind: str, x: Tensor, w: Tensor, count: int, notes: dict[str, Any]) -> dict[str, list[Work]]:
+        """Dense products with fewer bits, where this device has them."""
+        others: dict[str, list[Work]] = {}
         if kind != "bf16":
-            return found
-        for name, make in (("dense fp8", _fp8_beside), ("dense int4", _int4_beside)):
+            return others
+        for name, make in (("dense fp8", _dense_fp8), ("dense int4", _dense_int4)):
             try:
                 works = make(x, w, count)
                 works[0]()
             except RuntimeError as why:
                 notes[name] = f"none here: {str(why).splitlines()[0]}"
             else:
-                found[name] = works
-        return found
+                others[name] = works
+        return others
 
 
-def _seen(x: Tensor, w: Tensor, kind: str) -> tuple[Tensor, ...]:
-    """x, w as the kind has them; of fp8 the scales of their rows, float32, too."""
+def _convert(x: Tensor, w: Tensor, kind: str) -> tuple[Tensor, ...]:
+    """x and w in the kind's dtype; for fp8 also the float32 scales of their rows."""
     if kind in ("bf16", "fp16"):
         return x.to(DTYPES[kind]), w.to(DTYPES[kind])
-    most = MOST_INT8_SCALE if kind == "int8" else MOST_FP8
-    scales = [t.abs().amax(1).float().clamp(min=1e-12) / most for t in (x, w)]
+    largest = MAX_INT8 if kind == "int8" else MAX_FP8
+    scales = [t.abs().amax(1).float().clamp(min=1e-12) / largest for t in (x, w)]
     rows = [t.float() / s[:, None] for t, s in zip((x, w), scales, strict=True)]
     if kind == "int8":
         return tuple(r.round().to(torch.int8) for r in rows)
     return (*(r.to(torch.float8_e4m3fn) for r in rows), *scales)
 
 
-def _wanted(kind: str, x: Tensor, w: Tensor, scales: list[Tensor]) -> Tensor:
-    """Of what the kind sees, in float32."""
+def _expected_product(kind: str, x: Tensor, w: Tensor, scales: list[Tensor]) -> Tensor:
+    """The product of the converted x and w, in float32."""
     y = x.float() @ w.float().T
     return y * scales[0][:, None] * scales[1] if kind == "fp8" else y
 
@@ -253,9 +259,9 @@ def _int8(x: Tensor, w: Tensor) -> Tensor:
     return y[: len(x)]
 
 
-def _fp8(x: Tensor, w: Tensor, by_x: Tensor, by_w: Tensor) -> Tensor:
+def _fp8(x: Tensor, w: Tensor, x_scale: Tensor, w_scale: Tensor) -> Tensor:
     y: Tensor = torch._scaled_mm(
-        x, w.t(), scale_a=by_x[:, None], scale_b=by_w[None], out_dtype=torch.bfloat16, use_fast_accum=True
+        x, w.t(), scale_a=x_scale[:, None], scale_b=w_scale[None], out_dtype=torch.bfloat16, use_fast_accum=True
     )
     return y
 
@@ -264,20 +270,20 @@ def _plain(x: Tensor, w: Tensor) -> Tensor:
     return linear(x, w)
 
 
-_FORMS: dict[str, Callable[..., Tensor]] = {"bf16": _plain, "fp16": _plain, "int8": _int8, "fp8": _fp8}
+_PRODUCTS: dict[str, Callable[..., Tensor]] = {"bf16": _plain, "fp16": _plain, "int8": _int8, "fp8": _fp8}
 
 
 def _eager(kind: str, x: Tensor, w: Tensor, *scales: Tensor) -> Work:
-    return _call(_FORMS[kind], x, w, *scales)
+    return _call(_PRODUCTS[kind], x, w, *scales)
 
 
-def _fp8_beside(x: Tensor, w: Tensor, count: int) -> list[Work]:
-    seen, weight, *scales = _seen(x, w, "fp8")
-    return [_call(_fp8, seen, c, *scales) for c in _copies(weight, count)]
+def _dense_fp8(x: Tensor, w: Tensor, count: int) -> list[Work]:
+    rows, weight, *scales = _convert(x, w, "fp8")
+    return [_call(_fp8, rows, c, *scales) for c in _copies(weight, count)]
 
 
-def _int4_beside(x: Tensor, w: Tensor, count: int) -> list[Work]:
-    """torch's own int4 product; its weights are random, since what is asked is the time."""
+def _dense_int4(x: Tensor, w: Tensor, count: int) -> list[Work]:
+    """torch's own int4 product. Its weights are random, since only its time counts."""
     out, width = w.shape
     joined = torch.randint(0, 256, (out, width // 2), dtype=torch.uint8, device=w.device)
     packed = torch._convert_weight_to_int4pack(joined, 8)
@@ -294,15 +300,15 @@ def _call(function: Callable[..., Any], *args: Any) -> Work:
 
 
 def _pass(works: list[Work]) -> Work:
-    def all_of_them() -> None:
+    def call_each() -> None:
         for work in works:
             work()
 
-    return all_of_them
+    return call_each
 
 
-def state(device: torch.device) -> dict[str, Any]:
-    """Clocks in MHz, temperature, power and why the device slows itself down. Read, never set."""
+def device_state(device: torch.device) -> dict[str, Any]:
+    """Clocks in MHz, temperature, power, and why the device slows itself down. Only read, never set."""
     try:
         import pynvml  # type: ignore[import-not-found, unused-ignore]
     except ImportError:

@@ -1,4 +1,4 @@
-"""End to end: a prompt's latency, and steps of decoding beside a KV cache of a stated length, on the artifact's weights."""
+"""End to end on the artifact's weights: the latency of a prompt, and decoding steps with a KV cache of a given length."""
 
 from __future__ import annotations
 
@@ -11,97 +11,99 @@ from torch import nn
 from bench.inputs import loading
 from bench.kernels import cpu24
 from bench.kernels.integers24 import pack_rounded
-from bench.kernels.linear24 import Linear24, swap
-from bench.kernels.packed24 import Packed, pack, unpack
+from bench.kernels.linear24 import Linear24, swap_linears
+from bench.kernels.packed24 import PackedWeight, pack, unpack
 from bench.kernels.timing import Work
 from bench.measures.contract import MeasureContext
 from bench.measures.speed import roofline
-from bench.measures.speed.comparison import Comparison, Demand
-from bench.measures.speed.device import Device, Make
+from bench.measures.speed.comparison import Comparison, RooflineCost
+from bench.measures.speed.device import Device, StepFactory
 from methods.errors import Skipped
 from methods.folder import Folder
 from methods.targets import dense_weight
 
 KINDS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
-VOCABULARY = 1000
-"""Of token ids that are drawn: which one it is costs nothing."""
+RANDOM_TOKENS = 1000
+"""Random token ids are below it: which ids they are does not change the time."""
 
 
-def contest(
-    device: Device, model: Callable[[], nn.Module], rig: MeasureContext, *, batch: int, prompt: int, kv: int
+def compare_models(
+    device: Device, model: Callable[[], nn.Module], context: MeasureContext, *, batch: int, prompt: int, kv: int
 ) -> Comparison:
-    """Steps that take `prompt` tokens of each of `batch` sequences beside `kv` in the cache; the dense row has no 2:4 side.
+    """Compare steps that take `prompt` tokens of each of `batch` sequences with `kv` in the cache. A dense artifact has no 2:4 side.
 
     Raises:
-        Skipped: no kernel for what the artifact is.
+        Skipped: no kernel for this artifact.
     """
-    whole = model()
-    dense, sparse = {"dense": whole}, {}
-    kind = KINDS.get(rig.compute.dtype, str(rig.compute.dtype)[6:])
-    if not rig.verdict.pattern.dense:
-        packed = packed_targets(whole, rig)
+    loaded = model()
+    dense, sparse = {"dense": loaded}, {}
+    kind = KINDS.get(context.compute.dtype, str(context.compute.dtype)[6:])
+    if not context.verdict.pattern.dense:
+        packed = packed_targets(loaded, context)
         kind = "int8" if any(p.kind == "int8" for p in packed.values()) else kind
         engine = device.engine(kind)
-        sparse["2:4"] = swap(model(), packed, engine=engine)
+        sparse["2:4"] = swap_linears(model(), packed, engine=engine)
         if engine == "native":
-            dense["same kernel, dense"] = dense_twin(swap(model(), packed, engine=engine))
-    make = decoder(batch, kv) if prompt == 1 else prefill(batch, prompt)
+            dense["same kernel, dense"] = dense_twin(swap_linears(model(), packed, engine=engine))
+    make = decode_step(batch, kv) if prompt == 1 else prefill_step(batch, prompt)
     sides = device.steps(dense, sparse, make, prompt == 1)
     return Comparison(
         kind,
         dense=sides[0],
         sparse=sides[1],
-        beside=sides[2],
-        demand=_demand(rig, kind, batch * prompt, batch * (kv + prompt)),
+        others=sides[2],
+        costs=_costs(context, kind, batch * prompt, batch * (kv + prompt)),
         notes={"batch": batch, "prompt_tokens": prompt, "kv_tokens": kv, "device": device.name},
     )
 
 
-def packed_targets(model: nn.Module, rig: MeasureContext) -> dict[str, Packed]:
+def packed_targets(model: nn.Module, context: MeasureContext) -> dict[str, PackedWeight]:
     """The artifact's own weights, packed.
 
     Raises:
-        Skipped: they are not 2:4, or of a dtype that no kernel takes.
+        Skipped: they are not 2:4, or no kernel takes their dtype.
     """
-    verdict = rig.verdict
+    verdict = context.verdict
     if (verdict.pattern.n, verdict.pattern.m) != (2, 4):
-        raise Skipped(f"no kernel for {verdict.pattern}: 2:4 alone has one")
+        raise Skipped(f"no kernel for {verdict.pattern}: only 2:4 has one")
     if verdict.violations:
-        raise Skipped(f"{verdict.violations} groups break 2:4, so that no 2:4 kernel can hold it")
+        raise Skipped(f"{verdict.violations} groups break 2:4, so no 2:4 kernel can compute with it")
     if verdict.negative_zeros:
-        raise Skipped(f"{verdict.negative_zeros} weights are -0.0, which packing by bits would take for weights")
-    bits = rig.stored.bits if rig.stored else None
+        raise Skipped(f"{verdict.negative_zeros} weights are -0.0, which packing would not treat as zeros")
+    bits = context.storage.bits if context.storage else None
     if bits not in (None, 8):
-        raise Skipped(f"no 2:4 kernel for weights of {bits} bits: float and int8 alone have one")
+        raise Skipped(f"no 2:4 kernel for weights of {bits} bits: only float and int8 have one")
     weights = {name: dense_weight(model.get_submodule(name)) for name in verdict.layers}
     return {n: (pack_rounded(w, "int8", n).packed if bits == 8 else pack(w, n)) for n, w in weights.items()}
 
 
 def dense_twin(model: nn.Module) -> nn.Module:
-    """A model on the native kernel with the same kernel's dense form in each place. In place."""
+    """Replace each 2:4 weight of a model on the native kernel by that kernel's dense form. In place."""
     for module in model.modules():
-        if isinstance(module, Linear24) and module.laid is not None:
-            packed = cpu24.from_kernel_layout(module.laid)
-            module.laid = (
-                cpu24.lay_dense(*cpu24.integers(packed)) if packed.kind == "int8" else cpu24.lay_dense(unpack(packed))
+        if isinstance(module, Linear24) and module.kernel_weight is not None:
+            packed = cpu24.from_kernel_layout(module.kernel_weight)
+            module.kernel_weight = (
+                cpu24.to_dense_kernel_layout(*cpu24.integers_and_scales(packed))
+                if packed.kind == "int8"
+                else cpu24.to_dense_kernel_layout(unpack(packed))
             )
     return model
 
 
-def decoder(batch: int, kv: int) -> Make:
-    """A step that gives each of `batch` sequences a token beside `kv` in the cache; the cache is as before after it."""
+def decode_step(batch: int, kv: int) -> StepFactory:
+    """A step that decodes one token for each of `batch` sequences with `kv` in the cache, and leaves the cache as it was."""
 
     def make(model: Any) -> Work:
         device = next(p.device for p in model.parameters())
-        random = torch.Generator().manual_seed(0)
+        rng = torch.Generator().manual_seed(0)
         cache = loading.static_cache(model, kv + 1)
-        ids = torch.randint(VOCABULARY, (batch, kv + 1), generator=random).to(device)
+        ids = torch.randint(RANDOM_TOKENS, (batch, kv + 1), generator=rng).to(device)
 
         @torch.inference_mode()
         def step() -> Any:
             logits = model(ids[:, -1:], past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-            loading.take_back(cache, 1)
+            loading.rewind_cache(cache, 1)
             return logits
 
         with torch.inference_mode():
@@ -111,12 +113,12 @@ def decoder(batch: int, kv: int) -> Make:
     return make
 
 
-def prefill(batch: int, prompt: int) -> Make:
-    """A whole prompt up to its first new token."""
+def prefill_step(batch: int, prompt: int) -> StepFactory:
+    """A step that processes whole prompts up to their first new token."""
 
     def make(model: Any) -> Work:
         device = next(p.device for p in model.parameters())
-        ids = torch.randint(VOCABULARY, (batch, prompt), generator=torch.Generator().manual_seed(0)).to(device)
+        ids = torch.randint(RANDOM_TOKENS, (batch, prompt), generator=torch.Generator().manual_seed(0)).to(device)
 
         @torch.inference_mode()
         def step() -> Any:
@@ -127,12 +129,14 @@ def prefill(batch: int, prompt: int) -> Make:
     return make
 
 
-def _demand(rig: MeasureContext, kind: str, tokens: int, kv: int) -> tuple[Demand, Demand]:
-    """Of all linears, the head and the KV cache; of attention's own arithmetic nothing, which makes the limit generous."""
-    config = Folder(rig.folder).config
-    of = roofline.of_config(config)
-    weights = sum(layer.weights for layer in rig.verdict.layers.values())
+def _costs(context: MeasureContext, kind: str, tokens: int, kv: int) -> tuple[RooflineCost, RooflineCost]:
+    """Of all linears, the head and the KV cache. Attention's own arithmetic is left out, so the limit is generous."""
+    config = Folder(context.folder).config
+    sizes = roofline.sizes_of_config(config)
+    weights = sum(layer.weights for layer in context.verdict.layers.values())
     dense, sparse = roofline.BITS.get(kind, (16, 9))
-    rest = roofline.ACTIVATION_BYTES * of.head + kv * of.kv_bytes
-    flops, head = 2.0 * tokens * weights, 2.0 * tokens * of.head
-    return Demand(flops + head, weights * dense / 8 + rest), Demand(flops / 2 + head, weights * sparse / 8 + rest)
+    rest = roofline.ACTIVATION_BYTES * sizes.head + kv * sizes.kv_bytes
+    flops, head = 2.0 * tokens * weights, 2.0 * tokens * sizes.head
+    return RooflineCost(flops + head, weights * dense / 8 + rest), RooflineCost(
+        flops / 2 + head, weights * sparse / 8 + rest
+    )

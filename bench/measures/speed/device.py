@@ -1,4 +1,4 @@
-"""What a device must answer to be timed."""
+"""What a device must offer so that whole models can be timed on it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from torch import nn
 from bench.kernels.timing import Clock, Work
 from bench.measures.speed.comparison import Peaks
 
-Make = Callable[[Any], Work]
+StepFactory = Callable[[Any], Work]
+"""From a model to one step of it: a function without arguments."""
 
 Contestants = tuple[dict[str, Work], dict[str, Work], dict[str, Work]]
-"""Dense, 2:4, and beside."""
+"""Dense, 2:4, and others."""
 
 
 class Device(Protocol):
-    """What end-to-end timing wants of one."""
+    """A CPU or a CUDA device."""
 
     @property
     def clock(self) -> Clock: ...
@@ -25,12 +26,20 @@ class Device(Protocol):
     @property
     def name(self) -> str: ...
 
-    def peaks(self) -> Peaks: ...
-
-    def engine(self, kind: str) -> str:
-        """Of Linear24. Raises Skipped where there is none."""
+    def peaks(self) -> Peaks:
+        """Measure the device's peak rates."""
         ...
 
-    def steps(self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: Make, small: bool) -> Contestants:
-        """What of each model is timed: as it is, or as a graph, compiled, ..."""
+    def engine(self, kind: str) -> str:
+        """The engine of Linear24 for this kind of weight.
+
+        Raises:
+            Skipped: there is none.
+        """
+        ...
+
+    def steps(
+        self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: StepFactory, small: bool
+    ) -> Contestants:
+        """What is timed of each model: as it is, as a CUDA graph, compiled, ... small: a step takes few tokens."""
         ...

@@ -1,4 +1,4 @@
-"""A model's linears one by one: each shape's product, 2:4 against dense, and what that makes of all of them together."""
+"""A model's linears one by one: the product of each shape, 2:4 against dense, and the sum over all of them."""
 
 from __future__ import annotations
 
@@ -26,36 +26,39 @@ if TYPE_CHECKING:
     from torch import nn
 
 Weights = Iterator[tuple[int, Tensor]]
-"""How many linears have the shape, and the weight [out, in] of one."""
+"""For each shape: how many linears have it, and the weight [out, in] of one of them."""
 
 
-def device(compute: Compute) -> Cpu | Cuda:
+def select_device(compute: Compute) -> Cpu | Cuda:
+    """The device's class for timing."""
     return Cuda(compute.device) if compute.device.type == "cuda" else Cpu(compute.threads)
 
 
-def read(device: Cpu | Cuda, model: Callable[[], nn.Module], rig: MeasureContext, tokens: int) -> Readings:
-    """Of an artifact, the first linear of each shape standing for its like.
+def read_linears(device: Cpu | Cuda, model: Callable[[], nn.Module], context: MeasureContext, tokens: int) -> Readings:
+    """Time an artifact's linears. One linear of each shape is timed and stands for all of that shape.
 
     Raises:
         Skipped: nothing is pruned, or not 2:4; no kernel for any of its shapes.
     """
-    if (rig.verdict.pattern.n, rig.verdict.pattern.m) != (2, 4) or rig.verdict.violations:
-        raise Skipped(f"no kernel for {rig.verdict.pattern}: 2:4 alone has one")
-    bits = rig.stored.bits if rig.stored else None
-    kinds: dict[float | None, str] = {8: "int8", None: KINDS.get(rig.compute.dtype, str(rig.compute.dtype)[6:])}
+    verdict = context.verdict
+    if (verdict.pattern.n, verdict.pattern.m) != (2, 4) or verdict.violations:
+        raise Skipped(f"no kernel for {verdict.pattern}: only 2:4 has one")
+    bits = context.storage.bits if context.storage else None
+    dtype = context.compute.dtype
+    kinds: dict[float | None, str] = {8: "int8", None: KINDS.get(dtype, str(dtype)[6:])}
     if bits not in kinds:
         raise Skipped(f"no 2:4 kernel for weights of {bits} bits")
     if kinds[bits] not in device.kinds:
-        raise Skipped(f"no 2:4 kernel for {kinds[bits]}: take --dtype bfloat16")
-    found = model()
-    weights = {name: dense_weight(found.get_submodule(name)) for name in rig.verdict.layers}
+        raise Skipped(f"no 2:4 kernel for {kinds[bits]}: use --dtype bfloat16")
+    pruned = model()
+    weights = {name: dense_weight(pruned.get_submodule(name)) for name in verdict.layers}
     counts = Counter(tuple(w.shape) for w in weights.values())
     firsts = {tuple(w.shape): w for w in reversed(list(weights.values()))}
-    return told(device, ((counts[shape], w) for shape, w in firsts.items()), tokens, kinds[bits])
+    return time_linears(device, ((counts[shape], w) for shape, w in firsts.items()), tokens, kinds[bits])
 
 
-def random(shapes: Counter[tuple[int, int]]) -> Weights:
-    """2:4 weights of a model that is not here: random ones, in bfloat16."""
+def random_weights(shapes: Counter[tuple[int, int]]) -> Weights:
+    """Random 2:4 weights in bfloat16, for a model whose weights are not here."""
     for i, ((out, width), count) in enumerate(shapes.items()):
         weight = torch.randn(out, width, generator=torch.Generator().manual_seed(i)).bfloat16()
         for rows in range(0, out, 1024):
@@ -64,8 +67,10 @@ def random(shapes: Counter[tuple[int, int]]) -> Weights:
         yield count, weight
 
 
-def told(device: Cpu | Cuda, weights: Weights, tokens: int, kind: str, blocks: int = comparison.BLOCKS) -> Readings:
-    """Seconds of all linears, each shape as often as the model has it; the notes hold a row a shape.
+def time_linears(
+    device: Cpu | Cuda, weights: Weights, tokens: int, kind: str, blocks: int = comparison.BLOCKS
+) -> Readings:
+    """Seconds of all linears: each shape is timed once and counted as often as the model has it. Notes: a row per shape.
 
     Raises:
         Skipped: no kernel for any of the shapes.
@@ -76,13 +81,13 @@ def told(device: Cpu | Cuda, weights: Weights, tokens: int, kind: str, blocks: i
     for count, weight in weights:
         row: dict[str, Any] = {"shape": list(weight.shape), "count": count, "tokens": tokens, "kind": kind}
         try:
-            contest = device.contest(weight, tokens, kind)
+            compared = device.compare(weight, tokens, kind)
         except (Skipped, WrongProduct) as why:
             rows.append(row | {"skipped": str(why)})
             continue
         started = time.monotonic()
-        timings = contest.run(device.clock, blocks)
-        row |= comparison.verdict(contest, timings, peaks) | {"wall_s": round(time.monotonic() - started, 2)}
+        timings = compared.run(device.clock, blocks)
+        row |= comparison.summarize(compared, timings, peaks) | {"wall_s": round(time.monotonic() - started, 2)}
         rows.append(row)
         for side, name in zip(sums, (row["sparse"], row["dense"]), strict=True):
             for i, t in enumerate(timings.blocks[name]):
@@ -90,7 +95,7 @@ def told(device: Cpu | Cuda, weights: Weights, tokens: int, kind: str, blocks: i
     if not any("speedup" in row for row in rows):
         raise Skipped(rows[0]["skipped"] if rows else "no linear to time")
     notes = {"shapes": rows, "peak_bandwidth": peaks.bandwidth, "peak_flops": dict(peaks.flops), "device": device.name}
-    if any("skipped" in row for row in rows):  # no sum over a ragged set
+    if any("skipped" in row for row in rows):  # a sum over some shapes only would mislead
         return Readings((Reading("shapes_timed", float(sum("speedup" in r for r in rows)), "1", ""),), notes=notes)
     sparse, dense = (sorted(side)[len(side) // 2] for side in sums)
     values = (

@@ -1,4 +1,4 @@
-"""Speed of an artifact on its own weights: decoding, prompts, and its linears one by one. 2:4 against dense, in one turn."""
+"""Speed of an artifact on its own weights: decoding, prompts, and its linears one by one; 2:4 and dense interleaved."""
 
 from __future__ import annotations
 
@@ -18,28 +18,35 @@ if TYPE_CHECKING:
 
     from bench.measures.speed.comparison import Timings
 
-PROMPTS = (512, 2048, 8192)
-BATCHES = (1, 16, 64)
-KV = 2048
-"""Tokens in the cache of each sequence while a CUDA device decodes."""
-CPU_KV = 128
-LINEARS = (1, 16, 64, 512, 2048, 8192)
+PROMPT_TOKENS = (512, 2048, 8192)
+BATCH_SIZES = (1, 16, 64)
+KV_TOKENS = 2048
+"""Tokens in each sequence's KV cache while a CUDA device decodes."""
+CPU_KV_TOKENS = 128
+LINEAR_TOKENS = (1, 16, 64, 512, 2048, 8192)
 
 
 def measure_configs(device: str, hardware: str) -> list[dict[str, Any]]:
-    """The settings of every cell on a device. Without CUDA: decoding on the CPU, and one cell that says what is missing."""
+    """The settings of every measurement on a device. Without CUDA: decoding on the CPU, and one that says what is missing."""
     if not device.startswith("cuda"):
-        decode = {"workload": "decode", "tokens": CPU_KV, "batch": 1, "hardware": hardware, "kernel": native.digest()}
+        decode = {
+            "workload": "decode",
+            "tokens": CPU_KV_TOKENS,
+            "batch": 1,
+            "hardware": hardware,
+            "kernel": native.source_digest(),
+        }
         return [{"workload": "cuda"}, decode]
-    asked = [("decode", KV, b) for b in BATCHES] + [("prefill", p, 1) for p in PROMPTS]
-    asked += [("linears", t, 1) for t in LINEARS]
-    return [{"workload": w, "tokens": t, "batch": b, "hardware": hardware} for w, t, b in asked]
+    workloads = [("decode", KV_TOKENS, b) for b in BATCH_SIZES] + [("prefill", p, 1) for p in PROMPT_TOKENS]
+    workloads += [("linears", t, 1) for t in LINEAR_TOKENS]
+    return [{"workload": w, "tokens": t, "batch": b, "hardware": hardware} for w, t, b in workloads]
 
 
 @dataclass(frozen=True)
 class Speed:
-    """tokens: of the KV cache for decode, of the prompt for prefill, of the input for linears; hardware and
-    kernel: what it runs on, and the source of the CPU's kernel, parts of its key."""
+    """tokens: in the KV cache for decode, in the prompt for prefill, in the input for linears. hardware: the device; kernel:
+    digest of the CPU kernel's source; both are parts of the key.
+    """
 
     name: ClassVar[str] = "speed"
     needs: ClassVar[Needs] = Needs.NOTHING
@@ -57,54 +64,55 @@ class Speed:
             return Protocol(name="decode", version=f"b{self.batch},kv{self.tokens}")
         return Protocol(name=self.workload, seqlen=self.tokens)
 
-    def read(self, model: Callable[[], nn.Module], rig: MeasureContext) -> Readings:
-        """tokens_per_s of decoding or seconds of a prompt, of the 2:4 model and of the fastest dense one in the same
-        turn, and their ratio. The items are the turn's blocks.
+    def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
+        """tokens_per_s of decoding, or seconds of a prompt, of the 2:4 model and of the fastest dense one, interleaved; and
+        their ratio. Items: the blocks.
 
         Raises:
-            Skipped: no CUDA device, or no kernel for what the artifact is.
+            Skipped: no CUDA device, or no kernel for this artifact.
         """
         if self.workload == "cuda":
             raise Skipped("no CUDA device")
-        from bench.measures.speed import linears
-        from bench.measures.speed.comparison import verdict
-        from bench.measures.speed.decoding import contest
+        from bench.measures.speed import linears  # here and below: imports torch
+        from bench.measures.speed.comparison import summarize
+        from bench.measures.speed.decoding import compare_models
 
-        device = linears.device(rig.compute)
+        device = linears.select_device(context.compute)
         if self.workload == "linears":
-            return linears.read(device, model, rig, self.tokens)
+            return linears.read_linears(device, model, context, self.tokens)
         decodes = self.workload == "decode"
-        sizes = (1, self.tokens) if decodes else (self.tokens, 0)
-        asked = contest(device, model, rig, batch=self.batch, prompt=sizes[0], kv=sizes[1])
-        timings = asked.run(device.clock)
+        prompt, kv = (1, self.tokens) if decodes else (self.tokens, 0)
+        comparison = compare_models(device, model, context, batch=self.batch, prompt=prompt, kv=kv)
+        timings = comparison.run(device.clock)
         peaks = device.peaks()
-        count = self.batch * sizes[0]
-        if not asked.sparse:
-            return _readings(timings, timings.fastest(asked.dense), None, decodes, count, {})
-        told = verdict(asked, timings, peaks) | {"peak_bandwidth": peaks.bandwidth, "peak_flops": dict(peaks.flops)}
-        return _readings(timings, told["sparse"], told["dense"], decodes, count, told)
+        count = self.batch * prompt
+        if not comparison.sparse:
+            return _readings(timings, timings.fastest(comparison.dense), None, decodes, count, {})
+        row = summarize(comparison, timings, peaks)
+        row |= {"peak_bandwidth": peaks.bandwidth, "peak_flops": dict(peaks.flops)}
+        return _readings(timings, row["sparse"], row["dense"], decodes, count, row)
 
 
 def _readings(
     timings: Timings, name: str, dense: str | None, decodes: bool, count: int, notes: dict[str, Any]
 ) -> Readings:
-    """In tokens a second where it decodes, else in seconds."""
+    """In tokens per second where the model decodes, else in seconds."""
     metric, unit, better = ("tokens_per_s", "tokens/s", "higher") if decodes else ("latency", "s", "lower")
 
-    def shown(seconds: float) -> float:
+    def value(seconds: float) -> float:
         return count / seconds if decodes else seconds
 
-    values = [Reading(metric, shown(timings.median(name)), unit, better, n=len(timings.blocks[name]))]
-    beside: list[dict[str, float]] = [{} for _ in timings.blocks[name]]
+    values = [Reading(metric, value(timings.median(name)), unit, better, n=len(timings.blocks[name]))]
+    others: list[dict[str, float]] = [{} for _ in timings.blocks[name]]
     if dense:
         values += [
-            Reading(f"{metric}_dense", shown(timings.median(dense)), unit, ""),
+            Reading(f"{metric}_dense", value(timings.median(dense)), unit, ""),
             Reading("speedup", notes["speedup"], "1", "higher"),
         ]
-        for row, slow, fast in zip(beside, timings.blocks[dense], timings.blocks[name], strict=True):
-            row |= {f"{metric}_dense": shown(slow), "speedup": slow / fast}
+        for row, slow, fast in zip(others, timings.blocks[dense], timings.blocks[name], strict=True):
+            row |= {f"{metric}_dense": value(slow), "speedup": slow / fast}
     items = tuple(
-        Item(str(i), str(i), shown(s), 1.0, row)
-        for i, (s, row) in enumerate(zip(timings.blocks[name], beside, strict=True))
+        Item(str(i), str(i), value(s), 1.0, row)
+        for i, (s, row) in enumerate(zip(timings.blocks[name], others, strict=True))
     )
     return Readings(tuple(values), items, notes=notes)

@@ -1,7 +1,7 @@
-"""How much faster 2:4 could be at most: a roofline from shapes and a datasheet. A model, never mixed with measurements.
+"""The largest speedup that 2:4 can give: a roofline from shapes and a datasheet. A model, never mixed with measurements.
 
-A product takes the longer of its arithmetic, which 2:4 halves, and its bytes, of which 2:4 takes 9/16 of a bfloat16
-weight, 5/8 of an int8 one and 3/4 of an int4 one. Williams et al. 2009, "Roofline".
+A product takes the time of its arithmetic or of its memory traffic, whichever is longer. 2:4 halves the arithmetic and
+stores 9/16 of a bfloat16 weight's bytes, 5/8 of an int8 one's and 3/4 of an int4 one's. Williams et al. 2009, "Roofline".
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from bench.inputs import models
-from bench.system.suggest import unknown
+from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 from methods.targets import family_of, find_targets
 
 BITS = {"bf16": (16, 9), "int8": (8, 5), "int4": (4, 3)}
-"""A weight's, dense and 2:4, scales apart."""
+"""Bits per weight, dense and 2:4, without scales."""
 ACTIVATION_BYTES = 2
 TOKENS = (1, 16, 64, 512, 2048, 8192)
 DECODES = ((1, 0), (1, 2048), (16, 2048), (64, 2048), (64, 8192))
-"""(batch, tokens in the KV cache of each)"""
+"""(batch, tokens in each sequence's KV cache)"""
 
 
 @dataclass(frozen=True)
-class Card:
+class DeviceSpec:
+    """A card's datasheet. tflops: 10^12 dense operations per second; tbps: 10^12 bytes per second."""
+
     name: str
     tflops: float
     tbps: float
@@ -36,103 +38,105 @@ class Card:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What of a model decides its speed."""
+    """The sizes of a model that decide its speed."""
 
     linears: Counter[tuple[int, int]]
-    """(out, in) of those that are pruned, and how many there are."""
+    """(out, in) of each linear that is pruned, and how many there are."""
     head: int
-    """Weights of the output head, which stays dense."""
+    """Number of weights of the output head, which stays dense."""
     kv_bytes: int
-    """Of one token's keys and values, all layers together."""
+    """Bytes of one token's keys and values in all layers."""
 
 
 def rows(model: str, card: str, data_dir: Path | None = None) -> list[dict[str, Any]]:
-    """Limits of each shape at TOKENS, then of a whole step of decoding, as ratios to the dense model of the same bits.
+    """Limits of each shape at TOKENS, then of a whole decoding step, as speedups over the dense model of the same bits.
 
     Raises:
-        UserError: unknown card or model, or a model whose shapes nobody here knows.
+        UserError: unknown card or model, or a model whose shapes are not known.
     """
-    of, known = sizes(model, data_dir), cards()
-    if card not in known:
-        raise UserError(unknown("device spec", card, known))
+    sizes, specs = model_sizes(model, data_dir), device_specs()
+    if card not in specs:
+        raise UserError(describe_unknown("device spec", card, specs))
     out = []
-    for (rows_, width), count in of.linears.items():
+    for (rows_, width), count in sizes.linears.items():
         for tokens in TOKENS:
-            found = {kind: shape_limit(rows_, width, tokens, kind, known[card]) for kind in BITS}
-            out.append(_row(f"{rows_} x {width} ({count} of them)", tokens, None, found))
+            limits = {kind: shape_limit(rows_, width, tokens, kind, specs[card]) for kind in BITS}
+            out.append(_row(f"{rows_} x {width} ({count} of them)", tokens, None, limits))
     for batch, kv in DECODES:
-        found = {kind: decode_limit(of, batch, kv, kind, known[card]) for kind in BITS}
-        out.append(_row("decode, whole model", batch, kv, found))
+        limits = {kind: decode_limit(sizes, batch, kv, kind, specs[card]) for kind in BITS}
+        out.append(_row("decode, whole model", batch, kv, limits))
     return out
 
 
-def _row(what: str, tokens: int, kv: int | None, found: dict[str, float]) -> dict[str, Any]:
+def _row(what: str, tokens: int, kv: int | None, limits: dict[str, float]) -> dict[str, Any]:
     return {"kind": "model", "what": what, "tokens": tokens, "kv_tokens_each": kv} | {
-        f"{kind}_at_most": round(value, 2) for kind, value in found.items()
+        f"{kind}_at_most": round(value, 2) for kind, value in limits.items()
     }
 
 
-def cards() -> dict[str, Card]:
-    return {name: Card(**about) for name, about in _asset("devices.toml").items()}
+def device_specs() -> dict[str, DeviceSpec]:
+    """Datasheets by name."""
+    return {name: DeviceSpec(**about) for name, about in _asset("devices.toml").items()}
 
 
-def shapes() -> dict[str, dict[str, Any]]:
-    """What is known of models that need not be here: the part of config.json that decides their shapes."""
+def known_shapes() -> dict[str, dict[str, Any]]:
+    """For models that need not be here: the part of config.json that decides their shapes."""
     return _asset("shapes.toml")
 
 
-def shape_limit(out: int, width: int, tokens: int, kind: str, card: Card) -> float:
-    """Dense time over 2:4 time of one product [tokens, in] x [in, out]."""
+def shape_limit(out: int, width: int, tokens: int, kind: str, card: DeviceSpec) -> float:
+    """Speedup limit of one product [tokens, in] x [in, out]: dense time over 2:4 time."""
     moved = ACTIVATION_BYTES * tokens * (width + out)
     dense, sparse = (out * width * bits / 8 + moved for bits in BITS[kind])
-    work = 2.0 * tokens * out * width
-    return _seconds(work, dense, card) / _seconds(work / 2, sparse, card)
+    flops = 2.0 * tokens * out * width
+    return _seconds(flops, dense, card) / _seconds(flops / 2, sparse, card)
 
 
-def decode_limit(of: Sizes, batch: int, kv: int, kind: str, card: Card) -> float:
-    """The same of one step that gives each of `batch` sequences a token: all linears, the head, and the KV cache read."""
-    weights = sum(out * width * count for (out, width), count in of.linears.items())
-    rest = ACTIVATION_BYTES * of.head + batch * kv * of.kv_bytes
+def decode_limit(sizes: Sizes, batch: int, kv: int, kind: str, card: DeviceSpec) -> float:
+    """Speedup limit of one decoding step of `batch` sequences: all linears, the head, and reading the KV cache."""
+    weights = sum(out * width * count for (out, width), count in sizes.linears.items())
+    rest = ACTIVATION_BYTES * sizes.head + batch * kv * sizes.kv_bytes
     dense, sparse = (weights * bits / 8 + rest for bits in BITS[kind])
-    head = 2.0 * batch * of.head
+    head = 2.0 * batch * sizes.head
     return _seconds(2.0 * batch * weights + head, dense, card) / _seconds(batch * weights + head, sparse, card)
 
 
-def _seconds(work: float, moved: float, card: Card) -> float:
-    return max(work / (card.tflops * 1e12), moved / (card.tbps * 1e12))
+def _seconds(flops: float, moved: float, card: DeviceSpec) -> float:
+    return max(flops / (card.tflops * 1e12), moved / (card.tbps * 1e12))
 
 
-def sizes(name: str, data_dir: Path | None = None) -> Sizes:
-    """
+def model_sizes(name: str, data_dir: Path | None = None) -> Sizes:
+    """The sizes of a model by name, from its folder or from the shapes that come with this package.
+
     Raises:
-        UserError: unknown name, or one that is neither here nor among the shapes this package knows.
+        UserError: unknown name, or a model that is neither here nor among those shapes.
     """
-    known = shapes()
+    known = known_shapes()
     if name in known:
         config = known[name]
-        return _sizes(config, _gated(config))
-    found = models.resolve(name, data_dir)
-    if found is None:
+        return _sizes(config, _llama_linears(config))
+    model = models.resolve(name, data_dir)
+    if model is None:
         raise UserError(
-            f"the shapes of {name!r} are not known until it is here: bench pull {name}, or take one of {', '.join(known)}"
+            f"the shapes of {name!r} are not known: run bench pull {name}, or use one of {', '.join(known)}"
         )
-    opened = found.open()
-    held = opened.shapes()
-    flip = family_of(opened.config).transposed
-    linears = (held[t + ".weight"] for t in find_targets(opened.config, held))
-    return _sizes(opened.config, Counter((s[1], s[0]) if flip else (s[0], s[1]) for s in linears))
+    folder = model.open()
+    tensor_shapes = folder.shapes()
+    transposed = family_of(folder.config).transposed
+    linears = (tensor_shapes[t + ".weight"] for t in find_targets(folder.config, tensor_shapes))
+    return _sizes(folder.config, Counter((s[1], s[0]) if transposed else (s[0], s[1]) for s in linears))
 
 
-def _gated(config: dict[str, Any]) -> Counter[tuple[int, int]]:
-    """The linears of a LLaMA, from its config alone."""
+def _llama_linears(config: dict[str, Any]) -> Counter[tuple[int, int]]:
+    """The linears of a LLaMA, from its config."""
     hidden, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     keys = hidden // config["num_attention_heads"] * _kv_heads(config)
     each = [(hidden, hidden)] * 2 + [(keys, hidden)] * 2 + [(inner, hidden)] * 2 + [(hidden, inner)]
     return Counter(each * layers)
 
 
-def of_config(config: dict[str, Any]) -> Sizes:
-    """Head and KV cache of a config; its linears are the caller's to count."""
+def sizes_of_config(config: dict[str, Any]) -> Sizes:
+    """Head and KV cache of a model, from its config; without its linears."""
     return _sizes(config, Counter())
 
 

@@ -37,7 +37,8 @@ COUNTS = '''
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bench.measures.contract import Reading, Readings
+from bench.measures.contract import Readings
+from bench.results.record import Reading
 from methods.contract import Needs
 
 
@@ -52,7 +53,7 @@ class Counts:
     def protocol(self):
         return "by name"
 
-    def read(self, model, rig):
+    def read(self, model, context):
         return Readings((Reading("tensors", float(len(model().state_dict())), "1", ""),))
 '''
 

@@ -254,4 +254,4 @@ def test_nothing_to_export_and_a_taken_folder(root, tmp_path, cli):
     assert code == 2 and "no number" in err
 
     code, _, err = cli("export", "--format", "eee", "--results", root, "--out", root)
-    assert code == 2 and "is there already" in err
+    assert code == 2 and "exists already" in err

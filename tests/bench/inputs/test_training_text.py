@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.inputs import training_text
-from bench.inputs.training_text import Packed
+from bench.inputs.training_text import PackedCorpus
 from methods.errors import UserError
 
 
@@ -37,7 +37,7 @@ def load(name, **changes):
 
 
 def packed(tokens=100, seqlen=8, sequences=3, seed=0):
-    return Packed(np.arange(tokens, dtype=np.uint16), seqlen, sequences, seed)
+    return PackedCorpus(np.arange(tokens, dtype=np.uint16), seqlen, sequences, seed)
 
 
 def test_an_epoch_sees_every_sequence_once():
@@ -122,10 +122,10 @@ def test_a_second_reading_needs_no_text(tmp_path):
 
 def test_content_follows_the_file(tmp_path):
     (tmp_path / "a.txt").write_text("ab")
-    one = training_text.content(str(tmp_path / "a.txt"), None)
+    one = training_text.content_digest(str(tmp_path / "a.txt"), None)
     (tmp_path / "a.txt").write_text("abc")
 
-    assert training_text.content(str(tmp_path / "a.txt"), None) != one
+    assert training_text.content_digest(str(tmp_path / "a.txt"), None) != one
 
 
 def test_a_corpus_smaller_than_a_step(tmp_path):
@@ -143,8 +143,8 @@ def test_a_line_that_is_not_a_text(tmp_path):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere.txt' is not there"):
-        training_text.content(str(tmp_path / "nowhere.txt"), None)
+    with pytest.raises(UserError, match=r"nowhere.txt' does not exist"):
+        training_text.content_digest(str(tmp_path / "nowhere.txt"), None)
 
 
 def test_a_mirror_is_streamed(tmp_path):
@@ -157,7 +157,7 @@ def test_a_mirror_is_streamed(tmp_path):
     corpus, _ = load("c4", data_dir=tmp_path / "mirror", need=10**6)
 
     assert corpus.ids[:4].tolist() == [97, 98, 97, 98]
-    assert training_text.content("c4", tmp_path / "mirror")
+    assert training_text.content_digest("c4", tmp_path / "mirror")
 
 
 def test_a_hub_is_streamed_at_one_revision_and_no_further_than_needed(monkeypatch):
@@ -170,25 +170,26 @@ def test_a_hub_is_streamed_at_one_revision_and_no_further_than_needed(monkeypatc
             yield {"text": "ab" * 50}
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha="f00d"))
-    monkeypatch.setattr(training_text, "BATCH_DOCUMENTS", 8)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha="f00d", siblings=[]))
 
-    corpus, _ = load("c4", data_dir=None, need=1000)
+    corpus, _ = load("c4", data_dir=None, need=1000, batch_documents=8)
 
     path, how = asked[0]
     assert (path, how["revision"], how["streaming"], how["split"]) == ("allenai/c4", "f00d", True, "train")
     assert "trust_remote_code" not in how
     assert corpus.ids[:4].tolist() == [97, 98, 97, 98]
     assert len(read) < 40
-    assert training_text.content("c4", None) == "f00d"
+    assert training_text.content_digest("c4", None) == "f00d"
 
 
 def test_without_a_mirror_or_a_hub(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match=r"training corpus c4 \(allenai/c4\) is neither in a mirror"):
-        training_text.content("c4", None)
+    with pytest.raises(
+        UserError, match=r"training corpus c4 needs allenai/c4, which is not in .*, and the hub does not answer"
+    ):
+        training_text.content_digest("c4", None)
     with pytest.raises(UserError, match="unknown corpus 'c5'"):
-        training_text.check("c5")
+        training_text.check_name("c5")
 
 
 def test_a_tokenizer_without_an_end(tmp_path):

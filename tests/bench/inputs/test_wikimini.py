@@ -1,6 +1,7 @@
 """wiki-mini: whole, disjoint, clean, and the same every time."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -149,7 +150,7 @@ def test_second_parse_is_the_same(tmp_path, cache, splits):
 
 
 def test_cache_spares_the_parse(cache, splits, monkeypatch):
-    monkeypatch.setattr(wikimini, "_dump", no_parse)
+    monkeypatch.setattr(wikimini, "_read_dump", no_parse)
     assert wikimini.articles("test", cache) == splits["test"]
     assert [p.name for p in (cache / "data").iterdir()] == [f"wiki-mini-{wikimini.RECIPE}.json"]
 
@@ -184,27 +185,24 @@ def test_failed_write_leaves_nothing(tmp_path, splits, monkeypatch):
     def full(_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(wikimini.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="disk full"):
         wikimini._write(tmp_path / "data/x.json", splits["test"])
     assert not list((tmp_path / "data").iterdir())
 
 
-def test_wrong_dump_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(wikimini, "DUMP_SHA256", "0" * 64)
-    with pytest.raises(UserError, match=r"sha256 a53f4648dec4…, not 000000000000….*pip install"):
-        wikimini.articles("test", tmp_path)
-    assert not list(tmp_path.iterdir())
+def test_wrong_dump_is_refused():
+    with pytest.raises(UserError, match=r"sha256 a53f4648dec4…, and wiki-mini needs 000000000000….*pip install"):
+        wikimini._read_dump(sha256="0" * 64)
 
 
-@pytest.mark.parametrize("missing", ["the file", "gensim"])
-def test_missing_dump_is_refused(tmp_path, monkeypatch, missing):
-    if missing == "gensim":
-        monkeypatch.setattr(wikimini.importlib.util, "find_spec", lambda _: None)
-    else:
-        monkeypatch.setattr(wikimini, "DUMP", "test/test_data/nothing.bz2")
+def test_missing_dump_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"nothing\.bz2 that gensim ships: pip install gensim"):
+        wikimini._read_dump("test/test_data/nothing.bz2")
+    monkeypatch.setattr(wikimini.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"that gensim ships: pip install gensim"):
         wikimini.articles("test", tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_unknown_split_is_refused(tmp_path):

@@ -24,7 +24,7 @@ def test_the_same_bytes_for_the_same_seed(monkeypatch, tmp_path):
 
     assert {p.name: p.read_bytes() for p in wikitasks.folder().glob("*.jsonl")} == first
     assert sorted(first) == ["wiki_continuation.jsonl", "wiki_lastword.jsonl"]
-    for name in tasks.OWN:
+    for name in tasks.BUILTIN_TASKS:
         assert wikitasks.items(name, seed=1) != wikitasks.items(name, seed=0)
 
 
@@ -36,12 +36,12 @@ def test_an_item_that_comes_out_differently_needs_another_version(name, digest):
     assert digests.of(wikitasks.items(name))[:16] == digest
 
 
-@pytest.mark.parametrize("name", tasks.OWN)
+@pytest.mark.parametrize("name", tasks.BUILTIN_TASKS)
 def test_items_are_passages_of_test_articles(name, cache):
     texts = {a.title: a.text for a in wikimini.articles("test", cache)}
     found = wikitasks.items(name)
 
-    assert len(found) == wikitasks.ITEMS[name] == len({json.dumps(i) for i in found})
+    assert len(found) == wikitasks.ITEM_COUNTS[name] == len({json.dumps(i) for i in found})
     for item in found:
         right = item["word"] if name == "wiki_lastword" else item["choices"][item["label"]]
         assert f"{item['context']} {right}" in texts[item["article"]]
@@ -64,7 +64,7 @@ def test_last_words_were_said_before():
         assert item["word"] in item["context"].replace("-", " ") and item["word"].islower()
 
 
-@pytest.mark.parametrize("name", tasks.OWN)
+@pytest.mark.parametrize("name", tasks.BUILTIN_TASKS)
 def test_items_fit_tinys_context(name):
     """lm-eval would cut the beginning off, and the passage with it."""
     encode = loading.load_tokenizer(runs.TINY)

@@ -7,7 +7,7 @@ import torch
 
 from bench.kernels import cpu24, native
 from bench.kernels.integers24 import pack_rounded
-from bench.kernels.packed24 import Packed, pack, unpack
+from bench.kernels.packed24 import PackedWeight, pack, unpack
 from helpers.runs import USUAL
 from methods.errors import UserError
 from methods.pattern import Pattern
@@ -34,9 +34,9 @@ def sparse(out, width):
     return torch.where(Pattern(2, 4).keep(weight.abs()), weight, 0).bfloat16()
 
 
-def integers(packed: Packed) -> torch.Tensor:
+def integers(packed: PackedWeight) -> torch.Tensor:
     one = torch.ones_like(packed.scales)
-    return unpack(Packed("int8", packed.width, torch.float32, packed.values, packed.mask, one)).to(torch.int8)
+    return unpack(PackedWeight("int8", packed.width, torch.float32, packed.values, packed.mask, one)).to(torch.int8)
 
 
 def levels(x):
@@ -54,7 +54,7 @@ def test_bfloat16_is_the_definition_on_every_path(kernel, shape, threads):
         x = torch.randn(rows, shape[1]).bfloat16()
         wanted = x.double() @ weight.double().T
         for path in kernel.paths:
-            for laid in (cpu24.to_kernel_layout(pack(weight)), cpu24.lay_dense(weight)):
+            for laid in (cpu24.to_kernel_layout(pack(weight)), cpu24.to_dense_kernel_layout(weight)):
                 got = cpu24.product(x, laid, threads=threads, path=path)
                 assert got.dtype == torch.float32
                 torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-4, msg=f"{path} {rows} rows")
@@ -71,7 +71,7 @@ def test_int8_is_exact_on_every_path(kernel, shape, threads):
         seen, step = levels(x)
         wanted = ((seen.double() @ whole.double().T) * scale.double()).float() * step
         for path in kernel.paths:
-            for laid in (cpu24.to_kernel_layout(packed), cpu24.lay_dense(whole, scale)):
+            for laid in (cpu24.to_kernel_layout(packed), cpu24.to_dense_kernel_layout(whole, scale)):
                 assert torch.equal(cpu24.product(x, laid, threads=threads, path=path), wanted), (path, rows)
 
 
@@ -81,12 +81,12 @@ def test_the_largest_sums_overflow_nowhere(kernel):
         row = torch.tensor([-128, 0, 0, -128], dtype=torch.int8).repeat(1, width // 4)
         mask = torch.full((1, width // 8), 0x99, dtype=torch.uint8)
         values = torch.full((1, width // 2), -128, dtype=torch.int8)
-        packed = Packed("int8", width, torch.float32, values, mask, torch.ones(1, 1).bfloat16())
+        packed = PackedWeight("int8", width, torch.float32, values, mask, torch.ones(1, 1).bfloat16())
         x = torch.full((1, width), float(sign))
         dense = torch.full((1, width), -128, dtype=torch.int8)
         wanted = {False: -sign * 128.0 * width / 2, True: -sign * 128.0 * width}
         for path in kernel.paths:
-            for laid in (cpu24.to_kernel_layout(packed), cpu24.lay_dense(dense, torch.ones(1))):
+            for laid in (cpu24.to_kernel_layout(packed), cpu24.to_dense_kernel_layout(dense, torch.ones(1))):
                 got = cpu24.product(x, laid, path=path)
                 torch.testing.assert_close(got, torch.tensor([[wanted[laid.dense]]]), rtol=1e-6, atol=0)
         assert torch.equal(unpack(packed), row.float())
@@ -118,10 +118,10 @@ def test_what_is_laid_stands_for_its_weight(shape):
     weight = sparse(*shape)
     whole = pack_rounded(weight, "int8").packed
 
-    for laid in (cpu24.to_kernel_layout(pack(weight)), cpu24.lay_dense(weight)):
-        assert torch.equal(cpu24.weight_of(laid), weight)
-    for laid in (cpu24.to_kernel_layout(whole), cpu24.lay_dense(*cpu24.integers(whole))):
-        torch.testing.assert_close(cpu24.weight_of(laid), unpack(whole))
+    for laid in (cpu24.to_kernel_layout(pack(weight)), cpu24.to_dense_kernel_layout(weight)):
+        assert torch.equal(cpu24.unpack_kernel_weight(laid), weight)
+    for laid in (cpu24.to_kernel_layout(whole), cpu24.to_dense_kernel_layout(*cpu24.integers_and_scales(whole))):
+        torch.testing.assert_close(cpu24.unpack_kernel_weight(laid), unpack(whole))
 
 
 def test_memory_is_nine_bits_a_weight():
@@ -137,12 +137,12 @@ def test_what_the_kernel_has_no_path_for():
 
 def test_the_environment_names_a_path(kernel, monkeypatch):
     monkeypatch.setenv(native.PATH_ENV, "portable")
-    assert native.chosen(kernel) == "portable"
+    assert native.select_path(kernel) == "portable"
     monkeypatch.delenv(native.PATH_ENV)
-    assert native.chosen(kernel) == kernel.best
+    assert native.select_path(kernel) == kernel.best
     monkeypatch.setenv(native.PATH_ENV, "avx513")
-    with pytest.raises(UserError, match="BENCH_KERNEL_PATH='avx513' will not do: this processor has portable"):
-        native.chosen(kernel)
+    with pytest.raises(UserError, match="invalid BENCH_KERNEL_PATH='avx513': this processor supports portable"):
+        native.select_path(kernel)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from bench.export.model import export_model
 from bench.inputs import loading
 from bench.kernels import cusparselt, linear24, native
 from bench.kernels.integers24 import pack_rounded
-from bench.kernels.linear24 import Linear24, swap
+from bench.kernels.linear24 import Linear24, swap_linears
 from bench.kernels.packed24 import pack, unpack
 from bench.kernels.timing import WrongProduct
 from bench.measures import forward
@@ -37,7 +37,7 @@ def test_the_reference_is_the_masked_model_bit_for_bit(make, family):
     model, packed = masked(make(family))
     logits = model(IDS).logits
     text = model.generate(IDS, max_new_tokens=5, do_sample=False, pad_token_id=0)
-    swap(model, packed)
+    swap_linears(model, packed)
     assert sum(isinstance(m, Linear24) for m in model.modules()) == len(packed)
     assert all(model.get_submodule(n).engine == "reference" for n in packed)
     assert torch.equal(model(IDS).logits, logits)
@@ -55,7 +55,7 @@ def test_the_kernel_is_the_masked_model_up_to_rounding(make, family):
     wide = make(family)  # the same weights, in float32
     wide.load_state_dict({n: t.float() for n, t in model.state_dict().items()})
     wanted, usual = wide(IDS[:1]).logits, model(IDS[:1]).logits
-    swap(model, packed)
+    swap_linears(model, packed)
     assert all(model.get_submodule(n).engine == "native" for n in packed)
     got = model(IDS[:1]).logits
     assert 0 < (got - wanted).abs().max() <= 2 * (usual - wanted).abs().max()  # as near as torch's own bfloat16
@@ -72,7 +72,7 @@ def test_integers_are_the_dequantized_model(llama, kind):
     for name, weight in rounded.items():
         dense_weight(model.get_submodule(name)).copy_(unpack(weight))
     wanted = model(IDS).logits
-    swap(model, rounded)
+    swap_linears(model, rounded)
     torch.testing.assert_close(model(IDS[:, :1]).logits, wanted[:, :1], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(model(IDS).logits, wanted, rtol=1e-3, atol=1e-3)
 
@@ -98,13 +98,13 @@ def test_perplexity_reads_a_swapped_model(llama):
     from methods.contract import NoProgress
 
     model, packed = masked(llama)
-    rig = SimpleNamespace(compute=Compute(), progress=NoProgress())
+    context = SimpleNamespace(compute=Compute(), progress=NoProgress())
 
     def losses(model):
-        return window_losses(forward.over(lambda: model, None, IDS, 2, rig), IDS, rig)
+        return window_losses(forward.forward_windows(lambda: model, None, IDS, 2, context), IDS, context)
 
     wanted = losses(model)
-    assert losses(swap(model, packed)) == wanted
+    assert losses(swap_linears(model, packed)) == wanted
 
 
 @pytest.mark.numeric
@@ -129,9 +129,9 @@ def test_an_algorithm_that_is_wrong_is_not_taken(monkeypatch, tmp_path):
     x = torch.randn(3, 16)
     torch.testing.assert_close(layer(x), x)
     assert fakes.calls[-1]["alg_id"] != 4
-    (choice,) = layer.compressed.choices.values()
-    assert len(choice.wrong) == 7 and all("algorithm 4" in told for told in choice.wrong)  # alone, found, split
-    assert choice.refused == 1
+    (choice,) = layer.cusparselt_weight.choices.values()
+    assert len(choice.errors) == 7 and all("algorithm 4" in error for error in choice.errors)  # alone, found, split
+    assert choice.refusal_count == 1
 
 
 def test_a_choice_is_kept_for_its_device_alone(monkeypatch, tmp_path):
@@ -141,7 +141,7 @@ def test_a_choice_is_kept_for_its_device_alone(monkeypatch, tmp_path):
         fakes.device = device
         layer = Linear24(pack(torch.eye(16)), None, engine="cusparselt")
         torch.testing.assert_close(layer(x), x)
-        assert layer.compressed.choices[16].plan == (4, 2, 1) and len(fakes.searches) == searches
+        assert layer.cusparselt_weight.choices[16].plan == (4, 2, 1) and len(fakes.searches) == searches
 
 
 def test_no_right_plan_is_an_error(monkeypatch, tmp_path):

@@ -4,8 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from bench.kernels.integers24 import BITS, group_of, pack_rounded
-from bench.kernels.packed24 import CODES, FLOATS, check_mask, join, pack, split, unpack
+from bench.kernels.integers24 import BITS, group_size, pack_rounded
+from bench.kernels.packed24 import (
+    CODES,
+    FLOAT_DTYPES,
+    PIECE_WEIGHTS,
+    check_mask,
+    join_int4,
+    pack,
+    row_pieces,
+    split_int4,
+    unpack,
+)
 from methods.errors import UserError
 from methods.pattern import Pattern
 
@@ -31,7 +41,7 @@ def naive(weight):
     return values, mask
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_packs_as_defined_and_comes_back_bit_for_bit(shape, dtype):
     weight = sparse(*shape, dtype)
@@ -45,7 +55,7 @@ def test_packs_as_defined_and_comes_back_bit_for_bit(shape, dtype):
     assert not (back.view({2: torch.int16, 4: torch.int32}[dtype.itemsize]) == torch.iinfo(torch.int16).min).any()
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
 def test_extremes_come_back(dtype):
     info = torch.finfo(dtype)
     smallest = torch.tensor([1], dtype={2: torch.int16, 4: torch.int32}[dtype.itemsize]).view(dtype)[0]  # subnormal
@@ -64,17 +74,20 @@ def test_a_seven_billion_models_shape_takes_nine_sixteenths():
     assert 8 * (four.nbytes - four.scales.nbytes) / weight.numel() == 3
 
 
-def test_pieces_and_threads_do_not_matter(monkeypatch):
-    weight = sparse(64, 64, torch.bfloat16)
-    whole = pack(weight)
-    monkeypatch.setattr("bench.kernels.packed24.PIECE", 200)
+def test_pieces_and_threads_do_not_matter():
+    """Each row is packed on its own, so a row alone, which is one piece, is packed the same."""
+    width = PIECE_WEIGHTS // 8
+    weight = sparse(20, width, torch.bfloat16)
+    assert len(list(row_pieces(20, width))) == 3
     torch.set_num_threads(2)
     try:
         parts = pack(weight)
         assert torch.equal(unpack(parts), weight)
     finally:
         torch.set_num_threads(1)
-    assert torch.equal(parts.values, whole.values) and torch.equal(parts.mask, whole.mask)
+    rows = [pack(row[None]) for row in weight]
+    assert torch.equal(parts.values, torch.cat([r.values for r in rows]))
+    assert torch.equal(parts.mask, torch.cat([r.mask for r in rows]))
 
 
 def test_a_view_packs_as_its_copy():
@@ -86,18 +99,18 @@ def test_a_view_packs_as_its_copy():
     ("spoil", "sentence"),
     [
         (lambda w: w.index_put_((torch.tensor(70), torch.tensor([4, 5, 6])), torch.tensor(1.0)), r"layer is not 2:4: row 70 .* weights 4 to 7"),
-        (lambda w: w * -1, r"layer holds a -0\.0"),
+        (lambda w: w * -1, r"layer contains -0\.0"),
         (lambda w: w[:, :6], r"layer is \[80, 6\].*4 divides"),
         (lambda w: w[:, :0], r"4 divides"),
-        (lambda w: w[0], r"layer is float32 \[8\]: packed24 takes matrices"),
+        (lambda w: w[0], r"layer is float32 \[8192\]: packed24 needs a matrix"),
         (lambda w: w.double(), r"layer is float64"),
         (lambda w: w.to(torch.float8_e4m3fn), r"layer is float8_e4m3fn"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_packed_is_refused(spoil, sentence, monkeypatch):
-    monkeypatch.setattr("bench.kernels.packed24.PIECE", 100)
+def test_what_cannot_be_packed_is_refused(spoil, sentence):
+    """Row 70 is in the last of three pieces."""
     with pytest.raises(UserError, match=sentence):
-        pack(spoil(sparse(80, 8)), "layer")
+        pack(spoil(sparse(80, PIECE_WEIGHTS // 32)), "layer")
 
 
 def test_a_mask_that_is_none_is_refused():
@@ -117,15 +130,15 @@ def test_a_mask_that_is_none_is_refused():
 
 def test_nibbles():
     every = torch.arange(-8, 8, dtype=torch.int8).repeat(2, 1)
-    assert join(every)[0, 0] == 0x98 and torch.equal(split(join(every)), every)
+    assert join_int4(every)[0, 0] == 0x98 and torch.equal(split_int4(join_int4(every)), every)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
 @pytest.mark.parametrize("kind", BITS)
 @pytest.mark.parametrize("largest", [0.5, -0.5, 0.0])
 def test_weights_on_a_grid_come_back_bit_for_bit(kind, dtype, largest):
     """As a quantizer leaves them: integers times a bfloat16 scale a group, in the model's dtype."""
-    half, group = 2 ** (BITS[kind] - 1), group_of(kind, 256)
+    half, group = 2 ** (BITS[kind] - 1), group_size(kind, 256)
     codes = torch.randint(-half, half, (24, 256), generator=torch.Generator().manual_seed(1)).float()
     codes *= pack_mask(24, 256)
     if largest:
@@ -147,7 +160,7 @@ def test_other_weights_are_rounded_to_the_nearest(kind):
     rounded = pack_rounded(weight, kind)
     assert not rounded.exact
     back = unpack(rounded.packed)
-    step = rounded.packed.scales.float().repeat_interleave(group_of(kind, 192), 1)
+    step = rounded.packed.scales.float().repeat_interleave(group_size(kind, 192), 1)
     error = (back - weight).abs() / step
     assert error.max() < 1.01 and (error <= 0.5001).float().mean() > 0.98  # the ends are clipped
     assert (back[weight == 0] == 0).all()
@@ -156,11 +169,11 @@ def test_other_weights_are_rounded_to_the_nearest(kind):
 
 
 def test_groups_of_int4_go_by_the_width():
-    assert [group_of("int4", w) for w in (4096, 576, 12)] == [128, 64, 4] and group_of("int8", 576) == 576
+    assert [group_size("int4", w) for w in (4096, 576, 12)] == [128, 64, 4] and group_size("int8", 576) == 576
 
 
 def test_integers_stand_for_no_infinity():
     weight = sparse(4, 8)
     weight[weight > 0] = float("inf")
-    with pytest.raises(UserError, match="layer holds NaN or infinity"):
+    with pytest.raises(UserError, match="layer contains NaN or infinity"):
         pack_rounded(weight, "int8", "layer")

@@ -8,7 +8,7 @@ import torch
 
 from bench.inputs import loading, windows
 from bench.measures import forward
-from bench.measures.agreement import Agreement
+from bench.measures.agreement import Agreement, window_distances
 from bench.measures.contract import MeasureContext
 from bench.measures.perplexity import Perplexity, window_losses
 from bench.results.store import Store
@@ -44,13 +44,13 @@ def damaged(tmp_path):
 
 
 @pytest.fixture
-def rig(tokenizer, damaged):
+def context(tokenizer, damaged):
     return MeasureContext(
         folder=damaged,
         source=runs.TINY,
-        dense=False,
+        is_dense=False,
         tokenizer=lambda: tokenizer,
-        reference=lambda: loading.load(runs.TINY, Compute()),
+        load_dense=lambda: loading.load(runs.TINY, Compute()),
         verdict=Verdict(Pattern()),
         compute=Compute(),
         data_dir=None,
@@ -60,8 +60,8 @@ def rig(tokenizer, damaged):
     )
 
 
-def read(measure, rig):
-    return measure.read(lambda: loading.load(rig.folder, rig.compute), rig)
+def read(measure, context):
+    return measure.read(lambda: loading.load(context.folder, context.compute), context)
 
 
 @torch.no_grad()
@@ -77,10 +77,10 @@ def naive(dense, other, window):
 
 
 @pytest.mark.numeric
-def test_is_its_definition(rig):
-    got = read(Agreement("wiki-mini", SEQLEN, windows=5, batch=2), rig)
-    tokens, clusters = windows.load_windows("wiki-mini", rig.tokenizer(), SEQLEN, 5, None)
-    want = [naive(rig.reference(), loading.load(rig.folder, Compute()), w) for w in tokens]
+def test_is_its_definition(context):
+    got = read(Agreement("wiki-mini", SEQLEN, windows=5, batch=2), context)
+    tokens, clusters = windows.load_windows("wiki-mini", context.tokenizer(), SEQLEN, 5, None)
+    want = [naive(context.load_dense(), loading.load(context.folder, Compute()), w) for w in tokens]
 
     kl, same = got.values
     # a logit of 10 is off by up to 32 roundings, 4e-5, and KL by sum |p - q| of that: 0.08 where KL is 0.0033 a position
@@ -94,54 +94,66 @@ def test_is_its_definition(rig):
     assert same.stderr == pytest.approx(float(spread), rel=1e-6)
 
 
-def test_kl_is_from_dense_to_the_other(rig):
+def test_kl_is_from_dense_to_the_other(context):
     """It is not symmetric."""
-    swapped = replace(rig, folder=rig.source, source=rig.folder, reference=lambda: loading.load(rig.folder, Compute()))
-    one, other = (read(Agreement("wiki-mini", SEQLEN, windows=3), r).values[0].value for r in (rig, swapped))
+    swapped = replace(
+        context,
+        folder=context.source,
+        source=context.folder,
+        load_dense=lambda: loading.load(context.folder, Compute()),
+    )
+    one, other = (read(Agreement("wiki-mini", SEQLEN, windows=3), r).values[0].value for r in (context, swapped))
 
     assert one != pytest.approx(other, rel=1e-4)
 
 
-def test_windows_are_perplexitys(rig):
-    mine, theirs = (read(kind("wiki-mini", SEQLEN, windows=3), rig) for kind in (Agreement, Perplexity))
+def test_windows_are_perplexitys(context):
+    mine, theirs = (read(kind("wiki-mini", SEQLEN, windows=3), context) for kind in (Agreement, Perplexity))
 
     assert (mine.token_digest, mine.tokens) == (theirs.token_digest, theirs.tokens)
     assert [i[:2] for i in mine.items] == [i[:2] for i in theirs.items]
     assert Agreement("c4", 7, 5, split="validation").protocol == Perplexity("c4", 7, 5, split="validation").protocol
 
 
+def distances(context, **sizes):
+    """Of three windows, two to a batch."""
+    tokens = windows.load_windows("wiki-mini", context.tokenizer(), SEQLEN, 3, None)[0]
+    return window_distances(lambda: loading.load(context.folder, Compute()), tokens, 2, context, **sizes)
+
+
 @pytest.mark.numeric
 @pytest.mark.parametrize(("logits_bytes", "part_bytes"), [(1, 1), (4 * 1024 * 7, 2**20), (4 * 1024 * 7, 4 * 1024 * 3)])
-def test_chunks_change_nothing(rig, monkeypatch, logits_bytes, part_bytes):
-    whole = read(Agreement("wiki-mini", SEQLEN, windows=3), rig)
-    monkeypatch.setattr(forward, "LOGITS_BYTES", logits_bytes)
-    monkeypatch.setattr(forward, "PART_BYTES", part_bytes)
-    chunked = read(Agreement("wiki-mini", SEQLEN, windows=3), rig)
+def test_chunks_change_nothing(context, logits_bytes, part_bytes):
+    whole, chunked = distances(context), distances(context, logits_bytes=logits_bytes, part_bytes=part_bytes)
 
-    assert [i.value for i in chunked.items] == pytest.approx([i.value for i in whole.items], rel=1e-4)
-    assert [i.beside for i in chunked.items] == [i.beside for i in whole.items]  # windows without a near tie, as above
+    assert [kl for kl, _ in chunked] == pytest.approx([kl for kl, _ in whole], rel=1e-4)
+    assert [same for _, same in chunked] == [same for _, same in whole]  # windows without a near tie, as above
 
 
-def test_logits_never_exist_whole(rig, monkeypatch):
-    seen = []
-    monkeypatch.setattr(forward, "LOGITS_BYTES", 4 * 1024 * 7)
+def test_logits_never_exist_whole(context, monkeypatch):
+    row_counts = []
     head = torch.nn.Linear.forward
-    watched = lambda self, x: (seen.append(len(x)) if self.out_features == 1024 else None, head(self, x))[1]  # noqa: E731
+
+    def watched(self, x):
+        if self.out_features == 1024:
+            row_counts.append(len(x))
+        return head(self, x)
+
     monkeypatch.setattr(torch.nn.Linear, "forward", watched)
-    read(Agreement("wiki-mini", SEQLEN, windows=3), rig)
+    distances(context, logits_bytes=4 * 1024 * 7)
 
-    assert seen and max(seen) == 7
+    assert row_counts and max(row_counts) == 7
 
 
-def test_the_dense_model_agrees_with_itself_exactly(rig):
+def test_the_dense_model_agrees_with_itself_exactly(context):
     """Measured or known, it is the same."""
-    itself = replace(rig, folder=rig.source)
+    itself = replace(context, folder=context.source)
     measured = read(Agreement("wiki-mini", SEQLEN, windows=3), itself)
 
     def load():
         raise AssertionError("nothing has to be loaded to know it")
 
-    known = Agreement("wiki-mini", SEQLEN, windows=3).read(load, replace(itself, dense=True, reference=load))
+    known = Agreement("wiki-mini", SEQLEN, windows=3).read(load, replace(itself, is_dense=True, load_dense=load))
     assert measured == known
     assert [v.value for v in known.values] == [0.0, 1.0]
 
@@ -170,26 +182,26 @@ def test_a_streamed_model_has_the_same_losses_to_the_bit(family, dtype, make, ke
     losses = []
     for stream in (False, True):
         compute = Compute(dtype=dtype, stream=stream)
-        rig = type("MeasureContext", (), {"compute": compute, "progress": NoProgress()})
-        made = forward.over(lambda c=compute: loading.load(folder, c), folder, tokens, 2, rig)
-        losses.append(window_losses(made, tokens, rig))
+        context = type("MeasureContext", (), {"compute": compute, "progress": NoProgress()})
+        made = forward.forward_windows(lambda c=compute: loading.load(folder, c), folder, tokens, 2, context)
+        losses.append(window_losses(made, tokens, context))
 
     assert losses[0] == losses[1]
     assert len(set(losses[0])) == 5
 
 
 @pytest.mark.parametrize("measure", [Perplexity, Agreement])
-def test_a_streamed_model_reads_the_same(measure, rig):
+def test_a_streamed_model_reads_the_same(measure, context):
     streaming = Compute(stream=True)
-    streamed = replace(rig, compute=streaming, reference=lambda: loading.load(runs.TINY, streaming))
+    streamed = replace(context, compute=streaming, load_dense=lambda: loading.load(runs.TINY, streaming))
 
     assert read(measure("wiki-mini", SEQLEN, windows=5, batch=2), streamed) == read(
-        measure("wiki-mini", SEQLEN, windows=5, batch=2), rig
+        measure("wiki-mini", SEQLEN, windows=5, batch=2), context
     )
 
 
-def test_streaming_holds_one_block_at_a_time(rig):
-    model = loading.load(rig.folder, Compute(stream=True))
+def test_streaming_holds_one_block_at_a_time(context):
+    model = loading.load(context.folder, Compute(stream=True))
     held = []
 
     def count(*_):
@@ -197,8 +209,8 @@ def test_streaming_holds_one_block_at_a_time(rig):
 
     for block in model.model.layers:
         block.register_forward_pre_hook(count)
-    tokens = windows.load_windows("wiki-mini", rig.tokenizer(), SEQLEN, 2, None)[0]
-    forward.over(lambda: model, rig.folder, tokens, 2, replace(rig, compute=Compute(stream=True)))
+    tokens = windows.load_windows("wiki-mini", context.tokenizer(), SEQLEN, 2, None)[0]
+    forward.forward_windows(lambda: model, context.folder, tokens, 2, replace(context, compute=Compute(stream=True)))
 
     assert held == [[0], [1], [2], [3]]
     assert all(not type(b).__name__.startswith("_") for b in model.model.layers)

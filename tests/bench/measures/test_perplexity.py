@@ -15,7 +15,7 @@ import torch
 
 from bench.inputs import corpora, loading, windows
 from bench.measures import forward
-from bench.measures.perplexity import Perplexity
+from bench.measures.perplexity import Perplexity, window_losses
 from helpers import runs
 from methods.contract import Compute, NoProgress
 from methods.errors import UserError
@@ -54,7 +54,7 @@ def model(folder):
 
 
 @pytest.fixture
-def rig(tokenizer):
+def context(tokenizer):
     return SimpleNamespace(
         folder=None, tokenizer=lambda: tokenizer, compute=Compute(), data_dir=None, progress=NoProgress()
     )
@@ -94,9 +94,9 @@ def naive(model, window):
 
 @pytest.mark.numeric
 @torch.no_grad()
-def test_is_its_definition(model, rig):
-    got = Perplexity("wiki-mini", SEQLEN, windows=5).read(lambda: model, rig)
-    tokens, _ = windows.load_windows("wiki-mini", rig.tokenizer(), SEQLEN, 5, None)
+def test_is_its_definition(model, context):
+    got = Perplexity("wiki-mini", SEQLEN, windows=5).read(lambda: model, context)
+    tokens, _ = windows.load_windows("wiki-mini", context.tokenizer(), SEQLEN, 5, None)
     want = [naive(model, w) for w in tokens]
 
     assert [i.value for i in got.items] == pytest.approx(want, rel=1e-5)
@@ -105,28 +105,29 @@ def test_is_its_definition(model, rig):
     assert (got.values[0].n, got.tokens) == (5, 5 * SEQLEN)
 
 
-def test_standard_error_is_the_delta_methods(model, rig):
+def test_standard_error_is_the_delta_methods(model, context):
     """Of exp(m): exp(m) times the standard error of the mean m of the windows."""
-    got = Perplexity("wiki-mini", SEQLEN, windows=5).read(lambda: model, rig)
+    got = Perplexity("wiki-mini", SEQLEN, windows=5).read(lambda: model, context)
     losses = torch.tensor([i.value / i.weight for i in got.items], dtype=torch.float64)
 
     assert got.values[0].stderr == pytest.approx(float(losses.mean().exp() * losses.std() / math.sqrt(5)), rel=1e-6)
 
 
-def test_one_window_has_no_standard_error(model, rig):
-    assert Perplexity("wiki-mini", SEQLEN, windows=1).read(lambda: model, rig).values[0].stderr is None
+def test_one_window_has_no_standard_error(model, context):
+    assert Perplexity("wiki-mini", SEQLEN, windows=1).read(lambda: model, context).values[0].stderr is None
 
 
 @pytest.mark.numeric
 @pytest.mark.parametrize(("logits_bytes", "part_bytes"), [(1, 1), (4 * 1024 * 7, 2**20), (4 * 1024 * 7, 4 * 1024 * 3)])
-def test_chunks_change_nothing(model, rig, monkeypatch, logits_bytes, part_bytes):
-    whole = Perplexity("wiki-mini", SEQLEN, windows=3).read(lambda: model, rig)
-    monkeypatch.setattr(forward, "LOGITS_BYTES", logits_bytes)
-    monkeypatch.setattr(forward, "PART_BYTES", part_bytes)
-    chunked = Perplexity("wiki-mini", SEQLEN, windows=3, batch=2).read(lambda: model, rig)
+def test_chunks_change_nothing(model, context, logits_bytes, part_bytes):
+    tokens, _ = windows.load_windows("wiki-mini", context.tokenizer(), SEQLEN, 3, None)
 
-    assert [i.value for i in chunked.items] == pytest.approx([i.value for i in whole.items], rel=1e-5)
-    assert chunked.token_digest == whole.token_digest
+    def losses(batch, **sizes):
+        forward_pass = forward.forward_windows(lambda: model, None, tokens, batch, context)
+        return window_losses(forward_pass, tokens, context, **sizes)
+
+    chunked = losses(2, logits_bytes=logits_bytes, part_bytes=part_bytes)
+    assert chunked == pytest.approx(losses(3), rel=1e-5)
 
 
 def test_windows_do_not_overlap_and_the_tail_is_dropped(mirror):
@@ -183,14 +184,13 @@ def test_windows_are_counted_beforehand_as_they_are_cut(folder, tokenizer, past,
 
 def test_bytes_are_counted_where_tokens_would_take_long(mirror, folder, monkeypatch):
     """A token is a byte at least."""
-    monkeypatch.setattr(windows, "QUICK_BYTES", 10)
     size = len("\n\n".join(ROWS).encode())
     lots = dataclasses.replace(corpora.CORPORA["wikitext2"], tokens=1)
     monkeypatch.setitem(corpora.CORPORA, "wikitext2", lots)
 
-    windows.check_windows("wikitext2", 1, size, folder / "tokenizer.json", mirror)
+    windows.check_windows("wikitext2", 1, size, folder / "tokenizer.json", mirror, max_tokenized_bytes=10)
     with pytest.raises(UserError, match=f"wikitext2 has at most {size} windows"):
-        windows.check_windows("wikitext2", 1, size + 3, folder / "tokenizer.json", mirror)
+        windows.check_windows("wikitext2", 1, size + 3, folder / "tokenizer.json", mirror, max_tokenized_bytes=10)
 
 
 def test_tokens_are_counted_to_the_end(tmp_path):

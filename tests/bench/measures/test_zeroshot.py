@@ -11,8 +11,8 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from bench import api
-from bench.inputs import lmeval, loading, tasks, wikitasks
-from bench.inputs.task_yaml import describe, harness
+from bench.inputs import lmeval, loading, task_yaml, tasks, wikitasks
+from bench.inputs.task_yaml import lm_eval_version, read_task
 from bench.results.store import Store
 from helpers import runs
 from methods.contract import Compute, NoProgress
@@ -72,15 +72,15 @@ def by_hand(folder, names, limit=LIMIT):
 
 def test_is_lm_evals_own_item_by_item(tmp_path):
     """On a pruned model, which is the file that `bench prune` writes."""
-    got = run(tmp_path / "r", *tasks.OWN, methods=("magnitude",))
+    got = run(tmp_path / "r", *tasks.BUILTIN_TASKS, methods=("magnitude",))
     (folder,) = [
         p.parent
         for p in (tmp_path / "cache/artifacts").glob("*/model.safetensors")
         if "magnitude" in (p.parent / "artifact.json").read_text()
     ]
-    want = by_hand(folder, tasks.OWN)
+    want = by_hand(folder, tasks.BUILTIN_TASKS)
 
-    for name in tasks.OWN:
+    for name in tasks.BUILTIN_TASKS:
         record = got["magnitude", name]
         read = {r.metric: r for r in record.readings}
         items = Store(tmp_path / "r").items(record)
@@ -104,7 +104,7 @@ def test_record_says_what_decided_it(tmp_path):
     config = record.key_inputs["measure"]["config"]
 
     assert record.identity.protocol.label == f"wiki_lastword@{wikitasks.VERSION}.0x4"
-    assert config["harness"] == harness() and config["batch"] == 16 and config["version"] == "1.0"
+    assert config["harness"] == lm_eval_version() and config["batch"] == 16 and config["version"] == "1.0"
     assert record.notes == {"data": "wiki-mini", "revision": ""}
 
 
@@ -112,7 +112,7 @@ def test_record_says_what_decided_it(tmp_path):
 def test_key_moves_with_how_it_is_run(change):
     def keys(**zeroshot):
         spec = runs.small("r", measures=("zeroshot", "size"), tasks=("wiki_lastword", "piqa"), zeroshot=zeroshot)
-        return {(c.artifact.method, c.told): c.key for c in api.plan(spec).measurements}
+        return {(c.artifact.method, c.label): c.key for c in api.plan(spec).measurements}
 
     before, after = keys(), keys(**change)
     assert {k[1] for k in before if before[k] != after[k]} == {"zeroshot wiki_lastword", "zeroshot piqa"}
@@ -121,7 +121,7 @@ def test_key_moves_with_how_it_is_run(change):
 def test_key_moves_with_lm_evals_version(monkeypatch):
     spec = runs.small("r", measures=("zeroshot",), tasks=("piqa",))
     before = {c.key for c in api.plan(spec).measurements if c.measure == "zeroshot"}
-    monkeypatch.setattr(tasks, "harness", lambda: "0.4.99")
+    monkeypatch.setattr("bench.plan.resolve.lm_eval_version", lambda: "0.4.99")
 
     assert not before & {c.key for c in api.plan(spec).measurements}
 
@@ -134,7 +134,7 @@ def test_progress_counts_requests(tmp_path):
             told.append((done, total))
 
     model, tokenizer = loading.load(runs.TINY, Compute()), loading.load_tokenizer(runs.TINY)
-    task = describe("wiki_continuation", "")
+    task = read_task("wiki_continuation", "")
     lmeval.evaluate(model, tokenizer, task, None, 16, 3, Count())
 
     assert told == [(i, 12) for i in range(1, 13)]
@@ -144,7 +144,7 @@ def test_the_tokenizer_stays_as_it_was():
     """lm-eval gives it a token to pad with."""
     model, tokenizer = loading.load(runs.TINY, Compute()), loading.load_tokenizer(runs.TINY)
     before = tokenizer.pad_token
-    lmeval.evaluate(model, tokenizer, describe("wiki_lastword", ""), None, 16, 2, NoProgress())
+    lmeval.evaluate(model, tokenizer, read_task("wiki_lastword", ""), None, 16, 2, NoProgress())
 
     assert tokenizer.pad_token == before
 
@@ -192,7 +192,7 @@ def test_content_of_a_mirror_decides_the_key(mirror):
     assert before == keys()
     (mirror / "baber/piqa/REVISION").write_text("abc\n")
     assert before == keys()
-    assert tasks.revision(describe("piqa", tasks.KNOWN["piqa"]), mirror) == "abc"
+    assert tasks.revision(read_task("piqa", tasks.TASK_FILES["piqa"]), mirror) == "abc"
     file = mirror / "baber/piqa/data/validation-00000-of-00001.parquet"
     pq.write_table(pq.read_table(file).slice(0, 5), file)
     assert not before & keys()
@@ -235,36 +235,25 @@ def test_a_mirror_without_the_split_fails_that_task_alone(mirror, tmp_path):
     assert "the data of task piqa" in got["dense", "piqa"].reason and str(mirror) in got["dense", "piqa"].reason
 
 
-def test_pulled_data_is_at_one_revision_and_holds_no_code(monkeypatch, tmp_path):
-    import huggingface_hub
-
-    asked = {}
-
-    class Hub:
-        def dataset_info(self, hub, timeout):
-            return type("Info", (), {"sha": "f" * 40})
-
-    def download(hub, *, local_dir, **how):
-        asked.update(how, hub=hub)
-        (local_dir / "data").mkdir(parents=True)
-        (local_dir / "data/validation.parquet").write_bytes(b"")
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    task = describe("piqa", tasks.KNOWN["piqa"])
+def test_pulled_data_is_at_one_revision_and_holds_no_code(fake_hub):
+    fake_hub.files = ("data/validation.parquet", "README.md", "load.py", "weights.pkl", ".gitattributes")
+    task = read_task("piqa", tasks.TASK_FILES["piqa"])
     tasks.ensure(task, None)
 
-    assert (asked["hub"], asked["revision"], asked["repo_type"]) == ("baber/piqa", "f" * 40, "dataset")
-    assert "*.py" in asked["ignore_patterns"] and "*.pkl" in asked["ignore_patterns"]
-    assert tasks.revision(task, None) == "f" * 40
-    asked.clear()
+    assert fake_hub.downloads == [("baber/piqa", "dataset", fake_hub.revision)]
+    assert {p.name for p in tasks.data_folder(task, None).rglob("*") if p.is_file()} == {
+        "README.md",
+        "REVISION",
+        "validation.parquet",
+    }
+    assert tasks.revision(task, None) == fake_hub.revision
     tasks.ensure(task, None)
-    assert not asked
+    assert len(fake_hub.downloads) == 1
 
 
 def test_the_sets_data_is_known_without_lm_eval():
     """Hub ids and versions as this lm-eval has them."""
-    found = {n: describe(n, f) for n, f in tasks.expand(tuple(tasks.SETS)).items()}
+    found = {n: read_task(n, f) for n, f in tasks.expand(tuple(tasks.TASK_SETS)).items()}
 
     assert len(found) == 9 and all("/" in t.hub and t.version and t.digest for t in found.values())
     assert found["arc_challenge"].hub == found["arc_easy"].hub == "allenai/ai2_arc"
@@ -284,7 +273,7 @@ def test_sets_and_doubles_are_expanded():
     got = tasks.expand(("piqa", "maskllm7", "wanda7", "wiki_lastword"))
 
     assert next(iter(got)) == "piqa" and list(got)[-1] == "wiki_lastword"
-    assert len(got) == len({*tasks.SETS["maskllm7"], *tasks.SETS["wanda7"]}) + 1 == 10
+    assert len(got) == len({*tasks.TASK_SETS["maskllm7"], *tasks.TASK_SETS["wanda7"]}) + 1 == 10
 
 
 def index(monkeypatch, folder, **texts):
@@ -293,7 +282,8 @@ def index(monkeypatch, folder, **texts):
         (folder / f"{name}.yaml").write_text(text)
     manager = TaskManager(include_defaults=False, include_path=str(folder))
     monkeypatch.setattr(lmeval, "_index", lambda: manager)
-    monkeypatch.setattr(tasks, "root", lambda: folder)
+    monkeypatch.setattr(task_yaml, "tasks_root", lambda: folder)
+    monkeypatch.setattr(lmeval, "tasks_root", lambda: folder)
 
 
 SCIQ = "task: sciq\ndataset_path: allenai/sciq\ntag: science\nmetadata: {version: 2.0}\n"
@@ -310,7 +300,7 @@ def test_other_tasks_come_from_lm_evals_index(monkeypatch, tmp_path):
     )
 
     assert tasks.expand(("sciq",)) == {"sciq": "sciq.yaml"}
-    assert describe("sciq", "sciq.yaml")[2:4] == ("allenai/sciq", "2.0")
+    assert read_task("sciq", "sciq.yaml")[2:4] == ("allenai/sciq", "2.0")
     assert tasks.expand(("science",)) == tasks.expand(("all",)) == {"other": "other.yaml", "sciq": "sciq.yaml"}
     with pytest.raises(UserError, match=r"group 'changed' .* one by one"):
         tasks.expand(("changed",))

@@ -19,7 +19,7 @@ def rows(method, values, limit="", **more):
     return out
 
 
-SEVEN = {t: 0.5 + 0.01 * i for i, t in enumerate(tasks.SETS["maskllm7"])}
+SEVEN = {t: 0.5 + 0.01 * i for i, t in enumerate(tasks.TASK_SETS["maskllm7"])}
 
 
 def average(*table_rows):

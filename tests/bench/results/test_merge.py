@@ -21,7 +21,7 @@ def test_records_and_scores_are_taken_once(tmp_path, capsys, monkeypatch):
 
     code, out, _ = runs.call(capsys, monkeypatch, "merge", a, b, "--results", c)
 
-    assert code == 0 and out == "3 records taken, 0 known, 1 have another number here, which stays\n"
+    assert code == 0 and out == "3 records copied, 0 already there, 1 not copied: here they have another number\n"
     side = read(c)
     assert {r.identity.method: r.status for r in side.records} == {"x": "ok", "y": "ok"}
     first = next(r for r in side.records if r.identity.method == "x")
@@ -36,5 +36,5 @@ def test_other_scores_are_refused(tmp_path, capsys, monkeypatch):
 
     code, _, err = runs.call(capsys, monkeypatch, "merge", tmp_path / "a", "--results", tmp_path / "c")
 
-    assert code == 2 and "not the file its record speaks of" in err and len(err.splitlines()) == 1
+    assert code == 2 and "checksum mismatch" in err and len(err.splitlines()) == 1
     assert not list((tmp_path / "c/records").iterdir())

@@ -88,7 +88,7 @@ def test_migrate_writes_what_was_read_and_nothing_else(root, cli):
 
     code, out, _ = cli("migrate", root)
 
-    assert code == 0 and "3 records written" in out and "1 had it already" in out
+    assert code == 0 and "3 records rewritten" in out and "1 had it already" in out
     assert versions(root) == [SCHEMA] * 4
     assert {r.key: r for r in Store(root)} == read
     assert not (root / "older").exists()
@@ -104,7 +104,7 @@ def test_migrate_twice_changes_nothing(root, cli):
 
     code, out, _ = cli("migrate", root)
 
-    assert code == 0 and "0 records written" in out
+    assert code == 0 and "0 records rewritten" in out
     assert files(root) == before
 
 

@@ -48,13 +48,13 @@ def test_what_is_used_stays(folder, parts):
     with cache.in_use():
         assert cache.gc(everything=True, days=0) == (15, 5)  # wiki-mini too
         assert parts() == {"datasets", "digests", "tokens", "models"}
-    assert not list(cache.marks().iterdir())
+    assert not list(cache.marks_dir().iterdir())
 
 
-def test_a_room_stays_as_long_as_it_is_used(folder):
-    with cache.temporary_folder("a") as room:
+def test_a_temporary_folder_stays_as_long_as_it_is_used(folder):
+    with cache.temporary_folder("a") as name:
         cache.gc(everything=False, days=0)
-        assert list((folder / "tmp").iterdir()) == [folder / "tmp" / room]
+        assert list((folder / "tmp").iterdir()) == [folder / "tmp" / name]
     assert not list((folder / "tmp").iterdir())
 
 
@@ -75,14 +75,14 @@ def test_fetches_that_broke_off_are_swept_when_a_day_old(folder):
 
 
 def test_the_dead_use_nothing(parts):
-    code = "import os; from bench import paths\nwith paths.using('used'): os._exit(0)"
+    code = "import os; from bench.system import cache\nwith cache.in_use('used'): os._exit(0)"
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert len(list(cache.marks().iterdir())) == 1
+    assert len(list(cache.marks_dir().iterdir())) == 1
 
     cache.gc(everything=False, days=0)
 
     assert parts() == {"models"}
-    assert not list(cache.marks().iterdir())
+    assert not list(cache.marks_dir().iterdir())
 
 
 @pytest.fixture

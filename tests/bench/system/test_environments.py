@@ -44,7 +44,7 @@ RECIPE = Recipe(
     steps=("library==1.8.0", "late<2"),
     constraints=("late<2",),
     check="import library",
-    shown=("library",),
+    packages=("library",),
     pythons=((3, 11),),
 )
 
@@ -180,7 +180,7 @@ def test_two_at_once(home):
 
 def test_no_python_it_runs_on(monkeypatch):
     monkeypatch.setenv("PATH", os.devnull)
-    with pytest.raises(UserError, match=r"environment old needs one of python3\.0 on the path, and none is"):
+    with pytest.raises(UserError, match=r"environment old needs one of python3\.0 on the path: install"):
         environments._interpreter("old", replace(RECIPE, pythons=((3, 0),)))
     assert environments._interpreter("old", replace(RECIPE, pythons=(sys.version_info[:2],))).samefile(sys.executable)
 

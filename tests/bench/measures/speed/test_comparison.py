@@ -9,7 +9,7 @@ from scipy import stats
 
 from bench.kernels.timing import WrongProduct, check_product
 from bench.measures.speed import comparison
-from bench.measures.speed.comparison import Comparison, Demand, Peaks, Timings, interleave
+from bench.measures.speed.comparison import Comparison, Peaks, RooflineCost, Timings, interleave
 
 
 class Clock:
@@ -18,7 +18,7 @@ class Clock:
     def __init__(self, drift=0.0):
         self.order, self.slow, self.drift = [], 1.0, drift
 
-    def samples(self, work, count):
+    def measure(self, work, count):
         found = []
         for _ in range(count):
             name, seconds = work()
@@ -34,7 +34,7 @@ def work(name, seconds, random=None, spread=0.0):
 
 def test_contestants_take_turns_and_the_baseline_stands_twice():
     clock = Clock()
-    got = interleave({"a": work("a", 1), "b": work("b", 2)}, clock, twice=["a"], blocks=3, block_s=1)
+    got = interleave({"a": work("a", 1), "b": work("b", 2)}, clock, repeat=["a"], blocks=3, block_s=1)
 
     assert clock.order[-9:] == ["a", "b", "a"] * 3
     assert set(got.blocks) == {"a", "b", "a again"}
@@ -44,19 +44,19 @@ def test_contestants_take_turns_and_the_baseline_stands_twice():
 def test_a_block_is_long_enough_and_its_value_a_median():
     found = iter([9, 9, 1, 1, 1, *[1, 1, 5] * 2])
     clock = Clock()
-    got = interleave({"a": lambda: ("a", next(found))}, clock, twice=[], blocks=2, block_s=3)
+    got = interleave({"a": lambda: ("a", next(found))}, clock, repeat=[], blocks=2, block_s=3)
 
     assert got.blocks["a"] == (1, 1) and got.samples["a"] == (1, 1, 5) * 2  # 5 warm-up calls are not in it
     assert got.spread("a") == (1, 5)
 
 
 def test_a_call_that_is_many_counts_as_many():
-    got = interleave({"a": work("a", 8)}, Clock(), twice=["a"], calls=4, blocks=2, block_s=1)
+    got = interleave({"a": work("a", 8)}, Clock(), repeat=["a"], calls=4, blocks=2, block_s=1)
     assert got.blocks["a"] == (2, 2)
 
 
 def test_a_machine_that_slows_down_slows_both_sides():
-    got = interleave({"a": work("a", 2), "b": work("b", 1)}, Clock(drift=0.01), twice=["a"], blocks=20, block_s=0.1)
+    got = interleave({"a": work("a", 2), "b": work("b", 1)}, Clock(drift=0.01), repeat=["a"], blocks=20, block_s=0.1)
     assert got.blocks["a"][-1] > 1.5 * got.blocks["a"][0]
     assert got.ratio("a", "b").value == pytest.approx(2, rel=0.02)
 
@@ -73,28 +73,28 @@ def test_a_ratio_has_students_interval_of_ln_ratios(random):
 
 
 def test_copies_outgrow_the_cache_three_times_over_and_take_turns():
-    assert comparison.copies(100, 1000) == 30 and comparison.copies(10**9, 1000) == 2
-    turn = comparison.rotating(lambda x: x, "abc")
+    assert comparison.copy_count(100, 1000) == 30 and comparison.copy_count(10**9, 1000) == 2
+    turn = comparison.rotate(lambda x: x, "abc")
     assert [turn() for _ in range(4)] == ["a", "b", "c", "a"]
 
 
 def test_the_least_time_is_that_of_the_scarcer():
     peaks = Peaks(10.0, {"bf16": 100.0})
-    assert peaks.seconds(Demand(1000, 10), "bf16") == 10 and peaks.seconds(Demand(10, 1000), "bf16") == 100
-    assert peaks.seconds(Demand(1e9, 10), "unknown") == 1
+    assert peaks.seconds(RooflineCost(1000, 10), "bf16") == 10 and peaks.seconds(RooflineCost(10, 1000), "bf16") == 100
+    assert peaks.seconds(RooflineCost(1e9, 10), "unknown") == 1
 
 
-def contest(dense, sparse, random=None, spread=0.0):
+def compare(dense, sparse, random=None, spread=0.0):
     sides = [{n: work(n, t, random, spread) for n, t in side.items()} for side in (dense, sparse)]
-    return Comparison("bf16", *sides, demand=(Demand(0, 16), Demand(0, 9)))
+    return Comparison("bf16", *sides, costs=(RooflineCost(0, 16), RooflineCost(0, 9)))
 
 
 def verdict(asked, bandwidth):
-    return comparison.verdict(asked, asked.run(Clock(), 12, 0.1), Peaks(bandwidth))
+    return comparison.summarize(asked, asked.run(Clock(), 12, 0.1), Peaks(bandwidth))
 
 
 def test_the_speedup_is_over_the_fastest_dense_side(random):
-    got = verdict(contest({"eager": 3.0, "compiled": 1.6}, {"2:4": 1.0, "other": 2.0}), bandwidth=12.5)
+    got = verdict(compare({"eager": 3.0, "compiled": 1.6}, {"2:4": 1.0, "other": 2.0}), bandwidth=12.5)
 
     assert (got["dense"], got["sparse"]) == ("compiled", "2:4")
     assert got["speedup"] == pytest.approx(1.6) and got["limit"] == pytest.approx(16 / 9, rel=1e-3)
@@ -106,14 +106,14 @@ def test_the_speedup_is_over_the_fastest_dense_side(random):
 
 
 def test_a_dense_side_far_from_the_peak_is_flagged():
-    (flag,) = verdict(contest({"dense": 1.6}, {"2:4": 1.0}), bandwidth=20)["flags"]
+    (flag,) = verdict(compare({"dense": 1.6}, {"2:4": 1.0}), bandwidth=20)["flags"]
     assert flag == "the dense side is at 50% of the measured peak"
 
 
 def test_a_difference_within_the_noise_is_flagged(random):
-    noisy = verdict(contest({"dense": 1.02}, {"2:4": 1.0}, random, 0.2), bandwidth=16)
+    noisy = verdict(compare({"dense": 1.02}, {"2:4": 1.0}, random, 0.2), bandwidth=16)
     assert "no difference beyond the noise" in noisy["flags"] and noisy["noise"] > 0.02
-    assert verdict(contest({"dense": 1.02}, {"2:4": 1.0}), bandwidth=16)["noise"] == 0
+    assert verdict(compare({"dense": 1.02}, {"2:4": 1.0}), bandwidth=16)["noise"] == 0
 
 
 @pytest.mark.parametrize("wrong", [1.02, float("nan")])

@@ -20,8 +20,7 @@ def device(monkeypatch):
         native.load()
     except native.NoKernel as why:
         pytest.skip(str(why))
-    monkeypatch.setattr(cpu, "last_cache", lambda: 2**16)
-    monkeypatch.setattr(comparison, "BLOCK_S", 1e-4)
+    monkeypatch.setattr(cpu, "last_cache_bytes", lambda: 2**16)
     return cpu.Cpu(1)
 
 
@@ -33,8 +32,8 @@ def sparse(out, width):
 @pytest.mark.parametrize("kind", ["bf16", "int8"])
 @pytest.mark.parametrize("shape", [(64, 128), (33, 68)])
 def test_a_contest_on_the_cpu(device, kind, shape):
-    contest = device.contest(sparse(*shape), 1, kind)
-    row = comparison.verdict(contest, contest.run(device.clock, 10, 1e-4), device.peaks())
+    got = device.compare(sparse(*shape), 1, kind)
+    row = comparison.summarize(got, got.run(device.clock, 10, 1e-4), device.peaks())
 
     assert set(row["seconds"]) == {"dense", "torch bf16", "2:4", "torch fp32"}
     assert all(0 < t["p20"] <= t["p80"] for t in row["seconds"].values())
@@ -49,18 +48,18 @@ def test_reading_memory_reads_all_of_it(device):
 
 
 def test_what_cannot_be_timed_says_so(device, monkeypatch):
-    with pytest.raises(UserError, match="weight is not 2:4: row 0 holds more than two non-zeros"):
-        device.contest(torch.ones(8, 8), 1, "bf16")
-    with pytest.raises(UserError, match=r"holds a -0\.0"):
-        device.contest(-torch.zeros(8, 8), 1, "bf16")
+    with pytest.raises(UserError, match="weight is not 2:4: row 0 has more than two non-zeros"):
+        device.compare(torch.ones(8, 8), 1, "bf16")
+    with pytest.raises(UserError, match=r"contains -0\.0"):
+        device.compare(-torch.zeros(8, 8), 1, "bf16")
     with pytest.raises(Skipped, match="no fp16: it has bf16, int8"):
-        device.contest(sparse(8, 8), 1, "fp16")
+        device.compare(sparse(8, 8), 1, "fp16")
     with pytest.raises(Skipped, match="for 16 tokens at most"):
-        device.contest(sparse(8, 8), 17, "bf16")
+        device.compare(sparse(8, 8), 17, "bf16")
     product = cpu24.product
     monkeypatch.setattr(cpu24, "product", lambda *a, **k: product(*a, **k) + 1)
     with pytest.raises(WrongProduct, match="2:4 is off by"):
-        device.contest(sparse(8, 8), 1, "bf16")
+        device.compare(sparse(8, 8), 1, "bf16")
 
 
 def test_without_a_kernel_it_is_skipped(monkeypatch):
@@ -69,7 +68,7 @@ def test_without_a_kernel_it_is_skipped(monkeypatch):
 
     monkeypatch.setattr(native, "load", absent)
     with pytest.raises(Skipped, match=r"no native kernel: no C\+\+ compiler"):
-        cpu.Cpu(1).contest(sparse(8, 8), 1, "bf16")
+        cpu.Cpu(1).compare(sparse(8, 8), 1, "bf16")
 
 
 def test_a_run_measures_decoding_and_says_what_is_missing(device, tmp_path):
@@ -97,7 +96,7 @@ def test_a_run_measures_decoding_and_says_what_is_missing(device, tmp_path):
 @pytest.mark.numeric
 def test_the_packed_model_decodes_what_the_dense_one_does(device, tmp_path):
     from bench.inputs import loading
-    from bench.kernels.linear24 import swap
+    from bench.kernels.linear24 import swap_linears
     from bench.kernels.packed24 import pack
     from bench.measures.speed import decoding
     from methods.contract import Compute
@@ -108,8 +107,8 @@ def test_the_packed_model_decodes_what_the_dense_one_does(device, tmp_path):
     model = load()
     shapes = {n: tuple(t.shape) for n, t in model.state_dict().items()}
     packed = {n: pack(model.get_submodule(n).weight) for n in find_targets(model.config.to_dict(), shapes)}
-    step = decoding.decoder(2, 16)
-    steps = [step(model), step(swap(load(), packed)), step(decoding.dense_twin(swap(load(), packed)))]
+    step = decoding.decode_step(2, 16)
+    steps = [step(model), step(swap_linears(load(), packed)), step(decoding.dense_twin(swap_linears(load(), packed)))]
     logits = [s() for s in steps]
     assert torch.equal(steps[0](), logits[0])  # the cache is as it was
     for other in logits[1:]:
@@ -122,7 +121,7 @@ def test_the_packed_model_decodes_what_the_dense_one_does(device, tmp_path):
     ("changes", "reason"),
     [
         ({"dtype": "float32"}, "the native kernel has no float32: take --dtype bfloat16 or --quant int8"),
-        ({"dtype": "bfloat16", "patterns": ("4:8",)}, "no kernel for 4:8: 2:4 alone has one"),
+        ({"dtype": "bfloat16", "patterns": ("4:8",)}, "no kernel for 4:8: only 2:4 has one"),
         ({"dtype": "bfloat16", "quantizers": ("int4-rtn",)}, "no 2:4 kernel for weights of 4 bits"),
     ],
 )

@@ -7,7 +7,7 @@ import types
 import pytest
 import torch
 
-from bench.kernels.timing import Events, Wall, WrongProduct
+from bench.kernels.timing import CudaClock, WallClock, WrongProduct
 from bench.measures.speed import comparison, cuda, measure
 from helpers.fake_cuda import Sparse, bind
 from helpers.runs import prune, tiny
@@ -59,13 +59,11 @@ def card(monkeypatch, tmp_path):
         for name, fake in (("int_mm", int_mm), ("scaled_mm", scaled_mm), ("weight_int4pack_mm", int4_mm)):
             monkeypatch.setattr(torch, f"_{name}", fake)
         monkeypatch.setattr(torch, "_convert_weight_to_int4pack", convert)
-        monkeypatch.setattr(cuda, "graphed", lambda work: work)
-        monkeypatch.setattr(cuda, "Events", lambda: fakes)
+        monkeypatch.setattr(cuda, "capture_graph", lambda work: work)
+        monkeypatch.setattr(cuda, "CudaClock", lambda: fakes)
         monkeypatch.setattr(cuda.Cuda, "cache_bytes", 2**10)
-        monkeypatch.setattr(cuda, "state", lambda device: {"sm_mhz": 1980})
-        monkeypatch.setattr(cuda, "PEAK", 32)
-        monkeypatch.setattr(cuda, "COPIED", 2**12)
-        device = cuda.Cuda(torch.device("cpu"))
+        monkeypatch.setattr(cuda, "device_state", lambda device: {"sm_mhz": 1980})
+        device = cuda.Cuda(torch.device("cpu"), peak_size=32, copy_bytes=2**12)
         device.fakes = fakes
         return device
 
@@ -97,57 +95,57 @@ def torchao(monkeypatch):
 @pytest.mark.parametrize("tokens", [1, 128])
 def test_every_kind_is_called_as_the_schemas_say(card, torchao, kind, tokens):
     device = card()
-    contest = device.contest(sparse(64, 128), tokens, kind)
+    got = device.compare(sparse(64, 128), tokens, kind)
 
-    assert set(contest.dense) == {"dense eager", "dense compiled"}
-    assert set(contest.sparse) == {"2:4 cusparselt"} | ({"2:4 cutlass"} if kind == "fp8" else set())
-    eager = {f"{n}, no graph" for n in (*contest.dense, *contest.sparse)} if tokens <= 64 else set()
-    assert set(contest.beside) == eager | ({"dense fp8", "dense int4"} if kind == "bf16" else set())
-    assert contest.notes["cusparselt"]["plan"] == {"alg_id": 4, "split_k": 2, "split_k_mode": 1}
-    assert contest.calls == contest.notes["copies"] >= 3 * 2**10 / (64 * 128 * 2)
+    assert set(got.dense) == {"dense eager", "dense compiled"}
+    assert set(got.sparse) == {"2:4 cusparselt"} | ({"2:4 cutlass"} if kind == "fp8" else set())
+    eager = {f"{n}, no graph" for n in (*got.dense, *got.sparse)} if tokens <= 64 else set()
+    assert set(got.others) == eager | ({"dense fp8", "dense int4"} if kind == "bf16" else set())
+    assert got.notes["cusparselt"]["plan"] == {"alg_id": 4, "split_k": 2, "split_k_mode": 1}
+    assert got.calls == got.notes["copies"] >= 3 * 2**10 / (64 * 128 * 2)
     assert device.fakes.calls[-1]["dense_B"].shape[1] == max(16, tokens)  # padded
-    dense, less = contest.demand
+    dense, less = got.costs
     assert dense.flops == 2 * less.flops == 2 * tokens * 64 * 128
     bits = 8 if kind in ("int8", "fp8") else 16
-    assert dense.moved - less.moved == 64 * 128 * (bits - (bits / 2 + 1)) / 8
-    timings = contest.run(Wall(), 10, 1e-5)
-    row = comparison.verdict(contest, timings, device.peaks())
-    assert row["before"] == {"sm_mhz": 1980} and row["dense"] in contest.dense
+    assert dense.bytes_moved - less.bytes_moved == 64 * 128 * (bits - (bits / 2 + 1)) / 8
+    timings = got.run(WallClock(), 10, 1e-5)
+    row = comparison.summarize(got, timings, device.peaks())
+    assert row["before"] == {"sm_mhz": 1980} and row["dense"] in got.dense
 
 
 def test_a_wrong_algorithm_is_named_and_not_timed(card):
     device = card(wrong=4)
-    contest = device.contest(sparse(64, 128), 1, "bf16")
-    told = contest.notes["cusparselt"]
-    assert told["plan"]["alg_id"] != 4 and any("algorithm 4 (split_k 2) is off" in w for w in told["wrong"])
-    assert told["refused"] == 1 and told["tried"] == 13
+    got = device.compare(sparse(64, 128), 1, "bf16")
+    notes = got.notes["cusparselt"]
+    assert notes["plan"]["alg_id"] != 4 and any("algorithm 4 (split_k 2) is off" in w for w in notes["wrong"])
+    assert notes["refused"] == 1 and notes["tried"] == 13
 
 
 def test_a_right_choice_gone_wrong_is_not_timed(card):
-    card().contest(sparse(64, 128), 1, "bf16")
+    card().compare(sparse(64, 128), 1, "bf16")
     with pytest.raises(WrongProduct, match="2:4 cusparselt is off"):
-        card(wrong=4).contest(sparse(64, 128), 1, "bf16")  # remembered from when it was right
+        card(wrong=4).compare(sparse(64, 128), 1, "bf16")  # remembered from when it was right
 
 
 def test_what_the_card_or_the_libraries_lack_is_said(card, monkeypatch):
     for shape, kind in (((24, 128), "bf16"), ((64, 136), "int8"), ((48, 128), "fp8")):
-        with pytest.raises(Skipped, match=f"no {kind} product of .*: multiples of"):
-            card().contest(sparse(*shape), 1, kind)
+        with pytest.raises(Skipped, match=f"no {kind} product of .*: only of multiples of"):
+            card().compare(sparse(*shape), 1, kind)
     with pytest.raises(Skipped, match="no cuSPARSELt"):
-        card(library=False).contest(sparse(64, 128), 1, "bf16")
+        card(library=False).compare(sparse(64, 128), 1, "bf16")
     with pytest.raises(Skipped, match=r"compute capability 8\.9"):
-        card(capability=(8, 0)).contest(sparse(64, 128), 1, "fp8")
-    assert card(capability=(8, 9)).contest(sparse(64, 128), 1, "fp8").notes["cutlass"] == "not a Hopper device"
+        card(capability=(8, 0)).compare(sparse(64, 128), 1, "fp8")
+    assert card(capability=(8, 9)).compare(sparse(64, 128), 1, "fp8").notes["cutlass"] == "not a Hopper device"
     monkeypatch.setitem(sys.modules, "torchao", None)
-    assert "pip install 'cast-bench[torchao]'" in card().contest(sparse(64, 128), 1, "fp8").notes["cutlass"]
+    assert "pip install 'cast-bench[torchao]'" in card().compare(sparse(64, 128), 1, "fp8").notes["cutlass"]
 
     def refuse(*args, **kwargs):
         raise RuntimeError("no int4 here\nand a stack")
 
     device = card()
     monkeypatch.setattr(torch, "_convert_weight_to_int4pack", refuse)
-    contest = device.contest(sparse(64, 128), 1, "bf16")
-    assert contest.notes["dense int4"] == "none here: no int4 here" and "dense int4" not in contest.beside
+    got = device.compare(sparse(64, 128), 1, "bf16")
+    assert got.notes["dense int4"] == "none here: no int4 here" and "dense int4" not in got.others
 
 
 def test_whole_models_run_as_graphs_where_steps_are_small(card):
@@ -178,13 +176,13 @@ def test_time_is_read_between_events(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: log.append("waited"))
-    assert Events().samples(lambda: log.append("work"), 2) == [2e-3, 2e-3]
+    assert CudaClock().measure(lambda: log.append("work"), 2) == [2e-3, 2e-3]
     assert log == ["event", "work", "event"] * 2 + ["waited"]
 
 
 def test_clocks_are_read_where_the_library_is(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert cuda.state(torch.device("cuda"))["clocks"].startswith("not read: pip install nvidia-ml-py")
+    assert cuda.device_state(torch.device("cuda"))["clocks"].startswith("not read: pip install nvidia-ml-py")
     nvml = types.ModuleType("pynvml")
     nvml.NVMLError = type("NVMLError", (Exception,), {})
     nvml.NVML_CLOCK_SM, nvml.NVML_CLOCK_MEM, nvml.NVML_TEMPERATURE_GPU = 1, 2, 0
@@ -197,10 +195,10 @@ def test_clocks_are_read_where_the_library_is(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda d: types.SimpleNamespace(uuid="1-2"))
     wanted = {"sm_mhz": 1980, "memory_mhz": 2619, "throttle_reasons": "0x4", "celsius": 40, "watts": 350.0}
-    assert cuda.state(torch.device("cuda")) == wanted
+    assert cuda.device_state(torch.device("cuda")) == wanted
 
 
-def test_a_card_has_a_cell_for_every_workload():
+def test_a_card_has_a_measurement_for_every_workload():
     protocols = [measure.Speed(**config).protocol.label for config in measure.measure_configs("cuda", "a card")]
     assert protocols[:6] == [
         *(f"decode@b{b},kv2048" for b in (1, 16, 64)), *(f"prefill@{p}" for p in (512, 2048, 8192))
@@ -211,21 +209,21 @@ def test_a_card_has_a_cell_for_every_workload():
 @pytest.mark.cuda
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tokens", [1, 512])
-def test_a_contest_on_a_card(kind, tokens):
+def test_a_comparison_on_a_card(kind, tokens):
     device = cuda.Cuda(torch.device("cuda"))
     weight = sparse(1024, 2048).bfloat16()
     try:
-        contest = device.contest(weight, tokens, kind)
+        got = device.compare(weight, tokens, kind)
     except Skipped as why:
         pytest.skip(str(why))
-    row = comparison.verdict(contest, contest.run(device.clock, 10), device.peaks())
+    row = comparison.summarize(got, got.run(device.clock, 10), device.peaks())
     assert row["speedup"] > 0 and row["limit"] >= 1
 
 
 @pytest.mark.cuda
 def test_a_whole_model_on_a_card(tmp_path):
     from bench.inputs import loading
-    from bench.kernels.linear24 import swap
+    from bench.kernels.linear24 import swap_linears
     from bench.kernels.packed24 import pack
     from bench.measures.speed import decoding
     from methods.contract import Compute
@@ -236,11 +234,11 @@ def test_a_whole_model_on_a_card(tmp_path):
     model = loading.load(folder, compute)
     shapes = {n: tuple(t.shape) for n, t in model.state_dict().items()}
     packed = {n: pack(model.get_submodule(n).weight) for n in find_targets(model.config.to_dict(), shapes)}
-    swapped = swap(loading.load(folder, compute), packed, engine="cusparselt")
-    steps = [decoding.decoder(2, 16)(m) for m in (model, swapped)]
+    swapped = swap_linears(loading.load(folder, compute), packed, engine="cusparselt")
+    steps = [decoding.decode_step(2, 16)(m) for m in (model, swapped)]
     logits = [s().clone() for s in steps]
     torch.testing.assert_close(logits[1], logits[0], rtol=0.05, atol=0.1)
-    replay = cuda.graphed(steps[1])
+    replay = cuda.capture_graph(steps[1])
     for _ in range(3):  # the cache is as it was after each
         replay()
     torch.testing.assert_close(steps[1](), logits[1])

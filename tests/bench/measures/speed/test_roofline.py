@@ -10,11 +10,11 @@ from bench.measures.speed import roofline
 from helpers.runs import TINY, call
 from methods.errors import UserError
 
-H100 = roofline.cards()["h100"]
+H100 = roofline.device_specs()["h100"]
 
 
 def test_llama2_7b_decodes_at_most_1_75_times_as_fast():
-    of = roofline.sizes("llama2-7b")
+    of = roofline.model_sizes("llama2-7b")
     linears = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
     assert sum(o * i * n for (o, i), n in of.linears.items()) == linears
     head, kv = 32000 * 4096, 2 * 32 * 4096 * 2
@@ -35,16 +35,16 @@ def test_bytes_bound_one_token_and_arithmetic_bounds_many(kind, limit):
 
 
 def test_grouped_queries_and_models_that_are_here():
-    assert roofline.sizes("llama3-8b").kv_bytes == 2 * 32 * 8 * 128 * 2
-    assert roofline.sizes("llama3-8b").linears[1024, 4096] == 64
-    of = roofline.sizes("tiny")
+    assert roofline.model_sizes("llama3-8b").kv_bytes == 2 * 32 * 8 * 128 * 2
+    assert roofline.model_sizes("llama3-8b").linears[1024, 4096] == 64
+    of = roofline.model_sizes("tiny")
     config = json.loads((TINY / "config.json").read_text())
-    assert of.linears == roofline._gated(config) and of.head == config["vocab_size"] * config["hidden_size"]
+    assert of.linears == roofline._llama_linears(config) and of.head == config["vocab_size"] * config["hidden_size"]
 
 
 def test_conv1d_is_turned(make, keep_as, tmp_path):
     folder = keep_as(make("gpt2"), tmp_path / "gpt2")
-    of = roofline.sizes(str(folder))
+    of = roofline.model_sizes(str(folder))
     assert of.linears == {(96, 32): 3, (32, 32): 3, (128, 32): 3, (32, 128): 3} and of.kv_bytes == 2 * 3 * 32 * 2
 
 
@@ -61,15 +61,16 @@ def test_unknown_cards_and_models_are_one_sentence(capsys, monkeypatch, tmp_path
     code, _, err = call(capsys, monkeypatch, "speed", "--device-spec", "h10")
     assert code == 2 and "unknown device spec 'h10': did you mean h100" in err
     with pytest.raises(UserError, match="bench pull opt-125m"):
-        roofline.sizes("opt-125m")
+        roofline.model_sizes("opt-125m")
 
 
 def test_cards_name_their_source():
     assert all(
-        c.source.startswith("https://www.nvidia.com/") and c.tflops > c.tbps > 0 for c in roofline.cards().values()
+        c.source.startswith("https://www.nvidia.com/") and c.tflops > c.tbps > 0
+        for c in roofline.device_specs().values()
     )
 
 
 def test_it_loads_no_torch():
-    code = "import sys; sys.argv = ['bench', 'speed']; from bench.cli.main import app\ntry: app()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    code = "import sys; sys.argv = ['bench', 'speed']; from bench.cli.main import main\ntry: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

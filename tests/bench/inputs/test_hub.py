@@ -1,0 +1,159 @@
+"""The one way to the hub: what is fetched, at which revision, where it lies, and what is said where it cannot be had."""
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+from bench.inputs import corpora, download, hub
+from bench.system.cache import cache_dir
+from helpers import runs
+from methods.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def repository(tmp_path):
+    return hub.Repository("owner/text", "dataset", "corpus text", "take another", (tmp_path / "mirror/owner/text",))
+
+
+def test_a_mirror_is_named_by_the_option_before_the_environment(monkeypatch):
+    assert hub.mirror(None) is None
+    monkeypatch.setenv("BENCH_DATA_DIR", "environment")
+    assert hub.mirror(None) == Path("environment")
+    assert hub.mirror(Path("option")) == Path("option")
+    monkeypatch.setenv("BENCH_DATA_DIR", "")
+    assert hub.mirror(None) is None
+
+
+def test_the_mirror_comes_before_the_cache(tmp_path):
+    assert hub.roots(tmp_path) == (tmp_path, cache_dir() / "data")
+    assert hub.roots(None) == (cache_dir() / "data",)
+
+
+def test_latest_is_the_commit_and_its_files(fake_hub, repository):
+    fake_hub.files = ("a.parquet", "b/c.json")
+
+    assert repository.latest() == (fake_hub.revision, ("a.parquet", "b/c.json"))
+    assert fake_hub.timeouts == [hub.TIMEOUT_S]
+
+
+def test_a_filled_root_is_a_mirror_and_records_its_revision(fake_hub, repository, tmp_path):
+    fake_hub.files = ("data/a.parquet", "data/a[1].parquet", "load.py", "other/b.parquet")
+    got = hub.fill(tmp_path / "root", repository, ("data/*",))
+    folder = tmp_path / "root/owner/text"
+
+    assert got == [folder / "data/a.parquet", folder / "data/a[1].parquet"]
+    assert all(file.is_file() for file in got)
+    assert fake_hub.downloads == [("owner/text", "dataset", fake_hub.revision)]
+    assert (folder / "REVISION").read_text() == f"{fake_hub.revision}\n"
+    assert hub.recorded_revision(folder) == fake_hub.revision
+    assert not (folder / "load.py").exists() and not (folder / "other").exists()
+
+
+def test_files_copied_by_hand_are_a_mirrors(tmp_path):
+    assert hub.recorded_revision(tmp_path) == "mirror"
+
+
+def test_ignored_files_are_left_out():
+    files = ("a.parquet", "sub/code.py", ".gitattributes", "README.md")
+
+    assert hub.matching(files, ("*",), ("*.py", ".git*")) == ["a.parquet", "README.md"]
+
+
+@pytest.mark.parametrize("error", [GatedRepoError, RepositoryNotFoundError])
+@pytest.mark.parametrize(
+    ("kind", "page"), [("model", "huggingface.co/a/b"), ("dataset", "huggingface.co/datasets/a/b")]
+)
+def test_a_refusal_names_the_licence_and_the_ways(fake_hub, error, kind, page):
+    fake_hub.error = error.__new__(error)
+    with pytest.raises(UserError) as refused:
+        hub.Repository("a/b", kind, "task t", "take task u").latest()
+    sentence = str(refused.value)
+
+    ways = ("task t needs a/b", f"{page} and set HF_TOKEN", "--data-dir <mirror>", "BENCH_DATA_DIR", "or take task u")
+    assert [w for w in ways if w not in sentence] == []
+    assert "\n" not in sentence and "connect" not in sentence
+
+
+def http_error() -> Exception:
+    """An error of the client's HTTP library that the client does not wrap."""
+    (root, *_) = HfHubHTTPError.__bases__
+    return type("ConnectError", (root,), {})("refused")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (http_error(), "(ConnectError)"),
+        (HfHubHTTPError.__new__(HfHubHTTPError), "(HfHubHTTPError)"),
+        (OSError(28, "No space left on device"), "(No space left on device)"),
+    ],
+)
+def test_an_unreachable_hub_names_where_was_searched_and_the_ways(fake_hub, repository, error, reason):
+    fake_hub.error = error
+    with pytest.raises(UserError) as refused:
+        repository.latest()
+    sentence = str(refused.value)
+
+    ways = (
+        "corpus text needs owner/text",
+        "mirror/owner/text",
+        reason,
+        "connect",
+        "--data-dir <mirror>",
+        "take another",
+    )
+    assert [w for w in ways if w not in sentence] == []
+    assert "\n" not in sentence
+
+
+def test_a_download_that_ends_early_is_no_success(fake_hub, repository, tmp_path):
+    """Some versions of the client return where the connection broke and the folder holds something."""
+    fake_hub.files = ("a.parquet",)
+    snapshot = hub.Snapshot(fake_hub.revision, ("a.parquet", "b.parquet"))
+
+    with pytest.raises(UserError, match="No such file"):
+        repository.download(snapshot, snapshot.files, tmp_path)
+
+
+def test_a_corpus_is_fetched_for_one_use_and_then_read_from_the_cache(fake_hub):
+    fake_hub.files = ("en/c4-validation.00000-of-00008.json.gz", "en/c4-train.00000-of-01024.json.gz", "README.md")
+    first = corpora.ensure("c4", "evaluation", None)
+
+    assert [f.name for f in corpora.files("c4", "evaluation", None)] == ["c4-validation.00000-of-00008.json.gz"]
+    assert corpora.files("c4", "calibration", None) == []
+    assert corpora.ensure("c4", "evaluation", None) == first
+    assert len(fake_hub.downloads) == 1
+
+
+def test_a_corpus_in_the_mirror_is_not_fetched(fake_hub, tmp_path):
+    file = tmp_path / "mirror/allenai/c4/en/c4-validation.00000-of-00008.json.gz"
+    file.parent.mkdir(parents=True)
+    file.write_text("")
+    corpora.ensure("c4", "evaluation", tmp_path / "mirror")
+
+    assert corpora.files("c4", "evaluation", tmp_path / "mirror") == [file]
+    assert not fake_hub.downloads and not fake_hub.timeouts
+
+
+def test_a_model_with_pickled_weights_alone_is_refused(fake_hub):
+    fake_hub.files = ("pytorch_model.bin", "config.json")
+    with pytest.raises(UserError, match="owner/model has no safetensors files, only pickle"):
+        download.pull("owner/model")
+    assert not fake_hub.downloads
+
+
+def test_of_a_model_code_and_pickles_stay_on_the_hub(fake_hub, monkeypatch):
+    fake_hub.files = ("model.safetensors", "pytorch_model.bin", "config.json", "modeling.py", "tokenizer.json")
+    seen = []
+    monkeypatch.setattr(download, "Folder", lambda path: seen.extend(sorted(p.name for p in path.iterdir())))
+    with pytest.raises(UserError):  # the fake's files are no model
+        download.pull("owner/model")
+
+    assert seen == ["PULLED.json", "config.json", "model.safetensors", "tokenizer.json"]
+    assert fake_hub.downloads == [("owner/model", "model", fake_hub.revision)]

@@ -1,0 +1,28 @@
+"""A measure that somebody else writes needs the contract, the record and `methods`."""
+
+import ast
+import textwrap
+
+import torch
+
+from bench.measures import contract
+
+EXAMPLE = textwrap.dedent("    from " + contract.__doc__.partition("\n\n    from ")[2])
+ALLOWED = {"bench.measures.contract", "bench.results.record", "methods.contract"}
+
+
+def test_the_example_imports_nothing_else_of_the_suite():
+    modules = {n.module for n in ast.walk(ast.parse(EXAMPLE)) if isinstance(n, ast.ImportFrom)}
+
+    assert {m for m in modules if m.startswith(("bench", "methods"))} == ALLOWED
+
+
+def test_the_example_measures():
+    names = {}
+    exec(compile(EXAMPLE, "example", "exec", dont_inherit=True), names)
+    model = torch.nn.Linear(2, 1, bias=False)
+    model.requires_grad_(False).weight.copy_(torch.tensor([[3.0, 4.0]]))
+    readings = names["MaxNorm"]().read(lambda: model, None)
+
+    assert [(r.metric, r.value) for r in readings.values] == [("max_norm", 5.0)]
+    assert readings.items == () and readings.notes == {}

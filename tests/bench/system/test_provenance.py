@@ -1,0 +1,96 @@
+"""What a record says of the machine it was measured on."""
+
+import subprocess
+import sys
+
+import pytest
+
+from bench.system import devices, provenance
+
+AMD = """processor	: 0
+vendor_id	: AuthenticAMD
+cpu family	: {family}
+model		: {model}
+model name	: AMD EPYC
+stepping	: 1
+flags		: fpu sse4_2 fma avx2 {flags}
+
+processor	: 1
+cpu family	: 99
+flags		: fpu
+"""
+GENOA = AMD.format(family=25, model=17, flags="avx512f avx512dq avx512bw avx512vl avx512_bf16")
+ROME = AMD.format(family=23, model=49, flags="")
+GRAVITON = """processor	: 0
+Features	: fp asimd sve bf16
+CPU implementer	: 0x41
+CPU part	: 0xd40
+CPU revision	: 1
+"""
+
+
+def test_processors_of_one_name_are_told_apart():
+    genoa, rome = (provenance.cpu_of_cpuinfo(text) for text in (GENOA, ROME))
+
+    assert genoa == {"cpu": "AMD EPYC", "cpu_model": "25/17/1", "instruction_set": "avx512_bf16"}
+    assert rome == {"cpu": "AMD EPYC", "cpu_model": "23/49/1", "instruction_set": "avx2"}
+
+
+def test_arm_has_a_part_and_no_name():
+    assert provenance.cpu_of_cpuinfo(GRAVITON) == {"cpu_model": "0x41/0xd40/1", "instruction_set": "sve"}
+
+
+def test_a_system_without_cpuinfo_gives_nothing():
+    assert provenance.cpu_of_cpuinfo("") == {}
+
+
+@pytest.mark.parametrize(
+    ("flags", "level"),
+    [
+        ("amx_tile amx_bf16 amx_int8 avx512_bf16 avx512f avx512bw avx512dq avx512vl avx2 fma", "amx"),
+        ("amx_tile avx512f avx512bw avx512dq avx512vl avx2 fma", "avx512"),
+        ("avx512f avx2 fma", "avx2"),
+        ("avx2 sse4_2", "sse4_2"),
+        ("fp asimd", "neon"),
+    ],
+)
+def test_the_highest_level_that_has_all_its_flags(flags, level):
+    assert provenance.cpu_of_cpuinfo(f"flags : {flags}")["instruction_set"] == level
+
+
+def test_the_fields_of_this_machine():
+    about = provenance.machine()
+
+    assert about["cpu"]
+    assert about["isa"]  # torch is imported here
+    assert provenance.processor().startswith(about["cpu"])
+
+
+def test_torch_is_not_imported_to_describe_the_machine():
+    code = """
+import sys
+from bench.system import devices, provenance
+about = provenance.machine()
+devices.fingerprint("cpu")
+print("torch" in sys.modules, "isa" in about, bool(about["cpu"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["False", "False", "True"]
+
+
+def test_a_lowered_instruction_set_is_recorded_and_another_hardware(monkeypatch):
+    before, plain = provenance.machine(), devices.fingerprint("cpu")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+
+    assert provenance.machine() == before | {"isa_limits": {"ATEN_CPU_CAPABILITY": "avx2"}}
+    assert "ATEN_CPU_CAPABILITY=avx2" in devices.fingerprint("cpu") != plain
+
+
+def test_a_model_and_a_level_are_part_of_the_hardware(monkeypatch):
+    texts = []
+    for text in (GENOA, ROME):
+        monkeypatch.setattr(provenance, "cpu", lambda text=text: provenance.cpu_of_cpuinfo(text))
+        texts.append(devices.fingerprint("cpu"))
+
+    assert texts[0].startswith("AMD EPYC 25/17/1 avx512_bf16, ") and texts[1].startswith("AMD EPYC 23/49/1 avx2, ")

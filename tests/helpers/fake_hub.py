@@ -1,0 +1,33 @@
+"""The hub's client with a repository of any name, which holds the files a test puts there."""
+
+from fnmatch import fnmatch
+from types import SimpleNamespace
+
+import huggingface_hub
+
+
+class FakeHub:
+    def __init__(self, monkeypatch) -> None:
+        self.revision = "f" * 40
+        self.files: tuple[str, ...] = ()
+        self.error: Exception | None = None
+        """Raised by whatever is asked of it."""
+        self.timeouts: list[float] = []
+        self.downloads: list[tuple[str, str, str]] = []
+        """(repository, kind, revision) of each."""
+        api = SimpleNamespace(model_info=self.info, dataset_info=self.info)
+        monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", self.download)
+
+    def info(self, repo, timeout):
+        self.timeouts.append(timeout)
+        if self.error:
+            raise self.error
+        return SimpleNamespace(sha=self.revision, siblings=[SimpleNamespace(rfilename=f) for f in self.files])
+
+    def download(self, repo, *, repo_type, revision, local_dir, allow_patterns):
+        self.downloads.append((repo, repo_type, revision))
+        for file in self.files:
+            if any(fnmatch(file, pattern) for pattern in allow_patterns):
+                (local_dir / file).parent.mkdir(parents=True, exist_ok=True)
+                (local_dir / file).write_text(f"{repo} {file}")
