@@ -33,6 +33,7 @@ from scipy.stats import binom, binomtest
 
 from bench.compare import baseline, settings, verdict
 from bench.compare.resolve import read
+from bench.results import metrics
 from bench.results.store import Store
 from bench.stats import bootstrap, multiple_tests, power
 
@@ -43,7 +44,11 @@ BLOCKS, JITTER = 12, 0.02
 LOSS, PERPLEXITY_LOSS = 0.03, 0.02
 ALPHA, SCREEN = 0.05, 2.0
 """No bootstrap is run where |t| is under SCREEN: its p is far above alpha / 20 there."""
-MARGINS = {"perplexity": np.log1p(0.005), "accuracy": 0.01, "latency": np.log1p(0.05)}
+MARGINS = {
+    "perplexity": np.log1p(metrics.find("perplexity").margin),
+    "accuracy": metrics.find("acc").margin,
+    "latency": np.log1p(metrics.TIME_MARGIN),
+}
 
 
 def real_changes() -> tuple[np.ndarray, np.ndarray]:
@@ -61,30 +66,30 @@ def real_changes() -> tuple[np.ndarray, np.ndarray]:
 
 
 def simulate(
-    gates: int, planted: str, dice: np.random.Generator, articles: int | None = None
+    gates: int, planted: str, rng: np.random.Generator, articles: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """p, loss and margin of each metric: [gates, metrics]. planted: the metric that lost, or none; articles: drawn."""
     changes, weights = real_changes()
     parts = [
-        _perplexities(gates, changes, weights, PERPLEXITY_LOSS if planted == "perplexity" else 0.0, dice, articles),
-        _accuracies(gates, LOSS if planted == "accuracy" else 0.0, dice),
-        _latencies(gates, dice),
+        _perplexities(gates, changes, weights, PERPLEXITY_LOSS if planted == "perplexity" else 0.0, rng, articles),
+        _accuracies(gates, LOSS if planted == "accuracy" else 0.0, rng),
+        _latencies(gates, rng),
     ]
     margins = np.concatenate([np.full(n, MARGINS[k]) for k, n in METRICS.items()])
     return np.concatenate([p for p, _ in parts], 1), np.concatenate([x for _, x in parts], 1), margins
 
 
 def _perplexities(
-    gates: int, changes: np.ndarray, weights: np.ndarray, loss: float, dice: Any, articles: int | None
+    gates: int, changes: np.ndarray, weights: np.ndarray, loss: float, rng: Any, articles: int | None
 ) -> tuple[Any, Any]:
     """The first of each gate's has lost. All of a gate are measured on the same articles."""
     count, articles = METRICS["perplexity"], articles or len(weights)
     level = multiple_tests.bonferroni(ALPHA, sum(METRICS.values()))
     p, losses = np.ones((gates, count)), np.zeros((gates, count))
     for g in range(gates):
-        columns = dice.integers(len(weights), size=articles)
+        columns = rng.integers(len(weights), size=articles)
         w = weights[columns]
-        drawn = changes[dice.integers(len(changes), size=count)][:, columns] * dice.choice((-1, 1), (count, 1))
+        drawn = changes[rng.integers(len(changes), size=count)][:, columns] * rng.choice((-1, 1), (count, 1))
         drawn[0] += np.log1p(loss) * w
         for i, row in enumerate(drawn):
             between = bootstrap.variance_parts(row[None], w).total
@@ -97,24 +102,24 @@ def _perplexities(
     return p, losses
 
 
-def _accuracies(gates: int, loss: float, dice: Any) -> tuple[Any, Any]:
+def _accuracies(gates: int, loss: float, rng: Any) -> tuple[Any, Any]:
     """Each question has its own chance to flip; a loss makes right ones likelier to be lost. The first has lost."""
     count = METRICS["accuracy"]
-    own = dice.beta(0.5, 5.75, QUESTIONS)  # mean 0.08: most questions hardly ever flip
+    own = rng.beta(0.5, 5.75, QUESTIONS)  # mean 0.08: most questions hardly ever flip
     own *= DISCORDANT / own.mean()
     shares = np.full(count, 0.5)
     shares[0] += loss / DISCORDANT / 2
     lost, gained = np.empty((gates, count), int), np.empty((gates, count), int)
     for g in range(gates):
-        flipped = (dice.random((count, QUESTIONS)) < own).sum(1)
-        lost[g] = dice.binomial(flipped, shares)
+        flipped = (rng.random((count, QUESTIONS)) < own).sum(1)
+        lost[g] = rng.binomial(flipped, shares)
         gained[g] = flipped - lost[g]
     p = np.minimum(1.0, 2 * binom.cdf(np.minimum(lost, gained), lost + gained, 0.5))
     return p, (lost - gained) / QUESTIONS
 
 
-def _latencies(gates: int, dice: Any) -> tuple[Any, Any]:
-    ratios = dice.normal(0, JITTER, (gates, METRICS["latency"], BLOCKS))
+def _latencies(gates: int, rng: Any) -> tuple[Any, Any]:
+    ratios = rng.normal(0, JITTER, (gates, METRICS["latency"], BLOCKS))
     mean, stderr = ratios.mean(2), ratios.std(2, ddof=1) / BLOCKS**0.5
     return 2 * stdtr(BLOCKS - 1, -np.abs(mean / stderr)), mean
 
@@ -130,14 +135,13 @@ def interval(found: int, of: int) -> str:
     return f"{found / of:.4f} ({low:.4f} to {high:.4f})"
 
 
-def theory(dice: Any, articles: int, draws: int = 4) -> float:
+def theory(rng: Any, articles: int, draws: int = 4) -> float:
     """Power for ln 1.02 at alpha / 20, over all changes."""
     changes, weights = real_changes()
     level = multiple_tests.bonferroni(ALPHA, sum(METRICS.values()))
     loss = float(np.log1p(PERPLEXITY_LOSS))
     found = [
-        power.studentized_power(loss, change, weights, level, dice, clusters=articles, draws=draws)
-        for change in changes
+        power.studentized_power(loss, change, weights, level, rng, clusters=articles, draws=draws) for change in changes
     ]
     return float(np.mean(found))
 
@@ -174,23 +178,23 @@ def _judge(before: Path, after: Path) -> verdict.Comparison:
 
 
 def simulated(gates: int) -> dict[str, Any]:
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     figures: dict[str, Any] = {"gates": gates, "metrics a gate": json.dumps(METRICS).replace('"', "").strip("{}")}
-    p, losses, margins = simulate(gates, "", dice)
+    p, losses, margins = simulate(gates, "", rng)
     wrong, at_all = regressions(p, losses, margins), regressions(p, losses, 0 * margins)
     figures["A/A: share of gates with a false alarm"] = interval(int(wrong.any(1).sum()), gates)
     figures["A/A: the same with margins of 0"] = interval(int(at_all.any(1).sum()), gates)
     level = multiple_tests.bonferroni(ALPHA, sum(METRICS.values()))
-    found = regressions(*simulate(gates, "accuracy", dice))[:, METRICS["perplexity"]]
+    found = regressions(*simulate(gates, "accuracy", rng))[:, METRICS["perplexity"]]
     figures["3 points of accuracy: found"] = interval(int(found.sum()), gates)
     figures["3 points of accuracy: theory"] = round(
         power.mcnemar_power(QUESTIONS, DISCORDANT, LOSS, level, MARGINS["accuracy"]), 4
     )
     for articles in (13, 60):
-        found = regressions(*simulate(gates // 2, "perplexity", dice, articles))[:, 0]
+        found = regressions(*simulate(gates // 2, "perplexity", rng, articles))[:, 0]
         told = f"2% of perplexity, {articles} articles"
         figures[f"{told}: found"] = interval(int(found.sum()), gates // 2)
-        figures[f"{told}: theory"] = round(theory(dice, articles), 4)
+        figures[f"{told}: theory"] = round(theory(rng, articles), 4)
     return figures
 
 

@@ -10,6 +10,7 @@ import typer
 
 from bench.cli.console import print_rows, print_table
 from bench.cli.flags import Json, Results
+from bench.compare.escape import printable
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,7 +72,6 @@ def gate(
     Exit code 0: passed. 1: failed. 2: invalid input, or nothing can be compared.
     """
     from bench.compare import ci, render, settings
-    from bench.compare.escape import printable
     from bench.compare.resolve import read
     from bench.compare.verdict import compare
     from bench.results.store import RESULTS

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from bench.system.text import escape_markdown
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ def print_records(records: list[Record], format_: str, equal_bytes: bool = False
     from bench.report import equal_bits
     from bench.report.table import text_tables, to_markdown
     from bench.results.rows import IDENTITY, to_csv, to_json
-    from bench.system.text import escape_markdown
 
     if format_ not in FORMATS:
         raise UserError(f"unknown format {format_!r}: use one of {', '.join(FORMATS)}")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from bench.system.toml import read_toml
+
 if TYPE_CHECKING:
     from bench.plan.spec import Spec
 
@@ -93,7 +95,6 @@ def with_flags(*omit: str) -> Callable[[Command], Command]:
 def spec_of(flags: dict[str, Any], **defaults: Any) -> Spec:
     """The spec from flags, config and assignments. defaults: for what neither a flag nor the config sets."""
     from bench.plan import spec
-    from bench.system.toml import read_toml
 
     flags = {name: value for name, value in flags.items() if value is not None}
     config, assignments = flags.pop("config", None), flags.pop("set_", [])

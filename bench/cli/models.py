@@ -10,10 +10,10 @@ import typer
 from bench.cli.console import fail, print_rows
 from bench.cli.flags import DataDir, Json, Results
 from methods.errors import UserError
+from methods.folder import Folder
 
 if TYPE_CHECKING:
     from bench.verify import Verdict
-    from methods.folder import Folder
 
 
 def pull(
@@ -160,7 +160,6 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _open_folder(name: str) -> Folder:
     from bench.inputs import models
-    from methods.folder import Folder
 
     if Path(name).is_dir():
         return Folder(Path(name))

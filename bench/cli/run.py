@@ -10,6 +10,7 @@ import typer
 
 from bench.cli.console import fail, print_records, print_rows
 from bench.cli.flags import Json, spec_of, with_flags
+from methods.folder import Folder
 
 Quantizer = Annotated[str | None, typer.Option("--quant", help="Quantizer, which runs last [default: none].")]
 
@@ -108,7 +109,6 @@ def finetune(
     from bench.results.artifacts import find_pruned
     from bench.run.prune import write_pruned
     from bench.verify import BrokenPromise, detect_pattern
-    from methods.folder import Folder
 
     folder, record = find_pruned(artifact, flags.pop("results", None))
     patterns = patterns or (record.identity.pattern if record else str(detect_pattern(Folder(folder))))

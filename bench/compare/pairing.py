@@ -51,7 +51,7 @@ class Pair:
 
     @property
     def counted(self) -> bool:
-        """Is the number exact? It is if it was counted, and if there are neither items nor a standard error."""
+        """Is the number exact? It is if it was counted, or has neither items nor a standard error."""
         no_error = self.before[0].items is None and self.readings[0][0].stderr is None
         return self.definition.counted or no_error
 

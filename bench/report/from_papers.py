@@ -37,7 +37,8 @@ class PaperRow(BaseModel):
 
 
 def make_section(folder: Path) -> Section | None:
-    """
+    """All files of a folder as a section; None if they have no rows.
+
     Raises:
         UserError: a row cannot be read, or has no source.
     """
@@ -51,7 +52,8 @@ def make_section(folder: Path) -> Section | None:
 
 
 def read_rows(path: Path) -> list[PaperRow]:
-    """
+    """The rows of one file.
+
     Raises:
         UserError: a row cannot be read, or has no source.
     """

@@ -16,9 +16,10 @@ FILTERS = ("model", "method", "pattern", "quantizer")
 
 
 def make_section(results: ResultSet, title: str, max_paired_rows: int = pairwise.MAX_PAIRED_ROWS) -> Section:
-    """
+    """A section with a table for each model. max_paired_rows: as in pairwise.add_intervals.
+
     Raises:
-        UserError: scores that cannot be read.
+        UserError: scores cannot be read.
     """
     rows = to_rows(results.records)
     records = {r.key[:32]: r for r in results.records}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,5 @@ def guarded(table: pd.DataFrame) -> str:
 
 
 def to_json(records: Iterable[Record]) -> str:
-    import json
-
     rows = [{c: row[c] for c in COLUMNS} for row in to_rows(records)]
     return json.dumps(rows, indent=1, allow_nan=False)

@@ -9,13 +9,13 @@ import threading
 import torch
 import torch.distributed as dist
 
+from bench.run.events import Events
 from bench.run.ranks import HOST, RankTask, backend
 
 
 def main() -> None:
     """Take part in a stage as another rank than the first; its outcome is dropped."""
     from bench.run.build import Builder
-    from bench.run.events import Events
 
     task = RankTask.model_validate_json(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()

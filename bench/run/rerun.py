@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from bench.results.record import Record
 from bench.results.reproduce import settings
 from bench.results.store import Store
+from bench.run import progress
+from bench.system.cache import in_use
 from methods.errors import UserError
 
 
@@ -17,11 +20,8 @@ def measure(record: Record, root: Path) -> Record:
     Raises:
         UserError: this version cannot take it.
     """
-    import sys
-
     from bench.plan.plan import Plan, make_plan
-    from bench.run import progress, runner
-    from bench.system.cache import in_use
+    from bench.run import runner
 
     plan = make_plan(spec_of(record, root))
     measurements = tuple(m for m in plan.measurements if m.identity.key() == record.identity.key())

@@ -1,4 +1,4 @@
-"""What tests of judging share: results folders made of numbers, with no model behind them."""
+"""Results folders for tests of comparisons and reports: made of numbers, without a model."""
 
 import hashlib
 import math

@@ -252,8 +252,8 @@ def test_counted_numbers_have_no_interval(here):
 
 @pytest.mark.parametrize("better", ["lower", "higher"])
 def test_the_front_is_what_nothing_beats_in_both(better):
-    dice = np.random.default_rng(0)
-    places = dice.integers(1, 12, (60, 2)).astype(float)
+    rng = np.random.default_rng(0)
+    places = rng.integers(1, 12, (60, 2)).astype(float)
     columns = (Column("perplexity", "p", better, "1"), Column("bytes_packed", "weights", "lower", "B"))
     rows = tuple(Row(str(i), (), {}, (Cell("", q), Cell("", b))) for i, (q, b) in enumerate(places))
     (front,) = pareto.fronts(Table("t", (), columns, rows))
@@ -276,11 +276,11 @@ def test_speeds_have_a_front_of_their_own():
 
 
 def test_labels_lie_neither_on_each_other_nor_outside():
-    dice = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     columns = (Column("perplexity", "p", "lower", "1"), Column("bytes_packed", "weights", "lower", "B"))
     rows = tuple(
         Row(f"method number {i}", (), {}, (Cell("", 30 * x), Cell("", 1e6 * y)))
-        for i, (x, y) in enumerate(1 + dice.random((30, 2)))
+        for i, (x, y) in enumerate(1 + rng.random((30, 2)))
     )
     (front,) = pareto.fronts(Table("t", (), columns, rows))
     drawn = pareto_chart.draw(front, "t")

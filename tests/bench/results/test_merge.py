@@ -27,7 +27,7 @@ def test_records_and_scores_are_taken_once(tmp_path, capsys, monkeypatch):
     first = next(r for r in side.records if r.identity.method == "x")
     assert first.readings == next(r for r in Store(a, write=False) if r.identity.method == "x").readings
     assert all(len(side.items(r).ids) == 120 for r in side.records)
-    assert runs.call(capsys, monkeypatch, "merge", a, "--results", c)[1].startswith("0 records taken")
+    assert runs.call(capsys, monkeypatch, "merge", a, "--results", c)[1].startswith("0 records copied")
 
 
 def test_other_scores_are_refused(tmp_path, capsys, monkeypatch):

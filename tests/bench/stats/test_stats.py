@@ -93,9 +93,9 @@ def naive_t(differences, weights):
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_a_draw_of_the_bootstrap_is_the_estimator_on_that_draw(seeds):
-    dice = np.random.default_rng(0)
-    differences, weights = dice.normal(0.3, 1, (seeds, 9)), dice.uniform(1, 3, 9)
-    columns, rows = dice.multinomial(9, [1 / 9] * 9, 5), dice.multinomial(seeds, [1 / seeds] * seeds, 5)
+    rng = np.random.default_rng(0)
+    differences, weights = rng.normal(0.3, 1, (seeds, 9)), rng.uniform(1, 3, 9)
+    columns, rows = rng.multinomial(9, [1 / 9] * 9, 5), rng.multinomial(seeds, [1 / seeds] * seeds, 5)
 
     got = bootstrap._t(differences, weights, columns.astype(float), rows.astype(float))
 
@@ -107,9 +107,9 @@ def test_a_draw_of_the_bootstrap_is_the_estimator_on_that_draw(seeds):
 
 def test_p_and_interval_agree():
     """An interval excludes 0 exactly where p is under its level."""
-    dice = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     for _ in range(60):
-        differences, weights = dice.normal(0.35, 1, (1, 12)), dice.uniform(1, 3, 12)
+        differences, weights = rng.normal(0.35, 1, (1, 12)), rng.uniform(1, 3, 12)
         got = bootstrap.studentized_bootstrap(differences, weights, 0.05)
         assert (got.low > 0 or got.high < 0) == (got.p < 0.05)
 
@@ -117,16 +117,16 @@ def test_p_and_interval_agree():
 def test_as_many_draws_as_the_level_asks_for(monkeypatch):
     asked = []
     monkeypatch.setattr(bootstrap, "_draws", lambda d, w, count: (asked.append(count), np.linspace(-3, 3, count))[1])
-    dice = np.random.default_rng(2)
+    rng = np.random.default_rng(2)
     for level in (0.05, 0.0025, 1e-9):
-        bootstrap.studentized_bootstrap(dice.normal(0, 1, (1, 12)), np.ones(12), level)
+        bootstrap.studentized_bootstrap(rng.normal(0, 1, (1, 12)), np.ones(12), level)
 
     assert asked == [4000, 80000, bootstrap.MAX_DRAWS]
 
 
 def test_beyond_the_most_draws_tails_are_no_lighter_than_students():
-    dice = np.random.default_rng(3)
-    differences = dice.normal(0.2, 1, (1, 15))
+    rng = np.random.default_rng(3)
+    differences = rng.normal(0.2, 1, (1, 15))
     plain = ttest_1samp(differences[0], 0)
 
     got = bootstrap.studentized_bootstrap(differences, np.ones(15), 1e-6)
@@ -148,8 +148,8 @@ def test_means_are_students_where_there_is_one_seed():
 
 
 def test_timings_are_students_on_ln_ratios():
-    dice = np.random.default_rng(5)
-    before, after = dice.lognormal(0, 0.1, 12), dice.lognormal(0.05, 0.1, 12)
+    rng = np.random.default_rng(5)
+    before, after = rng.lognormal(0, 0.1, 12), rng.lognormal(0.05, 0.1, 12)
     theirs = ttest_1samp(np.log(after) - np.log(before), 0)
 
     got = bootstrap.estimate_blocks(before, after, 0.01)
@@ -164,8 +164,8 @@ def test_nothing_changed_is_no_difference():
 
 
 def test_seeds_that_disagree_widen_the_interval():
-    dice = np.random.default_rng(6)
-    base = dice.normal(0, 1, 20)
+    rng = np.random.default_rng(6)
+    base = rng.normal(0, 1, 20)
     agree = bootstrap.studentized_bootstrap(np.stack([base] * 4), np.ones(20), 0.05)
     differ = bootstrap.studentized_bootstrap(np.stack([base + s for s in (-1, 0, 0.5, 0.5)]), np.ones(20), 0.05)
 
@@ -184,23 +184,23 @@ def test_an_assumed_seed_noise_widens_a_single_draw():
 @pytest.mark.parametrize(("seeds", "seed_sd"), [(1, 0.0), (5, 0.3)])
 def test_interval_covers(seeds, seed_sd):
     """95% intervals on simulated windows of uneven articles hold the truth in no less than 90 of 100 samples."""
-    dice = np.random.default_rng(8)
+    rng = np.random.default_rng(8)
     inside = 0
     for _ in range(200):
-        weights = dice.integers(10, 200, 13) * 127.0
+        weights = rng.integers(10, 200, 13) * 127.0
         truth = 0.05
-        differences = weights * (truth + dice.normal(0, 0.3, 13)) + weights * dice.normal(0, seed_sd, (seeds, 1))
-        got = bootstrap.studentized_bootstrap(differences + dice.normal(0, 5, (seeds, 13)), weights, 0.05)
+        differences = weights * (truth + rng.normal(0, 0.3, 13)) + weights * rng.normal(0, seed_sd, (seeds, 1))
+        got = bootstrap.studentized_bootstrap(differences + rng.normal(0, 5, (seeds, 13)), weights, 0.05)
         inside += got.low <= truth <= got.high
     assert inside / 200 > 0.9
 
 
 def test_power_of_mcnemar_is_what_simulation_finds():
-    dice = np.random.default_rng(9)
+    rng = np.random.default_rng(9)
     n, share, delta = 400, 0.1, 0.06
     found = 0
     for _ in range(2000):
-        lost, gained, _ = dice.multinomial(n, [(share + delta) / 2, (share - delta) / 2, 1 - share])
+        lost, gained, _ = rng.multinomial(n, [(share + delta) / 2, (share - delta) / 2, 1 - share])
         found += mcnemar.mcnemar_p(lost, gained) < 0.05 and lost > gained
     predicted = power.mcnemar_power(n, share, delta, 0.05)
 
@@ -217,15 +217,15 @@ def test_power_of_the_studentized_bootstrap_is_what_simulation_finds():
     effect, level, draws = 1.3, 0.01, 80
     found, predicted, students = 0, [], []
     for seed in range(5):
-        dice = np.random.default_rng(seed)
-        pool = weights * dice.normal(0, 1, 13)
+        rng = np.random.default_rng(seed)
+        pool = weights * rng.normal(0, 1, 13)
         pool -= pool.sum() / weights.sum() * weights
         for _ in range(draws):
-            taken = dice.integers(13, size=13)
+            taken = rng.integers(13, size=13)
             got = bootstrap.studentized_bootstrap(pool[taken][None] + effect * weights[taken], weights[taken], level)
             found += got.p < level and got.value > 0
-        predicted.append(power.studentized_power(effect, pool, weights, level, dice, clusters=13, draws=20))
-        stderr = float(np.std([pool[t].sum() / weights[t].sum() for t in dice.integers(13, size=(2000, 13))]))
+        predicted.append(power.studentized_power(effect, pool, weights, level, rng, clusters=13, draws=20))
+        stderr = float(np.std([pool[t].sum() / weights[t].sum() for t in rng.integers(13, size=(2000, 13))]))
         students.append(power.t_power(effect, stderr, freedom, float(stdtrit(freedom, 1 - level / 2))))
 
     low, high = binomtest(found, 5 * draws).proportion_ci(0.99)
@@ -233,9 +233,9 @@ def test_power_of_the_studentized_bootstrap_is_what_simulation_finds():
 
 
 def test_the_critical_t_is_where_p_crosses_the_level():
-    dice = np.random.default_rng(11)
-    weights = dice.integers(1, 9, 12).astype(float)
-    differences = weights * dice.exponential(1.0, 12)
+    rng = np.random.default_rng(11)
+    weights = rng.integers(1, 9, 12).astype(float)
+    differences = weights * rng.exponential(1.0, 12)
     differences -= differences.sum() / weights.sum() * weights
     t = bootstrap.critical_t(differences[None], weights, 0.05)
     unit = bootstrap.variance_parts(differences[None], weights).total ** 0.5 * weights
