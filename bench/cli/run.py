@@ -62,11 +62,11 @@ def prune(
     given = {"methods": methods, "models": models, "measures": "size", "seeds": seeds}
     spec = spec_of(flags | given, quantizers="none")
     from bench.run.prune import write_pruned
-    from bench.verify import BrokenPromise
+    from bench.verify import CheckFailed
 
     try:
         typer.echo(write_pruned(spec, out))
-    except BrokenPromise as broken:
+    except CheckFailed as broken:
         fail(f"{methods} on {models} is not what it promised: {broken}; nothing was written", 1)
 
 
@@ -86,7 +86,7 @@ def finetune(
     """Train a pruned model further with its zeros held, and write a folder that transformers loads."""
     from bench.results.artifacts import find_pruned
     from bench.run.prune import write_pruned
-    from bench.verify import BrokenPromise, detect_pattern
+    from bench.verify import CheckFailed, detect_pattern
     from methods.folder import Folder
 
     folder, record = find_pruned(artifact, flags.pop("results", None))
@@ -98,5 +98,5 @@ def finetune(
     given |= {"patterns": pattern, "set_": training + (flags.pop("set_", None) or [])}
     try:
         typer.echo(write_pruned(spec_of(flags | given, quantizers="none"), out))
-    except BrokenPromise as broken:
+    except CheckFailed as broken:
         fail(f"fine-tuning {artifact} broke its promise: {broken}; nothing was written", 1)

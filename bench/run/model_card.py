@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.plan.artifact import Artifact
 from bench.system import provenance
-from methods.quantizing.stored import NOTE
+from methods.quantizing.stored import STORED_KEY
 
 
 def card(artifact: Artifact, zeros: float, notes: Any) -> str:
@@ -57,7 +57,7 @@ def _quantized(quantizer: str, notes: Any) -> list[str]:
         return []
     rounded = (
         "; the linears' inputs are rounded, too, when cast-bench loads this folder, and not when transformers does"
-        if notes.get(NOTE, {}).get("activations")
+        if notes.get(STORED_KEY, {}).get("activations")
         else ""
     )
     return [f"- quantizer: {quantizer}, its weights stored dequantized{rounded}"]

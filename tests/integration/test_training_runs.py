@@ -60,7 +60,7 @@ def test_a_killed_training_goes_on_and_the_records_are_the_same(tmp_path, monkey
 
 
 def test_divergence_is_a_row_that_says_where(tmp_path, capsys, monkeypatch):
-    runs.run_here(spec(tmp_path / "r", methods=("dense-ft:lr=10:clip=0:warmup=0",)))
+    runs.run_here(spec(tmp_path / "r", methods=("dense-ft:lr=10:grad_clip=0:warmup=0",)))
 
     records = runs.records(tmp_path / "r")
     (row,) = [r for (method, _, measure), r in records.items() if "lr=10" in method and measure == "perplexity"]
