@@ -99,6 +99,7 @@ class Folder:
         return [self.path / s for s in self._files]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Tensor name -> shape as stored."""
         return dict(self._shapes)
 
     def tensor(self, name: str) -> Tensor:
@@ -143,17 +144,18 @@ def _header(file: Path) -> dict[str, dict[str, Any]]:
 class Writer:
     """Write tensors one by one, in shards, so that a model need not fit in memory twice."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, shard_bytes: int = SHARD_BYTES) -> None:
+        self.path, self._shard_bytes = path, shard_bytes
         path.mkdir(parents=True, exist_ok=True)
         self._pending: dict[str, Tensor] = {}
         self._map: dict[str, str] = {}
         self._bytes = self._total = 0
 
     def add(self, name: str, tensor: Tensor) -> None:
+        """Write a tensor, now or with the next full shard."""
         self._pending[name] = tensor.detach().cpu().contiguous()
         self._bytes += tensor.nbytes
-        if self._bytes >= SHARD_BYTES:
+        if self._bytes >= self._shard_bytes:
             self._flush()
 
     def _flush(self, name: str | None = None) -> None:
@@ -166,6 +168,7 @@ class Writer:
         self._pending, self._bytes = {}, 0
 
     def close(self) -> Path:
+        """Write what is left, and the index if there are several shards. Returns the folder."""
         if not self._map:
             self._flush("model.safetensors")
         elif self._pending:
@@ -188,9 +191,9 @@ def state(model: nn.Module) -> Mapping[str, Tensor]:
     return tensors
 
 
-def save(model: nn.Module, path: Path) -> Path:
+def save(model: nn.Module, path: Path, shard_bytes: int = SHARD_BYTES) -> Path:
     """Write the tensors of a model in memory. The caller adds the config and the tokenizer."""
-    writer = Writer(path)
+    writer = Writer(path, shard_bytes)
     for name, tensor in state(model).items():
         writer.add(name, tensor)
     return writer.close()

@@ -141,7 +141,7 @@ def _sparsity(job: Job) -> float:
 def _run(job: Job, path: Path, workdir: Path) -> None:
     """
     Raises:
-        Crashed: with the log's last line.
+        ScriptFailed: with the last line of the log.
     """
     environment = job.environment
     assert environment

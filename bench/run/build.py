@@ -40,7 +40,7 @@ class Builder:
         """The artifact from the cache, or built now: all stages but the last first, each checked.
 
         Raises:
-            BrokenPromise: a stage broke the pattern or changed what it must not.
+            CheckFailed: a stage broke the pattern or changed what it must not.
             Exception: whatever its method raised.
         """
         home = cache_dir() / "artifacts" / artifact.key[:32]

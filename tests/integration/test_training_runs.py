@@ -1,13 +1,16 @@
 """Training as part of a run: resumed, diverged, refused."""
 
+from functools import partial
+
 import pytest
 
 from bench.results.store import Store
-from bench.run import events
+from bench.run import events, job
 from bench.system import cache
 from bench.system.cache import cache_dir
 from helpers import runs
 from helpers.runs import call, flags
+from methods.contract import Budget
 from methods.training import trainer
 
 SMALL = {"tokens": 40 * 8 * 32, "batch": 8, "seqlen": 32}
@@ -30,7 +33,7 @@ class Killed(BaseException):
 def test_a_killed_training_goes_on_and_the_records_are_the_same(tmp_path, monkeypatch):
     runs.run_here(spec(tmp_path / "straight"))
     cache.gc(everything=False, days=0)  # else the second run finds the model made
-    monkeypatch.setattr(trainer, "CHECKPOINT_S", 0)
+    monkeypatch.setattr(job, "Budget", partial(Budget, checkpoint_s=0))
     real = events.Events.advance
 
     def kill(self, done, total, **figures):

@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import save_file
 
 from bench.inputs import loading
-from methods import folder as module
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import INDEX, Folder, Writer, dtype_name, save, state
@@ -164,12 +163,11 @@ def test_bytes_too_many_are_refused(home):
         Folder(home)
 
 
-def test_shards(make, monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "SHARD_BYTES", 20_000)
+def test_shards(make, tmp_path):
     model = make("llama")
     model.config.save_pretrained(tmp_path)
 
-    save(model, tmp_path)
+    save(model, tmp_path, shard_bytes=20_000)
 
     opened = Folder(tmp_path)
     assert len(opened.files()) > 3
@@ -182,10 +180,9 @@ def test_shards(make, monkeypatch, tmp_path):
     assert all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items())
 
 
-def test_one_shard_that_is_full_to_the_byte_loads(home, monkeypatch):
+def test_one_shard_that_is_full_to_the_byte_loads(home):
     """The last tensor filled it, so nothing is pending at the end; an index must still name it."""
-    monkeypatch.setattr(module, "SHARD_BYTES", 8)
-    writer = Writer(home)
+    writer = Writer(home, shard_bytes=8)
     writer.add("model.x", torch.tensor([1.0, 2.0]))
 
     writer.close()

@@ -20,9 +20,9 @@ from methods.pruning.walk import Activations, Visit, Walk
 from methods.targets import dense_weight, family_of
 
 
-def rows(x, so_far):
+def rows(x, total):
     """A statistic that forgets nothing."""
-    return x.clone() if so_far is None else torch.cat([so_far, x])
+    return x.clone() if total is None else torch.cat([total, x])
 
 
 def inputs_of(model, job):
