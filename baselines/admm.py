@@ -45,8 +45,9 @@ def solve(start: Tensor, problem: Problem, pattern: Pattern, rule: Admm) -> Solu
     """Algorithm 2 on weights scaled as the problem: Z is W + U under the mask, U += W - Z, W the minimiser of
     ||X (W - W0)^T||^2 + rho ||W - Z + U||^2, which is W0 + rho (Z - U - W0) (H + rho I)^-1.
 
-    In the first `rule.gradual` iterations more and more weights are pruned: iteration t prunes the smallest |W + U| of the
-    layer, a share of s - s (1 - t/gradual)^3; with n:m, never one of the n largest of a group. Then the mask is constant.
+    In the first `rule.gradual` iterations more and more weights are pruned: iteration t prunes the smallest |W + U| of
+    the layer, a share of s - s (1 - t/gradual)^3; with n:m, never one of the n largest of a group. Then the mask is
+    constant.
 
     Args:
         start: W0, float32 [out, in].
@@ -81,8 +82,9 @@ def _growing_mask(size: Tensor, pattern: Pattern, done: float) -> Tensor:
 class Admm:
     """ADMM.
 
-    iterations: number of iterations; gradual: the first of them, in which the mask changes (0: the mask of |W| ||X|| stays);
-    rho: penalty, for inputs of norm 1; damping: added to the diagonal, which is 1. Defaults of the released code.
+    iterations: number of iterations; gradual: the first of them, in which the mask changes (0: the mask of |W| ||X||
+    stays); rho: penalty, for inputs of norm 1; damping: added to the diagonal, which is 1. Defaults of the released
+    code.
 
     Unstructured patterns are counted per layer.
     """

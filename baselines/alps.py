@@ -55,7 +55,8 @@ class Support(NamedTuple):
 
 
 def find_support(start: Tensor, problem: Problem, pattern: Pattern, rule: Alps) -> Support:
-    """Algorithm 1: B minimises ||X (B - W0)^T||^2 + rho ||B - D + U||^2, D is B + U under the mask of its largest, U += B - D.
+    """Algorithm 1: B minimises ||X (B - W0)^T||^2 + rho ||B - D + U||^2, D is B + U under the mask of its largest,
+    U += B - D.
 
     Every third iteration rho grows, faster if more of the mask has changed, until nothing changes.
 

@@ -1,8 +1,8 @@
 """DSnoT, dynamic sparse no training: swap weights of a mask so that the expected error of the outputs shrinks.
 
-Zhang et al. 2024, arXiv 2310.08915. A refinement: `dsnot:from=wanda`. It starts from the mask of the stage before and the
-weights of the dense model, as the released code does: changes that the stage before made to the weights are undone. The
-criteria are those of the released code; the equations of the paper could not be checked.
+Zhang et al. 2024, arXiv 2310.08915. A refinement: `dsnot:from=wanda`. It starts from the mask of the stage before and
+the weights of the dense model, as the released code does: changes that the stage before made to the weights are undone.
+The criteria are those of the released code; the equations of the paper could not be checked.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def moments(x: Tensor, total: Tensor | None) -> Tensor:
 
 
 class InputStatistics(NamedTuple):
-    """Statistics of a linear's inputs, [in] each: the sum over a sequence's tokens, averaged over sequences; the variance
-    over all tokens; the L2 norm over all tokens."""
+    """Statistics of a linear's inputs, [in] each: the sum over a sequence's tokens, averaged over sequences; the
+    variance over all tokens; the L2 norm over all tokens."""
 
     mean: Tensor
     variance: Tensor
@@ -52,11 +52,11 @@ class SwapResult(NamedTuple):
 def swap_weights(weight: Tensor, keep: Tensor, inputs: InputStatistics, pattern: Pattern, rule: DSnoT) -> SwapResult:
     """Swap a pruned weight of each row with a kept one, up to `rule.cycles` times, while this shrinks the row's error.
 
-    The error of a row is e = sum over pruned j of W_j E[X_j]. The weight to restore is the pruned one that reduces |e| most
-    by W_j E[X_j] / Var[X_j]^power. The weight to prune is, for n:m, the smallest |W_j| ||X_j|| of the same group;
+    The error of a row is e = sum over pruned j of W_j E[X_j]. The weight to restore is the pruned one that reduces |e|
+    most by W_j E[X_j] / Var[X_j]^power. The weight to prune is, for n:m, the smallest |W_j| ||X_j|| of the same group;
     unstructured, the smallest of the row that reduces |e| too. No weight is swapped twice. A row is done when |e| is at
-    most the threshold, or the next swap would not shrink |e|. (The released code does not check the latter: unstructured
-    swaps may overshoot, and n:m swaps may raise |e|, though not change its sign.)
+    most the threshold, or the next swap would not shrink |e|. (The released code does not check the latter:
+    unstructured swaps may overshoot, and n:m swaps may raise |e|, though not change its sign.)
 
     Args:
         weight: float [out, in]; keep: bool [out, in].

@@ -3,8 +3,8 @@
 Frantar & Alistarh 2023, arXiv 2301.00774; Sun et al. 2024, arXiv 2306.11695. This file has none of its code.
 
 With targets given by class it also prunes a tied lm_head, even if that is on the ignore list. So targets are given by
-regular expressions here, and the runner checks that nothing else changed. Where a Hessian cannot be inverted it uses the
-identity instead; `notes["identity_hessians"]` counts these.
+regular expressions here, and the runner checks that nothing else changed. Where a Hessian cannot be inverted it uses
+the identity instead; `notes["identity_hessians"]` counts these.
 """
 
 from __future__ import annotations

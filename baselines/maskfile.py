@@ -1,9 +1,9 @@
 """Masks from a file in the format of MaskLLM's authors: `mask_compressed.npz`.
 
-The format as NVlabs/MaskLLM writes and reads it (tool_compute_mask_hf.py, tool_compress_mask.py, eval_llama_ppl.py): an npz
-with one uint8 vector per pruned weight, named after the parameter of the transformers model with `.mask`, for example
-`model.layers.0.self_attn.q_proj.weight.mask`. It is np.packbits, highest bit first, of the mask in the row-major order of
-the stored weight, 1 where a weight is kept. Not tested with a released file.
+The format as NVlabs/MaskLLM writes and reads it (tool_compute_mask_hf.py, tool_compress_mask.py, eval_llama_ppl.py): an
+npz with one uint8 vector per pruned weight, named after the parameter of the transformers model with `.mask`, for
+example `model.layers.0.self_attn.q_proj.weight.mask`. It is np.packbits, highest bit first, of the mask in the
+row-major order of the stored weight, 1 where a weight is kept. Not tested with a released file.
 
 The file is not trusted: nothing is unpickled, and each size is checked against the model before it is read.
 """

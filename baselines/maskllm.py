@@ -56,8 +56,8 @@ class _Regularized(torch.autograd.Function):
 
 
 class Gated(nn.Module):
-    """weight * M. While `sampling` is set, M is a soft mask, softmax((kappa gate + g) / tau) @ patterns with Gumbel noise g;
-    else M is the pattern with the largest gate in each group.
+    """weight * M. While `sampling` is set, M is a soft mask, softmax((kappa gate + g) / tau) @ patterns with Gumbel
+    noise g; else M is the pattern with the largest gate in each group.
 
     gate: float32 [out, in / m, patterns]. The noise depends only on the seed, the step and the target, so that all
     micro-batches, processes and recomputations of a step use one mask, and a resumed training the same masks.
@@ -95,7 +95,8 @@ class Gated(nn.Module):
 
     @torch.no_grad()
     def apply_prior(self, keep: Tensor, alpha: float) -> None:
-        """Move the gates towards a prior's mask [out, in]: gate_i += alpha std(gate) (<M_0, M_i> - its mean over i) [p, sec. 3.2]."""
+        """Move the gates towards a prior's mask [out, in]: gate_i += alpha std(gate) (<M_0, M_i> - its mean over i)
+        [p, sec. 3.2]."""
         shared = keep.unflatten(-1, (-1, self.patterns.shape[1])).to(self.patterns) @ self.patterns.T
         self.gate.add_(alpha * self.gate.std() * (shared - shared.mean(-1, keepdim=True)))
 
@@ -119,15 +120,15 @@ def _generator(device: torch.device | str, *key: int) -> torch.Generator:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskLLM(Settings):
-    """The loss is CE - lambda (1 - t/T) sum ||W * M||^2; only the gates are trained. In the end each group gets the pattern
-    with its largest gate. kappa, the scale of the gates, and tau, the temperature, change linearly from the first value to
-    the one named `_end`. No distillation, lr 5e-4 to 5e-5, eps 1e-5, decay 0.1 [c].
+    """The loss is CE - lambda (1 - t/T) sum ||W * M||^2; only the gates are trained. In the end each group gets the
+    pattern with its largest gate. kappa, the scale of the gates, and tau, the temperature, change linearly from the
+    first value to the one named `_end`. No distillation, lr 5e-4 to 5e-5, eps 1e-5, decay 0.1 [c].
 
-    The weights are those of the dense model, never of the prior [p]: the stage named by `from=` gives only its mask, towards
-    which the gates are moved with strength alpha. Without `from=` the gates start as noise.
+    The weights are those of the dense model, never of the prior [p]: the stage named by `from=` gives only its mask,
+    towards which the gates are moved with strength alpha. Without `from=` the gates start as noise.
 
-    Memory: C(m, n) / m gates per weight, each with gradient and two moments in float32. That is 24 bytes per weight at 2:4
-    and 140 at 4:8, besides the 4 of the weight; a forward pass keeps C(m, n) / m + 1 floats more.
+    Memory: C(m, n) / m gates per weight, each with gradient and two moments in float32. That is 24 bytes per weight at
+    2:4 and 140 at 4:8, besides the 4 of the weight; a forward pass keeps C(m, n) / m + 1 floats more.
 
     file: masks to apply, without training, in the authors' format (`baselines.maskfile`); sha256: of that file.
     """
@@ -217,7 +218,7 @@ class MaskLLM(Settings):
 
 @torch.no_grad()
 def restore_dense(model: nn.Module, job: Job) -> frozenset[str]:
-    """Set a pruned model's parameters to the dense ones. Returns the names of those outside the targets that changed."""
+    """Set a pruned model's parameters to the dense ones. Returns which of those outside the targets changed."""
     weights = {f"{t}.weight" for t in job.targets}
     dense = dict(job.teacher().named_parameters())
     changed = []

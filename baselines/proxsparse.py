@@ -44,9 +44,9 @@ def regulariser(weight: Tensor, n: int) -> Tensor:
 def prox(groups: Tensor, strength: float, n: int) -> Tensor:
     """argmin_w  ||w - z||^2 / 2 + strength R(w)  for each group z [count, m].
 
-    The minimum has z's signs and order, and is 0 for all but its k largest, k from n to m. So the stationary point that a
-    descent from 0 reaches is computed for each k, and the best is taken, of equal ones the sparsest (arXiv 2501.18015, for
-    2:4).
+    The minimum has z's signs and order, and is 0 for all but its k largest, k from n to m. So the stationary point that
+    a descent from 0 reaches is computed for each k, and the best is taken, of equal ones the sparsest (arXiv
+    2501.18015, for 2:4).
     """
     size, order = groups.abs().sort(dim=-1, descending=True, stable=True)
     best, lowest = size.clone(), (size[:, n:].square().sum(-1)) / 2
@@ -118,10 +118,10 @@ class Proximal(torch.optim.AdamW):
 class ProxSparse(Settings):
     """lambda: strength of the regulariser, whose prox is taken after each step of Adam.
 
-    Only the mask of the largest trained weights is used: the result has the initial weights under it. Only the targets are
-    trained; [c] trains all parameters and uses none of them. The second regulariser of [c], on the change of kept weights,
-    is 0 by default there and not implemented here. lr and warmup are those of [c], its 400 samples are in a recipe; lr falls
-    as a cosine here and linearly in [c].
+    Only the mask of the largest trained weights is used: the result has the initial weights under it. Only the targets
+    are trained; [c] trains all parameters and uses none of them. The second regulariser of [c], on the change of kept
+    weights, is 0 by default there and not implemented here. lr and warmup are those of [c], its 400 samples are in a
+    recipe; lr falls as a cosine here and linearly in [c].
 
     Memory: 20 bytes per weight of a target: its value, the initial value, gradient and two moments in float32.
     """

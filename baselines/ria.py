@@ -23,10 +23,12 @@ def relative_importance(weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Ria:
-    """Score: relative importance times ||X_j||_2^power, compared per group; unstructured, per layer as in the released code.
+    """Score: relative importance times ||X_j||_2^power, compared per group.
 
-    power: a in the paper, 0.5 in its experiments; 0 ignores the inputs. The paper's permutation of input channels before
-    pruning to n:m is not implemented: groups are in the model's order.
+    Unstructured, it is compared per layer, as in the released code.
+
+    power: a in the paper, 0.5 in its experiments; 0 ignores the inputs. The paper's permutation of input channels
+    before pruning to n:m is not implemented: groups are in the model's order.
     """
 
     name: ClassVar[str] = "ria"

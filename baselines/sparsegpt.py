@@ -1,4 +1,4 @@
-"""SparseGPT: prune column by column; the kept weights compensate the error. Frantar & Alistarh 2023, arXiv 2301.00774."""
+"""SparseGPT: prune column by column; kept weights compensate the error. Frantar & Alistarh 2023, arXiv 2301.00774."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from methods.ranges import Fraction
 def prune_(weight: Tensor, factor: Tensor, pattern: Pattern, block: int) -> None:
     """Algorithm 1, in place, on weight [out, in].
 
-    factor: see `compensate_`. The mask of a group is chosen when its first column is reached, by the current weights, with
-    score w_j^2 / U_jj^2 (eq. 4).
+    factor: see `compensate_`. The mask of a group is chosen when its first column is reached, by the current weights,
+    with score w_j^2 / U_jj^2 (eq. 4).
     """
     diagonal = factor.diagonal()
 
@@ -63,8 +63,8 @@ class SparseGPT:
     """SparseGPT.
 
     damping: share of H's mean diagonal that is added to the diagonal; block: columns between updates of all later ones;
-    mask_only: use the mask on the original weights. (The mask is that of the whole algorithm; this takes half as long again,
-    and in a streamed run twice the disk space.)
+    mask_only: use the mask on the original weights. (The mask is that of the whole algorithm; this takes half as long
+    again, and in a streamed run twice the disk space.)
     """
 
     name: ClassVar[str] = "sparsegpt"

@@ -1,4 +1,4 @@
-"""Training through a mask: SR-STE (Zhou et al. 2021, arXiv 2102.04010) and AST (Huang et al. 2024, arXiv 2407.20584)."""
+"""Training under a mask: SR-STE (Zhou et al. 2021, arXiv 2102.04010), AST (Huang et al. 2024, arXiv 2407.20584)."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def _dense_weight(module: nn.Module) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class SrSte(Settings):
-    """Masks by |w|, updated every `refresh` steps (1 in the paper). In each step decay * w is added to the gradients of the
-    pruned weights (eq. 9). No distillation by default, as in the paper.
+    """Masks by |w|, updated every `refresh` steps (1 in the paper). In each step decay * w is added to the gradients of
+    the pruned weights (eq. 9). No distillation by default, as in the paper.
     """
 
     name: ClassVar[str] = "sr-ste"

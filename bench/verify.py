@@ -67,8 +67,8 @@ def verify(
             quantizers, whose rows show what they break.
 
     Raises:
-        CheckFailed: the pattern does not hold (unless `counting`); a weight is not finite; a tensor is missing or new, or has
-            another shape or dtype; or a tensor changed that is neither a target nor declared.
+        CheckFailed: the pattern does not hold (unless `counting`); a weight is not finite; a tensor is missing or new, or
+            has another shape or dtype; or a tensor changed that is neither a target nor declared.
     """
     import torch  # here, so that the command line starts without it
 
@@ -132,8 +132,8 @@ def verify_folder(folder: Folder, pattern: str, include: Iterable[str], exclude:
     """Count over the target linears of a folder.
 
     Raises:
-        UserError: no safetensors, already quantized, an unsupported architecture, or input widths that are not multiples
-            of the group.
+        UserError: no safetensors, already quantized, an unsupported architecture, or input widths that are not
+            multiples of the group.
     """
     parsed = Pattern.parse(pattern)
     shapes = folder.shapes()

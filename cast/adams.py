@@ -1,7 +1,7 @@
 """AdamS: Adam that pulls pruned weights to zero inside the adaptive step. CAST, arXiv 2509.25996.
 
-No official code exists. Source of each fact: [p] the paper, quoted by two independent sources; [s] one secondary source;
-[i] inferred.
+No official code exists. Source of each fact: [p] the paper, quoted by two independent sources; [s] one secondary
+source; [i] inferred.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Scalars(NamedTuple):
 def reference(w: Tensor, g: Tensor, mu: Tensor, v: Tensor, keep: Tensor, s: Scalars) -> None:
     """One step, in place, as in the equations; slow. All tensors have w's shape.
 
-    The momentum is of the gradient alone, so a weight that is kept again moves freely at once [p]. v is updated with the
-    update itself, pull included, and not with g^2 [p]; so the pull is divided by Adam's denominator too.
+    The momentum is of the gradient alone, so a weight that is kept again moves freely at once [p]. v is updated with
+    the update itself, pull included, and not with g^2 [p]; so the pull is divided by Adam's denominator too.
     """
     mu.copy_(s.beta1 * mu + (1 - s.beta1) * g)
     pulled = (1 - s.alpha) * mu + s.alpha * s.lambda_ * w.sign()
@@ -142,8 +142,8 @@ class AdamS(torch.optim.Optimizer):
 
     Args:
         total: number of steps of the whole training, T.
-        lambda_: strength of the pull. "auto": `lambda_scale` times the mean |momentum| over Theta, measured in the first
-            `refresh` steps and then constant.
+        lambda_: strength of the pull. "auto": `lambda_scale` times the mean |momentum| over Theta, measured in the
+            first `refresh` steps and then constant.
         fixed: keep the first mask.
         decoupled: pull the weight outside the adaptive step, as AST does (arXiv 2407.20584). An ablation.
         kernel: "reference", "foreach", "fused", or "auto": fused if there is a compiler and the model is large.

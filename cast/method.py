@@ -1,4 +1,4 @@
-"""CAST: train while AdamS pulls the pruned weights to zero, with distillation from the dense model. arXiv 2509.25996."""
+"""CAST: train while AdamS pulls pruned weights to zero, with distillation from the dense model. arXiv 2509.25996."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from methods.training.trainer import other_parameters
 class Cast(Settings):
     """CAST.
 
-    lambda: strength of the pull. "auto": `lambda_scale` times the mean |momentum|, measured in the first steps. In the paper
-    lambda is of the order of the gradient, over thousands of steps [s]. In hundreds of steps that is too weak, and the
-    final prune removes large weights, so the default is a hundred times as much.
+    lambda: strength of the pull. "auto": `lambda_scale` times the mean |momentum|, measured in the first steps. In the
+    paper lambda is of the order of the gradient, over thousands of steps [s]. In hundreds of steps that is too weak,
+    and the final prune removes large weights, so the default is a hundred times as much.
     refresh: steps between two updates of the mask; scales: blocks of a row with a scale each, 0 for no scales;
     fixed: keep the first mask; decoupled: pull outside the adaptive step; kernel: of AdamS.
     """

@@ -73,7 +73,7 @@ class Pattern:
             raise UserError(f"invalid {option}={size}: must be a multiple of {self.m} for pattern {self}")
 
     def keep(self, score: Tensor, *, per: str = "layer") -> Tensor:
-        """The mask of the weights to keep, those with the largest scores: bool [out, in]. Of equal scores the first stays.
+        """The mask of the largest scores: bool [out, in], like score. Of equal scores the first is kept.
 
         per: "layer" or "row", over which an unstructured pattern is counted. n:m is counted per group.
 

@@ -88,8 +88,7 @@ def find_targets(
         include, exclude: globs over module names ("*.mlp.*", "model.layers.0.*").
 
     Raises:
-        UserError: unknown architecture; a block with a matrix that the family does not list, or without one that it lists;
-            no target left.
+        UserError: unknown architecture; a block with other matrices than the family lists; no target left.
     """
     family = family_of(config)
     inside = [n for n, shape in shapes.items() if len(shape) == 2 and family.block_of(n) is not None]
@@ -169,7 +168,7 @@ def dense_weight(module: nn.Module) -> Tensor:
 
 
 def relayout(module: nn.Module, matrix: Tensor) -> Tensor:
-    """A view of a matrix [out, in] in the layout in which the module stores its weight; or of one in that layout, back."""
+    """A view of a matrix [out, in] in the layout of the module's stored weight. The same call converts it back."""
     return matrix.T if stores_in_out(module) else matrix
 
 

@@ -325,8 +325,8 @@ SECTIONS = {
 def entries(kind: str) -> dict[str, Entry]:
     """All entries of a section, "methods", "measures" or "quantizers": those built in, and those of plug-ins.
 
-    Plug-ins are imported to be listed. One that cannot be imported is listed as broken. A plug-in cannot replace a built-in
-    name.
+    Plug-ins are imported to be listed. One that cannot be imported is listed as broken. A plug-in cannot replace a
+    built-in name.
     """
     known = dict(SECTIONS[kind].built_in)
     for point in entry_points(group=f"cast_bench.{kind}"):

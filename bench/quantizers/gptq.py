@@ -45,8 +45,9 @@ def quantize_(weight: Tensor, keep: Tensor, prepared: OrderedFactor, group: int)
     """Round weight [out, in] to int4 in place, column by column.
 
     Where keep [out, in] is false a weight becomes 0, and later columns compensate this error like a rounding error.
-    (Compensation changes pruned weights too, until their column is reached and they become 0.) The scale of a group is that of its kept
-    weights: of their values when its first column is reached, or, with another order of columns, of their initial values.
+    (Compensation changes pruned weights too, until their column is reached and they become 0.) The scale of a group is
+    that of its kept weights: of their values when its first column is reached, or, with another order of columns, of
+    their initial values.
     """
     order = prepared.order
     if order is None:
@@ -72,9 +73,9 @@ def quantize_(weight: Tensor, keep: Tensor, prepared: OrderedFactor, group: int)
 class Int4Gptq:
     """GPTQ to int4 under a fixed mask.
 
-    group: weights along the input that share a scale; damping: share of H's mean diagonal that is added to the diagonal;
-    act_order: columns of the inputs with the largest diagonal first, with groups in the order of the columns; else from left
-    to right as in the paper."""
+    group: weights along the input that share a scale; damping: share of H's mean diagonal that is added to the
+    diagonal; act_order: columns of the inputs with the largest diagonal first, with groups in the order of the columns;
+    else from left to right as in the paper."""
 
     name: ClassVar[str] = "int4-gptq"
     needs: ClassVar[Needs] = Needs.CALIBRATION

@@ -1,7 +1,7 @@
 """Round to nearest, without calibration.
 
-Implemented here, since each is a grid of a few lines (methods/quantizing/grids.py), and the default rows must not need other
-libraries. The tests compare them with torchao and bitsandbytes where these are installed.
+Implemented here, since each is a grid of a few lines (methods/quantizing/grids.py), and the default rows must not need
+other libraries. The tests compare them with torchao and bitsandbytes where these are installed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _PerRow:
 
 @dataclass(frozen=True)
 class _PerGroup(_PerRow):
-    """One scale for `group` weights along the input. None: the largest power of two up to `max_group` that divides it."""
+    """One scale for `group` weights along the input; None: for as many as `group_size` gives."""
 
     max_group: ClassVar[int] = 128
     group: PositiveInt | None = None

@@ -1,5 +1,5 @@
-"""The least-squares problem of a layer: its Hessian, collected in one pass and factored once per input, and the loop over
-columns in which later columns compensate the error of earlier ones."""
+"""The least-squares problem of a layer: its Hessian, collected in one pass and factored once per input, and the loop
+over columns in which later columns compensate the error of earlier ones."""
 
 from __future__ import annotations
 
@@ -107,16 +107,17 @@ class HessianWalk(Generic[T]):
 
 
 ColumnQuantizer = Callable[[int, int, Tensor], Callable[[int, Tensor], Tensor]]
-"""column_quantizer(a, b, w) -> quantize_column: called when columns a to b are reached, with their values at that point, w
-[b-a, out]. quantize_column(i, column) is then the final value of column a+i [out]."""
+"""column_quantizer(a, b, w) -> quantize_column: called when columns a to b are reached, with their values at that
+point, w [b-a, out]. quantize_column(i, column) is then the final value of column a+i [out]."""
 
 
 def compensate_(weight: Tensor, factor: Tensor, column_quantizer: ColumnQuantizer, group: int, block: int) -> Tensor:
     """Prune or quantize weight [out, in] column by column; later columns compensate the error. Returns float [out, in].
 
-    factor: U, upper triangular [in, in], U^T U = H^-1. With e the error of column j over U_jj, every later column k changes
-    by -e * U_jk (algorithm 1 of SparseGPT, and GPTQ). `column_quantizer` is called once per `group` of columns. Columns of
-    the same group are updated at once, those of the same block after each group, all others after each block.
+    factor: U, upper triangular [in, in], U^T U = H^-1. With e the error of column j over U_jj, every later column k
+    changes by -e * U_jk (algorithm 1 of SparseGPT, and GPTQ). `column_quantizer` is called once per `group` of columns.
+    Columns of the same group are updated at once, those of the same block after each group, all others after each
+    block.
     """
     w = weight.detach().float().T.contiguous()  # [in, out]: a column of W is one run of memory
     width = len(w)

@@ -39,10 +39,10 @@ def _refuse_nan(score: Tensor) -> None:
 
 
 def best_of_groups(score: Tensor, n: int, m: int, piece: int = PIECE_GROUPS) -> Tensor:
-    """The mask of the n largest of every m along a row. score: [out, in], in a multiple of m; the mask is bool [out, in].
+    """The mask of the n largest of every m along a row: bool, like score. score: [out, in], in a multiple of m.
 
-    The rank of a score is the number of scores in its group that are larger, or equal and earlier. The n lowest ranks are
-    kept.
+    The rank of a score is the number of scores in its group that are larger, or equal and earlier. The n lowest ranks
+    are kept.
 
     Args:
         piece: groups per piece of work, where it is done in pieces.
@@ -111,7 +111,8 @@ def update_mask(weight: Tensor, mask: Tensor, n: int, m: int, piece: int = PIECE
         piece: groups per piece of work, where it is done in pieces.
 
     Returns:
-        float64 [3], on the weight's device: the sum of the |w| kept, of all |w|, and how many entries of the mask changed.
+        float64 [3], on the weight's device: the sum of the |w| kept, of all |w|, and how many entries of the mask
+        changed.
 
     Raises:
         FloatingPointError: a weight is NaN.

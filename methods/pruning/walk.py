@@ -150,9 +150,9 @@ class Walk:
         for visit in walk: visit.prune(...)
         return walk.outcome()
 
-    With `accumulate`, block i runs twice on the calibration tokens: before pruning, to collect the statistic, and after,
-    to get the inputs of block i+1. Without it nothing runs. Blocks on the meta device are read from the job's source and
-    written to its workdir, so that a model larger than memory works the same way.
+    With `accumulate`, block i runs twice on the calibration tokens: before pruning, to collect the statistic, and
+    after, to get the inputs of block i+1. Without it nothing runs. Blocks on the meta device are read from the job's
+    source and written to its workdir, so that a model larger than memory works the same way.
     """
 
     def __init__(

@@ -36,8 +36,8 @@ class Grid(Protocol):
 
 @dataclass(frozen=True)
 class Integer:
-    """Two's complement integers without zero point. The scale is max|w| / (2^(bits-1) - 1/2), in bfloat16, so that neither
-    end is clipped by more than half a step."""
+    """Two's complement integers without zero point. The scale is max|w| / (2^(bits-1) - 1/2), in bfloat16, so that
+    neither end is clipped by more than half a step."""
 
     bits: int
     scale_bits: ClassVar[int] = 16

@@ -29,7 +29,7 @@ class _Part(NamedTuple):
 def _part(
     logits: Tensor, y: Tensor, teacher_logits: Tensor | None, eta: float, temperature: float, needed: bool
 ) -> _Part:
-    """Sums of CE and T^2 KL over some tokens, and the gradient with respect to the logits, float32 [tokens, vocabulary]."""
+    """Sums of CE and T^2 KL over some tokens, and the gradient in the logits, float32 [tokens, vocabulary]."""
     z = logits.float()
     log_q = z.log_softmax(-1)
     ce = -log_q.gather(1, y[:, None]).sum()
@@ -127,15 +127,18 @@ def loss(
     logits_bytes: int = LOGITS_BYTES,
     part_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """scale * sum over tokens of eta T^2 KL(teacher || student) + (1 - eta) CE, the sum of CE and that of T^2 KL, in nats.
+    """The loss, the sum of CE and the sum of T^2 KL over tokens, in nats.
+
+    The loss is scale * sum over tokens of eta T^2 KL(teacher || student) + (1 - eta) CE.
 
     Args:
         hidden: [tokens, width], the input of the head; head: [vocabulary, width]; targets: int64 [tokens].
         eta: share of the distillation; 0 without a teacher.
-        logits_bytes: largest size of one model's logits in memory; part_bytes: of the float32 logits processed at a time.
+        logits_bytes: largest size of one model's logits in memory.
+        part_bytes: size of the float32 logits processed at a time.
 
-    CAST (arXiv 2509.25996) has eta = 1/3 and no temperature [p]; the square keeps the size of the gradient (Hinton et al.
-    2015, arXiv 1503.02531).
+    CAST (arXiv 2509.25996) has eta = 1/3 and no temperature [p]; the square keeps the size of the gradient (Hinton et
+    al. 2015, arXiv 1503.02531).
     """
     if teacher is None:
         eta = 0.0

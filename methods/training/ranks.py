@@ -22,7 +22,7 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def shard(root: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
-    """Shard each block, then the rest of `root`. Weights are split between outputs, so that no group of a pattern is split."""
+    """Shard each block, then the rest of `root`. Weights are split between outputs, never inside a group."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import Shard

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from support import agree
 
 from bench.quantizers.gptq import Int4Gptq, largest_first, left_to_right, quantize_
+from helpers.oracles import agree
 from methods.pattern import Pattern
 from methods.pruning.hessian import add_gram, symmetric
 from methods.quantizing.grids import Integer, round_
