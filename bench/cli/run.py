@@ -21,7 +21,7 @@ def run(json: Json = False, **flags: Any) -> None:
 
     try:
         summary = api.execute(spec)
-    except runner.Stopped as stopped:
+    except runner.RunStopped as stopped:
         fail(f"stopped: {stopped}", 1)
     for line in summary.moved:
         typer.echo(f"bench: {line}", err=True)

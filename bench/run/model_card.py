@@ -26,7 +26,7 @@ def card(artifact: Artifact, zeros: float, notes: Any) -> str:
         "",
         f"- pattern: {artifact.pattern}; {zeros:.2%} of the pruned linears' weights are zero, stored dense",
         f"- method: {artifact.method}, code {artifact.pruner.source[:12]}",
-        *_quantized(artifact.quantizer, notes),
+        *_quantizer_lines(artifact.quantizer, notes),
         f"- calibration: {draw.sequences} x {draw.seqlen} tokens of {draw.data}, seed {artifact.seed}"
         if draw
         else "- calibration: none",
@@ -51,7 +51,7 @@ def card(artifact: Artifact, zeros: float, notes: Any) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _quantized(quantizer: str, notes: Any) -> list[str]:
+def _quantizer_lines(quantizer: str, notes: Any) -> list[str]:
     """What a folder's weights cannot tell of themselves: they lie there dequantized."""
     if quantizer == "none":
         return []

@@ -79,10 +79,10 @@ class Source:
             self.digest = self.model.digest
             for target in find_targets(self.folder.config, self.folder.shapes()):
                 self.names.setdefault(weight_shape(self.folder.config, self.folder.shapes(), target), target)
-            every = (self._own(name) for name in self.names.values())
+            every = (self._weight(name) for name in self.names.values())
             self.method = "as it is" if all(Pattern(2, 4).violations(w) == 0 for w in every) else "magnitude"
 
-    def _own(self, name: str) -> Tensor:
+    def _weight(self, name: str) -> Tensor:
         return self.folder.weight(name).contiguous()
 
     def weights(self) -> Iterator[tuple[int, Tensor]]:
@@ -90,7 +90,7 @@ class Source:
             yield from linears.random_weights(self.shapes)
             return
         for shape, name in self.names.items():
-            weight = self._own(name)
+            weight = self._weight(name)
             if self.method == "magnitude":
                 weight = torch.where(Pattern(2, 4).keep(weight.float().abs()), weight, 0)
             yield self.shapes[shape], weight.bfloat16()

@@ -412,7 +412,7 @@ def test_full_disk_stops_the_run(tmp_path, monkeypatch, capsys):
     spec, command = prepared(tmp_path)
     monkeypatch.setattr(subprocess, "Popen", Told)
 
-    with pytest.raises(runner.Stopped, match="the disk is full"):
+    with pytest.raises(runner.RunStopped, match="the disk is full"):
         api.execute(spec, LogDisplay(io.StringIO()))
     code, _, err = runs.call(capsys, monkeypatch, *command)
 
