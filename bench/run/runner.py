@@ -36,7 +36,7 @@ class RunStopped(Exception):
 def full_disk_stops(root: Path) -> Iterator[None]:
     """
     Raises:
-        Stopped: the disk is full.
+        RunStopped: the disk is full.
     """
     try:
         yield
@@ -69,7 +69,7 @@ def execute(plan: Plan, store: Store, display: ProgressDisplay) -> Summary:
     """Fill in what is missing, then read every measurement's record.
 
     Raises:
-        Stopped: the disk is full. What was recorded stays.
+        RunStopped: the disk is full. What was recorded stays.
     """
     try:
         with full_disk_stops(store.root):
