@@ -82,7 +82,7 @@ BAD = {
     "corpus": ("run --set perplexity.data=wikitext3", ["'wikitext3'", "wikitext2"]),
     "calibration too long": (
         "run --methods wanda --set calibration.seqlen=1000000",
-        ["wiki-mini", "calibration.seqlen=1000000", "shorter"],
+        ["wiki-mini", "calibration.seqlen=1000000", "use a smaller one"],
     ),
     "more windows than there are": (
         "run --methods magnitude --set perplexity.windows=100000",
@@ -90,7 +90,7 @@ BAD = {
     ),
     "window longer than the corpus": (
         "plan --set perplexity.seqlen=10000000",
-        ["wiki-mini has ", " tokens", "perplexity.seqlen=10000000", "shorter"],
+        ["wiki-mini has ", " tokens", "perplexity.seqlen=10000000", "use a smaller one"],
     ),
     "mirror": ("run --data-dir nowhere", ["'nowhere'", "make it"]),
     "zero-shot limit": ("run --set zeroshot.limit=0", ["zeroshot.limit", "0", "greater than or equal to 1"]),

@@ -251,9 +251,9 @@ INT8, INT4, INT3 = (Stored(bits=b, scale_bits=16, scales=s) for b, s in ((8, 100
 def test_bits_per_weight(pattern, item, stored, bits):
     """Of 100,000 weights in targets and 500 elsewhere."""
     verdict = Verdict(Pattern.parse(pattern), parameters=100_500, bytes=item * 100_500, layers={"x": Layer(100_000, 0)})
-    read = {r.metric: r.value for r in Size().read(None, SimpleNamespace(verdict=verdict, stored=stored)).values}
+    read = {r.metric: r.value for r in Size().read(None, SimpleNamespace(verdict=verdict, storage=stored)).values}
     verdict.violations = 1
-    broken = {r.metric: r.value for r in Size().read(None, SimpleNamespace(verdict=verdict, stored=stored)).values}
+    broken = {r.metric: r.value for r in Size().read(None, SimpleNamespace(verdict=verdict, storage=stored)).values}
 
     assert read["bits_per_weight"] == pytest.approx(bits)
     assert read["bytes_packed"] == pytest.approx(100_000 * bits / 8 + 500 * item, abs=1)
