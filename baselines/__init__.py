@@ -1,1 +1,1 @@
-"""The methods the field compares with, one file each."""
+"""Methods of other papers, to compare with."""

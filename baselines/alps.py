@@ -1,32 +1,34 @@
-"""ALPS: a layer's support by ADMM under a growing penalty, then least squares on it. Meng et al. 2024, arXiv 2406.07831."""
+"""ALPS: find the mask of a layer by ADMM with a growing penalty, then least squares under it. Meng et al. 2024,
+arXiv 2406.07831.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from baselines.admm import loss
-from methods.contract import Job, Needs, Outcome
-from methods.errors import UserError
-from methods.pattern import Pattern
-from methods.pruning.hessian import HessianWalk, damped
-from methods.quantizing.grids import put
+from methods import HessianWalk, Job, Needs, Outcome, Pattern
+from methods.pruning.hessian import damped
+from methods.quantizing.grids import assign_
+from methods.ranges import Fraction
 
-EVERY = 3
-"""Iterations between looks at the support."""
-GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
-"""rho grows by the second where more than the first, a share of the weights kept, has changed."""
-FALL, LEAST = 5.0, 1e-4
-"""A rho under which the support hardly moves from the start is too large: it is divided by the one, down to the other."""
-PATIENCE, STILL = 30, 0.0003
-"""From that iteration on, fewer changes than this share of the weights kept are none."""
+CHECK_EVERY = 3
+"""Iterations between two checks of how much the mask changed."""
+RHO_GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
+"""(share, factor): rho is multiplied by the factor if more than this share of the kept weights has changed."""
+RHO_FALL, MIN_RHO = 5.0, 1e-4
+"""A rho with which the mask hardly changes at the start is too large. It is divided by RHO_FALL, down to MIN_RHO."""
+PATIENCE, MIN_CHANGE = 30, 0.0003
+"""From iteration PATIENCE on, changes of less than this share of the kept weights count as none."""
 
 
 class Problem(NamedTuple):
-    """The damped Hessian scaled to a diagonal of 1: weights are W * norm."""
+    """A layer whose damped Hessian is scaled to a diagonal of 1: weights are W * norm."""
 
     norm: Tensor
     """[in]"""
@@ -42,18 +44,21 @@ class Problem(NamedTuple):
         return (self.vectors / (self.values + rho)) @ self.vectors.T
 
 
-class Found(NamedTuple):
+class Support(NamedTuple):
+    """What `find_support` returns."""
+
     weight: Tensor
-    """[out, in], in the problem's units, 0 where not kept"""
+    """[out, in], scaled as the problem, 0 where not kept"""
     keep: Tensor
     iterations: int
     rho: float
 
 
-def support(start: Tensor, problem: Problem, pattern: Pattern, rule: Alps) -> Found:
-    """Algorithm 1: B minimises ||X (B - W0)^T||^2 + rho ||B - D + U||^2, D is the pattern's best of B + U, U += B - D.
+def find_support(start: Tensor, problem: Problem, pattern: Pattern, rule: Alps) -> Support:
+    """Algorithm 1: B minimises ||X (B - W0)^T||^2 + rho ||B - D + U||^2, D is B + U under the mask of its largest,
+    U += B - D.
 
-    Every third iteration rho grows, the more of the support has changed, until nothing does.
+    Every third iteration rho grows, faster if more of the mask has changed, until nothing changes.
 
     Args:
         start: W0, float32 [out, in].
@@ -68,32 +73,32 @@ def support(start: Tensor, problem: Problem, pattern: Pattern, rule: Alps) -> Fo
         best = pattern.keep(pulled.abs())
         weight = pulled.where(best, 0)
         dual = pulled - weight
-        if done % EVERY:
+        if done % CHECK_EVERY:
             continue
         changed = int((best != before).sum())
         before = best
-        growth = next((by for share, by in GROWTH if changed > share * kept), 1.0)
-        moved |= changed > GROWTH[1][0] * kept
-        if moved and (not changed or (done > PATIENCE and changed < STILL * kept)):
+        growth = next((by for share, by in RHO_GROWTH if changed > share * kept), 1.0)
+        moved |= changed > RHO_GROWTH[1][0] * kept
+        if moved and (not changed or (done > PATIENCE and changed < MIN_CHANGE * kept)):
             break
         if not moved:
-            if rho / FALL < LEAST:
+            if rho / RHO_FALL < MIN_RHO:
                 break
-            growth = 1 / FALL
+            growth = 1 / RHO_FALL
             best = before = first
             weight = start.where(first, 0)
             dual.zero_()
         rho *= growth
-        dual /= growth  # what is held is rho * U
+        dual /= growth  # what is stored is rho * U
         inverse = problem.inverse(rho)
-    return Found(weight, best, done, rho)
+    return Support(weight, best, done, rho)
 
 
 def refine(weight: Tensor, keep: Tensor, start: Tensor, hessian: Tensor, steps: int) -> Tensor:
-    """Conjugate gradients, each row on its own support: weight [out, in], 0 where not kept, moves towards the minimiser of
-    (w - w0) H (w - w0)^T over weights that are 0 there. It never moves away from it.
+    """Conjugate gradients per row under its mask: weight [out, in], 0 where not kept, moves towards the minimiser of
+    (w - w0) H (w - w0)^T over weights that are 0 there. The error never grows.
 
-    The preconditioner is H's diagonal (Jacobi's), all ones in the problem's units.
+    The preconditioner is H's diagonal (Jacobi), which is 1 here.
     """
     residual = (start - weight).mm(hessian).where(keep, 0)
     direction = residual
@@ -111,52 +116,45 @@ def refine(weight: Tensor, keep: Tensor, start: Tensor, hessian: Tensor, steps: 
 
 @dataclass(frozen=True)
 class Alps:
-    """rho: of the first iterations, inputs having norm 1; damping: fraction of H's mean diagonal added to it; iterations: of
-    ADMM at most; steps: of conjugate gradients, 0 for none. 0.1, 0.01, 300 and 10 are the released code's.
+    """ALPS.
 
-    Unstructured, per layer.
+    rho: initial penalty, for inputs of norm 1; damping: share of H's mean diagonal that is added to the diagonal;
+    iterations: largest number of ADMM iterations; steps: of conjugate gradients. Defaults of the released code.
+
+    Unstructured patterns are counted per layer.
     """
 
     name: ClassVar[str] = "alps"
     needs: ClassVar[Needs] = Needs.CALIBRATION
-    rho: float = 0.1
-    damping: float = 0.01
-    iterations: int = 300
-    steps: int = 10
+    rho: Annotated[float, Field(ge=MIN_RHO)] = 0.1
+    damping: Fraction = 0.01
+    iterations: PositiveInt = 300
+    steps: NonNegativeInt = 10
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        self._check()
-        walk = HessianWalk(model, job, self.damping, problem)
-        diary: dict[str, dict[str, float]] = {}
-        for visit, at in walk:
-            start = visit.weight.float() * at.norm
-            found = support(start, at, job.pattern, self)
-            better = refine(found.weight, found.keep, start, at.hessian, self.steps)
-            whole = loss(start, at.hessian).clamp(min=torch.finfo(start.dtype).tiny)
-            errors = [float(loss(w - start, at.hessian) / whole) for w in (found.weight, better)]
-            put(visit.weight, (visit.weight + (better - start) / at.norm).where(found.keep, 0))
-            told = {"rho": found.rho, "error_before": errors[0], "error": errors[1]}
-            diary[visit.name] = {"iterations": found.iterations} | {k: float(f"{v:.6g}") for k, v in told.items()}
-        return walk.outcome(layers=diary)
-
-    def _check(self) -> None:
-        if not LEAST <= self.rho < torch.inf:
-            raise UserError(f"alps:rho={self.rho} will not do: it is a penalty of {LEAST:g} or more")
-        if not 0 <= self.damping <= 1:
-            raise UserError(f"alps:damping={self.damping} will not do: it is a fraction, from 0 to 1")
-        if self.iterations < 1:
-            raise UserError(f"alps:iterations={self.iterations} will not do: take 1 or more")
-        if self.steps < 0:
-            raise UserError(f"alps:steps={self.steps} will not do: take 0 or more")
+        walk = HessianWalk(model, job, self.damping, make_problem)
+        layers: dict[str, dict[str, float]] = {}
+        for visit, problem in walk:
+            start = visit.weight.float() * problem.norm
+            support = find_support(start, problem, job.pattern, self)
+            better = refine(support.weight, support.keep, start, problem.hessian, self.steps)
+            total = loss(start, problem.hessian).clamp(min=torch.finfo(start.dtype).tiny)
+            errors = [float(loss(w - start, problem.hessian) / total) for w in (support.weight, better)]
+            assign_(visit.weight, (visit.weight + (better - start) / problem.norm).where(support.keep, 0))
+            values = {"rho": support.rho, "error_before": errors[0], "error": errors[1]}
+            layers[visit.name] = {"iterations": support.iterations} | {k: float(f"{v:.6g}") for k, v in values.items()}
+        return walk.outcome(layers=layers)
 
 
-def problem(hessian: Tensor, damping: float) -> tuple[Problem, float]:
-    """The problem of a Hessian, and the damping it took: see `damped`."""
-    hessian, _, took = damped(hessian, damping)
+def make_problem(hessian: Tensor, damping: float) -> tuple[Problem, float]:
+    """The problem of a Hessian, and the damping used: see `damped`."""
+    hessian, _, used = damped(hessian, damping)
     norm = hessian.diagonal().sqrt()
     hessian = hessian / norm / norm[:, None]
-    live = (hessian.count_nonzero(0) > 1).nonzero()  # [some, 1]; rounding shall not mix dead inputs with these
+    live = (
+        hessian.count_nonzero(0) > 1
+    ).nonzero()  # [some, 1]; so that rounding does not mix in inputs that are always 0
     values, vectors = torch.ones_like(norm), torch.diag(torch.ones_like(norm))
     some, mixes = torch.linalg.eigh(hessian[live, live.T].double())
     values[live.T], vectors[live, live.T] = some.to(values.dtype), mixes.to(values.dtype)
-    return Problem(norm, hessian, values, vectors), took
+    return Problem(norm, hessian, values, vectors), used

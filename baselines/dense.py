@@ -1,4 +1,4 @@
-"""Dense: nothing done. The control every other row is read against."""
+"""Dense: the model is not changed. The control that every other row is compared with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from methods.contract import Job, Needs, Outcome
+from methods import Job, Needs, Outcome
 
 
 @dataclass(frozen=True)

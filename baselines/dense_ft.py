@@ -1,4 +1,4 @@
-"""Dense fine-tuning: the same tokens, schedule and guide, and no sparsity. The control that training costs nothing."""
+"""Dense fine-tuning: the same tokens, schedule and teacher, without sparsity. The control for methods that train."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from methods.contract import Job, Needs, Outcome
-from methods.training.settings import Settings
-from methods.training.trainer import Trainer, outside
+from methods import Job, Needs, Outcome, Settings, Trainer
+from methods.ranges import Fraction
+from methods.training.trainer import other_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,13 +19,13 @@ class DenseFt(Settings):
 
     name: ClassVar[str] = "dense-ft"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
-    eta: float = 0.0
+    eta: Fraction = 0.0
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        changed = outside(model, job.targets)
+        changed = other_parameters(model, job.targets)
         trainer = Trainer(self.name, model, job, self)
         theta, rest = trainer.parameters(job.targets)
         optimizer = torch.optim.AdamW([*theta, *rest], **self.adam, weight_decay=0.0, fused=True)
         trainer.run(optimizer, teacher=True)
-        trainer.mark("end")
-        return Outcome(trainer.done(), changed=changed, notes=trainer.notes())
+        trainer.log_validation("end")
+        return Outcome(trainer.finalize(), changed=changed, notes=trainer.notes())

@@ -1,7 +1,7 @@
-"""Fine-tuning of a sparse model with its zeros held: all weights, or low-rank updates merged under the mask.
+"""Fine-tuning of a sparse model under a fixed mask: all weights, or low-rank updates merged under the mask.
 
-A plain merge of LoRA (Hu et al. 2021, arXiv 2106.09685) fills the zeros again. Here the mask is part of the forward pass,
-W + scale * (B A) where W is not 0, so what is merged is what was trained.
+Merging LoRA (Hu et al. 2021, arXiv 2106.09685) would fill the zeros. Here the mask is part of the forward pass,
+W + scale * (B A) where W is not 0, so the merged weights are those that were trained.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from baselines.retrain import Held
-from methods.contract import Job, Needs, Outcome
-from methods.errors import UserError
-from methods.targets import holds_in_out
+from baselines.retrain import MaskedAdamW
+from methods import Job, Needs, Outcome, Settings, Trainer, UserError
+from methods.ranges import Fraction
+from methods.targets import dense_weight
 from methods.training.ranks import shard_like
-from methods.training.settings import Settings
-from methods.training.trainer import Trainer, outside
+from methods.training.trainer import other_parameters
 
 
 class LowRank(nn.Module):
-    """weight + scale * B A where the weight is not 0; A [rank, columns] random, B [rows, rank] zero at first."""
+    """weight + scale * B A where the weight is not 0; A [rank, columns] is initially random, B [rows, rank] zero."""
 
     keep: Tensor
 
@@ -42,38 +42,38 @@ class LowRank(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(Settings):
-    """rank: of the updates, 0 to train all weights; alpha: their scale is alpha / rank. No distillation by default: the
-    text is new to the dense model too.
+    """Fine-tuning under the mask.
+
+    rank: of the updates, 0 to train all weights; alpha: the scale of the updates is alpha / rank. No distillation by
+    default, since the text is new to the dense model too.
     """
 
     name: ClassVar[str] = "finetune"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
-    eta: float = 0.0
-    rank: int = 0
-    alpha: float = 16.0
+    eta: Fraction = 0.0
+    rank: NonNegativeInt = 0
+    alpha: PositiveFloat = 16.0
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         for name in job.targets:
-            module = model.get_submodule(name)
-            weight: Tensor = module.weight  # type: ignore[assignment]
-            if job.pattern.violations(weight.T if holds_in_out(module) else weight):
+            if job.pattern.violations(dense_weight(model.get_submodule(name))):
                 raise UserError(
-                    f"{name} does not hold {job.pattern} before fine-tuning: start from a model pruned to it, "
-                    "or name its pattern by --pattern"
+                    f"{name} breaks pattern {job.pattern} before fine-tuning: start from a model pruned to it, "
+                    "or name the model's pattern with --pattern"
                 )
-        return self._low_rank(model, job) if self.rank else self._whole(model, job)
+        return self._low_rank(model, job) if self.rank else self._train_all(model, job)
 
-    def _whole(self, model: nn.Module, job: Job) -> Outcome:
-        changed = outside(model, job.targets)
+    def _train_all(self, model: nn.Module, job: Job) -> Outcome:
+        changed = other_parameters(model, job.targets)
         trainer = Trainer(self.name, model, job, self)
         theta, rest = trainer.parameters(job.targets)
         masks = {}
         for name, parameter in zip(job.targets, theta, strict=True):
             masks[parameter] = shard_like(model.get_submodule(name).weight.detach() != 0, parameter)  # type: ignore[operator]
-        optimizer = Held([*theta, *rest], masks, **self.adam, fused=True)
+        optimizer = MaskedAdamW([*theta, *rest], masks, **self.adam, fused=True)
         trainer.run(optimizer, teacher=True)
-        trainer.mark("end")
-        return Outcome(trainer.done(), changed=changed, notes=trainer.notes())
+        trainer.log_validation("end")
+        return Outcome(trainer.finalize(), changed=changed, notes=trainer.notes())
 
     def _low_rank(self, model: nn.Module, job: Job) -> Outcome:
         for name in job.targets:
@@ -89,12 +89,12 @@ class Finetune(Settings):
             fused=True,
         )
         trainer.run(optimizer, teacher=True)
-        trainer.mark("end")
-        return Outcome(trainer.done(lambda whole: merge(whole, job)), notes=trainer.notes(rank=self.rank))
+        trainer.log_validation("end")
+        return Outcome(trainer.finalize(lambda full: merge_updates(full, job)), notes=trainer.notes(rank=self.rank))
 
 
 @torch.no_grad()
-def merge(model: nn.Module, job: Job) -> None:
-    """Put the updates into the weights; zeros stay zeros."""
+def merge_updates(model: nn.Module, job: Job) -> None:
+    """Add the updates to the weights. Zeros stay zeros."""
     for module in map(model.get_submodule, job.targets):
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)

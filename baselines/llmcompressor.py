@@ -1,10 +1,10 @@
-"""llm-compressor's SparseGPT and Wanda as its users get them, in this process; the extra `llmcompressor`.
+"""llm-compressor's SparseGPT and Wanda, called in this process as its users do. Needs the extra `llmcompressor`.
 
-Frantar & Alistarh 2023, arXiv 2301.00774; Sun et al. 2024, arXiv 2306.11695. None of its code is here.
+Frantar & Alistarh 2023, arXiv 2301.00774; Sun et al. 2024, arXiv 2306.11695. This file has none of its code.
 
-It prunes a tied lm_head, ignore list or not, when its targets are named by class; here each is named by pattern, and
-the runner sees that nothing else changed. Where a Hessian cannot be inverted it goes on with the identity in its place:
-`notes["identity_hessians"]` counts them.
+With targets given by class it also prunes a tied lm_head, even if that is on the ignore list. So targets are given by
+regular expressions here, and the runner checks that nothing else changed. Where a Hessian cannot be inverted it uses
+the identity instead; `notes["identity_hessians"]` counts these.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, ClassVar
 
+from pydantic import PositiveInt
 from torch import nn
 
-from methods.contract import Job, Needs, Outcome
-from methods.errors import Skipped, UserError
-from methods.targets import as_patterns, dense_weight, family_of, holds_in_out
+from methods import Job, Needs, Outcome, Skipped
+from methods.ranges import Fraction
+from methods.targets import as_regexes, dense_weight, family_of, stores_in_out
 
 EXTRA = "llmcompressor"
 PACKAGES = ("llmcompressor", "compressed-tensors", "torch", "transformers")
@@ -25,18 +26,15 @@ PACKAGES = ("llmcompressor", "compressed-tensors", "torch", "transformers")
 
 @dataclass(frozen=True)
 class LlmCompressorSparseGPT:
-    """SparseGPTModifier. damping: fraction of H's mean diagonal; block: columns between updates."""
+    """SparseGPTModifier. damping: share of H's mean diagonal that is added; block: columns between updates."""
 
     name: ClassVar[str] = "llmcompressor-sparsegpt"
     needs: ClassVar[Needs] = Needs.CALIBRATION
-    damping: float = 0.01
-    block: int = 128
+    damping: Fraction = 0.01
+    block: PositiveInt = 128
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        if not 0 <= self.damping <= 1:
-            raise UserError(f"{self.name}:damping={self.damping} will not do: it is a fraction, from 0 to 1")
-        if self.block < 1 or not job.pattern.fits(self.block):
-            raise UserError(f"{self.name}:block={self.block} cannot hold whole groups of {job.pattern}")
+        job.pattern.require_whole_groups(self.block, f"{self.name}:block")
         return _oneshot(model, job, "SparseGPTModifier", {"dampening_frac": self.damping, "block_size": self.block})
 
 
@@ -54,15 +52,15 @@ class LlmCompressorWanda:
 def _oneshot(model: nn.Module, job: Job, kind: str, settings: dict[str, Any]) -> Outcome:
     """
     Raises:
-        Skipped: it is not installed, or has no way to prune this model.
+        Skipped: it is not installed, or cannot prune this model.
     """
-    modifiers = _library()
+    modifiers = _import_modifiers()
     if job.compute.stream:
-        raise Skipped("llm-compressor here wants the whole model in memory")
-    if any(holds_in_out(model.get_submodule(t)) for t in job.targets):
-        raise Skipped("llm-compressor prunes no Conv1D")
+        raise Skipped("llm-compressor needs the whole model in memory, and this one is streamed")
+    if any(stores_in_out(model.get_submodule(t)) for t in job.targets):
+        raise Skipped("llm-compressor cannot prune Conv1D")
     if job.pattern.dense:
-        raise Skipped("the pattern is dense: there is nothing to prune")
+        raise Skipped("nothing to prune: the pattern is dense")
     from datasets import Dataset
     from llmcompressor import oneshot
     from loguru import logger
@@ -72,8 +70,8 @@ def _oneshot(model: nn.Module, job: Job, kind: str, settings: dict[str, Any]) ->
     family = family_of(model.config.to_dict())  # type: ignore[operator, union-attr]
     recipe = settings | {
         "sparsity": 1 - pattern.n / pattern.m if pattern.m else pattern.sparsity,
-        "mask_structure": f"{pattern.m - pattern.n}:{pattern.m}" if pattern.m else "0:0",  # it counts the zeros
-        "targets": ["re:" + regex for regex in as_patterns(job.targets, family)],
+        "mask_structure": f"{pattern.m - pattern.n}:{pattern.m}" if pattern.m else "0:0",  # n:m counts the zeros there
+        "targets": ["re:" + regex for regex in as_regexes(job.targets, family)],
     }
     warnings: list[str] = []
     sink = logger.add(
@@ -99,17 +97,17 @@ def _oneshot(model: nn.Module, job: Job, kind: str, settings: dict[str, Any]) ->
         "versions": {name: version(name) for name in PACKAGES},
         "recipe": {kind: recipe},
         "log": {"warnings": sorted(set(warnings))},
-        "dense_logits": "of the same model object: it runs in this process",
+        "dense_logits": "not compared: it runs in this process, on the same model",
         "identity_hessians": sum("Failed to invert hessian" in w for w in warnings),
     }
     return Outcome(model, notes=notes)
 
 
-def _library() -> dict[str, Any]:
-    """Its modifiers by name.
+def _import_modifiers() -> dict[str, Any]:
+    """The modifiers by name.
 
     Raises:
-        Skipped: it is not installed, or it is and cannot be imported, which is said.
+        Skipped: it is not installed or cannot be imported.
     """
     try:
         from llmcompressor.modifiers.pruning import WandaPruningModifier

@@ -7,13 +7,12 @@ from typing import ClassVar
 
 from torch import nn
 
-from methods.contract import Job, Needs, Outcome
-from methods.pruning.walk import Walk
+from methods import Job, Needs, Outcome, Walk
 
 
 @dataclass(frozen=True)
 class Magnitude:
-    """Score |W|, per group; unstructured, per layer."""
+    """Score |W|, compared per group; unstructured, per layer."""
 
     name: ClassVar[str] = "magnitude"
     needs: ClassVar[Needs] = Needs.NOTHING

@@ -1,4 +1,4 @@
-"""Retraining: take a one-shot method's mask and weights, and train what is left while the mask is held."""
+"""Retraining: train the weights that a one-shot method kept, under its mask."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods.contract import Job, Needs, Outcome
-from methods.errors import UserError
-from methods.targets import holds_in_out
+from methods import Job, Needs, Outcome, Settings, Trainer, UserError
+from methods.targets import relayout
 from methods.training.ranks import local, shard_like
-from methods.training.settings import Settings
-from methods.training.trainer import Trainer, outside
+from methods.training.trainer import other_parameters
 
 
-class Held(torch.optim.AdamW):
-    """AdamW that leaves masked weights at zero: their gradients are dropped, so no momentum builds up."""
+class MaskedAdamW(torch.optim.AdamW):
+    """AdamW that keeps pruned weights at zero: their gradients are set to zero, so they get no momentum."""
 
     def __init__(self, params: Any, masks: dict[nn.Parameter, Tensor], **options: Any) -> None:
         super().__init__(params, weight_decay=0.0, **options)
@@ -33,21 +31,22 @@ class Held(torch.optim.AdamW):
 
 @dataclass(frozen=True, kw_only=True)
 class Retrain(Settings):
+    """The weights of the prior, trained under its mask."""
+
     name: ClassVar[str] = "retrain"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.prior is None:
-            raise UserError("retrain needs a mask to hold: write retrain:from=METHOD, for example from=wanda")
-        changed = outside(model, job.targets)
+            raise UserError("retrain needs a mask: use retrain:from=METHOD, for example retrain:from=wanda")
+        changed = other_parameters(model, job.targets)
         trainer = Trainer(self.name, model, job, self)
         theta, rest = trainer.parameters(job.targets)
         masks = {}
         for name, parameter in zip(job.targets, theta, strict=True):
-            keep = job.prior.masks[name].to(parameter.device)  # [out, in]
-            keep = keep.T if holds_in_out(model.get_submodule(name)) else keep
+            keep = relayout(model.get_submodule(name), job.prior.masks[name].to(parameter.device))
             masks[parameter] = shard_like(keep, parameter)
-        optimizer = Held([*theta, *rest], masks, **self.adam, fused=True)
+        optimizer = MaskedAdamW([*theta, *rest], masks, **self.adam, fused=True)
         trainer.run(optimizer, teacher=True)
-        trainer.mark("end")
-        return Outcome(trainer.done(), changed=changed, notes=trainer.notes())
+        trainer.log_validation("end")
+        return Outcome(trainer.finalize(), changed=changed, notes=trainer.notes())

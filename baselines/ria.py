@@ -1,4 +1,4 @@
-"""RIA: keep the weights that matter to their row and to their column. Zhang et al. 2024 (ICLR), "Plug-and-Play"."""
+"""RIA: keep the weights that are large for their row and column. Zhang et al. 2024 (ICLR), "Plug-and-Play"."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from baselines.wanda import squared_norm
-from methods.contract import Job, Needs, Outcome
-from methods.errors import UserError
-from methods.pruning.walk import Walk
+from methods import Job, Needs, Outcome, Walk
 
 
-def relative(weight: Tensor) -> Tensor:
-    """Relative importance: |W_ij| / sum_k |W_ik| + |W_ij| / sum_k |W_kj|. A row or column of zeros has none. [out, in]"""
+def relative_importance(weight: Tensor) -> Tensor:
+    """Relative importance: |W_ij| / sum_k |W_ik| + |W_ij| / sum_k |W_kj|. 0 in a row or column of zeros. [out, in]"""
     size = weight.abs().float()
     rows, columns = size.sum(1, keepdim=True), size.sum(0)
     tiny = torch.finfo(size.dtype).tiny
@@ -24,20 +23,20 @@ def relative(weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Ria:
-    """Score: relative importance times ||X_j||_2^power, per group; unstructured, per layer as in the released code.
+    """Score: relative importance times ||X_j||_2^power, compared per group.
 
-    power: the paper's a, 0.5 in its experiments; 0 leaves the inputs out. The paper's other half, a permutation of input
-    channels before n:m is imposed, is not done here: the pattern is along the model's own order.
+    Unstructured, it is compared per layer, as in the released code.
+
+    power: a in the paper, 0.5 in its experiments; 0 ignores the inputs. The paper's permutation of input channels
+    before pruning to n:m is not implemented: groups are in the model's order.
     """
 
     name: ClassVar[str] = "ria"
     needs: ClassVar[Needs] = Needs.CALIBRATION
-    power: float = 0.5
+    power: NonNegativeFloat = 0.5
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        if not 0 <= self.power < torch.inf:
-            raise UserError(f"ria:power={self.power} will not do: it is an exponent of the inputs' size, 0 or more")
         walk = Walk(model, job, squared_norm)
         for visit in walk:
-            visit.prune(job.pattern.keep(relative(visit.weight) * visit.stat.sqrt() ** self.power))
+            visit.prune(job.pattern.keep(relative_importance(visit.weight) * visit.stat.sqrt() ** self.power))
         return walk.outcome()

@@ -1,7 +1,7 @@
-"""SparseML 1.8, which reached its end of life, in an environment of its own: `bench env create sparseml`.
+"""SparseML 1.8, which is no longer maintained, in an environment of its own: `bench env create sparseml`.
 
 Its SparseGPT (Frantar & Alistarh 2023, arXiv 2301.00774) and magnitude (Han et al. 2015, arXiv 1506.02626), as that
-library runs them. None of its code is here: `baselines.isolated.sparseml_prune` calls it.
+library runs them. This file has none of its code: `baselines.isolated.sparseml_prune` calls it.
 """
 
 from __future__ import annotations
@@ -11,34 +11,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pydantic import PositiveInt
 from torch import nn
 
 from baselines.isolated import sparseml_prune
-from methods.contract import Job, Needs, Outcome
-from methods.errors import Skipped, UserError
-from methods.isolated import Child, prune
-from methods.targets import Family, as_patterns, family_of
+from methods import Job, Needs, Outcome, Skipped
+from methods.isolated import Script, prune
+from methods.ranges import Fraction
+from methods.targets import Family, as_regexes, family_of
 
-KNOWN = ("llama", "mistral", "qwen2", "opt")
+SUPPORTED_FAMILIES = ("llama", "mistral", "qwen2", "opt")
 """Families whose linears both sides call by one name and whose config `older` translates."""
 
 
 @dataclass(frozen=True)
 class SparsemlSparseGPT:
-    """SparseGPTModifier, block after block. damping: fraction of H's mean diagonal; block: columns between updates."""
+    """SparseGPTModifier, block after block. damping: share of H's mean diagonal that is added; block: columns
+    between updates."""
 
     name: ClassVar[str] = "sparseml-sparsegpt"
     needs: ClassVar[Needs] = Needs.CALIBRATION | Needs.ISOLATED
-    damping: float = 0.01
-    block: int = 128
+    damping: Fraction = 0.01
+    block: PositiveInt = 128
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        if not 0 <= self.damping <= 1:
-            raise UserError(f"{self.name}:damping={self.damping} will not do: it is a fraction, from 0 to 1")
-        if self.block < 1 or not job.pattern.fits(self.block):
-            raise UserError(f"{self.name}:block={self.block} cannot hold whole groups of {job.pattern}")
+        job.pattern.require_whole_groups(self.block, f"{self.name}:block")
         family = _family(model, job)
-        blocks = _whole_blocks(job.targets, family)
+        blocks = _block_indices(job.targets, family)
         settings = {
             "method": "sparsegpt",
             "damping": self.damping,
@@ -46,7 +45,7 @@ class SparsemlSparseGPT:
             "blocks": [rf"^{family.blocks}\.({'|'.join(map(str, blocks))})$"],
             "count": len(blocks),
         }
-        return prune(model, job, _child(model, settings))
+        return prune(model, job, _script(model, settings))
 
 
 @dataclass(frozen=True)
@@ -57,27 +56,29 @@ class SparsemlMagnitude:
     needs: ClassVar[Needs] = Needs.ISOLATED
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        settings = {"method": "magnitude", "linears": as_patterns(job.targets, _family(model, job))}
-        return prune(model, job, _child(model, settings))
+        settings = {"method": "magnitude", "linears": as_regexes(job.targets, _family(model, job))}
+        return prune(model, job, _script(model, settings))
 
 
 def _family(model: nn.Module, job: Job) -> Family:
     """
     Raises:
-        Skipped: an architecture that SparseML's transformers 4.40 does not know, or nothing to prune.
+        Skipped: SparseML's transformers 4.40 does not support the architecture, or there is nothing to prune.
     """
     config = model.config.to_dict()  # type: ignore[operator, union-attr]
-    if config["model_type"] not in KNOWN:
-        raise Skipped(f"SparseML's transformers is too old for {config['model_type']}: it gets {', '.join(KNOWN)} here")
+    if config["model_type"] not in SUPPORTED_FAMILIES:
+        raise Skipped(
+            f"SparseML's transformers is too old for {config['model_type']}: supported are {', '.join(SUPPORTED_FAMILIES)}"
+        )
     if job.pattern.dense:
-        raise Skipped("the pattern is dense: there is nothing to prune")
+        raise Skipped("nothing to prune: the pattern is dense")
     return family_of(config)
 
 
-def _whole_blocks(targets: tuple[str, ...], family: Family) -> list[int]:
+def _block_indices(targets: tuple[str, ...], family: Family) -> list[int]:
     """
     Raises:
-        Skipped: a block is to be pruned in part.
+        Skipped: only a part of a block is to be pruned.
     """
     blocks = [b for b in dict.fromkeys(map(family.block_of, targets)) if b is not None]
     if len(targets) != len(blocks) * len(family.linears):
@@ -85,16 +86,16 @@ def _whole_blocks(targets: tuple[str, ...], family: Family) -> list[int]:
     return blocks
 
 
-def _child(model: nn.Module, settings: Mapping[str, Any]) -> Child:
-    config = older(model.config.to_dict())  # type: ignore[operator, union-attr]
-    return Child(script=Path(sparseml_prune.__file__), config=config, settings=settings)
+def _script(model: nn.Module, settings: Mapping[str, Any]) -> Script:
+    config = to_old_config(model.config.to_dict())  # type: ignore[operator, union-attr]
+    return Script(path=Path(sparseml_prune.__file__), config=config, settings=settings)
 
 
-def older(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as transformers 4.40 reads it: it would take no notice of `rope_parameters`, and rope_theta for 10000.
+def to_old_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config for transformers 4.40, which ignores `rope_parameters` and would use a rope_theta of 10000.
 
     Raises:
-        Skipped: positions are scaled in a way it does not know.
+        Skipped: it does not support this scaling of positions.
     """
     out = {k: v for k, v in config.items() if k not in ("rope_parameters", "dtype", "transformers_version")}
     rope = config.get("rope_parameters") or {}
@@ -104,7 +105,7 @@ def older(config: Mapping[str, Any]) -> dict[str, Any]:
     if kind in ("linear", "dynamic"):
         out["rope_scaling"] = {"type": kind, "factor": rope["factor"]}
     elif kind != "default":
-        raise Skipped(f"SparseML's transformers does not know positions scaled by {kind!r}")
+        raise Skipped(f"SparseML's transformers does not support positions scaled by {kind!r}")
     if config.get("dtype"):
         out["torch_dtype"] = str(config["dtype"]).removeprefix("torch.")
     return out

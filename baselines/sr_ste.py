@@ -1,4 +1,4 @@
-"""Training through a mask: SR-STE (Zhou et al. 2021, arXiv 2102.04010) and AST (Huang et al. 2024, arXiv 2407.20584)."""
+"""Training under a mask: SR-STE (Zhou et al. 2021, arXiv 2102.04010), AST (Huang et al. 2024, arXiv 2407.20584)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from methods.contract import Job, Needs, Outcome
-from methods.errors import UserError
-from methods.targets import holds_in_out
+from methods import Job, Needs, Outcome, Settings, Trainer, UserError
+from methods.ranges import Fraction
+from methods.targets import relayout
 from methods.training.ranks import full_tensor, local, shard_like
-from methods.training.settings import Settings
-from methods.training.trainer import Trainer, outside
+from methods.training.trainer import other_parameters
 
 
-class _Through(torch.autograd.Function):
+class _StraightThrough(torch.autograd.Function):
+    """The masked weight forward; the gradient passes unchanged."""
+
     @staticmethod
     def forward(ctx: Any, weight: Tensor, keep: Tensor) -> Tensor:
         return weight.masked_fill(~keep, 0)
@@ -27,8 +29,8 @@ class _Through(torch.autograd.Function):
         return grad, None
 
 
-class Masked(nn.Module):
-    """The forward pass sees the masked weight; the gradient goes straight through to the dense one."""
+class MaskedWeight(nn.Module):
+    """The forward pass uses the masked weight; the gradient passes unchanged to the dense one."""
 
     keep: Tensor
 
@@ -37,28 +39,26 @@ class Masked(nn.Module):
         self.register_buffer("keep", torch.ones_like(weight, dtype=torch.bool), persistent=False)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return _Through.apply(weight, self.keep)  # type: ignore[no-any-return, no-untyped-call]
+        return _StraightThrough.apply(weight, self.keep)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class Masks:
-    """The masks of all targets: put on, chosen anew as training goes on, taken off."""
+    """The masks of all targets, updated during training."""
 
     def __init__(self, model: nn.Module, job: Job) -> None:
         self._modules = [model.get_submodule(t) for t in job.targets]
         self._pattern = job.pattern
-        self.all = [Masked(m.weight) for m in self._modules]  # type: ignore[arg-type]
+        self.all = [MaskedWeight(m.weight) for m in self._modules]  # type: ignore[arg-type]
         for module, mask in zip(self._modules, self.all, strict=True):
             parametrize.register_parametrization(module, "weight", mask)
 
     @torch.no_grad()
     def choose(self) -> float:
-        """The largest |w| of each group; the share of weights whose mark changed."""
+        """Set each mask to the n largest |w| of each group. Returns the share of the masks that changed."""
         flips = count = 0.0
         for module, mask in zip(self._modules, self.all, strict=True):
-            size = full_tensor(_own(module)).abs()
-            turn = holds_in_out(module)
-            keep = self._pattern.keep((size.T if turn else size).contiguous())
-            keep = keep.T if turn else keep
+            size = full_tensor(_dense_weight(module)).abs()
+            keep = relayout(module, self._pattern.keep(relayout(module, size).contiguous()))
             flips += float((keep != mask.keep).sum())
             count += keep.numel()
             mask.keep.copy_(keep)
@@ -66,20 +66,20 @@ class Masks:
 
     @torch.no_grad()
     def decay(self, strength: float) -> None:
-        """Add strength * w of what is masked to the gradients."""
+        """Add strength * w to the gradients of the pruned weights."""
         for module, mask in zip(self._modules, self.all, strict=True):
-            weight = _own(module)
+            weight = _dense_weight(module)
             if weight.grad is not None:
                 local(weight.grad).addcmul_(local(weight), shard_like(~mask.keep, weight), value=strength)
 
 
-def take_off(model: nn.Module, job: Job) -> None:
-    """Leave the masked weights in place of the dense ones."""
+def remove_masks(model: nn.Module, job: Job) -> None:
+    """Replace the dense weights by the masked weights, and remove the masks."""
     for module in map(model.get_submodule, job.targets):
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
 
 
-def _own(module: nn.Module) -> Tensor:
+def _dense_weight(module: nn.Module) -> Tensor:
     """The dense weight under the mask."""
     weight: Tensor = module.parametrizations.weight.original  # type: ignore[union-attr, assignment]
     return weight
@@ -87,15 +87,15 @@ def _own(module: nn.Module) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class SrSte(Settings):
-    """Masks by |w|, chosen anew every `refresh` steps (1 in the paper); each step's gradient gets decay * w of what is
-    masked (eq. 9). No distillation in the paper, so none by default.
+    """Masks by |w|, updated every `refresh` steps (1 in the paper). In each step decay * w is added to the gradients of
+    the pruned weights (eq. 9). No distillation by default, as in the paper.
     """
 
     name: ClassVar[str] = "sr-ste"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
-    eta: float = 0.0
-    decay: float = 2e-4
-    refresh: int = 1
+    eta: Fraction = 0.0
+    decay: NonNegativeFloat = 2e-4
+    refresh: PositiveInt = 1
 
     def decay_at(self, step: int, total: int) -> float:
         """The strength of the decay at a step, from 0."""
@@ -103,39 +103,39 @@ class SrSte(Settings):
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.pattern.unstructured:
-            raise UserError(f"{self.name} works in groups: pattern {job.pattern} has none, take n:m")
-        changed = outside(model, job.targets)
+            raise UserError(f"{self.name} needs an n:m pattern, and {job.pattern} is not one: use, for example, 2:4")
+        changed = other_parameters(model, job.targets)
         masks = Masks(model, job)
         trainer = Trainer(self.name, model, job, self)
         theta, rest = trainer.parameters(job.targets)
         optimizer = torch.optim.AdamW([*theta, *rest], **self.adam, weight_decay=0.0, fused=True)
-        figures = {"flips": 0.0, "decay": 0.0}
+        metrics = {"flips": 0.0, "decay": 0.0}
 
         def before(step: int, total: int) -> dict[str, float]:
             if step % self.refresh == 0:
-                figures["flips"] = masks.choose() if step else 0.0 * masks.choose()
-            figures["decay"] = self.decay_at(step, total)
-            return figures
+                metrics["flips"] = masks.choose() if step else 0.0 * masks.choose()
+            metrics["decay"] = self.decay_at(step, total)
+            return metrics
 
-        optimizer.register_step_pre_hook(lambda *_: masks.decay(figures["decay"]))
+        optimizer.register_step_pre_hook(lambda *_: masks.decay(metrics["decay"]))
         trainer.run(optimizer, teacher=True, hook=before)
         masks.choose()
-        trainer.mark("end")
-        return Outcome(trainer.done(lambda whole: take_off(whole, job)), changed=changed, notes=trainer.notes())
+        trainer.log_validation("end")
+        return Outcome(trainer.finalize(lambda full: remove_masks(full, job)), changed=changed, notes=trainer.notes())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ast(SrSte):
-    """AST's sparse training: SR-STE whose decay is annealed in over the first half, with distillation at T = 2.
+    """AST's sparse training: SR-STE with a decay that grows over the first half, and distillation at T = 2.
 
-    Its low-rank side branch is left out, so that what comes out is a plain 2:4 model.
+    Without AST's low-rank branch, so that the result is a plain 2:4 model.
     """
 
     name: ClassVar[str] = "ast"
-    eta: float = 2 / 3
-    temperature: float = 2.0
-    decay: float = 2e-4
-    refresh: int = 10
+    eta: Fraction = 2 / 3
+    temperature: PositiveFloat = 2.0
+    decay: NonNegativeFloat = 2e-4
+    refresh: PositiveInt = 10
 
     def decay_at(self, step: int, total: int) -> float:
         return self.decay * min(1.0, 2 * step / total)

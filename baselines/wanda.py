@@ -1,4 +1,4 @@
-"""Wanda: keep the weights that meet the loudest inputs. Sun et al. 2024, arXiv 2306.11695."""
+"""Wanda: keep the weights with the largest |W| * ||X||_2. Sun et al. 2024, arXiv 2306.11695."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from methods.contract import Job, Needs, Outcome
-from methods.pruning.walk import Walk
+from methods import Job, Needs, Outcome, Walk
 
 
-def squared_norm(x: Tensor, so_far: Tensor | None) -> Tensor:
-    """Squared L2 norm of each input feature. [tokens, in] -> [in]"""
-    here = x.square().sum(0)
-    return here if so_far is None else so_far.add_(here)
+def squared_norm(x: Tensor, total: Tensor | None) -> Tensor:
+    """Add the squared L2 norm of each input feature to `total`. [tokens, in] -> [in]"""
+    squares = x.square().sum(0)
+    return squares if total is None else total.add_(squares)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def execute(spec: Spec, show: progress.ProgressDisplay | None = None) -> runner.
 
     Raises:
         UserError: before anything has run.
-        runner.Stopped: results can no longer be saved.
+        runner.RunStopped: results can no longer be saved.
     """
     show = show or progress.display_for(sys.stderr)
     with runner.full_disk_stops(spec.results), in_use():

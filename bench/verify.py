@@ -1,25 +1,29 @@
-"""The runner trusts no method: what it wrote is compared with what it was given, tensor by tensor, folder by folder."""
+"""Check the result of a method against its input, tensor by tensor; check a folder against a pattern."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from methods.errors import UserError
-from methods.folder import Folder
+from methods.folder import Folder, dtype_name
 from methods.pattern import Pattern
-from methods.targets import family_of, find_targets, require_fit
+from methods.targets import find_targets, require_fit
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
-class BrokenPromise(Exception):
-    """The artifact is not what the method promised."""
+class CheckFailed(Exception):
+    """The result of a method breaks the pattern, or it changed a tensor that it must not change."""
 
 
 @dataclass(frozen=True)
 class Layer:
+    """Counts of one target."""
+
     weights: int
     zeros: int
     violations: int = 0
@@ -28,7 +32,7 @@ class Layer:
 
 @dataclass
 class Verdict:
-    """What the check counted."""
+    """Counts of a whole model."""
 
     pattern: Pattern
     parameters: int = 0
@@ -37,10 +41,10 @@ class Verdict:
     violations: int = 0
     negative_zeros: int = 0
     zeros_lost: int | None = None
-    """Weights that a pruner had masked and a quantizer filled again; None where there was no such pair."""
+    """Pruned weights that a quantizer made non-zero; None if nothing was quantized after pruning."""
     layers: dict[str, Layer] = field(default_factory=dict)
     changed: frozenset[str] = frozenset()
-    """Tensors outside the targets that differ, as declared."""
+    """Tensors outside the targets that changed, all of them declared."""
 
 
 def verify(
@@ -53,57 +57,60 @@ def verify(
     *,
     counting: bool = False,
 ) -> Verdict:
-    """Compare two model folders and count.
+    """Compare two model folders, and count.
 
-    A group counts as violated by the bits of its weights: a -0.0 takes a place like any number, since a packer that
-    looks at bits would see it as one.
+    Groups are counted by the bits of their weights: -0.0 counts as a non-zero, since it does in packed formats.
 
     Args:
-        counting: groups that break the pattern are a finding, and so are zeros of `before` that are none in `after`:
-            a quantizer is shown with what it breaks, while a method has to keep its promise.
+        declared: names of tensors outside the targets that may change.
+        counting: only count groups that break the pattern, and zeros of `before` that are not zero in `after`. For
+            quantizers, whose rows show what they break.
 
     Raises:
-        Broken: the pattern does not hold (unless `counting`), a weight is not finite, a tensor appeared, vanished, changed shape or dtype,
-            or changed though it is neither a target nor declared.
+        CheckFailed: the pattern does not hold (unless `counting`); a weight is not finite; a tensor is missing or new, or
+            has another shape or dtype; or a tensor changed that is neither a target nor declared.
     """
+    import torch  # here, so that the command line starts without it
+
     verdict = Verdict(pattern)
-    transposed = family_of(before.config).transposed
     names = {t + ".weight": t for t in targets}
-    if gone := sorted(set(before) - set(after)):
-        raise BrokenPromise(f"tensor {gone[0]} is gone")
-    if new := sorted(set(after) - set(before)):
-        raise BrokenPromise(f"tensor {new[0]} is new")
-    touched = set()
+    if missing := sorted(set(before) - set(after)):
+        raise CheckFailed(f"tensor {missing[0]} is missing")
+    if added := sorted(set(after) - set(before)):
+        raise CheckFailed(f"tensor {added[0]} is new")
+    changed = set()
     for name in before:
-        is_, was = after.tensor(name), before.tensor(name)
-        was = was.to(dtype) if was.is_floating_point() else was
-        if is_.shape != was.shape or is_.dtype != was.dtype:
-            raise BrokenPromise(f"{name} was {was.dtype} {list(was.shape)} and is {is_.dtype} {list(is_.shape)}")
-        if is_.is_floating_point() and not bool(is_.isfinite().all()):
-            raise BrokenPromise(f"{name} holds NaN or infinity")
-        zeros = is_.numel() - int(is_.count_nonzero())
-        verdict.parameters += is_.numel()
+        new, old = (f.weight(names[name]) if name in names else f.tensor(name) for f in (after, before))
+        old = old.to(dtype) if old.is_floating_point() else old
+        if new.shape != old.shape or new.dtype != old.dtype:
+            raise CheckFailed(
+                f"{name} changed from {dtype_name(old.dtype)} {list(old.shape)} to {dtype_name(new.dtype)} {list(new.shape)}"
+            )
+        if new.is_floating_point() and not bool(new.isfinite().all()):
+            raise CheckFailed(f"{name} contains NaN or infinity")
+        zeros = new.numel() - int(new.count_nonzero())
+        verdict.parameters += new.numel()
         verdict.zeros += zeros
-        verdict.bytes += is_.nbytes
+        verdict.bytes += new.nbytes
         if name in names:
-            count(verdict, names[name], is_.T if transposed else is_)
+            count_layer(verdict, names[name], new)
             if counting and not pattern.dense:
-                filled = int(((was == 0) & (is_ != 0)).sum())
+                filled = int(((old == 0) & (new != 0)).sum())
                 verdict.zeros_lost = (verdict.zeros_lost or 0) + filled
-        elif not torch.equal(_bits(is_), _bits(was)):
+        elif not torch.equal(_bits(new), _bits(old)):
             if name not in declared:
-                raise BrokenPromise(f"{name} is no target and was not declared, yet it changed")
-            touched.add(name)
-    verdict.changed = frozenset(touched)
+                raise CheckFailed(f"{name} changed, and it is neither a target nor declared")
+            changed.add(name)
+    verdict.changed = frozenset(changed)
     if verdict.violations and not counting:
-        raise BrokenPromise(f"{verdict.violations} groups break {pattern}")
+        raise CheckFailed(f"{verdict.violations} groups break {pattern}")
     return verdict
 
 
-def count(verdict: Verdict, target: str, weight: Tensor) -> None:
-    """Add one layer's weight [out, in] to a verdict."""
+def count_layer(verdict: Verdict, target: str, weight: Tensor) -> None:
+    """Count one target's weight [out, in] into a verdict."""
     bits = _bits(weight)
-    values = weight.float() if weight.element_size() == 1 else weight  # torch counts no float8
+    values = weight.float() if weight.element_size() == 1 else weight  # torch has no count_nonzero for float8
     zeros = weight.numel() - int(values.count_nonzero())
     layer = Layer(
         weight.numel(), zeros, verdict.pattern.violations(bits), int(bits.count_nonzero()) - weight.numel() + zeros
@@ -115,26 +122,26 @@ def count(verdict: Verdict, target: str, weight: Tensor) -> None:
 
 def _bits(tensor: Tensor) -> Tensor:
     """The same bits as integers, so that -0.0 differs from 0.0."""
+    import torch
+
     sizes = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     return tensor.contiguous().view(sizes[tensor.element_size()])
 
 
 def verify_folder(folder: Folder, pattern: str, include: Iterable[str], exclude: Iterable[str]) -> Verdict:
-    """Count over the linears of a folder.
+    """Count over the target linears of a folder.
 
     Raises:
-        UserError: no safetensors, quantized, an architecture not taught here, or widths that the pattern
-            does not divide.
+        UserError: no safetensors, already quantized, an unsupported architecture, or input widths that are not
+            multiples of the group.
     """
-    wanted = Pattern.parse(pattern)
+    parsed = Pattern.parse(pattern)
     shapes = folder.shapes()
     targets = find_targets(folder.config, shapes, include, exclude)
-    transposed = family_of(folder.config).transposed
-    verdict = Verdict(wanted)
-    require_fit(wanted, folder.config, shapes, targets, "--exclude ")
+    verdict = Verdict(parsed)
+    require_fit(parsed, folder.config, shapes, targets, "--exclude ")
     for target in targets:
-        weight = folder.tensor(target + ".weight")
-        count(verdict, target, weight.T if transposed else weight)
+        count_layer(verdict, target, folder.weight(target))
     return verdict
 
 
@@ -143,17 +150,15 @@ CANDIDATES = ("1:4", "2:8", "2:4", "4:8", "8:16", "3:4", "6:8")
 
 
 def detect_pattern(folder: Folder) -> Pattern:
-    """The sparsest of CANDIDATES that every linear of a folder keeps.
+    """The sparsest of CANDIDATES that holds in every target linear of a folder.
 
     Raises:
         UserError: none of them holds.
     """
     shapes = folder.shapes()
     patterns = [Pattern.parse(text) for text in CANDIDATES]
-    transposed = family_of(folder.config).transposed
     for target in find_targets(folder.config, shapes):
-        weight = folder.tensor(target + ".weight")
-        weight = weight.T if transposed else weight
+        weight = folder.weight(target)
         patterns = [p for p in patterns if p.fits(weight.shape[1]) and not p.violations(weight)]
     if not patterns:
         raise UserError(f"no pattern of {', '.join(CANDIDATES)} holds in {folder.path}: name it with --pattern")

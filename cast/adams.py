@@ -1,7 +1,7 @@
-"""AdamS: Adam whose pruned weights are pulled to zero inside the adaptive step. CAST, arXiv 2509.25996.
+"""AdamS: Adam that pulls pruned weights to zero inside the adaptive step. CAST, arXiv 2509.25996.
 
-No official code exists. Standing of each fact: [p] quoted from the paper by two independent sources, [s] one secondary
-source, [i] inferred.
+No official code exists. Source of each fact: [p] the paper, quoted by two independent sources; [s] one secondary
+source; [i] inferred.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from methods.pattern import Pattern
+from methods import Pattern
 from methods.pruning import selection
 from methods.training.ranks import all_reduce_sum, local
 
 CHUNK = 65536
-"""Weights per thread handled at a time on a CPU: all the passes of a step over them stay in its cache."""
-COMPILED_FROM = 10_000_000
-"""Weights from which a compiled kernel is worth the half minute that compiling takes."""
+"""Weights per thread processed at a time on a CPU, so that all passes of a step find them in the cache."""
+MIN_COMPILED_WEIGHTS = 10_000_000
+"""From this number of weights on, a compiled kernel saves more than the half minute that compiling takes."""
 
 
 class Scalars(NamedTuple):
-    """A step's numbers; the paper's letters."""
+    """The numbers of one step, with the paper's letters."""
 
     lr: float
     beta1: float
     beta2: float
     eps: float
     alpha: float
-    """How far the pull has taken over from the gradient, 0 to 1."""
+    """Weight of the pull against the momentum, 0 to 1."""
     lambda_: float
-    """Its strength."""
+    """Strength of the pull."""
     t: int
-    """Counts from 0."""
+    """The step, from 0."""
 
     @property
     def rate(self) -> float:
@@ -49,10 +49,10 @@ class Scalars(NamedTuple):
 
 
 def reference(w: Tensor, g: Tensor, mu: Tensor, v: Tensor, keep: Tensor, s: Scalars) -> None:
-    """One step, in place, as the equations read; slow. All tensors have w's shape.
+    """One step, in place, as in the equations; slow. All tensors have w's shape.
 
-    The momentum takes the raw gradient only, so a weight that wins its place back is free at once [p]. v is fed by
-    what moves the weight, pull included, and not by g^2 [p]; so the pull shares Adam's denominator.
+    The momentum is of the gradient alone, so a weight that is kept again moves freely at once [p]. v is updated with
+    the update itself, pull included, and not with g^2 [p]; so the pull is divided by Adam's denominator too.
     """
     mu.copy_(s.beta1 * mu + (1 - s.beta1) * g)
     pulled = (1 - s.alpha) * mu + s.alpha * s.lambda_ * w.sign()
@@ -67,21 +67,21 @@ Tensors = list[Tensor] | tuple[Tensor, ...]
 
 
 def foreach(w: Tensors, g: Tensors, mu: Tensors, v: Tensors, keep: Tensors, s: Scalars) -> None:
-    """The same, a list of tensors an operation."""
+    """The same, with one operation for a list of tensors."""
     torch._foreach_lerp_(mu, g, 1 - s.beta1)
     if keep and s.alpha:
         pull: Tensors = torch._foreach_sign(w)
         torch._foreach_mul_(pull, s.lambda_)
         torch._foreach_sub_(pull, mu)
-        torch._foreach_mul_(pull, [marks.view(torch.uint8) ^ 1 for marks in keep])  # a CPU fills by a mask one by one
+        torch._foreach_mul_(pull, [mask.view(torch.uint8) ^ 1 for mask in keep])  # masked_fill is slow on a CPU
         moved: Tensors = torch._foreach_add(mu, pull, alpha=s.alpha)
     else:
-        moved = mu if keep else g  # outside Theta plain Adam, whose second moment is the gradient's
+        moved = mu if keep else g  # outside Theta plain Adam: the second moment of the gradient
     torch._foreach_mul_(v, s.beta2)
     torch._foreach_addcmul_(v, moved, moved, 1 - s.beta2)
-    below = torch._foreach_sqrt(v)
-    torch._foreach_add_(below, s.eps * s.root)
-    torch._foreach_addcdiv_(w, moved if keep else mu, below, -s.rate * s.root)
+    denominator = torch._foreach_sqrt(v)
+    torch._foreach_add_(denominator, s.eps * s.root)
+    torch._foreach_addcdiv_(w, moved if keep else mu, denominator, -s.rate * s.root)
 
 
 @cache
@@ -90,7 +90,9 @@ def _compiled() -> Callable[..., None]:
         up1, beta2, up2, eps, alpha, pull, rate, root = numbers.unbind()
         new_mu = mu + up1 * (g - mu)
         dropped = 1 - keep.to(w.dtype)
-        sign = (w * 1e38).clamp(-1, 1)  # of all |w| above 1e-38; the compiler's own sign takes half as long again
+        sign = (w * 1e38).clamp(
+            -1, 1
+        )  # for |w| above 1e-38; faster than the sign function, which takes 1.5 times as long
         moved = new_mu + dropped * (pull * sign - alpha * new_mu)
         new_v = beta2 * v + up2 * moved * moved
         new_w = w - rate * moved / (new_v.sqrt() * root + eps)
@@ -103,12 +105,12 @@ def _compiled() -> Callable[..., None]:
 
 
 def fused(w: Tensors, g: Tensors, mu: Tensors, v: Tensors, keep: Tensors, s: Scalars) -> None:
-    """The same in one compiled pass over each tensor, 29 bytes a weight of fp32: read w, g, mu, v, keep; write w, mu, v."""
+    """The same in one compiled pass: 29 bytes per float32 weight, to read w, g, mu, v, keep and write w, mu, v."""
     numbers = torch.tensor(
         [1 - s.beta1, s.beta2, 1 - s.beta2, s.eps, s.alpha, s.alpha * s.lambda_, s.rate, 1 / s.root], device=w[0].device
     )
     for w_, g_, mu_, v_, keep_ in zip(w, g, mu, v, keep, strict=True):
-        bits = keep_.view(torch.uint8)  # a vector of bools is read one by one
+        bits = keep_.view(torch.uint8)  # bools would be read one by one
         _compiled()(*(x.view(-1) for x in (w_, g_, mu_, v_, bits)), numbers)
 
 
@@ -121,8 +123,8 @@ def one_by_one(w: Tensors, g: Tensors, mu: Tensors, v: Tensors, keep: Tensors, s
 KERNELS = {"reference": one_by_one, "foreach": foreach, "fused": fused}
 
 
-def _pieces(lists: Sequence[Tensors]) -> Iterator[Sequence[Tensors]]:
-    """On a CPU, a cache's worth at a time: the passes of `foreach` then meet memory once."""
+def _chunks(lists: Sequence[Tensors]) -> Iterator[Sequence[Tensors]]:
+    """On a CPU, parts that fit the cache, so that the passes of `foreach` read memory once."""
     if not lists[0] or lists[0][0].device.type != "cpu":
         yield lists
         return
@@ -133,21 +135,21 @@ def _pieces(lists: Sequence[Tensors]) -> Iterator[Sequence[Tensors]]:
 
 
 class AdamS(torch.optim.Optimizer):
-    """Groups with `sparse=True` are Theta, the weights to prune; the others get plain Adam at the same rate [i].
+    """Groups with `sparse=True` are Theta, the weights to prune. The others get plain Adam at the same rate [i].
 
-    Every `refresh` steps the n largest |w| of each group of m are marked to keep [p]; the pull on the others grows
-    with alpha = t / total [p]. `finish` sets what is not kept to zero.
+    Every `refresh` steps the mask is updated to the n largest |w| of every m [p]. The pull on the other weights grows
+    with alpha = t / total [p]. `apply_mask` sets them to zero.
 
     Args:
-        total: the number of steps planned, T.
-        lambda_: strength of the pull; "auto" measures the mean |momentum| over Theta in the first `refresh` steps,
-            times `gain`, and keeps that.
-        fixed: the first mask stays.
-        decoupled: the pull acts on the weight outside the adaptive step, as in AST (arXiv 2407.20584): an ablation.
-        kernel: "reference", "foreach", "fused", or "auto": fused where a compiler is there and the model is large.
-            They differ by rounding.
+        total: number of steps of the whole training, T.
+        lambda_: strength of the pull. "auto": `lambda_scale` times the mean |momentum| over Theta, measured in the
+            first `refresh` steps and then constant.
+        fixed: keep the first mask.
+        decoupled: pull the weight outside the adaptive step, as AST does (arXiv 2407.20584). An ablation.
+        kernel: "reference", "foreach", "fused", or "auto": fused if there is a compiler and the model is large.
+            They differ in rounding.
 
-    State, a weight of Theta: `mu` and `v` as the weight, `keep` bool. A `transposed` group holds [in, out].
+    State of a weight in Theta: `mu`, `v`, and the mask `keep`, bool. Weights of a `transposed` group are [in, out].
     """
 
     def __init__(
@@ -160,7 +162,7 @@ class AdamS(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         lambda_: float | str = "auto",
-        gain: float = 100.0,
+        lambda_scale: float = 100.0,
         refresh: int = 10,
         fixed: bool = False,
         decoupled: bool = False,
@@ -178,13 +180,13 @@ class AdamS(torch.optim.Optimizer):
         }
         super().__init__(params, defaults)
         self.total, self.pattern, self.refresh = total, pattern, refresh
-        self.auto, self.gain, self.fixed, self.decoupled = auto, gain, fixed, decoupled
+        self.auto, self.lambda_scale, self.fixed, self.decoupled = auto, lambda_scale, fixed, decoupled
         if kernel == "auto":
             size = sum(local(p).numel() for p in self._theta())
-            kernel = "fused" if size >= COMPILED_FROM and shutil.which("c++") else "foreach"
+            kernel = "fused" if size >= MIN_COMPILED_WEIGHTS and shutil.which("c++") else "foreach"
         self.kernel = kernel
-        self.figures: dict[str, float] = {}
-        """As of the last refresh: S, the kept share of |w|; flips, the share of weights whose mark changed; alpha."""
+        self.metrics: dict[str, float] = {}
+        """Of the last refresh: S, the share of |w| that is kept; flips, the share of the mask that changed; alpha."""
         for p in self._all():
             self.state[p] = {"mu": torch.zeros_like(p), "v": torch.zeros_like(p)}
         for p in self._theta():
@@ -198,10 +200,10 @@ class AdamS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update from the gradients as they are."""
+        """One step with the current gradients."""
         t = self.param_groups[0]["step"]
         if t % self.refresh == 0:
-            self.mark(choose=t == 0 or not self.fixed)
+            self.update_mask(choose=t == 0 or not self.fixed)
         if self.auto and t < self.refresh:
             self._measure_lambda(t)
         for group in self.param_groups:
@@ -217,45 +219,45 @@ class AdamS(torch.optim.Optimizer):
         state = [self.state[p] for p in params]
         mu, v = [local(x["mu"]) for x in state], [local(x["v"]) for x in state]
         if not sparse:
-            for w_, g_, mu_, v_ in _pieces([w, g, mu, v]):
+            for w_, g_, mu_, v_ in _chunks([w, g, mu, v]):
                 foreach(w_, g_, mu_, v_, [], s)
             return
         keep = [local(x["keep"]) for x in state]
-        inside = s._replace(alpha=0.0) if self.decoupled else s
+        scalars = s._replace(alpha=0.0) if self.decoupled else s
         run = KERNELS[self.kernel]
         lists = [w, g, mu, v, keep]
-        for w_, g_, mu_, v_, keep_ in _pieces(lists) if run is foreach else [lists]:
-            run(w_, g_, mu_, v_, keep_, inside)
-        if self.decoupled:  # an L1 pull of the same schedule that no denominator divides, stopping at zero
-            for x, stays in zip(w, keep, strict=True):
+        for w_, g_, mu_, v_, keep_ in _chunks(lists) if run is foreach else [lists]:
+            run(w_, g_, mu_, v_, keep_, scalars)
+        if self.decoupled:  # an L1 pull with the same schedule, not divided by a denominator, that stops at zero
+            for x, mask in zip(w, keep, strict=True):
                 shrunk = x.sign() * (x.abs() - s.lr * s.alpha).relu()
-                x.copy_(torch.where(stays, x, shrunk))
+                x.copy_(torch.where(mask, x, shrunk))
 
     @torch.no_grad()
-    def mark(self, choose: bool = True) -> None:
-        """Choose anew which weights to keep, or leave the marks, and take the figures."""
+    def update_mask(self, choose: bool = True) -> None:
+        """Choose the mask again, unless `choose` is false, and update the metrics."""
         sums, weights = [], 0.0
         for group in self.param_groups:
             for p in group["params"] if group["sparse"] else ():
-                w, mark = local(p), local(self.state[p]["keep"])
+                w, mask = local(p), local(self.state[p]["keep"])
                 if group["transposed"]:
-                    w, mark = w.T, mark.T
+                    w, mask = w.T, mask.T
                 if choose:
-                    sums.append(selection.remark(w, mark, self.pattern.n, self.pattern.m))
+                    sums.append(selection.update_mask(w, mask, self.pattern.n, self.pattern.m))
                 else:
-                    sums.append(selection.measure(w.abs(), mark, torch.zeros_like(mark)))
+                    sums.append(selection.mask_metrics(w.abs(), mask, torch.zeros_like(mask)))
                 weights += w.numel()
-        mine = torch.stack(sums).sum(0).tolist() if sums else [0.0, 0.0, 0.0]
-        left, everything, flips, weights = all_reduce_sum(*mine, weights)
+        local_sums = torch.stack(sums).sum(0).tolist() if sums else [0.0, 0.0, 0.0]
+        kept, total, flips, weights = all_reduce_sum(*local_sums, weights)
         t = self.param_groups[0]["step"]
-        self.figures = {
-            "S": left / everything if everything else 1.0,
+        self.metrics = {
+            "S": kept / total if total else 1.0,
             "flips": flips / max(1.0, weights) if t else 0.0,
             "alpha": t / self.total,
         }
 
     def _measure_lambda(self, t: int) -> None:
-        """The mean |mu^| that this step will have, over Theta."""
+        """Set lambda from the mean |mu^| over Theta in this step."""
         size = count = 0.0
         for group in self.param_groups:
             beta1 = group["betas"][0]
@@ -266,17 +268,17 @@ class AdamS(torch.optim.Optimizer):
                     count += mu.numel()
         size, count = all_reduce_sum(size, count)
         for group in self.param_groups:
-            group["lambda_"] = self.gain * size / max(1.0, count)
+            group["lambda_"] = self.lambda_scale * size / max(1.0, count)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's own, which gives every state the dtype of its weight; `keep` stays bool."""
+        """As in torch, where every state gets the dtype of its weight; but `keep` stays bool."""
         super().load_state_dict(state_dict)
         for p in self._theta():
             self.state[p]["keep"] = self.state[p]["keep"].bool()
 
     @torch.no_grad()
-    def finish(self) -> None:
-        """Mark once more and set to zero what is not kept: exactly n of every m stay, ties by index [p]."""
-        self.mark(choose=not self.fixed)
+    def apply_mask(self) -> None:
+        """Update the mask and set the other weights to zero: n of every m are kept, of equal ones the first [p]."""
+        self.update_mask(choose=not self.fixed)
         for p in self._theta():
             local(p).masked_fill_(~local(self.state[p]["keep"]), 0)

@@ -1,1 +1,64 @@
-"""The contract every method signs, and what methods share."""
+"""What an author of a method imports: the contract, the walk, the pattern, the trainer, the errors.
+
+    from methods import Job, Needs, Outcome, Walk
+
+The names are loaded when they are first used, so `import methods` does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from methods.contract import Budget, Compute, Job, Method, Needs, Outcome, Prior
+    from methods.errors import Diverged, Skipped, UserError
+    from methods.pattern import Pattern
+    from methods.pruning.hessian import HessianWalk
+    from methods.pruning.walk import Visit, Walk
+    from methods.quantizing.stored import Stored
+    from methods.training.settings import Settings
+    from methods.training.trainer import Trainer
+
+__all__ = [
+    "Budget",
+    "Compute",
+    "Diverged",
+    "HessianWalk",
+    "Job",
+    "Method",
+    "Needs",
+    "Outcome",
+    "Pattern",
+    "Prior",
+    "Settings",
+    "Skipped",
+    "Stored",
+    "Trainer",
+    "UserError",
+    "Visit",
+    "Walk",
+]
+
+_MODULES = {
+    "contract": ("Budget", "Compute", "Job", "Method", "Needs", "Outcome", "Prior"),
+    "errors": ("Diverged", "Skipped", "UserError"),
+    "pattern": ("Pattern",),
+    "pruning.hessian": ("HessianWalk",),
+    "pruning.walk": ("Visit", "Walk"),
+    "quantizing.stored": ("Stored",),
+    "training.settings": ("Settings",),
+    "training.trainer": ("Trainer",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'methods' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"methods.{_MODULE_OF[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""What a method is, what it is given and what it gives back."""
+"""What a method is given, and what it returns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Needs(Flag):
-    """What a method or a measure cannot do without; the runner supplies it, or says why it cannot."""
+    """What a method or a measure requires. The runner supplies it, or says why it cannot."""
 
     NOTHING = 0
     CALIBRATION = auto()
@@ -28,29 +28,29 @@ class Needs(Flag):
 
 
 class Progress(Protocol):
-    """Called as work goes on; the runner draws it. Units of done and total are the caller's."""
+    """Called while work goes on; the runner shows it. The caller chooses the unit of `done` and `total`."""
 
-    def advance(self, done: int, total: int, **figures: float) -> None: ...
+    def advance(self, done: int, total: int, **metrics: float) -> None: ...
 
 
 class NoProgress:
-    """A Progress nobody watches."""
+    """A progress that shows nothing."""
 
-    def advance(self, done: int, total: int, **figures: float) -> None:
+    def advance(self, done: int, total: int, **metrics: float) -> None:
         pass
 
 
 class Corpus(Protocol):
-    """Training tokens with random access: a resumed run asks for step k and gets what it would have got."""
+    """Training tokens with random access, so that a resumed run gets the batches that it would have had."""
 
     @property
     def step_tokens(self) -> int:
-        """Tokens of one step, all ranks together."""
+        """Tokens in one step, over all ranks."""
         ...
 
     @property
     def tokens(self) -> int:
-        """Distinct tokens there are."""
+        """Number of distinct tokens."""
         ...
 
     @property
@@ -59,12 +59,12 @@ class Corpus(Protocol):
         ...
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
-        """This rank's share of a step: int64 [sequences / world, seqlen]."""
+        """This rank's part of a step: int64 [sequences / world, seqlen]."""
         ...
 
 
 def _torch() -> Any:
-    """Imported when a job is made: a plan reads `needs` off this module and wants no torch."""
+    """Imported when a job is made, since a plan reads `needs` from this module without torch."""
     import torch
 
     return torch
@@ -72,7 +72,7 @@ def _torch() -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """Where and how to compute. `stream`: the model is larger than the device, so blocks come one at a time."""
+    """Where and how to compute. stream: the model is larger than the device, so it is moved there block by block."""
 
     device: torch.device = field(default_factory=lambda: _torch().device("cpu"))
     dtype: torch.dtype = field(default_factory=lambda: _torch().float32)
@@ -82,15 +82,21 @@ class Compute:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How much training a method may use; 0 tokens is none. micro: sequences per forward pass, None for all at once."""
+    """How much training a method may use, and how often its state is logged and saved."""
 
     tokens: int = 0
+    """0: no training."""
     micro: int | None = None
+    """Sequences per forward pass; None: all of a step."""
+    log_every: int = 10
+    """Steps between two reads of the losses. Each read waits for the device."""
+    checkpoint_s: float = 300
+    """Seconds between two checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prior:
-    """The stage named by `from=`: its folder, and which weights it kept (bool [out, in] per target)."""
+    """The stage named by `from=`: its folder, and the weights it kept (bool [out, in] per target)."""
 
     folder: Path
     masks: dict[str, Tensor]
@@ -98,13 +104,13 @@ class Prior:
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Where another library lives whose own dependencies will not go with ours."""
+    """The environment of a library that cannot be installed next to this project."""
 
     name: str
     python: Path
-    """Its interpreter."""
+    """Its Python interpreter."""
     log: Path
-    """What a process there says is kept in this file, beside the artifact."""
+    """The output of a process there is kept in this file, beside the artifact."""
 
 
 def _no_teacher() -> nn.Module:
@@ -113,14 +119,14 @@ def _no_teacher() -> nn.Module:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Everything a method may use, and nothing it may not."""
+    """All that a method may use."""
 
     source: Path
-    """This stage's input, a safetensors folder."""
+    """The model that this stage starts from, a safetensors folder."""
     pattern: Pattern
-    """Must hold on every target afterwards."""
+    """Must hold on every target when the method is done."""
     targets: tuple[str, ...]
-    """Module names of the linears to prune: these and nothing else."""
+    """Module names of the linears to prune. Nothing else is pruned."""
     prior: Prior | None = None
     calibration: Tensor | None = None
     """int64 [sequences, seqlen]"""
@@ -128,30 +134,30 @@ class Job:
     validation: Tensor | None = None
     """int64 [windows, seqlen]"""
     teacher: Callable[[], nn.Module] = _no_teacher
-    """Loads the frozen dense model, only when asked."""
+    """Loads the frozen dense model when it is called."""
     environment: Environment | None = None
-    """For a method that needs ISOLATED: the one its catalog entry names."""
+    """For a method that needs ISOLATED: the one that its catalog entry names."""
     compute: Compute = field(default_factory=Compute)
     budget: Budget = field(default_factory=Budget)
     seed: int = 0
     workdir: Path = Path()
-    """A trainer's checkpoints, a streamed model's shards."""
+    """For a trainer's checkpoints or a streamed model's shards."""
     progress: Progress = field(default_factory=NoProgress)
 
 
 class Outcome(NamedTuple):
-    """What a method hands back."""
+    """What a method returns."""
 
     model: nn.Module | Path
-    """A folder when the method streamed or ran elsewhere."""
+    """A folder if the model was streamed or the method ran in another environment."""
     changed: frozenset[str] = frozenset()
-    """Tensors outside the targets that it trained, declared."""
+    """Names of tensors outside the targets that the method changed. Others must stay as they were."""
     notes: Mapping[str, Any] = MappingProxyType({})
-    """The method's diary, JSON: shown, never ranked."""
+    """JSON for the record: shown, never ranked."""
 
 
 class Method(Protocol):
-    """A frozen dataclass whose fields are its hyperparameters."""
+    """A frozen dataclass. Its fields are the hyperparameters that can be typed."""
 
     name: ClassVar[str]
     needs: ClassVar[Needs]

@@ -1,13 +1,13 @@
-"""The one error a user is meant to read."""
+"""Errors with a message for the user."""
 
 
 class UserError(Exception):
-    """Bad input, in one sentence that names the thing, its value and the way out. The CLI prints it and exits 2."""
+    """Bad input: one sentence that says what is wrong and what to do. The command line prints it and exits with 2."""
 
 
 class Skipped(Exception):
-    """Not here, and why in a phrase, such as a device there is none of. A row, and no failure."""
+    """This machine or model cannot do it, with the reason. Recorded as a skipped row, not as a failure."""
 
 
 class Diverged(Exception):
-    """A training that left the road: not an error of the suite, but its finding."""
+    """Training diverged. Recorded as a result, not as an error."""

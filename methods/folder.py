@@ -1,4 +1,4 @@
-"""Model folders: config.json and safetensors, read tensor by tensor and written shard by shard. No pickle, ever."""
+"""Model folders: config.json and safetensors, read tensor by tensor and written shard by shard. Never pickle."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from methods.errors import UserError
 from methods.targets import FAMILIES
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 INDEX = "model.safetensors.index.json"
@@ -19,41 +20,41 @@ SHARD_BYTES = 2 * 2**30
 HEADER_BYTES = 100 * 2**20
 """The format's own limit."""
 HEADS = ("lm_head.", "embed_out.")
-"""What lies outside the base model, so that a file without the base's prefix still means these as they stand."""
+"""Tensors outside the base model: their names stay as they are where a file leaves out the base model's prefix."""
 TIED = tuple(head + "weight" for head in HEADS)
 TIED_BY_DEFAULT = ("gpt2", "opt")
 CONSTANTS = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
-"""Causal masks and rotary frequencies, once saved with the weights."""
+"""Causal masks and rotary frequencies, which older files contain."""
 
 
 class Folder:
-    """A model on disk. Tensor names are those of the model's state dict, whatever prefix its file left out.
+    """A model on disk. Tensor names are those of the model's state dict, also where its file leaves out a prefix.
 
     Raises:
-        UserError: not a folder, no config, or weights in any form but safetensors.
+        UserError: not a folder, no config.json, or weights that are not safetensors.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self.config: dict[str, Any] = json.loads((path / "config.json").read_text())
-            family = FAMILIES.get(self.config.get("model_type", ""))
+            self._family = family = FAMILIES.get(self.config.get("model_type", ""))
         except (OSError, ValueError, AttributeError) as fault:
-            raise UserError(f"{path} is not a model folder: its config.json cannot be read ({fault})") from None
+            raise UserError(f"{path} is not a model folder: cannot read its config.json ({fault})") from None
         self._open: dict[str, Any] = {}
         self._where: dict[str, tuple[str, str]] = {}  # state-dict name -> (shard, name in the shard)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._files = self._shards()
         for shard in self._files:
-            for name, about in _header(path / shard).items():
-                if self._left_out(name):
+            for name, info in _header(path / shard).items():
+                if self._is_ignored(name):
                     continue
-                whole = name if not family or name.startswith((family.base, *HEADS)) else family.base + name
-                self._where[whole] = (shard, name)
-                self._shapes[whole] = tuple(about["shape"])
+                full = name if not family or name.startswith((family.base, *HEADS)) else family.base + name
+                self._where[full] = (shard, name)
+                self._shapes[full] = tuple(info["shape"])
 
-    def _left_out(self, name: str) -> bool:
-        """Constants that older files carry, and the second name of a tied head: no model's state has them."""
+    def _is_ignored(self, name: str) -> bool:
+        """Constants of older files, and the second name of a tied head: not in a model's state dict."""
         tied = self.config.get("tie_word_embeddings", self.config.get("model_type") in TIED_BY_DEFAULT)
         return bool(CONSTANTS.search(name)) or (tied and name in TIED)
 
@@ -62,14 +63,12 @@ class Folder:
             try:
                 names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
-                raise UserError(
-                    f"{index} cannot be read as an index of shards ({fault}): fetch or write it again"
-                ) from None
+                raise UserError(f"invalid shard index {index} ({fault}): download or write it again") from None
         else:
             names = ["model.safetensors"] if (self.path / "model.safetensors").exists() else []
         for name in names:
             if not isinstance(name, str) or Path(name).name != name:
-                raise UserError(f"{index} points to {name!r}, outside its folder: refused")
+                raise UserError(f"invalid shard index {index}: {name!r} is outside its folder")
         if not names:
             pickles = [
                 *self.path.glob("*.bin"),
@@ -79,14 +78,14 @@ class Folder:
             ]
             if pickles:
                 raise UserError(
-                    f"{self.path} holds {pickles[0].name}, a pickle, which can run code when read: "
-                    "convert it to safetensors where you trust it, then point here again"
+                    f"{self.path} has pickled weights ({pickles[0].name}), which can run code when they are read: "
+                    "convert them to safetensors first"
                 )
             if (self.path / "packed24.json").exists():
                 raise UserError(
-                    f"{self.path} is a packed24 folder: make it dense with bench export {self.path} --format hf --out DIR"
+                    f"{self.path} is a packed24 folder: unpack it first with bench export {self.path} --format hf --out DIR"
                 )
-            raise UserError(f"{self.path} holds no model.safetensors")
+            raise UserError(f"no model.safetensors in {self.path}: use a folder with safetensors weights")
         return names
 
     def __iter__(self) -> Iterator[str]:
@@ -100,10 +99,11 @@ class Folder:
         return [self.path / s for s in self._files]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Tensor name -> shape as stored."""
         return dict(self._shapes)
 
     def tensor(self, name: str) -> Tensor:
-        """Read one tensor, on the CPU, in the dtype it is stored in."""
+        """Read one tensor, on the CPU, in the dtype of the file."""
         from safetensors import safe_open
 
         shard, inner = self._where[name]
@@ -111,40 +111,51 @@ class Folder:
             self._open[shard] = safe_open(self.path / shard, framework="pt")
         return self._open[shard].get_tensor(inner)  # type: ignore[no-any-return]
 
+    def weight(self, target: str) -> Tensor:
+        """The weight of a linear, [out, in] however it is stored. target: the linear's module name."""
+        stored = self.tensor(target + ".weight")
+        return stored.T if self._family and self._family.transposed else stored
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name that configs and records use: "float32" of torch.float32."""
+    return str(dtype).removeprefix("torch.")
+
 
 def _header(file: Path) -> dict[str, dict[str, Any]]:
-    """Names, dtypes and shapes of a safetensors file: eight bytes of length, then JSON. Needs no torch.
+    """Names, dtypes and shapes from the header of a safetensors file. Needs no torch.
 
     Raises:
-        UserError: not safetensors, or cut short.
+        UserError: not safetensors, or incomplete.
     """
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             header: dict[str, dict[str, Any]] = json.loads(stream.read(length if length <= HEADER_BYTES else 0))
         header.pop("__metadata__", None)
-        end = max((about["data_offsets"][1] for about in header.values()), default=0)
+        end = max((info["data_offsets"][1] for info in header.values()), default=0)
         if file.stat().st_size != 8 + length + end:
-            raise ValueError("cut short")
+            raise ValueError("incomplete file")
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as fault:
-        raise UserError(f"{file} cannot be read as safetensors ({fault}): fetch or write it again") from None
+        raise UserError(f"cannot read {file} as safetensors ({fault}): download or write it again") from None
     return header
 
 
 class Writer:
-    """Write a model's tensors as they come, a shard at a time, so that no model need fit in memory twice."""
+    """Write tensors one by one, in shards, so that a model need not fit in memory twice."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, shard_bytes: int = SHARD_BYTES) -> None:
+        self.path, self._shard_bytes = path, shard_bytes
         path.mkdir(parents=True, exist_ok=True)
         self._pending: dict[str, Tensor] = {}
         self._map: dict[str, str] = {}
         self._bytes = self._total = 0
 
     def add(self, name: str, tensor: Tensor) -> None:
+        """Write a tensor, now or with the next full shard."""
         self._pending[name] = tensor.detach().cpu().contiguous()
         self._bytes += tensor.nbytes
-        if self._bytes >= SHARD_BYTES:
+        if self._bytes >= self._shard_bytes:
             self._flush()
 
     def _flush(self, name: str | None = None) -> None:
@@ -157,6 +168,7 @@ class Writer:
         self._pending, self._bytes = {}, 0
 
     def close(self) -> Path:
+        """Write what is left, and the index if there are several shards. Returns the folder."""
         if not self._map:
             self._flush("model.safetensors")
         elif self._pending:
@@ -168,20 +180,20 @@ class Writer:
 
 
 def state(model: nn.Module) -> Mapping[str, Tensor]:
-    """A model's tensors without the second name of a tied one."""
-    seen: dict[tuple[int, tuple[int, ...]], str] = {}
-    kept = {}
+    """A model's tensors by name; a tied tensor has one name only."""
+    names: dict[tuple[int, tuple[int, ...]], str] = {}
+    tensors = {}
     for name, tensor in model.state_dict().items():
-        where = (tensor.data_ptr(), tuple(tensor.shape))
-        if tensor.is_meta or where not in seen:
-            kept[name] = tensor
-            seen[where] = name
-    return kept
+        place = (tensor.data_ptr(), tuple(tensor.shape))
+        if tensor.is_meta or place not in names:
+            tensors[name] = tensor
+            names[place] = name
+    return tensors
 
 
-def save(model: nn.Module, path: Path) -> Path:
-    """Write the tensors of a model that is in memory. Config and tokenizer are its keeper's to add."""
-    writer = Writer(path)
+def save(model: nn.Module, path: Path, shard_bytes: int = SHARD_BYTES) -> Path:
+    """Write the tensors of a model in memory. The caller adds the config and the tokenizer."""
+    writer = Writer(path, shard_bytes)
     for name, tensor in state(model).items():
         writer.add(name, tensor)
     return writer.close()

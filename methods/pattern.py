@@ -1,6 +1,6 @@
 """Sparsity patterns along the input dimension: n:m, and unstructured.
 
-Here **n:m keeps n of every m consecutive weights** of a row. Papers differ: the same words sometimes count the zeros.
+**n:m keeps n of every m consecutive weights** of a row. In some papers the same words count the zeros.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pattern:
-    """Keep n of every m neighbours, or, where m is 0, all but a fraction `sparsity` of the weights.
+    """Keep n of every m consecutive weights; if m is 0, all but a fraction `sparsity` of the weights.
 
-    Weights and scores are [out, in]. Dense is n = m, so the control row needs no special case.
+    Weights and scores are [out, in]. Dense is n = m.
     """
 
     n: int = 1
@@ -35,14 +35,16 @@ class Pattern:
         """
         if text == "dense":
             return cls()
-        if found := re.fullmatch(r"(\d+):(\d+)", text):
-            n, m = int(found[1]), int(found[2])
+        if match := re.fullmatch(r"(\d+):(\d+)", text):
+            n, m = int(match[1]), int(match[2])
             if 0 < n <= m:
                 return cls(n, m)
-            raise UserError(f"pattern {text!r} cannot hold: n:m keeps n of every m weights, so 0 < n <= m; try 2:4")
-        if (found := re.fullmatch(r"(\d+(?:\.\d+)?)%", text)) and 0 < float(found[1]) < 100:
-            return cls(0, 0, float(found[1]) / 100)
-        raise UserError(f"pattern {text!r} is not one: write n:m (2:4 keeps 2 of every 4), a sparsity (50%) or dense")
+            raise UserError(
+                f"invalid pattern {text!r}: n:m keeps n of every m weights, so n must be from 1 to m; for example 2:4"
+            )
+        if (match := re.fullmatch(r"(\d+(?:\.\d+)?)%", text)) and 0 < float(match[1]) < 100:
+            return cls(0, 0, float(match[1]) / 100)
+        raise UserError(f"invalid pattern {text!r}: use n:m (2:4 keeps 2 of every 4), a sparsity (50%) or dense")
 
     def __str__(self) -> str:
         if self.dense:
@@ -58,16 +60,25 @@ class Pattern:
         return self.m == 0
 
     def fits(self, width: int) -> bool:
-        """Is a row of `width` weights a whole number of groups?"""
+        """Whether a row of `width` weights is a whole number of groups."""
         return self.m == 0 or width % self.m == 0
 
-    def keep(self, score: Tensor, *, per: str = "layer") -> Tensor:
-        """Mask of the weights to keep: bool, [out, in] like score. Of equal scores the lowest index stays.
-
-        per: what an unstructured pattern is counted over, "layer" or "row"; n:m has its groups.
+    def require_whole_groups(self, size: int, option: str) -> None:
+        """A block of `size` columns must be a whole number of groups. option: what sets the size.
 
         Raises:
-            FloatingPointError: a score is NaN, which no order can place.
+            UserError: it is not.
+        """
+        if not self.fits(size):
+            raise UserError(f"invalid {option}={size}: must be a multiple of {self.m} for pattern {self}")
+
+    def keep(self, score: Tensor, *, per: str = "layer") -> Tensor:
+        """The mask of the largest scores: bool [out, in], like score. Of equal scores the first is kept.
+
+        per: "layer" or "row", over which an unstructured pattern is counted. n:m is counted per group.
+
+        Raises:
+            FloatingPointError: a score is NaN.
         """
         from methods.pruning import selection  # here, so that a plan needs no torch
 
@@ -76,9 +87,9 @@ class Pattern:
         return selection.best(score, self.sparsity, per)
 
     def violations(self, weight: Tensor) -> int:
-        """Groups of `weight` [out, in] that hold more than n non-zeros.
+        """The number of groups of `weight` [out, in] with more than n non-zeros.
 
-        Unstructured: the weights too many, where rounding may leave one more in each row.
+        Unstructured: the number of non-zeros too many; rounding may leave one more in each row.
         """
         if self.dense:
             return 0

@@ -1,7 +1,6 @@
-"""Which linears of a model may be pruned, from its config and the names and shapes of its tensors alone.
+"""Which linears of a model can be pruned, from its config and the names and shapes of its tensors. Needs no torch.
 
-A family is taught here or refused: an unknown layer class half pruned would be worse than none. No torch is needed to
-ask, so a plan can.
+Only the families listed here are pruned. Any other architecture is refused, so that no model is pruned in part.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ if TYPE_CHECKING:
 
 
 class Family(NamedTuple):
-    """Where a family keeps its decoder blocks, and every linear in one."""
+    """The path of the decoder blocks in a family's models, and the linears in one block."""
 
     blocks: str
     linears: tuple[str, ...]
     transposed: bool = False
-    """Weights are stored [in, out], as GPT-2's Conv1D does."""
+    """Weights are stored [in, out], as in GPT-2's Conv1D."""
 
     @property
     def base(self) -> str:
-        """The prefix that some published files leave out of their tensor names."""
+        """The prefix of tensor names that some published files leave out."""
         return self.blocks.split(".")[0] + "."
 
     def block_of(self, name: str) -> int | None:
-        """The index of the block a tensor lies in; None outside the blocks."""
+        """The index of the block that a tensor is in; None outside the blocks."""
         if not name.startswith(self.blocks + "."):
             return None
         return int(name[len(self.blocks) + 1 :].split(".")[0])
@@ -65,16 +64,14 @@ def family_of(config: Mapping[str, Any]) -> Family:
     """The family of a model, by the `model_type` of its config.
 
     Raises:
-        UserError: nobody taught the suite this architecture, or the weights are already quantized.
+        UserError: the architecture is not supported, or the weights are already quantized.
     """
     kind = config.get("model_type")
     if kind not in FAMILIES:
-        raise UserError(
-            f"architecture {kind!r} is not one this suite knows how to prune: it knows {', '.join(FAMILIES)}"
-        )
+        raise UserError(f"architecture {kind!r} is not supported: use a model of {', '.join(FAMILIES)}")
     if config.get("quantization_config"):
         how = config["quantization_config"].get("quant_method", "an unnamed method")
-        raise UserError(f"the model is already quantized ({how}): start from its unquantized weights")
+        raise UserError(f"the model is already quantized ({how}): use its unquantized weights")
     return FAMILIES[kind]
 
 
@@ -91,43 +88,49 @@ def find_targets(
         include, exclude: globs over module names ("*.mlp.*", "model.layers.0.*").
 
     Raises:
-        UserError: unknown architecture; a matrix inside a block that the family does not list; nothing left to prune.
+        UserError: unknown architecture; a block with other matrices than the family lists; no target left.
     """
     family = family_of(config)
     inside = [n for n, shape in shapes.items() if len(shape) == 2 and family.block_of(n) is not None]
     for name in inside:
         if name.removesuffix(".weight").split(".", family.blocks.count(".") + 2)[-1] not in family.linears:
             raise UserError(
-                f"{name} is a matrix that a {config['model_type']} block should not have: a variant not taught here"
+                f"unexpected matrix {name} in a {config['model_type']} block: this variant is not supported"
             )
     count = 1 + max((family.block_of(n) or 0 for n in inside), default=-1)
-    known = [f"{family.blocks}.{i}.{linear}" for i in range(count) for linear in family.linears]
-    for name in known:
+    names = [f"{family.blocks}.{i}.{linear}" for i in range(count) for linear in family.linears]
+    for name in names:
         if name + ".weight" not in shapes:
-            raise UserError(f"{name} is missing from the model: a variant of {config['model_type']} not taught here")
+            raise UserError(f"missing matrix {name} in a {config['model_type']} block: this variant is not supported")
     include, exclude = tuple(include), tuple(exclude)
     chosen = tuple(
-        n for n in known if any(fnmatchcase(n, g) for g in include) and not any(fnmatchcase(n, g) for g in exclude)
+        n for n in names if any(fnmatchcase(n, g) for g in include) and not any(fnmatchcase(n, g) for g in exclude)
     )
     if not chosen:
         raise UserError(
-            f"no linear matches include {list(include)} and exclude {list(exclude)}; names look like {known[:1]}"
+            f"no linear matches include {list(include)} and exclude {list(exclude)}; names look like {names[:1]}"
         )
     return chosen
 
 
-def as_patterns(targets: Iterable[str], family: Family) -> list[str]:
-    """Regular expressions that match these names and no others, as few as there are kinds of blocks."""
+def weight_shape(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], target: str) -> tuple[int, int]:
+    """(out, in) of a target's weight, however it is stored. shapes: tensor name -> shape as stored."""
+    rows, columns = shapes[target + ".weight"]
+    return (columns, rows) if family_of(config).transposed else (rows, columns)
+
+
+def as_regexes(targets: Iterable[str], family: Family) -> list[str]:
+    """Regular expressions that match these names and no others, one for each kind of block."""
     linears: dict[int | None, list[str]] = {}
     for name in targets:
         block = family.block_of(name)
         linears.setdefault(block, []).append(name.removeprefix(f"{family.blocks}.{block}."))
-    alike: dict[tuple[str, ...], list[str]] = {}
+    by_linears: dict[tuple[str, ...], list[str]] = {}
     for block, names in linears.items():
-        alike.setdefault(tuple(names), []).append(str(block))
+        by_linears.setdefault(tuple(names), []).append(str(block))
     return [
         rf"^{re.escape(family.blocks)}\.({'|'.join(blocks)})\.({'|'.join(map(re.escape, names))})$"
-        for names, blocks in alike.items()
+        for names, blocks in by_linears.items()
     ]
 
 
@@ -138,33 +141,37 @@ def require_fit(
     targets: Iterable[str],
     option: str = "--set targets.exclude=",
 ) -> None:
-    """Every target's input width must be a whole number of groups. option: what leaves a target out.
+    """Every target's input width must be a whole number of groups. option: the flag that leaves a target out.
 
     Raises:
-        UserError: naming the first that is not.
+        UserError: the first target whose width is not.
     """
-    transposed = family_of(config).transposed
     for name in targets:
-        width = shapes[name + ".weight"][0 if transposed else 1]
+        _, width = weight_shape(config, shapes, name)
         if not pattern.fits(width):
             raise UserError(
-                f"pattern {pattern} needs widths that {pattern.m} divides, and {name} has {width} inputs: "
-                f"take another pattern, or leave it out with {option}'*.{name.rsplit('.', 1)[-1]}'"
+                f"pattern {pattern} needs input widths that are multiples of {pattern.m}, and {name} has {width}: "
+                f"use another pattern, or leave it out with {option}'*.{name.rsplit('.', 1)[-1]}'"
             )
 
 
 def dense_weight(module: nn.Module) -> Tensor:
-    """The weight a module computes with, [out, in]: a live view where it is dense, a copy where it is packed.
+    """The weight that a module computes with, [out, in]: a view if it is dense, a copy if it is packed.
 
-    Packed and quantized modules answer for themselves with a method of this name.
+    Packed and quantized modules provide it with a method of this name.
     """
-    if callable(answer := getattr(module, "dense_weight", None)):
-        weight: Tensor = answer()
+    if callable(method := getattr(module, "dense_weight", None)):
+        weight: Tensor = method()
         return weight
     stored: Tensor = module.weight  # type: ignore[assignment]
-    return stored.T if holds_in_out(module) else stored
+    return relayout(module, stored)
 
 
-def holds_in_out(module: nn.Module) -> bool:
-    """Is the weight stored [in, out], as GPT-2's Conv1D does (parametrized or not)?"""
+def relayout(module: nn.Module, matrix: Tensor) -> Tensor:
+    """A view of a matrix [out, in] in the layout of the module's stored weight. The same call converts it back."""
+    return matrix.T if stores_in_out(module) else matrix
+
+
+def stores_in_out(module: nn.Module) -> bool:
+    """Whether the weight is stored [in, out], as in GPT-2's Conv1D (parametrized or not)."""
     return type(module).__name__.endswith("Conv1D")

@@ -1,1 +1,1 @@
-"""Scripts that run in other libraries' environments, where nothing of this project can be imported."""
+"""Scripts that run in environments of other libraries. They cannot import this project."""

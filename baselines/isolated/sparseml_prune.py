@@ -1,10 +1,10 @@
 """SparseML 1.8 prunes the model of a job file; `python -I sparseml_prune.py job.json` in its environment.
 
-See `methods.isolated` for what is handed over and back. SparseML's own `oneshot()` wants a tokenizer, a dataset of text
-and a Trainer; here the calls beneath it are made, on token ids and on a model in memory: `sparseml.core.session.apply`
+See `methods.isolated` for the files that are exchanged. SparseML's `oneshot()` needs a tokenizer, a dataset of text and
+a Trainer. So this script makes the calls below it, on token ids and a model in memory: `sparseml.core.session.apply`
 with a recipe's SparseGPTModifier, and for magnitude `ScheduledModifierManager.apply`, whose MagnitudePruningModifier
-knows n:m (the newer modifier of that name does not). In the first's recipes n:m counts the zeros, in the second's what
-is kept.
+supports n:m (the newer modifier of that name does not). In recipes for the first, n:m counts the zeros; for the second,
+the weights kept.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-os.environ["NM_DISABLE_ANALYTICS"] = "True"  # it would send a ping home
+os.environ["NM_DISABLE_ANALYTICS"] = "True"  # else it sends usage data
 
 
 def main(file: str) -> None:
     channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what the library prints belongs into the log
+    os.dup2(2, 1)  # the output of the library goes to the log
     threading.Thread(target=die_with_parent, daemon=True).start()
     job = json.loads(Path(file).read_text())
     import torch
@@ -32,9 +32,9 @@ def main(file: str) -> None:
     torch.set_num_threads(job["threads"])
     torch.manual_seed(job["seed"])
     model = load(job)
-    agree(model, job)
+    check_logits(model, job)
     recipe = {"sparsegpt": sparsegpt, "magnitude": magnitude}[job["settings"]["method"]](model, job, channel)
-    tensors = named(model, job["tensors"])
+    tensors = named_tensors(model, job["tensors"])
     for target in job["targets"]:
         weight = tensors[target + ".weight"]
         weight.masked_fill_(weight == 0, 0)  # a product with a mask leaves -0.0
@@ -60,25 +60,27 @@ def load(job: dict[str, Any]) -> Any:
     return model.to(job["device"]).eval()
 
 
-def named(model: Any, names: list[str]) -> dict[str, Any]:
-    """The tensors of these names, and any other that is no second name of one of them."""
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    tensors = {name: held[name] for name in names}
+def named_tensors(model: Any, names: list[str]) -> dict[str, Any]:
+    """The tensors with these names, and all others that are not a second name of one of them."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: state[name] for name in names}
     known = {tensor.data_ptr() for tensor in tensors.values()}
-    return tensors | {name: tensor for name, tensor in held.items() if tensor.data_ptr() not in known}
+    return tensors | {name: tensor for name, tensor in state.items() if tensor.data_ptr() not in known}
 
 
-def agree(model: Any, job: dict[str, Any]) -> None:
-    """Write this model's logits down, and end here where they are not the parent's."""
+def check_logits(model: Any, job: dict[str, Any]) -> None:
+    """Write this model's logits, and exit if they differ from the parent's."""
     import torch
     from safetensors.torch import load_file, save_file
 
     probe = load_file(job["probe"])
-    ours = probe["logits"]
+    reference = probe["logits"]
     with torch.no_grad():
         logits = model(input_ids=probe["tokens"].to(job["device"])).logits[0].float().cpu()
     save_file({"logits": logits.contiguous()}, job["logits"])
-    difference = float((logits - ours).square().mean().sqrt() / (ours - ours.mean()).square().mean().sqrt())
+    difference = float(
+        (logits - reference).square().mean().sqrt() / (reference - reference.mean()).square().mean().sqrt()
+    )
     if not difference <= job["tolerance"]:
         sys.exit(
             f"the dense model's logits differ by {difference:.2g} (at most {job['tolerance']:g}): nothing was pruned"
@@ -132,7 +134,7 @@ modifiers:
 
 
 def counter(channel: Any, total: int) -> Callable[..., None]:
-    """A hook that counts forward passes."""
+    """A hook that counts forward passes and reports them."""
     done = 0
 
     def count(*_: Any) -> None:

@@ -1,23 +1,28 @@
-"""A method or quantizer as typed, checked and built."""
+"""Read a method or quantizer as it is typed, check its settings, and build it."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import keyword
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from bench.catalog.registry import Entry, load, lookup
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 
 if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
     from methods.contract import Method
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A method as typed: NAME[:preset | :field=value]..., `from=` naming the stage it refines."""
+    """A method as typed: NAME[:PRESET | :FIELD=VALUE]... with `from=` for the stage that it refines."""
 
     name: str
     config: dict[str, Any]
@@ -26,10 +31,10 @@ class Choice:
 
 
 def parse_method(text: str, kind: str = "methods") -> Choice:
-    """Read a method as typed and check its fields against the class's own.
+    """Read a method as typed, and check its settings.
 
     Raises:
-        UserError: unknown name, preset or field, a value of the wrong type, or nothing to refine.
+        UserError: unknown name, preset or field; a value of the wrong type or out of range; or nothing to refine.
     """
     name, *options = text.split(":")
     entry = lookup(kind, name)
@@ -48,9 +53,9 @@ def parse_method(text: str, kind: str = "methods") -> Choice:
         elif key == "from":
             prior = parse_method(value, kind).label
         else:
-            config[_field(key)] = _scalar(value)
+            config[_field_name(key)] = _parse_value(value)
     if entry.refines and not prior:
-        raise UserError(f"{name} refines a pruned model: name what prunes it, for example {name}:from=wanda")
+        raise UserError(f"{name} refines a pruned model: name the method that prunes it, for example {name}:from=wanda")
     if config:
         method = build(entry, name, config)
         config = {k: getattr(method, k) for k in config}
@@ -61,22 +66,24 @@ def parse_quantizer(text: str) -> Choice | None:
     """Read a quantizer as typed; None for "none".
 
     Raises:
-        UserError: as `parse`; or it names a stage to start from, which is not its to choose.
+        UserError: as `parse_method`; or it has a `from=`.
     """
     if text == "none":
         return None
     choice = parse_method(text, "quantizers")
     if choice.prior:
-        raise UserError(f"{text}: a quantizer starts from the model that was pruned; leave from={choice.prior} out")
+        raise UserError(
+            f"invalid {text}: a quantizer always starts from the pruned model; leave from={choice.prior} out"
+        )
     return choice
 
 
-def _field(key: str) -> str:
-    """`lambda` is a field of CAST and a word of Python."""
+def _field_name(key: str) -> str:
+    """The name of the field: `lambda` is a keyword of Python, so its field is `lambda_`."""
     return key + "_" if keyword.iskeyword(key) else key
 
 
-def _scalar(text: str) -> Any:
+def _parse_value(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
@@ -84,31 +91,90 @@ def _scalar(text: str) -> Any:
 
 
 def build(entry: Entry, name: str, config: dict[str, Any]) -> Method:
-    """The method itself, its fields checked.
+    """The method, with its settings checked.
 
     Raises:
-        UserError: no frozen dataclass, a field it does not have, or a value of the wrong type.
+        UserError: not a frozen dataclass, an unknown field, a value of the wrong type or out of range, or values that
+            contradict each other.
     """
     from pydantic import TypeAdapter, ValidationError
 
     kind = load(entry)
     if not getattr(getattr(kind, "__dataclass_params__", None), "frozen", False):
         raise UserError(f"{name} cannot be used: {entry.target} must be a frozen dataclass (@dataclass(frozen=True))")
-    fields = set(getattr(kind, "__dataclass_fields__", {}))
+    fields = [field.name for field in dataclasses.fields(kind)]
     for key in config:
         if key not in fields:
+            known = [field.rstrip("_") for field in fields]
             raise UserError(
-                describe_unknown(f"field of {name}", key, fields)
-                if fields
+                describe_unknown(f"field of {name}", key, known)
+                if known
                 else f"{name} has no field {key!r}: it takes none"
             )
+    adapter = TypeAdapter(kind)
+    for key, value in config.items():
+        if isinstance(value, bool) and not _takes_bool(kind, key):  # pydantic would take true as 1
+            raise _invalid(name, key, config, adapter, "must not be true or false")
     try:
-        method: Method = TypeAdapter(kind).validate_python(config)
+        method: Method = adapter.validate_python(config)
     except ValidationError as fault:
         first = fault.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{name}:{where}={first['input']!r} will not do: {first['msg']}") from None
+        if not first["loc"]:  # raised by the class itself, about several fields
+            raise UserError(f"invalid {name}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise _invalid(name, str(first["loc"][0]), config, adapter, first["msg"]) from None
+    for key in config:
+        value = getattr(method, key)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _invalid(name, key, config, adapter, "must be finite")
     return method
+
+
+def _takes_bool(kind: type, key: str) -> bool:
+    hint = get_type_hints(kind)[key]
+    return not {bool, Any, object}.isdisjoint((hint, *get_args(hint)))
+
+
+def _invalid(name: str, key: str, config: dict[str, Any], adapter: TypeAdapter[Any], fallback: str) -> UserError:
+    """What was typed, and the values that are valid; `fallback` if the type has no JSON schema."""
+    from pydantic.errors import PydanticInvalidForJsonSchema
+
+    value = config[key]
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    try:
+        allowed = f"must be {_allowed(adapter.json_schema()['properties'][key], value)}"
+    except PydanticInvalidForJsonSchema:
+        allowed = fallback
+    return UserError(f"invalid {name}:{key.rstrip('_')}={text}: {allowed}")
+
+
+def _allowed(schema: Mapping[str, Any], value: Any) -> str:
+    """The valid values of a JSON schema in words. For a number out of range, the range alone."""
+    if "anyOf" in schema:
+        return " or ".join(_allowed(option, "") for option in schema["anyOf"] if option.get("type") != "null")
+    if "enum" in schema:
+        return "one of " + ", ".join(map(str, schema["enum"]))
+    if "const" in schema:
+        return str(schema["const"])
+    if "description" in schema:
+        return str(schema["description"])
+    kind = schema.get("type")
+    if kind not in ("number", "integer"):
+        return {"boolean": "true or false", "string": "text"}.get(str(kind), f"of type {kind}")
+    limits = _range(schema)
+    right_type = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if limits and right_type and (kind == "number" or value == int(value)):
+        return limits
+    noun = "a whole number" if kind == "integer" else "a number"
+    if str(value).lower().lstrip("+-") in ("inf", "infinity"):
+        noun = "a finite number"
+    return " ".join(filter(None, (noun, "of" if limits.startswith("at") else "", limits)))
+
+
+def _range(schema: Mapping[str, Any]) -> str:
+    if "minimum" in schema and "maximum" in schema:
+        return f"between {schema['minimum']:g} and {schema['maximum']:g}"
+    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    return " and ".join(f"{text} {schema[limit]:g}" for limit, text in words.items() if limit in schema)
 
 
 def parse_chain(text: str) -> list[Choice]:

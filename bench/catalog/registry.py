@@ -1,4 +1,4 @@
-"""Every method and measure by name, as lazy strings: listing them imports none of them."""
+"""Methods, quantizers and measures by name, as strings, so that listing them imports none of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
@@ -15,88 +15,90 @@ from methods.errors import UserError
 
 @dataclass(frozen=True)
 class Cost:
-    """What a method takes beside the model itself: `bench.costs` works it out for a LLaMA2-7B, as an estimate.
+    """What a method needs besides the model. `bench.plan.method_cost` computes it for a LLaMA2-7B, as an estimate.
 
-    A method that trains is given the tokens of the recipe for that size, where `tokens` does not say otherwise.
+    A method that trains uses the tokens of the recipe for that size, unless `tokens` is set.
     """
 
     passes: float = 0
-    """Forward passes over the calibration tokens."""
+    """Number of forward passes over the calibration tokens."""
     hessians: float = 0
-    """float32 matrices [in, in] kept per distinct input of a block."""
+    """Number of float32 matrices [in, in] per distinct input of a block."""
     training: float = 0
-    """FLOP per weight and training token: 2 a forward, 4 a backward."""
+    """FLOP per weight and training token: 2 for a forward pass, 4 for a backward pass."""
     tokens: float | None = None
-    """Of training."""
+    """Training tokens."""
     state: float = 0
-    """Bytes a weight: gradients, moments, masks, a teacher."""
+    """Bytes per weight: gradients, moments, masks, teacher."""
     also: str = ""
-    """What these leave out; a figure somebody measured only with its source."""
+    """Other costs, in words; a measured number only with its source."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One name. `needs` repeats the class's own, in words, for those who must know it without importing."""
+    """One name of the catalog. `needs` repeats those of the class, so that they are known without importing it."""
 
     target: str
     needs: tuple[str, ...] = ()
     about: str = ""
     paper: str = ""
-    """arXiv's number; "none" for what has no paper."""
+    """arXiv number, or "none"."""
     year: int | None = None
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
     dense: bool = False
-    """Its model is dense whatever pattern was asked for: a control."""
+    """A control: its model is dense, whatever the pattern."""
     prior: str = ""
-    """The stage it refines where no `from=` was typed."""
+    """The stage that it refines without `from=`."""
     cost: Cost | None = None
-    """None: nobody said."""
+    """None: unknown."""
     extra: str = ""
-    """Of cast-bench's: what it is installed with."""
+    """The extra of cast-bench that installs its library."""
     environment: str = ""
-    """Of `bench env create`: what it runs in."""
+    """The environment it runs in, for `bench env create`."""
     refines: bool = False
-    """It has no start of its own: without a `prior`, `from=` must be typed."""
+    """It always refines another stage: without a `prior`, `from=` is required."""
     file: str = ""
-    """A field that names a file; where it was typed nothing else is needed, and field `sha256` says what is in it."""
+    """A field that names a file. If it is set nothing else is needed, and the field `sha256` identifies the content."""
     broken: str = ""
-    """Why it cannot be imported."""
+    """Why it cannot be imported; "" if it can."""
 
     @property
     def module(self) -> str:
+        """The module of the class."""
         return self.target.split(":")[0]
 
     @property
     def trains(self) -> bool:
+        """Whether it needs training data."""
         return "training" in self.needs
 
     def needs_with(self, config: Mapping[str, Any]) -> tuple[str, ...]:
-        """What it needs as typed."""
+        """What it needs with these settings."""
         return () if self.file and config.get(self.file) else self.needs
 
 
-_TRAINED = Cost(training=6, state=16)
-"""A forward and a backward; master, gradient and two moments in float32."""
+_TRAINING_COST = Cost(training=6, state=16)
+"""A forward and a backward pass; weight, gradient and two moments in float32."""
 
-_DISTILLED = Cost(training=8, state=18)
-"""And a forward of the teacher, in bfloat16."""
+_DISTILLATION_COST = Cost(training=8, state=18)
+"""And a forward pass of the teacher, in bfloat16."""
 
-_EACH = 1.3
-"""Hessians of a library that makes one for each linear and not for each input: (6 4096^2 + 11008^2) of (3 4096^2 + 11008^2)."""
+_HESSIANS_PER_LINEAR = 1.3
+"""For a library with one Hessian per linear instead of one per input: (6 4096^2 + 11008^2) / (3 4096^2 + 11008^2)."""
 
 METHODS = {
-    "dense": Entry("baselines.dense:Dense", about="nothing done: the control", paper="none", dense=True, cost=Cost()),
+    "dense": Entry("baselines.dense:Dense", about="no pruning: the control", paper="none", dense=True, cost=Cost()),
     "magnitude": Entry(
         "baselines.magnitude:Magnitude",
-        about="keep the largest |W|",
+        about="keep the weights with the largest |W|",
         paper="1506.02626",
         year=2015,
-        cost=Cost(also="one look at each weight"),
+        cost=Cost(also="one pass over the weights"),
     ),
     "wanda": Entry(
         "baselines.wanda:Wanda",
         ("calibration",),
-        "keep the largest |W| * ||X||",
+        "keep the weights with the largest |W| * ||X||",
         "2306.11695",
         2023,
         cost=Cost(passes=2),
@@ -104,7 +106,7 @@ METHODS = {
     "sparsegpt": Entry(
         "baselines.sparsegpt:SparseGPT",
         ("calibration",),
-        "prune column by column, the rest makes up",
+        "prune column by column; kept weights compensate the error",
         "2301.00774",
         2023,
         presets={"mask-only": {"mask_only": True}},
@@ -116,7 +118,7 @@ METHODS = {
         "llm-compressor's SparseGPT",
         "2301.00774",
         2023,
-        cost=Cost(passes=2, hessians=_EACH),
+        cost=Cost(passes=2, hessians=_HESSIANS_PER_LINEAR),
         extra="llmcompressor",
     ),
     "llmcompressor-wanda": Entry(
@@ -134,7 +136,7 @@ METHODS = {
         "SparseML's SparseGPT",
         "2301.00774",
         2023,
-        cost=Cost(passes=32, hessians=_EACH, also="the whole model is run anew for each block"),
+        cost=Cost(passes=32, hessians=_HESSIANS_PER_LINEAR, also="runs the whole model again for each block"),
         environment="sparseml",
     ),
     "sparseml-magnitude": Entry(
@@ -143,13 +145,13 @@ METHODS = {
         "SparseML's magnitude",
         "1506.02626",
         2015,
-        cost=Cost(also="one look at each weight"),
+        cost=Cost(also="one pass over the weights"),
         environment="sparseml",
     ),
     "ria": Entry(
         "baselines.ria:Ria",
         ("calibration",),
-        "what matters to its row and column, times ||X||^0.5",
+        "keep weights that are large for their row and column, times ||X||^0.5",
         "ICLR 2024",
         2024,
         cost=Cost(passes=2),
@@ -157,16 +159,16 @@ METHODS = {
     "dsnot": Entry(
         "baselines.dsnot:DSnoT",
         ("calibration", "teacher"),
-        "swap weights of a mask so that the outputs' expected error shrinks",
+        "swap kept and pruned weights of a mask to shrink the expected error",
         "2310.08915",
         2023,
         refines=True,
-        cost=Cost(passes=3, also="a dense model beside it"),
+        cost=Cost(passes=3, also="a second, dense model in memory"),
     ),
     "admm": Entry(
         "baselines.admm:Admm",
         ("calibration",),
-        "least squares under the pattern by ADMM, the mask growing",
+        "least squares under the pattern by ADMM, with a gradual mask",
         "2401.02938",
         2024,
         presets={"fixed-mask": {"gradual": 0}},
@@ -175,7 +177,7 @@ METHODS = {
     "alps": Entry(
         "baselines.alps:Alps",
         ("calibration",),
-        "a support by ADMM under a growing penalty, then least squares on it",
+        "find the mask by ADMM with a growing penalty, then least squares under it",
         "2406.07831",
         2024,
         cost=Cost(
@@ -196,35 +198,35 @@ METHODS = {
             "fixed-mask": {"fixed": True},
             "decoupled": {"decoupled": True},
         },
-        cost=_DISTILLED,
+        cost=_DISTILLATION_COST,
     ),
     "dense-ft": Entry(
         "baselines.dense_ft:DenseFt",
         ("training", "teacher"),
-        "the same training without sparsity: the fair control",
+        "the same training without sparsity: the control for training",
         "none",
         dense=True,
-        cost=_TRAINED,
+        cost=_TRAINING_COST,
     ),
     "retrain": Entry(
         "baselines.retrain:Retrain",
         ("training", "teacher"),
-        "train what a one-shot mask left, the mask held",
+        "train the weights kept by a one-shot method, under its mask",
         "none",
         prior="sparsegpt",
-        cost=_DISTILLED,
+        cost=_DISTILLATION_COST,
     ),
     "finetune": Entry(
         "baselines.finetune:Finetune",
         ("training", "teacher"),
-        "train a sparse model further, its zeros held; rank= for low-rank updates",
+        "train a sparse model further under its mask; rank= for low-rank updates",
         "none",
-        cost=_TRAINED,
+        cost=_TRAINING_COST,
     ),
     "maskllm": Entry(
         "baselines.maskllm:MaskLLM",
         ("training", "teacher"),
-        "learn each group's pattern, the weights frozen; file= for released masks",
+        "learn the mask of each group, with frozen weights; file= for released masks",
         "2409.17481",
         2024,
         cost=Cost(training=6, state=28, tokens=2.1e9, also="the paper's 2,000 steps of 256 x 4096 tokens"),
@@ -233,7 +235,7 @@ METHODS = {
     "proxsparse": Entry(
         "baselines.proxsparse:ProxSparse",
         ("training", "teacher"),
-        "shrink weights until each group holds n:m; the dense ones stay under that mask",
+        "learn a mask by shrinking weights until n:m holds; the dense weights are kept under it",
         "2502.00258",
         2025,
         cost=Cost(training=6, state=16, tokens=1.6e6, also="the paper's 400 sequences of 4096 tokens"),
@@ -241,48 +243,48 @@ METHODS = {
     "sr-ste": Entry(
         "baselines.sr_ste:SrSte",
         ("training", "teacher"),
-        "straight-through masks, decay on what is masked",
+        "straight-through masks, with decay on pruned weights",
         "2102.04010",
         2021,
-        cost=_TRAINED,
+        cost=_TRAINING_COST,
     ),
     "ast": Entry(
         "baselines.sr_ste:Ast",
         ("training", "teacher"),
-        "SR-STE annealed and distilled",
+        "SR-STE with annealed decay and distillation",
         "2407.20584",
         2024,
-        cost=_DISTILLED,
+        cost=_DISTILLATION_COST,
     ),
 }
 
 QUANTIZERS = {
-    "none": Entry("", about="weights as they are"),
-    "int8": Entry("bench.quantizers.rounding:Int8", about="8-bit integers, a scale a row"),
-    "w8a8": Entry("bench.quantizers.rounding:W8A8", about="int8, and the inputs int8 token by token"),
-    "fp8": Entry("bench.quantizers.rounding:Fp8", about="e4m3, a scale a row"),
-    "int4-rtn": Entry("bench.quantizers.rounding:Int4", about="4-bit integers, a scale for at most 128 inputs"),
+    "none": Entry("", about="no quantization"),
+    "int8": Entry("bench.quantizers.rounding:Int8", about="8-bit integers, one scale per row"),
+    "w8a8": Entry("bench.quantizers.rounding:W8A8", about="int8 weights, and int8 inputs per token"),
+    "fp8": Entry("bench.quantizers.rounding:Fp8", about="8-bit floats (e4m3), one scale per row"),
+    "int4-rtn": Entry("bench.quantizers.rounding:Int4", about="4-bit integers, one scale for up to 128 inputs"),
     "int4-gptq": Entry(
         "bench.quantizers.gptq:Int4Gptq",
         ("calibration",),
-        "int4, column by column, the rest makes up; the mask is held",
+        "int4, GPTQ with act-order under a fixed mask; also compensates the pruning error",
         "2210.17323",
         2022,
     ),
     "nf4": Entry(
-        "bench.quantizers.rounding:Nf4", (), "normal quantiles, a scale for at most 64 inputs", "2305.14314", 2023
+        "bench.quantizers.rounding:Nf4", (), "4-bit normal quantiles, one scale for up to 64 inputs", "2305.14314", 2023
     ),
-    "int3-rtn": Entry("bench.quantizers.rounding:Int3", about="3-bit integers, a scale for at most 128 inputs"),
-    "hqq": Entry("bench.quantizers.libraries:Hqq", about="hqq's int4: shown because it breaks the pattern"),
+    "int3-rtn": Entry("bench.quantizers.rounding:Int3", about="3-bit integers, one scale for up to 128 inputs"),
+    "hqq": Entry("bench.quantizers.libraries:Hqq", about="int4 of hqq; breaks the pattern, shown for comparison"),
     "llmcompressor-gptq": Entry(
         "bench.quantizers.libraries:LlmCompressorGptq",
         ("calibration",),
-        "llm-compressor's int4: shown because it breaks the pattern",
+        "int4 of llm-compressor; breaks the pattern, shown for comparison",
         "2210.17323",
         2022,
     ),
     "torchao-int4": Entry(
-        "bench.quantizers.libraries:TorchaoInt4", ("cuda",), "torchao's int4: shown because it breaks the pattern"
+        "bench.quantizers.libraries:TorchaoInt4", ("cuda",), "int4 of torchao; breaks the pattern, shown for comparison"
     ),
 }
 
@@ -292,53 +294,67 @@ MEASURES = {
         "bench.measures.agreement:Agreement", about="KL(dense || compressed) per token, and top-1 agreement"
     ),
     "size": Entry("bench.measures.size:Size", about="parameters, non-zeros, sparsity, bytes on disk and in theory"),
-    "zeroshot": Entry("bench.measures.zeroshot:Zeroshot", about="accuracy on tasks of lm-eval, one cell a task"),
-    "speed": Entry(
-        "bench.measures.speed.measure:Speed", about="kernels on a CUDA device; without one its rows are skipped"
+    "zeroshot": Entry(
+        "bench.measures.zeroshot:Zeroshot", about="accuracy on tasks of lm-eval, one measurement per task"
     ),
-    "pattern": Entry("bench.measures.pattern:PatternHolds", about="groups that break the pattern; always measured"),
+    "speed": Entry("bench.measures.speed.measure:Speed", about="kernels on a CUDA device; skipped without one"),
+    "pattern": Entry(
+        "bench.measures.pattern:PatternHolds", about="number of groups that break the pattern; always measured"
+    ),
 }
 
 ONE_SHOT = ("magnitude", "wanda", "sparsegpt")
 
-_BUILT_IN = {"methods": METHODS, "measures": MEASURES, "quantizers": QUANTIZERS}
+
+class Section(NamedTuple):
+    """One kind of entry: the word for a single one, and those that are built in."""
+
+    noun: str
+    built_in: Mapping[str, Entry]
+
+
+SECTIONS = {
+    "methods": Section("method", METHODS),
+    "measures": Section("measure", MEASURES),
+    "quantizers": Section("quantizer", QUANTIZERS),
+}
+"""By the name that commands and entry-point groups use."""
 
 
 @cache
 def entries(kind: str) -> dict[str, Entry]:
-    """Built-in and plugged-in entries of a kind: "methods", "measures" or "quantizers".
+    """All entries of a section, "methods", "measures" or "quantizers": those built in, and those of plug-ins.
 
-    A plug-in is imported to be listed. One that cannot be is listed as broken, and hurts nobody. A plug-in may not take
-    a built-in name.
+    Plug-ins are imported to be listed. One that cannot be imported is listed as broken. A plug-in cannot replace a
+    built-in name.
     """
-    found = dict(_BUILT_IN[kind])
+    known = dict(SECTIONS[kind].built_in)
     for point in entry_points(group=f"cast_bench.{kind}"):
-        found.setdefault(point.name, _plugged(point))
-    return found
+        known.setdefault(point.name, _load_plugin(point))
+    return known
 
 
-def _plugged(point: EntryPoint) -> Entry:
+def _load_plugin(point: EntryPoint) -> Entry:
     try:
         loaded = point.load()
         needs = tuple(flag.name.lower() for flag in loaded.needs)
-    except Exception as fault:  # noqa: BLE001 (a stranger's module may raise anything at import)
+    except Exception as fault:  # noqa: BLE001 (importing a plug-in may raise anything)
         return Entry(point.value, broken=f"{type(fault).__name__}: " + " ".join(str(fault).split()))
     about = (loaded.__doc__ or "").strip().split("\n")[0]
     return Entry(point.value, needs, about)
 
 
 def lookup(kind: str, name: str) -> Entry:
-    """
+    """The entry of a name.
+
     Raises:
         UserError: unknown, with the nearest known names; or broken, with the reason.
     """
     known = entries(kind)
     if name not in known:
-        raise UserError(describe_unknown(kind[:-1], name, known))
+        raise UserError(describe_unknown(SECTIONS[kind].noun, name, known))
     if known[name].broken:
-        raise UserError(
-            f"{kind[:-1]} {name!r} is a plug-in that cannot be loaded ({known[name].broken}): mend or uninstall it"
-        )
+        raise UserError(f"plug-in {name!r} cannot be loaded ({known[name].broken}): repair or uninstall it")
     return known[name]
 
 

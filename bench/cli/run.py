@@ -27,7 +27,7 @@ def run(json: Json = False, **flags: Any) -> None:
 
     try:
         summary = api.execute(spec)
-    except runner.Stopped as stopped:
+    except runner.RunStopped as stopped:
         fail(f"stopped: {stopped}", 1)
     for line in summary.moved:
         typer.echo(f"bench: {line}", err=True)
@@ -76,12 +76,12 @@ def prune(
     fixed = {"methods": methods, "models": models, "measures": "size", "seeds": seeds, "quantizers": quantizers}
     spec = spec_of(flags | fixed, quantizers="none")
     from bench.run.prune import write_pruned
-    from bench.verify import BrokenPromise
+    from bench.verify import CheckFailed
 
     try:
         typer.echo(write_pruned(spec, out))
-    except BrokenPromise as broken:
-        fail(f"check failed for {methods} on {models}: {broken}. Nothing was written.", 1)
+    except CheckFailed as failure:
+        fail(f"check failed for {methods} on {models}: {failure}. Nothing was written.", 1)
 
 
 @with_flags("methods", "models", "measures", "tasks")
@@ -108,7 +108,7 @@ def finetune(
     """
     from bench.results.artifacts import find_pruned
     from bench.run.prune import write_pruned
-    from bench.verify import BrokenPromise, detect_pattern
+    from bench.verify import CheckFailed, detect_pattern
 
     folder, record = find_pruned(artifact, flags.pop("results", None))
     patterns = patterns or (record.identity.pattern if record else str(detect_pattern(Folder(folder))))
@@ -118,5 +118,5 @@ def finetune(
     fixed |= {"set_": training + (flags.pop("set_", None) or [])}
     try:
         typer.echo(write_pruned(spec_of(flags | fixed, quantizers="none"), out))
-    except BrokenPromise as broken:
-        fail(f"check failed after fine-tuning {artifact}: {broken}. Nothing was written.", 1)
+    except CheckFailed as failure:
+        fail(f"check failed after fine-tuning {artifact}: {failure}. Nothing was written.", 1)

@@ -75,15 +75,14 @@ def _write_packed(
 ) -> str:
     source = Folder(folder)
     transposed = family_of(source.config).transposed
-    targets = {t + ".weight" for t in find_targets(source.config, source.shapes(), include, exclude)}
+    targets = {t + ".weight": t for t in find_targets(source.config, source.shapes(), include, exclude)}
     writer = folder24.Writer24(workdir)
     weights = bytes_ = rounded = 0
     for name in source:
-        tensor = source.tensor(name)
         if name not in targets:
-            writer.add(name, tensor)
+            writer.add(name, source.tensor(name))
             continue
-        weight = tensor.T if transposed else tensor
+        weight = source.weight(targets[name])
         packed, exact = (pack(weight, name), True) if values is None else pack_rounded(weight, values, name)
         writer.add_packed(name, packed, transposed=transposed, exact=exact)
         weights, bytes_, rounded = weights + weight.numel(), bytes_ + packed.nbytes, rounded + (not exact)

@@ -22,7 +22,7 @@ from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.folder import save as save_tensors
-from methods.quantizing.stored import ACTIVATIONS, round_inputs
+from methods.quantizing.stored import ACTIVATIONS_KEY, round_inputs
 from methods.targets import family_of
 
 transformers.logging.set_verbosity_error()
@@ -52,7 +52,7 @@ def add_input_rounding(model: nn.Module, folder: Path) -> nn.Module:
     Raises:
         UserError: other bits than 8, or a name that is no module of this model.
     """
-    rounding = json.loads((folder / "config.json").read_text()).get(ACTIVATIONS)
+    rounding = json.loads((folder / "config.json").read_text()).get(ACTIVATIONS_KEY)
     if rounding is None:
         return model
     modules = dict(model.named_modules())
@@ -61,7 +61,7 @@ def add_input_rounding(model: nn.Module, folder: Path) -> nn.Module:
         or rounding.get("bits") != 8
         or not set(rounding.get("targets", ())) <= set(modules)
     ):
-        raise UserError(f"model in {str(folder)!r} cannot be loaded: invalid {ACTIVATIONS} in its config.json")
+        raise UserError(f"model in {str(folder)!r} cannot be loaded: invalid {ACTIVATIONS_KEY} in its config.json")
     for name in rounding["targets"]:
         round_inputs(modules[name])
     return model

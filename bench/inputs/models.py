@@ -14,7 +14,7 @@ from bench.system.cache import cache_dir
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 from methods.folder import Folder
-from methods.quantizing.stored import ACTIVATIONS
+from methods.quantizing.stored import ACTIVATIONS_KEY
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -151,7 +151,7 @@ def _identify(name: str, folder: Path, alias: Alias) -> Model:
         raise UserError(
             f"model {name!r} needs its own code (auto_map in config.json), which this suite never runs: use a model that transformers supports"
         )
-    if ACTIVATIONS in contents.config:
+    if ACTIVATIONS_KEY in contents.config:
         raise UserError(f"model {name!r} is already quantized (w8a8, by this suite): use its unquantized weights")
     pulled = folder / "PULLED.json"
     tokenizer = {f: digests.of_file(folder / f) for f in TOKENIZER_FILES if (folder / f).exists()}

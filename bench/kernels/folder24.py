@@ -27,7 +27,7 @@ from bench.kernels.packed24 import FLOAT_DTYPES, PackedWeight, check_mask, unpac
 from bench.system import digests
 from bench.system.provenance import VERSION
 from methods.errors import UserError
-from methods.folder import SHARD_BYTES
+from methods.folder import SHARD_BYTES, dtype_name
 
 MANIFEST = "packed24.json"
 FORMAT_VERSION = 1
@@ -88,7 +88,7 @@ class Writer24:
         Raises:
             UserError: a dtype that the format does not support.
         """
-        if (dtype := str(tensor.dtype)[6:]) not in DTYPES:
+        if (dtype := dtype_name(tensor.dtype)) not in DTYPES:
             raise UserError(
                 f"{name} has dtype {dtype}, which packed24 does not support: it supports {', '.join(DTYPES)}"
             )
@@ -101,7 +101,7 @@ class Writer24:
         self._entries[name] = Entry(
             kind=packed.kind,  # type: ignore[arg-type]
             shape=shape,
-            dtype=str(packed.dtype)[6:],
+            dtype=dtype_name(packed.dtype),
             transposed=transposed,
             exact=exact,
             parts=self._store(name, packed.parts()),
@@ -158,7 +158,7 @@ class Folder24:
             dense = unpack(self.packed(name))
             return dense.T.contiguous() if entry.transposed else dense
         tensor = self._part(name, "dense")
-        if tuple(tensor.shape) != entry.shape or str(tensor.dtype)[6:] != entry.dtype:
+        if tuple(tensor.shape) != entry.shape or dtype_name(tensor.dtype) != entry.dtype:
             raise self._mismatch(name)
         return tensor
 
@@ -212,7 +212,7 @@ def _tensor_name(name: str, part: str) -> str:
 
 def _sha256(tensor: Tensor) -> str:
     """Digest of dtype, shape and bytes."""
-    digest = hashlib.sha256(f"{str(tensor.dtype)[6:]} {list(tensor.shape)}\n".encode())
+    digest = hashlib.sha256(f"{dtype_name(tensor.dtype)} {list(tensor.shape)}\n".encode())
     if tensor.numel():
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from methods.errors import UserError
+from methods.folder import dtype_name
 
 FLOAT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 PIECE_WEIGHTS = 2**18
@@ -74,7 +75,7 @@ def pack(weight: Tensor, name: str = "weight") -> PackedWeight:
     if weight.ndim != 2 or weight.dtype not in FLOAT_DTYPES:
         kinds = ", ".join(str(d)[6:] for d in FLOAT_DTYPES)
         raise UserError(
-            f"{name} is {str(weight.dtype)[6:]} {list(weight.shape)}: packed24 needs a matrix of {kinds}: "
+            f"{name} is {dtype_name(weight.dtype)} {list(weight.shape)}: packed24 needs a matrix of {kinds}: "
             "convert it first"
         )
     rows, width = weight.shape

@@ -59,7 +59,7 @@ def _cost(artifact: Artifact, left: list[Measurement]) -> tuple[int, float | Non
     draw = artifact.calibration
     calibration = draw.sequences * draw.seqlen if draw and left else 0
     training = artifact.training.tokens if artifact.training and left else 0
-    evaluation = sum(_evaluated(c) for c in left)
+    evaluation = sum(_evaluation_tokens(c) for c in left)
     memory = 1e9 + 2.0 * parameters * ITEM_BYTES[artifact.dtype]
     if training:
         memory += STATE_BYTES * parameters
@@ -71,7 +71,7 @@ def _cost(artifact: Artifact, left: list[Measurement]) -> tuple[int, float | Non
     return tokens, START_S + 2.0 * parameters * passes / rate, memory  # training: forward, two backward, the teacher's
 
 
-def _evaluated(measurement: Measurement) -> int:
+def _evaluation_tokens(measurement: Measurement) -> int:
     if measurement.measure == "zeroshot":
         return tasks.estimate_tokens(measurement.config["task"], measurement.config["limit"])
     if measurement.measure not in ("perplexity", "agreement"):

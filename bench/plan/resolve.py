@@ -22,7 +22,7 @@ from bench.system.devices import cores, fingerprint, resolve_device
 from bench.system.source_digest import digest_source
 from methods.errors import UserError
 from methods.pattern import Pattern
-from methods.targets import family_of, find_targets, require_fit
+from methods.targets import find_targets, require_fit, weight_shape
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class ModelInputs:
         if not quantizer or not isinstance(group, int):
             return
         for name in self.targets:
-            width = self.shapes[name + ".weight"][0 if family_of(self.config).transposed else 1]
+            _, width = weight_shape(self.config, self.shapes, name)
             if group < 1 or width % group:
                 raise UserError(
                     f"{quantizer.label}: groups of {group} do not divide the {width} inputs of {name}: "

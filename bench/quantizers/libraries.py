@@ -1,6 +1,6 @@
-"""Quantizers of other libraries, as their users get them. Each breaks 2:4, and its row shows by how much.
+"""Quantizers of other libraries, called as their users do. Each breaks 2:4, and its row shows by how much.
 
-None is a dependency of ours: one that is missing is a skipped row that says what to install.
+None of the libraries is a dependency: if one is missing, the row is skipped and says what to install.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from importlib.metadata import version
 from typing import Any, ClassVar
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from methods.contract import Job, Needs, Outcome
 from methods.errors import Skipped
 from methods.pruning.walk import Walk
-from methods.quantizing.grids import group_of
+from methods.quantizing.grids import group_size
 from methods.quantizing.stored import Stored
-from methods.targets import holds_in_out
+from methods.targets import stores_in_out
 
 
-def _need(module: str, extra: str) -> Any:
+def _import_library(module: str, extra: str) -> Any:
     """
     Raises:
-        Skipped: it is not installed, or it is and cannot be imported, which is said.
+        Skipped: it is not installed or cannot be imported.
     """
     try:
         return importlib.import_module(module)
@@ -42,15 +43,15 @@ class Hqq:
 
     name: ClassVar[str] = "hqq"
     needs: ClassVar[Needs] = Needs.NOTHING
-    group: int | None = None
+    group: PositiveInt | None = None
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        quantizer = _need("hqq.core.quantize", "hqq").Quantizer
+        quantizer = _import_library("hqq.core.quantize", "hqq").Quantizer
         walk = Walk(model, job)
         scales = 0
         for visit in walk:
-            group = group_of(visit.weight.shape[1], self.group, 64, self.name)
-            packed, about = quantizer.quantize(
+            group = group_size(visit.weight.shape[1], self.group, 64, self.name)
+            packed, info = quantizer.quantize(
                 visit.weight.float().contiguous(),
                 nbits=4,
                 group_size=group,
@@ -58,66 +59,68 @@ class Hqq:
                 device=str(visit.weight.device),
                 compute_dtype=torch.float32,
             )
-            visit.weight.copy_(quantizer.dequantize(packed, about))
-            scales += about["scale"].numel()
-        # a scale and a zero point, float32 both as the library hands them over
+            visit.weight.copy_(quantizer.dequantize(packed, info))
+            scales += info["scale"].numel()
+        # a scale and a zero point, both float32 in the library
         stored = Stored(bits=4, scale_bits=64, scales=scales, library=f"hqq {version('hqq')}")
-        return walk.outcome(**stored.told())
+        return walk.outcome(**stored.notes())
 
 
 @dataclass(frozen=True)
 class TorchaoInt4:
-    """torchao's Int4WeightOnlyConfig as it is by default: a float zero point, packed for a CUDA kernel."""
+    """torchao's Int4WeightOnlyConfig with its defaults: a float zero point, packed for a CUDA kernel."""
 
     name: ClassVar[str] = "torchao-int4"
     needs: ClassVar[Needs] = Needs.CUDA
-    group: int | None = None
+    group: PositiveInt | None = None
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.compute.device.type != "cuda":
             raise Skipped("no CUDA device")
-        torchao = _need("torchao.quantization", "torchao")
+        torchao = _import_library("torchao.quantization", "torchao")
         walk = Walk(model, job)
         scales = 0
         for visit in walk:
             out, width = visit.weight.shape
-            group = group_of(width, self.group, 128, self.name)
+            group = group_size(width, self.group, 128, self.name)
             linear = nn.Linear(width, out, bias=False, device=visit.weight.device, dtype=torch.bfloat16)
             linear.weight.data.copy_(visit.weight)
             torchao.quantize_(linear, torchao.Int4WeightOnlyConfig(group_size=group))
             eye = torch.eye(width, device=visit.weight.device, dtype=torch.bfloat16)
-            visit.weight.copy_(linear(eye).T)  # what its kernel computes with, whatever it packed
+            visit.weight.copy_(linear(eye).T)  # the weights that its kernel computes with
             scales += out * (width // group)
         stored = Stored(bits=4, scale_bits=32, scales=scales, library=f"torchao {version('torchao')}")
-        return walk.outcome(**stored.told())
+        return walk.outcome(**stored.notes())
 
 
 @dataclass(frozen=True)
 class LlmCompressorGptq:
-    """llm-compressor's GPTQModifier, W4 symmetric in groups, told nothing of the mask."""
+    """llm-compressor's GPTQModifier, W4 symmetric in groups. It does not know the mask."""
 
     name: ClassVar[str] = "llmcompressor-gptq"
     needs: ClassVar[Needs] = Needs.CALIBRATION
-    group: int | None = None
+    group: PositiveInt | None = None
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        _need("llmcompressor", "llmcompressor")
+        _import_library("llmcompressor", "llmcompressor")
         if job.compute.stream:
-            raise Skipped("llm-compressor here wants the whole model in memory")
-        if any(holds_in_out(model.get_submodule(t)) for t in job.targets):
-            raise Skipped("llm-compressor quantizes no Conv1D")
+            raise Skipped("llm-compressor needs the whole model in memory, and this one is streamed")
+        if any(stores_in_out(model.get_submodule(t)) for t in job.targets):
+            raise Skipped("llm-compressor cannot quantize Conv1D")
         assert job.calibration is not None
-        done = copy.deepcopy(model)
-        group = {t: group_of(_weight(done.get_submodule(t)).shape[1], self.group, 128, self.name) for t in job.targets}
+        quantized = copy.deepcopy(model)
+        group = {
+            t: group_size(_weight(quantized.get_submodule(t)).shape[1], self.group, 128, self.name) for t in job.targets
+        }
         sizes = sorted(set(group.values()))
-        _oneshot(done, {g: [t for t in job.targets if group[t] == g] for g in sizes}, job.calibration)
+        _oneshot(quantized, {g: [t for t in job.targets if group[t] == g] for g in sizes}, job.calibration)
         walk = Walk(model, job)
         scales = 0
         for visit in walk:
-            visit.weight.copy_(_weight(done.get_submodule(visit.name)))
+            visit.weight.copy_(_weight(quantized.get_submodule(visit.name)))
             scales += visit.weight.numel() // group[visit.name]
         stored = Stored(bits=4, scale_bits=16, scales=scales, library=f"llmcompressor {version('llmcompressor')}")
-        return walk.outcome(**stored.told())
+        return walk.outcome(**stored.notes())
 
 
 def _oneshot(model: nn.Module, targets: dict[int, list[str]], tokens: Tensor) -> None:

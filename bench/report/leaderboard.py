@@ -10,7 +10,7 @@ from bench.compare import resolve
 from bench.compare.result_set import ResultSet
 from bench.report import from_papers, from_records, highlights, html, latex, pairwise, pareto, table
 from bench.report.view import Section
-from bench.results.rows import guarded, to_frame
+from bench.results.rows import escape_formulas, to_frame
 from bench.results.store import RESULTS
 from bench.system.files import atomic_write
 from bench.system.text import escape_markdown
@@ -103,7 +103,7 @@ def _csv(results: Sequence[ResultSet]) -> str:
     import pandas as pd
 
     frames = [to_frame(r.records).assign(folder=r.name) for r in results]
-    return guarded(pd.concat(frames, ignore_index=True))
+    return escape_formulas(pd.concat(frames, ignore_index=True))
 
 
 Figures = dict[tuple[int, int], list[tuple[str, str, str]]]

@@ -14,7 +14,7 @@ from methods.errors import UserError
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergeSummary:
     """How many records were taken, were there already, or are there with another number, which stays."""
 
     taken: int = 0
@@ -22,7 +22,7 @@ class Merged:
     other: int = 0
 
 
-def merge_folders(sources: Sequence[Path], into: Path) -> Merged:
+def merge_folders(sources: Sequence[Path], into: Path) -> MergeSummary:
     """Copy every record that `into` lacks, its scores first. A finished one takes the place of a failed one.
 
     Raises:
@@ -43,7 +43,7 @@ def merge_folders(sources: Sequence[Path], into: Path) -> Merged:
                 other += 1
         if folder.moved:
             raise UserError(f"{folder.moved[0]}: run the same command again to go on without it")
-    return Merged(taken, known, other)
+    return MergeSummary(taken, known, other)
 
 
 def _number(record: Record) -> object:

@@ -15,14 +15,14 @@ from methods.errors import UserError
 
 
 @dataclass(frozen=True)
-class Migrated:
+class MigrationSummary:
     """How many records were written anew, and how many were of today's schema already."""
 
     written: int
     known: int
 
 
-def migrate_folder(root: Path) -> Migrated:
+def migrate_folder(root: Path) -> MigrationSummary:
     """Write every record of a results folder in today's schema.
 
     Each original is laid aside in `older/` before its record takes its place, and all of them go when every record has
@@ -35,15 +35,15 @@ def migrate_folder(root: Path) -> Migrated:
         raise UserError(f"{str(root)!r} is no results folder: it has no records/ in it")
     store, aside = Store(root), root / "older"
     paths = sorted((root / "records").glob("*.json"))
-    old = [path for path in paths if _renewed(path, store, aside)]
+    old = [path for path in paths if _migrate_record(path, store, aside)]
     for path in old:
         if _schema(path.read_bytes(), path) != SCHEMA:
             raise UserError(f"{path} did not come back as it was written; its original is {aside / path.name}")
     shutil.rmtree(aside, ignore_errors=True)
-    return Migrated(len(old), len(paths) - len(old))
+    return MigrationSummary(len(old), len(paths) - len(old))
 
 
-def _renewed(path: Path, store: Store, aside: Path) -> bool:
+def _migrate_record(path: Path, store: Store, aside: Path) -> bool:
     """Was it of an older schema?"""
     content = path.read_bytes()
     if _schema(content, path) == SCHEMA:

@@ -61,10 +61,10 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def to_csv(records: Iterable[Record]) -> str:
-    return guarded(to_frame(records))
+    return escape_formulas(to_frame(records))
 
 
-def guarded(table: pd.DataFrame) -> str:
+def escape_formulas(table: pd.DataFrame) -> str:
     """A frame as CSV. A text cell that a spreadsheet would take for a formula gets a quote in front."""
     table = table.copy()
     for column in table.columns:

@@ -21,9 +21,9 @@ from bench.system.cache import cache_dir, temporary_folder
 from bench.system.files import atomic_write, publish
 from bench.verify import Verdict, verify
 from methods.contract import Outcome
-from methods.folder import Folder, save, state
+from methods.folder import Folder, dtype_name, save, state
 from methods.pattern import Pattern
-from methods.quantizing.stored import ACTIVATIONS
+from methods.quantizing.stored import ACTIVATIONS_KEY
 
 CARRIED = ("config.json", "generation_config.json", "chat_template.jinja", *models.TOKENIZER_FILES)
 """What a pruned folder takes over from its source."""
@@ -40,7 +40,7 @@ class Builder:
         """The artifact from the cache, or built now: all stages but the last first, each checked.
 
         Raises:
-            BrokenPromise: a stage broke the pattern or changed what it must not.
+            CheckFailed: a stage broke the pattern or changed what it must not.
             Exception: whatever its method raised.
         """
         home = cache_dir() / "artifacts" / artifact.key[:32]
@@ -132,9 +132,9 @@ class Builder:
                 shutil.copyfile(source / name, target / name)
         config = json.loads((target / "config.json").read_text())
         config.pop("torch_dtype", None)
-        config |= {"dtype": str(self.workspace.compute.dtype)[6:]}
+        config |= {"dtype": dtype_name(self.workspace.compute.dtype)}
         if activations:
-            config |= {ACTIVATIONS: {"bits": activations, "targets": list(self.targets)}}
+            config |= {ACTIVATIONS_KEY: {"bits": activations, "targets": list(self.targets)}}
         (target / "config.json").write_text(json.dumps(config, indent=2))
         return target
 

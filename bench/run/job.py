@@ -22,8 +22,8 @@ from bench.verify import Verdict
 from methods.contract import Budget, Compute, Environment, Job, Method, Prior, Progress
 from methods.folder import Folder
 from methods.pattern import Pattern
-from methods.quantizing.stored import NOTE, Stored
-from methods.targets import family_of, find_targets
+from methods.quantizing.stored import STORED_KEY, Stored
+from methods.targets import find_targets
 
 
 class PhaseProgress(Progress, Protocol):
@@ -126,13 +126,11 @@ class Workspace:
 
     def _prior(self, before: BuiltArtifact) -> Prior:
         folder = Folder(before.folder)
-        kept = {t: folder.tensor(t + ".weight") != 0 for t in self.targets}
-        flip = family_of(folder.config).transposed
-        return Prior(folder=before.folder, masks={t: m.T if flip else m for t, m in kept.items()})
+        return Prior(folder=before.folder, masks={t: folder.weight(t) != 0 for t in self.targets})
 
 
 def read_stored(notes: Mapping[str, Any]) -> Stored | None:
-    return Stored(**notes[NOTE]) if NOTE in notes else None
+    return Stored(**notes[STORED_KEY]) if STORED_KEY in notes else None
 
 
 def resolve_environment(artifact: Artifact) -> Environment:

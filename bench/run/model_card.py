@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.plan.artifact import Artifact
 from bench.system import provenance
-from methods.quantizing.stored import NOTE
+from methods.quantizing.stored import STORED_KEY
 
 
 def card(artifact: Artifact, zeros: float, notes: Any) -> str:
@@ -26,7 +26,7 @@ def card(artifact: Artifact, zeros: float, notes: Any) -> str:
         "",
         f"- pattern: {artifact.pattern}; {zeros:.2%} of the pruned linears' weights are zero, stored dense",
         f"- method: {artifact.method}, code {artifact.pruner.source[:12]}",
-        *_quantized(artifact.quantizer, notes),
+        *_quantizer_lines(artifact.quantizer, notes),
         f"- calibration: {draw.sequences} x {draw.seqlen} tokens of {draw.data}, seed {artifact.seed}"
         if draw
         else "- calibration: none",
@@ -51,13 +51,13 @@ def card(artifact: Artifact, zeros: float, notes: Any) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _quantized(quantizer: str, notes: Any) -> list[str]:
+def _quantizer_lines(quantizer: str, notes: Any) -> list[str]:
     """What a folder's weights cannot tell of themselves: they lie there dequantized."""
     if quantizer == "none":
         return []
     rounded = (
         "; the linears' inputs are rounded, too, when cast-bench loads this folder, and not when transformers does"
-        if notes.get(NOTE, {}).get("activations")
+        if notes.get(STORED_KEY, {}).get("activations")
         else ""
     )
     return [f"- quantizer: {quantizer}, its weights stored dequantized{rounded}"]

@@ -30,7 +30,7 @@ def write_pruned(spec: Spec, out: Path) -> str:
 
     Raises:
         UserError: more than one of them, or `out` is taken.
-        BrokenPromise: the method broke the pattern, or changed what it must not.
+        CheckFailed: the method broke the pattern, or changed what it must not.
     """
     if any(len(x) != 1 for x in (spec.methods, spec.models, spec.patterns, spec.quantizers)):
         raise UserError("bench prune takes one method, one model, one pattern and one quantizer; bench run takes many")

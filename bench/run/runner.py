@@ -28,7 +28,7 @@ KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": 
 """A worker's environment, unless set: glibc would return each large tensor's memory and get it anew, page by page."""
 
 
-class Stopped(Exception):
+class RunStopped(Exception):
     """The run cannot continue: results could not be saved."""
 
 
@@ -36,19 +36,19 @@ class Stopped(Exception):
 def full_disk_stops(root: Path) -> Iterator[None]:
     """
     Raises:
-        Stopped: the disk is full.
+        RunStopped: the disk is full.
     """
     try:
         yield
     except OSError as fault:
         if not is_disk_full(fault):
             raise
-        raise Stopped(
+        raise RunStopped(
             f"the disk is full ({fault.filename or root}): free some space, then run the same command again"
         ) from fault
 
 
-class Killed(Exception):
+class WorkerEnded(Exception):
     """A worker ended without a result."""
 
 
@@ -69,7 +69,7 @@ def execute(plan: Plan, store: Store, display: ProgressDisplay) -> Summary:
     """Fill in what is missing, then read every measurement's record.
 
     Raises:
-        Stopped: the disk is full. What was recorded stays.
+        RunStopped: the disk is full. What was recorded stays.
     """
     try:
         with full_disk_stops(store.root):
@@ -137,7 +137,7 @@ def _run(measurements: list[Measurement], store: Store, display: ProgressDisplay
                 if event["event"] == "busy":
                     return False
                 if event["event"] == "fatal":
-                    raise Stopped(event["reason"])
+                    raise RunStopped(event["reason"])
                 if event["event"] == "measurement":
                     measurement = missing.pop(event["key"])
                     summary.computed += not event.get("known", False)
@@ -163,7 +163,7 @@ def _record_death(store: Store, measurement: Measurement, code: int, log: Path) 
     try:
         with FileLock(store.lock(measurement.artifact.key), timeout=0):
             if not _done(store, measurement):
-                record = failed_record(measurement, Killed(f"{_cause(code)}; its log is {log}"))
+                record = failed_record(measurement, WorkerEnded(f"{_cause(code)}; its log is {log}"))
                 record.traceback = log.read_text(errors="replace")[-20_000:]
                 store.write(record)
     except Timeout:

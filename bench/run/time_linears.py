@@ -25,7 +25,7 @@ from methods.contract import Compute
 from methods.errors import Skipped, UserError
 from methods.folder import Folder
 from methods.pattern import Pattern
-from methods.targets import family_of, find_targets
+from methods.targets import find_targets, weight_shape
 
 QUANTIZERS = {"bf16": "none", "fp16": "none", "int8": "int8", "fp8": "fp8"}
 
@@ -77,23 +77,20 @@ class Source:
         if self.model:
             self.folder = Folder(self.model.folder)
             self.digest = self.model.digest
-            self.flip = family_of(self.folder.config).transposed
             for target in find_targets(self.folder.config, self.folder.shapes()):
-                rows, width = self.folder.shapes()[target + ".weight"]
-                self.names.setdefault((width, rows) if self.flip else (rows, width), target + ".weight")
-            every = (self._own(name) for name in self.names.values())
+                self.names.setdefault(weight_shape(self.folder.config, self.folder.shapes(), target), target)
+            every = (self._weight(name) for name in self.names.values())
             self.method = "as it is" if all(Pattern(2, 4).violations(w) == 0 for w in every) else "magnitude"
 
-    def _own(self, name: str) -> Tensor:
-        weight = self.folder.tensor(name)
-        return (weight.T if self.flip else weight).contiguous()
+    def _weight(self, name: str) -> Tensor:
+        return self.folder.weight(name).contiguous()
 
     def weights(self) -> Iterator[tuple[int, Tensor]]:
         if not self.model:
             yield from linears.random_weights(self.shapes)
             return
         for shape, name in self.names.items():
-            weight = self._own(name)
+            weight = self._weight(name)
             if self.method == "magnitude":
                 weight = torch.where(Pattern(2, 4).keep(weight.float().abs()), weight, 0)
             yield self.shapes[shape], weight.bfloat16()

@@ -44,11 +44,11 @@ def _read(module: str) -> tuple[str, tuple[str, ...]]:
     if file is None:
         raise ModuleNotFoundError(f"no module named {module!r}")
     tree = ast.parse(file.read_bytes())
-    imports = tuple(name for name in _imports(tree, _followed(module)) if _file(name))
+    imports = tuple(name for name in _imports(tree, _packages_of(module)) if _file(name))
     return _content_digest(tree), imports
 
 
-def _followed(module: str) -> tuple[str, ...]:
+def _packages_of(module: str) -> tuple[str, ...]:
     package = module.partition(".")[0]
     return ("methods", *FOLDERS) if package == "bench" else ("methods", package)
 
@@ -97,11 +97,11 @@ def _content_digest(tree: ast.Module) -> str:
         for alias in node.names
         if _is_module(node.module, alias.name)
     }
-    stripped = ast.fix_missing_locations(_Stripped(modules).visit(tree))
+    stripped = ast.fix_missing_locations(_Stripper(modules).visit(tree))
     return hashlib.sha256(ast.dump(stripped).encode()).hexdigest()
 
 
-class _Stripped(ast.NodeTransformer):
+class _Stripper(ast.NodeTransformer):
     def __init__(self, modules: set[str]) -> None:
         self.modules = modules
 

@@ -1,5 +1,5 @@
-"""The layerwise least-squares problem: its curvature gathered in one pass and factored once per input, and the loop over
-columns in which what one loses the later ones make up for."""
+"""The least-squares problem of a layer: its Hessian, collected in one pass and factored once per input, and the loop
+over columns in which later columns compensate the error of earlier ones."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from methods.pruning.walk import Visit, Walk
 
 T = TypeVar("T")
 PANEL = 384
-"""Columns per panel. X^T X is symmetric, so of its panels only those on and above the diagonal are computed."""
+"""Columns per panel. X^T X is symmetric, so only the panels on and above the diagonal are computed."""
 
 
-def add_gram(x: Tensor, so_far: Tensor | None) -> Tensor:
-    """Add x^T x to `so_far`, upper triangle of panels only. x: [tokens, in] -> [in, in]. See `symmetric`."""
+def add_gram(x: Tensor, total: Tensor | None, panel: int = PANEL) -> Tensor:
+    """Add x^T x to `total`, upper triangle of panels only. x: [tokens, in] -> [in, in]. See `symmetric`."""
     width = x.shape[1]
-    total = x.new_zeros(width, width) if so_far is None else so_far
-    for a in range(0, width, PANEL):
-        b = min(a + PANEL, width)
+    total = x.new_zeros(width, width) if total is None else total
+    for a in range(0, width, panel):
+        b = min(a + panel, width)
         total[a:b, a:].addmm_(x[:, a:b].T, x[:, a:])
     return total
 
 
-def symmetric(gathered: Tensor) -> Tensor:
+def symmetric(triangle: Tensor) -> Tensor:
     """The whole symmetric matrix from the upper triangle."""
-    upper = gathered.triu()
+    upper = triangle.triu()
     return upper + upper.triu(1).T
 
 
 def damped(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor, float]:
-    """H + damping * mean(diag H) * I, then R, upper triangular, with R R^T equal to that, and the damping it took.
+    """The damped Hessian A = H + damping * mean(diag H) * I, R upper triangular with R R^T = A, and the damping used.
 
-    Where H is not positive definite the damping grows tenfold until it is.
+    If A is not positive definite the damping is raised tenfold until it is.
 
     Args:
         hessian: [in, in], symmetric, positive diagonal.
 
     Raises:
-        FloatingPointError: H is not finite, or no damping up to 1 helps.
+        FloatingPointError: H is not finite, or A is not positive definite with any damping up to 1.
     """
     if not bool(hessian.isfinite().all()):
-        raise FloatingPointError("a Hessian is not finite: the activations overflowed")
+        raise FloatingPointError("a Hessian is not finite: activations overflowed")
     mean = hessian.diagonal().mean()
     while damping <= 1:
         sum_ = hessian.clone()
@@ -54,14 +54,13 @@ def damped(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor, float]:
         if int(info) == 0:
             return sum_, lower.flip(0, 1), damping
         damping = damping * 10 if damping else 1e-8
-    raise FloatingPointError("a Hessian is not positive definite, whatever the damping")
+    raise FloatingPointError("a Hessian is not positive definite with any damping up to 1")
 
 
 def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
-    """U, upper triangular, with U^T U = (H + damping * mean(diag H) * I)^-1, and the damping it took: see `damped`.
+    """U, upper triangular, with U^T U = (H + damping * mean(diag H) * I)^-1, and the damping used: see `damped`.
 
-    Reversing the order of rows and columns turns the factor of H into that of its inverse, so one factorization and
-    one triangular solve do.
+    With rows and columns in reverse order, one factorization and one triangular solve are enough.
     """
     _, upper, damping = damped(hessian, damping)
     eye = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
@@ -69,14 +68,14 @@ def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
 
 
 class HessianWalk(Generic[T]):
-    """A walk whose visits come with what `prepare` makes of their inputs' Hessian, dead inputs' weights zeroed.
+    """A walk that also gives, for each visit, what `prepare` computes from the Hessian of the inputs.
 
         walk = HessianWalk(model, job, damping, inverse_factor)
         for visit, factor in walk: compensate_(visit.weight, factor, ...)
         return walk.outcome()
 
-    prepare(H, damping) also returns the damping it took; where one had to be raised, the notes say so. H is 2 X^T X over
-    the tokens, [in, in], a dead input's diagonal 1.
+    prepare(H, damping) also returns the damping it used; the notes say where it was raised. H is 2 X^T X / tokens,
+    [in, in]. An input that is always 0 gets 1 on the diagonal, and its weights are set to 0.
     """
 
     def __init__(
@@ -94,11 +93,11 @@ class HessianWalk(Generic[T]):
                 hessian = symmetric(shared).mul_(2 / self._tokens)
                 dead = hessian.diagonal() == 0
                 hessian.diagonal()[dead] = 1
-                ready, took = self._prepare(hessian, self._damping)
+                prepared, damping = self._prepare(hessian, self._damping)
             visit.weight[:, dead] = 0
-            if took != self._damping:
-                self._raised[visit.name] = took
-            yield visit, ready
+            if damping != self._damping:
+                self._raised[visit.name] = damping
+            yield visit, prepared
 
     def notes(self) -> dict[str, Any]:
         return {"damping_raised": self._raised} if self._raised else {}
@@ -107,17 +106,18 @@ class HessianWalk(Generic[T]):
         return self._walk.outcome(**self.notes(), **notes)
 
 
-Settle = Callable[[int, int, Tensor], Callable[[int, Tensor], Tensor]]
-"""settle(a, b, w) -> f: called when columns a to b are reached, with these as they are by then, [b-a, out]; f(i, column)
-is then what column a+i [out] is settled on."""
+ColumnQuantizer = Callable[[int, int, Tensor], Callable[[int, Tensor], Tensor]]
+"""column_quantizer(a, b, w) -> quantize_column: called when columns a to b are reached, with their values at that
+point, w [b-a, out]. quantize_column(i, column) is then the final value of column a+i [out]."""
 
 
-def compensate_(weight: Tensor, factor: Tensor, settle: Settle, group: int, block: int) -> Tensor:
-    """Settle the columns of weight [out, in] from left to right, each making up for those before; returns float [out, in].
+def compensate_(weight: Tensor, factor: Tensor, column_quantizer: ColumnQuantizer, group: int, block: int) -> Tensor:
+    """Prune or quantize weight [out, in] column by column; later columns compensate the error. Returns float [out, in].
 
-    factor: U, upper triangular [in, in], U^T U = H^-1. e is what is lost of column j over U_jj, and every later column k
-    makes up for it with -e * U_jk (SparseGPT's algorithm 1, GPTQ's too). `group` columns are asked about at a time.
-    Updates reach to the end of the group at once, of the block after each group, of the rest after each block.
+    factor: U, upper triangular [in, in], U^T U = H^-1. With e the error of column j over U_jj, every later column k
+    changes by -e * U_jk (algorithm 1 of SparseGPT, and GPTQ). `column_quantizer` is called once per `group` of columns.
+    Columns of the same group are updated at once, those of the same block after each group, all others after each
+    block.
     """
     w = weight.detach().float().T.contiguous()  # [in, out]: a column of W is one run of memory
     width = len(w)
@@ -127,12 +127,12 @@ def compensate_(weight: Tensor, factor: Tensor, settle: Settle, group: int, bloc
         e = torch.zeros_like(w[start:end])
         for a in range(start, end, group):
             b = min(a + group, end)
-            settled = settle(a, b, w[a:b])
+            quantize_column = column_quantizer(a, b, w[a:b])
             for j in range(a, b):
-                column = settled(j - a, w[j])
-                lost = torch.sub(w[j], column, out=e[j - start]).div_(diagonal[j])
+                column = quantize_column(j - a, w[j])
+                error = torch.sub(w[j], column, out=e[j - start]).div_(diagonal[j])
                 w[j] = column
-                w[j + 1 : b].addr_(factor[j, j + 1 : b], lost, alpha=-1)
+                w[j + 1 : b].addr_(factor[j, j + 1 : b], error, alpha=-1)
             w[b:end].addmm_(factor[a:b, b:end].T, e[a - start : b - start], alpha=-1)
         w[end:].addmm_(factor[start:end, end:].T, e, alpha=-1)
     return w.T

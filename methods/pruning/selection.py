@@ -1,4 +1,4 @@
-"""Which scores are the best: the kernels under `Pattern.keep`. Of equal scores the lowest index stays."""
+"""Select the largest scores: the kernels of `Pattern.keep`. Of equal scores the first is kept."""
 
 from __future__ import annotations
 
@@ -15,33 +15,37 @@ from torch import Tensor
 
 T = TypeVar("T")
 RANKED_M = 16
-"""Up to this m, ranks by pairwise comparison beat a sort; beyond it the m(m-1)/2 comparisons do not."""
-CACHED = 2**17
-"""Groups worked on at a time."""
+"""Up to this m, m(m-1)/2 comparisons are faster than a sort."""
+PIECE_GROUPS = 2**17
+"""Groups per piece of work: few enough for a CPU's cache."""
 
 
 def best(score: Tensor, sparsity: float, per: str) -> Tensor:
-    """All but a fraction `sparsity` of the scores, counted over the layer or over each row. [out, in] -> bool [out, in].
+    """The mask of all but a fraction `sparsity` of the scores, per layer or per row. [out, in] -> bool [out, in].
 
     Raises:
         FloatingPointError: a score is NaN.
     """
     _refuse_nan(score)
     flat = score.reshape(1, -1) if per == "layer" else score
-    kept = flat.shape[-1] - round(flat.shape[-1] * sparsity)
-    chosen = flat.argsort(dim=-1, descending=True, stable=True)[..., :kept]
+    count = flat.shape[-1] - round(flat.shape[-1] * sparsity)
+    chosen = flat.argsort(dim=-1, descending=True, stable=True)[..., :count]
     return torch.zeros_like(flat, dtype=torch.bool).scatter_(-1, chosen, True).reshape(score.shape)
 
 
 def _refuse_nan(score: Tensor) -> None:
-    if bool(score.sum().isnan()) and bool(score.isnan().any()):  # the sum is NaN if any is, and far cheaper
-        raise FloatingPointError("a NaN among the scores: no order places it")
+    if bool(score.sum().isnan()) and bool(score.isnan().any()):  # the sum is NaN if any score is, and is cheaper
+        raise FloatingPointError("a score is NaN")
 
 
-def best_of_groups(score: Tensor, n: int, m: int) -> Tensor:
-    """The n best of every m along a row. score: [out, in], in a multiple of m; the mask is bool, like it.
+def best_of_groups(score: Tensor, n: int, m: int, piece: int = PIECE_GROUPS) -> Tensor:
+    """The mask of the n largest of every m along a row: bool, like score. score: [out, in], in a multiple of m.
 
-    A weight's rank is the number of neighbours that beat it, ties going to the earlier; the n lowest ranks stay.
+    The rank of a score is the number of scores in its group that are larger, or equal and earlier. The n lowest ranks
+    are kept.
+
+    Args:
+        piece: groups per piece of work, where it is done in pieces.
 
     Raises:
         FloatingPointError: a score is NaN.
@@ -52,8 +56,10 @@ def best_of_groups(score: Tensor, n: int, m: int) -> Tensor:
         chosen = groups.argsort(dim=-1, descending=True, stable=True)[..., :n]
         return torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, chosen, True).flatten(-2)
     if m == 4 and score.device.type == "cpu":
-        return _best_of_four(score, n)
-    lanes = [lane.contiguous() for lane in groups.unbind(-1)]  # m x [out, in/m]: comparisons read straight through
+        return _best_of_four(score, n, piece)
+    lanes = [
+        lane.contiguous() for lane in groups.unbind(-1)
+    ]  # m x [out, in/m], so that comparisons read memory in order
     rank = [torch.zeros_like(lanes[0], dtype=torch.uint8) for _ in lanes]
     for i, j in combinations(range(m), 2):
         later_wins = lanes[j] > lanes[i]
@@ -62,19 +68,19 @@ def best_of_groups(score: Tensor, n: int, m: int) -> Tensor:
     return torch.stack([r < n for r in rank], dim=-1).flatten(-2)
 
 
-def _best_of_four(score: Tensor, n: int) -> Tensor:
-    """The same for m = 4 on a CPU: the six comparisons of a group make a number that a table turns into its mask.
+def _best_of_four(score: Tensor, n: int, piece: int) -> Tensor:
+    """The same for m = 4 on a CPU: the results of the six comparisons of a group are the index of its mask in a table.
 
-    In numpy, whose comparisons of contiguous floats are several times faster than torch's, in pieces that stay in
-    cache, as many at a time as torch has threads.
+    In numpy, which compares contiguous floats several times faster than torch, in pieces that fit the cache, as many at
+    a time as torch has threads.
     """
     flat = score.detach().float().reshape(-1, 4).numpy()
     out = np.empty(len(flat), dtype=np.int32)
 
-    def piece(part: slice) -> None:
+    def select(part: slice) -> None:
         _masks_into(out[part], flat[part], n)
 
-    _in_pieces(len(flat), piece)
+    _in_pieces(len(flat), select, piece)
     return torch.from_numpy(out).view(torch.bool).view(score.shape)
 
 
@@ -90,62 +96,66 @@ def _masks_into(out: NDArray[np.int32], groups: NDArray[np.float32], n: int) -> 
     np.take(_masks_of_four(n), code, out=out, mode="clip")
 
 
-def _in_pieces(groups: int, work: Callable[[slice], T]) -> list[T]:
-    parts = [slice(a, a + CACHED) for a in range(0, groups, CACHED)]
+def _in_pieces(groups: int, work: Callable[[slice], T], size: int) -> list[T]:
+    parts = [slice(a, a + size) for a in range(0, groups, size)]
     if len(parts) == 1:
         return [work(parts[0])]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         return list(pool.map(work, parts))
 
 
-def remark(weight: Tensor, marks: Tensor, n: int, m: int) -> Tensor:
-    """Mark anew, in place, the n largest |w| of every m along a row; both are [out, in].
+def update_mask(weight: Tensor, mask: Tensor, n: int, m: int, piece: int = PIECE_GROUPS) -> Tensor:
+    """Set the mask, in place, to the n largest |w| of every m along a row. Both are [out, in].
+
+    Args:
+        piece: groups per piece of work, where it is done in pieces.
 
     Returns:
-        float64 [3], on the weight's device: the sum of |w| that is marked, of all |w|, and how many marks turned.
+        float64 [3], on the weight's device: the sum of the |w| kept, of all |w|, and how many entries of the mask
+        changed.
 
     Raises:
         FloatingPointError: a weight is NaN.
     """
-    if m == 4 and weight.device.type == "cpu" and marks.is_contiguous():
-        return _remark_fours(weight, marks, n)
+    if m == 4 and weight.device.type == "cpu" and mask.is_contiguous():
+        return _update_mask_of_four(weight, mask, n, piece)
     size = weight.abs().contiguous()
     new = best_of_groups(size, n, m)
-    sums = measure(size, new, new != marks)
-    marks.copy_(new)
+    sums = mask_metrics(size, new, new != mask)
+    mask.copy_(new)
     return sums
 
 
-def measure(size: Tensor, marks: Tensor, turned: Tensor) -> Tensor:
-    """As `remark` returns. size: |w|."""
-    kept = (size * marks).sum(-1).sum(dtype=torch.float64)  # by row, then of rows: no sum of millions in float32
-    return torch.stack([kept, size.sum(-1).sum(dtype=torch.float64), turned.sum().double()])
+def mask_metrics(size: Tensor, mask: Tensor, changed: Tensor) -> Tensor:
+    """The sums that `update_mask` returns. size: |w|; changed: bool, which entries changed."""
+    kept = (size * mask).sum(-1).sum(dtype=torch.float64)  # by row, then over rows: no sum of millions in float32
+    return torch.stack([kept, size.sum(-1).sum(dtype=torch.float64), changed.sum().double()])
 
 
-def _remark_fours(weight: Tensor, marks: Tensor, n: int) -> Tensor:
-    """In numpy alone: torch's threads, once used, spin, and take the processors from these."""
+def _update_mask_of_four(weight: Tensor, mask: Tensor, n: int, piece: int) -> Tensor:
+    """In numpy only: torch's threads keep spinning after use, and would take processor time from numpy's."""
     groups = weight.detach().float().contiguous().view(-1, 4).numpy()
-    old = marks.view(-1).view(torch.int32).numpy()
+    old = mask.view(-1).view(torch.int32).numpy()
 
-    def piece(part: slice) -> tuple[float, float, int]:
+    def update(part: slice) -> tuple[float, float, int]:
         size = np.abs(groups[part])
         new = np.empty(len(size), dtype=np.int32)
         _masks_into(new, size, n)
-        everything = size.sum(dtype=np.float32)
+        total = size.sum(dtype=np.float32)
         size *= new.view(np.uint8).reshape(size.shape)
-        turned = old[part] ^ new
+        changed = old[part] ^ new
         old[part] = new
-        return float(size.sum(dtype=np.float32)), float(everything), int(np.count_nonzero(turned.view(np.uint8)))
+        return float(size.sum(dtype=np.float32)), float(total), int(np.count_nonzero(changed.view(np.uint8)))
 
-    sums = torch.tensor(_in_pieces(len(groups), piece), dtype=torch.float64).sum(0)
+    sums = torch.tensor(_in_pieces(len(groups), update, piece), dtype=torch.float64).sum(0)
     if bool(sums[1].isnan()):
-        raise FloatingPointError("a NaN among the weights: no order places it")
+        raise FloatingPointError("a weight is NaN")
     return sums
 
 
 @cache
 def _masks_of_four(n: int) -> NDArray[np.int32]:
-    """[64]: for each outcome of the six comparisons, four bytes of mask."""
+    """[64]: for each result of the six comparisons, four bytes of mask."""
     masks = np.zeros((64, 4), dtype=bool)
     for code in range(64):
         rank = [0] * 4

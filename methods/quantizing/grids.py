@@ -1,4 +1,4 @@
-"""Grids that weights are rounded to. Each holds zero, so what is zero stays zero, and no -0.0 is left behind."""
+"""Grids that weights are rounded to. Each contains zero, so zeros stay zeros; no -0.0 is written."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from torch import Tensor
 
 from methods.errors import UserError
 
-LEAST_GROUP = 8
-"""Of a smaller group the scale takes more room than it saves."""
+MIN_GROUP = 8
+"""The scale of a smaller group takes more bits than it saves."""
 
 
 class Grid(Protocol):
-    """A set of points, stretched by one scale a group."""
+    """A set of points, multiplied by one scale per group."""
 
     @property
     def bits(self) -> int:
-        """Of one value."""
+        """Bits of one value."""
         ...
 
     @property
     def scale_bits(self) -> int: ...
 
     def scale(self, groups: Tensor) -> Tensor:
-        """Float [..., 1] for weights [..., group]; 1 where all are zero."""
+        """The scale of each group, float [..., 1], for weights [..., group]; 1 if all are zero."""
         ...
 
     def snap(self, weight: Tensor, scale: Tensor) -> Tensor:
-        """The nearest points, float; the two broadcast."""
+        """The nearest points, float. The arguments are broadcast."""
         ...
 
 
 @dataclass(frozen=True)
 class Integer:
-    """Two's complement, zero point 0: scale max|w| / (2^(bits-1) - 1/2), so that neither end is clipped by more than half
-    a step. The scale is kept in bfloat16."""
+    """Two's complement integers without zero point. The scale is max|w| / (2^(bits-1) - 1/2), in bfloat16, so that
+    neither end is clipped by more than half a step."""
 
     bits: int
     scale_bits: ClassVar[int] = 16
@@ -52,7 +52,7 @@ class Integer:
 
 @dataclass(frozen=True)
 class Float8:
-    """e4m3 without infinities, largest 448. The scale is kept in bfloat16."""
+    """e4m3 without infinities, largest value 448. The scale is in bfloat16."""
 
     bits: ClassVar[int] = 8
     scale_bits: ClassVar[int] = 16
@@ -61,7 +61,7 @@ class Float8:
         return _scale(groups, 448)
 
     def snap(self, weight: Tensor, scale: Tensor) -> Tensor:
-        inside = (weight / scale).clamp_(-448, 448)  # beyond it the conversion gives NaN
+        inside = (weight / scale).clamp_(-448, 448)  # larger values would become NaN
         return inside.to(torch.float8_e4m3fn).float().mul_(scale)
 
 
@@ -75,7 +75,7 @@ NF4 = (
 
 @dataclass(frozen=True)
 class NormalFloat4:
-    """NF4 times max|w|, which stays float32 as QLoRA keeps it without double quantization."""
+    """NF4 with the scale max|w| in float32, as in QLoRA without double quantization."""
 
     bits: ClassVar[int] = 4
     scale_bits: ClassVar[int] = 32
@@ -94,36 +94,36 @@ def _scale(groups: Tensor, top: float) -> Tensor:
     return scale.masked_fill_(scale == 0, 1)
 
 
-def group_of(width: int, asked: int | None, most: int, name: str) -> int:
-    """Weights along the input that share a scale: those asked for, else the largest power of two up to `most` that
+def group_size(width: int, requested: int | None, maximum: int, name: str) -> int:
+    """Weights along the input that share a scale: as requested, else the largest power of two up to `maximum` that
     divides the width.
 
     Raises:
-        UserError: what was asked for does not divide it, or nothing worth a scale does.
+        UserError: the requested size does not divide the width, or no size of at least MIN_GROUP does.
     """
-    group = asked if asked is not None else next(g for g in _halves(most) if width % g == 0)
-    if group < 1 or width % group or (asked is None and group < min(LEAST_GROUP, width)):
+    group = requested if requested is not None else next(g for g in _powers_of_two(maximum) if width % g == 0)
+    if group < 1 or width % group or (requested is None and group < min(MIN_GROUP, width)):
         raise UserError(
-            f"{name}:group={group} cannot cut {width} inputs into whole groups{'' if asked else ' worth a scale'}: "
-            f"take a group that divides {width}, such as {name}:group={width}"
+            f"{name}:group={group} does not divide {width} inputs into groups{'' if requested else f' of {MIN_GROUP} or more'}: "
+            f"use a divisor of {width}, for example {name}:group={width}"
         )
     return group
 
 
-def _halves(most: int) -> list[int]:
-    """most, most/2, ... 1; most is a power of two."""
-    return [most >> i for i in range(most.bit_length())]
+def _powers_of_two(maximum: int) -> list[int]:
+    """maximum, maximum/2, ... 1, for a maximum that is a power of two."""
+    return [maximum >> i for i in range(maximum.bit_length())]
 
 
-def put(weight: Tensor, value: Tensor) -> None:
-    """weight[...] = value, in weight's dtype. What becomes zero there becomes +0.0."""
+def assign_(weight: Tensor, value: Tensor) -> None:
+    """weight[...] = value, in weight's dtype. Zeros become +0.0."""
     weight.copy_(value)
     weight.masked_fill_(weight == 0, 0)
 
 
 def round_(weight: Tensor, grid: Grid, group: int) -> int:
-    """Round weight [out, in] to the nearest points of `grid`, in place; returns how many scales that took."""
-    groups = weight.float().contiguous().unflatten(-1, (-1, group))  # a transposed view reads slowly
+    """Round weight [out, in] to the nearest points of `grid`, in place. Returns the number of scales."""
+    groups = weight.float().contiguous().unflatten(-1, (-1, group))  # reading a transposed view is slow
     scale = grid.scale(groups)
-    put(weight, grid.snap(groups, scale).flatten(-2))
+    assign_(weight, grid.snap(groups, scale).flatten(-2))
     return scale.numel()

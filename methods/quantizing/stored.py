@@ -1,4 +1,4 @@
-"""What a quantizer says beside the weights it hands back: how they would be stored."""
+"""How quantized weights would be stored: the note that a quantizer adds to the weights it returns."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-NOTE = "stored"
-"""The key of an Outcome's notes under which a quantizer leaves its `Stored.told()`."""
-ACTIVATIONS = "cast_bench_activations"
-"""The key of a config.json that says which linears' inputs are rounded while the model runs, and to how many bits."""
+STORED_KEY = "stored"
+"""The key of `Stored.notes()` in the notes of an Outcome."""
+ACTIVATIONS_KEY = "cast_bench_activations"
+"""The key in config.json for the linears whose inputs are rounded while the model runs, and to how many bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """How the targets' weights, handed back dequantized, would lie in memory.
+    """How the targets' weights, which are returned dequantized, would be stored.
 
-    A quantizer that does not say is counted as what it handed back: values of the artifact's dtype.
+    Without this note a quantizer's weights count as values of the artifact's dtype.
     """
 
     bits: float
-    """Of one value."""
+    """Bits of one value."""
     scale_bits: int = 16
-    """Of one scale, its zero point counted in."""
+    """Bits of one scale, with its zero point."""
     scales: int = 0
-    """Of all targets together."""
+    """Number of scales of all targets together."""
     activations: int | None = None
-    """Bits of the targets' inputs, rounded token by token while the model runs; None leaves them alone."""
+    """Bits of the targets' inputs, rounded token by token while the model runs; None: not rounded."""
     library: str = "cast-bench"
-    """Whose code made it, with its version where it is not ours."""
+    """The library that quantized, with its version if it is not this project."""
 
-    def told(self) -> dict[str, Any]:
-        """As notes: JSON."""
-        return {NOTE: asdict(self)}
+    def notes(self) -> dict[str, Any]:
+        """Notes for an Outcome, JSON."""
+        return {STORED_KEY: asdict(self)}
 
 
 def int8_tokens(x: Tensor) -> Tensor:
-    """Activations [..., in] on an int8 grid of their own per token: scale max|x| / 127, nearest even."""
+    """Activations [..., in], rounded to int8 per token: scale max|x| / 127, round half to even."""
     wide = x.float()
     scale = wide.abs().amax(-1, keepdim=True).div_(127)
     scale = scale.masked_fill(scale == 0, 1)
@@ -46,5 +46,5 @@ def int8_tokens(x: Tensor) -> Tensor:
 
 
 def round_inputs(module: nn.Module) -> None:
-    """From now on a linear sees its inputs as int8 per token."""
+    """Round the inputs of a linear to int8 per token, from now on."""
     module.register_forward_pre_hook(lambda _, args: (int8_tokens(args[0]), *args[1:]))

@@ -1,4 +1,4 @@
-"""Checkpoints a killed training goes on from: tensors as safetensors, sharded by rank, and JSON beside them. No pickle."""
+"""Training checkpoints: tensors as safetensors, sharded by rank, and JSON. No pickle."""
 
 from __future__ import annotations
 
@@ -12,36 +12,38 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from methods.training.ranks import is_single_process
 
-KEEP = 2
-"""So that one is whole while the next is being written."""
+MAX_CHECKPOINTS = 2
+"""Two, so that one is complete while the next is being written."""
 
 
-def write(root: Path, step: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Path:
-    """Write root/step-N, whole or not at all. With several ranks each writes its shards, and all must call."""
-    final, making = root / f"step-{step}", root / f".step-{step}"
+def write(root: Path, step: int, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> Path:
+    """Write root/step-N atomically. Every rank must call it and writes its shards."""
+    # imported here: it takes a second, and a typed hyperparameter is checked without it
+    from torch.distributed.checkpoint import state_dict_saver
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+
+    final, partial = root / f"step-{step}", root / f".step-{step}"
     first = is_single_process() or dist.get_rank() == 0
     if first:
-        shutil.rmtree(making, ignore_errors=True)
-        making.mkdir(parents=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
     if not is_single_process():
         dist.barrier()
-    writer = HuggingFaceStorageWriter(str(making), save_distributed=True)
+    writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         state_dict_saver.save(dict(tensors), storage_writer=writer, no_dist=is_single_process())
     if first:
-        (making / "about.json").write_text(json.dumps(dict(about), allow_nan=False))
-        for file in making.iterdir():
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
+        (partial / "about.json").write_text(json.dumps(dict(info), allow_nan=False))
+        for file in partial.iterdir():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
         shutil.rmtree(final, ignore_errors=True)
-        making.rename(final)
-        for old in _steps(root)[:-KEEP]:
+        partial.rename(final)
+        for old in _steps(root)[:-MAX_CHECKPOINTS]:
             shutil.rmtree(root / f"step-{old}")
     if not is_single_process():
         dist.barrier()
@@ -49,28 +51,32 @@ def write(root: Path, step: int, tensors: Mapping[str, Tensor], about: Mapping[s
 
 
 def _steps(root: Path) -> list[int]:
-    found = (p.name.removeprefix("step-") for p in root.glob("step-*") if (p / "about.json").exists())
-    return sorted(int(name) for name in found if name.isdigit())
+    names = (p.name.removeprefix("step-") for p in root.glob("step-*") if (p / "about.json").exists())
+    return sorted(int(name) for name in names if name.isdigit())
 
 
-def newest(root: Path) -> Path | None:
-    """The last whole checkpoint under `root`."""
+def latest(root: Path) -> Path | None:
+    """The newest complete checkpoint under `root`."""
     steps = _steps(root)
     return root / f"step-{steps[-1]}" if steps else None
 
 
-def about(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "about.json").read_text())
-    return found
+def read_info(folder: Path) -> dict[str, Any]:
+    """The JSON values of a checkpoint."""
+    info: dict[str, Any] = json.loads((folder / "about.json").read_text())
+    return info
 
 
 def read_into(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Fill `tensors`, each of the shape it was written with, in place; shards may be cut for another number of ranks."""
+    """Read a checkpoint into `tensors`, in place. The number of ranks may have changed."""
+    from torch.distributed.checkpoint import state_dict_loader
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
     reader = HuggingFaceStorageReader(str(folder))
-    held = dict(tensors)
+    values = dict(tensors)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        state_dict_loader.load(held, storage_reader=reader, no_dist=is_single_process())
+        state_dict_loader.load(values, storage_reader=reader, no_dist=is_single_process())
     for name, tensor in tensors.items():
-        if held[name] is not tensor:
-            tensor.copy_(held[name])
+        if values[name] is not tensor:
+            tensor.copy_(values[name])

@@ -1,4 +1,4 @@
-"""Cross-entropy and distillation read off hidden states, so that no [tokens, vocabulary] matrix ever exists whole."""
+"""Cross-entropy and distillation losses from hidden states, without a whole [tokens, vocabulary] matrix in memory."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 LOGITS_BYTES = 64 * 2**20
-"""Of logits in memory at a time, of one model."""
+"""Largest size of one model's logits in memory."""
 PART_BYTES = {"cpu": 2**20}
-"""Of float32 logits handled at a time: on a CPU, what its cache holds through a dozen passes. Elsewhere, LOGITS_BYTES."""
+"""Size of the float32 logits processed at a time: on a CPU what fits its cache, on other devices LOGITS_BYTES."""
 
 
 class Teacher(NamedTuple):
-    """What a frozen model says of the same tokens: hidden [tokens, width'] and its head [vocabulary, width']."""
+    """The teacher's hidden states of the same tokens [tokens, width'], and its head [vocabulary, width']."""
 
     hidden: Tensor
     head: Tensor
@@ -26,33 +26,35 @@ class _Part(NamedTuple):
     gradient: Tensor | None
 
 
-def _part(logits: Tensor, y: Tensor, other: Tensor | None, eta: float, temperature: float, needed: bool) -> _Part:
-    """Sums of CE and T^2 KL over a few tokens, and the gradient of their loss in the logits, float32 [tokens, vocabulary]."""
+def _part(
+    logits: Tensor, y: Tensor, teacher_logits: Tensor | None, eta: float, temperature: float, needed: bool
+) -> _Part:
+    """Sums of CE and T^2 KL over some tokens, and the gradient in the logits, float32 [tokens, vocabulary]."""
     z = logits.float()
     log_q = z.log_softmax(-1)
     ce = -log_q.gather(1, y[:, None]).sum()
     kl = ce.new_zeros(())
-    pull = None  # eta T (q_T - p)
-    if other is not None:
-        log_p = (other.float() / temperature).log_softmax(-1)
+    kl_gradient = None  # eta T (q_T - p)
+    if teacher_logits is not None:
+        log_p = (teacher_logits.float() / temperature).log_softmax(-1)
         log_qt = log_q if temperature == 1 else (z / temperature).log_softmax(-1)
         p = log_p.exp()
         kl = temperature**2 * log_p.sub_(log_qt).mul_(p).sum()
         if needed:
             qt = log_q.exp_() if log_qt is log_q else log_qt.exp_()
-            pull = p.neg_().add_(qt).mul_(eta * temperature)
+            kl_gradient = p.neg_().add_(qt).mul_(eta * temperature)
     if not needed:
         return _Part(ce, kl, None)
-    q = log_q if pull is not None and temperature == 1 else log_q.exp_()
+    q = log_q if kl_gradient is not None and temperature == 1 else log_q.exp_()
     q[torch.arange(len(y), device=y.device), y] -= 1
-    return _Part(ce, kl, q if pull is None else pull.add_(q, alpha=1 - eta))  # without a teacher eta is 0
+    return _Part(ce, kl, q if kl_gradient is None else kl_gradient.add_(q, alpha=1 - eta))  # without a teacher eta is 0
 
 
 class _Loss(torch.autograd.Function):
-    """Loss and gradients in one go, a few rows of logits at a time.
+    """Loss and gradients in one pass, some rows of logits at a time.
 
-    With p the teacher's and q the student's probabilities at temperature T, z the student's logits and y the token
-    that came, the loss of a token is  eta T^2 KL(p || q) + (1 - eta) CE(z, y), and its gradient in z
+    With p the teacher's and q the student's probabilities at temperature T, z the student's logits and y the next
+    token, the loss of a token is  eta T^2 KL(p || q) + (1 - eta) CE(z, y), and its gradient in z
     eta T (q - p) + (1 - eta) (softmax(z) - 1_y).
     """
 
@@ -66,6 +68,8 @@ class _Loss(torch.autograd.Function):
         eta: float,
         temperature: float,
         scale: float,
+        logits_bytes: int,
+        part_bytes: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         need_hidden, need_head = ctx.needs_input_grad[:2]
         needed = need_hidden or need_head
@@ -76,28 +80,29 @@ class _Loss(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else None
         dtype = dtype or hidden.dtype
         w = head.to(dtype)
-        theirs = teacher.head.to(dtype) if teacher else None
+        teacher_head = teacher.head.to(dtype) if teacher else None
         width = head.shape[0]
-        rows = max(1, LOGITS_BYTES // (dtype.itemsize * width))
-        part = max(1, PART_BYTES.get(hidden.device.type, LOGITS_BYTES) // (4 * width))
+        rows = max(1, logits_bytes // (dtype.itemsize * width))
+        part = max(1, part_bytes // (4 * width))
         with torch.autocast(hidden.device.type, enabled=False):
             for a in range(0, len(hidden), rows):
                 h, y = hidden[a : a + rows].to(dtype), targets[a : a + rows]
-                mine = h @ w.T
-                other = None
-                if teacher is not None and theirs is not None and eta:
-                    other = teacher.hidden[a : a + rows].to(dtype) @ theirs.T
+                logits = h @ w.T
+                teacher_logits = None
+                if teacher is not None and teacher_head is not None and eta:
+                    teacher_logits = teacher.hidden[a : a + rows].to(dtype) @ teacher_head.T
                 for b in range(0, len(h), part):
-                    rest = slice(b, b + part)
-                    parts = _part(mine[rest], y[rest], None if other is None else other[rest], eta, temperature, needed)
+                    at = slice(b, b + part)
+                    other = None if teacher_logits is None else teacher_logits[at]
+                    parts = _part(logits[at], y[at], other, eta, temperature, needed)
                     ce += parts.ce
                     kl += parts.kl
                     if parts.gradient is not None:
-                        mine[rest] = parts.gradient.mul_(scale)  # the logits of these rows are done with
+                        logits[at] = parts.gradient.mul_(scale)  # in place of the logits, which are not needed again
                 if grad_hidden is not None:
-                    grad_hidden[a : a + rows] = mine @ w
+                    grad_hidden[a : a + rows] = logits @ w
                 if grad_head is not None:
-                    grad_head += mine.T @ h
+                    grad_head += logits.T @ h
         ctx.gradients = grad_hidden, grad_head if grad_head is None else grad_head.to(head.dtype)
         total = scale * (eta * kl + (1 - eta) * ce)
         ctx.mark_non_differentiable(ce, kl)
@@ -107,7 +112,7 @@ class _Loss(torch.autograd.Function):
     def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
         grads = [None if g is None else g.mul_(outer[0].to(g.dtype)) for g in ctx.gradients]
         del ctx.gradients
-        return (*grads, None, None, None, None, None)
+        return (*grads, *[None] * 7)
 
 
 def loss(
@@ -119,16 +124,23 @@ def loss(
     eta: float = 0.0,
     temperature: float = 1.0,
     scale: float = 1.0,
+    logits_bytes: int = LOGITS_BYTES,
+    part_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """scale * sum over tokens of eta T^2 KL(teacher || student) + (1 - eta) CE, the sum of CE and that of T^2 KL, in nats.
+    """The loss, the sum of CE and the sum of T^2 KL over tokens, in nats.
+
+    The loss is scale * sum over tokens of eta T^2 KL(teacher || student) + (1 - eta) CE.
 
     Args:
         hidden: [tokens, width], the input of the head; head: [vocabulary, width]; targets: int64 [tokens].
         eta: share of the distillation; 0 without a teacher.
+        logits_bytes: largest size of one model's logits in memory.
+        part_bytes: size of the float32 logits processed at a time.
 
-    CAST (arXiv 2509.25996) has eta = 1/3 and no temperature [p]; the square keeps the gradient's size (Hinton et al.
-    2015, arXiv 1503.02531).
+    CAST (arXiv 2509.25996) has eta = 1/3 and no temperature [p]; the square keeps the size of the gradient (Hinton et
+    al. 2015, arXiv 1503.02531).
     """
     if teacher is None:
         eta = 0.0
-    return _Loss.apply(hidden, head, targets, teacher, eta, temperature, scale)  # type: ignore[no-any-return, no-untyped-call]
+    part_bytes = part_bytes or PART_BYTES.get(hidden.device.type, logits_bytes)
+    return _Loss.apply(hidden, head, targets, teacher, eta, temperature, scale, logits_bytes, part_bytes)  # type: ignore[no-any-return, no-untyped-call]

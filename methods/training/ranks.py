@@ -1,4 +1,4 @@
-"""Several processes on one training: FSDP2 shards, and sums over ranks. With one process all of this is the identity."""
+"""One training on several processes: FSDP2 shards and sums over ranks. With one process nothing is sharded."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from methods.targets import holds_in_out
+from methods.targets import stores_in_out
 
 
 def is_single_process() -> bool:
-    """Is this the only process?"""
+    """Whether this is the only process."""
     return not (dist.is_available() and dist.is_initialized())
 
 
 def rank_and_world() -> tuple[int, int]:
+    """This process's rank, and the number of processes."""
     return (0, 1) if is_single_process() else (dist.get_rank(), dist.get_world_size())
 
 
 def shard(root: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
-    """Shard each block, then the rest of `root`. Weights are cut between outputs, so no group of a pattern is."""
+    """Shard each block, then the rest of `root`. Weights are split between outputs, never inside a group."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import Shard
 
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    turned = {id(p) for m in root.modules() if holds_in_out(m) for p in m.parameters() if p.dim() == 2}
+    transposed = {id(p) for m in root.modules() if stores_in_out(m) for p in m.parameters() if p.dim() == 2}
     scales = {id(p) for n, p in root.named_parameters() if n.endswith(".scale")}
 
     def place(parameter: nn.Parameter) -> Shard | None:
-        return Shard(1) if id(parameter) in turned - scales else None
+        return Shard(1) if id(parameter) in transposed - scales else None
 
     for block in blocks:
         fully_shard(block, mesh=mesh, shard_placement_fn=place)
@@ -44,12 +45,12 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """All of a sharded tensor; every rank must ask."""
+    """The whole of a sharded tensor. Every rank must call it."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """The part of a whole `tensor` that lies where this rank's part of `parameter` does."""
+    """The part of `tensor`, which is not sharded, that corresponds to this rank's part of `parameter`."""
     if not hasattr(parameter, "placements"):
         return tensor
     from torch.distributed.tensor import distribute_tensor
@@ -57,13 +58,13 @@ def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     return distribute_tensor(tensor, parameter.device_mesh, parameter.placements).to_local()  # type: ignore[attr-defined]
 
 
-def any_rank(answer: bool) -> bool:
-    """Does any rank say so? Clocks differ, and all must do the same."""
-    return all_reduce_sum(float(answer))[0] > 0
+def any_rank(condition: bool) -> bool:
+    """Whether the condition holds on any rank: clocks differ, and all ranks must do the same."""
+    return all_reduce_sum(float(condition))[0] > 0
 
 
 def all_reduce_sum(*values: float) -> list[float]:
-    """Sums over ranks of figures taken on shards."""
+    """Sums over ranks of values computed on shards."""
     if is_single_process():
         return list(values)
     sums = torch.tensor(values, dtype=torch.float64)
@@ -74,7 +75,7 @@ def all_reduce_sum(*values: float) -> list[float]:
 
 
 def all_reduce_mean(tensor: Tensor) -> Tensor:
-    """The mean over ranks."""
+    """The mean over ranks of a tensor that each has."""
     if is_single_process():
         return tensor
     tensor = tensor.clone()

@@ -1,4 +1,4 @@
-"""What every method that trains lets one choose, and the schedule that follows from it."""
+"""Settings that every training method shares, and the learning-rate schedule that follows from them."""
 
 from __future__ import annotations
 
@@ -6,50 +6,41 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from methods.errors import UserError
+from pydantic import NonNegativeFloat, PositiveFloat
+
+from methods.ranges import Beta, Fraction, LearningRate
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What every method that trains lets one choose. Recipes give values by model size.
+    """Settings that every training method shares. Recipes give values by model size.
 
-    lr: peak; warmup: share of the steps in which it rises; floor: share of the peak where the cosine ends; clip: L2
-    norm of all gradients, 0 for none; eta: share of distillation in the loss; temperature: of both softmaxes in it;
-    recompute: forget activations inside blocks and compute them again in the backward pass.
+    lr: peak learning rate; warmup: share of the steps in which it rises; final_lr_ratio: share of the peak where the
+    cosine ends; grad_clip: largest L2 norm of all gradients, 0 for no limit; eta: share of distillation in the loss;
+    temperature: of both softmaxes in it; recompute: forget activations inside blocks and compute them again in the
+    backward pass.
     """
 
-    lr: float = 2e-5
-    warmup: float = 0.02
-    floor: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    clip: float = 1.0
-    eta: float = 1 / 3
-    temperature: float = 1.0
+    lr: LearningRate = 2e-5
+    warmup: Fraction = 0.02
+    final_lr_ratio: Fraction = 0.1
+    beta1: Beta = 0.9
+    beta2: Beta = 0.95
+    eps: PositiveFloat = 1e-8
+    grad_clip: NonNegativeFloat = 1.0
+    eta: Fraction = 1 / 3
+    temperature: PositiveFloat = 1.0
     recompute: bool = False
 
-    def check(self, name: str) -> None:
-        """
-        Raises:
-            UserError: a value outside its range.
-        """
-        ranges = {"lr": (0, 10), "warmup": (0, 1), "floor": (0, 1), "eta": (0, 1), "clip": (0, math.inf)}
-        for field, (low, high) in ranges.items():
-            if not low <= (value := getattr(self, field)) <= high:
-                raise UserError(f"{name}:{field}={value} will not do: take a number from {low} to {high}")
-        if self.temperature <= 0:
-            raise UserError(f"{name}:temperature={self.temperature} will not do: it must be above 0")
-
     def lr_at(self, step: int, total: int) -> float:
-        """Linear warmup, then a cosine to floor * lr. step counts from 0."""
+        """Linear warmup, then a cosine to final_lr_ratio * lr. step counts from 0."""
         warm = math.ceil(self.warmup * total)
         if step < warm:
             return self.lr * (step + 1) / warm
         done = (step - warm) / max(1, total - warm)
-        return self.lr * (self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2)
+        return self.lr * (self.final_lr_ratio + (1 - self.final_lr_ratio) * (1 + math.cos(math.pi * done)) / 2)
 
     @property
     def adam(self) -> dict[str, Any]:
-        """What any of Adam's kin takes of these."""
+        """The arguments for an optimizer of the Adam family."""
         return {"lr": self.lr, "betas": (self.beta1, self.beta2), "eps": self.eps}

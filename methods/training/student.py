@@ -1,4 +1,4 @@
-"""A model that learns: what its head is given, and its loss."""
+"""A model in training: hidden states, head and loss."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from methods.training import distill
 
 
 class Student(nn.Module):
-    """A causal model with its loss, so that one forward pass covers all that is sharded together."""
+    """A causal model with its loss in one forward pass, as sharding requires."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -25,14 +25,19 @@ class Student(nn.Module):
 
 
 def hidden_states(model: nn.Module, ids: Tensor) -> Tensor:
-    """What the head would be given for all tokens but the last of each sequence: [batch * (seqlen - 1), width]."""
+    """The inputs of the head for all tokens but the last of each sequence: [batch * (seqlen - 1), width]."""
     states: Tensor = model.base_model(input_ids=ids, use_cache=False)[0][:, :-1]  # type: ignore[operator]
     return states.flatten(0, 1)
 
 
 def head_of(model: nn.Module) -> Tensor:
+    """The weight of the output head, [vocabulary, width].
+
+    Raises:
+        UserError: the head has a bias.
+    """
     head = model.get_output_embeddings()  # type: ignore[operator]
     if getattr(head, "bias", None) is not None:
-        raise UserError("the model's head has a bias, which this trainer does not know")
+        raise UserError("the model's head has a bias, which training does not support: use another model")
     weight: Tensor = head.weight
     return weight

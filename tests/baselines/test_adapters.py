@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 from baselines.llmcompressor import LlmCompressorSparseGPT, LlmCompressorWanda
 from baselines.magnitude import Magnitude
 from baselines.sparsegpt import SparseGPT
-from baselines.sparseml import SparsemlMagnitude, SparsemlSparseGPT, older
+from baselines.sparseml import SparsemlMagnitude, SparsemlSparseGPT, to_old_config
 from baselines.wanda import Wanda
 from bench.system import environments
 from methods.contract import Environment
 from methods.errors import Skipped, UserError
-from methods.isolated import Crashed
+from methods.isolated import ScriptFailed
 from methods.pattern import Pattern
-from methods.targets import as_patterns, dense_weight, family_of
+from methods.targets import as_regexes, dense_weight, family_of
 
 PAIRS = [
     (LlmCompressorSparseGPT, SparseGPT),
@@ -39,17 +39,10 @@ def test_missing_library_is_skipped(kind, llama, job, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [LlmCompressorSparseGPT, SparsemlSparseGPT])
-@pytest.mark.parametrize("block", [0, 6])
+@pytest.mark.parametrize("block", [6])
 def test_block_must_hold_whole_groups(kind, block, llama, job):
-    with pytest.raises(UserError, match=f"{kind.name}:block={block} cannot hold whole groups of 2:4"):
+    with pytest.raises(UserError, match=f"invalid {kind.name}:block={block}: must be a multiple of 4 for pattern 2:4"):
         kind(block=block).apply(llama, job)
-
-
-@pytest.mark.parametrize("kind", [LlmCompressorSparseGPT, SparsemlSparseGPT])
-@pytest.mark.parametrize("damping", [-5.0, float("nan"), 1.5])
-def test_damping_is_a_fraction(kind, damping, llama, job):
-    with pytest.raises(UserError, match=f"{kind.name}:damping={damping} will not do"):
-        kind(damping=damping).apply(llama, job)
 
 
 def test_sparseml_skips_what_it_cannot_do(make, make_job):
@@ -67,11 +60,11 @@ def test_sparseml_skips_what_it_cannot_do(make, make_job):
 def test_config_for_an_older_transformers():
     config = {"rope_parameters": {"rope_theta": 1e5, "rope_type": "default"}, "dtype": "float32", "hidden_size": 8}
 
-    assert older(config) == {"rope_theta": 1e5, "torch_dtype": "float32", "hidden_size": 8}
-    scaled = older({"rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}})
+    assert to_old_config(config) == {"rope_theta": 1e5, "torch_dtype": "float32", "hidden_size": 8}
+    scaled = to_old_config({"rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}})
     assert scaled["rope_scaling"] == {"type": "linear", "factor": 2.0}
     with pytest.raises(Skipped, match="'llama3'"):
-        older({"rope_parameters": {"rope_theta": 1e4, "rope_type": "llama3", "factor": 8.0}})
+        to_old_config({"rope_parameters": {"rope_theta": 1e4, "rope_type": "llama3", "factor": 8.0}})
 
 
 def test_patterns_match_the_targets_and_nothing_else(make, make_job, family):
@@ -80,9 +73,9 @@ def test_patterns_match_the_targets_and_nothing_else(make, make_job, family):
     known = family_of(model.config.to_dict())
     names = [name for name, _ in model.named_modules()]
     for targets in (job.targets, job.targets[3:], job.targets[1:2], job.targets[::3]):
-        found = [n for n in names if any(re.match(regex, n) for regex in as_patterns(targets, known))]
+        found = [n for n in names if any(re.match(regex, n) for regex in as_regexes(targets, known))]
         assert sorted(found) == sorted(targets)
-    assert len(as_patterns(job.targets, known)) == 1
+    assert len(as_regexes(job.targets, known)) == 1
 
 
 def ready(kind, job, tmp_path):
@@ -144,7 +137,7 @@ def test_a_window_that_sparseml_does_not_see_is_refused(make, make_job, tmp_path
     """Mistral's sliding window of 5 tokens: transformers 4.40 attends past it."""
     model = make("mistral")
 
-    with pytest.raises(Crashed, match="nothing was pruned"):
+    with pytest.raises(ScriptFailed, match="nothing was pruned"):
         SparsemlMagnitude().apply(model, ready(SparsemlMagnitude, make_job(model), tmp_path))
 
 
@@ -154,9 +147,11 @@ def test_an_untranslated_config_is_refused(llama, make_job, tmp_path, monkeypatc
     llama.config.rope_parameters = {"rope_theta": 100.0, "rope_type": "default"}
     fresh = type(llama)(llama.config).eval()
     fresh.load_state_dict(llama.state_dict())
-    monkeypatch.setattr("baselines.sparseml.older", lambda config: {k: v for k, v in config.items() if k != "dtype"})
+    monkeypatch.setattr(
+        "baselines.sparseml.to_old_config", lambda config: {k: v for k, v in config.items() if k != "dtype"}
+    )
 
-    with pytest.raises(Crashed, match=r"the dense model's logits differ by .*: nothing was pruned; its log is"):
+    with pytest.raises(ScriptFailed, match=r"the dense model's logits differ by .*: nothing was pruned; see its log"):
         SparsemlMagnitude().apply(fresh, ready(SparsemlMagnitude, make_job(fresh), tmp_path))
 
 

@@ -68,7 +68,7 @@ def test_a_model_that_is_not_pruned(make, make_job, tmp_path):
     model = make("llama")
     job = job_to_train(model, make_job, counting(), tmp_path)
 
-    with pytest.raises(UserError, match="does not hold 2:4 before fine-tuning"):
+    with pytest.raises(UserError, match="breaks pattern 2:4 before fine-tuning"):
         method("finetune").apply(model, job)
 
 

@@ -19,7 +19,7 @@ from helpers import runs
 from methods import isolated
 from methods.contract import Environment
 from methods.errors import Skipped
-from methods.isolated import Child, Crashed
+from methods.isolated import Script, ScriptFailed
 
 SCRIPT = """
 import json, os, signal, sys
@@ -77,11 +77,11 @@ def script(tmp_path):
 def ready(job, tmp_path):
     """A job whose environment is this interpreter."""
     here = Environment(name="old", python=Path(sys.executable), log=tmp_path / "artifacts" / "a.log")
-    return replace(job, environment=here, workdir=tmp_path / "room", progress=Steps())
+    return replace(job, environment=here, workdir=tmp_path / "workdir", progress=Steps())
 
 
 def prune(model, job, script, mode="prunes"):
-    return isolated.prune(model, job, Child(script=script, config=model.config.to_dict(), settings={"mode": mode}))
+    return isolated.prune(model, job, Script(script=script, config=model.config.to_dict(), settings={"mode": mode}))
 
 
 def test_what_comes_back(llama, ready, script):
@@ -103,20 +103,20 @@ def test_what_comes_back(llama, ready, script):
 
 def test_what_is_handed_over(llama, ready, script):
     prune(llama, ready, script)
-    room = ready.workdir / "exchange"
-    told = json.loads((room / "job.json").read_text())
-    probe = load_file(room / "probe.safetensors")
+    exchange = ready.workdir / "exchange"
+    request = json.loads((exchange / "job.json").read_text())
+    probe = load_file(exchange / "probe.safetensors")
 
-    assert told["targets"] == list(ready.targets)
-    assert told["pattern"] == {"n": 2, "m": 4, "sparsity": 0.5}
-    assert torch.equal(load_file(room / "calibration.safetensors")["tokens"], ready.calibration)
+    assert request["targets"] == list(ready.targets)
+    assert request["pattern"] == {"n": 2, "m": 4, "sparsity": 0.5}
+    assert torch.equal(load_file(exchange / "calibration.safetensors")["tokens"], ready.calibration)
     torch.testing.assert_close(probe["logits"], llama(probe["tokens"]).logits[0])
-    assert {p.suffix for p in room.rglob("*") if p.is_file()} == {".json", ".safetensors"}, "nothing that runs code"
+    assert {p.suffix for p in exchange.rglob("*") if p.is_file()} == {".json", ".safetensors"}, "nothing that runs code"
 
 
 def test_a_crash_is_its_last_line_and_the_log_is_kept(llama, ready, script):
     with pytest.raises(
-        Crashed, match=rf"^old: ArithmeticError: the library fell over; its log is {ready.environment.log}$"
+        ScriptFailed, match=rf"^old: ArithmeticError: the library fell over; see its log {ready.environment.log}$"
     ):
         prune(llama, ready, script, "crashes")
 
@@ -125,34 +125,34 @@ def test_a_crash_is_its_last_line_and_the_log_is_kept(llama, ready, script):
 
 def test_a_kill_says_which_signal(llama, ready, script):
     with pytest.raises(
-        Crashed, match=f"^old: signal {int(signal.SIGKILL)} after WARNING: this library is old; its log"
+        ScriptFailed, match=f"^old: signal {int(signal.SIGKILL)} after WARNING: this library is old; see its log"
     ):
         prune(llama, ready, script, "killed")
 
 
 def test_another_dense_model_is_refused(llama, ready, script):
-    with pytest.raises(Crashed, match=r"old reads another dense model than ours: its logits differ by 0\.01"):
+    with pytest.raises(ScriptFailed, match=r"old reads the dense model differently: its logits differ by 0\.01"):
         prune(llama, ready, script, "misreads")
 
 
 def test_no_report_no_row(llama, ready, script):
-    with pytest.raises(Crashed, match="old left no report"):
+    with pytest.raises(ScriptFailed, match="old wrote no report"):
         prune(llama, ready, script, "silent")
 
 
 @pytest.mark.numeric
-def test_disagreement():
-    ours = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    spread = (ours - 2.5).square().mean().sqrt()
+def test_logits_difference():
+    reference = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    spread = (reference - 2.5).square().mean().sqrt()
 
     off = 4 * torch.finfo(torch.float32).eps / 0.1  # of the 0.1, what rounding 4.1 takes
-    assert isolated.disagreement(ours + 0.1, ours) == pytest.approx(0.1 / float(spread), rel=off)
-    assert not isolated.disagreement(ours[:1], ours) <= 1
-    assert not isolated.disagreement(ours * torch.nan, ours) <= 1
+    assert isolated.logits_difference(reference + 0.1, reference) == pytest.approx(0.1 / float(spread), rel=off)
+    assert not isolated.logits_difference(reference[:1], reference) <= 1
+    assert not isolated.logits_difference(reference * torch.nan, reference) <= 1
 
 
 def test_a_streamed_model_is_skipped(llama, ready, script):
-    with pytest.raises(Skipped, match="wants the whole model in memory"):
+    with pytest.raises(Skipped, match="needs the whole model in memory"):
         prune(llama, replace(ready, compute=replace(ready.compute, stream=True)), script)
 
 
@@ -171,11 +171,11 @@ def built(tmp_path, monkeypatch, script):
 
 
 def row(tmp_path, mode, monkeypatch):
-    monkeypatch.setattr("baselines.sparseml.as_patterns", lambda *_: [])
+    monkeypatch.setattr("baselines.sparseml.as_regexes", lambda *_: [])
     real = isolated.prune
     monkeypatch.setattr(
         "baselines.sparseml.prune",
-        lambda model, job, child: real(model, job, replace(child, settings={"mode": mode})),
+        lambda model, job, script: real(model, job, replace(script, settings={"mode": mode})),
     )
     spec = runs.small(tmp_path / "r", methods=("sparseml-magnitude",), measures=("size",))
     runs.run_here(spec, only={"sparseml-magnitude"})
@@ -195,10 +195,10 @@ def test_a_row_holds_versions_recipe_log_and_the_check(built, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("mode", "reason"),
     [
-        ("crashes", "Crashed: sparseml: ArithmeticError: the library fell over; its log is "),
-        ("misreads", "Crashed: sparseml reads another dense model than ours"),
-        ("touches", "BrokenPromise: model.embed_tokens.weight is no target and was not declared, yet it changed"),
-        ("adds", "BrokenPromise: tensor lm_head.bias is new"),
+        ("crashes", "ScriptFailed: sparseml: ArithmeticError: the library fell over; see its log "),
+        ("misreads", "ScriptFailed: sparseml reads the dense model differently"),
+        ("touches", "CheckFailed: model.embed_tokens.weight changed, and it is neither a target nor declared"),
+        ("adds", "CheckFailed: tensor lm_head.bias is new"),
     ],
 )
 def test_what_goes_wrong_is_one_failed_row(built, tmp_path, monkeypatch, mode, reason):

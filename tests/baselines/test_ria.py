@@ -5,9 +5,8 @@ import copy
 import pytest
 import torch
 
-from baselines.ria import Ria, relative
+from baselines.ria import Ria, relative_importance
 from helpers.layers import NEAR, first_block
-from methods.errors import UserError
 from methods.pattern import Pattern
 
 pytestmark = pytest.mark.numeric
@@ -27,7 +26,7 @@ def test_by_hand_on_a_4_by_8_matrix():
     weight = torch.tensor(WEIGHT, dtype=torch.float32)
     want = [[abs(w) / ROWS[i] + abs(w) / COLUMNS[j] for j, w in enumerate(row)] for i, row in enumerate(WEIGHT)]
 
-    got = relative(weight)
+    got = relative_importance(weight)
 
     assert want[0][:4] == pytest.approx([0.1875, 0.525, 0.6875, 0.51667], abs=1e-5)
     torch.testing.assert_close(got, torch.tensor(want))
@@ -95,9 +94,3 @@ def test_scale_of_weights_and_of_inputs_does_not_matter(llama, job):
 
     plain = llama.model.layers[0].self_attn
     assert torch.equal(other.model.layers[0].self_attn.k_proj.weight, 2 * plain.k_proj.weight)
-
-
-@pytest.mark.parametrize("power", [-0.5, float("nan"), float("inf")])
-def test_power_is_an_exponent(power, llama, job):
-    with pytest.raises(UserError, match=r"^ria:power=\S+ will not do"):
-        Ria(power=power).apply(llama, job)

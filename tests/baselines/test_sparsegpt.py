@@ -162,7 +162,7 @@ def test_damping_grows_tenfold_until_it_helps():
     off = 43 * torch.finfo(torch.float32).eps  # the condition of what is inverted, 2.15 / 0.05, times a rounding
     torch.testing.assert_close((factor.T @ factor).double(), want, rtol=off, atol=0)
     assert inverse_factor(torch.ones(4, 4), 0)[1] > 0
-    with pytest.raises(FloatingPointError, match="whatever the damping"):
+    with pytest.raises(FloatingPointError, match="with any damping"):
         inverse_factor(torch.tensor([[1.0, 9], [9, 1]]), 0.01)
 
 
@@ -175,16 +175,14 @@ def test_hessian_that_is_not_finite_raises(bad, llama, job):
         SparseGPT().apply(llama, job)
 
 
-@pytest.mark.parametrize("block", [6, 130, 2, 0, -4])
+@pytest.mark.parametrize("block", [6, 130, 2])
 def test_block_must_hold_whole_groups(block, llama, job):
-    with pytest.raises(UserError, match=f"block={block} cannot hold"):
+    with pytest.raises(UserError, match=f"^invalid sparsegpt:block={block}: must be a multiple of 4 for pattern 2:4$"):
         SparseGPT(block=block).apply(llama, job)
 
 
 def test_any_positive_block_holds_an_unstructured_pattern(llama, make_job):
     SparseGPT(block=5).apply(llama, make_job(llama, "50%"))
-    with pytest.raises(UserError, match="block=0 cannot"):
-        SparseGPT(block=0).apply(llama, make_job(llama, "50%"))
 
 
 @pytest.mark.parametrize(("pattern", "out", "block"), [("50%", 7, 1), ("30%", 1, 1), ("70%", 3, 5), ("99%", 2, 3)])
@@ -195,12 +193,6 @@ def test_zeros_of_small_blocks_add_up(pattern, out, block):
 
     assert int((got == 0).sum()) == round(weight.numel() * pattern.sparsity)
     assert pattern.violations(got) == 0
-
-
-@pytest.mark.parametrize("damping", [-0.01, 1.5, float("nan")])
-def test_damping_is_a_fraction(damping, llama, job):
-    with pytest.raises(UserError, match="damping"):
-        SparseGPT(damping=damping).apply(llama, job)
 
 
 def test_shared_inputs_are_factored_once(llama, job, monkeypatch):
@@ -234,11 +226,10 @@ def test_gram_is_the_whole_product(width):
     assert torch.equal(got, got.T)
 
 
-def test_gram_in_panels_that_do_not_divide(monkeypatch):
-    monkeypatch.setattr(hessian, "PANEL", 5)
+def test_gram_in_panels_that_do_not_divide():
     x = torch.randn(20, 13)
 
-    torch.testing.assert_close(symmetric(add_gram(x, None)), x.T @ x)
+    torch.testing.assert_close(symmetric(add_gram(x, None, panel=5)), x.T @ x)
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.01, 1.0])

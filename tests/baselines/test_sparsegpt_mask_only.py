@@ -47,7 +47,7 @@ def test_the_mask_is_sparsegpts_and_the_weights_are_the_models(pattern, loaded, 
 
 
 def test_errors_are_those_of_the_masked_weights(loaded):
-    """What made up for the mask is gone, so what is told is more than SparseGPT's, on inputs of the same kind."""
+    """Without the compensation, so the reported error is larger than SparseGPT's, on inputs of the same kind."""
     dense, job = loaded
 
     full, masked = (SparseGPT(mask_only=only).apply(copy.deepcopy(dense), job).notes for only in (False, True))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from baselines.sr_ste import Ast, Masked, Masks, SrSte
+from baselines.sr_ste import Ast, MaskedWeight, Masks, SrSte
 from methods.pattern import Pattern
 
 
@@ -24,7 +24,7 @@ def masks(make, make_job):
 
 def test_the_gradient_goes_through_to_what_is_masked():
     weight = nn.Parameter(torch.randn(4, 8))
-    mask = Masked(weight)
+    mask = MaskedWeight(weight)
     mask.keep.copy_(Pattern(2, 4).keep(weight.detach().abs()))
     slope = torch.randn(4, 8)
 

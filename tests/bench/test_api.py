@@ -2,10 +2,14 @@
 
 import subprocess
 import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 import bench
+import methods
 from bench import api
 
 
@@ -45,3 +49,14 @@ def test_importing_bench_imports_nothing_heavy():
     code = "import bench, sys; print(*{'torch', 'pydantic', 'pandas', 'numpy'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == ""
+
+
+def test_public_names_are_there():
+    settings = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    public = settings["tool"]["cast-bench"]["public"]
+
+    for name in public:
+        module, _, attribute = name.rpartition(".")
+        assert getattr(import_module(module), attribute) is not None, name
+    assert {n for n in public if n.startswith("methods.")} == {f"methods.{n}" for n in methods.__all__}
+    assert {n for n in public if n.startswith("bench.") and n.count(".") == 1} == {f"bench.{n}" for n in bench.__all__}

@@ -144,11 +144,11 @@ def test_bad_input(pruned, cli, tmp_path):
     (tmp_path / "cut/model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
     for args, said in {
         ("nowhere",): "'nowhere'",
-        ("./nowhere",): "'./nowhere' is not there",
+        ("./nowhere",): "'./nowhere' does not exist",
         ("llama2-7b",): "bench pull llama2-7b",
         ("empty",): "not a model folder",
-        ("pickled",): "a pickle",
-        ("cut",): "cut short",
+        ("pickled",): "pickled weights",
+        ("cut",): "incomplete file",
         (folder, "--pattern", "half"): "'half'",
         (folder, "--pattern", "2:7"): "--exclude '*.q_proj'",
         (folder, "--include", "*.nothing"): "no linear matches",

@@ -18,15 +18,15 @@ SHAPES = [(8, 16), (4, 12), (3, 8)]
 
 
 def parameters(shapes=SHAPES, seed=4):
-    dice = torch.Generator().manual_seed(seed)
-    return [torch.nn.Parameter(torch.randn(shape, generator=dice)) for shape in shapes]
+    rng = torch.Generator().manual_seed(seed)
+    return [torch.nn.Parameter(torch.randn(shape, generator=rng)) for shape in shapes]
 
 
 def train(params, optimizer, steps, seed=1, scale=1.0):
-    dice = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         for p in params:
-            p.grad = scale * torch.randn(p.shape, generator=dice)
+            p.grad = scale * torch.randn(p.shape, generator=rng)
         optimizer.step()
     return params
 
@@ -40,8 +40,8 @@ def naive(shapes=SHAPES, steps=100, lambda_=0.5, n=2, m=4, refresh=10, lr=1e-2, 
     """The paper's rule in float64, a weight at a time."""
     out = []
     weights = [p.detach().double() for p in parameters(shapes)]
-    dice = torch.Generator().manual_seed(1)
-    gradients = [[torch.randn(w.shape, generator=dice).double() for w in weights] for _ in range(steps)]
+    rng = torch.Generator().manual_seed(1)
+    gradients = [[torch.randn(w.shape, generator=rng).double() for w in weights] for _ in range(steps)]
     for index, w in enumerate(weights):
         rows, width = w.shape
         mu = [[0.0] * width for _ in range(rows)]
@@ -146,7 +146,7 @@ def test_masked_weight_without_gradient_reaches_zero():
 
     assert torch.equal(p.detach()[0, :2], torch.tensor([1.0, 0.8]))
     assert p.detach()[0, 2:].abs().max() <= 2 * 5e-3  # it steps over zero and back by lr
-    optimizer.finish()
+    optimizer.apply_mask()
     assert torch.equal(p.detach(), torch.tensor([[1.0, 0.8, 0.0, 0.0]]))
 
 
@@ -158,9 +158,9 @@ def test_won_back_is_free_at_once(kernel):
     train(params, optimizer, 15)
     state = optimizer.state[params[0]]
     raw = torch.zeros(2, 8)
-    dice = torch.Generator().manual_seed(1)
+    rng = torch.Generator().manual_seed(1)
     for _ in range(15):
-        raw = 0.9 * raw + 0.1 * torch.randn(2, 8, generator=dice)
+        raw = 0.9 * raw + 0.1 * torch.randn(2, 8, generator=rng)
     torch.testing.assert_close(state["mu"], raw, rtol=1e-5, atol=1e-6)
 
     state["keep"].fill_(True)
@@ -180,7 +180,7 @@ def test_exactly_n_of_m_stay(pattern):
     params = parameters([(8, 16), (4, 24)])
     optimizer = adams(params, pattern=pattern)
     train(params, optimizer, 25)
-    optimizer.finish()
+    optimizer.apply_mask()
 
     for p in params:
         kept = p.detach().unflatten(-1, (-1, pattern[1])).count_nonzero(-1)
@@ -193,9 +193,9 @@ def test_transposed_group_is_grouped_along_its_input():
     optimizer = AdamS(
         [{"params": turned, "sparse": True, "transposed": True}], total=10, pattern=Pattern(2, 4), lr=1e-2, lambda_=0.5
     )
-    optimizer.finish()
+    optimizer.apply_mask()
     other = adams(straight)
-    other.finish()
+    other.apply_mask()
 
     assert torch.equal(turned[0].detach().T, straight[0].detach())
 
@@ -205,14 +205,14 @@ def test_marks_are_taken_every_refresh_and_count_what_changed():
     optimizer = adams(params, refresh=5)
     train(params, optimizer, 1)
     first = [optimizer.state[p]["keep"].clone() for p in params]
-    assert optimizer.figures["flips"] == 0
+    assert optimizer.metrics["flips"] == 0
     kept = sum(float(p.detach().abs().sum()) for p in params)
-    assert 0.5 < optimizer.figures["S"] < 1 and kept > 0
+    assert 0.5 < optimizer.metrics["S"] < 1 and kept > 0
     train(params, optimizer, 4, seed=5)
     assert all(torch.equal(a, optimizer.state[p]["keep"]) for a, p in zip(first, params, strict=True))
     params[0].data.copy_(params[0].flip(1))
     train(params, optimizer, 1)
-    assert optimizer.figures["flips"] > 0
+    assert optimizer.metrics["flips"] > 0
 
 
 def test_fixed_mask_stays():
@@ -220,20 +220,20 @@ def test_fixed_mask_stays():
     optimizer = adams(params, fixed=True)
     train(params, optimizer, 1)
     first = [optimizer.state[p]["keep"].clone() for p in params]
-    at_first = optimizer.figures["S"]
+    at_first = optimizer.metrics["S"]
     params[0].data.neg_().add_(3)
     train(params, optimizer, 30)
-    optimizer.finish()
+    optimizer.apply_mask()
 
-    assert optimizer.figures["S"] != at_first  # still looked at, though nothing is chosen
-    assert optimizer.figures["flips"] == 0
+    assert optimizer.metrics["S"] != at_first  # metrics are updated although the mask is fixed
+    assert optimizer.metrics["flips"] == 0
     for p, keep in zip(params, first, strict=True):
         assert torch.equal(p.detach() != 0, keep)
 
 
 def test_automatic_lambda_is_the_mean_momentum_of_the_first_steps():
     params = parameters()
-    optimizer = adams(params, lambda_="auto", gain=3.0)
+    optimizer = adams(params, lambda_="auto", lambda_scale=3.0)
     train(params, optimizer, 10)
     mu = torch.cat([optimizer.state[p]["mu"].flatten() for p in params])
     want = 3.0 * float(mu.abs().mean()) / (1 - 0.9**10)

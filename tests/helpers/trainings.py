@@ -15,20 +15,20 @@ STEPS = 30
 
 def counting():
     """A text with something to learn: the next token is the last one plus one, most of the time."""
-    dice = np.random.default_rng(0)
-    ids = np.cumsum(dice.choice([1, 1, 1, 5], size=4000)) % 64
+    rng = np.random.default_rng(0)
+    ids = np.cumsum(rng.choice([1, 1, 1, 5], size=4000)) % 64
     return PackedCorpus(ids.astype(np.uint16), seqlen=16, sequences=8, seed=0)
 
 
-def job_to_train(model, make_job, corpus, workdir, pattern="2:4", steps=STEPS, **fields):
-    """A job that trains for `steps` steps; its prior holds the masks of the largest weights."""
+def job_to_train(model, make_job, corpus, workdir, pattern="2:4", steps=STEPS, budget=None, **fields):
+    """A job that trains for `steps` steps; its prior has the masks of the largest weights. budget: fields of Budget."""
     job = make_job(model, pattern)
     masks = {} if job.pattern.dense else {t: job.pattern.keep(weight_of(model, t).abs()) for t in job.targets}
     teacher = copy.deepcopy(model)
     given = {
         "training": corpus,
         "validation": torch.from_numpy(corpus.ids[:320].astype(np.int64)).view(20, 16),
-        "budget": Budget(tokens=steps * corpus.step_tokens, micro=4),
+        "budget": Budget(tokens=steps * corpus.step_tokens, **({"micro": 4} | (budget or {}))),
         "teacher": lambda: teacher,
         "workdir": workdir,
         "prior": Prior(folder=workdir, masks=masks),

@@ -56,14 +56,17 @@ BAD = {
     "measure": ("run --measures perplexitty", ["'perplexitty'", "perplexity"]),
     "field": ("run --methods wanda:foo=1", ["wanda", "'foo'"]),
     "field, misspelt": ("run --methods sparsegpt:blok=1", ["sparsegpt", "'blok'", "block"]),
-    "field's value": ("run --methods sparsegpt:block=abc", ["sparsegpt:block='abc'", "integer"]),
+    "field's value": ("run --methods sparsegpt:block=abc", ["invalid sparsegpt:block=abc", "must be a whole number"]),
     "preset": ("run --methods wanda:fast", ["wanda", "'fast'"]),
     "prior": ("run --methods wanda:from=magnitud", ["'magnitud'", "magnitude"]),
     "nothing to refine": ("run --methods dsnot", ["dsnot refines a pruned model", "dsnot:from=wanda"]),
-    "field's choice": ("run --methods dsnot:part=mlp:from=wanda", ["dsnot:part='mlp'", "'attention' or 'all'"]),
+    "field's choice": (
+        "run --methods dsnot:part=mlp:from=wanda",
+        ["invalid dsnot:part=mlp", "must be one of attention, all"],
+    ),
     "pattern": ("run --pattern 5:4", ["'5:4'", "2:4"]),
     "pattern, no pattern": ("run --pattern half", ["'half'", "50%"]),
-    "pattern that does not fit": ("run --pattern 2:3", ["2:3", "128", "take another pattern"]),
+    "pattern that does not fit": ("run --pattern 2:3", ["2:3", "128", "use another pattern"]),
     "folder": ("run --model ./nowhere", ["'./nowhere'", "bench ls models"]),
     "toml, missing": ("run --config nowhere.toml", ["'nowhere.toml'", "No such file"]),
     "set, no value": ("run --set perplexity.windows", ["'perplexity.windows'", "key=value"]),
@@ -82,7 +85,7 @@ BAD = {
     "corpus": ("run --set perplexity.data=wikitext3", ["'wikitext3'", "wikitext2"]),
     "calibration too long": (
         "run --methods wanda --set calibration.seqlen=1000000",
-        ["wiki-mini", "calibration.seqlen=1000000", "shorter"],
+        ["wiki-mini", "calibration.seqlen=1000000", "use a smaller one"],
     ),
     "more windows than there are": (
         "run --methods magnitude --set perplexity.windows=100000",
@@ -90,7 +93,7 @@ BAD = {
     ),
     "window longer than the corpus": (
         "plan --set perplexity.seqlen=10000000",
-        ["wiki-mini has ", " tokens", "perplexity.seqlen=10000000", "shorter"],
+        ["wiki-mini has ", " tokens", "perplexity.seqlen=10000000", "use a smaller one"],
     ),
     "mirror": ("run --data-dir nowhere", ["'nowhere'", "make it"]),
     "zero-shot limit": ("run --set zeroshot.limit=0", ["zeroshot.limit", "0", "greater than or equal to 1"]),

@@ -292,12 +292,12 @@ def test_collecting_the_cache_disturbs_no_run(tmp_path, capsys, monkeypatch, gat
     ("method", "reason"),
     [
         ("raises", "ArithmeticError: the third layer is odd"),
-        ("nan", "BrokenPromise: model.layers.0.mlp.up_proj.weight holds NaN or infinity"),
-        ("breaks", "BrokenPromise: 1 groups break 2:4"),
-        ("touches", "BrokenPromise: model.norm.weight is no target and was not declared, yet it changed"),
+        ("nan", "CheckFailed: model.layers.0.mlp.up_proj.weight contains NaN or infinity"),
+        ("breaks", "CheckFailed: 1 groups break 2:4"),
+        ("touches", "CheckFailed: model.norm.weight changed, and it is neither a target nor declared"),
     ],
 )
-def test_broken_promise_is_a_failed_row_with_the_reason(tmp_path, method, reason):
+def test_a_failed_check_is_a_failed_row_with_the_reason(tmp_path, method, reason):
     spec = runs.small(tmp_path / "r", methods=(method, "magnitude"), measures=("size",))
     runs.run_here(spec)
 
@@ -412,7 +412,7 @@ def test_full_disk_stops_the_run(tmp_path, monkeypatch, capsys):
     spec, command = prepared(tmp_path)
     monkeypatch.setattr(subprocess, "Popen", Told)
 
-    with pytest.raises(runner.Stopped, match="the disk is full"):
+    with pytest.raises(runner.RunStopped, match="the disk is full"):
         api.execute(spec, LogDisplay(io.StringIO()))
     code, _, err = runs.call(capsys, monkeypatch, *command)
 

@@ -16,7 +16,7 @@ from bench.verify import Layer, Verdict
 from helpers import runs
 from methods.contract import Compute
 from methods.pattern import Pattern
-from methods.quantizing.stored import ACTIVATIONS, Stored, int8_tokens
+from methods.quantizing.stored import ACTIVATIONS_KEY, Stored, int8_tokens
 
 BREAKS = '''
 from dataclasses import dataclass
@@ -222,12 +222,12 @@ def test_w8a8_rounds_the_inputs_of_its_targets(tmp_path):
             return super().forward(out)
 
     config = json.loads((built["w8a8"] / "config.json").read_text())
-    for name in config[ACTIVATIONS]["targets"]:
+    for name in config[ACTIVATIONS_KEY]["targets"]:
         plain.get_submodule(name).__class__ = Naive
 
     want = plain(tokens).logits
     assert (got - want).abs().mean() < 0.1 * (got - without).abs().mean()  # a near-tie may round the other way
-    assert max(levels) <= 255 and len(config[ACTIVATIONS]["targets"]) == 28
+    assert max(levels) <= 255 and len(config[ACTIVATIONS_KEY]["targets"]) == 28
 
 
 def test_tokens_have_a_scale_each():
@@ -251,9 +251,9 @@ INT8, INT4, INT3 = (Stored(bits=b, scale_bits=16, scales=s) for b, s in ((8, 100
 def test_bits_per_weight(pattern, item, stored, bits):
     """Of 100,000 weights in targets and 500 elsewhere."""
     verdict = Verdict(Pattern.parse(pattern), parameters=100_500, bytes=item * 100_500, layers={"x": Layer(100_000, 0)})
-    read = {r.metric: r.value for r in Size().read(None, SimpleNamespace(verdict=verdict, stored=stored)).values}
+    read = {r.metric: r.value for r in Size().read(None, SimpleNamespace(verdict=verdict, storage=stored)).values}
     verdict.violations = 1
-    broken = {r.metric: r.value for r in Size().read(None, SimpleNamespace(verdict=verdict, stored=stored)).values}
+    broken = {r.metric: r.value for r in Size().read(None, SimpleNamespace(verdict=verdict, storage=stored)).values}
 
     assert read["bits_per_weight"] == pytest.approx(bits)
     assert read["bytes_packed"] == pytest.approx(100_000 * bits / 8 + 500 * item, abs=1)
@@ -308,7 +308,7 @@ def test_bad_input_is_one_sentence(args, said, cli, tmp_path):
     ("config", "said"),
     [
         ({"quantization_config": {"quant_method": "gptq"}}, "already quantized (gptq)"),
-        ({ACTIVATIONS: {"bits": 8, "targets": []}}, "already quantized (w8a8, by this suite)"),
+        ({ACTIVATIONS_KEY: {"bits": 8, "targets": []}}, "already quantized (w8a8, by this suite)"),
     ],
 )
 def test_a_model_that_is_quantized_already(config, said, cli, tmp_path):
@@ -326,7 +326,7 @@ def test_prune_writes_a_quantized_folder(tmp_path, cli):
 
     assert code == 0, err
     assert "magnitude + w8a8" in out and "w8a8" in card
-    assert ACTIVATIONS in json.loads((tmp_path / "o/config.json").read_text())
+    assert ACTIVATIONS_KEY in json.loads((tmp_path / "o/config.json").read_text())
     assert cli("verify", tmp_path / "o")[0] == 0
 
 

@@ -1,13 +1,16 @@
 """Training as part of a run: resumed, diverged, refused."""
 
+from functools import partial
+
 import pytest
 
 from bench.results.store import Store
-from bench.run import events
+from bench.run import events, job
 from bench.system import cache
 from bench.system.cache import cache_dir
 from helpers import runs
 from helpers.runs import call, flags
+from methods.contract import Budget
 from methods.training import trainer
 
 SMALL = {"tokens": 40 * 8 * 32, "batch": 8, "seqlen": 32}
@@ -30,7 +33,7 @@ class Killed(BaseException):
 def test_a_killed_training_goes_on_and_the_records_are_the_same(tmp_path, monkeypatch):
     runs.run_here(spec(tmp_path / "straight"))
     cache.gc(everything=False, days=0)  # else the second run finds the model made
-    monkeypatch.setattr(trainer, "CHECKPOINT_S", 0)
+    monkeypatch.setattr(job, "Budget", partial(Budget, checkpoint_s=0))
     real = events.Events.advance
 
     def kill(self, done, total, **figures):
@@ -60,7 +63,7 @@ def test_a_killed_training_goes_on_and_the_records_are_the_same(tmp_path, monkey
 
 
 def test_divergence_is_a_row_that_says_where(tmp_path, capsys, monkeypatch):
-    runs.run_here(spec(tmp_path / "r", methods=("dense-ft:lr=10:clip=0:warmup=0",)))
+    runs.run_here(spec(tmp_path / "r", methods=("dense-ft:lr=10:grad_clip=0:warmup=0",)))
 
     records = runs.records(tmp_path / "r")
     (row,) = [r for (method, _, measure), r in records.items() if "lr=10" in method and measure == "perplexity"]
@@ -97,7 +100,7 @@ def test_validation_split_is_another_protocol(tmp_path):
     ("settings", "words"),
     [
         ({"training.tokens": 10}, "training.tokens=10 is less than one step of 32 x 128 tokens"),
-        ({"training.data": "nowhere.txt"}, "training text 'nowhere.txt' is not there"),
+        ({"training.data": "nowhere.txt"}, "training text 'nowhere.txt' does not exist"),
         ({"training.data": "wikimini"}, "unknown corpus 'wikimini': did you mean wiki-mini"),
         ({"training.recipe": "tinny"}, "unknown training recipe 'tinny': did you mean tiny"),
         ({"training.processes": 3}, "training.batch=32 sequences cannot be divided among training.processes=3"),

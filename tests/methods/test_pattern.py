@@ -126,20 +126,20 @@ def test_fits():
 @pytest.mark.numeric
 @pytest.mark.parametrize("turned", [False, True], ids=["rows", "transposed"])
 @pytest.mark.parametrize("text", ["2:4", "1:4", "4:8"])
-@pytest.mark.parametrize("cached", [3, 2**17])
-def test_marking_anew_counts_what_it_did(text, turned, cached, monkeypatch):
-    monkeypatch.setattr(selection, "CACHED", cached)
+@pytest.mark.parametrize("piece", [3, 2**17])
+def test_an_updated_mask_comes_with_what_changed(text, turned, piece):
     pattern = Pattern.parse(text)
-    dice = torch.Generator().manual_seed(0)
-    weight = torch.randn(24, 16, generator=dice).round(decimals=1)  # with ties
-    marks = torch.rand(24, 16, generator=dice) > 0.5
+    rng = torch.Generator().manual_seed(0)
+    weight = torch.randn(24, 16, generator=rng).round(decimals=1)  # with ties
+    mask = torch.rand(24, 16, generator=rng) > 0.5
     if turned:
-        weight, marks = weight.T, marks.T
-    keep, was = pattern.keep(weight.abs().contiguous()), marks.clone()
+        weight, mask = weight.T, mask.T
+    keep, was = pattern.keep(weight.abs().contiguous()), mask.clone()
 
-    kept, everything, flips = selection.remark(weight, marks, pattern.n, pattern.m).tolist()
+    kept, everything, flips = selection.update_mask(weight, mask, pattern.n, pattern.m, piece).tolist()
 
-    assert torch.equal(marks, keep)
+    assert torch.equal(mask, keep)
+    assert torch.equal(selection.best_of_groups(weight.abs(), pattern.n, pattern.m, piece), keep)
     assert flips == (was != keep).sum()
     assert kept == pytest.approx(float(weight.abs()[keep].double().sum()), rel=1e-6)
     assert everything == pytest.approx(float(weight.abs().double().sum()), rel=1e-6)
@@ -151,4 +151,4 @@ def test_no_order_places_a_nan(m):
     weight[1, 3] = torch.nan
 
     with pytest.raises(FloatingPointError, match="NaN"):
-        selection.remark(weight, torch.ones(2, 8, dtype=torch.bool), 2, m)
+        selection.update_mask(weight, torch.ones(2, 8, dtype=torch.bool), 2, m)

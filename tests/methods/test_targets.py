@@ -51,7 +51,7 @@ def test_quantized_model_is_refused():
 def test_matrix_that_a_block_should_not_have_is_refused(llama, extra):
     shapes = shapes_of(llama) | {f"model.layers.1.{extra}": (4, 32)}
 
-    with pytest.raises(UserError, match=f"model.layers.1.{extra} is a matrix"):
+    with pytest.raises(UserError, match=f"unexpected matrix model.layers.1.{extra}"):
         find_targets(llama.config.to_dict(), shapes)
 
 
@@ -59,7 +59,7 @@ def test_missing_linear_is_refused(llama):
     shapes = shapes_of(llama)
     del shapes["model.layers.1.mlp.up_proj.weight"]
 
-    with pytest.raises(UserError, match=r"model.layers.1.mlp.up_proj is missing"):
+    with pytest.raises(UserError, match=r"missing matrix model.layers.1.mlp.up_proj"):
         find_targets(llama.config.to_dict(), shapes)
 
 
@@ -90,9 +90,9 @@ def test_width_is_that_of_the_inputs():
 
     require_fit(Pattern(2, 8), {"model_type": "llama"}, linear, ["model.layers.0.mlp.up_proj"])
     require_fit(Pattern(2, 8), {"model_type": "gpt2"}, conv, ["transformer.h.0.mlp.c_fc"])
-    with pytest.raises(UserError, match=r"model.layers.0.mlp.up_proj has 8 inputs.*exclude='\*.up_proj'"):
+    with pytest.raises(UserError, match=r"model.layers.0.mlp.up_proj has 8: .*exclude='\*.up_proj'"):
         require_fit(Pattern(2, 3), {"model_type": "llama"}, linear, ["model.layers.0.mlp.up_proj"])
-    with pytest.raises(UserError, match="c_fc has 8 inputs"):
+    with pytest.raises(UserError, match="c_fc has 8: "):
         require_fit(Pattern(2, 6), {"model_type": "gpt2"}, conv, ["transformer.h.0.mlp.c_fc"])
 
 

@@ -19,7 +19,7 @@ from bench.measures.speed import roofline
 from bench.measures.speed.comparison import Comparison, RooflineCost
 from bench.measures.speed.device import Device, StepFactory
 from methods.errors import Skipped
-from methods.folder import Folder
+from methods.folder import Folder, dtype_name
 from methods.targets import dense_weight
 
 KINDS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -38,7 +38,7 @@ def compare_models(
     """
     loaded = model()
     dense, sparse = {"dense": loaded}, {}
-    kind = KINDS.get(context.compute.dtype, str(context.compute.dtype)[6:])
+    kind = KINDS.get(context.compute.dtype, dtype_name(context.compute.dtype))
     if not context.verdict.pattern.dense:
         packed = packed_targets(loaded, context)
         kind = "int8" if any(p.kind == "int8" for p in packed.values()) else kind

@@ -19,6 +19,7 @@ from bench.measures.speed.decoding import KINDS
 from bench.results.record import Item, Reading
 from methods.contract import Compute
 from methods.errors import Skipped
+from methods.folder import dtype_name
 from methods.pattern import Pattern
 from methods.targets import dense_weight
 
@@ -45,7 +46,7 @@ def read_linears(device: Cpu | Cuda, model: Callable[[], nn.Module], context: Me
         raise Skipped(f"no kernel for {verdict.pattern}: only 2:4 has one")
     bits = context.storage.bits if context.storage else None
     dtype = context.compute.dtype
-    kinds: dict[float | None, str] = {8: "int8", None: KINDS.get(dtype, str(dtype)[6:])}
+    kinds: dict[float | None, str] = {8: "int8", None: KINDS.get(dtype, dtype_name(dtype))}
     if bits not in kinds:
         raise Skipped(f"no 2:4 kernel for weights of {bits} bits")
     if kinds[bits] not in device.kinds:

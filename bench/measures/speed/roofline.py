@@ -16,7 +16,7 @@ from typing import Any
 from bench.inputs import models
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
-from methods.targets import family_of, find_targets
+from methods.targets import find_targets, weight_shape
 
 BITS = {"bf16": (16, 9), "int8": (8, 5), "int4": (4, 3)}
 """Bits per weight, dense and 2:4, without scales."""
@@ -122,9 +122,8 @@ def model_sizes(name: str, data_dir: Path | None = None) -> Sizes:
         )
     folder = model.open()
     tensor_shapes = folder.shapes()
-    transposed = family_of(folder.config).transposed
-    linears = (tensor_shapes[t + ".weight"] for t in find_targets(folder.config, tensor_shapes))
-    return _sizes(folder.config, Counter((s[1], s[0]) if transposed else (s[0], s[1]) for s in linears))
+    targets = find_targets(folder.config, tensor_shapes)
+    return _sizes(folder.config, Counter(weight_shape(folder.config, tensor_shapes, target) for target in targets))
 
 
 def _llama_linears(config: dict[str, Any]) -> Counter[tuple[int, int]]:

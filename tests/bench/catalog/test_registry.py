@@ -14,8 +14,7 @@ THEIRS = '''
 from dataclasses import dataclass
 from typing import ClassVar
 
-from methods.pruning.walk import Walk
-from methods.contract import Job, Needs, Outcome
+from methods import Job, Needs, Outcome, Walk
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ from typing import ClassVar
 
 from bench.measures.contract import Readings
 from bench.results.record import Reading
-from methods.contract import Needs
+from methods import Needs
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def test_broken_one_asked_for_is_bad_input(tmp_path, capsys, monkeypatch):
 
 LOOSE = """
 from dataclasses import dataclass
-from methods.contract import Needs
+from methods import Needs
 
 
 class Plain:

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from support import agree
 
-from bench.quantizers.gptq import Int4Gptq, as_they_lie, by_activation, quantize_
-from methods.errors import UserError
+from bench.quantizers.gptq import Int4Gptq, largest_first, left_to_right, quantize_
+from helpers.oracles import agree
 from methods.pattern import Pattern
 from methods.pruning.hessian import add_gram, symmetric
 from methods.quantizing.grids import Integer, round_
@@ -54,7 +53,7 @@ def layer(out=16, width=64, tokens=256, seed=0, pattern="2:4"):
 
 def quantized(weight, keep, x, group, act_order=False):
     got = weight.clone()
-    prepare = by_activation if act_order else as_they_lie
+    prepare = largest_first if act_order else left_to_right
     quantize_(got, keep, prepare(symmetric(add_gram(x, None)) * 2 / len(x), 0.01)[0], group)
     return got
 
@@ -140,9 +139,3 @@ def test_the_order_is_the_setting(act_order, llama, job, monkeypatch):
 
     assert Int4Gptq().act_order and len(seen) == len(job.targets)
     assert all((order is not None) == act_order for order in seen)
-
-
-@pytest.mark.parametrize("damping", [-0.01, 1.5, float("nan")])
-def test_damping_is_a_fraction(damping, llama, job):
-    with pytest.raises(UserError, match="damping"):
-        Int4Gptq(damping=damping).apply(llama, job)

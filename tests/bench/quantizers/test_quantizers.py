@@ -12,8 +12,8 @@ from baselines.magnitude import Magnitude
 from bench.catalog import registry
 from bench.catalog.choice import build
 from methods.errors import UserError
-from methods.quantizing.grids import NF4, group_of
-from methods.quantizing.stored import NOTE, Stored
+from methods.quantizing.grids import NF4, group_size
+from methods.quantizing.stored import STORED_KEY, Stored
 from methods.targets import dense_weight
 
 ENTRIES = {n: e for n, e in registry.QUANTIZERS.items() if n != "none" and e.module != "bench.quantizers.libraries"}
@@ -145,7 +145,7 @@ def test_says_how_it_would_be_stored(quantizer, pruned):
     model, job = pruned
     outcome = apply(quantizer, model, job)
     notes = json.loads(json.dumps(dict(outcome.notes), allow_nan=False))
-    stored = Stored(**notes[NOTE])
+    stored = Stored(**notes[STORED_KEY])
 
     weights = [outcome.model.get_submodule(t).weight for t in job.targets]
     per_row = any(n in quantizer.name for n in ("int8", "w8a8", "fp8"))
@@ -173,14 +173,14 @@ def test_conv1d_is_rounded_along_its_inputs(quantizer, make, make_job):
     ("width", "most", "group"), [(576, 128, 64), (128, 128, 128), (4096, 128, 128), (4096, 64, 64), (352, 128, 32)]
 )
 def test_group_is_the_largest_power_of_two_that_divides(width, most, group):
-    assert group_of(width, None, most, "int4-rtn") == group
-    assert group_of(width, 16, most, "int4-rtn") == 16
+    assert group_size(width, None, most, "int4-rtn") == group
+    assert group_size(width, 16, most, "int4-rtn") == 16
 
 
 @pytest.mark.parametrize(("width", "asked"), [(96, 64), (96, 0), (96, -8), (100, None), (99, None)])
 def test_group_that_does_not_divide(width, asked):
-    with pytest.raises(UserError, match=rf"int4-rtn:group=\S+ cannot cut {width} inputs"):
-        group_of(width, asked, 128, "int4-rtn")
+    with pytest.raises(UserError, match=rf"int4-rtn:group=\S+ does not divide {width} inputs"):
+        group_size(width, asked, 128, "int4-rtn")
 
 
 @pytest.mark.numeric

@@ -127,7 +127,7 @@ def test_killed_in_between_it_goes_on_with_every_original_kept(root, cli, monkey
     aside = {p.name: p.read_bytes() for p in (root / "older").glob("*.json")}
     assert len(aside) == 2 and all(originals[name] == content for name, content in aside.items())
     monkeypatch.setenv("CAST_BENCH_CACHE", str(root / "cache"))
-    assert migrate.migrate_folder(root) == migrate.Migrated(2, 2)
+    assert migrate.migrate_folder(root) == migrate.MigrationSummary(2, 2)
     assert versions(root) == [SCHEMA] * 4 and not (root / "older").exists()
 
 

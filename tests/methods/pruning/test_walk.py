@@ -15,15 +15,14 @@ from helpers import runs
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import Folder
-from methods.pruning import walk as walk_module
 from methods.pruning.hessian import add_gram, symmetric
-from methods.pruning.walk import BATCH_TOKENS, Flow, Visit, Walk
+from methods.pruning.walk import Activations, Visit, Walk
 from methods.targets import dense_weight, family_of
 
 
-def rows(x, so_far):
+def rows(x, total):
     """A statistic that forgets nothing."""
-    return x.clone() if so_far is None else torch.cat([so_far, x])
+    return x.clone() if total is None else torch.cat([total, x])
 
 
 def inputs_of(model, job):
@@ -73,7 +72,7 @@ def test_the_flow_ends_where_the_forward_does(family, make, make_job):
     with torch.no_grad():
         states = model(input_ids=job.calibration, use_cache=False, output_hidden_states=True).hidden_states
         handle.remove()
-        flow = Flow(model, layers, job.calibration, job.compute)
+        flow = Activations(model, layers, job.calibration, job.compute)
         for i, block in enumerate(layers):
             close(torch.cat(flow.hidden), states[i])
             flow.advance(i, block)
@@ -94,17 +93,16 @@ def test_sliding_window_is_seen(make, make_job):
 
 @pytest.mark.numeric
 @pytest.mark.parametrize("sequences", [1, 2, 4, 5], ids=lambda n: f"batches of {n}")
-def test_batching_does_not_matter(family, sequences, make, make_job, monkeypatch):
+def test_batching_does_not_matter(family, sequences, make, make_job):
     """6 sequences: with 4 or 5 to a batch the last is uneven."""
     model = make(family)
     job = make_job(model)
     want = {visit.name: symmetric(visit.stat) for visit in Walk(model, job, add_gram)}
 
-    monkeypatch.setitem(BATCH_TOKENS, "cpu", 16 * sequences)
     calls = []
     got = {
         visit.name: symmetric(visit.stat)
-        for visit in Walk(model, job, lambda x, s: (calls.append(len(x)), add_gram(x, s))[1])
+        for visit in Walk(model, job, lambda x, s: (calls.append(len(x)), add_gram(x, s))[1], batch=sequences)
     }
 
     assert set(calls) == {16 * sequences, 16 * (6 % sequences or sequences)}
@@ -148,10 +146,8 @@ def test_blocks_see_pruned_predecessors_and_themselves_dense(family, make, make_
 
 
 @pytest.mark.parametrize("sequences", [2, 6])
-def test_linears_with_one_input_share_one_statistic(llama, job, sequences, monkeypatch):
-    monkeypatch.setitem(BATCH_TOKENS, "cpu", 16 * sequences)
-
-    stats = {visit.name: visit.stat for visit in Walk(llama, job, add_gram)}
+def test_linears_with_one_input_share_one_statistic(llama, job, sequences):
+    stats = {visit.name: visit.stat for visit in Walk(llama, job, add_gram, batch=sequences)}
 
     for i in range(3):
         of = {name.rsplit(".", 1)[1]: stat for name, stat in stats.items() if f".{i}." in name}
@@ -181,14 +177,12 @@ def test_reconstruction_error_is_its_definition(llama, make_job):
 
 
 @pytest.mark.numeric
-def test_reconstruction_error_is_taken_on_a_sample(llama, make_job, monkeypatch):
+def test_reconstruction_error_is_taken_on_a_sample(llama, make_job):
     """Every twelfth of 96 tokens, in two batches of 48."""
-    monkeypatch.setattr(walk_module, "SAMPLE_ROWS", 8)
-    monkeypatch.setitem(BATCH_TOKENS, "cpu", 48)
     job = make_job(llama, targets=("model.layers.1.mlp.down_proj",))
     (name,) = job.targets
     was = llama.get_submodule(name).weight.double().clone()
-    walk = Walk(llama, job, rows)
+    walk = Walk(llama, job, rows, batch=3, sample_rows=8)
     for visit in walk:
         x = visit.stat[::12].double()
         visit.prune(job.pattern.keep(visit.weight.abs()))
@@ -209,18 +203,17 @@ def test_without_calibration_the_error_is_that_of_white_noise(llama, job):
         assert walk.errors[name] == pytest.approx(float(want), rel=1e-5)
 
 
-def test_activations_are_let_go(llama, job, monkeypatch):
+def test_activations_are_let_go(llama, job):
     """The sampled rows are copies: views would keep every activation of a block's linears until the block is done."""
-    monkeypatch.setitem(BATCH_TOKENS, "cpu", 16)
     alive, most = [], 0
 
-    def gather(x, so_far):
+    def accumulate(x, total):
         nonlocal most
         alive.append(weakref.ref(x._base))
         most = max(most, sum(ref() is not None for ref in alive))
-        return add_gram(x, so_far)
+        return add_gram(x, total)
 
-    for _ in Walk(llama, job, gather):
+    for _ in Walk(llama, job, accumulate, batch=1):
         pass
 
     assert len(alive) == 6 * 4 * 3
@@ -232,7 +225,7 @@ def test_target_that_is_never_reached_raises(llama, job):
     forward = layer.mlp.forward
     layer.mlp.forward = lambda x: forward(x) if x is None else x
 
-    with pytest.raises(RuntimeError, match=r"never reached .*layers\.1\.mlp\.down_proj"):
+    with pytest.raises(RuntimeError, match=r"did not reach .*layers\.1\.mlp\.down_proj"):
         list(Walk(llama, job, add_gram))
 
 
@@ -240,7 +233,7 @@ def test_failed_walk_leaves_the_model_whole(llama, job):
     """Blocks are back in their places and no hook is left, whatever the statistic raised."""
     before = inputs_of(llama, job)
 
-    def fail(_x, _so_far):
+    def fail(_x, _total):
         raise FloatingPointError
 
     with pytest.raises(FloatingPointError):

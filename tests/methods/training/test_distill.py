@@ -10,14 +10,14 @@ pytestmark = pytest.mark.numeric
 
 
 def material(dtype=torch.float64, tokens=50, vocabulary=37, width=12):
-    dice = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
 
     def draw(*shape):
-        return torch.randn(*shape, generator=dice, dtype=dtype)
+        return torch.randn(*shape, generator=rng, dtype=dtype)
 
     hidden, head = draw(tokens, width).requires_grad_(), draw(vocabulary, width).requires_grad_()
     teacher = distill.Teacher(draw(tokens, 20), draw(vocabulary, 20))
-    targets = torch.randint(vocabulary, (tokens,), generator=dice)
+    targets = torch.randint(vocabulary, (tokens,), generator=rng)
     return hidden, head, targets, teacher
 
 
@@ -31,14 +31,14 @@ def naive(hidden, head, targets, teacher, eta, temperature):
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("eta", [0.0, 1 / 3, 1.0])
-def test_value_and_gradients(eta, temperature, monkeypatch):
-    monkeypatch.setattr(distill, "LOGITS_BYTES", 8 * 37 * 7)  # seven rows at a time: 50 is no multiple
-    monkeypatch.setattr(distill, "PART_BYTES", {"cpu": 4 * 37 * 3})  # in parts of three, the last one of one
+def test_value_and_gradients(eta, temperature):
+    """Seven rows of logits at a time, in parts of three: the last of the 50 rows are one, and in parts of one."""
     hidden, head, targets, teacher = material()
     want, ce, kl = naive(hidden, head, targets, teacher, eta, temperature)
     expected = torch.autograd.grad(want / 50, (hidden, head))
 
-    got, *parts = distill.loss(hidden, head, targets, teacher, eta=eta, temperature=temperature, scale=1 / 50)
+    sizes = {"logits_bytes": 8 * 37 * 7, "part_bytes": 4 * 37 * 3}
+    got, *parts = distill.loss(hidden, head, targets, teacher, eta=eta, temperature=temperature, scale=1 / 50, **sizes)
     gradients = torch.autograd.grad(got, (hidden, head))
 
     torch.testing.assert_close(got.double(), want / 50, rtol=1e-5, atol=1e-6)
@@ -72,7 +72,6 @@ def test_a_teacher_of_the_same_mind_costs_nothing():
 
 def test_logits_never_exist_whole(monkeypatch):
     """The largest allocation of a matrix product is a chunk's."""
-    monkeypatch.setattr(distill, "LOGITS_BYTES", 8 * 37 * 8)
     seen = []
     real = torch.Tensor.__matmul__
 
@@ -83,7 +82,7 @@ def test_logits_never_exist_whole(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", watch)
     hidden, head, targets, teacher = material()
-    distill.loss(hidden, head, targets, teacher, eta=0.5)[0].backward()
+    distill.loss(hidden, head, targets, teacher, eta=0.5, logits_bytes=8 * 37 * 8)[0].backward()
 
     assert max(rows for rows, columns in seen if columns == 37) == 8
 

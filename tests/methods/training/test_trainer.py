@@ -56,7 +56,7 @@ def trained(tmp_path_factory):
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
 @pytest.mark.parametrize("name", NAMES)
-def test_learns_and_keeps_its_promises(name, family, trained):
+def test_learns_and_holds_the_pattern(name, family, trained):
     model, job, outcome = trained(name, family)
     was = start_of(name, model, job)
     keys, kinds = set(was.state_dict()), [type(m) for m in was.modules()]
@@ -94,7 +94,7 @@ def test_same_seed_same_model(name, llama, task):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_killed_and_resumed_equals_undisturbed(name, trained, tmp_path, monkeypatch):
+def test_killed_and_resumed_equals_undisturbed(name, trained, tmp_path):
     """Bit for bit: weights, curve, notes."""
     llama, job, straight = trained(name, "llama")
 
@@ -106,12 +106,12 @@ def test_killed_and_resumed_equals_undisturbed(name, trained, tmp_path, monkeypa
             if done == 20:
                 raise Killed
 
-    monkeypatch.setattr(trainer, "CHECKPOINT_S", 0)
-    second = replace(job, workdir=tmp_path / "second", progress=Kill())
+    budget = replace(job.budget, checkpoint_s=0)
+    second = replace(job, workdir=tmp_path / "second", progress=Kill(), budget=budget)
     with pytest.raises(Killed):
         method(name).apply(start_of(name, llama, job), second)
-    assert checkpoint.newest(second.workdir).name == "step-10"
-    files = sorted(p.suffix for p in checkpoint.newest(second.workdir).iterdir())
+    assert checkpoint.latest(second.workdir).name == "step-10"
+    files = sorted(p.suffix for p in checkpoint.latest(second.workdir).iterdir())
     assert set(files) == {".json", ".safetensors"}
 
     resumed = method(name).apply(start_of(name, llama, job), replace(second, progress=job.progress))
@@ -123,11 +123,11 @@ def test_killed_and_resumed_equals_undisturbed(name, trained, tmp_path, monkeypa
 
 def test_half_written_checkpoint_is_not_seen(tmp_path):
     (tmp_path / "step-10").mkdir()
-    assert checkpoint.newest(tmp_path) is None
+    assert checkpoint.latest(tmp_path) is None
     checkpoint.write(tmp_path, 20, {"a": torch.ones(3)}, {"step": 20})
     (tmp_path / ".step-30").mkdir()
 
-    assert checkpoint.newest(tmp_path).name == "step-20"
+    assert checkpoint.latest(tmp_path).name == "step-20"
 
 
 def test_old_checkpoints_go(tmp_path):
@@ -136,7 +136,7 @@ def test_old_checkpoints_go(tmp_path):
 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-20", "step-30"]
     held = {"a": torch.zeros(3)}
-    checkpoint.read_into(checkpoint.newest(tmp_path), held)
+    checkpoint.read_into(checkpoint.latest(tmp_path), held)
     assert torch.equal(held["a"], torch.full((3,), 30.0))
 
 
@@ -187,7 +187,7 @@ def test_bfloat16_trains_masters_in_float32(llama, task):
 
 
 def test_schedule():
-    settings = Settings(lr=1.0, warmup=0.1, floor=0.2)
+    settings = Settings(lr=1.0, warmup=0.1, final_lr_ratio=0.2)
 
     rates = [settings.lr_at(step, 100) for step in range(100)]
 
@@ -197,22 +197,9 @@ def test_schedule():
     assert rates[-1] == pytest.approx(0.2, abs=0.01)
 
 
-@pytest.mark.parametrize(
-    ("config", "words"),
-    [
-        ({"lr": -1.0}, "cast:lr=-1.0 will not do: take a number from 0 to 10"),
-        ({"eta": 2.0}, "cast:eta=2.0 will not do: take a number from 0 to 1"),
-        ({"temperature": 0.0}, "cast:temperature=0.0 will not do: it must be above 0"),
-    ],
-)
-def test_settings_out_of_range(config, words, llama, task):
-    with pytest.raises(UserError, match=words):
-        method("cast", **config).apply(llama, task(llama))
-
-
 def test_budget_below_one_step(llama, task):
-    with pytest.raises(UserError, match=r"training.tokens=100 is not one step of 128 tokens"):
-        method("cast").apply(llama, task(llama, budget=Budget(tokens=100)))
+    with pytest.raises(UserError, match=r"training.tokens=100 is less than one step of 128 tokens"):
+        method("cast").apply(llama, replace(task(llama), budget=Budget(tokens=100)))
 
 
 def test_teacher_with_another_vocabulary(llama, task):
@@ -220,20 +207,19 @@ def test_teacher_with_another_vocabulary(llama, task):
         def get_output_embeddings(self):
             return torch.nn.Linear(8, 60, bias=False)
 
-    with pytest.raises(UserError, match="the teacher knows 60 tokens and the student 64"):
+    with pytest.raises(UserError, match=r"teacher and student have different vocabularies \(60 and 64\)"):
         method("cast").apply(llama, task(llama, teacher=Small))
 
 
 @pytest.mark.parametrize("name", ["cast", "sr-ste", "ast", "maskllm", "proxsparse"])
 def test_unstructured_has_no_groups(name, llama, task):
-    with pytest.raises(UserError, match=f"{name} works in groups: pattern 50% has none"):
+    with pytest.raises(UserError, match=f"{name} needs an n:m pattern, and 50% is not one"):
         method(name).apply(llama, task(llama, "50%"))
 
 
-def test_divergence_names_the_step_and_the_checkpoint(llama, task, monkeypatch):
+def test_divergence_names_the_step_and_the_checkpoint(llama, task):
     """Weights blow up after the first checkpoint."""
-    monkeypatch.setattr(trainer, "CHECKPOINT_S", 0)
-    job = task(llama)
+    job = task(llama, budget={"checkpoint_s": 0})
 
     class Poison:
         def advance(self, done, total, **figures):
@@ -303,15 +289,14 @@ GOLDEN = {
 @pytest.mark.numeric
 @pytest.mark.parametrize("moved", [0.0, 1e-10])
 @pytest.mark.parametrize("kernel", ["reference", "foreach"])
-def test_golden_trace(kernel, moved, make_exact, task, monkeypatch):
+def test_golden_trace(kernel, moved, make_exact, task):
     """Twenty steps of CAST, number by number; written by this code on 2026-11-25, so a change of arithmetic is meant.
 
     In float64, on any processor: a start moved by a million roundings turns no mark and no digit but the last of six.
     S alone is summed in float32, in which 2^13 weights added pairwise lose 13 roundings of 6e-8, a tenth of that digit.
     """
-    monkeypatch.setattr(trainer, "LOG_EVERY", 1)
     model = make_exact("llama", moved)
-    job = task(model, steps=20)
+    job = task(model, steps=20, budget={"log_every": 1})
 
     curve = method("cast", lambda_=1e-2, kernel=kernel).apply(model, job).notes["curve"]
 
