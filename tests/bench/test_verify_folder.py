@@ -144,7 +144,7 @@ def test_bad_input(pruned, cli, tmp_path):
     (tmp_path / "cut/model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
     for args, said in {
         ("nowhere",): "'nowhere'",
-        ("./nowhere",): "'./nowhere' is not there",
+        ("./nowhere",): "'./nowhere' does not exist",
         ("llama2-7b",): "bench pull llama2-7b",
         ("empty",): "not a model folder",
         ("pickled",): "pickled weights",

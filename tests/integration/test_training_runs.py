@@ -100,7 +100,7 @@ def test_validation_split_is_another_protocol(tmp_path):
     ("settings", "words"),
     [
         ({"training.tokens": 10}, "training.tokens=10 is less than one step of 32 x 128 tokens"),
-        ({"training.data": "nowhere.txt"}, "training text 'nowhere.txt' is not there"),
+        ({"training.data": "nowhere.txt"}, "training text 'nowhere.txt' does not exist"),
         ({"training.data": "wikimini"}, "unknown corpus 'wikimini': did you mean wiki-mini"),
         ({"training.recipe": "tinny"}, "unknown training recipe 'tinny': did you mean tiny"),
         ({"training.processes": 3}, "training.batch=32 sequences cannot be divided among training.processes=3"),
