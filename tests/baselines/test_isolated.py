@@ -81,7 +81,7 @@ def ready(job, tmp_path):
 
 
 def prune(model, job, script, mode="prunes"):
-    return isolated.prune(model, job, Script(script=script, config=model.config.to_dict(), settings={"mode": mode}))
+    return isolated.prune(model, job, Script(path=script, config=model.config.to_dict(), settings={"mode": mode}))
 
 
 def test_what_comes_back(llama, ready, script):
