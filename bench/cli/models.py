@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from bench.cli.console import fail, print_rows
 from bench.cli.flags import DataDir, Json, Results
+from bench.verify import Verdict, verify_folder
 from methods.errors import UserError
 from methods.folder import Folder
-
-if TYPE_CHECKING:
-    from bench.verify import Verdict
 
 
 def pull(
@@ -52,8 +50,6 @@ def verify(
 
     Exit code 0: the pattern holds. 1: it does not. 2: invalid input.
     """
-    from bench.verify import verify_folder
-
     verdict = verify_folder(_open_folder(model), pattern, include.split(","), exclude.split(",") if exclude else [])
     print_rows(_layer_rows(verdict), json)
     if verdict.violations:

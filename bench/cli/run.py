@@ -10,6 +10,7 @@ import typer
 
 from bench.cli.console import fail, print_records, print_rows
 from bench.cli.flags import Json, spec_of, with_flags
+from bench.verify import CheckFailed, detect_pattern
 from methods.folder import Folder
 
 Quantizer = Annotated[str | None, typer.Option("--quant", help="Quantizer, which runs last [default: none].")]
@@ -76,7 +77,6 @@ def prune(
     fixed = {"methods": methods, "models": models, "measures": "size", "seeds": seeds, "quantizers": quantizers}
     spec = spec_of(flags | fixed, quantizers="none")
     from bench.run.prune import write_pruned
-    from bench.verify import CheckFailed
 
     try:
         typer.echo(write_pruned(spec, out))
@@ -108,7 +108,6 @@ def finetune(
     """
     from bench.results.artifacts import find_pruned
     from bench.run.prune import write_pruned
-    from bench.verify import CheckFailed, detect_pattern
 
     folder, record = find_pruned(artifact, flags.pop("results", None))
     patterns = patterns or (record.identity.pattern if record else str(detect_pattern(Folder(folder))))

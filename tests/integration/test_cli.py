@@ -141,7 +141,7 @@ def test_pickle_is_refused(refused, tmp_path):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     sentence = refused("run", "--model", folder)
 
-    assert str(folder) in sentence and "pytorch_model.bin" in sentence and "convert it to safetensors" in sentence
+    assert str(folder) in sentence and "pytorch_model.bin" in sentence and "convert them to safetensors" in sentence
 
 
 def test_remote_code_is_refused(refused, tmp_path):

@@ -215,7 +215,7 @@ def test_linears_left_dense(pruned, tmp_path):
 
 
 def test_bench_says_what_to_do_with_a_packed_folder(packed):
-    with pytest.raises(UserError, match="is a packed24 folder: make it dense with bench export"):
+    with pytest.raises(UserError, match="is a packed24 folder: unpack it first with bench export"):
         Folder(packed)
 
 

@@ -151,7 +151,7 @@ def test_doctor_says_what_is_missing(home, cli, monkeypatch):
     rows = {r["thing"]: r for r in json.loads(cli("doctor", "--json")[1])}
 
     assert rows["environment old"]["state"] == "absent"
-    assert rows["environment old"]["detail"] == "bench env create old"
+    assert rows["environment old"]["detail"] == "to create: bench env create old"
 
 
 def test_unknown_name(home, cli):
