@@ -78,7 +78,7 @@ def test_breaks(pruned, cli):
     code, out, err = cli("verify", folder := pruned(fill), "--json")
 
     assert code == 1
-    assert err == f"bench: 3 groups of {folder} break 2:4\n"
+    assert err == f"bench: check failed: 3 groups of {folder} break 2:4\n"
     assert {k for k, r in rows(out).items() if r["violated_groups"]} == {TARGET, "total"}
     assert rows(out)["total"]["violated_groups"] == 3
 

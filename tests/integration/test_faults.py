@@ -203,7 +203,7 @@ def test_killed_worker_costs_its_artifact_alone(tmp_path, capsys, monkeypatch, g
     gate.unlink()
     out, err = again(capsys, monkeypatch, command)
 
-    assert "2 measurements taken, 4 read" in out
+    assert "2 measurements run, 4 read" in out
     assert "6 measurements, 4 already recorded" in err
     assert same(spec.results) == undisturbed(tmp_path, monkeypatch, methods=spec.methods)
 
@@ -223,7 +223,7 @@ def test_killed_runner_takes_its_worker_along_and_breaks_no_record(tmp_path, cap
     gate.unlink()
     out, _ = again(capsys, monkeypatch, command)
 
-    assert "2 measurements taken, 2 read" in out
+    assert "2 measurements run, 2 read" in out
     assert same(spec.results) == undisturbed(tmp_path, monkeypatch, methods=spec.methods)
 
 
@@ -244,7 +244,7 @@ def test_ctrl_c_loses_nothing(tmp_path, monkeypatch, gate):
     _, err = run.communicate(timeout=PATIENCE_S)
 
     assert run.returncode == 130
-    assert err.splitlines()[-1] == "bench: stopped; the same command goes on from here"
+    assert err.splitlines()[-1] == "bench: Interrupted. Run the same command to resume."
     assert "Traceback" not in err
     assert gone(worker)
     assert same(spec.results) == before
@@ -269,7 +269,7 @@ def test_two_runs_share_the_work(tmp_path, gate):
     ends = [r.communicate(timeout=PATIENCE_S) for r in (first, second)]
 
     assert [first.returncode, second.returncode] == [0, 0], ends
-    measured = [int(out.split(" measurements taken")[0].splitlines()[-1]) for out, _ in ends]
+    measured = [int(out.split(" measurements run")[0].splitlines()[-1]) for out, _ in ends]
     assert measured == [2, 2]
     assert len(same(spec.results)) == 6
     assert not (spec.results / "corrupt").exists()
@@ -283,7 +283,7 @@ def test_collecting_the_cache_disturbs_no_run(tmp_path, capsys, monkeypatch, gat
     _, err = run.communicate(timeout=PATIENCE_S)
 
     assert code == 0, told
-    assert "entries are in use and stay" in said
+    assert "entries are in use and were kept" in said
     assert run.returncode == 0, err
     assert {r.status for r in runs.records(spec.results).values()} == {"ok"}
 

@@ -31,7 +31,7 @@ def packed(pruned, tmp_path):
 def test_both_ways_bit_for_bit_for_every_family(make, keep_as, tmp_path, family):
     folder = prune(keep_as(make(family), tmp_path / "source"), family == "gpt2")
     told = export_model(str(folder), "packed24", tmp_path / "packed")
-    assert "17 bits a weight" in told
+    assert "17 bits per weight" in told
     export_model(str(tmp_path / "packed"), "hf", tmp_path / "dense")
     before, after = Folder(folder), Folder(tmp_path / "dense")
     assert set(before) == set(after)
@@ -74,7 +74,7 @@ def test_integers_say_whether_anything_was_lost(pruned, tmp_path, values):
     assert f"28 of them were rounded to {values}" in told
     export_model(str(tmp_path / "a"), "hf", tmp_path / "b")
     again = export_model(str(tmp_path / "b"), "packed24", tmp_path / "c", values=values)
-    assert f"every one was on a grid of {values}" in again
+    assert f"all were on {values} grids already" in again
     export_model(str(tmp_path / "c"), "hf", tmp_path / "d")
     assert (tmp_path / "b/model.safetensors").read_bytes() == (tmp_path / "d/model.safetensors").read_bytes()
 
@@ -176,8 +176,8 @@ def test_a_mask_signed_by_a_liar_is_refused(packed, tmp_path):
     [
         (["{tiny}", "--format", "packed24"], "is not 2:4: row 0 has more than two"),
         (["{tiny}", "--format", "pack24"], "unknown format 'pack24': did you mean packed24"),
-        (["{tiny}", "--format", "packed24", "--values", "int3"], "--values 'int3' will not do"),
-        (["{pruned}", "--values", "int8"], "--values 'int8' will not do"),
+        (["{tiny}", "--format", "packed24", "--values", "int3"], "invalid --values .int3."),
+        (["{pruned}", "--values", "int8"], "invalid --values 'int8'"),
         (["{packed}", "--format", "packed24"], "is packed24 already"),
         (["nothing"], "records in .* begin with 'nothing'"),
     ],
@@ -230,6 +230,6 @@ def test_the_model_of_a_record(tmp_path, monkeypatch, capsys):
     code, out, _ = call(
         capsys, monkeypatch, "export", key, "--format", "packed24", "--out", tmp_path / "p", "--results", results
     )
-    assert code == 0 and "24 linears packed, 17 bits a weight" in out
+    assert code == 0 and "24 linears packed, 17 bits per weight" in out
     code, out, _ = call(capsys, monkeypatch, "report", "--results", results)
     assert "skipped: no CUDA device" in out
