@@ -167,7 +167,7 @@ def test_one_that_touches_what_is_no_target_fails(tmp_path):
     runs.run_here(runs.small(tmp_path / "r", quantizers=("wanders",), measures=("size",)))
 
     status, reason = found(tmp_path / "r")["magnitude", "wanders", "status", "pattern"]
-    assert status == "failed" and "model.norm.weight is no target" in reason
+    assert status == "failed" and "model.norm.weight changed, and it is neither a target nor declared" in reason
 
 
 def test_a_library_that_is_missing_is_skipped_with_the_way_to_get_it(tmp_path, monkeypatch, cli):
@@ -288,7 +288,7 @@ def test_equal_bytes_puts_dense_beside_sparse(tmp_path, cli):
         ("run --quant int5", ["unknown quantizer 'int5'", "int8"]),
         ("run --quant int4-gptk", ["unknown quantizer 'int4-gptk'", "int4-gptq"]),
         ("plan --quant int4-rtn:group=100", ["int4-rtn:group=100", "128", "q_proj", "leave group= out"]),
-        ("plan --quant int4-gptq:group=0", ["int4-gptq:group=0", "use a size that does"]),
+        ("plan --quant int4-gptq:group=0", ["int4-gptq:group=0", "must be a whole number above 0"]),
         ("run --quant int8:group=64", ["int8", "'group'"]),
         ("run --quant int8:from=magnitude", ["'magnitude'"]),
         ("plan --quant nf4:from=int8", ["nf4:from=int8", "leave from=int8 out"]),
