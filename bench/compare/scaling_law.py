@@ -179,7 +179,7 @@ def read(results: Path, method: str, control: str) -> list[Point]:
             training = rows[method][0].identity.training
             assert training is not None
             excess, tokens = _excess(store, rows[method], rows[control])
-            points.append(Point(Path(model).name, weights[model], training.tokens, excess, tokens))
+            points.append(Point(Path(model).name, weights[model], training.tokens or 0, excess, tokens))
             digests |= {r.token_digest for pair in rows.values() for r in pair}
     if not points:
         raise UserError(

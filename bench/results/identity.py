@@ -39,28 +39,29 @@ class Protocol(_Frozen):
 
 
 class CalibrationText(_Frozen):
-    """Calibration tokens: so many sequences of so many tokens of a text."""
+    """Calibration tokens: so many sequences of so many tokens of a text; None where an old record does not say."""
 
     data: str
-    sequences: int
-    seqlen: int
+    sequences: int | None = None
+    seqlen: int | None = None
 
     @property
     def label(self) -> str:
-        return f"{self.data}@{self.seqlen}x{self.sequences}"
+        return self.data if self.seqlen is None else f"{self.data}@{self.seqlen}x{self.sequences}"
 
 
 class TrainingText(_Frozen):
-    """Training tokens: of a text, in steps of `batch` sequences of `seqlen`."""
+    """Training tokens: of a text, in steps of `batch` sequences of `seqlen`; None where an old record does not say."""
 
     data: str
-    seqlen: int
-    batch: int
-    tokens: int
+    seqlen: int | None = None
+    batch: int | None = None
+    tokens: int | None = None
 
     @property
     def label(self) -> str:
-        return f"{self.data}@{self.seqlen}x{self.batch}, {self.tokens:,} tokens"
+        steps = "" if self.seqlen is None else f"@{self.seqlen}x{self.batch}"
+        return self.data + steps + ("" if self.tokens is None else f", {self.tokens:,} tokens")
 
 
 class Identity(_Frozen):

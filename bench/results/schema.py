@@ -58,16 +58,16 @@ def _protocol(measure: str | None, text: str) -> dict[str, Any]:
 
 
 def _calibration(text: str) -> dict[str, Any] | None:
-    parts = re.fullmatch(r"(.+)@(\d+)x(\d+)", text)
-    return {"data": parts[1], "seqlen": int(parts[2]), "sequences": int(parts[3])} if parts else None
+    if parts := re.fullmatch(r"(.+)@(\d+)x(\d+)", text):
+        return {"data": parts[1], "seqlen": int(parts[2]), "sequences": int(parts[3])}
+    return {"data": text} if text else None
 
 
 def _training(text: str) -> dict[str, Any] | None:
-    parts = re.fullmatch(r"(.+)@(\d+)x(\d+), ([\d,]+) tokens", text)
-    if not parts:
-        return None
-    tokens = int(parts[4].replace(",", ""))
-    return {"data": parts[1], "seqlen": int(parts[2]), "batch": int(parts[3]), "tokens": tokens}
+    if parts := re.fullmatch(r"(.+?)(?:@(\d+)x(\d+))?, ([\d,]+) tokens", text):
+        steps = {"seqlen": int(parts[2]), "batch": int(parts[3])} if parts[2] else {}
+        return {"data": parts[1], "tokens": int(parts[4].replace(",", ""))} | steps
+    return {"data": text} if text else None
 
 
 STEPS: dict[int, Callable[[Fields], Fields]] = {1: add_training, 2: type_identity}

@@ -237,6 +237,11 @@ def test_a_folder_of_originals_is_not_read_as_records(root, tmp_path):
         ({"method": "cast:floor=0.1:clip=2"}, {"stages": ("cast:final_lr_ratio=0.1:grad_clip=2",)}),
         ({"calibration": "c4@64x128"}, {"calibration": {"data": "c4", "seqlen": 64, "sequences": 128}}),
         (
+            {"training": "wiki-mini, 1,228,800 tokens"},
+            {"training": {"data": "wiki-mini", "tokens": 1_228_800}},
+        ),
+        ({"training": "anything else"}, {"training": {"data": "anything else"}}),
+        (
             {"training": "a@b@128x32, 1,200,000 tokens"},
             {"training": {"data": "a@b", "seqlen": 128, "batch": 32, "tokens": 1_200_000}},
         ),
