@@ -31,7 +31,7 @@ from methods.folder import SHARD_BYTES, dtype_name
 
 MANIFEST = "packed24.json"
 FORMAT_VERSION = 1
-DTYPES = {str(d)[6:]: d for d in (*FLOAT_DTYPES, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool)}
+DTYPES = {dtype_name(d): d for d in (*FLOAT_DTYPES, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool)}
 
 
 class Part(BaseModel):

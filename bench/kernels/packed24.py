@@ -73,7 +73,7 @@ def pack(weight: Tensor, name: str = "weight") -> PackedWeight:
             than two non-zeros.
     """
     if weight.ndim != 2 or weight.dtype not in FLOAT_DTYPES:
-        kinds = ", ".join(str(d)[6:] for d in FLOAT_DTYPES)
+        kinds = ", ".join(dtype_name(d) for d in FLOAT_DTYPES)
         raise UserError(
             f"{name} is {dtype_name(weight.dtype)} {list(weight.shape)}: packed24 needs a matrix of {kinds}: "
             "convert it first"

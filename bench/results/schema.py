@@ -46,7 +46,9 @@ def type_identity(fields: Fields) -> Fields:
 
 def _rename_fields(stage: str) -> str:
     """A stage as typed, with today's names of its fields."""
-    return re.sub(r":floor=", ":final_lr_ratio=", re.sub(r":clip=", ":grad_clip=", stage))
+    for old, new in (("floor", "final_lr_ratio"), ("clip", "grad_clip"), ("gain", "lambda_scale")):
+        stage = stage.replace(f":{old}=", f":{new}=")
+    return stage
 
 
 def _protocol(measure: str | None, text: str) -> dict[str, Any]:

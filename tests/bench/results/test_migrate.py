@@ -234,7 +234,10 @@ def test_a_folder_of_originals_is_not_read_as_records(root, tmp_path):
         ({"measure": "speed", "protocol": "linears@16"}, {"protocol": {"name": "linears", "seqlen": 16}}),
         ({"measure": "size", "protocol": "weights"}, {"protocol": {"name": "weights"}}),
         ({"method": "sparsegpt + retrain:from=sparsegpt"}, {"stages": ("sparsegpt", "retrain:from=sparsegpt")}),
-        ({"method": "cast:floor=0.1:clip=2"}, {"stages": ("cast:final_lr_ratio=0.1:grad_clip=2",)}),
+        (
+            {"method": "cast:floor=0.1:clip=2:gain=100"},
+            {"stages": ("cast:final_lr_ratio=0.1:grad_clip=2:lambda_scale=100",)},
+        ),
         ({"calibration": "c4@64x128"}, {"calibration": {"data": "c4", "seqlen": 64, "sequences": 128}}),
         (
             {"training": "wiki-mini, 1,228,800 tokens"},
