@@ -38,13 +38,13 @@ def main() -> None:
     figures: dict[str, Any] = {"model": given.model}
     with tempfile.TemporaryDirectory() as room:
         for threads in THREADS:
-            told = f"{threads} {'thread' if threads == 1 else 'threads'}"
+            label = f"{threads} {'thread' if threads == 1 else 'threads'}"
             found = run(given.model, threads, "size" if given.prepare else "speed", Path(room) / str(threads))
             for record in found:
                 if record.status == "ok" and "speedup" in record.notes:
                     figures["sequences"], figures["tokens in the KV cache"] = 1, record.notes["kv_tokens"]
                     kind = "int8" if record.identity.quantizer == "int8" else "bf16"
-                    figures[f"{kind}, {told}"] = rows(record)
+                    figures[f"{kind}, {label}"] = rows(record)
     if not given.prepare:
         finish("decode_model", figures)
 

@@ -8,7 +8,7 @@ them at once. Accuracies are simulated by item, since results/ has none yet: que
 Latencies are log-normal. A gate is wrong if any of the 20 is called a REGRESSION.
 
 Planted: in each gate one accuracy loses 3 points, or one perplexity 2%; the share found stands beside what theory says. Of
-13 articles as uneven as these a mean is far from normal: theory is told what t the bootstrap asks for there. 60, about as
+13 articles as uneven as these a mean is far from normal: theory is given the t the bootstrap asks for there. 60, about as
 many as WikiText-2 has, are drawn beside.
 
 The simulation's figures are not timed; its seconds are those of the machine, so --speed-only takes them anew where all is
@@ -169,8 +169,8 @@ def speed(records: int, changed: int) -> dict[str, Any]:
             started = time.process_time()
             took.append(seconds(lambda: _judge(kept, roots[1])))
             used.append(time.process_time() - started)
-    told = {"records on either side": records, "of them changed": changed}
-    return told | {"seconds": round(min(took), 2), "seconds of CPU": round(min(used), 2)}
+    label = {"records on either side": records, "of them changed": changed}
+    return label | {"seconds": round(min(took), 2), "seconds of CPU": round(min(used), 2)}
 
 
 def _judge(before: Path, after: Path) -> verdict.Comparison:
@@ -192,9 +192,9 @@ def simulated(gates: int) -> dict[str, Any]:
     )
     for articles in (13, 60):
         found = regressions(*simulate(gates // 2, "perplexity", rng, articles))[:, 0]
-        told = f"2% of perplexity, {articles} articles"
-        figures[f"{told}: found"] = interval(int(found.sum()), gates // 2)
-        figures[f"{told}: theory"] = round(theory(rng, articles), 4)
+        label = f"2% of perplexity, {articles} articles"
+        figures[f"{label}: found"] = interval(int(found.sum()), gates // 2)
+        figures[f"{label}: theory"] = round(theory(rng, articles), 4)
     return figures
 
 

@@ -3,7 +3,7 @@
 On all of smollm2-135m with 32 sequences of 512 tokens of wiki-mini, on its first blocks with 32 and with 128, then on two
 blocks of LLaMAs of random weights, three widths, 16 sequences of 512 random tokens; 2:4, float32, all cores. Every figure is
 of a process of its own, which loads that model and nothing else, so that a peak is its method's; what the process held before
-the method began is told, too. Adapters of other libraries are left out: see prune.py. DSnoT refines magnitude's mask.
+the method began is label, too. Adapters of other libraries are left out: see prune.py. DSnoT refines magnitude's mask.
 
 python benchmarks/one_shot.py [--methods wanda,alps] [--whole 32] [--sequences 32,128] [--blocks 3] [--widths 128,256,512]
                               [--rounds 1]
@@ -135,7 +135,7 @@ class Measured:
         self._rounds.setdefault((method, size), []).append(json.loads(said.splitlines()[-1]))
         print(method, size, self._rounds[method, size][-1], file=sys.stderr, flush=True)
 
-    def told(self, method: str, sizes: list[str]) -> dict[str, Any]:
+    def label(self, method: str, sizes: list[str]) -> dict[str, Any]:
         """Of each size: median seconds, the highest peak, and what was held before. Then ratios of the last to the first."""
         if not sizes:
             return {}
@@ -204,7 +204,7 @@ def main() -> None:
     for name in chosen:
         figures[name] = {}
         for sizes in (entire, part, wide):
-            figures[name] |= measured.told(name, list(sizes))
+            figures[name] |= measured.label(name, list(sizes))
     finish("one_shot", figures)
 
 

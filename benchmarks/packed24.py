@@ -102,12 +102,12 @@ def main() -> None:
         seen: dict[str, list[dict[str, float]]] = {"hf": [], "packed24": []}
         for _ in range(ROUNDS):
             for kind, runs in seen.items():
-                told = subprocess.run(
+                label = subprocess.run(
                     [sys.executable, __file__, "--load", kind, str(Path(room) / kind)],
                     capture_output=True, text=True, check=True,
                 )  # fmt: skip
-                runs.append(json.loads(told.stdout))
-                print(kind, told.stdout.strip(), file=sys.stderr, flush=True)
+                runs.append(json.loads(label.stdout))
+                print(kind, label.stdout.strip(), file=sys.stderr, flush=True)
     for what in seen["hf"][0]:
         times = {kind: [r[what] for r in runs] for kind, runs in seen.items()}
         figures[f"{what}, packed24 / hf"] = ratio(times, "packed24", "hf")

@@ -80,12 +80,12 @@ def browse(page_file: Path) -> dict[str, Any]:
         chromium = started.chromium.launch(executable_path=browser, args=["--no-sandbox"])
         page = chromium.new_page()
         page.goto(page_file.as_uri())
-        told = {
+        label = {
             f"{name}, ms": round(float(np.median([page.evaluate(TIMED.replace("ACTION", act)) for _ in range(6)][1:])))
             for name, act in ACTIONS.items()
         }
         chromium.close()
-    return told
+    return label
 
 
 def main() -> None:

@@ -128,11 +128,20 @@ class Spec(_Strict):
         return named.resolve() if named else None
 
 
+KINDS = {
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "bool_parsing": "must be true or false",
+}
+"""Of pydantic's messages, those that say how it parses."""
+
+
 def make_spec(values: dict[str, Any]) -> Spec:
     """A spec from plain values.
 
     Raises:
-        UserError: an unknown key, with the nearest known one, or a value that will not do.
+        UserError: an unknown key, with the nearest known one, or an invalid value.
     """
     try:
         return Spec(**values)
@@ -150,7 +159,9 @@ def _sentence(fault: ValidationError) -> str:
         return describe_unknown(
             "setting", where, [".".join([*map(str, first["loc"][:-1]), f]) for f in model.model_fields]
         )
-    return f"{where} = {first['input']!r} will not do: {first['msg'].lower()}"
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be").replace("'", "")
+    allowed = KINDS.get(first["type"], message)
+    return f"invalid {where}={first['input']}: {allowed}"
 
 
 def assign(values: dict[str, Any], assignment: str) -> None:

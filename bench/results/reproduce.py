@@ -54,7 +54,7 @@ def _text(value: Any) -> str:
 
 
 def settings(record: Record) -> dict[str, Any]:
-    """A spec's values, read back from a record's slot and from what inputs its number.
+    """A spec's values, from a record's identity and key inputs.
 
     Raises:
         UserError: they cannot be read back.

@@ -118,11 +118,11 @@ def flags(results, quantizers="none", **settings) -> list[str]:
 
 def run_here(spec, *, only=None) -> list[dict]:
     """What the workers of a run would say, without their processes. only: names of methods."""
-    told = io.StringIO()
+    output = io.StringIO()
     for measurements in plan.make_plan(spec, fetch=True).artifacts().values():
         if only is None or measurements[0].artifact.method in only:
-            work(Assignment(measurements=measurements, results=spec.results, wait=True), Events(told))
-    return [event for line in told.getvalue().splitlines() if (event := json.loads(line))["event"] != "progress"]
+            work(Assignment(measurements=measurements, results=spec.results, wait=True), Events(output))
+    return [event for line in output.getvalue().splitlines() if (event := json.loads(line))["event"] != "progress"]
 
 
 class Here:
@@ -133,9 +133,9 @@ class Here:
         self.stdout = self
 
     def __iter__(self) -> Iterator[str]:
-        told = io.StringIO()
-        work(Assignment.model_validate_json(self.stdin.getvalue()), Events(told))
-        yield from told.getvalue().splitlines()
+        output = io.StringIO()
+        work(Assignment.model_validate_json(self.stdin.getvalue()), Events(output))
+        yield from output.getvalue().splitlines()
 
     def wait(self):
         return 0

@@ -34,8 +34,8 @@ def test_a_build_may_read_and_nothing_else_but_for_the_job_that_comments():
         for name, job in workflow["jobs"].items():
             assert job.get("permissions") == ({"pull-requests": "write"} if name == "comment" else None)
             assert job["timeout-minutes"] <= 30
-    told = str(WORKFLOW["jobs"]["comment"]["steps"])
-    assert "checkout" not in told and "pip" not in told and "bench " not in told
+    output = str(WORKFLOW["jobs"]["comment"]["steps"])
+    assert "checkout" not in output and "pip" not in output and "bench " not in output
     assert "head.repo.full_name == github.repository" in WORKFLOW["jobs"]["comment"]["if"]
 
 
@@ -99,33 +99,33 @@ def shell(command, **env):
 def act(given):
     """The action's steps in order, as a runner does: after a failure only those that always run."""
     values = {name: str(about.get("default", "")) for name, about in ACTION["inputs"].items()} | given
-    failed, told = 0, {}
+    failed, output = 0, {}
     for step in ACTION["runs"]["steps"]:
         if "run" in step and (not failed or step.get("if") == "always()"):
             env = {
                 k: re.sub(r"\$\{\{ inputs\.([\w-]+) }}", lambda m: values[m[1]], v)
                 for k, v in step.get("env", {}).items()
             }
-            code, told[step["name"]] = shell(step["run"], **env)
+            code, output[step["name"]] = shell(step["run"], **env)
             failed = failed or code
-    return failed, told
+    return failed, output
 
 
 def script(job):
     """GitLab's: one shell, and after_script whatever came of it."""
-    code, told = shell("\n".join(job["script"]))
+    code, output = shell("\n".join(job["script"]))
     after = shell(
         "\n".join(NOTE["after_script"]), BENCH_TOKEN="t", CI_MERGE_REQUEST_IID="1", CI_API_V4_URL="u", CI_PROJECT_ID="2"
     )
     assert after[0] == 0
-    return code, told
+    return code, output
 
 
 def test_the_very_commands_pass_then_fail(room):
-    code, told = act({"config": "bench.toml", "baseline": "main", "gate-config": "gate.toml"})
-    assert code == 0, told
+    code, output = act({"config": "bench.toml", "baseline": "main", "gate-config": "gate.toml"})
+    assert code == 0, output
     assert len(list((room / "results/local/ci/records").iterdir())) == 4
-    assert "::notice title=bench gate::passed" in told["Gate"]
+    assert "::notice title=bench gate::passed" in output["Gate"]
     assert "bench gate passed" in (room / "summary.md").read_text()
 
     assert script(GITLAB["bench"])[0] == 0
@@ -135,14 +135,14 @@ def test_the_very_commands_pass_then_fail(room):
 
     fake_records.perplexity(room / "results/more", method="wanda")  # a baseline of what is not measured
     shell("bench merge results/local/ci --results results/more && bench baseline set main --results results/more")
-    code, told = act({"config": "bench.toml", "baseline": "main"})
-    assert code == 1 and "::error title=MISSING" in told["Gate"]
+    code, output = act({"config": "bench.toml", "baseline": "main"})
+    assert code == 1 and "::error title=MISSING" in output["Gate"]
     assert "MISSING" in (room / "summary.md").read_text()
     assert script(GITLAB["bench"])[0] == 1
     assert ElementTree.parse(room / report).getroot().get("failures") == "1"
 
-    code, told = act({"config": "bench.toml", "baseline": "nobody"})
-    assert code == 2 and "'nobody' does not exist" in told["Gate"]
+    code, output = act({"config": "bench.toml", "baseline": "nobody"})
+    assert code == 2 and "'nobody' does not exist" in output["Gate"]
 
 
 def test_the_pages_own_settings_are_settings(tmp_path, cli, monkeypatch):

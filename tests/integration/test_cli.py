@@ -72,15 +72,21 @@ BAD = {
     "set, no value": ("run --set perplexity.windows", ["'perplexity.windows'", "key=value"]),
     "set, unknown": ("run --set perplexity.windws=4", ["perplexity.windws", "perplexity.windows"]),
     "set, unknown at the top": ("run --set thread=4", ["'thread'", "threads"]),
-    "set, bad value": ("run --set perplexity.windows=many", ["perplexity.windows", "'many'", "integer"]),
+    "set, bad value": (
+        "run --set perplexity.windows=many",
+        ["perplexity.windows", "invalid perplexity.windows=many: must be a whole number", "integer"],
+    ),
     "no such split": (
         "run --set perplexity.data=c4 --set perplexity.split=validation",
         ["c4 has no validation split", "wiki-mini", "wikitext2"],
     ),
     "not for evaluation": ("run --set perplexity.data=fineweb-edu", ["fineweb-edu has no evaluation split", "c4"]),
     "set, too small": ("run --set perplexity.windows=0", ["perplexity.windows", "0", "greater than or equal to 1"]),
-    "seeds": ("run --seeds a", ["seeds", "'a'", "integer"]),
-    "dtype": ("run --dtype float8", ["dtype", "'float8'", "bfloat16"]),
+    "seeds": ("run --seeds a", ["seeds", "invalid seeds=a", "integer"]),
+    "dtype": (
+        "run --dtype float8",
+        ["dtype", "invalid dtype=float8: must be auto, float32, bfloat16 or float16", "bfloat16"],
+    ),
     "device": ("run --device tpu", ["'tpu'", "cpu"]),
     "corpus": ("run --set perplexity.data=wikitext3", ["'wikitext3'", "wikitext2"]),
     "calibration too long": (

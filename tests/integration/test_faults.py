@@ -278,11 +278,11 @@ def test_two_runs_share_the_work(tmp_path, gate):
 def test_collecting_the_cache_disturbs_no_run(tmp_path, capsys, monkeypatch, gate):
     spec, command = prepared(tmp_path, methods=("waits",))
     run, _ = stopped_at(gate, command)
-    code, said, told = runs.call(capsys, monkeypatch, "cache", "gc", "--all")
+    code, said, label = runs.call(capsys, monkeypatch, "cache", "gc", "--all")
     gate.unlink()
     _, err = run.communicate(timeout=PATIENCE_S)
 
-    assert code == 0, told
+    assert code == 0, label
     assert "entries are in use and were kept" in said
     assert run.returncode == 0, err
     assert {r.status for r in runs.records(spec.results).values()} == {"ok"}
@@ -365,14 +365,14 @@ def full_in_words(*_, **__):
 def test_full_disk_ends_the_work_with_the_reason(tmp_path, monkeypatch, where, fault):
     spec, _ = prepared(tmp_path)
     monkeypatch.setattr(where, fault)
-    told = runs.run_here(spec, only=["magnitude"])
+    label = runs.run_here(spec, only=["magnitude"])
 
-    assert [e["event"] for e in told] == ["fatal"]
-    assert told[0]["reason"].startswith("the disk is full (")
+    assert [e["event"] for e in label] == ["fatal"]
+    assert label[0]["reason"].startswith("the disk is full (")
     assert {k[0] for k in runs.records(spec.results)} == {"dense"}
 
 
-class Told:
+class FullDiskWorker:
     """A worker that says one thing and is gone."""
 
     said = '{"event": "fatal", "reason": "the disk is full (r): free some space"}\n'
@@ -397,7 +397,7 @@ def test_collecting_the_cache_before_a_worker_is_up_disturbs_no_runner(tmp_path,
             cache.gc(everything=True, days=0)
             assert list((tmp_path / "cache/data").iterdir())
 
-    class Collected(Told):
+    class Collected(FullDiskWorker):
         said = ""
 
         def __init__(self, *args, **kwargs):
@@ -410,7 +410,7 @@ def test_collecting_the_cache_before_a_worker_is_up_disturbs_no_runner(tmp_path,
 
 def test_full_disk_stops_the_run(tmp_path, monkeypatch, capsys):
     spec, command = prepared(tmp_path)
-    monkeypatch.setattr(subprocess, "Popen", Told)
+    monkeypatch.setattr(subprocess, "Popen", FullDiskWorker)
 
     with pytest.raises(runner.RunStopped, match="the disk is full"):
         api.execute(spec, LogDisplay(io.StringIO()))

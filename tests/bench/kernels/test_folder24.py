@@ -30,8 +30,8 @@ def packed(pruned, tmp_path):
 
 def test_both_ways_bit_for_bit_for_every_family(make, keep_as, tmp_path, family):
     folder = prune(keep_as(make(family), tmp_path / "source"), family == "gpt2")
-    told = export_model(str(folder), "packed24", tmp_path / "packed")
-    assert "17 bits per weight" in told
+    output = export_model(str(folder), "packed24", tmp_path / "packed")
+    assert "17 bits per weight" in output
     export_model(str(tmp_path / "packed"), "hf", tmp_path / "dense")
     before, after = Folder(folder), Folder(tmp_path / "dense")
     assert set(before) == set(after)
@@ -70,8 +70,8 @@ def test_size_and_metadata(packed):
 
 @pytest.mark.parametrize("values", ["int8", "int4"])
 def test_integers_say_whether_anything_was_lost(pruned, tmp_path, values):
-    told = export_model(str(pruned), "packed24", tmp_path / "a", values=values)
-    assert f"28 of them were rounded to {values}" in told
+    output = export_model(str(pruned), "packed24", tmp_path / "a", values=values)
+    assert f"28 of them were rounded to {values}" in output
     export_model(str(tmp_path / "a"), "hf", tmp_path / "b")
     again = export_model(str(tmp_path / "b"), "packed24", tmp_path / "c", values=values)
     assert f"all were on {values} grids already" in again
@@ -210,8 +210,10 @@ def test_linears_left_dense(pruned, tmp_path):
     save_file(tensors, file)
     with pytest.raises(UserError, match=r"layers\.0\.mlp\.up_proj\.weight is not 2:4"):
         export_model(str(tmp_path / "mixed"), "packed24", tmp_path / "out")
-    told = export_model(str(tmp_path / "mixed"), "packed24", tmp_path / "out", exclude=("model.layers.0.mlp.up_proj",))
-    assert "27 linears packed" in told and torch.equal(Folder24(tmp_path / "out").tensor(NAME), tensors[NAME])
+    output = export_model(
+        str(tmp_path / "mixed"), "packed24", tmp_path / "out", exclude=("model.layers.0.mlp.up_proj",)
+    )
+    assert "27 linears packed" in output and torch.equal(Folder24(tmp_path / "out").tensor(NAME), tensors[NAME])
 
 
 def test_bench_says_what_to_do_with_a_packed_folder(packed):

@@ -127,17 +127,17 @@ def test_key_moves_with_lm_evals_version(monkeypatch):
 
 
 def test_progress_counts_requests(tmp_path):
-    told = []
+    progress = []
 
     class Count(NoProgress):
         def advance(self, done, total, **_):
-            told.append((done, total))
+            progress.append((done, total))
 
     model, tokenizer = loading.load(runs.TINY, Compute()), loading.load_tokenizer(runs.TINY)
     task = read_task("wiki_continuation", "")
     lmeval.evaluate(model, tokenizer, task, None, 16, 3, Count())
 
-    assert told == [(i, 12) for i in range(1, 13)]
+    assert progress == [(i, 12) for i in range(1, 13)]
 
 
 def test_the_tokenizer_stays_as_it_was():

@@ -14,30 +14,30 @@ INPUTS = [4096, 4096, 4096, 11008]
 TOKENS = 128 * 2048
 
 
-def told(**cost):
+def describe_cost(**cost):
     return method_cost.describe(Entry("", cost=Cost(**cost)))
 
 
 def test_passes():
-    assert told(passes=2) == f"2 passes of 128 x 2048 tokens, {2 * 2 * LINEARS * TOKENS:.1e} FLOP"
+    assert describe_cost(passes=2) == f"2 passes of 128 x 2048 tokens, {2 * 2 * LINEARS * TOKENS:.1e} FLOP"
 
 
 def test_hessians():
     flop = 2 * TOKENS * (2 * LINEARS + 32 * sum(n * n for n in INPUTS))
     held = sum(4 * n * n for n in INPUTS)
 
-    assert told(passes=2, hessians=1).endswith(f"{flop:.1e} FLOP; {held / 1e9:.1f} GB of Hessians")
+    assert describe_cost(passes=2, hessians=1).endswith(f"{flop:.1e} FLOP; {held / 1e9:.1f} GB of Hessians")
 
 
 def test_training_takes_the_tokens_of_the_recipe_unless_it_says():
-    assert told(training=8).startswith("7.9e+09 tokens, ")
-    assert told(training=8, tokens=1e9) == f"1.0e+09 tokens, {8e9 * LINEARS:.1e} FLOP"
-    assert told(state=16) == f"{16 * LINEARS / 1e9:.0f} GB of state"
+    assert describe_cost(training=8).startswith("7.9e+09 tokens, ")
+    assert describe_cost(training=8, tokens=1e9) == f"1.0e+09 tokens, {8e9 * LINEARS:.1e} FLOP"
+    assert describe_cost(state=16) == f"{16 * LINEARS / 1e9:.0f} GB of state"
 
 
 def test_what_comes_before_and_what_is_left_out_are_said():
     assert method_cost.describe(Entry("", prior="wanda", cost=Cost(also="and a look"))) == "after wanda; and a look"
-    assert told() == "nothing"
+    assert describe_cost() == "nothing"
     assert method_cost.describe(Entry("")) == "", "nobody said"
 
 

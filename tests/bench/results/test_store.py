@@ -125,9 +125,9 @@ def test_truncated_record_is_computed_again(tmp_path, monkeypatch, capsys):
     victim = Store(spec.results).path(before["dense", None, "size"].key)
     victim.write_bytes(victim.read_bytes()[:100])
 
-    told = runs.run_here(spec)
+    output = runs.run_here(spec)
 
-    assert [e["key"] for e in told if not e.get("known")] == [before["dense", None, "size"].key]
+    assert [e["key"] for e in output if not e.get("known")] == [before["dense", None, "size"].key]
     after = runs.records(spec.results)
     assert {k: r.same() for k, r in after.items()} == {k: r.same() for k, r in before.items()}
 

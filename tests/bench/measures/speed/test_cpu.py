@@ -164,14 +164,14 @@ def test_bench_speed_leaves_records_and_a_figure(device, tmp_path, capsys, monke
 
 
 def test_bench_speed_on_bad_input_is_one_sentence(tmp_path, capsys, monkeypatch):
-    for args, told in (
+    for args, output in (
         (("--kinds", "bf17"), "kind 'bf17' is not one of bf16, fp16, int8, fp8"),
         (("--tokens", "1,x"), "invalid tokens '1,x'"),
         (("--model", "nowhere-7b"), "unknown model"),
     ):
         base = ("speed", "--device", "cpu", "--model", str(TINY), "--results", tmp_path)
         code, _, err = call(capsys, monkeypatch, *base, *args)
-        assert code == 2 and told in err and len(err.splitlines()) == 1, err
+        assert code == 2 and output in err and len(err.splitlines()) == 1, err
 
 
 def test_without_cuda_bench_speed_says_skipped_and_shows_a_model(capsys, monkeypatch):

@@ -19,11 +19,11 @@ def test_llama2_7b_decodes_at_most_1_75_times_as_fast():
     assert sum(o * i * n for (o, i), n in of.linears.items()) == linears
     head, kv = 32000 * 4096, 2 * 32 * 4096 * 2
     assert (of.head, of.kv_bytes) == (head, kv)
-    for batch, length, told in ((1, 0, 1.75), (64, 2048, 1.07)):
+    for batch, length, limit in ((1, 0, 1.75), (64, 2048, 1.07)):
         rest = 2 * head + batch * length * kv
         found = roofline.decode_limit(of, batch, length, "bf16", H100)
         assert found == pytest.approx((2 * linears + rest) / (2 * linears * 9 / 16 + rest))
-        assert round(found, 2) == told
+        assert round(found, 2) == limit
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("bf16", 16 / 9), ("int8", 1.6), ("int4", 4 / 3)])
