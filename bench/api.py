@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.plan.plan import Plan, make_plan
+from bench.plan.plan import Plan, make_plan, plan_request
+from bench.plan.resolve import resolve_request
 from bench.plan.spec import Spec
 from bench.results.rows import newest, to_frame
 from bench.results.store import Store
@@ -31,8 +32,9 @@ def execute(spec: Spec, show: progress.ProgressDisplay | None = None) -> runner.
     """
     show = show or progress.display_for(sys.stderr)
     with runner.full_disk_stops(spec.results), in_use():
+        request = resolve_request(spec, fetch=True)  # before a folder is made
         store = Store(spec.results)
-        plan = make_plan(spec, fetch=True, on_fetch=lambda name: show.note(f"fetching {name}"))
+        plan = plan_request(request, on_fetch=lambda name: show.note(f"fetching {name}"))
         return runner.execute(plan, store, show)
 
 

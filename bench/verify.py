@@ -31,7 +31,7 @@ class Layer:
 
 
 @dataclass
-class Verdict:
+class WeightCounts:
     """Counts of a whole model."""
 
     pattern: Pattern
@@ -56,7 +56,7 @@ def verify(
     dtype: torch.dtype,
     *,
     counting: bool = False,
-) -> Verdict:
+) -> WeightCounts:
     """Compare two model folders, and count.
 
     Groups are counted by the bits of their weights: -0.0 counts as a non-zero, since it does in packed formats.
@@ -72,7 +72,7 @@ def verify(
     """
     import torch  # here, so that the command line starts without it
 
-    verdict = Verdict(pattern)
+    counts = WeightCounts(pattern)
     names = {t + ".weight": t for t in targets}
     if missing := sorted(set(before) - set(after)):
         raise CheckFailed(f"tensor {missing[0]} is missing")
@@ -89,35 +89,35 @@ def verify(
         if new.is_floating_point() and not bool(new.isfinite().all()):
             raise CheckFailed(f"{name} contains NaN or infinity")
         zeros = new.numel() - int(new.count_nonzero())
-        verdict.parameters += new.numel()
-        verdict.zeros += zeros
-        verdict.bytes += new.nbytes
+        counts.parameters += new.numel()
+        counts.zeros += zeros
+        counts.bytes += new.nbytes
         if name in names:
-            count_layer(verdict, names[name], new)
+            count_layer(counts, names[name], new)
             if counting and not pattern.dense:
                 filled = int(((old == 0) & (new != 0)).sum())
-                verdict.zeros_lost = (verdict.zeros_lost or 0) + filled
+                counts.zeros_lost = (counts.zeros_lost or 0) + filled
         elif not torch.equal(_bits(new), _bits(old)):
             if name not in declared:
                 raise CheckFailed(f"{name} changed, and it is neither a target nor declared")
             changed.add(name)
-    verdict.changed = frozenset(changed)
-    if verdict.violations and not counting:
-        raise CheckFailed(f"{verdict.violations} groups break {pattern}")
-    return verdict
+    counts.changed = frozenset(changed)
+    if counts.violations and not counting:
+        raise CheckFailed(f"{counts.violations} groups break {pattern}")
+    return counts
 
 
-def count_layer(verdict: Verdict, target: str, weight: Tensor) -> None:
-    """Count one target's weight [out, in] into a verdict."""
+def count_layer(counts: WeightCounts, target: str, weight: Tensor) -> None:
+    """Count one target's weight [out, in] into `counts`."""
     bits = _bits(weight)
     values = weight.float() if weight.element_size() == 1 else weight  # torch has no count_nonzero for float8
     zeros = weight.numel() - int(values.count_nonzero())
     layer = Layer(
-        weight.numel(), zeros, verdict.pattern.violations(bits), int(bits.count_nonzero()) - weight.numel() + zeros
+        weight.numel(), zeros, counts.pattern.violations(bits), int(bits.count_nonzero()) - weight.numel() + zeros
     )
-    verdict.layers[target] = layer
-    verdict.violations += layer.violations
-    verdict.negative_zeros += layer.negative_zeros
+    counts.layers[target] = layer
+    counts.violations += layer.violations
+    counts.negative_zeros += layer.negative_zeros
 
 
 def _bits(tensor: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(sizes[tensor.element_size()])
 
 
-def verify_folder(folder: Folder, pattern: str, include: Iterable[str], exclude: Iterable[str]) -> Verdict:
+def verify_folder(folder: Folder, pattern: str, include: Iterable[str], exclude: Iterable[str]) -> WeightCounts:
     """Count over the target linears of a folder.
 
     Raises:
@@ -138,11 +138,11 @@ def verify_folder(folder: Folder, pattern: str, include: Iterable[str], exclude:
     parsed = Pattern.parse(pattern)
     shapes = folder.shapes()
     targets = find_targets(folder.config, shapes, include, exclude)
-    verdict = Verdict(parsed)
+    counts = WeightCounts(parsed)
     require_fit(parsed, folder.config, shapes, targets, "--exclude ")
     for target in targets:
-        count_layer(verdict, target, folder.weight(target))
-    return verdict
+        count_layer(counts, target, folder.weight(target))
+    return counts
 
 
 CANDIDATES = ("1:4", "2:8", "2:4", "4:8", "8:16", "3:4", "6:8")

@@ -27,7 +27,7 @@ from bench.measures.forward import BATCH_TOKENS
 from bench.measures.perplexity import window_losses
 from bench.system import provenance
 from bench.system.devices import cores
-from bench.verify import Verdict
+from bench.verify import WeightCounts
 from methods.contract import Compute, NoProgress
 from methods.pattern import Pattern
 
@@ -52,7 +52,7 @@ def one(which: str) -> None:
     tokens, _ = windows.load_windows("wiki-mini", loading.load_tokenizer(folder), SEQLEN, WINDOWS, None)
     model = loading.load(folder, Compute())
     context = MeasureContext(
-        folder=folder, source=folder, is_dense=True, tokenizer=lambda: None, load_dense=lambda: model, verdict=Verdict(Pattern()), compute=Compute(),
+        folder=folder, source=folder, is_dense=True, tokenizer=lambda: None, load_dense=lambda: model, counts=WeightCounts(Pattern()), compute=Compute(),
         data_dir=None, workdir=Path(), progress=NoProgress(), seed=None,
     )  # fmt: skip
     run = {

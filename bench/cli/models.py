@@ -9,7 +9,7 @@ import typer
 
 from bench.cli.console import fail, print_rows
 from bench.cli.flags import DataDir, Json, Results
-from bench.verify import Verdict, verify_folder
+from bench.verify import WeightCounts, verify_folder
 from methods.errors import UserError
 from methods.folder import Folder
 
@@ -50,10 +50,10 @@ def verify(
 
     Exit code 0: the pattern holds. 1: it does not. 2: invalid input.
     """
-    verdict = verify_folder(_open_folder(model), pattern, include.split(","), exclude.split(",") if exclude else [])
-    print_rows(_layer_rows(verdict), json)
-    if verdict.violations:
-        fail(f"check failed: {verdict.violations} groups of {model} break {verdict.pattern}", 1)
+    counts = verify_folder(_open_folder(model), pattern, include.split(","), exclude.split(",") if exclude else [])
+    print_rows(_layer_rows(counts), json)
+    if counts.violations:
+        fail(f"check failed: {counts.violations} groups of {model} break {counts.pattern}", 1)
 
 
 def export(
@@ -165,7 +165,7 @@ def _open_folder(name: str) -> Folder:
     return model.open()
 
 
-def _layer_rows(verdict: Verdict) -> list[dict[str, Any]]:
+def _layer_rows(counts: WeightCounts) -> list[dict[str, Any]]:
     """A row for each layer, and one with the totals."""
     out: list[dict[str, Any]] = [
         {
@@ -175,6 +175,6 @@ def _layer_rows(verdict: Verdict) -> list[dict[str, Any]]:
             "negative_zeros": x.negative_zeros,
             "violated_groups": x.violations,
         }
-        for name, x in verdict.layers.items()
+        for name, x in counts.layers.items()
     ]
     return [*out, {"layer": "total"} | {k: sum(r[k] for r in out) for k in out[0] if k != "layer"}]

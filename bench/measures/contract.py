@@ -39,7 +39,7 @@ from bench.results.record import Item, Reading
 if TYPE_CHECKING:
     from torch import nn
 
-    from bench.verify import Verdict
+    from bench.verify import WeightCounts
     from methods.contract import Compute, Needs, Progress
     from methods.quantizing.stored import Stored
 
@@ -73,7 +73,7 @@ class MeasureContext:
     """Loads the tokenizer."""
     load_dense: Callable[[], nn.Module]
     """Loads the dense model."""
-    verdict: Verdict
+    counts: WeightCounts
     """Result of the runner's check of the artifact: counts of each layer, and what breaks the pattern."""
     storage: Stored | None = None
     """How the quantizer would store its weights; None where the artifact is not quantized."""

@@ -27,13 +27,13 @@ class PatternHolds:
         return Protocol(name="targets")
 
     def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
-        verdict = context.verdict
-        lost = verdict.zeros_lost
+        counts = context.counts
+        lost = counts.zeros_lost
         return Readings(
             (
-                Reading("violated_groups", verdict.violations, "1", "lower", n=len(verdict.layers)),
-                Reading("negative_zeros", verdict.negative_zeros, "1", "lower", n=len(verdict.layers)),
-                *((Reading("zeros_lost", lost, "1", "lower", n=len(verdict.layers)),) if lost is not None else ()),
+                Reading("violated_groups", counts.violations, "1", "lower", n=len(counts.layers)),
+                Reading("negative_zeros", counts.negative_zeros, "1", "lower", n=len(counts.layers)),
+                *((Reading("zeros_lost", lost, "1", "lower", n=len(counts.layers)),) if lost is not None else ()),
             ),
-            notes={"changed": sorted(verdict.changed)} if verdict.changed else {},
+            notes={"changed": sorted(counts.changed)} if counts.changed else {},
         )

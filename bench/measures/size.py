@@ -34,27 +34,27 @@ class Size:
         all other tensors what they take now. A quantizer's values and scales take the bits it states. A model that breaks
         its pattern cannot be packed and counts as dense.
         """
-        verdict = context.verdict
-        target_count = sum(layer.weights for layer in verdict.layers.values())
-        target_zeros = sum(layer.zeros for layer in verdict.layers.values())
-        item_bits = 8 * verdict.bytes / max(1, verdict.parameters)
+        counts = context.counts
+        target_count = sum(layer.weights for layer in counts.layers.values())
+        target_zeros = sum(layer.zeros for layer in counts.layers.values())
+        item_bits = 8 * counts.bytes / max(1, counts.parameters)
         bits, scales = (
             (context.storage.bits, context.storage.scale_bits * context.storage.scales)
             if context.storage
             else (item_bits, 0)
         )
-        n, m = verdict.pattern.n, verdict.pattern.m
-        if m and n < m and not verdict.violations:
+        n, m = counts.pattern.n, counts.pattern.m
+        if m and n < m and not counts.violations:
             bits = bits * n / m + 1
         bits += scales / max(1, target_count)
-        packed = verdict.bytes - target_count * (item_bits - bits) / 8
+        packed = counts.bytes - target_count * (item_bits - bits) / 8
         values = (
-            Reading("parameters", verdict.parameters, "1", ""),
-            Reading("nonzeros", verdict.parameters - verdict.zeros, "1", "lower"),
+            Reading("parameters", counts.parameters, "1", ""),
+            Reading("nonzeros", counts.parameters - counts.zeros, "1", "lower"),
             Reading("sparsity", target_zeros / target_count if target_count else 0.0, "1", "higher"),
-            Reading("bytes", verdict.bytes, "B", "lower"),
+            Reading("bytes", counts.bytes, "B", "lower"),
             Reading("bytes_packed", math.ceil(packed), "B", "lower"),
             Reading("bits_per_weight", bits, "1", "lower"),
         )
-        items = tuple(Item(name, name, x.zeros / x.weights, float(x.weights)) for name, x in verdict.layers.items())
+        items = tuple(Item(name, name, x.zeros / x.weights, float(x.weights)) for name, x in counts.layers.items())
         return Readings(values, items)

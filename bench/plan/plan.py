@@ -42,13 +42,22 @@ class Plan:
         return grouped
 
 
-def make_plan(spec: Spec, *, fetch: bool = False, on_fetch: Callable[[str], None] = lambda name: None) -> Plan:
-    """All measurements of a spec. With `fetch`, what is missing is pulled first; on_fetch hears of each model.
+def make_plan(spec: Spec, *, fetch: bool = False) -> Plan:
+    """All measurements of a spec. With `fetch`, what is missing is pulled first.
 
     Raises:
         UserError: anything that could be known now and would fail later.
     """
-    request = resolve_request(spec, fetch=fetch)
+    return plan_request(resolve_request(spec, fetch=fetch))
+
+
+def plan_request(request: Request, on_fetch: Callable[[str], None] = lambda name: None) -> Plan:
+    """All measurements of a request. on_fetch is called with the name of each model before it is pulled.
+
+    Raises:
+        UserError: as `make_plan`.
+    """
+    spec, fetch = request.spec, request.fetch
     measurements: dict[str, Measurement] = {}
     to_pull = []
     for name in spec.models:

@@ -19,7 +19,7 @@ from bench.run.job import BuiltArtifact, PhaseProgress, Workspace, checkpoint_fo
 from bench.system import provenance
 from bench.system.cache import cache_dir, temporary_folder
 from bench.system.files import atomic_write, publish
-from bench.verify import Verdict, verify
+from bench.verify import WeightCounts, verify
 from methods.contract import Outcome
 from methods.folder import Folder, dtype_name, save, state
 from methods.pattern import Pattern
@@ -44,22 +44,22 @@ class Builder:
             Exception: whatever its method raised.
         """
         home = cache_dir() / "artifacts" / artifact.key[:32]
-        verdict = None
+        counts = None
         if not (home / "artifact.json").exists():
             before = self._before(artifact)
             self.workspace.progress.phase = artifact.stages[-1].label
             with temporary_folder(artifact.key[:8]) as workdir:
-                verdict = self._apply(artifact, before, workdir)
+                counts = self._apply(artifact, before, workdir)
                 publish(workdir / "artifact", home)
             shutil.rmtree(checkpoint_folder(artifact), ignore_errors=True)
         about = json.loads((home / "artifact.json").read_text())
         folder = self._folder(artifact, home, about["unchanged"])
         if (
-            verdict is None or len(artifact.stages) > 1
+            counts is None or len(artifact.stages) > 1
         ):  # a stage was checked against its own input, not yet against dense
-            verdict = self._verify(self.source.path, folder, artifact.stages[-1], about["changed"])
-            verdict.zeros_lost = about.get("zeros_lost")  # of what its own input had masked
-        return BuiltArtifact(folder, verdict, about["notes"], about["cost"], frozenset(about["changed"]))
+            counts = self._verify(self.source.path, folder, artifact.stages[-1], about["changed"])
+            counts.zeros_lost = about.get("zeros_lost")  # of what its own input had masked
+        return BuiltArtifact(folder, counts, about["notes"], about["cost"], frozenset(about["changed"]))
 
     def _before(self, artifact: Artifact) -> BuiltArtifact | None:
         """What the last stage starts from; None where that is the model itself."""
@@ -72,12 +72,12 @@ class Builder:
         before = self._before(artifact)
         return before.folder if before else self.source.path
 
-    def _verify(self, before: Path, after: Path, stage: Stage, changed: Collection[str]) -> Verdict:
+    def _verify(self, before: Path, after: Path, stage: Stage, changed: Collection[str]) -> WeightCounts:
         pattern, dtype = Pattern.parse(stage.pattern), self.workspace.compute.dtype
         counting = stage.kind == "quantizers"
         return verify(Folder(before), Folder(after), pattern, self.targets, changed, dtype, counting=counting)
 
-    def _apply(self, artifact: Artifact, before: BuiltArtifact | None, workdir: Path) -> Verdict:
+    def _apply(self, artifact: Artifact, before: BuiltArtifact | None, workdir: Path) -> WeightCounts:
         """Run the last stage and leave its result, checked, in workdir/artifact."""
         stage = artifact.stages[-1]
         source, method, job = self.workspace.job(artifact, before, workdir)
@@ -98,13 +98,13 @@ class Builder:
             notes["calibration_digest"] = windows.token_digest(tokens)
         target = workdir / "artifact"
         folder = self._keep(outcome, source, target)
-        verdict = self._verify(source, folder, stage, outcome.changed)
+        counts = self._verify(source, folder, stage, outcome.changed)
         changed = outcome.changed | (before.changed if before else frozenset())
         about = {"unchanged": folder != target, "changed": sorted(changed), "notes": notes, "cost": cost}
-        about["zeros_lost"] = verdict.zeros_lost
+        about["zeros_lost"] = counts.zeros_lost
         with atomic_write(target / "artifact.json") as temporary:
             temporary.write_text(json.dumps(about | {"key_inputs": artifact.key_inputs()}, allow_nan=False))
-        return verdict
+        return counts
 
     def run_as_rank(self, artifact: Artifact) -> None:
         """Take part in the last stage as another rank than the first."""

@@ -18,7 +18,7 @@ from bench.plan.artifact import Artifact
 from bench.run import ranks
 from bench.system import digests, environments
 from bench.system.cache import cache_dir
-from bench.verify import Verdict
+from bench.verify import WeightCounts
 from methods.contract import Budget, Compute, Environment, Job, Method, Prior, Progress
 from methods.folder import Folder
 from methods.pattern import Pattern
@@ -37,7 +37,7 @@ class BuiltArtifact:
     """A pruned model on disk, what the check counted, and what its making took."""
 
     folder: Path
-    verdict: Verdict
+    counts: WeightCounts
     notes: Mapping[str, Any]
     cost: Mapping[str, Any]
     changed: frozenset[str]

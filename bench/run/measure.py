@@ -32,7 +32,7 @@ def measure(measurement: Measurement, built: BuiltArtifact, workspace: Workspace
             is_dense=built.folder == source,
             tokenizer=workspace.tokenizer,
             load_dense=lambda: loading.load(source, compute),
-            verdict=built.verdict,
+            counts=built.counts,
             storage=read_stored(built.notes),
             compute=compute,
             data_dir=artifact.data_dir,

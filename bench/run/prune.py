@@ -59,13 +59,13 @@ def _write(artifact: Artifact, out: Path) -> str:
     for file in built.folder.iterdir():
         if file.is_file() and file.name not in ("artifact.json", "PULLED.json", "TRAINING.json", "README.md"):
             shutil.copyfile(file, out / file.name)
-    verdict = built.verdict
-    zeros = sum(x.zeros for x in verdict.layers.values()) / max(1, sum(x.weights for x in verdict.layers.values()))
+    counts = built.counts
+    zeros = sum(x.zeros for x in counts.layers.values()) / max(1, sum(x.weights for x in counts.layers.values()))
     (out / "README.md").write_text(card(artifact, zeros, built.notes))
-    check = f"{verdict.violations} groups break the pattern" if verdict.violations else "pattern checked"
+    check = f"{counts.violations} groups break the pattern" if counts.violations else "pattern checked"
     validation = built.notes.get("validation_perplexity", {})
     return (
         f"{out}: {artifact.model} by {artifact.stage_labels}, {artifact.pattern}, "
-        f"{zeros:.1%} of {len(verdict.layers)} linears zero, {check}"
+        f"{zeros:.1%} of {len(counts.layers)} linears zero, {check}"
         + "".join(f"; perplexity on held-out text {k.replace('_', ' ')} {v:.4g}" for k, v in validation.items())
     )

@@ -46,13 +46,13 @@ def check(tmp_path):
 
 
 def test_counts(check):
-    verdict = check()
+    counts = check()
 
-    assert verdict.parameters == 7 * 64 + 8
-    assert verdict.zeros == 7 * 32
-    assert verdict.bytes == 4 * verdict.parameters
-    assert (verdict.violations, verdict.negative_zeros, verdict.changed) == (0, 0, frozenset())
-    assert {(x.weights, x.zeros) for x in verdict.layers.values()} == {(64, 32)}
+    assert counts.parameters == 7 * 64 + 8
+    assert counts.zeros == 7 * 32
+    assert counts.bytes == 4 * counts.parameters
+    assert (counts.violations, counts.negative_zeros, counts.changed) == (0, 0, frozenset())
+    assert {(x.weights, x.zeros) for x in counts.layers.values()} == {(64, 32)}
 
 
 def test_one_group_too_full(check):
@@ -67,9 +67,9 @@ def test_negative_zero_takes_a_place(check):
 
 
 def test_negative_zero_within_the_pattern_is_counted(check):
-    verdict = check(lambda t: t[TARGET + ".weight"][3, 0].fill_(-0.0))
+    counts = check(lambda t: t[TARGET + ".weight"][3, 0].fill_(-0.0))
 
-    assert (verdict.violations, verdict.negative_zeros) == (0, 1)
+    assert (counts.violations, counts.negative_zeros) == (0, 1)
 
 
 def test_change_outside_the_targets(check):

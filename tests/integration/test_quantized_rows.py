@@ -12,7 +12,7 @@ from bench.inputs import loading
 from bench.measures.size import Size
 from bench.plan.spec import Spec
 from bench.run.build import Builder
-from bench.verify import Layer, Verdict
+from bench.verify import Layer, WeightCounts
 from helpers import runs
 from methods.contract import Compute
 from methods.pattern import Pattern
@@ -250,10 +250,12 @@ INT8, INT4, INT3 = (Stored(bits=b, scale_bits=16, scales=s) for b, s in ((8, 100
 )  # fmt: skip
 def test_bits_per_weight(pattern, item, stored, bits):
     """Of 100,000 weights in targets and 500 elsewhere."""
-    verdict = Verdict(Pattern.parse(pattern), parameters=100_500, bytes=item * 100_500, layers={"x": Layer(100_000, 0)})
-    read = {r.metric: r.value for r in Size().read(None, SimpleNamespace(verdict=verdict, storage=stored)).values}
-    verdict.violations = 1
-    broken = {r.metric: r.value for r in Size().read(None, SimpleNamespace(verdict=verdict, storage=stored)).values}
+    counts = WeightCounts(
+        Pattern.parse(pattern), parameters=100_500, bytes=item * 100_500, layers={"x": Layer(100_000, 0)}
+    )
+    read = {r.metric: r.value for r in Size().read(None, SimpleNamespace(counts=counts, storage=stored)).values}
+    counts.violations = 1
+    broken = {r.metric: r.value for r in Size().read(None, SimpleNamespace(counts=counts, storage=stored)).values}
 
     assert read["bits_per_weight"] == pytest.approx(bits)
     assert read["bytes_packed"] == pytest.approx(100_000 * bits / 8 + 500 * item, abs=1)

@@ -39,7 +39,7 @@ def compare_models(
     loaded = model()
     dense, sparse = {"dense": loaded}, {}
     kind = KINDS.get(context.compute.dtype, dtype_name(context.compute.dtype))
-    if not context.verdict.pattern.dense:
+    if not context.counts.pattern.dense:
         packed = packed_targets(loaded, context)
         kind = "int8" if any(p.kind == "int8" for p in packed.values()) else kind
         engine = device.engine(kind)
@@ -64,17 +64,17 @@ def packed_targets(model: nn.Module, context: MeasureContext) -> dict[str, Packe
     Raises:
         Skipped: they are not 2:4, or no kernel takes their dtype.
     """
-    verdict = context.verdict
-    if (verdict.pattern.n, verdict.pattern.m) != (2, 4):
-        raise Skipped(f"no kernel for {verdict.pattern}: only 2:4 has one")
-    if verdict.violations:
-        raise Skipped(f"{verdict.violations} groups break 2:4, so no 2:4 kernel can compute with it")
-    if verdict.negative_zeros:
-        raise Skipped(f"{verdict.negative_zeros} weights are -0.0, which packing would not treat as zeros")
+    counts = context.counts
+    if (counts.pattern.n, counts.pattern.m) != (2, 4):
+        raise Skipped(f"no kernel for {counts.pattern}: only 2:4 has one")
+    if counts.violations:
+        raise Skipped(f"{counts.violations} groups break 2:4, so no 2:4 kernel can compute with it")
+    if counts.negative_zeros:
+        raise Skipped(f"{counts.negative_zeros} weights are -0.0, which packing would not treat as zeros")
     bits = context.storage.bits if context.storage else None
     if bits not in (None, 8):
         raise Skipped(f"no 2:4 kernel for weights of {bits} bits: only float and int8 have one")
-    weights = {name: dense_weight(model.get_submodule(name)) for name in verdict.layers}
+    weights = {name: dense_weight(model.get_submodule(name)) for name in counts.layers}
     return {n: (pack_rounded(w, "int8", n).packed if bits == 8 else pack(w, n)) for n, w in weights.items()}
 
 
@@ -133,7 +133,7 @@ def _costs(context: MeasureContext, kind: str, tokens: int, kv: int) -> tuple[Ro
     """Of all linears, the head and the KV cache. Attention's own arithmetic is left out, so the limit is generous."""
     config = Folder(context.folder).config
     sizes = roofline.sizes_of_config(config)
-    weights = sum(layer.weights for layer in context.verdict.layers.values())
+    weights = sum(layer.weights for layer in context.counts.layers.values())
     dense, sparse = roofline.BITS.get(kind, (16, 9))
     rest = roofline.ACTIVATION_BYTES * sizes.head + kv * sizes.kv_bytes
     flops, head = 2.0 * tokens * weights, 2.0 * tokens * sizes.head

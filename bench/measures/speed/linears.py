@@ -41,9 +41,9 @@ def read_linears(device: Cpu | Cuda, model: Callable[[], nn.Module], context: Me
     Raises:
         Skipped: nothing is pruned, or not 2:4; no kernel for any of its shapes.
     """
-    verdict = context.verdict
-    if (verdict.pattern.n, verdict.pattern.m) != (2, 4) or verdict.violations:
-        raise Skipped(f"no kernel for {verdict.pattern}: only 2:4 has one")
+    counts = context.counts
+    if (counts.pattern.n, counts.pattern.m) != (2, 4) or counts.violations:
+        raise Skipped(f"no kernel for {counts.pattern}: only 2:4 has one")
     bits = context.storage.bits if context.storage else None
     dtype = context.compute.dtype
     kinds: dict[float | None, str] = {8: "int8", None: KINDS.get(dtype, dtype_name(dtype))}
@@ -52,10 +52,10 @@ def read_linears(device: Cpu | Cuda, model: Callable[[], nn.Module], context: Me
     if kinds[bits] not in device.kinds:
         raise Skipped(f"no 2:4 kernel for {kinds[bits]}: use --dtype bfloat16")
     pruned = model()
-    weights = {name: dense_weight(pruned.get_submodule(name)) for name in verdict.layers}
-    counts = Counter(tuple(w.shape) for w in weights.values())
+    weights = {name: dense_weight(pruned.get_submodule(name)) for name in counts.layers}
+    multiplicity = Counter(tuple(w.shape) for w in weights.values())
     firsts = {tuple(w.shape): w for w in reversed(list(weights.values()))}
-    return time_linears(device, ((counts[shape], w) for shape, w in firsts.items()), tokens, kinds[bits])
+    return time_linears(device, ((multiplicity[shape], w) for shape, w in firsts.items()), tokens, kinds[bits])
 
 
 def random_weights(shapes: Counter[tuple[int, int]]) -> Weights:

@@ -12,7 +12,7 @@ from bench.measures.agreement import Agreement, window_distances
 from bench.measures.contract import MeasureContext
 from bench.measures.perplexity import Perplexity, window_losses
 from bench.results.store import Store
-from bench.verify import Verdict
+from bench.verify import WeightCounts
 from helpers import runs
 from methods.contract import Compute, NoProgress
 from methods.pattern import Pattern
@@ -51,7 +51,7 @@ def context(tokenizer, damaged):
         is_dense=False,
         tokenizer=lambda: tokenizer,
         load_dense=lambda: loading.load(runs.TINY, Compute()),
-        verdict=Verdict(Pattern()),
+        counts=WeightCounts(Pattern()),
         compute=Compute(),
         data_dir=None,
         workdir=Path(),
