@@ -107,6 +107,14 @@ def test_what_methods_share_counts_for_methods_and_quantizers_that_use_it(tree):
     assert {m for m in before if digest(m) != before[m]} == {METHOD, QUANTIZER}
 
 
+def test_what_a_method_imports_of_its_own_package_counts(tree):
+    before = digest("cast.method"), digest(METHOD)
+
+    rewrite(tree / "cast/adams.py", "self", "itself")
+
+    assert digest("cast.method") != before[0] and digest(METHOD) == before[1]
+
+
 def test_another_method_of_the_same_package_does_not_count(tree):
     before = digest(METHOD)
 
