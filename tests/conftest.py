@@ -9,6 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from bench.system.devices import matching_onednn_limit
+
+for name, level in matching_onednn_limit().items():
+    os.environ.setdefault(name, level)  # before torch is imported: its libraries read it once
+
 import torch
 from torch import nn
 

@@ -23,6 +23,7 @@ from bench.run.new_record import failed_record
 from bench.run.progress import ProgressDisplay
 from bench.run.worker import Assignment
 from bench.system.cache import cache_dir, in_use
+from bench.system.devices import matching_onednn_limit
 
 KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 """A worker's environment, unless set: glibc would return each large tensor's memory and get it anew, page by page."""
@@ -125,7 +126,7 @@ def _run(measurements: list[Measurement], store: Store, display: ProgressDisplay
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            env=KEEPS_MEMORY | os.environ,
+            env=KEEPS_MEMORY | matching_onednn_limit() | os.environ,
         )
         assert worker.stdin and worker.stdout
         try:

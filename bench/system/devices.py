@@ -17,6 +17,16 @@ def cores() -> int:
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
+def matching_onednn_limit() -> dict[str, str]:
+    """The variable that holds oneDNN to the instruction set that $ATEN_CPU_CAPABILITY holds torch to; else nothing.
+
+    Lowered alone, torch packs bfloat16 for an instruction set that it then refuses ("pack_vnni2 is only supported…").
+    """
+    limits = {"avx2": "AVX2", "default": "SSE41"}
+    level = limits.get(os.environ.get("ATEN_CPU_CAPABILITY", ""))
+    return {"ONEDNN_MAX_CPU_ISA": level} if level else {}
+
+
 def resolve_device(name: str) -> str:
     """ "cpu", "cuda" or "cuda:N". "auto" is "cuda" where there is a CUDA device. Imports torch only where there is a driver.
 

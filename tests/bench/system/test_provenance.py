@@ -79,7 +79,13 @@ print("torch" in sys.modules, "isa" in about, bool(about["cpu"]))
     assert done.stdout.split() == ["False", "False", "True"]
 
 
-def test_a_lowered_instruction_set_is_recorded_and_another_hardware(monkeypatch):
+@pytest.fixture
+def no_limits(monkeypatch):
+    for name in provenance.ISA_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_lowered_instruction_set_is_recorded_and_another_hardware(no_limits, monkeypatch):
     before, plain = provenance.machine(), devices.fingerprint("cpu")
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
 
@@ -87,10 +93,26 @@ def test_a_lowered_instruction_set_is_recorded_and_another_hardware(monkeypatch)
     assert "ATEN_CPU_CAPABILITY=avx2" in devices.fingerprint("cpu") != plain
 
 
-def test_a_model_and_a_level_are_part_of_the_hardware(monkeypatch):
+def test_a_model_and_a_level_are_part_of_the_hardware(no_limits, monkeypatch):
     texts = []
     for text in (GENOA, ROME):
         monkeypatch.setattr(provenance, "cpu", lambda text=text: provenance.cpu_of_cpuinfo(text))
         texts.append(devices.fingerprint("cpu"))
 
     assert texts[0].startswith("AMD EPYC 25/17/1 avx512_bf16, ") and texts[1].startswith("AMD EPYC 23/49/1 avx2, ")
+
+
+@pytest.mark.parametrize(
+    ("capability", "limit"),
+    [
+        ("avx2", {"ONEDNN_MAX_CPU_ISA": "AVX2"}),
+        ("default", {"ONEDNN_MAX_CPU_ISA": "SSE41"}),
+        ("avx512", {}),
+        (None, {}),
+    ],
+)
+def test_onednn_is_held_to_the_level_of_torch(no_limits, monkeypatch, capability, limit):
+    if capability:
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
+
+    assert devices.matching_onednn_limit() == limit
