@@ -25,12 +25,13 @@ def sparse(out, width):
 @pytest.fixture
 def card(monkeypatch, tmp_path):
     """card(...) -> a device that is none: a Hopper whose operators check how they are called and answer on the CPU."""
-    real = {name: getattr(torch, name) for name in ("_int_mm", "_weight_int4pack_mm", "_convert_weight_to_int4pack")}
+    real = {name: getattr(torch, name) for name in ("_weight_int4pack_mm", "_convert_weight_to_int4pack")}
 
     def int_mm(*args):
         given = bind("_int_mm", args, {})
         assert len(given["self"]) > 16 and given["mat2"].stride(0) == 1
-        return real["_int_mm"](*args)
+        product = given["self"].double() @ given["mat2"].double()  # exact; a CPU's int8 product saturates without VNNI
+        return product.to(torch.int32)
 
     def scaled_mm(*args, **kwargs):
         given = bind("_scaled_mm", args, kwargs)
