@@ -25,8 +25,6 @@ def sparse(out, width):
 @pytest.fixture
 def card(monkeypatch, tmp_path):
     """card(...) -> a device that is none: a Hopper whose operators check how they are called and answer on the CPU."""
-    real = {name: getattr(torch, name) for name in ("_weight_int4pack_mm", "_convert_weight_to_int4pack")}
-
     def int_mm(*args):
         given = bind("_int_mm", args, {})
         assert len(given["self"]) > 16 and given["mat2"].stride(0) == 1
