@@ -25,6 +25,7 @@ def sparse(out, width):
 @pytest.fixture
 def card(monkeypatch, tmp_path):
     """card(...) -> a device that is none: a Hopper whose operators check how they are called and answer on the CPU."""
+
     def int_mm(*args):
         given = bind("_int_mm", args, {})
         assert len(given["self"]) > 16 and given["mat2"].stride(0) == 1
