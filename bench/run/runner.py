@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,13 +17,10 @@ from bench.plan.plan import Plan
 from bench.results.record import DONE, Record
 from bench.results.store import Store, is_disk_full
 from bench.run.new_record import failed_record
+from bench.run.processes import SERVER_GONE, WorkerProcesses, list_imports
 from bench.run.progress import ProgressDisplay
 from bench.run.worker import Assignment
 from bench.system.cache import cache_dir, in_use
-from bench.system.devices import matching_onednn_limit
-
-KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-"""A worker's environment, unless set: glibc would return each large tensor's memory and get it anew, page by page."""
 
 
 class RunStopped(Exception):
@@ -89,17 +83,19 @@ def _execute(plan: Plan, store: Store, display: ProgressDisplay) -> Summary:
         if missing:
             queue.append(missing)
     display.begin(len(plan.measurements), known)
+    processes = WorkerProcesses(len(queue), list_imports([m for missing in queue for m in missing]))
     busy_in_a_row = 0
-    while queue:
-        measurements = queue.popleft()
-        wait = busy_in_a_row > len(queue)  # other runs hold all that is left
-        with in_use(measurements[0].artifact.key[:32]):  # its log
-            ran = _run(measurements, store, display, wait, summary)
-        if ran:
-            busy_in_a_row = 0
-        else:
-            busy_in_a_row += 1
-            queue.append(measurements)
+    with contextlib.closing(processes):
+        while queue:
+            measurements = queue.popleft()
+            wait = busy_in_a_row > len(queue)  # other runs hold all that is left
+            with in_use(measurements[0].artifact.key[:32]):  # its log
+                ran = _run(measurements, store, processes, display, wait, summary)
+            if ran:
+                busy_in_a_row = 0
+            else:
+                busy_in_a_row += 1
+                queue.append(measurements)
     for measurement in plan.measurements:
         if (record := store.get(measurement.key)) is not None:
             summary.records.append(record)
@@ -112,7 +108,14 @@ def _done(store: Store, measurement: Measurement) -> bool:
     return record is not None and record.status in DONE
 
 
-def _run(measurements: list[Measurement], store: Store, display: ProgressDisplay, wait: bool, summary: Summary) -> bool:
+def _run(
+    measurements: list[Measurement],
+    store: Store,
+    processes: WorkerProcesses,
+    display: ProgressDisplay,
+    wait: bool,
+    summary: Summary,
+) -> bool:
     """One artifact in its own process; False if another run holds it."""
     artifact = measurements[0].artifact
     log = cache_dir() / "logs" / f"{artifact.key[:32]}.log"
@@ -120,15 +123,10 @@ def _run(measurements: list[Measurement], store: Store, display: ProgressDisplay
     display.artifact(artifact.label, wait)
     missing = {m.key: m for m in measurements}
     with log.open("w") as stderr:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "bench.run.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            env=KEEPS_MEMORY | matching_onednn_limit() | os.environ,
-        )
-        assert worker.stdin and worker.stdout
+        worker = processes.start(stderr)
+        if processes.problem:
+            display.note(f"workers start slower from here on: {processes.problem}")
+            processes.problem = ""
         try:
             worker.stdin.write(
                 Assignment(measurements=measurements, results=store.root.resolve(), wait=wait).model_dump_json() + "\n"
@@ -150,7 +148,8 @@ def _run(measurements: list[Measurement], store: Store, display: ProgressDisplay
             worker.kill()
             raise
         finally:
-            worker.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                worker.stdin.close()
             worker.wait()
             worker.stdout.close()
     for measurement in missing.values():
@@ -172,6 +171,8 @@ def _record_death(store: Store, measurement: Measurement, code: int, log: Path) 
 
 
 def _cause(code: int) -> str:
+    if code == SERVER_GONE:
+        return "the process and its fork server ended; was one of them killed?"
     if code == -9:
         return "the process was killed (signal 9), as the system does when memory runs out"
     return f"the process ended on signal {-code}" if code < 0 else f"the process ended with code {code}"

@@ -19,6 +19,7 @@ from bench.plan import plan
 from bench.plan.spec import Spec
 from bench.results.store import Store
 from bench.run.events import Events
+from bench.run.processes import WorkerProcesses
 from bench.run.worker import Assignment, work
 from bench.system import source_digest
 from bench.system.cache import cache_dir
@@ -148,13 +149,8 @@ class Here:
 
 
 def workers_here(monkeypatch) -> None:
-    """From here on a run starts no processes, for tests of what becomes of its records. All others start as before."""
-    real = subprocess.Popen
-
-    def start(command, *args, **options):
-        return Here() if command[1:] == ["-m", work.__module__] else real(command, *args, **options)
-
-    monkeypatch.setattr(subprocess, "Popen", start)
+    """From here on a run starts no processes, for tests of what becomes of its records."""
+    monkeypatch.setattr(WorkerProcesses, "start", lambda processes, log: Here())
 
 
 def records(results) -> dict:

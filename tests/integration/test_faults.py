@@ -4,160 +4,33 @@ import errno
 import io
 import os
 import signal
-import subprocess
-import time
 
-import psutil
 import pytest
 from safetensors import SafetensorError
 
 from bench import api
 from bench.results.store import Store
 from bench.run import runner
+from bench.run.processes import WorkerProcesses
 from bench.run.progress import LogDisplay
 from bench.system import cache
-from helpers import runs
-
-FAULTY = '''
-import os
-import sys
-import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
-
-import torch
-
-from methods.pruning.walk import Walk
-from methods.contract import Needs, Outcome
-
-
-class _Method:
-    """Magnitude, and then something that no method should do."""
-
-    needs: ClassVar[Needs] = Needs.NOTHING
-
-    def apply(self, model, job):
-        walk = Walk(model, job)
-        for visit in walk:
-            visit.prune(job.pattern.keep(visit.weight.abs()))
-        self.spoil(model.model, job)
-        return Outcome(model, frozenset(getattr(self, "declared", ())))
-
-
-@dataclass(frozen=True)
-class Raises(_Method):
-    def spoil(self, model, job):
-        raise ArithmeticError("the third layer is odd")
-
-
-@dataclass(frozen=True)
-class Nan(_Method):
-    def spoil(self, model, job):
-        model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
-
-
-@dataclass(frozen=True)
-class Breaks(_Method):
-    def spoil(self, model, job):
-        model.layers[1].self_attn.q_proj.weight[0, :4] = 1
-
-
-@dataclass(frozen=True)
-class Touches(_Method):
-    def spoil(self, model, job):
-        model.norm.weight[0] += 1
-
-
-@dataclass(frozen=True)
-class Declares(Touches):
-    declared = ("model.norm.weight",)
-
-
-@dataclass(frozen=True)
-class Dies(_Method):
-    def spoil(self, model, job):
-        print("last words", file=sys.stderr, flush=True)
-        os._exit(3)
-
-
-@dataclass(frozen=True)
-class Leaves(_Method):
-    def spoil(self, model, job):
-        sys.exit("this library was never meant to be called")
-
-
-@dataclass(frozen=True)
-class Waits(_Method):
-    """Stands still while the file $GATE is there: while it prunes, or when its first record is to take its place."""
-
-    at: str = "prune"
-
-    def spoil(self, model, job):
-        if self.at == "prune":
-            return _stand()
-        if not _gate().exists():
-            return
-        real = os.replace
-
-        def replace(source, target):
-            if Path(target).parent.name == "records":
-                _stand()
-            real(source, target)
-
-        os.replace = replace
-
-
-def _gate():
-    return Path(os.environ.get("GATE", "/nowhere"))
-
-
-def _stand():
-    while _gate().exists():
-        _gate().with_suffix(".reached").touch()
-        time.sleep(0.02)
-'''
-NAMES = {
-    n: f"faulty:{n.capitalize()}" for n in ["raises", "nan", "breaks", "touches", "declares", "dies", "leaves", "waits"]
-}
-PATIENCE_S = 60
+from helpers import faulty, runs
+from helpers.faulty import PATIENCE_S, gone, stopped_at, until
 
 
 @pytest.fixture(scope="module")
-def faulty(tmp_path_factory):
-    return runs.distribution(tmp_path_factory.mktemp("faulty"), "faulty", FAULTY, methods=NAMES)
+def site(tmp_path_factory):
+    return faulty.install(tmp_path_factory.mktemp("faulty"))
 
 
 @pytest.fixture(autouse=True)
-def world(faulty, tmp_path, monkeypatch):
-    yield from runs.world(faulty, tmp_path, monkeypatch)
+def world(site, tmp_path, monkeypatch):
+    yield from runs.world(site, tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def gate(tmp_path, monkeypatch):
-    path = tmp_path / "gate"
-    path.touch()
-    monkeypatch.setenv("GATE", str(path))
-    return path
-
-
-def until(true, what):
-    end = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < end, f"waited in vain for {what}"
-        time.sleep(0.02)
-
-
-def stopped_at(gate, command):
-    """A run whose worker stands at the gate, and the worker."""
-    run = runs.start(*command)
-    until(gate.with_suffix(".reached").exists, "the gate")
-    (worker,) = [p for p in psutil.Process(run.pid).children() if "bench.run.worker" in p.cmdline()]
-    return run, worker
-
-
-def gone(*processes):
-    return not psutil.wait_procs(processes, timeout=20)[1]
+    return faulty.set_gate(tmp_path, monkeypatch)
 
 
 def undisturbed(tmp_path, monkeypatch, **changes):
@@ -404,13 +277,13 @@ def test_collecting_the_cache_before_a_worker_is_up_disturbs_no_runner(tmp_path,
             super().__init__(*args, **kwargs)
             cache.gc(everything=True, days=0)
 
-    monkeypatch.setattr(subprocess, "Popen", Collected)
+    monkeypatch.setattr(WorkerProcesses, "start", Collected)
     assert api.execute(spec, Early(io.StringIO())).failed == 2
 
 
 def test_full_disk_stops_the_run(tmp_path, monkeypatch, capsys):
     spec, command = prepared(tmp_path)
-    monkeypatch.setattr(subprocess, "Popen", FullDiskWorker)
+    monkeypatch.setattr(WorkerProcesses, "start", FullDiskWorker)
 
     with pytest.raises(runner.RunStopped, match="the disk is full"):
         api.execute(spec, LogDisplay(io.StringIO()))

@@ -1,0 +1,190 @@
+"""Workers from the fork server: they end as others do, and what is killed leaves nothing behind."""
+
+import os
+import signal
+
+import psutil
+import pytest
+
+from helpers import faulty, runs
+from helpers.faulty import PATIENCE_S, gone, stopped_at
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    return faulty.install(tmp_path_factory.mktemp("faulty"))
+
+
+@pytest.fixture(autouse=True)
+def world(site, tmp_path, monkeypatch):
+    yield from runs.world(site, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def gate(tmp_path, monkeypatch):
+    return faulty.set_gate(tmp_path, monkeypatch)
+
+
+def command(tmp_path, *methods):
+    return ["run", "--methods", ",".join(methods), "--measures", "size", *runs.flags(tmp_path / "r")]
+
+
+def statuses(tmp_path):
+    return {k[0]: r.status for k, r in runs.records(tmp_path / "r").items()}
+
+
+def server_of(run):
+    (server,) = [p for p in psutil.Process(run.pid).children() if "bench.run.fork_server" in p.cmdline()]
+    return server
+
+
+def test_all_but_the_first_are_forked_and_log_to_their_own_file(tmp_path, gate):
+    run, worker = stopped_at(gate, command(tmp_path, "waits"))
+
+    assert worker.parent() == server_of(run)
+    assert "bench.run.fork_server" in worker.cmdline()
+    assert {psutil.Process(worker.pid).environ()["MALLOC_TRIM_THRESHOLD_"]} == {str(2**40)}
+    log = os.readlink(f"/proc/{worker.pid}/fd/2")
+    assert log.startswith(str(tmp_path / "cache/logs"))
+
+    gate.unlink()
+    run.communicate(timeout=PATIENCE_S)
+    assert run.returncode == 0
+    assert statuses(tmp_path) == {"dense": "ok", "waits": "ok"}
+    assert gone(worker)
+
+
+def test_no_worker_holds_a_pipe_of_another_or_of_the_server(tmp_path, gate):
+    run, worker = stopped_at(gate, command(tmp_path, "magnitude", "waits"))
+    server = server_of(run)
+    files = {os.readlink(f"/proc/{worker.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{worker.pid}/fd")}
+    servers = {os.readlink(f"/proc/{server.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{server.pid}/fd")}
+    gate.unlink()
+    run.communicate(timeout=PATIENCE_S)
+
+    sockets = {f for f in servers if f.startswith(("socket", "pipe"))}
+    assert sockets
+    assert not sockets & files
+
+
+def test_server_has_no_thread_when_it_forks(tmp_path, gate):
+    run, _ = stopped_at(gate, command(tmp_path, "waits"))
+    threads = server_of(run).num_threads()
+    gate.unlink()
+    run.communicate(timeout=PATIENCE_S)
+
+    assert threads == 1
+
+
+def test_killed_worker_is_a_failed_row_with_its_signal(tmp_path, gate):
+    run, worker = stopped_at(gate, command(tmp_path, "waits", "magnitude"))
+    worker.kill()
+    _, err = run.communicate(timeout=PATIENCE_S)
+
+    assert run.returncode == 1
+    assert statuses(tmp_path) == {"dense": "ok", "waits": "failed", "magnitude": "ok"}
+    assert "signal 9" in runs.records(tmp_path / "r")["waits", None, "size"].reason
+    assert "2 measurements failed" in err
+
+
+def test_exit_code_and_last_words_reach_the_record(tmp_path):
+    run = runs.start(*command(tmp_path, "dies", "leaves"))
+    run.communicate(timeout=PATIENCE_S)
+
+    records = runs.records(tmp_path / "r")
+    assert "ended with code 3" in records["dies", None, "size"].reason
+    assert "last words" in records["dies", None, "size"].traceback
+    assert "ended with code 1" in records["leaves", None, "size"].reason
+    assert "never meant to be called" in records["leaves", None, "size"].traceback
+
+
+def test_killed_server_costs_nothing_and_is_said(tmp_path, gate):
+    """The worker at work ends its artifact; those after it are started anew."""
+    run, worker = stopped_at(gate, command(tmp_path, "waits", "magnitude"))
+    server = server_of(run)
+    server.kill()
+    gate.unlink()
+    _, err = run.communicate(timeout=PATIENCE_S)
+
+    assert run.returncode == 0
+    assert statuses(tmp_path) == {"dense": "ok", "waits": "ok", "magnitude": "ok"}
+    assert "workers start slower from here on: the fork server ended (code -9)" in err
+    assert gone(server, worker)
+
+
+def test_killed_server_and_worker_are_a_failed_row(tmp_path, gate):
+    run, worker = stopped_at(gate, command(tmp_path, "waits", "magnitude"))
+    server_of(run).kill()
+    worker.kill()
+    run.communicate(timeout=PATIENCE_S)
+
+    assert statuses(tmp_path) == {"dense": "ok", "waits": "failed", "magnitude": "ok"}
+    assert "its fork server ended" in runs.records(tmp_path / "r")["waits", None, "size"].reason
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_ended_runner_takes_server_and_worker_along(tmp_path, gate, how):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children ignore it
+    try:
+        run, worker = stopped_at(gate, command(tmp_path, "waits"))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    server = server_of(run)
+    run.send_signal(how)
+    run.communicate(timeout=PATIENCE_S)
+
+    assert gone(server, worker)
+    assert statuses(tmp_path) == {"dense": "ok"}
+
+
+def test_where_forking_is_not_safe_workers_start_anew(tmp_path, monkeypatch, gate):
+    """As with a CUDA context or a thread in the server."""
+    module = tmp_path / "site" / "sitecustomize.py"
+    module.parent.mkdir()
+    module.write_text(
+        "import sys, threading, time\n"
+        "if 'bench.run.fork_server' in sys.orig_argv:\n"
+        "    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{module.parent}{os.pathsep}{os.environ['PYTHONPATH']}")
+    gate.unlink()
+    run = runs.start(*command(tmp_path, "magnitude"))
+    _, err = run.communicate(timeout=PATIENCE_S)
+
+    assert run.returncode == 0
+    assert "workers start slower from here on: 1 threads run before the fork" in err
+    assert statuses(tmp_path) == {"dense": "ok", "magnitude": "ok"}
+
+
+def test_random_numbers_differ_from_worker_to_worker(tmp_path):
+    """Python's and numpy's generators are seeded anew, as in a process of its own."""
+    source = (
+        "import random\n"
+        "import numpy\n"
+        "from dataclasses import dataclass\n"
+        "from typing import ClassVar\n"
+        "from bench.measures.contract import Readings\n"
+        "from bench.results.record import Reading\n"
+        "from methods.contract import Needs\n"
+        "@dataclass(frozen=True)\n"
+        "class Lots:\n"
+        "    needs: ClassVar[Needs] = Needs.NOTHING\n"
+        "    protocol: ClassVar[str] = 'lots'\n"
+        "    def read(self, model, context):\n"
+        "        values = random.random(), numpy.random.random()\n"
+        "        return Readings(tuple(Reading(n, v, '1', 'lower') for n, v in zip(('python', 'numpy'), values)))\n"
+    )
+    site = runs.distribution(tmp_path / "lots", "lots", source, measures={"lots": "lots:Lots"})
+    environment = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{os.environ['PYTHONPATH']}"}
+    flags = ["run", "--methods", "magnitude,declares", "--measures", "lots", *runs.flags(tmp_path / "r")]
+    run = runs.start(*flags, env=environment)
+    run.communicate(timeout=PATIENCE_S)
+
+    drawn = [
+        {v.metric: v.value for v in r.readings}
+        for r in runs.records(tmp_path / "r").values()
+        if r.identity.measure == "lots"
+    ]
+    assert len(drawn) == 3
+    for name in ("python", "numpy"):
+        assert len({d[name] for d in drawn}) == 3
