@@ -303,7 +303,8 @@ MEASURES = {
     ),
 }
 
-ONE_SHOT = ("magnitude", "wanda", "sparsegpt")
+DEFAULT_METHODS = ("magnitude", "wanda", "sparsegpt", "cast")
+"""What `bench run` compares where nobody names a method."""
 
 
 class Section(NamedTuple):

@@ -15,8 +15,8 @@ from bench.results.store import Store
 from methods.errors import UserError
 from methods.folder import Folder
 
-START_S = 8.0
-"""A process that imports torch and transformers and loads a small model."""
+START_S = 1.0
+"""A forked process that loads a small model."""
 EFFICIENCY = 0.6
 """Of the machine's matrix-product rate that a whole forward pass reaches."""
 STATE_BYTES = 17.0
@@ -53,13 +53,19 @@ def rows(plan: Plan) -> list[dict[str, Any]]:
     return out
 
 
+def estimate_seconds(measurements: list[Measurement]) -> float:
+    """About how long these measurements of one artifact take. 1 where the machine's speed is unknown (not a CPU)."""
+    _, seconds, _ = _cost(measurements[0].artifact, measurements)
+    return 1.0 if seconds is None else seconds
+
+
 def _cost(artifact: Artifact, left: list[Measurement]) -> tuple[int, float | None, float]:
     shapes = Folder(artifact.folder).shapes()
     parameters = sum(math.prod(s) for s in shapes.values())
     draw = artifact.calibration
     calibration = draw.sequences * draw.seqlen if draw and left else 0
     training = artifact.training.tokens if artifact.training and left else 0
-    evaluation = sum(_evaluation_tokens(c) for c in left)
+    evaluation = _evaluation_tokens(left)
     memory = 1e9 + 2.0 * parameters * ITEM_BYTES[artifact.dtype]
     if training:
         memory += STATE_BYTES * parameters
@@ -71,17 +77,19 @@ def _cost(artifact: Artifact, left: list[Measurement]) -> tuple[int, float | Non
     return tokens, START_S + 2.0 * parameters * passes / rate, memory  # training: forward, two backward, the teacher's
 
 
-def _evaluation_tokens(measurement: Measurement) -> int:
-    if measurement.measure == "zeroshot":
-        return tasks.estimate_tokens(measurement.config["task"], measurement.config["limit"])
-    if measurement.measure not in ("perplexity", "agreement"):
-        return 0
+def _evaluation_tokens(measurements: list[Measurement]) -> int:
+    """Measures of the same windows share a pass over them."""
+    questions = sum(
+        tasks.estimate_tokens(m.config["task"], m.config["limit"]) for m in measurements if m.measure == "zeroshot"
+    )
+    windows = {_window_tokens(m) for m in measurements if m.measure in ("perplexity", "agreement")}
+    return questions + sum(windows)
+
+
+def _window_tokens(measurement: Measurement) -> int:
     everything = corpora.lookup(measurement.config["corpus"]).tokens
     windows = measurement.config["windows"]
-    once = min(everything, windows * measurement.config["seqlen"]) if windows else everything
-    return (
-        once * 2 if measurement.measure == "agreement" and measurement.artifact.method != "dense" else once
-    )  # dense beside it
+    return min(everything, windows * measurement.config["seqlen"]) if windows else everything
 
 
 @cache

@@ -82,7 +82,7 @@ class Targets(_Strict):
 class Spec(_Strict):
     """One run: every method on every model, at every pattern, read by every measure."""
 
-    methods: tuple[str, ...] = registry.ONE_SHOT
+    methods: tuple[str, ...] = registry.DEFAULT_METHODS
     models: tuple[str, ...] = ("tiny",)
     patterns: tuple[str, ...] = ("2:4",)
     quantizers: tuple[str, ...] = ("none", "int8", "int4-gptq")

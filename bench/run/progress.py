@@ -9,7 +9,10 @@ from typing import Protocol, TextIO
 
 class ProgressDisplay(Protocol):
     def begin(self, total: int, known: int) -> None: ...
-    def artifact(self, label: str, waiting: bool) -> None: ...
+    def artifact(self, label: str, waiting: bool, left: float | None = None) -> None:
+        """An artifact begins. left: seconds until the whole run ends, about; None where not yet known."""
+        ...
+
     def progress(self, phase: str, done: int, total: int, figures: dict[str, float]) -> None: ...
     def measurement(self, measure: str, status: str, reason: str) -> None: ...
     def note(self, text: str) -> None: ...
@@ -29,9 +32,10 @@ class LogDisplay:
     def begin(self, total: int, known: int) -> None:
         self.note(f"{total} measurements, {known} already recorded")
 
-    def artifact(self, label: str, waiting: bool) -> None:
+    def artifact(self, label: str, waiting: bool, left: float | None = None) -> None:
         self._label = label
-        self.note(f"{label}: {'waiting for another run' if waiting else 'started'}")
+        end = f", all done at {_clock_time(left)}" if left is not None else ""
+        self.note(f"{label}: {'waiting for another run' if waiting else 'started'}{end}")
 
     def progress(self, phase: str, done: int, total: int, figures: dict[str, float]) -> None:
         now = time.monotonic()
@@ -40,10 +44,7 @@ class LogDisplay:
         elif now - self._last >= 10 and self._first < done < total:
             self._last = now
             left = (now - self._since) / (done - self._first) * (total - done)
-            self.note(
-                f"{self._label}: {phase} {done}/{total}, {_describe(figures)}"
-                f"done at {time.strftime('%H:%M:%S', time.localtime(time.time() + left))}"
-            )
+            self.note(f"{self._label}: {phase} {done}/{total}, {_describe(figures)}done at {_clock_time(left)}")
 
     def measurement(self, measure: str, status: str, reason: str) -> None:
         self.note(f"{self._label}: {measure} {status}" + (f" ({reason})" if reason else ""))
@@ -63,7 +64,6 @@ class RichDisplay:
             Progress,
             TextColumn,
             TimeElapsedColumn,
-            TimeRemainingColumn,
         )
 
         self._bars = Progress(
@@ -71,7 +71,6 @@ class RichDisplay:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
             TextColumn("{task.fields[until]}"),
             console=Console(stderr=True),
             transient=True,
@@ -86,8 +85,10 @@ class RichDisplay:
     def note(self, text: str) -> None:
         self._bars.console.print(text, markup=False, highlight=False)
 
-    def artifact(self, label: str, waiting: bool) -> None:
+    def artifact(self, label: str, waiting: bool, left: float | None = None) -> None:
         self._label = label
+        if left is not None:
+            self._bars.update(self._all, until=f"until {_clock_time(left)}")
         self._bars.reset(
             self._now, description=f"{label}: {'waiting for another run' if waiting else 'loading'}", total=None
         )
@@ -98,7 +99,7 @@ class RichDisplay:
             self._phase, self._since, self._first = phase, now, done
             self._bars.reset(self._now, total=total)
         left = (now - self._since) / (done - self._first) * (total - done) if done > self._first else 0.0
-        until = time.strftime("until %H:%M:%S", time.localtime(time.time() + left)) if left > 2 else ""
+        until = f"until {_clock_time(left)}" if left > 2 else ""
         self._bars.update(
             self._now,
             description=f"{self._label}: {phase}",
@@ -114,6 +115,11 @@ class RichDisplay:
 
     def end(self) -> None:
         self._bars.stop()
+
+
+def _clock_time(seconds: float) -> str:
+    """The time of day in so many seconds."""
+    return time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
 
 
 def _describe(figures: dict[str, float]) -> str:

@@ -13,9 +13,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bench.plan.artifact import Measurement
+from bench.plan.estimate import estimate_seconds
 from bench.plan.plan import Plan
 from bench.results.record import DONE, Record
 from bench.results.store import Store, is_disk_full
+from bench.run.forecast import Forecast
 from bench.run.new_record import failed_record
 from bench.run.processes import SERVER_GONE, WorkerProcesses, list_imports
 from bench.run.progress import ProgressDisplay
@@ -84,14 +86,19 @@ def _execute(plan: Plan, store: Store, display: ProgressDisplay) -> Summary:
             queue.append(missing)
     display.begin(len(plan.measurements), known)
     processes = WorkerProcesses(len(queue), list_imports([m for missing in queue for m in missing]))
+    forecast = Forecast({missing[0].artifact.key: estimate_seconds(missing) for missing in queue})
     busy_in_a_row = 0
     with contextlib.closing(processes):
         while queue:
             measurements = queue.popleft()
             wait = busy_in_a_row > len(queue)  # other runs hold all that is left
-            with in_use(measurements[0].artifact.key[:32]):  # its log
+            artifact = measurements[0].artifact
+            display.artifact(artifact.label, wait, forecast.seconds_left())
+            forecast.start()
+            with in_use(artifact.key[:32]):  # its log
                 ran = _run(measurements, store, processes, display, wait, summary)
             if ran:
+                forecast.end(artifact.key)
                 busy_in_a_row = 0
             else:
                 busy_in_a_row += 1
@@ -120,7 +127,6 @@ def _run(
     artifact = measurements[0].artifact
     log = cache_dir() / "logs" / f"{artifact.key[:32]}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    display.artifact(artifact.label, wait)
     missing = {m.key: m for m in measurements}
     with log.open("w") as stderr:
         worker = processes.start(stderr)
