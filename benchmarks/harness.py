@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.run.runner import KEEPS_MEMORY
+from bench.run.processes import worker_environment
 from bench.system import provenance
 
 RESULTS = Path(__file__).parent.parent / "results" / "benchmarks"
@@ -19,8 +19,8 @@ RESULTS = Path(__file__).parent.parent / "results" / "benchmarks"
 
 def like_a_worker() -> None:
     """Start this program over in the environment that `bench run` gives its workers, unless that is here."""
-    if KEEPS_MEMORY.keys() - os.environ.keys():
-        os.execve(sys.executable, [sys.executable, *sys.argv], KEEPS_MEMORY | os.environ)
+    if (environment := worker_environment()) != os.environ:
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
 
 
 def seconds(work: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:

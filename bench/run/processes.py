@@ -23,7 +23,11 @@ from bench.system.devices import matching_onednn_limit
 from methods.folder import Folder
 
 KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-"""A worker's environment, unless set: glibc would return each large tensor's memory and get it anew, page by page."""
+"""glibc would return each large tensor's memory and get it anew, page by page."""
+SHORT_SPIN = {"GOMP_SPINCOUNT": "4000"}
+"""How long OpenMP's threads spin before they sleep. By default about a hundred times as long, which takes the cores from
+another run on the machine: two runs then take five times one. Not spinning at all costs a lone run up to a tenth. Measured by
+benchmarks/side_by_side.py."""
 
 COMMAND = (sys.executable, "-m", "bench.run.worker")
 SERVER_COMMAND = (sys.executable, "-m", "bench.run.fork_server")
@@ -48,7 +52,9 @@ class WorkerProcess(Protocol):
 
 
 def worker_environment() -> dict[str, str]:
-    return KEEPS_MEMORY | matching_onednn_limit() | os.environ
+    """This process's, and what is best for a worker where it does not say."""
+    spin = {} if "OMP_WAIT_POLICY" in os.environ else SHORT_SPIN
+    return KEEPS_MEMORY | spin | matching_onednn_limit() | os.environ
 
 
 class WorkerProcesses:
