@@ -1,0 +1,109 @@
+"""The program as it is: its commands, its settings, its public names, its notebook."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from enum import Enum
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+from docstrings import to_rst
+from markdown import escape, table
+from pydantic import BaseModel
+
+import bench.api
+from bench.plan.spec import Spec
+
+DOCS = Path(__file__).parent.parent
+
+
+def commands() -> str:
+    """The reference of the command line, without its title."""
+    run = [sys.executable, "-m", "typer", "bench.cli.main", "utils", "docs", "--name", "bench"]
+    text = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    blocks = re.split(r"(```.*?```)", text.partition("\n")[2], flags=re.DOTALL)
+    return "".join(b if b.startswith("```") else _escape_help(b) for b in blocks)
+
+
+def _escape_help(text: str) -> str:
+    """Help texts are plain: a `<` or a `$` outside code is meant as it is."""
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(p if p.startswith("`") else re.sub(r"([<$])", r"\\\1", p) for p in parts)
+
+
+def settings() -> str:
+    return table(("setting", "default", "meaning"), _settings(Spec))
+
+
+def _settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    notes = _field_notes(model)
+    for name, field in model.model_fields.items():
+        default = field.get_default()
+        if isinstance(default, BaseModel):
+            yield from _settings(type(default), f"{name}.")
+        else:
+            yield f"`{prefix}{name}`", f"`{_value(default)}`" if default is not None else "", escape(notes.get(name, ""))
+
+
+def _value(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _field_notes(model: type[BaseModel]) -> dict[str, str]:
+    """The string below each field."""
+    body = ast.parse(inspect.getsource(model)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    notes = {}
+    for field, after in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            notes[ast.unparse(field.target)] = str(after.value.value)
+    return notes
+
+
+def public() -> str:
+    """autodoc of every public name, in the order of pyproject.toml."""
+    names = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["tool"]["cast-bench"]["public"]
+    return "\n".join(_autodoc(name) for name in names)
+
+
+def _autodoc(name: str) -> str:
+    module, _, attribute = name.rpartition(".")
+    target = getattr(import_module(module), attribute)
+    if isinstance(target, ModuleType):  # bench.run is a package, and a function when it is called
+        function = getattr(bench.api, attribute)
+        lines = [f".. py:function:: {name}{_signature(function)}", "", *to_rst(inspect.getdoc(function).split("\n"))]
+    elif inspect.isclass(target):
+        arguments = "(**settings)" if issubclass(target, BaseModel) else _signature(target)
+        lines = [f".. autoclass:: {name}{arguments}", ":members:", ":exclude-members: model_config"]
+    else:
+        lines = [f".. autofunction:: {name}"]
+    return f"### {name}\n\n```{{eval-rst}}\n{chr(10).join(lines[:1] + ['   ' + line for line in lines[1:]])}\n```\n"
+
+
+def _signature(target: Any) -> str:
+    """With types as they are written, and without the values that a field computes."""
+    if inspect.isclass(target) and issubclass(target, Exception | Enum | Protocol):
+        return ""
+    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(target)))
+    return re.sub(r" = <[^>]*>", " = ...", text).removesuffix(" -> None")
+
+
+def notebook(name: str) -> str:
+    """Its cells without outputs. Headings go one level down."""
+    parts = []
+    for cell in json.loads((DOCS / name).read_text())["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            parts.append(f"```python\n{text}\n```")
+        else:
+            parts.append(re.sub(r"^# .*\n+", "", re.sub(r"^## ", "### ", text, flags=re.MULTILINE)))
+    return "\n\n".join(parts) + "\n"

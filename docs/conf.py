@@ -1,0 +1,37 @@
+"""Settings of the documentation site. `python scripts/docs.py` builds it, and checks it."""
+
+import sys
+from pathlib import Path
+
+import bench
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
+
+project = "cast-bench"
+version = release = bench.__version__
+copyright = "the authors of cast-bench; Apache-2.0"
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "docstrings",
+    "generated",
+    "mathml",
+]
+exclude_patterns = ["_build", "_ext"]
+
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 4
+
+html_theme = "furo"
+html_title = "cast-bench"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"
+html_copy_source = html_show_sourcelink = False
+html_last_updated_fmt = None
+
+default_role = "code"
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
