@@ -91,10 +91,10 @@ def render(text: str) -> str:
 
 def main() -> None:
     stale = []
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         text = path.read_text()
         if (fresh := render(text)) != text:
-            stale.append(path.name)
+            stale.append(str(path.relative_to(ROOT)))
             if "--check" not in sys.argv:
                 path.write_text(fresh)
     if stale and "--check" in sys.argv:

@@ -61,6 +61,11 @@ def facts(section: str, name: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def training() -> str:
+    """The settings of every method that trains."""
+    return docstring(Settings) + "\n\n" + table(("setting", "default", "allowed"), settings(Settings))
+
+
 def overview(section: str) -> str:
     """A table of a section, with what its entries have: paper and cost only where one has them."""
     known = entries(section)
@@ -112,7 +117,8 @@ def settings(kind: type) -> Iterator[tuple[str, str, str]]:
     """(name as typed, default, allowed values) of each field of its own."""
     if not dataclasses.is_dataclass(kind):
         return
-    inherited = {f.name: f.default for f in dataclasses.fields(Settings)} if issubclass(kind, Settings) else {}
+    trains = issubclass(kind, Settings) and kind is not Settings
+    inherited = {f.name: f.default for f in dataclasses.fields(Settings)} if trains else {}
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         if field.name in inherited and inherited[field.name] == field.default:

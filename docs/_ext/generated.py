@@ -3,6 +3,7 @@
 <!-- overview: methods -->       a table of all names of a section: methods, quantizers or measures
 <!-- facts: methods wanda -->    one of them: source, cost, needs, settings, and the docstring of its class
 <!-- unwritten: methods -->      the same for all that no page describes, each under its own heading
+<!-- training -->                the settings of every method that trains
 <!-- commands -->                every command and option
 <!-- settings -->                every setting of a run
 <!-- public -->                  the docstrings of the public names
@@ -22,6 +23,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "overview": catalog.overview,
     "facts": catalog.facts,
     "unwritten": catalog.unwritten,
+    "training": catalog.training,
     "commands": program.commands,
     "settings": program.settings,
     "public": program.public,
