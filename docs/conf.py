@@ -5,8 +5,7 @@ from pathlib import Path
 
 import bench
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE / "_ext"))
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "cast-bench"
 version = release = bench.__version__
@@ -15,11 +14,11 @@ copyright = "the authors of cast-bench; Apache-2.0"
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "docstrings",
-    "generated",
-    "mathml",
+    "extension.docstrings",
+    "extension.generated",
+    "extension.mathml",
 ]
-exclude_patterns = ["_build", "_ext"]
+exclude_patterns = ["_build", "extension"]
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 4

@@ -84,7 +84,8 @@ def _is_external(address: str) -> bool:
 def build(site: Path) -> int:
     """Exit code of Sphinx."""
     options = ["-W", "--keep-going", "-q", "-E", "-a", "-d", str(site.parent / "doctrees")]
-    return subprocess.run([sys.executable, "-m", "sphinx", *options, str(ROOT / "docs"), str(site)], check=False).returncode
+    command = [sys.executable, "-m", "sphinx", *options, str(ROOT / "docs"), str(site)]
+    return subprocess.run(command, check=False).returncode
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ for name, level in matching_onednn_limit().items():
 import torch
 from torch import nn
 
-from helpers import runs
+from helpers import browser, runs
 from helpers.fake_hub import FakeHub
 from helpers.models import CONFIGS, build, exact, job_for, mean_float64, with_prior, write
 from methods.contract import Job
@@ -109,3 +110,10 @@ def cli(capsys, monkeypatch):
 def fake_hub(monkeypatch) -> FakeHub:
     """The hub's client, answering from memory."""
     return FakeHub(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """See `helpers.browser.chromium`."""
+    with browser.chromium() as started:
+        yield started

@@ -24,7 +24,9 @@ class Calibration(_Strict):
     """Tokens for methods that need some: `sequences` random crops of `seqlen` tokens from random documents."""
 
     data: str = "wiki-mini"
+    """A corpus by name."""
     sequences: int = Field(default=128, ge=1)
+    """Number of crops."""
     seqlen: int | None = Field(default=None, ge=2)
     """None: the model's evaluation length."""
 
@@ -35,11 +37,13 @@ class Training(_Strict):
     data: str = "wiki-mini"
     """A corpus by name, or a .txt or .jsonl file, or a folder of them."""
     recipe: str | None = None
+    """A recipe by name; None: by the model's size."""
     tokens: int | None = Field(default=None, ge=1)
     """Of the whole training, epochs counted."""
     batch: int | None = Field(default=None, ge=1)
     """Sequences a step."""
     seqlen: int | None = Field(default=None, ge=2)
+    """Tokens a sequence."""
     micro: int | None = Field(default=None, ge=1)
     """Sequences a forward pass; gradients of a step add up."""
     processes: int = Field(default=1, ge=1)
@@ -50,12 +54,15 @@ class PerplexitySpec(_Strict):
     """Windows without overlap over one corpus. None: the model's own default."""
 
     data: str | None = None
+    """A corpus by name."""
     seqlen: int | None = Field(default=None, ge=2)
+    """Tokens a window."""
     windows: int | None = Field(default=None, ge=1)
     """None: all of them."""
     split: Literal["evaluation", "validation"] = "evaluation"
     """Choices are made on the validation split of a corpus that has one (wiki-mini)."""
     batch: int | None = Field(default=None, ge=1)
+    """Windows a forward pass."""
 
 
 class ZeroshotSpec(_Strict):
@@ -71,7 +78,9 @@ class Targets(_Strict):
     """Globs over module names."""
 
     include: tuple[str, ...] = ("*",)
+    """Linears to prune."""
     exclude: tuple[str, ...] = ()
+    """Of these, those to leave dense."""
 
     @field_validator("include", "exclude", mode="before")
     @classmethod
@@ -83,19 +92,29 @@ class Spec(_Strict):
     """One run: every method on every model, at every pattern, read by every measure."""
 
     methods: tuple[str, ...] = registry.DEFAULT_METHODS
+    """As typed after --methods. The dense model is always included."""
     models: tuple[str, ...] = ("tiny",)
+    """An alias, a hub id or a folder."""
     patterns: tuple[str, ...] = ("2:4",)
+    """n:m, 50% or dense."""
     quantizers: tuple[str, ...] = ("none", "int8", "int4-gptq")
     """Run last, on every pruned model and on the dense one; "none" leaves it as it is."""
     measures: tuple[str, ...] = ("perplexity", "agreement", "zeroshot", "size")
+    """The pattern is always measured too."""
     tasks: tuple[str, ...] = BUILTIN_TASKS
     """For zeroshot: the suite's own, any of lm-eval's, and the sets maskllm7 and wanda7."""
     seeds: tuple[int, ...] = (0,)
+    """They draw the calibration text and whatever else a method draws."""
     results: Path = RESULTS
+    """Folder of records."""
     data_dir: Path | None = Field(default=None, validate_default=True)
+    """A mirror of hub data; None: $BENCH_DATA_DIR, if it is set."""
     device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto depends on the device."""
     threads: int | None = Field(default=None, ge=1)
+    """On a CPU; None: all cores. It is part of every key."""
     stream: bool = False
     """Bring the model to the device block by block while pruning; on by itself where it would not fit."""
     calibration: Calibration = Calibration()

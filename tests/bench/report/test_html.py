@@ -1,41 +1,17 @@
 """The page in a browser: what a reader does with it, by mouse, by keys and by ear, and what it must not do.
 
-Needs a chromium (Debian's: apt-get install chromium) and the extra `browser`; skipped without them, unless
-CAST_BENCH_BROWSER names the browser: then it has to be there.
+Skipped without a browser: see the fixture `chromium`.
 """
 
-import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 from bench.report import leaderboard
 from helpers import reports
+from helpers.browser import absent
 
-NAMED = os.environ.get("CAST_BENCH_BROWSER")
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-
-
-def absent(why):
-    if NAMED:
-        pytest.fail(f"CAST_BENCH_BROWSER is set, but {why}")
-    pytest.skip(f"{why}; the page's tests want pip install '.[browser]' and apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    try:
-        from playwright import sync_api
-    except ImportError:
-        absent("playwright is not installed")
-    path = shutil.which(NAMED) if NAMED else shutil.which("chromium") or shutil.which("chromium-browser")
-    if not path:
-        absent("there is no chromium")
-    with sync_api.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

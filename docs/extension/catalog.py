@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from markdown import escape, table
 from pydantic import TypeAdapter
 
 from bench.catalog import registry
 from bench.plan import method_cost
+from extension.plain_text import escape, table, typed
 from methods import Settings
 
+DOCS = Path(__file__).parent.parent
 FACTS = re.compile(r"^<!-- facts: (\w+) (\S+) -->$", re.MULTILINE)
 COST = f"cost, estimated for {method_cost.MODEL}"
 BOUNDS = (("minimum", "from"), ("exclusiveMinimum", "above"), ("maximum", "to"), ("exclusiveMaximum", "below"))
@@ -50,9 +51,10 @@ def facts(section: str, name: str) -> str:
     rows += [(label, text) for label, text in (("needs", ", ".join(entry.needs)), ("install", _install(entry))) if text]
     if cost := method_cost.describe(entry):
         rows.append((COST, escape(cost)))
-    parts = [table(("", ""), rows)]
+    parts = ["\n".join(f"- **{label}**: {text}" for label, text in rows)]
+    if text := docstring(kind) if kind else "":
+        parts.append(f"**In the code.** {text}")
     if kind:
-        parts.append(docstring(kind))
         own = list(settings(kind)) if section != "measures" else []
         if own:
             parts.append(table(("setting", "default", "allowed"), own))
@@ -73,9 +75,8 @@ def overview(section: str) -> str:
     header = ["name", "what it does", "needs", "source"]
     rows = []
     for name, entry in known.items():
-        page = written.get((section, name))
-        link = f"[{name}]({page}#{slug(name)})" if page else f"[{name}](#{slug(name)})"
         paper = _paper(entry) if entry.paper not in ("", "none") else ""
+        link = f"[{name}]({written.get((section, name), '')}#{name})"
         rows.append([link, escape(entry.about), ", ".join(entry.needs), paper])
     used = [i for i in range(len(header)) if any(row[i] for row in rows)]
     return table((header[i] for i in used), ([row[i] for i in used] for row in rows))
@@ -84,25 +85,17 @@ def overview(section: str) -> str:
 def unwritten(section: str) -> str:
     """The facts of each name that no page has, under headings."""
     written = pages()
-    missing = [name for name in entries(section) if (section, name) not in written]
-    return "\n\n".join(f"### {name}\n\n{escape(entries(section)[name].about)}\n\n{facts(section, name)}" for name in missing)
+    missing = {name: entry for name, entry in entries(section).items() if (section, name) not in written}
+    return "\n\n".join(f"### {n}\n\n{escape(entry.about)}\n\n{facts(section, n)}" for n, entry in missing.items())
 
 
-DOCS = Path(__file__).parent.parent
-
-
-def pages(docs: Path = DOCS) -> dict[tuple[str, str], str]:
+def pages() -> dict[tuple[str, str], str]:
     """(section, name) -> the file that has its facts, relative to the folder of the section's overview."""
     found = {}
-    for path in sorted(docs.rglob("*.md")):
+    for path in sorted(DOCS.rglob("*.md")):
         for section, name in FACTS.findall(path.read_text()):
             found[section, name] = path.name
     return found
-
-
-def slug(name: str) -> str:
-    """The anchor of a heading that is a name."""
-    return name.lower()
 
 
 def docstring(kind: type) -> str:
@@ -110,7 +103,7 @@ def docstring(kind: type) -> str:
     text = inspect.cleandoc(kind.__doc__ or "")
     if text.startswith(f"{kind.__name__}("):
         return ""
-    return "\n\n".join(escape(p) for p in text.split("\n\n") if p != f"{kind.__name__}.")
+    return "\n\n".join(escape(p) for p in text.split("\n\n") if not re.fullmatch(r"\w+\.", p))
 
 
 def settings(kind: type) -> Iterator[tuple[str, str, str]]:
@@ -123,7 +116,7 @@ def settings(kind: type) -> Iterator[tuple[str, str, str]]:
     for field in dataclasses.fields(kind):
         if field.name in inherited and inherited[field.name] == field.default:
             continue
-        default = "" if field.default in (dataclasses.MISSING, None, "") else f"`{_value(field.default)}`"
+        default = "" if field.default in (dataclasses.MISSING, None, "") else f"`{typed(field.default)}`"
         yield f"`{field.name.rstrip('_')}`", default, allowed(TypeAdapter(hints[field.name]).json_schema())
 
 
@@ -139,12 +132,8 @@ def allowed(schema: dict[str, Any]) -> str:
     return " ".join([TYPES[schema["type"]], *bounds])
 
 
-def _value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _fields(fields: dict[str, Any]) -> str:
-    return ", ".join(f"`{key.rstrip('_')}={_value(value)}`" for key, value in fields.items())
+    return ", ".join(f"`{key.rstrip('_')}={typed(value)}`" for key, value in fields.items())
 
 
 def _paper(entry: registry.Entry) -> str:

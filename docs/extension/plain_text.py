@@ -1,9 +1,10 @@
-"""Markdown from plain text."""
+"""Markdown from plain text and values."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 
 def escape(text: str) -> str:
@@ -17,3 +18,12 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     titles = list(header)
     lines = [titles, ["---"] * len(titles), *map(list, rows)]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines) + "\n"
+
+
+def typed(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -16,12 +16,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-from docstrings import to_rst
-from markdown import escape, table
 from pydantic import BaseModel
 
 import bench.api
 from bench.plan.spec import Spec
+from extension.docstrings import to_rst
+from extension.plain_text import escape, table, typed
 
 DOCS = Path(__file__).parent.parent
 
@@ -51,11 +51,8 @@ def _settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, s
         if isinstance(default, BaseModel):
             yield from _settings(type(default), f"{name}.")
         else:
-            yield f"`{prefix}{name}`", f"`{_value(default)}`" if default is not None else "", escape(notes.get(name, ""))
-
-
-def _value(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+            shown = "" if default is None else f"`{typed(default)}`"
+            yield f"`{prefix}{name}`", shown, escape(notes.get(name, ""))
 
 
 def _field_notes(model: type[BaseModel]) -> dict[str, str]:

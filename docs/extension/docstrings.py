@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sphinx.application import Sphinx
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 FIELDS = {"Args:": "param", "Raises:": "raises"}
 """Sections whose lines are `name: text`, and the word that Sphinx has for such a line."""

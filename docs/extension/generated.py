@@ -15,9 +15,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-import catalog
-import program
 from sphinx.application import Sphinx
+
+from extension import catalog, program
 
 BLOCKS: dict[str, Callable[..., str]] = {
     "overview": catalog.overview,

@@ -1,0 +1,165 @@
+"""README and docs/: short enough, no dead link, no command that the program does not have, nothing fetched from elsewhere."""
+
+import importlib.util
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from bench.catalog import registry
+from bench.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README_LINES = 130
+PROGRAM = typer.main.get_command(main.app)
+
+
+def load(path, name):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+DOCS = load(ROOT / "scripts/docs.py", "docs_script")
+
+
+@pytest.fixture
+def extension(monkeypatch):
+    """extension(name) -> a module of docs/extension. Those used here need no Sphinx."""
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    yield lambda name: importlib.import_module(f"extension.{name}")
+    for name in [m for m in sys.modules if m.split(".")[0] == "extension"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def catalog(extension):
+    return extension("catalog")
+
+
+def commands():
+    """(page, command) for each line of a bash block that runs bench."""
+    for page in PAGES:
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                for part in re.split(r"&&|\|\|", line.partition("#")[0]):
+                    if part.split()[:1] == ["bench"]:
+                        yield pytest.param(part.strip(), id=f"{page.name}: {part.strip()[:60]}")
+
+
+def test_readme_is_short():
+    lines = len((ROOT / "README.md").read_text().splitlines())
+    assert lines <= README_LINES, f"README.md has {lines} lines: move something to a page of docs/"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.parent == ROOT], ids=lambda p: p.name)
+def test_links_of_pages_that_are_not_built(page):
+    """Sphinx checks those of docs/."""
+    links = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("command", list(commands()))
+def test_commands_are_those_of_the_program(command):
+    """Options and arguments are parsed; nothing runs."""
+    words = shlex.split(command)[1:]
+    here = PROGRAM
+    with here.make_context("bench", list(words), resilient_parsing=True) as context:
+        while words and hasattr(here, "commands"):
+            name = words.pop(0)
+            assert name in here.commands, f"bench has no command {name}"
+            here = here.commands[name]
+        here.make_context(here.name, words, parent=context)
+
+
+@pytest.mark.parametrize("section", registry.SECTIONS)
+def test_what_no_page_describes_is_described_from_its_code(section, catalog, monkeypatch):
+    """So a new entry of the catalog is on the site at once."""
+    monkeypatch.setattr(catalog, "pages", dict)
+    text = catalog.unwritten(section)
+    for name, entry in registry.SECTIONS[section].built_in.items():
+        assert f"### {name}\n\n{catalog.escape(entry.about)}" in text
+        assert f"[{name}](#{name})" in catalog.overview(section)
+
+
+def test_facts_of_a_method(catalog):
+    text = catalog.facts("methods", "sparsegpt")
+    assert "`sparsegpt:mask-only` (`mask_only=true`)" in text and "https://arxiv.org/abs/2301.00774" in text
+    assert "| `damping` | `0.01` | number from 0 to 1 |" in text and "estimated for llama2-7b**: 2 passes" in text
+
+
+def test_a_page_about_what_the_catalog_does_not_have(catalog):
+    with pytest.raises(LookupError, match="'wnada' is not in methods"):
+        catalog.facts("methods", "wnada")
+
+
+def test_every_name_has_one_page(catalog):
+    """A second place for the same facts would be a second heading of that name, and links would lead to either."""
+    found = [pair for page in PAGES for pair in catalog.FACTS.findall(page.read_text())]
+    assert len(found) == len(set(found))
+    for section, name in found:
+        page = next(p for p in PAGES if f"<!-- facts: {section} {name} -->" in p.read_text())
+        assert f"\n## {name}\n" in page.read_text(), (
+            f"{page.name} needs the heading '## {name}': the overview links to it"
+        )
+
+
+DOCSTRING = """Score |W| * norm_ with `x_y`.
+
+    walk = Walk(model)
+
+Args:
+    a: the first; a*b
+        goes on.
+    b: the second.
+
+Raises:
+    UserError: it is wrong."""
+
+
+def test_a_docstring_becomes_plain_text_and_fields(extension):
+    assert extension("docstrings").to_rst(DOCSTRING.split("\n")) == [
+        r"Score \|W\| \* norm\_ with ``x_y``.", "",
+        "::", "", "    walk = Walk(model)", "",
+        r":param a: the first; a\*b", "    goes on.", ":param b: the second.", "",
+        ":raises UserError: it is wrong.", "",
+    ]  # fmt: skip
+
+
+SITE = {
+    "index.html": '<link rel="stylesheet" href="a.css"><h2 id="part"></h2><a href="sub/b.html#there">b</a><img src="c.svg">'
+    '<a href="https://arxiv.org/abs/2306.11695">a paper</a><a href="#part">here</a>',
+    "sub/b.html": '<p id="there"><a href="../index.html">back</a></p>',
+    "a.css": "p { background: url(data:image/png;base64,AAAA) }",
+    "c.svg": '<svg xmlns="http://www.w3.org/2000/svg"/>',
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "more", "found"),
+    [
+        ("index.html", "", None),
+        ("index.html", '<script src="https://cdn.x/x.js"></script>', "index.html: fetches https://cdn.x/x.js"),
+        ("index.html", '<img src="//cdn.x/x.png">', "index.html: fetches //cdn.x/x.png"),
+        ("index.html", '<p style="background: url(https://cdn.x/x.png)">', "index.html: fetches https://cdn"),
+        ("index.html", '<link rel="preconnect" href="https://fonts.x">', "index.html: fetches https://fonts.x"),
+        ("index.html", '<link rel="canonical" href="https://here.example">', None),
+        ("a.css", '@import "https://fonts.x/x.css";', "a.css: fetches https://fonts.x/x.css"),
+        ("index.html", '<a href="gone.html">x</a>', "index.html: link to gone.html, which does not exist"),
+        ("index.html", '<a href="sub/b.html#gone">x</a>', "index.html: link to sub/b.html#gone, a heading"),
+        ("sub/b.html", '<a href="#part">x</a>', "sub/b.html: link to #part, a heading"),
+    ],
+)
+def test_problems_of_a_site(tmp_path, file, more, found):
+    for name, text in SITE.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text + (more if name == file else ""))
+    problems = list(DOCS.problems(tmp_path))
+    assert len(problems) == (found is not None)
+    assert all(p.startswith(found) for p in problems)

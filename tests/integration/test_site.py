@@ -1,0 +1,51 @@
+"""The documentation site in a browser without a network: nothing is fetched, nothing complains, and it fits a phone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sphinx", reason="pip install '.[docs]'")
+pytest.importorskip("furo", reason="pip install '.[docs]'")
+
+ROOT = Path(__file__).parents[2]
+SIZES = [({"width": 1280, "height": 900}, "light"), ({"width": 390, "height": 844}, "dark")]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, chromium):
+    folder = tmp_path_factory.mktemp("site") / "html"
+    subprocess.run([sys.executable, str(ROOT / "scripts/docs.py"), str(folder)], check=True, cwd=ROOT)
+    return folder
+
+
+@pytest.mark.parametrize(("size", "scheme"), SIZES, ids=["desktop", "phone"])
+def test_every_page(site, chromium, size, scheme):
+    asked, heard = set(), []
+    with chromium.new_context(viewport=size, color_scheme=scheme, offline=True) as context:
+        page = context.new_page()
+        page.on("request", lambda request: asked.add(request.url))
+        page.on("requestfailed", lambda request: heard.append(f"{request.url} cannot be read"))
+        page.on("console", lambda message: heard.append(message.text))
+        page.on("pageerror", lambda fault: heard.append(str(fault)))
+        for path in sorted(site.rglob("*.html")):
+            page.goto(path.as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], path.name
+    assert not heard
+    assert {url for url in asked if not url.startswith(("data:", site.as_uri() + "/"))} == set()
+
+
+def test_equations_are_drawn_without_a_script(site, chromium):
+    with chromium.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto((site / "methods/one-shot.html").as_uri())
+        fraction = page.locator("math mfrac").first.bounding_box()
+        assert fraction["height"] > 20 and page.locator("math merror").count() == 0
+
+
+def test_search(site, chromium):
+    page = chromium.new_page()
+    page.goto((site / "search.html").as_uri() + "?q=damping")
+    page.locator("#search-results a", has_text="One-shot methods").first.wait_for()
+    page.close()
