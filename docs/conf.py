@@ -32,5 +32,6 @@ html_copy_source = html_show_sourcelink = False
 html_last_updated_fmt = None
 
 default_role = "code"
+smartquotes = False
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

@@ -83,10 +83,13 @@ def overview(section: str) -> str:
 
 
 def unwritten(section: str) -> str:
-    """The facts of each name that no page has, under headings."""
+    """A part of a page: the facts of each name that no page has, under headings. Empty if there is none."""
     written = pages()
     missing = {name: entry for name, entry in entries(section).items() if (section, name) not in written}
-    return "\n\n".join(f"### {n}\n\n{escape(entry.about)}\n\n{facts(section, n)}" for n, entry in missing.items())
+    if not missing:
+        return ""
+    parts = [f"## More {section}", "No page describes these yet. The text is that of the code."]
+    return "\n\n".join(parts + [f"### {n}\n\n{escape(entry.about)}\n\n{facts(section, n)}" for n, entry in missing.items()])
 
 
 def pages() -> dict[tuple[str, str], str]:

@@ -27,7 +27,7 @@ DOCS = Path(__file__).parent.parent
 
 
 def commands() -> str:
-    """The reference of the command line, without its title."""
+    """The reference of the command line without its title, its headings one level lower."""
     run = [sys.executable, "-m", "typer", "bench.cli.main", "utils", "docs", "--name", "bench"]
     text = subprocess.run(run, capture_output=True, text=True, check=True).stdout
     blocks = re.split(r"(```.*?```)", text.partition("\n")[2], flags=re.DOTALL)
@@ -36,7 +36,7 @@ def commands() -> str:
 
 def _escape_help(text: str) -> str:
     """Help texts are plain: a `<` or a `$` outside code is meant as it is."""
-    parts = re.split(r"(`[^`]*`)", text)
+    parts = re.split(r"(`[^`]*`)", re.sub(r"^#", "##", text, flags=re.MULTILINE))
     return "".join(p if p.startswith("`") else re.sub(r"([<$])", r"\\\1", p) for p in parts)
 
 
@@ -51,7 +51,7 @@ def _settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, s
         if isinstance(default, BaseModel):
             yield from _settings(type(default), f"{name}.")
         else:
-            shown = "" if default is None else f"`{typed(default)}`"
+            shown = "" if default in (None, ()) else f"`{typed(default)}`"
             yield f"`{prefix}{name}`", shown, escape(notes.get(name, ""))
 
 
