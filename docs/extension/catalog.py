@@ -89,7 +89,8 @@ def unwritten(section: str) -> str:
     if not missing:
         return ""
     parts = [f"## More {section}", "No page describes these yet. The text is that of the code."]
-    return "\n\n".join(parts + [f"### {n}\n\n{escape(entry.about)}\n\n{facts(section, n)}" for n, entry in missing.items()])
+    parts += [f"### {n}\n\n{escape(entry.about)}\n\n{facts(section, n)}" for n, entry in missing.items()]
+    return "\n\n".join(parts)
 
 
 def pages() -> dict[tuple[str, str], str]:

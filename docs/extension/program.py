@@ -27,10 +27,12 @@ DOCS = Path(__file__).parent.parent
 
 
 def commands() -> str:
-    """The reference of the command line without its title, its headings one level lower."""
+    """The reference of the command line: without its title and its lists of commands, which cut the help short, and with
+    headings one level lower."""
     run = [sys.executable, "-m", "typer", "bench.cli.main", "utils", "docs", "--name", "bench"]
     text = subprocess.run(run, capture_output=True, text=True, check=True).stdout
-    blocks = re.split(r"(```.*?```)", text.partition("\n")[2], flags=re.DOTALL)
+    text = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+", "", text.partition("\n")[2])
+    blocks = re.split(r"(```.*?```)", text, flags=re.DOTALL)
     return "".join(b if b.startswith("```") else _escape_help(b) for b in blocks)
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import re
 import shlex
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,31 @@ def test_every_name_has_one_page(catalog):
         assert f"\n## {name}\n" in page.read_text(), (
             f"{page.name} needs the heading '## {name}': the overview links to it"
         )
+
+
+def test_every_command_is_in_the_reference(extension):
+    text = extension("program").commands()
+    groups = [("bench", PROGRAM)]
+    for path, command in groups:
+        if path != "bench":
+            assert re.search(rf"^####? `{path}`$", text, re.MULTILINE)
+        groups += [(f"{path} {name}", c) for name, c in getattr(command, "commands", {}).items()]
+    assert len(groups) > 20 and "**Commands**" not in text
+
+
+def test_every_setting_has_a_meaning(extension):
+    rows = re.findall(r"^\| `(\S+)` \|.*\| (.*) \|$", extension("program").settings(), re.MULTILINE)
+    assert {"methods", "calibration.data", "targets.exclude"} <= {name for name, _ in rows}
+    missing = [name for name, meaning in rows if not meaning]
+    assert not missing, f"write what {missing} mean: a string below the field, in bench/plan/spec.py"
+
+
+def test_every_public_name_is_in_the_reference(extension):
+    names = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cast-bench"]["public"]
+    text = extension("program").public()
+    assert [name for name in names if f"\n### {name}\n" not in f"\n{text}"] == []
+    assert ".. py:function:: bench.run(spec: Spec) -> pd.DataFrame" in text
+    assert ".. autoclass:: methods.Pattern(n: int = 1, m: int = 1, sparsity: float = 0.0)" in text
 
 
 DOCSTRING = """Score |W| * norm_ with `x_y`.
