@@ -11,8 +11,9 @@ from typing import Any
 import psutil
 
 from bench.catalog import registry
-from bench.inputs import corpora, models
+from bench.inputs import corpora, models, tasks
 from bench.inputs.hub import DATA_ENV, mirror
+from bench.inputs.task_yaml import read_task
 from bench.results.store import RESULTS, writable
 from bench.system import devices, environments, provenance
 from bench.system.cache import cache_dir
@@ -26,6 +27,7 @@ def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
     """A row for each thing: its state, and what to do if it is not ok."""
     out = [_device(), _memory(), _disk(), _results(results or RESULTS), _network(), _mirror(data_dir)]
     out += [_corpus(name, data_dir) for name in corpora.CORPORA]
+    out += [_tasks(name, data_dir) for name in tasks.TASK_SETS]
     out += [_model(name) for name, alias in models.ALIASES.items() if alias.source != "hub"]
     for kind in ("methods", "measures", "quantizers"):
         for name, entry in registry.entries(kind).items():
@@ -111,6 +113,15 @@ def _corpus(name: str, data_dir: Path | None) -> dict[str, Any]:
         return _row(f"corpus {name}", "ok", "comes with gensim")
     splits = [use for use, _ in corpora.CORPORA[name].files if corpora.files(name, use, data_dir)]
     return _row(f"corpus {name}", "ok" if splits else "absent", " ".join(splits) or f"to download: bench pull {name}")
+
+
+def _tasks(name: str, data_dir: Path | None) -> dict[str, Any]:
+    wanted = [read_task(*pair) for pair in tasks.expand((name,)).items()]
+    absent = [task.name for task in wanted if tasks.data_folder(task, mirror(data_dir)) is None]
+    if not absent:
+        return _row(f"tasks {name}", "ok", "")
+    state = "absent" if len(absent) == len(wanted) else "incomplete"
+    return _row(f"tasks {name}", state, f"to download {', '.join(absent)}: bench pull {name}")
 
 
 def _model(name: str) -> dict[str, Any]:

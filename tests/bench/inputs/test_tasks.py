@@ -1,0 +1,83 @@
+"""Where a task's data lies: data sets of one configuration and of several, with and without a README."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bench.inputs import lmeval, tasks
+from bench.inputs.task_yaml import read_task
+from helpers import runs
+from methods.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+def task_of(name):
+    return read_task(name, tasks.TASK_FILES[name])
+
+
+def write_arc(folder, question, splits=("test", "validation")):
+    row = {"id": "1", "question": question, "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"}
+    folder.mkdir(parents=True)
+    for split in splits:
+        pq.write_table(pa.Table.from_pylist([row]), folder / f"{split}-00000-of-00001.parquet")
+
+
+def questions(task, mirror):
+    loaded = lmeval._load(task, tasks.data_folder(task, mirror))["tasks"][task.name]
+    return [d["question"] for d in loaded.eval_docs]
+
+
+@pytest.mark.parametrize(
+    "readme", [None, "ARC by hand.\n", "---\nlicense: mit\n---\n", "---\nconfigs: 3\n---\n", "---\n[\n---\n"]
+)
+def test_configurations_are_read_from_their_folders(tmp_path, readme):
+    folder = tmp_path / "allenai/ai2_arc"
+    write_arc(folder / "ARC-Easy", "easy?")
+    write_arc(folder / "ARC-Challenge", "hard?")
+    if readme is not None:
+        (folder / "README.md").write_text(readme)
+
+    assert questions(task_of("arc_easy"), tmp_path) == ["easy?"]
+    assert questions(task_of("arc_challenge"), tmp_path) == ["hard?"]
+
+
+def test_a_readme_that_lists_the_configuration_decides(tmp_path):
+    folder = tmp_path / "allenai/ai2_arc"
+    write_arc(folder / "ARC-Easy", "old?")
+    write_arc(folder / "new", "new?")
+    splits = "".join(f"  - {{split: {s}, path: new/{s}-*}}\n" for s in ("test", "validation"))
+    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: ARC-Easy\n  data_files:\n{splits}---\n")
+
+    assert questions(task_of("arc_easy"), tmp_path) == ["new?"]
+
+
+def test_a_data_set_without_the_tasks_configuration_is_not_its_data(tmp_path, fake_hub):
+    """The sentence names the folder that is missing."""
+    write_arc(tmp_path / "allenai/ai2_arc/ARC-Challenge", "hard?")
+    fake_hub.error = OSError("refused")
+
+    assert tasks.data_folder(task_of("arc_challenge"), tmp_path) and not tasks.data_folder(
+        task_of("arc_easy"), tmp_path
+    )
+    assert tasks.data_digest(task_of("arc_easy"), tmp_path) == tasks.revision(task_of("arc_easy"), tmp_path) == ""
+    with pytest.raises(UserError, match=rf"not in {tmp_path}/allenai/ai2_arc/ARC-Easy or ") as refused:
+        tasks.ensure(task_of("arc_easy"), tmp_path)
+    assert "bench pull arc_easy --from index" in str(refused.value)
+
+
+def test_a_hub_without_the_tasks_configuration_is_refused(fake_hub):
+    """Else lm-eval would fetch some revision by itself."""
+    fake_hub.files = ("ARC-Challenge/test.parquet", "README.md")
+    with pytest.raises(UserError, match=r"<mirror>/allenai/ai2_arc/ARC-Easy/ and pass --data-dir"):
+        tasks.ensure(task_of("arc_easy"), None)
+
+
+def test_a_missing_split_is_one_sentence(tmp_path):
+    write_arc(tmp_path / "allenai/ai2_arc/ARC-Easy", "easy?", splits=("test",))
+
+    with pytest.raises(UserError, match=r"data of task arc_easy in .* cannot be read: there is no split 'validation'"):
+        questions(task_of("arc_easy"), tmp_path)
