@@ -162,6 +162,8 @@ def test_lm_evals_own_tasks_run_on_it(cli, wheel, tmp_path):
             for d in documents
             if task.name != "winogrande"  # its prompt is a choice
         ]
+        if task.name == "boolq":
+            assert [d["question"] for d in documents] == ["do owls hunt", "do hats hunt"]
     assert prompts == {
         "hellaswag": [("Cooking: A cook peels. She", "eats.")],
         "winogrande": [],
