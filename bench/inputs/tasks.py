@@ -5,9 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
-from yaml import YAMLError
-
-from bench.inputs import hub, wikitasks
+from bench.inputs import data_sets, hub, wikitasks
 from bench.inputs.task_yaml import Task
 from bench.system import digests
 from bench.system.cache import cache_dir
@@ -100,47 +98,9 @@ def estimate_tokens(name: str, limit: int | None) -> int:
 def data_folder(task: Task, data_dir: Path | None) -> Path | None:
     """The folder with a task's data: the mirror's, else the cache's; None where neither has it."""
     for root in hub.roots(data_dir):
-        if holds(root, task):
+        if task.hub and data_sets.holds(root / task.hub, task.config):
             return root / task.hub
     return None
-
-
-def holds(root: Path, task: Task) -> bool:
-    """Whether a mirror or cache has a task's data: files, and among them those of its configuration."""
-    folder = root / task.hub
-    if not task.hub or not _files(folder):
-        return False
-    return not task.config or task.config in _listed(folder) or bool(_files(folder / task.config))
-
-
-def location(folder: Path, config: str) -> tuple[Path, str | None]:
-    """The folder and the configuration to pass to `datasets`. config: the one that a task names, or "".
-
-    A README's header may list configurations. One that it does not list is read from the folder with its name.
-    """
-    if not config or config in _listed(folder) or not _files(folder / config):
-        return folder, config or None
-    return folder / config, None
-
-
-def _listed(folder: Path) -> list[str]:
-    """The configurations in the header of a data set's README."""
-    from huggingface_hub import metadata_load  # slow to import
-
-    readme = folder / "README.md"
-    try:
-        header = metadata_load(readme) if readme.is_file() else None
-    except (ValueError, YAMLError):  # the header is not in YAML
-        header = None
-    configs = header.get("configs") if isinstance(header, dict) else None
-    return [str(c.get("config_name")) for c in configs if isinstance(c, dict)] if isinstance(configs, list) else []
-
-
-def _files(folder: Path) -> list[Path]:
-    """Data files and the README, which says how the data is split; no hidden files."""
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != hub.REVISION_FILE]
-    visible = [p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
-    return visible if any(p.suffix not in (".md", "") for p in visible) else []
 
 
 def data_digest(task: Task, data_dir: Path | None) -> str:
@@ -149,7 +109,7 @@ def data_digest(task: Task, data_dir: Path | None) -> str:
         return task.digest
     if (folder := data_folder(task, data_dir)) is None:
         return ""
-    return digests.of([task.digest, {str(p.relative_to(folder)): digests.of_file(p) for p in _files(folder)}])
+    return digests.of([task.digest, {str(p.relative_to(folder)): digests.of_file(p) for p in data_sets.files(folder)}])
 
 
 def revision(task: Task, data_dir: Path | None) -> str:

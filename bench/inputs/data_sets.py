@@ -1,0 +1,44 @@
+"""Data sets in a mirror or the cache: their files, and their configurations, of which a task reads one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from yaml import YAMLError
+
+from bench.inputs.hub import REVISION_FILE
+
+
+def files(folder: Path) -> list[Path]:
+    """Data files and the README, which says how the data is split; no hidden files. Empty where there is no data."""
+    found = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != REVISION_FILE]
+    visible = [p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    return visible if any(p.suffix not in (".md", "") for p in visible) else []
+
+
+def holds(folder: Path, config: str) -> bool:
+    """Whether a data set has files, and this configuration if it is not ""."""
+    return bool(files(folder)) and (not config or config in _listed(folder) or bool(files(folder / config)))
+
+
+def location(folder: Path, config: str) -> tuple[Path, str | None]:
+    """The folder and the configuration to pass to `datasets`. config: the one that a task names, or "".
+
+    A README's header may list configurations. One that it does not list is read from the folder with its name.
+    """
+    if not config or config in _listed(folder) or not files(folder / config):
+        return folder, config or None
+    return folder / config, None
+
+
+def _listed(folder: Path) -> list[str]:
+    """The configurations in the header of a data set's README."""
+    from huggingface_hub import metadata_load  # slow to import
+
+    readme = folder / "README.md"
+    try:
+        header = metadata_load(readme) if readme.is_file() else None
+    except (ValueError, YAMLError):  # the header is not in YAML
+        header = None
+    configs = header.get("configs") if isinstance(header, dict) else None
+    return [str(c.get("config_name")) for c in configs if isinstance(c, dict)] if isinstance(configs, list) else []
