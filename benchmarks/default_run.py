@@ -1,0 +1,158 @@
+"""The default run on tiny, beside what it was at an earlier commit: seconds, where they go, memory, and the same numbers.
+
+Both run in turn, each with a cache of its own that holds the corpus. `--methods` of both are what the earlier one's default
+was; today's default, which has CAST, is timed beside them.
+
+python benchmarks/default_run.py COMMIT [rounds]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+from harness import finish, in_turn, ratio
+
+from bench.results.record import Record
+from bench.results.store import Store
+from bench.system.cache import cache_dir
+from bench.system.devices import cores
+
+ROOT = Path(__file__).parent.parent
+ONE_SHOT = ("--methods", "magnitude,wanda,sparsegpt")
+MIB = 2**20
+
+
+@contextlib.contextmanager
+def checkout(commit: str) -> Iterator[Path]:
+    """A worktree of this repository at `commit`, gone when the block ends."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "before"
+        subprocess.run(["git", "worktree", "add", "--quiet", "--detach", str(tree), commit], cwd=ROOT, check=True)
+        try:
+            yield tree
+        finally:
+            subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=ROOT, check=True)
+
+
+def run(tree: Path, results: Path, *flags: str, watch: bool = False) -> dict[str, float]:
+    """One `bench run` with a fresh cache. With `watch`, the largest memory of all its processes together."""
+    with tempfile.TemporaryDirectory() as cache:
+        for part in ("data", "native"):
+            if (cache_dir() / part).is_dir():
+                shutil.copytree(cache_dir() / part, Path(cache) / part)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bench", "run", "--device", "cpu", *flags, "--results", str(results)],
+            cwd=tree,
+            env=os.environ | {"CAST_BENCH_CACHE": cache, "PYTHONPATH": str(tree), "HF_HUB_OFFLINE": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        watcher = _Watcher(process.pid) if watch else None
+        if process.wait():
+            raise SystemExit(f"bench run in {tree} ended with code {process.returncode}")
+        return watcher.figures() if watcher else {}
+
+
+class _Watcher(threading.Thread):
+    """Memory of a process and its descendants: shared pages are divided among those that share them (PSS)."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self._process, self._whole, self._worker = psutil.Process(pid), 0, 0
+        self.start()
+
+    def run(self) -> None:
+        with contextlib.suppress(psutil.Error):
+            while self._process.is_running():
+                sizes = []
+                for process in [self._process, *self._process.children(recursive=True)]:
+                    with contextlib.suppress(psutil.Error):
+                        sizes.append(process.memory_full_info())
+                self._whole = max(self._whole, sum(size.pss for size in sizes))
+                self._worker = max([self._worker, *(size.rss for size in sizes[1:])])
+                time.sleep(0.25)
+
+    def figures(self) -> dict[str, float]:
+        self.join(timeout=5)
+        return {"whole run, MiB": round(self._whole / MIB), "largest process, MiB": round(self._worker / MIB)}
+
+
+def numbers(results: Path) -> dict[str, Any]:
+    """Every reading and every item's score, by what was measured."""
+    store = Store(results, write=False)
+    return {_name(record): (_readings(record), _items(store, record)) for record in store}
+
+
+def _name(record: Record) -> str:
+    i = record.identity
+    return f"{i.method} {i.pattern} {i.quantizer} {i.seed} {i.measure} {i.protocol.label}"
+
+
+def _readings(record: Record) -> Any:
+    return record.status, [(r.metric, r.value, r.stderr, r.n) for r in record.readings]
+
+
+def _items(store: Store, record: Record) -> Any:
+    return store.items(record).to_dict("records") if record.items else None
+
+
+def seconds_by_part(results: Path, whole: float) -> dict[str, float]:
+    """Of one run: building, each measure, and what is left: processes, loading, checking, the table."""
+    parts: dict[str, float] = {}
+    for record in Store(results, write=False):
+        if record.identity.measure != "pattern":
+            parts[record.identity.measure] = parts.get(record.identity.measure, 0.0) + record.cost.get("wall_s", 0.0)
+        parts["building"] = parts.get("building", 0.0) + record.cost.get("build_s", 0.0)
+    return {name: round(value, 1) for name, value in parts.items()} | {"other": round(whole - sum(parts.values()), 1)}
+
+
+def main(commit: str, rounds: int) -> None:
+    with checkout(commit) as before, tempfile.TemporaryDirectory() as folder:
+        trees = {"before": before, "now": ROOT}
+        results = {name: Path(folder) / name for name in (*trees, "with CAST")}
+
+        def go(name: str) -> None:
+            shutil.rmtree(results[name], ignore_errors=True)
+            flags = () if name == "with CAST" else ONE_SHOT
+            run(trees.get(name, ROOT), results[name], *flags)
+
+        times = in_turn({name: lambda name=name: go(name) for name in results}, rounds)
+        parts = {name: seconds_by_part(results[name], times[name][-1]) for name in results}
+        memory = {n: run(t, Path(folder) / f"memory {n}", *ONE_SHOT, watch=True) for n, t in trees.items()}
+        for name, tree in trees.items():
+            run(tree, Path(folder) / f"one thread {name}", *ONE_SHOT, "--set", "threads=1")
+        old, new = (numbers(Path(folder) / f"one thread {name}") for name in trees)
+    finish(
+        "default_run",
+        {
+            "before": commit,
+            "threads": cores(),
+            "seconds": {name: round(statistics.median(t), 1) for name, t in times.items()},
+            "now / before, the same 12 rows": ratio(times, "now", "before"),
+            "now with CAST's 3 rows / before": ratio(times, "with CAST", "before"),
+            "seconds by part, last round": parts,
+            "memory": memory,
+            "measurements with one thread": len(old),
+            "of these different now": sorted(
+                name for name in old.keys() | new.keys() if old.get(name) != new.get(name)
+            ),
+        },
+    )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        raise SystemExit("name the commit to compare with: python benchmarks/default_run.py COMMIT [rounds]")
+    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 3)
