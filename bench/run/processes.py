@@ -201,7 +201,8 @@ class ForkedWorker:
 
     def __init__(self, server: ForkServer, pid: int, stdin: int, stdout: int) -> None:
         self._server, self.pid = server, pid
-        self.stdin, self.stdout = os.fdopen(stdin, "w"), os.fdopen(stdout)
+        self.stdin: IO[str] = os.fdopen(stdin, "w")
+        self.stdout: IO[str] = os.fdopen(stdout)
         try:
             self._handle: int | None = os.pidfd_open(pid)
         except ProcessLookupError:  # it ended at once
