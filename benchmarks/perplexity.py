@@ -21,10 +21,11 @@ import torch
 from harness import finish, in_turn, ratio
 
 from bench.inputs import download, loading, windows
-from bench.measures import forward
 from bench.measures.contract import MeasureContext
 from bench.measures.forward import BATCH_TOKENS
-from bench.measures.perplexity import window_losses
+from bench.measures.perplexity import WindowLosses
+from bench.measures.window_pass import Participant, run_pass
+from bench.measures.windowed import Windows
 from bench.system import provenance
 from bench.system.devices import cores
 from bench.verify import WeightCounts
@@ -45,21 +46,25 @@ def plain(model: torch.nn.Module, tokens: torch.Tensor) -> list[float]:
     return losses
 
 
+def ours(model: torch.nn.Module, windows: Windows, context: MeasureContext) -> list[float]:
+    reader = WindowLosses(windows)
+    run_pass([Participant(lambda: reader)], lambda: model, windows.tokens, BATCH_TOKENS // SEQLEN, context)
+    return reader.losses
+
+
 def one(which: str) -> None:
     """In a process of its own: time the second pass, print seconds, peak bytes and the mean loss."""
     torch.set_num_threads(cores())
     folder = download.pull("smollm2-135m").folder
-    tokens, _ = windows.load_windows("wiki-mini", loading.load_tokenizer(folder), SEQLEN, WINDOWS, None)
+    cut = Windows(*windows.load_windows("wiki-mini", loading.load_tokenizer(folder), SEQLEN, WINDOWS, None))
     model = loading.load(folder, Compute())
     context = MeasureContext(
         folder=folder, source=folder, is_dense=True, tokenizer=lambda: None, load_dense=lambda: model, counts=WeightCounts(Pattern()), compute=Compute(),
         data_dir=None, workdir=Path(), progress=NoProgress(), seed=None,
     )  # fmt: skip
     run = {
-        "ours": lambda: window_losses(
-            forward.forward_windows(lambda: model, folder, tokens, BATCH_TOKENS // SEQLEN, context), tokens, context
-        ),
-        "plain": lambda: plain(model, tokens),
+        "ours": lambda: ours(model, cut, context),
+        "plain": lambda: plain(model, cut.tokens),
     }[which]
     started = time.perf_counter()
     losses = run()

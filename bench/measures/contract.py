@@ -24,6 +24,43 @@ A measure in a package of your own needs this module, `bench.results.record` and
         def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
             norm = max(float(p.norm()) for p in model().parameters())
             return Readings((Reading("max_norm", norm, "1", "lower"),))
+
+A measure that reads the windows of a corpus, as perplexity does, can share their forward pass. It is then a
+`bench.measures.windowed.Windowed`, and has a `reader` in place of `read`. The reader is given the logits of a few rows at a
+time, and with `beside_dense = True` those of the dense model:
+
+    from dataclasses import dataclass
+    from typing import ClassVar
+
+    from bench.measures.contract import MeasureContext, Readings
+    from bench.measures.window_pass import LogitPart
+    from bench.measures.windowed import Windowed, Windows, WindowSums
+    from bench.results.record import Item, Reading
+
+    @dataclass(frozen=True)
+    class Entropy(Windowed):
+        name: ClassVar[str] = "entropy"
+
+        def reader(self, windows: Windows, context: MeasureContext) -> "EntropyReader":
+            return EntropyReader(windows)
+
+    class EntropyReader:
+        def __init__(self, windows: Windows) -> None:
+            self.windows, self.sums = windows, WindowSums()
+
+        def take(self, part: LogitPart) -> None:
+            p = part.logits.log_softmax(-1)
+            self.sums.add(part, -(p.exp() * p).sum(-1))
+
+        def finish(self) -> Readings:
+            count, seqlen = self.windows.tokens.shape
+            rows = zip(self.windows.clusters, self.sums.values, strict=True)
+            items = tuple(Item(str(i), c, nats, seqlen - 1.0) for i, (c, nats) in enumerate(rows))
+            mean = sum(self.sums.values) / (count * (seqlen - 1))
+            return Readings((Reading("entropy", mean, "nats/token", ""),), items)
+
+A run builds it with the fields of its settings `perplexity` and reads it off the pass that it makes for all such measures.
+A fault in a reader fails its own measurement alone. A measure with a `read` of its own is measured by itself.
 """
 
 from __future__ import annotations

@@ -178,6 +178,8 @@ class Measurement(_Frozen):
     protocol: Protocol
     content: str
     """Digest of the data measured on."""
+    dense_states_gb: float = 0
+    """Of the dense model's states in the cache, at most; no part of the key."""
 
     @property
     def label(self) -> str:

@@ -82,7 +82,7 @@ def _evaluation_tokens(measurements: list[Measurement]) -> int:
     questions = sum(
         tasks.estimate_tokens(m.config["task"], m.config["limit"]) for m in measurements if m.measure == "zeroshot"
     )
-    windows = {_window_tokens(m) for m in measurements if m.measure in ("perplexity", "agreement")}
+    windows = {_window_tokens(m) for m in measurements if "corpus" in m.config}
     return questions + sum(windows)
 
 

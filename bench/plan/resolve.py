@@ -13,6 +13,7 @@ from bench.catalog.choice import Choice, parse_chain, parse_quantizer
 from bench.inputs import corpora, models, tasks, training_text, windows
 from bench.inputs.task_yaml import lm_eval_version, read_task
 from bench.measures.speed.measure import measure_configs
+from bench.measures.windowed import Windowed
 from bench.plan import recipes
 from bench.plan.artifact import CalibrationSet, TrainingRun
 from bench.plan.spec import Spec
@@ -177,7 +178,7 @@ class ModelInputs:
             return [_fields(measure, config, "") for config in configs]
         if measure == "zeroshot":
             return [self._task(task, file) for task, file in tasks.expand(request.spec.tasks).items()]
-        if measure in ("perplexity", "agreement"):
+        if _reads_windows(registry.load(registry.lookup("measures", measure))):
             return [self._windows(measure)]
         return [_fields(measure, {}, "")]
 
@@ -198,7 +199,7 @@ class ModelInputs:
         if content:  # else the corpus is not here yet
             tokenizer = self.model.folder / "tokenizer.json"
             windows.check_windows(corpus, seqlen, wanted.windows, tokenizer, spec.data_dir, wanted.split)
-        return _fields(measure, config, content)
+        return _fields(measure, config, content) | {"dense_states_gb": wanted.dense_states_gb}
 
     def _task(self, name: str, file: str) -> dict[str, Any]:
         spec = self.request.spec
@@ -218,15 +219,21 @@ class ModelInputs:
 
 def _fields(measure: str, config: dict[str, Any], content: str) -> dict[str, Any]:
     entry = registry.lookup("measures", measure)
-    protocol = registry.load(entry)(**config).protocol
+    kind = registry.load(entry)
+    protocol = kind(**config).protocol
+    pass_code = (Windowed.__module__,) if _reads_windows(kind) else ()  # a plug-in's numbers come from it, too
     return {
         "measure": measure,
         "target": entry.target,
-        "source": digest_source(entry.module),
+        "source": digest_source(entry.module, *pass_code),
         "config": config,
         "protocol": Protocol(name=protocol) if isinstance(protocol, str) else protocol,
         "content": content,
     }
+
+
+def _reads_windows(measure: Any) -> bool:
+    return isinstance(measure, type) and issubclass(measure, Windowed)
 
 
 def method_digest(entry: registry.Entry) -> str:

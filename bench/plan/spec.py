@@ -63,6 +63,8 @@ class PerplexitySpec(_Strict):
     """Choices are made on the validation split of a corpus that has one (wiki-mini)."""
     batch: int | None = Field(default=None, ge=1)
     """Windows a forward pass."""
+    dense_states_gb: float = Field(default=4, ge=0, allow_inf_nan=False)
+    """The cache keeps at most so many GB of the dense model's hidden states. Changes no number."""
 
 
 class ZeroshotSpec(_Strict):

@@ -87,7 +87,7 @@ def settings(record: Record) -> dict[str, Any]:
 
 def _measure_settings(measure: str, config: dict[str, Any]) -> dict[str, Any]:
     """A measure's fields as settings of a run."""
-    if measure in ("perplexity", "agreement"):
+    if "corpus" in config:  # it reads windows
         return {"perplexity": {("data" if k == "corpus" else k): v for k, v in config.items()}}
     if measure == "zeroshot":
         return {"tasks": (config["task"],), "zeroshot": {k: config[k] for k in ("batch", "limit") if k in config}}

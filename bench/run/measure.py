@@ -1,30 +1,99 @@
-"""Read one measure off a built artifact, as a record."""
+"""Read measures off a built artifact, as records. Those that read the same windows share a forward pass."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from torch import nn
 
 from bench.catalog import registry
 from bench.inputs import loading
 from bench.measures.contract import Measure, MeasureContext, Readings
+from bench.measures.dense_states import DenseModel
+from bench.measures.windowed import Windowed, read_together
 from bench.plan.artifact import Measurement
 from bench.results.record import Item, Reading, ReadingRow, Record
+from bench.results.store import is_disk_full
 from bench.run.job import BuiltArtifact, Workspace, read_stored
-from bench.run.new_record import new_record
+from bench.run.new_record import failed_record, new_record
 from bench.system import provenance
 from bench.system.cache import temporary_folder
-from methods.contract import Compute
 
 
-def measure(measurement: Measurement, built: BuiltArtifact, workspace: Workspace) -> tuple[Record, tuple[Item, ...]]:
-    """A measurement's record and its per-item scores; diverged, and without scores, where a reading is not finite."""
+class Outcome(NamedTuple):
+    """What became of one measurement."""
+
+    readings: Readings | None = None
+    fault: Exception | None = None
+    own_s: float = 0.0
+    """Seconds spent for it alone."""
+    shares: bool = True
+    """Whether the other seconds were spent for it, too."""
+
+
+def group(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
+    """Measurements of one artifact that are read together: those that share a forward pass, and each other one alone."""
+    groups: dict[Any, list[Measurement]] = {}
+    for measurement in measurements:
+        try:
+            instrument = _instrument(measurement)
+        except Exception:  # noqa: BLE001 (it raises the same when it is measured, alone)
+            instrument = None
+        shared = instrument.same_pass if isinstance(instrument, Windowed) else measurement.key
+        groups.setdefault(shared, []).append(measurement)
+    return list(groups.values())
+
+
+def measure(
+    measurements: Sequence[Measurement], built: BuiltArtifact, workspace: Workspace
+) -> list[tuple[Record, tuple[Item, ...]]]:
+    """The records and per-item scores of a group's measurements.
+
+    A record is failed where its measure or the forward pass raised, and diverged, without scores, where a reading is not
+    finite. `cost.wall_s` is a measurement's own seconds and an equal part of those it shares, so that sums are right.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    started = time.monotonic()
+    states: list[str] = []
+    try:
+        outcomes = _read(measurements, built, workspace, states)
+    except Exception as fault:  # noqa: BLE001 (a measure may raise anything; it costs these measurements only)
+        outcomes = [Outcome(fault=fault)] * len(measurements)
+    shared = time.monotonic() - started - sum(o.own_s for o in outcomes)
+    sharing = [m.label for m, o in zip(measurements, outcomes, strict=True) if o.shares]
+    out = []
+    for measurement, outcome in zip(measurements, outcomes, strict=True):
+        record, items = _record(measurement, outcome, built)
+        own = outcome.own_s + (shared / len(sharing) if outcome.shares else 0.0)
+        record.cost["wall_s"] = round(own, 3)
+        if outcome.shares and len(sharing) > 1:
+            record.cost |= {"shared_s": round(shared, 3), "shared_with": [x for x in sharing if x != measurement.label]}
+        if outcome.shares and states:
+            record.cost["dense_states"] = states
+        out.append((record, items))
+    return out
+
+
+def _instrument(measurement: Measurement) -> Measure:
     kind = registry.load(registry.lookup("measures", measurement.measure))
     instrument: Measure = kind(**measurement.config)
-    compute = workspace.compute
-    if not getattr(instrument, "streams", False):
-        compute = Compute(device=compute.device, dtype=compute.dtype, threads=compute.threads)
-    source, artifact = workspace.source.path, measurement.artifact
+    return instrument
+
+
+def _read(
+    measurements: Sequence[Measurement], built: BuiltArtifact, workspace: Workspace, states: list[str]
+) -> list[Outcome]:
+    """states: is told what became of the dense model's states, in words."""
+    instruments = [_instrument(m) for m in measurements]
+    artifact, source, compute = measurements[0].artifact, workspace.source.path, workspace.compute
+    if not all(getattr(i, "streams", False) for i in instruments):
+        compute = replace(compute, stream=False)
     with temporary_folder("measure") as workdir:
         context = MeasureContext(
             folder=built.folder,
@@ -40,9 +109,45 @@ def measure(measurement: Measurement, built: BuiltArtifact, workspace: Workspace
             progress=workspace.progress,
             seed=artifact.seed,
         )
-        readings = instrument.read(lambda: loading.load(built.folder, compute), context)
+
+        def load() -> nn.Module:
+            return loading.load(built.folder, compute)
+
+        windowed = [i for i in instruments if isinstance(i, Windowed)]
+        if not windowed:
+            (instrument,) = instruments
+            return [Outcome(instrument.read(load, context))]
+        contexts = []
+        for i in range(len(windowed)):
+            (workdir / str(i)).mkdir()
+            contexts.append(replace(context, workdir=workdir / str(i)))
+        dense = DenseModel(
+            {"model": artifact.digest, "loader": artifact.loader}
+            | {"dtype": artifact.dtype, "device": artifact.device, "stream": compute.stream},
+            load_head=lambda: loading.load(source, replace(compute, stream=True)).get_output_embeddings(),  # type: ignore[operator]
+            most_bytes=int(1e9 * measurements[0].dense_states_gb),
+            events=states,
+        )
+        took_part = read_together(list(zip(windowed, contexts, strict=True)), load, dense)
+        return [Outcome(p.readings, p.fault, p.seconds, p.shares) for p in took_part]
+
+
+def _record(measurement: Measurement, outcome: Outcome, built: BuiltArtifact) -> tuple[Record, tuple[Item, ...]]:
+    """
+    Raises:
+        OSError: the fault is that the disk is full.
+    """
+    if outcome.fault:
+        if is_disk_full(outcome.fault):
+            raise outcome.fault
+        return failed_record(measurement, outcome.fault), ()
+    readings = outcome.readings
+    assert readings is not None
     notes = dict(readings.notes)
-    cost: dict[str, Any] = {"peak_bytes": provenance.peak_bytes(artifact.device), "tokens": readings.tokens}
+    cost: dict[str, Any] = {
+        "peak_bytes": provenance.peak_bytes(measurement.artifact.device),
+        "tokens": readings.tokens,
+    }
     if measurement.measure == "pattern":  # the one that every artifact has carries what its making took
         notes |= built.notes
         cost |= built.cost

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ def _work(job: Assignment, events: Events) -> None:
 
 def _fill(measurements: list[Measurement], store: Store, events: Events) -> None:
     from bench.run.build import Builder
-    from bench.run.measure import measure
+    from bench.run.measure import group, measure
 
     artifact = measurements[0].artifact
     builder = Builder(artifact, events)
@@ -92,17 +91,10 @@ def _fill(measurements: list[Measurement], store: Store, events: Events) -> None
         for measurement in measurements:
             _record(store, events, failed_record(measurement, fault))
         return
-    for measurement in measurements:
-        events.phase = measurement.label
-        started = time.monotonic()
-        try:
-            record, items = measure(measurement, built, builder.workspace)
-        except Exception as fault:  # so may a measure
-            if is_disk_full(fault):
-                raise
-            record, items = failed_record(measurement, fault), ()
-        record.cost["wall_s"] = round(time.monotonic() - started, 3)
-        _record(store, events, record, items)
+    for together in group(measurements):
+        events.phase = ", ".join(m.label for m in together)
+        for record, items in measure(together, built, builder.workspace):
+            _record(store, events, record, items)
 
 
 def _record(store: Store, events: Events, record: Record, items: Any = ()) -> None:

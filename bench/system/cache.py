@@ -18,7 +18,7 @@ from methods.errors import UserError
 
 CACHE_ENV = "CAST_BENCH_CACHE"
 
-REBUILDABLE = ("artifacts", "tmp", "logs", "datasets", "digests", "tokens")
+REBUILDABLE = ("artifacts", "dense-states", "tmp", "logs", "datasets", "digests", "tokens")
 """Parts of the cache that a run makes again by itself."""
 
 EXPENSIVE = ("models", "data", "training", "environments")
@@ -109,10 +109,30 @@ def _collect(parts: tuple[str, ...], before: float) -> tuple[int, int]:
             if entry.stem in used or (used and entry.parent.name in SHARED):
                 left += 1
                 continue
-            size = _bytes(entry)
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-            freed += size
+            freed += _delete(entry)
     return freed, left
+
+
+def evict(part: str, most: int) -> bool:
+    """Delete a part's entries that are not in use, the oldest first, until it takes at most `most` bytes.
+
+    Returns:
+        Whether it does.
+    """
+    with gc_lock():
+        used = _names_in_use()
+        total = _bytes(cache_dir() / part)
+        for _, entry in sorted((e.stat().st_mtime, e) for e in _entries(cache_dir() / part)):
+            if total > most and entry.stem not in used:
+                total -= _delete(entry)
+    return total <= most
+
+
+def _delete(entry: Path) -> int:
+    """Returns the bytes freed."""
+    size = _bytes(entry)
+    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    return size
 
 
 def _names_in_use() -> set[str]:

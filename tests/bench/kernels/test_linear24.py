@@ -94,14 +94,19 @@ def test_a_packed_folder_loads_on_its_packed_weights(make, keep_as, tmp_path, fa
 def test_perplexity_reads_a_swapped_model(llama):
     from types import SimpleNamespace
 
-    from bench.measures.perplexity import window_losses
+    from bench.measures.perplexity import WindowLosses
+    from bench.measures.window_pass import logit_parts
+    from bench.measures.windowed import Windows
     from methods.contract import NoProgress
 
     model, packed = masked(llama)
     context = SimpleNamespace(compute=Compute(), progress=NoProgress())
 
     def losses(model):
-        return window_losses(forward.forward_windows(lambda: model, None, IDS, 2, context), IDS, context)
+        reader = WindowLosses(Windows(IDS, ()))
+        for part in logit_parts(forward.forward_windows(lambda: model, None, IDS, 2, context), IDS, Compute().device):
+            reader.take(part)
+        return reader.losses
 
     wanted = losses(model)
     assert losses(swap_linears(model, packed)) == wanted

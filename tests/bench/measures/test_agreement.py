@@ -8,9 +8,11 @@ import torch
 
 from bench.inputs import loading, windows
 from bench.measures import forward
-from bench.measures.agreement import Agreement, window_distances
+from bench.measures.agreement import Agreement, WindowDistances
 from bench.measures.contract import MeasureContext
-from bench.measures.perplexity import Perplexity, window_losses
+from bench.measures.perplexity import Perplexity, WindowLosses
+from bench.measures.window_pass import logit_parts
+from bench.measures.windowed import Windows
 from bench.results.store import Store
 from bench.verify import WeightCounts
 from helpers import runs
@@ -117,8 +119,15 @@ def test_windows_are_perplexitys(context):
 
 def distances(context, **sizes):
     """Of three windows, two to a batch."""
-    tokens = windows.load_windows("wiki-mini", context.tokenizer(), SEQLEN, 3, None)[0]
-    return window_distances(lambda: loading.load(context.folder, Compute()), tokens, 2, context, **sizes)
+    cut = Windows(*windows.load_windows("wiki-mini", context.tokenizer(), SEQLEN, 3, None))
+    reader = WindowDistances(cut)
+    measured, dense = (
+        forward.forward_windows(lambda f=folder: loading.load(f, Compute()), folder, cut.tokens, 2, context)
+        for folder in (context.folder, context.source)
+    )
+    for part in logit_parts(measured, cut.tokens, Compute().device, dense, **sizes):
+        reader.take(part)
+    return reader.distances
 
 
 @pytest.mark.numeric
@@ -184,7 +193,10 @@ def test_a_streamed_model_has_the_same_losses_to_the_bit(family, dtype, make, ke
         compute = Compute(dtype=dtype, stream=stream)
         context = type("MeasureContext", (), {"compute": compute, "progress": NoProgress()})
         made = forward.forward_windows(lambda c=compute: loading.load(folder, c), folder, tokens, 2, context)
-        losses.append(window_losses(made, tokens, context))
+        reader = WindowLosses(Windows(tokens, "abcde"))
+        for part in logit_parts(made, tokens, compute.device):
+            reader.take(part)
+        losses.append(reader.losses)
 
     assert losses[0] == losses[1]
     assert len(set(losses[0])) == 5

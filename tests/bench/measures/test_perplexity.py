@@ -15,7 +15,9 @@ import torch
 
 from bench.inputs import corpora, loading, windows
 from bench.measures import forward
-from bench.measures.perplexity import Perplexity, window_losses
+from bench.measures.perplexity import Perplexity, WindowLosses
+from bench.measures.window_pass import logit_parts
+from bench.measures.windowed import Windows
 from helpers import runs
 from methods.contract import Compute, NoProgress
 from methods.errors import UserError
@@ -56,7 +58,7 @@ def model(folder):
 @pytest.fixture
 def context(tokenizer):
     return SimpleNamespace(
-        folder=None, tokenizer=lambda: tokenizer, compute=Compute(), data_dir=None, progress=NoProgress()
+        folder=None, is_dense=True, tokenizer=lambda: tokenizer, compute=Compute(), data_dir=None, progress=NoProgress()
     )
 
 
@@ -120,11 +122,14 @@ def test_one_window_has_no_standard_error(model, context):
 @pytest.mark.numeric
 @pytest.mark.parametrize(("logits_bytes", "part_bytes"), [(1, 1), (4 * 1024 * 7, 2**20), (4 * 1024 * 7, 4 * 1024 * 3)])
 def test_chunks_change_nothing(model, context, logits_bytes, part_bytes):
-    tokens, _ = windows.load_windows("wiki-mini", context.tokenizer(), SEQLEN, 3, None)
+    cut = Windows(*windows.load_windows("wiki-mini", context.tokenizer(), SEQLEN, 3, None))
 
     def losses(batch, **sizes):
-        forward_pass = forward.forward_windows(lambda: model, None, tokens, batch, context)
-        return window_losses(forward_pass, tokens, context, **sizes)
+        reader = WindowLosses(cut)
+        measured = forward.forward_windows(lambda: model, None, cut.tokens, batch, context)
+        for part in logit_parts(measured, cut.tokens, context.compute.device, **sizes):
+            reader.take(part)
+        return reader.losses
 
     chunked = losses(2, logits_bytes=logits_bytes, part_bytes=part_bytes)
     assert chunked == pytest.approx(losses(3), rel=1e-5)

@@ -58,6 +58,14 @@ def test_key_moves_with_the_protocol_of_its_own_measure_alone(setting):
     assert all(before[k] != after[k] for k in before if k[1] == "perplexity")
 
 
+def test_what_the_cache_may_keep_is_no_part_of_a_key():
+    plain, bounded = ({"windows": 4} | more for more in ({}, {"dense_states_gb": 0.5}))
+
+    assert keys(perplexity=plain) == keys(perplexity=bounded)
+    spec = runs.small("r", perplexity=bounded)
+    assert {m.dense_states_gb for m in api.plan(spec).measurements if m.measure == "perplexity"} == {0.5}
+
+
 def test_key_moves_with_a_methods_config():
     one, other = (keys(methods=(m,)) for m in ("sparsegpt", "sparsegpt:block=64"))
 

@@ -1,0 +1,142 @@
+"""The dense model's final hidden states on windows, kept in the cache for all models that are compared with it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.measures import forward
+from bench.system import digests, provenance
+from bench.system.cache import cache_dir, evict, gc_lock, in_use, temporary_folder
+from bench.system.files import publish
+from bench.system.source_digest import digest_source
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PART = "dense-states"
+"""Of the cache."""
+DIGESTS = "sha256.json"
+"""A list, of a folder's files in order."""
+STATES = "states"
+
+
+@dataclass(frozen=True)
+class DenseModel:
+    """A dense model whose states may be kept."""
+
+    inputs: Mapping[str, Any]
+    """What decides its states, besides the windows, the machine and the code of the pass."""
+    load_head: Callable[[], nn.Module]
+    """Loads its output head, on the device."""
+    most_bytes: int
+    """Of all states in the cache together."""
+    events: list[str] = field(default_factory=list)
+    """What became of the states, in words."""
+
+    @contextlib.contextmanager
+    def states(self, token_digest: str, batch: int) -> Iterator[DenseStates]:
+        """Its states on windows, so many a batch. What of them is in the cache stays there until the block ends."""
+        import torch  # slow to import
+
+        inputs = {
+            "model": dict(self.inputs),
+            "tokens": token_digest,
+            "batch": batch,
+            "code": digest_source(__name__, forward.__name__),
+            "threads": torch.get_num_threads(),
+            "versions": provenance.versions(),
+            "machine": provenance.machine(),
+        }
+        folder = cache_dir() / PART / digests.of(inputs)[:32]
+        with in_use(folder.name):
+            yield DenseStates(folder, self)
+
+
+class DenseStates:
+    """A folder with a safetensors file per batch. It is there whole or not at all."""
+
+    def __init__(self, folder: Path, model: DenseModel) -> None:
+        self.folder, self.model = folder, model
+
+    def open(self) -> Iterator[Tensor] | None:
+        """The states batch by batch [batch, seqlen, hidden], on the CPU; None where they are not kept.
+
+        Every file is checked first. Where one is not as it was written, all are deleted.
+        """
+        if not self.folder.exists():
+            return None
+        try:
+            expected = json.loads((self.folder / DIGESTS).read_text())
+            files = [_file(self.folder, i) for i in range(len(expected))]
+            damaged = next((f for f, sha256 in zip(files, expected, strict=True) if _digest(f) != sha256), None)
+        except (OSError, ValueError, TypeError):
+            damaged = self.folder / DIGESTS
+        if damaged:
+            self.model.events.append(f"damaged in the cache ({damaged}), so deleted")
+            with gc_lock():
+                shutil.rmtree(self.folder, ignore_errors=True)
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(self.folder)  # those not used for longest are deleted first
+        self.model.events.append("read from the cache")
+        return map(_read, files)
+
+    def accept(self, head: nn.Module, tokens: Tensor) -> bool:
+        """Whether states of these tokens can be kept. Others, not used for longest, are deleted to make space.
+
+        head: the dense model's, [vocabulary, hidden].
+        """
+        if self.folder.exists():
+            return False
+        weight: Any = head.weight
+        size = tokens.numel() * weight.shape[1] * weight.element_size()
+        free = shutil.disk_usage(cache_dir()).free
+        if size > self.model.most_bytes or not evict(PART, self.model.most_bytes - size):
+            why = f"perplexity.dense_states_gb={self.model.most_bytes / 1e9:g}"
+        elif size > free / 2:
+            why = f"{free / 1e9:.3g} GB free on the disk"
+        else:
+            return True
+        self.model.events.append(f"computed, not kept: {size / 1e9:.3g} GB needed, {why}")
+        return False
+
+    def keep(self, states: Iterable[Tensor]) -> Generator[Tensor]:
+        """The same states, which are in the cache after the last."""
+        from safetensors.torch import save  # imports torch
+
+        with temporary_folder(PART) as workdir:
+            folder = workdir / self.folder.name
+            folder.mkdir()
+            expected = []
+            for i, batch in enumerate(states):
+                content = save({STATES: batch.cpu().contiguous()})
+                _file(folder, i).write_bytes(content)
+                expected.append(hashlib.sha256(content).hexdigest())
+                del content
+                yield batch
+            (folder / DIGESTS).write_text(json.dumps(expected))
+            publish(folder, self.folder)
+        self.model.events.append("computed and kept")
+
+
+def _file(folder: Path, batch: int) -> Path:
+    return folder / f"{batch:05d}.safetensors"
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _read(file: Path) -> Tensor:
+    from safetensors.torch import load_file  # imports torch
+
+    return load_file(file)[STATES].clone()  # aligned as a model's are, since a product may go by it; and off the file

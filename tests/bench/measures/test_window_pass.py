@@ -1,0 +1,211 @@
+"""Measures that read the same windows share a forward pass, those of somebody else too; a fault costs what it must."""
+
+import ast
+import textwrap
+
+import pytest
+from transformers.models.llama.modeling_llama import LlamaModel
+
+from bench.measures import contract, forward
+from bench.run import measure
+from helpers import runs
+
+ENTROPY = textwrap.dedent(
+    contract.__doc__[
+        contract.__doc__.index("    from dataclasses", contract.__doc__.index("A measure that reads")) :
+    ].partition("\n\nA run builds it")[0]
+)
+OTHERS = '''
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from bench.measures.contract import Readings
+from bench.measures.windowed import Windowed
+from bench.results.record import Reading
+from methods import Needs
+
+@dataclass(frozen=True)
+class Alone:
+    """Knows of no windows: it runs the model by itself."""
+
+    name: ClassVar[str] = "alone"
+    needs: ClassVar[Needs] = Needs.NOTHING
+
+    @property
+    def protocol(self):
+        return "one token"
+
+    def read(self, model, context):
+        logits = model()(torch.zeros(1, 1, dtype=torch.long)).logits
+        return Readings((Reading("logit", float(logits[0, 0, 0]), "1", ""),))
+
+@dataclass(frozen=True)
+class Faulty(Windowed):
+    name: ClassVar[str] = "faulty"
+
+    def reader(self, windows, context):
+        return self
+
+    def take(self, part):
+        raise RuntimeError("cannot read this")
+
+@dataclass(frozen=True)
+class Overwriting(Windowed):
+    name: ClassVar[str] = "overwriting"
+    beside_dense: ClassVar[bool] = True
+
+    def reader(self, windows, context):
+        return self
+
+    def take(self, part):
+        part.logits.exp_()
+'''
+KINDS = ("Alone", "Faulty", "Overwriting")
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    runs.distribution(folder, "entropy", ENTROPY, measures={"entropy": "entropy:Entropy"})
+    return runs.distribution(folder, "others", OTHERS, measures={k.lower(): f"others:{k}" for k in KINDS})
+
+
+@pytest.fixture(autouse=True)
+def world(installed, tmp_path, monkeypatch):
+    yield from runs.world(installed, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def forwards(monkeypatch):
+    """How many tokens each forward pass of a model had."""
+    seen = []
+    real = LlamaModel.forward
+
+    def counted(self, input_ids=None, **others):
+        seen.append(input_ids.numel())
+        return real(self, input_ids=input_ids, **others)
+
+    monkeypatch.setattr(LlamaModel, "forward", counted)
+    return seen
+
+
+def run(results, *measures, **changes):
+    spec = runs.small(results, measures=("perplexity", "agreement", *measures), **changes)
+    runs.run_here(spec)
+    return runs.records(results)
+
+
+def numbers(records, *measures):
+    return {k: (r.readings, r.token_digest, r.items.sha256) for k, r in records.items() if k[2] in measures}
+
+
+def test_the_example_imports_public_modules_alone():
+    modules = {n.module for n in ast.walk(ast.parse(ENTROPY)) if isinstance(n, ast.ImportFrom)}
+
+    assert {m for m in modules if m.startswith(("bench", "methods"))} == {
+        "bench.measures.contract",
+        "bench.measures.windowed",
+        "bench.measures.window_pass",
+        "bench.results.record",
+    }
+
+
+def test_all_that_reads_the_same_windows_shares_a_pass(tmp_path, forwards):
+    """One of each model's four windows; what knows of none runs the model by itself."""
+    got = run(tmp_path / "r", "entropy", "alone")
+
+    assert sorted(forwards) == [1, 1, 4 * 128, 4 * 128]
+    assert {r.status for r in got.values()} == {"ok"}, [r.reason for r in got.values()]
+    entropy, perplexity = (got["magnitude", None, m] for m in ("entropy", "perplexity"))
+    assert 2 < entropy.readings[0].value < 6
+    assert (entropy.token_digest, entropy.items.rows) == (perplexity.token_digest, 4)
+    assert entropy.identity.protocol == perplexity.identity.protocol
+    assert len({r.key for r in got.values()}) == len(got)
+
+
+def test_each_measured_by_itself_gives_the_same(tmp_path, forwards):
+    measures = ("perplexity", "agreement", "entropy")
+    together = run(tmp_path / "together", "entropy")
+    alone = {}
+    for name in measures:
+        spec = runs.small(tmp_path / name, measures=(name,), perplexity={"windows": 4, "dense_states_gb": 0})
+        runs.run_here(spec)
+        alone |= runs.records(tmp_path / name)
+
+    assert numbers(together, *measures) == numbers(alone, *measures)
+    assert {k: r.key for k, r in together.items()} == {k: r.key for k, r in alone.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("faulty", "RuntimeError: cannot read this"),
+        (
+            "overwriting",
+            "OverwrittenLogits: the measure writes to the logits it is given, which others read: copy them first",
+        ),
+    ],
+)
+def test_a_fault_in_a_reader_costs_its_own_record(tmp_path, name, reason):
+    """Also where it spoiled what the others read: they read again. It is asked for first, so that it comes first."""
+    spec = runs.small(tmp_path / "r", measures=(name, "perplexity", "agreement"))
+    runs.run_here(spec)
+    got, wanted = runs.records(tmp_path / "r"), run(tmp_path / "wanted")
+
+    assert {(r.status, r.reason) for k, r in got.items() if k[2] == name} == {("failed", reason)}
+    assert all(r.status == "ok" for k, r in got.items() if k[2] != name)
+    measures = "perplexity", "agreement"
+    assert numbers(got, *measures) == numbers(wanted, *measures)
+
+
+def test_a_pass_ends_when_nobody_reads_on(tmp_path, forwards):
+    """Two batches of two windows."""
+    runs.run_here(runs.small(tmp_path / "r", measures=("faulty",), perplexity={"windows": 4, "batch": 2}))
+
+    assert forwards == [2 * 128] * 2
+
+
+def break_forward(monkeypatch, where):
+    """where: of the folder of the model whose pass fails."""
+    real = forward.forward_windows
+
+    def broken(load, folder, *others):
+        if where(folder):
+            raise RuntimeError("no such forward")
+        return real(load, folder, *others)
+
+    monkeypatch.setattr(forward, "forward_windows", broken)
+
+
+def test_a_fault_in_the_forward_pass_costs_all_that_share_it(tmp_path, monkeypatch):
+    break_forward(monkeypatch, lambda folder: folder != runs.TINY.resolve())
+    got = run(tmp_path / "r", "entropy")
+
+    failed = {k for k, r in got.items() if r.status == "failed"}
+    assert failed == {("magnitude", None, m) for m in ("perplexity", "agreement", "entropy")}
+    assert {got[k].reason for k in failed} == {"RuntimeError: no such forward"}
+    assert all("broken" in got[k].traceback for k in failed)
+
+
+def test_a_fault_in_the_dense_models_costs_what_compares_with_it(tmp_path, monkeypatch):
+    break_forward(monkeypatch, lambda folder: folder == runs.TINY.resolve())
+    got = run(tmp_path / "r")
+
+    failed = {k for k, r in got.items() if r.status == "failed"}
+    assert failed == {("dense", None, "perplexity"), ("magnitude", None, "agreement")}
+
+
+def test_shared_seconds_are_counted_once(tmp_path, monkeypatch):
+    """By a clock that goes on by an hour whenever it is asked: nothing else takes as long."""
+    ticks = iter(range(0, 10**9, 3600))
+    monkeypatch.setattr(measure.time, "monotonic", lambda: next(ticks))
+    got = {k[2]: r.cost for k, r in run(tmp_path / "r", "alone").items() if k[0] == "magnitude"}
+
+    both = got["perplexity"], got["agreement"]
+    assert sum(c["wall_s"] for c in both) % 3600 == pytest.approx(0, abs=0.01)
+    assert both[0]["shared_s"] == both[1]["shared_s"]
+    assert [c["shared_with"] for c in both] == [["agreement"], ["perplexity"]]
+    assert all(c["shared_s"] / 2 <= c["wall_s"] < c["shared_s"] for c in both)
+    assert got["alone"].keys() == {"wall_s", "peak_bytes", "tokens"}
