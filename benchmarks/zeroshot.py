@@ -1,8 +1,9 @@
-"""Zero-shot on tiny: `bench run` against the lm-eval command line, whole commands, on the same tasks and batch size.
+"""Zero-shot: `bench run` against the lm-eval command line, whole commands, on the same tasks, data, dtype and threads.
 
-Both must answer every question alike. lm-eval's command against itself is the noise.
+tiny answers the tasks of this suite, smollm2-135m the first 500 questions of HellaSwag, ARC-Easy and PIQA, whose data lies
+in $BENCH_DATA_DIR or in the cache. lm-eval's command against itself is the noise.
 
-python benchmarks/zeroshot.py [rounds]
+python benchmarks/zeroshot.py [rounds] [task ...]
 """
 
 from __future__ import annotations
@@ -13,76 +14,100 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any, NamedTuple
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from harness import finish, in_turn, ratio
 
-from bench.inputs import download, tasks, wikitasks
+from bench.inputs import download, hub, tasks, wikitasks
+from bench.inputs.task_yaml import read_task, tasks_root
 from bench.results.store import Store
 from bench.system.devices import cores
 
-BATCH = 16
+REAL_TASKS = ("hellaswag", "arc_easy", "piqa")
+LIMIT = 500
+LM_EVAL_BATCH = 16
+LOCAL_YAML = "include: {file}\ntask: {name}_here\ntag: []\ndataset_path: {data}\ntraining_split: null\n"
+"""lm-eval's own task, with its data from a folder."""
 
 
-def ours(room: Path) -> dict[str, float]:
-    flags = [
-        "--methods",
-        "dense",
-        "--quant",
-        "none",
-        "--measures",
-        "zeroshot",
-        "--device",
-        "cpu",
-        "--results",
-        str(room / "r"),
-    ]
-    settings = ["--set", f"zeroshot.batch={BATCH}", "--set", f"threads={cores()}"]
+class Answers(NamedTuple):
+    accuracy: float
+    tokens: int | None
+    """That went through the model; None: not known."""
+
+
+def model_of(task: str) -> str:
+    return "tiny" if task in tasks.BUILTIN_TASKS else "smollm2-135m"
+
+
+def ours(task: str, folder: Path) -> Answers:
+    flags = ["--model", model_of(task), "--methods", "dense", "--quant", "none", "--measures", "zeroshot"]
+    flags += ["--tasks", task, "--device", "cpu", "--dtype", "float32", "--results", str(folder / "r")]
+    settings = ["--set", f"zeroshot.limit={LIMIT}", "--set", f"threads={cores()}"]
     subprocess.run([sys.executable, "-m", "bench", "run", *flags, *settings], capture_output=True, check=True)
-    found = [r for r in Store(room / "r", write=False) if r.identity.measure == "zeroshot"]
-    return {r.identity.protocol.label.split("@")[0]: r.readings[0].value or 0.0 for r in found}
+    (record,) = (r for r in Store(folder / "r", write=False) if r.identity.measure == "zeroshot")
+    accuracy = next(r.value for r in record.readings if r.metric == "acc")
+    return Answers(accuracy or 0.0, record.cost["tokens"])
 
 
-def theirs(room: Path) -> dict[str, float]:
-    folder = download.pull("tiny").folder
-    flags = ["--model", "hf", "--model_args", f"pretrained={folder},dtype=float32", "--device", "cpu"]
-    flags += [
-        "--tasks",
-        ",".join(tasks.BUILTIN_TASKS),
-        "--include_path",
-        str(wikitasks.folder()),
-        "--batch_size",
-        str(BATCH),
-    ]
-    command = [sys.executable, "-m", "lm_eval", "run", *flags, "--output_path", str(room / "lm-eval.json")]
+def theirs(task: str, folder: Path) -> Answers:
+    model = download.pull(model_of(task)).folder
+    name = write_task(task, folder / "tasks")
+    flags = ["--model", "hf", "--model_args", f"pretrained={model},dtype=float32", "--device", "cpu"]
+    flags += ["--tasks", name, "--include_path", str(folder / "tasks"), "--batch_size", str(LM_EVAL_BATCH)]
+    flags += ["--limit", str(LIMIT), "--output_path", str(folder / "lm-eval.json")]
     threads = {"OMP_NUM_THREADS": str(cores())}
+    command = [sys.executable, "-m", "lm_eval", "run", *flags]
     subprocess.run(command, capture_output=True, check=True, env=os.environ | threads)
-    (file,) = room.glob("**/lm-eval*.json")
-    return {name: result["acc,none"] for name, result in json.loads(file.read_text())["results"].items()}
+    (file,) = folder.glob("**/lm-eval*.json")
+    return Answers(json.loads(file.read_text())["results"][name]["acc,none"], None)
 
 
-def main(rounds: int) -> None:
-    seen: dict[str, dict[str, float]] = {}
+def write_task(name: str, folder: Path) -> str:
+    """A task's YAML for lm-eval's command, in a folder of its own. Returns the task's name there."""
+    folder.mkdir()
+    if name in tasks.BUILTIN_TASKS:
+        file = wikitasks.folder() / f"{name}.yaml"
+        (folder / file.name).write_text(file.read_text())
+        return name
+    task = read_task(name, tasks.TASK_FILES[name])
+    data = tasks.data_folder(task, hub.mirror(None))
+    if data is None:
+        sys.exit(f"the data of {name} is not here: name a folder that has it in ${hub.DATA_ENV}")
+    text = LOCAL_YAML.format(file=tasks_root() / task.file, name=name, data=data.resolve())
+    (folder / f"{name}.yaml").write_text(text)
+    return f"{name}_here"
+
+
+def compare(task: str, rounds: int) -> dict[str, Any]:
+    answers: dict[str, Answers] = {}
 
     def go(name: str) -> None:
-        with tempfile.TemporaryDirectory() as room:
-            seen[name] = (ours if name == "ours" else theirs)(Path(room))
+        with tempfile.TemporaryDirectory() as folder:
+            answers[name] = (ours if name == "ours" else theirs)(task, Path(folder))
 
-    wikitasks.folder()
     times = in_turn({name: lambda n=name: go(n) for name in ("ours", "lm-eval", "lm-eval again")}, rounds)
-    assert seen["ours"] == seen["lm-eval"], seen
-    finish(
-        "zeroshot",
-        {
-            "model": "tiny",
-            "tasks": ", ".join(f"{t}: acc {seen['ours'][t]:.4g}" for t in tasks.BUILTIN_TASKS),
-            "threads": cores(),
-            "lm-eval / ours, whole commands": ratio(times, "lm-eval", "ours"),
-            "lm-eval / lm-eval again, the noise": ratio(times, "lm-eval", "lm-eval again"),
-        },
-    )
+    accuracy = f"{answers['ours'].accuracy:.4g}, {answers['lm-eval'].accuracy:.4g}"
+    return {
+        f"{task} on {model_of(task)}: acc of ours, of lm-eval": accuracy,
+        f"{task}: tokens through the model, ours": answers["ours"].tokens,
+        f"{task}: lm-eval / ours, whole commands": ratio(times, "lm-eval", "ours"),
+        f"{task}: lm-eval / lm-eval again, the noise": ratio(times, "lm-eval", "lm-eval again"),
+    }
+
+
+def main(rounds: int, names: list[str]) -> None:
+    wikitasks.folder()
+    for name in set(names) - set(tasks.BUILTIN_TASKS):
+        with tempfile.TemporaryDirectory() as folder:
+            write_task(name, Path(folder) / "tasks")  # before hours are spent, is the data here?
+    figures: dict[str, Any] = {"questions at most": LIMIT, "threads": cores()}
+    for name in names:
+        figures |= compare(name, rounds)
+    finish("zeroshot", figures)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3, sys.argv[2:] or [*tasks.BUILTIN_TASKS, *REAL_TASKS])

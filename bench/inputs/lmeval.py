@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +46,15 @@ class Scores(NamedTuple):
 
     scores: tuple[Score, ...]
     samples: tuple[Sample, ...]
+    left: tuple[str, ...]
+    """Kinds of requests that lm-eval's own model class answered."""
+
+
+Scorer = Callable[[Sequence[tuple[list[int], list[int]]], int], Iterator[tuple[int, float, bool]]]
+"""Scores pairs of a context's and a continuation's tokens for a model that sees so many tokens at most.
+
+It yields a pair's index, ln p of the continuation, and whether each of its tokens is the likeliest, in any order.
+"""
 
 
 @cache
@@ -91,24 +100,46 @@ class _RequestCounter:
 
 
 class _LoadedModel(HFLM):  # type: ignore[misc]
-    """lm-eval's model class, with its progress shown by ours."""
+    """lm-eval's model class, with its progress shown by ours and its log-likelihoods computed by a scorer."""
 
-    progress: Progress
+    def __init__(self, model: nn.Module, tokenizer: Any, batch: int, progress: Progress, scorer: Scorer | None) -> None:
+        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch)
+        self.left: set[str] = set()
+        """Kinds of requests that the scorer did not answer."""
+        self._progress, self._scorer = progress, scorer
 
-    def _start_counting(self, requests: list[Any]) -> None:
-        self.set_cache_hook(_RequestCounter(self.progress, len(requests)))
+    def _start(self, kind: str, requests: list[Any]) -> None:
+        self.set_cache_hook(_RequestCounter(self._progress, len(requests)))
+        if kind != "loglikelihood" or self._scorer is None:
+            self.left.add(kind)
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
-        self._start_counting(requests)
+        self._start("loglikelihood", requests)
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
-        self._start_counting(requests)
+        self._start("loglikelihood_rolling", requests)
         return super().loglikelihood_rolling(requests, disable_tqdm=True)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
-        self._start_counting(requests)
+        self._start("generate_until", requests)
         return super().generate_until(requests, disable_tqdm=True)
+
+    def _loglikelihood_tokens(self, requests: list[Any], disable_tqdm: bool = False, override_bs: Any = None) -> Any:
+        """requests: (texts, context tokens, continuation tokens). override_bs comes with rolling requests alone."""
+        if self._scorer is None or override_bs is not None:
+            return super()._loglikelihood_tokens(requests, disable_tqdm=disable_tqdm, override_bs=override_bs)
+        for (context, continuation), *tokens in requests:
+            if not all(tokens) or len(tokens[1]) > self.max_length:
+                raise UserError(
+                    f"continuation {continuation[:40]!r} cannot be scored after {context[-40:]!r}: it has {len(tokens[1])} "
+                    f"tokens after {len(tokens[0])}; both need at least one, and it may have at most {self.max_length}"
+                )
+        answers: list[Any] = [None] * len(requests)
+        for number, *answer in self._scorer([(context, tokens) for _, context, tokens in requests], self.max_length):
+            answers[number] = tuple(answer)
+            self.cache_hook.add_partial("loglikelihood", requests[number][0], answers[number])
+        return answers
 
 
 def evaluate(
@@ -119,6 +150,7 @@ def evaluate(
     batch: int,
     limit: int | None,
     progress: Progress,
+    scorer: Scorer | None = None,
 ) -> Scores:
     """Evaluate a model that is in memory on a task.
 
@@ -126,8 +158,9 @@ def evaluate(
 
     Args:
         data: a folder with the task's data set; None where the task names its own.
-        batch: requests per forward pass.
+        batch: requests per forward pass of lm-eval's own.
         limit: use only the first so many questions; None for all.
+        scorer: answers requests for log-likelihoods; None: lm-eval does, as it does all others.
 
     Raises:
         UserError: the data cannot be read.
@@ -137,12 +170,12 @@ def evaluate(
         if one.get_config("num_fewshot") is None:
             one.set_config(key="num_fewshot", value=0)
         one.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
-    lm = _LoadedModel(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch)  # it may add a pad token
-    lm.progress = progress
+    lm = _LoadedModel(model, copy.deepcopy(tokenizer), batch, progress, scorer)  # it may give it a token to pad with
     results = evaluator.evaluate(lm, loaded, limit=limit, bootstrap_iters=1000)
     return Scores(
         tuple(_scores(results["results"][task.name], results["higher_is_better"][task.name])),
         tuple(_samples(results["samples"][task.name])),
+        tuple(sorted(lm.left)),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.inputs import tasks
@@ -15,16 +16,17 @@ from bench.results.record import Item, Reading
 from methods.contract import Needs
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from bench.inputs.lmeval import Sample
 
 
 @dataclass(frozen=True)
 class Zeroshot:
-    """task: a task of lm-eval or of this suite; batch: requests per forward pass; limit: use only the first so many questions.
+    """task: a task of lm-eval or of this suite; limit: use only the first so many questions.
 
-    file: the task's YAML in lm-eval; version: the task's; harness: lm-eval's version.
+    file: the task's YAML in lm-eval; version: the task's; harness: lm-eval's version; tokens: per forward pass; batch:
+    requests per forward pass where lm-eval runs the model itself.
     """
 
     name: ClassVar[str] = "zeroshot"
@@ -34,6 +36,7 @@ class Zeroshot:
     version: str
     harness: str
     batch: int
+    tokens: int
     limit: int | None = None
 
     @property
@@ -47,25 +50,46 @@ class Zeroshot:
             UserError: the task's data cannot be read.
         """
         from bench.inputs import lmeval  # imports lm_eval
+        from bench.measures import packed_scoring  # imports torch
 
         task = read_task(self.task, self.file)
         tasks.ensure(task, context.data_dir)
+        loaded = model()
+        obstacle = packed_scoring.find_obstacle(loaded)
+        count = _TokenCount(loaded)
         scores = lmeval.evaluate(
-            model(),
+            loaded,
             context.tokenizer(),
             task,
             tasks.data_folder(task, context.data_dir),
             self.batch,
             self.limit,
             context.progress,
+            None if obstacle else partial(packed_scoring.score, loaded, capacity=self.tokens),
         )
-        count = len(scores.samples)
+        questions = len(scores.samples)
         values = tuple(
-            Reading(s.metric, s.value, "1", "higher" if s.higher else "lower", stderr=s.stderr, n=count)
+            Reading(s.metric, s.value, "1", "higher" if s.higher else "lower", stderr=s.stderr, n=questions)
             for s in scores.scores
         )
-        notes = {"data": task.hub or "wiki-mini", "revision": tasks.revision(task, context.data_dir)}
-        return Readings(values, _items(scores.samples, builtin=self.task in tasks.BUILTIN_TASKS), notes=notes)
+        notes = {
+            "data": task.hub or "wiki-mini",
+            "revision": tasks.revision(task, context.data_dir),
+            "engine": f"lm-eval: {obstacle or ', '.join(scores.left)}" if scores.left else "packed",
+        }
+        items = _items(scores.samples, builtin=self.task in tasks.BUILTIN_TASKS)
+        return Readings(values, items, tokens=count.tokens, notes=notes)
+
+
+class _TokenCount:
+    """Counts the tokens that go through a model, padding included."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.tokens = 0
+        model.get_input_embeddings().register_forward_pre_hook(self._add)  # type: ignore[operator]
+
+    def _add(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self.tokens += args[0].numel()
 
 
 def _items(samples: tuple[Sample, ...], builtin: bool) -> tuple[Item, ...]:

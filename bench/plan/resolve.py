@@ -205,7 +205,9 @@ class ModelInputs:
         spec = self.request.spec
         task = read_task(name, file)
         config: dict[str, Any] = {"task": name, "file": file, "version": task.version, "harness": lm_eval_version()}
-        config |= {"batch": spec.zeroshot.batch, "limit": spec.zeroshot.limit}
+        wanted = spec.zeroshot
+        tokens = wanted.tokens or (1024 if self.request.device == "cpu" else 8192)
+        config |= {"tokens": tokens, "batch": wanted.batch, "limit": wanted.limit}
         content = tasks.ensure(task, spec.data_dir) if self.request.fetch else tasks.data_digest(task, spec.data_dir)
         return _fields("zeroshot", config, content)
 

@@ -68,10 +68,12 @@ class PerplexitySpec(_Strict):
 
 
 class ZeroshotSpec(_Strict):
-    """How lm-eval runs a task."""
+    """How a task of lm-eval is run."""
 
+    tokens: int | None = Field(default=None, ge=1)
+    """Per forward, padding included. None: 1024 on a CPU, 8192 on a GPU. Rounding makes it part of what decides a number."""
     batch: int = Field(default=16, ge=1)
-    """Requests per forward. Padding makes it part of what decides a number."""
+    """Requests per forward where lm-eval runs the model itself: for generated answers, for example."""
     limit: int | None = Field(default=None, ge=1)
     """The first so many questions of each task; None: all."""
 

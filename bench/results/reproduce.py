@@ -90,5 +90,6 @@ def _measure_settings(measure: str, config: dict[str, Any]) -> dict[str, Any]:
     if "corpus" in config:  # it reads windows
         return {"perplexity": {("data" if k == "corpus" else k): v for k, v in config.items()}}
     if measure == "zeroshot":
-        return {"tasks": (config["task"],), "zeroshot": {k: config[k] for k in ("batch", "limit") if k in config}}
+        kept = {k: config[k] for k in ("tokens", "batch", "limit") if k in config}
+        return {"tasks": (config["task"],), "zeroshot": kept}
     return {}

@@ -1,11 +1,13 @@
 """Zero-shot tasks: lm-eval's own numbers, question by question, from data that lies here."""
 
 import socket
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from lm_eval.api.instance import Instance
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -13,6 +15,7 @@ from lm_eval.tasks import TaskManager
 from bench import api
 from bench.inputs import lmeval, loading, task_yaml, tasks, wikitasks
 from bench.inputs.task_yaml import lm_eval_version, read_task
+from bench.measures import packed_scoring
 from bench.results.store import Store
 from helpers import runs
 from methods.contract import Compute, NoProgress
@@ -104,11 +107,12 @@ def test_record_says_what_decided_it(tmp_path):
     config = record.key_inputs["measure"]["config"]
 
     assert record.identity.protocol.label == f"wiki_lastword@{wikitasks.VERSION}.0x4"
-    assert config["harness"] == lm_eval_version() and config["batch"] == 16 and config["version"] == "1.0"
-    assert record.notes == {"data": "wiki-mini", "revision": ""}
+    assert config["harness"] == lm_eval_version() and config["version"] == "1.0"
+    assert (config["tokens"], config["batch"]) == (1024, 16)
+    assert record.notes == {"data": "wiki-mini", "revision": "", "engine": "packed"}
 
 
-@pytest.mark.parametrize("change", [{"batch": 8}, {"limit": 5}], ids=str)
+@pytest.mark.parametrize("change", [{"tokens": 512}, {"batch": 8}, {"limit": 5}], ids=str)
 def test_key_moves_with_how_it_is_run(change):
     def keys(**zeroshot):
         spec = runs.small("r", measures=("zeroshot", "size"), tasks=("wiki_lastword", "piqa"), zeroshot=zeroshot)
@@ -126,7 +130,8 @@ def test_key_moves_with_lm_evals_version(monkeypatch):
     assert not before & {c.key for c in api.plan(spec).measurements}
 
 
-def test_progress_counts_requests(tmp_path):
+@pytest.mark.parametrize("packed", [True, False])
+def test_progress_counts_requests(packed):
     progress = []
 
     class Count(NoProgress):
@@ -135,9 +140,69 @@ def test_progress_counts_requests(tmp_path):
 
     model, tokenizer = loading.load(runs.TINY, Compute()), loading.load_tokenizer(runs.TINY)
     task = read_task("wiki_continuation", "")
-    lmeval.evaluate(model, tokenizer, task, None, 16, 3, Count())
+    scorer = partial(packed_scoring.score, model, capacity=64) if packed else None
+    lmeval.evaluate(model, tokenizer, task, None, 16, 3, Count(), scorer)
 
     assert progress == [(i, 12) for i in range(1, 13)]
+
+
+# Who runs the model
+
+
+def test_lm_eval_runs_a_model_that_cannot_be_packed(tmp_path, monkeypatch):
+    def read(name):
+        record = run(tmp_path / name, "wiki_continuation")["dense", "wiki_continuation"]
+        return record, Store(tmp_path / name).items(record)
+
+    packed, items = read("packed")
+    monkeypatch.setattr(packed_scoring, "find_obstacle", lambda _: "attention of another kind")
+    other, other_items = read("other")
+
+    assert (packed.notes["engine"], other.notes["engine"]) == ("packed", "lm-eval: attention of another kind")
+    assert packed.readings == other.readings and items.equals(other_items)
+    assert 2 * packed.cost["tokens"] < other.cost["tokens"]
+
+
+GENERATION = """\
+task: {kind}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: {kind}
+doc_to_text: "{{{{text}}}}"
+doc_to_target: "{{{{text}}}}"
+"""
+METRICS = {
+    "generate_until": "generation_kwargs: {until: ['.'], max_gen_toks: 3}\nmetric_list: [{metric: exact_match}]\n",
+    "loglikelihood_rolling": "metric_list: [{metric: word_perplexity}]\n",
+}
+
+
+@pytest.mark.parametrize("kind", METRICS)
+def test_lm_eval_answers_other_requests(kind, tmp_path, monkeypatch):
+    """Texts to go on with, and likelihoods of whole texts."""
+    (tmp_path / "docs.jsonl").write_text('{"text": "The river flows to the"}\n{"text": "In the year of"}\n')
+    text = GENERATION.format(kind=kind, file=tmp_path / "docs.jsonl") + METRICS[kind]
+    index(monkeypatch, tmp_path, **{kind: text})
+    model, tokenizer = loading.load(runs.TINY, Compute()), loading.load_tokenizer(runs.TINY)
+
+    def refuse(*_, **__):
+        raise AssertionError("the scorer was asked")
+
+    scores = lmeval.evaluate(model, tokenizer, read_task(kind, f"{kind}.yaml"), None, 16, None, NoProgress(), refuse)
+    assert scores.left == (kind,) and len(scores.samples) == 2
+
+
+@pytest.mark.parametrize(("context", "answer"), [(" ", "a"), ("Question:", "")], ids=["context", "continuation"])
+def test_nothing_to_score_is_one_sentence(context, answer):
+    model, tokenizer = loading.load(runs.TINY, Compute()), loading.load_tokenizer(runs.TINY)
+    scorer = partial(packed_scoring.score, model, capacity=64)
+    lm = lmeval._LoadedModel(model, tokenizer, 16, NoProgress(), scorer)
+    request = Instance("loglikelihood", {}, (context, answer), 0, ("task", 0, 1))
+
+    with pytest.raises(UserError, match="cannot be scored") as refusal:
+        lm.loglikelihood([request])
+    assert repr(answer) in str(refusal.value) and len(str(refusal.value).splitlines()) == 1
 
 
 def test_the_tokenizer_stays_as_it_was():
@@ -160,7 +225,7 @@ def test_hub_task_from_a_mirror(mirror, tmp_path, no_network):
     assert got.status == "ok" and got.readings[0].n == len(PIQA) == len(set(items["item_id"]))
     assert items["item_id"][5] == items["item_id"][4] + "#1"
     assert list(items["cluster_id"]) == list(items["item_id"])
-    assert got.notes == {"data": "baber/piqa", "revision": "mirror"}
+    assert got.notes == {"data": "baber/piqa", "revision": "mirror", "engine": "packed"}
     assert list(items["value"]) == scored_by_hand(right)
 
 

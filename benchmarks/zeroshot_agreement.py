@@ -1,0 +1,133 @@
+"""Do packed scoring and lm-eval's own model class answer alike? smollm2-135m, the first 500 questions of three tasks.
+
+In float32: how far the log-likelihoods are apart, and how many questions are judged otherwise. In bfloat16: how many are,
+and by how much lm-eval preferred its answer to ours. The data lies in $BENCH_DATA_DIR or in the cache.
+
+python benchmarks/zeroshot_agreement.py [questions] [task ...]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from statistics import median
+from typing import Any, NamedTuple
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from harness import finish, like_a_worker
+from lm_eval.models.huggingface import HFLM
+
+from bench.inputs import download, hub, lmeval, loading, tasks
+from bench.inputs.task_yaml import read_task
+from bench.measures import packed_scoring
+from bench.measures.prefix_tree import grow_trees
+from bench.system.devices import cores
+from methods.contract import Compute, NoProgress
+
+REAL_TASKS = ("hellaswag", "arc_easy", "piqa")
+LIMIT = 500
+CAPACITY, LM_EVAL_BATCH = 1024, 16
+
+Pairs = Sequence[tuple[list[int], list[int]]]
+Answers = list[tuple[float, bool]]
+
+
+class Outcome(NamedTuple):
+    pairs: Pairs
+    answers: Answers
+    samples: tuple[lmeval.Sample, ...]
+
+    def choices(self) -> list[list[float]]:
+        """Log-likelihoods of each question's continuations."""
+        rows = zip(self.pairs, self.answers, strict=True)
+        return [[answer for _, (answer, _) in group] for _, group in groupby(rows, key=lambda row: row[0][0])]
+
+
+def run(model: Any, tokenizer: Any, name: str, limit: int, answer: Callable[[Pairs, int], Answers]) -> Outcome:
+    kept: list[Any] = []
+
+    def scorer(pairs: Pairs, max_length: int) -> Iterator[tuple[int, float, bool]]:
+        answers = answer(pairs, max_length)
+        kept.extend((pairs, answers))
+        yield from ((number, *one) for number, one in enumerate(answers))
+
+    task = read_task(name, tasks.TASK_FILES[name])
+    data = tasks.data_folder(task, hub.mirror(None))
+    if data is None:
+        sys.exit(f"the data of {name} is not here: name a folder that has it in ${hub.DATA_ENV}")
+    scores = lmeval.evaluate(model, tokenizer, task, data, LM_EVAL_BATCH, limit, NoProgress(), scorer)
+    return Outcome(*kept, scores.samples)
+
+
+def both(model: Any, tokenizer: Any, name: str, limit: int) -> tuple[Outcome, Outcome]:
+    """Ours and lm-eval's."""
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=LM_EVAL_BATCH)
+
+    def packed(pairs: Pairs, max_length: int) -> Answers:
+        found = {number: answer for number, *answer in packed_scoring.score(model, pairs, max_length, CAPACITY)}
+        return [(found[i][0], found[i][1]) for i in range(len(pairs))]
+
+    def theirs(pairs: Pairs, _: int) -> Answers:
+        return lm._loglikelihood_tokens([(None, *pair) for pair in pairs], disable_tqdm=True)  # type: ignore[no-any-return]
+
+    return run(model, tokenizer, name, limit, packed), run(model, tokenizer, name, limit, theirs)
+
+
+def count_flips(one: Outcome, other: Outcome) -> dict[str, int]:
+    """Questions judged otherwise, by metric."""
+    pairs = list(zip(one.samples, other.samples, strict=True))
+    return {metric: sum(a.scores[metric] != b.scores[metric] for a, b in pairs) for metric in pairs[0][0].scores}
+
+
+def margins(judge: Outcome, other: Outcome) -> list[float]:
+    """By how much `judge` prefers its choice to that of `other`, where they choose differently."""
+    found = []
+    for a, b in zip(judge.choices(), other.choices(), strict=True):
+        mine, others = a.index(max(a)), b.index(max(b))
+        if mine != others:
+            found.append(a[mine] - a[others])
+    return sorted(found)
+
+
+def describe(values: list[float]) -> str:
+    return f"{len(values)}, at {median(values):.2g} nats (to {max(values):.2g})" if values else "0"
+
+
+def compare(name: str, limit: int) -> dict[str, Any]:
+    folder = download.pull("smollm2-135m").folder
+    tokenizer = loading.load_tokenizer(folder)
+    ours, theirs = both(loading.load(folder, Compute()), tokenizer, name, limit)
+    inputs = [(context + continuation)[:-1] for context, continuation in ours.pairs]
+    trees = grow_trees(inputs, CAPACITY, 576)
+    greedy = [a[1] != b[1] for a, b in zip(ours.answers, theirs.answers, strict=True)]
+    apart = [abs(a[0] - b[0]) for a, b in zip(ours.answers, theirs.answers, strict=True)]
+    model = loading.load(folder, Compute(dtype=torch.bfloat16))
+    ours_16, theirs_16 = both(model, tokenizer, name, limit)
+    figures = {
+        "tokens, packed / each pair": round(sum(map(len, trees)) / sum(map(len, inputs)), 3),
+        "float32, log-likelihoods apart at most": f"{max(apart):.1e}",
+        "float32, greedy flags that differ": sum(greedy),
+        "float32, questions judged otherwise": str(count_flips(ours, theirs)),
+        "bfloat16, questions judged otherwise": str(count_flips(ours_16, theirs_16)),
+        "bfloat16, other choices than lm-eval's, and its margins": describe(margins(theirs_16, ours_16)),
+        "other choices than in float32, bfloat16 of lm-eval": describe(margins(theirs, theirs_16)),
+        "other choices than in float32, bfloat16 of ours": describe(margins(ours, ours_16)),
+    }
+    return {f"{name}: {key}": value for key, value in figures.items()}
+
+
+def main(limit: int, names: list[str]) -> None:
+    torch.set_num_threads(cores())
+    figures: dict[str, Any] = {"questions": limit}
+    for name in names:
+        figures |= compare(name, limit)
+    finish("zeroshot_agreement", figures)
+
+
+if __name__ == "__main__":
+    like_a_worker()
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else LIMIT, sys.argv[2:] or list(REAL_TASKS))

@@ -1,0 +1,121 @@
+"""Packed scoring against one forward pass for each pair, on random models of every family."""
+
+import pytest
+import torch
+
+from bench.measures.packed_scoring import ATTENTIONS, FAMILIES, find_obstacle, score
+from helpers import models
+from methods import targets
+from methods.quantizing.stored import round_inputs
+
+MAX_LENGTH = 24
+
+
+def make_pairs():
+    """Contexts with several continuations, contexts that begin alike, too long ones, and a pair that is there twice."""
+    dice = torch.Generator().manual_seed(0)
+
+    def draw(count):
+        return torch.randint(64, (count,), generator=dice).tolist()
+
+    pairs = [(context, draw(n)) for context in (draw(12), draw(1), draw(9)) for n in (1, 1, 5, 3)]
+    stem, end = draw(8), draw(4)
+    pairs += [(stem + draw(n), end) for n in (1, 2)]
+    pairs += [(stem, end), (stem, end[:2]), (stem, end[:2] + draw(3))]
+    long = draw(40)
+    pairs += [(long, draw(n)) for n in (1, 6, MAX_LENGTH)] + [(long[:21], draw(4)), (long[:20], draw(4))]
+    return [*pairs, pairs[2]]
+
+
+PAIRS = make_pairs()
+
+
+def score_alone(model, context, continuation):
+    """ln p and the greedy flag, from the logits of a forward pass without a batch, a mask or positions."""
+    ids = torch.tensor([(context + continuation)[-MAX_LENGTH - 1 :]])
+    logits = model(input_ids=ids[:, :-1]).logits[0, -len(continuation) :].float()
+    wanted = ids[0, -len(continuation) :]
+    return float(logits.log_softmax(-1).gather(1, wanted[:, None]).sum()), bool((logits.argmax(-1) == wanted).all())
+
+
+def greedy_continuation(model, context, count):
+    for _ in range(count):
+        context = [*context, int(model(input_ids=torch.tensor([context])).logits[0, -1].argmax())]
+    return context[-count:]
+
+
+def agree(model, pairs, capacity, tolerance=1e-4):
+    got = {number: answer for number, *answer in score(model, pairs, MAX_LENGTH, capacity)}
+    assert sorted(got) == list(range(len(pairs)))
+    for number, pair in enumerate(pairs):
+        log_likelihood, greedy = score_alone(model, *pair)
+        assert got[number][0] == pytest.approx(log_likelihood, abs=tolerance, rel=0)
+        assert got[number][1] is greedy
+    return got
+
+
+def test_every_family_is_packed():
+    assert set(FAMILIES) == set(targets.FAMILIES) == set(models.CONFIGS)
+    assert [family for family in FAMILIES if find_obstacle(models.build(family))] == []
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_is_one_forward_for_each_pair(family, attention):
+    model = models.build(family, attn_implementation=attention)
+    pairs = [*PAIRS, *((c, greedy_continuation(model, c, n)) for c, n in ((PAIRS[0][0], 3), (PAIRS[8][0], 1)))]
+
+    got = agree(model, pairs, capacity=1000)
+    assert got[len(pairs) - 1][1] and got[len(pairs) - 2][1]
+    assert got[len(PAIRS) - 1] == got[2]
+
+
+@pytest.mark.parametrize("capacity", [1, 30, 64])
+def test_capacity_changes_no_answer(capacity):
+    agree(models.build("qwen3"), PAIRS, capacity)
+
+
+def test_no_forward_is_larger_than_the_capacity():
+    model = models.build("llama")
+    sizes = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, args: sizes.append(args[0].numel()))
+    list(score(model, PAIRS, MAX_LENGTH, 50))
+
+    assert len(sizes) > 2 and max(sizes) <= 50
+    assert sum(sizes) < sum(min(len(c) + len(t) - 1, MAX_LENGTH) for c, t in PAIRS)
+
+
+def test_logits_are_computed_only_where_a_token_is_predicted():
+    model = models.build("llama")
+    rows = []
+    model.get_output_embeddings().register_forward_pre_hook(lambda _, args: rows.append(args[0].numel() // 32))
+    context = list(range(20))
+    list(score(model, [(context, [1, 2, 3]), (context, [4]), (context, [1, 5])], MAX_LENGTH, 1000))
+
+    assert sum(rows) == 3  # after the context; after 1; after 1, 2
+
+
+def test_inputs_rounded_token_by_token():
+    """In float64, where no rounding of a product turns a rounding to int8."""
+    model = models.build("llama").double()
+    for name, module in model.named_modules():
+        if name.endswith("proj"):
+            round_inputs(module)
+    agree(model, PAIRS, capacity=64)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "rope dynamic"),
+        ({"_attn_implementation": "flash_attention_2"}, "attention flash_attention_2"),
+        ({"model_type": "gemma3"}, "architecture gemma3"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_packed_is_named(change, said):
+    model = models.build("llama")
+    for name, value in change.items():
+        object.__setattr__(model.config, name, value)
+
+    assert find_obstacle(model) == said

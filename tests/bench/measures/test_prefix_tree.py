@@ -1,0 +1,51 @@
+"""Prefix trees: each sequence is a path, a node sees its path alone, and joining never costs more work."""
+
+import random
+
+import pytest
+
+from bench.measures.prefix_tree import grow_trees
+
+DICE = random.Random(0)
+SEQUENCES = [[DICE.randrange(3) for _ in range(DICE.randrange(1, 9))] for _ in range(60)]
+"""Of three tokens, so that many begin alike, and some are others' beginnings or stand there twice."""
+
+
+def seen_from(tree, node):
+    return [j for j in range(len(tree)) if j <= node < tree.ends[j]]
+
+
+@pytest.mark.parametrize("capacity", [1, 20, 1000])
+def test_each_sequence_is_the_path_that_its_last_node_sees(capacity):
+    trees = grow_trees(SEQUENCES, capacity, reach=100)
+    paths = {number: (tree, path) for tree in trees for number, path in tree.paths.items()}
+
+    assert len(paths) == sum(len(tree.paths) for tree in trees) == len(SEQUENCES)
+    for number, (tree, path) in paths.items():
+        assert [tree.tokens[node] for node in path] == SEQUENCES[number]
+        assert [tree.depths[node] for node in path] == list(range(len(path)))
+        assert seen_from(tree, path[-1]) == path
+    assert all(len(tree) <= capacity or len(tree.paths) == 1 for tree in trees if capacity > 8)
+    assert [len(tree) for tree in trees] == sorted(map(len, trees), reverse=True)
+
+
+def test_a_node_stands_for_one_beginning():
+    (tree,) = grow_trees(SEQUENCES, 1000, reach=10**6)[:1]
+    beginnings = {tuple(SEQUENCES[n][: i + 1]) for n in tree.paths for i in range(len(SEQUENCES[n]))}
+
+    assert len(tree) == len(beginnings)
+
+
+def test_a_context_is_there_once():
+    context = list(range(30))
+    (tree,) = grow_trees([[*context, n, n] for n in range(4)], 1000, reach=100)
+
+    assert len(tree) == 30 + 4 * 2
+
+
+def test_sequences_that_share_too_little_stay_apart():
+    """One shared token of fifty: attention would look at a hundred nodes instead of fifty."""
+    one, other = [0, *range(1, 50)], [0, *range(51, 100)]
+
+    assert len(grow_trees([one, other], 1000, reach=100)) == 2
+    assert len(grow_trees([one, other], 1000, reach=10**6)) == 1
