@@ -24,10 +24,15 @@ from typing import Any
 import psutil
 from harness import finish, in_turn, ratio
 
+from bench.inputs import download
+from bench.measures.forward import BATCH_TOKENS as PASS_TOKENS
+from bench.measures.forward import LOGITS_BYTES
 from bench.results.record import Record
 from bench.results.store import Store
 from bench.system.cache import cache_dir
 from bench.system.devices import cores
+from methods.folder import Folder
+from methods.targets import find_targets
 
 ROOT = Path(__file__).parent.parent
 ONE_SHOT = ("--methods", "magnitude,wanda,sparsegpt")
@@ -118,6 +123,42 @@ def seconds_by_part(results: Path, whole: float) -> dict[str, float]:
     return {name: round(value, 1) for name, value in parts.items()} | {"other": round(whole - sum(parts.values()), 1)}
 
 
+def floor_seconds(results: Path) -> float:
+    """Matrix products alone of all forward passes over windows and questions, at this machine's rate for their shapes.
+
+    Without attention, norms, softmax, loading and everything else.
+    """
+    import torch
+
+    torch.set_num_threads(cores())
+    folder = Folder(download.pull("tiny").folder)
+    shapes = folder.shapes()
+    targets = find_targets(folder.config, shapes)
+    linears = sum(_product_seconds(torch, PASS_TOKENS, *shapes[f"{name}.weight"]) for name in targets) / PASS_TOKENS
+    vocabulary, hidden = shapes["model.embed_tokens.weight"]
+    rows = LOGITS_BYTES // (4 * vocabulary)
+    head = _product_seconds(torch, rows, vocabulary, hidden) / rows
+    seconds = 0.0
+    for record in Store(results, write=False):
+        tokens = record.cost.get("tokens", 0)
+        if record.identity.measure == "zeroshot":
+            seconds += tokens * linears  # its head runs for a few tokens only
+        elif record.identity.measure == "agreement":  # in one pass with perplexity, the dense model's head beside it
+            seconds += tokens * (linears + head * (1 if record.identity.method == "dense" else 2))
+    return seconds
+
+
+def _product_seconds(torch: Any, rows: int, outputs: int, inputs: int) -> float:
+    """The fastest of several."""
+    x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
+    times = []
+    for _ in range(7):
+        started = time.perf_counter()
+        torch.nn.functional.linear(x, weight)
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
 def main(commit: str, rounds: int) -> None:
     with checkout(commit) as before, tempfile.TemporaryDirectory() as folder:
         trees = {"before": before, "now": ROOT}
@@ -130,6 +171,8 @@ def main(commit: str, rounds: int) -> None:
 
         times = in_turn({name: lambda name=name: go(name) for name in results}, rounds)
         parts = {name: seconds_by_part(results[name], times[name][-1]) for name in results}
+        forward = sum(parts["now"].get(name, 0.0) for name in ("perplexity", "agreement", "zeroshot"))
+        floor = floor_seconds(results["now"])
         memory = {n: run(t, Path(folder) / f"memory {n}", *ONE_SHOT, watch=True) for n, t in trees.items()}
         for name, tree in trees.items():
             run(tree, Path(folder) / f"one thread {name}", *ONE_SHOT, "--set", "threads=1")
@@ -143,6 +186,8 @@ def main(commit: str, rounds: int) -> None:
             "now / before, the same 12 rows": ratio(times, "now", "before"),
             "now with CAST's 3 rows / before": ratio(times, "with CAST", "before"),
             "seconds by part, last round": parts,
+            "forward passes, seconds": {"measured": round(forward, 1), "matrix products alone": round(floor, 1)},
+            "matrix products / forward passes": f"{floor / forward:.0%}",
             "memory": memory,
             "measurements with one thread": len(old),
             "of these different now": sorted(
