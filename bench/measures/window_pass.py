@@ -8,13 +8,12 @@ from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from bench.measures import forward
+from bench.measures.contract import MeasureContext, Readings
 from bench.measures.dense_states import DenseStates
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-
-    from bench.measures.contract import MeasureContext, Readings
 
 
 class LogitPart(NamedTuple):
@@ -108,8 +107,13 @@ class Participant:
             raise self.fault
 
     def finish(self) -> None:
-        if not self.fault and self._reader is not None:
-            self.readings = self.call(self._reader.finish)
+        if self.fault or self._reader is None:
+            return
+        readings = self.call(self._reader.finish)
+        if isinstance(readings, Readings):
+            self.readings = readings
+        else:
+            self.fault = self.fault or TypeError(f"finish() returned {type(readings).__name__}, not Readings")
 
 
 def _versions(part: LogitPart) -> list[int]:
@@ -164,6 +168,7 @@ def run_pass(
             continue  # others may have read what was written
         for participant in running:
             participant.finish()
+        return
 
 
 def _dense_pass(

@@ -121,7 +121,8 @@ def read_together(
             participant.fault = participant.fault or (None if participant.readings else fault)
     for participant in participants:
         if participant.readings:
-            participant.readings = replace(participant.readings, tokens=windows.tokens.numel(), token_digest=digest)
+            complete = partial(replace, participant.readings, tokens=windows.tokens.numel(), token_digest=digest)
+            participant.readings = participant.call(complete)
     return participants
 
 

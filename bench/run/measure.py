@@ -137,12 +137,18 @@ def _record(measurement: Measurement, outcome: Outcome, built: BuiltArtifact) ->
     Raises:
         OSError: the fault is that the disk is full.
     """
-    if outcome.fault:
-        if is_disk_full(outcome.fault):
-            raise outcome.fault
-        return failed_record(measurement, outcome.fault), ()
-    readings = outcome.readings
-    assert readings is not None
+    fault = outcome.fault
+    if not fault:
+        try:
+            return _record_readings(measurement, outcome.readings, built)
+        except Exception as wrong:  # noqa: BLE001 (a measure may return anything)
+            fault = wrong
+    if is_disk_full(fault):
+        raise fault
+    return failed_record(measurement, fault), ()
+
+
+def _record_readings(measurement: Measurement, readings: Any, built: BuiltArtifact) -> tuple[Record, tuple[Item, ...]]:
     notes = dict(readings.notes)
     cost: dict[str, Any] = {
         "peak_bytes": provenance.peak_bytes(measurement.artifact.device),

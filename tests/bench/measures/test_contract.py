@@ -7,7 +7,9 @@ import torch
 
 from bench.measures import contract
 
-EXAMPLE = textwrap.dedent("    from " + contract.__doc__.partition("\n\n    from ")[2].partition("\n\nA measure that")[0])
+EXAMPLE = textwrap.dedent(
+    "    from " + contract.__doc__.partition("\n\n    from ")[2].partition("\n\nA measure that")[0]
+)
 ALLOWED = {"bench.measures.contract", "bench.results.record", "methods.contract"}
 
 

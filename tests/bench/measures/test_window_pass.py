@@ -52,6 +52,19 @@ class Faulty(Windowed):
         raise RuntimeError("cannot read this")
 
 @dataclass(frozen=True)
+class Empty(Windowed):
+    name: ClassVar[str] = "empty"
+
+    def reader(self, windows, context):
+        return self
+
+    def take(self, part):
+        pass
+
+    def finish(self):
+        pass
+
+@dataclass(frozen=True)
 class Overwriting(Windowed):
     name: ClassVar[str] = "overwriting"
     beside_dense: ClassVar[bool] = True
@@ -62,7 +75,7 @@ class Overwriting(Windowed):
     def take(self, part):
         part.logits.exp_()
 '''
-KINDS = ("Alone", "Faulty", "Overwriting")
+KINDS = ("Alone", "Faulty", "Empty", "Overwriting")
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +155,7 @@ def test_each_measured_by_itself_gives_the_same(tmp_path, forwards):
     ("name", "reason"),
     [
         ("faulty", "RuntimeError: cannot read this"),
+        ("empty", "TypeError: finish() returned NoneType, not Readings"),
         (
             "overwriting",
             "OverwrittenLogits: the measure writes to the logits it is given, which others read: copy them first",
