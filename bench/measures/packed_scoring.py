@@ -18,7 +18,6 @@ ATTENTIONS = ("sdpa", "eager")
 ROPES_BY_LENGTH = ("dynamic", "longrope")
 """Rotary embeddings that depend on the longest sequence beside a token."""
 
-
 Pair = tuple[list[int], list[int]]
 """Tokens of a context, and of the continuation to predict after it."""
 
@@ -76,7 +75,10 @@ def _score_batch(model: Any, trees: Sequence[PrefixTree], pairs: Sequence[Pair])
     """One forward pass."""
     width = len(trees[0])
     states = _hidden_states(model, trees, width).flatten(0, 1)
-    numbers, nodes, targets, owners = [], [], [], []
+    numbers: list[int] = []
+    nodes: list[int] = []
+    targets: list[int] = []
+    owners: list[int] = []
     for row, tree in enumerate(trees):
         for number, path in tree.paths.items():
             _, predicted = pairs[number]
