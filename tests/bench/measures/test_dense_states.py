@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench.inputs import loading
-from bench.measures import dense_states
+from bench.measures import dense_states, forward
 from bench.measures.dense_states import DenseModel
 from bench.system import cache
 from helpers import runs
@@ -21,19 +21,19 @@ def folder(tmp_path, monkeypatch):
 
 
 def run(results, *methods, **windows):
-    """Readings and scores of each row, the costs of agreement, and how often the dense model was loaded whole."""
+    """Readings and scores of each row, the costs of agreement, and how many forward passes the dense model made."""
     spec = runs.small(
         results, measures=("perplexity", "agreement"), methods=("magnitude",), perplexity=WINDOWS | windows
     )
-    loads = []
-    real = loading.load
+    passes = []
+    real = forward.forward_windows
 
-    def counted(source, compute):
-        loads.append((source, compute.stream))
-        return real(source, compute)
+    def counted(load, folder, *others):
+        passes.append(folder)
+        return real(load, folder, *others)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "load", counted)
+        patch.setattr(forward, "forward_windows", counted)
         runs.run_here(spec, only=methods or None)
     got = runs.records(results)
     assert {r.status for r in got.values()} == {"ok"}, [r.reason for r in got.values()]
@@ -43,7 +43,7 @@ def run(results, *methods, **windows):
         if ("magnitude", None, "agreement") in got
         else None
     )
-    return SimpleNamespace(numbers=numbers, states=states, dense=loads.count((runs.TINY.resolve(), False)))
+    return SimpleNamespace(numbers=numbers, states=states, dense=passes.count(runs.TINY.resolve()))
 
 
 @pytest.fixture(scope="module")
