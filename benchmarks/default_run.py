@@ -173,9 +173,10 @@ def main(commit: str, rounds: int) -> None:
         parts = {name: seconds_by_part(results[name], times[name][-1]) for name in results}
         forward = sum(parts["now"].get(name, 0.0) for name in ("perplexity", "agreement", "zeroshot"))
         floor = floor_seconds(results["now"])
-        memory = {n: run(t, Path(folder) / f"memory {n}", *ONE_SHOT, watch=True) for n, t in trees.items()}
-        for name, tree in trees.items():
-            run(tree, Path(folder) / f"one thread {name}", *ONE_SHOT, "--set", "threads=1")
+        memory = {
+            name: run(tree, Path(folder) / f"one thread {name}", *ONE_SHOT, "--set", "threads=1", watch=True)
+            for name, tree in trees.items()
+        }
         old, new = (numbers(Path(folder) / f"one thread {name}") for name in trees)
     finish(
         "default_run",
@@ -188,7 +189,7 @@ def main(commit: str, rounds: int) -> None:
             "seconds by part, last round": parts,
             "forward passes, seconds": {"measured": round(forward, 1), "matrix products alone": round(floor, 1)},
             "matrix products / forward passes": f"{floor / forward:.0%}",
-            "memory": memory,
+            "memory with one thread": memory,
             "measurements with one thread": len(old),
             "of these different now": sorted(
                 name for name in old.keys() | new.keys() if old.get(name) != new.get(name)
