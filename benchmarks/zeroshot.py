@@ -3,11 +3,12 @@
 tiny answers the tasks of this suite, smollm2-135m the first 500 questions of HellaSwag, ARC-Easy and PIQA, whose data lies
 in $BENCH_DATA_DIR or in the cache. lm-eval's command against itself is the noise.
 
-python benchmarks/zeroshot.py [rounds] [task ...]
+python benchmarks/zeroshot.py [rounds] [task ...] [--dtype bfloat16]
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -42,9 +43,9 @@ def model_of(task: str) -> str:
     return "tiny" if task in tasks.BUILTIN_TASKS else "smollm2-135m"
 
 
-def ours(task: str, folder: Path) -> Answers:
+def ours(task: str, dtype: str, folder: Path) -> Answers:
     flags = ["--model", model_of(task), "--methods", "dense", "--quant", "none", "--measures", "zeroshot"]
-    flags += ["--tasks", task, "--device", "cpu", "--dtype", "float32", "--results", str(folder / "r")]
+    flags += ["--tasks", task, "--device", "cpu", "--dtype", dtype, "--results", str(folder / "r")]
     settings = ["--set", f"zeroshot.limit={LIMIT}", "--set", f"threads={cores()}"]
     subprocess.run([sys.executable, "-m", "bench", "run", *flags, *settings], capture_output=True, check=True)
     (record,) = (r for r in Store(folder / "r", write=False) if r.identity.measure == "zeroshot")
@@ -52,10 +53,10 @@ def ours(task: str, folder: Path) -> Answers:
     return Answers(accuracy or 0.0, record.cost["tokens"])
 
 
-def theirs(task: str, folder: Path) -> Answers:
+def theirs(task: str, dtype: str, folder: Path) -> Answers:
     model = download.pull(model_of(task)).folder
     name = write_task(task, folder / "tasks")
-    flags = ["--model", "hf", "--model_args", f"pretrained={model},dtype=float32", "--device", "cpu"]
+    flags = ["--model", "hf", "--model_args", f"pretrained={model},dtype={dtype}", "--device", "cpu"]
     flags += ["--tasks", name, "--include_path", str(folder / "tasks"), "--batch_size", str(LM_EVAL_BATCH)]
     flags += ["--limit", str(LIMIT), "--output_path", str(folder / "lm-eval.json")]
     threads = {"OMP_NUM_THREADS": str(cores())}
@@ -81,12 +82,12 @@ def write_task(name: str, folder: Path) -> str:
     return f"{name}_here"
 
 
-def compare(task: str, rounds: int) -> dict[str, Any]:
+def compare(task: str, dtype: str, rounds: int) -> dict[str, Any]:
     answers: dict[str, Answers] = {}
 
     def go(name: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            answers[name] = (ours if name == "ours" else theirs)(task, Path(folder))
+            answers[name] = (ours if name == "ours" else theirs)(task, dtype, Path(folder))
 
     times = in_turn({name: lambda n=name: go(n) for name in ("ours", "lm-eval", "lm-eval again")}, rounds)
     accuracy = f"{answers['ours'].accuracy:.4g}, {answers['lm-eval'].accuracy:.4g}"
@@ -98,16 +99,21 @@ def compare(task: str, rounds: int) -> dict[str, Any]:
     }
 
 
-def main(rounds: int, names: list[str]) -> None:
+def main(rounds: int, names: list[str], dtype: str) -> None:
     wikitasks.folder()
     for name in set(names) - set(tasks.BUILTIN_TASKS):
         with tempfile.TemporaryDirectory() as folder:
             write_task(name, Path(folder) / "tasks")  # before hours are spent, is the data here?
-    figures: dict[str, Any] = {"questions at most": LIMIT, "threads": cores()}
+    figures: dict[str, Any] = {"questions at most": LIMIT, "threads": cores(), "dtype": dtype}
     for name in names:
-        figures |= compare(name, rounds)
+        figures |= compare(name, dtype, rounds)
     finish("zeroshot", figures)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3, sys.argv[2:] or [*tasks.BUILTIN_TASKS, *REAL_TASKS])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("rounds", type=int, nargs="?", default=3)
+    parser.add_argument("tasks", nargs="*", default=[*tasks.BUILTIN_TASKS, *REAL_TASKS])
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    given = parser.parse_args()
+    main(given.rounds, given.tasks, given.dtype)
