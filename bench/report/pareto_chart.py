@@ -106,12 +106,12 @@ def draw(front: Front, title: str) -> Chart:
     x = make_scale([p.x / mega for p in front.points], LEFT, RIGHT)
     y = make_scale(ends, BOTTOM, TOP)
     dots = tuple(_dot(p, x(p.x / mega), y) for p in front.points)
-    unit = "MB" if front.x.unit == "B" else front.x.unit
+    unit = {"B": ", MB", "1": "", "": ""}.get(front.x.unit, f", {front.x.unit}")
     corner = (front.x.better != "higher", front.y.better != "higher")
     return Chart(
         title,
         describe(front),
-        f"{front.x.label}, {unit}{' (log)' if x.log else ''}",
+        f"{front.x.label}{unit}{' (log)' if x.log else ''}",
         f"{front.y.name}{' (log)' if y.log else ''}",
         tuple(Tick(x(v), _number(v)) for v in x.ticks()),
         tuple(Tick(y(v), _number(v)) for v in y.ticks()),
