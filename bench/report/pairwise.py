@@ -17,6 +17,8 @@ from bench.stats import multiple_tests
 MAX_PAIRED_ROWS = 64
 """Rows of a column that are compared in pairs: 2,016 pairs. A column with more has neither intervals nor ranks."""
 ALPHA = 0.05
+MAX_LOG_RATIO = 100.0
+"""Of an interval's ends. One that is wider is left out."""
 
 Rows = tuple[int, int]
 """Two rows of a table, the smaller number first."""
@@ -101,6 +103,8 @@ def _interval(pair: Pair, results: ResultSet, level: float) -> Interval | None:
         return None
     value, low, high = (e.value, e.low, e.high)
     if pair.definition.is_ratio:
+        if max(abs(value), abs(low), abs(high)) > MAX_LOG_RATIO:
+            return None  # so wide that it says nothing, and no number holds its end
         value, low, high = math.exp(value), math.exp(low), math.exp(high)
     return Interval(value, low, high, e.n, e.unit, e.seeds, e.p)
 

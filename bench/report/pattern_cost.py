@@ -92,7 +92,8 @@ def draw(table: Table, title: str) -> PatternCost | None:
     marks = []
     for k, method in enumerate(methods):
         for group in groups:
-            if bound := ratios[method].get(group.name):
+            if group.name in ratios[method]:
+                bound = ratios[method][group.name]
                 low, high = (bound.value if e is None else e for e in (bound.low, bound.high))
                 text = f"×{1 + bound.value:.3f}" + ("" if bound.low is None else f" ({1 + low:.3f} to {1 + high:.3f})")
                 x = round(group.x + 14 * (k - (len(methods) - 1) / 2), 1)
