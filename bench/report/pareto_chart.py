@@ -15,7 +15,7 @@ from bench.report.pareto import Front, Point, describe
 
 WIDTH, HEIGHT = 460, 340
 LEFT, RIGHT, TOP, BOTTOM = 50, 448, 30, 290
-LETTER, BOLD_LETTER, LINE = 6.0, 6.9, 13.0
+LETTER, BOLD_LETTER, LINE = 6.0, 6.5, 13.0
 """A label's size: the mean width of a letter, bold on the front, and the height of a line."""
 LOG_SCALE_FROM = 4.0
 """From this ratio of the largest value to the smallest, an axis is logarithmic."""
