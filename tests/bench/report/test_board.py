@@ -128,6 +128,10 @@ def test_the_mean_of_wanda7_and_its_worst_task_with_an_interval(tmp_path):
     one = facts(table, "wanda 2:4")
     assert one.worst_task == "rte" and one.drop.value == pytest.approx(0.07)
     assert 0.045 < one.drop.low < 0.07 < one.drop.high < 0.1
+    (alone,) = (i for (_, _, c), i in table.intervals.items() if table.columns[c].protocol.startswith("rte"))
+    assert one.drop.low < -alone.high and one.drop.high > -alone.low, (
+        "wider than that of one task, because it is of seven"
+    )
     assert "7.0 pp" in cell(table, "wanda 2:4", "worst_drop").text
     shown = [c.metric for c in table.columns if not c.hidden]
     assert shown == ["perplexity", "perplexity_ratio", "mean_acc", "worst_drop"]

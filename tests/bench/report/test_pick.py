@@ -57,6 +57,13 @@ def test_of_rows_that_tie_the_one_of_the_fewest_bits_is_first(table):
     assert found.meets[0].quality > found.meets[1].quality
 
 
+def test_rows_that_were_not_compared_do_not_tie(filled):
+    (section,) = board.make_sections([read(filled)], max_paired_rows=2)
+    found = answer(section.tables[0], pattern="2:4")
+    assert not any(c.tied for c in found.meets) and found.uncompared == len(found.meets) - 1 == 3
+    assert found.meets[0].row.name == "good 2:4" and found.meets[0].facts.loss.low is not None
+
+
 def test_each_limit_leaves_out_what_is_over_it(table):
     assert names(answer(table, max_bits="5").meets) == ["small 2:4 int4"]
     assert names(answer(table, max_loss="5%").meets) == ["dense int8"]
