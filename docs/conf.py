@@ -15,6 +15,7 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "extension.docstrings",
+    "extension.downloads",
     "extension.generated",
     "extension.mathml",
 ]

@@ -6,7 +6,7 @@ python scripts/readme.py --check  exit 1 if any is stale
 What is between these comments is replaced:
 
 <!-- table: results/FOLDER --> and <!-- /table -->          the table of a results folder
-<!-- benchmark: NAME --> and <!-- /benchmark -->            the results of a benchmark
+<!-- benchmark: NAME --> and <!-- /benchmark -->            a figure of a benchmark (docs/figures), and its numbers
 <!-- ratio: results/FOLDER A B --> and <!-- /ratio -->      perplexity ratios of pairs of methods, named as in the table
 <!-- scaling: results/FOLDER --> and <!-- /scaling -->      the scaling law of a grid of runs
 """
@@ -19,6 +19,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import benchmark_figures
+
 from bench.compare import estimate, scaling_law
 from bench.report import table
 from bench.results.rows import newest
@@ -26,6 +28,7 @@ from bench.results.store import Store
 from bench.system.text import escape_markdown
 
 ROOT = Path(__file__).parent.parent
+FIGURES = ROOT / "docs" / "figures"
 
 
 def leaderboard(folder: str) -> str:
@@ -34,12 +37,29 @@ def leaderboard(folder: str) -> str:
 
 
 def benchmark(name: str) -> str:
-    saved = json.loads((ROOT / "results" / "benchmarks" / f"{name}.json").read_text())
+    """A figure, and the numbers folded under it."""
+    saved = _saved(name)
+    machine = escape_markdown(saved["provenance"]["machine"]["cpu"])
     lines = [f"| {path} | {value} |" for path, value in _leaves(saved["figures"])]
-    machine = saved["provenance"]["machine"]["cpu"]
-    return (
-        "\n".join([f"| `python benchmarks/{name}.py` on {escape_markdown(machine)} | |", "|---|---:|", *lines]) + "\n"
-    )
+    command = f"`python benchmarks/{name}.py` on {machine}"
+    table_ = "\n".join([f"| {command} | |", "|---|---:|", *lines])
+    picture = f"![{name}: the numbers of the table below]({FIGURES.name}/{name}.svg)\n\n" if _figure(name) else ""
+    return f"{picture}<details><summary>The numbers</summary>\n\n{table_}\n\n</details>\n"
+
+
+def _saved(name: str) -> dict[str, Any]:
+    saved: dict[str, Any] = json.loads((ROOT / "results" / "benchmarks" / f"{name}.json").read_text())
+    return saved
+
+
+def _figure(name: str) -> str:
+    return benchmark_figures.draw(name, _saved(name)["figures"])
+
+
+def figures() -> dict[Path, str]:
+    """The files of FIGURES: a figure for each benchmark that has numbers to draw."""
+    names = sorted(path.stem for path in (ROOT / "results" / "benchmarks").glob("*.json"))
+    return {FIGURES / f"{name}.svg": svg for name in names if (svg := _figure(name))}
 
 
 def ratios(where: str) -> str:
@@ -68,13 +88,16 @@ def law(folder: str) -> str:
 def _leaves(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     out = []
     for key, value in figures.items():
+        name = prefix + benchmark_figures.readable(key)
         if isinstance(value, dict) and "median" in value:
             spread = f"{value['min']:.2f} to {value['max']:.2f}" if value["min"] < value["max"] else "one round"
-            out.append((prefix + key, f"{value['median']:.2f}× ({spread})"))
+            out.append((name, f"{value['median']:.2f}× ({spread})"))
         elif isinstance(value, dict):
-            out += _leaves(value, f"{prefix}{key}: ")
+            out += _leaves(value, f"{name}: ")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            out.append((name, benchmark_figures.number(value / 1e6 if key.startswith("peak_bytes") else value)))
         elif not isinstance(value, list):
-            out.append((prefix + key, escape_markdown(str(value))))
+            out.append((name, escape_markdown(str(value))))
     return out
 
 
@@ -90,15 +113,20 @@ def render(text: str) -> str:
 
 
 def main() -> None:
-    stale = []
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-        text = path.read_text()
-        if (fresh := render(text)) != text:
-            stale.append(str(path.relative_to(ROOT)))
-            if "--check" not in sys.argv:
-                path.write_text(fresh)
-    if stale and "--check" in sys.argv:
-        sys.exit(f"out of date: {', '.join(stale)}: run python scripts/readme.py")
+    files = {path: render(path.read_text()) for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
+    files |= figures()
+    stale = [path for path, fresh in files.items() if not path.is_file() or path.read_text() != fresh]
+    gone = [path for path in FIGURES.glob("*.svg") if path not in files]
+    if "--check" in sys.argv:
+        if stale or gone:
+            names = ", ".join(str(path.relative_to(ROOT)) for path in (*stale, *gone))
+            sys.exit(f"out of date: {names}: run python scripts/readme.py")
+        return
+    FIGURES.mkdir(exist_ok=True)
+    for path in stale:
+        path.write_text(files[path])
+    for path in gone:
+        path.unlink()
 
 
 if __name__ == "__main__":

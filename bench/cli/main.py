@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from bench.cli import compare, models, results, run, setup
+from bench.cli import compare, models, pick, results, run, setup
 from methods.errors import UserError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ COMMANDS = (
     results.figure,
     results.scaling,
     results.report,
+    pick.pick,
     models.pull,
     run.prune,
     run.finetune,

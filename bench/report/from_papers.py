@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from bench.report.view import Cell, Column, Row, Section, Table
 from methods.errors import UserError
 
+MARK = "†"
+CAVEAT = f"{MARK}: not comparable with the other rows, for the reason that stands beside its source."
+
 
 class PaperRow(BaseModel):
     """One row of a file, by its header."""
@@ -29,11 +32,18 @@ class PaperRow(BaseModel):
     """The name of a set of tasks, or what the source says about them."""
     source: Annotated[str, Field(min_length=1)]
     note: str
+    caveat: str = ""
+    """Why the row is not comparable with the others: it is no result of its pattern, or saw the tasks in training."""
 
     @field_validator("zero_shot_mean", mode="before")
     @classmethod
     def _absent(cls, value: str) -> str | None:
         return value or None
+
+    @field_validator("caveat", mode="before")
+    @classmethod
+    def _none(cls, value: str | None) -> str:
+        return value or ""  # a file without the column
 
 
 def make_section(folder: Path) -> Section | None:
@@ -45,9 +55,18 @@ def make_section(folder: Path) -> Section | None:
     rows = [row for path in sorted(folder.glob("*.csv")) for row in read_rows(path)]
     if not rows:
         return None
-    models = dict.fromkeys(r.model for r in rows)
-    tables = tuple(_table(model, [r for r in rows if r.model == model]) for model in models)
-    description = f"{len(rows)} rows as printed in papers. None was measured here, and protocols differ."
+    groups: dict[tuple[str, str], list[PaperRow]] = {}
+    for row in rows:
+        groups.setdefault((row.model, row.protocol), []).append(row)
+    models = list(dict.fromkeys(r.model for r in rows))
+    tables = tuple(
+        _table(*key, groups[key]) for key in sorted(groups, key=lambda key: (models.index(key[0]), -len(groups[key])))
+    )
+    description = (
+        f"{len(rows)} rows as printed in papers. None was measured here. Ratios are computed from the printed numbers of one "
+        "protocol, and have no intervals. Columns for which no row has a number are left out: bits per weight, worst task, "
+        "agreement, speed and cost. " + CAVEAT
+    )
     return Section("Published by others", description, tables, folder.as_posix(), published=True)
 
 
@@ -69,24 +88,33 @@ def read_rows(path: Path) -> list[PaperRow]:
             ) from None
 
 
-def _table(model: str, rows: list[PaperRow]) -> Table:
-    protocols = list(dict.fromkeys(r.protocol for r in rows))
+def _table(model: str, protocol: str, rows: list[PaperRow]) -> Table:
     sets = list(dict.fromkeys(r.zero_shot_tasks for r in rows if r.zero_shot_mean is not None))
+    dense = next((r.perplexity for r in rows if r.method == "dense"), None)
     columns = (
-        *(Column("perplexity", p, "lower", "1") for p in protocols),
+        Column("perplexity", protocol, "lower", "1"),
+        *([Column("perplexity_ratio", protocol, "lower", "1", shown=True)] if dense else []),
         *(Column("mean_acc", s, "higher", "%") for s in sets),
     )
-    ranked = sorted(rows, key=lambda r: (protocols.index(r.protocol), r.method != "dense", r.perplexity))
-    return Table(model, ("method", "pattern", "source"), columns, tuple(_row(r, columns) for r in ranked))
+    ranked = sorted(rows, key=lambda r: (r.method != "dense", r.perplexity))
+    lines = tuple(_row(r, columns, dense) for r in ranked)
+    return Table(model, ("method", "pattern", "quantizer", "source"), columns, lines, protocol=protocol)
 
 
-def _row(row: PaperRow, columns: tuple[Column, ...]) -> Row:
+def _row(row: PaperRow, columns: tuple[Column, ...], dense: Decimal | None) -> Row:
     cells: list[Cell | None] = []
     for column in columns:
-        value = row.perplexity if column.protocol == row.protocol else None
-        if column.metric == "mean_acc":
-            value = row.zero_shot_mean if column.protocol == row.zero_shot_tasks else None
-        cells.append(None if value is None else Cell(f"{value:,}", float(value)))
+        if column.metric == "perplexity":
+            cells.append(Cell(f"{row.perplexity:,}", float(row.perplexity)))
+        elif column.metric == "mean_acc":
+            mean = row.zero_shot_mean if column.protocol == row.zero_shot_tasks else None
+            cells.append(None if mean is None else Cell(f"{mean:,}", float(mean)))
+        else:
+            assert dense is not None
+            ratio = float(row.perplexity / dense)
+            cells.append(None if row.method == "dense" else Cell(f"×{ratio:,.3f}", ratio))
     source = row.source + (f" ({row.note})" if row.note else "")
-    filters = {"model": row.model, "method": row.method, "pattern": row.pattern, "quantizer": ""}
-    return Row(f"{row.method}, {row.source}", (row.method, row.pattern, source), filters, tuple(cells), source)
+    source += f"; {MARK} {row.caveat}" if row.caveat else ""
+    method = row.method + (f" {MARK}" if row.caveat else "")
+    filters = {"model": row.model, "method": row.method, "pattern": row.pattern, "quantizer": "none"}
+    return Row(f"{method}, {row.source}", (method, row.pattern, "none", source), filters, tuple(cells), source)

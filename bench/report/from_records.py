@@ -27,20 +27,22 @@ def make_section(results: ResultSet, title: str, max_paired_rows: int = pairwise
     tables = (_table(str(m), [r for r in rows if r["model"] == m], records) for m in models)
     return Section(
         title,
-        _describe_folder(results.records),
+        describe_records(results.records),
         tuple(pairwise.add_intervals(t, records, results, max_paired_rows) for t in tables),
         folder=results.name,
-        records={key: _provenance(r) for key, r in records.items()},
+        records={key: describe_record(r, results.name) for key, r in records.items()},
     )
 
 
 def _table(model: str, rows: list[dict[str, Any]], records: Mapping[str, Record]) -> Table:
     pivot = table.pivot(rows, all_metrics=True)
-    columns = tuple(_column(c, rows) for c in pivot.columns)
-    return Table(model, pivot.label_names, columns, tuple(_row(line, pivot.columns, records) for line in pivot.lines))
+    columns = tuple(make_column(c, rows) for c in pivot.columns)
+    return Table(
+        model, pivot.label_names, columns, tuple(make_row(line, pivot.columns, records) for line in pivot.lines)
+    )
 
 
-def _column(column: table.ColumnKey, rows: Iterable[dict[str, Any]]) -> Column:
+def make_column(column: table.ColumnKey, rows: Iterable[dict[str, Any]]) -> Column:
     """Unit and direction come from the readings; means over tasks have no readings of their own."""
     metric, protocol, measure = column
     known = metrics.find(metric)
@@ -49,7 +51,7 @@ def _column(column: table.ColumnKey, rows: Iterable[dict[str, Any]]) -> Column:
     return Column(metric, protocol or "", better, unit, table.names_protocol(protocol or ""))
 
 
-def _row(line: table.Line, columns: Iterable[table.ColumnKey], records: Mapping[str, Record]) -> Row:
+def make_row(line: table.Line, columns: Iterable[table.ColumnKey], records: Mapping[str, Record]) -> Row:
     first = line.group[0]
     filters = {c: "" if first[c] is None else str(first[c]) for c in FILTERS}
     parts = [filters["method"]]
@@ -84,8 +86,8 @@ def _cell(summary: table.Summary | None, records: Mapping[str, Record], commands
     )
 
 
-def _provenance(record: Record) -> dict[str, Any]:
-    """What the page shows of a record."""
+def describe_record(record: Record, folder: str) -> dict[str, Any]:
+    """What the page shows of a record. folder: where it lies."""
     about = record.provenance
     commit, machine = about.get("commit") or {}, about.get("machine") or {}
     versions = about.get("versions") or {}
@@ -93,6 +95,7 @@ def _provenance(record: Record) -> dict[str, Any]:
         "status": record.status,
         "reason": record.reason,
         "seed": record.identity.seed,
+        "folder": folder,
         "commit": (commit.get("id") or "not recorded") + (", with uncommitted changes" if commit.get("dirty") else ""),
         "recorded": str(about.get("recorded") or ""),
         "machine": " ".join(str(machine[k]) for k in ("device", "cpu") if machine.get(k)),
@@ -101,7 +104,7 @@ def _provenance(record: Record) -> dict[str, Any]:
     }
 
 
-def _describe_folder(records: Iterable[Record]) -> str:
+def describe_records(records: Iterable[Record]) -> str:
     """A line on all records: how many, and from which commits, machines and days."""
     records = list(records)
     bad = [r for r in records if r.status != "ok"]

@@ -6,17 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.report import pairwise, pareto
+from bench.report.protocol import VALIDATION
 from bench.report.table import TextTable, format_number
-from bench.report.view import Cell, Column, Section, Table
+from bench.report.view import Cell, Column, Row, Section, Table
 from bench.results import metrics
 
 HEADERS = ("model", "best compressed", "tied with", "quality", "vs. dense", "bytes packed")
-VALIDATION = "validation"
-"""Corpora with this in their name are left out: recipes were chosen on them, so their best rows were selected there."""
 CAPTION = (
     "Best compressed: the row with the best quality among those that are smaller than their model; if paired tests find "
     "no difference between several, the smallest of them. Vs. dense: compared with the best row that is not compressed, "
-    "with the 95% interval in brackets. Validation splits do not count, because recipes were chosen on them."
+    "with the 95% interval in brackets. Of each model, its main protocol."
 )
 MAX_TIED_NAMES = 2
 """So many tied rows are named; of the others, only the number is given."""
@@ -54,10 +53,9 @@ class Highlight:
 
 
 def find_highlights(sections: Sequence[Section]) -> list[Highlight]:
-    """By model; those of one model in the order of the sections. Numbers from papers have none."""
+    """Those of each section's main protocol, in the order of the sections. Numbers from papers have none."""
     own = [(i, s) for i, s in enumerate(sections) if not s.published]
-    highlights = [h for i, s in own for j, t in enumerate(s.tables) for h in _of_table(i, j, s.title, t)]
-    return sorted(highlights, key=lambda h: h.model)
+    return [h for i, s in own for j, t in enumerate(s.tables[:1]) for h in _of_table(i, j, t.protocol, t)]
 
 
 def to_text_table(highlights: Sequence[Highlight]) -> TextTable:
@@ -65,7 +63,7 @@ def to_text_table(highlights: Sequence[Highlight]) -> TextTable:
     for h in highlights:
         quality = f"{h.column.name} {h.value}"
         change = " ".join(filter(None, (h.change, h.reference)))
-        lines.append([f"{h.model} ({h.run})", h.best, h.tied_label, quality, change, h.size])
+        lines.append([f"{h.model} ({h.run})" if h.run else h.model, h.best, h.tied_label, quality, change, h.size])
     return TextTable("Summary", list(HEADERS), lines)
 
 
@@ -73,10 +71,11 @@ def _of_table(section: int, index: int, run: str, table: Table) -> Iterator[High
     quality = pareto.quality_metric(table)
     size = next((i for i, c in enumerate(table.columns) if c.metric == metrics.SIZE), None)
     for c, column in enumerate(table.columns):
-        if column.metric != quality or VALIDATION in column.protocol:
+        if column.metric != quality or column.shown is False or VALIDATION in column.protocol:
             continue
         sign = -1 if column.better == "higher" else 1
-        loss = {k: sign * x.value for k, r in enumerate(table.rows) if (x := r.cells[c]) and x.value is not None}
+        cells = {k: table.rows[k].cells[c] for k in table.whole_rows if not _is_broken(table.rows[k])}
+        loss = {k: sign * x.value for k, x in cells.items() if x and x.value is not None}
         differ = pairwise.significance(table, c)
         groups = {k: (_group(table, k), _dtype(table, k)) for k in loss}
         for group, dtype in sorted({g for g in groups.values() if g[0]}):
@@ -98,6 +97,11 @@ def _of_table(section: int, index: int, run: str, table: Table) -> Iterator[High
                 "" if dense is None else _name(table, dense),
                 _describe_size(table, size, best, dense),
             )
+
+
+def _is_broken(row: Row) -> bool:
+    """Do its weights break the pattern that it is listed under?"""
+    return bool(row.facts and row.facts.broken)
 
 
 def _group(table: Table, row: int) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.report.view import Cell, Interval, Section, Table
+from bench.report import pairwise, pick
+from bench.report.view import Cell, Facts, Interval, Section, Table
+from methods.errors import UserError
 
 
 class _StringTable:
@@ -35,21 +37,48 @@ def _table(section: Section, table: Table, strings: _StringTable) -> dict[str, A
     pairs: dict[str, dict[int, Any]] = {}
     for (a, b, c), interval in table.intervals.items():
         pairs.setdefault(f"{a},{b}", {})[c] = _interval(interval, strings)
+    quality = _quality(table)
+    differ = {} if quality is None else pairwise.significance(table, quality)
     return {
         "title": table.title,
         "section": section.title,
-        "folder": section.folder,
+        "protocol": table.protocol,
+        "quality": quality,
+        "differ": {f"{a},{b}": int(x) for (a, b), x in differ.items()},
         "columns": [
-            {"name": c.name, "metric": c.metric, "better": c.better, "ratio": c.definition.is_ratio}
+            {"name": c.name, "metric": c.metric, "better": c.better, "ratio": c.definition.is_ratio, "hidden": c.hidden}
             for c in table.columns
         ],
         "rows": [
             {"name": r.name, "source": r.source, **r.filters, "cells": [_cell(c, strings) for c in r.cells]}
+            | ({} if r.part_of is None else {"part": r.part_of})
+            | ({"facts": _facts(r.facts, strings)} if r.facts and r.facts.compressed else {})
             for r in table.rows
         ],
         "ranks": table.ranks or None,
         "pairs": pairs,
     }
+
+
+def _quality(table: Table) -> int | None:
+    """The column that rows are picked by, if any of them can be."""
+    if not any(row.facts and row.facts.compressed for row in table.rows):
+        return None
+    try:
+        return pick.quality_column(table)
+    except UserError:
+        return None
+
+
+def _facts(facts: Facts, strings: _StringTable) -> dict[str, Any]:
+    """What the page picks a row by; what was not measured is left out."""
+    numbers = {"bits": facts.bits, "tokens": facts.tokens, "seconds": facts.seconds}
+    bounds = {"loss": facts.loss, "drop": facts.drop, "speedup": facts.speedup}
+    out: dict[str, Any] = {k: v for k, v in numbers.items() if v is not None}
+    out |= {k: [b.value, b.low, b.high] for k, b in bounds.items() if b}
+    out |= {k: strings(v) for k, v in (("device", facts.device), ("make", facts.make), ("export", facts.export)) if v}
+    out |= {k: 1 for k, v in (("broken", facts.broken), ("least", facts.at_least)) if v}
+    return out | ({"task": facts.worst_task} if facts.worst_task else {})
 
 
 def _interval(i: Interval, strings: _StringTable) -> list[Any]:
@@ -72,5 +101,5 @@ def _cell(cell: Cell | None, strings: _StringTable) -> dict[str, Any] | None:
 
 
 def _record(record: Mapping[str, Any], strings: _StringTable) -> dict[str, Any]:
-    repeated = ("commit", "machine", "versions")
+    repeated = ("commit", "machine", "versions", "folder")
     return {k: strings(v) if k in repeated else v for k, v in record.items() if v not in (None, "")}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.compare import resolve
 from bench.compare.result_set import ResultSet
-from bench.report import from_papers, from_records, highlights, html, latex, pairwise, pareto, table
+from bench.report import board, from_papers, from_records, highlights, html, latex, pairwise, searches, table
+from bench.report.protocol import RULE
 from bench.report.view import Section
 from bench.results.rows import escape_formulas, to_frame
 from bench.results.store import RESULTS
@@ -19,6 +21,7 @@ from methods.errors import UserError
 FOLDER = Path("reports")
 PUBLISHED = RESULTS.parent / "published"
 NAME = "leaderboard"
+SEARCHES = f"{NAME}-searches.html"
 FILES = f"{NAME}*"
 """The names of all files that `write` writes. It deletes others of such a name."""
 
@@ -36,21 +39,43 @@ def results_folders(root: Path = RESULTS.parent) -> list[Path]:
     return others
 
 
+def read_boards(folders: Sequence[Path]) -> list[ResultSet]:
+    """The results folders that are no searches.
+
+    Raises:
+        UserError: something in them cannot be read, or all of them are searches.
+    """
+    results = [one for path in folders if not searches.is_search(one := resolve.read(path))]
+    if not results:
+        raise UserError(f"only searches in {', '.join(map(str, folders))}: name another results folder with --results")
+    return results
+
+
 def make_sections(
     results: Sequence[ResultSet], papers: Path, max_paired_rows: int = pairwise.MAX_PAIRED_ROWS
 ) -> list[Section]:
-    """A section for each folder, those with validation numbers alone behind the rest, and one for papers at the end.
+    """A section for each model of all folders, and one for papers at the end.
 
     Raises:
         UserError: something in them cannot be read.
     """
-    names = [Path(r.name).resolve().name for r in results]
-    titles = [n if names.count(n) == 1 else r.name for n, r in zip(names, results, strict=True)]
-    out = [from_records.make_section(r, title, max_paired_rows) for r, title in zip(results, titles, strict=True)]
-    out.sort(key=lambda s: not highlights.find_highlights([s]))
+    out = board.make_sections(results, max_paired_rows)
     if section := from_papers.make_section(papers):
         out.append(section)
     return out
+
+
+def make_search_sections(
+    results: Sequence[ResultSet], max_paired_rows: int = pairwise.MAX_PAIRED_ROWS
+) -> list[Section]:
+    """A section for each folder.
+
+    Raises:
+        UserError: scores cannot be read.
+    """
+    names = [Path(r.name).resolve().name for r in results]
+    titles = [n if names.count(n) == 1 else r.name for n, r in zip(names, results, strict=True)]
+    return [from_records.make_section(r, title, max_paired_rows) for r, title in zip(results, titles, strict=True)]
 
 
 def build(results: Sequence[Path], papers: Path) -> dict[str, bytes]:
@@ -60,17 +85,29 @@ def build(results: Sequence[Path], papers: Path) -> dict[str, bytes]:
         UserError: a folder does not exist or has no records, or something in it cannot be read.
     """
     result_sets = [resolve.read(path) for path in results]
-    sections = make_sections(result_sets, papers)
-    figures = _figures(sections)
+    of_search = [r for r in result_sets if searches.is_search(r)]
+    sections = make_sections([r for r in result_sets if r not in of_search], papers)
+    drawings = _drawings(sections)
+    page = (
+        replace(html.LEADERBOARD, other=SEARCHES, other_name="Searches and scaling grids")
+        if of_search
+        else html.LEADERBOARD
+    )
     files = {
-        f"{NAME}.html": html.render_page(sections),
-        f"{NAME}.md": _markdown(sections, figures),
+        f"{NAME}.html": html.render_page(sections, page),
+        f"{NAME}.md": _markdown(sections, drawings, of_search),
         f"{NAME}.csv": _csv(result_sets),
         f"{NAME}.tex": latex.render_document(
             [(s.title, s.description, [t.to_text_table() for t in s.tables]) for s in sections]
         ),
     }
-    files |= {name: svg for of_table in figures.values() for name, _, svg in of_table}
+    files |= {d.file: d.svg for of_table in drawings.values() for d in of_table}
+    if of_search:
+        about = html.Page(
+            "cast-bench searches", "Searches for recipes, and grids for scaling laws. " + searches.RULE, f"{NAME}.html",
+            "Leaderboard", picks=False,
+        )  # fmt: skip
+        files[SEARCHES] = html.render_page(make_search_sections(of_search), about)
     return {name: text.encode() for name, text in files.items()}
 
 
@@ -106,21 +143,27 @@ def _csv(results: Sequence[ResultSet]) -> str:
     return escape_formulas(pd.concat(frames, ignore_index=True))
 
 
-Figures = dict[tuple[int, int], list[tuple[str, str, str]]]
-"""By section and table: file name, title and SVG of each figure."""
+@dataclass(frozen=True)
+class Drawing:
+    """One figure in a file of its own."""
+
+    file: str
+    title: str
+    svg: str
 
 
-def _figures(sections: Sequence[Section]) -> Figures:
+def _drawings(sections: Sequence[Section]) -> dict[tuple[int, int], list[Drawing]]:
+    """The figures of each table, by section and table: of a leaderboard, those of its main protocol."""
     style = html.figure_style()
-    out: Figures = {}
+    out: dict[tuple[int, int], list[Drawing]] = {}
     slugs = [_slug(s.title) for s in sections]
     for i, section in enumerate(sections):
         slug = slugs[i] if slugs.count(slugs[i]) == 1 else f"{slugs[i]}-{i}"
-        for j, one in enumerate(section.tables):
-            for k, front in enumerate(pareto.fronts(one)):
-                title = f"{section.title}, {one.title}: {front.y.name} against {front.x.name}"
-                name = f"{NAME}-{slug}-{j}-{k}.svg"
-                out.setdefault((i, j), []).append((name, title, html.render_figure(front, title, "f", style)))
+        if section.published or not section.tables:
+            continue
+        for k, figure in enumerate(html.figures_of(section.tables[0], section.title)):
+            svg = html.render_figure(figure, "f", style)
+            out.setdefault((i, 0), []).append(Drawing(f"{NAME}-{slug}-{k}.svg", figure.title, svg))
     return out
 
 
@@ -128,12 +171,15 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "results"
 
 
-def _markdown(sections: Sequence[Section], figures: Figures) -> str:
+def _markdown(
+    sections: Sequence[Section], drawings: dict[tuple[int, int], list[Drawing]], of_search: Sequence[ResultSet]
+) -> str:
     out = [
         "# cast-bench leaderboard",
         "Made by `bench report`. After ±: the standard deviation over calibration seeds if a row has several, otherwise the "
-        "standard error over windows or questions. A dash: not measured. Rank: by the first column that has ranks; rows "
-        "that do not differ significantly share a range.",
+        "standard error over windows or questions. A dash: not measured. Rank: by perplexity, or by the first column "
+        "that has ranks; rows that do not differ significantly share a range. " + board.FOLDING,
+        RULE,
     ]
     if best := highlights.find_highlights(sections):
         summary = table.to_markdown(highlights.to_text_table(best), escape_all_markdown)
@@ -141,9 +187,13 @@ def _markdown(sections: Sequence[Section], figures: Figures) -> str:
     for i, section in enumerate(sections):
         out += [f"## {escape_all_markdown(section.title)}", escape_all_markdown(section.description)]
         for j, one in enumerate(section.tables):
-            out.append(f"### {escape_all_markdown(one.title)}")
-            out += [f"![{escape_all_markdown(title)}]({name})" for name, title, _ in figures.get((i, j), [])]
+            own = f"{one.title} · {one.protocol}" if section.published else one.protocol or one.title
+            out.append(f"### {escape_all_markdown(own)}")
+            out += [f"![{escape_all_markdown(d.title)}]({d.file})" for d in drawings.get((i, j), [])]
             out.append(table.to_markdown(one.to_text_table(), escape_all_markdown).rstrip())
+    if of_search:
+        names = ", ".join(escape_all_markdown(Path(r.name).name) for r in of_search)
+        out += ["## Searches and scaling grids", f"On a page of their own, {SEARCHES}: {names}."]
     return "\n\n".join(out) + "\n"
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from bench.report.view import Column, Table
 from bench.results import metrics
 
+BITS, SPEEDUP = "bits_per_weight", "speedup"
 MIN_POINTS = 3
 """With fewer points there is nothing to draw."""
 
@@ -45,19 +46,27 @@ def quality_metric(table: Table) -> str | None:
 
 
 def fronts(table: Table) -> Iterator[Front]:
-    """A front for each column of the quality metric, against bytes and against each time or speed."""
+    """A front for each column of the quality metric, against bits per weight and against each measured speed.
+
+    Without bits per weight, packed bytes take their place. Of a leaderboard, only the columns that are shown count.
+    """
     quality = quality_metric(table)
-    costs = [i for i, c in enumerate(table.columns) if c.metric == metrics.SIZE or c.definition.is_time]
+    size = next((m for m in (BITS, metrics.SIZE) if any(c.metric == m for c in table.columns)), None)
+    costs = [i for i, c in enumerate(table.columns) if c.metric == size or _is_speed(c)]
     for y, column in enumerate(table.columns):
-        if column.metric == quality:
+        if column.metric == quality and column.shown is not False:
             for x in costs:
                 front = _front(table, x, y)
                 if len(front.points) >= MIN_POINTS:
                     yield front
 
 
+def _is_speed(column: Column) -> bool:
+    return column.shown is not False and (column.metric == SPEEDUP or column.definition.is_time)
+
+
 def _front(table: Table, x: int, y: int) -> Front:
-    cells = ((k, row.cells[x], row.cells[y]) for k, row in enumerate(table.rows))
+    cells = ((k, table.rows[k].cells[x], table.rows[k].cells[y]) for k in table.whole_rows)
     both = [(k, a, b, a.value, b.value) for k, a, b in cells if a and b and a.value is not None and b.value is not None]
     columns = table.columns[x], table.columns[y]
     places = [(_lower_is_better(columns[0], u), _lower_is_better(columns[1], v)) for *_, u, v in both]

@@ -15,8 +15,8 @@ from bench.report.pareto import Front, Point, describe
 
 WIDTH, HEIGHT = 460, 340
 LEFT, RIGHT, TOP, BOTTOM = 50, 448, 30, 290
-LETTER, LINE = 6.0, 13.0
-"""A label's size: the mean width of a letter, and the height of a line."""
+LETTER, BOLD_LETTER, LINE = 6.0, 6.5, 13.0
+"""A label's size: the mean width of a letter, bold on the front, and the height of a line."""
 LOG_SCALE_FROM = 4.0
 """From this ratio of the largest value to the smallest, an axis is logarithmic."""
 MAX_LABELS = 40
@@ -106,12 +106,12 @@ def draw(front: Front, title: str) -> Chart:
     x = make_scale([p.x / mega for p in front.points], LEFT, RIGHT)
     y = make_scale(ends, BOTTOM, TOP)
     dots = tuple(_dot(p, x(p.x / mega), y) for p in front.points)
-    unit = "MB" if front.x.unit == "B" else front.x.unit
+    unit = {"B": ", MB", "1": "", "": ""}.get(front.x.unit, f", {front.x.unit}")
     corner = (front.x.better != "higher", front.y.better != "higher")
     return Chart(
         title,
         describe(front),
-        f"{front.x.label}, {unit}{' (log)' if x.log else ''}",
+        f"{front.x.label}{unit}{' (log)' if x.log else ''}",
         f"{front.y.name}{' (log)' if y.log else ''}",
         tuple(Tick(x(v), _number(v)) for v in x.ticks()),
         tuple(Tick(y(v), _number(v)) for v in y.ticks()),
@@ -188,24 +188,28 @@ def _labels(dots: Sequence[Dot]) -> list[Text]:
     return out
 
 
+def _width(dot: Dot, name: str) -> float:
+    return len(name) * (BOLD_LETTER if dot.on_front else LETTER)
+
+
 def _right(dot: Dot, name: str) -> tuple[Text, Box]:
-    left, width = dot.x + 9, len(name) * LETTER
+    left, width = dot.x + 9, _width(dot, name)
     return Text(left, dot.y + 4, "start", name, dot.on_front), (left, dot.y - 6, left + width, dot.y - 6 + LINE)
 
 
 def _left(dot: Dot, name: str) -> tuple[Text, Box]:
-    right, width = dot.x - 9, len(name) * LETTER
+    right, width = dot.x - 9, _width(dot, name)
     return Text(right, dot.y + 4, "end", name, dot.on_front), (right - width, dot.y - 6, right, dot.y - 6 + LINE)
 
 
 def _centered(down: float, dot: Dot, name: str) -> tuple[Text, Box]:
-    half, base = len(name) * LETTER / 2, dot.y + down
+    half, base = _width(dot, name) / 2, dot.y + down
     return Text(dot.x, base, "middle", name, dot.on_front), (dot.x - half, base - 10, dot.x + half, base - 10 + LINE)
 
 
 def _start_aligned(down: float, dot: Dot, name: str) -> tuple[Text, Box]:
     left, base = dot.x - 5, dot.y + down
-    return Text(left, base, "start", name, dot.on_front), (left, base - 10, left + len(name) * LETTER, base - 10 + LINE)
+    return Text(left, base, "start", name, dot.on_front), (left, base - 10, left + _width(dot, name), base - 10 + LINE)
 
 
 def _inside(box: Box) -> bool:

@@ -26,7 +26,7 @@ def average_rows(rows: list[Row]) -> list[Row]:
     dense = {}
     for by_task in lines.values():
         first = next(iter(by_task.values()))
-        if first["method"] == "dense" and first["quantizer"] in (None, "none"):
+        if _is_dense(first):
             dense[_dense_key(first)] = by_task
     out = []
     for by_task in lines.values():
@@ -46,7 +46,7 @@ def _average_set(protocol: str, rows: dict[str, Row], dense: dict[str, Row]) -> 
     stderr = None if None in errors else math.sqrt(math.fsum(e * e for e in errors)) / len(errors)
     mean = math.fsum(r["value"] for r in rows.values()) / len(rows)
     out = [base | {"metric": "mean_acc", "value": mean, "stderr": stderr}]
-    if base["method"] != "dense" and set(rows) <= set(dense):
+    if not _is_dense(base) and set(rows) <= set(dense):
         drops = {t: dense[t]["value"] - r["value"] for t, r in rows.items()}
         worst = max(drops, key=lambda t: drops[t])
         drop = {"metric": "worst_drop", "value": drops[worst], "stderr": None, "worst_task": worst}
@@ -54,6 +54,11 @@ def _average_set(protocol: str, rows: dict[str, Row], dense: dict[str, Row]) -> 
         drop["records"] = (*base["records"], *(dense[t]["record"] for t in rows))
         out.append(base | drop)
     return out
+
+
+def _is_dense(row: Row) -> bool:
+    """Is it the dense model as it is, without a quantizer?"""
+    return row["method"] == "dense" and row["quantizer"] in (None, "none")
 
 
 def _protocol(row: Row) -> Protocol:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,18 @@ FLAGS = {
 """Settings that have a flag of their own; the others go by --set."""
 
 
+PRUNE_FLAGS = {
+    "methods": "--method",
+    "models": "--model",
+    "patterns": "--pattern",
+    "quantizers": "--quant",
+    "seeds": "--seed",
+    "dtype": "--dtype",
+    "device": "--device",
+}
+"""The same for `bench prune`."""
+
+
 def command(records: Sequence[Record]) -> str:
     """For one line's records of one measure, a seed each. Empty where they do not say how they were made."""
     try:
@@ -39,6 +52,35 @@ def command(records: Sequence[Record]) -> str:
         if name not in FLAGS:
             parts += _set(name, value)
     return shlex.join(parts)
+
+
+def prune_and_export(record: Record) -> tuple[str, str]:
+    """The commands that make the model of a record, and write it for its hardware. Empty if the record does not say how.
+
+    2:4 is exported as packed24, with the grid of its quantizer if that has one; all else as dense safetensors.
+    """
+    try:
+        values = settings(record)
+    except UserError:
+        return "", ""
+    identity = record.identity
+    words = [identity.model, identity.method, identity.pattern, identity.quantizer]
+    kept = (w for w in dict.fromkeys(words) if w != "none")
+    folder = re.sub(r"[^A-Za-z0-9.]+", "-", " ".join(kept)).strip("-.") or "model"
+    parts = ["bench", "prune"]
+    for key, flag in PRUNE_FLAGS.items():
+        if values.get(key) and (key, values[key]) != ("quantizers", ("none",)):
+            parts += [flag, _text(values[key])]
+    for key in ("threads", "targets", "calibration", "training"):
+        parts += _set(key, values.get(key))
+    export = ["bench", "export", folder, "--format", "hf"]
+    if identity.pattern == "2:4" and identity.include == ("*",):
+        export = ["bench", "export", folder, "--format", "packed24"]
+        bits = re.match(r"int[48](?=$|-)", identity.quantizer)
+        export += ["--values", bits[0]] if bits else []
+        export += ["--exclude", ",".join(identity.exclude)] if identity.exclude else []
+    export += ["--out", f"{folder}-{export[4]}"]
+    return shlex.join([*parts, "--out", folder]), shlex.join(export)
 
 
 def _set(name: str, value: Any) -> list[str]:

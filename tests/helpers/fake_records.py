@@ -83,10 +83,12 @@ def latency(root, factor=1.0, blocks=12, *, made="a", noise=1, spread=0.01, **ab
     return put(root, record(made=made, **about), items, [row])
 
 
-def counted(root, metric, value, *, made="a", better="lower", unit="1", items=(), **about):
-    row = ReadingRow(metric=metric, value=value, unit=unit, better=better)
+def counted(root, metric, value, *, made="a", better="lower", unit="1", items=(), beside=None, **about):
+    """beside: values of further metrics of the same record, by name."""
+    rows = [ReadingRow(metric=metric, value=value, unit=unit, better=better)]
+    rows += [ReadingRow(metric=name, value=other, unit="1", better="lower") for name, other in (beside or {}).items()]
     about = {"measure": "pattern", "protocol": "targets", "token_digest": ""} | about
-    return put(root, record(made=made, **about), items, [row])
+    return put(root, record(made=made, **about), items, rows)
 
 
 def failed(root, reason="OOM", *, made="a", **about):

@@ -1,7 +1,12 @@
 """Results folders for tests of reports: made of numbers, some of them failed, some under names that would like to be code."""
 
+from pathlib import Path
+
+from bench.inputs.tasks import TASK_SETS
 from helpers import fake_records
 
+ROOT = Path(__file__).parents[2]
+WANDA7 = TASK_SETS["wanda7"]
 IMAGE = "<img src=x onerror=alert(1)>"
 FORMULA = "=cmd|'/C calc'!A0"
 CLOSING = "</script><script>alert(2)</script>"
@@ -26,7 +31,8 @@ def folder(root):
         pattern = {"pattern": "dense"} if method == "dense" else {}
         about = {"method": method, "identity": pattern, "measure": "size", "unit": "B"}
         for seed in {"wanda": (0, 1, 2), "sparsegpt": (0, 1), "twin": (0,)}.get(method, (None,)):
-            fake_records.counted(root, "bytes_packed", megabytes * 1e6, seed=seed, **about)
+            beside = {"parameters": 1e6}  # so that this model is the largest, and comes first
+            fake_records.counted(root, "bytes_packed", megabytes * 1e6, seed=seed, beside=beside, **about)
     for method, bits in (("dense", 32.0), ("magnitude", 17.0)):  # counted layer by layer
         pattern = {"pattern": "dense"} if method == "dense" else {}
         layers = [fake_records.Item("layer", "layer", bits, 1.0)]
@@ -59,4 +65,38 @@ LLaMA2-7B,wanda,2:4,12.16,wikitext2@2048,,,PermLLM,calibrated on C4
 def published(root, text=PUBLISHED):
     root.mkdir(parents=True, exist_ok=True)
     (root / "papers.csv").write_text(text)
+    return root
+
+
+def compressed(root):
+    """Rows to pick from: dense, int8, three pruned ones of which two tie, one without a size, one that breaks its pattern.
+
+    small and good do not differ; small has fewer bits. Only good was timed. Tasks are those of wanda7.
+    """
+    rows = (
+        # method, pattern, quantizer, loss, noise, bits, questions lost of 1000, tokens
+        ("dense", "dense", "none", 0.0, 1, 16.0, 0, 0),
+        ("dense", "dense", "int8", 0.01, 2, 8.1, 25, 0),
+        ("good", "2:4", "none", 0.1, 3, 9.0, 10, 5000),
+        ("small", "2:4", "int4", 0.1001, 4, 3.2, 15, 20_000),
+        ("poor", "2:4", "none", 0.3, 5, 9.0, 80, 16_000),
+        ("unsized", "2:4", "none", 0.5, 6, None, 90, None),
+        ("broken", "2:4", "none", 0.02, 7, 16.0, 1, 0),
+    )
+    for method, pattern, quantizer, loss, noise, bits, lost, tokens in rows:
+        seed = None if method == "dense" else 0
+        about = {"method": method, "seed": seed, "identity": {"pattern": pattern, "quantizer": quantizer}}
+        fake_records.perplexity(root, loss, spread=0.02, noise=noise, **about)
+        if bits is not None:
+            beside = {"bytes_packed": bits * 1e6, "parameters": 8e6}
+            fake_records.counted(root, "bits_per_weight", bits, measure="size", beside=beside, **about)
+        for task in WANDA7:
+            fake_records.accuracy(root, lost, protocol=f"{task}@1.0x1000", **about)
+        if tokens is not None:
+            cost = {"build_s": 1.5, "calibration_tokens": tokens, "training_tokens": 0}
+            broken = 5.0 if method == "broken" else 0.0
+            fake_records.counted(root, "violated_groups", broken, cost=cost, **about)
+    items = [fake_records.Item(str(i), str(i), 1.0, 1.0, {"speedup": 1.4 + 0.01 * i}) for i in range(8)]
+    about = {"measure": "speed", "protocol": "prefill@512", "method": "good", "seed": 0}
+    fake_records.counted(root, "speedup", 1.435, better="higher", items=items, **about)
     return root

@@ -20,11 +20,13 @@ function say(text) { $("said").textContent = text; }
 const tables = [...document.querySelectorAll("[data-table]")].map((box) => {
   const content = data.tables[Number(box.dataset.table)];
   const rows = [...box.querySelectorAll("tbody tr")];
-  const order = rows.map((_, k) => k);
-  const table = { box, data: content, rows, order, body: box.querySelector("tbody"), matches: order, all: false, interactive: new Set() };
+  const parts = Map.groupBy(rows.keys(), (k) => content.rows[k].part);
+  const whole = parts.get(undefined) || [], order = whole.flatMap((k) => [k, ...(parts.get(k) || [])]);
+  const table = { box, data: content, rows, order, whole, body: box.querySelector("tbody"), matches: whole, all: false, interactive: new Set() };
   table.visible = order.filter((k) => !rows[k].hidden);
   const firstNumber = box.querySelectorAll("thead [data-label]").length + (content.ranks ? 1 : 0);
   table.cell = (k, c) => rows[k].cells[firstNumber + c];
+  table.off = false;
   table.text = content.rows.map((row, k) => [content.title, content.section, row.name, row.source, ...labels(rows[k])].join(" ").toLowerCase());
   return table;
 });
@@ -47,7 +49,7 @@ function show(table) {
   const more = table.box.querySelector("[data-more]");
   more.hidden = visible.length === sorted.length;
   more.textContent = `Show all ${sorted.length.toLocaleString("en")} rows`;
-  table.box.hidden = sorted.length === 0;
+  table.box.hidden = table.off || sorted.length === 0;
 }
 
 function sort(table, head, value, better) {
@@ -59,10 +61,13 @@ function sort(table, head, value, better) {
   const sign = next === "ascending" ? 1 : -1;
   const keys = table.rows.map((_, k) => value(k));
   const compare = (a, b) => (typeof a === "number" ? a - b : collator.compare(a, b));
-  table.order.sort((i, j) => {
+  const compareRows = (i, j) => {
     if (keys[i] === null || keys[j] === null) return (keys[i] === null) - (keys[j] === null) || i - j;
     return sign * compare(keys[i], keys[j]) || i - j;
-  });
+  };
+  const place = new Map(table.whole.toSorted(compareRows).map((k, at) => [k, at]));
+  const parent = (k) => table.data.rows[k].part ?? k;
+  table.order.sort((i, j) => place.get(parent(i)) - place.get(parent(j)) || (parent(i) === i ? -1 : parent(j) === j ? 1 : compareRows(i, j)));
   rank(table, head.dataset.column);
   show(table);
   say(`${table.data.title}: sorted by ${head.dataset.name}, ${next}`);
@@ -89,7 +94,8 @@ for (const table of tables) {
   for (const head of table.box.querySelectorAll("thead th")) {
     if (head.dataset.column !== undefined) {
       const c = Number(head.dataset.column);
-      const value = (k) => (table.data.rows[k].cells[c] ? table.data.rows[k].cells[c].v : null);
+      const isText = table.data.columns[c].better === "" && table.data.rows.every((row) => !row.cells[c] || row.cells[c].v === null);
+      const value = (k) => (!table.data.rows[k].cells[c] ? null : isText ? table.cell(k, c).textContent : table.data.rows[k].cells[c].v);
       button(head, () => sort(table, head, value, table.data.columns[c].better));
     } else if (head.dataset.label !== undefined) {
       const value = (k) => labels(table.rows[k])[Number(head.dataset.label)];
@@ -166,10 +172,10 @@ function filter() {
   const conditions = selects.filter((s) => s.value).map((s) => [s.dataset.key, s.value]);
   let left = 0, all = 0;
   for (const table of tables) {
-    table.matches = table.order.filter((k) =>
+    const folded = !($("unfold") && $("unfold").checked);
+    table.matches = (folded ? table.whole : table.order).filter((k) =>
       words.every((w) => table.text[k].includes(w)) && conditions.every(([key, v]) => table.data.rows[k][key] === v));
-    left += table.matches.length;
-    all += table.rows.length;
+    if (!table.off) { left += table.matches.length; all += folded ? table.whole.length : table.rows.length; }
     show(table);
   }
   for (const section of document.querySelectorAll("main > section")) {
@@ -183,7 +189,8 @@ function columns() {
   const shown = new Set(metrics.filter((m) => m.checked).map((m) => m.dataset.metric));
   for (const table of tables) {
     table.data.columns.forEach((column, c) => {
-      const hidden = !shown.has(column.metric), head = table.box.querySelector(`[data-column="${c}"]`);
+      const box = metrics.find((m) => m.dataset.metric === column.metric);
+      const hidden = box.checked === box.defaultChecked ? column.hidden : !shown.has(column.metric), head = table.box.querySelector(`[data-column="${c}"]`);
       if (head.hidden === hidden) return;
       head.hidden = hidden;
       table.rows.forEach((_, k) => { table.cell(k, c).hidden = hidden; });
@@ -197,8 +204,25 @@ function reset() {
   $("find").value = "";
   for (const s of selects) s.value = "";
   for (const m of metrics) m.checked = m.defaultChecked;
+  if ($("unfold")) $("unfold").checked = false;
   columns();
   filter();
+}
+
+if ($("unfold")) $("unfold").addEventListener("change", filter);
+
+// Of a model's protocols, one is visible.
+function showProtocol(select) {
+  for (const option of select.options) {
+    const table = tables.find((t) => t.box.dataset.table === option.value);
+    table.off = !option.selected;
+  }
+}
+const protocols = [...document.querySelectorAll("select[data-section]")];
+for (const select of protocols) {
+  select.parentElement.hidden = false;
+  select.addEventListener("change", () => { showProtocol(select); filter(); });
+  showProtocol(select);
 }
 
 $("tools").addEventListener("submit", (event) => event.preventDefault());
@@ -243,7 +267,7 @@ function details(table, k, c) {
     parts.push(el("h3", `Record ${name.slice(0, 12)}`), definitions([
       ["status", record.status + (record.reason ? `: ${record.reason}` : "")], ["seed", record.seed], ["commit", at("commit")], ["recorded", record.recorded],
       ["machine", at("machine")], ["versions", at("versions")], ["seconds", record.seconds],
-      ["show all", `bench show ${name.slice(0, 12)} --results ${table.data.folder}`],
+      ["show all", `bench show ${name.slice(0, 12)} --results ${at("folder")}`],
     ]));
   }
   open(row.name, ...parts);
@@ -312,6 +336,8 @@ function compare(a, b) {
     );
     body.append(line);
   });
+  const names = new Set(a.table.data.columns.map((column) => column.name));
+  b.table.data.columns.forEach((column, d) => { if (other.cells[d] && !names.has(column.name)) unshared.push(column.name); });
   grid.append(el("caption", "A change is called better or worse only if its interval does not contain \u201cno change\u201d."), el("thead"), body);
   grid.tHead.append(head);
   const region = el("div", undefined, { class: "scroll", role: "region", tabindex: "0", "aria-label": "Two rows, metric by metric" });

@@ -55,13 +55,13 @@ def test_too_many_rows_leave_the_rest_unknown(filled):
     assert pruned.change == "×1.221", "no interval without a pair"
 
 
-def test_validation_splits_give_no_answer_and_stand_last(filled, tmp_path):
-    searched = tmp_path / "a-search"
+def test_validation_splits_give_no_answer(tmp_path):
     for i in range(3):
-        row(searched, f"m{i}", 0.1 * i, 2, protocol="wiki-mini-validation@128")
-    assert not of(searched)
-    found = leaderboard.make_sections([read(searched), read(filled)], Path("none"))
-    assert [s.title for s in found] == ["run", "a-search"]
+        row(tmp_path, f"m{i}", 0.1 * i, 2, protocol="wiki-mini-validation@128")
+    assert not of(tmp_path)
+    row(tmp_path, "m0", 0.1, 2)
+    (found,) = of(tmp_path)
+    assert (found.run, found.best) == ("wiki-mini@128, float32, cpu", "m0 2:4")
 
 
 def test_accuracy_is_better_higher_and_a_difference(tmp_path):
@@ -79,14 +79,14 @@ def test_a_row_that_is_better_than_the_whole_one(tmp_path):
     assert found.change.startswith("×0.905 (×0.9") and found.reference == "kept dense"  # exp(-0.1)
 
 
-def test_dtypes_are_no_contest(tmp_path):
+def test_only_the_main_protocol_of_a_model_counts(tmp_path):
     for dtype, gain in (("float32", 0.0), ("bfloat16", 0.05)):
         row(tmp_path, "dense", gain, 4 if dtype == "float32" else 2, seed=None, pattern="dense", dtype=dtype)
         row(tmp_path, "good", 0.1 + gain, 2 if dtype == "float32" else 1, dtype=dtype)
-    half, full = of(tmp_path)
-    assert (half.best, half.reference, half.size) == ("good 2:4 bfloat16", "dense bfloat16", "1.0 MB of 2.0 MB")
-    assert (full.best, full.reference, full.size) == ("good 2:4 float32", "dense float32", "2.0 MB of 4.0 MB")
-    assert half.tied == full.tied == ()
+    row(tmp_path, "other", 0.3, 1, dtype="bfloat16")
+    (found,) = of(tmp_path)
+    assert (found.run, found.best, found.reference) == ("wiki-mini@128, bfloat16, cpu", "good 2:4", "dense")
+    assert found.size == "1.0 MB of 2.0 MB"
 
 
 def test_without_a_whole_row_nothing_is_compared_with_it(tmp_path):

@@ -136,13 +136,10 @@ def test_the_own_folder_counts_where_it_is_the_only_one(here):
     assert [p.name for p in leaderboard.results_folders()] == ["local"]
 
 
-def test_folders_of_one_name_have_different_titles(here):
+def test_search_folders_of_one_name_have_different_titles(here):
     reports.folder(here / "other/first")
-    titles = [
-        s.title
-        for s in leaderboard.make_sections([read(Path(p)) for p in ("results/first", "other/first")], Path("none"))
-    ]
-    assert titles == ["results/first", "other/first"]
+    results = [read(Path(p)) for p in ("results/first", "other/first")]
+    assert [s.title for s in leaderboard.make_search_sections(results)] == ["results/first", "other/first"]
 
 
 # --- what stands in it -------------------------------------------------------------------------------------------
@@ -179,14 +176,18 @@ def test_published_rows_stay_apart(here):
     assert "LLaMA2" not in text["leaderboard.csv"]
     *sections, last = leaderboard.make_sections([read(Path("results/first"))], Path("results/published"))
     assert last.published and not any(s.published for s in sections)
-    (table,) = last.tables
-    wanda = [r for r in table.rows if r.filters["method"] == "wanda"]
-    assert [c.name for c in table.columns] == [
+    long, short = last.tables
+    assert [c.name for c in long.columns] == [
         "perplexity wikitext2@4096",
-        "perplexity wikitext2@2048",
+        "perplexity ratio wikitext2@4096",
         "mean acc maskllm7",
     ]
-    assert [[c and c.text for c in r.cells] for r in wanda] == [["11.00", None, "45.98"], [None, "12.16", None]]
+    assert [[c and c.text for c in r.cells] for r in long.rows] == [
+        ["5.12", None, "57.16"],
+        ["11.00", "×2.148", "45.98"],
+    ]
+    assert [c.name for c in short.columns] == ["perplexity wikitext2@2048"], "no dense row, so no ratio"
+    assert [[c and c.text for c in r.cells] for r in short.rows] == [["12.16"]]
     assert all("MaskLLM, table 1" in text["leaderboard." + e] for e in ("md", "html", "tex"))
 
 
@@ -209,6 +210,17 @@ def test_what_papers_report_here_has_its_sources():
     rows = from_papers.read_rows(ROOT / "results/published/2of4.csv")
     assert len(rows) == 142 and all(r.source for r in rows)
     assert {bool(r.zero_shot_tasks) == (r.zero_shot_mean is not None) for r in rows} == {True}
+    assert [r.method for r in rows if r.caveat] == ["sparseforge_5B"]
+
+
+def test_a_caveat_marks_its_row(tmp_path):
+    text = reports.PUBLISHED.replace("note\n", "note,caveat\n").replace(
+        "calibrated on C4", "calibrated on C4,saw the tasks"
+    )
+    section = from_papers.make_section(reports.published(tmp_path, text))
+    marked = [r for t in section.tables for r in t.rows if "†" in r.labels[0]]
+    assert [r.labels[0] for r in marked] == ["wanda †"] and marked[0].source.endswith("† saw the tasks")
+    assert "†" in section.description
 
 
 # --- pairs of rows -----------------------------------------------------------------------------------------------
@@ -390,14 +402,18 @@ def test_the_page_has_every_number_and_what_it_was_made_from(here):
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
     side = read(here / "results/first")
     assert set(data["records"]) == {r.key[:32] for r in side.records}
-    (content,) = [t for t in data["tables"] if t["section"] == "first"]
-    table = first()
-    for line, shown in zip(table.rows, content["rows"], strict=True):
-        for cell, given in zip(line.cells, shown["cells"], strict=True):
-            assert (cell is None) == (given is None)
-            if cell:
-                assert given["v"] == cell.value and set(given["records"]) <= set(data["records"])
-    assert data["strings"][data["records"][content["rows"][0]["cells"][0]["records"][0]]["commit"]] == "c" * 40
+    sections = leaderboard.make_sections([side], Path("results/published"))
+    for table, content in zip((t for s in sections for t in s.tables), data["tables"], strict=True):
+        for line, shown in zip(table.rows, content["rows"], strict=True):
+            for cell, given in zip(line.cells, shown["cells"], strict=True):
+                assert (cell is None) == (given is None)
+                if cell:
+                    assert given["v"] == cell.value and set(given["records"]) <= set(data["records"])
+    assert {data["strings"][r["commit"]] for r in data["records"].values()} == {"c" * 40}
+    assert {data["strings"][r["folder"]] for r in data["records"].values()} <= {
+        str(here / "results/first"),
+        "results/first",
+    }
 
 
 # --- how a number is made again ----------------------------------------------------------------------------------

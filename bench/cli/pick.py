@@ -1,0 +1,261 @@
+"""`bench pick`: which compressed model meets some limits, and how to make it."""
+
+from __future__ import annotations
+
+import json as json_module
+import shlex
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli.console import fail, print_table
+from bench.cli.flags import Json
+from bench.system.suggest import describe_unknown
+from methods.errors import UserError
+
+if TYPE_CHECKING:
+    from bench.report.pick import Answer, Candidate, Check
+    from bench.report.view import Bound, Table
+
+MAX_WIDTH = 80
+MAX_ROWS, MAX_NAMES = 10, 5
+"""So many rows are printed, and so many names in a sentence; --json has all."""
+
+
+def pick(
+    model: Annotated[str, typer.Option(help="The model, as in the leaderboard.")],
+    max_bits: Annotated[str | None, typer.Option(metavar="BITS", help="Most bits per weight, for example 5.")] = None,
+    max_loss: Annotated[
+        str | None, typer.Option(metavar="PERCENT", help="Most that perplexity may rise over dense, for example 3%.")
+    ] = None,
+    max_worst_drop: Annotated[
+        str | None, typer.Option(metavar="PP", help="Most that the worst task may lose, for example 5pp.")
+    ] = None,
+    min_speedup: Annotated[
+        str | None, typer.Option(metavar="X", help="Least measured speedup over dense, for example 1.2.")
+    ] = None,
+    budget_tokens: Annotated[
+        str | None, typer.Option(metavar="N", help="Most tokens to make it: 500000, 500k, 2M or 1B.")
+    ] = None,
+    pattern: Annotated[str, typer.Option(help="Only this pattern, for example 2:4.")] = "",
+    quantizer: Annotated[str, typer.Option("--quant", help="Only these quantizers: int4 is all that begin so.")] = "",
+    device: Annotated[str, typer.Option(help="Measured on cpu, cuda or a card of this name.")] = "",
+    protocol: Annotated[
+        str, typer.Option(help="Parts of a protocol's name, by commas [default: the model's main protocol].")
+    ] = "",
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Folder of records; can be repeated [default: all in results/]."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Pick a compressed model by limits, from measured rows.
+
+    Prints the rows that meet all limits, the best first, what each costs to make, the nearest row that fails, and the
+    commands that make and export the first. Rows tie if a paired test finds no difference; the smallest of them is first.
+
+    Exit code 0: a row meets the limits. 1: none does. 2: invalid input.
+    """
+    from bench.report import pick as picking
+
+    limits = picking.parse_limits(
+        max_bits=max_bits,
+        max_loss=max_loss,
+        max_worst_drop=max_worst_drop,
+        min_speedup=min_speedup,
+        budget_tokens=budget_tokens,
+    )
+    answer = picking.pick(_board(model, results, protocol, device), limits, pattern, quantizer)
+    if json:
+        print(json_module.dumps(as_json(answer), indent=1))
+    else:
+        _print(answer)
+    if not answer.meets:
+        fail(f"no row of {model} meets the limits", 1)
+
+
+def _board(model: str, folders: list[Path] | None, protocol: str, device: str) -> Table:
+    """The board of a model's main protocol, or of the first that fits.
+
+    Raises:
+        UserError: no such model, protocol or device.
+    """
+    from bench.report import board, leaderboard
+
+    merged = board.merge(leaderboard.read_boards(folders or leaderboard.results_folders()))
+    models = dict.fromkeys(r.identity.model for r in merged.records)
+    if model not in models:
+        raise UserError(describe_unknown("model", model, models))
+    records = merged.only(model, (r for r in merged.records if r.identity.model == model))
+    known = []
+    for fitting in board.boards_of(model, records, device):
+        known.append(fitting.protocol.label)
+        if fitting.fits(protocol, device):
+            return fitting.make_table(paired=fitting.is_quality)
+    wanted = ", ".join(filter(None, (protocol, device)))
+    raise UserError(f"{model} was not measured under {wanted!r}: its protocols are {'; '.join(known)}")
+
+
+def as_json(answer: Answer) -> dict[str, Any]:
+    """The whole answer, for other programs."""
+    return {
+        "model": answer.table.title,
+        "protocol": answer.table.protocol,
+        "limits": {k: v for k, v in asdict(answer.limits).items() if v is not None},
+        "candidates": answer.candidates,
+        "meets": [_candidate_json(c) for c in answer.meets],
+        "nearest": _candidate_json(answer.nearest) if answer.nearest else None,
+        "not_measured": {c.row.name: [x.limit.noun for x in c.unmeasured] for c in answer.unmeasured},
+        "pattern_broken": [row.name for row in answer.broken],
+        "not_compared_with_the_best": answer.uncompared,
+    }
+
+
+def _candidate_json(candidate: Candidate) -> dict[str, Any]:
+    facts = candidate.facts
+    return {
+        "row": candidate.row.name,
+        **{k: candidate.row.filters[k] for k in ("method", "pattern", "quantizer")},
+        "tied_with_best": candidate.tied,
+        "bits_per_weight": facts.bits,
+        "loss": _bound_json(facts.loss),
+        "worst_drop": _bound_json(facts.drop),
+        "worst_task": facts.worst_task,
+        "speedup": _bound_json(facts.speedup),
+        "tokens": facts.tokens,
+        "seconds": facts.seconds,
+        "at_least": facts.at_least,
+        "device": facts.device,
+        "fails": [c.limit.name for c in candidate.failed],
+        "unsure": [c.limit.name for c in candidate.checks if c.unsure],
+        "make": facts.make,
+        "export": facts.export,
+    }
+
+
+def _bound_json(bound: Bound | None) -> dict[str, float | None] | None:
+    return None if bound is None else {"value": bound.value, "low": bound.low, "high": bound.high}
+
+
+def _print(answer: Answer) -> None:
+    from bench.report.board import BROKEN
+    from bench.report.pick import describe_limits
+
+    count = len(answer.meets)
+    verb = "meets" if count < 2 else "meet"
+    limits = describe_limits(answer.limits)
+    _say(f"{answer.table.title}, {answer.table.protocol}")
+    _say(f"{count or 'None'} of {answer.candidates} compressed rows {verb} {limits}.")
+    typer.echo()
+    if answer.meets:
+        _print_rows(answer)
+        _print_first(answer)
+    if answer.nearest:
+        reasons = ", ".join(f"{c.limit.noun} {_describe_check(c)}" for c in answer.nearest.failed)
+        _say(f"Nearest row that fails: {answer.nearest.row.name}: {reasons}.")
+        if any(c.unsure for c in answer.nearest.failed):
+            _say("  Its interval contains the limit: it may meet it.")
+    if answer.unmeasured:
+        missing = dict.fromkeys(x.limit.noun for c in answer.unmeasured for x in c.unmeasured)
+        _say(f"Left out, not measured ({', '.join(missing)}): {_names(answer.unmeasured)}.")
+    if answer.broken:
+        names = ", ".join(row.name.removesuffix(f" ({BROKEN})") for row in answer.broken)
+        _say(f"Left out, their weights break their pattern: {names}.")
+
+
+def _print_rows(answer: Answer) -> None:
+    from bench.report.board import duration, short_count
+
+    shown = answer.meets[:MAX_ROWS]
+    columns: list[tuple[str, list[str]]] = [
+        ("row", [c.row.name for c in shown]),
+        ("bits", ["–" if c.facts.bits is None else f"{c.facts.bits:.4g}" for c in shown]),
+        ("loss (95% interval)", [_interval(c.facts.loss, "%") for c in shown]),
+        ("worst task, pp", [f"{_interval(c.facts.drop, '')} {c.facts.worst_task}".strip() for c in shown]),
+        ("speedup", ["–" if c.facts.speedup is None else f"{c.facts.speedup.value:.2f}×" for c in shown]),
+        ("tokens", ["–" if c.facts.tokens is None else _at_least(c) + short_count(c.facts.tokens) for c in shown]),
+        ("time", ["–" if c.facts.seconds is None else _at_least(c) + duration(c.facts.seconds) for c in shown]),
+    ]
+    kept = [(name, cells) for name, cells in columns if set(cells) != {"–"}]
+    lines = [list(line) for line in zip(*(cells for _, cells in kept), strict=True)]
+    print_table([name for name, _ in kept], lines, right=[name != "row" for name, _ in kept])
+    if len(answer.meets) > MAX_ROWS:
+        _say(f"and {len(answer.meets) - MAX_ROWS} more: --json lists all")
+
+
+def _names(candidates: Sequence[Candidate]) -> str:
+    names = [c.row.name for c in candidates]
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _at_least(candidate: Candidate) -> str:
+    return "≥ " if candidate.facts.at_least else ""
+
+
+def _say(sentence: str) -> None:
+    """Print a sentence, broken between words at the width of the terminal."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else MAX_WIDTH
+    typer.echo(
+        textwrap.fill(
+            sentence, min(width, MAX_WIDTH), subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
+        )
+    )
+
+
+def _say_command(title: str, command: str) -> None:
+    """Print a command that can be copied: broken before flags, with a backslash at each line's end."""
+    chunks: list[str] = []
+    for word in shlex.split(command):
+        follows_flag = bool(chunks) and chunks[-1].startswith("--") and " " not in chunks[-1]
+        chunks[-1:] = [f"{chunks[-1]} {shlex.quote(word)}"] if follows_flag else [*chunks[-1:], shlex.quote(word)]
+    lines = [""]
+    for chunk in chunks:
+        if lines[-1] and len(lines[-1]) + 1 + len(chunk) > MAX_WIDTH - 6:
+            lines.append("")
+        lines[-1] += (" " if lines[-1] else "") + chunk
+    typer.echo(f"{title}:\n  " + " \\\n    ".join(lines))
+
+
+def _print_first(answer: Answer) -> None:
+    first, *others = answer.meets
+    tied = [c for c in others if c.tied]
+    _say(f"First: {first.row.name}." + (f" Tied with it: {_names(tied)}." if tied else ""))
+    if answer.uncompared:
+        _say(f"Not compared with the best in pairs: {answer.uncompared} rows.")
+    for check in first.checks:
+        if check.unsure:
+            _say(f"Not sure: {check.limit.noun} {_describe_check(check)}; the interval contains the limit.")
+        elif check.bound and check.bound.low is None and check.limit.name not in ("max_bits", "budget_tokens"):
+            _say(f"Not sure: {check.limit.noun} has no interval.")
+    facts = first.facts
+    if facts.device:
+        _say(f"Made on: {facts.device}.")
+    if facts.make:
+        _say_command("Make it", facts.make)
+        _say_command("Export it", facts.export)
+    else:
+        _say("Its records do not say how it was made.")
+
+
+def _describe_check(check: Check) -> str:
+    assert check.bound is not None
+    text, bound = check.limit.text, check.bound
+    ends = "" if bound.low is None or bound.high is None else f" ({text(bound.low)} to {text(bound.high)})"
+    return f"{text(bound.value)}{ends}, limit {text(check.wanted)}"
+
+
+def _interval(bound: Bound | None, unit: str) -> str:
+    """A fraction with its interval, in hundredths."""
+    if bound is None:
+        return "–"
+    value, low, high = (
+        None if x is None else f"{100 * x:.1f}{unit}".replace("-", "−") for x in (bound.value, bound.low, bound.high)
+    )
+    return f"{value}" if low is None else f"{value} ({low} to {high})"

@@ -1,0 +1,90 @@
+"""What a row costs to make: tokens, seconds and the device, over all of its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from bench.results.identity import Identity
+from bench.results.record import Record
+
+BUILT = "build_s"
+"""The key of a record's cost that says how long its last stage took. One record of an artifact has it."""
+WORDS = ("(R)", "(TM)", " Processor", " CPU")
+"""Left out of a processor's name."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """tokens: for calibration and training; at_least: the record of an earlier stage is missing."""
+
+    tokens: int
+    seconds: float
+    device: str
+    at_least: bool
+
+
+class CostIndex:
+    """Finds the records that say what each stage took, the newest of each."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._by_stages: dict[tuple[Any, ...], list[Record]] = {}
+        timed = (r for r in records if BUILT in r.cost)
+        for record in sorted(timed, key=lambda r: str(r.provenance.get("recorded") or ""), reverse=True):
+            self._by_stages.setdefault(_stages(record.identity), []).append(record)
+
+    def of_row(self, identities: Iterable[Identity]) -> Cost | None:
+        """The mean over a row's seeds; None if no record says it. identities: one for each seed."""
+        costs = [cost for identity in identities if (cost := self._of_seed(identity))]
+        if not costs:
+            return None
+        seconds = sum(c.seconds for c in costs) / len(costs)
+        return Cost(max(c.tokens for c in costs), seconds, costs[0].device, any(c.at_least for c in costs))
+
+    def _of_seed(self, identity: Identity) -> Cost | None:
+        same = (r for r in self._by_stages.get(_stages(identity), ()) if _inputs(r.identity) == _inputs(identity))
+        own = next(same, None)
+        if own is None:
+            return None
+        records, missing = [own], False
+        for earlier in _earlier(identity):
+            record = next((r for r in self._by_stages.get(_stages(earlier), ()) if _fits(r.identity, identity)), None)
+            missing = missing or record is None
+            records += [record] if record else []
+        tokens = sum(int(r.cost.get(k) or 0) for r in records for k in ("calibration_tokens", "training_tokens"))
+        devices = dict.fromkeys(_device(r) for r in records if r.cost[BUILT])
+        return Cost(tokens, sum(float(r.cost[BUILT]) for r in records), " and ".join(devices), missing)
+
+
+def _inputs(identity: Identity) -> tuple[Any, ...]:
+    return (identity.seed, identity.calibration, identity.training)
+
+
+def _fits(earlier: Identity, later: Identity) -> bool:
+    """May the one be an earlier stage of the other? It may have no seed, calibration or training where that has some."""
+    return all(a in (None, b) for a, b in zip(_inputs(earlier), _inputs(later), strict=True))
+
+
+def _stages(identity: Identity) -> tuple[Any, ...]:
+    names = ("model", "stages", "pattern", "quantizer", "include", "exclude", "dtype", "device")
+    return tuple(getattr(identity, name) for name in names)
+
+
+def _earlier(identity: Identity) -> Iterator[Identity]:
+    """The artifacts that this one was made from. The dense model costs nothing."""
+    stages = identity.stages
+    if identity.quantizer != "none" and stages != ("dense",):
+        yield identity.model_copy(update={"quantizer": "none"})
+    for count in range(len(stages) - 1, 0, -1):
+        yield identity.model_copy(update={"stages": stages[:count], "quantizer": "none"})
+
+
+def _device(record: Record) -> str:
+    machine = record.provenance.get("machine") or {}
+    name = str(machine.get("device") or machine.get("cpu") or "unknown machine")
+    for word in WORDS:
+        name = name.replace(word, "")
+    threads = record.key_inputs.get("threads")
+    on_card = bool(machine.get("device"))
+    return name if on_card or not threads else f"{name}, {threads} thread{'s' if threads != 1 else ''}"

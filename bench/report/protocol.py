@@ -1,0 +1,104 @@
+"""Under which protocols a model was measured, and which records belong to each. Numbers of two never share a column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from bench.results import metrics
+from bench.results.record import Record
+from bench.results.rows import IDENTITY
+
+WINDOWED_MEASURES = ("perplexity", "agreement")
+VALIDATION = "validation"
+"""In the name of a text on which recipes were chosen: numbers on it are no results."""
+RULE = (
+    "A model's main protocol is the one under which most of its rows have a perplexity; of equals, the one measured last. "
+    "Validation splits are never the main one."
+)
+
+Line = tuple[Any, ...]
+"""The labels that make two records the same row of a table, seeds apart: IDENTITY."""
+
+
+@dataclass(frozen=True)
+class BoardProtocol:
+    """What the rows of a leaderboard share. text: with window length and number of windows, "" if no text was measured.
+
+    calibration: the text that methods were calibrated on, "" if only one was used. Methods without calibration are
+    measured under each.
+    """
+
+    text: str
+    dtype: str
+    device: str
+    targets: str
+    calibration: str = ""
+
+    @property
+    def label(self) -> str:
+        parts = [
+            self.text or "no text",
+            self.dtype,
+            self.device,
+            "" if self.targets == "*" else f"targets {self.targets}",
+        ]
+        parts.append(f"calibrated on {self.calibration}" if self.calibration else "")
+        return ", ".join(filter(None, parts))
+
+
+def line_of(record: Record) -> Line:
+    """The row of a table that a record belongs to."""
+    labels = record.identity.labels()
+    return tuple(labels[c] for c in IDENTITY)
+
+
+def group_by_protocol(records: Iterable[Record]) -> dict[BoardProtocol, list[Record]]:
+    """One model's records by protocol, the main one first (see RULE). What was measured on no text belongs to all texts.
+
+    A row that was measured on no text at all is under a protocol without one.
+    """
+    by_base: dict[tuple[str, str, str], dict[Line, list[Record]]] = {}
+    for record in records:
+        identity = record.identity
+        base = (identity.dtype, identity.device, identity.targets)
+        by_base.setdefault(base, {}).setdefault(line_of(record), []).append(record)
+    out: dict[BoardProtocol, list[Record]] = {}
+    for base, lines in by_base.items():
+        for text in sorted({_text(r) or "" for of_line in lines.values() for r in of_line}):
+            members = {line: kept for line, of_line in lines.items() if (kept := _measured_on(text, of_line))}
+            if text == "":
+                members = {line: r for line, r in members.items() if not any(map(_text, lines[line]))}
+            names = sorted({name for r in members.values() if (name := _calibration(r[0]))})
+            for name in names if len(names) > 1 else [""]:
+                kept = [x for r in members.values() if not name or _calibration(r[0]) in ("", name) for x in r]
+                if kept:
+                    out[BoardProtocol(text, *base, name)] = kept
+    return dict(sorted(out.items(), key=lambda item: _order(*item)))
+
+
+def _text(record: Record) -> str | None:
+    """The text that a record was measured on, or None."""
+    windowed = record.identity.measure in WINDOWED_MEASURES or any(
+        metrics.find(r.metric).windowed for r in record.readings
+    )
+    return record.identity.protocol.label if windowed else None
+
+
+def _measured_on(text: str, records: list[Record]) -> list[Record]:
+    """A row's records under one text, with those that are of no text; none if the row was not measured on it."""
+    if text and not any(_text(r) == text for r in records):
+        return []
+    return [r for r in records if _text(r) in (None, text)]
+
+
+def _calibration(record: Record) -> str:
+    return record.identity.calibration.data if record.identity.calibration else ""
+
+
+def _order(protocol: BoardProtocol, records: list[Record]) -> tuple[Any, ...]:
+    measured = [r for r in records if any(x.metric == "perplexity" and x.value is not None for x in r.readings)]
+    newest = max((str(r.provenance.get("recorded") or "") for r in measured), default="")
+    rows = len({line_of(r) for r in measured})
+    return (VALIDATION in protocol.text, -rows, [-ord(c) for c in newest], protocol.label)

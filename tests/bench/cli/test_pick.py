@@ -1,0 +1,87 @@
+"""`bench pick` on the command line: what it prints, its JSON, its exit codes and its errors."""
+
+import json
+
+import pytest
+
+from helpers import fake_records, reports
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    reports.compressed(tmp_path / "results/run")
+    return tmp_path
+
+
+def test_the_answer_in_sentences(cli, here):
+    code, out, _ = cli("pick", "--model", "tiny", "--max-bits", "9.5", "--max-loss", "15%", "--max-worst-drop", "5pp")
+    out = " ".join(out.split())
+    assert code == 0
+    assert "3 of 5 compressed rows meet these limits: at most 9.5 bits per weight, a loss of at most 15.0%" in out
+    assert "First: dense int8." in out and "Nearest row that fails: poor 2:4: loss 35.0%" in out
+    assert "worst task's drop 8.0 pp" in out and "limit 5.0 pp" in out
+    assert "Left out, not measured (bits per weight" not in out, "unsized fails another limit"
+    assert "Left out, their weights break their pattern: broken 2:4." in out
+    assert "do not say how it was made" in out
+
+
+def test_json_has_the_same_answer(cli, here):
+    code, out, _ = cli("pick", "--model", "tiny", "--pattern", "2:4", "--max-loss", "15%", "--json")
+    answer = json.loads(out)
+    assert code == 0 and answer["limits"] == {"max_loss": 0.15} and answer["protocol"] == "wiki-mini@128, float32, cpu"
+    assert [(m["row"], m["tied_with_best"]) for m in answer["meets"]] == [("small 2:4 int4", True), ("good 2:4", True)]
+    assert answer["meets"][1]["tokens"] == 5000 and answer["meets"][1]["seconds"] == 1.5
+    assert answer["meets"][1]["speedup"]["low"] > 1.4 and answer["meets"][0]["speedup"] is None
+    assert answer["nearest"]["row"] == "poor 2:4" and answer["nearest"]["fails"] == ["max_loss"]
+    assert answer["pattern_broken"] == ["broken 2:4 (pattern broken)"]
+
+
+def test_nothing_meets(cli, here):
+    code, out, err = cli("pick", "--model", "tiny", "--max-bits", "3", "--max-loss", "0%")
+    assert code == 1 and "None of 5 compressed rows meets" in out and "Nearest row that fails:" in out
+    assert err.strip() == "bench: no row of tiny meets the limits"
+    code, out, _ = cli("pick", "--model", "tiny", "--max-bits", "3", "--max-loss", "0%", "--json")
+    assert code == 1 and json.loads(out)["meets"] == []
+
+
+def test_a_device_or_a_protocol(cli, here):
+    fake_records.perplexity(here / "results/run", 0.2, method="good", seed=0, protocol="wiki-mini@64")
+    _, out, _ = cli("pick", "--model", "tiny", "--protocol", "wiki-mini@64", "--json")
+    assert [m["row"] for m in json.loads(out)["meets"]] == ["good 2:4"]
+    assert cli("pick", "--model", "tiny", "--device", "EPYC", "--min-speedup", "1.4")[0] == 0
+    code, _, err = cli("pick", "--model", "tiny", "--device", "H100")
+    assert code == 2 and "not measured under 'H100'" in err and "wiki-mini@128, float32, cpu" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [
+        (["--model", "tine"], "did you mean tiny?"),
+        (["--model", "tiny", "--max-loss", "0.03"], "must be a percentage, for example 3%"),
+        (["--model", "tiny", "--protocol", "c4@128"], "not measured under 'c4@128'"),
+        (["--model", "tiny", "--results", "nowhere"], "'nowhere'"),
+        (["--model", "tiny", "--results", "empty"], "empty"),
+    ],
+)
+def test_bad_input_is_one_sentence(cli, here, args, part):
+    (here / "empty/records").mkdir(parents=True)
+    code, out, err = cli("pick", *args)
+    assert code == 2 and part in err and len(err.strip().splitlines()) == 1 and not out
+
+
+def test_searches_are_not_picked_from(cli, here):
+    fake_records.perplexity(here / "results/lr", 0.001, method="tuned", seed=0)
+    (here / "results/lr/about.toml").write_text('kind = "search"\n')
+    _, out, _ = cli("pick", "--model", "tiny", "--json")
+    assert "tuned" not in out
+
+
+def test_commands_can_be_copied(cli, here, monkeypatch):
+    """Lines end in a backslash, and no line is wider than a terminal of 80."""
+    monkeypatch.chdir(reports.ROOT)
+    _, out, _ = cli("pick", "--model", "smollm2-135m", "--pattern", "2:4", "--results", "results/smollm2-trained")
+    command = out[out.index("Make it:\n") + 9 : out.index("Export it:")]
+    lines = command.rstrip().splitlines()
+    assert len(lines) > 2 and all(line.endswith(" \\") for line in lines[:-1]) and max(map(len, lines)) <= 80
+    assert lines[0].startswith("  bench prune --method retrain --model smollm2-135m")
