@@ -29,6 +29,9 @@ SHORT_SPIN = {"GOMP_SPINCOUNT": "4000"}
 another run on the machine: two runs then take five times one. Not spinning at all costs a lone run up to a tenth. Measured by
 benchmarks/side_by_side.py."""
 
+WITHOUT_THREADS = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
+"""The fork server's environment, unless set: pyarrow, which lm-eval imports, would start a thread at once."""
+
 COMMAND = (sys.executable, "-m", "bench.run.worker")
 SERVER_COMMAND = (sys.executable, "-m", "bench.run.fork_server")
 
@@ -134,7 +137,7 @@ class ForkServer:
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
-                env=worker_environment(),
+                env=WITHOUT_THREADS | worker_environment(),
             )
 
     def fork(self, log: IO[str]) -> ForkedWorker:

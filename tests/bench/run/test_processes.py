@@ -50,6 +50,24 @@ def test_lm_eval_is_not_imported_where_no_task_is_measured(tmp_path):
     assert "bench.inputs.lmeval" not in processes.list_imports(make_plan(spec).measurements)
 
 
+def test_all_that_any_measure_and_method_imports_can_be_forked(tmp_path):
+    """No library starts a thread when it is imported, or it ends it before a fork."""
+    everything = {
+        "methods": ("magnitude", "wanda", "ria", "sparsegpt", "alps", "admm", "dsnot:from=wanda", "retrain", "cast"),
+        "measures": ("perplexity", "agreement", "zeroshot", "size", "speed"),
+        "quantizers": ("none", "int8", "int4-gptq"),
+    }
+    names = processes.list_imports(make_plan(runs.small(tmp_path / "r", **everything)).measurements)
+    server = processes.ForkServer(names)
+    try:
+        with (tmp_path / "log").open("w") as log:
+            worker = server.fork(log)  # raises where the server found a thread
+            worker.kill()
+            assert worker.wait() == -9
+    finally:
+        server.close()
+
+
 def test_plugins_are_not_imported_before_their_own_worker(tmp_path, monkeypatch):
     source = "from baselines.magnitude import Magnitude as Guest\n"
     runs.put_on_path(
