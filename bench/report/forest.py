@@ -51,7 +51,7 @@ def draw(table: Table, title: str) -> Forest | None:
     rows = []
     for k in table.whole_rows:
         facts = table.rows[k].facts
-        if facts and facts.loss:
+        if facts and facts.loss and not facts.broken:
             loss = facts.loss
             low, high = (loss.value if end is None else end for end in (loss.low, loss.high))
             rows.append((1 + loss.value, 1 + low, 1 + high, table.rows[k].name))

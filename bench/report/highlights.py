@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bench.report import pairwise, pareto
 from bench.report.protocol import VALIDATION
 from bench.report.table import TextTable, format_number
-from bench.report.view import Cell, Column, Row, Section, Table
+from bench.report.view import Cell, Column, Section, Table
 from bench.results import metrics
 
 HEADERS = ("model", "best compressed", "tied with", "quality", "vs. dense", "bytes packed")
@@ -74,7 +74,7 @@ def _of_table(section: int, index: int, run: str, table: Table) -> Iterator[High
         if column.metric != quality or column.shown is False or VALIDATION in column.protocol:
             continue
         sign = -1 if column.better == "higher" else 1
-        cells = {k: table.rows[k].cells[c] for k in table.whole_rows if not _is_broken(table.rows[k])}
+        cells = {k: table.rows[k].cells[c] for k in table.whole_rows if not table.rows[k].is_broken}
         loss = {k: sign * x.value for k, x in cells.items() if x and x.value is not None}
         differ = pairwise.significance(table, c)
         groups = {k: (_group(table, k), _dtype(table, k)) for k in loss}
@@ -97,11 +97,6 @@ def _of_table(section: int, index: int, run: str, table: Table) -> Iterator[High
                 "" if dense is None else _name(table, dense),
                 _describe_size(table, size, best, dense),
             )
-
-
-def _is_broken(row: Row) -> bool:
-    """Do its weights break the pattern that it is listed under?"""
-    return bool(row.facts and row.facts.broken)
 
 
 def _group(table: Table, row: int) -> str:

@@ -66,7 +66,9 @@ def _is_speed(column: Column) -> bool:
 
 
 def _front(table: Table, x: int, y: int) -> Front:
-    cells = ((k, table.rows[k].cells[x], table.rows[k].cells[y]) for k in table.whole_rows)
+    cells = (
+        (k, table.rows[k].cells[x], table.rows[k].cells[y]) for k in table.whole_rows if not table.rows[k].is_broken
+    )
     both = [(k, a, b, a.value, b.value) for k, a, b in cells if a and b and a.value is not None and b.value is not None]
     columns = table.columns[x], table.columns[y]
     places = [(_lower_is_better(columns[0], u), _lower_is_better(columns[1], v)) for *_, u, v in both]

@@ -23,6 +23,8 @@ MAX_LABELS = 40
 """With more points, only those on the front have a label."""
 MAX_LABEL_LENGTH = 24
 """In letters. The table has the whole name."""
+SHORTER = (18, 12)
+"""Lengths for a label of the front that fits nowhere."""
 
 
 @dataclass(frozen=True)
@@ -178,14 +180,18 @@ def _labels(dots: Sequence[Dot]) -> list[Text]:
     with_label = dots if len(dots) < MAX_LABELS else [d for d in dots if d.on_front]
     out = []
     for dot in sorted(with_label, key=lambda d: (not d.on_front, d.y, d.x)):
-        name = dot.name if len(dot.name) <= MAX_LABEL_LENGTH else dot.name[: MAX_LABEL_LENGTH - 1] + "…"
-        for place in places:
-            text, box = place(dot, name)
+        names = [_shorten(dot.name, length) for length in (MAX_LABEL_LENGTH, *(SHORTER if dot.on_front else ()))]
+        fits = ((text, box) for name in names for place in places for text, box in [place(dot, name)])
+        for text, box in fits:
             if _inside(box) and not any(_overlap(box, other) for other in boxes):
                 boxes.append(box)
                 out.append(text)
                 break
     return out
+
+
+def _shorten(name: str, length: int) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"
 
 
 def _width(dot: Dot, name: str) -> float:

@@ -111,6 +111,11 @@ class Row:
     part_of: int | None = None
     facts: Facts | None = None
 
+    @property
+    def is_broken(self) -> bool:
+        """Do its weights break the pattern that it is listed under?"""
+        return bool(self.facts and self.facts.broken)
+
 
 @dataclass(frozen=True)
 class Interval:

@@ -165,6 +165,7 @@ def test_a_row_that_breaks_its_pattern_says_so(tmp_path):
     (table,) = tables(tmp_path)
     assert whole(table) == ["dense", "wanda 2:4 (pattern broken)"]
     assert any(c.metric == "violated_groups" and not c.hidden for c in table.columns)
+    assert forest.draw(table, "t") is None, "no picture shows it as a row of its pattern"
 
 
 # --- searches ----------------------------------------------------------------------------------------------------
