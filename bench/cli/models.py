@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +43,9 @@ def pull(
     if source == "index" and len(chosen) < len(names):
         other = next(name for name in names if name not in chosen)
         raise UserError(f"--from index is for tasks, and {other!r} is none of them: leave --from out for it")
+    others = (*tasks.TASK_SETS, *tasks.TASK_FILES, *corpora.CORPORA)
+    for name in names:  # before the first of them is fetched
+        _require_known(name, others)
     with in_use():
         for name in names:
             if name in chosen:
@@ -54,6 +58,23 @@ def pull(
         wanted = [read_task(*pair) for pair in tasks.expand(tuple(chosen)).items()]
         for task, origin in download.pull_tasks(wanted, data_dir, source, lambda line: typer.echo(line, err=True)):
             typer.echo(f"{task.name}: {root / task.hub} ({origin})")
+
+
+def _require_known(name: str, others: tuple[str, ...]) -> None:
+    """
+    Raises:
+        UserError: no model, and none of the other names, the nearest of which it has.
+    """
+    from bench.inputs.models import alias_of
+
+    if name in others:
+        return
+    try:
+        alias_of(name)
+    except UserError:
+        if get_close_matches(name, others, n=1):
+            raise UserError(describe_unknown("model, corpus or task", name, others)) from None
+        raise
 
 
 def verify(

@@ -18,6 +18,6 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
     except OSError as fault:
-        raise UserError(f"config {str(path)!r} cannot be read: {fault.strerror}") from None
+        raise UserError(f"config {str(path)!r} cannot be read ({fault.strerror}): check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
         raise UserError(f"config {str(path)!r} is not TOML: {fault}") from None
