@@ -162,7 +162,7 @@ def speed(records: int, changed: int) -> dict[str, Any]:
                 found.readings = [
                     fake_records.ReadingRow(metric="violated_groups", value=0.0, unit="1", better="lower")
                 ]
-                store.path(found.key).write_text(found.model_dump_json(indent=1))
+                store.path(found.key).write_text(found.to_json(indent=1))
         kept = baseline.write(read(roots[0]), Path(room) / "baseline.zip")
         took, used = [], []
         for _ in range(3):

@@ -71,7 +71,7 @@ def write(
     found.readings = [
         fake_records.ReadingRow(metric=metric, value=value, unit=unit, better=better, stderr=value / 100, n=900)
     ]
-    store.path(found.key).write_text(found.model_dump_json(indent=1))
+    store.path(found.key).write_text(found.to_json(indent=1))
 
 
 def browse(page_file: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.console import print_rows, print_table
+from bench.cli.console import fail, print_rows, print_table
 from bench.cli.flags import Json, Results
 from bench.compare.escape import printable
 from methods.errors import UserError
@@ -165,6 +165,35 @@ def migrate(
 
     done = migrate_folder(results)
     typer.echo(f"{results}: {done.written} records rewritten in schema {SCHEMA}, {done.known} had it already")
+
+
+def check(
+    results: Annotated[
+        list[Path] | None, typer.Argument(metavar="DIR", help="Results folders [default: results/local].")
+    ] = None,
+) -> None:
+    """Check that every record is as it was written, and every number is what its items give.
+
+    Changes nothing. Exit code 1 if a record is damaged or was changed. Files that belong to no record are listed.
+    """
+    from bench.results.check import check_folder
+    from bench.results.store import RESULTS
+
+    damaged = False
+    for folder in results or [RESULTS]:
+        found = check_folder(folder)
+        damaged |= bool(found.problems)
+        for problem in found.problems:
+            typer.echo(f"damaged: {problem}")
+        for path in found.leftovers:
+            typer.echo(f"belongs to no record: {path}")
+        unsealed = f", {found.without_digest} of an older schema without a digest (bench migrate {folder} adds it)"
+        typer.echo(
+            f"{folder}: {found.records} records, {len(found.problems)} damaged, {found.recomputed} numbers computed again"
+            + (unsealed if found.without_digest else "")
+        )
+    if damaged:
+        fail("records above are damaged or were changed: delete them and run the same bench run again", 1)
 
 
 @baseline_app.command("set")

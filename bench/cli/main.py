@@ -38,6 +38,7 @@ COMMANDS = (
     compare.compare,
     compare.gate,
     compare.history,
+    compare.check,
     compare.merge,
     compare.migrate,
 )

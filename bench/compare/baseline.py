@@ -57,7 +57,7 @@ def write(results: ResultSet, path: Path) -> Path:
             small = small.model_copy(update={"items": None})
         elif record.items is not None:
             tables.append((record.key[:32], results.items(record)))
-        lines.append(small.model_dump_json() + "\n")
+        lines.append(small.to_json() + "\n")
     text = "".join(lines).encode()
     items = _parquet(tables)
     manifest = {"format": FORMAT, "schema": SCHEMA, "records": len(records), "commits": _commits(records)}

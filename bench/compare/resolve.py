@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 from bench.compare import baseline
-from bench.compare.result_set import ReadOnlyStore, ResultSet, gc_paused, items_of_file
+from bench.compare.result_set import ResultSet, gc_paused, items_of_file
 from bench.results.record import Record
 from bench.results.rows import latest
+from bench.results.store import ReadOnlyStore
 from methods.errors import UserError
 
 METHOD_COLUMNS = ("method", "pattern", "calibration", "training")

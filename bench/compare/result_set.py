@@ -6,7 +6,6 @@ import contextlib
 import gc
 import hashlib
 import io
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bench.results.record import Record
-from bench.results.store import Store
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,20 +45,6 @@ class ResultSet:
     def only(self, name: str, records: Iterable[Record]) -> ResultSet:
         """Some of the records, under another name."""
         return ResultSet(name, tuple(records), self.items)
-
-
-class ReadOnlyStore(Store):
-    """A store that moves no corrupt record aside: a baseline may be part of a commit."""
-
-    def __iter__(self) -> Iterator[Record]:
-        folder = self.root / "records"
-        names = sorted(n for n in os.listdir(folder) if n.endswith(".json"))  # thousands of Paths are slow to sort
-        for name in names:
-            if (record := self._read(folder / name)) is not None:
-                yield record
-
-    def _aside(self, path: Path, why: str) -> None:
-        self.moved.append(f"{path} {why}")
 
 
 @contextlib.contextmanager

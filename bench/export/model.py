@@ -20,7 +20,6 @@ from methods.folder import INDEX, Folder, Writer
 from methods.targets import family_of, find_targets
 
 MODEL_FORMATS = ("hf", "packed24")
-EXTRA_FILES = ("generation_config.json", "chat_template.jinja", *models.TOKENIZER_FILES)
 SPARSITY_KEYS = ("sparsity_config", "compression_config")
 """Keys of config.json that loaders refuse, or take for formats that are no longer in use."""
 
@@ -113,7 +112,7 @@ def _copy_weights(folder: Path, workdir: Path) -> str:
 
 
 def _copy_extra_files(folder: Path, workdir: Path) -> None:
-    for name in EXTRA_FILES:
+    for name in models.COMPANIONS:
         if (folder / name).exists():
             shutil.copyfile(folder / name, workdir / name)
     config = json.loads((folder / "config.json").read_text())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from bench.inputs import data_sets, hub, olmo_tasks, tasks
-from bench.inputs.models import TOKENIZER_FILES, Alias, Model, alias_of, candidate_folders, resolve
+from bench.inputs.models import COMPANIONS, Alias, Model, alias_of, candidate_folders, resolve
 from bench.inputs.task_yaml import Task
 from bench.inputs.wheels import check_digest, download_wheel
 from bench.system import digests
@@ -25,8 +25,7 @@ MODEL_FILES = (
     "*.safetensors",
     "*.safetensors.index.json",
     "config.json",
-    "generation_config.json",
-    *TOKENIZER_FILES,
+    *COMPANIONS,
 )
 """Files that are fetched of a model on the hub."""
 

@@ -23,7 +23,11 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "special_tokens_map.json",
+    "added_tokens.json",
 )
+
+COMPANIONS = ("generation_config.json", "chat_template.jinja", *TOKENIZER_FILES)
+"""What a pruned folder takes over from its source, beside config.json and weights."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ class Model:
     """Digest of weights and config."""
     tokenizer: str
     """Digest of the tokenizer's files."""
+    companions: str
+    """Digest of COMPANIONS."""
     seqlen: int
     data: str
     revision: str = ""
@@ -154,13 +160,14 @@ def _identify(name: str, folder: Path, alias: Alias) -> Model:
     if ACTIVATIONS_KEY in contents.config:
         raise UserError(f"model {name!r} is already quantized (w8a8, by this suite): use its unquantized weights")
     pulled = folder / "PULLED.json"
-    tokenizer = {f: digests.of_file(folder / f) for f in TOKENIZER_FILES if (folder / f).exists()}
+    companions = {f: digests.of_file(folder / f) for f in COMPANIONS if (folder / f).exists()}
     context = contents.config.get("max_position_embeddings") or contents.config.get("n_positions") or alias.seqlen
     return Model(
         name=name,
         folder=folder.resolve(),
         digest=digests.of([digests.of_file(p) for p in [folder / "config.json", *contents.files()]]),
-        tokenizer=digests.of(tokenizer),
+        tokenizer=digests.of({f: companions[f] for f in TOKENIZER_FILES if f in companions}),
+        companions=digests.of(companions),
         seqlen=min(alias.seqlen, int(context)),
         data=alias.data,
         revision=json.loads(pulled.read_text()).get("revision", "") if pulled.exists() else "",

@@ -79,6 +79,8 @@ class Artifact(_Frozen):
     data_dir: Path | None
     digest: str
     tokenizer: str
+    companions: str
+    """Digest of the files that its folder takes over from its source."""
     revision: str
     loader: str
     """Digest of the code that reads models."""
@@ -97,9 +99,10 @@ class Artifact(_Frozen):
     stream: bool
 
     def key_inputs(self) -> dict[str, Any]:
-        """All that decides the weights."""
+        """All that decides what its folder contains."""
         return {
             "model": self.digest,
+            "companions": self.companions,
             "loader": self.loader,
             "stages": [s.model_dump(exclude={"label", "target", "random", "needs", "kind"}) for s in self.stages],
             "calibration": self.calibration.model_dump() | {"tokenizer": self.tokenizer} if self.calibration else None,

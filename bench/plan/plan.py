@@ -91,6 +91,7 @@ def _artifacts(request: Request, inputs: ModelInputs) -> Iterator[Artifact]:
                     data_dir=spec.data_dir,
                     digest=model.digest,
                     tokenizer=model.tokenizer,
+                    companions=model.companions,
                     revision=model.revision,
                     loader=digest_source(LOADER),
                     stages=stages,

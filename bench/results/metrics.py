@@ -48,6 +48,11 @@ class Metric:
         return self.name.replace("_", " ")
 
     @property
+    def averages_items(self) -> bool:
+        """Is it a mean over items, or the exponential of one?"""
+        return self.windowed or (self.quantity == "proportion" and not self.counted)
+
+    @property
     def is_time(self) -> bool:
         """Is it a time, or a speed?"""
         return self.unit in TIME_UNITS or self.unit.endswith("/s")

@@ -10,6 +10,7 @@ from pathlib import Path
 from bench.results.record import parse
 from bench.results.schema import SCHEMA
 from bench.results.store import Store
+from bench.system import digests
 from bench.system.files import atomic_write
 from methods.errors import UserError
 
@@ -52,6 +53,11 @@ def _migrate_record(path: Path, store: Store, aside: Path) -> bool:
         record = parse(content, str(path))
         if record.key[:32] != path.stem:
             raise ValueError("it does not bear its own key")
+        if record.items:
+            items = store.items_path(record)
+            if not items.exists() or digests.of_file(items) != record.items.sha256:
+                raise ValueError(f"its items {items.name} are missing or were changed")
+            record.items.size = items.stat().st_size
     except ValueError as fault:
         raise UserError(f"{path} is no record ({str(fault).splitlines()[0]}): delete it, or measure it again") from None
     with atomic_write(aside / path.name) as temporary:

@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from bench.results.identity import Identity
 from bench.results.schema import SCHEMA, upgrade
+from bench.system import digests
 
 Status = Literal["ok", "diverged", "skipped", "failed"]
+
+MAX_BYTES = 2**26
+"""Of a record's JSON. The largest, with the curves of a long training, have a hundredth of it."""
 
 DONE = ("ok", "diverged")
 """What a later run does not try again."""
@@ -55,6 +59,8 @@ class ItemsFile(BaseModel):
     file: str
     rows: int
     sha256: str
+    size: int | None = None
+    """In bytes; None where an old record does not say."""
 
 
 class Record(BaseModel):
@@ -82,21 +88,26 @@ class Record(BaseModel):
         """What is compared when two records are."""
         return self.model_dump(exclude={"provenance", "cost"})
 
+    def to_json(self, indent: int | None = None) -> str:
+        """As it is stored: with a digest of all its fields, so that a later change of any is seen."""
+        fields = json.loads(self.model_dump_json())
+        return json.dumps(fields | {"digest": digests.of(fields)}, indent=indent, ensure_ascii=False)
+
 
 def parse(content: bytes, name: str) -> Record:
     """A record from its JSON, of today's schema or an older one. name: where it was read, for the sentence.
 
     Raises:
         UserError: of a newer schema, whatever its fields.
-        ValueError: no record.
+        ValueError: no record, or one that was changed after it was written.
     """
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{len(content):,} bytes, more than {MAX_BYTES:,}")
     try:
-        record = Record.model_validate_json(content)
-        if record.schema_version == SCHEMA:
-            return record
-    except ValidationError:
-        pass  # of another schema, or none
-    try:
-        return Record.model_validate(upgrade(json.loads(content), name))
+        fields = json.loads(content)
+        digest = fields.pop("digest", None)
+        if fields["schema_version"] == SCHEMA and digest != digests.of(fields):
+            raise ValueError("it was changed after it was written: its digest is of other content")
+        return Record.model_validate(upgrade(fields, name))
     except (KeyError, TypeError, AttributeError, RecursionError) as fault:
         raise ValueError(f"{type(fault).__name__}: {fault}") from None

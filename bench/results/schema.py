@@ -9,7 +9,7 @@ from typing import Any
 from bench.system import digests
 from methods.errors import UserError
 
-SCHEMA = 3
+SCHEMA = 4
 """Of the records that this version writes."""
 
 Fields = dict[str, Any]
@@ -44,6 +44,11 @@ def type_identity(fields: Fields) -> Fields:
     return rest | {"identity": identity, "key_inputs": key_inputs, "artifact": digests.of(artifact)}
 
 
+def add_digest(fields: Fields) -> Fields:
+    """4: records are stored with a digest of their fields (Record.to_json); older ones have none."""
+    return fields
+
+
 def _rename_fields(stage: str) -> str:
     """A stage as typed, with today's names of its fields."""
     for old, new in (("floor", "final_lr_ratio"), ("clip", "grad_clip"), ("gain", "lambda_scale")):
@@ -72,7 +77,7 @@ def _training(text: str) -> dict[str, Any] | None:
     return {"data": text} if text else None
 
 
-STEPS: dict[int, Callable[[Fields], Fields]] = {1: add_training, 2: type_identity}
+STEPS: dict[int, Callable[[Fields], Fields]] = {1: add_training, 2: type_identity, 3: add_digest}
 """What makes a record of schema n one of n + 1. `key` and what it is the digest of stay."""
 
 

@@ -60,8 +60,13 @@ class Store:
         return self.root / "records" / f"{key[:32]}.json"
 
     def get(self, key: str) -> Record | None:
+        """The record of a key, if it and its items are whole."""
         path = self.path(key)
-        return self._read(path) if path.exists() else None
+        record = self._read(path) if path.exists() else None
+        if record and record.items and digests.of_file(self.items_path(record)) != record.items.sha256:
+            self._aside(path, f"has other items than when it was written ({record.items.file})")
+            return None
+        return record
 
     def __iter__(self) -> Iterator[Record]:
         for path in sorted((self.root / "records").glob("*.json")):
@@ -86,6 +91,8 @@ class Store:
     def _read(self, path: Path) -> Record | None:
         """A corrupt record is moved aside and named, so that it is computed again and never read as empty."""
         try:
+            if path.exists() and not path.is_file():  # a pipe would be waited for
+                raise ValueError("it is no file")
             record = parse(path.read_bytes(), str(path))
         except FileNotFoundError:
             return None
@@ -95,12 +102,26 @@ class Store:
         if record.key[:32] != path.stem:
             self._aside(path, "does not bear its own key")
             return None
-        if record.items:
-            items = self.root / "items" / Path(record.items.file).name
-            if not items.exists():
-                self._aside(path, f"has lost its items {items.name}")
-                return None
+        if record.items and (fault := self._fault_of_items(record)):
+            self._aside(path, fault)
+            return None
         return record
+
+    def _fault_of_items(self, record: Record) -> str:
+        """What a look at the file's size shows; "" where that is right."""
+        assert record.items
+        path = self.items_path(record)
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            return f"has lost its items {path.name}"
+        whole = record.items.size
+        return "" if whole in (None, size) else f"has damaged items: {path.name} has {size:,} of {whole:,} bytes"
+
+    def items_path(self, record: Record) -> Path:
+        """The file of a record's items, which must have some."""
+        assert record.items is not None
+        return self.root / "items" / Path(record.items.file).name
 
     def _aside(self, path: Path, why: str) -> None:
         target = self.root / "corrupt" / f"{path.name}.{time.time_ns()}"
@@ -122,9 +143,10 @@ class Store:
             path = self.root / "items" / f"{record.key[:32]}.parquet"
             with atomic_write(path) as temporary:
                 table.to_parquet(temporary, index=False)
-            record.items = ItemsFile(file=path.name, rows=len(items), sha256=digests.of_file(path))
+            size = path.stat().st_size
+            record.items = ItemsFile(file=path.name, rows=len(items), sha256=digests.of_file(path), size=size)
         with atomic_write(self.path(record.key)) as temporary:
-            temporary.write_text(record.model_dump_json(indent=1) + "\n")
+            temporary.write_text(record.to_json(indent=1) + "\n")
 
     def items(self, record: Record) -> pd.DataFrame:
         """Per-item scores: item_id, cluster_id, value, weight, and a column for each further metric.
@@ -134,13 +156,26 @@ class Store:
         """
         import pandas as pd
 
-        assert record.items is not None
-        path = self.root / "items" / Path(record.items.file).name
+        path = self.items_path(record)
         if digests.of_file(path) != record.items.sha256:
             raise UserError(
                 f"{path} does not match its record (checksum mismatch): delete record {record.key[:32]} and run again"
             )
         return pd.read_parquet(path)
+
+
+class ReadOnlyStore(Store):
+    """A store that moves no corrupt record aside: results may be part of a commit."""
+
+    def __iter__(self) -> Iterator[Record]:
+        folder = self.root / "records"
+        names = sorted(n for n in os.listdir(folder) if n.endswith(".json"))  # thousands of Paths are slow to sort
+        for name in names:
+            if (record := self._read(folder / name)) is not None:
+                yield record
+
+    def _aside(self, path: Path, why: str) -> None:
+        self.moved.append(f"{path} {why}")
 
 
 def is_disk_full(fault: BaseException) -> bool:

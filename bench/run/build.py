@@ -25,7 +25,7 @@ from methods.folder import Folder, dtype_name, save, state
 from methods.pattern import Pattern
 from methods.quantizing.stored import ACTIVATIONS_KEY
 
-CARRIED = ("config.json", "generation_config.json", "chat_template.jinja", *models.TOKENIZER_FILES)
+CARRIED = ("config.json", *models.COMPANIONS)
 """What a pruned folder takes over from its source."""
 
 

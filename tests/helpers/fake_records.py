@@ -1,6 +1,7 @@
 """Results folders for tests of comparisons and reports: made of numbers, without a model."""
 
 import hashlib
+import json
 import math
 
 import numpy as np
@@ -36,7 +37,10 @@ def identity_of(**labels):
 
 
 def in_schema(fields, version):
-    """A record's fields of today as schema 1 or 2 had them."""
+    """A record's fields of today as an older schema had them."""
+    fields = {k: v for k, v in fields.items() if k != "digest"}
+    if version == 3:
+        return fields | {"schema_version": version}
     labels = Identity(**fields["identity"]).labels()
     slot = labels | {"targets": [fields["identity"]["include"], fields["identity"]["exclude"]]}
     if version == 1:
@@ -89,6 +93,22 @@ def counted(root, metric, value, *, made="a", better="lower", unit="1", items=()
     rows += [ReadingRow(metric=name, value=other, unit="1", better="lower") for name, other in (beside or {}).items()]
     about = {"measure": "pattern", "protocol": "targets", "token_digest": ""} | about
     return put(root, record(made=made, **about), items, rows)
+
+
+def edit(path, *, seal=False, **fields):
+    """Change a record's file by hand. seal: as its owner would write it, with a digest of the new content."""
+    changed = json.loads(path.read_text()) | fields
+    if seal:
+        changed.pop("digest")
+        path.write_text(Record.model_validate(changed).to_json())
+    else:
+        path.write_text(json.dumps(changed))
+
+
+def edit_value(path, value, *, seal=False):
+    """Give a record's first reading another value."""
+    readings = json.loads(path.read_text())["readings"]
+    edit(path, seal=seal, readings=[readings[0] | {"value": value}, *readings[1:]])
 
 
 def failed(root, reason="OOM", *, made="a", **about):

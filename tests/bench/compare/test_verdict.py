@@ -357,9 +357,10 @@ def test_damaged_records_and_scores_cannot_be_judged(roots, capsys, monkeypatch)
     assert path.exists()  # a baseline is looked at, and never tidied up
 
     path.write_text(whole)
-    (roots[0] / "items" / kept.items.file).write_bytes(b"no")
-    code, _, err = call(capsys, monkeypatch, roots)
-    assert code == 2 and "checksum mismatch" in err
+    for content, reason in ((b"no", "damaged items"), (b"x" * kept.items.size, "checksum mismatch")):
+        (roots[0] / "items" / kept.items.file).write_bytes(content)
+        code, _, err = call(capsys, monkeypatch, roots)
+        assert code == 2 and reason in err
 
 
 @pytest.mark.parametrize("side", [0, 1])

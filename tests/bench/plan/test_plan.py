@@ -85,6 +85,18 @@ def test_key_moves_with_the_model_and_not_with_its_name(tmp_path):
     assert not set(keys(models=(other,), **fixed).values()) & set(keys(**fixed).values())
 
 
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "chat_template.jinja", "generation_config.json"])
+def test_key_moves_with_every_file_that_a_pruned_folder_takes_over(file, tmp_path):
+    """Else the second of two models with the same weights was given the first one's chat template."""
+    models = [runs.tiny(tmp_path / name) for name in ("one", "other")]
+    for model, content in zip(models, ("{}", '{"a": 1}'), strict=True):
+        (model / file).write_text(content)
+
+    artifacts = [{m.artifact.key for m in api.plan(runs.small("r", models=(str(m),))).measurements} for m in models]
+
+    assert not artifacts[0] & artifacts[1]
+
+
 @pytest.mark.parametrize(
     ("module", "moved"),
     [

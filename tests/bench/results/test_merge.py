@@ -32,7 +32,7 @@ def test_records_and_scores_are_taken_once(tmp_path, capsys, monkeypatch):
 
 def test_other_scores_are_refused(tmp_path, capsys, monkeypatch):
     found = fake_records.perplexity(tmp_path / "a")
-    (tmp_path / "a/items" / found.items.file).write_bytes(b"no")
+    (tmp_path / "a/items" / found.items.file).write_bytes(b"x" * found.items.size)
 
     code, _, err = runs.call(capsys, monkeypatch, "merge", tmp_path / "a", "--results", tmp_path / "c")
 

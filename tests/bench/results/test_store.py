@@ -8,7 +8,7 @@ import pytest
 
 from bench.results.record import Item, ReadingRow, Record
 from bench.results.schema import SCHEMA
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore, Store
 from helpers import fake_records, runs
 from methods.errors import UserError
 
@@ -158,13 +158,86 @@ def test_record_without_its_items_is_no_record(store):
     assert "lost its items" in store.moved[0]
 
 
-def test_items_are_checked(store):
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"status": "diverged"},
+        {"notes": {"a": 2}},
+        {"items": None},
+        {"provenance": {"commit": "b"}},
+        {"digest": None},
+        {"digest": "0" * 64},
+        {"reason": "because"},
+    ],
+)
+def test_a_record_that_was_changed_is_no_record(store, fields):
+    store.write(record(notes={"a": 1}), ITEMS)
+    fake_records.edit(store.path(KEY), **fields)
+
+    assert store.get(KEY) is None
+    assert "changed after it was written" in store.moved[0]
+
+
+def test_a_record_written_in_another_layout_is_the_same(store):
+    """As a tool for JSON may leave it: keys in another order, other spaces."""
+    store.write(record(notes={"a": 1.0e-7, "ü": [None, True]}), ITEMS)
+    path = store.path(KEY)
+    path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True, indent=4))
+
+    assert store.get(KEY).notes == {"a": 1.0e-7, "ü": [None, True]}
+
+
+def test_an_older_record_has_no_digest_and_is_read(store):
     store.write(record(), ITEMS)
+    path = store.path(KEY)
+    path.write_text(json.dumps(fake_records.in_schema(json.loads(path.read_text()), 3)))
+
+    assert store.get(KEY) is not None
+
+
+def test_a_record_larger_than_any_is_not_parsed(store, monkeypatch):
+    store.write(record())
+    monkeypatch.setattr("bench.results.record.MAX_BYTES", 100)
+
+    assert store.get(KEY) is None
+    assert "more than 100" in store.moved[0]
+
+
+def test_a_pipe_in_place_of_a_record_is_not_waited_for(store):
+    os.mkfifo(store.path(KEY))
+
+    assert list(store) == []
+    assert "no file" in store.moved[0]
+
+
+def test_truncated_items_are_noticed_by_every_reader(store):
+    store.write(record(), ITEMS)
+    file = next((store.root / "items").iterdir())
+    file.write_bytes(file.read_bytes()[:-1])
+
+    assert list(ReadOnlyStore(store.root, write=False)) == []
+    assert list(store) == []
+    assert "damaged items" in store.moved[0]
+
+
+def test_items_of_the_same_size_but_another_content_are_measured_again(store):
+    """A run looks at the content: what it takes for done, it never measures again."""
+    store.write(record(), ITEMS)
+    file = next((store.root / "items").iterdir())
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+
+    assert store.get(KEY) is None
+    assert "other items" in store.moved[0]
+
+
+def test_items_are_checked(store):
+    written = record()
+    store.write(written, ITEMS)
     file = next((store.root / "items").iterdir())
     file.write_bytes(file.read_bytes() + b"\0")
 
     with pytest.raises(UserError, match="does not match its record"):
-        store.items(store.get(KEY))
+        store.items(written)
 
 
 def test_newer_schema_is_refused_in_a_sentence(store, tmp_path, monkeypatch, capsys):
