@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +84,7 @@ class Folder:
                 )
             if (self.path / "packed24.json").exists():
                 raise UserError(
-                    f"{self.path} is a packed24 folder: unpack it first with bench export {self.path} --format hf --out DIR"
+                    f"{self.path} is a packed24 folder: unpack it first with bench export {shlex.quote(str(self.path))} --format hf --out DIR"
                 )
             raise UserError(f"no model.safetensors in {self.path}: use a folder with safetensors weights")
         return names

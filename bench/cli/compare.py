@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -187,7 +188,7 @@ def check(
             typer.echo(f"damaged: {problem}")
         for path in found.leftovers:
             typer.echo(f"belongs to no record: {path}")
-        unsealed = f", {found.without_digest} of an older schema without a digest (bench migrate {folder} adds it)"
+        unsealed = f", {found.without_digest} of an older schema without a digest (bench migrate {shlex.quote(str(folder))} adds it)"
         typer.echo(
             f"{folder}: {found.records} records, {len(found.problems)} damaged, {found.recomputed} numbers computed again"
             + (unsealed if found.without_digest else "")

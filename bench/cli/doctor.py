@@ -16,7 +16,7 @@ from bench.inputs.hub import DATA_ENV, mirror
 from bench.inputs.task_yaml import read_task
 from bench.results.store import RESULTS, writable
 from bench.system import devices, environments, provenance
-from bench.system.cache import cache_dir
+from bench.system.cache import CACHE_ENV, cache_dir
 from methods.errors import UserError
 
 EXTRAS = {"llmcompressor": "llmcompressor"}
@@ -72,6 +72,8 @@ def _disk() -> dict[str, Any]:
     while not root.exists():
         root = root.parent
     free = shutil.disk_usage(root).free
+    if not root.is_dir() or not writable(root):
+        return _row("disk", "unwritable", f"{cache_dir()}: name a folder of yours in ${CACHE_ENV}")
     low = free < 5e9
     return _row(
         "disk",

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from bench.cli import compare, models, pick, results, run, setup
+from bench.system.cache import describe_unwritable
 from methods.errors import UserError
 
 app = typer.Typer(
@@ -57,9 +58,14 @@ def main() -> None:
     except UserError as fault:
         typer.echo(f"bench: {fault}", err=True)
         sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as fault:
+        if not (sentence := describe_unwritable(fault)):
+            raise
+        typer.echo(f"bench: {sentence}", err=True)
+        sys.exit(2)
     except SystemExit as end:
         if end.code == 130:  # typer's, for Ctrl-C
             typer.echo("bench: Interrupted. Run the same command to resume.", err=True)
         raise
-    except BrokenPipeError:
-        sys.exit(1)

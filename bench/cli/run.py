@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +38,7 @@ def run(json: Json = False, **flags: Any) -> None:
         known = max(0, len(summary.records) - summary.computed)
         typer.echo(
             f"{summary.computed} measurements run, {known} read from {spec.results}. "
-            f"To print this table again: bench report --results {spec.results}"
+            f"To print this table again: bench report --results {shlex.quote(str(spec.results))}"
         )
     if summary.failed:
         fail(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -216,5 +217,5 @@ def perplexity_items(store: Store, method: str, quantizer: str = "none") -> dict
             records[record.identity.seed] = record
     if not records or len(digests) > 1:
         why = "has no perplexity" if not records else "has perplexities on several corpora"
-        raise UserError(f"{method!r} {why} in {store.root}: see bench report --results {store.root}")
+        raise UserError(f"{method!r} {why} in {store.root}: see bench report --results {shlex.quote(str(store.root))}")
     return {seed: store.items(record) for seed, record in records.items()}

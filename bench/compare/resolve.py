@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 from bench.compare import baseline
@@ -95,7 +96,7 @@ def read(path: Path, what: str = "results", *, every: bool = False) -> ResultSet
     if store.moved:
         raise UserError(f"cannot read {what}: {store.moved[0]}: delete it, or run the same bench run again")
     if not records:
-        raise UserError(f"{what} {str(path)!r} has no records: run bench run --results {path} first")
+        raise UserError(f"{what} {str(path)!r} has no records: run bench run --results {shlex.quote(str(path))} first")
     return ResultSet(
         str(path), tuple(records if every else latest(records)), lambda record: items_of_file(path, record)
     )

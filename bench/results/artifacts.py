@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from bench.results.record import Record
@@ -28,7 +29,7 @@ def find_pruned(name: str, results: Path | None) -> tuple[Path, Record | None]:
         quantizer = record.identity.quantizer
         raise UserError(
             f"the model of record {record.key[:12]} is no longer in the cache: make it a folder with "
-            f"bench prune --method {record.identity.method} --model {record.identity.model}"
+            f"bench prune --method {shlex.quote(record.identity.method)} --model {shlex.quote(record.identity.model)}"
             + (f" --quant {quantizer}" if quantizer != "none" else "")
             + " --out DIR, and name that"
         )

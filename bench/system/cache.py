@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import time
@@ -33,6 +34,18 @@ def cache_dir() -> Path:
     if named := os.environ.get(CACHE_ENV):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cast-bench"
+
+
+def describe_unwritable(fault: OSError) -> str:
+    """A sentence, if the fault is that this user may not write the cache; "" for any other."""
+    if fault.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR) or not isinstance(
+        fault.filename, str
+    ):
+        return ""
+    place, root = Path(fault.filename).absolute(), cache_dir().absolute()
+    if not (place.is_relative_to(root) or root.is_relative_to(place)):
+        return ""
+    return f"cache {str(root)!r} cannot be written ({fault.strerror}): name a folder of yours in ${CACHE_ENV}"
 
 
 @contextlib.contextmanager

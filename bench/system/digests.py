@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -26,6 +27,6 @@ def of_file(path: Path) -> str:
         return known
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    with atomic_write(memory) as temporary:
+    with contextlib.suppress(OSError), atomic_write(memory) as temporary:  # who cannot write there may read
         temporary.write_text(digest)
     return digest

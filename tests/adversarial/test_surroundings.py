@@ -1,0 +1,84 @@
+"""Odd surroundings: names with spaces, quotes and other scripts, no HOME, a strict umask, a cache that cannot be written."""
+
+import os
+import shlex
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from helpers import runs
+
+RUN = ("--methods", "magnitude", "--quant", "none", "--measures", "size", "--device", "cpu", "--set", "threads=1")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+def test_names_with_spaces_quotes_and_other_scripts(tmp_path, cli, cache, monkeypatch):
+    """The command that a run prints works as it is, and runs nothing else."""
+    home = tmp_path / "a b'c\"漢字"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(home / "the cache"))
+
+    code, out, _ = cli("run", *RUN, "--results", "r $(touch x) `touch x` 漢")
+    assert code == 0
+    command = out.strip().splitlines()[-1].partition("again: ")[2]
+    assert shlex.split(command)[-1] == "r $(touch x) `touch x` 漢"
+    assert "magnitude" in cli(*shlex.split(command)[1:])[1]
+
+    assert cli("prune", "--method", "magnitude", "--model", "tiny", "--out", "o 'ut", "--device", "cpu")[0] == 0
+    assert cli("export", "o 'ut", "--format", "packed24", "--out", "p 漢")[0] == 0
+    err = cli("verify", "p 漢")[2]
+    command = "bench " + err.partition("first with bench ")[2].strip().replace("DIR", "dense")
+    assert cli(*shlex.split(command)[1:])[0] == 0 and (home / "dense/model.safetensors").exists()
+
+
+def test_without_home(tmp_path, cache):
+    environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME")}
+
+    command = [sys.executable, "-m", "bench", "plan", *RUN]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_strict_umask_holds_for_every_file(tmp_path, cli, cache):
+    before = os.umask(0o077)
+    try:
+        code, _, _ = cli("run", *RUN, "--results", tmp_path / "r")
+    finally:
+        os.umask(before)
+
+    assert code == 0
+    files = [path for folder in (tmp_path / "r", cache / "artifacts") for path in folder.rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if stat.S_IMODE(path.stat().st_mode) & 0o077]
+
+
+@pytest.mark.parametrize("command", [("run", *RUN), ("prune", "--method", "magnitude", "--out", "o"), ("cache", "gc")])
+def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path, command):
+    """Below a file, where not even root can make a folder."""
+    (tmp_path / "file").touch()
+    environment = os.environ | {"CAST_BENCH_CACHE": str(tmp_path / "file/cache")}
+
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", *command], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert f"{tmp_path / 'file/cache'}' cannot be written" in done.stderr and "$CAST_BENCH_CACHE" in done.stderr
+
+
+def test_what_only_reads_needs_no_cache(tmp_path, cli, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "file/cache"))
+
+    assert cli("ls", "methods")[0] == 0
+    assert cli("plan", *RUN)[0] == 0
+    assert "unwritable" in cli("doctor")[1]
