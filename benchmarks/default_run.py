@@ -36,6 +36,8 @@ from methods.targets import find_targets
 
 ROOT = Path(__file__).parent.parent
 ONE_SHOT = ("--methods", "magnitude,wanda,sparsegpt")
+FORWARD = ("perplexity", "agreement", "zeroshot")
+"""Measures that are forward passes."""
 MIB = 2**20
 
 
@@ -91,7 +93,10 @@ class _Watcher(threading.Thread):
 
     def figures(self) -> dict[str, float]:
         self.join(timeout=5)
-        return {"whole run, MiB": round(self._whole / MIB), "largest process, MiB": round(self._worker / MIB)}
+        return {
+            "one thread: memory of all processes, MiB": round(self._whole / MIB),
+            "one thread: memory of the largest process, MiB": round(self._worker / MIB),
+        }
 
 
 def numbers(results: Path) -> dict[str, Any]:
@@ -114,13 +119,14 @@ def _items(store: Store, record: Record) -> Any:
 
 
 def seconds_by_part(results: Path, whole: float) -> dict[str, float]:
-    """Of one run: building, each measure, and what is left: processes, loading, checking, the table."""
-    parts: dict[str, float] = {}
+    """Of one run: building, each measure's forward passes, and what is left: processes, loading, checking, the table."""
+    parts = dict.fromkeys(("building", *FORWARD), 0.0)
     for record in Store(results, write=False):
-        if record.identity.measure != "pattern":
-            parts[record.identity.measure] = parts.get(record.identity.measure, 0.0) + record.cost.get("wall_s", 0.0)
-        parts["building"] = parts.get("building", 0.0) + record.cost.get("build_s", 0.0)
-    return {name: round(value, 1) for name, value in parts.items()} | {"other": round(whole - sum(parts.values()), 1)}
+        if record.identity.measure in FORWARD:
+            parts[record.identity.measure] += record.cost.get("wall_s", 0.0)
+        parts["building"] += record.cost.get("build_s", 0.0)
+    parts = {"whole": whole} | parts | {"starting and the rest": whole - sum(parts.values())}
+    return {f"{name}, seconds": round(value, 1) for name, value in parts.items()}
 
 
 def floor_seconds(results: Path) -> float:
@@ -170,8 +176,8 @@ def main(commit: str, rounds: int) -> None:
             run(trees.get(name, ROOT), results[name], *flags)
 
         times = in_turn({name: lambda name=name: go(name) for name in results}, rounds)
-        parts = {name: seconds_by_part(results[name], times[name][-1]) for name in results}
-        forward = sum(parts["now"].get(name, 0.0) for name in ("perplexity", "agreement", "zeroshot"))
+        parts = {name: seconds_by_part(results[name], statistics.median(times[name])) for name in results}
+        forward = sum(parts["now"][f"{name}, seconds"] for name in FORWARD)
         floor = floor_seconds(results["now"])
         memory = {
             name: run(tree, Path(folder) / f"one thread {name}", *ONE_SHOT, "--set", "threads=1", watch=True)
@@ -181,15 +187,15 @@ def main(commit: str, rounds: int) -> None:
     finish(
         "default_run",
         {
-            "before": commit,
             "threads": cores(),
-            "seconds": {name: round(statistics.median(t), 1) for name, t in times.items()},
             "now / before, the same 12 rows": ratio(times, "now", "before"),
-            "now with CAST's 3 rows / before": ratio(times, "with CAST", "before"),
-            "seconds by part, last round": parts,
-            "forward passes, seconds": {"measured": round(forward, 1), "matrix products alone": round(floor, 1)},
-            "matrix products / forward passes": f"{floor / forward:.0%}",
-            "memory with one thread": memory,
+            "now with CAST's 3 rows / before, 12 rows": ratio(times, "with CAST", "before"),
+            f"at {commit}": parts["before"] | memory["before"],
+            "now": parts["now"] | memory["now"],
+            "now with CAST": parts["with CAST"],
+            "forward passes, now, seconds": round(forward, 1),
+            "matrix products of these alone, seconds": round(floor, 1),
+            "share of matrix products": f"{floor / forward:.0%}",
             "measurements with one thread": len(old),
             "of these different now": sorted(
                 name for name in old.keys() | new.keys() if old.get(name) != new.get(name)

@@ -67,6 +67,8 @@ def prune_and_export(record: Record) -> tuple[str, str]:
     words = [identity.model, identity.method, identity.pattern, identity.quantizer]
     kept = (w for w in dict.fromkeys(words) if w != "none")
     folder = re.sub(r"[^A-Za-z0-9.]+", "-", " ".join(kept)).strip("-.") or "model"
+    if identity.pattern == "dense":
+        del values["patterns"]  # of methods that a run of this row would measure beside it
     parts = ["bench", "prune"]
     for key, flag in PRUNE_FLAGS.items():
         if values.get(key) and (key, values[key]) != ("quantizers", ("none",)):

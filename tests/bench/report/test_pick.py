@@ -171,6 +171,7 @@ def test_the_commands_of_every_published_row_are_commands(folder):
         given = {k: v for k, v in params.items() if k not in ("out", "seeds") and v is not None}
         spec = flags.spec_of(given | {"seeds": params["seeds"]})
         assert spec.dtype == record.identity.dtype and spec.models == (record.identity.model,)
+        assert ("--pattern" in make) == (record.identity.pattern != "dense")
         if record.identity.quantizer != "none":
             assert spec.quantizers == (record.identity.quantizer,)
         name, exported = parse(export)
