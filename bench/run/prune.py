@@ -13,6 +13,7 @@ from bench.run import progress
 from bench.run.model_card import card
 from bench.system.cache import in_use
 from methods.errors import Skipped, UserError
+from methods.files import find_file
 
 
 class _DisplayedProgress:
@@ -57,7 +58,8 @@ def _write(artifact: Artifact, out: Path) -> str:
         display.end()
     out.mkdir(parents=True, exist_ok=True)
     for file in built.folder.iterdir():
-        if file.is_file() and file.name not in ("artifact.json", "PULLED.json", "TRAINING.json", "README.md"):
+        if not file.is_dir() and file.name not in ("artifact.json", "PULLED.json", "TRAINING.json", "README.md"):
+            find_file(built.folder, file.name, None)
             shutil.copyfile(file, out / file.name)
     counts = built.counts
     zeros = sum(x.zeros for x in counts.layers.values()) / max(1, sum(x.weights for x in counts.layers.values()))
