@@ -12,6 +12,7 @@ from bench.plan.spec import Spec
 from bench.run import progress
 from bench.run.model_card import card
 from bench.system.cache import in_use
+from bench.system.files import require_folder
 from methods.errors import Skipped, UserError
 from methods.files import find_file
 
@@ -35,8 +36,7 @@ def write_pruned(spec: Spec, out: Path) -> str:
     """
     if any(len(x) != 1 for x in (spec.methods, spec.models, spec.patterns, spec.quantizers)):
         raise UserError("bench prune takes one method, one model, one pattern and one quantizer; bench run takes many")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {str(out)!r} already exists: name a new folder, or empty it")
+    require_folder(out, new=True)
     with in_use():
         measurements = plan.make_plan(spec, fetch=True).measurements
         artifact = next(m.artifact for m in measurements if m.artifact.pruner.label == spec.methods[0])
