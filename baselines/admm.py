@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from methods import HessianWalk, Job, Needs, Outcome, Pattern
 from methods.pruning.hessian import damped
 from methods.quantizing.grids import assign_
-from methods.ranges import Fraction
+from methods.ranges import Count, CountOrZero, Fraction, Positive
 
 
 class Problem(NamedTuple):
@@ -91,9 +90,9 @@ class Admm:
 
     name: ClassVar[str] = "admm"
     needs: ClassVar[Needs] = Needs.CALIBRATION
-    iterations: PositiveInt = 20
-    gradual: NonNegativeInt = 15
-    rho: PositiveFloat = 1.0
+    iterations: Count = 20
+    gradual: CountOrZero = 15
+    rho: Positive = 1.0
     damping: Fraction = 0.1
 
     def __post_init__(self) -> None:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from baselines.admm import loss
 from methods import HessianWalk, Job, Needs, Outcome, Pattern
 from methods.pruning.hessian import damped
 from methods.quantizing.grids import assign_
-from methods.ranges import Fraction
+from methods.ranges import MAX, Count, CountOrZero, Fraction
 
 CHECK_EVERY = 3
 """Iterations between two checks of how much the mask changed."""
@@ -126,10 +126,10 @@ class Alps:
 
     name: ClassVar[str] = "alps"
     needs: ClassVar[Needs] = Needs.CALIBRATION
-    rho: Annotated[float, Field(ge=MIN_RHO)] = 0.1
+    rho: Annotated[float, Field(ge=MIN_RHO, le=MAX)] = 0.1
     damping: Fraction = 0.01
-    iterations: PositiveInt = 300
-    steps: NonNegativeInt = 10
+    iterations: Count = 300
+    steps: CountOrZero = 10
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         walk = HessianWalk(model, job, self.damping, make_problem)

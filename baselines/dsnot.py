@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from methods import Job, Needs, Outcome, Pattern, UserError, Walk
+from methods.ranges import Count, NonNegative
 
 
 def moments(x: Tensor, total: Tensor | None) -> Tensor:
@@ -123,9 +123,9 @@ class DSnoT:
 
     name: ClassVar[str] = "dsnot"
     needs: ClassVar[Needs] = Needs.CALIBRATION | Needs.TEACHER
-    cycles: PositiveInt = 50
-    threshold: NonNegativeFloat = 0.1
-    power: NonNegativeFloat = 1.0
+    cycles: Count = 50
+    threshold: NonNegative = 0.1
+    power: NonNegative = 1.0
     part: Literal["attention", "all"] = "attention"
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from baselines.retrain import MaskedAdamW
 from methods import Job, Needs, Outcome, Settings, Trainer, UserError
-from methods.ranges import Fraction
+from methods.ranges import CountOrZero, Fraction, Positive
 from methods.targets import dense_weight
 from methods.training.ranks import shard_like
 from methods.training.trainer import other_parameters
@@ -51,8 +50,8 @@ class Finetune(Settings):
     name: ClassVar[str] = "finetune"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
     eta: Fraction = 0.0
-    rank: NonNegativeInt = 0
-    alpha: PositiveFloat = 16.0
+    rank: CountOrZero = 0
+    alpha: Positive = 16.0
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         for name in job.targets:

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, ClassVar
 
-from pydantic import PositiveInt
 from torch import nn
 
 from methods import Job, Needs, Outcome, Skipped
-from methods.ranges import Fraction
+from methods.ranges import Count, Fraction
 from methods.targets import as_regexes, dense_weight, family_of, stores_in_out
 
 EXTRA = "llmcompressor"
@@ -31,7 +30,7 @@ class LlmCompressorSparseGPT:
     name: ClassVar[str] = "llmcompressor-sparsegpt"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     damping: Fraction = 0.01
-    block: PositiveInt = 128
+    block: Count = 128
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         job.pattern.require_whole_groups(self.block, f"{self.name}:block")

@@ -13,13 +13,13 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from baselines import maskfile
 from methods import Job, Needs, Outcome, Pattern, Settings, Trainer, UserError
-from methods.ranges import Fraction, LearningRate
+from methods.ranges import Fraction, LearningRate, NonNegative, Positive
 from methods.targets import stores_in_out
 from methods.training.ranks import full_tensor
 
@@ -137,15 +137,15 @@ class MaskLLM(Settings):
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
     lr: LearningRate = 5e-4
     warmup: Fraction = 0.0
-    eps: PositiveFloat = 1e-5
+    eps: Positive = 1e-5
     eta: Fraction = 0.0
-    decay: NonNegativeFloat = 0.1
-    alpha: NonNegativeFloat = 3.0
-    kappa: PositiveFloat = 100.0
-    kappa_end: PositiveFloat = 500.0
-    tau: PositiveFloat = 4.0
-    tau_end: PositiveFloat = 0.05
-    lambda_: NonNegativeFloat = 1e-5
+    decay: NonNegative = 0.1
+    alpha: NonNegative = 3.0
+    kappa: Positive = 100.0
+    kappa_end: Positive = 500.0
+    tau: Positive = 4.0
+    tau_end: Positive = 0.05
+    lambda_: NonNegative = 1e-5
     file: str = ""
     sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$", description="64 hexadecimal digits")] = ""
 

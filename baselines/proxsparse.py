@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from methods import Job, Needs, Outcome, Pattern, Settings, Trainer, UserError
-from methods.ranges import Beta, Fraction, LearningRate
+from methods.ranges import Beta, Fraction, LearningRate, NonNegative
 from methods.targets import stores_in_out
 from methods.training import ranks
 from methods.training.ranks import local
@@ -133,7 +132,7 @@ class ProxSparse(Settings):
     final_lr_ratio: Fraction = 0.0
     beta2: Beta = 0.999
     eta: Fraction = 0.0
-    lambda_: NonNegativeFloat = 0.25
+    lambda_: NonNegative = 0.25
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.pattern.unstructured:

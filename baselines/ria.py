@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from baselines.wanda import squared_norm
 from methods import Job, Needs, Outcome, Walk
+from methods.ranges import NonNegative
 
 
 def relative_importance(weight: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class Ria:
 
     name: ClassVar[str] = "ria"
     needs: ClassVar[Needs] = Needs.CALIBRATION
-    power: NonNegativeFloat = 0.5
+    power: NonNegative = 0.5
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         walk = Walk(model, job, squared_norm)

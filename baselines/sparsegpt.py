@@ -6,13 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from methods import HessianWalk, Job, Needs, Outcome, Pattern, Walk
 from methods.folder import Folder
 from methods.pruning.hessian import compensate_, inverse_factor
-from methods.ranges import Fraction
+from methods.ranges import Count, Fraction
 
 
 def prune_(weight: Tensor, factor: Tensor, pattern: Pattern, block: int) -> None:
@@ -70,7 +69,7 @@ class SparseGPT:
     name: ClassVar[str] = "sparsegpt"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     damping: Fraction = 0.01
-    block: PositiveInt = 128
+    block: Count = 128
     mask_only: bool = False
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:

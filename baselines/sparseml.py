@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import PositiveInt
 from torch import nn
 
 from baselines.isolated import sparseml_prune
 from methods import Job, Needs, Outcome, Skipped
 from methods.isolated import Script, prune
-from methods.ranges import Fraction
+from methods.ranges import Count, Fraction
 from methods.targets import Family, as_regexes, family_of
 
 SUPPORTED_FAMILIES = ("llama", "mistral", "qwen2", "opt")
@@ -32,7 +31,7 @@ class SparsemlSparseGPT:
     name: ClassVar[str] = "sparseml-sparsegpt"
     needs: ClassVar[Needs] = Needs.CALIBRATION | Needs.ISOLATED
     damping: Fraction = 0.01
-    block: PositiveInt = 128
+    block: Count = 128
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         job.pattern.require_whole_groups(self.block, f"{self.name}:block")

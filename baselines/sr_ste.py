@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from methods import Job, Needs, Outcome, Settings, Trainer, UserError
-from methods.ranges import Fraction
+from methods.ranges import Count, Fraction, NonNegative, Positive
 from methods.targets import relayout
 from methods.training.ranks import full_tensor, local, shard_like
 from methods.training.trainer import other_parameters
@@ -94,8 +93,8 @@ class SrSte(Settings):
     name: ClassVar[str] = "sr-ste"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
     eta: Fraction = 0.0
-    decay: NonNegativeFloat = 2e-4
-    refresh: PositiveInt = 1
+    decay: NonNegative = 2e-4
+    refresh: Count = 1
 
     def decay_at(self, step: int, total: int) -> float:
         """The strength of the decay at a step, from 0."""
@@ -133,9 +132,9 @@ class Ast(SrSte):
 
     name: ClassVar[str] = "ast"
     eta: Fraction = 2 / 3
-    temperature: PositiveFloat = 2.0
-    decay: NonNegativeFloat = 2e-4
-    refresh: PositiveInt = 10
+    temperature: Positive = 2.0
+    decay: NonNegative = 2e-4
+    refresh: Count = 10
 
     def decay_at(self, step: int, total: int) -> float:
         return self.decay * min(1.0, 2 * step / total)

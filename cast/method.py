@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
 from cast import scaling
 from cast.adams import AdamS
 from methods import Job, Needs, Outcome, Settings, Trainer, UserError
+from methods.ranges import Count, CountOrZero, NonNegative, Positive
 from methods.targets import stores_in_out
 from methods.training.trainer import other_parameters
 
@@ -28,10 +28,10 @@ class Cast(Settings):
 
     name: ClassVar[str] = "cast"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
-    lambda_: NonNegativeFloat | Literal["auto"] = "auto"
-    lambda_scale: PositiveFloat = 100.0
-    refresh: PositiveInt = 10
-    scales: NonNegativeInt = 2
+    lambda_: NonNegative | Literal["auto"] = "auto"
+    lambda_scale: Positive = 100.0
+    refresh: Count = 10
+    scales: CountOrZero = 2
     fixed: bool = False
     decoupled: bool = False
     kernel: Literal["auto", "reference", "foreach", "fused"] = "auto"

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from methods.errors import UserError
+from methods.files import find_file, read_object
+from methods.header import TensorInfo, read_header
 from methods.targets import FAMILIES
 
 if TYPE_CHECKING:
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 2 * 2**30
-HEADER_BYTES = 100 * 2**20
-"""The format's own limit."""
+MAX_TENSORS = 200_000
+"""In one model."""
 HEADS = ("lm_head.", "embed_out.")
 """Tensors outside the base model: their names stay as they are where a file leaves out the base model's prefix."""
 TIED = tuple(head + "weight" for head in HEADS)
@@ -32,27 +34,28 @@ class Folder:
     """A model on disk. Tensor names are those of the model's state dict, also where its file leaves out a prefix.
 
     Raises:
-        UserError: not a folder, no config.json, or weights that are not safetensors.
+        UserError: not a folder, no config.json, weights that are not safetensors, or a file that lies elsewhere.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self.config: dict[str, Any] = json.loads((path / "config.json").read_text())
-            self._family = family = FAMILIES.get(self.config.get("model_type", ""))
-        except (OSError, ValueError, AttributeError) as fault:
-            raise UserError(f"{path} is not a model folder: cannot read its config.json ({fault})") from None
+        self.config = read_config(path)
+        self._family = family = FAMILIES.get(self.config.get("model_type", ""))
         self._open: dict[str, Any] = {}
         self._where: dict[str, tuple[str, str]] = {}  # state-dict name -> (shard, name in the shard)
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._tensors: dict[str, TensorInfo] = {}
         self._files = self._shards()
         for shard in self._files:
-            for name, info in _header(path / shard).items():
+            for name, info in read_header(path, shard).items():
                 if self._is_ignored(name):
                     continue
                 full = name if not family or name.startswith((family.base, *HEADS)) else family.base + name
+                if full in self._where:
+                    raise UserError(f"{path} stores the tensor {full} twice: download or write it again")
                 self._where[full] = (shard, name)
-                self._shapes[full] = tuple(info["shape"])
+                self._tensors[full] = info
+            if len(self._where) > MAX_TENSORS:
+                raise UserError(f"{path} has more than {MAX_TENSORS:,} tensors: use a smaller model")
 
     def _is_ignored(self, name: str) -> bool:
         """Constants of older files, and the second name of a tied head: not in a model's state dict."""
@@ -60,13 +63,15 @@ class Folder:
         return bool(CONSTANTS.search(name)) or (tied and name in TIED)
 
     def _shards(self) -> list[str]:
-        if (index := self.path / INDEX).exists():
-            try:
-                names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
-                raise UserError(f"invalid shard index {index} ({fault}): download or write it again") from None
-        else:
-            names = ["model.safetensors"] if (self.path / "model.safetensors").exists() else []
+        index = self.path / INDEX
+        try:
+            about = read_object(self.path, INDEX)
+            if about is not None:
+                names = sorted(set(about["weight_map"].values()))
+            else:
+                names = ["model.safetensors"] if find_file(self.path, "model.safetensors", None) else []
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
+            raise UserError(f"invalid shard index {index} ({fault}): download or write it again") from None
         for name in names:
             if not isinstance(name, str) or Path(name).name != name:
                 raise UserError(f"invalid shard index {index}: {name!r} is outside its folder")
@@ -101,7 +106,11 @@ class Folder:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Tensor name -> shape as stored."""
-        return dict(self._shapes)
+        return {name: info.shape for name, info in self._tensors.items()}
+
+    def dtypes(self) -> dict[str, str]:
+        """Tensor name -> dtype as the format names it, for example "BF16"."""
+        return {name: info.dtype for name, info in self._tensors.items()}
 
     def tensor(self, name: str) -> Tensor:
         """Read one tensor, on the CPU, in the dtype of the file."""
@@ -123,23 +132,22 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _header(file: Path) -> dict[str, dict[str, Any]]:
-    """Names, dtypes and shapes from the header of a safetensors file. Needs no torch.
+def read_config(path: Path) -> dict[str, Any]:
+    """The config.json of a model folder.
 
     Raises:
-        UserError: not safetensors, or incomplete.
+        UserError: there is none, or it cannot be read as one.
     """
     try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header: dict[str, dict[str, Any]] = json.loads(stream.read(length if length <= HEADER_BYTES else 0))
-        header.pop("__metadata__", None)
-        end = max((info["data_offsets"][1] for info in header.values()), default=0)
-        if file.stat().st_size != 8 + length + end:
-            raise ValueError("incomplete file")
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as fault:
-        raise UserError(f"cannot read {file} as safetensors ({fault}): download or write it again") from None
-    return header
+        config = read_object(path, "config.json")
+        if config is None:
+            raise ValueError("there is none")
+        for key, kind in (("model_type", str), ("tie_word_embeddings", bool)):
+            if key in config and not isinstance(config[key], kind):
+                raise ValueError(f"{key} is of type {type(config[key]).__name__}, not {kind.__name__}")
+    except (OSError, ValueError) as fault:
+        raise UserError(f"{path} is not a model folder: cannot read its config.json ({fault})") from None
+    return config
 
 
 class Writer:

@@ -1,6 +1,6 @@
-"""Ranges that the hyperparameters of several methods share, for use as the types of fields.
+"""Ranges of hyperparameters, for use as the types of fields: each is bounded on both sides.
 
-`bench.catalog.choice.build` checks them before a model is loaded. pydantic has more, such as `PositiveInt`.
+`bench.catalog.choice.build` checks them before a model is loaded. A plug-in may use any type that pydantic checks.
 """
 
 from __future__ import annotations
@@ -9,7 +9,14 @@ from typing import Annotated
 
 from pydantic import Field
 
+MAX = 100_000
+"""Far above what any method uses; with more, a run would not end, or its numbers would overflow."""
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 LearningRate = Annotated[float, Field(ge=0, le=10)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 """The decay of one of Adam's running means."""
+Positive = Annotated[float, Field(gt=0, le=MAX)]
+NonNegative = Annotated[float, Field(ge=0, le=MAX)]
+Count = Annotated[int, Field(ge=1, le=MAX)]
+CountOrZero = Annotated[int, Field(ge=0, le=MAX)]

@@ -5,6 +5,7 @@ Only the families listed here are pruned. Any other architecture is refused, so 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -33,9 +34,8 @@ class Family(NamedTuple):
 
     def block_of(self, name: str) -> int | None:
         """The index of the block that a tensor is in; None outside the blocks."""
-        if not name.startswith(self.blocks + "."):
-            return None
-        return int(name[len(self.blocks) + 1 :].split(".")[0])
+        match = re.match(rf"{re.escape(self.blocks)}\.(0|[1-9][0-9]{{0,5}})(\.|$)", name)
+        return int(match[1]) if match else None
 
 
 _GATED = Family(
@@ -69,8 +69,9 @@ def family_of(config: Mapping[str, Any]) -> Family:
     kind = config.get("model_type")
     if kind not in FAMILIES:
         raise UserError(f"architecture {kind!r} is not supported: use a model of {', '.join(FAMILIES)}")
-    if config.get("quantization_config"):
-        how = config["quantization_config"].get("quant_method", "an unnamed method")
+    if (quantization := config.get("quantization_config")) is not None:
+        how = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        how = how or "an unnamed method"
         raise UserError(f"the model is already quantized ({how}): use its unquantized weights")
     return FAMILIES[kind]
 
@@ -98,10 +99,13 @@ def find_targets(
                 f"unexpected matrix {name} in a {config['model_type']} block: this variant is not supported"
             )
     count = 1 + max((family.block_of(n) or 0 for n in inside), default=-1)
-    names = [f"{family.blocks}.{i}.{linear}" for i in range(count) for linear in family.linears]
-    for name in names:
-        if name + ".weight" not in shapes:
-            raise UserError(f"missing matrix {name} in a {config['model_type']} block: this variant is not supported")
+    names = []
+    for i, linear in itertools.product(range(count), family.linears):
+        names.append(f"{family.blocks}.{i}.{linear}")
+        if names[-1] + ".weight" not in shapes:  # at the first gap, however large a number a name has
+            raise UserError(
+                f"missing matrix {names[-1]} in a {config['model_type']} block: this variant is not supported"
+            )
     include, exclude = tuple(include), tuple(exclude)
     chosen = tuple(
         n for n in names if any(fnmatchcase(n, g) for g in include) and not any(fnmatchcase(n, g) for g in exclude)

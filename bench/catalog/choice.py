@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from methods.contract import Method
 
 
+CONTRACT_FIELDS = ("name", "needs")
+"""What a method says about itself, not for a user to set, even where a class has them as fields."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """A method as typed: NAME[:PRESET | :FIELD=VALUE]... with `from=` for the stage that it refines."""
@@ -102,7 +106,7 @@ def build(entry: Entry, name: str, config: dict[str, Any]) -> Method:
     kind = load(entry)
     if not getattr(getattr(kind, "__dataclass_params__", None), "frozen", False):
         raise UserError(f"{name} cannot be used: {entry.target} must be a frozen dataclass (@dataclass(frozen=True))")
-    fields = [field.name for field in dataclasses.fields(kind)]
+    fields = [field.name for field in dataclasses.fields(kind) if field.init and field.name not in CONTRACT_FIELDS]
     for key in config:
         if key not in fields:
             known = [field.rstrip("_") for field in fields]

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.console import fail, print_rows, print_table
-from bench.cli.flags import Json, Results
+from bench.cli.flags import Figure, Json, Results, file_callback
 from bench.compare.escape import printable
+from bench.system.files import require_writable_file
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 Config = Annotated[
     Path | None, typer.Option(metavar="FILE", help="TOML file with alpha, [margins], [tolerances], [seed_noise].")
 ]
-Md = Annotated[Path | None, typer.Option(metavar="FILE", help="Write Markdown to this file; - is stdout.")]
+Md = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write Markdown to this file; - is stdout.", callback=file_callback("--md")),
+]
 Folder = Annotated[
     Path | None, typer.Option("--dir", metavar="DIR", help="Folder of baselines [default: results/baselines].")
 ]
@@ -63,7 +67,10 @@ def gate(
     rerun_suspects: Annotated[
         bool, typer.Option("--rerun-suspects", help="Before failing, measure again what looks worse, in a new process.")
     ] = False,
-    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML to this file.")] = None,
+    junit: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write JUnit XML to this file.", callback=file_callback("--junit")),
+    ] = None,
     github: Annotated[bool, typer.Option("--github", help="Print annotations for GitHub.")] = False,
     md: Md = None,
     json: Json = False,
@@ -116,7 +123,7 @@ def _rerun_suspects(
 def history(
     metric: Annotated[str, typer.Argument(help="A metric, as in a record's readings.")] = "perplexity",
     row: Annotated[str, typer.Option(help="Only rows with this in their name.")] = "",
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw it: .svg, .png or .pdf.")] = None,
+    out: Figure = None,
     results: Results = None,
     json: Json = False,
 ) -> None:
@@ -212,6 +219,7 @@ def baseline_set(
     from bench.results.store import RESULTS
 
     path = path_of(name, folder or FOLDER)
+    require_writable_file(path, "baseline")
     newest = read(results or RESULTS)
     write(newest, path)
     typer.echo(f"{path}: {len(newest.records)} records, {path.stat().st_size / 1000:,.0f} kB")

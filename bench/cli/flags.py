@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from bench.system.files import require_folder, require_writable_file
 from bench.system.toml import read_toml
 
 if TYPE_CHECKING:
@@ -16,9 +18,62 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
+
+def checked(check: Callable[[Path], None]) -> Callable[[Path | None], Path | None]:
+    """A callback for an option that is a path: `check` raises a UserError before the command starts."""
+
+    def callback(value: Path | None) -> Path | None:
+        if value is not None:
+            check(value)
+        return value
+
+    return callback
+
+
+def figure_callback(option: str) -> Callable[[Path | None], Path | None]:
+    """A callback for the file of a figure. option: the flag that names it."""
+
+    def check(value: Path) -> None:
+        from bench.report.figures import require_format
+
+        require_format(value)
+        require_writable_file(value, option)
+
+    return checked(check)
+
+
+def file_callback(option: str) -> Callable[[Path | None], Path | None]:
+    """A callback for a file to write; "-" is stdout. option: the flag that names it."""
+    return checked(lambda value: None if str(value) == "-" else require_writable_file(value, option))
+
+
+def _check_mirror(value: Path) -> None:
+    from bench.inputs.hub import require_mirror
+
+    require_mirror(value)
+
+
 Results = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of records [default: results/local].")]
 DataDir = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Local mirror of hub data, DIR/<hub id>/...; also $BENCH_DATA_DIR.")
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Local mirror of hub data, DIR/<hub id>/...; also $BENCH_DATA_DIR.",
+        callback=checked(_check_mirror),
+    ),
+]
+Figure = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Also draw it: .svg, .png or .pdf.", callback=figure_callback("--out")),
+]
+NewFolder = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="Folder to write, new or empty.",
+        callback=checked(partial(require_folder, new=True)),
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

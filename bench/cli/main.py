@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+from typing import Any
 
 import typer
 
 from bench.cli import compare, models, pick, results, run, setup
 from bench.system.cache import describe_unwritable
+from bench.system.suggest import shorten
 from methods.errors import UserError
 
 app = typer.Typer(
@@ -44,6 +47,21 @@ COMMANDS = (
     compare.migrate,
 )
 """In the order of the help."""
+USAGE_ERROR: Any = typer.BadParameter.__base__
+"""Of typer's errors about a command line; it has no public name."""
+PATH_ERRORS = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
+"""A path that a user named, and that nothing looked at before."""
+MAX_SENTENCE = 300
+"""In characters."""
 for command in COMMANDS:
     app.command()(command)
 app.add_typer(setup.cache_app, name="cache")
@@ -54,18 +72,35 @@ app.add_typer(compare.baseline_app, name="baseline")
 def main() -> None:
     """Run the command line. Invalid input: one line, and exit code 2. Ctrl-C: exit code 130."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False, prog_name="bench"))
     except UserError as fault:
         typer.echo(f"bench: {fault}", err=True)
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(1)
     except OSError as fault:
-        if not (sentence := describe_unwritable(fault)):
+        unusable = fault.errno in PATH_ERRORS and fault.filename is not None
+        sentence = f"{shorten(fault.filename)!r} cannot be used ({fault.strerror}): check the path" if unusable else ""
+        if not (sentence := describe_unwritable(fault) or sentence):
             raise
         typer.echo(f"bench: {sentence}", err=True)
+        sys.exit(2)
+    except USAGE_ERROR as fault:
+        if type(fault).__name__ == "NoArgsIsHelpError":  # its message is the help
+            fault.show()
+        else:
+            typer.echo(f"bench: {_sentence(fault)}", err=True)
         sys.exit(2)
     except SystemExit as end:
         if end.code == 130:  # typer's, for Ctrl-C
             typer.echo("bench: Interrupted. Run the same command to resume.", err=True)
         raise
+
+
+def _sentence(fault: Any) -> str:
+    """What typer says of a command line, as one of our sentences."""
+    text = " ".join(fault.format_message().split()).rstrip(".")
+    if len(text) > MAX_SENTENCE:
+        text = f"{text[: MAX_SENTENCE // 2]}…{text[-MAX_SENTENCE // 2 :]}"
+    where = f": {fault.ctx.command_path} --help lists what there is" if fault.ctx else ""
+    return text[:1].lower() + text[1:] + where

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,11 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli.console import fail, print_rows
-from bench.cli.flags import DataDir, Json, Results
-from bench.system.suggest import describe_unknown
+from bench.cli.flags import DataDir, Json, NewFolder, Results, figure_callback
+from bench.system.suggest import describe_unknown, shorten
 from bench.verify import WeightCounts, verify_folder
 from methods.errors import UserError
 from methods.folder import Folder
+
+MAX_TOKENS = 2**20
+"""In one product that is timed."""
 
 
 def pull(
@@ -95,7 +99,7 @@ def verify(
 
 
 def export(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write, new or empty.")],
+    out: NewFolder,
     artifact: Annotated[
         str | None,
         typer.Argument(help="For hf and packed24: a record (the first digits of its key) or a model folder."),
@@ -150,7 +154,10 @@ def speed(
         str | None, typer.Option(help="Numbers of tokens, by commas [default: depends on the device].")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads [default: all cores].", min=1)] = None,
-    figure: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw it: .svg, .png or .pdf.")] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also draw it: .svg, .png or .pdf.", callback=figure_callback("--figure")),
+    ] = None,
     results: Results = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -187,8 +194,10 @@ def speed(
 
 def _numbers(text: str) -> tuple[int, ...]:
     parts = [p.strip() for p in text.split(",")]
-    if not all(p.isdecimal() and int(p) > 0 for p in parts):
-        raise UserError(f"invalid tokens {text!r}: give whole numbers by commas, for example 1,16,512")
+    if not all(re.fullmatch("[0-9]{1,7}", p) and 0 < int(p) <= MAX_TOKENS for p in parts):
+        raise UserError(
+            f"invalid tokens {shorten(text)!r}: give whole numbers up to {MAX_TOKENS} by commas, for example 1,16,512"
+        )
     return tuple(int(p) for p in parts)
 
 

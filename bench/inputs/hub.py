@@ -30,6 +30,17 @@ def mirror(data_dir: Path | None) -> Path | None:
     return data_dir or (Path(named) if named else None)
 
 
+def require_mirror(folder: Path) -> None:
+    """
+    Raises:
+        UserError: it is not there.
+    """
+    if not os.path.isdir(folder):
+        raise UserError(
+            f"data directory {str(folder)!r} is not there: make it, or leave --data-dir and ${DATA_ENV} out"
+        )
+
+
 def roots(data_dir: Path | None) -> tuple[Path, ...]:
     """The folders in which data may lie: the mirror, where one is given, then the cache."""
     cache = cache_dir() / "data"

@@ -62,11 +62,6 @@ def _index() -> TaskManager:
     return TaskManager()
 
 
-def task_names() -> list[str]:
-    """Every task, tag and group of lm-eval. Takes seconds."""
-    return list(_index().all_tasks)
-
-
 def expand_group(name: str) -> dict[str, str]:
     """The tasks in a group, each with its YAML's path in lm-eval's folder. A task is a group of one; empty if unknown.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Static
 
 from methods.contract import Compute
 from methods.errors import UserError
-from methods.folder import Folder
+from methods.folder import Folder, read_config
 from methods.folder import save as save_tensors
 from methods.quantizing.stored import ACTIVATIONS_KEY, round_inputs
 from methods.targets import family_of
@@ -37,13 +38,44 @@ def load(folder: Path, compute: Compute) -> nn.Module:
     """
     if compute.stream:
         return add_input_rounding(_load_without_blocks(folder, compute), folder)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=compute.dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True
+    with _faults(f"model in {str(folder)!r}"):
+        model, about = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=compute.dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
-    except (ValueError, KeyError, OSError) as fault:
-        raise UserError(f"model in {str(folder)!r} cannot be loaded: {str(fault).splitlines()[0]}") from fault
+        _require_all(about)
     return add_input_rounding(model.to(compute.device).eval().requires_grad_(False), folder)
+
+
+@contextmanager
+def _faults(what: str) -> Iterator[None]:
+    """A library's error about a file, which may be any, becomes a sentence. what: the file in words.
+
+    Raises:
+        UserError: with the error as its cause.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as fault:
+        why = (str(fault).splitlines() or [""])[0] or type(fault).__name__
+        raise UserError(f"{what} cannot be loaded: {why}") from fault
+
+
+def _require_all(about: dict[str, Any]) -> None:
+    """Check what transformers says about a model that it loaded: it fills what is missing with random numbers.
+
+    Raises:
+        ValueError: a parameter is missing, or has another shape.
+    """
+    for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
+        if about.get(kind):
+            raise ValueError(f"{kind.replace('_', ' ')}: {', '.join(sorted(map(str, about[kind]))[:3])}")
 
 
 def add_input_rounding(model: nn.Module, folder: Path) -> nn.Module:
@@ -52,25 +84,22 @@ def add_input_rounding(model: nn.Module, folder: Path) -> nn.Module:
     Raises:
         UserError: other bits than 8, or a name that is no module of this model.
     """
-    rounding = json.loads((folder / "config.json").read_text()).get(ACTIVATIONS_KEY)
+    rounding = read_config(folder).get(ACTIVATIONS_KEY)
     if rounding is None:
         return model
     modules = dict(model.named_modules())
-    if (
-        not isinstance(rounding, dict)
-        or rounding.get("bits") != 8
-        or not set(rounding.get("targets", ())) <= set(modules)
-    ):
+    names = rounding.get("targets") if isinstance(rounding, dict) and rounding.get("bits") == 8 else None
+    if not isinstance(names, list) or not all(isinstance(name, str) and name in modules for name in names):
         raise UserError(f"model in {str(folder)!r} cannot be loaded: invalid {ACTIVATIONS_KEY} in its config.json")
-    for name in rounding["targets"]:
+    for name in names:
         round_inputs(modules[name])
     return model
 
 
 def empty_model(folder: Path, dtype: torch.dtype) -> Any:
     """A model built from a folder's config, with its parameters on the meta device."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    with init_empty_weights(include_buffers=False):
+    with _faults(f"model in {str(folder)!r}"), init_empty_weights(include_buffers=False):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     model.tie_weights()
     return model
@@ -111,10 +140,8 @@ def load_tokenizer(folder: Path) -> Any:
     Raises:
         UserError: no tokenizer that transformers can read.
     """
-    try:
+    with _faults(f"tokenizer in {str(folder)!r}"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, KeyError, OSError) as fault:
-        raise UserError(f"tokenizer in {str(folder)!r} cannot be loaded: {str(fault).splitlines()[0]}") from fault
     tokenizer.model_max_length = int(1e12)  # whole corpora are tokenized at once: no warning
     return tokenizer
 
@@ -123,9 +150,20 @@ def convert_gguf(file: Path, target: Path) -> None:
     """Dequantize a GGUF file into a safetensors folder with its tokenizer, in float32.
 
     transformers (up to 5.24 at least) ignores the file's pre-tokenizer `smollm`, which splits digits; it is added here.
+
+    Raises:
+        UserError: a library cannot read it. `bench.inputs.gguf_header.check` comes first: they believe any size.
     """
     logging.getLogger("gguf").setLevel(logging.ERROR)
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    with _faults(f"GGUF file {str(file)!r}"):
+        _convert_gguf(file, target)
+
+
+def _convert_gguf(file: Path, target: Path) -> None:
+    model, about = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
+    )
+    _require_all(about)
     save_tensors(model, target)
     config = model.config.to_dict()
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from bench.inputs import architecture, gguf_header
+from bench.inputs.model_config import ModelConfig
 from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
+from methods.files import check_files, find_file, read_object
 from methods.folder import Folder
 from methods.quantizing.stored import ACTIVATIONS_KEY
 
@@ -113,11 +116,13 @@ def resolve(name: str, data_dir: Path | None = None) -> Model | None:
     """Find a model: None if its name is known but it must be pulled first.
 
     Raises:
-        UserError: unknown name, or a folder that this suite cannot read as a model.
+        UserError: unknown name, or a folder or GGUF file that this suite cannot read as a model.
     """
     alias = alias_of(name)
     if alias is None:
         return _identify(name, Path(name), Alias("local", name))
+    if alias.source == "gguf":
+        gguf_header.check(Path(name))
     for folder in candidate_folders(name, alias, data_dir):
         if (folder / "config.json").exists():
             return _identify(name, folder, alias)
@@ -132,10 +137,11 @@ def alias_of(name: str) -> Alias | None:
     """
     if name in ALIASES:
         return ALIASES[name]
-    if Path(name).is_dir():
-        return None
-    if name.endswith(".gguf") and Path(name).is_file():
-        return Alias("gguf", name)
+    with contextlib.suppress(OSError):  # a name too long for a path, or in a folder that cannot be entered
+        if Path(name).is_dir():
+            return None
+        if name.endswith(".gguf") and Path(name).exists():
+            return Alias("gguf", name)
     if name.startswith((".", "/", "~")):
         raise UserError(f"model folder {name!r} does not exist: check the path, or use a known name (bench ls models)")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
@@ -152,6 +158,7 @@ def candidate_folders(name: str, alias: Alias, data_dir: Path | None) -> list[Pa
 
 
 def _identify(name: str, folder: Path, alias: Alias) -> Model:
+    check_files(folder)
     contents = Folder(folder)
     if "auto_map" in contents.config:
         raise UserError(
@@ -159,16 +166,30 @@ def _identify(name: str, folder: Path, alias: Alias) -> Model:
         )
     if ACTIVATIONS_KEY in contents.config:
         raise UserError(f"model {name!r} is already quantized (w8a8, by this suite): use its unquantized weights")
-    pulled = folder / "PULLED.json"
-    companions = {f: digests.of_file(folder / f) for f in COMPANIONS if (folder / f).exists()}
-    context = contents.config.get("max_position_embeddings") or contents.config.get("n_positions") or alias.seqlen
+    if find_file(folder, "adapter_config.json"):
+        raise UserError(
+            f"model {name!r} is an adapter of another (adapter_config.json), which would be loaded in its place: merge it first"
+        )
+    architecture.check(contents)
+    config = ModelConfig(contents.config, str(folder))
+    context = config.size("max_position_embeddings", "n_positions", default=alias.seqlen)
+    companions = {f: digests.of_file(p) for f in COMPANIONS if (p := find_file(folder, f))}
     return Model(
         name=name,
         folder=folder.resolve(),
         digest=digests.of([digests.of_file(p) for p in [folder / "config.json", *contents.files()]]),
         tokenizer=digests.of({f: companions[f] for f in TOKENIZER_FILES if f in companions}),
         companions=digests.of(companions),
-        seqlen=min(alias.seqlen, int(context)),
+        seqlen=min(alias.seqlen, context),
         data=alias.data,
-        revision=json.loads(pulled.read_text()).get("revision", "") if pulled.exists() else "",
+        revision=_pulled_revision(folder),
     )
+
+
+def _pulled_revision(folder: Path) -> str:
+    """The revision that `bench pull` recorded; "" where it did not."""
+    try:
+        pulled = read_object(folder, "PULLED.json")
+    except (OSError, ValueError) as fault:
+        raise UserError(f"cannot read {folder / 'PULLED.json'} ({fault}): delete it, or pull the model again") from None
+    return str(pulled.get("revision", "")) if pulled else ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +17,9 @@ from bench.system import digests
 
 FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")
 """A task that reads local files has one of these in place of a hub id."""
+
+
+_NAME = re.compile(rb"^(?:task|group|tag):[ \t]*['\"]?([A-Za-z0-9_.-]+)", re.MULTILINE)
 
 
 class Task(NamedTuple):
@@ -61,6 +66,19 @@ def read_task(name: str, file: str) -> Task:
         digests.of(texts),
         str(config.get("dataset_name") or ""),
     )
+
+
+def find_names(wanted: str) -> tuple[bool, list[str]]:
+    """Whether a name is in any of lm-eval's YAML files, and the names that they give. Takes a second; its index takes more."""
+    mentioned = False
+    names: set[bytes] = set()
+    for folder, _, files in os.walk(tasks_root()):
+        for file in files:
+            if file.endswith(".yaml"):
+                text = Path(folder, file).read_bytes()
+                mentioned = mentioned or (wanted != "" and os.fsencode(wanted) in text)
+                names.update(_NAME.findall(text))
+    return mentioned, sorted(name.decode() for name in names)
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]

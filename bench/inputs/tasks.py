@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from bench.inputs import data_sets, hub, wikitasks
-from bench.inputs.task_yaml import Task
+from bench.inputs.task_yaml import Task, find_names
 from bench.system import digests
 from bench.system.cache import cache_dir
 from methods.errors import UserError
@@ -75,12 +75,14 @@ def expand(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _find_in_lm_eval(name: str) -> dict[str, str]:
-    """Look a name up in lm-eval's index, which takes seconds to build."""
-    from bench.inputs import lmeval  # imports lm_eval
+    """Look a name up in lm-eval's index, which takes seconds to build: not for a name that is in none of its files."""
+    mentioned, names = find_names(name)
+    if mentioned:
+        from bench.inputs import lmeval  # imports lm_eval
 
-    if leaves := lmeval.expand_group(name):
-        return leaves
-    near = get_close_matches(name, [*TASK_SETS, *BUILTIN_TASKS, *lmeval.task_names()], n=3, cutoff=0.6)
+        if leaves := lmeval.expand_group(name):
+            return leaves
+    near = get_close_matches(name, [*TASK_SETS, *BUILTIN_TASKS, *names], n=3, cutoff=0.6)
     hint = (
         f"did you mean {' or '.join(near)}?"
         if near

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MAX_TOKENIZED_BYTES = 4_000_000
 """Size of a text that is tokenized within a few seconds."""
+MAX_CALIBRATION_TOKENS = 2**27
+"""A gigabyte; the literature uses up to 2^24."""
 MAX_SPECIAL_TOKENS = 2
 """Special tokens that a tokenizer may add to a text once its model is loaded."""
 
@@ -132,14 +134,31 @@ def check_windows(
         raise UserError(_too_few(name, tokens, seqlen, count, "" if exact else "at most "))
 
 
-def check_calibration(name: str, seqlen: int, tokenizer_json: Path, data_dir: Path | None) -> None:
-    """Check, before a model is loaded, that some document is long enough for calibration, longest first.
+def check_calibration(name: str, sequences: int, seqlen: int, tokenizer_json: Path, data_dir: Path | None) -> None:
+    """Check, before a model is loaded, that some document is long enough for calibration, longest first, and that there
+    are as many different crops as sequences.
 
     Raises:
-        UserError: none is.
+        UserError: none is, or there are fewer.
     """
+    if sequences * seqlen > MAX_CALIBRATION_TOKENS:
+        raise UserError(
+            f"calibration.sequences={sequences} of {seqlen} tokens are more than {MAX_CALIBRATION_TOKENS:,} tokens: use fewer"
+        )
     tokens_in = _token_counter(tokenizer_json)
-    for text in sorted(documents(name, "calibration", data_dir), key=len, reverse=True):
+    texts = documents(name, "calibration", data_dir)
+    crops = 0
+    for text in texts:
+        crops += max(0, len(text.encode()) - seqlen)  # a token is at least one byte
+        if crops >= sequences:
+            break
+    else:
+        if crops:
+            raise UserError(
+                f"calibration.sequences={sequences} is more than the {crops} crops of {seqlen} tokens that {name} has at "
+                "most: use fewer, or another corpus (calibration.data)"
+            )
+    for text in sorted(texts, key=len, reverse=True):
         if len(text.encode()) <= seqlen:
             break
         if tokens_in(text) > seqlen:
@@ -147,9 +166,33 @@ def check_calibration(name: str, seqlen: int, tokenizer_json: Path, data_dir: Pa
     raise UserError(_too_long(name, seqlen))
 
 
+def read_tokenizer(tokenizer_json: Path) -> Tokenizer:
+    """
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        return Tokenizer.from_file(str(tokenizer_json))
+    except Exception as fault:  # noqa: BLE001 (the library raises no other)
+        raise UserError(f"cannot read {tokenizer_json} ({fault}): download or write it again") from None
+
+
+def check_vocabulary(tokenizer_json: Path, rows: int) -> None:
+    """Check that an embedding has a row for every token; tokens that were added later may be without one.
+
+    Raises:
+        UserError: it has fewer rows.
+    """
+    last = max(read_tokenizer(tokenizer_json).get_vocab(with_added_tokens=False).values(), default=0)
+    if last >= rows:
+        raise UserError(
+            f"{tokenizer_json} has tokens up to {last}, and the model's embedding {rows} rows: use the model's own tokenizer"
+        )
+
+
 def _token_counter(tokenizer_json: Path) -> Callable[[str], int]:
     """A function that counts a text's tokens."""
-    tokenizer = Tokenizer.from_file(str(tokenizer_json))
+    tokenizer = read_tokenizer(tokenizer_json)
     tokenizer.no_truncation()  # some files turn it on
     return lambda text: len(tokenizer.encode(text).ids)
 

@@ -11,7 +11,6 @@ loader opens them by mistake.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -27,6 +26,7 @@ from bench.kernels.packed24 import FLOAT_DTYPES, PackedWeight, check_mask, unpac
 from bench.system import digests
 from bench.system.provenance import VERSION
 from methods.errors import UserError
+from methods.files import find_file, read_object
 from methods.folder import SHARD_BYTES, dtype_name
 
 MANIFEST = "packed24.json"
@@ -144,7 +144,7 @@ class Folder24:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.entries = _read_manifest(path / MANIFEST).tensors
+        self.entries = _read_manifest(path).tensors
         for name, entry in self.entries.items():
             _check_entry(path, name, entry)
 
@@ -187,7 +187,8 @@ class Folder24:
         entry = self.entries[name].parts[part]
         try:
             # Opened for each tensor: an open file keeps all that was ever read mapped into memory.
-            with safe_open(self.path / entry.file, framework="pt") as opened:
+            file = find_file(self.path, entry.file, None) or self.path / entry.file
+            with safe_open(file, framework="pt") as opened:
                 tensor: Tensor = opened.get_tensor(_tensor_name(name, part))
         except (OSError, SafetensorError) as fault:
             raise UserError(
@@ -218,10 +219,13 @@ def _sha256(tensor: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _read_manifest(file: Path) -> Manifest:
+def _read_manifest(path: Path) -> Manifest:
+    file = path / MANIFEST
     try:
-        raw = json.loads(file.read_text())
-        if isinstance(raw, dict) and isinstance(version := raw.get("version"), int) and version > FORMAT_VERSION:
+        raw = read_object(path, MANIFEST)
+        if raw is None:
+            raise ValueError("no such file")
+        if isinstance(version := raw.get("version"), int) and version > FORMAT_VERSION:
             raise UserError(
                 f"{file} has version {version}, newer than this code's {FORMAT_VERSION}: upgrade cast-bench"
             )

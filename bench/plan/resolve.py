@@ -91,6 +91,9 @@ class ModelInputs:
         self.request, self.model = request, model
         folder = model.open()
         self.config, self.shapes = folder.config, folder.shapes()
+        self._tokenizer = model.folder / "tokenizer.json"
+        if self._tokenizer.exists() and "vocab_size" in self.config:
+            windows.check_vocabulary(self._tokenizer, self.config["vocab_size"])
         targets = request.spec.targets
         self.targets = find_targets(self.config, self.shapes, targets.include, targets.exclude)
         self.measurements = [m for name in request.measures for m in self._measurements(name)]
@@ -107,10 +110,10 @@ class ModelInputs:
         spec, model = self.request.spec, self.model
         wanted = spec.calibration
         seqlen = wanted.seqlen or model.seqlen
-        tokenizer = model.folder / "tokenizer.json"
-        if tokenizer.exists() and (self.request.fetch or not corpora.lookup(wanted.data).hub):
+        self._require_positions("calibration", seqlen)
+        if self._tokenizer.exists() and (self.request.fetch or not corpora.lookup(wanted.data).hub):
             corpora.ensure(wanted.data, "calibration", spec.data_dir)
-            windows.check_calibration(wanted.data, seqlen, tokenizer, spec.data_dir)
+            windows.check_calibration(wanted.data, wanted.sequences, seqlen, self._tokenizer, spec.data_dir)
         return CalibrationSet(
             data=wanted.data,
             content=self._content(wanted.data, "calibration"),
@@ -141,6 +144,7 @@ class ModelInputs:
             seqlen=wanted.seqlen or recipe.seqlen,
             micro=wanted.micro or recipe.micro,
         )
+        self._require_positions("training", run.seqlen)
         if run.batch % wanted.processes:
             raise UserError(
                 f"training.batch={run.batch} sequences cannot be divided among training.processes={wanted.processes}: "
@@ -152,6 +156,18 @@ class ModelInputs:
                 "raise it, or lower training.batch"
             )
         return run
+
+    def _require_positions(self, use: str, seqlen: int) -> None:
+        """A model with learned positions can read no further than they go.
+
+        Raises:
+            UserError: `seqlen` tokens go further.
+        """
+        key = {"opt": "max_position_embeddings", "gpt2": "n_positions"}.get(self.config["model_type"], "")
+        if seqlen > (limit := self.config.get(key, seqlen)):
+            raise UserError(
+                f"{use}.seqlen={seqlen} is more than the {limit} positions of {self.model.name}: use at most that many"
+            )
 
     def _require_groups(self, quantizer: Choice | None) -> None:
         """A group size that was typed must divide every target's input width.
@@ -195,10 +211,10 @@ class ModelInputs:
         if wanted.split != "evaluation":
             config["split"] = wanted.split
         corpora.require_split(corpus, wanted.split)
+        self._require_positions("perplexity", seqlen)
         content = self._content(corpus, wanted.split)
         if content:  # else the corpus is not here yet
-            tokenizer = self.model.folder / "tokenizer.json"
-            windows.check_windows(corpus, seqlen, wanted.windows, tokenizer, spec.data_dir, wanted.split)
+            windows.check_windows(corpus, seqlen, wanted.windows, self._tokenizer, spec.data_dir, wanted.split)
         return _fields(measure, config, content) | {"dense_states_gb": wanted.dense_states_gb}
 
     def _task(self, name: str, file: str) -> dict[str, Any]:

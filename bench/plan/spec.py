@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from bench.catalog import registry
-from bench.inputs.hub import DATA_ENV, mirror
+from bench.inputs.hub import mirror, require_mirror
 from bench.inputs.tasks import BUILTIN_TASKS
 from bench.results.store import RESULTS
-from bench.system.suggest import describe_unknown
+from bench.system.suggest import describe_unknown, shorten
 from methods.errors import UserError
+
+MAX_SEED = 2**32 - 1
+"""numpy takes no more."""
+MAX_COUNT, MAX_TOKENS = 10_000_000, 2**24
+"""For settings: of sequences, windows and questions, and of tokens in one of them. What a corpus has bounds them further."""
+
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Length = Annotated[int, Field(ge=2, le=MAX_TOKENS)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether text can be written as UTF-8. Bytes on a command line that are not UTF-8 become text that cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        """What pydantic would take for something else, and text that no path or record can have."""
+        takes_bool = cls.model_fields[info.field_name or ""].annotation is bool
+        for one in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(one, bool) and not takes_bool:
+                raise ValueError("must not be true or false")
+            if isinstance(one, str) and (not one or "\0" in one or not _is_unicode(one)):
+                raise ValueError("must be valid text" if one else "must not be empty")
+        return value
 
 
 class Calibration(_Strict):
@@ -25,9 +56,9 @@ class Calibration(_Strict):
 
     data: str = "wiki-mini"
     """A corpus by name."""
-    sequences: int = Field(default=128, ge=1)
+    sequences: Count = 128
     """Number of crops."""
-    seqlen: int | None = Field(default=None, ge=2)
+    seqlen: Length | None = None
     """None: the model's evaluation length."""
 
 
@@ -38,15 +69,15 @@ class Training(_Strict):
     """A corpus by name, or a .txt or .jsonl file, or a folder of them."""
     recipe: str | None = None
     """A recipe by name; None: by the model's size."""
-    tokens: int | None = Field(default=None, ge=1)
+    tokens: int | None = Field(default=None, ge=1, le=10**15)
     """Of the whole training, epochs counted."""
-    batch: int | None = Field(default=None, ge=1)
+    batch: Count | None = None
     """Sequences a step."""
-    seqlen: int | None = Field(default=None, ge=2)
+    seqlen: Length | None = None
     """Tokens a sequence."""
-    micro: int | None = Field(default=None, ge=1)
+    micro: Count | None = None
     """Sequences a forward pass; gradients of a step add up."""
-    processes: int = Field(default=1, ge=1)
+    processes: int = Field(default=1, ge=1, le=1024)
     """That share a step, on this machine: a card each, or so many processes on the CPU."""
 
 
@@ -55,26 +86,26 @@ class PerplexitySpec(_Strict):
 
     data: str | None = None
     """A corpus by name."""
-    seqlen: int | None = Field(default=None, ge=2)
+    seqlen: Length | None = None
     """Tokens a window."""
-    windows: int | None = Field(default=None, ge=1)
+    windows: Count | None = None
     """None: all of them."""
     split: Literal["evaluation", "validation"] = "evaluation"
     """Choices are made on the validation split of a corpus that has one (wiki-mini)."""
-    batch: int | None = Field(default=None, ge=1)
+    batch: Count | None = None
     """Windows a forward pass."""
-    dense_states_gb: float = Field(default=4, ge=0, allow_inf_nan=False)
+    dense_states_gb: float = Field(default=4, ge=0, le=10**6)
     """The cache keeps at most so many GB of the dense model's hidden states. Changes no number."""
 
 
 class ZeroshotSpec(_Strict):
     """How a task of lm-eval is run."""
 
-    tokens: int | None = Field(default=None, ge=1)
+    tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
     """Per forward, padding included. None: 1024 on a CPU, 8192 on a GPU. Rounding makes it part of what decides a number."""
-    batch: int = Field(default=16, ge=1)
+    batch: Count = 16
     """Requests per forward where lm-eval runs the model itself: for generated answers, for example."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: Count | None = None
     """The first so many questions of each task; None: all."""
 
 
@@ -107,7 +138,7 @@ class Spec(_Strict):
     """The pattern is always measured too."""
     tasks: tuple[str, ...] = BUILTIN_TASKS
     """For zeroshot: the suite's own, any of lm-eval's, and the sets maskllm7 and wanda7."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     """They draw the calibration text and whatever else a method draws."""
     results: Path = RESULTS
     """Folder of records."""
@@ -117,7 +148,7 @@ class Spec(_Strict):
     """auto, cpu, cuda or cuda:N."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto depends on the device."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=4096)
     """On a CPU; None: all cores. It is part of every key."""
     stream: bool = False
     """Bring the model to the device block by block while pruning; on by itself where it would not fit."""
@@ -136,18 +167,17 @@ class Spec(_Strict):
     @field_validator("methods", "models", "patterns", "quantizers", "measures", "tasks", "seeds")
     @classmethod
     def _some(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        if not value:
-            raise ValueError("needs at least one")
-        return tuple(dict.fromkeys(v.strip() if isinstance(v, str) else v for v in value))
+        parts = tuple(dict.fromkeys(v.strip() if isinstance(v, str) else v for v in value))
+        if not parts or "" in parts:
+            raise ValueError("needs at least one, and none of them empty")
+        return parts
 
     @field_validator("data_dir")
     @classmethod
     def _mirror(cls, value: Path | None) -> Path | None:
         named = mirror(value)
-        if named and not named.is_dir():
-            raise UserError(
-                f"data directory {str(named)!r} is not there: make it, or leave --data-dir and ${DATA_ENV} out"
-            )
+        if named:
+            require_mirror(named)
         return named.resolve() if named else None
 
 
@@ -156,6 +186,8 @@ KINDS = {
     "int_from_float": "must be a whole number",
     "float_parsing": "must be a number",
     "bool_parsing": "must be true or false",
+    "string_type": "must be text",
+    "model_type": "must be a table of settings",
 }
 """Of pydantic's messages, those that say how it parses."""
 
@@ -184,7 +216,7 @@ def _sentence(fault: ValidationError) -> str:
         )
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be").replace("'", "")
     allowed = KINDS.get(first["type"], message)
-    return f"invalid {where}={first['input']}: {allowed}"
+    return f"invalid {where}={shorten(first['input'])}: {allowed}"
 
 
 def assign(values: dict[str, Any], assignment: str) -> None:
@@ -195,14 +227,16 @@ def assign(values: dict[str, Any], assignment: str) -> None:
     """
     key, equals, text = assignment.partition("=")
     if not equals:
-        raise UserError(f"--set {assignment!r} has no value: write key=value, for example perplexity.seqlen=512")
-    try:
-        value: Any = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        value = text
+        raise UserError(
+            f"--set {shorten(assignment)!r} has no value: write key=value, for example perplexity.seqlen=512"
+        )
+    value: Any = text
+    with contextlib.suppress(ValueError, RecursionError):  # of a number too long, or nested too deeply
+        if list(read := tomllib.loads(f"v = {text}")) == ["v"]:
+            value = read["v"]
     *parents, leaf = key.strip().split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise UserError(f"--set {assignment!r}: {parent!r} is a value, not a table")
+            raise UserError(f"--set {shorten(assignment)!r}: {parent!r} is a value, not a table")
     values[leaf] = value

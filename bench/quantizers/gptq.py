@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from methods.contract import Job, Needs, Outcome
 from methods.pruning.hessian import HessianWalk, compensate_, inverse_factor
 from methods.quantizing.grids import Integer, assign_, group_size
 from methods.quantizing.stored import Stored
-from methods.ranges import Fraction
+from methods.ranges import Count, Fraction
 
 GRID = Integer(4)
 BLOCK = 128
@@ -79,7 +78,7 @@ class Int4Gptq:
 
     name: ClassVar[str] = "int4-gptq"
     needs: ClassVar[Needs] = Needs.CALIBRATION
-    group: PositiveInt | None = None
+    group: Count | None = None
     damping: Fraction = 0.01
     act_order: bool = True
 

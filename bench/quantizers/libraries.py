@@ -13,7 +13,6 @@ from importlib.metadata import version
 from typing import Any, ClassVar
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from methods.contract import Job, Needs, Outcome
@@ -21,6 +20,7 @@ from methods.errors import Skipped
 from methods.pruning.walk import Walk
 from methods.quantizing.grids import group_size
 from methods.quantizing.stored import Stored
+from methods.ranges import Count
 from methods.targets import stores_in_out
 
 
@@ -43,7 +43,7 @@ class Hqq:
 
     name: ClassVar[str] = "hqq"
     needs: ClassVar[Needs] = Needs.NOTHING
-    group: PositiveInt | None = None
+    group: Count | None = None
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         quantizer = _import_library("hqq.core.quantize", "hqq").Quantizer
@@ -72,7 +72,7 @@ class TorchaoInt4:
 
     name: ClassVar[str] = "torchao-int4"
     needs: ClassVar[Needs] = Needs.CUDA
-    group: PositiveInt | None = None
+    group: Count | None = None
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.compute.device.type != "cuda":
@@ -99,7 +99,7 @@ class LlmCompressorGptq:
 
     name: ClassVar[str] = "llmcompressor-gptq"
     needs: ClassVar[Needs] = Needs.CALIBRATION
-    group: PositiveInt | None = None
+    group: Count | None = None
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         _import_library("llmcompressor", "llmcompressor")

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from pydantic import PositiveInt
 from torch import nn
 
 from methods.contract import Job, Needs, Outcome
 from methods.pruning.walk import Walk
 from methods.quantizing.grids import Float8, Grid, Integer, NormalFloat4, group_size, round_
 from methods.quantizing.stored import Stored
+from methods.ranges import Count
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class _PerGroup(_PerRow):
     """One scale for `group` weights along the input; None: for as many as `group_size` gives."""
 
     max_group: ClassVar[int] = 128
-    group: PositiveInt | None = None
+    group: Count | None = None
 
     def _group(self, width: int) -> int:
         return group_size(width, self.group, self.max_group, self.name)

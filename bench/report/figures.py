@@ -166,9 +166,17 @@ def draw_speeds(records: Sequence[Record], file: Path) -> Path:
     return _save(figure, file)
 
 
-def _pyplot(file: Path) -> Any:
+def require_format(file: Path) -> None:
+    """
+    Raises:
+        UserError: the file's suffix is not in FORMATS.
+    """
     if file.suffix not in FORMATS:
         raise UserError(f"unknown figure format {str(file)!r}: the file name must end in {', '.join(FORMATS)}")
+
+
+def _pyplot(file: Path) -> Any:
+    require_format(file)
     import matplotlib
 
     matplotlib.use("Agg")

@@ -26,9 +26,11 @@ def merge_folders(sources: Sequence[Path], into: Path) -> MergeSummary:
     """Copy every record that `into` lacks, its scores first. A finished one takes the place of a failed one.
 
     Raises:
-        UserError: a folder is not there, or scores are not those that their record speaks of; what came before stays.
+        UserError: a folder is not there, or is `into`, or scores are not those that their record speaks of; what came before stays.
     """
     folders = [Store(source, write=False) for source in sources]
+    if same := next((source for source in sources if source.resolve() == into.resolve()), None):
+        raise UserError(f"{str(same)!r} is the folder that is merged into: name others, or another one with --results")
     target = Store(into)
     taken = known = other = 0
     for folder in folders:

@@ -21,6 +21,7 @@ from bench.system.cache import cache_dir, temporary_folder
 from bench.system.files import atomic_write, publish
 from bench.verify import WeightCounts, verify
 from methods.contract import Outcome
+from methods.files import find_file
 from methods.folder import Folder, dtype_name, save, state
 from methods.pattern import Pattern
 from methods.quantizing.stored import ACTIVATIONS_KEY
@@ -128,8 +129,8 @@ class Builder:
             for file in Path(outcome.model).glob("model*.safetensors*"):
                 shutil.move(file, target / file.name)
         for name in CARRIED:
-            if (source / name).exists():
-                shutil.copyfile(source / name, target / name)
+            if file := find_file(source, name):
+                shutil.copyfile(file, target / name)
         config = json.loads((target / "config.json").read_text())
         config.pop("torch_dtype", None)
         config |= {"dtype": dtype_name(self.workspace.compute.dtype)}

@@ -12,7 +12,9 @@ from bench.plan.spec import Spec
 from bench.run import progress
 from bench.run.model_card import card
 from bench.system.cache import in_use
+from bench.system.files import require_folder
 from methods.errors import Skipped, UserError
+from methods.files import find_file
 
 
 class _DisplayedProgress:
@@ -34,8 +36,7 @@ def write_pruned(spec: Spec, out: Path) -> str:
     """
     if any(len(x) != 1 for x in (spec.methods, spec.models, spec.patterns, spec.quantizers)):
         raise UserError("bench prune takes one method, one model, one pattern and one quantizer; bench run takes many")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {str(out)!r} already exists: name a new folder, or empty it")
+    require_folder(out, new=True)
     with in_use():
         measurements = plan.make_plan(spec, fetch=True).measurements
         artifact = next(m.artifact for m in measurements if m.artifact.pruner.label == spec.methods[0])
@@ -57,7 +58,8 @@ def _write(artifact: Artifact, out: Path) -> str:
         display.end()
     out.mkdir(parents=True, exist_ok=True)
     for file in built.folder.iterdir():
-        if file.is_file() and file.name not in ("artifact.json", "PULLED.json", "TRAINING.json", "README.md"):
+        if not file.is_dir() and file.name not in ("artifact.json", "PULLED.json", "TRAINING.json", "README.md"):
+            find_file(built.folder, file.name, None)
             shutil.copyfile(file, out / file.name)
     counts = built.counts
     zeros = sum(x.zeros for x in counts.layers.values()) / max(1, sum(x.weights for x in counts.layers.values()))

@@ -48,13 +48,13 @@ def measure(request: Request, results: Path) -> Iterator[Record]:
     Raises:
         UserError: unknown model or kind.
     """
+    if unknown := set(request.kinds or ()) - set(QUANTIZERS):
+        raise UserError(f"kind {sorted(unknown)[0]!r} is not one of {', '.join(QUANTIZERS)}")
+    source = Source(request.model, request.data_dir)
     store = Store(results)
     device = linears.select_device(Compute(device=torch.device(request.device), threads=request.threads))
     kinds = request.kinds or device.kinds
-    if unknown := set(kinds) - set(QUANTIZERS):
-        raise UserError(f"kind {sorted(unknown)[0]!r} is not one of {', '.join(QUANTIZERS)}")
     torch.set_num_threads(request.threads)
-    source = Source(request.model, request.data_dir)
     for kind in kinds:
         for tokens in request.tokens:
             record = _new_record(request, source, kind, tokens)

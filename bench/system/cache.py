@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import shutil
 import time
 import uuid
@@ -16,8 +15,8 @@ from filelock import FileLock, Timeout
 
 from bench.system.files import sweep
 from methods.errors import UserError
-
-CACHE_ENV = "CAST_BENCH_CACHE"
+from methods.files import CACHE_ENV as CACHE_ENV
+from methods.files import own_cache
 
 REBUILDABLE = ("artifacts", "dense-states", "tmp", "logs", "datasets", "digests", "tokens")
 """Parts of the cache that a run makes again by itself."""
@@ -31,9 +30,7 @@ SHARED = ("datasets", "digests", "tokens", *EXPENSIVE)
 
 def cache_dir() -> Path:
     """$CAST_BENCH_CACHE, else cast-bench/ under $XDG_CACHE_HOME or ~/.cache."""
-    if named := os.environ.get(CACHE_ENV):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cast-bench"
+    return own_cache()
 
 
 def describe_unwritable(fault: OSError) -> str:

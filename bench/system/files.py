@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -28,6 +30,57 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def require_folder(path: Path, *, new: bool) -> None:
+    """Check that the folder named by --out can be made or written, before the work whose result it gets.
+
+    new: it must be empty if it is there.
+
+    Raises:
+        UserError: it cannot, or is not.
+    """
+    try:
+        place = _nearest(path)
+        if place == path.absolute() and (not place.is_dir() or (new and any(place.iterdir()))):
+            raise UserError(f"--out {str(path)!r} exists already: use a new folder{', or empty it' if new else ''}")
+        os.rmdir(tempfile.mkdtemp(prefix=".probe-", dir=place))
+    except (OSError, ValueError) as fault:
+        raise UserError(f"--out {str(path)!r} cannot be created ({_reason(fault)}): name another folder") from None
+
+
+def require_writable_file(path: Path, option: str) -> None:
+    """Check that a file can be written, before the work whose result it gets. option: the flag that names it.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        place = _nearest(path)
+        if place.is_dir():
+            if place == path.absolute():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            os.rmdir(tempfile.mkdtemp(prefix=".probe-", dir=place))
+        elif not os.access(place, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except (OSError, ValueError) as fault:
+        raise UserError(f"{option} {str(path)!r} cannot be written ({_reason(fault)}): name another file") from None
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself, or the nearest of the folders that it would be in, that exists."""
+    place = path.absolute()
+    while True:
+        try:
+            os.stat(place)
+        except FileNotFoundError:
+            place = place.parent
+        else:
+            return place
+
+
+def _reason(fault: BaseException) -> str:
+    return str(getattr(fault, "strerror", None) or fault)
+
+
 @contextlib.contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
     """Yield a folder beside `out`. It becomes `out` when the block ends without an error, and is deleted otherwise.
@@ -35,8 +88,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     Raises:
         UserError: `out` exists and is not empty, or cannot be created.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {str(out)!r} exists already: use a new folder, or empty it")
+    require_folder(out, new=True)
     folder = out.parent / f".{out.name}.{uuid.uuid4().hex}.tmp"
     try:
         folder.mkdir(parents=True)

@@ -5,9 +5,29 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
+MAX_LISTED = 240
+"""Characters of names in one sentence."""
+MAX_TYPED = 80
+"""Characters of what a user typed."""
+
 
 def describe_unknown(kind: str, name: str, known: Any) -> str:
-    """An error sentence for an unknown name, with the nearest known names, or all of them."""
+    """An error sentence for an unknown name, with the nearest known names, or all of them, or as many as fit."""
+    name = shorten(name)
     near = get_close_matches(name, list(known), n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {_list(list(known))}"
     return f"unknown {kind} {name!r}: {hint}"
+
+
+def _list(names: list[str]) -> str:
+    text = ", ".join(names)
+    if len(text) <= MAX_LISTED:
+        return text
+    shown = text[:MAX_LISTED].rpartition(",")[0]
+    return f"{shown} and {len(names) - shown.count(',') - 1} more"
+
+
+def shorten(value: Any) -> str:
+    """What a user typed, for a sentence; a long text is cut in the middle."""
+    text = str(value)
+    return text if len(text) <= MAX_TYPED else f"{text[: MAX_TYPED // 2]}…{text[-MAX_TYPED // 2 + 1 :]}"

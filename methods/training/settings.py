@@ -6,9 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import NonNegativeFloat, PositiveFloat
-
-from methods.ranges import Beta, Fraction, LearningRate
+from methods.ranges import Beta, Fraction, LearningRate, NonNegative, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +24,10 @@ class Settings:
     final_lr_ratio: Fraction = 0.1
     beta1: Beta = 0.9
     beta2: Beta = 0.95
-    eps: PositiveFloat = 1e-8
-    grad_clip: NonNegativeFloat = 1.0
+    eps: Positive = 1e-8
+    grad_clip: NonNegative = 1.0
     eta: Fraction = 1 / 3
-    temperature: PositiveFloat = 1.0
+    temperature: Positive = 1.0
     recompute: bool = False
 
     def lr_at(self, step: int, total: int) -> float:

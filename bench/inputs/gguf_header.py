@@ -1,0 +1,212 @@
+"""Check the header of a GGUF file before a library reads it. Needs no torch.
+
+The library `gguf` believes the counts and sizes that a file gives, and transformers builds what its fields say, in any
+size. So both are held here against the bytes and the tensors that are there.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+import struct
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from methods.errors import UserError
+
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
+"""Of the families that can be pruned, those that transformers reads from GGUF."""
+VERSIONS = (2, 3)
+MAX_FIELDS, MAX_TENSORS, MAX_DIMENSIONS = 10_000, 100_000, 4
+MAX_TEXT = 2**20
+"""Bytes of one text; the longest chat templates have 50 kB."""
+MAX_ELEMENTS = 2_000_000
+"""Of all arrays; `gguf` makes several objects of each. The largest vocabularies have 2^18 tokens."""
+STRING, ARRAY = 8, 9
+SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+"""struct formats of the types of values."""
+
+
+class _Tensor(NamedTuple):
+    shape: tuple[int, ...]
+    """The fastest first, as in the file."""
+    begin: int
+    """Bytes after the start of the data."""
+    size: int
+    """In bytes."""
+
+
+class _Header(NamedTuple):
+    fields: dict[str, Any]
+    """Scalars and texts by key. Of an array, its number of elements."""
+    tensors: dict[str, _Tensor]
+
+
+def check(file: Path) -> None:
+    """Check that a GGUF file is whole, and that its fields fit its tensors.
+
+    Raises:
+        UserError: it is not, or of an architecture that cannot be read.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(file).st_mode):
+            raise ValueError("not a regular file")
+        with file.open("rb") as stream:
+            header = _Reader(stream, file.stat().st_size).header()
+        _check_architecture(header)
+    except (OSError, ValueError) as fault:
+        why = getattr(fault, "strerror", None) or fault
+        raise UserError(f"cannot read {file} as GGUF ({why}): download it again, or use another model") from None
+
+
+class _Reader:
+    """Reads a header from the start of a file, never past its end."""
+
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        self._stream, self._size, self._elements = stream, size, 0
+
+    def header(self) -> _Header:
+        """
+        Raises:
+            ValueError: it is not valid, or the file is too short for it.
+        """
+        if self._bytes(4) != b"GGUF":
+            raise ValueError("it does not begin with GGUF")
+        if (version := self._number("<I")) not in VERSIONS:
+            raise ValueError(f"version {version}, not {' or '.join(map(str, VERSIONS))}")
+        tensor_count, field_count = self._number("<Q"), self._number("<Q")
+        if tensor_count > MAX_TENSORS or field_count > MAX_FIELDS:
+            raise ValueError(f"{tensor_count} tensors and {field_count} fields")
+        fields: dict[str, Any] = {}
+        for _ in range(field_count):
+            key = self._text()
+            if key in fields:
+                raise ValueError(f"the field {key!r} is there twice")
+            fields[key] = self._value(self._number("<I"))
+        alignment = fields.get("general.alignment", 32)
+        if type(alignment) is not int or not 0 < alignment <= 2**16 or alignment & (alignment - 1):
+            raise ValueError(f"alignment {alignment!r}")
+        tensors: dict[str, _Tensor] = {}
+        for _ in range(tensor_count):
+            name = self._text()
+            if name in tensors:
+                raise ValueError(f"the tensor {name!r} is there twice")
+            tensors[name] = self._tensor(name, alignment)
+        start = -(-self._stream.tell() // alignment) * alignment
+        spans = sorted((t.begin, t.begin + t.size) for t in tensors.values())
+        if not spans or spans[-1][1] > self._size - start:
+            raise ValueError("incomplete file")
+        if any(before[1] > after[0] for before, after in pairwise(spans)):
+            raise ValueError("its tensors overlap")
+        return _Header(fields, tensors)
+
+    def _tensor(self, name: str, alignment: int) -> _Tensor:
+        from gguf.constants import GGML_QUANT_SIZES
+
+        count = self._number("<I")
+        if not 0 < count <= MAX_DIMENSIONS:
+            raise ValueError(f"{name!r} has {count} dimensions")
+        shape = tuple(self._number("<Q") for _ in range(count))
+        kind, begin = self._number("<I"), self._number("<Q")
+        if kind not in list(GGML_QUANT_SIZES):  # members of an IntEnum
+            raise ValueError(f"{name!r} is of the unknown type {kind}")
+        block, size = GGML_QUANT_SIZES[kind]
+        if 0 in shape or math.prod(shape) > 2**48 or shape[0] % block or begin % alignment:
+            raise ValueError(f"{name!r} is {list(shape)} at {begin}")
+        return _Tensor(shape, begin, math.prod(shape) // block * size)
+
+    def _value(self, kind: int) -> Any:
+        if kind == STRING:
+            return self._text()
+        if kind in SCALARS:
+            return self._number(SCALARS[kind])
+        if kind != ARRAY:
+            raise ValueError(f"a value of the unknown type {kind}")
+        kind, count = self._number("<I"), self._number("<Q")
+        self._elements += count
+        if self._elements > MAX_ELEMENTS:
+            raise ValueError(f"more than {MAX_ELEMENTS:,} elements in arrays")
+        if kind == STRING:
+            for _ in range(count):
+                self._text()
+        elif kind in SCALARS:
+            self._bytes(count * struct.calcsize(SCALARS[kind]))
+        else:
+            raise ValueError(f"an array of the type {kind}")
+        return count
+
+    def _number(self, form: str) -> Any:
+        return struct.unpack(form, self._bytes(struct.calcsize(form)))[0]
+
+    def _text(self) -> str:
+        length = self._number("<Q")
+        if length > MAX_TEXT:
+            raise ValueError(f"a text of {length:,} bytes")
+        return self._bytes(length).decode()
+
+    def _bytes(self, count: int) -> bytes:
+        if count > self._size - self._stream.tell():
+            raise ValueError("incomplete file")
+        return self._stream.read(count)
+
+
+def _check_architecture(header: _Header) -> None:
+    """
+    Raises:
+        ValueError: a field contradicts the tensors.
+    """
+    from gguf.constants import MODEL_ARCH_NAMES
+
+    fields, tensors = header
+    kind = fields.get("general.architecture")
+    if kind not in ARCHITECTURES:
+        raise ValueError(f"architecture {kind!r}, not one of {', '.join(ARCHITECTURES)}")
+    others = {*MODEL_ARCH_NAMES.values(), *ARCHITECTURES} - {kind}
+    if strangers := [key for key in fields if key.partition(".")[0] in others]:
+        raise ValueError(f"{strangers[0]!r} is a field of another architecture than {kind}")
+    hidden, heads = _size(fields, kind, "embedding_length"), _size(fields, kind, "attention.head_count")
+    groups = _size(fields, kind, "attention.head_count_kv", heads)
+    inner, layers = _size(fields, kind, "feed_forward_length"), _size(fields, kind, "block_count")
+    width = _head_width(fields, kind, max(1, hidden // heads))
+    vocabulary = _shape(tensors, "token_embd.weight")[-1]
+    blocks = {int(name.split(".")[1]) for name in tensors if name.startswith("blk.") and name.split(".")[1].isdecimal()}
+    if blocks != set(range(len(blocks))) or len(blocks) != layers:
+        raise ValueError(f"{kind}.block_count is {layers}, and there are tensors of {len(blocks)} blocks")
+    for key in (f"{kind}.vocab_size", "tokenizer.ggml.tokens"):
+        if key in fields and fields[key] != vocabulary:
+            raise ValueError(f"{key} is {fields[key]!r}, and token_embd.weight has {vocabulary} rows")
+    block = {"ffn_up": (hidden, inner), "ffn_down": (inner, hidden)}
+    if kind == "gpt2":
+        block |= {"attn_qkv": (hidden, 3 * hidden)}
+    else:
+        block |= {"attn_q": (hidden, heads * width), "attn_k": (hidden, groups * width)}
+        block |= {"attn_v": (hidden, groups * width), "attn_output": (heads * width, hidden)}
+        block |= {"ffn_gate": (hidden, inner)}
+    expected = {f"blk.{i}.{name}.weight": shape for i in range(layers) for name, shape in block.items()}
+    expected["token_embd.weight"] = (hidden, vocabulary)
+    for name, shape in expected.items():
+        if _shape(tensors, name) != shape:
+            raise ValueError(f"{name} is {list(_shape(tensors, name))}, and by the fields {list(shape)}")
+
+
+def _head_width(fields: Mapping[str, Any], kind: str, share: int) -> int:
+    """The width of a head that transformers (up to 5.24 at least) builds. share: of a head in the hidden size."""
+    if kind == "qwen3":
+        return 128
+    return share if kind == "qwen2" else _size(fields, kind, "rope.dimension_count", share)
+
+
+def _size(fields: Mapping[str, Any], kind: str, key: str, default: int | None = None) -> int:
+    value = fields.get(f"{kind}.{key}", default)
+    if type(value) is not int or not 0 < value <= 2**24:
+        raise ValueError(f"{kind}.{key} is {value!r}")
+    return value
+
+
+def _shape(tensors: Mapping[str, _Tensor], name: str) -> tuple[int, ...]:
+    if name not in tensors:
+        raise ValueError(f"it has no tensor {name}")
+    return tensors[name].shape

@@ -1,0 +1,82 @@
+"""The values of a model's config.json, checked as they are read. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from methods.errors import UserError
+
+MAX_SIZE = 2**24
+"""For any size in a config; the largest vocabularies have 2^18 tokens, the longest contexts 2^20."""
+CONFIG_DTYPES = ("float16", "bfloat16", "float32", "float64")
+ACTIVATIONS = (
+    "gelu", "gelu_10", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate",
+    "hardswish", "laplace", "leaky_relu", "linear", "mish", "quick_gelu", "relu", "relu2", "relu6", "sigmoid", "silu",
+    "swish", "tanh",
+)  # fmt: skip
+"""Those of transformers without parameters of their own."""
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
+
+
+class ModelConfig:
+    """A config's values, checked as they are read."""
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self._values, self._where = values, where
+
+    def size(self, *names: str, default: int | None = None) -> int:
+        """A whole number above 0, under the first of these names that is there."""
+        name = next((n for n in names if self._values.get(n) is not None), names[0])
+        value = self._values.get(name)
+        value = default if value is None else value
+        if value is None:
+            raise self._invalid(f"it has no {name}")
+        if type(value) is not int or not 0 < value <= MAX_SIZE:
+            raise self._invalid(f"{name} is {_short(value)}, not a whole number from 1 to {MAX_SIZE}")
+        return value
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self._values.get(name)
+        value = default if value is None else value
+        if not isinstance(value, bool):
+            raise self._invalid(f"{name} is {_short(value)}, not true or false")
+        return value
+
+    def choice(self, name: str, allowed: tuple[str, ...]) -> None:
+        """A value that may be absent."""
+        value = self._values.get(name)
+        if value is not None and value not in allowed:
+            raise self._invalid(f"{name} is {_short(value)}, not one of {', '.join(allowed)}")
+
+    def number(self, name: str) -> None:
+        """A value that may be absent."""
+        value = self._values.get(name)
+        if value is not None and (type(value) not in (int, float) or not 0 <= value < math.inf):
+            raise self._invalid(f"{name} is {_short(value)}, not a number of at least 0")
+
+    def token(self, name: str, vocabulary: int) -> None:
+        """A value that may be absent. A negative one counts from the end."""
+        value = self._values.get(name)
+        if value is not None and (type(value) is not int or not -vocabulary <= value < vocabulary):
+            raise self._invalid(f"{name} is {_short(value)}, not a token of the {vocabulary}")
+
+    def rope(self) -> None:
+        for name in ("rope_scaling", "rope_parameters"):
+            value = self._values.get(name)
+            kind = value.get("rope_type", value.get("type", "default")) if isinstance(value, dict) else value
+            if kind is not None and kind not in ROPE_TYPES:
+                raise self._invalid(f"{name} is of type {_short(kind)}, not one of {', '.join(ROPE_TYPES)}")
+
+    def divides(self, part: int, whole: int, what: str) -> None:
+        if whole % part:
+            raise self._invalid(f"{what}, and {whole} is not a multiple of {part}")
+
+    def _invalid(self, what: str) -> UserError:
+        return UserError(f"invalid config.json in {self._where}: {what}; download or write it again")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
