@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import typer
 
-from bench.cli import compare, models, pick, results, run, setup
+from bench.cli import compare, ending, models, pick, results, run, setup
 from methods.errors import UserError
 
 app = typer.Typer(
     name="bench",
     help="Prune, quantize, measure and compare language models.",
     epilog="Exit codes: 0 success. 1 a measurement, a gate or a check failed. 2 invalid input; one line says why. "
-    "130 interrupted by Ctrl-C; run the same command to resume.",
+    "130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP; run the same command to resume.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -50,15 +51,17 @@ app.add_typer(compare.baseline_app, name="baseline")
 
 
 def main() -> None:
-    """Run the command line. Invalid input: one line, and exit code 2. Ctrl-C: exit code 130."""
+    """Run the command line. Invalid input: one line, and exit code 2. A signal: exit code 128 and its number."""
     try:
-        app()
+        with ending.ended_by_signals():
+            app()
     except UserError as fault:
         typer.echo(f"bench: {fault}", err=True)
         sys.exit(2)
-    except SystemExit as end:
-        if end.code == 130:  # typer's, for Ctrl-C
-            typer.echo("bench: Interrupted. Run the same command to resume.", err=True)
+    except SystemExit as end:  # typer's own, for Ctrl-C
+        if sentence := ending.describe_end(end.code):
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                typer.echo(f"bench: {sentence}", err=True)
         raise
     except BrokenPipeError:
         sys.exit(1)

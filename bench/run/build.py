@@ -24,6 +24,7 @@ from methods.contract import Outcome
 from methods.folder import Folder, dtype_name, save, state
 from methods.pattern import Pattern
 from methods.quantizing.stored import ACTIVATIONS_KEY
+from methods.training.interrupt import stop_request
 
 CARRIED = ("config.json", "generation_config.json", "chat_template.jinja", *models.TOKENIZER_FILES)
 """What a pruned folder takes over from its source."""
@@ -51,6 +52,7 @@ class Builder:
             with temporary_folder(artifact.key[:8]) as workdir:
                 counts = self._apply(artifact, before, workdir)
                 publish(workdir / "artifact", home)
+            stop_request.release()
             shutil.rmtree(checkpoint_folder(artifact), ignore_errors=True)
         about = json.loads((home / "artifact.json").read_text())
         folder = self._folder(artifact, home, about["unchanged"])

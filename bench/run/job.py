@@ -85,7 +85,7 @@ class Workspace:
             calibration=self._calibration(artifact) if "calibration" in stage.needs else None,
             training=text,
             validation=validation,
-            budget=Budget(tokens=run.tokens, micro=run.micro) if run else Budget(),
+            budget=Budget(tokens=run.tokens, micro=run.micro, checkpoint_s=artifact.checkpoint_s) if run else Budget(),
             compute=self.compute,
             seed=artifact.seed or 0,
             workdir=checkpoint_folder(artifact) if text else workdir,

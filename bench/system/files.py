@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -18,9 +19,7 @@ from methods.errors import UserError
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary file beside `path`. When the block ends without an error, it is flushed to disk and replaces `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    handle, temporary = _locked_file(path)
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -29,6 +28,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked_file(path: Path) -> tuple[int, Path]:
+    """A new file beside `path`, with a lock that a killed process does not keep: `sweep` deletes what nobody holds."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:  # else it was swept before it was locked
+            return handle, Path(name)
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -53,11 +64,32 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path, pattern: str = ".*.tmp") -> None:
-    """Delete what killed processes left half written: whatever fits the pattern and is more than a day old."""
+    """Delete what killed processes left half written.
+
+    That is every file of `atomic_write` that no process holds, and what else fits the pattern and is more than a day old.
+    """
     for path in folder.glob(pattern):
         with contextlib.suppress(FileNotFoundError):
+            if path.suffix == ".tmp" and path.is_file() and not path.is_symlink() and _unlink_unheld(path):
+                continue
             if path.stat().st_mtime < time.time() - 86400:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _unlink_unheld(path: Path) -> bool:
+    """Delete a file unless a process holds its lock."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:  # another user's
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    except OSError:  # it is held
+        return False
+    finally:
+        os.close(handle)
+    return True
 
 
 def publish(folder: Path, target: Path) -> None:
