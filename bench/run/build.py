@@ -16,6 +16,7 @@ from bench.inputs import loading, models, windows
 from bench.plan.artifact import Artifact, Stage
 from bench.run import ranks
 from bench.run.job import BuiltArtifact, PhaseProgress, Workspace, checkpoint_folder, read_stored
+from bench.run.source_guard import read_only
 from bench.system import provenance
 from bench.system.cache import cache_dir, temporary_folder
 from bench.system.files import atomic_write, publish
@@ -87,7 +88,8 @@ class Builder:
         model = loading.load(source, self.workspace.compute)
         torch.manual_seed(job.seed)
         started = time.monotonic()
-        with ranks.start_ranks(artifact) if job.training else nullcontext():
+        shared = ranks.start_ranks(artifact) if job.training else nullcontext()
+        with read_only(source, CARRIED, stage.label), shared:
             outcome = method.apply(model, job)
         cost = {
             "build_s": round(time.monotonic() - started, 3),

@@ -122,10 +122,12 @@ def _work(job: Assignment, events: Events) -> None:
 def _fill(measurements: list[Measurement], store: Store, events: Events) -> None:
     from bench.run.build import Builder
     from bench.run.measure import group, measure
+    from bench.run.source_guard import require_planned
 
     artifact = measurements[0].artifact
-    builder = Builder(artifact, events)
     try:
+        require_planned(artifact)
+        builder = Builder(artifact, events)
         built = builder.build(artifact)
     except Exception as fault:  # a method may raise anything; it costs this artifact only
         if is_disk_full(fault):

@@ -209,7 +209,7 @@ def put_on_path(folder: Path, monkeypatch) -> None:
 
 def forget() -> None:
     """Let the catalog look again."""
-    registry.entries.cache_clear()
+    registry.forget()
     source_digest.digest_source.cache_clear()
     source_digest._read.cache_clear()
     source_digest._file.cache_clear()
