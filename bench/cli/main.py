@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from bench.cli import compare, ending, models, pick, results, run, setup
+from bench.cli import compare, conformance, ending, models, pick, results, run, setup
 from methods.errors import UserError
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ COMMANDS = (
     models.export,
     models.speed,
     setup.doctor,
+    conformance.conformance,
     compare.compare,
     compare.gate,
     compare.history,

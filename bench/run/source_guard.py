@@ -38,7 +38,7 @@ def read_only(folder: Path, names: Collection[str], label: str) -> Iterator[None
     before, fault = _states(folder, names), None
     try:
         yield
-    except Exception as raised:
+    except Exception as raised:  # noqa: BLE001  (it is raised again)
         fault = raised
     after = _states(folder, names)
     changed = [n for n in sorted(before | after) if _has_changed(folder / n, before.get(n), after.get(n))]
