@@ -11,7 +11,8 @@ from bench.plan.resolve import resolve_request
 from bench.plan.spec import Spec
 from bench.results.rows import newest, to_frame
 from bench.results.store import Store
-from bench.run import progress, runner
+from bench.run import disk, progress, runner
+from bench.run.leftovers import sweep_leftovers
 from bench.system.cache import in_use
 
 if TYPE_CHECKING:
@@ -28,14 +29,18 @@ def execute(spec: Spec, show: progress.ProgressDisplay | None = None) -> runner.
 
     Raises:
         UserError: before anything has run.
-        runner.RunStopped: results can no longer be saved.
+        disk.RunStopped: results can no longer be saved.
     """
     show = show or progress.display_for(sys.stderr)
-    with runner.full_disk_stops(spec.results), in_use():
-        request = resolve_request(spec, fetch=True)  # before a folder is made
-        store = Store(spec.results)
-        plan = plan_request(request, on_fetch=lambda name: show.note(f"fetching {name}"))
-        return runner.execute(plan, store, show)
+    with disk.full_disk_stops(spec.results):
+        sweep_leftovers(spec.results)
+        with in_use():
+            request = resolve_request(spec, fetch=True)  # before a folder is made
+            store = Store(spec.results)
+            plan = plan_request(request, on_fetch=lambda name: show.note(f"fetching {name}"))
+            summary = runner.execute(plan, store, show)
+        sweep_leftovers(spec.results)
+    return summary
 
 
 def run(spec: Spec) -> pd.DataFrame:

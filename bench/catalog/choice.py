@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from bench.catalog.registry import Entry, load, lookup
+from bench.catalog.registry import Entry, guarded, load, lookup
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 
@@ -101,6 +101,11 @@ def build(entry: Entry, name: str, config: dict[str, Any]) -> Method:
         UserError: not a frozen dataclass, an unknown field, a value of the wrong type or out of range, or values that
             contradict each other.
     """
+    with guarded(entry):
+        return _build(entry, name, config)
+
+
+def _build(entry: Entry, name: str, config: dict[str, Any]) -> Method:
     from pydantic import TypeAdapter, ValidationError
 
     kind = load(entry)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
+from bench.catalog import plugins
+from bench.catalog.plugins import PlugIn
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 
@@ -61,6 +64,8 @@ class Entry:
     """A field that names a file. If it is set nothing else is needed, and the field `sha256` identifies the content."""
     broken: str = ""
     """Why it cannot be imported; "" if it can."""
+    plugin: PlugIn | None = None
+    """Of another distribution: what it says of itself."""
 
     @property
     def module(self) -> str:
@@ -323,43 +328,88 @@ SECTIONS = {
 
 
 @cache
+def _targets(kind: str) -> dict[str, str]:
+    """MODULE:CLASS of each plug-in, by its name. A plug-in cannot replace a built-in name."""
+    targets: dict[str, str] = {}
+    for point in entry_points(group=f"cast_bench.{kind}"):
+        if point.name not in SECTIONS[kind].built_in:
+            targets.setdefault(point.name, f"{point.module}:{point.attr}")
+    return targets
+
+
+_described: dict[str, PlugIn] = {}
+"""Plug-ins that have been imported, by their targets."""
+
+
+def _describe(targets: Iterable[str], limit_s: float) -> None:
+    _described.update(plugins.describe([t for t in targets if t not in _described], limit_s))
+
+
+def forget() -> None:
+    """Look for plug-ins again, the next time one is asked for."""
+    _targets.cache_clear()
+    _described.clear()
+
+
 def entries(kind: str) -> dict[str, Entry]:
     """All entries of a section, "methods", "measures" or "quantizers": those built in, and those of plug-ins.
 
-    Plug-ins are imported to be listed. One that cannot be imported is listed as broken. A plug-in cannot replace a
-    built-in name.
+    Plug-ins are imported to be listed, in processes of their own. One that cannot be imported is listed as broken.
     """
-    known = dict(SECTIONS[kind].built_in)
-    for point in entry_points(group=f"cast_bench.{kind}"):
-        known.setdefault(point.name, _load_plugin(point))
-    return known
+    _describe(_targets(kind).values(), plugins.LIST_S)
+    return {**SECTIONS[kind].built_in, **{name: _entry(target) for name, target in _targets(kind).items()}}
 
 
-def _load_plugin(point: EntryPoint) -> Entry:
-    try:
-        loaded = point.load()
-        needs = tuple(flag.name.lower() for flag in loaded.needs)
-    except Exception as fault:  # noqa: BLE001 (importing a plug-in may raise anything)
-        return Entry(point.value, broken=f"{type(fault).__name__}: " + " ".join(str(fault).split()))
-    about = (loaded.__doc__ or "").strip().split("\n")[0]
-    return Entry(point.value, needs, about)
+def all_entries() -> dict[str, dict[str, Entry]]:
+    """The entries of each section."""
+    _describe([target for kind in SECTIONS for target in _targets(kind).values()], plugins.LIST_S)
+    return {kind: entries(kind) for kind in SECTIONS}
+
+
+def _entry(target: str) -> Entry:
+    plugin = _described.get(target, PlugIn(target))
+    return Entry(target, plugin.needs, plugin.about, broken=plugin.broken, plugin=plugin)
 
 
 def lookup(kind: str, name: str) -> Entry:
-    """The entry of a name.
+    """The entry of a name. No other plug-in is imported.
 
     Raises:
         UserError: unknown, with the nearest known names; or broken, with the reason.
     """
-    known = entries(kind)
-    if name not in known:
-        raise UserError(describe_unknown(SECTIONS[kind].noun, name, known))
-    if known[name].broken:
-        raise UserError(f"plug-in {name!r} cannot be loaded ({known[name].broken}): repair or uninstall it")
-    return known[name]
+    if name not in SECTIONS[kind].built_in and name in _targets(kind):
+        _describe([_targets(kind)[name]], plugins.USE_S)
+    entry = locate(kind, name)
+    if entry.broken:
+        raise UserError(f"plug-in {name!r} cannot be loaded ({entry.broken}): repair or uninstall it")
+    return entry
+
+
+def locate(kind: str, name: str) -> Entry:
+    """The entry of a name, whose `target` alone is known if it is a plug-in that has not been looked up.
+
+    Raises:
+        UserError: unknown, with the nearest known names.
+    """
+    built_in, targets = SECTIONS[kind].built_in, _targets(kind)
+    if name in built_in:
+        return built_in[name]
+    if name in targets:
+        return _entry(targets[name])
+    raise UserError(describe_unknown(SECTIONS[kind].noun, name, [*built_in, *targets]))
 
 
 def load(entry: Entry) -> Any:
-    """The class behind an entry."""
+    """The class behind an entry.
+
+    Raises:
+        UserError: a plug-in that cannot be imported.
+    """
     module, _, name = entry.target.partition(":")
-    return getattr(importlib.import_module(module), name)
+    with guarded(entry):
+        return getattr(importlib.import_module(module), name)
+
+
+def guarded(entry: Entry) -> AbstractContextManager[None]:
+    """For code of an entry that runs in this process: a plug-in's fault becomes a sentence, and its output no result."""
+    return plugins.as_guest(entry.target) if entry.plugin else nullcontext()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -19,8 +20,15 @@ from bench.system import devices, environments, provenance
 from bench.system.cache import CACHE_ENV, cache_dir
 from methods.errors import UserError
 
+MISSING = ("missing", "unwritable")
+"""States of what a flag or a variable names and a run could not use."""
+
 EXTRAS = {"llmcompressor": "llmcompressor"}
 """By the name of an extra, a module that it installs."""
+
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+YES = ("1", "ON", "YES", "TRUE")
+"""As the hub's client reads them."""
 
 
 def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
@@ -29,8 +37,8 @@ def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
     out += [_corpus(name, data_dir) for name in corpora.CORPORA]
     out += [_tasks(name, data_dir) for name in tasks.TASK_SETS]
     out += [_model(name) for name, alias in models.ALIASES.items() if alias.source != "hub"]
-    for kind in ("methods", "measures", "quantizers"):
-        for name, entry in registry.entries(kind).items():
+    for known in registry.all_entries().values():
+        for name, entry in known.items():
             if entry.broken:
                 out.append(_row(f"plug-in {name}", "broken", entry.broken))
     for extra, module in EXTRAS.items():
@@ -71,6 +79,8 @@ def _disk() -> dict[str, Any]:
     root = cache_dir()
     while not root.exists():
         root = root.parent
+    if not writable(root):
+        return _row("disk", "unwritable", f"{cache_dir()}: name another cache by ${CACHE_ENV}")
     free = shutil.disk_usage(root).free
     if not root.is_dir() or not writable(root):
         return _row("disk", "unwritable", f"{cache_dir()}: name a folder of yours in ${CACHE_ENV}")
@@ -92,6 +102,8 @@ def _results(root: Path) -> dict[str, Any]:
 
 
 def _network() -> dict[str, Any]:
+    if offline := next((name for name in OFFLINE if os.environ.get(name, "").upper() in YES), ""):
+        return _row("hub", "off", f"not asked, since ${offline} is set")
     try:
         with socket.create_connection(("huggingface.co", 443), timeout=3):
             return _row("hub", "ok", "huggingface.co answers")

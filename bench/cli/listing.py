@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.catalog import registry
+from bench.catalog.plugin_probe import describe_field
 from bench.cli.console import Rows
 from bench.inputs import corpora, models, tasks
 from bench.inputs.task_yaml import read_task
@@ -61,12 +62,13 @@ def _entry(what: str, name: str, entry: registry.Entry, long: bool) -> dict[str,
         row |= {"trains": "yes" if entry.trains else "no", "estimated_on_llama2_7b": method_cost.describe(entry)}
         row["installed_by"] = _installed_by(entry)
     if long:
-        kind = registry.load(entry) if entry.target and not entry.broken else None
-        fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
-        row["fields"] = " ".join(
-            f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default}" for f in fields
-        )
+        row["fields"] = " ".join(entry.plugin.fields if entry.plugin else _fields(entry))
     return row
+
+
+def _fields(entry: registry.Entry) -> list[str]:
+    kind = registry.load(entry) if entry.target else None
+    return [describe_field(field) for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
 
 
 def _installed_by(entry: registry.Entry) -> str:

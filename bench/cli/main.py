@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import sys
 from typing import Any
 
 import typer
 
-from bench.cli import compare, models, pick, results, run, setup
+from bench.cli import compare, conformance, ending, models, pick, results, run, setup
 from bench.system.cache import describe_unwritable
 from bench.system.suggest import shorten
 from methods.errors import UserError
@@ -17,7 +18,7 @@ app = typer.Typer(
     name="bench",
     help="Prune, quantize, measure and compare language models.",
     epilog="Exit codes: 0 success. 1 a measurement, a gate or a check failed. 2 invalid input; one line says why. "
-    "130 interrupted by Ctrl-C; run the same command to resume.",
+    "130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP; run the same command to resume.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -39,6 +40,7 @@ COMMANDS = (
     models.export,
     models.speed,
     setup.doctor,
+    conformance.conformance,
     compare.compare,
     compare.gate,
     compare.history,
@@ -70,9 +72,10 @@ app.add_typer(compare.baseline_app, name="baseline")
 
 
 def main() -> None:
-    """Run the command line. Invalid input: one line, and exit code 2. Ctrl-C: exit code 130."""
+    """Run the command line. Invalid input: one line, and exit code 2. A signal: exit code 128 and its number."""
     try:
-        sys.exit(app(standalone_mode=False, prog_name="bench"))
+        with ending.ended_by_signals():
+            sys.exit(app(standalone_mode=False, prog_name="bench"))
     except UserError as fault:
         typer.echo(f"bench: {fault}", err=True)
         sys.exit(2)
@@ -91,9 +94,10 @@ def main() -> None:
         else:
             typer.echo(f"bench: {_sentence(fault)}", err=True)
         sys.exit(2)
-    except SystemExit as end:
-        if end.code == 130:  # typer's, for Ctrl-C
-            typer.echo("bench: Interrupted. Run the same command to resume.", err=True)
+    except SystemExit as end:  # for Ctrl-C, typer's own
+        if sentence := ending.describe_end(end.code):
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                typer.echo(f"bench: {sentence}", err=True)
         raise
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import shlex
+from collections import Counter
 from typing import Annotated, Any
 
 import typer
@@ -24,19 +25,21 @@ def run(json: Json = False, **flags: Any) -> None:
     """
     spec = spec_of(flags)
     from bench import api
-    from bench.run import runner
+    from bench.run.descendants import adopting
+    from bench.run.disk import RunStopped
 
     try:
-        summary = api.execute(spec)
-    except runner.RunStopped as stopped:
+        with adopting():
+            summary = api.execute(spec)
+    except RunStopped as stopped:
         fail(f"stopped: {stopped}", 1)
     for line in summary.moved:
         typer.echo(f"bench: {line}", err=True)
     print_records(summary.records, "json" if json else "table")
     if not json:
-        known = max(0, len(summary.records) - summary.computed)
+        known = max(0, len(summary.records) - summary.tried.total())
         typer.echo(
-            f"{summary.computed} measurements run, {known} read from {spec.results}. "
+            f"{_describe_tried(summary.tried)}, {known} read from {spec.results}. "
             f"To print this table again: bench report --results {shlex.quote(str(spec.results))}"
         )
     if summary.failed:
@@ -44,6 +47,15 @@ def run(json: Json = False, **flags: Any) -> None:
             f"{summary.failed} measurements failed: bench show RECORD prints a traceback; the same command retries them",
             1,
         )
+
+
+def _describe_tried(tried: Counter[str]) -> str:
+    """How many measurements a run has tried, and what came of them where not all were measured."""
+    total, measured = tried.total(), tried["ok"]
+    if total == measured:
+        return f"{total} measurements run"
+    others = [f"{tried[status]} {status}" for status in ("diverged", "skipped", "failed") if tried[status]]
+    return f"{total} measurements tried ({', '.join([f'{measured} measured', *others])})"
 
 
 @with_flags()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.console import print_rows
+from bench.cli.console import fail, print_rows
 from bench.cli.flags import DataDir, Json, Results
 
 cache_app = typer.Typer(help="Show or clean the cache.", no_args_is_help=True, rich_markup_mode=None)
@@ -17,10 +17,16 @@ env_app = typer.Typer(
 
 
 def doctor(data_dir: DataDir = None, results: Results = None, json: Json = False) -> None:
-    """Check what a run may need: device, memory, disk, network, data."""
+    """Check what a run may need: device, memory, disk, network, data.
+
+    Exit code 1: a folder that a flag or a variable names is missing or cannot be written.
+    """
     from bench.cli import doctor as checks
 
-    print_rows(checks.rows(data_dir, results), json)
+    rows = checks.rows(data_dir, results)
+    print_rows(rows, json)
+    if bad := [row for row in rows if row["state"] in checks.MISSING]:
+        fail("; ".join(f"{row['thing']} {row['state']}: {row['detail']}" for row in bad), 1)
 
 
 @cache_app.command("info")

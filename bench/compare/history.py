@@ -14,6 +14,7 @@ from bench.compare.result_set import ResultSet
 from bench.results import metrics
 from bench.results.identity import IdentityKey
 from bench.results.record import Record
+from bench.results.rows import age
 from bench.stats import changepoints
 from methods.errors import UserError
 
@@ -45,7 +46,7 @@ class Series:
 
 
 def read(results: ResultSet, metric: str, matching: str = "", alpha: float = 0.01) -> list[Series]:
-    """Every row's series of a metric, commits in the order in which they were first recorded.
+    """Every row's series of a metric, commits in order.
 
     results: all records, not only the newest; matching: only rows with this in their name.
 
@@ -71,7 +72,7 @@ def read(results: ResultSet, metric: str, matching: str = "", alpha: float = 0.0
 
 def _series(name: str, metric: str, records: Sequence[Record], alpha: float) -> Series:
     commits: dict[tuple[str, bool], list[Record]] = {}
-    for record in sorted(records, key=_recorded_at):
+    for record in sorted(records, key=age(records)):
         about = record.provenance.get("commit") or {}
         commits.setdefault((str(about.get("id") or "unknown"), bool(about.get("dirty"))), []).append(record)
     reading = next(r for r in records[0].readings if r.metric == metric)

@@ -97,6 +97,8 @@ class Artifact(_Frozen):
     device: str
     threads: int
     stream: bool
+    checkpoint_s: float = 300
+    """Seconds between two checkpoints of a training; no part of the key."""
 
     def key_inputs(self) -> dict[str, Any]:
         """All that decides what its folder contains."""

@@ -105,6 +105,7 @@ def _artifacts(request: Request, inputs: ModelInputs) -> Iterator[Artifact]:
                     device=request.device,
                     threads=request.threads,
                     stream=spec.stream,
+                    checkpoint_s=spec.training.checkpoint_s,
                 )
 
 

@@ -238,7 +238,8 @@ class ModelInputs:
 def _fields(measure: str, config: dict[str, Any], content: str) -> dict[str, Any]:
     entry = registry.lookup("measures", measure)
     kind = registry.load(entry)
-    protocol = kind(**config).protocol
+    with registry.guarded(entry):
+        protocol = kind(**config).protocol
     pass_code = (Windowed.__module__,) if _reads_windows(kind) else ()  # a plug-in's numbers come from it, too
     return {
         "measure": measure,

@@ -79,6 +79,8 @@ class Training(_Strict):
     """Sequences a forward pass; gradients of a step add up."""
     processes: int = Field(default=1, ge=1, le=1024)
     """That share a step, on this machine: a card each, or so many processes on the CPU."""
+    checkpoint_s: float = Field(default=300, ge=0, allow_inf_nan=False)
+    """Seconds between two checkpoints, from which a run that was stopped resumes. Changes no number."""
 
 
 class PerplexitySpec(_Strict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from bench.results.identity import IdentityKey
@@ -30,14 +30,28 @@ def latest(records: Iterable[Record]) -> list[Record]:
 
 def newest(records: Iterable[Record], *, good_first: bool = True) -> list[Record]:
     """One record an identity: the last one. good_first: a good one before a failed one, however late that came."""
-    best: dict[IdentityKey, tuple[tuple[bool, str, bool], Record]] = {}
+    groups: dict[IdentityKey, list[Record]] = {}
     for record in records:
-        good = record.status != "failed"
-        rank = (good and good_first, record.provenance.get("recorded", ""), good)
-        key = record.identity.key()
-        if key not in best or rank >= best[key][0]:
-            best[key] = (rank, record)
-    return [record for _, record in best.values()]
+        groups.setdefault(record.identity.key(), []).append(record)
+    return [_last(group, good_first) for group in groups.values()]
+
+
+def _last(records: list[Record], good_first: bool) -> Record:
+    order = age(records)
+    good = [record.status != "failed" for record in records]
+    ranks = [(g and good_first, order(r), g, i) for i, (r, g) in enumerate(zip(records, good, strict=True))]
+    return records[max(ranks)[-1]]
+
+
+def age(records: Iterable[Record]) -> Callable[[Record], tuple[str, str]]:
+    """What to sort records of one identity by, the oldest first.
+
+    By the time of their commits where each has one, since a clock may go back; then by when they were recorded.
+    """
+    times = {id(record): str((record.provenance.get("commit") or {}).get("time") or "") for record in records}
+    if not all(times.values()):
+        times = {}
+    return lambda record: (times.get(id(record), ""), str(record.provenance.get("recorded", "")))
 
 
 def to_rows(records: Iterable[Record]) -> list[dict[str, Any]]:

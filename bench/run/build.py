@@ -16,6 +16,7 @@ from bench.inputs import loading, models, windows
 from bench.plan.artifact import Artifact, Stage
 from bench.run import ranks
 from bench.run.job import BuiltArtifact, PhaseProgress, Workspace, checkpoint_folder, read_stored
+from bench.run.source_guard import read_only
 from bench.system import provenance
 from bench.system.cache import cache_dir, temporary_folder
 from bench.system.files import atomic_write, publish
@@ -25,6 +26,7 @@ from methods.files import find_file
 from methods.folder import Folder, dtype_name, save, state
 from methods.pattern import Pattern
 from methods.quantizing.stored import ACTIVATIONS_KEY
+from methods.training.interrupt import stop_request
 
 CARRIED = ("config.json", *models.COMPANIONS)
 """What a pruned folder takes over from its source."""
@@ -52,6 +54,7 @@ class Builder:
             with temporary_folder(artifact.key[:8]) as workdir:
                 counts = self._apply(artifact, before, workdir)
                 publish(workdir / "artifact", home)
+            stop_request.release()
             shutil.rmtree(checkpoint_folder(artifact), ignore_errors=True)
         about = json.loads((home / "artifact.json").read_text())
         folder = self._folder(artifact, home, about["unchanged"])
@@ -86,7 +89,8 @@ class Builder:
         model = loading.load(source, self.workspace.compute)
         torch.manual_seed(job.seed)
         started = time.monotonic()
-        with ranks.start_ranks(artifact) if job.training else nullcontext():
+        shared = ranks.start_ranks(artifact) if job.training else nullcontext()
+        with read_only(source, CARRIED, stage.label), shared:
             outcome = method.apply(model, job)
         cost = {
             "build_s": round(time.monotonic() - started, 3),

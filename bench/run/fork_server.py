@@ -21,11 +21,15 @@ from typing import Any
 TASKS = Path("/proc/self/task")
 """One entry a thread, threads of libraries too."""
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a run."""
+
 
 def main() -> None:
     """Arguments: the socket's file descriptor, then the modules to import."""
     control = socket.socket(fileno=int(sys.argv[1]))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the runner decides what ends
+    for signum in ENDING:
+        signal.signal(signum, signal.SIG_IGN)  # the runner decides what ends
     try:
         for name in sys.argv[2:]:
             importlib.import_module(name)
@@ -96,7 +100,9 @@ def _become_worker(files: list[int]) -> None:
     for target, file in enumerate(files):
         os.dup2(file, target)
         os.close(file)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.setsid()  # its group is what it starts, and ends with it
+    for signum in ENDING:
+        signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()  # Python's own generator is seeded anew by a fork, numpy's is not

@@ -85,14 +85,14 @@ class Workspace:
             calibration=self._calibration(artifact) if "calibration" in stage.needs else None,
             training=text,
             validation=validation,
-            budget=Budget(tokens=run.tokens, micro=run.micro) if run else Budget(),
+            budget=Budget(tokens=run.tokens, micro=run.micro, checkpoint_s=artifact.checkpoint_s) if run else Budget(),
             compute=self.compute,
             seed=artifact.seed or 0,
             workdir=checkpoint_folder(artifact) if text else workdir,
             progress=self.progress,
             teacher=lambda: loading.load(self.source.path, self.compute),
         )
-        method = choice.build(registry.lookup(stage.kind, stage.name), stage.name, stage.config)
+        method = choice.build(registry.locate(stage.kind, stage.name), stage.name, stage.config)
         return source, method, job
 
     def _calibration(self, artifact: Artifact) -> Tensor:
@@ -139,7 +139,7 @@ def resolve_environment(artifact: Artifact) -> Environment:
         Skipped: it is not built.
     """
     stage = artifact.stages[-1]
-    name = registry.lookup(stage.kind, stage.name).environment
+    name = registry.locate(stage.kind, stage.name).environment
     log = cache_dir() / "artifacts" / f"{artifact.key[:32]}.log"
     return Environment(name=name, python=environments.python(name), log=log)
 

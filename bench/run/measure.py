@@ -81,7 +81,7 @@ def measure(
 
 
 def _instrument(measurement: Measurement) -> Measure:
-    kind = registry.load(registry.lookup("measures", measurement.measure))
+    kind = registry.load(registry.locate("measures", measurement.measure))
     instrument: Measure = kind(**measurement.config)
     return instrument
 

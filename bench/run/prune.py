@@ -11,7 +11,8 @@ from bench.plan.artifact import Artifact
 from bench.plan.spec import Spec
 from bench.run import progress
 from bench.run.model_card import card
-from bench.system.cache import in_use
+from bench.run.signals import checkpoint_first
+from bench.system.cache import in_use, sweep_leftovers
 from bench.system.files import require_folder
 from methods.errors import Skipped, UserError
 from methods.files import find_file
@@ -37,6 +38,7 @@ def write_pruned(spec: Spec, out: Path) -> str:
     if any(len(x) != 1 for x in (spec.methods, spec.models, spec.patterns, spec.quantizers)):
         raise UserError("bench prune takes one method, one model, one pattern and one quantizer; bench run takes many")
     require_folder(out, new=True)
+    sweep_leftovers()
     with in_use():
         measurements = plan.make_plan(spec, fetch=True).measurements
         artifact = next(m.artifact for m in measurements if m.artifact.pruner.label == spec.methods[0])
@@ -51,7 +53,8 @@ def _write(artifact: Artifact, out: Path) -> str:
     display.begin(1, 0)
     display.artifact(artifact.label, False)
     try:
-        built = Builder(artifact, _DisplayedProgress(display)).build(artifact)
+        with checkpoint_first():
+            built = Builder(artifact, _DisplayedProgress(display)).build(artifact)
     except Skipped as fault:
         raise UserError(f"{artifact.stage_labels} cannot run here: {fault}") from None
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 
@@ -17,6 +18,8 @@ def main() -> None:
     """Take part in a stage as another rank than the first; its outcome is dropped."""
     from bench.run.build import Builder
 
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)  # the first rank decides; this process ends with it
     task = RankTask.model_validate_json(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     artifact = task.artifact

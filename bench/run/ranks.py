@@ -18,9 +18,10 @@ import torch.distributed as dist
 from pydantic import BaseModel
 
 from bench.plan.artifact import Artifact
+from bench.system import interpreter
 
 HOST = "127.0.0.1"
-COMMAND = (sys.executable, "-m", "bench.run.rank_worker")
+COMMAND = tuple(interpreter.command("bench.run.rank_worker"))
 
 START_TIMEOUT = timedelta(minutes=10)
 """For a worker to load its model."""
@@ -43,21 +44,23 @@ def start_ranks(artifact: Artifact, command: Sequence[str] = COMMAND) -> Iterato
     """Within it, this process is the first of `artifact.processes`. With one process, nothing happens.
 
     Raises:
-        Lost: a worker failed though this process did not; its output is on this process's stderr.
+        RankFailed: a worker failed though this process did not; its output is on this process's stderr.
     """
     world = artifact.processes
     if world == 1:
         yield
         return
     store = dist.TCPStore(HOST, 0, world, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-    workers = []
-    for rank in range(1, world):
-        worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr, text=True)
-        workers.append(worker)
-        assert worker.stdin
-        worker.stdin.write(RankTask(artifact=artifact, rank=rank, port=store.port).model_dump_json() + "\n")
-        worker.stdin.flush()
+    workers: list[subprocess.Popen[str]] = []
     try:
+        for rank in range(1, world):
+            environment = interpreter.environment()
+            worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr, text=True, env=environment)
+            workers.append(worker)
+            assert worker.stdin
+            with contextlib.suppress(BrokenPipeError):  # it has ended already: _join says how
+                worker.stdin.write(RankTask(artifact=artifact, rank=rank, port=store.port).model_dump_json() + "\n")
+                worker.stdin.flush()
         _join(artifact, store, workers)
         yield
         dist.barrier()
@@ -72,7 +75,8 @@ def start_ranks(artifact: Artifact, command: Sequence[str] = COMMAND) -> Iterato
             worker.kill()
             worker.wait()
             if worker.stdin:
-                worker.stdin.close()
+                with contextlib.suppress(BrokenPipeError):
+                    worker.stdin.close()
 
 
 def _join(artifact: Artifact, store: Any, workers: list[subprocess.Popen[str]]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,33 +16,21 @@ from bench.plan.artifact import Measurement
 from bench.plan.estimate import estimate_seconds
 from bench.plan.plan import Plan
 from bench.results.record import DONE, Record
-from bench.results.store import Store, is_disk_full
+from bench.results.store import Store
+from bench.run.descendants import end_adopted
+from bench.run.disk import ResultsFolder, RunStopped, full_disk_stops
 from bench.run.forecast import Forecast
+from bench.run.forked import SERVER_GONE
 from bench.run.new_record import failed_record
-from bench.run.processes import SERVER_GONE, WorkerProcesses, list_imports
+from bench.run.processes import WorkerProcesses, list_imports
 from bench.run.progress import ProgressDisplay
 from bench.run.worker import Assignment
 from bench.system.cache import cache_dir, in_use
 
-
-class RunStopped(Exception):
-    """The run cannot continue: results could not be saved."""
-
-
-@contextlib.contextmanager
-def full_disk_stops(root: Path) -> Iterator[None]:
-    """
-    Raises:
-        RunStopped: the disk is full.
-    """
-    try:
-        yield
-    except OSError as fault:
-        if not is_disk_full(fault):
-            raise
-        raise RunStopped(
-            f"the disk is full ({fault.filename or root}): free some space, then run the same command again"
-        ) from fault
+STOP_S = 3.0
+"""For a worker that is asked to end."""
+CHECKPOINT_S = 60.0
+"""For one whose artifact is trained: it saves its state first."""
 
 
 class WorkerEnded(Exception):
@@ -54,7 +42,8 @@ class Summary:
     """How a run ended."""
 
     records: list[Record] = field(default_factory=list)
-    computed: int = 0
+    tried: Counter[str] = field(default_factory=Counter)
+    """Measurements that this run has tried, by what came of them."""
     moved: list[str] = field(default_factory=list)
 
     @property
@@ -66,16 +55,16 @@ def execute(plan: Plan, store: Store, display: ProgressDisplay) -> Summary:
     """Fill in what is missing, then read every measurement's record.
 
     Raises:
-        RunStopped: the disk is full. What was recorded stays.
+        RunStopped: the disk is full, or the results folder vanished. What was recorded stays.
     """
     try:
-        with full_disk_stops(store.root):
-            return _execute(plan, store, display)
+        with full_disk_stops(store.root), contextlib.closing(ResultsFolder(store.root)) as folder:
+            return _execute(plan, store, folder, display)
     finally:
         display.end()
 
 
-def _execute(plan: Plan, store: Store, display: ProgressDisplay) -> Summary:
+def _execute(plan: Plan, store: Store, folder: ResultsFolder, display: ProgressDisplay) -> Summary:
     summary = Summary()
     queue: deque[list[Measurement]] = deque()
     known = 0
@@ -95,14 +84,17 @@ def _execute(plan: Plan, store: Store, display: ProgressDisplay) -> Summary:
             artifact = measurements[0].artifact
             display.artifact(artifact.label, wait, forecast.seconds_left())
             forecast.start()
+            folder.require()
             with in_use(artifact.key[:32]):  # its log
-                ran = _run(measurements, store, processes, display, wait, summary)
+                ran = _run(measurements, store, folder, processes, display, wait, summary)
+            end_adopted(spare=processes.own)
             if ran:
                 forecast.end(artifact.key)
                 busy_in_a_row = 0
             else:
                 busy_in_a_row += 1
                 queue.append(measurements)
+    folder.require()
     for measurement in plan.measurements:
         if (record := store.get(measurement.key)) is not None:
             summary.records.append(record)
@@ -118,6 +110,7 @@ def _done(store: Store, measurement: Measurement) -> bool:
 def _run(
     measurements: list[Measurement],
     store: Store,
+    folder: ResultsFolder,
     processes: WorkerProcesses,
     display: ProgressDisplay,
     wait: bool,
@@ -134,59 +127,63 @@ def _run(
             display.note(f"workers start slower from here on: {processes.problem}")
             processes.problem = ""
         try:
-            worker.stdin.write(
-                Assignment(measurements=measurements, results=store.root.resolve(), wait=wait).model_dump_json() + "\n"
-            )
-            worker.stdin.flush()
-            for event in _events(worker.stdout):
+            job = Assignment(measurements=measurements, results=store.root.resolve(), wait=wait)
+            worker.send(job.model_dump_json())
+            for event in _events(worker.lines()):
                 if event["event"] == "busy":
                     return False
                 if event["event"] == "fatal":
                     raise RunStopped(event["reason"])
                 if event["event"] == "measurement":
+                    folder.require()
                     measurement = missing.pop(event["key"])
-                    summary.computed += not event.get("known", False)
+                    summary.tried[event["status"]] += not event.get("known", False)
                     display.measurement(measurement.label, event["status"], event.get("reason", ""))
                 elif event["event"] == "progress":
                     display.progress(event["phase"], event["done"], event["total"], event["figures"])
             code = worker.wait()
+        except (KeyboardInterrupt, SystemExit):
+            if artifact.training:
+                display.note("stopping after a checkpoint of the training; a second signal stops at once")
+            worker.stop(CHECKPOINT_S if artifact.training else STOP_S)
+            raise
         except BaseException:
             worker.kill()
             raise
         finally:
-            with contextlib.suppress(BrokenPipeError):
-                worker.stdin.close()
-            worker.wait()
-            worker.stdout.close()
+            worker.close()
+    if missing:
+        folder.require()
     for measurement in missing.values():
-        _record_death(store, measurement, code, log)
+        if (status := _record_death(store, measurement, code, log)) is not None:
+            summary.tried[status] += 1
         display.measurement(measurement.label, "failed", _cause(code))
     return True
 
 
-def _record_death(store: Store, measurement: Measurement, code: int, log: Path) -> None:
-    """A failed row for a measurement whose worker died, unless another run has taken it up since."""
+def _record_death(store: Store, measurement: Measurement, code: int | None, log: Path) -> str | None:
+    """A failed row for a measurement whose worker died, unless another run has taken it up since. Returns its status."""
     try:
         with FileLock(store.lock(measurement.artifact.key), timeout=0):
             if not _done(store, measurement):
                 record = failed_record(measurement, WorkerEnded(f"{_cause(code)}; its log is {log}"))
                 record.traceback = log.read_text(errors="replace")[-20_000:]
                 store.write(record)
+                return record.status
     except Timeout:
         pass
+    return None
 
 
-def _cause(code: int) -> str:
-    if code == SERVER_GONE:
+def _cause(code: int | None) -> str:
+    if code is None or code == SERVER_GONE:
         return "the process and its fork server ended; was one of them killed?"
     if code == -9:
         return "the process was killed (signal 9), as the system does when memory runs out"
     return f"the process ended on signal {-code}" if code < 0 else f"the process ended with code {code}"
 
 
-def _events(stream: Any) -> Iterator[dict[str, Any]]:
-    for line in stream:
-        try:
+def _events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        with contextlib.suppress(ValueError):  # its worker was killed in the middle of it
             yield json.loads(line)
-        except ValueError:  # its worker was killed in the middle of it
-            return

@@ -7,9 +7,11 @@ stdin closes the runner is gone, and this process ends. A crash here costs this 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -18,9 +20,15 @@ from pydantic import BaseModel
 from bench.plan.artifact import Measurement
 from bench.results.record import DONE, Record
 from bench.results.store import Store, is_disk_full
+from bench.run.descendants import adopt_orphans, end_descendants
+from bench.run.disk import describe_full_disk
 from bench.run.events import Events
 from bench.run.new_record import failed_record
 from bench.system.cache import in_use
+from methods.training.interrupt import Stopped, stop_request
+
+EXIT_S = 5.0
+"""For threads and exit functions that a method left behind."""
 
 
 class Assignment(BaseModel):
@@ -33,16 +41,51 @@ class Assignment(BaseModel):
 
 
 def main() -> None:
+    for signum in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)  # the runner decides
+    signal.signal(signal.SIGTERM, _stop_once)
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not look like an event
-    job = Assignment.model_validate_json(sys.stdin.readline())
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    work(job, Events(channel))
+    os.register_at_fork(after_in_child=lambda: _cut(channel.fileno()))
+    adopt_orphans()
+    code = 1
+    try:
+        job = Assignment.model_validate_json(sys.stdin.readline())
+        threading.Thread(target=_end_with_runner, daemon=True).start()
+        work(job, Events(channel))
+        code = 0
+    except Stopped:
+        code = 128 + stop_request.signal
+        sys.exit(code)
+    finally:
+        _leave(code)
 
 
-def _die_with_parent() -> None:
+def _stop_once(signum: int, frame: FrameType | None) -> None:
+    """A job manager may send the signal, too, besides the runner."""
+    if not stop_request.signal:
+        stop_request.receive(signum, frame)
+
+
+def _cut(channel: int) -> None:
+    """A process that a method forks does not speak to the runner, and does not hold its pipe open."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, channel)
+    os.close(nowhere)
+
+
+def _end_with_runner() -> None:
     sys.stdin.read()
+    end_descendants()
     os._exit(1)
+
+
+def _leave(code: int) -> None:
+    """Take along what methods left behind: processes at once, threads and exit functions that do not end soon."""
+    end_descendants()
+    last = threading.Timer(EXIT_S, os._exit, (code,))
+    last.daemon = True
+    last.start()
 
 
 def work(job: Assignment, events: Events) -> None:
@@ -52,8 +95,7 @@ def work(job: Assignment, events: Events) -> None:
     except Exception as fault:
         if not is_disk_full(fault):
             raise
-        where = getattr(fault, "filename", None) or job.results
-        events.emit("fatal", reason=f"the disk is full ({where}): free some space, then run the same command again")
+        events.emit("fatal", reason=describe_full_disk(fault, job.results))
 
 
 def _work(job: Assignment, events: Events) -> None:
@@ -80,10 +122,12 @@ def _work(job: Assignment, events: Events) -> None:
 def _fill(measurements: list[Measurement], store: Store, events: Events) -> None:
     from bench.run.build import Builder
     from bench.run.measure import group, measure
+    from bench.run.source_guard import require_planned
 
     artifact = measurements[0].artifact
-    builder = Builder(artifact, events)
     try:
+        require_planned(artifact)
+        builder = Builder(artifact, events)
         built = builder.build(artifact)
     except Exception as fault:  # a method may raise anything; it costs this artifact only
         if is_disk_full(fault):

@@ -123,6 +123,18 @@ def _collect(parts: tuple[str, ...], before: float) -> tuple[int, int]:
     return freed, left
 
 
+def sweep_leftovers() -> None:
+    """Delete what killed processes left: marks, temporary folders, and fetches that broke off more than a day ago."""
+    with gc_lock():
+        used = _names_in_use()
+        for part in () if used else EXPENSIVE:
+            sweep(cache_dir() / part, ".*")
+        for entry in _entries(cache_dir() / "tmp"):
+            if entry.name not in used:
+                with contextlib.suppress(OSError):  # another user's
+                    _delete(entry)
+
+
 def evict(part: str, most: int) -> bool:
     """Delete a part's entries that are not in use, the oldest first, until it takes at most `most` bytes.
 

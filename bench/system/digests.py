@@ -22,11 +22,33 @@ def of(value: Any) -> str:
 def of_file(path: Path) -> str:
     """sha256 of a file's bytes, remembered by size and modification time: weights are large and rarely change."""
     stat = path.stat()
-    memory = cache_dir() / "digests" / f"{of([str(path.resolve()), stat.st_size, stat.st_mtime_ns])[:32]}"
-    if memory.exists() and len(known := memory.read_text()) == 64:
+    if known := remembered(path, stat.st_size, stat.st_mtime_ns):
         return known
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = read(path)
+    memory = _memory(path, stat.st_size, stat.st_mtime_ns)
     with contextlib.suppress(OSError), atomic_write(memory) as temporary:  # who cannot write there may read
         temporary.write_text(digest)
     return digest
+
+
+def read(path: Path) -> str:
+    """The same, from the file itself."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remembered(path: Path, size: int, modified_ns: int) -> str | None:
+    """The digest that a file had when it had this size and modification time; None where it was not taken."""
+    memory = _memory(path, size, modified_ns)
+    return known if memory.exists() and len(known := memory.read_text()) == 64 else None
+
+
+def forget(path: Path) -> None:
+    """Let a file that may have been tampered with be digested again."""
+    with contextlib.suppress(FileNotFoundError):
+        stat = path.stat()
+        _memory(path, stat.st_size, stat.st_mtime_ns).unlink(missing_ok=True)
+
+
+def _memory(path: Path, size: int, modified_ns: int) -> Path:
+    return cache_dir() / "digests" / f"{of([str(path.resolve()), size, modified_ns])[:32]}"

@@ -130,7 +130,7 @@ def create(name: str, on_line: Callable[[str], None]) -> Path:
         if path.exists():
             shutil.rmtree(path)
         on_line(f"{name}: a venv in {path}")
-        _run(name, [str(_interpreter(name, recipe)), "-m", "venv", str(path)], log, on_line)
+        _run(name, [str(_interpreter(name, recipe)), "-I", "-m", "venv", str(path)], log, on_line)
         constraints.write_text("\n".join(recipe.constraints) + "\n")
         for i, step in enumerate(recipe.steps):
             on_line(f"{name}: {i + 1} of {len(recipe.steps)}: pip install {step}")
@@ -205,8 +205,20 @@ def _python(path: Path) -> Path:
 
 
 def _pip(path: Path) -> list[str]:
-    """pip without prompts or progress bars, which gives up within a minute where there is no network."""
-    return [str(_python(path)), "-m", "pip", "--no-input", "--retries=1", "--timeout=20", "--disable-pip-version-check"]
+    """pip without prompts or progress bars, which gives up within a minute where there is no network.
+
+    -I: no module of the current folder is run. Python before 3.11 has no -P.
+    """
+    return [
+        str(_python(path)),
+        "-I",
+        "-m",
+        "pip",
+        "--no-input",
+        "--retries=1",
+        "--timeout=20",
+        "--disable-pip-version-check",
+    ]
 
 
 def _manifest(name: str) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -19,8 +20,7 @@ from methods.errors import UserError
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary file beside `path`. When the block ends without an error, it is flushed to disk and replaces `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less what the umask takes away
+    handle, temporary = _locked_file(path)
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -28,6 +28,19 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked_file(path: Path) -> tuple[int, Path]:
+    """A new file beside `path`, with a lock that a killed process does not keep: `sweep` deletes what nobody holds."""
+    while True:
+        temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)  # less what the umask takes away
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:  # else it was swept before it was locked
+            return handle, temporary
+        os.close(handle)
 
 
 def require_folder(path: Path, *, new: bool) -> None:
@@ -102,11 +115,32 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path, pattern: str = ".*.tmp") -> None:
-    """Delete what killed processes left half written: whatever fits the pattern and is more than a day old."""
+    """Delete what killed processes left half written.
+
+    That is every file of `atomic_write` that no process holds, and what else fits the pattern and is more than a day old.
+    """
     for path in folder.glob(pattern):
         with contextlib.suppress(FileNotFoundError):
+            if path.suffix == ".tmp" and path.is_file() and not path.is_symlink() and _unlink_unheld(path):
+                continue
             if path.stat().st_mtime < time.time() - 86400:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _unlink_unheld(path: Path) -> bool:
+    """Delete a file unless a process holds its lock."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:  # another user's
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    except OSError:  # it is held
+        return False
+    finally:
+        os.close(handle)
+    return True
 
 
 def publish(folder: Path, target: Path) -> None:

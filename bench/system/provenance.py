@@ -37,7 +37,7 @@ def gather() -> dict[str, Any]:
         "commit": commit(),
         "versions": versions(),
         "machine": machine(),
-        "recorded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "recorded": _utc(time.time()),
     }
 
 
@@ -55,25 +55,26 @@ def versions() -> dict[str, str]:
 
 @cache
 def commit() -> dict[str, Any]:
-    """The commit of this package where it runs from a checkout, and whether the checkout differs from it."""
+    """The commit of this package where it runs from a checkout, when it was made, and whether the checkout differs."""
     here = Path(__file__).resolve().parents[2]
+    absent = {"id": None, "dirty": None}
     if not (here / ".git").exists():
-        return {"id": None, "dirty": None}
+        return absent
     try:
-        git = ["git", "-C", str(here)]
-        head = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return {"id": None, "dirty": None}
-    return {"id": head, "dirty": bool(changed.strip())}
+        head, seconds = _git(here, "log", "-1", "--format=%H %ct").split()
+        changed = _git(here, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return absent
+    return {"id": head, "dirty": bool(changed.strip()), "time": _utc(int(seconds))}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def machine() -> dict[str, Any]:

@@ -58,9 +58,9 @@ def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     return distribute_tensor(tensor, parameter.device_mesh, parameter.placements).to_local()  # type: ignore[attr-defined]
 
 
-def any_rank(condition: bool) -> bool:
-    """Whether the condition holds on any rank: clocks differ, and all ranks must do the same."""
-    return all_reduce_sum(float(condition))[0] > 0
+def any_rank(*conditions: bool) -> list[bool]:
+    """Whether each condition holds on any rank: clocks differ, and all ranks must do the same."""
+    return [total > 0 for total in all_reduce_sum(*map(float, conditions))]
 
 
 def all_reduce_sum(*values: float) -> list[float]:

@@ -16,6 +16,7 @@ from methods.contract import Job
 from methods.errors import Diverged, UserError
 from methods.targets import family_of
 from methods.training import checkpoint, distill, ranks
+from methods.training.interrupt import Stopped, stop_request
 from methods.training.settings import Settings
 from methods.training.student import Student, head_of, hidden_states
 
@@ -23,6 +24,11 @@ MAX_CURVE_ROWS = 200
 """Largest number of rows of the curve in the notes."""
 DIVERGED_AT = 3.0
 """Training has diverged if the cross-entropy is this many times the initial one."""
+SLOW_STEP_S = 1.0
+"""Processes that share steps at least so long agree after each of them whether to save, else when they log."""
+
+Pending = list[tuple[int, dict[str, float], Tensor]]
+"""Steps whose losses have not been read: step, metrics, and the values on the device."""
 
 
 class Hook(Protocol):
@@ -97,15 +103,16 @@ class Trainer:
 
         Raises:
             Diverged: the loss is not finite, or the cross-entropy is three times the initial one.
+            Stopped: this process was asked to end; the state is saved.
             UserError: teacher and student have different vocabularies.
         """
         settings, total = self.settings, self.total
-        start = self._resume(optimizer)
+        start, pending = self._resume(optimizer)
         teacher_model = self._load_teacher() if teacher and settings.eta else None
         if start == 0:
             self.perplexities["start"] = self.perplexity()
-        pending: list[tuple[int, dict[str, float], Tensor]] = []
         started = saved = time.monotonic()
+        agrees = True
         for step in range(start, total):
             metrics = dict(hook(step, total) or {}) if hook else {}
             lr = settings.lr_at(step, total)
@@ -117,15 +124,22 @@ class Trainer:
             optimizer.zero_grad()
             values = torch.cat([ranks.all_reduce_mean(losses), ranks.full_tensor(norm).reshape(1).to(losses)])
             pending.append((step, {"lr": lr} | metrics | getattr(optimizer, "metrics", {}), values))
-            if (step + 1) % self.job.budget.log_every == 0 or step + 1 == total:
+            done, logs = step + 1, (step + 1) % self.job.budget.log_every == 0 or step + 1 == total
+            step_s = (time.monotonic() - started) / (done - start)
+            if logs:
                 self._log_losses(pending)
                 pending.clear()
-                rate = (step + 1 - start) * self.corpus.step_tokens / (time.monotonic() - started)
-                self.job.progress.advance(step + 1, total, loss=self.curve[-1]["loss"], tokens_per_s=round(rate))
-                due = time.monotonic() - saved > self.job.budget.checkpoint_s and step + 1 < total
-                if ranks.any_rank(due):
-                    self._save(optimizer, step + 1)
+                rate = self.corpus.step_tokens / step_s
+                self.job.progress.advance(done, total, loss=self.curve[-1]["loss"], tokens_per_s=round(rate))
+            if done < total and (logs or agrees):
+                due = time.monotonic() - saved > self.job.budget.checkpoint_s
+                is_due, is_stopped, is_slow = ranks.any_rank(due, stop_request(), step_s >= SLOW_STEP_S)
+                if is_due or is_stopped:
+                    self._save(optimizer, done, pending)
                     saved = time.monotonic()
+                if is_stopped:
+                    raise Stopped
+                agrees = self.world == 1 or is_slow
 
     def _gradients(self, step: int, teacher: nn.Module | None) -> Tensor:
         """Accumulate the gradients of one step. Returns the mean loss, CE and KL per token."""
@@ -153,9 +167,13 @@ class Trainer:
             raise UserError("teacher and student have different vocabularies ({} and {})".format(*sizes))
         return teacher.eval().requires_grad_(False)
 
-    def _log_losses(self, pending: list[tuple[int, dict[str, float], Tensor]]) -> None:
-        """Read the losses of the steps since the last call, and stop if training has diverged."""
-        table = torch.stack([values for _, _, values in pending]).tolist()
+    def _read_losses(self, pending: Pending) -> list[list[float]]:
+        """The loss, CE, KL and gradient norm of each step.
+
+        Raises:
+            Diverged: in one of them.
+        """
+        table: list[list[float]] = torch.stack([values for _, _, values in pending]).tolist() if pending else []
         for (step, _, _), (loss, ce, _, norm) in zip(pending, table, strict=True):
             if not self.curve and step == pending[0][0]:
                 self.initial_ce = ce
@@ -165,6 +183,11 @@ class Trainer:
                     f"{self.name} at step {step + 1} of {self.total}: cross-entropy {ce:.4g} from {self.initial_ce:.4g}, "
                     f"gradient norm {norm:.4g}; last good checkpoint: {last.name if last else 'none'}"
                 )
+        return table
+
+    def _log_losses(self, pending: Pending) -> None:
+        """Read the losses of the steps since the last call, and stop if training has diverged."""
+        table = self._read_losses(pending)
         mean = [sum(column) / len(table) for column in zip(*table, strict=True)]
         step, metrics, _ = pending[-1]
         row = {"step": step + 1} | metrics | dict(zip(("loss", "ce", "kl", "norm"), mean, strict=True))
@@ -238,19 +261,22 @@ class Trainer:
             tensors |= {f"optimizer.{names[p]}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
         return tensors
 
-    def _save(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+    def _save(self, optimizer: torch.optim.Optimizer, step: int, pending: Pending) -> None:
+        read = self._read_losses(pending)
         groups = [
             {k: v for k, v in g.items() if k != "params" and isinstance(v, (int, float, bool, str))}
             for g in optimizer.param_groups
         ]
         info = {"step": step, "total": self.total, "groups": groups, "curve": self.curve, "initial_ce": self.initial_ce}
         info |= {"perplexities": self.perplexities, "metrics": getattr(optimizer, "metrics", {})}
+        info["pending"] = [[*entry[:2], values] for entry, values in zip(pending, read, strict=True)]
         checkpoint.write(self.job.workdir, step, self._tensors(optimizer), info)
 
-    def _resume(self, optimizer: torch.optim.Optimizer) -> int:
+    def _resume(self, optimizer: torch.optim.Optimizer) -> tuple[int, Pending]:
+        """The step to go on from, and what was pending then."""
         folder = checkpoint.latest(self.job.workdir)
         if folder is None:
-            return 0
+            return 0, []
         info = checkpoint.read_info(folder)
         _allocate_state(optimizer)
         with torch.no_grad():
@@ -260,7 +286,10 @@ class Trainer:
         self.curve, self.initial_ce, self.perplexities = info["curve"], info["initial_ce"], info["perplexities"]
         if info["metrics"]:
             optimizer.metrics = info["metrics"]  # type: ignore[attr-defined]
-        return int(info["step"])
+        pending = [
+            (step, metrics, torch.tensor(values, device=self.device)) for step, metrics, values in info["pending"]
+        ]
+        return int(info["step"]), pending
 
 
 def _no_dropout(model: nn.Module) -> None:

@@ -127,19 +127,24 @@ def run_here(spec, *, only=None) -> list[dict]:
 
 
 class Here:
-    """A worker that is no process: what bench.runner hands it is done in this one, once its events are read."""
+    """A worker that is no process: what bench.run.runner hands it is done in this one, once its events are read."""
 
     def __init__(self):
-        self.stdin = io.StringIO()
-        self.stdout = self
+        self._job = ""
 
-    def __iter__(self) -> Iterator[str]:
+    def send(self, line):
+        self._job = line
+
+    def lines(self) -> Iterator[str]:
         output = io.StringIO()
-        work(Assignment.model_validate_json(self.stdin.getvalue()), Events(output))
+        work(Assignment.model_validate_json(self._job), Events(output))
         yield from output.getvalue().splitlines()
 
-    def wait(self):
+    def wait(self, timeout=None):
         return 0
+
+    def stop(self, patience):
+        pass
 
     def kill(self):
         pass
@@ -204,7 +209,7 @@ def put_on_path(folder: Path, monkeypatch) -> None:
 
 def forget() -> None:
     """Let the catalog look again."""
-    registry.entries.cache_clear()
+    registry.forget()
     source_digest.digest_source.cache_clear()
     source_digest._read.cache_clear()
     source_digest._file.cache_clear()

@@ -6,6 +6,7 @@ import pytest
 
 from bench.plan.plan import make_plan
 from bench.run import processes
+from bench.run.forked import ForkServer
 from helpers import runs
 
 
@@ -58,12 +59,13 @@ def test_all_that_any_measure_and_method_imports_can_be_forked(tmp_path):
         "quantizers": ("none", "int8", "int4-gptq"),
     }
     names = processes.list_imports(make_plan(runs.small(tmp_path / "r", **everything)).measurements)
-    server = processes.ForkServer(names)
+    server = ForkServer(names, processes.worker_environment())
     try:
         with (tmp_path / "log").open("w") as log:
             worker = server.fork(log)  # raises where the server found a thread
             worker.kill()
             assert worker.wait() == -9
+            worker.close()
     finally:
         server.close()
 

@@ -1,0 +1,153 @@
+"""The checks. Each takes a subject and raises NotConformant, or whatever the method raises."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from bench.conformance.subject import Subject
+from methods.contract import Needs
+from methods.targets import dense_weight
+
+
+class NotConformant(AssertionError):
+    """A method does not do what it owes."""
+
+
+Check = Callable[[Subject], None]
+
+
+def require(condition: object, sentence: str) -> None:
+    """
+    Raises:
+        NotConformant: the condition does not hold.
+    """
+    if not condition:
+        raise NotConformant(sentence)
+
+
+def declares_itself(subject: Subject) -> None:
+    """Its class has its name and needs, and its settings are JSON."""
+    kind = type(subject.method)
+    require(kind.name == subject.name, f"its class is named {kind.name!r}, and it is installed as {subject.name!r}")
+    require(isinstance(kind.needs, Needs), "`needs` is no methods.Needs")
+    fields = dataclasses.asdict(subject.method)  # type: ignore[call-overload]  # the catalog takes dataclasses alone
+    require(_is_json(fields), "a setting is no JSON value: use numbers, text, true and false")
+
+
+def prunes_its_targets_and_nothing_else(subject: Subject) -> None:
+    """The targets follow the pattern. What else changed is declared. One block is left out of the targets."""
+    job, model = subject.job, subject.model
+    job = dataclasses.replace(job, targets=job.targets[: -(len(job.targets) // 4)])
+    outcome = subject.apply(job)
+    before, after = model.state_dict(), outcome.model.state_dict()  # type: ignore[union-attr]
+    require(before.keys() == after.keys(), "it added or removed tensors")
+    weights = {f"{target}.weight" for target in job.targets}
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    declared = set(outcome.changed)
+    require(not declared & weights, "Outcome.changed names a target: it is for other tensors")
+    free = set() if subject.entry.dense and not subject.entry.trains else weights
+    if wrong := sorted(changed - declared - free):
+        raise NotConformant(f"{wrong[0]} changed, and it is neither a target nor in Outcome.changed")
+    if not subject.prunes:
+        return
+    for target in job.targets:
+        weight = dense_weight(outcome.model.get_submodule(target))  # type: ignore[union-attr]
+        require(job.pattern.violations(weight) == 0, f"{target} does not follow {job.pattern}")
+
+
+def gives_the_same_twice(subject: Subject) -> None:
+    """The same seed gives the same model and the same notes."""
+    one, two = subject.apply(), subject.apply()
+    require(one.notes == two.notes, "two runs with one seed differ in their notes")
+    tensors = two.model.state_dict()  # type: ignore[union-attr]
+    for key, tensor in one.model.state_dict().items():  # type: ignore[union-attr]
+        require(torch.equal(tensor, tensors[key]), f"two runs with one seed differ in {key}")
+
+
+def keeps_the_dtype(subject: Subject) -> None:
+    """In each dtype, weights keep it and are finite."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        if subject.job.training and dtype == torch.float16:
+            continue  # a CPU has no autocast to it
+        model = copy.deepcopy(subject.model).to(dtype)
+        job = dataclasses.replace(subject.job, compute=dataclasses.replace(subject.job.compute, dtype=dtype))
+        if Needs.TEACHER in subject.method.needs:
+            job = dataclasses.replace(job, teacher=partial(copy.deepcopy, model))
+        for key, tensor in subject.applied(job, model).state_dict().items():
+            require(tensor.dtype == dtype, f"{key} became {tensor.dtype} in a model of {dtype}")
+            require(tensor.isfinite().all(), f"{key} is not finite in {dtype}")
+
+
+def notes_are_json(subject: Subject) -> None:
+    """Its notes can be stored in a record."""
+    notes = subject.apply().notes
+    require(isinstance(notes, Mapping) and _is_json(dict(notes)), "its notes are no JSON object without NaN")
+
+
+def leaves_its_job_alone(subject: Subject) -> None:
+    """Neither the calibration tokens nor the source folder are written to."""
+    job = subject.job
+    tokens, files = None if job.calibration is None else job.calibration.clone(), _digests(job.source)
+    subject.apply()
+    require(tokens is None or torch.equal(job.calibration, tokens), "it wrote into the calibration tokens")  # type: ignore[arg-type]
+    require(_digests(job.source) == files, "it wrote into its source folder")
+
+
+def leaves_nothing_running(subject: Subject) -> None:
+    """It ends the processes that it starts."""
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    subject.apply()
+    left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
+    for child in left:
+        child.kill()
+    require(not left, f"it left {len(left)} processes running: end them before `apply` returns")
+
+
+def leaves_a_model_that_trains(subject: Subject) -> None:
+    """No hook, no stand-in for a module and no frozen graph is left in the model."""
+    model = subject.applied()
+    require(not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules()), "it left a hook in the model")
+    kinds = [type(module) for module in model.modules()]
+    require(kinds == [type(module) for module in subject.model.modules()], "it left other modules in the model")
+    model.requires_grad_(True)
+    ids = torch.arange(16, device=subject.job.compute.device)[None]
+    model(ids, labels=ids).loss.backward()
+    require(all(p.grad is not None for p in model.parameters()), "a parameter of its model gets no gradient")
+
+
+CHECKS: tuple[Check, ...] = (
+    declares_itself,
+    prunes_its_targets_and_nothing_else,
+    gives_the_same_twice,
+    keeps_the_dtype,
+    notes_are_json,
+    leaves_its_job_alone,
+    leaves_nothing_running,
+    leaves_a_model_that_trains,
+)
+
+
+def describe(check: Check) -> str:
+    """Its name in words."""
+    return check.__name__.replace("_", " ")
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        return bool(json.loads(json.dumps(value, allow_nan=False)) == value)
+    except (TypeError, ValueError):
+        return False
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}

@@ -1,0 +1,112 @@
+"""A method, and a small model and job to try it on."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import nn
+
+from bench.catalog import choice, registry
+from bench.inputs import loading
+from bench.inputs.training_text import PackedCorpus
+from methods.contract import Budget, Compute, Job, Method, Needs, Outcome, Prior
+from methods.errors import Skipped
+from methods.folder import Folder
+from methods.pattern import Pattern
+from methods.targets import dense_weight, find_targets
+
+SEQUENCES, SEQLEN, STEPS = 6, 16, 4
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A method with its settings, and what it is applied to."""
+
+    name: str
+    entry: registry.Entry
+    kind: str
+    """What the catalog lists it under: methods or quantizers."""
+    method: Method
+    model: nn.Module
+    job: Job
+
+    @property
+    def prunes(self) -> bool:
+        return self.kind == "methods"
+
+    def apply(self, job: Job | None = None, model: nn.Module | None = None) -> Outcome:
+        """Its outcome on a copy of the model, in a folder of its own, as a worker would do it."""
+        job = job or self.job
+        torch.manual_seed(job.seed)
+        with TemporaryDirectory(dir=job.workdir) as workdir:
+            return self.method.apply(copy.deepcopy(model or self.model), replace(job, workdir=Path(workdir)))
+
+    def applied(self, job: Job | None = None, model: nn.Module | None = None) -> nn.Module:
+        """The model of its outcome."""
+        outcome = self.apply(job, model).model
+        if not isinstance(outcome, nn.Module):
+            raise TypeError(f"it returned {type(outcome).__name__} for a model in memory: return the model")
+        return outcome
+
+
+@contextmanager
+def sample(text: str, kind: str = "methods") -> Iterator[Subject]:
+    """A method as typed, and the bundled model `tiny` with all that it may ask for.
+
+    Raises:
+        UserError: as `choice.parse_method`.
+        Skipped: it cannot run here.
+    """
+    typed = choice.parse_method(text, kind)
+    entry = registry.lookup(kind, typed.name)
+    method = choice.build(entry, typed.name, typed.config)
+    needs = method.needs
+    if Needs.ISOLATED in needs:
+        raise Skipped("it runs in an environment of its own")
+    if Needs.CUDA in needs and not torch.cuda.is_available():
+        raise Skipped("it needs a CUDA device")
+    device = torch.device("cuda" if Needs.CUDA in needs else "cpu")
+    with TemporaryDirectory(prefix="cast-bench-") as home:
+        source, workdir = Path(home) / "source", Path(home) / "work"
+        shutil.copytree(str(resources.files("bench").joinpath("assets/tiny")), source)
+        workdir.mkdir()
+        folder, compute = Folder(source), Compute(device=device)
+        model = loading.load(source, compute)
+        pattern = "2:4" if kind == "methods" and not entry.dense else "dense"
+        job = Job(
+            source=source,
+            pattern=Pattern.parse(pattern),
+            targets=find_targets(folder.config, folder.shapes()),
+            compute=compute,
+            workdir=workdir,
+        )
+        yield Subject(typed.name, entry, kind, method, model, _supply(job, model, needs, typed.prior is not None))
+
+
+def _supply(job: Job, model: nn.Module, needs: Needs, refines: bool) -> Job:
+    """The job with what a method asks for, and nothing else."""
+    vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    if Needs.CALIBRATION in needs:
+        tokens = torch.randint(vocabulary, (SEQUENCES, SEQLEN), generator=torch.Generator().manual_seed(0))
+        job = replace(job, calibration=tokens)
+    if Needs.TRAINING in needs:
+        ids = np.cumsum(np.random.default_rng(0).choice([1, 1, 1, 5], size=4000)) % vocabulary
+        corpus = PackedCorpus(ids.astype(np.uint16), seqlen=SEQLEN, sequences=8, seed=0)
+        windows = torch.from_numpy(ids[: 4 * SEQLEN].astype(np.int64)).view(4, SEQLEN)
+        budget = Budget(tokens=STEPS * corpus.step_tokens, micro=4)
+        job = replace(job, training=corpus, validation=windows, budget=budget)
+    if Needs.TEACHER in needs:
+        job = replace(job, teacher=lambda: copy.deepcopy(model))
+    if refines:
+        masks = {t: job.pattern.keep(dense_weight(model.get_submodule(t)).abs().float()) for t in job.targets}
+        job = replace(job, prior=Prior(folder=job.source, masks=masks))
+    return job

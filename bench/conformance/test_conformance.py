@@ -1,0 +1,35 @@
+"""The checks as tests: pytest --pyargs bench.conformance -k NAME. Without -k they run for the whole catalog."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bench.catalog import registry
+from bench.conformance.checks import CHECKS, Check
+from bench.conformance.subject import sample
+from methods.errors import Skipped, UserError
+
+if TYPE_CHECKING:
+    from _pytest.mark.structures import ParameterSet
+
+KINDS = ("methods", "quantizers")
+
+
+def names() -> list[ParameterSet]:
+    """Every method and quantizer, and for one that refines another stage a stage to refine."""
+    found = [(kind, name, entry) for kind in KINDS for name, entry in registry.entries(kind).items() if entry.target]
+    return [pytest.param(kind, f"{n}:from=magnitude" if e.refines else n, id=n) for kind, n, e in found]
+
+
+@pytest.mark.parametrize(("kind", "name"), names())
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_conformance(kind: str, name: str, check: Check) -> None:
+    try:
+        with sample(name, kind) as subject:
+            check(subject)
+    except Skipped as why:
+        pytest.skip(str(why))
+    except UserError as fault:
+        pytest.fail(str(fault), pytrace=False)

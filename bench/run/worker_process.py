@@ -1,0 +1,107 @@
+"""A worker as its runner has it: the pipes to it, and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import IO
+
+LOOK_S = 0.2
+"""How often to look whether a worker has ended whose pipe is still open."""
+EXIT_S = 10.0
+"""For a worker that has done its work to end."""
+
+
+class WorkerProcess(ABC):
+    """A worker, the leader of a session and so of a process group of its own: the terminal's signals do not reach it."""
+
+    def __init__(self, pid: int, stdin: IO[str], stdout: int) -> None:
+        """stdout: the reading end of its pipe, which is this object's from now on."""
+        self.pid, self._stdin, self._stdout = pid, stdin, stdout
+
+    @abstractmethod
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Its exit code, once it has ended, or minus the signal that ended it; None if it has not within `timeout`."""
+
+    @abstractmethod
+    def send_signal(self, signum: int) -> None:
+        """Send it a signal, unless it has ended."""
+
+    def send(self, line: str) -> None:
+        """Write a line to its stdin. Where it has ended already, its exit code will tell."""
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.write(line + "\n")
+            self._stdin.flush()
+
+    def lines(self) -> Iterator[str]:
+        """Each line it writes to stdout, until it ends. A process that it left behind may hold the pipe open."""
+        rest, has_ended = b"", False
+        while True:
+            if select.select([self._stdout], [], [], 0 if has_ended else LOOK_S)[0]:
+                part = os.read(self._stdout, 65536)
+                if not part:
+                    return
+                *lines, rest = (rest + part).split(b"\n")
+                for line in lines:
+                    yield line.decode(errors="replace")
+            elif has_ended:
+                return
+            else:
+                has_ended = self.wait(0) is not None
+                if has_ended:
+                    self._kill_group()
+
+    def stop(self, patience: float) -> None:
+        """Ask it to end, and kill it if it has not within `patience` seconds."""
+        try:
+            self.send_signal(signal.SIGTERM)
+            self.wait(patience)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """Kill it and its group."""
+        self._kill_group()
+        self.send_signal(signal.SIGKILL)
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let it end, take what is left of its group with it, and close the pipes."""
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                self._stdin.close()
+            self.wait(EXIT_S)
+        finally:
+            self.kill()
+            self.wait()
+            os.close(self._stdout)
+
+
+class StartedWorker(WorkerProcess):
+    """A worker that was started anew."""
+
+    def __init__(self, command: list[str], log: IO[str], environment: dict[str, str]) -> None:
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=log, text=True, env=environment, start_new_session=True
+        )
+        assert self._process.stdin and self._process.stdout
+        super().__init__(self._process.pid, self._process.stdin, os.dup(self._process.stdout.fileno()))
+        self._process.stdout.close()
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def send_signal(self, signum: int) -> None:
+        self._process.send_signal(signum)
