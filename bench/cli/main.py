@@ -7,6 +7,8 @@ import sys
 import typer
 
 from bench.cli import compare, models, pick, results, run, setup
+from bench.cli.console import print_line
+from bench.system.terminal import make_output_printable
 from methods.errors import UserError
 
 app = typer.Typer(
@@ -51,14 +53,15 @@ app.add_typer(compare.baseline_app, name="baseline")
 
 def main() -> None:
     """Run the command line. Invalid input: one line, and exit code 2. Ctrl-C: exit code 130."""
+    make_output_printable()
     try:
         app()
     except UserError as fault:
-        typer.echo(f"bench: {fault}", err=True)
+        print_line(f"bench: {fault}", err=True)
         sys.exit(2)
     except SystemExit as end:
         if end.code == 130:  # typer's, for Ctrl-C
-            typer.echo("bench: Interrupted. Run the same command to resume.", err=True)
+            print_line("bench: Interrupted. Run the same command to resume.", err=True)
         raise
     except BrokenPipeError:
         sys.exit(1)
