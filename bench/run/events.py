@@ -18,6 +18,10 @@ class Events:
         self._stream.write(json.dumps({"event": event, **fields}) + "\n")
         self._stream.flush()
 
+    def enter(self, state: str) -> None:
+        """Say what is done before the phase's first step: "importing", "loading" or "first step"."""
+        self.emit("state", phase=self.phase, state=state)
+
     def advance(self, done: int, total: int, **figures: float) -> None:
         now = time.monotonic()
         if done >= total or now - self._last > 0.1:

@@ -45,7 +45,7 @@ def make_output_printable() -> None:
         stream = getattr(sys, name)
         if not isinstance(stream, PrintableStream):
             if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding does not have
+                stream.reconfigure(errors="replace")  # what the terminal's encoding does not have
             setattr(sys, name, PrintableStream(stream))
 
 
