@@ -19,7 +19,7 @@ from bench.run.progress import clock_time, describe_figures
 from bench.system.terminal import make_console, shorten
 from bench.system.text import printable
 
-MIN_NAME, MIN_BAR, MAX_BAR = 12, 6, 40
+GAP, MIN_NAME, MIN_BAR, MAX_BAR = 2, 12, 6, 40
 """In columns."""
 
 
@@ -39,27 +39,31 @@ class Line:
     figures: Sequence[str] = ()
 
     def compose(self, width: int, bar: str = "━", rest: str = "─") -> Text:
-        """The line in a width. What gives way, in this order: the bar, figures, the time taken, the middle of the name."""
-        count = self.state or f"{self.done}/{self.total}"
-        ends = [count, *([f"until {self.until}"] if self.until else [])]
-        left = width - sum(cell_len(end) + 1 for end in ends)
-        name = shorten(printable(self.name), max(min(MIN_NAME, left), left // 2 + 1))
-        left -= cell_len(name)
+        """The line in a width. What gives way first: the bar, figures, the time taken, the middle of the name; last, when it ends."""
+        left = width + GAP
+
+        def fitting(*texts: str) -> list[str]:
+            nonlocal left
+            out = []
+            for text in filter(None, texts):
+                if cell_len(text) + GAP <= left:
+                    out.append(text)
+                    left -= cell_len(text) + GAP
+            return out
+
+        until = fitting(self.until and f"until {self.until}")
+        count = fitting(self.state or f"{self.done}/{self.total}")
+        name = printable(self.name)
+        named = min(cell_len(name), max(MIN_NAME, left // 2), max(0, left - GAP))
+        left -= named + GAP
         elapsed = str(timedelta(seconds=int(time.monotonic() - self.since)))
-        middle = []
-        for text in (elapsed, *map(printable, self.figures)):
-            if cell_len(text) + 1 <= left:
-                middle.append(text)
-                left -= cell_len(text) + 1
-        line = Text(name, no_wrap=True, overflow="crop")
-        if not self.state and left > MIN_BAR:
-            size = min(left - 1, MAX_BAR)
-            filled = size * min(self.done, self.total) // max(self.total, 1)
-            line.append(" ").append(bar * filled, "green").append(rest * (size - filled), "dim")
-        for text in (count, *middle, *ends[1:]):
-            line.append(" ").append(text)
-        line.truncate(max(width, 1), overflow="crop")
-        return line
+        middle = fitting(elapsed, *map(printable, self.figures))
+        size = 0 if self.state or left - GAP < MIN_BAR else min(left - GAP, MAX_BAR)
+        name = shorten(name, named if size else named + max(0, left))
+        filled = size * min(self.done, self.total) // max(self.total, 1)
+        drawn = Text.assemble((bar * filled, "green"), (rest * (size - filled), "dim"))
+        texts = (Text(name), drawn, *map(Text, (*count, *middle, *until)))
+        return Text(" " * GAP).join(text for text in texts if text)
 
 
 class RichDisplay:

@@ -126,7 +126,7 @@ def run_here(spec, *, only=None) -> list[dict]:
     return [
         event
         for line in output.getvalue().splitlines()
-        if (event := json.loads(line))["event"] not in ("progress", "state")
+        if (event := json.loads(line))["event"] not in ("progress", "state", "imported")
     ]
 
 
