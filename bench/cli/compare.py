@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.console import Cell, print_json, print_line, print_lines, print_rows, print_table
+from bench.cli.console import Cell, print_commands, print_json, print_line, print_lines, print_rows, print_table
 from bench.cli.flags import Json, Results
 from methods.errors import UserError
 
@@ -84,7 +84,7 @@ def gate(
         _write(junit, ci.to_junit(comparison))
     _print_comparison(comparison, json, md, f"bench gate {render.describe_outcome(comparison)}")
     if github:
-        print_lines(ci.to_github(comparison), err=json)
+        print_commands(ci.to_github(comparison), err=json)
     if all(row.verdict == "NOT_COMPARABLE" for row in comparison.rows):
         raise UserError(
             f"baseline {baseline!r} and {after.name!r} have nothing that can be compared"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import typer
 
+from bench.system.terminal import make_console, raw_stream, shorten, width_of
 from bench.system.text import escape_markdown, printable, printable_json, printable_lines
 from methods.errors import UserError
 
@@ -66,12 +67,17 @@ def fail(sentence: str, code: int) -> NoReturn:
 
 def print_line(text: object = "", *, err: bool = False) -> None:
     """Print one line, whatever is in the text. err: to standard error."""
-    print(printable(str(text)), file=sys.stderr if err else sys.stdout, flush=True)
+    print_lines(printable(str(text)), err=err)
 
 
 def print_lines(text: str, *, err: bool = False) -> None:
     """Print text that has lines of its own: a log, a traceback, Markdown or CSV."""
     print(printable_lines(text.removesuffix("\n")), file=sys.stderr if err else sys.stdout, flush=True)
+
+
+def print_commands(text: str, *, err: bool = False) -> None:
+    """Print workflow commands for GitHub, from bench.compare.ci, which are printable."""
+    raw_stream(sys.stderr if err else sys.stdout).write(text)
 
 
 def print_json(text: str) -> None:
@@ -106,7 +112,6 @@ def print_table(
     from rich.text import Text
 
     from bench.cli import layout
-    from bench.system.terminal import make_console, shorten, width_of
 
     heads = [printable(header) for header in headers]
     cells = [[Cell(cell) if isinstance(cell, str) else cell for cell in line] for line in lines]
@@ -124,8 +129,10 @@ def print_table(
         for pieces in layout.lay_out(row, columns, placed):
             styled = [(p.text, "" if p.column is None else line[p.column].color) for p in pieces]
             out.append(Text.assemble(*styled))
-    for text in out:
+    for i, text in enumerate(out):
         text.rstrip()
+        if text.plain != (shown := printable_lines(text.plain)):  # a command for GitHub's runner
+            out[i] = Text(shown)
     make_console(sys.stdout).print(Text("\n").join(out))
 
 

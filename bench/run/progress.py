@@ -8,7 +8,7 @@ import time
 from typing import Protocol, TextIO
 
 from bench.run.forecast import Pace
-from bench.system.text import printable
+from bench.system.text import printable, printable_lines
 
 EVERY_S = 10
 """Seconds between two lines of a log about one phase."""
@@ -41,7 +41,7 @@ class LogDisplay:
         self._phase, self._last, self._pace = "", 0.0, Pace(lambda: time.monotonic())
 
     def note(self, text: str) -> None:
-        print(printable(text), file=self._stream, flush=True)
+        print(printable_lines(printable(text)), file=self._stream, flush=True)
 
     def begin(self, total: int, known: int) -> None:
         self.note(f"{total} measurements, {known} already recorded")

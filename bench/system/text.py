@@ -43,26 +43,32 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """A log or a traceback as lines that a terminal only shows: colors are left out, the rest as in `printable`.
+    """Whole lines, as of a log or a traceback, that a terminal only shows and that are no commands to GitHub's runner.
 
-    A carriage return begins a new line, so that nothing is written over.
+    Colors are left out, the rest is as in `printable`. A carriage return begins a new line, so that nothing is written over.
     """
     text = _COLORS.sub("", text).replace("\r\n", "\n").replace("\r", "\n").replace("\t", "    ")
-    return "\n".join(map(printable, text.split("\n")))
+    return "\n".join(_without_command(printable(line)) for line in text.split("\n"))
+
+
+def _without_command(line: str) -> str:
+    """A line with a space in what would begin a workflow command: `::` at its start, or `##[` anywhere."""
+    return re.sub(r"^( *):(?=:)", r"\1: ", line).replace("##[", "## [")
 
 
 def printable_json(text: str) -> str:
-    """JSON with the same value, in which characters that cannot be shown are escapes."""
-    return "\n".join(
+    """JSON with the same value, in which characters that cannot be shown are escapes, and so is a workflow command."""
+    out = "\n".join(
         "".join(c if c == s else json.dumps(c)[1:-1] for c, s in zip(line, printable(line), strict=True))
         for line in text.split("\n")
     )
+    return out.replace("##[", "##\\u005b")
 
 
 def escape_csv(text: str) -> str:
-    """A text cell of CSV: what a spreadsheet would take for a formula gets a quote in front."""
+    """A text cell of CSV: what a spreadsheet would take for a formula, or GitHub for a command, gets a quote in front."""
     text = printable(text)
-    return "'" + text if text.lstrip(" " + REPLACEMENT).startswith(FORMULA_STARTS) else text
+    return "'" + text if text.lstrip(" " + REPLACEMENT).startswith((*FORMULA_STARTS, "::")) else text
 
 
 def escape_markdown(text: str) -> str:
