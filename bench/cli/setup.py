@@ -9,6 +9,8 @@ import typer
 
 from bench.cli.console import print_line, print_rows
 from bench.cli.flags import DataDir, Json, Results
+from bench.system.terminal import make_console, shorten
+from bench.system.text import printable
 
 cache_app = typer.Typer(help="Show or clean the cache.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -60,8 +62,6 @@ def env_create(
     from rich.text import Text
 
     from bench.system import environments
-    from bench.system.terminal import make_console, shorten
-    from bench.system.text import printable
 
     console = make_console(sys.stderr)
     with console.status(Text()) as status:

@@ -14,8 +14,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from bench.run.forecast import Pace
-from bench.run.progress import clock_time, describe_figures
+from bench.run.events import describe_figures
+from bench.run.forecast import Pace, clock_time
 from bench.system.terminal import make_console, shorten
 from bench.system.text import printable
 

@@ -11,6 +11,11 @@ MIN_SECONDS = 60.0
 """Where only proportions are known, a first artifact that takes less than this says too little about the others."""
 
 
+def clock_time(seconds: float) -> str:
+    """The time of day in so many seconds."""
+    return time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
+
+
 class Pace:
     """How fast a phase goes."""
 

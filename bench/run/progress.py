@@ -7,7 +7,8 @@ import sys
 import time
 from typing import Protocol, TextIO
 
-from bench.run.forecast import Pace
+from bench.run.events import describe_figures
+from bench.run.forecast import Pace, clock_time
 from bench.system.text import printable, printable_lines
 
 EVERY_S = 10
@@ -70,17 +71,6 @@ class LogDisplay:
 
     def end(self) -> None:
         pass
-
-
-def clock_time(seconds: float) -> str:
-    """The time of day in so many seconds."""
-    return time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
-
-
-def describe_figures(figures: dict[str, float]) -> list[str]:
-    """Figures a method sent along: "loss 2.31" and "1,234 tokens/s"."""
-    words = {"tokens_per_s": "tokens/s"}
-    return [f"{v:,.0f} {words[k]}" if k in words else f"{k.replace('_', ' ')} {v:.4g}" for k, v in figures.items()]
 
 
 def display_for(stream: TextIO = sys.stderr) -> ProgressDisplay:
