@@ -124,7 +124,7 @@ def print_table(
     out = [Text(printable(title), "bold")] * bool(title)
     for pieces in layout.lay_out(heads, columns, placed, at_bottom=True):
         out.append(Text("".join(p.text for p in pieces), "bold"))
-    out.append(Text("─" * layout.width_of(placed), "dim"))
+    out.append(Text("─" * layout.total_width(placed), "dim"))
     for line, row in zip(cells, texts, strict=True):
         for pieces in layout.lay_out(row, columns, placed):
             styled = [(p.text, "" if p.column is None else line[p.column].color) for p in pieces]

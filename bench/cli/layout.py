@@ -77,7 +77,7 @@ def parts(text: str) -> list[str]:
     """Text cut where a line may break: not in brackets, in a number with its error, interval or unit, nor in a word."""
     out: list[str] = []
     for part in _PART.findall(text):
-        if out and _belongs_to(out[-1].rpartition(" ")[2], part):
+        if out and _belongs_to(out[-1], part):
             out[-1] += f" {part}"
         else:
             out.append(part)
@@ -85,10 +85,13 @@ def parts(text: str) -> list[str]:
 
 
 def _belongs_to(before: str, part: str) -> bool:
-    if part == "±" or before in ("±", "≥", "+", "x"):
+    """before: what may itself have been joined."""
+    last = before.rpartition(" ")[2]
+    if part == "±" or last in ("±", "≥", "+", "x"):
         return True
-    interval = part[0] == "[" or (part[0] == "(" and " to " in part)
-    return bool(_NUMBER.fullmatch(before)) and (interval or bool(_UNIT.fullmatch(part)))
+    if part[0] == "[" or (part[0] == "(" and " to " in part):  # an interval
+        return bool(_NUMBER.match(before))
+    return bool(_NUMBER.fullmatch(last) and _UNIT.fullmatch(part))
 
 
 def wrap(text: str, width: int, hang: int = 0) -> list[str]:
@@ -111,7 +114,7 @@ def wrap(text: str, width: int, hang: int = 0) -> list[str]:
 def place(columns: Sequence[Column], width: int | None) -> list[list[Placed]]:
     """Which columns are on each line of a row, and how wide they are. width: None for as wide as it needs to be."""
     whole = [[Placed(i, max(c.most, cell_len(c.header))) for i, c in enumerate(columns)]]
-    if width is None or width_of(whole) <= width:
+    if width is None or total_width(whole) <= width:
         return whole
     layouts = [_fill(columns, width, comfortable) for comfortable in COMFORTABLE]
     return min(layouts, key=lambda layout: _count_lines(columns, layout) * (STACKED if len(layout) > 1 else 1))
@@ -176,6 +179,6 @@ def lay_out(
     return out
 
 
-def width_of(layout: Sequence[Sequence[Placed]]) -> int:
+def total_width(layout: Sequence[Sequence[Placed]]) -> int:
     """The width of a table's longest line."""
     return max(sum(p.width + GAP for p in line) - GAP + (INDENT if n else 0) for n, line in enumerate(layout))
