@@ -25,6 +25,12 @@ from helpers.models import CONFIGS, build, exact, job_for, mean_float64, with_pr
 from methods.contract import Job
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-terminal", action="store_true", help="write tests/bench/cli/terminal/*.txt anew, to be reviewed"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Make the session's shared folder, unless this process works for one that has."""
     if runs.SHARED not in os.environ:

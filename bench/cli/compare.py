@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.console import fail, print_rows, print_table
+from bench.cli.console import Cell, fail, print_commands, print_json, print_line, print_lines, print_rows, print_table
 from bench.cli.flags import Figure, Json, Results, file_callback
-from bench.compare.escape import printable
 from bench.system.files import require_writable_file
 from methods.errors import UserError
 
@@ -56,7 +55,7 @@ def compare(
     comparison = verdict.compare(before, after, settings.read(config), ignore=ignore, exploratory=True)
     headline = f"{a} → {b}: {render.describe_counts(comparison)}"
     _print_comparison(comparison, json, md, headline)
-    typer.echo(f"bench: {headline}", err=True)
+    print_line(f"bench: {headline}", err=True)
 
 
 def gate(
@@ -93,14 +92,14 @@ def gate(
         _write(junit, ci.to_junit(comparison))
     _print_comparison(comparison, json, md, f"bench gate {render.describe_outcome(comparison)}")
     if github:
-        typer.echo(ci.to_github(comparison), nl=False, err=json)
+        print_commands(ci.to_github(comparison), err=json)
     if all(row.verdict == "NOT_COMPARABLE" for row in comparison.rows):
         raise UserError(
             f"baseline {baseline!r} and {after.name!r} have nothing that can be compared"
-            + (f" ({printable(comparison.rows[0].reason)})" if comparison.rows else "")
+            + (f" ({comparison.rows[0].reason})" if comparison.rows else "")
             + ": bench baseline show lists the baseline's numbers"
         )
-    typer.echo(f"bench: {render.describe_outcome(comparison)}", err=True)
+    print_line(f"bench: {render.describe_outcome(comparison)}", err=True)
     if comparison.failed:
         raise typer.Exit(1)
 
@@ -114,7 +113,7 @@ def _rerun_suspects(
     from bench.system.cache import temporary_folder
 
     def note(text: str) -> None:
-        typer.echo(f"bench: {text}", err=True)
+        print_line(f"bench: {text}", err=True)
 
     with temporary_folder("again-") as workdir:
         return verdict.compare(before, rerun(after, comparison, Path(workdir), measure, note), gate_settings)
@@ -139,7 +138,7 @@ def history(
     series = metric_history.read(read(results or RESULTS, every=True), metric, row)
     print_rows(metric_history.rows(series), json)
     if out:
-        typer.echo(figures.draw_history(series, out), err=json)
+        print_line(figures.draw_history(series, out), err=json)
 
 
 def merge(
@@ -157,7 +156,7 @@ def merge(
 
     done = merge_folders(sources, results or RESULTS)
     counts = f"{done.taken} records copied, {done.known} already there"
-    typer.echo(counts + (f", {done.other} not copied: here they have another number" if done.other else ""))
+    print_line(counts + (f", {done.other} not copied: here they have another number" if done.other else ""))
 
 
 def migrate(
@@ -172,7 +171,7 @@ def migrate(
     from bench.results.schema import SCHEMA
 
     done = migrate_folder(results)
-    typer.echo(f"{results}: {done.written} records rewritten in schema {SCHEMA}, {done.known} had it already")
+    print_line(f"{results}: {done.written} records rewritten in schema {SCHEMA}, {done.known} had it already")
 
 
 def check(
@@ -192,11 +191,11 @@ def check(
         found = check_folder(folder)
         damaged |= bool(found.problems)
         for problem in found.problems:
-            typer.echo(f"damaged: {problem}")
+            print_line(f"damaged: {problem}")
         for path in found.leftovers:
-            typer.echo(f"belongs to no record: {path}")
+            print_line(f"belongs to no record: {path}")
         unsealed = f", {found.without_digest} of an older schema without a digest (bench migrate {shlex.quote(str(folder))} adds it)"
-        typer.echo(
+        print_line(
             f"{folder}: {found.records} records, {len(found.problems)} damaged, {found.recomputed} numbers computed again"
             + (unsealed if found.without_digest else "")
         )
@@ -222,7 +221,7 @@ def baseline_set(
     require_writable_file(path, "baseline")
     newest = read(results or RESULTS)
     write(newest, path)
-    typer.echo(f"{path}: {len(newest.records)} records, {path.stat().st_size / 1000:,.0f} kB")
+    print_line(f"{path}: {len(newest.records)} records, {path.stat().st_size / 1000:,.0f} kB")
 
 
 @baseline_app.command("ls")
@@ -264,18 +263,16 @@ def _print_comparison(comparison: Comparison, json: bool, md: Path | None, headl
     if md:
         text = render.to_markdown(comparison, headline)
         if str(md) == "-":
-            typer.echo(text, nl=False)
+            print_lines(text)
         else:
             _write(md, text)
     if json:
-        typer.echo(render.to_json(comparison))
+        print_json(render.to_json(comparison))
     elif str(md) != "-":
         _print_verdicts(comparison.rows)
 
 
 def _print_verdicts(rows: Sequence[Row]) -> None:
-    from rich.text import Text
-
     from bench.compare.render import COLORS, cells
 
     headers = list(cells(rows[0])) if rows else ["nothing to compare"]
@@ -283,7 +280,7 @@ def _print_verdicts(rows: Sequence[Row]) -> None:
     lines = []
     for row in rows:
         color = COLORS.get(row.verdict, "")
-        lines.append([Text(cell, color if name in ("", "verdict") else "") for name, cell in cells(row).items()])
+        lines.append([Cell(cell, color if name in ("", "verdict") else "") for name, cell in cells(row).items()])
     print_table(headers, lines, right)
 
 

@@ -5,23 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import typer
 
-from bench.system.text import escape_markdown
+from bench.system.terminal import make_console, raw_stream, shorten, width_of
+from bench.system.text import escape_markdown, printable, printable_json, printable_lines
 from methods.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from bench.results.record import Record
 
 FORMATS = ("table", "json", "csv", "md")
-MAX_UNWRAPPED, MAX_WORD = 14, 24
-"""In characters: cells up to this length are not wrapped, and words up to this length are not cut."""
-FILE_WIDTH = 200
-"""The width of a table in a file, unless it needs more."""
+MAX_CELL = 500
+"""Longer cells are cut in the middle, in columns of the terminal."""
 
 Rows = Sequence[dict[str, Any]]
 
@@ -41,10 +38,10 @@ def print_records(records: list[Record], format_: str, equal_bytes: bool = False
     if equal_bytes and format_ not in ("table", "md"):
         raise UserError(f"--equal-bytes does not work with --format {format_}: use --format table or md")
     if format_ == "json":
-        typer.echo(to_json(records))
+        print_json(to_json(records))
         return
     if format_ == "csv":
-        typer.echo(to_csv(records), nl=False)
+        print_lines(to_csv(records))
         return
     tables = equal_bits.text_tables(records) if equal_bytes else text_tables(records)
     if equal_bytes and not tables:
@@ -53,83 +50,90 @@ def print_records(records: list[Record], format_: str, equal_bytes: bool = False
             "bench run --dtype bfloat16 --quant none,int8,int3-rtn,int4-gptq"
         )
     if format_ == "md":
-        typer.echo("\n".join(f"**{escape_markdown(t.title)}**\n\n{to_markdown(t)}" for t in tables), nl=False)
+        print_lines("\n".join(f"**{escape_markdown(t.title)}**\n\n{to_markdown(t)}" for t in tables))
         return
-    for table in tables:
+    for i, table in enumerate(tables):
+        if i:
+            print_line()
         right = [header not in IDENTITY for header in table.headers]
         print_table(table.headers, table.lines, right=right, title=table.title)
 
 
 def fail(sentence: str, code: int) -> NoReturn:
     """Print an error and exit."""
-    typer.echo(f"bench: {sentence}", err=True)
+    print_line(f"bench: {sentence}", err=True)
     raise typer.Exit(code)
+
+
+def print_line(text: object = "", *, err: bool = False) -> None:
+    """Print one line, whatever is in the text. err: to standard error."""
+    print_lines(printable(str(text)), err=err)
+
+
+def print_lines(text: str, *, err: bool = False) -> None:
+    """Print text that has lines of its own: a log, a traceback, Markdown or CSV."""
+    print(printable_lines(text.removesuffix("\n")), file=sys.stderr if err else sys.stdout, flush=True)
+
+
+def print_commands(text: str, *, err: bool = False) -> None:
+    """Print workflow commands for GitHub, from bench.compare.ci, which are printable."""
+    raw_stream(sys.stderr if err else sys.stdout).write(text)
+
+
+def print_json(text: str) -> None:
+    """Print JSON."""
+    print(printable_json(text), flush=True)
 
 
 def print_rows(rows: Rows, as_json: bool) -> None:
     """Print rows as a table, or as JSON."""
     if as_json:
-        print(json.dumps(list(rows), indent=1))
+        print_json(json.dumps(list(rows), indent=1))
         return
     names = list(rows[0]) if rows else ["nothing here"]
     right = [_is_numeric(rows, name) for name in names]
     print_table([n.replace("_", " ") for n in names], [[_text(row[n]) for n in names] for row in rows], right=right)
 
 
+class Cell(NamedTuple):
+    """A cell with a color."""
+
+    text: str
+    color: str = ""
+
+
 def print_table(
-    headers: Sequence[str], lines: Sequence[Sequence[str | Text]], right: Sequence[bool], title: str = ""
+    headers: Sequence[str], lines: Sequence[Sequence[str | Cell]], right: Sequence[bool], title: str = ""
 ) -> None:
-    """Print a table; if the terminal is too narrow for it, a block for each of its lines.
+    """Print a table. Columns that do not fit the terminal move to a second line of each row; a file is as wide as needed.
 
     right: which columns are aligned to the right.
     """
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    texts = [[Text(cell) if isinstance(cell, str) else cell for cell in line] for line in lines]
-    columns = [[header, *(line[i].plain for line in texts)] for i, header in enumerate(headers)]
-    borders = 3 * len(columns) + 1
-    if sys.stdout.isatty():
-        console = Console()
-    else:
-        console = Console(width=max(FILE_WIDTH, borders + sum(map(_least_width, columns))))
-    if widths := column_widths(columns, console.width - borders):
-        table = Table(title=Text(title) if title else None, title_justify="left")
-        for header, width, is_right in zip(headers, widths, right, strict=True):
-            table.add_column(Text(header), width=width, overflow="fold", justify="right" if is_right else "left")
-        for line in texts:
-            table.add_row(*line)
-        console.print(table)
-        return
-    if title:
-        console.print(Text(title, "bold"), end="\n\n")
-    for line in texts:
-        block = Table.grid(padding=(0, 2))
-        block.add_column(overflow="fold", style="dim")
-        block.add_column(overflow="fold")
-        for header, cell in zip(headers, line, strict=True):
-            if cell.plain:
-                block.add_row(Text(header), cell)
-        console.print(block, "")
+    from bench.cli import layout
 
-
-def column_widths(columns: Sequence[Sequence[str]], available: int) -> list[int] | None:
-    """Widths of a table's columns, each a header and cells. None: not even words and short cells fit."""
-    least, most = [_least_width(column) for column in columns], [max(map(len, column)) for column in columns]
-    rest = available - sum(least)
-    if rest < 0:
-        return None
-    wanted = sum(most) - sum(least)
-    share = min(1.0, rest / wanted) if wanted else 1.0
-    return [low + int((high - low) * share) for low, high in zip(least, most, strict=True)]
-
-
-def _least_width(column: Sequence[str]) -> int:
-    """The longest word, or cell if it is short. Only longer words are cut."""
-    header, *cells = column
-    parts = [part for cell in cells for part in ([cell] if len(cell) <= MAX_UNWRAPPED else cell.split())]
-    return min(MAX_WORD, max(map(len, [*header.split(), *parts]), default=0))
+    heads = [printable(header) for header in headers]
+    cells = [[Cell(cell) if isinstance(cell, str) else cell for cell in line] for line in lines]
+    texts = [[shorten(printable(cell.text), MAX_CELL) for cell in line] for line in cells]
+    columns = [
+        layout.Column(head, [t[i] for t in texts], is_right)
+        for i, (head, is_right) in enumerate(zip(heads, right, strict=True))
+    ]
+    placed = layout.place(columns, width_of(sys.stdout))
+    out = [Text(printable(title), "bold")] * bool(title)
+    for pieces in layout.lay_out(heads, columns, placed, at_bottom=True):
+        out.append(Text("".join(p.text for p in pieces), "bold"))
+    out.append(Text("─" * layout.total_width(placed), "dim"))
+    for line, row in zip(cells, texts, strict=True):
+        for pieces in layout.lay_out(row, columns, placed):
+            styled = [(p.text, "" if p.column is None else line[p.column].color) for p in pieces]
+            out.append(Text.assemble(*styled))
+    for i, text in enumerate(out):
+        text.rstrip()
+        if text.plain != (shown := printable_lines(text.plain)):  # a command for GitHub's runner
+            out[i] = Text(shown)
+    make_console(sys.stdout).print(Text("\n").join(out))
 
 
 def _is_numeric(rows: Rows, name: str) -> bool:

@@ -10,8 +10,10 @@ from typing import Any
 import typer
 
 from bench.cli import compare, conformance, ending, models, pick, results, run, setup
+from bench.cli.console import print_line
 from bench.system.cache import describe_unwritable
 from bench.system.suggest import shorten
+from bench.system.terminal import make_output_printable
 from methods.errors import UserError
 
 app = typer.Typer(
@@ -73,11 +75,12 @@ app.add_typer(compare.baseline_app, name="baseline")
 
 def main() -> None:
     """Run the command line. Invalid input: one line, and exit code 2. A signal: exit code 128 and its number."""
+    make_output_printable()
     try:
         with ending.ended_by_signals():
             sys.exit(app(standalone_mode=False, prog_name="bench"))
     except UserError as fault:
-        typer.echo(f"bench: {fault}", err=True)
+        print_line(f"bench: {fault}", err=True)
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(1)
@@ -86,18 +89,18 @@ def main() -> None:
         sentence = f"{shorten(fault.filename)!r} cannot be used ({fault.strerror}): check the path" if unusable else ""
         if not (sentence := describe_unwritable(fault) or sentence):
             raise
-        typer.echo(f"bench: {sentence}", err=True)
+        print_line(f"bench: {sentence}", err=True)
         sys.exit(2)
     except USAGE_ERROR as fault:
         if type(fault).__name__ == "NoArgsIsHelpError":  # its message is the help
             fault.show()
         else:
-            typer.echo(f"bench: {_sentence(fault)}", err=True)
+            print_line(f"bench: {_sentence(fault)}", err=True)
         sys.exit(2)
     except SystemExit as end:  # for Ctrl-C, typer's own
         if sentence := ending.describe_end(end.code):
             with contextlib.suppress(OSError):  # the terminal may be gone
-                typer.echo(f"bench: {sentence}", err=True)
+                print_line(f"bench: {sentence}", err=True)
         raise
 
 

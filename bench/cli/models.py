@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.console import fail, print_rows
+from bench.cli.console import fail, print_line, print_rows
 from bench.cli.flags import DataDir, Json, NewFolder, Results, figure_callback
 from bench.system.suggest import describe_unknown, shorten
 from bench.verify import WeightCounts, verify_folder
@@ -56,12 +56,12 @@ def pull(
                 continue
             if name in corpora.CORPORA:
                 files = corpora.pull(name, root)
-                typer.echo(f"{name}: {len(files)} files in {root}" if files else f"{name}: comes with the package")
+                print_line(f"{name}: {len(files)} files in {root}" if files else f"{name}: comes with the package")
             else:
-                typer.echo(f"{name}: {download.pull(name, data_dir).folder}")
+                print_line(f"{name}: {download.pull(name, data_dir).folder}")
         wanted = [read_task(*pair) for pair in tasks.expand(tuple(chosen)).items()]
-        for task, origin in download.pull_tasks(wanted, data_dir, source, lambda line: typer.echo(line, err=True)):
-            typer.echo(f"{task.name}: {root / task.hub} ({origin})")
+        for task, origin in download.pull_tasks(wanted, data_dir, source, lambda line: print_line(line, err=True)):
+            print_line(f"{task.name}: {root / task.hub} ({origin})")
 
 
 def _require_known(name: str, others: tuple[str, ...]) -> None:
@@ -131,12 +131,12 @@ def export(
     if format_ in RESULT_FORMATS:
         if artifact:
             raise UserError(f"--format {format_} exports all of --results: leave {artifact!r} out")
-        typer.echo(export_results(results or RESULTS, format_, out, organization))
+        print_line(export_results(results or RESULTS, format_, out, organization))
         return
     if artifact is None and format_ in MODEL_FORMATS:
         raise UserError(f"--format {format_} exports a model: name a record (bench ls runs) or a model folder")
     globs = tuple(exclude.split(",")) if exclude else ()
-    typer.echo(export_model(artifact or "", format_, out, values=values, exclude=globs, results=results))
+    print_line(export_model(artifact or "", format_, out, values=values, exclude=globs, results=results))
 
 
 def speed(
@@ -173,7 +173,7 @@ def speed(
     resolved = resolve_device(device)
     if device_spec or (resolved == "cpu" and device == "auto"):
         if not device_spec:
-            typer.echo(
+            print_line(
                 "bench: no CUDA device: showing computed limits for h100; to measure here, use --device cpu", err=True
             )
         print_rows(roofline.rows(model, device_spec or "h100", data_dir), json)
@@ -189,7 +189,7 @@ def speed(
     records = list(time_linears.measure(request, results or RESULTS))
     print_rows(time_linears.rows(records), json)
     if figure:
-        typer.echo(figures.draw_speeds(records, figure), err=True)
+        print_line(figures.draw_speeds(records, figure), err=True)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

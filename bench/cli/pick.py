@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as json_module
 import shlex
-import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -14,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.console import fail, print_table
+from bench.cli.console import fail, print_json, print_line, print_lines, print_table
 from bench.cli.flags import Json
 from bench.system.suggest import describe_unknown
+from bench.system.terminal import width_of
+from bench.system.text import printable
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def pick(
     )
     answer = picking.pick(_board(model, results, protocol, device), limits, pattern, quantizer)
     if json:
-        print(json_module.dumps(as_json(answer), indent=1))
+        print_json(json_module.dumps(as_json(answer), indent=1))
     else:
         _print(answer)
     if not answer.meets:
@@ -152,7 +153,7 @@ def _print(answer: Answer) -> None:
     limits = describe_limits(answer.limits)
     _say(f"{answer.table.title}, {answer.table.protocol}")
     _say(f"{count or 'None'} of {answer.candidates} compressed rows {verb} {limits}.")
-    typer.echo()
+    print_line()
     if answer.meets:
         _print_rows(answer)
         _print_first(answer)
@@ -185,6 +186,7 @@ def _print_rows(answer: Answer) -> None:
     kept = [(name, cells) for name, cells in columns if set(cells) != {"–"}]
     lines = [list(line) for line in zip(*(cells for _, cells in kept), strict=True)]
     print_table([name for name, _ in kept], lines, right=[name != "row" for name, _ in kept])
+    print_line()
     if len(answer.meets) > MAX_ROWS:
         _say(f"and {len(answer.meets) - MAX_ROWS} more: --json lists all")
 
@@ -201,10 +203,14 @@ def _at_least(candidate: Candidate) -> str:
 
 def _say(sentence: str) -> None:
     """Print a sentence, broken between words at the width of the terminal."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else MAX_WIDTH
-    typer.echo(
+    width = width_of(sys.stdout) or MAX_WIDTH
+    print_lines(
         textwrap.fill(
-            sentence, min(width, MAX_WIDTH), subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
+            printable(sentence),
+            min(width, MAX_WIDTH),
+            subsequent_indent="  ",
+            break_on_hyphens=False,
+            break_long_words=False,
         )
     )
 
@@ -220,7 +226,7 @@ def _say_command(title: str, command: str) -> None:
         if lines[-1] and len(lines[-1]) + 1 + len(chunk) > MAX_WIDTH - 6:
             lines.append("")
         lines[-1] += (" " if lines[-1] else "") + chunk
-    typer.echo(f"{title}:\n  " + " \\\n    ".join(lines))
+    print_lines(f"{title}:\n  " + " \\\n    ".join(map(printable, lines)))
 
 
 def _print_first(answer: Answer) -> None:

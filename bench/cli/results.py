@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.console import fail, print_records, print_rows
+from bench.cli.console import fail, print_json, print_line, print_lines, print_records, print_rows
 from bench.cli.flags import Figure, Json, Results, checked, figure_callback
 from bench.system.files import require_folder
 from methods.errors import UserError
@@ -37,9 +37,9 @@ def show(
     from bench.results.store import RESULTS, Store
 
     one = Store(results or RESULTS, write=False).find(record)
-    typer.echo(one.model_dump_json(indent=1, exclude={"traceback"}))
+    print_json(one.model_dump_json(indent=1, exclude={"traceback"}))
     if one.traceback:
-        typer.echo(one.traceback)
+        print_lines(one.traceback)
 
 
 def figure(
@@ -59,7 +59,7 @@ def figure(
     from bench.report import figures
     from bench.results.store import RESULTS, Store
 
-    typer.echo(figures.draw_training(Store(results or RESULTS, write=False).find(record), out))
+    print_line(figures.draw_training(Store(results or RESULTS, write=False).find(record), out))
 
 
 def scaling(
@@ -82,7 +82,7 @@ def scaling(
     fit = law.fit([p for p in points if p is not holdout])
     print_rows(law.to_rows(fit, holdout, predicted), json)
     if out:
-        typer.echo(figures.draw_scaling(fit, out, method, control, holdout))
+        print_line(figures.draw_scaling(fit, out, method, control, holdout))
 
 
 def report(
@@ -131,7 +131,9 @@ def report(
     folder = out or leaderboard.FOLDER
     files = leaderboard.build(results or leaderboard.results_folders(), leaderboard.PUBLISHED)
     if not check:
-        return typer.echo("\n".join(map(str, leaderboard.write(files, folder))))
+        for path in leaderboard.write(files, folder):
+            print_line(path)
+        return
     if stale := leaderboard.find_stale(files, folder):
         fail(f"out of date: {', '.join(map(str, stale))}: run bench report" + (f" --out {out}" if out else ""), 1)
 
@@ -143,8 +145,8 @@ def _print_folders(results: list[Path] | None, format_: str, equal_bytes: bool) 
     for folder in results or [RESULTS]:
         store = Store(folder, write=False)
         records = newest(store)
+        for line in store.moved:
+            print_line(f"bench: {line}", err=True)
         if not records:
             raise UserError(f"results folder {str(folder)!r} has no records: name another, or run bench run first")
-        for line in store.moved:
-            typer.echo(f"bench: {line}", err=True)
         print_records(records, format_, equal_bytes)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.console import fail, print_records, print_rows
+from bench.cli.console import fail, print_line, print_records, print_rows
 from bench.cli.flags import Json, NewFolder, spec_of, with_flags
 from bench.verify import CheckFailed, detect_pattern
 from methods.folder import Folder
@@ -34,11 +34,11 @@ def run(json: Json = False, **flags: Any) -> None:
     except RunStopped as stopped:
         fail(f"stopped: {stopped}", 1)
     for line in summary.moved:
-        typer.echo(f"bench: {line}", err=True)
+        print_line(f"bench: {line}", err=True)
     print_records(summary.records, "json" if json else "table")
     if not json:
         known = max(0, len(summary.records) - summary.tried.total())
-        typer.echo(
+        print_line(
             f"{_describe_tried(summary.tried)}, {known} read from {spec.results}. "
             f"To print this table again: bench report --results {shlex.quote(str(spec.results))}"
         )
@@ -70,7 +70,7 @@ def plan(json: Json = False, **flags: Any) -> None:
     planned = make_plan(spec_of(flags))
     print_rows(estimate.rows(planned), json)
     for name in planned.to_pull:
-        typer.echo(f"bench: {name} is not downloaded yet: bench run will do it, or bench pull {name}", err=True)
+        print_line(f"bench: {name} is not downloaded yet: bench run will do it, or bench pull {name}", err=True)
 
 
 @with_flags("measures", "tasks", "results")
@@ -91,7 +91,7 @@ def prune(
     from bench.run.prune import write_pruned
 
     try:
-        typer.echo(write_pruned(spec, out))
+        print_line(write_pruned(spec, out))
     except CheckFailed as failure:
         fail(f"check failed for {methods} on {models}: {failure}. Nothing was written.", 1)
 
@@ -128,6 +128,6 @@ def finetune(
     fixed |= {"patterns": patterns, "quantizers": quantizers}
     fixed |= {"set_": training + (flags.pop("set_", None) or [])}
     try:
-        typer.echo(write_pruned(spec_of(flags | fixed, quantizers="none"), out))
+        print_line(write_pruned(spec_of(flags | fixed, quantizers="none"), out))
     except CheckFailed as failure:
         fail(f"check failed after fine-tuning {artifact}: {failure}. Nothing was written.", 1)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
-from bench.cli.console import fail, print_rows
+from bench.cli.console import fail, print_line, print_rows
 from bench.cli.flags import DataDir, Json, Results
+from bench.system.terminal import make_console, shorten
+from bench.system.text import printable
 
 cache_app = typer.Typer(help="Show or clean the cache.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -51,7 +54,7 @@ def cache_gc(
     from bench.system import cache
 
     freed, in_use = cache.gc(everything=all_, days=days)
-    typer.echo(f"{freed / 1e6:,.1f} MB freed" + (f"; {in_use} entries are in use and were kept" if in_use else ""))
+    print_line(f"{freed / 1e6:,.1f} MB freed" + (f"; {in_use} entries are in use and were kept" if in_use else ""))
 
 
 @env_app.command("create")
@@ -62,17 +65,22 @@ def env_create(
 
     It takes some minutes and gigabytes. An environment that exists is not changed.
     """
-    from rich.console import Console
-    from rich.markup import escape
+    from rich.text import Text
 
     from bench.system import environments
 
-    console = Console(stderr=True, highlight=False, markup=False)
-    with console.status("") as status:
-        path = environments.create(
-            name, lambda line: status.update(escape(line)) if line.startswith(" ") else console.print(line)
-        )
-    typer.echo(path)
+    console = make_console(sys.stderr)
+    with console.status(Text()) as status:
+
+        def note(line: str) -> None:
+            text = printable(line.rstrip())
+            if line.startswith(" "):
+                status.update(Text(shorten(text, console.width - 4)))
+            else:
+                console.print(Text(text))
+
+        path = environments.create(name, note)
+    print_line(path)
 
 
 @env_app.command("ls")

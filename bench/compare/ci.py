@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from bench.compare.escape import annotation, printable
 from bench.compare.render import cells, describe_outcome
 from bench.compare.verdict import Comparison, Row
+from bench.system.text import annotation, printable
 
 
 def to_junit(comparison: Comparison) -> str:

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from bench.compare.escape import code, markdown, printable
 from bench.compare.verdict import Comparison, Row
+from bench.system.text import code, escape_comment, printable
 
 MAX_COMMENT_LENGTH = 60_000
 """In characters. GitHub accepts 65,536."""
@@ -79,7 +79,7 @@ def to_markdown(comparison: Comparison, headline: str) -> str:
     family = f"{comparison.family} sampled numbers, {100 * (1 - comparison.level):.4g}% intervals, α = {comparison.settings.alpha:g}"
     visible = [r for r in comparison.rows if r.verdict not in FOLDED_VERDICTS]
     folded = [r for r in comparison.rows if r.verdict in FOLDED_VERDICTS]
-    out = f"### {markdown(headline)}\n\n{markdown(family)}\n"
+    out = f"### {escape_comment(headline)}\n\n{escape_comment(family)}\n"
     if visible:
         out += "\n" + _table(visible)
     if folded and len(out) < MAX_COMMENT_LENGTH:
@@ -91,7 +91,7 @@ def _table(rows: Sequence[Row], max_length: int = MAX_COMMENT_LENGTH) -> str:
     head = cells(rows[0])
     lines = ["| " + " | ".join(head) + " |", "|" + "|".join("---" for _ in head) + "|"]
     for i, row in enumerate(rows):
-        escaped = {k: code(v) if k in ("row", "metric") else markdown(v) for k, v in cells(row).items()}
+        escaped = {k: code(v) if k in ("row", "metric") else escape_comment(v) for k, v in cells(row).items()}
         lines.append("| " + " | ".join(escaped.values()) + " |")
         max_length -= len(lines[-1]) + 1
         if max_length < 500 and i + 1 < len(rows):

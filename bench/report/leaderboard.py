@@ -12,7 +12,7 @@ from bench.compare.result_set import ResultSet
 from bench.report import board, from_papers, from_records, highlights, html, latex, pairwise, searches, table
 from bench.report.protocol import RULE
 from bench.report.view import Section
-from bench.results.rows import escape_formulas, to_frame
+from bench.results.rows import frame_to_csv, to_frame
 from bench.results.store import RESULTS
 from bench.system.files import atomic_write
 from bench.system.text import escape_markdown
@@ -140,7 +140,7 @@ def _csv(results: Sequence[ResultSet]) -> str:
     import pandas as pd
 
     frames = [to_frame(r.records).assign(folder=r.name) for r in results]
-    return escape_formulas(pd.concat(frames, ignore_index=True))
+    return frame_to_csv(pd.concat(frames, ignore_index=True))
 
 
 @dataclass(frozen=True)

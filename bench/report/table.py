@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,9 @@ ALWAYS_SHOWN = ("method", "pattern")
 
 ABSENT = "–"
 """Stands for a number that was not measured. A cell is never blank, and such a cell is never 0."""
+
+MAX_REASON = 60
+"""Characters of a failure's reason in a cell; bench show prints all of it."""
 
 ColumnKey = tuple[str, str, str]
 """metric, protocol, measure"""
@@ -204,7 +208,9 @@ def _status(row: Row) -> str:
     if row["reason"] == "OOM":
         return "OOM"
     reason = row["reason"] or ""
-    return f"{row['status']}: {reason}" if len(reason) < 60 else f"{row['status']}: {reason[:57]}..."
+    if len(reason) > MAX_REASON:
+        reason = textwrap.shorten(reason, MAX_REASON, placeholder=" …")
+    return f"{row['status']}: {reason}"
 
 
 def format_number(value: float, stderr: float | None, unit: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.results.identity import IdentityKey
 from bench.results.record import Record
+from bench.system.text import escape_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,15 +76,15 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def to_csv(records: Iterable[Record]) -> str:
-    return escape_formulas(to_frame(records))
+    return frame_to_csv(to_frame(records))
 
 
-def escape_formulas(table: pd.DataFrame) -> str:
-    """A frame as CSV. A text cell that a spreadsheet would take for a formula gets a quote in front."""
+def frame_to_csv(table: pd.DataFrame) -> str:
+    """A frame as CSV. Text cells are escaped: no formula, nothing that a terminal acts on."""
     table = table.copy()
     for column in table.columns:
-        table[column] = table[column].map(lambda v: "'" + v if isinstance(v, str) and v[:1] in "=+-@\t\r" and v else v)
-    text: str = table.to_csv(index=False)
+        table[column] = table[column].map(lambda v: escape_csv(v) if isinstance(v, str) else v)
+    text: str = table.to_csv(index=False, lineterminator="\n")
     return text
 
 

@@ -51,6 +51,7 @@ class Builder:
         if not (home / "artifact.json").exists():
             before = self._before(artifact)
             self.workspace.progress.phase = artifact.stages[-1].label
+            self.workspace.progress.enter("loading")
             with temporary_folder(artifact.key[:8]) as workdir:
                 counts = self._apply(artifact, before, workdir)
                 publish(workdir / "artifact", home)
@@ -88,6 +89,7 @@ class Builder:
         tokens = job.calibration
         model = loading.load(source, self.workspace.compute)
         torch.manual_seed(job.seed)
+        self.workspace.progress.enter("first step")
         started = time.monotonic()
         shared = ranks.start_ranks(artifact) if job.training else nullcontext()
         with read_only(source, CARRIED, stage.label), shared:

@@ -18,8 +18,18 @@ class Events:
         self._stream.write(json.dumps({"event": event, **fields}) + "\n")
         self._stream.flush()
 
+    def enter(self, state: str) -> None:
+        """Say what is done before the phase's first step: "importing", "loading" or "first step"."""
+        self.emit("state", phase=self.phase, state=state)
+
     def advance(self, done: int, total: int, **figures: float) -> None:
         now = time.monotonic()
         if done >= total or now - self._last > 0.1:
             self._last = now
             self.emit("progress", phase=self.phase, done=done, total=total, figures=figures)
+
+
+def describe_figures(figures: dict[str, float]) -> list[str]:
+    """Figures a method sent along: "loss 2.31" and "1,234 tokens/s"."""
+    words = {"tokens_per_s": "tokens/s"}
+    return [f"{v:,.0f} {words[k]}" if k in words else f"{k.replace('_', ' ')} {v:.4g}" for k, v in figures.items()]

@@ -31,6 +31,10 @@ class PhaseProgress(Progress, Protocol):
 
     phase: str
 
+    def enter(self, state: str) -> None:
+        """What is done before the phase's first step: "loading" or "first step"."""
+        ...
+
 
 @dataclass(frozen=True)
 class BuiltArtifact:

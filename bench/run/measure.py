@@ -111,7 +111,9 @@ def _read(
         )
 
         def load() -> nn.Module:
-            return loading.load(built.folder, compute)
+            model = loading.load(built.folder, compute)
+            workspace.progress.enter("first step")
+            return model
 
         windowed = [i for i in instruments if isinstance(i, Windowed)]
         if not windowed:

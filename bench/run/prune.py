@@ -27,6 +27,9 @@ class _DisplayedProgress:
     def advance(self, done: int, total: int, **figures: float) -> None:
         self._display.progress(self.phase, done, total, figures)
 
+    def enter(self, state: str) -> None:
+        self._display.enter(self.phase, state)
+
 
 def write_pruned(spec: Spec, out: Path) -> str:
     """Write the artifact of a spec with one method, model and pattern to `out`; returns a sentence for the user.

@@ -19,7 +19,7 @@ from bench.results.record import DONE, Record
 from bench.results.store import Store
 from bench.run.descendants import end_adopted
 from bench.run.disk import ResultsFolder, RunStopped, full_disk_stops
-from bench.run.forecast import Forecast
+from bench.run.forecast import Forecast, Pace
 from bench.run.forked import SERVER_GONE
 from bench.run.new_record import failed_record
 from bench.run.processes import WorkerProcesses, list_imports
@@ -75,7 +75,10 @@ def _execute(plan: Plan, store: Store, folder: ResultsFolder, display: ProgressD
             queue.append(missing)
     display.begin(len(plan.measurements), known)
     processes = WorkerProcesses(len(queue), list_imports([m for missing in queue for m in missing]))
-    forecast = Forecast({missing[0].artifact.key: estimate_seconds(missing) for missing in queue})
+    forecast = Forecast(
+        {missing[0].artifact.key: estimate_seconds(missing) for missing in queue},
+        are_seconds=all(missing[0].artifact.device == "cpu" for missing in queue),
+    )
     busy_in_a_row = 0
     with contextlib.closing(processes):
         while queue:
@@ -83,15 +86,17 @@ def _execute(plan: Plan, store: Store, folder: ResultsFolder, display: ProgressD
             wait = busy_in_a_row > len(queue)  # other runs hold all that is left
             artifact = measurements[0].artifact
             display.artifact(artifact.label, wait, forecast.seconds_left())
-            forecast.start()
+            forecast.start(artifact.key)
+            before = summary.tried.total()
             folder.require()
             with in_use(artifact.key[:32]):  # its log
-                ran = _run(measurements, store, folder, processes, display, wait, summary)
+                ran = _run(measurements, store, folder, processes, display, forecast, wait, summary)
             end_adopted(spare=processes.own)
             if ran:
-                forecast.end(artifact.key)
+                forecast.end(measured=summary.tried.total() > before)
                 busy_in_a_row = 0
             else:
+                forecast.leave()
                 busy_in_a_row += 1
                 queue.append(measurements)
     folder.require()
@@ -113,6 +118,7 @@ def _run(
     folder: ResultsFolder,
     processes: WorkerProcesses,
     display: ProgressDisplay,
+    forecast: Forecast,
     wait: bool,
     summary: Summary,
 ) -> bool:
@@ -121,6 +127,7 @@ def _run(
     log = cache_dir() / "logs" / f"{artifact.key[:32]}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     missing = {m.key: m for m in measurements}
+    pace = Pace()
     with log.open("w") as stderr:
         worker = processes.start(stderr)
         if processes.problem:
@@ -139,8 +146,15 @@ def _run(
                     measurement = missing.pop(event["key"])
                     summary.tried[event["status"]] += not event.get("known", False)
                     display.measurement(measurement.label, event["status"], event.get("reason", ""))
+                elif event["event"] == "imported":
+                    forecast.start(artifact.key)
+                    display.enter("", "loading")
+                elif event["event"] == "state":
+                    display.enter(event["phase"], event["state"])
                 elif event["event"] == "progress":
-                    display.progress(event["phase"], event["done"], event["total"], event["figures"])
+                    phase, done, total = event["phase"], event["done"], event["total"]
+                    forecast.advance(pace.advance(phase, done, total))
+                    display.progress(phase, done, total, event["figures"], forecast.seconds_left())
             code = worker.wait()
         except (KeyboardInterrupt, SystemExit):
             if artifact.training:

@@ -6,6 +6,8 @@ stdin closes the runner is gone, and this process ends. A crash here costs this 
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -24,6 +26,7 @@ from bench.run.descendants import adopt_orphans, end_descendants
 from bench.run.disk import describe_full_disk
 from bench.run.events import Events
 from bench.run.new_record import failed_record
+from bench.run.processes import list_imports
 from bench.system.cache import in_use
 from methods.training.interrupt import Stopped, stop_request
 
@@ -116,7 +119,16 @@ def _work(job: Assignment, events: Events) -> None:
             else:
                 missing.append(measurement)
         if missing:
+            _import_libraries(missing)
+            events.emit("imported")
             _fill(missing, store, events)
+
+
+def _import_libraries(measurements: list[Measurement]) -> None:
+    """What a forked worker finds imported, so that the time of the others can be told from this one's."""
+    for name in list_imports(measurements):
+        with contextlib.suppress(Exception):  # raised again where it is needed, and recorded
+            importlib.import_module(name)
 
 
 def _fill(measurements: list[Measurement], store: Store, events: Events) -> None:
@@ -137,6 +149,7 @@ def _fill(measurements: list[Measurement], store: Store, events: Events) -> None
         return
     for together in group(measurements):
         events.phase = ", ".join(m.label for m in together)
+        events.enter("loading")
         for record, items in measure(together, built, builder.workspace):
             _record(store, events, record, items)
 

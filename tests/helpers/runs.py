@@ -123,7 +123,11 @@ def run_here(spec, *, only=None) -> list[dict]:
     for measurements in plan.make_plan(spec, fetch=True).artifacts().values():
         if only is None or measurements[0].artifact.method in only:
             work(Assignment(measurements=measurements, results=spec.results, wait=True), Events(output))
-    return [event for line in output.getvalue().splitlines() if (event := json.loads(line))["event"] != "progress"]
+    return [
+        event
+        for line in output.getvalue().splitlines()
+        if (event := json.loads(line))["event"] not in ("progress", "state", "imported")
+    ]
 
 
 class Here:

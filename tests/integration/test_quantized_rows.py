@@ -202,7 +202,7 @@ def test_w8a8_rounds_the_inputs_of_its_targets(tmp_path):
     for cells in api.make_plan(spec).artifacts().values():
         artifact = cells[0].artifact
         if artifact.method == "magnitude":
-            builder = Builder(artifact, SimpleNamespace(phase="", advance=lambda *_, **__: None))
+            builder = Builder(artifact, SimpleNamespace(phase="", advance=lambda *_, **__: None, enter=lambda _: None))
             built[artifact.quantizer] = builder.build(artifact).folder
     tokens = torch.randint(500, (2, 32))
     model, plain = (loading.load(built[q], Compute()) for q in ("w8a8", "int8"))

@@ -1,21 +1,24 @@
-"""Tables in a terminal: no word is cut, and what does not fit is printed in blocks."""
+"""Tables and lines as they are printed: in a terminal of some width, and in a file."""
 
-import re
+import json
 
 import pytest
 
 from bench.cli import console
+from helpers import terminal
 
 
 @pytest.fixture
-def terminal(monkeypatch):
-    """terminal(width): stdout is a terminal that is so wide."""
+def printed(capsys, monkeypatch):
+    """printed(width, rows) -> the table; width None: in a file."""
 
-    def set_width(width):
-        monkeypatch.setattr(console.sys.stdout, "isatty", lambda: True, raising=False)
-        monkeypatch.setenv("COLUMNS", str(width))
+    def run(width, rows):
+        if width:
+            terminal.open_terminal(monkeypatch, width)
+        console.print_rows(rows, as_json=False)
+        return capsys.readouterr().out
 
-    return set_width
+    return run
 
 
 ROWS = [
@@ -24,54 +27,72 @@ ROWS = [
 ]
 
 
-@pytest.fixture
-def printed(capsys):
-    """printed(): what stands on the screen."""
-    return lambda: re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+def test_a_table_that_fits_has_one_line_for_each_row(printed):
+    assert printed(100, ROWS).splitlines() == [
+        "name                     about                                            tokens",
+        "─" * 80,
+        "llmcompressor-sparsegpt  SparseGPT of another library, with its own code  12,345",
+        "wanda                                                                          7",
+    ]
 
 
-def words(text):
-    return {word.strip("│┃┡╇┩┏┳┓━└┴┘") for word in text.split()} - {""}
+def test_a_narrow_table_wraps_between_words(printed):
+    assert printed(60, ROWS).splitlines() == [
+        "name                     about                        tokens",
+        "─" * 60,
+        "llmcompressor-sparsegpt  SparseGPT of another         12,345",
+        "                           library, with its own",
+        "                           code",
+        "wanda                                                      7",
+    ]
 
 
-def test_a_table_that_fits_has_one_line_for_each_row(terminal, printed):
-    terminal(100)
-    console.print_rows(ROWS, as_json=False)
-    out = printed()
-
-    assert len(out.splitlines()) == 6 and "12,345" in out
-
-
-def test_a_narrow_table_wraps_between_words(terminal, printed):
-    terminal(60)
-    console.print_rows(ROWS, as_json=False)
-    out = printed()
-
-    assert "┏" in out and max(map(len, out.splitlines())) <= 60
-    assert {"llmcompressor-sparsegpt", "12,345", *ROWS[0]["about"].split()} <= words(out)
+def test_columns_that_do_not_fit_move_to_a_second_line(printed):
+    assert printed(40, ROWS).splitlines() == [
+        "name",
+        "    about                         tokens",
+        "─" * 40,
+        "llmcompressor-sparsegpt",
+        "    SparseGPT of another          12,345",
+        "      library, with its own code",
+        "wanda",
+        " " * 39 + "7",
+    ]
 
 
-def test_what_does_not_fit_is_printed_in_blocks(terminal, printed):
-    terminal(40)
-    console.print_rows(ROWS, as_json=False)
-    out = printed()
+def test_a_file_gets_a_line_for_each_row_whatever_its_width(printed):
+    rows = [{f"column{i}": f"a word of the cell {i}" for i in range(30)}]
+    lines = printed(None, rows).splitlines()
 
-    assert "┏" not in out and max(map(len, out.splitlines())) <= 40
-    assert {"llmcompressor-sparsegpt", "12,345", *ROWS[0]["about"].split()} <= words(out)
-    assert out.count("about") == 1, "an empty cell is left out"
+    assert len(lines) == 3 and "a word of the cell 29" in lines[2]
 
 
-def test_a_file_gets_a_table_whatever_its_width(printed):
-    rows = [{f"column{i}": f"a-word-of-the-cell-{i}" for i in range(30)}]
-    console.print_rows(rows, as_json=False)
-    out = printed()
+def test_a_cell_of_any_length_is_cut_in_the_middle(printed):
+    out = printed(None, [{"name": "a" * 10_000, "about": "x"}])
 
-    assert "┏" in out and "a-word-of-the-cell-29" in out
+    assert "a…a" in out and max(map(len, out.splitlines())) == console.MAX_CELL + 7
 
 
-def test_widths_fill_what_is_available():
-    columns = [["a", "12345678901234"], ["long", "one two three four five six seven eight"], ["x", "y"]]
+def test_no_line_of_a_table_is_a_command_to_github(printed):
+    out = printed(None, [{"name": "::error::x", "about": "##[add-path]y"}])
 
-    assert console.column_widths(columns, 100) == [14, 39, 1]
-    assert console.column_widths(columns, 30) == [14, 15, 1]
-    assert console.column_widths(columns, 19) is None
+    assert out.splitlines()[2] == ": :error::x  ## [add-path]y"
+
+
+def test_nothing_here(printed):
+    assert printed(80, []).splitlines()[0] == "nothing here"
+
+
+@pytest.mark.parametrize("text", ["a\nb\x1b[2J", "::error::x"])
+def test_a_line_is_one_line(capsys, text):
+    console.print_line(text)
+    console.print_line(text, err=True)
+    out, err = capsys.readouterr()
+
+    assert out == err and out.count("\n") == 1 and "\x1b" not in out and not out.startswith("::")
+
+
+def test_json_keeps_its_value(capsys):
+    console.print_json(json.dumps({"a": "\x9b\u202e"}, ensure_ascii=False))
+
+    assert (out := capsys.readouterr().out).isascii() and json.loads(out) == {"a": "\x9b\u202e"}

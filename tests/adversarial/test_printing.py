@@ -1,0 +1,200 @@
+"""Text of strangers, printed by every command in every format: shown, and obeyed by nobody.
+
+printing.toml has the texts and the commands. All texts are in all names, reasons and logs of the same records.
+"""
+
+import csv
+import io
+import itertools
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from bench.cli.main import app
+from bench.results.record import Record
+from bench.results.store import Store
+from bench.run.bars import RichDisplay
+from bench.run.progress import LogDisplay
+from bench.system.text import FORMULA_STARTS
+from helpers import fake_records, runs, terminal
+
+DATA = tomllib.loads((Path(__file__).parent / "printing.toml").read_text())
+TEXTS, COMMANDS = DATA["texts"], DATA["commands"]
+LINES = [(name, i) for name, lines in COMMANDS.items() for i in range(len(lines))]
+KEPT = ("key", "status", "better", "items", "schema_version", "artifact")
+"""Fields of a record that are checked before any is printed."""
+OF_RICH = re.compile(r"\x1b\[\?25[lh]|\x1b\[2K|\x1b\[1A|\r|\x1b\[[0-9;]*m")
+"""How rich draws: cursor off and on, a line deleted, up, its start, and colors."""
+
+
+def poisoned(value, text, kept=KEPT):
+    """A record's fields with the text behind every word, or before it if it is a formula or a command."""
+    if isinstance(value, dict):
+        return {k: v if k in kept else poisoned(v, text, kept) for k, v in value.items()}
+    if isinstance(value, list):
+        return [poisoned(v, text, kept) for v in value]
+    if isinstance(value, str):
+        return text + value if text.lstrip()[:1] in "=@:" else value + text
+    return value
+
+
+def poison(root, text, n, loss):
+    """Records of a model under this text: one with metrics that are known, one without, and a failure."""
+    known = (*KEPT, "metric", "measure", "unit")
+    rows = fake_records.perplexity(root / "plain", loss, made=f"{n}{loss}", noise=n + 1, seed=0)
+    items = [fake_records.Item(str(i), text, 127.0 + i + loss, 127.0) for i in range(8)]
+    size = fake_records.counted(root / "plain", "bits_per_weight", 8.0, made=f"{n}{loss}", measure="size")
+    reason = "ValueError: x"
+    fault = fake_records.failed(root / "plain", reason, made=f"{n}{loss}", traceback="Traceback\n  y\n", method="cast")
+    for record, kept, scores in (
+        (rows, known, items),
+        (size, known, ()),
+        (rows.model_copy(update={"key": rows.key[::-1]}), KEPT, ()),
+        (fault, KEPT, ()),
+    ):
+        fields = record.model_dump() | {"items": None, "notes": {"a": "b"}, "key_inputs": {"c": "d"}}
+        Store(root / "hostile").write(Record.model_validate(poisoned(fields, text, kept)), tuple(scores))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two results folders with records under every text, and a file that is no record, in a folder of a hostile name."""
+    home = tmp_path_factory.mktemp("hostile")
+    out = {}
+    for name, loss in (("records", 0.0), ("others", 0.2)):
+        root = home / f"{name}\x1b[2J\n::error::x"
+        for n, text in enumerate(TEXTS.values()):
+            poison(root, text, n, loss)
+        (root / "hostile/records/\x1b]0;x\x07.json").write_text("{\x1b[31m")
+        out[name] = str(root / "hostile")
+    keys = [r.key for r in Store(Path(out["records"]), write=False) if r.traceback]
+    return out | {"key": keys[0][:12], "folder": str(runs.TINY)}
+
+
+PLUGINS = '''"""{text}"""
+class Evil:
+    """{text}"""
+    name = "evil"
+    needs = ()
+'''
+
+
+@pytest.fixture
+def world(folders, tmp_path, monkeypatch):
+    """Plug-ins that say the texts, and nobody to ask."""
+    site = tmp_path / "site"
+    said = "".join(t for t in TEXTS.values() if "\0" not in t)
+    broken = f"raise ValueError({said!r})"
+    for i, (source, kind) in enumerate(
+        itertools.product((broken, PLUGINS.format(text=repr(said)[1:-1])), ("methods", "measures"))
+    ):
+        runs.distribution(site, f"evil{i}", source, **{kind: {f"evil{i}\x1b[2J\u202e": f"evil{i}:Evil"}})
+    yield from runs.world(site, tmp_path, monkeypatch)
+
+
+def bad(out):
+    return sorted({hex(ord(c)) for c in terminal.obeyed(out)})
+
+
+def commands_of_github(out):
+    return [line for line in out.splitlines() if line.lstrip().startswith("::") or "##[" in line]
+
+
+@pytest.mark.parametrize("where", ["file", "terminal", "colors"])
+@pytest.mark.parametrize(("name", "i"), LINES, ids=[f"{n}-{i}" for n, i in LINES])
+def test_nothing_that_is_printed_is_obeyed(name, i, where, cli, world, folders, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    if where != "file":
+        terminal.open_terminal(monkeypatch, 80, colors=where == "colors")
+    command = COMMANDS[name][i]
+    for text in _arguments("{text}" in "".join(command), where == "file"):
+        model = next(r.identity.model for r in Store(Path(folders["records"]), write=False))
+        values = folders | {"text": text, "new": str(tmp_path / "new"), "model": model}
+        line = [word.format_map(values) for word in command]
+        if name == "baseline" and i:
+            cli("baseline", "set", "main", "--results", folders["records"], "--dir", values["new"])
+        code, out, err = cli(*line)
+        if where == "colors":
+            out, err = (terminal.STYLES.sub("", x) for x in (out, err))
+
+        assert code in (0, 1, 2), (line, err)
+        assert not bad(out) and not bad(err), (line, bad(out), bad(err))
+        assert "Traceback" not in err, err
+        if name != "gate" or "--github" not in line:
+            assert not commands_of_github(out + err), line
+        if "json" in line or "--json" in line:
+            assert json.loads(out) is not None or code
+        if "csv" in line:
+            cells = [cell for row in csv.reader(io.StringIO(out)) for cell in row]
+            formulas = [c for c in cells if c.lstrip(" �").startswith(FORMULA_STARTS) and not _is_number(c)]
+            assert not formulas and len(cells) > 20 * len(TEXTS)
+
+
+def _arguments(is_asked, each):
+    """The texts that a command line can have; all in one, where not each."""
+    texts = [text for text in TEXTS.values() if "\0" not in text]
+    return (texts if each else ["".join(texts)]) if is_asked else [""]
+
+
+def _is_number(cell):
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def test_every_command_is_asked():
+    groups = {g.name for g in app.registered_groups}
+    names = {(c.name or c.callback.__name__) for c in app.registered_commands}
+
+    assert set(COMMANDS) == groups | names | {""}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("kind", [LogDisplay, RichDisplay])
+def test_progress_is_only_shown(text, kind, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "60")
+
+    class Terminal(io.StringIO):
+        encoding = "utf-8"
+
+        def isatty(self):
+            return kind is RichDisplay
+
+    stream = Terminal()
+    display = kind(stream)
+    display.begin(3, 1)
+    display.note(text)
+    display.artifact(text, False, 60.0)
+    display.enter(text, "loading")
+    display.progress(text, 1, 3, {text: 1.0}, 50.0)
+    display.progress(text, 2, 3, {text: 1.0}, 40.0)
+    if kind is RichDisplay:
+        display._live.refresh()
+    display.measurement(text, "failed", text)
+    display.end()
+
+    out = OF_RICH.sub("", stream.getvalue()) if kind is RichDisplay else stream.getvalue()
+    assert out.count("\n") >= 3 and not bad(out), bad(out)
+    assert kind is RichDisplay or not commands_of_github(out)
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_an_unexpected_fault_is_only_shown(text, monkeypatch, capsys):
+    """Python prints its traceback itself, to standard error."""
+    from bench.system.terminal import make_output_printable
+
+    make_output_printable()
+    try:
+        raise RuntimeError(text)
+    except RuntimeError:
+        sys.__excepthook__(*sys.exc_info())
+    err = capsys.readouterr().err
+
+    assert "RuntimeError" in err and not bad(err) and not commands_of_github(err)

@@ -1,0 +1,122 @@
+"""What commands print in terminals of 80 and 120 columns, as files to be reviewed: tests/bench/cli/terminal/.
+
+`pytest tests/bench/cli/test_terminal_output.py --write-terminal` writes them anew.
+"""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.cells import cell_len
+
+from bench.catalog import registry
+from bench.cli import doctor
+from bench.compare import baseline, resolve
+from bench.plan import estimate
+from helpers import fake_records, reports, runs, terminal
+
+FILES = Path(__file__).parent / "terminal"
+COMMANDS = {
+    "report": "report --results results/tiny",
+    "report-wide": "report --results results/wide",
+    "report-equal-bytes": "report --results results/equal --equal-bytes",
+    "compare": "compare results/before results/after",
+    "history": "history --results results/before",
+    "plan": "plan --methods dense,wanda:from=magnitude,cast --device cpu --set threads=2",
+    "ls-methods": "ls methods",
+    "ls-methods-long": "ls methods --long",
+    "ls-runs": "ls runs --results results/wide",
+    "doctor": "doctor",
+    "baseline-show": "baseline show main",
+    "pick": "pick --model tiny --max-bits 20 --results results/pick",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with results, and a baseline."""
+    home = tmp_path_factory.mktemp("terminal")
+    reports.folder(home / "results/tiny")
+    reports.compressed(home / "results/pick")
+    _wide(home / "results/wide")
+    _equal(home / "results/equal")
+    for side, loss in (("before", 0.0), ("after", 0.03)):
+        root = home / "results" / side
+        about = {"made": side, "provenance": {"commit": {"id": side[0] * 40, "dirty": False}}}
+        fake_records.perplexity(root, method="dense", identity={"pattern": "dense"}, **about)
+        fake_records.perplexity(root, loss, method="magnitude + retrain:from=magnitude", noise=1, **about)
+        fake_records.perplexity(root, loss / 20, method="sparsegpt", seed=0, noise=len(side), **about)
+        fake_records.accuracy(root, int(loss * 1000), 2, method="wanda", seed=0, **about)
+        fake_records.counted(root, "bytes_packed", 2.2e6, method="wanda", seed=0, measure="size", unit="B", **about)
+    fake_records.failed(home / "results/after", "ValueError: expected 4 tensors, found 3", method="maskllm")
+    baseline.write(resolve.read(home / "results/before"), home / "results/baselines/main.zip")
+    return home
+
+
+@pytest.fixture
+def here(data, tmp_path, monkeypatch):
+    """That folder, on a machine that is always the same."""
+    runs.own_cache(tmp_path, monkeypatch)
+    monkeypatch.chdir(data)
+    _machine(monkeypatch)
+
+
+def _wide(root):
+    """Many columns, long names, and a failure."""
+    rows = (
+        ("dense", "dense", "none", 0.0),
+        ("magnitude + retrain:from=magnitude", "2:4", "none", 0.1),
+        ("sparsegpt + finetune:rank=8", "2:4", "llmcompressor-gptq", 0.2),
+    )
+    for method, pattern, quantizer, loss in rows:
+        about = {"method": method, "seed": 0, "identity": {"pattern": pattern, "quantizer": quantizer}}
+        fake_records.perplexity(root, loss, protocol="wikitext2-stripped@2048x128", noise=1, **about)
+        for task in ("arc_challenge", "hellaswag", "wiki_continuation"):
+            fake_records.accuracy(root, int(1000 * loss), protocol=f"{task}@1.0x1000", **about)
+        beside = {"bits_per_weight": 9.125, "sparsity": 0.5}
+        fake_records.counted(root, "bytes_packed", 176.1e6, measure="size", unit="B", beside=beside, **about)
+    fake_records.failed(root, "ValueError: expected 4 tensors, found 3 in model.safetensors", method="alps", seed=0)
+
+
+def _equal(root):
+    for method, pattern, quantizer, bits in (("dense", "dense", "int8", 8.1), ("sparsegpt", "2:4", "none", 9.0)):
+        about = {"method": method, "identity": {"pattern": pattern, "quantizer": quantizer}}
+        fake_records.perplexity(root, 0.1, noise=1, **about)
+        fake_records.counted(root, "bits_per_weight", bits, measure="size", **about)
+
+
+def _machine(monkeypatch):
+    entries = registry.entries
+    monkeypatch.setattr(registry, "entries", lambda kind: dict(registry.SECTIONS[kind].built_in))
+    registry.entries.cache_clear = entries.cache_clear
+    monkeypatch.setattr(estimate, "_flops", lambda: 1e11)
+    memory = SimpleNamespace(available=24.1e9, total=25.3e9)
+    monkeypatch.setattr(doctor, "psutil", SimpleNamespace(virtual_memory=lambda: memory))
+    monkeypatch.setattr(doctor.devices, "resolve_device", lambda _: "cpu")
+    monkeypatch.setattr(doctor.devices, "cores", lambda: 2)
+    monkeypatch.setattr(doctor.provenance, "machine", lambda: {"cpu": "AMD EPYC 9654 96-Core Processor"})
+    monkeypatch.setattr(doctor, "cache_dir", lambda: Path("/home/ada/.cache/cast-bench"))
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=82.5e9))
+    monkeypatch.setattr(doctor, "EXTRAS", {"llmcompressor": "a_module_that_nobody_has"})
+    monkeypatch.setattr(doctor, "_network", lambda: doctor._row("hub", "unreachable", "timed out; " + "models " * 12))
+    monkeypatch.setattr(doctor.models, "resolve", lambda _: SimpleNamespace(folder=Path("/usr/lib/bench/assets/tiny")))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_terminal_output(name, width, here, cli, monkeypatch, request):
+    terminal.open_terminal(monkeypatch, width)
+    code, out, err = cli(*COMMANDS[name].split())
+    text = f"$ bench {COMMANDS[name]}\n{out}{err}" + (f"exit code {code}\n" if code else "")
+
+    assert max(cell_len(line) for line in out.splitlines()) <= width
+    assert not terminal.obeyed(text)
+    file = FILES / f"{name}-{width}.txt"
+    if request.config.getoption("--write-terminal"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    assert file.read_text() == text, f"{file} is out of date: pytest {__file__} --write-terminal, and review it"
+
+
+def test_every_file_is_of_a_command():
+    assert {f.stem for f in FILES.iterdir()} == {f"{name}-{width}" for name in COMMANDS for width in (80, 120)}
