@@ -11,9 +11,9 @@ import typer
 
 from bench.cli import compare, conformance, ending, models, pick, results, run, setup
 from bench.cli.console import print_line
+from bench.system import terminal
 from bench.system.cache import describe_unwritable
 from bench.system.suggest import shorten
-from bench.system.terminal import make_output_printable
 from methods.errors import UserError
 
 app = typer.Typer(
@@ -75,7 +75,7 @@ app.add_typer(compare.baseline_app, name="baseline")
 
 def main() -> None:
     """Run the command line. Invalid input: one line, and exit code 2. A signal: exit code 128 and its number."""
-    make_output_printable()
+    terminal.make_output_printable()
     try:
         with ending.ended_by_signals():
             sys.exit(app(standalone_mode=False, prog_name="bench"))
@@ -107,7 +107,6 @@ def main() -> None:
 def _sentence(fault: Any) -> str:
     """What typer says of a command line, as one of our sentences."""
     text = " ".join(fault.format_message().split()).rstrip(".")
-    if len(text) > MAX_SENTENCE:
-        text = f"{text[: MAX_SENTENCE // 2]}…{text[-MAX_SENTENCE // 2 :]}"
+    text = terminal.shorten(text, MAX_SENTENCE)
     where = f": {fault.ctx.command_path} --help lists what there is" if fault.ctx else ""
     return text[:1].lower() + text[1:] + where

@@ -5,6 +5,8 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
+from bench.system import terminal
+
 MAX_LISTED = 240
 """Characters of names in one sentence."""
 MAX_TYPED = 80
@@ -29,5 +31,4 @@ def _list(names: list[str]) -> str:
 
 def shorten(value: Any) -> str:
     """What a user typed, for a sentence; a long text is cut in the middle."""
-    text = str(value)
-    return text if len(text) <= MAX_TYPED else f"{text[: MAX_TYPED // 2]}…{text[-MAX_TYPED // 2 + 1 :]}"
+    return terminal.shorten(str(value), MAX_TYPED)
