@@ -184,7 +184,7 @@ def test_a_command_without_workers(tmp_path, monkeypatch):
     site = runs.distribution(tmp_path / "other", "kills", source, methods={"kills": "kills:Kills"})
     path = f"{site}{os.pathsep}{os.environ['PYTHONPATH']}"
     run = runs.start("ls", "methods", env=os.environ | {"PYTHONPATH": path})
-    out, err = run.communicate(timeout=PATIENCE_S)
+    _, err = run.communicate(timeout=PATIENCE_S)
 
     assert run.returncode == 143
     assert err == "bench: Terminated. Run the same command to resume.\n"

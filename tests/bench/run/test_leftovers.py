@@ -1,6 +1,5 @@
 """What killed runs left is swept by the next run, and what somebody holds is not."""
 
-import os
 import subprocess
 import sys
 
@@ -49,16 +48,6 @@ def test_locks(results):
     with FileLock(held):
         sweep_leftovers(results)
         assert held.exists() and not free.exists()
-
-
-def test_who_waits_for_a_lock_that_is_swept_holds_a_new_one(results):
-    """The lock of a deleted file would exclude nobody."""
-    path = results / "locks/a.lock"
-    waiting = os.open(path, os.O_RDWR | os.O_CREAT)
-    sweep_leftovers(results)
-    with FileLock(path):
-        assert os.stat(path).st_ino != os.fstat(waiting).st_ino or os.fstat(waiting).st_nlink == 0
-    os.close(waiting)
 
 
 def test_a_run_leaves_none_and_takes_those_of_others(tmp_path, results, folder, cli, monkeypatch):
