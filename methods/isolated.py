@@ -21,8 +21,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from methods.folder import dtype_name, save, state
 PROBE_TOKENS = 128
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest RMS difference of the two logits, divided by the standard deviation of the parent's."""
+LOOK_S = 0.2
+"""How often to look whether the script has ended while its output is still open."""
 MAX_WARNINGS = 20
 """At most so many lines of the log go into the record."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1"}
@@ -151,12 +154,11 @@ def _run(job: Job, path: Path, workdir: Path) -> None:
     with (
         environment.log.open("wb") as log,
         subprocess.Popen(
-            command, cwd=workdir, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            command, cwd=workdir, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
         ) as process,
     ):
-        assert process.stdin and process.stdout
         try:
-            for line in process.stdout:
+            for line in _lines(process):
                 step = json.loads(line)
                 job.progress.advance(step["done"], step["total"])
             code = process.wait()
@@ -166,6 +168,23 @@ def _run(job: Job, path: Path, workdir: Path) -> None:
     if code:
         how = f"signal {-code} after " if code < 0 else ""
         raise ScriptFailed(f"{environment.name}: {how}{_last_line(environment.log)}; see its log {environment.log}")
+
+
+def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
+    """What a process prints, until it ends. One that it left behind may hold its output open."""
+    assert process.stdout
+    handle, rest, has_ended = process.stdout.fileno(), b"", False
+    while True:
+        if select.select([handle], [], [], 0 if has_ended else LOOK_S)[0]:
+            part = os.read(handle, 65536)
+            if not part:
+                return
+            *lines, rest = (rest + part).split(b"\n")
+            yield from lines
+        elif has_ended:
+            return
+        else:
+            has_ended = process.poll() is not None
 
 
 def _load(file: Path, environment: Environment) -> Tensor:

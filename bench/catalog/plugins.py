@@ -12,8 +12,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from bench.system import interpreter
@@ -23,6 +24,8 @@ LIST_S = 10.0
 """For a plug-in to be imported, where it is only listed."""
 USE_S = 60.0
 """Where it was asked for: on a cold disk, torch alone may take long."""
+LOOK_S = 0.01
+"""How often to look whether one has ended."""
 MAX_BYTES = 2**20
 """Of what is read about the plug-ins of one module."""
 
@@ -44,40 +47,58 @@ def describe(targets: Iterable[str], limit_s: float) -> dict[str, PlugIn]:
     modules: dict[str, list[str]] = {}
     for target in targets:
         modules.setdefault(target.partition(":")[0], []).append(target)
-    if not modules:
-        return {}
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        results = threads.map(lambda group: _describe_module(group, limit_s), modules.values())
-        return {plugin.target: plugin for group in results for plugin in group}
+    waiting, running, found = deque(modules.values()), list[_Probe](), dict[str, PlugIn]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < (os.cpu_count() or 1):
+                running.append(_Probe(waiting.popleft(), limit_s))
+            for probe in [probe for probe in running if probe.has_ended]:
+                running.remove(probe)
+                found |= {plugin.target: plugin for plugin in probe.finish()}
+            time.sleep(LOOK_S if running else 0)
+    finally:
+        for probe in running:
+            probe.finish()
+    return found
 
 
-def _describe_module(targets: list[str], limit_s: float) -> list[PlugIn]:
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
-            interpreter.command("bench.catalog.plugin_probe", str(said.fileno()), *targets),
-            pass_fds=[said.fileno()],
+class _Probe:
+    """The process that imports the plug-ins of one module."""
+
+    def __init__(self, targets: list[str], limit_s: float) -> None:
+        self._targets, self._limit_s, self._deadline = targets, limit_s, time.monotonic() + limit_s
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  closed in finish()
+        self._process = subprocess.Popen(
+            interpreter.command("bench.catalog.plugin_probe", str(self._said.fileno()), *targets),
+            pass_fds=[self._said.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=interpreter.environment(),
             start_new_session=True,
         )
-        try:
-            code: int | None = process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)  # what it started, too
-            process.kill()
-            process.wait()
-        said.seek(0)
-        known = {plugin.target: plugin for plugin in _read(said.read(MAX_BYTES))}
-    if code is None:
-        why = f"not imported within {limit_s:g} s"
-    else:
-        why = f"importing it ended Python on signal {-code}" if code < 0 else f"importing it ended Python (code {code})"
-    return [known.get(target, PlugIn(target, broken=why)) for target in targets]
+
+    @property
+    def has_ended(self) -> bool:
+        """Or it has taken too long."""
+        return self._process.poll() is not None or time.monotonic() > self._deadline
+
+    def finish(self) -> list[PlugIn]:
+        """End it and all that it started. Returns what is known of its plug-ins."""
+        code = self._process.poll()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
+        self._process.wait()
+        with self._said as said:
+            said.seek(0)
+            known = {plugin.target: plugin for plugin in _read(said.read(MAX_BYTES))}
+        if code is None:
+            why = f"not imported within {self._limit_s:g} s"
+        else:
+            how = f"on signal {-code}" if code < 0 else f"(code {code})"
+            why = f"importing it ended Python {how}"
+        return [known.get(target, PlugIn(target, broken=why)) for target in self._targets]
 
 
 def _read(said: bytes) -> Iterator[PlugIn]:

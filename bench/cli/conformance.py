@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from bench.catalog import registry
 from bench.cli.console import fail, print_rows
 from bench.cli.flags import Json
 from methods.errors import Skipped, UserError
@@ -36,8 +37,6 @@ def _kind_of(text: str) -> str:
     Raises:
         UserError: no method or quantizer has the name.
     """
-    from bench.catalog import registry
-
     name = text.partition(":")[0]
     try:
         registry.locate("quantizers", name)

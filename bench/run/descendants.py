@@ -21,7 +21,7 @@ def adopt_orphans(adopts: bool = True) -> None:
     """From now on a descendant whose parent ends becomes a child of this process. On Linux alone."""
     global _adopted_since
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(adopts), 0, 0, 0)
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, *map(ctypes.c_ulong, (adopts, 0, 0, 0)))
         _adopted_since = frozenset(c.pid for c in psutil.Process().children()) if adopts else None
 
 

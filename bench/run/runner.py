@@ -62,6 +62,7 @@ def execute(plan: Plan, store: Store, display: ProgressDisplay) -> Summary:
             return _execute(plan, store, folder, display)
     finally:
         display.end()
+        end_adopted()
 
 
 def _execute(plan: Plan, store: Store, folder: ResultsFolder, display: ProgressDisplay) -> Summary:

@@ -27,6 +27,7 @@ from bench.run.disk import describe_full_disk
 from bench.run.events import Events
 from bench.run.new_record import failed_record
 from bench.run.processes import list_imports
+from bench.run.source_guard import require_planned
 from bench.system.cache import in_use
 from methods.training.interrupt import Stopped, stop_request
 
@@ -71,7 +72,8 @@ def _stop_once(signum: int, frame: FrameType | None) -> None:
 
 
 def _cut(channel: int) -> None:
-    """A process that a method forks does not speak to the runner, and does not hold its pipe open."""
+    """A process that a method forks does not speak to the runner, and neither holds its pipe open nor waits for a training."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, channel)
     os.close(nowhere)
@@ -134,7 +136,6 @@ def _import_libraries(measurements: list[Measurement]) -> None:
 def _fill(measurements: list[Measurement], store: Store, events: Events) -> None:
     from bench.run.build import Builder
     from bench.run.measure import group, measure
-    from bench.run.source_guard import require_planned
 
     artifact = measurements[0].artifact
     try:

@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -48,6 +49,9 @@ for i, target in enumerate(job["targets"]):
     print(json.dumps({"done": i + 1, "total": len(job["targets"])}), flush=True)
 if mode == "touches":
     tensors["model.embed_tokens.weight"][0, 0] += 1
+if mode == "leaves":
+    import subprocess
+    Path("left").write_text(str(subprocess.Popen(["sleep", "600"]).pid))
 if mode == "adds":
     tensors["lm_head.bias"] = tensors["model.norm.weight"].copy()
 Path(job["pruned"]).mkdir()
@@ -128,6 +132,14 @@ def test_a_kill_says_which_signal(llama, ready, script):
         ScriptFailed, match=f"^old: signal {int(signal.SIGKILL)} after WARNING: this library is old; see its log"
     ):
         prune(llama, ready, script, "killed")
+
+
+def test_a_process_that_the_script_leaves_behind_holds_nobody(llama, ready, script):
+    prune(llama, ready, script, "leaves")
+
+    left = psutil.Process(int((ready.workdir / "exchange/left").read_text()))
+    assert left.is_running()
+    left.kill()
 
 
 def test_another_dense_model_is_refused(llama, ready, script):

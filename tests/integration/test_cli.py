@@ -487,6 +487,24 @@ def test_doctor(cli, monkeypatch):
     assert states["model tiny"] == states["corpus wiki-mini"] == "ok"
 
 
+def test_doctor_asks_no_network_where_the_hub_is_off(cli, monkeypatch):
+    monkeypatch.setattr("socket.create_connection", lambda *_, **__: pytest.fail("the network was asked"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    rows = {r["thing"]: r for r in json.loads(cli("doctor", "--json")[1])}
+
+    assert (rows["hub"]["state"], rows["hub"]["detail"]) == ("off", "not asked, since $HF_HUB_OFFLINE is set")
+
+
+def test_doctor_fails_where_a_folder_that_was_named_is_not_there(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("BENCH_DATA_DIR", str(tmp_path / "nowhere"))
+    code, out, err = cli("doctor", "--json")
+
+    assert code == 1
+    assert {r["thing"]: r["state"] for r in json.loads(out)}["mirror"] == "missing"
+    assert err == f"bench: mirror missing: {tmp_path / 'nowhere'}\n"
+
+
 def test_set_wins_over_flags_and_flags_over_toml(cli, tmp_path):
     (tmp_path / "c.toml").write_text(
         'methods = "wanda"\npatterns = "1:4"\nmeasures = ["size"]\nseeds = [5]\n[calibration]\nsequences = 7\n'

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import signal
+import sys
 
 import pytest
 from safetensors import SafetensorError
@@ -13,7 +14,8 @@ from bench.results.store import Store
 from bench.run import runner
 from bench.run.processes import WorkerProcesses
 from bench.run.progress import LogDisplay
-from bench.system import cache
+from bench.run.worker_process import StartedWorker
+from bench.system import cache, interpreter
 from helpers import faulty, runs
 from helpers.faulty import PATIENCE_S, gone, stopped_at, until
 
@@ -208,6 +210,22 @@ def test_process_that_ends_is_a_failed_row_and_the_rest_goes_on(tmp_path, capsys
     assert "ended with code 3" in got["dies", None, "size"].reason
     _, shown, _ = runs.call(capsys, monkeypatch, "show", got["dies", None, "size"].key, "--results", spec.results)
     assert "last words" in shown
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_worker_that_dies_before_it_reads_is_a_failed_row(tmp_path, capsys, monkeypatch, at):
+    """Whether it ends before its assignment is written, or while it is."""
+    spec, command = prepared(tmp_path)
+    program = [sys.executable, "-c", "import os; os._exit(7)"]
+    monkeypatch.setattr(interpreter, "command", lambda *_: program)
+    real = StartedWorker.send
+    monkeypatch.setattr(StartedWorker, "send", lambda self, line: (at and self.wait(), real(self, line * 50))[1])
+    code, out, err = runs.call(capsys, monkeypatch, *command)
+
+    assert code == 1
+    assert "2 measurements tried (0 measured, 2 failed), 2 read from" in out
+    assert err.splitlines()[-1].startswith("bench: 2 measurements failed")
+    assert "ended with code 7" in runs.records(spec.results)["magnitude", None, "size"].reason
 
 
 def test_failed_cells_are_tried_again_and_good_ones_are_not(tmp_path, capsys, monkeypatch):

@@ -1,6 +1,7 @@
-"""kill -9 of the runner, the fork server or a worker at random times: nothing lost, doubled or corrupt, nobody left.
+"""kill -9 at random times of the runner, the fork server, a worker or a rank, in sweeps and in trainings.
 
-CAST_BENCH_SOAK_SEED and CAST_BENCH_SOAK_ROUNDS give other times, and more of them.
+Nothing is lost, doubled or corrupt, nobody is left, and the next run sweeps what lies about. CAST_BENCH_SOAK_SEED and
+CAST_BENCH_SOAK_ROUNDS give other times, and more of them: 15 rounds are 90 kills.
 """
 
 import json
@@ -14,8 +15,21 @@ import pytest
 from helpers import runs
 
 SEED = int(os.environ.get("CAST_BENCH_SOAK_SEED", "0"))
-ROUNDS = int(os.environ.get("CAST_BENCH_SOAK_ROUNDS", "10"))
+ROUNDS = int(os.environ.get("CAST_BENCH_SOAK_ROUNDS", "3"))
 PATIENCE_S = 120
+
+TRAINING = {"tokens": 40 * 8 * 32, "batch": 8, "seqlen": 32, "processes": 2, "checkpoint_s": 0}
+KINDS = {
+    "sweep": (["--methods", "magnitude,wanda", "--measures", "perplexity,size"], "none,int8", {}),
+    "training": (
+        ["--methods", "cast", "--measures", "perplexity,size"],
+        "none",
+        {f"training.{k}": v for k, v in TRAINING.items()},
+    ),
+}
+VICTIMS = [("sweep", v) for v in ("runner", "server", "worker")] + [
+    ("training", v) for v in ("runner", "worker", "rank")
+]
 
 
 @pytest.fixture(autouse=True)
@@ -23,17 +37,19 @@ def world(tmp_path, monkeypatch):
     yield from runs.world(tmp_path / "site", tmp_path, monkeypatch)
 
 
-def command(results):
-    flags = ["--methods", "magnitude,wanda", "--measures", "perplexity,size"]
-    return ["run", *flags, *runs.flags(results, quantizers="none,int8")]
+def command(kind, results):
+    flags, quantizers, settings = KINDS[kind]
+    return ["run", *flags, *runs.flags(results, quantizers=quantizers, **settings)]
 
 
 def family(process):
-    """By their part in the run: runner, server, worker."""
-    members = {"runner": [process], "server": [], "worker": []}
+    """By their part in the run: runner, server, worker, rank."""
+    members = {"runner": [process], "server": [], "worker": [], "rank": []}
     for child in process.children(recursive=True):
-        is_server = child.ppid() == process.pid and "bench.run.fork_server" in child.cmdline()
-        members["server" if is_server else "worker"].append(child)
+        words = child.cmdline()
+        is_server = child.ppid() == process.pid and "bench.run.fork_server" in words
+        part = "rank" if "bench.run.rank_worker" in words else "server" if is_server else "worker"
+        members[part].append(child)
     return members
 
 
@@ -48,19 +64,27 @@ def contents(results):
     return found
 
 
+def left_over(results, cache):
+    """What a run that ended well has no use for."""
+    folders = [cache / part for part in ("tmp", "held", "training")] + [results / "locks"]
+    return [p for folder in folders if folder.is_dir() for p in folder.iterdir()] + list(results.rglob("*.tmp"))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", ["runner", "server", "worker"])
-def test_kills_at_random_times_lose_nothing(tmp_path, victim):
+@pytest.mark.parametrize(("kind", "victim"), VICTIMS)
+def test_kills_at_random_times_lose_nothing(tmp_path, monkeypatch, kind, victim):
     started = time.monotonic()
-    calm = runs.start(*command(tmp_path / "calm"))
+    calm = runs.start(*command(kind, tmp_path / "calm"))
     assert calm.communicate(timeout=PATIENCE_S) and calm.returncode == 0
     took = time.monotonic() - started
     expected = contents(tmp_path / "calm")
-    rng = random.Random(f"{victim} {SEED}")
+    rng = random.Random(f"{kind} {victim} {SEED}")
     for turn in range(ROUNDS):
+        cache = runs.own_cache(tmp_path / f"c{turn}", monkeypatch)
         results = tmp_path / f"r{turn}"
         moment = rng.uniform(0.05, 0.95) * took
-        process = runs.start(*command(results))
+        where = f"turn {turn} at {moment:.2f} of {took:.2f} s"
+        process = runs.start(*command(kind, results))
         time.sleep(moment)
         everyone = []
         try:
@@ -71,11 +95,11 @@ def test_kills_at_random_times_lose_nothing(tmp_path, victim):
         except psutil.NoSuchProcess:
             pass  # it ended before its time
         _, err = process.communicate(timeout=PATIENCE_S)
-        assert not psutil.wait_procs(everyone, timeout=30)[1], f"left behind, turn {turn} at {moment:.2f} s"
+        assert not psutil.wait_procs(everyone, timeout=30)[1], f"left behind, {where}"
         assert victim == "runner" or process.returncode in (0, 1), err
-        again = runs.start(*command(results))
+        again = runs.start(*command(kind, results))
         _, err = again.communicate(timeout=PATIENCE_S)
-        assert again.returncode == 0, err
-        assert contents(results) == expected, f"turn {turn} at {moment:.2f} s"
-        assert not (results / "corrupt").exists()
-        assert not list(results.rglob("*.tmp"))
+        assert again.returncode == 0, f"{where}: {err}"
+        assert contents(results) == expected, where
+        assert not (results / "corrupt").exists(), where
+        assert not left_over(results, cache), where

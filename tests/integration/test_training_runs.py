@@ -1,16 +1,14 @@
 """Training as part of a run: resumed, diverged, refused."""
 
-from functools import partial
-
 import pytest
 
+from bench.plan import plan
 from bench.results.store import Store
-from bench.run import events, job
+from bench.run import events
 from bench.system import cache
 from bench.system.cache import cache_dir
 from helpers import runs
 from helpers.runs import call, flags
-from methods.contract import Budget
 from methods.training import trainer
 
 SMALL = {"tokens": 40 * 8 * 32, "batch": 8, "seqlen": 32}
@@ -33,7 +31,7 @@ class Killed(BaseException):
 def test_a_killed_training_goes_on_and_the_records_are_the_same(tmp_path, monkeypatch):
     runs.run_here(spec(tmp_path / "straight"))
     cache.gc(everything=False, days=0)  # else the second run finds the model made
-    monkeypatch.setattr(job, "Budget", partial(Budget, checkpoint_s=0))
+    training = SMALL | {"checkpoint_s": 0}
     real = events.Events.advance
 
     def kill(self, done, total, **figures):
@@ -43,10 +41,10 @@ def test_a_killed_training_goes_on_and_the_records_are_the_same(tmp_path, monkey
 
     monkeypatch.setattr(events.Events, "advance", kill)
     with pytest.raises(Killed):
-        runs.run_here(spec(tmp_path / "broken"))
+        runs.run_here(spec(tmp_path / "broken", training=training))
     monkeypatch.setattr(events.Events, "advance", real)
     (left,) = (cache_dir() / "training").iterdir()
-    assert (left / "step-20/about.json").exists()
+    assert (left / "step-29/about.json").exists()
     began = []
     once = trainer.Trainer._resume
     monkeypatch.setattr(
@@ -55,7 +53,7 @@ def test_a_killed_training_goes_on_and_the_records_are_the_same(tmp_path, monkey
 
     runs.run_here(spec(tmp_path / "broken"))
 
-    assert began == [20]
+    assert [step for step, _ in began] == [29]
     assert list((cache_dir() / "training").iterdir()) == []
     one, two = (runs.records(tmp_path / name) for name in ("straight", "broken"))
     assert one.keys() == two.keys()
@@ -96,9 +94,20 @@ def test_validation_split_is_another_protocol(tmp_path):
     assert {r.identity.protocol.label for r in records} == {"wiki-mini-validation@128x4"}
 
 
+def test_the_interval_of_checkpoints_is_no_part_of_a_key(tmp_path):
+    one, two = (
+        {m.key for m in plan.make_plan(spec(tmp_path, training=SMALL | more)).measurements}
+        for more in ({}, {"checkpoint_s": 7})
+    )
+
+    assert one == two
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"training.checkpoint_s": -1}, "invalid training.checkpoint_s=-1: must be greater than or equal to 0"),
+        ({"training.checkpoint_s": "inf"}, "invalid training.checkpoint_s=inf: must be a finite number"),
         ({"training.tokens": 10}, "training.tokens=10 is less than one step of 32 x 128 tokens"),
         ({"training.data": "nowhere.txt"}, "training text 'nowhere.txt' does not exist"),
         ({"training.data": "wikimini"}, "unknown corpus 'wikimini': did you mean wiki-mini"),

@@ -9,6 +9,7 @@ import pytest
 from bench.results.record import Item, ReadingRow, Record
 from bench.results.schema import SCHEMA
 from bench.results.store import ReadOnlyStore, Store
+from bench.system.files import atomic_write
 from helpers import fake_records, runs
 from methods.errors import UserError
 
@@ -62,18 +63,18 @@ def test_further_metrics_of_an_item_are_columns_beside_it(store):
 
 
 @pytest.mark.parametrize("folder", ["records", "items"])
-def test_what_a_killed_process_left_is_swept_when_it_is_a_day_old(store, folder):
+def test_what_a_killed_process_left_is_swept_and_what_is_being_written_is_not(store, folder):
     store.write(record(), ITEMS)
-    old, new = (store.root / folder / f".{name}.tmp" for name in ("old", "new"))
-    for path in (old, new):
-        path.touch()
-    os.utime(old, (0, 0))
+    left = store.root / folder / ".left.tmp"
+    left.touch()
     Store(store.root, write=False)
-    assert old.exists()
+    assert left.exists()
 
-    Store(store.root)
+    with atomic_write(store.root / folder / "new") as held:
+        Store(store.root)
+        assert held.exists()
 
-    assert not old.exists() and new.exists()
+    assert not left.exists() and (store.root / folder / "new").exists()
     assert store.get(KEY) is not None
 
 

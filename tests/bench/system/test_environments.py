@@ -21,7 +21,9 @@ PYTHON = f"""#!{sys.executable}
 import json, os, shutil, sys
 from pathlib import Path
 
-said = sys.argv[1:]
+isolated, *said = sys.argv[1:]
+if isolated != "-I":
+    sys.exit("modules of the current folder would be run")
 with open(os.environ["CALLS"], "a") as calls:
     print(json.dumps(said), file=calls)
 if said[:2] == ["-m", "venv"]:

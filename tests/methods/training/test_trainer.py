@@ -2,6 +2,7 @@
 
 import copy
 import json
+import signal
 from dataclasses import replace
 from functools import cache
 
@@ -16,6 +17,7 @@ from methods.contract import Budget, Needs
 from methods.errors import Diverged, UserError
 from methods.pattern import Pattern
 from methods.training import checkpoint, trainer
+from methods.training.interrupt import Stopped, StopRequest, stop_request
 from methods.training.settings import Settings
 
 NAMES = [n for n, e in registry.METHODS.items() if "training" in e.needs]
@@ -110,7 +112,7 @@ def test_killed_and_resumed_equals_undisturbed(name, trained, tmp_path):
     second = replace(job, workdir=tmp_path / "second", progress=Kill(), budget=budget)
     with pytest.raises(Killed):
         method(name).apply(start_of(name, llama, job), second)
-    assert checkpoint.latest(second.workdir).name == "step-10"
+    assert checkpoint.latest(second.workdir).name == "step-19"
     files = sorted(p.suffix for p in checkpoint.latest(second.workdir).iterdir())
     assert set(files) == {".json", ".safetensors"}
 
@@ -119,6 +121,65 @@ def test_killed_and_resumed_equals_undisturbed(name, trained, tmp_path):
     assert resumed.notes == straight.notes
     for p, q in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("at", [3, 10, 17])
+def test_asked_to_stop_it_saves_after_the_step_and_resumes_as_undisturbed(at, trained, tmp_path):
+    """Between two reads of the losses, too."""
+    llama, job, straight = trained("cast", "llama")
+    started = []
+    real = job.training.batch
+
+    class Asked:
+        """The corpus, which is asked for each step's batch."""
+
+        def __getattr__(self, name):
+            return getattr(job.training, name)
+
+        def batch(self, step, *ranks):
+            started.append(step)
+            if step == at - 1:
+                stop_request.receive(signal.SIGTERM)
+            return real(step, *ranks)
+
+    try:
+        with pytest.raises(Stopped):
+            method("cast").apply(copy.deepcopy(llama), replace(job, training=Asked(), workdir=tmp_path))
+    finally:
+        stop_request.reset()
+    assert started == list(range(at))
+    assert checkpoint.latest(tmp_path).name == f"step-{at}"
+
+    resumed = method("cast").apply(copy.deepcopy(llama), replace(job, workdir=tmp_path))
+
+    assert resumed.notes == straight.notes
+    for p, q in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_where_no_training_asks_a_signal_ends_the_process_at_once():
+    request = StopRequest()
+    with pytest.raises(Stopped):
+        request.receive(signal.SIGTERM)
+
+
+def test_a_second_signal_ends_a_training_at_once():
+    request = StopRequest()
+    assert not request()
+    request.receive(signal.SIGTERM)
+    assert request()
+
+    with pytest.raises(Stopped):
+        request.receive(signal.SIGTERM)
+
+
+def test_a_signal_at_the_end_of_a_training_is_not_lost():
+    request = StopRequest()
+    request()
+    request.receive(signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        request.release()
 
 
 def test_half_written_checkpoint_is_not_seen(tmp_path):

@@ -1,0 +1,96 @@
+"""Files in the current folder that bear the names of modules: no process of a run executes them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers import runs
+from methods import isolated
+from methods.contract import Environment
+
+NAMES = ("filelock", "random", "bench", "psutil", "torch", "methods", "pip", "sitecustomize")
+TRAP = """
+import os, sys
+with open({marker!r}, "a") as file:
+    print(os.getpid(), __name__, sys.argv, file=file)
+raise SystemExit(f"{{__name__}} of the current folder was run")
+"""
+SCRIPT = """
+import json, random, sys
+raise SystemExit("no trap")
+"""
+
+
+@pytest.fixture
+def marker(tmp_path):
+    return tmp_path / "executed"
+
+
+@pytest.fixture
+def folder(tmp_path, marker):
+    """The current folder, with a trap for each name."""
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in NAMES:
+        (here / f"{name}.py").write_text(TRAP.format(marker=str(marker)))
+    return here
+
+
+@pytest.fixture
+def variables(tmp_path, monkeypatch):
+    """An environment whose PYTHONPATH has an empty entry, which stands for the current folder."""
+    runs.own_cache(tmp_path, monkeypatch)
+    return os.environ | {"PYTHONPATH": f"{Path(runs.__file__).parents[2]}{os.pathsep}{os.pathsep}"}
+
+
+def test_a_run_and_a_training_of_two_ranks(folder, marker, variables, tmp_path):
+    """The runner is started with -P, as the installed command does it: the current folder holds a bench.py."""
+    variables["PYTHONPATH"] = variables["PYTHONPATH"].strip(os.pathsep)  # of the runner itself
+    training = {"tokens": 1024, "batch": 8, "seqlen": 32, "processes": 2}
+    settings = {f"training.{k}": v for k, v in training.items()}
+    flags = ["--methods", "magnitude,cast", "--measures", "size", *runs.flags(tmp_path / "r", **settings)]
+    command = [sys.executable, "-P", "-m", "bench", "run", *flags]
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert {r.status for r in runs.records(tmp_path / "r").values()} == {"ok"}
+    assert not marker.exists(), marker.read_text()
+
+
+def test_the_command_as_a_module(folder, marker, variables):
+    """Python puts the current folder first for `python -m bench`; this package takes it out again."""
+    for name in ("bench", "methods"):  # Python looks for these before any code of ours runs
+        (folder / f"{name}.py").unlink()
+    variables["PYTHONPATH"] = variables["PYTHONPATH"].strip(os.pathsep)
+    command = [sys.executable, "-m", "bench", "cache", "info"]
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert not marker.exists(), marker.read_text()
+
+
+def test_a_plug_in_is_looked_at(folder, marker, variables, tmp_path):
+    site = runs.distribution(tmp_path / "site", "guest", "import random", methods={"guest": "guest:Guest"})
+    variables["PYTHONPATH"] = f"{site}{os.pathsep}{variables['PYTHONPATH'].strip(os.pathsep)}"
+    command = [sys.executable, "-P", "-m", "bench", "ls", "methods", "--json"]
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+
+    assert "broken: AttributeError" in done.stdout, done.stderr
+    assert not marker.exists(), marker.read_text()
+
+
+def test_a_script_in_an_environment_of_its_own(folder, marker, llama, make_job, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    log = tmp_path / "log"
+    here = Environment(name="old", python=Path(sys.executable), log=log)
+    job = make_job(llama, environment=here, workdir=tmp_path)
+    script = isolated.Script(tmp_path / "script.py", llama.config.to_dict(), {})
+
+    with pytest.raises(isolated.ScriptFailed, match="no trap"):
+        isolated.prune(llama, job, script)
+    assert not marker.exists(), marker.read_text()

@@ -1,0 +1,51 @@
+"""Programs that this package starts search its own installation, and not the current folder."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bench.system import interpreter
+
+
+@pytest.mark.parametrize(
+    "path", ["", os.pathsep, f"{os.pathsep}/elsewhere", f"/elsewhere{os.pathsep}{os.pathsep}/other"]
+)
+def test_an_empty_entry_of_pythonpath_is_not_the_current_folder(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", path)
+    code = "import sys; print(*sys.path, sep=chr(10))"
+    command = [sys.executable, "-P", "-c", code]
+    out = subprocess.run(
+        command, cwd=tmp_path, env=interpreter.environment(), capture_output=True, text=True, check=True
+    )
+
+    assert str(tmp_path) not in out.stdout.splitlines()
+    assert {"/elsewhere"} & set(path.split(os.pathsep)) <= set(out.stdout.splitlines())
+
+
+def test_what_it_starts_in_turn_does_not_search_the_current_folder(tmp_path):
+    (tmp_path / "here.py").write_text("print('run')")
+    code = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-m', 'here']).returncode)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=tmp_path,
+        env=interpreter.environment(),
+        capture_output=True,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert b"run" not in done.stdout
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_source_tree_that_is_not_installed_is_found(tmp_path, monkeypatch, installed):
+    library = str(interpreter.Path(os.__file__).parent)
+    monkeypatch.setattr(interpreter, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), library, *([str(tmp_path)] if installed else [])])
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+
+    path = interpreter.environment()["PYTHONPATH"]
+
+    assert path == ("/elsewhere" if installed else f"/elsewhere{os.pathsep}{tmp_path}")
