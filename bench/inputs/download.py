@@ -68,7 +68,7 @@ def _pull_gguf(alias: Alias, target: Path) -> str:
     file = target.parent / "alone" / "model.gguf"  # transformers would also read what lies beside the file
     file.parent.mkdir()
     file.symlink_to(Path(alias.ref).resolve())
-    gguf_header.check(file)
+    gguf_header.check(Path(alias.ref))
     convert_gguf(file, target)
     return "sha256:" + digests.of_file(Path(alias.ref))
 
