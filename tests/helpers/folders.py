@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,12 @@ DAMAGES: dict[str, Damage] = {
     "quantized": config(quantization_config=3),
     "quantized by nothing": config(quantization_config={}),
     "own code": config(auto_map={"AutoModel": "evil.Model"}),
+    "other weights": config(transformers_weights="other.safetensors"),
+    "other layers": config(per_layer_config={"0": {"num_attention_heads": 2}}),
+    "pruned heads": config(pruned_heads={"0": [1]}),
+    "attention of a hub": config(attn_implementation="owner/kernels"),
+    "attention of a hub, inside": config(_attn_implementation="owner/kernels"),
+    "many labels": config(num_labels=2**31),
     "adapter": text("adapter_config.json", '{"base_model_name_or_path": "elsewhere"}'),
     "deep": text("config.json", '{"a":' * 500 + "1" + "}" * 500),
     "deeper": text("config.json", "[" * 100_000),
@@ -150,6 +157,10 @@ DAMAGES: dict[str, Damage] = {
     "transposed": header(lambda h: h[EMBEDDING].update(shape=h[EMBEDDING]["shape"][::-1])),
     "far layer": header(lambda h: h.update({"model.layers.999999.mlp.up_proj.weight": h.pop(NORM)})),
     "strange layer": header(lambda h: h.update({"model.layers.²." + NORM: h.pop(NORM)})),
+    "index and weights": lambda folder: (
+        shutil.copy(folder / "model.safetensors", folder / "other.safetensors"),
+        text("model.safetensors.index.json", f'{{"weight_map": {{"{NORM}": "other.safetensors"}}}}')(folder),
+    ),
     "index of nothing": text("model.safetensors.index.json", "{}"),
     "index to outside": text("model.safetensors.index.json", '{"weight_map": {"x": "../x.safetensors"}}'),
     "index to itself": text("model.safetensors.index.json", '{"weight_map": {"x": ""}}'),
