@@ -58,7 +58,7 @@ PATH_ERRORS = (
     errno.ELOOP,
 )
 """A path that a user named, and that nothing looked at before."""
-MAX_SENTENCE = 300
+MAX_SENTENCE = 500
 """In characters."""
 for command in COMMANDS:
     app.command()(command)
@@ -72,7 +72,7 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False, prog_name="bench"))
     except UserError as fault:
-        typer.echo(f"bench: {fault}", err=True)
+        typer.echo(f"bench: {_shorten(str(fault))}", err=True)
         sys.exit(2)
     except USAGE_ERROR as fault:
         if type(fault).__name__ == "NoArgsIsHelpError":  # its message is the help
@@ -95,8 +95,13 @@ def main() -> None:
 
 def _sentence(fault: Any) -> str:
     """What typer says of a command line, as one of our sentences."""
-    text = " ".join(fault.format_message().split()).rstrip(".")
-    if len(text) > MAX_SENTENCE:
-        text = f"{text[: MAX_SENTENCE // 2]}…{text[-MAX_SENTENCE // 2 :]}"
+    text = _shorten(" ".join(fault.format_message().split()).rstrip("."))
     where = f": {fault.ctx.command_path} --help lists what there is" if fault.ctx else ""
     return text[:1].lower() + text[1:] + where
+
+
+def _shorten(sentence: str) -> str:
+    """A sentence that quotes much is cut in the middle."""
+    if len(sentence) <= MAX_SENTENCE:
+        return sentence
+    return f"{sentence[: MAX_SENTENCE // 2]}…{sentence[-MAX_SENTENCE // 2 :]}"

@@ -154,7 +154,7 @@ def speed(
     tokens: Annotated[
         str | None, typer.Option(help="Numbers of tokens, by commas [default: depends on the device].")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads [default: all cores].", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads [default: all cores].", min=1, max=4096)] = None,
     figure: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Also draw it: .svg, .png or .pdf.", callback=figure_callback("--figure")),

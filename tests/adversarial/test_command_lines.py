@@ -18,6 +18,62 @@ LINES = [
     line for line in (Path(__file__).parent / "command_lines.txt").read_text().splitlines() if line and line[0] != "#"
 ]
 
+LONG = "x" * 5000
+ODD = [
+    ["run", "--model", "\udcff"],
+    ["run", "--tasks", "\udcff"],
+    ["run", "--methods", "wanda\nmagnitude"],
+    ["run", "--methods", "\x1b]52;c;eA==\a"],
+    ["run", "--set", "seeds=1\nmodels=2"],
+    ["run", "--set", "models=" + "[" * 5000],
+    ["run", "--set", "seeds=" + "9" * 5000],
+    ["run", "--seeds", "9" * 5000],
+    ["run", "--methods", "sparsegpt:block=" + "9" * 5000],
+    ["run", "--methods", "sparsegpt:block=" + "[" * 5000],
+    ["run", "--methods", "sparsegpt:block=" + "9" * 400],
+    ["run", "--methods", "ria:power=" + "9" * 400],
+    ["run", "--pattern", "9" * 5000 + ":4"],
+    ["run", "--pattern", "9" * 5000 + "%"],
+    ["run", "--device", "cuda:" + "9" * 5000],
+    ["run", "--device", "cuda:²"],
+    ["pick", "--model", "tiny", "--results", "r", "--budget-tokens", "9" * 400],
+    ["finetune", "--artifact", "layers", "--data", "wiki-mini", "--out", "new", "--rank", "9" * 400],
+    ["speed", "--threads", "9" * 30],
+    ["cache", "gc", "--days", "9" * 400],
+    *(
+        ["run", flag, LONG]
+        for flag in ("--methods", "--model", "--config", "--results", "--data-dir", "--set", "--tasks")
+    ),
+    *(["run", flag, LONG] for flag in ("--measures", "--quant", "--pattern", "--device", "--dtype", "--seeds")),
+    ["prune", "--method", "wanda", "--out", LONG],
+    ["prune", "--method", "wanda", "--out", "\udcff/../taken/x"],
+    ["verify", LONG],
+    ["export", LONG, "--out", "new"],
+    ["export", "layers", "--out", LONG],
+    ["report", "--results", LONG],
+    ["report", "--results", "r", "--out", LONG],
+    ["show", LONG, "--results", "r"],
+    ["ls", LONG],
+    ["figure", "a", "--out", f"{LONG}.svg"],
+    ["compare", LONG, "r"],
+    ["compare", "r", "r", "--md", LONG],
+    ["gate", "--baseline", LONG],
+    ["merge", LONG],
+    ["migrate", LONG],
+    ["baseline", "show", LONG],
+    ["baseline", "set", LONG, "--results", "r"],
+    ["pick", "--model", LONG, "--results", "r"],
+    ["pull", LONG],
+    ["pull", "wiki-mini", "--from", LONG],
+    ["speed", "--model", LONG],
+    ["speed", "--tokens", LONG],
+    ["env", "create", LONG],
+    ["cache", "gc", "--days", "9" * 5000],
+    [LONG],
+    [f"--{LONG}"],
+]
+"""Arguments that no file of lines can have."""
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
@@ -38,6 +94,7 @@ def place(tmp_path_factory):
         "unknown": b"[calibration]\nsequence = 4\n",
         "binary": b"\xff\xfe\0\0",
         "nan": b"alpha = nan\n",
+        "null": b'models = "a\\u0000b"',
     }
     for name, text in configs.items():
         (root / f"{name}.toml").write_bytes(text)
@@ -71,11 +128,11 @@ def test_there_are_enough_lines_and_no_line_is_there_twice():
     assert len(LINES) == len(set(LINES)) >= 150
 
 
-@pytest.mark.parametrize("line", LINES)
-def test_a_bad_line_is_a_sentence_and_exit_code_2(cli, here, line):
+@pytest.mark.parametrize("arguments", [*map(shlex.split, LINES), *ODD], ids=lambda a: " ".join(a)[:60])
+def test_a_bad_line_is_a_sentence_and_exit_code_2(cli, here, arguments):
     before = entries(here)
     with limits():
-        code, out, err = cli(*shlex.split(line))
+        code, out, err = cli(*arguments)
 
     lines = err.splitlines()
     assert code == 2, err
