@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 INDEX = "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
 SHARD_BYTES = 2 * 2**30
 MAX_TENSORS = 200_000
 """In one model."""
@@ -69,12 +70,14 @@ class Folder:
             if about is not None:
                 names = sorted(set(about["weight_map"].values()))
             else:
-                names = ["model.safetensors"] if find_file(self.path, "model.safetensors", None) else []
+                names = [WEIGHTS] if find_file(self.path, WEIGHTS, None) else []
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
             raise UserError(f"invalid shard index {index} ({fault}): download or write it again") from None
         for name in names:
             if not isinstance(name, str) or Path(name).name != name:
                 raise UserError(f"invalid shard index {index}: {name!r} is outside its folder")
+        if about is not None and names not in ([], [WEIGHTS]) and find_file(self.path, WEIGHTS, None):
+            raise UserError(f"{self.path} has {WEIGHTS} and {INDEX}, which names others: delete one of them")
         if not names:
             pickles = [
                 *self.path.glob("*.bin"),
@@ -91,7 +94,7 @@ class Folder:
                 raise UserError(
                     f"{self.path} is a packed24 folder: unpack it first with bench export {shlex.quote(str(self.path))} --format hf --out DIR"
                 )
-            raise UserError(f"no model.safetensors in {self.path}: use a folder with safetensors weights")
+            raise UserError(f"no {WEIGHTS} in {self.path}: use a folder with safetensors weights")
         return names
 
     def __iter__(self) -> Iterator[str]:
@@ -179,10 +182,10 @@ class Writer:
     def close(self) -> Path:
         """Write what is left, and the index if there are several shards. Returns the folder."""
         if not self._map:
-            self._flush("model.safetensors")
+            self._flush(WEIGHTS)
         elif self._pending:
             self._flush()
-        if len(set(self._map.values())) > 1 or "model.safetensors" not in self._map.values():
+        if len(set(self._map.values())) > 1 or WEIGHTS not in self._map.values():
             index = {"metadata": {"total_size": self._total}, "weight_map": self._map}
             (self.path / INDEX).write_text(json.dumps(index, indent=1))
         return self.path

@@ -35,14 +35,14 @@ class Pattern:
         """
         if text == "dense":
             return cls()
-        if match := re.fullmatch(r"(\d+):(\d+)", text):
+        if match := re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text):
             n, m = int(match[1]), int(match[2])
             if 0 < n <= m:
                 return cls(n, m)
             raise UserError(
                 f"invalid pattern {text!r}: n:m keeps n of every m weights, so n must be from 1 to m; for example 2:4"
             )
-        if (match := re.fullmatch(r"(\d+(?:\.\d+)?)%", text)) and 0 < float(match[1]) < 100:
+        if (match := re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,17})?)%", text)) and 0 < float(match[1]) < 100:
             return cls(0, 0, float(match[1]) / 100)
         raise UserError(f"invalid pattern {text!r}: use n:m (2:4 keeps 2 of every 4), a sparsity (50%) or dense")
 

@@ -90,7 +90,7 @@ def _field_name(key: str) -> str:
 def _parse_value(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # nested too deeply
         return text
 
 
@@ -170,7 +170,7 @@ def _allowed(schema: Mapping[str, Any], value: Any) -> str:
     if kind not in ("number", "integer"):
         return {"boolean": "true or false", "string": "text"}.get(str(kind), f"of type {kind}")
     limits = _range(schema)
-    right_type = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    right_type = type(value) is int or (type(value) is float and math.isfinite(value))
     if limits and right_type and (kind == "number" or value == int(value)):
         return limits
     noun = "a whole number" if kind == "integer" else "a number"

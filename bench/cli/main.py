@@ -64,7 +64,7 @@ PATH_ERRORS = (
     errno.ELOOP,
 )
 """A path that a user named, and that nothing looked at before."""
-MAX_SENTENCE = 300
+MAX_SENTENCE = 500
 """In characters."""
 for command in COMMANDS:
     app.command()(command)
@@ -80,7 +80,7 @@ def main() -> None:
         with ending.ended_by_signals():
             sys.exit(app(standalone_mode=False, prog_name="bench"))
     except UserError as fault:
-        print_line(f"bench: {fault}", err=True)
+        print_line(f"bench: {terminal.shorten(str(fault), MAX_SENTENCE)}", err=True)
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(1)

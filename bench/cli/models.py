@@ -14,6 +14,7 @@ from bench.cli.flags import DataDir, Json, NewFolder, Results, figure_callback
 from bench.system.suggest import describe_unknown, shorten
 from bench.verify import WeightCounts, verify_folder
 from methods.errors import UserError
+from methods.files import check_files
 from methods.folder import Folder
 
 MAX_TOKENS = 2**20
@@ -153,7 +154,7 @@ def speed(
     tokens: Annotated[
         str | None, typer.Option(help="Numbers of tokens, by commas [default: depends on the device].")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads [default: all cores].", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads [default: all cores].", min=1, max=4096)] = None,
     figure: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Also draw it: .svg, .png or .pdf.", callback=figure_callback("--figure")),
@@ -170,6 +171,7 @@ def speed(
     from bench.measures.speed import roofline
     from bench.system.devices import cores, resolve_device
 
+    counts = _numbers(tokens) if tokens is not None else None
     resolved = resolve_device(device)
     if device_spec or (resolved == "cpu" and device == "auto"):
         if not device_spec:
@@ -184,7 +186,7 @@ def speed(
 
     request = time_linears.Request(
         model, resolved, threads or cores(), tuple(kinds.split(",")) if kinds else None,
-        _numbers(tokens) if tokens else ((1,) if resolved == "cpu" else roofline.TOKENS), data_dir,
+        counts or ((1,) if resolved == "cpu" else roofline.TOKENS), data_dir,
     )  # fmt: skip
     records = list(time_linears.measure(request, results or RESULTS))
     print_rows(time_linears.rows(records), json)
@@ -205,6 +207,7 @@ def _open_folder(name: str) -> Folder:
     from bench.inputs import models
 
     if Path(name).is_dir():
+        check_files(Path(name))
         return Folder(Path(name))
     model = models.resolve(name)
     if model is None:

@@ -118,13 +118,18 @@ def finetune(
 
     The result is written to a folder that transformers can load.
     """
+    from bench.catalog.choice import parse_method
+    from bench.inputs.models import resolve
     from bench.results.artifacts import find_pruned
     from bench.run.prune import write_pruned
 
     folder, record = find_pruned(artifact, flags.pop("results", None))
+    methods = f"finetune:rank={rank}"
+    parse_method(methods)
+    resolve(str(folder))  # both before weights are read for their pattern
     patterns = patterns or (record.identity.pattern if record else str(detect_pattern(Folder(folder))))
     training = [f"training.data={json_module.dumps(data)}"]
-    fixed = {"methods": f"finetune:rank={rank}", "models": (str(folder),), "measures": "size", "seeds": seeds}
+    fixed = {"methods": methods, "models": (str(folder),), "measures": "size", "seeds": seeds}
     fixed |= {"patterns": patterns, "quantizers": quantizers}
     fixed |= {"set_": training + (flags.pop("set_", None) or [])}
     try:

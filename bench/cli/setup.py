@@ -45,7 +45,7 @@ def cache_gc(
     all_: Annotated[
         bool, typer.Option("--all", help="Also delete downloaded models and corpora, and unfinished trainings.")
     ] = False,
-    days: Annotated[int, typer.Option(help="Keep what is newer than this many days.", min=0)] = 0,
+    days: Annotated[int, typer.Option(help="Keep what is newer than this many days.", min=0, max=36500)] = 0,
 ) -> None:
     """Delete pruned models, logs and temporary files that no run uses.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from bench.inputs.model_config import ACTIVATIONS, CONFIG_DTYPES, ModelConfig
+from bench.inputs.model_config import ACTIVATIONS, ATTENTION, CONFIG_DTYPES, MAX_LABELS, REDIRECTS, ModelConfig
 from methods.errors import UserError
 from methods.folder import TIED, TIED_BY_DEFAULT, Folder
 from methods.targets import FAMILIES
@@ -77,6 +77,11 @@ def _check_values(config: ModelConfig, layout: Layout) -> None:
     """What decides no shape, but stops transformers."""
     vocabulary, _ = next(iter(layout.outer.values()))
     config.token("pad_token_id", vocabulary)
+    for name in REDIRECTS:
+        config.absent(name)
+    for name in ("attn_implementation", "_attn_implementation"):
+        config.choice(name, ATTENTION)
+    config.size("num_labels", default=1, most=MAX_LABELS)
     for name in ("hidden_act", "activation_function"):
         config.choice(name, ACTIVATIONS)
     for name in ("dtype", "torch_dtype"):

@@ -99,8 +99,8 @@ class _Reader:
         spans = sorted((t.begin, t.begin + t.size) for t in tensors.values())
         if not spans or spans[-1][1] > self._size - start:
             raise ValueError("incomplete file")
-        if any(before[1] > after[0] for before, after in pairwise(spans)):
-            raise ValueError("its tensors overlap")
+        if any(-(-before[1] // alignment) * alignment != after[0] for before, after in pairwise([(0, 0), *spans])):
+            raise ValueError("its tensors overlap, or leave gaps")
         return _Header(fields, tensors)
 
     def _tensor(self, name: str, alignment: int) -> _Tensor:

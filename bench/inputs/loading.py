@@ -155,7 +155,7 @@ def convert_gguf(file: Path, target: Path) -> None:
         UserError: a library cannot read it. `bench.inputs.gguf_header.check` comes first: they believe any size.
     """
     logging.getLogger("gguf").setLevel(logging.ERROR)
-    with _faults(f"GGUF file {str(file)!r}"):
+    with _faults(f"GGUF file {str(file.resolve())!r}"):
         _convert_gguf(file, target)
 
 

@@ -17,6 +17,12 @@ ACTIVATIONS = (
     "swish", "tanh",
 )  # fmt: skip
 """Those of transformers without parameters of their own."""
+ATTENTION = ("eager", "sdpa")
+"""Other names are of libraries, some of which transformers would download and run."""
+REDIRECTS = ("auto_map", "transformers_weights", "per_layer_config", "pruned_heads", "experts_implementation")
+"""Keys with which a config names code, weights or layers that are not those of its folder and architecture."""
+MAX_LABELS = 100_000
+"""transformers makes a text of each."""
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 
 
@@ -26,15 +32,15 @@ class ModelConfig:
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         self._values, self._where = values, where
 
-    def size(self, *names: str, default: int | None = None) -> int:
-        """A whole number above 0, under the first of these names that is there."""
+    def size(self, *names: str, default: int | None = None, most: int = MAX_SIZE) -> int:
+        """A whole number from 1 to `most`, under the first of these names that is there."""
         name = next((n for n in names if self._values.get(n) is not None), names[0])
         value = self._values.get(name)
         value = default if value is None else value
         if value is None:
             raise self._invalid(f"it has no {name}")
-        if type(value) is not int or not 0 < value <= MAX_SIZE:
-            raise self._invalid(f"{name} is {_short(value)}, not a whole number from 1 to {MAX_SIZE}")
+        if type(value) is not int or not 0 < value <= most:
+            raise self._invalid(f"{name} is {_short(value)}, not a whole number from 1 to {most}")
         return value
 
     def flag(self, name: str, default: bool) -> bool:
@@ -65,9 +71,16 @@ class ModelConfig:
     def rope(self) -> None:
         for name in ("rope_scaling", "rope_parameters"):
             value = self._values.get(name)
-            kind = value.get("rope_type", value.get("type", "default")) if isinstance(value, dict) else value
-            if kind is not None and kind not in ROPE_TYPES:
+            if value is not None and not isinstance(value, dict):
+                raise self._invalid(f"{name} is {_short(value)}, not an object")
+            kind = value.get("rope_type", value.get("type", "default")) if value else "default"
+            if kind not in ROPE_TYPES:
                 raise self._invalid(f"{name} is of type {_short(kind)}, not one of {', '.join(ROPE_TYPES)}")
+
+    def absent(self, name: str) -> None:
+        """A key that would make transformers read or run something else."""
+        if self._values.get(name):
+            raise self._invalid(f"{name} is {_short(self._values[name])}, which this suite does not use")
 
     def divides(self, part: int, whole: int, what: str) -> None:
         if whole % part:

@@ -144,7 +144,7 @@ def alias_of(name: str) -> Alias | None:
             return Alias("gguf", name)
     if name.startswith((".", "/", "~")):
         raise UserError(f"model folder {name!r} does not exist: check the path, or use a known name (bench ls models)")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         return Alias("hub", name)
     raise UserError(describe_unknown("model", name, ALIASES) + "; or give a hub id (owner/name) or a folder")
 
@@ -153,7 +153,8 @@ def candidate_folders(name: str, alias: Alias, data_dir: Path | None) -> list[Pa
     """The folders in which a model may lie, the mirror's first; it is fetched into the last one."""
     if alias.source == "bundled":
         return [Path(str(resources.files("bench"))) / "assets" / alias.ref]
-    cached = cache_dir() / "models" / re.sub(r"[^\w.-]+", "--", name)
+    content = f"-{digests.of_file(Path(alias.ref))[:12]}" if alias.source == "gguf" else ""  # another file of that name
+    cached = cache_dir() / "models" / (re.sub(r"[^\w.-]+", "--", name) + content)
     return [data_dir / alias.ref, cached] if data_dir and alias.source == "hub" else [cached]
 
 

@@ -89,6 +89,7 @@ FORMS = {
     "budget_tokens": (r"(\d+(?:\.\d+)?)([kMB]?)", "a number of tokens", 1.0),
 }
 """What the text of a limit must look like, in words, and what its number is multiplied by."""
+MAX_DIGITS = 17
 SUFFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9}
 
 
@@ -105,7 +106,7 @@ def parse_limits(**texts: str | None) -> Limits:
             continue
         form, words, scale = FORMS[limit.name]
         match = re.fullmatch(form, text.strip())
-        if match is None or (limit.name == "min_speedup" and float(match[1]) == 0):
+        if match is None or len(match[1]) > MAX_DIGITS or (limit.name == "min_speedup" and float(match[1]) == 0):
             flag = limit.name.replace("_", "-")
             raise UserError(f"invalid --{flag} {text!r}: must be {words}, for example {limit.example}")
         value = float(match[1]) * scale

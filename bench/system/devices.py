@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import psutil
@@ -36,14 +37,14 @@ def resolve_device(name: str) -> str:
     hinted = any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg"))
     if name == "cpu" or (name == "auto" and not hinted):
         return "cpu"
-    if name != "auto" and name.split(":")[0] != "cuda":
+    if name != "auto" and not re.fullmatch(r"cuda(:[0-9]{1,4})?", name):
         raise UserError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N")
     count = 0
     if hinted:
         import torch
 
         count = torch.cuda.device_count()
-    index = int(name[5:]) if name[5:].isdigit() else 0
+    index = int(name[5:] or 0) if name != "auto" else 0
     if index < count:
         return name if name != "auto" else "cuda"
     if name == "auto":

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
 from bench.system.cache import cache_dir
 from bench.system.files import atomic_write
+from methods.errors import UserError
 
 
 def of(value: Any) -> str:
@@ -20,12 +22,18 @@ def of(value: Any) -> str:
 
 
 def of_file(path: Path) -> str:
-    """sha256 of a file's bytes, remembered by size and modification time: weights are large and rarely change."""
-    stat = path.stat()
-    if known := remembered(path, stat.st_size, stat.st_mtime_ns):
+    """sha256 of a file's bytes, remembered by size and modification time: weights are large and rarely change.
+
+    Raises:
+        UserError: a pipe, for example, which would be waited for.
+    """
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise UserError(f"{path} is not a regular file: replace it by one")
+    if known := remembered(path, about.st_size, about.st_mtime_ns):
         return known
     digest = read(path)
-    memory = _memory(path, stat.st_size, stat.st_mtime_ns)
+    memory = _memory(path, about.st_size, about.st_mtime_ns)
     with contextlib.suppress(OSError), atomic_write(memory) as temporary:  # who cannot write there may read
         temporary.write_text(digest)
     return digest
@@ -46,8 +54,8 @@ def remembered(path: Path, size: int, modified_ns: int) -> str | None:
 def forget(path: Path) -> None:
     """Let a file that may have been tampered with be digested again."""
     with contextlib.suppress(FileNotFoundError):
-        stat = path.stat()
-        _memory(path, stat.st_size, stat.st_mtime_ns).unlink(missing_ok=True)
+        about = path.stat()
+        _memory(path, about.st_size, about.st_mtime_ns).unlink(missing_ok=True)
 
 
 def _memory(path: Path, size: int, modified_ns: int) -> Path:

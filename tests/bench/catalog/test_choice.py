@@ -30,10 +30,10 @@ class Range(NamedTuple):
 
 FRACTION = Range("a number", "between 0 and 1", (-0.01, 1.01, 2))
 BETA = Range("a number", "at least 0 and below 1", (-0.1, 1))
-POSITIVE = Range("a number", "above 0", (0, -1e-9))
-NOT_NEGATIVE = Range("a number", "at least 0", (-1e-9,))
-COUNT = Range("a whole number", "above 0", (0, -4))
-COUNT_OR_ZERO = Range("a whole number", "at least 0", (-1,))
+POSITIVE = Range("a number", "above 0 and at most 100000", (0, -1e-9, 100001))
+NOT_NEGATIVE = Range("a number", "between 0 and 100000", (-1e-9, 1e300))
+COUNT = Range("a whole number", "between 1 and 100000", (0, -4, 100001))
+COUNT_OR_ZERO = Range("a whole number", "between 0 and 100000", (-1, 10**30))
 FLAG = Range("true or false", "", (2, 0.5))
 
 SETTINGS = {
@@ -68,14 +68,14 @@ FIELDS = {
     },
     "admm": {"iterations": COUNT, "gradual": COUNT_OR_ZERO, "rho": POSITIVE, "damping": FRACTION},
     "alps": {
-        "rho": Range("a number", "at least 0.0001", (0, 9e-5)),
+        "rho": Range("a number", "between 0.0001 and 100000", (0, 9e-5, 1e6)),
         "damping": FRACTION,
         "iterations": COUNT,
         "steps": COUNT_OR_ZERO,
     },
     "cast": SETTINGS
     | {
-        "lambda": Range("a number of at least 0 or auto", "", (-1e-9,)),
+        "lambda": Range("a number between 0 and 100000 or auto", "", (-1e-9, 1e6)),
         "lambda_scale": POSITIVE,
         "refresh": COUNT,
         "scales": COUNT_OR_ZERO,
@@ -174,7 +174,9 @@ def test_the_ends_of_a_range_are_in_it(text):
 
 def test_an_infinite_number_is_refused_where_nothing_else_bounds_it():
     for value in ("Infinity", "inf"):
-        with pytest.raises(UserError, match=f"^invalid ria:power={value}: must be a finite number of at least 0$"):
+        with pytest.raises(
+            UserError, match=f"^invalid ria:power={value}: must be a finite number between 0 and 100000$"
+        ):
             parse("ria", f"power={value}")
 
 
@@ -197,6 +199,31 @@ def test_an_unknown_field_is_refused_and_the_known_are_named(typed):
         parse("sparsegpt", typed)
     with pytest.raises(UserError, match=r"^wanda has no field .*: it takes none$"):
         parse("wanda", typed)
+
+
+@dataclass(frozen=True)
+class Settable:
+    """A method whose name and needs are fields, as a plug-in may have them."""
+
+    name: str = "settable"
+    needs: Needs = Needs.NOTHING
+    share: float = 0.5
+    power: float = 1.0
+
+
+@pytest.mark.parametrize("field", ["name", "needs"])
+def test_what_a_method_says_of_itself_is_not_for_a_user_to_set(field):
+    entry = registry.Entry(f"{__name__}:Settable")
+
+    with pytest.raises(UserError, match=f"^unknown field of settable '{field}': known: share, power$"):
+        build(entry, "settable", {field: "x"})
+    assert build(entry, "settable", {"share": 0.25}).share == 0.25
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_of_a_plug_in_that_gives_no_range_is_finite(value):
+    with pytest.raises(UserError, match=r"^invalid settable:power=.*must be a(n| finite)? ?number"):
+        build(registry.Entry(f"{__name__}:Settable"), "settable", {"power": value})
 
 
 def test_what_recipes_and_presets_give_is_in_range():

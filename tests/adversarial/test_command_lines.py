@@ -1,0 +1,159 @@
+"""Every bad command line: exit code 2 and a sentence, before anything is loaded or written."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.results.store import Store
+from bench.run.processes import WorkerProcesses
+from helpers import fake_records, folders, runs
+from helpers.limits import limits
+from methods.folder import Folder
+
+LINES = [
+    line for line in (Path(__file__).parent / "command_lines.txt").read_text().splitlines() if line and line[0] != "#"
+]
+
+LONG = "x" * 5000
+ODD = [
+    ["run", "--model", "\udcff"],
+    ["run", "--tasks", "\udcff"],
+    ["run", "--methods", "wanda\nmagnitude"],
+    ["run", "--methods", "\x1b]52;c;eA==\a"],
+    ["run", "--set", "seeds=1\nmodels=2"],
+    ["run", "--set", "models=" + "[" * 5000],
+    ["run", "--set", "seeds=" + "9" * 5000],
+    ["run", "--seeds", "9" * 5000],
+    ["run", "--methods", "sparsegpt:block=" + "9" * 5000],
+    ["run", "--methods", "sparsegpt:block=" + "[" * 5000],
+    ["run", "--methods", "sparsegpt:block=" + "9" * 400],
+    ["run", "--methods", "ria:power=" + "9" * 400],
+    ["run", "--pattern", "9" * 5000 + ":4"],
+    ["run", "--pattern", "9" * 5000 + "%"],
+    ["run", "--device", "cuda:" + "9" * 5000],
+    ["run", "--device", "cuda:²"],
+    ["pick", "--model", "tiny", "--results", "r", "--budget-tokens", "9" * 400],
+    ["finetune", "--artifact", "layers", "--data", "wiki-mini", "--out", "new", "--rank", "9" * 400],
+    ["speed", "--threads", "9" * 30],
+    ["cache", "gc", "--days", "9" * 400],
+    *(
+        ["run", flag, LONG]
+        for flag in ("--methods", "--model", "--config", "--results", "--data-dir", "--set", "--tasks")
+    ),
+    *(["run", flag, LONG] for flag in ("--measures", "--quant", "--pattern", "--device", "--dtype", "--seeds")),
+    ["prune", "--method", "wanda", "--out", LONG],
+    ["prune", "--method", "wanda", "--out", "\udcff/../taken/x"],
+    ["verify", LONG],
+    ["export", LONG, "--out", "new"],
+    ["export", "layers", "--out", LONG],
+    ["report", "--results", LONG],
+    ["report", "--results", "r", "--out", LONG],
+    ["show", LONG, "--results", "r"],
+    ["ls", LONG],
+    ["figure", "a", "--out", f"{LONG}.svg"],
+    ["compare", LONG, "r"],
+    ["compare", "r", "r", "--md", LONG],
+    ["gate", "--baseline", LONG],
+    ["merge", LONG],
+    ["migrate", LONG],
+    ["baseline", "show", LONG],
+    ["baseline", "set", LONG, "--results", "r"],
+    ["pick", "--model", LONG, "--results", "r"],
+    ["pull", LONG],
+    ["pull", "wiki-mini", "--from", LONG],
+    ["speed", "--model", LONG],
+    ["speed", "--tokens", LONG],
+    ["env", "create", LONG],
+    ["cache", "gc", "--days", "9" * 5000],
+    [LONG],
+    [f"--{LONG}"],
+]
+"""Arguments that no file of lines can have."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with what the lines name."""
+    root = tmp_path_factory.mktemp("place")
+    (root / "taken").write_text("a file where a folder should be")
+    (root / "notes.txt").write_text("no model")
+    (root / "damaged.gguf").write_bytes(b"GGUF" + bytes(100))
+    (root / ".gguf").write_bytes(b"")
+    (root / "damaged.zip").write_bytes(b"PK\3\4 and no more")
+    (root / "empty").mkdir()
+    (root / "full").mkdir()
+    (root / "full" / "mine").write_text("mine")
+    os.mkfifo(root / "pipe")
+    configs = {
+        "broken": b"methods = [",
+        "deep": b"seeds = " + b"[" * 50_000,
+        "unknown": b"[calibration]\nsequence = 4\n",
+        "binary": b"\xff\xfe\0\0",
+        "nan": b"alpha = nan\n",
+        "null": b'models = "a\\u0000b"',
+    }
+    for name, text in configs.items():
+        (root / f"{name}.toml").write_bytes(text)
+    for name in ("linked", "piped", "layers", "narrow", "truncated", "deep", "pickled"):
+        folders.DAMAGES[name](runs.tiny(root / name))
+    Store(root / "none")
+    fake_records.perplexity(root / "r")
+    return root
+
+
+@pytest.fixture
+def here(place, tmp_path, monkeypatch):
+    """In that folder, where nothing may be loaded or started."""
+
+    def refuse(*_, **__):
+        raise AssertionError("loaded before the line was refused")
+
+    runs.own_cache(tmp_path, monkeypatch)
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(Folder, "tensor", refuse)
+    monkeypatch.setattr(WorkerProcesses, "start", refuse)
+    monkeypatch.setattr("bench.inputs.loading.load", refuse)
+    return place
+
+
+def entries(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_there_are_enough_lines_and_no_line_is_there_twice():
+    assert len(LINES) == len(set(LINES)) >= 150
+
+
+@pytest.mark.parametrize("arguments", [*map(shlex.split, LINES), *ODD], ids=lambda a: " ".join(a)[:60])
+def test_a_bad_line_is_a_sentence_and_exit_code_2(cli, here, arguments):
+    before = entries(here)
+    with limits():
+        code, out, err = cli(*arguments)
+
+    lines = err.splitlines()
+    assert code == 2, err
+    assert 1 <= len(lines) <= 2 and lines[0].startswith("bench: ") and len(err) < 700, err
+    assert "Traceback" not in out + err
+    assert entries(here) == before
+
+
+@pytest.mark.parametrize("line", ["run --methods cast:lr=NaN", "plan --seedz 1", "doctor --data-dir nowhere"])
+def test_a_bad_line_is_the_same_in_a_process_of_its_own_and_loads_no_torch(place, line):
+    code = """
+import sys
+from bench.cli.main import main
+try:
+    main()
+finally:
+    sys.exit("loaded") if {"torch", "transformers", "pandas"} & set(sys.modules) else None
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *shlex.split(line)], cwd=place, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("bench: ") and len(done.stderr.splitlines()) == 1

@@ -1,0 +1,65 @@
+"""Every damaged GGUF file: one sentence with exit code 2, from a plan where its header tells, else when it is converted."""
+
+import os
+
+import pytest
+
+from bench.inputs import download, models
+from helpers import gguf_files, runs
+from helpers.limits import limits
+from methods.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("command", [("plan", "--model"), ("run", "--model"), ("pull",)], ids=" ".join)
+@pytest.mark.parametrize("name", gguf_files.DAMAGES)
+def test_a_damaged_file_is_a_sentence_before_anything_is_loaded(cli, tmp_path, monkeypatch, name, command):
+    def refuse(*_):
+        raise AssertionError("it was converted")
+
+    monkeypatch.setattr("bench.inputs.loading.convert_gguf", refuse)
+    file = tmp_path / "x.gguf"
+    file.write_bytes(b"")
+    gguf_files.DAMAGES[name](file)
+
+    with limits():
+        code, _, err = cli(*command, file)
+
+    assert code == 2, err
+    assert err.startswith("bench: ") and len(err.splitlines()) == 1 and len(err) < 700, err
+
+
+@pytest.mark.parametrize("name", gguf_files.LATE_DAMAGES)
+def test_what_a_header_does_not_tell_is_a_sentence_too(tmp_path, name):
+    """transformers would fill a norm that is missing with ones."""
+    file = tmp_path / "x.gguf"
+    gguf_files.LATE_DAMAGES[name](file)
+
+    with pytest.raises(UserError, match=r"x\.gguf") as fault:
+        download.pull(str(file))
+
+    assert len(str(fault.value).splitlines()) == 1
+    assert not any((tmp_path / "cache/models").iterdir())
+
+
+def test_a_pipe_is_not_waited_for(cli, tmp_path):
+    os.mkfifo(tmp_path / "x.gguf")
+
+    with limits():
+        code, _, err = cli("plan", "--model", "x.gguf")
+
+    assert code == 2 and "not a regular file" in err
+
+
+def test_undamaged_it_is_a_model(tmp_path):
+    file = gguf_files.write(tmp_path / "x.gguf")
+
+    assert models.resolve(str(file)) is None  # to be pulled
+    opened = download.pull(str(file)).open()
+
+    assert opened.shapes()["model.embed_tokens.weight"] == (len(gguf_files.TOKENS), gguf_files.HIDDEN)

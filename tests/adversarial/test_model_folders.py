@@ -1,0 +1,115 @@
+"""Every damaged or hostile model folder: one sentence with exit code 2 from a plan, before a worker is started."""
+
+import json
+import shutil
+
+import pytest
+
+from bench.inputs import models
+from bench.run.processes import WorkerProcesses
+from helpers import folders, runs
+from helpers.limits import limits
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize("name", folders.DAMAGES)
+def test_a_damaged_folder_is_a_sentence(cli, tmp_path, monkeypatch, name, command):
+    def refuse(*_):
+        raise AssertionError("a worker was started")
+
+    monkeypatch.setattr(WorkerProcesses, "start", refuse)
+    folder = runs.tiny(tmp_path / "model")
+    folders.DAMAGES[name](folder)
+
+    with limits():
+        code, _, err = cli(command, "--model", folder, "--methods", "magnitude")
+
+    assert code == 2, err
+    assert err.startswith("bench: ") and len(err.splitlines()) == 1 and len(err) < 700, err
+
+
+def test_undamaged_it_is_a_model(cli, tmp_path):
+    assert cli("plan", "--model", runs.tiny(tmp_path / "model"))[0] == 0
+
+
+def hub_cache(root):
+    """tiny as huggingface_hub keeps it: links from a snapshot to blobs."""
+    snapshot, blobs = root / "models--owner--tiny/snapshots/abc", root / "models--owner--tiny/blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, file in enumerate(sorted(runs.TINY.iterdir())):
+        shutil.copy(file, blobs / str(number))
+        (snapshot / file.name).symlink_to(f"../../blobs/{number}")
+    return snapshot
+
+
+def test_links_of_a_hub_cache_are_followed_wherever_it_lies(tmp_path):
+    found = models.resolve(str(hub_cache(tmp_path / "somewhere")))
+
+    assert found.digest == models.resolve("tiny").digest and found.tokenizer == models.resolve("tiny").tokenizer
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "CAST_BENCH_CACHE"])
+def test_links_into_a_cache_are_followed(tmp_path, monkeypatch, variable):
+    shared = tmp_path / "shared"
+    monkeypatch.setenv(variable, str(shared))
+    shutil.copytree(runs.TINY, shared / "tiny")
+    folder = runs.tiny(tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(shared / "tiny/model.safetensors")
+
+    assert models.resolve(str(folder)).digest == models.resolve("tiny").digest
+
+
+def test_links_inside_a_folder_and_to_a_folder_are_followed(tmp_path):
+    folder = runs.tiny(tmp_path / "real")
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    (folder / "model.safetensors").symlink_to("weights.safetensors")
+    (tmp_path / "name").symlink_to(folder)
+
+    assert models.resolve(str(tmp_path / "name")).digest == models.resolve("tiny").digest
+
+
+def test_a_blob_that_is_a_link_to_elsewhere_is_refused(tmp_path, cli):
+    snapshot = hub_cache(tmp_path)
+    blob = (snapshot / "config.json").resolve()
+    blob.unlink()
+    blob.symlink_to("/etc/passwd")
+
+    code, _, err = cli("plan", "--model", snapshot)
+
+    assert code == 2 and "outside its model folder" in err
+
+
+@pytest.mark.parametrize(
+    "command", [("verify",), ("export", "--out", "new"), ("export", "--out", "new", "--format", "packed24")], ids=str
+)
+@pytest.mark.parametrize("name", ["linked config", "linked weights", "piped", "piped weights", "linked to itself"])
+def test_other_commands_follow_no_link_to_elsewhere_either(cli, tmp_path, name, command):
+    folder = runs.tiny(tmp_path / "model")
+    folders.DAMAGES[name](folder)
+    verb, *options = command
+
+    with limits():
+        code, _, err = cli(verb, folder, *options)
+
+    assert code == 2 and err.startswith("bench: "), err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "chat_template.jinja", "tokenizer.json", "LICENSE"])
+def test_nothing_from_elsewhere_is_exported(cli, tmp_path, name):
+    (tmp_path / "secret").write_text(json.dumps("secret"))
+    folder = runs.tiny(tmp_path / "model")
+    folders.link(name, str(tmp_path / "secret"))(folder)
+
+    for line in (("export", folder), ("prune", "--model", folder, "--method", "dense")):
+        code, _, err = cli(*line, "--out", tmp_path / "new")
+        assert code == 2 and name in err, err
+        assert not (tmp_path / "new").exists()

@@ -1,0 +1,84 @@
+"""A config and tensors that fit, of every family, are a model; with any of them missing or of another shape they are none."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, OPTConfig, Qwen3Config
+from transformers.activations import ACT2CLS
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from bench.inputs import architecture, model_config
+from helpers.models import GROUPED, SIZES
+from methods.errors import UserError
+from methods.folder import Folder
+
+VARIANTS = {
+    "biased llama": lambda: LlamaConfig(**GROUPED, attention_bias=True, mlp_bias=True),
+    "tied llama": lambda: LlamaConfig(**GROUPED, tie_word_embeddings=True),
+    "wide heads": lambda: LlamaConfig(**GROUPED, head_dim=16),
+    "biased qwen3": lambda: Qwen3Config(**GROUPED, head_dim=8, attention_bias=True),
+    "projected opt": lambda: OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=16, do_layer_norm_before=False),
+    "plain opt": lambda: OPTConfig(**SIZES, ffn_dim=64, enable_bias=False, layer_norm_elementwise_affine=False),
+    "unbiased gpt_neox": lambda: GPTNeoXConfig(**SIZES, attention_bias=False),
+}
+
+
+def test_every_family_is_known_and_fits(family, make, keep_as, tmp_path):
+    architecture.check(Folder(keep_as(make(family), tmp_path / "m")))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_fit(variant, keep_as, tmp_path):
+    architecture.check(Folder(keep_as(AutoModelForCausalLM.from_config(VARIANTS[variant]()), tmp_path / "m")))
+
+
+def test_no_tensor_may_be_missing_or_of_another_shape(family, make, keep_as, tmp_path):
+    folder = keep_as(make(family), tmp_path / "m")
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+
+    for name in tensors:
+        save_file({n: t for n, t in tensors.items() if n != name}, file)
+        with pytest.raises(UserError, match=name.replace("lm_head", "(lm_head|embed_out)") + "|layers"):
+            architecture.check(Folder(folder))
+        save_file(tensors | {name: torch.zeros(*tensors[name].shape[:-1], tensors[name].shape[-1] + 1)}, file)
+        with pytest.raises(UserError, match=rf"^{name} in "):
+            architecture.check(Folder(folder))
+
+
+def test_weights_of_whole_numbers_are_refused(family, make, keep_as, tmp_path):
+    folder = keep_as(make(family), tmp_path / "m")
+    tensors = load_file(folder / "model.safetensors")
+    name = next(iter(tensors))
+    save_file(tensors | {name: tensors[name].to(torch.int32)}, folder / "model.safetensors")
+
+    with pytest.raises(UserError, match=rf"^{name} in .* is I32"):
+        architecture.check(Folder(folder))
+
+
+def test_no_size_of_a_config_may_be_missing_or_another(family, make, keep_as, tmp_path):
+    folder = keep_as(make(family), tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    sizes = {"vocab_size", "hidden_size", "n_embd", "intermediate_size", "ffn_dim", "num_hidden_layers", "n_layer"}
+
+    for key in sizes & set(config):
+        if family == "opt" and key == "intermediate_size":
+            continue  # it goes by ffn_dim
+        for value in (config[key] + 1, config[key] * 10**6, 0, -1, "4", [4], 4.5, True, None):
+            (folder / "config.json").write_text(json.dumps(config | {key: value}))
+            with pytest.raises(UserError):
+                architecture.check(Folder(folder))
+
+
+def test_an_unknown_family_is_left_to_others(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bloom"}')
+    save_file({"x": torch.ones(1)}, tmp_path / "model.safetensors")
+
+    architecture.check(Folder(tmp_path))
+
+
+def test_what_may_be_named_is_what_transformers_knows():
+    assert set(model_config.ACTIVATIONS) <= set(ACT2CLS)
+    assert set(model_config.ROPE_TYPES) - {"default"} <= set(ROPE_INIT_FUNCTIONS)

@@ -1,0 +1,182 @@
+"""Model folders that are damaged, or set a trap. Each damage is done to a copy of tiny's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+Damage = Callable[[Path], object]
+
+
+def config(**changes: object) -> Damage:
+    """What differs in config.json; a value of None takes the key away."""
+
+    def damage(folder: Path) -> None:
+        values = json.loads((folder / "config.json").read_text()) | changes
+        (folder / "config.json").write_text(json.dumps({k: v for k, v in values.items() if v is not None}))
+
+    return damage
+
+
+def text(name: str, content: str | bytes) -> Damage:
+    """A file in place of another."""
+    return lambda folder: _replace(folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def link(name: str, target: str) -> Damage:
+    """A link in place of a file."""
+    return lambda folder: _replace(folder / name).symlink_to(target)
+
+
+def pipe(name: str) -> Damage:
+    """A pipe in place of a file."""
+    return lambda folder: os.mkfifo(_replace(folder / name))
+
+
+def header(change: Callable[[dict], object]) -> Damage:
+    """A change to the header of the weights, whose bytes stay."""
+
+    def damage(folder: Path) -> None:
+        content = (folder / "model.safetensors").read_bytes()
+        length = int.from_bytes(content[:8], "little")
+        about = json.loads(content[8 : 8 + length])
+        change(about)
+        new = json.dumps(about).encode()
+        (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(new)) + new + content[8 + length :])
+
+    return damage
+
+
+def cut(name: str, keep: int) -> Damage:
+    """A file that ends too early."""
+    return lambda folder: os.truncate(folder / name, keep)
+
+
+def _replace(file: Path) -> Path:
+    file.unlink(missing_ok=True)
+    return file
+
+
+EMBEDDING, NORM = "model.embed_tokens.weight", "model.norm.weight"
+
+DAMAGES: dict[str, Damage] = {
+    "linked": link("generation_config.json", "/etc/passwd"),
+    "linked config": link("config.json", "/etc/passwd"),
+    "linked weights": link("model.safetensors", "/dev/zero"),
+    "linked tokenizer": link("tokenizer.json", "../../../../../../etc/passwd"),
+    "linked to itself": link("config.json", "config.json"),
+    "linked to nothing": link("tokenizer_config.json", "nothing"),
+    "linked templates": link("additional_chat_templates", "/etc"),
+    "linked module": link("custom.py", "/etc/passwd"),
+    "piped": pipe("config.json"),
+    "piped weights": pipe("model.safetensors"),
+    "piped tokenizer": pipe("tokenizer.json"),
+    "piped extra": pipe("chat_template.jinja"),
+    "folder for a file": lambda folder: _replace(folder / "config.json").mkdir(),
+    "layers": config(num_hidden_layers=3),
+    "many layers": config(num_hidden_layers=10**9),
+    "endless layers": config(num_hidden_layers=10**30),
+    "no layers": config(num_hidden_layers=0),
+    "half layers": config(num_hidden_layers=1.5),
+    "true layers": config(num_hidden_layers=True),
+    "narrow": config(hidden_size=64),
+    "text for a size": config(hidden_size="128"),
+    "list for a size": config(intermediate_size=[352]),
+    "large vocabulary": config(vocab_size=10**7),
+    "small vocabulary": config(vocab_size=1000),
+    "no vocabulary": config(vocab_size=None),
+    "other heads": config(num_attention_heads=8),
+    "no heads": config(num_attention_heads=0),
+    "heads that do not divide": config(num_key_value_heads=3),
+    "wide heads": config(head_dim=10**6),
+    "context": config(max_position_embeddings="long"),
+    "negative context": config(max_position_embeddings=-1),
+    "activation": config(hidden_act="os.system"),
+    "rope": config(rope_parameters={"rope_type": "strange"}),
+    "rope of text": config(rope_parameters="default"),
+    "epsilon": config(rms_norm_eps="small"),
+    "negative epsilon": config(rms_norm_eps=-1.0),
+    "padding": config(pad_token_id=5000),
+    "dtype": config(dtype="float4"),
+    "untied": config(tie_word_embeddings=False),
+    "tied by text": config(tie_word_embeddings="no"),
+    "bias": config(attention_bias=True),
+    "other architecture": config(model_type="mixtral"),
+    "architecture of a list": config(model_type=["llama"]),
+    "near architecture": config(model_type="qwen2"),
+    "quantized": config(quantization_config=3),
+    "quantized by nothing": config(quantization_config={}),
+    "own code": config(auto_map={"AutoModel": "evil.Model"}),
+    "other weights": config(transformers_weights="other.safetensors"),
+    "other layers": config(per_layer_config={"0": {"num_attention_heads": 2}}),
+    "pruned heads": config(pruned_heads={"0": [1]}),
+    "attention of a hub": config(attn_implementation="owner/kernels"),
+    "attention of a hub, inside": config(_attn_implementation="owner/kernels"),
+    "many labels": config(num_labels=2**31),
+    "adapter": text("adapter_config.json", '{"base_model_name_or_path": "elsewhere"}'),
+    "deep": text("config.json", '{"a":' * 500 + "1" + "}" * 500),
+    "deeper": text("config.json", "[" * 100_000),
+    "large": text("config.json", '{"a": "' + "x" * 9_000_000 + '"}'),
+    "long number": text("config.json", '{"vocab_size": ' + "9" * 5000 + "}"),
+    "infinite": text("config.json", '{"rms_norm_eps": Infinity}'),
+    "twice": text("config.json", '{"model_type": "llama", "model_type": "opt"}'),
+    "surrogate": text("config.json", '{"model_type": "\\ud800"}'),
+    "not unicode": text("config.json", b'{"model_type": "\xff"}'),
+    "no object": text("config.json", "[]"),
+    "empty": text("config.json", ""),
+    "pulled": text("PULLED.json", "[]"),
+    "tokenizer": text("tokenizer.json", "{}"),
+    "tokenizer of nothing": text("tokenizer.json", b"\0\0\0"),
+    "tokenizer of another": lambda folder: _grow_vocabulary(folder / "tokenizer.json"),
+    "pickled": lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+    "truncated": cut("model.safetensors", 1_000_000),
+    "no header": cut("model.safetensors", 5),
+    "half a header": cut("model.safetensors", 100),
+    "endless header": text("model.safetensors", struct.pack("<Q", 2**63) + b"{}"),
+    "empty header": text("model.safetensors", struct.pack("<Q", 2) + b"{}"),
+    "header of a list": text("model.safetensors", struct.pack("<Q", 2) + b"[]"),
+    "deep header": text("model.safetensors", struct.pack("<Q", 100_000) + b"[" * 100_000),
+    "no norm": header(lambda h: _drop(h, NORM)),
+    "strange dtype": header(lambda h: h[NORM].update(dtype="F31")),
+    "other dtype": header(lambda h: h[NORM].update(dtype="I32")),
+    "other size": header(lambda h: h[NORM].update(dtype="F64")),
+    "negative shape": header(lambda h: h[NORM].update(shape=[-1, -128])),
+    "large shape": header(lambda h: h[EMBEDDING].update(shape=[2**62, 2**62])),
+    "nothing of much": header(lambda h: h[EMBEDDING].update(shape=[2**62, 2**62, 0])),
+    "true shape": header(lambda h: h[NORM].update(shape=[True, 128])),
+    "overlap": header(lambda h: h[NORM].update(data_offsets=h[EMBEDDING]["data_offsets"])),
+    "offset past the end": header(lambda h: h[NORM].update(data_offsets=[10**12, 10**12 + 512])),
+    "offset of text": header(lambda h: h[NORM].update(data_offsets=["0", "512"])),
+    "no offset": header(lambda h: h[NORM].pop("data_offsets")),
+    "tensor of text": header(lambda h: h.update({NORM: "x"})),
+    "metadata": header(lambda h: h.update(__metadata__={"format": 3})),
+    "transposed": header(lambda h: h[EMBEDDING].update(shape=h[EMBEDDING]["shape"][::-1])),
+    "far layer": header(lambda h: h.update({"model.layers.999999.mlp.up_proj.weight": h.pop(NORM)})),
+    "strange layer": header(lambda h: h.update({"model.layers.²." + NORM: h.pop(NORM)})),
+    "index and weights": lambda folder: (
+        shutil.copy(folder / "model.safetensors", folder / "other.safetensors"),
+        text("model.safetensors.index.json", f'{{"weight_map": {{"{NORM}": "other.safetensors"}}}}')(folder),
+    ),
+    "index of nothing": text("model.safetensors.index.json", "{}"),
+    "index to outside": text("model.safetensors.index.json", '{"weight_map": {"x": "../x.safetensors"}}'),
+    "index to itself": text("model.safetensors.index.json", '{"weight_map": {"x": ""}}'),
+    "index to its folder": text("model.safetensors.index.json", '{"weight_map": {"x": "."}}'),
+    "index to null": text("model.safetensors.index.json", '{"weight_map": {"x": "a\\u0000b"}}'),
+    "index to a missing shard": text("model.safetensors.index.json", '{"weight_map": {"x": "y.safetensors"}}'),
+}  # fmt: skip
+
+
+def _drop(about: dict, name: str) -> None:
+    """Rename a tensor, so that its bytes still belong to one."""
+    about["unknown.weight"] = about.pop(name)
+
+
+def _grow_vocabulary(file: Path) -> None:
+    about = json.loads(file.read_text())
+    vocabulary = about["model"]["vocab"]
+    vocabulary["last"] = len(vocabulary) + 5000
+    file.write_text(json.dumps(about))

@@ -1,0 +1,169 @@
+"""A small LLaMA as a GGUF file, and what can be wrong with one."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGUFWriter
+from tokenizers.pre_tokenizers import ByteLevel
+
+HIDDEN, INNER, HEADS, LAYERS = 32, 64, 4, 2
+TOKENS = [*sorted(ByteLevel.alphabet()), "ab", "<|endoftext|>"]
+
+FIELDS: dict[str, Any] = {
+    "llama.context_length": 64,
+    "llama.embedding_length": HIDDEN,
+    "llama.block_count": LAYERS,
+    "llama.feed_forward_length": INNER,
+    "llama.attention.head_count": HEADS,
+    "llama.attention.head_count_kv": HEADS,
+    "llama.attention.layer_norm_rms_epsilon": 1e-5,
+    "llama.rope.dimension_count": HIDDEN // HEADS,
+    "llama.rope.freq_base": 10000.0,
+    "llama.vocab_size": len(TOKENS),
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.tokens": TOKENS,
+    "tokenizer.ggml.token_type": [1] * (len(TOKENS) - 1) + [3],
+    "tokenizer.ggml.merges": ["a b"],
+    "tokenizer.ggml.bos_token_id": len(TOKENS) - 1,
+    "tokenizer.ggml.eos_token_id": len(TOKENS) - 1,
+}
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+    """The tensors, in numpy's order."""
+    block = {
+        "attn_norm": (HIDDEN,),
+        "ffn_norm": (HIDDEN,),
+        **{f"attn_{x}": (HIDDEN, HIDDEN) for x in ("q", "k", "v", "output")},
+        "ffn_gate": (INNER, HIDDEN),
+        "ffn_up": (INNER, HIDDEN),
+        "ffn_down": (HIDDEN, INNER),
+    }
+    out = {f"blk.{i}.{name}.weight": shape for i in range(LAYERS) for name, shape in block.items()}
+    return {"token_embd.weight": (len(TOKENS), HIDDEN), "output_norm.weight": (HIDDEN,)} | out
+
+
+def write(
+    file: Path, fields: Mapping[str, Any] | None = None, tensors: Mapping[str, Any] | None = None, kind: str = "llama"
+) -> Path:
+    """Write it. fields, tensors: what differs; a value of None leaves it out."""
+    writer = GGUFWriter(file, kind)
+    for key, value in (FIELDS | dict(fields or {})).items():
+        if value is None:
+            continue
+        add = {str: writer.add_string, float: writer.add_float32, list: writer.add_array, int: writer.add_uint32}
+        (writer.add_uint64 if isinstance(value, int) and value >= 2**32 else add[type(value)])(key, value)
+    random = np.random.default_rng(0)
+    for name, shape in (shapes() | dict(tensors or {})).items():
+        if shape is not None:
+            writer.add_tensor(name, random.normal(0, 0.1, shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+Damage = Callable[[Path], object]
+
+
+def changed(fields: Mapping[str, Any] | None = None, tensors: Mapping[str, Any] | None = None) -> Damage:
+    return lambda file: write(file, fields, tensors)
+
+
+def patched(at: int | str, form: str, *values: object, skip: int = 0) -> Damage:
+    """Other bytes at an offset, or `skip` bytes after the first place of a text."""
+
+    def damage(file: Path) -> None:
+        content = bytearray(write(file).read_bytes())
+        start = at if isinstance(at, int) else content.index(at.encode()) + len(at) + skip
+        struct.pack_into(form, content, start, *values)
+        file.write_bytes(content)
+
+    return damage
+
+
+def cut(keep: int) -> Damage:
+    """A file that ends too early; a negative number counts from its end."""
+
+    def damage(file: Path) -> None:
+        size = write(file).stat().st_size
+        os.truncate(file, keep if keep >= 0 else size + keep)
+
+    return damage
+
+
+EPS, MODEL, EMBEDDING = "layer_norm_rms_epsilon", "tokenizer.ggml.tokens", "token_embd.weight"
+
+DAMAGES: dict[str, Damage] = {
+    "nothing": cut(0),
+    "four bytes": lambda file: file.write_bytes(b"GGUF"),
+    "another format": patched(0, "<4s", b"GGML"),
+    "version 1": patched(4, "<I", 1),
+    "version of the future": patched(4, "<I", 99),
+    "other byte order": patched(4, ">I", 3),
+    "endless tensors": patched(8, "<Q", 2**63),
+    "one tensor too many": patched(8, "<Q", len(shapes()) + 1),
+    "no tensors": patched(8, "<Q", 0),
+    "endless fields": patched(16, "<Q", 2**63),
+    "one field too many": patched(16, "<Q", len(FIELDS) + 2),
+    "one field too few": patched(16, "<Q", len(FIELDS)),
+    "endless key": patched(24, "<Q", 2**62),
+    "unknown type": patched(EPS, "<I", 77),
+    "longer type": patched(EPS, "<I", 12),
+    "endless array": patched(MODEL, "<IIQ", 9, 0, 2**60),
+    "array of arrays": patched(MODEL, "<IIQ", 9, 9, 2**60),
+    "array of the unknown": patched(MODEL, "<IIQ", 9, 78, 5),
+    "large array": patched(MODEL, "<IIQ", 9, 8, 10**9),
+    "endless text": patched(MODEL, "<IIQQ", 9, 8, 5, 2**63 - 1),
+    "text that is none": patched("general.architecture", "<IQ5s", 8, 5, b"\xff\xfe\xff\xfe\xff"),
+    "many dimensions": patched(EMBEDDING, "<I", 2**31),
+    "no dimensions": patched(EMBEDDING, "<I", 0),
+    "large dimension": patched(EMBEDDING, "<Q", 2**62, skip=4),
+    "empty dimension": patched(EMBEDDING, "<Q", 0, skip=4),
+    "unknown tensor type": patched(EMBEDDING, "<I", 4444, skip=20),
+    "another tensor type": patched(EMBEDDING, "<I", 2, skip=20),
+    "offset past the end": patched(EMBEDDING, "<Q", 2**40, skip=24),
+    "crooked offset": patched(EMBEDDING, "<Q", 1, skip=24),
+    "overlap": patched("output_norm.weight", "<Q", 0, skip=16),
+    "cut in the data": cut(-100),
+    "cut in the header": cut(300),
+    "cut in the tokens": cut(2000),
+    "strange alignment": changed({"general.alignment": 48}),
+    "no alignment": changed({"general.alignment": "x"}),
+    "another architecture": lambda file: write(file, kind="mamba"),
+    "field of another architecture": changed({"mistral.block_count": 2**31}),
+    "many blocks": changed({"llama.block_count": 2**31}),
+    "more blocks": changed({"llama.block_count": 3}),
+    "blocks of text": changed({"llama.block_count": "2"}),
+    "no block count": changed({"llama.block_count": None}),
+    "wide": changed({"llama.embedding_length": 2**20}),
+    "wide inside": changed({"llama.feed_forward_length": 2**23}),
+    "many heads": changed({"llama.attention.head_count": 2**20}),
+    "no heads": changed({"llama.attention.head_count": 0}),
+    "many groups": changed({"llama.attention.head_count_kv": 2**20}),
+    "wide heads": changed({"llama.rope.dimension_count": 2**20}),
+    "large vocabulary": changed({"llama.vocab_size": 2**24}),
+    "more tokens than rows": changed({"tokenizer.ggml.tokens": [*TOKENS, "more"], "llama.vocab_size": None}),
+    "no embedding": changed(tensors={"token_embd.weight": None}),
+    "no query": changed(tensors={"blk.1.attn_q.weight": None}),
+    "a gap": changed({"llama.block_count": 3}, {"blk.5.ffn_up.weight": (INNER, HIDDEN)}),
+    "a wide tensor": changed(tensors={"blk.0.ffn_up.weight": (INNER, 2 * HIDDEN)}),
+}
+"""Found before anything is converted."""
+
+LATE_DAMAGES: dict[str, Damage] = {
+    "no norm": changed(tensors={"blk.1.ffn_norm.weight": None}),
+    "short norm": changed(tensors={"output_norm.weight": (HIDDEN // 2,)}),
+    "no tokens": changed({"tokenizer.ggml.tokens": None}),
+    "no tokenizer": changed({key: None for key in FIELDS if key.startswith("tokenizer")}),
+    "strange merges": changed({"tokenizer.ggml.merges": ["a", "b c d", ""]}),
+    "unknown tokenizer": changed({"tokenizer.ggml.model": "strange"}),
+}
+"""Found while it is converted."""
