@@ -77,10 +77,11 @@ def both(model: Any, tokenizer: Any, name: str, limit: int) -> tuple[Outcome, Ou
     return run(model, tokenizer, name, limit, packed), run(model, tokenizer, name, limit, theirs)
 
 
-def count_flips(one: Outcome, other: Outcome) -> dict[str, int]:
+def count_flips(dtype: str, one: Outcome, other: Outcome) -> dict[str, int]:
     """Questions judged otherwise, by metric."""
     pairs = list(zip(one.samples, other.samples, strict=True))
-    return {metric: sum(a.scores[metric] != b.scores[metric] for a, b in pairs) for metric in pairs[0][0].scores}
+    counts = {metric: sum(a.scores[metric] != b.scores[metric] for a, b in pairs) for metric in pairs[0][0].scores}
+    return {f"{dtype}, questions with another {metric}": count for metric, count in counts.items()}
 
 
 def margins(judge: Outcome, other: Outcome) -> list[float]:
@@ -107,24 +108,23 @@ def compare(name: str, limit: int) -> dict[str, Any]:
     apart = [abs(a[0] - b[0]) for a, b in zip(ours.answers, theirs.answers, strict=True)]
     model = loading.load(folder, Compute(dtype=torch.bfloat16))
     ours_16, theirs_16 = both(model, tokenizer, name, limit)
-    figures = {
+    return {
         "tokens, packed / each pair": round(sum(map(len, trees)) / sum(map(len, inputs)), 3),
-        "float32, log-likelihoods apart at most": f"{max(apart):.1e}",
+        "float32, log-likelihoods apart at most": float(f"{max(apart):.1e}"),
         "float32, greedy flags that differ": sum(greedy),
-        "float32, questions judged otherwise": str(count_flips(ours, theirs)),
-        "bfloat16, questions judged otherwise": str(count_flips(ours_16, theirs_16)),
+        **count_flips("float32", ours, theirs),
+        **count_flips("bfloat16", ours_16, theirs_16),
         "bfloat16, other choices than lm-eval's, and its margins": describe(margins(theirs_16, ours_16)),
         "other choices than in float32, bfloat16 of lm-eval": describe(margins(theirs, theirs_16)),
         "other choices than in float32, bfloat16 of ours": describe(margins(ours, ours_16)),
     }
-    return {f"{name}: {key}": value for key, value in figures.items()}
 
 
 def main(limit: int, names: list[str]) -> None:
     torch.set_num_threads(cores())
     figures: dict[str, Any] = {"questions": limit}
     for name in names:
-        figures |= compare(name, limit)
+        figures[name] = compare(name, limit)
     finish("zeroshot_agreement", figures)
 
 
