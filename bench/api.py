@@ -13,6 +13,7 @@ from bench.results.rows import newest, to_frame
 from bench.results.store import Store
 from bench.run import progress, runner
 from bench.system.cache import in_use
+from bench.system.files import require_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,10 +33,10 @@ def execute(spec: Spec, show: progress.ProgressDisplay | None = None) -> runner.
     """
     show = show or progress.display_for(sys.stderr)
     with runner.full_disk_stops(spec.results), in_use():
-        request = resolve_request(spec, fetch=True)  # before a folder is made
-        store = Store(spec.results)
+        request = resolve_request(spec, fetch=True)
+        require_folder(spec.results, "--results", new=False)  # before anything is fetched; made when all is known
         plan = plan_request(request, on_fetch=lambda name: show.note(f"fetching {name}"))
-        return runner.execute(plan, store, show)
+        return runner.execute(plan, Store(spec.results), show)
 
 
 def run(spec: Spec) -> pd.DataFrame:
