@@ -14,6 +14,7 @@ from bench.results.store import Store
 from bench.run import disk, progress, runner
 from bench.run.leftovers import sweep_leftovers
 from bench.system.cache import in_use
+from bench.system.files import require_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,10 +36,10 @@ def execute(spec: Spec, show: progress.ProgressDisplay | None = None) -> runner.
     with disk.full_disk_stops(spec.results):
         sweep_leftovers(spec.results)
         with in_use():
-            request = resolve_request(spec, fetch=True)  # before a folder is made
-            store = Store(spec.results)
+            request = resolve_request(spec, fetch=True)
+            require_folder(spec.results, "--results", new=False)  # before anything is fetched; made when all is known
             plan = plan_request(request, on_fetch=lambda name: show.note(f"fetching {name}"))
-            summary = runner.execute(plan, store, show)
+            summary = runner.execute(plan, Store(spec.results), show)
         sweep_leftovers(spec.results)
     return summary
 

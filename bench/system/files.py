@@ -43,21 +43,23 @@ def _locked_file(path: Path) -> tuple[int, Path]:
         os.close(handle)
 
 
-def require_folder(path: Path, *, new: bool) -> None:
-    """Check that the folder named by --out can be made or written, before the work whose result it gets.
+def require_folder(path: Path, option: str = "--out", *, new: bool) -> None:
+    """Check that a folder can be made or written, before the work whose result it gets.
 
-    new: it must be empty if it is there.
+    option: the flag that names it; new: it must be empty if it is there.
 
     Raises:
         UserError: it cannot, or is not.
     """
     try:
         place = _nearest(path)
-        if place == path.absolute() and (not place.is_dir() or (new and any(place.iterdir()))):
-            raise UserError(f"--out {str(path)!r} exists already: use a new folder{', or empty it' if new else ''}")
+        if place == _absolute(path) and (not place.is_dir() or (new and any(place.iterdir()))):
+            raise UserError(f"{option} {str(path)!r} exists already: use a new folder{', or empty it' if new else ''}")
         os.rmdir(tempfile.mkdtemp(prefix=".probe-", dir=place))
     except (OSError, ValueError) as fault:
-        raise UserError(f"--out {str(path)!r} cannot be created ({_reason(fault)}): name another folder") from None
+        if getattr(fault, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"{option} {str(path)!r} cannot be created ({_reason(fault)}): name another folder") from None
 
 
 def require_writable_file(path: Path, option: str) -> None:
@@ -69,7 +71,7 @@ def require_writable_file(path: Path, option: str) -> None:
     try:
         place = _nearest(path)
         if place.is_dir():
-            if place == path.absolute():
+            if place == _absolute(path):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             os.rmdir(tempfile.mkdtemp(prefix=".probe-", dir=place))
         elif not os.access(place, os.W_OK):
@@ -80,7 +82,7 @@ def require_writable_file(path: Path, option: str) -> None:
 
 def _nearest(path: Path) -> Path:
     """The path itself, or the nearest of the folders that it would be in, that exists."""
-    place = path.absolute()
+    place = _absolute(path)
     while True:
         try:
             os.stat(place)
@@ -88,6 +90,10 @@ def _nearest(path: Path) -> Path:
             place = place.parent
         else:
             return place
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))
 
 
 def _reason(fault: BaseException) -> str:

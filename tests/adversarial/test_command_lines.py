@@ -141,7 +141,9 @@ def test_a_bad_line_is_a_sentence_and_exit_code_2(cli, here, arguments):
     assert entries(here) == before
 
 
-@pytest.mark.parametrize("line", ["run --methods cast:lr=NaN", "plan --seedz 1", "doctor --data-dir nowhere"])
+@pytest.mark.parametrize(
+    "line", ["run --pattern 5:4", "plan --seedz 1", "doctor --data-dir nowhere", "run --model linked"]
+)
 def test_a_bad_line_is_the_same_in_a_process_of_its_own_and_loads_no_torch(place, line):
     code = """
 import sys
