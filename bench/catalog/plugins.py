@@ -50,7 +50,7 @@ def describe(targets: Iterable[str], limit_s: float) -> dict[str, PlugIn]:
     waiting, running, found = deque(modules.values()), list[_Probe](), dict[str, PlugIn]()
     try:
         while waiting or running:
-            while waiting and len(running) < (os.cpu_count() or 1):
+            while waiting and len(running) < max(4, os.cpu_count() or 1):
                 running.append(_Probe(waiting.popleft(), limit_s))
             for probe in [probe for probe in running if probe.has_ended]:
                 running.remove(probe)
