@@ -50,7 +50,7 @@ def describe(targets: Iterable[str], limit_s: float) -> dict[str, PlugIn]:
     waiting, running, found = deque(modules.values()), list[_Probe](), dict[str, PlugIn]()
     try:
         while waiting or running:
-            while waiting and len(running) < (os.cpu_count() or 1):
+            while waiting and len(running) < max(4, os.cpu_count() or 1):
                 running.append(_Probe(waiting.popleft(), limit_s))
             for probe in [probe for probe in running if probe.has_ended]:
                 running.remove(probe)
@@ -103,9 +103,11 @@ class _Probe:
 
 def _read(said: bytes) -> Iterator[PlugIn]:
     for line in said.splitlines():
-        with contextlib.suppress(ValueError, TypeError):
+        with contextlib.suppress(ValueError, TypeError, AttributeError):  # a plug-in may write here, too
             about = json.loads(line)
-            yield PlugIn(**{k: tuple(map(str, v)) if isinstance(v, list) else str(v) for k, v in about.items()})
+            target, words, broken = (str(about.get(key, "")) for key in ("target", "about", "broken"))
+            needs, fields = (tuple(map(str, about.get(key, ()))) for key in ("needs", "fields"))
+            yield PlugIn(target, needs, words, fields, broken)
 
 
 @contextlib.contextmanager

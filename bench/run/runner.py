@@ -92,7 +92,6 @@ def _execute(plan: Plan, store: Store, folder: ResultsFolder, display: ProgressD
             folder.require()
             with in_use(artifact.key[:32]):  # its log
                 ran = _run(measurements, store, folder, processes, display, forecast, wait, summary)
-            end_adopted(spare=processes.own)
             if ran:
                 forecast.end(measured=summary.tried.total() > before)
                 busy_in_a_row = 0
@@ -167,6 +166,7 @@ def _run(
             raise
         finally:
             worker.close()
+            end_adopted(spare=processes.own)  # one of them may have the worker's lock
     if missing:
         folder.require()
     for measurement in missing.values():

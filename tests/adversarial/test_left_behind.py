@@ -38,15 +38,22 @@ def fork():
         wait()
 
 
+def noted():
+    return open(os.environ["LEFT"]).read().split()
+
+
 class _Method:
     needs: ClassVar[Needs] = Needs.NOTHING
+    leaves_process: ClassVar[bool] = True
 
     def apply(self, model, job):
         walk = Walk(model, job)
         for visit in walk:
             visit.prune(job.pattern.keep(visit.weight.abs()))
+        before = noted()
         self.leave(job)
-        time.sleep(0.3)  # for what was started to note its number
+        while self.leaves_process and noted() == before:
+            time.sleep(0.02)
         self.end()
         return walk.outcome()
 
@@ -96,6 +103,8 @@ class Daemonizes(_Method):
 class Threads(_Method):
     """Python waits for such a thread when it ends."""
 
+    leaves_process: ClassVar[bool] = False
+
     def leave(self, job):
         threading.Thread(target=time.sleep, args=(600,), daemon=False).start()
 
@@ -112,6 +121,8 @@ class Dies(Daemonizes):
 class Scribbles(_Method):
     """Writes into the weights it was given, and sets their time back."""
 
+    leaves_process: ClassVar[bool] = False
+
     def leave(self, job):
         file = next(job.source.glob("*.safetensors"))
         times = file.stat()
@@ -124,6 +135,8 @@ class Scribbles(_Method):
 @dataclass(frozen=True)
 class Touches(_Method):
     """Changes the time of a file, and nothing in it."""
+
+    leaves_process: ClassVar[bool] = False
 
     def leave(self, job):
         next(job.source.glob("*.safetensors")).touch()
@@ -139,6 +152,7 @@ def site(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def world(site, tmp_path, monkeypatch):
+    (tmp_path / "left").touch()
     monkeypatch.setenv("LEFT", str(tmp_path / "left"))
     yield from runs.world(site, tmp_path, monkeypatch)
 

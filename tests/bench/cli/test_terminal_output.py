@@ -86,7 +86,6 @@ def _equal(root):
 
 
 def _machine(monkeypatch):
-    entries = registry.entries
     monkeypatch.setattr(registry, "entries", lambda kind: dict(registry.SECTIONS[kind].built_in))
     monkeypatch.setattr(estimate, "_flops", lambda: 1e11)
     memory = SimpleNamespace(available=24.1e9, total=25.3e9)
