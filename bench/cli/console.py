@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bench.results.record import Record
 
 FORMATS = ("table", "json", "csv", "md")
-MAX_CELL = 500
+MAX_CELL = 2000
 """Longer cells are cut in the middle, in columns of the terminal."""
 
 Rows = Sequence[dict[str, Any]]

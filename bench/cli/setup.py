@@ -70,6 +70,7 @@ def env_create(
     from bench.system import environments
 
     console = make_console(sys.stderr)
+    environments.lookup(name)  # before anything is drawn
     with console.status(Text()) as status:
 
         def note(line: str) -> None:

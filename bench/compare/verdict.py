@@ -23,6 +23,14 @@ MARKS = {"REGRESSION": "+", "IMPROVED": "-", "OK": "", "INCONCLUSIVE": "~", "NOT
 """As in asv: + is worse and - is better. All others have the mark !, for a failure."""
 
 
+def _ratio(logarithm: float) -> float:
+    """Infinite, if no float holds it: an interval may be as wide as that."""
+    try:
+        return math.exp(logarithm)
+    except OverflowError:
+        return math.inf
+
+
 @dataclass(frozen=True)
 class Row:
     """The verdict on one number."""
@@ -51,7 +59,7 @@ class Row:
         if self.estimate is None:
             return None
         e = (self.estimate.value, self.estimate.low, self.estimate.high)
-        return (math.exp(e[0]), math.exp(e[1]), math.exp(e[2])) if self.ratio else e
+        return (_ratio(e[0]), _ratio(e[1]), _ratio(e[2])) if self.ratio else e
 
     @property
     def mark(self) -> str:

@@ -100,7 +100,8 @@ class RichDisplay:
         self._expect(left)
         self._now = Line(label, "waiting for another run" if waiting else "importing", since=time.monotonic())
 
-    def enter(self, phase: str, state: str) -> None:
+    def enter(self, phase: str, state: str, left: float | None = None) -> None:
+        self._expect(left)
         self._now = Line(f"{self._label}: {phase}" if phase else self._label, state, since=self._now.since)
 
     def progress(self, phase: str, done: int, total: int, figures: dict[str, float], left: float | None = None) -> None:

@@ -21,8 +21,8 @@ class ProgressDisplay(Protocol):
         """An artifact begins. left: seconds until the whole run ends, about; None where not yet known."""
         ...
 
-    def enter(self, phase: str, state: str) -> None:
-        """What is done before the first step of a phase: "importing", "loading" or "first step"."""
+    def enter(self, phase: str, state: str, left: float | None = None) -> None:
+        """What is done before the first step of a phase: "importing", "loading" or "first step". left: as for `artifact`."""
         ...
 
     def progress(self, phase: str, done: int, total: int, figures: dict[str, float], left: float | None = None) -> None:
@@ -53,7 +53,7 @@ class LogDisplay:
         end = f", all done at {clock_time(left)}" if left is not None else ""
         self.note(f"{label}: {'waiting for another run' if waiting else 'started'}{end}")
 
-    def enter(self, phase: str, state: str) -> None:
+    def enter(self, phase: str, state: str, left: float | None = None) -> None:
         pass
 
     def progress(self, phase: str, done: int, total: int, figures: dict[str, float], left: float | None = None) -> None:

@@ -148,9 +148,9 @@ def _run(
                     display.measurement(measurement.label, event["status"], event.get("reason", ""))
                 elif event["event"] == "imported":
                     forecast.start(artifact.key)
-                    display.enter("", "loading")
+                    display.enter("", "loading", forecast.seconds_left())
                 elif event["event"] == "state":
-                    display.enter(event["phase"], event["state"])
+                    display.enter(event["phase"], event["state"], forecast.seconds_left())
                 elif event["event"] == "progress":
                     phase, done, total = event["phase"], event["done"], event["total"]
                     forecast.advance(pace.advance(phase, done, total))

@@ -27,6 +27,10 @@ TEXTS, COMMANDS = DATA["texts"], DATA["commands"]
 LINES = [(name, i) for name, lines in COMMANDS.items() for i in range(len(lines))]
 KEPT = ("key", "status", "better", "items", "schema_version", "artifact")
 """Fields of a record that are checked before any is printed."""
+REFUSING = ("figure", "scaling", "export")
+"""Commands that the hostile records are not enough for."""
+SILENT = (*REFUSING, "cache", "env", "quantizers", "set", "merge")
+"""Commands that print none of a record's text."""
 OF_RICH = re.compile(r"\x1b\[\?25[lh]|\x1b\[2K|\x1b\[1A|\r|\x1b\[[0-9;]*m")
 """How rich draws: cursor off and on, a line deleted, up, its start, and colors."""
 
@@ -44,16 +48,21 @@ def poisoned(value, text, kept=KEPT):
 
 def poison(root, text, n, loss):
     """Records of a model under this text: one with metrics that are known, one without, and a failure."""
-    known = (*KEPT, "metric", "measure", "unit")
+    known = (*KEPT, "metric", "measure", "unit", "pattern")
     rows = fake_records.perplexity(root / "plain", loss, made=f"{n}{loss}", noise=n + 1, seed=0)
     items = [fake_records.Item(str(i), text, 127.0 + i + loss, 127.0) for i in range(8)]
     size = fake_records.counted(root / "plain", "bits_per_weight", 8.0, made=f"{n}{loss}", measure="size")
+    quantized = {"pattern": "dense", "quantizer": "int8"}
+    dense = fake_records.counted(
+        root / "plain", "bits_per_weight", 8.1, made=f"{n}{loss}", measure="size", identity=quantized
+    )
     reason = "ValueError: x"
     fault = fake_records.failed(root / "plain", reason, made=f"{n}{loss}", traceback="Traceback\n  y\n", method="cast")
     for record, kept, scores in (
         (rows, known, items),
         (size, known, ()),
-        (rows.model_copy(update={"key": rows.key[::-1]}), KEPT, ()),
+        (dense, known, ()),
+        (rows.model_copy(update={"key": rows.key[::-1]}), KEPT, items),
         (fault, KEPT, ()),
     ):
         fields = record.model_dump() | {"items": None, "notes": {"a": "b"}, "key_inputs": {"c": "d"}}
@@ -69,8 +78,11 @@ def folders(tmp_path_factory):
         root = home / f"{name}\x1b[2J\n::error::x"
         for n, text in enumerate(TEXTS.values()):
             poison(root, text, n, loss)
-        (root / "hostile/records/\x1b]0;x\x07.json").write_text("{\x1b[31m")
         out[name] = str(root / "hostile")
+    corrupt = home / "corrupt\x1b[2J\n::error::x"
+    poison(corrupt, TEXTS["clipboard"], 0, 0.0)
+    (corrupt / "hostile/records/\x1b]0;x\x07.json").write_text("{\x1b[31m")
+    out["corrupt"] = str(corrupt / "hostile")
     keys = [r.key for r in Store(Path(out["records"]), write=False) if r.traceback]
     return out | {"key": keys[0][:12], "folder": str(runs.TINY)}
 
@@ -126,8 +138,11 @@ def test_nothing_that_is_printed_is_obeyed(name, i, where, cli, world, folders, 
         assert "Traceback" not in err, err
         if name != "gate" or "--github" not in line:
             assert not commands_of_github(out + err), line
+        if "{text}" not in "".join(command):
+            assert code < 2 or name in REFUSING or "{corrupt}" in command, (line, err)
+            assert re.search(r"�|\\u00|\\r", out + err) or name in SILENT or command[1] in SILENT, "no text was printed"
         if "json" in line or "--json" in line:
-            assert json.loads(out) is not None or code
+            json.loads(out)
         if "csv" in line:
             cells = [cell for row in csv.reader(io.StringIO(out)) for cell in row]
             formulas = [c for c in cells if c.lstrip(" �").startswith(FORMULA_STARTS) and not _is_number(c)]

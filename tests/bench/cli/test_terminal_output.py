@@ -32,6 +32,9 @@ COMMANDS = {
 }
 
 
+UNREACHABLE = "timed out; models and corpora must be in the cache, in a mirror or on the package index"
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A folder with results, and a baseline."""
@@ -96,8 +99,8 @@ def _machine(monkeypatch):
     monkeypatch.setattr(doctor, "cache_dir", lambda: Path("/home/ada/.cache/cast-bench"))
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=82.5e9))
     monkeypatch.setattr(doctor, "EXTRAS", {"llmcompressor": "a_module_that_nobody_has"})
-    monkeypatch.setattr(doctor, "_network", lambda: doctor._row("hub", "unreachable", "timed out; " + "models " * 12))
-    monkeypatch.setattr(doctor.models, "resolve", lambda _: SimpleNamespace(folder=Path("/usr/lib/bench/assets/tiny")))
+    monkeypatch.setattr(doctor, "_network", lambda: doctor._row("hub", "unreachable", UNREACHABLE))
+    monkeypatch.setattr(doctor, "_model", lambda name: doctor._row(f"model {name}", "ok", f"/usr/lib/assets/{name}"))
 
 
 @pytest.mark.parametrize("width", [80, 120])

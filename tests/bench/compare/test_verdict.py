@@ -6,10 +6,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.compare import pairing, settings
+from bench.compare import pairing, render, settings
 from bench.compare.resolve import read
-from bench.compare.verdict import compare
+from bench.compare.verdict import Row, compare
 from bench.results.store import Store
+from bench.stats.bootstrap import Estimate
 from helpers import fake_records, runs
 from methods.errors import UserError
 
@@ -51,6 +52,14 @@ def test_perplexity(roots, loss, spread, expected):
     assert value == pytest.approx(row.after / row.before) and low < value < high
     assert row.estimate.n == fake_records.ARTICLES and row.estimate.unit == "articles"
     assert (row.required_n is not None) == (expected == "INCONCLUSIVE")
+
+
+def test_an_interval_wider_than_any_number_is_still_printed():
+    estimate = Estimate(0.01, 1.0, -900.0, 900.0, 0.9, 2, "articles")
+    row = Row("a", "perplexity", "INCONCLUSIVE", ratio=True, estimate=estimate)
+
+    assert row.effect == (pytest.approx(1.01, rel=1e-2), 0.0, float("inf"))
+    assert render.format_change(row) == "×1.0101 [0.0000, inf]"
 
 
 def test_noise_alone_passes(roots):
