@@ -23,6 +23,17 @@ MAX_CELL = 2000
 Rows = Sequence[dict[str, Any]]
 
 
+def require_format(format_: str, equal_bytes: bool) -> None:
+    """
+    Raises:
+        UserError: an unknown format, or one that cannot be had with `equal_bytes`.
+    """
+    if format_ not in FORMATS:
+        raise UserError(f"unknown format {format_!r}: use one of {', '.join(FORMATS)}")
+    if equal_bytes and format_ not in ("table", "md"):
+        raise UserError(f"--equal-bytes does not work with --format {format_}: use --format table or md")
+
+
 def print_records(records: list[Record], format_: str, equal_bytes: bool = False) -> None:
     """Print records as tables, or in another format. equal_bytes: sparse rows with dense ones of about the same size.
 
@@ -33,10 +44,7 @@ def print_records(records: list[Record], format_: str, equal_bytes: bool = False
     from bench.report.table import text_tables, to_markdown
     from bench.results.rows import IDENTITY, to_csv, to_json
 
-    if format_ not in FORMATS:
-        raise UserError(f"unknown format {format_!r}: use one of {', '.join(FORMATS)}")
-    if equal_bytes and format_ not in ("table", "md"):
-        raise UserError(f"--equal-bytes does not work with --format {format_}: use --format table or md")
+    require_format(format_, equal_bytes)
     if format_ == "json":
         print_json(to_json(records))
         return

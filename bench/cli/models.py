@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from bench.cli.console import fail, print_line, print_rows
-from bench.cli.flags import DataDir, Json, NewFolder, Results, figure_callback
+from bench.cli.flags import DataDir, Json, NewFolder, Results, checked, figure_callback
+from bench.system.files import require_folder
 from bench.system.suggest import describe_unknown, shorten
 from bench.verify import WeightCounts, verify_folder
 from methods.errors import UserError
@@ -23,7 +25,14 @@ MAX_TOKENS = 2**20
 
 def pull(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="Models, corpora or tasks.")],
-    data_dir: DataDir = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Local mirror to fill, DIR/<hub id>/...",
+            callback=checked(partial(require_folder, option="--data-dir", new=False)),
+        ),
+    ] = None,
     source: Annotated[
         str,
         typer.Option(

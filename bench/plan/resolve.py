@@ -91,11 +91,11 @@ class ModelInputs:
         self.request, self.model = request, model
         folder = model.open()
         self.config, self.shapes = folder.config, folder.shapes()
-        self._tokenizer = model.folder / "tokenizer.json"
-        if self._tokenizer.exists() and "vocab_size" in self.config:
-            windows.check_vocabulary(self._tokenizer, self.config["vocab_size"])
         targets = request.spec.targets
         self.targets = find_targets(self.config, self.shapes, targets.include, targets.exclude)
+        self._tokenizer = model.folder / "tokenizer.json"
+        if self._tokenizer.exists():
+            windows.check_vocabulary(self._tokenizer, self.config["vocab_size"])
         self.measurements = [m for name in request.measures for m in self._measurements(name)]
         self.recipe = self._recipe() if request.trains else None
         self.training = self._training(self.recipe) if self.recipe else None

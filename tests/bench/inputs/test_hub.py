@@ -9,6 +9,7 @@ from bench.inputs import corpora, download, hub
 from bench.system.cache import cache_dir
 from helpers import runs
 from methods.errors import UserError
+from methods.folder import Folder
 
 
 @pytest.fixture(autouse=True)
@@ -151,7 +152,12 @@ def test_a_model_with_pickled_weights_alone_is_refused(fake_hub):
 def test_of_a_model_code_and_pickles_stay_on_the_hub(fake_hub, monkeypatch):
     fake_hub.files = ("model.safetensors", "pytorch_model.bin", "config.json", "modeling.py", "tokenizer.json")
     seen = []
-    monkeypatch.setattr(download, "Folder", lambda path: seen.extend(sorted(p.name for p in path.iterdir())))
+
+    def look(path):
+        seen.extend(sorted(p.name for p in path.iterdir()))
+        return Folder(path)
+
+    monkeypatch.setattr(download, "Folder", look)
     with pytest.raises(UserError):  # the fake's files are no model
         download.pull("owner/model")
 

@@ -1,6 +1,7 @@
 """Records of older schemas are read and can be written anew; those of newer ones are refused, and stay where they are."""
 
 import json
+import os
 import shutil
 import zipfile
 
@@ -12,7 +13,6 @@ from bench.results.record import parse
 from bench.results.rows import newest
 from bench.results.schema import SCHEMA, STEPS
 from bench.results.store import Store
-from bench.system import cache as cache_module
 from bench.system import digests
 from helpers import fake_records
 
@@ -135,7 +135,7 @@ def test_migrate_twice_changes_nothing(root, cli):
 
 def test_killed_in_between_it_goes_on_with_every_original_kept(root, cli, monkeypatch):
     originals = files(root)
-    real, left = cache_module.os.replace, [4]  # the probe, an original aside, its record, the next original
+    real, left = os.replace, [4]  # the probe, an original aside, its record, the next original
 
     def die(*args):
         left[0] -= 1
@@ -143,7 +143,7 @@ def test_killed_in_between_it_goes_on_with_every_original_kept(root, cli, monkey
             raise KeyboardInterrupt
         real(*args)
 
-    monkeypatch.setattr(cache_module.os, "replace", die)
+    monkeypatch.setattr(os, "replace", die)
     with pytest.raises(KeyboardInterrupt):
         migrate.migrate_folder(root)
     monkeypatch.undo()
