@@ -116,7 +116,7 @@ def test_terminal_output(name, width, here, cli, monkeypatch, request):
     if request.config.getoption("--write-terminal"):
         file.parent.mkdir(exist_ok=True)
         file.write_text(text)
-    assert file.read_text() == text, f"{file} is out of date: pytest {__file__} --write-terminal, and review it"
+    assert file.read_text() == text, f"{file.name} is out of date: write it anew and review it"
 
 
 def test_every_file_is_of_a_command():
