@@ -102,14 +102,15 @@ class Store:
         if record.key[:32] != path.stem:
             self._aside(path, "does not bear its own key")
             return None
-        if record.items and (fault := self._fault_of_items(record)):
-            self._aside(path, fault)
+        if damage := self._damage_to_items(record):
+            self._aside(path, damage)
             return None
         return record
 
-    def _fault_of_items(self, record: Record) -> str:
-        """What a look at the file's size shows; "" where that is right."""
-        assert record.items
+    def _damage_to_items(self, record: Record) -> str:
+        """What a look at the file's size shows; "" where that is right, or there are none."""
+        if record.items is None:
+            return ""
         path = self.items_path(record)
         try:
             size = path.stat().st_size
@@ -156,6 +157,7 @@ class Store:
         """
         import pandas as pd
 
+        assert record.items is not None
         path = self.items_path(record)
         if digests.of_file(path) != record.items.sha256:
             raise UserError(
