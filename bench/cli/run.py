@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.catalog.choice import parse_method
 from bench.cli.console import fail, print_records, print_rows
 from bench.cli.flags import Json, NewFolder, spec_of, with_flags
 from bench.verify import CheckFailed, detect_pattern
@@ -105,7 +106,6 @@ def finetune(
 
     The result is written to a folder that transformers can load.
     """
-    from bench.catalog.choice import parse_method
     from bench.inputs.models import resolve
     from bench.results.artifacts import find_pruned
     from bench.run.prune import write_pruned

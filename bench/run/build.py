@@ -129,8 +129,8 @@ class Builder:
             for file in Path(outcome.model).glob("model*.safetensors*"):
                 shutil.move(file, target / file.name)
         for name in CARRIED:
-            if file := find_file(source, name):
-                shutil.copyfile(file, target / name)
+            if carried := find_file(source, name):
+                shutil.copyfile(carried, target / name)
         config = json.loads((target / "config.json").read_text())
         config.pop("torch_dtype", None)
         config |= {"dtype": dtype_name(self.workspace.compute.dtype)}
