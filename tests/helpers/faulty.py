@@ -108,7 +108,7 @@ def _stand():
 NAMES = {
     n: f"faulty:{n.capitalize()}" for n in ["raises", "nan", "breaks", "touches", "declares", "dies", "leaves", "waits"]
 }
-PATIENCE_S = 60
+PATIENCE_S = 180
 
 
 def install(folder):

@@ -1,6 +1,5 @@
 """SIGTERM and SIGHUP end a command as Ctrl-C does, a training after a checkpoint; the same command goes on."""
 
-import json
 import os
 import signal
 
@@ -49,7 +48,8 @@ class Slow(Settings):
         names = frozenset(n for n, _ in model.named_parameters()) - {f"{t}.weight" for t in job.targets}
         return Outcome(trainer.finalize(finish), names, trainer.notes())
 '''
-TRAINING = {"training.tokens": 60 * 8 * 32, "training.batch": 8, "training.seqlen": 32}
+STEPS = 60
+TRAINING = {"tokens": STEPS * 8 * 32, "batch": 8, "seqlen": 32}
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +76,22 @@ def leftovers():
     return [p for part in ("tmp", "held") for p in (cache_dir() / part).glob("*")]
 
 
-SIGNALS = [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated"), (signal.SIGHUP, 129, "Hung up")]
+def prepared(tmp_path, method, **training):
+    """A results folder in which dense is done, so that a test pays for one artifact."""
+    spec = runs.small(tmp_path / "r", methods=(method,), measures=("size",), training=training)
+    runs.run_here(spec, only=["dense"])
+    settings = {f"training.{k}": v for k, v in training.items()}
+    return spec, ["run", "--methods", method, "--measures", "size", *runs.flags(spec.results, **settings)]
 
 
-@pytest.mark.parametrize(("signum", "code", "word"), SIGNALS)
-def test_a_run_ends_in_order(tmp_path, gate, signum, code, word):
-    flags = ["--methods", "waits", "--measures", "size", *runs.flags(tmp_path / "r")]
-    run, worker = faulty.stopped_at(gate, ["run", *flags])
+@pytest.mark.parametrize(
+    ("method", "signum", "code", "word"),
+    [("waits", signal.SIGHUP, 129, "Hung up"), ("waits:at=write", signal.SIGTERM, 143, "Terminated")],
+)
+def test_a_run_ends_in_order(tmp_path, gate, method, signum, code, word):
+    """In the middle of a write, too."""
+    _, command = prepared(tmp_path, method)
+    run, worker = faulty.stopped_at(gate, command)
     run.send_signal(signum)
     _, err = run.communicate(timeout=PATIENCE_S)
 
@@ -91,46 +100,44 @@ def test_a_run_ends_in_order(tmp_path, gate, signum, code, word):
     assert "Traceback" not in err
     assert gone(worker)
     assert not leftovers()
+    assert not list((tmp_path / "r").rglob("*.tmp"))
+    assert {r.status for r in runs.records(tmp_path / "r").values()} == {"ok"}
 
 
-def steps(results):
-    """The checkpoints of unfinished trainings."""
+def checkpoints():
+    """Steps at which unfinished trainings were saved."""
     return sorted(int(p.name.removeprefix("step-")) for p in (cache_dir() / "training").glob("*/step-*"))
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_training_is_saved_first_and_resumed(tmp_path, gate, signum, monkeypatch):
-    flags = ["--methods", "slow", "--measures", "size", *runs.flags(tmp_path / "r", **TRAINING)]
-    run = runs.start("run", *flags)
+def test_a_training_is_saved_first_and_resumed(tmp_path, gate, monkeypatch):
+    spec, command = prepared(tmp_path, "slow", **TRAINING)
+    run = runs.start(*command)
     until(gate.with_suffix(".reached").exists, "the training to begin")
     everyone = psutil.Process(run.pid).children(recursive=True)
-    run.send_signal(signum)
+    run.send_signal(signal.SIGTERM)
     _, err = run.communicate(timeout=PATIENCE_S)
 
-    assert run.returncode == 128 + signum, err
+    assert run.returncode == 143, err
     assert "stopping after a checkpoint of the training" in err
     assert gone(*everyone)
-    (step,) = steps(tmp_path)
-    assert 5 < step < 60
+    (step,) = checkpoints()
+    assert 5 < step < STEPS
     assert not leftovers()
 
     gate.unlink()
-    again = runs.start("run", *flags)
+    again = runs.start(*command)
     _, err = again.communicate(timeout=PATIENCE_S)
     assert again.returncode == 0, err
-    assert not steps(tmp_path)
-    here = runs.records(tmp_path / "r")
+    assert not checkpoints()
     runs.own_cache(tmp_path / "calm", monkeypatch)
-    straight = runs.start("run", *flags[:4], *runs.flags(tmp_path / "straight", **TRAINING))
-    straight.communicate(timeout=PATIENCE_S)
-    there = runs.records(tmp_path / "straight")
+    runs.run_here(spec.model_copy(update={"results": tmp_path / "straight"}))
+    here, there = (runs.records(tmp_path / name) for name in ("r", "straight"))
     assert {k: r.same() for k, r in here.items()} == {k: r.same() for k, r in there.items()}
 
 
-def test_a_second_signal_ends_a_training_at_once(tmp_path, gate, monkeypatch):
-    """Its method does not come to the next step."""
-    flags = ["--methods", "waits", "--measures", "size", *runs.flags(tmp_path / "r")]
-    run, worker = faulty.stopped_at(gate, ["run", *flags])
+def test_a_second_signal_ends_a_worker_that_does_not_answer(tmp_path, gate):
+    _, command = prepared(tmp_path, "waits")
+    run, worker = faulty.stopped_at(gate, command)
     worker.suspend()
     run.send_signal(signal.SIGTERM)
     run.send_signal(signal.SIGINT)
@@ -140,20 +147,19 @@ def test_a_second_signal_ends_a_training_at_once(tmp_path, gate, monkeypatch):
     assert gone(worker)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_training_in_the_command_s_own_process(tmp_path, gate, signum):
+def test_a_training_in_the_command_s_own_process(tmp_path, gate):
     """bench prune and bench finetune have no worker."""
-    settings = [f"--set={k}={v}" for k, v in TRAINING.items()]
+    settings = [f"--set=training.{k}={v}" for k, v in TRAINING.items()]
     flags = ["prune", "--method", "slow", "--out", tmp_path / "out", *settings, "--set=threads=1", "--device", "cpu"]
     run = runs.start(*flags)
     until(gate.with_suffix(".reached").exists, "the training to begin")
-    run.send_signal(signum)
+    run.send_signal(signal.SIGINT)
     _, err = run.communicate(timeout=PATIENCE_S)
 
-    assert run.returncode == 128 + signum, err
-    assert err.splitlines()[-1].endswith("Run the same command to resume.")
-    (step,) = steps(tmp_path)
-    assert 5 < step < 60
+    assert run.returncode == 130, err
+    assert err.splitlines()[-1] == "bench: Interrupted. Run the same command to resume."
+    (step,) = checkpoints()
+    assert 5 < step < STEPS
     assert not (tmp_path / "out").exists()
 
     gate.unlink()
@@ -165,10 +171,10 @@ def test_a_training_in_the_command_s_own_process(tmp_path, gate, signum):
 
 def test_an_ignored_hangup_stays_ignored(tmp_path, gate):
     """As under nohup."""
+    _, command = prepared(tmp_path, "waits")
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        flags = ["--methods", "waits", "--measures", "size", *runs.flags(tmp_path / "r")]
-        run, _ = faulty.stopped_at(gate, ["run", *flags])
+        run, _ = faulty.stopped_at(gate, command)
     finally:
         signal.signal(signal.SIGHUP, before)
     run.send_signal(signal.SIGHUP)
@@ -178,7 +184,7 @@ def test_an_ignored_hangup_stays_ignored(tmp_path, gate):
     assert run.returncode == 0, err
 
 
-def test_a_command_without_workers(tmp_path, monkeypatch):
+def test_a_command_without_workers(tmp_path):
     """A signal while a plan is made."""
     source = "import os, signal\nos.kill(os.getppid(), signal.SIGTERM)\nimport time\ntime.sleep(600)\n"
     site = runs.distribution(tmp_path / "other", "kills", source, methods={"kills": "kills:Kills"})
@@ -192,15 +198,3 @@ def test_a_command_without_workers(tmp_path, monkeypatch):
 
 def test_help_names_the_exit_codes(cli):
     assert "130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP" in " ".join(cli("--help")[1].split())
-
-
-def test_records_of_the_stopped_run_are_whole(tmp_path, gate):
-    flags = ["--methods", "waits:at=write", "--measures", "size", *runs.flags(tmp_path / "r")]
-    run, worker = faulty.stopped_at(gate, ["run", *flags])
-    run.send_signal(signal.SIGTERM)
-    run.communicate(timeout=PATIENCE_S)
-
-    assert gone(worker)
-    for file in (tmp_path / "r/records").glob("*.json"):
-        json.loads(file.read_text())
-    assert not list((tmp_path / "r").rglob("*.tmp"))
