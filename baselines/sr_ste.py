@@ -108,15 +108,16 @@ class SrSte(Settings):
         trainer = Trainer(self.name, model, job, self)
         theta, rest = trainer.parameters(job.targets)
         optimizer = torch.optim.AdamW([*theta, *rest], **self.adam, weight_decay=0.0, fused=True)
-        metrics = {"flips": 0.0, "decay": 0.0}
+        optimizer.metrics = {"flips": 0.0, "decay": 0.0}  # type: ignore[attr-defined]  # a checkpoint has them
 
         def before(step: int, total: int) -> dict[str, float]:
+            metrics: dict[str, float] = optimizer.metrics  # type: ignore[attr-defined]
             if step % self.refresh == 0:
                 metrics["flips"] = masks.choose() if step else 0.0 * masks.choose()
             metrics["decay"] = self.decay_at(step, total)
             return metrics
 
-        optimizer.register_step_pre_hook(lambda *_: masks.decay(metrics["decay"]))
+        optimizer.register_step_pre_hook(lambda *_: masks.decay(optimizer.metrics["decay"]))  # type: ignore[attr-defined]
         trainer.run(optimizer, teacher=True, hook=before)
         masks.choose()
         trainer.log_validation("end")
