@@ -1,0 +1,79 @@
+"""What a worker says as it goes, and what its runner makes of it."""
+
+import io
+import json
+from functools import partial
+
+import pytest
+
+from bench import api
+from bench.plan import plan
+from bench.run import runner
+from bench.run.events import Events
+from bench.run.forecast import Forecast
+from bench.run.processes import WorkerProcesses
+from bench.run.worker import Assignment, work
+from helpers import runs
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+def test_a_worker_says_what_it_does_before_each_first_step(tmp_path):
+    spec = runs.small(tmp_path / "r", measures=("perplexity",))
+    measurements = next(m for m in plan.make_plan(spec, fetch=True).artifacts().values() if m[0].artifact.seed is None)
+    output = io.StringIO()
+    work(Assignment(measurements=measurements, results=spec.results, wait=True), Events(output))
+    events = [json.loads(line) for line in output.getvalue().splitlines()]
+    said = [(e["phase"], e["state"]) for e in events if e["event"] == "state"]
+    label = measurements[0].artifact.stages[-1].label
+
+    assert events[0] == {"event": "imported"}
+    assert said[:2] == [(label, "loading"), (label, "first step")]
+    assert [state for phase, state in said if phase == "perplexity"] == ["loading", "first step"]
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Shown:
+    """A display that keeps what it is told."""
+
+    def __init__(self):
+        self.left, self.states = [], []
+
+    def artifact(self, label, waiting, left=None):
+        self.left.append(left)
+
+    def enter(self, phase, state, left=None):
+        self.states.append((phase, state))
+
+    def __getattr__(self, name):
+        return lambda *_: None
+
+
+def test_the_import_of_the_first_worker_is_not_expected_of_the_others(tmp_path, monkeypatch):
+    clock, display = Clock(), Shown()
+
+    class Worker(runs.Here):
+        def __iter__(self):
+            keys = [m.key for m in Assignment.model_validate_json(self.stdin.getvalue()).measurements]
+            clock.now += 60.0 if clock.now == 0 else 0.0
+            yield json.dumps({"event": "imported"})
+            yield json.dumps({"event": "state", "phase": "magnitude", "state": "first step"})
+            clock.now += 10.0
+            yield from (json.dumps({"event": "measurement", "key": key, "status": "ok"}) for key in keys)
+
+    monkeypatch.setattr(WorkerProcesses, "start", lambda processes, log: Worker())
+    monkeypatch.setattr(runner, "Forecast", partial(Forecast, clock=clock))
+    monkeypatch.setattr(runner, "estimate_seconds", lambda _: 5.0)
+    api.execute(runs.small(tmp_path / "r"), display)
+
+    assert display.left == [10.0, 10.0], "two of five seconds; then one that takes the ten of the first"
+    assert display.states == [("", "loading"), ("magnitude", "first step")] * 2
