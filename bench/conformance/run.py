@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bench.conformance.checks import CHECKS, NotConformant, describe
-from bench.conformance.subject import sample
+from bench.conformance.checks import CHECKS, Check, NotConformant, describe
+from bench.conformance.subject import Subject, sample
 
 
 def rows(text: str, kind: str) -> Iterator[dict[str, Any]]:
@@ -16,13 +16,17 @@ def rows(text: str, kind: str) -> Iterator[dict[str, Any]]:
         UserError: the method cannot be built.
         Skipped: it cannot run here.
     """
-    with sample(text, kind) as subject:
-        for check in CHECKS:
-            state, detail = "ok", ""
-            try:
-                check(subject)
-            except NotConformant as fault:
-                state, detail = "failed", str(fault)
-            except Exception as fault:  # noqa: BLE001  (a method may raise anything)
-                state, detail = "failed", f"{type(fault).__name__}: {' '.join(str(fault).split())}"
-            yield {"check": describe(check), "state": state, "detail": detail}
+    for check in CHECKS:
+        with sample(text, kind) as subject:  # a new one, which no other check has written to
+            state, detail = _result(check, subject)
+        yield {"check": describe(check), "state": state, "detail": detail}
+
+
+def _result(check: Check, subject: Subject) -> tuple[str, str]:
+    try:
+        check(subject)
+    except NotConformant as fault:
+        return "failed", str(fault)
+    except Exception as fault:  # noqa: BLE001  (a method may raise anything)
+        return "failed", f"{type(fault).__name__}: {' '.join(str(fault).split())}"
+    return "ok", ""

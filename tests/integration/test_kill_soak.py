@@ -16,9 +16,9 @@ from helpers import runs
 
 SEED = int(os.environ.get("CAST_BENCH_SOAK_SEED", "0"))
 ROUNDS = int(os.environ.get("CAST_BENCH_SOAK_ROUNDS", "3"))
-PATIENCE_S = 120
+PATIENCE_S = 600
 
-TRAINING = {"tokens": 40 * 8 * 32, "batch": 8, "seqlen": 32, "processes": 2, "checkpoint_s": 0}
+TRAINING = {"tokens": 16 * 8 * 32, "batch": 8, "seqlen": 32, "processes": 2, "checkpoint_s": 0.2}
 KINDS = {
     "sweep": (["--methods", "magnitude,wanda", "--measures", "perplexity,size"], "none,int8", {}),
     "training": (
