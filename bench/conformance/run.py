@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
+
 from bench.conformance.checks import CHECKS, Check, NotConformant, describe
 from bench.conformance.subject import Subject, sample
 
@@ -23,10 +25,14 @@ def rows(text: str, kind: str) -> Iterator[dict[str, Any]]:
 
 
 def _result(check: Check, subject: Subject) -> tuple[str, str]:
+    before = set(psutil.Process().children(recursive=True))
     try:
         check(subject)
     except NotConformant as fault:
         return "failed", str(fault)
     except Exception as fault:  # noqa: BLE001  (a method may raise anything)
         return "failed", f"{type(fault).__name__}: {' '.join(str(fault).split())}"
+    finally:
+        for left in set(psutil.Process().children(recursive=True)) - before:
+            left.kill()
     return "ok", ""
