@@ -290,7 +290,7 @@ def test_equal_bytes_puts_dense_beside_sparse(tmp_path, cli):
         ("run --quant int5", ["unknown quantizer 'int5'", "int8"]),
         ("run --quant int4-gptk", ["unknown quantizer 'int4-gptk'", "int4-gptq"]),
         ("plan --quant int4-rtn:group=100", ["int4-rtn:group=100", "128", "q_proj", "leave group= out"]),
-        ("plan --quant int4-gptq:group=0", ["int4-gptq:group=0", "must be a whole number above 0"]),
+        ("plan --quant int4-gptq:group=0", ["int4-gptq:group=0", "must be a whole number between 1 and"]),
         ("run --quant int8:group=64", ["int8", "'group'"]),
         ("run --quant int8:from=magnitude", ["'magnitude'"]),
         ("plan --quant nf4:from=int8", ["nf4:from=int8", "leave from=int8 out"]),
