@@ -62,8 +62,8 @@ def test_the_import_of_the_first_worker_is_not_expected_of_the_others(tmp_path, 
     clock, display = Clock(), Shown()
 
     class Worker(runs.Here):
-        def __iter__(self):
-            keys = [m.key for m in Assignment.model_validate_json(self.stdin.getvalue()).measurements]
+        def lines(self):
+            keys = [m.key for m in Assignment.model_validate_json(self._job).measurements]
             clock.now += 60.0 if clock.now == 0 else 0.0
             yield json.dumps({"event": "imported"})
             yield json.dumps({"event": "state", "phase": "magnitude", "state": "first step"})
