@@ -60,7 +60,7 @@ def contents(results):
         record = json.loads(file.read_text())
         kind = json.dumps(record["identity"], sort_keys=True)
         assert kind not in found, f"doubled: {kind}"
-        found[kind] = {k: v for k, v in record.items() if k not in ("provenance", "cost")}
+        found[kind] = {k: v for k, v in record.items() if k not in ("provenance", "cost", "digest")}
     return found
 
 
