@@ -120,12 +120,12 @@ def _items(store: Store, record: Record) -> Any:
 
 def seconds_by_part(results: Path, whole: float) -> dict[str, float]:
     """Of one run: building, each measure's forward passes, and what is left: processes, loading, checking, the table."""
-    parts = dict.fromkeys(("building", *FORWARD), 0.0)
+    parts = dict.fromkeys((*FORWARD, "building"), 0.0)
     for record in Store(results, write=False):
         if record.identity.measure in FORWARD:
             parts[record.identity.measure] += record.cost.get("wall_s", 0.0)
         parts["building"] += record.cost.get("build_s", 0.0)
-    parts = {"whole": whole} | parts | {"starting and the rest": whole - sum(parts.values())}
+    parts = {"whole": whole, "starting and the rest": whole - sum(parts.values())} | parts
     return {f"{name}, seconds": round(value, 1) for name, value in parts.items()}
 
 

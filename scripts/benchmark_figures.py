@@ -17,7 +17,7 @@ from bench.report import html, pareto_chart
 
 WIDTH, LEFT, RIGHT = 640, 262, 560
 LINE, HEAD, GAP = 19, 26, 14
-MAX_PANELS, MAX_BARS, MAX_LABEL = 6, 18, 44
+MAX_PANELS, MAX_BARS, MAX_LABEL = 10, 18, 44
 DOTS_FROM = 30.0
 """From this ratio of the largest to the smallest value, dots on a log scale take the place of bars."""
 QUIET = ("noise", "before", "limit", "theory")
