@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench.results import metrics
 from bench.results.record import ReadingRow, Record
-from bench.results.schema import SCHEMA
+from bench.results.schema import SCHEMA, stored_version
 from bench.results.store import ReadOnlyStore
 from methods.errors import UserError
 
@@ -67,7 +66,7 @@ def check_folder(root: Path) -> FolderCheck:
     return FolderCheck(
         records=len(records) + len(store.moved),
         recomputed=recomputed,
-        without_digest=sum(_schema(store.path(record.key)) < SCHEMA for record in records),
+        without_digest=sum(stored_version(store.path(record.key).read_bytes()) < SCHEMA for record in records),
         problems=(*store.moved, *problems),
         leftovers=tuple(_leftovers(root, owned)),
     )
@@ -92,10 +91,6 @@ def recompute(record: Record, items: pd.DataFrame) -> list[tuple[ReadingRow, flo
 
 def _show(value: float | None) -> str:
     return "missing" if value is None else f"{value:.9g}"
-
-
-def _schema(path: Path) -> int:
-    return int(json.loads(path.read_bytes())["schema_version"])
 
 
 def _leftovers(root: Path, owned: set[str]) -> Iterator[Path]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.results.record import parse
-from bench.results.schema import SCHEMA
+from bench.results.schema import SCHEMA, stored_version
 from bench.results.store import Store
 from bench.system import digests
 from bench.system.files import atomic_write
@@ -68,6 +67,6 @@ def _migrate_record(path: Path, store: Store, aside: Path) -> bool:
 
 def _schema(content: bytes, path: Path) -> int:
     try:
-        return int(json.loads(content)["schema_version"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return stored_version(content)
+    except ValueError:
         raise UserError(f"{path} is no record: delete it, or measure it again") from None

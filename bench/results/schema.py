@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -79,6 +80,18 @@ def _training(text: str) -> dict[str, Any] | None:
 
 STEPS: dict[int, Callable[[Fields], Fields]] = {1: add_training, 2: type_identity, 3: add_digest}
 """What makes a record of schema n one of n + 1. `key` and what it is the digest of stay."""
+
+
+def stored_version(content: bytes) -> int:
+    """The schema in which a record's JSON was stored.
+
+    Raises:
+        ValueError: no record.
+    """
+    try:
+        return int(json.loads(content)["schema_version"])
+    except (KeyError, TypeError, RecursionError) as fault:
+        raise ValueError(f"{type(fault).__name__}: {fault}") from None
 
 
 def upgrade(fields: Fields, name: str) -> Fields:
