@@ -60,6 +60,10 @@ class Entry:
     """The environment it runs in, for `bench env create`."""
     refines: bool = False
     """It always refines another stage: without a `prior`, `from=` is required."""
+    groups_only: bool = False
+    """It takes no unstructured pattern."""
+    block: int = 0
+    """The default of its field `block`, a number of columns that must be a whole number of groups; 0 without one."""
     file: str = ""
     """A field that names a file. If it is set nothing else is needed, and the field `sha256` identifies the content."""
     broken: str = ""
@@ -116,6 +120,7 @@ METHODS = {
         2023,
         presets={"mask-only": {"mask_only": True}},
         cost=Cost(passes=2, hessians=1),
+        block=128,
     ),
     "llmcompressor-sparsegpt": Entry(
         "baselines.llmcompressor:LlmCompressorSparseGPT",
@@ -125,6 +130,7 @@ METHODS = {
         2023,
         cost=Cost(passes=2, hessians=_HESSIANS_PER_LINEAR),
         extra="llmcompressor",
+        block=128,
     ),
     "llmcompressor-wanda": Entry(
         "baselines.llmcompressor:LlmCompressorWanda",
@@ -143,6 +149,7 @@ METHODS = {
         2023,
         cost=Cost(passes=32, hessians=_HESSIANS_PER_LINEAR, also="runs the whole model again for each block"),
         environment="sparseml",
+        block=128,
     ),
     "sparseml-magnitude": Entry(
         "baselines.sparseml:SparsemlMagnitude",
@@ -204,6 +211,7 @@ METHODS = {
             "decoupled": {"decoupled": True},
         },
         cost=_DISTILLATION_COST,
+        groups_only=True,
     ),
     "dense-ft": Entry(
         "baselines.dense_ft:DenseFt",
@@ -236,6 +244,7 @@ METHODS = {
         2024,
         cost=Cost(training=6, state=28, tokens=2.1e9, also="the paper's 2,000 steps of 256 x 4096 tokens"),
         file="file",
+        groups_only=True,
     ),
     "proxsparse": Entry(
         "baselines.proxsparse:ProxSparse",
@@ -244,6 +253,7 @@ METHODS = {
         "2502.00258",
         2025,
         cost=Cost(training=6, state=16, tokens=1.6e6, also="the paper's 400 sequences of 4096 tokens"),
+        groups_only=True,
     ),
     "sr-ste": Entry(
         "baselines.sr_ste:SrSte",
@@ -252,6 +262,7 @@ METHODS = {
         "2102.04010",
         2021,
         cost=_TRAINING_COST,
+        groups_only=True,
     ),
     "ast": Entry(
         "baselines.sr_ste:Ast",
@@ -260,6 +271,7 @@ METHODS = {
         "2407.20584",
         2024,
         cost=_DISTILLATION_COST,
+        groups_only=True,
     ),
 }
 

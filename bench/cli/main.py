@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -64,6 +67,7 @@ PATH_ERRORS = (
     errno.ELOOP,
 )
 """A path that a user named, and that nothing looked at before."""
+OUR_VARIABLES = ("BENCH_", "CAST_BENCH_")
 MAX_SENTENCE = 500
 """In characters."""
 for command in COMMANDS:
@@ -85,9 +89,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(1)
     except OSError as fault:
-        unusable = fault.errno in PATH_ERRORS and fault.filename is not None
-        sentence = f"{shorten(fault.filename)!r} cannot be used ({fault.strerror}): check the path" if unusable else ""
-        if not (sentence := describe_unwritable(fault) or sentence):
+        if not (sentence := describe_unwritable(fault) or _describe_named_path(fault)):
             raise
         print_line(f"bench: {sentence}", err=True)
         sys.exit(2)
@@ -102,6 +104,20 @@ def main() -> None:
             with contextlib.suppress(OSError):  # the terminal may be gone
                 print_line(f"bench: {sentence}", err=True)
         raise
+
+
+def _describe_named_path(fault: OSError) -> str:
+    """A sentence, if a user can have named the path: it lies in the current folder, or in one that an argument or a
+    variable names. Any other is a fault of ours: "", and its traceback is shown.
+    """
+    if fault.errno not in PATH_ERRORS or not isinstance(fault.filename, str):
+        return ""
+    words = {part for text in sys.argv[1:] for part in (text, *re.split("[=,]", text))}
+    words |= {value for name, value in os.environ.items() if name.startswith(OUR_VARIABLES)}
+    named = [Path.cwd(), *(Path(word).absolute() for word in words if word)]
+    if not any(Path(fault.filename).absolute().is_relative_to(path) for path in named):
+        return ""
+    return f"{shorten(fault.filename)!r} cannot be used ({fault.strerror}): check the path"
 
 
 def _sentence(fault: Any) -> str:

@@ -181,8 +181,15 @@ def speed(
     from bench.system.devices import cores, resolve_device
 
     counts = _numbers(tokens) if tokens is not None else None
+    wanted = _known_kinds(kinds) if kinds is not None else None
     resolved = resolve_device(device)
     if device_spec or (resolved == "cpu" and device == "auto"):
+        for flag, value in {"--kinds": kinds, "--tokens": tokens, "--threads": threads, "--figure": figure}.items():
+            if value is not None:
+                raise UserError(
+                    f"{flag} is for a measurement, and this one computes limits from a datasheet: leave it out, "
+                    "or measure on this machine with --device cpu"
+                )
         if not device_spec:
             print_line(
                 "bench: no CUDA device: showing computed limits for h100; to measure here, use --device cpu", err=True
@@ -194,13 +201,23 @@ def speed(
     from bench.run import time_linears
 
     request = time_linears.Request(
-        model, resolved, threads or cores(), tuple(kinds.split(",")) if kinds else None,
+        model, resolved, threads or cores(), wanted,
         counts or ((1,) if resolved == "cpu" else roofline.TOKENS), data_dir,
     )  # fmt: skip
     records = list(time_linears.measure(request, results or RESULTS))
     print_rows(time_linears.rows(records), json)
     if figure:
         print_line(figures.draw_speeds(records, figure), err=True)
+
+
+def _known_kinds(text: str) -> tuple[str, ...]:
+    from bench.measures.speed.roofline import KINDS
+
+    kinds = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UserError(describe_unknown("kind", kind, KINDS))
+    return kinds
 
 
 def _numbers(text: str) -> tuple[int, ...]:

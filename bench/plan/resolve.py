@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,10 +68,15 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> Request:
     if "zeroshot" in measures:
         tasks.expand(spec.tasks)
     device = resolve_device(spec.device)
+    chains = tuple(tuple(parse_chain(text)) for text in dict.fromkeys(("dense", *spec.methods)))
+    patterns = tuple(Pattern.parse(text) for text in spec.patterns)
+    for chain, pattern in itertools.product(chains, patterns):
+        for choice in chain:
+            _require_pattern(choice, pattern)
     return Request(
         spec=spec,
-        chains=tuple(tuple(parse_chain(text)) for text in dict.fromkeys(("dense", *spec.methods))),
-        patterns=tuple(Pattern.parse(text) for text in spec.patterns),
+        chains=chains,
+        patterns=patterns,
         quantizers=tuple(parse_quantizer(text) for text in spec.quantizers),
         measures=measures,
         device=device,
@@ -78,6 +84,19 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> Request:
         threads=spec.threads or cores(),
         fetch=fetch,
     )
+
+
+def _require_pattern(choice: Choice, pattern: Pattern) -> None:
+    """
+    Raises:
+        UserError: the method does not take the pattern, or its block is not a whole number of groups.
+    """
+    entry = registry.lookup("methods", choice.name)
+    reads_masks = entry.file and choice.config.get(entry.file)
+    if entry.groups_only and pattern.unstructured and not reads_masks:
+        raise UserError(f"{choice.label} needs an n:m pattern, and {pattern} is not one: use, for example, 2:4")
+    if entry.block:
+        pattern.require_whole_groups(choice.config.get("block", entry.block), f"{choice.name}:block")
 
 
 class ModelInputs:

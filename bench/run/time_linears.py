@@ -22,12 +22,10 @@ from bench.system import digests, provenance
 from bench.system.devices import fingerprint
 from bench.system.source_digest import digest_source
 from methods.contract import Compute
-from methods.errors import Skipped, UserError
+from methods.errors import Skipped
 from methods.folder import Folder
 from methods.pattern import Pattern
 from methods.targets import find_targets, weight_shape
-
-QUANTIZERS = {"bf16": "none", "fp16": "none", "int8": "int8", "fp8": "fp8"}
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,8 @@ def measure(request: Request, results: Path) -> Iterator[Record]:
     """Yield each record; what is recorded already is not measured again.
 
     Raises:
-        UserError: unknown model or kind.
+        UserError: unknown model.
     """
-    if unknown := set(request.kinds or ()) - set(QUANTIZERS):
-        raise UserError(f"kind {sorted(unknown)[0]!r} is not one of {', '.join(QUANTIZERS)}")
     source = Source(request.model, request.data_dir)
     store = Store(results)
     device = linears.select_device(Compute(device=torch.device(request.device), threads=request.threads))
@@ -101,7 +97,7 @@ def _new_record(request: Request, source: Source, kind: str, tokens: int) -> Rec
         model=request.model,
         stages=(source.method,),
         pattern="2:4",
-        quantizer=QUANTIZERS[kind],
+        quantizer=roofline.KINDS[kind],
         measure="speed",
         protocol=Protocol(name="linears", seqlen=tokens),
         dtype=kind,

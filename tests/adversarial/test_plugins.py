@@ -99,6 +99,17 @@ def test_a_run_of_others_imports_none(cli, tmp_path, monkeypatch):
     assert code == 0, err
 
 
+@pytest.mark.parametrize(("waited_s", "most", "state"), [(0, 6, "broken"), (600, 6, ""), (600, 1, "broken")])
+def test_waiting_for_a_processor_is_no_hang_within_bounds(monkeypatch, waited_s, most, state):
+    """A machine so busy that no import begins within the limit."""
+    monkeypatch.setattr(plugins, "_waited_s", lambda _: waited_s)
+    monkeypatch.setattr(plugins, "MOST", most if most == 1 else 6000)
+    (known,) = plugins.describe(["good:good"], 0.01).values()
+
+    assert ("not imported within" in known.broken) == bool(state)
+    assert ("Keep the largest |W|." in known.about) != bool(state)
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_one_asked_for_is_bad_input(name, cli, tmp_path):
     code, _, err = cli("run", "--methods", name, *runs.flags(tmp_path / "r"))

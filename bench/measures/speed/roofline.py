@@ -20,6 +20,8 @@ from methods.targets import find_targets, weight_shape
 
 BITS = {"bf16": (16, 9), "int8": (8, 5), "int4": (4, 3)}
 """Bits per weight, dense and 2:4, without scales."""
+KINDS = {"bf16": "none", "fp16": "none", "int8": "int8", "fp8": "fp8"}
+"""The kinds of weights that linears are timed with, and the quantizer that makes each."""
 ACTIVATION_BYTES = 2
 TOKENS = (1, 16, 64, 512, 2048, 8192)
 DECODES = ((1, 0), (1, 2048), (16, 2048), (64, 2048), (64, 8192))

@@ -184,3 +184,8 @@ def test_a_class_that_is_not_there_is_broken(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="nowhere"):
         registry.lookup("methods", "nowhere")
     assert registry.lookup("methods", "theirs").about
+
+
+def test_the_catalog_repeats_the_block_of_each_method():
+    for name, entry in registry.METHODS.items():
+        assert getattr(build(entry, name, {}), "block", 0) == entry.block, name
