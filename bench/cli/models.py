@@ -14,10 +14,11 @@ from bench.cli.console import fail, print_line, print_rows
 from bench.cli.flags import DataDir, Json, NewFolder, Results, checked, figure_callback
 from bench.system.files import require_folder
 from bench.system.suggest import describe_unknown, shorten
-from bench.verify import WeightCounts, verify_folder
+from bench.verify import CheckFailed, WeightCounts, verify_folder
 from methods.errors import UserError
 from methods.files import check_files
 from methods.folder import Folder
+from methods.pattern import Pattern
 
 MAX_TOKENS = 2**20
 """In one product that is timed."""
@@ -92,7 +93,7 @@ def _require_known(name: str, others: tuple[str, ...]) -> None:
 
 
 def verify(
-    model: Annotated[str, typer.Argument(help="A folder of safetensors, or an alias.")],
+    model: Annotated[str, typer.Argument(help="A folder of safetensors, an alias, or a file of ONNX.")],
     pattern: Annotated[str, typer.Option(help="2:4 keeps 2 of every 4 weights; 50% is unstructured.")] = "2:4",
     include: Annotated[str, typer.Option(help="Linears to check: globs, by commas.")] = "*",
     exclude: Annotated[str | None, typer.Option(help="Linears not to check: globs, by commas.")] = None,
@@ -102,7 +103,13 @@ def verify(
 
     Exit code 0: the pattern holds. 1: it does not. 2: invalid input.
     """
-    counts = verify_folder(_open_folder(model), pattern, include.split(","), exclude.split(",") if exclude else [])
+    globs = include.split(","), exclude.split(",") if exclude else []
+    if model.endswith(".onnx"):
+        from bench.export.onnx_file import OnnxFile
+
+        counts = OnnxFile(Path(model)).count(Pattern.parse(pattern), *globs)
+    else:
+        counts = verify_folder(_open_folder(model), pattern, *globs)
     print_rows(_layer_rows(counts), json)
     if counts.violations:
         fail(f"check failed: {counts.violations} groups of {model} break {counts.pattern}", 1)
@@ -112,18 +119,21 @@ def export(
     out: NewFolder,
     artifact: Annotated[
         str | None,
-        typer.Argument(help="For hf and packed24: a record (the first digits of its key) or a model folder."),
+        typer.Argument(help="For a model: a record (the first digits of its key) or a model folder."),
     ] = None,
     format_: Annotated[
         str,
         typer.Option(
             "--format",
-            help="A model: hf (dense, for transformers and vLLM), packed24 (kept values and bitmasks). "
+            help="A model: hf (dense, for transformers and vLLM), packed24 (kept values and bitmasks), onnx. "
             "Results: eee (Every Eval Ever), lm-eval (its results files).",
         ),
     ] = "hf",
     values: Annotated[
         str | None, typer.Option(help="For packed24: round values to int8 or int4 [default: do not round].")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="For onnx: float32, float16 or bfloat16 [default: as the weights].")
     ] = None,
     exclude: Annotated[str | None, typer.Option(help="For packed24: linears to leave dense; globs, by commas.")] = None,
     organization: Annotated[str, typer.Option(help="For eee: who ran the evaluation.")] = "unknown",
@@ -146,7 +156,12 @@ def export(
     if artifact is None and format_ in MODEL_FORMATS:
         raise UserError(f"--format {format_} exports a model: name a record (bench ls runs) or a model folder")
     globs = tuple(exclude.split(",")) if exclude else ()
-    print_line(export_model(artifact or "", format_, out, values=values, exclude=globs, results=results))
+    try:
+        print_line(
+            export_model(artifact or "", format_, out, values=values, dtype=dtype, exclude=globs, results=results)
+        )
+    except CheckFailed as failure:
+        fail(f"check failed: {failure}", 1)
 
 
 def speed(

@@ -1,4 +1,4 @@
-"""Export a pruned model to a folder: dense, for transformers and vLLM, or packed24."""
+"""Export a pruned model to a folder: dense, for transformers and vLLM; packed24; or ONNX."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from bench.kernels.packed24 import pack
 from bench.results.artifacts import find_pruned
 from bench.system.cache import in_use
 from bench.system.files import atomic_folder
-from bench.system.suggest import describe_unknown
+from bench.system.suggest import describe_unknown, shorten
 from methods.errors import UserError
 from methods.files import check_files, find_file
 from methods.folder import INDEX, Folder, Writer, read_config
+from methods.pattern import Pattern
 from methods.targets import family_of, find_targets
 
-MODEL_FORMATS = ("hf", "packed24")
+MODEL_FORMATS = ("hf", "packed24", "onnx")
 SPARSITY_KEYS = ("sparsity_config", "compression_config")
 """Keys of config.json that loaders refuse, or take for formats that are no longer in use."""
 
@@ -31,6 +32,7 @@ def export_model(
     out: Path,
     *,
     values: str | None = None,
+    dtype: str | None = None,
     exclude: tuple[str, ...] = (),
     results: Path | None = None,
 ) -> str:
@@ -38,22 +40,37 @@ def export_model(
 
     Args:
         values: for packed24: "int8" and "int4" round them to integer grids, None does not.
+        dtype: for onnx: float32, float16 or bfloat16; None keeps that of the weights.
         exclude: globs of linears that packed24 leaves dense, besides those that the record left dense.
 
     Raises:
-        UserError: no such model or format; `out` exists; a linear is not 2:4.
+        UserError: no such model or format; `out` exists; a linear is not 2:4; what the format has no option for.
+        CheckFailed: a file that was written is not the model.
     """
     if format_ not in MODEL_FORMATS:
         raise UserError(describe_unknown("format", format_, (*MODEL_FORMATS, *RESULT_FORMATS)))
+    if values is not None and format_ == "onnx":
+        raise UserError(
+            f"--values {values} and --format onnx exclude each other: integers are Q/DQ nodes there, and TensorRT takes no "
+            "2:4 kernel for a product that has them; leave --values out, or use --format packed24"
+        )
+    if dtype is not None and format_ != "onnx":
+        raise UserError(f"invalid --dtype {shorten(dtype)!r}: it needs --format onnx; leave it out")
     if values is not None and (values not in BITS or format_ != "packed24"):
         raise UserError(f"invalid --values {values!r}: it must be int8 or int4, and needs --format packed24")
     with in_use(), atomic_folder(out) as workdir:
-        folder, include, not_pruned = _source(name, results)
+        folder, include, not_pruned, pattern = _source(name, results)
         check_files(folder)
         packed = (folder / folder24.MANIFEST).exists()
         if packed and format_ == "packed24":
             raise UserError(f"{folder} is packed24 already: use --format hf, or copy it")
-        if packed:
+        if packed and format_ == "onnx":
+            raise UserError(f"{folder} is packed24: turn it into a dense folder with --format hf, and export that")
+        if format_ == "onnx":
+            from bench.export import onnx_model  # here, so that the other formats need no transformers
+
+            summary = onnx_model.write(folder, workdir, dtype, pattern, include, not_pruned)
+        elif packed:
             summary = _write_dense(folder, workdir)
         elif format_ == "hf":
             summary = _copy_weights(folder, workdir)
@@ -63,12 +80,13 @@ def export_model(
     return f"{out}: {summary}"
 
 
-def _source(name: str, results: Path | None) -> tuple[Path, tuple[str, ...], tuple[str, ...]]:
-    """The model's folder, and the globs of its targets: included and excluded."""
+def _source(name: str, results: Path | None) -> tuple[Path, tuple[str, ...], tuple[str, ...], Pattern | None]:
+    """The model's folder; the globs of its targets, included and excluded; and its pattern, where a record says it."""
     folder, record = find_pruned(name, results)
     if record is None:
-        return folder, ("*",), ()
-    return folder, record.identity.include, record.identity.exclude
+        return folder, ("*",), (), None
+    identity = record.identity
+    return folder, identity.include, identity.exclude, Pattern.parse(identity.pattern)
 
 
 def _write_packed(

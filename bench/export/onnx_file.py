@@ -1,0 +1,220 @@
+"""The linears of an ONNX file: their weights, whichever way they are stored, and the pattern that they hold."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench.verify import WeightCounts, count_layer
+from methods.errors import UserError
+from methods.files import find_file
+from methods.pattern import Pattern
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""torch's exporter keeps the path of a node's modules in this property."""
+SUFFIX = ".weight"
+FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
+
+
+def require(*packages: str) -> None:
+    """
+    Raises:
+        UserError: one is not installed.
+    """
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"ONNX needs the package {package}: pip install 'cast-bench[onnx]'")
+
+
+class Linear(NamedTuple):
+    """A product with a constant matrix. transposed: it is stored [in, out]."""
+
+    name: str
+    initializer: str
+    shape: tuple[int, int]
+    """[out, in]"""
+    transposed: bool
+    is_head: bool
+    """Its result leaves the graph: the logits. The head is never pruned."""
+
+
+class OnnxFile:
+    """An ONNX file from anywhere: protobuf and raw numbers, which run nothing."""
+
+    def __init__(self, path: Path) -> None:
+        """
+        Raises:
+            UserError: it cannot be read as ONNX, or names a file of weights that is not in its folder.
+        """
+        require("onnx")
+        import onnx
+
+        self.path = path
+        if find_file(path.parent, path.name, None) is None:
+            raise UserError(f"no file {str(path)!r}: check the path")
+        try:
+            self.model = onnx.load(str(path), load_external_data=False)
+            onnx.checker.check_model(str(path))
+        except MemoryError:
+            raise
+        except Exception as fault:  # noqa: BLE001  the library's faults have no common class, and a file may be anything
+            why = (str(fault).splitlines() or [type(fault).__name__])[0]
+            raise UserError(f"{path} cannot be read as ONNX: {why}") from None
+        self._tensors = {tensor.name: tensor for tensor in self.model.graph.initializer}
+        self.linears = list(self._find())
+
+    def targets(self, include: Iterable[str] = ("*",), exclude: Iterable[str] = ()) -> list[Linear]:
+        """The linears but the head. include, exclude: globs over their names.
+
+        Raises:
+            UserError: there is none.
+        """
+        include, exclude = tuple(include), tuple(exclude)
+        chosen = [
+            linear
+            for linear in self.linears
+            if not linear.is_head
+            and any(fnmatchcase(linear.name, glob) for glob in include)
+            and not any(fnmatchcase(linear.name, glob) for glob in exclude)
+        ]
+        if not chosen:
+            names = [linear.name for linear in self.linears if not linear.is_head]
+            raise UserError(
+                f"no linear of {self.path} matches include {list(include)} and exclude {list(exclude)}; names look like {names[:1]}"
+                if names
+                else f"{self.path} has no product with a constant matrix of floats, so there is no pattern to check"
+            )
+        return chosen
+
+    def count(self, pattern: Pattern, include: Iterable[str] = ("*",), exclude: Iterable[str] = ()) -> WeightCounts:
+        """Count groups along the input dimension of every target.
+
+        Raises:
+            UserError: as `targets`; or a width is not a whole number of groups.
+        """
+        counts = WeightCounts(pattern)
+        for linear in self.targets(include, exclude):
+            if not pattern.fits(linear.shape[1]):
+                raise UserError(
+                    f"pattern {pattern} needs input widths that are multiples of {pattern.m}, and {linear.name} has "
+                    f"{linear.shape[1]}: use another pattern, or leave it out with --exclude '{linear.name}'"
+                )
+            count_layer(counts, linear.name, self.weight(linear))
+        return counts
+
+    def detect_pattern(self, candidates: Iterable[str]) -> Pattern:
+        """The first of the candidates that holds in every target; else dense."""
+        patterns = [Pattern.parse(text) for text in candidates]
+        for linear in self.targets():
+            weight = self.weight(linear)
+            patterns = [p for p in patterns if p.fits(weight.shape[1]) and not p.violations(weight)]
+        return patterns[0] if patterns else Pattern.parse("dense")
+
+    def weight(self, linear: Linear) -> Tensor:
+        """[out, in]
+
+        Raises:
+            UserError: its file of weights is damaged.
+        """
+        import torch
+        from onnx import external_data_helper, numpy_helper
+
+        tensor = self._tensors[linear.initializer]
+        if external_data_helper.uses_external_data(tensor) and not tensor.HasField("raw_data"):
+            place = next((e.value for e in tensor.external_data if e.key == "location"), "")
+            try:
+                if find_file(self.path.parent, place, None) is None:
+                    raise UserError(f"{self.path} names a file of weights that is not there: {place!r}")
+                external_data_helper.load_external_data_for_tensor(tensor, str(self.path.parent))
+            except (OSError, ValueError) as fault:
+                raise UserError(f"{self.path} has damaged weights of {linear.name}: {fault}") from None
+        try:
+            array = numpy_helper.to_array(tensor)
+        except ValueError as fault:
+            raise UserError(f"{self.path} has damaged weights of {linear.name}: {fault}") from None
+        if tensor.external_data:
+            tensor.ClearField("raw_data")  # one matrix in memory at a time
+        bits = torch.from_numpy(array.view(f"int{8 * array.itemsize}").copy())  # numpy has no bfloat16 of its own
+        matrix = bits.view(getattr(torch, array.dtype.name))
+        return matrix.T.contiguous() if linear.transposed else matrix
+
+    def _find(self) -> Iterator[Linear]:
+        import onnx
+
+        heads = self._heads()
+        sources = self._constant_matrices()
+        for node in self.model.graph.node:
+            if node.op_type not in ("MatMul", "Gemm"):
+                continue
+            flags = {a.name: a.i for a in node.attribute if a.type == onnx.AttributeProto.INT}
+            for position in (1, 0):
+                source = sources.get(node.input[position])
+                if source is None:
+                    continue
+                initializer, is_turned = source
+                # The right matrix is [in, out], the left one [out, in], each turned by a Transpose and by its flag.
+                transposed = (position == 1) != is_turned
+                transposed = transposed != bool(flags.get("transB" if position else "transA"))
+                rows, columns = self._tensors[initializer].dims
+                shape = (columns, rows) if transposed else (rows, columns)
+                name = initializer.removesuffix(SUFFIX)
+                yield Linear(name, initializer, shape, transposed, node.output[0] in heads)
+                break
+
+    def _heads(self) -> set[str]:
+        """Results of the last products before the first output, the logits: nothing but caps and scales lies between."""
+        makers = {name: node for node in self.model.graph.node for name in node.output}
+        waiting, seen, heads = [value.name for value in self.model.graph.output[:1]], set[str](), set[str]()
+        while waiting:
+            name = waiting.pop()
+            node = makers.get(name)
+            if node is None or name in seen:
+                continue
+            seen.add(name)
+            if node.op_type in ("MatMul", "Gemm"):
+                heads.add(name)
+            else:
+                waiting += node.input
+        return heads
+
+    def _constant_matrices(self) -> dict[str, tuple[str, bool]]:
+        """The initializer behind a value, and whether a Transpose lies between."""
+        import onnx
+
+        kinds = [onnx.TensorProto.DataType.Value(kind) for kind in FLOATS]
+        found = {name: (name, False) for name, t in self._tensors.items() if len(t.dims) == 2 and t.data_type in kinds}
+        for node in self.model.graph.node:
+            if node.op_type == "Transpose" and node.input[0] in found:
+                name, is_turned = found[node.input[0]]
+                found[node.output[0]] = (name, not is_turned)
+        return found
+
+
+def name_weights(model: Any, prefix: str) -> None:
+    """Give each weight that torch's exporter transposed the name of its module. In place. model: an onnx_ir.Model.
+
+    prefix: of the names of modules, to be left out.
+    """
+    graph = model.graph
+    for node in graph:
+        scopes = node.metadata_props.get(SCOPES)
+        for value in node.inputs if scopes and node.op_type in ("MatMul", "Gemm") else ():
+            if value is not None and value.is_initializer() and len(value.const_value.shape) == 2:
+                _rename(graph, value, ast.literal_eval(scopes)[-2].removeprefix(prefix) + SUFFIX)
+    for value in list(graph.initializers.values()):
+        _rename(graph, value, value.name.removeprefix(prefix))
+
+
+def _rename(graph: Any, value: Any, name: str) -> None:
+    """Unless the name is taken: a head may share its module's name with the embedding."""
+    if name not in graph.initializers:
+        del graph.initializers[value.name]
+        value.name = name
+        graph.initializers[name] = value

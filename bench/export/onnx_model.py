@@ -1,0 +1,197 @@
+"""Write a model as ONNX: one graph for prompts and decoding, with the KV cache as inputs and outputs.
+
+The names and axes of inputs and outputs are those of Optimum, so that its runtime loads the folder:
+input_ids, attention_mask, position_ids, past_key_values.N.key and .value; logits, present.N.key and .value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.export import onnx_file
+from bench.inputs import kv_cache, loading
+from bench.system.suggest import describe_unknown
+from bench.verify import CANDIDATES, CheckFailed
+from methods.contract import Compute
+from methods.errors import UserError
+from methods.folder import dtype_name, read_config
+from methods.pattern import Pattern
+from methods.quantizing.stored import ACTIVATIONS_KEY
+
+FILE = "model.onnx"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2}
+"""Largest difference of a logit from the source's, as a share of the largest logit (at least 1)."""
+OPSET = 20
+PRODUCER = "cast-bench"
+RANDOM_TOKENS = 32
+"""Token ids of the check are below it: every vocabulary has so many."""
+Names = tuple[list[str], list[str]]
+
+
+class Flat(nn.Module):
+    """A causal language model whose KV cache is a tuple of tensors: key, value of each block."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.wrapped = model
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """input_ids, position_ids: [batch, tokens]; attention_mask: [batch, past + tokens]. Returns logits and the cache."""
+        out = self.wrapped(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=kv_cache.from_tensors(past),
+            use_cache=True,
+        )
+        return out.logits, *kv_cache.to_tensors(out.past_key_values)
+
+
+def write(
+    folder: Path,
+    workdir: Path,
+    dtype: str | None,
+    pattern: Pattern | None,
+    include: tuple[str, ...] = ("*",),
+    exclude: tuple[str, ...] = (),
+) -> str:
+    """Export the model in `folder`, then count its pattern in the file and compare logits. Returns a sentence.
+
+    Args:
+        dtype: of DTYPES; None for that of the folder's weights.
+        pattern: that the file must hold in its targets; None for the sparsest that it does hold.
+        include, exclude: globs of the targets.
+
+    Raises:
+        UserError: an unknown dtype, a package of the extra is missing, or the model rounds its inputs.
+        CheckFailed: the pattern does not hold in the file, or its logits are not the model's.
+    """
+    onnx_file.require("onnx", "onnxscript", "onnxruntime")
+    config = read_config(folder)
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(describe_unknown("dtype", dtype, DTYPES))
+    if ACTIVATIONS_KEY in config:
+        raise UserError(
+            f"the model in {folder} rounds the inputs of its linears (w8a8), which an ONNX file with ordinary weights "
+            "cannot say: export it with another quantizer, or none"
+        )
+    kind = DTYPES[dtype] if dtype else stored_dtype(config)
+    model: Any = loading.load(folder, Compute(dtype=kind))
+    cache = _empty_cache(model)
+    _export(Flat(model), cache, workdir / FILE)
+    file = onnx_file.OnnxFile(workdir / FILE)
+    if pattern is None:
+        pattern = file.detect_pattern(CANDIDATES)
+    counts = file.count(pattern, include, exclude)
+    if counts.violations:
+        raise CheckFailed(f"{counts.violations} groups of the ONNX file break {pattern}")
+    about = "" if pattern.dense else f", {pattern} in {len(counts.layers)} linears"
+    return f"opset {OPSET}, {dtype_name(kind)}{about}; {_compare(model, cache, workdir / FILE)}"
+
+
+def stored_dtype(config: dict[str, Any]) -> torch.dtype:
+    """The dtype that a config names; float32 where it names none, or one that is not of DTYPES."""
+    return DTYPES.get(str(config.get("dtype") or config.get("torch_dtype") or ""), torch.float32)
+
+
+def _empty_cache(model: Any) -> list[Tensor]:
+    """The KV cache of no tokens for one sequence, as the model itself makes it: key, value of each block."""
+    with torch.inference_mode():
+        out = model(input_ids=torch.zeros(1, 1, dtype=torch.int64), use_cache=True)
+    return [torch.zeros_like(tensor[:, :, :0]) for tensor in kv_cache.to_tensors(out.past_key_values)]
+
+
+def _names(blocks: int) -> Names:
+    """Names of inputs and outputs."""
+    kinds = [(i, kind) for i in range(blocks) for kind in ("key", "value")]
+    inputs = ["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{i}.{kind}" for i, kind in kinds)]
+    return inputs, ["logits", *(f"present.{i}.{kind}" for i, kind in kinds)]
+
+
+def _arguments(cache: list[Tensor], batch: int, tokens: int, past: int) -> tuple[Any, ...]:
+    """Arguments of Flat: random tokens after a random cache."""
+    rng = torch.Generator().manual_seed(0)
+    filled = tuple(torch.randn(batch, c.shape[1], past, c.shape[3], generator=rng).to(c.dtype) for c in cache)
+    return (
+        torch.randint(RANDOM_TOKENS, (batch, tokens), generator=rng),
+        torch.ones(batch, past + tokens, dtype=torch.int64),
+        torch.arange(past, past + tokens).repeat(batch, 1),
+        filled,
+    )
+
+
+def _export(model: Flat, cache: list[Tensor], path: Path) -> None:
+    batch, tokens, past = (torch.export.Dim(n) for n in ("batch_size", "sequence_length", "past_sequence_length"))
+    total = torch.export.Dim.DYNAMIC  # past and tokens; torch derives it
+    shapes = ({0: batch, 1: tokens}, {0: batch, 1: total}, {0: batch, 1: tokens}, ({0: batch, 2: past},) * len(cache))
+    inputs, outputs = _names(len(cache) // 2)
+    with _quiet():
+        program: Any = torch.onnx.export(
+            model,
+            _arguments(cache, batch=2, tokens=3, past=5),
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=inputs,
+            output_names=outputs,
+            opset_version=OPSET,
+            verbose=False,
+        )
+    onnx_file.name_weights(program.model, prefix="wrapped.")
+    program.model.producer_name, program.model.producer_version = PRODUCER, f"torch {torch.__version__}"
+    program.save(path)
+
+
+def _compare(model: Any, cache: list[Tensor], path: Path) -> str:
+    """Logits of a prompt, and of a token after it, in onnxruntime and in torch. Returns a sentence.
+
+    Raises:
+        CheckFailed: they differ by more than rounding.
+    """
+    dtype = cache[0].dtype
+    if dtype not in TOLERANCES:
+        return f"logits not compared: onnxruntime has no {dtype_name(dtype)} on a CPU"
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    inputs, _ = _names(len(cache) // 2)
+    largest = 0.0
+    with torch.inference_mode(), _quiet():
+        for tokens, past in ((8, 0), (1, 8)):
+            ids, mask, positions, filled = _arguments(cache, batch=2, tokens=tokens, past=past)
+            expected = Flat(model)(ids, mask, positions, filled)[0].float()
+            values = [value.numpy() for value in (ids, mask, positions, *filled)]
+            got = torch.from_numpy(session.run(["logits"], dict(zip(inputs, values, strict=True)))[0]).float()
+            difference = float((got - expected).abs().max() / expected.abs().max().clamp(min=1))
+            if not difference <= TOLERANCES[dtype]:
+                raise CheckFailed(
+                    f"logits of the ONNX file differ from the model's by {difference:.2g} of the largest: "
+                    "the export cannot be used"
+                )
+            largest = max(largest, difference)
+    return f"logits in onnxruntime differ by {largest:.1g} of the largest at most"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter prints of its progress, and what libraries deprecate for versions to come."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,162 @@
+"""Models of each family as ONNX: the same logits and the same greedy text in onnxruntime."""
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from baselines.magnitude import Magnitude
+from bench.export import onnx_model
+from bench.export.model import export_model
+from bench.export.onnx_file import OnnxFile
+from bench.inputs import loading
+from bench.verify import CheckFailed
+from helpers import runs
+from helpers.models import build, job_for, write
+from methods.contract import Compute
+from methods.errors import UserError
+
+FAMILIES = ["llama", "gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("opt", "qwen3", "mistral"))]
+NEW_TOKENS = 32
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """exported(family) -> a random 2:4 model's folder, and that of its export in float32."""
+    made = {}
+
+    def export(family):
+        if family not in made:
+            root = tmp_path_factory.mktemp(family)
+            model = build(family)
+            Magnitude().apply(model, job_for(model, "2:4"))
+            source = write(model, root / "source")
+            made[family] = source, root / "onnx", export_model(str(source), "onnx", root / "onnx")
+        return made[family]
+
+    return export
+
+
+def start(folder):
+    return onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+
+
+def decode(session, prompt, count):
+    """Greedy tokens after a prompt [batch, tokens], each from the cache that the one before left."""
+    inputs = {value.name: value for value in session.get_inputs()}
+    outputs = [value.name for value in session.get_outputs()]
+    batch, past = prompt.shape[0], 0
+    cache = {
+        name: np.zeros([batch, value.shape[1], 0, value.shape[3]], np.float32)
+        for name, value in inputs.items()
+        if name.startswith("past_key_values.")
+    }
+    ids, text = prompt, []
+    for _ in range(count):
+        past += ids.shape[1]
+        feed = {
+            "input_ids": ids,
+            "attention_mask": np.ones((batch, past), np.int64),
+            "position_ids": np.tile(np.arange(past - ids.shape[1], past), (batch, 1)),
+        }
+        found = dict(zip(outputs, session.run(None, feed | cache), strict=True))
+        ids = found["logits"][:, -1:].argmax(-1)
+        text.append(ids)
+        cache = {name: found[name.replace("past_key_values", "present")] for name in cache}
+    return np.concatenate(text, 1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_text_is_the_same(exported, family):
+    source, out, _ = exported(family)
+    model = loading.load(source, Compute())
+    prompt = torch.randint(64, (2, 7), generator=torch.Generator().manual_seed(3))
+    ids = prompt
+    for _ in range(NEW_TOKENS):
+        ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
+
+    assert np.array_equal(decode(start(out), prompt.numpy(), NEW_TOKENS), ids[:, 7:].numpy())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_target_is_in_the_file_by_its_name_and_holds_the_pattern(exported, family):
+    source, out, sentence = exported(family)
+    model = loading.load(source, Compute())
+    targets = job_for(model, "2:4").targets
+    file = OnnxFile(out / "model.onnx")
+
+    assert [linear.name for linear in file.targets()] == list(targets)
+    assert str(file.detect_pattern(("1:4", "2:4"))) == "2:4"
+    assert f"2:4 in {len(targets)} linears" in sentence
+    for linear in file.targets():
+        weight = model.get_submodule(linear.name).weight
+        expected = weight.T if family == "gpt2" else weight
+        assert torch.equal(file.weight(linear), expected), linear.name
+
+
+def test_the_layout_is_optimums(exported):
+    _, out, _ = exported("llama")
+    session = start(out)
+    shapes = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
+
+    assert shapes["input_ids"] == shapes["position_ids"] == ["batch_size", "sequence_length"]
+    assert shapes["logits"] == ["batch_size", "sequence_length", 64]
+    for i in range(3):
+        for kind in ("key", "value"):
+            assert shapes[f"past_key_values.{i}.{kind}"] == ["batch_size", 2, "past_sequence_length", 8]
+            assert shapes[f"present.{i}.{kind}"][1::2] == [2, 8]
+    model = onnx.load(out / "model.onnx")
+    assert (model.producer_name, model.opset_import[0].version) == ("cast-bench", onnx_model.OPSET)
+    assert json.loads((out / "config.json").read_text())["model_type"] == "llama"
+    assert {node.op_type for node in model.graph.node}.isdisjoint({"QuantizeLinear", "DequantizeLinear"})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [("float16", "FLOAT16"), pytest.param("bfloat16", "BFLOAT16", marks=pytest.mark.slow)]
+)
+def test_a_dtype_is_that_of_every_weight_and_the_tokenizer_goes_along(tmp_path, dtype, kind):
+    sentence = export_model(str(runs.tiny(tmp_path / "m")), "onnx", tmp_path / "out", dtype=dtype)
+    file = OnnxFile(tmp_path / "out/model.onnx")
+    wanted = onnx.TensorProto.DataType.Value(kind)
+
+    assert {t.data_type for t in file.model.graph.initializer if len(t.dims) == 2} == {wanted}
+    assert f"opset {onnx_model.OPSET}, {dtype}" in sentence
+    assert ("logits not compared: onnxruntime has no bfloat16 on a CPU" in sentence) == (dtype == "bfloat16")
+    assert {p.name for p in (tmp_path / "out").iterdir()} >= {"model.onnx", "tokenizer.json", "config.json"}
+
+
+def test_a_file_that_is_not_the_model_is_refused(tmp_path, monkeypatch):
+    """As if the exporter had lost a part of the graph."""
+    monkeypatch.setattr(onnx_model.Flat, "forward", _louder(onnx_model.Flat.forward))
+    with pytest.raises(CheckFailed, match=r"^logits of the ONNX file differ from the model's by"):
+        export_model(str(write(build("llama"), tmp_path / "m")), "onnx", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def _louder(forward):
+    def changed(self, input_ids, attention_mask, position_ids, past):
+        logits, *cache = forward(self, input_ids, attention_mask, position_ids, past)
+        return logits * (1.01 if torch.compiler.is_exporting() else 1), *cache
+
+    return changed
+
+
+def test_what_a_file_cannot_say_is_refused(tmp_path):
+    source = str(write(build("llama"), tmp_path / "m"))
+    with pytest.raises(UserError, match=r"^--values int8 and --format onnx exclude each other: .* Q/DQ"):
+        export_model(source, "onnx", tmp_path / "out", values="int8")
+    with pytest.raises(UserError, match=r"^unknown dtype 'float8'"):
+        export_model(source, "onnx", tmp_path / "out", dtype="float8")
+    with pytest.raises(UserError, match=r"^invalid --dtype 'float16': it needs --format onnx"):
+        export_model(source, "hf", tmp_path / "out", dtype="float16")
+    config = json.loads((tmp_path / "m/config.json").read_text())
+    rounding = {onnx_model.ACTIVATIONS_KEY: {"bits": 8, "targets": ["model.layers.0.mlp.up_proj"]}}
+    (tmp_path / "m/config.json").write_text(json.dumps(config | rounding))
+    with pytest.raises(UserError, match="rounds the inputs of its linears"):
+        export_model(source, "onnx", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    shutil.rmtree(tmp_path / "m")
