@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.plan.plan import Plan, make_plan, plan_request
 from bench.plan.resolve import resolve_request
+from bench.plan.shards import check_shard, own_shard
 from bench.plan.spec import Spec
 from bench.results.rows import newest, to_frame
 from bench.results.store import Store
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 def plan(spec: Spec) -> Plan:
     """What a run would do: every measurement with its key. Nothing is fetched or loaded."""
-    return make_plan(spec)
+    check_shard(spec)
+    return own_shard(make_plan(spec))
 
 
 def execute(spec: Spec, show: progress.ProgressDisplay | None = None) -> runner.Summary:
@@ -32,13 +34,14 @@ def execute(spec: Spec, show: progress.ProgressDisplay | None = None) -> runner.
         UserError: before anything has run.
         disk.RunStopped: results can no longer be saved.
     """
+    check_shard(spec)
     show = show or progress.display_for(sys.stderr)
     with disk.full_disk_stops(spec.results):
         sweep_leftovers(spec.results)
         with in_use():
             request = resolve_request(spec, fetch=True)
             require_folder(spec.results, "--results", new=False)  # before anything is fetched; made when all is known
-            plan = plan_request(request, on_fetch=lambda name: show.note(f"fetching {name}"))
+            plan = own_shard(plan_request(request, on_fetch=lambda name: show.note(f"fetching {name}")))
             summary = runner.execute(plan, Store(spec.results), show)
         sweep_leftovers(spec.results)
     return summary

@@ -106,6 +106,15 @@ FLAGS: dict[str, Any] = {
     "data_dir": Annotated[Path | None, typer.Option(metavar="DIR", help=_MIRROR_HELP)],  # the spec checks it
     "device": Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N [default: auto].")],
     "dtype": Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 [default: depends on the device].")],
+    "jobs": Annotated[
+        int | None, typer.Option(help="Artifacts to make side by side; they share the cores [default: 1].")
+    ],
+    "shard": Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Only part I of N of the plan; slurm: the part of this task of a Slurm array."
+        ),
+    ],
     "config": Annotated[
         Path | None, typer.Option(metavar="FILE", help="TOML file with the same settings; flags take precedence.")
     ],

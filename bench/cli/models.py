@@ -12,6 +12,7 @@ import typer
 
 from bench.cli.console import fail, print_line, print_rows
 from bench.cli.flags import DataDir, Json, NewFolder, Results, checked, figure_callback
+from bench.export.onnx_file import OnnxFile
 from bench.system.files import require_folder
 from bench.system.suggest import describe_unknown, shorten
 from bench.verify import CheckFailed, WeightCounts, verify_folder
@@ -105,8 +106,6 @@ def verify(
     """
     globs = include.split(","), exclude.split(",") if exclude else []
     if model.endswith(".onnx"):
-        from bench.export.onnx_file import OnnxFile
-
         counts = OnnxFile(Path(model)).count(Pattern.parse(pattern), *globs)
     else:
         counts = verify_folder(_open_folder(model), pattern, *globs)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json as json_module
 import shlex
 from collections import Counter
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from bench.catalog.choice import parse_method
 from bench.cli.console import fail, print_line, print_records, print_rows
-from bench.cli.flags import Json, NewFolder, spec_of, with_flags
+from bench.cli.flags import Json, NewFolder, checked, spec_of, with_flags
+from bench.system.files import atomic_write, require_writable_file
 from bench.verify import CheckFailed, detect_pattern
+from methods.errors import UserError
 from methods.folder import Folder
 
 Quantizer = Annotated[str | None, typer.Option("--quant", help="Quantizer, which runs last [default: none].")]
@@ -60,21 +64,42 @@ def _describe_tried(tried: Counter[str]) -> str:
 
 
 @with_flags()
-def plan(json: Json = False, **flags: Any) -> None:
+def plan(
+    slurm: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write a script for sbatch, a task for each shard.",
+            callback=checked(partial(require_writable_file, option="--slurm")),
+        ),
+    ] = None,
+    shards: Annotated[int | None, typer.Option(help="For --slurm: how many tasks.", min=1, max=10_000)] = None,
+    json: Json = False,
+    **flags: Any,
+) -> None:
     """Show what a run would do, and estimate what it would cost.
 
     Nothing is downloaded or loaded.
     """
+    spec = spec_of(flags)
+    if (slurm is None) != (shards is None):
+        raise UserError("--slurm FILE and --shards N belong together: give both, or neither")
+    from bench import api
     from bench.plan import estimate
-    from bench.plan.plan import make_plan
 
-    planned = make_plan(spec_of(flags))
+    planned = api.plan(spec)
     print_rows(estimate.rows(planned), json)
+    if slurm and shards:
+        from bench.plan.slurm import write_script
+
+        with atomic_write(slurm) as temporary:
+            temporary.write_text(write_script(planned, shards))
+        print_line(f"bench: check the time and memory in it, then: sbatch {shlex.quote(str(slurm))}", err=True)
     for name in planned.to_pull:
         print_line(f"bench: {name} is not downloaded yet: bench run will do it, or bench pull {name}", err=True)
 
 
-@with_flags("measures", "tasks", "results")
+@with_flags("measures", "tasks", "results", "jobs", "shard")
 def prune(
     methods: Annotated[str, typer.Option("--method", help="One method, as in bench run.")],
     out: NewFolder,
@@ -97,7 +122,7 @@ def prune(
         fail(f"check failed for {methods} on {models}: {failure}. Nothing was written.", 1)
 
 
-@with_flags("methods", "models", "measures", "tasks")
+@with_flags("methods", "models", "measures", "tasks", "jobs", "shard")
 def finetune(
     artifact: Annotated[
         str, typer.Option(help="A record (the first digits of its key), or a folder written by bench prune.")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.inputs import corpora, tasks
 from bench.plan.artifact import Artifact, Measurement
@@ -25,17 +26,23 @@ ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def rows(plan: Plan) -> list[dict[str, Any]]:
-    """A row an artifact: measurements and how many are done, tokens, seconds and peak memory, the last two about."""
+    """A row an artifact: measurements and how many are done, tokens, seconds and peak memory, the last two about.
+
+    A stage that several artifacts share is counted with the first that needs it.
+    """
     try:
         store: Store | None = Store(plan.spec.results, write=False)
     except UserError:
         store = None
     out = []
+    made: set[str] = set()
     for measurements in plan.artifacts().values():
         artifact = measurements[0].artifact
         done = [c for c in measurements if store and (r := store.get(c.key)) and r.status in DONE]
         left = [c for c in measurements if c not in done]
-        tokens, seconds, memory = _cost(artifact, left)
+        work = _work(left, made) if left else _Work(0, 0.0)
+        rate = _flops() if artifact.device == "cpu" else None
+        seconds = 0.0 if not left else START_S + work.operations / rate if rate else None
         out.append(
             {
                 "model": artifact.model,
@@ -45,36 +52,58 @@ def rows(plan: Plan) -> list[dict[str, Any]]:
                 "seed": "" if artifact.seed is None else str(artifact.seed),
                 "cells": len(measurements),
                 "done": len(done),
-                "tokens": tokens,
+                "tokens": work.tokens,
                 "about_s": round(seconds) if seconds is not None else None,
-                "about_GB": round(memory / 1e9, 1),
+                "about_GB": round(_memory(artifact) / 1e9, 1),
             }
         )
     return out
 
 
-def estimate_seconds(measurements: list[Measurement]) -> float:
-    """About how long these measurements of one artifact take. 1 where the machine's speed is unknown (not a CPU)."""
-    _, seconds, _ = _cost(measurements[0].artifact, measurements)
-    return 1.0 if seconds is None else seconds
+def estimate_seconds(missing: Iterable[list[Measurement]]) -> dict[str, float]:
+    """About how long the measurements of each artifact take, by its key. As if there were only a CPU: on another device
+    only their proportions mean something."""
+    made: set[str] = set()
+    rate = _flops()
+    return {some[0].artifact.key: START_S + _work(some, made).operations / rate for some in missing}
 
 
-def _cost(artifact: Artifact, left: list[Measurement]) -> tuple[int, float | None, float]:
-    shapes = Folder(artifact.folder).shapes()
-    parameters = sum(math.prod(s) for s in shapes.values())
-    draw = artifact.calibration
-    calibration = draw.sequences * draw.seqlen if draw and left else 0
-    training = artifact.training.tokens if artifact.training and left else 0
-    evaluation = _evaluation_tokens(left)
-    memory = 1e9 + 2.0 * parameters * ITEM_BYTES[artifact.dtype]
-    if training:
-        memory += STATE_BYTES * parameters
-    rate = _flops() if artifact.device == "cpu" else None
-    tokens = calibration + evaluation + training
-    if rate is None or not left:
-        return tokens, None if left else 0.0, memory
-    passes = evaluation + 3 * calibration + 4 * training  # calibration: two over the blocks, and about one of Hessians;
-    return tokens, START_S + 2.0 * parameters * passes / rate, memory  # training: forward, two backward, the teacher's
+def count_operations(artifacts: Iterable[list[Measurement]]) -> float:
+    """About how many multiply-adds, counted twice, all measurements of some artifacts take. The same on every machine."""
+    made: set[str] = set()
+    return sum(_work(measurements, made).operations for measurements in artifacts)
+
+
+class _Work(NamedTuple):
+    tokens: int
+    operations: float
+
+
+def _work(measurements: list[Measurement], made: set[str]) -> _Work:
+    """What measurements of one artifact take, without the stages in `made`, to which those that it goes through are added."""
+    artifact = measurements[0].artifact
+    tokens = passes = _evaluation_tokens(measurements)
+    for count, stage in enumerate(artifact.stages, 1):
+        if (key := artifact.up_to(count).key) in made:
+            continue
+        made.add(key)
+        if "calibration" in stage.needs and (draw := artifact.calibration):
+            tokens += draw.sequences * draw.seqlen
+            passes += 3 * draw.sequences * draw.seqlen  # two over the blocks, and about one of Hessians
+        if "training" in stage.needs and artifact.training:
+            tokens += artifact.training.tokens
+            passes += 4 * artifact.training.tokens  # forward, two backward, the teacher's
+    return _Work(tokens, 2.0 * _count_parameters(artifact) * passes)
+
+
+def _memory(artifact: Artifact) -> float:
+    parameters = _count_parameters(artifact)
+    state = STATE_BYTES * parameters if artifact.training else 0.0
+    return 1e9 + 2.0 * parameters * ITEM_BYTES[artifact.dtype] + state
+
+
+def _count_parameters(artifact: Artifact) -> int:
+    return sum(math.prod(shape) for shape in Folder(artifact.folder).shapes().values())
 
 
 def _evaluation_tokens(measurements: list[Measurement]) -> int:

@@ -81,7 +81,7 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> Request:
         measures=measures,
         device=device,
         dtype=spec.dtype if spec.dtype != "auto" else ("float32" if device == "cpu" else "bfloat16"),
-        threads=spec.threads or cores(),
+        threads=spec.threads or max(1, cores() // spec.jobs),
         fetch=fetch,
     )
 

@@ -152,6 +152,10 @@ class Spec(_Strict):
     """auto depends on the device."""
     threads: int | None = Field(default=None, ge=1, le=4096)
     """On a CPU; None: all cores. It is part of every key."""
+    jobs: int = Field(default=1, ge=1, le=1024)
+    """Artifacts that are made side by side. They share the cores, unless `threads` says how many each has."""
+    shard: str | None = None
+    """Only this part of the plan, for example "2/4", or "slurm" in a task of a Slurm array; None: all of it."""
     stream: bool = False
     """Bring the model to the device block by block while pruning; on by itself where it would not fit."""
     calibration: Calibration = Calibration()

@@ -1,4 +1,4 @@
-"""Two lines on a terminal, drawn again as a run goes: all measurements, and the phase at work."""
+"""Lines on a terminal, drawn again as a run goes: all measurements, and the phase of each artifact at work."""
 
 from __future__ import annotations
 
@@ -67,11 +67,12 @@ class Line:
 
 
 class RichDisplay:
-    """All measurements and the phase at work, each with the time of day when it ends."""
+    """All measurements, and the phase of each artifact at work, with the time of day when it ends."""
 
     def __init__(self, stream: TextIO = sys.stderr) -> None:
-        self._all, self._now, self._pace = Line("measurements"), Line(), Pace()
-        self._label = ""
+        self._all = Line("measurements")
+        self._now: dict[str, Line] = {}
+        self._paces: dict[str, Pace] = {}
         self._live = Live(
             self,
             console=make_console(stream),
@@ -82,39 +83,41 @@ class RichDisplay:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         bar, rest = ("#", "-") if options.ascii_only else ("━", "─")
-        yield self._all.compose(options.max_width, bar, rest)
-        yield self._now.compose(options.max_width, bar, rest)
+        for line in (self._all, *self._now.copy().values()):  # drawn from a thread of its own
+            yield line.compose(options.max_width, bar, rest)
 
     def begin(self, total: int, known: int) -> None:
-        now = time.monotonic()
-        self._all = Line("measurements", done=known, total=total, since=now)
-        self._now = Line(since=now)
+        self._all = Line("measurements", done=known, total=total, since=time.monotonic())
         self._live.start()
 
     def note(self, text: str) -> None:
         self._live.console.print(Text(printable(text)))
 
     def artifact(self, label: str, waiting: bool, left: float | None = None) -> None:
-        self._label = label
-        self._pace.reset()
+        self._paces[label] = Pace()
         self._expect(left)
-        self._now = Line(label, "waiting for another run" if waiting else "importing", since=time.monotonic())
+        self._now[label] = Line(label, "waiting for another run" if waiting else "importing", since=time.monotonic())
 
-    def enter(self, phase: str, state: str, left: float | None = None) -> None:
+    def enter(self, label: str, phase: str, state: str, left: float | None = None) -> None:
         self._expect(left)
-        self._now = Line(f"{self._label}: {phase}" if phase else self._label, state, since=self._now.since)
+        self._now[label] = Line(f"{label}: {phase}" if phase else label, state, since=self._now[label].since)
 
-    def progress(self, phase: str, done: int, total: int, figures: dict[str, float], left: float | None = None) -> None:
-        phase_left = self._pace.advance(phase, done, total)
+    def progress(
+        self, label: str, phase: str, done: int, total: int, figures: dict[str, float], left: float | None = None
+    ) -> None:
+        phase_left = self._paces[label].advance(phase, done, total)
         until = clock_time(phase_left) if phase_left is not None and phase_left > 2 else ""
-        name = f"{self._label}: {phase}"
-        self._now = Line(name, "", done, total, self._now.since, until, describe_figures(figures))
+        since = self._now[label].since
+        self._now[label] = Line(f"{label}: {phase}", "", done, total, since, until, describe_figures(figures))
         self._expect(left)
 
-    def measurement(self, measure: str, status: str, reason: str) -> None:
+    def measurement(self, label: str, measure: str, status: str, reason: str) -> None:
         self._all.done += 1
         if status != "ok":
-            self.note(f"{self._label}: {measure} {status} ({reason})")
+            self.note(f"{label}: {measure} {status} ({reason})")
+
+    def leave(self, label: str) -> None:
+        self._now.pop(label, None)
 
     def end(self) -> None:
         self._live.stop()

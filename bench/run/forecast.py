@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 Clock = Callable[[], float]
 
@@ -40,48 +41,60 @@ class Pace:
         return (self._clock() - self._since) / (done - self._first) * (total - done)
 
 
+@dataclass
+class _Current:
+    """An artifact at work. phase_left: seconds until its phase ends; 0 where that is not known."""
+
+    started: float
+    phase_left: float = 0.0
+
+
 class Forecast:
     """Estimated seconds go in; what is left of the run comes out."""
 
-    def __init__(self, estimates: Mapping[str, float], *, are_seconds: bool, clock: Clock = time.monotonic) -> None:
-        """estimates: of each artifact, by key. are_seconds: or only proportions, as on a device of unknown speed."""
-        self._left, self._clock = dict(estimates), clock
+    def __init__(
+        self, estimates: Mapping[str, float], *, are_seconds: bool, jobs: int = 1, clock: Clock = time.monotonic
+    ) -> None:
+        """estimates: of each artifact, by key. are_seconds: or only proportions, as on a device of unknown speed; jobs:
+        artifacts side by side."""
+        self._left, self._clock, self._jobs = dict(estimates), clock, jobs
         self._scale = 1.0 if are_seconds else None
-        self._estimated = self._taken = self._started = 0.0
-        self._current = ""
-        self._phase_left = 0.0
+        self._estimated = self._taken = 0.0
+        self._current: dict[str, _Current] = {}
 
     def start(self, key: str) -> None:
         """An artifact begins, or its process has imported its libraries, which those after it need not."""
-        self._current, self._started, self._phase_left = key, self._clock(), 0.0
+        self._current[key] = _Current(self._clock())
 
-    def advance(self, phase_left: float | None) -> None:
-        """The artifact that began last is in a phase that ends in so many seconds."""
-        self._phase_left = phase_left or 0.0
+    def advance(self, key: str, phase_left: float | None) -> None:
+        """An artifact at work is in a phase that ends in so many seconds."""
+        self._current[key].phase_left = phase_left or 0.0
 
-    def end(self, measured: bool = True) -> None:
-        """The artifact that began last has ended. measured: or another run has measured it."""
-        estimate = self._left.pop(self._current)
+    def end(self, key: str, measured: bool = True) -> None:
+        """An artifact has ended. measured: or another run has measured it."""
+        estimate, current = self._left.pop(key), self._current.pop(key)
         if measured and estimate:
-            self._taken += self._clock() - self._started
+            self._taken += self._clock() - current.started
             self._estimated += estimate
             self._scale = self._taken / self._estimated
-        self._current = ""
 
-    def leave(self) -> None:
-        """The artifact that began last was not taken: another run holds it."""
-        self._current = ""
+    def leave(self, key: str) -> None:
+        """An artifact was not taken: another run holds it."""
+        del self._current[key]
 
     def seconds_left(self) -> float | None:
         """Of the whole run; None where too little is known."""
-        scale, own = self._scale, 0.0
-        others = sum(seconds for key, seconds in self._left.items() if key != self._current)
-        if self._current:
-            elapsed, estimate = self._clock() - self._started, self._left[self._current]
-            at_least = elapsed + self._phase_left
-            own = max(estimate * (scale or 0.0) - elapsed, self._phase_left)
-            if scale is None:
-                scale = at_least / estimate if at_least >= MIN_SECONDS and self._phase_left else None
-            elif at_least > estimate * scale:  # it takes longer than was thought, and others may, too
-                scale = (self._taken + at_least) / (self._estimated + estimate)
-        return None if scale is None else own + others * scale
+        scale, taken, estimated, own = self._scale, 0.0, 0.0, [0.0]
+        for key, current in self._current.items():
+            elapsed, estimate = self._clock() - current.started, self._left[key]
+            at_least = elapsed + current.phase_left
+            own.append(max(estimate * (scale or 0.0) - elapsed, current.phase_left))
+            is_late = (
+                at_least > estimate * scale if scale is not None else at_least >= MIN_SECONDS and current.phase_left
+            )
+            if is_late:  # others may be, too
+                taken, estimated = taken + at_least, estimated + estimate
+        if estimated:
+            scale = (self._taken + taken) / (self._estimated + estimated)
+        others = sum(seconds for key, seconds in self._left.items() if key not in self._current)
+        return None if scale is None else max(*own, (sum(own) + others * scale) / self._jobs)

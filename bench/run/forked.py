@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
@@ -34,6 +35,8 @@ class ForkServer:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in close()
         self._exit_codes: dict[int, int] = {}
+        self._lock = threading.Lock()
+        """One thread at a time reads what the server says, for all."""
         self._is_ready = False
         with theirs:
             self._process = subprocess.Popen(
@@ -53,12 +56,12 @@ class ForkServer:
         Raises:
             ServerEnded: it cannot fork, or was killed.
         """
-        if not self._is_ready:
-            reply = self._receive()
-            if problem := reply["problem"]:
-                raise ServerEnded(problem)
-            self._is_ready = True
-        with contextlib.ExitStack() as stack:
+        with self._lock, contextlib.ExitStack() as stack:
+            if not self._is_ready:
+                reply = self._receive()
+                if problem := reply["problem"]:
+                    raise ServerEnded(problem)
+                self._is_ready = True
             their_stdin, stdin = _pipe(stack)
             stdout, their_stdout = _pipe(stack)
             try:
@@ -77,10 +80,11 @@ class ForkServer:
         Raises:
             ServerEnded: it is not known any more.
         """
-        while pid not in self._exit_codes:
-            reply = self._receive()
-            self._exit_codes[reply["ended"]] = reply["code"]
-        return self._exit_codes.pop(pid)
+        with self._lock:
+            while pid not in self._exit_codes:
+                reply = self._receive()
+                self._exit_codes[reply["ended"]] = reply["code"]
+            return self._exit_codes.pop(pid)
 
     def _receive(self) -> dict[str, Any]:
         try:
@@ -117,21 +121,24 @@ class ForkedWorker(WorkerProcess):
         except ProcessLookupError:  # it ended at once
             self._handle = None
         self._code: int | None = None
+        self._lock = threading.Lock()
+        """The server tells an exit code once: to the thread that reads this worker, or to the one that ends it."""
 
     def wait(self, timeout: float | None = None) -> int | None:
         """SERVER_GONE where its exit code is unknown."""
-        if self._code is None:
-            # readable once the process has ended
-            if self._handle is not None and not select.select([self._handle], [], [], timeout)[0]:
-                return None
-            try:
-                self._code = self._server.exit_code(self.pid)
-            except ServerEnded:
-                self._code = SERVER_GONE
-            if self._handle is not None:
-                os.close(self._handle)
-                self._handle = None
-        return self._code
+        with self._lock:
+            if self._code is None:
+                # readable once the process has ended
+                if self._handle is not None and not select.select([self._handle], [], [], timeout)[0]:
+                    return None
+                try:
+                    self._code = self._server.exit_code(self.pid)
+                except ServerEnded:
+                    self._code = SERVER_GONE
+                if self._handle is not None:
+                    os.close(self._handle)
+                    self._handle = None
+            return self._code
 
     def send_signal(self, signum: int) -> None:
         if self._handle is not None:

@@ -16,30 +16,43 @@ EVERY_S = 10
 
 
 class ProgressDisplay(Protocol):
+    """label: which artifact, of those that are made side by side. left: seconds until the whole run ends, about; None
+    where not yet known."""
+
     def begin(self, total: int, known: int) -> None: ...
     def artifact(self, label: str, waiting: bool, left: float | None = None) -> None:
-        """An artifact begins. left: seconds until the whole run ends, about; None where not yet known."""
+        """An artifact begins."""
         ...
 
-    def enter(self, phase: str, state: str, left: float | None = None) -> None:
-        """What is done before the first step of a phase: "importing", "loading" or "first step". left: as for `artifact`."""
+    def enter(self, label: str, phase: str, state: str, left: float | None = None) -> None:
+        """What is done before the first step of a phase: "importing", "loading" or "first step"."""
         ...
 
-    def progress(self, phase: str, done: int, total: int, figures: dict[str, float], left: float | None = None) -> None:
-        """left: as for `artifact`."""
+    def progress(
+        self, label: str, phase: str, done: int, total: int, figures: dict[str, float], left: float | None = None
+    ) -> None: ...
+    def measurement(self, label: str, measure: str, status: str, reason: str) -> None: ...
+    def leave(self, label: str) -> None:
+        """An artifact has ended, or another run has it."""
         ...
 
-    def measurement(self, measure: str, status: str, reason: str) -> None: ...
     def note(self, text: str) -> None: ...
     def end(self) -> None: ...
+
+
+class _Phase:
+    """How far the phase of an artifact is, and when a line last said so."""
+
+    def __init__(self) -> None:
+        self.name, self.said, self.pace = "", 0.0, Pace(lambda: time.monotonic())
 
 
 class LogDisplay:
     """A line per event, to a stream that is no terminal; progress at most every ten seconds."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream, self._label = stream, ""
-        self._phase, self._last, self._pace = "", 0.0, Pace(lambda: time.monotonic())
+        self._stream = stream
+        self._phases: dict[str, _Phase] = {}
 
     def note(self, text: str) -> None:
         print(printable_lines(printable(text)), file=self._stream, flush=True)
@@ -48,26 +61,31 @@ class LogDisplay:
         self.note(f"{total} measurements, {known} already recorded")
 
     def artifact(self, label: str, waiting: bool, left: float | None = None) -> None:
-        self._label = label
-        self._pace.reset()
+        self._phases[label] = _Phase()
         end = f", all done at {clock_time(left)}" if left is not None else ""
         self.note(f"{label}: {'waiting for another run' if waiting else 'started'}{end}")
 
-    def enter(self, phase: str, state: str, left: float | None = None) -> None:
+    def enter(self, label: str, phase: str, state: str, left: float | None = None) -> None:
         pass
 
-    def progress(self, phase: str, done: int, total: int, figures: dict[str, float], left: float | None = None) -> None:
-        now, phase_left = time.monotonic(), self._pace.advance(phase, done, total)
-        if phase != self._phase:
-            self._phase, self._last = phase, now
-        elif now - self._last >= EVERY_S and phase_left is not None and done < total:
-            self._last = now
+    def progress(
+        self, label: str, phase: str, done: int, total: int, figures: dict[str, float], left: float | None = None
+    ) -> None:
+        current = self._phases.setdefault(label, _Phase())
+        now, phase_left = time.monotonic(), current.pace.advance(phase, done, total)
+        if phase != current.name:
+            current.name, current.said = phase, now
+        elif now - current.said >= EVERY_S and phase_left is not None and done < total:
+            current.said = now
             end = f", all done at {clock_time(left)}" if left is not None else ""
             about = "".join(f"{figure}, " for figure in describe_figures(figures))
-            self.note(f"{self._label}: {phase} {done}/{total}, {about}done at {clock_time(phase_left)}{end}")
+            self.note(f"{label}: {phase} {done}/{total}, {about}done at {clock_time(phase_left)}{end}")
 
-    def measurement(self, measure: str, status: str, reason: str) -> None:
-        self.note(f"{self._label}: {measure} {status}" + (f" ({reason})" if reason else ""))
+    def measurement(self, label: str, measure: str, status: str, reason: str) -> None:
+        self.note(f"{label}: {measure} {status}" + (f" ({reason})" if reason else ""))
+
+    def leave(self, label: str) -> None:
+        self._phases.pop(label, None)
 
     def end(self) -> None:
         pass

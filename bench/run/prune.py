@@ -21,14 +21,14 @@ from methods.files import find_file
 class _DisplayedProgress:
     """A builder's progress, handed to a display."""
 
-    def __init__(self, display: progress.ProgressDisplay) -> None:
-        self.phase, self._display = "", display
+    def __init__(self, display: progress.ProgressDisplay, label: str) -> None:
+        self.phase, self._display, self._label = "", display, label
 
     def advance(self, done: int, total: int, **figures: float) -> None:
-        self._display.progress(self.phase, done, total, figures)
+        self._display.progress(self._label, self.phase, done, total, figures)
 
     def enter(self, state: str) -> None:
-        self._display.enter(self.phase, state)
+        self._display.enter(self._label, self.phase, state)
 
 
 def write_pruned(spec: Spec, out: Path) -> str:
@@ -57,7 +57,7 @@ def _write(artifact: Artifact, out: Path) -> str:
     display.artifact(artifact.label, False)
     try:
         with checkpoint_first():
-            built = Builder(artifact, _DisplayedProgress(display)).build(artifact)
+            built = Builder(artifact, _DisplayedProgress(display, artifact.label)).build(artifact)
     except Skipped as fault:
         raise UserError(f"{artifact.stage_labels} cannot run here: {fault}") from None
     finally:

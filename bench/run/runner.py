@@ -1,13 +1,17 @@
-"""Execute a plan: what has no record yet, one process an artifact; runs on one results folder share the work."""
+"""Execute a plan: what has no record yet, one process an artifact, several at a time where the spec says so.
+
+Runs on one results folder share the work.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import signal
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -19,13 +23,13 @@ from bench.results.record import DONE, Record
 from bench.results.store import Store
 from bench.run.descendants import end_adopted
 from bench.run.disk import ResultsFolder, RunStopped, full_disk_stops
-from bench.run.forecast import Forecast, Pace
+from bench.run.forecast import Forecast
 from bench.run.forked import SERVER_GONE
 from bench.run.new_record import failed_record
 from bench.run.processes import WorkerProcesses, list_imports
 from bench.run.progress import ProgressDisplay
+from bench.run.slot import Events, Slot
 from bench.run.worker import Assignment
-from bench.system.cache import cache_dir, in_use
 
 STOP_S = 3.0
 """For a worker that is asked to end."""
@@ -67,38 +71,16 @@ def execute(plan: Plan, store: Store, display: ProgressDisplay) -> Summary:
 
 def _execute(plan: Plan, store: Store, folder: ResultsFolder, display: ProgressDisplay) -> Summary:
     summary = Summary()
-    queue: deque[list[Measurement]] = deque()
+    missing: list[list[Measurement]] = []
     known = 0
     for measurements in plan.artifacts().values():
-        missing = [m for m in measurements if not _done(store, m)]
-        known += len(measurements) - len(missing)
-        if missing:
-            queue.append(missing)
+        left = [m for m in measurements if not _done(store, m)]
+        known += len(measurements) - len(left)
+        if left:
+            missing.append(left)
     display.begin(len(plan.measurements), known)
-    processes = WorkerProcesses(len(queue), list_imports([m for missing in queue for m in missing]))
-    forecast = Forecast(
-        {missing[0].artifact.key: estimate_seconds(missing) for missing in queue},
-        are_seconds=all(missing[0].artifact.device == "cpu" for missing in queue),
-    )
-    busy_in_a_row = 0
-    with contextlib.closing(processes):
-        while queue:
-            measurements = queue.popleft()
-            wait = busy_in_a_row > len(queue)  # other runs hold all that is left
-            artifact = measurements[0].artifact
-            display.artifact(artifact.label, wait, forecast.seconds_left())
-            forecast.start(artifact.key)
-            before = summary.tried.total()
-            folder.require()
-            with in_use(artifact.key[:32]):  # its log
-                ran = _run(measurements, store, folder, processes, display, forecast, wait, summary)
-            if ran:
-                forecast.end(measured=summary.tried.total() > before)
-                busy_in_a_row = 0
-            else:
-                forecast.leave()
-                busy_in_a_row += 1
-                queue.append(measurements)
+    with contextlib.closing(Sweep(plan, missing, store, folder, display, summary)) as sweep:
+        sweep.run()
     folder.require()
     for measurement in plan.measurements:
         if (record := store.get(measurement.key)) is not None:
@@ -112,68 +94,136 @@ def _done(store: Store, measurement: Measurement) -> bool:
     return record is not None and record.status in DONE
 
 
-def _run(
-    measurements: list[Measurement],
-    store: Store,
-    folder: ResultsFolder,
-    processes: WorkerProcesses,
-    display: ProgressDisplay,
-    forecast: Forecast,
-    wait: bool,
-    summary: Summary,
-) -> bool:
-    """One artifact in its own process; False if another run holds it."""
-    artifact = measurements[0].artifact
-    log = cache_dir() / "logs" / f"{artifact.key[:32]}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    missing = {m.key: m for m in measurements}
-    pace = Pace()
-    with log.open("w") as stderr:
-        worker = processes.start(stderr)
-        if processes.problem:
-            display.note(f"workers start slower from here on: {processes.problem}")
-            processes.problem = ""
+class Sweep:
+    """Hand out artifacts, `jobs` at a time, and take back how each ended."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        missing: Sequence[list[Measurement]],
+        store: Store,
+        folder: ResultsFolder,
+        display: ProgressDisplay,
+        summary: Summary,
+    ) -> None:
+        """missing: the measurements of each artifact that have no record."""
+        self._store, self._folder, self._display, self._summary = store, folder, display, summary
+        seconds = estimate_seconds(missing)
+        self._jobs = plan.spec.jobs
+        if self._jobs > 1:  # the longest first, so that none is left alone at the end
+            missing = sorted(missing, key=lambda measurements: -seconds[measurements[0].artifact.key])
+        self._queue = deque(missing)
+        self._busy_in_a_row = 0
+        self._at_work: list[Slot] = []
+        self._events: Events = SimpleQueue()
+        self._processes = WorkerProcesses(len(missing), list_imports([m for some in missing for m in some]))
+        are_seconds = all(measurements[0].artifact.device == "cpu" for measurements in missing)
+        self._forecast = Forecast(seconds, are_seconds=are_seconds, jobs=self._jobs)
+
+    def run(self) -> None:
+        """
+        Raises:
+            RunStopped: results can no longer be saved.
+            KeyboardInterrupt, SystemExit: of a signal; every worker has ended, trainings after a checkpoint.
+        """
         try:
-            job = Assignment(measurements=measurements, results=store.root.resolve(), wait=wait)
-            worker.send(job.model_dump_json())
-            for event in _events(worker.lines()):
-                if event["event"] == "busy":
-                    return False
-                if event["event"] == "fatal":
-                    raise RunStopped(event["reason"])
-                if event["event"] == "measurement":
-                    folder.require()
-                    measurement = missing.pop(event["key"])
-                    summary.tried[event["status"]] += not event.get("known", False)
-                    display.measurement(measurement.label, event["status"], event.get("reason", ""))
-                elif event["event"] == "imported":
-                    forecast.start(artifact.key)
-                    display.enter("", "loading", forecast.seconds_left())
-                elif event["event"] == "state":
-                    display.enter(event["phase"], event["state"], forecast.seconds_left())
-                elif event["event"] == "progress":
-                    phase, done, total = event["phase"], event["done"], event["total"]
-                    forecast.advance(pace.advance(phase, done, total))
-                    display.progress(phase, done, total, event["figures"], forecast.seconds_left())
-            code = worker.wait()
+            while self._queue or self._at_work:
+                while self._queue and len(self._at_work) < self._jobs:
+                    self._start(self._queue.popleft())
+                slot, event = self._events.get()
+                if isinstance(event, BaseException):
+                    raise event
+                if event is None:
+                    self._end(slot)
+                else:
+                    self._take(slot, event)
         except (KeyboardInterrupt, SystemExit):
-            if artifact.training:
-                display.note("stopping after a checkpoint of the training; a second signal stops at once")
-            worker.stop(CHECKPOINT_S if artifact.training else STOP_S)
+            if any(slot.artifact.training for slot in self._at_work):
+                self._display.note("stopping after a checkpoint of the training; a second signal stops at once")
+            self._stop()
             raise
-        except BaseException:
-            worker.kill()
-            raise
-        finally:
-            worker.close()
-            end_adopted(spare=processes.own)  # one of them may have the worker's lock
-    if missing:
-        folder.require()
-    for measurement in missing.values():
-        if (status := _record_death(store, measurement, code, log)) is not None:
-            summary.tried[status] += 1
-        display.measurement(measurement.label, "failed", _cause(code))
-    return True
+
+    def close(self) -> None:
+        """End what is still at work, after a fault of this process."""
+        for slot in self._at_work:
+            slot.worker.kill()
+        while self._at_work:
+            self._close(self._at_work[-1])
+        self._processes.close()
+
+    def _start(self, measurements: list[Measurement]) -> None:
+        wait = self._busy_in_a_row > len(self._queue)  # other runs hold all that is left
+        artifact = measurements[0].artifact
+        label = artifact.label
+        if any(slot.label == label for slot in self._at_work):
+            label += f" {artifact.pattern}"
+        self._display.artifact(label, wait, self._forecast.seconds_left())
+        self._forecast.start(artifact.key)
+        self._folder.require()
+        slot = Slot(measurements, label, self._processes)
+        self._at_work.append(slot)
+        if self._processes.problem:
+            self._display.note(f"workers start slower from here on: {self._processes.problem}")
+            self._processes.problem = ""
+        slot.begin(Assignment(measurements=measurements, results=self._store.root.resolve(), wait=wait), self._events)
+
+    def _take(self, slot: Slot, event: dict[str, Any]) -> None:
+        display, forecast, label = self._display, self._forecast, slot.label
+        match event["event"]:
+            case "busy":
+                slot.is_busy = True
+            case "fatal":
+                raise RunStopped(event["reason"])
+            case "measurement":
+                self._folder.require()
+                measurement = slot.missing.pop(event["key"])
+                if not event.get("known", False):
+                    self._summary.tried[event["status"]] += 1
+                    slot.has_measured = True
+                display.measurement(label, measurement.label, event["status"], event.get("reason", ""))
+            case "imported":
+                forecast.start(slot.artifact.key)
+                display.enter(label, "", "loading", forecast.seconds_left())
+            case "state":
+                display.enter(label, event["phase"], event["state"], forecast.seconds_left())
+            case "progress":
+                phase, done, total = event["phase"], event["done"], event["total"]
+                forecast.advance(slot.artifact.key, slot.pace.advance(phase, done, total))
+                display.progress(label, phase, done, total, event["figures"], forecast.seconds_left())
+
+    def _end(self, slot: Slot) -> None:
+        """A worker has said its last."""
+        code = None if slot.is_busy else slot.worker.wait()
+        self._close(slot)
+        self._display.leave(slot.label)
+        if slot.is_busy:
+            self._forecast.leave(slot.artifact.key)
+            self._busy_in_a_row += 1
+            self._queue.append(slot.measurements)
+            return
+        self._busy_in_a_row = 0
+        if slot.missing:
+            self._folder.require()
+        for measurement in slot.missing.values():
+            if (status := _record_death(self._store, measurement, code, slot.log)) is not None:
+                self._summary.tried[status] += 1
+                slot.has_measured = True
+            self._display.measurement(slot.label, measurement.label, "failed", _cause(code))
+        self._forecast.end(slot.artifact.key, measured=slot.has_measured)
+
+    def _stop(self) -> None:
+        """Ask every worker to end: all at once, since a training saves its state first."""
+        for slot in self._at_work:
+            slot.worker.send_signal(signal.SIGTERM)
+        for slot in self._at_work:
+            slot.worker.stop(CHECKPOINT_S if slot.artifact.training else STOP_S)
+
+    def _close(self, slot: Slot) -> None:
+        self._at_work.remove(slot)
+        try:
+            slot.close()
+        finally:  # what a method left behind is this process's child by now; one of those spared may have the worker's lock
+            end_adopted(spare=(*self._processes.own, *(other.worker.pid for other in self._at_work)))
 
 
 def _record_death(store: Store, measurement: Measurement, code: int | None, log: Path) -> str | None:
@@ -196,9 +246,3 @@ def _cause(code: int | None) -> str:
     if code == -9:
         return "the process was killed (signal 9), as the system does when memory runs out"
     return f"the process ended on signal {-code}" if code < 0 else f"the process ended with code {code}"
-
-
-def _events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        with contextlib.suppress(ValueError):  # its worker was killed in the middle of it
-            yield json.loads(line)

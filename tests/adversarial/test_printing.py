@@ -187,12 +187,12 @@ def test_progress_is_only_shown(text, kind, monkeypatch):
     display.begin(3, 1)
     display.note(text)
     display.artifact(text, False, 60.0)
-    display.enter(text, "loading")
-    display.progress(text, 1, 3, {text: 1.0}, 50.0)
-    display.progress(text, 2, 3, {text: 1.0}, 40.0)
+    display.enter(text, text, "loading")
+    display.progress(text, text, 1, 3, {text: 1.0}, 50.0)
+    display.progress(text, text, 2, 3, {text: 1.0}, 40.0)
     if kind is RichDisplay:
         display._live.refresh()
-    display.measurement(text, "failed", text)
+    display.measurement(text, text, "failed", text)
     display.end()
 
     out = OF_RICH.sub("", stream.getvalue()) if kind is RichDisplay else stream.getvalue()

@@ -144,8 +144,13 @@ class Here:
         work(Assignment.model_validate_json(self._job), Events(output))
         yield from output.getvalue().splitlines()
 
+    pid = 0
+
     def wait(self, timeout=None):
         return 0
+
+    def send_signal(self, signum):
+        pass
 
     def stop(self, patience):
         pass

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from bench.system.cache import cache_dir
-from helpers import faulty, runs
+from helpers import faulty, runs, slurm
 from helpers.faulty import PATIENCE_S, gone, until
 
 TRAINS = '''
@@ -133,6 +133,52 @@ def test_a_training_is_saved_first_and_resumed(tmp_path, gate, monkeypatch):
     runs.run_here(spec.model_copy(update={"results": tmp_path / "straight"}))
     here, there = (runs.records(tmp_path / name) for name in ("r", "straight"))
     assert {k: r.same() for k, r in here.items()} == {k: r.same() for k, r in there.items()}
+
+
+def test_trainings_side_by_side_are_all_saved_first(tmp_path, gate):
+    _, command = prepared(tmp_path, "slow", **TRAINING)
+    run = runs.start(*command, "--seeds", "0,1", "--jobs", "2")
+    until(gate.with_suffix(".reached").exists, "a training to begin")
+    until(lambda: len(psutil.Process(run.pid).children(recursive=True)) >= 3, "the other to begin, beside the server")
+    gate.with_suffix(".reached").unlink()
+    until(gate.with_suffix(".reached").exists, "a step")
+    everyone = psutil.Process(run.pid).children(recursive=True)
+    run.send_signal(signal.SIGTERM)
+    _, err = run.communicate(timeout=PATIENCE_S)
+
+    assert run.returncode == 143, err
+    assert gone(*everyone)
+    assert 1 <= len(checkpoints()) <= 2 and not leftovers()
+
+    gate.unlink()
+    again = runs.start(*command, "--seeds", "0,1", "--jobs", "2")
+    _, err = again.communicate(timeout=PATIENCE_S)
+    assert again.returncode == 0, err
+    assert not checkpoints()
+
+
+def test_a_task_of_a_slurm_array_is_saved_and_requeued_and_goes_on(tmp_path, gate, cli, monkeypatch):
+    spec, command = prepared(tmp_path, "slow", **TRAINING)
+    requests = slurm.pretend(tmp_path, monkeypatch)
+    script = tmp_path / "sweep.sh"
+    assert cli("plan", *command[1:], "--slurm", script, "--shards", 1)[0] == 0
+    task = slurm.start(script, 1, 1)
+    until(gate.with_suffix(".reached").exists, "the training to begin")
+    task.send_signal(signal.SIGTERM)
+    out, _ = task.communicate(timeout=PATIENCE_S)
+
+    assert task.returncode == 143, out
+    assert requests.read_text() == f"requeue {slurm.JOB}_1\n"
+    (step,) = checkpoints()
+    assert 5 < step < STEPS
+
+    gate.unlink()
+    again = slurm.start(script, 1, 1)
+    out, _ = again.communicate(timeout=PATIENCE_S)
+    assert again.returncode == 0, out
+    assert not checkpoints()
+    assert {r.status for r in runs.records(spec.results).values()} == {"ok"}
+    assert len(requests.read_text().splitlines()) == 1
 
 
 def test_a_second_signal_ends_a_worker_that_does_not_answer(tmp_path, gate):

@@ -78,8 +78,8 @@ def test_progress_line_tells_figures_and_a_time_counted_from_where_it_went_on(mo
     monkeypatch.setattr(progress.time, "localtime", lambda s: progress.time.gmtime(s))
     printed = io.StringIO()
     plain = progress.LogDisplay(printed)
-    plain.progress("cast", 800, 1000, {})
+    plain.progress("tiny", "cast", 800, 1000, {})
     now[0] += 20
-    plain.progress("cast", 900, 1000, {"loss": 2.3456, "tokens_per_s": 1234.0})
+    plain.progress("tiny", "cast", 900, 1000, {"loss": 2.3456, "tokens_per_s": 1234.0})
 
     assert "cast 900/1000, loss 2.346, 1,234 tokens/s, done at 00:00:20" in printed.getvalue()

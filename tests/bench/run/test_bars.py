@@ -1,4 +1,4 @@
-"""Two lines of progress: when it ends is told at any width, and a long name is cut where one sees it."""
+"""Lines of progress: when it ends is told at any width, and a long name is cut where one sees it."""
 
 import io
 import re
@@ -46,6 +46,9 @@ def test_a_state_stands_in_place_of_an_empty_bar(state):
     assert text.endswith(f"perplexity  {state}  0:01:03") and "─" not in text and "/" not in text
 
 
+LABEL = "tiny cast 2:4"
+
+
 class Terminal(io.StringIO):
     encoding = "utf-8"
 
@@ -55,7 +58,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def shown(monkeypatch):
-    """shown(display's calls) -> the last two lines that are drawn."""
+    """shown(display's calls) -> the lines that are drawn."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
     display = RichDisplay(Terminal())
@@ -70,15 +73,17 @@ def shown(monkeypatch):
 
 
 def test_what_an_artifact_does_before_its_first_step(shown):
-    display = {"begin": (8, 2), "artifact": ("tiny cast 2:4", False)}
+    display = {"begin": (8, 2), "artifact": (LABEL, False)}
     assert shown(**display)[1].startswith("tiny cast 2:4  importing")
-    assert shown(enter=("", "loading"))[1].startswith("tiny cast 2:4  loading")
-    assert shown(enter=("cast", "first step"))[1].startswith("tiny cast 2:4: cast  first step")
-    first, second = shown(progress=("cast", 1, 20, {"loss": 2.5}, 3600.0))
+    assert shown(enter=(LABEL, "", "loading"))[1].startswith("tiny cast 2:4  loading")
+    assert shown(enter=(LABEL, "cast", "first step"))[1].startswith("tiny cast 2:4: cast  first step")
+    first, second = shown(progress=(LABEL, "cast", 1, 20, {"loss": 2.5}, 3600.0))
     assert second.startswith("tiny cast 2:4: cast  ━") and "  1/20  " in second and "loss 2.5" in second
     assert re.search(r" 2/8 .* until \d\d:\d\d:\d\d$", first)
-    assert " 3/8 " in shown(measurement=("perplexity", "ok", ""))[0]
-    assert shown(artifact=("tiny wanda 2:4", True))[1].startswith("tiny wanda 2:4  waiting for another run")
+    assert " 3/8 " in shown(measurement=(LABEL, "perplexity", "ok", ""))[0]
+    assert shown(artifact=("tiny wanda 2:4", True))[2].startswith("tiny wanda 2:4  waiting for another run")
+    first, second = shown(leave=(LABEL,))
+    assert second.startswith("tiny wanda 2:4  waiting for another run")
     shown(end=())
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 from functools import partial
+from queue import Queue
 
 import pytest
 
@@ -42,6 +43,19 @@ class Clock:
         return self.now
 
 
+class InTurn(Queue):
+    """A worker goes on once its runner has dealt with what it said."""
+
+    def put(self, item):
+        super().put(item)
+        self.join()
+
+    def get(self):
+        if self.unfinished_tasks:
+            self.task_done()
+        return super().get()
+
+
 class Shown:
     """A display that keeps what it is told."""
 
@@ -51,7 +65,7 @@ class Shown:
     def artifact(self, label, waiting, left=None):
         self.left.append(left)
 
-    def enter(self, phase, state, left=None):
+    def enter(self, label, phase, state, left=None):
         self.states.append((phase, state))
 
     def __getattr__(self, name):
@@ -71,8 +85,9 @@ def test_the_import_of_the_first_worker_is_not_expected_of_the_others(tmp_path, 
             yield from (json.dumps({"event": "measurement", "key": key, "status": "ok"}) for key in keys)
 
     monkeypatch.setattr(WorkerProcesses, "start", lambda processes, log: Worker())
+    monkeypatch.setattr(runner, "SimpleQueue", InTurn)
     monkeypatch.setattr(runner, "Forecast", partial(Forecast, clock=clock))
-    monkeypatch.setattr(runner, "estimate_seconds", lambda _: 5.0)
+    monkeypatch.setattr(runner, "estimate_seconds", lambda missing: {ms[0].artifact.key: 5.0 for ms in missing})
     api.execute(runs.small(tmp_path / "r"), display)
 
     assert display.left == [10.0, 10.0], "two of five seconds; then one that takes the ten of the first"

@@ -36,10 +36,10 @@ def test_nothing_is_promised_by_a_plan_without_seconds(clock):
     assert forecast.seconds_left() is None
     forecast.start("a")
     clock.now += 2.0
-    forecast.advance(3.0)
+    forecast.advance("a", 3.0)
     assert forecast.seconds_left() is None, "a phase of five seconds says little"
 
-    forecast.advance(MIN_SECONDS)
+    forecast.advance("a", MIN_SECONDS)
     assert forecast.seconds_left() == MIN_SECONDS + (MIN_SECONDS + 2.0), "the other one takes as long"
 
 
@@ -47,12 +47,12 @@ def test_what_is_left_is_scaled_by_what_was_seen(clock):
     forecast = Forecast({"a": 5.0, "b": 10.0, "c": 20.0}, are_seconds=True, clock=clock)
     forecast.start("a")
     clock.now += 15.0  # three times the estimate
-    forecast.end()
+    forecast.end("a")
     assert forecast.seconds_left() == 90.0
 
     forecast.start("b")
     clock.now += 15.0  # one and a half times: two in all
-    forecast.end()
+    forecast.end("b")
     assert forecast.seconds_left() == 40.0
 
 
@@ -62,7 +62,7 @@ def test_the_import_of_the_first_is_not_counted_for_the_others(clock):
     clock.now += 60.0  # imports
     forecast.start("a")
     clock.now += 5.0
-    forecast.end()
+    forecast.end("a")
 
     assert forecast.seconds_left() == 10.0
 
@@ -71,7 +71,7 @@ def test_an_artifact_that_takes_longer_moves_the_finish_time_while_it_runs(clock
     forecast = Forecast({"a": 5.0, "b": 10.0}, are_seconds=True, clock=clock)
     forecast.start("a")
     clock.now += 10.0
-    forecast.advance(20.0)
+    forecast.advance("a", 20.0)
 
     assert forecast.seconds_left() == 20.0 + 10.0 * 6
 
@@ -80,14 +80,14 @@ def test_an_artifact_that_another_run_holds_or_has_measured_says_nothing(clock):
     forecast = Forecast({"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0}, are_seconds=True, clock=clock)
     forecast.start("a")
     clock.now += 2.0
-    forecast.end()
+    forecast.end("a")
     forecast.start("b")
     clock.now += 50.0  # asked for b, which is busy
-    forecast.leave()
+    forecast.leave("b")
     assert forecast.seconds_left() == 6.0
 
     forecast.start("c")
-    forecast.end(measured=False)
+    forecast.end("c", measured=False)
     assert forecast.seconds_left() == 4.0
 
 

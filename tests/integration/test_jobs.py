@@ -1,0 +1,62 @@
+"""Artifacts side by side: the records of one at a time, and a worker that dies costs its own artifact only."""
+
+import pytest
+
+from bench import api
+from bench.results.store import Store
+from helpers import faulty, runs
+
+METHODS = ("magnitude", "wanda", "sparsegpt")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    return faulty.install(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(autouse=True)
+def world(site, tmp_path, monkeypatch):
+    yield from runs.world(site, tmp_path, monkeypatch)
+
+
+def contents(results):
+    return {r.key: r.same() for r in Store(results, write=False)}
+
+
+def test_two_at_a_time_give_the_records_of_one(tmp_path, monkeypatch):
+    flags = ["--methods", ",".join(METHODS), "--measures", "perplexity,size", "--jobs", "2"]
+    run = runs.start("run", *flags, *runs.flags(tmp_path / "two", quantizers="none,int8"))
+    _, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    begun = [i for i, line in enumerate(err.splitlines()) if "started" in line]
+    ended = [i for i, line in enumerate(err.splitlines()) if "pattern ok" in line]
+    runs.workers_here(monkeypatch)
+    api.execute(
+        runs.small(tmp_path / "one", methods=METHODS, quantizers=("none", "int8"), measures=("perplexity", "size"))
+    )
+
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    assert begun[1] < ended[0], "the second artifact waited for the first"
+
+
+def test_a_worker_that_dies_costs_its_own_artifact(tmp_path):
+    flags = ["--methods", "dies,magnitude,wanda", "--measures", "size", "--jobs", "3"]
+    run = runs.start("run", *flags, *runs.flags(tmp_path / "r"))
+    _, err = run.communicate(timeout=300)
+
+    assert run.returncode == 1, err
+    statuses = {}
+    for record in Store(tmp_path / "r", write=False):
+        statuses.setdefault(record.identity.method, set()).add(record.status)
+    assert statuses == {"dense": {"ok"}, "dies": {"failed"}, "magnitude": {"ok"}, "wanda": {"ok"}}
+
+
+def test_they_share_the_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.plan.resolve.cores", lambda: 6)
+    threads = {
+        jobs: api.plan(runs.small(tmp_path / "r", jobs=jobs, threads=None)).measurements[0].artifact.threads
+        for jobs in (1, 2, 4, 9)
+    }
+
+    assert threads == {1: 6, 2: 3, 4: 1, 9: 1}
+    assert api.plan(runs.small(tmp_path / "r", jobs=2, threads=5)).measurements[0].artifact.threads == 5

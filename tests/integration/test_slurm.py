@@ -1,0 +1,64 @@
+"""The script for a Slurm array, run here by a stand-in for sbatch. A task that Slurm ends: tests/integration/test_signals.py."""
+
+import re
+import subprocess
+
+import pytest
+
+from bench.plan import slurm as script_writer
+from bench.results.store import Store
+from helpers import runs, slurm
+
+TASKS = 4
+PATIENCE_S = 300
+
+
+@pytest.fixture(autouse=True)
+def requests(tmp_path, monkeypatch):
+    runs.own_cache(tmp_path, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    return slurm.pretend(tmp_path, monkeypatch)
+
+
+def contents(results):
+    return {r.key: r.same() for r in Store(results, write=False)}
+
+
+def test_the_tasks_fill_one_folder_and_their_own_folders_merge_to_the_same(cli, tmp_path, requests, monkeypatch):
+    flags = ["--methods", "magnitude,wanda", "--measures", "perplexity,size"]
+    code, _, err = cli("plan", "--slurm", "x.sh", "--shards", TASKS, *flags, *runs.flags("r", quantizers="none,int8"))
+    assert code == 0 and err.endswith("then: sbatch x.sh\n"), err
+    assert subprocess.run(["bash", "-n", "x.sh"], check=False).returncode == 0
+    for task in range(1, TASKS + 1):
+        done = slurm.start(tmp_path / "x.sh", task, TASKS)
+        out, _ = done.communicate(timeout=PATIENCE_S)
+        assert done.returncode == 0, out
+    assert not requests.exists()
+    runs.workers_here(monkeypatch)
+    shards = {"whole": [], **{f"r{i}": ["--shard", f"{i}/{TASKS}"] for i in range(1, TASKS + 1)}}
+    for folder, shard in shards.items():
+        code, _, err = cli("run", *flags, *runs.flags(folder, quantizers="none,int8"), *shard)
+        assert code == 0, err
+    assert cli("merge", *list(shards)[1:], "--results", "merged")[0] == 0
+
+    expected = contents(tmp_path / "whole")
+    assert contents(tmp_path / "r") == contents(tmp_path / "merged") == expected and len(expected) == 18
+
+
+def test_the_script_asks_for_what_the_plan_needs(cli, tmp_path):
+    flags = [*runs.flags("a folder", quantizers="none"), "--methods", "wanda", "--jobs", "2"]
+    assert cli("plan", "--slurm", "x.sh", "--shards", "9", *flags)[0] == 0
+    text = (tmp_path / "x.sh").read_text()
+
+    assert "#SBATCH --array=1-2\n" in text, "no more tasks than artifacts"
+    assert "#SBATCH --cpus-per-task=2\n" in text
+    assert re.search(r"#SBATCH --time=\d\d:\d\d:00\n#SBATCH --mem=\dG\n", text)
+    assert f"#SBATCH --signal=B:TERM@{script_writer.GRACE_S}\n" in text and "gres" not in text
+    assert "'--set=results=\"a folder\"'" in text and "--set=jobs=2" in text
+
+
+def test_slurm_and_shards_belong_together(cli, tmp_path):
+    for flags in (["--shards", "2"], ["--slurm", "x.sh"]):
+        code, _, err = cli("plan", *flags)
+        assert (code, len(err.splitlines())) == (2, 1) and "belong together" in err
+    assert not (tmp_path / "x.sh").exists()
