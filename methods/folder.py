@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from methods.errors import UserError
+from methods.families import FAMILIES
 from methods.files import find_file, read_object
 from methods.header import TensorInfo, read_header
-from methods.targets import FAMILIES
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,6 @@ MAX_TENSORS = 200_000
 HEADS = ("lm_head.", "embed_out.")
 """Tensors outside the base model: their names stay as they are where a file leaves out the base model's prefix."""
 TIED = tuple(head + "weight" for head in HEADS)
-TIED_BY_DEFAULT = ("gpt2", "opt")
 CONSTANTS = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
 """Causal masks and rotary frequencies, which older files contain."""
 
@@ -60,8 +59,13 @@ class Folder:
 
     def _is_ignored(self, name: str) -> bool:
         """Constants of older files, and the second name of a tied head: not in a model's state dict."""
-        tied = self.config.get("tie_word_embeddings", self.config.get("model_type") in TIED_BY_DEFAULT)
-        return bool(CONSTANTS.search(name)) or (tied and name in TIED)
+        return bool(CONSTANTS.search(name)) or (self.is_tied and name in TIED)
+
+    @property
+    def is_tied(self) -> bool:
+        """Is the output head the embedding?"""
+        tied: bool = self.config.get("tie_word_embeddings", self._family is not None and self._family.tied)
+        return tied
 
     def _shards(self) -> list[str]:
         index = self.path / INDEX

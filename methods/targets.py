@@ -1,6 +1,6 @@
 """Which linears of a model can be pruned, from its config and the names and shapes of its tensors. Needs no torch.
 
-Only the families listed here are pruned. Any other architecture is refused, so that no model is pruned in part.
+Only the families of methods.families are pruned. Any other architecture is refused, so that no model is pruned in part.
 """
 
 from __future__ import annotations
@@ -9,55 +9,15 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from methods.errors import UserError
+from methods.families import FAMILIES, Family
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from methods.pattern import Pattern
-
-
-class Family(NamedTuple):
-    """The path of the decoder blocks in a family's models, and the linears in one block."""
-
-    blocks: str
-    linears: tuple[str, ...]
-    transposed: bool = False
-    """Weights are stored [in, out], as in GPT-2's Conv1D."""
-
-    @property
-    def base(self) -> str:
-        """The prefix of tensor names that some published files leave out."""
-        return self.blocks.split(".")[0] + "."
-
-    def block_of(self, name: str) -> int | None:
-        """The index of the block that a tensor is in; None outside the blocks."""
-        match = re.match(rf"{re.escape(self.blocks)}\.(0|[1-9][0-9]{{0,5}})(\.|$)", name)
-        return int(match[1]) if match else None
-
-
-_GATED = Family(
-    "model.layers",
-    (
-        *(f"self_attn.{x}_proj" for x in "qkvo"),
-        *(f"mlp.{x}_proj" for x in ("gate", "up", "down")),
-    ),
-)
-
-FAMILIES = {
-    "llama": _GATED,
-    "mistral": _GATED,
-    "qwen2": _GATED,
-    "qwen3": _GATED,
-    "opt": Family("model.decoder.layers", (*(f"self_attn.{x}_proj" for x in ("q", "k", "v", "out")), "fc1", "fc2")),
-    "gpt2": Family("transformer.h", ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"), transposed=True),
-    "gpt_neox": Family(
-        "gpt_neox.layers",
-        ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
-    ),
-}
 
 
 def family_of(config: Mapping[str, Any]) -> Family:

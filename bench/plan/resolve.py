@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,10 @@ from bench.system.devices import cores, fingerprint, resolve_device
 from bench.system.source_digest import digest_source
 from methods.errors import UserError
 from methods.pattern import Pattern
-from methods.targets import find_targets, require_fit, weight_shape
+from methods.targets import family_of, find_targets, require_fit, weight_shape
+
+LOADER = "bench.inputs.loading"
+"""Reads every model; by name, since importing it imports torch."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,11 @@ class ModelInputs:
             require_fit(pattern, self.config, self.shapes, self.targets)
 
     @cached_property
+    def loader(self) -> str:
+        """Digest of the code that reads the model, and of its family's entry, which is data."""
+        return digests.of([digest_source(LOADER), asdict(family_of(self.config))])
+
+    @cached_property
     def calibration(self) -> CalibrationSet:
         spec, model = self.request.spec, self.model
         wanted = spec.calibration
@@ -163,7 +171,7 @@ class ModelInputs:
         Raises:
             UserError: `seqlen` tokens go further.
         """
-        key = {"opt": "max_position_embeddings", "gpt2": "n_positions"}.get(self.config["model_type"], "")
+        key = family_of(self.config).positions
         if seqlen > (limit := self.config.get(key, seqlen)):
             raise UserError(
                 f"{use}.seqlen={seqlen} is more than the {limit} positions of {self.model.name}: use at most that many"

@@ -12,14 +12,23 @@ import torch
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
     GPT2Config,
     GPTNeoXConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
+    Olmo3Config,
     OPTConfig,
+    Phi3Config,
     PretrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
+    Starcoder2Config,
 )
 
 from methods.contract import Job, Prior
@@ -40,6 +49,13 @@ SIZES = {
 GROUPED = SIZES | {"num_key_value_heads": 2}
 
 
+TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+"""Within the vocabulary: the defaults of some families are not."""
+
+
+ALTERNATING = {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+
+
 HALF_SLIDING = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
 
 
@@ -51,7 +67,21 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "opt": lambda: OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=32),
     "gpt2": lambda: GPT2Config(vocab_size=64, n_embd=32, n_layer=3, n_head=4, n_positions=64),
     "gpt_neox": lambda: GPTNeoXConfig(**SIZES),
+    "gemma": lambda: GemmaConfig(**GROUPED, **TOKENS, head_dim=16),
+    "gemma2": lambda: Gemma2Config(
+        **GROUPED, **TOKENS, **ALTERNATING, head_dim=16, final_logit_softcapping=0.2, attn_logit_softcapping=0.5
+    ),
+    "gemma3_text": lambda: Gemma3TextConfig(**GROUPED, **TOKENS, **ALTERNATING, head_dim=16),
+    "phi3": lambda: Phi3Config(**GROUPED, **TOKENS, sliding_window=5),
+    "olmo2": lambda: Olmo2Config(**GROUPED, **TOKENS),
+    "olmo3": lambda: Olmo3Config(**GROUPED, **TOKENS, **ALTERNATING),
+    "granite": lambda: GraniteConfig(
+        **GROUPED, logits_scaling=8.0, embedding_multiplier=12.0, residual_multiplier=0.22, attention_multiplier=0.3
+    ),
+    "smollm3": lambda: SmolLM3Config(**GROUPED, **TOKENS, no_rope_layers=[1, 0, 1]),
+    "starcoder2": lambda: Starcoder2Config(**GROUPED, **TOKENS, sliding_window=5),
 }
+"""The caps of gemma2 are so small that they bend the logits of random weights."""
 
 
 def build(family: str, **kwargs: object) -> nn.Module:

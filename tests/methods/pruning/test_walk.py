@@ -113,6 +113,8 @@ def test_batching_does_not_matter(family, sequences, make, make_job):
 @pytest.mark.numeric
 def test_eager_attention_agrees_with_sdpa(family, make, make_job):
     """Eager attention is given a mask of numbers where sdpa may be given none."""
+    if family == "gemma2":
+        pytest.skip("transformers has eager attention only, since sdpa cannot cap scores")
     eager, sdpa = (make(family, attn_implementation=kind) for kind in ("eager", "sdpa"))
     job = make_job(sdpa)
 
