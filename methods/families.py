@@ -69,7 +69,9 @@ class Family:
         tensors = dict(self.block)
         for more in self.when.values():
             tensors |= more
-        parts = {name: [i for i, size in enumerate(shape) if isinstance(size, tuple)] for name, shape in tensors.items()}
+        parts = {
+            name: [i for i, size in enumerate(shape) if isinstance(size, tuple)] for name, shape in tensors.items()
+        }
         return {name: at[0] for name, at in parts.items() if at}
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from methods.blocks import describe_unknown_family
 from methods.errors import UserError
 from methods.families import FAMILIES, Family
 
@@ -51,6 +52,8 @@ def find_targets(
     Raises:
         UserError: unknown architecture; a block with other matrices than the family lists; no target left.
     """
+    if (kind := config.get("model_type")) not in FAMILIES:
+        raise UserError(describe_unknown_family(kind, shapes, tuple(FAMILIES)))
     family = family_of(config)
     inside = [n for n, shape in shapes.items() if len(shape) == 2 and family.block_of(n) is not None]
     for name in inside:

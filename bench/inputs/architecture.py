@@ -127,10 +127,10 @@ class _Values:
         return tuple(sum(map(self.size, s)) if isinstance(s, tuple) else self.size(s) for s in shape)
 
     def size(self, size: Size) -> int:
-        return size if isinstance(size, int) else int(_compute(size, self._value))
+        return size if isinstance(size, int) else int(compute(size, self._value))
 
     def holds(self, condition: str) -> bool:
-        return bool(_compute(condition, self._value))
+        return bool(compute(condition, self._value))
 
     def require_whole(self, fraction: str) -> None:
         """fraction: two values, "num_attention_heads / num_key_value_heads"."""
@@ -151,25 +151,29 @@ def _parse(text: str) -> ast.expr:
     return ast.parse(text, mode="eval").body
 
 
-def _compute(text: str, value: Callable[[str], int]) -> int:
-    """Arithmetic and conditions on values. value: gives one by its name."""
+def compute(text: str, value: Callable[[str], int]) -> int:
+    """Arithmetic and conditions on values. value: gives one by its name.
 
-    def compute(node: ast.expr) -> int:
+    Raises:
+        ValueError: anything else than sums, products, quotients, `and`, `not` and `!=`.
+    """
+
+    def visit(node: ast.expr) -> int:
         if isinstance(node, ast.Constant) and type(node.value) is int:
             return node.value
         if isinstance(node, ast.Name):
             return value(node.id)
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            return not compute(node.operand)
+            return not visit(node.operand)
         if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
-            return all(map(compute, node.values))
+            return all(map(visit, node.values))
         if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.NotEq):
-            return compute(node.left) != compute(node.comparators[0])
+            return visit(node.left) != visit(node.comparators[0])
         if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-            return _OPERATORS[type(node.op)](compute(node.left), compute(node.right))
+            return _OPERATORS[type(node.op)](visit(node.left), visit(node.right))
         raise ValueError(f"a family's entry cannot say {text!r}")
 
-    return compute(_parse(text))
+    return visit(_parse(text))
 
 
 _OPERATORS: Mapping[Any, Callable[[int, int], int]] = {

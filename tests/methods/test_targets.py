@@ -36,10 +36,15 @@ def test_targets_come_block_by_block_beyond_nine():
     assert [name + ".weight" for name in found] == list(shapes)
 
 
-@pytest.mark.parametrize("kind", ["mixtral", "bloom", "qwen2_moe", None])
+@pytest.mark.parametrize("kind", ["bloom", "qwen2_moe", None])
 def test_unknown_architecture_is_refused(kind):
-    with pytest.raises(UserError, match=f"architecture {kind!r}.*llama"):
+    """With the module list that looks like its blocks, or with what is known where none does."""
+    with pytest.raises(
+        UserError, match=rf"architecture {kind!r}.*model.layers \(1 with self_attn.q_proj\).*families teach"
+    ):
         find_targets({"model_type": kind}, {"model.layers.0.self_attn.q_proj.weight": (8, 8)})
+    with pytest.raises(UserError, match=f"architecture {kind!r}.*llama"):
+        find_targets({"model_type": kind}, {"embedding.weight": (8, 8)})
 
 
 def test_quantized_model_is_refused():
