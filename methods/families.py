@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from importlib import resources
 from typing import Any
@@ -18,6 +18,27 @@ Size = int | str
 """A whole number, or arithmetic on values of a config: "num_attention_heads * head_dim"."""
 Shape = tuple[Size | tuple[Size, ...], ...]
 """A tensor's shape. A tuple in place of a size: linears fused along this dimension, each with its size."""
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The experts of a block. Each of their linears is a target, whose name is `path.NUMBER.linear`."""
+
+    path: str
+    """Of the module that holds them, in a block."""
+    count: str
+    """The value of config.json that counts them."""
+    linears: Mapping[str, Shape]
+    """Of one expert, [out, in] each: the first, and after a gate the second."""
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Files may hold the linears of each expert, instead of one tensor of all: the names of a linear's fused parts."""
+    transposed: bool = False
+    """The tensor of all is [experts, in, out]."""
+    biased: bool = False
+
+    def names(self, count: int) -> Iterator[str]:
+        """The linears in a block of so many experts."""
+        yield from (f"{self.path}.{number}.{linear}" for number in range(count) for linear in self.linears)
 
 
 @dataclass(frozen=True)
@@ -52,6 +73,12 @@ class Family:
     """Tensors of a block."""
     when: Mapping[str, Mapping[str, Shape]] = field(default_factory=dict)
     """Tensors that are there where a condition holds."""
+
+    dense: tuple[str, ...] = ()
+    """Matrices of a block that are not pruned: routers."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Parts of the names in published files, and what they are called in the model."""
+    experts: Experts | None = None
 
     @property
     def base(self) -> str:
@@ -106,7 +133,10 @@ def _family(entry: Mapping[str, Any]) -> Family:
     known = {f.name for f in fields(Family)}
     if unknown := sorted(set(entry) - known):
         raise KeyError(f"{unknown[0]!r} is no field")
-    return Family(**{key: _frozen(value) for key, value in entry.items()})
+    values = {key: _frozen(value) for key, value in entry.items()}
+    if "experts" in values:
+        values["experts"] = Experts(**values["experts"])
+    return Family(**values)
 
 
 def _frozen(value: Any) -> Any:

@@ -56,14 +56,15 @@ def find_targets(
         raise UserError(describe_unknown_family(kind, shapes, tuple(FAMILIES)))
     family = family_of(config)
     inside = [n for n, shape in shapes.items() if len(shape) == 2 and family.block_of(n) is not None]
+    linears = _linears(family, inside)
     for name in inside:
-        if name.removesuffix(".weight").split(".", family.blocks.count(".") + 2)[-1] not in family.linears:
+        if _in_block(family, name) not in (*linears, *family.dense):
             raise UserError(
                 f"unexpected matrix {name} in a {config['model_type']} block: this variant is not supported"
             )
     count = 1 + max((family.block_of(n) or 0 for n in inside), default=-1)
     names = []
-    for i, linear in itertools.product(range(count), family.linears):
+    for i, linear in itertools.product(range(count), linears):
         names.append(f"{family.blocks}.{i}.{linear}")
         if names[-1] + ".weight" not in shapes:  # at the first gap, however large a number a name has
             raise UserError(
@@ -78,6 +79,21 @@ def find_targets(
             f"no linear matches include {list(include)} and exclude {list(exclude)}; names look like {names[:1]}"
         )
     return chosen
+
+
+def _in_block(family: Family, name: str) -> str:
+    """The name of a matrix inside its block."""
+    return name.removesuffix(".weight").split(".", family.blocks.count(".") + 2)[-1]
+
+
+def _linears(family: Family, inside: Iterable[str]) -> tuple[str, ...]:
+    """Of a block: the family's, and those of as many experts as there are."""
+    if not (experts := family.experts):
+        return family.linears
+    prefix = f"{experts.path}."
+    own = (_in_block(family, name).removeprefix(prefix) for name in inside if prefix in name)
+    count = 1 + max((int(number) for name in own if (number := name.partition(".")[0]).isdecimal()), default=-1)
+    return (*family.linears, *experts.names(count))
 
 
 def weight_shape(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], target: str) -> tuple[int, int]:

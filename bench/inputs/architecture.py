@@ -114,6 +114,12 @@ def layout_of(family: Family, config: ModelConfig) -> Layout:
         if values.holds(condition):
             for name, shape in tensors.items():
                 (outer if name.startswith(family.base) else block)[name] = values.shape(shape)
+    if experts := family.experts:
+        shapes = {linear: values.shape(shape) for linear, shape in experts.linears.items()}
+        for name in experts.names(values.size(experts.count)):
+            block[f"{name}.weight"] = shapes[name.rsplit(".", 1)[1]]
+            if experts.biased:
+                block[f"{name}.bias"] = block[f"{name}.weight"][:1]
     return Layout(values.size(family.layers), outer, block)
 
 
