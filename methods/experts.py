@@ -38,7 +38,7 @@ class ExpertList(nn.ModuleList):
         """hidden: [tokens, hidden]; chosen: int [tokens, k], experts of each token; weights: [tokens, k], of each."""
         out = torch.zeros_like(hidden)
         for number, expert in enumerate(self):
-            place, token = torch.where(chosen.T == number)
+            place, token = torch.where(number == chosen.T)
             if self.all_tokens:
                 y = expert(hidden)[token]
             elif len(token) or torch.is_grad_enabled():  # an expert without tokens has gradients of 0, not none

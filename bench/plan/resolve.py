@@ -128,6 +128,7 @@ class ModelInputs:
             source=digest_source(windows.__name__),
             sequences=wanted.sequences,
             seqlen=seqlen,
+            all_experts=wanted.all_experts and family_of(self.config).experts is not None,
         )
 
     def _recipe(self) -> recipes.Recipe:
