@@ -11,12 +11,12 @@ class Blocks(NamedTuple):
     """A module list whose members hold the same matrices."""
 
     path: str
-    count: int
+    length: int
     linears: tuple[str, ...]
     """The matrices of a member, by the name inside it."""
 
     def __str__(self) -> str:
-        return f"{self.path} ({self.count} with {', '.join(self.linears)})"
+        return f"{self.path} ({self.length} with {', '.join(self.linears)})"
 
 
 def find_blocks(shapes: Mapping[str, tuple[int, ...]]) -> list[Blocks]:

@@ -38,7 +38,7 @@ class ExpertList(nn.ModuleList):
         """hidden: [tokens, hidden]; chosen: int [tokens, k], experts of each token; weights: [tokens, k], of each."""
         out = torch.zeros_like(hidden)
         for number, expert in enumerate(self):
-            place, token = torch.where(number == chosen.T)
+            place, token = torch.where(torch.eq(chosen.T, number))
             if self.all_tokens:
                 y = expert(hidden)[token]
             elif len(token) or torch.is_grad_enabled():  # an expert without tokens has gradients of 0, not none
@@ -76,7 +76,7 @@ def _unfolded(fused: Any, family: Family) -> ExpertList:
         for name, stacked in weights.items():
             weight = stacked.detach()[number]
             weight = weight.T.contiguous() if family.experts.transposed else weight
-            linear = nn.Linear(*weight.T.shape, bias=name in biases, device="meta")
+            linear = nn.Linear(weight.shape[1], weight.shape[0], bias=name in biases, device="meta")
             linear.weight = nn.Parameter(weight, requires_grad=stacked.requires_grad)
             if name in biases:
                 linear.bias = nn.Parameter(biases[name].detach()[number], requires_grad=stacked.requires_grad)

@@ -9,6 +9,7 @@ import typer
 
 from bench.cli.console import print_line, print_rows
 from bench.cli.flags import Json
+from methods.families import FAMILIES
 
 families_app = typer.Typer(help="List the model families that can be pruned, or teach one.", rich_markup_mode=None)
 
@@ -18,8 +19,6 @@ def families(context: typer.Context, json: Json = False) -> None:
     """List the model families that can be pruned, or teach one."""
     if context.invoked_subcommand:
         return
-    from methods.families import FAMILIES
-
     print_rows(
         [
             {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -28,7 +28,10 @@ from methods.targets import find_targets, stores_in_out
 
 TOKENS = (2, 16)
 """Sequences of a trial, and tokens in each."""
-FINISHES = {"divisor": lambda x, value: x / value, "cap": lambda x, value: torch.tanh(x / value) * value}
+FINISHES: Mapping[str, Callable[[Tensor, float], Tensor]] = {
+    "divisor": lambda x, value: x / value,
+    "cap": lambda x, value: torch.tanh(x / value) * value,
+}
 
 
 def teach(folder: Path) -> tuple[str, Family]:
@@ -68,7 +71,7 @@ def derive(folder: Path, config: Mapping[str, Any]) -> Family:
     found = find_blocks(probe.shapes)
     if not found:
         raise UserError(f"no module list of {folder} looks like decoder blocks, which this suite prunes")
-    path, count, linears = found[0]
+    path, length, linears = found[0]
     model = loading.load(folder, Compute())
     defaults, conditions, flags = _values(probe)
     conditional = {tensor for tensors in conditions.values() for tensor in tensors}
@@ -79,7 +82,7 @@ def derive(folder: Path, config: Mapping[str, Any]) -> Family:
         transposed=stores_in_out(model.get_submodule(f"{path}.0.{linears[0]}")),
         native="auto_map" in config,
         tied=bool(build(probe.without("tie_word_embeddings")).config.tie_word_embeddings),
-        layers=next(k for k in ("n_layer", "num_hidden_layers") if probe.model.config.to_dict().get(k) == count),
+        layers=next(k for k in ("n_layer", "num_hidden_layers") if probe.model.config.to_dict().get(k) == length),
         positions=_positions(tensors),
         logits=_finish(model),
         whole=_whole(probe),
@@ -127,7 +130,7 @@ def _tokens(model: nn.Module) -> Tensor:
 
 
 @torch.no_grad()
-def _inputs(model: nn.Module, names: Iterator[str] | list[str]) -> dict[str, Tensor]:
+def _inputs(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
     """The input of each module in a forward pass, in the order in which they are called."""
     seen: dict[str, Tensor] = {}
 
@@ -176,6 +179,8 @@ def _finish(model: Any) -> dict[str, str]:
             for step, apply in FINISHES.items():
                 if torch.allclose(apply(got, value), want, rtol=1e-5, atol=1e-6):
                     return {step: name}
+    if torch.allclose(got, want, rtol=1e-5, atol=1e-6):
+        return _unused_finish(model)
     raise UserError("this model's logits are not its head's products, capped or divided: write the entry by hand")
 
 

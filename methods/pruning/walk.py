@@ -235,7 +235,7 @@ class Walk:
                 weight = dense_weight(module)
                 before = weight.clone()
                 yield Visit(name, weight, stats.get(name, weight.new_empty(0)))
-                self._sampled = len(samples[name]) if name in samples else 0
+                self._sampled = max(self._sampled, len(samples[name]) if name in samples else 0)
                 self.errors[name] = _relative_error(before, weight, samples.get(name))
             if activations and i + 1 < len(blocks):  # the output of the last block is not used
                 activations.advance(i, block)

@@ -11,7 +11,7 @@ def test_module_lists_with_the_same_matrices_are_blocks(family, make):
     first = find_blocks(shapes)[0]
 
     assert first.path == FAMILIES[family].blocks
-    assert first.count == 3
+    assert first.length == 3
     assert set(first.linears) == set(FAMILIES[family].linears)
 
 
