@@ -15,9 +15,10 @@ from torch import nn
 
 from baselines.isolated import sparseml_prune
 from methods import Job, Needs, Outcome, Skipped
+from methods.families import Family
 from methods.isolated import Script, prune
 from methods.ranges import Count, Fraction
-from methods.targets import Family, as_regexes, family_of
+from methods.targets import as_regexes, family_of
 
 SUPPORTED_FAMILIES = ("llama", "mistral", "qwen2", "opt")
 """Families whose linears both sides call by one name and whose config `older` translates."""

@@ -130,6 +130,8 @@ class Job:
     prior: Prior | None = None
     calibration: Tensor | None = None
     """int64 [sequences, seqlen]"""
+    all_experts: bool = False
+    """In a mixture, every expert sees all calibration tokens, not only its own."""
     training: Corpus | None = None
     validation: Tensor | None = None
     """int64 [windows, seqlen]"""

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from methods.errors import UserError
+from methods.families import FAMILIES
 from methods.files import find_file, read_object
 from methods.header import TensorInfo, read_header
-from methods.targets import FAMILIES
+from methods.stored_experts import Piece, renamed, split
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,6 @@ MAX_TENSORS = 200_000
 HEADS = ("lm_head.", "embed_out.")
 """Tensors outside the base model: their names stay as they are where a file leaves out the base model's prefix."""
 TIED = tuple(head + "weight" for head in HEADS)
-TIED_BY_DEFAULT = ("gpt2", "opt")
 CONSTANTS = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
 """Causal masks and rotary frequencies, which older files contain."""
 
@@ -45,12 +45,18 @@ class Folder:
         self._open: dict[str, Any] = {}
         self._where: dict[str, tuple[str, str]] = {}  # state-dict name -> (shard, name in the shard)
         self._tensors: dict[str, TensorInfo] = {}
+        self._pieces: dict[str, dict[int, tuple[str, str, Piece]]] = {}  # of experts' tensors, by part
         self._files = self._shards()
         for shard in self._files:
             for name, info in read_header(path, shard).items():
                 if self._is_ignored(name):
                     continue
                 full = name if not family or name.startswith((family.base, *HEADS)) else family.base + name
+                full = renamed(family, full) if family else full
+                if family and (pieces := split(family, full, info.shape)):
+                    for piece in pieces:
+                        self._add_piece(shard, name, info, piece)
+                    continue
                 if full in self._where:
                     raise UserError(f"{path} stores the tensor {full} twice: download or write it again")
                 self._where[full] = (shard, name)
@@ -58,10 +64,25 @@ class Folder:
             if len(self._where) > MAX_TENSORS:
                 raise UserError(f"{path} has more than {MAX_TENSORS:,} tensors: use a smaller model")
 
+    def _add_piece(self, shard: str, name: str, info: TensorInfo, piece: Piece) -> None:
+        """A tensor of all experts, or a part of one of them, as what it is of each."""
+        self._where.setdefault(piece.name, (shard, name))
+        pieces = self._pieces.setdefault(piece.name, {})
+        if piece.part in pieces:
+            raise UserError(f"{self.path} stores the tensor {piece.name} twice: download or write it again")
+        pieces[piece.part] = (shard, name, piece)
+        rows = sum(p.shape[0] for *_, p in pieces.values())
+        self._tensors[piece.name] = TensorInfo(info.dtype, (rows, *piece.shape[1:]))
+
     def _is_ignored(self, name: str) -> bool:
         """Constants of older files, and the second name of a tied head: not in a model's state dict."""
-        tied = self.config.get("tie_word_embeddings", self.config.get("model_type") in TIED_BY_DEFAULT)
-        return bool(CONSTANTS.search(name)) or (tied and name in TIED)
+        return bool(CONSTANTS.search(name)) or (self.is_tied and name in TIED)
+
+    @property
+    def is_tied(self) -> bool:
+        """Is the output head the embedding?"""
+        tied: bool = self.config.get("tie_word_embeddings", self._family is not None and self._family.tied)
+        return tied
 
     def _shards(self) -> list[str]:
         index = self.path / INDEX
@@ -117,12 +138,28 @@ class Folder:
 
     def tensor(self, name: str) -> Tensor:
         """Read one tensor, on the CPU, in the dtype of the file."""
+        if name in self._pieces:
+            return self._join(self._pieces[name])
+        shard, inner = self._where[name]
+        return self._file(shard).get_tensor(inner)  # type: ignore[no-any-return]
+
+    def _file(self, shard: str) -> Any:
         from safetensors import safe_open
 
-        shard, inner = self._where[name]
         if shard not in self._open:
             self._open[shard] = safe_open(self.path / shard, framework="pt")
-        return self._open[shard].get_tensor(inner)  # type: ignore[no-any-return]
+        return self._open[shard]
+
+    def _join(self, pieces: Mapping[int, tuple[str, str, Piece]]) -> Tensor:
+        """An expert's tensor."""
+        import torch
+
+        parts = []
+        for _, (shard, inner, piece) in sorted(pieces.items()):
+            whole = self._file(shard)
+            part = whole.get_tensor(inner) if piece.expert is None else whole.get_slice(inner)[piece.expert]
+            parts.append(part.T.contiguous() if piece.transposed else part)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def weight(self, target: str) -> Tensor:
         """The weight of a linear, [out, in] however it is stored. target: the linear's module name."""
@@ -205,7 +242,11 @@ def state(model: nn.Module) -> Mapping[str, Tensor]:
 
 def save(model: nn.Module, path: Path, shard_bytes: int = SHARD_BYTES) -> Path:
     """Write the tensors of a model in memory. The caller adds the config and the tokenizer."""
+    from methods.experts import fold  # imports torch
+
     writer = Writer(path, shard_bytes)
-    for name, tensor in state(model).items():
+    tensors = state(model)
+    family = FAMILIES.get(getattr(getattr(model, "config", None), "model_type", ""))
+    for name, tensor in fold(tensors, tensors.__getitem__, family):
         writer.add(name, tensor)
     return writer.close()

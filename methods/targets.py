@@ -1,6 +1,6 @@
 """Which linears of a model can be pruned, from its config and the names and shapes of its tensors. Needs no torch.
 
-Only the families listed here are pruned. Any other architecture is refused, so that no model is pruned in part.
+Only the families of methods.families are pruned. Any other architecture is refused, so that no model is pruned in part.
 """
 
 from __future__ import annotations
@@ -9,55 +9,16 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from methods.blocks import describe_unknown_family
 from methods.errors import UserError
+from methods.families import FAMILIES, Family
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from methods.pattern import Pattern
-
-
-class Family(NamedTuple):
-    """The path of the decoder blocks in a family's models, and the linears in one block."""
-
-    blocks: str
-    linears: tuple[str, ...]
-    transposed: bool = False
-    """Weights are stored [in, out], as in GPT-2's Conv1D."""
-
-    @property
-    def base(self) -> str:
-        """The prefix of tensor names that some published files leave out."""
-        return self.blocks.split(".")[0] + "."
-
-    def block_of(self, name: str) -> int | None:
-        """The index of the block that a tensor is in; None outside the blocks."""
-        match = re.match(rf"{re.escape(self.blocks)}\.(0|[1-9][0-9]{{0,5}})(\.|$)", name)
-        return int(match[1]) if match else None
-
-
-_GATED = Family(
-    "model.layers",
-    (
-        *(f"self_attn.{x}_proj" for x in "qkvo"),
-        *(f"mlp.{x}_proj" for x in ("gate", "up", "down")),
-    ),
-)
-
-FAMILIES = {
-    "llama": _GATED,
-    "mistral": _GATED,
-    "qwen2": _GATED,
-    "qwen3": _GATED,
-    "opt": Family("model.decoder.layers", (*(f"self_attn.{x}_proj" for x in ("q", "k", "v", "out")), "fc1", "fc2")),
-    "gpt2": Family("transformer.h", ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"), transposed=True),
-    "gpt_neox": Family(
-        "gpt_neox.layers",
-        ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
-    ),
-}
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
@@ -91,16 +52,19 @@ def find_targets(
     Raises:
         UserError: unknown architecture; a block with other matrices than the family lists; no target left.
     """
+    if (kind := config.get("model_type")) not in FAMILIES:
+        raise UserError(describe_unknown_family(kind, shapes, tuple(FAMILIES)))
     family = family_of(config)
     inside = [n for n, shape in shapes.items() if len(shape) == 2 and family.block_of(n) is not None]
+    linears = _linears(family, inside)
     for name in inside:
-        if name.removesuffix(".weight").split(".", family.blocks.count(".") + 2)[-1] not in family.linears:
+        if _in_block(family, name) not in (*linears, *family.dense):
             raise UserError(
                 f"unexpected matrix {name} in a {config['model_type']} block: this variant is not supported"
             )
     count = 1 + max((family.block_of(n) or 0 for n in inside), default=-1)
     names = []
-    for i, linear in itertools.product(range(count), family.linears):
+    for i, linear in itertools.product(range(count), linears):
         names.append(f"{family.blocks}.{i}.{linear}")
         if names[-1] + ".weight" not in shapes:  # at the first gap, however large a number a name has
             raise UserError(
@@ -115,6 +79,21 @@ def find_targets(
             f"no linear matches include {list(include)} and exclude {list(exclude)}; names look like {names[:1]}"
         )
     return chosen
+
+
+def _in_block(family: Family, name: str) -> str:
+    """The name of a matrix inside its block."""
+    return name.removesuffix(".weight").split(".", family.blocks.count(".") + 2)[-1]
+
+
+def _linears(family: Family, inside: Iterable[str]) -> tuple[str, ...]:
+    """Of a block: the family's, and those of as many experts as there are."""
+    if not (experts := family.experts):
+        return family.linears
+    prefix = f"{experts.path}."
+    own = (_in_block(family, name).removeprefix(prefix) for name in inside if prefix in name)
+    count = 1 + max((int(number) for name in own if (number := name.partition(".")[0]).isdecimal()), default=-1)
+    return (*family.linears, *experts.names(count))
 
 
 def weight_shape(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], target: str) -> tuple[int, int]:

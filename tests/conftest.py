@@ -29,6 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-terminal", action="store_true", help="write tests/bench/cli/terminal/*.txt anew, to be reviewed"
     )
+    parser.addoption(
+        "--write-families", action="store_true", help="write results/families.json anew, which docs/models.md shows"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

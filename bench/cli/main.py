@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from bench.cli import compare, conformance, ending, models, pick, results, run, setup
+from bench.cli import compare, conformance, ending, families, models, pick, results, run, setup
 from bench.cli.console import print_line
 from bench.system import terminal
 from bench.system.cache import describe_unwritable
@@ -72,6 +72,7 @@ MAX_SENTENCE = 500
 """In characters."""
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(families.families_app, name="families")
 app.add_typer(setup.cache_app, name="cache")
 app.add_typer(setup.env_app, name="env")
 app.add_typer(compare.baseline_app, name="baseline")

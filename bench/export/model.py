@@ -16,6 +16,8 @@ from bench.system.cache import in_use
 from bench.system.files import atomic_folder
 from bench.system.suggest import describe_unknown, shorten
 from methods.errors import UserError
+from methods.experts import fold
+from methods.families import FAMILIES
 from methods.files import check_files, find_file
 from methods.folder import INDEX, Folder, Writer, read_config
 from methods.pattern import Pattern
@@ -116,8 +118,8 @@ def _write_packed(
 
 def _write_dense(folder: Path, workdir: Path) -> str:
     source, writer = folder24.Folder24(folder), Writer(workdir)
-    for name in source:
-        writer.add(name, source.tensor(name))
+    for name, tensor in fold(source, source.tensor, FAMILIES.get(read_config(folder).get("model_type", ""))):
+        writer.add(name, tensor)
     writer.close()
     return f"{sum(e.kind != 'dense' for e in source.entries.values())} linears unpacked to dense"
 

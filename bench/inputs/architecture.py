@@ -1,18 +1,21 @@
 """Check a model's config and its tensors against each other, before any tensor is read. Needs no torch.
 
 transformers builds what the config says, in any size, and fills what is missing with random numbers. So the tensors that
-an architecture has are listed here, with their shapes.
+an architecture has are listed in its family, with their shapes as arithmetic on values of the config.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+import ast
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any, NamedTuple
 
 from bench.inputs.model_config import ACTIVATIONS, ATTENTION, CONFIG_DTYPES, MAX_LABELS, REDIRECTS, ModelConfig
+from methods import families
 from methods.errors import UserError
-from methods.folder import TIED, TIED_BY_DEFAULT, Folder
-from methods.targets import FAMILIES
+from methods.families import Family, Size
+from methods.folder import TIED, Folder
 
 Shape = tuple[int, ...]
 
@@ -45,10 +48,11 @@ def check(folder: Folder) -> None:
     """
     config = ModelConfig(folder.config, str(folder.path))
     kind = folder.config.get("model_type")
-    if kind not in FAMILIES or folder.config.get("quantization_config") is not None:
+    if kind not in families.FAMILIES or folder.config.get("quantization_config") is not None:
         return  # refused where its targets are looked for
-    family, layout = FAMILIES[kind], _LAYOUTS[kind](config, kind)
-    _check_values(config, layout)
+    family = families.FAMILIES[kind]
+    layout = layout_of(family, config)
+    _check_values(config, layout, REDIRECTS if not family.native else tuple(r for r in REDIRECTS if r != "auto_map"))
     shapes, dtypes = folder.shapes(), folder.dtypes()
     blocks = 1 + max((i for i in map(family.block_of, shapes) if i is not None), default=-1)
     if blocks != layout.blocks:
@@ -57,7 +61,7 @@ def check(folder: Folder) -> None:
             "download or write it again"
         )
     head = next((n for n in TIED if n in shapes), TIED[0])
-    if not folder.config.get("tie_word_embeddings", kind in TIED_BY_DEFAULT):
+    if not folder.is_tied:
         layout.outer[head] = next(iter(layout.outer.values()))
     for name, shape in layout.tensors(family.blocks):
         if name not in shapes:
@@ -73,137 +77,113 @@ def check(folder: Folder) -> None:
             )
 
 
-def _check_values(config: ModelConfig, layout: Layout) -> None:
-    """What decides no shape, but stops transformers."""
+def _check_values(config: ModelConfig, layout: Layout, redirects: Iterable[str]) -> None:
+    """What decides no shape, but stops transformers. redirects: keys that must not be there."""
     vocabulary, _ = next(iter(layout.outer.values()))
     config.token("pad_token_id", vocabulary)
-    for name in REDIRECTS:
+    for name in redirects:
         config.absent(name)
     for name in ("attn_implementation", "_attn_implementation"):
         config.choice(name, ATTENTION)
     config.size("num_labels", default=1, most=MAX_LABELS)
-    for name in ("hidden_act", "activation_function"):
+    for name in ("hidden_act", "hidden_activation", "activation_function"):
         config.choice(name, ACTIVATIONS)
     for name in ("dtype", "torch_dtype"):
         config.choice(name, CONFIG_DTYPES)
-    for name in ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "rope_theta", "attention_dropout"):
+    for name in (
+        "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "rope_theta", "attention_dropout",
+        "final_logit_softcapping", "attn_logit_softcapping", "logits_scaling",
+    ):  # fmt: skip
         config.number(name)
     config.size("max_position_embeddings", "n_positions", default=1)
     config.rope()
 
 
-def _gated(config: ModelConfig, kind: str) -> Layout:
-    """LLaMA, and what is built like it."""
-    hidden, inner = config.size("hidden_size"), config.size("intermediate_size")
-    heads = config.size("num_attention_heads")
-    default = {"mistral": 8, "qwen2": 32, "qwen3": 32}.get(kind, heads)
-    groups = config.size("num_key_value_heads", default=default)
-    config.divides(groups, heads, "num_attention_heads are shared among num_key_value_heads")
-    width = config.size("head_dim", default=128 if kind == "qwen3" else max(1, hidden // heads))
-    linears = {
-        "self_attn.q_proj": (heads * width, hidden),
-        "self_attn.k_proj": (groups * width, hidden),
-        "self_attn.v_proj": (groups * width, hidden),
-        "self_attn.o_proj": (hidden, heads * width),
-        "mlp.gate_proj": (inner, hidden),
-        "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
-    }
-    biased = {
-        "self_attn": kind == "qwen2" or (kind != "mistral" and config.flag("attention_bias", False)),
-        "mlp": kind == "llama" and config.flag("mlp_bias", False),
-    }
-    block: dict[str, Shape] = {f"{name}.weight": shape for name, shape in linears.items()}
-    for name, (rows, _) in linears.items():
-        if biased[name.split(".")[0]] and not (kind == "qwen2" and name.endswith("o_proj")):
-            block[f"{name}.bias"] = (rows,)
-    norms = {"input_layernorm": hidden, "post_attention_layernorm": hidden}
-    if kind == "qwen3":
-        norms |= {"self_attn.q_norm": width, "self_attn.k_norm": width}
-    block |= {f"{name}.weight": (size,) for name, size in norms.items()}
-    outer: dict[str, Shape] = {
-        "model.embed_tokens.weight": (config.size("vocab_size"), hidden),
-        "model.norm.weight": (hidden,),
-    }
-    return Layout(config.size("num_hidden_layers"), outer, block)
+def layout_of(family: Family, config: ModelConfig) -> Layout:
+    """The tensors that a model of a family has, by its config.
+
+    Raises:
+        UserError: the config lacks a value, or has one that cannot be.
+    """
+    values = _Values(family, config)
+    for fraction in family.whole:
+        values.require_whole(fraction)
+    outer = {name: values.shape(shape) for name, shape in family.outer.items()}
+    block = {name: values.shape(shape) for name, shape in family.block.items()}
+    for condition, tensors in family.when.items():
+        if values.holds(condition):
+            for name, shape in tensors.items():
+                (outer if name.startswith(family.base) else block)[name] = values.shape(shape)
+    if experts := family.experts:
+        shapes = {linear: values.shape(shape) for linear, shape in experts.linears.items()}
+        for name in experts.names(values.size(experts.count)):
+            block[f"{name}.weight"] = shapes[name.rsplit(".", 1)[1]]
+            if experts.biased:
+                block[f"{name}.bias"] = block[f"{name}.weight"][:1]
+    return Layout(values.size(family.layers), outer, block)
 
 
-def _opt(config: ModelConfig, kind: str) -> Layout:
-    hidden, inner = config.size("hidden_size"), config.size("ffn_dim")
-    embedding = config.size("word_embed_proj_dim", default=hidden)
-    config.divides(config.size("num_attention_heads"), hidden, "hidden_size is shared among num_attention_heads")
-    base = "model.decoder."
-    outer: dict[str, Shape] = {
-        f"{base}embed_tokens.weight": (config.size("vocab_size"), embedding),
-        f"{base}embed_positions.weight": (config.size("max_position_embeddings") + 2, hidden),
-    }
-    if embedding != hidden:
-        outer |= {f"{base}project_in.weight": (hidden, embedding), f"{base}project_out.weight": (embedding, hidden)}
-    affine = config.flag("layer_norm_elementwise_affine", True)
-    final = config.flag("do_layer_norm_before", True) and not config.flag("_remove_final_layer_norm", False)
-    if affine and final:
-        outer |= _norm(f"{base}final_layer_norm", hidden)
-    block = _linears(
-        {f"self_attn.{x}_proj": (hidden, hidden) for x in ("q", "k", "v", "out")}
-        | {"fc1": (inner, hidden), "fc2": (hidden, inner)},
-        config.flag("enable_bias", True),
-    )
-    if affine:
-        block |= _norm("self_attn_layer_norm", hidden) | _norm("final_layer_norm", hidden)
-    return Layout(config.size("num_hidden_layers"), outer, block)
+class _Values:
+    """What a family's entry writes down as text, for one config."""
+
+    def __init__(self, family: Family, config: ModelConfig) -> None:
+        self._family, self._config = family, config
+
+    def shape(self, shape: families.Shape) -> Shape:
+        return tuple(sum(map(self.size, s)) if isinstance(s, tuple) else self.size(s) for s in shape)
+
+    def size(self, size: Size) -> int:
+        return size if isinstance(size, int) else int(compute(size, self._value))
+
+    def holds(self, condition: str) -> bool:
+        return bool(compute(condition, self._value))
+
+    def require_whole(self, fraction: str) -> None:
+        """fraction: two values, "num_attention_heads / num_key_value_heads"."""
+        whole, part = fraction.split(" / ")
+        self._config.divides(self.size(part), self.size(whole), f"{whole} is shared among {part}")
+
+    def _value(self, name: str) -> int:
+        if name in self._family.flags:
+            return self._config.flag(name, self._family.flags[name])
+        default = self._family.defaults.get(name)
+        if isinstance(default, str):
+            default = None if self._config.has(name) else max(1, self.size(default))
+        return self._config.size(name, default=default)
 
 
-def _gpt2(config: ModelConfig, kind: str) -> Layout:
-    hidden = config.size("n_embd", "hidden_size")
-    inner = config.size("n_inner", default=4 * hidden)
-    config.divides(config.size("n_head", "num_attention_heads"), hidden, "n_embd is shared among n_head")
-    outer: dict[str, Shape] = {
-        "transformer.wte.weight": (config.size("vocab_size"), hidden),
-        "transformer.wpe.weight": (config.size("n_positions", "max_position_embeddings"), hidden),
-        **_norm("transformer.ln_f", hidden),
-    }
-    linears = {
-        "attn.c_attn": (hidden, 3 * hidden),
-        "attn.c_proj": (hidden, hidden),
-        "mlp.c_fc": (hidden, inner),
-        "mlp.c_proj": (inner, hidden),
-    }  # stored [in, out]
-    block: dict[str, Shape] = {f"{name}.weight": shape for name, shape in linears.items()}
-    block |= {f"{name}.bias": (columns,) for name, (_, columns) in linears.items()}
-    block |= _norm("ln_1", hidden) | _norm("ln_2", hidden)
-    return Layout(config.size("n_layer", "num_hidden_layers"), outer, block)
+@cache
+def _parse(text: str) -> ast.expr:
+    return ast.parse(text, mode="eval").body
 
 
-def _gpt_neox(config: ModelConfig, kind: str) -> Layout:
-    hidden, inner = config.size("hidden_size"), config.size("intermediate_size")
-    config.divides(config.size("num_attention_heads"), hidden, "hidden_size is shared among num_attention_heads")
-    outer: dict[str, Shape] = {
-        "gpt_neox.embed_in.weight": (config.size("vocab_size"), hidden),
-        **_norm("gpt_neox.final_layer_norm", hidden),
-    }
-    block = _linears(
-        {"attention.query_key_value": (3 * hidden, hidden), "attention.dense": (hidden, hidden)},
-        config.flag("attention_bias", True),
-    )
-    block |= _linears({"mlp.dense_h_to_4h": (inner, hidden), "mlp.dense_4h_to_h": (hidden, inner)}, True)
-    block |= _norm("input_layernorm", hidden) | _norm("post_attention_layernorm", hidden)
-    return Layout(config.size("num_hidden_layers"), outer, block)
+def compute(text: str, value: Callable[[str], int]) -> int:
+    """Arithmetic and conditions on values. value: gives one by its name.
+
+    Raises:
+        ValueError: anything else than sums, products, quotients, `and`, `not` and `!=`.
+    """
+
+    def visit(node: ast.expr) -> int:
+        if isinstance(node, ast.Constant) and type(node.value) is int:
+            return node.value
+        if isinstance(node, ast.Name):
+            return value(node.id)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            return not visit(node.operand)
+        if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
+            return all(map(visit, node.values))
+        if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.NotEq):
+            return visit(node.left) != visit(node.comparators[0])
+        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+            return _OPERATORS[type(node.op)](visit(node.left), visit(node.right))
+        raise ValueError(f"a family's entry cannot say {text!r}")
+
+    return visit(_parse(text))
 
 
-def _linears(shapes: Mapping[str, tuple[int, int]], bias: bool) -> dict[str, Shape]:
-    """Of linears stored [out, in]."""
-    out: dict[str, Shape] = {f"{name}.weight": shape for name, shape in shapes.items()}
-    return out | ({f"{name}.bias": (rows,) for name, (rows, _) in shapes.items()} if bias else {})
-
-
-def _norm(name: str, size: int) -> dict[str, Shape]:
-    """Of a layer norm."""
-    return {f"{name}.weight": (size,), f"{name}.bias": (size,)}
-
-
-_LAYOUTS: dict[str, Callable[[ModelConfig, str], Layout]] = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), _gated),
-    "opt": _opt,
-    "gpt2": _gpt2,
-    "gpt_neox": _gpt_neox,
+_OPERATORS: Mapping[Any, Callable[[int, int], int]] = {
+    ast.Add: int.__add__,
+    ast.Mult: int.__mul__,
+    ast.FloorDiv: int.__floordiv__,
 }

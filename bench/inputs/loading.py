@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Static
 
 from methods.contract import Compute
 from methods.errors import UserError
+from methods.experts import unfold
 from methods.folder import Folder, read_config
 from methods.folder import save as save_tensors
 from methods.quantizing.stored import ACTIVATIONS_KEY, round_inputs
@@ -48,7 +49,7 @@ def load(folder: Path, compute: Compute) -> nn.Module:
             output_loading_info=True,
         )
         _require_all(about)
-    return add_input_rounding(model.to(compute.device).eval().requires_grad_(False), folder)
+    return add_input_rounding(unfold(model).to(compute.device).eval().requires_grad_(False), folder)
 
 
 @contextmanager
@@ -102,7 +103,7 @@ def empty_model(folder: Path, dtype: torch.dtype) -> Any:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     model.tie_weights()
-    return model
+    return unfold(model)
 
 
 def _load_without_blocks(folder: Path, compute: Compute) -> nn.Module:

@@ -43,6 +43,9 @@ class ModelConfig:
             raise self._invalid(f"{name} is {_short(value)}, not a whole number from 1 to {most}")
         return value
 
+    def has(self, name: str) -> bool:
+        return self._values.get(name) is not None
+
     def flag(self, name: str, default: bool) -> bool:
         value = self._values.get(name)
         value = default if value is None else value
@@ -69,13 +72,16 @@ class ModelConfig:
             raise self._invalid(f"{name} is {_short(value)}, not a token of the {vocabulary}")
 
     def rope(self) -> None:
+        """Rotary embeddings, of the model or of each kind of its layers."""
         for name in ("rope_scaling", "rope_parameters"):
             value = self._values.get(name)
             if value is not None and not isinstance(value, dict):
                 raise self._invalid(f"{name} is {_short(value)}, not an object")
-            kind = value.get("rope_type", value.get("type", "default")) if value else "default"
-            if kind not in ROPE_TYPES:
-                raise self._invalid(f"{name} is of type {_short(kind)}, not one of {', '.join(ROPE_TYPES)}")
+            kinds = [value, *(inner for inner in value.values() if isinstance(inner, dict))] if value else []
+            for each in kinds:
+                kind = each.get("rope_type", each.get("type", "default"))
+                if kind not in ROPE_TYPES:
+                    raise self._invalid(f"{name} is of type {_short(kind)}, not one of {', '.join(ROPE_TYPES)}")
 
     def absent(self, name: str) -> None:
         """A key that would make transformers read or run something else."""

@@ -37,8 +37,10 @@ def forward_windows(
         tokens: int64 [windows, seqlen]
         batch: windows per forward pass.
     """
+    from methods.logits import head_of  # imports torch
+
     model = load()
-    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
+    head = head_of(model)
     if context.compute.stream:
         from methods.pruning.streaming import last_hidden  # imports torch
 

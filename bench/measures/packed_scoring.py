@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from bench.measures.forward import logit_parts
 from bench.measures.prefix_tree import PrefixTree, grow_trees
+from methods.families import FAMILIES
+from methods.logits import head_of
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "opt", "gpt2", "gpt_neox")
-"""Model types whose attention takes positions and a mask of our own."""
 ATTENTIONS = ("sdpa", "eager")
 """Implementations of attention that take a mask to add to the scores."""
 ROPES_BY_LENGTH = ("dynamic", "longrope")
@@ -86,7 +86,7 @@ def _score_batch(model: Any, trees: Sequence[PrefixTree], pairs: Sequence[Pair])
             targets += predicted
             owners += [len(numbers)] * len(predicted)
             numbers.append(number)
-    logs, greedy = _read_logits(model.get_output_embeddings(), states, torch.tensor(nodes), torch.tensor(targets))
+    logs, greedy = _read_logits(head_of(model), states, torch.tensor(nodes), torch.tensor(targets))
     owner = torch.tensor(owners)
     sums = torch.zeros(len(numbers), dtype=torch.float64).index_add_(0, owner, logs.double())
     misses = torch.zeros(len(numbers), dtype=torch.int64).index_add_(0, owner, (~greedy).long())

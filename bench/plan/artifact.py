@@ -45,10 +45,13 @@ class CalibrationSet(_Frozen):
     """Digest of the code that draws it."""
     sequences: int
     seqlen: int
+    all_experts: bool = False
 
     @property
     def text(self) -> CalibrationText:
-        return CalibrationText(data=self.data, sequences=self.sequences, seqlen=self.seqlen)
+        return CalibrationText(
+            data=self.data, sequences=self.sequences, seqlen=self.seqlen, all_experts=self.all_experts
+        )
 
 
 class TrainingRun(_Frozen):
@@ -107,7 +110,9 @@ class Artifact(_Frozen):
             "companions": self.companions,
             "loader": self.loader,
             "stages": [s.model_dump(exclude={"label", "target", "random", "needs", "kind"}) for s in self.stages],
-            "calibration": self.calibration.model_dump() | {"tokenizer": self.tokenizer} if self.calibration else None,
+            "calibration": self.calibration.model_dump(exclude_defaults=True) | {"tokenizer": self.tokenizer}
+            if self.calibration
+            else None,
             "training": self.training.model_dump(exclude={"recipe"}) | {"tokenizer": self.tokenizer}
             if self.training
             else None,

@@ -13,11 +13,8 @@ from bench.inputs import download, models
 from bench.plan.artifact import Artifact, Measurement, Stage
 from bench.plan.resolve import ModelInputs, Request, input_digest, is_control, method_digest, resolve_request
 from bench.plan.spec import Spec
-from bench.system.source_digest import digest_source
 from methods.pattern import Pattern
 
-LOADER = "bench.inputs.loading"
-"""Reads every model; by name, since importing it imports torch."""
 DENSE = Pattern.parse("dense")
 
 
@@ -93,7 +90,7 @@ def _artifacts(request: Request, inputs: ModelInputs) -> Iterator[Artifact]:
                     tokenizer=model.tokenizer,
                     companions=model.companions,
                     revision=model.revision,
-                    loader=digest_source(LOADER),
+                    loader=inputs.loader,
                     stages=stages,
                     calibration=inputs.calibration if calibrates else None,
                     training=inputs.training if trains else None,

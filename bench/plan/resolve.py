@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,10 @@ from bench.system.devices import cores, fingerprint, resolve_device
 from bench.system.source_digest import digest_source
 from methods.errors import UserError
 from methods.pattern import Pattern
-from methods.targets import find_targets, require_fit, weight_shape
+from methods.targets import family_of, find_targets, require_fit, weight_shape
+
+LOADER = "bench.inputs.loading"
+"""Reads every model; by name, since importing it imports torch."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,11 @@ class ModelInputs:
             require_fit(pattern, self.config, self.shapes, self.targets)
 
     @cached_property
+    def loader(self) -> str:
+        """Digest of the code that reads the model, and of its family's entry, which is data."""
+        return digests.of([digest_source(LOADER), asdict(family_of(self.config))])
+
+    @cached_property
     def calibration(self) -> CalibrationSet:
         spec, model = self.request.spec, self.model
         wanted = spec.calibration
@@ -139,6 +147,7 @@ class ModelInputs:
             source=digest_source(windows.__name__),
             sequences=wanted.sequences,
             seqlen=seqlen,
+            all_experts=wanted.all_experts and family_of(self.config).experts is not None,
         )
 
     def _recipe(self) -> recipes.Recipe:
@@ -182,7 +191,7 @@ class ModelInputs:
         Raises:
             UserError: `seqlen` tokens go further.
         """
-        key = {"opt": "max_position_embeddings", "gpt2": "n_positions"}.get(self.config["model_type"], "")
+        key = family_of(self.config).positions
         if seqlen > (limit := self.config.get(key, seqlen)):
             raise UserError(
                 f"{use}.seqlen={seqlen} is more than the {limit} positions of {self.model.name}: use at most that many"

@@ -60,6 +60,8 @@ class Calibration(_Strict):
     """Number of crops."""
     seqlen: Length | None = None
     """None: the model's evaluation length."""
+    all_experts: bool = False
+    """In a mixture of experts, every expert sees all tokens, not only those that the router sends it."""
 
 
 class Training(_Strict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 COLUMNS = (
     "model", "method", "pattern", "quantizer", "seed", "measure", "protocol", "calibration", "training", "targets",
@@ -44,10 +44,21 @@ class CalibrationText(_Frozen):
     data: str
     sequences: int | None = None
     seqlen: int | None = None
+    all_experts: bool = False
+    """In a mixture, every expert saw all of them."""
 
     @property
     def label(self) -> str:
-        return self.data if self.seqlen is None else f"{self.data}@{self.seqlen}x{self.sequences}"
+        tokens = self.data if self.seqlen is None else f"{self.data}@{self.seqlen}x{self.sequences}"
+        return f"{tokens}, all experts" if self.all_experts else tokens
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `all_experts` where it is false: records of other models stay as they were."""
+        fields: dict[str, Any] = dump(self)
+        if not self.all_experts:
+            fields.pop("all_experts", None)
+        return fields
 
 
 class TrainingText(_Frozen):

@@ -119,6 +119,7 @@ def settings(record: Record) -> dict[str, Any]:
             values["seeds"] = (identity.seed,)
         if calibration := inputs.get("calibration"):
             values["calibration"] = {k: calibration[k] for k in ("data", "sequences", "seqlen")}
+            values["calibration"] |= {"all_experts": calibration.get("all_experts", False)}
         if training := inputs.get("training"):
             kept = {k: training[k] for k in ("data", "tokens", "batch", "seqlen", "micro")}
             values["training"] = kept | {"processes": inputs.get("processes", 1)}

@@ -87,6 +87,7 @@ class Workspace:
             prior=self._prior(before) if before else None,
             environment=resolve_environment(artifact) if "isolated" in stage.needs else None,
             calibration=self._calibration(artifact) if "calibration" in stage.needs else None,
+            all_experts=artifact.calibration is not None and artifact.calibration.all_experts,
             training=text,
             validation=validation,
             budget=Budget(tokens=run.tokens, micro=run.micro, checkpoint_s=artifact.checkpoint_s) if run else Budget(),

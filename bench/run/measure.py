@@ -22,6 +22,7 @@ from bench.run.job import BuiltArtifact, Workspace, read_stored
 from bench.run.new_record import failed_record, new_record
 from bench.system import provenance
 from bench.system.cache import temporary_folder
+from methods.logits import head_of
 
 
 class Outcome(NamedTuple):
@@ -126,7 +127,7 @@ def _read(
         dense = DenseModel(
             {"model": artifact.digest, "loader": artifact.loader}
             | {"dtype": artifact.dtype, "device": artifact.device, "stream": compute.stream},
-            load_head=lambda: loading.load(source, replace(compute, stream=True)).get_output_embeddings(),  # type: ignore[operator]
+            load_head=lambda: head_of(loading.load(source, replace(compute, stream=True))),
             most_bytes=int(1e9 * measurements[0].dense_states_gb),
             events=states,
         )

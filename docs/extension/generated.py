@@ -6,6 +6,7 @@
 <!-- training -->                the settings of every method that trains
 <!-- commands -->                every command and option
 <!-- settings -->                every setting of a run
+<!-- families -->                what works on which family of models
 <!-- public -->                  the docstrings of the public names
 <!-- notebook: api.ipynb -->     the cells of a notebook
 """
@@ -26,6 +27,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "training": catalog.training,
     "commands": program.commands,
     "settings": program.settings,
+    "families": program.families,
     "public": program.public,
     "notebook": program.notebook,
 }

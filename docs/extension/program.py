@@ -46,6 +46,15 @@ def settings() -> str:
     return table(("setting", "default", "meaning"), _settings(Spec))
 
 
+def families() -> str:
+    """Every family and whether each part of the suite works on it, or the sentence that refuses it."""
+    rows: dict[str, dict[str, Any]] = json.loads((DOCS.parent / "results/families.json").read_text())
+    columns = list(next(iter(rows.values()))["cells"])
+    return table(
+        ("family", *columns), ((f"`{name}`", *map(escape, row["cells"].values())) for name, row in rows.items())
+    )
+
+
 def _settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
     notes = _field_notes(model)
     for name, field in model.model_fields.items():

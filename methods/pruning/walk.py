@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.contract import Compute, Job, Outcome
+from methods.experts import ExpertList, fold
 from methods.folder import Folder, Writer
 from methods.targets import dense_weight, family_of
 
@@ -65,12 +66,26 @@ class Activations:
     """
 
     def __init__(
-        self, model: nn.Module, blocks: nn.ModuleList, tokens: Tensor, compute: Compute, batch: int | None = None
+        self,
+        model: nn.Module,
+        blocks: nn.ModuleList,
+        tokens: Tensor,
+        compute: Compute,
+        batch: int | None = None,
+        all_experts: bool = False,
     ) -> None:
-        """batch: sequences per forward pass. By default as many as BATCH_TOKENS allows."""
+        """batch: sequences per forward pass. By default as many as BATCH_TOKENS allows.
+
+        all_experts: every expert sees all tokens while statistics are collected.
+        """
         self._storage = torch.device("cpu") if compute.stream else compute.device
         self._device = compute.device
+        self._all_experts = all_experts
         self.tokens = tokens.numel()
+        self.reached: dict[str, int] = {}
+        """How many tokens came to each linear of an expert."""
+        self.few: list[str] = []
+        """Of these, where they were fewer than the linear's inputs."""
         self.hidden: list[Tensor] = []
         self._calls: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
         originals = list(blocks)
@@ -101,7 +116,15 @@ class Activations:
     def observe(
         self, index: int, block: nn.Module, linears: dict[str, nn.Module], accumulate: Accumulate, sample_rows: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The statistic and a sample of input rows of each linear. A forward pass ends when all inputs are recorded."""
+        """The statistic and a sample of input rows of each linear. A forward pass ends when all inputs are recorded.
+
+        A linear of an expert that fewer tokens reached than it has inputs gets the statistic of white noise, and no sample:
+        a score by it goes by the weights alone.
+        """
+        experts = [module for module in block.modules() if isinstance(module, ExpertList)]
+        inside = {id(module) for layer in experts for module in layer.modules()}
+        routed = {name for name, module in linears.items() if id(module) in inside}
+        reached = dict.fromkeys(sorted(routed, key=list(linears).index), 0)
         stats: dict[str, Tensor] = {}
         samples: dict[str, list[Tensor]] = {}
         source: dict[str, str] = {}  # linear -> the first linear with the same input
@@ -121,26 +144,41 @@ class Activations:
                     samples.setdefault(name, []).append(sample)
                 source[name] = first or name
                 waiting.discard(name)
-                if not waiting:
+                if name in routed:
+                    reached[name] += x.shape[:-1].numel()
+                elif not waiting and not routed:  # which of the experts will be reached is not known
                     raise _Stop
 
             return hook
 
         hooks = [module.register_forward_pre_hook(make_hook(name)) for name, module in linears.items()]
         try:
+            for layer in experts:
+                layer.all_tokens = self._all_experts
             for hidden in self.hidden:
-                waiting.update(linears)
+                waiting.update(linears.keys() - routed)
                 inputs.clear()
                 try:
                     self.run(index, block, hidden)
                 except _Stop:
                     continue
-                raise RuntimeError(f"the forward pass did not reach {sorted(waiting)}")
+                if waiting or not routed:
+                    raise RuntimeError(f"the forward pass did not reach {sorted(waiting)}")
         finally:
+            for layer in experts:
+                layer.all_tokens = False
             for handle in hooks:
                 handle.remove()
         joined = {k: torch.cat(rows) for k, rows in samples.items()}
-        return {n: stats[k] for n, k in source.items()}, {n: joined[k] for n, k in source.items()}
+        found, sampled = {n: stats[k] for n, k in source.items()}, {n: joined[k] for n, k in source.items()}
+        for name, count in reached.items():
+            width = dense_weight(linears[name]).shape[1]
+            if count < width:
+                found[name] = accumulate(torch.eye(width, device=self._device), None)
+                sampled.pop(name, None)
+                self.few.append(name)
+        self.reached |= reached
+        return found, sampled
 
 
 class Walk:
@@ -173,6 +211,7 @@ class Walk:
         self._sampled = 0
         self._writer: Writer | None = None
         self._source: Folder | None = None
+        self._activations: Activations | None = None
 
     @torch.no_grad()
     def __iter__(self) -> Iterator[Visit]:
@@ -183,7 +222,8 @@ class Walk:
         if self.accumulate:
             if job.calibration is None:
                 raise RuntimeError("this walk collects a statistic: the method's `needs` must name CALIBRATION")
-            activations = Activations(self.model, blocks, job.calibration, job.compute, self._batch)
+            activations = Activations(self.model, blocks, job.calibration, job.compute, self._batch, job.all_experts)
+            self._activations = activations
         for i, block in enumerate(blocks):
             streamed = self._load(block, f"{path}.{i}")
             linears = {t: self.model.get_submodule(t) for t in job.targets if self._family.block_of(t) == i}
@@ -195,7 +235,7 @@ class Walk:
                 weight = dense_weight(module)
                 before = weight.clone()
                 yield Visit(name, weight, stats.get(name, weight.new_empty(0)))
-                self._sampled = len(samples[name]) if name in samples else 0
+                self._sampled = max(self._sampled, len(samples[name]) if name in samples else 0)
                 self.errors[name] = _relative_error(before, weight, samples.get(name))
             if activations and i + 1 < len(blocks):  # the output of the last block is not used
                 activations.advance(i, block)
@@ -209,12 +249,19 @@ class Walk:
             "reconstruction_error": {k: float(f"{v:.6g}") for k, v in self.errors.items()},
             "reconstruction_inputs": f"{self._sampled} calibration tokens" if self._sampled else "white noise",
         }
+        if self._activations and self._activations.reached:
+            notes |= {"experts": self._expert_notes(self._activations)}
         if self._writer is None:
             return Outcome(self.model, notes=notes)
         for name, tensor in self.model.state_dict().items():
             if self._family.block_of(name) is None and not tensor.is_meta and self._source and name in self._source:
                 self._writer.add(name, tensor)
         return Outcome(self._writer.close(), notes=notes)
+
+    def _expert_notes(self, activations: Activations) -> dict[str, Any]:
+        """Tokens of each expert; its linears that were scored by their weights alone, since they saw too few."""
+        tokens = {name.rpartition(".")[0]: count for name, count in activations.reached.items()}
+        return {"tokens": tokens, "all_tokens": self.job.all_experts, "by_weights_alone": activations.few}
 
     def _load(self, block: nn.Module, prefix: str) -> bool:
         if not any(p.is_meta for p in block.parameters()):
@@ -226,8 +273,9 @@ class Walk:
 
     def _store(self, block: nn.Module, prefix: str) -> None:
         assert self._writer is not None
-        for name, tensor in block.state_dict().items():
-            self._writer.add(f"{prefix}.{name}", tensor)
+        tensors = {f"{prefix}.{name}": tensor for name, tensor in block.state_dict().items()}
+        for name, tensor in fold(tensors, tensors.__getitem__, self._family):
+            self._writer.add(name, tensor)
         block.to("meta")
 
 

@@ -7,10 +7,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from methods.logits import PLAIN, Finish
+
 LOGITS_BYTES = 64 * 2**20
 """Largest size of one model's logits in memory."""
 PART_BYTES = {"cpu": 2**20}
 """Size of the float32 logits processed at a time: on a CPU what fits its cache, on other devices LOGITS_BYTES."""
+
+
+class Head(NamedTuple):
+    """An output head: its weight [vocabulary, width], its bias [vocabulary] if it has one, and what follows."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    finish: Finish = PLAIN
 
 
 class Teacher(NamedTuple):
@@ -18,6 +28,8 @@ class Teacher(NamedTuple):
 
     hidden: Tensor
     head: Tensor
+    bias: Tensor | None = None
+    finish: Finish = PLAIN
 
 
 class _Part(NamedTuple):
@@ -50,9 +62,15 @@ def _part(
     return _Part(ce, kl, q if kl_gradient is None else kl_gradient.add_(q, alpha=1 - eta))  # without a teacher eta is 0
 
 
+def _products(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    products = hidden @ weight.T
+    return products if bias is None else products.add_(bias)
+
+
 class _Loss(torch.autograd.Function):
     """Loss and gradients in one pass, some rows of logits at a time.
 
+    Logits are the head's products after its finish, f(h W^T + b); the gradient goes back through f.
     With p the teacher's and q the student's probabilities at temperature T, z the student's logits and y the next
     token, the loss of a token is  eta T^2 KL(p || q) + (1 - eta) CE(z, y), and its gradient in z
     eta T (q - p) + (1 - eta) (softmax(z) - 1_y).
@@ -63,47 +81,62 @@ class _Loss(torch.autograd.Function):
         ctx: Any,
         hidden: Tensor,
         head: Tensor,
+        bias: Tensor | None,
         targets: Tensor,
         teacher: Teacher | None,
+        finish: Finish,
         eta: float,
         temperature: float,
         scale: float,
         logits_bytes: int,
         part_bytes: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        need_hidden, need_head = ctx.needs_input_grad[:2]
-        needed = need_hidden or need_head
+        need_hidden, need_head, need_bias = ctx.needs_input_grad[:3]
+        needed = need_hidden or need_head or need_bias
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_head = torch.zeros_like(head, dtype=torch.float32) if need_head else None
+        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and need_bias else None
         ce = hidden.new_zeros((), dtype=torch.float32)
         kl = hidden.new_zeros((), dtype=torch.float32)
         dtype = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else None
         dtype = dtype or hidden.dtype
         w = head.to(dtype)
+        b_ = None if bias is None else bias.to(dtype)
         teacher_head = teacher.head.to(dtype) if teacher else None
+        teacher_bias = teacher.bias.to(dtype) if teacher and teacher.bias is not None else None
         width = head.shape[0]
         rows = max(1, logits_bytes // (dtype.itemsize * width))
         part = max(1, part_bytes // (4 * width))
         with torch.autocast(hidden.device.type, enabled=False):
             for a in range(0, len(hidden), rows):
                 h, y = hidden[a : a + rows].to(dtype), targets[a : a + rows]
-                logits = h @ w.T
+                logits = _products(h, w, b_)
                 teacher_logits = None
                 if teacher is not None and teacher_head is not None and eta:
-                    teacher_logits = teacher.hidden[a : a + rows].to(dtype) @ teacher_head.T
+                    teacher_logits = _products(teacher.hidden[a : a + rows].to(dtype), teacher_head, teacher_bias)
                 for b in range(0, len(h), part):
                     at = slice(b, b + part)
-                    other = None if teacher_logits is None else teacher_logits[at]
-                    parts = _part(logits[at], y[at], other, eta, temperature, needed)
+                    other = None
+                    if teacher is not None and teacher_logits is not None:
+                        other = teacher.finish.apply(teacher_logits[at].float())
+                    z = finish.apply(logits[at].float())
+                    parts = _part(z, y[at], other, eta, temperature, needed)
                     ce += parts.ce
                     kl += parts.kl
                     if parts.gradient is not None:
-                        logits[at] = parts.gradient.mul_(scale)  # in place of the logits, which are not needed again
+                        gradient = finish.backward_(parts.gradient.mul_(scale), z)
+                        logits[at] = gradient  # in place of the products, which are not needed again
                 if grad_hidden is not None:
                     grad_hidden[a : a + rows] = logits @ w
                 if grad_head is not None:
                     grad_head += logits.T @ h
-        ctx.gradients = grad_hidden, grad_head if grad_head is None else grad_head.to(head.dtype)
+                if grad_bias is not None:
+                    grad_bias += logits.sum(0)
+        ctx.gradients = (
+            grad_hidden,
+            grad_head if grad_head is None else grad_head.to(head.dtype),
+            grad_bias if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
+        )
         total = scale * (eta * kl + (1 - eta) * ce)
         ctx.mark_non_differentiable(ce, kl)
         return total, ce, kl
@@ -112,7 +145,7 @@ class _Loss(torch.autograd.Function):
     def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
         grads = [None if g is None else g.mul_(outer[0].to(g.dtype)) for g in ctx.gradients]
         del ctx.gradients
-        return (*grads, *[None] * 7)
+        return (*grads, *[None] * 8)
 
 
 def loss(
@@ -121,6 +154,8 @@ def loss(
     targets: Tensor,
     teacher: Teacher | None = None,
     *,
+    bias: Tensor | None = None,
+    finish: Finish = PLAIN,
     eta: float = 0.0,
     temperature: float = 1.0,
     scale: float = 1.0,
@@ -133,6 +168,7 @@ def loss(
 
     Args:
         hidden: [tokens, width], the input of the head; head: [vocabulary, width]; targets: int64 [tokens].
+        bias: the head's, [vocabulary]; finish: what follows the head.
         eta: share of the distillation; 0 without a teacher.
         logits_bytes: largest size of one model's logits in memory.
         part_bytes: size of the float32 logits processed at a time.
@@ -143,4 +179,4 @@ def loss(
     if teacher is None:
         eta = 0.0
     part_bytes = part_bytes or PART_BYTES.get(hidden.device.type, logits_bytes)
-    return _Loss.apply(hidden, head, targets, teacher, eta, temperature, scale, logits_bytes, part_bytes)  # type: ignore[no-any-return, no-untyped-call]
+    return _Loss.apply(hidden, head, bias, targets, teacher, finish, eta, temperature, scale, logits_bytes, part_bytes)  # type: ignore[no-any-return, no-untyped-call]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from methods.errors import UserError
+from methods.logits import finish_of
 from methods.training import distill
 
 
@@ -18,9 +18,10 @@ class Student(nn.Module):
     def forward(
         self, ids: Tensor, teacher: distill.Teacher | None, eta: float, temperature: float, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
+        head = head_of(self.model)
         return distill.loss(
-            hidden_states(self.model, ids), head_of(self.model), ids[:, 1:].flatten(), teacher,
-            eta=eta, temperature=temperature, scale=scale,
+            hidden_states(self.model, ids), head.weight, ids[:, 1:].flatten(), teacher,
+            bias=head.bias, finish=head.finish, eta=eta, temperature=temperature, scale=scale,
         )  # fmt: skip
 
 
@@ -30,14 +31,7 @@ def hidden_states(model: nn.Module, ids: Tensor) -> Tensor:
     return states.flatten(0, 1)
 
 
-def head_of(model: nn.Module) -> Tensor:
-    """The weight of the output head, [vocabulary, width].
-
-    Raises:
-        UserError: the head has a bias.
-    """
+def head_of(model: nn.Module) -> distill.Head:
+    """The output head."""
     head = model.get_output_embeddings()  # type: ignore[operator]
-    if getattr(head, "bias", None) is not None:
-        raise UserError("the model's head has a bias, which training does not support: use another model")
-    weight: Tensor = head.weight
-    return weight
+    return distill.Head(head.weight, getattr(head, "bias", None), finish_of(model))

@@ -151,7 +151,7 @@ class Trainer:
                 outputs = None
                 if teacher is not None:
                     with torch.no_grad():
-                        outputs = distill.Teacher(hidden_states(teacher, ids), head_of(teacher))
+                        outputs = distill.Teacher(hidden_states(teacher, ids), *head_of(teacher))
                 loss, ce, kl = self.student(ids, outputs, self.settings.eta, self.settings.temperature, 1 / count)
             loss.backward()
             sums += torch.stack([loss.detach() * count, ce, kl])
@@ -162,7 +162,7 @@ class Trainer:
 
     def _load_teacher(self) -> nn.Module:
         teacher = self.job.teacher()
-        sizes = len(head_of(teacher)), len(head_of(self.model))
+        sizes = len(head_of(teacher).weight), len(head_of(self.model).weight)
         if sizes[0] != sizes[1]:
             raise UserError("teacher and student have different vocabularies ({} and {})".format(*sizes))
         return teacher.eval().requires_grad_(False)

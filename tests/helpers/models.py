@@ -12,17 +12,32 @@ import torch
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
     GPT2Config,
     GPTNeoXConfig,
+    GptOssConfig,
+    GraniteConfig,
+    GraniteMoeConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
+    Olmo2Config,
+    Olmo3Config,
+    OlmoeConfig,
     OPTConfig,
+    Phi3Config,
     PretrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
+    SmolLM3Config,
+    Starcoder2Config,
 )
 
 from methods.contract import Job, Prior
+from methods.experts import unfold
 from methods.folder import save
 from methods.pattern import Pattern
 from methods.targets import dense_weight, find_targets
@@ -40,6 +55,16 @@ SIZES = {
 GROUPED = SIZES | {"num_key_value_heads": 2}
 
 
+TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+"""Within the vocabulary: the defaults of some families are not."""
+
+
+ALTERNATING = {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+
+
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+
+
 HALF_SLIDING = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
 
 
@@ -51,16 +76,53 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "opt": lambda: OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=32),
     "gpt2": lambda: GPT2Config(vocab_size=64, n_embd=32, n_layer=3, n_head=4, n_positions=64),
     "gpt_neox": lambda: GPTNeoXConfig(**SIZES),
+    "gemma": lambda: GemmaConfig(**GROUPED, **TOKENS, head_dim=16),
+    "gemma2": lambda: Gemma2Config(
+        **GROUPED, **TOKENS, **ALTERNATING, head_dim=16, final_logit_softcapping=0.2, attn_logit_softcapping=0.5
+    ),
+    "gemma3_text": lambda: Gemma3TextConfig(**GROUPED, **TOKENS, **ALTERNATING, head_dim=16),
+    "phi3": lambda: Phi3Config(**GROUPED, **TOKENS, sliding_window=5),
+    "olmo2": lambda: Olmo2Config(**GROUPED, **TOKENS),
+    "olmo3": lambda: Olmo3Config(**GROUPED, **TOKENS, **ALTERNATING),
+    "granite": lambda: GraniteConfig(
+        **GROUPED, logits_scaling=8.0, embedding_multiplier=12.0, residual_multiplier=0.22, attention_multiplier=0.3
+    ),
+    "smollm3": lambda: SmolLM3Config(**GROUPED, **TOKENS, no_rope_layers=[1, 0, 1]),
+    "starcoder2": lambda: Starcoder2Config(**GROUPED, **TOKENS, sliding_window=5),
+    "mixtral": lambda: MixtralConfig(**GROUPED, **TOKENS, num_local_experts=4),
+    "qwen3_moe": lambda: Qwen3MoeConfig(
+        **GROUPED, **TOKENS, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=24, head_dim=16
+    ),
+    "olmoe": lambda: OlmoeConfig(**GROUPED, **TOKENS, num_experts=4, num_experts_per_tok=2),
+    "granitemoe": lambda: GraniteMoeConfig(
+        **GROUPED,
+        **TOKENS,
+        num_local_experts=4,
+        logits_scaling=8.0,
+        embedding_multiplier=12.0,
+        attention_multiplier=0.3,
+    ),
+    "gpt_oss": lambda: GptOssConfig(
+        **GROUPED,
+        **TOKENS,
+        **ALTERNATING,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        head_dim=16,
+        rope_parameters=ROPE,
+    ),
 }
+"""The caps of gemma2 are so small that they bend the logits of random weights."""
 
 
 def build(family: str, **kwargs: object) -> nn.Module:
-    """A random model, its norms and biases random too: at their initial 1 and 0 a swap of two would not be seen."""
+    """A random model as the loader gives it, its norms and biases random too: at their initial 1 and 0 a swap of two would
+    not be seen."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIGS[family](), **kwargs).eval().requires_grad_(False)
     for parameter in model.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
+    return unfold(model)
 
 
 def mean_float64(patch: pytest.MonkeyPatch) -> None:

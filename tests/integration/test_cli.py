@@ -160,7 +160,8 @@ def test_remote_code_is_refused(refused, tmp_path):
 def test_unknown_architecture(refused, tmp_path):
     sentence = refused("run", "--model", runs.tiny(tmp_path / "m", model_type="mixtral"))
 
-    assert "'mixtral'" in sentence and "llama" in sentence
+    assert "'mixtral'" in sentence and "bench families teach" in sentence
+    assert "model.layers (4 with " in sentence and "self_attn.q_proj" in sentence
 
 
 def test_unreadable_toml(refused, tmp_path):

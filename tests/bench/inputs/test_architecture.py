@@ -44,7 +44,8 @@ def test_no_tensor_may_be_missing_or_of_another_shape(family, make, keep_as, tmp
         with pytest.raises(UserError, match=name.replace("lm_head", "(lm_head|embed_out)") + "|layers"):
             architecture.check(Folder(folder))
         save_file(tensors | {name: torch.zeros(*tensors[name].shape[:-1], tensors[name].shape[-1] + 1)}, file)
-        with pytest.raises(UserError, match=rf"^{name} in "):
+        own = name.removesuffix("_bias").replace("experts.", "experts.0.")
+        with pytest.raises(UserError, match=rf"^({name}|{own}.(weight|bias)) in "):
             architecture.check(Folder(folder))
 
 
@@ -62,10 +63,11 @@ def test_no_size_of_a_config_may_be_missing_or_another(family, make, keep_as, tm
     folder = keep_as(make(family), tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())
     sizes = {"vocab_size", "hidden_size", "n_embd", "intermediate_size", "ffn_dim", "num_hidden_layers", "n_layer"}
+    sizes |= {"moe_intermediate_size", "num_local_experts"}
 
     for key in sizes & set(config):
-        if family == "opt" and key == "intermediate_size":
-            continue  # it goes by ffn_dim
+        if family in ("opt", "qwen3_moe") and key == "intermediate_size":
+            continue  # they go by ffn_dim and moe_intermediate_size
         for value in (config[key] + 1, config[key] * 10**6, 0, -1, "4", [4], 4.5, True, None):
             (folder / "config.json").write_text(json.dumps(config | {key: value}))
             with pytest.raises(UserError):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from bench.measures.packed_scoring import ATTENTIONS, FAMILIES, find_obstacle, score
+from bench.measures.packed_scoring import ATTENTIONS, find_obstacle, score
 from helpers import models
-from methods import targets
+from methods.families import FAMILIES
 from methods.quantizing.stored import round_inputs
 
 MAX_LENGTH = 24
@@ -55,13 +55,15 @@ def agree(model, pairs, capacity, tolerance=1e-4):
 
 
 def test_every_family_is_packed():
-    assert set(FAMILIES) == set(targets.FAMILIES) == set(models.CONFIGS)
+    assert set(FAMILIES) == set(models.CONFIGS)
     assert [family for family in FAMILIES if find_obstacle(models.build(family))] == []
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_is_one_forward_for_each_pair(family, attention):
+    if family in ("gemma2", "gpt_oss") and attention == "sdpa":
+        pytest.skip("transformers has eager attention only: sdpa has neither caps nor sinks")
     model = models.build(family, attn_implementation=attention)
     pairs = [*PAIRS, *((c, greedy_continuation(model, c, n)) for c, n in ((PAIRS[0][0], 3), (PAIRS[8][0], 1)))]
 

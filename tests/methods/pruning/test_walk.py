@@ -37,7 +37,23 @@ def inputs_of(model, job):
         model(input_ids=job.calibration, use_cache=False)
     for handle in handles:
         handle.remove()
+    for name in filter(is_expert, job.targets):
+        width = dense_weight(model.get_submodule(name)).shape[1]
+        if len(seen.get(name, ())) < width:
+            seen[name] = torch.eye(width)
     return seen
+
+
+def is_expert(name):
+    return ".experts." in name
+
+
+def same_inputs(name, a, b):
+    """The rows of an expert's inputs come in the order of the router's choice, batch by batch."""
+    if is_expert(name):
+        torch.testing.assert_close(a.T @ a, b.T @ b, rtol=1e-4, atol=1e-4)
+    else:
+        close(a, b)
 
 
 def close(a, b):
@@ -55,7 +71,7 @@ def test_pruning_nothing_reproduces_the_forward(family, make, make_job):
     want = inputs_of(model, job)
     assert walked.keys() == want.keys()
     for name, x in walked.items():
-        close(x, want[name])
+        same_inputs(name, x, want[name])
 
 
 @pytest.mark.numeric
@@ -105,7 +121,8 @@ def test_batching_does_not_matter(family, sequences, make, make_job):
         for visit in Walk(model, job, lambda x, s: (calls.append(len(x)), add_gram(x, s))[1], batch=sequences)
     }
 
-    assert set(calls) == {16 * sequences, 16 * (6 % sequences or sequences)}
+    if not any(map(is_expert, job.targets)):  # whose rows are as many as the router sends
+        assert set(calls) == {16 * sequences, 16 * (6 % sequences or sequences)}
     for name in want:
         torch.testing.assert_close(got[name], want[name], rtol=1e-4, atol=1e-4)
 
@@ -113,6 +130,8 @@ def test_batching_does_not_matter(family, sequences, make, make_job):
 @pytest.mark.numeric
 def test_eager_attention_agrees_with_sdpa(family, make, make_job):
     """Eager attention is given a mask of numbers where sdpa may be given none."""
+    if family in ("gemma2", "gpt_oss"):
+        pytest.skip("transformers has eager attention only: sdpa has neither caps nor sinks")
     eager, sdpa = (make(family, attn_implementation=kind) for kind in ("eager", "sdpa"))
     job = make_job(sdpa)
 
@@ -120,7 +139,7 @@ def test_eager_attention_agrees_with_sdpa(family, make, make_job):
     other = {visit.name: visit.stat for visit in Walk(sdpa, job, rows)}
 
     for name in one:
-        close(one[name], other[name])
+        same_inputs(name, one[name], other[name])
 
 
 def test_blocks_see_pruned_predecessors_and_themselves_dense(family, make, make_job):
@@ -138,9 +157,10 @@ def test_blocks_see_pruned_predecessors_and_themselves_dense(family, make, make_
         job.targets[i : i + len(job.targets) // 3] for i in range(0, len(job.targets), len(job.targets) // 3)
     )
     for name in first:
-        close(walked[name], dense[name])
+        same_inputs(name, walked[name], dense[name])
     for name in second:
-        assert not torch.allclose(walked[name], dense[name], atol=1e-3), name
+        if len(dense[name]) == job.calibration.numel():
+            assert not torch.allclose(walked[name], dense[name], atol=1e-3), name
     pruned = inputs_of(model, job)
     close(walked[second[0]], pruned[second[0]])
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div
 
+from methods.logits import Finish
 from methods.training import distill
 
 pytestmark = pytest.mark.numeric
@@ -46,6 +47,35 @@ def test_value_and_gradients(eta, temperature):
     if eta:
         torch.testing.assert_close(parts[1].double(), kl, rtol=1e-5, atol=1e-5)
     for mine, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "finish", [Finish(), Finish(cap=1.5), Finish(divisor=8.0), Finish(cap=1.5, divisor=0.5)], ids=str
+)
+def test_a_head_with_a_bias_and_a_finish(finish):
+    """Gradients of the states, the head and its bias, against autograd through the definition."""
+    hidden, head, targets, teacher = material()
+    rng = torch.Generator().manual_seed(1)
+    bias = torch.randn(37, generator=rng, dtype=torch.float64).requires_grad_()
+    teacher = teacher._replace(bias=torch.randn(37, generator=rng, dtype=torch.float64), finish=Finish(cap=0.7))
+
+    def logits(x):
+        x = x if finish.divisor is None else x / finish.divisor
+        return x if finish.cap is None else finish.cap * (x / finish.cap).tanh()
+
+    z = logits(hidden @ head.T + bias)
+    other = (0.7 * ((teacher.hidden @ teacher.head.T + teacher.bias) / 0.7).tanh()).log_softmax(-1)
+    kl = kl_div(z.log_softmax(-1), other, log_target=True, reduction="sum")
+    want = (kl / 3 + 2 / 3 * cross_entropy(z, targets, reduction="sum")) / 50
+    expected = torch.autograd.grad(want, (hidden, head, bias))
+
+    got = distill.loss(
+        hidden, head, targets, teacher, bias=bias, finish=finish, eta=1 / 3, scale=1 / 50, logits_bytes=8 * 37 * 7
+    )[0]
+
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-6)
+    for mine, theirs in zip(torch.autograd.grad(got, (hidden, head, bias)), expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
 
 

@@ -1,0 +1,49 @@
+"""Commands for model families: list those that are known, teach another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.console import print_line, print_rows
+from bench.cli.flags import Json
+from methods.families import FAMILIES
+
+families_app = typer.Typer(help="List the model families that can be pruned, or teach one.", rich_markup_mode=None)
+
+
+@families_app.callback(invoke_without_command=True)
+def families(context: typer.Context, json: Json = False) -> None:
+    """List the model families that can be pruned, or teach one."""
+    if context.invoked_subcommand:
+        return
+    print_rows(
+        [
+            {
+                "family": kind,
+                "blocks": family.blocks,
+                "linears": ", ".join(family.linears),
+                "fused": ", ".join(sorted({name.rsplit(".", 1)[0] for name in family.fused})),
+                "logits": ", ".join(f"{step} {value}" for step, value in family.logits.items()),
+            }
+            for kind, family in FAMILIES.items()
+        ],
+        json,
+    )
+
+
+@families_app.command("teach")
+def families_teach(
+    folder: Annotated[Path, typer.Argument(help="A model folder of an architecture that transformers knows.")],
+) -> None:
+    """Print the entry of methods/families.toml that teaches a folder's architecture, tried on that folder.
+
+    The architecture is built in several sizes to find its shapes. A walk that prunes nothing must reproduce the model's own
+    forward pass, bit for bit.
+    """
+    from bench.families.teach import teach, to_toml
+
+    for line in to_toml(*teach(folder)).splitlines():
+        print_line(line)

@@ -1,0 +1,1 @@
+"""Teach an architecture: derive its entry of families.toml from a model, and try it."""

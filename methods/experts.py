@@ -1,0 +1,109 @@
+"""A mixture of experts as modules: each expert's linears on their own, however transformers stores them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from methods.families import FAMILIES, Family
+
+
+class Expert(nn.Module):
+    """One expert: its first linear, a gate, its second linear."""
+
+    def __init__(self, linears: dict[str, nn.Linear], gate: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._first, self._second = linears
+        self._gate = gate
+        for name, linear in linears.items():
+            setattr(self, name, linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [tokens, hidden], those that the router sends here."""
+        out: Tensor = getattr(self, self._second)(self._gate(getattr(self, self._first)(x)))
+        return out
+
+
+class ExpertList(nn.ModuleList):
+    """Takes the place of transformers' experts: the same sums, expert by expert."""
+
+    all_tokens = False
+    """Run every expert on every token. The output is the same; the experts' linears see more inputs."""
+
+    def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        """hidden: [tokens, hidden]; chosen: int [tokens, k], experts of each token; weights: [tokens, k], of each."""
+        out = torch.zeros_like(hidden)
+        for number, expert in enumerate(self):
+            place, token = torch.where(torch.eq(chosen.T, number))
+            if self.all_tokens:
+                y = expert(hidden)[token]
+            elif len(token) or torch.is_grad_enabled():  # an expert without tokens has gradients of 0, not none
+                y = expert(hidden[token])
+            else:
+                continue
+            out.index_add_(0, token, (y * weights[token, place, None]).to(out.dtype))
+        return out
+
+
+def unfold(model: nn.Module) -> nn.Module:
+    """Turn each [experts, ...] tensor of a model into linears, in place. Other models stay as they are.
+
+    Weights stay views where they are stored [experts, out, in].
+    """
+    config: Any = model.config
+    family = FAMILIES.get(config.model_type)
+    if not family or not family.experts:
+        return model
+    for block in model.get_submodule(family.blocks).children():
+        fused = block.get_submodule(family.experts.path)
+        block.set_submodule(family.experts.path, _unfolded(fused, family))
+    return model
+
+
+def _unfolded(fused: Any, family: Family) -> ExpertList:
+    assert family.experts is not None
+    weights = {name: getattr(fused, name) for name in family.experts.linears}
+    biases = {name: getattr(fused, f"{name}_bias") for name in weights} if family.experts.biased else {}
+    for name in (*weights, *(f"{name}_bias" for name in biases)):
+        delattr(fused, name)
+    experts = ExpertList()
+    for number in range(len(next(iter(weights.values())))):
+        linears = {}
+        for name, stacked in weights.items():
+            weight = stacked.detach()[number]
+            weight = weight.T.contiguous() if family.experts.transposed else weight
+            linear = nn.Linear(weight.shape[1], weight.shape[0], bias=name in biases, device="meta")
+            linear.weight = nn.Parameter(weight, requires_grad=stacked.requires_grad)
+            if name in biases:
+                linear.bias = nn.Parameter(biases[name].detach()[number], requires_grad=stacked.requires_grad)
+            linears[name] = linear
+        experts.append(Expert(linears, fused._apply_gate))
+    return experts
+
+
+def fold(names: Iterable[str], read: Callable[[str], Tensor], family: Family | None) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a model as transformers stores them: those of experts as one [experts, ...].
+
+    Args:
+        names: of a model's tensors, or of some of its blocks; read: gives one by its name.
+    """
+    if not family or not family.experts:
+        yield from ((name, read(name)) for name in names)
+        return
+    path, linears = re.escape(family.experts.path), "|".join(family.experts.linears)
+    pattern = re.compile(rf"(.+\.{path})\.(\d+)\.({linears})\.(weight|bias)$")
+    stacks: dict[str, dict[int, str]] = {}
+    for name in names:
+        if match := pattern.match(name):
+            prefix, number, linear, kind = match.groups()
+            stacks.setdefault(f"{prefix}.{linear}{'_bias' if kind == 'bias' else ''}", {})[int(number)] = name
+        else:
+            yield name, read(name)
+    for stored, members in stacks.items():
+        each = [read(members[number]) for number in sorted(members)]
+        turned = family.experts.transposed and each[0].dim() == 2
+        yield stored, torch.stack([x.T for x in each] if turned else each)

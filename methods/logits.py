@@ -1,0 +1,70 @@
+"""What becomes of a head's products before they are a model's logits: some families cap or divide them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from methods.families import FAMILIES
+
+
+@dataclass(frozen=True)
+class Finish:
+    """logits = cap * tanh(x / cap) or x / divisor, of a head's products x; x itself where neither is set."""
+
+    cap: float | None = None
+    divisor: float | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        return self.cap is None and self.divisor is None
+
+    def apply(self, x: Tensor) -> Tensor:
+        """The logits. x: any shape; it is not changed."""
+        if self.divisor is not None:
+            x = x / self.divisor
+        return x if self.cap is None else torch.tanh(x / self.cap) * self.cap
+
+    def backward_(self, gradient: Tensor, logits: Tensor) -> Tensor:
+        """The gradient in x from that in the logits, in place."""
+        if self.cap is not None:
+            gradient.mul_(1 - (logits / self.cap).square_())
+        return gradient if self.divisor is None else gradient.div_(self.divisor)
+
+
+PLAIN = Finish()
+
+
+def finish_of(model: nn.Module) -> Finish:
+    """By the model's family and config."""
+    config: Any = getattr(model, "config", None)
+    family = FAMILIES.get(getattr(config, "model_type", ""))
+    steps = family.logits if family else {}
+    return Finish(**{step: getattr(config, value, None) for step, value in steps.items()})
+
+
+class Head(nn.Module):
+    """A model's output head and its finish: called with states [..., hidden], it gives the logits [..., vocabulary]."""
+
+    def __init__(self, linear: nn.Module, finish: Finish) -> None:
+        super().__init__()
+        self.linear, self.finish = linear, finish
+
+    @property
+    def weight(self) -> Tensor:
+        """[vocabulary, hidden]"""
+        weight: Tensor = self.linear.weight  # type: ignore[assignment]
+        return weight
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.finish.apply(self.linear(states))
+
+
+def head_of(model: nn.Module) -> nn.Module:
+    """What turns a model's last hidden states into its logits: its own head, where nothing follows."""
+    linear: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
+    finish = finish_of(model)
+    return linear if finish.is_plain else Head(linear, finish)

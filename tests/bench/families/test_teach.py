@@ -1,0 +1,91 @@
+"""A family taken out of the table is derived again from a model of it."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import ArceeConfig, AutoModelForCausalLM, MixtralConfig
+
+from bench.families import teach
+from helpers.models import GROUPED, TOKENS
+from methods.errors import UserError
+from methods.families import FAMILIES, read_families
+
+TABLE = dict(FAMILIES)
+
+
+@pytest.fixture
+def forgotten(family, make, keep_as, tmp_path, monkeypatch):
+    """A folder of a family that is not in the table."""
+    folder = keep_as(make(family), tmp_path / "m")
+    if FAMILIES[family].native:
+        about = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(about | {"auto_map": {"AutoConfig": "its.own"}}))
+    monkeypatch.delitem(FAMILIES, family)
+    return folder
+
+
+def test_gives_back_the_entry(family, forgotten):
+    assert family not in FAMILIES
+    want = TABLE[family]
+
+    kind, got = teach.teach(forgotten)
+
+    assert (kind, got) == (family, want)
+    assert read_families(teach.to_toml(kind, got)) == {family: want}
+    assert family not in FAMILIES
+
+
+def test_an_architecture_that_was_never_here(tmp_path, keep_as):
+    """Arcee's: a plain MLP of two linears, biases by a flag."""
+    torch.manual_seed(0)
+    folder = keep_as(AutoModelForCausalLM.from_config(ArceeConfig(**GROUPED, **TOKENS)), tmp_path / "m")
+
+    kind, family = teach.teach(folder)
+
+    assert kind == "arcee" and kind not in FAMILIES
+    assert family.linears == (*(f"self_attn.{x}_proj" for x in "qkvo"), "mlp.up_proj", "mlp.down_proj")
+    assert set(family.when) == {"attention_bias", "mlp_bias"}
+
+
+def test_a_wrong_entry_fails_its_trial(make, keep_as, tmp_path, monkeypatch):
+    """Granite's logits without their divisor; a linear that is not there."""
+    folder = keep_as(make("granite"), tmp_path / "m")
+    for change in ({"logits": {}}, {"linears": (*FAMILIES["granite"].linears, "mlp.router")}):
+        with (
+            pytest.raises(UserError, match=r"logits of .* are not|missing matrix"),
+            teach.known_as("granite", replace(FAMILIES["granite"], **change)),
+        ):
+            teach.try_entry(folder)
+
+
+def test_what_cannot_be_taught_is_said(tmp_path, keep_as):
+    experts = tmp_path / "experts"
+    config = MixtralConfig(**GROUPED, num_local_experts=4)
+    keep_as(AutoModelForCausalLM.from_config(config), experts)
+    with pytest.raises(UserError, match="mixture of experts"):
+        teach.teach(experts)
+
+
+def test_the_command_prints_the_entry(make, keep_as, tmp_path, cli):
+    code, out, err = cli("families", "teach", keep_as(make("olmo2"), tmp_path / "m"))
+
+    assert (code, err) == (0, "")
+    assert read_families(out) == {"olmo2": FAMILIES["olmo2"]}
+
+
+def test_the_list_has_every_family(cli):
+    code, out, _ = cli("families", "--json")
+
+    rows = {row["family"]: row for row in json.loads(out)}
+    assert code == 0 and rows.keys() == FAMILIES.keys()
+    assert rows["phi3"]["fused"] == "mlp.gate_up_proj, self_attn.qkv_proj"
+    assert rows["gemma2"]["logits"] == "cap final_logit_softcapping"
+
+
+def test_bad_folders_are_one_sentence(tmp_path, cli):
+    (tmp_path / "none").mkdir()
+    code, _, err = cli("families", "teach", tmp_path / "none")
+
+    assert code == 2 and len(err.splitlines()) == 1 and "config.json" in err

@@ -1,0 +1,161 @@
+"""Every family, on a random model of transformers' own class, through what the suite does with a model."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, kl_div
+from transformers import AutoModelForCausalLM
+
+from bench.catalog import registry
+from bench.catalog.choice import build
+from bench.inputs import loading
+from bench.verify import verify
+from helpers import models, trainings
+from methods.contract import Compute, NoProgress
+from methods.experts import unfold
+from methods.families import FAMILIES
+from methods.folder import Folder, state
+from methods.logits import head_of
+from methods.pruning.streaming import last_hidden
+from methods.pruning.walk import Walk
+from methods.training import distill, student
+
+
+@pytest.fixture
+def folder(family, make, keep_as, tmp_path):
+    return keep_as(make(family), tmp_path / "source")
+
+
+@pytest.fixture
+def pruned(folder, make_job, tmp_path):
+    """pruned(name, stream=False) -> the folder that SparseGPT, or another method, leaves of the family's model."""
+
+    def prune(name, method="sparsegpt", stream=False):
+        compute = Compute(stream=stream)
+        model = loading.load(folder, compute)
+        job = make_job(model, source=folder, compute=compute, workdir=tmp_path / name)
+        outcome = build(registry.lookup("methods", method), method, {}).apply(model, job)
+        if stream:
+            (outcome.model / "config.json").write_text((folder / "config.json").read_text())
+            return outcome.model
+        return models.write(outcome.model, tmp_path / name)
+
+    return prune
+
+
+def logits_of(folder):
+    """transformers' own model, which sums over experts one by one as ours does, and its logits."""
+    model = AutoModelForCausalLM.from_pretrained(folder, experts_implementation="eager").eval()
+    tokens = torch.randint(64, (2, 16), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return model, tokens, model(input_ids=tokens, use_cache=False).logits
+
+
+def test_every_family_is_here():
+    assert set(models.CONFIGS) == set(FAMILIES)
+
+
+def same(mine, theirs, family):
+    """To the bit; where experts are stored [in, out] transformers adds their biases after the product."""
+    experts = FAMILIES[family].experts
+    if experts and experts.transposed:
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+    else:
+        assert torch.equal(mine, theirs)
+
+
+def test_a_walk_that_prunes_nothing_changes_nothing(family, folder, make_job):
+    model = loading.load(folder, Compute())
+    job = make_job(model)
+    for _ in Walk(model, job, lambda x, total: x.sum(0)):
+        pass
+
+    theirs, tokens, want = logits_of(folder)
+    same(model(input_ids=tokens, use_cache=False).logits, want, family)
+    assert all(torch.equal(tensor, state(model)[name]) for name, tensor in state(unfold(theirs)).items())
+
+
+def test_a_streamed_forward_is_the_models_own(family, folder):
+    theirs, tokens, _ = logits_of(folder)
+    compute = Compute(stream=True)
+    model = loading.load(folder, compute)
+
+    (states,) = last_hidden(model, folder, tokens, 2, compute, NoProgress())
+
+    with torch.no_grad():
+        same(states, theirs.base_model(input_ids=tokens, use_cache=False)[0], family)
+
+
+def test_the_pattern_holds_in_every_target_and_nothing_else_changed(folder, pruned, make_job):
+    job = make_job(loading.load(folder, Compute()))
+
+    counts = verify(Folder(folder), Folder(pruned("one")), job.pattern, job.targets, (), torch.float32)
+
+    assert set(counts.layers) == set(job.targets)
+    assert all(layer.zeros == layer.weights // 2 for layer in counts.layers.values())
+    assert counts.violations == 0
+
+
+def test_streaming_and_a_second_run_write_the_same(pruned):
+    one, other, streamed = pruned("one"), pruned("other"), pruned("streamed", stream=True)
+
+    assert [f.read_bytes() for f in Folder(one).files()] == [f.read_bytes() for f in Folder(other).files()]
+    memory, disk = Folder(one), Folder(streamed)
+    assert set(memory) == set(disk)
+    assert all(torch.equal(memory.tensor(name), disk.tensor(name)) for name in memory)
+
+
+def test_a_saved_folder_loads_in_transformers_with_the_same_logits(family, pruned):
+    where = pruned("one", "wanda")
+    ours = loading.load(where, Compute())
+
+    _, tokens, want = logits_of(where)
+
+    same(ours(input_ids=tokens, use_cache=False).logits, want, family)
+
+
+@pytest.mark.numeric
+def test_measures_read_the_models_own_logits(folder):
+    theirs, tokens, want = logits_of(folder)
+
+    with torch.no_grad():
+        got = head_of(theirs)(theirs.base_model(input_ids=tokens, use_cache=False)[0])
+
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.numeric
+def test_training_has_the_loss_of_the_models_own_logits(folder, make, family):
+    """Cross-entropy, distance to a teacher, and their gradients in every parameter."""
+    model = make(family).double().requires_grad_(True)
+    teacher = copy.deepcopy(model).requires_grad_(False)
+    for p in teacher.parameters():
+        p.mul_(1.1)
+    tokens = torch.randint(64, (2, 16), generator=torch.Generator().manual_seed(1))
+    z = model(input_ids=tokens, use_cache=False).logits[:, :-1].flatten(0, 1)
+    other = teacher(input_ids=tokens, use_cache=False).logits[:, :-1].flatten(0, 1)
+    kl = kl_div(z.log_softmax(-1), other.log_softmax(-1), log_target=True, reduction="sum")
+    want = kl / 3 + 2 / 3 * cross_entropy(z, tokens[:, 1:].flatten(), reduction="sum")
+    named = dict(model.named_parameters())
+    expected = torch.autograd.grad(want, list(named.values()))
+
+    given = distill.Teacher(student.hidden_states(teacher, tokens), *student.head_of(teacher))
+    got = student.Student(model)(tokens, given, 1 / 3, 1.0, 1.0)[0]
+
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+    for name, mine, theirs in zip(named, torch.autograd.grad(got, list(named.values())), expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("method", ["cast", "retrain", "finetune"])
+def test_training_keeps_the_pattern(method, family, make, make_job, tmp_path):
+    model = make(family)
+    corpus = trainings.counting()
+    job = trainings.job_to_train(model, make_job, corpus, tmp_path, steps=3)
+    model = model if method == "cast" else trainings.pruned(model, job)
+
+    outcome = trainings.method(method).apply(model, job)
+
+    assert all(job.pattern.violations(trainings.weight_of(outcome.model, t)) == 0 for t in job.targets)
+    assert all(p.isfinite().all() for p in outcome.model.parameters())

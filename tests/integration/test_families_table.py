@@ -1,0 +1,159 @@
+"""The table of docs/models.md: every family through everything the suite does, on a random model.
+
+`pytest tests/integration/test_families_table.py -m slow --write-families` runs it and writes results/families.json.
+"""
+
+import copy
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+
+from bench.catalog import choice, registry
+from bench.export.model import export_model
+from bench.inputs import loading, models
+from bench.kernels import linear24
+from bench.plan.spec import Spec
+from bench.results.store import Store
+from bench.system import digests
+from helpers import runs
+from helpers.models import CONFIGS, job_for, write
+from methods.contract import Compute
+from methods.errors import UserError
+from methods.families import FAMILIES
+
+FILE = Path(__file__).parents[2] / "results/families.json"
+ONE_SHOT = tuple(f"{name}:from=magnitude" if name == "dsnot" else name for name in runs.ONE_SHOT if name != "dense")
+READ = ("perplexity", "agreement", "size")
+COLUMNS = {
+    "one-shot": {"methods": ONE_SHOT, "measures": READ},
+    "CAST": {"methods": ("cast",), "measures": READ},
+    "retrain": {"methods": ("retrain:from=magnitude",), "measures": READ},
+    "int8": {"methods": ("magnitude",), "quantizers": ("int8",), "measures": READ},
+    "int4-gptq": {"methods": ("magnitude",), "quantizers": ("int4-gptq",), "measures": READ},
+    "streaming": {"methods": ("wanda",), "measures": READ, "stream": True},
+    "packed24": None,
+    "finetune": {"methods": ("finetune:from=magnitude",), "measures": READ},
+    "zero-shot": {"methods": ("magnitude",), "measures": ("zeroshot",)},
+}
+"""What a run of each column is; packed24 is no run."""
+SMALL = {
+    "quantizers": ("none",),
+    "perplexity": {"data": "wiki-mini", "windows": 2, "seqlen": 32},
+    "calibration": {"sequences": 4, "seqlen": 32},
+    "training": {"tokens": 512, "batch": 4, "seqlen": 32},
+    "zeroshot": {"limit": 4},
+    "device": "cpu",
+    "threads": 1,
+}
+WORKS = "works"
+
+
+def entry_digest(family):
+    """Of what the family's row depends on: its entry."""
+    return digests.of(asdict(FAMILIES[family]))
+
+
+def folder_of(family, path):
+    """A random model of transformers' own class, with tiny's tokenizer."""
+    torch.manual_seed(0)
+    config = CONFIGS[family]()
+    config.vocab_size = 1024
+    model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    write(model, path)
+    for name in models.COMPANIONS:
+        if (runs.TINY / name).exists():
+            shutil.copy2(runs.TINY / name, path / name)
+    return path
+
+
+def run_cell(folder, results, changes):
+    """`WORKS`, or why not."""
+    try:
+        runs.run_here(Spec(models=(str(folder),), results=results, **(SMALL | changes)))
+    except UserError as refusal:
+        return str(refusal)
+    records = list(Store(results, write=False))
+    assert records
+    bad = {
+        f"{r.identity.method}: {r.reason}" if len(changes["methods"]) > 1 else r.reason
+        for r in records
+        if r.status != "ok"
+    }
+    return "; ".join(sorted(bad)) or WORKS
+
+
+def packed_cell(folder, path):
+    """Pruned, packed and loaded on its packed weights, it has the logits of the same model dense."""
+    model = loading.load(folder, Compute())
+    job = job_for(model)
+    choice.build(registry.lookup("methods", "magnitude"), "magnitude", {}).apply(model, job)
+    write(model, path / "pruned")
+    try:
+        export_model(str(path / "pruned"), "packed24", path / "packed")
+        export_model(str(path / "packed"), "hf", path / "again")
+    except UserError as refusal:
+        return str(refusal)
+    tokens = torch.randint(1024, (2, 16), generator=torch.Generator().manual_seed(0))
+    packed = linear24.load(path / "packed", Compute(), engine="reference")
+    with torch.no_grad():
+        for other in (model, AutoModelForCausalLM.from_pretrained(path / "again")):
+            torch.testing.assert_close(packed(tokens).logits, other(tokens).logits, rtol=1e-4, atol=1e-4)
+    return WORKS
+
+
+TOKENIZED = {}
+"""By text: every family has one tokenizer, and most of a small run would be spent in it."""
+
+
+def remember_tokens(monkeypatch):
+    real = PreTrainedTokenizerBase.__call__
+
+    def call(self, text=None, *args, **options):
+        key = tuple(text) if isinstance(text, list) else text, args, tuple(sorted(options.items()))
+        if key not in TOKENIZED:
+            TOKENIZED[key] = real(self, text, *args, **options)
+        return copy.copy(TOKENIZED[key])
+
+    monkeypatch.setattr(PreTrainedTokenizerBase, "__call__", call)
+
+
+@pytest.fixture
+def row(family, tmp_path, monkeypatch):
+    """row() -> a family's row of the table."""
+    runs.own_cache(tmp_path, monkeypatch)
+    remember_tokens(monkeypatch)
+
+    def make():
+        folder = folder_of(family, tmp_path / "model")
+        cells = {
+            name: run_cell(folder, tmp_path / name, changes) if changes else packed_cell(folder, tmp_path / name)
+            for name, changes in COLUMNS.items()
+        }
+        return {"entry": entry_digest(family), "cells": cells}
+
+    return make
+
+
+@pytest.mark.slow
+def test_a_familys_row_is_what_happens(family, row, request):
+    got = row()
+
+    if request.config.getoption("--write-families"):
+        table = json.loads(FILE.read_text()) if FILE.exists() else {}
+        table[family] = got
+        FILE.write_text(json.dumps({name: table[name] for name in FAMILIES if name in table}, indent=1) + "\n")
+    assert got == json.loads(FILE.read_text())[family]
+
+
+def test_every_family_has_a_row_of_its_entry_and_no_cell_is_blank():
+    """A family that was added, or whose entry changed, has to be run again."""
+    table = json.loads(FILE.read_text())
+
+    assert list(table) == list(FAMILIES)
+    assert {name: row["entry"] for name, row in table.items()} == {name: entry_digest(name) for name in FAMILIES}
+    assert all(list(row["cells"]) == list(COLUMNS) and all(row["cells"].values()) for row in table.values())
