@@ -191,6 +191,15 @@ METHODS = {
             also="eigenvectors of each Hessian, in float64; up to 310 products of each weight matrix with one [in, in]",
         ),
     ),
+    "recon": Entry(
+        "baselines.recon:Recon",
+        ("calibration", "teacher"),
+        "train each pruned block, mask held, to give what the dense block gives",
+        "2510.14444",
+        2025,
+        refines=True,
+        cost=Cost(passes=12, state=16, also="a second, dense model in memory; the state is of one block"),
+    ),
     "cast": Entry(
         "cast.method:Cast",
         ("training", "teacher"),
