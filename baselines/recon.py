@@ -6,7 +6,7 @@ A refinement: `recon:from=wanda`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -159,7 +159,7 @@ def trained_parameters(pair: Pair, norms: bool) -> State:
     if not pair.linears:
         return {}
     linears = set(pair.linears.values())
-    found = {}
+    found: State = {}
     for prefix, module in pair.block.named_modules():
         own = dict(module.named_parameters(recurse=False))
         if module in linears or (norms and all(p.dim() == 1 for p in own.values())):
@@ -175,7 +175,7 @@ def evaluate(pair: Pair, goals: Goals) -> tuple[float, list[Tensor]]:
 
 
 @torch.no_grad()
-def write(block: nn.Module, parameters: State) -> None:
+def write(block: nn.Module, parameters: Mapping[str, Tensor]) -> None:
     """Set parameters of a block, in the dtype that each has."""
     for name, value in parameters.items():
         block.get_parameter(name).copy_(value)

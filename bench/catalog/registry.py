@@ -197,7 +197,7 @@ METHODS = {
         "train each pruned block, mask held, to give what the dense block gives",
         "2510.14444",
         2025,
-        refines=True,
+        prior="sparsegpt",
         cost=Cost(passes=12, state=16, also="a second, dense model in memory; the state is of one block"),
     ),
     "cast": Entry(
@@ -236,6 +236,14 @@ METHODS = {
         "train a sparse model further under its mask; rank= for low-rank updates",
         "none",
         cost=_TRAINING_COST,
+    ),
+    "elsa": Entry(
+        "baselines.elsa:Elsa",
+        ("training", "teacher"),
+        "ADMM on the training loss: train while the weights are drawn to their own projection on the pattern",
+        "2510.01650",
+        2025,
+        cost=Cost(training=6, state=24),
     ),
     "maskllm": Entry(
         "baselines.maskllm:MaskLLM",
