@@ -211,6 +211,7 @@ METHODS = {
             "no-kd": {"eta": 0.0},
             "fixed-mask": {"fixed": True},
             "decoupled": {"decoupled": True},
+            "wanda-mask": {"mask": "wanda"},
         },
         cost=_DISTILLATION_COST,
     ),
