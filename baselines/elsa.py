@@ -143,7 +143,9 @@ class Elsa(Settings):
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.pattern.unstructured and not is_single_process():
-            raise UserError(f"elsa with pattern {job.pattern} runs in one process: set training.processes=1, or use n:m")
+            raise UserError(
+                f"elsa with pattern {job.pattern} runs in one process: set training.processes=1, or use n:m"
+            )
         changed = other_parameters(model, job.targets)
         trainer = Trainer(self.name, model, job, self)
         theta, rest = trainer.parameters(job.targets)

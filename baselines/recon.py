@@ -25,7 +25,10 @@ State = dict[str, Tensor]
 
 
 class Goals(NamedTuple):
-    """What a block should give, and how much each token counts: float32 [batch, seqlen] per batch, of sum 1."""
+    """What a block should give, and how much each token counts: float32 [batch, seqlen] per batch.
+
+    A block that gave nothing at all would have an error of 1.
+    """
 
     outputs: list[Tensor]
     weights: list[Tensor]
@@ -71,9 +74,9 @@ class Recon:
     name: ClassVar[str] = "recon"
     needs: ClassVar[Needs] = Needs.CALIBRATION | Needs.TEACHER
     target: Goal = "dense"
-    epochs: CountOrZero = 3
+    epochs: CountOrZero = 4
     batch: Count = 1
-    lr: LearningRate = 3e-4
+    lr: LearningRate = 2e-3
     beta1: Beta = 0.9
     beta2: Beta = 0.95
     normalize: bool = True
@@ -94,14 +97,15 @@ class Recon:
             before.append(error)
             start = {name: p.clone() for name, p in trained_parameters(pair, self.norms).items()}
             if start and self.epochs:
-                epochs = self.fit(pair, goals, start, order)
-                for epoch, loss in enumerate(epochs):
+                for epoch, loss in enumerate(self.fit(pair, goals, start, order)):
                     job.progress.advance(index * self.epochs + epoch + 1, walk.blocks * self.epochs, loss=loss)
                 error, pair.outputs = evaluate(pair, goals)
                 if not error <= before[-1]:  # or it is not a number
                     write(pair.block, start)
                     error, pair.outputs = evaluate(pair, goals)
                     undone += 1
+            else:
+                job.progress.advance(index + 1, walk.blocks)
             after.append(error)
             left_out.append(goals.left_out)
             changed |= {f"{pair.name}.{name}" for name in start}

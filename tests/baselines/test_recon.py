@@ -224,9 +224,12 @@ def test_says_how_far_it_is(sparse):
         def advance(self, done, total, **metrics):
             seen.append((done, total, *metrics))
 
-    Recon(epochs=2).apply(model, replace(job, progress=Seen()))
-
+    Recon(epochs=2).apply(copy.deepcopy(model), replace(job, progress=Seen()))
     assert seen == [(i, 6, "loss") for i in range(1, 7)]
+
+    seen.clear()
+    Recon(epochs=0).apply(model, replace(job, progress=Seen()))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_without_a_prior_it_says_what_to_type(llama, make_job):

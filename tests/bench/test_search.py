@@ -115,13 +115,15 @@ def test_a_trial_without_a_number_ends_the_search(here, monkeypatch):
     spec, search = here(1)
     monkeypatch.setattr(searching.api, "execute", lambda spec, show=None: Summary())
 
-    with pytest.raises(searching.TrialFailed, match="ria:power=.* gave no perplexity"):
+    with pytest.raises(searching.TrialFailed, match=r"ria:power=.* gave no perplexity"):
         searching.run(spec, search)
 
 
 def test_a_space_of_two_ends_after_two(here):
     spec, _ = here()
-    _, search = read_search(values() | {"search": {"trials": 5, "fields": {"sparsegpt": {"block": {"choices": [32, 64]}}}}})
+    _, search = read_search(
+        values() | {"search": {"trials": 5, "fields": {"sparsegpt": {"block": {"choices": [32, 64]}}}}}
+    )
 
     (done,) = searching.run(spec.model_copy(update={"methods": ("sparsegpt",)}), search)
 
@@ -136,7 +138,9 @@ def test_without_optuna_it_says_what_to_install(here, monkeypatch):
 
 
 def test_divergence_is_a_trial_of_no_value():
-    trials = [searching.Trial(f"cast:lr={v}", {"lr": v}, 1 / (v - 9) ** 2 if v < 9 else math.inf, "") for v in (8.0, 9.0, 7.0)]
+    trials = [
+        searching.Trial(f"cast:lr={v}", {"lr": v}, 1 / (v - 9) ** 2 if v < 9 else math.inf, "") for v in (8.0, 9.0, 7.0)
+    ]
     done = searching.Progressed("cast", tuple(trials), 5)
     _, search = read_search(values() | {"search": {"trials": 5, "fields": {"cast": {"lr": {"low": 1.0, "high": 9.0}}}}})
 

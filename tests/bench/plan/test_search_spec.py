@@ -41,7 +41,10 @@ def test_a_spec_and_its_search():
         (changed(fields={"retrain": {"lr": {"low": 1, "high": 2, "choices": [1]}}}), "use low and high, or choices"),
         (changed(fields={"retrain": {"lr": {"low": 2, "high": 1}}}), "low must be below high"),
         (changed(fields={"retrain": {"lr": {"low": 0, "high": 1, "log": True}}}), "above 0 where log"),
-        (changed(fields={"retrain": {"lr": {"low": 1, "high": 11}}}), "invalid retrain:lr=11: must be between 0 and 10"),
+        (
+            changed(fields={"retrain": {"lr": {"low": 1, "high": 11}}}),
+            "invalid retrain:lr=11: must be between 0 and 10",
+        ),
         (changed(fields={"retrain": {"pace": {"low": 1, "high": 2}}}), "unknown field of retrain"),
         (changed(fields={"unheard": {"lr": {"low": 1, "high": 2}}}), "unknown method"),
         (changed(fields={"cast": {"kernel": {"choices": ["cuda"]}}}), "invalid cast:kernel=cuda"),
