@@ -198,7 +198,7 @@ METHODS = {
         "2510.14444",
         2025,
         prior="sparsegpt",
-        cost=Cost(passes=12, state=16, also="a second, dense model in memory; the state is of one block"),
+        cost=Cost(passes=15, state=16, also="a second, dense model in memory; the state is of one block"),
     ),
     "cast": Entry(
         "cast.method:Cast",
