@@ -62,5 +62,5 @@ class WandaAdamS(AdamS):
 
     def score(self, p: Tensor, w: Tensor) -> Tensor:
         """w * ||x||, over the largest norm: where all are equal, w itself."""
-        norm = self.state[p]["square"].sqrt()
+        norm: Tensor = self.state[p]["square"].sqrt()
         return w * (norm / norm.max().clamp(min=torch.finfo(norm.dtype).tiny))

@@ -58,8 +58,9 @@ class Range(_Strict):
         """Whether it is one of its values."""
         if self.choices:
             return value in self.choices
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and float(self.low or 0) <= value <= float(self.high or 0)
+        if isinstance(value, bool | str):
+            return False
+        return float(self.low or 0) <= value <= float(self.high or 0)
 
 
 class Search(_Strict):
