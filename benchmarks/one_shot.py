@@ -3,7 +3,8 @@
 On all of smollm2-135m with 32 sequences of 512 tokens of wiki-mini, on its first blocks with 32 and with 128, then on two
 blocks of LLaMAs of random weights, three widths, 16 sequences of 512 random tokens; 2:4, float32, all cores. Every figure is
 of a process of its own, which loads that model and nothing else, so that a peak is its method's; what the process held before
-the method began is label, too. Adapters of other libraries are left out: see prune.py. DSnoT refines magnitude's mask.
+the method began is label, too. Adapters of other libraries are left out: see prune.py. DSnoT and
+block reconstruction refine magnitude's mask.
 
 python benchmarks/one_shot.py [--methods wanda,alps] [--whole 32] [--sequences 32,128] [--blocks 3] [--widths 128,256,512]
                               [--rounds 1]
@@ -107,7 +108,7 @@ def one(name: str, folder: Path, sequences: int) -> dict[str, Any]:
         "compute": Compute(threads=cores()),
     }
     entry = registry.lookup("methods", name)
-    if entry.refines:
+    if entry.refines or entry.prior:
         masks = {t: job["pattern"].keep(dense_weight(model.get_submodule(t)).abs()) for t in targets}
         job["prior"] = Prior(folder=folder, masks=masks)
         job["teacher"] = lambda: loading.load(folder, Compute())

@@ -243,7 +243,7 @@ class AdamS(torch.optim.Optimizer):
                 if group["transposed"]:
                     w, mask = w.T, mask.T
                 if choose:
-                    sums.append(selection.update_mask(w, mask, self.pattern.n, self.pattern.m))
+                    sums.append(selection.update_mask(self.score(p, w), mask, self.pattern.n, self.pattern.m))
                 else:
                     sums.append(selection.mask_metrics(w.abs(), mask, torch.zeros_like(mask)))
                 weights += w.numel()
@@ -255,6 +255,10 @@ class AdamS(torch.optim.Optimizer):
             "flips": flips / max(1.0, weights) if t else 0.0,
             "alpha": t / self.total,
         }
+
+    def score(self, p: Tensor, w: Tensor) -> Tensor:
+        """Of a weight in Theta, what its mask is chosen by: the largest sizes of a group are kept. w: [out, in]."""
+        return w
 
     def _measure_lambda(self, t: int) -> None:
         """Set lambda from the mean |mu^| over Theta in this step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -9,6 +10,7 @@ from torch import nn
 
 from cast import scaling
 from cast.adams import AdamS
+from cast.wanda_mask import WandaAdamS
 from methods import Job, Needs, Outcome, Settings, Trainer, UserError
 from methods.ranges import Count, CountOrZero, NonNegative, Positive
 from methods.targets import stores_in_out
@@ -24,6 +26,10 @@ class Cast(Settings):
     and the final prune removes large weights, so the default is a hundred times as much.
     refresh: steps between two updates of the mask; scales: blocks of a row with a scale each, 0 for no scales;
     fixed: keep the first mask; decoupled: pull outside the adaptive step; kernel: of AdamS.
+    mask: by which size the kept weights are chosen: "magnitude", |w|, as in the paper; "wanda", |w| times the norm of
+    the input.
+
+    With `from=` it starts from a pruned model's weights; its mask is free to move.
     """
 
     name: ClassVar[str] = "cast"
@@ -34,6 +40,7 @@ class Cast(Settings):
     scales: CountOrZero = 2
     fixed: bool = False
     decoupled: bool = False
+    mask: Literal["magnitude", "wanda"] = "magnitude"
     kernel: Literal["auto", "reference", "foreach", "fused"] = "auto"
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
@@ -44,7 +51,8 @@ class Cast(Settings):
             scaling.add(model, job.targets, self.scales)
         trainer = Trainer(self.name, model, job, self)
         theta, rest = trainer.parameters(job.targets)
-        optimizer = AdamS(
+        kind = WandaAdamS if self.mask == "wanda" else AdamS
+        optimizer = kind(
             [
                 {"params": theta, "sparse": True, "transposed": stores_in_out(model.get_submodule(job.targets[0]))},
                 {"params": rest},
@@ -59,7 +67,9 @@ class Cast(Settings):
             decoupled=self.decoupled,
             kernel=self.kernel,
         )
-        trainer.run(optimizer, teacher=True)
+        linears = [(trainer.model.get_submodule(name), p) for name, p in zip(job.targets, theta, strict=True)]
+        with optimizer.watch(linears) if isinstance(optimizer, WandaAdamS) else nullcontext():
+            trainer.run(optimizer, teacher=True)
         trainer.log_validation("before_final_prune")
         optimizer.apply_mask()
         trainer.log_validation("after_final_prune")

@@ -26,7 +26,7 @@ CONTRACT_FIELDS = ("name", "needs")
 
 @dataclass(frozen=True)
 class Choice:
-    """A method as typed: NAME[:PRESET | :FIELD=VALUE]... with `from=` for the stage that it refines."""
+    """A method as typed: NAME[:PRESET | :FIELD=VALUE]..., and `from=STAGE` or `from=STAGE+STAGE` for what it refines."""
 
     name: str
     config: dict[str, Any]
@@ -55,7 +55,8 @@ def parse_method(text: str, kind: str = "methods") -> Choice:
                 )
             config |= entry.presets[key]
         elif key == "from":
-            prior = parse_method(value, kind).label
+            *before, last = value.split("+")
+            prior = parse_method(f"{last}:from={'+'.join(before)}" if before else last, kind).label
         else:
             config[_field_name(key)] = _parse_value(value)
     if entry.refines and not prior:

@@ -198,6 +198,15 @@ METHODS = {
             also="eigenvectors of each Hessian, in float64; up to 310 products of each weight matrix with one [in, in]",
         ),
     ),
+    "recon": Entry(
+        "baselines.recon:Recon",
+        ("calibration", "teacher"),
+        "train each pruned block, mask held, to give what the dense block gives",
+        "2510.14444",
+        2025,
+        prior="sparsegpt",
+        cost=Cost(passes=15, state=16, also="a second, dense model in memory; the state is of one block"),
+    ),
     "cast": Entry(
         "cast.method:Cast",
         ("training", "teacher"),
@@ -209,6 +218,7 @@ METHODS = {
             "no-kd": {"eta": 0.0},
             "fixed-mask": {"fixed": True},
             "decoupled": {"decoupled": True},
+            "wanda-mask": {"mask": "wanda"},
         },
         cost=_DISTILLATION_COST,
         groups_only=True,
@@ -235,6 +245,14 @@ METHODS = {
         "train a sparse model further under its mask; rank= for low-rank updates",
         "none",
         cost=_TRAINING_COST,
+    ),
+    "elsa": Entry(
+        "baselines.elsa:Elsa",
+        ("training", "teacher"),
+        "ADMM on the training loss: train while the weights are drawn to their own projection on the pattern",
+        "2510.01650",
+        2025,
+        cost=Cost(training=6, state=24),
     ),
     "maskllm": Entry(
         "baselines.maskllm:MaskLLM",

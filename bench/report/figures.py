@@ -42,7 +42,7 @@ def draw_training(record: Record, file: Path) -> Path:
             f"record {record.key[:12]} has no training: name the `pattern` record of a method that trains "
             "(bench ls runs)"
         )
-    pyplot = _pyplot(file)
+    pyplot = start_figure(file)
     panels = [(title, [c for c in columns if c[0] in curve[0]]) for title, columns in PANELS]
     panels = [(title, columns) for title, columns in panels if columns]
     size = (4.2 * len(panels), 3.2)
@@ -50,7 +50,7 @@ def draw_training(record: Record, file: Path) -> Path:
     for (title, columns), axis in zip(panels, axes[0], strict=True):
         _panel(axis, title, columns, curve)
     figure.suptitle(_title(record), x=0.01, ha="left", fontsize=10, parse_math=False)
-    return _save(figure, file)
+    return save_figure(figure, file)
 
 
 def draw_scaling(law: Law, file: Path, method: str, control: str, holdout: Point | None = None) -> Path:
@@ -61,7 +61,7 @@ def draw_scaling(law: Law, file: Path, method: str, control: str, holdout: Point
     """
     from bench.compare.scaling_law import group_by_model
 
-    pyplot = _pyplot(file)
+    pyplot = start_figure(file)
     figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
     everything = [*law.points, *([holdout] if holdout else [])]
     budgets = [p.training for p in everything]
@@ -78,7 +78,7 @@ def draw_scaling(law: Law, file: Path, method: str, control: str, holdout: Point
     axis.set_ylabel(f"nats a token, {method} above {control}", parse_math=False)
     axis.grid(alpha=0.3, linewidth=0.5, which="both")
     axis.legend(fontsize=8, frameon=False)
-    return _save(figure, file)
+    return save_figure(figure, file)
 
 
 def draw_history(series: Sequence[Series], file: Path) -> Path:
@@ -89,7 +89,7 @@ def draw_history(series: Sequence[Series], file: Path) -> Path:
     """
     if len(series) > MAX_PANELS:
         raise UserError(f"too many rows for a figure ({len(series)}, at most {MAX_PANELS}): select some with --row")
-    pyplot = _pyplot(file)
+    pyplot = start_figure(file)
     figure, axes = pyplot.subplots(len(series), 1, figsize=(8, 2.2 * len(series)), squeeze=False, layout="constrained")
     for one, axis in zip(series, axes[:, 0], strict=True):
         values = [p.value for p in one.points]
@@ -111,7 +111,7 @@ def draw_history(series: Sequence[Series], file: Path) -> Path:
         axis.tick_params(axis="y", labelsize=8)
         axis.grid(alpha=0.3, linewidth=0.5)
     figure.supxlabel("commit; line: level between steps; dashed: machine or library changed", fontsize=8)
-    return _save(figure, file)
+    return save_figure(figure, file)
 
 
 def _axis_limits(values: Sequence[float]) -> tuple[float, float]:
@@ -130,7 +130,7 @@ def draw_speeds(records: Sequence[Record], file: Path) -> Path:
     rows = [row for r in records for row in r.notes.get("shapes", []) if "speedup" in row]
     if not rows:
         raise UserError("nothing to draw: no shape was timed")
-    pyplot = _pyplot(file)
+    pyplot = start_figure(file)
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     figure, axes = pyplot.subplots(1, len(kinds), figsize=(4.2 * len(kinds), 3.4), squeeze=False, layout="constrained")
     for kind, axis in zip(kinds, axes[0], strict=True):
@@ -163,7 +163,7 @@ def draw_speeds(records: Sequence[Record], file: Path) -> Path:
     axes[0][-1].legend(fontsize=8, frameon=False)
     title = f"{records[0].identity.model} · {records[0].notes.get('device', records[0].identity.device)}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, parse_math=False)
-    return _save(figure, file)
+    return save_figure(figure, file)
 
 
 def require_format(file: Path) -> None:
@@ -175,7 +175,12 @@ def require_format(file: Path) -> None:
         raise UserError(f"unknown figure format {str(file)!r}: the file name must end in {', '.join(FORMATS)}")
 
 
-def _pyplot(file: Path) -> Any:
+def start_figure(file: Path) -> Any:
+    """matplotlib's pyplot, to draw a figure that will be written to `file`.
+
+    Raises:
+        UserError: the file's suffix is not in FORMATS.
+    """
     require_format(file)
     import matplotlib
 
@@ -186,7 +191,8 @@ def _pyplot(file: Path) -> Any:
     return pyplot
 
 
-def _save(figure: Figure, file: Path) -> Path:
+def save_figure(figure: Figure, file: Path) -> Path:
+    """Write a figure, and close it. Returns the file."""
     from matplotlib import pyplot
 
     file.parent.mkdir(parents=True, exist_ok=True)

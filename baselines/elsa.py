@@ -1,0 +1,171 @@
+"""ELSA: ADMM on the training loss itself, with no error of single layers in its place. Lee et al. 2025, arXiv 2510.01650.
+
+Minimize f(x) so that x = z and z has the pattern. The settings are those of the released code, read for facts alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from methods import Job, Needs, Outcome, Pattern, Settings, Trainer, UserError
+from methods.ranges import Beta, Count, Fraction, LearningRate, NonNegative
+from methods.targets import stores_in_out
+from methods.training.ranks import all_reduce_sum, is_single_process, local
+from methods.training.trainer import other_parameters
+
+
+class ElsaAdam(torch.optim.AdamW):
+    """Adam on f(x) + lambda / 2 ||x - z + u||^2, where z is x + u under the pattern and u is the scaled dual variable.
+
+    Every `interval` steps z becomes the projection of x + u, and then u grows by x - z. The pull lambda (x - z + u) is
+    added to gradients that are clipped already.
+
+    Groups with `sparse=True` are x, the weights to prune; weights of a `transposed` group are [in, out]. State of each
+    of them, besides Adam's: `split`, z, and `dual`, u.
+
+    Args:
+        total: number of steps of the whole training; lambda grows from 0 to `lambda_` over them, along a cosine, or is
+            constant.
+        projection: "momentum" keeps the largest sqrt(v) |x + u|, v being Adam's second moment, an estimate of the
+            Fisher information; "identity" the largest |x + u|.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[dict[str, Any]],
+        *,
+        total: int,
+        pattern: Pattern,
+        lambda_: float,
+        schedule: str = "cosine",
+        interval: int = 32,
+        projection: str = "momentum",
+        **adam: Any,
+    ) -> None:
+        groups = [{"sparse": False, "transposed": False, "done": 0} | group for group in params]
+        super().__init__(groups, weight_decay=0.0, fused=True, **adam)
+        self.total, self.pattern, self.interval = total, pattern, interval
+        self.lambda_, self.schedule, self.projection = lambda_, schedule, projection
+        self.metrics: dict[str, float] = {}
+        """gap, ||x - z|| / ||x|| of all weights to prune; flips, the share of z's pattern that changed; lambda."""
+
+    def _sparse(self) -> Iterator[tuple[Tensor, bool]]:
+        return ((p, group["transposed"]) for group in self.param_groups if group["sparse"] for p in group["params"])
+
+    def lambda_at(self, step: int) -> float:
+        """The strength of the pull in a step, counted from 0."""
+        if self.schedule == "constant":
+            return self.lambda_
+        return self.lambda_ * (1 - math.cos(math.pi * step / self.total)) / 2
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step with the current gradients."""
+        t = self.param_groups[0]["done"]
+        splits: dict[Tensor, tuple[Tensor, Tensor]] = {}
+        if t % self.interval == 0:
+            splits = self._project(t)
+        strength = self.lambda_at(t)
+        for p, _ in self._sparse():
+            split, dual = splits[p] if p in splits else (self.state[p]["split"], self.state[p]["dual"])
+            if p.grad is not None:
+                local(p.grad).add_(local(p) - local(split) + local(dual), alpha=strength)
+        super().step()
+        for p, (split, dual) in splits.items():  # not before: Adam makes its state where there is none
+            self.state[p]["split"], self.state[p]["dual"] = split, dual
+        for group in self.param_groups:
+            group["done"] += 1
+        self.metrics["lambda"] = strength
+
+    def _project(self, t: int) -> dict[Tensor, tuple[Tensor, Tensor]]:
+        """New z and u of each weight."""
+        found = {}
+        gaps = sizes = flips = count = 0.0
+        for p, transposed in self._sparse():
+            state = self.state[p]
+            dual = state["dual"] if "dual" in state else torch.zeros_like(p)
+            target = p + dual
+            keep = self._keep(p, target, transposed)
+            split = torch.zeros_like(p)
+            local(split).copy_(local(target).where(keep, 0))
+            dual = target - split
+            gaps += float((local(p) - local(split)).square().sum())
+            sizes += float(local(p).square().sum())
+            if "split" in state:
+                flips += float(((local(state["split"]) != 0) != (local(split) != 0)).sum())
+            count += keep.numel()
+            found[p] = split, dual
+        gaps, sizes, flips, count = all_reduce_sum(gaps, sizes, flips, count)
+        self.metrics |= {"gap": (gaps / sizes) ** 0.5 if sizes else 0.0, "flips": flips / max(1.0, count)}
+        return found
+
+    def _keep(self, p: Tensor, target: Tensor, transposed: bool) -> Tensor:
+        """The mask of a projection, in the layout of the weight's local part."""
+        score = local(target).abs()
+        if self.projection == "momentum" and "exp_avg_sq" in self.state[p]:
+            score = score * local(self.state[p]["exp_avg_sq"]).sqrt()
+        if transposed:
+            return self.pattern.keep(score.T.contiguous()).T
+        return self.pattern.keep(score)
+
+    @torch.no_grad()
+    def apply_mask(self) -> None:
+        """Set x to its own projection, without the dual variable."""
+        for p, transposed in self._sparse():
+            local(p).masked_fill_(~self._keep(p, p, transposed), 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elsa(Settings):
+    """ELSA.
+
+    lambda: strength of the pull at the end; schedule: how it grows; interval: steps between two projections;
+    projection: of which size the kept weights are, "momentum" times the root of Adam's second moment.
+
+    No distillation by default, as in the paper.
+    """
+
+    name: ClassVar[str] = "elsa"
+    needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
+    lr: LearningRate = 2e-4
+    beta2: Beta = 0.999
+    eta: Fraction = 0.0
+    lambda_: NonNegative = 0.01
+    schedule: Literal["cosine", "constant"] = "cosine"
+    interval: Count = 32
+    projection: Literal["momentum", "identity"] = "momentum"
+
+    def apply(self, model: nn.Module, job: Job) -> Outcome:
+        if job.pattern.unstructured and not is_single_process():
+            raise UserError(
+                f"elsa with pattern {job.pattern} runs in one process: set training.processes=1, or use n:m"
+            )
+        changed = other_parameters(model, job.targets)
+        trainer = Trainer(self.name, model, job, self)
+        theta, rest = trainer.parameters(job.targets)
+        optimizer = ElsaAdam(
+            [
+                {"params": theta, "sparse": True, "transposed": stores_in_out(model.get_submodule(job.targets[0]))},
+                {"params": rest},
+            ],
+            total=trainer.total,
+            pattern=job.pattern,
+            lambda_=self.lambda_,
+            schedule=self.schedule,
+            interval=self.interval,
+            projection=self.projection,
+            **self.adam,
+        )
+        trainer.run(optimizer, teacher=True)
+        trainer.log_validation("before_final_prune")
+        optimizer.apply_mask()
+        trainer.log_validation("after_final_prune")
+        before, after = (trainer.perplexities[k] for k in ("before_final_prune", "after_final_prune"))
+        cost = float(f"{after / before - 1:.4g}")
+        return Outcome(trainer.finalize(), changed=changed, notes=trainer.notes(final_prune_cost=cost))

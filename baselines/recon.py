@@ -1,0 +1,185 @@
+"""Block reconstruction: train each pruned block, mask held, to give what the dense block gives.
+
+After arXiv 2510.14444 and 2402.12419, of which we could read the abstracts alone: what they leave open is ours.
+A refinement: `recon:from=wanda`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from baselines.retrain import MaskedAdamW
+from methods import Job, Needs, Outcome, UserError
+from methods.pruning.pairs import Goal, Pair, PairedWalk
+from methods.ranges import Beta, Count, CountOrZero, LearningRate, NonNegative
+from methods.targets import relayout
+
+State = dict[str, Tensor]
+"""Parameters of a block, by their names in it."""
+
+
+class Goals(NamedTuple):
+    """What a block should give, and how much each token counts: float32 [batch, seqlen] per batch.
+
+    A block that gave nothing at all would have an error of 1.
+    """
+
+    outputs: list[Tensor]
+    weights: list[Tensor]
+    left_out: int
+    """Tokens of weight 0."""
+
+
+def weigh(outputs: list[Tensor], normalize: bool, massive: float) -> Goals:
+    """Weights of tokens, so that an error is the mean over tokens of ||change||^2 / ||output||^2.
+
+    normalize: else the errors of tokens are summed as they are, over the sum of ||output||^2.
+    massive: tokens whose ||output|| is above this many times the median count nothing; 0: all count.
+    """
+    sizes = [y.float().square().sum(-1) for y in outputs]
+    together = torch.cat([s.flatten() for s in sizes])
+    limit = massive**2 * float(together.median()) if massive else torch.inf
+    counts = [s <= limit for s in sizes]
+    tiny = torch.finfo(torch.float32).tiny
+    weights = [
+        (1 / s.clamp(min=tiny) if normalize else torch.ones_like(s)) * c for s, c in zip(sizes, counts, strict=True)
+    ]
+    total = float(sum((w * s).sum() for w, s in zip(weights, sizes, strict=True)))
+    left_out = len(together) - int(sum(c.sum() for c in counts))
+    return Goals(outputs, [w / (total or 1.0) for w in weights], left_out)
+
+
+def squared_error(output: Tensor, goal: Tensor, weight: Tensor) -> Tensor:
+    """The sum over tokens of weight * ||output - goal||^2."""
+    return ((output.float() - goal.float()).square().sum(-1) * weight).sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recon:
+    """Block reconstruction.
+
+    target: what a block should give: "dense", what the dense block gives on the dense model's inputs, which also
+    corrects the error of the blocks before; "own-input", what it gives on the pruned block's inputs.
+    epochs: over the calibration tokens; batch: sequences per step; lr: of the first step, from where it falls linearly
+    to 0; normalize: divide each token's error by the square of its size; massive: leave out tokens whose output is this
+    many times the median in size, 0 for none; norms: train the norms of the block, too.
+    """
+
+    name: ClassVar[str] = "recon"
+    needs: ClassVar[Needs] = Needs.CALIBRATION | Needs.TEACHER
+    target: Goal = "dense"
+    epochs: CountOrZero = 4
+    batch: Count = 1
+    lr: LearningRate = 2e-3
+    beta1: Beta = 0.9
+    beta2: Beta = 0.95
+    normalize: bool = True
+    massive: NonNegative = 10.0
+    norms: bool = True
+
+    def apply(self, model: nn.Module, job: Job) -> Outcome:
+        if job.prior is None:
+            raise UserError("recon needs a pruned model: use recon:from=METHOD, for example recon:from=wanda")
+        walk = PairedWalk(model, job, goal=self.target, batch=self.batch)
+        changed: set[str] = set()
+        before, after, left_out, undone = [], [], [], 0
+        order = torch.Generator().manual_seed(job.seed)
+        for index, pair in enumerate(walk.pairs()):
+            apply_masks(pair, job.prior.masks)
+            goals = weigh(pair.goals, self.normalize, self.massive)
+            error, pair.outputs = evaluate(pair, goals)
+            before.append(error)
+            start = {name: p.clone() for name, p in trained_parameters(pair, self.norms).items()}
+            if start and self.epochs:
+                for epoch, loss in enumerate(self.fit(pair, goals, start, order)):
+                    job.progress.advance(index * self.epochs + epoch + 1, walk.blocks * self.epochs, loss=loss)
+                error, pair.outputs = evaluate(pair, goals)
+                if not error <= before[-1]:  # or it is not a number
+                    write(pair.block, start)
+                    error, pair.outputs = evaluate(pair, goals)
+                    undone += 1
+            else:
+                job.progress.advance(index + 1, walk.blocks)
+            after.append(error)
+            left_out.append(goals.left_out)
+            changed |= {f"{pair.name}.{name}" for name in start}
+        figures = {k: [float(f"{v:.6g}") for v in values] for k, values in (("before", before), ("after", after))}
+        return walk.outcome(
+            frozenset(changed) - {f"{t}.weight" for t in job.targets},
+            block_error=figures,
+            tokens_left_out=left_out,
+            blocks_undone=undone,
+        )
+
+    @torch.enable_grad()
+    def fit(self, pair: Pair, goals: Goals, start: State, order: torch.Generator) -> Iterator[float]:
+        """Train a block's parameters, and write them into the block at the end. Yields the mean loss of each epoch.
+
+        Weights are trained in float32; the block computes with what it will be stored as, in the job's dtype. Zeros of
+        a matrix stay zeros.
+        """
+        dtypes = {name: p.dtype for name, p in start.items()}
+        masters = {name: nn.Parameter(p.float().clone()) for name, p in start.items()}
+        masks = {p: p.detach() != 0 for p in masters.values() if p.dim() == 2}
+        optimizer = MaskedAdamW(masters.values(), masks, lr=self.lr, betas=(self.beta1, self.beta2), fused=True)
+        total, step = self.epochs * len(pair.inputs), 0
+        for _ in range(self.epochs):
+            losses = []
+            for i in torch.randperm(len(pair.inputs), generator=order).tolist():
+                for group in optimizer.param_groups:
+                    group["lr"] = self.lr * (1 - step / total)
+                stored = {name: p.to(dtypes[name]) for name, p in masters.items()}
+                output = pair.run(_with(pair.block, stored), pair.inputs[i])
+                loss = squared_error(output, goals.outputs[i], goals.weights[i])
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                losses.append(loss.detach())
+                step += 1
+            yield float(torch.stack(losses).sum())
+        write(pair.block, masters)
+
+
+def _with(block: nn.Module, parameters: State) -> Callable[..., Tensor]:
+    """The block as a function, with these parameters."""
+    return lambda *args, **kwargs: functional_call(block, parameters, args, kwargs)
+
+
+def apply_masks(pair: Pair, masks: dict[str, Tensor]) -> None:
+    """Set what is not kept to zero. Of a pruned model nothing changes."""
+    for name, module in pair.linears.items():
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        weight.masked_fill_(~relayout(module, masks[name].to(weight.device)), 0)
+
+
+def trained_parameters(pair: Pair, norms: bool) -> State:
+    """Of the targets, weights and biases; with `norms`, all of the modules that hold vectors only. None without targets."""
+    if not pair.linears:
+        return {}
+    linears = set(pair.linears.values())
+    found: State = {}
+    for prefix, module in pair.block.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        if module in linears or (norms and all(p.dim() == 1 for p in own.values())):
+            found |= {f"{prefix}.{name}": p for name, p in own.items()}
+    return found
+
+
+def evaluate(pair: Pair, goals: Goals) -> tuple[float, list[Tensor]]:
+    """The error of a block as it is, and its outputs."""
+    outputs = [pair.run(pair.block, hidden) for hidden in pair.inputs]
+    error = sum(float(squared_error(*each)) for each in zip(outputs, goals.outputs, goals.weights, strict=True))
+    return error, outputs
+
+
+@torch.no_grad()
+def write(block: nn.Module, parameters: Mapping[str, Tensor]) -> None:
+    """Set parameters of a block, in the dtype that each has."""
+    for name, value in parameters.items():
+        block.get_parameter(name).copy_(value)

@@ -1,0 +1,64 @@
+"""The command that searches fields of methods."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.cli.console import fail, print_line, print_rows
+from bench.cli.flags import DataDir, Figure, Json, Results
+from bench.system.toml import read_toml
+
+
+def search(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="TOML file: a run's settings, and a table [search].")],
+    results: Results = None,
+    data_dir: DataDir = None,
+    out: Figure = None,
+    json: Json = False,
+) -> None:
+    """Search the fields of methods on the validation split, with the same number of trials for each.
+
+    Every trial is a record. The same command goes on where a search was stopped.
+    """
+    from bench import search as searching
+    from bench.plan.search import read_search
+    from bench.run.descendants import adopting
+    from bench.run.disk import RunStopped
+
+    given = {"results": results, "data_dir": data_dir}
+    what, space = read_search(read_toml(spec) | {k: v for k, v in given.items() if v is not None})
+    try:
+        with adopting():
+            done = searching.run(what, space, on_trial=lambda one: print_line(_describe(one), err=True))
+    except RunStopped as stopped:
+        fail(f"stopped: {stopped}", 1)
+    except searching.TrialFailed as failed:
+        fail(f"{failed}: bench show RECORD prints a traceback; the same command tries it again", 1)
+    print_rows([_row(one) for one in done], json)
+    if out:
+        from bench.report.search_curve import Curve, draw_search
+
+        print_line(draw_search([Curve(one.method, [t.value for t in one.trials]) for one in done], out))
+
+
+def _describe(done: Any) -> str:
+    last, best = done.trials[-1], done.best
+    value = f"{last.value:.4g}" if math.isfinite(last.value) else "diverged"
+    lowest = f"; lowest {best.value:.4g}" if best else ""
+    return f"bench: {len(done.trials)} of {done.budget} trials of {done.method}: {last.label} {value}{lowest}"
+
+
+def _row(done: Any) -> dict[str, Any]:
+    best = done.best
+    return {
+        "method": done.method,
+        "trials": len(done.trials),
+        "diverged": sum(not math.isfinite(t.value) for t in done.trials),
+        "perplexity": best.value if best else None,
+        "best trial": best.label if best else "",
+        "record": best.record[:12] if best else "",
+    }

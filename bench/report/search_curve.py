@@ -1,0 +1,43 @@
+"""The figure of a search: the best perplexity so far over trials, a line for each method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.report.figures import COLORS, save_figure, start_figure
+
+
+class Curve(NamedTuple):
+    """One method: its perplexity in each trial, infinite where training diverged."""
+
+    method: str
+    values: Sequence[float]
+
+
+def draw_search(curves: Sequence[Curve], file: Path) -> Path:
+    """Draw the lowest value so far, and each trial as a point. Trials that diverged have no point.
+
+    Raises:
+        UserError: the file's suffix is not in FORMATS.
+    """
+    pyplot = start_figure(file)
+    figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for index, curve in enumerate(curves):
+        color = COLORS[index % len(COLORS)]
+        best, lowest = [], math.inf
+        for value in curve.values:
+            lowest = min(lowest, value)
+            best.append(lowest if math.isfinite(lowest) else math.nan)
+        at = range(1, len(best) + 1)
+        points = [v if math.isfinite(v) else math.nan for v in curve.values]
+        axis.plot(at, points, "o", color=color, markersize=3, alpha=0.4)
+        axis.step(at, best, where="post", color=color, linewidth=1.4, label=curve.method)
+    axis.set_yscale("log")
+    axis.set_xlabel("trials")
+    axis.set_ylabel("perplexity on the validation split, lowest so far")
+    axis.grid(alpha=0.3, linewidth=0.5, which="both")
+    axis.legend(fontsize=8, frameon=False)
+    return save_figure(figure, file)

@@ -1,0 +1,172 @@
+"""Search the fields of methods: every trial is an artifact and a record like any other, and the records are the state.
+
+Optuna proposes. Before each proposal it is told of all trials that the results folder has, whoever ran them; so a search
+that was killed goes on, and several can share a folder. A proposal depends on these trials and the seed alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench import api
+from bench.catalog.choice import parse_chain
+from bench.plan.plan import make_plan
+from bench.plan.search import Range, Search, Value
+from bench.plan.spec import Spec
+from bench.results.identity import Identity
+from bench.results.record import DONE, Record
+from bench.results.store import Store
+from bench.run.progress import ProgressDisplay
+from bench.system import digests
+from methods.errors import UserError
+
+if TYPE_CHECKING:
+    import optuna
+
+RANDOM_TRIALS = 5
+"""Of each method, before the sampler models what it has seen."""
+TRIES = 100
+"""For a proposal that is no trial yet."""
+
+
+class Trial(NamedTuple):
+    """One trial: its fields, and its perplexity on the validation split; infinite where training diverged."""
+
+    label: str
+    fields: dict[str, Value]
+    value: float
+    record: str
+    """Its key."""
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """The trials of one method, first to last."""
+
+    method: str
+    trials: tuple[Trial, ...]
+    budget: int
+
+    @property
+    def best(self) -> Trial | None:
+        finite = [t for t in self.trials if math.isfinite(t.value)]
+        return min(finite, key=lambda t: t.value) if finite else None
+
+    @property
+    def best_so_far(self) -> list[float]:
+        """After each trial, the lowest value."""
+        values = [t.value for t in self.trials]
+        return [min(values[: i + 1]) for i in range(len(values))]
+
+
+class TrialFailed(Exception):
+    """A trial gave no number; the message says why."""
+
+
+def require_optuna() -> Any:
+    """
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        found = importlib.import_module("optuna")
+    except ImportError:
+        raise UserError("a search needs optuna: install it with pip install 'cast-bench[search]'") from None
+    found.logging.set_verbosity(found.logging.WARNING)
+    return found
+
+
+def read_trials(spec: Spec, search: Search) -> list[Progressed]:
+    """The trials that the results folder has, of each method, in the order in which they were recorded."""
+    store: Iterable[Record] = Store(spec.results, write=False) if spec.results.is_dir() else ()
+    records = sorted(store, key=lambda r: (str(r.provenance.get("recorded", "")), r.key))
+    return [
+        Progressed(method, tuple(_trials(search, method, _identity(spec, method), records)), search.trials)
+        for method in search.fields
+    ]
+
+
+def _identity(spec: Spec, method: str) -> Identity:
+    """Of the perplexity of the method as typed, without the fields of a trial."""
+    stages = tuple(choice.label for choice in parse_chain(method))
+    for measurement in make_plan(spec.model_copy(update={"methods": (method,)})).measurements:
+        if measurement.measure == "perplexity" and measurement.identity.stages == stages:
+            return measurement.identity
+    raise UserError(f"{spec.models[0]} is not here: pull it first, with bench pull {spec.models[0]}")
+
+
+def _trials(search: Search, method: str, identity: Identity, records: Iterable[Record]) -> Iterable[Trial]:
+    newest: dict[str, Trial] = {}
+    for record in records:
+        label = record.identity.stages[-1] if record.identity.stages else ""
+        stages = (*identity.stages[:-1], label)
+        if record.status not in DONE or record.identity != identity.model_copy(update={"stages": stages}):
+            continue
+        if (fields := search.values(method, label)) is None:
+            continue
+        value = next((r.value for r in record.readings if r.metric == "perplexity" and r.value is not None), math.inf)
+        newest.setdefault(label, Trial(label, fields, value, record.key))
+    return newest.values()
+
+
+def propose(search: Search, done: Progressed) -> str | None:
+    """The next trial of a method, as one would type it; None if every value of its fields was tried."""
+    optuna = require_optuna()
+    ranges = search.fields[done.method]
+    kinds = {key: _distribution(optuna, allowed) for key, allowed in ranges.items()}
+    known = {trial.label for trial in done.trials}
+    for attempt in range(TRIES):
+        seed = int(digests.of([search.seed, done.method, sorted(known), attempt])[:8], 16)
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=RANDOM_TRIALS)
+        study = optuna.create_study(sampler=sampler)
+        for trial in done.trials:
+            study.add_trial(optuna.trial.create_trial(params=trial.fields, distributions=kinds, value=trial.value))
+        values = {key: ranges[key].rounded(value) for key, value in study.ask(kinds).params.items()}
+        label = search.label(done.method, {key: values[key] for key in ranges})
+        if label not in known:
+            return label
+    return None
+
+
+def _distribution(optuna: Any, allowed: Range) -> optuna.distributions.BaseDistribution:
+    if allowed.choices:
+        return optuna.distributions.CategoricalDistribution(allowed.choices)
+    if allowed.is_whole:
+        return optuna.distributions.IntDistribution(allowed.low, allowed.high, log=allowed.log)
+    return optuna.distributions.FloatDistribution(float(allowed.low or 0), float(allowed.high or 0), log=allowed.log)
+
+
+def run(
+    spec: Spec,
+    search: Search,
+    show: ProgressDisplay | None = None,
+    on_trial: Callable[[Progressed], None] = lambda done: None,
+) -> list[Progressed]:
+    """Run what is left of every method's trials, one trial of each method at a time.
+
+    on_trial is called with a method's trials after each new one.
+
+    Raises:
+        UserError: before anything has run.
+        TrialFailed: a trial gave no number.
+    """
+    require_optuna()
+    while True:
+        before = read_trials(spec, search)
+        left = [done for done in before if len(done.trials) < done.budget]
+        proposed = {done.method: propose(search, done) for done in left}
+        labels = [label for label in proposed.values() if label]
+        if not labels:
+            return before
+        summary = api.execute(spec.model_copy(update={"methods": tuple(labels)}), show)
+        after = {done.method: done for done in read_trials(spec, search)}
+        for method, label in proposed.items():
+            if label and label not in {trial.label for trial in after[method].trials}:
+                reasons = [r.reason for r in summary.records if r.identity.stages[-1] == label and r.status not in DONE]
+                raise TrialFailed(f"{label} gave no perplexity: {reasons[0] if reasons else 'it was not measured'}")
+            if label:
+                on_trial(after[method])

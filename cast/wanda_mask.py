@@ -1,0 +1,66 @@
+"""CAST with a mask that sees its inputs: n of every m are kept by |w| * ||x||, as Wanda does (arXiv 2306.11695).
+
+Not in the paper. The norms are those of the training text, as the model in training sees it, so they follow the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cast.adams import AdamS
+from methods.training.ranks import all_reduce_mean
+
+DECAY = 0.99
+"""Of the running mean of squared inputs, per step: it is over about a hundred steps."""
+
+
+class WandaAdamS(AdamS):
+    """AdamS that chooses the mask by |w_ij| * ||x_j||.
+
+    State of a weight in Theta, besides that of AdamS: `square`, the running mean of x_j^2, float32 [in]. S is then the
+    share of |w| * ||x|| that is kept.
+    """
+
+    def __init__(self, params: Iterable[Any], **options: Any) -> None:
+        super().__init__(params, **options)
+        self._seen: dict[Tensor, Tensor] = {}
+        for group in self.param_groups:
+            for p in group["params"] if group["sparse"] else ():
+                width = p.shape[0] if group["transposed"] else p.shape[1]
+                self.state[p]["square"] = torch.zeros(width, dtype=torch.float32, device=p.device)
+
+    @contextmanager
+    def watch(self, linears: Iterable[tuple[nn.Module, nn.Parameter]]) -> Iterator[None]:
+        """Within it, the inputs of the linears count in forward passes with gradients. Each with its weight."""
+        handles = [module.register_forward_pre_hook(self._recorder(p)) for module, p in linears]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _recorder(self, weight: nn.Parameter) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def record(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            if torch.is_grad_enabled():  # not when the model is only looked at
+                squares = args[0].detach().flatten(0, -2).float().square().mean(0)
+                self._seen[weight] = self._seen[weight] + squares if weight in self._seen else squares
+
+        return record
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step with the current gradients, and the inputs seen since the last one."""
+        for p, squares in self._seen.items():
+            self.state[p]["square"].lerp_(all_reduce_mean(squares), 1 - DECAY)
+        self._seen.clear()
+        super().step()
+
+    def score(self, p: Tensor, w: Tensor) -> Tensor:
+        """w * ||x||, over the largest norm: where all are equal, w itself."""
+        norm: Tensor = self.state[p]["square"].sqrt()
+        return w * (norm / norm.max().clamp(min=torch.finfo(norm.dtype).tiny))

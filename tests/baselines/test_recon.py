@@ -1,0 +1,247 @@
+"""Block reconstruction against least squares, and what it must never do: end worse, move a zero, touch another tensor."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from baselines.recon import Recon, weigh
+from helpers.trainings import pruned
+from methods.contract import Compute, Prior
+from methods.errors import UserError
+from methods.pattern import Pattern
+from methods.pruning.pairs import Pair
+from methods.targets import dense_weight
+
+PATTERNS = ["2:4", "1:4", "6:8", "50%"]
+
+
+@pytest.fixture
+def sparse(llama, make_job, refining):
+    """sparse(pattern) -> a pruned llama, and the job that reconstructs it."""
+
+    def make(pattern="2:4", model=llama):
+        job = refining(model, make_job(model, pattern))
+        return pruned(model, job), job
+
+    return make
+
+
+class OneLinear(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.linear = nn.Linear(width, 4, bias=False).requires_grad_(False)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+def one_linear(width=6, tokens=40):
+    """A block that is one linear, its inputs, and goals with noise, so that no weight meets them."""
+    torch.manual_seed(0)
+    block = OneLinear(width)
+    inputs = [torch.randn(1, tokens, width) for _ in range(4)]
+    truth = torch.randn(width, 4)
+    goals = [x @ truth + 0.3 * torch.randn(1, tokens, 4) for x in inputs]
+    return Pair("block", block, {"block.linear": block.linear}, inputs, goals, lambda call, x: call(x))
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("normalize", [False, True])
+def test_one_linear_without_a_mask_is_least_squares(normalize):
+    """With a normalized error, least squares of rows that are divided by the size of their goal."""
+    pair = one_linear()
+    goals = weigh(pair.goals, normalize, massive=0)
+    recon = Recon(epochs=3000, lr=0.02, beta2=0.999, normalize=normalize)
+
+    start = {"linear.weight": pair.block.linear.weight.clone()}
+    list(recon.fit(pair, goals, start, torch.Generator().manual_seed(0)))
+
+    x, y = (torch.cat([part[0] for part in parts]).double() for parts in (pair.inputs, pair.goals))
+    scale = 1 / y.norm(dim=1, keepdim=True) if normalize else 1.0
+    best = torch.linalg.lstsq(x * scale, y * scale).solution.T
+    torch.testing.assert_close(pair.block.linear.weight.double(), best, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.numeric
+def test_one_linear_under_a_mask_is_least_squares_of_the_kept():
+    pair = one_linear()
+    weight = pair.block.linear.weight
+    weight[:, [1, 4]] = 0
+    goals = weigh(pair.goals, normalize=False, massive=0)
+
+    start = {"linear.weight": weight.clone()}
+    list(Recon(epochs=3000, lr=0.02, beta2=0.999).fit(pair, goals, start, torch.Generator().manual_seed(0)))
+
+    x, y = (torch.cat([part[0] for part in parts]).double() for parts in (pair.inputs, pair.goals))
+    best = torch.linalg.lstsq(x[:, [0, 2, 3, 5]], y).solution.T
+    torch.testing.assert_close(weight[:, [0, 2, 3, 5]].double(), best, rtol=1e-3, atol=1e-3)
+    assert not weight[:, [1, 4]].any()
+
+
+def test_weights_of_tokens():
+    """By hand: sizes 25, 1 and 10000, the last 20 times the median of the norms."""
+    outputs = [torch.tensor([[[3.0, 4.0], [1.0, 0.0], [100.0, 0.0]]])]
+
+    plain, normalized, without = (weigh(outputs, *rule) for rule in ((False, 0), (True, 0), (True, 10)))
+
+    assert plain.weights[0].tolist() == [pytest.approx([1 / 10026] * 3)]
+    assert normalized.weights[0].tolist() == [pytest.approx([1 / 75, 1 / 3, 1 / 30000])]
+    assert without.weights[0].tolist() == [pytest.approx([1 / 50, 1 / 2, 0])]
+    assert [goals.left_out for goals in (plain, normalized, without)] == [0, 0, 1]
+
+
+def test_without_epochs_nothing_changes(sparse):
+    model, job = sparse()
+    start = copy.deepcopy(model.state_dict())
+
+    got = Recon(epochs=0).apply(model, job)
+
+    assert all(torch.equal(value, start[name]) for name, value in got.model.state_dict().items())
+    assert got.notes["block_error"]["before"] == got.notes["block_error"]["after"]
+
+
+@pytest.mark.parametrize("text", PATTERNS)
+def test_error_falls_and_zeros_stay(sparse, text):
+    model, job = sparse(text)
+    start = copy.deepcopy(model)
+
+    got = Recon(epochs=4, lr=1e-3).apply(model, job)
+
+    errors = got.notes["block_error"]
+    assert all(a < b for a, b in zip(errors["after"], errors["before"], strict=True))
+    assert errors["after"][-1] < 0.95 * errors["before"][-1]
+    for name in job.targets:
+        old, new = (dense_weight(m.get_submodule(name)) for m in (start, got.model))
+        assert torch.equal(new != 0, old != 0), name
+        assert not torch.equal(new, old), name
+
+
+@pytest.mark.parametrize("target", ["dense", "own-input"])
+def test_every_family_comes_nearer_to_its_dense_model(family, make, sparse, target):
+    dense = make(family)
+    model, job = sparse(model=dense)
+
+    def distance(m):
+        return float((m(job.calibration).logits - dense(job.calibration).logits).square().mean())
+
+    before = distance(model)
+    got = Recon(epochs=6, lr=1e-3, target=target).apply(model, job)
+
+    assert distance(got.model) < 0.9 * before
+
+
+def test_a_step_too_large_is_undone(sparse):
+    """The block is as it was, and the error is no higher."""
+    model, job = sparse()
+    job = replace(job, targets=tuple(t for t in job.targets if ".layers.0." in t))
+    start = copy.deepcopy(model.state_dict())
+
+    got = Recon(epochs=1, lr=10.0).apply(model, job)
+
+    assert got.notes["blocks_undone"] == 1
+    assert got.notes["block_error"]["after"] == got.notes["block_error"]["before"]
+    assert all(torch.equal(value, start[name]) for name, value in got.model.state_dict().items())
+
+
+@pytest.mark.parametrize("norms", [True, False])
+def test_norms_are_trained_where_asked(family, make, sparse, norms):
+    dense = make(family)
+    model, job = sparse(model=dense)
+    start = copy.deepcopy(model.state_dict())
+
+    got = Recon(epochs=1, norms=norms).apply(model, job)
+
+    moved = {name for name, value in got.model.state_dict().items() if not torch.equal(value, start[name])}
+    weights = {f"{t}.weight" for t in job.targets}
+    biases = {f"{t}.bias" for t in job.targets} & set(start)
+    named_norms = {name for name in start if "norm" in name or ".ln_" in name}
+    final = {name for name in named_norms if not any(f".{i}." in name for i in range(3))}
+    assert named_norms - final
+    assert moved <= weights | got.changed
+    assert got.changed == biases | (named_norms - final if norms else set())
+
+
+def test_weights_that_are_no_target_stay(sparse):
+    model, job = sparse()
+    job = replace(job, targets=tuple(t for t in job.targets if ".layers.1." not in t and "q_proj" not in t))
+    start = copy.deepcopy(model.state_dict())
+
+    got = Recon(epochs=1).apply(model, job)
+
+    for name, value in got.model.state_dict().items():
+        if ".layers.1." in name or "q_proj" in name or "layers" not in name:
+            assert torch.equal(value, start[name]), name
+
+
+def test_seed_orders_the_tokens(sparse):
+    model, job = sparse()
+
+    def weights(seed):
+        got = Recon(epochs=2).apply(copy.deepcopy(model), replace(job, seed=seed))
+        return got.model.state_dict()["model.layers.2.mlp.up_proj.weight"]
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
+
+
+def test_bfloat16_trains_in_float32(sparse):
+    """Steps below bfloat16's distance add up."""
+    model, job = sparse()
+    model = model.bfloat16()
+    teacher = job.teacher().bfloat16()
+    job = replace(job, compute=Compute(dtype=torch.bfloat16), teacher=lambda: teacher)
+    start = copy.deepcopy(model.state_dict())
+
+    got = Recon(epochs=8, lr=1e-4).apply(model, job)
+
+    name = job.targets[-1] + ".weight"
+    changed = (got.model.state_dict()[name] != start[name]).float().mean()
+    assert changed > 0.2
+    assert got.notes["block_error"]["after"][-1] < got.notes["block_error"]["before"][-1]
+
+
+def test_massive_tokens_are_counted_and_left_out(sparse):
+    model, job = sparse()
+    model.get_input_embeddings().weight[5] *= 1000
+    teacher = copy.deepcopy(model)
+    job = replace(job, teacher=lambda: teacher)
+    count = int((job.calibration == 5).sum())
+
+    got = Recon(epochs=1).apply(model, job)
+
+    assert count > 0
+    assert got.notes["tokens_left_out"] == [count] * 3
+
+
+def test_says_how_far_it_is(sparse):
+    model, job = sparse()
+    seen = []
+
+    class Seen:
+        def advance(self, done, total, **metrics):
+            seen.append((done, total, *metrics))
+
+    Recon(epochs=2).apply(copy.deepcopy(model), replace(job, progress=Seen()))
+    assert seen == [(i, 6, "loss") for i in range(1, 7)]
+
+    seen.clear()
+    Recon(epochs=0).apply(model, replace(job, progress=Seen()))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_without_a_prior_it_says_what_to_type(llama, make_job):
+    with pytest.raises(UserError, match="recon:from=wanda"):
+        Recon().apply(llama, make_job(llama))
+
+
+def test_a_dense_start_is_pruned_by_the_prior(llama, make_job, refining):
+    job = refining(llama, make_job(llama))
+
+    got = Recon(epochs=1).apply(llama, job)
+
+    for name in job.targets:
+        assert Pattern(2, 4).violations(dense_weight(got.model.get_submodule(name))) == 0
+    assert isinstance(job.prior, Prior)

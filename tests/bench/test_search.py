@@ -1,0 +1,175 @@
+"""A search: equal numbers of trials, each a record; one that was stopped goes on; what it proposes follows from records."""
+
+import copy
+import math
+import sys
+
+import pytest
+
+from bench import search as searching
+from bench.plan.search import read_search
+from bench.results.store import Store
+from bench.run.runner import Summary
+from helpers import runs
+from methods.errors import UserError
+
+pytest.importorskip("optuna")
+
+
+def values(trials=4, **perplexity):
+    return copy.deepcopy(
+        {
+            "models": ["tiny"],
+            "threads": 1,
+            "device": "cpu",
+            "perplexity": {"data": "wiki-mini", "split": "validation", "seqlen": 32, "windows": 2} | perplexity,
+            "calibration": {"sequences": 2, "seqlen": 32},
+            "search": {
+                "trials": trials,
+                "fields": {
+                    "ria": {"power": {"low": 0.1, "high": 2.0}},
+                    "sparsegpt:mask-only": {"damping": {"low": 1e-3, "high": 0.5, "log": True}},
+                },
+            },
+        }
+    )
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """here(trials) -> spec and search of a run whose workers are this process."""
+    runs.own_cache(tmp_path, monkeypatch)
+    runs.workers_here(monkeypatch)
+    return lambda trials=4: read_search(values(trials) | {"results": tmp_path / "results"})
+
+
+def labels(done):
+    return [[trial.label for trial in one.trials] for one in done]
+
+
+def test_every_method_gets_its_trials_and_each_is_a_record(here):
+    spec, search = here(4)
+    seen = []
+
+    done = searching.run(spec, search, on_trial=lambda one: seen.append((one.method, len(one.trials))))
+
+    assert seen == [(method, count) for count in (1, 2, 3, 4) for method in search.fields]
+    keys = {record.key for record in Store(spec.results, write=False)}
+    for one in done:
+        assert len({trial.label for trial in one.trials}) == 4
+        assert {trial.record for trial in one.trials} <= keys
+        assert one.best.value == min(trial.value for trial in one.trials) == one.best_so_far[-1]
+        assert one.best_so_far == sorted(one.best_so_far, reverse=True)
+    again = searching.run(spec, search, on_trial=lambda one: pytest.fail("it was done"))
+    assert labels(again) == labels(done)
+
+
+def test_a_killed_search_goes_on_as_it_would_have(here, monkeypatch, tmp_path):
+    """Also in the middle of a round, when one method has its trial and the next has not."""
+    spec, search = here(3)
+    execute = searching.api.execute
+
+    class Killed(Exception):
+        pass
+
+    calls = []
+
+    def killed(spec, show=None):
+        calls.append(spec.methods)
+        if len(calls) == 2:
+            execute(spec.model_copy(update={"methods": spec.methods[:1]}), show)
+            raise Killed
+        return execute(spec, show)
+
+    monkeypatch.setattr(searching.api, "execute", killed)
+    with pytest.raises(Killed):
+        searching.run(spec, search)
+    assert [len(one.trials) for one in searching.read_trials(spec, search)] == [2, 1]
+
+    monkeypatch.setattr(searching.api, "execute", execute)
+    resumed = searching.run(spec, search)
+
+    undisturbed = spec.model_copy(update={"results": tmp_path / "undisturbed"})
+    assert labels(searching.run(undisturbed, search)) == labels(resumed)
+
+
+def test_trials_of_others_count(here):
+    """Whoever ran them, as long as they are of this search: same text, split, seed and fields."""
+    spec, search = here(2)
+    extra = ("ria:power=0.7", "ria:power=7.0", "sparsegpt:damping=0.1", "ria")
+    searching.api.execute(spec.model_copy(update={"methods": extra}))
+
+    assert labels(searching.read_trials(spec, search)) == [["ria:power=0.7"], []]
+    other = spec.model_copy(update={"seeds": (1,)})
+    assert labels(searching.read_trials(other, search)) == [[], []]
+
+
+def test_a_budget_raised_goes_on(here):
+    first = searching.run(*here(2))
+    more = searching.run(*here(3))
+
+    assert [one[:2] for one in labels(more)] == labels(first)
+
+
+def test_a_trial_without_a_number_ends_the_search(here, monkeypatch):
+    spec, search = here(1)
+    monkeypatch.setattr(searching.api, "execute", lambda spec, show=None: Summary())
+
+    with pytest.raises(searching.TrialFailed, match=r"ria:power=.* gave no perplexity"):
+        searching.run(spec, search)
+
+
+def test_a_space_of_two_ends_after_two(here):
+    spec, _ = here()
+    _, search = read_search(
+        values() | {"search": {"trials": 5, "fields": {"sparsegpt": {"block": {"choices": [32, 64]}}}}}
+    )
+
+    (done,) = searching.run(spec.model_copy(update={"methods": ("sparsegpt",)}), search)
+
+    assert sorted(trial.label for trial in done.trials) == ["sparsegpt:block=32", "sparsegpt:block=64"]
+
+
+def test_without_optuna_it_says_what_to_install(here, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+
+    with pytest.raises(UserError, match=r"cast-bench\[search\]"):
+        searching.run(*here())
+
+
+def test_divergence_is_a_trial_of_no_value():
+    trials = [
+        searching.Trial(f"cast:lr={v}", {"lr": v}, 1 / (v - 9) ** 2 if v < 9 else math.inf, "") for v in (8.0, 9.0, 7.0)
+    ]
+    done = searching.Progressed("cast", tuple(trials), 5)
+    _, search = read_search(values() | {"search": {"trials": 5, "fields": {"cast": {"lr": {"low": 1.0, "high": 9.0}}}}})
+
+    assert done.best.label == "cast:lr=7.0" and done.best_so_far == [1.0, 1.0, 0.25]
+    assert searching.propose(search, done).startswith("cast:lr=")
+
+
+def test_the_command_prints_the_best_and_draws_the_curve(here, cli, tmp_path):
+    here()
+    file = tmp_path / "search.toml"
+    file.write_text(
+        "models = ['tiny']\nthreads = 1\ndevice = 'cpu'\n"
+        "[perplexity]\ndata = 'wiki-mini'\nsplit = 'validation'\nseqlen = 32\nwindows = 2\n"
+        "[calibration]\nsequences = 2\nseqlen = 32\n"
+        "[search]\ntrials = 2\n[search.fields.ria]\npower = {low = 0.1, high = 2.0}\n"
+    )
+
+    code, out, err = cli("search", file, "--results", tmp_path / "results", "--out", tmp_path / "s.svg")
+
+    assert code == 0
+    assert "2 of 2 trials of ria: ria:power=" in err
+    assert "ria:power=" in out and str(tmp_path / "s.svg") in out
+    assert "lowest so far" in (tmp_path / "s.svg").read_text()
+
+
+def test_the_command_refuses_a_spec_without_a_search(cli, tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text("models = ['tiny']\n")
+
+    code, _, err = cli("search", file)
+
+    assert code == 2 and "no table [search]" in err

@@ -1,0 +1,127 @@
+"""CAST with a mask by |w| * ||x||: what is recorded, by which size it chooses, and that equal norms make it CAST."""
+
+import copy
+
+import pytest
+import torch
+
+from bench.catalog.choice import parse_chain
+from cast import wanda_mask
+from cast.method import Cast
+from cast.wanda_mask import WandaAdamS
+from helpers.trainings import counting, job_to_train
+from methods.pattern import Pattern
+from methods.targets import stores_in_out
+
+ADAM = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8, "lambda_": 0.5, "kernel": "foreach"}
+
+
+@pytest.fixture
+def task(make_job, tmp_path):
+    """task(model, **fields) -> a job that trains."""
+    return lambda model, **fields: job_to_train(model, make_job, counting(), tmp_path / "work", **fields)
+
+
+def optimizer_of(weights, transposed=False, **options):
+    groups = [{"params": weights, "sparse": True, "transposed": transposed}]
+    return WandaAdamS(groups, total=100, pattern=Pattern(2, 4), **(ADAM | options))
+
+
+def test_equal_norms_make_it_cast(llama, task, monkeypatch):
+    """Bit for bit: weights and curve."""
+    same = Cast(lr=3e-3).apply(copy.deepcopy(llama), task(llama))
+    record = WandaAdamS._recorder
+
+    def constant(optimizer, weight):
+        inner = record(optimizer, weight)
+        return lambda module, args: inner(module, (torch.full_like(args[0], 0.3),))
+
+    monkeypatch.setattr(WandaAdamS, "_recorder", constant)
+    got = Cast(lr=3e-3, mask="wanda").apply(copy.deepcopy(llama), task(llama))
+
+    assert got.notes == same.notes
+    for p, q in zip(got.model.parameters(), same.model.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_norms_of_the_inputs_move_the_mask(llama, task):
+    masks = []
+    for mask in ("magnitude", "wanda"):
+        job = task(llama)
+        got = Cast(lr=3e-3, mask=mask).apply(copy.deepcopy(llama), job).model
+        masks.append([got.get_submodule(t).weight != 0 for t in job.targets])
+        assert not any(m._forward_pre_hooks for m in got.modules())
+
+    assert any(not torch.equal(a, b) for a, b in zip(*masks, strict=True))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_records_the_squares_of_inputs_in_training_alone(family, make, make_job):
+    """The running mean starts at 0: after the first step it is a hundredth of the mean."""
+    model = make(family).requires_grad_(True)
+    job = make_job(model)
+    modules = [model.get_submodule(t) for t in job.targets]
+    weights = [m.weight for m in modules]
+    seen = []
+    modules[3].register_forward_pre_hook(lambda m, args: seen.append(args[0].detach()))
+    optimizer = optimizer_of(weights, stores_in_out(modules[0]), lr=0.0)
+
+    with optimizer.watch(zip(modules, weights, strict=True)):
+        with torch.no_grad():
+            model(job.calibration[:3])
+        seen.clear()
+        model(job.calibration, labels=job.calibration).loss.backward()
+        optimizer.step()
+    model(job.calibration[:2]).logits.sum().backward()
+    optimizer.step()
+
+    (x,) = seen[:1]
+    squares = optimizer.state[weights[3]]["square"]
+    torch.testing.assert_close(squares, (1 - wanda_mask.DECAY) * x.flatten(0, -2).square().mean(0))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_mask_is_wandas(transposed):
+    torch.manual_seed(0)
+    w, norm = torch.randn(8, 16), torch.rand(16) + 0.1
+    weight = torch.nn.Parameter(w.T.contiguous() if transposed else w.clone())
+    optimizer = optimizer_of([weight], transposed)
+    optimizer.state[weight]["square"].copy_(norm**2)
+
+    optimizer.apply_mask()
+
+    got = weight.T if transposed else weight
+    assert torch.equal(got != 0, Pattern(2, 4).keep(w.abs() * norm))
+    assert torch.equal(got, w.where(got != 0, 0))
+
+
+def test_dead_inputs_keep_the_first():
+    weight = torch.nn.Parameter(torch.randn(2, 8))
+    optimizer = optimizer_of([weight])
+
+    optimizer.apply_mask()
+
+    assert (weight != 0).tolist() == [[True, True, False, False] * 2] * 2
+
+
+def test_starts_from_a_pruned_model():
+    stages = parse_chain("cast:from=wanda+recon:wanda-mask")
+
+    assert [(s.name, s.prior, s.config) for s in stages] == [
+        ("wanda", None, {}),
+        ("recon", "wanda", {}),
+        ("cast", "recon:from=wanda", {"mask": "wanda"}),
+    ]
+
+
+def test_mask_is_free_to_move_from_a_pruned_start(llama, task):
+    job = task(llama, steps=60)
+    start = copy.deepcopy(llama)
+    for t in job.targets:
+        weight = start.get_submodule(t).weight
+        weight.masked_fill_(~job.prior.masks[t], 0)
+
+    got = Cast(lr=1e-2).apply(start, job).model
+
+    moved = [float(((got.get_submodule(t).weight != 0) != job.prior.masks[t]).float().mean()) for t in job.targets]
+    assert max(moved) > 0
