@@ -1,56 +1,194 @@
-"""Everything about speed that waits for a CUDA card, in one command: tests, shape tables, whole models, a figure.
+"""The first half hour on a CUDA card: stages, the most valuable first, each with records of its own.
 
-python benchmarks/cuda.py [--results DIR]
+python benchmarks/cuda.py --needs                  what this machine lacks; exit code 1 if it is anything
+python benchmarks/cuda.py --pack DIR               what it may lack there, in parts of at most 60 MB, to be carried along
+python benchmarks/cuda.py --from DIR [--stage S]   unpack such parts and use them; needs no network
+python benchmarks/cuda.py [--stage check,shapes]   run stages; all of them by default
 
-What is recorded already is not measured again, so that it can be stopped and called once more.
+What is recorded already is not measured again, so a stage that was stopped goes on where it was. Needs no package to begin.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import json
+import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
-import torch
+import parts
 
-SHAPES = ("llama2-7b", "smollm2-135m")
-WHOLE = ("smollm2-135m",)
-"""llama2-7b, too, where it has been pulled: its weights are gated."""
+ROOT = Path(__file__).parent.parent
+MODEL = "smollm2-135m"
+SHAPES = ("llama2-7b", MODEL)
+TRAINED = "cast,retrain,dense-ft"
+RECIPE = "small-gpu"
+EXTRA = "test"
+"""Of the packages in pyproject.toml, those for tests are needed, too."""
 
 
-def steps(results: Path) -> list[list[str]]:
-    out = [[sys.executable, "-m", "pytest", "-n", "0", "-m", "cuda", "tests"]]
-    for model in SHAPES:
-        drawn = ["--figure", str(results / f"{model}.svg")]
-        out.append(_bench("speed", "--model", model, "--device", "cuda", "--results", str(results), *drawn))
-    for model in (*WHOLE, *(["llama2-7b"] if _is_here("llama2-7b") else [])):
-        asked = ["--methods", "magnitude", "--quant", "none", "--measures", "speed", "--dtype", "bfloat16"]
-        out.append(_bench("run", "--model", model, *asked, "--device", "cuda", "--results", str(results)))
-    return [*out, _bench("report", "--results", str(results))]
+class Stage(NamedTuple):
+    """minutes: on an H100, a guess until it has run on one; of `train`, at 35% of the card's peak."""
+
+    minutes: float
+    about: str
+
+
+STAGES = {
+    "check": Stage(2, "the tests that need a card"),
+    "shapes": Stage(3, "linears of LLaMA2-7B and SmolLM2, 2:4 against dense, in bf16, fp16, int8 and fp8"),
+    "decode": Stage(1, "tokens per second of SmolLM2 with CUDA graphs"),
+    "prefill": Stage(1, "prompts, and linears on the model's own weights"),
+    "train": Stage(15, f"{TRAINED} on SmolLM2 by the recipe {RECIPE}: tokens per second, share of the card's peak"),
+    "quality": Stage(2, "perplexity and KL of what was trained"),
+}
+
+
+def commands(stage: str, results: Path) -> list[list[str]]:
+    """What a stage runs."""
+    place = ["--device", "cuda", "--results", str(results)]
+    timed = ["run", "--model", MODEL, "--methods", "magnitude", "--quant", "none", "--measures", "speed"]
+    timed += ["--dtype", "bfloat16", *place]
+    trained = ["run", "--model", MODEL, "--methods", TRAINED, "--quant", "none", "--dtype", "bfloat16", *place]
+    trained += [f"--set=training.recipe={RECIPE}"]
+    return {
+        "check": [[sys.executable, "-m", "pytest", "-n", "0", "-m", "cuda", "tests"]],
+        "shapes": [_bench("speed", "--model", m, *place, "--figure", str(results / f"{m}.svg")) for m in SHAPES],
+        "decode": [_bench(*timed, '--set=speed.workloads=["decode"]')],
+        "prefill": [_bench(*timed, '--set=speed.workloads=["prefill", "linears"]')],
+        "train": [_bench(*trained, "--measures", "size")],
+        "quality": [_bench(*trained, "--measures", "perplexity,agreement")],
+    }[stage]
 
 
 def _bench(*words: str) -> list[str]:
     return [sys.executable, "-m", "bench", *words]
 
 
-def _is_here(model: str) -> bool:
-    from bench.inputs import models
+def needs() -> Iterator[tuple[str, str]]:
+    """What this machine lacks, and how to get it."""
+    for requirement in _requirements():
+        name = re.split(r"[ <>=!~;\[]", requirement)[0]
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield f"package {requirement}", "pip install -e '.[test]', or --from DIR with what --pack wrote elsewhere"
+    if importlib.util.find_spec("torch"):
+        import torch
 
-    return models.resolve(model, None) is not None
+        if not torch.cuda.is_available():
+            yield "CUDA device", f"torch {torch.__version__} sees none"
+    if any(importlib.util.find_spec(name) is None for name in ("pydantic", "bench")):
+        return
+    from bench.inputs import corpora, models
+
+    if models.resolve(MODEL, None) is None:
+        yield f"model {MODEL}", f"bench pull {MODEL}, or --from DIR"
+    for corpus in ("wiki-mini", "wikitext2"):
+        if corpora.lookup(corpus).hub and not corpora.files(corpus, "evaluation", None):
+            yield f"text {corpus}", f"bench pull {corpus}; quality is measured on wiki-mini without it"
+
+
+def _requirements() -> list[str]:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [*project["dependencies"], *project["optional-dependencies"][EXTRA]]
+
+
+def show_use(results: Path) -> None:
+    """Tokens per second of each training, and the share of the card's peak that its products took."""
+    import torch
+
+    from bench.measures.speed import roofline
+    from bench.results.store import Store
+
+    sizes = roofline.model_sizes(MODEL, None)
+    weights = sizes.head + sum(out * width * count for (out, width), count in sizes.linears.items())
+    name = torch.cuda.get_device_name().lower()
+    peak = next((spec.tflops for key, spec in roofline.device_specs().items() if key in name), None)
+    for record in Store(results, write=False):
+        if record.identity.training is None or record.identity.measure != "pattern":
+            continue
+        tokens, seconds = record.cost["training_tokens"], record.cost["build_s"]
+        passes = 6 if record.identity.method.startswith("dense-ft") else 8  # and a forward pass of the teacher
+        flops = passes * weights * tokens / seconds
+        share = f", {flops / peak / 1e12:.0%} of the peak" if peak else ""
+        print(f"{record.identity.method}: {tokens / seconds:,.0f} tokens/s{share}")
+
+
+def use_parts(folder: Path) -> dict[str, str]:
+    """Unpack parts beside them, install the packages from there, and return an environment that has them."""
+    place = folder / "unpacked"
+    if not (place / "site").is_dir():
+        parts.unpack(folder, place)
+        wheels = sorted(map(str, (place / "wheels").glob("*.whl")))
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", str(place / "site")]
+        subprocess.run([*pip, *wheels], check=True)
+    path = os.pathsep.join([str(ROOT), str(place / "site")])
+    return os.environ | {"PYTHONPATH": path, "CAST_BENCH_CACHE": str(place / "cache"), "HF_HUB_OFFLINE": "1"}
 
 
 def main() -> int:
-    asked = argparse.ArgumentParser()
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--results", type=Path, default=Path("results/speed-cuda"))
-    results = asked.parse_args().results
-    if not torch.cuda.is_available():
-        print("skipped: no CUDA device")
+    asked.add_argument("--stage", default=",".join(STAGES), help="by commas")
+    asked.add_argument("--needs", action="store_true")
+    asked.add_argument("--pack", type=Path, metavar="DIR")
+    asked.add_argument("--from", type=Path, metavar="DIR", dest="source")
+    asked.add_argument("--python", default=f"{sys.version_info.major}.{sys.version_info.minor}", help="of that machine")
+    given = asked.parse_args()
+    chosen = given.stage.split(",")
+    if unknown := [name for name in chosen if name not in STAGES]:
+        asked.error(f"unknown stage {unknown[0]!r}: use some of {', '.join(STAGES)}")
+    if given.pack:
+        parts.pack(given.pack, MODEL, given.python)
         return 0
+    if given.source:
+        words = [word for word in sys.argv[1:] if word not in ("--from", str(given.source), f"--from={given.source}")]
+        return subprocess.run([sys.executable, __file__, *words], env=use_parts(given.source), check=False).returncode
+    if given.needs:
+        lacking = list(needs())
+        for thing, way in lacking:
+            print(f"{thing}: {way}")
+        return 1 if lacking else 0
+    return run(chosen, given.results)
+
+
+def run(chosen: list[str], results: Path) -> int:
+    """Run stages in their order. Returns the largest exit code."""
+    total = sum(STAGES[name].minutes for name in chosen)
+    print(f"{len(chosen)} stages, about {total:g} minutes on an H100", flush=True)
+    import torch
+
+    has_card = torch.cuda.is_available()
     worst = 0
-    for step in steps(results):
-        print(">", *step, flush=True)
-        worst = max(worst, subprocess.run(step, check=False).returncode)
+    for name in STAGES:
+        if name not in chosen:
+            continue
+        print(f"{name}: about {STAGES[name].minutes:g} minutes: {STAGES[name].about}", flush=True)
+        for command in commands(name, results):
+            if not has_card:
+                print("  skipped: no CUDA device:", *command, flush=True)
+                continue
+            print(">", *command, flush=True)
+            worst = max(worst, subprocess.run(command, check=False).returncode)
+        if name == "train" and has_card:
+            show_use(results)
+    if not has_card:
+        plan = subprocess.run(
+            _bench("plan", "--model", MODEL, "--methods", TRAINED, "--quant", "none", "--json", f"--set=training.recipe={RECIPE}"),
+            check=False, capture_output=True, text=True,
+        )  # fmt: skip
+        rows = json.loads(plan.stdout) if plan.returncode == 0 else []
+        print(f"planned: {len(rows)} artifacts" if rows else plan.stderr, end="\n")
+        worst = plan.returncode
     return worst
 
 

@@ -6,6 +6,7 @@ python scripts/readme.py --check  exit 1 if any is stale
 What is between these comments is replaced:
 
 <!-- table: results/FOLDER --> and <!-- /table -->          the table of a results folder
+<!-- leaders: results/FOLDER --> and <!-- /leaders -->      the first rows of a folder's leaderboard, in few columns
 <!-- benchmark: NAME --> and <!-- /benchmark -->            a figure of a benchmark (docs/figures), and its numbers
 <!-- ratio: results/FOLDER A B --> and <!-- /ratio -->      perplexity ratios of pairs of methods, named as in the table
 <!-- scaling: results/FOLDER --> and <!-- /scaling -->      the scaling law of a grid of runs
@@ -21,7 +22,8 @@ from typing import Any
 
 import benchmark_figures
 
-from bench.compare import estimate, scaling_law
+from bench.compare import estimate, resolve, scaling_law
+from bench.report import leaderboard as boards
 from bench.report import table
 from bench.results.rows import newest
 from bench.results.store import Store
@@ -29,11 +31,24 @@ from bench.system.text import escape_markdown
 
 ROOT = Path(__file__).parent.parent
 FIGURES = ROOT / "docs" / "figures"
+LEADER_COLUMNS = ("method", "pattern", "quantizer", "bits per weight", "perplexity ratio", "mean acc", "worst drop")
+"""How the headers of the columns begin."""
+MAX_LEADERS = 10
 
 
 def leaderboard(folder: str) -> str:
     tables = table.text_tables(newest(Store(ROOT / folder, write=False)))
     return "\n".join(f"**{escape_markdown(t.title)}**\n\n{table.to_markdown(t)}" for t in tables)
+
+
+def leaders(folder: str) -> str:
+    section = boards.make_sections([resolve.read(ROOT / folder)], ROOT / "no papers")[0]
+    whole = section.tables[0].to_text_table()
+    shown = [i for name in LEADER_COLUMNS for i, header in enumerate(whole.headers) if header.startswith(name)]
+    few = table.TextTable(
+        whole.title, [whole.headers[i] for i in shown], [[line[i] for i in shown] for line in whole.lines[:MAX_LEADERS]]
+    )
+    return table.to_markdown(few) + "\n"
 
 
 def benchmark(name: str) -> str:
@@ -102,7 +117,7 @@ def _leaves(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def render(text: str) -> str:
-    for kind, make in (("table", leaderboard), ("benchmark", benchmark), ("ratio", ratios), ("scaling", law)):
+    for kind, make in (("table", leaderboard), ("leaders", leaders), ("benchmark", benchmark), ("ratio", ratios), ("scaling", law)):
         text = re.sub(
             rf"(<!-- {kind}: ([^>]+) -->\n).*?(<!-- /{kind} -->)",
             lambda match, make=make: f"{match[1]}\n{make(match[2])}\n{match[3]}",

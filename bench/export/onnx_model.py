@@ -90,7 +90,13 @@ def write(
     kind = DTYPES[dtype] if dtype else stored_dtype(config)
     model: Any = loading.load(folder, Compute(dtype=kind))
     cache = _empty_cache(model)
-    _export(Flat(model), cache, workdir / FILE)
+    try:
+        _export(Flat(model), cache, workdir / FILE)
+    except torch.onnx.OnnxExporterError as fault:
+        why = str(fault.__cause__ or fault).splitlines()[0]
+        raise UserError(
+            f"a model of the family {config['model_type']} cannot be exported to ONNX by torch {torch.__version__}: {why}"
+        ) from fault
     file = onnx_file.OnnxFile(workdir / FILE)
     if pattern is None:
         pattern = file.detect_pattern(CANDIDATES)

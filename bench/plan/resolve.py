@@ -219,7 +219,8 @@ class ModelInputs:
         request = self.request
         if measure == "speed":
             configs = measure_configs(request.device, fingerprint(request.device))
-            return [_fields(measure, config, "") for config in configs]
+            wanted = ("cuda", *request.spec.speed.workloads)
+            return [_fields(measure, config, "") for config in configs if config["workload"] in wanted]
         if measure == "zeroshot":
             return [self._task(task, file) for task, file in tasks.expand(request.spec.tasks).items()]
         if _reads_windows(registry.load(registry.lookup("measures", measure))):

@@ -113,6 +113,11 @@ class ZeroshotSpec(_Strict):
     """The first so many questions of each task; None: all."""
 
 
+class SpeedSpec(_Strict):
+    workloads: tuple[Literal["decode", "prefill", "linears"], ...] = ("decode", "prefill", "linears")
+    """What the measure `speed` times; on a CPU decoding alone."""
+
+
 class Targets(_Strict):
     """Globs over module names."""
 
@@ -164,6 +169,7 @@ class Spec(_Strict):
     training: Training = Training()
     perplexity: PerplexitySpec = PerplexitySpec()
     zeroshot: ZeroshotSpec = ZeroshotSpec()
+    speed: SpeedSpec = SpeedSpec()
     targets: Targets = Targets()
 
     @field_validator("methods", "models", "patterns", "quantizers", "measures", "tasks", "seeds", mode="before")

@@ -1,0 +1,152 @@
+"""Pack packages, a model and texts into parts small enough to be carried to a machine without a network, and unpack them.
+
+A part is a tar of files and slices of files. index.json, in the first, has the sha256 of every file. The standard library is
+enough to unpack.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+PART_BYTES = 60_000_000
+OVERHEAD = 4096
+"""Of tar, for a member."""
+THERE = re.compile(r"(torch|triton|nvidia|cuda)([-_.].*)?$")
+"""Packages that a machine with a card has: they are large, and belong to its driver."""
+PLATFORMS = (
+    "manylinux_2_28_x86_64",
+    "manylinux_2_27_x86_64",
+    "manylinux_2_17_x86_64",
+    "manylinux2014_x86_64",
+    "linux_x86_64",
+)
+INDEX = "index.json"
+SLICE = re.compile(r"(.+)\.slice-([0-9]{3})$")
+
+
+class Damaged(Exception):
+    """Parts that are missing, or are not what was packed."""
+
+
+def pack(folder: Path, model: str, python: str) -> None:
+    """Write what a card's machine may lack into parts: wheels for its Python, the model and texts of this machine's cache."""
+    from bench.inputs import download
+    from bench.system.cache import cache_dir
+
+    download.pull(model, None)
+    with tempfile.TemporaryDirectory() as temporary:
+        wheels = Path(temporary) / "wheels"
+        _download(wheels, python)
+        files = {f"wheels/{p.name}": p for p in sorted(wheels.iterdir())}
+        for part in (Path("models") / model, Path("data")):
+            for path in sorted((cache_dir() / part).rglob("*")):
+                if path.is_file() and (
+                    part.name != "data" or path.parent.name.startswith("wiki") or path.suffix == ".json"
+                ):
+                    files[f"cache/{path.relative_to(cache_dir())}"] = path
+        count = write_parts(folder, files)
+    print(f"{count} parts in {folder}: carry them to the machine, then python benchmarks/cuda.py --from DIR")
+
+
+def _download(wheels: Path, python: str) -> None:
+    names = [f"{name}=={metadata.version(name)}" for name in sorted(_closure("cast-bench", "test"))]
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(wheels)]
+    command += ["--python-version", python, *(f"--platform={p}" for p in PLATFORMS)]
+    subprocess.run([*command, *names], check=True)
+
+
+def _closure(name: str, extra: str = "") -> set[str]:
+    """What a package needs, as it is installed here, without itself and without what is there."""
+    from packaging.requirements import Requirement
+
+    waiting, found = [(name, extra)], set[str]()
+    while waiting:
+        one, wanted = waiting.pop()
+        for text in metadata.requires(one) or []:
+            requirement = Requirement(text)
+            if requirement.marker and not requirement.marker.evaluate({"extra": wanted}):
+                continue
+            other = requirement.name.lower().replace("_", "-")
+            if other not in found and not THERE.match(other):
+                found.add(other)
+                waiting += [(other, "")] + [(other, e) for e in requirement.extras]
+    return found
+
+
+def write_parts(folder: Path, files: dict[str, Path], part_bytes: int = PART_BYTES) -> int:
+    """Write files, by their name there, into parts of at most `part_bytes`. Returns how many. The folder must be new or empty."""
+    if folder.exists() and any(folder.iterdir()):
+        sys.exit(f"{folder} is not empty: name a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    index = json.dumps({name: _digest(path) for name, path in files.items()}, indent=1).encode()
+    room, number, tar = 0, 0, None
+    for name, content in _pieces(files, index, part_bytes - 4 * OVERHEAD):
+        if tar is None or len(content) + OVERHEAD > room:
+            if tar:
+                tar.close()
+            number += 1
+            tar = tarfile.open(folder / f"part-{number:02}.tar", "w")  # noqa: SIM115  closed before the next
+            room = part_bytes - 3 * OVERHEAD
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+        room -= len(content) + OVERHEAD
+    if tar:
+        tar.close()
+    return number
+
+
+def _pieces(files: dict[str, Path], index: bytes, size: int) -> Iterator[tuple[str, bytes]]:
+    yield INDEX, index
+    for name, path in files.items():
+        with path.open("rb") as stream:
+            for number in range(max(1, -(-path.stat().st_size // size))):
+                suffix = f".slice-{number:03}" if path.stat().st_size > size else ""
+                yield name + suffix, stream.read(size)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def unpack(folder: Path, place: Path) -> None:
+    """Put the files of all parts into `place`, whole or not at all.
+
+    Raises:
+        Damaged: a part is missing or damaged.
+    """
+    started = place.with_name(place.name + ".partial")
+    shutil.rmtree(started, ignore_errors=True)
+    started.mkdir(parents=True)
+    found = sorted(folder.glob("part-*.tar"))
+    if not found:
+        raise Damaged(f"no part-*.tar in {folder}")
+    for part in found:
+        with tarfile.open(part) as tar:
+            tar.extractall(started, filter="data")  # no link, no path out of the folder
+    for first in sorted(started.rglob("*.slice-000")):
+        whole = first.with_name(SLICE.match(first.name)[1])  # type: ignore[index]
+        with whole.open("wb") as out:
+            for piece in sorted(first.parent.glob(f"{whole.name}.slice-[0-9][0-9][0-9]")):
+                with piece.open("rb") as stream:
+                    shutil.copyfileobj(stream, out)
+                piece.unlink()
+    if not (started / INDEX).is_file():
+        raise Damaged(f"part-01.tar is missing in {folder}")
+    for name, digest in json.loads((started / INDEX).read_text()).items():
+        if not (started / name).is_file() or _digest(started / name) != digest:
+            raise Damaged(f"{name} is missing or damaged: copy all parts into {folder} again")
+    shutil.rmtree(place, ignore_errors=True)
+    started.rename(place)
