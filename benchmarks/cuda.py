@@ -148,7 +148,7 @@ def main() -> int:
     if unknown := [name for name in chosen if name not in STAGES]:
         asked.error(f"unknown stage {unknown[0]!r}: use some of {', '.join(STAGES)}")
     if given.pack:
-        parts.pack(given.pack, MODEL, given.python)
+        parts.pack(given.pack, MODEL, _requirements(), given.python)
         return 0
     if given.source:
         words = [word for word in sys.argv[1:] if word not in ("--from", str(given.source), f"--from={given.source}")]

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class Damaged(Exception):
     """Parts that are missing, or are not what was packed."""
 
 
-def pack(folder: Path, model: str, python: str) -> None:
+def pack(folder: Path, model: str, requirements: Iterable[str], python: str) -> None:
     """Write what a card's machine may lack into parts: wheels for its Python, the model and texts of this machine's cache."""
     from bench.inputs import download
     from bench.system.cache import cache_dir
@@ -47,7 +47,7 @@ def pack(folder: Path, model: str, python: str) -> None:
     download.pull(model, None)
     with tempfile.TemporaryDirectory() as temporary:
         wheels = Path(temporary) / "wheels"
-        _download(wheels, python)
+        _download(wheels, requirements, python)
         files = {f"wheels/{p.name}": p for p in sorted(wheels.iterdir())}
         for part in (Path("models") / model, Path("data")):
             for path in sorted((cache_dir() / part).rglob("*")):
@@ -59,29 +59,44 @@ def pack(folder: Path, model: str, python: str) -> None:
     print(f"{count} parts in {folder}: carry them to the machine, then python benchmarks/cuda.py --from DIR")
 
 
-def _download(wheels: Path, python: str) -> None:
-    names = [f"{name}=={metadata.version(name)}" for name in sorted(_closure("cast-bench", "test"))]
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(wheels)]
-    command += ["--python-version", python, *(f"--platform={p}" for p in PLATFORMS)]
-    subprocess.run([*command, *names], check=True)
+def _download(wheels: Path, requirements: Iterable[str], python: str) -> None:
+    """Wheels for that machine's Python. What the index has as source alone is built here, if it is Python alone."""
+    wanted = {f"{name}=={metadata.version(name)}" for name in _closure(requirements)}
+    pip = [sys.executable, "-m", "pip"]
+    there = ["--only-binary=:all:", "--python-version", python, *(f"--platform={p}" for p in PLATFORMS)]
+    while True:
+        command = [*pip, "download", "-q", "--no-deps", *there, "-d", str(wheels), *sorted(wanted)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode == 0:
+            return
+        missing = re.search(r"No matching distribution found for (\S+)", done.stderr)
+        if not missing or missing[1] not in wanted:
+            sys.exit(done.stderr)
+        wanted.remove(missing[1])
+        subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", str(wheels), missing[1]], check=True)
+        name = missing[1].partition("==")[0].replace("-", "_")
+        if not list(wheels.glob(f"{name}*-none-any.whl")):
+            sys.exit(
+                f"{missing[1]} has no wheel for Python {python} on the index, and one built here is for this machine only"
+            )
 
 
-def _closure(name: str, extra: str = "") -> set[str]:
-    """What a package needs, as it is installed here, without itself and without what is there."""
+def _closure(requirements: Iterable[str]) -> set[str]:
+    """All that these need, as it is installed here, without what is there."""
     from packaging.requirements import Requirement
 
-    waiting, found = [(name, extra)], set[str]()
+    waiting, found = [(text, "") for text in requirements], set[tuple[str, str]]()
     while waiting:
-        one, wanted = waiting.pop()
-        for text in metadata.requires(one) or []:
-            requirement = Requirement(text)
-            if requirement.marker and not requirement.marker.evaluate({"extra": wanted}):
-                continue
-            other = requirement.name.lower().replace("_", "-")
-            if other not in found and not THERE.match(other):
-                found.add(other)
-                waiting += [(other, "")] + [(other, e) for e in requirement.extras]
-    return found
+        text, wanted = waiting.pop()
+        requirement = Requirement(text)
+        name = requirement.name.lower().replace("_", "-")
+        if THERE.match(name) or (requirement.marker and not requirement.marker.evaluate({"extra": wanted})):
+            continue
+        for extra in ("", *requirement.extras):
+            if (name, extra) not in found:
+                found.add((name, extra))
+                waiting += [(inner, extra) for inner in metadata.requires(name) or []]
+    return {name for name, _ in found}
 
 
 def write_parts(folder: Path, files: dict[str, Path], part_bytes: int = PART_BYTES) -> int:
