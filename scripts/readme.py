@@ -117,7 +117,13 @@ def _leaves(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def render(text: str) -> str:
-    for kind, make in (("table", leaderboard), ("leaders", leaders), ("benchmark", benchmark), ("ratio", ratios), ("scaling", law)):
+    for kind, make in (
+        ("table", leaderboard),
+        ("leaders", leaders),
+        ("benchmark", benchmark),
+        ("ratio", ratios),
+        ("scaling", law),
+    ):
         text = re.sub(
             rf"(<!-- {kind}: ([^>]+) -->\n).*?(<!-- /{kind} -->)",
             lambda match, make=make: f"{match[1]}\n{make(match[2])}\n{match[3]}",

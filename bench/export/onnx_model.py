@@ -26,6 +26,7 @@ from methods.errors import UserError
 from methods.folder import dtype_name, read_config
 from methods.pattern import Pattern
 from methods.quantizing.stored import ACTIVATIONS_KEY
+from methods.targets import family_of
 
 FILE = "model.onnx"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -75,7 +76,8 @@ def write(
         include, exclude: globs of the targets.
 
     Raises:
-        UserError: an unknown dtype, a package of the extra is missing, or the model rounds its inputs.
+        UserError: an unknown dtype, a package of the extra is missing, the model rounds its inputs, it is a mixture of
+            experts, or torch cannot export it.
         CheckFailed: the pattern does not hold in the file, or its logits are not the model's.
     """
     onnx_file.require("onnx", "onnxscript", "onnxruntime")
@@ -86,6 +88,11 @@ def write(
         raise UserError(
             f"the model in {folder} rounds the inputs of its linears (w8a8), which an ONNX file with ordinary weights "
             "cannot say: export it with another quantizer, or none"
+        )
+    if family_of(config).experts:
+        raise UserError(
+            f"a mixture of experts ({config['model_type']}) cannot be exported to ONNX: how many tokens an expert gets "
+            "depends on the text, which torch's exporter cannot say; use --format hf"
         )
     kind = DTYPES[dtype] if dtype else stored_dtype(config)
     model: Any = loading.load(folder, Compute(dtype=kind))

@@ -16,11 +16,16 @@ from bench.export.onnx_file import OnnxFile
 from bench.inputs import loading
 from bench.verify import CheckFailed
 from helpers import runs
-from helpers.models import build, job_for, write
+from helpers.models import CONFIGS, build, job_for, write
 from methods.contract import Compute
 from methods.errors import UserError
+from methods.families import FAMILIES as FAMILIES_TAUGHT
 
-FAMILIES = ["llama", "gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("opt", "qwen3", "mistral"))]
+MIXTURES = [name for name in CONFIGS if FAMILIES_TAUGHT[name].experts]
+QUICK = ("llama", "gpt2")
+FAMILIES = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS if name not in MIXTURES
+]
 NEW_TOKENS = 32
 
 
@@ -143,6 +148,13 @@ def _louder(forward):
         return logits * (1.01 if torch.compiler.is_exporting() else 1), *cache
 
     return changed
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+def test_a_mixture_of_experts_is_a_sentence(tmp_path, family):
+    source = str(write(build(family), tmp_path / "m"))
+    with pytest.raises(UserError, match=rf"^a mixture of experts \({family}\) cannot be exported to ONNX"):
+        export_model(source, "onnx", tmp_path / "out")
 
 
 def test_what_a_file_cannot_say_is_refused(tmp_path):
