@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
+ROOT = Path(__file__).parent.parent
 PART_BYTES = 60_000_000
 OVERHEAD = 4096
 """Of tar, for a member."""
@@ -48,6 +49,8 @@ def pack(folder: Path, model: str, requirements: Iterable[str], python: str) -> 
     with tempfile.TemporaryDirectory() as temporary:
         wheels = Path(temporary) / "wheels"
         _download(wheels, requirements, python)
+        own = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(wheels), str(ROOT)]
+        subprocess.run(own, check=True)  # for its version; the checkout's code comes first there
         files = {f"wheels/{p.name}": p for p in sorted(wheels.iterdir())}
         for part in (Path("models") / model, Path("data")):
             for path in sorted((cache_dir() / part).rglob("*")):
