@@ -52,7 +52,9 @@ def search(
     if out:
         from bench.report.search_curve import Curve, draw_search
 
-        print_line(draw_search([Curve(one.method, [t.value for t in one.trials]) for one in done], out))
+        print_line(
+            draw_search([Curve(one.method, [t.value for t in one.trials], one.best_so_far) for one in done], out)
+        )
 
 
 def _describe(done: Any) -> str:

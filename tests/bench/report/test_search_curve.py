@@ -1,4 +1,4 @@
-"""The figure of a search: a line that never rises, a point a trial, none for what diverged."""
+"""The figure of a search: a line a method, a point a trial, none for what diverged."""
 
 import math
 import re
@@ -10,7 +10,10 @@ from methods.errors import UserError
 
 
 def test_draws_a_line_and_points_for_each_method(tmp_path):
-    curves = [Curve("cast", [40.0, 30.0, 35.0]), Curve("elsa", [math.inf, 50.0, math.inf])]
+    curves = [
+        Curve("cast", [40.0, 30.0, 35.0], [40.0, 30.0, 30.0]),
+        Curve("elsa", [math.inf, 50.0, math.inf], [math.inf, 50.0, 50.0]),
+    ]
 
     first, second = (draw_search(curves, tmp_path / name).read_text() for name in ("a.svg", "b.svg"))
 
@@ -21,7 +24,7 @@ def test_draws_a_line_and_points_for_each_method(tmp_path):
 
 
 def test_all_diverged_is_an_empty_panel(tmp_path):
-    assert draw_search([Curve("cast", [math.inf])], tmp_path / "a.svg").exists()
+    assert draw_search([Curve("cast", [math.inf], [math.inf])], tmp_path / "a.svg").exists()
 
 
 def test_other_formats_are_refused(tmp_path):
