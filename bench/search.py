@@ -44,7 +44,7 @@ class Trial(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Progressed:
+class MethodTrials:
     """The trials of one method, first to last."""
 
     method: str
@@ -80,12 +80,12 @@ def require_optuna() -> Any:
     return found
 
 
-def read_trials(spec: Spec, search: Search) -> list[Progressed]:
+def read_trials(spec: Spec, search: Search) -> list[MethodTrials]:
     """The trials that the results folder has, of each method, in the order in which they were recorded."""
     store: Iterable[Record] = Store(spec.results, write=False) if spec.results.is_dir() else ()
     records = sorted(store, key=lambda r: (str(r.provenance.get("recorded", "")), r.key))
     return [
-        Progressed(method, tuple(_trials(search, method, _identity(spec, method), records)), search.trials)
+        MethodTrials(method, tuple(_trials(search, method, _identity(spec, method), records)), search.trials)
         for method in search.fields
     ]
 
@@ -113,7 +113,7 @@ def _trials(search: Search, method: str, identity: Identity, records: Iterable[R
     return newest.values()
 
 
-def propose(search: Search, done: Progressed) -> str | None:
+def propose(search: Search, done: MethodTrials) -> str | None:
     """The next trial of a method, as one would type it; None if every value of its fields was tried."""
     optuna = require_optuna()
     ranges = search.fields[done.method]
@@ -144,11 +144,11 @@ def run(
     spec: Spec,
     search: Search,
     show: ProgressDisplay | None = None,
-    on_trial: Callable[[Progressed], None] = lambda done: None,
-) -> list[Progressed]:
+    on_trial: Callable[[MethodTrials, int], None] = lambda done, left: None,
+) -> list[MethodTrials]:
     """Run what is left of every method's trials, one trial of each method at a time.
 
-    on_trial is called with a method's trials after each new one.
+    on_trial is called after each new trial, with those of its method, and how many are left of all methods.
 
     Raises:
         UserError: before anything has run.
@@ -157,8 +157,7 @@ def run(
     require_optuna()
     while True:
         before = read_trials(spec, search)
-        left = [done for done in before if len(done.trials) < done.budget]
-        proposed = {done.method: propose(search, done) for done in left}
+        proposed = {done.method: propose(search, done) for done in before if len(done.trials) < done.budget}
         labels = [label for label in proposed.values() if label]
         if not labels:
             return before
@@ -168,5 +167,6 @@ def run(
             if label and label not in {trial.label for trial in after[method].trials}:
                 reasons = [r.reason for r in summary.records if r.identity.stages[-1] == label and r.status not in DONE]
                 raise TrialFailed(f"{label} gave no perplexity: {reasons[0] if reasons else 'it was not measured'}")
-            if label:
-                on_trial(after[method])
+        left = sum(done.budget - len(done.trials) for done in after.values())
+        for method in (method for method, label in proposed.items() if label):
+            on_trial(after[method], left)

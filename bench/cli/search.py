@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,9 +33,17 @@ def search(
 
     given = {"results": results, "data_dir": data_dir}
     what, space = read_search(read_toml(spec) | {k: v for k, v in given.items() if v is not None})
+    started, new = time.monotonic(), 0
+
+    def report(one: Any, left: int) -> None:
+        nonlocal new
+        new += 1
+        end = datetime.now() + timedelta(seconds=left * (time.monotonic() - started) / new)
+        print_line(_describe(one) + (f"; {left} left, all done at {end:%H:%M:%S}" if left else ""), err=True)
+
     try:
         with adopting():
-            done = searching.run(what, space, on_trial=lambda one: print_line(_describe(one), err=True))
+            done = searching.run(what, space, on_trial=report)
     except RunStopped as stopped:
         fail(f"stopped: {stopped}", 1)
     except searching.TrialFailed as failed:
@@ -42,7 +52,9 @@ def search(
     if out:
         from bench.report.search_curve import Curve, draw_search
 
-        print_line(draw_search([Curve(one.method, [t.value for t in one.trials]) for one in done], out))
+        print_line(
+            draw_search([Curve(one.method, [t.value for t in one.trials], one.best_so_far) for one in done], out)
+        )
 
 
 def _describe(done: Any) -> str:

@@ -11,10 +11,11 @@ from bench.report.figures import COLORS, save_figure, start_figure
 
 
 class Curve(NamedTuple):
-    """One method: its perplexity in each trial, infinite where training diverged."""
+    """One method: its perplexity in each trial, infinite where training diverged, and the lowest so far."""
 
     method: str
     values: Sequence[float]
+    lowest: Sequence[float]
 
 
 def draw_search(curves: Sequence[Curve], file: Path) -> Path:
@@ -27,14 +28,10 @@ def draw_search(curves: Sequence[Curve], file: Path) -> Path:
     figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
     for index, curve in enumerate(curves):
         color = COLORS[index % len(COLORS)]
-        best, lowest = [], math.inf
-        for value in curve.values:
-            lowest = min(lowest, value)
-            best.append(lowest if math.isfinite(lowest) else math.nan)
-        at = range(1, len(best) + 1)
-        points = [v if math.isfinite(v) else math.nan for v in curve.values]
+        at = range(1, len(curve.values) + 1)
+        points, lowest = ([v if math.isfinite(v) else math.nan for v in line] for line in (curve.values, curve.lowest))
         axis.plot(at, points, "o", color=color, markersize=3, alpha=0.4)
-        axis.step(at, best, where="post", color=color, linewidth=1.4, label=curve.method)
+        axis.step(at, lowest, where="post", color=color, linewidth=1.4, label=curve.method)
     axis.set_yscale("log")
     axis.set_xlabel("trials")
     axis.set_ylabel("perplexity on the validation split, lowest so far")

@@ -51,16 +51,16 @@ def test_every_method_gets_its_trials_and_each_is_a_record(here):
     spec, search = here(4)
     seen = []
 
-    done = searching.run(spec, search, on_trial=lambda one: seen.append((one.method, len(one.trials))))
+    done = searching.run(spec, search, on_trial=lambda one, left: seen.append((one.method, len(one.trials), left)))
 
-    assert seen == [(method, count) for count in (1, 2, 3, 4) for method in search.fields]
+    assert seen == [(method, count, 8 - 2 * count) for count in (1, 2, 3, 4) for method in search.fields]
     keys = {record.key for record in Store(spec.results, write=False)}
     for one in done:
         assert len({trial.label for trial in one.trials}) == 4
         assert {trial.record for trial in one.trials} <= keys
         assert one.best.value == min(trial.value for trial in one.trials) == one.best_so_far[-1]
         assert one.best_so_far == sorted(one.best_so_far, reverse=True)
-    again = searching.run(spec, search, on_trial=lambda one: pytest.fail("it was done"))
+    again = searching.run(spec, search, on_trial=lambda one, left: pytest.fail("it was done"))
     assert labels(again) == labels(done)
 
 
@@ -141,7 +141,7 @@ def test_divergence_is_a_trial_of_no_value():
     trials = [
         searching.Trial(f"cast:lr={v}", {"lr": v}, 1 / (v - 9) ** 2 if v < 9 else math.inf, "") for v in (8.0, 9.0, 7.0)
     ]
-    done = searching.Progressed("cast", tuple(trials), 5)
+    done = searching.MethodTrials("cast", tuple(trials), 5)
     _, search = read_search(values() | {"search": {"trials": 5, "fields": {"cast": {"lr": {"low": 1.0, "high": 9.0}}}}})
 
     assert done.best.label == "cast:lr=7.0" and done.best_so_far == [1.0, 1.0, 0.25]

@@ -42,7 +42,10 @@ def weight_of(model, target):
 
 
 def method(name, **config):
-    return choice.build(registry.METHODS[name], name, {"lr": 3e-3} | config)
+    """name: of a method, or method:preset."""
+    name, _, preset = name.partition(":")
+    entry = registry.METHODS[name]
+    return choice.build(entry, name, {"lr": 3e-3} | (entry.presets[preset] if preset else {}) | config)
 
 
 def pruned(model, job):

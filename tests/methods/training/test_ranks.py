@@ -22,6 +22,8 @@ HERE = Path(__file__).parents[2]
 PAIRS = [
     ("cast", "llama"),
     ("cast", "gpt2"),
+    ("cast:wanda-mask", "gpt2"),
+    ("elsa", "llama"),
     ("retrain", "gpt2"),
     ("sr-ste", "llama"),
     ("maskllm", "gpt2"),
