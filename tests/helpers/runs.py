@@ -99,10 +99,8 @@ def prune(folder, family_is_transposed=False):
     targets = {t + ".weight" for t in find_targets(opened.config, opened.shapes())}
     (file,) = opened.files()
     family = FAMILIES.get(opened.config["model_type"])
-    if family and family.experts:
-        tensors = {name: opened.tensor(name) for name in opened}
-    else:
-        tensors = load_file(file)
+    mixture = family and family.experts
+    tensors = {name: opened.tensor(name) for name in opened} if mixture else load_file(file)
     for name, tensor in tensors.items():
         if name in targets:
             weight = tensor.T if family_is_transposed else tensor
