@@ -64,7 +64,7 @@ def derive(folder: Path, config: Mapping[str, Any]) -> Family:
         UserError: there is none.
     """
     probe = Probe(config)
-    if experts := [name for name, shape in probe.shapes.items() if len(shape) == 3]:
+    if experts := [name for name, shape in probe.shapes.items() if len(shape) == 3 or ".experts." in name]:
         raise UserError(
             f"{folder} is a mixture of experts ({experts[0]}), whose entry is written by hand (docs/models.md)"
         )

@@ -163,7 +163,7 @@ def test_bad_input(pruned, cli, tmp_path):
     ("config", "said"),
     [
         ({"quantization_config": {"quant_method": "gptq"}}, "already quantized (gptq)"),
-        ({"model_type": "mixtral"}, "'mixtral'"),
+        ({"model_type": "bloom"}, "'bloom'"),
     ],
 )
 def test_what_it_cannot_read(pruned, cli, config, said):

@@ -89,6 +89,8 @@ def prune(folder, family_is_transposed=False):
     import torch
     from safetensors.torch import load_file, save_file
 
+    from methods.experts import fold
+    from methods.families import FAMILIES
     from methods.folder import Folder
     from methods.pattern import Pattern
     from methods.targets import find_targets
@@ -96,13 +98,15 @@ def prune(folder, family_is_transposed=False):
     opened = Folder(folder)
     targets = {t + ".weight" for t in find_targets(opened.config, opened.shapes())}
     (file,) = opened.files()
-    tensors = load_file(file)
+    family = FAMILIES.get(opened.config["model_type"])
+    mixture = family and family.experts
+    tensors = {name: opened.tensor(name) for name in opened} if mixture else load_file(file)
     for name, tensor in tensors.items():
         if name in targets:
             weight = tensor.T if family_is_transposed else tensor
             weight = torch.where(Pattern(2, 4).keep(weight.abs()), weight, 0)
             tensors[name] = (weight.T if family_is_transposed else weight).contiguous()
-    save_file(tensors, file, metadata={"format": "pt"})
+    save_file(dict(fold(tensors, tensors.__getitem__, family)), file, metadata={"format": "pt"})
     return folder
 
 

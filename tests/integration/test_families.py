@@ -16,6 +16,7 @@ from methods.contract import Compute, NoProgress
 from methods.experts import unfold
 from methods.families import FAMILIES
 from methods.folder import Folder, state
+from methods.header import read_header
 from methods.logits import head_of
 from methods.pruning.streaming import last_hidden
 from methods.pruning.walk import Walk
@@ -102,7 +103,9 @@ def test_streaming_and_a_second_run_write_the_same(pruned):
 
     assert [f.read_bytes() for f in Folder(one).files()] == [f.read_bytes() for f in Folder(other).files()]
     memory, disk = Folder(one), Folder(streamed)
+    stored = [{name for file in f.files() for name in read_header(f.path, file.name)} for f in (memory, disk)]
     assert set(memory) == set(disk)
+    assert stored[0] == stored[1]  # of experts, one tensor of all
     assert all(torch.equal(memory.tensor(name), disk.tensor(name)) for name in memory)
 
 

@@ -10,13 +10,17 @@ from transformers import AutoModelForCausalLM
 
 from bench.catalog import registry
 from bench.catalog.choice import build
+from bench.export.model import export_model
 from bench.inputs import architecture, loading
+from bench.kernels import linear24
 from bench.verify import verify
 from helpers import models
 from methods.contract import Compute
+from methods.errors import UserError
 from methods.families import FAMILIES
 from methods.folder import Folder
 from methods.pruning.walk import Walk
+from methods.targets import find_targets
 
 MIXTURES = [name for name, family in FAMILIES.items() if family.experts]
 
@@ -60,8 +64,6 @@ def test_files_of_either_kind_are_one_model(mixture, tmp_path):
 
 
 def test_an_expert_that_is_not_whole_is_refused(tmp_path):
-    from methods.errors import UserError
-
     theirs("mixtral").save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     tensors = load_file(file)
@@ -198,10 +200,23 @@ def test_routers_stay_dense_and_count_as_unchanged(mixture, make, make_job, tmp_
     assert all(Folder(tmp_path / "pruned").tensor(f"{name}.weight").all() for name in routers)
 
 
-def test_already_quantized_experts_are_refused(tmp_path):
-    from methods.errors import UserError
-    from methods.targets import find_targets
+def test_packed_and_back_it_is_the_same_model(mixture, make, make_job, tmp_path):
+    """Expert by expert in packed24; one tensor of all experts again in a folder for transformers."""
+    model = prune("magnitude", make(mixture), make_job(make(mixture))).model
+    models.write(model, tmp_path / "pruned")
+    export_model(str(tmp_path / "pruned"), "packed24", tmp_path / "packed")
+    export_model(str(tmp_path / "packed"), "hf", tmp_path / "again")
 
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("pruned", "again"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    packed = linear24.load(tmp_path / "packed", Compute(), engine="reference")
+    tokens = torch.randint(64, (2, 8), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(packed(tokens).logits, model(tokens).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_already_quantized_experts_are_refused(tmp_path):
     models.write(theirs("gpt_oss"), tmp_path)
     about = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(about | {"quantization_config": {"quant_method": "mxfp4"}}))

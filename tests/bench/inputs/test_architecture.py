@@ -9,8 +9,9 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, OPTCo
 from transformers.activations import ACT2CLS
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from bench.inputs import architecture, model_config
+from bench.inputs import architecture, loading, model_config, models
 from helpers.models import GROUPED, SIZES
+from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import Folder
 
@@ -72,6 +73,21 @@ def test_no_size_of_a_config_may_be_missing_or_another(family, make, keep_as, tm
             (folder / "config.json").write_text(json.dumps(config | {key: value}))
             with pytest.raises(UserError):
                 architecture.check(Folder(folder))
+
+
+def test_code_of_their_own_is_left_alone_where_transformers_has_it(make, keep_as, tmp_path):
+    """Of families whose entry says so; it is named in config.json and never run."""
+    for family in ("phi3", "llama"):
+        folder = keep_as(make(family), tmp_path / family)
+        about = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(
+            json.dumps(about | {"auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"}})
+        )
+
+    assert models.resolve(str(tmp_path / "phi3")).folder == tmp_path / "phi3"
+    assert type(loading.load(tmp_path / "phi3", Compute())).__module__ == "transformers.models.phi3.modeling_phi3"
+    with pytest.raises(UserError, match="auto_map"):
+        models.resolve(str(tmp_path / "llama"))
 
 
 def test_an_unknown_family_is_left_to_others(tmp_path):

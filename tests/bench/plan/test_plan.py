@@ -3,12 +3,14 @@
 import importlib.metadata
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from bench import api
 from bench.plan import resolve
 from helpers import runs
+from methods.families import FAMILIES
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +66,35 @@ def test_what_the_cache_may_keep_is_no_part_of_a_key():
     assert keys(perplexity=plain) == keys(perplexity=bounded)
     spec = runs.small("r", perplexity=bounded)
     assert {m.dense_states_gb for m in api.plan(spec).measurements if m.measure == "perplexity"} == {0.5}
+
+
+def test_key_moves_with_the_entry_of_the_models_family_alone(monkeypatch):
+    """It is data, so no digest of code has it."""
+    before = keys()
+    monkeypatch.setitem(FAMILIES, "gemma2", replace(FAMILIES["gemma2"], positions="x"))
+    assert keys() == before
+    monkeypatch.setitem(FAMILIES, "llama", replace(FAMILIES["llama"], whole=()))
+
+    assert set(before.values()).isdisjoint(keys().values())
+
+
+def test_all_experts_is_part_of_the_key_of_a_mixture_alone(tmp_path, make, keep_as):
+    for name, family in (("dense", "llama"), ("mixture", "mixtral")):
+        keep_as(make(family), tmp_path / name)
+    plain, every = ({"sequences": 2, "seqlen": 16} | more for more in ({}, {"all_experts": True}))
+    changes = {"methods": ("wanda",), "perplexity": {"data": "wiki-mini", "windows": 2, "seqlen": 16}}
+
+    def made(name, calibration):
+        spec = runs.small("r", models=(str(tmp_path / name),), calibration=calibration, **changes)
+        return {m.key: m.identity.calibration for m in api.plan(spec).measurements if m.artifact.method == "wanda"}
+
+    assert made("dense", plain) == made("dense", every)
+    one, other = made("mixture", plain), made("mixture", every)
+    assert set(one).isdisjoint(other)
+    assert {c.label for c in one.values()} == {"wiki-mini@16x2"}
+    assert {c.label for c in other.values()} == {"wiki-mini@16x2, all experts"}
+    assert {"all_experts" in c.model_dump() for c in one.values()} == {False}
+    assert {"all_experts" in c.model_dump() for c in other.values()} == {True}
 
 
 def test_key_moves_with_a_methods_config():
