@@ -159,14 +159,15 @@ def apply_masks(pair: Pair, masks: dict[str, Tensor]) -> None:
 
 
 def trained_parameters(pair: Pair, norms: bool) -> State:
-    """Of the targets, weights and biases; with `norms`, all of the modules that hold vectors only. None without targets."""
+    """Of the targets, weights and biases; with `norms`, those of modules with vectors only. None without targets."""
     if not pair.linears:
         return {}
     linears = set(pair.linears.values())
     found: State = {}
     for prefix, module in pair.block.named_modules():
         own = dict(module.named_parameters(recurse=False))
-        if module in linears or (norms and all(p.dim() == 1 for p in own.values())):
+        is_norm = set(own) <= {"weight", "bias"} and all(p.dim() == 1 for p in own.values())  # not an attention's sinks
+        if module in linears or (norms and is_norm):
             found |= {f"{prefix}.{name}": p for name, p in own.items()}
     return found
 

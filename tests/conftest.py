@@ -21,7 +21,7 @@ from torch import nn
 
 from helpers import browser, runs
 from helpers.fake_hub import FakeHub
-from helpers.models import CONFIGS, build, exact, job_for, mean_float64, with_prior, write
+from helpers.models import CONFIGS, LIKE_ANOTHER, build, exact, job_for, mean_float64, with_prior, write
 from methods.contract import Job
 
 
@@ -80,8 +80,9 @@ def job(llama: nn.Module) -> Job:
     return job_for(llama)
 
 
-@pytest.fixture(params=CONFIGS)
+@pytest.fixture(params=[pytest.param(f, marks=pytest.mark.slow) if f in LIKE_ANOTHER else f for f in CONFIGS])
 def family(request: pytest.FixtureRequest) -> str:
+    """Every family; those that are built like another in slow tests. tests/integration/test_families.py runs on all."""
     return request.param
 
 

@@ -7,6 +7,7 @@ an architecture has are listed in its family, with their shapes as arithmetic on
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
@@ -51,6 +52,7 @@ def check(folder: Folder) -> None:
     if kind not in families.FAMILIES or folder.config.get("quantization_config") is not None:
         return  # refused where its targets are looked for
     family = families.FAMILIES[kind]
+    _check_experts(family, config, folder)
     layout = layout_of(family, config)
     _check_values(config, layout, REDIRECTS if not family.native else tuple(r for r in REDIRECTS if r != "auto_map"))
     shapes, dtypes = folder.shapes(), folder.dtypes()
@@ -75,6 +77,23 @@ def check(folder: Folder) -> None:
             raise UserError(
                 f"{name} in {folder.path} is {dtypes[name]}, not one of {', '.join(DTYPES)}: use unquantized weights"
             )
+
+
+def _check_experts(family: Family, config: ModelConfig, folder: Folder) -> None:
+    """Before their tensors are listed, of which a config can claim any number.
+
+    Raises:
+        UserError: there are not as many experts as the config says.
+    """
+    if not family.experts:
+        return
+    claimed = _Values(family, config).size(family.experts.count)
+    numbers = rf"{re.escape(family.blocks)}\.\d+\.{re.escape(family.experts.path)}\.(\d+)\."
+    found = 1 + max((int(m[1]) for name in folder.shapes() if (m := re.match(numbers, name))), default=-1)
+    if claimed != found:
+        raise UserError(
+            f"config.json in {folder.path} says {claimed} experts, and its weights have {found}: download or write it again"
+        )
 
 
 def _check_values(config: ModelConfig, layout: Layout, redirects: Iterable[str]) -> None:

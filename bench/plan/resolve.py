@@ -98,8 +98,15 @@ def _require_pattern(choice: Choice, pattern: Pattern) -> None:
     reads_masks = entry.file and choice.config.get(entry.file)
     if entry.groups_only and pattern.unstructured and not reads_masks:
         raise UserError(f"{choice.label} needs an n:m pattern, and {pattern} is not one: use, for example, 2:4")
-    if entry.block:
-        pattern.require_whole_groups(choice.config.get("block", entry.block), f"{choice.name}:block")
+    if not entry.block:
+        return
+    if "block" in choice.config:
+        pattern.require_whole_groups(choice.config["block"], f"{choice.name}:block")
+    elif not pattern.fits(entry.block):
+        raise UserError(
+            f"{choice.label} works on blocks of {entry.block} columns, which pattern {pattern} does not divide: "
+            f"use another pattern, or {choice.name}:block=N with a multiple of {pattern.m}"
+        )
 
 
 class ModelInputs:

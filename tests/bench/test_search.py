@@ -104,6 +104,7 @@ def test_trials_of_others_count(here):
     assert labels(searching.read_trials(other, search)) == [[], []]
 
 
+@pytest.mark.slow
 def test_a_budget_raised_goes_on(here):
     first = searching.run(*here(2))
     more = searching.run(*here(3))

@@ -115,6 +115,12 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
 """The caps of gemma2 are so small that they bend the logits of random weights."""
 
 
+LIKE_ANOTHER = (
+    "mistral", "qwen2", "gemma", "gemma3_text", "olmo2", "olmo3", "smollm3", "starcoder2", "olmoe", "granitemoe",
+)  # fmt: skip
+"""Families whose blocks are stored as those of one that is not among these."""
+
+
 def build(family: str, **kwargs: object) -> nn.Module:
     """A random model as the loader gives it, its norms and biases random too: at their initial 1 and 0 a swap of two would
     not be seen."""

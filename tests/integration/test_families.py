@@ -23,6 +23,11 @@ from methods.pruning.walk import Walk
 from methods.training import distill, student
 
 
+@pytest.fixture(params=models.CONFIGS)
+def family(request):
+    return request.param
+
+
 @pytest.fixture
 def folder(family, make, keep_as, tmp_path):
     return keep_as(make(family), tmp_path / "source")

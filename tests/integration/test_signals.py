@@ -135,6 +135,7 @@ def test_a_training_is_saved_first_and_resumed(tmp_path, gate, monkeypatch):
     assert {k: r.same() for k, r in here.items()} == {k: r.same() for k, r in there.items()}
 
 
+@pytest.mark.slow
 def test_trainings_side_by_side_are_all_saved_first(tmp_path, gate):
     _, command = prepared(tmp_path, "slow", **TRAINING)
     run = runs.start(*command, "--seeds", "0,1", "--jobs", "2")

@@ -24,6 +24,7 @@ def contents(results):
     return {r.key: r.same() for r in Store(results, write=False)}
 
 
+@pytest.mark.slow
 def test_the_tasks_fill_one_folder_and_their_own_folders_merge_to_the_same(cli, tmp_path, requests, monkeypatch):
     flags = ["--methods", "magnitude,wanda", "--measures", "perplexity,size"]
     code, _, err = cli("plan", "--slurm", "x.sh", "--shards", TASKS, *flags, *runs.flags("r", quantizers="none,int8"))

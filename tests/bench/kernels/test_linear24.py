@@ -84,6 +84,10 @@ def test_a_packed_folder_loads_on_its_packed_weights(make, keep_as, tmp_path, fa
     compute = Compute(dtype=dtype)
     model = linear24.load(tmp_path / "packed", compute, engine="reference")
     wanted = loading.load(folder, compute)
+    for (
+        parameter
+    ) in wanted.parameters():  # an expert's weights begin anywhere in a tensor of all: products round by that
+        parameter.data = parameter.data.clone()
     assert torch.equal(model(IDS).logits, wanted(IDS).logits)
     targets = [m for m in model.modules() if isinstance(m, Linear24)]
     weights = sum(m.in_features * m.out_features for m in targets)
