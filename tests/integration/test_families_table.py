@@ -154,6 +154,6 @@ def test_every_family_has_a_row_of_its_entry_and_no_cell_is_blank():
     """A family that was added, or whose entry changed, has to be run again."""
     table = json.loads(FILE.read_text())
 
-    assert list(table) == list(FAMILIES)
+    assert set(table) == set(FAMILIES)
     assert {name: row["entry"] for name, row in table.items()} == {name: entry_digest(name) for name in FAMILIES}
     assert all(list(row["cells"]) == list(COLUMNS) and all(row["cells"].values()) for row in table.values())

@@ -15,6 +15,14 @@ from methods.families import FAMILIES, read_families
 TABLE = dict(FAMILIES)
 
 
+@pytest.fixture(autouse=True)
+def in_order():
+    """A family that was taken out and put back would be the last."""
+    yield
+    FAMILIES.clear()
+    FAMILIES.update(TABLE)
+
+
 @pytest.fixture(params=[name for name, family in TABLE.items() if not family.experts])
 def plain(request):
     """A family whose entry can be derived: any but a mixture of experts."""
