@@ -151,7 +151,7 @@ def main() -> int:
         parts.pack(given.pack, MODEL, _requirements(), given.python)
         return 0
     if given.source:
-        words = [word for word in sys.argv[1:] if word not in ("--from", str(given.source), f"--from={given.source}")]
+        words = ["--stage", given.stage, "--results", str(given.results), *(["--needs"] if given.needs else [])]
         return subprocess.run([sys.executable, __file__, *words], env=use_parts(given.source), check=False).returncode
     if given.needs:
         lacking = list(needs())

@@ -39,7 +39,7 @@ TEMPLATE = """\
 set -uo pipefail
 cd {{ folder }} || exit 1
 
-{{ command }} --shard slurm &
+{{ command }} --shard "$SLURM_ARRAY_TASK_ID/{{ shards }}" &
 child=$!
 trap 'kill -TERM "$child"' TERM  # it saves the state of a training and exits with 143
 wait "$child"

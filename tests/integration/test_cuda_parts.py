@@ -91,3 +91,12 @@ def test_needs_of_a_python_without_packages(tmp_path):
     assert done.returncode == 1, done.stderr
     lacking = [line.split(":")[0] for line in done.stdout.splitlines()]
     assert {"package torch>=2.9", "package pytest>=8.3"} <= set(lacking)
+
+
+def test_parts_may_be_named_with_a_slash(tmp_path):
+    """Unpacked already; what lies there is used, and the other arguments go along."""
+    (tmp_path / "parts/unpacked/site").mkdir(parents=True)
+    done = run("--from", f"{tmp_path}/parts/", "--needs")
+
+    assert "unrecognized arguments" not in done.stderr
+    assert done.returncode in (0, 1) and not done.stderr.startswith("usage"), done.stderr

@@ -52,6 +52,7 @@ def test_the_script_asks_for_what_the_plan_needs(cli, tmp_path):
     text = (tmp_path / "x.sh").read_text()
 
     assert "#SBATCH --array=1-2\n" in text, "no more tasks than artifacts"
+    assert '--shard "$SLURM_ARRAY_TASK_ID/2" &\n' in text, "a task that is submitted again alone is still one of two"
     assert "#SBATCH --cpus-per-task=2\n" in text
     assert re.search(r"#SBATCH --time=\d\d:\d\d:00\n#SBATCH --mem=\dG\n", text)
     assert f"#SBATCH --signal=B:TERM@{script_writer.GRACE_S}\n" in text and "gres" not in text
