@@ -26,10 +26,11 @@ def contents(results):
 
 @pytest.mark.slow
 def test_the_tasks_fill_one_folder_and_their_own_folders_merge_to_the_same(cli, tmp_path, requests, monkeypatch):
-    flags = ["--methods", "magnitude,wanda", "--measures", "perplexity,size"]
+    flags = ["--methods", "magnitude,wanda,ria", "--measures", "perplexity,size"]
     code, _, err = cli("plan", "--slurm", "x.sh", "--shards", TASKS, *flags, *runs.flags("r", quantizers="none,int8"))
     assert code == 0 and err.endswith("then: sbatch x.sh\n"), err
     assert subprocess.run(["bash", "-n", "x.sh"], check=False).returncode == 0
+    assert f"--array=1-{TASKS}\n" in (tmp_path / "x.sh").read_text()
     for task in range(1, TASKS + 1):
         done = slurm.start(tmp_path / "x.sh", task, TASKS)
         out, _ = done.communicate(timeout=PATIENCE_S)
@@ -43,7 +44,7 @@ def test_the_tasks_fill_one_folder_and_their_own_folders_merge_to_the_same(cli, 
     assert cli("merge", *list(shards)[1:], "--results", "merged")[0] == 0
 
     expected = contents(tmp_path / "whole")
-    assert contents(tmp_path / "r") == contents(tmp_path / "merged") == expected and len(expected) == 18
+    assert contents(tmp_path / "r") == contents(tmp_path / "merged") == expected and len(expected) == 24
 
 
 def test_the_script_asks_for_what_the_plan_needs(cli, tmp_path):
