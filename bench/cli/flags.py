@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from bench.catalog.registry import DEFAULT_METHODS
 from bench.system.files import require_folder, require_writable_file
 from bench.system.toml import read_toml
 
@@ -74,7 +75,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 FLAGS: dict[str, Any] = {
     "methods": Annotated[
         str | None,
-        typer.Option(help="Methods, by commas: NAME[:PRESET|:FIELD=VALUE]... [default: magnitude,wanda,sparsegpt]."),
+        typer.Option(help=f"Methods, by commas: NAME[:PRESET|:FIELD=VALUE]... [default: {','.join(DEFAULT_METHODS)}]."),
     ],
     "models": Annotated[
         str | None, typer.Option("--model", help="Alias, hub id or folder; several by commas [default: tiny].")
