@@ -87,13 +87,18 @@ def _check_experts(family: Family, config: ModelConfig, folder: Folder) -> None:
     """
     if not family.experts:
         return
-    claimed = _Values(family, config).size(family.experts.count)
+    claimed = count_experts(family, config)
     numbers = rf"{re.escape(family.blocks)}\.\d+\.{re.escape(family.experts.path)}\.(\d+)\."
     found = 1 + max((int(m[1]) for name in folder.shapes() if (m := re.match(numbers, name))), default=-1)
     if claimed != found:
         raise UserError(
             f"config.json in {folder.path} says {claimed} experts, and its weights have {found}: download or write it again"
         )
+
+
+def count_experts(family: Family, config: ModelConfig) -> int:
+    """In each block, as the config says; 0 without any."""
+    return _Values(family, config).size(family.experts.count) if family.experts else 0
 
 
 def _check_values(config: ModelConfig, layout: Layout, redirects: Iterable[str]) -> None:
@@ -114,7 +119,7 @@ def _check_values(config: ModelConfig, layout: Layout, redirects: Iterable[str])
         "final_logit_softcapping", "attn_logit_softcapping", "logits_scaling",
     ):  # fmt: skip
         config.number(name)
-    config.size("max_position_embeddings", "n_positions", default=1)
+    config.context(default=1)
     config.rope()
 
 

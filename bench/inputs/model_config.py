@@ -32,6 +32,10 @@ class ModelConfig:
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         self._values, self._where = values, where
 
+    def context(self, default: int) -> int:
+        """The number of tokens that the model takes; default: if it does not say."""
+        return self.size("max_position_embeddings", "n_positions", default=default)
+
     def size(self, *names: str, default: int | None = None, most: int = MAX_SIZE) -> int:
         """A whole number from 1 to `most`, under the first of these names that is there."""
         name = next((n for n in names if self._values.get(n) is not None), names[0])

@@ -197,7 +197,7 @@ def _identify(name: str, folder: Path, alias: Alias) -> Model:
         )
     architecture.check(contents)
     config = ModelConfig(contents.config, str(folder))
-    context = config.size("max_position_embeddings", "n_positions", default=alias.seqlen)
+    context = config.context(default=alias.seqlen)
     companions = {f: digests.of_file(p) for f in COMPANIONS if (p := find_file(folder, f))}
     return Model(
         name=name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,8 @@ from transformers import (
     Starcoder2Config,
 )
 
+from bench.inputs.models import COMPANIONS
+from helpers.runs import TINY
 from methods.contract import Job, Prior
 from methods.experts import unfold
 from methods.folder import save
@@ -175,3 +178,16 @@ def write(model: nn.Module, folder: Path) -> Path:
     """The model as a folder that loads."""
     model.config.save_pretrained(folder)
     return save(model, folder)
+
+
+def random_folder(family: str, folder: Path, **values: object) -> Path:
+    """The folder of a random model of transformers' own class, with tiny's tokenizer. values: what else differs in its config."""
+    torch.manual_seed(0)
+    config = CONFIGS[family]()
+    for name, value in {"vocab_size": 1024, **values}.items():
+        setattr(config, name, value)
+    write(AutoModelForCausalLM.from_config(config).eval().requires_grad_(False), folder)
+    for name in COMPANIONS:
+        if (TINY / name).exists():
+            shutil.copy2(TINY / name, folder / name)
+    return folder

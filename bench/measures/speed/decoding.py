@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bench.inputs import loading
+from bench.inputs.model_config import ModelConfig
 from bench.kernels import cpu24
 from bench.kernels.integers24 import pack_rounded
 from bench.kernels.linear24 import Linear24, swap_linears
@@ -20,7 +21,7 @@ from bench.measures.speed.comparison import Comparison, RooflineCost
 from bench.measures.speed.device import Device, StepFactory
 from methods.errors import Skipped
 from methods.folder import Folder, dtype_name
-from methods.targets import dense_weight
+from methods.targets import dense_weight, family_of
 
 KINDS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -34,8 +35,13 @@ def compare_models(
     """Compare steps that take `prompt` tokens of each of `batch` sequences with `kv` in the cache. A dense artifact has no 2:4 side.
 
     Raises:
-        Skipped: no kernel for this artifact.
+        Skipped: no kernel for this artifact, or a shorter context.
     """
+    config = Folder(context.folder).config
+    if family_of(config).positions:  # they are learned, and there are no more
+        length = ModelConfig(config, str(context.folder)).context(default=kv + prompt)
+        if length < kv + prompt:
+            raise Skipped(f"the model takes {length} tokens, and this measurement has {kv + prompt}")
     loaded = model()
     dense, sparse = {"dense": loaded}, {}
     kind = KINDS.get(context.compute.dtype, dtype_name(context.compute.dtype))
@@ -130,13 +136,8 @@ def prefill_step(batch: int, prompt: int) -> StepFactory:
 
 
 def _costs(context: MeasureContext, kind: str, tokens: int, kv: int) -> tuple[RooflineCost, RooflineCost]:
-    """Of all linears, the head and the KV cache. Attention's own arithmetic is left out, so the limit is generous."""
-    config = Folder(context.folder).config
-    sizes = roofline.sizes_of_config(config)
-    weights = sum(layer.weights for layer in context.counts.layers.values())
-    dense, sparse = roofline.BITS.get(kind, (16, 9))
-    rest = roofline.ACTIVATION_BYTES * sizes.head + kv * sizes.kv_bytes
-    flops, head = 2.0 * tokens * weights, 2.0 * tokens * sizes.head
-    return RooflineCost(flops + head, weights * dense / 8 + rest), RooflineCost(
-        flops / 2 + head, weights * sparse / 8 + rest
-    )
+    """Dense and 2:4."""
+    targets = {name: layer.weights for name, layer in context.counts.layers.items()}
+    sizes = roofline.sizes_of_targets(Folder(context.folder).config, targets)
+    dense, sparse = roofline.step_costs(sizes, tokens, kv, *roofline.BITS.get(kind, (16, 9)))
+    return RooflineCost(*dense), RooflineCost(*sparse)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from bench.inputs import models
+from bench.inputs import architecture, models
+from bench.inputs.model_config import ModelConfig
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
-from methods.targets import find_targets, weight_shape
+from methods.targets import family_of, find_targets, weight_shape
 
 BITS = {"bf16": (16, 9), "int8": (8, 5), "int4": (4, 3)}
 """Bits per weight, dense and 2:4, without scales."""
@@ -39,11 +41,34 @@ class DeviceSpec:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """Numbers of pruned weights."""
+
+    shared: int
+    """Those that every token goes through."""
+    experts: int = 0
+    """Those of the experts of a mixture."""
+    active: float = 1
+    """The share of its experts that a token goes through."""
+
+    @property
+    def per_token(self) -> float:
+        """The weights that a token is multiplied with."""
+        return self.shared + self.experts * self.active
+
+    def read_for(self, tokens: int) -> float:
+        """The weights that a step reads: those of an expert only if a token goes there, as a router that draws evenly decides."""
+        return self.shared + self.experts * (1 - (1 - self.active) ** tokens)
+
+
+@dataclass(frozen=True)
 class Sizes:
     """The sizes of a model that decide its speed."""
 
     linears: Counter[tuple[int, int]]
     """(out, in) of each linear that is pruned, and how many there are."""
+    weights: Weights
+    """Of those linears."""
     head: int
     """Number of weights of the output head, which stays dense."""
     kv_bytes: int
@@ -96,11 +121,20 @@ def shape_limit(out: int, width: int, tokens: int, kind: str, card: DeviceSpec) 
 
 def decode_limit(sizes: Sizes, batch: int, kv: int, kind: str, card: DeviceSpec) -> float:
     """Speedup limit of one decoding step of `batch` sequences: all linears, the head, and reading the KV cache."""
-    weights = sum(out * width * count for (out, width), count in sizes.linears.items())
-    rest = ACTIVATION_BYTES * sizes.head + batch * kv * sizes.kv_bytes
-    dense, sparse = (weights * bits / 8 + rest for bits in BITS[kind])
-    head = 2.0 * batch * sizes.head
-    return _seconds(2.0 * batch * weights + head, dense, card) / _seconds(batch * weights + head, sparse, card)
+    dense, sparse = step_costs(sizes, batch, batch * kv, *BITS[kind])
+    return _seconds(*dense, card) / _seconds(*sparse, card)
+
+
+def step_costs(
+    sizes: Sizes, tokens: int, kv: int, dense: float, sparse: float
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """FLOP and bytes of a step that takes `tokens` tokens with `kv` in the cache, dense and 2:4; dense, sparse: bits per weight.
+
+    Of all linears, the head and the KV cache. Attention's own arithmetic is left out, so the limit is generous.
+    """
+    flops, head = 2.0 * tokens * sizes.weights.per_token, 2.0 * tokens * sizes.head
+    read, rest = sizes.weights.read_for(tokens), ACTIVATION_BYTES * sizes.head + kv * sizes.kv_bytes
+    return (flops + head, read * dense / 8 + rest), (flops / 2 + head, read * sparse / 8 + rest)
 
 
 def _seconds(flops: float, moved: float, card: DeviceSpec) -> float:
@@ -116,7 +150,9 @@ def model_sizes(name: str, data_dir: Path | None = None) -> Sizes:
     known = known_shapes()
     if name in known:
         config = known[name]
-        return _sizes(config, _llama_linears(config))
+        linears = _llama_linears(config)
+        weights = sum(out * width * count for (out, width), count in linears.items())
+        return _sizes(config, linears, Weights(weights))
     model = models.resolve(name, data_dir)
     if model is None:
         raise UserError(
@@ -125,7 +161,9 @@ def model_sizes(name: str, data_dir: Path | None = None) -> Sizes:
     folder = model.open()
     tensor_shapes = folder.shapes()
     targets = find_targets(folder.config, tensor_shapes)
-    return _sizes(folder.config, Counter(weight_shape(folder.config, tensor_shapes, target) for target in targets))
+    shapes = {target: weight_shape(folder.config, tensor_shapes, target) for target in targets}
+    counted = count_weights(folder.config, {target: out * width for target, (out, width) in shapes.items()})
+    return _sizes(folder.config, Counter(shapes.values()), counted)
 
 
 def _llama_linears(config: dict[str, Any]) -> Counter[tuple[int, int]]:
@@ -136,21 +174,31 @@ def _llama_linears(config: dict[str, Any]) -> Counter[tuple[int, int]]:
     return Counter(each * layers)
 
 
-def sizes_of_config(config: dict[str, Any]) -> Sizes:
-    """Head and KV cache of a model, from its config; without its linears."""
-    return _sizes(config, Counter())
+def count_weights(config: Mapping[str, Any], targets: Mapping[str, int]) -> Weights:
+    """Sort the weights of targets, by name, into those of experts and those that every token goes through."""
+    family = family_of(config)
+    if not family.experts:
+        return Weights(sum(targets.values()))
+    inside = sum(n for name, n in targets.items() if f".{family.experts.path}." in name)
+    experts = architecture.count_experts(family, ModelConfig(config, "the model"))
+    return Weights(sum(targets.values()) - inside, inside, config["num_experts_per_tok"] / experts)
 
 
-def _sizes(config: dict[str, Any], linears: Counter[tuple[int, int]]) -> Sizes:
+def sizes_of_targets(config: Mapping[str, Any], targets: Mapping[str, int]) -> Sizes:
+    """Sizes of a model from its config and the number of weights of each target, without their shapes."""
+    return _sizes(config, Counter(), count_weights(config, targets))
+
+
+def _sizes(config: Mapping[str, Any], linears: Counter[tuple[int, int]], weights: Weights) -> Sizes:
     hidden = config.get("hidden_size") or config["n_embd"]
     layers = config.get("num_hidden_layers") or config["n_layer"]
     heads = config.get("num_attention_heads") or config["n_head"]
     head_dim = config.get("head_dim") or hidden // heads
     kv_bytes = 2 * layers * _kv_heads(config) * head_dim * ACTIVATION_BYTES
-    return Sizes(linears, head=config["vocab_size"] * hidden, kv_bytes=kv_bytes)
+    return Sizes(linears, weights, head=config["vocab_size"] * hidden, kv_bytes=kv_bytes)
 
 
-def _kv_heads(config: dict[str, Any]) -> int:
+def _kv_heads(config: Mapping[str, Any]) -> int:
     heads: int = config.get("num_key_value_heads") or config.get("num_attention_heads") or config["n_head"]
     return heads
 

@@ -9,6 +9,7 @@ from bench.kernels import cpu24, native
 from bench.kernels.timing import WrongProduct
 from bench.measures.speed import comparison, cpu
 from bench.results.store import Store
+from helpers.models import random_folder
 from helpers.runs import TINY, call, prune, run_here, small, tiny
 from methods.errors import Skipped, UserError
 from methods.pattern import Pattern
@@ -129,6 +130,13 @@ def test_an_artifact_without_a_kernel_is_skipped_with_the_reason(device, tmp_pat
     run_here(small(tmp_path / "r", measures=("speed",), **changes), only=("magnitude",))
     record = next(r for r in Store(tmp_path / "r", write=False) if r.identity.protocol.label.startswith("decode"))
     assert (record.status, record.readings) == ("skipped", []) and reason in record.reason
+
+
+def test_more_tokens_than_learned_positions_are_skipped_with_the_reason(tmp_path):
+    folder = random_folder("gpt2", tmp_path / "gpt2")
+    run_here(small(tmp_path / "r", models=(str(folder),), measures=("speed",), dtype="bfloat16"), only=("magnitude",))
+    record = next(r for r in Store(tmp_path / "r", write=False) if r.identity.protocol.label.startswith("decode"))
+    assert (record.status, record.reason) == ("skipped", "the model takes 64 tokens, and this measurement has 129")
 
 
 def test_other_hardware_is_another_record():

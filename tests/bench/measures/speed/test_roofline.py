@@ -17,6 +17,7 @@ def test_llama2_7b_decodes_at_most_1_75_times_as_fast():
     of = roofline.model_sizes("llama2-7b")
     linears = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
     assert sum(o * i * n for (o, i), n in of.linears.items()) == linears
+    assert of.weights == roofline.Weights(linears)
     head, kv = 32000 * 4096, 2 * 32 * 4096 * 2
     assert (of.head, of.kv_bytes) == (head, kv)
     for batch, length, limit in ((1, 0, 1.75), (64, 2048, 1.07)):
@@ -40,6 +41,21 @@ def test_grouped_queries_and_models_that_are_here():
     of = roofline.model_sizes("tiny")
     config = json.loads((TINY / "config.json").read_text())
     assert of.linears == roofline._llama_linears(config) and of.head == config["vocab_size"] * config["hidden_size"]
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "olmoe", "granitemoe", "gpt_oss"])
+def test_a_token_goes_through_a_share_of_the_experts(make, keep_as, tmp_path, family):
+    """A step of many tokens reads nearly all of them, and computes with no more of them per token."""
+    model = make(family)
+    experts, chosen = model.config.num_local_experts, model.config.num_experts_per_tok
+    of = roofline.model_sizes(str(keep_as(model, tmp_path / family)))
+    inside = sum(w.numel() for name, w in model.named_parameters() if ".experts." in name and w.dim() == 2)
+    total = sum(o * i * n for (o, i), n in of.linears.items())
+    assert 0 < inside < total and chosen < experts
+    assert of.weights.per_token == pytest.approx(total - inside + inside * chosen / experts)
+    assert of.weights.read_for(1) == pytest.approx(of.weights.per_token)
+    assert of.weights.read_for(2) == pytest.approx(total - inside * (1 - chosen / experts) ** 2)
+    assert of.weights.read_for(10_000) == pytest.approx(total)
 
 
 def test_conv1d_is_turned(make, keep_as, tmp_path):
