@@ -108,6 +108,13 @@ ALIASES = {
         }
     ),
     **_hub({f"granite3.3-{s}": f"ibm-granite/granite-3.3-{s}-base" for s in ("2b", "8b")}),
+    **_hub(
+        {
+            "olmoe-1b-7b": "allenai/OLMoE-1B-7B-0924",
+            "granite3.1-1b-a400m": "ibm-granite/granite-3.1-1b-a400m-base",
+            "granite3.1-3b-a800m": "ibm-granite/granite-3.1-3b-a800m-base",
+        }
+    ),
     **_hub({f"starcoder2-{s}": f"bigcode/starcoder2-{s}" for s in ("3b", "7b")}),
     **_hub(
         {f"pythia-{s}": f"EleutherAI/pythia-{s}" for s in ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")}
