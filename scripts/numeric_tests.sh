@@ -3,7 +3,7 @@
 # `pytest` alone is this processor with one thread. Here three runs, each of another kind and both counts of threads among
 # them; with --all the other two, too. All are made; the exit code is 1 if one failed. Other arguments go to pytest.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 export OMP_WAIT_POLICY=passive
 runs=("sse 1" "avx2 2" "native 2")
 if [ "${1:-}" = --all ]; then
@@ -19,7 +19,7 @@ for run in "${runs[@]}"; do
     native) settings=() ;;
   esac
   echo "numeric tests: $processor, $threads thread(s)"
-  env "${settings[@]}" CAST_BENCH_TEST_THREADS=$threads OMP_NUM_THREADS=$threads \
+  env "${settings[@]}" CAST_BENCH_TEST_THREADS="$threads" OMP_NUM_THREADS="$threads" \
     pytest -m "numeric and not slow and not cuda" "$@" || failed=1
 done
 exit $failed
