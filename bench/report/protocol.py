@@ -14,7 +14,8 @@ WINDOWED_MEASURES = ("perplexity", "agreement")
 VALIDATION = "validation"
 """In the name of a text on which recipes were chosen: numbers on it are no results."""
 RULE = (
-    "A model's main protocol is the one under which most of its rows have a perplexity; of equals, the one measured last. "
+    "A model's main protocol is the one under which most of its rows have a perplexity and a task; of equals, the one with "
+    "the most perplexities, and then the one measured last. "
     "Validation splits are never the main one."
 )
 
@@ -100,5 +101,6 @@ def _calibration(record: Record) -> str:
 def _order(protocol: BoardProtocol, records: list[Record]) -> tuple[Any, ...]:
     measured = [r for r in records if any(x.metric == "perplexity" and x.value is not None for x in r.readings)]
     newest = max((str(r.provenance.get("recorded") or "") for r in measured), default="")
-    rows = len({line_of(r) for r in measured})
-    return (VALIDATION in protocol.text, -rows, [-ord(c) for c in newest], protocol.label)
+    rows = set(map(line_of, measured))
+    full = rows & {line_of(r) for r in records if r.identity.measure == "zeroshot" and r.status == "ok"}
+    return (VALIDATION in protocol.text, -len(full), -len(rows), [-ord(c) for c in newest], protocol.label)

@@ -59,6 +59,15 @@ def test_protocols_have_tables_of_their_own_the_one_of_most_rows_first(tmp_path)
     assert labels[-1] == "wiki-mini-validation@128, bfloat16, cpu", "never the main one, however many rows it has"
 
 
+def test_a_protocol_whose_rows_have_tasks_comes_before_one_of_more_rows(tmp_path):
+    for method in ("wanda", "ria", "sparsegpt"):
+        fake_records.perplexity(tmp_path, method=method, protocol="wiki-mini@64")
+    fake_records.perplexity(tmp_path, method="alps")
+    assert [t.protocol.split(",")[0] for t in tables(tmp_path)] == ["wiki-mini@64", "wiki-mini@128"]
+    fake_records.accuracy(tmp_path, method="alps")
+    assert [t.protocol.split(",")[0] for t in tables(tmp_path)] == ["wiki-mini@128", "wiki-mini@64"]
+
+
 def test_calibration_texts_are_not_mixed(tmp_path):
     fake_records.perplexity(tmp_path, **DENSE)
     for text in ("c4@128x64", "wiki-mini@128x64"):
