@@ -133,10 +133,10 @@ def test_an_artifact_without_a_kernel_is_skipped_with_the_reason(device, tmp_pat
 
 
 def test_more_tokens_than_learned_positions_are_skipped_with_the_reason(tmp_path):
-    folder = random_folder("gpt2", tmp_path / "gpt2")
+    folder = random_folder("gpt2", tmp_path / "gpt2", max_position_embeddings=128)
     run_here(small(tmp_path / "r", models=(str(folder),), measures=("speed",), dtype="bfloat16"), only=("magnitude",))
     record = next(r for r in Store(tmp_path / "r", write=False) if r.identity.protocol.label.startswith("decode"))
-    assert (record.status, record.reason) == ("skipped", "the model takes 64 tokens, and this measurement has 129")
+    assert (record.status, record.reason) == ("skipped", "the model takes 128 tokens, and this measurement has 129")
 
 
 def test_other_hardware_is_another_record():
