@@ -17,7 +17,7 @@ from accelerate import init_empty_weights
 from gguf import GGUFReader
 from tokenizers import pre_tokenizers
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, StaticCache
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from methods.contract import Compute
 from methods.errors import UserError
@@ -122,17 +122,6 @@ def _load_without_blocks(folder: Path, compute: Compute) -> nn.Module:
         for key, buffer in module.named_buffers(recurse=False):
             setattr(module, key, buffer.to(compute.device))
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
-
-
-def static_cache(model: Any, length: int) -> Any:
-    """A KV cache for `length` tokens that neither grows nor moves, for `past_key_values`."""
-    return StaticCache(config=model.config, max_cache_len=length)
-
-
-def rewind_cache(cache: Any, tokens: int) -> None:
-    """Remove the last tokens from a static cache. Only its counters change, in place, so that a CUDA graph can do it."""
-    for layer in cache.layers:
-        layer.cumulative_length.sub_(tokens)
 
 
 def load_tokenizer(folder: Path) -> Any:

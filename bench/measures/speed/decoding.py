@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.inputs import loading
+from bench.inputs import kv_cache
 from bench.inputs.model_config import ModelConfig
 from bench.kernels import cpu24
 from bench.kernels.integers24 import pack_rounded
@@ -103,17 +103,18 @@ def decode_step(batch: int, kv: int) -> StepFactory:
     def make(model: Any) -> Work:
         device = next(p.device for p in model.parameters())
         rng = torch.Generator().manual_seed(0)
-        cache = loading.static_cache(model, kv + 1)
+        cache = kv_cache.make_static(model, kv + 1)
+        options = kv_cache.as_argument(model, cache) | {"use_cache": True, "logits_to_keep": 1}
         ids = torch.randint(RANDOM_TOKENS, (batch, kv + 1), generator=rng).to(device)
 
         @torch.inference_mode()
         def step() -> Any:
-            logits = model(ids[:, -1:], past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-            loading.rewind_cache(cache, 1)
+            logits = model(ids[:, -1:], **options).logits
+            kv_cache.rewind(cache, 1)
             return logits
 
         with torch.inference_mode():
-            model(ids[:, :kv], past_key_values=cache, use_cache=True, logits_to_keep=1)
+            model(ids[:, :kv], **options)
         return step
 
     return make
