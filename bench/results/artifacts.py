@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from bench.results.record import Record
+from bench.results.reproduce import prune_and_export
 from bench.results.store import RESULTS, Store
 from bench.system.cache import cache_dir
 from methods.errors import UserError
@@ -26,11 +26,7 @@ def find_pruned(name: str, results: Path | None) -> tuple[Path, Record | None]:
         )
     folder = cache_dir() / "artifacts" / record.artifact[:32]
     if not (folder / "config.json").exists():
-        quantizer = record.identity.quantizer
-        raise UserError(
-            f"the model of record {record.key[:12]} is no longer in the cache: make it a folder with "
-            f"bench prune --method {shlex.quote(record.identity.method)} --model {shlex.quote(record.identity.model)}"
-            + (f" --quant {quantizer}" if quantizer != "none" else "")
-            + " --out DIR, and name that"
-        )
+        make, _ = prune_and_export(record)
+        again = f"make a folder with {make}, and name that" if make else "measure its row again"
+        raise UserError(f"the model of record {record.key[:12]} is no longer in the cache: {again}")
     return folder, record

@@ -1,0 +1,30 @@
+"""The model behind a record, and what to do where it is gone."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from bench.results import reproduce
+from bench.results.artifacts import find_pruned
+from bench.results.store import Store
+from helpers import runs
+from methods.errors import UserError
+
+RESULTS = Path(__file__).parents[3] / "results/smollm2-135m-wanda7"
+
+
+def test_the_command_that_makes_a_lost_model_again_is_one(tmp_path, monkeypatch):
+    """Of a method after another the last alone is named: it brings the first along."""
+    runs.own_cache(tmp_path, monkeypatch)
+    record = next(r for r in Store(RESULTS, write=False) if r.identity.stages == ("sparsegpt", "retrain") and r.artifact)
+
+    with pytest.raises(UserError, match="no longer in the cache") as refused:
+        find_pruned(record.key, RESULTS)
+    make, _ = reproduce.prune_and_export(record)
+    assert make in str(refused.value)
+    assert shlex.split(make)[:4] == ["bench", "prune", "--method", "retrain"]
+
+
+def test_a_folder_is_taken_as_it_is(tmp_path):
+    assert find_pruned(str(tmp_path), None) == (tmp_path, None)
