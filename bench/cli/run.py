@@ -89,6 +89,11 @@ def plan(
 
     planned = api.plan(spec)
     print_rows(estimate.rows(planned), json)
+    if spec.jobs == "auto" and planned.measurements:
+        threads = planned.measurements[0].artifact.threads
+        print_line(
+            f"bench: --jobs auto is {planned.jobs} artifacts side by side, threads for each: {threads}", err=True
+        )
     if slurm and shards:
         from bench.plan.slurm import write_script
 

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable
 from functools import cache
 from typing import Any, NamedTuple
 
 from bench.inputs import corpora, tasks
-from bench.plan.artifact import Artifact, Measurement
+from bench.plan.artifact import Measurement
+from bench.plan.memory import count_parameters, estimate_bytes
 from bench.plan.plan import Plan
 from bench.results.record import DONE
 from bench.results.store import Store
 from methods.errors import UserError
-from methods.folder import Folder
 
 START_S = 1.0
 """A forked process that loads a small model."""
 EFFICIENCY = 0.6
 """Of the machine's matrix-product rate that a whole forward pass reaches."""
-STATE_BYTES = 17.0
-"""A weight in training: float32 master, gradient, two moments, a mark."""
-ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def rows(plan: Plan) -> list[dict[str, Any]]:
@@ -54,7 +50,7 @@ def rows(plan: Plan) -> list[dict[str, Any]]:
                 "done": len(done),
                 "tokens": work.tokens,
                 "about_s": round(seconds) if seconds is not None else None,
-                "about_GB": round(_memory(artifact) / 1e9, 1),
+                "about_GB": round(estimate_bytes(artifact) / 1e9, 1),
             }
         )
     return out
@@ -93,17 +89,7 @@ def _work(measurements: list[Measurement], made: set[str]) -> _Work:
         if "training" in stage.needs and artifact.training:
             tokens += artifact.training.tokens
             passes += 4 * artifact.training.tokens  # forward, two backward, the teacher's
-    return _Work(tokens, 2.0 * _count_parameters(artifact) * passes)
-
-
-def _memory(artifact: Artifact) -> float:
-    parameters = _count_parameters(artifact)
-    state = STATE_BYTES * parameters if artifact.training else 0.0
-    return 1e9 + 2.0 * parameters * ITEM_BYTES[artifact.dtype] + state
-
-
-def _count_parameters(artifact: Artifact) -> int:
-    return sum(math.prod(shape) for shape in Folder(artifact.folder).shapes().values())
+    return _Work(tokens, 2.0 * count_parameters(artifact) * passes)
 
 
 def _evaluation_tokens(measurements: list[Measurement]) -> int:
