@@ -116,6 +116,12 @@ FLAGS: dict[str, Any] = {
             help="Artifacts to make side by side, sharing the cores; auto: as many as fit in memory [default: 1, or one a card].",
         ),
     ],
+    "executor": Annotated[
+        str | None, typer.Option(help="local, or ray: make artifacts on a Ray cluster [default: local].")
+    ],
+    "ray_address": Annotated[
+        str | None, typer.Option(help="Ray cluster: HOST:PORT; local starts one on this machine [default: auto].")
+    ],
     "shard": Annotated[
         str | None,
         typer.Option(

@@ -78,7 +78,7 @@ def plan_request(request: Request, on_fetch: Callable[[str], None] = lambda name
             measurements.setdefault(measurement.key, measurement)
     jobs = side_by_side.count(spec, request.devices)
     plan = Plan(spec, tuple(measurements.values()), tuple(to_pull), jobs, request.devices[:jobs])
-    return _fit_memory(plan, request.devices) if spec.jobs == side_by_side.AUTO else plan
+    return _fit_memory(plan, request.devices) if spec.jobs == side_by_side.AUTO and spec.executor == "local" else plan
 
 
 def _fit_memory(plan: Plan, devices: tuple[str, ...]) -> Plan:

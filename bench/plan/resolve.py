@@ -20,8 +20,9 @@ from bench.plan.artifact import CalibrationSet, TrainingRun
 from bench.plan.spec import Spec
 from bench.results.identity import Protocol
 from bench.system import digests, environments
-from bench.system.devices import cores, fingerprint, resolve_devices
+from bench.system.devices import cores, fingerprint, resolve_device, resolve_devices
 from bench.system.source_digest import digest_source
+from bench.system.suggest import shorten
 from methods.errors import UserError
 from methods.pattern import Pattern
 from methods.targets import family_of, find_targets, require_fit, weight_shape
@@ -76,7 +77,7 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> Request:
         registry.lookup("measures", name)
     if "zeroshot" in measures:
         tasks.expand(spec.tasks)
-    devices = resolve_devices(spec.device)
+    devices = _ray_devices(spec) if spec.executor == "ray" else resolve_devices(spec.device)
     if len(devices) > 1 and spec.training.processes > 1:
         raise UserError(
             f"training.processes={spec.training.processes} divides one training among cards, and device {spec.device} gives "
@@ -95,9 +96,24 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> Request:
         measures=measures,
         devices=devices,
         dtype=spec.dtype if spec.dtype != "auto" else ("float32" if devices[0] == "cpu" else "bfloat16"),
-        threads=spec.threads or max(1, cores() // side_by_side.count(spec, devices)),
+        threads=spec.threads or (1 if spec.executor == "ray" else max(1, cores() // side_by_side.count(spec, devices))),
         fetch=fetch,
     )
+
+
+def _ray_devices(spec: Spec) -> tuple[str, ...]:
+    """This machine may have no card where the nodes have some.
+
+    Raises:
+        UserError: a card by its number, which Ray gives out; or a time, which is of the machine that takes it.
+    """
+    if spec.device not in ("auto", "cpu", "cuda"):
+        raise UserError(
+            f"device {shorten(spec.device)!r} names cards, and Ray gives them out: use --device cuda or cpu"
+        )
+    if "speed" in spec.measures:
+        raise UserError("speed is a time of one machine: measure it with --executor local")
+    return (spec.device if spec.device != "auto" else resolve_device("auto"),)
 
 
 def _require_pattern(choice: Choice, pattern: Pattern) -> None:

@@ -164,6 +164,10 @@ class Spec(_Strict):
     jobs: int | Literal["auto"] | None = None
     """Artifacts that are made side by side; "auto": as many as cores and memory allow; None: one, or one for each of several
     cards. They share the cores, unless `threads` says how many each has."""
+    executor: Literal["local", "ray"] = "local"
+    """What makes artifacts: processes of this machine, or tasks of a Ray cluster. Changes no number."""
+    ray_address: str = "auto"
+    """Of the cluster's head, HOST:PORT; auto: the one that this machine belongs to; local: a new one on this machine."""
     shard: str | None = None
     """Only this part of the plan, for example "2/4", or "slurm" in a task of a Slurm array; None: all of it."""
     stream: bool = False

@@ -45,7 +45,7 @@ class WorkerProcesses:
         self.jobs = jobs
         self._server: ForkServer | None = None
         self.problem = ""
-        """Why workers are not forked, where that was not to be expected."""
+        """That workers are not forked, and why, where that was not to be expected."""
 
     def start(self, log: IO[str]) -> WorkerProcess:
         """Start a worker that writes what it prints to `log`."""
@@ -53,7 +53,7 @@ class WorkerProcesses:
             try:
                 return self._server.fork(log)
             except ServerEnded as ended:
-                self.problem = str(ended)
+                self.problem = f"workers start slower from here on: {ended}"
                 self.close()
                 self._count = 0
         worker = StartedWorker(interpreter.command("bench.run.worker"), log, worker_environment())

@@ -121,6 +121,7 @@ class Sweep:
             missing = sorted(missing, key=lambda measurements: -seconds[measurements[0].artifact.key])
         self._queue = deque(missing)
         self._tries: Counter[str] = Counter()
+        self._nodes: set[str] = set()
         self._busy_in_a_row = 0
         self._at_work: list[Slot] = []
         self._events: Events = SimpleQueue()
@@ -180,7 +181,7 @@ class Sweep:
         if slot.has_begun:
             self._begin(slot, wait)
         if self._executor.problem:
-            self._display.note(f"workers start slower from here on: {self._executor.problem}")
+            self._display.note(self._executor.problem)
             self._executor.problem = ""
         slot.begin(Assignment(measurements=measurements, results=self._store.root.resolve(), wait=wait), self._events)
 
@@ -194,6 +195,8 @@ class Sweep:
             case "begun":
                 slot.has_begun = True
                 self._begin(slot, event["wait"])
+            case "node":
+                self._meet(event["name"], event["shares_results"])
             case "busy":
                 slot.is_busy = True
             case "fatal":
@@ -214,6 +217,15 @@ class Sweep:
                 phase, done, total = event["phase"], event["done"], event["total"]
                 forecast.advance(slot.artifact.key, slot.pace.advance(phase, done, total))
                 display.progress(label, phase, done, total, event["figures"], forecast.seconds_left())
+
+    def _meet(self, node: str, shares_results: bool) -> None:
+        """Say once for each node how its records come here."""
+        if node not in self._nodes:
+            self._nodes.add(node)
+            how = (
+                "writes into the results folder" if shares_results else "does not see the results folder: sends records"
+            )
+            self._display.note(f"node {node} {how}")
 
     def _end(self, slot: Slot) -> None:
         """A worker has said its last."""
@@ -260,6 +272,10 @@ class Sweep:
 
 def make_executor(plan: Plan, missing: Sequence[list[Measurement]], store: Store) -> Executor:
     """What makes the artifacts of a plan, as its spec says."""
+    if plan.spec.executor == "ray" and missing:
+        from bench.run.ray_executor import RayExecutor  # Ray is an extra
+
+        return RayExecutor(plan, store)
     return WorkerProcesses(len(missing), list_imports([m for some in missing for m in some]), plan.jobs)
 
 
