@@ -30,9 +30,11 @@ from bench.run.disk import ResultsFolder, RunStopped, full_disk_stops
 from bench.run.executor import LOST, Executor
 from bench.run.forecast import Forecast
 from bench.run.forked import SERVER_GONE
+from bench.run.journal import Journal, keeping_journal
 from bench.run.new_record import failed_record
 from bench.run.processes import WorkerProcesses, list_imports
 from bench.run.progress import ProgressDisplay
+from bench.run.ray_executor import RayExecutor
 from bench.run.slot import Events, Slot
 from bench.run.worker import Assignment
 
@@ -86,8 +88,10 @@ def _execute(plan: Plan, store: Store, folder: ResultsFolder, display: ProgressD
         if left:
             missing.append(left)
     display.begin(len(plan.measurements), known)
-    with contextlib.closing(Sweep(plan, missing, store, folder, display, summary)) as sweep:
-        sweep.run()
+    with keeping_journal(store.root, plan.spec.executor, display.note) as journal:
+        journal.begin(len(plan.measurements), known)
+        with contextlib.closing(Sweep(plan, missing, store, folder, display, summary, journal)) as sweep:
+            sweep.run()
     folder.require()
     for measurement in plan.measurements:
         if (record := store.get(measurement.key)) is not None:
@@ -112,6 +116,7 @@ class Sweep:
         folder: ResultsFolder,
         display: ProgressDisplay,
         summary: Summary,
+        journal: Journal,
     ) -> None:
         """missing: the measurements of each artifact that have no record."""
         self._store, self._folder, self._display, self._summary = store, folder, display, summary
@@ -119,6 +124,7 @@ class Sweep:
         self._executor = make_executor(plan, missing, store)
         if self._executor.jobs > 1:  # the longest first, so that none is left alone at the end
             missing = sorted(missing, key=lambda measurements: -seconds[measurements[0].artifact.key])
+        self._journal = journal
         self._queue = deque(missing)
         self._tries: Counter[str] = Counter()
         self._nodes: set[str] = set()
@@ -186,11 +192,13 @@ class Sweep:
         slot.begin(Assignment(measurements=measurements, results=self._store.root.resolve(), wait=wait), self._events)
 
     def _begin(self, slot: Slot, wait: bool) -> None:
+        self._journal.start(slot.artifact, slot.label, slot.device)
         self._display.artifact(slot.label, wait, self._forecast.seconds_left())
         self._forecast.start(slot.artifact.key)
 
     def _take(self, slot: Slot, event: dict[str, Any]) -> None:
         display, forecast, label = self._display, self._forecast, slot.label
+        phase_left = None
         match event["event"]:
             case "begun":
                 slot.has_begun = True
@@ -215,8 +223,10 @@ class Sweep:
                 display.enter(label, event["phase"], event["state"], forecast.seconds_left())
             case "progress":
                 phase, done, total = event["phase"], event["done"], event["total"]
-                forecast.advance(slot.artifact.key, slot.pace.advance(phase, done, total))
+                phase_left = slot.pace.advance(phase, done, total)
+                forecast.advance(slot.artifact.key, phase_left)
                 display.progress(label, phase, done, total, event["figures"], forecast.seconds_left())
+        self._journal.take(slot.artifact.key, event, forecast.seconds_left(), phase_left)
 
     def _meet(self, node: str, shares_results: bool) -> None:
         """Say once for each node how its records come here."""
@@ -233,6 +243,7 @@ class Sweep:
         self._close(slot)
         self._display.leave(slot.label)
         key = slot.artifact.key
+        self._journal.end(key, "another run has it" if slot.is_busy else _cause(code) if code else "")
         if slot.is_busy:
             self._forecast.leave(key)
             self._busy_in_a_row += 1
@@ -252,6 +263,8 @@ class Sweep:
                 self._summary.tried[status] += 1
                 slot.has_measured = True
             self._display.measurement(slot.label, measurement.label, "failed", _cause(code))
+            died = {"event": "measurement", "key": measurement.key, "status": "failed", "reason": _cause(code)}
+            self._journal.take(key, died, self._forecast.seconds_left(), None)
         self._forecast.end(key, measured=slot.has_measured)
 
     def _stop(self) -> None:
@@ -273,8 +286,6 @@ class Sweep:
 def make_executor(plan: Plan, missing: Sequence[list[Measurement]], store: Store) -> Executor:
     """What makes the artifacts of a plan, as its spec says."""
     if plan.spec.executor == "ray" and missing:
-        from bench.run.ray_executor import RayExecutor  # Ray is an extra
-
         return RayExecutor(plan, store)
     return WorkerProcesses(len(missing), list_imports([m for some in missing for m in some]), plan.jobs)
 
