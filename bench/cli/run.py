@@ -86,9 +86,17 @@ def plan(
         raise UserError("--slurm FILE and --shards N belong together: give both, or neither")
     from bench import api
     from bench.plan import estimate
+    from bench.plan.refusal import find_problem
 
     planned = api.plan(spec)
-    print_rows(estimate.rows(planned), json)
+    model = estimate.fit_model(planned)
+    print_rows(estimate.rows(planned, model), json)
+    if planned.measurements:
+        print_line(f"bench: {estimate.describe_error(model)}", err=True)
+    if problem := next(
+        filter(None, map(find_problem, {m.artifact.key: m.artifact for m in planned.measurements}.values())), ""
+    ):
+        print_line(f"bench: on this machine bench run would refuse it: {problem}", err=True)
     if spec.jobs == "auto" and planned.measurements:
         threads = planned.measurements[0].artifact.threads
         print_line(

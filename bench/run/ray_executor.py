@@ -6,7 +6,9 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
+import socket
 import threading
 import time
 import uuid
@@ -32,6 +34,7 @@ WAITING = 2
 """Tasks that wait beyond what the cluster has room for: its autoscaler sees them."""
 LOOK_S = 5.0
 """How often the size of the cluster is asked for."""
+CONNECT_S = 10.0
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
@@ -223,8 +226,11 @@ def _connect(ray: Any, address: str) -> None:
     here = os.getcwd()
     os.chdir(ROOT)  # Ray puts the current folder on its workers' module path: see SECURITY.md
     try:
+        if (match := re.fullmatch(r"(.+):([0-9]{1,5})", address)) and int(match[2]) < 2**16:
+            with socket.create_connection((match[1], int(match[2])), timeout=CONNECT_S):  # Ray would wait for minutes
+                pass
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
-    except (ConnectionError, ValueError, RuntimeError) as fault:
+    except (OSError, ValueError, RuntimeError) as fault:
         reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
         raise UserError(
             f"no Ray cluster at --ray-address {address!r} ({reason}): start one with ray start --head, "

@@ -19,9 +19,10 @@ import psutil
 from filelock import FileLock, Timeout
 
 from bench.plan.artifact import Measurement
-from bench.plan.estimate import estimate_seconds
+from bench.plan.estimate import estimate_seconds, fit_model
 from bench.plan.memory import estimate_bytes
 from bench.plan.plan import Plan
+from bench.plan.refusal import require_memory
 from bench.plan.side_by_side import AUTO
 from bench.results.record import DONE, Record
 from bench.results.store import Store
@@ -87,6 +88,7 @@ def _execute(plan: Plan, store: Store, folder: ResultsFolder, display: ProgressD
         known += len(measurements) - len(left)
         if left:
             missing.append(left)
+    require_memory(plan, missing)
     display.begin(len(plan.measurements), known)
     with keeping_journal(store.root, plan.spec.executor, display.note) as journal:
         journal.begin(len(plan.measurements), known)
@@ -120,7 +122,8 @@ class Sweep:
     ) -> None:
         """missing: the measurements of each artifact that have no record."""
         self._store, self._folder, self._display, self._summary = store, folder, display, summary
-        seconds = estimate_seconds(missing)
+        model = fit_model(plan) if missing else None
+        seconds = estimate_seconds(missing, model)
         self._executor = make_executor(plan, missing, store)
         if self._executor.jobs > 1:  # the longest first, so that none is left alone at the end
             missing = sorted(missing, key=lambda measurements: -seconds[measurements[0].artifact.key])

@@ -81,7 +81,15 @@ def folders(tmp_path_factory):
             poison(root, text, n, loss)
         said = "".join(TEXTS.values())
         ended = RunStatus(
-            name="evil", code=said, host=said, executor=said, started=0, updated=1, ended=1, outcome=said, tried={said: 1}
+            name="evil",
+            code=said,
+            host=said,
+            executor=said,
+            started=0,
+            updated=1,
+            ended=1,
+            outcome=said,
+            tried={said: 1},
         )
         write_status(root / "hostile", ended)
         out[name] = str(root / "hostile")

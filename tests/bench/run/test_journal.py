@@ -124,7 +124,9 @@ def test_old_statuses_go_and_living_runs_stay(root):
 def at_work(root, name="living"):
     now = time.time()
     about = {"code": "1.0 (code a)", "host": "node7", "executor": "ray", "total": 8, "known": 2, "tried": {"failed": 1}}
-    work = AtWork(label="tiny cast", phase="train", done=30, total=60, figures={"loss": 2.5}, since=now - 60, left=600.0)
+    work = AtWork(
+        label="tiny cast", phase="train", done=30, total=60, figures={"loss": 2.5}, since=now - 60, left=600.0
+    )
     write_status(root, RunStatus(name=name, started=now - 90, updated=now, left=900.0, at_work=[work], **about))
 
 
