@@ -63,10 +63,13 @@ def machine_of(machine: dict[str, Any], device: str, dtype: str, threads: int) -
     return (*map(str, about), str(card or ""), device, dtype, str(threads))
 
 
-def read_past(results: Path) -> list[PastCost]:
-    """Costs of artifacts with all their measurements done, whatever the machine. A record that cannot be read counts for none."""
+def read_past(results: Path, *, beside: bool = True) -> list[PastCost]:
+    """Costs of artifacts with all their measurements done, whatever the machine. A record that cannot be read counts for none.
+
+    beside: read the folders beside it, too.
+    """
     found: dict[tuple[str, Path], list[dict[str, Any]]] = {}
-    for path in _files(results):
+    for path in _files([results, *(_beside(results) if beside else ())]):
         try:
             fields = json.loads(path.read_bytes())
             found.setdefault((str(fields["artifact"]), path.parent), []).append(fields)
@@ -88,8 +91,8 @@ def read_past(results: Path) -> list[PastCost]:
     return costs
 
 
-def _files(results: Path) -> list[Path]:
-    folders = [f / "records" for f in {results, *_beside(results)}]
+def _files(roots: Iterable[Path]) -> list[Path]:
+    folders = [root / "records" for root in roots]
     entries: list[tuple[float, str]] = []
     for folder in folders:
         if folder.is_dir():
