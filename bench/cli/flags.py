@@ -105,10 +105,22 @@ FLAGS: dict[str, Any] = {
     ],
     "results": Results,
     "data_dir": Annotated[Path | None, typer.Option(metavar="DIR", help=_MIRROR_HELP)],  # the spec checks it
-    "device": Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N [default: auto].")],
+    "device": Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1 [default: auto].")
+    ],
     "dtype": Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 [default: depends on the device].")],
     "jobs": Annotated[
-        int | None, typer.Option(help="Artifacts to make side by side; they share the cores [default: 1].")
+        str | None,
+        typer.Option(
+            metavar="N",
+            help="Artifacts to make side by side, sharing the cores; auto: as many as fit in memory [default: 1, or one a card].",
+        ),
+    ],
+    "executor": Annotated[
+        str | None, typer.Option(help="local, or ray: make artifacts on a Ray cluster [default: local].")
+    ],
+    "ray_address": Annotated[
+        str | None, typer.Option(help="Ray cluster: HOST:PORT; local starts one on this machine [default: auto].")
     ],
     "shard": Annotated[
         str | None,

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from bench.cli import compare, conformance, ending, families, models, pick, results, run, search, setup
+from bench.cli import compare, conformance, ending, families, models, pick, results, run, search, setup, watch
 from bench.cli.console import print_line
 from bench.system import terminal
 from bench.system.cache import describe_unwritable
@@ -32,6 +32,7 @@ app = typer.Typer(
 COMMANDS = (
     run.run,
     run.plan,
+    watch.top,
     search.search,
     results.ls,
     results.show,

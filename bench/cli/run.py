@@ -86,9 +86,22 @@ def plan(
         raise UserError("--slurm FILE and --shards N belong together: give both, or neither")
     from bench import api
     from bench.plan import estimate
+    from bench.plan.refusal import find_problem
 
     planned = api.plan(spec)
-    print_rows(estimate.rows(planned), json)
+    model = estimate.fit_model(planned)
+    print_rows(estimate.rows(planned, model), json)
+    if planned.measurements:
+        print_line(f"bench: {estimate.describe_error(model)}", err=True)
+    if problem := next(
+        filter(None, map(find_problem, {m.artifact.key: m.artifact for m in planned.measurements}.values())), ""
+    ):
+        print_line(f"bench: on this machine bench run would refuse it: {problem}", err=True)
+    if spec.jobs == "auto" and planned.measurements:
+        threads = planned.measurements[0].artifact.threads
+        print_line(
+            f"bench: --jobs auto is {planned.jobs} artifacts side by side, threads for each: {threads}", err=True
+        )
     if slurm and shards:
         from bench.plan.slurm import write_script
 
@@ -99,7 +112,7 @@ def plan(
         print_line(f"bench: {name} is not downloaded yet: bench run will do it, or bench pull {name}", err=True)
 
 
-@with_flags("measures", "tasks", "results", "jobs", "shard")
+@with_flags("measures", "tasks", "results", "jobs", "executor", "ray_address", "shard")
 def prune(
     methods: Annotated[str, typer.Option("--method", help="One method, as in bench run.")],
     out: NewFolder,
@@ -122,7 +135,7 @@ def prune(
         fail(f"check failed for {methods} on {models}: {failure}. Nothing was written.", 1)
 
 
-@with_flags("methods", "models", "measures", "tasks", "jobs", "shard")
+@with_flags("methods", "models", "measures", "tasks", "jobs", "executor", "ray_address", "shard")
 def finetune(
     artifact: Annotated[
         str, typer.Option(help="A record (the first digits of its key), or a folder written by bench prune.")

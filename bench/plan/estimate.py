@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable
 from functools import cache
 from typing import Any, NamedTuple
 
 from bench.inputs import corpora, tasks
-from bench.plan.artifact import Artifact, Measurement
+from bench.plan.artifact import Measurement
+from bench.plan.cost_model import WITHIN, CostModel
+from bench.plan.memory import count_parameters, estimate_bytes, estimate_device_bytes, estimate_disk_bytes
+from bench.plan.past_costs import Part, machine_of, measure_part, read_past, stage_part
 from bench.plan.plan import Plan
 from bench.results.record import DONE
 from bench.results.store import Store
+from bench.system import provenance
 from methods.errors import UserError
-from methods.folder import Folder
 
 START_S = 1.0
 """A forked process that loads a small model."""
 EFFICIENCY = 0.6
 """Of the machine's matrix-product rate that a whole forward pass reaches."""
-STATE_BYTES = 17.0
-"""A weight in training: float32 master, gradient, two moments, a mark."""
-ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def rows(plan: Plan) -> list[dict[str, Any]]:
-    """A row an artifact: measurements and how many are done, tokens, seconds and peak memory, the last two about.
+def fit_model(plan: Plan) -> CostModel:
+    """To the past records of this machine, of the plan's device, number format and threads."""
+    if not plan.measurements:
+        return CostModel(())
+    artifact = plan.measurements[0].artifact
+    wanted = machine_of(provenance.machine(), artifact.device.split(":")[0], artifact.dtype, artifact.threads)
+    return CostModel(past for past in read_past(plan.spec.results) if past.machine == wanted)
+
+
+def describe_error(model: CostModel) -> str:
+    """What the estimates of a plan go by, and how near they come."""
+    if (error := model.error()) is None:
+        return "times and memory are arithmetic: fewer than three artifacts were measured on this machine in this way"
+    return (
+        f"times and memory are fitted to {len(model.past)} artifacts measured on this machine; of those left out of the fit, "
+        f"{error.share:.0%} are within a factor of {WITHIN:g} of their time, half within {error.median:.2f}"
+    )
+
+
+def rows(plan: Plan, model: CostModel | None = None) -> list[dict[str, Any]]:
+    """A row an artifact: measurements and how many are done, tokens, seconds, memory and disk, the last three about.
 
     A stage that several artifacts share is counted with the first that needs it.
     """
+    model = model or fit_model(plan)
     try:
         store: Store | None = Store(plan.spec.results, write=False)
     except UserError:
@@ -40,9 +59,12 @@ def rows(plan: Plan) -> list[dict[str, Any]]:
         artifact = measurements[0].artifact
         done = [c for c in measurements if store and (r := store.get(c.key)) and r.status in DONE]
         left = [c for c in measurements if c not in done]
-        work = _work(left, made) if left else _Work(0, 0.0)
-        rate = _flops() if artifact.device == "cpu" else None
-        seconds = 0.0 if not left else START_S + work.operations / rate if rate else None
+        work = _work(left, made) if left else _Work(0, 0.0, ())
+        device_bytes = estimate_device_bytes(artifact)
+        ratio = model.memory_ratio(artifact.training is not None) or 1.0
+        on_device = {} if device_bytes is None else {"about_device_GB": round(device_bytes * ratio / 1e9, 1)}
+        stages = sum(part.kinds[0].startswith("stage") for part in work.parts)
+        seconds = _seconds(work, model, artifact.device) if left else 0.0
         out.append(
             {
                 "model": artifact.model,
@@ -54,18 +76,32 @@ def rows(plan: Plan) -> list[dict[str, Any]]:
                 "done": len(done),
                 "tokens": work.tokens,
                 "about_s": round(seconds) if seconds is not None else None,
-                "about_GB": round(_memory(artifact) / 1e9, 1),
+                "about_GB": round(estimate_bytes(artifact) * (1.0 if on_device else ratio) / 1e9, 1),
+                **on_device,
+                "about_disk_GB": round(estimate_disk_bytes(artifact, stages) / 1e9 if stages else 0.0, 1),
             }
         )
     return out
 
 
-def estimate_seconds(missing: Iterable[list[Measurement]]) -> dict[str, float]:
-    """About how long the measurements of each artifact take, by its key. As if there were only a CPU: on another device
-    only their proportions mean something."""
+def _seconds(work: _Work, model: CostModel, device: str) -> float | None:
+    """None on another device than a CPU, where no record tells."""
+    fitted = model.seconds(work.parts)
+    if fitted is not None:
+        return START_S + fitted
+    return START_S + work.operations / _flops() if device == "cpu" else None
+
+
+def estimate_seconds(missing: Iterable[list[Measurement]], model: CostModel | None = None) -> dict[str, float]:
+    """About how long the measurements of each artifact take, by its key: by the model where it knows all of them. Else by
+    arithmetic, as if there were only a CPU: on another device only their proportions mean something."""
     made: set[str] = set()
+    works = {some[0].artifact.key: _work(some, made) for some in missing}
+    fitted = {key: model.seconds(work.parts) if model else None for key, work in works.items()}
+    if all(seconds is not None for seconds in fitted.values()):
+        return {key: START_S + (seconds or 0.0) for key, seconds in fitted.items()}
     rate = _flops()
-    return {some[0].artifact.key: START_S + _work(some, made).operations / rate for some in missing}
+    return {key: START_S + work.operations / rate for key, work in works.items()}
 
 
 def count_operations(artifacts: Iterable[list[Measurement]]) -> float:
@@ -77,33 +113,36 @@ def count_operations(artifacts: Iterable[list[Measurement]]) -> float:
 class _Work(NamedTuple):
     tokens: int
     operations: float
+    parts: tuple[Part, ...]
 
 
 def _work(measurements: list[Measurement], made: set[str]) -> _Work:
     """What measurements of one artifact take, without the stages in `made`, to which those that it goes through are added."""
     artifact = measurements[0].artifact
+    parameters = count_parameters(artifact)
+    parts = [measure_part(m.measure, m.config.get("task", ""), parameters, _tokens_of(m)) for m in measurements]
     tokens = passes = _evaluation_tokens(measurements)
     for count, stage in enumerate(artifact.stages, 1):
         if (key := artifact.up_to(count).key) in made:
             continue
         made.add(key)
+        calibration, training = 0, 0
         if "calibration" in stage.needs and (draw := artifact.calibration):
-            tokens += draw.sequences * draw.seqlen
-            passes += 3 * draw.sequences * draw.seqlen  # two over the blocks, and about one of Hessians
+            calibration = draw.sequences * draw.seqlen
+            tokens += calibration
+            passes += 3 * calibration  # two over the blocks, and about one of Hessians
         if "training" in stage.needs and artifact.training:
-            tokens += artifact.training.tokens
-            passes += 4 * artifact.training.tokens  # forward, two backward, the teacher's
-    return _Work(tokens, 2.0 * _count_parameters(artifact) * passes)
+            training = artifact.training.tokens
+            tokens += training
+            passes += 4 * training  # forward, two backward, the teacher's
+        parts.append(stage_part(stage.name, parameters, calibration, training))
+    return _Work(tokens, 2.0 * parameters * passes, tuple(parts))
 
 
-def _memory(artifact: Artifact) -> float:
-    parameters = _count_parameters(artifact)
-    state = STATE_BYTES * parameters if artifact.training else 0.0
-    return 1e9 + 2.0 * parameters * ITEM_BYTES[artifact.dtype] + state
-
-
-def _count_parameters(artifact: Artifact) -> int:
-    return sum(math.prod(shape) for shape in Folder(artifact.folder).shapes().values())
+def _tokens_of(measurement: Measurement) -> int:
+    if measurement.measure == "zeroshot":
+        return tasks.estimate_tokens(measurement.config["task"], measurement.config["limit"])
+    return _window_tokens(measurement) if "corpus" in measurement.config else 0
 
 
 def _evaluation_tokens(measurements: list[Measurement]) -> int:

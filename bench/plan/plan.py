@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bench.catalog import registry
 from bench.catalog.choice import Choice
 from bench.inputs import download, models
+from bench.plan import side_by_side
 from bench.plan.artifact import Artifact, Measurement, Stage
 from bench.plan.resolve import ModelInputs, Request, input_digest, is_control, method_digest, resolve_request
 from bench.plan.spec import Spec
+from bench.system.devices import cores
 from methods.pattern import Pattern
 
 DENSE = Pattern.parse("dense")
@@ -20,11 +22,16 @@ DENSE = Pattern.parse("dense")
 
 @dataclass(frozen=True)
 class Plan:
-    """measurements: in order, artifact by artifact; to_pull: known models that are not here, so not planned for yet."""
+    """measurements: in order, artifact by artifact; to_pull: known models that are not here, so not planned for yet.
+
+    jobs: artifacts to make side by side; devices: where, in turn.
+    """
 
     spec: Spec
     measurements: tuple[Measurement, ...]
     to_pull: tuple[str, ...]
+    jobs: int = 1
+    devices: tuple[str, ...] = ()
 
     @property
     def cells(self) -> tuple[Measurement, ...]:
@@ -69,7 +76,18 @@ def plan_request(request: Request, on_fetch: Callable[[str], None] = lambda name
         for artifact, fields in itertools.product(_artifacts(request, inputs), inputs.measurements):
             measurement = Measurement(artifact=artifact, **fields)
             measurements.setdefault(measurement.key, measurement)
-    return Plan(spec, tuple(measurements.values()), tuple(to_pull))
+    jobs = side_by_side.count(spec, request.devices)
+    plan = Plan(spec, tuple(measurements.values()), tuple(to_pull), jobs, request.devices[:jobs])
+    return _fit_memory(plan, request.devices) if spec.jobs == side_by_side.AUTO and spec.executor == "local" else plan
+
+
+def _fit_memory(plan: Plan, devices: tuple[str, ...]) -> Plan:
+    """With as many jobs as fit, and the cores shared among them."""
+    artifacts = [some[0].artifact for some in plan.artifacts().values()]
+    jobs = side_by_side.count_by_memory(plan.spec, devices, artifacts)
+    threads = {"threads": plan.spec.threads or max(1, cores() // jobs)}
+    measurements = (m.model_copy(update={"artifact": m.artifact.model_copy(update=threads)}) for m in plan.measurements)
+    return replace(plan, measurements=tuple(measurements), jobs=jobs, devices=devices[:jobs])
 
 
 def _artifacts(request: Request, inputs: ModelInputs) -> Iterator[Artifact]:

@@ -15,13 +15,14 @@ from bench.inputs import corpora, models, tasks, training_text, windows
 from bench.inputs.task_yaml import lm_eval_version, read_task
 from bench.measures.speed.measure import measure_configs
 from bench.measures.windowed import Windowed
-from bench.plan import recipes
+from bench.plan import recipes, side_by_side
 from bench.plan.artifact import CalibrationSet, TrainingRun
 from bench.plan.spec import Spec
 from bench.results.identity import Protocol
 from bench.system import digests, environments
-from bench.system.devices import cores, fingerprint, resolve_device
+from bench.system.devices import cores, fingerprint, resolve_device, resolve_devices
 from bench.system.source_digest import digest_source
+from bench.system.suggest import shorten
 from methods.errors import UserError
 from methods.pattern import Pattern
 from methods.targets import family_of, find_targets, require_fit, weight_shape
@@ -39,11 +40,17 @@ class Request:
     patterns: tuple[Pattern, ...]
     quantizers: tuple[Choice | None, ...]
     measures: tuple[str, ...]
-    device: str
+    devices: tuple[str, ...]
+    """One, or cards that each make an artifact at a time."""
     dtype: str
     threads: int
     fetch: bool
     """Pull what is missing, rather than plan without it."""
+
+    @property
+    def device(self) -> str:
+        """The first of its devices; all are of one type."""
+        return self.devices[0]
 
     @property
     def trains(self) -> bool:
@@ -70,7 +77,12 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> Request:
         registry.lookup("measures", name)
     if "zeroshot" in measures:
         tasks.expand(spec.tasks)
-    device = resolve_device(spec.device)
+    devices = _ray_devices(spec) if spec.executor == "ray" else resolve_devices(spec.device)
+    if len(devices) > 1 and spec.training.processes > 1:
+        raise UserError(
+            f"training.processes={spec.training.processes} divides one training among cards, and device {spec.device} gives "
+            "each card an artifact: use --device cuda, or leave training.processes out"
+        )
     chains = tuple(tuple(parse_chain(text)) for text in dict.fromkeys(("dense", *spec.methods)))
     patterns = tuple(Pattern.parse(text) for text in spec.patterns)
     for chain, pattern in itertools.product(chains, patterns):
@@ -82,11 +94,26 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> Request:
         patterns=patterns,
         quantizers=tuple(parse_quantizer(text) for text in spec.quantizers),
         measures=measures,
-        device=device,
-        dtype=spec.dtype if spec.dtype != "auto" else ("float32" if device == "cpu" else "bfloat16"),
-        threads=spec.threads or max(1, cores() // spec.jobs),
+        devices=devices,
+        dtype=spec.dtype if spec.dtype != "auto" else ("float32" if devices[0] == "cpu" else "bfloat16"),
+        threads=spec.threads or (1 if spec.executor == "ray" else max(1, cores() // side_by_side.count(spec, devices))),
         fetch=fetch,
     )
+
+
+def _ray_devices(spec: Spec) -> tuple[str, ...]:
+    """This machine may have no card where the nodes have some.
+
+    Raises:
+        UserError: a card by its number, which Ray gives out; or a time, which is of the machine that takes it.
+    """
+    if spec.device not in ("auto", "cpu", "cuda"):
+        raise UserError(
+            f"device {shorten(spec.device)!r} names cards, and Ray gives them out: use --device cuda or cpu"
+        )
+    if "speed" in spec.measures:
+        raise UserError("speed is a time of one machine: measure it with --executor local")
+    return (spec.device if spec.device != "auto" else resolve_device("auto"),)
 
 
 def _require_pattern(choice: Choice, pattern: Pattern) -> None:
@@ -225,7 +252,7 @@ class ModelInputs:
         """Fields of a measure's measurements: one, of zeroshot one a task, of speed one a workload."""
         request = self.request
         if measure == "speed":
-            configs = measure_configs(request.device, fingerprint(request.device))
+            configs = measure_configs(request.device, self._hardware())
             wanted = ("cuda", *request.spec.speed.workloads)
             return [_fields(measure, config, "") for config in configs if config["workload"] in wanted]
         if measure == "zeroshot":
@@ -233,6 +260,15 @@ class ModelInputs:
         if _reads_windows(registry.load(registry.lookup("measures", measure))):
             return [self._windows(measure)]
         return [_fields(measure, {}, "")]
+
+    def _hardware(self) -> str:
+        hardware, *others = dict.fromkeys(map(fingerprint, self.request.devices))
+        if others:
+            raise UserError(
+                f"speed cannot be measured on different cards in one run ({hardware} and {others[0]}): "
+                "run once for each with --device"
+            )
+        return hardware
 
     def _windows(self, measure: str) -> dict[str, Any]:
         spec = self.request.spec

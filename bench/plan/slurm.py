@@ -60,7 +60,7 @@ def write_script(plan: Plan, shards: int) -> str:
 
     It runs in the current folder, which all nodes must have, as they must have the results folder and the cache.
     """
-    spec = plan.spec
+    spec, jobs = plan.spec, plan.jobs
     parts = [part for part in divide(plan, shards) if part.measurements]
     rows = [estimate.rows(part) for part in parts]
     seconds = max((sum(row["about_s"] or 0.0 for row in part) for part in rows), default=0.0)
@@ -73,10 +73,10 @@ def write_script(plan: Plan, shards: int) -> str:
         measurements=len(plan.measurements),
         artifacts=len(plan.artifacts()),
         shards=max(1, len(parts)),
-        time=_format(max(MIN_MINUTES, math.ceil(MARGIN * seconds / spec.jobs / 60))),
-        memory=math.ceil(1.25 * memory * spec.jobs),
-        cores=threads * spec.jobs * (processes if device == "cpu" else 1),
-        gpus="" if device == "cpu" else processes,
+        time=_format(max(MIN_MINUTES, math.ceil(MARGIN * seconds / jobs / 60))),
+        memory=math.ceil(1.25 * memory * jobs),
+        cores=threads * jobs * (processes if device == "cpu" else 1),
+        gpus="" if device == "cpu" else processes * len(plan.devices),
         grace=GRACE_S,
         folder=shlex.quote(str(Path.cwd())),
         command=shlex.join(["bench", "run", *_arguments(spec)]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,7 @@ from methods.errors import UserError
 
 MAX_SEED = 2**32 - 1
 """numpy takes no more."""
+MAX_JOBS = 1024
 MAX_COUNT, MAX_TOKENS = 10_000_000, 2**24
 """For settings: of sequences, windows and questions, and of tokens in one of them. What a corpus has bounds them further."""
 
@@ -154,13 +156,18 @@ class Spec(_Strict):
     data_dir: Path | None = Field(default=None, validate_default=True)
     """A mirror of hub data; None: $BENCH_DATA_DIR, if it is set."""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    """auto, cpu, cuda or cuda:N; several cards by commas make an artifact each, side by side."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto depends on the device."""
     threads: int | None = Field(default=None, ge=1, le=4096)
     """On a CPU; None: all cores. It is part of every key."""
-    jobs: int = Field(default=1, ge=1, le=1024)
-    """Artifacts that are made side by side. They share the cores, unless `threads` says how many each has."""
+    jobs: int | Literal["auto"] | None = None
+    """Artifacts that are made side by side; "auto": as many as cores and memory allow; None: one, or one for each of several
+    cards. They share the cores, unless `threads` says how many each has."""
+    executor: Literal["local", "ray"] = "local"
+    """What makes artifacts: processes of this machine, or tasks of a Ray cluster. Changes no number."""
+    ray_address: str = "auto"
+    """Of the cluster's head, HOST:PORT; auto: the one that this machine belongs to; local: a new one on this machine."""
     shard: str | None = None
     """Only this part of the plan, for example "2/4", or "slurm" in a task of a Slurm array; None: all of it."""
     stream: bool = False
@@ -185,6 +192,15 @@ class Spec(_Strict):
         if not parts or "" in parts:
             raise ValueError("needs at least one, and none of them empty")
         return parts
+
+    @field_validator("jobs", mode="plain")
+    @classmethod
+    def _count_jobs(cls, value: Any) -> int | str | None:
+        if value is None or value == "auto":
+            return "auto" if value else None
+        if isinstance(value, bool) or not re.fullmatch("[0-9]{1,5}", str(value)) or not 1 <= int(value) <= MAX_JOBS:
+            raise ValueError(f"must be a whole number from 1 to {MAX_JOBS}, or auto")
+        return int(value)
 
     @field_validator("data_dir")
     @classmethod

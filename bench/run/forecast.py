@@ -72,15 +72,15 @@ class Forecast:
 
     def end(self, key: str, measured: bool = True) -> None:
         """An artifact has ended. measured: or another run has measured it."""
-        estimate, current = self._left.pop(key), self._current.pop(key)
-        if measured and estimate:
+        estimate, current = self._left.pop(key), self._current.pop(key, None)
+        if current and measured and estimate:
             self._taken += self._clock() - current.started
             self._estimated += estimate
             self._scale = self._taken / self._estimated
 
     def leave(self, key: str) -> None:
-        """An artifact was not taken: another run holds it."""
-        del self._current[key]
+        """An artifact was not taken, as another run holds it, or its worker was lost."""
+        self._current.pop(key, None)
 
     def seconds_left(self) -> float | None:
         """Of the whole run; None where too little is known."""

@@ -35,14 +35,17 @@ def worker_environment() -> dict[str, str]:
 
 
 class WorkerProcesses:
-    """Starts the workers of one run."""
+    """Starts the workers of one run on this machine: the local executor."""
 
-    def __init__(self, count: int, preload: Sequence[str]) -> None:
-        """count: how many will be started, about; preload: modules that they import."""
+    queues = False
+
+    def __init__(self, count: int, preload: Sequence[str], jobs: int = 1) -> None:
+        """count: how many will be started, about; preload: modules that they import; jobs: how many at a time."""
         self._count, self._preload = count, preload
+        self.jobs = jobs
         self._server: ForkServer | None = None
         self.problem = ""
-        """Why workers are not forked, where that was not to be expected."""
+        """That workers are not forked, and why, where that was not to be expected."""
 
     def start(self, log: IO[str]) -> WorkerProcess:
         """Start a worker that writes what it prints to `log`."""
@@ -50,13 +53,17 @@ class WorkerProcesses:
             try:
                 return self._server.fork(log)
             except ServerEnded as ended:
-                self.problem = str(ended)
+                self.problem = f"workers start slower from here on: {ended}"
                 self.close()
                 self._count = 0
         worker = StartedWorker(interpreter.command("bench.run.worker"), log, worker_environment())
         if self._count > 1 and can_fork():
             self._server = ForkServer(self._preload, worker_environment())
         return worker
+
+    def reruns(self, code: int | None) -> bool:
+        """Never: here it would end in the same way."""
+        return False
 
     @property
     def own(self) -> tuple[int, ...]:

@@ -10,24 +10,32 @@ import signal
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from bench.plan.artifact import Measurement
-from bench.plan.estimate import estimate_seconds
+from bench.plan.estimate import estimate_seconds, fit_model
+from bench.plan.memory import estimate_bytes
 from bench.plan.plan import Plan
+from bench.plan.refusal import require_memory
+from bench.plan.side_by_side import AUTO
 from bench.results.record import DONE, Record
 from bench.results.store import Store
 from bench.run.descendants import end_adopted
 from bench.run.disk import ResultsFolder, RunStopped, full_disk_stops
+from bench.run.executor import LOST, Executor
 from bench.run.forecast import Forecast
 from bench.run.forked import SERVER_GONE
+from bench.run.journal import Journal, keeping_journal
 from bench.run.new_record import failed_record
 from bench.run.processes import WorkerProcesses, list_imports
 from bench.run.progress import ProgressDisplay
+from bench.run.ray_executor import RayExecutor
 from bench.run.slot import Events, Slot
 from bench.run.worker import Assignment
 
@@ -35,6 +43,8 @@ STOP_S = 3.0
 """For a worker that is asked to end."""
 CHECKPOINT_S = 60.0
 """For one whose artifact is trained: it saves its state first."""
+MAX_TRIES = 3
+"""Of an artifact whose machine is to blame for its end: it may kill each that it is made on."""
 
 
 class WorkerEnded(Exception):
@@ -78,9 +88,12 @@ def _execute(plan: Plan, store: Store, folder: ResultsFolder, display: ProgressD
         known += len(measurements) - len(left)
         if left:
             missing.append(left)
+    require_memory(plan, missing)
     display.begin(len(plan.measurements), known)
-    with contextlib.closing(Sweep(plan, missing, store, folder, display, summary)) as sweep:
-        sweep.run()
+    with keeping_journal(store.root, plan.spec.executor, display.note) as journal:
+        journal.begin(len(plan.measurements), known)
+        with contextlib.closing(Sweep(plan, missing, store, folder, display, summary, journal)) as sweep:
+            sweep.run()
     folder.require()
     for measurement in plan.measurements:
         if (record := store.get(measurement.key)) is not None:
@@ -105,20 +118,26 @@ class Sweep:
         folder: ResultsFolder,
         display: ProgressDisplay,
         summary: Summary,
+        journal: Journal,
     ) -> None:
         """missing: the measurements of each artifact that have no record."""
         self._store, self._folder, self._display, self._summary = store, folder, display, summary
-        seconds = estimate_seconds(missing)
-        self._jobs = plan.spec.jobs
-        if self._jobs > 1:  # the longest first, so that none is left alone at the end
+        model = fit_model(plan) if missing else None
+        seconds = estimate_seconds(missing, model)
+        self._executor = make_executor(plan, missing, store)
+        if self._executor.jobs > 1:  # the longest first, so that none is left alone at the end
             missing = sorted(missing, key=lambda measurements: -seconds[measurements[0].artifact.key])
+        self._journal = journal
         self._queue = deque(missing)
+        self._tries: Counter[str] = Counter()
+        self._nodes: set[str] = set()
         self._busy_in_a_row = 0
         self._at_work: list[Slot] = []
         self._events: Events = SimpleQueue()
-        self._processes = WorkerProcesses(len(missing), list_imports([m for some in missing for m in some]))
+        self._devices = [device for device, _ in zip(cycle(plan.devices), range(plan.jobs), strict=False)]
+        self._memory = psutil.virtual_memory().available if plan.spec.jobs == AUTO else None
         are_seconds = all(measurements[0].artifact.device == "cpu" for measurements in missing)
-        self._forecast = Forecast(seconds, are_seconds=are_seconds, jobs=self._jobs)
+        self._forecast = Forecast(seconds, are_seconds=are_seconds, jobs=self._executor.jobs)
 
     def run(self) -> None:
         """
@@ -128,7 +147,7 @@ class Sweep:
         """
         try:
             while self._queue or self._at_work:
-                while self._queue and len(self._at_work) < self._jobs:
+                while self._queue and self._has_room(self._queue[0]):
                     self._start(self._queue.popleft())
                 slot, event = self._events.get()
                 if isinstance(event, BaseException):
@@ -143,13 +162,20 @@ class Sweep:
             self._stop()
             raise
 
+    def _has_room(self, measurements: list[Measurement]) -> bool:
+        """Whether one more may be handed out: of number, and of memory where the number was to go by it."""
+        if not self._at_work or len(self._at_work) >= self._executor.jobs:
+            return not self._at_work
+        together = (measurements[0].artifact, *(slot.artifact for slot in self._at_work))
+        return self._memory is None or sum(map(estimate_bytes, together)) <= self._memory
+
     def close(self) -> None:
         """End what is still at work, after a fault of this process."""
         for slot in self._at_work:
             slot.worker.kill()
         while self._at_work:
             self._close(self._at_work[-1])
-        self._processes.close()
+        self._executor.close()
 
     def _start(self, measurements: list[Measurement]) -> None:
         wait = self._busy_in_a_row > len(self._queue)  # other runs hold all that is left
@@ -157,19 +183,31 @@ class Sweep:
         label = artifact.label
         if any(slot.label == label for slot in self._at_work):
             label += f" {artifact.pattern}"
-        self._display.artifact(label, wait, self._forecast.seconds_left())
-        self._forecast.start(artifact.key)
         self._folder.require()
-        slot = Slot(measurements, label, self._processes)
+        device = self._devices.pop(0) if self._devices else artifact.device
+        slot = Slot(measurements, label, self._executor, device)
         self._at_work.append(slot)
-        if self._processes.problem:
-            self._display.note(f"workers start slower from here on: {self._processes.problem}")
-            self._processes.problem = ""
+        if slot.has_begun:
+            self._begin(slot, wait)
+        if self._executor.problem:
+            self._display.note(self._executor.problem)
+            self._executor.problem = ""
         slot.begin(Assignment(measurements=measurements, results=self._store.root.resolve(), wait=wait), self._events)
+
+    def _begin(self, slot: Slot, wait: bool) -> None:
+        self._journal.start(slot.artifact, slot.label, slot.device)
+        self._display.artifact(slot.label, wait, self._forecast.seconds_left())
+        self._forecast.start(slot.artifact.key)
 
     def _take(self, slot: Slot, event: dict[str, Any]) -> None:
         display, forecast, label = self._display, self._forecast, slot.label
+        phase_left = None
         match event["event"]:
+            case "begun":
+                slot.has_begun = True
+                self._begin(slot, event["wait"])
+            case "node":
+                self._meet(event["name"], event["shares_results"])
             case "busy":
                 slot.is_busy = True
             case "fatal":
@@ -188,28 +226,49 @@ class Sweep:
                 display.enter(label, event["phase"], event["state"], forecast.seconds_left())
             case "progress":
                 phase, done, total = event["phase"], event["done"], event["total"]
-                forecast.advance(slot.artifact.key, slot.pace.advance(phase, done, total))
+                phase_left = slot.pace.advance(phase, done, total)
+                forecast.advance(slot.artifact.key, phase_left)
                 display.progress(label, phase, done, total, event["figures"], forecast.seconds_left())
+        self._journal.take(slot.artifact.key, event, forecast.seconds_left(), phase_left)
+
+    def _meet(self, node: str, shares_results: bool) -> None:
+        """Say once for each node how its records come here."""
+        if node not in self._nodes:
+            self._nodes.add(node)
+            how = (
+                "writes into the results folder" if shares_results else "does not see the results folder: sends records"
+            )
+            self._display.note(f"node {node} {how}")
 
     def _end(self, slot: Slot) -> None:
         """A worker has said its last."""
         code = None if slot.is_busy else slot.worker.wait()
         self._close(slot)
         self._display.leave(slot.label)
+        key = slot.artifact.key
+        self._journal.end(key, "another run has it" if slot.is_busy else _cause(code) if code else "")
         if slot.is_busy:
-            self._forecast.leave(slot.artifact.key)
+            self._forecast.leave(key)
             self._busy_in_a_row += 1
             self._queue.append(slot.measurements)
             return
         self._busy_in_a_row = 0
         if slot.missing:
             self._folder.require()
+            self._tries[key] += 1
+            if self._executor.reruns(code) and self._tries[key] < MAX_TRIES:
+                self._display.note(f"{slot.label}: {_cause(code)}; it is made again elsewhere")
+                self._forecast.leave(key)
+                self._queue.appendleft([m for m in slot.measurements if m.key in slot.missing])
+                return
         for measurement in slot.missing.values():
             if (status := _record_death(self._store, measurement, code, slot.log)) is not None:
                 self._summary.tried[status] += 1
                 slot.has_measured = True
             self._display.measurement(slot.label, measurement.label, "failed", _cause(code))
-        self._forecast.end(slot.artifact.key, measured=slot.has_measured)
+            died = {"event": "measurement", "key": measurement.key, "status": "failed", "reason": _cause(code)}
+            self._journal.take(key, died, self._forecast.seconds_left(), None)
+        self._forecast.end(key, measured=slot.has_measured)
 
     def _stop(self) -> None:
         """Ask every worker to end: all at once, since a training saves its state first."""
@@ -220,10 +279,18 @@ class Sweep:
 
     def _close(self, slot: Slot) -> None:
         self._at_work.remove(slot)
+        self._devices.append(slot.device)
         try:
             slot.close()
         finally:  # what a method left behind is this process's child by now; one of those spared may have the worker's lock
-            end_adopted(spare=(*self._processes.own, *(other.worker.pid for other in self._at_work)))
+            end_adopted(spare=(*self._executor.own, *(other.worker.pid for other in self._at_work)))
+
+
+def make_executor(plan: Plan, missing: Sequence[list[Measurement]], store: Store) -> Executor:
+    """What makes the artifacts of a plan, as its spec says."""
+    if plan.spec.executor == "ray" and missing:
+        return RayExecutor(plan, store)
+    return WorkerProcesses(len(missing), list_imports([m for some in missing for m in some]), plan.jobs)
 
 
 def _record_death(store: Store, measurement: Measurement, code: int | None, log: Path) -> str | None:
@@ -243,6 +310,8 @@ def _record_death(store: Store, measurement: Measurement, code: int | None, log:
 def _cause(code: int | None) -> str:
     if code is None or code == SERVER_GONE:
         return "the process and its fork server ended; was one of them killed?"
+    if code == LOST:
+        return "its process or its machine was lost"
     if code == -9:
         return "the process was killed (signal 9), as the system does when memory runs out"
     return f"the process ended on signal {-code}" if code < 0 else f"the process ended with code {code}"

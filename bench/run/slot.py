@@ -9,8 +9,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from bench.plan.artifact import Measurement
+from bench.run.executor import Executor, Worker
 from bench.run.forecast import Pace
-from bench.run.processes import WorkerProcesses
 from bench.run.worker import Assignment
 from bench.system.cache import cache_dir, in_use
 
@@ -23,25 +23,26 @@ JOIN_S = 10.0
 class Slot:
     """Measurements of one artifact, and the worker that takes them."""
 
-    def __init__(self, measurements: list[Measurement], label: str, processes: WorkerProcesses) -> None:
-        """label: tells it from the others at work."""
-        self.measurements, self.label = measurements, label
+    def __init__(self, measurements: list[Measurement], label: str, executor: Executor, device: str) -> None:
+        """label: tells it from the others at work; device: where it is made."""
+        self.measurements, self.label, self.device = measurements, label, device
         self.artifact = measurements[0].artifact
         self.missing = {m.key: m for m in measurements}
         self.pace = Pace()
         self.is_busy = self.has_measured = False
         """Another run holds the artifact; and whether this one has tried a measurement of it."""
+        self.has_begun = not executor.queues
         self.log = cache_dir() / "logs" / f"{self.artifact.key[:32]}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
             held.enter_context(in_use(self.artifact.key[:32]))  # its log
-            self.worker = processes.start(held.enter_context(self.log.open("w")))
+            self.worker: Worker = executor.start(held.enter_context(self.log.open("w")))
             self._held = held.pop_all()
         self._reader: threading.Thread | None = None
 
     def begin(self, job: Assignment, events: Events) -> None:
         """Send the worker its job. From now on what it says goes to `events`."""
-        self.worker.send(job.model_dump_json())
+        self.worker.send(job.on(self.device).model_dump_json())
         self._reader = threading.Thread(target=self._read, args=(events,), daemon=True)
         self._reader.start()
 

@@ -43,6 +43,13 @@ class Assignment(BaseModel):
     wait: bool
     """Wait for another run that holds this artifact, or say it is busy."""
 
+    def on(self, device: str) -> Assignment:
+        """The same on one of several devices of its type."""
+        if device == self.measurements[0].artifact.device:
+            return self
+        placed = {"artifact": self.measurements[0].artifact.model_copy(update={"device": device})}
+        return self.model_copy(update={"measurements": [m.model_copy(update=placed) for m in self.measurements]})
+
 
 def main() -> None:
     for signum in (signal.SIGINT, signal.SIGHUP):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -9,7 +10,11 @@ from pathlib import Path
 import psutil
 
 from bench.system import provenance
+from bench.system.suggest import shorten
 from methods.errors import UserError
+
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Of a container's memory, in bytes: version 2 and version 1."""
 
 
 def cores() -> int:
@@ -52,6 +57,32 @@ def resolve_device(name: str) -> str:
     raise UserError(
         f"device {name!r} does not exist ({count} CUDA devices found): use --device cpu, or run bench doctor"
     )
+
+
+def resolve_devices(names: str) -> tuple[str, ...]:
+    """The same for several by commas, of which each makes an artifact at a time.
+
+    Raises:
+        UserError: as `resolve_device`; one twice, or several that are no cards with their numbers.
+    """
+    if "," not in names:
+        return (resolve_device(names),)
+    listed = tuple(name.strip() for name in names.split(","))
+    if len(set(listed)) < len(listed) or not all(re.fullmatch(r"cuda:[0-9]{1,4}", name) for name in listed):
+        raise UserError(
+            f"device {shorten(names)!r} is no list of cards: name each once, for example cuda:0,cuda:1; "
+            "for several artifacts on the CPU, use --jobs"
+        )
+    return tuple(resolve_device(name) for name in listed)
+
+
+def memory_bytes() -> int:
+    """Main memory that this process may use: the machine's, or less where a container has a limit."""
+    limits = [psutil.virtual_memory().total]
+    for file in CGROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # "max" where there is none
+            limits.append(int(file.read_text()))
+    return min(limits)
 
 
 def fingerprint(device: str) -> str:

@@ -16,6 +16,7 @@ import pytest
 
 from bench.cli.main import app
 from bench.results.record import Record
+from bench.results.run_status import RunStatus, write_status
 from bench.results.store import Store
 from bench.run.bars import RichDisplay
 from bench.run.progress import LogDisplay
@@ -78,6 +79,19 @@ def folders(tmp_path_factory):
         root = home / f"{name}\x1b[2J\n::error::x"
         for n, text in enumerate(TEXTS.values()):
             poison(root, text, n, loss)
+        said = "".join(TEXTS.values())
+        ended = RunStatus(
+            name="evil",
+            code=said,
+            host=said,
+            executor=said,
+            started=0,
+            updated=1,
+            ended=1,
+            outcome=said,
+            tried={said: 1},
+        )
+        write_status(root / "hostile", ended)
         out[name] = str(root / "hostile")
     corrupt = home / "corrupt\x1b[2J\n::error::x"
     poison(corrupt, TEXTS["clipboard"], 0, 0.0)

@@ -105,6 +105,44 @@ def _stand():
         _gate().with_suffix(".reached").touch()
         time.sleep(0.02)
 '''
+SLOW = '''
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from methods import Job, Needs, Outcome, Settings, Trainer
+
+
+@dataclass(frozen=True)
+class Slow(Settings):
+    """Dense training, a step at a time. While $GATE is there, each step waits a little."""
+
+    name: ClassVar[str] = "slow"
+    needs: ClassVar[Needs] = Needs.TRAINING
+
+    def apply(self, model, job):
+        trainer = Trainer("slow", model, job, self)
+        gate = Path(os.environ.get("GATE", "/nowhere"))
+        masks = {t: job.pattern.keep(model.get_submodule(t).weight.detach().abs()) for t in job.targets}
+
+        def hook(step, total):
+            if step >= 5 and gate.exists():
+                gate.with_suffix(".reached").touch()
+                time.sleep(0.1)
+            return {}
+
+        trainer.run(torch.optim.SGD(model.parameters(), lr=1e-3), teacher=False, hook=hook)
+        def finish(model):
+            with torch.no_grad():
+                for target, mask in masks.items():
+                    model.get_submodule(target).weight.masked_fill_(~mask, 0)
+        names = frozenset(n for n, _ in model.named_parameters()) - {f"{t}.weight" for t in job.targets}
+        return Outcome(trainer.finalize(finish), names, trainer.notes())
+'''
 NAMES = {
     n: f"faulty:{n.capitalize()}" for n in ["raises", "nan", "breaks", "touches", "declares", "dies", "leaves", "waits"]
 }
@@ -114,6 +152,11 @@ PATIENCE_S = 180
 def install(folder):
     """The plug-in, as if installed under `folder`."""
     return runs.distribution(folder, "faulty", FAULTY, methods=NAMES)
+
+
+def install_slow(folder):
+    """A plug-in with a training that is slow while the gate is there."""
+    return runs.distribution(folder, "slowly", SLOW, methods={"slow": "slowly:Slow"})
 
 
 def set_gate(tmp_path, monkeypatch):

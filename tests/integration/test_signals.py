@@ -10,44 +10,6 @@ from bench.system.cache import cache_dir
 from helpers import faulty, runs, slurm
 from helpers.faulty import PATIENCE_S, gone, until
 
-TRAINS = '''
-import os
-import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
-
-import torch
-
-from methods import Job, Needs, Outcome, Settings, Trainer
-
-
-@dataclass(frozen=True)
-class Slow(Settings):
-    """Dense training, a step at a time. While $GATE is there, each step waits a little."""
-
-    name: ClassVar[str] = "slow"
-    needs: ClassVar[Needs] = Needs.TRAINING
-
-    def apply(self, model, job):
-        trainer = Trainer("slow", model, job, self)
-        gate = Path(os.environ.get("GATE", "/nowhere"))
-        masks = {t: job.pattern.keep(model.get_submodule(t).weight.detach().abs()) for t in job.targets}
-
-        def hook(step, total):
-            if step >= 5 and gate.exists():
-                gate.with_suffix(".reached").touch()
-                time.sleep(0.1)
-            return {}
-
-        trainer.run(torch.optim.SGD(model.parameters(), lr=1e-3), teacher=False, hook=hook)
-        def finish(model):
-            with torch.no_grad():
-                for target, mask in masks.items():
-                    model.get_submodule(target).weight.masked_fill_(~mask, 0)
-        names = frozenset(n for n, _ in model.named_parameters()) - {f"{t}.weight" for t in job.targets}
-        return Outcome(trainer.finalize(finish), names, trainer.notes())
-'''
 STEPS = 60
 TRAINING = {"tokens": STEPS * 8 * 32, "batch": 8, "seqlen": 32}
 
@@ -55,8 +17,7 @@ TRAINING = {"tokens": STEPS * 8 * 32, "batch": 8, "seqlen": 32}
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    runs.distribution(folder, "slowly", TRAINS, methods={"slow": "slowly:Slow"})
-    return faulty.install(folder)
+    return faulty.install(faulty.install_slow(folder))
 
 
 @pytest.fixture(autouse=True)

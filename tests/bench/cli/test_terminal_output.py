@@ -13,6 +13,7 @@ from bench.catalog import registry
 from bench.cli import doctor
 from bench.compare import baseline, resolve
 from bench.plan import estimate
+from bench.results.run_status import RunStatus, write_status
 from helpers import fake_records, reports, runs, terminal
 
 FILES = Path(__file__).parent / "terminal"
@@ -26,6 +27,7 @@ COMMANDS = {
     "ls-methods": "ls methods",
     "ls-methods-long": "ls methods --long",
     "ls-runs": "ls runs --results results/wide",
+    "top": "top results/ended",
     "doctor": "doctor",
     "baseline-show": "baseline show main",
     "pick": "pick --model tiny --max-bits 20 --results results/pick",
@@ -51,6 +53,10 @@ def data(tmp_path_factory):
         fake_records.perplexity(root, loss / 20, method="sparsegpt", seed=0, noise=len(side), **about)
         fake_records.accuracy(root, int(loss * 1000), 2, method="wanda", seed=0, **about)
         fake_records.counted(root, "bytes_packed", 2.2e6, method="wanda", seed=0, measure="size", unit="B", **about)
+    (home / "results/ended/records").mkdir(parents=True)
+    about = {"host": "node7", "executor": "ray", "code": "1.2.0 (code 0123abcd)", "started": 1e9, "updated": 1e9 + 4000}
+    ended = {"ended": 1e9 + 4000, "total": 120, "known": 20, "tried": {"ok": 97, "failed": 2, "skipped": 1}}
+    write_status(home / "results/ended", RunStatus(name="a", **about, **ended))
     fake_records.failed(home / "results/after", "ValueError: expected 4 tensors, found 3", method="maskllm")
     baseline.write(resolve.read(home / "results/before"), home / "results/baselines/main.zip")
     return home

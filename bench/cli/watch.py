@@ -1,0 +1,110 @@
+"""The command that watches a sweep: top."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.cli.console import print_json, print_line
+from bench.cli.flags import Json
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from bench.results.run_status import RunStatus
+
+EVERY_S = 1.0
+"""Between two looks."""
+MAX_LINES = 200
+
+
+def top(
+    results: Annotated[
+        Path | None, typer.Argument(metavar="[RESULTS]", help="Folder of records [default: results/local].")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Print once and exit, also while a run is at work.")] = False,
+    json: Json = False,
+) -> None:
+    """Watch the runs that work on a results folder, on any machine.
+
+    It ends when the last run has. Of a folder without a living run it prints how the last ones ended.
+    """
+    from bench.results.run_status import read_statuses
+    from bench.results.store import RESULTS, Store
+    from bench.system.terminal import make_console, width_of
+
+    root = Store(results or RESULTS, write=False).root
+    statuses, problems = read_statuses(root)
+    for problem in problems:
+        print_line(f"bench: {problem}", err=True)
+    if json:
+        rows = [status.model_dump() | {"state": _state(status, alive)} for status, alive in statuses]
+        print_json(json_module.dumps(rows, indent=1))
+        return
+    if not once and sys.stdout.isatty() and any(alive for _, alive in statuses):
+        from rich.live import Live
+        from rich.text import Text
+
+        with Live(console=make_console(sys.stdout), auto_refresh=False, transient=True, redirect_stdout=False) as live:
+            while any(alive for _, alive in statuses):
+                lines = _lines(statuses, live.console.width, live.console.options.ascii_only)
+                live.update(Text("\n").join(lines), refresh=True)
+                time.sleep(EVERY_S)
+                statuses, _ = read_statuses(root)
+    elif not once:
+        while any(alive for _, alive in statuses):
+            time.sleep(EVERY_S)
+            statuses, _ = read_statuses(root)
+    for line in _lines(statuses, width_of(sys.stdout) or 120, ascii_only=False):
+        print_line(line.plain)
+    if not statuses:
+        print_line(f"no run has worked in {root} yet, or only one of an older version")
+
+
+def _state(status: RunStatus, alive: bool) -> str:
+    if alive:
+        return "running"
+    return "died" if status.ended is None else status.outcome or "ended"
+
+
+def _lines(statuses: list[tuple[RunStatus, bool]], width: int, ascii_only: bool) -> list[Text]:
+    """Living runs, each with a line for all measurements and one for each artifact at work; else the last that ended."""
+    from rich.text import Text
+
+    from bench.run.bars import Line
+    from bench.run.forecast import clock_time
+    from bench.system.terminal import shorten
+    from bench.system.text import printable
+
+    bar, rest = ("#", "-") if ascii_only else ("━", "─")
+    out = []
+    now, clock = time.time(), time.monotonic()
+    for status, alive in [pair for pair in statuses if pair[1]] or statuses[-1:]:
+        age = max(0.0, now - status.updated) if alive else 0.0
+        until = clock_time(status.left - age) if alive and status.left is not None else ""
+        figures = [f"{count} {name}" for name, count in sorted(status.tried.items()) if name != "ok"]
+        took = (now if alive else status.ended or status.updated) - status.started
+        head = Line(f"{status.host} {status.executor}", "", status.done, status.total, clock - took, until, figures)
+        out.append(head.compose(width, bar, rest))
+        if not alive:
+            what = f"{_state(status, alive)} after {timedelta(seconds=int(took))}, cast-bench {status.code}"
+            out.append(Text(shorten(printable(what), width)))
+        for work in status.at_work if alive else ():
+            name = f"{work.label}: {work.phase}" if work.phase else work.label
+            left = clock_time(work.left - age) if work.left is not None and work.left > 2 else ""
+            since = clock - (now - work.since)
+            line = Line(name, work.state, work.done, work.total, since, left, _describe(work.figures))
+            out.append(line.compose(width, bar, rest))
+    return out[:MAX_LINES]
+
+
+def _describe(figures: dict[str, float]) -> list[str]:
+    from bench.run.events import describe_figures
+
+    return describe_figures(figures)

@@ -1,0 +1,47 @@
+"""A record and its items as JSON, from a machine that does not see the results folder."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Collection
+from typing import Any
+
+from bench.results.record import DONE, Record, parse
+from bench.results.store import Store
+from bench.system.files import atomic_write
+
+
+def pack_record(store: Store, key: str) -> dict[str, str]:
+    """A record of a store, which must be there."""
+    record = store.get(key)
+    assert record is not None
+    items = store.items_path(record).read_bytes() if record.items else b""
+    return {"record": store.path(key).read_text(), "items": base64.b64encode(items).decode()}
+
+
+def unpack_record(store: Store, packed: dict[str, Any], keys: Collection[str]) -> Record:
+    """Write it, its items first, unless a finished one is there. keys: those that were asked for.
+
+    Raises:
+        ValueError: it is none of them, it or its items are not whole.
+    """
+    record = parse(str(packed["record"]).encode(), "a record of another machine")
+    if record.key not in keys:
+        raise ValueError(f"record {record.key[:12]} was not asked for")
+    known = store.get(record.key)
+    if known and known.status in DONE:
+        return known
+    if record.items:
+        try:
+            items = base64.b64decode(packed["items"], validate=True)
+        except binascii.Error as fault:
+            raise ValueError(f"items of record {record.key[:12]} are not whole: {fault}") from None
+        if hashlib.sha256(items).hexdigest() != record.items.sha256:
+            raise ValueError(f"items of record {record.key[:12]} are not whole: checksum mismatch")
+        record.items.file = f"{record.key[:32]}.parquet"
+        with atomic_write(store.root / "items" / record.items.file) as temporary:
+            temporary.write_bytes(items)
+    store.write(record)
+    return record

@@ -1,0 +1,243 @@
+"""The executor on a Ray cluster: an artifact is a task with the processors, cards and memory that its plan asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import IO, Any
+
+import psutil
+
+from bench.plan.artifact import Artifact
+from bench.plan.memory import estimate_bytes
+from bench.plan.plan import Plan
+from bench.results.store import Store
+from bench.results.transfer import unpack_record
+from bench.run import ray_task
+from bench.run.disk import RunStopped
+from bench.run.executor import LOST
+from bench.run.worker import Assignment
+from bench.system.code_version import describe_code
+from bench.system.interpreter import ROOT
+from methods.errors import UserError
+
+WAITING = 2
+"""Tasks that wait beyond what the cluster has room for: its autoscaler sees them."""
+LOOK_S = 5.0
+"""How often the size of the cluster is asked for."""
+CONNECT_S = 10.0
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise UserError("--executor ray needs Ray: pip install 'cast-bench[ray]' on every node") from None
+    return ray
+
+
+class RayExecutor:
+    """Tasks of one run. The driver alone writes the records of nodes that do not see the results folder."""
+
+    queues = True
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        """
+        Raises:
+            UserError: Ray is not installed, or there is no cluster.
+        """
+        self._ray = ray = _ray()
+        self.store, self._most, self.problem = store, plan.spec.jobs, ""
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        with contextlib.ExitStack() as stack:
+            # Ray prints what happens to its nodes to stdout, which is for the table; the run says it itself
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            _connect(ray, plan.spec.ray_address)
+            stack.callback(ray.shutdown)
+            self.own = tuple(child.pid for child in psutil.Process().children())
+            self._mark = store.root / "locks" / f".ray-{uuid.uuid4().hex}"
+            self._mark.touch()
+            stack.callback(self._mark.unlink, missing_ok=True)
+            here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+                ray.get_runtime_context().get_node_id(), soft=False
+            )
+            self._stops_name = f"cast-bench-{uuid.uuid4().hex}"
+            actor = ray.remote(ray_task.StopRequest)
+            self._stops = actor.options(num_cpus=0, name=self._stops_name, scheduling_strategy=here).remote()
+            self._make = ray.remote(ray_task.make)
+            self._held = stack.pop_all()
+        self._places, self._looked = 1, -LOOK_S
+        self._one = next(iter(plan.artifacts().values()))[0].artifact
+        if not any(_has_room(node["Resources"], resources_of(self._one)) for node in ray.nodes() if node["Alive"]):
+            self.problem = (
+                f"no node of the cluster has {describe(resources_of(self._one))}, and an artifact waits until one joins"
+            )
+
+    @property
+    def jobs(self) -> int:
+        """Of --jobs, or as many as the cluster's nodes have room for, and a few that wait."""
+        if isinstance(self._most, int):
+            return self._most
+        if time.monotonic() - self._looked > LOOK_S:
+            self._looked = time.monotonic()
+            wanted = resources_of(self._one)
+            self._places = sum(_places(node["Resources"], wanted) for node in self._ray.nodes() if node["Alive"])
+        return self._places + WAITING
+
+    def start(self, log: IO[str]) -> RayWorker:
+        return RayWorker(self, log)
+
+    def reruns(self, code: int | None) -> bool:
+        """A lost node or Ray worker, and what was killed or told to end there, as on a node that is taken back."""
+        return code in (LOST, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM)
+
+    def submit(self, description: str) -> Any:
+        """A running task's generator of events. description: an Assignment as JSON."""
+        job = Assignment.model_validate_json(description)
+        order = ray_task.Order(
+            job=job,
+            code=describe_code(),
+            environment={name: os.environ[name] for name in ray_task.HANDED_ON if name in os.environ},
+            mark=self._mark.name,
+            stops=self._stops_name,
+        )
+        options = {"num_returns": "streaming", "max_retries": 0, "scheduling_strategy": "SPREAD"}
+        resources = resources_of(job.measurements[0].artifact)
+        return self._make.options(**options, **resources).remote(order.model_dump_json())
+
+    def ask_to_stop(self) -> None:
+        self._ray.get(self._stops.ask.remote(), timeout=10)
+
+    def close(self) -> None:
+        self._held.close()
+
+
+class RayWorker:
+    """A task as its run has it."""
+
+    pid = 0
+
+    def __init__(self, executor: RayExecutor, log: IO[str]) -> None:
+        self._executor, self._log = executor, os.dup(log.fileno())
+        self._events: Any = None
+        self._code: int | None = None
+        self._ended = threading.Event()
+        self._keys: tuple[str, ...] = ()
+
+    def send(self, line: str) -> None:
+        self._keys = tuple(m.key for m in Assignment.model_validate_json(line).measurements)
+        self._events = self._executor.submit(line)
+
+    def lines(self) -> Iterator[str]:
+        """
+        Raises:
+            UserError: a node runs other code than this machine.
+            RunStopped: a task could not be started.
+        """
+        ray = _ray()
+        code: int | None = LOST
+        try:
+            for reference in self._events:
+                line = ray.get(reference)
+                event = json.loads(line)
+                match event["event"]:
+                    case "exit":
+                        code = event["code"]
+                        os.write(self._log, event["log"].encode())
+                    case "refused":
+                        raise UserError(event["reason"])
+                    case "record":
+                        unpack_record(self._executor.store, event, self._keys)
+                    case _:
+                        yield line
+        except ray.exceptions.TaskCancelledError:
+            code = -signal.SIGTERM
+        except ray.exceptions.RayTaskError as fault:
+            if not isinstance(fault, ray.exceptions.TaskCancelledError):
+                raise RunStopped(f"a node cannot make artifacts: {str(fault).strip().splitlines()[-1]}") from fault
+            code = -signal.SIGTERM
+        except ray.exceptions.RayError as fault:  # its Ray worker or its node died
+            os.write(self._log, f"{type(fault).__name__}: {fault}\n".encode())
+        finally:
+            self._code = code
+            self._ended.set()
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        return self._code if self._ended.wait(timeout) else None
+
+    def send_signal(self, signum: int) -> None:
+        """SIGTERM reaches all tasks of the run: it is only sent when the run ends."""
+        if not self._ended.is_set():
+            with contextlib.suppress(_ray().exceptions.RayError):
+                self._executor.ask_to_stop()
+
+    def stop(self, patience: float) -> None:
+        self.send_signal(signal.SIGTERM)
+        self.wait(patience)
+        self.kill()
+
+    def kill(self) -> None:
+        if self._events is not None and not self._ended.is_set():
+            _ray().cancel(self._events, force=True)
+
+    def close(self) -> None:
+        self.kill()
+        os.close(self._log)
+
+
+def resources_of(artifact: Artifact) -> dict[str, float]:
+    """What a task asks of its node, by Ray's names: threads, cards, bytes of memory."""
+    cards = {} if artifact.device == "cpu" else {"num_gpus": artifact.processes}
+    return {"num_cpus": artifact.threads, "memory": int(estimate_bytes(artifact)), **cards}
+
+
+def describe(wanted: dict[str, float]) -> str:
+    cards = f", {wanted['num_gpus']:g} cards" if "num_gpus" in wanted else ""
+    return f"{wanted['num_cpus']:g} CPUs, {wanted['memory'] / 1e9:.1f} GB of memory{cards}"
+
+
+def _places(has: dict[str, float], wanted: dict[str, float]) -> int:
+    """How many such tasks a node takes at a time."""
+    names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
+    return int(min(has.get(names[name], 0.0) // amount for name, amount in wanted.items() if amount))
+
+
+def _has_room(has: dict[str, float], wanted: dict[str, float]) -> bool:
+    return _places(has, wanted) > 0
+
+
+def _connect(ray: Any, address: str) -> None:
+    """
+    Raises:
+        UserError: there is no cluster at the address.
+    """
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    here = os.getcwd()
+    os.chdir(ROOT)  # Ray puts the current folder on its workers' module path: see SECURITY.md
+    try:
+        if (match := re.fullmatch(r"(.+):([0-9]{1,5})", address)) and int(match[2]) < 2**16:
+            with socket.create_connection((match[1], int(match[2])), timeout=CONNECT_S):  # Ray would wait for minutes
+                pass
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+    except (OSError, ValueError, RuntimeError) as fault:
+        reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
+        raise UserError(
+            f"no Ray cluster at --ray-address {address!r} ({reason}): start one with ray start --head, "
+            "or use --ray-address local for one on this machine"
+        ) from None
+    finally:
+        os.chdir(here)
+        if threading.current_thread() is threading.main_thread():
+            for signum, handler in handlers.items():
+                signal.signal(signum, handler)

@@ -1,0 +1,26 @@
+"""Which code runs: two installations that say the same run the same."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from bench.system.interpreter import ROOT
+from bench.system.provenance import VERSION
+
+OWN_PACKAGES = ("bench", "methods", "cast", "baselines")
+
+
+@cache
+def describe_code() -> str:
+    """The version of this package and the first digits of a digest of its source files, as they were at the first call."""
+    digest = hashlib.sha256()
+    for package in OWN_PACKAGES:
+        for file in sorted((ROOT / package).rglob("*.py"), key=lambda f: f.relative_to(ROOT).parts):
+            digest.update(f"{file.relative_to(ROOT).as_posix()}\n".encode() + _read(file))
+    return f"{VERSION} (code {digest.hexdigest()[:8]})"
+
+
+def _read(file: Path) -> bytes:
+    return hashlib.sha256(file.read_bytes()).digest()

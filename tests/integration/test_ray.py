@@ -1,0 +1,187 @@
+"""Artifacts on a Ray cluster of two nodes on this machine: the records of the local executor, whatever dies on the way."""
+
+import json
+import signal
+
+import psutil
+import pytest
+
+from bench.results.store import Store
+from bench.system.cache import cache_dir
+from helpers import faulty, ray_cluster, runs
+from helpers.ray_cluster import PATIENCE_S, node_of, wait_for
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+TRAINING = {"tokens": 60 * 8 * 32, "batch": 8, "seqlen": 32}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    return faulty.install(faulty.install_slow(tmp_path_factory.mktemp("site")))
+
+
+@pytest.fixture(scope="module")
+def gate_file(tmp_path_factory):
+    return tmp_path_factory.mktemp("gate") / "gate"
+
+
+@pytest.fixture(scope="module")
+def cluster(site, gate_file):
+    """Its nodes have the plug-in, and know the gate."""
+    with pytest.MonkeyPatch.context() as patch:
+        runs.put_on_path(site, patch)
+        patch.setenv("GATE", str(gate_file))
+        with ray_cluster.two_nodes() as nodes:
+            yield nodes
+
+
+@pytest.fixture(autouse=True)
+def world(cluster, site, tmp_path, monkeypatch):
+    yield from runs.world(site, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def gate(gate_file, monkeypatch):
+    """Where `waits` stands still until it is gone."""
+    gate_file.touch()
+    gate_file.with_suffix(".reached").unlink(missing_ok=True)
+    monkeypatch.setenv("GATE", str(gate_file))
+    yield gate_file
+    gate_file.unlink(missing_ok=True)
+
+
+def contents(results):
+    """Every record by what it measures: no two of a kind."""
+    found = {}
+    for record in Store(results, write=False):
+        kind = json.dumps(record.identity.labels())
+        assert kind not in found, f"doubled: {kind}"
+        found[kind] = record.same()
+    assert not (results / "corrupt").exists()
+    return found
+
+
+def undisturbed(tmp_path, monkeypatch, **changes):
+    """The records of the same run on the local executor, elsewhere."""
+    monkeypatch.delenv("GATE", raising=False)
+    (tmp_path / "calm").mkdir()
+    runs.own_cache(tmp_path / "calm", monkeypatch)
+    runs.run_here(runs.small(tmp_path / "calm/r", **changes))
+    return contents(tmp_path / "calm/r")
+
+
+def started(cluster, results, methods, measures="size", **settings):
+    line = ["run", "--methods", methods, "--measures", measures, *ray_cluster.flags(cluster)]
+    return runs.start(*line, *runs.flags(results, **settings))
+
+
+def ended(run, code=0):
+    _, err = run.communicate(timeout=PATIENCE_S)
+    assert run.returncode == code, err
+    return err
+
+
+def both_at_the_gate(gate):
+    wait_for(lambda: len(ray_cluster.workers()) == 2 and gate.with_suffix(".reached").exists(), "the gate")
+    return ray_cluster.workers()
+
+
+def test_records_are_those_of_the_local_executor(cluster, tmp_path, monkeypatch):
+    run = started(cluster, tmp_path / "r", "magnitude,wanda", "perplexity,size", quantizers="none,int8")
+    err = ended(run)
+
+    assert "writes into the results folder" in err
+    chosen = {"methods": ("magnitude", "wanda"), "quantizers": ("none", "int8"), "measures": ("perplexity", "size")}
+    expected = undisturbed(tmp_path, monkeypatch, **chosen)
+    assert contents(tmp_path / "r") == expected and len(expected) == 18
+
+
+WAITING = ("waits", "waits:at=write")
+
+
+@pytest.mark.parametrize("victim", ["worker", "ray worker", "node"])
+def test_what_dies_is_made_again_elsewhere(cluster, tmp_path, monkeypatch, gate, victim):
+    runs.run_here(runs.small(tmp_path / "r", methods=WAITING, measures=("size",)), only=["dense"])
+    run = started(cluster, tmp_path / "r", ",".join(WAITING))
+    workers = both_at_the_gate(gate)
+    (second,) = [w for w in workers if node_of(cluster, w) is not cluster.head_node]
+    if victim == "node":
+        cluster.remove_node(node_of(cluster, second), allow_graceful=False)
+    else:
+        (second if victim == "worker" else second.parent()).kill()
+    assert not psutil.wait_procs([second], timeout=30)[1], "the worker outlives what it worked for"
+    gate.unlink()
+    err = ended(run)
+    if victim == "node":
+        cluster.add_node(num_cpus=1)
+
+    assert err.count("it is made again elsewhere") == 1, err
+    assert contents(tmp_path / "r") == undisturbed(tmp_path, monkeypatch, methods=WAITING, measures=("size",))
+
+
+def test_a_driver_that_dies_is_started_again(cluster, tmp_path, monkeypatch, gate):
+    run = started(cluster, tmp_path / "r", ",".join(WAITING))
+    workers = both_at_the_gate(gate)
+    run.kill()
+    run.communicate()
+    assert not psutil.wait_procs(workers, timeout=60)[1], "workers outlive their driver"
+    gate.unlink()
+    ended(started(cluster, tmp_path / "r", ",".join(WAITING)))
+
+    assert contents(tmp_path / "r") == undisturbed(tmp_path, monkeypatch, methods=WAITING, measures=("size",))
+
+
+def saved_steps():
+    return sorted(int(p.name.removeprefix("step-")) for p in (cache_dir() / "training").glob("*/step-*"))
+
+
+@pytest.mark.parametrize("who", ["a spot node", "the driver"])
+def test_a_training_is_saved_first_and_goes_on(cluster, tmp_path, monkeypatch, gate, who):
+    settings = {f"training.{k}": v for k, v in TRAINING.items()}
+    runs.run_here(runs.small(tmp_path / "r", methods=("slow",), measures=("size",), training=TRAINING), only=["dense"])
+    run = started(cluster, tmp_path / "r", "slow", **settings)
+    wait_for(gate.with_suffix(".reached").exists, "the training to begin")
+    (worker,) = ray_cluster.workers()
+    if who == "a spot node":
+        worker.parent().send_signal(signal.SIGTERM)
+    else:
+        run.send_signal(signal.SIGTERM)
+    assert not psutil.wait_procs([worker], timeout=60)[1]
+    assert saved_steps() and saved_steps()[0] >= 5
+    gate.unlink()
+    if who == "a spot node":
+        assert "it is made again elsewhere" in ended(run)
+    else:
+        ended(run, 128 + signal.SIGTERM)
+        ended(started(cluster, tmp_path / "r", "slow", **settings))
+
+    expected = undisturbed(tmp_path, monkeypatch, methods=("slow",), measures=("size",), training=TRAINING)
+    assert contents(tmp_path / "r") == expected
+
+
+def test_a_worker_that_ends_by_itself_costs_its_own_artifact(cluster, tmp_path):
+    ended(started(cluster, tmp_path / "r", "dies,magnitude"), 1)
+
+    records = runs.records(tmp_path / "r")
+    assert {k[0]: r.status for k, r in records.items()} == {"dense": "ok", "dies": "failed", "magnitude": "ok"}
+    assert "ended with code 3" in records["dies", None, "size"].reason
+    assert "last words" in records["dies", None, "size"].traceback
+
+
+def test_two_versions_in_one_sweep_are_refused(cluster, cli, tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.run.ray_executor.describe_code", lambda: "9.9.9 (code 00000000)")
+    monkeypatch.setattr("bench.run.descendants.adopt_orphans", lambda *_: None)  # the cluster is this process's child
+    code, _, err = cli("run", "--measures", "size", *ray_cluster.flags(cluster), *runs.flags(tmp_path / "r"))
+
+    assert code == 2
+    (sentence,) = [line for line in err.splitlines() if "cast-bench" in line]
+    assert "9.9.9 (code 00000000)" in sentence and " has cast-bench " in sentence
+    assert not list((tmp_path / "r/records").glob("*.json"))
+
+
+def test_no_cluster_is_one_sentence(cli, tmp_path):
+    code, _, err = cli("run", "--executor", "ray", "--ray-address", "127.0.0.1:9", *runs.flags(tmp_path / "r"))
+
+    assert code == 2 and "no Ray cluster at --ray-address '127.0.0.1:9'" in err.splitlines()[-1]
