@@ -52,7 +52,9 @@ def leaders(folder: str) -> str:
 
 
 def benchmark(name: str) -> str:
-    """A figure, and the numbers folded under it."""
+    """A figure, and the numbers folded under it; where they were never taken, a line that says so."""
+    if not (ROOT / "results" / "benchmarks" / f"{name}.json").exists():
+        return f"*Not measured yet:* `python benchmarks/{name}.py`\n"
     saved = _saved(name)
     machine = escape_markdown(saved["provenance"]["machine"]["cpu"])
     lines = [f"| {path} | {value} |" for path, value in _leaves(saved["figures"])]

@@ -177,6 +177,13 @@ def speed(
     tokens: Annotated[
         str | None, typer.Option(help="Numbers of tokens, by commas [default: depends on the device].")
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="Time the whole model, in turn, in: native, torch, onnxruntime, llamacpp, tensorrt, by commas "
+            "[default: time linears one by one]."
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads [default: all cores].", min=1, max=4096)] = None,
     figure: Annotated[
         Path | None,
@@ -186,10 +193,11 @@ def speed(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Measure the speed of a model's linears, 2:4 against dense.
+    """Measure the speed of a model's linears, 2:4 against dense; or of the whole model in several engines.
 
     Each layer shape is timed and gets a record. Without a CUDA device, the largest possible speedup on a card is computed
-    instead, from the shapes and the card's datasheet.
+    instead, from the shapes and the card's datasheet. With --engine, a decoding step and a prompt are timed in each engine,
+    in turn, on the CPU where there is no CUDA device; each engine and kind of weight gets a record.
     """
     from bench.measures.speed import roofline
     from bench.system.devices import cores, resolve_device
@@ -197,6 +205,13 @@ def speed(
     counts = _numbers(tokens) if tokens is not None else None
     wanted = _known_kinds(kinds) if kinds is not None else None
     resolved = resolve_device(device)
+    if engine is not None:
+        if device_spec or kinds is not None:
+            raise UserError(
+                f"{'--device-spec' if device_spec else '--kinds'} is for linears, and --engine measures whole models: leave one out"
+            )
+        _time_engines(engine, model, resolved, threads or cores(), counts, figure, results, data_dir, json)
+        return
     if device_spec or (resolved == "cpu" and device == "auto"):
         for flag, value in {"--kinds": kinds, "--tokens": tokens, "--threads": threads, "--figure": figure}.items():
             if value is not None:
@@ -222,6 +237,36 @@ def speed(
     print_rows(time_linears.rows(records), json)
     if figure:
         print_line(figures.draw_speeds(records, figure), err=True)
+
+
+def _time_engines(
+    names: str,
+    model: str,
+    device: str,
+    threads: int,
+    tokens: tuple[int, ...] | None,
+    figure: Path | None,
+    results: Path | None,
+    data_dir: Path | None,
+    json: bool,
+) -> None:
+    from bench.report import engines
+    from bench.results.store import RESULTS, Store
+    from bench.run import time_models
+    from bench.run.engines.table import ENGINES
+
+    chosen = tuple(dict.fromkeys(part.strip() for part in names.split(",")))
+    for name in chosen:
+        if name not in ENGINES:
+            raise UserError(describe_unknown("engine", name, ENGINES))
+    counts = tokens or (time_models.CPU_TOKENS if device == "cpu" else time_models.CUDA_TOKENS,)
+    request = time_models.Request(model, device, threads, chosen, counts, data_dir)
+    place = results or RESULTS
+    records = list(time_models.measure(request, place, lambda line: print_line(line, err=True)))
+    found = engines.entries(records, Store(place, write=False).items)
+    print_rows(engines.rows(found), json)
+    if figure:
+        print_line(engines.draw(found, figure), err=True)
 
 
 def _known_kinds(text: str) -> tuple[str, ...]:

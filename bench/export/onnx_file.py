@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SCOPES = "pkg.torch.onnx.name_scopes"
 """torch's exporter keeps the path of a node's modules in this property."""
 SUFFIX = ".weight"
+MAX_INLINE_BYTES = 2**31 - 2**24
+"""Of weights in the file itself: protobuf takes 2 GB, graph included."""
 FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
 
 
@@ -195,6 +197,27 @@ class OnnxFile:
                 name, is_turned = found[node.input[0]]
                 found[node.output[0]] = (name, not is_turned)
         return found
+
+
+def replace_weights(path: Path, out: Path, weight_of: Callable[[str], Tensor]) -> None:
+    """Write a file with other numbers in its linears but the head, in the same graph.
+
+    weight_of: from a linear's name to [out, in].
+    """
+    import onnx
+    import torch
+
+    linears = {linear.initializer: linear for linear in OnnxFile(path).targets()}
+    model = onnx.load(str(path))
+    for tensor in model.graph.initializer:
+        if linear := linears.get(tensor.name):
+            dtype = getattr(torch, onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name)
+            weight = weight_of(linear.name).to(dtype)
+            matrix = (weight.T if linear.transposed else weight).contiguous()
+            content = matrix.view(torch.uint8).numpy().tobytes()
+            tensor.CopyFrom(onnx.helper.make_tensor(tensor.name, tensor.data_type, matrix.shape, content, raw=True))
+    is_large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > MAX_INLINE_BYTES
+    onnx.save(model, str(out), save_as_external_data=is_large, location=f"{out.name}.data")
 
 
 def name_weights(model: Any, prefix: str) -> None:

@@ -24,18 +24,30 @@ class _Frozen(BaseModel):
 class Protocol(_Frozen):
     """What was measured on: a text in windows of `seqlen` tokens, a task of a version, or just a name.
 
-    limit: windows or questions, where not all.
+    limit: windows or questions, where not all. engine: what ran the model, where the measure compares engines.
     """
 
     name: str
     version: str | None = None
     seqlen: int | None = None
     limit: int | None = None
+    engine: str = ""
 
     @property
     def label(self) -> str:
         detail = self.version if self.version is not None else self.seqlen
-        return self.name + (f"@{detail}" if detail is not None else "") + (f"x{self.limit}" if self.limit else "")
+        label = self.name + (f"@{detail}" if detail is not None else "") + (f"x{self.limit}" if self.limit else "")
+        return label + (f" in {self.engine}" if self.engine else "")
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `engine` where there is none: other records stay as they were."""
+        return _without_default(dump(self), "engine")
+
+
+def _without_default(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    """The fields, without one that is empty or false."""
+    return {k: v for k, v in fields.items() if k != name or v}
 
 
 class CalibrationText(_Frozen):
@@ -55,10 +67,7 @@ class CalibrationText(_Frozen):
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without `all_experts` where it is false: records of other models stay as they were."""
-        fields: dict[str, Any] = dump(self)
-        if not self.all_experts:
-            fields.pop("all_experts", None)
-        return fields
+        return _without_default(dump(self), "all_experts")
 
 
 class TrainingText(_Frozen):

@@ -18,7 +18,7 @@ from methods.errors import UserError
 from methods.files import CACHE_ENV as CACHE_ENV
 from methods.files import own_cache
 
-REBUILDABLE = ("artifacts", "dense-states", "tmp", "logs", "datasets", "digests", "tokens")
+REBUILDABLE = ("artifacts", "dense-states", "exports", "tmp", "logs", "datasets", "digests", "tokens")
 """Parts of the cache that a run makes again by itself."""
 
 EXPENSIVE = ("models", "data", "training", "environments")
