@@ -12,7 +12,7 @@ def nested(depth):
 def test_depth_is_bounded_long_before_pythons_own_limit():
     assert files.parse_object(nested(files.MAX_JSON_DEPTH - 1))
     for depth in (files.MAX_JSON_DEPTH + 1, 900, 100_000):
-        with pytest.raises(ValueError, match="^nested too deeply$"):
+        with pytest.raises(ValueError, match=r"^nested too deeply$"):
             files.parse_object(nested(depth))
 
 
