@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from bench.inputs import download, models
+from bench.inputs import download, gguf_header, models
 from helpers import gguf_files, runs
 from helpers.limits import limits
 from methods.errors import UserError
@@ -63,3 +63,14 @@ def test_undamaged_it_is_a_model(tmp_path):
     opened = download.pull(str(file)).open()
 
     assert opened.shapes()["model.embed_tokens.weight"] == (len(gguf_files.TOKENS), gguf_files.HIDDEN)
+
+
+@pytest.mark.parametrize(("limit", "reason"), [("MAX_ELEMENTS", "more than 3 elements"), ("MAX_TEXT", "a text of")])
+def test_what_a_header_may_claim_is_bounded(tmp_path, monkeypatch, limit, reason):
+    """Each is read before its size is known to fit, so its number is bounded and not its bytes alone."""
+    file = gguf_files.write(tmp_path / "x.gguf")
+    gguf_header.check(file)
+    monkeypatch.setattr(gguf_header, limit, 3)
+
+    with pytest.raises(UserError, match=reason):
+        gguf_header.check(file)
