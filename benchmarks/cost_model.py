@@ -1,30 +1,30 @@
 """How near the fitted cost model of bench plan comes to artifacts that it was not fitted to.
 
-python benchmarks/cost_model.py results/tiny-default results/smollm2-135m-wanda7
-python benchmarks/cost_model.py results/*/
+Each artifact of a folder of records is left out once, and its time is estimated from the other artifacts of the folder that were
+measured on the same processor, in the same number format and with as many threads.
 
-Each artifact of a folder is left out once, and its time is estimated from the other artifacts of the folder that were measured on the
-same processor, in the same number format and with as many threads. Writes results/benchmarks/cost_model.json unless --dry.
+python benchmarks/cost_model.py [folder ...]   tiny's default sweep and SmolLM2's, and what was missed; saved
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
+
+from harness import finish
 
 from bench.plan.cost_model import WITHIN, CostModel
 from bench.plan.past_costs import PastCost, read_past
-from bench.system.files import atomic_write
 
-OUT = Path("results/benchmarks/cost_model.json")
+ROOT = Path(__file__).parent.parent / "results"
+FOLDERS = ("tiny-default", "tiny-methods", "smollm2-135m-wanda7")
 
 
 def main() -> None:
-    folders = [Path(word) for word in sys.argv[1:] if not word.startswith("--")]
-    rows = []
-    for folder in folders:
+    figures: dict[str, Any] = {}
+    for folder in [Path(word) for word in sys.argv[1:]] or [ROOT / name for name in FOLDERS]:
         groups: dict[tuple[str, ...], list[PastCost]] = defaultdict(list)
         for past in read_past(folder, beside=False):
             groups[past.machine].append(past)
@@ -32,19 +32,19 @@ def main() -> None:
             model = CostModel(costs)
             if (error := model.error()) is None:
                 continue
-            off = sorted((factor, cost.parts[0].kinds[0], round(cost.seconds)) for cost, factor in model.leave_one_out())
-            missed = [row for row in off if not 1 / WITHIN <= row[0] <= WITHIN]
-            rows.append(
-                {"folder": str(folder), "machine": machine, "artifacts": error.artifacts}
-                | {"within_1.5": round(error.share, 3), "median_factor": round(error.median, 3)}
-                | {"missed": [{"kind": kind, "took_s": took, "estimate": round(f, 2)} for f, kind, took in missed]}
-            )
-            print(f"{folder}: {' '.join(filter(None, machine))}: {error.share:.0%} of {error.artifacts} within {WITHIN}")
-            for factor, kind, took in missed:
-                print(f"    {kind}: took {took} s, estimated {factor:.2f} of it")
-    if "--dry" not in sys.argv:
-        with atomic_write(OUT) as temporary:
-            temporary.write_text(json.dumps(rows, indent=1) + "\n")
+            cpu, family, *_, dtype, threads = machine
+            name = f"{folder.name}, {cpu} {family}, {dtype}, threads: {threads}".replace("_", "-")
+            figures[name] = {
+                "artifacts": error.artifacts,
+                f"percent within a factor of {WITHIN:g}": round(100 * error.share, 1),
+                "median factor off": round(error.median, 3),
+            }
+            print(name, file=sys.stderr)
+            for cost, factor in sorted(model.leave_one_out(), key=lambda pair: pair[1]):
+                if not 1 / WITHIN <= factor <= WITHIN:
+                    kind = cost.parts[0].kinds[0]
+                    print(f"    missed: {kind}, {cost.seconds:.0f} s, estimated {factor:.2f} of it", file=sys.stderr)
+    finish("cost_model", figures)
 
 
 if __name__ == "__main__":
