@@ -115,7 +115,7 @@ class Admm:
     def problem(self, hessian: Tensor, damping: float) -> tuple[Problem, float]:
         """The problem of a Hessian, and the damping used: see `damped`."""
         norm = hessian.diagonal().sqrt()
-        hessian, _, used = damped(hessian / norm / norm[:, None], damping)
+        hessian, used = damped(hessian / norm / norm[:, None], damping)
         inverse = hessian.clone()
         inverse.diagonal().add_(self.rho)
         return Problem(norm, hessian, torch.cholesky_inverse(torch.linalg.cholesky(inverse))), used

@@ -148,7 +148,7 @@ class Alps:
 
 def make_problem(hessian: Tensor, damping: float) -> tuple[Problem, float]:
     """The problem of a Hessian, and the damping used: see `damped`."""
-    hessian, _, used = damped(hessian, damping)
+    hessian, used = damped(hessian, damping)
     norm = hessian.diagonal().sqrt()
     hessian = hessian / norm / norm[:, None]
     live = (

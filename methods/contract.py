@@ -78,6 +78,8 @@ class Compute:
     dtype: torch.dtype = field(default_factory=lambda: _torch().float32)
     threads: int = 1
     stream: bool = False
+    scratch: Path | None = None
+    """Calibration activations lie in a file in this folder; None: in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)

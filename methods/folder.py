@@ -147,7 +147,8 @@ class Folder:
         from safetensors import safe_open
 
         if shard not in self._open:
-            self._open[shard] = safe_open(self.path / shard, framework="pt")
+            # not mapped: pages of a mapped file stay in the process's memory as long as it is open
+            self._open[shard] = safe_open(self.path / shard, framework="pt", backend="pread")
         return self._open[shard]
 
     def _join(self, pieces: Mapping[int, tuple[str, str, Piece]]) -> Tensor:

@@ -105,8 +105,10 @@ class Builder:
             notes["calibration_digest"] = windows.token_digest(tokens)
         target = workdir / "artifact"
         folder = self._keep(outcome, source, target)
-        counts = self._verify(source, folder, stage, outcome.changed)
-        changed = outcome.changed | (before.changed if before else frozenset())
+        declared = outcome.changed
+        changed = declared | (before.changed if before else frozenset())
+        del model, outcome  # their memory is free for the check
+        counts = self._verify(source, folder, stage, declared)
         about = {"unchanged": folder != target, "changed": sorted(changed), "notes": notes, "cost": cost}
         about["zeros_lost"] = counts.zeros_lost
         with atomic_write(target / "artifact.json") as temporary:

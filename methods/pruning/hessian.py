@@ -3,6 +3,7 @@ over columns in which later columns compensate the error of earlier ones."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -27,14 +28,18 @@ def add_gram(x: Tensor, total: Tensor | None, panel: int = PANEL) -> Tensor:
     return total
 
 
-def symmetric(triangle: Tensor) -> Tensor:
-    """The whole symmetric matrix from the upper triangle."""
-    upper = triangle.triu()
-    return upper + upper.triu(1).T
+def symmetric(triangle: Tensor, panel: int = PANEL) -> Tensor:
+    """The whole symmetric matrix from the upper triangle, in its place."""
+    for a in range(0, len(triangle), panel):
+        b = min(a + panel, len(triangle))
+        corner = triangle[a:b, a:b].triu()
+        triangle[a:b, a:b] = corner + corner.triu(1).T
+        triangle[b:, a:b] = triangle[a:b, b:].T
+    return triangle
 
 
-def damped(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor, float]:
-    """The damped Hessian A = H + damping * mean(diag H) * I, R upper triangular with R R^T = A, and the damping used.
+def damped(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
+    """The damped Hessian A = H + damping * mean(diag H) * I, and the damping used.
 
     If A is not positive definite the damping is raised tenfold until it is.
 
@@ -44,15 +49,27 @@ def damped(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor, float]:
     Raises:
         FloatingPointError: H is not finite, or A is not positive definite with any damping up to 1.
     """
+    _, damping = _factor(hessian, damping)
+    total = hessian.clone()
+    total.diagonal().add_(damping * hessian.diagonal().mean())
+    return total, damping
+
+
+def _factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
+    """R, upper triangular with R R^T = A, and the damping used: see `damped`.
+
+    A Hessian may be the largest thing in memory: of its size, no more than two are made at a time.
+    """
     if not bool(hessian.isfinite().all()):
         raise FloatingPointError("a Hessian is not finite: activations overflowed")
     mean = hessian.diagonal().mean()
     while damping <= 1:
-        sum_ = hessian.clone()
-        sum_.diagonal().add_(damping * mean)
-        lower, info = torch.linalg.cholesky_ex(sum_.flip(0, 1))
+        reverse = hessian.flip(0, 1)
+        reverse.diagonal().add_(damping * mean)
+        lower, info = torch.linalg.cholesky_ex(reverse)
+        del reverse
         if int(info) == 0:
-            return sum_, lower.flip(0, 1), damping
+            return lower.flip(0, 1), damping
         damping = damping * 10 if damping else 1e-8
     raise FloatingPointError("a Hessian is not positive definite with any damping up to 1")
 
@@ -62,9 +79,11 @@ def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
 
     With rows and columns in reverse order, one factorization and one triangular solve are enough.
     """
-    _, upper, damping = damped(hessian, damping)
-    eye = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
-    return torch.linalg.solve_triangular(upper, eye, upper=True), damping
+    upper, damping = _factor(hessian, damping)
+    inverse = torch.eye(
+        len(hessian), dtype=hessian.dtype, device=hessian.device
+    ).T  # column by column, as LAPACK writes
+    return torch.linalg.solve_triangular(upper, inverse, upper=True, out=inverse), damping
 
 
 class HessianWalk(Generic[T]):
@@ -84,20 +103,35 @@ class HessianWalk(Generic[T]):
         self._walk, self._damping, self._prepare = Walk(model, job, add_gram), damping, prepare
         self._tokens = job.calibration.numel() if job.calibration is not None else 0
         self._raised: dict[str, float] = {}
+        self._finished: list[tuple[weakref.ref[Tensor], Tensor]] = []
 
     def __iter__(self) -> Iterator[tuple[Visit, T]]:
-        shared: Tensor | None = None
+        latest: Callable[[], Tensor | None] = lambda: None  # noqa: E731
+        prepared: Any = None
         for visit in self._walk:
-            if visit.stat is not shared:  # q, k and v have one input, so one Hessian, so one factor
-                shared = visit.stat
-                hessian = symmetric(shared).mul_(2 / self._tokens)
-                dead = hessian.diagonal() == 0
-                hessian.diagonal()[dead] = 1
-                prepared, damping = self._prepare(hessian, self._damping)
+            stat = visit.stat
+            if stat is not latest():  # q, k and v have one input, so one Hessian, so one factor
+                latest, prepared = weakref.ref(stat), None  # of another input: its memory is needed
+                dead = self._finish_hessian_(stat)
+                prepared, damping = self._prepare(stat, self._damping)
+            visit = visit._replace(stat=stat.new_empty(0))  # the walk forgets it with its block
+            del stat
             visit.weight[:, dead] = 0
             if damping != self._damping:
                 self._raised[visit.name] = damping
             yield visit, prepared
+
+    def _finish_hessian_(self, stat: Tensor) -> Tensor:
+        """Make the sum of `add_gram` the Hessian, in place, once. Returns which inputs are always 0: bool [in]."""
+        self._finished = [(ref, dead) for ref, dead in self._finished if ref() is not None]
+        for ref, dead in self._finished:
+            if ref() is stat:
+                return dead
+        symmetric(stat).mul_(2 / self._tokens)
+        dead = stat.diagonal() == 0
+        stat.diagonal()[dead] = 1
+        self._finished.append((weakref.ref(stat), dead))
+        return dead
 
     def notes(self) -> dict[str, Any]:
         return {"damping_raised": self._raised} if self._raised else {}

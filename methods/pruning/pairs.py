@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from methods.contract import Job, Outcome
-from methods.folder import Folder
-from methods.pruning.walk import Activations, Walk, read_block
+from methods.pruning.activations import Activations
+from methods.pruning.block_reader import BlockReader, release
+from methods.pruning.walk import Walk
 
 Goal = Literal["dense", "own-input"]
 """What a pruned block should give: what the dense block gives on the dense inputs, or on the pruned block's own."""
@@ -70,28 +71,31 @@ class PairedWalk(Walk):
         other = own
         if self._goal == "dense":
             other = Activations(dense, originals, job.calibration, job.compute, self._batch)
-        for i, (block, original) in enumerate(zip(blocks, originals, strict=True)):
-            streamed = self._load(block, f"{path}.{i}")
-            if streamed:
-                read_block(original, f"{path}.{i}", Folder(dense_folder), job.compute)
-            goals = [other.run(i, original, hidden) for hidden in other.hidden]
-            if streamed:
-                original.to("meta")
-            if self._goal == "dense":
-                other.hidden = goals
-            pair = Pair(
-                f"{path}.{i}",
-                block,
-                {t: self.model.get_submodule(t) for t in job.targets if self._family.block_of(t) == i},
-                own.hidden,
-                goals,
-                lambda call, hidden, i=i: own.run(i, call, hidden),  # type: ignore[misc]
-            )
-            yield pair
-            if i + 1 < len(blocks):
-                own.hidden = pair.outputs or [own.run(i, block, hidden) for hidden in own.hidden]
-            if streamed:
-                self._store(block, f"{path}.{i}")
+        with (
+            BlockReader(blocks, path, job.source, job.compute) as reader,
+            BlockReader(originals, path, dense_folder, job.compute) as dense_reader,
+        ):
+            for i, (block, original) in enumerate(zip(blocks, originals, strict=True)):
+                is_streamed = reader.load(i)
+                dense_is_streamed = dense_reader.load(i)
+                goals = [other.run(i, original, hidden) for hidden in other.hidden]
+                if dense_is_streamed:
+                    release(original)
+                if self._goal == "dense":
+                    other.hidden = goals
+                pair = Pair(
+                    f"{path}.{i}",
+                    block,
+                    {t: self.model.get_submodule(t) for t in job.targets if self._family.block_of(t) == i},
+                    list(own.hidden),
+                    goals,
+                    lambda call, hidden, i=i: own.run(i, call, hidden),  # type: ignore[misc]
+                )
+                yield pair
+                if i + 1 < len(blocks):
+                    own.hidden = pair.outputs or [own.run(i, block, hidden) for hidden in own.hidden]
+                if is_streamed:
+                    self._store(block, f"{path}.{i}")
 
     def outcome(self, changed: frozenset[str] = frozenset(), **notes: Any) -> Outcome:
         """The model, what changed outside the targets, and the method's notes."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from methods.contract import Compute, Progress
-from methods.folder import Folder
-from methods.pruning.walk import Activations, read_block
+from methods.pruning.activations import Activations
+from methods.pruning.block_reader import BlockReader, release
 from methods.targets import family_of
 
 
@@ -41,15 +41,16 @@ def last_hidden(
     Returns:
         Per batch [batch, seqlen, hidden], after the final norm, on the CPU.
     """
-    folder, path = Folder(source), family_of(model.config.to_dict()).blocks  # type: ignore[operator, union-attr]
+    path = family_of(model.config.to_dict()).blocks  # type: ignore[operator, union-attr]
     blocks = model.get_submodule(path)
     assert isinstance(blocks, nn.ModuleList)
     activations = Activations(model, blocks, tokens, compute, batch)
-    for i, block in enumerate(blocks):
-        read_block(block, f"{path}.{i}", folder, compute)
-        activations.advance(i, block)
-        block.to("meta")
-        progress.advance(i + 1, len(blocks))
+    with BlockReader(blocks, path, source, compute) as reader:
+        for i, block in enumerate(blocks):
+            reader.load(i)
+            activations.advance(i, block)
+            release(block)
+            progress.advance(i + 1, len(blocks))
     originals = list(blocks)
     replays = [_Replay(block) for block in originals]
     out = []

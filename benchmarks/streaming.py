@@ -1,0 +1,128 @@
+"""What pruning block by block costs in memory and time: LLaMAs of random weights from 0.3 to 1.1 billion (TinyLlama's shape),
+by Wanda and SparseGPT, streamed from disk and in memory.
+
+`bench prune` in a process of its own, bfloat16, 2:4, 4 x 256 calibration tokens, one thread: seconds of the whole command, by
+the clock and of CPU, and the most memory that its process had.
+
+python benchmarks/streaming.py [--layers 4 22] [--method wanda] [--folder DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from harness import finish
+
+ASSETS = Path(__file__).parent.parent / "bench" / "assets" / "tiny"
+LAYERS = (4, 10, 16, 22)
+"""The last has TinyLlama's 1.1 billion."""
+HIDDEN, INNER, HEADS, KEYS, VOCABULARY = 2048, 5632, 32, 4, 32000
+MODES = {"streamed": "true", "in memory": "false"}
+COMPARED = (LAYERS[0], LAYERS[-1])
+"""Sizes that are pruned in memory, too."""
+SETTINGS = ("calibration.sequences=4", "calibration.seqlen=256", "dtype=bfloat16", "threads=1")
+
+
+def parameters(layers: int) -> int:
+    width = HIDDEN * KEYS // HEADS
+    block = 2 * HIDDEN * HIDDEN + 2 * width * HIDDEN + 3 * HIDDEN * INNER + 2 * HIDDEN
+    return 2 * VOCABULARY * HIDDEN + HIDDEN + layers * block
+
+
+def make(folder: Path, layers: int) -> None:
+    """Write a model with random weights, a block at a time."""
+    import torch
+
+    from methods.folder import Writer
+
+    generator = torch.Generator().manual_seed(layers)
+
+    def weight(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).mul_(0.02).bfloat16()
+
+    width = HIDDEN * KEYS // HEADS
+    writer = Writer(folder, 2**29)
+    writer.add("model.embed_tokens.weight", weight(VOCABULARY, HIDDEN))
+    for i in range(layers):
+        for name, shape in {
+            "self_attn.q_proj": (HIDDEN, HIDDEN), "self_attn.k_proj": (width, HIDDEN), "self_attn.v_proj": (width, HIDDEN),
+            "self_attn.o_proj": (HIDDEN, HIDDEN), "mlp.gate_proj": (INNER, HIDDEN), "mlp.up_proj": (INNER, HIDDEN),
+            "mlp.down_proj": (HIDDEN, INNER),
+        }.items():  # fmt: skip
+            writer.add(f"model.layers.{i}.{name}.weight", weight(*shape))
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            writer.add(f"model.layers.{i}.{name}.weight", torch.ones(HIDDEN, dtype=torch.bfloat16))
+    writer.add("model.norm.weight", torch.ones(HIDDEN, dtype=torch.bfloat16))
+    writer.add("lm_head.weight", weight(VOCABULARY, HIDDEN))
+    writer.close()
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": INNER,
+        "num_hidden_layers": layers, "num_attention_heads": HEADS, "num_key_value_heads": KEYS, "vocab_size": VOCABULARY,
+        "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "tie_word_embeddings": False, "dtype": "bfloat16",
+        "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(ASSETS / name, folder / name)
+
+
+def prune(model: Path, method: str, mode: str, out: Path) -> dict[str, float]:
+    """Seconds of a `bench prune`, and its process's peak resident bytes."""
+    settings = [word for setting in (*SETTINGS, f"stream={MODES[mode]}") for word in ("--set", setting)]
+    command = [sys.executable, "-m", "bench", "prune", "--model", str(model), "--method", method, "--out", str(out)]
+    started = time.monotonic()
+    child = subprocess.Popen([*command, *settings], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    took = time.monotonic() - started
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        sys.exit(f"{' '.join(child.args)} ended with code {child.returncode}")  # type: ignore[arg-type]
+    return {
+        "seconds": round(took, 1),
+        "seconds of CPU": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_bytes": usage.ru_maxrss * 1024,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, nargs="+", default=LAYERS)
+    parser.add_argument("--method", nargs="+", default=["wanda", "sparsegpt"])
+    parser.add_argument("--mode", nargs="+", choices=tuple(MODES), default=tuple(MODES))
+    parser.add_argument("--folder", type=Path, help="keep the models here, and use those that are here")
+    parser.add_argument("--make", action="store_true", help="make the models and stop")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=asked.folder) as room:
+        os.environ.setdefault("CAST_BENCH_CACHE", str(Path(room) / "cache"))
+        models = {layers: (asked.folder or Path(room)) / f"random-{layers}" for layers in asked.layers}
+        if asked.make:
+            for layers, folder in models.items():
+                make(folder, layers)
+            return
+        figures: dict[str, Any] = {"a model": "random weights, bfloat16", "calibration": "4 x 256 tokens"}
+        for layers, folder in models.items():
+            if not (folder / "config.json").exists():  # in a process of its own, whose memory is not counted
+                own = ["--make", "--layers", str(layers), "--folder", str(folder.parent)]
+                subprocess.run([sys.executable, __file__, *own], check=True)
+            for method in asked.method:
+                for mode in asked.mode if layers in COMPARED else asked.mode[:1]:
+                    row = prune(folder, method, mode, Path(room) / "out")
+                    shutil.rmtree(Path(room) / "out")
+                    shutil.rmtree(Path(os.environ["CAST_BENCH_CACHE"]) / "artifacts")  # it would be found there
+                    about = figures.setdefault(f"{method}, {mode}", {})
+                    about[f"{parameters(layers) / 1e9:.1f} B"] = row
+                    print(f"{method} {mode} {layers} layers: {row}", file=sys.stderr, flush=True)
+    finish("streaming", figures)
+
+
+if __name__ == "__main__":
+    main()
