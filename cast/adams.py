@@ -6,6 +6,7 @@ source; [i] inferred.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from methods import Pattern
 from methods.pruning import selection
-from methods.training.ranks import all_reduce_sum, local
+from methods.training.ranks import all_reduce_sum, is_single_process, local
+from methods.training.transfer import upload
 
 CHUNK = 65536
 """Weights per thread processed at a time on a CPU, so that all passes of a step find them in the cache."""
@@ -34,8 +36,8 @@ class Scalars(NamedTuple):
     eps: float
     alpha: float
     """Weight of the pull against the momentum, 0 to 1."""
-    lambda_: float
-    """Strength of the pull."""
+    lambda_: float | Tensor
+    """Strength of the pull; a tensor on a card while it is measured."""
     t: int
     """The step, from 0."""
 
@@ -106,9 +108,13 @@ def _compiled() -> Callable[..., None]:
 
 def fused(w: Tensors, g: Tensors, mu: Tensors, v: Tensors, keep: Tensors, s: Scalars) -> None:
     """The same in one compiled pass: 29 bytes per float32 weight, to read w, g, mu, v, keep and write w, mu, v."""
-    numbers = torch.tensor(
-        [1 - s.beta1, s.beta2, 1 - s.beta2, s.eps, s.alpha, s.alpha * s.lambda_, s.rate, 1 / s.root], device=w[0].device
+    is_read = isinstance(s.lambda_, float)  # else it is on the device
+    pull = s.alpha * s.lambda_ if is_read else 0.0
+    numbers = upload(
+        torch.tensor([1 - s.beta1, s.beta2, 1 - s.beta2, s.eps, s.alpha, pull, s.rate, 1 / s.root]), w[0].device
     )
+    if not is_read:
+        numbers[5] = s.alpha * s.lambda_
     for w_, g_, mu_, v_, keep_ in zip(w, g, mu, v, keep, strict=True):
         bits = keep_.view(torch.uint8)  # bools would be read one by one
         _compiled()(*(x.view(-1) for x in (w_, g_, mu_, v_, bits)), numbers)
@@ -132,6 +138,19 @@ def _chunks(lists: Sequence[Tensors]) -> Iterator[Sequence[Tensors]]:
     for tensors in zip(*lists, strict=True):
         for parts in zip(*(t.view(-1).split(chunk) for t in tensors), strict=True):
             yield [[p] for p in parts]
+
+
+def _update_mask(weight: Tensor, mask: Tensor, n: int, m: int) -> Tensor:
+    """As `selection.update_mask`, without a wait for the device: there, a NaN shows in the sums."""
+    size = weight.abs()
+    groups = size.unflatten(-1, (-1, m))
+    one, other = groups[..., :, None], groups[..., None, :]
+    earlier = torch.ones(m, m, dtype=torch.bool, device=size.device).tril(-1)
+    rank = ((other > one) | ((other == one) & earlier)).sum(-1)
+    new = (rank < n).flatten(-2)
+    sums = selection.mask_metrics(size, new, new != mask)
+    mask.copy_(new)
+    return sums
 
 
 class AdamS(torch.optim.Optimizer):
@@ -183,17 +202,45 @@ class AdamS(torch.optim.Optimizer):
         self.auto, self.lambda_scale, self.fixed, self.decoupled = auto, lambda_scale, fixed, decoupled
         if kernel == "auto":
             size = sum(local(p).numel() for p in self._theta())
-            kernel = "fused" if size >= MIN_COMPILED_WEIGHTS and shutil.which("c++") else "foreach"
+            kernel = "fused" if size >= MIN_COMPILED_WEIGHTS and self._has_compiler() else "foreach"
         self.kernel = kernel
-        self.metrics: dict[str, float] = {}
-        """Of the last refresh: S, the share of |w| that is kept; flips, the share of the mask that changed; alpha."""
+        self._metrics: dict[str, float] = {}
+        self._unread: tuple[Tensor, float, int] | None = None
         for p in self._all():
             self.state[p] = {"mu": torch.zeros_like(p), "v": torch.zeros_like(p)}
         for p in self._theta():
             self.state[p]["keep"] = torch.ones_like(p, dtype=torch.bool)
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of the last refresh: S, the share of |w| that is kept; flips, the share of the mask that changed; alpha.
+
+        Raises:
+            FloatingPointError: a weight was NaN.
+        """
+        if self._unread is not None:
+            (sums, weights, t), self._unread = self._unread, None
+            kept, total, flips, weights = all_reduce_sum(*sums.tolist(), weights)
+            if math.isnan(total):
+                raise FloatingPointError("a weight is NaN")
+            self._metrics = {
+                "S": kept / total if total else 1.0,
+                "flips": flips / max(1.0, weights) if t else 0.0,
+                "alpha": t / self.total,
+            }
+        return self._metrics
+
+    @metrics.setter
+    def metrics(self, metrics: dict[str, float]) -> None:
+        self._metrics, self._unread = metrics, None
+
     def _all(self) -> Iterator[Tensor]:
         return (p for group in self.param_groups for p in group["params"])
+
+    def _has_compiler(self) -> bool:
+        """Triton's for a CUDA device, else the system's."""
+        on_card = any(p.device.type == "cuda" for p in self._all())
+        return importlib.util.find_spec("triton") is not None if on_card else shutil.which("c++") is not None
 
     def _theta(self) -> Iterator[Tensor]:
         return (p for group in self.param_groups if group["sparse"] for p in group["params"])
@@ -243,36 +290,40 @@ class AdamS(torch.optim.Optimizer):
                 if group["transposed"]:
                     w, mask = w.T, mask.T
                 if choose:
-                    sums.append(selection.update_mask(self.score(p, w), mask, self.pattern.n, self.pattern.m))
+                    update = selection.update_mask if w.device.type == "cpu" else _update_mask
+                    sums.append(update(self.score(p, w), mask, self.pattern.n, self.pattern.m))
                 else:
                     sums.append(selection.mask_metrics(w.abs(), mask, torch.zeros_like(mask)))
                 weights += w.numel()
-        local_sums = torch.stack(sums).sum(0).tolist() if sums else [0.0, 0.0, 0.0]
-        kept, total, flips, weights = all_reduce_sum(*local_sums, weights)
-        t = self.param_groups[0]["step"]
-        self.metrics = {
-            "S": kept / total if total else 1.0,
-            "flips": flips / max(1.0, weights) if t else 0.0,
-            "alpha": t / self.total,
-        }
+        total = torch.stack(sums).sum(0) if sums else torch.zeros(3, dtype=torch.float64)
+        self._unread = total, weights, self.param_groups[0]["step"]
+        if total.device.type == "cpu" or not is_single_process():  # all ranks read at the same time; a card is not waited for
+            _ = self.metrics
 
     def score(self, p: Tensor, w: Tensor) -> Tensor:
         """Of a weight in Theta, what its mask is chosen by: the largest sizes of a group are kept. w: [out, in]."""
         return w
 
     def _measure_lambda(self, t: int) -> None:
-        """Set lambda from the mean |mu^| over Theta in this step."""
-        size = count = 0.0
+        """Set lambda from the mean |mu^| over Theta in this step; on a card it stays there until the last of them."""
+        sizes: list[tuple[Tensor, float]] = []
+        count = 0.0
         for group in self.param_groups:
             beta1 = group["betas"][0]
             for p in group["params"] if group["sparse"] else ():
                 if p.grad is not None:
                     mu = torch.lerp(local(self.state[p]["mu"]), local(p.grad), 1 - beta1)
-                    size += float(mu.abs().sum(dtype=torch.float64)) / (1 - beta1 ** (t + 1))
+                    sizes.append((mu.abs().sum(dtype=torch.float64), 1 - beta1 ** (t + 1)))
                     count += mu.numel()
-        size, count = all_reduce_sum(size, count)
+        strength: float | Tensor
+        if sizes and sizes[0][0].device.type != "cpu" and is_single_process():
+            strength = self.lambda_scale * torch.stack([size / share for size, share in sizes]).sum() / max(1.0, count)
+            strength = float(strength) if t + 1 == self.refresh else strength
+        else:
+            size, count = all_reduce_sum(sum(float(size) / share for size, share in sizes), count)
+            strength = self.lambda_scale * size / max(1.0, count)
         for group in self.param_groups:
-            group["lambda_"] = self.lambda_scale * size / max(1.0, count)
+            group["lambda_"] = strength
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As in torch, where every state gets the dtype of its weight; but `keep` stays bool."""

@@ -84,7 +84,7 @@ class ModelVersions:
 
         file = self.workdir / f"{side.replace(':', 'of')}-{dtype}" / exported.name
         if not file.exists():
-            file.parent.mkdir()
+            file.parent.mkdir(parents=True)
             other = Folder(self.folder(side))
             replace_weights(exported, file, other.weight)
         return file

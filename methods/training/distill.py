@@ -11,8 +11,10 @@ from methods.logits import PLAIN, Finish
 
 LOGITS_BYTES = 64 * 2**20
 """Largest size of one model's logits in memory."""
+CARD_SHARE = 64
+"""On a CUDA device with more memory, a 64th of it: fewer and larger kernels. The float32 tensors beside take some times as much."""
 PART_BYTES = {"cpu": 2**20}
-"""Size of the float32 logits processed at a time: on a CPU what fits its cache, on other devices LOGITS_BYTES."""
+"""Size of the float32 logits processed at a time: on a CPU what fits its cache, on other devices as much as of logits."""
 
 
 class Head(NamedTuple):
@@ -60,6 +62,13 @@ def _part(
     q = log_q if kl_gradient is not None and temperature == 1 else log_q.exp_()
     q[torch.arange(len(y), device=y.device), y] -= 1
     return _Part(ce, kl, q if kl_gradient is None else kl_gradient.add_(q, alpha=1 - eta))  # without a teacher eta is 0
+
+
+def largest_logits(device: torch.device) -> int:
+    """Largest size in bytes of one model's logits in the memory of a device."""
+    if device.type != "cuda":
+        return LOGITS_BYTES
+    return max(LOGITS_BYTES, int(torch.cuda.get_device_properties(device).total_memory) // CARD_SHARE)
 
 
 def _products(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -159,7 +168,7 @@ def loss(
     eta: float = 0.0,
     temperature: float = 1.0,
     scale: float = 1.0,
-    logits_bytes: int = LOGITS_BYTES,
+    logits_bytes: int | None = None,
     part_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, the sum of CE and the sum of T^2 KL over tokens, in nats.
@@ -170,7 +179,7 @@ def loss(
         hidden: [tokens, width], the input of the head; head: [vocabulary, width]; targets: int64 [tokens].
         bias: the head's, [vocabulary]; finish: what follows the head.
         eta: share of the distillation; 0 without a teacher.
-        logits_bytes: largest size of one model's logits in memory.
+        logits_bytes: largest size of one model's logits in memory; None for what suits the device.
         part_bytes: size of the float32 logits processed at a time.
 
     CAST (arXiv 2509.25996) has eta = 1/3 and no temperature [p]; the square keeps the size of the gradient (Hinton et
@@ -178,5 +187,6 @@ def loss(
     """
     if teacher is None:
         eta = 0.0
+    logits_bytes = logits_bytes or largest_logits(hidden.device)
     part_bytes = part_bytes or PART_BYTES.get(hidden.device.type, logits_bytes)
     return _Loss.apply(hidden, head, bias, targets, teacher, finish, eta, temperature, scale, logits_bytes, part_bytes)  # type: ignore[no-any-return, no-untyped-call]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from methods.ranges import Beta, Fraction, LearningRate, NonNegative, Positive
 
@@ -16,7 +16,7 @@ class Settings:
     lr: peak learning rate; warmup: share of the steps in which it rises; final_lr_ratio: share of the peak where the
     cosine ends; grad_clip: largest L2 norm of all gradients, 0 for no limit; eta: share of distillation in the loss;
     temperature: of both softmaxes in it; recompute: forget activations inside blocks and compute them again in the
-    backward pass.
+    backward pass; compile: torch.compile the blocks. "auto": on a CUDA device that has Triton.
     """
 
     lr: LearningRate = 2e-5
@@ -29,6 +29,7 @@ class Settings:
     eta: Fraction = 1 / 3
     temperature: Positive = 1.0
     recompute: bool = False
+    compile: Literal["auto", "on", "off"] = "auto"
 
     def lr_at(self, step: int, total: int) -> float:
         """Linear warmup, then a cosine to final_lr_ratio * lr. step counts from 0."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import Tensor, nn
 
 from methods.logits import finish_of
@@ -23,6 +27,26 @@ class Student(nn.Module):
             hidden_states(self.model, ids), head.weight, ids[:, 1:].flatten(), teacher,
             bias=head.bias, finish=head.finish, eta=eta, temperature=temperature, scale=scale,
         )  # fmt: skip
+
+
+@contextmanager
+def unpacked() -> Iterator[None]:
+    """Within it, transformers takes each row for one sequence, as it is here.
+
+    Else it looks in each forward pass whether positions start anew in a row, and waits for the device to see it. It has no
+    setting for that; this module does not import it, and does nothing where a model is not of transformers.
+    """
+    masks = sys.modules.get("transformers.masking_utils")
+    name = "find_packed_sequence_indices"
+    if not hasattr(masks, name):
+        yield
+        return
+    real = getattr(masks, name)
+    setattr(masks, name, lambda position_ids: None)
+    try:
+        yield
+    finally:
+        setattr(masks, name, real)
 
 
 def hidden_states(model: nn.Module, ids: Tensor) -> Tensor:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from methods.contract import Job
 from methods.errors import Diverged, UserError
-from methods.targets import family_of
-from methods.training import checkpoint, distill, ranks
+from methods.training import checkpoint, compiled, distill, ranks
 from methods.training.interrupt import Stopped, stop_request
 from methods.training.settings import Settings
-from methods.training.student import Student, head_of, hidden_states
+from methods.training.student import Student, head_of, hidden_states, unpacked
+from methods.training.transfer import Batches
 
 MAX_CURVE_ROWS = 200
 """Largest number of rows of the curve in the notes."""
@@ -79,9 +79,12 @@ class Trainer:
             self.model.train()  # transformers recomputes activations in training mode only
         self._unsharded = copy.deepcopy(self.model).cpu() if self.world > 1 and self.rank == 0 else self.model
         self._sharded = self.world > 1
+        self._compiles = compiled.is_wanted(settings.compile, self.device)
+        if self._compiles:
+            compiled.compile_blocks(self.model)
         if self._sharded:
-            path = family_of(self.model.config.to_dict()).blocks  # type: ignore[operator, union-attr]
-            ranks.shard(self.student, self.model.get_submodule(path).children(), self.device)
+            ranks.shard(self.student, compiled.blocks_of(self.model), self.device)
+        self._batches = Batches(self.corpus, self.device, self.rank, self.world)
 
     def parameters(self, targets: Iterable[str]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """The parameters of the targets' weights, and all other parameters."""
@@ -99,13 +102,17 @@ class Trainer:
             parameter.requires_grad_(part in name)
 
     def run(self, optimizer: torch.optim.Optimizer, *, teacher: bool, hook: Hook | None = None) -> None:
-        """Run all remaining steps.
+        """Run all remaining steps. A device is waited for only where losses are read or a checkpoint is saved.
 
         Raises:
             Diverged: the loss is not finite, or the cross-entropy is three times the initial one.
             Stopped: this process was asked to end; the state is saved.
             UserError: teacher and student have different vocabularies.
         """
+        with unpacked():
+            self._run(optimizer, teacher, hook)
+
+    def _run(self, optimizer: torch.optim.Optimizer, teacher: bool, hook: Hook | None) -> None:
         settings, total = self.settings, self.total
         start, pending = self._resume(optimizer)
         teacher_model = self._load_teacher() if teacher and settings.eta else None
@@ -123,11 +130,13 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad()
             values = torch.cat([ranks.all_reduce_mean(losses), ranks.full_tensor(norm).reshape(1).to(losses)])
-            pending.append((step, {"lr": lr} | metrics | getattr(optimizer, "metrics", {}), values))
+            pending.append((step, {"lr": lr} | metrics, values))
+            if step + 1 < total:
+                self._batches.prefetch(step + 1)
             done, logs = step + 1, (step + 1) % self.job.budget.log_every == 0 or step + 1 == total
             step_s = (time.monotonic() - started) / (done - start)
             if logs:
-                self._log_losses(pending)
+                self._log_losses(pending, getattr(optimizer, "metrics", {}))
                 pending.clear()
                 rate = self.corpus.step_tokens / step_s
                 self.job.progress.advance(done, total, loss=self.curve[-1]["loss"], tokens_per_s=round(rate))
@@ -143,7 +152,7 @@ class Trainer:
 
     def _gradients(self, step: int, teacher: nn.Module | None) -> Tensor:
         """Accumulate the gradients of one step. Returns the mean loss, CE and KL per token."""
-        batch = self.corpus.batch(step, self.rank, self.world).to(self.device)
+        batch = self._batches.take(step)
         count = batch.shape[0] * (batch.shape[1] - 1)
         sums = torch.zeros(3, device=self.device)
         for ids in batch.split(self.job.budget.micro or len(batch)):
@@ -165,6 +174,8 @@ class Trainer:
         sizes = len(head_of(teacher).weight), len(head_of(self.model).weight)
         if sizes[0] != sizes[1]:
             raise UserError("teacher and student have different vocabularies ({} and {})".format(*sizes))
+        if self._compiles:
+            compiled.compile_blocks(teacher)
         return teacher.eval().requires_grad_(False)
 
     def _read_losses(self, pending: Pending) -> list[list[float]]:
@@ -185,12 +196,12 @@ class Trainer:
                 )
         return table
 
-    def _log_losses(self, pending: Pending) -> None:
+    def _log_losses(self, pending: Pending, of_optimizer: dict[str, float]) -> None:
         """Read the losses of the steps since the last call, and stop if training has diverged."""
         table = self._read_losses(pending)
         mean = [sum(column) / len(table) for column in zip(*table, strict=True)]
         step, metrics, _ = pending[-1]
-        row = {"step": step + 1} | metrics | dict(zip(("loss", "ce", "kl", "norm"), mean, strict=True))
+        row = {"step": step + 1} | metrics | of_optimizer | dict(zip(("loss", "ce", "kl", "norm"), mean, strict=True))
         self.curve.append({k: float(f"{v:.6g}") for k, v in row.items()})
 
     @torch.no_grad()
@@ -218,6 +229,8 @@ class Trainer:
         self._gather()
         if finish and self.rank == 0:
             finish(self.model)
+        if self._compiles:
+            compiled.restore_blocks(self.model)
         if self.settings.recompute:
             self.model.gradient_checkpointing_disable()  # type: ignore[operator]
         return self.model.to(self.job.compute.dtype).eval().requires_grad_(False)
@@ -250,6 +263,7 @@ class Trainer:
             },
             "validation_perplexity": {k: float(f"{v:.6g}") for k, v in self.perplexities.items() if math.isfinite(v)},
             "curve": self.curve[stride - 1 :: stride],
+            **({"compiled": True} if self._compiles else {}),
             **more,
         }
 

@@ -1,0 +1,35 @@
+"""torch.compile of a model's blocks, for training on a card."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+from torch import nn
+
+from methods.targets import family_of
+
+
+def is_wanted(choice: str, device: torch.device) -> bool:
+    """choice: as in Settings; auto: on a CUDA device with Triton, which compiles for it. On a CPU it would change bits and save little."""
+    if choice == "auto":
+        return device.type == "cuda" and importlib.util.find_spec("triton") is not None
+    return choice == "on"
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The decoder blocks of a model."""
+    path = family_of(model.config.to_dict()).blocks  # type: ignore[operator, union-attr]
+    return list(model.get_submodule(path).children())
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile each block, in place. They have the same code and shapes, so the first compilation serves them all."""
+    for block in blocks_of(model):
+        block.compile(dynamic=False)
+
+
+def restore_blocks(model: nn.Module) -> None:
+    """Undo `compile_blocks`."""
+    for block in blocks_of(model):
+        block._compiled_call_impl = None

@@ -1,0 +1,189 @@
+"""Whole models in several engines: real ones on a small model, their records, and sentences where one is not here."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.export.onnx_file import OnnxFile
+from bench.inputs import models
+from bench.results.identity import Identity, Protocol
+from bench.results.store import Store
+from bench.run import time_models, versions
+from bench.run.engines import table
+from bench.run.engines.contract import DENSE, SPARSE, Contestant
+from helpers import runs
+from helpers.models import build, write
+from helpers.runs import call
+from methods.folder import Folder
+from methods.pattern import Pattern
+
+
+class Fake:
+    """An engine whose steps take no time. calls: how often its models were loaded."""
+
+    __module__ = table.__name__  # whose code the key has
+    name, kinds, sparse, version = "fake", {"bf16": "none", "int8": "int8"}, True, "1"
+    calls = 0
+
+    def require(self, device):
+        pass
+
+    def about(self):
+        return {"fake": self.version}
+
+    def contestants(self, versions, step, device, threads):
+        type(self).calls += 1
+        return [
+            Contestant(kind, side, lambda: None, {"layers": 3} if side == SPARSE else {})
+            for kind in self.kinds
+            for side in (SPARSE, DENSE)
+        ]
+
+
+class Other(Fake):
+    __module__ = table.__name__
+    name, kinds, sparse = "other", {"fp16": "none"}, False
+
+    def contestants(self, versions, step, device, threads):
+        return [Contestant("fp16", DENSE, lambda: None)]
+
+
+@pytest.fixture
+def engines(monkeypatch, tmp_path):
+    """Two engines that are none, and blocks of no length."""
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(time_models, "BLOCK_S", 1e-7)
+    monkeypatch.setattr(Fake, "calls", 0)
+    for name, engine in (("fake", Fake), ("other", Other)):
+        monkeypatch.setitem(table.ENGINES, name, engine)
+
+
+def request(model, *names, tokens=(8,), threads=1):
+    return time_models.Request(str(model), "cpu", threads, names, tokens, None)
+
+
+def measure(asked, results):
+    return list(time_models.measure(asked, results, lambda line: None))
+
+
+def test_each_engine_and_kind_has_a_record_of_each_step(engines, tmp_path):
+    records = measure(request("tiny", "fake", "other"), tmp_path / "r")
+
+    about = [(r.identity.protocol.label, r.identity.dtype, r.identity.quantizer, r.identity.pattern) for r in records]
+    assert about == [
+        (f"{step} in {engine}", kind, quantizer, pattern)
+        for step in ("decode@b1,kv8", "prefill@8")
+        for engine, kind, quantizer, pattern in (
+            ("fake", "bf16", "none", "2:4"), ("fake", "int8", "int8", "2:4"), ("other", "fp16", "none", "dense"),
+        )
+    ]  # fmt: skip
+    store = Store(tmp_path / "r", write=False)
+    for record in records:
+        items = store.items(record)
+        both = record.identity.protocol.engine == "fake"
+        metrics = ["tokens_per_s", "tokens_per_s_dense", "speedup"] if both else ["tokens_per_s"]
+        assert [r.metric for r in record.readings] == metrics and len(items) == time_models.BLOCKS
+        assert record.key_inputs["engine"]["name"] == record.identity.protocol.engine
+        assert set(record.notes["noise"]) == ({"2:4", "dense"} if both else {"dense"})
+        assert record.notes["in_turn"] == [
+            "fake bf16 2:4", "fake bf16 dense", "fake int8 2:4", "fake int8 dense", "other fp16 dense"
+        ]  # fmt: skip
+        assert record.notes.get("2:4") == ({"layers": 3} if both else None)
+    assert records[0].identity.stages == ("magnitude",) and records[2].identity.stages == ("dense",)
+
+
+def test_what_was_timed_together_is_not_timed_again_and_nothing_else_is_taken_for_it(engines, tmp_path, monkeypatch):
+    first = {r.key for r in measure(request("tiny", "fake", "other"), tmp_path)}
+    loaded = Fake.calls
+    assert {r.key for r in measure(request("tiny", "fake", "other"), tmp_path)} == first and Fake.calls == loaded
+    for asked in (request("tiny", "fake"), request("tiny", "fake", "other", threads=2)):
+        assert not {r.key for r in measure(asked, tmp_path)} & first
+    monkeypatch.setattr(Fake, "version", "2")
+    assert not {r.key for r in measure(request("tiny", "fake", "other"), tmp_path)} & first
+
+
+def test_an_engine_is_a_part_of_the_identity_and_other_records_stay_as_they_were():
+    plain, engine = Protocol(name="decode", version="b1,kv8"), Protocol(name="decode", version="b1,kv8", engine="torch")
+    assert (plain.label, engine.label) == ("decode@b1,kv8", "decode@b1,kv8 in torch")
+    assert set(plain.model_dump()) == {"name", "version", "seqlen", "limit"}
+    assert Protocol.model_validate(engine.model_dump()) == engine
+    keys = [Identity(model="m", stages=("dense",), pattern="dense", protocol=p).key() for p in (plain, engine)]
+    assert keys[0] != keys[1]
+
+
+def test_versions_are_the_model_and_what_magnitude_leaves(tmp_path):
+    made = versions.ModelVersions(models.resolve("tiny"), tmp_path)
+    pattern = Pattern.parse("2:4")
+    assert made.method == "magnitude" and made.folder(DENSE) == models.resolve("tiny").folder
+
+    sparse = Folder(made.folder(SPARSE))
+    for target in made.targets:
+        weight = made.source.weight(target)
+        assert sparse.weight(target).equal(weight * pattern.keep(weight.abs()))
+    assert sparse.tensor("model.norm.weight").equal(made.source.tensor("model.norm.weight"))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_model_that_is_sparse_gets_a_dense_version(tmp_path, family):
+    folder = write(build(family), tmp_path / "m")
+    once = versions.ModelVersions(models.resolve(str(folder)), tmp_path / "a")
+    made = versions.ModelVersions(models.resolve(str(_named(once.folder(SPARSE)))), tmp_path / "b")
+
+    assert made.method == "as it is" and made.folder(SPARSE) == made.model.folder
+    dense = Folder(made.folder(DENSE))
+    for target in made.targets:
+        assert (dense.weight(target) != 0).all()
+
+
+def _named(folder: Path) -> Path:
+    return folder.rename(folder.with_name("pruned"))
+
+
+@pytest.mark.slow
+def test_real_engines_on_a_small_model(tmp_path, monkeypatch, capsys):
+    """The same exported graph twice, and torch; llama.cpp where it is installed."""
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(time_models, "BLOCK_S", 1e-4)
+    names = ["torch", "onnxruntime", *(["llamacpp"] if importlib.util.find_spec("llama_cpp") else [])]
+    args = ("speed", "--model", runs.tiny(tmp_path / "m"), "--engine", ",".join(names), "--tokens", 8, "--threads", 1)
+    args += ("--results", tmp_path / "r", "--figure", tmp_path / "f.svg", "--json")
+    code, out, _ = call(capsys, monkeypatch, *args)
+
+    assert code == 0
+    rows = json.loads(out)
+    assert {row["engine"] for row in rows} >= {"torch bf16", "torch fp32", "onnxruntime fp32", "onnxruntime fp32 2:4"}
+    assert all(row["tokens_per_s"] > 0 for row in rows)
+    assert "onnxruntime fp32 2:4" in (tmp_path / "f.svg").read_text()
+    assert len(list((tmp_path / "cache/exports").iterdir())) == 1  # exported once for both sides and both steps
+
+
+def test_the_same_graph_with_zeros(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+    folder = write(build("gpt2"), tmp_path / "m")
+    made = versions.ModelVersions(models.resolve(str(folder)), tmp_path / "w")
+    dense, sparse = (OnnxFile(made.onnx(side, "float32")) for side in (DENSE, SPARSE))
+
+    assert [n.op_type for n in dense.model.graph.node] == [n.op_type for n in sparse.model.graph.node]
+    assert sparse.count(Pattern.parse("2:4")).violations == 0 < dense.count(Pattern.parse("2:4")).violations
+    source = Folder(made.folder(SPARSE))
+    for linear in sparse.targets():
+        assert sparse.weight(linear).equal(source.weight(linear.name))
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (("--engine", "onnx"), "unknown engine 'onnx': did you mean onnxruntime?"),
+        (("--engine", "torch", "--kinds", "bf16"), "--kinds is for linears, and --engine measures whole models: leave one out"),
+        (("--engine", "torch", "--device-spec", "h100"), "--device-spec is for linears"),
+        (("--engine", "tensorrt"), "--engine tensorrt needs the package tensorrt: pip install tensorrt"),
+        (("--engine", "torch", "--model", "opt-125m"), "model 'opt-125m' is not downloaded yet: run bench pull opt-125m"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_one_sentence(capsys, monkeypatch, tmp_path, args, sentence):
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr("bench.run.engines.contract.importlib.util.find_spec", lambda name: None)
+    code, _, err = call(capsys, monkeypatch, "speed", "--device", "cpu", "--model", "tiny", "--results", tmp_path, *args)
+    assert code == 2 and sentence in err and len(err.splitlines()) == 1, err

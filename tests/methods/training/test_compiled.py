@@ -1,0 +1,57 @@
+"""Blocks that are compiled, by a backend that compiles nothing: the same training, and no trace of it in the model."""
+
+import copy
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from helpers.trainings import counting, job_to_train, method
+from methods.training import compiled
+
+
+@pytest.fixture
+def compiles(monkeypatch):
+    """How often a block was compiled; the graph is run as it is, so that no compiler is needed."""
+    count = []
+
+    def compile_(self, **options):
+        assert options == {"dynamic": False}
+        count.append(type(self).__name__)
+        self._compiled_call_impl = torch.compile(self._call_impl, backend="eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_)
+    return count
+
+
+@pytest.mark.parametrize("name", ["cast", "retrain"])
+def test_compiled_blocks_train_as_others_do(llama, make_job, tmp_path, compiles, name):
+    job = job_to_train(llama, make_job, counting(), tmp_path / "a", steps=3)
+    plain = method(name).apply(copy.deepcopy(llama), job)
+    assert compiles == []
+
+    other = method(name, compile="on").apply(copy.deepcopy(llama), replace(job, workdir=tmp_path / "b"))
+
+    assert compiles == ["LlamaDecoderLayer"] * 2 * len(compiled.blocks_of(llama))  # the teacher's, too
+    assert other.notes.pop("compiled") is True
+    for one, two in zip(plain.notes["curve"], other.notes["curve"], strict=True):
+        assert one == pytest.approx(two, rel=1e-4)
+    assert all(block._compiled_call_impl is None for block in compiled.blocks_of(other.model))
+
+
+def test_by_itself_it_compiles_on_a_card_only(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert compiled.is_wanted("auto", torch.device("cuda")) and not compiled.is_wanted("auto", torch.device("cpu"))
+    assert compiled.is_wanted("on", torch.device("cpu")) and not compiled.is_wanted("off", torch.device("cuda"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert not compiled.is_wanted("auto", torch.device("cuda"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_inductor_compiles_a_block(llama, make_job, tmp_path):
+    job = job_to_train(llama, make_job, counting(), tmp_path / "a", steps=3)
+    plain = method("cast").apply(copy.deepcopy(llama), job)
+    other = method("cast", compile="on").apply(copy.deepcopy(llama), replace(job, workdir=tmp_path / "b"))
+    assert other.notes["curve"][-1]["loss"] == pytest.approx(plain.notes["curve"][-1]["loss"], rel=1e-3)
