@@ -103,7 +103,9 @@ def test_what_the_format_is_not_written_for_is_a_sentence(tmp_path):
     with pytest.raises(UserError, match="of the family gpt2, and only llama is written as GGUF"):
         gguf_file.write(write(build("gpt2"), tmp_path / "a"), tmp_path / "x.gguf", "fp16")
     scaled = write(build("llama"), tmp_path / "b")
-    text = (scaled / "config.json").read_text().replace('"rope_type": "default"', '"rope_type": "linear", "factor": 2.0')
+    text = (
+        (scaled / "config.json").read_text().replace('"rope_type": "default"', '"rope_type": "linear", "factor": 2.0')
+    )
     (scaled / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"scales its rotary embedding \(linear\)"):
         gguf_file.write(scaled, tmp_path / "x.gguf", "fp16")
