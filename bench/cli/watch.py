@@ -89,7 +89,7 @@ def _lines(statuses: list[tuple[RunStatus, bool]], width: int, ascii_only: bool)
         age = max(0.0, now - status.updated) if alive else 0.0
         until = clock_time(status.left - age) if alive and status.left is not None else ""
         figures = [f"{count} {name}" for name, count in sorted(status.tried.items()) if name != "ok"]
-        took = (now if alive else status.ended or status.updated) - status.started
+        took = max(0.0, (now if alive else status.ended or status.updated) - status.started)  # clocks may jump
         head = Line(f"{status.host} {status.executor}", "", status.done, status.total, clock - took, until, figures)
         out.append(head.compose(width, bar, rest))
         if not alive:
@@ -98,7 +98,7 @@ def _lines(statuses: list[tuple[RunStatus, bool]], width: int, ascii_only: bool)
         for work in status.at_work if alive else ():
             name = f"{work.label}: {work.phase}" if work.phase else work.label
             left = clock_time(work.left - age) if work.left is not None and work.left > 2 else ""
-            since = clock - (now - work.since)
+            since = clock - max(0.0, now - work.since)
             line = Line(name, work.state, work.done, work.total, since, left, _describe(work.figures))
             out.append(line.compose(width, bar, rest))
     return out[:MAX_LINES]

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 RESULTS = Path("results/local")
 """Not committed; the records this repository publishes lie in folders beside it."""
+PATIENCE_S = 60.0
+"""For a shared folder that is gone to come back."""
+LOOK_S = 0.2
 
 
 class Store:
@@ -134,7 +137,8 @@ class Store:
             self.moved.append(f"{path} {why}: ignored")
 
     def write(self, record: Record, items: tuple[Item, ...] = ()) -> None:
-        """Items first, then the record: a record that is there is whole."""
+        """Items first, then the record: a record that is there is whole. Waits for a shared folder that is gone for a while."""
+        wait_for_folder(self.root)
         if items:
             import pandas as pd
 
@@ -184,6 +188,27 @@ def is_disk_full(fault: BaseException) -> bool:
     """safetensors says it in words alone."""
     codes = (errno.ENOSPC, errno.EDQUOT)
     return getattr(fault, "errno", None) in codes or any(f"(os error {code})" in str(fault) for code in codes)
+
+
+def wait_for_folder(root: Path) -> None:
+    """Wait for a results folder that was there and is gone. It must not be made anew: what was in it may come back.
+
+    Raises:
+        FileNotFoundError: it does not, within PATIENCE_S.
+    """
+    end = time.monotonic() + PATIENCE_S
+    while not is_folder(root / "records"):
+        if time.monotonic() > end:
+            raise FileNotFoundError(errno.ENOENT, "the results folder is gone", str(root))
+        time.sleep(LOOK_S)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is one now: a disk that cannot be reached has none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def writable(path: Path) -> bool:

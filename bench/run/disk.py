@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.results.store import is_disk_full
+from bench.results import store
 from bench.system.cache import cache_dir
 
 NEARLY_FULL = 64 * 2**20
@@ -28,7 +29,7 @@ def full_disk_stops(results: Path) -> Iterator[None]:
     try:
         yield
     except OSError as fault:
-        if not is_disk_full(fault):
+        if not store.is_disk_full(fault):
             raise
         raise RunStopped(describe_full_disk(fault, results)) from fault
 
@@ -61,19 +62,28 @@ class ResultsFolder:
         self._handle = os.open(root / "records", os.O_RDONLY)  # while it is open no other folder gets its number
 
     def require(self) -> None:
-        """
+        """Waits for one that is gone, as where a shared disk cannot be reached for a while.
+
         Raises:
-            RunStopped: it is not the one that it was.
+            RunStopped: it does not come back, or is not the one that it was.
         """
-        try:
-            is_same = os.path.samestat(os.stat(self._root / "records"), os.fstat(self._handle))
-        except OSError:
-            is_same = False
-        if not is_same:
+        end = time.monotonic() + store.PATIENCE_S
+        while not self._is_there() and time.monotonic() < end:
+            time.sleep(store.LOOK_S)
+        if not self._is_there() or not self._is_same():
             raise RunStopped(
                 f"results folder {str(self._root)!r} vanished during the run, with the records in it: "
                 "run the same command again, with a folder that stays"
             )
+
+    def _is_there(self) -> bool:
+        return store.is_folder(self._root / "records")
+
+    def _is_same(self) -> bool:
+        try:
+            return os.path.samestat(os.stat(self._root / "records"), os.fstat(self._handle))
+        except OSError:
+            return False
 
     def close(self) -> None:
         os.close(self._handle)

@@ -58,6 +58,7 @@ class Journal:
         self._lock = FileLock(lock_of(root, name))
         self._written = self._logged = 0.0
         self._at_work: dict[str, AtWork] = {}
+        self._begun: dict[str, float] = {}
         self._attempt(self._begin)
 
     def _begin(self) -> None:
@@ -71,6 +72,7 @@ class Journal:
 
     def start(self, artifact: Artifact, label: str, device: str) -> None:
         """An artifact begins."""
+        self._begun[artifact.key] = time.monotonic()
         self._at_work[artifact.key] = AtWork(label=label, device=device, state="importing", since=time.time())
         self._attempt(lambda: self._renew(artifact.key))
         about = artifact.model_dump(include={"model", "seed", "dtype", "threads"})
@@ -108,8 +110,8 @@ class Journal:
 
     def end(self, key: str, cause: str) -> None:
         """An artifact's worker has ended. cause: of its death, "" where it did what it was asked."""
-        if at_work := self._at_work.pop(key, None):
-            self._log(key, {"event": "ended", "cause": cause, "seconds": round(time.time() - at_work.since, 1)})
+        if self._at_work.pop(key, None):
+            self._log(key, {"event": "ended", "cause": cause, "seconds": round(time.monotonic() - self._begun[key], 1)})
         self._write()
 
     def close(self, outcome: str = "") -> None:

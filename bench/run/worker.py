@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from bench.plan.artifact import Measurement
 from bench.results.record import DONE, Record
-from bench.results.store import Store, is_disk_full
+from bench.results.store import Store, is_disk_full, wait_for_folder
 from bench.run.descendants import adopt_orphans, end_descendants
 from bench.run.disk import describe_full_disk
 from bench.run.events import Events
@@ -112,6 +112,7 @@ def work(job: Assignment, events: Events) -> None:
 
 
 def _work(job: Assignment, events: Events) -> None:
+    wait_for_folder(job.results)  # the runner has made it
     store = Store(job.results)
     artifact = job.measurements[0].artifact
     lock = FileLock(store.lock(artifact.key))

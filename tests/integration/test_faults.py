@@ -2,9 +2,11 @@
 
 import errno
 import io
+import json
 import os
 import signal
 import sys
+import time
 
 import pytest
 from safetensors import SafetensorError
@@ -261,6 +263,48 @@ def test_full_disk_ends_the_work_with_the_reason(tmp_path, monkeypatch, where, f
     assert [e["event"] for e in label] == ["fatal"]
     assert label[0]["reason"].startswith("the disk is full (")
     assert {k[0] for k in runs.records(spec.results)} == {"dense"}
+
+
+@pytest.mark.slow
+def test_a_shared_folder_that_vanishes_for_ten_seconds_costs_nothing(tmp_path, monkeypatch, gate):
+    """Under a worker that is about to write."""
+    spec, command = prepared(tmp_path, methods=("waits", "declares"))
+    run, _ = stopped_at(gate, command)
+    spec.results.rename(tmp_path / "away")
+    gate.unlink()
+    time.sleep(10)
+    assert not spec.results.exists(), "somebody made it anew"
+    assert run.poll() is None
+    (tmp_path / "away").rename(spec.results)
+    _, err = run.communicate(timeout=PATIENCE_S)
+
+    assert run.returncode == 0, err
+    assert same(spec.results) == undisturbed(tmp_path, monkeypatch, methods=spec.methods)
+    assert not (spec.results / "corrupt").exists()
+
+
+@pytest.mark.parametrize("jump", [-1e6, 1e6])
+def test_a_clock_that_jumps_changes_no_record(tmp_path, monkeypatch, cli, jump):
+    """Back, or ahead, in the middle of a run."""
+    calm = runs.small(tmp_path / "calm", methods=("wanda",))
+    runs.run_here(calm)
+    cache.gc(everything=False, days=0)
+    runs.workers_here(monkeypatch)
+    real, calls = time.time, []
+
+    def jumping():
+        calls.append(1)
+        return real() + (jump if len(calls) > 12 else 0)
+
+    monkeypatch.setattr(time, "time", jumping)
+    summary = api.execute(runs.small(tmp_path / "r", methods=("wanda",)), LogDisplay(io.StringIO()))
+    code, out, _ = cli("top", tmp_path / "r")
+
+    assert summary.tried == {"ok": 6} and len(calls) > 20
+    assert same(tmp_path / "r") == same(tmp_path / "calm")
+    assert code == 0 and "6/6" in out and "-1 day" not in out
+    seconds = [json.loads(p.read_text().splitlines()[-1])["seconds"] for p in (tmp_path / "r/logs").iterdir()]
+    assert all(0 <= s < 1000 for s in seconds)
 
 
 class FullDiskWorker(runs.Here):

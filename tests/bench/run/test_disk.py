@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.results import store
 from bench.run import disk
 from helpers import runs
 
@@ -68,6 +69,7 @@ def test_results_that_vanish_end_the_run(tmp_path, cli, monkeypatch, again):
                 (tmp_path / "r/records").mkdir(parents=True)
             return iter(lines)
 
+    monkeypatch.setattr(store, "PATIENCE_S", 0.5)
     monkeypatch.setattr("bench.run.processes.WorkerProcesses.start", lambda *_: Deleting())
     code, _, err = cli("run", "--methods", "magnitude", "--measures", "size", *runs.flags(tmp_path / "r"))
 

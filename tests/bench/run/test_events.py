@@ -9,6 +9,7 @@ import pytest
 
 from bench import api
 from bench.plan import plan
+from bench.results.store import Store
 from bench.run import runner
 from bench.run.events import Events
 from bench.run.forecast import Forecast
@@ -26,6 +27,7 @@ def test_a_worker_says_what_it_does_before_each_first_step(tmp_path):
     spec = runs.small(tmp_path / "r", measures=("perplexity",))
     measurements = next(m for m in plan.make_plan(spec, fetch=True).artifacts().values() if m[0].artifact.seed is None)
     output = io.StringIO()
+    Store(spec.results)  # as a run does first
     work(Assignment(measurements=measurements, results=spec.results, wait=True), Events(output))
     events = [json.loads(line) for line in output.getvalue().splitlines()]
     said = [(e["phase"], e["state"]) for e in events if e["event"] == "state"]
@@ -87,7 +89,7 @@ def test_the_import_of_the_first_worker_is_not_expected_of_the_others(tmp_path, 
     monkeypatch.setattr(WorkerProcesses, "start", lambda processes, log: Worker())
     monkeypatch.setattr(runner, "SimpleQueue", InTurn)
     monkeypatch.setattr(runner, "Forecast", partial(Forecast, clock=clock))
-    monkeypatch.setattr(runner, "estimate_seconds", lambda missing: {ms[0].artifact.key: 5.0 for ms in missing})
+    monkeypatch.setattr(runner, "estimate_seconds", lambda missing, model: {ms[0].artifact.key: 5.0 for ms in missing})
     api.execute(runs.small(tmp_path / "r"), display)
 
     assert display.left == [10.0, 10.0], "two of five seconds; then one that takes the ten of the first"

@@ -1,0 +1,149 @@
+"""What a Ray task does on its node, without Ray: records of a node that does not see the results folder come whole."""
+
+import json
+import sys
+
+import pytest
+
+from bench import api
+from bench.plan.memory import estimate_bytes
+from bench.results.store import Store
+from bench.results.transfer import pack_record, unpack_record
+from bench.run import ray_task
+from bench.run.ray_executor import _places, resources_of
+from bench.run.worker import Assignment
+from bench.system.code_version import describe_code
+from helpers import runs
+from methods.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def world(tmp_path, monkeypatch):
+    runs.own_cache(tmp_path, monkeypatch)
+    monkeypatch.setattr(ray_task, "_watch", lambda *_: None)  # it asks the driver, through Ray
+    monkeypatch.setattr(ray_task, "_start", lambda job, log: (log.touch(), runs.Here())[1])
+
+
+def orders(spec, mark="", code=""):
+    """A task's order for each artifact."""
+    for measurements in api.plan(spec).artifacts().values():
+        job = Assignment(measurements=measurements, results=spec.results.resolve(), wait=True)
+        yield ray_task.Order(job=job, code=code or describe_code(), environment={}, mark=mark, stops="")
+
+
+def events_of(order):
+    return [json.loads(line) for line in ray_task.make(order.model_dump_json())]
+
+
+def contents(root):
+    return {r.key: r.same() for r in Store(root, write=False)}
+
+
+def test_records_of_a_node_that_sees_no_results_folder_come_whole(tmp_path):
+    here, away = runs.small(tmp_path / "here"), runs.small(tmp_path / "away")
+    runs.run_here(here)
+    store = Store(away.results)
+    for order in orders(away, mark="a file that is not here"):
+        events = events_of(order)
+        assert [e["event"] for e in events if e["event"] not in ("state", "progress")] == [
+            "begun", "node", "imported", *["record", "measurement"] * 3, "exit",
+        ]  # fmt: skip
+        assert events[1]["shares_results"] is False and not contents(away.results).keys() & {
+            m.key for m in order.job.measurements
+        }
+        for event in events:
+            if event["event"] == "record":
+                unpack_record(store, event, [m.key for m in order.job.measurements])
+
+    assert contents(away.results) == contents(here.results) and len(contents(here.results)) == 6
+    for record in store:
+        if record.items:
+            assert len(store.items(record)) == record.items.rows
+
+
+def test_a_node_that_sees_the_folder_writes_there(tmp_path):
+    spec = runs.small(tmp_path / "r")
+    (Store(spec.results).root / "locks/mark").touch()
+    for order in orders(spec, mark="mark"):
+        events = events_of(order)
+        assert events[1]["shares_results"] is True and not [e for e in events if e["event"] == "record"]
+    assert len(contents(spec.results)) == 6
+
+
+def test_another_version_makes_nothing(tmp_path):
+    spec = runs.small(tmp_path / "r")
+    Store(spec.results)
+    (event,) = events_of(next(orders(spec, code="9.9.9 (code 00000000)")))
+
+    assert (
+        event["event"] == "refused"
+        and "9.9.9 (code 00000000)" in event["reason"]
+        and describe_code() in event["reason"]
+    )
+    assert not contents(spec.results)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda p: p | {"items": p["items"][4:]}, "checksum mismatch"),
+        (lambda p: p | {"items": "é"}, "not whole|ASCII"),
+        (lambda p: p | {"record": p["record"].replace('"ok"', '"failed"')}, "changed after"),
+        (lambda p: p | {"record": "[]"}, "indices|attribute"),
+    ],
+)
+def test_damage_on_the_way_is_seen(tmp_path, change, words):
+    runs.run_here(runs.small(tmp_path / "r"))
+    source, target = Store(tmp_path / "r"), Store(tmp_path / "t")
+    key = next(r.key for r in source if r.items)
+    with pytest.raises(ValueError, match=words):
+        unpack_record(target, change(pack_record(source, key)), [key])
+    with pytest.raises(ValueError, match="not asked for"):
+        unpack_record(target, pack_record(source, key), ["another"])
+    assert not contents(tmp_path / "t")
+
+
+def test_a_finished_record_is_not_replaced(tmp_path):
+    runs.run_here(runs.small(tmp_path / "r"))
+    store = Store(tmp_path / "r")
+    record = next(iter(store))
+    before = store.path(record.key).read_bytes()
+    unpack_record(store, pack_record(store, record.key), [record.key])
+    assert store.path(record.key).read_bytes() == before
+
+
+def test_a_task_asks_for_what_its_plan_says(tmp_path):
+    artifact = api.plan(runs.small(tmp_path / "r", threads=3)).measurements[0].artifact
+    wanted = resources_of(artifact)
+
+    assert wanted == {"num_cpus": 3, "memory": int(estimate_bytes(artifact))}
+    assert _places({"CPU": 10.0, "memory": 100e9}, wanted) == 3
+    assert _places({"CPU": 10.0, "memory": 2.5e9}, wanted) == 2
+    assert _places({"memory": 100e9}, wanted) == 0
+    card = artifact.model_copy(update={"device": "cuda", "processes": 2})
+    assert resources_of(card)["num_gpus"] == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"device": "cuda:1"}, "Ray gives them out"),
+        ({"measures": ("speed",)}, "--executor local"),
+    ],
+)
+def test_what_a_cluster_cannot_do_is_refused(tmp_path, settings, words):
+    with pytest.raises(UserError, match=words):
+        api.plan(runs.small(tmp_path / "r", executor="ray", **settings))
+
+
+def test_threads_do_not_depend_on_the_driver_s_machine(tmp_path):
+    plan = api.plan(runs.small(tmp_path / "r", executor="ray", threads=None))
+    assert plan.measurements[0].artifact.threads == 1
+    one = api.plan(runs.small(tmp_path / "r", threads=1))
+    assert [m.key for m in plan.measurements] == [m.key for m in one.measurements]
+
+
+def test_without_ray_the_extra_is_named(tmp_path, cli, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, _, err = cli("run", "--executor", "ray", "--measures", "size", *runs.flags(tmp_path / "r"))
+    assert code == 2 and "pip install 'cast-bench[ray]'" in err.splitlines()[-1]
