@@ -297,7 +297,9 @@ class AdamS(torch.optim.Optimizer):
                 weights += w.numel()
         total = torch.stack(sums).sum(0) if sums else torch.zeros(3, dtype=torch.float64)
         self._unread = total, weights, self.param_groups[0]["step"]
-        if total.device.type == "cpu" or not is_single_process():  # all ranks read at the same time; a card is not waited for
+        if (
+            total.device.type == "cpu" or not is_single_process()
+        ):  # all ranks read at the same time; a card is not waited for
             _ = self.metrics
 
     def score(self, p: Tensor, w: Tensor) -> Tensor:

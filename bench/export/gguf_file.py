@@ -91,7 +91,9 @@ def _require_plain(config: dict[str, Any], folder: Path) -> None:
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind != "default":
-        raise UserError(f"{folder} scales its rotary embedding ({kind}), which is not written as GGUF: leave llamacpp out of --engine")
+        raise UserError(
+            f"{folder} scales its rotary embedding ({kind}), which is not written as GGUF: leave llamacpp out of --engine"
+        )
 
 
 def _theta(config: dict[str, Any]) -> float:

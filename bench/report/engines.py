@@ -117,7 +117,11 @@ def figures(found: Sequence[Entry]) -> dict[str, Any]:
         if entry.side == "2:4" and best is not entry:
             dense = next(e for e in found if e.record is entry.record and e.side == "dense")
             r = ratio(entry, dense)
-            mine[f"{entry.name} / dense"] = {"median": round(r.value, 3), "min": round(r.low, 3), "max": round(r.high, 3)}
+            mine[f"{entry.name} / dense"] = {
+                "median": round(r.value, 3),
+                "min": round(r.low, 3),
+                "max": round(r.high, 3),
+            }
         mine[f"noise, {entry.name} against itself"] = f"{entry.noise:.1%}"
     return out
 
@@ -133,7 +137,9 @@ def draw(found: Sequence[Entry], file: Path) -> Path:
     pyplot = start_figure(file)
     steps = list(dict.fromkeys(entry.step for entry in found))
     height = 1.2 + 0.28 * max(sum(e.step == step for e in found) for step in steps)
-    figure, axes = pyplot.subplots(1, len(steps), figsize=(5.6 * len(steps), height), squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(
+        1, len(steps), figsize=(5.6 * len(steps), height), squeeze=False, layout="constrained"
+    )
     for step, axis in zip(steps, axes[0], strict=True):
         shown = [entry for entry in found if entry.step == step][::-1]
         middle = [float(np.median(entry.blocks)) for entry in shown]
@@ -146,5 +152,7 @@ def draw(found: Sequence[Entry], file: Path) -> Path:
         axis.grid(alpha=0.3, linewidth=0.5, axis="x")
     identity = found[0].record.identity
     threads = found[0].record.notes["threads"]
-    figure.suptitle(f"{identity.model} · {identity.device}, {threads} threads", x=0.01, ha="left", fontsize=10, parse_math=False)
+    figure.suptitle(
+        f"{identity.model} · {identity.device}, {threads} threads", x=0.01, ha="left", fontsize=10, parse_math=False
+    )
     return save_figure(figure, file)

@@ -98,5 +98,9 @@ def require_device(device: str, kind: str, what: str) -> None:
         UserError: the device is of another kind.
     """
     if device.split(":")[0] != kind:
-        place = "a CUDA device: use --device cuda on a machine that has one" if kind == "cuda" else "a CPU: use --device cpu"
+        place = (
+            "a CUDA device: use --device cuda on a machine that has one"
+            if kind == "cuda"
+            else "a CPU: use --device cpu"
+        )
         raise UserError(f"--engine {what} measures on {place}")

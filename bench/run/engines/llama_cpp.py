@@ -78,7 +78,9 @@ def _check(folder: Path, file: Path, kind: str, threads: int) -> None:
         expected = loading.load(folder, Compute())(torch.from_numpy(ids)[None]).logits[0]
     off = float((got - expected).abs().max() / expected.abs().max())
     if not off <= TOLERANCES[kind]:
-        raise UserError(f"llama.cpp gives other logits for {folder} as GGUF {kind}, off by {off:.2g} of the largest: leave it out of --engine")
+        raise UserError(
+            f"llama.cpp gives other logits for {folder} as GGUF {kind}, off by {off:.2g} of the largest: leave it out of --engine"
+        )
 
 
 def _work(file: Path, step: Step, threads: int) -> Work:

@@ -185,5 +185,7 @@ def test_the_same_graph_with_zeros(tmp_path, monkeypatch):
 def test_what_cannot_be_is_one_sentence(capsys, monkeypatch, tmp_path, args, sentence):
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path))
     monkeypatch.setattr("bench.run.engines.contract.importlib.util.find_spec", lambda name: None)
-    code, _, err = call(capsys, monkeypatch, "speed", "--device", "cpu", "--model", "tiny", "--results", tmp_path, *args)
+    code, _, err = call(
+        capsys, monkeypatch, "speed", "--device", "cpu", "--model", "tiny", "--results", tmp_path, *args
+    )
     assert code == 2 and sentence in err and len(err.splitlines()) == 1, err

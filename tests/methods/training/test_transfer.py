@@ -46,16 +46,18 @@ class Waits(TorchDispatchMode):
                 self.note(str(func))
                 if func is aten._local_scalar_dense.default:
                     return torch.zeros((), dtype=args[0].dtype).item()
-                return func(*(torch.zeros_like(a, device="cpu") if isinstance(a, torch.Tensor) else a for a in args), **kwargs)
+                return func(
+                    *(torch.zeros_like(a, device="cpu") if isinstance(a, torch.Tensor) else a for a in args), **kwargs
+                )
         if func in INDEXED and any(i is not None and i.dtype == torch.bool for i in args[1]):
             self.note("index by a mask")
             return args[0]
         if func is aten._to_copy.default and args[0].device == META and kwargs.get("device") == torch.device("cpu"):
             self.note("copy to the CPU")
             return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
-        if func is aten._to_copy.default and args[0].device.type == "cpu" and kwargs.get("device") == META:
-            if not kwargs.get("non_blocking"):
-                self.note("copy from the CPU that waits")
+        to_device = func is aten._to_copy.default and args[0].device.type == "cpu" and kwargs.get("device") == META
+        if to_device and not kwargs.get("non_blocking"):
+            self.note("copy from the CPU that waits")
         if func is aten.copy_.default and args[0].device != args[1].device:
             to_device = args[0].device == META
             if not (to_device and len(args) > 2 and args[2]):
@@ -72,9 +74,7 @@ def count(make_job, tmp_path, monkeypatch):
 
     def run(name, dense):
         waits = Waits()
-        job = job_to_train(
-            dense, make_job, counting(), tmp_path, "dense" if name == "dense-ft" else "2:4", steps=STEPS
-        )
+        job = job_to_train(dense, make_job, counting(), tmp_path, "dense" if name == "dense-ft" else "2:4", steps=STEPS)
         teacher = job.teacher().to(META)
         prior = replace(job.prior, masks={n: m.to(META) for n, m in job.prior.masks.items()})
         job = replace(job, compute=Compute(device=META), teacher=lambda: teacher, prior=prior)
@@ -140,7 +140,9 @@ def test_a_check_for_packed_sequences_would_wait(count, make, monkeypatch):
 def test_batches_are_those_of_the_corpus_on_any_device(monkeypatch):
     corpus, asked = counting(), []
     real = type(corpus).batch
-    monkeypatch.setattr(type(corpus), "batch", lambda self, step, *place: (asked.append(step), real(self, step, *place))[1])
+    monkeypatch.setattr(
+        type(corpus), "batch", lambda self, step, *place: (asked.append(step), real(self, step, *place))[1]
+    )
     for device, ahead in ((torch.device("cpu"), []), (META, [0, 1, 2, 3])):
         batches = transfer.Batches(corpus, device, 0, 2)
         asked.clear()
@@ -159,7 +161,9 @@ def test_a_card_reads_pinned_memory_by_itself(monkeypatch):
     calls = []
     tensor = torch.ones(2)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (calls.append("pinned"), self)[1])
-    monkeypatch.setattr(torch.Tensor, "to", lambda self, to, non_blocking: (calls.append((to.type, non_blocking)), self)[1])
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda self, to, non_blocking: (calls.append((to.type, non_blocking)), self)[1]
+    )
     transfer.upload(tensor, torch.device("cuda"))
     assert calls == ["pinned", ("cuda", True)]
     assert transfer.upload(tensor, torch.device("cpu")) is tensor and len(calls) == 2

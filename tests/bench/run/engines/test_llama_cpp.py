@@ -76,7 +76,7 @@ def test_a_step_begins_where_the_cache_ended(package, model):
 
 def test_a_file_that_is_not_the_model_is_not_timed(package, model):
     package.off = 10.0
-    with pytest.raises(UserError, match="llama.cpp gives other logits for .* as GGUF fp16, off by"):
+    with pytest.raises(UserError, match=r"llama\.cpp gives other logits for .* as GGUF fp16, off by"):
         llama_cpp.LlamaCpp().contestants(model, Step("decode", 1, 8), "cpu", 2)
 
 
@@ -103,7 +103,9 @@ def test_what_the_format_is_not_written_for_is_a_sentence(tmp_path):
     with pytest.raises(UserError, match="of the family gpt2, and only llama is written as GGUF"):
         gguf_file.write(write(build("gpt2"), tmp_path / "a"), tmp_path / "x.gguf", "fp16")
     scaled = write(build("llama"), tmp_path / "b")
-    text = (scaled / "config.json").read_text().replace('"rope_type": "default"', '"rope_type": "linear", "factor": 2.0')
+    text = (
+        (scaled / "config.json").read_text().replace('"rope_type": "default"', '"rope_type": "linear", "factor": 2.0')
+    )
     (scaled / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"scales its rotary embedding \(linear\)"):
         gguf_file.write(scaled, tmp_path / "x.gguf", "fp16")

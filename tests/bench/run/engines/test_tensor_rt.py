@@ -124,7 +124,17 @@ def test_both_sides_are_one_file_built_with_and_without_sparse_kernels(package):
     sparse, dense = tensor_rt.TensorRt().contestants(Versions(), Step("decode", 1, 8), "cpu", 1)
 
     built = [name for name in package.log if isinstance(name, str)]
-    assert built == ["builder", "2:4 float16", "sparse weights", "profile", "build", "builder", "2:4 float16", "profile", "build"]
+    assert built == [
+        "builder",
+        "2:4 float16",
+        "sparse weights",
+        "profile",
+        "build",
+        "builder",
+        "2:4 float16",
+        "profile",
+        "build",
+    ]
     assert (sparse.side, dense.side) == ("2:4", "dense")
     assert sparse.notes == {"layers": 3, "sparse_layers": ["mm1"]}
     shapes = dict(entry for entry in package.log if isinstance(entry, tuple))
