@@ -55,9 +55,9 @@ class Waits(TorchDispatchMode):
         if func is aten._to_copy.default and args[0].device == META and kwargs.get("device") == torch.device("cpu"):
             self.note("copy to the CPU")
             return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
-        if func is aten._to_copy.default and args[0].device.type == "cpu" and kwargs.get("device") == META:
-            if not kwargs.get("non_blocking"):
-                self.note("copy from the CPU that waits")
+        to_device = func is aten._to_copy.default and args[0].device.type == "cpu" and kwargs.get("device") == META
+        if to_device and not kwargs.get("non_blocking"):
+            self.note("copy from the CPU that waits")
         if func is aten.copy_.default and args[0].device != args[1].device:
             to_device = args[0].device == META
             if not (to_device and len(args) > 2 and args[2]):
