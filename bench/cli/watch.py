@@ -13,6 +13,10 @@ import typer
 
 from bench.cli.console import print_json, print_line
 from bench.cli.flags import Json
+from bench.run.events import describe_figures
+from bench.run.forecast import clock_time
+from bench.system.terminal import make_console, shorten, width_of
+from bench.system.text import printable
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -37,7 +41,6 @@ def top(
     """
     from bench.results.run_status import read_statuses
     from bench.results.store import RESULTS, Store
-    from bench.system.terminal import make_console, width_of
 
     root = Store(results or RESULTS, write=False).root
     statuses, problems = read_statuses(root)
@@ -78,9 +81,6 @@ def _lines(statuses: list[tuple[RunStatus, bool]], width: int, ascii_only: bool)
     from rich.text import Text
 
     from bench.run.bars import Line
-    from bench.run.forecast import clock_time
-    from bench.system.terminal import shorten
-    from bench.system.text import printable
 
     bar, rest = ("#", "-") if ascii_only else ("━", "─")
     out = []
@@ -99,12 +99,6 @@ def _lines(statuses: list[tuple[RunStatus, bool]], width: int, ascii_only: bool)
             name = f"{work.label}: {work.phase}" if work.phase else work.label
             left = clock_time(work.left - age) if work.left is not None and work.left > 2 else ""
             since = clock - max(0.0, now - work.since)
-            line = Line(name, work.state, work.done, work.total, since, left, _describe(work.figures))
+            line = Line(name, work.state, work.done, work.total, since, left, describe_figures(work.figures))
             out.append(line.compose(width, bar, rest))
     return out[:MAX_LINES]
-
-
-def _describe(figures: dict[str, float]) -> list[str]:
-    from bench.run.events import describe_figures
-
-    return describe_figures(figures)

@@ -4,6 +4,7 @@ Nothing is lost, doubled or corrupt, and nobody is left. CAST_BENCH_SOAK_SEED an
 of them.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -86,10 +87,8 @@ def test_kills_at_random_times_lose_nothing(cluster, tmp_path, monkeypatch, vict
         run = start(cluster, results)
         time.sleep(moment)
         everyone = ray_cluster.workers()
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended before its time
             kill(cluster, victim, run, rng)
-        except psutil.NoSuchProcess:
-            pass  # it ended before its time
         _, err = run.communicate(timeout=PATIENCE_S)
         assert victim == "driver" or run.returncode == 0, f"{where}: {err}"
         again = start(cluster, results)
