@@ -73,7 +73,7 @@ def test_other_records_are_left_out():
 
 
 def test_figures_are_what_the_pages_take():
-    of_step = engines.figures(entries(*MADE))["decode after 8 tokens, 1 threads"]
+    of_step = engines.figures(entries(*MADE))["decode after 8 tokens, 1 thread"]
     assert of_step["native int8 2:4, tokens/s"] == 45 and of_step["noise, llamacpp q8_0 against itself"] == "1.0%"
     assert of_step["native int8 2:4 / llamacpp q8_0"] == {"median": 0.5, "min": 0.5, "max": 0.5}
     assert of_step["native int8 2:4 / native int8"]["median"] == of_step["native bf16 2:4 / dense"]["median"] == 1.5
