@@ -90,6 +90,11 @@ def rows(found: Sequence[Entry]) -> list[dict[str, Any]]:
     return out
 
 
+def _threads(record: Record) -> str:
+    count = record.notes["threads"]
+    return f"{count} thread" + ("" if count == 1 else "s")
+
+
 def _preferred(found: Iterable[Entry], entry: Entry) -> Entry | None:
     """The 2:4 side that an entry is compared with, of the same turn."""
     sparse = {
@@ -104,10 +109,10 @@ def figures(found: Sequence[Entry]) -> dict[str, Any]:
     """Tokens per second of each entry, ratios and noise, by step: what scripts/readme.py makes a table and a figure of."""
     out: dict[str, Any] = {}
     for entry in found:
-        mine = out.setdefault(f"{entry.step}, {entry.record.notes['threads']} threads", {})
+        mine = out.setdefault(f"{entry.step}, {_threads(entry.record)}", {})
         mine[f"{entry.name}, tokens/s"] = float(f"{float(np.median(entry.blocks)):.4g}")
     for entry in found:
-        mine = out[f"{entry.step}, {entry.record.notes['threads']} threads"]
+        mine = out[f"{entry.step}, {_threads(entry.record)}"]
         best = _preferred(found, entry)
         if best and best is not entry:
             r = ratio(best, entry)
@@ -151,8 +156,11 @@ def draw(found: Sequence[Entry], file: Path) -> Path:
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3, linewidth=0.5, axis="x")
     identity = found[0].record.identity
-    threads = found[0].record.notes["threads"]
     figure.suptitle(
-        f"{identity.model} · {identity.device}, {threads} threads", x=0.01, ha="left", fontsize=10, parse_math=False
+        f"{identity.model} · {identity.device}, {_threads(found[0].record)}",
+        x=0.01,
+        ha="left",
+        fontsize=10,
+        parse_math=False,
     )
     return save_figure(figure, file)

@@ -12,12 +12,14 @@ import torch
 
 from bench.inputs import models
 from bench.kernels.timing import Clock, CudaClock, WallClock
+from bench.measures.contract import Readings
 from bench.measures.speed.comparison import REPEAT_SUFFIX, Timings, interleave
 from bench.results.identity import Identity
 from bench.results.record import DONE, Item, Reading, Record
 from bench.results.store import Store
 from bench.run.engines.contract import DENSE, SPARSE, Contestant, Engine, Step
 from bench.run.engines.table import ENGINES
+from bench.run.measure import rows_of
 from bench.run.versions import ModelVersions
 from bench.system import digests, provenance
 from bench.system.cache import temporary_folder
@@ -131,9 +133,6 @@ def _fill(
     record: Record, engine: str, kind: str, sides: Mapping[str, Contestant], step: Step, timings: Timings
 ) -> tuple[Item, ...]:
     """Write readings and notes into a record. Returns its items: a block each, the same one in all records of a turn."""
-    from bench.measures.contract import Readings
-    from bench.run.measure import rows_of
-
     names = {side: _name(engine, kind, side) for side in sides}
     first = names.get(SPARSE) or names[DENSE]
     rates = {side: [step.prompt / s for s in timings.blocks[name]] for side, name in names.items()}

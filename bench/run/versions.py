@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bench.export.onnx_file import replace_weights
 from bench.inputs.models import Model
 from bench.run.engines.contract import SPARSE
 from bench.system import digests
@@ -80,8 +81,6 @@ class ModelVersions:
         exported = self._export(dtype)
         if (side == SPARSE) == self.is_sparse:
             return exported
-        from bench.export.onnx_file import replace_weights
-
         file = self.workdir / f"{side.replace(':', 'of')}-{dtype}" / exported.name
         if not file.exists():
             file.parent.mkdir(parents=True)

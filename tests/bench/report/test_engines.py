@@ -1,0 +1,87 @@
+"""Ratios, rows and figures of several engines, from records whose blocks are known."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench.report import engines
+from bench.results.identity import Identity, Protocol
+from bench.results.record import Record
+from methods.errors import UserError
+
+BLOCKS = 12
+PACE = np.linspace(1, 2, BLOCKS)
+"""A machine that speeds up: ratios within a block do not see it."""
+
+
+def record(engine, kind, tokens, dense=None, step="decode", **notes):
+    """A record, and its blocks: tokens per second in the first of them, of its 2:4 side where it has both."""
+    protocol = Protocol(name=step, version="b1,kv8" if step == "decode" else None, engine=engine)
+    identity = Identity(
+        model="m", stages=("x",), pattern="2:4", measure="speed", protocol=protocol, dtype=kind, device="cpu"
+    )
+    about = {"threads": 1, "kv_tokens": 8, "prompt_tokens": 4, "in_turn": ["a", "b"], "noise": {"dense": 0.01}}
+    table = {"value": tokens * PACE}
+    if dense:
+        about["noise"] = {"2:4": 0.02, "dense": 0.03}
+        table["tokens_per_s_dense"] = dense * PACE
+    found = Record(key=f"{engine}{kind}{step}", identity=identity, status="ok", notes=about | notes)
+    return found, pd.DataFrame(table)
+
+
+def entries(*pairs):
+    tables = {r.key: table for r, table in pairs}
+    return engines.entries([r for r, _ in pairs], lambda r: tables[r.key])
+
+
+MADE = (record("native", "int8", 30, 20), record("native", "bf16", 24, 16), record("llamacpp", "q8_0", 60))
+
+
+def test_a_ratio_is_block_by_block():
+    found = entries(*MADE)
+    assert [e.name for e in found] == [
+        "native int8 2:4",
+        "native int8",
+        "native bf16 2:4",
+        "native bf16",
+        "llamacpp q8_0",
+    ]
+    assert [e.noise for e in found] == [0.02, 0.03, 0.02, 0.03, 0.01]
+    fast, slow = found[0], found[4]
+    assert engines.ratio(fast, slow) == pytest.approx((0.5, 0.5, 0.5))
+    rows = engines.rows(found)
+    assert rows[4] == {
+        "engine": "llamacpp q8_0", "step": "decode after 8 tokens", "threads": 1, "tokens_per_s": 90.0, "noise": "1.0%",
+        "ratio_of": "native int8 2:4 / llamacpp q8_0", "ratio": "0.50 (0.50 to 0.50)",
+    }  # fmt: skip
+    assert (rows[0]["ratio_of"], rows[0]["ratio"]) == ("", "")
+
+
+def test_what_was_timed_at_another_time_is_not_compared():
+    other = record("torch", "bf16", 10, in_turn=["torch bf16 dense"])
+    found = entries(*MADE, other, record("torch", "fp32", 8, step="prefill"))
+    assert [row["ratio"] for row in engines.rows(found)][-2:] == ["", ""]
+
+
+def test_other_records_are_left_out():
+    linears = Record(
+        key="k", identity=MADE[0][0].identity.model_copy(update={"protocol": Protocol(name="linears")}), status="ok"
+    )
+    assert engines.entries([linears], lambda r: None) == []
+
+
+def test_figures_are_what_the_pages_take():
+    of_step = engines.figures(entries(*MADE))["decode after 8 tokens, 1 thread"]
+    assert of_step["native int8 2:4, tokens/s"] == 45 and of_step["noise, llamacpp q8_0 against itself"] == "1.0%"
+    assert of_step["native int8 2:4 / llamacpp q8_0"] == {"median": 0.5, "min": 0.5, "max": 0.5}
+    assert of_step["native int8 2:4 / native int8"]["median"] == of_step["native bf16 2:4 / dense"]["median"] == 1.5
+    json.dumps(of_step, allow_nan=False)
+
+
+def test_a_figure_has_every_entry(tmp_path):
+    text = engines.draw(entries(*MADE), tmp_path / "f.svg").read_text()
+    assert all(f"<!-- {name} -->" in text for name in ("native int8 2:4", "llamacpp q8_0"))
+    with pytest.raises(UserError, match="nothing to draw: no engine was timed"):
+        engines.draw([], tmp_path / "f.svg")
