@@ -110,6 +110,10 @@ FLAGS: dict[str, Any] = {
     "jobs": Annotated[
         int | None, typer.Option(help="Artifacts to make side by side; they share the cores [default: 1].")
     ],
+    "max_memory": Annotated[
+        float | None,
+        typer.Option(metavar="GB", help="Memory that each artifact may take; a model larger than that is streamed."),
+    ],
     "shard": Annotated[
         str | None,
         typer.Option(
