@@ -139,3 +139,13 @@ def test_states_come_back_as_they_were(tmp_path, dtype):
 
     assert len(states) == 2
     assert [torch.equal(a, b) for a, b in zip(states, (-first, second), strict=True)] == [True, True]
+
+
+def test_max_memory_says_what_fits(llama, keep_as, tmp_path):
+    from bench.run.job import fits_device
+
+    folder = Folder(keep_as(llama, tmp_path / "source"))
+    weights = 4 * sum(torch.Size(shape).numel() for shape in folder.shapes().values())
+    at = (folder, torch.device("cpu"), torch.float32)
+
+    assert fits_device(*at, 1.26e-9 * weights) and not fits_device(*at, 1.24e-9 * weights) and fits_device(*at)
