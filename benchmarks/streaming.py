@@ -1,8 +1,8 @@
 """What pruning block by block costs in memory and time: LLaMAs of random weights from 0.3 to 1.1 billion (TinyLlama's shape),
 by Wanda and SparseGPT, streamed from disk and in memory.
 
-`bench prune` in a process of its own, bfloat16, 2:4, 4 x 256 calibration tokens, one thread: seconds of the whole command, by
-the clock and of CPU, and the most memory that its process had.
+`bench prune` in a process of its own, bfloat16, 2:4, 4 x 256 calibration tokens, one thread: seconds of CPU of the whole
+command, and the most memory that its process had. Each row is kept as soon as it is measured, beside those that are there.
 
 python benchmarks/streaming.py [--layers 4 22] [--method wanda] [--folder DIR]
 """
@@ -16,11 +16,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from harness import finish
+from harness import RESULTS, finish, recorded
 
 ASSETS = Path(__file__).parent.parent / "bench" / "assets" / "tiny"
 LAYERS = (4, 10, 16, 22)
@@ -76,21 +75,15 @@ def make(folder: Path, layers: int) -> None:
 
 
 def prune(model: Path, method: str, mode: str, out: Path) -> dict[str, float]:
-    """Seconds of a `bench prune`, and its process's peak resident bytes."""
+    """Seconds of CPU of a `bench prune`, and its process's peak resident bytes."""
     settings = [word for setting in (*SETTINGS, f"stream={MODES[mode]}") for word in ("--set", setting)]
     command = [sys.executable, "-m", "bench", "prune", "--model", str(model), "--method", method, "--out", str(out)]
-    started = time.monotonic()
     child = subprocess.Popen([*command, *settings], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
-    took = time.monotonic() - started
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
-        sys.exit(f"{' '.join(child.args)} ended with code {child.returncode}")  # type: ignore[arg-type]
-    return {
-        "seconds": round(took, 1),
-        "seconds of CPU": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak_bytes": usage.ru_maxrss * 1024,
-    }
+        sys.exit(f"{' '.join(map(str, child.args))} ended with code {child.returncode}")  # type: ignore[arg-type]
+    return {"seconds of CPU": round(usage.ru_utime + usage.ru_stime, 1), "peak_bytes": usage.ru_maxrss * 1024}
 
 
 def main() -> None:
@@ -109,6 +102,8 @@ def main() -> None:
                 make(folder, layers)
             return
         figures: dict[str, Any] = {"a model": "random weights, bfloat16", "calibration": "4 x 256 tokens"}
+        if (RESULTS / "streaming.json").exists():
+            figures = recorded("streaming")  # rows that are not measured now stay
         for layers, folder in models.items():
             if not (folder / "config.json").exists():  # in a process of its own, whose memory is not counted
                 own = ["--make", "--layers", str(layers), "--folder", str(folder.parent)]
@@ -118,10 +113,8 @@ def main() -> None:
                     row = prune(folder, method, mode, Path(room) / "out")
                     shutil.rmtree(Path(room) / "out")
                     shutil.rmtree(Path(os.environ["CAST_BENCH_CACHE"]) / "artifacts")  # it would be found there
-                    about = figures.setdefault(f"{method}, {mode}", {})
-                    about[f"{parameters(layers) / 1e9:.1f} B"] = row
-                    print(f"{method} {mode} {layers} layers: {row}", file=sys.stderr, flush=True)
-    finish("streaming", figures)
+                    figures.setdefault(f"{parameters(layers) / 1e9:.1f} B", {})[f"{method}, {mode}"] = row
+                    finish("streaming", figures)
 
 
 if __name__ == "__main__":

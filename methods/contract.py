@@ -78,8 +78,10 @@ class Compute:
     dtype: torch.dtype = field(default_factory=lambda: _torch().float32)
     threads: int = 1
     stream: bool = False
+    max_bytes: int | None = None
+    """Of this machine's memory that this process may take, about; None: as much as there is."""
     scratch: Path | None = None
-    """Calibration activations lie in a file in this folder; None: in memory."""
+    """A folder for what `max_bytes` leaves no place for."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,6 +122,10 @@ FLAGS: dict[str, Any] = {
     "ray_address": Annotated[
         str | None, typer.Option(help="Ray cluster: HOST:PORT; local starts one on this machine [default: auto].")
     ],
+    "max_memory": Annotated[
+        float | None,
+        typer.Option(metavar="GB", help="Memory that each artifact may take; a model larger than that is streamed."),
+    ],
     "shard": Annotated[
         str | None,
         typer.Option(

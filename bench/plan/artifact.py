@@ -100,6 +100,8 @@ class Artifact(_Frozen):
     device: str
     threads: int
     stream: bool
+    max_memory: float | None = None
+    """GB of this machine's memory that it may take; no part of the key."""
     checkpoint_s: float = 300
     """Seconds between two checkpoints of a training; no part of the key."""
 

@@ -120,6 +120,7 @@ def _artifacts(request: Request, inputs: ModelInputs) -> Iterator[Artifact]:
                     device=request.device,
                     threads=request.threads,
                     stream=spec.stream,
+                    max_memory=spec.max_memory,
                     checkpoint_s=spec.training.checkpoint_s,
                 )
 

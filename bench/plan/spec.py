@@ -170,6 +170,9 @@ class Spec(_Strict):
     """Of the cluster's head, HOST:PORT; auto: the one that this machine belongs to; local: a new one on this machine."""
     shard: str | None = None
     """Only this part of the plan, for example "2/4", or "slurm" in a task of a Slurm array; None: all of it."""
+    max_memory: float | None = Field(default=None, gt=0, le=10**6)
+    """GB of this machine's memory that each artifact may take, about: a model that does not fit is streamed, and calibration
+    activations that do not fit are kept on disk. None: what is free. Changes no number."""
     stream: bool = False
     """Bring the model to the device block by block while pruning; on by itself where it would not fit."""
     calibration: Calibration = Calibration()

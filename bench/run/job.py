@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,7 +62,8 @@ class Workspace:
             device=device,
             dtype=dtype,
             threads=artifact.threads,
-            stream=artifact.stream or not fits_device(self.source, device, dtype),
+            stream=artifact.stream or not fits_device(self.source, device, dtype, artifact.max_memory),
+            max_bytes=int(1e9 * artifact.max_memory) if artifact.max_memory else None,
         )
         self._tokenizer: Any = None
 
@@ -91,7 +92,7 @@ class Workspace:
             training=text,
             validation=validation,
             budget=Budget(tokens=run.tokens, micro=run.micro, checkpoint_s=artifact.checkpoint_s) if run else Budget(),
-            compute=self.compute,
+            compute=replace(self.compute, scratch=workdir),
             seed=artifact.seed or 0,
             workdir=checkpoint_folder(artifact) if text else workdir,
             progress=self.progress,
@@ -154,8 +155,13 @@ def checkpoint_folder(artifact: Artifact) -> Path:
     return cache_dir() / "training" / artifact.key[:32]
 
 
-def fits_device(folder: Folder, device: torch.device, dtype: torch.dtype) -> bool:
-    """Would the model take less than four fifths of what the device has free?"""
+def fits_device(folder: Folder, device: torch.device, dtype: torch.dtype, max_memory: float | None = None) -> bool:
+    """Would the model take less than four fifths of what the device has free? Of a CPU, at most `max_memory` GB."""
     need = sum(math.prod(s) for s in folder.shapes().values()) * dtype.itemsize
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory(max_memory)
     return need < 0.8 * free
+
+
+def _free_memory(max_memory: float | None) -> float:
+    free: int = psutil.virtual_memory().available
+    return min(free, 1e9 * max_memory) if max_memory else free

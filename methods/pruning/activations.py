@@ -21,6 +21,10 @@ Accumulate = Callable[[Tensor, Tensor | None], Tensor]
 """accumulate(x, total) -> the statistic with the inputs x, float [tokens, in], added. total is None at first."""
 
 
+LIBRARY_BYTES = 500 * 10**6
+"""About what a process takes that has imported torch and transformers, before it has a model."""
+
+
 class StatesOnDisk:
     """A list of tensors in a file that nobody else sees and that goes with this process. Only one is in memory at a time.
 
@@ -28,7 +32,7 @@ class StatesOnDisk:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  open as long as this list
         self._entries: list[tuple[int, torch.dtype, torch.Size]] = []
         self._end = 0
 
@@ -60,7 +64,7 @@ class StatesOnDisk:
 
 def _bytes_of(tensor: Tensor) -> memoryview:
     """The memory of a contiguous tensor."""
-    return memoryview(tensor.view(-1).view(torch.uint8).numpy())
+    return tensor.view(-1).view(torch.uint8).numpy().data
 
 
 class _Stop(Exception):
@@ -104,7 +108,6 @@ class Activations:
 
         all_experts: every expert sees all tokens while statistics are collected.
         """
-        self._storage = torch.device("cpu") if compute.stream else compute.device
         self._device = compute.device
         self._all_experts = all_experts
         self.tokens = tokens.numel()
@@ -112,7 +115,12 @@ class Activations:
         """How many tokens came to each linear of an expert."""
         self.few: list[str] = []
         """Of these, where they were fewer than the linear's inputs."""
-        self.hidden: list[Tensor] | StatesOnDisk = StatesOnDisk(compute.scratch) if compute.scratch else []
+        width = model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
+        on_disk = compute.scratch is not None and not _fits(
+            tokens.numel() * width * compute.dtype.itemsize, model, blocks, compute
+        )
+        self.hidden: list[Tensor] | StatesOnDisk = StatesOnDisk(compute.scratch) if on_disk else []  # type: ignore[arg-type]
+        self._storage = torch.device("cpu") if compute.stream or on_disk else compute.device
         self._calls: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
         originals = list(blocks)
         for part in tokens.split(batch or max(1, BATCH_TOKENS[self._device.type] // tokens.shape[1])):
@@ -205,3 +213,15 @@ class Activations:
                 self.few.append(name)
         self.reached |= reached
         return found, sampled
+
+
+def _fits(states: int, model: nn.Module, blocks: nn.ModuleList, compute: Compute) -> bool:
+    """Whether so many bytes of activations fit beside the model in `compute.max_bytes`: beside all of it, or where it is
+    streamed two blocks and what is outside the blocks."""
+    if compute.max_bytes is None:
+        return True
+    inside = [sum(p.numel() for p in block.parameters()) for block in blocks]
+    parameters = sum(p.numel() for p in model.parameters())
+    if any(p.is_meta for p in blocks.parameters()):
+        parameters += min(2, len(inside)) * max(inside) - sum(inside)
+    return LIBRARY_BYTES + parameters * compute.dtype.itemsize + states <= compute.max_bytes

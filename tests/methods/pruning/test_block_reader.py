@@ -1,0 +1,151 @@
+"""A model larger than memory: how much of it is there at a time, whatever the machine."""
+
+import gc
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from bench.inputs import loading
+from methods.contract import Compute
+from methods.folder import Folder
+from methods.pruning import walk as walks
+from methods.pruning.walk import Walk
+
+DEEP = LlamaConfig(
+    num_hidden_layers=8,
+    hidden_size=64,
+    intermediate_size=256,
+    vocab_size=64,
+    num_attention_heads=4,
+    max_position_embeddings=64,
+    pad_token_id=0,
+    bos_token_id=1,
+    eos_token_id=2,
+)
+
+
+def live_bytes():
+    """Of all tensors of this process that have memory."""
+    storages = {}
+    for thing in gc.get_objects():
+        if type(thing) in (torch.Tensor, torch.nn.Parameter) and not thing.is_meta:
+            storage = thing.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+@pytest.fixture
+def deep(make_job, keep_as, tmp_path):
+    """A job over a model of many blocks on disk, and the model without them."""
+    folder = keep_as(AutoModelForCausalLM.from_config(DEEP), tmp_path / "source")
+    model = loading.load(folder, Compute(stream=True))
+    return model, make_job(model, source=folder, workdir=tmp_path, compute=Compute(stream=True))
+
+
+def squares(x, total):
+    return x.square().sum(0) if total is None else total + x.square().sum(0)
+
+
+@pytest.mark.parametrize("accumulate", [None, squares], ids=["weights alone", "calibrated"])
+def test_about_two_blocks_are_in_memory(deep, accumulate, monkeypatch):
+    monkeypatch.setattr(walks, "STREAMED_SHARD_BYTES", 1)
+    model, job = deep
+    block = 4 * (4 * 64 * 64 + 3 * 64 * 256 + 2 * 64)
+    inputs = (
+        4 * job.calibration.numel() * (64 + 3 * 64 + 256 if accumulate else 0)
+    )  # of the block; samples of its linears
+    before, peak = live_bytes(), 0
+
+    for visit in Walk(model, job, accumulate):
+        time.sleep(0.005)  # for the thread
+        visit.prune(visit.weight > 0)
+        peak = max(peak, live_bytes() - before)
+
+    assert peak <= 2 * block + inputs + 4 * 64 * 256 + 2**15  # the weight as it was; statistics
+    assert peak > 1.5 * block, "the next block is not read in time"
+    assert live_bytes() - before < block / 2
+
+
+def test_next_block_is_read_while_this_one_is_in_use(deep, monkeypatch):
+    model, job = deep
+    read, threads, is_read = [], set(), threading.Event()
+    tensor = Folder.tensor
+
+    def spy(self, name):
+        read.append(name)
+        threads.add(threading.current_thread())
+        if name.startswith("model.layers.1."):
+            is_read.set()
+        return tensor(self, name)
+
+    monkeypatch.setattr(Folder, "tensor", spy)
+    visits = iter(Walk(model, job))
+    next(visits)
+
+    assert is_read.wait(30) and len(threads) == 2
+    assert not [n for n in read if n.startswith("model.layers.2.")]
+    visits.close()
+    assert not [t for t in threads if t.is_alive() and t is not threading.current_thread()], (
+        "the thread ends with the walk"
+    )
+
+
+def test_fault_of_the_thread_is_raised(deep, monkeypatch):
+    model, job = deep
+    tensor = Folder.tensor
+
+    def fail(self, name):
+        if name.startswith("model.layers.3."):
+            raise OSError("the disk is gone")
+        return tensor(self, name)
+
+    monkeypatch.setattr(Folder, "tensor", fail)
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(Walk(model, job))
+
+
+def test_activations_on_disk_change_nothing(llama, make_job, tmp_path, monkeypatch):
+    job = make_job(llama)
+    monkeypatch.setattr("methods.pruning.activations.LIBRARY_BYTES", 0)
+    weights = 4 * sum(p.numel() for p in llama.parameters())
+    states = 4 * job.calibration.numel() * 32
+
+    def stats(**limits):
+        there = replace(job, compute=replace(job.compute, scratch=tmp_path, **limits))
+        walk = Walk(llama, there, squares, batch=4)
+        return {v.name: v.stat for v in walk}, type(walk._activations.hidden).__name__
+
+    here, kind = stats(max_bytes=weights + states)
+    there, other = stats(max_bytes=weights + states - 1)
+
+    assert (kind, other) == ("list", "StatesOnDisk")
+    assert here.keys() == there.keys() and all(torch.equal(here[k], there[k]) for k in here)
+    assert not list(tmp_path.iterdir()), "nobody else sees the file"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_states_come_back_as_they_were(tmp_path, dtype):
+    from methods.pruning.activations import StatesOnDisk
+
+    first, second = torch.randn(2, 3, 4).to(dtype), torch.randn(1, 3, 4).to(dtype)
+    states = StatesOnDisk(tmp_path)
+    states.append(first)
+    states.append(second)
+    states[0] = -first
+
+    assert len(states) == 2
+    assert [torch.equal(a, b) for a, b in zip(states, (-first, second), strict=True)] == [True, True]
+
+
+def test_max_memory_says_what_fits(llama, keep_as, tmp_path):
+    from bench.run.job import fits_device
+
+    folder = Folder(keep_as(llama, tmp_path / "source"))
+    weights = 4 * sum(torch.Size(shape).numel() for shape in folder.shapes().values())
+    at = (folder, torch.device("cpu"), torch.float32)
+
+    assert fits_device(*at, 1.26e-9 * weights) and not fits_device(*at, 1.24e-9 * weights) and fits_device(*at)
