@@ -124,7 +124,8 @@ def flags(results, quantizers="none", **settings) -> list[str]:
 def run_here(spec, *, only=None) -> list[dict]:
     """What the workers of a run would say, without their processes. only: names of methods."""
     output = io.StringIO()
-    Store(spec.results)  # as a run does first
+    if not spec.results.is_dir():
+        Store(spec.results)  # as a run does first
     for measurements in plan.make_plan(spec, fetch=True).artifacts().values():
         if only is None or measurements[0].artifact.method in only:
             work(Assignment(measurements=measurements, results=spec.results, wait=True), Events(output))
