@@ -19,7 +19,11 @@ RESULTS = Path(__file__).parent.parent / "results" / "benchmarks"
 
 def like_a_worker() -> None:
     """Start this program over in the environment that `bench run` gives its workers, unless that is here."""
-    if (environment := worker_environment()) != os.environ:
+    environment = worker_environment()
+    path = environment.get("PYTHONPATH", "").split(os.pathsep)
+    if (own := str(Path(__file__).resolve().parent)) not in path:  # workers do not search the script's folder
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [own, *path]))
+    if environment != os.environ:
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)
 
 
