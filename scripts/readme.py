@@ -6,7 +6,7 @@ python scripts/readme.py --check  exit 1 if any is stale
 What is between these comments is replaced:
 
 <!-- table: results/FOLDER --> and <!-- /table -->          the table of a results folder
-<!-- leaders: results/FOLDER --> and <!-- /leaders -->      the first rows of a folder's leaderboard, in few columns
+<!-- leaders: results/A results/B --> and <!-- /leaders -->  the first rows of the folders' leaderboard, in few columns
 <!-- benchmark: NAME --> and <!-- /benchmark -->            a figure of a benchmark (docs/figures), and its numbers
 <!-- ratio: results/FOLDER A B --> and <!-- /ratio -->      perplexity ratios of pairs of methods, named as in the table
 <!-- scaling: results/FOLDER --> and <!-- /scaling -->      the scaling law of a grid of runs
@@ -41,8 +41,8 @@ def leaderboard(folder: str) -> str:
     return "\n".join(f"**{escape_markdown(t.title)}**\n\n{table.to_markdown(t)}" for t in tables)
 
 
-def leaders(folder: str) -> str:
-    section = boards.make_sections([resolve.read(ROOT / folder)], ROOT / "no papers")[0]
+def leaders(folders: str) -> str:
+    section = boards.make_sections([resolve.read(ROOT / folder) for folder in folders.split()], ROOT / "no papers")[0]
     whole = section.tables[0].to_text_table()
     shown = [i for name in LEADER_COLUMNS for i, header in enumerate(whole.headers) if header.startswith(name)]
     few = table.TextTable(
