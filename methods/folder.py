@@ -31,6 +31,10 @@ CONSTANTS = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv
 """Causal masks and rotary frequencies, which older files contain."""
 
 
+ALIGNMENT = 64
+"""Bytes: torch begins its own tensors at a multiple of it."""
+
+
 class Folder:
     """A model on disk. Tensor names are those of the model's state dict, also where its file leaves out a prefix.
 
@@ -139,9 +143,12 @@ class Folder:
     def tensor(self, name: str) -> Tensor:
         """Read one tensor, on the CPU, in the dtype of the file."""
         if name in self._pieces:
-            return self._join(self._pieces[name])
-        shard, inner = self._where[name]
-        return self._file(shard).get_tensor(inner)  # type: ignore[no-any-return]
+            tensor = self._join(self._pieces[name])
+        else:
+            shard, inner = self._where[name]
+            tensor = self._file(shard).get_tensor(inner)
+        # products round by where their operands begin, and a reader begins them anywhere
+        return tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor
 
     def _file(self, shard: str) -> Any:
         from safetensors import safe_open

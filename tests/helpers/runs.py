@@ -124,7 +124,7 @@ def flags(results, quantizers="none", **settings) -> list[str]:
 def run_here(spec, *, only=None) -> list[dict]:
     """What the workers of a run would say, without their processes. only: names of methods."""
     output = io.StringIO()
-    if not spec.results.is_dir():
+    if not (spec.results / "records").is_dir():
         Store(spec.results)  # as a run does first
     for measurements in plan.make_plan(spec, fetch=True).artifacts().values():
         if only is None or measurements[0].artifact.method in only:

@@ -47,6 +47,7 @@ SETTINGS = {
     "eta": FRACTION,
     "temperature": POSITIVE,
     "recompute": FLAG,
+    "compile": Range("one of auto, on, off", "", ("maybe",)),
 }
 SPARSEGPT = {"damping": FRACTION, "block": COUNT}
 GROUP = {"group": COUNT}
