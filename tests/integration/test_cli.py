@@ -121,7 +121,15 @@ def test_every_flag_of_a_spec_is_a_flag_of_each_command_that_makes_one():
     offered = {c: set(inspect.signature(getattr(commands, c)).parameters) for c in ("run", "plan", "prune")}
 
     assert offered["run"] == offered["plan"] - {"slurm", "shards"} == {*FLAGS, "json"}
-    assert offered["prune"] == {*FLAGS, "out"} - {"measures", "tasks", "results", "jobs", "executor", "ray_address", "shard"}
+    assert offered["prune"] == {*FLAGS, "out"} - {
+        "measures",
+        "tasks",
+        "results",
+        "jobs",
+        "executor",
+        "ray_address",
+        "shard",
+    }
 
 
 @pytest.mark.parametrize(

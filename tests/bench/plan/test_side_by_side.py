@@ -131,7 +131,9 @@ def test_large_artifacts_wait_for_memory(monkeypatch, tmp_path):
             return iter(())
 
     monkeypatch.setattr(WorkerProcesses, "start", lambda *_: Worker())
-    monkeypatch.setattr(runner.psutil, "virtual_memory", lambda: type("Memory", (), {"available": one * 1.5, "total": one * 9})())
+    monkeypatch.setattr(
+        runner.psutil, "virtual_memory", lambda: type("Memory", (), {"available": one * 1.5, "total": one * 9})()
+    )
     spied = runner.Sweep
     sweep = None
 
