@@ -1,12 +1,10 @@
 """Artifacts on a Ray cluster of two nodes on this machine: the records of the local executor, whatever dies on the way."""
 
-import json
 import signal
 
 import psutil
 import pytest
 
-from bench.results.store import Store
 from bench.system.cache import cache_dir
 from helpers import faulty, ray_cluster, runs
 from helpers.ray_cluster import PATIENCE_S, node_of, wait_for
@@ -52,24 +50,13 @@ def gate(gate_file, monkeypatch):
     gate_file.unlink(missing_ok=True)
 
 
-def contents(results):
-    """Every record by what it measures: no two of a kind."""
-    found = {}
-    for record in Store(results, write=False):
-        kind = json.dumps(record.identity.labels())
-        assert kind not in found, f"doubled: {kind}"
-        found[kind] = record.same()
-    assert not (results / "corrupt").exists()
-    return found
-
-
 def undisturbed(tmp_path, monkeypatch, **changes):
     """The records of the same run on the local executor, elsewhere."""
     monkeypatch.delenv("GATE", raising=False)
     (tmp_path / "calm").mkdir()
     runs.own_cache(tmp_path / "calm", monkeypatch)
     runs.run_here(runs.small(tmp_path / "calm/r", **changes))
-    return contents(tmp_path / "calm/r")
+    return ray_cluster.contents(tmp_path / "calm/r")
 
 
 def started(cluster, results, methods, measures="size", **settings):
@@ -95,7 +82,7 @@ def test_records_are_those_of_the_local_executor(cluster, tmp_path, monkeypatch)
     assert "writes into the results folder" in err
     chosen = {"methods": ("magnitude", "wanda"), "quantizers": ("none", "int8"), "measures": ("perplexity", "size")}
     expected = undisturbed(tmp_path, monkeypatch, **chosen)
-    assert contents(tmp_path / "r") == expected and len(expected) == 18
+    assert ray_cluster.contents(tmp_path / "r") == expected and len(expected) == 18
 
 
 WAITING = ("waits", "waits:at=write")
@@ -118,7 +105,9 @@ def test_what_dies_is_made_again_elsewhere(cluster, tmp_path, monkeypatch, gate,
         cluster.add_node(num_cpus=1)
 
     assert err.count("it is made again elsewhere") == 1, err
-    assert contents(tmp_path / "r") == undisturbed(tmp_path, monkeypatch, methods=WAITING, measures=("size",))
+    assert ray_cluster.contents(tmp_path / "r") == undisturbed(
+        tmp_path, monkeypatch, methods=WAITING, measures=("size",)
+    )
 
 
 def test_a_driver_that_dies_is_started_again(cluster, tmp_path, monkeypatch, gate):
@@ -130,7 +119,9 @@ def test_a_driver_that_dies_is_started_again(cluster, tmp_path, monkeypatch, gat
     gate.unlink()
     ended(started(cluster, tmp_path / "r", ",".join(WAITING)))
 
-    assert contents(tmp_path / "r") == undisturbed(tmp_path, monkeypatch, methods=WAITING, measures=("size",))
+    assert ray_cluster.contents(tmp_path / "r") == undisturbed(
+        tmp_path, monkeypatch, methods=WAITING, measures=("size",)
+    )
 
 
 def saved_steps():
@@ -158,7 +149,7 @@ def test_a_training_is_saved_first_and_goes_on(cluster, tmp_path, monkeypatch, g
         ended(started(cluster, tmp_path / "r", "slow", **settings))
 
     expected = undisturbed(tmp_path, monkeypatch, methods=("slow",), measures=("size",), training=TRAINING)
-    assert contents(tmp_path / "r") == expected
+    assert ray_cluster.contents(tmp_path / "r") == expected
 
 
 def test_a_worker_that_ends_by_itself_costs_its_own_artifact(cluster, tmp_path):

@@ -5,7 +5,6 @@ of them.
 """
 
 import contextlib
-import json
 import os
 import random
 import time
@@ -13,7 +12,6 @@ import time
 import psutil
 import pytest
 
-from bench.results.store import Store
 from helpers import ray_cluster, runs
 
 pytest.importorskip("ray")
@@ -32,16 +30,6 @@ def cluster():
 @pytest.fixture(autouse=True)
 def world(tmp_path, monkeypatch):
     runs.own_cache(tmp_path, monkeypatch)
-
-
-def contents(results):
-    """Every record by what it measures: no two of a kind."""
-    found = {}
-    for record in Store(results, write=False):
-        kind = json.dumps(record.identity.labels())
-        assert kind not in found, f"doubled: {kind}"
-        found[kind] = record.same()
-    return found
 
 
 def start(cluster, results):
@@ -73,7 +61,7 @@ def test_kills_at_random_times_lose_nothing(cluster, tmp_path, monkeypatch, vict
         tmp_path / "calm", methods=("magnitude", "wanda"), quantizers=("none", "int8"), measures=("perplexity", "size")
     )
     runs.run_here(calm)
-    expected = contents(calm.results)
+    expected = ray_cluster.contents(calm.results)
     started = time.monotonic()
     first = start(cluster, tmp_path / "timed")
     assert first.communicate(timeout=PATIENCE_S) and first.returncode == 0
@@ -94,6 +82,6 @@ def test_kills_at_random_times_lose_nothing(cluster, tmp_path, monkeypatch, vict
         again = start(cluster, results)
         _, err = again.communicate(timeout=PATIENCE_S)
         assert again.returncode == 0, f"{where}: {err}"
-        assert contents(results) == expected, where
+        assert ray_cluster.contents(results) == expected, where
         assert not (results / "corrupt").exists(), where
         assert not psutil.wait_procs(everyone, timeout=60)[1], f"left behind, {where}"
