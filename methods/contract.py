@@ -72,12 +72,14 @@ def _torch() -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """Where and how to compute. stream: the model is larger than the device, so it is moved there block by block."""
+    """Where and how to compute. stream: the model is larger than the device, so it is moved there block by block; is_shared:
+    several processes share a training, and each takes its part of the model."""
 
     device: torch.device = field(default_factory=lambda: _torch().device("cpu"))
     dtype: torch.dtype = field(default_factory=lambda: _torch().float32)
     threads: int = 1
     stream: bool = False
+    is_shared: bool = False
     max_bytes: int | None = None
     """Of this machine's memory that this process may take, about; None: as much as there is."""
     scratch: Path | None = None

@@ -92,6 +92,8 @@ class Artifact(_Frozen):
     training: TrainingRun | None = None
     processes: int = 1
     """That share a training."""
+    nodes: int = 1
+    """Over which they are spread; no part of the key."""
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     seed: int | None

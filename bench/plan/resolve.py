@@ -67,6 +67,26 @@ def is_control(chain: tuple[Choice, ...]) -> bool:
     return all(registry.lookup("methods", choice.name).dense for choice in chain)
 
 
+def _require_nodes(spec: Spec) -> None:
+    """
+    Raises:
+        UserError: a training cannot be divided among its nodes, or not by this executor.
+    """
+    nodes, processes = spec.training.nodes, spec.training.processes
+    if nodes == 1:
+        return
+    if processes % nodes:
+        raise UserError(
+            f"training.processes={processes} cannot be divided among training.nodes={nodes}: use a multiple of {nodes}"
+        )
+    if spec.executor != "local":
+        raise UserError(
+            f"training.nodes={nodes} is not for executor {spec.executor}: use --executor local, or one node"
+        )
+    if spec.jobs not in (None, 1):
+        raise UserError(f"training.nodes={nodes} takes one artifact at a time: leave --jobs {spec.jobs} out")
+
+
 def resolve_request(spec: Spec, *, fetch: bool = False) -> Request:
     """
     Raises:
@@ -83,6 +103,7 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> Request:
             f"training.processes={spec.training.processes} divides one training among cards, and device {spec.device} gives "
             "each card an artifact: use --device cuda, or leave training.processes out"
         )
+    _require_nodes(spec)
     chains = tuple(tuple(parse_chain(text)) for text in dict.fromkeys(("dense", *spec.methods)))
     patterns = tuple(Pattern.parse(text) for text in spec.patterns)
     for chain, pattern in itertools.product(chains, patterns):

@@ -35,8 +35,8 @@ CARRIED = ("config.json", *models.COMPANIONS)
 class Builder:
     """Everything that happens to one artifact in its process."""
 
-    def __init__(self, artifact: Artifact, progress: PhaseProgress, rank: int = 0) -> None:
-        self.workspace = Workspace(artifact, progress, rank)
+    def __init__(self, artifact: Artifact, progress: PhaseProgress, card: int = 0) -> None:
+        self.workspace = Workspace(artifact, progress, card)
         self.source, self.targets = self.workspace.source, self.workspace.targets
 
     def build(self, artifact: Artifact) -> BuiltArtifact:
@@ -87,7 +87,7 @@ class Builder:
         stage = artifact.stages[-1]
         source, method, job = self.workspace.job(artifact, before, workdir)
         tokens = job.calibration
-        model = loading.load(source, self.workspace.compute)
+        model = loading.load(source, job.compute)
         torch.manual_seed(job.seed)
         self.workspace.progress.enter("first step")
         started = time.monotonic()
@@ -120,7 +120,7 @@ class Builder:
         before = self._before(artifact)
         with temporary_folder(artifact.key[:8]) as workdir:
             source, method, job = self.workspace.job(artifact, before, workdir)
-            model = loading.load(source, self.workspace.compute)
+            model = loading.load(source, job.compute)
             torch.manual_seed(job.seed)
             method.apply(model, job)
 

@@ -51,12 +51,12 @@ class BuiltArtifact:
 class Workspace:
     """One artifact's source model in this process: its folder, targets, tokenizer and device."""
 
-    def __init__(self, artifact: Artifact, progress: PhaseProgress, rank: int = 0) -> None:
-        torch.set_num_threads(max(1, artifact.threads // artifact.processes))
+    def __init__(self, artifact: Artifact, progress: PhaseProgress, card: int = 0) -> None:
+        torch.set_num_threads(max(1, artifact.threads * artifact.nodes // artifact.processes))
         self.progress = progress
         self.source = Folder(artifact.folder)
         self.targets = find_targets(self.source.config, self.source.shapes(), artifact.include, artifact.exclude)
-        device = torch.device(ranks.device(artifact, rank))
+        device = torch.device(ranks.device(artifact, card))
         dtype: torch.dtype = getattr(torch, artifact.dtype)
         self.compute = Compute(
             device=device,
@@ -81,6 +81,9 @@ class Workspace:
         source = before.folder if before else self.source.path
         text, validation = self._training(artifact) if "training" in stage.needs else (None, None)
         run = artifact.training
+        compute = replace(self.compute, scratch=workdir)
+        if text and artifact.processes > 1:
+            compute = replace(compute, is_shared=True, stream=False)
         job = Job(
             source=source,
             pattern=Pattern.parse(stage.pattern),
@@ -92,11 +95,11 @@ class Workspace:
             training=text,
             validation=validation,
             budget=Budget(tokens=run.tokens, micro=run.micro, checkpoint_s=artifact.checkpoint_s) if run else Budget(),
-            compute=replace(self.compute, scratch=workdir),
+            compute=compute,
             seed=artifact.seed or 0,
             workdir=checkpoint_folder(artifact) if text else workdir,
             progress=self.progress,
-            teacher=lambda: loading.load(self.source.path, self.compute),
+            teacher=lambda: loading.load(self.source.path, compute),
         )
         method = choice.build(registry.locate(stage.kind, stage.name), stage.name, stage.config)
         return source, method, job
@@ -151,8 +154,11 @@ def resolve_environment(artifact: Artifact) -> Environment:
 
 
 def checkpoint_folder(artifact: Artifact) -> Path:
-    """Where a training leaves what it can go on from; its artifact's key says that it is the same training."""
-    return cache_dir() / "training" / artifact.key[:32]
+    """Where a training leaves what it can go on from; its artifact's key says that it is the same training.
+
+    For any number of processes, which can go on from each other's.
+    """
+    return cache_dir() / "training" / artifact.model_copy(update={"processes": 1}).key[:32]
 
 
 def fits_device(folder: Folder, device: torch.device, dtype: torch.dtype, max_memory: float | None = None) -> bool:
