@@ -16,6 +16,8 @@ import typer
 from bench.catalog.choice import parse_method
 from bench.cli.console import fail, print_line, print_records, print_rows
 from bench.cli.flags import Json, NewFolder, checked, spec_of, with_flags
+from bench.run import nodes
+from bench.system.devices import exists
 from bench.system.files import atomic_write, require_writable_file
 from bench.verify import CheckFailed, detect_pattern
 from methods.errors import UserError
@@ -66,7 +68,6 @@ def _place(spec: Spec) -> AbstractContextManager[None] | None:
     if count == 1:
         return None
     from bench.plan.resolve import resolve_request
-    from bench.run import nodes
 
     place = nodes.find_place(count, os.environ)
     resolve_request(spec)  # what is wrong with it is said before nodes wait for each other
@@ -114,6 +115,9 @@ def plan(
     from bench.plan.refusal import find_problem
 
     planned = api.plan(spec)
+    for device in planned.devices if spec.executor == "local" else ():
+        if not exists(device):
+            print_line(f"bench: device {device!r} is not on this machine: planned for one that has it", err=True)
     model = estimate.fit_model(planned)
     print_rows(estimate.rows(planned, model), json)
     if planned.measurements:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -14,6 +13,8 @@ from methods.errors import UserError
 
 SHARE = 0.95
 """Of a memory, that one artifact may take."""
+MAX_CARDS = 64
+"""That a training is advised to use."""
 
 
 def require_memory(plan: Plan, missing: Iterable[Sequence[Measurement]]) -> None:
@@ -56,12 +57,13 @@ def find_problem(artifact: Artifact) -> str:
 def _card_problem(artifact: Artifact, card: float) -> str:
     need = estimate_device_bytes(artifact) or 0.0
     if artifact.training and need > card:
-        replicas = 2.0 * model_bytes(artifact)
-        state = (need - replicas) * artifact.processes
-        if replicas < card:
-            remedy = f"use --set training.processes={math.ceil(state / (card - replicas))}"
-        else:
-            remedy = "train a smaller model, or use cards with more memory"
+        counts = range(artifact.processes + 1, MAX_CARDS + 1)
+        enough = next((n for n in counts if (estimate_device_bytes(artifact, n) or 0.0) <= card), None)
+        remedy = (
+            f"use --set training.processes={enough}"
+            if enough
+            else "train a smaller model, or use cards with more memory"
+        )
         return f"{artifact.label} takes about {_gb(need)} of each card to train, and one has {_gb(card)}: {remedy}"
     if not artifact.training and not artifact.stream and model_bytes(artifact) > card:
         return (

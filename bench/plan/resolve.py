@@ -97,7 +97,9 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> Request:
         registry.lookup("measures", name)
     if "zeroshot" in measures:
         tasks.expand(spec.tasks)
-    devices = _ray_devices(spec) if spec.executor == "ray" else resolve_devices(spec.device)
+    devices = _ray_devices(spec) if spec.executor == "ray" else resolve_devices(spec.device, elsewhere=not fetch)
+    if "speed" in measures and not fetch:
+        resolve_devices(spec.device)  # a time is of the machine that takes it, and so is its plan
     if len(devices) > 1 and spec.training.processes > 1:
         raise UserError(
             f"training.processes={spec.training.processes} divides one training among cards, and device {spec.device} gives "

@@ -7,6 +7,7 @@ does with ranks is methods.training.ranks' to say. Under torchrun without this s
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 import time
@@ -103,6 +104,10 @@ def take_part(place: nodes.Place, count: int, processes: int) -> None:
     """
     share = processes // count
     for announcement, text in nodes.follow(place):
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(
+                signum, signal.SIG_IGN
+            )  # the first node saves the training, which takes all; then this one ends
         task = NodeTask.model_validate_json(text)
         if task.code != describe_code():
             problem = f"node {place.node + 1} has {describe_code()}, the first one {task.code}"
