@@ -1,7 +1,7 @@
 """One training over two nodes: two processes of this machine that torchrun starts, or variables as Slurm sets them."""
 
+import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -99,29 +99,34 @@ def test_two_nodes_train_what_two_processes_of_one_do(cli, tmp_path, monkeypatch
     assert one == two and len(one) == 4
 
 
+def running(parent, words):
+    """The processes below another whose command contains `words`."""
+    found = []
+    for process in psutil.Process(parent).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it ends meanwhile
+            if words in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
 @pytest.mark.slow
 def test_the_other_node_ends_with_the_first_ones_training(tmp_path, monkeypatch):
     """Its process has no pipe to the first node: it sees that the store is gone."""
     runs.own_cache(tmp_path, monkeypatch)
     log = tmp_path / "log"
     launcher = start(flags(tmp_path / "r", nodes=2, tokens=4_096_000), log)
-    deadline = time.monotonic() + PATIENCE_S
-    while not (
-        rank := [
-            p for p in psutil.Process(launcher.pid).children(recursive=True) if "rank_worker" in " ".join(p.cmdline())
-        ]
-    ):
-        assert time.monotonic() < deadline and launcher.poll() is None, log.read_text()
-        time.sleep(0.2)
-    everyone = psutil.Process(launcher.pid).children(recursive=True)
-    worker = next(
-        p
-        for p in everyone
-        if p.pid != rank[0].pid and p.name() != "torchrun" and "bench.run" in " ".join(p.cmdline()) and p.children()
-    )
-    worker.send_signal(signal.SIGKILL)
-
-    rank[0].wait(30)
-    launcher.send_signal(signal.SIGTERM)
-    launcher.wait(60)
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (ranks := running(launcher.pid, "bench.run.rank_worker")):
+            assert time.monotonic() < deadline and launcher.poll() is None, log.read_text()
+            time.sleep(0.2)
+        workers = [p for p in running(launcher.pid, "bench.run.fork_server") if p.ppid() != launcher.pid]
+        for worker in workers:
+            worker.kill()
+        gone, _ = psutil.wait_procs(ranks, timeout=60)
+        assert len(ranks) == 1 and gone == ranks, log.read_text()
+    finally:
+        everyone = running(launcher.pid, "")
+        launcher.terminate()
+        launcher.wait(60)
     assert not psutil.wait_procs(everyone, timeout=30)[1]
