@@ -11,8 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from bench import api
 from bench.results.store import Store
-from bench.run import ranks
+from bench.run import job, ranks
 from helpers import runs
 from helpers.models import job_for, write
 from helpers.several_ranks import NOTED_EVERY, STEPS
@@ -171,3 +172,13 @@ def test_a_helper_that_dies_is_a_failed_row(tmp_path, monkeypatch):
     (record,) = [r for r in Store(tmp_path / "r", write=False) if r.identity.measure == "perplexity"]
     assert record.status == "failed"
     assert "rank 1 ended with code 3 before it began" in record.reason
+
+
+def test_a_checkpoint_belongs_to_the_training_whatever_the_number_of_processes(tmp_path, monkeypatch):
+    runs.own_cache(tmp_path, monkeypatch)
+    folders = set()
+    for more in ({}, {"processes": 2}, {"processes": 4, "nodes": 2}, {"seqlen": 64}):
+        spec = runs.small(tmp_path / "r", methods=("cast",), training={"tokens": 4096, "batch": 8, "seqlen": 32} | more)
+        (artifact,) = {m.artifact.key: m.artifact for m in api.plan(spec).measurements if m.artifact.training}.values()
+        folders.add((job.checkpoint_folder(artifact), artifact.training.seqlen))
+    assert [seqlen for _, seqlen in sorted(folders, key=lambda pair: pair[1])] == [32, 64]
