@@ -1,10 +1,13 @@
 """What pruning block by block costs in memory and time: LLaMAs of random weights from 0.3 to 1.1 billion (TinyLlama's shape),
-by Wanda and SparseGPT, streamed from disk and in memory.
+by Wanda and SparseGPT, streamed from disk and in memory; and a mixture of 0.8 billion in four blocks of 16 experts.
 
 `bench prune` in a process of its own, bfloat16, 2:4, 4 x 256 calibration tokens, one thread: seconds of CPU of the whole
 command, and the most memory that its process had. Each row is kept as soon as it is measured, beside those that are there.
 
-python benchmarks/streaming.py [--layers 4 22] [--method wanda] [--folder DIR]
+Of the mixture the memory alone is kept. What other code takes: --mixture --mode streamed --label "streamed by block" with a
+PYTHONPATH that leads to it.
+
+python benchmarks/streaming.py [--layers 4 22] [--mixture] [--method wanda] [--folder DIR]
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ HIDDEN, INNER, HEADS, KEYS, VOCABULARY = 2048, 5632, 32, 4, 32000
 MODES = {"streamed": "true", "in memory": "false"}
 COMPARED = (LAYERS[0], LAYERS[-1])
 """Sizes that are pruned in memory, too."""
+EXPERTS, EXPERT_BLOCKS, EXPERT_HIDDEN, EXPERT_INNER = 16, 4, 1024, 3584
+"""Of the mixture, Mixtral's shape in a quarter of its width."""
 SETTINGS = ("calibration.sequences=4", "calibration.seqlen=256", "dtype=bfloat16", "threads=1")
 
 
@@ -37,7 +42,36 @@ def parameters(layers: int) -> int:
     return 2 * VOCABULARY * HIDDEN + HIDDEN + layers * block
 
 
-def make(folder: Path, layers: int) -> None:
+def mixture_parameters() -> int:
+    attention = 2 * EXPERT_HIDDEN * EXPERT_HIDDEN * (HEADS + KEYS) // HEADS
+    block = attention + EXPERTS * (3 * EXPERT_HIDDEN * EXPERT_INNER + EXPERT_HIDDEN) + 2 * EXPERT_HIDDEN
+    return 2 * VOCABULARY * EXPERT_HIDDEN + EXPERT_HIDDEN + EXPERT_BLOCKS * block
+
+
+def dense_linears() -> dict[str, tuple[int, int]]:
+    """Of a block, [out, in]."""
+    width = HIDDEN * KEYS // HEADS
+    return {
+        "self_attn.q_proj": (HIDDEN, HIDDEN), "self_attn.k_proj": (width, HIDDEN), "self_attn.v_proj": (width, HIDDEN),
+        "self_attn.o_proj": (HIDDEN, HIDDEN), "mlp.gate_proj": (INNER, HIDDEN), "mlp.up_proj": (INNER, HIDDEN),
+        "mlp.down_proj": (HIDDEN, INNER),
+    }  # fmt: skip
+
+
+def mixture_linears() -> dict[str, tuple[int, int]]:
+    """The same of the mixture, named as in published files."""
+    hidden, width = EXPERT_HIDDEN, EXPERT_HIDDEN * KEYS // HEADS
+    attention = {"q": (hidden, hidden), "k": (width, hidden), "v": (width, hidden), "o": (hidden, hidden)}
+    linears = {f"self_attn.{name}_proj": shape for name, shape in attention.items()}
+    linears["block_sparse_moe.gate"] = (EXPERTS, hidden)
+    for number in range(EXPERTS):
+        prefix = f"block_sparse_moe.experts.{number}"
+        linears |= {f"{prefix}.{name}": (EXPERT_INNER, hidden) for name in ("w1", "w3")}
+        linears[f"{prefix}.w2"] = (hidden, EXPERT_INNER)
+    return linears
+
+
+def make(folder: Path, layers: int, hidden: int, linears: dict[str, tuple[int, int]], config: dict[str, Any]) -> None:
     """Write a model with random weights, a block at a time."""
     import torch
 
@@ -48,30 +82,37 @@ def make(folder: Path, layers: int) -> None:
     def weight(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator).mul_(0.02).bfloat16()
 
-    width = HIDDEN * KEYS // HEADS
     writer = Writer(folder, 2**29)
-    writer.add("model.embed_tokens.weight", weight(VOCABULARY, HIDDEN))
+    writer.add("model.embed_tokens.weight", weight(VOCABULARY, hidden))
     for i in range(layers):
-        for name, shape in {
-            "self_attn.q_proj": (HIDDEN, HIDDEN), "self_attn.k_proj": (width, HIDDEN), "self_attn.v_proj": (width, HIDDEN),
-            "self_attn.o_proj": (HIDDEN, HIDDEN), "mlp.gate_proj": (INNER, HIDDEN), "mlp.up_proj": (INNER, HIDDEN),
-            "mlp.down_proj": (HIDDEN, INNER),
-        }.items():  # fmt: skip
+        for name, shape in linears.items():
             writer.add(f"model.layers.{i}.{name}.weight", weight(*shape))
         for name in ("input_layernorm", "post_attention_layernorm"):
-            writer.add(f"model.layers.{i}.{name}.weight", torch.ones(HIDDEN, dtype=torch.bfloat16))
-    writer.add("model.norm.weight", torch.ones(HIDDEN, dtype=torch.bfloat16))
-    writer.add("lm_head.weight", weight(VOCABULARY, HIDDEN))
+            writer.add(f"model.layers.{i}.{name}.weight", torch.ones(hidden, dtype=torch.bfloat16))
+    writer.add("model.norm.weight", torch.ones(hidden, dtype=torch.bfloat16))
+    writer.add("lm_head.weight", weight(VOCABULARY, hidden))
     writer.close()
     config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": INNER,
-        "num_hidden_layers": layers, "num_attention_heads": HEADS, "num_key_value_heads": KEYS, "vocab_size": VOCABULARY,
-        "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "tie_word_embeddings": False, "dtype": "bfloat16",
-        "bos_token_id": 1, "eos_token_id": 2,
-    }  # fmt: skip
+        "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": HEADS, "num_key_value_heads": KEYS,
+        "vocab_size": VOCABULARY, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
+        "dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2,
+    } | config  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(ASSETS / name, folder / name)
+
+
+def make_dense(folder: Path, layers: int) -> None:
+    about = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "intermediate_size": INNER}
+    make(folder, layers, HIDDEN, dense_linears(), about)
+
+
+def make_mixture(folder: Path) -> None:
+    about = {
+        "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "intermediate_size": EXPERT_INNER,
+        "num_local_experts": EXPERTS, "num_experts_per_tok": 2,
+    }  # fmt: skip
+    make(folder, EXPERT_BLOCKS, EXPERT_HIDDEN, mixture_linears(), about)
 
 
 def prune(model: Path, method: str, mode: str, out: Path) -> dict[str, float]:
@@ -83,38 +124,57 @@ def prune(model: Path, method: str, mode: str, out: Path) -> dict[str, float]:
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         sys.exit(f"{' '.join(map(str, child.args))} ended with code {child.returncode}")  # type: ignore[arg-type]
+    shutil.rmtree(out)
+    shutil.rmtree(Path(os.environ["CAST_BENCH_CACHE"]) / "artifacts")  # it would be found there
     return {"seconds of CPU": round(usage.ru_utime + usage.ru_stime, 1), "peak_bytes": usage.ru_maxrss * 1024}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layers", type=int, nargs="+", default=LAYERS)
+    parser.add_argument("--layers", type=int, nargs="*", default=LAYERS)
     parser.add_argument("--method", nargs="+", default=["wanda", "sparsegpt"])
     parser.add_argument("--mode", nargs="+", choices=tuple(MODES), default=tuple(MODES))
+    parser.add_argument("--mixture", action="store_true", help="the mixture alone")
+    parser.add_argument("--label", help="what the streamed rows of the mixture are called")
     parser.add_argument("--folder", type=Path, help="keep the models here, and use those that are here")
     parser.add_argument("--make", action="store_true", help="make the models and stop")
     asked = parser.parse_args()
+    layers = () if asked.mixture else asked.layers
     with tempfile.TemporaryDirectory(dir=asked.folder) as room:
         os.environ.setdefault("CAST_BENCH_CACHE", str(Path(room) / "cache"))
-        models = {layers: (asked.folder or Path(room)) / f"random-{layers}" for layers in asked.layers}
+        home = asked.folder or Path(room)
+        mixture = home / "random-mixture"
         if asked.make:
-            for layers, folder in models.items():
-                make(folder, layers)
+            for count in layers:
+                make_dense(home / f"random-{count}", count)
+            if asked.mixture:
+                make_mixture(mixture)
             return
         figures: dict[str, Any] = {"a model": "random weights, bfloat16", "calibration": "4 x 256 tokens"}
         if (RESULTS / "streaming.json").exists():
             figures = recorded("streaming")  # rows that are not measured now stay
-        for layers, folder in models.items():
-            if not (folder / "config.json").exists():  # in a process of its own, whose memory is not counted
-                own = ["--make", "--layers", str(layers), "--folder", str(folder.parent)]
-                subprocess.run([sys.executable, __file__, *own], check=True)
+        for count in layers:
+            folder = made(home / f"random-{count}", "--layers", str(count))
             for method in asked.method:
-                for mode in asked.mode if layers in COMPARED else asked.mode[:1]:
+                for mode in asked.mode if count in COMPARED else asked.mode[:1]:
                     row = prune(folder, method, mode, Path(room) / "out")
-                    shutil.rmtree(Path(room) / "out")
-                    shutil.rmtree(Path(os.environ["CAST_BENCH_CACHE"]) / "artifacts")  # it would be found there
-                    figures.setdefault(f"{parameters(layers) / 1e9:.1f} B", {})[f"{method}, {mode}"] = row
+                    figures.setdefault(f"{parameters(count) / 1e9:.1f} B", {})[f"{method}, {mode}"] = row
                     finish("streaming", figures)
+        if asked.mixture or asked.layers is LAYERS:
+            for method in asked.method:
+                for mode in asked.mode:
+                    row = prune(made(mixture, "--mixture"), method, mode, Path(room) / "out")
+                    name = asked.label or "streamed by expert" if mode == "streamed" else mode
+                    size = f"{mixture_parameters() / 1e9:.1f} B, a mixture"
+                    figures.setdefault(size, {})[f"{method}, {name}"] = {"peak_bytes": row["peak_bytes"]}
+                    finish("streaming", figures)
+
+
+def made(folder: Path, *which: str) -> Path:
+    """The folder of a model. It is made in a process of its own, whose memory is not counted."""
+    if not (folder / "config.json").exists():
+        subprocess.run([sys.executable, __file__, "--make", *which, "--folder", str(folder.parent)], check=True)
+    return folder
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,14 @@ class Expert(nn.Module):
         for name, linear in linears.items():
             setattr(self, name, linear)
 
+    @property
+    def first(self) -> nn.Module:
+        """The linear that is given what the expert is."""
+        return self.get_submodule(self._first)
+
     def forward(self, x: Tensor) -> Tensor:
         """x: [tokens, hidden], those that the router sends here."""
-        out: Tensor = getattr(self, self._second)(self._gate(getattr(self, self._first)(x)))
+        out: Tensor = getattr(self, self._second)(self._gate(self.first(x)))
         return out
 
 
@@ -38,7 +43,7 @@ class ExpertList(nn.ModuleList):
         """hidden: [tokens, hidden]; chosen: int [tokens, k], experts of each token; weights: [tokens, k], of each."""
         out = torch.zeros_like(hidden)
         for number, expert in enumerate(self):
-            place, token = torch.where(torch.eq(chosen.T, number))
+            place, token = routed_to(number, chosen)
             if self.all_tokens:
                 y = expert(hidden)[token]
             elif len(token) or torch.is_grad_enabled():  # an expert without tokens has gradients of 0, not none
@@ -47,6 +52,17 @@ class ExpertList(nn.ModuleList):
                 continue
             out.index_add_(0, token, (y * weights[token, place, None]).to(out.dtype))
         return out
+
+
+def routed_to(number: int, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens that a router sends an expert, and at which place of its choice: int64 [n], [n]. chosen: [tokens, k]."""
+    place, token = torch.where(torch.eq(chosen.T, number))
+    return place, token
+
+
+def experts_of(block: nn.Module) -> tuple[str, ExpertList] | None:
+    """The experts of a block, and their name in it; None where it has none."""
+    return next(((name, m) for name, m in block.named_modules() if isinstance(m, ExpertList)), None)
 
 
 def unfold(model: nn.Module) -> nn.Module:
@@ -85,25 +101,42 @@ def _unfolded(fused: Any, family: Family) -> ExpertList:
     return experts
 
 
+class Stacked(NamedTuple):
+    """Where transformers stores a tensor of an expert: an entry of one tensor of all."""
+
+    name: str
+    number: int
+    transposed: bool
+
+    def entry(self, tensor: Tensor) -> Tensor:
+        return tensor.T if self.transposed else tensor
+
+
+def stacked_as(name: str, family: Family | None) -> Stacked | None:
+    """None for a tensor of no expert."""
+    if not family or not family.experts:
+        return None
+    path, linears = re.escape(family.experts.path), "|".join(family.experts.linears)
+    match = re.match(rf"(.+\.{path})\.(\d+)\.({linears})\.(weight|bias)$", name)
+    if not match:
+        return None
+    prefix, number, linear, kind = match.groups()
+    is_weight = kind == "weight"
+    stored = f"{prefix}.{linear}" if is_weight else f"{prefix}.{linear}_bias"
+    return Stacked(stored, int(number), is_weight and family.experts.transposed)
+
+
 def fold(names: Iterable[str], read: Callable[[str], Tensor], family: Family | None) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a model as transformers stores them: those of experts as one [experts, ...].
 
     Args:
         names: of a model's tensors, or of some of its blocks; read: gives one by its name.
     """
-    if not family or not family.experts:
-        yield from ((name, read(name)) for name in names)
-        return
-    path, linears = re.escape(family.experts.path), "|".join(family.experts.linears)
-    pattern = re.compile(rf"(.+\.{path})\.(\d+)\.({linears})\.(weight|bias)$")
-    stacks: dict[str, dict[int, str]] = {}
+    stacks: dict[str, dict[int, tuple[str, Stacked]]] = {}
     for name in names:
-        if match := pattern.match(name):
-            prefix, number, linear, kind = match.groups()
-            stacks.setdefault(f"{prefix}.{linear}{'_bias' if kind == 'bias' else ''}", {})[int(number)] = name
+        if where := stacked_as(name, family):
+            stacks.setdefault(where.name, {})[where.number] = (name, where)
         else:
             yield name, read(name)
     for stored, members in stacks.items():
-        each = [read(members[number]) for number in sorted(members)]
-        turned = family.experts.transposed and each[0].dim() == 2
-        yield stored, torch.stack([x.T for x in each] if turned else each)
+        yield stored, torch.stack([where.entry(read(name)) for _, (name, where) in sorted(members.items())])

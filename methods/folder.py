@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from methods.errors import UserError
 from methods.families import FAMILIES
@@ -18,6 +19,8 @@ from methods.stored_experts import Piece, renamed, split
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from methods.stacks import Stacks
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
@@ -35,6 +38,16 @@ ALIGNMENT = 64
 """Bytes: torch begins its own tensors at a multiple of it."""
 
 
+class _StoredPiece(NamedTuple):
+    """Where a piece of an expert's tensor lies."""
+
+    shard: str
+    name: str
+    """Of the stored tensor, in the shard."""
+    info: TensorInfo
+    piece: Piece
+
+
 class Folder:
     """A model on disk. Tensor names are those of the model's state dict, also where its file leaves out a prefix.
 
@@ -50,7 +63,7 @@ class Folder:
         self._open: dict[str, Any] = {}
         self._where: dict[str, tuple[str, str]] = {}  # state-dict name -> (shard, name in the shard)
         self._tensors: dict[str, TensorInfo] = {}
-        self._pieces: dict[str, dict[int, tuple[str, str, Piece]]] = {}  # of experts' tensors, by part
+        self._pieces: dict[str, dict[int, _StoredPiece]] = {}  # of experts' tensors, by part
         self._files = self._shards()
         for shard in self._files:
             for name, info in read_header(path, shard).items():
@@ -75,8 +88,8 @@ class Folder:
         pieces = self._pieces.setdefault(piece.name, {})
         if piece.part in pieces:
             raise UserError(f"{self.path} stores the tensor {piece.name} twice: download or write it again")
-        pieces[piece.part] = (shard, name, piece)
-        rows = sum(p.shape[0] for *_, p in pieces.values())
+        pieces[piece.part] = _StoredPiece(shard, name, info, piece)
+        rows = sum(stored.piece.shape[0] for stored in pieces.values())
         self._tensors[piece.name] = TensorInfo(info.dtype, (rows, *piece.shape[1:]))
 
     def _is_ignored(self, name: str) -> bool:
@@ -160,14 +173,18 @@ class Folder:
             self._open[shard] = safe_open(self.path / shard, framework="pt", backend=backend)
         return self._open[shard]
 
-    def _join(self, pieces: Mapping[int, tuple[str, str, Piece]]) -> Tensor:
+    def _join(self, pieces: Mapping[int, _StoredPiece]) -> Tensor:
         """An expert's tensor."""
         import torch
 
+        from methods.stacks import read_entry
+
         parts = []
-        for _, (shard, inner, piece) in sorted(pieces.items()):
-            whole = self._file(shard)
-            part = whole.get_tensor(inner) if piece.expert is None else whole.get_slice(inner)[piece.expert]
+        for _, (shard, inner, info, piece) in sorted(pieces.items()):
+            if piece.expert is None:
+                part = self._file(shard).get_tensor(inner)
+            else:
+                part = read_entry(self.path / shard, info, piece.expert)
             parts.append(part.T.contiguous() if piece.transposed else part)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -217,10 +234,22 @@ class Writer:
         if self._bytes >= self._shard_bytes:
             self._flush()
 
+    def add_stacks(self, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> Stacks:
+        """Tensors [entries, ...] in a shard of their own, to be written entry by entry."""
+        from methods.stacks import Stacks  # imports torch
+
+        shard = self._next_shard()
+        self._map |= dict.fromkeys(shapes, shard)
+        self._total += sum(map(math.prod, shapes.values())) * dtype.itemsize
+        return Stacks(self.path / shard, shapes, dtype)
+
+    def _next_shard(self) -> str:
+        return f"model-{len(set(self._map.values())) + 1:05d}.safetensors"
+
     def _flush(self, name: str | None = None) -> None:
         from safetensors.torch import save_file
 
-        shard = name or f"model-{len(set(self._map.values())) + 1:05d}.safetensors"
+        shard = name or self._next_shard()
         save_file(self._pending, self.path / shard, metadata={"format": "pt"})
         self._map |= dict.fromkeys(self._pending, shard)
         self._total += self._bytes

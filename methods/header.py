@@ -18,6 +18,8 @@ DTYPE_BITS = {
     **{"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6},
 }
 """Of the format's dtypes."""
+TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""What torch calls those that weights have."""
 MAX_DIMENSIONS = 8
 
 
@@ -27,6 +29,8 @@ class TensorInfo(NamedTuple):
     dtype: str
     """As the format names it, for example "BF16"."""
     shape: tuple[int, ...]
+    begin: int = 0
+    """The byte of its file at which it begins."""
 
 
 def read_header(folder: Path, name: str) -> dict[str, TensorInfo]:
@@ -59,7 +63,10 @@ def read_header(folder: Path, name: str) -> dict[str, TensorInfo]:
             raise ValueError("incomplete file, or its tensors overlap")
     except (OSError, ValueError) as fault:
         raise UserError(f"cannot read {folder / name} as safetensors ({fault}): download or write it again") from None
-    return {tensor: TensorInfo(about["dtype"], tuple(about["shape"])) for tensor, about in header.items()}
+    return {
+        tensor: TensorInfo(about["dtype"], tuple(about["shape"]), 8 + length + about["data_offsets"][0])
+        for tensor, about in header.items()
+    }
 
 
 def _span(tensor: str, about: Any) -> tuple[int, int]:

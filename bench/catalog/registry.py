@@ -60,6 +60,8 @@ class Entry:
     """The environment it runs in, for `bench env create`."""
     refines: bool = False
     """It always refines another stage: without a `prior`, `from=` is required."""
+    whole_blocks: bool = False
+    """It works on a whole block at a time: of a mixture that is streamed, all experts of a block are in memory."""
     groups_only: bool = False
     """It takes no unstructured pattern."""
     block: int = 0
@@ -205,7 +207,12 @@ METHODS = {
         "2510.14444",
         2025,
         prior="sparsegpt",
-        cost=Cost(passes=15, state=16, also="a second, dense model in memory; the state is of one block"),
+        cost=Cost(
+            passes=15,
+            state=16,
+            also="a second, dense model in memory; the state is of one block",
+        ),
+        whole_blocks=True,
     ),
     "cast": Entry(
         "cast.method:Cast",

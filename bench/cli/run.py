@@ -112,7 +112,7 @@ def plan(
         raise UserError("--slurm FILE and --shards N belong together: give both, or neither")
     from bench import api
     from bench.plan import estimate
-    from bench.plan.refusal import find_problem
+    from bench.plan.refusal import describe_whole_blocks, find_problem
 
     planned = api.plan(spec)
     for device in planned.devices if spec.executor == "local" else ():
@@ -122,9 +122,10 @@ def plan(
     print_rows(estimate.rows(planned, model), json)
     if planned.measurements:
         print_line(f"bench: {estimate.describe_error(model)}", err=True)
-    if problem := next(
-        filter(None, map(find_problem, {m.artifact.key: m.artifact for m in planned.measurements}.values())), ""
-    ):
+    artifacts = [measurements[0].artifact for measurements in planned.artifacts().values()]
+    for line in dict.fromkeys(filter(None, map(describe_whole_blocks, artifacts))):
+        print_line(f"bench: {line}", err=True)
+    if problem := next(filter(None, map(find_problem, artifacts)), ""):
         print_line(f"bench: on this machine bench run would refuse it: {problem}", err=True)
     if spec.jobs == "auto" and planned.measurements:
         threads = planned.measurements[0].artifact.threads

@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 from bench.inputs import corpora, tasks
 from bench.plan.artifact import Measurement
 from bench.plan.cost_model import WITHIN, CostModel
-from bench.plan.memory import count_parameters, estimate_bytes, estimate_device_bytes, estimate_disk_bytes
+from bench.plan.memory import (
+    count_parameters,
+    estimate_bytes,
+    estimate_device_bytes,
+    estimate_disk_bytes,
+    is_streamed,
+)
 from bench.plan.past_costs import Part, machine_of, measure_part, read_past, stage_part
 from bench.plan.plan import Plan
 from bench.results.record import DONE
@@ -61,7 +67,7 @@ def rows(plan: Plan, model: CostModel | None = None) -> list[dict[str, Any]]:
         left = [c for c in measurements if c not in done]
         work = _work(left, made) if left else _Work(0, 0.0, ())
         device_bytes = estimate_device_bytes(artifact)
-        ratio = model.memory_ratio(artifact.training is not None) or 1.0
+        ratio = 1.0 if is_streamed(artifact) else model.memory_ratio(artifact.training is not None) or 1.0
         on_device = {} if device_bytes is None else {"about_device_GB": round(device_bytes * ratio / 1e9, 1)}
         stages = sum(part.kinds[0].startswith("stage") for part in work.parts)
         seconds = _seconds(work, model, artifact.device) if left else 0.0

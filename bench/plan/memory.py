@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
+from typing import NamedTuple
 
+from bench.catalog.registry import locate
 from bench.plan.artifact import Artifact
 from methods.folder import Folder
 from methods.targets import family_of
@@ -14,13 +18,20 @@ CUDA_BYTES = 3e9
 """Of main memory, what CUDA's libraries and its context take beyond that."""
 STATE_BYTES = 17.0
 """A weight in training: float32 master, gradient, two moments, a mark."""
+COPIES = 4
+"""Of the calibration tokens' activations, where experts come one by one or a block is trained."""
+STREAMED_FROM = 0.8
+"""Of the memory it may take, the share from which on a model is streamed."""
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def estimate_bytes(artifact: Artifact) -> float:
     """Of main memory of one machine. On a CPU the model twice, for the dense one is beside it while it is measured, and what a
-    training keeps for each weight; beside a card the model once. Each process of a training has its own libraries."""
+    training keeps for each weight; beside a card the model once. Each process of a training has its own libraries. Streamed,
+    what `streamed_bytes` says."""
     own = artifact.processes // artifact.nodes
+    if is_streamed(artifact):
+        return streamed_bytes(artifact) + (CUDA_BYTES if artifact.device != "cpu" else 0.0)
     if artifact.device != "cpu":
         return own * (LIBRARIES_BYTES + CUDA_BYTES) + model_bytes(artifact)
     state = _state_bytes(artifact) / artifact.nodes + own * _gathered_bytes(artifact)
@@ -32,6 +43,8 @@ def estimate_device_bytes(artifact: Artifact, processes: int | None = None) -> f
     a card's part of the training. processes: as if so many shared it."""
     if artifact.device == "cpu":
         return None
+    if is_streamed(artifact):
+        return streamed_device_bytes(artifact)
     both = 2.0 * model_bytes(artifact)
     if not artifact.training:
         return both
@@ -44,19 +57,122 @@ def _gathered_bytes(artifact: Artifact) -> float:
     teacher, and the teacher's embeddings and head."""
     if not artifact.training or artifact.processes == 1:
         return 0.0
-    folder = Folder(artifact.folder)
-    family = family_of(folder.config)
-    parts: dict[int | None, int] = {None: 0}
-    for name, shape in folder.shapes().items():
-        block = family.block_of(name)
-        parts[block] = parts.get(block, 0) + math.prod(shape)
-    outside, item = parts.pop(None), ITEM_BYTES[artifact.dtype]
-    return outside * item + 2.0 * max(parts.values(), default=0) * (ITEM_BYTES["float32"] + item)
+    parts, item = _parts(artifact), ITEM_BYTES[artifact.dtype]
+    return parts.outside * item + 2.0 * parts.block * (ITEM_BYTES["float32"] + item)
 
 
 def estimate_disk_bytes(artifact: Artifact, stages: int) -> float:
     """In the cache: the model after each of so many stages, and a checkpoint of its training."""
     return stages * model_bytes(artifact) + _state_bytes(artifact)
+
+
+def is_streamed(artifact: Artifact) -> bool:
+    """Whether it is on every machine. One with little memory streams others, too; a training never."""
+    limit = artifact.max_memory
+    return not artifact.training and (
+        artifact.stream or (limit is not None and model_bytes(artifact) >= STREAMED_FROM * 1e9 * limit)
+    )
+
+
+def streamed_bytes(artifact: Artifact) -> float:
+    """Of main memory, where the model is streamed: what is outside its blocks, two blocks or, of a mixture, a block without
+    its experts and two of these, the calibration tokens' activations, and a method's Hessians.
+
+    Activations that `max_memory` leaves no place for are on disk. Measures keep states of their own.
+    """
+    weights, own = _working_bytes(artifact)
+    return LIBRARIES_BYTES + weights + own + _activation_bytes(artifact, LIBRARIES_BYTES + weights + own)
+
+
+def streamed_device_bytes(artifact: Artifact) -> float:
+    """Of a card, where the model is streamed: the activations stay in main memory."""
+    return sum(_working_bytes(artifact))
+
+
+def is_mixture(artifact: Artifact) -> bool:
+    return family_of(Folder(artifact.folder).config).experts is not None
+
+
+def keeps_blocks(artifact: Artifact) -> str:
+    """The stage that has a whole block in memory, with all experts of a mixture, and that of the dense model; "" for none."""
+    return next((s.label for s in artifact.stages if locate(s.kind, s.name).whole_blocks), "")
+
+
+def _working_bytes(artifact: Artifact) -> tuple[float, float]:
+    """Of a model that is streamed: weights, and what its methods keep of a block."""
+    parts = _parts(artifact)
+    whole, item = bool(keeps_blocks(artifact)), ITEM_BYTES[artifact.dtype]
+    costs = [cost for s in artifact.stages if (cost := locate(s.kind, s.name).cost)]
+    hessians = max((cost.hessians for cost in costs), default=0.0)
+    if whole:
+        state = max((cost.state for cost in costs), default=0.0)
+        return float(item * (parts.outside + 4 * parts.block)), state * parts.block
+    widths = [max(parts.rest_widths, parts.expert_widths, key=lambda w: sum(x * x for x in w))]
+    squares = sum(x * x for x in widths[0]) + 2 * max((x * x for x in widths[0]), default=0)
+    return float(item * (parts.outside + parts.at_once)), 4.0 * hessians * squares
+
+
+def _activation_bytes(artifact: Artifact, beside: float) -> float:
+    if not (draw := artifact.calibration):
+        return 0.0
+    parts = _parts(artifact)
+    copies = COPIES if keeps_blocks(artifact) or parts.expert else 1
+    states = float(copies * draw.sequences * draw.seqlen * parts.hidden * ITEM_BYTES[artifact.dtype])
+    on_disk = artifact.max_memory and beside + states > 1e9 * artifact.max_memory and not keeps_blocks(artifact)
+    return 0.0 if on_disk else states
+
+
+class _Parts(NamedTuple):
+    """Of a model, numbers of parameters, and the widths of the distinct inputs of linears."""
+
+    outside: int
+    block: int
+    """The largest."""
+    rest: int
+    """The largest block without its experts."""
+    expert: int
+    """The largest; 0 without any."""
+    rest_widths: tuple[int, ...]
+    expert_widths: tuple[int, ...]
+    hidden: int
+
+    @property
+    def at_once(self) -> int:
+        """Of blocks, while a thread reads what comes next."""
+        return self.rest + self.expert + max(self.rest, self.expert)
+
+
+def _parts(artifact: Artifact) -> _Parts:
+    folder = Folder(artifact.folder)
+    family = family_of(folder.config)
+    outside, blocks, experts, widths = 0, Counter[str](), Counter[str](), dict[str, dict[tuple[str, int], None]]()
+    path = re.escape(family.experts.path) if family.experts else "(?!)"
+    inner = re.compile(rf"(.+\.{path}\.\d+)\.")
+    shapes = folder.shapes()
+    for name, shape in shapes.items():
+        size, block = math.prod(shape), family.block_of(name)
+        if block is None:
+            outside += size
+            continue
+        match = inner.match(name)
+        unit = match[1] if match else f"{block}"
+        (experts if match else blocks)[unit] += size
+        if len(shape) == 2:
+            width = shape[0] if family.transposed else shape[1]
+            widths.setdefault(unit, {})[name.rsplit(".", 2)[0], width] = None
+    whole = Counter(blocks)
+    for unit, size in experts.items():
+        whole[str(family.block_of(unit))] += size
+    rest, expert = max(blocks, key=blocks.__getitem__), max(experts, key=experts.__getitem__, default="")
+    return _Parts(
+        outside,
+        max(whole.values()),
+        blocks[rest],
+        experts[expert],
+        tuple(width for _, width in widths.get(rest, ())),
+        tuple(width for _, width in widths.get(expert, ())),
+        shapes[next(iter(family.outer))][1],
+    )
 
 
 def model_bytes(artifact: Artifact) -> float:

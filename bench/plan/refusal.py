@@ -6,7 +6,17 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from bench.plan.artifact import Artifact, Measurement
-from bench.plan.memory import LIBRARIES_BYTES, estimate_bytes, estimate_device_bytes, model_bytes
+from bench.plan.memory import (
+    LIBRARIES_BYTES,
+    estimate_bytes,
+    estimate_device_bytes,
+    is_mixture,
+    is_streamed,
+    keeps_blocks,
+    model_bytes,
+    streamed_bytes,
+    streamed_device_bytes,
+)
 from bench.plan.plan import Plan
 from bench.system.devices import memory_bytes
 from methods.errors import UserError
@@ -20,7 +30,7 @@ MAX_CARDS = 64
 def require_memory(plan: Plan, missing: Iterable[Sequence[Measurement]]) -> None:
     """See that each artifact that is to be made here can be, if nothing else ran. missing: measurements of each.
 
-    The estimate is of shapes, and a lower bound where a model can be streamed.
+    The estimate is of shapes.
 
     Raises:
         UserError: one cannot, naming what would let it.
@@ -44,14 +54,39 @@ def find_problem(artifact: Artifact) -> str:
             "or use --device cuda with --set training.processes=N, which divides it among N cards"
         )
     weights = LIBRARIES_BYTES + model_bytes(artifact)
-    if not artifact.stream and weights > memory:
+    if weights <= memory or artifact.training:
+        return ""
+    if (need := streamed_bytes(artifact)) > memory:
+        return f"{artifact.label} takes about {_gb(need)} of memory streamed, and this machine has {_gb(memory)}: {_smaller(artifact)}"
+    if not is_streamed(artifact):
         halves = artifact.dtype == "float32" and LIBRARIES_BYTES + model_bytes(artifact) / 2 <= memory
         remedy = "--dtype bfloat16, or " if halves else ""
         return (
             f"{artifact.label} takes at least {_gb(weights)} in {artifact.dtype}, and this machine has {_gb(memory)}: "
-            f"use {remedy}--set stream=true, which brings it block by block"
+            f"use {remedy}--set stream=true, which brings it {_unit(artifact)}"
         )
     return ""
+
+
+def describe_whole_blocks(artifact: Artifact) -> str:
+    """What a plan says of a stage that keeps all experts of a block in memory though the model is streamed; "" for none."""
+    if not (is_streamed(artifact) and is_mixture(artifact) and (stage := keeps_blocks(artifact))):
+        return ""
+    return f"{stage} keeps whole blocks of {artifact.model} in memory, with all their experts"
+
+
+def _unit(artifact: Artifact) -> str:
+    """How a model is streamed, in words."""
+    return "expert by expert" if is_mixture(artifact) and not keeps_blocks(artifact) else "block by block"
+
+
+def _smaller(artifact: Artifact) -> str:
+    """What takes less than an artifact that is streamed."""
+    if (stage := keeps_blocks(artifact)) and is_mixture(artifact):
+        return f"{stage} keeps whole blocks with all their experts, so use a method that takes experts one by one, like wanda"
+    halves = "--dtype bfloat16, " if artifact.dtype == "float32" else ""
+    fewer = "fewer calibration.sequences, " if artifact.calibration else ""
+    return f"use {halves}{fewer}a smaller model, or a machine with more memory"
 
 
 def _card_problem(artifact: Artifact, card: float) -> str:
@@ -65,10 +100,16 @@ def _card_problem(artifact: Artifact, card: float) -> str:
             else "train a smaller model, or use cards with more memory"
         )
         return f"{artifact.label} takes about {_gb(need)} of each card to train, and one has {_gb(card)}: {remedy}"
-    if not artifact.training and not artifact.stream and model_bytes(artifact) > card:
+    if artifact.training or model_bytes(artifact) <= card:
+        return ""
+    if (need := streamed_device_bytes(artifact)) > card:
+        return (
+            f"{artifact.label} takes about {_gb(need)} of a card streamed, and it has {_gb(card)}: {_smaller(artifact)}"
+        )
+    if not is_streamed(artifact):
         return (
             f"{artifact.label} takes at least {_gb(model_bytes(artifact))} of a card, and it has {_gb(card)}: "
-            "use --set stream=true, which brings it block by block"
+            f"use --set stream=true, which brings it {_unit(artifact)}"
         )
     return ""
 

@@ -176,7 +176,7 @@ class Spec(_Strict):
     """GB of this machine's memory that each artifact may take, about: a model that does not fit is streamed, and calibration
     activations that do not fit are kept on disk. None: what is free. Changes no number."""
     stream: bool = False
-    """Bring the model to the device block by block while pruning; on by itself where it would not fit."""
+    """Bring the model to the device block by block, a mixture expert by expert; on by itself where it would not fit."""
     calibration: Calibration = Calibration()
     training: Training = Training()
     perplexity: PerplexitySpec = PerplexitySpec()

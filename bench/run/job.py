@@ -15,6 +15,7 @@ from torch import Tensor
 from bench.catalog import choice, registry
 from bench.inputs import loading, training_text, windows
 from bench.plan.artifact import Artifact
+from bench.plan.memory import STREAMED_FROM
 from bench.run import ranks
 from bench.system import digests, environments
 from bench.system.cache import cache_dir
@@ -162,10 +163,10 @@ def checkpoint_folder(artifact: Artifact) -> Path:
 
 
 def fits_device(folder: Folder, device: torch.device, dtype: torch.dtype, max_memory: float | None = None) -> bool:
-    """Would the model take less than four fifths of what the device has free? Of a CPU, at most `max_memory` GB."""
+    """Would the model take less than STREAMED_FROM of what the device has free? Of a CPU, at most `max_memory` GB."""
     need = sum(math.prod(s) for s in folder.shapes().values()) * dtype.itemsize
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory(max_memory)
-    return need < 0.8 * free
+    return need < STREAMED_FROM * free
 
 
 def _free_memory(max_memory: float | None) -> float:

@@ -96,6 +96,7 @@ def _read(
     if not all(getattr(i, "streams", False) for i in instruments):
         compute = replace(compute, stream=False)
     with temporary_folder("measure") as workdir:
+        compute = replace(compute, scratch=workdir)
         context = MeasureContext(
             folder=built.folder,
             source=source,

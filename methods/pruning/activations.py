@@ -2,73 +2,26 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from methods.contract import Compute
-from methods.experts import ExpertList
+from methods.experts import ExpertList, experts_of
+from methods.pruning.observer import Accumulate, Observer, Stop
+from methods.pruning.states import States, StatesInMemory, StatesOnDisk
 from methods.targets import dense_weight
 
 BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
 """Tokens per forward pass of one block: enough for large matrix products, few enough for a CPU's cache."""
 
-Accumulate = Callable[[Tensor, Tensor | None], Tensor]
-"""accumulate(x, total) -> the statistic with the inputs x, float [tokens, in], added. total is None at first."""
-
-
 LIBRARY_BYTES = 500 * 10**6
 """About what a process takes that has imported torch and transformers, before it has a model."""
-
-
-class StatesOnDisk:
-    """A list of tensors in a file that nobody else sees and that goes with this process. Only one is in memory at a time.
-
-    A tensor that takes another's place has its dtype and shape.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  open as long as this list
-        self._entries: list[tuple[int, torch.dtype, torch.Size]] = []
-        self._end = 0
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def append(self, tensor: Tensor) -> None:
-        self._entries.append((self._end, tensor.dtype, tensor.shape))
-        self._end += tensor.nbytes
-        self[len(self) - 1] = tensor
-
-    def __setitem__(self, index: int, tensor: Tensor) -> None:
-        start, dtype, shape = self._entries[index]
-        assert (tensor.dtype, tensor.shape) == (dtype, shape)
-        self._file.seek(start)
-        self._file.write(_bytes_of(tensor.contiguous()))
-
-    def __getitem__(self, index: int) -> Tensor:
-        start, dtype, shape = self._entries[index]
-        tensor = torch.empty(shape, dtype=dtype)
-        self._file.seek(start)
-        if self._file.readinto(_bytes_of(tensor)) != tensor.nbytes:
-            raise OSError("activations on disk ended early")
-        return tensor
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (self[i] for i in range(len(self)))
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous tensor."""
-    return tensor.view(-1).view(torch.uint8).numpy().data
-
-
-class _Stop(Exception):
-    """Raised inside a forward pass to end it early."""
+COPIES_BY_EXPERT = 4
+"""Of the activations, where experts are brought one by one: a block's inputs, what its experts are given before it is pruned
+and after, and what they give."""
 
 
 class Recorder(nn.Module):
@@ -84,7 +37,7 @@ class Recorder(nn.Module):
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         self._calls.append((hidden, args, kwargs))
         if self._last:
-            raise _Stop
+            raise Stop
         return hidden
 
 
@@ -103,33 +56,36 @@ class Activations:
         compute: Compute,
         batch: int | None = None,
         all_experts: bool = False,
+        by_expert: bool = False,
     ) -> None:
         """batch: sequences per forward pass. By default as many as BATCH_TOKENS allows.
 
-        all_experts: every expert sees all tokens while statistics are collected.
+        all_experts: every expert sees all tokens while statistics are collected; by_expert: experts that are on disk are
+        brought one by one (`methods.pruning.expert_pass`).
         """
-        self._device = compute.device
-        self._all_experts = all_experts
+        self.device = compute.device
+        self.all_experts = all_experts
         self.tokens = tokens.numel()
         self.reached: dict[str, int] = {}
         """How many tokens came to each linear of an expert."""
         self.few: list[str] = []
         """Of these, where they were fewer than the linear's inputs."""
         width = model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
-        on_disk = compute.scratch is not None and not _fits(
-            tokens.numel() * width * compute.dtype.itemsize, model, blocks, compute
-        )
-        self.hidden: list[Tensor] | StatesOnDisk = StatesOnDisk(compute.scratch) if on_disk else []  # type: ignore[arg-type]
-        self._storage = torch.device("cpu") if compute.stream or on_disk else compute.device
+        by_expert = by_expert and any(experts_of(block) and _is_on_disk(block) for block in blocks)
+        states = (COPIES_BY_EXPERT if by_expert else 1) * tokens.numel() * width * compute.dtype.itemsize
+        fits = compute.scratch is None or _fits(states, model, blocks, compute, by_expert)
+        self._scratch = None if fits else compute.scratch
+        self.hidden: list[Tensor] | StatesOnDisk = self.make_states()
+        self._storage = torch.device("cpu") if compute.stream or self._scratch else compute.device
         self._calls: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
         originals = list(blocks)
-        for part in tokens.split(batch or max(1, BATCH_TOKENS[self._device.type] // tokens.shape[1])):
+        for part in tokens.split(batch or max(1, BATCH_TOKENS[self.device.type] // tokens.shape[1])):
             calls: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = []
             try:
                 for i, block in enumerate(originals):
                     blocks[i] = Recorder(block, calls, last=i == len(originals) - 1)
-                model(input_ids=part.to(self._device), use_cache=False)
-            except _Stop:
+                model(input_ids=part.to(self.device), use_cache=False)
+            except Stop:
                 pass
             finally:
                 for i, block in enumerate(originals):
@@ -137,9 +93,13 @@ class Activations:
             self.hidden.append(calls[0][0].to(self._storage))
             self._calls.setdefault(len(part), [(args, kwargs) for _, args, kwargs in calls])
 
+    def make_states(self) -> States:
+        """An empty list for activations of all tokens, where these are kept."""
+        return StatesOnDisk(self._scratch) if self._scratch else StatesInMemory()
+
     def run(self, index: int, block: nn.Module, hidden: Tensor) -> Tensor:
         args, kwargs = self._calls[len(hidden)][index]
-        out = block(hidden.to(self._device), *args, **kwargs)
+        out = block(hidden.to(self.device), *args, **kwargs)
         out = out[0] if isinstance(out, tuple) else out
         return out.to(self._storage)  # type: ignore[no-any-return]
 
@@ -157,71 +117,69 @@ class Activations:
         """
         experts = [module for module in block.modules() if isinstance(module, ExpertList)]
         inside = {id(module) for layer in experts for module in layer.modules()}
-        routed = {name for name, module in linears.items() if id(module) in inside}
-        reached = dict.fromkeys(sorted(routed, key=list(linears).index), 0)
-        stats: dict[str, Tensor] = {}
-        samples: dict[str, list[Tensor]] = {}
-        source: dict[str, str] = {}  # linear -> the first linear with the same input
-        inputs: dict[str, Tensor] = {}  # of this batch, by first linear
-        waiting: set[str] = set()
-        stride = max(1, self.tokens // sample_rows)
-
-        def make_hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-            def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-                x = args[0]
-                first = next((k for k, other in inputs.items() if other is x), None)
-                if first is None:
-                    inputs[name] = x
-                    rows = x.flatten(0, -2)
-                    stats[name] = accumulate(rows.float(), stats.get(name))
-                    sample = rows[::stride].to(torch.float32, copy=True)  # a view would keep all of x
-                    samples.setdefault(name, []).append(sample)
-                source[name] = first or name
-                waiting.discard(name)
-                if name in routed:
-                    reached[name] += x.shape[:-1].numel()
-                elif not waiting and not routed:  # which of the experts will be reached is not known
-                    raise _Stop
-
-            return hook
-
-        hooks = [module.register_forward_pre_hook(make_hook(name)) for name, module in linears.items()]
+        routed = {name: module for name, module in linears.items() if id(module) in inside}
+        required = linears.keys() - routed
+        observer = Observer(linears, required, accumulate, self.stride(sample_rows), ends=not routed)  # which of the
+        # experts will be reached is not known
         try:
             for layer in experts:
-                layer.all_tokens = self._all_experts
-            for hidden in self.hidden:
-                waiting.update(linears.keys() - routed)
-                inputs.clear()
-                try:
-                    self.run(index, block, hidden)
-                except _Stop:
-                    continue
-                if waiting or not routed:
-                    raise RuntimeError(f"the forward pass did not reach {sorted(waiting)}")
+                layer.all_tokens = self.all_experts
+            with observer:
+                for hidden in self.hidden:
+                    observer.batch(lambda hidden=hidden: self.run(index, block, hidden))  # type: ignore[misc]
         finally:
             for layer in experts:
                 layer.all_tokens = False
-            for handle in hooks:
-                handle.remove()
-        joined = {k: torch.cat(rows) for k, rows in samples.items()}
-        found, sampled = {n: stats[k] for n, k in source.items()}, {n: joined[k] for n, k in source.items()}
-        for name, count in reached.items():
-            width = dense_weight(linears[name]).shape[1]
+        stats, samples = observer.statistics(), observer.samples()
+        self.settle(routed, observer.reached, stats, samples, accumulate)
+        return stats, samples
+
+    def stride(self, sample_rows: int) -> int:
+        """Of how many calibration tokens one is in a sample of about so many."""
+        return max(1, self.tokens // sample_rows)
+
+    def settle(
+        self,
+        routed: Mapping[str, nn.Module],
+        reached: Mapping[str, int],
+        stats: dict[str, Tensor],
+        samples: dict[str, Tensor],
+        accumulate: Accumulate,
+    ) -> None:
+        """Count the tokens of experts' linears, and give those with too few the statistic of white noise, and no sample."""
+        for name, module in routed.items():
+            count, width = reached[name], dense_weight(module).shape[1]
             if count < width:
-                found[name] = accumulate(torch.eye(width, device=self._device), None)
-                sampled.pop(name, None)
+                stats[name] = accumulate(torch.eye(width, device=self.device), None)
+                samples.pop(name, None)
                 self.few.append(name)
-        self.reached |= reached
-        return found, sampled
+            self.reached[name] = count
 
 
-def _fits(states: int, model: nn.Module, blocks: nn.ModuleList, compute: Compute) -> bool:
+def _fits(states: int, model: nn.Module, blocks: nn.ModuleList, compute: Compute, by_expert: bool) -> bool:
     """Whether so many bytes of activations fit beside the model in `compute.max_bytes`: beside all of it, or where it is
-    streamed two blocks and what is outside the blocks."""
+    streamed what is outside the blocks and the largest two things that are read one after the other."""
     if compute.max_bytes is None:
         return True
-    inside = [sum(p.numel() for p in block.parameters()) for block in blocks]
-    parameters = sum(p.numel() for p in model.parameters())
-    if any(p.is_meta for p in blocks.parameters()):
-        parameters += min(2, len(inside)) * max(inside) - sum(inside)
+    parameters = _count(model)
+    if _is_on_disk(blocks):
+        parameters += max(_streamed_parameters(block, by_expert) for block in blocks) - _count(blocks)
     return LIBRARY_BYTES + parameters * compute.dtype.itemsize + states <= compute.max_bytes
+
+
+def _streamed_parameters(block: nn.Module, by_expert: bool) -> int:
+    """Of a block that is streamed, and of what is read meanwhile: the next block, or an expert."""
+    found = experts_of(block) if by_expert else None
+    if not found:
+        return 2 * _count(block)
+    expert = _count(found[1][0])
+    rest = _count(block) - _count(found[1])
+    return rest + expert + max(rest, expert)
+
+
+def _is_on_disk(module: nn.Module) -> bool:
+    return any(p.is_meta for p in module.parameters())
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

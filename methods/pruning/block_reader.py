@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from methods.contract import Compute
+from methods.experts import Expert, experts_of
 from methods.folder import Folder
+
+
+class _Unit(NamedTuple):
+    """What is read at once: a block, a block without its experts, or an expert."""
+
+    module: nn.Module
+    prefix: str
+    """The module's name in the model, and a dot."""
+    names: list[str]
+    """Of parameters in the module."""
+
+    @property
+    def is_on_disk(self) -> bool:
+        return any(self.module.get_parameter(name).is_meta for name in self.names)
 
 
 class BlockReader:
@@ -24,11 +41,22 @@ class BlockReader:
                 if is_from_disk: release(block)
 
     So about two blocks are in memory at a time. A block whose parameters are not on the meta device stays as it is.
+
+    by_expert: a block of a mixture comes without its experts, which `experts` brings one after the other. So a block without
+    its experts is in memory, and two experts.
     """
 
-    def __init__(self, blocks: nn.ModuleList, path: str, folder: Path, compute: Compute) -> None:
+    def __init__(
+        self, blocks: nn.ModuleList, path: str, folder: Path, compute: Compute, by_expert: bool = False
+    ) -> None:
         """path: name of the module list in the model; folder: where its weights are."""
-        self._blocks, self._path, self._compute = blocks, path, compute
+        self._compute = compute
+        self._units: list[_Unit] = []
+        self._begins: list[int] = []  # of each block, the first of its units
+        for i, block in enumerate(blocks):
+            self._begins.append(len(self._units))
+            self._units += _units_of(block, f"{path}.{i}.", by_expert and _is_on_disk(block))
+        self._begins.append(len(self._units))
         self._folder = Folder(folder) if any(map(_is_on_disk, blocks)) else None
         self._thread = ThreadPoolExecutor(1)
         self._ahead: dict[int, Future[dict[str, Tensor]]] = {}
@@ -43,23 +71,50 @@ class BlockReader:
         self._ahead.clear()
 
     def load(self, index: int) -> bool:
-        """Give a block its parameters, if they are on disk, and have the next block's read. Returns whether they were."""
-        block = self._blocks[index]
-        if not _is_on_disk(block):
+        """Give a block its parameters, if they are on disk, and have the next to be used read. Returns whether they were."""
+        return self._bring(self._begins[index])
+
+    def has_experts(self, index: int) -> bool:
+        """Whether the experts of a block are to be brought."""
+        return self._begins[index + 1] - self._begins[index] > 1
+
+    def experts(self, index: int) -> Iterator[tuple[int, Expert]]:
+        """The experts of a block with their numbers, each in memory until the next is asked for."""
+        for number, position in enumerate(range(self._begins[index] + 1, self._begins[index + 1])):
+            self._bring(position)
+            expert = self._units[position].module
+            assert isinstance(expert, Expert)
+            yield number, expert
+            release(expert)
+
+    def _bring(self, position: int) -> bool:
+        unit = self._units[position]
+        if not unit.is_on_disk:
             return False
-        pending = self._ahead.pop(index, None)
-        for name, value in (pending.result() if pending else self._read(index)).items():
+        pending = self._ahead.pop(position, None)
+        for name, value in (pending.result() if pending else self._read(unit)).items():
             owner, _, leaf = name.rpartition(".")
-            setattr(block.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
-        if index + 1 < len(self._blocks) and _is_on_disk(self._blocks[index + 1]):
-            self._ahead[index + 1] = self._thread.submit(self._read, index + 1)
+            setattr(unit.module.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
+        if position + 1 < len(self._units) and (following := self._units[position + 1]).is_on_disk:
+            self._ahead[position + 1] = self._thread.submit(self._read, following)
         return True
 
-    def _read(self, index: int) -> dict[str, Tensor]:
+    def _read(self, unit: _Unit) -> dict[str, Tensor]:
         assert self._folder is not None
         device, dtype = self._compute.device, self._compute.dtype
-        names = [name for name, _ in self._blocks[index].named_parameters()]
-        return {n: self._folder.tensor(f"{self._path}.{index}.{n}").to(device, dtype) for n in names}
+        return {name: self._folder.tensor(unit.prefix + name).to(device, dtype) for name in unit.names}
+
+
+def _units_of(block: nn.Module, prefix: str, by_expert: bool) -> Iterator[_Unit]:
+    found = experts_of(block) if by_expert else None
+    names = [name for name, _ in block.named_parameters()]
+    if not found:
+        yield _Unit(block, prefix, names)
+        return
+    path, experts = found
+    yield _Unit(block, prefix, [name for name in names if not name.startswith(f"{path}.")])
+    for number, expert in enumerate(experts):
+        yield _Unit(expert, f"{prefix}{path}.{number}.", [name for name, _ in expert.named_parameters()])
 
 
 def _is_on_disk(block: nn.Module) -> bool:

@@ -1,4 +1,5 @@
-"""The forward pass of a model larger than its device: all batches go through one block before the next is loaded."""
+"""The forward pass of a model larger than its device: all batches go through one block, or one expert, before the next is
+loaded."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.contract import Compute, Progress
+from methods.pruning import expert_pass
 from methods.pruning.activations import Activations
 from methods.pruning.block_reader import BlockReader, release
 from methods.targets import family_of
@@ -44,11 +46,14 @@ def last_hidden(
     path = family_of(model.config.to_dict()).blocks  # type: ignore[operator, union-attr]
     blocks = model.get_submodule(path)
     assert isinstance(blocks, nn.ModuleList)
-    activations = Activations(model, blocks, tokens, compute, batch)
-    with BlockReader(blocks, path, source, compute) as reader:
+    activations = Activations(model, blocks, tokens, compute, batch, by_expert=True)
+    with BlockReader(blocks, path, source, compute, by_expert=True) as reader:
         for i, block in enumerate(blocks):
             reader.load(i)
-            activations.advance(i, block)
+            if reader.has_experts(i):
+                expert_pass.advance(activations, i, block, reader.experts(i))
+            else:
+                activations.advance(i, block)
             release(block)
             progress.advance(i + 1, len(blocks))
     originals = list(blocks)

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from methods.contract import Job, Outcome
-from methods.experts import fold
+from methods.experts import Expert, ExpertList, experts_of, fold, stacked_as
 from methods.folder import Folder, Writer
-from methods.pruning.activations import Accumulate, Activations
+from methods.pruning.activations import Activations
 from methods.pruning.block_reader import BlockReader, release
+from methods.pruning.expert_pass import ExpertPass
+from methods.pruning.observer import Accumulate, Observer
+from methods.stacks import Stacks
 from methods.targets import dense_weight, family_of
 
 SAMPLE_ROWS = 256
@@ -45,7 +48,8 @@ class Walk:
 
     With `accumulate`, block i runs twice on the calibration tokens: before pruning, to collect the statistic, and
     after, to get the inputs of block i+1. Without it nothing runs. Blocks on the meta device are read from the job's
-    source and written to its workdir, so that a model larger than memory works the same way.
+    source and written to its workdir, so that a model larger than memory works the same way: the experts of a mixture one
+    by one, so their statistic is collected when they come.
     """
 
     def __init__(
@@ -76,24 +80,91 @@ class Walk:
         if self.accumulate:
             if job.calibration is None:
                 raise RuntimeError("this walk collects a statistic: the method's `needs` must name CALIBRATION")
-            activations = Activations(self.model, blocks, job.calibration, job.compute, self._batch, job.all_experts)
+            activations = Activations(
+                self.model, blocks, job.calibration, job.compute, self._batch, job.all_experts, by_expert=True
+            )
             self._activations = activations
-        with BlockReader(blocks, path, job.source, job.compute) as reader:
+        with BlockReader(blocks, path, job.source, job.compute, by_expert=True) as reader:
             for i, block in enumerate(blocks):
                 is_streamed = reader.load(i)
                 linears = {t: self.model.get_submodule(t) for t in job.targets if self._family.block_of(t) == i}
-                yield from self._visit(i, block, linears)
-                if activations and i + 1 < len(blocks):  # the output of the last block is not used
-                    activations.advance(i, block)
+                goes_on = i + 1 < len(blocks)  # the output of the last block is not used
+                if reader.has_experts(i):
+                    yield from self._walk_experts(i, block, linears, reader.experts(i), goes_on)
+                else:
+                    yield from self._visits(linears, *self._observe(i, block, linears))
+                    if activations and goes_on:
+                        activations.advance(i, block)
                 if is_streamed:
                     self._store(block, f"{path}.{i}")
                 job.progress.advance(i + 1, len(blocks))
 
-    def _visit(self, index: int, block: nn.Module, linears: dict[str, nn.Module]) -> Iterator[Visit]:
-        stats: dict[str, Tensor] = {}
-        samples: dict[str, Tensor] = {}
+    def _walk_experts(
+        self,
+        index: int,
+        block: nn.Module,
+        linears: dict[str, nn.Module],
+        experts: Iterator[tuple[int, Expert]],
+        goes_on: bool,
+    ) -> Iterator[Visit]:
+        """A block whose experts are brought one by one, each once: it is measured, pruned, run and written.
+
+        What is before the experts is measured, and pruned, first; what they are given is kept from before and after that.
+        """
+        found = experts_of(block)
+        assert found
+        prefix = f"{self._family.blocks}.{index}.{found[0]}"
+        inner = {name: module for name, module in linears.items() if name.startswith(f"{prefix}.")}
+        outer = {name: module for name, module in linears.items() if name not in inner}
+        flow, accumulate = self._activations, self.accumulate
+        given = None
+        if flow and accumulate and inner:
+            with Observer(outer, outer, accumulate, flow.stride(self._sample_rows), ends=False) as observer:
+                given = ExpertPass(flow, index, block, observer)
+            yield from self._visits(outer, observer.statistics(), observer.samples())
+            del observer  # its statistics
+        else:
+            yield from self._visits(outer, *self._observe(index, block, outer))
+        following = ExpertPass(flow, index, block) if flow and goes_on else None
+        with self._stacks(prefix, found[1]) as stacks:
+            for number, expert in experts:
+                mine = {n: module for n, module in inner.items() if n.startswith(f"{prefix}.{number}.")}
+                if given and accumulate and mine:
+                    yield from self._visits(mine, *given.observe(number, expert, mine, accumulate, self._sample_rows))
+                else:
+                    yield from self._visits(mine, {}, {})
+                if following:
+                    following.run(number, expert)
+                self._store_expert(stacks, f"{prefix}.{number}.", expert)
+        del given
+        if following:
+            following.finish()
+
+    def _stacks(self, prefix: str, experts: ExpertList) -> Stacks:
+        """The file for the experts of a block. prefix: their name in the model."""
+        shapes = {}
+        for name, tensor in experts[0].state_dict().items():
+            stacked = stacked_as(f"{prefix}.0.{name}", self._family)
+            assert stacked
+            shapes[stacked.name] = (len(experts), *stacked.entry(tensor).shape)
+        return self._output().add_stacks(shapes, self.job.compute.dtype)
+
+    def _store_expert(self, stacks: Stacks, prefix: str, expert: Expert) -> None:
+        for name, tensor in expert.state_dict().items():
+            stacked = stacked_as(prefix + name, self._family)
+            assert stacked
+            stacks.write(stacked.name, stacked.number, stacked.entry(tensor))
+
+    def _observe(
+        self, index: int, block: nn.Module, linears: dict[str, nn.Module]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         if self._activations and self.accumulate and linears:
-            stats, samples = self._activations.observe(index, block, linears, self.accumulate, self._sample_rows)
+            return self._activations.observe(index, block, linears, self.accumulate, self._sample_rows)
+        return {}, {}
+
+    def _visits(
+        self, linears: dict[str, nn.Module], stats: dict[str, Tensor], samples: dict[str, Tensor]
+    ) -> Iterator[Visit]:
         for name, module in linears.items():
             weight = dense_weight(module)
             before = weight.clone()
@@ -122,11 +193,16 @@ class Walk:
         tokens = {name.rpartition(".")[0]: count for name, count in activations.reached.items()}
         return {"tokens": tokens, "all_tokens": self.job.all_experts, "by_weights_alone": activations.few}
 
-    def _store(self, block: nn.Module, prefix: str) -> None:
+    def _output(self) -> Writer:
         self._writer = self._writer or Writer(self.job.workdir / "streamed", STREAMED_SHARD_BYTES)
+        return self._writer
+
+    def _store(self, block: nn.Module, prefix: str) -> None:
+        """Write a block, unless its experts are: they are back on disk."""
         tensors = {f"{prefix}.{name}": tensor for name, tensor in block.state_dict().items()}
-        for name, tensor in fold(tensors, tensors.__getitem__, self._family):
-            self._writer.add(name, tensor)
+        names = [n for n, tensor in tensors.items() if not (tensor.is_meta and stacked_as(n, self._family))]
+        for name, tensor in fold(names, tensors.__getitem__, self._family):
+            self._output().add(name, tensor)
         release(block)
 
 

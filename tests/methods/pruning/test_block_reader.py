@@ -122,14 +122,14 @@ def test_activations_on_disk_change_nothing(llama, make_job, tmp_path, monkeypat
     here, kind = stats(max_bytes=weights + states)
     there, other = stats(max_bytes=weights + states - 1)
 
-    assert (kind, other) == ("list", "StatesOnDisk")
+    assert (kind, other) == ("StatesInMemory", "StatesOnDisk")
     assert here.keys() == there.keys() and all(torch.equal(here[k], there[k]) for k in here)
     assert not list(tmp_path.iterdir()), "nobody else sees the file"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_states_come_back_as_they_were(tmp_path, dtype):
-    from methods.pruning.activations import StatesOnDisk
+    from methods.pruning.states import StatesOnDisk
 
     first, second = torch.randn(2, 3, 4).to(dtype), torch.randn(1, 3, 4).to(dtype)
     states = StatesOnDisk(tmp_path)

@@ -1,0 +1,101 @@
+"""What linears are given in forward passes: a statistic of it, and a sample of its rows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+Accumulate = Callable[[Tensor, Tensor | None], Tensor]
+"""accumulate(x, total) -> the statistic with the inputs x, float [tokens, in], added. total is None at first."""
+
+
+class Stop(Exception):
+    """Raised inside a forward pass to end it early."""
+
+
+class Observer:
+    """Collects the statistic and a sample of the inputs of linears, batch by batch.
+
+        with Observer(linears, required, accumulate, stride) as observer:
+            for x in batches: observer.batch(lambda: block(x))
+        stats, samples = observer.statistics(), observer.samples()
+
+    Linears with the same input, the same object, share one statistic and one sample.
+    """
+
+    def __init__(
+        self,
+        linears: Mapping[str, nn.Module],
+        required: Iterable[str],
+        accumulate: Accumulate,
+        stride: int,
+        ends: bool = True,
+    ) -> None:
+        """required: linears that every batch must reach; stride: of how many rows one is in the sample.
+
+        ends: a forward pass ends when all that are required were reached.
+        """
+        self.reached = dict.fromkeys(linears, 0)
+        """How many tokens came to each linear."""
+        self._linears, self._required = linears, set(required)
+        self._accumulate, self._stride, self._ends = accumulate, stride, ends
+        self._stats: dict[str, Tensor] = {}
+        self._samples: dict[str, list[Tensor]] = {}
+        self._source: dict[str, str] = {}  # linear -> the first linear with the same input
+        self._inputs: dict[str, Tensor] = {}  # of this batch, by first linear
+        self._waiting: set[str] = set()
+
+    def __enter__(self) -> Observer:
+        self._hooks = [module.register_forward_pre_hook(self._hook(name)) for name, module in self._linears.items()]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._hooks:
+            handle.remove()
+        self._inputs.clear()
+
+    def batch(self, run: Callable[[], object]) -> None:
+        """A forward pass of one batch.
+
+        Raises:
+            RuntimeError: it did not reach a linear that is required.
+        """
+        self._waiting = set(self._required)
+        self._inputs.clear()
+        with contextlib.suppress(Stop):
+            run()
+        if self._waiting:
+            raise RuntimeError(f"the forward pass did not reach {sorted(self._waiting)}")
+
+    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            x = args[0]
+            first = next((k for k, other in self._inputs.items() if other is x), None)
+            if first is None:
+                self._inputs[name] = x
+                rows = x.flatten(0, -2)
+                self._stats[name] = self._accumulate(rows.float(), self._stats.get(name))
+                sample = rows[:: self._stride].to(torch.float32, copy=True)  # a view would keep all of x
+                self._samples.setdefault(name, []).append(sample)
+            self._source[name] = first or name
+            self.reached[name] += x.shape[:-1].numel()
+            self._waiting.discard(name)
+            if self._ends and not self._waiting:
+                raise Stop
+
+        return hook
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Of the linears that were reached."""
+        return {name: self._stats[first] for name, first in self._source.items()}
+
+    def samples(self) -> dict[str, Tensor]:
+        """float32 [some rows, in]"""
+        joined = {first: torch.cat(rows) for first, rows in self._samples.items()}
+        return {name: joined[first] for name, first in self._source.items()}

@@ -1,0 +1,295 @@
+"""A mixture larger than memory: its experts come one by one, and the numbers are those of the model in memory."""
+
+import gc
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, MixtralConfig
+
+from bench.catalog import registry
+from bench.catalog.choice import build
+from bench.inputs import loading
+from helpers import models
+from methods.contract import Compute, NoProgress
+from methods.experts import Expert, unfold
+from methods.families import FAMILIES
+from methods.folder import Folder
+from methods.header import read_header
+from methods.pruning import activations
+from methods.pruning.pairs import PairedWalk
+from methods.pruning.states import StatesInMemory, StatesOnDisk
+from methods.pruning.streaming import last_hidden
+from methods.pruning.walk import Walk
+from methods.stacks import Stacks, read_entry
+
+MIXTURES = [name for name, family in FAMILIES.items() if family.experts]
+
+
+@pytest.fixture(params=MIXTURES)
+def mixture(request):
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def batches(monkeypatch):
+    """Three of two sequences, where there would be one."""
+    monkeypatch.setitem(activations.BATCH_TOKENS, "cpu", 32)
+
+
+def squares(x, total):
+    return x.square().sum(0) if total is None else total + x.square().sum(0)
+
+
+def fused(mixture, folder):
+    """A model on disk with one tensor of all experts, as transformers holds them."""
+    return models.write(models.build(mixture), folder)
+
+
+def published(mixture, folder):
+    """Another, as transformers saves it: linears of each expert where the family has such files."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(models.CONFIGS[mixture]()).save_pretrained(folder)
+    return folder
+
+
+def in_memory(folder, compute):
+    """Products round by where their operands begin, and transformers leaves weights where the file has them."""
+    model = loading.load(folder, compute)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    return model
+
+
+class Both:
+    """One method on one folder, the model in memory and streamed."""
+
+    def __init__(self, make_job, folder, workdir, **fields):
+        self.make_job, self.folder, self.workdir, self.fields = make_job, folder, workdir, fields
+
+    def run(self, method, stream, **compute):
+        settings = Compute(stream=stream, **compute)
+        model = loading.load(self.folder, settings) if stream else in_memory(self.folder, settings)
+        workdir = self.workdir / f"{stream}"
+        job = self.make_job(model, source=self.folder, compute=settings, workdir=workdir, **self.fields)
+        return build(registry.lookup("methods", method), method, {}).apply(model, job)
+
+    def compare(self, method, **compute):
+        """Asserts equality, to the bit, and returns the notes."""
+        scratch = compute.pop("scratch", None)
+        memory = self.run(method, False, **compute)
+        limits = {"scratch": scratch, "max_bytes": 1} if scratch else {}
+        streamed = self.run(method, True, **compute, **limits)
+        (streamed.model / "config.json").write_text((self.folder / "config.json").read_text())
+        written, want = Folder(streamed.model), memory.model.state_dict()
+        assert streamed.notes == memory.notes
+        assert set(written) == set(Folder(self.folder))
+        for name in written:
+            assert torch.equal(written.tensor(name), want[name]), name
+        assert any(".experts." in name for name in written)
+        again = loading.load(streamed.model, Compute(dtype=compute.get("dtype", torch.float32))).state_dict()
+        assert all(torch.equal(tensor, want[name]) for name, tensor in again.items())
+        return memory.notes
+
+
+@pytest.fixture
+def both(make_job, tmp_path):
+    """both(folder, **fields of the job)"""
+    return lambda folder, **fields: Both(make_job, folder, tmp_path / "work", **fields)
+
+
+@pytest.mark.parametrize("kind", [fused, published])
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
+def test_streamed_by_expert_is_the_same_to_the_bit(mixture, method, kind, both, tmp_path):
+    notes = both(kind(mixture, tmp_path / "source")).compare(method)
+    assert ("experts" in notes) == (method != "magnitude")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_when_experts_see_all_tokens_too(mixture, dtype, both, tmp_path):
+    notes = both(fused(mixture, tmp_path / "source"), all_experts=True).compare("sparsegpt", dtype=dtype)
+    assert set(notes["experts"]["tokens"].values()) == {6 * 16}
+
+
+def test_with_activations_on_disk_too(mixture, both, tmp_path):
+    both(fused(mixture, tmp_path / "source")).compare("wanda", scratch=tmp_path, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [".experts.", ".self_attn.", "gate_up_proj", "down_proj", ".1.mlp.", ".experts.2."],
+)
+def test_with_some_of_the_targets_too(left_out, make_job, both, tmp_path):
+    folder = fused("mixtral", tmp_path / "source")
+    targets = make_job(loading.load(folder, Compute())).targets
+    for every in (False, True):
+        both(folder, targets=tuple(t for t in targets if left_out not in t), all_experts=every).compare("sparsegpt")
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_an_expert_that_no_token_reaches(method, both, tmp_path, monkeypatch):
+    real = torch.topk
+    monkeypatch.setattr(
+        torch, "topk", lambda x, k, dim: real(x.index_fill(-1, torch.tensor([2]), -1), k, dim=dim)
+    )  # of mixtral's router
+
+    notes = both(fused("mixtral", tmp_path / "source")).compare(method)["experts"]
+
+    for i in range(3):
+        assert notes["tokens"][f"model.layers.{i}.mlp.experts.2"] == 0
+        assert f"model.layers.{i}.mlp.experts.2.down_proj" in notes["by_weights_alone"]
+
+
+def test_a_streamed_forward_is_the_models_own(mixture, tmp_path):
+    folder = fused(mixture, tmp_path / "source")
+    tokens = torch.randint(64, (5, 16), generator=torch.Generator().manual_seed(1))
+    whole, compute = in_memory(folder, Compute()), Compute(stream=True)
+
+    streamed = last_hidden(loading.load(folder, compute), folder, tokens, 2, compute, NoProgress())
+
+    with torch.no_grad():
+        want = [whole.base_model(input_ids=part, use_cache=False)[0] for part in tokens.split(2)]
+    assert all(torch.equal(a, b) for a, b in zip(streamed, want, strict=True))
+
+
+@pytest.fixture
+def watched(monkeypatch, make_job, tmp_path):
+    """A streamed job over a mixture of eight experts, and what is read of them: (name, thread) each."""
+    reads = []
+    tensor = Folder.tensor
+
+    def spy(folder, name):
+        if ".experts." in name:
+            reads.append((name, threading.current_thread()))
+        return tensor(folder, name)
+
+    model = AutoModelForCausalLM.from_config(
+        MixtralConfig(**models.GROUPED | {"intermediate_size": 512}, **models.TOKENS, num_local_experts=8)
+    )
+    compute = Compute(stream=True)
+    folder = models.write(unfold(model.eval().requires_grad_(False)), tmp_path / "source")
+    skeleton = loading.load(folder, compute)
+    monkeypatch.setattr(Folder, "tensor", spy)
+    gc.freeze()  # what is there now is not looked through
+    yield skeleton, make_job(skeleton, source=folder, compute=compute, workdir=tmp_path), reads
+    gc.unfreeze()
+
+
+EXPERT = 4 * 3 * 512 * 32
+"""Bytes."""
+
+
+def expert_bytes():
+    """Of new tensors as large as a linear of an expert, whoever holds them: modules, the thread, the method."""
+    storages = {}
+    for thing in gc.get_objects():
+        if type(thing) in (torch.Tensor, torch.nn.Parameter) and not thing.is_meta:
+            storage = thing.untyped_storage()
+            if storage.nbytes() in (4 * 2 * 512 * 32, 4 * 512 * 32):
+                storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def experts_with_storage(model):
+    """Their names, whose weights are in the model."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, Expert) and not any(p.is_meta for p in module.parameters())
+    ]
+
+
+@pytest.mark.parametrize("accumulate", [None, squares], ids=["weights alone", "calibrated"])
+def test_two_experts_are_in_memory(watched, accumulate):
+    """One in use and the next; besides them the weight as it was before it was pruned."""
+    model, job, _ = watched
+    most = 0
+
+    for visit in Walk(model, job, accumulate):
+        time.sleep(0.002)  # for the thread
+        here = experts_with_storage(model)
+        assert len(here) <= 1 and (".experts." not in visit.name or visit.name.startswith(here[0]))
+        visit.prune(visit.weight > 0)
+        most = max(most, expert_bytes())
+
+    assert 1.5 * EXPERT < most <= 2 * EXPERT + 4 * 2 * 512 * 32
+    assert not experts_with_storage(model)
+
+
+def test_a_streamed_forward_has_two_experts_in_memory(watched, monkeypatch):
+    model, job, _ = watched
+    seen = []
+    forward = Expert.forward
+
+    def spy(self, x):
+        time.sleep(0.002)
+        seen.append((len(experts_with_storage(model)), expert_bytes()))
+        return forward(self, x)
+
+    monkeypatch.setattr(Expert, "forward", spy)
+    last_hidden(model, job.source, job.calibration, 2, job.compute, NoProgress())
+
+    assert {count for count, _ in seen} == {1}
+    assert max(bytes_ for _, bytes_ in seen) <= 2 * EXPERT
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
+def test_each_expert_is_read_once(method, watched):
+    """By the thread, while the one before it is in use."""
+    model, job, reads = watched
+    build(registry.lookup("methods", method), method, {}).apply(model, job)
+
+    names = [name for name, _ in reads]
+    assert len(names) == len(set(names)) == 3 * 8 * 2
+    assert threading.current_thread() not in {thread for _, thread in reads}
+
+
+def test_a_block_is_kept_whole_where_it_is_trained(watched, make_job, tmp_path):
+    """recon's walk: not a method of one expert after the other."""
+    model, job, _ = watched
+    job = replace(job, teacher=lambda: loading.load(job.source, job.compute))
+    for pair in PairedWalk(model, job, goal="dense").pairs():
+        assert len(experts_with_storage(model)) == 8
+        assert pair.block is model.model.layers[int(pair.name.rsplit(".", 1)[1])]
+
+
+def test_entries_are_read_and_written_alone(tmp_path):
+    """As safetensors has them, whatever their order."""
+    whole = {"a": torch.randn(3, 4, 2).bfloat16(), "b": torch.randn(3, 5).bfloat16()}
+    file = tmp_path / "model.safetensors"
+    with Stacks(file, {name: tuple(t.shape) for name, t in whole.items()}, torch.bfloat16) as stacks:
+        for number in (2, 0, 1):
+            for name, tensor in whole.items():
+                stacks.write(name, number, tensor[number])
+
+    read = load_file(file)
+    header = read_header(tmp_path, file.name)
+
+    assert all(torch.equal(read[name], tensor) for name, tensor in whole.items())
+    for name, tensor in whole.items():
+        assert all(torch.equal(read_entry(file, header[name], i), tensor[i]) for i in range(3))
+
+
+def test_an_entry_that_was_not_written_is_said(tmp_path):
+    with (
+        pytest.raises(RuntimeError, match=r"1 entries of .* were not written"),
+        Stacks(tmp_path / "x", {"a": (2, 4)}, torch.float32) as stacks,
+    ):
+        stacks.write("a", 1, torch.ones(4))
+
+
+def test_rows_on_disk_are_those_in_memory(tmp_path):
+    here, there = StatesInMemory(), StatesOnDisk(tmp_path)
+    for seed in range(2):
+        tensor = torch.randn(7, 3, generator=torch.Generator().manual_seed(seed)).bfloat16()
+        here.append(tensor.clone())
+        there.append(tensor)
+    which, values = torch.tensor([5, 0, 3]), torch.randn(3, 3).bfloat16()
+    for states in (here, there):
+        states.add_rows(1, which, values)
+
+    assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+    assert torch.equal(here.rows(1, which), there.rows(1, which))
