@@ -83,7 +83,7 @@ def test_the_script_of_a_training_over_nodes_starts_bench_on_each(cli, tmp_path)
 
 @pytest.mark.slow
 def test_a_training_over_nodes_that_slurm_ends_goes_on_when_it_is_requeued(cli, tmp_path, requests):
-    training = {"tokens": 200_000, "batch": 8, "seqlen": 32}
+    training = {"tokens": 40_000, "batch": 8, "seqlen": 32}
     settings = [f"--set=training.{name}={value}" for name, value in training.items()]
     assert cli("plan", "--slurm", "x.sh", "--shards", "1", *NODES, *settings, *runs.flags("r"))[0] == 0
     first = slurm.start(tmp_path / "x.sh", 1, 1)
