@@ -46,6 +46,8 @@ class CalibrationSet(_Frozen):
     sequences: int
     seqlen: int
     all_experts: bool = False
+    processes: int = 1
+    """That share it."""
 
     @property
     def text(self) -> CalibrationText:
@@ -91,7 +93,7 @@ class Artifact(_Frozen):
     calibration: CalibrationSet | None
     training: TrainingRun | None = None
     processes: int = 1
-    """That share a training."""
+    """That share a training. See `ranks`."""
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     seed: int | None
@@ -156,6 +158,19 @@ class Artifact(_Frozen):
     @property
     def pattern(self) -> str:
         return self.stages[-1].pattern
+
+    @property
+    def ranks(self) -> int:
+        """Processes that share its last stage."""
+        needs = self.stages[-1].needs
+        if "training" in needs:
+            return self.processes
+        return self.calibration.processes if self.calibration and "calibration" in needs else 1
+
+    @property
+    def most_ranks(self) -> int:
+        """Processes that share any of its stages."""
+        return max(self.processes, self.calibration.processes if self.calibration else 1)
 
     @property
     def cache_names(self) -> list[str]:

@@ -18,10 +18,13 @@ ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 def estimate_bytes(artifact: Artifact) -> float:
     """Of main memory. On a CPU the model twice, for the dense one is beside it while it is measured, and what a training keeps
-    for each weight; beside a card the model once."""
+    for each weight; beside a card the model once. Each process that shares a
+    calibration has its own libraries and its own model."""
+    shared = artifact.calibration.processes if artifact.calibration else 1
     if artifact.device != "cpu":
-        return LIBRARIES_BYTES + CUDA_BYTES + model_bytes(artifact)
-    return LIBRARIES_BYTES + 2.0 * model_bytes(artifact) + _state_bytes(artifact)
+        return shared * (LIBRARIES_BYTES + CUDA_BYTES + model_bytes(artifact))
+    alone = LIBRARIES_BYTES + 2.0 * model_bytes(artifact) + _state_bytes(artifact)
+    return max(alone, shared * (LIBRARIES_BYTES + model_bytes(artifact)))
 
 
 def estimate_device_bytes(artifact: Artifact) -> float | None:

@@ -43,6 +43,13 @@ def find_problem(artifact: Artifact) -> str:
             "or use --device cuda with --set training.processes=N, which divides it among N cards"
         )
     weights = LIBRARIES_BYTES + model_bytes(artifact)
+    shared = artifact.calibration.processes if artifact.calibration else 1
+    if not artifact.stream and weights <= memory < shared * weights:
+        return (
+            f"{artifact.label} takes at least {_gb(shared * weights)} in {shared} processes, and this machine has "
+            f"{_gb(memory)}: use --set calibration.processes={int(memory / weights)}, or --set stream=true, which brings it "
+            "block by block"
+        )
     if not artifact.stream and weights > memory:
         halves = artifact.dtype == "float32" and LIBRARIES_BYTES + model_bytes(artifact) / 2 <= memory
         remedy = "--dtype bfloat16, or " if halves else ""

@@ -6,7 +6,6 @@ import json
 import shutil
 import time
 from collections.abc import Collection
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -91,7 +90,8 @@ class Builder:
         torch.manual_seed(job.seed)
         self.workspace.progress.enter("first step")
         started = time.monotonic()
-        shared = ranks.start_ranks(artifact) if job.training else nullcontext()
+        streamed = {"stream": self.workspace.compute.stream}  # as found before others took memory
+        shared = ranks.start_ranks(artifact.model_copy(update=streamed))
         with read_only(source, CARRIED, stage.label), shared:
             outcome = method.apply(model, job)
         cost = {

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from bench.run.events import Events
-from bench.run.ranks import HOST, RankTask, backend
+from bench.run.ranks import FAULT, HOST, RankTask, join
 
 
 def main() -> None:
@@ -25,12 +25,17 @@ def main() -> None:
     artifact = task.artifact
     if artifact.device.startswith("cuda"):
         torch.cuda.set_device(task.rank)
-    store = dist.TCPStore(HOST, task.port, artifact.processes, is_master=False)  # type: ignore[attr-defined]
+    store = dist.TCPStore(HOST, task.port, artifact.ranks, is_master=False)  # type: ignore[attr-defined]
     store.set(f"here {task.rank}", "1")
-    dist.init_process_group(backend(artifact), store=store, rank=task.rank, world_size=artifact.processes)
-    with open(os.devnull, "w") as nowhere:
-        Builder(artifact, Events(nowhere), rank=task.rank).run_as_rank(artifact)
-    dist.barrier()
+    try:
+        join(artifact, store, task.rank)
+        with open(os.devnull, "w") as nowhere:
+            Builder(artifact, Events(nowhere), rank=task.rank).run_as_rank(artifact)
+        dist.barrier()
+    except Exception as fault:
+        if store.add("faults", 1) == 1:  # the others' follow from it
+            store.set(FAULT, f"rank {task.rank}: {type(fault).__name__}: {fault}")
+        raise
     dist.destroy_process_group()
 
 

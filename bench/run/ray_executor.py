@@ -198,7 +198,7 @@ class RayWorker:
 
 def resources_of(artifact: Artifact) -> dict[str, float]:
     """What a task asks of its node, by Ray's names: threads, cards, bytes of memory."""
-    cards = {} if artifact.device == "cpu" else {"num_gpus": artifact.processes}
+    cards = {} if artifact.device == "cpu" else {"num_gpus": artifact.most_ranks}
     return {"num_cpus": artifact.threads, "memory": int(estimate_bytes(artifact)), **cards}
 
 

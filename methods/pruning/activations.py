@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from methods.contract import Compute
 from methods.experts import ExpertList
+from methods.pruning.sharing import Sharing
 from methods.targets import dense_weight
 
 BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
 """Tokens per forward pass of one block: enough for large matrix products, few enough for a CPU's cache."""
 
 Accumulate = Callable[[Tensor, Tensor | None], Tensor]
-"""accumulate(x, total) -> the statistic with the inputs x, float [tokens, in], added. total is None at first."""
+"""accumulate(x, total) -> the statistic with the inputs x, float [tokens, in], added. total is None at first. Where several
+processes share a calibration it must be a sum over tokens: theirs are added up."""
 
 
 LIBRARY_BYTES = 500 * 10**6
@@ -88,6 +90,26 @@ class Recorder(nn.Module):
         return hidden
 
 
+class Observed(NamedTuple):
+    """What linears of a block were given. Those with the same input share one tensor, the same object."""
+
+    stats: dict[str, Tensor]
+    samples: dict[str, Tensor]
+    """Input rows, float32 [some, in]."""
+    owners: dict[str, int]
+    """Of every linear, the process that changes it. The others have neither its statistic nor its sample."""
+
+
+class _Inputs(NamedTuple):
+    """The same as this process has seen it, by the first linear with an input."""
+
+    first: dict[str, str]
+    stats: dict[str, Tensor]
+    samples: dict[str, Tensor]
+    reached: dict[str, int]
+    """Tokens of each linear of an expert."""
+
+
 class Activations:
     """The inputs of the next block, [batch, seqlen, hidden] per batch, and the arguments to call any block with them.
 
@@ -103,27 +125,34 @@ class Activations:
         compute: Compute,
         batch: int | None = None,
         all_experts: bool = False,
+        sharing: Sharing | None = None,
     ) -> None:
         """batch: sequences per forward pass. By default as many as BATCH_TOKENS allows.
 
         all_experts: every expert sees all tokens while statistics are collected.
+        sharing: the processes that share the tokens; of these, this one runs its part.
         """
         self._device = compute.device
         self._all_experts = all_experts
+        self._sharing = sharing or Sharing(compute.device)
         self.tokens = tokens.numel()
+        """Of all processes."""
+        self.sampled = 0
+        """Rows of the largest sample."""
         self.reached: dict[str, int] = {}
         """How many tokens came to each linear of an expert."""
         self.few: list[str] = []
         """Of these, where they were fewer than the linear's inputs."""
+        parts = self._sharing.batches(tokens, batch or max(1, BATCH_TOKENS[self._device.type] // tokens.shape[1]))
         width = model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
         on_disk = compute.scratch is not None and not _fits(
-            tokens.numel() * width * compute.dtype.itemsize, model, blocks, compute
+            sum(part.numel() for part in parts) * width * compute.dtype.itemsize, model, blocks, compute
         )
         self.hidden: list[Tensor] | StatesOnDisk = StatesOnDisk(compute.scratch) if on_disk else []  # type: ignore[arg-type]
         self._storage = torch.device("cpu") if compute.stream or on_disk else compute.device
         self._calls: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
         originals = list(blocks)
-        for part in tokens.split(batch or max(1, BATCH_TOKENS[self._device.type] // tokens.shape[1])):
+        for part in parts:
             calls: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = []
             try:
                 for i, block in enumerate(originals):
@@ -149,7 +178,7 @@ class Activations:
 
     def observe(
         self, index: int, block: nn.Module, linears: dict[str, nn.Module], accumulate: Accumulate, sample_rows: int
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> Observed:
         """The statistic and a sample of input rows of each linear. A forward pass ends when all inputs are recorded.
 
         A linear of an expert that fewer tokens reached than it has inputs gets the statistic of white noise, and no sample:
@@ -203,16 +232,53 @@ class Activations:
                 layer.all_tokens = False
             for handle in hooks:
                 handle.remove()
-        joined = {k: torch.cat(rows) for k, rows in samples.items()}
-        found, sampled = {n: stats[k] for n, k in source.items()}, {n: joined[k] for n, k in source.items()}
-        for name, count in reached.items():
-            width = dense_weight(linears[name]).shape[1]
-            if count < width:
-                found[name] = accumulate(torch.eye(width, device=self._device), None)
-                sampled.pop(name, None)
-                self.few.append(name)
+        first = {name: source.get(name, name) for name in linears}  # an expert that no token reached has no source
+        joined = {name: torch.cat(rows) for name, rows in samples.items()}
+        return self._pool(linears, _Inputs(first, stats, joined, reached), accumulate)
+
+    def _pool(self, linears: dict[str, nn.Module], inputs: _Inputs, accumulate: Accumulate) -> Observed:
+        """What all processes have seen together, each linear's where it is needed."""
+        sharing, first = self._sharing, inputs.first
+        shapes = {name: dense_weight(module).shape for name, module in linears.items()}
+        every = sharing.gather([inputs.reached, {name: len(rows) for name, rows in inputs.samples.items()}])
+        reached = {name: sum(tokens[name] for tokens, _ in every) for name in inputs.reached}
+        few = [name for name, count in reached.items() if count < shapes[name][1]]
+        owners = _owners(sharing, shapes, first, reached)
+        stats: dict[str, Tensor] = {}
+        samples: dict[str, Tensor] = {}
+        for one in dict.fromkeys(first.values()):
+            stat, rows = inputs.stats.pop(one, None), inputs.samples.pop(one, None)
+            users = [name for name in linears if first[name] == one and name not in few]
+            if not users:
+                continue
+            empty = torch.empty(0, shapes[one][1], device=self._device, dtype=torch.float32)
+            counts = [sizes.get(one, 0) for _, sizes in every]
+            at = {owners[name] for name in users}
+            stat = sharing.add_up(accumulate(empty, None) if stat is None else stat, at)
+            rows = sharing.join_rows(empty if rows is None else rows, counts, at)
+            self.sampled = max(self.sampled, sum(counts))
+            for name in users:
+                if owners[name] == sharing.rank:
+                    stats[name], samples[name] = stat, rows
+        for name in few:
+            if owners[name] == sharing.rank:
+                stats[name] = accumulate(torch.eye(shapes[name][1], device=self._device), None)
+        self.few += few
         self.reached |= reached
-        return found, sampled
+        return Observed(stats, samples, owners)
+
+
+def _owners(
+    sharing: Sharing, shapes: dict[str, torch.Size], first: dict[str, str], routed: Collection[str]
+) -> dict[str, int]:
+    """The process that changes each linear: one for those with the same input, whose Hessian is then factored once, and one
+    for an expert. They are balanced by what SparseGPT takes: in^3 for each Hessian, and in^2 out for each linear."""
+    pieces = {name: name.rpartition(".")[0] if name in routed else first[name] for name in shapes}
+    costs = dict.fromkeys(pieces.values(), 0.0)
+    for name, (rows, width) in shapes.items():
+        costs[pieces[name]] += width**2 * (rows + width * (first[name] == name))
+    by_piece = sharing.divide(costs)
+    return {name: by_piece[piece] for name, piece in pieces.items()}
 
 
 def _fits(states: int, model: nn.Module, blocks: nn.ModuleList, compute: Compute) -> bool:
