@@ -41,9 +41,9 @@ without its conjugate gradients: for these few inputs the least squares are so i
 TINY_METHODS = ("wanda", "ria", "sparsegpt", "alps", "admm", "int4-gptq")
 """In float32, on the model `tiny` and real text."""
 STREAMED = "sparsegpt streamed"
-LAST_BLOCK = "alps"
-"""Prunes the last block alone: it multiplies what rounding changes in a block's inputs by about 1e5, so that after a few blocks
-one process that takes its sequences in another order leaves other masks, too."""
+LAST_BLOCK = {"exact": ("alps",), "tiny": ("alps", "int4-gptq")}
+"""They prune the last block alone. ALPS multiplies what rounding changes in a block's inputs by about 1e5, and a value between two
+points of a grid jumps by a whole step: after a few blocks one process that takes its sequences in another order parts from itself."""
 
 
 def exact_case(case: str, folder: Path):
@@ -55,7 +55,7 @@ def exact_case(case: str, folder: Path):
     if name in registry.QUANTIZERS:
         model = pruned(model, job)
     fields = {"calibration": tokens, "all_experts": all_experts, "source": write(model, folder)}
-    return model, replace(job, targets=targets_of(name, job), **fields), method(name, config)
+    return model, replace(job, targets=targets_of("exact", name, job), **fields), method(name, config)
 
 
 def tiny_case(case: str, tokens: torch.Tensor, workdir: Path):
@@ -64,13 +64,13 @@ def tiny_case(case: str, tokens: torch.Tensor, workdir: Path):
     compute = Compute(stream=bool(streamed))
     model = loading.load(TINY, compute)
     job = replace(job_for(model), source=TINY, compute=compute, calibration=tokens, workdir=workdir)
-    job = replace(job, targets=targets_of(name, job))
+    job = replace(job, targets=targets_of("tiny", name, job))
     return (pruned(model, job) if name in registry.QUANTIZERS else model), job, method(name, {})
 
 
-def targets_of(name: str, job: Job) -> tuple[str, ...]:
+def targets_of(kind: str, name: str, job: Job) -> tuple[str, ...]:
     last = job.targets[-1].split(".")[2]
-    return tuple(t for t in job.targets if name != LAST_BLOCK or t.split(".")[2] == last)
+    return tuple(t for t in job.targets if name not in LAST_BLOCK[kind] or t.split(".")[2] == last)
 
 
 def method(name: str, config: dict[str, Any]):
