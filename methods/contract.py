@@ -165,7 +165,12 @@ class Outcome(NamedTuple):
 
 
 class Method(Protocol):
-    """A frozen dataclass. Its fields are the hyperparameters that can be typed."""
+    """A frozen dataclass. Its fields are the hyperparameters that can be typed.
+
+    A method with `shares_calibration: ClassVar[bool] = True` can be given to several processes (`calibration.processes`): the
+    statistic of its walk is a sum over tokens, it changes a target by the target's own statistic alone, and what it counts over
+    targets it sums with `walk.total`. The walk does the rest.
+    """
 
     name: ClassVar[str]
     needs: ClassVar[Needs]

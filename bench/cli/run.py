@@ -17,6 +17,7 @@ from bench.catalog.choice import parse_method
 from bench.cli.console import fail, print_line, print_records, print_rows
 from bench.cli.flags import Json, NewFolder, checked, spec_of, with_flags
 from bench.run import nodes
+from bench.run.descendants import adopting
 from bench.system.devices import exists
 from bench.system.files import atomic_write, require_writable_file
 from bench.verify import CheckFailed, detect_pattern
@@ -37,7 +38,6 @@ def run(json: Json = False, **flags: Any) -> None:
     """
     spec = spec_of(flags)
     from bench import api
-    from bench.run.descendants import adopting
     from bench.run.disk import RunStopped
 
     place = _place(spec)

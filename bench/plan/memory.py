@@ -27,15 +27,18 @@ ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 def estimate_bytes(artifact: Artifact) -> float:
     """Of main memory of one machine. On a CPU the model twice, for the dense one is beside it while it is measured, and what a
-    training keeps for each weight; beside a card the model once. Each process of a training has its own libraries. Streamed,
-    what `streamed_bytes` says."""
+    training keeps for each weight; beside a card the model once. Each process of a training has its own libraries, and of a
+    calibration its own model, too. Streamed, what `streamed_bytes` says."""
     own = artifact.processes // artifact.nodes
+    shared = artifact.calibration.processes if artifact.calibration else 1
+    cuda = CUDA_BYTES if artifact.device != "cpu" else 0.0
     if is_streamed(artifact):
-        return streamed_bytes(artifact) + (CUDA_BYTES if artifact.device != "cpu" else 0.0)
+        return shared * (streamed_bytes(artifact) + cuda)
+    calibrated = shared * (LIBRARIES_BYTES + cuda + model_bytes(artifact))
     if artifact.device != "cpu":
-        return own * (LIBRARIES_BYTES + CUDA_BYTES) + model_bytes(artifact)
+        return max(calibrated, own * (LIBRARIES_BYTES + cuda) + model_bytes(artifact))
     state = _state_bytes(artifact) / artifact.nodes + own * _gathered_bytes(artifact)
-    return own * LIBRARIES_BYTES + 2.0 * model_bytes(artifact) + state
+    return max(calibrated, own * LIBRARIES_BYTES + 2.0 * model_bytes(artifact) + state)
 
 
 def estimate_device_bytes(artifact: Artifact, processes: int | None = None) -> float | None:

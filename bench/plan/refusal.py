@@ -54,8 +54,17 @@ def find_problem(artifact: Artifact) -> str:
             "or use --device cuda with --set training.processes=N, which divides it among N cards"
         )
     weights = LIBRARIES_BYTES + model_bytes(artifact)
-    if weights <= memory or artifact.training:
+    shared = artifact.calibration.processes if artifact.calibration else 1
+    if artifact.training:
         return ""
+    if weights <= memory:
+        if is_streamed(artifact) or shared * weights <= memory:
+            return ""
+        return (
+            f"{artifact.label} takes at least {_gb(shared * weights)} in {shared} processes, and this machine has "
+            f"{_gb(memory)}: use --set calibration.processes={int(memory / weights)}, or --set stream=true, which brings it "
+            f"{_unit(artifact)}"
+        )
     if (need := streamed_bytes(artifact)) > memory:
         return f"{artifact.label} takes about {_gb(need)} of memory streamed, and this machine has {_gb(memory)}: {_smaller(artifact)}"
     if not is_streamed(artifact):

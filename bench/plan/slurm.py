@@ -73,7 +73,8 @@ def write_script(plan: Plan, shards: int) -> str:
     memory = max((row["about_GB"] for part in rows for row in part), default=1.0)
     device = plan.measurements[0].artifact.device if plan.measurements else "cpu"
     threads = plan.measurements[0].artifact.threads if plan.measurements else 1
-    nodes, processes = spec.training.nodes, spec.training.processes // spec.training.nodes
+    nodes = spec.training.nodes
+    processes = max((math.ceil(m.artifact.most_ranks / m.artifact.nodes) for m in plan.measurements), default=1)
     template = jinja2.Template(TEMPLATE, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     script: str = template.render(
         measurements=len(plan.measurements),

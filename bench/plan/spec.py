@@ -64,6 +64,8 @@ class Calibration(_Strict):
     """None: the model's evaluation length."""
     all_experts: bool = False
     """In a mixture of experts, every expert sees all tokens, not only those that the router sends it."""
+    processes: int = Field(default=1, ge=1, le=1024)
+    """That share the sequences and the targets, on this machine: a card each, or so many processes on the CPU."""
 
 
 class Training(_Strict):

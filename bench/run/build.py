@@ -6,7 +6,6 @@ import json
 import shutil
 import time
 from collections.abc import Collection
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -35,7 +34,7 @@ CARRIED = ("config.json", *models.COMPANIONS)
 class Builder:
     """Everything that happens to one artifact in its process."""
 
-    def __init__(self, artifact: Artifact, progress: PhaseProgress, card: int = 0) -> None:
+    def __init__(self, artifact: Artifact, progress: PhaseProgress, card: int | None = None) -> None:
         self.workspace = Workspace(artifact, progress, card)
         self.source, self.targets = self.workspace.source, self.workspace.targets
 
@@ -91,7 +90,8 @@ class Builder:
         torch.manual_seed(job.seed)
         self.workspace.progress.enter("first step")
         started = time.monotonic()
-        shared = ranks.start_ranks(artifact) if job.training else nullcontext()
+        streamed = {"stream": self.workspace.compute.stream}  # as found before others took memory
+        shared = ranks.start_ranks(artifact.model_copy(update=streamed))
         with read_only(source, CARRIED, stage.label), shared:
             outcome = method.apply(model, job)
         cost = {

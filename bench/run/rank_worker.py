@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from bench.run.events import Events
 from bench.run.nodes import LOOK_S
-from bench.run.ranks import HOST, RankTask, backend
+from bench.run.ranks import FAULT, HOST, RankTask, join
 
 
 def main() -> None:
@@ -29,12 +29,17 @@ def main() -> None:
     artifact = task.artifact
     if artifact.device.startswith("cuda"):
         torch.cuda.set_device(task.card)
-    store = dist.TCPStore(task.host, task.port, artifact.processes, is_master=False)  # type: ignore[attr-defined]
+    store = dist.TCPStore(task.host, task.port, artifact.ranks, is_master=False)  # type: ignore[attr-defined]
     store.set(f"here {task.rank}", "1")
-    dist.init_process_group(backend(artifact), store=store, rank=task.rank, world_size=artifact.processes)
-    with open(os.devnull, "w") as nowhere:
-        Builder(artifact, Events(nowhere), card=task.card).run_as_rank(artifact)
-    dist.barrier()
+    try:
+        join(artifact, store, task.rank)
+        with open(os.devnull, "w") as nowhere:
+            Builder(artifact, Events(nowhere), card=task.card).run_as_rank(artifact)
+        dist.barrier()
+    except Exception as fault:
+        if store.add("faults", 1) == 1:  # the others' follow from it
+            store.set(FAULT, f"rank {task.rank}: {type(fault).__name__}: {fault}")
+        raise
     dist.destroy_process_group()
 
 
@@ -46,7 +51,7 @@ def _end_with_parent() -> None:
 
 def _end_with_first(task: RankTask) -> None:
     """The first rank is on another node: nothing but its store tells that it is gone."""
-    store = dist.TCPStore(task.host, task.port, task.artifact.processes, is_master=False)  # type: ignore[attr-defined]
+    store = dist.TCPStore(task.host, task.port, task.artifact.ranks, is_master=False)  # type: ignore[attr-defined]
     try:
         while True:
             store.check(["here 0"])

@@ -1,7 +1,8 @@
-"""Several processes on one training, for as long as a method runs: workers of the worker, and of other nodes.
+"""Several processes on one stage, for as long as a method runs: workers of the worker, and of other nodes.
 
-The worker is rank 0 and starts the others of its node; each makes the same job and calls the same method. What a method
-does with ranks is methods.training.ranks' to say. Under torchrun without this suite a method finds its ranks the same way.
+The worker is rank 0 and starts the others of its node; each makes the same job and calls the same method. What a method does
+with ranks is methods.training.ranks' to say, and for a calibration methods.pruning.sharing's. Under torchrun without this
+suite a method finds its ranks the same way.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from pydantic import BaseModel
 
@@ -29,6 +31,12 @@ COMMAND = tuple(interpreter.command("bench.run.rank_worker"))
 
 START_TIMEOUT = timedelta(minutes=10)
 """For a worker to load its model."""
+WAIT_TIMEOUT = timedelta(days=1)
+"""For what one rank computes while others wait: on a CPU, an hour for a large layer. A rank that dies is noticed at once."""
+LOOK_S = 2.0
+"""For a worker that has failed to have ended, where a fault here may come from it."""
+FAULT = "fault"
+"""The store's entry for what the first worker that failed raised."""
 
 
 class NodeTask(BaseModel):
@@ -43,7 +51,7 @@ class NodeTask(BaseModel):
 
 
 class RankTask(BaseModel):
-    """A rank's part of a training, as it reads it from stdin."""
+    """A rank's part of a stage, as it reads it from stdin."""
 
     artifact: Artifact
     rank: int
@@ -59,23 +67,24 @@ class RankFailed(Exception):
 
 @contextlib.contextmanager
 def start_ranks(artifact: Artifact, command: Sequence[str] = COMMAND) -> Iterator[None]:
-    """Within it, this process is the first of `artifact.processes`, which its nodes have in equal parts. With one process,
+    """Within it, this process is the first of `artifact.ranks`, which its nodes have in equal parts. With one process,
     nothing happens.
 
     Raises:
-        RankFailed: a worker failed though this process did not; its output is on this process's stderr.
+        RankFailed: a worker failed, and with it this process or not; the worker's output is on this process's stderr.
     """
-    world = artifact.processes
+    world = artifact.ranks
     if world == 1:
         yield
         return
-    host = nodes.first_host() if artifact.nodes > 1 else HOST
+    host = nodes.first_host() if artifact.spread > 1 else HOST
     store = dist.TCPStore(host, 0, world, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     task = NodeTask(artifact=artifact, host=host, port=store.port, code=describe_code())
     workers: list[subprocess.Popen[str]] = []
+    torch.set_num_threads(threads(artifact))
     try:
-        elsewhere = nodes.announce(task.model_dump_json()) if artifact.nodes > 1 else None
-        for rank in range(1, world // artifact.nodes):
+        elsewhere = nodes.announce(task.model_dump_json()) if artifact.spread > 1 else None
+        for rank in range(1, world // artifact.spread):
             workers.append(_start(command, task, rank, card=rank))
         _join(task, store, workers, elsewhere)
         yield
@@ -84,7 +93,12 @@ def start_ranks(artifact: Artifact, command: Sequence[str] = COMMAND) -> Iterato
         for rank, worker in enumerate(workers, 1):
             if code := worker.wait(timeout=60):
                 raise RankFailed(f"the process of rank {rank} ended with code {code}")
+    except RuntimeError as fault:  # as a lost connection is one
+        if cause := _find_cause(store, workers):
+            raise RankFailed(cause) from fault
+        raise
     finally:
+        torch.set_num_threads(artifact.threads)
         if dist.is_initialized():
             dist.destroy_process_group()
         for worker in workers:
@@ -104,10 +118,11 @@ def take_part(place: nodes.Place, count: int, processes: int) -> None:
     """
     share = processes // count
     for announcement, text in nodes.follow(place):
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(
-                signum, signal.SIG_IGN
-            )  # the first node saves the training, which takes all; then this one ends
+        for signum in (
+            signal.SIGINT,
+            signal.SIGTERM,
+        ):  # the first node saves the training first, which takes all of them
+            signal.signal(signum, signal.SIG_IGN)
         task = NodeTask.model_validate_json(text)
         if task.code != describe_code():
             problem = f"node {place.node + 1} has {describe_code()}, the first one {task.code}"
@@ -136,13 +151,28 @@ def _start(command: Sequence[str], task: NodeTask, rank: int, card: int) -> subp
     return worker
 
 
+def _find_cause(store: Any, workers: list[subprocess.Popen[str]]) -> str:
+    """What a worker did that may have been felt here as a lost connection; "" where all of them live."""
+    deadline = time.monotonic() + LOOK_S
+    while all(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.2)  # a killed one's peers fail, too: which may have been quicker
+    codes = {rank: code for rank, worker in enumerate(workers, 1) if (code := worker.poll())}
+    killed = [rank for rank, code in codes.items() if code < 0]
+    if not killed and store.check([FAULT]):
+        return str(store.get(FAULT).decode())
+    for rank in killed or codes:
+        return f"the process of rank {rank} ended with code {codes[rank]}"
+    return ""
+
+
 def _join(
     task: NodeTask, store: Any, workers: list[subprocess.Popen[str]], elsewhere: nodes.Announcement | None
 ) -> None:
     """Wait until every worker is there, or one is known never to be."""
     artifact = task.artifact
     deadline = time.monotonic() + START_TIMEOUT.total_seconds()
-    for rank in range(1, artifact.processes):
+    for rank in range(1, artifact.ranks):
         while not store.check([f"here {rank}"]):
             if rank <= len(workers) and (code := workers[rank - 1].poll()) is not None:
                 raise RankFailed(f"the process of rank {rank} ended with code {code} before it began")
@@ -151,7 +181,19 @@ def _join(
             if time.monotonic() > deadline:
                 raise RankFailed(f"the process of rank {rank} did not begin within {START_TIMEOUT}")
             time.sleep(0.05)
-    dist.init_process_group(backend(artifact), store=store, rank=0, world_size=artifact.processes)
+    join(artifact, store, rank=0)
+
+
+def join(artifact: Artifact, store: Any, rank: int) -> None:
+    """Become one of an artifact's ranks. On a card, NCCL ends a wait by its own limit, since it does not notice a death."""
+    kind = backend(artifact)
+    timeout = WAIT_TIMEOUT if kind == "gloo" else None
+    dist.init_process_group(kind, timeout=timeout, store=store, rank=rank, world_size=artifact.ranks)
+
+
+def threads(artifact: Artifact) -> int:
+    """Of each rank: they share the artifact's."""
+    return max(1, artifact.threads * artifact.spread // artifact.ranks)
 
 
 def backend(artifact: Artifact) -> str:
@@ -160,4 +202,4 @@ def backend(artifact: Artifact) -> str:
 
 def device(artifact: Artifact, card: int) -> str:
     """A card of its own for each rank. card: which of its machine."""
-    return f"cuda:{card}" if artifact.processes > 1 and artifact.device.startswith("cuda") else artifact.device
+    return f"cuda:{card}" if artifact.most_ranks > 1 and artifact.device.startswith("cuda") else artifact.device
