@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import types
+import warnings
 
 import numpy as np
 import onnx
@@ -132,6 +134,41 @@ def test_a_dtype_is_that_of_every_weight_and_the_tokenizer_goes_along(tmp_path, 
     assert f"opset {onnx_model.OPSET}, {dtype}" in sentence
     assert ("logits not compared: onnxruntime has no bfloat16 on a CPU" in sentence) == (dtype == "bfloat16")
     assert {p.name for p in (tmp_path / "out").iterdir()} >= {"model.onnx", "tokenizer.json", "config.json"}
+
+
+class Renamed(torch.nn.Module):
+    """A model as transformers has it since 5.24."""
+
+    name = "cache"
+
+    def forward(self, input_ids, attention_mask, position_ids, use_cache, cache=None):
+        return types.SimpleNamespace(logits=position_ids, **{self.name: cache})
+
+
+class Former(Renamed):
+    name = "past_key_values"
+
+    def forward(self, input_ids, attention_mask, position_ids, use_cache, past_key_values=None):
+        return super().forward(input_ids, attention_mask, position_ids, use_cache, past_key_values)
+
+
+@pytest.mark.parametrize("model", [Renamed, Former])
+def test_a_cache_goes_by_the_name_that_the_model_has_for_it(model):
+    past = [torch.randn(1, 2, 5, 8) for _ in range(4)]
+    ids = torch.zeros(1, 1)
+    _, *got = onnx_model.Flat(model())(ids, ids, ids, past)
+
+    assert all(torch.equal(a, b) for a, b in zip(got, past, strict=True))
+
+
+def test_transformers_is_asked_for_nothing_that_it_will_drop():
+    """It would give notice by a FutureWarning."""
+    model = build("llama")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        cache = onnx_model._empty_cache(model)
+        onnx_model.Flat(model)(*onnx_model._arguments(cache, batch=1, tokens=2, past=3))
+    assert [str(w.message) for w in said if issubclass(w.category, FutureWarning)] == []
 
 
 def test_a_file_that_is_not_the_model_is_refused(tmp_path, monkeypatch):
