@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from baselines.magnitude import Magnitude
-from bench.export import onnx_model
+from bench.export import onnx_file, onnx_model
 from bench.export.model import export_model
 from bench.export.onnx_file import OnnxFile
 from bench.inputs import loading
@@ -134,6 +134,29 @@ def test_a_dtype_is_that_of_every_weight_and_the_tokenizer_goes_along(tmp_path, 
     assert f"opset {onnx_model.OPSET}, {dtype}" in sentence
     assert ("logits not compared: onnxruntime has no bfloat16 on a CPU" in sentence) == (dtype == "bfloat16")
     assert {p.name for p in (tmp_path / "out").iterdir()} >= {"model.onnx", "tokenizer.json", "config.json"}
+
+
+def test_weights_that_protobuf_cannot_hold_lie_beside_the_graph(exported, tmp_path, monkeypatch):
+    """As of 1.5 GB in an export and of 2 GB where weights are replaced: here, of all."""
+    source, small, _ = exported("llama")
+    monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 0)
+    monkeypatch.setattr(onnx_file, "MAX_INLINE_BYTES", 0)
+    export_model(str(source), "onnx", tmp_path / "onnx")
+    large, other = tmp_path / "onnx/model.onnx", tmp_path / "other.onnx"
+    onnx_file.replace_weights(large, other, lambda name: OnnxFile(large).weight(_linear(large, name)) * 2)
+
+    assert {"model.onnx", "model.onnx.data"} <= {p.name for p in (tmp_path / "onnx").iterdir()}
+    assert other.with_name("other.onnx.data").exists()
+    for linear in OnnxFile(small / "model.onnx").targets():
+        weight = OnnxFile(small / "model.onnx").weight(linear)
+        assert torch.equal(OnnxFile(large).weight(_linear(large, linear.name)), weight)
+        assert torch.equal(OnnxFile(other).weight(_linear(other, linear.name)), weight * 2)
+    prompt = np.arange(7)[None]
+    assert np.array_equal(decode(start(tmp_path / "onnx"), prompt, 4), decode(start(small), prompt, 4))
+
+
+def _linear(path, name):
+    return next(linear for linear in OnnxFile(path).targets() if linear.name == name)
 
 
 class Renamed(torch.nn.Module):

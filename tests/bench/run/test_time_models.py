@@ -8,6 +8,7 @@ import pytest
 
 from bench.export.onnx_file import OnnxFile
 from bench.inputs import models
+from bench.kernels import native
 from bench.results.identity import Identity, Protocol
 from bench.results.store import Store
 from bench.run import time_models, versions
@@ -16,6 +17,7 @@ from bench.run.engines.contract import DENSE, SPARSE, Contestant
 from helpers import runs
 from helpers.models import build, write
 from helpers.runs import call
+from methods.errors import UserError
 from methods.folder import Folder
 from methods.pattern import Pattern
 
@@ -179,6 +181,8 @@ def test_the_same_graph_with_zeros(tmp_path, monkeypatch):
         (("--engine", "torch", "--kinds", "bf16"), "--kinds is for linears, and --engine measures whole models: leave one out"),
         (("--engine", "torch", "--device-spec", "h100"), "--device-spec is for linears"),
         (("--engine", "tensorrt"), "--engine tensorrt needs the package tensorrt: pip install tensorrt"),
+        (("--engine", "llamacpp"), "--engine llamacpp needs the package llama_cpp: pip install 'cast-bench[llamacpp]'"),
+        (("--engine", "onnxruntime"), "ONNX needs the package onnx: pip install 'cast-bench[onnx]'"),
         (("--engine", "torch", "--model", "opt-125m"), "model 'opt-125m' is not downloaded yet: run bench pull opt-125m"),
     ],
 )  # fmt: skip
@@ -189,3 +193,19 @@ def test_what_cannot_be_is_one_sentence(capsys, monkeypatch, tmp_path, args, sen
         capsys, monkeypatch, "speed", "--device", "cpu", "--model", "tiny", "--results", tmp_path, *args
     )
     assert code == 2 and sentence in err and len(err.splitlines()) == 1, err
+
+
+@pytest.mark.parametrize("name", ["native", "onnxruntime", "llamacpp"])
+def test_what_measures_on_a_cpu_says_so(monkeypatch, name):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    with pytest.raises(UserError, match=f"^--engine {name} measures on a CPU: use --device cpu$"):
+        table.ENGINES[name]().require("cuda")
+
+
+def test_the_native_engine_without_its_kernel_is_a_sentence(monkeypatch):
+    def load():
+        raise native.NoKernel("no compiler")
+
+    monkeypatch.setattr(native, "load", load)
+    with pytest.raises(UserError, match="^--engine native has no kernel here: no compiler$"):
+        table.ENGINES["native"]().require("cpu")
