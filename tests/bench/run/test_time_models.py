@@ -87,7 +87,8 @@ def test_each_engine_and_kind_has_a_record_of_each_step(engines, tmp_path):
         both = record.identity.protocol.engine == "fake"
         metrics = ["tokens_per_s", "tokens_per_s_dense", "speedup"] if both else ["tokens_per_s"]
         assert [r.metric for r in record.readings] == metrics and len(items) == time_models.BLOCKS
-        assert record.key_inputs["engine"]["name"] == record.identity.protocol.engine
+        about = {"name": record.identity.protocol.engine, "fake": "1"}
+        assert record.key_inputs["engine"] == record.notes["engine"] == about
         assert set(record.notes["noise"]) == ({"2:4", "dense"} if both else {"dense"})
         assert record.notes["in_turn"] == [
             "fake bf16 2:4", "fake bf16 dense", "fake int8 2:4", "fake int8 dense", "other fp16 dense"
@@ -207,5 +208,5 @@ def test_the_native_engine_without_its_kernel_is_a_sentence(monkeypatch):
         raise native.NoKernel("no compiler")
 
     monkeypatch.setattr(native, "load", load)
-    with pytest.raises(UserError, match="^--engine native has no kernel here: no compiler$"):
+    with pytest.raises(UserError, match=r"^--engine native has no kernel here: no compiler$"):
         table.ENGINES["native"]().require("cpu")
