@@ -103,6 +103,9 @@ def test_what_was_timed_together_is_not_timed_again_and_nothing_else_is_taken_fo
     assert {r.key for r in measure(request("tiny", "fake", "other"), tmp_path)} == first and Fake.calls == loaded
     for asked in (request("tiny", "fake"), request("tiny", "fake", "other", threads=2)):
         assert not {r.key for r in measure(asked, tmp_path)} & first
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(time_models, "fingerprint", lambda device: "another machine")
+        assert not {r.key for r in measure(request("tiny", "fake", "other"), tmp_path)} & first
     monkeypatch.setattr(Fake, "version", "2")
     assert not {r.key for r in measure(request("tiny", "fake", "other"), tmp_path)} & first
 
