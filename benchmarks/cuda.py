@@ -175,7 +175,11 @@ def main() -> int:
         return 0
     if given.source:
         words = ["--stage", given.stage, "--results", str(given.results), *(["--needs"] if given.needs else [])]
-        return subprocess.run([sys.executable, __file__, *words], env=use_parts(given.source), check=False).returncode
+        try:
+            environment = use_parts(given.source)
+        except parts.Damaged as fault:
+            asked.error(str(fault))
+        return subprocess.run([sys.executable, __file__, *words], env=environment, check=False).returncode
     if given.needs:
         lacking = list(needs())
         for thing, way in lacking:

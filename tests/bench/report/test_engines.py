@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from scipy import stats
 
 from bench.report import engines
@@ -104,3 +105,15 @@ def test_a_figure_has_every_entry(tmp_path):
     assert all(f"<!-- {name} -->" in text for name in ("native int8 2:4", "llamacpp q8_0"))
     with pytest.raises(UserError, match="nothing to draw: no engine was timed"):
         engines.draw([], tmp_path / "f.svg")
+
+
+def test_a_bar_is_the_median_and_its_whisker_the_blocks(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Axes, "barh", lambda self, names, widths, **style: drawn.append((names, widths, style)))
+    engines.draw(entries(*MADE), tmp_path / "f.svg")
+    ((names, widths, style),) = drawn
+
+    assert names[0] == "llamacpp q8_0" and names[-1] == "native int8 2:4"  # from the bottom up
+    assert widths == pytest.approx([90, 24, 36, 30, 45])
+    assert style["xerr"] == pytest.approx(np.array([[w / 3 for w in widths]] * 2))
+    assert style["color"] == [engines.COLORS[name.endswith("2:4")] for name in names]

@@ -9,6 +9,7 @@ import pytest
 from bench.export.onnx_file import OnnxFile
 from bench.inputs import models
 from bench.kernels import native
+from bench.measures.speed.comparison import Timings
 from bench.results.identity import Identity, Protocol
 from bench.results.store import Store
 from bench.run import time_models, versions
@@ -103,11 +104,41 @@ def test_what_was_timed_together_is_not_timed_again_and_nothing_else_is_taken_fo
     assert {r.key for r in measure(request("tiny", "fake", "other"), tmp_path)} == first and Fake.calls == loaded
     for asked in (request("tiny", "fake"), request("tiny", "fake", "other", threads=2)):
         assert not {r.key for r in measure(asked, tmp_path)} & first
-    with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(time_models, "fingerprint", lambda device: "another machine")
-        assert not {r.key for r in measure(request("tiny", "fake", "other"), tmp_path)} & first
+    for what in ("fingerprint", "digest_source"):  # another machine, another code
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(time_models, what, lambda *of: "another")
+            assert not {r.key for r in measure(request("tiny", "fake", "other"), tmp_path)} & first
+    other = write(build("llama"), tmp_path / "m")
+    assert not {r.key for r in measure(request(other, "fake", "other"), tmp_path)} & first
     monkeypatch.setattr(Fake, "version", "2")
     assert not {r.key for r in measure(request("tiny", "fake", "other"), tmp_path)} & first
+
+
+def test_a_record_has_both_sides_of_its_blocks(engines, tmp_path, monkeypatch):
+    """Seconds of a step go in, tokens per second come out; a prompt of 8 tokens has 8 in each."""
+
+    def interleave(works, clock, **options):
+        seconds = {name: (0.25 if name.endswith("2:4") else 1.0,) * 12 for name in works}
+        seconds |= {f"{name} again": tuple(s * 1.01 for s in blocks) for name, blocks in seconds.items()}
+        return Timings(seconds, seconds)
+
+    monkeypatch.setattr(time_models, "interleave", interleave)
+    records = {
+        (r.identity.protocol.name, r.identity.dtype): r for r in measure(request("tiny", "fake", "other"), tmp_path)
+    }
+    items = Store(tmp_path, write=False).items
+    for step, tokens in (("decode", 1), ("prefill", 8)):
+        both, dense = records[step, "bf16"], records[step, "fp16"]
+        assert {r.metric: r.value for r in both.readings} == {
+            "tokens_per_s": 4 * tokens, "tokens_per_s_dense": tokens, "speedup": 4
+        }  # fmt: skip
+        assert {r.metric: r.value for r in dense.readings} == {"tokens_per_s": tokens}
+        assert both.notes["interval"] == pytest.approx([4, 4])
+        assert both.notes["noise"] == pytest.approx({"2:4": 0.01, "dense": 0.01})
+        assert both.notes["again"]["2:4"] == pytest.approx([4 * tokens / 1.01] * 12)
+        columns = items(both)
+        assert set(columns["value"]) == {4 * tokens} and set(items(dense)["value"]) == {tokens}
+        assert set(columns["tokens_per_s_dense"]) == {tokens} and set(columns["speedup"]) == {4}
 
 
 def test_an_engine_is_a_part_of_the_identity_and_other_records_stay_as_they_were():
