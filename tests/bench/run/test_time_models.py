@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.export import onnx_model
 from bench.export.onnx_file import OnnxFile
 from bench.inputs import models
 from bench.kernels import native
@@ -194,6 +195,26 @@ def test_real_engines_on_a_small_model(tmp_path, monkeypatch, capsys):
     assert all(row["tokens_per_s"] > 0 for row in rows)
     assert "onnxruntime fp32 2:4" in (tmp_path / "f.svg").read_text()
     assert len(list((tmp_path / "cache/exports").iterdir())) == 1  # exported once for both sides and both steps
+
+
+def test_an_export_is_made_once_for_a_dtype_a_torch_and_a_code(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+    exported = []
+
+    def export(folder, room, dtype, pattern):
+        exported.append(dtype)
+        (room / onnx_model.FILE).write_text(dtype)
+
+    monkeypatch.setattr(onnx_model, "write", export)
+    made = versions.ModelVersions(models.resolve("tiny"), tmp_path)
+    for dtype in ("float32", "float16", "float32"):
+        assert made.onnx(DENSE, dtype).read_text() == dtype
+    assert exported == ["float32", "float16"]
+    monkeypatch.setattr("torch.__version__", "another")
+    made.onnx(DENSE, "float32")
+    monkeypatch.setattr(versions, "digest_source", lambda *modules: "another")
+    made.onnx(DENSE, "float32")
+    assert len(exported) == 4
 
 
 def test_the_same_graph_with_zeros(tmp_path, monkeypatch):
