@@ -45,6 +45,12 @@ def test_what_is_unpacked_is_what_was_packed(packed, parts, tmp_path):
     assert found == files
 
 
+def test_parts_are_not_written_among_others(packed, parts):
+    _, folder = packed
+    with pytest.raises(SystemExit, match=r"parts is not empty: name a new folder$"):
+        parts.write_parts(folder, {}, SIZE)
+
+
 @pytest.mark.parametrize("damage", ["first", "middle", "last", "byte", "none"])
 def test_damaged_parts_are_a_sentence_and_leave_nothing(packed, parts, tmp_path, damage):
     _, folder = packed

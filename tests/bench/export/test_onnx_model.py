@@ -22,6 +22,7 @@ from helpers.models import CONFIGS, build, job_for, write
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.families import FAMILIES as FAMILIES_TAUGHT
+from methods.pattern import Pattern
 
 MIXTURES = [name for name in CONFIGS if FAMILIES_TAUGHT[name].experts]
 QUICK = ("llama", "gpt2")
@@ -200,6 +201,13 @@ def test_a_file_that_is_not_the_model_is_refused(tmp_path, monkeypatch):
     with pytest.raises(CheckFailed, match=r"^logits of the ONNX file differ from the model's by"):
         export_model(str(write(build("llama"), tmp_path / "m")), "onnx", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_lost_the_pattern_is_refused(exported, tmp_path, monkeypatch):
+    source, out, _ = exported("llama")
+    monkeypatch.setattr(onnx_model, "_export", lambda model, cache, path: shutil.copy(out / "model.onnx", path))
+    with pytest.raises(CheckFailed, match=r"^[0-9]+ groups of the ONNX file break 1:4$"):
+        onnx_model.write(source, tmp_path, None, Pattern.parse("1:4"))
 
 
 def _louder(forward):

@@ -84,6 +84,13 @@ def test_what_was_timed_at_another_time_is_not_compared(other):
     assert [bool(row["ratio"]) for row in engines.rows(found)][-2:] == [True, False]
 
 
+def test_without_ours_the_first_sparse_side_is_compared():
+    found = entries(record("onnxruntime", "fp32", 30, 20), record("llamacpp", "q8_0", 60))
+    assert [row["ratio_of"] for row in engines.rows(found)][1:] == [
+        f"onnxruntime fp32 2:4 / {slow}" for slow in ("onnxruntime fp32", "llamacpp q8_0")
+    ]
+
+
 def test_other_records_are_left_out():
     linears = Record(
         key="k", identity=MADE[0][0].identity.model_copy(update={"protocol": Protocol(name="linears")}), status="ok"
