@@ -14,6 +14,7 @@ from bench.results.rows import newest, to_frame
 from bench.results.store import Store
 from bench.run import disk, progress, runner
 from bench.run.leftovers import sweep_leftovers
+from bench.run.trackers.table import require_packages
 from bench.system.cache import in_use
 from bench.system.files import require_folder
 
@@ -35,6 +36,7 @@ def execute(spec: Spec, show: progress.ProgressDisplay | None = None) -> runner.
         disk.RunStopped: results can no longer be saved.
     """
     check_shard(spec)
+    require_packages(spec.log_to)
     show = show or progress.display_for(sys.stderr)
     with disk.full_disk_stops(spec.results):
         sweep_leftovers(spec.results)
