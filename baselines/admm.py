@@ -90,6 +90,7 @@ class Admm:
 
     name: ClassVar[str] = "admm"
     needs: ClassVar[Needs] = Needs.CALIBRATION
+    shares_calibration: ClassVar[bool] = True
     iterations: Count = 20
     gradual: CountOrZero = 15
     rho: Positive = 1.0

@@ -126,6 +126,7 @@ class Alps:
 
     name: ClassVar[str] = "alps"
     needs: ClassVar[Needs] = Needs.CALIBRATION
+    shares_calibration: ClassVar[bool] = True
     rho: Annotated[float, Field(ge=MIN_RHO, le=MAX)] = 0.1
     damping: Fraction = 0.01
     iterations: Count = 300

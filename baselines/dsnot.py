@@ -123,6 +123,7 @@ class DSnoT:
 
     name: ClassVar[str] = "dsnot"
     needs: ClassVar[Needs] = Needs.CALIBRATION | Needs.TEACHER
+    shares_calibration: ClassVar[bool] = True
     cycles: Count = 50
     threshold: NonNegative = 0.1
     power: NonNegative = 1.0
@@ -133,7 +134,7 @@ class DSnoT:
             raise UserError("dsnot needs a mask to refine: use dsnot:from=METHOD, for example dsnot:from=wanda")
         dense = job.teacher()
         walk = Walk(dense, replace(job, source=Path(str(dense.name_or_path))), moments)
-        swaps, before, after = 0, 0.0, 0.0
+        swaps, before, after = 0.0, 0.0, 0.0
         for visit in walk:
             keep = job.prior.masks[visit.name].to(visit.weight.device)
             if self.part == "all" or "attn" in visit.name or "attention" in visit.name:
@@ -144,5 +145,6 @@ class DSnoT:
                 before += float(result.before.abs().sum())
                 after += float(result.after.abs().sum())
             visit.prune(keep)
+        swaps, before, after = walk.total(swaps, before, after)
         error = {"before": float(f"{before:.6g}"), "after": float(f"{after:.6g}")}
-        return walk.outcome(swaps=swaps, expected_error=error)
+        return walk.outcome(swaps=int(swaps), expected_error=error)

@@ -6,6 +6,7 @@ W + scale * (B A) where W is not 0, so the merged weights are those that were tr
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -89,11 +90,11 @@ class Finetune(Settings):
         )
         trainer.run(optimizer, teacher=True)
         trainer.log_validation("end")
-        return Outcome(trainer.finalize(lambda full: merge_updates(full, job)), notes=trainer.notes(rank=self.rank))
+        return Outcome(trainer.finalize(merge_updates), notes=trainer.notes(rank=self.rank))
 
 
 @torch.no_grad()
-def merge_updates(model: nn.Module, job: Job) -> None:
+def merge_updates(model: nn.Module, targets: Iterable[str]) -> None:
     """Add the updates to the weights. Zeros stay zeros."""
-    for module in map(model.get_submodule, job.targets):
+    for module in map(model.get_submodule, targets):
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -191,7 +192,7 @@ class MaskLLM(Settings):
             patterns=choices,
             bytes_per_weight=4 + 16 * choices / m,
         )
-        return Outcome(trainer.finalize(lambda full: remove_gates(full, job)), changed=changed, notes=notes)
+        return Outcome(trainer.finalize(remove_gates), changed=changed, notes=notes)
 
     def _check_pattern(self, job: Job) -> None:
         if job.pattern.unstructured:
@@ -223,13 +224,13 @@ def restore_dense(model: nn.Module, job: Job) -> frozenset[str]:
     dense = dict(job.teacher().named_parameters())
     changed = []
     for name, parameter in model.named_parameters():
-        if not torch.equal(parameter, dense[name]):
+        if not torch.equal(parameter, dense[name].to(parameter.dtype)):
             parameter.copy_(dense[name])
             changed.append(name)
     return frozenset(changed) - weights
 
 
-def remove_gates(model: nn.Module, job: Job) -> None:
+def remove_gates(model: nn.Module, targets: Iterable[str]) -> None:
     """Replace the weights by the masked weights, and remove the gates."""
-    for module in map(model.get_submodule, job.targets):
+    for module in map(model.get_submodule, targets):
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)

@@ -33,6 +33,7 @@ class Ria:
 
     name: ClassVar[str] = "ria"
     needs: ClassVar[Needs] = Needs.CALIBRATION
+    shares_calibration: ClassVar[bool] = True
     power: NonNegative = 0.5
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:

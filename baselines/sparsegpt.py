@@ -68,6 +68,7 @@ class SparseGPT:
 
     name: ClassVar[str] = "sparsegpt"
     needs: ClassVar[Needs] = Needs.CALIBRATION
+    shares_calibration: ClassVar[bool] = True
     damping: Fraction = 0.01
     block: Count = 128
     mask_only: bool = False

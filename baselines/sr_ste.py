@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -72,9 +73,9 @@ class Masks:
                 local(weight.grad).addcmul_(local(weight), shard_like(~mask.keep, weight), value=strength)
 
 
-def remove_masks(model: nn.Module, job: Job) -> None:
+def remove_masks(model: nn.Module, targets: Iterable[str]) -> None:
     """Replace the dense weights by the masked weights, and remove the masks."""
-    for module in map(model.get_submodule, job.targets):
+    for module in map(model.get_submodule, targets):
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
 
 
@@ -121,7 +122,7 @@ class SrSte(Settings):
         trainer.run(optimizer, teacher=True, hook=before)
         masks.choose()
         trainer.log_validation("end")
-        return Outcome(trainer.finalize(lambda full: remove_masks(full, job)), changed=changed, notes=trainer.notes())
+        return Outcome(trainer.finalize(remove_masks), changed=changed, notes=trainer.notes())
 
 
 @dataclass(frozen=True, kw_only=True)

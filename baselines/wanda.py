@@ -22,6 +22,7 @@ class Wanda:
 
     name: ClassVar[str] = "wanda"
     needs: ClassVar[Needs] = Needs.CALIBRATION
+    shares_calibration: ClassVar[bool] = True
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         walk = Walk(model, job, squared_norm)

@@ -76,7 +76,7 @@ class Cast(Settings):
         kept = optimizer.metrics["S"]
         before, after = (trainer.perplexities[k] for k in ("before_final_prune", "after_final_prune"))
         return Outcome(
-            trainer.finalize(lambda full: scaling.fold(full, job.targets) if self.scales else None),
+            trainer.finalize(scaling.fold if self.scales else None),
             changed=changed,
             notes=trainer.notes(
                 lambda_=optimizer.param_groups[0]["lambda_"],

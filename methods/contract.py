@@ -72,12 +72,14 @@ def _torch() -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """Where and how to compute. stream: the model is larger than the device, so it is moved there block by block."""
+    """Where and how to compute. stream: the model is larger than the device, so it is moved there block by block; is_shared:
+    several processes share a training, and each takes its part of the model."""
 
     device: torch.device = field(default_factory=lambda: _torch().device("cpu"))
     dtype: torch.dtype = field(default_factory=lambda: _torch().float32)
     threads: int = 1
     stream: bool = False
+    is_shared: bool = False
     max_bytes: int | None = None
     """Of this machine's memory that this process may take, about; None: as much as there is."""
     scratch: Path | None = None
@@ -163,7 +165,12 @@ class Outcome(NamedTuple):
 
 
 class Method(Protocol):
-    """A frozen dataclass. Its fields are the hyperparameters that can be typed."""
+    """A frozen dataclass. Its fields are the hyperparameters that can be typed.
+
+    A method with `shares_calibration: ClassVar[bool] = True` can be given to several processes (`calibration.processes`): the
+    statistic of its walk is a sum over tokens, it changes a target by the target's own statistic alone, and what it counts over
+    targets it sums with `walk.total`. The walk does the rest.
+    """
 
     name: ClassVar[str]
     needs: ClassVar[Needs]

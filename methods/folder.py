@@ -55,8 +55,9 @@ class Folder:
         UserError: not a folder, no config.json, weights that are not safetensors, or a file that lies elsewhere.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, mapped: bool = False) -> None:
+        """mapped: tensors are pages of the files, which are this process's own only where it writes to them."""
+        self.path, self._mapped = path, mapped
         self.config = read_config(path)
         self._family = family = FAMILIES.get(self.config.get("model_type", ""))
         self._open: dict[str, Any] = {}
@@ -161,14 +162,15 @@ class Folder:
             shard, inner = self._where[name]
             tensor = self._file(shard).get_tensor(inner)
         # products round by where their operands begin, and a reader begins them anywhere
-        return tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor
+        return tensor.clone() if tensor.data_ptr() % ALIGNMENT and not self._mapped else tensor
 
     def _file(self, shard: str) -> Any:
         from safetensors import safe_open
 
         if shard not in self._open:
-            # not mapped: pages of a mapped file stay in the process's memory as long as it is open
-            self._open[shard] = safe_open(self.path / shard, framework="pt", backend="pread")
+            # else not mapped: pages of a mapped file stay in the process's memory as long as it is open
+            backend = "mmap" if self._mapped else "pread"
+            self._open[shard] = safe_open(self.path / shard, framework="pt", backend=backend)
         return self._open[shard]
 
     def _join(self, pieces: Mapping[int, _StoredPiece]) -> Tensor:

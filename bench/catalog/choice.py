@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from methods.contract import Method
 
 
-CONTRACT_FIELDS = ("name", "needs")
+CONTRACT_FIELDS = ("name", "needs", "shares_calibration")
 """What a method says about itself, not for a user to set, even where a class has them as fields."""
 
 

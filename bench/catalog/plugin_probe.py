@@ -21,7 +21,7 @@ def main() -> None:
 
 
 def describe(target: str) -> dict[str, Any]:
-    """Its needs, the first line of its docstring and its fields; or why it is broken."""
+    """Its needs and what else it declares, the first line of its docstring and its fields; or why it is broken."""
     module, _, name = target.partition(":")
     try:
         loaded = getattr(importlib.import_module(module), name)
@@ -30,6 +30,7 @@ def describe(target: str) -> dict[str, Any]:
             "needs": [flag.name.lower() for flag in loaded.needs],
             "about": (loaded.__doc__ or "").strip().split("\n")[0],
             "fields": [describe_field(field) for field in fields],
+            "shares_calibration": getattr(loaded, "shares_calibration", False) is True,
         }
     except BaseException as fault:  # noqa: BLE001  (importing a plug-in may raise anything)
         return {"broken": f"{type(fault).__name__}: " + " ".join(str(fault).split())}

@@ -42,6 +42,7 @@ class PlugIn:
     about: str = ""
     fields: tuple[str, ...] = ()
     """Its settings, each with its default."""
+    shares_calibration: bool = False
     broken: str = ""
 
 
@@ -123,7 +124,7 @@ def _read(said: bytes) -> Iterator[PlugIn]:
             about = json.loads(line)
             target, words, broken = (str(about.get(key, "")) for key in ("target", "about", "broken"))
             needs, fields = (tuple(map(str, about.get(key, ()))) for key in ("needs", "fields"))
-            yield PlugIn(target, needs, words, fields, broken)
+            yield PlugIn(target, needs, words, fields, about.get("shares_calibration") is True, broken)
 
 
 @contextlib.contextmanager

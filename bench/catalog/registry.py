@@ -39,7 +39,8 @@ class Cost:
 
 @dataclass(frozen=True)
 class Entry:
-    """One name of the catalog. `needs` repeats those of the class, so that they are known without importing it."""
+    """One name of the catalog. `needs` and `shares_calibration` repeat those of the class, so that they are known without
+    importing it."""
 
     target: str
     needs: tuple[str, ...] = ()
@@ -68,6 +69,8 @@ class Entry:
     """The default of its field `block`, a number of columns that must be a whole number of groups; 0 without one."""
     file: str = ""
     """A field that names a file. If it is set nothing else is needed, and the field `sha256` identifies the content."""
+    shares_calibration: bool = False
+    """Several processes can share its calibration, as its class says."""
     broken: str = ""
     """Why it cannot be imported; "" if it can."""
     plugin: PlugIn | None = None
@@ -113,6 +116,7 @@ METHODS = {
         "2306.11695",
         2023,
         cost=Cost(passes=2),
+        shares_calibration=True,
     ),
     "sparsegpt": Entry(
         "baselines.sparsegpt:SparseGPT",
@@ -123,6 +127,7 @@ METHODS = {
         presets={"mask-only": {"mask_only": True}},
         cost=Cost(passes=2, hessians=1),
         block=128,
+        shares_calibration=True,
     ),
     "llmcompressor-sparsegpt": Entry(
         "baselines.llmcompressor:LlmCompressorSparseGPT",
@@ -169,6 +174,7 @@ METHODS = {
         "ICLR 2024",
         2024,
         cost=Cost(passes=2),
+        shares_calibration=True,
     ),
     "dsnot": Entry(
         "baselines.dsnot:DSnoT",
@@ -178,6 +184,7 @@ METHODS = {
         2023,
         refines=True,
         cost=Cost(passes=3, also="a second, dense model in memory"),
+        shares_calibration=True,
     ),
     "admm": Entry(
         "baselines.admm:Admm",
@@ -187,6 +194,7 @@ METHODS = {
         2024,
         presets={"fixed-mask": {"gradual": 0}},
         cost=Cost(passes=2, hessians=1, also="20 products of each weight matrix with one [in, in]"),
+        shares_calibration=True,
     ),
     "alps": Entry(
         "baselines.alps:Alps",
@@ -199,6 +207,7 @@ METHODS = {
             hessians=1,
             also="eigenvectors of each Hessian, in float64; up to 310 products of each weight matrix with one [in, in]",
         ),
+        shares_calibration=True,
     ),
     "recon": Entry(
         "baselines.recon:Recon",
@@ -312,6 +321,7 @@ QUANTIZERS = {
         "int4, GPTQ with act-order under a fixed mask; also compensates the pruning error",
         "2210.17323",
         2022,
+        shares_calibration=True,
     ),
     "nf4": Entry(
         "bench.quantizers.rounding:Nf4", (), "4-bit normal quantiles, one scale for up to 64 inputs", "2305.14314", 2023
@@ -405,7 +415,14 @@ def all_entries() -> dict[str, dict[str, Entry]]:
 
 def _entry(target: str) -> Entry:
     plugin = _described.get(target, PlugIn(target))
-    return Entry(target, plugin.needs, plugin.about, broken=plugin.broken, plugin=plugin)
+    return Entry(
+        target,
+        plugin.needs,
+        plugin.about,
+        shares_calibration=plugin.shares_calibration,
+        broken=plugin.broken,
+        plugin=plugin,
+    )
 
 
 def lookup(kind: str, name: str) -> Entry:

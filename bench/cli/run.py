@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json as json_module
+import os
 import shlex
 from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bench.catalog.choice import parse_method
 from bench.cli.console import fail, print_line, print_records, print_rows
 from bench.cli.flags import Json, NewFolder, checked, spec_of, with_flags
+from bench.run import nodes
+from bench.run.descendants import adopting
+from bench.system.devices import exists
 from bench.system.files import atomic_write, require_writable_file
 from bench.verify import CheckFailed, detect_pattern
 from methods.errors import UserError
 from methods.folder import Folder
+
+if TYPE_CHECKING:
+    from bench.plan.spec import Spec
 
 Quantizer = Annotated[str | None, typer.Option("--quant", help="Quantizer, which runs last [default: none].")]
 
@@ -30,11 +38,11 @@ def run(json: Json = False, **flags: Any) -> None:
     """
     spec = spec_of(flags)
     from bench import api
-    from bench.run.descendants import adopting
     from bench.run.disk import RunStopped
 
+    place = _place(spec)
     try:
-        with adopting():
+        with adopting(), place or nullcontext():
             summary = api.execute(spec)
     except RunStopped as stopped:
         fail(f"stopped: {stopped}", 1)
@@ -52,6 +60,24 @@ def run(json: Json = False, **flags: Any) -> None:
             f"{summary.failed} measurements failed: bench show RECORD prints a traceback; the same command retries them",
             1,
         )
+
+
+def _place(spec: Spec) -> AbstractContextManager[None] | None:
+    """What the first of several nodes runs in; None on a single node. Another node ends here, when its part is done."""
+    count, processes = spec.training.nodes, spec.training.processes
+    if count == 1:
+        return None
+    from bench.plan.resolve import resolve_request
+
+    place = nodes.find_place(count, os.environ)
+    resolve_request(spec)  # what is wrong with it is said before nodes wait for each other
+    if place.node == 0:
+        return nodes.lead(place, os.environ)
+    from bench.run.ranks import take_part
+
+    print_line(f"bench: {nodes.describe(place, count, processes)}", err=True)
+    take_part(place, count, processes)
+    raise typer.Exit
 
 
 def _describe_tried(tried: Counter[str]) -> str:
@@ -89,6 +115,9 @@ def plan(
     from bench.plan.refusal import describe_whole_blocks, find_problem
 
     planned = api.plan(spec)
+    for device in planned.devices if spec.executor == "local" else ():
+        if not exists(device):
+            print_line(f"bench: device {device!r} is not on this machine: planned for one that has it", err=True)
     model = estimate.fit_model(planned)
     print_rows(estimate.rows(planned, model), json)
     if planned.measurements:

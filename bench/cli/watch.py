@@ -42,7 +42,7 @@ def top(
     from bench.results.run_status import read_statuses
     from bench.results.store import RESULTS, Store
 
-    root = Store(results or RESULTS, write=False).root
+    root = Store(results or RESULTS, write=False, how="as in bench top FOLDER").root
     statuses, problems = read_statuses(root)
     for problem in problems:
         print_line(f"bench: {problem}", err=True)

@@ -40,6 +40,7 @@ def declares_itself(subject: Subject) -> None:
     kind = type(subject.method)
     require(kind.name == subject.name, f"its class is named {kind.name!r}, and it is installed as {subject.name!r}")
     require(isinstance(kind.needs, Needs), "`needs` is no methods.Needs")
+    require(isinstance(getattr(kind, "shares_calibration", False), bool), "`shares_calibration` is not true or false")
     fields = dataclasses.asdict(subject.method)  # type: ignore[call-overload]  # the catalog takes dataclasses alone
     require(_is_json(fields), "a setting is no JSON value: use numbers, text, true and false")
 

@@ -54,10 +54,10 @@ class Flat(nn.Module):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=kv_cache.from_tensors(past),
             use_cache=True,
+            **kv_cache.as_argument(self.wrapped, kv_cache.from_tensors(past)),
         )
-        return out.logits, *kv_cache.to_tensors(out.past_key_values)
+        return out.logits, *_new_cache(out)
 
 
 def write(
@@ -119,11 +119,16 @@ def stored_dtype(config: dict[str, Any]) -> torch.dtype:
     return DTYPES.get(str(config.get("dtype") or config.get("torch_dtype") or ""), torch.float32)
 
 
+def _new_cache(output: Any) -> list[Tensor]:
+    """The KV cache that a model returns: key, value of each block. transformers 5.24 renamed it."""
+    return kv_cache.to_tensors(output.cache if hasattr(output, "cache") else output.past_key_values)
+
+
 def _empty_cache(model: Any) -> list[Tensor]:
     """The KV cache of no tokens for one sequence, as the model itself makes it: key, value of each block."""
     with torch.inference_mode():
         out = model(input_ids=torch.zeros(1, 1, dtype=torch.int64), use_cache=True)
-    return [torch.zeros_like(tensor[:, :, :0]) for tensor in kv_cache.to_tensors(out.past_key_values)]
+    return [torch.zeros_like(tensor[:, :, :0]) for tensor in _new_cache(out)]
 
 
 def _names(blocks: int) -> Names:

@@ -34,9 +34,14 @@ transformers.logging.disable_progress_bar()
 def load(folder: Path, compute: Compute) -> nn.Module:
     """Load the model in a folder, on the device, in eval mode and frozen. Where `compute.stream`, its blocks stay on disk.
 
+    Where processes share it, it is on the CPU: its weights are pages of the files, and become a process's own only as
+    far as it takes its part of them.
+
     Raises:
         UserError: transformers cannot build it.
     """
+    if compute.is_shared:
+        return add_input_rounding(_map(folder, compute.dtype), folder)
     if compute.stream:
         return add_input_rounding(_load_without_blocks(folder, compute), folder)
     with _faults(f"model in {str(folder)!r}"):
@@ -113,15 +118,36 @@ def _load_without_blocks(folder: Path, compute: Compute) -> nn.Module:
     model = empty_model(folder, compute.dtype)
     for name, parameter in list(model.named_parameters()):
         if family.block_of(name) is None and name in opened:
-            owner, _, leaf = name.rpartition(".")
-            value = opened.tensor(name).to(compute.device, compute.dtype)
-            assert value.shape == parameter.shape, name
-            setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
+            _set(model, name, parameter, opened.tensor(name).to(compute.device, compute.dtype))
     model.tie_weights()
     for module in model.modules():
         for key, buffer in module.named_buffers(recurse=False):
             setattr(module, key, buffer.to(compute.device))
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def _map(folder: Path, dtype: torch.dtype) -> nn.Module:
+    """The model in a folder, on the CPU. Its weights are the pages of its files, in their format where `dtype` holds every
+    value of it; else they are converted.
+
+    Raises:
+        UserError: a weight is missing.
+    """
+    opened = Folder(folder, mapped=True)
+    model = empty_model(folder, dtype)
+    for name, parameter in list(model.named_parameters()):
+        if name not in opened:
+            raise UserError(f"model in {str(folder)!r} cannot be loaded: {name} is missing")
+        value = opened.tensor(name)
+        _set(model, name, parameter, value if torch.promote_types(value.dtype, dtype) == dtype else value.to(dtype))
+    model.tie_weights()
+    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def _set(model: nn.Module, name: str, parameter: nn.Parameter, value: torch.Tensor) -> None:
+    assert value.shape == parameter.shape, name
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -46,6 +46,8 @@ class CalibrationSet(_Frozen):
     sequences: int
     seqlen: int
     all_experts: bool = False
+    processes: int = 1
+    """That share it."""
 
     @property
     def text(self) -> CalibrationText:
@@ -91,7 +93,9 @@ class Artifact(_Frozen):
     calibration: CalibrationSet | None
     training: TrainingRun | None = None
     processes: int = 1
-    """That share a training."""
+    """That share a training. See `ranks`."""
+    nodes: int = 1
+    """Over which a training is spread; no part of the key."""
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     seed: int | None
@@ -158,6 +162,24 @@ class Artifact(_Frozen):
         return self.stages[-1].pattern
 
     @property
+    def ranks(self) -> int:
+        """Processes that share its last stage."""
+        needs = self.stages[-1].needs
+        if "training" in needs:
+            return self.processes
+        return self.calibration.processes if self.calibration and "calibration" in needs else 1
+
+    @property
+    def spread(self) -> int:
+        """Machines that those are on."""
+        return self.nodes if "training" in self.stages[-1].needs else 1
+
+    @property
+    def most_ranks(self) -> int:
+        """Processes that share any of its stages."""
+        return max(self.processes, self.calibration.processes if self.calibration else 1)
+
+    @property
     def cache_names(self) -> list[str]:
         """Names of its cache entries, and of those of each stage before its last."""
         return [self.up_to(count + 1).key[:32] for count in range(len(self.stages))]
@@ -174,6 +196,7 @@ class Artifact(_Frozen):
                 "calibration": self.calibration if calibrated else None,
                 "training": self.training if trained else None,
                 "processes": self.processes if trained else 1,
+                "nodes": self.nodes if trained else 1,
                 "seed": self.seed if random else None,
             }
         )

@@ -136,6 +136,8 @@ def _work(measurements: list[Measurement], made: set[str]) -> _Work:
         if "calibration" in stage.needs and (draw := artifact.calibration):
             calibration = draw.sequences * draw.seqlen
             tokens += calibration
+            if artifact.device != "cpu":  # there the processes share the same cores
+                calibration //= draw.processes
             passes += 3 * calibration  # two over the blocks, and about one of Hessians
         if "training" in stage.needs and artifact.training:
             training = artifact.training.tokens

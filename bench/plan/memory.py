@@ -26,22 +26,42 @@ ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def estimate_bytes(artifact: Artifact) -> float:
-    """Of main memory. On a CPU the model twice, for the dense one is beside it while it is measured, and what a training keeps
-    for each weight; beside a card the model once. Streamed, what `streamed_bytes` says."""
+    """Of main memory of one machine. On a CPU the model twice, for the dense one is beside it while it is measured, and what a
+    training keeps for each weight; beside a card the model once. Each process of a training has its own libraries, and of a
+    calibration its own model, too. Streamed, what `streamed_bytes` says."""
+    own = artifact.processes // artifact.nodes
+    shared = artifact.calibration.processes if artifact.calibration else 1
+    cuda = CUDA_BYTES if artifact.device != "cpu" else 0.0
     if is_streamed(artifact):
-        return streamed_bytes(artifact) + (CUDA_BYTES if artifact.device != "cpu" else 0.0)
+        return shared * (streamed_bytes(artifact) + cuda)
+    calibrated = shared * (LIBRARIES_BYTES + cuda + model_bytes(artifact))
     if artifact.device != "cpu":
-        return LIBRARIES_BYTES + CUDA_BYTES + model_bytes(artifact)
-    return LIBRARIES_BYTES + 2.0 * model_bytes(artifact) + _state_bytes(artifact)
+        return max(calibrated, own * (LIBRARIES_BYTES + cuda) + model_bytes(artifact))
+    state = _state_bytes(artifact) / artifact.nodes + own * _gathered_bytes(artifact)
+    return max(calibrated, own * LIBRARIES_BYTES + 2.0 * model_bytes(artifact) + state)
 
 
-def estimate_device_bytes(artifact: Artifact) -> float | None:
-    """Of each card; None on a CPU. The processes of a training divide its state among them."""
+def estimate_device_bytes(artifact: Artifact, processes: int | None = None) -> float | None:
+    """Of each card; None on a CPU. Of a training the more of two: what it is measured with, the model and the dense one, and
+    a card's part of the training. processes: as if so many shared it."""
     if artifact.device == "cpu":
         return None
     if is_streamed(artifact):
         return streamed_device_bytes(artifact)
-    return 2.0 * model_bytes(artifact) + _state_bytes(artifact) / artifact.processes
+    both = 2.0 * model_bytes(artifact)
+    if not artifact.training:
+        return both
+    shared = artifact.model_copy(update={"processes": processes or artifact.processes})
+    return max(both, (model_bytes(artifact) + _state_bytes(artifact)) / shared.processes + _gathered_bytes(shared))
+
+
+def _gathered_bytes(artifact: Artifact) -> float:
+    """What a process that shares a training has whole: a block in use and the next one, of the student in float32 and of the
+    teacher, and the teacher's embeddings and head."""
+    if not artifact.training or artifact.processes == 1:
+        return 0.0
+    parts, item = _parts(artifact), ITEM_BYTES[artifact.dtype]
+    return parts.outside * item + 2.0 * parts.block * (ITEM_BYTES["float32"] + item)
 
 
 def estimate_disk_bytes(artifact: Artifact, stages: int) -> float:

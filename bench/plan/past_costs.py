@@ -139,7 +139,8 @@ def _cost_of(records: list[dict[str, Any]], sizes: dict[str, float]) -> Iterator
         machine_of(r["provenance"]["machine"], identity["device"], identity["dtype"], inputs["threads"])
         for r in records
     }
-    if len(machines) != 1 or inputs["processes"] != 1:
+    shared = max(inputs["processes"], (inputs.get("calibration") or {}).get("processes", 1))
+    if len(machines) != 1 or shared != 1:
         return
     quantizer = identity["quantizer"]
     name = (quantizer if quantizer != "none" else identity["stages"][-1]).partition(":")[0]

@@ -113,6 +113,7 @@ def _artifacts(request: Request, inputs: ModelInputs) -> Iterator[Artifact]:
                     calibration=inputs.calibration if calibrates else None,
                     training=inputs.training if trains else None,
                     processes=spec.training.processes if trains else 1,
+                    nodes=spec.training.nodes if trains else 1,
                     include=spec.targets.include,
                     exclude=spec.targets.exclude,
                     seed=seed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -24,6 +23,8 @@ from methods.errors import UserError
 
 SHARE = 0.95
 """Of a memory, that one artifact may take."""
+MAX_CARDS = 64
+"""That a training is advised to use."""
 
 
 def require_memory(plan: Plan, missing: Iterable[Sequence[Measurement]]) -> None:
@@ -53,8 +54,17 @@ def find_problem(artifact: Artifact) -> str:
             "or use --device cuda with --set training.processes=N, which divides it among N cards"
         )
     weights = LIBRARIES_BYTES + model_bytes(artifact)
-    if weights <= memory or artifact.training:
+    shared = artifact.calibration.processes if artifact.calibration else 1
+    if artifact.training:
         return ""
+    if weights <= memory:
+        if is_streamed(artifact) or shared * weights <= memory:
+            return ""
+        return (
+            f"{artifact.label} takes at least {_gb(shared * weights)} in {shared} processes, and this machine has "
+            f"{_gb(memory)}: use --set calibration.processes={int(memory / weights)}, or --set stream=true, which brings it "
+            f"{_unit(artifact)}"
+        )
     if (need := streamed_bytes(artifact)) > memory:
         return f"{artifact.label} takes about {_gb(need)} of memory streamed, and this machine has {_gb(memory)}: {_smaller(artifact)}"
     if not is_streamed(artifact):
@@ -91,12 +101,13 @@ def _smaller(artifact: Artifact) -> str:
 def _card_problem(artifact: Artifact, card: float) -> str:
     need = estimate_device_bytes(artifact) or 0.0
     if artifact.training and need > card:
-        replicas = 2.0 * model_bytes(artifact)
-        state = (need - replicas) * artifact.processes
-        if replicas < card:
-            remedy = f"use --set training.processes={math.ceil(state / (card - replicas))}"
-        else:
-            remedy = "train a smaller model, or use cards with more memory"
+        counts = range(artifact.processes + 1, MAX_CARDS + 1)
+        enough = next((n for n in counts if (estimate_device_bytes(artifact, n) or 0.0) <= card), None)
+        remedy = (
+            f"use --set training.processes={enough}"
+            if enough
+            else "train a smaller model, or use cards with more memory"
+        )
         return f"{artifact.label} takes about {_gb(need)} of each card to train, and one has {_gb(card)}: {remedy}"
     if artifact.training or model_bytes(artifact) <= card:
         return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,6 +68,26 @@ def is_control(chain: tuple[Choice, ...]) -> bool:
     return all(registry.lookup("methods", choice.name).dense for choice in chain)
 
 
+def _require_nodes(spec: Spec) -> None:
+    """
+    Raises:
+        UserError: a training cannot be divided among its nodes, or not by this executor.
+    """
+    nodes, processes = spec.training.nodes, spec.training.processes
+    if nodes == 1:
+        return
+    if processes % nodes:
+        raise UserError(
+            f"training.processes={processes} cannot be divided among training.nodes={nodes}: use a multiple of {nodes}"
+        )
+    if spec.executor != "local":
+        raise UserError(
+            f"training.nodes={nodes} is not for executor {spec.executor}: use --executor local, or one node"
+        )
+    if spec.jobs not in (None, 1):
+        raise UserError(f"training.nodes={nodes} takes one artifact at a time: leave --jobs {spec.jobs} out")
+
+
 def resolve_request(spec: Spec, *, fetch: bool = False) -> Request:
     """
     Raises:
@@ -77,22 +98,22 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> Request:
         registry.lookup("measures", name)
     if "zeroshot" in measures:
         tasks.expand(spec.tasks)
-    devices = _ray_devices(spec) if spec.executor == "ray" else resolve_devices(spec.device)
-    if len(devices) > 1 and spec.training.processes > 1:
-        raise UserError(
-            f"training.processes={spec.training.processes} divides one training among cards, and device {spec.device} gives "
-            "each card an artifact: use --device cuda, or leave training.processes out"
-        )
+    devices = _ray_devices(spec) if spec.executor == "ray" else resolve_devices(spec.device, elsewhere=not fetch)
+    if "speed" in measures and not fetch:
+        resolve_devices(spec.device)  # a time is of the machine that takes it, and so is its plan
+    _require_nodes(spec)
     chains = tuple(tuple(parse_chain(text)) for text in dict.fromkeys(("dense", *spec.methods)))
     patterns = tuple(Pattern.parse(text) for text in spec.patterns)
     for chain, pattern in itertools.product(chains, patterns):
         for choice in chain:
             _require_pattern(choice, pattern)
+    quantizers = tuple(parse_quantizer(text) for text in spec.quantizers)
+    _require_processes(spec, devices, list(itertools.chain(*chains)), list(filter(None, quantizers)))
     return Request(
         spec=spec,
         chains=chains,
         patterns=patterns,
-        quantizers=tuple(parse_quantizer(text) for text in spec.quantizers),
+        quantizers=quantizers,
         measures=measures,
         devices=devices,
         dtype=spec.dtype if spec.dtype != "auto" else ("float32" if devices[0] == "cpu" else "bfloat16"),
@@ -114,6 +135,38 @@ def _ray_devices(spec: Spec) -> tuple[str, ...]:
     if "speed" in spec.measures:
         raise UserError("speed is a time of one machine: measure it with --executor local")
     return (spec.device if spec.device != "auto" else resolve_device("auto"),)
+
+
+def _require_processes(
+    spec: Spec, devices: tuple[str, ...], methods: Sequence[Choice], quantizers: Sequence[Choice]
+) -> None:
+    """
+    Raises:
+        UserError: a stage cannot be shared by as many processes as are asked for.
+    """
+    calibration = spec.calibration
+    for name, processes in (("training", spec.training.processes), ("calibration", calibration.processes)):
+        if len(devices) > 1 and processes > 1:
+            raise UserError(
+                f"{name}.processes={processes} divides one {name} among cards, and device {spec.device} gives "
+                f"each card an artifact: use --device cuda, or leave {name}.processes out"
+            )
+    if calibration.processes > calibration.sequences:
+        raise UserError(
+            f"calibration.processes={calibration.processes} cannot share calibration.sequences={calibration.sequences}: "
+            "use at most a process for each sequence"
+        )
+    for kind, choices in (("methods", methods), ("quantizers", quantizers)):
+        for choice in choices if calibration.processes > 1 else ():
+            entry = registry.lookup(kind, choice.name)
+            if "calibration" in entry.needs_with(choice.config) and not entry.shares_calibration:
+                able = [
+                    n for s in ("methods", "quantizers") for n, e in registry.entries(s).items() if e.shares_calibration
+                ]
+                raise UserError(
+                    f"{choice.name} calibrates in one process: leave calibration.processes={calibration.processes} out, "
+                    f"or use {', '.join(able)}"
+                )
 
 
 def _require_pattern(choice: Choice, pattern: Pattern) -> None:
@@ -182,6 +235,7 @@ class ModelInputs:
             sequences=wanted.sequences,
             seqlen=seqlen,
             all_experts=wanted.all_experts and family_of(self.config).experts is not None,
+            processes=wanted.processes,
         )
 
     def _recipe(self) -> recipes.Recipe:

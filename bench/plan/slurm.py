@@ -27,7 +27,9 @@ TEMPLATE = """\
 # Time and memory are estimates: check them, and add what your cluster asks for (partition, account).
 #SBATCH --job-name=cast-bench
 #SBATCH --array=1-{{ shards }}
-#SBATCH --time={{ time }}
+{% if nodes > 1 %}#SBATCH --nodes={{ nodes }}
+#SBATCH --ntasks-per-node=1
+{% endif %}#SBATCH --time={{ time }}
 #SBATCH --mem={{ memory }}G
 #SBATCH --cpus-per-task={{ cores }}
 {% if gpus %}#SBATCH --gres=gpu:{{ gpus }}
@@ -38,7 +40,11 @@ TEMPLATE = """\
 
 set -uo pipefail
 cd {{ folder }} || exit 1
-
+{% if nodes > 1 %}
+MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+MASTER_PORT=$((20000 + SLURM_JOB_ID % 40000))
+export MASTER_ADDR MASTER_PORT
+{% endif %}
 {{ command }} --shard "$SLURM_ARRAY_TASK_ID/{{ shards }}" &
 child=$!
 trap 'kill -TERM "$child"' TERM  # it saves the state of a training and exits with 143
@@ -67,7 +73,8 @@ def write_script(plan: Plan, shards: int) -> str:
     memory = max((row["about_GB"] for part in rows for row in part), default=1.0)
     device = plan.measurements[0].artifact.device if plan.measurements else "cpu"
     threads = plan.measurements[0].artifact.threads if plan.measurements else 1
-    processes = spec.training.processes
+    nodes = spec.training.nodes
+    processes = max((math.ceil(m.artifact.most_ranks / m.artifact.nodes) for m in plan.measurements), default=1)
     template = jinja2.Template(TEMPLATE, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     script: str = template.render(
         measurements=len(plan.measurements),
@@ -79,7 +86,8 @@ def write_script(plan: Plan, shards: int) -> str:
         gpus="" if device == "cpu" else processes * len(plan.devices),
         grace=GRACE_S,
         folder=shlex.quote(str(Path.cwd())),
-        command=shlex.join(["bench", "run", *_arguments(spec)]),
+        nodes=nodes,
+        command=shlex.join([*(["srun"] if nodes > 1 else []), "bench", "run", *_arguments(spec)]),
     )
     return script
 

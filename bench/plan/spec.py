@@ -64,6 +64,8 @@ class Calibration(_Strict):
     """None: the model's evaluation length."""
     all_experts: bool = False
     """In a mixture of experts, every expert sees all tokens, not only those that the router sends it."""
+    processes: int = Field(default=1, ge=1, le=1024)
+    """That share the sequences and the targets, on this machine: a card each, or so many processes on the CPU."""
 
 
 class Training(_Strict):
@@ -82,7 +84,9 @@ class Training(_Strict):
     micro: Count | None = None
     """Sequences a forward pass; gradients of a step add up."""
     processes: int = Field(default=1, ge=1, le=1024)
-    """That share a step, on this machine: a card each, or so many processes on the CPU."""
+    """That share a step: a card each, or so many processes on the CPU."""
+    nodes: int = Field(default=1, ge=1, le=1024)
+    """Machines that these processes are on, in equal parts; torchrun or srun starts the command on each. Changes no number."""
     checkpoint_s: float = Field(default=300, ge=0, allow_inf_nan=False)
     """Seconds between two checkpoints, from which a run that was stopped resumes. Changes no number."""
 

@@ -78,6 +78,7 @@ class Int4Gptq:
 
     name: ClassVar[str] = "int4-gptq"
     needs: ClassVar[Needs] = Needs.CALIBRATION
+    shares_calibration: ClassVar[bool] = True
     group: Count | None = None
     damping: Fraction = 0.01
     act_order: bool = True
@@ -91,4 +92,5 @@ class Int4Gptq:
             keep = visit.weight.new_ones(out, width).bool() if job.pattern.dense else visit.weight != 0
             quantize_(visit.weight, keep, prepared, group)
             scales += out * (width // group)
-        return walk.outcome(**Stored(bits=GRID.bits, scale_bits=GRID.scale_bits, scales=scales).notes())
+        (total,) = walk.total(scales)
+        return walk.outcome(**Stored(bits=GRID.bits, scale_bits=GRID.scale_bits, scales=int(total)).notes())

@@ -36,6 +36,9 @@ PRUNE_FLAGS = {
 """The same for `bench prune`."""
 
 
+ONE_PROCESS = (("training.processes", 1), ("calibration.processes", 1))
+
+
 def command(records: Sequence[Record]) -> str:
     """For one line's records of one measure, a seed each. Empty where they do not say how they were made."""
     try:
@@ -88,7 +91,7 @@ def prune_and_export(record: Record) -> tuple[str, str]:
 def _set(name: str, value: Any) -> list[str]:
     if isinstance(value, dict):
         return [part for key, inner in value.items() for part in _set(f"{name}.{key}", inner)]
-    if value is None or value in ([], ["*"]) or (name, value) == ("training.processes", 1):
+    if value is None or value in ([], ["*"]) or (name, value) in ONE_PROCESS:
         return []
     return ["--set", f"{name}={_text(value)}"]
 
@@ -120,6 +123,7 @@ def settings(record: Record) -> dict[str, Any]:
         if calibration := inputs.get("calibration"):
             values["calibration"] = {k: calibration[k] for k in ("data", "sequences", "seqlen")}
             values["calibration"] |= {"all_experts": calibration.get("all_experts", False)}
+            values["calibration"] |= {"processes": calibration.get("processes", 1)}
         if training := inputs.get("training"):
             kept = {k: training[k] for k in ("data", "tokens", "batch", "seqlen", "micro")}
             values["training"] = kept | {"processes": inputs.get("processes", 1)}

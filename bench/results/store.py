@@ -33,7 +33,8 @@ class Store:
         UserError: it cannot be made or written.
     """
 
-    def __init__(self, root: Path, *, write: bool = True) -> None:
+    def __init__(self, root: Path, *, write: bool = True, how: str = "with --results") -> None:
+        """how: a folder is named to the command that asks, in the words of an error."""
         self.root = root
         self.moved: list[str] = []
         """Corrupt records that were moved aside, a sentence each."""
@@ -49,12 +50,10 @@ class Store:
                 if fault.errno == errno.ENOSPC:
                     raise
                 raise UserError(
-                    f"results folder {str(root)!r} cannot be written ({fault.strerror}): name another with --results"
+                    f"results folder {str(root)!r} cannot be written ({fault.strerror}): name another {how}"
                 ) from None
         elif not root.is_dir():
-            raise UserError(
-                f"results folder {str(root)!r} is not there: name one with --results, or run bench run first"
-            )
+            raise UserError(f"results folder {str(root)!r} is not there: name one {how}, or run bench run first")
 
     def lock(self, key: str) -> Path:
         return self.root / "locks" / f"{key[:32]}.lock"

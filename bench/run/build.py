@@ -6,7 +6,6 @@ import json
 import shutil
 import time
 from collections.abc import Collection
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -35,8 +34,8 @@ CARRIED = ("config.json", *models.COMPANIONS)
 class Builder:
     """Everything that happens to one artifact in its process."""
 
-    def __init__(self, artifact: Artifact, progress: PhaseProgress, rank: int = 0) -> None:
-        self.workspace = Workspace(artifact, progress, rank)
+    def __init__(self, artifact: Artifact, progress: PhaseProgress, card: int | None = None) -> None:
+        self.workspace = Workspace(artifact, progress, card)
         self.source, self.targets = self.workspace.source, self.workspace.targets
 
     def build(self, artifact: Artifact) -> BuiltArtifact:
@@ -87,11 +86,12 @@ class Builder:
         stage = artifact.stages[-1]
         source, method, job = self.workspace.job(artifact, before, workdir)
         tokens = job.calibration
-        model = loading.load(source, self.workspace.compute)
+        model = loading.load(source, job.compute)
         torch.manual_seed(job.seed)
         self.workspace.progress.enter("first step")
         started = time.monotonic()
-        shared = ranks.start_ranks(artifact) if job.training else nullcontext()
+        streamed = {"stream": self.workspace.compute.stream}  # as found before others took memory
+        shared = ranks.start_ranks(artifact.model_copy(update=streamed))
         with read_only(source, CARRIED, stage.label), shared:
             outcome = method.apply(model, job)
         cost = {
@@ -120,7 +120,7 @@ class Builder:
         before = self._before(artifact)
         with temporary_folder(artifact.key[:8]) as workdir:
             source, method, job = self.workspace.job(artifact, before, workdir)
-            model = loading.load(source, self.workspace.compute)
+            model = loading.load(source, job.compute)
             torch.manual_seed(job.seed)
             method.apply(model, job)
 

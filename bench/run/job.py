@@ -52,19 +52,21 @@ class BuiltArtifact:
 class Workspace:
     """One artifact's source model in this process: its folder, targets, tokenizer and device."""
 
-    def __init__(self, artifact: Artifact, progress: PhaseProgress, rank: int = 0) -> None:
-        torch.set_num_threads(max(1, artifact.threads // artifact.processes))
+    def __init__(self, artifact: Artifact, progress: PhaseProgress, card: int | None = None) -> None:
+        """card: of its machine, for another rank than the first."""
+        torch.set_num_threads(artifact.threads if card is None else ranks.threads(artifact))
         self.progress = progress
         self.source = Folder(artifact.folder)
         self.targets = find_targets(self.source.config, self.source.shapes(), artifact.include, artifact.exclude)
-        device = torch.device(ranks.device(artifact, rank))
+        device = torch.device(ranks.device(artifact, card or 0))
         dtype: torch.dtype = getattr(torch, artifact.dtype)
+        shared = artifact.calibration.processes if artifact.calibration else 1
         self.compute = Compute(
             device=device,
             dtype=dtype,
             threads=artifact.threads,
-            stream=artifact.stream or not fits_device(self.source, device, dtype, artifact.max_memory),
-            max_bytes=int(1e9 * artifact.max_memory) if artifact.max_memory else None,
+            stream=artifact.stream or not fits_device(self.source, device, dtype, artifact.max_memory, shared),
+            max_bytes=int(1e9 * artifact.max_memory / shared) if artifact.max_memory else None,
         )
         self._tokenizer: Any = None
 
@@ -82,6 +84,9 @@ class Workspace:
         source = before.folder if before else self.source.path
         text, validation = self._training(artifact) if "training" in stage.needs else (None, None)
         run = artifact.training
+        compute = replace(self.compute, scratch=workdir)
+        if text and artifact.processes > 1:
+            compute = replace(compute, is_shared=True, stream=False)
         job = Job(
             source=source,
             pattern=Pattern.parse(stage.pattern),
@@ -93,11 +98,11 @@ class Workspace:
             training=text,
             validation=validation,
             budget=Budget(tokens=run.tokens, micro=run.micro, checkpoint_s=artifact.checkpoint_s) if run else Budget(),
-            compute=replace(self.compute, scratch=workdir),
+            compute=compute,
             seed=artifact.seed or 0,
             workdir=checkpoint_folder(artifact) if text else workdir,
             progress=self.progress,
-            teacher=lambda: loading.load(self.source.path, self.compute),
+            teacher=lambda: loading.load(self.source.path, compute),
         )
         method = choice.build(registry.locate(stage.kind, stage.name), stage.name, stage.config)
         return source, method, job
@@ -152,14 +157,20 @@ def resolve_environment(artifact: Artifact) -> Environment:
 
 
 def checkpoint_folder(artifact: Artifact) -> Path:
-    """Where a training leaves what it can go on from; its artifact's key says that it is the same training."""
-    return cache_dir() / "training" / artifact.key[:32]
+    """Where a training leaves what it can go on from; its artifact's key says that it is the same training.
+
+    For any number of processes, which can go on from each other's.
+    """
+    return cache_dir() / "training" / artifact.model_copy(update={"processes": 1}).key[:32]
 
 
-def fits_device(folder: Folder, device: torch.device, dtype: torch.dtype, max_memory: float | None = None) -> bool:
-    """Would the model take less than STREAMED_FROM of what the device has free? Of a CPU, at most `max_memory` GB."""
+def fits_device(
+    folder: Folder, device: torch.device, dtype: torch.dtype, max_memory: float | None = None, shared: int = 1
+) -> bool:
+    """Would the model take less than STREAMED_FROM of what the device has free? Of a CPU, at most `max_memory` GB, which so many
+    processes share."""
     need = sum(math.prod(s) for s in folder.shapes().values()) * dtype.itemsize
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory(max_memory)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory(max_memory) / shared
     return need < STREAMED_FROM * free
 
 

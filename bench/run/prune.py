@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from bench.plan.artifact import Artifact
 from bench.plan.spec import Spec
 from bench.run import progress
 from bench.run.model_card import card
+from bench.run.nodes import require_lead
 from bench.run.signals import checkpoint_first
 from bench.system.cache import in_use, sweep_leftovers
 from bench.system.files import require_folder
@@ -41,6 +43,7 @@ def write_pruned(spec: Spec, out: Path) -> str:
     if any(len(x) != 1 for x in (spec.methods, spec.models, spec.patterns, spec.quantizers)):
         raise UserError("bench prune takes one method, one model, one pattern and one quantizer; bench run takes many")
     require_folder(out, new=True)
+    require_lead(spec.training.nodes, os.environ)
     sweep_leftovers()
     with in_use():
         measurements = plan.make_plan(spec, fetch=True).measurements

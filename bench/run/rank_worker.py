@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 import threading
+import time
 
 import torch
 import torch.distributed as dist
 
 from bench.run.events import Events
-from bench.run.ranks import HOST, RankTask, backend
+from bench.run.nodes import LOOK_S
+from bench.run.ranks import FAULT, HOST, RankTask, join
 
 
 def main() -> None:
@@ -22,15 +24,22 @@ def main() -> None:
         signal.signal(signum, signal.SIG_IGN)  # the first rank decides; this process ends with it
     task = RankTask.model_validate_json(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if task.host != HOST:
+        threading.Thread(target=_end_with_first, args=(task,), daemon=True).start()
     artifact = task.artifact
     if artifact.device.startswith("cuda"):
-        torch.cuda.set_device(task.rank)
-    store = dist.TCPStore(HOST, task.port, artifact.processes, is_master=False)  # type: ignore[attr-defined]
+        torch.cuda.set_device(task.card)
+    store = dist.TCPStore(task.host, task.port, artifact.ranks, is_master=False)  # type: ignore[attr-defined]
     store.set(f"here {task.rank}", "1")
-    dist.init_process_group(backend(artifact), store=store, rank=task.rank, world_size=artifact.processes)
-    with open(os.devnull, "w") as nowhere:
-        Builder(artifact, Events(nowhere), rank=task.rank).run_as_rank(artifact)
-    dist.barrier()
+    try:
+        join(artifact, store, task.rank)
+        with open(os.devnull, "w") as nowhere:
+            Builder(artifact, Events(nowhere), card=task.card).run_as_rank(artifact)
+        dist.barrier()
+    except Exception as fault:
+        if store.add("faults", 1) == 1:  # the others' follow from it
+            store.set(FAULT, f"rank {task.rank}: {type(fault).__name__}: {fault}")
+        raise
     dist.destroy_process_group()
 
 
@@ -38,6 +47,17 @@ def _end_with_parent() -> None:
     while os.read(0, 4096):  # not through sys.stdin: a process forked meanwhile could never take its lock
         pass
     os._exit(1)
+
+
+def _end_with_first(task: RankTask) -> None:
+    """The first rank is on another node: nothing but its store tells that it is gone."""
+    store = dist.TCPStore(task.host, task.port, task.artifact.ranks, is_master=False)  # type: ignore[attr-defined]
+    try:
+        while True:
+            store.check(["here 0"])
+            time.sleep(LOOK_S)
+    except RuntimeError:
+        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,11 @@ CONNECT_S = 10.0
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
-def _ray() -> Any:
+def import_ray() -> Any:
+    """
+    Raises:
+        UserError: Ray is not installed.
+    """
     try:
         import ray
     except ImportError:
@@ -56,7 +60,7 @@ class RayExecutor:
         Raises:
             UserError: Ray is not installed, or there is no cluster.
         """
-        self._ray = ray = _ray()
+        self._ray = ray = import_ray()
         self.store, self._most, self.problem = store, plan.spec.jobs, ""
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
@@ -145,7 +149,7 @@ class RayWorker:
             UserError: a node runs other code than this machine.
             RunStopped: a task could not be started.
         """
-        ray = _ray()
+        ray = import_ray()
         code: int | None = LOST
         try:
             for reference in self._events:
@@ -179,7 +183,7 @@ class RayWorker:
     def send_signal(self, signum: int) -> None:
         """SIGTERM reaches all tasks of the run: it is only sent when the run ends."""
         if not self._ended.is_set():
-            with contextlib.suppress(_ray().exceptions.RayError):
+            with contextlib.suppress(import_ray().exceptions.RayError):
                 self._executor.ask_to_stop()
 
     def stop(self, patience: float) -> None:
@@ -189,7 +193,7 @@ class RayWorker:
 
     def kill(self) -> None:
         if self._events is not None and not self._ended.is_set():
-            _ray().cancel(self._events, force=True)
+            import_ray().cancel(self._events, force=True)
 
     def close(self) -> None:
         self.kill()
@@ -198,7 +202,7 @@ class RayWorker:
 
 def resources_of(artifact: Artifact) -> dict[str, float]:
     """What a task asks of its node, by Ray's names: threads, cards, bytes of memory."""
-    cards = {} if artifact.device == "cpu" else {"num_gpus": artifact.processes}
+    cards = {} if artifact.device == "cpu" else {"num_gpus": artifact.most_ranks}
     return {"num_cpus": artifact.threads, "memory": int(estimate_bytes(artifact)), **cards}
 
 

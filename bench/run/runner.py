@@ -35,7 +35,7 @@ from bench.run.journal import Journal, keeping_journal
 from bench.run.new_record import failed_record
 from bench.run.processes import WorkerProcesses, list_imports
 from bench.run.progress import ProgressDisplay
-from bench.run.ray_executor import RayExecutor
+from bench.run.ray_executor import RayExecutor, import_ray
 from bench.run.slot import Events, Slot
 from bench.run.tracking import Tracking
 from bench.run.worker import Assignment
@@ -90,6 +90,8 @@ def _execute(plan: Plan, store: Store, folder: ResultsFolder, display: ProgressD
         if left:
             missing.append(left)
     require_memory(plan, missing)
+    if plan.spec.executor == "ray" and missing:
+        import_ray()  # before anything is said to begin
     display.begin(len(plan.measurements), known)
     with keeping_journal(store.root, plan.spec.executor, display.note) as journal:
         journal.begin(len(plan.measurements), known)

@@ -15,6 +15,7 @@ from methods.errors import UserError
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Of a container's memory, in bytes: version 2 and version 1."""
+CARD = r"cuda(:[0-9]{1,4})?"
 
 
 def cores() -> int:
@@ -42,7 +43,7 @@ def resolve_device(name: str) -> str:
     hinted = any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg"))
     if name == "cpu" or (name == "auto" and not hinted):
         return "cpu"
-    if name != "auto" and not re.fullmatch(r"cuda(:[0-9]{1,4})?", name):
+    if name != "auto" and not re.fullmatch(CARD, name):
         raise UserError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N")
     count = 0
     if hinted:
@@ -59,21 +60,41 @@ def resolve_device(name: str) -> str:
     )
 
 
-def resolve_devices(names: str) -> tuple[str, ...]:
+def exists(device: str) -> bool:
+    """Whether this machine has a device."""
+    try:
+        return bool(resolve_device(device))
+    except UserError:
+        return False
+
+
+def resolve_devices(names: str, *, elsewhere: bool = False) -> tuple[str, ...]:
     """The same for several by commas, of which each makes an artifact at a time.
+
+    elsewhere: they are another machine's, so that those need not exist which are named.
 
     Raises:
         UserError: as `resolve_device`; one twice, or several that are no cards with their numbers.
     """
+    resolve = _check_name if elsewhere else resolve_device
     if "," not in names:
-        return (resolve_device(names),)
+        return (resolve(names),)
     listed = tuple(name.strip() for name in names.split(","))
     if len(set(listed)) < len(listed) or not all(re.fullmatch(r"cuda:[0-9]{1,4}", name) for name in listed):
         raise UserError(
             f"device {shorten(names)!r} is no list of cards: name each once, for example cuda:0,cuda:1; "
             "for several artifacts on the CPU, use --jobs"
         )
-    return tuple(resolve_device(name) for name in listed)
+    return tuple(resolve(name) for name in listed)
+
+
+def _check_name(name: str) -> str:
+    """A device by its name; "auto" is this machine's.
+
+    Raises:
+        UserError: unknown name.
+    """
+    return name if re.fullmatch(CARD, name) else resolve_device(name)
 
 
 def memory_bytes() -> int:

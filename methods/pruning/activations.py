@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from methods.contract import Compute
 from methods.experts import ExpertList, experts_of
 from methods.pruning.observer import Accumulate, Observer, Stop
+from methods.pruning.pooling import pool
+from methods.pruning.sharing import Sharing
 from methods.pruning.states import States, StatesInMemory, StatesOnDisk
 from methods.targets import dense_weight
 
@@ -41,6 +43,17 @@ class Recorder(nn.Module):
         return hidden
 
 
+class Observed(NamedTuple):
+    """What linears of a block were given. Those with the same input share one tensor, the same object."""
+
+    stats: dict[str, Tensor]
+    samples: dict[str, Tensor]
+    """Input rows, float32 [some, in]."""
+    owners: dict[str, int]
+    """Where processes share a calibration, which of them changes each linear. The others have neither its statistic nor its
+    sample."""
+
+
 class Activations:
     """The inputs of the next block, [batch, seqlen, hidden] per batch, and the arguments to call any block with them.
 
@@ -57,29 +70,37 @@ class Activations:
         batch: int | None = None,
         all_experts: bool = False,
         by_expert: bool = False,
+        sharing: Sharing | None = None,
     ) -> None:
         """batch: sequences per forward pass. By default as many as BATCH_TOKENS allows.
 
         all_experts: every expert sees all tokens while statistics are collected; by_expert: experts that are on disk are
-        brought one by one (`methods.pruning.expert_pass`).
+        brought one by one (`methods.pruning.expert_pass`); sharing: the processes that share the tokens, of which this one
+        runs its part.
         """
         self.device = compute.device
         self.all_experts = all_experts
+        self._sharing = sharing or Sharing(compute.device)
         self.tokens = tokens.numel()
+        """Of all processes."""
+        self.sampled = 0
+        """Rows of the largest sample."""
         self.reached: dict[str, int] = {}
         """How many tokens came to each linear of an expert."""
         self.few: list[str] = []
         """Of these, where they were fewer than the linear's inputs."""
+        parts = self._sharing.batches(tokens, batch or max(1, BATCH_TOKENS[self.device.type] // tokens.shape[1]))
         width = model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
         by_expert = by_expert and any(experts_of(block) and _is_on_disk(block) for block in blocks)
-        states = (COPIES_BY_EXPERT if by_expert else 1) * tokens.numel() * width * compute.dtype.itemsize
+        own = sum(part.numel() for part in parts)
+        states = (COPIES_BY_EXPERT if by_expert else 1) * own * width * compute.dtype.itemsize
         fits = compute.scratch is None or _fits(states, model, blocks, compute, by_expert)
         self._scratch = None if fits else compute.scratch
         self.hidden: list[Tensor] | StatesOnDisk = self.make_states()
         self._storage = torch.device("cpu") if compute.stream or self._scratch else compute.device
         self._calls: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
         originals = list(blocks)
-        for part in tokens.split(batch or max(1, BATCH_TOKENS[self.device.type] // tokens.shape[1])):
+        for part in parts:
             calls: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = []
             try:
                 for i, block in enumerate(originals):
@@ -109,7 +130,7 @@ class Activations:
 
     def observe(
         self, index: int, block: nn.Module, linears: dict[str, nn.Module], accumulate: Accumulate, sample_rows: int
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> Observed:
         """The statistic and a sample of input rows of each linear. A forward pass ends when all inputs are recorded.
 
         A linear of an expert that fewer tokens reached than it has inputs gets the statistic of white noise, and no sample:
@@ -130,9 +151,15 @@ class Activations:
         finally:
             for layer in experts:
                 layer.all_tokens = False
+        if self._sharing.world > 1:
+            pooled = pool(self._sharing, linears, observer, list(routed), accumulate, self.device)
+            self.sampled = max(self.sampled, pooled.sampled)
+            self.few += pooled.few
+            self.reached |= pooled.reached
+            return Observed(pooled.stats, pooled.samples, pooled.owners)
         stats, samples = observer.statistics(), observer.samples()
         self.settle(routed, observer.reached, stats, samples, accumulate)
-        return stats, samples
+        return Observed(stats, samples, {})
 
     def stride(self, sample_rows: int) -> int:
         """Of how many calibration tokens one is in a sample of about so many."""

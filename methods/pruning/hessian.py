@@ -136,6 +136,9 @@ class HessianWalk(Generic[T]):
     def notes(self) -> dict[str, Any]:
         return {"damping_raised": self._raised} if self._raised else {}
 
+    def total(self, *values: float) -> list[float]:
+        return self._walk.total(*values)
+
     def outcome(self, **notes: Any) -> Outcome:
         return self._walk.outcome(**self.notes(), **notes)
 

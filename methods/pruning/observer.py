@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 Accumulate = Callable[[Tensor, Tensor | None], Tensor]
-"""accumulate(x, total) -> the statistic with the inputs x, float [tokens, in], added. total is None at first."""
+"""accumulate(x, total) -> the statistic with the inputs x, float [tokens, in], added. total is None at first. Where several
+processes share a calibration it must be a sum over tokens: theirs are added up."""
 
 
 class Stop(Exception):
@@ -45,7 +46,8 @@ class Observer:
         self._accumulate, self._stride, self._ends = accumulate, stride, ends
         self._stats: dict[str, Tensor] = {}
         self._samples: dict[str, list[Tensor]] = {}
-        self._source: dict[str, str] = {}  # linear -> the first linear with the same input
+        self.sources: dict[str, str] = {}
+        """Of each linear that was reached, the first one with the same input."""
         self._inputs: dict[str, Tensor] = {}  # of this batch, by first linear
         self._waiting: set[str] = set()
 
@@ -83,7 +85,7 @@ class Observer:
                 self._stats[name] = self._accumulate(rows.float(), self._stats.get(name))
                 sample = rows[:: self._stride].to(torch.float32, copy=True)  # a view would keep all of x
                 self._samples.setdefault(name, []).append(sample)
-            self._source[name] = first or name
+            self.sources[name] = first or name
             self.reached[name] += x.shape[:-1].numel()
             self._waiting.discard(name)
             if self._ends and not self._waiting:
@@ -93,9 +95,17 @@ class Observer:
 
     def statistics(self) -> dict[str, Tensor]:
         """Of the linears that were reached."""
-        return {name: self._stats[first] for name, first in self._source.items()}
+        return {name: self._stats[first] for name, first in self.sources.items()}
+
+    def statistics_by_input(self) -> dict[str, Tensor]:
+        """By the first linear with an input; what is taken out of it is free."""
+        return self._stats
+
+    def samples_by_input(self) -> dict[str, Tensor]:
+        """float32 [some rows, in], by the first linear with an input."""
+        return {first: torch.cat(rows) for first, rows in self._samples.items()}
 
     def samples(self) -> dict[str, Tensor]:
         """float32 [some rows, in]"""
-        joined = {first: torch.cat(rows) for first, rows in self._samples.items()}
-        return {name: joined[first] for name, first in self._source.items()}
+        joined = self.samples_by_input()
+        return {name: joined[first] for name, first in self.sources.items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -11,10 +13,11 @@ from torch import Tensor, nn
 from methods.contract import Job, Outcome
 from methods.experts import Expert, ExpertList, experts_of, fold, stacked_as
 from methods.folder import Folder, Writer
-from methods.pruning.activations import Activations
+from methods.pruning.activations import Activations, Observed
 from methods.pruning.block_reader import BlockReader, release
 from methods.pruning.expert_pass import ExpertPass
 from methods.pruning.observer import Accumulate, Observer
+from methods.pruning.sharing import Sharing
 from methods.stacks import Stacks
 from methods.targets import dense_weight, family_of
 
@@ -50,6 +53,10 @@ class Walk:
     after, to get the inputs of block i+1. Without it nothing runs. Blocks on the meta device are read from the job's
     source and written to its workdir, so that a model larger than memory works the same way: the experts of a mixture one
     by one, so their statistic is collected when they come.
+
+    Where torch.distributed is initialized all its processes share a walk with `accumulate`: each runs some of the sequences,
+    and has some of a block's targets to visit. Then it gets the other targets from the others, so that all end with the same
+    model. Of a streamed model the first process has the folder; each has a block at a time, with all experts.
     """
 
     def __init__(
@@ -67,7 +74,9 @@ class Walk:
         self.errors: dict[str, float] = {}
         """Per target, ||X (W' - W)^T||^2 / ||X W^T||^2 on sampled inputs X. Without calibration, X is white noise."""
         self._family = family_of(model.config.to_dict())  # type: ignore[operator, union-attr]
+        self._sharing = Sharing.found(job.compute.device)
         self._sampled = 0
+        self._is_shared = accumulate is not None and self._sharing.world > 1
         self._writer: Writer | None = None
         self._activations: Activations | None = None
 
@@ -81,10 +90,17 @@ class Walk:
             if job.calibration is None:
                 raise RuntimeError("this walk collects a statistic: the method's `needs` must name CALIBRATION")
             activations = Activations(
-                self.model, blocks, job.calibration, job.compute, self._batch, job.all_experts, by_expert=True
+                self.model,
+                blocks,
+                job.calibration,
+                job.compute,
+                self._batch,
+                job.all_experts,
+                by_expert=not self._is_shared,
+                sharing=self._sharing,
             )
             self._activations = activations
-        with BlockReader(blocks, path, job.source, job.compute, by_expert=True) as reader:
+        with BlockReader(blocks, path, job.source, job.compute, by_expert=not self._is_shared) as reader:
             for i, block in enumerate(blocks):
                 is_streamed = reader.load(i)
                 linears = {t: self.model.get_submodule(t) for t in job.targets if self._family.block_of(t) == i}
@@ -155,31 +171,50 @@ class Walk:
             assert stacked
             stacks.write(stacked.name, stacked.number, stacked.entry(tensor))
 
-    def _observe(
-        self, index: int, block: nn.Module, linears: dict[str, nn.Module]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _observe(self, index: int, block: nn.Module, linears: dict[str, nn.Module]) -> Observed:
         if self._activations and self.accumulate and linears:
             return self._activations.observe(index, block, linears, self.accumulate, self._sample_rows)
-        return {}, {}
+        return Observed({}, {}, {})
 
     def _visits(
-        self, linears: dict[str, nn.Module], stats: dict[str, Tensor], samples: dict[str, Tensor]
+        self,
+        linears: dict[str, nn.Module],
+        stats: dict[str, Tensor],
+        samples: dict[str, Tensor],
+        owners: Mapping[str, int] = MappingProxyType({}),
     ) -> Iterator[Visit]:
+        """Visit the linears that this process changes, and get the others from the others."""
         for name, module in linears.items():
+            if owners.get(name, self._sharing.rank) != self._sharing.rank:
+                continue
             weight = dense_weight(module)
             before = weight.clone()
             yield Visit(name, weight, stats.get(name, weight.new_empty(0)))
             self._sampled = max(self._sampled, len(samples[name]) if name in samples else 0)
             self.errors[name] = _relative_error(before, weight, samples.get(name))
+        if self._is_shared:
+            for name, module in linears.items():
+                self._sharing.send_(module.weight, owners[name])  # type: ignore[arg-type]
+
+    def total(self, *values: float) -> list[float]:
+        """Each value summed over the processes that share the walk: a method has seen only its own visits."""
+        return [sum(each) for each in zip(*self._sharing.gather(values), strict=True)] if self._is_shared else [*values]
 
     def outcome(self, **notes: Any) -> Outcome:
-        """The pruned model, the method's notes, and the reconstruction error of each layer."""
+        """The pruned model, the method's notes, and the reconstruction error of each layer.
+
+        Of several processes each gives the notes of its own targets, as a dict by target, and they are joined. Any other
+        note must be the same for all: see `total`.
+        """
+        sampled = self._activations.sampled if self._activations and self._is_shared else self._sampled
         notes |= {
             "reconstruction_error": {k: float(f"{v:.6g}") for k, v in self.errors.items()},
-            "reconstruction_inputs": f"{self._sampled} calibration tokens" if self._sampled else "white noise",
+            "reconstruction_inputs": f"{sampled} calibration tokens" if sampled else "white noise",
         }
         if self._activations and self._activations.reached:
             notes |= {"experts": self._expert_notes(self._activations)}
+        if self._is_shared:
+            notes = self._join(notes)
         if self._writer is None:
             return Outcome(self.model, notes=notes)
         source = Folder(self.job.source)
@@ -187,6 +222,22 @@ class Walk:
             if self._family.block_of(name) is None and not tensor.is_meta and name in source:
                 self._writer.add(name, tensor)
         return Outcome(self._writer.close(), notes=notes)
+
+    def _join(self, notes: dict[str, Any]) -> dict[str, Any]:
+        every = self._sharing.gather(notes)
+        joined: dict[str, Any] = {}
+        for key in dict.fromkeys(key for each in every for key in each):
+            given = [each[key] for each in every if key in each]
+            if all(isinstance(value, dict) and value.keys() <= set(self.job.targets) for value in given):
+                values = {name: value for each in given for name, value in each.items()}
+                joined[key] = {name: values[name] for name in self.job.targets if name in values}
+            elif len(given) == len(every) and len({json.dumps(value, sort_keys=True) for value in given}) == 1:
+                joined[key] = given[0]
+            else:
+                raise RuntimeError(
+                    f"note {key!r} differs between the processes of a walk: give it by target, or sum it with walk.total"
+                )
+        return joined
 
     def _expert_notes(self, activations: Activations) -> dict[str, Any]:
         """Tokens of each expert; its linears that were scored by their weights alone, since they saw too few."""
@@ -198,7 +249,10 @@ class Walk:
         return self._writer
 
     def _store(self, block: nn.Module, prefix: str) -> None:
-        """Write a block, unless its experts are: they are back on disk."""
+        """Write a block, unless its experts are: they are back on disk. Of several processes the first one writes."""
+        if self._sharing.rank > 0:
+            release(block)
+            return
         tensors = {f"{prefix}.{name}": tensor for name, tensor in block.state_dict().items()}
         names = [n for n, tensor in tensors.items() if not (tensor.is_meta and stacked_as(n, self._family))]
         for name, tensor in fold(names, tensors.__getitem__, self._family):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,21 +23,58 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def shard(root: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
-    """Shard each block, then the rest of `root`. Weights are split between outputs, never inside a group."""
-    from torch.distributed.device_mesh import init_device_mesh
+    """Shard a model in training: each block, then the rest of `root`. Weights are split between outputs, never inside a group.
+
+    Each becomes float32 just before it is split, so no rank holds more than a block of a model whose weights are mapped
+    from files. Blocks are gathered in float32 too: in another format the scales of CAST would lose what they learn.
+    """
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import Shard
 
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    mesh = _mesh(device)
     transposed = {id(p) for m in root.modules() if stores_in_out(m) for p in m.parameters() if p.dim() == 2}
     scales = {id(p) for n, p in root.named_parameters() if n.endswith(".scale")}
 
     def place(parameter: nn.Parameter) -> Shard | None:
         return Shard(1) if id(parameter) in transposed - scales else None
 
+    for module in (*blocks, root):
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.is_floating_point() and not is_sharded(tensor):
+                tensor.data = tensor.data.float()
+        fully_shard(module, mesh=mesh, shard_placement_fn=place)
+
+
+def shard_frozen(root: nn.Module, blocks: Iterable[nn.Module], device: torch.device, dtype: torch.dtype) -> None:
+    """Shard the blocks of a model that is not trained; what is outside them every rank has whole."""
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = _mesh(device)
     for block in blocks:
-        fully_shard(block, mesh=mesh, shard_placement_fn=place)
-    fully_shard(root, mesh=mesh, shard_placement_fn=place)
+        _move(block, device, dtype)
+        fully_shard(block, mesh=mesh)
+    rest = {p for p in root.parameters() if not is_sharded(p)}
+    _move(root, device, dtype)
+    fully_shard(root, mesh=mesh, ignored_params=rest)  # has no parts of its own, and brings each block before its turn
+
+
+def _mesh(device: torch.device) -> Any:
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh(device.type, (dist.get_world_size(),))
+
+
+def _move(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    for parameter in module.parameters():
+        if not is_sharded(parameter):
+            parameter.data = parameter.data.to(device, dtype)
+    for buffer in module.buffers():
+        buffer.data = buffer.data.to(device)
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this rank has only a part of a tensor."""
+    return hasattr(tensor, "placements")
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -51,7 +89,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """The part of `tensor`, which is not sharded, that corresponds to this rank's part of `parameter`."""
-    if not hasattr(parameter, "placements"):
+    if not is_sharded(parameter):
         return tensor
     from torch.distributed.tensor import distribute_tensor
 

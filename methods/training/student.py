@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from methods.logits import finish_of
@@ -27,6 +28,18 @@ class Student(nn.Module):
             hidden_states(self.model, ids), head.weight, ids[:, 1:].flatten(), teacher,
             bias=head.bias, finish=head.finish, eta=eta, temperature=temperature, scale=scale,
         )  # fmt: skip
+
+
+class FrozenTeacher(nn.Module):
+    """A causal model that is not trained: the inputs of its head in one forward pass, as sharding requires."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, ids: Tensor) -> distill.Teacher:
+        return distill.Teacher(hidden_states(self.model, ids), *head_of(self.model))
 
 
 @contextmanager

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from methods.contract import Job
 from methods.errors import Diverged, UserError
-from methods.training import checkpoint, compiled, distill, ranks
+from methods.training import checkpoint, compiled, ranks
+from methods.training.gather import Finish, Skeleton
 from methods.training.interrupt import Stopped, stop_request
 from methods.training.settings import Settings
-from methods.training.student import Student, head_of, hidden_states, unpacked
+from methods.training.student import FrozenTeacher, Student, head_of, unpacked
 from methods.training.transfer import Batches
 
 MAX_CURVE_ROWS = 200
@@ -61,14 +62,15 @@ class Trainer:
                 f"training.tokens={job.budget.tokens} is less than one step of {self.corpus.step_tokens} tokens: "
                 "raise it, or lower training.batch"
             )
-        self.model = model.float().requires_grad_(True)
+        self.rank, self.world = ranks.rank_and_world()
+        self._sharded = self.world > 1
+        self.model = (model if self._sharded else model.float()).requires_grad_(True)
         self.student = Student(self.model)
         self.device = job.compute.device
         self.curve: list[dict[str, float]] = []
         self.initial_ce = math.nan
         self.perplexities: dict[str, float] = {}
         self._autocast = job.compute.dtype if job.compute.dtype != torch.float32 else None
-        self.rank, self.world = ranks.rank_and_world()
         if self.corpus.step_tokens % self.world:
             raise UserError(
                 f"a step cannot be divided among {self.world} processes: use a training.batch that is a multiple of {self.world}"
@@ -77,8 +79,8 @@ class Trainer:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
             _no_dropout(self.model)
             self.model.train()  # transformers recomputes activations in training mode only
-        self._unsharded = copy.deepcopy(self.model).cpu() if self.world > 1 and self.rank == 0 else self.model
-        self._sharded = self.world > 1
+        self._worlds = [self.world]
+        self._skeleton = Skeleton(self.model) if self._sharded else None
         self._compiles = compiled.is_wanted(settings.compile, self.device)
         if self._compiles:
             compiled.compile_blocks(self.model)
@@ -150,17 +152,14 @@ class Trainer:
                     raise Stopped
                 agrees = self.world == 1 or is_slow
 
-    def _gradients(self, step: int, teacher: nn.Module | None) -> Tensor:
+    def _gradients(self, step: int, teacher: FrozenTeacher | None) -> Tensor:
         """Accumulate the gradients of one step. Returns the mean loss, CE and KL per token."""
         batch = self._batches.take(step)
         count = batch.shape[0] * (batch.shape[1] - 1)
         sums = torch.zeros(3, device=self.device)
         for ids in batch.split(self.job.budget.micro or len(batch)):
             with self._precision():
-                outputs = None
-                if teacher is not None:
-                    with torch.no_grad():
-                        outputs = distill.Teacher(hidden_states(teacher, ids), *head_of(teacher))
+                outputs = teacher(ids) if teacher is not None else None
                 loss, ce, kl = self.student(ids, outputs, self.settings.eta, self.settings.temperature, 1 / count)
             loss.backward()
             sums += torch.stack([loss.detach() * count, ce, kl])
@@ -169,14 +168,16 @@ class Trainer:
     def _precision(self) -> Any:
         return torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext()
 
-    def _load_teacher(self) -> nn.Module:
-        teacher = self.job.teacher()
-        sizes = len(head_of(teacher).weight), len(head_of(self.model).weight)
+    def _load_teacher(self) -> FrozenTeacher:
+        teacher = FrozenTeacher(self.job.teacher())
+        sizes = len(head_of(teacher.model).weight), len(head_of(self.model).weight)
         if sizes[0] != sizes[1]:
             raise UserError("teacher and student have different vocabularies ({} and {})".format(*sizes))
         if self._compiles:
-            compiled.compile_blocks(teacher)
-        return teacher.eval().requires_grad_(False)
+            compiled.compile_blocks(teacher.model)
+        if self._sharded:
+            ranks.shard_frozen(teacher, compiled.blocks_of(teacher.model), self.device, self.job.compute.dtype)
+        return teacher
 
     def _read_losses(self, pending: Pending) -> list[list[float]]:
         """The loss, CE, KL and gradient norm of each step.
@@ -220,34 +221,22 @@ class Trainer:
         """Record the current validation perplexity under a name, for the notes."""
         self.perplexities[name] = self.perplexity()
 
-    def finalize(self, finish: Callable[[nn.Module], None] | None = None) -> nn.Module:
-        """The trained model, unsharded, in the job's dtype, frozen, in eval mode.
+    def finalize(self, finish: Finish | None = None) -> nn.Module | Path:
+        """The trained model in the job's dtype: frozen, in eval mode, or in a folder where it is shared by several processes.
 
-        finish: called with the unsharded model. With several processes only the first has it and calls `finish`; the
-        others return their shards, which are not used.
+        finish: called as finish(model, targets) with all targets, or by the first process with those of one block after
+        the other.
         """
-        self._gather()
-        if finish and self.rank == 0:
-            finish(self.model)
+        job = self.job
+        if self._skeleton:
+            return self._skeleton.write(self.model, job.workdir / "trained", job.compute.dtype, job.targets, finish)
+        if finish:
+            finish(self.model, job.targets)
         if self._compiles:
             compiled.restore_blocks(self.model)
         if self.settings.recompute:
             self.model.gradient_checkpointing_disable()  # type: ignore[operator]
-        return self.model.to(self.job.compute.dtype).eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def _gather(self) -> None:
-        if not self._sharded:
-            return
-        names = dict(self._unsharded.named_parameters()) if self.rank == 0 else {}
-        for name, parameter in self.model.named_parameters():
-            full = ranks.full_tensor(parameter)
-            if self.rank == 0:
-                names[name].copy_(full)
-        if self.rank == 0:
-            for target, source in zip(self._unsharded.buffers(), self.model.buffers(), strict=True):
-                target.copy_(source)
-        self.model, self._sharded = self._unsharded, False
+        return self.model.to(job.compute.dtype).eval().requires_grad_(False)
 
     def notes(self, **more: Any) -> dict[str, Any]:
         """Notes for the record: training data, curve, validation perplexities."""
@@ -260,6 +249,7 @@ class Trainer:
                 "unique_tokens": min(tokens, self.corpus.tokens),
                 "epochs": float(f"{tokens / self.corpus.tokens:.4g}"),
                 "tokens_digest": self.corpus.digest,
+                **({"processes": self._worlds} if self._worlds != [1] else {}),
             },
             "validation_perplexity": {k: float(f"{v:.6g}") for k, v in self.perplexities.items() if math.isfinite(v)},
             "curve": self.curve[stride - 1 :: stride],
@@ -283,6 +273,7 @@ class Trainer:
         ]
         info = {"step": step, "total": self.total, "groups": groups, "curve": self.curve, "initial_ce": self.initial_ce}
         info |= {"perplexities": self.perplexities, "metrics": getattr(optimizer, "metrics", {})}
+        info["processes"] = self._worlds
         info["pending"] = [[*entry[:2], values] for entry, values in zip(pending, read, strict=True)]
         checkpoint.write(self.job.workdir, step, self._tensors(optimizer), info)
 
@@ -298,6 +289,8 @@ class Trainer:
         for group, values in zip(optimizer.param_groups, info["groups"], strict=True):
             group.update(values)
         self.curve, self.initial_ce, self.perplexities = info["curve"], info["initial_ce"], info["perplexities"]
+        before: list[int] = info["processes"]
+        self._worlds = before if before[-1] == self.world else [*before, self.world]
         if info["metrics"]:
             optimizer.metrics = info["metrics"]  # type: ignore[attr-defined]
         pending = [

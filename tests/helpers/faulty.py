@@ -136,10 +136,10 @@ class Slow(Settings):
             return {}
 
         trainer.run(torch.optim.SGD(model.parameters(), lr=1e-3), teacher=False, hook=hook)
-        def finish(model):
+        def finish(model, targets):
             with torch.no_grad():
-                for target, mask in masks.items():
-                    model.get_submodule(target).weight.masked_fill_(~mask, 0)
+                for target in targets:
+                    model.get_submodule(target).weight.masked_fill_(~masks[target], 0)
         names = frozenset(n for n, _ in model.named_parameters()) - {f"{t}.weight" for t in job.targets}
         return Outcome(trainer.finalize(finish), names, trainer.notes())
 '''

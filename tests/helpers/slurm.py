@@ -10,6 +10,22 @@ from pathlib import Path
 import pytest
 
 JOB = "7"
+SRUN = """#!/bin/bash
+# Two tasks, as on two nodes. SIGTERM is handed on to both, as srun does; the exit code is the highest.
+children=()
+for task in 0 1; do
+  SLURM_PROCID=$task SLURM_NTASKS=2 SLURM_LOCALID=0 "$@" &
+  children+=($!)
+done
+trap 'kill -TERM "${children[@]}"' TERM
+highest=0
+for child in "${children[@]}"; do
+  wait "$child"; code=$?
+  while kill -0 "$child" 2>/dev/null; do wait "$child"; code=$?; done
+  [ "$code" -gt "$highest" ] && highest=$code
+done
+exit "$highest"
+"""
 
 
 def pretend(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -17,7 +33,10 @@ def pretend(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tools, requests = folder / "bin", folder / "requests"
     tools.mkdir()
     (tools / "bench").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m bench "$@"\n')
-    (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> "{requests}"\n')
+    (tools / "scontrol").write_text(
+        f'#!/bin/sh\n[ "$1" = show ] && echo localhost && exit\necho "$@" >> "{requests}"\n'
+    )
+    (tools / "srun").write_text(SRUN)
     for tool in tools.iterdir():
         tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
@@ -26,7 +45,7 @@ def pretend(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def start(script: Path, task: int, tasks: int) -> subprocess.Popen[str]:
     """A task of the script's array."""
-    variables = {"SLURM_ARRAY_JOB_ID": JOB}
+    variables = {"SLURM_ARRAY_JOB_ID": JOB, "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "localhost"}
     for name, value in {"ID": task, "MIN": 1, "COUNT": tasks}.items():
         variables[f"SLURM_ARRAY_TASK_{name}"] = str(value)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

@@ -82,15 +82,52 @@ def test_an_unknown_stage_is_a_sentence():
     assert "unknown stage 'chek': use some of check, shapes, decode, prefill, train, quality" in done.stderr
 
 
-def test_needs_of_a_python_without_packages(tmp_path):
-    """Nothing but the standard library is there: no package is imported before it is said to lack."""
-    done = subprocess.run(
-        [sys.executable, "-S", BENCHMARKS / "cuda.py", "--needs"], capture_output=True, text=True, check=False
-    )
+def run_bare(*words):
+    """With nothing but the standard library."""
+    words = [sys.executable, "-S", BENCHMARKS / "cuda.py", *words]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def test_needs_of_a_python_without_packages():
+    """No package is imported before it is said to lack. torch is not among the parts."""
+    done = run_bare("--needs")
 
     assert done.returncode == 1, done.stderr
-    lacking = [line.split(":")[0] for line in done.stdout.splitlines()]
-    assert {"package torch>=2.9", "package pytest>=8.3"} <= set(lacking)
+    lacking = dict(line.split(":", 1) for line in done.stdout.splitlines())
+    assert "--from DIR" in lacking["package pytest>=8.3"]
+    assert "CUDA driver; --pack leaves it out" in lacking["package torch>=2.9"]
+
+
+def test_stages_without_torch_are_a_sentence():
+    done = run_bare("--stage", "check")
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("package torch is missing: install") and len(done.stderr.splitlines()) == 1
+
+
+def test_without_a_card_each_stage_is_planned(parts, tmp_path):
+    import cuda
+
+    made = {name: [cuda.plan_of(c)[1:] for c in cuda.commands(name, tmp_path)] for name in cuda.STAGES}
+    assert all(
+        "cuda" not in words[words.index("--device") + 1] for c in made.values() for words in c if "--device" in words
+    )
+    assert [words[:2] + words[-1:] for words in made["check"]] == [["-m", "pytest", "--collect-only"]]
+    assert [words[2:5] + words[-2:] for words in made["shapes"]] == [
+        ["speed", "--model", model, "--device-spec", "h100"] for model in cuda.SHAPES
+    ]
+    for name in ("decode", "prefill", "train", "quality"):
+        ((_, _, verb, *rest),) = made[name]
+        assert (verb, rest) == ("plan", [w.replace("cuda", "cpu") for w in cuda.commands(name, tmp_path)[0][4:]])
+
+
+@pytest.mark.slow
+def test_every_plan_is_one_that_the_program_takes(tmp_path):
+    """Whether or not the model is here: a wrong flag is an exit code of 2."""
+    done = run("--results", str(tmp_path / "r"))
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("skipped: no CUDA device") == 7 and "tests collected" in done.stdout
 
 
 def test_parts_may_be_named_with_a_slash(tmp_path):
@@ -98,5 +135,14 @@ def test_parts_may_be_named_with_a_slash(tmp_path):
     (tmp_path / "parts/unpacked/site").mkdir(parents=True)
     done = run("--from", f"{tmp_path}/parts/", "--needs")
 
-    assert "unrecognized arguments" not in done.stderr
-    assert done.returncode in (0, 1) and not done.stderr.startswith("usage"), done.stderr
+    assert done.returncode in (0, 1) and "usage" not in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert all(line.split(" ")[0] in ("CUDA", "package", "model", "text") for line in done.stdout.splitlines())
+
+
+def test_no_parts_are_a_sentence(tmp_path):
+    done = run("--from", str(tmp_path), "--stage", "check")
+
+    assert done.returncode == 2
+    assert (
+        done.stderr.splitlines()[-1].endswith(f"error: no part-*.tar in {tmp_path}") and "Traceback" not in done.stderr
+    )

@@ -36,11 +36,12 @@ COLUMNS = {
     "int4-gptq": {"methods": ("magnitude",), "quantizers": ("int4-gptq",), "measures": READ},
     "streaming": {"methods": ("wanda",), "measures": READ, "stream": True},
     "packed24": None,
+    "onnx": None,
     "finetune": {"methods": ("finetune:from=magnitude",), "measures": READ},
     "zero-shot": {"methods": ("magnitude",), "measures": ("zeroshot",)},
     "speed": {"methods": ("magnitude",), "measures": ("speed",), "dtype": "bfloat16"},
 }
-"""What a run of each column is; packed24 is no run."""
+"""What a run of each column is; None: an export, which is no run."""
 SMALL = {
     "quantizers": ("none",),
     "perplexity": {"data": "wiki-mini", "windows": 2, "seqlen": 32},
@@ -93,6 +94,20 @@ def packed_cell(folder, path):
     return WORKS
 
 
+def onnx_cell(folder, path):
+    """Pruned and exported, it has the pattern in its file, and its logits in onnxruntime: the export checks both."""
+    model = loading.load(folder, Compute())
+    choice.build(registry.lookup("methods", "magnitude"), "magnitude", {}).apply(model, job_for(model))
+    write(model, path / "pruned")
+    try:
+        said = export_model(str(path / "pruned"), "onnx", path / "onnx")
+    except UserError as refusal:
+        return str(refusal)
+    assert "2:4 in" in said and "logits in onnxruntime differ by" in said
+    return WORKS
+
+
+EXPORTS = {"packed24": packed_cell, "onnx": onnx_cell}
 TOKENIZED = {}
 """By text: every family has one tokenizer, and most of a small run would be spent in it."""
 
@@ -119,7 +134,7 @@ def row(family, tmp_path, monkeypatch):
         # speed has 128 tokens in the cache
         folder = random_folder(family, tmp_path / "model", max_position_embeddings=256)
         cells = {
-            name: run_cell(folder, tmp_path / name, changes) if changes else packed_cell(folder, tmp_path / name)
+            name: run_cell(folder, tmp_path / name, changes) if changes else EXPORTS[name](folder, tmp_path / name)
             for name, changes in COLUMNS.items()
         }
         return {"entry": entry_digest(family), "cells": cells}

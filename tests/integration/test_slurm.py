@@ -1,7 +1,10 @@
 """The script for a Slurm array, run here by a stand-in for sbatch. A task that Slurm ends: tests/integration/test_signals.py."""
 
+import json
 import re
+import signal
 import subprocess
+import time
 
 import pytest
 
@@ -65,3 +68,41 @@ def test_slurm_and_shards_belong_together(cli, tmp_path):
         code, _, err = cli("plan", *flags)
         assert (code, len(err.splitlines())) == (2, 1) and "belong together" in err
     assert not (tmp_path / "x.sh").exists()
+
+
+NODES = ["--methods", "cast", "--measures", "perplexity", "--set=training.nodes=2", "--set=training.processes=2"]
+
+
+def test_the_script_of_a_training_over_nodes_starts_bench_on_each(cli, tmp_path):
+    assert cli("plan", "--slurm", "x.sh", "--shards", "1", *NODES, *runs.flags("r"))[0] == 0
+    text = (tmp_path / "x.sh").read_text()
+
+    assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=1\n" in text and "#SBATCH --cpus-per-task=1\n" in text
+    assert "\nsrun bench run " in text and "\nexport MASTER_ADDR MASTER_PORT\n" in text
+
+
+@pytest.mark.slow
+def test_a_training_over_nodes_that_slurm_ends_goes_on_when_it_is_requeued(cli, tmp_path, requests):
+    training = {"tokens": 40_000, "batch": 8, "seqlen": 32}
+    settings = [f"--set=training.{name}={value}" for name, value in training.items()]
+    assert cli("plan", "--slurm", "x.sh", "--shards", "1", *NODES, *settings, *runs.flags("r"))[0] == 0
+    first = slurm.start(tmp_path / "x.sh", 1, 1)
+    log = tmp_path / "r/logs"
+    deadline = time.monotonic() + PATIENCE_S
+    while not any('"loss"' in file.read_text() for file in log.glob("*.jsonl")):
+        assert time.monotonic() < deadline and first.poll() is None, first.communicate()[0]
+        time.sleep(0.2)
+    first.send_signal(signal.SIGTERM)
+    out, _ = first.communicate(timeout=PATIENCE_S)
+    assert first.returncode == 143 and requests.read_text() == f"requeue {slurm.JOB}_1\n", out
+    assert list((tmp_path / "cache/training").glob("*/step-*"))
+
+    again = slurm.start(tmp_path / "x.sh", 1, 1)
+    out, _ = again.communicate(timeout=PATIENCE_S)
+    assert again.returncode == 0, out
+    record = next(r for r in Store(tmp_path / "r", write=False) if r.identity.method != "dense" and r.readings)
+    assert record.status == "ok"
+    events = [json.loads(line) for line in (log / f"{record.artifact[:32]}.jsonl").read_text().splitlines()]
+    started = [i for i, event in enumerate(events) if event["event"] == "started"]
+    steps = [[e["done"] for e in events[i:] if e["event"] == "progress" and "loss" in e["figures"]] for i in started]
+    assert len(started) == 2 and steps[1][0] > 10, "it goes on"

@@ -23,6 +23,7 @@ def test_entry_says_what_the_class_says(name):
     assert kind.name == name
     assert isinstance(kind.needs, Needs)
     assert {flag.name.lower() for flag in kind.needs} == set(entry.needs)
+    assert getattr(kind, "shares_calibration", False) == entry.shares_calibration
     assert dataclasses.is_dataclass(kind)
     assert kind.__dataclass_params__.frozen
     assert not entry.broken

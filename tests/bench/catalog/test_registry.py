@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench.catalog import registry
+from bench.catalog import plugins, registry
 from bench.catalog.choice import build
 from bench.cli import listing
 from helpers import runs
@@ -189,3 +189,12 @@ def test_a_class_that_is_not_there_is_broken(tmp_path, monkeypatch):
 def test_the_catalog_repeats_the_block_of_each_method():
     for name, entry in registry.METHODS.items():
         assert getattr(build(entry, name, {}), "block", 0) == entry.block, name
+
+
+def test_a_plug_in_says_whether_its_calibration_can_be_shared():
+    found = plugins.describe(["baselines.wanda:Wanda", "baselines.recon:Recon"], plugins.USE_S)
+
+    assert {target: plugin.shares_calibration for target, plugin in found.items()} == {
+        "baselines.wanda:Wanda": True,
+        "baselines.recon:Recon": False,
+    }

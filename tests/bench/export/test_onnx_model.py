@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import types
+import warnings
 
 import numpy as np
 import onnx
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from baselines.magnitude import Magnitude
-from bench.export import onnx_model
+from bench.export import onnx_file, onnx_model
 from bench.export.model import export_model
 from bench.export.onnx_file import OnnxFile
 from bench.inputs import loading
@@ -132,6 +134,64 @@ def test_a_dtype_is_that_of_every_weight_and_the_tokenizer_goes_along(tmp_path, 
     assert f"opset {onnx_model.OPSET}, {dtype}" in sentence
     assert ("logits not compared: onnxruntime has no bfloat16 on a CPU" in sentence) == (dtype == "bfloat16")
     assert {p.name for p in (tmp_path / "out").iterdir()} >= {"model.onnx", "tokenizer.json", "config.json"}
+
+
+def test_weights_that_protobuf_cannot_hold_lie_beside_the_graph(exported, tmp_path, monkeypatch):
+    """As of 1.5 GB in an export and of 2 GB where weights are replaced: here, of all."""
+    source, small, _ = exported("llama")
+    monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 0)
+    monkeypatch.setattr(onnx_file, "MAX_INLINE_BYTES", 0)
+    export_model(str(source), "onnx", tmp_path / "onnx")
+    large, other = tmp_path / "onnx/model.onnx", tmp_path / "other.onnx"
+    onnx_file.replace_weights(large, other, lambda name: OnnxFile(large).weight(_linear(large, name)) * 2)
+
+    assert {"model.onnx", "model.onnx.data"} <= {p.name for p in (tmp_path / "onnx").iterdir()}
+    assert other.with_name("other.onnx.data").exists()
+    for linear in OnnxFile(small / "model.onnx").targets():
+        weight = OnnxFile(small / "model.onnx").weight(linear)
+        assert torch.equal(OnnxFile(large).weight(_linear(large, linear.name)), weight)
+        assert torch.equal(OnnxFile(other).weight(_linear(other, linear.name)), weight * 2)
+    prompt = np.arange(7)[None]
+    assert np.array_equal(decode(start(tmp_path / "onnx"), prompt, 4), decode(start(small), prompt, 4))
+
+
+def _linear(path, name):
+    return next(linear for linear in OnnxFile(path).targets() if linear.name == name)
+
+
+class Renamed(torch.nn.Module):
+    """A model as transformers has it since 5.24."""
+
+    name = "cache"
+
+    def forward(self, input_ids, attention_mask, position_ids, use_cache, cache=None):
+        return types.SimpleNamespace(logits=position_ids, **{self.name: cache})
+
+
+class Former(Renamed):
+    name = "past_key_values"
+
+    def forward(self, input_ids, attention_mask, position_ids, use_cache, past_key_values=None):
+        return super().forward(input_ids, attention_mask, position_ids, use_cache, past_key_values)
+
+
+@pytest.mark.parametrize("model", [Renamed, Former])
+def test_a_cache_goes_by_the_name_that_the_model_has_for_it(model):
+    past = [torch.randn(1, 2, 5, 8) for _ in range(4)]
+    ids = torch.zeros(1, 1)
+    _, *got = onnx_model.Flat(model())(ids, ids, ids, past)
+
+    assert all(torch.equal(a, b) for a, b in zip(got, past, strict=True))
+
+
+def test_transformers_is_asked_for_nothing_that_it_will_drop():
+    """It would give notice by a FutureWarning."""
+    model = build("llama")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        cache = onnx_model._empty_cache(model)
+        onnx_model.Flat(model)(*onnx_model._arguments(cache, batch=1, tokens=2, past=3))
+    assert [str(w.message) for w in said if issubclass(w.category, FutureWarning)] == []
 
 
 def test_a_file_that_is_not_the_model_is_refused(tmp_path, monkeypatch):

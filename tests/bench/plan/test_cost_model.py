@@ -9,10 +9,11 @@ import pytest
 from bench import api
 from bench.plan import estimate, refusal
 from bench.plan.cost_model import CostModel
-from bench.plan.memory import estimate_bytes, model_bytes
+from bench.plan.memory import estimate_bytes, estimate_device_bytes, model_bytes
 from bench.plan.past_costs import PastCost, machine_of, measure_part, read_past, stage_part
 from bench.system import provenance
 from helpers import runs
+from helpers.folders import hollow_llama
 from methods.errors import UserError
 
 
@@ -154,3 +155,32 @@ def test_a_training_on_cards_names_how_many(monkeypatch, processes, gigabytes, w
 
     assert words in problem and bool(words) == bool(problem)
     assert estimate_bytes(artifact) > 3e9, "CUDA's libraries take main memory"
+
+
+def test_llama2_13b_trains_on_eight_cards_of_80_gb(monkeypatch, tmp_path):
+    """13 billion weights: teacher and student with its optimizer are 19 bytes a weight, of which a card has an eighth, 31 GB, and
+    the blocks and the head that it has whole. To be measured, two models of 26 GB."""
+    monkeypatch.setattr(refusal, "_device_bytes", lambda device: 80e9)
+    folder = hollow_llama(tmp_path / "13b", hidden=5120, inner=13824, blocks=40, vocabulary=32000)
+    artifact = of(methods=("cast",)).model_copy(update={"folder": folder, "device": "cuda", "dtype": "bfloat16"})
+
+    assert "takes about 247.3 GB of each card to train, and one has 76.0 GB: use --set training.processes=4" in (
+        refusal.find_problem(artifact)
+    )
+    eight = artifact.model_copy(update={"processes": 8})
+    assert refusal.find_problem(eight) == ""
+    assert estimate_device_bytes(eight) == pytest.approx(2 * 26.03e9, rel=1e-3), "its training takes less than this"
+    four = artifact.model_copy(update={"processes": 4})
+    assert estimate_device_bytes(four) == pytest.approx((2 + 17) * 13.016e9 / 4 + 0.66e9 + 2 * 317e6 * 6, rel=0.01)
+    assert estimate_bytes(eight.model_copy(update={"nodes": 2})) == pytest.approx(4 * 4e9 + 26.03e9, rel=1e-3)
+
+
+def test_a_plan_may_be_for_cards_of_another_machine(cli, tmp_path):
+    code, out, err = cli(
+        "plan", "--methods", "cast", "--device", "cuda", "--json", *runs.flags(tmp_path / "r", device="cuda")
+    )
+    assert code == 0 and "device 'cuda' is not on this machine: planned for one that has it" in err
+    assert all(row["about_device_GB"] >= 0 for row in json.loads(out))
+    for flags in (["--device", "cuda"], ["--device", "cuda", "--measures", "speed"]):
+        code, _, err = cli("plan" if "speed" in flags else "run", *runs.flags(tmp_path / "r", device="cuda"), *flags)
+        assert code == 2 and "does not exist" in err

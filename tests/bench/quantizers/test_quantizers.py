@@ -98,6 +98,7 @@ def test_entry_says_what_the_class_says():
             kind = registry.load(entry)
             assert kind.name == name
             assert {flag.name.lower() for flag in kind.needs} == set(entry.needs)
+            assert getattr(kind, "shares_calibration", False) == entry.shares_calibration
             assert kind.__dataclass_params__.frozen
             assert entry.about
 

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
+from scipy import stats
 
 from bench.report import engines
 from bench.results.identity import Identity, Protocol
@@ -16,18 +18,18 @@ PACE = np.linspace(1, 2, BLOCKS)
 """A machine that speeds up: ratios within a block do not see it."""
 
 
-def record(engine, kind, tokens, dense=None, step="decode", **notes):
+def record(engine, kind, tokens, dense=None, step="decode", model="m", status="ok", pace=PACE, **notes):
     """A record, and its blocks: tokens per second in the first of them, of its 2:4 side where it has both."""
     protocol = Protocol(name=step, version="b1,kv8" if step == "decode" else None, engine=engine)
     identity = Identity(
-        model="m", stages=("x",), pattern="2:4", measure="speed", protocol=protocol, dtype=kind, device="cpu"
+        model=model, stages=("x",), pattern="2:4", measure="speed", protocol=protocol, dtype=kind, device="cpu"
     )
     about = {"threads": 1, "kv_tokens": 8, "prompt_tokens": 4, "in_turn": ["a", "b"], "noise": {"dense": 0.01}}
-    table = {"value": tokens * PACE}
+    table = {"value": tokens * pace}
     if dense:
         about["noise"] = {"2:4": 0.02, "dense": 0.03}
         table["tokens_per_s_dense"] = dense * PACE
-    found = Record(key=f"{engine}{kind}{step}", identity=identity, status="ok", notes=about | notes)
+    found = Record(key=f"{engine}{kind}{step}", identity=identity, status=status, notes=about | notes)
     return found, pd.DataFrame(table)
 
 
@@ -59,17 +61,35 @@ def test_a_ratio_is_block_by_block():
     assert (rows[0]["ratio_of"], rows[0]["ratio"]) == ("", "")
 
 
-def test_what_was_timed_at_another_time_is_not_compared():
-    other = record("torch", "bf16", 10, in_turn=["torch bf16 dense"])
-    found = entries(*MADE, other, record("torch", "fp32", 8, step="prefill"))
-    assert [row["ratio"] for row in engines.rows(found)][-2:] == ["", ""]
+def test_a_ratio_has_the_interval_of_its_blocks():
+    """Student's, of the mean ln ratio."""
+    uneven = PACE * np.tile([0.9, 1.1], BLOCKS // 2)
+    found = entries(record("native", "int8", 30, 20, pace=uneven), MADE[2])
+    logs = np.log(30 * uneven / (60 * PACE))
+    low, high = np.exp(stats.t.interval(0.95, BLOCKS - 1, logs.mean(), stats.sem(logs)))
+
+    assert engines.ratio(found[0], found[2]) == pytest.approx((np.exp(logs.mean()), low, high))
+    assert low < 0.49 and high > 0.51
+    assert engines.rows(found)[2]["ratio"] == f"{np.exp(logs.mean()):.2f} ({low:.2f} to {high:.2f})"
+    of_step = engines.figures(found)["decode after 8 tokens, 1 thread"]
+    for name, times in (("native int8 2:4 / llamacpp q8_0", 1), ("native int8 2:4 / native int8", 3)):
+        assert of_step[name] == {
+            "median": round(np.exp(logs.mean()) * times, 3), "min": round(low * times, 3), "max": round(high * times, 3)
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("other", [{"in_turn": ["c"]}, {"step": "prefill"}, {"model": "n"}, {"threads": 2}])
+def test_what_was_timed_at_another_time_is_not_compared(other):
+    found = entries(*MADE, record("torch", "bf16", 10, **other))
+    assert [bool(row["ratio"]) for row in engines.rows(found)][-2:] == [True, False]
 
 
 def test_other_records_are_left_out():
     linears = Record(
         key="k", identity=MADE[0][0].identity.model_copy(update={"protocol": Protocol(name="linears")}), status="ok"
     )
-    assert engines.entries([linears], lambda r: None) == []
+    failed, _ = record("torch", "bf16", 10, status="failed")
+    assert engines.entries([linears, failed], lambda r: None) == []
 
 
 def test_figures_are_what_the_pages_take():
@@ -85,3 +105,15 @@ def test_a_figure_has_every_entry(tmp_path):
     assert all(f"<!-- {name} -->" in text for name in ("native int8 2:4", "llamacpp q8_0"))
     with pytest.raises(UserError, match="nothing to draw: no engine was timed"):
         engines.draw([], tmp_path / "f.svg")
+
+
+def test_a_bar_is_the_median_and_its_whisker_the_blocks(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Axes, "barh", lambda self, names, widths, **style: drawn.append((names, widths, style)))
+    engines.draw(entries(*MADE), tmp_path / "f.svg")
+    ((names, widths, style),) = drawn
+
+    assert names[0] == "llamacpp q8_0" and names[-1] == "native int8 2:4"  # from the bottom up
+    assert widths == pytest.approx([90, 24, 36, 30, 45])
+    assert style["xerr"] == pytest.approx(np.array([[w / 3 for w in widths]] * 2))
+    assert style["color"] == [engines.COLORS[name.endswith("2:4")] for name in names]

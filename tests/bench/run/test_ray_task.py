@@ -147,3 +147,11 @@ def test_without_ray_the_extra_is_named(tmp_path, cli, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     code, _, err = cli("run", "--executor", "ray", "--measures", "size", *runs.flags(tmp_path / "r"))
     assert code == 2 and "pip install 'cast-bench[ray]'" in err.splitlines()[-1]
+
+
+def test_a_run_without_ray_installed_is_refused_before_it_is_said_to_begin(tmp_path, cli, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    code, out, err = cli("run", "--executor", "ray", "--methods", "magnitude", *runs.flags(tmp_path / "r"))
+
+    assert code == 2 and not out
+    assert err.strip().splitlines() == ["bench: --executor ray needs Ray: pip install 'cast-bench[ray]' on every node"]

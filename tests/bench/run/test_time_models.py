@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.export import onnx_model
 from bench.export.onnx_file import OnnxFile
 from bench.inputs import models
+from bench.kernels import native
+from bench.measures.speed.comparison import Timings
 from bench.results.identity import Identity, Protocol
 from bench.results.store import Store
 from bench.run import time_models, versions
@@ -16,6 +19,7 @@ from bench.run.engines.contract import DENSE, SPARSE, Contestant
 from helpers import runs
 from helpers.models import build, write
 from helpers.runs import call
+from methods.errors import UserError
 from methods.folder import Folder
 from methods.pattern import Pattern
 
@@ -85,7 +89,8 @@ def test_each_engine_and_kind_has_a_record_of_each_step(engines, tmp_path):
         both = record.identity.protocol.engine == "fake"
         metrics = ["tokens_per_s", "tokens_per_s_dense", "speedup"] if both else ["tokens_per_s"]
         assert [r.metric for r in record.readings] == metrics and len(items) == time_models.BLOCKS
-        assert record.key_inputs["engine"]["name"] == record.identity.protocol.engine
+        about = {"name": record.identity.protocol.engine, "fake": "1"}
+        assert record.key_inputs["engine"] == record.notes["engine"] == about
         assert set(record.notes["noise"]) == ({"2:4", "dense"} if both else {"dense"})
         assert record.notes["in_turn"] == [
             "fake bf16 2:4", "fake bf16 dense", "fake int8 2:4", "fake int8 dense", "other fp16 dense"
@@ -100,8 +105,41 @@ def test_what_was_timed_together_is_not_timed_again_and_nothing_else_is_taken_fo
     assert {r.key for r in measure(request("tiny", "fake", "other"), tmp_path)} == first and Fake.calls == loaded
     for asked in (request("tiny", "fake"), request("tiny", "fake", "other", threads=2)):
         assert not {r.key for r in measure(asked, tmp_path)} & first
+    for what in ("fingerprint", "digest_source"):  # another machine, another code
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(time_models, what, lambda *of: "another")
+            assert not {r.key for r in measure(request("tiny", "fake", "other"), tmp_path)} & first
+    other = write(build("llama"), tmp_path / "m")
+    assert not {r.key for r in measure(request(other, "fake", "other"), tmp_path)} & first
     monkeypatch.setattr(Fake, "version", "2")
     assert not {r.key for r in measure(request("tiny", "fake", "other"), tmp_path)} & first
+
+
+def test_a_record_has_both_sides_of_its_blocks(engines, tmp_path, monkeypatch):
+    """Seconds of a step go in, tokens per second come out; a prompt of 8 tokens has 8 in each."""
+
+    def interleave(works, clock, **options):
+        seconds = {name: (0.25 if name.endswith("2:4") else 1.0,) * 12 for name in works}
+        seconds |= {f"{name} again": tuple(s * 1.01 for s in blocks) for name, blocks in seconds.items()}
+        return Timings(seconds, seconds)
+
+    monkeypatch.setattr(time_models, "interleave", interleave)
+    records = {
+        (r.identity.protocol.name, r.identity.dtype): r for r in measure(request("tiny", "fake", "other"), tmp_path)
+    }
+    items = Store(tmp_path, write=False).items
+    for step, tokens in (("decode", 1), ("prefill", 8)):
+        both, dense = records[step, "bf16"], records[step, "fp16"]
+        assert {r.metric: r.value for r in both.readings} == {
+            "tokens_per_s": 4 * tokens, "tokens_per_s_dense": tokens, "speedup": 4
+        }  # fmt: skip
+        assert {r.metric: r.value for r in dense.readings} == {"tokens_per_s": tokens}
+        assert both.notes["interval"] == pytest.approx([4, 4])
+        assert both.notes["noise"] == pytest.approx({"2:4": 0.01, "dense": 0.01})
+        assert both.notes["again"]["2:4"] == pytest.approx([4 * tokens / 1.01] * 12)
+        columns = items(both)
+        assert set(columns["value"]) == {4 * tokens} and set(items(dense)["value"]) == {tokens}
+        assert set(columns["tokens_per_s_dense"]) == {tokens} and set(columns["speedup"]) == {4}
 
 
 def test_an_engine_is_a_part_of_the_identity_and_other_records_stay_as_they_were():
@@ -159,6 +197,26 @@ def test_real_engines_on_a_small_model(tmp_path, monkeypatch, capsys):
     assert len(list((tmp_path / "cache/exports").iterdir())) == 1  # exported once for both sides and both steps
 
 
+def test_an_export_is_made_once_for_a_dtype_a_torch_and_a_code(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+    exported = []
+
+    def export(folder, room, dtype, pattern):
+        exported.append(dtype)
+        (room / onnx_model.FILE).write_text(dtype)
+
+    monkeypatch.setattr(onnx_model, "write", export)
+    made = versions.ModelVersions(models.resolve("tiny"), tmp_path)
+    for dtype in ("float32", "float16", "float32"):
+        assert made.onnx(DENSE, dtype).read_text() == dtype
+    assert exported == ["float32", "float16"]
+    monkeypatch.setattr("torch.__version__", "another")
+    made.onnx(DENSE, "float32")
+    monkeypatch.setattr(versions, "digest_source", lambda *modules: "another")
+    made.onnx(DENSE, "float32")
+    assert len(exported) == 4
+
+
 def test_the_same_graph_with_zeros(tmp_path, monkeypatch):
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
     folder = write(build("gpt2"), tmp_path / "m")
@@ -179,6 +237,8 @@ def test_the_same_graph_with_zeros(tmp_path, monkeypatch):
         (("--engine", "torch", "--kinds", "bf16"), "--kinds is for linears, and --engine measures whole models: leave one out"),
         (("--engine", "torch", "--device-spec", "h100"), "--device-spec is for linears"),
         (("--engine", "tensorrt"), "--engine tensorrt needs the package tensorrt: pip install tensorrt"),
+        (("--engine", "llamacpp"), "--engine llamacpp needs the package llama_cpp: pip install 'cast-bench[llamacpp]'"),
+        (("--engine", "onnxruntime"), "ONNX needs the package onnx: pip install 'cast-bench[onnx]'"),
         (("--engine", "torch", "--model", "opt-125m"), "model 'opt-125m' is not downloaded yet: run bench pull opt-125m"),
     ],
 )  # fmt: skip
@@ -189,3 +249,19 @@ def test_what_cannot_be_is_one_sentence(capsys, monkeypatch, tmp_path, args, sen
         capsys, monkeypatch, "speed", "--device", "cpu", "--model", "tiny", "--results", tmp_path, *args
     )
     assert code == 2 and sentence in err and len(err.splitlines()) == 1, err
+
+
+@pytest.mark.parametrize("name", ["native", "onnxruntime", "llamacpp"])
+def test_what_measures_on_a_cpu_says_so(monkeypatch, name):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    with pytest.raises(UserError, match=f"^--engine {name} measures on a CPU: use --device cpu$"):
+        table.ENGINES[name]().require("cuda")
+
+
+def test_the_native_engine_without_its_kernel_is_a_sentence(monkeypatch):
+    def load():
+        raise native.NoKernel("no compiler")
+
+    monkeypatch.setattr(native, "load", load)
+    with pytest.raises(UserError, match=r"^--engine native has no kernel here: no compiler$"):
+        table.ENGINES["native"]().require("cpu")

@@ -1,6 +1,7 @@
-"""Two processes train what one does."""
+"""Several processes train what one does, and none of them holds the whole."""
 
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -8,11 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
 
+from bench import api
 from bench.results.store import Store
-from bench.run import ranks
+from bench.run import job, ranks
 from helpers import runs
-from helpers.models import job_for
+from helpers.models import job_for, write
+from helpers.several_ranks import NOTED_EVERY, STEPS
 from helpers.trainings import LAST_DIGIT, counting, job_to_train, method
 from methods.folder import Folder
 
@@ -31,13 +35,31 @@ PAIRS = [
 ]
 
 
+STOPPED = "cast,gpt2"
+"""What two processes begin and leave half done, in a folder of its own."""
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """What two processes made of each pair, in a folder named after it: their start costs more than all trainings."""
     out = tmp_path_factory.mktemp("two")
+    launch(2, out, *(f"{name},{family}" for name, family in PAIRS))
+    return out
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    out = tmp_path_factory.mktemp("half")
+    launch(2, out, f"stop={STOPPED}")
+    assert [p.name for p in (out / STOPPED / "work").glob("step-*")] == ["step-6"]
+    return out / STOPPED / "work"
+
+
+def launch(count, out, *tasks):
+    """Run tasks of tests/helpers/several_ranks.py on so many processes."""
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        str(HERE / "helpers/two_ranks.py"), str(out), *(f"{name},{family}" for name, family in PAIRS),
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count),
+        str(HERE / "helpers/several_ranks.py"), str(out), *tasks,
     ]  # fmt: skip
     paths = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
@@ -49,7 +71,6 @@ def two(tmp_path_factory):
         env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return out
 
 
 @pytest.mark.parametrize(("name", "family"), PAIRS)
@@ -57,18 +78,61 @@ def test_two_ranks_equal_one_process(name, family, two, tmp_path, make_exact):
     """In float64: two ranks add gradients up in another order, and Adam divides what that rounds, 1e-16, by 1e-8 at least;
     so twelve steps of 3e-3 part by at most 4e-10, and no near tie is settled the other way.
     """
-    model = make_exact(family)
-    job = job_to_train(model, job_for, counting(), tmp_path / "one", steps=12)
-    one = method(name).apply(model, job)
+    require_equal(two / f"{name},{family}", undisturbed(name, family, tmp_path, make_exact))
 
-    folder = two / f"{name},{family}"
-    two = Folder(folder / "model")
+
+def undisturbed(name, family, work, make_exact):
+    """What one process makes of it in one go."""
+    model = make_exact(family)
+    job = job_to_train(model, job_for, counting(), work / "one", steps=STEPS, budget={"log_every": NOTED_EVERY})
+    return method(name).apply(model, job)
+
+
+def require_equal(folder, one):
+    got = Folder(folder / "model")
     for key, tensor in one.model.named_parameters():
-        got = two.tensor(key)
-        assert torch.equal(got != 0, tensor != 0), key
-        torch.testing.assert_close(got, tensor, rtol=0, atol=1e-9)
+        assert torch.equal(got.tensor(key) != 0, tensor != 0), key
+        torch.testing.assert_close(got.tensor(key), tensor, rtol=0, atol=1e-9)
     losses = [float(x) for x in (folder / "curve.txt").read_text().split()]
     assert losses == pytest.approx([row["loss"] for row in one.notes["curve"]], rel=LAST_DIGIT)
+
+
+def test_one_process_goes_on_where_two_stopped(half, tmp_path, make_exact):
+    shutil.copytree(half, tmp_path / "work")
+    model = make_exact("gpt2")
+    job = job_to_train(model, job_for, counting(), tmp_path / "work", steps=STEPS, budget={"log_every": NOTED_EVERY})
+    resumed = method("cast").apply(model, job)
+    write(resumed.model, tmp_path / "model")
+    (tmp_path / "curve.txt").write_text("\n".join(str(row["loss"]) for row in resumed.notes["curve"]))
+
+    require_equal(tmp_path, undisturbed("cast", "gpt2", tmp_path, make_exact))
+    assert resumed.notes["training"]["processes"] == [2, 1]
+
+
+@pytest.mark.slow
+def test_four_ranks_go_on_where_two_stopped(half, tmp_path, make_exact):
+    shutil.copytree(half, tmp_path / STOPPED / "work")
+    launch(4, tmp_path, f"resume={STOPPED}")
+
+    require_equal(tmp_path / STOPPED, undisturbed("cast", "gpt2", tmp_path, make_exact))
+
+
+@pytest.mark.slow
+def test_no_rank_holds_a_whole_model(tmp_path):
+    """Of 28 million weights in 16 blocks, in float32, each of four ranks holds two quarters, student and teacher, and a
+    block or two on their way. A whole model would be 1.0."""
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=384, intermediate_size=1024, num_hidden_layers=16, num_attention_heads=4
+    )
+    write(AutoModelForCausalLM.from_config(config), tmp_path / "model")
+    whole = sum(p.stat().st_size for p in (tmp_path / "model").glob("*.safetensors"))
+    config.num_hidden_layers = 1
+    write(AutoModelForCausalLM.from_config(config), tmp_path / "small")
+    launch(4, tmp_path, f"memory={tmp_path / 'small'}", f"memory={tmp_path / 'model'}")
+
+    taken = [[float(x) / whole for x in (tmp_path / f"memory-{r}.txt").read_text().split()] for r in range(4)]
+    assert max(start for start, _ in taken) < 0.7, taken
+    assert max(end for _, end in taken[1:]) < 0.3, taken
 
 
 def test_sums_of_one_process_are_its_own():
@@ -108,3 +172,13 @@ def test_a_helper_that_dies_is_a_failed_row(tmp_path, monkeypatch):
     (record,) = [r for r in Store(tmp_path / "r", write=False) if r.identity.measure == "perplexity"]
     assert record.status == "failed"
     assert "rank 1 ended with code 3 before it began" in record.reason
+
+
+def test_a_checkpoint_belongs_to_the_training_whatever_the_number_of_processes(tmp_path, monkeypatch):
+    runs.own_cache(tmp_path, monkeypatch)
+    folders = set()
+    for more in ({}, {"processes": 2}, {"processes": 4, "nodes": 2}, {"seqlen": 64}):
+        spec = runs.small(tmp_path / "r", methods=("cast",), training={"tokens": 4096, "batch": 8, "seqlen": 32} | more)
+        (artifact,) = {m.artifact.key: m.artifact for m in api.plan(spec).measurements if m.artifact.training}.values()
+        folders.add((job.checkpoint_folder(artifact), artifact.training.seqlen))
+    assert [seqlen for _, seqlen in sorted(folders, key=lambda pair: pair[1])] == [32, 64]

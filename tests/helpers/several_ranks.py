@@ -1,0 +1,120 @@
+"""Run by torchrun from test_ranks: train each task on several processes, write what came out."""
+
+import gc
+import shutil
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from bench.inputs import loading
+from helpers.models import exact, job_for, mean_float64
+from helpers.trainings import counting, job_to_train, method
+from methods.contract import Budget, Compute
+from methods.training import gather
+from methods.training.interrupt import Stopped, stop_request
+from methods.training.trainer import Trainer
+
+STEPS = 12
+STOPS_AFTER = 6
+NOTED_EVERY = 3
+
+
+class Stopping:
+    """A progress that asks for a stop in the middle, as a signal does, on one rank alone."""
+
+    def advance(self, done, total, **metrics):
+        if done == STOPS_AFTER and dist.get_rank() == dist.get_world_size() - 1:
+            stop_request.signal = 15
+
+
+def train(name, family, out, work, stopping):
+    model = exact(family)
+    more = {"progress": Stopping()} if stopping else {}
+    job = job_to_train(model, job_for, counting(), work, steps=STEPS, budget={"log_every": NOTED_EVERY}, **more)
+    try:
+        outcome = method(name).apply(model, job)
+    except Stopped:
+        assert stopping
+        stop_request.reset()
+        return
+    if dist.get_rank() == 0:
+        shutil.copytree(outcome.model, out / "model")
+        model.config.save_pretrained(out / "model")
+        (out / "curve.txt").write_text("\n".join(str(row["loss"]) for row in outcome.notes["curve"]))
+
+
+class Memory:
+    """The most that this process has taken for itself while the thread ran: pages of files are everybody's."""
+
+    def __enter__(self):
+        gc.collect()
+        self.start = self.peak = _own_bytes()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self):
+        while not self._done.wait(0.002):
+            self.peak = max(self.peak, _own_bytes())
+
+    def __exit__(self, *fault):
+        self._done.set()
+        self._thread.join()
+        self.taken = self.peak - self.start
+
+
+def _own_bytes():
+    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
+
+
+def measure(folder, out):
+    """What loading student and teacher, sharding them and writing the student took, beyond what was there.
+
+    The first call imports modules; its figures are overwritten.
+    """
+    gather.SHARD_BYTES = 2**23
+    compute = Compute(is_shared=True)
+    with Memory() as build:
+        model = loading.load(folder, compute)
+        text = counting()
+        job = job_for(
+            model,
+            training=text,
+            budget=Budget(tokens=text.step_tokens),
+            compute=compute,
+            workdir=out / "work",
+            teacher=lambda: loading.load(folder, compute),
+        )
+        trainer = Trainer("dense-ft", model, job, method("dense-ft"))
+        teacher = trainer._load_teacher()
+    with Memory() as end:
+        trainer.finalize()
+    del teacher
+    (out / f"memory-{dist.get_rank()}.txt").write_text(f"{build.taken} {end.taken}")
+
+
+def main(out: Path, *tasks: str) -> None:
+    """out: a folder. tasks: "method,family", "stop=method,family", "resume=method,family", "memory=FOLDER"."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    if not any(task.startswith("memory=") for task in tasks):
+        mean_float64(pytest.MonkeyPatch())
+    for task in tasks:
+        kind, _, pair = task.rpartition("=")
+        if kind == "memory":
+            measure(Path(pair), out)
+        else:
+            home = out / pair
+            train(*pair.split(","), home, home / "work", stopping=kind == "stop")
+        dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])

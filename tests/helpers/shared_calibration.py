@@ -1,0 +1,116 @@
+"""Run by torchrun from test_sharing: calibrate each case on four processes, then on two; write what came out."""
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from bench.catalog import choice, registry
+from bench.inputs import loading
+from helpers.models import exact, job_for, mean_float64, with_prior, write
+from helpers.runs import TINY
+from helpers.trainings import pruned
+from methods.contract import Compute, Job
+
+WORLDS = (4, 2)
+EXACT = {
+    "wanda": ("llama", "wanda", {}, {}),
+    "wanda unstructured": ("llama", "wanda", {}, {"pattern": "50%"}),
+    "ria": ("gpt2", "ria", {}, {}),
+    "sparsegpt": ("gpt2", "sparsegpt", {}, {}),
+    "sparsegpt on five sequences": ("llama", "sparsegpt", {}, {"sequences": 5}),
+    "alps": ("llama", "alps", {"steps": 0}, {}),
+    "admm": ("llama", "admm", {}, {}),
+    "dsnot": ("llama", "dsnot", {"part": "all"}, {}),
+    "int4-gptq": ("llama", "int4-gptq", {}, {}),
+    "experts": ("qwen3_moe", "sparsegpt", {}, {}),
+    "experts, mask only": ("mixtral", "sparsegpt", {"mask_only": True}, {}),
+    "experts, int4-gptq": ("gpt_oss", "int4-gptq", {}, {}),
+    "experts that see all": ("qwen3_moe", "admm", {}, {"all_experts": True}),
+}
+"""In float64, so that no tie is settled by rounding: family, method, its settings, what differs in the job. ALPS
+without its conjugate gradients: for these few inputs the least squares are so ill-conditioned that they multiply 1e-16 by 1e13."""
+TINY_METHODS = ("wanda", "ria", "sparsegpt", "alps", "admm", "int4-gptq")
+"""In float32, on the model `tiny` and real text."""
+STREAMED = "sparsegpt streamed"
+LAST_BLOCK = {"exact": ("alps",), "tiny": ("alps", "int4-gptq")}
+"""They prune the last block alone. ALPS multiplies what rounding changes in a block's inputs by about 1e5, and a value between two
+points of a grid jumps by a whole step: after a few blocks one process that takes its sequences in another order parts from itself."""
+
+
+def exact_case(case: str, folder: Path):
+    """(model, job, method), under `mean_float64`. folder: for the model that the stage starts from."""
+    family, name, config, changes = EXACT[case]
+    model = exact(family)
+    job = with_prior(model, job_for(model, changes.get("pattern", "2:4")))
+    tokens, all_experts = job.calibration[: changes.get("sequences", 6)], changes.get("all_experts", False)
+    if name in registry.QUANTIZERS:
+        model = pruned(model, job)
+    fields = {"calibration": tokens, "all_experts": all_experts, "source": write(model, folder)}
+    return model, replace(job, targets=targets_of("exact", name, job), **fields), method(name, config)
+
+
+def tiny_case(case: str, tokens: torch.Tensor, workdir: Path):
+    """(model, job, method) on `tiny`, which is streamed if the case says so."""
+    name, _, streamed = case.partition(" ")
+    compute = Compute(stream=bool(streamed))
+    model = loading.load(TINY, compute)
+    job = replace(job_for(model), source=TINY, compute=compute, calibration=tokens, workdir=workdir)
+    job = replace(job, targets=targets_of("tiny", name, job))
+    return (pruned(model, job) if name in registry.QUANTIZERS else model), job, method(name, {})
+
+
+def targets_of(kind: str, name: str, job: Job) -> tuple[str, ...]:
+    last = job.targets[-1].split(".")[2]
+    return tuple(t for t in job.targets if name not in LAST_BLOCK[kind] or t.split(".")[2] == last)
+
+
+def method(name: str, config: dict[str, Any]):
+    entry = (registry.METHODS | registry.QUANTIZERS)[name]
+    return choice.build(entry, name, config)
+
+
+def main(out: Path) -> None:
+    torch.set_num_threads(1)
+    tokens = load_file(out / "tokens.safetensors")["tokens"]
+    rank = int(os.environ["RANK"])
+    for world in WORLDS:
+        if rank >= world:
+            break
+        dist.init_process_group("gloo", init_method=f"file://{out}/store {world}", rank=rank, world_size=world)
+        for case in (*TINY_METHODS, STREAMED):
+            folder = out / str(world) / "tiny" / case
+            keep(*tiny_case(case, tokens, folder / f"work {rank}"), folder)
+        with pytest.MonkeyPatch.context() as patch:
+            mean_float64(patch)
+            for case in EXACT:
+                folder = out / str(world) / "exact" / case
+                keep(*exact_case(case, folder / f"source {rank}"), folder)
+        torch.set_default_dtype(torch.float32)
+        dist.destroy_process_group()
+
+
+def keep(model, job, method, folder: Path) -> None:
+    outcome = method.apply(model, job)
+    if dist.get_rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "notes.json").write_text(json.dumps(dict(outcome.notes)))
+        if isinstance(outcome.model, Path):
+            shutil.copy2(job.source / "config.json", outcome.model)
+            outcome.model.rename(folder / "model")
+        else:
+            (folder / "model").mkdir()
+            write(outcome.model, folder / "model")
+    dist.barrier()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,132 @@
+"""One training over two nodes: two processes of this machine that torchrun starts, or variables as Slurm sets them."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench.results.store import Store
+from bench.run import nodes
+from helpers import runs
+from methods.errors import UserError
+
+PATIENCE_S = 300
+SLURM = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0", "MASTER_ADDR": "head", "MASTER_PORT": "29500"}
+TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "head", "MASTER_PORT": "29500"}
+TRAINING = {"tokens": 4096, "batch": 8, "seqlen": 32, "processes": 2}
+
+
+def flags(results, **training):
+    settings = {f"training.{name}": value for name, value in (TRAINING | training).items()}
+    return ["--methods", "cast", "--measures", "perplexity", *runs.flags(results, **settings)]
+
+
+def test_who_is_who_is_said_by_torchrun_or_by_slurm():
+    assert nodes.find_place(2, SLURM) == nodes.Place(1, 0, "head", 29500, holds_store=False)
+    assert nodes.find_place(2, TORCHRUN) == nodes.Place(0, 0, "head", 29500, holds_store=True)
+    agent = TORCHRUN | {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+    assert not nodes.find_place(2, agent).holds_store
+    assert nodes.find_place(2, SLURM | TORCHRUN).node == 0, "torchrun inside a Slurm job"
+
+
+@pytest.mark.parametrize("missing", ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"])
+def test_a_node_that_nobody_placed_is_told_how_to_start(missing):
+    with pytest.raises(UserError, match="needs this command on each of 2 nodes, started by torchrun"):
+        nodes.find_place(2, {k: v for k, v in TORCHRUN.items() if k != missing})
+
+
+def test_the_number_of_nodes_must_be_the_one_that_was_started():
+    with pytest.raises(UserError, match=r"training\.nodes=3, and 2 nodes were started"):
+        nodes.find_place(3, TORCHRUN)
+
+
+@pytest.mark.parametrize(
+    ("training", "more", "message"),
+    [
+        ({"nodes": 2, "processes": 3}, [], "training.processes=3 cannot be divided among training.nodes=2"),
+        ({"nodes": 2}, ["--jobs", "2"], "takes one artifact at a time"),
+        ({"nodes": 2}, [], "needs this command on each of 2 nodes"),
+    ],
+)
+def test_what_nodes_cannot_do_is_refused(cli, tmp_path, training, more, message, monkeypatch):
+    runs.own_cache(tmp_path, monkeypatch)
+    if len(more) or training.get("processes") == 3:
+        for name, value in TORCHRUN.items():
+            monkeypatch.setenv(name, value)
+    code, _, err = cli("run", *flags(tmp_path / "r", **training), *more)
+    assert code == 2 and message in err, err
+
+
+def test_other_commands_have_no_nodes(cli, tmp_path, monkeypatch):
+    runs.own_cache(tmp_path, monkeypatch)
+    code, _, err = cli(
+        "prune", "--method", "cast", "--out", tmp_path / "out", "--set=training.nodes=2", "--set=training.processes=2"
+    )
+    assert code == 2 and "training.nodes=2 is for bench run" in err, err
+
+
+def start(arguments, log):
+    """`bench run` on two nodes of one machine."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "bench", "run", *arguments,
+    ]  # fmt: skip
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+    }
+    return subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT, env=environment)
+
+
+def numbers(results):
+    return {r.key: [reading.value for reading in r.readings] for r in Store(results, write=False) if r.status == "ok"}
+
+
+@pytest.mark.slow
+def test_two_nodes_train_what_two_processes_of_one_do(cli, tmp_path, monkeypatch):
+    runs.own_cache(tmp_path, monkeypatch)
+    log = tmp_path / "log"
+    assert start(flags(tmp_path / "two", nodes=2), log).wait(PATIENCE_S) == 0, log.read_text()
+    assert "node 2 of 2 lends 1 processes" in log.read_text()
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "another cache"))
+    code, _, err = cli("run", *flags(tmp_path / "one"))
+    assert code == 0, err
+
+    one, two = numbers(tmp_path / "one"), numbers(tmp_path / "two")
+    assert one == two and len(one) == 4
+
+
+def running(parent, words):
+    """The processes below another whose command contains `words`."""
+    found = []
+    for process in psutil.Process(parent).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it ends meanwhile
+            if words in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+@pytest.mark.slow
+def test_the_other_node_ends_with_the_first_ones_training(tmp_path, monkeypatch):
+    """Its process has no pipe to the first node: it sees that the store is gone."""
+    runs.own_cache(tmp_path, monkeypatch)
+    log = tmp_path / "log"
+    launcher = start(flags(tmp_path / "r", nodes=2, tokens=4_096_000), log)
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (ranks := running(launcher.pid, "bench.run.rank_worker")):
+            assert time.monotonic() < deadline and launcher.poll() is None, log.read_text()
+            time.sleep(0.2)
+        workers = [p for p in running(launcher.pid, "bench.run.fork_server") if p.ppid() != launcher.pid]
+        for worker in workers:
+            worker.kill()
+        gone, _ = psutil.wait_procs(ranks, timeout=60)
+        assert len(ranks) == 1 and gone == ranks, log.read_text()
+    finally:
+        everyone = running(launcher.pid, "")
+        launcher.terminate()
+        launcher.wait(60)
+    assert not psutil.wait_procs(everyone, timeout=30)[1]

@@ -1,0 +1,150 @@
+"""`calibration.processes`: from the plan to the record."""
+
+import sys
+from functools import partial
+
+import psutil
+import pytest
+
+from bench import api
+from bench.plan import estimate, refusal, slurm
+from bench.plan.memory import LIBRARIES_BYTES, estimate_bytes, model_bytes
+from bench.results import reproduce
+from bench.results.store import Store
+from bench.run import ranks
+from bench.run.ray_executor import resources_of
+from helpers import runs
+from methods.errors import UserError
+
+SHARED = {"sequences": 4, "processes": 2}
+
+
+def artifacts(calibration, **changes):
+    plan = api.plan(runs.small("r", **({"methods": ("wanda",), "calibration": calibration} | changes)))
+    return {m.artifact.method: m.artifact for m in plan.measurements}
+
+
+def test_one_process_is_no_part_of_a_key():
+    one, same, two = (artifacts(c) for c in ({"sequences": 4}, {"sequences": 4, "processes": 1}, SHARED))
+
+    assert one["wanda"].key == same["wanda"].key != two["wanda"].key
+    assert "processes" not in one["wanda"].key_inputs()["calibration"]
+    assert one["dense"].key == two["dense"].key
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"methods": ("recon",)}, "recon calibrates in one process: leave calibration.processes=2 out, or use wanda, "),
+        ({"quantizers": ("llmcompressor-gptq",)}, "llmcompressor-gptq calibrates in one process"),
+        ({"calibration": {"sequences": 4, "processes": 5}}, "at most a process for each sequence"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_by_the_plan(settings, words):
+    with pytest.raises(UserError, match=words):
+        artifacts(**({"calibration": SHARED} | settings))
+
+
+def test_what_needs_no_calibration_is_not_refused():
+    made = artifacts(SHARED, methods=("magnitude", "cast"))
+
+    assert {artifact.ranks for artifact in made.values()} == {1}
+
+
+def test_each_process_has_its_own_model_in_memory(monkeypatch):
+    wanda = artifacts({"sequences": 4, "processes": 3})["wanda"]
+    own = LIBRARIES_BYTES + model_bytes(wanda)
+
+    assert estimate_bytes(wanda) == 3 * own
+    monkeypatch.setattr(refusal, "memory_bytes", lambda: 2.5 * own / refusal.SHARE)
+    assert "in 3 processes" in refusal.find_problem(wanda)
+    assert "--set calibration.processes=2, or --set stream=true" in refusal.find_problem(wanda)
+    assert not refusal.find_problem(wanda.model_copy(update={"stream": True}))
+
+
+def test_on_cards_each_process_has_its_own_and_its_part_of_the_time():
+    one, three = (artifacts({"sequences": 6, "processes": n})["wanda"] for n in (1, 3))
+    cards = [artifact.model_copy(update={"device": "cuda"}) for artifact in (one, three)]
+
+    assert [ranks.device(cards[1], rank) for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:2"]
+    assert resources_of(cards[1])["num_gpus"] == 3
+    plan = api.plan(runs.small("r", methods=("wanda",), calibration={"sequences": 6}))
+    first = next(m for m in plan.measurements if m.artifact.method == "wanda")
+    alone, shared = (estimate.count_operations([[first.model_copy(update={"artifact": a})]]) for a in cards)
+    dense = next(m for m in plan.measurements if m.artifact.method == "dense" and m.measure == first.measure)
+    assert alone - estimate.count_operations([[dense]]) == pytest.approx(
+        3 * (shared - estimate.count_operations([[dense]]))
+    )
+
+
+def test_a_slurm_task_has_the_cores_of_all_processes(tmp_path):
+    plan = api.plan(runs.small("r", methods=("wanda",), calibration=SHARED, threads=3))
+
+    assert "--cpus-per-task=6" in slurm.write_script(plan, 1)
+
+
+def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, monkeypatch):
+    """Stages of both kinds are shared. A second run finds everything made."""
+    runs.own_cache(tmp_path, monkeypatch)
+    found = {}
+    for processes in (1, 2):
+        spec = runs.small(
+            tmp_path / str(processes),
+            methods=("sparsegpt",),
+            quantizers=("none", "int4-gptq"),
+            measures=("perplexity",),
+            calibration=SHARED | {"processes": processes},
+        )
+        runs.run_here(spec, only=("sparsegpt",))
+        records = Store(tmp_path / str(processes), write=False)
+        found[processes] = {(r.identity.quantizer, r.identity.measure): r for r in records}
+    one, two = found[1], found[2]
+
+    assert len(two) == 4
+    assert {r.status for r in (*one.values(), *two.values())} == {"ok"}, [r.reason for r in two.values()]
+    for kind, record in one.items():
+        assert two[kind].key != record.key and two[kind].identity == record.identity
+    before, after = (of["none", "perplexity"].readings[0].value for of in (one, two))
+    assert after == pytest.approx(before, rel=1e-5)
+    one, two = (of["int4-gptq", "perplexity"] for of in (one, two))
+    assert "--set calibration.processes=2" in reproduce.command([two])
+    assert "processes" not in reproduce.command([one])
+    assert not psutil.Process().children(), "a process is left"
+    monkeypatch.setattr(ranks, "start_ranks", None)
+    assert {event["known"] for event in runs.run_here(spec, only=("sparsegpt",))} == {True}
+
+
+FAULTY = """
+import os, signal
+from methods.pruning.sharing import Sharing
+sent = []
+def send_(self, tensor, owner, send_=Sharing.send_):
+    sent.append(owner)
+    if len(sent) == 10:
+        {fault}
+    send_(self, tensor, owner)
+Sharing.send_ = send_
+from bench.run.rank_worker import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "RankFailed: the process of rank 1 ended with code -9"),
+        ("raise FloatingPointError('a Hessian is not finite')", "RankFailed: rank 1: FloatingPointError: a Hessian is"),
+    ],
+    ids=["killed", "failed"],
+)
+def test_a_process_that_ends_in_the_middle_is_a_failed_row(fault, reason, tmp_path, monkeypatch):
+    runs.own_cache(tmp_path, monkeypatch)
+    command = [sys.executable, "-c", FAULTY.format(fault=fault)]
+    monkeypatch.setattr(ranks, "start_ranks", partial(ranks.start_ranks, command=command))
+    spec = runs.small(tmp_path / "r", methods=("wanda",), measures=("size",), calibration=SHARED)
+    runs.run_here(spec, only=("wanda",))
+
+    found = list(Store(tmp_path / "r", write=False))
+    assert {r.status for r in found} == {"failed"}
+    assert all(r.reason.startswith(reason) for r in found), [r.reason for r in found]
+    assert not psutil.Process().children(), "a process is left"

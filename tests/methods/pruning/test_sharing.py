@@ -1,0 +1,137 @@
+"""Two and four processes that share a calibration leave what one leaves."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bench.catalog import registry
+from bench.inputs import loading, windows
+from helpers import shared_calibration
+from helpers.runs import TINY
+from helpers.shared_calibration import EXACT, STREAMED, TINY_METHODS, WORLDS, exact_case, tiny_case
+from helpers.trainings import LAST_DIGIT
+from methods.errors import UserError
+from methods.folder import Folder
+from methods.pruning.sharing import Sharing
+from methods.targets import dense_weight
+
+TESTS = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    tokenizer = loading.load_tokenizer(TINY)
+    crops = windows.draw_calibration("wiki-mini", 16, 128, 0, lambda t: list(tokenizer(t)["input_ids"]), None)
+    return torch.tensor(crops)
+
+
+@pytest.fixture(scope="module")
+def shared(tokens, tmp_path_factory):
+    """What four processes, and two of them, made of each case: their start costs more than all calibrations."""
+    out = tmp_path_factory.mktemp("shared")
+    save_file({"tokens": tokens}, out / "tokens.safetensors")
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(max(WORLDS)),
+        shared_calibration.__file__, str(out),
+    ]  # fmt: skip
+    paths = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+def same_notes(got, want):
+    """Floats have six digits."""
+    if isinstance(want, dict):
+        assert got.keys() == want.keys()
+        for key in want:
+            same_notes(got[key], want[key])
+    elif isinstance(want, list):
+        assert len(got) == len(want)
+        for one, other in zip(got, want, strict=True):
+            same_notes(one, other)
+    else:
+        assert got == (pytest.approx(want, rel=LAST_DIGIT, abs=1e-9) if isinstance(want, float) else want)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("case", EXACT)
+def test_in_float64_they_leave_the_same_masks_and_notes(case, world, shared, float64, tmp_path):
+    model, job, method = exact_case(case, tmp_path / "source")
+    one = method.apply(model, job)
+
+    folder = shared / str(world) / "exact" / case
+    got = Folder(folder / "model")
+    for target in job.targets:
+        want, weight = dense_weight(one.model.get_submodule(target)), got.weight(target)
+        assert torch.equal(weight != 0, want != 0), target
+        torch.testing.assert_close(weight, want, rtol=0, atol=float(want.abs().max()) * LAST_DIGIT / 10)
+    same_notes(json.loads((folder / "notes.json").read_text()), json.loads(json.dumps(dict(one.notes))))
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("case", TINY_METHODS)
+def test_on_tiny_they_leave_the_same_weights_but_for_ties_of_rounding(case, world, shared, tokens, tmp_path):
+    model, job, method = tiny_case(case, tokens, tmp_path)
+    method.apply(model, job)
+
+    got = Folder(shared / str(world) / "tiny" / case / "model")
+    masks = values = weights = 0
+    for target in job.targets:
+        want, weight = dense_weight(model.get_submodule(target)), got.weight(target)
+        masks += int(((weight != 0) != (want != 0)).sum())
+        values += int(((weight - want).abs() > 1e-4 * want.abs().max()).sum())
+        weights += want.numel()
+    assert masks <= 1e-4 * weights
+    assert values <= 1e-4 * weights
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_streamed_from_disk_they_leave_the_same_bits(world, shared):
+    """The first process writes."""
+    memory, streamed = (Folder(shared / str(world) / "tiny" / case / "model") for case in ("sparsegpt", STREAMED))
+    assert set(streamed) == set(memory)
+    for name in memory:
+        assert torch.equal(streamed.tensor(name), memory.tensor(name)), name
+    notes = [(shared / str(world) / "tiny" / case / "notes.json").read_text() for case in ("sparsegpt", STREAMED)]
+    assert notes[0] == notes[1]
+
+
+def test_every_method_that_says_it_can_be_shared_is_among_these():
+    entries = registry.METHODS | registry.QUANTIZERS
+
+    assert {name for name, entry in entries.items() if entry.shares_calibration} == {case[1] for case in EXACT.values()}
+
+
+def test_of_five_sequences_four_processes_have_one_or_two():
+    tokens = torch.arange(5)[:, None]
+    parts = [Sharing(torch.device("cpu"), rank, 4).batches(tokens, batch=8) for rank in range(4)]
+
+    assert [len(part) for part in parts] == [1, 1, 1, 2]
+    assert torch.equal(torch.cat([batch for part in parts for batch in part]), tokens)
+
+
+def test_batches_are_those_of_one_process_where_there_are_enough():
+    tokens = torch.arange(22)[:, None]
+    one = Sharing(torch.device("cpu")).batches(tokens, batch=4)
+    three = [batch for rank in range(3) for batch in Sharing(torch.device("cpu"), rank, 3).batches(tokens, batch=4)]
+
+    assert [batch.flatten().tolist() for batch in three] == [batch.flatten().tolist() for batch in one]
+
+
+def test_more_processes_than_sequences_are_refused():
+    with pytest.raises(UserError, match="4 processes cannot share 3 calibration sequences"):
+        Sharing(torch.device("cpu"), 0, 4).batches(torch.zeros(3, 8), batch=1)
+
+
+def test_work_is_balanced():
+    owners = Sharing(torch.device("cpu"), 0, 2).divide({"a": 3, "b": 5, "c": 3, "d": 1})
+
+    assert owners == {"b": 0, "a": 1, "c": 1, "d": 0}
