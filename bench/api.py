@@ -16,6 +16,7 @@ from bench.results.store import Store
 from bench.run import disk, progress, runner
 from bench.run.leftovers import sweep_leftovers
 from bench.run.nodes import require_lead
+from bench.run.trackers.table import require_packages
 from bench.system.cache import in_use
 from bench.system.files import require_folder
 
@@ -37,6 +38,7 @@ def execute(spec: Spec, show: progress.ProgressDisplay | None = None) -> runner.
         disk.RunStopped: results can no longer be saved.
     """
     check_shard(spec)
+    require_packages(spec.log_to)
     require_lead(spec.training.nodes, os.environ)
     show = show or progress.display_for(sys.stderr)
     with disk.full_disk_stops(spec.results):

@@ -122,6 +122,9 @@ FLAGS: dict[str, Any] = {
     "ray_address": Annotated[
         str | None, typer.Option(help="Ray cluster: HOST:PORT; local starts one on this machine [default: auto].")
     ],
+    "log_to": Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Also show the run in mlflow or wandb, by commas.")
+    ],
     "max_memory": Annotated[
         float | None,
         typer.Option(metavar="GB", help="Memory that each artifact may take; a model larger than that is streamed."),

@@ -142,7 +142,7 @@ def plan(
         print_line(f"bench: {name} is not downloaded yet: bench run will do it, or bench pull {name}", err=True)
 
 
-@with_flags("measures", "tasks", "results", "jobs", "executor", "ray_address", "shard")
+@with_flags("measures", "tasks", "results", "jobs", "executor", "ray_address", "shard", "log_to")
 def prune(
     methods: Annotated[str, typer.Option("--method", help="One method, as in bench run.")],
     out: NewFolder,
@@ -165,7 +165,7 @@ def prune(
         fail(f"check failed for {methods} on {models}: {failure}. Nothing was written.", 1)
 
 
-@with_flags("methods", "models", "measures", "tasks", "jobs", "executor", "ray_address", "shard")
+@with_flags("methods", "models", "measures", "tasks", "jobs", "executor", "ray_address", "shard", "log_to")
 def finetune(
     artifact: Annotated[
         str, typer.Option(help="A record (the first digits of its key), or a folder written by bench prune.")

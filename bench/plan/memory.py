@@ -110,9 +110,14 @@ def _working_bytes(artifact: Artifact) -> tuple[float, float]:
     if whole:
         state = max((cost.state for cost in costs), default=0.0)
         return float(item * (parts.outside + 4 * parts.block)), state * parts.block
-    widths = [max(parts.rest_widths, parts.expert_widths, key=lambda w: sum(x * x for x in w))]
-    squares = sum(x * x for x in widths[0]) + 2 * max((x * x for x in widths[0]), default=0)
+    squares = max(_hessian_entries(parts.rest_widths), _hessian_entries(parts.expert_widths))
     return float(item * (parts.outside + parts.at_once)), 4.0 * hessians * squares
+
+
+def _hessian_entries(widths: tuple[int, ...]) -> int:
+    """Of one Hessian for each input, and two copies of the largest."""
+    squares = [width * width for width in widths]
+    return sum(squares) + 2 * max(squares, default=0)
 
 
 def _activation_bytes(artifact: Artifact, beside: float) -> float:

@@ -172,6 +172,8 @@ class Spec(_Strict):
     """What makes artifacts: processes of this machine, or tasks of a Ray cluster. Changes no number."""
     ray_address: str = "auto"
     """Of the cluster's head, HOST:PORT; auto: the one that this machine belongs to; local: a new one on this machine."""
+    log_to: tuple[Literal["mlflow", "wandb"], ...] = ()
+    """Programs that are told of the run as it goes. Changes no number."""
     shard: str | None = None
     """Only this part of the plan, for example "2/4", or "slurm" in a task of a Slurm array; None: all of it."""
     max_memory: float | None = Field(default=None, gt=0, le=10**6)
@@ -186,11 +188,18 @@ class Spec(_Strict):
     speed: SpeedSpec = SpeedSpec()
     targets: Targets = Targets()
 
-    @field_validator("methods", "models", "patterns", "quantizers", "measures", "tasks", "seeds", mode="before")
+    @field_validator(
+        "methods", "models", "patterns", "quantizers", "measures", "tasks", "seeds", "log_to", mode="before"
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         parts = value.split(",") if isinstance(value, str) else value
         return (parts,) if isinstance(parts, int) else parts
+
+    @field_validator("log_to")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(value))
 
     @field_validator("methods", "models", "patterns", "quantizers", "measures", "tasks", "seeds")
     @classmethod

@@ -37,6 +37,7 @@ from bench.run.processes import WorkerProcesses, list_imports
 from bench.run.progress import ProgressDisplay
 from bench.run.ray_executor import RayExecutor, import_ray
 from bench.run.slot import Events, Slot
+from bench.run.tracking import Tracking
 from bench.run.worker import Assignment
 
 STOP_S = 3.0
@@ -94,7 +95,11 @@ def _execute(plan: Plan, store: Store, folder: ResultsFolder, display: ProgressD
     display.begin(len(plan.measurements), known)
     with keeping_journal(store.root, plan.spec.executor, display.note) as journal:
         journal.begin(len(plan.measurements), known)
-        with contextlib.closing(Sweep(plan, missing, store, folder, display, summary, journal)) as sweep:
+        names = plan.spec.log_to if missing else ()
+        with (
+            contextlib.closing(Tracking(names, journal.status.name, store.get, display.note)) as tracking,
+            contextlib.closing(Sweep(plan, missing, store, folder, display, summary, journal, tracking)) as sweep,
+        ):
             sweep.run()
     folder.require()
     for measurement in plan.measurements:
@@ -121,6 +126,7 @@ class Sweep:
         display: ProgressDisplay,
         summary: Summary,
         journal: Journal,
+        tracking: Tracking,
     ) -> None:
         """missing: the measurements of each artifact that have no record."""
         self._store, self._folder, self._display, self._summary = store, folder, display, summary
@@ -129,7 +135,7 @@ class Sweep:
         self._executor = make_executor(plan, missing, store)
         if self._executor.jobs > 1:  # the longest first, so that none is left alone at the end
             missing = sorted(missing, key=lambda measurements: -seconds[measurements[0].artifact.key])
-        self._journal = journal
+        self._journal, self._tracking = journal, tracking
         self._queue = deque(missing)
         self._tries: Counter[str] = Counter()
         self._nodes: set[str] = set()
@@ -198,6 +204,7 @@ class Sweep:
 
     def _begin(self, slot: Slot, wait: bool) -> None:
         self._journal.start(slot.artifact, slot.label, slot.device)
+        self._tracking.start(slot.artifact, slot.label)
         self._display.artifact(slot.label, wait, self._forecast.seconds_left())
         self._forecast.start(slot.artifact.key)
 
@@ -232,6 +239,7 @@ class Sweep:
                 forecast.advance(slot.artifact.key, phase_left)
                 display.progress(label, phase, done, total, event["figures"], forecast.seconds_left())
         self._journal.take(slot.artifact.key, event, forecast.seconds_left(), phase_left)
+        self._tracking.take(slot.artifact.key, event)
 
     def _meet(self, node: str, shares_results: bool) -> None:
         """Say once for each node how its records come here."""
@@ -248,7 +256,9 @@ class Sweep:
         self._close(slot)
         self._display.leave(slot.label)
         key = slot.artifact.key
-        self._journal.end(key, "another run has it" if slot.is_busy else _cause(code) if code else "")
+        cause = "another run has it" if slot.is_busy else _cause(code) if code else ""
+        self._journal.end(key, cause)
+        self._tracking.end(key, cause)
         if slot.is_busy:
             self._forecast.leave(key)
             self._busy_in_a_row += 1
@@ -285,7 +295,8 @@ class Sweep:
         try:
             slot.close()
         finally:  # what a method left behind is this process's child by now; one of those spared may have the worker's lock
-            end_adopted(spare=(*self._executor.own, *(other.worker.pid for other in self._at_work)))
+            own = (*self._executor.own, *self._tracking.own)
+            end_adopted(spare=(*own, *(other.worker.pid for other in self._at_work)))
 
 
 def make_executor(plan: Plan, missing: Sequence[list[Measurement]], store: Store) -> Executor:

@@ -106,6 +106,7 @@ BAD = {
     "zero-shot limit": ("run --set zeroshot.limit=0", ["zeroshot.limit", "0", "greater than or equal to 1"]),
     "list": ("ls method", ["'method'", "methods"]),
     "results to read": ("report --results nowhere", ["'nowhere'", "--results"]),
+    "tracker": ("run --log-to tensorboard", ["log_to", "mlflow", "wandb"]),
     "prune takes one": ("prune --method wanda,magnitude --out o", ["one method"]),
 }
 
@@ -129,6 +130,7 @@ def test_every_flag_of_a_spec_is_a_flag_of_each_command_that_makes_one():
         "executor",
         "ray_address",
         "shard",
+        "log_to",
     }
 
 

@@ -1,0 +1,1 @@
+"""Programs that show runs: MLflow, Weights & Biases. Each is told what happens by a process of its own."""

@@ -1,0 +1,40 @@
+"""The trackers by name."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from bench.run.trackers.contract import Tracker
+from methods.errors import UserError
+
+
+class Entry(NamedTuple):
+    target: str
+    package: str
+    """That is imported."""
+
+
+TRACKERS = {
+    "mlflow": Entry("bench.run.trackers.mlflow_runs:MlflowRuns", "mlflow"),
+    "wandb": Entry("bench.run.trackers.wandb_runs:WandbRuns", "wandb"),
+}
+"""Their names are those of the extras that install them."""
+
+
+def require_packages(names: Iterable[str]) -> None:
+    """
+    Raises:
+        UserError: one is not installed.
+    """
+    for name in names:
+        if importlib.util.find_spec(TRACKERS[name].package) is None:
+            raise UserError(f"--log-to {name} needs {TRACKERS[name].package}: pip install 'cast-bench[{name}]'")
+
+
+def make(name: str) -> Tracker:
+    module, _, kind = TRACKERS[name].target.partition(":")
+    tracker: Tracker = getattr(importlib.import_module(module), kind)()
+    return tracker

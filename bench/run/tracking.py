@@ -1,0 +1,177 @@
+"""Hands what happens in a run on to trackers: the events that make the logs, and the values of the records.
+
+Each tracker has a process of its own, so none can fail the run or hold it up. Where one fails, the run says so once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
+
+from bench.plan.artifact import Artifact
+from bench.results.record import Record
+from bench.system import interpreter, provenance
+
+CLOSE_S = 60.0
+"""For a tracker to send the rest when the run ends."""
+TELLING = ("imported", "state", "progress", "measurement")
+"""Events of an artifact that is made here; one without any is another run's."""
+NORMAL_95 = 1.96
+"""Standard errors from a value to the ends of its 95 % interval."""
+
+
+class Tracking:
+    """The trackers of one run."""
+
+    def __init__(
+        self,
+        names: Iterable[str],
+        run: str,
+        read: Callable[[str], Record | None],
+        say: Callable[[str], None],
+    ) -> None:
+        """run: its name in the results folder; read: a record by its key; say: tells the user."""
+        self._channels = [_Channel(name) for name in names]
+        self._run, self._read, self._say = run, read, say
+        self._waiting: dict[str, dict[str, Any]] = {}  # artifacts that nothing was told of yet
+        self._told: set[str] = set()
+
+    @property
+    def own(self) -> tuple[int, ...]:
+        """Its processes."""
+        return tuple(channel.pid for channel in self._channels)
+
+    def start(self, artifact: Artifact, label: str) -> None:
+        if not self._channels:
+            return
+        about = artifact.model_dump(include={"model", "seed", "dtype", "device", "threads"}, mode="json")
+        about |= {"method": artifact.method, "pattern": artifact.pattern, "quantizer": artifact.quantizer}
+        tags = {"key": artifact.key, "run": self._run, "version": provenance.VERSION}
+        tags |= {"commit": str(provenance.commit().get("id", ""))}
+        self._waiting[artifact.key] = {
+            "name": label,
+            "params": dict(_flat(about)) | dict(_flat(artifact.key_inputs(), "key.")),
+            "tags": {f"cast_bench.{name}": value for name, value in tags.items() if value},
+        }
+
+    def take(self, key: str, event: Mapping[str, Any]) -> None:
+        """What an artifact's worker said."""
+        if event["event"] in TELLING and key in self._waiting:
+            self._told.add(key)
+            self._tell("start", key, **self._waiting.pop(key))
+        if key not in self._told:
+            return
+        if event["event"] == "progress" and event["figures"]:
+            self._tell("curve", key, phase=event["phase"], step=event["done"], figures=event["figures"])
+        if event["event"] == "measurement" and (record := self._read(event["key"])) and record.readings:
+            self._tell("metrics", key, values=dict(_values(record)))
+
+    def end(self, key: str, cause: str) -> None:
+        self._waiting.pop(key, None)
+        if key in self._told:
+            self._told.remove(key)
+            self._tell("end", key, ok=not cause)
+
+    def close(self) -> None:
+        for channel in self._channels:
+            channel.finish()
+        for channel in self._channels:
+            channel.close()
+        self._say_problems()
+
+    def _tell(self, action: str, artifact: str, **arguments: Any) -> None:
+        for channel in self._channels:
+            channel.send({"do": action, "artifact": artifact, **arguments})
+        self._say_problems()
+
+    def _say_problems(self) -> None:
+        for channel in self._channels:
+            if problem := channel.take_problem():
+                self._say(f"--log-to {channel.name}: {problem}; the run goes on without it")
+
+
+class _Channel:
+    """To the process of one tracker. Two threads write and read, so that a process that hangs holds up neither."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._orders: SimpleQueue[str | None] = SimpleQueue()
+        self._problems: SimpleQueue[str] = SimpleQueue()
+        self._process = subprocess.Popen(
+            interpreter.command("bench.run.trackers.process", name),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=interpreter.environment(),
+            text=True,
+            start_new_session=True,  # Ctrl-C is not for it: it still has to send
+        )
+        self.pid = self._process.pid
+        self._threads = [Thread(target=work, daemon=True) for work in (self._write, self._listen)]
+        for thread in self._threads:
+            thread.start()
+
+    def send(self, order: Mapping[str, Any]) -> None:
+        self._orders.put(json.dumps(order, default=str))
+
+    def take_problem(self) -> str:
+        with contextlib.suppress(Empty):
+            return self._problems.get_nowait()
+        return ""
+
+    def finish(self) -> None:
+        """No more will be sent."""
+        self._orders.put(None)
+
+    def close(self) -> None:
+        try:
+            self._process.wait(CLOSE_S)
+        except subprocess.TimeoutExpired:
+            self._problems.put(f"not all was sent within {CLOSE_S:g} s")
+            self._process.kill()
+            self._process.wait()
+        self._threads[1].join(CLOSE_S)
+
+    def _write(self) -> None:
+        assert self._process.stdin
+        with contextlib.suppress(OSError), self._process.stdin as stdin:
+            while (line := self._orders.get()) is not None:
+                stdin.write(line + "\n")
+                stdin.flush()
+
+    def _listen(self) -> None:
+        assert self._process.stdout
+        said = self._process.stdout.read().strip()
+        if said:
+            self._problems.put(said.splitlines()[-1])
+        elif (code := self._process.wait()) > 0:
+            self._problems.put(f"its process ended with code {code}")
+
+
+def _values(record: Record) -> Iterator[tuple[str, float]]:
+    """Each metric by its measure, and the ends of its 95 % interval."""
+    config = record.key_inputs.get("measure", {}).get("config", {})
+    measure = " ".join(filter(None, (record.identity.measure, config.get("task"))))
+    for reading in record.readings:
+        if reading.value is not None:
+            name = f"{measure}/{reading.metric}"
+            yield name, reading.value
+            if reading.stderr:
+                yield f"{name}/low", reading.value - NORMAL_95 * reading.stderr
+                yield f"{name}/high", reading.value + NORMAL_95 * reading.stderr
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings, by dotted names."""
+    for key, inner in value.items():
+        if isinstance(inner, list | tuple) and inner and isinstance(inner[0], Mapping):
+            inner = {str(number): each for number, each in enumerate(inner)}
+        if isinstance(inner, Mapping):
+            yield from _flat(inner, f"{prefix}{key}.")
+        elif inner is not None:
+            yield f"{prefix}{key}", str(inner)

@@ -1,0 +1,154 @@
+"""What trackers are told of a run, and that none of them can fail it."""
+
+import io
+import json
+import sys
+
+import pytest
+
+from bench import api
+from bench.run import tracking
+from bench.run.progress import LogDisplay
+from bench.run.trackers import process, table
+from helpers import runs
+
+RECORD = "import sys; open({path!r}, 'a').writelines(sys.stdin)"
+FAIL = "print('Refused: no server'); raise SystemExit(1)"
+DIE = "raise SystemExit(3)"
+HANG = "import time; time.sleep(1000)"
+
+
+@pytest.fixture
+def told(monkeypatch, tmp_path):
+    """told(program) -> its records, and what a run said."""
+    runs.workers_here(monkeypatch)
+    monkeypatch.setattr("bench.api.require_packages", lambda names: None)
+
+    def run(program, methods=("magnitude",), close_s=20.0):
+        monkeypatch.setattr(tracking.interpreter, "command", lambda module, *_: [sys.executable, "-c", program])
+        monkeypatch.setattr(tracking, "CLOSE_S", close_s)
+        spec = runs.small(
+            tmp_path / "r",
+            methods=methods,
+            measures=("perplexity",),
+            training={"tokens": 1024, "batch": 4, "seqlen": 32},
+            log_to=("mlflow",),
+        )
+        said = io.StringIO()
+        summary = api.execute(spec, LogDisplay(said))
+        assert summary.records and not summary.failed
+        return summary.records, [line for line in said.getvalue().splitlines() if "--log-to" in line]
+
+    return run
+
+
+class Listener:
+    """A tracker that keeps what it is told."""
+
+    def __init__(self):
+        self.said = []
+
+    def __getattr__(self, action):
+        return lambda **arguments: self.said.append((action, arguments))
+
+
+def test_a_missing_package_is_one_sentence_before_anything_is_loaded(cli, monkeypatch, tmp_path):
+    monkeypatch.setattr(table.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("bench.api.resolve_request", lambda *_args, **_kwargs: pytest.fail("it went on"))
+
+    code, _, err = cli("run", "--log-to", "wandb,mlflow", "--results", str(tmp_path / "r"))
+
+    assert code == 2
+    assert "--log-to wandb needs wandb: pip install 'cast-bench[wandb]'" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_orders_reach_the_tracker_and_what_was_left_open_has_failed():
+    tracker = Listener()
+    orders = [
+        {"do": "start", "artifact": "a", "name": "n", "params": {}, "tags": {}},
+        {"do": "end", "artifact": "a", "ok": True},
+        {"do": "start", "artifact": "b", "name": "n", "params": {}, "tags": {}},
+    ]
+
+    process.tell(tracker, map(json.dumps, orders))
+
+    assert tracker.said[1] == ("end", {"artifact": "a", "ok": True})
+    assert tracker.said[-2:] == [("end", {"artifact": "b", "ok": False}), ("close", {})] and len(tracker.said) == 5
+
+
+def test_a_tracker_is_told_of_each_artifact(told, tmp_path):
+    path = tmp_path / "told.jsonl"
+    records, said = told(RECORD.format(path=str(path)), ("cast",))
+    orders = [json.loads(line) for line in path.read_text().splitlines()]
+
+    assert not said
+    starts = {order["artifact"]: order for order in orders if order["do"] == "start"}
+    assert set(starts) == {record.artifact for record in records} and len(starts) == 2
+    assert {(o["artifact"], o["ok"]) for o in orders if o["do"] == "end"} == {(key, True) for key in starts}
+    trained = next(order for order in starts.values() if order["params"]["method"] == "cast")
+    assert trained["name"].startswith("tiny cast") and trained["params"]["key.training.tokens"] == "1024"
+    assert trained["params"]["key.stages.0.name"] == "cast"
+    assert trained["tags"]["cast_bench.key"] == trained["artifact"]
+    assert {"cast_bench.run", "cast_bench.version"} <= set(trained["tags"])
+    losses = [
+        o for o in orders if o["do"] == "curve" and o["artifact"] == trained["artifact"] and "loss" in o["figures"]
+    ]
+    assert losses and losses[-1]["step"] >= losses[0]["step"]
+    for record in records:
+        values = {}
+        for order in orders:
+            if order["do"] == "metrics" and order["artifact"] == record.artifact:
+                values |= order["values"]
+        for reading in record.readings:
+            name = f"{record.identity.measure}/{reading.metric}"
+            assert values[name] == reading.value
+            if reading.stderr:
+                assert values[f"{name}/low"] < reading.value < values[f"{name}/high"]
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [(FAIL, "Refused: no server"), (DIE, "its process ended with code 3"), (HANG, "not all was sent within 0.5 s")],
+    ids=["fails", "dies", "hangs"],
+)
+def test_a_tracker_that_fails_is_said_once_and_the_run_goes_on(told, program, words):
+    _, said = told(program, close_s=0.5 if program == HANG else 20.0)
+
+    assert len(said) == 1 and words in said[0] and "the run goes on without it" in said[0]
+
+
+ORDERS = [
+    {"do": "start", "artifact": "a", "name": "tiny cast", "params": {"key.x": "y" * 9000}, "tags": {"cast_bench.key": "a"}},
+    {"do": "curve", "artifact": "a", "phase": "cast", "step": 1, "figures": {"loss": 3.0, "tokens_per_s": 7.0}},
+    {"do": "curve", "artifact": "a", "phase": "cast", "step": 2, "figures": {"loss": 2.0}},
+    {"do": "metrics", "artifact": "a", "values": {"perplexity/perplexity": 9.5, "zeroshot x/acc %": 1.0}},
+    {"do": "end", "artifact": "a", "ok": True},
+]  # fmt: skip
+
+
+def test_mlflow_has_the_run(monkeypatch, tmp_path):
+    mlflow = pytest.importorskip("mlflow", reason="pip install 'cast-bench[mlflow]'")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+
+    process.tell(table.make("mlflow"), map(json.dumps, ORDERS))
+
+    client = mlflow.tracking.MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("cast-bench").experiment_id])
+    assert run.info.run_name == "tiny cast" and run.info.status == "FINISHED"
+    assert run.data.tags["cast_bench.key"] == "a" and len(run.data.params["key.x"]) == 500
+    assert run.data.metrics["perplexity/perplexity"] == 9.5 and run.data.metrics["zeroshot x/acc _"] == 1.0
+    assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "cast/loss")] == [(1, 3.0), (2, 2.0)]
+
+
+def test_wandb_has_the_run(monkeypatch, tmp_path):
+    pytest.importorskip("wandb", reason="pip install 'cast-bench[wandb]'")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+
+    process.tell(table.make("wandb"), map(json.dumps, ORDERS))
+
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    content = file.read_bytes()
+    for word in (b"tiny cast", b"cast/loss", b"perplexity/perplexity", b"cast_bench.key", b"9.5"):
+        assert word in content
