@@ -40,7 +40,7 @@ EXACT = {
 without its conjugate gradients: for these few inputs the least squares are so ill-conditioned that they multiply 1e-16 by 1e13."""
 TINY_METHODS = ("wanda", "ria", "sparsegpt", "int4-gptq")
 """In float32, on the model `tiny` and real text. ADMM and ALPS iterate, and one tie turns the iterations after it: on some processors
-0.01% and 0.1% of their masks differ."""
+0.01% of the weights of ADMM and 0.1% of a block's of ALPS differ."""
 STREAMED = "sparsegpt streamed"
 LAST_BLOCK = {"exact": ("alps",), "tiny": ("int4-gptq",)}
 """They prune the last block alone. ALPS multiplies what rounding changes in a block's inputs by about 1e5, and a value between two
