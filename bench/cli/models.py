@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import shlex
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -235,6 +237,10 @@ def speed(
     )  # fmt: skip
     records = list(time_linears.measure(request, results or RESULTS))
     print_rows(time_linears.rows(records), json)
+    if resolved == "cpu":
+        print_line(
+            f"bench: linears alone; the whole model, beside what one would use instead: {_beside(model)}", err=True
+        )
     if figure:
         print_line(figures.draw_speeds(records, figure), err=True)
 
@@ -265,8 +271,17 @@ def _time_engines(
     records = list(time_models.measure(request, place, lambda line: print_line(line, err=True)))
     found = engines.entries(records, Store(place, write=False).items)
     print_rows(engines.rows(found), json)
+    if device == "cpu" and "llamacpp" not in chosen:
+        print_line(f"bench: to read it beside llama.cpp: {_beside(model, names)}", err=True)
     if figure:
         print_line(engines.draw(found, figure), err=True)
+
+
+def _beside(model: str, engines: str = "native") -> str:
+    """The command that times a model on this CPU beside llama.cpp."""
+    installed = importlib.util.find_spec("llama_cpp") is not None
+    command = f"bench speed --model {shlex.quote(model)} --device cpu --engine {shlex.quote(engines + ',llamacpp')}"
+    return command if installed else f"pip install 'cast-bench[llamacpp]', then {command}"
 
 
 def _known_kinds(text: str) -> tuple[str, ...]:

@@ -197,6 +197,22 @@ def test_real_engines_on_a_small_model(tmp_path, monkeypatch, capsys):
     assert len(list((tmp_path / "cache/exports").iterdir())) == 1  # exported once for both sides and both steps
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_an_engine_on_a_cpu_names_the_command_that_puts_llama_cpp_beside_it(
+    engines, tmp_path, monkeypatch, capsys, installed
+):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n, *a: (installed or None) if n == "llama_cpp" else find(n, *a)
+    )
+    args = ("speed", "--model", runs.tiny(tmp_path / "a b"), "--device", "cpu", "--tokens", 8, "--threads", 1)
+    code, _, err = call(capsys, monkeypatch, *args, "--engine", "fake", "--results", tmp_path / "r")
+
+    command = f"bench speed --model '{tmp_path / 'a b'}' --device cpu --engine fake,llamacpp"
+    before = "" if installed else "pip install 'cast-bench[llamacpp]', then "
+    assert code == 0 and err.splitlines()[-1] == f"bench: to read it beside llama.cpp: {before}{command}"
+
+
 def test_an_export_is_made_once_for_a_dtype_a_torch_and_a_code(tmp_path, monkeypatch):
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
     exported = []
