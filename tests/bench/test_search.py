@@ -64,6 +64,7 @@ def test_every_method_gets_its_trials_and_each_is_a_record(here):
     assert labels(again) == labels(done)
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_as_it_would_have(here, monkeypatch, tmp_path):
     """Also in the middle of a round, when one method has its trial and the next has not."""
     spec, search = here(3)

@@ -54,6 +54,7 @@ def test_all_but_the_first_are_forked_and_log_to_their_own_file(tmp_path, gate):
     assert gone(worker)
 
 
+@pytest.mark.slow
 def test_no_worker_holds_a_pipe_of_another_or_of_the_server(tmp_path, gate):
     run, worker = stopped_at(gate, command(tmp_path, "magnitude", "waits"))
     server = server_of(run)
@@ -112,6 +113,7 @@ def test_killed_server_costs_nothing_and_is_said(tmp_path, gate):
     assert gone(server, worker)
 
 
+@pytest.mark.slow
 def test_killed_server_and_worker_are_a_failed_row(tmp_path, gate):
     run, worker = stopped_at(gate, command(tmp_path, "waits", "magnitude"))
     server_of(run).kill()
@@ -137,6 +139,7 @@ def test_ended_runner_takes_server_and_worker_along(tmp_path, gate, how):
     assert statuses(tmp_path) == {"dense": "ok"}
 
 
+@pytest.mark.slow
 def test_where_forking_is_not_safe_workers_start_anew(tmp_path, monkeypatch, gate):
     """As with a CUDA context or a thread in the server."""
     module = tmp_path / "site" / "sitecustomize.py"
@@ -156,6 +159,7 @@ def test_where_forking_is_not_safe_workers_start_anew(tmp_path, monkeypatch, gat
     assert statuses(tmp_path) == {"dense": "ok", "magnitude": "ok"}
 
 
+@pytest.mark.slow
 def test_random_numbers_differ_from_worker_to_worker(tmp_path):
     """Python's and numpy's generators are seeded anew, as in a process of its own."""
     source = (

@@ -39,6 +39,7 @@ def test_two_at_a_time_give_the_records_of_one(tmp_path, monkeypatch):
     assert begun[1] < ended[0], "the second artifact waited for the first"
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_costs_its_own_artifact(tmp_path):
     flags = ["--methods", "dies,magnitude,wanda", "--measures", "size", "--jobs", "3"]
     run = runs.start("run", *flags, *runs.flags(tmp_path / "r"))

@@ -119,6 +119,7 @@ def test_trainings_side_by_side_are_all_saved_first(tmp_path, gate):
     assert not checkpoints()
 
 
+@pytest.mark.slow
 def test_a_task_of_a_slurm_array_is_saved_and_requeued_and_goes_on(tmp_path, gate, cli, monkeypatch):
     spec, command = prepared(tmp_path, "slow", **TRAINING)
     requests = slurm.pretend(tmp_path, monkeypatch)
@@ -155,6 +156,7 @@ def test_a_second_signal_ends_a_worker_that_does_not_answer(tmp_path, gate):
     assert gone(worker)
 
 
+@pytest.mark.slow
 def test_a_training_in_the_command_s_own_process(tmp_path, gate):
     """bench prune and bench finetune have no worker."""
     settings = [f"--set=training.{k}={v}" for k, v in TRAINING.items()]

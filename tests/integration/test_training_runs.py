@@ -28,6 +28,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_and_the_records_are_the_same(tmp_path, monkeypatch):
     runs.run_here(spec(tmp_path / "straight"))
     cache.gc(everything=False, days=0)  # else the second run finds the model made

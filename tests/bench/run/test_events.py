@@ -74,6 +74,7 @@ class Shown:
         return lambda *_: None
 
 
+@pytest.mark.slow
 def test_the_import_of_the_first_worker_is_not_expected_of_the_others(tmp_path, monkeypatch):
     clock, display = Clock(), Shown()
 

@@ -50,7 +50,9 @@ def squares(x, total):
     return x.square().sum(0) if total is None else total + x.square().sum(0)
 
 
-@pytest.mark.parametrize("accumulate", [None, squares], ids=["weights alone", "calibrated"])
+@pytest.mark.parametrize(
+    "accumulate", [pytest.param(None, marks=pytest.mark.slow), squares], ids=["weights alone", "calibrated"]
+)
 def test_about_two_blocks_are_in_memory(deep, accumulate, monkeypatch):
     monkeypatch.setattr(walks, "STREAMED_SHARD_BYTES", 1)
     model, job = deep

@@ -113,11 +113,17 @@ WAITING = {
     "sr-ste": list(range(STEPS)),  # it chooses its masks in every step, and reads how much of them changed
     "proxsparse": list(range(STEPS)),  # its descent ends when every group has arrived
 }
+QUICK = ("cast", "retrain", "dense-ft")
 TRAINED = [name for name, entry in registry.METHODS.items() if entry.trains]
 
 
 @pytest.mark.parametrize(
-    ("name", "family"), [*((name, "llama") for name in TRAINED), ("cast", "gpt2"), ("retrain", "opt")]
+    ("name", "family"),
+    [
+        *(pytest.param(name, "llama", marks=[pytest.mark.slow] if name not in QUICK else []) for name in TRAINED),
+        pytest.param("cast", "gpt2", marks=pytest.mark.slow),
+        ("retrain", "opt"),
+    ],
 )
 def test_nine_of_ten_steps_wait_for_nothing(count, make, name, family):
     steps = count(name, make(family))
