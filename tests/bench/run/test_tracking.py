@@ -21,6 +21,7 @@ HANG = "import time; time.sleep(1000)"
 @pytest.fixture
 def told(monkeypatch, tmp_path):
     """told(program) -> its records, and what a run said."""
+    runs.own_cache(tmp_path, monkeypatch)
     runs.workers_here(monkeypatch)
     monkeypatch.setattr("bench.api.require_packages", lambda names: None)
 
