@@ -162,12 +162,17 @@ class Artifact(_Frozen):
         return self.stages[-1].pattern
 
     @property
+    def calibration_ranks(self) -> int:
+        """Processes that share its calibration."""
+        return self.calibration.processes if self.calibration else 1
+
+    @property
     def ranks(self) -> int:
         """Processes that share its last stage."""
         needs = self.stages[-1].needs
         if "training" in needs:
             return self.processes
-        return self.calibration.processes if self.calibration and "calibration" in needs else 1
+        return self.calibration_ranks if "calibration" in needs else 1
 
     @property
     def spread(self) -> int:
@@ -177,7 +182,7 @@ class Artifact(_Frozen):
     @property
     def most_ranks(self) -> int:
         """Processes that share any of its stages."""
-        return max(self.processes, self.calibration.processes if self.calibration else 1)
+        return max(self.processes, self.calibration_ranks)
 
     @property
     def cache_names(self) -> list[str]:

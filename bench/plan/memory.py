@@ -30,7 +30,7 @@ def estimate_bytes(artifact: Artifact) -> float:
     training keeps for each weight; beside a card the model once. Each process of a training has its own libraries, and of a
     calibration its own model, too. Streamed, what `streamed_bytes` says."""
     own = artifact.processes // artifact.nodes
-    shared = artifact.calibration.processes if artifact.calibration else 1
+    shared = artifact.calibration_ranks
     cuda = CUDA_BYTES if artifact.device != "cpu" else 0.0
     if is_streamed(artifact):
         return shared * (streamed_bytes(artifact) + cuda)
@@ -111,7 +111,9 @@ def _working_bytes(artifact: Artifact) -> tuple[float, float]:
         state = max((cost.state for cost in costs), default=0.0)
         return float(item * (parts.outside + 4 * parts.block)), state * parts.block
     squares = max(_hessian_entries(parts.rest_widths), _hessian_entries(parts.expert_widths))
-    return float(item * (parts.outside + parts.at_once)), 4.0 * hessians * squares
+    # processes that share a calibration bring whole blocks
+    at_once = 2 * parts.block if artifact.calibration_ranks > 1 else parts.at_once
+    return float(item * (parts.outside + at_once)), 4.0 * hessians * squares
 
 
 def _hessian_entries(widths: tuple[int, ...]) -> int:
@@ -124,8 +126,10 @@ def _activation_bytes(artifact: Artifact, beside: float) -> float:
     if not (draw := artifact.calibration):
         return 0.0
     parts = _parts(artifact)
-    copies = COPIES if keeps_blocks(artifact) or parts.expert else 1
-    states = float(copies * draw.sequences * draw.seqlen * parts.hidden * ITEM_BYTES[artifact.dtype])
+    by_expert = parts.expert and draw.processes == 1
+    copies = COPIES if keeps_blocks(artifact) or by_expert else 1
+    tokens = math.ceil(draw.sequences / draw.processes) * draw.seqlen
+    states = float(copies * tokens * parts.hidden * ITEM_BYTES[artifact.dtype])
     on_disk = artifact.max_memory and beside + states > 1e9 * artifact.max_memory and not keeps_blocks(artifact)
     return 0.0 if on_disk else states
 

@@ -54,7 +54,7 @@ def find_problem(artifact: Artifact) -> str:
             "or use --device cuda with --set training.processes=N, which divides it among N cards"
         )
     weights = LIBRARIES_BYTES + model_bytes(artifact)
-    shared = artifact.calibration.processes if artifact.calibration else 1
+    shared = artifact.calibration_ranks
     if artifact.training:
         return ""
     if weights <= memory:
@@ -101,7 +101,8 @@ def _smaller(artifact: Artifact) -> str:
 def _card_problem(artifact: Artifact, card: float) -> str:
     need = estimate_device_bytes(artifact) or 0.0
     if artifact.training and need > card:
-        counts = range(artifact.processes + 1, MAX_CARDS + 1)
+        batch = artifact.training.batch
+        counts = [n for n in range(artifact.processes + 1, MAX_CARDS + 1) if batch % n == 0]  # others would be refused
         enough = next((n for n in counts if (estimate_device_bytes(artifact, n) or 0.0) <= card), None)
         remedy = (
             f"use --set training.processes={enough}"

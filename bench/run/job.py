@@ -60,7 +60,7 @@ class Workspace:
         self.targets = find_targets(self.source.config, self.source.shapes(), artifact.include, artifact.exclude)
         device = torch.device(ranks.device(artifact, card or 0))
         dtype: torch.dtype = getattr(torch, artifact.dtype)
-        shared = artifact.calibration.processes if artifact.calibration else 1
+        shared = artifact.calibration_ranks
         self.compute = Compute(
             device=device,
             dtype=dtype,

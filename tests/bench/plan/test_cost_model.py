@@ -146,7 +146,7 @@ def test_what_is_measured_already_is_not_refused(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("processes", "gigabytes", "words"),
-    [(1, 0.013, "training.processes=3"), (4, 0.013, ""), (1, 0.005, "smaller model")],
+    [(1, 0.013, "training.processes=4"), (4, 0.013, ""), (1, 0.005, "smaller model")],
 )
 def test_a_training_on_cards_names_how_many(monkeypatch, processes, gigabytes, words):
     monkeypatch.setattr(refusal, "_device_bytes", lambda device: gigabytes * 1e9 / refusal.SHARE)

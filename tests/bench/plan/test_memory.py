@@ -43,6 +43,19 @@ def test_weights_at_a_time_are_those_of_the_model(folder):
         assert inside == 2 * count(blocks[0])
 
 
+def test_processes_that_share_a_calibration_have_whole_blocks_and_their_part_of_the_activations(tmp_path):
+    """Of a mixture: two blocks with all experts, and one copy of what their sequences give."""
+    folder = models.random_folder("mixtral", tmp_path / "m")
+    model = loading.load(folder, Compute(stream=True))
+    blocks = model.get_submodule(family_of(model.config.to_dict()).blocks)
+    outside = sum(p.numel() for p in set(model.parameters())) - count(blocks)
+    draw = {"sequences": 6, "seqlen": 16, "processes": 4}
+    found = artifact(folder, methods=("wanda",), stream=True, calibration=draw)
+
+    weights, states = 4 * (outside + 2 * count(blocks[0])), 4 * 2 * 16 * 32
+    assert memory.streamed_bytes(found) == memory.LIBRARIES_BYTES + weights + states
+
+
 def test_activations_and_hessians_count(tmp_path):
     """6 x 16 tokens, of which a walk by expert keeps four copies; a Hessian of each input, and two copies of the largest."""
     folder = models.random_folder("mixtral", tmp_path / "m")
