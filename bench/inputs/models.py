@@ -172,7 +172,7 @@ def alias_of(name: str) -> Alias | None:
             return None
         if name.endswith(".gguf") and Path(name).exists():
             return Alias("gguf", name)
-    if name.startswith((".", "/", "~")):
+    if name.startswith((".", "/", "~")) or name.endswith("/"):
         raise UserError(f"model folder {name!r} does not exist: check the path, or use a known name (bench ls models)")
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         return Alias("hub", name)

@@ -145,6 +145,7 @@ def test_bad_input(pruned, cli, tmp_path):
     for args, said in {
         ("nowhere",): "'nowhere'",
         ("./nowhere",): "'./nowhere' does not exist",
+        ("nowhere/",): "'nowhere/' does not exist",
         ("llama2-7b",): "bench pull llama2-7b",
         ("empty",): "not a model folder",
         ("pickled",): "pickled weights",
