@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 from bench.cli import flags
-from bench.compare import estimate
+from bench.compare.estimate import estimate_pair
+from bench.compare.pairing import pair_seeds
 from bench.compare.resolve import read
 from bench.report import from_papers, from_records, latex, leaderboard, pareto, pareto_chart
 from bench.report import html as html_module
 from bench.report.view import Cell, Column, Row, Table
 from bench.results import reproduce
-from bench.results.store import Store
 from bench.run import rerun
 from helpers import fake_records, reports
 from methods.errors import UserError
@@ -227,13 +227,20 @@ def test_a_caveat_marks_its_row(tmp_path):
 
 
 def test_an_interval_is_that_of_the_same_windows(here):
-    table, store = first(), Store(here / "results/first")
+    table, results = first(), read(here / "results/first")
     a, b = sorted((row(table, "sparsegpt"), row(table, "wanda", quantizer="none")))
     found = table.intervals[a, b, 0]
-    items = {m: estimate.perplexity_items(store, m) for m in ("sparsegpt", "wanda")}
-    one, other = (table.rows[k].filters["method"] for k in (b, a))
-    expected = estimate.perplexity_ratio(items[one], items[other])
-    assert (found.value, found.low, found.high) == (expected.value, expected.low, expected.high)
+    sides = [
+        {
+            r.identity.seed: r
+            for r in results.records
+            if (r.identity.method, r.identity.measure, r.identity.quantizer) == (method, "perplexity", "none")
+        }
+        for method in (table.rows[k].filters["method"] for k in (a, b))
+    ]
+    (pair,), _ = pair_seeds("", *sides, True)
+    expected = estimate_pair(pair, results, results, 0.05)
+    assert (found.value, found.low, found.high) == tuple(map(math.exp, (expected.value, expected.low, expected.high)))
     assert found.seeds == 2 and found.unit == "articles" and found.n == fake_records.ARTICLES
     assert math.log(found.value) == pytest.approx(math.copysign(0.1, math.log(found.value)), abs=1e-6)
 
