@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.results.record import parse
 from bench.results.schema import SCHEMA, stored_version
-from bench.results.store import Store
+from bench.results.store import Store, require_results
 from bench.system import digests
 from bench.system.files import atomic_write
 from methods.errors import UserError
@@ -31,8 +31,7 @@ def migrate_folder(root: Path) -> MigrationSummary:
     Raises:
         UserError: no results folder, one that cannot be written, or a record that is none; what came before stays done.
     """
-    if not (root / "records").is_dir():
-        raise UserError(f"{str(root)!r} is no results folder: it has no records/ in it")
+    require_results(root)
     store, aside = Store(root), root / "older"
     paths = sorted((root / "records").glob("*.json"))
     old = [path for path in paths if _migrate_record(path, store, aside)]

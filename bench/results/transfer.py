@@ -10,14 +10,13 @@ from typing import Any
 
 from bench.results.record import DONE, Record, parse
 from bench.results.store import Store
-from bench.system.files import atomic_write
 
 
 def pack_record(store: Store, key: str) -> dict[str, str]:
     """A record of a store, which must be there."""
     record = store.get(key)
     assert record is not None
-    items = store.items_path(record).read_bytes() if record.items else b""
+    items = store.content(record) if record.items else b""
     return {"record": store.path(key).read_text(), "items": base64.b64encode(items).decode()}
 
 
@@ -33,6 +32,7 @@ def unpack_record(store: Store, packed: dict[str, Any], keys: Collection[str]) -
     known = store.get(record.key)
     if known and known.status in DONE:
         return known
+    items = b""
     if record.items:
         try:
             items = base64.b64decode(packed["items"], validate=True)
@@ -40,8 +40,5 @@ def unpack_record(store: Store, packed: dict[str, Any], keys: Collection[str]) -
             raise ValueError(f"items of record {record.key[:12]} are not whole: {fault}") from None
         if hashlib.sha256(items).hexdigest() != record.items.sha256:
             raise ValueError(f"items of record {record.key[:12]} are not whole: checksum mismatch")
-        record.items.file = f"{record.key[:32]}.parquet"
-        with atomic_write(store.root / "items" / record.items.file) as temporary:
-            temporary.write_bytes(items)
-    store.write(record)
+    store.write_content(record, items)
     return record
