@@ -58,7 +58,7 @@ def make_sections(results: Sequence[ResultSet], max_paired_rows: int = pairwise.
     sections = []
     for model, records in models.items():
         tables = [b.make_table(max_paired_rows) for b in boards_of(model, merged.only(model, records))]
-        about = {r.key[:32]: from_records.describe_record(r, folders[r.key]) for r in records}
+        about = {r.stem: from_records.describe_record(r, folders[r.key]) for r in records}
         sections.append(Section(model, from_records.describe_records(records), tuple(tables), records=about))
     return sorted(sections, key=lambda s: (-_size(models[s.title]), s.title))
 
@@ -114,7 +114,7 @@ class Board:
         device: str = "",
     ) -> None:
         self.model, self.protocol, self.results, self.costs, self.device = model, protocol, results, costs, device
-        self.records = {r.key[:32]: r for r in records}
+        self.records = {r.stem: r for r in records}
         self.rows = [_named_speed(row, self.records, protocol.device) for row in to_rows(records)]
         self.pivot = pivot(self.rows, all_metrics=True)
 
@@ -241,9 +241,8 @@ def _named_speed(row: dict[str, Any], records: Mapping[str, Record], device: str
     """
     if row["measure"] != "speed":
         return row
-    machine = records[row["record"]].provenance.get("machine") or {}
-    name = machine.get("device") or machine.get("cpu")
-    where = row["device"] + (f", {name}" if name else "")
+    processor = records[row["record"]].processor
+    where = row["device"] + (f", {processor}" if processor else "")
     protocol = row["protocol"] if row["value"] is None else f"{row['protocol']} on {where}"
     return row | {"protocol": protocol, "device": device}
 

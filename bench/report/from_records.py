@@ -22,7 +22,7 @@ def make_section(results: ResultSet, title: str, max_paired_rows: int = pairwise
         UserError: scores cannot be read.
     """
     rows = to_rows(results.records)
-    records = {r.key[:32]: r for r in results.records}
+    records = {r.stem: r for r in results.records}
     models = sorted({r["model"] for r in rows}, key=str)
     tables = (_table(str(m), [r for r in rows if r["model"] == m], records) for m in models)
     return Section(
@@ -88,18 +88,16 @@ def _cell(summary: table.Summary | None, records: Mapping[str, Record], commands
 
 def describe_record(record: Record, folder: str) -> dict[str, Any]:
     """What the page shows of a record. folder: where it lies."""
-    about = record.provenance
-    commit, machine = about.get("commit") or {}, about.get("machine") or {}
-    versions = about.get("versions") or {}
+    dirty = ", with uncommitted changes" if record.commit.get("dirty") else ""
     return {
         "status": record.status,
         "reason": record.reason,
         "seed": record.identity.seed,
         "folder": folder,
-        "commit": (commit.get("id") or "not recorded") + (", with uncommitted changes" if commit.get("dirty") else ""),
-        "recorded": str(about.get("recorded") or ""),
-        "machine": " ".join(str(machine[k]) for k in ("device", "cpu") if machine.get(k)),
-        "versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
+        "commit": (record.commit_id or "not recorded") + dirty,
+        "recorded": record.recorded,
+        "machine": " ".join(str(name) for k in ("device", "cpu") if (name := record.machine.get(k))),
+        "versions": ", ".join(f"{k} {v}" for k, v in record.versions.items()),
         "seconds": record.cost.get("wall_s"),
     }
 
@@ -108,9 +106,9 @@ def describe_records(records: Iterable[Record]) -> str:
     """A line on all records: how many, and from which commits, machines and days."""
     records = list(records)
     bad = [r for r in records if r.status != "ok"]
-    commits = sorted({str((r.provenance.get("commit") or {}).get("id") or "unknown")[:7] for r in records})
-    machines = sorted({str((r.provenance.get("machine") or {}).get("cpu") or "unknown") for r in records})
-    days = sorted({str(r.provenance.get("recorded") or "")[:10] for r in records} - {""})
+    commits = sorted({(r.commit_id or "unknown")[:7] for r in records})
+    machines = sorted({str(r.machine.get("cpu") or "unknown") for r in records})
+    days = sorted({r.recorded[:10] for r in records} - {""})
     parts = [f"{len(records):,} records", f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"]
     parts += [" and ".join(machines)] if len(machines) < 3 else [f"{len(machines)} machines"]
     parts += [days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"] if days else []

@@ -49,7 +49,7 @@ def _migrate_record(path: Path, store: Store, aside: Path) -> bool:
         return False
     try:
         record = parse(content, str(path))
-        if record.key[:32] != path.stem:
+        if record.stem != path.stem:
             raise ValueError("it does not bear its own key")
         if record.items:
             items = store.items_path(record)

@@ -103,7 +103,7 @@ class Store:
         except ValueError as fault:
             self._aside(path, f"is no record ({str(fault).splitlines()[0]})")
             return None
-        if record.key[:32] != path.stem:
+        if record.stem != path.stem:
             self._aside(path, "does not bear its own key")
             return None
         if damage := self._damage_to_items(record):
@@ -159,7 +159,7 @@ class Store:
         wait_for_folder(self.root)
         if content:
             assert record.items is not None
-            record.items.file = f"{record.key[:32]}.parquet"
+            record.items.file = f"{record.stem}.parquet"
             with atomic_write(self.items_path(record)) as temporary:
                 temporary.write_bytes(content)
         with atomic_write(self.path(record.key)) as temporary:
@@ -183,13 +183,13 @@ class Store:
         """
         if record.items is None:
             raise UserError(
-                f"record {record.key[:12]} in {str(self.root)!r} has no per-item scores: run its measurement again"
+                f"record {record.short_key} in {str(self.root)!r} has no per-item scores: run its measurement again"
             )
         path = self.items_path(record)
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != record.items.sha256:
             raise UserError(
-                f"checksum mismatch: {path} does not match its record: delete record {record.key[:32]} and run again"
+                f"checksum mismatch: {path} does not match its record: delete record {record.stem} and run again"
             )
         return content
 

@@ -28,7 +28,7 @@ def unpack_record(store: Store, packed: dict[str, Any], keys: Collection[str]) -
     """
     record = parse(str(packed["record"]).encode(), "a record of another machine")
     if record.key not in keys:
-        raise ValueError(f"record {record.key[:12]} was not asked for")
+        raise ValueError(f"record {record.short_key} was not asked for")
     known = store.get(record.key)
     if known and known.status in DONE:
         return known
@@ -37,8 +37,8 @@ def unpack_record(store: Store, packed: dict[str, Any], keys: Collection[str]) -
         try:
             items = base64.b64decode(packed["items"], validate=True)
         except binascii.Error as fault:
-            raise ValueError(f"items of record {record.key[:12]} are not whole: {fault}") from None
+            raise ValueError(f"items of record {record.short_key} are not whole: {fault}") from None
         if hashlib.sha256(items).hexdigest() != record.items.sha256:
-            raise ValueError(f"items of record {record.key[:12]} are not whole: checksum mismatch")
+            raise ValueError(f"items of record {record.short_key} are not whole: checksum mismatch")
     store.write_content(record, items)
     return record
