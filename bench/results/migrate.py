@@ -1,4 +1,4 @@
-"""Records of older schemas, brought to today's a step at a time; and `bench migrate`, which writes them so."""
+"""Write the records of a results folder in today's schema."""
 
 from __future__ import annotations
 
