@@ -60,11 +60,11 @@ def write(results: ResultSet, path: Path) -> Path:
         lines.append(small.to_json() + "\n")
     text = "".join(lines).encode()
     items = _parquet(tables)
-    manifest = {"format": FORMAT, "schema": SCHEMA, "records": len(records), "commits": _commits(records)}
-    manifest["digest"] = digests.of([text.decode(), items.hex()])
+    about = {"format": FORMAT, "schema": SCHEMA, "records": len(records), "commits": _commits(records)}
+    about["digest"] = digests.of([text.decode(), items.hex()])
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as out:
         for name, content, compression in (
-            (MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode(), zipfile.ZIP_STORED),
+            (MANIFEST, json.dumps(about, indent=1, sort_keys=True).encode(), zipfile.ZIP_STORED),
             (RECORDS, text, zipfile.ZIP_DEFLATED),
             (ITEMS, items, zipfile.ZIP_STORED),
         ):

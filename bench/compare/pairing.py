@@ -109,7 +109,7 @@ def group_by_identity(records: Iterable[Record], ignore: tuple[str, ...] = ()) -
 
 
 def pair_results(
-    before: ResultSet, after: ResultSet, ignore: tuple[str, ...] = (), *, common_seeds: bool = False
+    before: ResultSet, after: ResultSet, ignore: tuple[str, ...], *, common_seeds: bool
 ) -> tuple[list[Pair], list[Unpaired], int]:
     """Pairs, what has no pair, and how many identities are new.
 

@@ -44,7 +44,7 @@ def merge(results: Sequence[ResultSet]) -> ResultSet:
     return ResultSet("all folders", tuple(kept), lambda record: by_key[record.key].items(record))
 
 
-def make_sections(results: Sequence[ResultSet], max_paired_rows: int = pairwise.MAX_PAIRED_ROWS) -> list[Section]:
+def make_sections(results: Sequence[ResultSet]) -> list[Section]:
     """A section for each model, with a table for each protocol, the main one first. The largest model comes first.
 
     Raises:
@@ -57,7 +57,7 @@ def make_sections(results: Sequence[ResultSet], max_paired_rows: int = pairwise.
         models.setdefault(record.identity.model, []).append(record)
     sections = []
     for model, records in models.items():
-        tables = [b.make_table(max_paired_rows) for b in boards_of(model, merged.only(model, records))]
+        tables = [b.make_table() for b in boards_of(model, merged.only(model, records))]
         about = {r.stem: from_records.describe_record(r, folders[r.key]) for r in records}
         sections.append(Section(model, from_records.describe_records(records), tuple(tables), records=about))
     return sorted(sections, key=lambda s: (-_size(models[s.title]), s.title))
@@ -131,11 +131,7 @@ class Board:
         first = next((m for m in metrics.QUALITY if any(c[0] == m for c in self.pivot.columns)), None)
         return column.metric == first
 
-    def make_table(
-        self,
-        max_paired_rows: int = pairwise.MAX_PAIRED_ROWS,
-        paired: Callable[[Column], bool] = lambda column: True,
-    ) -> Table:
+    def make_table(self, paired: Callable[[Column], bool] = lambda column: True) -> Table:
         """All rows in order, with ranks, intervals and facts. paired: as in pairwise.add_intervals."""
         columns = self._columns()
         lines, parents = _fold(self.pivot.lines, self.pivot.columns)
@@ -147,7 +143,7 @@ class Board:
             row = from_records.make_row(line, keys, self.records)
             rows.append(replace(row, labels=_labels(row, line, names), part_of=parent))
         out = Table(self.model, tuple(names), tuple(c for c, _ in columns), tuple(rows), protocol=self.protocol.label)
-        out = pairwise.add_intervals(out, self.records, self.results, max_paired_rows, paired)
+        out = pairwise.add_intervals(out, self.records, self.results, paired)
         out = self._with_derived(out, lines)
         return self._show_leading(self._with_seeds(out, lines, keys))
 

@@ -15,8 +15,8 @@ from bench.results.rows import to_rows
 FILTERS = ("model", "method", "pattern", "quantizer")
 
 
-def make_section(results: ResultSet, title: str, max_paired_rows: int = pairwise.MAX_PAIRED_ROWS) -> Section:
-    """A section with a table for each model. max_paired_rows: as in pairwise.add_intervals.
+def make_section(results: ResultSet, title: str) -> Section:
+    """A section with a table for each model.
 
     Raises:
         UserError: scores cannot be read.
@@ -28,7 +28,7 @@ def make_section(results: ResultSet, title: str, max_paired_rows: int = pairwise
     return Section(
         title,
         describe_records(results.records),
-        tuple(pairwise.add_intervals(t, records, results, max_paired_rows) for t in tables),
+        tuple(pairwise.add_intervals(t, records, results) for t in tables),
         folder=results.name,
         records={key: describe_record(r, results.name) for key, r in records.items()},
     )

@@ -20,7 +20,7 @@ from bench.cli import flags
 from bench.compare.estimate import estimate_pair
 from bench.compare.pairing import pair_seeds
 from bench.compare.resolve import read
-from bench.report import from_papers, from_records, latex, leaderboard, pareto, pareto_chart
+from bench.report import from_papers, from_records, latex, leaderboard, pairwise, pareto, pareto_chart
 from bench.report import html as html_module
 from bench.report.view import Cell, Column, Row, Table
 from bench.results import reproduce
@@ -253,8 +253,9 @@ def test_rows_that_do_not_differ_share_a_rank(here):
     assert ranks["magnitude 2:4"] == "" and ranks["wanda 2:4 int8"] == ""
 
 
-def test_too_many_rows_are_neither_ranked_nor_paired(here):
-    section = from_records.make_section(read(Path("results/first")), "first", max_paired_rows=3)
+def test_too_many_rows_are_neither_ranked_nor_paired(here, monkeypatch):
+    monkeypatch.setattr(pairwise, "MAX_PAIRED_ROWS", 3)
+    section = from_records.make_section(read(Path("results/first")), "first")
     (table,) = section.tables
     assert 0 not in table.ranks and not any(c == 0 for *_, c in table.intervals) and table.unranked == 4
     assert "4 rows are too many to compare in pairs" in html_module.render_page([section])
