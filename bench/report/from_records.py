@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.compare.result_set import ResultSet
 from bench.report import pairwise, table
-from bench.report.view import Cell, Column, Row, Section, Table
+from bench.report.view import Cell, Column, Row, Section, Table, is_quantized
 from bench.results import metrics, reproduce
 from bench.results.record import Record
 from bench.results.rows import to_rows
@@ -57,7 +57,7 @@ def make_row(line: table.Line, columns: Iterable[table.ColumnKey], records: Mapp
     parts = [filters["method"]]
     if filters["pattern"] != filters["method"]:
         parts.append(filters["pattern"])
-    if filters["quantizer"] not in ("", "none"):
+    if is_quantized(filters):
         parts.append(filters["quantizer"])
     commands: dict[str, str] = {}
     cells = tuple(_cell(table.summarize(line.group, c), records, commands) for c in columns)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.compare import resolve
 from bench.compare.result_set import ResultSet
-from bench.report import board, from_papers, from_records, highlights, html, latex, searches, table
+from bench.report import board, folding, from_papers, from_records, highlights, html, latex, searches, table
 from bench.report.protocol import RULE
 from bench.report.view import Section
 from bench.results.rows import frame_to_csv, to_frame
@@ -173,7 +173,7 @@ def _markdown(sections: Sequence[Section], drawings: dict[int, list[Drawing]], o
         "# cast-bench leaderboard",
         "Made by `bench report`. After ±: the standard deviation over calibration seeds if a row has several, otherwise the "
         "standard error over windows or questions. A dash: not measured. Rank: by perplexity, or by the first column "
-        "that has ranks; rows that do not differ significantly share a range. " + board.FOLDING,
+        "that has ranks; rows that do not differ significantly share a range. " + folding.RULE,
         RULE,
     ]
     if best := highlights.find_highlights(sections):

@@ -22,6 +22,7 @@ from bench.compare.pairing import pair_seeds
 from bench.compare.resolve import read
 from bench.report import from_papers, from_records, latex, leaderboard, pairwise, pareto, pareto_chart
 from bench.report import html as html_module
+from bench.report.scale import make_scale
 from bench.report.view import Cell, Column, Row, Table
 from bench.results import reproduce
 from bench.run import rerun
@@ -332,7 +333,7 @@ def test_what_is_on_the_front_has_its_name_though_it_stands_at_the_edge():
 
 @pytest.mark.parametrize("values", [(1, 1), (30, 31), (1, 10), (20, 2500), (0.0001, 3), (-2, 5), (0, 7e9)])
 def test_an_axis_has_ticks_inside(values):
-    scale = pareto_chart.make_scale(values, 50, 450)
+    scale = make_scale(values, 50, 450)
     ticks = scale.ticks()
     assert 2 <= len(ticks) <= 9 and all(50 <= scale(t) <= 450 for t in ticks)
     assert 50 <= scale(values[0]) <= scale(values[1]) <= 450
