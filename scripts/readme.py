@@ -84,7 +84,7 @@ def ratios(where: str) -> str:
     folder, *names = where.split()
     results = pairwise.with_cache(resolve.read(ROOT / folder))
     by_method: dict[str, Seeds] = {}
-    for record in results.records:
+    for record in sorted(results.records, key=lambda r: str(r.identity.seed)):  # the draws follow the seeds
         identity = record.identity
         if (identity.measure, identity.quantizer) == ("perplexity", "none"):
             by_method.setdefault(identity.method, {})[identity.seed] = record
