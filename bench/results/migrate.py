@@ -9,7 +9,6 @@ from pathlib import Path
 from bench.results.record import parse
 from bench.results.schema import SCHEMA, stored_version
 from bench.results.store import Store, require_results
-from bench.system import digests
 from bench.system.files import atomic_write
 from methods.errors import UserError
 
@@ -52,10 +51,7 @@ def _migrate_record(path: Path, store: Store, aside: Path) -> bool:
         if record.stem != path.stem:
             raise ValueError("it does not bear its own key")
         if record.items:
-            items = store.items_path(record)
-            if not items.exists() or digests.of_file(items) != record.items.sha256:
-                raise ValueError(f"its items {items.name} are missing or were changed")
-            record.items.size = items.stat().st_size
+            record.items.size = len(store.content(record))
     except ValueError as fault:
         raise UserError(f"{path} is no record ({str(fault).splitlines()[0]}): delete it, or measure it again") from None
     with atomic_write(aside / path.name) as temporary:

@@ -179,17 +179,17 @@ class Store:
         """What is in the file of a record's items.
 
         Raises:
-            UserError: it has none, or the file is not the one that the record names.
+            UserError: it has none, or the file is missing or not the one that the record names.
         """
         if record.items is None:
             raise UserError(
                 f"record {record.short_key} in {str(self.root)!r} has no per-item scores: run its measurement again"
             )
         path = self.items_path(record)
-        content = path.read_bytes()
+        content = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(content).hexdigest() != record.items.sha256:
             raise UserError(
-                f"checksum mismatch: {path} does not match its record: delete record {record.stem} and run again"
+                f"checksum mismatch: {path} is missing or does not match its record: delete record {record.stem} and run again"
             )
         return content
 
