@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 from bench.run.processes import worker_environment
 from bench.system import provenance
+from bench.system.cache import cache_dir
 
 RESULTS = Path(__file__).parent.parent / "results" / "benchmarks"
 
@@ -25,6 +27,14 @@ def like_a_worker() -> None:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [own, *path]))
     if environment != os.environ:
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+
+
+def fresh_cache(folder: Path) -> dict[str, str]:
+    """The environment of a `bench` whose cache is folder/cache: the corpora and the kernel are in it, and nothing else."""
+    for part in ("data", "native"):
+        if (cache_dir() / part).is_dir():
+            shutil.copytree(cache_dir() / part, folder / "cache" / part)
+    return os.environ | {"CAST_BENCH_CACHE": str(folder / "cache")}
 
 
 def seconds(work: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:

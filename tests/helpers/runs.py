@@ -183,6 +183,24 @@ def records(results) -> dict:
     return found
 
 
+def contents(results) -> dict:
+    """What a run left, to be compared with what another left: every record by its key, none damaged, none measured twice."""
+    found, kinds = {}, set()
+    for record in Store(Path(results), write=False):
+        kind = json.dumps(record.identity.labels())
+        assert kind not in kinds, f"doubled: {kind}"
+        kinds.add(kind)
+        found[record.key] = record.same()
+    assert not (Path(results) / "corrupt").exists()
+    return found
+
+
+def left_over(results, cache) -> list[Path]:
+    """What a run that ended well has no use for."""
+    folders = [cache / part for part in ("tmp", "held", "training")] + [results / "locks"]
+    return [p for folder in folders if folder.is_dir() for p in folder.iterdir()] + list(results.rglob("*.tmp"))
+
+
 def call(capsys, monkeypatch, *args):
     """The command line, in this process: exit code, stdout, stderr."""
     monkeypatch.setattr(sys, "argv", ["bench", *map(str, args)])

@@ -19,10 +19,6 @@ def world(site, tmp_path, monkeypatch):
     yield from runs.world(site, tmp_path, monkeypatch)
 
 
-def contents(results):
-    return {r.key: r.same() for r in Store(results, write=False)}
-
-
 def test_two_at_a_time_give_the_records_of_one(tmp_path, monkeypatch):
     flags = ["--methods", ",".join(METHODS), "--measures", "perplexity,size", "--jobs", "2"]
     run = runs.start("run", *flags, *runs.flags(tmp_path / "two", quantizers="none,int8"))
@@ -35,7 +31,7 @@ def test_two_at_a_time_give_the_records_of_one(tmp_path, monkeypatch):
         runs.small(tmp_path / "one", methods=METHODS, quantizers=("none", "int8"), measures=("perplexity", "size"))
     )
 
-    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    assert runs.contents(tmp_path / "two") == runs.contents(tmp_path / "one")
     assert begun[1] < ended[0], "the second artifact waited for the first"
 
 

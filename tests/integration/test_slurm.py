@@ -23,10 +23,6 @@ def requests(tmp_path, monkeypatch):
     return slurm.pretend(tmp_path, monkeypatch)
 
 
-def contents(results):
-    return {r.key: r.same() for r in Store(results, write=False)}
-
-
 @pytest.mark.slow
 def test_the_tasks_fill_one_folder_and_their_own_folders_merge_to_the_same(cli, tmp_path, requests, monkeypatch):
     flags = ["--methods", "magnitude,wanda,ria", "--measures", "perplexity,size"]
@@ -46,8 +42,8 @@ def test_the_tasks_fill_one_folder_and_their_own_folders_merge_to_the_same(cli, 
         assert code == 0, err
     assert cli("merge", *list(shards)[1:], "--results", "merged")[0] == 0
 
-    expected = contents(tmp_path / "whole")
-    assert contents(tmp_path / "r") == contents(tmp_path / "merged") == expected and len(expected) == 24
+    expected = runs.contents(tmp_path / "whole")
+    assert runs.contents(tmp_path / "r") == runs.contents(tmp_path / "merged") == expected and len(expected) == 24
 
 
 def test_the_script_asks_for_what_the_plan_needs(cli, tmp_path):
