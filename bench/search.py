@@ -109,7 +109,7 @@ def _trials(search: Search, method: str, identity: Identity, records: Iterable[R
         if (fields := search.values(method, label)) is None:
             continue
         value = next((r.value for r in record.readings if r.metric == "perplexity" and r.value is not None), math.inf)
-        newest.setdefault(label, Trial(label, fields, value, record.key))
+        newest[label] = Trial(label, fields, value, record.key)  # records come oldest first
     return newest.values()
 
 

@@ -27,6 +27,7 @@ from bench.system.suggest import shorten
 from methods.errors import UserError
 from methods.pattern import Pattern
 from methods.targets import family_of, find_targets, require_fit, weight_shape
+from methods.training.settings import require_trainable
 
 LOADER = "bench.inputs.loading"
 """Reads every model; by name, since importing it imports torch."""
@@ -176,8 +177,8 @@ def _require_pattern(choice: Choice, pattern: Pattern) -> None:
     """
     entry = registry.lookup("methods", choice.name)
     reads_masks = entry.file and choice.config.get(entry.file)
-    if entry.groups_only and pattern.unstructured and not reads_masks:
-        raise UserError(f"{choice.label} needs an n:m pattern, and {pattern} is not one: use, for example, 2:4")
+    if entry.groups_only and not reads_masks:
+        pattern.require_groups(choice.label)
     if not entry.block:
         return
     if "block" in choice.config:
@@ -249,6 +250,7 @@ class ModelInputs:
         """
         spec = self.request.spec
         wanted = spec.training
+        require_trainable(self.request.dtype)
         training_text.check_name(wanted.data)
         run = TrainingRun(
             data=wanted.data,

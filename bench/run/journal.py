@@ -31,6 +31,7 @@ PROGRESS_S = 5.0
 """Between two lines about the progress of a phase."""
 MAX_BYTES = 2**20
 """Of a log: beyond it progress is left out, and the next run on the artifact begins a new one."""
+LOCK_S = 5.0
 MAX_REASON = 1000
 """Characters."""
 
@@ -64,7 +65,7 @@ class Journal:
     def _begin(self) -> None:
         Path(self._lock.lock_file).parent.mkdir(exist_ok=True)
         (self._root / "logs").mkdir(exist_ok=True)
-        self._lock.acquire(timeout=0)
+        self._lock.acquire(timeout=LOCK_S)  # whoever asks whether this run lives takes the lock for a moment
 
     def begin(self, total: int, known: int) -> None:
         self.status.total, self.status.known = total, known

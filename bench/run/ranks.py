@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -61,6 +62,13 @@ class RankTask(BaseModel):
     port: int
 
 
+def _make_store(host: str, world: int) -> dist.TCPStore:  # type: ignore[name-defined]
+    """Where the processes meet. On one machine no other can reach it: whoever does may set any entry."""
+    place = socket.create_server((HOST, 0)) if host == HOST else None
+    port, handle = (place.getsockname()[1], place.detach()) if place else (0, None)
+    return dist.TCPStore(host, port, world, is_master=True, wait_for_workers=False, master_listen_fd=handle)  # type: ignore[attr-defined]
+
+
 class RankFailed(Exception):
     """A rank's process ended too early."""
 
@@ -78,7 +86,7 @@ def start_ranks(artifact: Artifact, command: Sequence[str] = COMMAND) -> Iterato
         yield
         return
     host = nodes.first_host() if artifact.spread > 1 else HOST
-    store = dist.TCPStore(host, 0, world, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    store = _make_store(host, world)
     task = NodeTask(artifact=artifact, host=host, port=store.port, code=describe_code())
     workers: list[subprocess.Popen[str]] = []
     torch.set_num_threads(threads(artifact))

@@ -24,8 +24,10 @@ from bench.run.worker import Assignment
 from bench.run.worker_process import WorkerProcess
 from bench.system.cache import cache_dir, temporary_folder
 from bench.system.code_version import describe_code
+from bench.system.devices import KERNEL_PATH
+from bench.system.provenance import ISA_VARIABLES
 
-HANDED_ON = ("ATEN_CPU_CAPABILITY", "CAST_BENCH_CACHE", "BENCH_DATA_DIR", "HF_HUB_OFFLINE", "ONEDNN_MAX_CPU_ISA")
+HANDED_ON = (*ISA_VARIABLES, KERNEL_PATH, "CAST_BENCH_CACHE", "BENCH_DATA_DIR", "HF_HUB_OFFLINE")
 """Environment variables that every node has as the driver does."""
 CHECKPOINT_S = 60.0
 LOOK_S = 1.0

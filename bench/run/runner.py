@@ -39,6 +39,7 @@ from bench.run.ray_executor import RayExecutor, import_ray
 from bench.run.slot import Events, Slot
 from bench.run.tracking import Tracking
 from bench.run.worker import Assignment
+from bench.system.cache import is_built
 
 STOP_S = 3.0
 """For a worker that is asked to end."""
@@ -155,8 +156,10 @@ class Sweep:
         """
         try:
             while self._queue or self._at_work:
+                self._bring_forward()
                 while self._queue and self._has_room(self._queue[0]):
                     self._start(self._queue.popleft())
+                    self._bring_forward()
                 slot, event = self._events.get()
                 if isinstance(event, BaseException):
                     raise event
@@ -169,6 +172,15 @@ class Sweep:
                 self._display.note("stopping after a checkpoint of the training; a second signal stops at once")
             self._stop()
             raise
+
+    def _bring_forward(self) -> None:
+        """Put first an artifact that need not wait for a stage which another is making, if there is one."""
+        begun = {name for slot in self._at_work for name in slot.artifact.cache_names if not is_built(name)}
+        for at, measurements in enumerate(self._queue):
+            if begun.isdisjoint(measurements[0].artifact.cache_names):
+                del self._queue[at]
+                self._queue.appendleft(measurements)
+                return
 
     def _has_room(self, measurements: list[Measurement]) -> bool:
         """Whether one more may be handed out: of number, and of memory where the number was to go by it."""
@@ -274,7 +286,13 @@ class Sweep:
                 self._queue.appendleft([m for m in slot.measurements if m.key in slot.missing])
                 return
         for measurement in slot.missing.values():
-            if (status := _record_death(self._store, measurement, code, slot.log)) is not None:
+            try:
+                status = _record_death(self._store, measurement, code, slot.log)
+            except Timeout:  # another run waited for it, and makes it now
+                self._forecast.leave(key)
+                self._queue.append(slot.measurements)
+                return
+            if status is not None:
                 self._summary.tried[status] += 1
                 slot.has_measured = True
             self._display.measurement(slot.label, measurement.label, "failed", _cause(code))
@@ -307,17 +325,18 @@ def make_executor(plan: Plan, missing: Sequence[list[Measurement]], store: Store
 
 
 def _record_death(store: Store, measurement: Measurement, code: int | None, log: Path) -> str | None:
-    """A failed row for a measurement whose worker died, unless another run has taken it up since. Returns its status."""
-    try:
-        with FileLock(store.lock(measurement.artifact.key), timeout=0):
-            if not _done(store, measurement):
-                record = failed_record(measurement, WorkerEnded(f"{_cause(code)}; its log is {log}"))
-                record.traceback = log.read_text(errors="replace")[-20_000:]
-                store.write(record)
-                return record.status
-    except Timeout:
-        pass
-    return None
+    """A failed row for a measurement whose worker died, unless another run has done it since. Returns its status.
+
+    Raises:
+        Timeout: another run has taken it up.
+    """
+    with FileLock(store.lock(measurement.artifact.key), timeout=0):
+        if _done(store, measurement):
+            return None
+        record = failed_record(measurement, WorkerEnded(f"{_cause(code)}; its log is {log}"))
+        record.traceback = log.read_text(errors="replace")[-20_000:]
+        store.write(record)
+        return record.status
 
 
 def _cause(code: int | None) -> str:

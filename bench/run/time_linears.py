@@ -19,7 +19,7 @@ from bench.results.record import DONE, Record
 from bench.results.store import Store
 from bench.run.measure import rows_of
 from bench.system import digests, provenance
-from bench.system.devices import fingerprint
+from bench.system.devices import fingerprint, select_card
 from bench.system.source_digest import digest_source
 from methods.contract import Compute
 from methods.errors import Skipped
@@ -48,6 +48,7 @@ def measure(request: Request, results: Path) -> Iterator[Record]:
     """
     source = Source(request.model, request.data_dir)
     store = Store(results)
+    select_card(request.device)
     device = linears.select_device(Compute(device=torch.device(request.device), threads=request.threads))
     kinds = request.kinds or device.kinds
     torch.set_num_threads(request.threads)

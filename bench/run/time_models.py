@@ -22,8 +22,8 @@ from bench.run.engines.table import ENGINES
 from bench.run.measure import rows_of
 from bench.run.versions import ModelVersions
 from bench.system import digests, provenance
-from bench.system.cache import temporary_folder
-from bench.system.devices import fingerprint
+from bench.system.cache import in_use, temporary_folder
+from bench.system.devices import fingerprint, select_card
 from bench.system.source_digest import digest_source
 from methods.errors import UserError
 
@@ -60,7 +60,8 @@ def measure(request: Request, results: Path, say: Callable[[str], None]) -> Iter
         raise UserError(f"model {request.model!r} is not downloaded yet: run bench pull {request.model}")
     store = Store(results)
     torch.set_num_threads(request.threads)
-    with temporary_folder("engines") as room:
+    select_card(request.device)
+    with in_use(), temporary_folder("engines") as room:
         versions = ModelVersions(model, room)
         for count in request.tokens:
             for step in (Step("decode", 1, count), Step("prefill", count, 0)):

@@ -19,6 +19,7 @@ from methods.errors import UserError
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary file beside `path`. When the block ends without an error, it is flushed to disk and replaces `path`."""
+    path = path.resolve() if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = _locked_file(path)
     try:
@@ -74,6 +75,8 @@ def require_writable_file(path: Path, option: str) -> None:
             if place == _absolute(path):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             os.rmdir(tempfile.mkdtemp(prefix=".probe-", dir=place))
+        elif not place.is_file():
+            raise OSError(errno.EINVAL, "it is no regular file")
         elif not os.access(place, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except (OSError, ValueError) as fault:
