@@ -126,3 +126,18 @@ def test_another_method_of_the_same_package_does_not_count(tree):
 def test_an_unknown_module_is_an_error():
     with pytest.raises(ModuleNotFoundError, match=r"baselines\.nobody"):
         digest("baselines.nobody")
+
+
+@pytest.mark.parametrize("line", ["from .helper import f", "from . import helper", "from outer.helper import f"])
+def test_what_a_plug_in_imports_counts(tmp_path, monkeypatch, line):
+    package = tmp_path / "outer"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "core.py").write_text(line + "\n")
+    (package / "helper.py").write_text("def f():\n    return 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = digest("outer.core")
+    rewrite(package / "helper.py", "return 1", "return 2")
+
+    assert digest("outer.core") != before
+    forget()

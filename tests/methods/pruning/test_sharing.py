@@ -135,3 +135,10 @@ def test_work_is_balanced():
     owners = Sharing(torch.device("cpu"), 0, 2).divide({"a": 3, "b": 5, "c": 3, "d": 1})
 
     assert owners == {"b": 0, "a": 1, "c": 1, "d": 0}
+
+
+def test_batches_are_as_large_as_the_processes_allow():
+    """Ten sequences, four in a batch: three processes have a batch each."""
+    parts = [Sharing(torch.device("cpu"), rank, 3).batches(torch.zeros(10, 8), batch=4) for rank in range(3)]
+
+    assert [[len(batch) for batch in part] for part in parts] == [[4], [4], [2]]
