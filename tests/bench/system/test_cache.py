@@ -1,5 +1,6 @@
 """What `bench cache gc` deletes, and what it leaves because somebody is using it."""
 
+import errno
 import io
 import os
 import shutil
@@ -16,6 +17,7 @@ from bench.run import measure, prune
 from bench.run.build import Builder
 from bench.run.events import Events
 from bench.system import cache
+from bench.system.files import atomic_write
 from helpers import runs
 
 PARTS = ("artifacts", "dense-states", "tmp", "logs", "datasets", "digests", "tokens", "native", "models")
@@ -205,3 +207,26 @@ def test_a_deletion_that_breaks_off_leaves_nothing_where_it_was(folder, monkeypa
 
 def interrupt(*_):
     raise KeyboardInterrupt
+
+
+def test_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with atomic_write(tmp_path / "link") as temporary:
+        temporary.write_text("new")
+
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "new"
+
+
+def test_a_pruned_model_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prune, "card", full)
+        with pytest.raises(OSError, match="No space left"):
+            prune.write_pruned(runs.small(tmp_path / "r"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+    prune.write_pruned(runs.small(tmp_path / "r"), tmp_path / "out")
+
+    assert (tmp_path / "out/README.md").exists()
