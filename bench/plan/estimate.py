@@ -63,8 +63,8 @@ def rows(plan: Plan, model: CostModel | None = None) -> list[dict[str, Any]]:
     made: set[str] = set()
     for measurements in plan.artifacts().values():
         artifact = measurements[0].artifact
-        done = [c for c in measurements if store and (r := store.get(c.key)) and r.status in DONE]
-        left = [c for c in measurements if c not in done]
+        done = [m for m in measurements if store and (r := store.get(m.key)) and r.status in DONE]
+        left = [m for m in measurements if m not in done]
         work = _work(left, made) if left else _Work(0, 0.0, ())
         device_bytes = estimate_device_bytes(artifact)
         ratio = 1.0 if is_streamed(artifact) else model.memory_ratio(artifact.training is not None) or 1.0
@@ -78,7 +78,7 @@ def rows(plan: Plan, model: CostModel | None = None) -> list[dict[str, Any]]:
                 "pattern": artifact.pattern,
                 "quantizer": artifact.quantizer,
                 "seed": "" if artifact.seed is None else str(artifact.seed),
-                "cells": len(measurements),
+                "measurements": len(measurements),
                 "done": len(done),
                 "tokens": work.tokens,
                 "about_s": round(seconds) if seconds is not None else None,

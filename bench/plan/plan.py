@@ -33,11 +33,6 @@ class Plan:
     jobs: int = 1
     devices: tuple[str, ...] = ()
 
-    @property
-    def cells(self) -> tuple[Measurement, ...]:
-        """The measurements, by the name they had before."""
-        return self.measurements
-
     def artifacts(self) -> dict[str, list[Measurement]]:
         """Measurements by artifact key, in order."""
         grouped: dict[str, list[Measurement]] = {}

@@ -162,9 +162,9 @@ def test_key_knows_neither_results_nor_places():
 
 
 def test_without_randomness_once_whatever_the_seeds():
-    cells = api.plan(runs.small("r", methods=("magnitude", "wanda"), seeds=(0, 1, 2))).measurements
+    measurements = api.plan(runs.small("r", methods=("magnitude", "wanda"), seeds=(0, 1, 2))).measurements
     seeds = {
-        m: [c.artifact.seed for c in cells if c.artifact.method == m and c.measure == "size"]
+        m: [c.artifact.seed for c in measurements if c.artifact.method == m and c.measure == "size"]
         for m in ("dense", "magnitude", "wanda")
     }
 
@@ -172,9 +172,11 @@ def test_without_randomness_once_whatever_the_seeds():
 
 
 def test_dense_and_the_pattern_are_always_there():
-    cells = api.plan(runs.small("r", methods=("magnitude",), measures=("size",), patterns=("2:4", "1:4"))).measurements
+    measurements = api.plan(
+        runs.small("r", methods=("magnitude",), measures=("size",), patterns=("2:4", "1:4"))
+    ).measurements
 
-    assert [(c.artifact.method, c.artifact.pattern, c.measure) for c in cells] == [
+    assert [(c.artifact.method, c.artifact.pattern, c.measure) for c in measurements] == [
         (m, p, measure)
         for m, p in (("dense", "dense"), ("magnitude", "2:4"), ("magnitude", "1:4"))
         for measure in ("size", "pattern")

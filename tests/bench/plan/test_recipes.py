@@ -16,8 +16,8 @@ def cache(tmp_path, monkeypatch):
 
 
 def plan(tmp_path, **changes):
-    cells = make_plan(small(tmp_path / "r", **changes)).measurements
-    return {c.artifact.method: c.artifact for c in cells}
+    measurements = make_plan(small(tmp_path / "r", **changes)).measurements
+    return {c.artifact.method: c.artifact for c in measurements}
 
 
 @pytest.mark.parametrize(
@@ -97,15 +97,17 @@ def test_a_budget_is_part_of_the_key_and_of_the_name(tmp_path):
     one, two = (plan(tmp_path, methods=("cast",), training={"tokens": t})["cast"] for t in (8192, 16384))
 
     assert one.key != two.key
-    cells = make_plan(small(tmp_path / "r", methods=("cast",), training={"tokens": 8192})).measurements
-    assert {c.identity.labels()["training"] for c in cells} == {None, "wiki-mini@128x32, 8,192 tokens"}
+    measurements = make_plan(small(tmp_path / "r", methods=("cast",), training={"tokens": 8192})).measurements
+    assert {c.identity.labels()["training"] for c in measurements} == {None, "wiki-mini@128x32, 8,192 tokens"}
 
 
 def test_control_is_dense_whatever_the_pattern(tmp_path):
-    cells = make_plan(small(tmp_path / "r", methods=("dense-ft", "magnitude"), patterns=("2:4", "1:4"))).measurements
+    measurements = make_plan(
+        small(tmp_path / "r", methods=("dense-ft", "magnitude"), patterns=("2:4", "1:4"))
+    ).measurements
 
-    assert {c.artifact.pattern for c in cells if c.artifact.method == "dense-ft"} == {"dense"}
-    assert {c.artifact.pattern for c in cells if c.artifact.method == "magnitude"} == {"2:4", "1:4"}
+    assert {c.artifact.pattern for c in measurements if c.artifact.method == "dense-ft"} == {"dense"}
+    assert {c.artifact.pattern for c in measurements if c.artifact.method == "magnitude"} == {"2:4", "1:4"}
 
 
 def test_presets_are_fields(tmp_path):
