@@ -426,21 +426,21 @@ def _entry(target: str) -> Entry:
 
 
 def lookup(kind: str, name: str) -> Entry:
-    """The entry of a name. No other plug-in is imported.
+    """The entry of a name. If it is a plug-in it is imported, in a process of its own, to know its needs.
 
     Raises:
         UserError: unknown, with the nearest known names; or broken, with the reason.
     """
     if name not in SECTIONS[kind].built_in and name in _targets(kind):
         _describe([_targets(kind)[name]], plugins.USE_S)
-    entry = locate(kind, name)
+    entry = lookup_without_import(kind, name)
     if entry.broken:
         raise UserError(f"plug-in {name!r} cannot be loaded ({entry.broken}): repair or uninstall it")
     return entry
 
 
-def locate(kind: str, name: str) -> Entry:
-    """The entry of a name, whose `target` alone is known if it is a plug-in that has not been looked up.
+def lookup_without_import(kind: str, name: str) -> Entry:
+    """The entry of a name, which imports nothing: of a plug-in that was not looked up before, `target` alone is known.
 
     Raises:
         UserError: unknown, with the nearest known names.

@@ -231,7 +231,7 @@ def speed(
     from bench.results.store import RESULTS
     from bench.run import time_linears
 
-    request = time_linears.Request(
+    request = time_linears.LinearTimingRequest(
         model, resolved, threads or cores(), wanted,
         counts or ((1,) if resolved == "cpu" else roofline.TOKENS), data_dir,
     )  # fmt: skip
@@ -266,7 +266,7 @@ def _time_engines(
         if name not in ENGINES:
             raise UserError(describe_unknown("engine", name, ENGINES))
     counts = tokens or (time_models.CPU_TOKENS if device == "cpu" else time_models.CUDA_TOKENS,)
-    request = time_models.Request(model, device, threads, chosen, counts, data_dir)
+    request = time_models.ModelTimingRequest(model, device, threads, chosen, counts, data_dir)
     place = results or RESULTS
     records = list(time_models.measure(request, place, lambda line: print_line(line, err=True)))
     found = engines.entries(records, Store(place, write=False).items)

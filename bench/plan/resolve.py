@@ -34,7 +34,7 @@ LOADER = "bench.inputs.loading"
 
 
 @dataclass(frozen=True)
-class Request:
+class PlanRequest:
     """What a spec asks for whatever the model, every name looked up. chains: the stages of each method, dense first."""
 
     spec: Spec
@@ -89,7 +89,7 @@ def _require_nodes(spec: Spec) -> None:
         raise UserError(f"training.nodes={nodes} takes one artifact at a time: leave --jobs {spec.jobs} out")
 
 
-def resolve_request(spec: Spec, *, fetch: bool = False) -> Request:
+def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
     """
     Raises:
         UserError: a name, field, value, pattern or device that there is not.
@@ -110,7 +110,7 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> Request:
             _require_pattern(choice, pattern)
     quantizers = tuple(parse_quantizer(text) for text in spec.quantizers)
     _require_processes(spec, devices, list(itertools.chain(*chains)), list(filter(None, quantizers)))
-    return Request(
+    return PlanRequest(
         spec=spec,
         chains=chains,
         patterns=patterns,
@@ -193,7 +193,7 @@ def _require_pattern(choice: Choice, pattern: Pattern) -> None:
 class ModelInputs:
     """What a request's names come to for one model. Texts are looked at when a stage asks for them, once."""
 
-    def __init__(self, request: Request, model: models.Model) -> None:
+    def __init__(self, request: PlanRequest, model: models.Model) -> None:
         """
         Raises:
             UserError: a pattern or group that does not divide a target's width, a training or a measure that cannot be.

@@ -77,7 +77,7 @@ class RayExecutor:
                 ray.get_runtime_context().get_node_id(), soft=False
             )
             self._stops_name = f"cast-bench-{uuid.uuid4().hex}"
-            actor = ray.remote(ray_task.StopRequest)
+            actor = ray.remote(ray_task.StopFlag)
             self._stops = actor.options(num_cpus=0, name=self._stops_name, scheduling_strategy=here).remote()
             self._make = ray.remote(ray_task.make)
             self._held = stack.pop_all()

@@ -51,7 +51,7 @@ class Order(BaseModel):
     """Name of the actor that knows whether the run is to end."""
 
 
-class StopRequest:
+class StopFlag:
     """An actor beside the driver: whether the run is to end, trainings after a checkpoint."""
 
     def __init__(self) -> None:

@@ -65,7 +65,7 @@ def engines(monkeypatch, tmp_path):
 
 
 def request(model, *names, tokens=(8,), threads=1):
-    return time_models.Request(str(model), "cpu", threads, names, tokens, None)
+    return time_models.ModelTimingRequest(str(model), "cpu", threads, names, tokens, None)
 
 
 def measure(asked, results):
