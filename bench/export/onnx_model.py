@@ -35,7 +35,7 @@ TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2}
 OPSET = 20
 PRODUCER = "cast-bench"
 RANDOM_TOKENS = 32
-"""Token ids of the check are below it: every vocabulary has so many."""
+"""Random token ids are below it: every vocabulary has so many."""
 Names = tuple[list[str], list[str]]
 
 

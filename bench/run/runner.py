@@ -39,12 +39,11 @@ from bench.run.progress import ProgressDisplay
 from bench.run.ray_executor import RayExecutor, import_ray
 from bench.run.tracking import Tracking
 from bench.run.worker import Assignment
+from bench.run.worker_process import CHECKPOINT_S, read_end
 from bench.system.cache import is_built
 
 STOP_S = 3.0
-"""For a worker that is asked to end."""
-CHECKPOINT_S = 60.0
-"""For one whose artifact is trained: it saves its state first."""
+"""For a worker that is asked to end and does not train."""
 MAX_TRIES = 3
 """Of an artifact whose machine is to blame for its end: it may kill each that it is made on."""
 
@@ -334,7 +333,7 @@ def _record_death(store: Store, measurement: Measurement, code: int | None, log:
         if _done(store, measurement):
             return None
         record = failed_record(measurement, WorkerEnded(f"{_cause(code)}; its log is {log}"))
-        record.traceback = log.read_text(errors="replace")[-20_000:]
+        record.traceback = read_end(log)
         store.write(record)
         return record.status
 

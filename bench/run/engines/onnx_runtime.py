@@ -9,13 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bench.export.onnx_file import require
+from bench.export.onnx_model import RANDOM_TOKENS
 from bench.kernels.timing import Work
 from bench.run.engines.contract import DENSE, SPARSE, Contestant, Step, Versions, require_device
 
 DTYPE = "float32"
 """onnxruntime has no float16 products on an x86 CPU: it casts each weight."""
-RANDOM_TOKENS = 32
-"""Random token ids are below it: every vocabulary has so many."""
 
 
 class OnnxRuntime:

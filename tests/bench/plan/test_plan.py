@@ -9,6 +9,7 @@ import pytest
 
 from bench import api
 from bench.plan import resolve
+from bench.system.interpreter import OWN_PACKAGES
 from helpers import runs
 from methods.families import FAMILIES
 
@@ -220,5 +221,5 @@ def test_nobody_else_provides_our_packages():
     """A distribution with a package of the same name would be imported in our place, or we in its."""
     provided = importlib.metadata.packages_distributions()
 
-    for name in ("bench", "methods", "cast", "baselines"):
+    for name in OWN_PACKAGES:
         assert set(provided.get(name, ["cast-bench"])) == {"cast-bench"}, name
