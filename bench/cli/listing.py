@@ -12,6 +12,7 @@ from bench.cli.console import Rows
 from bench.inputs import corpora, models, tasks
 from bench.inputs.task_yaml import read_task
 from bench.plan import method_cost, recipes
+from bench.system.packages import pip_install
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 
@@ -75,7 +76,7 @@ def _installed_by(entry: registry.Entry) -> str:
     """The command that installs the library of a method, if it needs one."""
     if entry.environment:
         return f"bench env create {entry.environment}"
-    return f"pip install 'cast-bench[{entry.extra}]'" if entry.extra else ""
+    return pip_install(entry.extra) if entry.extra else ""
 
 
 def _task(name: str, file: str) -> dict[str, Any]:

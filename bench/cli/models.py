@@ -16,6 +16,7 @@ from bench.cli.console import fail, print_line, print_rows
 from bench.cli.flags import DataDir, Json, NewFolder, Results, checked, figure_callback
 from bench.export.onnx_file import OnnxFile
 from bench.system.files import require_folder
+from bench.system.packages import pip_install
 from bench.system.suggest import describe_unknown, shorten
 from bench.verify import CheckFailed, WeightCounts, verify_folder
 from methods.errors import UserError
@@ -281,7 +282,7 @@ def _beside(model: str, engines: str = "native") -> str:
     """The command that times a model on this CPU beside llama.cpp."""
     installed = importlib.util.find_spec("llama_cpp") is not None
     command = f"bench speed --model {shlex.quote(model)} --device cpu --engine {shlex.quote(engines + ',llamacpp')}"
-    return command if installed else f"pip install 'cast-bench[llamacpp]', then {command}"
+    return command if installed else f"{pip_install('llamacpp')}, then {command}"
 
 
 def _known_kinds(text: str) -> tuple[str, ...]:

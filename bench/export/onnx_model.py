@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bench.export import onnx_file
 from bench.inputs import kv_cache, loading
+from bench.system.packages import pip_install, require
 from bench.system.suggest import describe_unknown
 from bench.verify import CANDIDATES, CheckFailed
 from methods.contract import Compute
@@ -80,7 +81,7 @@ def write(
             experts, or torch cannot export it.
         CheckFailed: the pattern does not hold in the file, or its logits are not the model's.
     """
-    onnx_file.require("onnx", "onnxscript", "onnxruntime")
+    require("onnx", "onnxscript", "onnxruntime", what="ONNX", how=pip_install("onnx"))
     config = read_config(folder)
     if dtype is not None and dtype not in DTYPES:
         raise UserError(describe_unknown("dtype", dtype, DTYPES))

@@ -34,11 +34,12 @@ def pip_install(extra: str) -> str:
     return f"pip install 'cast-bench[{extra}]'"
 
 
-def require(module: str, what: str, how: str) -> None:
-    """Check that a module can be imported. what: needs it; how: the command that installs it.
+def require(*packages: str, what: str, how: str) -> None:
+    """Check that packages can be imported. what: needs them; how: the command that installs them.
 
     Raises:
-        UserError: it is not installed.
+        UserError: one cannot.
     """
-    if importlib.util.find_spec(module) is None:
-        raise UserError(f"{what} needs the package {module}: {how}")
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{what} needs the package {package}: {how}")

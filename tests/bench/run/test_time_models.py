@@ -260,7 +260,7 @@ def test_the_same_graph_with_zeros(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_what_cannot_be_is_one_sentence(capsys, monkeypatch, tmp_path, args, sentence):
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path))
-    monkeypatch.setattr("bench.run.engines.contract.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     code, _, err = call(
         capsys, monkeypatch, "speed", "--device", "cpu", "--model", "tiny", "--results", tmp_path, *args
     )

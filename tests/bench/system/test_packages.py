@@ -24,9 +24,9 @@ def test_extras_of_this_distribution():
 
 
 def test_what_is_not_installed_is_one_sentence():
-    packages.require("json", "a test", "pip install json")
+    packages.require("json", what="a test", how="pip install json")
 
     with pytest.raises(
         UserError, match=r"^--log-to x needs the package no_such_package: pip install 'cast-bench\[x\]'$"
     ):
-        packages.require("no_such_package", "--log-to x", packages.pip_install("x"))
+        packages.require("json", "no_such_package", what="--log-to x", how=packages.pip_install("x"))
