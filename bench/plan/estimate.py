@@ -132,18 +132,18 @@ def _work(measurements: list[Measurement], made: set[str]) -> _Work:
         if (key := artifact.up_to(count).key) in made:
             continue
         made.add(key)
-        calibration, training = 0, 0
-        if "calibration" in stage.needs and (draw := artifact.calibration):
-            calibration = draw.sequences * draw.seqlen
-            tokens += calibration
+        calibrated, trained = 0, 0
+        if "calibration" in stage.needs and (calibration := artifact.calibration):
+            calibrated = calibration.sequences * calibration.seqlen
+            tokens += calibrated
             if artifact.device != "cpu":  # there the processes share the same cores
-                calibration //= draw.processes
-            passes += 3 * calibration  # two over the blocks, and about one of Hessians
+                calibrated //= calibration.processes
+            passes += 3 * calibrated  # two over the blocks, and about one of Hessians
         if "training" in stage.needs and artifact.training:
-            training = artifact.training.tokens
-            tokens += training
-            passes += 4 * training  # forward, two backward, the teacher's
-        parts.append(stage_part(stage.name, parameters, calibration, training))
+            trained = artifact.training.tokens
+            tokens += trained
+            passes += 4 * trained  # forward, two backward, the teacher's
+        parts.append(stage_part(stage.name, parameters, calibrated, trained))
     return _Work(tokens, 2.0 * parameters * passes, tuple(parts))
 
 

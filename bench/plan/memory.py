@@ -123,12 +123,12 @@ def _hessian_entries(widths: tuple[int, ...]) -> int:
 
 
 def _activation_bytes(artifact: Artifact, beside: float) -> float:
-    if not (draw := artifact.calibration):
+    if not (calibration := artifact.calibration):
         return 0.0
     parts = _parts(artifact)
-    by_expert = parts.expert and draw.processes == 1
+    by_expert = parts.expert and calibration.processes == 1
     copies = COPIES if keeps_blocks(artifact) or by_expert else 1
-    tokens = math.ceil(draw.sequences / draw.processes) * draw.seqlen
+    tokens = math.ceil(calibration.sequences / calibration.processes) * calibration.seqlen
     states = float(copies * tokens * parts.hidden * ITEM_BYTES[artifact.dtype])
     on_disk = artifact.max_memory and beside + states > 1e9 * artifact.max_memory and not keeps_blocks(artifact)
     return 0.0 if on_disk else states

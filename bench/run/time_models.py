@@ -61,8 +61,8 @@ def measure(request: ModelTimingRequest, results: Path, say: Callable[[str], Non
     store = Store(results)
     torch.set_num_threads(request.threads)
     select_card(request.device)
-    with in_use(), temporary_folder("engines") as room:
-        versions = ModelVersions(model, room)
+    with in_use(), temporary_folder("engines") as workdir:
+        versions = ModelVersions(model, workdir)
         for count in request.tokens:
             for step in (Step("decode", 1, count), Step("prefill", count, 0)):
                 records = [_new_record(request, versions, e, kind, step, engines) for e in engines for kind in e.kinds]

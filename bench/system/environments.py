@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bench.system import digests
-from bench.system.cache import CACHE_ENV, cache_dir, in_use
+from bench.system.cache import CACHE_ENV, cache_dir, count_bytes, in_use
 from bench.system.files import atomic_write
 from bench.system.suggest import describe_unknown
 from methods.errors import Skipped, UserError
@@ -109,9 +109,10 @@ def rows() -> list[dict[str, Any]]:
     for name, spec in ENVIRONMENTS.items():
         path = folder(name)
         versions = (_manifest(name) or {}).get("versions", {})
-        size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file() and not p.is_symlink())
         text = ", ".join(f"{package} {versions[package]}" for package in spec.packages if package in versions)
-        out.append({"name": name, "state": state(name), "versions": text, "bytes": size, "path": str(path)})
+        out.append(
+            {"name": name, "state": state(name), "versions": text, "bytes": count_bytes(path), "path": str(path)}
+        )
     return out
 
 
