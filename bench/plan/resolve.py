@@ -12,6 +12,7 @@ from typing import Any
 
 from bench.catalog import registry
 from bench.catalog.choice import Choice, parse_chain, parse_quantizer
+from bench.catalog.entries import Entry
 from bench.inputs import corpora, models, tasks, training_text, windows
 from bench.inputs.task_yaml import lm_eval_version, read_task
 from bench.measures.speed.measure import measure_configs
@@ -383,7 +384,7 @@ def _reads_windows(measure: Any) -> bool:
     return isinstance(measure, type) and issubclass(measure, Windowed)
 
 
-def method_digest(entry: registry.Entry) -> str:
+def method_digest(entry: Entry) -> str:
     """Digest of a method's code, and of the pins of the environment it runs in."""
     code = digest_source(entry.module)
     return digests.of([code, environments.pins(entry.environment)]) if entry.environment else code

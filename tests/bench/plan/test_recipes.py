@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench.catalog import registry
 from bench.catalog.choice import build, parse_method
+from bench.catalog.entries import METHODS
 from bench.plan import recipes
 from bench.plan.plan import make_plan
 from helpers.runs import own_cache, small
@@ -53,7 +53,7 @@ def test_every_recipe_makes_methods(name):
     assert recipe.about and recipe.source
     assert recipe.tokens >= recipe.batch * recipe.seqlen
     for method, fields in recipe.methods.items():
-        build(registry.METHODS[method], method, fields)
+        build(METHODS[method], method, fields)
 
 
 def test_paper_recipe_is_the_papers():
@@ -111,7 +111,7 @@ def test_control_is_dense_whatever_the_pattern(tmp_path):
 
 
 def test_presets_are_fields(tmp_path):
-    for preset, fields in registry.METHODS["cast"].presets.items():
+    for preset, fields in METHODS["cast"].presets.items():
         choice = parse_method(f"cast:{preset}")
         assert choice.config == fields
     assert parse_method("cast:lambda=0.01").config == {"lambda_": 0.01}

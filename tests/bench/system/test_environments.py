@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from filelock import FileLock
 
-from bench.catalog import registry
+from bench.catalog.entries import METHODS
 from bench.system import cache, environments
 from bench.system.environments import EnvironmentSpec
 from helpers import runs
@@ -199,10 +199,10 @@ def test_gc_leaves_it_unless_all_goes(home):
 def test_pins_are_part_of_a_method_s_key(monkeypatch):
     from bench.plan.resolve import method_digest
 
-    entry = registry.METHODS["sparseml-magnitude"]
+    entry = METHODS["sparseml-magnitude"]
     before = method_digest(entry)
     real = environments.ENVIRONMENTS["sparseml"]
     monkeypatch.setitem(environments.ENVIRONMENTS, "sparseml", replace(real, steps=(*real.steps, "numpy<2")))
 
     assert method_digest(entry) != before
-    assert method_digest(registry.METHODS["wanda"])
+    assert method_digest(METHODS["wanda"])
