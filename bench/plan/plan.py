@@ -12,7 +12,8 @@ from bench.catalog.choice import Choice
 from bench.inputs import download, models
 from bench.plan import side_by_side
 from bench.plan.artifact import Artifact, Measurement, Stage
-from bench.plan.resolve import ModelInputs, PlanRequest, input_digest, is_control, method_digest, resolve_request
+from bench.plan.model_inputs import ModelInputs
+from bench.plan.resolve import PlanRequest, input_digest, is_control, method_digest, resolve_request
 from bench.plan.spec import Spec
 from bench.system.devices import cores
 from methods.pattern import Pattern

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from bench import api
-from bench.plan import resolve
+from bench.plan import model_inputs, resolve
 from bench.system.interpreter import OWN_PACKAGES
 from helpers import runs
 from methods.families import FAMILIES
@@ -151,7 +151,8 @@ def test_key_moves_with_the_code_that_decides_the_weights(module, moved, monkeyp
 
     before = artifacts()
     digest = resolve.digest_source
-    monkeypatch.setattr(resolve, "digest_source", lambda *names: digest(*names) + ("x" if module in names else ""))
+    for user in (resolve, model_inputs):
+        monkeypatch.setattr(user, "digest_source", lambda *names: digest(*names) + ("x" if module in names else ""))
 
     after = artifacts()
 
