@@ -34,7 +34,7 @@ START_TIMEOUT = timedelta(minutes=10)
 """For a worker to load its model."""
 WAIT_TIMEOUT = timedelta(days=1)
 """For what one rank computes while others wait: on a CPU, an hour for a large layer. A rank that dies is noticed at once."""
-LOOK_S = 2.0
+PATIENCE_S = 2.0
 """For a worker that has failed to have ended, where a fault here may come from it."""
 FAULT = "fault"
 """The store's entry for what the first worker that failed raised."""
@@ -161,7 +161,7 @@ def _start(command: Sequence[str], task: NodeTask, rank: int, card: int) -> subp
 
 def _find_cause(store: Any, workers: list[subprocess.Popen[str]]) -> str:
     """What a worker did that may have been felt here as a lost connection; "" where all of them live."""
-    deadline = time.monotonic() + LOOK_S
+    deadline = time.monotonic() + PATIENCE_S
     while all(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.2)  # a killed one's peers fail, too: which may have been quicker

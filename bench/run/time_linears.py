@@ -29,7 +29,7 @@ from methods.targets import find_targets, weight_shape
 
 
 @dataclass(frozen=True)
-class Request:
+class LinearTimingRequest:
     """kinds and tokens: None for all that the device has."""
 
     model: str
@@ -40,7 +40,7 @@ class Request:
     data_dir: Path | None
 
 
-def measure(request: Request, results: Path) -> Iterator[Record]:
+def measure(request: LinearTimingRequest, results: Path) -> Iterator[Record]:
     """Yield each record; what is recorded already is not measured again.
 
     Raises:
@@ -93,7 +93,7 @@ class Source:
             yield self.shapes[shape], weight.bfloat16()
 
 
-def _new_record(request: Request, source: Source, kind: str, tokens: int) -> Record:
+def _new_record(request: LinearTimingRequest, source: Source, kind: str, tokens: int) -> Record:
     identity = Identity(
         model=request.model,
         stages=(source.method,),

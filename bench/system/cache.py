@@ -108,8 +108,8 @@ def gc_lock() -> FileLock:
 def info() -> list[dict[str, Any]]:
     """The whole cache and then each part, with its entries and bytes."""
     root, parts = cache_dir(), (*REBUILDABLE, *EXPENSIVE)
-    total = {"part": str(root), "entries": None, "bytes": sum(_bytes(root / part) for part in parts)}
-    return [total, *({"part": p, "entries": len(_entries(root / p)), "bytes": _bytes(root / p)} for p in parts)]
+    total = {"part": str(root), "entries": None, "bytes": sum(count_bytes(root / part) for part in parts)}
+    return [total, *({"part": p, "entries": len(_entries(root / p)), "bytes": count_bytes(root / p)} for p in parts)]
 
 
 def gc(*, everything: bool, days: int) -> tuple[int, int]:
@@ -165,7 +165,7 @@ def evict(part: str, most: int) -> bool:
     """
     with gc_lock():
         used = _names_in_use()
-        total = _bytes(cache_dir() / part)
+        total = count_bytes(cache_dir() / part)
         for _, entry in sorted((e.stat().st_mtime, e) for e in _entries(cache_dir() / part)):
             if total > most and entry.stem not in used:
                 total -= _delete(entry)
@@ -174,7 +174,7 @@ def evict(part: str, most: int) -> bool:
 
 def _delete(entry: Path) -> int:
     """Returns the bytes freed. A folder leaves its place at once: a deletion that breaks off leaves no half of it there."""
-    size = _bytes(entry)
+    size = count_bytes(entry)
     if entry.is_dir():
         gone = cache_dir() / "tmp" / f"gc{uuid.uuid4().hex}"
         gone.parent.mkdir(exist_ok=True)
@@ -200,7 +200,8 @@ def _entries(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
-def _bytes(path: Path) -> int:
+def count_bytes(path: Path) -> int:
+    """Of a file, or of all files in a folder but its links."""
     if path.is_file():
         return path.stat().st_size
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file() and not p.is_symlink())

@@ -53,7 +53,7 @@ def require_folder(path: Path, option: str = "--out", *, new: bool) -> None:
         UserError: it cannot, or is not.
     """
     try:
-        place = _nearest(path)
+        place = find_existing(path)
         if place == _absolute(path) and (not place.is_dir() or (new and any(place.iterdir()))):
             raise UserError(f"{option} {str(path)!r} exists already: use a new folder{', or empty it' if new else ''}")
         os.rmdir(tempfile.mkdtemp(prefix=".probe-", dir=place))
@@ -70,11 +70,11 @@ def require_writable_file(path: Path, option: str) -> None:
         UserError: it cannot.
     """
     try:
-        place = _nearest(path)
-        if place.is_dir():
-            if place == _absolute(path):
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        place = find_existing(path)
+        if place != _absolute(path):
             os.rmdir(tempfile.mkdtemp(prefix=".probe-", dir=place))
+        elif place.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         elif not place.is_file():
             raise OSError(errno.EINVAL, "it is no regular file")
         elif not os.access(place, os.W_OK):
@@ -83,13 +83,17 @@ def require_writable_file(path: Path, option: str) -> None:
         raise UserError(f"{option} {str(path)!r} cannot be written ({_reason(fault)}): name another file") from None
 
 
-def _nearest(path: Path) -> Path:
-    """The path itself, or the nearest of the folders that it would be in, that exists."""
+def find_existing(path: Path) -> Path:
+    """The path itself, or the nearest of those above it that exists: a folder, or a file where only folders may be. Absolute.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
     place = _absolute(path)
     while True:
         try:
             os.stat(place)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             place = place.parent
         else:
             return place

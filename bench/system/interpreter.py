@@ -8,6 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 """The folder from which this package was imported."""
+OWN_PACKAGES = ("bench", "methods", "cast", "baselines")
+"""Those of this distribution."""
 
 
 def command(module: str, *arguments: str) -> list[str]:

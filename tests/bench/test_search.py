@@ -135,7 +135,7 @@ def test_a_space_of_two_ends_after_two(here):
 def test_without_optuna_it_says_what_to_install(here, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
 
-    with pytest.raises(UserError, match=r"cast-bench\[search\]"):
+    with pytest.raises(UserError, match=r"^a search needs the package optuna: pip install 'cast-bench\[search\]'$"):
         searching.run(*here())
 
 

@@ -133,3 +133,8 @@ def test_a_card_is_made_the_one_that_is_meant(monkeypatch):
         devices.select_card(device)
 
     assert chosen == ["cuda:1"]
+
+
+def test_times_are_of_utc_and_cut_off():
+    assert provenance.format_time(1e9 + 0.9876) == "2001-09-09T01:46:40Z"
+    assert provenance.format_time(1e9 + 0.9876, "milliseconds") == "2001-09-09T01:46:40.987Z"

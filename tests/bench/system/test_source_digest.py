@@ -7,24 +7,22 @@ from pathlib import Path
 
 import pytest
 
-import bench
 from bench.system import source_digest
+from bench.system.interpreter import OWN_PACKAGES, ROOT
 from bench.system.source_digest import digest_source
 
-ROOT = Path(bench.__file__).parents[1]
-PACKAGES = ("bench", "methods", "cast", "baselines")
 WINDOWS = "bench/inputs/windows.py"
 
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
     """A copy of the packages' sources, which digests are taken of."""
-    for package in PACKAGES:
+    for package in OWN_PACKAGES:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("assets", "__pycache__"))
     find = source_digest.importlib.util.find_spec
 
     def find_in_copy(name):
-        if name not in PACKAGES:
+        if name not in OWN_PACKAGES:
             return find(name)
         return ModuleSpec(name, None, origin=str(tmp_path / name / "__init__.py"))
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bench.catalog import registry
+from bench.catalog.entries import METHODS, QUANTIZERS
 from bench.inputs import loading, windows
 from helpers import shared_calibration
 from helpers.runs import TINY
@@ -105,7 +105,7 @@ def test_streamed_from_disk_they_leave_the_same_bits(world, shared):
 
 
 def test_every_method_that_says_it_can_be_shared_is_among_these():
-    entries = registry.METHODS | registry.QUANTIZERS
+    entries = METHODS | QUANTIZERS
 
     assert {name for name, entry in entries.items() if entry.shares_calibration} == {case[1] for case in EXACT.values()}
 

@@ -11,6 +11,7 @@ import torch
 from conftest import build, job_for
 
 from bench.catalog import registry
+from bench.catalog.entries import METHODS
 from cast.method import Cast
 from helpers.trainings import LAST_DIGIT, STEPS, counting, job_to_train, method, pruned, weight_of
 from methods.contract import Budget, Needs
@@ -20,8 +21,8 @@ from methods.training import checkpoint, trainer
 from methods.training.interrupt import Stopped, StopRequest, stop_request
 from methods.training.settings import Settings
 
-NAMES = [n for n, e in registry.METHODS.items() if "training" in e.needs]
-SPARSE = [n for n in NAMES if not registry.METHODS[n].dense]
+NAMES = [n for n, e in METHODS.items() if "training" in e.needs]
+SPARSE = [n for n in NAMES if not METHODS[n].dense]
 
 
 @pytest.fixture
@@ -378,7 +379,7 @@ def test_held_mask_is_the_priors(llama, task):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_needs_are_what_the_trainer_uses(name):
-    assert registry.load(registry.METHODS[name]).needs == Needs.TRAINING | Needs.TEACHER
+    assert registry.load(METHODS[name]).needs == Needs.TRAINING | Needs.TEACHER
 
 
 def test_other_patterns(llama, task):
