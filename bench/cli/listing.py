@@ -94,7 +94,7 @@ def _runs(results: Path | None) -> Rows:
         identity = record.identity
         out.append(
             {
-                "record": record.key[:12],
+                "record": record.short_key,
                 "model": identity.model,
                 "method": identity.method,
                 "pattern": identity.pattern,
@@ -103,7 +103,7 @@ def _runs(results: Path | None) -> Rows:
                 "measure": identity.measure,
                 "protocol": identity.protocol.label,
                 "status": record.status,
-                "recorded": record.provenance.get("recorded", ""),
+                "recorded": record.recorded,
             }
         )
     return out

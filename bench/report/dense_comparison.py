@@ -35,14 +35,8 @@ class DenseComparison:
         self.table, self.records, self.results = table, records, results
         self.drop_column = leading_column(table, "worst_drop")
         self.speed_column = leading_column(table, "speedup", device)
-        self.dense = next(
-            (
-                k
-                for k, row in enumerate(table.rows)
-                if row.filters["method"] == "dense" and row.filters["quantizer"] in ("", "none")
-            ),
-            None,
-        )
+        whole = (k for k, row in enumerate(table.rows) if row.filters["method"] == "dense" and not row.is_quantized)
+        self.dense = next(whole, None)
 
     def loss(self, row: int) -> Bound | None:
         """How much higher the perplexity is, as a share of the dense model's."""

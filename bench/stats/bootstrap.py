@@ -214,25 +214,25 @@ def _p(sample: Array, t: float, freedom: float) -> float:
     return min(1.0, max(2 * float(stdtr(freedom, -abs(t))), 2 * (1 + fewer) / (1 + len(sample))))
 
 
-def estimate_means(differences: Array, level: float, *, unit: str = "questions") -> Estimate:
-    """Mean of paired differences over items and seeds, with Student's t: a closed form, for thousands of items.
+def estimate_means(differences: Array, level: float) -> Estimate:
+    """Mean of paired differences over questions and seeds, with Student's t: a closed form, for thousands of them.
 
-    differences: [seeds, items]. The variances between items and between seeds add up; the degrees of freedom are
+    differences: [seeds, questions]. The variances between questions and between seeds add up; the degrees of freedom are
     Satterthwaite's.
     """
     from scipy.special import stdtr, stdtrit
 
-    seeds, items = differences.shape
+    seeds, questions = differences.shape
     value = float(differences.mean())
-    between = variance_parts(differences, np.ones(items))
+    between = variance_parts(differences, np.ones(questions))
     if between.total == 0:
-        return Estimate(value, 0.0, value, value, 1.0 if value == 0 else 0.0, items, unit, seeds)
-    freedom = _degrees_of_freedom(between, items, seeds)
+        return Estimate(value, 0.0, value, value, 1.0 if value == 0 else 0.0, questions, "questions", seeds)
+    freedom = _degrees_of_freedom(between, questions, seeds)
     scale = between.total**0.5
     half = float(stdtrit(freedom, 1 - level / 2)) * scale
     p = 2 * float(stdtr(freedom, -abs(value) / scale))
     share = between.seeds / between.total
-    return Estimate(value, scale, value - half, value + half, p, items, unit, seeds, share)
+    return Estimate(value, scale, value - half, value + half, p, questions, "questions", seeds, share)
 
 
 def estimate_blocks(before: Array, after: Array, level: float) -> Estimate:
