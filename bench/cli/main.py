@@ -14,7 +14,7 @@ import typer
 
 from bench.cli import compare, conformance, ending, families, models, pick, results, run, search, setup, speed, watch
 from bench.cli.console import note
-from bench.system import terminal
+from bench.system import interpreter, terminal
 from bench.system.cache import describe_unwritable
 from bench.system.suggest import shorten
 from methods.errors import UserError
@@ -82,6 +82,7 @@ app.add_typer(compare.baseline_app, name="baseline")
 
 def main() -> None:
     """Run the command line. Invalid input: one line, and exit code 2. A signal: exit code 128 and its number."""
+    interpreter.require_utf8()
     terminal.make_output_printable()
     try:
         with ending.ended_by_signals():
