@@ -15,6 +15,7 @@ import typer
 
 from bench.cli.console import fail, print_json, print_line, print_lines, print_table
 from bench.cli.flags import Json
+from bench.report.words import duration, hundredths, percent, short_count
 from bench.system.suggest import describe_unknown
 from bench.system.terminal import width_of
 from bench.system.text import printable
@@ -171,8 +172,6 @@ def _print(answer: Answer) -> None:
 
 
 def _print_rows(answer: Answer) -> None:
-    from bench.report.words import duration, hundredths, percent, short_count
-
     shown = answer.meets[:MAX_ROWS]
     columns: list[tuple[str, list[str]]] = [
         ("row", [c.row.name for c in shown]),
