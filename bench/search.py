@@ -22,6 +22,7 @@ from bench.results.record import DONE, Record
 from bench.results.store import Store
 from bench.run.progress import ProgressDisplay
 from bench.system import digests
+from bench.system.packages import pip_install, require
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,10 +73,8 @@ def require_optuna() -> Any:
     Raises:
         UserError: it is not installed.
     """
-    try:
-        found = importlib.import_module("optuna")
-    except ImportError:
-        raise UserError("a search needs optuna: install it with pip install 'cast-bench[search]'") from None
+    require("optuna", what="a search", how=pip_install("search"))
+    found = importlib.import_module("optuna")
     found.logging.set_verbosity(found.logging.WARNING)
     return found
 
@@ -109,7 +108,7 @@ def _trials(search: Search, method: str, identity: Identity, records: Iterable[R
         if (fields := search.values(method, label)) is None:
             continue
         value = next((r.value for r in record.readings if r.metric == "perplexity" and r.value is not None), math.inf)
-        newest.setdefault(label, Trial(label, fields, value, record.key))
+        newest[label] = Trial(label, fields, value, record.key)  # records come oldest first
     return newest.values()
 
 

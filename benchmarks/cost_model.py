@@ -3,7 +3,7 @@
 Each artifact of a folder of records is left out once, and its time is estimated from the other artifacts of the folder that were
 measured on the same processor, in the same number format and with as many threads.
 
-python benchmarks/cost_model.py [folder ...]   tiny's default sweep and SmolLM2's, and what was missed; saved
+python benchmarks/cost_model.py [folder ...]   tiny's sweeps and SmolLM2's, and what was missed; saved
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.plan.cost_model import WITHIN, CostModel
 from bench.plan.past_costs import PastCost, read_past
 
 ROOT = Path(__file__).parent.parent / "results"
-FOLDERS = ("tiny-default", "tiny-methods", "smollm2-135m-wanda7")
+FOLDERS = ("tiny-default", "tiny-methods", "smollm2-135m-recon", "smollm2-135m-wanda7")
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 python benchmarks/decode.py [--blocks N]
 
-In the frame of `bench speed` (bench/speed/frame.py): in turn, a baseline twice, copies of each weight that together are
+In the frame of `bench speed` (bench/measures/speed/comparison.py): in turn, a baseline twice, copies of each weight that together are
 three times the last cache. Shares are of the bandwidth that reading as many bytes reaches in the same run. The limit by
 bytes: 16/9 for bfloat16, 8/5 for int8. An interval is Student's, 95%, of the mean ratio over blocks.
 """

@@ -9,7 +9,6 @@ python benchmarks/default_run.py COMMIT [rounds]
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import statistics
 import subprocess
@@ -22,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from harness import finish, in_turn, ratio
+from harness import finish, fresh_cache, in_turn, ratio
 
 from bench.inputs import download
 from bench.measures.forward import BATCH_TOKENS as PASS_TOKENS
 from bench.measures.forward import LOGITS_BYTES
 from bench.results.record import Record
 from bench.results.store import Store
-from bench.system.cache import cache_dir
 from bench.system.devices import cores
 from methods.folder import Folder
 from methods.targets import find_targets
@@ -55,14 +53,11 @@ def checkout(commit: str) -> Iterator[Path]:
 
 def run(tree: Path, results: Path, *flags: str, watch: bool = False) -> dict[str, float]:
     """One `bench run` with a fresh cache. With `watch`, the largest memory of all its processes together."""
-    with tempfile.TemporaryDirectory() as cache:
-        for part in ("data", "native"):
-            if (cache_dir() / part).is_dir():
-                shutil.copytree(cache_dir() / part, Path(cache) / part)
+    with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
             [sys.executable, "-m", "bench", "run", "--device", "cpu", *flags, "--results", str(results)],
             cwd=tree,
-            env=os.environ | {"CAST_BENCH_CACHE": cache, "PYTHONPATH": str(tree), "HF_HUB_OFFLINE": "1"},
+            env=fresh_cache(Path(folder)) | {"PYTHONPATH": str(tree), "HF_HUB_OFFLINE": "1"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

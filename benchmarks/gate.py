@@ -146,13 +146,13 @@ def theory(rng: Any, articles: int) -> float:
     return float(np.mean(found))
 
 
-def speed(records: int, changed: int) -> dict[str, Any]:
+def time_a_gate(records: int, changed: int) -> dict[str, Any]:
     """A folder against a baseline file of so many records, of which a few changed: their scores are read and resampled."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
     from helpers import fake_records
 
-    with tempfile.TemporaryDirectory() as room:
-        roots = Path(room) / "before", Path(room) / "after"
+    with tempfile.TemporaryDirectory() as scratch:
+        roots = Path(scratch) / "before", Path(scratch) / "after"
         for root, made in zip(roots, ("a", "b"), strict=True):
             store = Store(root)
             for i in range(changed):
@@ -163,7 +163,7 @@ def speed(records: int, changed: int) -> dict[str, Any]:
                     fake_records.ReadingRow(metric="violated_groups", value=0.0, unit="1", better="lower")
                 ]
                 store.path(found.key).write_text(found.to_json(indent=1))
-        kept = baseline.write(read(roots[0]), Path(room) / "baseline.zip")
+        kept = baseline.write(read(roots[0]), Path(scratch) / "baseline.zip")
         took, used = [], []
         for _ in range(3):
             started = time.process_time()
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--speed-only", action="store_true")
     asked = parser.parse_args()
     figures = recorded("gate") if asked.speed_only else simulated(asked.gates)
-    finish("gate", figures | {"speed": speed(10_000, 50)})
+    finish("gate", figures | {"speed": time_a_gate(10_000, 50)})
 
 
 if __name__ == "__main__":

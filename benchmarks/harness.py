@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from typing import Any
 
 from bench.run.processes import worker_environment
 from bench.system import provenance
+from bench.system.cache import cache_dir
 
 RESULTS = Path(__file__).parent.parent / "results" / "benchmarks"
 
@@ -25,6 +28,35 @@ def like_a_worker() -> None:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [own, *path]))
     if environment != os.environ:
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+
+
+def fresh_cache(folder: Path) -> dict[str, str]:
+    """The environment of a `bench` whose cache is folder/cache: the corpora and the kernel are in it, and nothing else."""
+    for part in ("data", "native"):
+        if (cache_dir() / part).is_dir():
+            shutil.copytree(cache_dir() / part, folder / "cache" / part)
+    return os.environ | {"CAST_BENCH_CACHE": str(folder / "cache")}
+
+
+def apart(file: str, *arguments: str) -> Any:
+    """What the benchmark `file` says on its last line, as JSON, when it runs in a process of its own: its peak is its own, too."""
+    run = [sys.executable, file, *arguments]
+    said = subprocess.run(run, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return json.loads(said.splitlines()[-1])
+
+
+def draw_tokens(folder: Path, sequences: int, seqlen: int, draw: int = 0) -> Any:
+    """Calibration from wiki-mini for the model in `folder`: a tensor [sequences, seqlen] of token ids."""
+    import torch
+
+    from bench.inputs import loading, windows
+
+    tokenizer = loading.load_tokenizer(folder)
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer(text)["input_ids"])
+
+    return torch.tensor(windows.draw_calibration("wiki-mini", sequences, seqlen, draw, encode, None))
 
 
 def seconds(work: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:

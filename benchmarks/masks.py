@@ -14,11 +14,11 @@ import copy
 from typing import Any
 
 import torch
-from harness import finish
+from harness import draw_tokens, finish
 from prune import MATCH_BLOCKS, SEQLEN, SEQUENCES, agreement, ours, theirs
 from torch import nn
 
-from bench.inputs import download, loading, windows
+from bench.inputs import download, loading
 from bench.system.devices import cores
 from methods.contract import Compute
 from methods.targets import find_targets
@@ -30,7 +30,6 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(cores())
     found = download.pull("smollm2-135m")
-    tokenizer = loading.load_tokenizer(found.folder)
     dense = loading.load(found.folder, Compute())
     dense.model.layers = nn.ModuleList(list(dense.model.layers)[:MATCH_BLOCKS])  # what comes after changes nothing here
     dense.config.num_hidden_layers = MATCH_BLOCKS
@@ -42,11 +41,7 @@ def main() -> None:
         least: dict[str, Any] = {}
         by_block = {}
         for draw in range(options.draws):
-            tokens = torch.tensor(
-                windows.draw_calibration(
-                    "wiki-mini", SEQUENCES, SEQLEN, draw, lambda t: list(tokenizer(t)["input_ids"]), None
-                )
-            )
+            tokens = draw_tokens(found.folder, SEQUENCES, SEQLEN, draw)
             mine, other = copy.deepcopy(dense), copy.deepcopy(dense)
             ours(method, mine, tokens, targets)
             theirs(method, other, tokens)

@@ -3,7 +3,7 @@
 On all of smollm2-135m with 32 sequences of 512 tokens of wiki-mini, on its first blocks with 32 and with 128, then on two
 blocks of LLaMAs of random weights, three widths, 16 sequences of 512 random tokens; 2:4, float32, all cores. Every figure is
 of a process of its own, which loads that model and nothing else, so that a peak is its method's; what the process held before
-the method began is label, too. Adapters of other libraries are left out: see prune.py. DSnoT and
+the method began is said, too. Adapters of other libraries are left out: see prune.py. DSnoT and
 block reconstruction refine magnitude's mask.
 
 python benchmarks/one_shot.py [--methods wanda,alps] [--whole 32] [--sequences 32,128] [--blocks 3] [--widths 128,256,512]
@@ -24,10 +24,11 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from harness import finish, like_a_worker, ratio, seconds
+from harness import apart, draw_tokens, finish, like_a_worker, ratio, seconds
 
 from bench.catalog import registry
 from bench.catalog.choice import build
+from bench.catalog.entries import METHODS
 from bench.inputs import download
 from bench.system import provenance
 from bench.system.devices import cores
@@ -37,7 +38,7 @@ MODEL, SEQLEN, PATTERN = "smollm2-135m", 512, "2:4"
 WIDE_BLOCKS, WIDE_SEQUENCES, WIDE_VOCABULARY, HEAD = 2, 16, 1024, 32
 ONE_SHOT = [
     name
-    for name, entry in registry.METHODS.items()
+    for name, entry in METHODS.items()
     if not (entry.dense or entry.extra or {"training", "cuda", "isolated"} & set(entry.needs))
 ]
 
@@ -52,7 +53,6 @@ def prepare(folder: Path, blocks: int, sequences: list[int], widths: list[int]) 
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     from bench.inputs import loading
-    from bench.inputs.windows import draw_calibration
     from methods.contract import Compute
     from methods.folder import save
 
@@ -64,13 +64,12 @@ def prepare(folder: Path, blocks: int, sequences: list[int], widths: list[int]) 
 
     if sequences:
         found = download.pull(MODEL)
-        encode = loading.load_tokenizer(found.folder)
-        ids = draw_calibration("wiki-mini", max(sequences), SEQLEN, 0, lambda t: list(encode(t)["input_ids"]), None)
+        tokens = draw_tokens(found.folder, max(sequences), SEQLEN)
         model: Any = loading.load(found.folder, Compute())
-        keep(model, torch.tensor(ids), "whole")
+        keep(model, tokens, "whole")
         del model.model.layers[blocks:]
         model.config.num_hidden_layers = blocks
-        keep(model, torch.tensor(ids), "blocks")
+        keep(model, tokens, "blocks")
     torch.manual_seed(0)
     for width in widths:
         about = LlamaConfig(
@@ -118,12 +117,6 @@ def one(name: str, folder: Path, sequences: int) -> dict[str, Any]:
     return {"seconds": took, "peak": provenance.peak_bytes("cpu"), "before": before}
 
 
-def apart(*arguments: str) -> str:
-    """What this file prints when it is run with other arguments."""
-    run = [sys.executable, __file__, *arguments]
-    return subprocess.run(run, stdout=subprocess.PIPE, text=True, check=True).stdout
-
-
 class Measured:
     """Every round of every method and size."""
 
@@ -132,11 +125,11 @@ class Measured:
         self._rounds: dict[tuple[str, str], list[dict[str, float]]] = {}
 
     def add(self, method: str, size: str, model: str, sequences: int) -> None:
-        said = apart("--one", method, "--folder", str(self._folder / model), "--sequences", str(sequences))
-        self._rounds.setdefault((method, size), []).append(json.loads(said.splitlines()[-1]))
+        said = apart(__file__, "--one", method, "--folder", str(self._folder / model), "--sequences", str(sequences))
+        self._rounds.setdefault((method, size), []).append(said)
         print(method, size, self._rounds[method, size][-1], file=sys.stderr, flush=True)
 
-    def label(self, method: str, sizes: list[str]) -> dict[str, Any]:
+    def figures(self, method: str, sizes: list[str]) -> dict[str, Any]:
         """Of each size: median seconds, the highest peak, and what was held before. Then ratios of the last to the first."""
         if not sizes:
             return {}
@@ -186,7 +179,8 @@ def main() -> None:
     wide = {f"width {n}": (f"width-{n}", WIDE_SEQUENCES) for n in widths}
     with tempfile.TemporaryDirectory() as scratch:
         settings = ["--whole", given.whole, "--sequences", given.sequences, "--widths", given.widths]
-        apart("--prepare", "--folder", scratch, "--blocks", str(given.blocks), *settings)
+        prepared = [sys.executable, __file__, "--prepare", "--folder", scratch, "--blocks", str(given.blocks)]
+        subprocess.run([*prepared, *settings], check=True)
         measured = Measured(Path(scratch))
         for _ in range(given.rounds):
             for name in chosen:
@@ -205,7 +199,7 @@ def main() -> None:
     for name in chosen:
         figures[name] = {}
         for sizes in (entire, part, wide):
-            figures[name] |= measured.label(name, list(sizes))
+            figures[name] |= measured.figures(name, list(sizes))
     finish("one_shot", figures)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import finish, ratio
+from harness import apart, finish, ratio
 
 from bench.export.model import export_model
 from bench.inputs import loading
@@ -93,8 +92,8 @@ def main() -> None:
         figures |= {
             f"{name}, dense GB {k} a processor second": round(weight.nbytes / s / 1e9, 2) for k, s in rates.items()
         }
-    with tempfile.TemporaryDirectory() as room:
-        dense, packed24 = Path(room) / "hf", Path(room) / "packed24"
+    with tempfile.TemporaryDirectory() as scratch:
+        dense, packed24 = Path(scratch) / "hf", Path(scratch) / "packed24"
         write(dense, given.layers)
         export_model(str(dense), "packed24", packed24)
         size = {f.name: sum(p.stat().st_size for p in f.iterdir()) for f in (dense, packed24)}
@@ -102,12 +101,8 @@ def main() -> None:
         seen: dict[str, list[dict[str, float]]] = {"hf": [], "packed24": []}
         for _ in range(ROUNDS):
             for kind, runs in seen.items():
-                label = subprocess.run(
-                    [sys.executable, __file__, "--load", kind, str(Path(room) / kind)],
-                    capture_output=True, text=True, check=True,
-                )  # fmt: skip
-                runs.append(json.loads(label.stdout))
-                print(kind, label.stdout.strip(), file=sys.stderr, flush=True)
+                runs.append(apart(__file__, "--load", kind, str(Path(scratch) / kind)))
+                print(kind, runs[-1], file=sys.stderr, flush=True)
     for what in seen["hf"][0]:
         times = {kind: [r[what] for r in runs] for kind, runs in seen.items()}
         figures[f"{what}, packed24 / hf"] = ratio(times, "packed24", "hf")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from statistics import median
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from harness import finish, in_turn, ratio
+from harness import apart, finish, in_turn, ratio
 
 from bench.inputs import download, loading, windows
 from bench.measures.contract import MeasureContext
@@ -75,8 +74,7 @@ def main() -> None:
     seen: dict[str, list[dict[str, float]]] = {"ours": [], "plain": [], "plain again": []}
 
     def go(name: str) -> None:
-        done = subprocess.run([sys.executable, __file__, name.split()[0]], capture_output=True, text=True, check=True)
-        seen[name].append(json.loads(done.stdout.splitlines()[-1]))
+        seen[name].append(apart(__file__, name.split()[0]))
 
     in_turn({name: lambda n=name: go(n) for name in seen}, ROUNDS)
     assert abs(seen["ours"][0]["nll"] / seen["plain"][0]["nll"] - 1) < 1e-5

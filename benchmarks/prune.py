@@ -19,14 +19,14 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from harness import finish, in_turn, ratio
+from harness import draw_tokens, finish, in_turn, ratio
 from torch import Tensor, nn
 
 from baselines.sparsegpt import prune_
 from baselines.wanda import squared_norm
 from bench.catalog.choice import build
 from bench.catalog.registry import lookup
-from bench.inputs import download, loading, windows
+from bench.inputs import download, loading
 from bench.system.devices import cores
 from methods.contract import Compute, Job
 from methods.pattern import Pattern
@@ -152,10 +152,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(cores())
     found = download.pull("smollm2-135m")
-    tokenizer = loading.load_tokenizer(found.folder)
-    tokens = torch.tensor(
-        windows.draw_calibration("wiki-mini", SEQUENCES, SEQLEN, 0, lambda t: list(tokenizer(t)["input_ids"]), None)
-    )
+    tokens = draw_tokens(found.folder, SEQUENCES, SEQLEN)
     dense = loading.load(found.folder, Compute())
     opened = found.open()
     targets = find_targets(opened.config, opened.shapes())

@@ -13,14 +13,14 @@ import copy
 import dataclasses
 import json
 import statistics
-import subprocess
 import sys
 from typing import Any
 
-from harness import finish, like_a_worker, seconds
+from harness import apart, draw_tokens, finish, like_a_worker, seconds
 
 from bench.catalog import registry
 from bench.catalog.choice import build
+from bench.catalog.entries import QUANTIZERS
 from bench.inputs import download, loading
 from bench.system import provenance
 from bench.system.devices import cores
@@ -33,7 +33,6 @@ def one(name: str, model_name: str, blocks: int, rounds: int) -> dict[str, Any]:
     """One quantizer, in this process."""
     import torch
 
-    from bench.inputs.windows import draw_calibration
     from methods.contract import Compute, Job
     from methods.pattern import Pattern
     from methods.targets import family_of, find_targets
@@ -45,11 +44,9 @@ def one(name: str, model_name: str, blocks: int, rounds: int) -> dict[str, Any]:
     targets = find_targets(opened.config, opened.shapes())
     if blocks:
         targets = tuple(t for t in targets if (family.block_of(t) or 0) < blocks)
-    encode = loading.load_tokenizer(found.folder)
-    seqlen = min(512, found.seqlen)
-    tokens = draw_calibration("wiki-mini", SEQUENCES, seqlen, 0, lambda t: list(encode(t)["input_ids"]), None)
+    tokens = draw_tokens(found.folder, SEQUENCES, min(512, found.seqlen))
     model = loading.load(found.folder, Compute())
-    job = Job(source=found.folder, pattern=Pattern(2, 4), targets=targets, calibration=torch.tensor(tokens))
+    job = Job(source=found.folder, pattern=Pattern(2, 4), targets=targets, calibration=tokens)
     build(registry.lookup("methods", "magnitude"), "magnitude", {}).apply(model, job)
     quantizer = build(registry.lookup("quantizers", name), name, {})
     before, took = provenance.peak_bytes("cpu"), []
@@ -79,11 +76,9 @@ def main() -> None:
         return
     settings = ["--model", given.model, "--blocks", str(given.blocks), "--rounds", str(given.rounds)]
     figures: dict[str, Any] = {"model": given.model, "blocks": given.blocks or "all", "threads": cores()}
-    for name in registry.QUANTIZERS:
+    for name in QUANTIZERS:
         if name != "none":
-            run = [sys.executable, __file__, "--one", name, *settings]
-            out = subprocess.run(run, stdout=subprocess.PIPE, text=True, check=True).stdout
-            figures[name] = json.loads(out.splitlines()[-1])
+            figures[name] = apart(__file__, "--one", name, *settings)
             print(name, figures[name], file=sys.stderr, flush=True)
     finish("quantizers", figures)
 

@@ -91,12 +91,12 @@ def browse(page_file: Path) -> dict[str, Any]:
         assert page.locator("table").first.bounding_box()["y"] < page.viewport_size["height"], (
             "no table is on the first screen"
         )
-        label = seen | {
+        found = seen | {
             f"{name}, ms": round(float(np.median([page.evaluate(TIMED.replace("ACTION", act)) for _ in range(6)][1:])))
             for name, act in ACTIONS.items()
         }
         chromium.close()
-    return label
+    return found
 
 
 def main() -> None:

@@ -9,16 +9,14 @@ python benchmarks/side_by_side.py [rounds]
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from harness import finish, in_turn, ratio
+from harness import finish, fresh_cache, in_turn, ratio
 
 from bench.run.processes import SHORT_SPIN
-from bench.system.cache import cache_dir
 from bench.system.devices import cores
 
 LOOP = """
@@ -46,13 +44,8 @@ def runs(count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         started = []
         for name in map(str, range(count)):
-            cache = Path(folder) / f"cache{name}"
-            cache.mkdir()
-            for part in ("data", "native"):
-                if (cache_dir() / part).is_dir():
-                    shutil.copytree(cache_dir() / part, cache / part)
-            command = [sys.executable, "-m", "bench", "run", *RUN, "--results", f"{folder}/{name}"]
-            environment = os.environ | {"CAST_BENCH_CACHE": str(cache)}
+            command = [sys.executable, "-m", "bench", "run", *RUN, "--results", f"{folder}/{name}/results"]
+            environment = fresh_cache(Path(folder) / name)
             started.append(
                 subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
             )

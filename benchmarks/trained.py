@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -22,10 +21,11 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from harness import finish, like_a_worker
+from harness import apart, finish, like_a_worker
 
 from bench.catalog import registry
 from bench.catalog.choice import build
+from bench.catalog.entries import METHODS
 from bench.inputs import download
 from bench.plan import recipes
 from bench.system import provenance
@@ -35,7 +35,7 @@ from methods.pattern import Pattern
 MODEL, PARAMETERS, PATTERN = "smollm2-135m", 135_000_000, "2:4"
 TRAINED = [
     name
-    for name, entry in registry.METHODS.items()
+    for name, entry in METHODS.items()
     if "training" in entry.needs and name != "finetune"  # which takes a model that is sparse already
 ]
 
@@ -118,9 +118,8 @@ def main() -> None:
     for name in given.methods.split(","):
         figures[name] = {}
         for dtype in given.dtypes.split(","):
-            command = [sys.executable, __file__, "--one", name, "--steps", str(given.steps), "--dtypes", dtype]
-            said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-            figures[name][dtype] = json.loads(said.splitlines()[-1])
+            steps = ("--steps", str(given.steps), "--dtypes", dtype)
+            figures[name][dtype] = apart(__file__, "--one", name, *steps)
             print(name, dtype, figures[name][dtype], file=sys.stderr, flush=True)
     finish("trained", figures)
 

@@ -57,7 +57,8 @@ def estimate_pair(pair: Pair, before: ResultSet, after: ResultSet, level: float,
         raise NotComparable("seeds were measured on different items")
     one_seed = len(pair.before) == 1 and pair.before[0].identity.seed is not None
     if (items.weights == 1).all():
-        return _estimate_questions(was, now, level)
+        found = _estimate_questions(was, now, level)
+        return bootstrap.widen(found, seed_noise, level) if one_seed else found
     sums, weights, unit = _sums_by_cluster(now - was, items)
     return bootstrap.studentized_bootstrap(sums, weights, level, unit=unit, assumed=seed_noise if one_seed else 0.0)
 
@@ -110,7 +111,7 @@ def _estimate_timing(was: Array, now: Array, level: float) -> Estimate:
         )
     if min(was.min(), now.min()) <= 0:
         raise NotComparable("a timing is 0 or less")
-    return bootstrap.estimate_blocks(was.ravel(), now.ravel(), level)
+    return bootstrap.estimate_blocks(was, now, level)
 
 
 def _estimate_questions(was: Array, now: Array, level: float) -> Estimate:

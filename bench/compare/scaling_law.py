@@ -177,14 +177,13 @@ def read(results: Path, method: str, control: str) -> list[Point]:
             runs = cells.setdefault((identity.model, identity.training.label), {})
             runs.setdefault(identity.method, []).append(record)
     points = []
-    digests = set()
     for (model, _), rows in sorted(cells.items()):
         if method in rows and control in rows and model in weights:
             training = rows[method][0].identity.training
             assert training is not None
+            _require_one_kind(model, rows, method, control)
             excess, tokens = _excess(store, rows[method], rows[control])
             points.append(Point(Path(model).name, weights[model], training.tokens or 0, excess, tokens))
-            digests |= {r.token_digest for pair in rows.values() for r in pair}
     if not points:
         raise UserError(
             f"{results} has no model and budget with {method!r}, {control!r} and their size: "
@@ -193,6 +192,25 @@ def read(results: Path, method: str, control: str) -> list[Point]:
     if len({len(p.tokens) for p in points}) > 1:
         raise UserError(f"runs in {results} were measured on different articles: one law cannot describe them")
     return sorted(points, key=lambda p: (p.weights, p.training))
+
+
+def _require_one_kind(model: str, rows: Mapping[str, list[Record]], method: str, control: str) -> None:
+    """
+    Raises:
+        UserError: the method's records have several patterns, or not all were measured on one text.
+    """
+    patterns = sorted({record.identity.pattern for record in rows[method]})
+    if len(patterns) > 1:
+        raise UserError(
+            f"{method} of {model} has the patterns {', '.join(patterns)}: a law describes one; keep each in a results folder"
+        )
+    texts = {record.identity.protocol.label: record.token_digest for name in (method, control) for record in rows[name]}
+    digests = {record.token_digest for name in (method, control) for record in rows[name]}
+    if len(digests) > 1:
+        raise UserError(
+            f"{method} and {control} of {model} were measured on different texts ({', '.join(sorted(texts))}): "
+            "measure both on one, in a results folder"
+        )
 
 
 def _excess(store: Store, sparse: Iterable[Record], control: Iterable[Record]) -> tuple[Array, Array]:

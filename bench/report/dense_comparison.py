@@ -84,9 +84,9 @@ class DenseComparison:
         records = pairwise.seeds_of(self.table, row, column, self.records).values()
         scores = [self.results.items(r).columns for r in records]
         blocks = [columns["speedup"] for columns in scores if "speedup" in columns]
-        if not blocks or min(map(len, blocks)) < 2:
+        if not blocks or min(map(len, blocks)) < 2 or len(set(map(len, blocks))) > 1:
             return Bound(value)
-        ratios = np.concatenate(blocks)
+        ratios = np.stack(blocks)  # [seeds, blocks]
         estimate = bootstrap.estimate_blocks(np.ones_like(ratios), ratios, pairwise.ALPHA)
         return Bound(value, float(np.exp(estimate.low)), float(np.exp(estimate.high)))
 

@@ -1,13 +1,10 @@
 """A Ray cluster of two nodes on this machine, and who works on it."""
 
-import json
 import os
 import time
 from contextlib import contextmanager
 
 import psutil
-
-from bench.results.store import Store
 
 CALM = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
 PATIENCE_S = 300
@@ -65,15 +62,4 @@ def wait_for(true, what, patience=PATIENCE_S):
     while not (found := true()):
         assert time.monotonic() < end, f"waited in vain for {what}"
         time.sleep(0.05)
-    return found
-
-
-def contents(results):
-    """Every record by what it measures: no two of a kind."""
-    found = {}
-    for record in Store(results, write=False):
-        kind = json.dumps(record.identity.labels())
-        assert kind not in found, f"doubled: {kind}"
-        found[kind] = record.same()
-    assert not (results / "corrupt").exists()
     return found

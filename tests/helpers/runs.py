@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from bench.catalog import registry
+from bench.catalog.entries import METHODS
 from bench.cli import main
 from bench.inputs import models, wikimini
 from bench.plan import plan
@@ -39,7 +40,7 @@ SMALL = {
 }
 
 
-ONE_SHOT = [n for n, e in registry.METHODS.items() if not ({"training", "cuda", "isolated"} & set(e.needs) or e.extra)]
+ONE_SHOT = [n for n, e in METHODS.items() if not ({"training", "cuda", "isolated"} & set(e.needs) or e.extra)]
 """Those that need no training corpus, no device and no other library; what refines a mask is among them."""
 
 
@@ -181,6 +182,24 @@ def records(results) -> dict:
         assert kind not in found, f"{kind} twice in {results}"
         found[kind] = record
     return found
+
+
+def contents(results) -> dict:
+    """What a run left, to be compared with what another left: every record by its key, none damaged, none measured twice."""
+    found, kinds = {}, set()
+    for record in Store(Path(results), write=False):
+        kind = json.dumps(record.identity.labels())
+        assert kind not in kinds, f"doubled: {kind}"
+        kinds.add(kind)
+        found[record.key] = record.same()
+    assert not (Path(results) / "corrupt").exists()
+    return found
+
+
+def left_over(results, cache) -> list[Path]:
+    """What a run that ended well has no use for."""
+    folders = [cache / part for part in ("tmp", "held", "training")] + [results / "locks"]
+    return [p for folder in folders if folder.is_dir() for p in folder.iterdir()] + list(results.rglob("*.tmp"))
 
 
 def call(capsys, monkeypatch, *args):

@@ -4,7 +4,6 @@ Nothing is lost, doubled or corrupt, nobody is left, and the next run sweeps wha
 CAST_BENCH_SOAK_ROUNDS give other times, and more of them: 15 rounds are 90 kills.
 """
 
-import json
 import os
 import random
 import time
@@ -54,23 +53,6 @@ def family(process):
     return members
 
 
-def contents(results):
-    """Every record by what it measures: no two of a kind."""
-    found = {}
-    for file in sorted((results / "records").glob("*.json")):
-        record = json.loads(file.read_text())
-        kind = json.dumps(record["identity"], sort_keys=True)
-        assert kind not in found, f"doubled: {kind}"
-        found[kind] = {k: v for k, v in record.items() if k not in ("provenance", "cost", "digest")}
-    return found
-
-
-def left_over(results, cache):
-    """What a run that ended well has no use for."""
-    folders = [cache / part for part in ("tmp", "held", "training")] + [results / "locks"]
-    return [p for folder in folders if folder.is_dir() for p in folder.iterdir()] + list(results.rglob("*.tmp"))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "victim"), VICTIMS)
 def test_kills_at_random_times_lose_nothing(tmp_path, monkeypatch, kind, victim):
@@ -78,7 +60,7 @@ def test_kills_at_random_times_lose_nothing(tmp_path, monkeypatch, kind, victim)
     calm = runs.start(*command(kind, tmp_path / "calm"))
     assert calm.communicate(timeout=PATIENCE_S) and calm.returncode == 0
     took = time.monotonic() - started
-    expected = contents(tmp_path / "calm")
+    expected = runs.contents(tmp_path / "calm")
     rng = random.Random(f"{kind} {victim} {SEED}")
     for turn in range(ROUNDS):
         cache = runs.own_cache(tmp_path / f"c{turn}", monkeypatch)
@@ -101,6 +83,5 @@ def test_kills_at_random_times_lose_nothing(tmp_path, monkeypatch, kind, victim)
         again = runs.start(*command(kind, results))
         _, err = again.communicate(timeout=PATIENCE_S)
         assert again.returncode == 0, f"{where}: {err}"
-        assert contents(results) == expected, where
-        assert not (results / "corrupt").exists(), where
-        assert not left_over(results, cache), where
+        assert runs.contents(results) == expected, where
+        assert not runs.left_over(results, cache), where

@@ -12,6 +12,7 @@ from helpers.ray_cluster import PATIENCE_S, node_of, wait_for
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
+WHOLE_S = 3600
 TRAINING = {"tokens": 60 * 8 * 32, "batch": 8, "seqlen": 32}
 
 
@@ -56,7 +57,7 @@ def undisturbed(tmp_path, monkeypatch, **changes):
     (tmp_path / "calm").mkdir()
     runs.own_cache(tmp_path / "calm", monkeypatch)
     runs.run_here(runs.small(tmp_path / "calm/r", **changes))
-    return ray_cluster.contents(tmp_path / "calm/r")
+    return runs.contents(tmp_path / "calm/r")
 
 
 def started(cluster, results, methods, measures="size", **settings):
@@ -64,8 +65,8 @@ def started(cluster, results, methods, measures="size", **settings):
     return runs.start(*line, *runs.flags(results, **settings))
 
 
-def ended(run, code=0):
-    _, err = run.communicate(timeout=PATIENCE_S)
+def ended(run, code=0, patience=PATIENCE_S):
+    _, err = run.communicate(timeout=patience)
     assert run.returncode == code, err
     return err
 
@@ -82,7 +83,20 @@ def test_records_are_those_of_the_local_executor(cluster, tmp_path, monkeypatch)
     assert "writes into the results folder" in err
     chosen = {"methods": ("magnitude", "wanda"), "quantizers": ("none", "int8"), "measures": ("perplexity", "size")}
     expected = undisturbed(tmp_path, monkeypatch, **chosen)
-    assert ray_cluster.contents(tmp_path / "r") == expected and len(expected) == 18
+    assert runs.contents(tmp_path / "r") == expected and len(expected) == 18
+
+
+def test_the_default_sweep_has_the_records_of_the_local_executor(cluster, tmp_path, monkeypatch):
+    """All that `bench run` does by default, the training of CAST and the tasks among it."""
+    line = ["run", "--device", "cpu", "--set", "threads=1", "--results"]
+    ended(runs.start(*line, tmp_path / "r", *ray_cluster.flags(cluster)), patience=WHOLE_S)
+    runs.own_cache(tmp_path / "calm", monkeypatch)
+    ended(runs.start(*line, tmp_path / "calm/r", "--jobs", "2"), patience=WHOLE_S)
+
+    expected = runs.contents(tmp_path / "calm/r")
+    assert runs.contents(tmp_path / "r") == expected
+    assert {record["status"] for record in expected.values()} == {"ok"}
+    assert {stage for record in expected.values() for stage in record["identity"]["stages"]} > {"cast", "wanda"}
 
 
 WAITING = ("waits", "waits:at=write")
@@ -105,9 +119,7 @@ def test_what_dies_is_made_again_elsewhere(cluster, tmp_path, monkeypatch, gate,
         cluster.add_node(num_cpus=1)
 
     assert err.count("it is made again elsewhere") == 1, err
-    assert ray_cluster.contents(tmp_path / "r") == undisturbed(
-        tmp_path, monkeypatch, methods=WAITING, measures=("size",)
-    )
+    assert runs.contents(tmp_path / "r") == undisturbed(tmp_path, monkeypatch, methods=WAITING, measures=("size",))
 
 
 def test_a_driver_that_dies_is_started_again(cluster, tmp_path, monkeypatch, gate):
@@ -119,9 +131,7 @@ def test_a_driver_that_dies_is_started_again(cluster, tmp_path, monkeypatch, gat
     gate.unlink()
     ended(started(cluster, tmp_path / "r", ",".join(WAITING)))
 
-    assert ray_cluster.contents(tmp_path / "r") == undisturbed(
-        tmp_path, monkeypatch, methods=WAITING, measures=("size",)
-    )
+    assert runs.contents(tmp_path / "r") == undisturbed(tmp_path, monkeypatch, methods=WAITING, measures=("size",))
 
 
 def saved_steps():
@@ -149,7 +159,7 @@ def test_a_training_is_saved_first_and_goes_on(cluster, tmp_path, monkeypatch, g
         ended(started(cluster, tmp_path / "r", "slow", **settings))
 
     expected = undisturbed(tmp_path, monkeypatch, methods=("slow",), measures=("size",), training=TRAINING)
-    assert ray_cluster.contents(tmp_path / "r") == expected
+    assert runs.contents(tmp_path / "r") == expected
 
 
 def test_a_worker_that_ends_by_itself_costs_its_own_artifact(cluster, tmp_path):

@@ -1,6 +1,7 @@
 """The script for a Slurm array, run here by a stand-in for sbatch. A task that Slurm ends: tests/integration/test_signals.py."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -23,10 +24,6 @@ def requests(tmp_path, monkeypatch):
     return slurm.pretend(tmp_path, monkeypatch)
 
 
-def contents(results):
-    return {r.key: r.same() for r in Store(results, write=False)}
-
-
 @pytest.mark.slow
 def test_the_tasks_fill_one_folder_and_their_own_folders_merge_to_the_same(cli, tmp_path, requests, monkeypatch):
     flags = ["--methods", "magnitude,wanda,ria", "--measures", "perplexity,size"]
@@ -46,8 +43,8 @@ def test_the_tasks_fill_one_folder_and_their_own_folders_merge_to_the_same(cli, 
         assert code == 0, err
     assert cli("merge", *list(shards)[1:], "--results", "merged")[0] == 0
 
-    expected = contents(tmp_path / "whole")
-    assert contents(tmp_path / "r") == contents(tmp_path / "merged") == expected and len(expected) == 24
+    expected = runs.contents(tmp_path / "whole")
+    assert runs.contents(tmp_path / "r") == runs.contents(tmp_path / "merged") == expected and len(expected) == 24
 
 
 def test_the_script_asks_for_what_the_plan_needs(cli, tmp_path):
@@ -106,3 +103,11 @@ def test_a_training_over_nodes_that_slurm_ends_goes_on_when_it_is_requeued(cli, 
     started = [i for i, event in enumerate(events) if event["event"] == "started"]
     steps = [[e["done"] for e in events[i:] if e["event"] == "progress" and "loss" in e["figures"]] for i in started]
     assert len(started) == 2 and steps[1][0] > 10, "it goes on"
+
+
+def test_a_script_takes_the_place_of_no_device(cli, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    code, _, err = cli("plan", "--slurm", "pipe", "--shards", "1", "--methods", "wanda", *runs.flags("r"))
+
+    assert (code, err) == (2, "bench: --slurm 'pipe' cannot be written (it is no regular file): name another file\n")
+    assert (tmp_path / "pipe").is_fifo()

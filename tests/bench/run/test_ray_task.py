@@ -35,10 +35,6 @@ def events_of(order):
     return [json.loads(line) for line in ray_task.make(order.model_dump_json())]
 
 
-def contents(root):
-    return {r.key: r.same() for r in Store(root, write=False)}
-
-
 def test_records_of_a_node_that_sees_no_results_folder_come_whole(tmp_path):
     here, away = runs.small(tmp_path / "here"), runs.small(tmp_path / "away")
     runs.run_here(here)
@@ -48,14 +44,14 @@ def test_records_of_a_node_that_sees_no_results_folder_come_whole(tmp_path):
         assert [e["event"] for e in events if e["event"] not in ("state", "progress")] == [
             "begun", "node", "imported", *["record", "measurement"] * 3, "exit",
         ]  # fmt: skip
-        assert events[1]["shares_results"] is False and not contents(away.results).keys() & {
+        assert events[1]["shares_results"] is False and not runs.contents(away.results).keys() & {
             m.key for m in order.job.measurements
         }
         for event in events:
             if event["event"] == "record":
                 unpack_record(store, event, [m.key for m in order.job.measurements])
 
-    assert contents(away.results) == contents(here.results) and len(contents(here.results)) == 6
+    assert runs.contents(away.results) == runs.contents(here.results) and len(runs.contents(here.results)) == 6
     for record in store:
         if record.items:
             assert len(store.items(record)) == record.items.rows
@@ -67,7 +63,7 @@ def test_a_node_that_sees_the_folder_writes_there(tmp_path):
     for order in orders(spec, mark="mark"):
         events = events_of(order)
         assert events[1]["shares_results"] is True and not [e for e in events if e["event"] == "record"]
-    assert len(contents(spec.results)) == 6
+    assert len(runs.contents(spec.results)) == 6
 
 
 def test_another_version_makes_nothing(tmp_path):
@@ -80,7 +76,7 @@ def test_another_version_makes_nothing(tmp_path):
         and "9.9.9 (code 00000000)" in event["reason"]
         and describe_code() in event["reason"]
     )
-    assert not contents(spec.results)
+    assert not runs.contents(spec.results)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +96,7 @@ def test_damage_on_the_way_is_seen(tmp_path, change, words):
         unpack_record(target, change(pack_record(source, key)), [key])
     with pytest.raises(ValueError, match="not asked for"):
         unpack_record(target, pack_record(source, key), ["another"])
-    assert not contents(tmp_path / "t")
+    assert not runs.contents(tmp_path / "t")
 
 
 def test_a_finished_record_is_not_replaced(tmp_path):
@@ -154,4 +150,6 @@ def test_a_run_without_ray_installed_is_refused_before_it_is_said_to_begin(tmp_p
     code, out, err = cli("run", "--executor", "ray", "--methods", "magnitude", *runs.flags(tmp_path / "r"))
 
     assert code == 2 and not out
-    assert err.strip().splitlines() == ["bench: --executor ray needs Ray: pip install 'cast-bench[ray]' on every node"]
+    assert err.strip().splitlines() == [
+        "bench: --executor ray needs the package ray: pip install 'cast-bench[ray]' on every node"
+    ]

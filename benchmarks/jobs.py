@@ -1,0 +1,40 @@
+"""A sweep of tiny, an artifact at a time, over the same sweep with two at a time; every artifact has one thread.
+
+From the command to its end: start, plan, processes and records are in the time. Both have a cache of their own with the corpus in it.
+
+python benchmarks/jobs.py [rounds]
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from harness import finish, fresh_cache, in_turn, ratio
+
+from bench.system.devices import cores
+
+SWEEP = ["--methods", "magnitude,wanda,sparsegpt", "--device", "cpu", "--set", "threads=1"]
+
+
+def run(jobs: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        flags = [*SWEEP, "--jobs", str(jobs), "--results", f"{folder}/results"]
+        subprocess.run(
+            [sys.executable, "-m", "bench", "run", *flags],
+            env=fresh_cache(Path(folder)),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=True,
+        )
+
+
+def main(rounds: int) -> None:
+    times = in_turn({"one": lambda: run(1), "two": lambda: run(2)}, rounds)
+    finish("jobs", {"cores": cores(), "one at a time / two at a time": ratio(times, "one", "two")})
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
