@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from bench.catalog.choice import parse_chain, parse_method
 from bench.plan.spec import Spec, make_spec
+from bench.system.validation import describe_allowed
 from methods.errors import UserError
 
 MAX_TRIALS = 10_000
@@ -109,7 +110,7 @@ def read_search(values: dict[str, Any]) -> tuple[Spec, Search]:
     except ValidationError as fault:
         first = fault.errors()[0]
         where = ".".join(["search", *map(str, first["loc"])])
-        raise UserError(f"invalid {where}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise UserError(f"invalid {where}: {describe_allowed(first)}") from None
     if "methods" in rest:
         raise UserError("a search takes its methods from [search.fields]: leave methods out")
     rest = {"quantizers": ("none",), "measures": ("perplexity",)} | rest
