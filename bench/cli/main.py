@@ -140,5 +140,6 @@ def _sentence(fault: Any) -> str:
         return f"invalid {fault.param.opts[0]}={shorten(first['input'])}: {describe_allowed(first)}"
     text = " ".join(fault.format_message().split()).rstrip(".")
     text = terminal.shorten(text, MAX_SENTENCE)
-    where = f": {fault.ctx.command_path} --help lists what there is" if fault.ctx else ""
+    colon = "" if text.endswith("?") else ":"
+    where = f"{colon} {fault.ctx.command_path} --help lists what there is" if fault.ctx else ""
     return text[:1].lower() + text[1:] + where

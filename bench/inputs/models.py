@@ -168,7 +168,7 @@ def alias_of(name: str) -> Alias | None:
     if name in ALIASES:
         return ALIASES[name]
     with contextlib.suppress(OSError):  # a name too long for a path, or in a folder that cannot be entered
-        if Path(name).is_dir():
+        if name and Path(name).is_dir():
             return None
         if Path(name).is_file():
             if name.endswith(".gguf"):

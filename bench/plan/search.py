@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bench.catalog.choice import parse_chain, parse_method
 from bench.plan.spec import Spec, make_spec
@@ -29,6 +29,13 @@ class Range(_Strict):
     log: bool = False
     """Even on a logarithmic scale."""
     choices: tuple[Value, ...] = ()
+
+    @field_validator("low", "high", mode="before")
+    @classmethod
+    def _is_number(cls, value: Any) -> Any:
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError("must be a number")
+        return value
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> Range:

@@ -4,6 +4,7 @@ import inspect
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -104,6 +105,11 @@ BAD = {
     "flag, out of range": ("plan --shards 0", ["invalid --shards=0: must be at least 1"]),
     "flag, too small": ("finetune --artifact a --data d --out o --rank -1", ["invalid --rank=-1: must be at least 0"]),
     "ray, without it": ("run --ray-address h:1", ["invalid ray_address=h:1", "add --executor ray, or leave it out"]),
+    "nothing to pull": ("pull ''", ["unknown model ''"]),
+    "command": ("rnu", ["no such command 'rnu'. Did you mean 'run'? bench --help"]),
+    "baselines": ("baseline ls --dir nowhere", ["--dir 'nowhere' is not a folder: name a folder of baselines"]),
+    "merge, missing": ("merge nowhere --results m", ["'nowhere' is not there", "as in bench merge DIR"]),
+    "merge, no results": ("merge . --results m", ["'.' is no results folder: it has no records/ in it"]),
     "seeds": ("run --seeds a", ["seeds", "invalid seeds=a"]),
     "dtype": (
         "run --dtype float8",
@@ -134,7 +140,7 @@ BAD = {
 
 @pytest.mark.parametrize(("args", "said"), BAD.values(), ids=BAD)
 def test_bad_input_is_one_sentence(refused, args, said):
-    sentence = refused(*args.split())
+    sentence = refused(*shlex.split(args))
 
     assert [s for s in said if s not in sentence] == [], sentence
 

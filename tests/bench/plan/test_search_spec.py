@@ -37,6 +37,10 @@ def test_a_spec_and_its_search():
         (changed(trials=0), "invalid search.trials: must be at least 1"),
         (changed(fields={}), "invalid search.fields: must not be empty"),
         (changed(fields={"retrain": {}}), "no field of retrain"),
+        (
+            changed(fields={"retrain": {"lr": {"low": "a", "high": 1}}}),
+            "invalid search.fields.retrain.lr.low: must be a number",
+        ),
         (changed(fields={"retrain": {"lr": {"low": 1e-3}}}), "use low and high, or choices"),
         (changed(fields={"retrain": {"lr": {"low": 1, "high": 2, "choices": [1]}}}), "use low and high, or choices"),
         (changed(fields={"retrain": {"lr": {"low": 2, "high": 1}}}), "low must be below high"),
