@@ -60,13 +60,14 @@ def _artifacts(records: Iterable[Record], ignore: tuple[str, ...]) -> set[Identi
 
 
 def _describe_difference(was: Iterable[IdentityKey], now: Iterable[IdentityKey]) -> str:
-    """Each column in which the two have other values, with those of both."""
-    out = []
+    """Columns in which the two have no value in common, or else other values, with those of both."""
+    values = {}
     for column in COLUMNS:
-        before, after = (sorted({str(dict(key).get(column, "none")) for key in keys}) for keys in (was, now))
-        if before != after:
-            out.append(f"{column} {', '.join(before)} against {', '.join(after)}")
-    return "; ".join(out)
+        values[column] = tuple({str(dict(key).get(column, "none")) for key in keys} for keys in (was, now))
+    differing = [column for column, (before, after) in values.items() if before != after]
+    disjoint = [column for column in differing if values[column][0].isdisjoint(values[column][1])]
+    lists = {c: [", ".join(sorted(some)) for some in values[c]] for c in disjoint or differing}
+    return "; ".join(f"{column} {before} against {after}" for column, (before, after) in lists.items())
 
 
 def _resolve(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:

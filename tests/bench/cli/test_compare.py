@@ -89,10 +89,11 @@ def test_two_patterns_of_one_pair_are_in_its_name(two_patterns, capsys, monkeypa
 
 
 def test_patterns_that_do_not_meet_are_refused(two_patterns, capsys, monkeypatch):
+    fake_records.perplexity(two_patterns, method="dense", identity={"pattern": "dense", "quantizer": "int8"})
     code, _, err = compare(capsys, monkeypatch, two_patterns, "dense", "wanda")
 
     assert code == 2 and len(err.splitlines()) == 1
-    assert "pattern dense against 2:4, 6:8" in err and "bench ls runs" in err
+    assert "one of 'wanda': pattern dense against 2:4, 6:8: " in err and "bench ls runs" in err
 
 
 def test_no_record_is_dropped_without_a_word(two_patterns):
