@@ -46,7 +46,7 @@ def resolve_both(a: str, b: str, results: Path) -> tuple[ResultSet, ResultSet, t
 
 def _columns_to_ignore(*sides: Sequence[Record]) -> tuple[str, ...]:
     """METHOD_COLUMNS without those that a pair must share: those of which an artifact of one side has several values."""
-    ignore = METHOD_COLUMNS
+    ignore: tuple[str, ...] = METHOD_COLUMNS
     for column in METHOD_COLUMNS:
         fewer = tuple(c for c in ignore if c != column)
         if any(len(_artifacts(side, fewer)) > len(_artifacts(side, ignore)) for side in sides):

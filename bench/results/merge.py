@@ -29,8 +29,8 @@ def merge_folders(sources: Sequence[Path], into: Path) -> MergeSummary:
         UserError: a folder is not there, or is `into`, or scores are not those that their record speaks of; what came before stays.
     """
     folders = [Store(source, write=False, how="as in bench merge DIR") for source in sources]
-    if other := next((source for source in sources if not (source / "records").is_dir()), None):
-        raise UserError(f"{str(other)!r} is no results folder: it has no records/ in it")
+    if bare := next((source for source in sources if not (source / "records").is_dir()), None):
+        raise UserError(f"{str(bare)!r} is no results folder: it has no records/ in it")
     if same := next((source for source in sources if source.resolve() == into.resolve()), None):
         raise UserError(f"{str(same)!r} is the folder that is merged into: name others, or another one with --results")
     target = Store(into)
