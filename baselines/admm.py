@@ -70,7 +70,7 @@ def _growing_mask(size: Tensor, pattern: Pattern, done: float) -> Tensor:
     """The mask after a fraction `done` of the gradual iterations. Before the last, all of equal size are kept."""
     if done == 1:
         return pattern.keep(size)
-    share = 1 - pattern.n / pattern.m if pattern.m else pattern.sparsity
+    share = pattern.share
     if pattern.m:
         size = size.masked_fill(pattern.keep(size), torch.inf)
     pruned = int(size.numel() * share * (1 - (1 - done) ** 3))

@@ -163,9 +163,5 @@ class Elsa(Settings):
             **self.adam,
         )
         trainer.run(optimizer, teacher=True)
-        trainer.log_validation("before_final_prune")
-        optimizer.apply_mask()
-        trainer.log_validation("after_final_prune")
-        before, after = (trainer.perplexities[k] for k in ("before_final_prune", "after_final_prune"))
-        cost = float(f"{after / before - 1:.4g}")
-        return Outcome(trainer.finalize(), changed=changed, notes=trainer.notes(final_prune_cost=cost))
+        cost = trainer.prune_at_the_end(optimizer.apply_mask)
+        return Outcome(trainer.finalize(), changed=changed, notes=trainer.notes(**cost))

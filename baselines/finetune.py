@@ -6,7 +6,6 @@ W + scale * (B A) where W is not 0, so the merged weights are those that were tr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,6 +17,7 @@ from baselines.retrain import MaskedAdamW
 from methods import Job, Needs, Outcome, Settings, Trainer, UserError
 from methods.ranges import CountOrZero, Fraction, Positive
 from methods.targets import dense_weight
+from methods.training.parametrized import bake
 from methods.training.ranks import shard_like
 from methods.training.trainer import other_parameters
 
@@ -90,11 +90,4 @@ class Finetune(Settings):
         )
         trainer.run(optimizer, teacher=True)
         trainer.log_validation("end")
-        return Outcome(trainer.finalize(merge_updates), notes=trainer.notes(rank=self.rank))
-
-
-@torch.no_grad()
-def merge_updates(model: nn.Module, targets: Iterable[str]) -> None:
-    """Add the updates to the weights. Zeros stay zeros."""
-    for module in map(model.get_submodule, targets):
-        parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+        return Outcome(trainer.finalize(bake), notes=trainer.notes(rank=self.rank))

@@ -68,7 +68,7 @@ def _oneshot(model: nn.Module, job: Job, kind: str, settings: dict[str, Any]) ->
     pattern = job.pattern
     family = family_of(model.config.to_dict())  # type: ignore[operator, union-attr]
     recipe = settings | {
-        "sparsity": 1 - pattern.n / pattern.m if pattern.m else pattern.sparsity,
+        "sparsity": pattern.share,
         "mask_structure": f"{pattern.m - pattern.n}:{pattern.m}" if pattern.m else "0:0",  # n:m counts the zeros there
         "targets": ["re:" + regex for regex in as_regexes(job.targets, family)],
     }

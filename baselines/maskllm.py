@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -22,6 +21,7 @@ from baselines import maskfile
 from methods import Job, Needs, Outcome, Pattern, Settings, Trainer, UserError
 from methods.ranges import Fraction, LearningRate, NonNegative, Positive
 from methods.targets import stores_in_out
+from methods.training.parametrized import bake
 from methods.training.ranks import full_tensor
 
 GATE_STD = 0.01
@@ -88,7 +88,9 @@ class Gated(nn.Module):
 
     def soft_mask(self, sampling: Sampling) -> Tensor:
         """A sampled mask [out, in], with values from 0 to 1; the mean of each group is n / m."""
-        generator = _generator(self.gate.device, *self._key, sampling.step)
+        generator = _generator(
+            self.gate.device, *self._key, sampling.step + 1
+        )  # a key that ends in 0 is the gates' own
         noise = torch.empty_like(self.gate).exponential_(generator=generator)
         noise = noise.clamp_(min=torch.finfo(noise.dtype).tiny).log_().neg_()  # an exponential sample may be 0
         probability = ((sampling.kappa * self.gate + noise) / sampling.tau).softmax(-1)
@@ -192,11 +194,10 @@ class MaskLLM(Settings):
             patterns=choices,
             bytes_per_weight=4 + 16 * choices / m,
         )
-        return Outcome(trainer.finalize(remove_gates), changed=changed, notes=notes)
+        return Outcome(trainer.finalize(bake), changed=changed, notes=notes)
 
     def _check_pattern(self, job: Job) -> None:
-        if job.pattern.unstructured:
-            raise UserError(f"{self.name} needs an n:m pattern, and {job.pattern} is not one: use, for example, 2:4")
+        job.pattern.require_groups(self.name)
         choices = math.comb(job.pattern.m, job.pattern.n)
         if choices > MAX_PATTERNS:
             raise UserError(
@@ -228,9 +229,3 @@ def restore_dense(model: nn.Module, job: Job) -> frozenset[str]:
             parameter.copy_(dense[name])
             changed.append(name)
     return frozenset(changed) - weights
-
-
-def remove_gates(model: nn.Module, targets: Iterable[str]) -> None:
-    """Replace the weights by the masked weights, and remove the gates."""
-    for module in map(model.get_submodule, targets):
-        parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods import Job, Needs, Outcome, Pattern, Settings, Trainer, UserError
+from methods import Job, Needs, Outcome, Pattern, Settings, Trainer
 from methods.ranges import Beta, Fraction, LearningRate, NonNegative
 from methods.targets import stores_in_out
 from methods.training import ranks
@@ -135,8 +135,7 @@ class ProxSparse(Settings):
     lambda_: NonNegative = 0.25
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        if job.pattern.unstructured:
-            raise UserError(f"{self.name} needs an n:m pattern, and {job.pattern} is not one: use, for example, 2:4")
+        job.pattern.require_groups(self.name)
         trainer = Trainer(self.name, model, job, self)
         theta, rest = trainer.parameters(job.targets)
         for parameter in rest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from methods import Job, Needs, Outcome, Settings, Trainer, UserError
+from methods import Job, Needs, Outcome, Settings, Trainer
 from methods.ranges import Count, Fraction, NonNegative, Positive
 from methods.targets import relayout
+from methods.training.parametrized import bake
 from methods.training.ranks import full_tensor, local, shard_like
 from methods.training.trainer import other_parameters
 
@@ -73,12 +73,6 @@ class Masks:
                 local(weight.grad).addcmul_(local(weight), shard_like(~mask.keep, weight), value=strength)
 
 
-def remove_masks(model: nn.Module, targets: Iterable[str]) -> None:
-    """Replace the dense weights by the masked weights, and remove the masks."""
-    for module in map(model.get_submodule, targets):
-        parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
-
-
 def _dense_weight(module: nn.Module) -> Tensor:
     """The dense weight under the mask."""
     weight: Tensor = module.parametrizations.weight.original  # type: ignore[union-attr, assignment]
@@ -102,8 +96,7 @@ class SrSte(Settings):
         return self.decay
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        if job.pattern.unstructured:
-            raise UserError(f"{self.name} needs an n:m pattern, and {job.pattern} is not one: use, for example, 2:4")
+        job.pattern.require_groups(self.name)
         changed = other_parameters(model, job.targets)
         masks = Masks(model, job)
         trainer = Trainer(self.name, model, job, self)
@@ -122,7 +115,7 @@ class SrSte(Settings):
         trainer.run(optimizer, teacher=True, hook=before)
         masks.choose()
         trainer.log_validation("end")
-        return Outcome(trainer.finalize(remove_masks), changed=changed, notes=trainer.notes())
+        return Outcome(trainer.finalize(bake), changed=changed, notes=trainer.notes())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from bench.results.record import DONE, Record
 from bench.results.store import Store
 from bench.run.progress import ProgressDisplay
 from bench.system import digests
+from bench.system.packages import pip_install, require
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,10 +73,8 @@ def require_optuna() -> Any:
     Raises:
         UserError: it is not installed.
     """
-    try:
-        found = importlib.import_module("optuna")
-    except ImportError:
-        raise UserError("a search needs optuna: install it with pip install 'cast-bench[search]'") from None
+    require("optuna", what="a search", how=pip_install("search"))
+    found = importlib.import_module("optuna")
     found.logging.set_verbosity(found.logging.WARNING)
     return found
 
@@ -83,7 +82,7 @@ def require_optuna() -> Any:
 def read_trials(spec: Spec, search: Search) -> list[MethodTrials]:
     """The trials that the results folder has, of each method, in the order in which they were recorded."""
     store: Iterable[Record] = Store(spec.results, write=False) if spec.results.is_dir() else ()
-    records = sorted(store, key=lambda r: (str(r.provenance.get("recorded", "")), r.key))
+    records = sorted(store, key=lambda r: (r.recorded, r.key))
     return [
         MethodTrials(method, tuple(_trials(search, method, _identity(spec, method), records)), search.trials)
         for method in search.fields
@@ -109,7 +108,7 @@ def _trials(search: Search, method: str, identity: Identity, records: Iterable[R
         if (fields := search.values(method, label)) is None:
             continue
         value = next((r.value for r in record.readings if r.metric == "perplexity" and r.value is not None), math.inf)
-        newest.setdefault(label, Trial(label, fields, value, record.key))
+        newest[label] = Trial(label, fields, value, record.key)  # records come oldest first
     return newest.values()
 
 

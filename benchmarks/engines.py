@@ -48,7 +48,7 @@ def main() -> None:
         with temporary_folder("engines") as room:
             say(str(ModelVersions(model, room).onnx(DENSE, onnx_runtime.DTYPE)))
         return
-    request = time_models.Request(given.model, "cpu", given.threads, ENGINES, (given.tokens,), None)
+    request = time_models.ModelTimingRequest(given.model, "cpu", given.threads, ENGINES, (given.tokens,), None)
     records = list(time_models.measure(request, given.results, say))
     found = engines.entries(records, Store(given.results, write=False).items)
     about = {r.identity.protocol.engine: r.notes["engine"] for r in records}

@@ -28,6 +28,7 @@ from harness import apart, draw_tokens, finish, like_a_worker, ratio, seconds
 
 from bench.catalog import registry
 from bench.catalog.choice import build
+from bench.catalog.entries import METHODS
 from bench.inputs import download
 from bench.system import provenance
 from bench.system.devices import cores
@@ -37,7 +38,7 @@ MODEL, SEQLEN, PATTERN = "smollm2-135m", 512, "2:4"
 WIDE_BLOCKS, WIDE_SEQUENCES, WIDE_VOCABULARY, HEAD = 2, 16, 1024, 32
 ONE_SHOT = [
     name
-    for name, entry in registry.METHODS.items()
+    for name, entry in METHODS.items()
     if not (entry.dense or entry.extra or {"training", "cuda", "isolated"} & set(entry.needs))
 ]
 

@@ -20,6 +20,7 @@ from harness import apart, draw_tokens, finish, like_a_worker, seconds
 
 from bench.catalog import registry
 from bench.catalog.choice import build
+from bench.catalog.entries import QUANTIZERS
 from bench.inputs import download, loading
 from bench.system import provenance
 from bench.system.devices import cores
@@ -75,7 +76,7 @@ def main() -> None:
         return
     settings = ["--model", given.model, "--blocks", str(given.blocks), "--rounds", str(given.rounds)]
     figures: dict[str, Any] = {"model": given.model, "blocks": given.blocks or "all", "threads": cores()}
-    for name in registry.QUANTIZERS:
+    for name in QUANTIZERS:
         if name != "none":
             figures[name] = apart(__file__, "--one", name, *settings)
             print(name, figures[name], file=sys.stderr, flush=True)

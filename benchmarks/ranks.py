@@ -37,8 +37,8 @@ def _build_seconds(results: Path, tokens: int) -> float:
     from bench.results.store import Store
 
     for record in Store(results, write=False):
-        course = record.key_inputs.get("training") or {}
-        if course.get("tokens") == tokens and "build_s" in record.cost:
+        training = record.key_inputs.get("training") or {}
+        if training.get("tokens") == tokens and "build_s" in record.cost:
             return float(record.cost["build_s"])
     raise RuntimeError(f"no training of {tokens} tokens in {results}")
 

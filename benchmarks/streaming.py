@@ -141,7 +141,7 @@ def main() -> None:
     asked = parser.parse_args()
     layers = () if asked.mixture else asked.layers
     with tempfile.TemporaryDirectory(dir=asked.folder) as room:
-        os.environ.setdefault("CAST_BENCH_CACHE", str(Path(room) / "cache"))
+        os.environ["CAST_BENCH_CACHE"] = str(Path(room) / "cache")  # its artifacts are deleted
         home = asked.folder or Path(room)
         mixture = home / "random-mixture"
         if asked.make:

@@ -25,6 +25,7 @@ from harness import apart, finish, like_a_worker
 
 from bench.catalog import registry
 from bench.catalog.choice import build
+from bench.catalog.entries import METHODS
 from bench.inputs import download
 from bench.plan import recipes
 from bench.system import provenance
@@ -34,7 +35,7 @@ from methods.pattern import Pattern
 MODEL, PARAMETERS, PATTERN = "smollm2-135m", 135_000_000, "2:4"
 TRAINED = [
     name
-    for name, entry in registry.METHODS.items()
+    for name, entry in METHODS.items()
     if "training" in entry.needs and name != "finetune"  # which takes a model that is sparse already
 ]
 

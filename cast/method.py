@@ -11,7 +11,7 @@ from torch import nn
 from cast import scaling
 from cast.adams import AdamS
 from cast.wanda_mask import WandaAdamS
-from methods import Job, Needs, Outcome, Settings, Trainer, UserError
+from methods import Job, Needs, Outcome, Settings, Trainer
 from methods.ranges import Count, CountOrZero, NonNegative, Positive
 from methods.targets import stores_in_out
 from methods.training.trainer import other_parameters
@@ -25,7 +25,8 @@ class Cast(Settings):
     paper lambda is of the order of the gradient, over thousands of steps [s]. In hundreds of steps that is too weak,
     and the final prune removes large weights, so the default is a hundred times as much.
     refresh: steps between two updates of the mask; scales: blocks of a row with a scale each, 0 for no scales;
-    fixed: keep the first mask; decoupled: pull outside the adaptive step; kernel: of AdamS.
+    fixed: keep the first mask; decoupled: pull outside
+    the adaptive step, by lr times alpha, whatever lambda is; kernel: of AdamS.
     mask: by which size the kept weights are chosen: "magnitude", |w|, as in the paper; "wanda", |w| times the norm of
     the input.
 
@@ -44,8 +45,7 @@ class Cast(Settings):
     kernel: Literal["auto", "reference", "foreach", "fused"] = "auto"
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        if job.pattern.unstructured:
-            raise UserError(f"cast needs an n:m pattern, and {job.pattern} is not one: use, for example, 2:4")
+        job.pattern.require_groups("cast")
         changed = other_parameters(model, job.targets)
         if self.scales:
             scaling.add(model, job.targets, self.scales)
@@ -70,18 +70,10 @@ class Cast(Settings):
         linears = [(trainer.model.get_submodule(name), p) for name, p in zip(job.targets, theta, strict=True)]
         with optimizer.watch(linears) if isinstance(optimizer, WandaAdamS) else nullcontext():
             trainer.run(optimizer, teacher=True)
-        trainer.log_validation("before_final_prune")
-        optimizer.apply_mask()
-        trainer.log_validation("after_final_prune")
-        kept = optimizer.metrics["S"]
-        before, after = (trainer.perplexities[k] for k in ("before_final_prune", "after_final_prune"))
+        cost = trainer.prune_at_the_end(optimizer.apply_mask)
+        pull = {} if self.decoupled else {"lambda_": optimizer.param_groups[0]["lambda_"]}
         return Outcome(
             trainer.finalize(scaling.fold if self.scales else None),
             changed=changed,
-            notes=trainer.notes(
-                lambda_=optimizer.param_groups[0]["lambda_"],
-                S=float(f"{kept:.6g}"),
-                final_prune_cost=float(f"{after / before - 1:.4g}"),
-                kernel=optimizer.kernel,
-            ),
+            notes=trainer.notes(**pull, S=float(f"{optimizer.metrics['S']:.6g}"), **cost, kernel=optimizer.kernel),
         )

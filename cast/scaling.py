@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from methods import UserError
 from methods.targets import stores_in_out
+from methods.training.parametrized import bake
 
 CHUNK = 65536
 """Weights processed at a time on a CPU, so that the three passes of the gradients find them in the cache."""
@@ -78,8 +79,8 @@ def add(model: nn.Module, targets: Iterable[str], blocks: int = 2) -> None:
 
 @torch.no_grad()
 def fold(model: nn.Module, targets: Iterable[str]) -> None:
-    """Multiply the scales into the weights and remove them. Outputs stay the same, and zeros stay zeros."""
-    for name in targets:
-        module = model.get_submodule(name)
-        parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
-        module.weight.add_(0.0)  # type: ignore[operator]  # 0 times a negative scale is -0.0
+    """Multiply the scales into the weights and remove them. Zeros stay zeros."""
+    names = list(targets)
+    bake(model, names)
+    for name in names:
+        model.get_submodule(name).weight.add_(0.0)  # type: ignore[operator]  # 0 times a negative scale is -0.0

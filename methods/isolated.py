@@ -138,7 +138,7 @@ def _write_inputs(model: nn.Module, job: Job, script: Script, workdir: Path) -> 
 
 
 def _sparsity(job: Job) -> float:
-    return 1 - job.pattern.n / job.pattern.m if job.pattern.m else job.pattern.sparsity
+    return job.pattern.share
 
 
 def _run(job: Job, path: Path, workdir: Path) -> None:

@@ -59,6 +59,20 @@ class Pattern:
     def unstructured(self) -> bool:
         return self.m == 0
 
+    @property
+    def share(self) -> float:
+        """Of the weights, how many are zero."""
+        return 1 - self.n / self.m if self.m else self.sparsity
+
+    def require_groups(self, label: str) -> None:
+        """label: what needs an n:m pattern.
+
+        Raises:
+            UserError: this is not one.
+        """
+        if self.unstructured:
+            raise UserError(f"{label} needs an n:m pattern, and {self} is not one: use, for example, 2:4")
+
     def fits(self, width: int) -> bool:
         """Whether a row of `width` weights is a whole number of groups."""
         return self.m == 0 or width % self.m == 0

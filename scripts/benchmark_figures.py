@@ -13,7 +13,9 @@ from typing import Any
 
 from markupsafe import escape
 
-from bench.report import html, pareto_chart
+from bench.report import html
+from bench.report.scale import Scale, make_scale
+from bench.report.words import cut
 
 WIDTH, LEFT, RIGHT = 640, 262, 560
 LINE, HEAD, GAP = 19, 26, 14
@@ -121,11 +123,7 @@ def _panel(title: str, bars: list[tuple[str, Number]], top: float) -> tuple[list
     """A panel's elements, and where it ends."""
     ends = [e for _, n in bars for e in (n.value, n.low, n.high)]
     log = title != SHARES and min(ends) > 0 and max(ends) / min(ends) >= DOTS_FROM
-    scale = (
-        pareto_chart.make_scale(ends, LEFT, RIGHT)
-        if log
-        else pareto_chart.Scale(0.0, max(*ends, 1e-9) * 1.02, LEFT, RIGHT, False)
-    )
+    scale = make_scale(ends, LEFT, RIGHT) if log else Scale(0.0, max(*ends, 1e-9) * 1.02, LEFT, RIGHT, False)
     ratio = bars[0][1].ratio
     note = " (log scale)" if log else ""
     out = [f'<text class="axis-name" x="2" y="{top + 14:g}">{escape(title)}{note}</text>']
@@ -134,8 +132,7 @@ def _panel(title: str, bars: list[tuple[str, Number]], top: float) -> tuple[list
     if ratio and scale.low <= 1 <= scale.high:
         out.append(f'<line class="one" x1="{scale(1)}" x2="{scale(1)}" y1="{y - 3:g}" y2="{end:g}"/>')
     for label, n in bars:
-        short = label if len(label) <= MAX_LABEL else label[: MAX_LABEL - 1] + "…"
-        middle, x = y + LINE / 2 - 2, scale(n.value)
+        short, middle, x = cut(label, MAX_LABEL), y + LINE / 2 - 2, scale(n.value)
         spread = f" ({number(n.low)} to {number(n.high)})" if n.low < n.high else ""
         out.append(f"<g><title>{escape(label)}: {n.text}{spread}</title>")
         out.append(f'<text class="tick" x="{LEFT - 8}" y="{middle + 4:g}" text-anchor="end">{escape(short)}</text>')

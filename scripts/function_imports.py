@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from bench.system.interpreter import OWN_PACKAGES
+
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("bench", "methods", "cast", "baselines")
 SLOW = frozenset(
     [
         "accelerate",
@@ -61,7 +62,7 @@ class Module:
 def modules(root: Path) -> dict[str, Path]:
     """The own modules under a folder, by dotted name."""
     out = {}
-    for package in PACKAGES:
+    for package in OWN_PACKAGES:
         for path in sorted((root / package).rglob("*.py")):
             parts = path.relative_to(root).with_suffix("").parts
             out[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path

@@ -22,9 +22,10 @@ from typing import Any
 
 import benchmark_figures
 
-from bench.compare import estimate, resolve, scaling_law
+from bench.compare import resolve, scaling_law
+from bench.compare.pairing import Seeds
 from bench.report import leaderboard as boards
-from bench.report import table
+from bench.report import pairwise, table
 from bench.results.rows import newest
 from bench.results.store import Store
 from bench.system.text import escape_markdown
@@ -81,12 +82,19 @@ def figures() -> dict[Path, str]:
 
 def ratios(where: str) -> str:
     folder, *names = where.split()
-    store = Store(ROOT / folder, write=False)
+    results = pairwise.with_cache(resolve.read(ROOT / folder))
+    by_method: dict[str, Seeds] = {}
+    for record in sorted(results.records, key=lambda r: str(r.identity.seed)):  # the draws follow the seeds
+        identity = record.identity
+        if (identity.measure, identity.quantizer) == ("perplexity", "none"):
+            by_method.setdefault(identity.method, {})[identity.seed] = record
     lines = ["| perplexity ratio | | 95% interval | |", "|---|---:|---:|---|"]
     for a, b in zip(names[::2], names[1::2], strict=True):
         a, b = a.replace("_+_", " + "), b.replace("_+_", " + ")
-        r = estimate.perplexity_ratio(estimate.perplexity_items(store, a), estimate.perplexity_items(store, b))
-        over = f"{r.seeds} seeds, {r.clusters} articles" if r.seeds > 1 else f"{r.clusters} articles"
+        r = pairwise.compare(by_method[b], by_method[a], "perplexity", results)
+        if r is None:
+            sys.exit(f"{a} and {b} in {folder} cannot be compared: bench compare --results {folder} says why")
+        over = f"{r.seeds} seeds, {r.n} {r.unit}" if r.seeds > 1 else f"{r.n} {r.unit}"
         lines.append(
             f"| {escape_markdown(a)} / {escape_markdown(b)} | {r.value:.4f} | {r.low:.4f} to {r.high:.4f} | {over} |"
         )

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from bench.catalog.registry import Entry, guarded, load, lookup
+from bench.catalog.entries import Entry
+from bench.catalog.registry import guarded, load, lookup
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 

@@ -39,8 +39,8 @@ def _kind_of(text: str) -> str:
     """
     name = text.partition(":")[0]
     try:
-        registry.locate("quantizers", name)
+        registry.lookup_without_import("quantizers", name)
     except UserError:
-        registry.locate("methods", name)
+        registry.lookup_without_import("methods", name)
         return "methods"
     return "quantizers"

@@ -69,8 +69,13 @@ def print_records(records: list[Record], format_: str, equal_bytes: bool = False
 
 def fail(sentence: str, code: int) -> NoReturn:
     """Print an error and exit."""
-    print_line(f"bench: {sentence}", err=True)
+    note(sentence)
     raise typer.Exit(code)
+
+
+def note(sentence: object) -> None:
+    """Print a sentence to standard error, as the program's own."""
+    print_line(f"bench: {sentence}", err=True)
 
 
 def print_line(text: object = "", *, err: bool = False) -> None:

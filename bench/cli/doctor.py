@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,13 @@ from bench.inputs import corpora, models, tasks
 from bench.inputs.hub import DATA_ENV, mirror
 from bench.inputs.task_yaml import read_task
 from bench.results.store import RESULTS, writable
-from bench.system import devices, environments, provenance
+from bench.system import devices, environments, packages, provenance
 from bench.system.cache import CACHE_ENV, cache_dir
+from bench.system.files import find_existing
 from methods.errors import UserError
 
 MISSING = ("missing", "unwritable")
 """States of what a flag or a variable names and a run could not use."""
-
-EXTRAS = {"llmcompressor": "llmcompressor"}
-"""By the name of an extra, a module that it installs."""
 
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 YES = ("1", "ON", "YES", "TRUE")
@@ -41,10 +39,8 @@ def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
         for name, entry in known.items():
             if entry.broken:
                 out.append(_row(f"plug-in {name}", "broken", entry.broken))
-    for extra, module in EXTRAS.items():
-        installed = importlib.util.find_spec(module) is not None
-        detail = "" if installed else f"to install: pip install 'cast-bench[{extra}]'"
-        out.append(_row(f"extra {extra}", "ok" if installed else "absent", detail))
+    for extra, parts in packages.extras().items():
+        out.append(_row_of_parts(f"extra {extra}", parts, "install", packages.pip_install(extra)))
     for row in environments.rows():
         name, state = row["name"], row["state"]
         detail = row["path"] if state == "built" else f"to create: bench env create {name}"
@@ -54,6 +50,15 @@ def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
 
 def _row(thing: str, state: str, detail: str) -> dict[str, Any]:
     return {"thing": thing, "state": state, "detail": detail}
+
+
+def _row_of_parts(thing: str, parts: Mapping[str, bool], verb: str, command: str) -> dict[str, Any]:
+    """parts: whether each is here; verb, command: how one gets the others."""
+    absent = [name for name, is_here in parts.items() if not is_here]
+    if not absent:
+        return _row(thing, "ok", "")
+    state = "absent" if len(absent) == len(parts) else "incomplete"
+    return _row(thing, state, f"to {verb} {', '.join(absent)}: {command}")
 
 
 def _device() -> dict[str, Any]:
@@ -76,14 +81,9 @@ def _memory() -> dict[str, Any]:
 
 
 def _disk() -> dict[str, Any]:
-    root = cache_dir()
-    while not root.exists():
-        root = root.parent
-    if not writable(root):
-        return _row("disk", "unwritable", f"{cache_dir()}: name another cache by ${CACHE_ENV}")
-    free = shutil.disk_usage(root).free
-    if not root.is_dir() or not writable(root):
+    if not _can_write(cache_dir()):
         return _row("disk", "unwritable", f"{cache_dir()}: name a folder of yours in ${CACHE_ENV}")
+    free = shutil.disk_usage(find_existing(cache_dir())).free
     low = free < 5e9
     return _row(
         "disk",
@@ -93,12 +93,15 @@ def _disk() -> dict[str, Any]:
 
 
 def _results(root: Path) -> dict[str, Any]:
-    existing = root
-    while not existing.exists():
-        existing = existing.absolute().parent
-    good = writable(existing)
-    detail = str(root) if good else f"{root}: name another folder with --results"
-    return _row("results", "ok" if good else "unwritable", detail)
+    if not _can_write(root):
+        return _row("results", "unwritable", f"{root}: name another folder with --results")
+    return _row("results", "ok", str(root))
+
+
+def _can_write(folder: Path) -> bool:
+    """Whether files can be made in it, or it can be made."""
+    place = find_existing(folder)
+    return place.is_dir() and writable(place)
 
 
 def _network() -> dict[str, Any]:
@@ -131,11 +134,8 @@ def _corpus(name: str, data_dir: Path | None) -> dict[str, Any]:
 
 def _tasks(name: str, data_dir: Path | None) -> dict[str, Any]:
     wanted = [read_task(*pair) for pair in tasks.expand((name,)).items()]
-    absent = [task.name for task in wanted if tasks.data_folder(task, mirror(data_dir)) is None]
-    if not absent:
-        return _row(f"tasks {name}", "ok", "")
-    state = "absent" if len(absent) == len(wanted) else "incomplete"
-    return _row(f"tasks {name}", state, f"to download {', '.join(absent)}: bench pull {name}")
+    parts = {task.name: tasks.data_folder(task, mirror(data_dir)) is not None for task in wanted}
+    return _row_of_parts(f"tasks {name}", parts, "download", f"bench pull {name}")
 
 
 def _model(name: str) -> dict[str, Any]:

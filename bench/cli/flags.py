@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from bench.catalog.registry import DEFAULT_METHODS
+from bench.catalog.entries import DEFAULT_METHODS
 from bench.system.files import require_folder, require_writable_file
 from bench.system.toml import read_toml
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.catalog import registry
+from bench.catalog.entries import Entry
 from bench.catalog.plugin_probe import describe_field
 from bench.cli.console import Rows
 from bench.inputs import corpora, models, tasks
 from bench.inputs.task_yaml import read_task
 from bench.plan import method_cost, recipes
+from bench.system.packages import pip_install
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 
@@ -51,7 +53,7 @@ def rows(what: str, long: bool, results: Path | None) -> Rows:
     raise UserError(describe_unknown("list", what, KINDS))
 
 
-def _entry(what: str, name: str, entry: registry.Entry, long: bool) -> dict[str, Any]:
+def _entry(what: str, name: str, entry: Entry, long: bool) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": name,
         "about": f"broken: {entry.broken}" if entry.broken else entry.about,
@@ -66,16 +68,16 @@ def _entry(what: str, name: str, entry: registry.Entry, long: bool) -> dict[str,
     return row
 
 
-def _fields(entry: registry.Entry) -> list[str]:
+def _fields(entry: Entry) -> list[str]:
     kind = registry.load(entry) if entry.target else None
     return [describe_field(field) for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
 
 
-def _installed_by(entry: registry.Entry) -> str:
+def _installed_by(entry: Entry) -> str:
     """The command that installs the library of a method, if it needs one."""
     if entry.environment:
         return f"bench env create {entry.environment}"
-    return f"pip install 'cast-bench[{entry.extra}]'" if entry.extra else ""
+    return pip_install(entry.extra) if entry.extra else ""
 
 
 def _task(name: str, file: str) -> dict[str, Any]:
@@ -92,7 +94,7 @@ def _runs(results: Path | None) -> Rows:
         identity = record.identity
         out.append(
             {
-                "record": record.key[:12],
+                "record": record.short_key,
                 "model": identity.model,
                 "method": identity.method,
                 "pattern": identity.pattern,
@@ -101,7 +103,7 @@ def _runs(results: Path | None) -> Rows:
                 "measure": identity.measure,
                 "protocol": identity.protocol.label,
                 "status": record.status,
-                "recorded": record.provenance.get("recorded", ""),
+                "recorded": record.recorded,
             }
         )
     return out

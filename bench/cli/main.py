@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 
 import typer
 
-from bench.cli import compare, conformance, ending, families, models, pick, results, run, search, setup, watch
-from bench.cli.console import print_line
-from bench.system import terminal
+from bench.cli import compare, conformance, ending, families, models, pick, results, run, search, setup, speed, watch
+from bench.cli.console import note
+from bench.system import interpreter, terminal
 from bench.system.cache import describe_unwritable
 from bench.system.suggest import shorten
 from bench.system.validation import describe_allowed
@@ -47,7 +47,7 @@ COMMANDS = (
     run.finetune,
     models.verify,
     models.export,
-    models.speed,
+    speed.speed,
     setup.doctor,
     conformance.conformance,
     compare.compare,
@@ -84,32 +84,33 @@ app.add_typer(compare.baseline_app, name="baseline")
 
 def main() -> None:
     """Run the command line. Invalid input: one line, and exit code 2. A signal: exit code 128 and its number."""
+    interpreter.require_utf8()
     terminal.make_output_printable()
     try:
         with ending.ended_by_signals():
             sys.exit(app(standalone_mode=False, prog_name="bench"))
     except UserError as fault:
-        print_line(f"bench: {terminal.shorten(str(fault), MAX_SENTENCE)}", err=True)
+        note(terminal.shorten(str(fault), MAX_SENTENCE))
         sys.exit(2)
     except BrokenPipeError:
         _end_without_reader()
     except OSError as fault:
         if not (sentence := describe_unwritable(fault) or _describe_named_path(fault)):
             raise
-        print_line(f"bench: {sentence}", err=True)
+        note(sentence)
         sys.exit(2)
     except USAGE_ERROR as fault:
         if type(fault).__name__ == "NoArgsIsHelpError":  # its message is the help
             fault.show()
         else:
-            print_line(f"bench: {_sentence(fault)}", err=True)
+            note(_sentence(fault))
         sys.exit(2)
     except SystemExit as end:  # for Ctrl-C, typer's own
         if isinstance(end.__context__, BrokenPipeError):  # typer and rich make it 1, which is a verdict
             _end_without_reader()
         if sentence := ending.describe_end(end.code):
             with contextlib.suppress(OSError):  # the terminal may be gone
-                print_line(f"bench: {sentence}", err=True)
+                note(sentence)
         raise
 
 

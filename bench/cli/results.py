@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.console import fail, print_json, print_line, print_lines, print_records, print_rows, require_format
+from bench.cli.console import fail, note, print_json, print_line, print_lines, print_records, print_rows, require_format
 from bench.cli.flags import Figure, Json, Results, checked, figure_callback
 from bench.system.files import require_folder
 from methods.errors import UserError
@@ -147,7 +147,7 @@ def _print_folders(results: list[Path] | None, format_: str, equal_bytes: bool) 
         store = Store(folder, write=False)
         records = newest(store)
         for line in store.moved:
-            print_line(f"bench: {line}", err=True)
+            note(line)
         if not records and not store.moved:
             raise UserError(f"results folder {str(folder)!r} has no records: name another, or run bench run first")
         print_records(records, format_, equal_bytes)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.catalog.choice import parse_method
-from bench.cli.console import fail, print_line, print_records, print_rows
+from bench.cli.console import fail, note, print_line, print_records, print_rows
 from bench.cli.flags import Json, NewFolder, checked, spec_of, with_flags
 from bench.run import nodes
 from bench.run.descendants import adopting
@@ -47,7 +47,7 @@ def run(json: Json = False, **flags: Any) -> None:
     except RunStopped as stopped:
         fail(f"stopped: {stopped}", 1)
     for line in summary.moved:
-        print_line(f"bench: {line}", err=True)
+        note(line)
     print_records(summary.records, "json" if json else "table")
     if not json:
         known = max(0, len(summary.records) - summary.tried.total())
@@ -75,7 +75,7 @@ def _place(spec: Spec) -> AbstractContextManager[None] | None:
         return nodes.lead(place, os.environ)
     from bench.run.ranks import take_part
 
-    print_line(f"bench: {nodes.describe(place, count, processes)}", err=True)
+    note(nodes.describe(place, count, processes))
     take_part(place, count, processes)
     raise typer.Exit
 
@@ -120,29 +120,27 @@ def plan(
         raise UserError(f"the plan of {name} needs its files, which are not downloaded yet: bench pull {name} first")
     for device in planned.devices if spec.executor == "local" else ():
         if not exists(device):
-            print_line(f"bench: device {device!r} is not on this machine: planned for one that has it", err=True)
+            note(f"device {device!r} is not on this machine: planned for one that has it")
     model = estimate.fit_model(planned)
     print_rows(estimate.rows(planned, model), json)
     if planned.measurements:
-        print_line(f"bench: {estimate.describe_error(model)}", err=True)
+        note(estimate.describe_error(model))
     artifacts = [measurements[0].artifact for measurements in planned.artifacts().values()]
     for line in dict.fromkeys(filter(None, map(describe_whole_blocks, artifacts))):
-        print_line(f"bench: {line}", err=True)
+        note(line)
     if problem := next(filter(None, map(find_problem, artifacts)), ""):
-        print_line(f"bench: on this machine bench run would refuse it: {problem}", err=True)
+        note(f"on this machine bench run would refuse it: {problem}")
     if spec.jobs == "auto" and planned.measurements:
         threads = planned.measurements[0].artifact.threads
-        print_line(
-            f"bench: --jobs auto is {planned.jobs} artifacts side by side, threads for each: {threads}", err=True
-        )
+        note(f"--jobs auto is {planned.jobs} artifacts side by side, threads for each: {threads}")
     if slurm and shards:
         from bench.plan.slurm import write_script
 
         with atomic_write(slurm) as temporary:
             temporary.write_text(write_script(planned, shards))
-        print_line(f"bench: check the time and memory in it, then: sbatch {shlex.quote(str(slurm))}", err=True)
+        note(f"check the time and memory in it, then: sbatch {shlex.quote(str(slurm))}")
     for name in planned.to_pull:
-        print_line(f"bench: {name} is not downloaded yet: bench run will do it, or bench pull {name}", err=True)
+        note(f"{name} is not downloaded yet: bench run will do it, or bench pull {name}")
 
 
 @with_flags("measures", "tasks", "results", "jobs", "executor", "ray_address", "shard", "log_to")

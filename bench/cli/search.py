@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.console import fail, print_line, print_rows
+from bench.cli.console import fail, note, print_line, print_rows
 from bench.cli.flags import DataDir, Figure, Json, Results
 from bench.system.toml import read_toml
 
@@ -39,7 +39,7 @@ def search(
         nonlocal new
         new += 1
         end = datetime.now() + timedelta(seconds=left * (time.monotonic() - started) / new)
-        print_line(_describe(one) + (f"; {left} left, all done at {end:%H:%M:%S}" if left else ""), err=True)
+        note(_describe(one) + (f"; {left} left, all done at {end:%H:%M:%S}" if left else ""))
 
     try:
         with adopting():
@@ -61,7 +61,7 @@ def _describe(done: Any) -> str:
     last, best = done.trials[-1], done.best
     value = f"{last.value:.4g}" if math.isfinite(last.value) else "diverged"
     lowest = f"; lowest {best.value:.4g}" if best else ""
-    return f"bench: {len(done.trials)} of {done.budget} trials of {done.method}: {last.label} {value}{lowest}"
+    return f"{len(done.trials)} of {done.budget} trials of {done.method}: {last.label} {value}{lowest}"
 
 
 def _row(done: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.console import print_json, print_line
+from bench.cli.console import note, print_json, print_line
 from bench.cli.flags import Json
 from bench.run.events import describe_figures
 from bench.run.forecast import clock_time
@@ -45,7 +45,7 @@ def top(
     root = Store(results or RESULTS, write=False, how="as in bench top FOLDER").root
     statuses, problems = read_statuses(root)
     for problem in problems:
-        print_line(f"bench: {problem}", err=True)
+        note(problem)
     if json:
         rows = [status.model_dump() | {"state": _state(status, alive)} for status, alive in statuses]
         print_json(json_module.dumps(rows, indent=1))

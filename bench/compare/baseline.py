@@ -56,15 +56,15 @@ def write(results: ResultSet, path: Path) -> Path:
         if record.items is not None and all(metrics.find(r.metric).counted for r in record.readings):
             small = small.model_copy(update={"items": None})
         elif record.items is not None:
-            tables.append((record.key[:32], results.items(record)))
+            tables.append((record.stem, results.items(record)))
         lines.append(small.to_json() + "\n")
     text = "".join(lines).encode()
     items = _parquet(tables)
-    manifest = {"format": FORMAT, "schema": SCHEMA, "records": len(records), "commits": _commits(records)}
-    manifest["digest"] = digests.of([text.decode(), items.hex()])
+    about = {"format": FORMAT, "schema": SCHEMA, "records": len(records), "commits": _commits(records)}
+    about["digest"] = digests.of([text.decode(), items.hex()])
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as out:
         for name, content, compression in (
-            (MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode(), zipfile.ZIP_STORED),
+            (MANIFEST, json.dumps(about, indent=1, sort_keys=True).encode(), zipfile.ZIP_STORED),
             (RECORDS, text, zipfile.ZIP_DEFLATED),
             (ITEMS, items, zipfile.ZIP_STORED),
         ):
@@ -75,7 +75,7 @@ def write(results: ResultSet, path: Path) -> Path:
 
 
 def _commits(records: Sequence[Record]) -> list[str]:
-    return sorted({str(c) for r in records if (c := (r.provenance.get("commit") or {}).get("id"))})
+    return sorted({r.commit_id for r in records} - {""})
 
 
 def _parquet(tables: Sequence[tuple[str, result_set.Items]]) -> bytes:
@@ -171,9 +171,9 @@ class _ItemReader:
     def __call__(self, record: Record) -> result_set.Items:
         if self.table is None:
             self._open()
-        if record.key[:32] not in self.rows:
-            raise UserError(f"{self.name} has no per-item scores of record {record.key[:12]}: {REMAKE}")
-        start, length = self.rows[record.key[:32]]
+        if record.stem not in self.rows:
+            raise UserError(f"{self.name} has no per-item scores of record {record.short_key}: {REMAKE}")
+        start, length = self.rows[record.stem]
         return result_set.items_of_table(self.table.slice(start, length))
 
     def _open(self) -> None:
@@ -211,7 +211,7 @@ def reading_rows(results: ResultSet) -> list[dict[str, Any]]:
         name: dict[str, Any] = {k: labels[k] for k in columns}
         name["seed"] = "" if name["seed"] is None else str(name["seed"])
         for reading in record.readings:
-            out.append(name | {"metric": reading.metric, "value": reading.value, "record": record.key[:12]})
+            out.append(name | {"metric": reading.metric, "value": reading.value, "record": record.short_key})
         if not record.readings:
-            out.append(name | {"metric": record.status, "value": None, "record": record.key[:12]})
+            out.append(name | {"metric": record.status, "value": None, "record": record.short_key})
     return out

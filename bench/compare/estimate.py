@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import math
-import shlex
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bench.compare.pairing import Pair
 from bench.compare.result_set import Items, ResultSet
 from bench.results.record import Record
-from bench.results.rows import newest
-from bench.results.store import Store
 from bench.stats import bootstrap, mcnemar
 from bench.stats.bootstrap import Estimate
 from methods.errors import UserError
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
@@ -62,7 +57,8 @@ def estimate_pair(pair: Pair, before: ResultSet, after: ResultSet, level: float,
         raise NotComparable("seeds were measured on different items")
     one_seed = len(pair.before) == 1 and pair.before[0].identity.seed is not None
     if (items.weights == 1).all():
-        return _estimate_questions(was, now, level)
+        found = _estimate_questions(was, now, level)
+        return bootstrap.widen(found, seed_noise, level) if one_seed else found
     sums, weights, unit = _sums_by_cluster(now - was, items)
     return bootstrap.studentized_bootstrap(sums, weights, level, unit=unit, assumed=seed_noise if one_seed else 0.0)
 
@@ -115,7 +111,7 @@ def _estimate_timing(was: Array, now: Array, level: float) -> Estimate:
         )
     if min(was.min(), now.min()) <= 0:
         raise NotComparable("a timing is 0 or less")
-    return bootstrap.estimate_blocks(was.ravel(), now.ravel(), level)
+    return bootstrap.estimate_blocks(was, now, level)
 
 
 def _estimate_questions(was: Array, now: Array, level: float) -> Estimate:
@@ -148,74 +144,3 @@ def _sums_by_cluster(differences: Array, items: Items) -> tuple[Array, Array, st
     rows = (*differences, items.weights)
     sums: Array = np.stack([np.bincount(index, row, count).astype(np.float64) for row in rows])
     return sums[:-1], sums[-1], unit
-
-
-class Ratio(NamedTuple):
-    """a divided by b, with an interval of coverage 1 - alpha."""
-
-    value: float
-    low: float
-    high: float
-    seeds: int
-    clusters: int
-    p: float
-    """Two-sided, for no difference."""
-
-
-def perplexity_ratio(
-    a: Mapping[int | None, pd.DataFrame], b: Mapping[int | None, pd.DataFrame], alpha: float = 0.05
-) -> Ratio:
-    """The ratio of two perplexities: exp of the difference in mean NLL, paired by window, over articles within seeds.
-
-    a, b: items by seed. A row without seeds (None) is paired with every seed of the other. The interval is that of
-    bench.stats.bootstrap.studentized_bootstrap.
-
-    Raises:
-        UserError: no common seed, or different windows.
-    """
-    seeds = _shared_seeds(a, b)
-    pairs = [_sums_by_article(a.get(s, a.get(None)), b.get(s, b.get(None))) for s in seeds]
-    differences = np.stack([d for d, _ in pairs])  # [seeds, clusters]
-    estimate = bootstrap.studentized_bootstrap(differences, pairs[0][1], alpha)
-    value, low, high = (float(np.exp(x)) for x in (estimate.value, estimate.low, estimate.high))
-    return Ratio(value, low, high, len(seeds), estimate.n, estimate.p)
-
-
-def _shared_seeds(a: Mapping[int | None, object], b: Mapping[int | None, object]) -> list[int | None]:
-    if None in a and None in b:
-        return [None]
-    seeds = set(b) if None in a else set(a) if None in b else set(a) & set(b)
-    if not seeds:
-        raise UserError(f"no common seed: one row has {sorted(map(str, a))}, the other {sorted(map(str, b))}")
-    return sorted(seeds, key=str)
-
-
-def _sums_by_article(a: pd.DataFrame | None, b: pd.DataFrame | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sums of NLL differences, and tokens, by article."""
-    assert a is not None and b is not None
-    both = a.merge(b, on=["item_id", "cluster_id", "weight"], suffixes=("_a", "_b"), validate="one_to_one")
-    if len(both) != len(a) or len(both) != len(b):
-        raise UserError("the two rows were measured on different windows: they cannot be paired")
-    both["difference"] = both["value_a"] - both["value_b"]
-    sums = both.groupby("cluster_id", sort=True)[["difference", "weight"]].sum()
-    return sums["difference"].to_numpy(), sums["weight"].to_numpy()
-
-
-def perplexity_items(store: Store, method: str, quantizer: str = "none") -> dict[int | None, pd.DataFrame]:
-    """A method's perplexity items by seed, from the newest records of a results folder.
-
-    Raises:
-        UserError: no such row, or rows with several protocols.
-    """
-    records: dict[int | None, Record] = {}
-    digests = set()
-    for record in newest(store):
-        identity = record.identity
-        matches = (identity.method, identity.quantizer, identity.measure) == (method, quantizer, "perplexity")
-        if matches and record.status == "ok":
-            digests.add(record.token_digest)
-            records[record.identity.seed] = record
-    if not records or len(digests) > 1:
-        why = "has no perplexity" if not records else "has perplexities on several corpora"
-        raise UserError(f"{method!r} {why} in {store.root}: see bench report --results {shlex.quote(str(store.root))}")
-    return {seed: store.items(record) for seed, record in records.items()}

@@ -73,8 +73,8 @@ def read(results: ResultSet, metric: str, matching: str = "", alpha: float = 0.0
 def _series(name: str, metric: str, records: Sequence[Record], alpha: float) -> Series:
     commits: dict[tuple[str, bool], list[Record]] = {}
     for record in sorted(records, key=age(records)):
-        about = record.provenance.get("commit") or {}
-        commits.setdefault((str(about.get("id") or "unknown"), bool(about.get("dirty"))), []).append(record)
+        commit = record.commit_id or "unknown", bool(record.commit.get("dirty"))
+        commits.setdefault(commit, []).append(record)
     reading = next(r for r in records[0].readings if r.metric == metric)
     plain_points = [_point(*key, group, metric) for key, group in commits.items()]
     values = np.array([p.value for p in plain_points])
@@ -91,18 +91,12 @@ def _series(name: str, metric: str, records: Sequence[Record], alpha: float) -> 
 def _point(commit: str, dirty: bool, records: Sequence[Record], metric: str) -> Point:
     newest = {r.identity.seed: r for r in records}.values()
     values = [float(r.value) for x in newest for r in x.readings if r.metric == metric and r.value is not None]
-    return Point(
-        commit, dirty, _recorded_at(records[0]), math.fsum(values) / len(values), len(values), _environment(newest)
-    )
-
-
-def _recorded_at(record: Record) -> str:
-    return str(record.provenance.get("recorded", ""))
+    return Point(commit, dirty, records[0].recorded, math.fsum(values) / len(values), len(values), _environment(newest))
 
 
 def _environment(records: Iterable[Record]) -> tuple[tuple[str, str], ...]:
     *_, last = records
-    parts = (last.provenance.get("machine") or {}) | (last.provenance.get("versions") or {})
+    parts = last.machine | last.versions
     return tuple(sorted((str(k), str(v)) for k, v in parts.items() if k != "cast-bench" and v is not None))
 
 

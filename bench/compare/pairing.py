@@ -63,7 +63,7 @@ class Pair:
         Machines are the same if their CPUs have the same model and instruction set; names do not count.
         """
         return all(
-            a.key == b.key and machine(a) == machine(b) and a.provenance.get("versions") == b.provenance.get("versions")
+            a.key == b.key and _machine(a) == _machine(b) and a.versions == b.versions
             for a, b in zip(self.before, self.after, strict=True)
         )
 
@@ -72,8 +72,8 @@ class Pair:
         for a, b in zip(self.before, self.after, strict=True):
             if a.token_digest != b.token_digest:
                 return "measured on different tokens"
-            if self.definition.is_time and hardware(a) != hardware(b):
-                return f"different hardware: {hardware(a)}, now {hardware(b)}"
+            if self.definition.is_time and _hardware(a) != _hardware(b):
+                return f"different hardware: {_hardware(a)}, now {_hardware(b)}"
         was, now = self.readings
         if not len(was) == len(now) == len(self.before) or any(r.value is None for r in (*was, *now)):
             return "no value on one side"
@@ -93,14 +93,12 @@ class Unpaired:
     records: tuple[Record, ...] = ()
 
 
-def machine(record: Record) -> Any:
-    about = record.provenance.get("machine") or {}
-    return tuple(about.get(k) for k in ("cpu", "cpu_model", "isa", "device"))
+def _machine(record: Record) -> tuple[Any, ...]:
+    return tuple(record.machine.get(k) for k in ("cpu", "cpu_model", "isa", "device"))
 
 
-def hardware(record: Record) -> str:
-    about = record.provenance.get("machine") or {}
-    return str(record.key_inputs.get("hardware") or about.get("device") or about.get("cpu") or "unknown")
+def _hardware(record: Record) -> str:
+    return str(record.key_inputs.get("hardware") or record.processor or "unknown")
 
 
 def group_by_identity(records: Iterable[Record], ignore: tuple[str, ...] = ()) -> dict[IdentityKey, Seeds]:
@@ -122,13 +120,13 @@ def _describe_clash(a: Record, b: Record) -> str:
     was, now = a.identity.labels(), b.identity.labels()
     differing = [f"{column} {was[column]} and {now[column]}" for column in was if was[column] != now[column]]
     return (
-        f"records {a.key[:12]} and {b.key[:12]} are of one row, and differ in {', '.join(differing) or 'no column'}: "
+        f"records {a.short_key} and {b.short_key} are of one row, and differ in {', '.join(differing) or 'no column'}: "
         "compare one of them by its key instead (bench ls runs)"
     )
 
 
 def pair_results(
-    before: ResultSet, after: ResultSet, ignore: tuple[str, ...] = (), *, common_seeds: bool = False
+    before: ResultSet, after: ResultSet, ignore: tuple[str, ...], *, common_seeds: bool
 ) -> tuple[list[Pair], list[Unpaired], int]:
     """Pairs, what has no pair, and how many identities are new.
 

@@ -120,5 +120,5 @@ def _to_object(row: Row) -> dict[str, Any]:
     out |= {"p": e and e.p, "p_adjusted": row.adjusted, "n": e and e.n, "n_unit": e and e.unit, "seeds": e and e.seeds}
     out |= {"lost": e and e.lost, "gained": e and e.gained, "margin": row.margin}
     out |= {"n_needed": row.required_n and row.required_n[0], "n_needed_unit": row.required_n and row.required_n[1]}
-    out["records"] = [r.key[:32] for r in row.records]
+    out["records"] = [r.stem for r in row.records]
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in out.items()}

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench.compare import baseline
-from bench.compare.result_set import ResultSet, gc_paused, items_of_file
+from bench.compare.result_set import ResultSet, gc_paused, read_items
 from bench.results.identity import COLUMNS, IdentityKey
 from bench.results.record import Record
 from bench.results.rows import latest
-from bench.results.store import ReadOnlyStore
+from bench.results.store import ReadOnlyStore, require_results
 from methods.errors import UserError
 
 METHOD_COLUMNS = ("method", "pattern", "calibration", "training")
@@ -85,7 +85,7 @@ def _resolve(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:
     if of_method := [r for r in every.records if r.identity.method == text]:
         return every.only(text, latest(of_method)), METHOD_COLUMNS
     if re.fullmatch(r"[0-9a-f]{4,64}", text):
-        if of_commit := [r for r in every.records if _commit(r).startswith(text)]:
+        if of_commit := [r for r in every.records if r.commit_id.startswith(text)]:
             return every.only(text, latest(_check_one_commit(text, of_commit))), ()
         if with_key := [r for r in every.records if r.key.startswith(text)]:
             return every.only(text, _artifact_records(text, with_key, every)), METHOD_COLUMNS
@@ -95,12 +95,8 @@ def _resolve(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:
     )
 
 
-def _commit(record: Record) -> str:
-    return str((record.provenance.get("commit") or {}).get("id") or "")
-
-
 def _check_one_commit(text: str, records: list[Record]) -> list[Record]:
-    if len(commits := {_commit(r) for r in records}) > 1:
+    if len(commits := {r.commit_id for r in records}) > 1:
         raise UserError(f"{len(commits)} commits begin with {text!r}: give more digits")
     return records
 
@@ -127,14 +123,11 @@ def read(path: Path, what: str = "results", *, every: bool = False) -> ResultSet
         return baseline.read(path)
     if not path.is_dir():
         raise UserError(f"{what} {str(path)!r} does not exist: name a results folder or a file of bench baseline set")
-    if not (path / "records").is_dir():
-        raise UserError(f"{what} {str(path)!r} is not a results folder: there is no records/ in it")
+    require_results(path)
     store = ReadOnlyStore(path, write=False)
     records = list(store)
     if store.moved:
         raise UserError(f"cannot read {what}: {store.moved[0]}: delete it, or run the same bench run again")
     if not records:
         raise UserError(f"{what} {str(path)!r} has no records: run bench run --results {shlex.quote(str(path))} first")
-    return ResultSet(
-        str(path), tuple(records if every else latest(records)), lambda record: items_of_file(path, record)
-    )
+    return ResultSet(str(path), tuple(records if every else latest(records)), lambda record: read_items(store, record))

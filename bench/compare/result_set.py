@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
 import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from bench.results.record import Record
+from bench.results.store import Store
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,21 +58,13 @@ def gc_paused() -> Iterator[None]:
             gc.enable()
 
 
-def items_of_file(root: Path, record: Record) -> Items:
-    """A record's items, from its file in a results folder.
+def read_items(store: Store, record: Record) -> Items:
+    """A record's items from a results folder.
 
     Raises:
-        UserError: it has none, or the file is not the one that the record names.
+        UserError: it has none, or the file is not the one that the record names, or not Parquet.
     """
-    if record.items is None:
-        raise UserError(f"record {record.key[:12]} in {str(root)!r} has no per-item scores: run its measurement again")
-    path = root / "items" / Path(record.items.file).name
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != record.items.sha256:
-        raise UserError(
-            f"checksum mismatch: {path} does not match its record: delete record {record.key[:32]} and run again"
-        )
-    return items_of_table(read_parquet(content, str(path)))
+    return items_of_table(read_parquet(store.content(record), str(store.items_path(record))))
 
 
 def read_parquet(content: bytes, name: str) -> Any:

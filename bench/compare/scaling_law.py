@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 DRAWS = 1000
+TAILS = (0.025, 0.975)
+"""Of each interval."""
 
 
 class Point(NamedTuple):
@@ -46,7 +48,9 @@ class Point(NamedTuple):
         return float(self.excess.sum() / self.tokens.sum())
 
 
-class Interval(NamedTuple):
+class FitInterval(NamedTuple):
+    """A coefficient or a prediction, with its 95% interval."""
+
     value: float
     low: float
     high: float
@@ -56,7 +60,7 @@ class Interval(NamedTuple):
 class Law:
     """A fitted law: its coefficients with bootstrap intervals, and its predictions."""
 
-    coefficients: dict[str, Interval]
+    coefficients: dict[str, FitInterval]
     n0: float
     d0: float
     points: tuple[Point, ...]
@@ -76,14 +80,14 @@ class Law:
         size = (weights / self.n0) ** -values.get("a", 0.0)
         return float(values["A"] * size * (training / self.d0) ** -values.get("b", 0.0))
 
-    def predict(self, weights: float, training: float, level: float = 0.95) -> Interval:
+    def predict(self, weights: float, training: float) -> FitInterval:
         """The excess of a run that was not fitted, with an interval for it: uncertainty of the fit and of the run."""
         noise = np.random.default_rng(1).normal(0, self.spread, len(self.draws))
         samples = [
             self.excess(weights, training, row) * float(np.exp(e)) for row, e in zip(self.draws, noise, strict=True)
         ]
-        low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
-        return Interval(self.excess(weights, training), float(low), float(high))
+        low, high = np.quantile(samples, TAILS)
+        return FitInterval(self.excess(weights, training), float(low), float(high))
 
 
 def fit(points: Sequence[Point], draws: int = DRAWS) -> Law:
@@ -121,9 +125,9 @@ def fit(points: Sequence[Point], draws: int = DRAWS) -> Law:
     rows = _resampled(points, design, best, residuals * np.sqrt(len(points) / freedom), draws)
     rows[:, 0] = np.exp(rows[:, 0])
     best[0] = np.exp(best[0])
-    bounds = np.quantile(rows, [0.025, 0.975], axis=0)
+    bounds = np.quantile(rows, TAILS, axis=0)
     coefficients = {
-        k: Interval(float(v), float(low), float(high)) for k, v, low, high in zip(names, best, *bounds, strict=True)
+        k: FitInterval(float(v), float(low), float(high)) for k, v, low, high in zip(names, best, *bounds, strict=True)
     }
     return Law(coefficients, n0, d0, tuple(points), rows, spread)
 
@@ -173,14 +177,13 @@ def read(results: Path, method: str, control: str) -> list[Point]:
             runs = cells.setdefault((identity.model, identity.training.label), {})
             runs.setdefault(identity.method, []).append(record)
     points = []
-    digests = set()
     for (model, _), rows in sorted(cells.items()):
         if method in rows and control in rows and model in weights:
             training = rows[method][0].identity.training
             assert training is not None
+            _require_one_kind(model, rows, method, control)
             excess, tokens = _excess(store, rows[method], rows[control])
             points.append(Point(Path(model).name, weights[model], training.tokens or 0, excess, tokens))
-            digests |= {r.token_digest for pair in rows.values() for r in pair}
     if not points:
         raise UserError(
             f"{results} has no model and budget with {method!r}, {control!r} and their size: "
@@ -189,6 +192,25 @@ def read(results: Path, method: str, control: str) -> list[Point]:
     if len({len(p.tokens) for p in points}) > 1:
         raise UserError(f"runs in {results} were measured on different articles: one law cannot describe them")
     return sorted(points, key=lambda p: (p.weights, p.training))
+
+
+def _require_one_kind(model: str, rows: Mapping[str, list[Record]], method: str, control: str) -> None:
+    """
+    Raises:
+        UserError: the method's records have several patterns, or not all were measured on one text.
+    """
+    patterns = sorted({record.identity.pattern for record in rows[method]})
+    if len(patterns) > 1:
+        raise UserError(
+            f"{method} of {model} has the patterns {', '.join(patterns)}: a law describes one; keep each in a results folder"
+        )
+    texts = {record.identity.protocol.label: record.token_digest for name in (method, control) for record in rows[name]}
+    digests = {record.token_digest for name in (method, control) for record in rows[name]}
+    if len(digests) > 1:
+        raise UserError(
+            f"{method} and {control} of {model} were measured on different texts ({', '.join(sorted(texts))}): "
+            "measure both on one, in a results folder"
+        )
 
 
 def _excess(store: Store, sparse: Iterable[Record], control: Iterable[Record]) -> tuple[Array, Array]:
@@ -203,14 +225,14 @@ def _excess(store: Store, sparse: Iterable[Record], control: Iterable[Record]) -
     return a - b, tokens
 
 
-def predict_holdout(points: Sequence[Point], draws: int = DRAWS) -> tuple[Point, Interval]:
+def predict_holdout(points: Sequence[Point], draws: int = DRAWS) -> tuple[Point, FitInterval]:
     """Leave the largest run out, fit the others, and predict it. Returns that run, and the prediction."""
     holdout = max(points, key=lambda p: (p.weights * p.training, p.training))
     law = fit([p for p in points if p is not holdout], draws)
     return holdout, law.predict(holdout.weights, holdout.training)
 
 
-def to_rows(law: Law, holdout: Point | None = None, predicted: Interval | None = None) -> list[dict[str, Any]]:
+def to_rows(law: Law, holdout: Point | None = None, predicted: FitInterval | None = None) -> list[dict[str, Any]]:
     """Coefficients, and the holdout with its prediction, as rows to print."""
     rows: list[dict[str, Any]] = [
         {"what": k, "value": f"{v.value:.4g}", "95% interval": f"{v.low:.4g} to {v.high:.4g}"}

@@ -34,9 +34,9 @@ def rerun(
             root = Path(tempfile.mkdtemp(prefix="again-", dir=workdir))
             new = measure(record, root)
             by_key[key] = (new, read(root))
-            note(f"measured again: {key[:12]}, {new.status}")
+            note(f"measured again: {record.short_key}, {new.status}")
         except UserError as fault:
-            note(f"cannot measure again: {key[:12]} ({fault})")
+            note(f"cannot measure again: {record.short_key} ({fault})")
     records = tuple(by_key[r.key][0] if r.key in by_key else r for r in after.records)
     sources = {id(record): results for record, results in by_key.values()}
 

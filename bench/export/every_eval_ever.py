@@ -51,8 +51,7 @@ def documents(model: ModelResults, organization: str) -> dict[str, str]:
 
 
 def _library(model: ModelResults) -> dict[str, str]:
-    versions = model.records[-1].provenance.get("versions") or {}
-    return {str(k): str(v) for k, v in versions.items() if k != OURS}
+    return {str(k): str(v) for k, v in model.records[-1].versions.items() if k != OURS}
 
 
 def _model(model: ModelResults) -> dict[str, Any]:

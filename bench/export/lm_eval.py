@@ -39,7 +39,6 @@ def _document(model: ModelResults, records: list[Record], limit: int | None) -> 
     for record in records:
         tasks.setdefault(task_of(record), []).append(record)
     first = records[0]
-    versions = first.provenance.get("versions") or {}
     batches = {str(b) for r in records if (b := _config(r).get("batch")) is not None}
     config = {
         "model": "hf",
@@ -61,10 +60,10 @@ def _document(model: ModelResults, records: list[Record], limit: int | None) -> 
         },
         "n-samples": {name: _counts(group, limit) for name, group in tasks.items()},
         "config": config,
-        "git_hash": (first.provenance.get("commit") or {}).get("id"),
+        "git_hash": first.commit_id or None,
         "date": float(model.recorded),
-        "transformers_version": versions.get("transformers"),
-        "lm_eval_version": versions.get("lm_eval"),
+        "transformers_version": first.versions.get("transformers"),
+        "lm_eval_version": first.versions.get("lm_eval"),
         "model_source": "hf",
         "model_name": model.name,
         "model_name_sanitized": re.sub(UNSAFE_CHARACTERS, "__", model.name),
@@ -108,4 +107,4 @@ def _version(record: Record) -> str:
     """The version of the task; for a protocol of cast-bench, that of cast-bench."""
     if version := _config(record).get("version"):
         return str(version)
-    return f"{OURS} {(record.provenance.get('versions') or {}).get(OURS, 'unknown')}"
+    return f"{OURS} {record.versions.get(OURS, 'unknown')}"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.system.packages import pip_install, require
 from bench.verify import WeightCounts, count_layer
 from methods.errors import UserError
 from methods.files import find_file
@@ -23,16 +23,6 @@ SUFFIX = ".weight"
 MAX_INLINE_BYTES = 2**31 - 2**24
 """Of weights in the file itself: protobuf takes 2 GB, graph included."""
 FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
-
-
-def require(*packages: str) -> None:
-    """
-    Raises:
-        UserError: one is not installed.
-    """
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"ONNX needs the package {package}: pip install 'cast-bench[onnx]'")
 
 
 class Linear(NamedTuple):
@@ -55,7 +45,7 @@ class OnnxFile:
         Raises:
             UserError: it cannot be read as ONNX, or names a file of weights that is not in its folder.
         """
-        require("onnx")
+        require("onnx", what="ONNX", how=pip_install("onnx"))
         import onnx
 
         self.path = path

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bench.export import onnx_file
 from bench.inputs import kv_cache, loading
+from bench.system.packages import pip_install, require
 from bench.system.suggest import describe_unknown
 from bench.verify import CANDIDATES, CheckFailed
 from methods.contract import Compute
@@ -35,7 +36,7 @@ TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2}
 OPSET = 20
 PRODUCER = "cast-bench"
 RANDOM_TOKENS = 32
-"""Token ids of the check are below it: every vocabulary has so many."""
+"""Random token ids are below it: every vocabulary has so many."""
 Names = tuple[list[str], list[str]]
 
 
@@ -80,7 +81,7 @@ def write(
             experts, or torch cannot export it.
         CheckFailed: the pattern does not hold in the file, or its logits are not the model's.
     """
-    onnx_file.require("onnx", "onnxscript", "onnxruntime")
+    require("onnx", "onnxscript", "onnxruntime", what="ONNX", how=pip_install("onnx"))
     config = read_config(folder)
     if dtype is not None and dtype not in DTYPES:
         raise UserError(describe_unknown("dtype", dtype, DTYPES))

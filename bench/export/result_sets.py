@@ -92,13 +92,13 @@ def _plain(text: str) -> str:
 
 
 def _version(record: Record) -> str:
-    return str((record.provenance.get("versions") or {}).get("cast-bench", "unknown"))
+    return str(record.versions.get("cast-bench", "unknown"))
 
 
 def recorded_at(record: Record) -> int:
     """When a record was made, in seconds since 1970; 0 if it does not say."""
     try:
-        return calendar.timegm(time.strptime(str(record.provenance.get("recorded")), "%Y-%m-%dT%H:%M:%SZ"))
+        return calendar.timegm(time.strptime(record.recorded, "%Y-%m-%dT%H:%M:%SZ"))
     except ValueError:
         return 0
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.inputs import wikimini
-from bench.inputs.hub import Repository, fill, roots
+from bench.inputs.hub import Repository, fill, is_whole, roots
 from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.suggest import describe_unknown
@@ -101,12 +101,20 @@ def require_split(name: str, use: str) -> None:
 
 
 def files(name: str, use: str, data_dir: Path | None) -> list[Path]:
-    """The local files of a hub corpus: the mirror's, else the cache's; empty if neither has them."""
+    """The local files of a hub corpus: the mirror's, else the cache's; empty if neither has them.
+
+    Files of which some are still to be fetched count for none, and so does for training the one file that is for calibration.
+    """
     corpus = lookup(name)
-    if pattern := dict(corpus.files).get(use):
-        for root in roots(data_dir):
-            if paths := sorted((root / corpus.hub).glob(pattern)):
-                return paths
+    patterns = dict(corpus.files)
+    for root in roots(data_dir) if use in patterns else ():
+        folder = root / corpus.hub
+        paths = sorted(folder.glob(patterns[use]))
+        if use == "training" and patterns[use] != patterns.get("calibration", ""):
+            others = set(folder.glob(patterns["calibration"])) if "calibration" in patterns else set()
+            paths = paths if set(paths) - others else []
+        if paths and is_whole(folder):
+            return paths
     return []
 
 

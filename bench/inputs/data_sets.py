@@ -6,12 +6,12 @@ from pathlib import Path
 
 from yaml import YAMLError
 
-from bench.inputs.hub import REVISION_FILE
+from bench.inputs.hub import REVISION_FILE, UNFINISHED_FILE
 
 
 def files(folder: Path) -> list[Path]:
     """Data files and the README, which says how the data is split; no hidden files. Empty where there is no data."""
-    found = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != REVISION_FILE]
+    found = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in (REVISION_FILE, UNFINISHED_FILE)]
     visible = [p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
     return visible if any(p.suffix not in (".md", "") for p in visible) else []
 

@@ -17,7 +17,7 @@ from bench.inputs.task_yaml import Task
 from bench.inputs.wheels import check_digest, download_wheel
 from bench.system import digests
 from bench.system.cache import cache_dir
-from bench.system.files import atomic_write
+from bench.system.files import atomic_write, publish
 from methods.errors import UserError
 from methods.folder import Folder
 
@@ -55,7 +55,7 @@ def pull(name: str, data_dir: Path | None = None) -> Model:
         with atomic_write(folder / "PULLED.json") as file:
             file.write_text(json.dumps({"source": alias.source, "ref": alias.ref, "revision": revision}))
         architecture.check(Folder(folder))  # before it is in the cache
-        folder.rename(target)
+        publish(folder, target)
     model = resolve(name, data_dir)
     assert model is not None
     return model

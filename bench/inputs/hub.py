@@ -22,6 +22,8 @@ DATA_ENV = "BENCH_DATA_DIR"
 TIMEOUT_S = 4.0
 """For the hub's first answer: without a network a run must say so soon."""
 REVISION_FILE = "REVISION"
+UNFINISHED_FILE = "UNFINISHED"
+"""Beside files that are being fetched: what is there is not all of it."""
 
 
 def mirror(data_dir: Path | None) -> Path | None:
@@ -45,6 +47,11 @@ def roots(data_dir: Path | None) -> tuple[Path, ...]:
     """The folders in which data may lie: the mirror, where one is given, then the cache."""
     cache = cache_dir() / "data"
     return (data_dir, cache) if data_dir else (cache,)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether no fetch of its files is at work, or broke off."""
+    return not (folder / UNFINISHED_FILE).exists()
 
 
 def recorded_revision(folder: Path) -> str:
@@ -153,9 +160,11 @@ def fill(
     """
     snapshot = repository.latest()
     folder = root / repository.id
-    files = repository.download(snapshot, matching(snapshot.files, only, ignore), folder)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / UNFINISHED_FILE).touch()
+    files = repository.download(snapshot, matching(snapshot.files, only, ignore), folder)
     (folder / REVISION_FILE).write_text(f"{snapshot.revision}\n")
+    (folder / UNFINISHED_FILE).unlink(missing_ok=True)
     return files
 
 

@@ -100,7 +100,7 @@ def estimate_tokens(name: str, limit: int | None) -> int:
 def data_folder(task: Task, data_dir: Path | None) -> Path | None:
     """The folder with a task's data: the mirror's, else the cache's; None where neither has it."""
     for root in hub.roots(data_dir):
-        if task.hub and data_sets.holds(root / task.hub, task.config):
+        if task.hub and data_sets.holds(root / task.hub, task.config) and hub.is_whole(root / task.hub):
             return root / task.hub
     return None
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 BATCH_DOCUMENTS = 256
 """Documents that are tokenized at a time."""
+PIECE = 2**20
+"""Tokens that are in memory at a time while they are written."""
 HELD_OUT_SEQUENCES = 64
 """Of a corpus without a validation split, so many sequences at its end serve as one and are not trained on."""
 MAX_VALIDATION_WINDOWS = 256
@@ -59,10 +61,12 @@ class PackedCorpus:
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
         """This rank's sequences of a step: int64 [sequences / world, seqlen].
 
-        Each epoch shifts the stream by a random offset of less than a sequence, and then shuffles its sequences.
+        Each epoch shifts the stream by a random offset of less than two sequences, and then shuffles its sequences.
         """
         import torch  # slow to import
 
+        if self.sequences % world:
+            raise ValueError(f"{world} processes cannot share a step of {self.sequences} sequences")
         share = self.sequences // world
         first = step * self.sequences + rank * share
         rows = [self._sequence(k) for k in range(first, first + share)]
@@ -162,12 +166,26 @@ def _load_tokens(
     key = digests.of([name, use, identity, limit])[:32]
     file = cache_dir() / "tokens" / f"{key}.npy"
     if not file.exists():
-        ids = np.fromiter(_tokens(_texts(name, use, data_dir), tokenizer, limit, batch_documents), dtype=np.uint32)
-        if len(tokenizer) <= 2**16:
-            ids = ids.astype(np.uint16)
+        tokens = _tokens(_texts(name, use, data_dir), tokenizer, limit, batch_documents)
         with atomic_write(file) as temporary, temporary.open("wb") as stream:
-            np.save(stream, ids, allow_pickle=False)
+            _write_tokens(stream, tokens, np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32))
     return np.load(file, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+
+def _write_tokens(stream: BinaryIO, tokens: Iterator[int], dtype: np.dtype[Any]) -> None:
+    """An array's file, a piece at a time: a corpus may have billions of tokens."""
+
+    def write_header(count: int) -> None:  # numpy leaves room for any count
+        about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
+        np.lib.format.write_array_header_1_0(stream, about)
+
+    write_header(0)
+    count = 0
+    while len(piece := np.fromiter(islice(tokens, PIECE), dtype)):
+        stream.write(piece.data)
+        count += len(piece)
+    stream.seek(0)
+    write_header(count)
 
 
 def _tokens(texts: Iterator[str], tokenizer: Any, limit: int | None, batch_documents: int) -> Iterator[int]:

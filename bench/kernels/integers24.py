@@ -64,7 +64,7 @@ def _integers(groups: Tensor, scale: Tensor, bits: int) -> Tensor:
 def _scales(groups: Tensor, bits: int) -> tuple[Tensor, bool]:
     """Scales, bfloat16 [groups, 1], and whether every group lies on its grid.
 
-    A group off the grid gets max|w| / (2^(bits-1) - 1/2), so that neither end is clipped by more than half a step.
+    A group off the grid gets max|w| / (2^(bits-1) - 1/2), so that neither end is clipped by more than half a step, and by up to one in int8, since the scale is rounded.
     """
     largest = groups.float().abs().amax(1, keepdim=True)
     scale = _nonzero((largest / (2 ** (bits - 1) - 0.5)).bfloat16())

@@ -15,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 
 from bench.system.cache import cache_dir
+from bench.system.devices import KERNEL_PATH
 from methods.errors import UserError
 
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp" if sys.platform != "darwin" else "-pthread")
@@ -22,7 +23,6 @@ FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp" if sys.platform != 
 machine. OpenMP shares torch's threads where torch was built with the same library. Apple's compiler has no OpenMP: the
 kernel then uses one thread."""
 PATHS = ("portable", "avx2", "avx512", "avx512bf16")
-PATH_ENV = "BENCH_KERNEL_PATH"
 """Environment variable that chooses one of PATHS instead of the best."""
 COMPILER_ENV = "CXX"
 
@@ -82,9 +82,9 @@ def select_path(kernel: Kernel) -> str:
     Raises:
         UserError: unknown path, or one that this processor does not support.
     """
-    named = os.environ.get(PATH_ENV) or kernel.best
+    named = os.environ.get(KERNEL_PATH) or kernel.best
     if named not in kernel.paths:
-        raise UserError(f"invalid {PATH_ENV}={named!r}: this processor supports {', '.join(kernel.paths)}")
+        raise UserError(f"invalid {KERNEL_PATH}={named!r}: this processor supports {', '.join(kernel.paths)}")
     return named
 
 

@@ -59,8 +59,8 @@ def rows(plan: Plan, model: CostModel | None = None) -> list[dict[str, Any]]:
     made: set[str] = set()
     for measurements in plan.artifacts().values():
         artifact = measurements[0].artifact
-        done = [c for c in measurements if store and (r := store.get(c.key)) and r.status in DONE]
-        left = [c for c in measurements if c not in done]
+        done = [m for m in measurements if store and (r := store.get(m.key)) and r.status in DONE]
+        left = [m for m in measurements if m not in done]
         work = _work(left, made) if left else _Work(0, 0.0, ())
         device_bytes = estimate_device_bytes(artifact)
         ratio = 1.0 if is_streamed(artifact) else model.memory_ratio(artifact.training is not None) or 1.0
@@ -74,7 +74,7 @@ def rows(plan: Plan, model: CostModel | None = None) -> list[dict[str, Any]]:
                 "pattern": artifact.pattern,
                 "quantizer": artifact.quantizer,
                 "seed": "" if artifact.seed is None else str(artifact.seed),
-                "cells": len(measurements),
+                "measurements": len(measurements),
                 "done": len(done),
                 "tokens": work.tokens,
                 "about_s": round(seconds) if seconds is not None else None,
@@ -128,18 +128,18 @@ def _work(measurements: list[Measurement], made: set[str]) -> _Work:
         if (key := artifact.up_to(count).key) in made:
             continue
         made.add(key)
-        calibration, training = 0, 0
-        if "calibration" in stage.needs and (draw := artifact.calibration):
-            calibration = draw.sequences * draw.seqlen
-            tokens += calibration
+        calibrated, trained = 0, 0
+        if "calibration" in stage.needs and (calibration := artifact.calibration):
+            calibrated = calibration.sequences * calibration.seqlen
+            tokens += calibrated
             if artifact.device != "cpu":  # there the processes share the same cores
-                calibration //= draw.processes
-            passes += 3 * calibration  # two over the blocks, and about one of Hessians
+                calibrated //= calibration.processes
+            passes += 3 * calibrated  # two over the blocks, and about one of Hessians
         if "training" in stage.needs and artifact.training:
-            training = artifact.training.tokens
-            tokens += training
-            passes += 4 * training  # forward, two backward, the teacher's
-        parts.append(stage_part(stage.name, parameters, calibration, training))
+            trained = artifact.training.tokens
+            tokens += trained
+            passes += 4 * trained  # forward, two backward, the teacher's
+        parts.append(stage_part(stage.name, parameters, calibrated, trained))
     return _Work(tokens, 2.0 * parameters * passes, tuple(parts))
 
 

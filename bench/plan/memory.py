@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
-from bench.catalog.registry import locate
+from bench.catalog.registry import lookup_without_import
 from bench.plan.artifact import Artifact
 from methods.folder import Folder
 from methods.targets import family_of
@@ -98,14 +98,14 @@ def is_mixture(artifact: Artifact) -> bool:
 
 def keeps_blocks(artifact: Artifact) -> str:
     """The stage that has a whole block in memory, with all experts of a mixture, and that of the dense model; "" for none."""
-    return next((s.label for s in artifact.stages if locate(s.kind, s.name).whole_blocks), "")
+    return next((s.label for s in artifact.stages if lookup_without_import(s.kind, s.name).whole_blocks), "")
 
 
 def _working_bytes(artifact: Artifact) -> tuple[float, float]:
     """Of a model that is streamed: weights, and what its methods keep of a block."""
     parts = _parts(artifact)
     whole, item = bool(keeps_blocks(artifact)), ITEM_BYTES[artifact.dtype]
-    costs = [cost for s in artifact.stages if (cost := locate(s.kind, s.name).cost)]
+    costs = [cost for s in artifact.stages if (cost := lookup_without_import(s.kind, s.name).cost)]
     hessians = max((cost.hessians for cost in costs), default=0.0)
     if whole:
         state = max((cost.state for cost in costs), default=0.0)
@@ -123,12 +123,12 @@ def _hessian_entries(widths: tuple[int, ...]) -> int:
 
 
 def _activation_bytes(artifact: Artifact, beside: float) -> float:
-    if not (draw := artifact.calibration):
+    if not (calibration := artifact.calibration):
         return 0.0
     parts = _parts(artifact)
-    by_expert = parts.expert and draw.processes == 1
+    by_expert = parts.expert and calibration.processes == 1
     copies = COPIES if keeps_blocks(artifact) or by_expert else 1
-    tokens = math.ceil(draw.sequences / draw.processes) * draw.seqlen
+    tokens = math.ceil(calibration.sequences / calibration.processes) * calibration.seqlen
     states = float(copies * tokens * parts.hidden * ITEM_BYTES[artifact.dtype])
     on_disk = artifact.max_memory and beside + states > 1e9 * artifact.max_memory and not keeps_blocks(artifact)
     return 0.0 if on_disk else states

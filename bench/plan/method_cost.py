@@ -6,7 +6,7 @@ token. Nothing else is counted: no attention, no selection, no inverse.
 
 from __future__ import annotations
 
-from bench.catalog.registry import Entry
+from bench.catalog.entries import Entry
 from bench.measures.speed import roofline
 from bench.plan import recipes
 

@@ -12,7 +12,8 @@ from bench.catalog.choice import Choice
 from bench.inputs import download, models
 from bench.plan import side_by_side
 from bench.plan.artifact import Artifact, Measurement, Stage
-from bench.plan.resolve import ModelInputs, Request, input_digest, is_control, method_digest, resolve_request
+from bench.plan.model_inputs import ModelInputs
+from bench.plan.resolve import PlanRequest, input_digest, is_control, method_digest, resolve_request
 from bench.plan.spec import Spec
 from bench.system.devices import cores
 from methods.pattern import Pattern
@@ -33,11 +34,6 @@ class Plan:
     jobs: int = 1
     devices: tuple[str, ...] = ()
 
-    @property
-    def cells(self) -> tuple[Measurement, ...]:
-        """The measurements, by the name they had before."""
-        return self.measurements
-
     def artifacts(self) -> dict[str, list[Measurement]]:
         """Measurements by artifact key, in order."""
         grouped: dict[str, list[Measurement]] = {}
@@ -55,7 +51,7 @@ def make_plan(spec: Spec, *, fetch: bool = False) -> Plan:
     return plan_request(resolve_request(spec, fetch=fetch))
 
 
-def plan_request(request: Request, on_fetch: Callable[[str], None] = lambda name: None) -> Plan:
+def plan_request(request: PlanRequest, on_fetch: Callable[[str], None] = lambda name: None) -> Plan:
     """All measurements of a request. on_fetch is called with the name of each model before it is pulled.
 
     Raises:
@@ -90,7 +86,7 @@ def _fit_memory(plan: Plan, devices: tuple[str, ...]) -> Plan:
     return replace(plan, measurements=tuple(measurements), jobs=jobs, devices=devices[:jobs])
 
 
-def _artifacts(request: Request, inputs: ModelInputs) -> Iterator[Artifact]:
+def _artifacts(request: PlanRequest, inputs: ModelInputs) -> Iterator[Artifact]:
     """Every method, quantizer, pattern and seed on one model; controls at the dense pattern alone."""
     spec, model = request.spec, inputs.model
     for chain, quantizer in itertools.product(request.chains, request.quantizers):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from bench.catalog import registry
+from bench.catalog.entries import DEFAULT_METHODS
 from bench.inputs.hub import mirror, require_mirror
 from bench.inputs.tasks import BUILTIN_TASKS
 from bench.results.store import RESULTS
@@ -152,7 +152,7 @@ class Targets(_Strict):
 class Spec(_Strict):
     """One run: every method on every model, at every pattern, read by every measure."""
 
-    methods: tuple[str, ...] = registry.DEFAULT_METHODS
+    methods: tuple[str, ...] = DEFAULT_METHODS
     """As typed after --methods. The dense model is always included."""
     models: tuple[str, ...] = ("tiny",)
     """An alias, a hub id or a folder."""

@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from bench.compare.result_set import ResultSet
-from bench.report import from_records, pairwise
+from bench.report import from_records, pairwise, words
 from bench.report.cost import Cost, CostIndex
 from bench.report.dense_comparison import DenseComparison, leading_column
+from bench.report.folding import fold
 from bench.report.protocol import BoardProtocol, group_by_protocol, line_of
-from bench.report.table import ABSENT, ColumnKey, Line, pivot, summarize
-from bench.report.view import Bound, Cell, Column, Facts, Row, Section, Table
+from bench.report.table import ColumnKey, Line, pivot
+from bench.report.view import Cell, Column, Facts, Row, Section, Table
 from bench.results import metrics, reproduce
-from bench.results.identity import Identity
 from bench.results.record import Record
 from bench.results.rows import latest, to_rows
 
@@ -30,10 +30,6 @@ LEADING = (
 BROKEN = "pattern broken"
 ONE_PROTOCOL = ("mean_acc", "worst_drop", "top1_agreement", "speedup")
 """Metrics of which one column is shown."""
-FOLDING = (
-    "A row is the mean over its seeds. Of rows that differ only in budget (tokens for calibration or training), the one of "
-    "the largest budget is shown; Show budgets and seeds shows the others."
-)
 
 
 def merge(results: Sequence[ResultSet]) -> ResultSet:
@@ -44,7 +40,7 @@ def merge(results: Sequence[ResultSet]) -> ResultSet:
     return ResultSet("all folders", tuple(kept), lambda record: by_key[record.key].items(record))
 
 
-def make_sections(results: Sequence[ResultSet], max_paired_rows: int = pairwise.MAX_PAIRED_ROWS) -> list[Section]:
+def make_sections(results: Sequence[ResultSet]) -> list[Section]:
     """A section for each model, with a table for each protocol, the main one first. The largest model comes first.
 
     Raises:
@@ -57,8 +53,8 @@ def make_sections(results: Sequence[ResultSet], max_paired_rows: int = pairwise.
         models.setdefault(record.identity.model, []).append(record)
     sections = []
     for model, records in models.items():
-        tables = [b.make_table(max_paired_rows) for b in boards_of(model, merged.only(model, records))]
-        about = {r.key[:32]: from_records.describe_record(r, folders[r.key]) for r in records}
+        tables = [b.make_table() for b in boards_of(model, merged.only(model, records))]
+        about = {r.stem: from_records.describe_record(r, folders[r.key]) for r in records}
         sections.append(Section(model, from_records.describe_records(records), tuple(tables), records=about))
     return sorted(sections, key=lambda s: (-_size(models[s.title]), s.title))
 
@@ -114,7 +110,7 @@ class Board:
         device: str = "",
     ) -> None:
         self.model, self.protocol, self.results, self.costs, self.device = model, protocol, results, costs, device
-        self.records = {r.key[:32]: r for r in records}
+        self.records = {r.stem: r for r in records}
         self.rows = [_named_speed(row, self.records, protocol.device) for row in to_rows(records)]
         self.pivot = pivot(self.rows, all_metrics=True)
 
@@ -131,14 +127,10 @@ class Board:
         first = next((m for m in metrics.QUALITY if any(c[0] == m for c in self.pivot.columns)), None)
         return column.metric == first
 
-    def make_table(
-        self,
-        max_paired_rows: int = pairwise.MAX_PAIRED_ROWS,
-        paired: Callable[[Column], bool] = lambda column: True,
-    ) -> Table:
+    def make_table(self, paired: Callable[[Column], bool] = lambda column: True) -> Table:
         """All rows in order, with ranks, intervals and facts. paired: as in pairwise.add_intervals."""
         columns = self._columns()
-        lines, parents = _fold(self.pivot.lines, self.pivot.columns)
+        lines, parents = fold(self.pivot.lines, self.pivot.columns)
         names = ["method", "pattern", "quantizer"]
         names += [c for c in ("training",) if len({_text_name(line, c) for line in lines} - {""}) > 1]
         keys = [(c.metric, c.protocol, measure) for c, measure in columns]
@@ -147,7 +139,7 @@ class Board:
             row = from_records.make_row(line, keys, self.records)
             rows.append(replace(row, labels=_labels(row, line, names), part_of=parent))
         out = Table(self.model, tuple(names), tuple(c for c, _ in columns), tuple(rows), protocol=self.protocol.label)
-        out = pairwise.add_intervals(out, self.records, self.results, max_paired_rows, paired)
+        out = pairwise.add_intervals(out, self.records, self.results, paired)
         out = self._with_derived(out, lines)
         return self._show_leading(self._with_seeds(out, lines, keys))
 
@@ -184,13 +176,12 @@ class Board:
 
     def _facts(self, out: Table, k: int, comparison: DenseComparison, cost: Cost | None) -> Facts:
         row = out.rows[k]
-        dense = row.filters["pattern"] == "dense"
         drop, task = comparison.worst_drop(k)
         about = [self.records[name] for cell in row.cells if cell for name in cell.records]
         built = [r for r in about if r.identity.measure == "pattern"] or about
         make, export = reproduce.prune_and_export(built[0]) if built else ("", "")
         return Facts(
-            compressed=not (dense and row.filters["quantizer"] in ("", "none")),
+            compressed=row.is_quantized or row.filters["pattern"] != "dense",
             broken=bool(_value(out, k, "violated_groups")),
             bits=_value(out, k, "bits_per_weight"),
             loss=comparison.loss(k),
@@ -241,51 +232,10 @@ def _named_speed(row: dict[str, Any], records: Mapping[str, Record], device: str
     """
     if row["measure"] != "speed":
         return row
-    machine = records[row["record"]].provenance.get("machine") or {}
-    name = machine.get("device") or machine.get("cpu")
-    where = row["device"] + (f", {name}" if name else "")
+    processor = records[row["record"]].processor
+    where = row["device"] + (f", {processor}" if processor else "")
     protocol = row["protocol"] if row["value"] is None else f"{row['protocol']} on {where}"
     return row | {"protocol": protocol, "device": device}
-
-
-def _fold(lines: Sequence[Line], columns: Sequence[ColumnKey]) -> tuple[list[Line], list[int | None]]:
-    """The lines, each followed by those that are the same with a smaller budget; and whose part each of them is."""
-    groups: dict[tuple[Any, ...], list[Line]] = {}
-    quality = [c for c in columns if c[0] in metrics.QUALITY][:1]
-    for line in sorted(lines, key=lambda line: _place(line, quality)):
-        groups.setdefault(_without_budget(line.group[0]["identity"]), []).append(line)
-    out: list[Line] = []
-    parents: list[int | None] = []
-    for group in groups.values():
-        first, *others = sorted(group, key=lambda line: _budget(line, quality), reverse=True)
-        parent = len(out)
-        out += [first, *others]
-        parents += [None, *[parent] * len(others)]
-    return out, parents
-
-
-def _place(line: Line, quality: Sequence[ColumnKey]) -> tuple[bool, bool, float]:
-    """Where a line stands: the dense model first, then from the best to the worst, then those without a number."""
-    identity: Identity = line.group[0]["identity"]
-    summary = next((s for c in quality if (s := summarize(line.group, c))), None)
-    if summary is None or summary.value is None:
-        return (identity.stages != ("dense",) or identity.quantizer != "none", True, 0.0)
-    sign = -1 if any(r["better"] == "higher" for r in summary.rows) else 1
-    return (identity.stages != ("dense",) or identity.quantizer != "none", False, sign * summary.value)
-
-
-def _without_budget(identity: Identity) -> tuple[Any, ...]:
-    """What rows share that differ only in the number of tokens, or of sequences and their length."""
-    texts = (identity.calibration and identity.calibration.data, identity.training and identity.training.data)
-    return (identity.stages, identity.pattern, identity.quantizer, *texts)
-
-
-def _budget(line: Line, quality: Sequence[ColumnKey]) -> tuple[bool, int, int]:
-    identity: Identity = line.group[0]["identity"]
-    measured = any((s := summarize(line.group, c)) and s.value is not None for c in quality)
-    calibration, training = identity.calibration, identity.training
-    calibrated = (calibration.sequences or 0) * (calibration.seqlen or 0) if calibration else 0
-    return (measured, (training.tokens or 0) if training else 0, calibrated)
 
 
 def _text_name(line: Line, column: str) -> str:
@@ -313,42 +263,20 @@ def _value(out: Table, row: int, metric: str) -> float | None:
 
 def _derived_cell(metric: str, facts: Facts, cost: Cost | None) -> Cell | None:
     if metric == RATIO:
-        return Cell(ratio_text(facts.loss), 1 + facts.loss.value) if facts.loss else None
+        ratio = facts.ratio
+        return Cell(words.ratio(ratio.value, ratio.low, ratio.high), ratio.value) if ratio else None
     if cost is None:
         return None
     sign = "≥ " if cost.at_least else ""
     if metric == TOKENS:
-        return Cell(sign + short_count(cost.tokens), float(cost.tokens))
+        return Cell(sign + words.short_count(cost.tokens), float(cost.tokens))
     if metric == SECONDS:
-        return Cell(sign + duration(cost.seconds), cost.seconds)
+        return Cell(sign + words.duration(cost.seconds), cost.seconds)
     return Cell(cost.device) if cost.device else None
-
-
-def ratio_text(loss: Bound | None) -> str:
-    """A ratio to the dense model as text, with its interval."""
-    if loss is None:
-        return ABSENT
-    value, low, high = (None if x is None else 1 + x for x in (loss.value, loss.low, loss.high))
-    return f"×{value:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
 
 
 def _drop_text(facts: Facts) -> str:
     drop = facts.drop
     assert drop is not None and drop.low is not None and drop.high is not None
-    value, low, high = (f"{100 * x:.1f}".replace("-", "−") for x in (drop.value, drop.low, drop.high))
+    value, low, high = (words.hundredths(x) for x in (drop.value, drop.low, drop.high))
     return f"{value} pp ({low} to {high}) {facts.worst_task}"
-
-
-def short_count(value: int) -> str:
-    """A count in three digits: 819k, 1.23M, 7.5B."""
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{letter}"
-    return str(value)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 0.3 s, 12 s, 4 min, 1.3 h."""
-    size, unit = next((x for x in ((3600, "h"), (60, "min")) if seconds >= x[0]), (1, "s"))
-    value = seconds / size
-    return f"{value:.2g} {unit}" if value < 10 else f"{value:,.0f} {unit}"

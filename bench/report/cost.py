@@ -31,7 +31,7 @@ class CostIndex:
     def __init__(self, records: Iterable[Record]) -> None:
         self._by_stages: dict[tuple[Any, ...], list[Record]] = {}
         timed = (r for r in records if BUILT in r.cost)
-        for record in sorted(timed, key=lambda r: str(r.provenance.get("recorded") or ""), reverse=True):
+        for record in sorted(timed, key=lambda r: r.recorded, reverse=True):
             self._by_stages.setdefault(_stages(record.identity), []).append(record)
 
     def of_row(self, identities: Iterable[Identity]) -> Cost | None:
@@ -81,10 +81,9 @@ def _earlier(identity: Identity) -> Iterator[Identity]:
 
 
 def _device(record: Record) -> str:
-    machine = record.provenance.get("machine") or {}
-    name = str(machine.get("device") or machine.get("cpu") or "unknown machine")
+    name = record.processor or "unknown machine"
     for word in WORDS:
         name = name.replace(word, "")
     threads = record.key_inputs.get("threads")
-    on_card = bool(machine.get("device"))
+    on_card = record.machine.get("device")
     return name if on_card or not threads else f"{name}, {threads} thread{'s' if threads != 1 else ''}"

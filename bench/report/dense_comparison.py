@@ -35,14 +35,8 @@ class DenseComparison:
         self.table, self.records, self.results = table, records, results
         self.drop_column = leading_column(table, "worst_drop")
         self.speed_column = leading_column(table, "speedup", device)
-        self.dense = next(
-            (
-                k
-                for k, row in enumerate(table.rows)
-                if row.filters["method"] == "dense" and row.filters["quantizer"] in ("", "none")
-            ),
-            None,
-        )
+        whole = (k for k, row in enumerate(table.rows) if row.filters["method"] == "dense" and not row.is_quantized)
+        self.dense = next(whole, None)
 
     def loss(self, row: int) -> Bound | None:
         """How much higher the perplexity is, as a share of the dense model's."""
@@ -90,9 +84,9 @@ class DenseComparison:
         records = pairwise.seeds_of(self.table, row, column, self.records).values()
         scores = [self.results.items(r).columns for r in records]
         blocks = [columns["speedup"] for columns in scores if "speedup" in columns]
-        if not blocks or min(map(len, blocks)) < 2:
+        if not blocks or min(map(len, blocks)) < 2 or len(set(map(len, blocks))) > 1:
             return Bound(value)
-        ratios = np.concatenate(blocks)
+        ratios = np.stack(blocks)  # [seeds, blocks]
         estimate = bootstrap.estimate_blocks(np.ones_like(ratios), ratios, pairwise.ALPHA)
         return Bound(value, float(np.exp(estimate.low)), float(np.exp(estimate.high)))
 

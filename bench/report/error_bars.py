@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from bench.report import pareto_chart
+from bench.report.scale import Scale, make_scale
 from bench.report.view import Table
 from bench.results import metrics
 
@@ -31,14 +31,14 @@ def draw(table: Table) -> ErrorBars:
         numbers = [(x.value, x.spread or 0.0) for x in cells if x and x.value is not None]
         if column.metric in metrics.QUALITY and sum(bool(spread) for _, spread in numbers) > 1:
             ends = [end for value, spread in numbers for end in (value - spread, value + spread)]
-            scale = pareto_chart.make_scale(ends, EDGE, WIDTH - EDGE)
+            scale = make_scale(ends, EDGE, WIDTH - EDGE)
             bars = [_bar(scale, x.value, x.spread or 0.0) if x and x.value is not None else Markup("") for x in cells]
             kind = "log scale" if scale.log else "scale"
             return ErrorBars(c, bars, f"Bars: {column.name} with its error, all on one {kind}.")
     return ErrorBars(-1, [Markup("")] * len(table.rows))
 
 
-def _bar(scale: pareto_chart.Scale, value: float, spread: float) -> Markup:
+def _bar(scale: Scale, value: float, spread: float) -> Markup:
     low, middle, high = (scale(v) for v in (value - spread, value, value + spread))
     return Markup(
         '<svg class="bar" aria-hidden="true" viewBox="0 0 {0} 12"><path class="rule" d="M0 6H{0}"/>'

@@ -39,7 +39,7 @@ def draw_training(record: Record, file: Path) -> Path:
     curve = record.notes.get("curve")
     if not curve:
         raise UserError(
-            f"record {record.key[:12]} has no training: name the `pattern` record of a method that trains "
+            f"record {record.short_key} has no training: name the `pattern` record of a method that trains "
             "(bench ls runs)"
         )
     pyplot = start_figure(file)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.report import pareto_chart
-from bench.report.pareto_chart import Tick
+from bench.report import words
+from bench.report.scale import Tick, make_scale
 from bench.report.view import Table
 
 WIDTH, LEFT, RIGHT = 460, 200, 396
@@ -51,21 +51,19 @@ def draw(table: Table, title: str) -> Forest | None:
     rows = []
     for k in table.whole_rows:
         facts = table.rows[k].facts
-        if facts and facts.loss and not facts.broken:
-            loss = facts.loss
-            low, high = (loss.value if end is None else end for end in (loss.low, loss.high))
-            rows.append((1 + loss.value, 1 + low, 1 + high, table.rows[k].name))
+        if facts and facts.ratio and not facts.broken:
+            rows.append((facts.ratio.value, *facts.ratio.ends, table.rows[k].name))
     if len(rows) < MIN_ROWS:
         return None
     rows.sort()
     left_out = len(rows) - MAX_ROWS
     rows = rows[:MAX_ROWS]
-    scale = pareto_chart.make_scale([x for row in rows for x in row[:3]] + [1.0], LEFT + 6, RIGHT - 6)
+    scale = make_scale([x for row in rows for x in row[:3]] + [1.0], LEFT + 6, RIGHT - 6)
     bottom = TOP + LINE * len(rows)
     bars = tuple(
         Bar(
             TOP + LINE * (i + 0.5),
-            name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…",
+            words.cut(name, MAX_NAME),
             name,
             scale(value),
             scale(low),
@@ -76,7 +74,7 @@ def draw(table: Table, title: str) -> Forest | None:
         for i, (value, low, high, name) in enumerate(rows)
     )
     ticks = tuple(Tick(scale(v), f"{v:,.4g}") for v in scale.ticks())
-    description = "; ".join(f"{name} ×{value:.3f} ({low:.3f} to {high:.3f})" for value, low, high, name in rows)
+    description = "; ".join(f"{name} {words.ratio(value, low, high)}" for value, low, high, name in rows)
     kind = "perplexity ratio to dense" + (" (log)" if scale.log else "")
     note = f", the best {MAX_ROWS} of {len(rows) + left_out} rows" if left_out > 0 else ""
     return Forest(title, description, ticks, bars, scale(1.0), bottom + 44, kind + note)

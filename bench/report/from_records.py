@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.compare.result_set import ResultSet
 from bench.report import pairwise, table
-from bench.report.view import Cell, Column, Row, Section, Table
+from bench.report.view import Cell, Column, Row, Section, Table, is_quantized
 from bench.results import metrics, reproduce
 from bench.results.record import Record
 from bench.results.rows import to_rows
@@ -15,20 +15,20 @@ from bench.results.rows import to_rows
 FILTERS = ("model", "method", "pattern", "quantizer")
 
 
-def make_section(results: ResultSet, title: str, max_paired_rows: int = pairwise.MAX_PAIRED_ROWS) -> Section:
-    """A section with a table for each model. max_paired_rows: as in pairwise.add_intervals.
+def make_section(results: ResultSet, title: str) -> Section:
+    """A section with a table for each model.
 
     Raises:
         UserError: scores cannot be read.
     """
     rows = to_rows(results.records)
-    records = {r.key[:32]: r for r in results.records}
+    records = {r.stem: r for r in results.records}
     models = sorted({r["model"] for r in rows}, key=str)
     tables = (_table(str(m), [r for r in rows if r["model"] == m], records) for m in models)
     return Section(
         title,
         describe_records(results.records),
-        tuple(pairwise.add_intervals(t, records, results, max_paired_rows) for t in tables),
+        tuple(pairwise.add_intervals(t, records, results) for t in tables),
         folder=results.name,
         records={key: describe_record(r, results.name) for key, r in records.items()},
     )
@@ -57,7 +57,7 @@ def make_row(line: table.Line, columns: Iterable[table.ColumnKey], records: Mapp
     parts = [filters["method"]]
     if filters["pattern"] != filters["method"]:
         parts.append(filters["pattern"])
-    if filters["quantizer"] not in ("", "none"):
+    if is_quantized(filters):
         parts.append(filters["quantizer"])
     commands: dict[str, str] = {}
     cells = tuple(_cell(table.summarize(line.group, c), records, commands) for c in columns)
@@ -88,18 +88,16 @@ def _cell(summary: table.Summary | None, records: Mapping[str, Record], commands
 
 def describe_record(record: Record, folder: str) -> dict[str, Any]:
     """What the page shows of a record. folder: where it lies."""
-    about = record.provenance
-    commit, machine = about.get("commit") or {}, about.get("machine") or {}
-    versions = about.get("versions") or {}
+    dirty = ", with uncommitted changes" if record.commit.get("dirty") else ""
     return {
         "status": record.status,
         "reason": record.reason,
         "seed": record.identity.seed,
         "folder": folder,
-        "commit": (commit.get("id") or "not recorded") + (", with uncommitted changes" if commit.get("dirty") else ""),
-        "recorded": str(about.get("recorded") or ""),
-        "machine": " ".join(str(machine[k]) for k in ("device", "cpu") if machine.get(k)),
-        "versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
+        "commit": (record.commit_id or "not recorded") + dirty,
+        "recorded": record.recorded,
+        "machine": " ".join(str(name) for k in ("device", "cpu") if (name := record.machine.get(k))),
+        "versions": ", ".join(f"{k} {v}" for k, v in record.versions.items()),
         "seconds": record.cost.get("wall_s"),
     }
 
@@ -108,9 +106,9 @@ def describe_records(records: Iterable[Record]) -> str:
     """A line on all records: how many, and from which commits, machines and days."""
     records = list(records)
     bad = [r for r in records if r.status != "ok"]
-    commits = sorted({str((r.provenance.get("commit") or {}).get("id") or "unknown")[:7] for r in records})
-    machines = sorted({str((r.provenance.get("machine") or {}).get("cpu") or "unknown") for r in records})
-    days = sorted({str(r.provenance.get("recorded") or "")[:10] for r in records} - {""})
+    commits = sorted({(r.commit_id or "unknown")[:7] for r in records})
+    machines = sorted({str(r.machine.get("cpu") or "unknown") for r in records})
+    days = sorted({r.recorded[:10] for r in records} - {""})
     parts = [f"{len(records):,} records", f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"]
     parts += [" and ".join(machines)] if len(machines) < 3 else [f"{len(machines)} machines"]
     parts += [days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"] if days else []

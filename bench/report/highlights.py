@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.report import pairwise, pareto
+from bench.report import pairwise, pareto, words
 from bench.report.protocol import VALIDATION
 from bench.report.table import TextTable, format_number
 from bench.report.view import Cell, Column, Section, Table
@@ -101,10 +101,10 @@ def _of_table(section: int, index: int, run: str, table: Table) -> Iterator[High
 
 def _group(table: Table, row: int) -> str:
     """The rows that this one competes with; empty if it is not compressed."""
-    filters = table.rows[row].filters
-    if filters["pattern"] != "dense":
-        return filters["pattern"]
-    return "" if filters["quantizer"] in ("", "none") else "dense, quantized"
+    pattern = table.rows[row].filters["pattern"]
+    if pattern != "dense":
+        return pattern
+    return "dense, quantized" if table.rows[row].is_quantized else ""
 
 
 def _dtype(table: Table, row: int) -> str:
@@ -150,4 +150,4 @@ def _describe_change(table: Table, dense: int, row: int, column: int) -> str:
 
 
 def _format_change(is_ratio: bool, value: float) -> str:
-    return f"×{value:.3f}" if is_ratio else f"{value:+.3f}".replace("-", "−")
+    return words.ratio(value) if is_ratio else words.difference(value)

@@ -14,8 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from bench.report import error_bars, forest, highlights, pareto, pareto_chart, pattern_cost
-from bench.report.board import FOLDING
+from bench.report import error_bars, folding, forest, highlights, pareto, pareto_chart, pattern_cost
 from bench.report.html_data import page_data
 from bench.report.pick import LIMITS
 from bench.report.protocol import RULE
@@ -158,7 +157,7 @@ def render_page(sections: Sequence[Section], page: Page = LEADERBOARD) -> str:
         highlight_caption=highlights.CAPTION,
         max_visible_rows=MAX_VISIBLE_ROWS,
         rule=RULE,
-        folding=FOLDING,
+        folding=folding.RULE,
         labels=LIMIT_LABELS,
         has_parts=any(t["has_parts"] for s in contexts for t in s["tables"]),
         data=page_data(sections, MAX_VISIBLE_ROWS),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.compare import resolve
 from bench.compare.result_set import ResultSet
-from bench.report import board, from_papers, from_records, highlights, html, latex, pairwise, searches, table
+from bench.report import board, folding, from_papers, from_records, highlights, html, latex, searches, table
 from bench.report.protocol import RULE
 from bench.report.view import Section
 from bench.results.rows import frame_to_csv, to_frame
@@ -26,12 +26,13 @@ FILES = f"{NAME}*"
 """The names of all files that `write` writes. It deletes others of such a name."""
 
 
-def results_folders(root: Path = RESULTS.parent) -> list[Path]:
+def results_folders() -> list[Path]:
     """All results folders but RESULTS, which `bench run` fills by default and git ignores; that one if it is alone.
 
     Raises:
         UserError: there is none.
     """
+    root = RESULTS.parent
     folders = sorted(p.parent for p in root.glob("*/records") if p.is_dir())
     others = [p for p in folders if p != RESULTS] or folders
     if not others:
@@ -51,23 +52,19 @@ def read_boards(folders: Sequence[Path]) -> list[ResultSet]:
     return results
 
 
-def make_sections(
-    results: Sequence[ResultSet], papers: Path, max_paired_rows: int = pairwise.MAX_PAIRED_ROWS
-) -> list[Section]:
+def make_sections(results: Sequence[ResultSet], papers: Path) -> list[Section]:
     """A section for each model of all folders, and one for papers at the end.
 
     Raises:
         UserError: something in them cannot be read.
     """
-    out = board.make_sections(results, max_paired_rows)
+    out = board.make_sections(results)
     if section := from_papers.make_section(papers):
         out.append(section)
     return out
 
 
-def make_search_sections(
-    results: Sequence[ResultSet], max_paired_rows: int = pairwise.MAX_PAIRED_ROWS
-) -> list[Section]:
+def make_search_sections(results: Sequence[ResultSet]) -> list[Section]:
     """A section for each folder.
 
     Raises:
@@ -75,7 +72,7 @@ def make_search_sections(
     """
     names = [Path(r.name).resolve().name for r in results]
     titles = [n if names.count(n) == 1 else r.name for n, r in zip(names, results, strict=True)]
-    return [from_records.make_section(r, title, max_paired_rows) for r, title in zip(results, titles, strict=True)]
+    return [from_records.make_section(r, title) for r, title in zip(results, titles, strict=True)]
 
 
 def build(results: Sequence[Path], papers: Path) -> dict[str, bytes]:
@@ -101,7 +98,7 @@ def build(results: Sequence[Path], papers: Path) -> dict[str, bytes]:
             [(s.title, s.description, [t.to_text_table() for t in s.tables]) for s in sections]
         ),
     }
-    files |= {d.file: d.svg for of_table in drawings.values() for d in of_table}
+    files |= {d.file: d.svg for of_section in drawings.values() for d in of_section}
     if of_search:
         about = html.Page(
             "cast-bench searches", "Searches for recipes, and grids for scaling laws. " + searches.RULE, f"{NAME}.html",
@@ -152,10 +149,10 @@ class Drawing:
     svg: str
 
 
-def _drawings(sections: Sequence[Section]) -> dict[tuple[int, int], list[Drawing]]:
-    """The figures of each table, by section and table: of a leaderboard, those of its main protocol."""
+def _drawings(sections: Sequence[Section]) -> dict[int, list[Drawing]]:
+    """The figures of each section's first table, which is that of the main protocol, by section."""
     style = html.figure_style()
-    out: dict[tuple[int, int], list[Drawing]] = {}
+    out: dict[int, list[Drawing]] = {}
     slugs = [_slug(s.title) for s in sections]
     for i, section in enumerate(sections):
         slug = slugs[i] if slugs.count(slugs[i]) == 1 else f"{slugs[i]}-{i}"
@@ -163,7 +160,7 @@ def _drawings(sections: Sequence[Section]) -> dict[tuple[int, int], list[Drawing
             continue
         for k, figure in enumerate(html.figures_of(section.tables[0], section.title)):
             svg = html.render_figure(figure, "f", style)
-            out.setdefault((i, 0), []).append(Drawing(f"{NAME}-{slug}-{k}.svg", figure.title, svg))
+            out.setdefault(i, []).append(Drawing(f"{NAME}-{slug}-{k}.svg", figure.title, svg))
     return out
 
 
@@ -171,14 +168,12 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "results"
 
 
-def _markdown(
-    sections: Sequence[Section], drawings: dict[tuple[int, int], list[Drawing]], of_search: Sequence[ResultSet]
-) -> str:
+def _markdown(sections: Sequence[Section], drawings: dict[int, list[Drawing]], of_search: Sequence[ResultSet]) -> str:
     out = [
         "# cast-bench leaderboard",
         "Made by `bench report`. After ±: the standard deviation over calibration seeds if a row has several, otherwise the "
         "standard error over windows or questions. A dash: not measured. Rank: by perplexity, or by the first column "
-        "that has ranks; rows that do not differ significantly share a range. " + board.FOLDING,
+        "that has ranks; rows that do not differ significantly share a range. " + folding.RULE,
         RULE,
     ]
     if best := highlights.find_highlights(sections):
@@ -189,7 +184,7 @@ def _markdown(
         for j, one in enumerate(section.tables):
             own = f"{one.title} · {one.protocol}" if section.published else one.protocol or one.title
             out.append(f"### {escape_all_markdown(own)}")
-            out += [f"![{escape_all_markdown(d.title)}]({d.file})" for d in drawings.get((i, j), [])]
+            out += [f"![{escape_all_markdown(d.title)}]({d.file})" for d in (drawings.get(i, []) if j == 0 else [])]
             out.append(table.to_markdown(one.to_text_table(), escape_all_markdown).rstrip())
     if of_search:
         names = ", ".join(escape_all_markdown(Path(r.name).name) for r in of_search)

@@ -28,7 +28,6 @@ def add_intervals(
     table: Table,
     records: Mapping[str, Record],
     results: ResultSet,
-    max_rows: int = MAX_PAIRED_ROWS,
     paired: Callable[[Column], bool] = lambda column: True,
 ) -> Table:
     """The table with an interval for each pair of rows that was measured on the same items, and ranks from them.
@@ -46,7 +45,7 @@ def add_intervals(
         if not paired(column):
             continue
         by_row = {k: seeds for k in range(len(table.rows)) if (seeds := seeds_of(table, k, c, records))}
-        if len(by_row) > max_rows:
+        if len(by_row) > MAX_PAIRED_ROWS:
             unranked = max(unranked, len(by_row))
         elif len(by_row) > 1:
             of_column = dict(_intervals(by_row, column.metric, results))

@@ -1,4 +1,4 @@
-"""A Pareto front as a chart: scales, ticks, and labels that do not overlap.
+"""A Pareto front as a chart, with labels that do not overlap.
 
 It is not drawn by matplotlib: the page needs text that a screen reader finds, colors that follow the reader's theme, and
 bytes that do not change with a library's version.
@@ -6,31 +6,24 @@ bytes that do not change with a library's version.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from bench.report import words
 from bench.report.pareto import Front, Point, describe
+from bench.report.scale import Scale, Tick, make_scale
 
 WIDTH, HEIGHT = 460, 340
 LEFT, RIGHT, TOP, BOTTOM = 50, 448, 30, 290
 LETTER, BOLD_LETTER, LINE = 6.0, 6.5, 13.0
 """A label's size: the mean width of a letter, bold on the front, and the height of a line."""
-LOG_SCALE_FROM = 4.0
-"""From this ratio of the largest value to the smallest, an axis is logarithmic."""
 MAX_LABELS = 40
 """With more points, only those on the front have a label."""
 MAX_LABEL_LENGTH = 24
 """In letters. The table has the whole name."""
 SHORTER = (18, 12)
 """Lengths for a label of the front that fits nowhere."""
-
-
-@dataclass(frozen=True)
-class Tick:
-    at: float
-    text: str
 
 
 @dataclass(frozen=True)
@@ -52,33 +45,6 @@ class Dot:
     text: str
     on_front: bool
     dense: bool
-
-
-@dataclass(frozen=True)
-class Scale:
-    """From values to pixels."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    log: bool
-
-    def __call__(self, value: float) -> float:
-        low, high, v = self.low, self.high, value
-        if self.log:
-            low, high, v = math.log(low), math.log(high), math.log(max(v, self.low))
-        return round(self.start + (v - low) / (high - low) * (self.end - self.start), 1)
-
-    def ticks(self) -> list[float]:
-        if not self.log:
-            return _even(self.low, self.high)
-        powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
-            ticks = [d * 10.0**p for p in powers for d in digits if self.low <= d * 10.0**p <= self.high]
-            if len(ticks) >= 3:
-                break
-        return ticks
 
 
 @dataclass(frozen=True)
@@ -124,20 +90,6 @@ def draw(front: Front, title: str) -> Chart:
     )
 
 
-def make_scale(values: Sequence[float], start: float, end: float) -> Scale:
-    """A scale with a margin at both ends."""
-    low, high = min(values), max(values)
-    log = low > 0 and high / low >= LOG_SCALE_FROM
-    if low == high:
-        margin = abs(low) * 0.1 or 1.0
-        return Scale(low - margin, high + margin, start, end, False)
-    if log:
-        margin = (high / low) ** 0.06
-        return Scale(low / margin, high * margin, start, end, True)
-    margin = (high - low) * 0.08
-    return Scale(low - margin, high + margin, start, end, False)
-
-
 def _dot(p: Point, x: float, y: Scale) -> Dot:
     return Dot(x, y(p.y), y(p.y - p.spread), y(p.y + p.spread), p.name, p.text, p.on_front, p.dense)
 
@@ -157,14 +109,6 @@ def _steps(places: Sequence[tuple[float, float]]) -> str:
     return f"M{x} {y}" + "".join(f"H{a}V{b}" for a, b in rest)
 
 
-def _even(low: float, high: float) -> list[float]:
-    """Three to seven multiples of 1, 2 or 5 times a power of ten, at even distances."""
-    raw = (high - low) / 5
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw)
-    return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
@@ -180,7 +124,7 @@ def _labels(dots: Sequence[Dot]) -> list[Text]:
     with_label = dots if len(dots) < MAX_LABELS else [d for d in dots if d.on_front]
     out = []
     for dot in sorted(with_label, key=lambda d: (not d.on_front, d.y, d.x)):
-        names = [_shorten(dot.name, length) for length in (MAX_LABEL_LENGTH, *(SHORTER if dot.on_front else ()))]
+        names = [words.cut(dot.name, length) for length in (MAX_LABEL_LENGTH, *(SHORTER if dot.on_front else ()))]
         fits = ((text, box) for name in names for place in places for text, box in [place(dot, name)])
         for text, box in fits:
             if _inside(box) and not any(_overlap(box, other) for other in boxes):
@@ -188,10 +132,6 @@ def _labels(dots: Sequence[Dot]) -> list[Text]:
                 out.append(text)
                 break
     return out
-
-
-def _shorten(name: str, length: int) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"
 
 
 def _width(dot: Dot, name: str) -> float:

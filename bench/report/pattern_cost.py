@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bench.report import pareto_chart
-from bench.report.pareto_chart import Tick
+from bench.report import words
+from bench.report.scale import Tick, make_scale
 from bench.report.view import Bound, Table
 from methods.errors import UserError
 from methods.pattern import Pattern
@@ -83,8 +83,7 @@ def draw(table: Table, title: str) -> PatternCost | None:
         return None
     patterns = sorted({p for m in methods for p in ratios[m]}, key=_kept)
     shown = [bound for method in methods for bound in ratios[method].values()]
-    ends = [1 + end for b in shown for end in (b.value, b.low, b.high) if end is not None]
-    scale = pareto_chart.make_scale([*ends, 1.0], BOTTOM, TOP)
+    scale = make_scale([end for b in shown for end in (b.value, *b.ends)] + [1.0], BOTTOM, TOP)
     width = (RIGHT - LEFT) / len(patterns)
     groups = tuple(
         Group(LEFT + width * (i + 0.5), p, _describe_limit(Pattern.parse(p))) for i, p in enumerate(patterns)
@@ -94,10 +93,9 @@ def draw(table: Table, title: str) -> PatternCost | None:
         for group in groups:
             if group.name in ratios[method]:
                 bound = ratios[method][group.name]
-                low, high = (bound.value if e is None else e for e in (bound.low, bound.high))
-                text = f"×{1 + bound.value:.3f}" + ("" if bound.low is None else f" ({1 + low:.3f} to {1 + high:.3f})")
+                text = words.ratio(bound.value, bound.low, bound.high)
                 x = round(group.x + 14 * (k - (len(methods) - 1) / 2), 1)
-                y, bottom, top = (scale(1 + v) for v in (bound.value, low, high))
+                y, bottom, top = map(scale, (bound.value, *bound.ends))
                 marks.append(Mark(x, y, bottom, top, STYLES[k], f"{method} {group.name}", text))
     legend, x = [], float(LEFT)
     for k, method in enumerate(methods):
@@ -118,18 +116,12 @@ def _rows(table: Table) -> Iterator[tuple[str, str, Bound]]:
     for k in table.whole_rows:
         row = table.rows[k]
         pattern, facts = row.filters["pattern"], row.facts
-        if (
-            row.filters["quantizer"] in ("", "none")
-            and pattern != "dense"
-            and facts
-            and facts.loss
-            and not facts.broken
-        ):
+        if facts and facts.ratio and not (row.is_quantized or pattern == "dense" or facts.broken):
             try:
                 Pattern.parse(pattern)
             except UserError:
                 continue  # a name of another program's pattern
-            yield row.filters["method"], pattern, facts.loss
+            yield row.filters["method"], pattern, facts.ratio
 
 
 def _kept(name: str) -> tuple[float, bool, int]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from bench.report import pairwise, pareto
 from bench.report.view import Bound, Facts, Row, Table
+from bench.report.words import percent, points
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 
@@ -49,16 +50,6 @@ def _share(value: float, limit: float) -> float:
 
 def _exact(value: float | None) -> Bound | None:
     return None if value is None else Bound(value)
-
-
-def percent(value: float) -> str:
-    """A fraction as a percentage, with one decimal."""
-    return f"{100 * value:.1f}%".replace("-", "−")
-
-
-def points(value: float) -> str:
-    """A fraction in percentage points, with one decimal."""
-    return f"{100 * value:.1f} pp".replace("-", "−")
 
 
 LIMITS = (

@@ -100,7 +100,7 @@ def _calibration(record: Record) -> str:
 
 def _order(protocol: BoardProtocol, records: list[Record]) -> tuple[Any, ...]:
     measured = [r for r in records if any(x.metric == "perplexity" and x.value is not None for x in r.readings)]
-    newest = max((str(r.provenance.get("recorded") or "") for r in measured), default="")
+    newest = max((r.recorded for r in measured), default="")
     rows = set(map(line_of, measured))
     full = rows & {line_of(r) for r in records if r.identity.measure == "zeroshot" and r.status == "ok"}
     return (VALIDATION in protocol.text, -len(full), -len(rows), [-ord(c) for c in newest], protocol.label)

@@ -69,6 +69,11 @@ class Bound:
     low: float | None = None
     high: float | None = None
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Of the interval; the value, twice, where there is none."""
+        return (self.value if self.low is None else self.low, self.value if self.high is None else self.high)
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -94,6 +99,19 @@ class Facts:
     make: str = ""
     export: str = ""
 
+    @property
+    def ratio(self) -> Bound | None:
+        """The perplexity as a ratio to the dense model's."""
+        if self.loss is None:
+            return None
+        low, high = (None if x is None else 1 + x for x in (self.loss.low, self.loss.high))
+        return Bound(1 + self.loss.value, low, high)
+
+
+def is_quantized(labels: Mapping[str, str]) -> bool:
+    """Do a row's labels name a quantizer?"""
+    return labels["quantizer"] not in ("", "none")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -115,6 +133,10 @@ class Row:
     def is_broken(self) -> bool:
         """Do its weights break the pattern that it is listed under?"""
         return bool(self.facts and self.facts.broken)
+
+    @property
+    def is_quantized(self) -> bool:
+        return is_quantized(self.filters)
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,11 @@ def find_pruned(name: str, results: Path | None) -> tuple[Path, Record | None]:
     record = Store(results or RESULTS, write=False).find(name)
     if not record.artifact:
         raise UserError(
-            f"record {record.key[:12]} is of bench speed, which keeps no model: name another (bench ls runs)"
+            f"record {record.short_key} is of bench speed, which keeps no model: name another (bench ls runs)"
         )
     folder = cache_dir() / "artifacts" / record.artifact[:32]
     if not (folder / "config.json").exists():
         make, _ = prune_and_export(record)
         again = f"make a folder with {make}, and name that" if make else "measure its row again"
-        raise UserError(f"the model of record {record.key[:12]} is no longer in the cache: {again}")
+        raise UserError(f"the model of record {record.short_key} is no longer in the cache: {again}")
     return folder, record

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bench.results import metrics
 from bench.results.record import ReadingRow, Record
 from bench.results.schema import SCHEMA, stored_version
-from bench.results.store import ReadOnlyStore
+from bench.results.store import ReadOnlyStore, require_results
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def check_folder(root: Path) -> FolderCheck:
     Raises:
         UserError: no results folder.
     """
-    if not (root / "records").is_dir():
-        raise UserError(f"{str(root)!r} is no results folder: it has no records/ in it")
+    require_results(root)
     store = ReadOnlyStore(root, write=False)
     problems: list[str] = []
     recomputed, owned = 0, set()

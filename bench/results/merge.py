@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.results.record import DONE, Record
-from bench.results.store import Store
-from bench.system.files import atomic_write
+from bench.results.store import Store, require_results
 from methods.errors import UserError
 
 
@@ -29,8 +27,8 @@ def merge_folders(sources: Sequence[Path], into: Path) -> MergeSummary:
         UserError: a folder is not there, or is `into`, or scores are not those that their record speaks of; what came before stays.
     """
     folders = [Store(source, write=False, how="as in bench merge DIR") for source in sources]
-    if bare := next((source for source in sources if not (source / "records").is_dir()), None):
-        raise UserError(f"{str(bare)!r} is no results folder: it has no records/ in it")
+    for source in sources:
+        require_results(source)
     if same := next((source for source in sources if source.resolve() == into.resolve()), None):
         raise UserError(f"{str(same)!r} is the folder that is merged into: name others, or another one with --results")
     target = Store(into)
@@ -39,7 +37,7 @@ def merge_folders(sources: Sequence[Path], into: Path) -> MergeSummary:
         for record in folder:
             here = target.get(record.key)
             if here is None or (here.status not in DONE and record.status in DONE):
-                _copy(folder, record, target)
+                target.write_content(record, folder.content(record) if record.items else b"")
                 taken += 1
             elif record.status not in DONE or _number(here) == _number(record):
                 known += 1
@@ -52,17 +50,3 @@ def merge_folders(sources: Sequence[Path], into: Path) -> MergeSummary:
 
 def _number(record: Record) -> object:
     return record.status, record.readings
-
-
-def _copy(source: Store, record: Record, target: Store) -> None:
-    if record.items:
-        name = Path(record.items.file).name
-        content = (source.root / "items" / name).read_bytes()
-        if hashlib.sha256(content).hexdigest() != record.items.sha256:
-            raise UserError(
-                f"{source.root / 'items' / name} does not match its record (checksum mismatch): measure it again"
-            )
-        with atomic_write(target.root / "items" / f"{record.key[:32]}.parquet") as temporary:
-            temporary.write_bytes(content)
-        record.items.file = f"{record.key[:32]}.parquet"
-    target.write(record)

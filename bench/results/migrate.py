@@ -1,4 +1,4 @@
-"""Records of older schemas, brought to today's a step at a time; and `bench migrate`, which writes them so."""
+"""Write the records of a results folder in today's schema."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 
 from bench.results.record import parse
 from bench.results.schema import SCHEMA, stored_version
-from bench.results.store import Store
-from bench.system import digests
+from bench.results.store import Store, require_results
 from bench.system.files import atomic_write
 from methods.errors import UserError
 
@@ -31,8 +30,7 @@ def migrate_folder(root: Path) -> MigrationSummary:
     Raises:
         UserError: no results folder, one that cannot be written, or a record that is none; what came before stays done.
     """
-    if not (root / "records").is_dir():
-        raise UserError(f"{str(root)!r} is no results folder: it has no records/ in it")
+    require_results(root)
     store, aside = Store(root), root / "older"
     paths = sorted((root / "records").glob("*.json"))
     old = [path for path in paths if _migrate_record(path, store, aside)]
@@ -50,13 +48,10 @@ def _migrate_record(path: Path, store: Store, aside: Path) -> bool:
         return False
     try:
         record = parse(content, str(path))
-        if record.key[:32] != path.stem:
+        if record.stem != path.stem:
             raise ValueError("it does not bear its own key")
         if record.items:
-            items = store.items_path(record)
-            if not items.exists() or digests.of_file(items) != record.items.sha256:
-                raise ValueError(f"its items {items.name} are missing or were changed")
-            record.items.size = items.stat().st_size
+            record.items.size = len(store.content(record))
     except ValueError as fault:
         raise UserError(f"{path} is no record ({str(fault).splitlines()[0]}): delete it, or measure it again") from None
     with atomic_write(aside / path.name) as temporary:

@@ -84,6 +84,46 @@ class Record(BaseModel):
     cost: dict[str, Any] = {}
     provenance: dict[str, Any] = {}
 
+    @property
+    def stem(self) -> str:
+        """What its files are called, and it in a report."""
+        return self.key[:32]
+
+    @property
+    def short_key(self) -> str:
+        """As a sentence names it."""
+        return self.key[:12]
+
+    @property
+    def commit(self) -> dict[str, Any]:
+        """`id`, `time` and `dirty` of the code that made it, as far as it says."""
+        return self.provenance.get("commit") or {}
+
+    @property
+    def commit_id(self) -> str:
+        """ "" where it does not say."""
+        return str(self.commit.get("id") or "")
+
+    @property
+    def versions(self) -> dict[str, Any]:
+        """By library; empty where it does not say."""
+        return self.provenance.get("versions") or {}
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """`cpu`, `device` and more; empty where it does not say."""
+        return self.provenance.get("machine") or {}
+
+    @property
+    def processor(self) -> str:
+        """The accelerator, else the CPU; "" where it does not say."""
+        return str(self.machine.get("device") or self.machine.get("cpu") or "")
+
+    @property
+    def recorded(self) -> str:
+        """When; "" where it does not say."""
+        return str(self.provenance.get("recorded") or "")
+
     def same(self) -> dict[str, Any]:
         """What is compared when two records are."""
         return self.model_dump(exclude={"provenance", "cost"})

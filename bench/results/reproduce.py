@@ -129,7 +129,7 @@ def settings(record: Record) -> dict[str, Any]:
             values["training"] = kept | {"processes": inputs.get("processes", 1)}
         values |= _measure_settings(identity.measure, dict(inputs["measure"]["config"]))
     except (KeyError, TypeError, ValueError, AttributeError) as fault:
-        raise UserError(f"record {record.key[:12]} does not say how it was made ({fault}): run bench run") from None
+        raise UserError(f"record {record.short_key} does not say how it was made ({fault}): run bench run") from None
     values["quantizers"] = (identity.quantizer,)
     return values
 

@@ -49,10 +49,10 @@ def age(records: Iterable[Record]) -> Callable[[Record], tuple[str, str]]:
 
     By the time of their commits where each has one, since a clock may go back; then by when they were recorded.
     """
-    times = {id(record): str((record.provenance.get("commit") or {}).get("time") or "") for record in records}
+    times = {id(record): str(record.commit.get("time") or "") for record in records}
     if not all(times.values()):
         times = {}
-    return lambda record: (times.get(id(record), ""), str(record.provenance.get("recorded", "")))
+    return lambda record: (times.get(id(record), ""), record.recorded)
 
 
 def to_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
@@ -63,7 +63,7 @@ def to_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
     out = []
     for record in records:
         common: dict[str, Any] = {**record.identity.labels(), "status": record.status, "reason": record.reason}
-        common |= {"record": record.key[:32], "identity": record.identity}
+        common |= {"record": record.stem, "identity": record.identity}
         readings = [r.model_dump() for r in record.readings] or [{"metric": record.identity.measure}]
         out += [{c: {**common, **reading}.get(c) for c in (*COLUMNS, "identity")} for reading in readings]
     return out

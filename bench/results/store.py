@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import os
 import shlex
 import time
@@ -103,7 +105,7 @@ class Store:
         except ValueError as fault:
             self._aside(path, f"is no record ({str(fault).splitlines()[0]})")
             return None
-        if record.key[:32] != path.stem:
+        if record.stem != path.stem:
             self._aside(path, "does not bear its own key")
             return None
         if damage := self._damage_to_items(record):
@@ -138,19 +140,30 @@ class Store:
             self.moved.append(f"{path} {why}: ignored")
 
     def write(self, record: Record, items: tuple[Item, ...] = ()) -> None:
-        """Items first, then the record: a record that is there is whole. Waits for a shared folder that is gone for a while."""
-        wait_for_folder(self.root)
+        """Write a record and its items. Waits for a shared folder that is gone for a while."""
+        content = b""
         if items:
             import pandas as pd
 
             table = pd.DataFrame([i[:4] for i in items], columns=["item_id", "cluster_id", "value", "weight"])
             for name in items[0].beside:
                 table[name] = [i.beside[name] for i in items]
-            path = self.root / "items" / f"{record.key[:32]}.parquet"
-            with atomic_write(path) as temporary:
-                table.to_parquet(temporary, index=False)
-            size = path.stat().st_size
-            record.items = ItemsFile(file=path.name, rows=len(items), sha256=digests.of_file(path), size=size)
+            content = table.to_parquet(index=False)
+            sha256 = hashlib.sha256(content).hexdigest()
+            record.items = ItemsFile(file="", rows=len(items), sha256=sha256, size=len(content))
+        self.write_content(record, content)
+
+    def write_content(self, record: Record, content: bytes) -> None:
+        """The same, from the content of the items' file; b"" where it has none, or where they are there already.
+
+        Items first, then the record: a record that is there is whole.
+        """
+        wait_for_folder(self.root)
+        if content:
+            assert record.items is not None
+            record.items.file = f"{record.stem}.parquet"
+            with atomic_write(self.items_path(record)) as temporary:
+                temporary.write_bytes(content)
         with atomic_write(self.path(record.key)) as temporary:
             temporary.write_text(record.to_json(indent=1) + "\n")
 
@@ -158,17 +171,29 @@ class Store:
         """Per-item scores: item_id, cluster_id, value, weight, and a column for each further metric.
 
         Raises:
-            UserError: the file is not the one the record speaks of.
+            UserError: as for `content`.
         """
         import pandas as pd
 
-        assert record.items is not None
-        path = self.items_path(record)
-        if digests.of_file(path) != record.items.sha256:
+        return pd.read_parquet(io.BytesIO(self.content(record)))
+
+    def content(self, record: Record) -> bytes:
+        """What is in the file of a record's items.
+
+        Raises:
+            UserError: it has none, or the file is missing or not the one that the record names.
+        """
+        if record.items is None:
             raise UserError(
-                f"{path} does not match its record (checksum mismatch): delete record {record.key[:32]} and run again"
+                f"record {record.short_key} in {str(self.root)!r} has no per-item scores: run its measurement again"
             )
-        return pd.read_parquet(path)
+        path = self.items_path(record)
+        content = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(content).hexdigest() != record.items.sha256:
+            raise UserError(
+                f"checksum mismatch: {path} is missing or does not match its record: delete record {record.stem} and run again"
+            )
+        return content
 
 
 class ReadOnlyStore(Store):
@@ -202,6 +227,15 @@ def wait_for_folder(root: Path) -> None:
         if time.monotonic() > end:
             raise FileNotFoundError(errno.ENOENT, "the results folder is gone", str(root))
         time.sleep(LOOK_S)
+
+
+def require_results(root: Path) -> None:
+    """
+    Raises:
+        UserError: no results folder.
+    """
+    if not (root / "records").is_dir():
+        raise UserError(f"{str(root)!r} is no results folder: it has no records/ in it")
 
 
 def is_folder(path: Path) -> bool:

@@ -10,14 +10,13 @@ from typing import Any
 
 from bench.results.record import DONE, Record, parse
 from bench.results.store import Store
-from bench.system.files import atomic_write
 
 
 def pack_record(store: Store, key: str) -> dict[str, str]:
     """A record of a store, which must be there."""
     record = store.get(key)
     assert record is not None
-    items = store.items_path(record).read_bytes() if record.items else b""
+    items = store.content(record) if record.items else b""
     return {"record": store.path(key).read_text(), "items": base64.b64encode(items).decode()}
 
 
@@ -29,19 +28,17 @@ def unpack_record(store: Store, packed: dict[str, Any], keys: Collection[str]) -
     """
     record = parse(str(packed["record"]).encode(), "a record of another machine")
     if record.key not in keys:
-        raise ValueError(f"record {record.key[:12]} was not asked for")
+        raise ValueError(f"record {record.short_key} was not asked for")
     known = store.get(record.key)
     if known and known.status in DONE:
         return known
+    items = b""
     if record.items:
         try:
             items = base64.b64decode(packed["items"], validate=True)
         except binascii.Error as fault:
-            raise ValueError(f"items of record {record.key[:12]} are not whole: {fault}") from None
+            raise ValueError(f"items of record {record.short_key} are not whole: {fault}") from None
         if hashlib.sha256(items).hexdigest() != record.items.sha256:
-            raise ValueError(f"items of record {record.key[:12]} are not whole: checksum mismatch")
-        record.items.file = f"{record.key[:32]}.parquet"
-        with atomic_write(store.root / "items" / record.items.file) as temporary:
-            temporary.write_bytes(items)
-    store.write(record)
+            raise ValueError(f"items of record {record.short_key} are not whole: checksum mismatch")
+    store.write_content(record, items)
     return record

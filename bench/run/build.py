@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
+from filelock import Timeout
 from torch import nn
 
 from bench.inputs import loading, models, windows
@@ -17,7 +19,7 @@ from bench.run import ranks
 from bench.run.job import BuiltArtifact, PhaseProgress, Workspace, checkpoint_folder, read_stored
 from bench.run.source_guard import read_only
 from bench.system import provenance
-from bench.system.cache import cache_dir, temporary_folder
+from bench.system.cache import build_lock, cache_dir, is_built, temporary_folder
 from bench.system.files import atomic_write, publish
 from bench.verify import WeightCounts, verify
 from methods.contract import Outcome
@@ -47,15 +49,12 @@ class Builder:
         """
         home = cache_dir() / "artifacts" / artifact.key[:32]
         counts = None
-        if not (home / "artifact.json").exists():
+        if not is_built(home.name):
             before = self._before(artifact)
             self.workspace.progress.phase = artifact.stages[-1].label
-            self.workspace.progress.enter("loading")
-            with temporary_folder(artifact.key[:8]) as workdir:
-                counts = self._apply(artifact, before, workdir)
-                publish(workdir / "artifact", home)
-            stop_request.release()
-            shutil.rmtree(checkpoint_folder(artifact), ignore_errors=True)
+            with self._alone(artifact):
+                if not is_built(home.name):
+                    counts = self._make(artifact, before, home)
         about = json.loads((home / "artifact.json").read_text())
         folder = self._folder(artifact, home, about["unchanged"])
         if (
@@ -64,6 +63,32 @@ class Builder:
             counts = self._verify(self.source.path, folder, artifact.stages[-1], about["changed"])
             counts.zeros_lost = about.get("zeros_lost")  # of what its own input had masked
         return BuiltArtifact(folder, counts, about["notes"], about["cost"], frozenset(about["changed"]))
+
+    @contextlib.contextmanager
+    def _alone(self, artifact: Artifact) -> Iterator[None]:
+        """Within it no other worker makes this stage: its quantized versions start from it, too, and so may other runs.
+
+        A training has one lock whatever the number of its processes, since all go on from the same checkpoint.
+        """
+        lock = build_lock(checkpoint_folder(artifact).name)
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            self.workspace.progress.enter("waiting for another worker, which makes it")
+            held = lock.acquire()
+        with held:
+            yield
+
+    def _make(self, artifact: Artifact, before: BuiltArtifact | None, home: Path) -> WeightCounts:
+        """Make the last stage and publish it."""
+        self.workspace.progress.enter("loading")
+        with temporary_folder(artifact.key[:8]) as workdir:
+            counts = self._apply(artifact, before, workdir)
+            shutil.rmtree(home, ignore_errors=True)  # a deletion broke off
+            publish(workdir / "artifact", home)
+        stop_request.release()
+        shutil.rmtree(checkpoint_folder(artifact), ignore_errors=True)
+        return counts
 
     def _before(self, artifact: Artifact) -> BuiltArtifact | None:
         """What the last stage starts from; None where that is the model itself."""

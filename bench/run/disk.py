@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bench.results import store
 from bench.system.cache import cache_dir
+from bench.system.files import find_existing
 
 NEARLY_FULL = 64 * 2**20
 """Free bytes."""
@@ -43,15 +44,11 @@ def describe_full_disk(fault: BaseException, results: Path) -> str:
         is_cache = Path(os.fsdecode(file)).absolute().is_relative_to(cache.absolute())
         named = [f"the cache: {file}" if is_cache else str(file)]
     else:
-        named = [text for text, path in places.items() if _free_bytes(path) < NEARLY_FULL] or list(places)
+        named = [
+            text for text, path in places.items() if shutil.disk_usage(find_existing(path)).free < NEARLY_FULL
+        ] or list(places)
     remedy = "free some space" + (" (bench cache gc deletes what no run uses)" if "the cache" in named[0] else "")
     return f"the disk is full ({' or '.join(named)}): {remedy}, then run the same command again"
-
-
-def _free_bytes(path: Path) -> int:
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return shutil.disk_usage(path).free
 
 
 class ResultsFolder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from typing import Any, TextIO
 
@@ -26,7 +27,8 @@ class Events:
         now = time.monotonic()
         if done >= total or now - self._last > 0.1:
             self._last = now
-            self.emit("progress", phase=self.phase, done=done, total=total, figures=figures)
+            finite = {name: value for name, value in figures.items() if math.isfinite(value)}  # JSON has no others
+            self.emit("progress", phase=self.phase, done=done, total=total, figures=finite)
 
 
 def describe_figures(figures: dict[str, float]) -> list[str]:

@@ -22,11 +22,7 @@ class Pace:
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
-        self.reset()
-
-    def reset(self) -> None:
-        """Another artifact begins."""
-        self._phase, self._since, self._first, self._last = "", self._clock(), 0, 0
+        self._phase, self._since, self._first, self._last = "", clock(), 0, 0
 
     def advance(self, phase: str, done: int, total: int) -> float | None:
         """Seconds until the phase ends; None where nothing is known yet, as after its first step.

@@ -18,11 +18,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench.run.signals import ENDING
+
 TASKS = Path("/proc/self/task")
 """One entry a thread, threads of libraries too."""
-
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that end a run."""
 
 
 def main() -> None:

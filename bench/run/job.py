@@ -19,6 +19,7 @@ from bench.plan.memory import STREAMED_FROM
 from bench.run import ranks
 from bench.system import digests, environments
 from bench.system.cache import cache_dir
+from bench.system.devices import select_card
 from bench.verify import WeightCounts
 from methods.contract import Budget, Compute, Environment, Job, Method, Prior, Progress
 from methods.folder import Folder
@@ -59,6 +60,7 @@ class Workspace:
         self.source = Folder(artifact.folder)
         self.targets = find_targets(self.source.config, self.source.shapes(), artifact.include, artifact.exclude)
         device = torch.device(ranks.device(artifact, card or 0))
+        select_card(str(device))
         dtype: torch.dtype = getattr(torch, artifact.dtype)
         shared = artifact.calibration_ranks
         self.compute = Compute(
@@ -104,7 +106,7 @@ class Workspace:
             progress=self.progress,
             teacher=lambda: loading.load(self.source.path, compute),
         )
-        method = choice.build(registry.locate(stage.kind, stage.name), stage.name, stage.config)
+        method = choice.build(registry.lookup_without_import(stage.kind, stage.name), stage.name, stage.config)
         return source, method, job
 
     def _calibration(self, artifact: Artifact) -> Tensor:
@@ -127,7 +129,7 @@ class Workspace:
         text, validation = training_text.load(
             run.data,
             self.tokenizer(),
-            digests.of([run.content, artifact.tokenizer]),
+            digests.of([run.content, run.source, artifact.tokenizer]),
             need=run.tokens,
             seqlen=run.seqlen,
             sequences=run.batch,
@@ -151,7 +153,7 @@ def resolve_environment(artifact: Artifact) -> Environment:
         Skipped: it is not built.
     """
     stage = artifact.stages[-1]
-    name = registry.locate(stage.kind, stage.name).environment
+    name = registry.lookup_without_import(stage.kind, stage.name).environment
     log = cache_dir() / "artifacts" / f"{artifact.key[:32]}.log"
     return Environment(name=name, python=environments.python(name), log=log)
 

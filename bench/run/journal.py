@@ -23,6 +23,7 @@ from filelock import FileLock
 from bench.plan.artifact import Artifact
 from bench.results.run_status import AtWork, RunStatus, lock_of, read_statuses, sweep_statuses, write_status
 from bench.system.code_version import describe_code
+from bench.system.provenance import format_time
 from methods.errors import UserError
 
 EVERY_S = 1.0
@@ -31,6 +32,7 @@ PROGRESS_S = 5.0
 """Between two lines about the progress of a phase."""
 MAX_BYTES = 2**20
 """Of a log: beyond it progress is left out, and the next run on the artifact begins a new one."""
+LOCK_S = 5.0
 MAX_REASON = 1000
 """Characters."""
 
@@ -64,7 +66,7 @@ class Journal:
     def _begin(self) -> None:
         Path(self._lock.lock_file).parent.mkdir(exist_ok=True)
         (self._root / "logs").mkdir(exist_ok=True)
-        self._lock.acquire(timeout=0)
+        self._lock.acquire(timeout=LOCK_S)  # whoever asks whether this run lives takes the lock for a moment
 
     def begin(self, total: int, known: int) -> None:
         self.status.total, self.status.known = total, known
@@ -138,7 +140,8 @@ class Journal:
             path = self._log_of(key)
             if event["event"] == "progress" and path.exists() and path.stat().st_size > MAX_BYTES:
                 return
-            line = json.dumps({"time": _utc(), **event}, allow_nan=False, default=str) + "\n"
+            entry = {"time": format_time(time.time(), "milliseconds"), **event}
+            line = json.dumps(entry, allow_nan=False, default=str) + "\n"
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             try:
                 os.write(handle, line.encode())
@@ -182,8 +185,3 @@ def keeping_journal(root: Path, executor: str, say: Callable[[str], None]) -> It
         raise
     finally:
         journal.close(outcome)
-
-
-def _utc() -> str:
-    now = time.time()
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03}Z"

@@ -25,7 +25,7 @@ from bench.system.cache import temporary_folder
 from methods.logits import head_of
 
 
-class Outcome(NamedTuple):
+class Attempt(NamedTuple):
     """What became of one measurement."""
 
     readings: Readings | None = None
@@ -63,33 +63,33 @@ def measure(
     started = time.monotonic()
     states: list[str] = []
     try:
-        outcomes = _read(measurements, built, workspace, states)
+        attempts = _read(measurements, built, workspace, states)
     except Exception as fault:  # noqa: BLE001 (a measure may raise anything; it costs these measurements only)
-        outcomes = [Outcome(fault=fault)] * len(measurements)
-    shared = time.monotonic() - started - sum(o.own_s for o in outcomes)
-    sharing = [m.label for m, o in zip(measurements, outcomes, strict=True) if o.shares]
+        attempts = [Attempt(fault=fault)] * len(measurements)
+    shared = time.monotonic() - started - sum(a.own_s for a in attempts)
+    sharing = [m.label for m, a in zip(measurements, attempts, strict=True) if a.shares]
     out = []
-    for measurement, outcome in zip(measurements, outcomes, strict=True):
-        record, items = _record(measurement, outcome, built)
-        own = outcome.own_s + (shared / len(sharing) if outcome.shares else 0.0)
+    for measurement, attempt in zip(measurements, attempts, strict=True):
+        record, items = _record(measurement, attempt, built)
+        own = attempt.own_s + (shared / len(sharing) if attempt.shares else 0.0)
         record.cost["wall_s"] = round(own, 3)
-        if outcome.shares and len(sharing) > 1:
+        if attempt.shares and len(sharing) > 1:
             record.cost |= {"shared_s": round(shared, 3), "shared_with": [x for x in sharing if x != measurement.label]}
-        if outcome.shares and states:
+        if attempt.shares and states:
             record.cost["dense_states"] = states
         out.append((record, items))
     return out
 
 
 def _instrument(measurement: Measurement) -> Measure:
-    kind = registry.load(registry.locate("measures", measurement.measure))
+    kind = registry.load(registry.lookup_without_import("measures", measurement.measure))
     instrument: Measure = kind(**measurement.config)
     return instrument
 
 
 def _read(
     measurements: Sequence[Measurement], built: BuiltArtifact, workspace: Workspace, states: list[str]
-) -> list[Outcome]:
+) -> list[Attempt]:
     """states: is told what became of the dense model's states, in words."""
     instruments = [_instrument(m) for m in measurements]
     artifact, source, compute = measurements[0].artifact, workspace.source.path, workspace.compute
@@ -120,7 +120,7 @@ def _read(
         windowed = [i for i in instruments if isinstance(i, Windowed)]
         if not windowed:
             (instrument,) = instruments
-            return [Outcome(instrument.read(load, context))]
+            return [Attempt(instrument.read(load, context))]
         contexts = []
         for i in range(len(windowed)):
             (workdir / str(i)).mkdir()
@@ -133,18 +133,18 @@ def _read(
             events=states,
         )
         took_part = read_together(list(zip(windowed, contexts, strict=True)), load, dense)
-        return [Outcome(p.readings, p.fault, p.seconds, p.shares) for p in took_part]
+        return [Attempt(p.readings, p.fault, p.seconds, p.shares) for p in took_part]
 
 
-def _record(measurement: Measurement, outcome: Outcome, built: BuiltArtifact) -> tuple[Record, tuple[Item, ...]]:
+def _record(measurement: Measurement, attempt: Attempt, built: BuiltArtifact) -> tuple[Record, tuple[Item, ...]]:
     """
     Raises:
         OSError: the fault is that the disk is full.
     """
-    fault = outcome.fault
+    fault = attempt.fault
     if not fault:
         try:
-            return _record_readings(measurement, outcome.readings, built)
+            return _record_readings(measurement, attempt.readings, built)
         except Exception as wrong:  # noqa: BLE001 (a measure may return anything)
             fault = wrong
     if is_disk_full(fault):

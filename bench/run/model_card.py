@@ -14,7 +14,7 @@ from methods.quantizing.stored import STORED_KEY
 
 def card(artifact: Artifact, zeros: float, notes: Any) -> str:
     versions = provenance.versions()
-    draw, course = artifact.calibration, artifact.training
+    calibration, training = artifact.calibration, artifact.training
     errors = notes.get("reconstruction_error", {})
     worst = max(errors, key=errors.get) if errors else ""
     lines = [
@@ -27,15 +27,15 @@ def card(artifact: Artifact, zeros: float, notes: Any) -> str:
         f"- pattern: {artifact.pattern}; {zeros:.2%} of the pruned linears' weights are zero, stored dense",
         f"- method: {artifact.method}, code {artifact.pruner.source[:12]}",
         *_quantizer_lines(artifact.quantizer, notes),
-        f"- calibration: {draw.sequences} x {draw.seqlen} tokens of {draw.data}, seed {artifact.seed}"
-        if draw
+        f"- calibration: {calibration.sequences} x {calibration.seqlen} tokens of {calibration.data}, seed {artifact.seed}"
+        if calibration
         else "- calibration: none",
         *(
             [
-                f"- training: {course.tokens:,} tokens of {course.data} in steps of {course.batch} x {course.seqlen}, "
+                f"- training: {training.tokens:,} tokens of {training.data} in steps of {training.batch} x {training.seqlen}, "
                 f"seed {artifact.seed}, {json.dumps(artifact.pruner.config)}"
             ]
-            if course
+            if training
             else []
         ),
         f"- source weights: sha256 {artifact.digest}",

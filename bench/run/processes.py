@@ -16,6 +16,7 @@ from bench.run.forked import ForkServer, ServerEnded
 from bench.run.worker_process import StartedWorker, WorkerProcess
 from bench.system import interpreter
 from bench.system.devices import matching_onednn_limit
+from bench.system.interpreter import OWN_PACKAGES
 from methods.folder import Folder
 
 KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
@@ -24,8 +25,6 @@ SHORT_SPIN = {"GOMP_SPINCOUNT": "4000"}
 """How long OpenMP's threads spin before they sleep. By default about a hundred times as long, which takes the cores from
 another run on the machine: two runs then take five times one. Not spinning at all costs a lone run up to a tenth. Measured by
 benchmarks/side_by_side.py."""
-
-OWN_PACKAGES = ("bench", "methods", "cast", "baselines")
 
 
 def worker_environment() -> dict[str, str]:

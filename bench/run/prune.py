@@ -15,7 +15,7 @@ from bench.run.model_card import card
 from bench.run.nodes import require_lead
 from bench.run.signals import checkpoint_first
 from bench.system.cache import in_use, sweep_leftovers
-from bench.system.files import require_folder
+from bench.system.files import atomic_folder, require_folder
 from methods.errors import Skipped, UserError
 from methods.files import find_file
 
@@ -65,14 +65,14 @@ def _write(artifact: Artifact, out: Path) -> str:
         raise UserError(f"{artifact.stage_labels} cannot run here: {fault}") from None
     finally:
         display.end()
-    out.mkdir(parents=True, exist_ok=True)
-    for file in built.folder.iterdir():
-        if not file.is_dir() and file.name not in ("artifact.json", "PULLED.json", "TRAINING.json", "README.md"):
-            find_file(built.folder, file.name, None)
-            shutil.copyfile(file, out / file.name)
     counts = built.counts
     zeros = sum(x.zeros for x in counts.layers.values()) / max(1, sum(x.weights for x in counts.layers.values()))
-    (out / "README.md").write_text(card(artifact, zeros, built.notes))
+    with atomic_folder(out) as folder:
+        for file in built.folder.iterdir():
+            if not file.is_dir() and file.name not in ("artifact.json", "PULLED.json", "TRAINING.json", "README.md"):
+                find_file(built.folder, file.name, None)
+                shutil.copyfile(file, folder / file.name)
+        (folder / "README.md").write_text(card(artifact, zeros, built.notes))
     check = f"{counts.violations} groups break the pattern" if counts.violations else "pattern checked"
     validation = built.notes.get("validation_perplexity", {})
     return (

@@ -14,13 +14,14 @@ import torch.distributed as dist
 from bench.run.events import Events
 from bench.run.nodes import LOOK_S
 from bench.run.ranks import FAULT, HOST, RankTask, join
+from bench.run.signals import ENDING
 
 
 def main() -> None:
     """Take part in a stage as another rank than the first; its outcome is dropped."""
     from bench.run.build import Builder
 
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for signum in ENDING:
         signal.signal(signum, signal.SIG_IGN)  # the first rank decides; this process ends with it
     task = RankTask.model_validate_json(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()

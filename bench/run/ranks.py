@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -33,7 +34,7 @@ START_TIMEOUT = timedelta(minutes=10)
 """For a worker to load its model."""
 WAIT_TIMEOUT = timedelta(days=1)
 """For what one rank computes while others wait: on a CPU, an hour for a large layer. A rank that dies is noticed at once."""
-LOOK_S = 2.0
+PATIENCE_S = 2.0
 """For a worker that has failed to have ended, where a fault here may come from it."""
 FAULT = "fault"
 """The store's entry for what the first worker that failed raised."""
@@ -61,6 +62,13 @@ class RankTask(BaseModel):
     port: int
 
 
+def _make_store(host: str, world: int) -> dist.TCPStore:  # type: ignore[name-defined]
+    """Where the processes meet. On one machine no other can reach it: whoever does may set any entry."""
+    place = socket.create_server((HOST, 0)) if host == HOST else None
+    port, handle = (place.getsockname()[1], place.detach()) if place else (0, None)
+    return dist.TCPStore(host, port, world, is_master=True, wait_for_workers=False, master_listen_fd=handle)  # type: ignore[attr-defined]
+
+
 class RankFailed(Exception):
     """A rank's process ended too early."""
 
@@ -78,7 +86,7 @@ def start_ranks(artifact: Artifact, command: Sequence[str] = COMMAND) -> Iterato
         yield
         return
     host = nodes.first_host() if artifact.spread > 1 else HOST
-    store = dist.TCPStore(host, 0, world, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    store = _make_store(host, world)
     task = NodeTask(artifact=artifact, host=host, port=store.port, code=describe_code())
     workers: list[subprocess.Popen[str]] = []
     torch.set_num_threads(threads(artifact))
@@ -153,7 +161,7 @@ def _start(command: Sequence[str], task: NodeTask, rank: int, card: int) -> subp
 
 def _find_cause(store: Any, workers: list[subprocess.Popen[str]]) -> str:
     """What a worker did that may have been felt here as a lost connection; "" where all of them live."""
-    deadline = time.monotonic() + LOOK_S
+    deadline = time.monotonic() + PATIENCE_S
     while all(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.2)  # a killed one's peers fail, too: which may have been quicker

@@ -28,6 +28,7 @@ from bench.run.executor import LOST
 from bench.run.worker import Assignment
 from bench.system.code_version import describe_code
 from bench.system.interpreter import ROOT
+from bench.system.packages import pip_install, require
 from methods.errors import UserError
 
 WAITING = 2
@@ -43,10 +44,9 @@ def import_ray() -> Any:
     Raises:
         UserError: Ray is not installed.
     """
-    try:
-        import ray
-    except ImportError:
-        raise UserError("--executor ray needs Ray: pip install 'cast-bench[ray]' on every node") from None
+    require("ray", what="--executor ray", how=f"{pip_install('ray')} on every node")
+    import ray
+
     return ray
 
 
@@ -77,7 +77,7 @@ class RayExecutor:
                 ray.get_runtime_context().get_node_id(), soft=False
             )
             self._stops_name = f"cast-bench-{uuid.uuid4().hex}"
-            actor = ray.remote(ray_task.StopRequest)
+            actor = ray.remote(ray_task.StopFlag)
             self._stops = actor.options(num_cpus=0, name=self._stops_name, scheduling_strategy=here).remote()
             self._make = ray.remote(ray_task.make)
             self._held = stack.pop_all()

@@ -21,17 +21,16 @@ from bench.results.store import Store
 from bench.results.transfer import pack_record
 from bench.run.processes import WorkerProcesses, list_imports
 from bench.run.worker import Assignment
-from bench.run.worker_process import WorkerProcess
+from bench.run.worker_process import CHECKPOINT_S, WorkerProcess, read_end
 from bench.system.cache import cache_dir, temporary_folder
 from bench.system.code_version import describe_code
+from bench.system.devices import KERNEL_PATH
+from bench.system.provenance import ISA_VARIABLES
 
-HANDED_ON = ("ATEN_CPU_CAPABILITY", "CAST_BENCH_CACHE", "BENCH_DATA_DIR", "HF_HUB_OFFLINE", "ONEDNN_MAX_CPU_ISA")
+HANDED_ON = (*ISA_VARIABLES, KERNEL_PATH, "CAST_BENCH_CACHE", "BENCH_DATA_DIR", "HF_HUB_OFFLINE")
 """Environment variables that every node has as the driver does."""
-CHECKPOINT_S = 60.0
 LOOK_S = 1.0
 """How often to look whether the driver asks for the end."""
-LOG_BYTES = 20_000
-"""Of what a worker printed last, for a record of its death."""
 
 _processes: WorkerProcesses | None = None
 """Of this Ray worker: Ray calls it again for other artifacts, and they are forked."""
@@ -49,7 +48,7 @@ class Order(BaseModel):
     """Name of the actor that knows whether the run is to end."""
 
 
-class StopRequest:
+class StopFlag:
     """An actor beside the driver: whether the run is to end, trainings after a checkpoint."""
 
     def __init__(self) -> None:
@@ -100,7 +99,7 @@ def make(description: str) -> Iterator[str]:
             raise
         finally:
             worker.close()
-        yield _event("exit", code=code, log=_tail(log) if code else "")
+        yield _event("exit", code=code, log=read_end(log) if code else "")
 
 
 def _event(kind: str, **fields: Any) -> str:
@@ -150,9 +149,3 @@ def _watch(worker: WorkerProcess, stops: str, ended: threading.Event) -> None:
             if ray.get(actor.is_asked.remote()):
                 worker.send_signal(signal.SIGTERM)
                 return
-
-
-def _tail(log: Path) -> str:
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - LOG_BYTES))
-        return file.read().decode(errors="replace")

@@ -26,11 +26,11 @@ def measure(record: Record, root: Path) -> Record:
     plan = make_plan(spec_of(record, root))
     measurements = tuple(m for m in plan.measurements if m.identity.key() == record.identity.key())
     if not measurements:
-        raise UserError(f"record {record.key[:12]} cannot be measured by this version any more: run bench run")
+        raise UserError(f"record {record.short_key} cannot be measured by this version any more: run bench run")
     with in_use():
         summary = runner.execute(Plan(plan.spec, measurements, ()), Store(root), progress.display_for(sys.stderr))
     if len(summary.records) != 1:
-        raise UserError(f"record {record.key[:12]} gave {len(summary.records)} records: run bench run")
+        raise UserError(f"record {record.short_key} gave {len(summary.records)} records: run bench run")
     return summary.records[0]
 
 

@@ -26,6 +26,7 @@ from bench.plan.refusal import require_memory
 from bench.plan.side_by_side import AUTO
 from bench.results.record import DONE, Record
 from bench.results.store import Store
+from bench.run.artifact_task import ArtifactTask, EventQueue
 from bench.run.descendants import end_adopted
 from bench.run.disk import ResultsFolder, RunStopped, full_disk_stops
 from bench.run.executor import LOST, Executor
@@ -36,14 +37,13 @@ from bench.run.new_record import failed_record
 from bench.run.processes import WorkerProcesses, list_imports
 from bench.run.progress import ProgressDisplay
 from bench.run.ray_executor import RayExecutor, import_ray
-from bench.run.slot import Events, Slot
 from bench.run.tracking import Tracking
 from bench.run.worker import Assignment
+from bench.run.worker_process import CHECKPOINT_S, read_end
+from bench.system.cache import is_built
 
 STOP_S = 3.0
-"""For a worker that is asked to end."""
-CHECKPOINT_S = 60.0
-"""For one whose artifact is trained: it saves its state first."""
+"""For a worker that is asked to end and does not train."""
 MAX_TRIES = 3
 """Of an artifact whose machine is to blame for its end: it may kill each that it is made on."""
 
@@ -140,8 +140,8 @@ class Sweep:
         self._tries: Counter[str] = Counter()
         self._nodes: set[str] = set()
         self._busy_in_a_row = 0
-        self._at_work: list[Slot] = []
-        self._events: Events = SimpleQueue()
+        self._at_work: list[ArtifactTask] = []
+        self._events: EventQueue = SimpleQueue()
         self._devices = [device for device, _ in zip(cycle(plan.devices), range(plan.jobs), strict=False)]
         self._memory = psutil.virtual_memory().available if plan.spec.jobs == AUTO else None
         are_seconds = all(measurements[0].artifact.device == "cpu" for measurements in missing)
@@ -155,32 +155,43 @@ class Sweep:
         """
         try:
             while self._queue or self._at_work:
+                self._bring_forward()
                 while self._queue and self._has_room(self._queue[0]):
                     self._start(self._queue.popleft())
-                slot, event = self._events.get()
+                    self._bring_forward()
+                task, event = self._events.get()
                 if isinstance(event, BaseException):
                     raise event
                 if event is None:
-                    self._end(slot)
+                    self._end(task)
                 else:
-                    self._take(slot, event)
+                    self._take(task, event)
         except (KeyboardInterrupt, SystemExit):
-            if any(slot.artifact.training for slot in self._at_work):
+            if any(task.artifact.training for task in self._at_work):
                 self._display.note("stopping after a checkpoint of the training; a second signal stops at once")
             self._stop()
             raise
+
+    def _bring_forward(self) -> None:
+        """Put first an artifact that need not wait for a stage which another is making, if there is one."""
+        begun = {name for task in self._at_work for name in task.artifact.cache_names if not is_built(name)}
+        for at, measurements in enumerate(self._queue):
+            if begun.isdisjoint(measurements[0].artifact.cache_names):
+                del self._queue[at]
+                self._queue.appendleft(measurements)
+                return
 
     def _has_room(self, measurements: list[Measurement]) -> bool:
         """Whether one more may be handed out: of number, and of memory where the number was to go by it."""
         if not self._at_work or len(self._at_work) >= self._executor.jobs:
             return not self._at_work
-        together = (measurements[0].artifact, *(slot.artifact for slot in self._at_work))
+        together = (measurements[0].artifact, *(task.artifact for task in self._at_work))
         return self._memory is None or sum(map(estimate_bytes, together)) <= self._memory
 
     def close(self) -> None:
         """End what is still at work, after a fault of this process."""
-        for slot in self._at_work:
-            slot.worker.kill()
+        for task in self._at_work:
+            task.worker.kill()
         while self._at_work:
             self._close(self._at_work[-1])
         self._executor.close()
@@ -189,57 +200,57 @@ class Sweep:
         wait = self._busy_in_a_row > len(self._queue)  # other runs hold all that is left
         artifact = measurements[0].artifact
         label = artifact.label
-        if any(slot.label == label for slot in self._at_work):
+        if any(task.label == label for task in self._at_work):
             label += f" {artifact.pattern}"
         self._folder.require()
         device = self._devices.pop(0) if self._devices else artifact.device
-        slot = Slot(measurements, label, self._executor, device)
-        self._at_work.append(slot)
-        if slot.has_begun:
-            self._begin(slot, wait)
+        task = ArtifactTask(measurements, label, self._executor, device)
+        self._at_work.append(task)
+        if task.has_begun:
+            self._begin(task, wait)
         if self._executor.problem:
             self._display.note(self._executor.problem)
             self._executor.problem = ""
-        slot.begin(Assignment(measurements=measurements, results=self._store.root.resolve(), wait=wait), self._events)
+        task.begin(Assignment(measurements=measurements, results=self._store.root.resolve(), wait=wait), self._events)
 
-    def _begin(self, slot: Slot, wait: bool) -> None:
-        self._journal.start(slot.artifact, slot.label, slot.device)
-        self._tracking.start(slot.artifact, slot.label)
-        self._display.artifact(slot.label, wait, self._forecast.seconds_left())
-        self._forecast.start(slot.artifact.key)
+    def _begin(self, task: ArtifactTask, wait: bool) -> None:
+        self._journal.start(task.artifact, task.label, task.device)
+        self._tracking.start(task.artifact, task.label)
+        self._display.artifact(task.label, wait, self._forecast.seconds_left())
+        self._forecast.start(task.artifact.key)
 
-    def _take(self, slot: Slot, event: dict[str, Any]) -> None:
-        display, forecast, label = self._display, self._forecast, slot.label
+    def _take(self, task: ArtifactTask, event: dict[str, Any]) -> None:
+        display, forecast, label = self._display, self._forecast, task.label
         phase_left = None
         match event["event"]:
             case "begun":
-                slot.has_begun = True
-                self._begin(slot, event["wait"])
+                task.has_begun = True
+                self._begin(task, event["wait"])
             case "node":
                 self._meet(event["name"], event["shares_results"])
             case "busy":
-                slot.is_busy = True
+                task.is_busy = True
             case "fatal":
                 raise RunStopped(event["reason"])
             case "measurement":
                 self._folder.require()
-                measurement = slot.missing.pop(event["key"])
+                measurement = task.missing.pop(event["key"])
                 if not event.get("known", False):
                     self._summary.tried[event["status"]] += 1
-                    slot.has_measured = True
+                    task.has_measured = True
                 display.measurement(label, measurement.label, event["status"], event.get("reason", ""))
             case "imported":
-                forecast.start(slot.artifact.key)
+                forecast.start(task.artifact.key)
                 display.enter(label, "", "loading", forecast.seconds_left())
             case "state":
                 display.enter(label, event["phase"], event["state"], forecast.seconds_left())
             case "progress":
                 phase, done, total = event["phase"], event["done"], event["total"]
-                phase_left = slot.pace.advance(phase, done, total)
-                forecast.advance(slot.artifact.key, phase_left)
+                phase_left = task.pace.advance(phase, done, total)
+                forecast.advance(task.artifact.key, phase_left)
                 display.progress(label, phase, done, total, event["figures"], forecast.seconds_left())
-        self._journal.take(slot.artifact.key, event, forecast.seconds_left(), phase_left)
-        self._tracking.take(slot.artifact.key, event)
+        self._journal.take(task.artifact.key, event, forecast.seconds_left(), phase_left)
+        self._tracking.take(task.artifact.key, event)
 
     def _meet(self, node: str, shares_results: bool) -> None:
         """Say once for each node how its records come here."""
@@ -250,50 +261,56 @@ class Sweep:
             )
             self._display.note(f"node {node} {how}")
 
-    def _end(self, slot: Slot) -> None:
+    def _end(self, task: ArtifactTask) -> None:
         """A worker has said its last."""
-        code = None if slot.is_busy else slot.worker.wait()
-        self._close(slot)
-        self._display.leave(slot.label)
-        key = slot.artifact.key
-        cause = "another run has it" if slot.is_busy else _cause(code) if code else ""
+        code = None if task.is_busy else task.worker.wait()
+        self._close(task)
+        self._display.leave(task.label)
+        key = task.artifact.key
+        cause = "another run has it" if task.is_busy else _cause(code) if code else ""
         self._journal.end(key, cause)
         self._tracking.end(key, cause)
-        if slot.is_busy:
+        if task.is_busy:
             self._forecast.leave(key)
             self._busy_in_a_row += 1
-            self._queue.append(slot.measurements)
+            self._queue.append(task.measurements)
             return
         self._busy_in_a_row = 0
-        if slot.missing:
+        if task.missing:
             self._folder.require()
             self._tries[key] += 1
             if self._executor.reruns(code) and self._tries[key] < MAX_TRIES:
-                self._display.note(f"{slot.label}: {_cause(code)}; it is made again elsewhere")
+                self._display.note(f"{task.label}: {_cause(code)}; it is made again elsewhere")
                 self._forecast.leave(key)
-                self._queue.appendleft([m for m in slot.measurements if m.key in slot.missing])
+                self._queue.appendleft([m for m in task.measurements if m.key in task.missing])
                 return
-        for measurement in slot.missing.values():
-            if (status := _record_death(self._store, measurement, code, slot.log)) is not None:
+        for measurement in task.missing.values():
+            try:
+                status = _record_death(self._store, measurement, code, task.log)
+            except Timeout:  # another run waited for it, and makes it now
+                self._forecast.leave(key)
+                self._queue.append(task.measurements)
+                return
+            if status is not None:
                 self._summary.tried[status] += 1
-                slot.has_measured = True
-            self._display.measurement(slot.label, measurement.label, "failed", _cause(code))
+                task.has_measured = True
+            self._display.measurement(task.label, measurement.label, "failed", _cause(code))
             died = {"event": "measurement", "key": measurement.key, "status": "failed", "reason": _cause(code)}
             self._journal.take(key, died, self._forecast.seconds_left(), None)
-        self._forecast.end(key, measured=slot.has_measured)
+        self._forecast.end(key, measured=task.has_measured)
 
     def _stop(self) -> None:
         """Ask every worker to end: all at once, since a training saves its state first."""
-        for slot in self._at_work:
-            slot.worker.send_signal(signal.SIGTERM)
-        for slot in self._at_work:
-            slot.worker.stop(CHECKPOINT_S if slot.artifact.training else STOP_S)
+        for task in self._at_work:
+            task.worker.send_signal(signal.SIGTERM)
+        for task in self._at_work:
+            task.worker.stop(CHECKPOINT_S if task.artifact.training else STOP_S)
 
-    def _close(self, slot: Slot) -> None:
-        self._at_work.remove(slot)
-        self._devices.append(slot.device)
+    def _close(self, task: ArtifactTask) -> None:
+        self._at_work.remove(task)
+        self._devices.append(task.device)
         try:
-            slot.close()
+            task.close()
         finally:  # what a method left behind is this process's child by now; one of those spared may have the worker's lock
             own = (*self._executor.own, *self._tracking.own)
             end_adopted(spare=(*own, *(other.worker.pid for other in self._at_work)))
@@ -307,17 +324,18 @@ def make_executor(plan: Plan, missing: Sequence[list[Measurement]], store: Store
 
 
 def _record_death(store: Store, measurement: Measurement, code: int | None, log: Path) -> str | None:
-    """A failed row for a measurement whose worker died, unless another run has taken it up since. Returns its status."""
-    try:
-        with FileLock(store.lock(measurement.artifact.key), timeout=0):
-            if not _done(store, measurement):
-                record = failed_record(measurement, WorkerEnded(f"{_cause(code)}; its log is {log}"))
-                record.traceback = log.read_text(errors="replace")[-20_000:]
-                store.write(record)
-                return record.status
-    except Timeout:
-        pass
-    return None
+    """A failed row for a measurement whose worker died, unless another run has done it since. Returns its status.
+
+    Raises:
+        Timeout: another run has taken it up.
+    """
+    with FileLock(store.lock(measurement.artifact.key), timeout=0):
+        if _done(store, measurement):
+            return None
+        record = failed_record(measurement, WorkerEnded(f"{_cause(code)}; its log is {log}"))
+        record.traceback = read_end(log)
+        store.write(record)
+        return record.status
 
 
 def _cause(code: int | None) -> str:

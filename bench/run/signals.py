@@ -1,4 +1,4 @@
-"""Signals that end a command which builds in its own process."""
+"""Signals that end a run, and what they do in a command which builds in its own process."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from methods.training.interrupt import Stopped, stop_request
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a run."""
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from bench.results.record import DONE, Record
 from bench.results.store import Store
 from bench.run.measure import rows_of
 from bench.system import digests, provenance
-from bench.system.devices import fingerprint
+from bench.system.devices import fingerprint, select_card
 from bench.system.source_digest import digest_source
 from methods.contract import Compute
 from methods.errors import Skipped
@@ -29,7 +29,7 @@ from methods.targets import find_targets, weight_shape
 
 
 @dataclass(frozen=True)
-class Request:
+class LinearTimingRequest:
     """kinds and tokens: None for all that the device has."""
 
     model: str
@@ -40,7 +40,7 @@ class Request:
     data_dir: Path | None
 
 
-def measure(request: Request, results: Path) -> Iterator[Record]:
+def measure(request: LinearTimingRequest, results: Path) -> Iterator[Record]:
     """Yield each record; what is recorded already is not measured again.
 
     Raises:
@@ -48,6 +48,7 @@ def measure(request: Request, results: Path) -> Iterator[Record]:
     """
     source = Source(request.model, request.data_dir)
     store = Store(results)
+    select_card(request.device)
     device = linears.select_device(Compute(device=torch.device(request.device), threads=request.threads))
     kinds = request.kinds or device.kinds
     torch.set_num_threads(request.threads)
@@ -92,7 +93,7 @@ class Source:
             yield self.shapes[shape], weight.bfloat16()
 
 
-def _new_record(request: Request, source: Source, kind: str, tokens: int) -> Record:
+def _new_record(request: LinearTimingRequest, source: Source, kind: str, tokens: int) -> Record:
     identity = Identity(
         model=request.model,
         stages=(source.method,),

@@ -22,8 +22,8 @@ from bench.run.engines.table import ENGINES
 from bench.run.measure import rows_of
 from bench.run.versions import ModelVersions
 from bench.system import digests, provenance
-from bench.system.cache import temporary_folder
-from bench.system.devices import fingerprint
+from bench.system.cache import in_use, temporary_folder
+from bench.system.devices import fingerprint, select_card
 from bench.system.source_digest import digest_source
 from methods.errors import UserError
 
@@ -35,7 +35,7 @@ CPU_TOKENS, CUDA_TOKENS = 128, 2048
 
 
 @dataclass(frozen=True)
-class Request:
+class ModelTimingRequest:
     """engines: names, in the order of the rows; tokens: in the KV cache of a decoding step, and in a prompt."""
 
     model: str
@@ -46,7 +46,7 @@ class Request:
     data_dir: Path | None
 
 
-def measure(request: Request, results: Path, say: Callable[[str], None]) -> Iterator[Record]:
+def measure(request: ModelTimingRequest, results: Path, say: Callable[[str], None]) -> Iterator[Record]:
     """Yield each record. The engines of a request are timed together, so all of a step's records are made, or none.
 
     Raises:
@@ -60,8 +60,9 @@ def measure(request: Request, results: Path, say: Callable[[str], None]) -> Iter
         raise UserError(f"model {request.model!r} is not downloaded yet: run bench pull {request.model}")
     store = Store(results)
     torch.set_num_threads(request.threads)
-    with temporary_folder("engines") as room:
-        versions = ModelVersions(model, room)
+    select_card(request.device)
+    with in_use(), temporary_folder("engines") as workdir:
+        versions = ModelVersions(model, workdir)
         for count in request.tokens:
             for step in (Step("decode", 1, count), Step("prefill", count, 0)):
                 records = [_new_record(request, versions, e, kind, step, engines) for e in engines for kind in e.kinds]
@@ -73,7 +74,12 @@ def measure(request: Request, results: Path, say: Callable[[str], None]) -> Iter
 
 
 def _new_record(
-    request: Request, versions: ModelVersions, engine: Engine, kind: str, step: Step, engines: Sequence[Engine]
+    request: ModelTimingRequest,
+    versions: ModelVersions,
+    engine: Engine,
+    kind: str,
+    step: Step,
+    engines: Sequence[Engine],
 ) -> Record:
     identity = Identity(
         model=request.model,
@@ -95,7 +101,7 @@ def _new_record(
 
 
 def _time(
-    request: Request,
+    request: ModelTimingRequest,
     versions: ModelVersions,
     step: Step,
     engines: Sequence[Engine],

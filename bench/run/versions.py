@@ -96,9 +96,9 @@ class ModelVersions:
         place = cache_dir() / "exports" / digests.of([self.model.digest, *made_by])[:32]
         with in_use(place.name):
             if not place.exists():
-                with temporary_folder("export") as room:
-                    onnx_model.write(self.model.folder, room, dtype, None)
-                    publish(room, place)
+                with temporary_folder("export") as workdir:
+                    onnx_model.write(self.model.folder, workdir, dtype, None)
+                    publish(workdir, place)
         return place / onnx_model.FILE
 
 

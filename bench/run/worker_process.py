@@ -9,12 +9,17 @@ import signal
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 LOOK_S = 0.2
 """How often to look whether a worker has ended whose pipe is still open."""
 EXIT_S = 10.0
 """For a worker that has done its work to end."""
+CHECKPOINT_S = 60.0
+"""For one that is asked to end and trains: it saves its state first."""
+LOG_BYTES = 20_000
+"""Of what a worker printed last, for a record of its death."""
 
 
 class WorkerProcess(ABC):
@@ -83,6 +88,13 @@ class WorkerProcess(ABC):
             self.kill()
             self.wait()
             os.close(self._stdout)
+
+
+def read_end(log: Path) -> str:
+    """What a worker printed last."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LOG_BYTES))
+        return file.read().decode(errors="replace")
 
 
 class StartedWorker(WorkerProcess):

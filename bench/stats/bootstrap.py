@@ -5,6 +5,7 @@ Every estimate is after minus before: of logarithms if the change is a ratio, ot
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -214,30 +215,53 @@ def _p(sample: Array, t: float, freedom: float) -> float:
     return min(1.0, max(2 * float(stdtr(freedom, -abs(t))), 2 * (1 + fewer) / (1 + len(sample))))
 
 
-def estimate_means(differences: Array, level: float, *, unit: str = "questions") -> Estimate:
-    """Mean of paired differences over items and seeds, with Student's t: a closed form, for thousands of items.
+def estimate_means(differences: Array, level: float) -> Estimate:
+    """Mean of paired differences over questions and seeds, with Student's t: a closed form, for thousands of them.
 
-    differences: [seeds, items]. The variances between items and between seeds add up; the degrees of freedom are
+    differences: [seeds, questions]. The variances between questions and between seeds add up; the degrees of freedom are
     Satterthwaite's.
     """
     from scipy.special import stdtr, stdtrit
 
-    seeds, items = differences.shape
+    seeds, questions = differences.shape
     value = float(differences.mean())
-    between = variance_parts(differences, np.ones(items))
+    between = variance_parts(differences, np.ones(questions))
     if between.total == 0:
-        return Estimate(value, 0.0, value, value, 1.0 if value == 0 else 0.0, items, unit, seeds)
-    freedom = _degrees_of_freedom(between, items, seeds)
+        return Estimate(value, 0.0, value, value, 1.0 if value == 0 else 0.0, questions, "questions", seeds)
+    freedom = _degrees_of_freedom(between, questions, seeds)
     scale = between.total**0.5
     half = float(stdtrit(freedom, 1 - level / 2)) * scale
     p = 2 * float(stdtr(freedom, -abs(value) / scale))
     share = between.seeds / between.total
-    return Estimate(value, scale, value - half, value + half, p, items, unit, seeds, share)
+    return Estimate(value, scale, value - half, value + half, p, questions, "questions", seeds, share)
 
 
 def estimate_blocks(before: Array, after: Array, level: float) -> Estimate:
-    """ln of the ratio of timings, paired by block, with Student's t. before, after: medians of interleaved blocks [blocks].
+    """ln of the ratio of timings, paired by block, with Student's t.
 
-    At small levels, a percentile bootstrap of ten blocks has ten times too many false alarms; Student's t has not.
+    before, after: medians of interleaved blocks, [blocks] or [runs, blocks]: those of one run share its state of the machine,
+    so that runs count as seeds do. At small levels, a percentile bootstrap of ten blocks has ten times too many false alarms;
+    Student's t has not.
     """
-    return replace(estimate_means(np.log(after / before)[None], level), unit="blocks")
+    return replace(estimate_means(np.atleast_2d(np.log(after / before)), level), unit="blocks")
+
+
+def widen(estimate: Estimate, noise: float, level: float) -> Estimate:
+    """An estimate from one seed, with the noise between seeds, a standard deviation, added: variances add, and so do the squares
+    of an interval's arms. level: of the interval, 1 - coverage.
+    """
+    from scipy.special import ndtr, ndtri  # here, as elsewhere in this module: it is slow to import
+
+    if not noise or not estimate.stderr:
+        return estimate
+    arm = float(ndtri(1 - level / 2)) * noise
+    stderr = math.hypot(estimate.stderr, noise)
+    z = float(ndtri(estimate.p / 2)) * estimate.stderr / stderr
+    return replace(
+        estimate,
+        stderr=stderr,
+        low=estimate.value - math.hypot(estimate.value - estimate.low, arm),
+        high=estimate.value + math.hypot(estimate.high - estimate.value, arm),
+        p=2 * float(ndtr(z)),
+        seed_share=noise**2 / stderr**2,
+    )

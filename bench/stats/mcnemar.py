@@ -46,8 +46,7 @@ def tango_interval(lost: int, gained: int, n: int, level: float) -> tuple[float,
 
 def estimate_flips(before: NDArray[np.float64], after: NDArray[np.float64], level: float) -> Estimate:
     """Accuracy after minus before, with one seed. before, after: 0 or 1, [questions]."""
-    lost = int(((before == 1) & (after == 0)).sum())
-    gained = int(((before == 0) & (after == 1)).sum())
+    lost, gained = _count_flips(before, after)
     n = len(before)
     value = (gained - lost) / n
     low, high = tango_interval(lost, gained, n, level)
@@ -60,6 +59,10 @@ def estimate_flips_over_seeds(before: NDArray[np.float64], after: NDArray[np.flo
 
     McNemar's test would count a question once for each seed; Student's t over questions and seeds does not.
     """
-    lost = int(((before == 1) & (after == 0)).sum())
-    gained = int(((before == 0) & (after == 1)).sum())
+    lost, gained = _count_flips(before, after)
     return replace(estimate_means(after - before, level), lost=lost, gained=gained)
+
+
+def _count_flips(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[int, int]:
+    """How many answers were right and are now wrong, and the reverse."""
+    return int(((before == 1) & (after == 0)).sum()), int(((before == 0) & (after == 1)).sum())

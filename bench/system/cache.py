@@ -18,13 +18,15 @@ from methods.errors import UserError
 from methods.files import CACHE_ENV as CACHE_ENV
 from methods.files import own_cache
 
-REBUILDABLE = ("artifacts", "dense-states", "exports", "tmp", "logs", "datasets", "digests", "tokens")
+REBUILDABLE = (
+    "artifacts", "dense-states", "exports", "tmp", "logs", "datasets", "digests", "tokens", "native", "cusparselt-plans",
+)  # fmt: skip
 """Parts of the cache that a run makes again by itself."""
 
 EXPENSIVE = ("models", "data", "training", "environments")
 """Parts deleted only with `everything`: downloads, installations, and checkpoints of unfinished trainings."""
 
-SHARED = ("datasets", "digests", "tokens", *EXPENSIVE)
+SHARED = ("datasets", "digests", "exports", "tokens", "native", "cusparselt-plans", *EXPENSIVE)
 """Parts whose entries are not marked by name: they stay as long as any run is at work."""
 
 
@@ -78,6 +80,25 @@ def marks_dir() -> Path:
     return cache_dir() / "held"
 
 
+def is_built(name: str) -> bool:
+    """Whether the cache has the artifact, or the stage of one, with this name."""
+    return (cache_dir() / "artifacts" / name / "artifact.json").exists()
+
+
+def build_lock(name: str) -> FileLock:
+    """Held by the worker that makes a stage."""
+    folder = cache_dir() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{name}.lock")
+
+
+def sweep_locks(folder: Path) -> None:
+    """Delete the files of locks that nobody holds. Who waits for one sees that its file is gone, and takes a new one."""
+    for path in folder.glob("*.lock"):
+        with contextlib.suppress(Timeout, OSError), FileLock(path, timeout=0):
+            path.unlink(missing_ok=True)
+
+
 def gc_lock() -> FileLock:
     """Held by `bench cache gc` while it deletes, and by others for the moment in which they mark what they use."""
     cache_dir().mkdir(parents=True, exist_ok=True)
@@ -87,8 +108,8 @@ def gc_lock() -> FileLock:
 def info() -> list[dict[str, Any]]:
     """The whole cache and then each part, with its entries and bytes."""
     root, parts = cache_dir(), (*REBUILDABLE, *EXPENSIVE)
-    total = {"part": str(root), "entries": None, "bytes": sum(_bytes(root / part) for part in parts)}
-    return [total, *({"part": p, "entries": len(_entries(root / p)), "bytes": _bytes(root / p)} for p in parts)]
+    total = {"part": str(root), "entries": None, "bytes": sum(count_bytes(root / part) for part in parts)}
+    return [total, *({"part": p, "entries": len(_entries(root / p)), "bytes": count_bytes(root / p)} for p in parts)]
 
 
 def gc(*, everything: bool, days: int) -> tuple[int, int]:
@@ -125,6 +146,7 @@ def _collect(parts: tuple[str, ...], before: float) -> tuple[int, int]:
 
 def sweep_leftovers() -> None:
     """Delete what killed processes left: marks, temporary folders, and fetches that broke off more than a day ago."""
+    sweep_locks(cache_dir() / "locks")
     with gc_lock():
         used = _names_in_use()
         for part in () if used else EXPENSIVE:
@@ -143,7 +165,7 @@ def evict(part: str, most: int) -> bool:
     """
     with gc_lock():
         used = _names_in_use()
-        total = _bytes(cache_dir() / part)
+        total = count_bytes(cache_dir() / part)
         for _, entry in sorted((e.stat().st_mtime, e) for e in _entries(cache_dir() / part)):
             if total > most and entry.stem not in used:
                 total -= _delete(entry)
@@ -151,9 +173,14 @@ def evict(part: str, most: int) -> bool:
 
 
 def _delete(entry: Path) -> int:
-    """Returns the bytes freed."""
-    size = _bytes(entry)
-    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    """Returns the bytes freed. A folder leaves its place at once: a deletion that breaks off leaves no half of it there."""
+    size = count_bytes(entry)
+    if entry.is_dir():
+        gone = cache_dir() / "tmp" / f"gc{uuid.uuid4().hex}"
+        gone.parent.mkdir(exist_ok=True)
+        shutil.rmtree(entry.rename(gone))
+    else:
+        entry.unlink()
     return size
 
 
@@ -173,7 +200,8 @@ def _entries(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
-def _bytes(path: Path) -> int:
+def count_bytes(path: Path) -> int:
+    """Of a file, or of all files in a folder but its links."""
     if path.is_file():
         return path.stat().st_size
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file() and not p.is_symlink())

@@ -6,10 +6,8 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-from bench.system.interpreter import ROOT
+from bench.system.interpreter import OWN_PACKAGES, ROOT
 from bench.system.provenance import VERSION
-
-OWN_PACKAGES = ("bench", "methods", "cast", "baselines")
 
 
 @cache

@@ -13,6 +13,9 @@ from bench.system import provenance
 from bench.system.suggest import shorten
 from methods.errors import UserError
 
+KERNEL_PATH = "BENCH_KERNEL_PATH"
+"""Environment variable: which of the native kernel's ways to compute is taken, where not the best."""
+
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Of a container's memory, in bytes: version 2 and version 1."""
 CARD = r"cuda(:[0-9]{1,4})?"
@@ -106,9 +109,19 @@ def memory_bytes() -> int:
     return min(limits)
 
 
+def select_card(device: str) -> None:
+    """Make a card the one that is meant where none is named: timings, peaks of memory and its name are then its own."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.set_device(device)
+
+
 def fingerprint(device: str) -> str:
     """The hardware and libraries for which a time is valid, as text. It is part of the key of a speed."""
     cpu = f"{provenance.processor()}, {cores()} cores"
+    if path := os.environ.get(KERNEL_PATH):
+        cpu += f", kernel path {path}"
     if not device.startswith("cuda"):
         return cpu
     import torch

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bench.system import digests
-from bench.system.cache import CACHE_ENV, cache_dir, in_use
+from bench.system.cache import CACHE_ENV, cache_dir, count_bytes, in_use
 from bench.system.files import atomic_write
 from bench.system.suggest import describe_unknown
 from methods.errors import Skipped, UserError
@@ -33,7 +33,7 @@ print(json.dumps({d.metadata["Name"]: d.version for d in distributions()}))
 
 
 @dataclass(frozen=True)
-class Recipe:
+class EnvironmentSpec:
     """What pip installs, step by step: where two pins conflict, the later one wins."""
 
     steps: tuple[str, ...]
@@ -48,7 +48,7 @@ class Recipe:
 
 
 ENVIRONMENTS = {
-    "sparseml": Recipe(
+    "sparseml": EnvironmentSpec(
         steps=(
             "sparseml[transformers]==1.8.0",
             "sparsezoo==1.8.1",
@@ -65,7 +65,7 @@ ENVIRONMENTS = {
 }
 
 
-def lookup(name: str) -> Recipe:
+def lookup(name: str) -> EnvironmentSpec:
     """
     Raises:
         UserError: unknown name.
@@ -80,7 +80,7 @@ def folder(name: str) -> Path:
 
 
 def pins(name: str) -> str:
-    """Digest of an environment's recipe."""
+    """Digest of an environment's specification."""
     return digests.of(asdict(lookup(name)))
 
 
@@ -106,12 +106,13 @@ def python(name: str) -> Path:
 def rows() -> list[dict[str, Any]]:
     """One row an environment."""
     out = []
-    for name, recipe in ENVIRONMENTS.items():
+    for name, spec in ENVIRONMENTS.items():
         path = folder(name)
         versions = (_manifest(name) or {}).get("versions", {})
-        size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file() and not p.is_symlink())
-        text = ", ".join(f"{package} {versions[package]}" for package in recipe.packages if package in versions)
-        out.append({"name": name, "state": state(name), "versions": text, "bytes": size, "path": str(path)})
+        text = ", ".join(f"{package} {versions[package]}" for package in spec.packages if package in versions)
+        out.append(
+            {"name": name, "state": state(name), "versions": text, "bytes": count_bytes(path), "path": str(path)}
+        )
     return out
 
 
@@ -121,7 +122,7 @@ def create(name: str, on_line: Callable[[str], None]) -> Path:
     Raises:
         UserError: unknown name, no supported Python, the folder cannot be written, or pip failed.
     """
-    recipe, path = lookup(name), folder(name)
+    spec, path = lookup(name), folder(name)
     with _build_lock(name):
         if state(name) == "built":
             return path
@@ -130,13 +131,13 @@ def create(name: str, on_line: Callable[[str], None]) -> Path:
         if path.exists():
             shutil.rmtree(path)
         on_line(f"{name}: a venv in {path}")
-        _run(name, [str(_interpreter(name, recipe)), "-I", "-m", "venv", str(path)], log, on_line)
-        constraints.write_text("\n".join(recipe.constraints) + "\n")
-        for i, step in enumerate(recipe.steps):
-            on_line(f"{name}: {i + 1} of {len(recipe.steps)}: pip install {step}")
+        _run(name, [str(_interpreter(name, spec)), "-I", "-m", "venv", str(path)], log, on_line)
+        constraints.write_text("\n".join(spec.constraints) + "\n")
+        for i, step in enumerate(spec.steps):
+            on_line(f"{name}: {i + 1} of {len(spec.steps)}: pip install {step}")
             _run(name, [*_pip(path), "install", *(() if i else ("-c", str(constraints))), step], log, on_line)
         on_line(f"{name}: checking that it works")
-        _run(name, [str(_python(path)), "-I", "-c", recipe.check], log, on_line)
+        _run(name, [str(_python(path)), "-I", "-c", spec.check], log, on_line)
         versions = _run(name, [str(_python(path)), "-I", "-c", VERSIONS], log, on_line)
         with atomic_write(path / MANIFEST) as temporary:
             temporary.write_text(json.dumps({"pins": pins(name), "versions": json.loads(versions)}, indent=1))
@@ -161,17 +162,17 @@ def _build_lock(name: str) -> Iterator[None]:
         ) from None
 
 
-def _interpreter(name: str, recipe: Recipe) -> Path:
+def _interpreter(name: str, spec: EnvironmentSpec) -> Path:
     """
     Raises:
         UserError: no Python on the path is one that the environment supports.
     """
-    if sys.version_info[:2] in recipe.pythons:
+    if sys.version_info[:2] in spec.pythons:
         return Path(sys.executable)
-    for major, minor in recipe.pythons:
+    for major, minor in spec.pythons:
         if found := shutil.which(f"python{major}.{minor}"):
             return Path(found)
-    known = ", ".join(f"python{a}.{b}" for a, b in recipe.pythons)
+    known = ", ".join(f"python{a}.{b}" for a, b in spec.pythons)
     raise UserError(f"environment {name} needs one of {known} on the path: install one")
 
 

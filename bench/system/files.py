@@ -19,6 +19,7 @@ from methods.errors import UserError
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary file beside `path`. When the block ends without an error, it is flushed to disk and replaces `path`."""
+    path = path.resolve() if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = _locked_file(path)
     try:
@@ -52,7 +53,7 @@ def require_folder(path: Path, option: str = "--out", *, new: bool) -> None:
         UserError: it cannot, or is not.
     """
     try:
-        place = _nearest(path)
+        place = find_existing(path)
         if place == _absolute(path) and (not place.is_dir() or (new and any(place.iterdir()))):
             is_dir = place.is_dir()
             problem = (
@@ -73,24 +74,30 @@ def require_writable_file(path: Path, option: str) -> None:
         UserError: it cannot.
     """
     try:
-        place = _nearest(path)
-        if place.is_dir():
-            if place == _absolute(path):
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        place = find_existing(path)
+        if place != _absolute(path):
             os.rmdir(tempfile.mkdtemp(prefix=".probe-", dir=place))
+        elif place.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        elif not place.is_file():
+            raise OSError(errno.EINVAL, "it is no regular file")
         elif not os.access(place, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except (OSError, ValueError) as fault:
         raise UserError(f"{option} {str(path)!r} cannot be written ({_reason(fault)}): name another file") from None
 
 
-def _nearest(path: Path) -> Path:
-    """The path itself, or the nearest of the folders that it would be in, that exists."""
+def find_existing(path: Path) -> Path:
+    """The path itself, or the nearest of those above it that exists: a folder, or a file where only folders may be. Absolute.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
     place = _absolute(path)
     while True:
         try:
             os.stat(place)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             place = place.parent
         else:
             return place
@@ -138,15 +145,17 @@ def sweep(folder: Path, pattern: str = ".*.tmp") -> None:
 
 
 def _unlink_unheld(path: Path) -> bool:
-    """Delete a file unless a process holds its lock."""
+    """Delete a file unless a process holds its lock. False where nobody can tell: another user's, or one without locks."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:  # another user's
+    except OSError:
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()
-    except OSError:  # it is held
+    except BlockingIOError:  # it is held, however old it seems: clocks jump
+        return True
+    except OSError:
         return False
     finally:
         os.close(handle)

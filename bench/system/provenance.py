@@ -8,10 +8,13 @@ import resource
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from bench.system.interpreter import ROOT
 
 PACKAGES = ("cast-bench", "torch", "transformers", "tokenizers", "safetensors", "datasets", "lm_eval", "numpy")
 VERSION = version("cast-bench")
@@ -37,7 +40,7 @@ def gather() -> dict[str, Any]:
         "commit": commit(),
         "versions": versions(),
         "machine": machine(),
-        "recorded": _utc(time.time()),
+        "recorded": format_time(time.time()),
     }
 
 
@@ -56,25 +59,25 @@ def versions() -> dict[str, str]:
 @cache
 def commit() -> dict[str, Any]:
     """The commit of this package where it runs from a checkout, when it was made, and whether the checkout differs."""
-    here = Path(__file__).resolve().parents[2]
     absent = {"id": None, "dirty": None}
-    if not (here / ".git").exists():
+    if not (ROOT / ".git").exists():
         return absent
     try:
-        head, seconds = _git(here, "log", "-1", "--format=%H %ct").split()
-        changed = _git(here, "status", "--porcelain", "--untracked-files=no")
+        head, seconds = _git("log", "-1", "--format=%H %ct").split()
+        changed = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, ValueError, subprocess.SubprocessError):
         return absent
-    return {"id": head, "dirty": bool(changed.strip()), "time": _utc(int(seconds))}
+    return {"id": head, "dirty": bool(changed.strip()), "time": format_time(int(seconds))}
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
 
 
-def _utc(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+def format_time(seconds: float, timespec: str = "seconds") -> str:
+    """A time since the epoch as 2026-01-31T23:59:59Z, or more precisely. timespec: as of datetime.isoformat."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def machine() -> dict[str, Any]:

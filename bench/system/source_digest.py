@@ -43,9 +43,18 @@ def _read(module: str) -> tuple[str, tuple[str, ...]]:
     file = _file(module)
     if file is None:
         raise ModuleNotFoundError(f"no module named {module!r}")
-    tree = ast.parse(file.read_bytes())
+    tree = _absolute(ast.parse(file.read_bytes()), module if file.name == "__init__.py" else module.rpartition(".")[0])
     imports = tuple(name for name in _imports(tree, _packages_of(module)) if _file(name))
     return _content_digest(tree), imports
+
+
+def _absolute(tree: ast.Module, package: str) -> ast.Module:
+    """Write `from .core import f` as from the package's own module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            node.module, node.level = ".".join([*above, *([node.module] if node.module else [])]), 0
+    return tree
 
 
 def _packages_of(module: str) -> tuple[str, ...]:
@@ -80,7 +89,7 @@ def _modules_of(module: str, name: str) -> list[str]:
         return [module]
     if _is_module(module, name):
         return [f"{module}.{name}"]
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    for node in ast.walk(_absolute(ast.parse(file.read_bytes()), module)):
         if not isinstance(node, ast.ImportFrom) or not node.module or node.module == module:
             continue
         if any((alias.asname or alias.name) == name for alias in node.names):

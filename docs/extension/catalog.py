@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter
 
 from bench.catalog import registry
+from bench.catalog.entries import Entry
 from bench.plan import method_cost
 from extension.plain_text import escape, table, typed
 from methods import Settings
@@ -26,7 +27,7 @@ BOUNDS = (("minimum", "from"), ("exclusiveMinimum", "above"), ("maximum", "to"),
 TYPES = {"number": "number", "integer": "whole number", "boolean": "true or false", "string": "text", "null": "empty"}
 
 
-def entries(section: str) -> dict[str, registry.Entry]:
+def entries(section: str) -> dict[str, Entry]:
     """The names of a section, without plug-ins: the site must not depend on what is installed beside it."""
     return dict(registry.SECTIONS[section].built_in)
 
@@ -38,7 +39,7 @@ def facts(section: str, name: str) -> str:
         LookupError: it is not in the catalog.
     """
     if name not in entries(section):
-        raise LookupError(f"{name!r} is not in {section} of bench/catalog/registry.py: correct or remove its section")
+        raise LookupError(f"{name!r} is not in {section} of bench/catalog/entries.py: correct or remove its section")
     entry = entries(section)[name]
     kind = registry.load(entry) if entry.target else None
     prefix = {"methods": "--methods", "quantizers": "--quant", "measures": "--measures"}[section]
@@ -140,13 +141,13 @@ def _fields(fields: dict[str, Any]) -> str:
     return ", ".join(f"`{key.rstrip('_')}={typed(value)}`" for key, value in fields.items())
 
 
-def _paper(entry: registry.Entry) -> str:
+def _paper(entry: Entry) -> str:
     if re.fullmatch(r"\d{4}\.\d{5}", entry.paper):
         return f"[arXiv {entry.paper}](https://arxiv.org/abs/{entry.paper}) ({entry.year})"
     return escape(entry.paper)
 
 
-def _install(entry: registry.Entry) -> str:
+def _install(entry: Entry) -> str:
     if entry.extra:
         return f"`pip install 'cast-bench[{entry.extra}]'`"
     return f"`bench env create {entry.environment}`" if entry.environment else ""

@@ -93,6 +93,7 @@ class Activations:
         width = model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
         by_expert = by_expert and any(experts_of(block) and _is_on_disk(block) for block in blocks)
         own = sum(part.numel() for part in parts)
+        self._before = sum(self._sharing.gather(own)[: self._sharing.rank])
         states = (COPIES_BY_EXPERT if by_expert else 1) * own * width * compute.dtype.itemsize
         fits = compute.scratch is None or _fits(states, model, blocks, compute, by_expert)
         self._scratch = None if fits else compute.scratch
@@ -140,8 +141,8 @@ class Activations:
         inside = {id(module) for layer in experts for module in layer.modules()}
         routed = {name: module for name, module in linears.items() if id(module) in inside}
         required = linears.keys() - routed
-        observer = Observer(linears, required, accumulate, self.stride(sample_rows), ends=not routed)  # which of the
-        # experts will be reached is not known
+        ends = not routed  # which of the experts will be reached is not known
+        observer = Observer(linears, required, accumulate, self.stride(sample_rows), ends, self._before)
         try:
             for layer in experts:
                 layer.all_tokens = self.all_experts
@@ -162,8 +163,11 @@ class Activations:
         return Observed(stats, samples, {})
 
     def stride(self, sample_rows: int) -> int:
-        """Of how many calibration tokens one is in a sample of about so many."""
-        return max(1, self.tokens // sample_rows)
+        """Of how many calibration tokens one is in a sample of about so many.
+
+        It is odd: sequences are mostly powers of two long, and an even one would sample the same few positions of each.
+        """
+        return (self.tokens // sample_rows) | 1
 
     def settle(
         self,

@@ -35,15 +35,17 @@ class Observer:
         accumulate: Accumulate,
         stride: int,
         ends: bool = True,
+        before: int = 0,
     ) -> None:
         """required: linears that every batch must reach; stride: of how many rows one is in the sample.
 
-        ends: a forward pass ends when all that are required were reached.
+        ends: a forward pass ends when all that are required were reached; before: rows that other processes have, and
+        that come before this one's.
         """
         self.reached = dict.fromkeys(linears, 0)
         """How many tokens came to each linear."""
         self._linears, self._required = linears, set(required)
-        self._accumulate, self._stride, self._ends = accumulate, stride, ends
+        self._accumulate, self._stride, self._ends, self._before = accumulate, stride, ends, before
         self._stats: dict[str, Tensor] = {}
         self._samples: dict[str, list[Tensor]] = {}
         self.sources: dict[str, str] = {}
@@ -83,8 +85,11 @@ class Observer:
                 self._inputs[name] = x
                 rows = x.flatten(0, -2)
                 self._stats[name] = self._accumulate(rows.float(), self._stats.get(name))
-                sample = rows[:: self._stride].to(torch.float32, copy=True)  # a view would keep all of x
-                self._samples.setdefault(name, []).append(sample)
+                row = self._before + self.reached[name]
+                sample = rows[-row % self._stride :: self._stride]  # every stride-th of all batches
+                self._samples.setdefault(name, []).append(
+                    sample.to(torch.float32, copy=True)
+                )  # a view would keep all of x
             self.sources[name] = first or name
             self.reached[name] += x.shape[:-1].numel()
             self._waiting.discard(name)

@@ -49,7 +49,8 @@ class Sharing:
             raise UserError(
                 f"{self.world} processes cannot share {len(tokens)} calibration sequences: use at most a process for each"
             )
-        parts = tokens.split(min(batch, len(tokens) // self.world))
+        enough = -(-len(tokens) // batch) >= self.world
+        parts = tokens.split(batch if enough else len(tokens) // self.world)
         first, end = (len(parts) * r // self.world for r in (self.rank, self.rank + 1))
         return list(parts[first:end])
 

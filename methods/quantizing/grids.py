@@ -37,7 +37,7 @@ class Grid(Protocol):
 @dataclass(frozen=True)
 class Integer:
     """Two's complement integers without zero point. The scale is max|w| / (2^(bits-1) - 1/2), in bfloat16, so that
-    neither end is clipped by more than half a step."""
+    neither end is clipped by more than half a step, and by up to one in int8, since the scale is rounded."""
 
     bits: int
     scale_bits: ClassVar[int] = 16

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from methods.errors import UserError
 from methods.ranges import Beta, Fraction, LearningRate, NonNegative, Positive
 
 
@@ -43,3 +44,13 @@ class Settings:
     def adam(self) -> dict[str, Any]:
         """The arguments for an optimizer of the Adam family."""
         return {"lr": self.lr, "betas": (self.beta1, self.beta2), "eps": self.eps}
+
+
+def require_trainable(dtype: str) -> None:
+    """
+    Raises:
+        UserError: gradients vanish in it. A step's loss is divided by its tokens, a million in CAST's paper, and a quarter
+            of the gradients is then below what float16 can hold.
+    """
+    if dtype == "float16":
+        raise UserError("training in float16 loses small gradients: use --dtype bfloat16 or float32")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from methods.errors import Diverged, UserError
 from methods.training import checkpoint, compiled, ranks
 from methods.training.gather import Finish, Skeleton
 from methods.training.interrupt import Stopped, stop_request
-from methods.training.settings import Settings
+from methods.training.settings import Settings, require_trainable
 from methods.training.student import FrozenTeacher, Student, head_of, unpacked
 from methods.training.transfer import Batches
 
@@ -55,6 +55,7 @@ class Trainer:
         """
         if job.training is None:
             raise RuntimeError("this job has no corpus: the method's `needs` must name TRAINING")
+        require_trainable(str(job.compute.dtype).removeprefix("torch."))
         self.name, self.job, self.settings, self.corpus = name, job, settings, job.training
         self.total = job.budget.tokens // self.corpus.step_tokens
         if self.total < 1:
@@ -119,7 +120,7 @@ class Trainer:
         start, pending = self._resume(optimizer)
         teacher_model = self._load_teacher() if teacher and settings.eta else None
         if start == 0:
-            self.perplexities["start"] = self.perplexity()
+            self.log_validation("start")
         started = saved = time.monotonic()
         agrees = True
         for step in range(start, total):
@@ -207,10 +208,9 @@ class Trainer:
 
     @torch.no_grad()
     def perplexity(self) -> float:
-        """Perplexity on the job's validation windows; NaN without any."""
+        """Perplexity on the job's validation windows."""
         windows = self.job.validation
-        if windows is None:
-            return math.nan
+        assert windows is not None
         total = torch.zeros((), device=self.device, dtype=torch.float64)
         for ids in windows.split(self.job.budget.micro or 8):
             with self._precision():
@@ -218,8 +218,19 @@ class Trainer:
         return math.exp(min(700.0, float(total) / (windows.shape[0] * (windows.shape[1] - 1))))
 
     def log_validation(self, name: str) -> None:
-        """Record the current validation perplexity under a name, for the notes."""
-        self.perplexities[name] = self.perplexity()
+        """Record the current validation perplexity under a name, for the notes, if the job has validation windows."""
+        if self.job.validation is not None:
+            self.perplexities[name] = self.perplexity()
+
+    def prune_at_the_end(self, apply_mask: Callable[[], None]) -> dict[str, float]:
+        """Call `apply_mask`, and return for the notes by how much it raised the validation perplexity, if that is known."""
+        self.log_validation("before_final_prune")
+        apply_mask()
+        self.log_validation("after_final_prune")
+        if self.job.validation is None:
+            return {}
+        before, after = (self.perplexities[k] for k in ("before_final_prune", "after_final_prune"))
+        return {"final_prune_cost": float(f"{after / before - 1:.4g}")}
 
     def finalize(self, finish: Finish | None = None) -> nn.Module | Path:
         """The trained model in the job's dtype: frozen, in eval mode, or in a folder where it is shared by several processes.
@@ -252,7 +263,7 @@ class Trainer:
                 **({"processes": self._worlds} if self._worlds != [1] else {}),
             },
             "validation_perplexity": {k: float(f"{v:.6g}") for k, v in self.perplexities.items() if math.isfinite(v)},
-            "curve": self.curve[stride - 1 :: stride],
+            "curve": self.curve[::-stride][::-1],  # with the last step
             **({"compiled": True} if self._compiles else {}),
             **more,
         }

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from baselines.maskllm import MaskLLM
-from bench.catalog import registry
 from bench.catalog.choice import parse_method
+from bench.catalog.entries import METHODS
 from helpers import runs
 from helpers.trainings import weight_of
 from methods.contract import Prior
@@ -194,9 +194,9 @@ def test_a_file_that_is_not_there_is_said_before_anything_runs(cli, tmp_path):
 
 
 def test_only_the_named_field_spares_the_training():
-    entry = registry.METHODS["maskllm"]
+    entry = METHODS["maskllm"]
 
     assert entry.needs_with({"file": "x"}) == ()
     assert entry.needs_with({"lr": 1.0}) == entry.needs
-    assert registry.METHODS["cast"].needs_with({"file": "x"}) == registry.METHODS["cast"].needs
+    assert METHODS["cast"].needs_with({"file": "x"}) == METHODS["cast"].needs
     assert json.loads(json.dumps(parse_method("maskllm:file=a.npz").config)) == {"file": "a.npz"}

@@ -135,7 +135,7 @@ def test_a_space_of_two_ends_after_two(here):
 def test_without_optuna_it_says_what_to_install(here, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
 
-    with pytest.raises(UserError, match=r"cast-bench\[search\]"):
+    with pytest.raises(UserError, match=r"^a search needs the package optuna: pip install 'cast-bench\[search\]'$"):
         searching.run(*here())
 
 
@@ -175,3 +175,16 @@ def test_the_command_refuses_a_spec_without_a_search(cli, tmp_path):
     code, _, err = cli("search", file)
 
     assert code == 2 and "no table [search]" in err
+
+
+def test_the_newest_record_of_a_trial_counts(here):
+    """Its code may have changed since."""
+    spec, search = here(1)
+    searching.api.execute(spec.model_copy(update={"methods": ("ria:power=0.7",)}))
+    store = Store(spec.results)
+    (record,) = [r for r in store if r.identity.method.startswith("ria") and r.identity.measure == "perplexity"]
+    record.key, record.provenance["recorded"] = "f" * 64, "2999-01-01T00:00:00Z"
+    record.readings[0].value = 12.5
+    store.write(record)
+
+    assert searching.read_trials(spec, search)[0].best.value == 12.5

@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from bench.catalog import registry
+from bench.catalog.entries import METHODS
 from bench.cli import main
 from bench.inputs import models, wikimini
 from bench.plan import plan
@@ -39,7 +40,7 @@ SMALL = {
 }
 
 
-ONE_SHOT = [n for n, e in registry.METHODS.items() if not ({"training", "cuda", "isolated"} & set(e.needs) or e.extra)]
+ONE_SHOT = [n for n, e in METHODS.items() if not ({"training", "cuda", "isolated"} & set(e.needs) or e.extra)]
 """Those that need no training corpus, no device and no other library; what refines a mask is among them."""
 
 

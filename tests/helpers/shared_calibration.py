@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from bench.catalog import choice, registry
+from bench.catalog import choice
+from bench.catalog.entries import METHODS, QUANTIZERS
 from bench.inputs import loading
 from helpers.models import exact, job_for, mean_float64, with_prior, write
 from helpers.runs import TINY
@@ -53,7 +54,7 @@ def exact_case(case: str, folder: Path):
     model = exact(family)
     job = with_prior(model, job_for(model, changes.get("pattern", "2:4")))
     tokens, all_experts = job.calibration[: changes.get("sequences", 6)], changes.get("all_experts", False)
-    if name in registry.QUANTIZERS:
+    if name in QUANTIZERS:
         model = pruned(model, job)
     fields = {"calibration": tokens, "all_experts": all_experts, "source": write(model, folder)}
     return model, replace(job, targets=targets_of("exact", name, job), **fields), method(name, config)
@@ -66,7 +67,7 @@ def tiny_case(case: str, tokens: torch.Tensor, workdir: Path):
     model = loading.load(TINY, compute)
     job = replace(job_for(model), source=TINY, compute=compute, calibration=tokens, workdir=workdir)
     job = replace(job, targets=targets_of("tiny", name, job))
-    return (pruned(model, job) if name in registry.QUANTIZERS else model), job, method(name, {})
+    return (pruned(model, job) if name in QUANTIZERS else model), job, method(name, {})
 
 
 def targets_of(kind: str, name: str, job: Job) -> tuple[str, ...]:
@@ -75,7 +76,7 @@ def targets_of(kind: str, name: str, job: Job) -> tuple[str, ...]:
 
 
 def method(name: str, config: dict[str, Any]):
-    entry = (registry.METHODS | registry.QUANTIZERS)[name]
+    entry = (METHODS | QUANTIZERS)[name]
     return choice.build(entry, name, config)
 
 

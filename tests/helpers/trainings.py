@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from bench.catalog import choice, registry
+from bench.catalog import choice
+from bench.catalog.entries import METHODS
 from bench.inputs.training_text import PackedCorpus
 from methods.contract import Budget, Prior
 
@@ -44,7 +45,7 @@ def weight_of(model, target):
 def method(name, **config):
     """name: of a method, or method:preset."""
     name, _, preset = name.partition(":")
-    entry = registry.METHODS[name]
+    entry = METHODS[name]
     return choice.build(entry, name, {"lr": 3e-3} | (entry.presets[preset] if preset else {}) | config)
 
 

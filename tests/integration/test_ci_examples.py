@@ -81,7 +81,7 @@ def room(tmp_path, monkeypatch):
     (tmp_path / "gate.toml").write_text(BLOCKS["toml"][1])
     monkeypatch.chdir(tmp_path)
     spec = runs.small(tmp_path / "results/local/ci", measures=("perplexity",))
-    runs.run_here(spec, only=["dense"])  # the very same cells, so that the commands measure one model, not two
+    runs.run_here(spec, only=["dense"])  # the very same measurements, so that the commands measure one model, not two
     for line in BLOCKS["bash"][0].splitlines():
         assert shell(line)[0] == 0
     assert (tmp_path / "results/baselines/main.zip").exists()

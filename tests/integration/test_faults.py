@@ -230,7 +230,7 @@ def test_a_worker_that_dies_before_it_reads_is_a_failed_row(tmp_path, capsys, mo
     assert "ended with code 7" in runs.records(spec.results)["magnitude", None, "size"].reason
 
 
-def test_failed_cells_are_tried_again_and_good_ones_are_not(tmp_path, capsys, monkeypatch):
+def test_failed_measurements_are_tried_again_and_good_ones_are_not(tmp_path, capsys, monkeypatch):
     spec = runs.small(tmp_path / "r", methods=("raises", "magnitude"), measures=("size",))
     runs.run_here(spec)
 

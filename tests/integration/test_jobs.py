@@ -1,9 +1,15 @@
 """Artifacts side by side: the records of one at a time, and a worker that dies costs its own artifact only."""
 
+import time
+
 import pytest
+from filelock import FileLock
 
 from bench import api
 from bench.results.store import Store
+from bench.run import runner
+from bench.run.processes import WorkerProcesses
+from bench.run.worker import Assignment
 from helpers import faulty, runs
 
 METHODS = ("magnitude", "wanda", "sparsegpt")
@@ -57,3 +63,54 @@ def test_they_share_the_cores(tmp_path, monkeypatch):
 
     assert threads == {1: 6, 2: 3, 4: 1, 9: 1}
     assert api.plan(runs.small(tmp_path / "r", jobs=2, threads=5)).measurements[0].artifact.threads == 5
+
+
+def test_what_another_run_takes_up_when_a_worker_dies_is_waited_for(tmp_path, monkeypatch):
+    """It waited for the artifact, and has its lock before the death can be recorded."""
+    spec = runs.small(tmp_path / "r")
+    store, started = Store(spec.results), []
+
+    class Dies(runs.Here):
+        def lines(self):
+            key = Assignment.model_validate_json(self._job).measurements[0].artifact.key
+            self.other = FileLock(store.lock(key), thread_local=False)
+            self.other.acquire()
+            yield from ()
+
+        def wait(self, timeout=None):
+            return -9
+
+    def start(processes, log):
+        if started:
+            started[0].other.release()
+        started.append(runs.Here() if started else Dies())
+        return started[-1]
+
+    monkeypatch.setattr(WorkerProcesses, "start", start)
+    summary = api.execute(spec)
+
+    assert {record.status for record in summary.records} == {"ok"} and len(summary.records) == 6
+    assert summary.tried["failed"] == 0 and len(started) == 3
+
+
+def test_a_version_of_what_is_being_made_lets_another_artifact_go_first(tmp_path, monkeypatch):
+    order = []
+
+    class Slow(runs.Here):
+        def lines(self):
+            order.append(Assignment.model_validate_json(self._job).measurements[0].artifact.label)
+            time.sleep(0.5)
+            yield from super().lines()
+
+    monkeypatch.setattr(WorkerProcesses, "start", lambda processes, log: Slow())
+    monkeypatch.setattr(runner, "estimate_seconds", estimates)
+    changes = {"methods": ("magnitude", "wanda"), "quantizers": ("none", "int8"), "measures": ("size",), "jobs": 2}
+    api.execute(runs.small(tmp_path / "r", **changes))
+
+    assert [label.split()[1] for label in order[:2]] == ["wanda", "magnitude"], order
+
+
+def estimates(missing, model):
+    """Wanda's take longest."""
+    artifacts = [measurements[0].artifact for measurements in missing]
+    return {a.key: 9.0 if a.method == "wanda" else 5.0 if a.method == "magnitude" else 1.0 for a in artifacts}

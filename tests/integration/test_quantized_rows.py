@@ -111,11 +111,13 @@ def test_run_on_tiny(tmp_path, cli):
 
 
 def test_only_what_draws_has_seeds(tmp_path):
-    cells = api.plan(runs.small(tmp_path / "r", quantizers=("int8", "int4-gptq"), seeds=(0, 1))).measurements
+    measurements = api.plan(runs.small(tmp_path / "r", quantizers=("int8", "int4-gptq"), seeds=(0, 1))).measurements
     seeds = {}
-    for cell in cells:
-        if cell.measure == "size":
-            seeds.setdefault((cell.identity.method, cell.identity.quantizer), []).append(cell.identity.seed)
+    for measurement in measurements:
+        if measurement.measure == "size":
+            seeds.setdefault((measurement.identity.method, measurement.identity.quantizer), []).append(
+                measurement.identity.seed
+            )
 
     assert seeds == {
         (m, q): [None] if q == "int8" else [0, 1] for m in ("dense", "magnitude") for q in ("int8", "int4-gptq")
@@ -199,8 +201,8 @@ def test_w8a8_rounds_the_inputs_of_its_targets(tmp_path):
     """The folder's logits are those of its weights with every target's input rounded naively; int8's are not."""
     spec = runs.small(tmp_path / "r", quantizers=("w8a8", "int8"), measures=("size",))
     built = {}
-    for cells in api.make_plan(spec).artifacts().values():
-        artifact = cells[0].artifact
+    for measurements in api.make_plan(spec).artifacts().values():
+        artifact = measurements[0].artifact
         if artifact.method == "magnitude":
             builder = Builder(artifact, SimpleNamespace(phase="", advance=lambda *_, **__: None, enter=lambda _: None))
             built[artifact.quantizer] = builder.build(artifact).folder

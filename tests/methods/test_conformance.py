@@ -6,13 +6,14 @@ import pytest
 
 from bench.catalog import registry
 from bench.catalog.choice import build
+from bench.catalog.entries import METHODS
 from bench.conformance.checks import CHECKS, declares_itself
 from bench.conformance.subject import Subject
 from bench.plan import method_cost
 from helpers import runs
 from methods.contract import Needs
 
-ENTRIES = registry.METHODS
+ENTRIES = METHODS
 
 
 @pytest.mark.parametrize("name", ENTRIES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -98,11 +100,12 @@ def time_linears(
     notes = {"shapes": rows, "peak_bandwidth": peaks.bandwidth, "peak_flops": dict(peaks.flops), "device": device.name}
     if any("skipped" in row for row in rows):  # a sum over some shapes only would mislead
         return Readings((Reading("shapes_timed", float(sum("speedup" in r for r in rows)), "1", ""),), notes=notes)
-    sparse, dense = (sorted(side)[len(side) // 2] for side in sums)
+    sparse, dense = map(statistics.median, sums)
+    speedup = math.exp(statistics.fmean(math.log(d / s) for s, d in zip(*sums, strict=True)))
     values = (
         Reading("linears", sparse, "s", "lower", n=blocks),
         Reading("linears_dense", dense, "s", ""),
-        Reading("speedup", dense / sparse, "1", "higher"),
+        Reading("speedup", speedup, "1", "higher"),
     )
     items = tuple(
         Item(str(i), str(i), s, 1.0, {"linears_dense": d, "speedup": d / s})

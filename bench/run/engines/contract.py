@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -81,15 +80,6 @@ class Engine(Protocol):
             UserError: a model that the engine cannot run.
         """
         ...
-
-
-def require_package(package: str, extra: str, what: str) -> None:
-    """
-    Raises:
-        UserError: it is not installed.
-    """
-    if importlib.util.find_spec(package) is None:
-        raise UserError(f"--engine {what} needs the package {package}: pip install {extra}")
 
 
 def require_device(device: str, kind: str, what: str) -> None:

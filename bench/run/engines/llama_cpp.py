@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from bench.export import gguf_file
+from bench.export.onnx_model import RANDOM_TOKENS
 from bench.inputs import loading
 from bench.kernels.timing import Work
-from bench.run.engines.contract import DENSE, Contestant, Step, Versions, require_device, require_package
+from bench.run.engines.contract import DENSE, Contestant, Step, Versions, require_device
+from bench.system.packages import pip_install, require
 from methods.contract import Compute
 from methods.errors import UserError
 
-RANDOM_TOKENS = 32
 CHECK_TOKENS = 16
 TOLERANCES = {"fp16": 2e-2, "q8_0": 1e-1}
 """Largest difference of a logit from torch's in float32, as a share of the largest. A wrong file is off by all of it;
@@ -31,7 +32,7 @@ class LlamaCpp:
     sparse: ClassVar[bool] = False
 
     def require(self, device: str) -> None:
-        require_package("llama_cpp", "'cast-bench[llamacpp]', which compiles it", self.name)
+        require("llama_cpp", what=f"--engine {self.name}", how=f"{pip_install('llamacpp')}, which compiles it")
         require_device(device, "cpu", self.name)
 
     def about(self) -> dict[str, Any]:

@@ -8,14 +8,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bench.export.onnx_file import require
+from bench.export.onnx_model import RANDOM_TOKENS
 from bench.kernels.timing import Work
 from bench.run.engines.contract import DENSE, SPARSE, Contestant, Step, Versions, require_device
+from bench.system.packages import pip_install, require
 
 DTYPE = "float32"
 """onnxruntime has no float16 products on an x86 CPU: it casts each weight."""
-RANDOM_TOKENS = 32
-"""Random token ids are below it: every vocabulary has so many."""
 
 
 class OnnxRuntime:
@@ -28,7 +27,7 @@ class OnnxRuntime:
     sparse: ClassVar[bool] = True
 
     def require(self, device: str) -> None:
-        require("onnx", "onnxscript", "onnxruntime")
+        require("onnx", "onnxscript", "onnxruntime", what="ONNX", how=pip_install("onnx"))
         require_device(device, "cpu", self.name)
 
     def about(self) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from bench.kernels.timing import Work
-from bench.run.engines.contract import DENSE, SPARSE, Contestant, Step, Versions, require_device, require_package
+from bench.run.engines.contract import DENSE, SPARSE, Contestant, Step, Versions, require_device
 from bench.run.engines.onnx_runtime import inputs
+from bench.system.packages import require
 from methods.errors import UserError
 
 DTYPE = "float16"
@@ -26,7 +27,7 @@ class TensorRt:
     sparse: ClassVar[bool] = True
 
     def require(self, device: str) -> None:
-        require_package("tensorrt", "tensorrt", self.name)
+        require("tensorrt", what=f"--engine {self.name}", how="pip install tensorrt")
         require_device(device, "cuda", self.name)
 
     def about(self) -> dict[str, Any]:

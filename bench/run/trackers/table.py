@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from bench.run.trackers.contract import Tracker
-from methods.errors import UserError
+from bench.system.packages import pip_install, require
 
 
 class Entry(NamedTuple):
@@ -30,8 +29,7 @@ def require_packages(names: Iterable[str]) -> None:
         UserError: one is not installed.
     """
     for name in names:
-        if importlib.util.find_spec(TRACKERS[name].package) is None:
-            raise UserError(f"--log-to {name} needs {TRACKERS[name].package}: pip install 'cast-bench[{name}]'")
+        require(TRACKERS[name].package, what=f"--log-to {name}", how=pip_install(name))
 
 
 def make(name: str) -> Tracker:

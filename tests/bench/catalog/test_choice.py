@@ -11,6 +11,7 @@ import pytest
 
 from bench.catalog import registry
 from bench.catalog.choice import build, parse_method, parse_quantizer
+from bench.catalog.entries import METHODS, QUANTIZERS, Entry
 from bench.plan.recipes import recipes
 from helpers import runs
 from methods import Needs, UserError
@@ -147,12 +148,12 @@ def bad(field, allowed):
         yield "1.5", allowed.full
 
 
-KINDS = {"methods": registry.METHODS, "quantizers": registry.QUANTIZERS}
+KINDS = {"methods": METHODS, "quantizers": QUANTIZERS}
 
 
 def parse(name, *options):
     text = ":".join((name, *options))
-    if name in registry.QUANTIZERS:
+    if name in QUANTIZERS:
         return parse_quantizer(text)
     return parse_method(text + (":from=wanda" if name == "dsnot" else ""))
 
@@ -233,7 +234,7 @@ class Settable:
 
 @pytest.mark.parametrize("field", ["name", "needs"])
 def test_what_a_method_says_of_itself_is_not_for_a_user_to_set(field):
-    entry = registry.Entry(f"{__name__}:Settable")
+    entry = Entry(f"{__name__}:Settable")
 
     with pytest.raises(UserError, match=f"^unknown field of settable '{field}': known: share, power$"):
         build(entry, "settable", {field: "x"})
@@ -243,12 +244,12 @@ def test_what_a_method_says_of_itself_is_not_for_a_user_to_set(field):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_number_of_a_plug_in_that_gives_no_range_is_finite(value):
     with pytest.raises(UserError, match=r"^invalid settable:power=.*must be a(n| finite)? ?number"):
-        build(registry.Entry(f"{__name__}:Settable"), "settable", {"power": value})
+        build(Entry(f"{__name__}:Settable"), "settable", {"power": value})
 
 
 def test_what_recipes_and_presets_give_is_in_range():
     given = [(n, config) for recipe in recipes().values() for n, config in recipe.methods.items()]
-    given += [(n, config) for n, entry in registry.METHODS.items() for config in entry.presets.values()]
+    given += [(n, config) for n, entry in METHODS.items() for config in entry.presets.values()]
 
     assert len(given) > 10
     for name, config in given:
@@ -267,7 +268,7 @@ class Complex:
 
 def test_a_plug_in_with_a_type_of_its_own_is_refused_in_words_too():
     with pytest.raises(UserError, match=r"^invalid complex:values=3: "):
-        build(registry.Entry(f"{__name__}:Complex"), "complex", {"values": 3})
+        build(Entry(f"{__name__}:Complex"), "complex", {"values": 3})
 
 
 def test_from_the_command_line_nothing_is_loaded(tmp_path):

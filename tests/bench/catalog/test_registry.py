@@ -6,6 +6,7 @@ import pytest
 
 from bench.catalog import plugins, registry
 from bench.catalog.choice import build
+from bench.catalog.entries import METHODS
 from bench.cli import listing
 from helpers import runs
 from methods.errors import UserError
@@ -187,7 +188,7 @@ def test_a_class_that_is_not_there_is_broken(tmp_path, monkeypatch):
 
 
 def test_the_catalog_repeats_the_block_of_each_method():
-    for name, entry in registry.METHODS.items():
+    for name, entry in METHODS.items():
         assert getattr(build(entry, name, {}), "block", 0) == entry.block, name
 
 

@@ -166,7 +166,7 @@ def test_quiet_metrics_stay_out(results, capsys, monkeypatch):
     [
         ("wnda", "known methods: magnitude, sparsegpt, wanda"),
         ("0123456789", "is not a folder"),
-        ("../..", "is not a results folder"),
+        ("../..", "is no results folder"),
     ],
 )
 def test_what_is_not_there(results, capsys, monkeypatch, name, sentence):

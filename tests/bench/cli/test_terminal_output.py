@@ -104,7 +104,12 @@ def _machine(monkeypatch):
     monkeypatch.setattr(doctor.provenance, "machine", lambda: {"cpu": "AMD EPYC 9654 96-Core Processor"})
     monkeypatch.setattr(doctor, "cache_dir", lambda: Path("/home/ada/.cache/cast-bench"))
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=82.5e9))
-    monkeypatch.setattr(doctor, "EXTRAS", {"llmcompressor": "a_module_that_nobody_has"})
+    extras = {
+        "llmcompressor": {"llmcompressor": False},
+        "onnx": {"onnx": True, "onnxscript": False},
+        "ray": {"ray": True},
+    }
+    monkeypatch.setattr(doctor.packages, "extras", lambda: extras)
     monkeypatch.setattr(doctor, "_network", lambda: doctor._row("hub", "unreachable", UNREACHABLE))
     monkeypatch.setattr(doctor, "_model", lambda name: doctor._row(f"model {name}", "ok", f"/usr/lib/assets/{name}"))
 

@@ -1,66 +1,61 @@
-"""Paired perplexity ratios: what they are, and whether their intervals cover."""
+"""The estimate of a pair of perplexities: what it is, and whether its interval covers."""
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from bench.compare import estimate
-from methods.errors import UserError
+from bench.compare.pairing import Pair, pair_seeds
+from bench.compare.result_set import Items, ResultSet
+from bench.results.record import ReadingRow
+from helpers import fake_records
+
+READING = ReadingRow(metric="perplexity", value=1.0, unit="1", better="lower", stderr=0.1)
+WINDOWS = 4
+"""Of each article."""
+TOKENS = 10.0
+"""Of each window."""
 
 
-def frame(values, clusters, weight=10.0):
-    return pd.DataFrame(
-        {
-            "item_id": [str(i) for i in range(len(values))],
-            "cluster_id": [str(c) for c in clusters],
-            "value": np.asarray(values, dtype=float),
-            "weight": weight,
-        }
-    )
+def simulate(rng, effect=0.0, articles=30, seeds=3, article_sd=1.0, seed_sd=0.0):
+    """NLL sums of two methods, [seeds, windows]; the second's are the first's plus an effect that varies between articles."""
+    own = np.repeat(rng.normal(0, article_sd, articles), WINDOWS)
+    base = rng.normal(30, 5, articles * WINDOWS)
+    shifts = [rng.normal(0, seed_sd) + rng.normal(0, 1, len(base)) for _ in range(seeds)]
+    return np.tile(base, (seeds, 1)), base + TOKENS * effect + own + np.stack(shifts)
 
 
-def simulate(rng, effect=0.0, articles=30, windows=4, seeds=3, article_sd=1.0, seed_sd=0.0):
-    """NLL sums of two methods on the same windows; b's are a's plus an effect that varies between articles."""
-    clusters = np.repeat(np.arange(articles), windows)
-    a, b = {}, {}
-    own = rng.normal(0, article_sd, articles)[clusters]
-    base = rng.normal(30, 5, articles * windows)
-    for seed in range(seeds):
-        shift = rng.normal(0, seed_sd)
-        b[seed] = frame(base, clusters)
-        a[seed] = frame(base + 10 * effect + own + shift + rng.normal(0, 1, len(base)), clusters)
-    return a, b
+def estimate_change(before, after, windows=None):
+    """From sums [seeds, windows]. windows: of the second side, if they have other names."""
+    scores = {}
+
+    def measured(method, sums, ids):
+        records = tuple(fake_records.record(method, seed, readings=[READING]) for seed in range(len(sums)))
+        articles, weights = np.array([str(i // WINDOWS) for i in range(len(ids))]), np.full(len(ids), TOKENS)
+        scores.update((r.key, Items(ids, articles, weights, {"value": s})) for r, s in zip(records, sums, strict=True))
+        return records
+
+    ids = np.arange(before.shape[1]).astype(str)
+    pair = Pair("", "perplexity", measured("a", before, ids), measured("b", after, ids if windows is None else windows))
+    results = ResultSet("", (), lambda record: scores[record.key])
+    return estimate.estimate_pair(pair, results, results, 0.05)
 
 
-def test_value_is_the_ratio_of_perplexities():
-    a, b = simulate(np.random.default_rng(0), effect=0.2)
+def test_value_is_the_difference_of_the_means_per_token():
+    before, after = simulate(np.random.default_rng(0), effect=0.2)
 
-    got = estimate.perplexity_ratio(a, b)
+    got = estimate_change(before, after)
 
-    mean = [np.mean([x.value.sum() / x.weight.sum() for x in m.values()]) for m in (a, b)]
-    assert got.value == pytest.approx(np.exp(mean[0] - mean[1]))
+    assert got.value == pytest.approx((after.mean() - before.mean()) / TOKENS)
     assert got.low < got.value < got.high
-    assert (got.seeds, got.clusters) == (3, 30)
+    assert (got.seeds, got.n, got.unit) == (3, 30, "articles")
 
 
-def test_turned_round_it_is_the_inverse():
-    a, b = simulate(np.random.default_rng(1), effect=0.1)
-    one, other = estimate.perplexity_ratio(a, b), estimate.perplexity_ratio(b, a)
+def test_turned_round_it_is_the_negative():
+    before, after = simulate(np.random.default_rng(1), effect=0.1)
+    one, other = estimate_change(before, after), estimate_change(after, before)
 
-    assert one.value == pytest.approx(1 / other.value)
-    assert one.low == pytest.approx(1 / other.high, rel=2e-3)
-
-
-def test_a_row_without_seeds_meets_every_seed():
-    a, b = simulate(np.random.default_rng(2))
-
-    assert estimate.perplexity_ratio(a, {None: b[0]}) == estimate.perplexity_ratio(a, b)
-
-
-def test_a_row_against_itself_is_one():
-    a, _ = simulate(np.random.default_rng(3))
-
-    assert estimate.perplexity_ratio(a, a)[:3] == (1.0, 1.0, 1.0)
+    assert one.value == pytest.approx(-other.value)
+    assert one.low == pytest.approx(-other.high, abs=2e-3)
 
 
 @pytest.mark.slow
@@ -70,22 +65,25 @@ def test_interval_covers(articles, seed_sd):
     rng = np.random.default_rng(4)
     inside = 0
     for _ in range(300):
-        a, b = simulate(rng, effect=0.05, articles=articles, seed_sd=seed_sd, seeds=5)
-        got = estimate.perplexity_ratio(a, b)
-        inside += got.low <= np.exp(0.05) <= got.high
+        got = estimate_change(*simulate(rng, effect=0.05, articles=articles, seed_sd=seed_sd, seeds=5))
+        inside += got.low <= 0.05 <= got.high
     assert inside / 300 > 0.9
 
 
 def test_other_windows_are_not_paired():
-    a, b = simulate(np.random.default_rng(5))
-    b = {s: x.iloc[1:] for s, x in b.items()}
+    before, after = simulate(np.random.default_rng(5))
 
-    with pytest.raises(UserError, match="different windows"):
-        estimate.perplexity_ratio(a, b)
+    with pytest.raises(estimate.NotComparable, match="different items"):
+        estimate_change(before, after, windows=np.arange(1, after.shape[1] + 1).astype(str))
 
 
-def test_no_seed_in_common():
-    a, b = simulate(np.random.default_rng(6))
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_row_without_seeds_meets_every_seed(swap):
+    seedless = fake_records.record("dense", readings=[READING])
+    seeds = {seed: fake_records.record("wanda", seed, readings=[READING]) for seed in (0, 1)}
+    sides = ({None: seedless}, seeds)
 
-    with pytest.raises(UserError, match="no common seed"):
-        estimate.perplexity_ratio({7: a[0]}, {8: b[0]})
+    ((pair,), unpaired) = pair_seeds("", *(sides[::-1] if swap else sides), True)
+
+    assert (pair.after, pair.before)[swap] == tuple(seeds.values())
+    assert (pair.before, pair.after)[swap] == (seedless, seedless) and not unpaired

@@ -74,11 +74,11 @@ def test_a_run_below_its_control():
         scaling_law.fit(points)
 
 
-def write(root, method, model, weights, tokens, values, seed=0):
+def write(root, method, model, weights, tokens, values, seed=0, pattern="2:4", text="x"):
     labels = {
         "model": model,
         "method": method,
-        "pattern": "2:4",
+        "pattern": pattern,
         "quantizer": "none",
         "seed": seed,
         "training": f"text@128x8, {tokens:,} tokens",
@@ -96,7 +96,7 @@ def write(root, method, model, weights, tokens, values, seed=0):
             status="ok",
             readings=[reading],
             key_inputs=about,
-            token_digest="x",
+            token_digest=text,
         ),
         items,
     )
@@ -155,3 +155,15 @@ def test_the_same_figure_twice(tmp_path):
     one, two = (figures.draw_scaling(law, tmp_path / f"{k}.svg", "cast", "dense-ft").read_bytes() for k in (1, 2))
 
     assert one == two
+
+
+def test_one_law_is_of_one_pattern_and_one_text(results):
+    write(results, "cast", "m1000", 1000, 10_000, np.full(12, 900.0), seed=1, pattern="1:4")
+    with pytest.raises(UserError, match="cast of m1000 has the patterns 1:4, 2:4: a law describes one"):
+        scaling_law.read(results, "cast", "dense-ft")
+
+
+def test_a_control_on_another_text_is_refused(results):
+    write(results, "dense-ft", "m1000", 1000, 10_000, np.full(12, 300.0), seed=1, text="y")
+    with pytest.raises(UserError, match="cast and dense-ft of m1000 were measured on different texts"):
+        scaling_law.read(results, "cast", "dense-ft")

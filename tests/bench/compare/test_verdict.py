@@ -4,10 +4,13 @@ import json
 import shutil
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from bench.compare import pairing, render, settings
+from bench.compare.estimate import _sums_by_cluster
 from bench.compare.resolve import read
+from bench.compare.result_set import Items
 from bench.compare.verdict import Row, compare
 from bench.results.store import Store
 from bench.stats.bootstrap import Estimate
@@ -456,7 +459,7 @@ def test_items_of_two_rows_of_one_name_are_told_apart(roots):
         for dtype in ("float32", "bfloat16"):
             fake_records.perplexity(root, identity={"dtype": dtype})
 
-    found, _, _ = pairing.pair_results(*(read(r) for r in roots))
+    found, _, _ = pairing.pair_results(*(read(r) for r in roots), (), common_seeds=False)
 
     assert sorted(p.name.split()[-1] for p in found) == ["bfloat16", "float32"]
 
@@ -479,3 +482,24 @@ def test_a_record_without_its_scores_is_refused(roots):
 
     with pytest.raises(UserError, match="has no per-item scores"):
         verdict(roots)
+
+
+def test_a_block_is_a_run_of_windows():
+    """Whatever the order of the items, which is that of their names: 0, 1, 10, 11, 2."""
+    ids = np.array(sorted(map(str, range(96))))
+    values = np.array([float(i) for i in ids])
+    items = Items(ids, np.full(96, "0"), np.ones(96), {"value": values})
+
+    sums, weights, unit = _sums_by_cluster(values[None], items)
+
+    assert unit == "blocks of windows" and weights.tolist() == [4] * 24
+    assert sums[0].tolist() == [float(sum(range(i, i + 4))) for i in range(0, 96, 4)]
+
+
+def test_one_seed_of_a_task_is_judged_with_more_doubt(roots):
+    fake_records.accuracy(roots[0], seed=0)
+    fake_records.accuracy(roots[1], 3, 20, made="b", seed=0)
+
+    row, trusting = verdict(roots)["acc"], verdict(roots, seed_noise={"acc": 0.0})["acc"]
+
+    assert row.estimate.stderr > trusting.estimate.stderr and row.estimate.p > trusting.estimate.p

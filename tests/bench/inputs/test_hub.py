@@ -163,3 +163,23 @@ def test_of_a_model_code_and_pickles_stay_on_the_hub(fake_hub, monkeypatch):
 
     assert seen == ["PULLED.json", "config.json", "model.safetensors", "tokenizer.json"]
     assert fake_hub.downloads == [("owner/model", "model", fake_hub.revision)]
+
+
+def test_files_of_which_some_are_still_to_be_fetched_count_for_none(fake_hub, tmp_path, monkeypatch):
+    fake_hub.files = ("sample/10BT/000.parquet", "sample/10BT/001.parquet")
+    download = hub.Repository.download
+
+    def breaks_off(repository, snapshot, files, folder):
+        download(repository, snapshot, list(files)[:1], folder)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hub.Repository, "download", breaks_off)
+        with pytest.raises(KeyboardInterrupt):
+            corpora.pull("fineweb-edu", tmp_path)
+    assert list((tmp_path / "HuggingFaceFW/fineweb-edu").rglob("*.parquet"))
+    assert not corpora.files("fineweb-edu", "training", tmp_path)
+
+    corpora.pull("fineweb-edu", tmp_path)
+
+    assert len(corpora.files("fineweb-edu", "training", tmp_path)) == 2

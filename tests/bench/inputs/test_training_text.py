@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.inputs import training_text
+from bench.inputs import corpora, training_text
 from bench.inputs.training_text import PackedCorpus
 from methods.errors import UserError
 
@@ -199,3 +199,29 @@ def test_a_tokenizer_without_an_end(tmp_path):
 
     with pytest.raises(UserError, match="no end-of-text token"):
         training_text.load(str(tmp_path / "a.txt"), endless, "x", need=1, seqlen=8, sequences=1, seed=0, data_dir=None)
+
+
+def test_tokens_are_written_a_piece_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_text, "PIECE", 7)
+    tokens = np.arange(40, dtype=np.uint16)
+    with (tmp_path / "pieces.npy").open("wb") as stream:
+        training_text._write_tokens(stream, iter(tokens.tolist()), tokens.dtype)
+    np.save(tmp_path / "whole.npy", tokens)
+
+    assert (tmp_path / "pieces.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_processes_that_cannot_share_a_step_are_refused():
+    with pytest.raises(ValueError, match="2 processes cannot share a step of 3 sequences"):
+        packed().batch(0, 0, 2)
+
+
+def test_the_file_for_calibration_is_no_training_text(tmp_path):
+    folder = tmp_path / "allenai/c4/en"
+    folder.mkdir(parents=True)
+    (folder / "c4-train.00000-of-01024.json.gz").touch()
+    assert corpora.files("c4", "calibration", tmp_path) and not corpora.files("c4", "training", tmp_path)
+
+    (folder / "c4-train.00001-of-01024.json.gz").touch()
+
+    assert len(corpora.files("c4", "training", tmp_path)) == 2

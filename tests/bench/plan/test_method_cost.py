@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from bench.catalog import registry
-from bench.catalog.registry import Cost, Entry
+from bench.catalog.entries import METHODS, Cost, Entry
 from bench.plan import method_cost
 
 LINEARS = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
@@ -52,6 +51,6 @@ def test_the_long_list(cli, what):
         assert rows["sparseml-magnitude"]["installed_by"] == "bench env create sparseml"
         assert rows["llmcompressor-wanda"]["installed_by"] == "pip install 'cast-bench[llmcompressor]'"
         assert rows["wanda"]["installed_by"] == ""
-        assert rows["wanda"]["estimated_on_llama2_7b"] == method_cost.describe(registry.METHODS["wanda"])
+        assert rows["wanda"]["estimated_on_llama2_7b"] == method_cost.describe(METHODS["wanda"])
     else:
         assert all("trains" not in r for r in rows.values())

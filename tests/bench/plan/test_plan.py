@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from bench import api
-from bench.plan import resolve
+from bench.plan import model_inputs, resolve
+from bench.system.interpreter import OWN_PACKAGES
 from helpers import runs
 from methods.families import FAMILIES
 
@@ -150,7 +151,8 @@ def test_key_moves_with_the_code_that_decides_the_weights(module, moved, monkeyp
 
     before = artifacts()
     digest = resolve.digest_source
-    monkeypatch.setattr(resolve, "digest_source", lambda *names: digest(*names) + ("x" if module in names else ""))
+    for user in (resolve, model_inputs):
+        monkeypatch.setattr(user, "digest_source", lambda *names: digest(*names) + ("x" if module in names else ""))
 
     after = artifacts()
 
@@ -162,9 +164,9 @@ def test_key_knows_neither_results_nor_places():
 
 
 def test_without_randomness_once_whatever_the_seeds():
-    cells = api.plan(runs.small("r", methods=("magnitude", "wanda"), seeds=(0, 1, 2))).measurements
+    measurements = api.plan(runs.small("r", methods=("magnitude", "wanda"), seeds=(0, 1, 2))).measurements
     seeds = {
-        m: [c.artifact.seed for c in cells if c.artifact.method == m and c.measure == "size"]
+        m: [c.artifact.seed for c in measurements if c.artifact.method == m and c.measure == "size"]
         for m in ("dense", "magnitude", "wanda")
     }
 
@@ -172,9 +174,11 @@ def test_without_randomness_once_whatever_the_seeds():
 
 
 def test_dense_and_the_pattern_are_always_there():
-    cells = api.plan(runs.small("r", methods=("magnitude",), measures=("size",), patterns=("2:4", "1:4"))).measurements
+    measurements = api.plan(
+        runs.small("r", methods=("magnitude",), measures=("size",), patterns=("2:4", "1:4"))
+    ).measurements
 
-    assert [(c.artifact.method, c.artifact.pattern, c.measure) for c in cells] == [
+    assert [(c.artifact.method, c.artifact.pattern, c.measure) for c in measurements] == [
         (m, p, measure)
         for m, p in (("dense", "dense"), ("magnitude", "2:4"), ("magnitude", "1:4"))
         for measure in ("size", "pattern")
@@ -218,5 +222,5 @@ def test_nobody_else_provides_our_packages():
     """A distribution with a package of the same name would be imported in our place, or we in its."""
     provided = importlib.metadata.packages_distributions()
 
-    for name in ("bench", "methods", "cast", "baselines"):
+    for name in OWN_PACKAGES:
         assert set(provided.get(name, ["cast-bench"])) == {"cast-bench"}, name

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench.catalog import registry
 from bench.catalog.choice import build, parse_method
+from bench.catalog.entries import METHODS
 from bench.plan import recipes
 from bench.plan.plan import make_plan
 from helpers.runs import own_cache, small
@@ -16,8 +16,8 @@ def cache(tmp_path, monkeypatch):
 
 
 def plan(tmp_path, **changes):
-    cells = make_plan(small(tmp_path / "r", **changes)).measurements
-    return {c.artifact.method: c.artifact for c in cells}
+    measurements = make_plan(small(tmp_path / "r", **changes)).measurements
+    return {c.artifact.method: c.artifact for c in measurements}
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_every_recipe_makes_methods(name):
     assert recipe.about and recipe.source
     assert recipe.tokens >= recipe.batch * recipe.seqlen
     for method, fields in recipe.methods.items():
-        build(registry.METHODS[method], method, fields)
+        build(METHODS[method], method, fields)
 
 
 def test_paper_recipe_is_the_papers():
@@ -97,19 +97,21 @@ def test_a_budget_is_part_of_the_key_and_of_the_name(tmp_path):
     one, two = (plan(tmp_path, methods=("cast",), training={"tokens": t})["cast"] for t in (8192, 16384))
 
     assert one.key != two.key
-    cells = make_plan(small(tmp_path / "r", methods=("cast",), training={"tokens": 8192})).measurements
-    assert {c.identity.labels()["training"] for c in cells} == {None, "wiki-mini@128x32, 8,192 tokens"}
+    measurements = make_plan(small(tmp_path / "r", methods=("cast",), training={"tokens": 8192})).measurements
+    assert {c.identity.labels()["training"] for c in measurements} == {None, "wiki-mini@128x32, 8,192 tokens"}
 
 
 def test_control_is_dense_whatever_the_pattern(tmp_path):
-    cells = make_plan(small(tmp_path / "r", methods=("dense-ft", "magnitude"), patterns=("2:4", "1:4"))).measurements
+    measurements = make_plan(
+        small(tmp_path / "r", methods=("dense-ft", "magnitude"), patterns=("2:4", "1:4"))
+    ).measurements
 
-    assert {c.artifact.pattern for c in cells if c.artifact.method == "dense-ft"} == {"dense"}
-    assert {c.artifact.pattern for c in cells if c.artifact.method == "magnitude"} == {"2:4", "1:4"}
+    assert {c.artifact.pattern for c in measurements if c.artifact.method == "dense-ft"} == {"dense"}
+    assert {c.artifact.pattern for c in measurements if c.artifact.method == "magnitude"} == {"2:4", "1:4"}
 
 
 def test_presets_are_fields(tmp_path):
-    for preset, fields in registry.METHODS["cast"].presets.items():
+    for preset, fields in METHODS["cast"].presets.items():
         choice = parse_method(f"cast:{preset}")
         assert choice.config == fields
     assert parse_method("cast:lambda=0.01").config == {"lambda_": 0.01}

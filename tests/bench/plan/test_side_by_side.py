@@ -127,7 +127,7 @@ def test_large_artifacts_wait_for_memory(monkeypatch, tmp_path):
 
     class Worker(runs.Here):
         def lines(self):
-            begun.append(sum(slot.worker is not None for slot in sweep._at_work))
+            begun.append(sum(task.worker is not None for task in sweep._at_work))
             return iter(())
 
     monkeypatch.setattr(WorkerProcesses, "start", lambda *_: Worker())

@@ -11,12 +11,13 @@ import torch
 from baselines.magnitude import Magnitude
 from bench.catalog import registry
 from bench.catalog.choice import build
+from bench.catalog.entries import QUANTIZERS
 from methods.errors import UserError
 from methods.quantizing.grids import NF4, group_size
 from methods.quantizing.stored import STORED_KEY, Stored
 from methods.targets import dense_weight
 
-ENTRIES = {n: e for n, e in registry.QUANTIZERS.items() if n != "none" and e.module != "bench.quantizers.libraries"}
+ENTRIES = {n: e for n, e in QUANTIZERS.items() if n != "none" and e.module != "bench.quantizers.libraries"}
 FP8 = sorted(
     {(1 + m / 8) * 2.0**e for e in range(-6, 9) for m in range(8)} - {480.0} | {m / 8 * 2.0**-6 for m in range(8)}
 )
@@ -93,7 +94,7 @@ def test_nearest_point_of_its_grid(name, llama, make_job):
 
 
 def test_entry_says_what_the_class_says():
-    for name, entry in registry.QUANTIZERS.items():
+    for name, entry in QUANTIZERS.items():
         if name != "none":
             kind = registry.load(entry)
             assert kind.name == name

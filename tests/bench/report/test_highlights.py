@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench.compare.resolve import read
-from bench.report import highlights, html, leaderboard
+from bench.report import highlights, html, leaderboard, pairwise
 from helpers import fake_records, reports
 
 
@@ -31,8 +31,8 @@ def filled(tmp_path):
     return root
 
 
-def of(*roots, **more):
-    return highlights.find_highlights(leaderboard.make_sections([read(root) for root in roots], Path("none"), **more))
+def of(*roots):
+    return highlights.find_highlights(leaderboard.make_sections([read(root) for root in roots], Path("none")))
 
 
 def test_the_smallest_of_the_best_against_the_best_that_is_whole(filled):
@@ -49,8 +49,9 @@ def test_a_difference_that_was_shown_is_no_tie(filled):
     assert (pruned.best, pruned.tied) == ("better 2:4", ())
 
 
-def test_too_many_rows_leave_the_rest_unknown(filled):
-    pruned, _ = of(filled, max_paired_rows=3)
+def test_too_many_rows_leave_the_rest_unknown(filled, monkeypatch):
+    monkeypatch.setattr(pairwise, "MAX_PAIRED_ROWS", 3)
+    pruned, _ = of(filled)
     assert (pruned.best, pruned.tied, pruned.tied_label) == ("good 2:4", (), "2 not compared")
     assert pruned.change == "×1.221", "no interval without a pair"
 

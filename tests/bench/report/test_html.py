@@ -10,7 +10,7 @@ import pytest
 
 from bench.cli import pick as pick_command
 from bench.compare.resolve import read
-from bench.report import board, html, leaderboard
+from bench.report import board, html, leaderboard, pairwise
 from bench.report import pick as picking
 from helpers import reports
 from helpers.browser import absent
@@ -406,9 +406,10 @@ def test_the_page_picks_what_the_command_picks(chromium, compressed, viewport):
     page.close()
 
 
-def test_rows_that_were_not_compared_do_not_tie_on_the_page(chromium, compressed, tmp_path):
+def test_rows_that_were_not_compared_do_not_tie_on_the_page(chromium, compressed, tmp_path, monkeypatch):
+    monkeypatch.setattr(pairwise, "MAX_PAIRED_ROWS", 2)
     root = compressed[0].parent / "run"
-    sections = board.make_sections([read(root)], max_paired_rows=2)
+    sections = board.make_sections([read(root)])
     file = tmp_path / "leaderboard.html"
     file.write_text(html.render_page(sections))
     page = chromium.new_page(viewport=DESKTOP)

@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 
 from bench.cli import flags
-from bench.compare import estimate
+from bench.compare.estimate import estimate_pair
+from bench.compare.pairing import pair_seeds
 from bench.compare.resolve import read
-from bench.report import from_papers, from_records, latex, leaderboard, pareto, pareto_chart
+from bench.report import from_papers, from_records, latex, leaderboard, pairwise, pareto, pareto_chart
 from bench.report import html as html_module
+from bench.report.scale import make_scale
 from bench.report.view import Cell, Column, Row, Table
 from bench.results import reproduce
-from bench.results.store import Store
 from bench.run import rerun
 from helpers import fake_records, reports
 from methods.errors import UserError
@@ -227,13 +228,20 @@ def test_a_caveat_marks_its_row(tmp_path):
 
 
 def test_an_interval_is_that_of_the_same_windows(here):
-    table, store = first(), Store(here / "results/first")
+    table, results = first(), read(here / "results/first")
     a, b = sorted((row(table, "sparsegpt"), row(table, "wanda", quantizer="none")))
     found = table.intervals[a, b, 0]
-    items = {m: estimate.perplexity_items(store, m) for m in ("sparsegpt", "wanda")}
-    one, other = (table.rows[k].filters["method"] for k in (b, a))
-    expected = estimate.perplexity_ratio(items[one], items[other])
-    assert (found.value, found.low, found.high) == (expected.value, expected.low, expected.high)
+    sides = [
+        {
+            r.identity.seed: r
+            for r in results.records
+            if (r.identity.method, r.identity.measure, r.identity.quantizer) == (method, "perplexity", "none")
+        }
+        for method in (table.rows[k].filters["method"] for k in (a, b))
+    ]
+    (pair,), _ = pair_seeds("", *sides, True)
+    expected = estimate_pair(pair, results, results, 0.05)
+    assert (found.value, found.low, found.high) == tuple(map(math.exp, (expected.value, expected.low, expected.high)))
     assert found.seeds == 2 and found.unit == "articles" and found.n == fake_records.ARTICLES
     assert math.log(found.value) == pytest.approx(math.copysign(0.1, math.log(found.value)), abs=1e-6)
 
@@ -246,8 +254,9 @@ def test_rows_that_do_not_differ_share_a_rank(here):
     assert ranks["magnitude 2:4"] == "" and ranks["wanda 2:4 int8"] == ""
 
 
-def test_too_many_rows_are_neither_ranked_nor_paired(here):
-    section = from_records.make_section(read(Path("results/first")), "first", max_paired_rows=3)
+def test_too_many_rows_are_neither_ranked_nor_paired(here, monkeypatch):
+    monkeypatch.setattr(pairwise, "MAX_PAIRED_ROWS", 3)
+    section = from_records.make_section(read(Path("results/first")), "first")
     (table,) = section.tables
     assert 0 not in table.ranks and not any(c == 0 for *_, c in table.intervals) and table.unranked == 4
     assert "4 rows are too many to compare in pairs" in html_module.render_page([section])
@@ -324,7 +333,7 @@ def test_what_is_on_the_front_has_its_name_though_it_stands_at_the_edge():
 
 @pytest.mark.parametrize("values", [(1, 1), (30, 31), (1, 10), (20, 2500), (0.0001, 3), (-2, 5), (0, 7e9)])
 def test_an_axis_has_ticks_inside(values):
-    scale = pareto_chart.make_scale(values, 50, 450)
+    scale = make_scale(values, 50, 450)
     ticks = scale.ticks()
     assert 2 <= len(ticks) <= 9 and all(50 <= scale(t) <= 450 for t in ticks)
     assert 50 <= scale(values[0]) <= scale(values[1]) <= 450

@@ -6,7 +6,7 @@ import pytest
 
 from bench.cli.main import app
 from bench.compare.resolve import read
-from bench.report import board, pick
+from bench.report import board, pairwise, pick
 from bench.report.view import Bound, Facts
 from bench.results import reproduce
 from helpers import fake_records, reports
@@ -57,8 +57,9 @@ def test_of_rows_that_tie_the_one_of_the_fewest_bits_is_first(table):
     assert found.meets[0].quality > found.meets[1].quality
 
 
-def test_rows_that_were_not_compared_do_not_tie(filled):
-    (section,) = board.make_sections([read(filled)], max_paired_rows=2)
+def test_rows_that_were_not_compared_do_not_tie(filled, monkeypatch):
+    monkeypatch.setattr(pairwise, "MAX_PAIRED_ROWS", 2)
+    (section,) = board.make_sections([read(filled)])
     found = answer(section.tables[0], pattern="2:4")
     assert not any(c.tied for c in found.meets) and found.uncompared == len(found.meets) - 1 == 3
     assert found.meets[0].row.name == "good 2:4" and found.meets[0].facts.loss.low is not None

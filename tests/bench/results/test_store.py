@@ -239,6 +239,9 @@ def test_items_are_checked(store):
 
     with pytest.raises(UserError, match="does not match its record"):
         store.items(written)
+    file.unlink()
+    with pytest.raises(UserError, match="is missing"):
+        store.items(written)
 
 
 def test_newer_schema_is_refused_in_a_sentence(store, tmp_path, monkeypatch, capsys):

@@ -95,3 +95,10 @@ def test_the_import_of_the_first_worker_is_not_expected_of_the_others(tmp_path, 
 
     assert display.left == [10.0, 10.0], "two of five seconds; then one that takes the ten of the first"
     assert display.states == [("", "loading"), ("magnitude", "first step")] * 2
+
+
+def test_a_figure_that_json_has_not_is_left_out():
+    stream = io.StringIO()
+    Events(stream).advance(3, 3, loss=float("nan"), norm=float("inf"), rate=2.0)
+
+    assert json.loads(stream.getvalue())["figures"] == {"rate": 2.0}

@@ -1,6 +1,7 @@
 """What a run leaves for those who watch it, and what bench top makes of it."""
 
 import json
+import threading
 import time
 
 import pytest
@@ -162,3 +163,25 @@ def test_top_says_what_is_no_status(root, cli):
     assert code == 0 and "is no status of a run" in err and "no run has worked in" in out
     code, _, err = cli("top", root.with_name("nowhere"))
     assert code == 2 and "name one as in bench top FOLDER" in err
+
+
+def test_a_run_that_is_asked_about_while_it_begins_is_seen_to_live(root, monkeypatch):
+    """Whoever asks has its lock for a moment."""
+    asked = threading.Event()
+
+    def lock_of_asked(folder, name):
+        path = lock_of(folder, name)
+        if not asked.is_set():
+            path.parent.mkdir(exist_ok=True)
+            asking = FileLock(path, thread_local=False)
+            asking.acquire()
+            asked.set()
+            threading.Timer(0.3, asking.release).start()
+        return path
+
+    monkeypatch.setattr(journals, "lock_of", lock_of_asked)
+    journal = Journal(root, "local", pytest.fail)
+    journal.begin(1, 0)
+
+    assert [alive for _, alive in read_statuses(root)[0]] == [True]
+    journal.close()

@@ -150,4 +150,6 @@ def test_a_run_without_ray_installed_is_refused_before_it_is_said_to_begin(tmp_p
     code, out, err = cli("run", "--executor", "ray", "--methods", "magnitude", *runs.flags(tmp_path / "r"))
 
     assert code == 2 and not out
-    assert err.strip().splitlines() == ["bench: --executor ray needs Ray: pip install 'cast-bench[ray]' on every node"]
+    assert err.strip().splitlines() == [
+        "bench: --executor ray needs the package ray: pip install 'cast-bench[ray]' on every node"
+    ]

@@ -65,7 +65,7 @@ def engines(monkeypatch, tmp_path):
 
 
 def request(model, *names, tokens=(8,), threads=1):
-    return time_models.Request(str(model), "cpu", threads, names, tokens, None)
+    return time_models.ModelTimingRequest(str(model), "cpu", threads, names, tokens, None)
 
 
 def measure(asked, results):
@@ -260,7 +260,7 @@ def test_the_same_graph_with_zeros(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_what_cannot_be_is_one_sentence(capsys, monkeypatch, tmp_path, args, sentence):
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path))
-    monkeypatch.setattr("bench.run.engines.contract.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     code, _, err = call(
         capsys, monkeypatch, "speed", "--device", "cpu", "--model", "tiny", "--results", tmp_path, *args
     )

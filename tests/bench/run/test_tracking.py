@@ -54,13 +54,13 @@ class Listener:
 
 
 def test_a_missing_package_is_one_sentence_before_anything_is_loaded(cli, monkeypatch, tmp_path):
-    monkeypatch.setattr(table.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("bench.api.resolve_request", lambda *_args, **_kwargs: pytest.fail("it went on"))
 
     code, _, err = cli("run", "--log-to", "wandb,mlflow", "--results", str(tmp_path / "r"))
 
     assert code == 2
-    assert "--log-to wandb needs wandb: pip install 'cast-bench[wandb]'" in err
+    assert "--log-to wandb needs the package wandb: pip install 'cast-bench[wandb]'" in err
     assert len(err.strip().splitlines()) == 1
 
 

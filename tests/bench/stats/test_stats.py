@@ -177,8 +177,33 @@ def test_an_assumed_seed_noise_widens_a_single_draw():
     base = np.random.default_rng(7).normal(0, 1, (1, 20))
     alone, wide = (bootstrap.studentized_bootstrap(base, np.ones(20), 0.05, assumed=x) for x in (0.0, 0.5))
 
-    assert wide.high - wide.low > 2 * (alone.high - alone.low)
+    assert wide.stderr == pytest.approx(np.hypot(alone.stderr, 0.5))
+    assert wide.high - wide.low == pytest.approx((alone.high - alone.low) * wide.stderr / alone.stderr)
     assert wide.p > alone.p
+
+
+def test_noise_between_seeds_widens_an_estimate_of_questions():
+    """With a t interval, it is that of the larger variance."""
+    flips = np.random.default_rng(3).choice([-1.0, 0.0, 1.0], 400, p=[0.06, 0.9, 0.04])[None]
+    alone = bootstrap.estimate_means(flips, 0.05)
+    wide = bootstrap.widen(alone, 0.02, 0.05)
+    stderr = np.hypot(alone.stderr, 0.02)
+
+    assert (wide.value, wide.stderr) == pytest.approx((alone.value, stderr))
+    assert (wide.low, wide.high) == pytest.approx((alone.value - 1.96 * stderr, alone.value + 1.96 * stderr), abs=2e-4)
+    assert wide.p == pytest.approx(2 * norm.sf(abs(alone.value) / stderr), abs=2e-3)
+    assert bootstrap.widen(alone, 0.0, 0.05) == alone
+
+
+def test_blocks_of_one_run_are_not_independent():
+    """Three runs, which differ by 3%, of twelve blocks each: no change is found in about 95 of 100."""
+    rng = np.random.default_rng(10)
+
+    def timings():
+        return np.exp(rng.normal(0, 0.03, (3, 1)) + rng.normal(0, 0.01, (3, 12)))
+
+    alarms = sum(bootstrap.estimate_blocks(timings(), timings(), 0.05).p < 0.05 for _ in range(300))
+    assert alarms / 300 < 0.1
 
 
 @pytest.mark.parametrize(("seeds", "seed_sd"), [(1, 0.0), (5, 0.3)])

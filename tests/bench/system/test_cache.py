@@ -1,18 +1,26 @@
 """What `bench cache gc` deletes, and what it leaves because somebody is using it."""
 
+import errno
+import io
 import os
+import shutil
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 from bench.inputs import corpora
+from bench.plan import plan
 from bench.run import measure, prune
 from bench.run.build import Builder
+from bench.run.events import Events
 from bench.system import cache
+from bench.system.files import atomic_write
 from helpers import runs
 
-PARTS = ("artifacts", "dense-states", "tmp", "logs", "datasets", "digests", "tokens", "models")
+PARTS = ("artifacts", "dense-states", "tmp", "logs", "datasets", "digests", "tokens", "native", "models")
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +30,8 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def parts(folder):
-    """In each part an entry "used" of 5 bytes; the call tells which parts still have theirs."""
+    """In each part an entry "used" of 5 bytes, and nothing else; the call tells which parts still have theirs."""
+    shutil.rmtree(folder / "native", ignore_errors=True)
     for part in PARTS:
         (folder / part / "used").mkdir(parents=True)
         (folder / part / "used/file").write_text("12345")
@@ -31,7 +40,7 @@ def parts(folder):
 
 def test_what_nobody_uses_goes(parts):
     assert cache.gc(everything=False, days=1) == (0, 0)
-    assert cache.gc(everything=False, days=0) == (35, 0)
+    assert cache.gc(everything=False, days=0) == (40, 0)
     assert parts() == {"models"}
     assert cache.gc(everything=True, days=0)[1] == 0
     assert not parts()
@@ -46,8 +55,8 @@ def test_what_is_used_stays(folder, parts):
         assert parts() == set(PARTS)
         assert [p.name for p in sorted((folder / "logs").iterdir())] == ["used", "used.log"]
     with cache.in_use():
-        assert cache.gc(everything=True, days=0) == (20, 5)  # wiki-mini too
-        assert parts() == {"datasets", "digests", "tokens", "models"}
+        assert cache.gc(everything=True, days=0) == (20, 6)  # wiki-mini too
+        assert parts() == {"datasets", "digests", "tokens", "native", "models"}
     assert not list(cache.marks_dir().iterdir())
 
 
@@ -141,3 +150,83 @@ def test_an_unfinished_training_goes_with_everything_alone(tmp_path, monkeypatch
     assert step.exists()
     cache.gc(everything=True, days=0)
     assert not step.exists()
+
+
+def artifacts(tmp_path, quantizers):
+    spec = runs.small(tmp_path / "r", quantizers=quantizers)
+    plans = plan.make_plan(spec).artifacts().values()
+    return [ms[0].artifact for ms in plans if ms[0].artifact.method == "magnitude"]
+
+
+def test_a_stage_is_made_once_however_many_start_from_it(tmp_path, monkeypatch):
+    """Two workers, for two quantizers of one pruned model."""
+    made, apply = [], Builder._apply
+
+    def slowly(builder, artifact, before, workdir):
+        made.append(artifact.stage_labels)
+        time.sleep(0.5)
+        return apply(builder, artifact, before, workdir)
+
+    monkeypatch.setattr(Builder, "_apply", slowly)
+    workers = [
+        threading.Thread(target=lambda a=a: Builder(a, Events(io.StringIO())).build(a))
+        for a in artifacts(tmp_path, ("int8", "int4-rtn"))
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+    assert len(made) == 3 and made.count("magnitude") == 1, made
+    assert len(list((cache.cache_dir() / "artifacts").glob("*/artifact.json"))) == 3
+
+
+def test_what_a_deletion_left_half_is_made_again(tmp_path):
+    (artifact,) = artifacts(tmp_path, ("none",))
+    first = Builder(artifact, Events(io.StringIO())).build(artifact)
+    (first.folder / "artifact.json").unlink()
+
+    again = Builder(artifact, Events(io.StringIO())).build(artifact)
+
+    assert again.folder == first.folder and (first.folder / "artifact.json").exists()
+
+
+def test_a_deletion_that_breaks_off_leaves_nothing_where_it_was(folder, monkeypatch):
+    (folder / "artifacts/a").mkdir(parents=True)
+    (folder / "artifacts/a/artifact.json").write_text("{}")
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.shutil, "rmtree", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            cache.gc(everything=False, days=0)
+    assert not (folder / "artifacts/a").exists() and list((folder / "tmp").iterdir())
+
+    cache.sweep_leftovers()
+
+    assert not list((folder / "tmp").iterdir())
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with atomic_write(tmp_path / "link") as temporary:
+        temporary.write_text("new")
+
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "new"
+
+
+def test_a_pruned_model_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prune, "card", full)
+        with pytest.raises(OSError, match="No space left"):
+            prune.write_pruned(runs.small(tmp_path / "r"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+    prune.write_pruned(runs.small(tmp_path / "r"), tmp_path / "out")
+
+    assert (tmp_path / "out/README.md").exists()

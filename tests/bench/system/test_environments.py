@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 from filelock import FileLock
 
-from bench.catalog import registry
+from bench.catalog.entries import METHODS
 from bench.system import cache, environments
-from bench.system.environments import Recipe
+from bench.system.environments import EnvironmentSpec
 from helpers import runs
 from methods.errors import Skipped, UserError
 
@@ -42,7 +42,7 @@ elif said[-1] == os.environ.get("ILL"):
     print("ModuleNotFoundError: No module named 'library'")
     sys.exit(1)
 """
-RECIPE = Recipe(
+SPEC = EnvironmentSpec(
     steps=("library==1.8.0", "late<2"),
     constraints=("late<2",),
     check="import library",
@@ -60,7 +60,7 @@ def home(tmp_path, monkeypatch):
     fake.chmod(0o755)
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     monkeypatch.setattr(environments, "_interpreter", lambda *_: fake)
-    monkeypatch.setattr(environments, "ENVIRONMENTS", {"old": RECIPE})
+    monkeypatch.setattr(environments, "ENVIRONMENTS", {"old": SPEC})
     return environments.folder("old")
 
 
@@ -76,7 +76,7 @@ def test_is_built_in_order_and_then_counts(home, tmp_path):
     assert environments.create("old", said.append) == home
 
     installs = [c for c in calls(tmp_path) if "install" in c]
-    assert [c[-1] for c in installs] == list(RECIPE.steps)
+    assert [c[-1] for c in installs] == list(SPEC.steps)
     assert "-c" in installs[0] and "-c" not in installs[1]
     assert (home / "constraints.txt").read_text() == "late<2\n"
     assert environments.python("old") == home / "bin/python"
@@ -95,7 +95,7 @@ def test_one_that_is_there_is_left_alone(home, tmp_path):
 def test_another_pin_makes_it_outdated_and_it_is_built_anew(home, monkeypatch):
     environments.create("old", print)
     (home / "leftover").touch()
-    monkeypatch.setattr(environments, "ENVIRONMENTS", {"old": replace(RECIPE, steps=("library==1.9",))})
+    monkeypatch.setattr(environments, "ENVIRONMENTS", {"old": replace(SPEC, steps=("library==1.9",))})
 
     assert environments.state("old") == "outdated"
     with pytest.raises(Skipped):
@@ -183,8 +183,8 @@ def test_two_at_once(home):
 def test_no_python_it_runs_on(monkeypatch):
     monkeypatch.setenv("PATH", os.devnull)
     with pytest.raises(UserError, match=r"environment old needs one of python3\.0 on the path: install"):
-        environments._interpreter("old", replace(RECIPE, pythons=((3, 0),)))
-    assert environments._interpreter("old", replace(RECIPE, pythons=(sys.version_info[:2],))).samefile(sys.executable)
+        environments._interpreter("old", replace(SPEC, pythons=((3, 0),)))
+    assert environments._interpreter("old", replace(SPEC, pythons=(sys.version_info[:2],))).samefile(sys.executable)
 
 
 def test_gc_leaves_it_unless_all_goes(home):
@@ -199,10 +199,10 @@ def test_gc_leaves_it_unless_all_goes(home):
 def test_pins_are_part_of_a_method_s_key(monkeypatch):
     from bench.plan.resolve import method_digest
 
-    entry = registry.METHODS["sparseml-magnitude"]
+    entry = METHODS["sparseml-magnitude"]
     before = method_digest(entry)
     real = environments.ENVIRONMENTS["sparseml"]
     monkeypatch.setitem(environments.ENVIRONMENTS, "sparseml", replace(real, steps=(*real.steps, "numpy<2")))
 
     assert method_digest(entry) != before
-    assert method_digest(registry.METHODS["wanda"])
+    assert method_digest(METHODS["wanda"])

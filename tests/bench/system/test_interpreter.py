@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from bench.system import interpreter
+from helpers import runs
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,15 @@ def test_a_source_tree_that_is_not_installed_is_found(tmp_path, monkeypatch, ins
     path = interpreter.environment()["PYTHONPATH"]
 
     assert path == ("/elsewhere" if installed else f"/elsewhere{os.pathsep}{tmp_path}")
+
+
+def test_text_is_utf_8_whatever_the_locale(tmp_path):
+    """A training text of the user, read in a locale that has no such letters."""
+    (tmp_path / "text.txt").write_text("Zürich " * 2000, encoding="utf-8")
+    flags = ["--methods", "dense-ft", "--measures", "perplexity", "--set=training.batch=2", "--set=training.seqlen=16"]
+    flags += [f"--set=training.data={tmp_path / 'text.txt'}", "--set=training.tokens=32"]
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "CAST_BENCH_CACHE": str(tmp_path / "cache")}
+    run = runs.start("run", *flags, *runs.flags(tmp_path / "r"), env=os.environ | plain)
+    _, err = run.communicate(timeout=300)
+
+    assert run.returncode == 0, err

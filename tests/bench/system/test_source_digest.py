@@ -7,24 +7,22 @@ from pathlib import Path
 
 import pytest
 
-import bench
 from bench.system import source_digest
+from bench.system.interpreter import OWN_PACKAGES, ROOT
 from bench.system.source_digest import digest_source
 
-ROOT = Path(bench.__file__).parents[1]
-PACKAGES = ("bench", "methods", "cast", "baselines")
 WINDOWS = "bench/inputs/windows.py"
 
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
     """A copy of the packages' sources, which digests are taken of."""
-    for package in PACKAGES:
+    for package in OWN_PACKAGES:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("assets", "__pycache__"))
     find = source_digest.importlib.util.find_spec
 
     def find_in_copy(name):
-        if name not in PACKAGES:
+        if name not in OWN_PACKAGES:
             return find(name)
         return ModuleSpec(name, None, origin=str(tmp_path / name / "__init__.py"))
 
@@ -126,3 +124,18 @@ def test_another_method_of_the_same_package_does_not_count(tree):
 def test_an_unknown_module_is_an_error():
     with pytest.raises(ModuleNotFoundError, match=r"baselines\.nobody"):
         digest("baselines.nobody")
+
+
+@pytest.mark.parametrize("line", ["from .helper import f", "from . import helper", "from outer.helper import f"])
+def test_what_a_plug_in_imports_counts(tmp_path, monkeypatch, line):
+    package = tmp_path / "outer"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "core.py").write_text(line + "\n")
+    (package / "helper.py").write_text("def f():\n    return 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = digest("outer.core")
+    rewrite(package / "helper.py", "return 1", "return 2")
+
+    assert digest("outer.core") != before
+    forget()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bench.catalog import registry
+from bench.catalog.entries import METHODS, QUANTIZERS
 from bench.inputs import loading, windows
 from helpers import shared_calibration
 from helpers.runs import TINY
@@ -105,7 +105,7 @@ def test_streamed_from_disk_they_leave_the_same_bits(world, shared):
 
 
 def test_every_method_that_says_it_can_be_shared_is_among_these():
-    entries = registry.METHODS | registry.QUANTIZERS
+    entries = METHODS | QUANTIZERS
 
     assert {name for name, entry in entries.items() if entry.shares_calibration} == {case[1] for case in EXACT.values()}
 
@@ -135,3 +135,10 @@ def test_work_is_balanced():
     owners = Sharing(torch.device("cpu"), 0, 2).divide({"a": 3, "b": 5, "c": 3, "d": 1})
 
     assert owners == {"b": 0, "a": 1, "c": 1, "d": 0}
+
+
+def test_batches_are_as_large_as_the_processes_allow():
+    """Ten sequences, four in a batch: three processes have a batch each."""
+    parts = [Sharing(torch.device("cpu"), rank, 3).batches(torch.zeros(10, 8), batch=4) for rank in range(3)]
+
+    assert [[len(batch) for batch in part] for part in parts] == [[4], [4], [2]]

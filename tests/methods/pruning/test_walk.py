@@ -198,13 +198,13 @@ def test_reconstruction_error_is_its_definition(llama, make_job):
 
 @pytest.mark.numeric
 def test_reconstruction_error_is_taken_on_a_sample(llama, make_job):
-    """Every twelfth of 96 tokens, in two batches of 48."""
+    """Every thirteenth of 96 tokens, in two batches of 48: the positions in a sequence are not the same few."""
     job = make_job(llama, targets=("model.layers.1.mlp.down_proj",))
     (name,) = job.targets
     was = llama.get_submodule(name).weight.double().clone()
     walk = Walk(llama, job, rows, batch=3, sample_rows=8)
     for visit in walk:
-        x = visit.stat[::12].double()
+        x = visit.stat[::13].double()
         visit.prune(job.pattern.keep(visit.weight.abs()))
 
     change = llama.get_submodule(name).weight.double() - was

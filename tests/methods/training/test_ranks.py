@@ -7,6 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -182,3 +183,10 @@ def test_a_checkpoint_belongs_to_the_training_whatever_the_number_of_processes(t
         (artifact,) = {m.artifact.key: m.artifact for m in api.plan(spec).measurements if m.artifact.training}.values()
         folders.add((job.checkpoint_folder(artifact), artifact.training.seqlen))
     assert [seqlen for _, seqlen in sorted(folders, key=lambda pair: pair[1])] == [32, 64]
+
+
+def test_processes_of_one_machine_meet_where_no_other_machine_can_come():
+    store = ranks._make_store(ranks.HOST, 2)
+    listening = [c.laddr for c in psutil.Process().net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+
+    assert [ip for ip, port in listening if port == store.port] == ["127.0.0.1"]

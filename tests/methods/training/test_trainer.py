@@ -11,6 +11,7 @@ import torch
 from conftest import build, job_for
 
 from bench.catalog import registry
+from bench.catalog.entries import METHODS
 from cast.method import Cast
 from helpers.trainings import LAST_DIGIT, STEPS, counting, job_to_train, method, pruned, weight_of
 from methods.contract import Budget, Needs
@@ -20,8 +21,8 @@ from methods.training import checkpoint, trainer
 from methods.training.interrupt import Stopped, StopRequest, stop_request
 from methods.training.settings import Settings
 
-NAMES = [n for n, e in registry.METHODS.items() if "training" in e.needs]
-SPARSE = [n for n in NAMES if not registry.METHODS[n].dense]
+NAMES = [n for n, e in METHODS.items() if "training" in e.needs]
+SPARSE = [n for n in NAMES if not METHODS[n].dense]
 
 
 @pytest.fixture
@@ -378,7 +379,7 @@ def test_held_mask_is_the_priors(llama, task):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_needs_are_what_the_trainer_uses(name):
-    assert registry.load(registry.METHODS[name]).needs == Needs.TRAINING | Needs.TEACHER
+    assert registry.load(METHODS[name]).needs == Needs.TRAINING | Needs.TEACHER
 
 
 def test_other_patterns(llama, task):
@@ -387,3 +388,29 @@ def test_other_patterns(llama, task):
         outcome = method("cast").apply(copy.deepcopy(llama), replace(job, workdir=job.workdir / pattern[0]))
         for target in job.targets:
             assert Pattern.parse(pattern).violations(weight_of(outcome.model, target)) == 0
+
+
+def test_float16_is_refused(llama, task):
+    job = task(llama)
+    with pytest.raises(UserError, match="training in float16 loses small gradients: use --dtype bfloat16 or float32"):
+        method("dense-ft").apply(llama, replace(job, compute=replace(job.compute, dtype=torch.float16)))
+
+
+@pytest.mark.parametrize("name", ["cast", "elsa"])
+def test_without_validation_windows_it_trains_and_saves(name, llama, task):
+    job = replace(task(llama, budget={"checkpoint_s": 0}), validation=None)
+    notes = method(name).apply(copy.deepcopy(llama), job).notes
+
+    assert checkpoint.latest(job.workdir) and not notes["validation_perplexity"]
+    json.dumps(notes, allow_nan=False)
+
+
+def test_a_long_curve_keeps_its_last_step(llama, task, monkeypatch):
+    monkeypatch.setattr(trainer, "MAX_CURVE_ROWS", 2)
+    notes = method("dense-ft").apply(copy.deepcopy(llama), task(llama, "dense")).notes
+
+    assert [row["step"] for row in notes["curve"]] == [10, STEPS] and STEPS == 30
+
+
+def test_a_pull_outside_the_adaptive_step_has_no_lambda(llama, task):
+    assert "lambda_" not in method("cast", decoupled=True).apply(copy.deepcopy(llama), task(llama, steps=12)).notes

@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from baselines import maskllm
-from bench.catalog import registry
+from bench.catalog.entries import METHODS
 from bench.inputs.training_text import PackedCorpus
 from helpers.trainings import counting, job_to_train, method
 from methods.contract import Compute
@@ -114,7 +114,7 @@ WAITING = {
     "proxsparse": list(range(STEPS)),  # its descent ends when every group has arrived
 }
 QUICK = ("cast", "retrain", "dense-ft")
-TRAINED = [name for name, entry in registry.METHODS.items() if entry.trains]
+TRAINED = [name for name, entry in METHODS.items() if entry.trains]
 
 
 @pytest.mark.parametrize(

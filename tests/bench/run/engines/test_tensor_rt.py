@@ -156,7 +156,7 @@ def test_what_tensorrt_refuses_is_a_sentence(package):
 
 
 def test_it_measures_on_a_card_only(package, monkeypatch):
-    monkeypatch.setattr("bench.run.engines.contract.importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     with pytest.raises(UserError, match="--engine tensorrt measures on a CUDA device: use --device cuda"):
         tensor_rt.TensorRt().require("cpu")
     assert tensor_rt.TensorRt().about() == {"tensorrt": "11.0"}

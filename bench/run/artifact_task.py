@@ -14,13 +14,13 @@ from bench.run.forecast import Pace
 from bench.run.worker import Assignment
 from bench.system.cache import cache_dir, in_use
 
-Events = SimpleQueue[tuple["Slot", dict[str, Any] | BaseException | None]]
-"""What the slots of a run say, each in its order; None: a worker has said its last; or a fault of reading it."""
+EventQueue = SimpleQueue[tuple["ArtifactTask", dict[str, Any] | BaseException | None]]
+"""What the tasks of a run say, each in its order; None: a worker has said its last; or a fault of reading it."""
 JOIN_S = 10.0
 """For a reader to see that its worker has ended."""
 
 
-class Slot:
+class ArtifactTask:
     """Measurements of one artifact, and the worker that takes them."""
 
     def __init__(self, measurements: list[Measurement], label: str, executor: Executor, device: str) -> None:
@@ -40,13 +40,13 @@ class Slot:
             self._held = held.pop_all()
         self._reader: threading.Thread | None = None
 
-    def begin(self, job: Assignment, events: Events) -> None:
+    def begin(self, job: Assignment, events: EventQueue) -> None:
         """Send the worker its job. From now on what it says goes to `events`."""
         self.worker.send(job.on(self.device).model_dump_json())
         self._reader = threading.Thread(target=self._read, args=(events,), daemon=True)
         self._reader.start()
 
-    def _read(self, events: Events) -> None:
+    def _read(self, events: EventQueue) -> None:
         try:
             for line in self.worker.lines():
                 with contextlib.suppress(ValueError):  # its worker was killed in the middle of it

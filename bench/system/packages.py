@@ -1,0 +1,45 @@
+"""Packages of this distribution's extras: whether they are installed, and what to say where one is not."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from importlib.metadata import PackageNotFoundError, distribution, requires
+
+from methods.errors import UserError
+
+OF_EXTRA = re.compile(r"([\w.-]+).*; *extra == ['\"]([\w-]+)['\"]")
+"""A requirement of an extra, as a distribution's metadata has it: the package, and the extra."""
+
+
+def extras() -> dict[str, dict[str, bool]]:
+    """By the name of each extra its packages, and whether each is installed, in any version."""
+    out: dict[str, dict[str, bool]] = {}
+    for requirement in requires("cast-bench") or ():
+        if match := OF_EXTRA.fullmatch(requirement):
+            out.setdefault(match[2], {})[match[1]] = _is_installed(match[1])
+    return out
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        distribution(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def pip_install(extra: str) -> str:
+    """The command that installs an extra."""
+    return f"pip install 'cast-bench[{extra}]'"
+
+
+def require(*packages: str, what: str, how: str) -> None:
+    """Check that packages can be imported. what: needs them; how: the command that installs them.
+
+    Raises:
+        UserError: one cannot.
+    """
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{what} needs the package {package}: {how}")
