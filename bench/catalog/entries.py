@@ -342,7 +342,10 @@ MEASURES = {
     "zeroshot": Entry(
         "bench.measures.zeroshot:Zeroshot", about="accuracy on tasks of lm-eval, one measurement per task"
     ),
-    "speed": Entry("bench.measures.speed.measure:Speed", about="kernels on a CUDA device; skipped without one"),
+    "speed": Entry(
+        "bench.measures.speed.measure:Speed",
+        about="tokens per second of decoding; on a CUDA device also prompts, and linears one by one",
+    ),
     "pattern": Entry(
         "bench.measures.pattern:PatternHolds", about="number of groups that break the pattern; always measured"
     ),

@@ -229,6 +229,8 @@ def baseline_ls(folder: Folder = None, json: Json = False) -> None:
     """List the baselines in a folder."""
     from bench.compare.baseline import FOLDER, list_rows
 
+    if folder and not folder.is_dir():
+        raise UserError(f"--dir {str(folder)!r} is not a folder: name a folder of baselines")
     print_rows(list_rows(folder or FOLDER), json)
 
 

@@ -25,6 +25,7 @@ def families(context: typer.Context, json: Json = False) -> None:
                 "family": kind,
                 "blocks": family.blocks,
                 "linears": ", ".join(family.linears),
+                "experts": ", ".join(f"{e.path}.*.{name}" for name in e.linears) if (e := family.experts) else "",
                 "fused": ", ".join(sorted({name.rsplit(".", 1)[0] for name in family.fused})),
                 "logits": ", ".join(f"{step} {value}" for step, value in family.logits.items()),
             }

@@ -6,9 +6,10 @@ import contextlib
 import errno
 import os
 import re
+import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
@@ -17,13 +18,14 @@ from bench.cli.console import note
 from bench.system import interpreter, terminal
 from bench.system.cache import describe_unwritable
 from bench.system.suggest import shorten
+from bench.system.validation import describe_allowed
 from methods.errors import UserError
 
 app = typer.Typer(
     name="bench",
     help="Prune, quantize, measure and compare language models.",
     epilog="Exit codes: 0 success. 1 a measurement, a gate or a check failed. 2 invalid input; one line says why. "
-    "130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP; run the same command to resume.",
+    "130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP; run the same command to resume. 141 nobody reads the output.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -91,7 +93,7 @@ def main() -> None:
         note(terminal.shorten(str(fault), MAX_SENTENCE))
         sys.exit(2)
     except BrokenPipeError:
-        sys.exit(1)
+        _end_without_reader()
     except OSError as fault:
         if not (sentence := describe_unwritable(fault) or _describe_named_path(fault)):
             raise
@@ -104,10 +106,18 @@ def main() -> None:
             note(_sentence(fault))
         sys.exit(2)
     except SystemExit as end:  # for Ctrl-C, typer's own
+        if isinstance(end.__context__, BrokenPipeError):  # typer and rich make it 1, which is a verdict
+            _end_without_reader()
         if sentence := ending.describe_end(end.code):
             with contextlib.suppress(OSError):  # the terminal may be gone
                 note(sentence)
         raise
+
+
+def _end_without_reader() -> NoReturn:
+    """End as a program does that SIGPIPE stops: nobody reads its output, in `bench gate | head` for example."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # which is flushed at the end
+    sys.exit(128 + signal.SIGPIPE)
 
 
 def _describe_named_path(fault: OSError) -> str:
@@ -126,7 +136,11 @@ def _describe_named_path(fault: OSError) -> str:
 
 def _sentence(fault: Any) -> str:
     """What typer says of a command line, as one of our sentences."""
+    if hasattr(fault.__cause__, "errors"):  # pydantic's, of the value of a flag
+        first = fault.__cause__.errors()[0]
+        return f"invalid {fault.param.opts[0]}={shorten(first['input'])}: {describe_allowed(first)}"
     text = " ".join(fault.format_message().split()).rstrip(".")
     text = terminal.shorten(text, MAX_SENTENCE)
-    where = f": {fault.ctx.command_path} --help lists what there is" if fault.ctx else ""
+    colon = "" if text.endswith("?") else ":"
+    where = f"{colon} {fault.ctx.command_path} --help lists what there is" if fault.ctx else ""
     return text[:1].lower() + text[1:] + where

@@ -115,6 +115,9 @@ def plan(
     from bench.plan.refusal import describe_whole_blocks, find_problem
 
     planned = api.plan(spec)
+    if planned.to_pull and not planned.measurements:
+        name = planned.to_pull[0]
+        raise UserError(f"the plan of {name} needs its files, which are not downloaded yet: bench pull {name} first")
     for device in planned.devices if spec.executor == "local" else ():
         if not exists(device):
             note(f"device {device!r} is not on this machine: planned for one that has it")

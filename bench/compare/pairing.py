@@ -11,6 +11,7 @@ from bench.compare.result_set import ResultSet
 from bench.results import metrics
 from bench.results.identity import IdentityKey, Protocol
 from bench.results.record import ReadingRow, Record
+from methods.errors import UserError
 
 Seeds = dict[int | None, Record]
 """Records of one identity by seed; None: a method without seeds."""
@@ -101,11 +102,27 @@ def _hardware(record: Record) -> str:
 
 
 def group_by_identity(records: Iterable[Record], ignore: tuple[str, ...] = ()) -> dict[IdentityKey, Seeds]:
-    """Records by identity, then by seed. ignore: columns of an identity that do not count."""
+    """Records by identity, then by seed. ignore: columns of an identity that do not count.
+
+    Raises:
+        UserError: two records of one seed differ in nothing else.
+    """
     out: dict[IdentityKey, Seeds] = {}
     for record in records:
-        out.setdefault(record.identity.key("seed", *ignore), {})[record.identity.seed] = record
+        seeds = out.setdefault(record.identity.key("seed", *ignore), {})
+        if other := seeds.get(record.identity.seed):
+            raise UserError(_describe_clash(other, record))
+        seeds[record.identity.seed] = record
     return out
+
+
+def _describe_clash(a: Record, b: Record) -> str:
+    was, now = a.identity.labels(), b.identity.labels()
+    differing = [f"{column} {was[column]} and {now[column]}" for column in was if was[column] != now[column]]
+    return (
+        f"records {a.short_key} and {b.short_key} are of one row, and differ in {', '.join(differing) or 'no column'}: "
+        "compare one of them by its key instead (bench ls runs)"
+    )
 
 
 def pair_results(
@@ -122,7 +139,8 @@ def pair_results(
     unpaired: list[Unpaired] = []
     for key, was in old.items():
         if key in new:
-            some, others = pair_seeds(names[key], was, new[key], common_seeds)
+            name = names[key] + _pattern_change(was, new[key])
+            some, others = pair_seeds(name, was, new[key], common_seeds)
             pairs += some
             unpaired += others
         else:
@@ -132,6 +150,12 @@ def pair_results(
         if bad := [r for r in new[key].values() if r.status in ("failed", "diverged")]:
             unpaired.append(Unpaired(names[key], _measure(bad[0]), "NEW_FAILURE", _failure_reason(bad), tuple(bad)))
     return pairs, unpaired, len(only_new)
+
+
+def _pattern_change(was: Seeds, now: Seeds) -> str:
+    """Where a pair has two patterns: both, to follow its name."""
+    before, after = (next(iter(seeds.values())).identity.pattern for seeds in (was, now))
+    return f" ({before} → {after})" if before != after else ""
 
 
 def pair_seeds(name: str, was: Seeds, now: Seeds, common_seeds: bool) -> tuple[list[Pair], list[Unpaired]]:

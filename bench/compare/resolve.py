@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench.compare import baseline
 from bench.compare.result_set import ResultSet, gc_paused, read_items
+from bench.results.identity import COLUMNS, IdentityKey
 from bench.results.record import Record
 from bench.results.rows import latest
 from bench.results.store import ReadOnlyStore, require_results
@@ -17,6 +19,7 @@ METHOD_COLUMNS = ("method", "pattern", "calibration", "training")
 """Columns of an identity in which two compared methods, or two artifacts, may differ."""
 
 RECORD_COLUMNS = ("measure", "protocol")
+"""Columns in which the records of one artifact differ."""
 
 
 def resolve_both(a: str, b: str, results: Path) -> tuple[ResultSet, ResultSet, tuple[str, ...]]:
@@ -26,10 +29,45 @@ def resolve_both(a: str, b: str, results: Path) -> tuple[ResultSet, ResultSet, t
     the beginning of a record's key, which means all measurements of its artifact.
 
     Raises:
-        UserError: there is no such thing, or there are several.
+        UserError: there is no such thing, or there are several, or no artifact of one has its like in the other.
     """
     (before, some), (after, others) = (_resolve(text, results) for text in (a, b))
-    return before, after, tuple(dict.fromkeys((*some, *others)))
+    if not some and not others:
+        return before, after, ()
+    ignore = _columns_to_ignore(before.records, after.records)
+    was, now = (_artifacts(side.records, ignore) for side in (before, after))
+    if not was & now:
+        raise UserError(
+            f"no row of {a!r} pairs with one of {b!r}: {_describe_difference(was, now)}: "
+            f"name two records (bench ls runs) of rows that differ only in {', '.join(METHOD_COLUMNS)}"
+        )
+    return before, after, ignore
+
+
+def _columns_to_ignore(*sides: Sequence[Record]) -> tuple[str, ...]:
+    """METHOD_COLUMNS without those that a pair must share: those of which an artifact of one side has several values."""
+    ignore: tuple[str, ...] = METHOD_COLUMNS
+    for column in METHOD_COLUMNS:
+        fewer = tuple(c for c in ignore if c != column)
+        if any(len(_artifacts(side, fewer)) > len(_artifacts(side, ignore)) for side in sides):
+            ignore = fewer
+    return ignore
+
+
+def _artifacts(records: Iterable[Record], ignore: tuple[str, ...]) -> set[IdentityKey]:
+    """The identities of what was measured, whatever the measure and the seed."""
+    return {record.identity.key("seed", *RECORD_COLUMNS, *ignore) for record in records}
+
+
+def _describe_difference(was: Iterable[IdentityKey], now: Iterable[IdentityKey]) -> str:
+    """Columns in which the two have no value in common, or else other values, with those of both."""
+    values = {}
+    for column in COLUMNS:
+        values[column] = tuple({str(dict(key).get(column, "none")) for key in keys} for keys in (was, now))
+    differing = [column for column, (before, after) in values.items() if before != after]
+    disjoint = [column for column in differing if values[column][0].isdisjoint(values[column][1])]
+    lists = {c: [", ".join(sorted(some)) for some in values[c]] for c in disjoint or differing}
+    return "; ".join(f"{column} {before} against {after}" for column, (before, after) in lists.items())
 
 
 def _resolve(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from bench.results.metrics import Metric
 from bench.system.suggest import describe_unknown
 from bench.system.toml import read_toml
+from bench.system.validation import describe_allowed
 from methods.errors import UserError
 
 
@@ -31,7 +32,7 @@ class CompareSettings(BaseModel):
     def _check_not_negative(cls, value: dict[str, float]) -> dict[str, float]:
         for name, margin in value.items():
             if not 0 <= margin < float("inf"):
-                raise ValueError(f"{name} = {margin} must be 0 or more")
+                raise ValueError(f"{name} = {margin} must be at least 0")
         return value
 
     def margin(self, metric: Metric) -> float | None:
@@ -64,4 +65,4 @@ def read(path: Path | None, **over: Any) -> CompareSettings:
             raise UserError(
                 f"{path}: " + describe_unknown("setting", where, list(CompareSettings.model_fields))
             ) from None
-        raise UserError(f"{path}: invalid {where} = {first['input']!r}: {first['msg'].lower()}") from None
+        raise UserError(f"{path}: invalid {where} = {first['input']!r}: {describe_allowed(first)}") from None

@@ -168,15 +168,17 @@ def alias_of(name: str) -> Alias | None:
     if name in ALIASES:
         return ALIASES[name]
     with contextlib.suppress(OSError):  # a name too long for a path, or in a folder that cannot be entered
-        if Path(name).is_dir():
+        if name and Path(name).is_dir():
             return None
-        if name.endswith(".gguf") and Path(name).exists():
-            return Alias("gguf", name)
+        if Path(name).is_file():
+            if name.endswith(".gguf"):
+                return Alias("gguf", name)
+            raise UserError(f"{name!r} is a file: name a model folder or a .gguf file")
     if name.startswith((".", "/", "~")) or name.endswith("/"):
         raise UserError(f"model folder {name!r} does not exist: check the path, or use a known name (bench ls models)")
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         return Alias("hub", name)
-    raise UserError(describe_unknown("model", name, ALIASES) + "; or give a hub id (owner/name) or a folder")
+    raise UserError(describe_unknown("model", name, ALIASES, ", or a hub id (owner/name) or a folder"))
 
 
 def candidate_folders(name: str, alias: Alias, data_dir: Path | None) -> list[Path]:

@@ -22,7 +22,6 @@ from bench.plan.plan import Plan
 from bench.results.record import DONE
 from bench.results.store import Store
 from bench.system import provenance
-from methods.errors import UserError
 
 START_S = 1.0
 """A forked process that loads a small model."""
@@ -55,10 +54,7 @@ def rows(plan: Plan, model: CostModel | None = None) -> list[dict[str, Any]]:
     A stage that several artifacts share is counted with the first that needs it.
     """
     model = model or fit_model(plan)
-    try:
-        store: Store | None = Store(plan.spec.results, write=False)
-    except UserError:
-        store = None
+    store = Store(plan.spec.results, write=False) if plan.spec.results.exists() else None
     out = []
     made: set[str] = set()
     for measurements in plan.artifacts().values():

@@ -6,10 +6,11 @@ import json
 import math
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bench.catalog.choice import parse_chain, parse_method
 from bench.plan.spec import Spec, make_spec
+from bench.system.validation import describe_allowed
 from methods.errors import UserError
 
 MAX_TRIALS = 10_000
@@ -28,6 +29,13 @@ class Range(_Strict):
     log: bool = False
     """Even on a logarithmic scale."""
     choices: tuple[Value, ...] = ()
+
+    @field_validator("low", "high", mode="before")
+    @classmethod
+    def _is_number(cls, value: Any) -> Any:
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError("must be a number")
+        return value
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> Range:
@@ -109,7 +117,7 @@ def read_search(values: dict[str, Any]) -> tuple[Spec, Search]:
     except ValidationError as fault:
         first = fault.errors()[0]
         where = ".".join(["search", *map(str, first["loc"])])
-        raise UserError(f"invalid {where}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise UserError(f"invalid {where}: {describe_allowed(first)}") from None
     if "methods" in rest:
         raise UserError("a search takes its methods from [search.fields]: leave methods out")
     rest = {"quantizers": ("none",), "measures": ("perplexity",)} | rest

@@ -15,6 +15,7 @@ from bench.inputs.hub import mirror, require_mirror
 from bench.inputs.tasks import BUILTIN_TASKS
 from bench.results.store import RESULTS
 from bench.system.suggest import describe_unknown, shorten
+from bench.system.validation import describe_allowed
 from methods.errors import UserError
 
 MAX_SEED = 2**32 - 1
@@ -124,6 +125,16 @@ class SpeedSpec(_Strict):
     """What the measure `speed` times; on a CPU decoding alone."""
 
 
+def _split_commas(value: Any) -> Any:
+    """Text as the names between its commas; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    parts = value.split(",")
+    if not all(part.strip() for part in parts):
+        raise ValueError("leave the extra comma out" if "," in value else "must not be empty")
+    return parts
+
+
 class Targets(_Strict):
     """Globs over module names."""
 
@@ -135,7 +146,7 @@ class Targets(_Strict):
     @field_validator("include", "exclude", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(value.split(",")) if isinstance(value, str) else value
+        return _split_commas(value)
 
 
 class Spec(_Strict):
@@ -193,8 +204,7 @@ class Spec(_Strict):
     )
     @classmethod
     def _split(cls, value: Any) -> Any:
-        parts = value.split(",") if isinstance(value, str) else value
-        return (parts,) if isinstance(parts, int) else parts
+        return (value,) if isinstance(value, int) else _split_commas(value)
 
     @field_validator("log_to")
     @classmethod
@@ -208,6 +218,13 @@ class Spec(_Strict):
         if not parts or "" in parts:
             raise ValueError("needs at least one, and none of them empty")
         return parts
+
+    @field_validator("ray_address")
+    @classmethod
+    def _require_ray(cls, value: str, info: ValidationInfo) -> str:
+        if value != "auto" and info.data.get("executor") == "local":
+            raise ValueError("is for a Ray cluster: add --executor ray, or leave it out")
+        return value
 
     @field_validator("jobs", mode="plain")
     @classmethod
@@ -227,17 +244,6 @@ class Spec(_Strict):
         return named.resolve() if named else None
 
 
-KINDS = {
-    "int_parsing": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_parsing": "must be a number",
-    "bool_parsing": "must be true or false",
-    "string_type": "must be text",
-    "model_type": "must be a table of settings",
-}
-"""Of pydantic's messages, those that say how it parses."""
-
-
 def make_spec(values: dict[str, Any]) -> Spec:
     """A spec from plain values.
 
@@ -254,15 +260,15 @@ def _sentence(fault: ValidationError) -> str:
     first = fault.errors()[0]
     where = ".".join(str(p) for p in first["loc"] if not isinstance(p, int))
     if first["type"] == "extra_forbidden":
+        if where == "search":
+            return "the table [search] is for bench search FILE: use that, or leave the table out"
         model: type[BaseModel] = Spec
         for part in first["loc"][:-1]:
             model = type(getattr(model(), str(part)))
         return describe_unknown(
             "setting", where, [".".join([*map(str, first["loc"][:-1]), f]) for f in model.model_fields]
         )
-    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be").replace("'", "")
-    allowed = KINDS.get(first["type"], message)
-    return f"invalid {where}={shorten(first['input'])}: {allowed}"
+    return f"invalid {where}={shorten(first['input'])}: {describe_allowed(first)}"
 
 
 def assign(values: dict[str, Any], assignment: str) -> None:

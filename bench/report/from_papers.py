@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bench.report.view import Cell, Column, Row, Section, Table
+from bench.system.validation import describe_allowed
 from methods.errors import UserError
 
 MARK = "†"
@@ -84,7 +85,7 @@ def read_rows(path: Path) -> list[PaperRow]:
             first = fault.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise UserError(
-                f"{path}, line {lines.line_num}: invalid {where} = {first['input']!r}: {first['msg'].lower()}"
+                f"{path}, line {lines.line_num}: invalid {where} = {first['input']!r}: {describe_allowed(first)}"
             ) from None
 
 

@@ -15,10 +15,12 @@ def find_pruned(name: str, results: Path | None) -> tuple[Path, Record | None]:
     """The folder of a pruned model: a folder as it is (and no record), or the cached model behind a record.
 
     Raises:
-        UserError: no such record, or its model is no longer in the cache.
+        UserError: a file, no such record, or its model is no longer in the cache.
     """
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Path(name), None
+    if Path(name).is_file() and not name.endswith(".json"):  # as the file of a record does
+        raise UserError(f"{name!r} is a file: name a model folder or a record (bench ls runs)")
     record = Store(results or RESULTS, write=False).find(name)
     if not record.artifact:
         raise UserError(

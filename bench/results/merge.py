@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.results.record import DONE, Record
-from bench.results.store import Store
+from bench.results.store import Store, require_results
 from methods.errors import UserError
 
 
@@ -26,7 +26,9 @@ def merge_folders(sources: Sequence[Path], into: Path) -> MergeSummary:
     Raises:
         UserError: a folder is not there, or is `into`, or scores are not those that their record speaks of; what came before stays.
     """
-    folders = [Store(source, write=False) for source in sources]
+    folders = [Store(source, write=False, how="as in bench merge DIR") for source in sources]
+    for source in sources:
+        require_results(source)
     if same := next((source for source in sources if source.resolve() == into.resolve()), None):
         raise UserError(f"{str(same)!r} is the folder that is merged into: name others, or another one with --results")
     target = Store(into)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,8 @@ class Store:
                 raise UserError(
                     f"results folder {str(root)!r} cannot be written ({fault.strerror}): name another {how}"
                 ) from None
+        elif root.is_file():
+            raise UserError(f"results folder {str(root)!r} is a file, not a folder: name another {how}")
         elif not root.is_dir():
             raise UserError(f"results folder {str(root)!r} is not there: name one {how}, or run bench run first")
 
@@ -85,9 +88,8 @@ class Store:
         stem = Path(prefix).stem
         paths = [p for p in sorted((self.root / "records").glob("*.json")) if p.stem.startswith(stem[:32])]
         if len(paths) != 1:
-            raise UserError(
-                f"{len(paths)} records in {str(self.root)!r} begin with {stem!r}: bench report --format json lists them"
-            )
+            lists = f"bench ls runs --results {shlex.quote(str(self.root))} lists them"
+            raise UserError(f"{len(paths)} records in {str(self.root)!r} begin with {stem!r}: {lists}")
         if (record := self._read(paths[0])) is None:
             raise UserError(self.moved[-1])
         return record

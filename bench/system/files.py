@@ -55,7 +55,11 @@ def require_folder(path: Path, option: str = "--out", *, new: bool) -> None:
     try:
         place = find_existing(path)
         if place == _absolute(path) and (not place.is_dir() or (new and any(place.iterdir()))):
-            raise UserError(f"{option} {str(path)!r} exists already: use a new folder{', or empty it' if new else ''}")
+            is_dir = place.is_dir()
+            problem = (
+                "exists already: use a new folder, or empty it" if is_dir else "is a file, not a folder: name another"
+            )
+            raise UserError(f"{option} {str(path)!r} {problem}")
         os.rmdir(tempfile.mkdtemp(prefix=".probe-", dir=place))
     except (OSError, ValueError) as fault:
         if getattr(fault, "errno", None) in (errno.ENOSPC, errno.EDQUOT):

@@ -13,11 +13,14 @@ MAX_TYPED = 80
 """Characters of what a user typed."""
 
 
-def describe_unknown(kind: str, name: str, known: Any) -> str:
-    """An error sentence for an unknown name, with the nearest known names, or all of them, or as many as fit."""
+def describe_unknown(kind: str, name: str, known: Any, also: str = "") -> str:
+    """An error sentence for an unknown name, with the nearest known names, or all of them, or as many as fit.
+
+    also: follows these names: what else may be given.
+    """
     name = shorten(name)
     near = get_close_matches(name, list(known), n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {_list(list(known))}"
+    hint = f"did you mean {' or '.join(near)}{also}?" if near else f"known: {_list(list(known))}{also}"
     return f"unknown {kind} {name!r}: {hint}"
 
 

@@ -4,6 +4,7 @@ import inspect
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -52,7 +53,17 @@ def refused(cli):
 BAD = {
     "method": ("run --methods wandaa", ["unknown method 'wandaa'", "wanda"]),
     "method, far off": ("run --methods zzz", ["'zzz'", "magnitude"]),
-    "model": ("run --model tinny", ["'tinny'", "tiny"]),
+    "model": ("run --model tinny", ["unknown model 'tinny': did you mean tiny, or a hub id (owner/name) or a folder?"]),
+    "model, far off": ("run --model zzz", ["unknown model 'zzz': known: ", ", or a hub id (owner/name) or a folder"]),
+    "model, extra comma": ("run --model tiny,", ["invalid models=tiny,: leave the extra comma out"]),
+    "targets, extra comma": (
+        "run --set targets.include=*q,",
+        ["invalid targets.include=*q,: leave the extra comma out"],
+    ),
+    "model that is not here": (
+        "plan --model opt-125m",
+        ["the plan of opt-125m needs its files", "bench pull opt-125m"],
+    ),
     "measure": ("run --measures perplexitty", ["'perplexitty'", "perplexity"]),
     "field": ("run --methods wanda:foo=1", ["wanda", "'foo'"]),
     "field, misspelt": ("run --methods sparsegpt:blok=1", ["sparsegpt", "'blok'", "block"]),
@@ -82,7 +93,23 @@ BAD = {
         ["c4 has no validation split", "wiki-mini", "wikitext2"],
     ),
     "not for evaluation": ("run --set perplexity.data=fineweb-edu", ["fineweb-edu has no evaluation split", "c4"]),
-    "set, too small": ("run --set perplexity.windows=0", ["perplexity.windows", "0", "greater than or equal to 1"]),
+    "set, too small": ("run --set perplexity.windows=0", ["invalid perplexity.windows=0: must be at least 1"]),
+    "set, too large": ("run --set threads=4097", ["invalid threads=4097: must be at most 4096"]),
+    "set, not above": ("run --max-memory 0", ["invalid max_memory=0.0: must be above 0"]),
+    "set, no path": ("run --set results=3", ["invalid results=3: must be a path"]),
+    "set, no list": ("run --set targets.include=3", ["invalid targets.include=3: must be a list"]),
+    "set, no text": ("run --set device=3", ["invalid device=3: must be text"]),
+    "set, a long number": (f"run --set threads={'9' * 5000}", ["invalid threads=99", "must be a whole number"]),
+    "flag, no number": ("run --max-memory 4GB", ["invalid --max-memory=4GB: must be a number"]),
+    "flag, no whole number": ("plan --shards x", ["invalid --shards=x: must be a whole number"]),
+    "flag, out of range": ("plan --shards 0", ["invalid --shards=0: must be at least 1"]),
+    "flag, too small": ("finetune --artifact a --data d --out o --rank -1", ["invalid --rank=-1: must be at least 0"]),
+    "ray, without it": ("run --ray-address h:1", ["invalid ray_address=h:1", "add --executor ray, or leave it out"]),
+    "nothing to pull": ("pull ''", ["unknown model ''"]),
+    "command": ("rnu", ["no such command 'rnu'. Did you mean 'run'? bench --help"]),
+    "baselines": ("baseline ls --dir nowhere", ["--dir 'nowhere' is not a folder: name a folder of baselines"]),
+    "merge, missing": ("merge nowhere --results m", ["'nowhere' is not there", "as in bench merge DIR"]),
+    "merge, no results": ("merge . --results m", ["'.' is no results folder: it has no records/ in it"]),
     "seeds": ("run --seeds a", ["seeds", "invalid seeds=a"]),
     "dtype": (
         "run --dtype float8",
@@ -103,7 +130,7 @@ BAD = {
         ["wiki-mini has ", " tokens", "perplexity.seqlen=10000000", "use a smaller one"],
     ),
     "mirror": ("run --data-dir nowhere", ["'nowhere'", "make it"]),
-    "zero-shot limit": ("run --set zeroshot.limit=0", ["zeroshot.limit", "0", "greater than or equal to 1"]),
+    "zero-shot limit": ("run --set zeroshot.limit=0", ["invalid zeroshot.limit=0: must be at least 1"]),
     "list": ("ls method", ["'method'", "methods"]),
     "results to read": ("report --results nowhere", ["'nowhere'", "--results"]),
     "tracker": ("run --log-to tensorboard", ["log_to", "mlflow", "wandb"]),
@@ -113,7 +140,7 @@ BAD = {
 
 @pytest.mark.parametrize(("args", "said"), BAD.values(), ids=BAD)
 def test_bad_input_is_one_sentence(refused, args, said):
-    sentence = refused(*args.split())
+    sentence = refused(*shlex.split(args))
 
     assert [s for s in said if s not in sentence] == [], sentence
 
@@ -179,6 +206,13 @@ def test_unreadable_toml(refused, tmp_path):
     assert "c.toml" in (sentence := refused("run", "--config", "c.toml")) and "is not TOML" in sentence
 
 
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_search_is_not_run(refused, tmp_path, command):
+    (tmp_path / "c.toml").write_text("[search]\ntrials = 4\n")
+
+    assert "[search] is for bench search FILE" in refused(command, "--config", "c.toml")
+
+
 def test_unknown_key_in_toml(refused, tmp_path):
     (tmp_path / "c.toml").write_text("[calibration]\nsequence = 4\n")
     assert (
@@ -187,9 +221,23 @@ def test_unknown_key_in_toml(refused, tmp_path):
     )
 
 
-def test_results_that_cannot_be_written(refused, tmp_path):
+@pytest.mark.parametrize("command", ["run", "plan", "report"])
+def test_results_that_are_a_file(refused, tmp_path, command):
     (tmp_path / "taken").write_text("")
-    assert "'taken'" in (sentence := refused("run", "--results", "taken")) and "--results" in sentence
+    sentence = refused(command, "--results", "taken")
+
+    assert "'taken' is a file, not a folder: name another" in sentence and "--results" in sentence
+
+
+@pytest.mark.parametrize(
+    "command", ["run --model x", "verify x", "pull x", "export x --out o", "finetune --artifact x"]
+)
+def test_a_model_that_is_a_file(refused, tmp_path, command):
+    (tmp_path / "x").write_text("")
+    more = ("--data", "wiki-mini", "--out", "o") if command.startswith("finetune") else ()
+    sentence = refused(*command.split(), *more)
+
+    assert "'x' is a file: name a model folder or a" in sentence
 
 
 def test_model_without_a_hub(refused):
@@ -219,7 +267,9 @@ def test_corpus_without_a_hub(refused):
 
 def test_unknown_record(refused, tmp_path):
     Store(tmp_path / "r")
-    assert "'abcdef'" in refused("show", "abcdef", "--results", "r")
+    sentence = refused("show", "abcdef", "--results", "r")
+
+    assert "'abcdef'" in sentence and "bench ls runs --results r lists them" in sentence
 
 
 def test_unknown_format(refused, tmp_path):

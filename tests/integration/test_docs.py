@@ -12,6 +12,8 @@ import typer
 
 from bench.catalog import registry
 from bench.cli import main
+from bench.export.model import MODEL_FORMATS
+from bench.inputs.models import ALIASES
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -86,6 +88,20 @@ def test_what_no_page_describes_is_described_from_its_code(section, catalog, mon
     for name, entry in registry.SECTIONS[section].built_in.items():
         assert f"### {name}\n\n{catalog.escape(entry.about)}" in text
         assert f"[{name}](#{name})" in catalog.overview(section)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_a_plan_that_is_shown_has_its_model(page):
+    """`bench plan` does not download one."""
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
+        for name in re.findall(r"bench plan .*--model (\S+)", block):
+            assert ALIASES[name].source == "bundled" or f"bench pull {name}" in block
+
+
+@pytest.mark.parametrize("page", ["start", "commands"])
+def test_every_format_of_a_model_is_described(page):
+    text = (ROOT / f"docs/{page}.md").read_text()
+    assert [name for name in MODEL_FORMATS if not re.search(rf"\b{name}\b", text)] == []
 
 
 def test_facts_of_a_method(catalog):

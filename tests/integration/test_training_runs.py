@@ -107,7 +107,7 @@ def test_the_interval_of_checkpoints_is_no_part_of_a_key(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"training.checkpoint_s": -1}, "invalid training.checkpoint_s=-1: must be greater than or equal to 0"),
+        ({"training.checkpoint_s": -1}, "invalid training.checkpoint_s=-1: must be at least 0"),
         ({"training.checkpoint_s": "inf"}, "invalid training.checkpoint_s=inf: must be a finite number"),
         ({"training.tokens": 10}, "training.tokens=10 is less than one step of 32 x 128 tokens"),
         ({"training.data": "nowhere.txt"}, "training text 'nowhere.txt' does not exist"),

@@ -5,9 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from bench.compare import resolve
+from bench.compare.pairing import group_by_identity
 from bench.report import figures
 from bench.stats import changepoints
 from helpers import fake_records, runs
+from methods.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +43,64 @@ def test_methods_meet_on_the_seeds_they_share(results, capsys, monkeypatch):
     assert (row["verdict"], row["mark"], row["seeds"], row["n"]) == ("IMPROVED", "-", 2, 30)
     assert row["value"] == pytest.approx(np.exp(-0.05), rel=1e-3)
     assert row["low"] < row["value"] < row["high"] < 1
+
+
+@pytest.fixture
+def two_patterns(tmp_path):
+    """Two methods at 2:4 and 6:8, on one seed, and the dense model."""
+    root = tmp_path / "two patterns"
+    for method, change in (("wanda", 0.0), ("sparsegpt", -0.05)):
+        for pattern, loss in (("2:4", 0.3), ("6:8", 0.1)):
+            about = {
+                "method": method,
+                "identity": {"pattern": pattern, "calibration": f"c4@{len(method)}x8"},
+                "seed": 0,
+            }
+            fake_records.perplexity(root, loss + change, 0.01, noise=len(method), **about)
+            fake_records.accuracy(root, round(1000 * (loss + change)), **about)
+    fake_records.perplexity(root, method="dense", identity={"pattern": "dense"})
+    return root
+
+
+def test_methods_meet_pattern_by_pattern(two_patterns, capsys, monkeypatch):
+    """The calibration of both has one value, and may differ."""
+    _, printed, _ = compare(capsys, monkeypatch, two_patterns, "wanda", "sparsegpt")
+
+    values = {r["row"]: r["value"] for r in printed["rows"] if r["metric"] == "perplexity"}
+    assert list(values) == ["tiny 2:4 wiki-mini@128", "tiny 6:8 wiki-mini@128"]
+    assert list(values.values()) == pytest.approx([np.exp(-0.05)] * 2, rel=1e-3)
+    assert [r["value"] for r in printed["rows"] if r["metric"] == "acc"] == pytest.approx([0.05, 0.05])
+
+
+def test_a_pattern_that_one_method_lacks_is_missing(two_patterns, capsys, monkeypatch):
+    fake_records.perplexity(two_patterns, method="ria", seed=0)
+    _, printed, _ = compare(capsys, monkeypatch, two_patterns, "wanda", "ria")
+
+    verdicts = {(r["row"].split()[1], r["metric"]): r["verdict"] for r in printed["rows"]}
+    assert verdicts["2:4", "perplexity"] == "IMPROVED" and verdicts["6:8", "perplexity"] == "MISSING"
+
+
+def test_two_patterns_of_one_pair_are_in_its_name(two_patterns, capsys, monkeypatch):
+    fake_records.perplexity(two_patterns, method="ria", seed=0)
+    _, printed, _ = compare(capsys, monkeypatch, two_patterns, "dense", "ria")
+
+    (row,) = printed["rows"]
+    assert row["row"] == "tiny wiki-mini@128 (dense → 2:4)"
+
+
+def test_patterns_that_do_not_meet_are_refused(two_patterns, capsys, monkeypatch):
+    fake_records.perplexity(two_patterns, method="dense", identity={"pattern": "dense", "quantizer": "int8"})
+    code, _, err = compare(capsys, monkeypatch, two_patterns, "dense", "wanda")
+
+    assert code == 2 and len(err.splitlines()) == 1
+    assert "one of 'wanda': pattern dense against 2:4, 6:8: " in err and "bench ls runs" in err
+
+
+def test_no_record_is_dropped_without_a_word(two_patterns):
+    found = resolve.read(two_patterns)
+
+    with pytest.raises(UserError, match=r"pattern 2:4 and 6:8|pattern 6:8 and 2:4"):
+        group_by_identity([r for r in found.records if r.identity.method == "wanda"], ("pattern",))
 
 
 def test_a_folder_that_is_called_as_a_method_is_does_not_hide_it(results, tmp_path, capsys, monkeypatch):

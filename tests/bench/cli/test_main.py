@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -35,3 +37,16 @@ def test_any_other_fault_keeps_its_traceback(cli, monkeypatch, tmp_path, path, n
     fail(monkeypatch, path, number)
     with pytest.raises(OSError, match=os.strerror(number)):
         cli("report", str(tmp_path))
+
+
+@pytest.mark.parametrize("command", ["ls models", "ls models --json", "--help"])
+def test_output_that_nobody_reads_is_no_verdict(command):
+    """Exit code 1 would be that of a gate that failed."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", *command.split()], stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+
+    assert (done.returncode, done.stderr) == (141, b"")

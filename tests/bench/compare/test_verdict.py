@@ -338,10 +338,10 @@ def test_exit_codes(roots, capsys, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("toml", "part"),
     [
-        ("alpha = 2\n", "alpha"),
+        ("alpha = 2\n", "invalid alpha = 2: must be below 1"),
         ("[margin]\nacc = 0.1\n", "margins"),
-        ("[margins]\nacc = -1\n", "0 or more"),
-        ("[margins]\nacc = 'x'\n", "margins.acc"),
+        ("[margins]\nacc = -1\n", "at least 0"),
+        ("[margins]\nacc = 'x'\n", "invalid margins.acc = 'x': must be a number"),
         ("nonsense", "not TOML"),
         (None, "cannot be read"),
     ],

@@ -96,6 +96,8 @@ def test_the_list_has_every_family(cli):
     assert code == 0 and rows.keys() == FAMILIES.keys()
     assert rows["phi3"]["fused"] == "mlp.gate_up_proj, self_attn.qkv_proj"
     assert rows["gemma2"]["logits"] == "cap final_logit_softcapping"
+    assert rows["mixtral"]["experts"] == "mlp.experts.*.gate_up_proj, mlp.experts.*.down_proj"
+    assert rows["llama"]["experts"] == ""
 
 
 def test_bad_folders_are_one_sentence(tmp_path, cli):

@@ -34,9 +34,13 @@ def test_a_spec_and_its_search():
     ("values", "words"),
     [
         ({k: v for k, v in SPEC.items() if k != "search"}, "no table"),
-        (changed(trials=0), "invalid search.trials"),
-        (changed(fields={}), "invalid search.fields"),
+        (changed(trials=0), "invalid search.trials: must be at least 1"),
+        (changed(fields={}), "invalid search.fields: must not be empty"),
         (changed(fields={"retrain": {}}), "no field of retrain"),
+        (
+            changed(fields={"retrain": {"lr": {"low": "a", "high": 1}}}),
+            "invalid search.fields.retrain.lr.low: must be a number",
+        ),
         (changed(fields={"retrain": {"lr": {"low": 1e-3}}}), "use low and high, or choices"),
         (changed(fields={"retrain": {"lr": {"low": 1, "high": 2, "choices": [1]}}}), "use low and high, or choices"),
         (changed(fields={"retrain": {"lr": {"low": 2, "high": 1}}}), "low must be below high"),

@@ -291,5 +291,5 @@ def test_find_wants_exactly_one(store, prefix):
     if prefix == "ab":
         assert store.find(prefix).key == KEY
     else:
-        with pytest.raises(UserError, match=r"bench report --format json lists them"):
+        with pytest.raises(UserError, match=r"bench ls runs --results .* lists them"):
             store.find(prefix)
