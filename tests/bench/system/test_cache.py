@@ -160,12 +160,13 @@ def artifacts(tmp_path, quantizers):
 
 def test_a_stage_is_made_once_however_many_start_from_it(tmp_path, monkeypatch):
     """Two workers, for two quantizers of one pruned model."""
-    made, apply = [], Builder._apply
+    made, apply, one = [], Builder._apply, threading.Lock()  # transformers loads one model at a time in a process
 
     def slowly(builder, artifact, before, workdir):
         made.append(artifact.stage_labels)
         time.sleep(0.5)
-        return apply(builder, artifact, before, workdir)
+        with one:
+            return apply(builder, artifact, before, workdir)
 
     monkeypatch.setattr(Builder, "_apply", slowly)
     workers = [
