@@ -19,8 +19,8 @@ from bench.stats.bootstrap import Estimate
 FAILING_VERDICTS = ("REGRESSION", "NEW_FAILURE", "MISSING")
 VERDICTS = (*FAILING_VERDICTS, "INCONCLUSIVE", "NOT_COMPARABLE", "FIXED", "IMPROVED", "OK")
 """Worst first."""
-MARKS = {"REGRESSION": "+", "IMPROVED": "-", "OK": "", "INCONCLUSIVE": "~", "NOT_COMPARABLE": "x"}
-"""As in asv: + is worse and - is better. All others have the mark !, for a failure."""
+MARKS = {"REGRESSION": "-", "IMPROVED": "+", "OK": "", "INCONCLUSIVE": "~", "NOT_COMPARABLE": "x"}
+"""- is worse and + is better. All others have the mark !, for a failure."""
 
 
 def _ratio(logarithm: float) -> float:

@@ -40,7 +40,7 @@ def test_methods_meet_on_the_seeds_they_share(results, capsys, monkeypatch):
     _, printed, _ = compare(capsys, monkeypatch, results, "wanda", "sparsegpt")
 
     (row,) = printed["rows"]
-    assert (row["verdict"], row["mark"], row["seeds"], row["n"]) == ("IMPROVED", "-", 2, 30)
+    assert (row["verdict"], row["mark"], row["seeds"], row["n"]) == ("IMPROVED", "+", 2, 30)
     assert row["value"] == pytest.approx(np.exp(-0.05), rel=1e-3)
     assert row["low"] < row["value"] < row["high"] < 1
 
@@ -115,7 +115,7 @@ def test_a_method_without_seeds_meets_every_seed(results, capsys, monkeypatch):
     _, printed, _ = compare(capsys, monkeypatch, results, "wanda", "magnitude")
 
     (row,) = [r for r in printed["rows"] if r["metric"] == "perplexity"]
-    assert (row["verdict"], row["mark"], row["seeds"]) == ("REGRESSION", "+", 3)
+    assert (row["verdict"], row["mark"], row["seeds"]) == ("REGRESSION", "-", 3)
 
 
 def test_folders_meet_slot_by_slot(results, tmp_path, capsys, monkeypatch):
@@ -181,7 +181,7 @@ def test_table_and_markdown(results, capsys, monkeypatch, tmp_path):
     assert "IMPROVED" in out and "×0.951" in out and "2 seeds, 30 articles" in out
 
     _, out, _ = runs.call(capsys, monkeypatch, *args, "--md", "-")
-    assert out.startswith("### wanda → sparsegpt") and "| - | <code>tiny" in out
+    assert out.startswith("### wanda → sparsegpt") and "| + | <code>tiny" in out
 
 
 def test_two_commits_with_one_beginning(results, capsys, monkeypatch):
