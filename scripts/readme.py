@@ -83,15 +83,18 @@ def figures() -> dict[Path, str]:
 def ratios(where: str) -> str:
     folder, *names = where.split()
     results = pairwise.with_cache(resolve.read(ROOT / folder))
-    by_method: dict[str, Seeds] = {}
-    for record in sorted(results.records, key=lambda r: str(r.identity.seed)):  # the draws follow the seeds
+    rows: dict[str, dict[str, Seeds]] = {}
+    for record in results.records:
         identity = record.identity
         if (identity.measure, identity.quantizer) == ("perplexity", "none"):
-            by_method.setdefault(identity.method, {})[identity.seed] = record
+            rows.setdefault(identity.method, {}).setdefault(identity.pattern, {})[identity.seed] = record
     lines = ["| perplexity ratio | | 95% interval | |", "|---|---:|---:|---|"]
     for a, b in zip(names[::2], names[1::2], strict=True):
         a, b = a.replace("_+_", " + "), b.replace("_+_", " + ")
-        r = pairwise.compare(by_method[b], by_method[a], "perplexity", results)
+        if several := [name for name in (a, b) if len(rows[name]) > 1]:
+            sys.exit(f"{several[0]} in {folder} has several patterns: {', '.join(rows[several[0]])}")
+        (before,), (after,) = rows[b].values(), rows[a].values()
+        r = pairwise.compare(before, after, "perplexity", results)
         if r is None:
             sys.exit(f"{a} and {b} in {folder} cannot be compared: bench compare --results {folder} says why")
         over = f"{r.seeds} seeds, {r.n} {r.unit}" if r.seeds > 1 else f"{r.n} {r.unit}"

@@ -170,7 +170,7 @@ def pair_seeds(name: str, was: Seeds, now: Seeds, common_seeds: bool) -> tuple[l
         unpaired.append(Unpaired(name, measure, "NOT_COMPARABLE", f"{next(iter(was.values())).status} before, too"))
     if not good:
         return [], unpaired
-    matches = {s: _matches(now, s) for s in sorted(good, key=lambda s: -1 if s is None else s)}
+    matches = {s: _matches(now, s) for s in sorted(good, key=_order)}
     if common_seeds and any(matches.values()):
         matches = {s: records for s, records in matches.items() if records}
     if bad := [r for records in matches.values() for r in records if r.status in ("failed", "diverged")]:
@@ -193,9 +193,13 @@ def pair_seeds(name: str, was: Seeds, now: Seeds, common_seeds: bool) -> tuple[l
 def _matches(records: Mapping[int | None, Record], seed: int | None) -> list[Record]:
     """The records that a seed is paired with: those of the same seed. A row without seeds is paired with all of them."""
     if seed is None:
-        return list(records.values())
+        return [records[s] for s in sorted(records, key=_order)]  # an interval's draws follow the seeds
     record = records.get(seed, records.get(None))
     return [record] if record else []
+
+
+def _order(seed: int | None) -> int:
+    return -1 if seed is None else seed
 
 
 def _explain_absence(name: str, key: IdentityKey, was: Seeds, new: Mapping[IdentityKey, Seeds]) -> Unpaired:
