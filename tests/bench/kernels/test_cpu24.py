@@ -8,6 +8,7 @@ import torch
 from bench.kernels import cpu24, native
 from bench.kernels.integers24 import pack_rounded
 from bench.kernels.packed24 import PackedWeight, pack, unpack
+from bench.system.devices import KERNEL_PATH
 from helpers.runs import USUAL
 from methods.errors import UserError
 from methods.pattern import Pattern
@@ -136,11 +137,11 @@ def test_what_the_kernel_has_no_path_for():
 
 
 def test_the_environment_names_a_path(kernel, monkeypatch):
-    monkeypatch.setenv(native.PATH_ENV, "portable")
+    monkeypatch.setenv(KERNEL_PATH, "portable")
     assert native.select_path(kernel) == "portable"
-    monkeypatch.delenv(native.PATH_ENV)
+    monkeypatch.delenv(KERNEL_PATH)
     assert native.select_path(kernel) == kernel.best
-    monkeypatch.setenv(native.PATH_ENV, "avx513")
+    monkeypatch.setenv(KERNEL_PATH, "avx513")
     with pytest.raises(UserError, match="invalid BENCH_KERNEL_PATH='avx513': this processor supports portable"):
         native.select_path(kernel)
 
