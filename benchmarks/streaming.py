@@ -159,7 +159,7 @@ def main() -> None:
                 for mode in asked.mode if count in COMPARED else asked.mode[:1]:
                     row = prune(folder, method, mode, Path(room) / "out")
                     figures.setdefault(f"{parameters(count) / 1e9:.1f} B", {})[f"{method}, {mode}"] = row
-                    finish("streaming", figures)
+                    finish("streaming", by_size(figures))
         if asked.mixture or asked.layers is LAYERS:
             for method in asked.method:
                 for mode in asked.mode:
@@ -167,7 +167,12 @@ def main() -> None:
                     name = asked.label or "streamed by expert" if mode == "streamed" else mode
                     size = f"{mixture_parameters() / 1e9:.1f} B, a mixture"
                     figures.setdefault(size, {})[f"{method}, {name}"] = {"peak_bytes": row["peak_bytes"]}
-                    finish("streaming", figures)
+                    finish("streaming", by_size(figures))
+
+
+def by_size(figures: dict[str, Any]) -> dict[str, Any]:
+    """What is said of all first, then the smallest model; the mixture last."""
+    return dict(sorted(figures.items(), key=lambda item: ("mixture" in item[0], isinstance(item[1], dict), item[0])))
 
 
 def made(folder: Path, *which: str) -> Path:
