@@ -1,5 +1,6 @@
 """Programs that this package starts search its own installation, and not the current folder."""
 
+import codecs
 import os
 import subprocess
 import sys
@@ -7,7 +8,6 @@ import sys
 import pytest
 
 from bench.system import interpreter
-from helpers import runs
 
 
 @pytest.mark.parametrize(
@@ -52,13 +52,14 @@ def test_a_source_tree_that_is_not_installed_is_found(tmp_path, monkeypatch, ins
     assert path == ("/elsewhere" if installed else f"/elsewhere{os.pathsep}{tmp_path}")
 
 
-def test_text_is_utf_8_whatever_the_locale(tmp_path):
-    """A training text of the user, read in a locale that has no such letters."""
-    (tmp_path / "text.txt").write_text("Zürich " * 2000, encoding="utf-8")
-    flags = ["--methods", "dense-ft", "--measures", "perplexity", "--set=training.batch=2", "--set=training.seqlen=16"]
-    flags += [f"--set=training.data={tmp_path / 'text.txt'}", "--set=training.tokens=32"]
-    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "CAST_BENCH_CACHE": str(tmp_path / "cache")}
-    run = runs.start("run", *flags, *runs.flags(tmp_path / "r"), env=os.environ | plain)
-    _, err = run.communicate(timeout=300)
+def test_text_is_utf_8_whatever_the_locale():
+    """And what is printed stays in the terminal's encoding."""
+    code = "from bench.system.interpreter import require_utf8 as r; r(); import sys; print(open('/dev/null').encoding)"
+    code += "; print(sys.stdout.encoding)"
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONIOENCODING"} | plain
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
 
-    assert run.returncode == 0, err
+    text, terminal = run.stdout.split()
+    assert codecs.lookup(text).name == "utf-8" and codecs.lookup(terminal).name == "ascii"
+    assert interpreter.environment()["PYTHONUTF8"] == "1"
