@@ -88,9 +88,8 @@ class Gated(nn.Module):
 
     def soft_mask(self, sampling: Sampling) -> Tensor:
         """A sampled mask [out, in], with values from 0 to 1; the mean of each group is n / m."""
-        generator = _generator(
-            self.gate.device, *self._key, sampling.step + 1
-        )  # a key that ends in 0 is the gates' own
+        # from 1: numpy takes a key that ends in 0 for the shorter one, which is the gates' own
+        generator = _generator(self.gate.device, *self._key, sampling.step + 1)
         noise = torch.empty_like(self.gate).exponential_(generator=generator)
         noise = noise.clamp_(min=torch.finfo(noise.dtype).tiny).log_().neg_()  # an exponential sample may be 0
         probability = ((sampling.kappa * self.gate + noise) / sampling.tau).softmax(-1)

@@ -113,7 +113,7 @@ def files(name: str, use: str, data_dir: Path | None) -> list[Path]:
         if use == "training" and patterns[use] != patterns.get("calibration", ""):
             others = set(folder.glob(patterns["calibration"])) if "calibration" in patterns else set()
             paths = paths if set(paths) - others else []
-        if paths and is_whole(folder):
+        if paths and is_whole(folder, patterns[use]):
             return paths
     return []
 

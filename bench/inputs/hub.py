@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from bench.system.cache import cache_dir
+from bench.system.files import atomic_write
 from methods.errors import UserError
 
 DATA_ENV = "BENCH_DATA_DIR"
@@ -23,7 +24,7 @@ TIMEOUT_S = 4.0
 """For the hub's first answer: without a network a run must say so soon."""
 REVISION_FILE = "REVISION"
 UNFINISHED_FILE = "UNFINISHED"
-"""Beside files that are being fetched: what is there is not all of it."""
+"""Beside files that are being fetched: the names of all of them, a line each."""
 
 
 def mirror(data_dir: Path | None) -> Path | None:
@@ -49,9 +50,14 @@ def roots(data_dir: Path | None) -> tuple[Path, ...]:
     return (data_dir, cache) if data_dir else (cache,)
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether no fetch of its files is at work, or broke off."""
-    return not (folder / UNFINISHED_FILE).exists()
+def is_whole(folder: Path, pattern: str = "*") -> bool:
+    """Whether no fetch that is at work, or broke off, has yet to bring a file that fits the pattern."""
+    return all((folder / name).exists() for name in matching(_unfinished(folder), (pattern,)))
+
+
+def _unfinished(folder: Path) -> list[str]:
+    file = folder / UNFINISHED_FILE
+    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
 
 
 def recorded_revision(folder: Path) -> str:
@@ -161,10 +167,13 @@ def fill(
     snapshot = repository.latest()
     folder = root / repository.id
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / UNFINISHED_FILE).touch()
-    files = repository.download(snapshot, matching(snapshot.files, only, ignore), folder)
+    wanted = matching(snapshot.files, only, ignore)
+    with atomic_write(folder / UNFINISHED_FILE) as temporary:
+        temporary.write_text("".join(f"{name}\n" for name in {*_unfinished(folder), *wanted}), encoding="utf-8")
+    files = repository.download(snapshot, wanted, folder)
     (folder / REVISION_FILE).write_text(f"{snapshot.revision}\n")
-    (folder / UNFINISHED_FILE).unlink(missing_ok=True)
+    if is_whole(folder):
+        (folder / UNFINISHED_FILE).unlink(missing_ok=True)
     return files
 
 

@@ -100,8 +100,11 @@ def estimate_tokens(name: str, limit: int | None) -> int:
 def data_folder(task: Task, data_dir: Path | None) -> Path | None:
     """The folder with a task's data: the mirror's, else the cache's; None where neither has it."""
     for root in hub.roots(data_dir):
-        if task.hub and data_sets.holds(root / task.hub, task.config) and hub.is_whole(root / task.hub):
-            return root / task.hub
+        folder = root / task.hub
+        if task.hub and data_sets.holds(folder, task.config):
+            apart = data_sets.location(folder, task.config)[0] != folder
+            if hub.is_whole(folder, f"{task.config}/*" if apart else "*"):
+                return folder
     return None
 
 

@@ -84,7 +84,8 @@ class Builder:
         self.workspace.progress.enter("loading")
         with temporary_folder(artifact.key[:8]) as workdir:
             counts = self._apply(artifact, before, workdir)
-            shutil.rmtree(home, ignore_errors=True)  # a deletion broke off
+            if not is_built(home.name):  # a deletion broke off; without locks another worker may have been faster
+                shutil.rmtree(home, ignore_errors=True)
             publish(workdir / "artifact", home)
         stop_request.release()
         shutil.rmtree(checkpoint_folder(artifact), ignore_errors=True)

@@ -174,6 +174,8 @@ class Sweep:
 
     def _bring_forward(self) -> None:
         """Put first an artifact that need not wait for a stage which another is making, if there is one."""
+        if not self._at_work or len(self._at_work) >= self._executor.jobs:
+            return  # this is asked after every event, and what follows looks at keys and files
         begun = {name for task in self._at_work for name in task.artifact.cache_names if not is_built(name)}
         for at, measurements in enumerate(self._queue):
             if begun.isdisjoint(measurements[0].artifact.cache_names):
