@@ -87,9 +87,8 @@ class Observer:
                 self._stats[name] = self._accumulate(rows.float(), self._stats.get(name))
                 row = self._before + self.reached[name]
                 sample = rows[-row % self._stride :: self._stride]  # every stride-th of all batches
-                self._samples.setdefault(name, []).append(
-                    sample.to(torch.float32, copy=True)
-                )  # a view would keep all of x
+                kept = sample.to(torch.float32, copy=True)  # a view would keep all of x
+                self._samples.setdefault(name, []).append(kept)
             self.sources[name] = first or name
             self.reached[name] += x.shape[:-1].numel()
             self._waiting.discard(name)
