@@ -7,6 +7,7 @@ python benchmarks/jobs.py [rounds]
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,8 @@ def run(jobs: int) -> None:
 
 def main(rounds: int) -> None:
     times = in_turn({"one": lambda: run(1), "two": lambda: run(2)}, rounds)
-    finish("jobs", {"cores": cores(), "one at a time / two at a time": ratio(times, "one", "two")})
+    taken = {f"{name} at a time, seconds": round(statistics.median(times[name]), 1) for name in times}
+    finish("jobs", {"cores": cores(), **taken, "one at a time / two at a time": ratio(times, "one", "two")})
 
 
 if __name__ == "__main__":

@@ -170,9 +170,9 @@ def alias_of(name: str) -> Alias | None:
     with contextlib.suppress(OSError):  # a name too long for a path, or in a folder that cannot be entered
         if name and Path(name).is_dir():
             return None
+        if name.endswith(".gguf") and Path(name).exists():
+            return Alias("gguf", name)
         if Path(name).is_file():
-            if name.endswith(".gguf"):
-                return Alias("gguf", name)
             raise UserError(f"{name!r} is a file: name a model folder or a .gguf file")
     if name.startswith((".", "/", "~")) or name.endswith("/"):
         raise UserError(f"model folder {name!r} does not exist: check the path, or use a known name (bench ls models)")
