@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.report.figures import COLORS, save_figure, start_figure
+from bench.report.figures import choose_colors, save_figure, start_figure
 
 
 class Curve(NamedTuple):
@@ -26,8 +26,7 @@ def draw_search(curves: Sequence[Curve], file: Path) -> Path:
     """
     pyplot = start_figure(file)
     figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for index, curve in enumerate(curves):
-        color = COLORS[index % len(COLORS)]
+    for color, curve in zip(choose_colors(len(curves)), curves, strict=True):
         at = range(1, len(curve.values) + 1)
         points, lowest = ([v if math.isfinite(v) else math.nan for v in line] for line in (curve.values, curve.lowest))
         axis.plot(at, points, "o", color=color, markersize=3, alpha=0.4)
