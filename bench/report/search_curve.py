@@ -32,6 +32,8 @@ def draw_search(curves: Sequence[Curve], file: Path) -> Path:
         axis.plot(at, points, "o", color=color, markersize=3, alpha=0.4)
         axis.step(at, lowest, where="post", color=color, linewidth=1.4, label=curve.method)
     axis.set_yscale("log")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}")
     axis.set_xlabel("trials")
     axis.set_ylabel("perplexity on the validation split, lowest so far")
     axis.grid(alpha=0.3, linewidth=0.5, which="both")
