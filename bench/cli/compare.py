@@ -128,7 +128,7 @@ def history(
 ) -> None:
     """Show a metric over commits, and its steps beyond noise.
 
-    It also shows where the machine or a library changed.
+    It also shows where the machine or a library changed. Commits with different seeds are rows of their own.
     """
     from bench.compare import history as metric_history
     from bench.compare.resolve import read
