@@ -60,6 +60,18 @@ BAD = {
         "run --set targets.include=*q,",
         ["invalid targets.include=*q,: leave the extra comma out"],
     ),
+    "kinds, extra comma": ("speed --device cpu --kinds bf16,", ["invalid kinds=bf16,: leave the extra comma out"]),
+    "engine, extra comma": ("speed --engine native,", ["invalid engines=native,: leave the extra comma out"]),
+    "tokens, extra comma": ("speed --device cpu --tokens 1,", ["invalid tokens=1,: leave the extra comma out"]),
+    "globs, extra comma": ("verify x --exclude *q,", ["invalid exclude=*q,: leave the extra comma out"]),
+    "export's globs, extra comma": (
+        "export x --format packed24 --out y --exclude ,*q",
+        ["invalid exclude=,*q: leave the extra comma out"],
+    ),
+    "protocol, extra comma": (
+        "pick --model tiny --protocol cpu,",
+        ["invalid protocol=cpu,: leave the extra comma out"],
+    ),
     "model that is not here": (
         "plan --model opt-125m",
         ["the plan of opt-125m needs its files", "bench pull opt-125m"],
