@@ -60,7 +60,7 @@ def read(results: ResultSet, metric: str, matching: str = "", alpha: float = 0.0
             by_identity.setdefault(key, []).append(record)
     names = short_names(by_identity, ())
     if not by_identity:
-        known = sorted({r.metric for record in results.records for r in record.readings})
+        known = sorted(results.metrics)
         raise UserError(f"no record in {results.name!r} has the metric {metric!r}: known: {', '.join(known) or 'none'}")
     keys = [key for key in by_identity if matching in names[key]]
     if not keys:

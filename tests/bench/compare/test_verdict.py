@@ -335,6 +335,14 @@ def test_exit_codes(roots, capsys, monkeypatch, tmp_path):
     assert code == 1 and "90 lost, 0 gained" in out and "failed: 1 REGRESSION" in err
 
 
+def test_a_margin_may_name_a_timing_and_a_metric_of_another_package(roots, capsys, monkeypatch, tmp_path):
+    for root in roots:
+        fake_records.counted(root, "max_norm", 1.0)
+    (tmp_path / "g.toml").write_text("[margins]\nmax_norm = 0\nspeedup = 0.1\nlatency = 1\n")
+
+    assert call(capsys, monkeypatch, roots, "--config", tmp_path / "g.toml")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("toml", "part"),
     [
@@ -342,6 +350,9 @@ def test_exit_codes(roots, capsys, monkeypatch, tmp_path):
         ("[margin]\nacc = 0.1\n", "margins"),
         ("[margins]\nacc = -1\n", "at least 0"),
         ("[margins]\nacc = 'x'\n", "invalid margins.acc = 'x': must be a number"),
+        ("[margins]\nacc = true\n", "invalid margins.acc = True: must be a number"),
+        ("[margins]\nperplexty = 0.1\n", "invalid margins.perplexty = 0.1: unknown metric 'perplexty': did you mean"),
+        ("[tolerances]\nzzz = 0.1\n", "invalid tolerances.zzz = 0.1: unknown metric 'zzz': known: perplexity, kl"),
         ("nonsense", "not TOML"),
         (None, "cannot be read"),
     ],
