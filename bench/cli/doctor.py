@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import psutil
 
 from bench.catalog import registry
 from bench.inputs import corpora, models, tasks
-from bench.inputs.hub import DATA_ENV, mirror
+from bench.inputs.hub import DATA_ENV, mirror, offline_variable
 from bench.inputs.task_yaml import read_task
 from bench.results.store import RESULTS, writable
 from bench.system import devices, environments, packages, provenance
@@ -23,10 +22,6 @@ from methods.errors import UserError
 
 MISSING = ("missing", "unwritable")
 """States of what a flag or a variable names and a run could not use."""
-
-OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-YES = ("1", "ON", "YES", "TRUE")
-"""As the hub's client reads them."""
 
 
 def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
@@ -105,7 +100,7 @@ def _can_write(folder: Path) -> bool:
 
 
 def _network() -> dict[str, Any]:
-    if offline := next((name for name in OFFLINE if os.environ.get(name, "").upper() in YES), ""):
+    if offline := offline_variable():
         return _row("hub", "off", f"not asked, since ${offline} is set")
     try:
         with socket.create_connection(("huggingface.co", 443), timeout=3):

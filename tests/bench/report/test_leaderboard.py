@@ -142,7 +142,9 @@ def test_an_own_folder_that_is_left_out_is_said(cli, here):
     reports.folder(here / "results/local")
     code, _, err = cli("report")
     assert code == 0
-    assert err == "bench: results/local is left out: bench report --results results/local --out DIR writes a page of it\n"
+    assert (
+        err == "bench: results/local is left out: bench report --results results/local --out DIR writes a page of it\n"
+    )
     assert cli("report", "--results", "results/local", "--out", "mine")[2] == ""
 
 
