@@ -179,9 +179,10 @@ def check(
         list[Path] | None, typer.Argument(metavar="DIR", help="Results folders [default: results/local].")
     ] = None,
 ) -> None:
-    """Check that every record is as it was written, and every number is what its items give.
+    """Check that records are as they were written.
 
-    Changes nothing. Exit code 1 if a record is damaged or was changed. Files that belong to no record are listed.
+    Every number is computed again from its items. Changes nothing. Exit code 1 if a record is damaged or was changed. Files
+    that belong to no record are listed.
     """
     from bench.results.check import check_folder
     from bench.results.store import RESULTS

@@ -26,7 +26,8 @@ MISSING = ("missing", "unwritable")
 
 def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
     """A row for each thing: its state, and what to do if it is not ok."""
-    out = [_device(), _memory(), _disk(), _results(results or RESULTS), _network(), _mirror(data_dir)]
+    out = [_row("cast-bench", "ok", provenance.describe_version())]
+    out += [_device(), _memory(), _disk(), _results(results or RESULTS), _network(), _mirror(data_dir)]
     out += [_corpus(name, data_dir) for name in corpora.CORPORA]
     out += [_tasks(name, data_dir) for name in tasks.TASK_SETS]
     out += [_model(name) for name, alias in models.ALIASES.items() if alias.source != "hub"]

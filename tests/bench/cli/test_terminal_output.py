@@ -104,6 +104,7 @@ def _machine(monkeypatch):
     monkeypatch.setattr(doctor.provenance, "machine", lambda: {"cpu": "AMD EPYC 9654 96-Core Processor"})
     monkeypatch.setattr(doctor, "cache_dir", lambda: Path("/home/ada/.cache/cast-bench"))
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=82.5e9))
+    monkeypatch.setattr(doctor.provenance, "describe_version", lambda: "0.1.0 (commit 0123456789ab)")
     extras = {
         "llmcompressor": {"llmcompressor": False},
         "onnx": {"onnx": True, "onnxscript": False},
