@@ -32,12 +32,20 @@ def ls(
 def show(
     record: Annotated[str, typer.Argument(help="The first digits of a record's key; bench ls runs lists them.")],
     results: Results = None,
+    json: Json = False,
 ) -> None:
-    """Print one record, with its traceback if it failed."""
+    """Print one record: its numbers, and what made them.
+
+    One that failed has its traceback. --json prints all fields.
+    """
+    from bench.cli import record_facts
     from bench.results.store import RESULTS, Store
 
     one = Store(results or RESULTS, write=False).find(record)
-    print_json(one.model_dump_json(indent=1, exclude={"traceback"}))
+    if json:
+        print_json(one.model_dump_json(indent=1))
+        return
+    print_rows(record_facts.rows(one), as_json=False)
     if one.traceback:
         print_lines(one.traceback)
 
