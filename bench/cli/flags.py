@@ -69,6 +69,8 @@ def _check_mirror(value: Path) -> None:
     require_mirror(value)
 
 
+_ALL_RESULTS = "Folder of records; can be repeated [default: all in results/ but results/local, unless it is alone]."
+AllResults = Annotated[list[Path] | None, typer.Option("--results", metavar="DIR", help=_ALL_RESULTS)]
 Results = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of records [default: results/local].")]
 _MIRROR_HELP = "Local mirror of hub data, DIR/<hub id>/...; also $BENCH_DATA_DIR."
 DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help=_MIRROR_HELP, callback=checked(_check_mirror))]

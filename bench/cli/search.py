@@ -22,9 +22,10 @@ def search(
     out: Figure = None,
     json: Json = False,
 ) -> None:
-    """Search the fields of methods on the validation split, with the same number of trials for each.
+    """Search the fields of methods.
 
-    Every trial is a record. The same command goes on where a search was stopped.
+    Each method has the same number of trials, on the validation split. Every trial is a record. The same command goes on
+    where a search was stopped.
     """
     from bench import search as searching
     from bench.plan.search import read_search

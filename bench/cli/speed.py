@@ -55,11 +55,11 @@ def speed(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Measure the speed of a model's linears, 2:4 against dense; or of the whole model in several engines.
+    """Time 2:4 against dense.
 
-    Each layer shape is timed and gets a record. Without a CUDA device, the largest possible speedup on a card is computed
-    instead, from the shapes and the card's datasheet. With --engine, a decoding step and a prompt are timed in each engine,
-    in turn, on the CPU where there is no CUDA device; each engine and kind of weight gets a record.
+    Each layer shape of a model is timed and gets a record. Without a CUDA device, the largest possible speedup on a card is
+    computed instead, from the shapes and the card's datasheet. With --engine, a decoding step and a prompt are timed in
+    each engine, in turn, on the CPU where there is no CUDA device; each engine and kind of weight gets a record.
     """
     from bench.measures.speed import roofline
     from bench.system.devices import cores, resolve_device

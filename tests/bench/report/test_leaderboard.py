@@ -137,6 +137,17 @@ def test_the_own_folder_counts_where_it_is_the_only_one(here):
     assert [p.name for p in leaderboard.results_folders()] == ["local"]
 
 
+def test_an_own_folder_that_is_left_out_is_said(cli, here):
+    assert cli("report")[2] == ""
+    reports.folder(here / "results/local")
+    code, _, err = cli("report")
+    assert code == 0
+    assert (
+        err == "bench: results/local is left out: bench report --results results/local --out DIR writes a page of it\n"
+    )
+    assert cli("report", "--results", "results/local", "--out", "mine")[2] == ""
+
+
 def test_search_folders_of_one_name_have_different_titles(here):
     reports.folder(here / "other/first")
     results = [read(Path(p)) for p in ("results/first", "other/first")]

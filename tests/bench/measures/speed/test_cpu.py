@@ -173,7 +173,7 @@ def test_bench_speed_leaves_records_and_a_figure(device, tmp_path, capsys, monke
 
 def test_bench_speed_on_bad_input_is_one_sentence(tmp_path, capsys, monkeypatch):
     for args, output in (
-        (("--kinds", "bf17"), "unknown kind 'bf17': did you mean bf16 or fp16?"),
+        (("--kinds", "bf17"), "unknown kind 'bf17': did you mean bf16?"),
         (("--tokens", "1,x"), "invalid tokens '1,x'"),
         (("--model", "nowhere-7b"), "unknown model"),
     ):
