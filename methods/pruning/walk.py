@@ -190,6 +190,7 @@ class Walk:
             weight = dense_weight(module)
             before = weight.clone()
             yield Visit(name, weight, stats.get(name, weight.new_empty(0)))
+            weight.masked_fill_(weight == 0, 0)  # no -0.0, which packed formats keep as a weight
             self._sampled = max(self._sampled, len(samples[name]) if name in samples else 0)
             self.errors[name] = _relative_error(before, weight, samples.get(name))
         if self._is_shared:

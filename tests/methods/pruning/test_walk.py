@@ -343,6 +343,25 @@ def test_prune_leaves_no_negative_zero():
     assert not visit.weight[visit.weight == 0].signbit().any()
 
 
+@pytest.mark.parametrize("streamed", [False, True], ids=["in memory", "streamed"])
+@pytest.mark.parametrize("kind", ["gpt2", "mixtral"])
+def test_no_negative_zero_that_a_method_leaves_is_kept(kind, streamed, make, keep_as, make_job, tmp_path):
+    """As rounding does to small weights below zero, and some libraries do: in packed formats it would be a weight."""
+    source, compute = keep_as(make(kind), tmp_path / "source"), Compute(stream=streamed)
+    model = loading.load(source, compute)
+    job = make_job(model, source=source, compute=compute, workdir=tmp_path)
+    walk = Walk(model, job, add_gram)
+
+    for visit in walk:
+        visit.weight[:, ::2] = -0.0
+
+    result = walk.outcome().model if streamed else keep_as(model, tmp_path / "result")
+    (result / "config.json").write_bytes((source / "config.json").read_bytes())
+    for target in job.targets:
+        weight = Folder(result).weight(target)
+        assert not weight[:, ::2].any() and not weight[:, ::2].signbit().any(), target
+
+
 def test_conv1d_is_walked_as_out_by_in(make, make_job):
     model = make("gpt2")
     for visit in Walk(model, make_job(model), add_gram):
