@@ -39,6 +39,7 @@ def pack_rounded(weight: Tensor, kind: str, name: str = "weight") -> RoundedWeig
     Raises:
         UserError: as `pack`; also a weight that is not finite.
     """
+    weight = weight.cpu()
     floats = pack(weight, name)  # checks that it is 2:4
     if not bool(floats.values.isfinite().all()):
         raise UserError(f"{name} contains NaN or infinity, which no integer can represent: export it without --values")

@@ -66,7 +66,7 @@ class PackedWeight:
 
 
 def pack(weight: Tensor, name: str = "weight") -> PackedWeight:
-    """Pack a float weight [out, in], bit for bit. name: for the error messages.
+    """Pack a float weight [out, in] of any device, bit for bit, on the CPU. name: for the error messages.
 
     Raises:
         UserError: not a matrix of bfloat16, float16 or float32; a width that 4 does not divide; a -0.0; a group with more
@@ -78,6 +78,7 @@ def pack(weight: Tensor, name: str = "weight") -> PackedWeight:
             f"{name} is {dtype_name(weight.dtype)} {list(weight.shape)}: packed24 needs a matrix of {kinds}: "
             "convert it first"
         )
+    weight = weight.cpu()
     rows, width = weight.shape
     if width % 4 or not weight.numel():
         raise UserError(f"{name} is {[rows, width]}: packed24 needs an input width that 4 divides: leave it dense")
