@@ -59,7 +59,7 @@ def compare_models(
         dense=sides[0],
         sparse=sides[1],
         others=sides[2],
-        costs=_costs(context, kind, batch * prompt, batch * (kv + prompt)),
+        costs=_costs(context, kind, batch, prompt, kv),
         notes={"batch": batch, "prompt_tokens": prompt, "kv_tokens": kv, "device": device.name},
     )
 
@@ -136,9 +136,10 @@ def prefill_step(batch: int, prompt: int) -> StepFactory:
     return make
 
 
-def _costs(context: MeasureContext, kind: str, tokens: int, kv: int) -> tuple[RooflineCost, RooflineCost]:
-    """Dense and 2:4."""
+def _costs(context: MeasureContext, kind: str, batch: int, prompt: int, kv: int) -> tuple[RooflineCost, RooflineCost]:
+    """Dense and 2:4. A step computes the logits of one token of each sequence."""
     targets = {name: layer.weights for name, layer in context.counts.layers.items()}
     sizes = roofline.sizes_of_targets(Folder(context.folder).config, targets)
-    dense, sparse = roofline.step_costs(sizes, tokens, kv, *roofline.BITS.get(kind, (16, 9)))
+    bits = roofline.BITS.get(kind, (16, 9))
+    dense, sparse = roofline.step_costs(sizes, batch * prompt, batch * (kv + prompt), *bits, predicted=batch)
     return RooflineCost(*dense), RooflineCost(*sparse)

@@ -126,13 +126,15 @@ def decode_limit(sizes: Sizes, batch: int, kv: int, kind: str, card: DeviceSpec)
 
 
 def step_costs(
-    sizes: Sizes, tokens: int, kv: int, dense: float, sparse: float
+    sizes: Sizes, tokens: int, kv: int, dense: float, sparse: float, predicted: int | None = None
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """FLOP and bytes of a step that takes `tokens` tokens with `kv` in the cache, dense and 2:4; dense, sparse: bits per weight.
+    """FLOP and bytes of a step that takes `tokens` tokens with `kv` in the cache, dense and 2:4; dense, sparse: bits per
+    weight; predicted: tokens whose logits are computed, None for all.
 
     Of all linears, the head and the KV cache. Attention's own arithmetic is left out, so the limit is generous.
     """
-    flops, head = 2.0 * tokens * sizes.weights.per_token, 2.0 * tokens * sizes.head
+    predicted = tokens if predicted is None else predicted
+    flops, head = 2.0 * tokens * sizes.weights.per_token, 2.0 * predicted * sizes.head
     read, rest = sizes.weights.read_for(tokens), ACTIVATION_BYTES * sizes.head + kv * sizes.kv_bytes
     return (flops + head, read * dense / 8 + rest), (flops / 2 + head, read * sparse / 8 + rest)
 
