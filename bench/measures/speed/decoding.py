@@ -23,7 +23,7 @@ from methods.errors import Skipped
 from methods.folder import Folder, dtype_name
 from methods.targets import dense_weight, family_of
 
-KINDS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+KIND_OF_DTYPE = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 RANDOM_TOKENS = 1000
 """Random token ids are below it: which ids they are does not change the time."""
@@ -44,7 +44,7 @@ def compare_models(
             raise Skipped(f"the model takes {length} tokens, and this measurement has {kv + prompt}")
     loaded = model()
     dense, sparse = {"dense": loaded}, {}
-    kind = KINDS.get(context.compute.dtype, dtype_name(context.compute.dtype))
+    kind = KIND_OF_DTYPE.get(context.compute.dtype, dtype_name(context.compute.dtype))
     if not context.counts.pattern.dense:
         packed = packed_targets(loaded, context)
         kind = "int8" if any(p.kind == "int8" for p in packed.values()) else kind
@@ -140,6 +140,6 @@ def _costs(context: MeasureContext, kind: str, batch: int, prompt: int, kv: int)
     """Dense and 2:4. A step computes the logits of one token of each sequence."""
     targets = {name: layer.weights for name, layer in context.counts.layers.items()}
     sizes = roofline.sizes_of_targets(Folder(context.folder).config, targets)
-    bits = roofline.BITS.get(kind, (16, 9))
+    bits = roofline.BITS[kind]
     dense, sparse = roofline.step_costs(sizes, batch * prompt, batch * (kv + prompt), *bits, predicted=batch)
     return RooflineCost(*dense), RooflineCost(*sparse)
