@@ -29,7 +29,7 @@ class RoundedWeight(NamedTuple):
 
 
 def group_size(kind: str, width: int) -> int:
-    """How many weights along the input share a scale: int8 a row, int4 the largest power of two up to GROUP that divides it."""
+    """How many weights along the input share a scale: int8 a row, int4 the largest power of two up to MAX_GROUP that divides it."""
     return width if kind == "int8" else next(g for g in (MAX_GROUP >> i for i in range(8)) if width % g == 0)
 
 
@@ -54,7 +54,7 @@ def pack_rounded(weight: Tensor, kind: str, name: str = "weight") -> RoundedWeig
         exact &= on_grid
         integers[at] = _integers(groups, scale, BITS[kind]).to(torch.int8).view(-1, width)
         scales[at] = scale.view(-1, width // group)
-    return RoundedWeight(pack_integers(integers, floats.mask, kind, scales, weight.dtype, name), exact)
+    return RoundedWeight(pack_integers(integers, floats.mask, kind, scales, weight.dtype), exact)
 
 
 def _integers(groups: Tensor, scale: Tensor, bits: int) -> Tensor:

@@ -120,9 +120,7 @@ def split_int4(joined: Tensor) -> Tensor:
     return (halves ^ 8) - 8
 
 
-def pack_integers(
-    integers: Tensor, mask: Tensor, kind: str, scales: Tensor, dtype: torch.dtype, name: str
-) -> PackedWeight:
+def pack_integers(integers: Tensor, mask: Tensor, kind: str, scales: Tensor, dtype: torch.dtype) -> PackedWeight:
     """Pack weights q * scale. integers: int8 [out, in], for int4 in -8 ... 7; mask: as `pack` makes it."""
     values = torch.empty(len(integers), integers.shape[1] // 2, dtype=torch.int8)
     _gather(_bits(integers), mask.numpy(), _bits(values))
@@ -145,7 +143,7 @@ def check_mask(mask: Tensor, width: int, name: str) -> None:
 
 
 def row_pieces(rows: int, width: int) -> Iterator[slice]:
-    """Rows, about PIECE weights at a time."""
+    """Rows, about PIECE_WEIGHTS weights at a time."""
     step = max(1, PIECE_WEIGHTS // max(1, width))
     return (slice(a, a + step) for a in range(0, rows, step))
 
