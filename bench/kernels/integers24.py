@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.kernels.packed24 import PackedWeight, pack, pack_integers, row_pieces
 from methods.errors import UserError
+from methods.quantizing.grids import Integer
 
 BITS = {"int8": 8, "int4": 4}
 MAX_GROUP = 128
@@ -65,10 +66,10 @@ def _integers(groups: Tensor, scale: Tensor, bits: int) -> Tensor:
 def _scales(groups: Tensor, bits: int) -> tuple[Tensor, bool]:
     """Scales, bfloat16 [groups, 1], and whether every group lies on its grid.
 
-    A group off the grid gets max|w| / (2^(bits-1) - 1/2), so that neither end is clipped by more than half a step, and by up to one in int8, since the scale is rounded.
+    A group off the grid gets the scale of `Integer`.
     """
+    scale = Integer(bits).scale(groups.float()).bfloat16()
     largest = groups.float().abs().amax(1, keepdim=True)
-    scale = _nonzero((largest / (2 ** (bits - 1) - 0.5)).bfloat16())
     left = (~_on_grid(groups, scale, bits)).nonzero().squeeze(1)
     for candidate in _scale_candidates(largest, bits):
         if not len(left):
