@@ -117,6 +117,22 @@ def test_a_pass_without_tokens_adds_nothing():
     assert linear.weight.isfinite().all()
 
 
+def test_share_of_a_fixed_mask_is_of_the_sizes_it_was_chosen_by():
+    torch.manual_seed(0)
+    w, norm = torch.randn(8, 16), torch.rand(16) + 0.1
+    weight = torch.nn.Parameter(w.clone())
+    optimizer = optimizer_of([weight], fixed=True)
+    optimizer.state[weight]["square"].copy_(norm**2)
+    optimizer.update_mask()
+    chosen = optimizer.metrics["S"]
+
+    optimizer.update_mask(choose=False)
+
+    size = w.abs() * norm
+    assert chosen == pytest.approx(float(size[Pattern(2, 4).keep(size)].sum() / size.sum()))
+    assert optimizer.metrics["S"] == pytest.approx(chosen)
+
+
 def test_starts_from_a_pruned_model():
     stages = parse_chain("cast:from=wanda+recon:wanda-mask")
 
