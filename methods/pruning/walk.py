@@ -197,6 +197,11 @@ class Walk:
             for name, module in linears.items():
                 self._sharing.send_(module.weight, owners[name])  # type: ignore[arg-type]
 
+    @property
+    def by_weights_alone(self) -> list[str]:
+        """Of the linears of experts measured so far, those that saw too few tokens: their statistic is that of white noise."""
+        return self._activations.few if self._activations else []
+
     def total(self, *values: float) -> list[float]:
         """Each value summed over the processes that share the walk: a method has seen only its own visits."""
         return [sum(each) for each in zip(*self._sharing.gather(values), strict=True)] if self._is_shared else [*values]
@@ -241,9 +246,9 @@ class Walk:
         return joined
 
     def _expert_notes(self, activations: Activations) -> dict[str, Any]:
-        """Tokens of each expert; its linears that were scored by their weights alone, since they saw too few."""
+        """Tokens of each expert, and `by_weights_alone`."""
         tokens = {name.rpartition(".")[0]: count for name, count in activations.reached.items()}
-        return {"tokens": tokens, "all_tokens": self.job.all_experts, "by_weights_alone": activations.few}
+        return {"tokens": tokens, "all_tokens": self.job.all_experts, "by_weights_alone": self.by_weights_alone}
 
     def _output(self) -> Writer:
         self._writer = self._writer or Writer(self.job.workdir / "streamed", STREAMED_SHARD_BYTES)
