@@ -56,16 +56,20 @@ def test_processes_that_share_a_calibration_have_whole_blocks_and_their_part_of_
     assert memory.streamed_bytes(found) == memory.LIBRARIES_BYTES + weights + states
 
 
-def test_activations_and_hessians_count(tmp_path):
-    """6 x 16 tokens, of which a walk by expert keeps four copies; a Hessian of each input, and two copies of the largest."""
-    folder = models.random_folder("mixtral", tmp_path / "m")
+@pytest.mark.parametrize(("family", "copies", "squares"), [("llama", 1, 3 * 32**2), ("mixtral", 4, 32**2)])
+def test_activations_and_hessians_count(family, copies, squares, tmp_path):
+    """6 x 16 tokens, of which a walk by expert keeps four copies; a Hessian of each input, and two copies of the largest.
+
+    Of a llama's block the inputs are those of q, k and v, of o, of gate and up, and of down; of an expert, the last two.
+    """
+    folder = models.random_folder(family, tmp_path / "m")
     draw = {"sequences": 6, "seqlen": 16}
     of = {
         name: memory.streamed_bytes(artifact(folder, methods=(name,), stream=True, calibration=draw))
         for name in ("magnitude", "wanda", "sparsegpt")
     }
 
-    states, hessians = 4 * 4 * 6 * 16 * 32, 4 * (32**2 + 64**2 + 2 * 64**2)
+    states, hessians = copies * 4 * 6 * 16 * 32, 4 * (squares + 64**2 + 2 * 64**2)
 
     assert of["wanda"] - of["magnitude"] == states
     assert of["sparsegpt"] - of["wanda"] == hessians

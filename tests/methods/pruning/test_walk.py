@@ -334,6 +334,18 @@ def test_streaming_holds_one_block_at_a_time(make, keep_as, make_job, tmp_path):
         assert here == [int(visit.name.split(".")[2])]
 
 
+def test_linears_with_one_input_are_known_from_their_names(family, make, make_job):
+    model = make(family)
+    job = make_job(model)
+    known = family_of(model.config.to_dict())
+
+    stats = {visit.name: visit.stat for visit in Walk(model, job, add_gram)}
+
+    named = {name: known.input_of(name) for name in job.targets}
+    found = {name: id(stat) for name, stat in stats.items()}
+    assert len(set(named.values())) == len(set(found.values())) == len({(named[n], found[n]) for n in named})
+
+
 def test_prune_leaves_no_negative_zero():
     visit = Visit("x", torch.tensor([[-1.0, -2, 3, 4]]), torch.empty(0))
 
