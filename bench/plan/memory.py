@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 from bench.catalog.registry import lookup_without_import
 from bench.plan.artifact import Artifact
+from methods.contract import LIBRARY_BYTES
 from methods.folder import Folder
 from methods.targets import family_of, find_targets, input_widths, weight_shape
 
-LIBRARIES_BYTES = 1e9
-"""A process with its libraries, before it loads anything."""
 CUDA_BYTES = 3e9
 """Of main memory, what CUDA's libraries and its context take beyond that."""
 STATE_BYTES = 17.0
@@ -34,11 +33,11 @@ def estimate_bytes(artifact: Artifact) -> float:
     cuda = CUDA_BYTES if artifact.device != "cpu" else 0.0
     if is_streamed(artifact):
         return shared * (streamed_bytes(artifact) + cuda)
-    calibrated = shared * (LIBRARIES_BYTES + cuda + model_bytes(artifact))
+    calibrated = shared * (LIBRARY_BYTES + cuda + model_bytes(artifact))
     if artifact.device != "cpu":
-        return max(calibrated, own * (LIBRARIES_BYTES + cuda) + model_bytes(artifact))
+        return max(calibrated, own * (LIBRARY_BYTES + cuda) + model_bytes(artifact))
     state = _state_bytes(artifact) / artifact.nodes + own * _gathered_bytes(artifact)
-    return max(calibrated, own * LIBRARIES_BYTES + 2.0 * model_bytes(artifact) + state)
+    return max(calibrated, own * LIBRARY_BYTES + 2.0 * model_bytes(artifact) + state)
 
 
 def estimate_device_bytes(artifact: Artifact, processes: int | None = None) -> float | None:
@@ -84,7 +83,7 @@ def streamed_bytes(artifact: Artifact) -> float:
     Activations that `max_memory` leaves no place for are on disk. Measures keep states of their own.
     """
     weights, own = _working_bytes(artifact)
-    return LIBRARIES_BYTES + weights + own + _activation_bytes(artifact, LIBRARIES_BYTES + weights + own)
+    return LIBRARY_BYTES + weights + own + _activation_bytes(artifact, LIBRARY_BYTES + weights + own)
 
 
 def streamed_device_bytes(artifact: Artifact) -> float:

@@ -6,7 +6,7 @@ from bench import api
 from bench.inputs import loading
 from bench.plan import memory, refusal
 from helpers import models, runs
-from methods.contract import Compute
+from methods.contract import LIBRARY_BYTES, Compute
 from methods.experts import experts_of
 from methods.pruning import activations
 from methods.targets import family_of
@@ -35,7 +35,7 @@ def test_weights_at_a_time_are_those_of_the_model(folder):
 
     found = artifact(folder, methods=("magnitude",), stream=True)
 
-    assert memory.streamed_bytes(found) == memory.LIBRARIES_BYTES + 4 * (inside + outside)
+    assert memory.streamed_bytes(found) == LIBRARY_BYTES + 4 * (inside + outside)
     if experts := experts_of(blocks[0]):
         rest = count(blocks[0]) - count(experts[1])
         assert inside == rest + count(experts[1][0]) + max(rest, count(experts[1][0]))
@@ -53,7 +53,7 @@ def test_processes_that_share_a_calibration_have_whole_blocks_and_their_part_of_
     found = artifact(folder, methods=("wanda",), stream=True, calibration=draw)
 
     weights, states = 4 * (outside + 2 * count(blocks[0])), 4 * 2 * 16 * 32
-    assert memory.streamed_bytes(found) == memory.LIBRARIES_BYTES + weights + states
+    assert memory.streamed_bytes(found) == LIBRARY_BYTES + weights + states
 
 
 @pytest.mark.parametrize(("family", "copies", "squares"), [("llama", 1, 3 * 32**2), ("mixtral", 4, 32**2)])
@@ -121,7 +121,7 @@ def test_what_does_not_fit_streamed_is_refused(method, words, tmp_path, monkeypa
 )
 def test_a_model_that_would_fit_streamed_is_told_how(family, words, tmp_path, monkeypatch):
     found = artifact(models.random_folder(family, tmp_path / "m"), methods=("magnitude",))
-    between = (memory.streamed_bytes(found) + memory.LIBRARIES_BYTES + memory.model_bytes(found)) / 2
+    between = (memory.streamed_bytes(found) + LIBRARY_BYTES + memory.model_bytes(found)) / 2
     monkeypatch.setattr(refusal, "memory_bytes", lambda: between / refusal.SHARE)
 
     assert f"--set stream=true, {words}" in refusal.find_problem(found)
