@@ -65,7 +65,7 @@ def speed(
     from bench.system.devices import cores, resolve_device
 
     counts = _numbers(tokens) if tokens is not None else None
-    wanted = _names("kind", kinds, roofline.KINDS) if kinds is not None else None
+    wanted = _names("kind", kinds, roofline.QUANTIZER_OF_KIND) if kinds is not None else None
     resolved = resolve_device(device)
     if engine is not None:
         if device_spec or kinds is not None:

@@ -203,6 +203,22 @@ def test_bfloat16_trains_in_float32(sparse):
     assert got.notes["block_error"]["after"][-1] < got.notes["block_error"]["before"][-1]
 
 
+def test_no_negative_zero_where_the_dtype_underflows(sparse):
+    """Some weights below zero are smaller than what float16 has."""
+    model, job = sparse()
+    for name in job.targets:
+        model.get_submodule(name).weight.mul_(1e-6)
+    model, teacher = model.half(), job.teacher().half()
+    job = replace(job, compute=Compute(dtype=torch.float16), teacher=lambda: teacher)
+
+    got = Recon(epochs=1, lr=3e-8).apply(model, job)
+
+    assert got.notes["blocks_undone"] < 3
+    for name in job.targets:
+        weight = got.model.get_submodule(name).weight
+        assert not weight[weight == 0].signbit().any(), name
+
+
 def test_massive_tokens_are_counted_and_left_out(sparse):
     model, job = sparse()
     model.get_input_embeddings().weight[5] *= 1000

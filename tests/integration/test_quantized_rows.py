@@ -22,8 +22,7 @@ BREAKS = '''
 from dataclasses import dataclass
 from typing import ClassVar
 
-from methods.pruning.walk import Walk
-from methods.contract import Needs
+from methods.contract import Needs, Outcome
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,11 @@ class Breaks:
     needs: ClassVar[Needs] = Needs.NOTHING
 
     def apply(self, model, job):
-        for visit in (walk := Walk(model, job)):
-            zero = visit.weight == 0
-            visit.weight.masked_fill_(zero, 1e-3)
-            visit.weight[0, zero[0]] = -0.0
-        return walk.outcome()
+        for weight in (model.get_submodule(target).weight for target in job.targets):
+            zero = weight == 0
+            weight.masked_fill_(zero, 1e-3)
+            weight[0, zero[0]] = -0.0
+        return Outcome(model)
 
 
 @dataclass(frozen=True)
