@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ import typer
 
 from bench.cli.console import fail, print_json, print_line, print_lines, print_table
 from bench.cli.flags import AllResults, Json, split_list
-from bench.report.words import duration, hundredths, percent, short_count
+from bench.report.words import duration, hundredths, percent, quantity, short_count
 from bench.system.suggest import describe_unknown
 from bench.system.terminal import width_of
 from bench.system.text import printable
@@ -172,11 +173,12 @@ def _print(answer: Answer) -> None:
 
 def _print_rows(answer: Answer) -> None:
     shown = answer.meets[:MAX_ROWS]
+    in_points = partial(quantity, hundredths, "")  # the header has the unit
     columns: list[tuple[str, list[str]]] = [
         ("row", [c.row.name for c in shown]),
         ("bits", ["–" if c.facts.bits is None else f"{c.facts.bits:.4g}" for c in shown]),
         ("loss (95% interval)", [_interval(c.facts.loss, percent) for c in shown]),
-        ("worst task, pp", [f"{_interval(c.facts.drop, hundredths)} {c.facts.worst_task}".strip() for c in shown]),
+        ("worst task, pp", [f"{_interval(c.facts.drop, in_points)} {c.facts.worst_task}".strip() for c in shown]),
         ("speedup", ["–" if c.facts.speedup is None else f"{c.facts.speedup.value:.2f}×" for c in shown]),
         ("tokens", ["–" if c.facts.tokens is None else _at_least(c) + short_count(c.facts.tokens) for c in shown]),
         ("time", ["–" if c.facts.seconds is None else _at_least(c) + duration(c.facts.seconds) for c in shown]),
@@ -253,9 +255,6 @@ def _describe_check(check: Check) -> str:
     return f"{_interval(check.bound, check.limit.text)}, limit {check.limit.text(check.wanted)}"
 
 
-def _interval(bound: Bound | None, text: Callable[[float], str]) -> str:
-    """A value with its interval. text: of each."""
-    if bound is None:
-        return "–"
-    ends = "" if bound.low is None or bound.high is None else f" ({text(bound.low)} to {text(bound.high)})"
-    return text(bound.value) + ends
+def _interval(bound: Bound | None, text: Callable[..., str]) -> str:
+    """A bound as text makes it of a value and its interval."""
+    return "–" if bound is None else text(bound.value, bound.low, bound.high)

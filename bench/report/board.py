@@ -277,6 +277,5 @@ def _derived_cell(metric: str, facts: Facts, cost: Cost | None) -> Cell | None:
 
 def _drop_text(facts: Facts) -> str:
     drop = facts.drop
-    assert drop is not None and drop.low is not None and drop.high is not None
-    value, low, high = (words.hundredths(x) for x in (drop.value, drop.low, drop.high))
-    return f"{value} pp ({low} to {high}) {facts.worst_task}"
+    assert drop is not None
+    return f"{words.points(drop.value, drop.low, drop.high)} {facts.worst_task}"

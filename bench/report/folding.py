@@ -31,15 +31,19 @@ def fold(lines: Sequence[Line], columns: Sequence[ColumnKey]) -> tuple[list[Line
     return out, parents
 
 
-def _place(line: Line, quality: Sequence[ColumnKey]) -> tuple[bool, bool, float]:
-    """Where a line stands: the dense model first, then from the best to the worst, then those without a number."""
+def _place(line: Line, quality: Sequence[ColumnKey]) -> tuple[bool, bool, float, tuple[str, ...]]:
+    """Where a line stands: the dense model first, then from the best to the worst, then those without a number.
+
+    Equal numbers stand in the order of their names.
+    """
     identity: Identity = line.group[0]["identity"]
     summary = next((s for c in quality if (s := summarize(line.group, c))), None)
+    name = (identity.method, identity.pattern, identity.quantizer)
     compressed = identity.stages != ("dense",) or identity.quantizer != "none"
     if summary is None or summary.value is None:
-        return (compressed, True, 0.0)
+        return (compressed, True, 0.0, name)
     sign = -1 if any(r["better"] == "higher" for r in summary.rows) else 1
-    return (compressed, False, sign * summary.value)
+    return (compressed, False, sign * summary.value, name)
 
 
 def _without_budget(identity: Identity) -> tuple[Any, ...]:

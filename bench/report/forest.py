@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.report import words
+from bench.report import label, words
 from bench.report.scale import Tick, make_scale
 from bench.report.view import Table
 
-WIDTH, LEFT, RIGHT = 460, 200, 396
+WIDTH, LEFT, RIGHT = 460, 208, 404
 LINE, TOP = 17, 34
-MAX_NAME = 28
-"""In letters. The table has the whole name."""
 MAX_ROWS = 40
 MIN_ROWS = 2
 
@@ -63,17 +61,17 @@ def draw(table: Table, title: str) -> Forest | None:
     bars = tuple(
         Bar(
             TOP + LINE * (i + 0.5),
-            words.cut(name, MAX_NAME),
+            label.cut(name, LEFT - 8, bold=True),
             name,
             scale(value),
             scale(low),
             scale(high),
-            f"×{value:.2f}" if value < 10 else f"×{value:,.3g}",
+            words.ratio(value),
             not low <= 1 <= high,
         )
         for i, (value, low, high, name) in enumerate(rows)
     )
-    ticks = tuple(Tick(scale(v), f"{v:,.4g}") for v in scale.ticks())
+    ticks = tuple(Tick(scale(v), words.tick(v)) for v in scale.ticks())
     description = "; ".join(f"{name} {words.ratio(value, low, high)}" for value, low, high, name in rows)
     kind = "perplexity ratio to dense" + (" (log)" if scale.log else "")
     note = f", the best {MAX_ROWS} of {len(rows) + left_out} rows" if left_out > 0 else ""

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from bench.report import words
 from bench.report.view import Cell, Column, Row, Section, Table
 from bench.system.validation import describe_allowed
 from methods.errors import UserError
@@ -113,7 +114,7 @@ def _row(row: PaperRow, columns: tuple[Column, ...], dense: Decimal | None) -> R
         else:
             assert dense is not None
             ratio = float(row.perplexity / dense)
-            cells.append(None if row.method == "dense" else Cell(f"×{ratio:,.3f}", ratio))
+            cells.append(None if row.method == "dense" else Cell(words.ratio(ratio), ratio))
     source = row.source + (f" ({row.note})" if row.note else "")
     source += f"; {MARK} {row.caveat}" if row.caveat else ""
     method = row.method + (f" {MARK}" if row.caveat else "")

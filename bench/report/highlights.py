@@ -13,9 +13,9 @@ from bench.results import metrics
 
 HEADERS = ("model", "best compressed", "tied with", "quality", "vs. dense", "bytes packed")
 CAPTION = (
-    "Best compressed: the row with the best quality among those that are smaller than their model; if paired tests find "
-    "no difference between several, the smallest of them. Vs. dense: compared with the best row that is not compressed, "
-    "with the 95% interval in brackets. Of each model, its main protocol."
+    "Best compressed: for each pattern, and for quantizers alone, the row with the best quality of those that are smaller "
+    "than their model; if paired tests find no difference between several, the smallest of them. Vs. dense: compared with "
+    "the best row that is not compressed, with the 95% interval in brackets. Of each model, its main protocol."
 )
 MAX_TIED_NAMES = 2
 """So many tied rows are named; of the others, only the number is given."""
@@ -78,9 +78,14 @@ def _of_table(section: int, index: int, run: str, table: Table) -> Iterator[High
         loss = {k: sign * x.value for k, x in cells.items() if x and x.value is not None}
         differ = pairwise.significance(table, c)
         groups = {k: (_group(table, k), _dtype(table, k)) for k in loss}
-        for group, dtype in sorted({g for g in groups.values() if g[0]}):
-            dense = min((k for k in loss if groups[k] == ("", dtype)), key=lambda k: loss[k], default=None)
-            rows = sorted((k for k in loss if groups[k] == (group, dtype)), key=lambda k: loss[k])
+        best_first = sorted(loss, key=lambda k: loss[k])
+        whole = {dtype: k for k in reversed(best_first) for group, dtype in (groups[k],) if not group}
+        compressed: dict[tuple[str, str], list[int]] = {}
+        for k in best_first:
+            if groups[k][0] and _is_smaller(table, size, k, whole.get(groups[k][1])):
+                compressed.setdefault(groups[k], []).append(k)
+        for (_, dtype), rows in compressed.items():
+            dense = whole.get(dtype)
             tied = [k for k in rows if k == rows[0] or differ.get(pairwise.ordered(rows[0], k)) is False]
             best, *others = sorted(tied, key=lambda k: (_bytes(table, size, k), loss[k]))
             yield Highlight(
@@ -127,6 +132,12 @@ def _bytes(table: Table, column: int | None, row: int) -> float:
     return float("inf") if cell is None or cell.value is None else cell.value
 
 
+def _is_smaller(table: Table, column: int | None, row: int, dense: int | None) -> bool:
+    """Is a row smaller than the dense one? If the size of one is not known, it counts as smaller."""
+    sizes = [float("inf") if k is None else _bytes(table, column, k) for k in (row, dense)]
+    return float("inf") in sizes or sizes[0] < sizes[1]
+
+
 def _describe_size(table: Table, column: int | None, row: int, dense: int | None) -> str:
     size = _bytes(table, column, row)
     if size == float("inf"):
@@ -138,16 +149,12 @@ def _describe_size(table: Table, column: int | None, row: int, dense: int | None
 def _describe_change(table: Table, dense: int, row: int, column: int) -> str:
     """From dense to row: a ratio or a difference, with its paired interval if there is one."""
     is_ratio = table.columns[column].definition.is_ratio
+    describe = words.ratio if is_ratio else words.difference
     interval = table.intervals.get((*pairwise.ordered(dense, row), column))
     if interval is None:
         a, b = (_cell(table, k, column).value or 0.0 for k in (dense, row))
-        return _format_change(is_ratio, b / a if is_ratio else b - a)
+        return describe(b / a if is_ratio else b - a)
     ends = [interval.value, interval.low, interval.high]
     if dense > row:
         ends = [1 / x if is_ratio else -x for x in (interval.value, interval.high, interval.low)]
-    value, low, high = (_format_change(is_ratio, x) for x in ends)
-    return f"{value} ({low} to {high})"
-
-
-def _format_change(is_ratio: bool, value: float) -> str:
-    return words.ratio(value) if is_ratio else words.difference(value)
+    return describe(*ends)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -81,8 +82,8 @@ def _shown(value: Any) -> Any:
 
 
 def _breakable(name: str) -> Markup:
-    """A method's name that a narrow column may break between its fields."""
-    return Markup(":<wbr>").join(printable(name).split(":"))
+    """A method's name that a narrow column may break before a field and its value, and not inside `2:4` or `4e-3`."""
+    return Markup("<wbr>").join(re.split(r"(?<=[:=])(?=[A-Za-z])", printable(name)))
 
 
 def _padded(text: str, width: int) -> Markup:
@@ -198,7 +199,8 @@ def _choices(sections: Sequence[Section]) -> dict[str, Any]:
             "records": f"{sum(len(s.records) for s in own):,}",
             "rows": f"{sum(len(t.whole_rows) for s in own for t in s.tables):,}",
             "sections": len(own),
-            "noun": "models" if any(t.protocol for s in own for t in s.tables) else "folders",
+            "published": f"{sum(len(t.whole_rows) for s in sections if s.published for t in s.tables):,}",
+            "noun": ("model" if any(t.protocol for s in own for t in s.tables) else "folder") + "s" * (len(own) != 1),
         },
     }
 

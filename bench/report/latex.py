@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from bench.report.table import TextTable
-from bench.results.rows import IDENTITY
+from bench.report.table import TEXT_COLUMNS, TextTable
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -44,7 +43,6 @@ SPECIAL = {
 """In braces: hyphens, because two would become a dash, and what could be an argument of the line before."""
 LETTER_MM, COLUMN_MM = 1.9, 5.0
 """Estimated widths: the page is as wide as its widest table."""
-LABELS = (*IDENTITY, "source", "rank")
 
 
 def escape(text: str) -> str:
@@ -71,7 +69,7 @@ def render_document(parts: Sequence[tuple[str, str, Sequence[TextTable]]]) -> st
 
 
 def render_table(table: TextTable) -> str:
-    spec = "".join("l" if h in LABELS else "r" for h in table.headers)
+    spec = "".join("l" if h in TEXT_COLUMNS else "r" for h in table.headers)
     return "\n".join(
         [
             rf"\begin{{longtable}}{{@{{}}{spec}@{{}}}}",

@@ -10,20 +10,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from bench.report import words
+from bench.report import label, words
 from bench.report.pareto import Front, Point, describe
 from bench.report.scale import Scale, Tick, make_scale
 
 WIDTH, HEIGHT = 460, 340
-LEFT, RIGHT, TOP, BOTTOM = 50, 448, 30, 290
-LETTER, BOLD_LETTER, LINE = 6.0, 6.5, 13.0
-"""A label's size: the mean width of a letter, bold on the front, and the height of a line."""
+LEFT, RIGHT, TOP, BOTTOM = 60, 448, 30, 290
+LINE = 13.0
+"""The height of a line."""
 MAX_LABELS = 40
 """With more points, only those on the front have a label."""
-MAX_LABEL_LENGTH = 24
-"""In letters. The table has the whole name."""
-SHORTER = (18, 12)
-"""Lengths for a label of the front that fits nowhere."""
+MAX_LABEL = 160
+"""In pixels. The table has the whole name."""
+SHORTER = (120, 80)
+"""Widths for a label of the front that fits nowhere."""
+
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ class Chart:
     step: str
     dots: tuple[Dot, ...]
     labels: tuple[Text, ...]
-    hint: Text
+    hint: Text | None
+    """Which corner is the best one; None where a row or its name stands in it."""
     width: int = WIDTH
     height: int = HEIGHT
     left: int = LEFT
@@ -75,18 +80,19 @@ def draw(front: Front, title: str) -> Chart:
     y = make_scale(ends, BOTTOM, TOP)
     dots = tuple(_dot(p, x(p.x / mega), y) for p in front.points)
     unit = {"B": ", MB", "1": "", "": ""}.get(front.x.unit, f", {front.x.unit}")
-    corner = (front.x.better != "higher", front.y.better != "higher")
+    labels, taken = _labels(dots)
+    hint, at_hint = _hint(front.x.better != "higher", front.y.better != "higher")
     return Chart(
         title,
         describe(front),
         f"{front.x.label}{unit}{' (log)' if x.log else ''}",
         f"{front.y.name}{' (log)' if y.log else ''}",
-        tuple(Tick(x(v), _number(v)) for v in x.ticks()),
-        tuple(Tick(y(v), _number(v)) for v in y.ticks()),
+        tuple(Tick(x(v), words.tick(v)) for v in x.ticks()),
+        tuple(Tick(y(v), words.tick(v)) for v in y.ticks()),
         _steps([(x(p.x / mega), y(p.y)) for p in front.optimal]),
         dots,
-        tuple(_labels(dots)),
-        _hint(*corner),
+        labels,
+        None if any(_overlap(at_hint, box) for box in taken) else hint,
     )
 
 
@@ -94,11 +100,14 @@ def _dot(p: Point, x: float, y: Scale) -> Dot:
     return Dot(x, y(p.y), y(p.y - p.spread), y(p.y + p.spread), p.name, p.text, p.on_front, p.dense)
 
 
-def _hint(x_smaller: bool, y_smaller: bool) -> Text:
-    """Says which corner is the best one."""
-    words = {(True, True): "↙ better", (True, False): "↖ better", (False, True): "better ↘", (False, False): "better ↗"}
+def _hint(x_smaller: bool, y_smaller: bool) -> tuple[Text, Box]:
+    """Which corner is the best one, and the box of these words."""
+    hints = {(True, True): "↙ better", (True, False): "↖ better", (False, True): "better ↘", (False, False): "better ↗"}
     at = LEFT + 6 if x_smaller else RIGHT - 6
-    return Text(at, BOTTOM - 8 if y_smaller else TOP + 12, "start" if x_smaller else "end", words[x_smaller, y_smaller])
+    base, text = BOTTOM - 8 if y_smaller else TOP + 12, hints[x_smaller, y_smaller]
+    left = at if x_smaller else at - label.width(text)
+    box = (left, base - 10, left + label.width(text), base - 10 + LINE)
+    return Text(at, base, "start" if x_smaller else "end", text), box
 
 
 def _steps(places: Sequence[tuple[float, float]]) -> str:
@@ -109,33 +118,30 @@ def _steps(places: Sequence[tuple[float, float]]) -> str:
     return f"M{x} {y}" + "".join(f"H{a}V{b}" for a, b in rest)
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+def _labels(dots: Sequence[Dot]) -> tuple[tuple[Text, ...], list[Box]]:
+    """Labels, those of the front first, and all places that they and the dots take.
 
-
-Box = tuple[float, float, float, float]
-
-
-def _labels(dots: Sequence[Dot]) -> list[Text]:
-    """Labels of the front first. A label that fits nowhere is left out: the table has it."""
+    A label that fits nowhere is left out: the table has it.
+    """
     boxes: list[Box] = [(d.x - 5, min(d.high, d.y - 5), d.x + 5, max(d.low, d.y + 5)) for d in dots]
     places: list[Callable[[Dot, str], tuple[Text, Box]]] = [_right, _left]
     places += [partial(at, down) for at in (_centered, _start_aligned) for down in (-9, 17)]
     with_label = dots if len(dots) < MAX_LABELS else [d for d in dots if d.on_front]
     out = []
     for dot in sorted(with_label, key=lambda d: (not d.on_front, d.y, d.x)):
-        names = [words.cut(dot.name, length) for length in (MAX_LABEL_LENGTH, *(SHORTER if dot.on_front else ()))]
+        widths = (MAX_LABEL, *(SHORTER if dot.on_front else ()))
+        names = [label.cut(dot.name, width, bold=dot.on_front) for width in widths]
         fits = ((text, box) for name in names for place in places for text, box in [place(dot, name)])
         for text, box in fits:
             if _inside(box) and not any(_overlap(box, other) for other in boxes):
                 boxes.append(box)
                 out.append(text)
                 break
-    return out
+    return tuple(out), boxes
 
 
 def _width(dot: Dot, name: str) -> float:
-    return len(name) * (BOLD_LETTER if dot.on_front else LETTER)
+    return label.width(name, bold=dot.on_front)
 
 
 def _right(dot: Dot, name: str) -> tuple[Text, Box]:

@@ -12,7 +12,7 @@ from methods.errors import UserError
 from methods.pattern import Pattern
 
 WIDTH, HEIGHT = 460, 340
-LEFT, RIGHT, TOP, BOTTOM = 50, 448, 34, 262
+LEFT, RIGHT, TOP, BOTTOM = 60, 448, 34, 262
 MIN_PATTERNS = 2
 MAX_METHODS = 4
 STYLES = ("a", "b", "c", "d")
@@ -105,7 +105,7 @@ def draw(table: Table, title: str) -> PatternCost | None:
         title,
         "; ".join(f"{m.name} {m.text}" for m in marks),
         groups,
-        tuple(Tick(scale(v), f"{v:,.4g}") for v in scale.ticks()),
+        tuple(Tick(scale(v), words.tick(v)) for v in scale.ticks()),
         tuple(marks),
         tuple(legend),
         "perplexity ratio to dense" + (" (log)" if scale.log else ""),

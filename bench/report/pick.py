@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from bench.report import pairwise, pareto
 from bench.report.view import Bound, Facts, Row, Table
-from bench.report.words import percent, points
+from bench.report.words import hundredths, quantity
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 
@@ -30,7 +30,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Limit:
-    """One limit that can be set: how it is read from a row, printed and read from text.
+    """One limit that can be set: how it is read from a row and printed, the latter by `number` and `unit`.
 
     excess: by how much a value is over its limit (value, limit), on a scale on which limits can be compared; at most 0: met.
     """
@@ -40,8 +40,13 @@ class Limit:
     sentence: str
     bound: Callable[[Facts], Bound | None]
     excess: Callable[[float, float], float]
-    text: Callable[[float], str]
+    number: Callable[[float], str]
+    unit: str
     example: str
+
+    def text(self, value: float, low: float | None = None, high: float | None = None) -> str:
+        """A value of it, with its interval if it has one."""
+        return quantity(self.number, self.unit, value, low, high)
 
 
 def _share(value: float, limit: float) -> float:
@@ -53,21 +58,25 @@ def _exact(value: float | None) -> Bound | None:
 
 
 LIMITS = (
-    Limit("max_bits", "bits per weight", "at most {} bits per weight", lambda f: _exact(f.bits), _share, "{:.4g}".format, "5"),
     Limit(
-        "max_loss", "loss", "a loss of at most {}", lambda f: f.loss, lambda v, x: (1 + v) / (1 + x) - 1, percent, "3%"
+        "max_bits", "bits per weight", "at most {} bits per weight", lambda f: _exact(f.bits), _share, "{:.4g}".format, "",
+        "5",
+    ),
+    Limit(
+        "max_loss", "loss", "a loss of at most {}", lambda f: f.loss, lambda v, x: (1 + v) / (1 + x) - 1, hundredths, "%",
+        "3%",
     ),
     Limit(
         "max_worst_drop", "worst task's drop", "a worst task that loses at most {}", lambda f: f.drop,
-        lambda v, x: v - x, points, "5pp",
+        lambda v, x: v - x, hundredths, " pp", "5pp",
     ),
     Limit(
         "min_speedup", "speedup", "a measured speedup of at least {}", lambda f: f.speedup, lambda v, x: x / v - 1,
-        "{:.2f}×".format, "1.2",
+        "{:.2f}".format, "×", "1.2",
     ),
     Limit(
         "budget_tokens", "tokens to make", "at most {} tokens to make", lambda f: _exact(f.tokens), _share, "{:,.0f}".format,
-        "2M",
+        "", "2M",
     ),
 )  # fmt: skip
 """In the order of the flags."""

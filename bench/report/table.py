@@ -20,6 +20,9 @@ ALWAYS_SHOWN = ("method", "pattern")
 ABSENT = "–"
 """Stands for a number that was not measured. A cell is never blank, and such a cell is never 0."""
 
+TEXT_COLUMNS = (*IDENTITY, "source", "made on", "best compressed", "tied with")
+"""Columns of words, which stand at the left. Those of numbers stand at the right."""
+
 MAX_REASON = 60
 """Characters of a failure's reason in a cell; bench show prints all of it."""
 
@@ -142,13 +145,17 @@ def names_protocol(protocol: str) -> bool:
 
 
 def _sort_key(group: list[Row], columns: list[ColumnKey]) -> tuple[Any, ...]:
-    """Lines measured in the same columns stand together: dense first, then by the first of these, failures last."""
+    """Lines measured in the same columns stand together: dense first, then by the first of these, failures last.
+
+    Equal numbers stand in the order of their names.
+    """
     columns = [c for c in columns if (m := metrics.find(c[0])).in_tables and m.sorts_rows]
     absent = tuple(not _readings(group, c) for c in columns)
     first = _readings(group, columns[absent.index(False)]) if False in absent else []
     good = [r["value"] for r in first if r["value"] is not None]
     sign = -1 if any(r["better"] == "higher" for r in first) else 1
-    return (absent, group[0]["method"] != "dense", not good, sign * sum(good) / len(good) if good else 0.0)
+    name = tuple(group[0][c] for c in ("method", "pattern", "quantizer"))
+    return (absent, group[0]["method"] != "dense", not good, sign * sum(good) / len(good) if good else 0.0, name)
 
 
 def _readings(group: list[Row], column: ColumnKey) -> list[Row]:
@@ -231,5 +238,5 @@ def to_markdown(table: TextTable, escape: Callable[[str], str] = escape_markdown
     def row(cells: Iterable[str]) -> str:
         return "| " + " | ".join(map(escape, cells)) + " |"
 
-    rule = "|" + "|".join("---" if h in IDENTITY else "---:" for h in table.headers) + "|"
+    rule = "|" + "|".join("---" if h in TEXT_COLUMNS else "---:" for h in table.headers) + "|"
     return "\n".join([row(table.headers), rule, *(row(line) for line in table.lines)]) + "\n"

@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
+
+def quantity(
+    number: Callable[[float], str], unit: str, value: float, low: float | None = None, high: float | None = None
+) -> str:
+    """A value, with its interval if it has one. The unit stands once: 2.2 pp (−1.2 to 7.3)."""
+    return number(value) + unit + ("" if low is None or high is None else f" ({number(low)} to {number(high)})")
+
 
 def ratio(value: float, low: float | None = None, high: float | None = None) -> str:
-    """A ratio, with its interval if it has one."""
-    return f"×{value:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
+    """A ratio: ×1.002 (1.000 to 1.004)."""
+    return "×" + quantity(_four_digits, "", value, low, high)
 
 
-def difference(value: float) -> str:
+def difference(value: float, low: float | None = None, high: float | None = None) -> str:
     """A difference, with its sign."""
-    return _with_minus(f"{value:+.3f}")
+    return quantity(lambda x: _with_minus(f"{x:+.3f}"), "", value, low, high)
 
 
-def percent(value: float) -> str:
-    """A fraction as a percentage, with one decimal."""
-    return f"{hundredths(value)}%"
+def percent(value: float, low: float | None = None, high: float | None = None) -> str:
+    """A fraction as a percentage."""
+    return quantity(hundredths, "%", value, low, high)
 
 
-def points(value: float) -> str:
-    """A fraction in percentage points, with one decimal."""
-    return f"{hundredths(value)} pp"
+def points(value: float, low: float | None = None, high: float | None = None) -> str:
+    """A fraction in percentage points."""
+    return quantity(hundredths, " pp", value, low, high)
 
 
 def hundredths(value: float) -> str:
-    """A fraction in hundredths, with one decimal."""
-    return _with_minus(f"{100 * value:.1f}")
+    """A fraction in hundredths, with one decimal; from 1,000 on without."""
+    return _with_minus(f"{100 * value:,.{0 if abs(value) >= 10 else 1}f}")
+
+
+def tick(value: float) -> str:
+    """A number at an axis: 0.5, 100, 10,000."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _four_digits(value: float) -> str:
+    """Three decimals, and fewer of a number that is far off: 1.002, 84.69, 10,995."""
+    return f"{value:,.{max(3 - math.floor(math.log10(max(value, 1))), 0)}f}"
 
 
 def _with_minus(number: str) -> str:

@@ -22,7 +22,7 @@ const tables = [...document.querySelectorAll("[data-table]")].map((box) => {
   const rows = [...box.querySelectorAll("tbody tr")];
   const parts = Map.groupBy(rows.keys(), (k) => content.rows[k].part);
   const whole = parts.get(undefined) || [], order = whole.flatMap((k) => [k, ...(parts.get(k) || [])]);
-  const table = { box, data: content, rows, order, whole, body: box.querySelector("tbody"), matches: whole, all: false, interactive: new Set() };
+  const table = { box, data: content, rows, order, whole, body: box.querySelector("tbody"), matches: whole, all: false, interactive: new Set(), sorters: new Map() };
   table.visible = order.filter((k) => !rows[k].hidden);
   const firstNumber = box.querySelectorAll("thead [data-label]").length + (content.ranks ? 1 : 0);
   table.cell = (k, c) => rows[k].cells[firstNumber + c];
@@ -52,10 +52,7 @@ function show(table) {
   table.box.hidden = table.off || sorted.length === 0;
 }
 
-function sort(table, head, value, better) {
-  const was = head.getAttribute("aria-sort");
-  const first = better === "higher" ? "descending" : "ascending";
-  const next = was === "none" ? first : was === "ascending" ? "descending" : "ascending";
+function sort(table, head, value, next) {
   for (const other of table.box.querySelectorAll("[aria-sort]")) other.setAttribute("aria-sort", "none");
   head.setAttribute("aria-sort", next);
   const sign = next === "ascending" ? 1 : -1;
@@ -73,6 +70,9 @@ function sort(table, head, value, better) {
   say(`${table.data.title}: sorted by ${head.dataset.name}, ${next}`);
 }
 
+// A table's name in the address.
+function nameOf(table) { return [table.data.section, table.data.title, table.data.protocol].join(" · "); }
+
 function rank(table, column) {
   const ranks = table.data.ranks && table.data.ranks[column];
   if (!ranks) return;
@@ -80,14 +80,20 @@ function rank(table, column) {
   table.rows.forEach((row, k) => { row.querySelector(".rank").textContent = ranks[k] || "–"; });
 }
 
-function button(head, action) {
+function button(table, head, value, better) {
   const text = head.querySelector(".head");
   const sorter = el("button", undefined, { type: "button" });
   head.dataset.name = text.textContent.replace(/\s+/g, " ").trim();
   sorter.append(...text.childNodes);
   text.append(sorter);
   head.setAttribute("aria-sort", "none");
-  sorter.addEventListener("click", action);
+  sorter.addEventListener("click", () => {
+    const was = head.getAttribute("aria-sort"), first = better === "higher" ? "descending" : "ascending";
+    const next = was === "none" ? first : was === "ascending" ? "descending" : "ascending";
+    sort(table, head, value, next);
+    writeAddress({ table: nameOf(table), sort: head.dataset.name, order: next });
+  });
+  table.sorters.set(head.dataset.name, (next) => sort(table, head, value, next));
 }
 
 for (const table of tables) {
@@ -96,10 +102,10 @@ for (const table of tables) {
       const c = Number(head.dataset.column);
       const isText = table.data.columns[c].better === "" && table.data.rows.every((row) => !row.cells[c] || row.cells[c].v === null);
       const value = (k) => (!table.data.rows[k].cells[c] ? null : isText ? table.cell(k, c).textContent : table.data.rows[k].cells[c].v);
-      button(head, () => sort(table, head, value, table.data.columns[c].better));
+      button(table, head, value, table.data.columns[c].better);
     } else if (head.dataset.label !== undefined) {
       const value = (k) => labels(table.rows[k])[Number(head.dataset.label)];
-      button(head, () => sort(table, head, value, ""));
+      button(table, head, value, "");
     }
   }
   table.box.querySelector("[data-more]").addEventListener("click", () => { table.all = true; show(table); });
@@ -175,7 +181,8 @@ function filter() {
     const folded = !($("unfold") && $("unfold").checked);
     table.matches = (folded ? table.whole : table.order).filter((k) =>
       words.every((w) => table.text[k].includes(w)) && conditions.every(([key, v]) => table.data.rows[k][key] === v));
-    if (!table.off) { left += table.matches.length; all += folded ? table.whole.length : table.rows.length; }
+    all += folded ? table.whole.length : table.rows.length;
+    if (!table.off) left += table.matches.length;
     show(table);
   }
   for (const section of document.querySelectorAll("main > section")) {
@@ -183,6 +190,39 @@ function filter() {
   }
   $("nothing").hidden = left > 0;
   say(`${left.toLocaleString("en")} of ${all.toLocaleString("en")} rows`);
+}
+
+// --- the address: what a reader found, filtered and sorted, beside the limits of pick.js ------------------------------
+
+function address() { return new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : ""); }
+
+// Changes some keys of the address. An empty value leaves its key out.
+function writeAddress(values) {
+  const state = address();
+  for (const [key, value] of Object.entries(values)) {
+    if (value) state.set(key, value);
+    else state.delete(key);
+  }
+  history.replaceState(null, "", `#${state}`);
+}
+
+function writeFilters() {
+  writeAddress({ find: $("find").value, ...Object.fromEntries(selects.map((s) => [`rows-${s.dataset.key}`, s.value])) });
+}
+
+// What the address names and the page does not know is left out.
+function readFilters() {
+  const state = address();
+  $("find").value = state.get("find") || "";
+  for (const s of selects) {
+    s.value = state.get(`rows-${s.dataset.key}`) || "";
+    if (s.selectedIndex < 0) s.value = "";
+  }
+  const sorted = tables.find((t) => nameOf(t) === state.get("table")), order = state.get("order");
+  const sorter = sorted && sorted.sorters.get(state.get("sort"));
+  if (sorter && ["ascending", "descending"].includes(order)) sorter(order);
+  filter();
+  return Boolean(sorter || $("find").value || selects.some((s) => s.value));
 }
 
 function columns() {
@@ -207,6 +247,7 @@ function reset() {
   if ($("unfold")) $("unfold").checked = false;
   columns();
   filter();
+  writeFilters();
 }
 
 if ($("unfold")) $("unfold").addEventListener("change", filter);
@@ -226,8 +267,9 @@ for (const select of protocols) {
 }
 
 $("tools").addEventListener("submit", (event) => event.preventDefault());
-$("find").addEventListener("input", filter);
-selects.forEach((s) => s.addEventListener("change", filter));
+$("find").addEventListener("input", () => { filter(); writeFilters(); });
+selects.forEach((s) => s.addEventListener("change", () => { filter(); writeFilters(); }));
+addEventListener("hashchange", () => { if (location.hash.includes("=")) readFilters(); });
 metrics.forEach((m) => m.addEventListener("change", columns));
 $("clear").addEventListener("click", reset);
 $("again").addEventListener("click", () => { reset(); $("find").focus(); });
@@ -305,7 +347,8 @@ function interval(table, a, b, c) {
 
 function formatChange(ratio, value) {
   if (value === (ratio ? 1 : 0)) return "same";
-  return ratio ? `×${value.toFixed(4)}` : `${value < 0 ? "−" : "+"}${Number(Math.abs(value).toPrecision(4))}`;
+  if (ratio) return `×${value < 10 ? value.toFixed(4) : Number(value.toPrecision(5)).toLocaleString("en")}`;
+  return `${value < 0 ? "−" : "+"}${Number(Math.abs(value).toPrecision(4))}`;
 }
 
 function compare(a, b) {
@@ -358,4 +401,4 @@ dark.addEventListener("change", name);
 name();
 
 $("theme").hidden = $("tools").hidden = false;
-filter();
+if (readFilters()) $("results").scrollIntoView();

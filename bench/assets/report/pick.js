@@ -4,15 +4,14 @@
 
 const share = (value, limit) => (limit ? value / limit - 1 : value > 0 ? Infinity : 0);
 const exact = (value) => (value === undefined ? null : [value, null, null]);
-const minus = (text) => text.replace("-", "−");
-const percent = (value) => minus(`${(100 * value).toFixed(1)}%`);
-const points = (value) => minus(`${(100 * value).toFixed(1)} pp`);
+const decimals = (value, count) => value.toLocaleString("en", { minimumFractionDigits: count, maximumFractionDigits: count }).replace("-", "−");
+const hundredths = (value) => decimals(100 * value, Math.abs(value) >= 10 ? 0 : 1);
 const limits = {
-  max_bits: { noun: "bits per weight", form: /^(\d+(?:\.\d+)?)$/, scale: 1, bound: (f) => exact(f.bits), excess: share, text: (v) => String(Number(v.toPrecision(4))) },
-  max_loss: { noun: "loss", form: /^(\d+(?:\.\d+)?)%$/, scale: 0.01, bound: (f) => f.loss || null, excess: (v, x) => (1 + v) / (1 + x) - 1, text: percent },
-  max_worst_drop: { noun: "worst task's drop", form: /^(\d+(?:\.\d+)?) ?pp$/, scale: 0.01, bound: (f) => f.drop || null, excess: (v, x) => v - x, text: points },
-  min_speedup: { noun: "speedup", form: /^(\d+(?:\.\d+)?)[x×]?$/, scale: 1, bound: (f) => f.speedup || null, excess: (v, x) => x / v - 1, text: (v) => `${v.toFixed(2)}×` },
-  budget_tokens: { noun: "tokens to make", form: /^(\d+(?:\.\d+)?)([kMB]?)$/, scale: 1, bound: (f) => exact(f.tokens), excess: share, text: (v) => v.toLocaleString("en") },
+  max_bits: { noun: "bits per weight", form: /^(\d+(?:\.\d+)?)$/, scale: 1, bound: (f) => exact(f.bits), excess: share, number: (v) => String(Number(v.toPrecision(4))), unit: "" },
+  max_loss: { noun: "loss", form: /^(\d+(?:\.\d+)?)%$/, scale: 0.01, bound: (f) => f.loss || null, excess: (v, x) => (1 + v) / (1 + x) - 1, number: hundredths, unit: "%" },
+  max_worst_drop: { noun: "worst task's drop", form: /^(\d+(?:\.\d+)?) ?pp$/, scale: 0.01, bound: (f) => f.drop || null, excess: (v, x) => v - x, number: hundredths, unit: " pp" },
+  min_speedup: { noun: "speedup", form: /^(\d+(?:\.\d+)?)[x×]?$/, scale: 1, bound: (f) => f.speedup || null, excess: (v, x) => x / v - 1, number: (v) => decimals(v, 2), unit: "×" },
+  budget_tokens: { noun: "tokens to make", form: /^(\d+(?:\.\d+)?)([kMB]?)$/, scale: 1, bound: (f) => exact(f.tokens), excess: share, number: (v) => decimals(v, 0), unit: "" },
 };
 const suffixes = { "": 1, k: 1e3, M: 1e6, B: 1e9 };
 
@@ -54,8 +53,12 @@ function pick(table, wanted, pattern, quantizer) {
   };
 }
 
-function withEnds(text, bound) { return bound[1] === null ? text(bound[0]) : `${text(bound[0])} (${text(bound[1])} to ${text(bound[2])})`; }
-function describeCheck(c) { return `${limits[c.name].noun} ${withEnds(limits[c.name].text, c.bound)}, limit ${limits[c.name].text(c.limit)}`; }
+// A limit's value, with its interval if it has one. The unit stands once.
+function quantity(name, value, low = null, high = null) {
+  const { number, unit } = limits[name];
+  return number(value) + unit + (low === null ? "" : ` (${number(low)} to ${number(high)})`);
+}
+function describeCheck(c) { return `${limits[c.name].noun} ${quantity(c.name, ...c.bound)}, limit ${quantity(c.name, c.limit)}`; }
 function plural(count, noun) { return `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`; }
 
 function names(candidates) {
@@ -74,19 +77,27 @@ function duration(seconds) {
   return `${value < 10 ? Number(value.toPrecision(2)) : Math.round(value)} ${unit}`;
 }
 
-function answerTable(answer) {
+// A name that may be broken where the page's tables break it.
+function breakable(name) {
+  return name.split(/(?<=[:=])(?=[A-Za-z])/).flatMap((part, k) => (k ? [el("wbr"), part] : [part]));
+}
+
+const MAX_ROWS = 10;
+
+function answerTable(answer, shown) {
   const grid = el("table"), head = el("tr"), body = el("tbody"), least = (f) => (f.least ? "≥ " : "");
   const columns = [
-    ["bits", (f) => (f.bits === undefined ? "–" : limits.max_bits.text(f.bits))],
-    ["loss (95% interval)", (f) => (f.loss ? withEnds(percent, f.loss) : "–")],
-    ["worst task", (f) => (f.drop ? `${withEnds(points, f.drop)} ${f.task || ""}`.trim() : "–")],
-    ["speedup", (f) => (f.speedup ? withEnds(limits.min_speedup.text, f.speedup) : "–")],
+    ["bits", (f) => (f.bits === undefined ? "–" : quantity("max_bits", f.bits))],
+    ["loss (95% interval)", (f) => (f.loss ? quantity("max_loss", ...f.loss) : "–")],
+    ["worst task", (f) => (f.drop ? `${quantity("max_worst_drop", ...f.drop)} ${f.task || ""}`.trim() : "–")],
+    ["speedup", (f) => (f.speedup ? quantity("min_speedup", ...f.speedup) : "–")],
     ["tokens", (f) => (f.tokens === undefined ? "–" : least(f) + shortCount(f.tokens))],
     ["time", (f) => (f.seconds === undefined ? "–" : least(f) + duration(f.seconds))],
   ].filter(([, text]) => answer.meets.some((c) => text(c.row.facts) !== "–"));
   head.append(el("th", "row", { scope: "col" }), ...columns.map(([name]) => el("th", name, { scope: "col", class: "num" })));
-  for (const c of answer.meets.slice(0, 10)) {
-    const line = el("tr"), name = el("th", c.row.name, { scope: "row" });
+  for (const c of answer.meets.slice(0, shown)) {
+    const line = el("tr"), name = el("th", undefined, { scope: "row" });
+    name.append(...breakable(c.row.name));
     if (c.tied) name.append(" ", el("small", "tied"));
     if (c.checks.some((x) => x.unsure)) name.append(" ", el("small", "not sure"));
     line.append(name, ...columns.map(([, text]) => el("td", text(c.row.facts), { class: "num" })));
@@ -105,8 +116,14 @@ function showAnswer(answer) {
   parts.push(el("p", count ? `${count} of ${plural(answer.candidates, "compressed row")} ${count === 1 ? "meets" : "meet"} the limits.` : `None of ${plural(answer.candidates, "compressed row")} meets the limits.`, { class: "verdict" }));
   if (count) {
     const first = answer.meets[0], facts = first.row.facts;
-    parts.push(answerTable(answer));
-    if (count > 10) parts.push(el("p", `and ${count - 10} more`, { class: "about" }));
+    const grid = answerTable(answer, MAX_ROWS), more = el("button", `Show all ${count}`, { type: "button", class: "plain" });
+    more.addEventListener("click", () => {
+      const all = answerTable(answer, count);
+      grid.replaceWith(all);
+      more.remove();
+      all.focus();
+    });
+    parts.push(grid, ...(count > MAX_ROWS ? [more] : []));
     if (answer.uncompared) parts.push(el("p", `Not compared with the best in pairs: ${plural(answer.uncompared, "row")}.`));
     for (const c of first.checks.filter((x) => x.unsure)) parts.push(el("p", `Not sure: ${describeCheck(c)}; the interval contains the limit.`));
     const made = el("details"), made_on = facts.device === undefined ? "" : ` Made on ${data.strings[facts.device]}.`;
@@ -161,17 +178,16 @@ function update(inAddress) {
   }
   showAnswer(pick(board(), wantedLimits(), $("pick-pattern").value, $("pick-quant").value));
   if (!inAddress) return;
-  const state = new URLSearchParams({ model: board().data.title });
-  if (board().data.protocol) state.set("protocol", board().data.protocol);
-  if ($("pick-pattern").value) state.set("pattern", $("pick-pattern").value);
-  if ($("pick-quant").value) state.set("quant", $("pick-quant").value);
-  for (const name of Object.keys(limits)) if (texts[name]) state.set(flag(name), texts[name]);
-  history.replaceState(null, "", `#${state}`);
+  const { title, protocol } = board().data;
+  writeAddress({
+    model: title, protocol, pattern: $("pick-pattern").value, quant: $("pick-quant").value,
+    ...Object.fromEntries(Object.keys(limits).map((name) => [flag(name), texts[name]])),
+  });
 }
 
 // The limits that the address names. What it names wrongly is said, and left out.
 function readAddress() {
-  const state = new URLSearchParams(location.hash.slice(1));
+  const state = address();
   if (!state.has("model")) return false;
   const fits = tables.filter((t) => t.data.quality !== null && t.data.title === state.get("model") && (!state.get("protocol") || t.data.protocol === state.get("protocol")));
   if (fits.length) $("pick-board").value = fits[0].box.dataset.table;

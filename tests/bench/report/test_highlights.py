@@ -36,22 +36,22 @@ def of(*roots):
 
 
 def test_the_smallest_of_the_best_against_the_best_that_is_whole(filled):
-    pruned, quantized = of(filled)
+    quantized, pruned = of(filled)
     assert (pruned.best, pruned.tied, pruned.uncompared) == ("small 2:4 int8", ("good 2:4",), 0)
-    assert pruned.reference == "longer dense" and pruned.change.startswith("×1.222 (×1.2")  # exp(0.2001)
+    assert pruned.reference == "longer dense" and pruned.change.startswith("×1.222 (1.2")  # exp(0.2001)
     assert pruned.size == "1.5 MB of 4.0 MB"
-    assert (quantized.best, quantized.tied) == ("dense int8", ()) and quantized.change.startswith("×1.116 (×1.1")
+    assert (quantized.best, quantized.tied) == ("dense int8", ()) and quantized.change.startswith("×1.116 (1.1")
 
 
 def test_a_difference_that_was_shown_is_no_tie(filled):
     row(filled, "better", 0.05, 3, noise=6)
-    pruned, _ = of(filled)
+    _, pruned = of(filled)
     assert (pruned.best, pruned.tied) == ("better 2:4", ())
 
 
 def test_too_many_rows_leave_the_rest_unknown(filled, monkeypatch):
     monkeypatch.setattr(pairwise, "MAX_PAIRED_ROWS", 3)
-    pruned, _ = of(filled)
+    _, pruned = of(filled)
     assert (pruned.best, pruned.tied, pruned.tied_label) == ("good 2:4", (), "2 not compared")
     assert pruned.change == "×1.221", "no interval without a pair"
 
@@ -77,7 +77,7 @@ def test_a_row_that_is_better_than_the_whole_one(tmp_path):
     row(tmp_path, "good", 0.0, 2, noise=1)
     row(tmp_path, "kept", 0.1, 4, noise=2, pattern="dense")
     (found,) = of(tmp_path)
-    assert found.change.startswith("×0.905 (×0.9") and found.reference == "kept dense"  # exp(-0.1)
+    assert found.change.startswith("×0.905 (0.9") and found.reference == "kept dense"  # exp(-0.1)
 
 
 def test_only_the_main_protocol_of_a_model_counts(tmp_path):
@@ -104,3 +104,13 @@ def test_names_stay_text_and_the_page_says_it_first(tmp_path):
     assert text.index(">Summary<") < text.index('id="tools"') and "<img" not in text and text.count("<script") == 2
     made = leaderboard.build([root], Path("none"))["leaderboard.md"].decode()
     assert made.index("## Summary") < made.index("| method |") and "<script" not in made
+
+
+def test_a_row_that_is_not_smaller_is_no_answer_and_the_best_quality_comes_first(tmp_path):
+    row(tmp_path, "dense", 0.0, 4, noise=1, seed=None, pattern="dense")
+    row(tmp_path, "sparse", 0.1, 4, noise=2, pattern="50%")
+    row(tmp_path, "collapsed", 3.0, 1, noise=3, pattern="1:4")
+    row(tmp_path, "good", 0.2, 2, noise=4)
+    assert [found.best for found in of(tmp_path)] == ["good 2:4", "collapsed 1:4"]
+    row(tmp_path, "sparse", 0.15, 2, noise=5, pattern="50%", quantizer="int8")
+    assert [found.best for found in of(tmp_path)] == ["sparse 50% int8", "good 2:4", "collapsed 1:4"]

@@ -22,6 +22,7 @@ from bench.compare.pairing import pair_seeds
 from bench.compare.resolve import read
 from bench.report import from_papers, from_records, latex, leaderboard, pairwise, pareto, pareto_chart
 from bench.report import html as html_module
+from bench.report.label import width
 from bench.report.scale import make_scale
 from bench.report.view import Cell, Column, Row, Table
 from bench.results import reproduce
@@ -318,7 +319,7 @@ def test_labels_lie_neither_on_each_other_nor_outside():
     drawn = pareto_chart.draw(front, "t")
     boxes = []
     for label in drawn.labels:
-        wide = len(label.text) * pareto_chart.LETTER
+        wide = width(label.text, label.on_front)
         left = label.x - {"start": 0, "middle": wide / 2, "end": wide}[label.anchor]
         boxes.append((left, label.y - 10, left + wide, label.y + 3))
     assert 5 < len(boxes) < 30
