@@ -1,6 +1,7 @@
 """What a Ray task does on its node, without Ray: records of a node that does not see the results folder come whole."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -15,6 +16,8 @@ from bench.run.worker import Assignment
 from bench.system.code_version import describe_code
 from helpers import runs
 from methods.errors import UserError
+
+START = ray_task._start
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +80,30 @@ def test_another_version_makes_nothing(tmp_path):
         and describe_code() in event["reason"]
     )
     assert not runs.contents(spec.results)
+
+
+def test_artifacts_of_one_ray_worker_get_the_cards_that_ray_gives_them(tmp_path, monkeypatch):
+    """A fork server has the environment of its start."""
+    said = []
+
+    class Processes:
+        def __init__(self, count, preload):
+            self.cards = os.environ[ray_task.CARDS]
+
+        def start(self, file):
+            said.append(self.cards)
+
+        def close(self):
+            said.append(f"{self.cards} closed")
+
+    monkeypatch.setattr(ray_task, "WorkerProcesses", Processes)
+    monkeypatch.setattr(ray_task, "_processes", None)
+    job = next(orders(runs.small(tmp_path / "r"))).job
+    for cards in ("0", "0", "1,2"):
+        monkeypatch.setenv(ray_task.CARDS, cards)
+        START(job, tmp_path / "log")
+
+    assert said == ["0", "0", "0 closed", "1,2"]
 
 
 @pytest.mark.parametrize(
