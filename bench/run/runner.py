@@ -321,7 +321,7 @@ class Sweep:
 def make_executor(plan: Plan, missing: Sequence[list[Measurement]], store: Store) -> Executor:
     """What makes the artifacts of a plan, as its spec says."""
     if plan.spec.executor == "ray" and missing:
-        return RayExecutor(plan, store)
+        return RayExecutor(plan, (measurements[0].artifact for measurements in missing), store)
     return WorkerProcesses(len(missing), list_imports([m for some in missing for m in some]), plan.jobs)
 
 

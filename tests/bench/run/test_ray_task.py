@@ -11,7 +11,7 @@ from bench.plan.memory import estimate_bytes
 from bench.results.store import Store
 from bench.results.transfer import pack_record, unpack_record
 from bench.run import ray_task
-from bench.run.ray_executor import _places, resources_of
+from bench.run.ray_executor import _places, describe_lack, find_least, resources_of
 from bench.run.worker import Assignment
 from bench.system.code_version import describe_code
 from helpers import runs
@@ -145,6 +145,18 @@ def test_a_task_asks_for_what_its_plan_says(tmp_path):
     assert _places({"memory": 100e9}, wanted) == 0
     card = artifact.model_copy(update={"device": "cuda", "processes": 2})
     assert resources_of(card)["num_gpus"] == 2
+
+
+def test_an_artifact_that_no_node_has_room_for_is_said(tmp_path):
+    settings = {"methods": ("cast",), "device": "cuda", "training": {"processes": 8, "batch": 8}, "measures": ("size",)}
+    plan = api.plan(runs.small(tmp_path / "r", executor="ray", **settings))
+    wanted = [resources_of(measurements[0].artifact) for measurements in plan.artifacts().values()]
+    node = {"CPU": 64.0, "GPU": 4.0, "memory": 500e9}
+
+    assert [one["num_gpus"] for one in wanted] == [1, 8]
+    assert " 8 cards: 1 of 2 artifacts must wait until one joins" in describe_lack([node, node], wanted)
+    assert describe_lack([node, node | {"GPU": 8.0}], wanted) == ""
+    assert find_least(wanted)["num_gpus"] == 1, "those that need one card fill the cluster, whatever others need"
 
 
 @pytest.mark.parametrize(
