@@ -306,7 +306,8 @@ class Sweep:
         for task in self._at_work:
             task.worker.send_signal(signal.SIGTERM)
         for task in self._at_work:
-            task.worker.stop(CHECKPOINT_S if task.artifact.training else STOP_S)
+            patience = CHECKPOINT_S if task.artifact.training else STOP_S
+            task.worker.stop(patience if task.has_begun else 0.0)
 
     def _close(self, task: ArtifactTask) -> None:
         self._at_work.remove(task)

@@ -1,6 +1,7 @@
 """Artifacts side by side: the records of one at a time, and a worker that dies costs its own artifact only."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -108,6 +109,22 @@ def test_a_version_of_what_is_being_made_lets_another_artifact_go_first(tmp_path
     api.execute(runs.small(tmp_path / "r", **changes))
 
     assert [label.split()[1] for label in order[:2]] == ["wanda", "magnitude"], order
+
+
+@pytest.mark.parametrize("training", [None, "a training"])
+def test_what_never_began_is_not_waited_for_when_a_run_ends(training):
+    patience = []
+    begun, waiting = (
+        SimpleNamespace(
+            artifact=SimpleNamespace(training=training),
+            has_begun=has_begun,
+            worker=SimpleNamespace(send_signal=lambda _: None, stop=patience.append),
+        )
+        for has_begun in (True, False)
+    )
+    runner.Sweep._stop(SimpleNamespace(_at_work=[begun, waiting]))
+
+    assert patience == [runner.CHECKPOINT_S if training else runner.STOP_S, 0]
 
 
 def estimates(missing, model):
