@@ -67,6 +67,21 @@ def test_slurm_and_shards_belong_together(cli, tmp_path):
     assert not (tmp_path / "x.sh").exists()
 
 
+def test_a_plan_for_slurm_is_no_part_of_another_division(cli, tmp_path):
+    code, _, err = cli("plan", "--slurm", "x.sh", "--shards", "3", "--shard", "1/2", *runs.flags("r"))
+
+    assert (code, err) == (2, "bench: --slurm divides the plan itself: leave --shard 1/2 out\n")
+    assert not (tmp_path / "x.sh").exists()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_time_that_is_not_known_is_said(cli, tmp_path, device):
+    code, _, err = cli("plan", "--slurm", "x.sh", "--shards", "1", *runs.flags("r", device=device))
+    said = [script_writer.UNKNOWN_TIME in text for text in (err, (tmp_path / "x.sh").read_text())]
+
+    assert code == 0 and said == [device == "cuda"] * 2
+
+
 NODES = ["--methods", "cast", "--measures", "perplexity", "--set=training.nodes=2", "--set=training.processes=2"]
 
 
