@@ -46,6 +46,7 @@ cd {{ folder }} || exit 1
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 40000))
 export MASTER_ADDR MASTER_PORT
+export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"  # srun does not take it from sbatch
 {% endif %}
 {{ command }} --shard "$SLURM_ARRAY_TASK_ID/{{ shards }}" &
 child=$!

@@ -91,6 +91,7 @@ def test_the_script_of_a_training_over_nodes_starts_bench_on_each(cli, tmp_path)
 
     assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=1\n" in text and "#SBATCH --cpus-per-task=1\n" in text
     assert "\nsrun bench run " in text and "\nexport MASTER_ADDR MASTER_PORT\n" in text
+    assert '\nexport SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"' in text, "or a task of srun has one processor"
 
 
 @pytest.mark.slow
