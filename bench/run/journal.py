@@ -1,7 +1,7 @@
 """What a run leaves in its results folder for those who watch it: its status, and a log of JSON lines for each artifact.
 
 runs/NAME.json is the run's status now (bench.results.run_status). logs/KEY.jsonl is what happened to an artifact, KEY the first
-32 digits of its key; docs/results.md lists the fields. Nothing here decides a number: where it cannot be written, the run says so
+32 digits of its key; docs/scale.md lists the fields. Nothing here decides a number: where it cannot be written, the run says so
 once and goes on.
 """
 
