@@ -162,8 +162,8 @@ def _values(record: Record) -> Iterator[tuple[str, float]]:
             name = f"{measure}/{reading.metric}"
             yield name, reading.value
             if reading.stderr:
-                yield f"{name}/low", reading.value - NORMAL_95 * reading.stderr
-                yield f"{name}/high", reading.value + NORMAL_95 * reading.stderr
+                yield f"{name}_low", reading.value - NORMAL_95 * reading.stderr
+                yield f"{name}_high", reading.value + NORMAL_95 * reading.stderr
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from bench import api
 from bench.run import tracking
 from bench.run.progress import LogDisplay
 from bench.run.trackers import process, table
+from bench.system import interpreter
 from helpers import runs
 
 RECORD = "import sys; open({path!r}, 'a').writelines(sys.stdin)"
@@ -105,7 +107,7 @@ def test_a_tracker_is_told_of_each_artifact(told, tmp_path):
             name = f"{record.identity.measure}/{reading.metric}"
             assert values[name] == reading.value
             if reading.stderr:
-                assert values[f"{name}/low"] < reading.value < values[f"{name}/high"]
+                assert values[f"{name}_low"] < reading.value < values[f"{name}_high"]
 
 
 @pytest.mark.parametrize(
@@ -123,14 +125,16 @@ ORDERS = [
     {"do": "start", "artifact": "a", "name": "tiny cast", "params": {"key.x": "y" * 9000}, "tags": {"cast_bench.key": "a"}},
     {"do": "curve", "artifact": "a", "phase": "cast", "step": 1, "figures": {"loss": 3.0, "tokens_per_s": 7.0}},
     {"do": "curve", "artifact": "a", "phase": "cast", "step": 2, "figures": {"loss": 2.0}},
-    {"do": "metrics", "artifact": "a", "values": {"perplexity/perplexity": 9.5, "zeroshot x/acc %": 1.0}},
+    {"do": "metrics", "artifact": "a", "values": {"perplexity/perplexity": 9.5, "perplexity/perplexity_low": 9.1, "zeroshot x/acc %": 1.0}},
     {"do": "end", "artifact": "a", "ok": True},
 ]  # fmt: skip
 
 
-def test_mlflow_has_the_run(monkeypatch, tmp_path):
+@pytest.mark.parametrize("store", ["sqlite:///{}/mlflow.db", "file://{}/mlruns"])
+def test_mlflow_has_the_run(monkeypatch, tmp_path, store):
     mlflow = pytest.importorskip("mlflow", reason="pip install 'cast-bench[mlflow]'")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.format(tmp_path))
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
 
     process.tell(table.make("mlflow"), map(json.dumps, ORDERS))
 
@@ -140,6 +144,16 @@ def test_mlflow_has_the_run(monkeypatch, tmp_path):
     assert run.data.tags["cast_bench.key"] == "a" and len(run.data.params["key.x"]) == 500
     assert run.data.metrics["perplexity/perplexity"] == 9.5 and run.data.metrics["zeroshot x/acc _"] == 1.0
     assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "cast/loss")] == [(1, 3.0), (2, 2.0)]
+
+
+def test_mlflow_says_soon_that_a_server_refuses(monkeypatch):
+    pytest.importorskip("mlflow", reason="pip install 'cast-bench[mlflow]'")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    environment = interpreter.environment() | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    command = interpreter.command("bench.run.trackers.process", "mlflow")
+    done = subprocess.run(command, env=environment, input="", capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 1 and done.stdout.startswith("MlflowException: ") and "Connection refused" in done.stdout
 
 
 def test_wandb_has_the_run(monkeypatch, tmp_path):
