@@ -217,7 +217,7 @@ class Sweep:
 
     def _begin(self, task: ArtifactTask, wait: bool) -> None:
         self._journal.start(task.artifact, task.label, task.device)
-        self._tracking.start(task.artifact, task.label)
+        self._tracking.start(task.measurements, task.label)
         self._display.artifact(task.label, wait, self._forecast.seconds_left())
         self._forecast.start(task.artifact.key)
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
-from bench.plan.artifact import Artifact
+from bench.plan.artifact import Measurement
 from bench.results.record import Record
 from bench.system import interpreter, provenance
 
@@ -46,16 +47,20 @@ class Tracking:
         """Its processes."""
         return tuple(channel.pid for channel in self._channels)
 
-    def start(self, artifact: Artifact, label: str) -> None:
+    def start(self, measurements: Sequence[Measurement], label: str) -> None:
+        """measurements: of one artifact."""
         if not self._channels:
             return
+        artifact = measurements[0].artifact
         about = artifact.model_dump(include={"model", "seed", "dtype", "device", "threads"}, mode="json")
         about |= {"method": artifact.method, "pattern": artifact.pattern, "quantizer": artifact.quantizer}
         tags = {"key": artifact.key, "run": self._run, "version": provenance.VERSION}
         tags |= {"commit": str(provenance.commit().get("id", ""))}
+        tags |= {f"record.{m.label}": m.key for m in measurements}
+        configs = {m.label: m.config for m in measurements}
         self._waiting[artifact.key] = {
             "name": label,
-            "params": dict(_flat(about)) | dict(_flat(artifact.key_inputs(), "key.")),
+            "params": dict(_flat(about)) | dict(_flat(configs)) | dict(_flat(artifact.key_inputs(), "key.")),
             "tags": {f"cast_bench.{name}": value for name, value in tags.items() if value},
         }
 

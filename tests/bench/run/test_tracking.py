@@ -93,6 +93,8 @@ def test_a_tracker_is_told_of_each_artifact(told, tmp_path):
     assert trained["name"].startswith("tiny cast") and trained["params"]["key.training.tokens"] == "1024"
     assert trained["params"]["key.stages.0.name"] == "cast"
     assert trained["tags"]["cast_bench.key"] == trained["artifact"]
+    assert trained["params"]["perplexity.windows"] == "4" and trained["params"]["perplexity.corpus"] == "wiki-mini"
+    assert trained["tags"]["cast_bench.record.perplexity"] in {record.key for record in records}
     assert {"cast_bench.run", "cast_bench.version"} <= set(trained["tags"])
     losses = [
         o for o in orders if o["do"] == "curve" and o["artifact"] == trained["artifact"] and "loss" in o["figures"]
