@@ -17,6 +17,7 @@ from helpers import runs
 RECORD = "import sys; open({path!r}, 'a').writelines(sys.stdin)"
 FAIL = "print('Refused: no server'); raise SystemExit(1)"
 DIE = "raise SystemExit(3)"
+KILL = "import os; os.kill(os.getpid(), 9)"
 HANG = "import time; time.sleep(1000)"
 
 
@@ -114,13 +115,69 @@ def test_a_tracker_is_told_of_each_artifact(told, tmp_path):
 
 @pytest.mark.parametrize(
     ("program", "words"),
-    [(FAIL, "Refused: no server"), (DIE, "its process ended with code 3"), (HANG, "not all was sent within 0.5 s")],
-    ids=["fails", "dies", "hangs"],
+    [
+        (FAIL, "Refused: no server"),
+        (DIE, "the process ended with code 3"),
+        (KILL, "the process was killed (signal 9)"),
+        (HANG, "not all was sent"),
+    ],
+    ids=["fails", "dies", "is killed", "hangs"],
 )
 def test_a_tracker_that_fails_is_said_once_and_the_run_goes_on(told, program, words):
     _, said = told(program, close_s=0.5 if program == HANG else 20.0)
 
-    assert len(said) == 1 and words in said[0] and "the run goes on without it" in said[0]
+    assert len(said) == 1 and words in said[0]
+
+
+@pytest.fixture
+def track(monkeypatch):
+    """track(program, *names) -> trackers, and what they say."""
+
+    def make(program, *names):
+        monkeypatch.setattr(tracking.interpreter, "command", lambda module, *_: [sys.executable, "-c", program])
+        said = []
+        return tracking.Tracking(names, "run", lambda key: None, said.append), said
+
+    return make
+
+
+def test_that_the_run_goes_on_is_said_while_it_does(track):
+    trackers, said = track(FAIL, "mlflow")
+    trackers._channels[0]._threads[1].join()
+    trackers.end("a", "")
+    assert not said, "nothing is told of an artifact that did not begin"
+    trackers._tell("end", "a", ok=True)
+    trackers.close(1.0)
+
+    assert said == ["--log-to mlflow: Refused: no server; the run goes on without it"]
+
+
+@pytest.mark.parametrize(("kind", "patience"), [(None, tracking.CLOSE_S), (SystemExit, tracking.STOPPED_S)])
+def test_all_trackers_have_one_deadline_which_is_near_after_a_signal(track, monkeypatch, kind, patience):
+    trackers, said = track(HANG, "mlflow", "wandb")
+    asked = []
+    monkeypatch.setattr(tracking.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(tracking._Channel, "has_ended", lambda channel, deadline: asked.append(deadline))
+    trackers.__exit__(kind, None, None)
+
+    assert asked == [100 + tracking.SILENT_S] * 2 + [100 + patience] * 2 + [0.0] * 2
+    assert said == [
+        f"waiting up to {patience:g} s for mlflow and wandb; Ctrl-C leaves the rest",
+        "--log-to mlflow: not all was sent",
+        "--log-to wandb: not all was sent",
+    ]
+
+
+def test_ctrl_c_leaves_what_a_tracker_still_has_to_send(track, monkeypatch):
+    def interrupted(channel, deadline):
+        if deadline:
+            raise KeyboardInterrupt
+
+    trackers, said = track(HANG, "mlflow")
+    monkeypatch.setattr(tracking._Channel, "has_ended", interrupted)
+    trackers.close(60.0)
+
+    assert said == ["--log-to mlflow: not all was sent"] and trackers._channels[0]._process.returncode is not None
 
 
 ORDERS = [
