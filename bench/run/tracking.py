@@ -81,6 +81,8 @@ class Tracking:
 
     def take(self, key: str, event: Mapping[str, Any]) -> None:
         """What an artifact's worker said."""
+        if event.get("known"):  # another run has recorded it, and told of it
+            return
         if event["event"] in TELLING and key in self._waiting:
             self._told.add(key)
             self._tell("start", key, **self._waiting.pop(key))
@@ -144,7 +146,10 @@ class _Channel:
             thread.start()
 
     def send(self, order: Mapping[str, Any]) -> None:
-        self._orders.put(json.dumps(order, default=str))
+        """Nothing, once its process has ended; and of curves no more than so many wait for one that hangs."""
+        takes_all = self._orders.qsize() < MAX_CURVES or order["do"] != "curve"
+        if self._threads[0].is_alive() and takes_all:
+            self._orders.put(json.dumps(order, default=str))
 
     def take_problem(self) -> str:
         with contextlib.suppress(Empty):

@@ -180,6 +180,37 @@ def test_ctrl_c_leaves_what_a_tracker_still_has_to_send(track, monkeypatch):
     assert said == ["--log-to mlflow: not all was sent"] and trackers._channels[0]._process.returncode is not None
 
 
+def test_what_another_run_has_recorded_is_not_sent_again(track, tmp_path, monkeypatch):
+    trackers, _ = track(HANG)
+    told = []
+    monkeypatch.setattr(trackers, "_channels", ["a tracker"])
+    monkeypatch.setattr(trackers, "_tell", lambda action, artifact, **_: told.append(action))
+    measurements = next(iter(api.plan(runs.small(tmp_path / "r")).artifacts().values()))
+    key = measurements[0].artifact.key
+    trackers.start(measurements, "tiny dense")
+    trackers.take(key, {"event": "measurement", "key": measurements[0].key, "status": "ok", "known": True})
+    assert not told
+    trackers.take(key, {"event": "imported"})
+
+    assert told == ["start"]
+
+
+def test_what_no_tracker_takes_is_not_kept(track, monkeypatch):
+    (channel,) = track(DIE, "mlflow")[0]._channels
+    channel._process.wait()
+    channel.send({"do": "start"})
+    channel._threads[0].join()
+    channel.send({"do": "metrics"})
+    assert channel._orders.empty()
+
+    monkeypatch.setattr(tracking, "MAX_CURVES", 2)
+    (channel,) = track(HANG, "mlflow")[0]._channels
+    for action in ("start", "curve", "curve", "curve", "curve", "metrics"):
+        channel.send({"do": action, "what": "x" * 2**20})
+    assert channel._orders.qsize() in (3, 4), "the first may be on its way"
+    channel.close()
+
+
 ORDERS = [
     {"do": "start", "artifact": "a", "name": "tiny cast", "params": {"key.x": "y" * 9000}, "tags": {"cast_bench.key": "a"}},
     {"do": "curve", "artifact": "a", "phase": "cast", "step": 1, "figures": {"loss": 3.0, "tokens_per_s": 7.0}},
