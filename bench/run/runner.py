@@ -292,12 +292,15 @@ class Sweep:
                 self._forecast.leave(key)
                 self._queue.append(task.measurements)
                 return
-            if status is not None:
+            event: dict[str, Any] = {"event": "measurement", "key": measurement.key, "status": status}
+            if status == "failed":
+                event["reason"] = describe_end(code)
                 self._summary.tried[status] += 1
                 task.has_measured = True
-            self._display.measurement(task.label, measurement.label, "failed", describe_end(code))
-            died = {"event": "measurement", "key": measurement.key, "status": "failed", "reason": describe_end(code)}
-            self._journal.take(key, died, self._forecast.seconds_left(), None)
+            else:
+                event["known"] = True
+            self._display.measurement(task.label, measurement.label, status, event.get("reason", ""))
+            self._journal.take(key, event, self._forecast.seconds_left(), None)
         self._forecast.end(key, measured=task.has_measured)
 
     def _stop(self) -> None:
@@ -325,15 +328,16 @@ def make_executor(plan: Plan, missing: Sequence[list[Measurement]], store: Store
     return WorkerProcesses(len(missing), list_imports([m for some in missing for m in some]), plan.jobs)
 
 
-def _record_death(store: Store, measurement: Measurement, code: int | None, log: Path) -> str | None:
-    """A failed row for a measurement whose worker died, unless another run has done it since. Returns its status.
+def _record_death(store: Store, measurement: Measurement, code: int | None, log: Path) -> str:
+    """A failed row for a measurement whose worker died, unless another run has done it since. Returns the row's status.
 
     Raises:
         Timeout: another run has taken it up.
     """
     with FileLock(store.lock(measurement.artifact.key), timeout=0):
-        if _done(store, measurement):
-            return None
+        known = store.get(measurement.key)
+        if known is not None and known.status in DONE:
+            return known.status
         record = failed_record(measurement, WorkerEnded(f"{describe_end(code)}; its log is {log}"))
         record.traceback = read_end(log)
         store.write(record)
