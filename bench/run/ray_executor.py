@@ -160,7 +160,12 @@ class RayWorker:
                     case "refused":
                         raise UserError(event["reason"])
                     case "record":
-                        unpack_record(self._executor.store, event, self._keys)
+                        try:
+                            unpack_record(self._executor.store, event, self._keys)
+                        except ValueError as fault:
+                            os.write(self._log, f"a record came damaged: {fault}\n".encode())
+                            ray.cancel(self._events, force=True)
+                            return
                     case _:
                         yield line
         except ray.exceptions.TaskCancelledError:

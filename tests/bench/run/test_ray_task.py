@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +11,7 @@ from bench import api
 from bench.plan.memory import estimate_bytes
 from bench.results.store import Store
 from bench.results.transfer import pack_record, unpack_record
-from bench.run import ray_task
+from bench.run import ray_executor, ray_task
 from bench.run.ray_executor import _places, describe_lack, find_least, resources_of
 from bench.run.worker import Assignment
 from bench.system.code_version import describe_code
@@ -34,6 +35,10 @@ def orders(spec, mark="", code=""):
         yield ray_task.Order(job=job, code=code or describe_code(), environment={}, mark=mark, stops="")
 
 
+def keys(order):
+    return [m.key for m in order.job.measurements]
+
+
 def events_of(order):
     return [json.loads(line) for line in ray_task.make(order.model_dump_json())]
 
@@ -47,12 +52,10 @@ def test_records_of_a_node_that_sees_no_results_folder_come_whole(tmp_path):
         assert [e["event"] for e in events if e["event"] not in ("state", "progress")] == [
             "begun", "node", "imported", *["record", "measurement"] * 3, "exit",
         ]  # fmt: skip
-        assert events[1]["shares_results"] is False and not runs.contents(away.results).keys() & {
-            m.key for m in order.job.measurements
-        }
+        assert events[1]["shares_results"] is False and not runs.contents(away.results).keys() & set(keys(order))
         for event in events:
             if event["event"] == "record":
-                unpack_record(store, event, [m.key for m in order.job.measurements])
+                unpack_record(store, event, keys(order))
 
     assert runs.contents(away.results) == runs.contents(here.results) and len(runs.contents(here.results)) == 6
     for record in store:
@@ -124,6 +127,29 @@ def test_damage_on_the_way_is_seen(tmp_path, change, words):
     with pytest.raises(ValueError, match="not asked for"):
         unpack_record(target, pack_record(source, key), ["another"])
     assert not runs.contents(tmp_path / "t")
+
+
+def test_an_artifact_whose_record_comes_damaged_is_made_again(tmp_path, monkeypatch):
+    runs.run_here(runs.small(tmp_path / "r"))
+    source = Store(tmp_path / "r")
+    key = next(r.key for r in source if r.items)
+    damaged = {"event": "record", **pack_record(source, key), "items": "é"}
+    cancelled = []
+    faults = {name: type(name, (Exception,), {}) for name in ("TaskCancelledError", "RayTaskError", "RayError")}
+    ray = SimpleNamespace(
+        get=lambda event: event,
+        cancel=lambda task, force: cancelled.append(task),
+        exceptions=SimpleNamespace(**faults),
+    )
+    monkeypatch.setattr(ray_executor, "import_ray", lambda: ray)
+    executor = SimpleNamespace(store=Store(tmp_path / "t"), submit=lambda line: [json.dumps(damaged)])
+    with (tmp_path / "log").open("w") as log:
+        worker = ray_executor.RayWorker(executor, log)
+        worker.send(next(o.job for o in orders(runs.small(tmp_path / "r")) if key in keys(o)).model_dump_json())
+        assert not list(worker.lines())
+
+    assert ray_executor.RayExecutor.reruns(executor, worker.wait()) and cancelled
+    assert "a record came damaged" in (tmp_path / "log").read_text()
 
 
 def test_a_finished_record_is_not_replaced(tmp_path):
