@@ -52,7 +52,8 @@ def compare(
     from bench.results.store import RESULTS
 
     before, after, ignore = resolve.resolve_both(a, b, results or RESULTS)
-    comparison = verdict.compare(before, after, settings.read(config), ignore=ignore, exploratory=True)
+    compare_settings = settings.read(config, before.metrics | after.metrics)
+    comparison = verdict.compare(before, after, compare_settings, ignore=ignore, exploratory=True)
     headline = f"{a} → {b}: {render.describe_counts(comparison)}"
     _print_comparison(comparison, json, md, headline)
     print_line(f"bench: {headline}", err=True)
@@ -83,8 +84,8 @@ def gate(
     from bench.compare.verdict import compare
     from bench.results.store import RESULTS
 
-    gate_settings = settings.read(config, strict=strict or None)
     before, after = _read_baseline(baseline), read(results or RESULTS)
+    gate_settings = settings.read(config, before.metrics | after.metrics, strict=strict or None)
     comparison = compare(before, after, gate_settings)
     if rerun_suspects and comparison.failed:
         comparison = _rerun_suspects(before, after, gate_settings, comparison)
@@ -128,7 +129,7 @@ def history(
 ) -> None:
     """Show a metric over commits, and its steps beyond noise.
 
-    It also shows where the machine or a library changed.
+    It also shows where the machine or a library changed. Commits with different seeds are rows of their own.
     """
     from bench.compare import history as metric_history
     from bench.compare.resolve import read

@@ -14,6 +14,7 @@ from bench.catalog.entries import DEFAULT_METHODS
 from bench.system.files import require_folder, require_writable_file
 from bench.system.suggest import shorten
 from bench.system.toml import read_toml
+from bench.system.validation import split_commas
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +32,18 @@ def checked(check: Callable[[Path], None]) -> Callable[[Path | None], Path | Non
         return value
 
     return callback
+
+
+def split_list(option: str, text: str) -> list[str]:
+    """The names in an option that is a list by commas.
+
+    Raises:
+        UserError: one of them is empty.
+    """
+    try:
+        return [part.strip() for part in split_commas(text)]
+    except ValueError as fault:
+        raise UserError(f"invalid {option}={shorten(text)}: {fault}") from None
 
 
 def figure_callback(option: str) -> Callable[[Path | None], Path | None]:

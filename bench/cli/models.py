@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli.console import fail, print_line, print_rows
-from bench.cli.flags import Json, NewFolder, Results, checked
+from bench.cli.flags import Json, NewFolder, Results, checked, split_list
 from bench.export.onnx_file import OnnxFile
 from bench.system.files import require_folder
 from bench.system.suggest import describe_unknown
@@ -100,7 +100,7 @@ def verify(
 
     Exit code 0: the pattern holds. 1: it does not. 2: invalid input.
     """
-    globs = include.split(","), exclude.split(",") if exclude else []
+    globs = split_list("include", include), split_list("exclude", exclude) if exclude else []
     if model.endswith(".onnx"):
         counts = OnnxFile(Path(model)).count(Pattern.parse(pattern), *globs)
     else:
@@ -150,7 +150,7 @@ def export(
         return
     if artifact is None and format_ in MODEL_FORMATS:
         raise UserError(f"--format {format_} exports a model: name a record (bench ls runs) or a model folder")
-    globs = tuple(exclude.split(",")) if exclude else ()
+    globs = tuple(split_list("exclude", exclude)) if exclude else ()
     try:
         print_line(
             export_model(artifact or "", format_, out, values=values, dtype=dtype, exclude=globs, results=results)

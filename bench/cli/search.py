@@ -70,7 +70,7 @@ def _row(done: Any) -> dict[str, Any]:
         "method": done.method,
         "trials": len(done.trials),
         "diverged": sum(not math.isfinite(t.value) for t in done.trials),
-        "perplexity": best.value if best else None,
+        "perplexity": float(f"{best.value:.5g}") if best else None,
         "best trial": best.label if best else "",
         "record": best.record[:12] if best else "",
     }

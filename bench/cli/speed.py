@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.console import note, print_line, print_rows
-from bench.cli.flags import DataDir, Json, Results, figure_callback
+from bench.cli.flags import DataDir, Json, Results, figure_callback, split_list
 from bench.system.packages import pip_install
 from bench.system.suggest import describe_unknown, shorten
 from methods.errors import UserError
@@ -138,9 +138,9 @@ def _names(what: str, text: str, known: Collection[str]) -> tuple[str, ...]:
     """The names in a text, by commas. what: one of them is.
 
     Raises:
-        UserError: one is not known.
+        UserError: one is not known, or empty.
     """
-    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    names = tuple(dict.fromkeys(split_list(f"{what}s", text)))
     for name in names:
         if name not in known:
             raise UserError(describe_unknown(what, name, known))
@@ -148,7 +148,7 @@ def _names(what: str, text: str, known: Collection[str]) -> tuple[str, ...]:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    parts = [p.strip() for p in text.split(",")]
+    parts = split_list("tokens", text)
     if not all(re.fullmatch("[0-9]{1,7}", p) and 0 < int(p) <= MAX_TOKENS for p in parts):
         raise UserError(
             f"invalid tokens {shorten(text)!r}: give whole numbers up to {MAX_TOKENS} by commas, for example 1,16,512"

@@ -54,7 +54,7 @@ def test_one_linear_without_a_mask_is_least_squares(normalize):
     """With a normalized error, least squares of rows that are divided by the size of their goal."""
     pair = one_linear()
     goals = weigh(pair.goals, normalize, massive=0)
-    recon = Recon(epochs=3000, lr=0.02, beta2=0.999, normalize=normalize)
+    recon = Recon(epochs=800, lr=0.02, beta2=0.999, normalize=normalize)
 
     start = {"linear.weight": pair.block.linear.weight.clone()}
     list(recon.fit(pair, goals, start, torch.Generator().manual_seed(0)))
@@ -73,7 +73,7 @@ def test_one_linear_under_a_mask_is_least_squares_of_the_kept():
     goals = weigh(pair.goals, normalize=False, massive=0)
 
     start = {"linear.weight": weight.clone()}
-    list(Recon(epochs=3000, lr=0.02, beta2=0.999).fit(pair, goals, start, torch.Generator().manual_seed(0)))
+    list(Recon(epochs=800, lr=0.02, beta2=0.999).fit(pair, goals, start, torch.Generator().manual_seed(0)))
 
     x, y = (torch.cat([part[0] for part in parts]).double() for parts in (pair.inputs, pair.goals))
     best = torch.linalg.lstsq(x[:, [0, 2, 3, 5]], y).solution.T
