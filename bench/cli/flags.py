@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +20,7 @@ from methods.errors import UserError
 if TYPE_CHECKING:
     from bench.plan.spec import Spec
 
-Command = TypeVar("Command", bound=Callable[..., None])
+Command = Callable[..., None]
 
 
 def checked(check: Callable[[Path], None]) -> Callable[[Path | None], Path | None]:
@@ -166,7 +166,7 @@ FLAGS: dict[str, Any] = {
 
 
 def with_flags(*omit: str) -> Callable[[Command], Command]:
-    """Replace a command's `**flags` by FLAGS, except those in `omit`.
+    """Replace a command's `**flags` by FLAGS, except those in `omit`, which --set cannot set either.
 
     A parameter of the command with the name of a flag replaces that flag. Required parameters come first.
     """
@@ -180,9 +180,17 @@ def with_flags(*omit: str) -> Callable[[Command], Command]:
         }
         parameters |= {name: p.replace(kind=p.KEYWORD_ONLY) for name, p in own.items() if p.kind is not p.VAR_KEYWORD}
         ordered = sorted(parameters.values(), key=lambda p: p.default is not p.empty)
-        command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in ordered}  # typer reads both
-        return command
+
+        @wraps(command)
+        def call(**flags: Any) -> None:
+            for assignment in flags.get("set_") or ():
+                if assignment.partition("=")[0].strip() in omit:
+                    raise UserError(f"--set {shorten(assignment)} has no effect on this command: leave it out")
+            command(**flags)
+
+        call.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
+        call.__annotations__ = {p.name: p.annotation for p in ordered}  # typer reads both
+        return call
 
     return declare
 

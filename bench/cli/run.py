@@ -110,6 +110,8 @@ def plan(
     spec = spec_of(flags)
     if (slurm is None) != (shards is None):
         raise UserError("--slurm FILE and --shards N belong together: give both, or neither")
+    if slurm and spec.shard:
+        raise UserError(f"--slurm divides the plan itself: leave --shard {spec.shard} out")
     from bench import api
     from bench.plan import estimate
     from bench.plan.refusal import describe_whole_blocks, find_problem
@@ -122,7 +124,8 @@ def plan(
         if not exists(device):
             note(f"device {device!r} is not on this machine: planned for one that has it")
     model = estimate.fit_model(planned)
-    print_rows(estimate.rows(planned, model), json)
+    rows = estimate.rows(planned, model)
+    print_rows(rows, json)
     if planned.measurements:
         note(estimate.describe_error(model))
     artifacts = [measurements[0].artifact for measurements in planned.artifacts().values()]
@@ -134,10 +137,12 @@ def plan(
         threads = planned.measurements[0].artifact.threads
         note(f"--jobs auto is {planned.jobs} artifacts side by side, threads for each: {threads}")
     if slurm and shards:
-        from bench.plan.slurm import write_script
+        from bench.plan.slurm import UNKNOWN_TIME, write_script
 
         with atomic_write(slurm) as temporary:
             temporary.write_text(write_script(planned, shards))
+        if any(row["about_s"] is None for row in rows):
+            note(UNKNOWN_TIME)
         note(f"check the time and memory in it, then: sbatch {shlex.quote(str(slurm))}")
     for name in planned.to_pull:
         note(f"{name} is not downloaded yet: bench run will do it, or bench pull {name}")

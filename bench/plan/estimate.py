@@ -138,6 +138,7 @@ def _work(measurements: list[Measurement], made: set[str]) -> _Work:
         if "training" in stage.needs and artifact.training:
             trained = artifact.training.tokens
             tokens += trained
+            trained //= artifact.nodes if artifact.device == "cpu" else artifact.processes
             passes += 4 * trained  # forward, two backward, the teacher's
         parts.append(stage_part(stage.name, parameters, calibrated, trained))
     return _Work(tokens, 2.0 * parameters * passes, tuple(parts))

@@ -71,9 +71,8 @@ def estimate_disk_bytes(artifact: Artifact, stages: int) -> float:
 def is_streamed(artifact: Artifact) -> bool:
     """Whether it is on every machine. One with little memory streams others, too; a training never."""
     limit = artifact.max_memory
-    return not artifact.training and (
-        artifact.stream or (limit is not None and model_bytes(artifact) >= STREAMED_FROM * 1e9 * limit)
-    )
+    needed = artifact.calibration_ranks * model_bytes(artifact)
+    return not artifact.training and (artifact.stream or (limit is not None and needed >= STREAMED_FROM * 1e9 * limit))
 
 
 def streamed_bytes(artifact: Artifact) -> float:
@@ -133,7 +132,8 @@ def _activation_bytes(artifact: Artifact, beside: float) -> float:
     copies = COPIES if keeps_blocks(artifact) or by_expert else 1
     tokens = math.ceil(calibration.sequences / calibration.processes) * calibration.seqlen
     states = float(copies * tokens * parts.hidden * ITEM_BYTES[artifact.dtype])
-    on_disk = artifact.max_memory and beside + states > 1e9 * artifact.max_memory and not keeps_blocks(artifact)
+    needed, limit = calibration.processes * (beside + states), artifact.max_memory
+    on_disk = limit is not None and needed > 1e9 * limit and not keeps_blocks(artifact)
     return 0.0 if on_disk else states
 
 

@@ -19,13 +19,15 @@ from bench.plan.spec import Spec
 MARGIN = 2.0
 """Times what a shard is estimated to take. A task that runs out of time is requeued, and goes on where it was."""
 MIN_MINUTES = 30
+UNKNOWN_TIME = "no time is known for some artifacts: set --time in the script, longer than the longest of them takes"
 GRACE_S = 120
 """Between Slurm's signal and its kill: a training saves its state in it."""
 TEMPLATE = """\
 #!/bin/bash
 # {{ measurements }} measurements of {{ artifacts }} artifacts in {{ shards }} shards. Written by bench plan --slurm.
 # Time and memory are estimates: check them, and add what your cluster asks for (partition, account).
-#SBATCH --job-name=cast-bench
+{% if is_time_unknown %}# But {{ unknown_time }}.
+{% endif %}#SBATCH --job-name=cast-bench
 #SBATCH --array=1-{{ shards }}
 {% if nodes > 1 %}#SBATCH --nodes={{ nodes }}
 #SBATCH --ntasks-per-node=1
@@ -44,6 +46,7 @@ cd {{ folder }} || exit 1
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 40000))
 export MASTER_ADDR MASTER_PORT
+export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"  # srun does not take it from sbatch
 {% endif %}
 {{ command }} --shard "$SLURM_ARRAY_TASK_ID/{{ shards }}" &
 child=$!
@@ -70,6 +73,7 @@ def write_script(plan: Plan, shards: int) -> str:
     parts = [part for part in divide(plan, shards) if part.measurements]
     rows = [estimate.rows(part) for part in parts]
     seconds = max((sum(row["about_s"] or 0.0 for row in part) for part in rows), default=0.0)
+    is_time_unknown = any(row["about_s"] is None for part in rows for row in part)
     memory = max((row["about_GB"] for part in rows for row in part), default=1.0)
     device = plan.measurements[0].artifact.device if plan.measurements else "cpu"
     threads = plan.measurements[0].artifact.threads if plan.measurements else 1
@@ -80,6 +84,8 @@ def write_script(plan: Plan, shards: int) -> str:
         measurements=len(plan.measurements),
         artifacts=len(plan.artifacts()),
         shards=max(1, len(parts)),
+        is_time_unknown=is_time_unknown,
+        unknown_time=UNKNOWN_TIME,
         time=_format(max(MIN_MINUTES, math.ceil(MARGIN * seconds / jobs / 60))),
         memory=math.ceil(1.25 * memory * jobs),
         cores=threads * jobs * (processes if device == "cpu" else 1),

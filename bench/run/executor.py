@@ -5,8 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import IO, Protocol
 
+from bench.run.forked import SERVER_GONE
+
 LOST = 1002
 """Exit code of a worker of which nothing is known any more, nor of the machine that it ran on."""
+
+
+def describe_end(code: int | None) -> str:
+    """How a process ended, from its exit code or minus the signal that ended it."""
+    if code is None or code == SERVER_GONE:
+        return "the process and its fork server ended; was one of them killed?"
+    if code == LOST:
+        return "its process or its machine was lost"
+    if code == -9:
+        return "the process was killed (signal 9), as the system does when memory runs out"
+    return f"the process ended on signal {-code}" if code < 0 else f"the process ended with code {code}"
 
 
 class Worker(Protocol):

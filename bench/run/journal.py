@@ -1,7 +1,7 @@
 """What a run leaves in its results folder for those who watch it: its status, and a log of JSON lines for each artifact.
 
 runs/NAME.json is the run's status now (bench.results.run_status). logs/KEY.jsonl is what happened to an artifact, KEY the first
-32 digits of its key; docs/results.md lists the fields. Nothing here decides a number: where it cannot be written, the run says so
+32 digits of its key; docs/scale.md lists the fields. Nothing here decides a number: where it cannot be written, the run says so
 once and goes on.
 """
 
@@ -58,7 +58,9 @@ class Journal:
         name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}-{uuid.uuid4().hex[:8]}"
         self.status = RunStatus(name=name, code=describe_code(), host=host, executor=executor, started=now, updated=now)
         self._lock = FileLock(lock_of(root, name))
-        self._written = self._logged = 0.0
+        self._written = 0.0
+        self._logged: dict[str, float] = {}
+        """When the progress of each artifact was logged last."""
         self._at_work: dict[str, AtWork] = {}
         self._begun: dict[str, float] = {}
         self._attempt(self._begin)
@@ -96,9 +98,9 @@ class Journal:
                 at_work.done, at_work.total = event["done"], event["total"]
                 at_work.figures, at_work.left = event["figures"], phase_left
                 now = time.monotonic()
-                if event["done"] < event["total"] and now - self._logged < PROGRESS_S:
+                if event["done"] < event["total"] and now - self._logged.get(key, 0.0) < PROGRESS_S:
                     return self._write(if_due=True)
-                self._logged = now
+                self._logged[key] = now
             case "state" if at_work:
                 at_work.phase, at_work.state, at_work.left = event["phase"], event["state"], None
             case "measurement":

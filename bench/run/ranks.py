@@ -36,6 +36,8 @@ WAIT_TIMEOUT = timedelta(days=1)
 """For what one rank computes while others wait: on a CPU, an hour for a large layer. A rank that dies is noticed at once."""
 PATIENCE_S = 2.0
 """For a worker that has failed to have ended, where a fault here may come from it."""
+EXIT_S = 60.0
+"""For a worker that has done its part to end."""
 FAULT = "fault"
 """The store's entry for what the first worker that failed raised."""
 
@@ -99,8 +101,9 @@ def start_ranks(artifact: Artifact, command: Sequence[str] = COMMAND) -> Iterato
         dist.barrier()
         dist.destroy_process_group()
         for rank, worker in enumerate(workers, 1):
-            if code := worker.wait(timeout=60):
-                raise RankFailed(f"the process of rank {rank} ended with code {code}")
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it has done its part, and is killed below
+                if code := worker.wait(timeout=EXIT_S):
+                    raise RankFailed(f"the process of rank {rank} ended with code {code}")
     except RuntimeError as fault:  # as a lost connection is one
         if cause := _find_cause(store, workers):
             raise RankFailed(cause) from fault

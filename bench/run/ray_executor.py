@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
 import psutil
@@ -55,8 +55,9 @@ class RayExecutor:
 
     queues = True
 
-    def __init__(self, plan: Plan, store: Store) -> None:
-        """
+    def __init__(self, plan: Plan, artifacts: Iterable[Artifact], store: Store) -> None:
+        """artifacts: that are to be made.
+
         Raises:
             UserError: Ray is not installed, or there is no cluster.
         """
@@ -82,11 +83,9 @@ class RayExecutor:
             self._make = ray.remote(ray_task.make)
             self._held = stack.pop_all()
         self._places, self._looked = 1, -LOOK_S
-        self._one = next(iter(plan.artifacts().values()))[0].artifact
-        if not any(_has_room(node["Resources"], resources_of(self._one)) for node in ray.nodes() if node["Alive"]):
-            self.problem = (
-                f"no node of the cluster has {describe(resources_of(self._one))}, and an artifact waits until one joins"
-            )
+        wanted = [resources_of(artifact) for artifact in artifacts]
+        self._least = find_least(wanted)
+        self.problem = describe_lack([node["Resources"] for node in ray.nodes() if node["Alive"]], wanted)
 
     @property
     def jobs(self) -> int:
@@ -95,8 +94,7 @@ class RayExecutor:
             return self._most
         if time.monotonic() - self._looked > LOOK_S:
             self._looked = time.monotonic()
-            wanted = resources_of(self._one)
-            self._places = sum(_places(node["Resources"], wanted) for node in self._ray.nodes() if node["Alive"])
+            self._places = sum(_places(node["Resources"], self._least) for node in self._ray.nodes() if node["Alive"])
         return self._places + WAITING
 
     def start(self, log: IO[str]) -> RayWorker:
@@ -162,7 +160,12 @@ class RayWorker:
                     case "refused":
                         raise UserError(event["reason"])
                     case "record":
-                        unpack_record(self._executor.store, event, self._keys)
+                        try:
+                            unpack_record(self._executor.store, event, self._keys)
+                        except ValueError as fault:
+                            os.write(self._log, f"a record came damaged: {fault}\n".encode())
+                            ray.cancel(self._events, force=True)
+                            return
                     case _:
                         yield line
         except ray.exceptions.TaskCancelledError:
@@ -206,6 +209,20 @@ def resources_of(artifact: Artifact) -> dict[str, float]:
     return {"num_cpus": artifact.threads, "memory": int(estimate_bytes(artifact)), **cards}
 
 
+def find_least(wanted: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of each resource the least that one of several tasks asks for: Ray itself makes those wait that need more."""
+    return {name: min(one.get(name, 0.0) for one in wanted) for one in wanted for name in one}
+
+
+def describe_lack(nodes: Sequence[dict[str, float]], wanted: Sequence[dict[str, float]]) -> str:
+    """Which tasks no node has room for, whatever else runs there; "" where all find one."""
+    homeless = [one for one in wanted if not any(_places(node, one) for node in nodes)]
+    if not homeless:
+        return ""
+    many = f"{len(homeless)} of {len(wanted)} artifacts" if len(wanted) > 1 else "the artifact"
+    return f"no node of the cluster has {describe(homeless[0])}: {many} must wait until one joins"
+
+
 def describe(wanted: dict[str, float]) -> str:
     cards = f", {wanted['num_gpus']:g} cards" if "num_gpus" in wanted else ""
     return f"{wanted['num_cpus']:g} CPUs, {wanted['memory'] / 1e9:.1f} GB of memory{cards}"
@@ -215,10 +232,6 @@ def _places(has: dict[str, float], wanted: dict[str, float]) -> int:
     """How many such tasks a node takes at a time."""
     names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
     return int(min(has.get(names[name], 0.0) // amount for name, amount in wanted.items() if amount))
-
-
-def _has_room(has: dict[str, float], wanted: dict[str, float]) -> bool:
-    return _places(has, wanted) > 0
 
 
 def _connect(ray: Any, address: str) -> None:

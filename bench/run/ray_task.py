@@ -32,8 +32,13 @@ HANDED_ON = (*ISA_VARIABLES, KERNEL_PATH, "CAST_BENCH_CACHE", "BENCH_DATA_DIR", 
 LOOK_S = 1.0
 """How often to look whether the driver asks for the end."""
 
+CARDS = "CUDA_VISIBLE_DEVICES"
+"""The environment variable by which Ray gives out cards."""
+
 _processes: WorkerProcesses | None = None
 """Of this Ray worker: Ray calls it again for other artifacts, and they are forked."""
+_cards: str | None = None
+"""Those that `_processes` see."""
 
 
 class Order(BaseModel):
@@ -107,9 +112,12 @@ def _event(kind: str, **fields: Any) -> str:
 
 
 def _start(job: Assignment, log: Path) -> WorkerProcess:
-    global _processes
+    global _processes, _cards
+    if _processes and _cards != os.environ.get(CARDS):  # a fork server keeps the environment that it was started with
+        _processes.close()
+        _processes = None
     if _processes is None:
-        _processes = WorkerProcesses(2, list_imports(job.measurements))
+        _processes, _cards = WorkerProcesses(2, list_imports(job.measurements)), os.environ.get(CARDS)
     with log.open("w") as file:
         return _processes.start(file)
 

@@ -29,9 +29,8 @@ from bench.results.store import Store
 from bench.run.artifact_task import ArtifactTask, EventQueue
 from bench.run.descendants import end_adopted
 from bench.run.disk import ResultsFolder, RunStopped, full_disk_stops
-from bench.run.executor import LOST, Executor
+from bench.run.executor import Executor, describe_end
 from bench.run.forecast import Forecast
-from bench.run.forked import SERVER_GONE
 from bench.run.journal import Journal, keeping_journal
 from bench.run.new_record import failed_record
 from bench.run.processes import WorkerProcesses, list_imports
@@ -97,7 +96,7 @@ def _execute(plan: Plan, store: Store, folder: ResultsFolder, display: ProgressD
         journal.begin(len(plan.measurements), known)
         names = plan.spec.log_to if missing else ()
         with (
-            contextlib.closing(Tracking(names, journal.status.name, store.get, display.note)) as tracking,
+            Tracking(names, journal.status.name, store.get, display.note) as tracking,
             contextlib.closing(Sweep(plan, missing, store, folder, display, summary, journal, tracking)) as sweep,
         ):
             sweep.run()
@@ -217,7 +216,7 @@ class Sweep:
 
     def _begin(self, task: ArtifactTask, wait: bool) -> None:
         self._journal.start(task.artifact, task.label, task.device)
-        self._tracking.start(task.artifact, task.label)
+        self._tracking.start(task.measurements, task.label)
         self._display.artifact(task.label, wait, self._forecast.seconds_left())
         self._forecast.start(task.artifact.key)
 
@@ -269,7 +268,7 @@ class Sweep:
         self._close(task)
         self._display.leave(task.label)
         key = task.artifact.key
-        cause = "another run has it" if task.is_busy else _cause(code) if code else ""
+        cause = "another run has it" if task.is_busy else describe_end(code) if code else ""
         self._journal.end(key, cause)
         self._tracking.end(key, cause)
         if task.is_busy:
@@ -282,7 +281,7 @@ class Sweep:
             self._folder.require()
             self._tries[key] += 1
             if self._executor.reruns(code) and self._tries[key] < MAX_TRIES:
-                self._display.note(f"{task.label}: {_cause(code)}; it is made again elsewhere")
+                self._display.note(f"{task.label}: {describe_end(code)}; it is made again elsewhere")
                 self._forecast.leave(key)
                 self._queue.appendleft([m for m in task.measurements if m.key in task.missing])
                 return
@@ -293,12 +292,15 @@ class Sweep:
                 self._forecast.leave(key)
                 self._queue.append(task.measurements)
                 return
-            if status is not None:
+            event: dict[str, Any] = {"event": "measurement", "key": measurement.key, "status": status}
+            if status == "failed":
+                event["reason"] = describe_end(code)
                 self._summary.tried[status] += 1
                 task.has_measured = True
-            self._display.measurement(task.label, measurement.label, "failed", _cause(code))
-            died = {"event": "measurement", "key": measurement.key, "status": "failed", "reason": _cause(code)}
-            self._journal.take(key, died, self._forecast.seconds_left(), None)
+            else:
+                event["known"] = True
+            self._display.measurement(task.label, measurement.label, status, event.get("reason", ""))
+            self._journal.take(key, event, self._forecast.seconds_left(), None)
         self._forecast.end(key, measured=task.has_measured)
 
     def _stop(self) -> None:
@@ -306,7 +308,8 @@ class Sweep:
         for task in self._at_work:
             task.worker.send_signal(signal.SIGTERM)
         for task in self._at_work:
-            task.worker.stop(CHECKPOINT_S if task.artifact.training else STOP_S)
+            patience = CHECKPOINT_S if task.artifact.training else STOP_S
+            task.worker.stop(patience if task.has_begun else 0.0)
 
     def _close(self, task: ArtifactTask) -> None:
         self._at_work.remove(task)
@@ -321,30 +324,21 @@ class Sweep:
 def make_executor(plan: Plan, missing: Sequence[list[Measurement]], store: Store) -> Executor:
     """What makes the artifacts of a plan, as its spec says."""
     if plan.spec.executor == "ray" and missing:
-        return RayExecutor(plan, store)
+        return RayExecutor(plan, (measurements[0].artifact for measurements in missing), store)
     return WorkerProcesses(len(missing), list_imports([m for some in missing for m in some]), plan.jobs)
 
 
-def _record_death(store: Store, measurement: Measurement, code: int | None, log: Path) -> str | None:
-    """A failed row for a measurement whose worker died, unless another run has done it since. Returns its status.
+def _record_death(store: Store, measurement: Measurement, code: int | None, log: Path) -> str:
+    """A failed row for a measurement whose worker died, unless another run has done it since. Returns the row's status.
 
     Raises:
         Timeout: another run has taken it up.
     """
     with FileLock(store.lock(measurement.artifact.key), timeout=0):
-        if _done(store, measurement):
-            return None
-        record = failed_record(measurement, WorkerEnded(f"{_cause(code)}; its log is {log}"))
+        known = store.get(measurement.key)
+        if known is not None and known.status in DONE:
+            return known.status
+        record = failed_record(measurement, WorkerEnded(f"{describe_end(code)}; its log is {log}"))
         record.traceback = read_end(log)
         store.write(record)
         return record.status
-
-
-def _cause(code: int | None) -> str:
-    if code is None or code == SERVER_GONE:
-        return "the process and its fork server ended; was one of them killed?"
-    if code == LOST:
-        return "its process or its machine was lost"
-    if code == -9:
-        return "the process was killed (signal 9), as the system does when memory runs out"
-    return f"the process ended on signal {-code}" if code < 0 else f"the process ended with code {code}"

@@ -8,19 +8,29 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
-from bench.plan.artifact import Artifact
+from bench.plan.artifact import Measurement
 from bench.results.record import Record
+from bench.run.executor import describe_end
 from bench.system import interpreter, provenance
 
 CLOSE_S = 60.0
-"""For a tracker to send the rest when the run ends."""
+"""For all trackers to send the rest when the run ends."""
+STOPPED_S = 5.0
+"""The same after a signal: a job manager kills the run soon, and a training was saved in that time, too."""
+SILENT_S = 2.0
+"""Of this time, what is not worth a word."""
 TELLING = ("imported", "state", "progress", "measurement")
 """Events of an artifact that is made here; one without any is another run's."""
+MAX_CURVES = 100_000
+"""Some tens of megabytes."""
+LISTEN_S = 5.0
+"""For the last words of a process that has ended."""
 NORMAL_95 = 1.96
 """Standard errors from a value to the ends of its 95 % interval."""
 
@@ -41,26 +51,38 @@ class Tracking:
         self._waiting: dict[str, dict[str, Any]] = {}  # artifacts that nothing was told of yet
         self._told: set[str] = set()
 
+    def __enter__(self) -> Tracking:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(STOPPED_S if kind and issubclass(kind, KeyboardInterrupt | SystemExit) else CLOSE_S)
+
     @property
     def own(self) -> tuple[int, ...]:
         """Its processes."""
         return tuple(channel.pid for channel in self._channels)
 
-    def start(self, artifact: Artifact, label: str) -> None:
+    def start(self, measurements: Sequence[Measurement], label: str) -> None:
+        """measurements: of one artifact."""
         if not self._channels:
             return
+        artifact = measurements[0].artifact
         about = artifact.model_dump(include={"model", "seed", "dtype", "device", "threads"}, mode="json")
         about |= {"method": artifact.method, "pattern": artifact.pattern, "quantizer": artifact.quantizer}
         tags = {"key": artifact.key, "run": self._run, "version": provenance.VERSION}
         tags |= {"commit": str(provenance.commit().get("id", ""))}
+        tags |= {f"record.{m.label}": m.key for m in measurements}
+        configs = {m.label: m.config for m in measurements}
         self._waiting[artifact.key] = {
             "name": label,
-            "params": dict(_flat(about)) | dict(_flat(artifact.key_inputs(), "key.")),
+            "params": dict(_flat(about)) | dict(_flat(configs)) | dict(_flat(artifact.key_inputs(), "key.")),
             "tags": {f"cast_bench.{name}": value for name, value in tags.items() if value},
         }
 
     def take(self, key: str, event: Mapping[str, Any]) -> None:
         """What an artifact's worker said."""
+        if event.get("known"):  # another run has recorded it, and told of it
+            return
         if event["event"] in TELLING and key in self._waiting:
             self._told.add(key)
             self._tell("start", key, **self._waiting.pop(key))
@@ -77,22 +99,29 @@ class Tracking:
             self._told.remove(key)
             self._tell("end", key, ok=not cause)
 
-    def close(self) -> None:
+    def close(self, patience: float) -> None:
+        """Wait for what is still to be sent, at most so many seconds."""
         for channel in self._channels:
             channel.finish()
+        now = time.monotonic()
+        with contextlib.suppress(KeyboardInterrupt):
+            if slow := [c.name for c in self._channels if not c.has_ended(now + min(SILENT_S, patience))]:
+                self._say(f"waiting up to {patience:g} s for {' and '.join(slow)}; Ctrl-C leaves the rest")
+            for channel in self._channels:
+                channel.has_ended(now + patience)
         for channel in self._channels:
             channel.close()
-        self._say_problems()
+        self._say_problems("")
 
     def _tell(self, action: str, artifact: str, **arguments: Any) -> None:
         for channel in self._channels:
             channel.send({"do": action, "artifact": artifact, **arguments})
         self._say_problems()
 
-    def _say_problems(self) -> None:
+    def _say_problems(self, what_then: str = "; the run goes on without it") -> None:
         for channel in self._channels:
             if problem := channel.take_problem():
-                self._say(f"--log-to {channel.name}: {problem}; the run goes on without it")
+                self._say(f"--log-to {channel.name}: {problem}{what_then}")
 
 
 class _Channel:
@@ -117,7 +146,10 @@ class _Channel:
             thread.start()
 
     def send(self, order: Mapping[str, Any]) -> None:
-        self._orders.put(json.dumps(order, default=str))
+        """Nothing, once its process has ended; and of curves no more than so many wait for one that hangs."""
+        takes_all = self._orders.qsize() < MAX_CURVES or order["do"] != "curve"
+        if self._threads[0].is_alive() and takes_all:
+            self._orders.put(json.dumps(order, default=str))
 
     def take_problem(self) -> str:
         with contextlib.suppress(Empty):
@@ -128,14 +160,19 @@ class _Channel:
         """No more will be sent."""
         self._orders.put(None)
 
+    def has_ended(self, deadline: float) -> bool:
+        """Whether its process has, by then (of the monotonic clock)."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(0.0, deadline - time.monotonic()))
+        return self._process.returncode is not None
+
     def close(self) -> None:
-        try:
-            self._process.wait(CLOSE_S)
-        except subprocess.TimeoutExpired:
-            self._problems.put(f"not all was sent within {CLOSE_S:g} s")
+        """End its process, if it has not ended."""
+        if not self.has_ended(0.0):
+            self._problems.put("not all was sent")
             self._process.kill()
             self._process.wait()
-        self._threads[1].join(CLOSE_S)
+        self._threads[1].join(LISTEN_S)
 
     def _write(self) -> None:
         assert self._process.stdin
@@ -149,8 +186,8 @@ class _Channel:
         said = self._process.stdout.read().strip()
         if said:
             self._problems.put(said.splitlines()[-1])
-        elif (code := self._process.wait()) > 0:
-            self._problems.put(f"its process ended with code {code}")
+        elif code := self._process.wait():
+            self._problems.put(describe_end(code))
 
 
 def _values(record: Record) -> Iterator[tuple[str, float]]:
@@ -162,8 +199,8 @@ def _values(record: Record) -> Iterator[tuple[str, float]]:
             name = f"{measure}/{reading.metric}"
             yield name, reading.value
             if reading.stderr:
-                yield f"{name}/low", reading.value - NORMAL_95 * reading.stderr
-                yield f"{name}/high", reading.value + NORMAL_95 * reading.stderr
+                yield f"{name}_low", reading.value - NORMAL_95 * reading.stderr
+                yield f"{name}_high", reading.value + NORMAL_95 * reading.stderr
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -127,6 +127,7 @@ BAD = {
     "list": ("ls method", ["'method'", "methods"]),
     "results to read": ("report --results nowhere", ["'nowhere'", "--results"]),
     "tracker": ("run --log-to tensorboard", ["log_to", "mlflow", "wandb"]),
+    "a setting of runs": ("prune --method wanda --out o --set jobs=2", ["--set jobs=2 has no effect", "leave it out"]),
     "prune takes one": ("prune --method wanda,magnitude --out o", ["one method"]),
 }
 

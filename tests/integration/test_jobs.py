@@ -1,14 +1,18 @@
 """Artifacts side by side: the records of one at a time, and a worker that dies costs its own artifact only."""
 
+import io
 import time
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
 
 from bench import api
+from bench.results.run_status import read_statuses
 from bench.results.store import Store
 from bench.run import runner
 from bench.run.processes import WorkerProcesses
+from bench.run.progress import LogDisplay
 from bench.run.worker import Assignment
 from helpers import faulty, runs
 
@@ -93,6 +97,26 @@ def test_what_another_run_takes_up_when_a_worker_dies_is_waited_for(tmp_path, mo
     assert summary.tried["failed"] == 0 and len(started) == 3
 
 
+def test_what_was_recorded_before_a_worker_died_has_not_failed(tmp_path, monkeypatch):
+    """By another run, or by this worker, which did not come to say it."""
+
+    class Dies(runs.Here):
+        def lines(self):
+            list(super().lines())
+            yield from ()
+
+        def wait(self, timeout=None):
+            return -9
+
+    monkeypatch.setattr(WorkerProcesses, "start", lambda processes, log: Dies())
+    said = io.StringIO()
+    summary = api.execute(runs.small(tmp_path / "r", measures=("size",)), LogDisplay(said))
+    ((status, _),), _ = read_statuses(tmp_path / "r")
+
+    assert {record.status for record in summary.records} == {"ok"} and not summary.tried
+    assert "failed" not in said.getvalue() and (status.tried, status.known) == ({}, 4)
+
+
 def test_a_version_of_what_is_being_made_lets_another_artifact_go_first(tmp_path, monkeypatch):
     order = []
 
@@ -108,6 +132,22 @@ def test_a_version_of_what_is_being_made_lets_another_artifact_go_first(tmp_path
     api.execute(runs.small(tmp_path / "r", **changes))
 
     assert [label.split()[1] for label in order[:2]] == ["wanda", "magnitude"], order
+
+
+@pytest.mark.parametrize("training", [None, "a training"])
+def test_what_never_began_is_not_waited_for_when_a_run_ends(training):
+    patience = []
+    begun, waiting = (
+        SimpleNamespace(
+            artifact=SimpleNamespace(training=training),
+            has_begun=has_begun,
+            worker=SimpleNamespace(send_signal=lambda _: None, stop=patience.append),
+        )
+        for has_begun in (True, False)
+    )
+    runner.Sweep._stop(SimpleNamespace(_at_work=[begun, waiting]))
+
+    assert patience == [runner.CHECKPOINT_S if training else runner.STOP_S, 0]
 
 
 def estimates(missing, model):

@@ -67,6 +67,21 @@ def test_slurm_and_shards_belong_together(cli, tmp_path):
     assert not (tmp_path / "x.sh").exists()
 
 
+def test_a_plan_for_slurm_is_no_part_of_another_division(cli, tmp_path):
+    code, _, err = cli("plan", "--slurm", "x.sh", "--shards", "3", "--shard", "1/2", *runs.flags("r"))
+
+    assert (code, err) == (2, "bench: --slurm divides the plan itself: leave --shard 1/2 out\n")
+    assert not (tmp_path / "x.sh").exists()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_time_that_is_not_known_is_said(cli, tmp_path, device):
+    code, _, err = cli("plan", "--slurm", "x.sh", "--shards", "1", *runs.flags("r", device=device))
+    said = [script_writer.UNKNOWN_TIME in text for text in (err, (tmp_path / "x.sh").read_text())]
+
+    assert code == 0 and said == [device == "cuda"] * 2
+
+
 NODES = ["--methods", "cast", "--measures", "perplexity", "--set=training.nodes=2", "--set=training.processes=2"]
 
 
@@ -76,6 +91,7 @@ def test_the_script_of_a_training_over_nodes_starts_bench_on_each(cli, tmp_path)
 
     assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=1\n" in text and "#SBATCH --cpus-per-task=1\n" in text
     assert "\nsrun bench run " in text and "\nexport MASTER_ADDR MASTER_PORT\n" in text
+    assert '\nexport SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"' in text, "or a task of srun has one processor"
 
 
 @pytest.mark.slow

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
+import mlflow
 from mlflow.entities import Metric, Param
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
 from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "cast-bench"
@@ -16,6 +19,8 @@ MAX_VALUE = 500
 """Characters of a parameter that every store takes."""
 BATCH = 100
 """Parameters that a server takes at a time."""
+FIRST_RETRIES = 2
+"""Of a request, until a server has answered one."""
 
 
 class MlflowRuns:
@@ -24,12 +29,13 @@ class MlflowRuns:
     def __init__(self) -> None:
         self._client = MlflowClient()
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-        found = self._client.get_experiment_by_name(name)
-        self._experiment = found.experiment_id if found else self._client.create_experiment(name)
+        with _few_retries():
+            self._experiment = mlflow.set_experiment(name).experiment_id  # another run may make it at the same time
         self._runs: dict[str, str] = {}
 
     def start(self, artifact: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        run = self._client.create_run(self._experiment, run_name=name, tags=dict(tags)).info.run_id
+        named = {_name(key): value for key, value in tags.items()}
+        run = self._client.create_run(self._experiment, run_name=name, tags=named).info.run_id
         self._runs[artifact] = run
         every = [Param(_name(key), value[:MAX_VALUE]) for key, value in params.items()]
         for first in range(0, len(every), BATCH):
@@ -52,6 +58,17 @@ class MlflowRuns:
         self._client.log_batch(
             self._runs[artifact], metrics=[Metric(_name(key), value, now, step) for key, value in values.items()]
         )
+
+
+@contextlib.contextmanager
+def _few_retries() -> Iterator[None]:
+    """For the first contact: MLflow's own number takes minutes, and says only then that there is no server."""
+    is_set = MLFLOW_HTTP_REQUEST_MAX_RETRIES.is_set()
+    if not is_set:
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(FIRST_RETRIES)
+    yield
+    if not is_set:
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES.unset()
 
 
 def _name(key: str) -> str:

@@ -31,7 +31,8 @@ def main() -> None:
         try:
             tell(make(sys.argv[1]), sys.stdin)
         except Exception as fault:  # noqa: BLE001 (a library may raise anything)
-            answer.write(" ".join(f"{type(fault).__name__}: {fault}".split())[:300] + "\n")
+            reason = " ".join(f"{type(fault).__name__}: {fault}".split())
+            answer.write((reason if len(reason) <= 300 else f"{reason[:150]} ... {reason[-150:]}") + "\n")
             answer.flush()
             os._exit(1)  # its threads may wait for a server
 

@@ -145,6 +145,26 @@ def test_what_is_measured_already_is_not_refused(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("device", "shared", "parts"),
+    [
+        ("cuda", {"processes": 4, "nodes": 2}, 4),
+        ("cpu", {"processes": 4}, 1),
+        ("cpu", {"processes": 4, "nodes": 2}, 2),
+    ],
+)
+def test_a_training_is_shared_by_cards_and_by_machines_with_processors(device, shared, parts):
+    plan = api.plan(runs.small("r", methods=("cast",), measures=("pattern",)))
+    (trained,) = [m for m in plan.measurements if m.artifact.training]
+    alone, together = (
+        trained.model_copy(update={"artifact": trained.artifact.model_copy(update={"device": device} | changes)})
+        for changes in ({}, shared)
+    )
+    one, several = (estimate.count_operations([[m]]) for m in (alone, together))
+
+    assert several == pytest.approx(one / parts, rel=0.01)
+
+
+@pytest.mark.parametrize(
     ("processes", "gigabytes", "words"),
     [(1, 0.013, "training.processes=4"), (4, 0.013, ""), (1, 0.005, "smaller model")],
 )

@@ -82,7 +82,10 @@ def test_max_memory_streams_and_puts_activations_on_disk(tmp_path):
     limited = plain.model_copy(update={"max_memory": memory.model_bytes(plain) / 1e9})
     wide = plain.model_copy(update={"max_memory": 1.01 * memory.model_bytes(plain) / 1e9 / memory.STREAMED_FROM})
 
+    shared = wide.model_copy(update={"calibration": wide.calibration.model_copy(update={"processes": 2})})
+
     assert [memory.is_streamed(a) for a in (plain, limited, wide)] == [False, True, False]
+    assert memory.is_streamed(shared), "the limit is of all processes together"
     assert memory.streamed_bytes(plain) - memory.streamed_bytes(limited) == 4 * 4 * 6 * 16 * 32
     assert memory.estimate_bytes(limited) == memory.streamed_bytes(limited) < memory.estimate_bytes(plain)
 

@@ -73,6 +73,20 @@ def test_a_log_is_bounded(root, monkeypatch):
     journal.close()
 
 
+def test_the_logs_of_artifacts_side_by_side_all_have_progress(root):
+    plan = api.plan(runs.small(root))
+    journal = Journal(root, "local", pytest.fail)
+    for measurements in plan.artifacts().values():
+        artifact = measurements[0].artifact
+        journal.start(artifact, "a", "cpu")
+        journal.take(
+            artifact.key, {"event": "progress", "phase": "p", "done": 1, "total": 9, "figures": {}}, None, None
+        )
+    journal.close()
+
+    assert [[e["event"] for e in log] for log in lines(root).values()] == [["started", "progress"]] * 2
+
+
 def test_two_versions_at_work_on_one_folder_are_refused(root, monkeypatch):
     first = Journal(root, "local", pytest.fail)
     first.begin(1, 0)

@@ -1,7 +1,9 @@
 """What a Ray task does on its node, without Ray: records of a node that does not see the results folder come whole."""
 
 import json
+import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,12 +11,14 @@ from bench import api
 from bench.plan.memory import estimate_bytes
 from bench.results.store import Store
 from bench.results.transfer import pack_record, unpack_record
-from bench.run import ray_task
-from bench.run.ray_executor import _places, resources_of
+from bench.run import ray_executor, ray_task
+from bench.run.ray_executor import _places, describe_lack, find_least, resources_of
 from bench.run.worker import Assignment
 from bench.system.code_version import describe_code
 from helpers import runs
 from methods.errors import UserError
+
+START = ray_task._start
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +35,10 @@ def orders(spec, mark="", code=""):
         yield ray_task.Order(job=job, code=code or describe_code(), environment={}, mark=mark, stops="")
 
 
+def keys(order):
+    return [m.key for m in order.job.measurements]
+
+
 def events_of(order):
     return [json.loads(line) for line in ray_task.make(order.model_dump_json())]
 
@@ -44,12 +52,10 @@ def test_records_of_a_node_that_sees_no_results_folder_come_whole(tmp_path):
         assert [e["event"] for e in events if e["event"] not in ("state", "progress")] == [
             "begun", "node", "imported", *["record", "measurement"] * 3, "exit",
         ]  # fmt: skip
-        assert events[1]["shares_results"] is False and not runs.contents(away.results).keys() & {
-            m.key for m in order.job.measurements
-        }
+        assert events[1]["shares_results"] is False and not runs.contents(away.results).keys() & set(keys(order))
         for event in events:
             if event["event"] == "record":
-                unpack_record(store, event, [m.key for m in order.job.measurements])
+                unpack_record(store, event, keys(order))
 
     assert runs.contents(away.results) == runs.contents(here.results) and len(runs.contents(here.results)) == 6
     for record in store:
@@ -79,6 +85,30 @@ def test_another_version_makes_nothing(tmp_path):
     assert not runs.contents(spec.results)
 
 
+def test_artifacts_of_one_ray_worker_get_the_cards_that_ray_gives_them(tmp_path, monkeypatch):
+    """A fork server has the environment of its start."""
+    said = []
+
+    class Processes:
+        def __init__(self, count, preload):
+            self.cards = os.environ[ray_task.CARDS]
+
+        def start(self, file):
+            said.append(self.cards)
+
+        def close(self):
+            said.append(f"{self.cards} closed")
+
+    monkeypatch.setattr(ray_task, "WorkerProcesses", Processes)
+    monkeypatch.setattr(ray_task, "_processes", None)
+    job = next(orders(runs.small(tmp_path / "r"))).job
+    for cards in ("0", "0", "1,2"):
+        monkeypatch.setenv(ray_task.CARDS, cards)
+        START(job, tmp_path / "log")
+
+    assert said == ["0", "0", "0 closed", "1,2"]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -97,6 +127,29 @@ def test_damage_on_the_way_is_seen(tmp_path, change, words):
     with pytest.raises(ValueError, match="not asked for"):
         unpack_record(target, pack_record(source, key), ["another"])
     assert not runs.contents(tmp_path / "t")
+
+
+def test_an_artifact_whose_record_comes_damaged_is_made_again(tmp_path, monkeypatch):
+    runs.run_here(runs.small(tmp_path / "r"))
+    source = Store(tmp_path / "r")
+    key = next(r.key for r in source if r.items)
+    damaged = {"event": "record", **pack_record(source, key), "items": "é"}
+    cancelled = []
+    faults = {name: type(name, (Exception,), {}) for name in ("TaskCancelledError", "RayTaskError", "RayError")}
+    ray = SimpleNamespace(
+        get=lambda event: event,
+        cancel=lambda task, force: cancelled.append(task),
+        exceptions=SimpleNamespace(**faults),
+    )
+    monkeypatch.setattr(ray_executor, "import_ray", lambda: ray)
+    executor = SimpleNamespace(store=Store(tmp_path / "t"), submit=lambda line: [json.dumps(damaged)])
+    with (tmp_path / "log").open("w") as log:
+        worker = ray_executor.RayWorker(executor, log)
+        worker.send(next(o.job for o in orders(runs.small(tmp_path / "r")) if key in keys(o)).model_dump_json())
+        assert not list(worker.lines())
+
+    assert ray_executor.RayExecutor.reruns(executor, worker.wait()) and cancelled
+    assert "a record came damaged" in (tmp_path / "log").read_text()
 
 
 def test_a_finished_record_is_not_replaced(tmp_path):
@@ -118,6 +171,18 @@ def test_a_task_asks_for_what_its_plan_says(tmp_path):
     assert _places({"memory": 100e9}, wanted) == 0
     card = artifact.model_copy(update={"device": "cuda", "processes": 2})
     assert resources_of(card)["num_gpus"] == 2
+
+
+def test_an_artifact_that_no_node_has_room_for_is_said(tmp_path):
+    settings = {"methods": ("cast",), "device": "cuda", "training": {"processes": 8, "batch": 8}, "measures": ("size",)}
+    plan = api.plan(runs.small(tmp_path / "r", executor="ray", **settings))
+    wanted = [resources_of(measurements[0].artifact) for measurements in plan.artifacts().values()]
+    node = {"CPU": 64.0, "GPU": 4.0, "memory": 500e9}
+
+    assert [one["num_gpus"] for one in wanted] == [1, 8]
+    assert " 8 cards: 1 of 2 artifacts must wait until one joins" in describe_lack([node, node], wanted)
+    assert describe_lack([node, node | {"GPU": 8.0}], wanted) == ""
+    assert find_least(wanted)["num_gpus"] == 1, "those that need one card fill the cluster, whatever others need"
 
 
 @pytest.mark.parametrize(
