@@ -1,4 +1,4 @@
-"""Run by torchrun from test_ranks: train each task on several processes, write what came out."""
+"""Run by test_ranks: train each task on several processes, write what came out."""
 
 import gc
 import shutil
@@ -7,10 +7,10 @@ import threading
 from pathlib import Path
 
 import pytest
-import torch
 import torch.distributed as dist
 
 from bench.inputs import loading
+from helpers.forked_ranks import run_ranks
 from helpers.models import exact, job_for, mean_float64
 from helpers.trainings import counting, job_to_train, method
 from methods.contract import Budget, Compute
@@ -101,8 +101,6 @@ def measure(folder, out):
 
 def main(out: Path, *tasks: str) -> None:
     """out: a folder. tasks: "method,family", "stop=method,family", "resume=method,family", "memory=FOLDER"."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
     if not any(task.startswith("memory=") for task in tasks):
         mean_float64(pytest.MonkeyPatch())
     for task in tasks:
@@ -110,11 +108,10 @@ def main(out: Path, *tasks: str) -> None:
         if kind == "memory":
             measure(Path(pair), out)
         else:
-            home = out / pair
+            home = out / kind / pair
             train(*pair.split(","), home, home / "work", stopping=kind == "stop")
         dist.barrier()
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    run_ranks(int(sys.argv[1]), main, Path(sys.argv[2]), *sys.argv[3:])

@@ -1,7 +1,6 @@
-"""Run by torchrun from test_sharing: calibrate each case on four processes, then on two; write what came out."""
+"""Run by test_sharing: calibrate each case on four processes, then on two; write what came out."""
 
 import json
-import os
 import shutil
 import sys
 from dataclasses import replace
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from bench.catalog import choice
 from bench.catalog.entries import METHODS, QUANTIZERS
 from bench.inputs import loading
+from helpers.forked_ranks import run_ranks
 from helpers.models import exact, job_for, mean_float64, with_prior, write
 from helpers.runs import TINY
 from helpers.trainings import pruned
@@ -81,23 +81,15 @@ def method(name: str, config: dict[str, Any]):
 
 
 def main(out: Path) -> None:
-    torch.set_num_threads(1)
     tokens = load_file(out / "tokens.safetensors")["tokens"]
-    rank = int(os.environ["RANK"])
-    for world in WORLDS:
-        if rank >= world:
-            break
-        dist.init_process_group("gloo", init_method=f"file://{out}/store {world}", rank=rank, world_size=world)
-        for case in (*TINY_METHODS, STREAMED):
-            folder = out / str(world) / "tiny" / case
-            keep(*tiny_case(case, tokens, folder / f"work {rank}"), folder)
-        with pytest.MonkeyPatch.context() as patch:
-            mean_float64(patch)
-            for case in EXACT:
-                folder = out / str(world) / "exact" / case
-                keep(*exact_case(case, folder / f"source {rank}"), folder)
-        torch.set_default_dtype(torch.float32)
-        dist.destroy_process_group()
+    rank, done = dist.get_rank(), out / str(dist.get_world_size())
+    for case in (*TINY_METHODS, STREAMED):
+        folder = done / "tiny" / case
+        keep(*tiny_case(case, tokens, folder / f"work {rank}"), folder)
+    mean_float64(pytest.MonkeyPatch())
+    for case in EXACT:
+        folder = done / "exact" / case
+        keep(*exact_case(case, folder / f"source {rank}"), folder)
 
 
 def keep(model, job, method, folder: Path) -> None:
@@ -115,4 +107,5 @@ def keep(model, job, method, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    for world in WORLDS:
+        run_ranks(world, main, Path(sys.argv[1]))

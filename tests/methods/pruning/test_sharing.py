@@ -1,10 +1,6 @@
 """Two and four processes that share a calibration leave what one leaves."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +8,7 @@ from safetensors.torch import save_file
 
 from bench.catalog.entries import METHODS, QUANTIZERS
 from bench.inputs import loading, windows
-from helpers import shared_calibration
+from helpers import forked_ranks, shared_calibration
 from helpers.runs import TINY
 from helpers.shared_calibration import EXACT, STREAMED, TINY_METHODS, WORLDS, exact_case, tiny_case
 from helpers.trainings import LAST_DIGIT
@@ -20,8 +16,6 @@ from methods.errors import UserError
 from methods.folder import Folder
 from methods.pruning.sharing import Sharing
 from methods.targets import dense_weight
-
-TESTS = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +30,7 @@ def shared(tokens, tmp_path_factory):
     """What four processes, and two of them, made of each case: their start costs more than all calibrations."""
     out = tmp_path_factory.mktemp("shared")
     save_file({"tokens": tokens}, out / "tokens.safetensors")
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(max(WORLDS)),
-        shared_calibration.__file__, str(out),
-    ]  # fmt: skip
-    paths = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
+    forked_ranks.launch(shared_calibration, out)
     return out
 
 

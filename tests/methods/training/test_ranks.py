@@ -1,11 +1,8 @@
 """Several processes train what one does, and none of them holds the whole."""
 
-import os
 import shutil
-import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import psutil
 import pytest
@@ -15,14 +12,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from bench import api
 from bench.results.store import Store
 from bench.run import job, ranks
-from helpers import runs
+from helpers import forked_ranks, runs, several_ranks
 from helpers.models import job_for, write
 from helpers.several_ranks import NOTED_EVERY, STEPS
 from helpers.trainings import LAST_DIGIT, counting, job_to_train, method
 from methods.folder import Folder
-
-HERE = Path(__file__).parents[2]
-
 
 PAIRS = [
     ("cast", "llama"),
@@ -37,41 +31,23 @@ PAIRS = [
 
 
 STOPPED = "cast,gpt2"
-"""What two processes begin and leave half done, in a folder of its own."""
+"""What two processes begin and leave half done."""
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """What two processes made of each pair, in a folder named after it: their start costs more than all trainings."""
+    """What two processes made of each pair, in a folder named after it, and what they left half done."""
     out = tmp_path_factory.mktemp("two")
-    launch(2, out, *(f"{name},{family}" for name, family in PAIRS))
+    forked_ranks.launch(several_ranks, 2, out, *(f"{name},{family}" for name, family in PAIRS), f"stop={STOPPED}")
     return out
 
 
-@pytest.fixture(scope="module")
-def half(tmp_path_factory):
-    out = tmp_path_factory.mktemp("half")
-    launch(2, out, f"stop={STOPPED}")
-    assert [p.name for p in (out / STOPPED / "work").glob("step-*")] == ["step-6"]
-    return out / STOPPED / "work"
-
-
-def launch(count, out, *tasks):
-    """Run tasks of tests/helpers/several_ranks.py on so many processes."""
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count),
-        str(HERE / "helpers/several_ranks.py"), str(out), *tasks,
-    ]  # fmt: skip
-    paths = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+@pytest.fixture
+def half(two):
+    """The folder of checkpoints of what two processes left half done."""
+    work = two / "stop" / STOPPED / "work"
+    assert [p.name for p in work.glob("step-*")] == ["step-6"]
+    return work
 
 
 @pytest.mark.parametrize(("name", "family"), PAIRS)
@@ -112,10 +88,10 @@ def test_one_process_goes_on_where_two_stopped(half, tmp_path, make_exact):
 
 @pytest.mark.slow
 def test_four_ranks_go_on_where_two_stopped(half, tmp_path, make_exact):
-    shutil.copytree(half, tmp_path / STOPPED / "work")
-    launch(4, tmp_path, f"resume={STOPPED}")
+    shutil.copytree(half, tmp_path / "resume" / STOPPED / "work")
+    forked_ranks.launch(several_ranks, 4, tmp_path, f"resume={STOPPED}")
 
-    require_equal(tmp_path / STOPPED, undisturbed("cast", "gpt2", tmp_path, make_exact))
+    require_equal(tmp_path / "resume" / STOPPED, undisturbed("cast", "gpt2", tmp_path, make_exact))
 
 
 @pytest.mark.slow
@@ -129,7 +105,7 @@ def test_no_rank_holds_a_whole_model(tmp_path):
     whole = sum(p.stat().st_size for p in (tmp_path / "model").glob("*.safetensors"))
     config.num_hidden_layers = 1
     write(AutoModelForCausalLM.from_config(config), tmp_path / "small")
-    launch(4, tmp_path, f"memory={tmp_path / 'small'}", f"memory={tmp_path / 'model'}")
+    forked_ranks.launch(several_ranks, 4, tmp_path, f"memory={tmp_path / 'small'}", f"memory={tmp_path / 'model'}")
 
     taken = [[float(x) / whole for x in (tmp_path / f"memory-{r}.txt").read_text().split()] for r in range(4)]
     assert max(start for start, _ in taken) < 0.7, taken
