@@ -66,22 +66,23 @@ def again(capsys, monkeypatch, command):
 
 
 def test_killed_worker_costs_its_artifact_alone(tmp_path, capsys, monkeypatch, gate):
-    spec, command = prepared(tmp_path, methods=("waits", "declares"))
+    spec, command = prepared(tmp_path, methods=("magnitude", "waits", "declares"))
     run, worker = stopped_at(gate, command)
+    assert worker.ppid() != run.pid, "the first alone is no fork"
     worker.kill()
     _, err = run.communicate(timeout=PATIENCE_S)
 
     assert run.returncode == 1
     assert "2 measurements failed" in err
     got = runs.records(spec.results)
-    assert {k[0] for k, r in got.items() if r.status == "ok"} == {"dense", "declares"}
+    assert {k[0] for k, r in got.items() if r.status == "ok"} == {"dense", "magnitude", "declares"}
     assert "signal 9" in got["waits", None, "size"].reason
 
     gate.unlink()
     out, err = again(capsys, monkeypatch, command)
 
-    assert "2 measurements run, 4 read" in out
-    assert "6 measurements, 4 already recorded" in err
+    assert "2 measurements run, 6 read" in out
+    assert "8 measurements, 6 already recorded" in err
     assert same(spec.results) == undisturbed(tmp_path, monkeypatch, methods=spec.methods)
 
 
@@ -196,6 +197,7 @@ def test_declared_change_is_allowed_and_shown(tmp_path):
 
 
 def test_process_that_ends_is_a_failed_row_and_the_rest_goes_on(tmp_path, capsys, monkeypatch):
+    """Started or forked."""
     spec, command = prepared(tmp_path, methods=("dies", "leaves", "magnitude"))
     code, out, err = runs.call(capsys, monkeypatch, *command)
 
@@ -210,6 +212,8 @@ def test_process_that_ends_is_a_failed_row_and_the_rest_goes_on(tmp_path, capsys
         "magnitude": "ok",
     }
     assert "ended with code 3" in got["dies", None, "size"].reason
+    assert "ended with code 1" in got["leaves", None, "size"].reason
+    assert "never meant to be called" in got["leaves", None, "size"].traceback
     _, shown, _ = runs.call(capsys, monkeypatch, "show", got["dies", None, "size"].key, "--results", spec.results)
     assert "last words" in shown
 

@@ -38,10 +38,11 @@ def server_of(run):
     return server
 
 
-def test_all_but_the_first_are_forked_and_log_to_their_own_file(tmp_path, gate):
+def test_all_but_the_first_are_forked_from_one_thread_and_log_to_their_own_file(tmp_path, gate):
     run, worker = stopped_at(gate, command(tmp_path, "waits"))
 
     assert worker.parent() == server_of(run)
+    assert server_of(run).num_threads() == 1
     assert "bench.run.fork_server" in worker.cmdline()
     assert {psutil.Process(worker.pid).environ()["MALLOC_TRIM_THRESHOLD_"]} == {str(2**40)}
     log = os.readlink(f"/proc/{worker.pid}/fd/2")
@@ -66,37 +67,6 @@ def test_no_worker_holds_a_pipe_of_another_or_of_the_server(tmp_path, gate):
     sockets = {f for f in servers if f.startswith(("socket", "pipe"))}
     assert sockets
     assert not sockets & files
-
-
-def test_server_has_no_thread_when_it_forks(tmp_path, gate):
-    run, _ = stopped_at(gate, command(tmp_path, "waits"))
-    threads = server_of(run).num_threads()
-    gate.unlink()
-    run.communicate(timeout=PATIENCE_S)
-
-    assert threads == 1
-
-
-def test_killed_worker_is_a_failed_row_with_its_signal(tmp_path, gate):
-    run, worker = stopped_at(gate, command(tmp_path, "waits", "magnitude"))
-    worker.kill()
-    _, err = run.communicate(timeout=PATIENCE_S)
-
-    assert run.returncode == 1
-    assert statuses(tmp_path) == {"dense": "ok", "waits": "failed", "magnitude": "ok"}
-    assert "signal 9" in runs.records(tmp_path / "r")["waits", None, "size"].reason
-    assert "2 measurements failed" in err
-
-
-def test_exit_code_and_last_words_reach_the_record(tmp_path):
-    run = runs.start(*command(tmp_path, "dies", "leaves"))
-    run.communicate(timeout=PATIENCE_S)
-
-    records = runs.records(tmp_path / "r")
-    assert "ended with code 3" in records["dies", None, "size"].reason
-    assert "last words" in records["dies", None, "size"].traceback
-    assert "ended with code 1" in records["leaves", None, "size"].reason
-    assert "never meant to be called" in records["leaves", None, "size"].traceback
 
 
 def test_killed_server_costs_nothing_and_is_said(tmp_path, gate):

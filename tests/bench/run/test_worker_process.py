@@ -1,6 +1,18 @@
-"""What a record of a worker's death keeps of its log."""
+"""A worker that was started ends as it ends, and what a record of its death keeps of its log."""
+
+import os
+import signal
 
 from bench.run import worker_process
+
+
+def test_one_that_is_killed_ends_with_its_signal(tmp_path):
+    with (tmp_path / "log").open("w") as log:
+        worker = worker_process.StartedWorker(["sleep", "600"], log, dict(os.environ))
+    worker.send_signal(signal.SIGKILL)
+
+    assert worker.wait() == -signal.SIGKILL
+    worker.close()
 
 
 def test_the_end_of_a_long_log(tmp_path, monkeypatch):
