@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from bench.plan.artifact import Measurement
@@ -18,6 +18,15 @@ EventQueue = SimpleQueue[tuple["ArtifactTask", dict[str, Any] | BaseException | 
 """What the tasks of a run say, each in its order; None: a worker has said its last; or a fault of reading it."""
 JOIN_S = 10.0
 """For a reader to see that its worker has ended."""
+WAKE_S = 1.0
+"""A wait for an event ends so often: a signal that another thread was given, or that came just before, ends none."""
+
+
+def next_event(events: EventQueue) -> tuple[ArtifactTask, dict[str, Any] | BaseException | None]:
+    """Wait for what a task says, and let signals through meanwhile."""
+    while True:
+        with contextlib.suppress(Empty):
+            return events.get(timeout=WAKE_S)
 
 
 class ArtifactTask:

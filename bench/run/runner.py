@@ -26,7 +26,7 @@ from bench.plan.refusal import require_memory
 from bench.plan.side_by_side import AUTO
 from bench.results.record import DONE, Record
 from bench.results.store import Store
-from bench.run.artifact_task import ArtifactTask, EventQueue
+from bench.run.artifact_task import ArtifactTask, EventQueue, next_event
 from bench.run.descendants import end_adopted
 from bench.run.disk import ResultsFolder, RunStopped, full_disk_stops
 from bench.run.executor import Executor, describe_end
@@ -158,7 +158,7 @@ class Sweep:
                 while self._queue and self._has_room(self._queue[0]):
                     self._start(self._queue.popleft())
                     self._bring_forward()
-                task, event = self._events.get()
+                task, event = next_event(self._events)
                 if isinstance(event, BaseException):
                     raise event
                 if event is None:

@@ -2,8 +2,11 @@
 
 import io
 import json
+import signal
+import threading
+import time
 from functools import partial
-from queue import Queue
+from queue import Queue, SimpleQueue
 
 import pytest
 
@@ -11,6 +14,7 @@ from bench import api
 from bench.plan import plan
 from bench.results.store import Store
 from bench.run import runner
+from bench.run.artifact_task import next_event
 from bench.run.events import Events
 from bench.run.forecast import Forecast
 from bench.run.processes import WorkerProcesses
@@ -38,6 +42,28 @@ def test_a_worker_says_what_it_does_before_each_first_step(tmp_path):
     assert [state for phase, state in said if phase == "perplexity"] == ["loading", "first step"]
 
 
+def test_a_signal_that_another_thread_is_given_ends_the_wait():
+    """The system chooses the thread; a wait without end would see the signal at the next event, if one comes."""
+    events, is_over, said = SimpleQueue(), threading.Event(), []
+
+    def other():
+        time.sleep(0.2)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        if not is_over.wait(10):
+            said.append("an event")
+            events.put(said[0])
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next_event(events)
+    finally:
+        is_over.set()
+        thread.join()
+    assert not said
+
+
 class Clock:
     now = 0.0
 
@@ -52,10 +78,10 @@ class InTurn(Queue):
         super().put(item)
         self.join()
 
-    def get(self):
+    def get(self, timeout):
         if self.unfinished_tasks:
             self.task_done()
-        return super().get()
+        return super().get(timeout=timeout)
 
 
 class Shown:
