@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from bench.results.identity import Identity
 from bench.results.schema import SCHEMA, upgrade
@@ -70,8 +70,8 @@ class Record(BaseModel):
     schema_version: int = SCHEMA
     key: str
     identity: Identity
-    artifact: str = ""
-    """Key of the pruned model that was measured."""
+    artifact: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """Key of the pruned model that was measured, and the name of its folder in the cache."""
     status: Status
     reason: str = ""
     traceback: str = ""
