@@ -70,6 +70,46 @@ def test_interval_covers(articles, seed_sd):
     assert inside / 300 > 0.9
 
 
+def answers(before, after, articles):
+    """The change of an accuracy: before, after: 0 or 1 for each question; articles: of each."""
+    reading = ReadingRow(metric="acc", value=1.0, unit="1", better="higher", stderr=0.1)
+    one, other = (fake_records.record(method, measure="zeroshot", readings=[reading]) for method in ("a", "b"))
+    ids, weights = np.arange(len(before)).astype(str), np.ones(len(before))
+    scores = {
+        r.key: Items(ids, np.array(articles).astype(str), weights, {"value": np.array(values, dtype=float)})
+        for r, values in ((one, before), (other, after))
+    }
+    results = ResultSet("", (), lambda record: scores[record.key])
+    return estimate.estimate_pair(Pair("", "acc", (one,), (other,)), results, results, 0.05)
+
+
+def test_questions_of_one_article_are_not_independent():
+    """Twelve are lost: of one article, which one change can do; or one of each of twelve."""
+    articles, right = np.repeat(np.arange(13), 12), np.ones(13 * 12)
+    of_one, of_twelve = (np.where(lost, 0, right) for lost in (articles == 3, np.arange(len(right)) % 13 == 0))
+
+    one, twelve = (answers(right, after, articles) for after in (of_one, of_twelve))
+
+    assert one.p > 0.3 and one.low < one.value < 0 < one.high
+    assert twelve.p < 0.01 and twelve.high < 0
+    assert [(e.lost, e.gained, e.n, e.unit) for e in (one, twelve)] == [(12, 0, 156, "questions")] * 2
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_few_changed_answers_have_an_interval_that_can_be(lost):
+    """A bootstrap over articles has none here: many of its draws hold no change."""
+    articles, right = np.repeat(np.arange(13), 12), np.ones(13 * 12)
+    found = answers(right, np.where(np.arange(len(right)) < 12 * lost, np.arange(len(right)) % 12 > 0, right), articles)
+
+    assert found.lost == lost and -0.1 < found.low < 0 < found.high < 0.1 and found.p > 0.3
+
+
+def test_with_few_articles_questions_count_alone():
+    articles, right = np.repeat(np.arange(7), 12), np.ones(7 * 12)
+
+    assert answers(right, np.where(articles == 3, 0, right), articles).p < 0.001
+
+
 def test_other_windows_are_not_paired():
     before, after = simulate(np.random.default_rng(5))
 
