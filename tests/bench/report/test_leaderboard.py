@@ -88,6 +88,7 @@ def test_check_names_what_is_stale(cli, here):
     assert cli("report", "--check")[0] == 0
     (here / "reports/leaderboard.md").write_text("other")
     (here / "reports/leaderboard-gone-9-0-0.svg").write_text("<svg/>")
+    (here / "reports/leaderboard-notes.txt").touch()
     (here / "reports/notes.txt").write_text("mine")
     code, _, err = cli("report", "--check")
     assert code == 1
@@ -96,7 +97,8 @@ def test_check_names_what_is_stale(cli, here):
     assert "leaderboard.html" in cli("report", "--check")[2]
     cli("report")
     assert cli("report", "--check")[0] == 0
-    assert (here / "reports/notes.txt").exists() and not (here / "reports/leaderboard-gone-9-0-0.svg").exists()
+    assert not (here / "reports/leaderboard-gone-9-0-0.svg").exists()
+    assert (here / "reports/notes.txt").exists() and (here / "reports/leaderboard-notes.txt").exists()
 
 
 def test_what_prints_and_what_writes(cli, here):
