@@ -49,6 +49,9 @@ def estimate_pair(pair: Pair, before: ResultSet, after: ResultSet, level: float,
         _check_items(before.items(a), after.items(b), pair.definition.is_time)
         for a, b in zip(pair.before, pair.after, strict=True)
     ]
+    if any(len({len(sides[i].ids) for sides in both}) > 1 for i in (0, 1)):
+        what = "numbers of blocks of timings" if pair.definition.is_time else "items"
+        raise NotComparable(f"seeds were measured on different {what}")
     was, now = (np.stack([_column(items[i], pair.metric) for items in both]) for i in (0, 1))
     if pair.definition.is_time:
         return _estimate_timing(was, now, level)

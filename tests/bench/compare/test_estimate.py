@@ -5,8 +5,9 @@ import pytest
 
 from bench.compare import estimate
 from bench.compare.pairing import Pair, pair_seeds
+from bench.compare.resolve import read
 from bench.compare.result_set import Items, ResultSet
-from bench.results.record import ReadingRow
+from bench.results.record import Item, ReadingRow
 from helpers import fake_records
 
 READING = ReadingRow(metric="perplexity", value=1.0, unit="1", better="lower", stderr=0.1)
@@ -115,6 +116,24 @@ def test_other_windows_are_not_paired():
 
     with pytest.raises(estimate.NotComparable, match="different items"):
         estimate_change(before, after, windows=np.arange(1, after.shape[1] + 1).astype(str))
+
+
+@pytest.mark.parametrize(
+    ("measure", "unit", "why"), [("perplexity", "1", "different items"), ("latency", "s", "different numbers of blocks")]
+)
+def test_seeds_with_unequal_numbers_of_items_are_not_compared(tmp_path, measure, unit, why):
+    reading = ReadingRow(metric=measure, value=1.0, unit=unit, better="lower", stderr=0.1)
+    for method in ("a", "b"):
+        for seed, count in ((0, 12), (1, 16)):
+            record = fake_records.record(method, seed, measure=measure)
+            items = [Item(str(i), str(i // WINDOWS), 1.0 + i, 1.0) for i in range(count)]
+            items[0] = items[0]._replace(value=1.5 if method == "a" else 2.5)
+            fake_records.put(tmp_path, record, items, [reading])
+    results = read(tmp_path)
+    a, b = (tuple(r for r in results.records if r.identity.method == method) for method in ("a", "b"))
+
+    with pytest.raises(estimate.NotComparable, match=why):
+        estimate.estimate_pair(Pair("", measure, a, b), results, results, 0.05)
 
 
 @pytest.mark.parametrize("swap", [False, True])
