@@ -197,8 +197,16 @@ def read(results: Path, method: str, control: str) -> list[Point]:
 def _require_one_kind(model: str, rows: Mapping[str, list[Record]], method: str, control: str) -> None:
     """
     Raises:
-        UserError: the method's records have several patterns, or not all were measured on one text.
+        UserError: the method's records have several patterns, or a column has several values, or not all were measured on
+            one text.
     """
+    both = [*rows[method], *rows[control]]
+    for column, records in (("calibration", rows[method]), *((c, both) for c in ("targets", "dtype", "device"))):
+        values = sorted({str(record.identity.labels()[column]) for record in records})
+        if len(values) > 1:
+            raise UserError(
+                f"runs of {model} differ in {column} ({', '.join(values)}): a law describes one; keep each in a results folder"
+            )
     patterns = sorted({record.identity.pattern for record in rows[method]})
     if len(patterns) > 1:
         raise UserError(
