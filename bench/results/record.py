@@ -46,12 +46,12 @@ class Item(NamedTuple):
 
 
 class ReadingRow(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     metric: str
     value: float | None
     unit: str
     better: str
-    stderr: float | None = None
+    stderr: Annotated[float, Field(ge=0)] | None = None
     n: int | None = None
 
 
@@ -149,5 +149,5 @@ def parse(content: bytes, name: str) -> Record:
         if fields["schema_version"] == SCHEMA and digest != digests.of(fields):
             raise ValueError("it was changed after it was written: its digest is of other content")
         return Record.model_validate(upgrade(fields, name))
-    except (KeyError, TypeError, AttributeError, RecursionError) as fault:
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as fault:
         raise ValueError(f"{type(fault).__name__}: {fault}") from None

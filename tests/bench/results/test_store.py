@@ -196,6 +196,23 @@ def test_an_older_record_has_no_digest_and_is_read(store):
     assert store.get(KEY) is not None
 
 
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [('"value":5.0', '"value":NaN'), ('"value":5.0', '"value":1e999'), ('"stderr":0.5', '"stderr":-0.5'),
+     ('"schema_version":3', '"schema_version":1e999')],
+)  # fmt: skip
+def test_a_record_without_a_digest_is_still_of_numbers(store, was, now):
+    reading = ReadingRow(metric="perplexity", value=5.0, unit="1", better="lower", stderr=0.5)
+    fields = fake_records.in_schema(json.loads(record(readings=[reading]).to_json()), 3)
+    text = json.dumps(fields, separators=(",", ":"))
+    store.path(KEY).write_text(text)
+    assert len(list(store)) == 1
+
+    store.path(KEY).write_text(text.replace(was, now))
+
+    assert list(store) == [] and "is no record" in store.moved[0]
+
+
 def test_a_record_larger_than_any_is_not_parsed(store, monkeypatch):
     store.write(record())
     monkeypatch.setattr("bench.results.record.MAX_BYTES", 100)
