@@ -100,6 +100,8 @@ def _check_items(a: Items, b: Items, timing: bool) -> tuple[Items, Items]:
         raise NotComparable("measured on different items")
     if len(a.ids) == 0:
         raise NotComparable("there are no items")
+    if not timing and not a.weights.sum() > 0:
+        raise NotComparable("the weights of the items are not above 0")
     return a, b
 
 

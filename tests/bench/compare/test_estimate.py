@@ -118,8 +118,20 @@ def test_other_windows_are_not_paired():
         estimate_change(before, after, windows=np.arange(1, after.shape[1] + 1).astype(str))
 
 
+def test_items_without_weight_are_not_compared(tmp_path):
+    for method in ("a", "b"):
+        items = [Item(str(i), str(i), float(i) + (method == "a"), 0.0) for i in range(12)]
+        fake_records.put(tmp_path, fake_records.record(method), items, [READING])
+    results = read(tmp_path)
+    a, b = (tuple(r for r in results.records if r.identity.method == method) for method in ("a", "b"))
+
+    with pytest.raises(estimate.NotComparable, match="not above 0"):
+        estimate.estimate_pair(Pair("", "perplexity", a, b), results, results, 0.05)
+
+
 @pytest.mark.parametrize(
-    ("measure", "unit", "why"), [("perplexity", "1", "different items"), ("latency", "s", "different numbers of blocks")]
+    ("measure", "unit", "why"),
+    [("perplexity", "1", "different items"), ("latency", "s", "different numbers of blocks")],
 )
 def test_seeds_with_unequal_numbers_of_items_are_not_compared(tmp_path, measure, unit, why):
     reading = ReadingRow(metric=measure, value=1.0, unit=unit, better="lower", stderr=0.1)

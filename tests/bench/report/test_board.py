@@ -259,4 +259,6 @@ def test_a_record_in_two_folders_is_of_the_one_that_it_was_taken_from(tmp_path):
     merged = board.merge(results)
 
     assert about["folder"] == str(tmp_path / "a")
-    assert (merged.items(merged.records[0]).columns["value"] == results[0].items(results[0].records[0]).columns["value"]).all()
+    assert (
+        merged.items(merged.records[0]).columns["value"] == results[0].items(results[0].records[0]).columns["value"]
+    ).all()
