@@ -20,7 +20,7 @@ import numpy as np
 
 from bench.results.record import Record
 from bench.results.rows import newest
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore, Store
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -162,9 +162,9 @@ def read(results: Path, method: str, control: str) -> list[Point]:
     """The grid in a results folder: every model and budget for which both rows were measured.
 
     Raises:
-        UserError: there is none, or runs were measured on different articles.
+        UserError: there is none, a record cannot be read, or runs were measured on different articles.
     """
-    store = Store(results, write=False)
+    store = ReadOnlyStore(results, write=False)
     cells: dict[tuple[str, str], dict[str, list[Record]]] = {}
     weights: dict[str, int] = {}
     for record in newest(store):
@@ -176,6 +176,7 @@ def read(results: Path, method: str, control: str) -> list[Point]:
         elif identity.measure == "perplexity" and identity.method in (method, control) and identity.training:
             runs = cells.setdefault((identity.model, identity.training.label), {})
             runs.setdefault(identity.method, []).append(record)
+    store.require_whole()
     points = []
     for (model, _), rows in sorted(cells.items()):
         if method in rows and control in rows and model in weights:
