@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,7 +64,7 @@ def _size(records: Iterable[Record]) -> float:
     return max((x.value for x in readings if x.value is not None), default=0.0)
 
 
-def boards_of(model: str, results: ResultSet, device: str = "") -> list[Board]:
+def boards_of(model: str, results: ResultSet, device: str = "") -> Iterator[Board]:
     """A board for each protocol of one model's records, the main one first.
 
     device: a word that the machine of a speedup must have, for facts.
@@ -72,7 +72,8 @@ def boards_of(model: str, results: ResultSet, device: str = "") -> list[Board]:
     results = pairwise.with_cache(results)
     costs = CostIndex(results.records)
     groups = _add_speeds(group_by_protocol(results.records))
-    return [Board(model, protocol, records, results, costs, device) for protocol, records in groups.items()]
+    for protocol, records in groups.items():
+        yield Board(model, protocol, records, results, costs, device)
 
 
 def _add_speeds(groups: Mapping[BoardProtocol, list[Record]]) -> dict[BoardProtocol, list[Record]]:
