@@ -276,3 +276,12 @@ def test_a_flag_of_another_format_is_refused(cli, tmp_path, format_, flag, value
     code, _, err = cli("export", *model, "--format", format_, "--out", tmp_path / "out", flag, value)
 
     assert code == 2 and flag in err and "leave it out" in err and not (tmp_path / "out").exists()
+
+
+def test_two_models_of_one_file_are_refused(cli, tmp_path):
+    for dtype in ("float32", "bfloat16"):
+        windows(tmp_path / "r", identity={"dtype": dtype})
+
+    code, _, err = cli("export", "--format", "lm-eval", "--results", tmp_path / "r", "--out", tmp_path / "out")
+
+    assert code == 2 and "would have the file" in err and not (tmp_path / "out").exists()
