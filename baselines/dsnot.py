@@ -19,14 +19,14 @@ from methods.ranges import Count, NonNegative
 
 
 def moments(x: Tensor, total: Tensor | None) -> Tensor:
-    """Add the sum, and the sum of squares, of each input feature to `total`. [tokens, in] -> [2, in]"""
-    sums = torch.stack([x.sum(0), x.square().sum(0)])
+    """Add the sum, the sum of squares and the number of values of each input feature to `total`. [tokens, in] -> [3, in]"""
+    sums = torch.stack([x.sum(0), x.square().sum(0), x.new_full(x.shape[1:], len(x))])
     return sums if total is None else total.add_(sums)
 
 
 class InputStatistics(NamedTuple):
     """Statistics of a linear's inputs, [in] each: the sum over a sequence's tokens, averaged over sequences; the
-    variance over all tokens; the L2 norm over all tokens."""
+    variance over all tokens, of an expert those that reached it; the L2 norm over them."""
 
     mean: Tensor
     variance: Tensor
@@ -34,8 +34,9 @@ class InputStatistics(NamedTuple):
 
     @classmethod
     def of(cls, stat: Tensor, sequences: int, seqlen: int) -> InputStatistics:
-        mean, square = stat / (sequences * seqlen)
-        return cls(mean * seqlen, (square - mean.square()).clamp(min=0), stat[1].sqrt())
+        mean, square = stat[:2] / int(stat[2, 0])
+        variance = (square - mean.square()).clamp(min=0)
+        return cls(stat[0] / (sequences * seqlen) * seqlen, variance, stat[1].sqrt())
 
 
 class SwapResult(NamedTuple):
@@ -137,7 +138,8 @@ class DSnoT:
         swaps, before, after = 0.0, 0.0, 0.0
         for visit in walk:
             keep = job.prior.masks[visit.name].to(visit.weight.device)
-            if self.part == "all" or "attn" in visit.name or "attention" in visit.name:
+            is_refined = self.part == "all" or "attn" in visit.name or "attention" in visit.name
+            if is_refined and visit.name not in walk.by_weights_alone:
                 assert job.calibration is not None  # checked by the walk
                 inputs = InputStatistics.of(visit.stat, *job.calibration.shape)
                 result = swap_weights(visit.weight.float(), keep, inputs, job.pattern, self)

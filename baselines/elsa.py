@@ -70,7 +70,7 @@ class ElsaAdam(torch.optim.AdamW):
         t = self.param_groups[0]["done"]
         splits: dict[Tensor, tuple[Tensor, Tensor]] = {}
         if t % self.interval == 0:
-            splits = self._project(t)
+            splits = self._project()
         strength = self.lambda_at(t)
         for p, _ in self._sparse():
             split, dual = splits[p] if p in splits else (self.state[p]["split"], self.state[p]["dual"])
@@ -83,7 +83,7 @@ class ElsaAdam(torch.optim.AdamW):
             group["done"] += 1
         self.metrics["lambda"] = strength
 
-    def _project(self, t: int) -> dict[Tensor, tuple[Tensor, Tensor]]:
+    def _project(self) -> dict[Tensor, tuple[Tensor, Tensor]]:
         """New z and u of each weight."""
         found = {}
         gaps = sizes = flips = count = 0.0

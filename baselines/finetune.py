@@ -13,13 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from baselines.retrain import MaskedAdamW
+from baselines.retrain import train_kept
 from methods import Job, Needs, Outcome, Settings, Trainer, UserError
 from methods.ranges import CountOrZero, Fraction, Positive
 from methods.targets import dense_weight
 from methods.training.parametrized import bake
-from methods.training.ranks import shard_like
-from methods.training.trainer import other_parameters
 
 
 class LowRank(nn.Module):
@@ -61,19 +59,9 @@ class Finetune(Settings):
                     f"{name} breaks pattern {job.pattern} before fine-tuning: start from a model pruned to it, "
                     "or name the model's pattern with --pattern"
                 )
-        return self._low_rank(model, job) if self.rank else self._train_all(model, job)
-
-    def _train_all(self, model: nn.Module, job: Job) -> Outcome:
-        changed = other_parameters(model, job.targets)
-        trainer = Trainer(self.name, model, job, self)
-        theta, rest = trainer.parameters(job.targets)
-        masks = {}
-        for name, parameter in zip(job.targets, theta, strict=True):
-            masks[parameter] = shard_like(model.get_submodule(name).weight.detach() != 0, parameter)  # type: ignore[operator]
-        optimizer = MaskedAdamW([*theta, *rest], masks, **self.adam, fused=True)
-        trainer.run(optimizer, teacher=True)
-        trainer.log_validation("end")
-        return Outcome(trainer.finalize(), changed=changed, notes=trainer.notes())
+        if self.rank:
+            return self._low_rank(model, job)
+        return train_kept(self.name, self, model, job, lambda t: model.get_submodule(t).get_parameter("weight") != 0)
 
     def _low_rank(self, model: nn.Module, job: Job) -> Outcome:
         for name in job.targets:

@@ -17,6 +17,7 @@ from torch.func import functional_call
 from baselines.retrain import MaskedAdamW
 from methods import Job, Needs, Outcome, UserError
 from methods.pruning.pairs import Goal, Pair, PairedWalk
+from methods.quantizing.grids import assign_
 from methods.ranges import Beta, Count, CountOrZero, LearningRate, NonNegative
 from methods.targets import relayout
 
@@ -183,4 +184,4 @@ def evaluate(pair: Pair, goals: Goals) -> tuple[float, list[Tensor]]:
 def write(block: nn.Module, parameters: Mapping[str, Tensor]) -> None:
     """Set parameters of a block, in the dtype that each has."""
     for name, value in parameters.items():
-        block.get_parameter(name).copy_(value)
+        assign_(block.get_parameter(name), value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -29,6 +30,21 @@ class MaskedAdamW(torch.optim.AdamW):
         super().step()
 
 
+def train_kept(name: str, settings: Settings, model: nn.Module, job: Job, mask_of: Callable[[str], Tensor]) -> Outcome:
+    """Train all weights, of the targets those that are kept.
+
+    mask_of: from a target to which of its weights are kept, bool, in the layout of the stored weight.
+    """
+    changed = other_parameters(model, job.targets)
+    trainer = Trainer(name, model, job, settings)
+    theta, rest = trainer.parameters(job.targets)
+    masks = {p: shard_like(mask_of(t).to(p.device), p) for t, p in zip(job.targets, theta, strict=True)}
+    optimizer = MaskedAdamW([*theta, *rest], masks, **settings.adam, fused=True)
+    trainer.run(optimizer, teacher=True)
+    trainer.log_validation("end")
+    return Outcome(trainer.finalize(), changed=changed, notes=trainer.notes())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Retrain(Settings):
     """The weights of the prior, trained under its mask."""
@@ -39,14 +55,5 @@ class Retrain(Settings):
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.prior is None:
             raise UserError("retrain needs a mask: use retrain:from=METHOD, for example retrain:from=wanda")
-        changed = other_parameters(model, job.targets)
-        trainer = Trainer(self.name, model, job, self)
-        theta, rest = trainer.parameters(job.targets)
-        masks = {}
-        for name, parameter in zip(job.targets, theta, strict=True):
-            keep = relayout(model.get_submodule(name), job.prior.masks[name].to(parameter.device))
-            masks[parameter] = shard_like(keep, parameter)
-        optimizer = MaskedAdamW([*theta, *rest], masks, **self.adam, fused=True)
-        trainer.run(optimizer, teacher=True)
-        trainer.log_validation("end")
-        return Outcome(trainer.finalize(), changed=changed, notes=trainer.notes())
+        masks = job.prior.masks
+        return train_kept(self.name, self, model, job, lambda t: relayout(model.get_submodule(t), masks[t]))

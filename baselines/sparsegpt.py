@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from methods import HessianWalk, Job, Needs, Outcome, Pattern, Walk
@@ -14,20 +15,23 @@ from methods.pruning.hessian import compensate_, inverse_factor
 from methods.ranges import Count, Fraction
 
 
-def prune_(weight: Tensor, factor: Tensor, pattern: Pattern, block: int) -> None:
-    """Algorithm 1, in place, on weight [out, in].
+def prune_(weight: Tensor, factor: Tensor, pattern: Pattern, block: int) -> Tensor:
+    """Algorithm 1, in place, on weight [out, in]. Returns the mask: bool, like weight.
 
     factor: see `compensate_`. The mask of a group is chosen when its first column is reached, by the current weights,
     with score w_j^2 / U_jj^2 (eq. 4).
     """
     diagonal = factor.diagonal()
+    mask = torch.empty_like(weight.T, dtype=torch.bool)  # [in, out]
 
     def column_pruner(a: int, b: int, w: Tensor) -> Callable[[int, Tensor], Tensor]:
         score = (w / diagonal[a:b, None]).square_()
         keep = _columns_pattern(pattern, a, b, len(weight)).keep(score.T).T  # [group, out]
+        mask[a:b] = keep
         return lambda i, column: column.where(keep[i], 0)
 
     weight.copy_(compensate_(weight, factor, column_pruner, pattern.m or block, block))
+    return mask.T
 
 
 def _columns_pattern(pattern: Pattern, a: int, b: int, rows: int) -> Pattern:
@@ -78,9 +82,9 @@ class SparseGPT:
         masks: dict[str, Tensor] = {}
         walk = HessianWalk(model, self._mask_job(job), self.damping, inverse_factor)
         for visit, factor in walk:
-            prune_(visit.weight, factor, job.pattern, self.block)
+            keep = prune_(visit.weight, factor, job.pattern, self.block)
             if self.mask_only:
-                masks[visit.name] = (visit.weight != 0).cpu()
+                masks[visit.name] = keep.cpu()
         return apply_masks_(model, job, masks).outcome(**walk.notes()) if self.mask_only else walk.outcome()
 
     def _mask_job(self, job: Job) -> Job:

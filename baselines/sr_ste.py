@@ -107,7 +107,8 @@ class SrSte(Settings):
         def before(step: int, total: int) -> dict[str, float]:
             metrics: dict[str, float] = optimizer.metrics  # type: ignore[attr-defined]
             if step % self.refresh == 0:
-                metrics["flips"] = masks.choose() if step else 0.0 * masks.choose()
+                flips = masks.choose()
+                metrics["flips"] = flips if step else 0.0  # the first masks change none
             metrics["decay"] = self.decay_at(step, total)
             return metrics
 

@@ -154,18 +154,19 @@ def run(
         TrialFailed: a trial gave no number.
     """
     require_optuna()
+    trials = read_trials(spec, search)
     while True:
-        before = read_trials(spec, search)
-        proposed = {done.method: propose(search, done) for done in before if len(done.trials) < done.budget}
+        proposed = {done.method: propose(search, done) for done in trials if len(done.trials) < done.budget}
         labels = [label for label in proposed.values() if label]
         if not labels:
-            return before
+            return trials
         summary = api.execute(spec.model_copy(update={"methods": tuple(labels)}), show)
-        after = {done.method: done for done in read_trials(spec, search)}
+        trials = read_trials(spec, search)
+        by_method = {done.method: done for done in trials}
         for method, label in proposed.items():
-            if label and label not in {trial.label for trial in after[method].trials}:
+            if label and label not in {trial.label for trial in by_method[method].trials}:
                 reasons = [r.reason for r in summary.records if r.identity.stages[-1] == label and r.status not in DONE]
                 raise TrialFailed(f"{label} gave no perplexity: {reasons[0] if reasons else 'it was not measured'}")
-        left = sum(done.budget - len(done.trials) for done in after.values())
+        left = sum(done.budget - len(done.trials) for done in trials)
         for method in (method for method, label in proposed.items() if label):
-            on_trial(after[method], left)
+            on_trial(by_method[method], left)

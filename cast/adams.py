@@ -293,7 +293,7 @@ class AdamS(torch.optim.Optimizer):
                     update = selection.update_mask if w.device.type == "cpu" else _update_mask
                     sums.append(update(self.score(p, w), mask, self.pattern.n, self.pattern.m))
                 else:
-                    sums.append(selection.mask_metrics(w.abs(), mask, torch.zeros_like(mask)))
+                    sums.append(selection.mask_metrics(self.score(p, w).abs(), mask, torch.zeros_like(mask)))
                 weights += w.numel()
         total = torch.stack(sums).sum(0) if sums else torch.zeros(3, dtype=torch.float64)
         self._unread = total, weights, self.param_groups[0]["step"]

@@ -47,7 +47,8 @@ class WandaAdamS(AdamS):
     def _recorder(self, weight: nn.Parameter) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def record(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
             if torch.is_grad_enabled():  # not when the model is only looked at
-                squares = args[0].detach().flatten(0, -2).float().square().mean(0)
+                rows = args[0].detach().flatten(0, -2).float()
+                squares = rows.square().sum(0) / max(1, len(rows))  # an expert may get no token
                 self._seen[weight] = self._seen[weight] + squares if weight in self._seen else squares
 
         return record
@@ -61,6 +62,7 @@ class WandaAdamS(AdamS):
         super().step()
 
     def score(self, p: Tensor, w: Tensor) -> Tensor:
-        """w * ||x||, over the largest norm: where all are equal, w itself."""
+        """w * ||x||, over the largest norm: where all are equal, w itself; so, too, where no input was seen."""
         norm: Tensor = self.state[p]["square"].sqrt()
-        return w * (norm / norm.max().clamp(min=torch.finfo(norm.dtype).tiny))
+        largest = norm.max()
+        return w * torch.where(largest == 0, 1.0, norm / largest)

@@ -70,6 +70,10 @@ def _torch() -> Any:
     return torch
 
 
+LIBRARY_BYTES = 10**9
+"""About what a process takes that has imported its libraries, before it has a model: part of `Compute.max_bytes`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Compute:
     """Where and how to compute. stream: the model is larger than the device, so it is moved there block by block; is_shared:

@@ -90,6 +90,19 @@ class Family:
         match = re.match(rf"{re.escape(self.blocks)}\.(0|[1-9][0-9]{{0,5}})(\.|$)", name)
         return int(match[1]) if match else None
 
+    def input_of(self, name: str) -> tuple[str, str]:
+        """Of a linear that is pruned, by its name in the model: its block or expert, and in there what stands for its input.
+
+        The linears of a module have one input, but the last of them, which is given what the others made.
+        """
+        unit, linears = f"{self.blocks}.{self.block_of(name)}", self.linears
+        if self.experts and (match := re.match(rf"{re.escape(f'{unit}.{self.experts.path}')}\.[0-9]+", name)):
+            unit, linears = match[0], tuple(self.experts.linears)
+        linear = name.removeprefix(f"{unit}.")
+        module = linear.rpartition(".")[0]
+        last = [other for other in linears if other.rpartition(".")[0] == module][-1]
+        return unit, linear if linear == last else f"{module}."
+
     @property
     def fused(self) -> dict[str, int]:
         """The tensors that fuse linears, and along which dimension of the stored tensor."""

@@ -124,7 +124,7 @@ def _write_inputs(model: nn.Module, job: Job, script: Script, workdir: Path) -> 
         "logits": "logits.safetensors",
         "pruned": "pruned",
         "report": "report.json",
-        "pattern": {"n": job.pattern.n, "m": job.pattern.m, "sparsity": _sparsity(job)},
+        "pattern": {"n": job.pattern.n, "m": job.pattern.m, "sparsity": job.pattern.share},
         "targets": job.targets,
         "tensors": list(state(model)),
         "dtype": dtype_name(job.compute.dtype),
@@ -135,10 +135,6 @@ def _write_inputs(model: nn.Module, job: Job, script: Script, workdir: Path) -> 
     }
     (workdir / "job.json").write_text(json.dumps(request, indent=1))
     return logits
-
-
-def _sparsity(job: Job) -> float:
-    return job.pattern.share
 
 
 def _run(job: Job, path: Path, workdir: Path) -> None:

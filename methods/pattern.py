@@ -28,7 +28,7 @@ class Pattern:
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """Read "2:4" (2 of every 4 kept), "50%" (half of the weights zero, anywhere) or "dense".
+        """Read "2:4" (2 of every 4 kept), "50%" (half of the weights zero, anywhere) or "dense". `str` is the inverse.
 
         Raises:
             UserError: anything else.
@@ -42,9 +42,11 @@ class Pattern:
             raise UserError(
                 f"invalid pattern {text!r}: n:m keeps n of every m weights, so n must be from 1 to m; for example 2:4"
             )
-        if (match := re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,17})?)%", text)) and 0 < float(match[1]) < 100:
+        if (match := re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,4})?)%", text)) and 0 < float(match[1]) < 100:
             return cls(0, 0, float(match[1]) / 100)
-        raise UserError(f"invalid pattern {text!r}: use n:m (2:4 keeps 2 of every 4), a sparsity (50%) or dense")
+        raise UserError(
+            f"invalid pattern {text!r}: use n:m (2:4 keeps 2 of every 4), a sparsity of up to four decimals (50%) or dense"
+        )
 
     def __str__(self) -> str:
         if self.dense:

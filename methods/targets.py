@@ -102,6 +102,18 @@ def weight_shape(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]
     return (columns, rows) if family_of(config).transposed else (rows, columns)
 
 
+def input_widths(widths: Mapping[str, int], family: Family, by_expert: bool) -> list[list[int]]:
+    """The widths of the distinct inputs of the targets in each block, or in what is there at a time of one.
+
+    widths: of each target's input; by_expert: a block is there without its experts, and then each of them.
+    """
+    units: dict[str, dict[tuple[str, str], int]] = {}
+    for name, width in widths.items():
+        unit, source = family.input_of(name)
+        units.setdefault(unit if by_expert else f"{family.block_of(name)}", {})[unit, source] = width
+    return [list(inputs.values()) for inputs in units.values()]
+
+
 def as_regexes(targets: Iterable[str], family: Family) -> list[str]:
     """Regular expressions that match these names and no others, one for each kind of block."""
     linears: dict[int | None, list[str]] = {}

@@ -10,11 +10,13 @@ What is between these comments is replaced:
 <!-- benchmark: NAME --> and <!-- /benchmark -->            a figure of a benchmark (docs/figures), and its numbers
 <!-- ratio: results/FOLDER A B --> and <!-- /ratio -->      perplexity ratios of pairs of methods, named as in the table
 <!-- scaling: results/FOLDER --> and <!-- /scaling -->      the scaling law of a grid of runs
+<!-- search: results/FOLDER --> and <!-- /search -->        the best trial of each method of the folder's search.toml
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -22,13 +24,16 @@ from typing import Any
 
 import benchmark_figures
 
+from bench import search
 from bench.compare import resolve, scaling_law
 from bench.compare.pairing import Seeds
+from bench.plan.search import read_search
 from bench.report import leaderboard as boards
 from bench.report import pairwise, table
 from bench.results.rows import newest
 from bench.results.store import Store
 from bench.system.text import escape_markdown
+from bench.system.toml import read_toml
 
 ROOT = Path(__file__).parent.parent
 FIGURES = ROOT / "docs" / "figures"
@@ -113,6 +118,16 @@ def law(folder: str) -> str:
     return "\n".join([f"| {runs} | | 95% interval |", "|---|---:|---:|", *lines]) + "\n"
 
 
+def trials(folder: str) -> str:
+    found = search.read_trials(*read_search(read_toml(ROOT / folder / "search.toml") | {"results": ROOT / folder}))
+    lines = ["| method | trials | diverged | lowest perplexity | its trial |", "|---|---:|---:|---:|---|"]
+    for done in sorted(found, key=lambda one: one.best.value if one.best else math.inf):
+        value, label = (f"{done.best.value:.2f}", escape_markdown(done.best.label)) if done.best else ("–", "–")
+        diverged = sum(not math.isfinite(trial.value) for trial in done.trials)
+        lines.append(f"| {escape_markdown(done.method)} | {len(done.trials)} | {diverged} | {value} | {label} |")
+    return "\n".join(lines) + "\n"
+
+
 def _leaves(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     out = []
     for key, value in figures.items():
@@ -136,6 +151,7 @@ def render(text: str) -> str:
         ("benchmark", benchmark),
         ("ratio", ratios),
         ("scaling", law),
+        ("search", trials),
     ):
         text = re.sub(
             rf"(<!-- {kind}: ([^>]+) -->\n).*?(<!-- /{kind} -->)",

@@ -12,6 +12,7 @@ import typer
 from bench.cli.console import Cell, fail, print_commands, print_json, print_line, print_lines, print_rows, print_table
 from bench.cli.flags import Figure, Json, Results, file_callback
 from bench.system.files import require_writable_file
+from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def compare(
     from bench.results.store import RESULTS
 
     before, after, ignore = resolve.resolve_both(a, b, results or RESULTS)
-    comparison = verdict.compare(before, after, settings.read(config), ignore=ignore, exploratory=True)
+    compare_settings = settings.read(config, before.metrics | after.metrics)
+    comparison = verdict.compare(before, after, compare_settings, ignore=ignore, exploratory=True)
     headline = f"{a} → {b}: {render.describe_counts(comparison)}"
     _print_comparison(comparison, json, md, headline)
     print_line(f"bench: {headline}", err=True)
@@ -83,8 +85,8 @@ def gate(
     from bench.compare.verdict import compare
     from bench.results.store import RESULTS
 
-    gate_settings = settings.read(config, strict=strict or None)
     before, after = _read_baseline(baseline), read(results or RESULTS)
+    gate_settings = settings.read(config, before.metrics | after.metrics, strict=strict or None)
     comparison = compare(before, after, gate_settings)
     if rerun_suspects and comparison.failed:
         comparison = _rerun_suspects(before, after, gate_settings, comparison)
@@ -128,7 +130,7 @@ def history(
 ) -> None:
     """Show a metric over commits, and its steps beyond noise.
 
-    It also shows where the machine or a library changed.
+    It also shows where the machine or a library changed. Commits with different seeds are rows of their own.
     """
     from bench.compare import history as metric_history
     from bench.compare.resolve import read
@@ -179,9 +181,10 @@ def check(
         list[Path] | None, typer.Argument(metavar="DIR", help="Results folders [default: results/local].")
     ] = None,
 ) -> None:
-    """Check that every record is as it was written, and every number is what its items give.
+    """Check that records are as they were written.
 
-    Changes nothing. Exit code 1 if a record is damaged or was changed. Files that belong to no record are listed.
+    Every number is computed again from its items. Changes nothing. Exit code 1 if a record is damaged or was changed. Files
+    that belong to no record are listed.
     """
     from bench.results.check import check_folder
     from bench.results.store import RESULTS
@@ -250,13 +253,17 @@ def baseline_show(
 
 
 def _read_baseline(text: str) -> ResultSet:
-    from bench.compare.baseline import NAME, path_of
+    from bench.compare.baseline import FOLDER, NAME, path_of
     from bench.compare.resolve import read
 
     path = Path(text)
-    if not path.exists() and NAME.fullmatch(text) and path_of(text).is_file():
-        path = path_of(text)
-    return read(path, "baseline")
+    if path.exists() or not NAME.fullmatch(text):
+        return read(path, "baseline")
+    if path_of(text).is_file():
+        return read(path_of(text))
+    known = sorted(file.stem for file in FOLDER.glob("*.zip"))
+    also = ", or a results folder" if known else "none; bench baseline set writes one"
+    raise UserError(describe_unknown("baseline", text, known, also))
 
 
 def _print_comparison(comparison: Comparison, json: bool, md: Path | None, headline: str) -> None:

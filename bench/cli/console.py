@@ -105,7 +105,8 @@ def print_rows(rows: Rows, as_json: bool) -> None:
         return
     names = list(rows[0]) if rows else ["nothing here"]
     right = [_is_numeric(rows, name) for name in names]
-    print_table([n.replace("_", " ") for n in names], [[_text(row[n]) for n in names] for row in rows], right=right)
+    headers = [name.replace("about_", "~").replace("_", " ") for name in names]
+    print_table(headers, [[_text(row[n]) for n in names] for row in rows], right=right)
 
 
 class Cell(NamedTuple):
@@ -120,14 +121,16 @@ def print_table(
 ) -> None:
     """Print a table. Columns that do not fit the terminal move to a second line of each row; a file is as wide as needed.
 
-    right: which columns are aligned to the right.
+    A column in which no line has text is left out. right: which columns are aligned to the right.
     """
     from rich.text import Text
 
     from bench.cli import layout
 
-    heads = [printable(header) for header in headers]
     cells = [[Cell(cell) if isinstance(cell, str) else cell for cell in line] for line in lines]
+    filled = [i for i in range(len(headers)) if not cells or any(line[i].text for line in cells)]
+    cells = [[line[i] for i in filled] for line in cells]
+    heads, right = [printable(headers[i]) for i in filled], [right[i] for i in filled]
     texts = [[shorten(printable(cell.text), MAX_CELL) for cell in line] for line in cells]
     columns = [
         layout.Column(head, [t[i] for t in texts], is_right)
@@ -156,4 +159,4 @@ def _is_numeric(rows: Rows, name: str) -> bool:
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:,}" if isinstance(value, int) and value > 9999 else str(value)
+    return f"{value:,}" if type(value) is int else str(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import psutil
 
 from bench.catalog import registry
 from bench.inputs import corpora, models, tasks
-from bench.inputs.hub import DATA_ENV, mirror
+from bench.inputs.hub import DATA_ENV, mirror, offline_variable
 from bench.inputs.task_yaml import read_task
 from bench.results.store import RESULTS, writable
 from bench.system import devices, environments, packages, provenance
@@ -24,14 +23,11 @@ from methods.errors import UserError
 MISSING = ("missing", "unwritable")
 """States of what a flag or a variable names and a run could not use."""
 
-OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-YES = ("1", "ON", "YES", "TRUE")
-"""As the hub's client reads them."""
-
 
 def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
     """A row for each thing: its state, and what to do if it is not ok."""
-    out = [_device(), _memory(), _disk(), _results(results or RESULTS), _network(), _mirror(data_dir)]
+    out = [_row("cast-bench", "ok", provenance.describe_version())]
+    out += [_device(), _memory(), _disk(), _results(results or RESULTS), _network(), _mirror(data_dir)]
     out += [_corpus(name, data_dir) for name in corpora.CORPORA]
     out += [_tasks(name, data_dir) for name in tasks.TASK_SETS]
     out += [_model(name) for name, alias in models.ALIASES.items() if alias.source != "hub"]
@@ -105,7 +101,7 @@ def _can_write(folder: Path) -> bool:
 
 
 def _network() -> dict[str, Any]:
-    if offline := next((name for name in OFFLINE if os.environ.get(name, "").upper() in YES), ""):
+    if offline := offline_variable():
         return _row("hub", "off", f"not asked, since ${offline} is set")
     try:
         with socket.create_connection(("huggingface.co", 443), timeout=3):

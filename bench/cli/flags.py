@@ -12,7 +12,10 @@ import typer
 
 from bench.catalog.entries import DEFAULT_METHODS
 from bench.system.files import require_folder, require_writable_file
+from bench.system.suggest import shorten
 from bench.system.toml import read_toml
+from bench.system.validation import split_commas
+from methods.errors import UserError
 
 if TYPE_CHECKING:
     from bench.plan.spec import Spec
@@ -29,6 +32,18 @@ def checked(check: Callable[[Path], None]) -> Callable[[Path | None], Path | Non
         return value
 
     return callback
+
+
+def split_list(option: str, text: str) -> list[str]:
+    """The names in an option that is a list by commas.
+
+    Raises:
+        UserError: one of them is empty.
+    """
+    try:
+        return [part.strip() for part in split_commas(text)]
+    except ValueError as fault:
+        raise UserError(f"invalid {option}={shorten(text)}: {fault}") from None
 
 
 def figure_callback(option: str) -> Callable[[Path | None], Path | None]:
@@ -54,6 +69,8 @@ def _check_mirror(value: Path) -> None:
     require_mirror(value)
 
 
+_ALL_RESULTS = "Folder of records; can be repeated [default: all in results/ but results/local, unless it is alone]."
+AllResults = Annotated[list[Path] | None, typer.Option("--results", metavar="DIR", help=_ALL_RESULTS)]
 Results = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of records [default: results/local].")]
 _MIRROR_HELP = "Local mirror of hub data, DIR/<hub id>/...; also $BENCH_DATA_DIR."
 DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help=_MIRROR_HELP, callback=checked(_check_mirror))]

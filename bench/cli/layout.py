@@ -13,7 +13,7 @@ from bench.system.terminal import shorten
 
 GAP, INDENT, HANG = 2, 4, 2
 """In columns of the terminal: between two columns, before the second line of a row, and before that of a cell."""
-SHORT, SHORT_HEADER = 14, 6
+SHORT, SHORT_HEADER = 14, 8
 """Cells and headers of up to so many columns are not broken."""
 COMFORTABLE = (36, 28, 22, 16, 0)
 """How wide a column of words should be before another one moves to the second line; what gives fewest lines is taken."""

@@ -9,13 +9,13 @@ import re
 import signal
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from bench.cli import compare, conformance, ending, families, models, pick, results, run, search, setup, speed, watch
-from bench.cli.console import note
-from bench.system import interpreter, terminal
+from bench.cli.console import note, print_line
+from bench.system import interpreter, provenance, terminal
 from bench.system.cache import describe_unwritable
 from bench.system.suggest import shorten
 from bench.system.validation import describe_allowed
@@ -82,6 +82,21 @@ app.add_typer(setup.env_app, name="env")
 app.add_typer(compare.baseline_app, name="baseline")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print_line(f"cast-bench {provenance.describe_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version, and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
 def main() -> None:
     """Run the command line. Invalid input: one line, and exit code 2. A signal: exit code 128 and its number."""
     interpreter.require_utf8()
@@ -139,6 +154,10 @@ def _sentence(fault: Any) -> str:
     if hasattr(fault.__cause__, "errors"):  # pydantic's, of the value of a flag
         first = fault.__cause__.errors()[0]
         return f"invalid {fault.param.opts[0]}={shorten(first['input'])}: {describe_allowed(first)}"
+    if type(fault).__name__ == "MissingParameter" and (what := getattr(fault.param, "help", "")):
+        name = f"{fault.param.name!r}" if fault.param.param_type_name == "argument" else fault.param.opts[0]
+        path = fault.ctx.command_path
+        return f"{path} needs {name}: {what[0].lower()}{what[1:].rstrip('.')} ({path} --help says more)"
     text = " ".join(fault.format_message().split()).rstrip(".")
     text = terminal.shorten(text, MAX_SENTENCE)
     colon = "" if text.endswith("?") else ":"

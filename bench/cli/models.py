@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.console import fail, print_line, print_rows
-from bench.cli.flags import Json, NewFolder, Results, checked
+from bench.cli.console import fail, note, print_line, print_rows
+from bench.cli.flags import Json, NewFolder, Results, checked, split_list
 from bench.export.onnx_file import OnnxFile
 from bench.system.files import require_folder
 from bench.system.suggest import describe_unknown
@@ -90,7 +90,7 @@ def _require_known(name: str, others: tuple[str, ...]) -> None:
 
 
 def verify(
-    model: Annotated[str, typer.Argument(help="A folder of safetensors, an alias, or a file of ONNX.")],
+    model: Annotated[str, typer.Argument(help="A folder of safetensors or packed24, an alias, or a file of ONNX.")],
     pattern: Annotated[str, typer.Option(help="2:4 keeps 2 of every 4 weights; 50% is unstructured.")] = "2:4",
     include: Annotated[str, typer.Option(help="Linears to check: globs, by commas.")] = "*",
     exclude: Annotated[str | None, typer.Option(help="Linears not to check: globs, by commas.")] = None,
@@ -100,14 +100,20 @@ def verify(
 
     Exit code 0: the pattern holds. 1: it does not. 2: invalid input.
     """
-    globs = include.split(","), exclude.split(",") if exclude else []
+    from bench.export.packed_counts import count_packed, is_packed
+
+    globs = split_list("include", include), split_list("exclude", exclude) if exclude else []
     if model.endswith(".onnx"):
         counts = OnnxFile(Path(model)).count(Pattern.parse(pattern), *globs)
+    elif is_packed(Path(model)):
+        check_files(Path(model))
+        counts = count_packed(Path(model), Pattern.parse(pattern), *globs)
     else:
         counts = verify_folder(_open_folder(model), pattern, *globs)
     print_rows(_layer_rows(counts), json)
     if counts.violations:
-        fail(f"check failed: {counts.violations} groups of {model} break {counts.pattern}", 1)
+        fail(f"check failed: {counts.violations:,} groups of {model} break {counts.pattern}", 1)
+    note(f"{counts.pattern} holds in {len(counts.layers)} linears of {model}")
 
 
 def export(
@@ -155,7 +161,7 @@ def export(
         return
     if artifact is None and format_ in MODEL_FORMATS:
         raise UserError(f"--format {format_} exports a model: name a record (bench ls runs) or a model folder")
-    globs = tuple(exclude.split(",")) if exclude else ()
+    globs = tuple(split_list("exclude", exclude)) if exclude else ()
     try:
         print_line(
             export_model(artifact or "", format_, out, values=values, dtype=dtype, exclude=globs, results=results)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.console import fail, print_json, print_line, print_lines, print_table
-from bench.cli.flags import Json
+from bench.cli.flags import AllResults, Json, split_list
 from bench.report.words import duration, hundredths, percent, short_count
 from bench.system.suggest import describe_unknown
 from bench.system.terminal import width_of
@@ -51,10 +51,7 @@ def pick(
     protocol: Annotated[
         str, typer.Option(help="Parts of a protocol's name, by commas [default: the model's main protocol].")
     ] = "",
-    results: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="DIR", help="Folder of records; can be repeated [default: all in results/]."),
-    ] = None,
+    results: AllResults = None,
     json: Json = False,
 ) -> None:
     """Pick a compressed model by limits, from measured rows.
@@ -73,6 +70,8 @@ def pick(
         min_speedup=min_speedup,
         budget_tokens=budget_tokens,
     )
+    if protocol:
+        split_list("protocol", protocol)  # only to refuse an empty part
     answer = picking.pick(_board(model, results, protocol, device), limits, pattern, quantizer)
     if json:
         print_json(json_module.dumps(as_json(answer), indent=1))

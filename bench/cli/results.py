@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.console import fail, note, print_json, print_line, print_lines, print_records, print_rows, require_format
-from bench.cli.flags import Figure, Json, Results, checked, figure_callback
+from bench.cli.flags import AllResults, Figure, Json, Results, checked, figure_callback
 from bench.system.files import require_folder
 from methods.errors import UserError
 
@@ -32,12 +32,20 @@ def ls(
 def show(
     record: Annotated[str, typer.Argument(help="The first digits of a record's key; bench ls runs lists them.")],
     results: Results = None,
+    json: Json = False,
 ) -> None:
-    """Print one record, with its traceback if it failed."""
+    """Print one record: its numbers, and what made them.
+
+    One that failed has its traceback. --json prints all fields.
+    """
+    from bench.cli import record_facts
     from bench.results.store import RESULTS, ReadOnlyStore
 
     one = ReadOnlyStore(results or RESULTS, write=False).find(record)
-    print_json(one.model_dump_json(indent=1, exclude={"traceback"}))
+    if json:
+        print_json(one.model_dump_json(indent=1))
+        return
+    print_rows(record_facts.rows(one), as_json=False)
     if one.traceback:
         print_lines(one.traceback)
 
@@ -86,10 +94,7 @@ def scaling(
 
 
 def report(
-    results: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="DIR", help="Folder of records; can be repeated [default: all in results/]."),
-    ] = None,
+    results: AllResults = None,
     format_: Annotated[
         str | None,
         typer.Option(
@@ -127,12 +132,15 @@ def report(
     elif format_ or equal_bytes or results:
         return _print_folders(results, format_ or "table", equal_bytes)
     from bench.report import leaderboard
+    from bench.results.store import RESULTS
 
     folder = out or leaderboard.FOLDER
     files = leaderboard.build(results or leaderboard.results_folders(), leaderboard.PUBLISHED)
     if not check:
         for path in leaderboard.write(files, folder):
             print_line(path)
+        if not results and leaderboard.leaves_local_out():
+            note(f"{RESULTS} is left out: bench report --results {RESULTS} --out DIR writes a page of it")
         return
     if stale := leaderboard.find_stale(files, folder):
         fail(f"out of date: {', '.join(map(str, stale))}: run bench report" + (f" --out {out}" if out else ""), 1)

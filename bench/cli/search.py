@@ -22,9 +22,10 @@ def search(
     out: Figure = None,
     json: Json = False,
 ) -> None:
-    """Search the fields of methods on the validation split, with the same number of trials for each.
+    """Search the fields of methods.
 
-    Every trial is a record. The same command goes on where a search was stopped.
+    Each method has the same number of trials, on the validation split. Every trial is a record. The same command goes on
+    where a search was stopped.
     """
     from bench import search as searching
     from bench.plan.search import read_search
@@ -70,7 +71,7 @@ def _row(done: Any) -> dict[str, Any]:
         "method": done.method,
         "trials": len(done.trials),
         "diverged": sum(not math.isfinite(t.value) for t in done.trials),
-        "perplexity": best.value if best else None,
+        "perplexity": float(f"{best.value:.5g}") if best else None,
         "best trial": best.label if best else "",
         "record": best.record[:12] if best else "",
     }

@@ -14,13 +14,13 @@ from bench.system.text import printable
 
 cache_app = typer.Typer(help="Show or clean the cache.", no_args_is_help=True, rich_markup_mode=None)
 
-env_app = typer.Typer(
-    help="Manage environments for libraries with conflicting dependencies.", no_args_is_help=True, rich_markup_mode=None
-)
+env_app = typer.Typer(help="Manage environments of other libraries.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def doctor(data_dir: DataDir = None, results: Results = None, json: Json = False) -> None:
-    """Check what a run may need: device, memory, disk, network, data.
+    """Check what this machine has.
+
+    Device, memory, disk, network, data: what a run may need.
 
     Exit code 1: a folder that a flag or a variable names is missing or cannot be written.
     """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.console import note, print_line, print_rows
-from bench.cli.flags import DataDir, Json, Results, figure_callback
+from bench.cli.flags import DataDir, Json, Results, figure_callback, split_list
 from bench.system.packages import pip_install
 from bench.system.suggest import describe_unknown, shorten
 from methods.errors import UserError
@@ -55,17 +55,17 @@ def speed(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Measure the speed of a model's linears, 2:4 against dense; or of the whole model in several engines.
+    """Time 2:4 against dense.
 
-    Each layer shape is timed and gets a record. Without a CUDA device, the largest possible speedup on a card is computed
-    instead, from the shapes and the card's datasheet. With --engine, a decoding step and a prompt are timed in each engine,
-    in turn, on the CPU where there is no CUDA device; each engine and kind of weight gets a record.
+    Each layer shape of a model is timed and gets a record. Without a CUDA device, the largest possible speedup on a card is
+    computed instead, from the shapes and the card's datasheet. With --engine, a decoding step and a prompt are timed in
+    each engine, in turn, on the CPU where there is no CUDA device; each engine and kind of weight gets a record.
     """
     from bench.measures.speed import roofline
     from bench.system.devices import cores, resolve_device
 
     counts = _numbers(tokens) if tokens is not None else None
-    wanted = _names("kind", kinds, roofline.KINDS) if kinds is not None else None
+    wanted = _names("kind", kinds, roofline.QUANTIZER_OF_KIND) if kinds is not None else None
     resolved = resolve_device(device)
     if engine is not None:
         if device_spec or kinds is not None:
@@ -138,9 +138,9 @@ def _names(what: str, text: str, known: Collection[str]) -> tuple[str, ...]:
     """The names in a text, by commas. what: one of them is.
 
     Raises:
-        UserError: one is not known.
+        UserError: one is not known, or empty.
     """
-    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    names = tuple(dict.fromkeys(split_list(f"{what}s", text)))
     for name in names:
         if name not in known:
             raise UserError(describe_unknown(what, name, known))
@@ -148,7 +148,7 @@ def _names(what: str, text: str, known: Collection[str]) -> tuple[str, ...]:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    parts = [p.strip() for p in text.split(",")]
+    parts = split_list("tokens", text)
     if not all(re.fullmatch("[0-9]{1,7}", p) and 0 < int(p) <= MAX_TOKENS for p in parts):
         raise UserError(
             f"invalid tokens {shorten(text)!r}: give whole numbers up to {MAX_TOKENS} by commas, for example 1,16,512"

@@ -195,7 +195,12 @@ def list_rows(folder: Path) -> list[dict[str, Any]]:
     """A row for each baseline in a folder. One that cannot be read has the reason in place of commits."""
     out = []
     for path in sorted(folder.glob("*.zip")):
-        row: dict[str, Any] = {"baseline": path.stem, "records": None, "commits": "", "kB": path.stat().st_size // 1000}
+        row: dict[str, Any] = {
+            "baseline": path.stem,
+            "records": None,
+            "commits": "",
+            "kB": round(path.stat().st_size / 1000),
+        }
         try:
             about = manifest(path)
             row |= {"records": about["records"], "commits": " ".join(c[:12] for c in about["commits"])}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.compare.pairing import group_by_identity, short_names
+from bench.compare.pairing import group_by_identity, list_seeds, order, short_names
 from bench.compare.result_set import ResultSet
 from bench.results import metrics
 from bench.results.identity import IdentityKey
@@ -37,7 +37,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """One row's points, in the order of their commits."""
+    """One row's points of the same seeds, in the order of their commits."""
 
     name: str
     metric: str
@@ -46,7 +46,7 @@ class Series:
 
 
 def read(results: ResultSet, metric: str, matching: str = "", alpha: float = 0.01) -> list[Series]:
-    """Every row's series of a metric, commits in order.
+    """Every row's series of a metric, commits in order; several series where commits have different seeds.
 
     results: all records, not only the newest; matching: only rows with this in their name.
 
@@ -60,21 +60,42 @@ def read(results: ResultSet, metric: str, matching: str = "", alpha: float = 0.0
             by_identity.setdefault(key, []).append(record)
     names = short_names(by_identity, ())
     if not by_identity:
-        known = sorted({r.metric for record in results.records for r in record.readings})
+        known = sorted(results.metrics)
         raise UserError(f"no record in {results.name!r} has the metric {metric!r}: known: {', '.join(known) or 'none'}")
     keys = [key for key in by_identity if matching in names[key]]
     if not keys:
         raise UserError(
             f"no row of {metric} in {results.name!r} has {matching!r} in its name: list them with bench report"
         )
-    return [_series(names[key], metric, by_identity[key], alpha) for key in sorted(keys, key=lambda k: names[k])]
+    return [
+        _series(names[key] + seeds, metric, records, alpha)
+        for key in sorted(keys, key=lambda k: names[k])
+        for seeds, records in sorted(_by_seeds(by_identity[key]).items())
+    ]
+
+
+def _by_seeds(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """A row's records by the seeds that their commit has, since means over different seeds are not alike.
+
+    The seeds as the end of a name; empty if all commits have the same.
+    """
+    out: dict[str, list[Record]] = {}
+    for group in _by_commit(records).values():
+        seeds = sorted({r.identity.seed for r in group}, key=order)
+        out.setdefault(list_seeds(seeds), []).extend(group)
+    return out if len(out) > 1 else {"": list(records)}
+
+
+def _by_commit(records: Iterable[Record]) -> dict[tuple[str, bool], list[Record]]:
+    commits: dict[tuple[str, bool], list[Record]] = {}
+    for record in records:
+        commit = record.commit_id or "unknown", bool(record.commit.get("dirty"))
+        commits.setdefault(commit, []).append(record)
+    return commits
 
 
 def _series(name: str, metric: str, records: Sequence[Record], alpha: float) -> Series:
-    commits: dict[tuple[str, bool], list[Record]] = {}
-    for record in sorted(records, key=age(records)):
-        commit = record.commit_id or "unknown", bool(record.commit.get("dirty"))
-        commits.setdefault(commit, []).append(record)
+    commits = _by_commit(sorted(records, key=age(records)))
     reading = next(r for r in records[0].readings if r.metric == metric)
     plain_points = [_point(*key, group, metric) for key, group in commits.items()]
     values = np.array([p.value for p in plain_points])

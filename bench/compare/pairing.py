@@ -168,19 +168,19 @@ def pair_seeds(name: str, was: Seeds, now: Seeds, common_seeds: bool) -> tuple[l
     measure = _measure(next(iter(was.values())))
     fixed = [s for s, r in was.items() if r.status != "ok" and any(x.status == "ok" for x in _matches(now, s))]
     if fixed:
-        unpaired.append(Unpaired(name, measure, "FIXED", f"{was[fixed[0]].status} before{_list_seeds(fixed)}"))
+        unpaired.append(Unpaired(name, measure, "FIXED", f"{was[fixed[0]].status} before{list_seeds(fixed)}"))
     elif not good:
         unpaired.append(Unpaired(name, measure, "NOT_COMPARABLE", f"{next(iter(was.values())).status} before, too"))
     if not good:
         return [], unpaired
-    matches = {s: _matches(now, s) for s in sorted(good, key=_order)}
+    matches = {s: _matches(now, s) for s in sorted(good, key=order)}
     if common_seeds and any(matches.values()):
         matches = {s: records for s, records in matches.items() if records}
     if bad := [r for records in matches.values() for r in records if r.status in ("failed", "diverged")]:
         return [], [*unpaired, Unpaired(name, measure, "NEW_FAILURE", _failure_reason(bad), tuple(bad))]
     if missing := [s for s, records in matches.items() if not any(r.status == "ok" for r in records)]:
         skipped = [r for s in missing for r in matches[s]]
-        reason = f"skipped: {skipped[0].reason}" if skipped else f"not measured{_list_seeds(missing)}"
+        reason = f"skipped: {skipped[0].reason}" if skipped else f"not measured{list_seeds(missing)}"
         return [], [*unpaired, Unpaired(name, measure, "MISSING", reason)]
     both = [(good[s], r) for s, records in matches.items() for r in records]
     first, other = both[0]
@@ -196,12 +196,13 @@ def pair_seeds(name: str, was: Seeds, now: Seeds, common_seeds: bool) -> tuple[l
 def _matches(records: Mapping[int | None, Record], seed: int | None) -> list[Record]:
     """The records that a seed is paired with: those of the same seed. A row without seeds is paired with all of them."""
     if seed is None:
-        return [records[s] for s in sorted(records, key=_order)]  # an interval's draws follow the seeds
+        return [records[s] for s in sorted(records, key=order)]  # an interval's draws follow the seeds
     record = records.get(seed, records.get(None))
     return [record] if record else []
 
 
-def _order(seed: int | None) -> int:
+def order(seed: int | None) -> int:
+    """What to sort seeds by."""
     return -1 if seed is None else seed
 
 
@@ -230,10 +231,11 @@ def _measure(record: Record) -> str:
 
 
 def _failure_reason(bad: list[Record]) -> str:
-    return f"{bad[0].reason or bad[0].status}" + _list_seeds([r.identity.seed for r in bad])
+    return f"{bad[0].reason or bad[0].status}" + list_seeds([r.identity.seed for r in bad])
 
 
-def _list_seeds(seeds: Iterable[Any]) -> str:
+def list_seeds(seeds: Iterable[int | None]) -> str:
+    """The seeds, to follow a name or a reason; empty for a method without seeds."""
     numbers = [str(s) for s in seeds if s is not None]
     return f" (seed {', '.join(numbers)})" if numbers else ""
 

@@ -28,7 +28,7 @@ def format_number(value: float | None, unit: str = "") -> str:
 def format_change(row: Row) -> str:
     """A ratio or a difference, with its interval."""
     if row.effect is None:
-        return "–"
+        return "same" if row.verdict == "OK" and row.before == row.after is not None else "–"
     value, low, high = row.effect
     if row.estimate and row.estimate.value == row.estimate.low == row.estimate.high == 0:
         return "same"
@@ -79,7 +79,7 @@ def to_markdown(comparison: Comparison, headline: str) -> str:
     family = f"{comparison.family} sampled numbers, {100 * (1 - comparison.level):.4g}% intervals, α = {comparison.settings.alpha:g}"
     visible = [r for r in comparison.rows if r.verdict not in FOLDED_VERDICTS]
     folded = [r for r in comparison.rows if r.verdict in FOLDED_VERDICTS]
-    out = f"### {escape_comment(headline)}\n\n{escape_comment(family)}\n"
+    out = f"### {escape_comment(headline)}\n" + (f"\n{escape_comment(family)}\n" if comparison.family else "")
     if visible:
         out += "\n" + _table(visible)
     if folded and len(out) < MAX_COMMENT_LENGTH:

@@ -40,6 +40,11 @@ class ResultSet:
     items: Callable[[Record], Items]
     """Raises UserError if the scores cannot be read."""
 
+    @property
+    def metrics(self) -> set[str]:
+        """The metrics that some record has."""
+        return {reading.metric for record in self.records for reading in record.readings}
+
     def only(self, name: str, records: Iterable[Record]) -> ResultSet:
         """Some of the records, under another name."""
         return ResultSet(name, tuple(records), self.items)

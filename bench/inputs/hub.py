@@ -20,6 +20,9 @@ from bench.system.files import atomic_write
 from methods.errors import UserError
 
 DATA_ENV = "BENCH_DATA_DIR"
+OFFLINE_ENV = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+YES = ("1", "ON", "YES", "TRUE")
+"""As the hub's client reads them."""
 TIMEOUT_S = 4.0
 """For the hub's first answer: without a network a run must say so soon."""
 REVISION_FILE = "REVISION"
@@ -31,6 +34,11 @@ def mirror(data_dir: Path | None) -> Path | None:
     """The mirror: `data_dir`, else the folder that $BENCH_DATA_DIR names, else None."""
     named = os.environ.get(DATA_ENV)
     return data_dir or (Path(named) if named else None)
+
+
+def offline_variable() -> str:
+    """The variable by which the hub is not to be asked; "" where none is set."""
+    return next((name for name in OFFLINE_ENV if os.environ.get(name, "").upper() in YES), "")
 
 
 def require_mirror(folder: Path) -> None:
@@ -127,26 +135,35 @@ class Repository:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HfHubHTTPError,
+            OfflineModeIsEnabled,
+            RepositoryNotFoundError,
+        )
 
         # The client does not wrap the errors of its HTTP library, and changes that library from version to version. The
         # library's root error is a base of the client's own.
         unreachable: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, OSError)
+        what = self.label if self.id in self.label else f"{self.label} ({self.id})"
+        missing = f"{what} is not in {' or '.join(map(str, self.searched))}" if self.searched else f"{what} is not here"
         page = f"huggingface.co/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
         copy = f"copy it to <mirror>/{self.id}/ and pass --data-dir <mirror> (or set {DATA_ENV})"
         try:
             yield
         except (GatedRepoError, RepositoryNotFoundError):
             raise UserError(
-                f"{self.label} needs {self.id}, which is gated, private or missing on the hub: accept its licence at "
-                f"{page} and set HF_TOKEN, or {copy}, or {self.alternative}"
+                f"{what} is gated, private or missing on the hub: accept its licence at {page} and set HF_TOKEN, "
+                f"or {copy}, or {self.alternative}"
+            ) from None
+        except OfflineModeIsEnabled:
+            raise UserError(
+                f"{missing}, and ${offline_variable()} is set: unset it and connect, or {copy}, or {self.alternative}"
             ) from None
         except unreachable as error:
-            missing = f", which is not in {' or '.join(map(str, self.searched))}" if self.searched else ""
             reason = getattr(error, "strerror", None) or type(error).__name__
             raise UserError(
-                f"{self.label} needs {self.id}{missing}, and the hub does not answer ({reason}): connect, or {copy}, "
-                f"or {self.alternative}"
+                f"{missing}, and the hub does not answer ({reason}): connect, or {copy}, or {self.alternative}"
             ) from None
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.kernels.packed24 import PackedWeight, pack, pack_integers, row_pieces
 from methods.errors import UserError
+from methods.quantizing.grids import Integer
 
 BITS = {"int8": 8, "int4": 4}
 MAX_GROUP = 128
@@ -29,7 +30,7 @@ class RoundedWeight(NamedTuple):
 
 
 def group_size(kind: str, width: int) -> int:
-    """How many weights along the input share a scale: int8 a row, int4 the largest power of two up to GROUP that divides it."""
+    """How many weights along the input share a scale: int8 a row, int4 the largest power of two up to MAX_GROUP that divides it."""
     return width if kind == "int8" else next(g for g in (MAX_GROUP >> i for i in range(8)) if width % g == 0)
 
 
@@ -39,6 +40,7 @@ def pack_rounded(weight: Tensor, kind: str, name: str = "weight") -> RoundedWeig
     Raises:
         UserError: as `pack`; also a weight that is not finite.
     """
+    weight = weight.cpu()
     floats = pack(weight, name)  # checks that it is 2:4
     if not bool(floats.values.isfinite().all()):
         raise UserError(f"{name} contains NaN or infinity, which no integer can represent: export it without --values")
@@ -53,7 +55,7 @@ def pack_rounded(weight: Tensor, kind: str, name: str = "weight") -> RoundedWeig
         exact &= on_grid
         integers[at] = _integers(groups, scale, BITS[kind]).to(torch.int8).view(-1, width)
         scales[at] = scale.view(-1, width // group)
-    return RoundedWeight(pack_integers(integers, floats.mask, kind, scales, weight.dtype, name), exact)
+    return RoundedWeight(pack_integers(integers, floats.mask, kind, scales, weight.dtype), exact)
 
 
 def _integers(groups: Tensor, scale: Tensor, bits: int) -> Tensor:
@@ -64,10 +66,10 @@ def _integers(groups: Tensor, scale: Tensor, bits: int) -> Tensor:
 def _scales(groups: Tensor, bits: int) -> tuple[Tensor, bool]:
     """Scales, bfloat16 [groups, 1], and whether every group lies on its grid.
 
-    A group off the grid gets max|w| / (2^(bits-1) - 1/2), so that neither end is clipped by more than half a step, and by up to one in int8, since the scale is rounded.
+    A group off the grid gets the scale of `Integer`.
     """
+    scale = Integer(bits).scale(groups.float()).bfloat16()
     largest = groups.float().abs().amax(1, keepdim=True)
-    scale = _nonzero((largest / (2 ** (bits - 1) - 0.5)).bfloat16())
     left = (~_on_grid(groups, scale, bits)).nonzero().squeeze(1)
     for candidate in _scale_candidates(largest, bits):
         if not len(left):

@@ -103,12 +103,16 @@ def _engine(packed: PackedWeight, device: torch.device) -> str:
 
 
 def swap_linears(model: nn.Module, packed: dict[str, PackedWeight], *, engine: str | None = None) -> nn.Module:
-    """Replace each module named in `packed` by a Linear24 with that weight and the module's bias. In place."""
+    """Replace each module named in `packed` by a Linear24 with that weight, and the module's bias and what rounds its inputs.
+    In place."""
     for name, weight in packed.items():
         old = model.get_submodule(name)
         bias: Any = getattr(old, "bias", None)
         device = next((p.device for p in old.parameters() if not p.is_meta), None)
-        model.set_submodule(name, Linear24(weight, bias, device=device, engine=engine))
+        new = Linear24(weight, bias, device=device, engine=engine)
+        for hook in old._forward_pre_hooks.values():  # the rounding of w8a8
+            new.register_forward_pre_hook(hook)
+        model.set_submodule(name, new)
     return model
 
 

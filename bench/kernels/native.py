@@ -23,7 +23,7 @@ FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp" if sys.platform != 
 machine. OpenMP shares torch's threads where torch was built with the same library. Apple's compiler has no OpenMP: the
 kernel then uses one thread."""
 PATHS = ("portable", "avx2", "avx512", "avx512bf16")
-"""Environment variable that chooses one of PATHS instead of the best."""
+"""The ways to compute, the simplest first."""
 COMPILER_ENV = "CXX"
 
 

@@ -66,7 +66,7 @@ class PackedWeight:
 
 
 def pack(weight: Tensor, name: str = "weight") -> PackedWeight:
-    """Pack a float weight [out, in], bit for bit. name: for the error messages.
+    """Pack a float weight [out, in] of any device, bit for bit, on the CPU. name: for the error messages.
 
     Raises:
         UserError: not a matrix of bfloat16, float16 or float32; a width that 4 does not divide; a -0.0; a group with more
@@ -78,6 +78,7 @@ def pack(weight: Tensor, name: str = "weight") -> PackedWeight:
             f"{name} is {dtype_name(weight.dtype)} {list(weight.shape)}: packed24 needs a matrix of {kinds}: "
             "convert it first"
         )
+    weight = weight.cpu()
     rows, width = weight.shape
     if width % 4 or not weight.numel():
         raise UserError(f"{name} is {[rows, width]}: packed24 needs an input width that 4 divides: leave it dense")
@@ -119,9 +120,7 @@ def split_int4(joined: Tensor) -> Tensor:
     return (halves ^ 8) - 8
 
 
-def pack_integers(
-    integers: Tensor, mask: Tensor, kind: str, scales: Tensor, dtype: torch.dtype, name: str
-) -> PackedWeight:
+def pack_integers(integers: Tensor, mask: Tensor, kind: str, scales: Tensor, dtype: torch.dtype) -> PackedWeight:
     """Pack weights q * scale. integers: int8 [out, in], for int4 in -8 ... 7; mask: as `pack` makes it."""
     values = torch.empty(len(integers), integers.shape[1] // 2, dtype=torch.int8)
     _gather(_bits(integers), mask.numpy(), _bits(values))
@@ -144,7 +143,7 @@ def check_mask(mask: Tensor, width: int, name: str) -> None:
 
 
 def row_pieces(rows: int, width: int) -> Iterator[slice]:
-    """Rows, about PIECE weights at a time."""
+    """Rows, about PIECE_WEIGHTS weights at a time."""
     step = max(1, PIECE_WEIGHTS // max(1, width))
     return (slice(a, a + step) for a in range(0, rows, step))
 

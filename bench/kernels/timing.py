@@ -34,14 +34,14 @@ class WrongProduct(Exception):
     """A kernel's product is wrong, so it is not timed."""
 
 
-def check_product(name: str, product: Tensor, expected: Tensor) -> None:
+def check_product(name: str, product: Tensor, expected: Tensor, tolerance: float = PRODUCT_TOLERANCE) -> None:
     """Check a product against the one that float32 gives, before anything is timed.
 
     Raises:
-        WrongProduct: the error is more than PRODUCT_TOLERANCE of the norm, or NaN.
+        WrongProduct: the error is more than `tolerance` of the norm, or NaN.
     """
     error = float((product.float() - expected).norm() / expected.norm().clamp(min=1e-30))
-    if not error <= PRODUCT_TOLERANCE:
+    if not error <= tolerance:
         raise WrongProduct(f"{name} is off by {error:.2g} of the product's norm")
 
 

@@ -42,10 +42,6 @@ class WindowDistances:
     def __init__(self, windows: Windows) -> None:
         self._windows, self._kl, self._same = windows, WindowSums(), WindowSums()
 
-    @property
-    def distances(self) -> list[tuple[float, float]]:
-        return list(zip(self._kl.values, self._same.values, strict=True))
-
     def take(self, part: LogitPart) -> None:
         p, q = part.dense, part.logits
         assert p is not None

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.plan.memory import LIBRARIES_BYTES, STATE_BYTES
+from bench.plan.memory import STATE_BYTES
 from bench.plan.past_costs import Part, PastCost
+from methods.contract import LIBRARY_BYTES
 
 WITHIN = 1.5
 """The factor by which an estimate is called near."""
@@ -81,4 +82,4 @@ class CostModel:
 def _arithmetic_bytes(cost: PastCost) -> float:
     """As bench.plan.memory has it."""
     state = STATE_BYTES * cost.parameters if cost.trains else 0.0
-    return LIBRARIES_BYTES + 2.0 * cost.parameters * cost.item_bytes + state
+    return LIBRARY_BYTES + 2.0 * cost.parameters * cost.item_bytes + state

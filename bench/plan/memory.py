@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 from bench.catalog.registry import lookup_without_import
 from bench.plan.artifact import Artifact
+from methods.contract import LIBRARY_BYTES
 from methods.folder import Folder
-from methods.targets import family_of
+from methods.targets import family_of, find_targets, input_widths, weight_shape
 
-LIBRARIES_BYTES = 1e9
-"""A process with its libraries, before it loads anything."""
 CUDA_BYTES = 3e9
 """Of main memory, what CUDA's libraries and its context take beyond that."""
 STATE_BYTES = 17.0
@@ -34,11 +33,11 @@ def estimate_bytes(artifact: Artifact) -> float:
     cuda = CUDA_BYTES if artifact.device != "cpu" else 0.0
     if is_streamed(artifact):
         return shared * (streamed_bytes(artifact) + cuda)
-    calibrated = shared * (LIBRARIES_BYTES + cuda + model_bytes(artifact))
+    calibrated = shared * (LIBRARY_BYTES + cuda + model_bytes(artifact))
     if artifact.device != "cpu":
-        return max(calibrated, own * (LIBRARIES_BYTES + cuda) + model_bytes(artifact))
+        return max(calibrated, own * (LIBRARY_BYTES + cuda) + model_bytes(artifact))
     state = _state_bytes(artifact) / artifact.nodes + own * _gathered_bytes(artifact)
-    return max(calibrated, own * LIBRARIES_BYTES + 2.0 * model_bytes(artifact) + state)
+    return max(calibrated, own * LIBRARY_BYTES + 2.0 * model_bytes(artifact) + state)
 
 
 def estimate_device_bytes(artifact: Artifact, processes: int | None = None) -> float | None:
@@ -84,7 +83,7 @@ def streamed_bytes(artifact: Artifact) -> float:
     Activations that `max_memory` leaves no place for are on disk. Measures keep states of their own.
     """
     weights, own = _working_bytes(artifact)
-    return LIBRARIES_BYTES + weights + own + _activation_bytes(artifact, LIBRARIES_BYTES + weights + own)
+    return LIBRARY_BYTES + weights + own + _activation_bytes(artifact, LIBRARY_BYTES + weights + own)
 
 
 def streamed_device_bytes(artifact: Artifact) -> float:
@@ -110,16 +109,20 @@ def _working_bytes(artifact: Artifact) -> tuple[float, float]:
     if whole:
         state = max((cost.state for cost in costs), default=0.0)
         return float(item * (parts.outside + 4 * parts.block)), state * parts.block
-    squares = max(_hessian_entries(parts.rest_widths), _hessian_entries(parts.expert_widths))
-    # processes that share a calibration bring whole blocks
-    at_once = 2 * parts.block if artifact.calibration_ranks > 1 else parts.at_once
-    return float(item * (parts.outside + at_once)), 4.0 * hessians * squares
+    by_expert = artifact.calibration_ranks == 1  # processes that share a calibration bring whole blocks
+    at_once = parts.at_once if by_expert else 2 * parts.block
+    own = 4.0 * hessians * _hessian_entries(artifact, by_expert) if hessians else 0.0
+    return float(item * (parts.outside + at_once)), own
 
 
-def _hessian_entries(widths: tuple[int, ...]) -> int:
-    """Of one Hessian for each input, and two copies of the largest."""
-    squares = [width * width for width in widths]
-    return sum(squares) + 2 * max(squares, default=0)
+def _hessian_entries(artifact: Artifact, by_expert: bool) -> int:
+    """Of what is in memory at a time: one Hessian for each input, and two copies of the largest."""
+    folder = Folder(artifact.folder)
+    config, shapes = folder.config, folder.shapes()
+    targets = find_targets(config, shapes, artifact.include, artifact.exclude)
+    widths = {target: weight_shape(config, shapes, target)[1] for target in targets}
+    units = ([width * width for width in unit] for unit in input_widths(widths, family_of(config), by_expert))
+    return max(sum(squares) + 2 * max(squares) for squares in units)
 
 
 def _activation_bytes(artifact: Artifact, beside: float) -> float:
@@ -135,7 +138,7 @@ def _activation_bytes(artifact: Artifact, beside: float) -> float:
 
 
 class _Parts(NamedTuple):
-    """Of a model, numbers of parameters, and the widths of the distinct inputs of linears."""
+    """Of a model, numbers of parameters."""
 
     outside: int
     block: int
@@ -144,9 +147,8 @@ class _Parts(NamedTuple):
     """The largest block without its experts."""
     expert: int
     """The largest; 0 without any."""
-    rest_widths: tuple[int, ...]
-    expert_widths: tuple[int, ...]
     hidden: int
+    """The width of its states."""
 
     @property
     def at_once(self) -> int:
@@ -157,7 +159,7 @@ class _Parts(NamedTuple):
 def _parts(artifact: Artifact) -> _Parts:
     folder = Folder(artifact.folder)
     family = family_of(folder.config)
-    outside, blocks, experts, widths = 0, Counter[str](), Counter[str](), dict[str, dict[tuple[str, int], None]]()
+    outside, blocks, experts = 0, Counter[str](), Counter[str]()
     path = re.escape(family.experts.path) if family.experts else "(?!)"
     inner = re.compile(rf"(.+\.{path}\.\d+)\.")
     shapes = folder.shapes()
@@ -169,9 +171,6 @@ def _parts(artifact: Artifact) -> _Parts:
         match = inner.match(name)
         unit = match[1] if match else f"{block}"
         (experts if match else blocks)[unit] += size
-        if len(shape) == 2:
-            width = shape[0] if family.transposed else shape[1]
-            widths.setdefault(unit, {})[name.rsplit(".", 2)[0], width] = None
     whole = Counter(blocks)
     for unit, size in experts.items():
         whole[str(family.block_of(unit))] += size
@@ -181,8 +180,6 @@ def _parts(artifact: Artifact) -> _Parts:
         max(whole.values()),
         blocks[rest],
         experts[expert],
-        tuple(width for _, width in widths.get(rest, ())),
-        tuple(width for _, width in widths.get(expert, ())),
         shapes[next(iter(family.outer))][1],
     )
 

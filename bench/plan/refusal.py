@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 
 from bench.plan.artifact import Artifact, Measurement
 from bench.plan.memory import (
-    LIBRARIES_BYTES,
     estimate_bytes,
     estimate_device_bytes,
     is_mixture,
@@ -19,6 +18,7 @@ from bench.plan.memory import (
 )
 from bench.plan.plan import Plan
 from bench.system.devices import memory_bytes
+from methods.contract import LIBRARY_BYTES
 from methods.errors import UserError
 
 SHARE = 0.95
@@ -53,7 +53,7 @@ def find_problem(artifact: Artifact) -> str:
             f"{artifact.label} takes about {_gb(need)} to train, and this machine has {_gb(memory)}: train a smaller model, "
             "or use --device cuda with --set training.processes=N, which divides it among N cards"
         )
-    weights = LIBRARIES_BYTES + model_bytes(artifact)
+    weights = LIBRARY_BYTES + model_bytes(artifact)
     shared = artifact.calibration_ranks
     if artifact.training:
         return ""
@@ -68,7 +68,7 @@ def find_problem(artifact: Artifact) -> str:
     if (need := streamed_bytes(artifact)) > memory:
         return f"{artifact.label} takes about {_gb(need)} of memory streamed, and this machine has {_gb(memory)}: {_smaller(artifact)}"
     if not is_streamed(artifact):
-        halves = artifact.dtype == "float32" and LIBRARIES_BYTES + model_bytes(artifact) / 2 <= memory
+        halves = artifact.dtype == "float32" and LIBRARY_BYTES + model_bytes(artifact) / 2 <= memory
         remedy = "--dtype bfloat16, or " if halves else ""
         return (
             f"{artifact.label} takes at least {_gb(weights)} in {artifact.dtype}, and this machine has {_gb(memory)}: "

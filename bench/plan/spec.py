@@ -15,7 +15,7 @@ from bench.inputs.hub import mirror, require_mirror
 from bench.inputs.tasks import BUILTIN_TASKS
 from bench.results.store import RESULTS
 from bench.system.suggest import describe_unknown, shorten
-from bench.system.validation import describe_allowed
+from bench.system.validation import describe_allowed, split_commas
 from methods.errors import UserError
 
 MAX_SEED = 2**32 - 1
@@ -127,12 +127,7 @@ class SpeedSpec(_Strict):
 
 def _split_commas(value: Any) -> Any:
     """Text as the names between its commas; anything else as it is."""
-    if not isinstance(value, str):
-        return value
-    parts = value.split(",")
-    if not all(part.strip() for part in parts):
-        raise ValueError("leave the extra comma out" if "," in value else "must not be empty")
-    return parts
+    return split_commas(value) if isinstance(value, str) else value
 
 
 class Targets(_Strict):

@@ -21,7 +21,7 @@ from methods.pruning.walk import Walk
 from methods.quantizing.grids import group_size
 from methods.quantizing.stored import Stored
 from methods.ranges import Count
-from methods.targets import stores_in_out
+from methods.targets import dense_weight, stores_in_out
 
 
 def _import_library(module: str, extra: str) -> Any:
@@ -109,15 +109,14 @@ class LlmCompressorGptq:
             raise Skipped("llm-compressor cannot quantize Conv1D")
         assert job.calibration is not None
         quantized = copy.deepcopy(model)
-        group = {
-            t: group_size(_weight(quantized.get_submodule(t)).shape[1], self.group, 128, self.name) for t in job.targets
-        }
+        widths = {t: dense_weight(quantized.get_submodule(t)).shape[1] for t in job.targets}
+        group = {t: group_size(width, self.group, 128, self.name) for t, width in widths.items()}
         sizes = sorted(set(group.values()))
         _oneshot(quantized, {g: [t for t in job.targets if group[t] == g] for g in sizes}, job.calibration)
         walk = Walk(model, job)
         scales = 0
         for visit in walk:
-            visit.weight.copy_(_weight(quantized.get_submodule(visit.name)))
+            visit.weight.copy_(dense_weight(quantized.get_submodule(visit.name)))
             scales += visit.weight.numel() // group[visit.name]
         stored = Stored(bits=4, scale_bits=16, scales=scales, library=f"llmcompressor {version('llmcompressor')}")
         return walk.outcome(**stored.notes())
@@ -142,8 +141,3 @@ def _oneshot(model: nn.Module, targets: dict[int, list[str]], tokens: Tensor) ->
         num_calibration_samples=len(tokens),
         shuffle_calibration_samples=False,
     )
-
-
-def _weight(module: nn.Module) -> Tensor:
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    return weight

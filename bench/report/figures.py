@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bench.compare.history import Series
     from bench.compare.scaling_law import Law, Point
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Of Okabe and Ito: also color-blind readers can distinguish them."""
 FORMATS = (".svg", ".png", ".pdf")
 MAX_PANELS = 30
@@ -28,6 +28,16 @@ PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("α and learning rate", (("alpha", "α"), ("lr", "lr / peak"))),
 )
 """Title, and the columns of the training curve in the panel, each with its label."""
+
+
+def choose_colors(count: int) -> Sequence[str]:
+    """A color for each of so many lines: COLORS, or if these are too few, steps of a color map."""
+    if count <= len(COLORS):
+        return COLORS[:count]
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(color) for color in colormaps["turbo"].resampled(count)(range(count))]
 
 
 def draw_training(record: Record, file: Path) -> Path:
@@ -66,7 +76,8 @@ def draw_scaling(law: Law, file: Path, method: str, control: str, holdout: Point
     everything = [*law.points, *([holdout] if holdout else [])]
     budgets = [p.training for p in everything]
     grid = [min(budgets) * (max(budgets) / min(budgets)) ** (k / 60) for k in range(61)]
-    for color, (model, points) in zip(COLORS, group_by_model(everything).items(), strict=False):
+    by_model = group_by_model(everything)
+    for color, (model, points) in zip(choose_colors(len(by_model)), by_model.items(), strict=True):
         weights = points[0].weights
         predicted = [law.predict(weights, d) for d in grid]
         axis.plot(grid, [p.value for p in predicted], color=color, linewidth=1.2, label=f"{model}, {weights:,} weights")
@@ -135,7 +146,8 @@ def draw_speeds(records: Sequence[Record], file: Path) -> Path:
     figure, axes = pyplot.subplots(1, len(kinds), figsize=(4.2 * len(kinds), 3.4), squeeze=False, layout="constrained")
     for kind, axis in zip(kinds, axes[0], strict=True):
         of_kind = [row for row in rows if row["kind"] == kind]
-        for color, shape in zip(COLORS, dict.fromkeys(tuple(row["shape"]) for row in of_kind), strict=False):
+        shapes = dict.fromkeys(tuple(row["shape"]) for row in of_kind)
+        for color, shape in zip(choose_colors(len(shapes)), shapes, strict=True):
             line = sorted((row for row in of_kind if tuple(row["shape"]) == shape), key=lambda row: row["tokens"])
             at, value = [row["tokens"] for row in line], [row["speedup"] for row in line]
             below, above = zip(

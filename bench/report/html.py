@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from bench.report import error_bars, folding, forest, highlights, pareto, pareto_chart, pattern_cost
 from bench.report.html_data import page_data
@@ -20,6 +20,7 @@ from bench.report.pick import LIMITS
 from bench.report.protocol import RULE
 from bench.report.table import ABSENT
 from bench.report.view import Cell, Section, Table
+from bench.system.text import printable
 
 ASSETS = Path(__file__).parent.parent / "assets" / "report"
 FILTERS = ("model", "pattern", "quantizer")
@@ -55,22 +56,38 @@ LIMIT_LABELS = {
 
 @cache
 def environment() -> jinja2.Environment:
-    """Escapes everything that goes into a template, whatever the template's name ends in."""
+    """Escapes all that goes into a template, whatever the template's name ends in; text is made printable."""
     out = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_shown,
     )
     out.filters["breakable"] = _breakable
+    out.filters["padded"] = _padded
     out.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return out
 
 
+def _shown(value: Any) -> Any:
+    """A value with all text in it printable, but for the page's own markup."""
+    if isinstance(value, dict):
+        return {_shown(k): _shown(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown(v) for v in value]
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _breakable(name: str) -> Markup:
     """A method's name that a narrow column may break between its fields."""
-    return Markup(":<wbr>").join(name.split(":"))
+    return Markup(":<wbr>").join(printable(name).split(":"))
+
+
+def _padded(text: str, width: int) -> Markup:
+    """Text with spaces as wide as a digit behind it."""
+    return escape(printable(text)) + Markup("\N{FIGURE SPACE}") * (width - len(text))
 
 
 @dataclass(frozen=True)
@@ -160,7 +177,7 @@ def render_page(sections: Sequence[Section], page: Page = LEADERBOARD) -> str:
         folding=folding.RULE,
         labels=LIMIT_LABELS,
         has_parts=any(t["has_parts"] for s in contexts for t in s["tables"]),
-        data=page_data(sections, MAX_VISIBLE_ROWS),
+        data=_shown(page_data(sections, MAX_VISIBLE_ROWS)),
         **_choices(sections),
     )
 

@@ -40,6 +40,11 @@ def results_folders() -> list[Path]:
     return others
 
 
+def leaves_local_out() -> bool:
+    """Whether `results_folders` leaves records of RESULTS out."""
+    return RESULTS not in results_folders() and any((RESULTS / "records").glob("*.json"))
+
+
 def read_boards(folders: Sequence[Path]) -> list[ResultSet]:
     """The results folders that are no searches.
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.report.figures import COLORS, save_figure, start_figure
+from bench.report.figures import choose_colors, save_figure, start_figure
 
 
 class Curve(NamedTuple):
@@ -26,13 +26,14 @@ def draw_search(curves: Sequence[Curve], file: Path) -> Path:
     """
     pyplot = start_figure(file)
     figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for index, curve in enumerate(curves):
-        color = COLORS[index % len(COLORS)]
+    for color, curve in zip(choose_colors(len(curves)), curves, strict=True):
         at = range(1, len(curve.values) + 1)
         points, lowest = ([v if math.isfinite(v) else math.nan for v in line] for line in (curve.values, curve.lowest))
         axis.plot(at, points, "o", color=color, markersize=3, alpha=0.4)
         axis.step(at, lowest, where="post", color=color, linewidth=1.4, label=curve.method)
     axis.set_yscale("log")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}")
     axis.set_xlabel("trials")
     axis.set_ylabel("perplexity on the validation split, lowest so far")
     axis.grid(alpha=0.3, linewidth=0.5, which="both")

@@ -31,7 +31,7 @@ def migrate_folder(root: Path) -> MigrationSummary:
         UserError: no results folder, one that cannot be written, or a record that is none; what came before stays done.
     """
     require_results(root)
-    store, aside = Store(root), root / "older"
+    store, aside = Store(root, how="as DIR, for example a copy of it"), root / "older"
     paths = sorted((root / "records").glob("*.json"))
     old = [path for path in paths if _migrate_record(path, store, aside)]
     for path in old:

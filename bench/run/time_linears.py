@@ -98,7 +98,7 @@ def _new_record(request: LinearTimingRequest, source: Source, kind: str, tokens:
         model=request.model,
         stages=(source.method,),
         pattern="2:4",
-        quantizer=roofline.KINDS[kind],
+        quantizer=roofline.QUANTIZER_OF_KIND[kind],
         measure="speed",
         protocol=Protocol(name="linears", seqlen=tokens),
         dtype=kind,

@@ -14,7 +14,7 @@ from bench.system.suggest import shorten
 from methods.errors import UserError
 
 KERNEL_PATH = "BENCH_KERNEL_PATH"
-"""Environment variable: which of the native kernel's ways to compute is taken, where not the best."""
+"""Environment variable that chooses one of the native kernel's PATHS instead of the best."""
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Of a container's memory, in bytes: version 2 and version 1."""

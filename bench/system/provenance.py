@@ -70,6 +70,13 @@ def commit() -> dict[str, Any]:
     return {"id": head, "dirty": bool(changed.strip()), "time": format_time(int(seconds))}
 
 
+def describe_version() -> str:
+    """The version of this package, and its commit where it runs from a checkout."""
+    here = commit()
+    changed = ", changed since" if here["dirty"] else ""
+    return f"{VERSION} (commit {here['id'][:12]}{changed})" if here["id"] else VERSION
+
+
 def _git(*arguments: str) -> str:
     command = ["git", "-C", str(ROOT), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout

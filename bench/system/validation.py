@@ -33,6 +33,18 @@ BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 """By the name of a limit in an error's context."""
 
 
+def split_commas(text: str) -> list[str]:
+    """The parts between commas.
+
+    Raises:
+        ValueError: one of them is empty; the message says what to do.
+    """
+    parts = text.split(",")
+    if not all(part.strip() for part in parts):
+        raise ValueError("leave the extra comma out" if "," in text else "must not be empty")
+    return parts
+
+
 def describe_allowed(error: ErrorDetails) -> str:
     """What a value must be that has this error, for a sentence that names the value."""
     for name, limit in error.get("ctx", {}).items():

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from methods.contract import Compute
+from methods.contract import LIBRARY_BYTES, Compute
 from methods.experts import ExpertList, experts_of
+from methods.pruning.block_reader import is_on_disk
 from methods.pruning.observer import Accumulate, Observer, Stop
 from methods.pruning.pooling import pool
 from methods.pruning.sharing import Sharing
@@ -19,8 +20,6 @@ from methods.targets import dense_weight
 BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
 """Tokens per forward pass of one block: enough for large matrix products, few enough for a CPU's cache."""
 
-LIBRARY_BYTES = 500 * 10**6
-"""About what a process takes that has imported torch and transformers, before it has a model."""
 COPIES_BY_EXPERT = 4
 """Of the activations, where experts are brought one by one: a block's inputs, what its experts are given before it is pruned
 and after, and what they give."""
@@ -71,12 +70,13 @@ class Activations:
         all_experts: bool = False,
         by_expert: bool = False,
         sharing: Sharing | None = None,
+        beside: int = 0,
     ) -> None:
         """batch: sequences per forward pass. By default as many as BATCH_TOKENS allows.
 
-        all_experts: every expert sees all tokens while statistics are collected; by_expert: experts that are on disk are
-        brought one by one (`methods.pruning.expert_pass`); sharing: the processes that share the tokens, of which this one
-        runs its part.
+        all_experts: every expert sees all tokens while statistics are collected; by_expert: experts are brought one by one
+        (`methods.pruning.expert_pass`); sharing: the processes that share the tokens, of which this one runs its part;
+        beside: bytes that whoever uses them has in memory, too.
         """
         self.device = compute.device
         self.all_experts = all_experts
@@ -91,11 +91,10 @@ class Activations:
         """Of these, where they were fewer than the linear's inputs."""
         parts = self._sharing.batches(tokens, batch or max(1, BATCH_TOKENS[self.device.type] // tokens.shape[1]))
         width = model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
-        by_expert = by_expert and any(experts_of(block) and _is_on_disk(block) for block in blocks)
         own = sum(part.numel() for part in parts)
         self._before = sum(self._sharing.gather(own)[: self._sharing.rank])
         states = (COPIES_BY_EXPERT if by_expert else 1) * own * width * compute.dtype.itemsize
-        fits = compute.scratch is None or _fits(states, model, blocks, compute, by_expert)
+        fits = compute.scratch is None or _fits(states + beside, model, blocks, compute, by_expert)
         self._scratch = None if fits else compute.scratch
         self.hidden: list[Tensor] | StatesOnDisk = self.make_states()
         self._storage = torch.device("cpu") if compute.stream or self._scratch else compute.device
@@ -187,15 +186,15 @@ class Activations:
             self.reached[name] = count
 
 
-def _fits(states: int, model: nn.Module, blocks: nn.ModuleList, compute: Compute, by_expert: bool) -> bool:
-    """Whether so many bytes of activations fit beside the model in `compute.max_bytes`: beside all of it, or where it is
-    streamed what is outside the blocks and the largest two things that are read one after the other."""
+def _fits(own: int, model: nn.Module, blocks: nn.ModuleList, compute: Compute, by_expert: bool) -> bool:
+    """Whether so many bytes of activations and statistics fit beside the model in `compute.max_bytes`: beside all of it, or
+    where it is streamed what is outside the blocks and the largest two things that are read one after the other."""
     if compute.max_bytes is None:
         return True
     parameters = _count(model)
-    if _is_on_disk(blocks):
+    if is_on_disk(blocks):
         parameters += max(_streamed_parameters(block, by_expert) for block in blocks) - _count(blocks)
-    return LIBRARY_BYTES + parameters * compute.dtype.itemsize + states <= compute.max_bytes
+    return LIBRARY_BYTES + parameters * compute.dtype.itemsize + own <= compute.max_bytes
 
 
 def _streamed_parameters(block: nn.Module, by_expert: bool) -> int:
@@ -206,10 +205,6 @@ def _streamed_parameters(block: nn.Module, by_expert: bool) -> int:
     expert = _count(found[1][0])
     rest = _count(block) - _count(found[1])
     return rest + expert + max(rest, expert)
-
-
-def _is_on_disk(module: nn.Module) -> bool:
-    return any(p.is_meta for p in module.parameters())
 
 
 def _count(module: nn.Module) -> int:

@@ -55,9 +55,9 @@ class BlockReader:
         self._begins: list[int] = []  # of each block, the first of its units
         for i, block in enumerate(blocks):
             self._begins.append(len(self._units))
-            self._units += _units_of(block, f"{path}.{i}.", by_expert and _is_on_disk(block))
+            self._units += _units_of(block, f"{path}.{i}.", by_expert and is_on_disk(block))
         self._begins.append(len(self._units))
-        self._folder = Folder(folder) if any(map(_is_on_disk, blocks)) else None
+        self._folder = Folder(folder) if any(map(is_on_disk, blocks)) else None
         self._thread = ThreadPoolExecutor(1)
         self._ahead: dict[int, Future[dict[str, Tensor]]] = {}
 
@@ -117,8 +117,14 @@ def _units_of(block: nn.Module, prefix: str, by_expert: bool) -> Iterator[_Unit]
         yield _Unit(expert, f"{prefix}{path}.{number}.", [name for name, _ in expert.named_parameters()])
 
 
-def _is_on_disk(block: nn.Module) -> bool:
-    return any(p.is_meta for p in block.parameters())
+def is_on_disk(module: nn.Module) -> bool:
+    """Whether parameters of it are."""
+    return any(p.is_meta for p in module.parameters())
+
+
+def brings_experts(blocks: nn.ModuleList) -> bool:
+    """Whether there are experts on disk, which can be brought one by one."""
+    return any(experts_of(block) and is_on_disk(block) for block in blocks)
 
 
 def release(block: nn.Module) -> None:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 Accumulate = Callable[[Tensor, Tensor | None], Tensor]
-"""accumulate(x, total) -> the statistic with the inputs x, float [tokens, in], added. total is None at first. Where several
-processes share a calibration it must be a sum over tokens: theirs are added up."""
+"""accumulate(x, total) -> the statistic with the inputs x, float [tokens, in], added. total is None at first; then x may have no
+tokens, to see how large the statistic is. Where several processes share a calibration it must be a sum over tokens: theirs are
+added up."""
 
 
 class Stop(Exception):

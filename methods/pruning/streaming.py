@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from methods.contract import Compute, Progress
 from methods.pruning import expert_pass
 from methods.pruning.activations import Activations
-from methods.pruning.block_reader import BlockReader, release
+from methods.pruning.block_reader import BlockReader, brings_experts, release
 from methods.targets import family_of
 
 
@@ -46,7 +46,7 @@ def last_hidden(
     path = family_of(model.config.to_dict()).blocks  # type: ignore[operator, union-attr]
     blocks = model.get_submodule(path)
     assert isinstance(blocks, nn.ModuleList)
-    activations = Activations(model, blocks, tokens, compute, batch, by_expert=True)
+    activations = Activations(model, blocks, tokens, compute, batch, by_expert=brings_experts(blocks))
     with BlockReader(blocks, path, source, compute, by_expert=True) as reader:
         for i, block in enumerate(blocks):
             reader.load(i)

@@ -14,12 +14,12 @@ from methods.contract import Job, Outcome
 from methods.experts import Expert, ExpertList, experts_of, fold, stacked_as
 from methods.folder import Folder, Writer
 from methods.pruning.activations import Activations, Observed
-from methods.pruning.block_reader import BlockReader, release
+from methods.pruning.block_reader import BlockReader, brings_experts, release
 from methods.pruning.expert_pass import ExpertPass
 from methods.pruning.observer import Accumulate, Observer
 from methods.pruning.sharing import Sharing
 from methods.stacks import Stacks
-from methods.targets import dense_weight, family_of
+from methods.targets import dense_weight, family_of, input_widths
 
 SAMPLE_ROWS = 256
 """Input rows kept per linear, to estimate its reconstruction error."""
@@ -85,6 +85,7 @@ class Walk:
         job, path = self.job, self._family.blocks
         blocks = self.model.get_submodule(path)
         assert isinstance(blocks, nn.ModuleList)
+        by_expert = not self._is_shared and brings_experts(blocks)
         activations = None
         if self.accumulate:
             if job.calibration is None:
@@ -96,11 +97,12 @@ class Walk:
                 job.compute,
                 self._batch,
                 job.all_experts,
-                by_expert=not self._is_shared,
+                by_expert=by_expert,
                 sharing=self._sharing,
+                beside=self._statistic_bytes(by_expert) if job.compute.max_bytes else 0,
             )
             self._activations = activations
-        with BlockReader(blocks, path, job.source, job.compute, by_expert=not self._is_shared) as reader:
+        with BlockReader(blocks, path, job.source, job.compute, by_expert=by_expert) as reader:
             for i, block in enumerate(blocks):
                 is_streamed = reader.load(i)
                 linears = {t: self.model.get_submodule(t) for t in job.targets if self._family.block_of(t) == i}
@@ -114,6 +116,14 @@ class Walk:
                 if is_streamed:
                     self._store(block, f"{path}.{i}")
                 job.progress.advance(i + 1, len(blocks))
+
+    def _statistic_bytes(self, by_expert: bool) -> int:
+        """Of what is there at a time: a statistic of each input, and two more of the largest one's size, to factor it."""
+        assert self.accumulate
+        widths = {t: dense_weight(self.model.get_submodule(t)).shape[1] for t in self.job.targets}
+        sizes = {w: self.accumulate(torch.empty(0, w), None).nbytes for w in set(widths.values())}
+        units = input_widths(widths, self._family, by_expert)
+        return max(sum(sizes[w] for w in unit) + 2 * max(sizes[w] for w in unit) for unit in units)
 
     def _walk_experts(
         self,
@@ -190,11 +200,17 @@ class Walk:
             weight = dense_weight(module)
             before = weight.clone()
             yield Visit(name, weight, stats.get(name, weight.new_empty(0)))
+            weight.masked_fill_(weight == 0, 0)  # no -0.0, which packed formats keep as a weight
             self._sampled = max(self._sampled, len(samples[name]) if name in samples else 0)
             self.errors[name] = _relative_error(before, weight, samples.get(name))
         if self._is_shared:
             for name, module in linears.items():
                 self._sharing.send_(module.weight, owners[name])  # type: ignore[arg-type]
+
+    @property
+    def by_weights_alone(self) -> list[str]:
+        """Of the linears of experts measured so far, those that saw too few tokens: their statistic is that of white noise."""
+        return self._activations.few if self._activations else []
 
     def total(self, *values: float) -> list[float]:
         """Each value summed over the processes that share the walk: a method has seen only its own visits."""
@@ -240,9 +256,9 @@ class Walk:
         return joined
 
     def _expert_notes(self, activations: Activations) -> dict[str, Any]:
-        """Tokens of each expert; its linears that were scored by their weights alone, since they saw too few."""
+        """Tokens of each expert, and `by_weights_alone`."""
         tokens = {name.rpartition(".")[0]: count for name, count in activations.reached.items()}
-        return {"tokens": tokens, "all_tokens": self.job.all_experts, "by_weights_alone": activations.few}
+        return {"tokens": tokens, "all_tokens": self.job.all_experts, "by_weights_alone": self.by_weights_alone}
 
     def _output(self) -> Writer:
         self._writer = self._writer or Writer(self.job.workdir / "streamed", STREAMED_SHARD_BYTES)

@@ -169,6 +169,16 @@ def test_moments_of_parts_are_those_of_the_whole():
     torch.testing.assert_close(got.norm, x.norm(dim=0))
 
 
+def test_moments_of_an_expert_are_of_the_tokens_that_reached_it():
+    """64 of 1024. Its mean stays that of a whole sequence, of which most gave nothing."""
+    x = torch.randn(64, 5) + 2
+
+    got = InputStatistics.of(moments(x, None), sequences=8, seqlen=128)
+
+    torch.testing.assert_close(got.variance, x.var(0, unbiased=False), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got.mean, x.sum(0) / 8)
+
+
 @pytest.mark.parametrize("text", PATTERNS)
 def test_first_block_of_a_model_is_the_definition(text, llama, make_job, refining):
     """Inputs are those of the dense block, the weights the dense model's; the MLP keeps the mask it came with."""
@@ -189,16 +199,18 @@ def test_first_block_of_a_model_is_the_definition(text, llama, make_job, refinin
 
 
 def test_all_parts_are_refined_where_asked(family, make, make_job, refining):
+    """But for experts that too few tokens reached: they have no statistic of their own."""
     model = make(family)
     job = refining(model, make_job(model))
 
-    models = {part: DSnoT(part=part, threshold=0.0).apply(model, job).model for part in ("attention", "all")}
+    outcomes = {part: DSnoT(part=part, threshold=0.0).apply(model, job) for part in ("attention", "all")}
+    few = outcomes["all"].notes.get("experts", {}).get("by_weights_alone", [])
 
     for name in job.targets:
-        masks = {part: dense_weight(m.get_submodule(name)) != 0 for part, m in models.items()}
+        masks = {part: dense_weight(o.model.get_submodule(name)) != 0 for part, o in outcomes.items()}
         attention = "attn" in name or "attention" in name
         assert torch.equal(masks["attention"], job.prior.masks[name]) != attention, name
-        assert not torch.equal(masks["all"], job.prior.masks[name]), name
+        assert torch.equal(masks["all"], job.prior.masks[name]) == (name in few), name
 
 
 def test_what_the_stage_before_did_to_its_weights_is_undone(llama, job):

@@ -46,6 +46,22 @@ def test_the_mask_is_sparsegpts_and_the_weights_are_the_models(pattern, loaded, 
             assert torch.equal(tensor, dense.state_dict()[key]), key
 
 
+def test_a_kept_weight_that_underflows_is_in_the_mask(llama, make_job, keep_as, tmp_path):
+    """The weights are of the size of float16's smallest number, and compensation makes some smaller."""
+    for name in make_job(llama).targets:
+        llama.get_submodule(name).weight.mul_(2**-20)
+    source, compute = keep_as(llama.half(), tmp_path / "source"), Compute(dtype=torch.float16)
+    dense = loading.load(source, compute)
+    job = make_job(dense, source=source, compute=compute, workdir=tmp_path / "work")
+
+    got = SparseGPT(mask_only=True).apply(copy.deepcopy(dense), job).model
+
+    for name in job.targets:
+        was, weight = (dense_weight(m.get_submodule(name)) for m in (dense, got))
+        full, kept = (w.unflatten(1, (-1, 4)).count_nonzero(-1) for w in (was, weight))
+        assert (full == 4).any() and (kept[full == 4] == 2).all(), name
+
+
 def test_errors_are_those_of_the_masked_weights(loaded):
     """Without the compensation, so the reported error is larger than SparseGPT's, on inputs of the same kind."""
     dense, job = loaded

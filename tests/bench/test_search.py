@@ -132,6 +132,27 @@ def test_a_space_of_two_ends_after_two(here):
     assert sorted(trial.label for trial in done.trials) == ["sparsegpt:block=32", "sparsegpt:block=64"]
 
 
+def test_records_are_read_once_a_trial(here, monkeypatch):
+    spec, search = here(3)
+    trials = dict.fromkeys(search.fields, ())
+    reads = []
+
+    def read(spec, search):
+        reads.append(1)
+        return [searching.MethodTrials(method, some, search.trials) for method, some in trials.items()]
+
+    def execute(spec, show=None):
+        for method, label in zip(trials, spec.methods, strict=True):
+            trials[method] += (searching.Trial(label, search.values(method, label), 1.0, ""),)
+        return Summary()
+
+    monkeypatch.setattr(searching, "read_trials", read)
+    monkeypatch.setattr(searching.api, "execute", execute)
+    searching.run(spec, search)
+
+    assert len(reads) == 1 + 3
+
+
 def test_without_optuna_it_says_what_to_install(here, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
 

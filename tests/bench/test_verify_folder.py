@@ -45,10 +45,10 @@ def rows(out):
 
 
 def test_holds(pruned, cli):
-    code, out, err = cli("verify", pruned(), "--json")
+    code, out, err = cli("verify", folder := pruned(), "--json")
     got = rows(out)
 
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, f"bench: 2:4 holds in 28 linears of {folder}\n")
     assert len(got) == 29
     assert got[TARGET] == {
         "layer": TARGET,
@@ -68,19 +68,23 @@ def test_as_a_table(pruned, cli):
 
 
 def test_breaks(pruned, cli):
-    """One weight too many in each of three groups of one layer."""
+    """Weights too many in three groups of one layer, and in all of another."""
 
     def fill(tensors):
         weight = tensors[TARGET + ".weight"]
         for row in (0, 5, 9):
             weight[row, :4] = 1
+        tensors[TARGET.replace("up", "gate") + ".weight"].fill_(1)
 
     code, out, err = cli("verify", folder := pruned(fill), "--json")
 
     assert code == 1
-    assert err == f"bench: check failed: 3 groups of {folder} break 2:4\n"
-    assert {k for k, r in rows(out).items() if r["violated_groups"]} == {TARGET, "total"}
-    assert rows(out)["total"]["violated_groups"] == 3
+    assert err == f"bench: check failed: 11,267 groups of {folder} break 2:4\n"
+    assert {k: n for k, r in rows(out).items() if (n := r["violated_groups"])} == {
+        TARGET: 3,
+        TARGET.replace("up", "gate"): 11_264,
+        "total": 11_267,
+    }
 
 
 def test_negative_zero_takes_a_place(pruned, cli):
@@ -127,6 +131,34 @@ def test_only_some_linears(pruned, cli):
     assert cli("verify", folder)[0] == 1
     assert cli("verify", folder, "--exclude", TARGET)[0] == 0
     assert cli("verify", folder, "--include", "*.mlp.up_proj,*.q_proj")[0] == 1
+
+
+@pytest.mark.parametrize("values", [(), ("--values", "int4")])
+def test_a_packed_folder_counts_as_the_dense_one_that_it_unpacks_to(pruned, cli, values):
+    """With some linears left dense, of which one breaks the pattern."""
+    folder = pruned(lambda t: t["model.layers.0.self_attn.q_proj.weight"][0, :4].fill_(1))
+    packing = ("--format", "packed24", *values, "--exclude", "*.q_proj", "--out", "p")
+    assert cli("export", folder, *packing)[0] == 0
+    assert cli("export", "p", "--format", "hf", "--out", "d")[0] == 0
+    for more, said in {
+        (): "check failed: 1 groups of p break 2:4",
+        ("--include", "*.mlp.*"): "2:4 holds in 12 linears of p",
+        ("--exclude", "*.q_proj", "--pattern", "1:4"): "groups of p break 1:4",
+    }.items():
+        code, packed, err = cli("verify", "p", "--json", *more)
+        assert (code, packed) == cli("verify", "d", "--json", *more)[:2] and err.endswith(f"{said}\n")
+
+
+def test_a_packed_folder_of_a_family_that_stores_weights_transposed(make, keep_as, cli, tmp_path):
+    model = make("gpt2")
+    for target in job_for(model, "2:4").targets:
+        weight = model.get_submodule(target).weight.data.T
+        weight.masked_fill_(~TWO_OF_FOUR.keep(weight.abs()), 0)
+    keep_as(model, tmp_path / "d")
+    assert cli("export", tmp_path / "d", "--format", "packed24", "--out", "p", "--exclude", "*.c_attn")[0] == 0
+
+    assert cli("verify", "p", "--json")[:2] == cli("verify", tmp_path / "d", "--json")[:2]
+    assert cli("verify", "p")[0] == 0
 
 
 def test_by_alias(cli):

@@ -95,13 +95,42 @@ def test_mask_is_wandas(transposed):
     assert torch.equal(got, w.where(got != 0, 0))
 
 
-def test_dead_inputs_keep_the_first():
-    weight = torch.nn.Parameter(torch.randn(2, 8))
-    optimizer = optimizer_of([weight])
+def test_without_any_input_the_weights_alone_decide():
+    """A linear of an expert that no token reached, for example."""
+    w = torch.randn(2, 8)
+    weight = torch.nn.Parameter(w.clone())
 
-    optimizer.apply_mask()
+    optimizer_of([weight]).apply_mask()
 
-    assert (weight != 0).tolist() == [[True, True, False, False] * 2] * 2
+    assert torch.equal(weight, w.where(Pattern(2, 4).keep(w.abs()), 0))
+
+
+def test_a_pass_without_tokens_adds_nothing():
+    linear = torch.nn.Linear(8, 4, bias=False)
+    optimizer = optimizer_of([linear.weight])
+
+    with optimizer.watch([(linear, linear.weight)]):
+        (linear(torch.zeros(0, 8)).sum() + linear.weight.sum()).backward()
+        optimizer.step()
+
+    assert not optimizer.state[linear.weight]["square"].any()
+    assert linear.weight.isfinite().all()
+
+
+def test_share_of_a_fixed_mask_is_of_the_sizes_it_was_chosen_by():
+    torch.manual_seed(0)
+    w, norm = torch.randn(8, 16), torch.rand(16) + 0.1
+    weight = torch.nn.Parameter(w.clone())
+    optimizer = optimizer_of([weight], fixed=True)
+    optimizer.state[weight]["square"].copy_(norm**2)
+    optimizer.update_mask()
+    chosen = optimizer.metrics["S"]
+
+    optimizer.update_mask(choose=False)
+
+    size = w.abs() * norm
+    assert chosen == pytest.approx(float(size[Pattern(2, 4).keep(size)].sum() / size.sum()))
+    assert optimizer.metrics["S"] == pytest.approx(chosen)
 
 
 def test_starts_from_a_pruned_model():

@@ -5,6 +5,7 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 
 from bench.results.identity import Identity
 from bench.results.record import Item, ReadingRow, Record
@@ -93,6 +94,11 @@ def counted(root, metric, value, *, made="a", better="lower", unit="1", items=()
     rows += [ReadingRow(metric=name, value=other, unit="1", better="lower") for name, other in (beside or {}).items()]
     about = {"measure": "pattern", "protocol": "targets", "token_digest": ""} | about
     return put(root, record(made=made, **about), items, rows)
+
+
+def read_items(path):
+    """What a file of items has."""
+    return [Item(*row) for row in pd.read_parquet(path).itertuples(index=False)]
 
 
 def edit(path, *, seal=False, **fields):

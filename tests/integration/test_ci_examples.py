@@ -142,7 +142,7 @@ def test_the_very_commands_pass_then_fail(room):
     assert ElementTree.parse(room / report).getroot().get("failures") == "1"
 
     code, output = act({"config": "bench.toml", "baseline": "nobody"})
-    assert code == 2 and "'nobody' does not exist" in output["Gate"]
+    assert code == 2 and "unknown baseline 'nobody'" in output["Gate"]
 
 
 def test_the_pages_own_settings_are_settings(tmp_path, cli, monkeypatch):

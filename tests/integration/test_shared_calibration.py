@@ -8,12 +8,13 @@ import pytest
 
 from bench import api
 from bench.plan import estimate, refusal, slurm
-from bench.plan.memory import LIBRARIES_BYTES, estimate_bytes, model_bytes
+from bench.plan.memory import estimate_bytes, model_bytes
 from bench.results import reproduce
 from bench.results.store import Store
 from bench.run import ranks
 from bench.run.ray_executor import resources_of
 from helpers import runs
+from methods.contract import LIBRARY_BYTES
 from methods.errors import UserError
 
 SHARED = {"sequences": 4, "processes": 2}
@@ -53,7 +54,7 @@ def test_what_needs_no_calibration_is_not_refused():
 
 def test_each_process_has_its_own_model_in_memory(monkeypatch):
     wanda = artifacts({"sequences": 4, "processes": 3})["wanda"]
-    own = LIBRARIES_BYTES + model_bytes(wanda)
+    own = LIBRARY_BYTES + model_bytes(wanda)
 
     assert estimate_bytes(wanda) == 3 * own
     monkeypatch.setattr(refusal, "memory_bytes", lambda: 2.5 * own / refusal.SHARE)

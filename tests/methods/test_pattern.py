@@ -18,14 +18,17 @@ def naive_keep(score, n, m):
 
 
 @pytest.mark.parametrize(
-    "text", ["5:4", "0:4", "0:0", "x", "2:", ":4", "2:4:8", "-2:4", "0%", "100%", "150%", "50", "", "2:4\n"]
+    "text",
+    ["5:4", "0:4", "0:0", "x", "2:", ":4", "2:4:8", "-2:4", "0%", "100%", "150%", "50", "", "2:4\n", "99.99999%"],
 )
 def test_what_is_no_pattern_is_refused(text):
     with pytest.raises(UserError, match="pattern"):
         Pattern.parse(text)
 
 
-@pytest.mark.parametrize("text", ["2:4", "1:4", "4:8", "16:32", "50%", "12.5%", "dense"])
+@pytest.mark.parametrize(
+    "text", ["2:4", "1:4", "4:8", "16:32", "50%", "12.5%", "66.6667%", "99.9999%", "0.0001%", "dense"]
+)
 def test_a_pattern_is_written_as_it_is_read(text):
     assert str(Pattern.parse(text)) == text
 

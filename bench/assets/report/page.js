@@ -267,7 +267,7 @@ function details(table, k, c) {
     parts.push(el("h3", `Record ${name.slice(0, 12)}`), definitions([
       ["status", record.status + (record.reason ? `: ${record.reason}` : "")], ["seed", record.seed], ["commit", at("commit")], ["recorded", record.recorded],
       ["machine", at("machine")], ["versions", at("versions")], ["seconds", record.seconds],
-      ["show all", `bench show ${name.slice(0, 12)} --results ${at("folder")}`],
+      ["show all", `bench show ${name.slice(0, 12)} --json --results ${at("folder")}`],
     ]));
   }
   open(row.name, ...parts);

@@ -145,7 +145,8 @@ class Peaks:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Contestants that compute the same result; that is checked before they get here."""
+    """Contestants that compute the same result. Kernels and models are checked before they get here; what `torch.compile` makes
+    of a whole model is not."""
 
     kind: str
     dense: Mapping[str, Work]

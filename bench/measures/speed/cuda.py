@@ -17,6 +17,7 @@ from torch.nn.functional import linear
 from bench.kernels.cusparselt import SIDE_MULTIPLES, TOKEN_MULTIPLE, CompressedWeight
 from bench.kernels.timing import CudaClock, Work, check_product
 from bench.measures.speed.comparison import Comparison, Peaks, RooflineCost, copy_count
+from bench.measures.speed.roofline import BITS
 from methods.errors import Skipped
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 KINDS = ("bf16", "fp16", "int8", "fp8")
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
-
-BITS = {"bf16": (16, 9), "fp16": (16, 9), "int8": (8, 5), "fp8": (8, 5)}
-"""Bits per weight, dense and 2:4. cuSPARSELt's metadata is 2 bits per kept value, which is one bit per weight."""
 
 MAX_GRAPH_TOKENS = 64
 """Up to so many tokens a launch takes longer than the product, so all copies' products are captured in a CUDA graph."""
@@ -173,7 +171,7 @@ class Cuda:
             passes = [{name: capture_graph(work) for name, work in side.items()} for side in passes]
         moved = 2.0 * tokens * (out + width)
         flops = 2.0 * tokens * out * width
-        bits = BITS[kind]
+        bits = BITS[kind]  # cuSPARSELt's metadata is 2 bits per kept value, which is one bit per weight
         costs = [RooflineCost(flops / (i + 1), out * width * bits[i] / 8 + moved) for i in (0, 1)]
         return Comparison(
             kind,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from bench.kernels import cpu24
 from bench.kernels.integers24 import pack_rounded
 from bench.kernels.linear24 import Linear24, swap_linears
 from bench.kernels.packed24 import PackedWeight, pack, unpack
-from bench.kernels.timing import Work
+from bench.kernels.timing import Work, check_product
 from bench.measures.contract import MeasureContext
 from bench.measures.speed import roofline
 from bench.measures.speed.comparison import Comparison, RooflineCost
@@ -23,7 +23,10 @@ from methods.errors import Skipped
 from methods.folder import Folder, dtype_name
 from methods.targets import dense_weight, family_of
 
-KINDS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+KIND_OF_DTYPE = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+MODEL_TOLERANCE = 0.2
+"""Largest allowed error of a step's logits, as a share of their norm: rounding adds up over the layers."""
 
 RANDOM_TOKENS = 1000
 """Random token ids are below it: which ids they are does not change the time."""
@@ -36,6 +39,7 @@ def compare_models(
 
     Raises:
         Skipped: no kernel for this artifact, or a shorter context.
+        WrongProduct: as `check_models`.
     """
     config = Folder(context.folder).config
     if family_of(config).positions:  # they are learned, and there are no more
@@ -44,7 +48,8 @@ def compare_models(
             raise Skipped(f"the model takes {length} tokens, and this measurement has {kv + prompt}")
     loaded = model()
     dense, sparse = {"dense": loaded}, {}
-    kind = KINDS.get(context.compute.dtype, dtype_name(context.compute.dtype))
+    make = decode_step(batch, kv) if prompt == 1 else prefill_step(batch, prompt)
+    kind = KIND_OF_DTYPE.get(context.compute.dtype, dtype_name(context.compute.dtype))
     if not context.counts.pattern.dense:
         packed = packed_targets(loaded, context)
         kind = "int8" if any(p.kind == "int8" for p in packed.values()) else kind
@@ -52,16 +57,28 @@ def compare_models(
         sparse["2:4"] = swap_linears(model(), packed, engine=engine)
         if engine == "native":
             dense["same kernel, dense"] = dense_twin(swap_linears(model(), packed, engine=engine))
-    make = decode_step(batch, kv) if prompt == 1 else prefill_step(batch, prompt)
+        check_models(make, dense | sparse)
     sides = device.steps(dense, sparse, make, prompt == 1)
     return Comparison(
         kind,
         dense=sides[0],
         sparse=sides[1],
         others=sides[2],
-        costs=_costs(context, kind, batch * prompt, batch * (kv + prompt)),
+        costs=_costs(context, kind, batch, prompt, kv),
         notes={"batch": batch, "prompt_tokens": prompt, "kv_tokens": kv, "device": device.name},
     )
+
+
+def check_models(make: StepFactory, models: Mapping[str, nn.Module]) -> None:
+    """Check that a step of each model gives about the logits of the first.
+
+    Raises:
+        WrongProduct: one does not.
+    """
+    (_, first), *others = models.items()
+    expected = make(first)().float()
+    for name, model in others:
+        check_product(name, make(model)(), expected, MODEL_TOLERANCE)
 
 
 def packed_targets(model: nn.Module, context: MeasureContext) -> dict[str, PackedWeight]:
@@ -136,9 +153,10 @@ def prefill_step(batch: int, prompt: int) -> StepFactory:
     return make
 
 
-def _costs(context: MeasureContext, kind: str, tokens: int, kv: int) -> tuple[RooflineCost, RooflineCost]:
-    """Dense and 2:4."""
+def _costs(context: MeasureContext, kind: str, batch: int, prompt: int, kv: int) -> tuple[RooflineCost, RooflineCost]:
+    """Dense and 2:4. A step computes the logits of one token of each sequence."""
     targets = {name: layer.weights for name, layer in context.counts.layers.items()}
     sizes = roofline.sizes_of_targets(Folder(context.folder).config, targets)
-    dense, sparse = roofline.step_costs(sizes, tokens, kv, *roofline.BITS.get(kind, (16, 9)))
+    bits = roofline.BITS[kind]
+    dense, sparse = roofline.step_costs(sizes, batch * prompt, batch * (kv + prompt), *bits, predicted=batch)
     return RooflineCost(*dense), RooflineCost(*sparse)

@@ -17,7 +17,7 @@ from bench.measures.contract import MeasureContext, Readings
 from bench.measures.speed import comparison
 from bench.measures.speed.cpu import Cpu
 from bench.measures.speed.cuda import Cuda
-from bench.measures.speed.decoding import KINDS
+from bench.measures.speed.decoding import KIND_OF_DTYPE
 from bench.results.record import Item, Reading
 from methods.contract import Compute
 from methods.errors import Skipped
@@ -48,7 +48,7 @@ def read_linears(device: Cpu | Cuda, model: Callable[[], nn.Module], context: Me
         raise Skipped(f"no kernel for {counts.pattern}: only 2:4 has one")
     bits = context.storage.bits if context.storage else None
     dtype = context.compute.dtype
-    kinds: dict[float | None, str] = {8: "int8", None: KINDS.get(dtype, dtype_name(dtype))}
+    kinds: dict[float | None, str] = {8: "int8", None: KIND_OF_DTYPE.get(dtype, dtype_name(dtype))}
     if bits not in kinds:
         raise Skipped(f"no 2:4 kernel for weights of {bits} bits")
     if kinds[bits] not in device.kinds:

@@ -20,9 +20,11 @@ from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 from methods.targets import family_of, find_targets, weight_shape
 
-BITS = {"bf16": (16, 9), "int8": (8, 5), "int4": (4, 3)}
-"""Bits per weight, dense and 2:4, without scales."""
-KINDS = {"bf16": "none", "fp16": "none", "int8": "int8", "fp8": "fp8"}
+BITS = {"float32": (32, 17), "bf16": (16, 9), "fp16": (16, 9), "int8": (8, 5), "fp8": (8, 5), "int4": (4, 3)}
+"""Bits per weight, dense and 2:4, without scales. The mask takes one bit per weight."""
+LIMITS = ("bf16", "int8", "int4")
+"""The kinds whose limits are shown."""
+QUANTIZER_OF_KIND = {"bf16": "none", "fp16": "none", "int8": "int8", "fp8": "fp8"}
 """The kinds of weights that linears are timed with, and the quantizer that makes each."""
 ACTIVATION_BYTES = 2
 TOKENS = (1, 16, 64, 512, 2048, 8192)
@@ -87,10 +89,10 @@ def rows(model: str, card: str, data_dir: Path | None = None) -> list[dict[str, 
     out = []
     for (rows_, width), count in sizes.linears.items():
         for tokens in TOKENS:
-            limits = {kind: shape_limit(rows_, width, tokens, kind, specs[card]) for kind in BITS}
+            limits = {kind: shape_limit(rows_, width, tokens, kind, specs[card]) for kind in LIMITS}
             out.append(_row(f"{rows_} x {width} ({count} of them)", tokens, None, limits))
     for batch, kv in DECODES:
-        limits = {kind: decode_limit(sizes, batch, kv, kind, specs[card]) for kind in BITS}
+        limits = {kind: decode_limit(sizes, batch, kv, kind, specs[card]) for kind in LIMITS}
         out.append(_row("decode, whole model", batch, kv, limits))
     return out
 
@@ -126,13 +128,15 @@ def decode_limit(sizes: Sizes, batch: int, kv: int, kind: str, card: DeviceSpec)
 
 
 def step_costs(
-    sizes: Sizes, tokens: int, kv: int, dense: float, sparse: float
+    sizes: Sizes, tokens: int, kv: int, dense: float, sparse: float, predicted: int | None = None
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """FLOP and bytes of a step that takes `tokens` tokens with `kv` in the cache, dense and 2:4; dense, sparse: bits per weight.
+    """FLOP and bytes of a step that takes `tokens` tokens with `kv` in the cache, dense and 2:4; dense, sparse: bits per
+    weight; predicted: tokens whose logits are computed, None for all.
 
     Of all linears, the head and the KV cache. Attention's own arithmetic is left out, so the limit is generous.
     """
-    flops, head = 2.0 * tokens * sizes.weights.per_token, 2.0 * tokens * sizes.head
+    predicted = tokens if predicted is None else predicted
+    flops, head = 2.0 * tokens * sizes.weights.per_token, 2.0 * predicted * sizes.head
     read, rest = sizes.weights.read_for(tokens), ACTIVATION_BYTES * sizes.head + kv * sizes.kv_bytes
     return (flops + head, read * dense / 8 + rest), (flops / 2 + head, read * sparse / 8 + rest)
 

@@ -254,6 +254,23 @@ def test_history(past, capsys, monkeypatch, tmp_path):
     assert figure.read_bytes() == drawn and b"<svg" in drawn
 
 
+def test_history_compares_commits_of_the_same_seeds(tmp_path, capsys, monkeypatch):
+    for i, seeds in enumerate([(0,), (0, 1), (0,), (0, 1)]):
+        about = {"commit": {"id": f"{i:02d}" * 20, "dirty": False}, "recorded": f"2026-01-{i + 1:02d}T00:00:00Z"}
+        for seed in seeds:
+            fake_records.perplexity(tmp_path / "past", loss=0.3 * seed, seed=seed, made=i, provenance=about)
+
+    code, out, _ = runs.call(capsys, monkeypatch, "history", "--results", tmp_path / "past", "--json")
+
+    assert code == 0
+    assert [(r["row"].partition(" (")[2], r["commit"][:2], r["moved"]) for r in json.loads(out)] == [
+        ("seed 0)", "00", ""),
+        ("seed 0)", "02", "+0.00%"),
+        ("seed 0, 1)", "01", ""),
+        ("seed 0, 1)", "03", "+0.00%"),
+    ]
+
+
 @pytest.mark.parametrize("values", [[53.2855271, 53.2855294], [0.0, 0.0], [45.7, 51.6], [-1.0, -1.0]])
 def test_a_figure_makes_no_step_of_the_last_digits(values):
     low, high = figures._axis_limits(values)

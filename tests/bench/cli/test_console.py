@@ -79,6 +79,23 @@ def test_no_line_of_a_table_is_a_command_to_github(printed):
     assert out.splitlines()[2] == ": :error::x  ## [add-path]y"
 
 
+def test_a_column_without_text_is_left_out(printed):
+    rows = [{"name": "wanda", "moved": "", "seeds": None}, {"name": "ria", "moved": "", "seeds": 3}]
+
+    assert printed(80, rows).splitlines()[0] == "name   seeds"
+    assert printed(80, rows[:1]).splitlines()[0] == "name"
+
+
+def test_counts_of_one_column_are_written_alike(printed):
+    lines = printed(None, [{"tokens": 9999}, {"tokens": 12345}]).splitlines()
+
+    assert lines[2:] == [" 9,999", "12,345"]
+
+
+def test_an_estimate_has_a_short_header(printed):
+    assert printed(None, [{"about_disk_GB": 0.5}]).splitlines()[0] == "~disk GB"
+
+
 def test_nothing_here(printed):
     assert printed(80, []).splitlines()[0] == "nothing here"
 

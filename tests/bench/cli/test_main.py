@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from bench.cli import main as command_line
+from bench.system import provenance
+from helpers import terminal
 
 
 def fail(monkeypatch, path, number=errno.ENOENT):
@@ -37,6 +39,36 @@ def test_any_other_fault_keeps_its_traceback(cli, monkeypatch, tmp_path, path, n
     fail(monkeypatch, path, number)
     with pytest.raises(OSError, match=os.strerror(number)):
         cli("report", str(tmp_path))
+
+
+def test_the_version_names_the_commit(cli, monkeypatch):
+    monkeypatch.setattr(provenance, "commit", lambda: {"id": "0123456789abcdef", "dirty": True})
+    assert cli("--version") == (0, f"cast-bench {provenance.VERSION} (commit 0123456789ab, changed since)\n", "")
+    monkeypatch.setattr(provenance, "commit", lambda: {"id": None, "dirty": None})
+    assert cli("--version") == (0, f"cast-bench {provenance.VERSION}\n", "")
+
+
+def test_no_summary_of_a_command_is_cut(cli, monkeypatch):
+    terminal.open_terminal(monkeypatch, 80)
+    code, out, _ = cli("--help")
+
+    assert code == 0 and "Commands:" in out
+    assert "..." not in out.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("ls", "bench ls needs 'what': methods, models, data, tasks, measures, quantizers, recipes or runs"),
+        ("verify", "bench verify needs 'model': a folder of safetensors or packed24, an alias, or a file of ONNX"),
+        ("prune --method wanda", "bench prune needs --out: "),
+        ("baseline show", "bench baseline show needs 'name': a baseline: its name or its file"),
+    ],
+)
+def test_what_may_be_given_is_said_where_it_is_missing(cli, command, said):
+    code, out, err = cli(*command.split())
+
+    assert (code, out) == (2, "") and err.startswith(f"bench: {said}") and err.endswith(" --help says more)\n")
 
 
 @pytest.mark.parametrize("command", ["ls models", "ls models --json", "--help"])

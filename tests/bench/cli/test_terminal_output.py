@@ -17,6 +17,7 @@ from bench.results.run_status import RunStatus, write_status
 from helpers import fake_records, reports, runs, terminal
 
 FILES = Path(__file__).parent / "terminal"
+SHOWN = fake_records.record("sparsegpt", 0, made="a").short_key
 COMMANDS = {
     "report": "report --results results/tiny",
     "report-wide": "report --results results/wide",
@@ -27,6 +28,7 @@ COMMANDS = {
     "ls-methods": "ls methods",
     "ls-methods-long": "ls methods --long",
     "ls-runs": "ls runs --results results/wide",
+    "show": f"show {SHOWN} --results results/tiny",
     "top": "top results/ended",
     "doctor": "doctor",
     "baseline-show": "baseline show main",
@@ -104,6 +106,7 @@ def _machine(monkeypatch):
     monkeypatch.setattr(doctor.provenance, "machine", lambda: {"cpu": "AMD EPYC 9654 96-Core Processor"})
     monkeypatch.setattr(doctor, "cache_dir", lambda: Path("/home/ada/.cache/cast-bench"))
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=82.5e9))
+    monkeypatch.setattr(doctor.provenance, "describe_version", lambda: "0.1.0 (commit 0123456789ab)")
     extras = {
         "llmcompressor": {"llmcompressor": False},
         "onnx": {"onnx": True, "onnxscript": False},

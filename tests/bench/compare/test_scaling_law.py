@@ -48,6 +48,16 @@ def test_intervals_hold_the_truth_and_the_point_left_out():
     assert (hits / 60 > 0.85).all(), hits / 60
 
 
+def test_an_outlier_moves_neither_the_law_nor_its_interval():
+    points = grid(np.random.default_rng(8))
+    points[5] = points[5]._replace(excess=3 * points[5].excess)
+
+    law = scaling_law.fit(points)
+
+    assert law.coefficients["A"].value == pytest.approx(0.05, rel=0.05)
+    assert np.median(law.draws[:, 0]) == pytest.approx(law.coefficients["A"].value, rel=0.02)
+
+
 def test_the_point_left_out_is_the_largest():
     points = grid(np.random.default_rng(2))
     held, _ = scaling_law.predict_holdout(points, draws=50)

@@ -1,8 +1,6 @@
 """Each verdict of a gate, reached by a pair made for it; what fails it, and what only looks like it."""
 
-import json
 import shutil
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from bench.compare.result_set import Items
 from bench.compare.verdict import Row, compare
 from bench.results.store import Store
 from bench.stats.bootstrap import Estimate
-from helpers import fake_records, runs
+from helpers import fake_records
 from methods.errors import UserError
 
 
@@ -299,159 +297,12 @@ def test_few_articles_are_cut_into_blocks(roots):
     for root, made in zip(roots, "ab", strict=True):
         found = fake_records.perplexity(root, 0.001, made=made, noise=ord(made))
         path = root / "items" / found.items.file
-        store, items = Store(root), _items(path)
+        store, items = Store(root), fake_records.read_items(path)
         store.write(found, tuple(i._replace(cluster_id="0") for i in items))
 
     row = verdict(roots)["perplexity"]
 
     assert (row.estimate.n, row.estimate.unit) == (24, "blocks of windows")
-
-
-def _items(path):
-    import pandas as pd
-
-    from bench.results.record import Item
-
-    return [Item(*row) for row in pd.read_parquet(path).itertuples(index=False)]
-
-
-def call(capsys, monkeypatch, roots, *more):
-    return runs.call(capsys, monkeypatch, "gate", "--baseline", roots[0], "--results", roots[1], *more)
-
-
-def test_exit_codes(roots, capsys, monkeypatch, tmp_path):
-    fake_records.accuracy(roots[0])
-    fake_records.accuracy(roots[1], 22, 10, made="b")
-
-    assert call(capsys, monkeypatch, roots)[0] == 0
-    assert call(capsys, monkeypatch, roots, "--strict")[0] == 1
-    (tmp_path / "g.toml").write_text("strict = true\n")
-    assert call(capsys, monkeypatch, roots, "--config", tmp_path / "g.toml")[0] == 1
-    (tmp_path / "g.toml").write_text("[margins]\nacc = 0.2\n")
-    assert "1 OK" in call(capsys, monkeypatch, roots, "--config", tmp_path / "g.toml", "--strict")[2]
-    shutil.rmtree(roots[1])
-    fake_records.accuracy(roots[1], 90, 0, made="b")
-    code, out, err = call(capsys, monkeypatch, roots)
-    assert code == 1 and "90 lost, 0 gained" in out and "failed: 1 REGRESSION" in err
-
-
-@pytest.mark.parametrize(
-    ("toml", "part"),
-    [
-        ("alpha = 2\n", "invalid alpha = 2: must be below 1"),
-        ("[margin]\nacc = 0.1\n", "margins"),
-        ("[margins]\nacc = -1\n", "at least 0"),
-        ("[margins]\nacc = 'x'\n", "invalid margins.acc = 'x': must be a number"),
-        ("nonsense", "not TOML"),
-        (None, "cannot be read"),
-    ],
-)
-def test_a_bad_config_is_a_sentence(roots, capsys, monkeypatch, tmp_path, toml, part):
-    fake_records.accuracy(roots[0])
-    fake_records.accuracy(roots[1])
-    if toml is not None:
-        (tmp_path / "g.toml").write_text(toml)
-
-    code, _, err = call(capsys, monkeypatch, roots, "--config", tmp_path / "g.toml")
-
-    assert code == 2 and len(err.splitlines()) == 1
-    assert part in err and "g.toml" in err
-
-
-def test_damaged_records_and_scores_cannot_be_judged(roots, capsys, monkeypatch):
-    kept = fake_records.perplexity(roots[0])
-    fake_records.perplexity(roots[1], 0.001, made="b", noise=1)
-    path = Store(roots[0]).path(kept.key)
-    whole = path.read_text()
-    path.write_text(whole[:50])
-    code, _, err = call(capsys, monkeypatch, roots)
-    assert code == 2 and path.name in err and len(err.splitlines()) == 1
-    assert path.exists()  # a baseline is looked at, and never tidied up
-
-    path.write_text(whole)
-    for content, reason in ((b"no", "damaged items"), (b"x" * kept.items.size, "checksum mismatch")):
-        (roots[0] / "items" / kept.items.file).write_bytes(content)
-        code, _, err = call(capsys, monkeypatch, roots)
-        assert code == 2 and reason in err
-
-
-@pytest.mark.parametrize("side", [0, 1])
-def test_a_folder_that_is_not_there_or_empty(roots, capsys, monkeypatch, side):
-    fake_records.accuracy(roots[1 - side])
-    assert call(capsys, monkeypatch, roots)[0] == 2
-
-    Store(roots[side])
-    code, _, err = call(capsys, monkeypatch, roots)
-    assert code == 2 and "has no records" in err
-
-
-HOSTILE = "<img src=x onerror=alert(1)>|`[a](b)\n::error::x @all \x1b[31m ]]> %0A"
-
-
-def test_hostile_names_stay_text(roots, capsys, monkeypatch, tmp_path):
-    fake_records.perplexity(roots[0], method=HOSTILE)
-    fake_records.perplexity(roots[1], 0.05, made="b", noise=1, method=HOSTILE)
-    fake_records.counted(roots[0], "violated_groups", 0.0, method=HOSTILE)
-    fake_records.failed(roots[1], HOSTILE, measure="pattern", protocol="targets", method=HOSTILE)
-
-    code, out, _ = call(
-        capsys, monkeypatch, roots, "--github", "--md", tmp_path / "c.md", "--junit", tmp_path / "j.xml"
-    )
-
-    assert code == 1 and "\x1b" not in out
-    commands = [line for line in out.splitlines() if line.startswith("::")]
-    assert [c.split(" ")[0] for c in commands] == ["::error", "::error", "::notice"]
-    assert all("%250A" in c for c in commands[:2])
-    text = (tmp_path / "c.md").read_text()
-    assert "<img" not in text and "@all" not in text and "[a]" not in text and "\x1b" not in text
-    table = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(table) == 4 and {line.count("|") for line in table} == {10}
-    cases = ElementTree.parse(tmp_path / "j.xml").getroot().findall(".//testcase")
-    assert len(cases) == 2
-    assert all("<img src=x onerror=alert(1)>" in c.get("classname") for c in cases)
-    assert sorted(c.find("failure").get("type") for c in cases) == ["NEW_FAILURE", "REGRESSION"]
-
-
-def test_json_rows(roots, capsys, monkeypatch):
-    fake_records.perplexity(roots[0])
-    fake_records.perplexity(roots[1], 0.03, made="b", noise=1)
-
-    code, out, _ = call(capsys, monkeypatch, roots, "--json")
-
-    printed = json.loads(out)
-    assert code == 1 and printed["passed"] is False and printed["counts"] == {"REGRESSION": 1}
-    (row,) = printed["rows"]
-    assert row["low"] < row["value"] < row["high"] and row["value"] == pytest.approx(1.03, abs=0.002)
-    assert row["effect"] == "ratio" and row["margin"] == 0.005 and row["n"] == 30
-
-
-def test_a_suspect_is_measured_again(tmp_path, monkeypatch, capsys):
-    """A number that was wrong once is not called a regression; a fault that stays is."""
-    runs.own_cache(tmp_path / "own", monkeypatch)
-    spec = runs.small(tmp_path / "before", measures=("perplexity",))
-    runs.run_here(spec, only=("magnitude",))
-    shutil.copytree(tmp_path / "before", tmp_path / "after")
-    store = Store(tmp_path / "after")
-    victim = next(r for r in store if r.identity.measure == "perplexity")
-    items = _items(store.root / "items" / victim.items.file)
-    victim.readings[0].value *= 1.1
-    store.write(victim, tuple(i._replace(value=i.value * 1.02) for i in items))
-    roots = tmp_path / "before", tmp_path / "after"
-
-    assert call(capsys, monkeypatch, roots)[0] == 1
-    code, _, err = call(capsys, monkeypatch, roots, "--rerun-suspects")
-
-    assert code == 0 and f"measured again: {victim.key[:12]}, ok" in err
-    assert store.get(victim.key).readings[0].value == victim.readings[0].value
-
-
-def test_what_cannot_be_measured_again_stays_a_regression(roots, capsys, monkeypatch):
-    fake_records.perplexity(roots[0])
-    fake_records.perplexity(roots[1], 0.03, made="b", noise=1)
-
-    code, _, err = call(capsys, monkeypatch, roots, "--rerun-suspects")
-
-    assert code == 1 and "cannot measure again" in err
 
 
 def test_items_of_two_rows_of_one_name_are_told_apart(roots):
@@ -462,16 +313,6 @@ def test_items_of_two_rows_of_one_name_are_told_apart(roots):
     found, _, _ = pairing.pair_results(*(read(r) for r in roots), (), common_seeds=False)
 
     assert sorted(p.name.split()[-1] for p in found) == ["bfloat16", "float32"]
-
-
-def test_unknown_metrics_are_named_and_not_judged(roots, capsys, monkeypatch):
-    for root, value in zip(roots, (1.0, 2.0), strict=True):
-        fake_records.counted(root, "strangeness", value)
-        fake_records.counted(root, "violated_groups", 0.0, method="x")
-
-    code, _, err = call(capsys, monkeypatch, roots)
-
-    assert code == 0 and "no margin for strangeness" in err
 
 
 def test_a_record_without_its_scores_is_refused(roots):

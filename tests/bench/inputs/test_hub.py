@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
 from bench.inputs import corpora, download, hub
 from bench.system.cache import cache_dir
@@ -76,7 +76,13 @@ def test_a_refusal_names_the_licence_and_the_ways(fake_hub, error, kind, page):
         hub.Repository("a/b", kind, "task t", "take task u").latest()
     sentence = str(refused.value)
 
-    ways = ("task t needs a/b", f"{page} and set HF_TOKEN", "--data-dir <mirror>", "BENCH_DATA_DIR", "or take task u")
+    ways = (
+        "task t (a/b) is gated",
+        f"{page} and set HF_TOKEN",
+        "--data-dir <mirror>",
+        "BENCH_DATA_DIR",
+        "or take task u",
+    )
     assert [w for w in ways if w not in sentence] == []
     assert "\n" not in sentence and "connect" not in sentence
 
@@ -102,7 +108,7 @@ def test_an_unreachable_hub_names_where_was_searched_and_the_ways(fake_hub, repo
     sentence = str(refused.value)
 
     ways = (
-        "corpus text needs owner/text",
+        "corpus text (owner/text) is not in ",
         "mirror/owner/text",
         reason,
         "connect",
@@ -111,6 +117,30 @@ def test_an_unreachable_hub_names_where_was_searched_and_the_ways(fake_hub, repo
     )
     assert [w for w in ways if w not in sentence] == []
     assert "\n" not in sentence
+
+
+@pytest.mark.parametrize("variable", hub.OFFLINE_ENV)
+def test_a_hub_that_is_not_to_be_asked_names_the_variable(fake_hub, monkeypatch, variable):
+    for name in hub.OFFLINE_ENV:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, "1")
+    fake_hub.error = OfflineModeIsEnabled("offline")
+    with pytest.raises(UserError) as refused:
+        download.pull("llama2-7b")
+    sentence = str(refused.value)
+
+    assert sentence.startswith("model llama2-7b (meta-llama/Llama-2-7b-hf) is not in ")
+    assert (
+        f"/models/llama2-7b, and ${variable} is set: unset it and connect, or copy it to <mirror>/meta-llama"
+        in sentence
+    )
+    assert sentence.endswith("or use a local folder (bench run --model FOLDER)")
+
+
+def test_a_model_that_is_named_by_its_id_is_named_once(fake_hub):
+    fake_hub.error = OSError(28, "No space left on device")
+    with pytest.raises(UserError, match=r"^model owner/model is not in .*/models/owner--model, and the hub does not"):
+        download.pull("owner/model")
 
 
 def test_a_download_that_ends_early_is_no_success(fake_hub, repository, tmp_path):

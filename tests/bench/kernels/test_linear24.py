@@ -15,6 +15,7 @@ from helpers.fake_cuda import Sparse
 from helpers.runs import prune
 from methods.contract import Compute
 from methods.pattern import Pattern
+from methods.quantizing.stored import round_inputs
 from methods.targets import dense_weight, find_targets
 
 IDS = torch.randint(64, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -62,6 +63,17 @@ def test_the_kernel_is_the_masked_model_up_to_rounding(make, family):
     assert all(torch.equal(dense_weight(model.get_submodule(n)), unpack(p)) for n, p in packed.items())
     many = IDS.repeat(9, 1)  # more rows than the kernel takes
     torch.testing.assert_close(model(many).logits[:1], got, rtol=0.05, atol=0.05)
+
+
+def test_inputs_are_rounded_where_they_were(llama):
+    """Those of w8a8."""
+    model, packed = masked(llama)
+    plain = model(IDS).logits
+    for name in packed:
+        round_inputs(model.get_submodule(name))
+    wanted = model(IDS).logits
+    assert not torch.equal(wanted, plain)
+    assert torch.equal(swap_linears(model, packed)(IDS).logits, wanted)
 
 
 @pytest.mark.numeric

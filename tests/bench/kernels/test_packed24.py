@@ -74,6 +74,26 @@ def test_a_seven_billion_models_shape_takes_nine_sixteenths():
     assert 8 * (four.nbytes - four.scales.nbytes) / weight.numel() == 3
 
 
+class OnCard(torch.Tensor):
+    """Numpy reads it only after it was moved."""
+
+    def numpy(self):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+@pytest.mark.parametrize("kind", ["float", *BITS])
+def test_a_weight_on_a_card_is_packed_on_the_cpu(kind):
+    weight = sparse(8, 64, torch.bfloat16)
+    packed, wanted = (
+        pack(w) if kind == "float" else pack_rounded(w, kind).packed for w in (weight.as_subclass(OnCard), weight)
+    )
+    assert torch.equal(unpack(packed), unpack(wanted))
+    assert all(type(part) is torch.Tensor for part in packed.parts().values())
+
+
 def test_pieces_and_threads_do_not_matter():
     """Each row is packed on its own, so a row alone, which is one piece, is packed the same."""
     width = PIECE_WEIGHTS // 8

@@ -127,7 +127,7 @@ def distances(context, **sizes):
     )
     for part in logit_parts(measured, cut.tokens, Compute().device, dense, **sizes):
         reader.take(part)
-    return reader.distances
+    return [(item.value, item.beside["top1_agreement"]) for item in reader.finish().items]
 
 
 @pytest.mark.numeric

@@ -6,7 +6,7 @@ from bench import api
 from bench.inputs import loading
 from bench.plan import memory, refusal
 from helpers import models, runs
-from methods.contract import Compute
+from methods.contract import LIBRARY_BYTES, Compute
 from methods.experts import experts_of
 from methods.pruning import activations
 from methods.targets import family_of
@@ -35,7 +35,7 @@ def test_weights_at_a_time_are_those_of_the_model(folder):
 
     found = artifact(folder, methods=("magnitude",), stream=True)
 
-    assert memory.streamed_bytes(found) == memory.LIBRARIES_BYTES + 4 * (inside + outside)
+    assert memory.streamed_bytes(found) == LIBRARY_BYTES + 4 * (inside + outside)
     if experts := experts_of(blocks[0]):
         rest = count(blocks[0]) - count(experts[1])
         assert inside == rest + count(experts[1][0]) + max(rest, count(experts[1][0]))
@@ -53,19 +53,23 @@ def test_processes_that_share_a_calibration_have_whole_blocks_and_their_part_of_
     found = artifact(folder, methods=("wanda",), stream=True, calibration=draw)
 
     weights, states = 4 * (outside + 2 * count(blocks[0])), 4 * 2 * 16 * 32
-    assert memory.streamed_bytes(found) == memory.LIBRARIES_BYTES + weights + states
+    assert memory.streamed_bytes(found) == LIBRARY_BYTES + weights + states
 
 
-def test_activations_and_hessians_count(tmp_path):
-    """6 x 16 tokens, of which a walk by expert keeps four copies; a Hessian of each input, and two copies of the largest."""
-    folder = models.random_folder("mixtral", tmp_path / "m")
+@pytest.mark.parametrize(("family", "copies", "squares"), [("llama", 1, 3 * 32**2), ("mixtral", 4, 32**2)])
+def test_activations_and_hessians_count(family, copies, squares, tmp_path):
+    """6 x 16 tokens, of which a walk by expert keeps four copies; a Hessian of each input, and two copies of the largest.
+
+    Of a llama's block the inputs are those of q, k and v, of o, of gate and up, and of down; of an expert, the last two.
+    """
+    folder = models.random_folder(family, tmp_path / "m")
     draw = {"sequences": 6, "seqlen": 16}
     of = {
         name: memory.streamed_bytes(artifact(folder, methods=(name,), stream=True, calibration=draw))
         for name in ("magnitude", "wanda", "sparsegpt")
     }
 
-    states, hessians = 4 * 4 * 6 * 16 * 32, 4 * (32**2 + 64**2 + 2 * 64**2)
+    states, hessians = copies * 4 * 6 * 16 * 32, 4 * (squares + 64**2 + 2 * 64**2)
 
     assert of["wanda"] - of["magnitude"] == states
     assert of["sparsegpt"] - of["wanda"] == hessians
@@ -117,7 +121,7 @@ def test_what_does_not_fit_streamed_is_refused(method, words, tmp_path, monkeypa
 )
 def test_a_model_that_would_fit_streamed_is_told_how(family, words, tmp_path, monkeypatch):
     found = artifact(models.random_folder(family, tmp_path / "m"), methods=("magnitude",))
-    between = (memory.streamed_bytes(found) + memory.LIBRARIES_BYTES + memory.model_bytes(found)) / 2
+    between = (memory.streamed_bytes(found) + LIBRARY_BYTES + memory.model_bytes(found)) / 2
     monkeypatch.setattr(refusal, "memory_bytes", lambda: between / refusal.SHARE)
 
     assert f"--set stream=true, {words}" in refusal.find_problem(found)

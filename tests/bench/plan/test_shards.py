@@ -31,6 +31,7 @@ def test_every_measurement_is_in_one_shard_in_the_order_of_the_plan(plan, count)
 
 
 def test_the_division_is_the_same_whatever_the_machine_and_whatever_is_done(plan, monkeypatch):
+    runs.workers_here(monkeypatch)
     before = [set(part.artifacts()) for part in divide(plan, 3)]
     monkeypatch.setattr(estimate, "_flops", lambda: 1.0)
     api.execute(plan.spec.model_copy(update={"methods": ("magnitude",), "quantizers": ("none",), "seeds": (0,)}))

@@ -26,7 +26,7 @@ from bench.report.scale import make_scale
 from bench.report.view import Cell, Column, Row, Table
 from bench.results import reproduce
 from bench.run import rerun
-from helpers import fake_records, reports
+from helpers import fake_records, reports, terminal
 from methods.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -137,6 +137,17 @@ def test_the_own_folder_counts_where_it_is_the_only_one(here):
     shutil.rmtree(here / "results/first")
     shutil.rmtree(here / "results/hostile")
     assert [p.name for p in leaderboard.results_folders()] == ["local"]
+
+
+def test_an_own_folder_that_is_left_out_is_said(cli, here):
+    assert cli("report")[2] == ""
+    reports.folder(here / "results/local")
+    code, _, err = cli("report")
+    assert code == 0
+    assert (
+        err == "bench: results/local is left out: bench report --results results/local --out DIR writes a page of it\n"
+    )
+    assert cli("report", "--results", "results/local", "--out", "mine")[2] == ""
 
 
 def test_search_folders_of_one_name_have_different_titles(here):
@@ -378,6 +389,23 @@ def test_hostile_names_stay_text_elsewhere(here):
     assert not any(cell.startswith(("=", "@", "+")) for cell in cells)
     tex = text["leaderboard.tex"]
     assert r"\input{x}" not in tex and r"\textbackslash{}input\{x\}\%" in tex and "U+65E5]" in tex
+
+
+def test_nothing_that_a_terminal_acts_on_is_in_any_file(tmp_path):
+    name = "a\x1b[2J\x07\x9b:b\u202e"
+    for i, method in enumerate(("dense", name, name + "2")):
+        fake_records.perplexity(tmp_path / "r", 0.1 * i, method=method, identity={"model": name}, noise=i, seed=0)
+        fake_records.counted(
+            tmp_path / "r", "bits_per_weight", 9.0 - i, method=method, identity={"model": name}, measure="size"
+        )
+    fake_records.failed(tmp_path / "r", name, method="cast", identity={"model": name})
+
+    files = leaderboard.build([tmp_path / "r"], tmp_path / "no papers")
+
+    assert {Path(name).suffix for name in files} == {".html", ".md", ".csv", ".tex", ".svg"}
+    texts = {name: content.decode().replace("\N{FIGURE SPACE}", " ") for name, content in files.items()}
+    assert not {name: found for name, text in texts.items() if (found := terminal.obeyed(text))}
+    assert "\\u001b" not in texts["leaderboard.html"], "what the page's script shows is text, too"
 
 
 def test_every_special_character_is_escaped_in_latex():

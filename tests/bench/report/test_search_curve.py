@@ -27,6 +27,15 @@ def test_all_diverged_is_an_empty_panel(tmp_path):
     assert draw_search([Curve("cast", [math.inf], [math.inf])], tmp_path / "a.svg").exists()
 
 
+@pytest.mark.parametrize("count", [7, 12])
+def test_each_method_has_a_color_of_its_own(tmp_path, count):
+    curves = [Curve(f"m{i}", [40.0 + i], [40.0 + i]) for i in range(count)]
+
+    svg = draw_search(curves, tmp_path / "a.svg").read_text()
+
+    assert len(set(re.findall(r"stroke: (#\w{6})[^\"]*opacity: 0.4", svg))) == count
+
+
 def test_other_formats_are_refused(tmp_path):
     with pytest.raises(UserError, match="unknown figure format"):
         draw_search([], tmp_path / "a.txt")

@@ -204,6 +204,17 @@ def test_no_results_folder(tmp_path, cli, name):
     assert code == 2 and "no results folder" in err and len(err.splitlines()) == 1
 
 
+def test_a_folder_that_cannot_be_written_may_be_copied(root, cli):
+    shutil.rmtree(root / "locks")
+    (root / "locks").touch()
+
+    code, _, err = cli("migrate", root)
+
+    assert code == 2 and err.endswith(
+        "cannot be written (File exists): name another as DIR, for example a copy of it\n"
+    )
+
+
 @pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_baseline_of_older_records_is_read(root, tmp_path, version):
     side = resolve.read(root)

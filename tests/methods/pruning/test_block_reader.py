@@ -13,6 +13,7 @@ from bench.inputs import loading
 from methods.contract import Compute
 from methods.folder import Folder
 from methods.pruning import walk as walks
+from methods.pruning.hessian import add_gram
 from methods.pruning.walk import Walk
 
 DEEP = LlamaConfig(
@@ -28,8 +29,16 @@ DEEP = LlamaConfig(
 )
 
 
+@pytest.fixture
+def new_objects():
+    """In this test the garbage collector lists what is made in it, and not the hundred thousands of a session."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def live_bytes():
-    """Of all tensors of this process that have memory."""
+    """Of all tensors that have memory and that the garbage collector lists."""
     storages = {}
     for thing in gc.get_objects():
         if type(thing) in (torch.Tensor, torch.nn.Parameter) and not thing.is_meta:
@@ -53,7 +62,7 @@ def squares(x, total):
 @pytest.mark.parametrize(
     "accumulate", [pytest.param(None, marks=pytest.mark.slow), squares], ids=["weights alone", "calibrated"]
 )
-def test_about_two_blocks_are_in_memory(deep, accumulate, monkeypatch):
+def test_about_two_blocks_are_in_memory(deep, new_objects, accumulate, monkeypatch):
     monkeypatch.setattr(walks, "STREAMED_SHARD_BYTES", 1)
     model, job = deep
     block = 4 * (4 * 64 * 64 + 3 * 64 * 256 + 2 * 64)
@@ -110,19 +119,22 @@ def test_fault_of_the_thread_is_raised(deep, monkeypatch):
         list(Walk(model, job))
 
 
-def test_activations_on_disk_change_nothing(llama, make_job, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("accumulate", "power"), [(squares, 1), (add_gram, 2)])
+def test_activations_on_disk_change_nothing(accumulate, power, llama, make_job, tmp_path, monkeypatch):
+    """Beside them are the model, a statistic of each input of a block, and two more of the size of the largest."""
     job = make_job(llama)
     monkeypatch.setattr("methods.pruning.activations.LIBRARY_BYTES", 0)
     weights = 4 * sum(p.numel() for p in llama.parameters())
     states = 4 * job.calibration.numel() * 32
+    statistics = 4 * (3 * 32**power + 3 * 64**power)
 
     def stats(**limits):
         there = replace(job, compute=replace(job.compute, scratch=tmp_path, **limits))
-        walk = Walk(llama, there, squares, batch=4)
+        walk = Walk(llama, there, accumulate, batch=4)
         return {v.name: v.stat for v in walk}, type(walk._activations.hidden).__name__
 
-    here, kind = stats(max_bytes=weights + states)
-    there, other = stats(max_bytes=weights + states - 1)
+    here, kind = stats(max_bytes=weights + statistics + states)
+    there, other = stats(max_bytes=weights + statistics + states - 1)
 
     assert (kind, other) == ("StatesInMemory", "StatesOnDisk")
     assert here.keys() == there.keys() and all(torch.equal(here[k], there[k]) for k in here)

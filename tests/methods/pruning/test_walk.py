@@ -334,6 +334,18 @@ def test_streaming_holds_one_block_at_a_time(make, keep_as, make_job, tmp_path):
         assert here == [int(visit.name.split(".")[2])]
 
 
+def test_linears_with_one_input_are_known_from_their_names(family, make, make_job):
+    model = make(family)
+    job = make_job(model)
+    known = family_of(model.config.to_dict())
+
+    stats = {visit.name: visit.stat for visit in Walk(model, job, add_gram)}
+
+    named = {name: known.input_of(name) for name in job.targets}
+    found = {name: id(stat) for name, stat in stats.items()}
+    assert len(set(named.values())) == len(set(found.values())) == len({(named[n], found[n]) for n in named})
+
+
 def test_prune_leaves_no_negative_zero():
     visit = Visit("x", torch.tensor([[-1.0, -2, 3, 4]]), torch.empty(0))
 
@@ -341,6 +353,25 @@ def test_prune_leaves_no_negative_zero():
 
     assert visit.weight.tolist() == [[0, -2, 3, 0]]
     assert not visit.weight[visit.weight == 0].signbit().any()
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["in memory", "streamed"])
+@pytest.mark.parametrize("kind", ["gpt2", "mixtral"])
+def test_no_negative_zero_that_a_method_leaves_is_kept(kind, streamed, make, keep_as, make_job, tmp_path):
+    """As rounding does to small weights below zero, and some libraries do: in packed formats it would be a weight."""
+    source, compute = keep_as(make(kind), tmp_path / "source"), Compute(stream=streamed)
+    model = loading.load(source, compute)
+    job = make_job(model, source=source, compute=compute, workdir=tmp_path)
+    walk = Walk(model, job, add_gram)
+
+    for visit in walk:
+        visit.weight[:, ::2] = -0.0
+
+    result = walk.outcome().model if streamed else keep_as(model, tmp_path / "result")
+    (result / "config.json").write_bytes((source / "config.json").read_bytes())
+    for target in job.targets:
+        weight = Folder(result).weight(target)
+        assert not weight[:, ::2].any() and not weight[:, ::2].signbit().any(), target
 
 
 def test_conv1d_is_walked_as_out_by_in(make, make_job):

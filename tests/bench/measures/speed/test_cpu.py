@@ -118,6 +118,16 @@ def test_the_packed_model_decodes_what_the_dense_one_does(device, tmp_path):
     torch.testing.assert_close(logits[0], whole, rtol=0.05, atol=0.1)
 
 
+def test_models_that_answer_otherwise_are_not_timed():
+    from bench.measures.speed import decoding
+
+    logits = torch.randn(2, 1, 64)
+    step = lambda model: lambda: model * logits  # noqa: E731
+    decoding.check_models(step, {"dense": 1.0, "2:4": 1.01})
+    with pytest.raises(WrongProduct, match=r"2:4 is off by 0\.5"):
+        decoding.check_models(step, {"dense": 1.0, "same kernel, dense": 1.0, "2:4": 0.5})
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -173,7 +183,7 @@ def test_bench_speed_leaves_records_and_a_figure(device, tmp_path, capsys, monke
 
 def test_bench_speed_on_bad_input_is_one_sentence(tmp_path, capsys, monkeypatch):
     for args, output in (
-        (("--kinds", "bf17"), "unknown kind 'bf17': did you mean bf16 or fp16?"),
+        (("--kinds", "bf17"), "unknown kind 'bf17': did you mean bf16?"),
         (("--tokens", "1,x"), "invalid tokens '1,x'"),
         (("--model", "nowhere-7b"), "unknown model"),
     ):

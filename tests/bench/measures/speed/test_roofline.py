@@ -27,6 +27,15 @@ def test_llama2_7b_decodes_at_most_1_75_times_as_fast():
         assert round(found, 2) == limit
 
 
+def test_the_head_counts_for_the_tokens_whose_logits_are_made():
+    """A prompt has one row of them. Its weights are read once in any case."""
+    of = roofline.model_sizes("llama2-7b")
+    (dense, sparse), (whole, _) = (roofline.step_costs(of, 512, 512, 16, 9, predicted=n) for n in (1, None))
+    flops = 2 * 512 * of.weights.per_token
+    assert (dense[0], sparse[0]) == (flops + 2 * of.head, flops / 2 + 2 * of.head)
+    assert whole == (flops + 2 * 512 * of.head, dense[1])
+
+
 @pytest.mark.parametrize(("kind", "limit"), [("bf16", 16 / 9), ("int8", 1.6), ("int4", 4 / 3)])
 def test_bytes_bound_one_token_and_arithmetic_bounds_many(kind, limit):
     assert roofline.shape_limit(11008, 4096, 1, kind, H100) == pytest.approx(limit, rel=2e-3)

@@ -1,0 +1,29 @@
+"""How a comparison is printed."""
+
+import pytest
+
+from bench.compare import render, resolve, settings, verdict
+from helpers import fake_records
+
+
+@pytest.fixture
+def itself(tmp_path):
+    """A folder compared with itself."""
+    fake_records.perplexity(tmp_path, method="wanda", seed=0)
+    fake_records.counted(tmp_path, "bytes_packed", 2.2e6, method="wanda", seed=0, measure="size", unit="B")
+    results = resolve.read(tmp_path)
+    return verdict.compare(results, results, settings.read(None))
+
+
+def test_an_unchanged_number_is_the_same_however_it_was_compared(itself):
+    """Perplexity under one key only has to be reproduced; bytes are compared."""
+    assert {row.metric: render.format_change(row) for row in itself.rows} == {
+        "perplexity": "same",
+        "bytes_packed": "same",
+    }
+
+
+def test_no_interval_is_spoken_of_where_nothing_was_sampled(itself):
+    text = render.to_markdown(itself, "bench gate passed")
+
+    assert text.startswith("### bench gate passed\n\n<details>") and "sampled" not in text

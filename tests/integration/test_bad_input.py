@@ -1,0 +1,263 @@
+"""Bad input on the command line: one sentence, with the value and the way out."""
+
+import shlex
+
+import pytest
+import torch
+
+from bench.inputs import windows
+from bench.results.store import Store
+from helpers import runs
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def refused(cli):
+    """The one sentence a command is refused with."""
+
+    def run(*args, code=2):
+        got, _, err = cli(*args)
+        lines = [x for x in err.splitlines() if not x.startswith("fetching ")]
+        assert got == code, err
+        assert len(lines) == 1 and lines[0].startswith("bench: "), err
+        return lines[0]
+
+    return run
+
+
+# Bad input: (arguments, what the sentence says of the thing, its value and the way out)
+BAD = {
+    "method": ("run --methods wandaa", ["unknown method 'wandaa'", "wanda"]),
+    "method, far off": ("run --methods zzz", ["'zzz'", "magnitude"]),
+    "model": ("run --model tinny", ["unknown model 'tinny': did you mean tiny, or a hub id (owner/name) or a folder?"]),
+    "model, far off": ("run --model zzz", ["unknown model 'zzz': known: ", ", or a hub id (owner/name) or a folder"]),
+    "model, extra comma": ("run --model tiny,", ["invalid models=tiny,: leave the extra comma out"]),
+    "targets, extra comma": (
+        "run --set targets.include=*q,",
+        ["invalid targets.include=*q,: leave the extra comma out"],
+    ),
+    "kinds, extra comma": ("speed --device cpu --kinds bf16,", ["invalid kinds=bf16,: leave the extra comma out"]),
+    "engine, extra comma": ("speed --engine native,", ["invalid engines=native,: leave the extra comma out"]),
+    "tokens, extra comma": ("speed --device cpu --tokens 1,", ["invalid tokens=1,: leave the extra comma out"]),
+    "globs, extra comma": ("verify x --exclude *q,", ["invalid exclude=*q,: leave the extra comma out"]),
+    "export's globs, extra comma": (
+        "export x --format packed24 --out y --exclude ,*q",
+        ["invalid exclude=,*q: leave the extra comma out"],
+    ),
+    "protocol, extra comma": (
+        "pick --model tiny --protocol cpu,",
+        ["invalid protocol=cpu,: leave the extra comma out"],
+    ),
+    "model that is not here": (
+        "plan --model opt-125m",
+        ["the plan of opt-125m needs its files", "bench pull opt-125m"],
+    ),
+    "measure": ("run --measures perplexitty", ["'perplexitty'", "perplexity"]),
+    "field": ("run --methods wanda:foo=1", ["wanda", "'foo'"]),
+    "field, misspelt": ("run --methods sparsegpt:blok=1", ["sparsegpt", "'blok'", "block"]),
+    "field's value": ("run --methods sparsegpt:block=abc", ["invalid sparsegpt:block=abc", "must be a whole number"]),
+    "preset": ("run --methods wanda:fast", ["wanda", "'fast'"]),
+    "prior": ("run --methods wanda:from=magnitud", ["'magnitud'", "magnitude"]),
+    "nothing to refine": ("run --methods dsnot", ["dsnot refines a pruned model", "dsnot:from=wanda"]),
+    "field's choice": (
+        "run --methods dsnot:part=mlp:from=wanda",
+        ["invalid dsnot:part=mlp", "must be one of attention, all"],
+    ),
+    "pattern": ("run --pattern 5:4", ["'5:4'", "2:4"]),
+    "pattern, no pattern": ("run --pattern half", ["'half'", "50%"]),
+    "pattern that does not fit": ("run --pattern 2:3", ["2:3", "128", "use another pattern"]),
+    "folder": ("run --model ./nowhere", ["'./nowhere'", "bench ls models"]),
+    "toml, missing": ("run --config nowhere.toml", ["'nowhere.toml'", "No such file", "check the path"]),
+    "set of tasks, to pull": ("pull wikitext2 wanda8", ["unknown model, corpus or task 'wanda8'", "wanda7"]),
+    "set, no value": ("run --set perplexity.windows", ["'perplexity.windows'", "key=value"]),
+    "set, unknown": ("run --set perplexity.windws=4", ["perplexity.windws", "perplexity.windows"]),
+    "set, unknown at the top": ("run --set thread=4", ["'thread'", "threads"]),
+    "set, bad value": (
+        "run --set perplexity.windows=many",
+        ["perplexity.windows", "invalid perplexity.windows=many: must be a whole number"],
+    ),
+    "no such split": (
+        "run --set perplexity.data=c4 --set perplexity.split=validation",
+        ["c4 has no validation split", "wiki-mini", "wikitext2"],
+    ),
+    "not for evaluation": ("run --set perplexity.data=fineweb-edu", ["fineweb-edu has no evaluation split", "c4"]),
+    "set, too small": ("run --set perplexity.windows=0", ["invalid perplexity.windows=0: must be at least 1"]),
+    "set, too large": ("run --set threads=4097", ["invalid threads=4097: must be at most 4096"]),
+    "set, not above": ("run --max-memory 0", ["invalid max_memory=0.0: must be above 0"]),
+    "set, no path": ("run --set results=3", ["invalid results=3: must be a path"]),
+    "set, no list": ("run --set targets.include=3", ["invalid targets.include=3: must be a list"]),
+    "set, no text": ("run --set device=3", ["invalid device=3: must be text"]),
+    "set, a long number": (f"run --set threads={'9' * 5000}", ["invalid threads=99", "must be a whole number"]),
+    "flag, no number": ("run --max-memory 4GB", ["invalid --max-memory=4GB: must be a number"]),
+    "flag, no whole number": ("plan --shards x", ["invalid --shards=x: must be a whole number"]),
+    "flag, out of range": ("plan --shards 0", ["invalid --shards=0: must be at least 1"]),
+    "flag, too small": ("finetune --artifact a --data d --out o --rank -1", ["invalid --rank=-1: must be at least 0"]),
+    "ray, without it": ("run --ray-address h:1", ["invalid ray_address=h:1", "add --executor ray, or leave it out"]),
+    "nothing to pull": ("pull ''", ["unknown model ''"]),
+    "command": ("rnu", ["no such command 'rnu'. Did you mean 'run'? bench --help"]),
+    "baselines": ("baseline ls --dir nowhere", ["--dir 'nowhere' is not a folder: name a folder of baselines"]),
+    "merge, missing": ("merge nowhere --results m", ["'nowhere' is not there", "as in bench merge DIR"]),
+    "merge, no results": ("merge . --results m", ["'.' is no results folder: it has no records/ in it"]),
+    "seeds": ("run --seeds a", ["seeds", "invalid seeds=a"]),
+    "dtype": (
+        "run --dtype float8",
+        ["dtype", "invalid dtype=float8: must be auto, float32, bfloat16 or float16", "bfloat16"],
+    ),
+    "device": ("run --device tpu", ["'tpu'", "cpu"]),
+    "corpus": ("run --set perplexity.data=wikitext3", ["'wikitext3'", "wikitext2"]),
+    "calibration too long": (
+        "run --methods wanda --set calibration.seqlen=1000000",
+        ["wiki-mini", "calibration.seqlen=1000000", "use a smaller one"],
+    ),
+    "more windows than there are": (
+        "run --methods magnitude --set perplexity.windows=100000",
+        ["wiki-mini has ", " windows of 128 tokens", "perplexity.windows=100000", "leave it out"],
+    ),
+    "window longer than the corpus": (
+        "plan --set perplexity.seqlen=10000000",
+        ["wiki-mini has ", " tokens", "perplexity.seqlen=10000000", "use a smaller one"],
+    ),
+    "mirror": ("run --data-dir nowhere", ["'nowhere'", "make it"]),
+    "zero-shot limit": ("run --set zeroshot.limit=0", ["invalid zeroshot.limit=0: must be at least 1"]),
+    "list": ("ls method", ["'method'", "methods"]),
+    "results to read": ("report --results nowhere", ["'nowhere'", "--results"]),
+    "tracker": ("run --log-to tensorboard", ["log_to", "mlflow", "wandb"]),
+    "prune takes one": ("prune --method wanda,magnitude --out o", ["one method"]),
+}
+
+
+@pytest.mark.parametrize(("args", "said"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_sentence(refused, args, said):
+    sentence = refused(*shlex.split(args))
+
+    assert [s for s in said if s not in sentence] == [], sentence
+
+
+def test_no_cuda(refused, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert "'cuda'" in (sentence := refused("run", "--device", "cuda")) and "--device cpu" in sentence
+
+
+def test_pickle_is_refused(refused, tmp_path):
+    folder = runs.tiny(tmp_path / "pickled")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    sentence = refused("run", "--model", folder)
+
+    assert str(folder) in sentence and "pytorch_model.bin" in sentence and "convert them to safetensors" in sentence
+
+
+def test_remote_code_is_refused(refused, tmp_path):
+    sentence = refused("run", "--model", runs.tiny(tmp_path / "m", auto_map={"AutoModel": "evil.Model"}))
+
+    assert "auto_map" in sentence and str(tmp_path / "m") in sentence
+
+
+def test_unknown_architecture(refused, tmp_path):
+    sentence = refused("run", "--model", runs.tiny(tmp_path / "m", model_type="bloom"))
+
+    assert "'bloom'" in sentence and "bench families teach" in sentence
+    assert "model.layers (4 with " in sentence and "self_attn.q_proj" in sentence
+
+
+def test_unreadable_toml(refused, tmp_path):
+    (tmp_path / "c.toml").write_text("methods = [")
+    assert "c.toml" in (sentence := refused("run", "--config", "c.toml")) and "is not TOML" in sentence
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_search_is_not_run(refused, tmp_path, command):
+    (tmp_path / "c.toml").write_text("[search]\ntrials = 4\n")
+
+    assert "[search] is for bench search FILE" in refused(command, "--config", "c.toml")
+
+
+def test_unknown_key_in_toml(refused, tmp_path):
+    (tmp_path / "c.toml").write_text("[calibration]\nsequence = 4\n")
+    assert (
+        "'calibration.sequence'" in (sentence := refused("run", "--config", "c.toml"))
+        and "calibration.sequences" in sentence
+    )
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "report"])
+def test_results_that_are_a_file(refused, tmp_path, command):
+    (tmp_path / "taken").write_text("")
+    sentence = refused(command, "--results", "taken")
+
+    assert "'taken' is a file, not a folder: name another" in sentence and "--results" in sentence
+
+
+@pytest.mark.parametrize(
+    "command", ["run --model x", "verify x", "pull x", "export x --out o", "finetune --artifact x"]
+)
+def test_a_model_that_is_a_file(refused, tmp_path, command):
+    (tmp_path / "x").write_text("")
+    more = ("--data", "wiki-mini", "--out", "o") if command.startswith("finetune") else ()
+    sentence = refused(*command.split(), *more)
+
+    assert "'x' is a file: name a model folder or a" in sentence
+
+
+def test_model_without_a_hub(refused):
+    """Its licence would have to be accepted, too; without an answer nobody knows."""
+    sentence = refused("run", "--model", "llama2-7b", "--results", "r")
+
+    assert "meta-llama/Llama-2-7b-hf" in sentence
+    assert all(way in sentence for way in ("connect", "--data-dir", "--model"))
+
+
+def test_gated_model(refused, fake_hub):
+    from huggingface_hub.errors import GatedRepoError
+
+    fake_hub.error = GatedRepoError.__new__(GatedRepoError)
+    sentence = refused("run", "--model", "llama2-7b", "--results", "r")
+
+    assert all(
+        way in sentence for way in ("huggingface.co/meta-llama/Llama-2-7b-hf", "licence", "HF_TOKEN", "local folder")
+    )
+
+
+def test_corpus_without_a_hub(refused):
+    sentence = refused("run", "--set", "perplexity.data=wikitext2", "--results", "r")
+
+    assert all(way in sentence for way in ("Salesforce/wikitext", "connect", "--data-dir", "wiki-mini"))
+
+
+def test_unknown_record(refused, tmp_path):
+    Store(tmp_path / "r")
+    sentence = refused("show", "abcdef", "--results", "r")
+
+    assert "'abcdef'" in sentence and "bench ls runs --results r lists them" in sentence
+
+
+def test_unknown_format(refused, tmp_path):
+    Store(tmp_path / "r")
+    assert (
+        "'xml'" in (sentence := refused("report", "--results", "r", "--format", "xml"))
+        and "table, json, csv, md" in sentence
+    )
+
+
+def test_prune_overwrites_nothing(refused, tmp_path):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o/mine").write_text("mine")
+    assert "'o'" in (sentence := refused("prune", "--method", "magnitude", "--out", "o")) and "empty" in sentence
+    assert (tmp_path / "o/mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize("setting", [{"windows": 100_000}, {"seqlen": 10_000_000}], ids=str)
+def test_more_text_than_there_is_fails_and_says_how_much_there_is(tmp_path, setting, monkeypatch):
+    """Never a protocol whose name claims more windows than were measured, though nobody looked before."""
+    monkeypatch.setattr(windows, "check_windows", lambda *_: None)
+    runs.run_here(runs.small(tmp_path / "r", methods=("dense",), perplexity=setting))
+    got = runs.records(tmp_path / "r")["dense", None, "perplexity"]
+
+    assert got.status == "failed"
+    (asked,) = setting.items()
+    assert f"perplexity.{asked[0]}={asked[1]}" in got.reason
+    assert "wiki-mini has " in got.reason
