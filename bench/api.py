@@ -12,7 +12,7 @@ from bench.plan.resolve import resolve_request
 from bench.plan.shards import check_shard, own_shard
 from bench.plan.spec import Spec
 from bench.results.rows import newest, to_frame
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore, Store
 from bench.run import disk, progress, runner
 from bench.run.leftovers import sweep_leftovers
 from bench.run.nodes import require_lead
@@ -58,5 +58,12 @@ def run(spec: Spec) -> pd.DataFrame:
 
 
 def report(results: Path | str) -> pd.DataFrame:
-    """The newest record of every identity in a results folder."""
-    return to_frame(newest(Store(Path(results), write=False)))
+    """The newest record of every identity in a results folder.
+
+    Raises:
+        UserError: no such folder, or a record in it cannot be read.
+    """
+    store = ReadOnlyStore(Path(results), write=False)
+    frame = to_frame(newest(store))
+    store.require_whole()
+    return frame

@@ -19,7 +19,7 @@ from bench.plan.search import Range, Search, Value
 from bench.plan.spec import Spec
 from bench.results.identity import Identity
 from bench.results.record import DONE, Record
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore
 from bench.run.progress import ProgressDisplay
 from bench.system import digests
 from bench.system.packages import pip_install, require
@@ -81,8 +81,7 @@ def require_optuna() -> Any:
 
 def read_trials(spec: Spec, search: Search) -> list[MethodTrials]:
     """The trials that the results folder has, of each method, in the order in which they were recorded."""
-    store: Iterable[Record] = Store(spec.results, write=False) if spec.results.is_dir() else ()
-    records = sorted(store, key=lambda r: (r.recorded, r.key))
+    records = sorted(ReadOnlyStore(spec.results, write=False), key=lambda r: (r.recorded, r.key))
     return [
         MethodTrials(method, tuple(_trials(search, method, _identity(spec, method), records)), search.trials)
         for method in search.fields

@@ -59,7 +59,7 @@ def parse_method(text: str, kind: str = "methods") -> Choice:
             *before, last = value.split("+")
             prior = parse_method(f"{last}:from={'+'.join(before)}" if before else last, kind).label
         else:
-            config[_field_name(key)] = _parse_value(value)
+            config[_field_name(key)] = parse_value(value)
     if entry.refines and not prior:
         raise UserError(f"{name} refines a pruned model: name the method that prunes it, for example {name}:from=wanda")
     if config:
@@ -89,7 +89,8 @@ def _field_name(key: str) -> str:
     return key + "_" if keyword.iskeyword(key) else key
 
 
-def _parse_value(text: str) -> Any:
+def parse_value(text: str) -> Any:
+    """The value of a field as typed: JSON, else text."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):  # nested too deeply

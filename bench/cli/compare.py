@@ -46,7 +46,7 @@ def compare(
 ) -> None:
     """Compare two result sets: what changed, and is it noise?
 
-    Marks: + worse, - better, ~ inconclusive, x not comparable, ! failed or missing. Each interval holds on its own; p
+    Marks: - worse, + better, ~ inconclusive, x not comparable, ! failed or missing. Each interval holds on its own; p
     values are adjusted by Benjamini and Hochberg's method.
     """
     from bench.compare import render, resolve, settings, verdict

@@ -9,7 +9,7 @@ from typing import Any
 from bench.catalog import registry
 from bench.catalog.entries import Entry
 from bench.catalog.plugin_probe import describe_field
-from bench.cli.console import Rows
+from bench.cli.console import Rows, note
 from bench.inputs import corpora, models, tasks
 from bench.inputs.task_yaml import read_task
 from bench.plan import method_cost, recipes
@@ -87,10 +87,11 @@ def _task(name: str, file: str) -> dict[str, Any]:
 
 
 def _runs(results: Path | None) -> Rows:
-    from bench.results.store import RESULTS, Store
+    from bench.results.store import RESULTS, ReadOnlyStore
 
     out = []
-    for record in Store(results or RESULTS, write=False):
+    store = ReadOnlyStore(results or RESULTS, write=False)
+    for record in store:
         identity = record.identity
         out.append(
             {
@@ -106,4 +107,6 @@ def _runs(results: Path | None) -> Rows:
                 "recorded": record.recorded,
             }
         )
+    for line in store.moved:
+        note(f"{line}: left out")
     return out

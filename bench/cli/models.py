@@ -149,9 +149,14 @@ def export(
     from bench.export.results import RESULT_FORMATS, export_results
     from bench.results.store import RESULTS
 
+    if organization != "unknown" and format_ != "eee":
+        raise UserError("--organization needs --format eee: leave it out")
     if format_ in RESULT_FORMATS:
         if artifact:
             raise UserError(f"--format {format_} exports all of --results: leave {artifact!r} out")
+        for flag, value in {"--values": values, "--dtype": dtype, "--exclude": exclude}.items():
+            if value is not None:
+                raise UserError(f"{flag} is for the format of a model, and {format_} is one of results: leave it out")
         print_line(export_results(results or RESULTS, format_, out, organization))
         return
     if artifact is None and format_ in MODEL_FORMATS:

@@ -39,9 +39,9 @@ def show(
     One that failed has its traceback. --json prints all fields.
     """
     from bench.cli import record_facts
-    from bench.results.store import RESULTS, Store
+    from bench.results.store import RESULTS, ReadOnlyStore
 
-    one = Store(results or RESULTS, write=False).find(record)
+    one = ReadOnlyStore(results or RESULTS, write=False).find(record)
     if json:
         print_json(one.model_dump_json(indent=1))
         return
@@ -65,9 +65,9 @@ def figure(
     Losses, S (the share of |w| that the mask keeps), mask flips, learning rate and alpha.
     """
     from bench.report import figures
-    from bench.results.store import RESULTS, Store
+    from bench.results.store import RESULTS, ReadOnlyStore
 
-    print_line(figures.draw_training(Store(results or RESULTS, write=False).find(record), out))
+    print_line(figures.draw_training(ReadOnlyStore(results or RESULTS, write=False).find(record), out))
 
 
 def scaling(
@@ -148,14 +148,14 @@ def report(
 
 def _print_folders(results: list[Path] | None, format_: str, equal_bytes: bool) -> None:
     from bench.results.rows import newest
-    from bench.results.store import RESULTS, Store
+    from bench.results.store import RESULTS, ReadOnlyStore
 
     require_format(format_, equal_bytes)
     for folder in results or [RESULTS]:
-        store = Store(folder, write=False)
+        store = ReadOnlyStore(folder, write=False)
         records = newest(store)
         for line in store.moved:
-            note(line)
+            note(f"{line}: left out")
         if not records and not store.moved:
             raise UserError(f"results folder {str(folder)!r} has no records: name another, or run bench run first")
         print_records(records, format_, equal_bytes)

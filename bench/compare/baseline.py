@@ -9,6 +9,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,8 @@ def _read_files(path: Path, max_bytes: int) -> tuple[dict[str, Any], dict[str, b
         version, schema = int(about["format"]), int(about.get("schema", SCHEMA))
     except (
         zipfile.BadZipFile,
+        zlib.error,
+        OverflowError,
         KeyError,
         ValueError,
         TypeError,

@@ -32,10 +32,10 @@ def to_junit(comparison: Comparison) -> str:
 
 def to_github(comparison: Comparison) -> str:
     """Workflow commands, one in each line: errors for failures, warnings for inconclusive rows, and one notice."""
-    lines = []
+    lines, failed = [], set(map(id, comparison.failed))
     for row in comparison.rows:
-        if row in comparison.failed or row.verdict == "INCONCLUSIVE":
-            level = "error" if row in comparison.failed else "warning"
+        if id(row) in failed or row.verdict == "INCONCLUSIVE":
+            level = "error" if id(row) in failed else "warning"
             title = annotation(printable(f"{row.verdict} {row.metric}"), field=True)
             lines.append(f"::{level} title={title}::{annotation(describe(row))}")
     lines.append(f"::notice title=bench gate::{annotation(describe_outcome(comparison))}")

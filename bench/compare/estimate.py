@@ -49,6 +49,9 @@ def estimate_pair(pair: Pair, before: ResultSet, after: ResultSet, level: float,
         _check_items(before.items(a), after.items(b), pair.definition.is_time)
         for a, b in zip(pair.before, pair.after, strict=True)
     ]
+    if any(len({len(sides[i].ids) for sides in both}) > 1 for i in (0, 1)):
+        what = "numbers of blocks of timings" if pair.definition.is_time else "items"
+        raise NotComparable(f"seeds were measured on different {what}")
     was, now = (np.stack([_column(items[i], pair.metric) for items in both]) for i in (0, 1))
     if pair.definition.is_time:
         return _estimate_timing(was, now, level)
@@ -58,6 +61,9 @@ def estimate_pair(pair: Pair, before: ResultSet, after: ResultSet, level: float,
     one_seed = len(pair.before) == 1 and pair.before[0].identity.seed is not None
     if (items.weights == 1).all():
         found = _estimate_questions(was, now, level)
+        if _share_articles(items):
+            sums, weights, _ = _sums_by_cluster(now - was, items)
+            found = bootstrap.wider(found, bootstrap.estimate_means(sums, level, weights))
         return bootstrap.widen(found, seed_noise, level) if one_seed else found
     sums, weights, unit = _sums_by_cluster(now - was, items)
     return bootstrap.studentized_bootstrap(sums, weights, level, unit=unit, assumed=seed_noise if one_seed else 0.0)
@@ -94,6 +100,8 @@ def _check_items(a: Items, b: Items, timing: bool) -> tuple[Items, Items]:
         raise NotComparable("measured on different items")
     if len(a.ids) == 0:
         raise NotComparable("there are no items")
+    if not timing and not a.weights.sum() > 0:
+        raise NotComparable("the weights of the items are not above 0")
     return a, b
 
 
@@ -112,6 +120,11 @@ def _estimate_timing(was: Array, now: Array, level: float) -> Estimate:
     if min(was.min(), now.min()) <= 0:
         raise NotComparable("a timing is 0 or less")
     return bootstrap.estimate_blocks(was, now, level)
+
+
+def _share_articles(items: Items) -> bool:
+    """Are several questions about one article? One change flips them together, and McNemar's test takes each as independent."""
+    return MIN_ARTICLES <= len(set(items.clusters)) < len(items.ids)
 
 
 def _estimate_questions(was: Array, now: Array, level: float) -> Estimate:

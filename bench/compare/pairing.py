@@ -137,6 +137,9 @@ def pair_results(
     names = short_names(old | new, ignore)
     pairs: list[Pair] = []
     unpaired: list[Unpaired] = []
+    by_text: dict[tuple[IdentityKey, str], Seeds] = {}
+    for key, now in new.items():
+        by_text.setdefault(_text_key(key, now), now)
     for key, was in old.items():
         if key in new:
             name = names[key] + _pattern_change(was, new[key])
@@ -144,7 +147,7 @@ def pair_results(
             pairs += some
             unpaired += others
         else:
-            unpaired.append(_explain_absence(names[key], key, was, new))
+            unpaired.append(_explain_absence(names[key], was, by_text.get(_text_key(key, was))))
     only_new = [key for key in new if key not in old]
     for key in only_new:
         if bad := [r for r in new[key].values() if r.status in ("failed", "diverged")]:
@@ -203,19 +206,20 @@ def order(seed: int | None) -> int:
     return -1 if seed is None else seed
 
 
-def _explain_absence(name: str, key: IdentityKey, was: Seeds, new: Mapping[IdentityKey, Seeds]) -> Unpaired:
-    """Why an identity is missing: not measured, or measured with another protocol on the same text or task."""
-    about = dict(key)
-    before = _protocol(was)
-    rest = {k: v for k, v in about.items() if k != "protocol"}
-    for other, seeds in new.items():
-        after = _protocol(seeds)
-        if {k: v for k, v in other if k != "protocol"} == rest and after.name == before.name:
-            reason = f"different protocol: {before.label}, now {after.label}"
-            return Unpaired(name, str(about.get("measure")), "NOT_COMPARABLE", reason)
+def _text_key(key: IdentityKey, seeds: Seeds) -> tuple[IdentityKey, str]:
+    """What identities share that were measured on one text or task, whatever the protocol."""
+    return tuple((column, text) for column, text in key if column != "protocol"), _protocol(seeds).name
+
+
+def _explain_absence(name: str, was: Seeds, other: Seeds | None) -> Unpaired:
+    """Why an identity is missing: not measured, or only as `other`, with another protocol on the same text or task."""
+    measure = _measure(next(iter(was.values())))
+    if other:
+        reason = f"different protocol: {_protocol(was).label}, now {_protocol(other).label}"
+        return Unpaired(name, measure, "NOT_COMPARABLE", reason)
     if all(r.status != "ok" for r in was.values()):
-        return Unpaired(name, str(about.get("measure")), "NOT_COMPARABLE", "no result before, and not measured now")
-    return Unpaired(name, str(about.get("measure")), "MISSING", "not measured")
+        return Unpaired(name, measure, "NOT_COMPARABLE", "no result before, and not measured now")
+    return Unpaired(name, measure, "MISSING", "not measured")
 
 
 def _protocol(seeds: Seeds) -> Protocol:

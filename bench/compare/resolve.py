@@ -126,8 +126,7 @@ def read(path: Path, what: str = "results", *, every: bool = False) -> ResultSet
     require_results(path)
     store = ReadOnlyStore(path, write=False)
     records = list(store)
-    if store.moved:
-        raise UserError(f"cannot read {what}: {store.moved[0]}: delete it, or run the same bench run again")
+    store.require_whole(what)
     if not records:
         raise UserError(f"{what} {str(path)!r} has no records: run bench run --results {shlex.quote(str(path))} first")
     return ResultSet(str(path), tuple(records if every else latest(records)), lambda record: read_items(store, record))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -82,7 +81,8 @@ def read_parquet(content: bytes, name: str) -> Any:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(io.BytesIO(content))
+        file = parquet.ParquetFile(pyarrow.BufferReader(content))
+        table = file.read(use_threads=False)  # of so few rows, several times as fast as read_table
     except (pyarrow.ArrowException, OSError, ValueError) as fault:
         raise UserError(f"{name} is not Parquet ({str(fault).splitlines()[0][:80]}): make it again") from None
     if missing := {*ITEM_COLUMNS, "value"} - set(table.column_names):

@@ -20,7 +20,7 @@ import numpy as np
 
 from bench.results.record import Record
 from bench.results.rows import newest
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore, Store
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -171,9 +171,9 @@ def read(results: Path, method: str, control: str) -> list[Point]:
     """The grid in a results folder: every model and budget for which both rows were measured.
 
     Raises:
-        UserError: there is none, or runs were measured on different articles.
+        UserError: there is none, a record cannot be read, or runs were measured on different articles.
     """
-    store = Store(results, write=False)
+    store = ReadOnlyStore(results, write=False)
     cells: dict[tuple[str, str], dict[str, list[Record]]] = {}
     weights: dict[str, int] = {}
     for record in newest(store):
@@ -185,6 +185,7 @@ def read(results: Path, method: str, control: str) -> list[Point]:
         elif identity.measure == "perplexity" and identity.method in (method, control) and identity.training:
             runs = cells.setdefault((identity.model, identity.training.label), {})
             runs.setdefault(identity.method, []).append(record)
+    store.require_whole()
     points = []
     for (model, _), rows in sorted(cells.items()):
         if method in rows and control in rows and model in weights:
@@ -206,8 +207,16 @@ def read(results: Path, method: str, control: str) -> list[Point]:
 def _require_one_kind(model: str, rows: Mapping[str, list[Record]], method: str, control: str) -> None:
     """
     Raises:
-        UserError: the method's records have several patterns, or not all were measured on one text.
+        UserError: the method's records have several patterns, or a column has several values, or not all were measured on
+            one text.
     """
+    both = [*rows[method], *rows[control]]
+    for column, records in (("calibration", rows[method]), *((c, both) for c in ("targets", "dtype", "device"))):
+        values = sorted({str(record.identity.labels()[column]) for record in records})
+        if len(values) > 1:
+            raise UserError(
+                f"runs of {model} differ in {column} ({', '.join(values)}): a law describes one; keep each in a results folder"
+            )
     patterns = sorted({record.identity.pattern for record in rows[method]})
     if len(patterns) > 1:
         raise UserError(

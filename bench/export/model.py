@@ -56,6 +56,8 @@ def export_model(
             f"--values {values} and --format onnx exclude each other: integers are Q/DQ nodes there, and TensorRT takes no "
             "2:4 kernel for a product that has them; leave --values out, or use --format packed24"
         )
+    if exclude and format_ != "packed24":
+        raise UserError(f"--exclude {shorten(','.join(exclude))} needs --format packed24: leave it out")
     if dtype is not None and format_ != "onnx":
         raise UserError(f"invalid --dtype {shorten(dtype)!r}: it needs --format onnx; leave it out")
     if values is not None and (values not in BITS or format_ != "packed24"):

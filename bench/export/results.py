@@ -23,7 +23,7 @@ def export_results(results: Path, format_: str, out: Path, organization: str) ->
     organization: who ran the evaluation.
 
     Raises:
-        UserError: no such folder, a damaged record, nothing to export, or `out` exists.
+        UserError: no such folder, a damaged record, nothing to export, two models of one file name, or `out` exists.
     """
     store = Store(results, write=False)
     models, skipped = group_by_model(store)
@@ -31,7 +31,12 @@ def export_results(results: Path, format_: str, out: Path, organization: str) ->
         raise UserError(f"{store.moved[0]}: run the same command again to continue without it")
     files: dict[str, str] = {}
     for model in models:
-        files |= RESULT_FORMATS[format_](model, organization)
+        own = RESULT_FORMATS[format_](model, organization)
+        if taken := min(files.keys() & own, default=""):
+            raise UserError(
+                f"two models of {str(results)!r} would have the file {taken}: keep each in a results folder"
+            )
+        files |= own
     if not files:
         raise UserError(
             f"results folder {str(results)!r} has no number that {format_} can represent: run bench run first"

@@ -155,7 +155,7 @@ def documents(name: str, use: str, data_dir: Path | None) -> Sequence[str]:
     """The texts of a corpus: articles, rows or pages.
 
     Raises:
-        UserError: its files are not here.
+        UserError: its files are not here, or cannot be read.
     """
     if not lookup(name).hub:
         split = {"evaluation": "test", "calibration": "calibration"}.get(use, use)
@@ -166,6 +166,14 @@ def documents(name: str, use: str, data_dir: Path | None) -> Sequence[str]:
     from datasets import Dataset  # slow to import
 
     read = Dataset.from_parquet if paths[0].suffix == ".parquet" else Dataset.from_json
-    rows = read([str(f) for f in paths], cache_dir=str(cache_dir() / "datasets"))
-    column: Sequence[str] = rows[lookup(name).column]
+    try:
+        rows = read([str(f) for f in paths], cache_dir=str(cache_dir() / "datasets"))
+        column: Sequence[str] = rows[lookup(name).column]
+    except Exception as fault:  # of many kinds, by what is damaged
+        cause = fault.__cause__ or fault
+        if isinstance(cause, OSError) and cause.errno:  # of the disk, not of the content
+            raise
+        where = paths[0] if len(paths) == 1 else f"a file in {paths[0].parent}"
+        way = f"delete it and run bench pull {name}, or replace it"
+        raise UserError(f"{name}: {where} cannot be read ({cause}): {way}") from None
     return [row.rstrip("\n") for row in column] if lookup(name).strip else column

@@ -1,4 +1,4 @@
-"""The only module that imports transformers: models and tokenizers from folders. Never remote code, never pickle."""
+"""Models and tokenizers from folders, by transformers. Never remote code, never pickle."""
 
 from __future__ import annotations
 

@@ -209,14 +209,21 @@ def _texts(name: str, use: str, data_dir: Path | None) -> Iterator[str]:
         return
     if _is_local(name):
         for file in _local_files(name):
-            if file.suffix == ".jsonl":
-                with file.open() as lines:
-                    for number, line in enumerate(lines, 1):
-                        yield _text_of(line, file, number)
-            else:
-                yield file.read_text()
+            yield from _file_texts(file)
         return
     yield from _stream(name, use, data_dir)
+
+
+def _file_texts(file: Path) -> Iterator[str]:
+    try:
+        if file.suffix == ".jsonl":
+            with file.open(encoding="utf-8") as lines:
+                for number, line in enumerate(lines, 1):
+                    yield _text_of(line, file, number)
+        else:
+            yield file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as fault:
+        raise UserError(f"{file} is no text in UTF-8 ({fault}): convert it, or use another file") from None
 
 
 def _text_of(line: str, file: Path, number: int) -> str:

@@ -113,7 +113,7 @@ def _tidy(line: str) -> str:
 
 
 def _plain(code: Wikicode) -> str:
-    """What a reader sees of these nodes, with the marks _HOLE, _ITEM and _HEADING."""
+    """What a reader sees of these nodes, with the marks _FORMULA, _ITEM and _HEADING."""
     from mwparserfromhell import nodes
 
     parts: list[str] = []

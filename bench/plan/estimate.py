@@ -20,7 +20,7 @@ from bench.plan.memory import (
 from bench.plan.past_costs import Part, machine_of, measure_part, read_past, stage_part
 from bench.plan.plan import Plan
 from bench.results.record import DONE
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore
 from bench.system import provenance
 
 START_S = 1.0
@@ -54,7 +54,7 @@ def rows(plan: Plan, model: CostModel | None = None) -> list[dict[str, Any]]:
     A stage that several artifacts share is counted with the first that needs it.
     """
     model = model or fit_model(plan)
-    store = Store(plan.spec.results, write=False) if plan.spec.results.exists() else None
+    store = ReadOnlyStore(plan.spec.results, write=False) if plan.spec.results.exists() else None
     out = []
     made: set[str] = set()
     for measurements in plan.artifacts().values():

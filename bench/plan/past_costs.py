@@ -119,7 +119,7 @@ def _sizes(records: Iterable[dict[str, Any]]) -> dict[str, float]:
     sizes = {}
     for fields in records:
         try:
-            readings = {r["metric"]: float(r["value"]) for r in fields["readings"]} if fields["readings"] else {}
+            readings = {r["metric"]: _number(r["value"]) for r in fields["readings"]} if fields["readings"] else {}
             if readings.get("bits_per_weight"):
                 sizes[fields["key_inputs"]["model"]] = 8 * readings["bytes_packed"] / readings["bits_per_weight"]
         except (KeyError, TypeError, ValueError):
@@ -128,7 +128,7 @@ def _sizes(records: Iterable[dict[str, Any]]) -> dict[str, float]:
 
 
 def _cost_of(records: list[dict[str, Any]], sizes: dict[str, float]) -> Iterator[PastCost]:
-    """None where not all of it was measured on one machine, or where the making is not known."""
+    """One, or nothing where not all of it was measured on one machine, or where the making is not known."""
     making = [r for r in records if r["identity"]["measure"] == "pattern" and "build_s" in r["cost"]]
     if len(making) != 1 or any(r["status"] != "ok" for r in records):
         return
@@ -140,7 +140,7 @@ def _cost_of(records: list[dict[str, Any]], sizes: dict[str, float]) -> Iterator
         for r in records
     }
     shared = max(inputs["processes"], (inputs.get("calibration") or {}).get("processes", 1))
-    if len(machines) != 1 or shared != 1:
+    if len(machines) != 1 or shared != 1 or parameters <= 0:
         return
     quantizer = identity["quantizer"]
     name = (quantizer if quantizer != "none" else identity["stages"][-1]).partition(":")[0]
@@ -164,7 +164,14 @@ def _cost_of(records: list[dict[str, Any]], sizes: dict[str, float]) -> Iterator
 
 
 def _number(value: Any) -> float:
-    number = float(value)
+    """
+    Raises:
+        TypeError, ValueError: it is none that a cost can be.
+    """
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
     if not 0 <= number < math.inf:
         raise ValueError("no cost")
     return number

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from bench.catalog.choice import parse_chain, parse_method
+from bench.catalog.choice import parse_chain, parse_method, parse_value
 from bench.plan.spec import Spec, make_spec
 from bench.system.validation import describe_allowed
 from methods.errors import UserError
@@ -91,15 +91,8 @@ class Search(_Strict):
         parts = [part.partition("=") for part in label[len(method) + 1 :].split(":")]
         if sorted(key for key, _, _ in parts) != sorted(ranges):
             return None
-        found = {key: _parse(text) for key, _, text in parts}
+        found = {key: parse_value(text) for key, _, text in parts}
         return {k: found[k] for k in ranges} if all(r.has(found[k]) for k, r in ranges.items()) else None
-
-
-def _parse(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def read_search(values: dict[str, Any]) -> tuple[Spec, Search]:

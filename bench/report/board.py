@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,8 +36,7 @@ def merge(results: Sequence[ResultSet]) -> ResultSet:
     """The newest record of each identity, from all folders, with its scores."""
     owners = {id(record): one for one in results for record in one.records}
     kept = latest(record for one in results for record in one.records)
-    by_key = {record.key: owners[id(record)] for record in kept}
-    return ResultSet("all folders", tuple(kept), lambda record: by_key[record.key].items(record))
+    return ResultSet("all folders", tuple(kept), lambda record: owners[id(record)].items(record))
 
 
 def make_sections(results: Sequence[ResultSet]) -> list[Section]:
@@ -47,14 +46,14 @@ def make_sections(results: Sequence[ResultSet]) -> list[Section]:
         UserError: scores cannot be read.
     """
     merged = merge(results)
-    folders = {record.key: one.name for one in results for record in one.records}
+    folders = {id(record): one.name for one in results for record in one.records}
     models: dict[str, list[Record]] = {}
     for record in merged.records:
         models.setdefault(record.identity.model, []).append(record)
     sections = []
     for model, records in models.items():
         tables = [b.make_table() for b in boards_of(model, merged.only(model, records))]
-        about = {r.stem: from_records.describe_record(r, folders[r.key]) for r in records}
+        about = {r.stem: from_records.describe_record(r, folders[id(r)]) for r in records}
         sections.append(Section(model, from_records.describe_records(records), tuple(tables), records=about))
     return sorted(sections, key=lambda s: (-_size(models[s.title]), s.title))
 
@@ -65,7 +64,7 @@ def _size(records: Iterable[Record]) -> float:
     return max((x.value for x in readings if x.value is not None), default=0.0)
 
 
-def boards_of(model: str, results: ResultSet, device: str = "") -> list[Board]:
+def boards_of(model: str, results: ResultSet, device: str = "") -> Iterator[Board]:
     """A board for each protocol of one model's records, the main one first.
 
     device: a word that the machine of a speedup must have, for facts.
@@ -73,7 +72,8 @@ def boards_of(model: str, results: ResultSet, device: str = "") -> list[Board]:
     results = pairwise.with_cache(results)
     costs = CostIndex(results.records)
     groups = _add_speeds(group_by_protocol(results.records))
-    return [Board(model, protocol, records, results, costs, device) for protocol, records in groups.items()]
+    for protocol, records in groups.items():
+        yield Board(model, protocol, records, results, costs, device)
 
 
 def _add_speeds(groups: Mapping[BoardProtocol, list[Record]]) -> dict[BoardProtocol, list[Record]]:

@@ -15,6 +15,8 @@ from bench.system.validation import describe_allowed
 from methods.errors import UserError
 
 MARK = "†"
+MAX_PERPLEXITY = 10**300
+"""So that a float holds it, and its ratio to another."""
 CAVEAT = f"{MARK}: not comparable with the other rows, for the reason that stands beside its source."
 
 
@@ -25,7 +27,7 @@ class PaperRow(BaseModel):
     model: Annotated[str, Field(min_length=1)]
     method: Annotated[str, Field(min_length=1)]
     pattern: Annotated[str, Field(min_length=1)]
-    perplexity: Annotated[Decimal, Field(gt=0)]
+    perplexity: Annotated[Decimal, Field(gt=0, lt=MAX_PERPLEXITY)]
     protocol: Annotated[str, Field(min_length=1)]
     """Corpus and window length, `wikitext2@4096`; `@?` if the source does not say."""
     zero_shot_mean: Annotated[Decimal, Field(ge=0, le=100)] | None
@@ -76,7 +78,7 @@ def read_rows(path: Path) -> list[PaperRow]:
     """The rows of one file.
 
     Raises:
-        UserError: a row cannot be read, or has no source.
+        UserError: the file or a row of it cannot be read, or has no source.
     """
     with path.open(newline="", encoding="utf-8") as file:
         lines = csv.DictReader(file)
@@ -87,6 +89,10 @@ def read_rows(path: Path) -> list[PaperRow]:
             where = ".".join(map(str, first["loc"]))
             raise UserError(
                 f"{path}, line {lines.line_num}: invalid {where} = {first['input']!r}: {describe_allowed(first)}"
+            ) from None
+        except (UnicodeDecodeError, csv.Error) as fault:
+            raise UserError(
+                f"{path} cannot be read after line {lines.line_num} ({fault}): save it as CSV in UTF-8"
             ) from None
 
 

@@ -22,8 +22,8 @@ FOLDER = Path("reports")
 PUBLISHED = RESULTS.parent / "published"
 NAME = "leaderboard"
 SEARCHES = f"{NAME}-searches.html"
-FILES = f"{NAME}*"
-"""The names of all files that `write` writes. It deletes others of such a name."""
+FIGURE = re.compile(rf"{NAME}-[a-z0-9-]+-[0-9]+\.svg")
+"""The names of figures. `write` deletes others of such a name: those of a model that is no longer there."""
 
 
 def results_folders() -> list[Path]:
@@ -123,7 +123,7 @@ def write(files: dict[str, bytes], folder: Path) -> list[Path]:
         for name, content in files.items():
             with atomic_write(folder / name) as temporary:
                 temporary.write_bytes(content)
-        for path in folder.glob(FILES):
+        for path in _own_files(folder):
             if path.name not in files:
                 path.unlink()
     except OSError as fault:
@@ -133,8 +133,14 @@ def write(files: dict[str, bytes], folder: Path) -> list[Path]:
 
 def find_stale(files: dict[str, bytes], folder: Path) -> list[Path]:
     """The files of the folder that are missing, have other bytes, or should not be there."""
-    existing = {p.name: p.read_bytes() for p in folder.glob(FILES) if p.is_file()}
-    return [folder / name for name in sorted(files.keys() | existing) if files.get(name) != existing.get(name)]
+    own = {p.name for p in _own_files(folder)}
+    existing = {name: (folder / name).read_bytes() for name in files.keys() | own if (folder / name).is_file()}
+    return [folder / name for name in sorted(files.keys() | own) if files.get(name) != existing.get(name)]
+
+
+def _own_files(folder: Path) -> list[Path]:
+    """The files of a leaderboard that another one may not have: figures, and the page of searches."""
+    return [p for p in folder.glob(f"{NAME}-*") if p.is_file() and (p.name == SEARCHES or FIGURE.fullmatch(p.name))]
 
 
 def _csv(results: Sequence[ResultSet]) -> str:

@@ -16,42 +16,41 @@ Row = dict[str, Any]
 def average_rows(rows: list[Row]) -> list[Row]:
     """For each line, seed and complete set of tasks: a row with the mean accuracy, and one with the worst task's drop.
 
-    rows: as bench.results.rows makes them. The drop is from the dense model of the same dtype, device and limit.
+    rows: as bench.results.rows makes them. The drop is from the dense model of the same dtype and device on the same
+    questions. A set with a task in two versions has no mean.
     """
-    lines: dict[tuple[Any, ...], dict[str, Row]] = {}
+    lines: dict[tuple[Any, ...], dict[str, list[Row]]] = {}
+    dense = {}
     for row in rows:
         if row["measure"] == "zeroshot" and row["metric"] == "acc" and row["value"] is not None:
             line = (*(row[c] for c in IDENTITY), row["seed"], _limit(row))
-            lines.setdefault(line, {})[_protocol(row).name] = row
-    dense = {}
-    for by_task in lines.values():
-        first = next(iter(by_task.values()))
-        if _is_dense(first):
-            dense[_dense_key(first)] = by_task
+            lines.setdefault(line, {}).setdefault(_protocol(row).name, []).append(row)
+            if _is_dense(row):
+                dense[_dense_key(row)] = row
     out = []
     for by_task in lines.values():
         for name, tasks in TASK_SETS.items():
-            if set(tasks) <= set(by_task):
-                first = next(iter(by_task.values()))
-                whole_set = {t: by_task[t] for t in tasks}
-                out += _average_set(name + _limit(first), whole_set, dense.get(_dense_key(first), {}))
+            if all(len(by_task.get(t, ())) == 1 for t in tasks):
+                out += _average_set(name, {t: by_task[t][0] for t in tasks}, dense)
     return out
 
 
-def _average_set(protocol: str, rows: dict[str, Row], dense: dict[str, Row]) -> list[Row]:
-    """rows, dense: by task."""
-    base = next(iter(rows.values())) | {"protocol": protocol, "n": len(rows)}
+def _average_set(name: str, rows: dict[str, Row], dense: dict[tuple[Any, ...], Row]) -> list[Row]:
+    """rows: by task; dense: by _dense_key."""
+    first = next(iter(rows.values()))
+    base = first | {"protocol": name + _limit(first), "n": len(rows)}
     base |= {"records": tuple(r["record"] for r in rows.values())}
     errors = [r["stderr"] for r in rows.values()]
     stderr = None if None in errors else math.sqrt(math.fsum(e * e for e in errors)) / len(errors)
     mean = math.fsum(r["value"] for r in rows.values()) / len(rows)
     out = [base | {"metric": "mean_acc", "value": mean, "stderr": stderr}]
-    if not _is_dense(base) and set(rows) <= set(dense):
-        drops = {t: dense[t]["value"] - r["value"] for t, r in rows.items()}
+    befores = {t: dense[_dense_key(r)] for t, r in rows.items() if _dense_key(r) in dense}
+    if not _is_dense(base) and len(befores) == len(rows):
+        drops = {t: befores[t]["value"] - r["value"] for t, r in rows.items()}
         worst = max(drops, key=lambda t: drops[t])
         drop = {"metric": "worst_drop", "value": drops[worst], "stderr": None, "worst_task": worst}
         drop["better"] = metrics.find("worst_drop").better
-        drop["records"] = (*base["records"], *(dense[t]["record"] for t in rows))
+        drop["records"] = (*base["records"], *(befores[t]["record"] for t in rows))
         out.append(base | drop)
     return out
 
@@ -73,4 +72,4 @@ def _limit(row: Row) -> str:
 
 def _dense_key(row: Row) -> tuple[Any, ...]:
     """What a row shares with the dense row that it is compared with."""
-    return (row["model"], row["dtype"], row["device"], _limit(row))
+    return (row["model"], row["dtype"], row["device"], row["protocol"])

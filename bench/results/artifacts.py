@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.results.record import Record
 from bench.results.reproduce import prune_and_export
-from bench.results.store import RESULTS, Store
+from bench.results.store import RESULTS, ReadOnlyStore
 from bench.system.cache import cache_dir
 from methods.errors import UserError
 
@@ -21,7 +21,7 @@ def find_pruned(name: str, results: Path | None) -> tuple[Path, Record | None]:
         return Path(name), None
     if Path(name).is_file() and not name.endswith(".json"):  # as the file of a record does
         raise UserError(f"{name!r} is a file: name a model folder or a record (bench ls runs)")
-    record = Store(results or RESULTS, write=False).find(name)
+    record = ReadOnlyStore(results or RESULTS, write=False).find(name)
     if not record.artifact:
         raise UserError(
             f"record {record.short_key} is of bench speed, which keeps no model: name another (bench ls runs)"

@@ -53,7 +53,14 @@ def check_folder(root: Path) -> FolderCheck:
         owned.add(store.items_path(record).name)
         try:
             values = recompute(record, store.items(record))
-        except (UserError, OSError, ValueError, KeyError) as fault:  # not Parquet, or other columns
+        except (
+            UserError,
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            ArithmeticError,
+        ) as fault:  # not Parquet, or no numbers
             problems.append(f"{store.path(record.key)}: its items cannot be read ({str(fault).splitlines()[0]})")
             continue
         recomputed += len(values)

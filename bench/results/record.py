@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from bench.results.identity import Identity
 from bench.results.schema import SCHEMA, upgrade
@@ -46,12 +46,12 @@ class Item(NamedTuple):
 
 
 class ReadingRow(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     metric: str
     value: float | None
     unit: str
     better: str
-    stderr: float | None = None
+    stderr: Annotated[float, Field(ge=0)] | None = None
     n: int | None = None
 
 
@@ -70,8 +70,8 @@ class Record(BaseModel):
     schema_version: int = SCHEMA
     key: str
     identity: Identity
-    artifact: str = ""
-    """Key of the pruned model that was measured."""
+    artifact: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """Key of the pruned model that was measured, and the name of its folder in the cache."""
     status: Status
     reason: str = ""
     traceback: str = ""
@@ -149,5 +149,5 @@ def parse(content: bytes, name: str) -> Record:
         if fields["schema_version"] == SCHEMA and digest != digests.of(fields):
             raise ValueError("it was changed after it was written: its digest is of other content")
         return Record.model_validate(upgrade(fields, name))
-    except (KeyError, TypeError, AttributeError, RecursionError) as fault:
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as fault:
         raise ValueError(f"{type(fault).__name__}: {fault}") from None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from bench.system.cache import sweep_locks
 from bench.system.files import atomic_write
 
 FOLDER = "runs"
@@ -107,10 +107,7 @@ def is_alive(root: Path, name: str) -> bool:
 
 def sweep_statuses(root: Path) -> None:
     """Delete the oldest files of runs that have ended, and locks that nobody holds."""
-    for path in (root / FOLDER).glob("*.lock"):
-        if not is_alive(root, path.stem):
-            with contextlib.suppress(OSError):
-                path.unlink()
+    sweep_locks(root / FOLDER)
     ended = [status for status, alive in read_statuses(root)[0] if not alive]
     for status in ended[: max(0, len(ended) - KEPT)]:
         (root / FOLDER / f"{status.name}.json").unlink(missing_ok=True)

@@ -90,7 +90,7 @@ def stored_version(content: bytes) -> int:
     """
     try:
         return int(json.loads(content)["schema_version"])
-    except (KeyError, TypeError, RecursionError) as fault:
+    except (KeyError, TypeError, OverflowError, RecursionError) as fault:
         raise ValueError(f"{type(fault).__name__}: {fault}") from None
 
 
@@ -99,7 +99,7 @@ def upgrade(fields: Fields, name: str) -> Fields:
 
     Raises:
         UserError: of a newer schema.
-        ValueError, KeyError, TypeError: no record at all.
+        ValueError, KeyError, TypeError, OverflowError: no record at all.
     """
     version = int(fields["schema_version"])
     refuse_newer(version, name)

@@ -201,10 +201,20 @@ class ReadOnlyStore(Store):
 
     def __iter__(self) -> Iterator[Record]:
         folder = self.root / "records"
-        names = sorted(n for n in os.listdir(folder) if n.endswith(".json"))  # thousands of Paths are slow to sort
+        listed = os.listdir(folder) if folder.is_dir() else []
+        names = sorted(n for n in listed if n.endswith(".json"))  # thousands of Paths are slow to sort
         for name in names:
             if (record := self._read(folder / name)) is not None:
                 yield record
+
+    def require_whole(self, what: str = "results") -> None:
+        """After a look at the records. what: the folder is, for the sentence.
+
+        Raises:
+            UserError: one of them could not be read.
+        """
+        if self.moved:
+            raise UserError(f"cannot read {what}: {self.moved[0]}: delete it, or run the same bench run again")
 
     def _aside(self, path: Path, why: str) -> None:
         self.moved.append(f"{path} {why}")

@@ -176,12 +176,12 @@ def _record_readings(measurement: Measurement, readings: Any, built: BuiltArtifa
 
 
 def rows_of(readings: Readings) -> list[ReadingRow]:
-    """As a record keeps them: what is not finite is no value."""
+    """As a record keeps them: what is not finite is no value, and what is below 0 no standard error."""
     return [_row(r) for r in readings.values]
 
 
 def _row(r: Reading) -> ReadingRow:
-    stderr = r.stderr if r.stderr is not None and math.isfinite(r.stderr) else None
+    stderr = r.stderr if r.stderr is not None and 0 <= r.stderr < math.inf else None
     return ReadingRow(
         metric=r.metric,
         value=r.value if math.isfinite(r.value) else None,

@@ -290,7 +290,7 @@ class Sweep:
                 status = _record_death(self._store, measurement, code, task.log)
             except Timeout:  # another run waited for it, and makes it now
                 self._forecast.leave(key)
-                self._queue.append(task.measurements)
+                self._queue.append([m for m in task.measurements if m.key in task.missing])
                 return
             event: dict[str, Any] = {"event": "measurement", "key": measurement.key, "status": status}
             if status == "failed":

@@ -70,7 +70,7 @@ class Tracking:
         about = artifact.model_dump(include={"model", "seed", "dtype", "device", "threads"}, mode="json")
         about |= {"method": artifact.method, "pattern": artifact.pattern, "quantizer": artifact.quantizer}
         tags = {"key": artifact.key, "run": self._run, "version": provenance.VERSION}
-        tags |= {"commit": str(provenance.commit().get("id", ""))}
+        tags |= {"commit": str(provenance.commit().get("id") or "")}
         tags |= {f"record.{m.label}": m.key for m in measurements}
         configs = {m.label: m.config for m in measurements}
         self._waiting[artifact.key] = {

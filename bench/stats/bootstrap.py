@@ -215,25 +215,30 @@ def _p(sample: Array, t: float, freedom: float) -> float:
     return min(1.0, max(2 * float(stdtr(freedom, -abs(t))), 2 * (1 + fewer) / (1 + len(sample))))
 
 
-def estimate_means(differences: Array, level: float) -> Estimate:
+def estimate_means(differences: Array, level: float, weights: Array | None = None) -> Estimate:
     """Mean of paired differences over questions and seeds, with Student's t: a closed form, for thousands of them.
 
-    differences: [seeds, questions]. The variances between questions and between seeds add up; the degrees of freedom are
-    Satterthwaite's.
+    The variances between questions and between seeds add up; the degrees of freedom are Satterthwaite's.
+
+    Args:
+        differences: [seeds, questions]; or sums over the questions of an article, [seeds, articles].
+        level: 1 - coverage.
+        weights: [articles], the numbers of their questions.
     """
     from scipy.special import stdtr, stdtrit
 
-    seeds, questions = differences.shape
-    value = float(differences.mean())
-    between = variance_parts(differences, np.ones(questions))
+    seeds, count = differences.shape
+    weights = np.ones(count) if weights is None else weights
+    value = float(differences.mean(0).sum() / weights.sum())
+    between = variance_parts(differences, weights)
     if between.total == 0:
-        return Estimate(value, 0.0, value, value, 1.0 if value == 0 else 0.0, questions, "questions", seeds)
-    freedom = _degrees_of_freedom(between, questions, seeds)
+        return Estimate(value, 0.0, value, value, 1.0 if value == 0 else 0.0, count, "questions", seeds)
+    freedom = _degrees_of_freedom(between, effective_size(weights), seeds)
     scale = between.total**0.5
     half = float(stdtrit(freedom, 1 - level / 2)) * scale
     p = 2 * float(stdtr(freedom, -abs(value) / scale))
     share = between.seeds / between.total
-    return Estimate(value, scale, value - half, value + half, p, questions, "questions", seeds, share)
+    return Estimate(value, scale, value - half, value + half, p, count, "questions", seeds, share)
 
 
 def estimate_blocks(before: Array, after: Array, level: float) -> Estimate:
@@ -244,6 +249,12 @@ def estimate_blocks(before: Array, after: Array, level: float) -> Estimate:
     Student's t has not.
     """
     return replace(estimate_means(np.atleast_2d(np.log(after / before)), level), unit="blocks")
+
+
+def wider(one: Estimate, other: Estimate) -> Estimate:
+    """The first of two estimates of one change, as uncertain as the less certain of them."""
+    stderr, p = max(one.stderr, other.stderr), max(one.p, other.p)
+    return replace(one, stderr=stderr, low=min(one.low, other.low), high=max(one.high, other.high), p=p)
 
 
 def widen(estimate: Estimate, noise: float, level: float) -> Estimate:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import zipfile
 
 import numpy as np
@@ -102,6 +103,15 @@ def change(path, **files):
                 new.writestr(name, text)
 
 
+def garble(path):
+    """Other bytes where the packed records begin."""
+    with zipfile.ZipFile(path) as packed:
+        info = packed.getinfo("records.jsonl")
+    content, start = bytearray(path.read_bytes()), info.header_offset + zipfile.sizeFileHeader + len(info.filename)
+    content[start : start + 8] = b"\xff" * 8
+    path.write_bytes(content)
+
+
 def manifest_with(path, **fields):
     return json.dumps(baseline.manifest(path) | fields)
 
@@ -112,6 +122,8 @@ def manifest_with(path, **fields):
         (lambda p: p.write_bytes(b"not a zip"), "cannot read"),
         (lambda p: p.write_bytes(p.read_bytes()[:-300]), "cannot read"),
         (lambda p: p.write_bytes(b""), "cannot read"),
+        (garble, "cannot read"),
+        (lambda p: change(p, manifest_json=manifest_with(p, format=math.inf)), "cannot read"),
         (lambda p: change(p, items_parquet=None), "cannot read"),
         (lambda p: change(p, manifest_json="[]"), "cannot read"),
         (lambda p: change(p, manifest_json=manifest_with(p, format=baseline.FORMAT + 1)), "upgrade"),

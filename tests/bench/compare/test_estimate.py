@@ -5,8 +5,9 @@ import pytest
 
 from bench.compare import estimate
 from bench.compare.pairing import Pair, pair_seeds
+from bench.compare.resolve import read
 from bench.compare.result_set import Items, ResultSet
-from bench.results.record import ReadingRow
+from bench.results.record import Item, ReadingRow
 from helpers import fake_records
 
 READING = ReadingRow(metric="perplexity", value=1.0, unit="1", better="lower", stderr=0.1)
@@ -70,11 +71,81 @@ def test_interval_covers(articles, seed_sd):
     assert inside / 300 > 0.9
 
 
+def answers(before, after, articles):
+    """The change of an accuracy: before, after: 0 or 1 for each question; articles: of each."""
+    reading = ReadingRow(metric="acc", value=1.0, unit="1", better="higher", stderr=0.1)
+    one, other = (fake_records.record(method, measure="zeroshot", readings=[reading]) for method in ("a", "b"))
+    ids, weights = np.arange(len(before)).astype(str), np.ones(len(before))
+    scores = {
+        r.key: Items(ids, np.array(articles).astype(str), weights, {"value": np.array(values, dtype=float)})
+        for r, values in ((one, before), (other, after))
+    }
+    results = ResultSet("", (), lambda record: scores[record.key])
+    return estimate.estimate_pair(Pair("", "acc", (one,), (other,)), results, results, 0.05)
+
+
+def test_questions_of_one_article_are_not_independent():
+    """Twelve are lost: of one article, which one change can do; or one of each of twelve."""
+    articles, right = np.repeat(np.arange(13), 12), np.ones(13 * 12)
+    of_one, of_twelve = (np.where(lost, 0, right) for lost in (articles == 3, np.arange(len(right)) % 13 == 0))
+
+    one, twelve = (answers(right, after, articles) for after in (of_one, of_twelve))
+
+    assert one.p > 0.3 and one.low < one.value < 0 < one.high
+    assert twelve.p < 0.01 and twelve.high < 0
+    assert [(e.lost, e.gained, e.n, e.unit) for e in (one, twelve)] == [(12, 0, 156, "questions")] * 2
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_few_changed_answers_have_an_interval_that_can_be(lost):
+    """A bootstrap over articles has none here: many of its draws hold no change."""
+    articles, right = np.repeat(np.arange(13), 12), np.ones(13 * 12)
+    found = answers(right, np.where(np.arange(len(right)) < 12 * lost, np.arange(len(right)) % 12 > 0, right), articles)
+
+    assert found.lost == lost and -0.1 < found.low < 0 < found.high < 0.1 and found.p > 0.3
+
+
+def test_with_few_articles_questions_count_alone():
+    articles, right = np.repeat(np.arange(7), 12), np.ones(7 * 12)
+
+    assert answers(right, np.where(articles == 3, 0, right), articles).p < 0.001
+
+
 def test_other_windows_are_not_paired():
     before, after = simulate(np.random.default_rng(5))
 
     with pytest.raises(estimate.NotComparable, match="different items"):
         estimate_change(before, after, windows=np.arange(1, after.shape[1] + 1).astype(str))
+
+
+def test_items_without_weight_are_not_compared(tmp_path):
+    for method in ("a", "b"):
+        items = [Item(str(i), str(i), float(i) + (method == "a"), 0.0) for i in range(12)]
+        fake_records.put(tmp_path, fake_records.record(method), items, [READING])
+    results = read(tmp_path)
+    a, b = (tuple(r for r in results.records if r.identity.method == method) for method in ("a", "b"))
+
+    with pytest.raises(estimate.NotComparable, match="not above 0"):
+        estimate.estimate_pair(Pair("", "perplexity", a, b), results, results, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("measure", "unit", "why"),
+    [("perplexity", "1", "different items"), ("latency", "s", "different numbers of blocks")],
+)
+def test_seeds_with_unequal_numbers_of_items_are_not_compared(tmp_path, measure, unit, why):
+    reading = ReadingRow(metric=measure, value=1.0, unit=unit, better="lower", stderr=0.1)
+    for method in ("a", "b"):
+        for seed, count in ((0, 12), (1, 16)):
+            record = fake_records.record(method, seed, measure=measure)
+            items = [Item(str(i), str(i // WINDOWS), 1.0 + i, 1.0) for i in range(count)]
+            items[0] = items[0]._replace(value=1.5 if method == "a" else 2.5)
+            fake_records.put(tmp_path, record, items, [reading])
+    results = read(tmp_path)
+    a, b = (tuple(r for r in results.records if r.identity.method == method) for method in ("a", "b"))
+
+    with pytest.raises(estimate.NotComparable, match=why):
+        estimate.estimate_pair(Pair("", measure, a, b), results, results, 0.05)
 
 
 @pytest.mark.parametrize("swap", [False, True])

@@ -84,7 +84,7 @@ def test_a_run_below_its_control():
         scaling_law.fit(points)
 
 
-def write(root, method, model, weights, tokens, values, seed=0, pattern="2:4", text="x"):
+def write(root, method, model, weights, tokens, values, seed=0, pattern="2:4", text="x", **more):
     labels = {
         "model": model,
         "method": method,
@@ -93,7 +93,7 @@ def write(root, method, model, weights, tokens, values, seed=0, pattern="2:4", t
         "seed": seed,
         "training": f"text@128x8, {tokens:,} tokens",
     }
-    labels |= {"protocol": "wiki-mini@128", "measure": "perplexity"}
+    labels |= {"protocol": "wiki-mini@128", "measure": "perplexity"} | more
     key = "".join(f"{ord(c):02x}" for c in f"{method}{model}{tokens}{seed}")[:40].ljust(64, "0")
     about = {"training": {"tokens": tokens}}
     items = tuple(Item(str(i), str(i // 2), v, 100.0) for i, v in enumerate(values))
@@ -170,6 +170,16 @@ def test_the_same_figure_twice(tmp_path):
 def test_one_law_is_of_one_pattern_and_one_text(results):
     write(results, "cast", "m1000", 1000, 10_000, np.full(12, 900.0), seed=1, pattern="1:4")
     with pytest.raises(UserError, match="cast of m1000 has the patterns 1:4, 2:4: a law describes one"):
+        scaling_law.read(results, "cast", "dense-ft")
+
+
+@pytest.mark.parametrize(
+    ("method", "column", "value"),
+    [("cast", "calibration", "wiki-mini@128x8"), ("cast", "dtype", "bfloat16"), ("dense-ft", "device", "cuda")],
+)
+def test_one_law_is_of_runs_that_are_alike(results, method, column, value):
+    write(results, method, "m1000", 1000, 10_000, np.full(12, 900.0), seed=1, **{column: value})
+    with pytest.raises(UserError, match=rf"runs of m1000 differ in {column} \(.*{value}.*\): a law describes one"):
         scaling_law.read(results, "cast", "dense-ft")
 
 

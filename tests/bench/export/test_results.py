@@ -255,3 +255,33 @@ def test_nothing_to_export_and_a_taken_folder(root, tmp_path, cli):
 
     code, _, err = cli("export", "--format", "eee", "--results", root, "--out", root)
     assert code == 2 and "exists already" in err
+
+
+@pytest.mark.parametrize(
+    ("format_", "flag", "value"),
+    [
+        ("hf", "--exclude", "*.q_proj"),
+        ("onnx", "--exclude", "*.q_proj"),
+        ("eee", "--exclude", "*.q_proj"),
+        ("lm-eval", "--values", "int8"),
+        ("eee", "--dtype", "float16"),
+        ("lm-eval", "--organization", "us"),
+        ("hf", "--organization", "us"),
+    ],
+)
+def test_a_flag_of_another_format_is_refused(cli, tmp_path, format_, flag, value):
+    fake_records.perplexity(tmp_path / "r")
+    model = [tmp_path] if format_ in ("hf", "onnx") else ["--results", tmp_path / "r"]
+
+    code, _, err = cli("export", *model, "--format", format_, "--out", tmp_path / "out", flag, value)
+
+    assert code == 2 and flag in err and "leave it out" in err and not (tmp_path / "out").exists()
+
+
+def test_two_models_of_one_file_are_refused(cli, tmp_path):
+    for dtype in ("float32", "bfloat16"):
+        windows(tmp_path / "r", identity={"dtype": dtype})
+
+    code, _, err = cli("export", "--format", "lm-eval", "--results", tmp_path / "r", "--out", tmp_path / "out")
+
+    assert code == 2 and "would have the file" in err and not (tmp_path / "out").exists()

@@ -142,6 +142,14 @@ def test_a_line_that_is_not_a_text(tmp_path):
         load(tmp_path / "b.jsonl")
 
 
+@pytest.mark.parametrize("name", ["a.txt", "b.jsonl"])
+def test_a_file_in_another_encoding(tmp_path, name):
+    (tmp_path / name).write_bytes('{"text": "caf\u00e9"}\n'.encode("latin-1"))
+
+    with pytest.raises(UserError, match=f"{name} is no text in UTF-8 .*: convert it"):
+        load(tmp_path / name)
+
+
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match=r"nowhere.txt' does not exist"):
         training_text.content_digest(str(tmp_path / "nowhere.txt"), None)

@@ -167,6 +167,18 @@ def test_c4_is_read_from_a_mirror(mirror):
     assert list(corpora.documents("c4", "calibration", mirror)) == ["long " * 200, "short"]
 
 
+@pytest.mark.parametrize("content", [b"PAR1 and no more", None])
+def test_a_damaged_corpus_is_named(mirror, content):
+    (path,) = corpora.files("wikitext2", "evaluation", mirror)
+    if content:
+        path.write_bytes(content)
+    else:
+        pq.write_table(pa.table({"txt": ROWS}), path)
+
+    with pytest.raises(UserError, match=rf"wikitext2: {path} cannot be read \(.+\): delete it and run bench pull"):
+        corpora.documents("wikitext2", "evaluation", mirror)
+
+
 def test_no_window_is_an_error_with_the_count(mirror):
     with pytest.raises(UserError, match=r"wikitext2 has \d+ tokens, not one window of perplexity.seqlen=1000"):
         windows.load_windows("wikitext2", Bytes(), 1000, None, mirror)

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,8 @@ from bench.system import provenance
 from helpers import runs
 from helpers.folders import hollow_llama
 from methods.errors import UserError
+
+RESULTS = Path(__file__).parents[3] / "results"
 
 
 @pytest.fixture(autouse=True)
@@ -109,6 +112,24 @@ def test_records_that_are_none_count_for_nothing(tmp_path):
 
     assert isinstance(read_past(tmp_path / "r"), list)
     assert api.plan(spec) and estimate.rows(api.plan(spec))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("wall_s", 10**400), ("bytes_packed", 10**400), ("bytes_packed", 0)],
+    ids=["no time", "too large a model", "an empty model"],
+)
+def test_costs_that_no_number_holds_count_for_nothing(tmp_path, name, value):
+    (tmp_path / "r/records").mkdir(parents=True)
+    for path in (RESULTS / "tiny-default/records").glob("*.json"):
+        fields = json.loads(path.read_text())
+        if name in fields["cost"]:
+            fields["cost"][name] = value
+        fields["readings"] = [r | ({"value": value} if r["metric"] == name else {}) for r in fields["readings"]]
+        (tmp_path / "r/records" / path.name).write_text(json.dumps(fields))
+
+    assert read_past(RESULTS / "tiny-default", beside=False)
+    assert read_past(tmp_path / "r") == []
 
 
 def of(**changes):

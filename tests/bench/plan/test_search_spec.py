@@ -86,6 +86,7 @@ def test_labels_are_read_back():
         "cast:beta1=0.5:refresh=7",
         "cast:wanda-mask:no-kd:beta1=0.5:refresh=7",
         "cast:wanda-mask:beta1=0.5:refresh=true",
+        pytest.param("cast:wanda-mask:beta1=0.5:refresh=" + "[" * 10**5, id="nested too deeply"),
     ],
 )
 def test_what_is_no_trial_of_this_search_is_none(label):

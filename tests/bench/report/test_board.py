@@ -247,3 +247,18 @@ def test_every_record_has_a_place(tmp_path):
     ]
     grouped = group_by_protocol(records)
     assert {r.key for of_group in grouped.values() for r in of_group} == {r.key for r in records}
+
+
+def test_a_record_in_two_folders_is_of_the_one_that_it_was_taken_from(tmp_path):
+    newer = {"provenance": {"recorded": "2026-02-01T00:00:00Z"}}
+    fake_records.perplexity(tmp_path / "a", 0.3, **newer)
+    fake_records.perplexity(tmp_path / "b", 0.1)
+    results = [read(tmp_path / name) for name in ("a", "b")]
+
+    (about,) = board.make_sections(results)[0].records.values()
+    merged = board.merge(results)
+
+    assert about["folder"] == str(tmp_path / "a")
+    assert (
+        merged.items(merged.records[0]).columns["value"] == results[0].items(results[0].records[0]).columns["value"]
+    ).all()

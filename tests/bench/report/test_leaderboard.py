@@ -89,6 +89,7 @@ def test_check_names_what_is_stale(cli, here):
     assert cli("report", "--check")[0] == 0
     (here / "reports/leaderboard.md").write_text("other")
     (here / "reports/leaderboard-gone-9-0-0.svg").write_text("<svg/>")
+    (here / "reports/leaderboard-notes.txt").touch()
     (here / "reports/notes.txt").write_text("mine")
     code, _, err = cli("report", "--check")
     assert code == 1
@@ -97,7 +98,8 @@ def test_check_names_what_is_stale(cli, here):
     assert "leaderboard.html" in cli("report", "--check")[2]
     cli("report")
     assert cli("report", "--check")[0] == 0
-    assert (here / "reports/notes.txt").exists() and not (here / "reports/leaderboard-gone-9-0-0.svg").exists()
+    assert not (here / "reports/leaderboard-gone-9-0-0.svg").exists()
+    assert (here / "reports/notes.txt").exists() and (here / "reports/leaderboard-notes.txt").exists()
 
 
 def test_what_prints_and_what_writes(cli, here):
@@ -210,12 +212,23 @@ def test_published_rows_stay_apart(here):
         ("PermLLM,calibrated", ",calibrated", "source"),
         ("12.16", "twelve", "perplexity"),
         ("12.16", "nan", "perplexity"),
+        ("12.16", "1e400", "perplexity"),
         (",note\n", ",notes\n", "note"),
     ],
 )
 def test_a_published_row_without_a_source_is_refused(tmp_path, old, new, named):
     folder = reports.published(tmp_path, reports.PUBLISHED.replace(old, new))
     with pytest.raises(UserError, match=rf"papers\.csv, line \d+: invalid {named}"):
+        from_papers.make_section(folder)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda text: text.replace("note", "n\u00f6te").encode("latin-1"), lambda text: b"a" * 2**18]
+)
+def test_a_published_file_that_is_none_is_refused(tmp_path, damage):
+    folder = reports.published(tmp_path)
+    (folder / "papers.csv").write_bytes(damage(reports.PUBLISHED))
+    with pytest.raises(UserError, match=r"papers\.csv cannot be read after line 0 .* save it as CSV in UTF-8"):
         from_papers.make_section(folder)
 
 

@@ -8,12 +8,12 @@ from bench.results.rows import COLUMNS
 from helpers import fake_records
 
 
-def rows(method, values, limit="", **more):
+def rows(method, values, limit="", version="1.0", **more):
     common = dict.fromkeys(COLUMNS) | {"model": "m", "pattern": "2:4", "measure": "zeroshot", "metric": "acc"}
     common |= {"method": method, "unit": "1", "better": "higher", "status": "ok", "stderr": 0.01, "n": 10}
     out = []
     for task, value in values.items():
-        protocol = f"{task}@1.0{limit}"
+        protocol = f"{task}@{version}{limit}"
         identity = fake_records.identity_of(model="m", method=method, measure="zeroshot", protocol=protocol)
         out.append(common | {"protocol": protocol, "identity": identity, "value": value} | more)
     return out
@@ -60,6 +60,18 @@ def test_no_mean_over_a_ragged_set(missing):
     }[missing]
 
     assert average(rows("wanda", six, seed=0 if missing == "another seed" else None), seventh) == {}
+
+
+def test_a_drop_is_within_one_version_of_a_task():
+    six = {t: v for t, v in SEVEN.items() if t != "piqa"}
+    old, new = (rows("dense", {"piqa": value}, version=v) for value, v in ((0.1, "1.0"), (0.9, "2.0")))
+    pruned = rows("wanda", SEVEN)
+
+    got = average(rows("dense", six), old, new, pruned)
+    assert got["wanda", "worst_drop", "maskllm7"]["value"] == pytest.approx(0)
+    assert ("dense", "mean_acc", "maskllm7") not in got  # of a task in two versions
+    got = average(rows("dense", six), new, pruned)
+    assert ("wanda", "mean_acc", "maskllm7") in got and ("wanda", "worst_drop", "maskllm7") not in got
 
 
 def test_mean_of_limited_tasks_says_so():

@@ -8,7 +8,7 @@ import pytest
 from bench.results import reproduce
 from bench.results.artifacts import find_pruned
 from bench.results.store import Store
-from helpers import runs
+from helpers import fake_records, runs
 from methods.errors import UserError
 
 RESULTS = Path(__file__).parents[3] / "results/smollm2-135m-wanda7"
@@ -30,3 +30,16 @@ def test_the_command_that_makes_a_lost_model_again_is_one(tmp_path, monkeypatch)
 
 def test_a_folder_is_taken_as_it_is(tmp_path):
     assert find_pruned(str(tmp_path), None) == (tmp_path, None)
+
+
+@pytest.mark.parametrize("artifact", ["../../own", "/own"])
+def test_a_record_names_no_folder_outside_the_cache(tmp_path, monkeypatch, artifact):
+    runs.own_cache(tmp_path, monkeypatch)
+    for folder in ("cache/artifacts", "own"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "own" / "config.json").touch()
+    record = fake_records.record().model_copy(update={"artifact": artifact})  # which checks nothing
+    Store(tmp_path / "results").write(record)
+
+    with pytest.raises(UserError, match="is no record"):
+        find_pruned(record.key, tmp_path / "results")

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from bench.results.check import check_folder
+from bench.results.record import Item, ReadingRow
 from bench.results.store import Store
 from helpers import fake_records
 
@@ -75,8 +76,6 @@ def test_a_number_edited_by_hand_is_compared_with_nothing(root, tmp_path, cli, c
 
 
 def test_further_metrics_of_an_item_are_computed_too(tmp_path):
-    from bench.results.record import Item, ReadingRow
-
     items = [Item(str(i), "a", 2.0 * i, 2.0, {"top1_agreement": 1.0}) for i in range(3)]
     rows = [
         ReadingRow(metric="kl", value=1.0, unit="nats/token", better="lower"),
@@ -91,8 +90,6 @@ def test_further_metrics_of_an_item_are_computed_too(tmp_path):
 
 
 def test_a_diverged_number_is_not_computed(tmp_path):
-    from bench.results.record import Item, ReadingRow
-
     row = ReadingRow(metric="perplexity", value=None, unit="1", better="lower")
     fake_records.put(tmp_path, fake_records.record(status="diverged"), [Item("0", "a", math.inf, 1.0)], [row])
 
@@ -107,6 +104,16 @@ def test_items_that_are_no_table(root):
     store.write(record)
 
     (problem,) = check_folder(root).problems
+
+    assert "cannot be read" in problem
+
+
+@pytest.mark.parametrize("items", [[("0", "a", 1.0, 0.0)], [("0", "a", "much", 1.0)], [("0", "a", 1e5, 1.0)]])
+def test_items_that_give_no_number_are_reported(tmp_path, items):
+    reading = ReadingRow(metric="perplexity", value=1.0, unit="1", better="lower")
+    fake_records.put(tmp_path, fake_records.record(), [Item(*item) for item in items], [reading])
+
+    (problem,) = check_folder(tmp_path).problems
 
     assert "cannot be read" in problem
 

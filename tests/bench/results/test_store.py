@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+import bench
 from bench.results.record import Item, ReadingRow, Record
 from bench.results.schema import SCHEMA
 from bench.results.store import ReadOnlyStore, Store
@@ -133,14 +134,38 @@ def test_truncated_record_is_computed_again(tmp_path, monkeypatch, capsys):
     assert {k: r.same() for k, r in after.items()} == {k: r.same() for k, r in before.items()}
 
 
-def test_report_names_what_it_moved(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (("report",), 0),
+        (("ls", "runs"), 0),
+        (("show", KEY), 2),
+        (("export", KEY, "--out", "new"), 2),
+        (("scaling",), 2),
+        (("compare", "dense", "dense"), 2),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_who_only_reads_names_a_truncated_record_and_moves_nothing(tmp_path, monkeypatch, capsys, command, expected):
+    monkeypatch.chdir(tmp_path)
     store = Store(tmp_path / "r")
+    store.write(record("cd" * 32))
     store.path(KEY).write_text("{")
 
-    code, _, err = runs.call(capsys, monkeypatch, "report", "--results", tmp_path / "r")
+    code, _, err = runs.call(capsys, monkeypatch, *command, "--results", tmp_path / "r")
 
-    assert code == 0
-    assert str(store.path(KEY)) in err and "moved to" in err
+    assert code == expected and f"{store.path(KEY)} is no record" in err
+    assert store.path(KEY).exists() and not (tmp_path / "r/corrupt").exists()
+
+
+def test_a_report_in_python_leaves_no_record_out_unsaid(tmp_path):
+    store = Store(tmp_path / "r")
+    store.write(record())
+    assert len(bench.report(tmp_path / "r")) == 1
+    store.path("cd" * 32).write_text("{")
+
+    with pytest.raises(UserError, match=r"cannot read results: .* is no record"):
+        bench.report(tmp_path / "r")
 
 
 def test_record_under_another_key_is_no_record(store):
@@ -194,6 +219,23 @@ def test_an_older_record_has_no_digest_and_is_read(store):
     path.write_text(json.dumps(fake_records.in_schema(json.loads(path.read_text()), 3)))
 
     assert store.get(KEY) is not None
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [('"value":5.0', '"value":NaN'), ('"value":5.0', '"value":1e999'), ('"stderr":0.5', '"stderr":-0.5'),
+     ('"schema_version":3', '"schema_version":1e999')],
+)  # fmt: skip
+def test_a_record_without_a_digest_is_still_of_numbers(store, was, now):
+    reading = ReadingRow(metric="perplexity", value=5.0, unit="1", better="lower", stderr=0.5)
+    fields = fake_records.in_schema(json.loads(record(readings=[reading]).to_json()), 3)
+    text = json.dumps(fields, separators=(",", ":"))
+    store.path(KEY).write_text(text)
+    assert len(list(store)) == 1
+
+    store.path(KEY).write_text(text.replace(was, now))
+
+    assert list(store) == [] and "is no record" in store.moved[0]
 
 
 def test_a_record_larger_than_any_is_not_parsed(store, monkeypatch):
