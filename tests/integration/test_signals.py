@@ -86,9 +86,7 @@ def test_a_training_is_saved_first_and_resumed(tmp_path, gate, monkeypatch):
     assert not leftovers()
 
     gate.unlink()
-    again = runs.start(*command)
-    _, err = again.communicate(timeout=PATIENCE_S)
-    assert again.returncode == 0, err
+    runs.run_here(spec)
     assert not checkpoints()
     runs.own_cache(tmp_path / "calm", monkeypatch)
     runs.run_here(spec.model_copy(update={"results": tmp_path / "straight"}))
