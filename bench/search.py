@@ -81,7 +81,8 @@ def require_optuna() -> Any:
 
 def read_trials(spec: Spec, search: Search) -> list[MethodTrials]:
     """The trials that the results folder has, of each method, in the order in which they were recorded."""
-    records = sorted(ReadOnlyStore(spec.results, write=False), key=lambda r: (r.recorded, r.key))
+    store: Iterable[Record] = ReadOnlyStore(spec.results, write=False) if spec.results.is_dir() else ()
+    records = sorted(store, key=lambda r: (r.recorded, r.key))
     return [
         MethodTrials(method, tuple(_trials(search, method, _identity(spec, method), records)), search.trials)
         for method in search.fields
