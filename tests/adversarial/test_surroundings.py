@@ -33,7 +33,8 @@ def test_names_with_spaces_quotes_and_other_scripts(tmp_path, cli, cache, monkey
 
     assert cli("prune", "--method", "magnitude", "--model", "tiny", "--out", "o 'ut", "--device", "cpu")[0] == 0
     assert cli("export", "o 'ut", "--format", "packed24", "--out", "p 漢")[0] == 0
-    err = cli("verify", "p 漢")[2]
+    assert cli("verify", "p 漢")[0] == 0
+    err = cli("prune", "--method", "magnitude", "--model", "p 漢", "--out", "again")[2]
     command = "bench " + err.partition("first with bench ")[2].strip().replace("DIR", "dense")
     assert cli(*shlex.split(command)[1:])[0] == 0 and (home / "dense/model.safetensors").exists()
 

