@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.results.record import Record
+from bench.system.text import printable
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -204,9 +205,13 @@ def start_figure(file: Path) -> Any:
 
 
 def save_figure(figure: Figure, file: Path) -> Path:
-    """Write a figure, and close it. Returns the file."""
+    """Write a figure, its text printable, and close it. Returns the file."""
     from matplotlib import pyplot
+    from matplotlib.text import Text
 
+    for text in figure.findobj(Text):
+        if (shown := "\n".join(map(printable, text.get_text().split("\n")))) != text.get_text():
+            text.set_text(shown)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
     pyplot.close(figure)
