@@ -24,7 +24,10 @@ FOLDERS = ("tiny-default", "tiny-methods", "smollm2-135m-recon", "smollm2-135m-w
 
 def main() -> None:
     figures: dict[str, Any] = {}
-    for folder in [Path(word) for word in sys.argv[1:]] or [ROOT / name for name in FOLDERS]:
+    named = [Path(word) for word in sys.argv[1:]]
+    if gone := [folder for folder in named if not (folder / "records").is_dir()]:
+        sys.exit(f"{gone[0]} is no results folder: name folders with records, or none for those of docs/benchmarks.md")
+    for folder in named or [ROOT / name for name in FOLDERS]:
         groups: dict[tuple[str, ...], list[PastCost]] = defaultdict(list)
         for past in read_past(folder, beside=False):
             groups[past.machine].append(past)

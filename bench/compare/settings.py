@@ -8,14 +8,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from bench.results.metrics import METRICS, Metric
+from bench.results.metrics import METRICS, TIMINGS, Metric
 from bench.system.suggest import describe_unknown
 from bench.system.toml import read_toml
 from bench.system.validation import describe_allowed
 from methods.errors import UserError
 
-TIMINGS = ("latency", "tokens_per_s", "linears", "speedup")
-"""Metrics that METRICS does not list."""
 Number = Annotated[float, Field(strict=True)]
 """true is none."""
 

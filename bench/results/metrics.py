@@ -8,6 +8,8 @@ from functools import lru_cache
 TIME_UNITS = ("s", "ms", "us", "ns")
 TIME_MARGIN = 0.05
 """The margin of every time and speed. A gate's settings change it under the name `latency`."""
+TIMINGS = ("latency", "tokens_per_s", "linears", "speedup")
+"""Metrics of this project that are not in METRICS: their units say what they are."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ EventQueue = SimpleQueue[tuple["ArtifactTask", dict[str, Any] | BaseException | 
 JOIN_S = 10.0
 """For a reader to see that its worker has ended."""
 WAKE_S = 1.0
-"""A wait for an event ends so often: a signal that another thread was given, or that came just before, ends none."""
+"""A wait for an event ends so often, for a signal that another thread was given or that came just before: it ends none."""
 
 
 def next_event(events: EventQueue) -> tuple[ArtifactTask, dict[str, Any] | BaseException | None]:
