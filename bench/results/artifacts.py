@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from bench.results.record import Record
@@ -21,6 +22,8 @@ def find_pruned(name: str, results: Path | None) -> tuple[Path, Record | None]:
         return Path(name), None
     if Path(name).is_file() and not name.endswith(".json"):  # as the file of a record does
         raise UserError(f"{name!r} is a file: name a model folder or a record (bench ls runs)")
+    if not re.fullmatch("[0-9a-f]+", Path(name).stem):
+        raise UserError(f"{name!r} is no model folder and no record: check the path (bench ls runs lists records)")
     record = ReadOnlyStore(results or RESULTS, write=False).find(name)
     if not record.artifact:
         raise UserError(

@@ -179,7 +179,8 @@ def test_a_mask_signed_by_a_liar_is_refused(packed, tmp_path):
         (["{tiny}", "--format", "packed24", "--values", "int3"], "invalid --values .int3."),
         (["{pruned}", "--values", "int8"], "invalid --values 'int8'"),
         (["{packed}", "--format", "packed24"], "is packed24 already"),
-        (["nothing"], "records in .* begin with 'nothing'"),
+        (["nothing"], "'nothing' is no model folder and no record"),
+        (["abc123"], "0 records in .* begin with 'abc123'"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence(args, sentence, packed, pruned, tmp_path, capsys, monkeypatch):
