@@ -7,16 +7,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.plan.plan import Plan, make_plan, plan_request
-from bench.plan.resolve import resolve_request
-from bench.plan.shards import check_shard, own_shard
-from bench.plan.spec import Spec
+from bench.execution import disk, progress, runner
+from bench.execution.leftovers import sweep_leftovers
+from bench.execution.nodes import require_lead
+from bench.execution.trackers.table import require_packages
+from bench.planning.plan import Plan, make_plan, plan_request
+from bench.planning.resolve import resolve_request
+from bench.planning.shards import check_shard, own_shard
+from bench.planning.spec import Spec
 from bench.results.rows import newest, to_frame
 from bench.results.store import ReadOnlyStore, Store
-from bench.run import disk, progress, runner
-from bench.run.leftovers import sweep_leftovers
-from bench.run.nodes import require_lead
-from bench.run.trackers.table import require_packages
 from bench.system.cache import in_use
 from bench.system.files import require_folder
 

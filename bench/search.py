@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench import api
 from bench.catalog.choice import parse_chain
-from bench.plan.plan import make_plan
-from bench.plan.search import Range, Search, Value
-from bench.plan.spec import Spec
+from bench.execution.progress import ProgressDisplay
+from bench.planning.plan import make_plan
+from bench.planning.search import Range, Search, Value
+from bench.planning.spec import Spec
 from bench.results.identity import Identity
 from bench.results.record import DONE, Record
 from bench.results.store import ReadOnlyStore
-from bench.run.progress import ProgressDisplay
 from bench.system import digests
 from bench.system.packages import pip_install, require
 from methods.errors import UserError

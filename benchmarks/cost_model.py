@@ -15,8 +15,8 @@ from typing import Any
 
 from harness import finish
 
-from bench.plan.cost_model import WITHIN, CostModel
-from bench.plan.past_costs import PastCost, read_past
+from bench.planning.cost_model import WITHIN, CostModel
+from bench.planning.past_costs import PastCost, read_past
 
 ROOT = Path(__file__).parent.parent / "results"
 FOLDERS = ("tiny-default", "tiny-methods", "smollm2-135m-recon", "smollm2-135m-wanda7")

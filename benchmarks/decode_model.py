@@ -16,7 +16,7 @@ from typing import Any
 from harness import finish
 
 from bench import api
-from bench.plan.spec import make_spec
+from bench.planning.spec import make_spec
 from bench.results.record import Record
 
 THREADS = (1, 2)

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from harness import RESULTS, finish
 
+from bench.execution import time_models
+from bench.execution.engines import onnx_runtime
+from bench.execution.engines.contract import DENSE
+from bench.execution.versions import ModelVersions
 from bench.inputs import models
-from bench.report import engines
+from bench.reporting import engines
 from bench.results.store import Store
-from bench.run import time_models
-from bench.run.engines import onnx_runtime
-from bench.run.engines.contract import DENSE
-from bench.run.versions import ModelVersions
 from bench.system.cache import temporary_folder
 from bench.system.devices import cores
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.run.processes import worker_environment
+from bench.execution.processes import worker_environment
 from bench.system import provenance
 from bench.system.cache import cache_dir
 

@@ -20,7 +20,6 @@ STEP = 32 * 128  # tokens
 def seconds_per_step(results: Path, threads: int, processes: int, seed: int) -> float:
     """From two trainings of different length, so that starting up cancels."""
     import bench
-    from bench import run
 
     took = []
     for steps in (FEW, MANY):
@@ -28,7 +27,7 @@ def seconds_per_step(results: Path, threads: int, processes: int, seed: int) -> 
             methods=("cast",), quantizers=("none",), measures=("size",), seeds=(seed,), threads=threads, results=results,
             training={"tokens": steps * STEP, "batch": 32, "seqlen": 128, "processes": processes},
         )  # fmt: skip
-        run(spec)
+        bench.run(spec)
         took.append(_build_seconds(results, steps * STEP))
     return (took[1] - took[0]) / (MANY - FEW)
 

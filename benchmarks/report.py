@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from harness import finish, seconds
 
-from bench.report import leaderboard
+from bench.reporting import leaderboard
 from bench.results.store import Store
 
 MEASURES = (("agreement", "kl"), ("zeroshot", "acc"), ("pattern", "sparsity"), ("size", "bytes_packed"))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from harness import finish, fresh_cache, in_turn, ratio
 
-from bench.run.processes import SHORT_SPIN
+from bench.execution.processes import SHORT_SPIN
 from bench.system.devices import cores
 
 LOOP = """

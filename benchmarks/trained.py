@@ -27,7 +27,7 @@ from bench.catalog import registry
 from bench.catalog.choice import build
 from bench.catalog.entries import METHODS
 from bench.inputs import download
-from bench.plan import recipes
+from bench.planning import recipes
 from bench.system import provenance
 from bench.system.devices import cores
 from methods.pattern import Pattern

@@ -13,9 +13,9 @@ from typing import Any
 
 from markupsafe import escape
 
-from bench.report import html
-from bench.report.scale import Scale, make_scale
-from bench.report.words import cut
+from bench.reporting import html
+from bench.reporting.scale import Scale, make_scale
+from bench.reporting.words import cut
 
 WIDTH, LEFT, RIGHT = 640, 262, 560
 LINE, HEAD, GAP = 19, 26, 14

@@ -27,9 +27,9 @@ import benchmark_figures
 from bench import search
 from bench.compare import resolve, scaling_law
 from bench.compare.pairing import Seeds
-from bench.plan.search import read_search
-from bench.report import leaderboard as boards
-from bench.report import pairwise, table
+from bench.planning.search import read_search
+from bench.reporting import leaderboard as boards
+from bench.reporting import pairwise, table
 from bench.results.rows import newest
 from bench.results.store import Store
 from bench.system.text import escape_markdown

@@ -11,7 +11,7 @@ from bench.catalog.plugins import PlugIn
 
 @dataclass(frozen=True)
 class Cost:
-    """What a method needs besides the model. `bench.plan.method_cost` computes it for a LLaMA2-7B, as an estimate.
+    """What a method needs besides the model. `bench.planning.method_cost` computes it for a LLaMA2-7B, as an estimate.
 
     A method that trains uses the tokens of the recipe for that size, unless `tokens` is set.
     """

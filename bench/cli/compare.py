@@ -111,7 +111,7 @@ def _rerun_suspects(
 ) -> Comparison:
     from bench.compare import verdict
     from bench.compare.suspects import rerun
-    from bench.run.rerun import measure
+    from bench.execution.rerun import measure
     from bench.system.cache import temporary_folder
 
     def note(text: str) -> None:
@@ -134,7 +134,7 @@ def history(
     """
     from bench.compare import history as metric_history
     from bench.compare.resolve import read
-    from bench.report import figures
+    from bench.reporting import figures
     from bench.results.store import RESULTS
 
     series = metric_history.read(read(results or RESULTS, every=True), metric, row)

@@ -40,8 +40,8 @@ def print_records(records: list[Record], format_: str, equal_bytes: bool = False
     Raises:
         UserError: an unknown format, or no rows of about the same size.
     """
-    from bench.report import equal_bits
-    from bench.report.table import text_tables, to_markdown
+    from bench.reporting import equal_bits
+    from bench.reporting.table import text_tables, to_markdown
     from bench.results.rows import IDENTITY, to_csv, to_json
 
     require_format(format_, equal_bytes)

@@ -18,7 +18,7 @@ from bench.system.validation import split_commas
 from methods.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.plan.spec import Spec
+    from bench.planning.spec import Spec
 
 Command = Callable[..., None]
 
@@ -50,7 +50,7 @@ def figure_callback(option: str) -> Callable[[Path | None], Path | None]:
     """A callback for the file of a figure. option: the flag that names it."""
 
     def check(value: Path) -> None:
-        from bench.report.figures import require_format
+        from bench.reporting.figures import require_format
 
         require_format(value)
         require_writable_file(value, option)
@@ -197,7 +197,7 @@ def with_flags(*omit: str) -> Callable[[Command], Command]:
 
 def spec_of(flags: dict[str, Any], **defaults: Any) -> Spec:
     """The spec from flags, config and assignments. defaults: for what neither a flag nor the config sets."""
-    from bench.plan import spec
+    from bench.planning import spec
 
     flags = {name: value for name, value in flags.items() if value is not None}
     config, assignments = flags.pop("config", None), flags.pop("set_", [])

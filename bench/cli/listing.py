@@ -12,7 +12,7 @@ from bench.catalog.plugin_probe import describe_field
 from bench.cli.console import Rows, note
 from bench.inputs import corpora, models, tasks
 from bench.inputs.task_yaml import read_task
-from bench.plan import method_cost, recipes
+from bench.planning import method_cost, recipes
 from bench.system.packages import pip_install
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError

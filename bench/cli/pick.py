@@ -16,15 +16,15 @@ import typer
 
 from bench.cli.console import fail, print_json, print_line, print_lines, print_table
 from bench.cli.flags import AllResults, Json, split_list
-from bench.report.words import duration, hundredths, percent, quantity, short_count
+from bench.reporting.words import duration, hundredths, percent, quantity, short_count
 from bench.system.suggest import describe_unknown
 from bench.system.terminal import width_of
 from bench.system.text import printable
 from methods.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.report.pick import Answer, Candidate, Check
-    from bench.report.view import Bound, Table
+    from bench.reporting.pick import Answer, Candidate, Check
+    from bench.reporting.view import Bound, Table
 
 MAX_WIDTH = 80
 MAX_ROWS, MAX_NAMES = 10, 5
@@ -62,7 +62,7 @@ def pick(
 
     Exit code 0: a row meets the limits. 1: none does. 2: invalid input.
     """
-    from bench.report import pick as picking
+    from bench.reporting import pick as picking
 
     limits = picking.parse_limits(
         max_bits=max_bits,
@@ -88,7 +88,7 @@ def _board(model: str, folders: list[Path] | None, protocol: str, device: str) -
     Raises:
         UserError: no such model, protocol or device.
     """
-    from bench.report import board, leaderboard
+    from bench.reporting import board, leaderboard
 
     merged = board.merge(leaderboard.read_boards(folders or leaderboard.results_folders()))
     models = dict.fromkeys(r.identity.model for r in merged.records)
@@ -146,8 +146,8 @@ def _bound_json(bound: Bound | None) -> dict[str, float | None] | None:
 
 
 def _print(answer: Answer) -> None:
-    from bench.report.board import BROKEN
-    from bench.report.pick import describe_limits
+    from bench.reporting.board import BROKEN
+    from bench.reporting.pick import describe_limits
 
     count = len(answer.meets)
     verb = "meets" if count < 2 else "meet"

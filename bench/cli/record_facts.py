@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.report.table import format_number
-from bench.report.words import duration
+from bench.reporting.table import format_number
+from bench.reporting.words import duration
 from bench.results import metrics
 from bench.results.record import ReadingRow, Record
 

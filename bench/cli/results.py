@@ -64,7 +64,7 @@ def figure(
 
     Losses, S (the share of |w| that the mask keeps), mask flips, learning rate and alpha.
     """
-    from bench.report import figures
+    from bench.reporting import figures
     from bench.results.store import RESULTS, ReadOnlyStore
 
     print_line(figures.draw_training(ReadOnlyStore(results or RESULTS, write=False).find(record), out))
@@ -82,7 +82,7 @@ def scaling(
     The cost is the loss above a control, over model size and training tokens. The largest run is not fitted, but predicted.
     """
     from bench.compare import scaling_law as law
-    from bench.report import figures
+    from bench.reporting import figures
     from bench.results.store import RESULTS
 
     points = law.read(results or RESULTS, method, control)
@@ -131,7 +131,7 @@ def report(
             )
     elif format_ or equal_bytes or results:
         return _print_folders(results, format_ or "table", equal_bytes)
-    from bench.report import leaderboard
+    from bench.reporting import leaderboard
     from bench.results.store import RESULTS
 
     folder = out or leaderboard.FOLDER

@@ -16,8 +16,8 @@ import typer
 from bench.catalog.choice import parse_method
 from bench.cli.console import fail, note, print_line, print_records, print_rows
 from bench.cli.flags import Json, NewFolder, checked, spec_of, with_flags
-from bench.run import nodes
-from bench.run.descendants import adopting
+from bench.execution import nodes
+from bench.execution.descendants import adopting
 from bench.system.devices import exists
 from bench.system.files import atomic_write, require_writable_file
 from bench.verify import CheckFailed, detect_pattern
@@ -25,7 +25,7 @@ from methods.errors import UserError
 from methods.folder import Folder
 
 if TYPE_CHECKING:
-    from bench.plan.spec import Spec
+    from bench.planning.spec import Spec
 
 Quantizer = Annotated[str | None, typer.Option("--quant", help="Quantizer, which runs last [default: none].")]
 
@@ -38,7 +38,7 @@ def run(json: Json = False, **flags: Any) -> None:
     """
     spec = spec_of(flags)
     from bench import api
-    from bench.run.disk import RunStopped
+    from bench.execution.disk import RunStopped
 
     place = _place(spec)
     try:
@@ -67,13 +67,13 @@ def _place(spec: Spec) -> AbstractContextManager[None] | None:
     count, processes = spec.training.nodes, spec.training.processes
     if count == 1:
         return None
-    from bench.plan.resolve import resolve_request
+    from bench.planning.resolve import resolve_request
 
     place = nodes.find_place(count, os.environ)
     resolve_request(spec)  # what is wrong with it is said before nodes wait for each other
     if place.node == 0:
         return nodes.lead(place, os.environ)
-    from bench.run.ranks import take_part
+    from bench.execution.ranks import take_part
 
     note(nodes.describe(place, count, processes))
     take_part(place, count, processes)
@@ -113,8 +113,8 @@ def plan(
     if slurm and spec.shard:
         raise UserError(f"--slurm divides the plan itself: leave --shard {spec.shard} out")
     from bench import api
-    from bench.plan import estimate
-    from bench.plan.refusal import describe_whole_blocks, find_problem
+    from bench.planning import estimate
+    from bench.planning.refusal import describe_whole_blocks, find_problem
 
     planned = api.plan(spec)
     if planned.to_pull and not planned.measurements:
@@ -137,7 +137,7 @@ def plan(
         threads = planned.measurements[0].artifact.threads
         note(f"--jobs auto is {planned.jobs} artifacts side by side, threads for each: {threads}")
     if slurm and shards:
-        from bench.plan.slurm import UNKNOWN_TIME, write_script
+        from bench.planning.slurm import UNKNOWN_TIME, write_script
 
         with atomic_write(slurm) as temporary:
             temporary.write_text(write_script(planned, shards))
@@ -163,7 +163,7 @@ def prune(
     """
     fixed = {"methods": methods, "models": models, "measures": "size", "seeds": seeds, "quantizers": quantizers}
     spec = spec_of(flags | fixed, quantizers="none")
-    from bench.run.prune import write_pruned
+    from bench.execution.prune import write_pruned
 
     try:
         print_line(write_pruned(spec, out))
@@ -193,9 +193,9 @@ def finetune(
 
     The result is written to a folder that transformers can load.
     """
+    from bench.execution.prune import write_pruned
     from bench.inputs.models import resolve
     from bench.results.artifacts import find_pruned
-    from bench.run.prune import write_pruned
 
     folder, record = find_pruned(artifact, flags.pop("results", None))
     methods = f"finetune:rank={rank}"

@@ -28,9 +28,9 @@ def search(
     where a search was stopped.
     """
     from bench import search as searching
-    from bench.plan.search import read_search
-    from bench.run.descendants import adopting
-    from bench.run.disk import RunStopped
+    from bench.execution.descendants import adopting
+    from bench.execution.disk import RunStopped
+    from bench.planning.search import read_search
 
     given = {"results": results, "data_dir": data_dir}
     what, space = read_search(read_toml(spec) | {k: v for k, v in given.items() if v is not None})
@@ -51,7 +51,7 @@ def search(
         fail(f"{failed}: bench show RECORD prints a traceback; the same command tries it again", 1)
     print_rows([_row(one) for one in done], json)
     if out:
-        from bench.report.search_curve import Curve, draw_search
+        from bench.reporting.search_curve import Curve, draw_search
 
         print_line(
             draw_search([Curve(one.method, [t.value for t in one.trials], one.best_so_far) for one in done], out)

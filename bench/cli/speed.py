@@ -18,8 +18,8 @@ from bench.system.suggest import describe_unknown, shorten
 from methods.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.run.time_linears import LinearTimingRequest
-    from bench.run.time_models import ModelTimingRequest
+    from bench.execution.time_linears import LinearTimingRequest
+    from bench.execution.time_models import ModelTimingRequest
 
 MAX_TOKENS = 2**20
 """In one product that is timed."""
@@ -72,8 +72,8 @@ def speed(
             raise UserError(
                 f"{'--device-spec' if device_spec else '--kinds'} is for linears, and --engine measures whole models: leave one out"
             )
-        from bench.run import time_models
-        from bench.run.engines.table import ENGINES
+        from bench.execution import time_models
+        from bench.execution.engines.table import ENGINES
 
         default = time_models.CPU_TOKENS if resolved == "cpu" else time_models.CUDA_TOKENS
         engines = _names("engine", engine, ENGINES)
@@ -92,7 +92,7 @@ def speed(
             note("no CUDA device: showing computed limits for h100; to measure here, use --device cpu")
         print_rows(roofline.rows(model, device_spec or "h100", data_dir), json)
         return
-    from bench.run import time_linears
+    from bench.execution import time_linears
 
     counts = counts or ((1,) if resolved == "cpu" else roofline.TOKENS)
     linears = time_linears.LinearTimingRequest(model, resolved, threads or cores(), wanted, counts, data_dir)
@@ -100,9 +100,9 @@ def speed(
 
 
 def _time_models(request: ModelTimingRequest, results: Path | None, figure: Path | None, json: bool) -> None:
-    from bench.report import engines
+    from bench.execution import time_models
+    from bench.reporting import engines
     from bench.results.store import RESULTS, Store
-    from bench.run import time_models
 
     place = results or RESULTS
     records = list(time_models.measure(request, place, lambda line: print_line(line, err=True)))
@@ -115,9 +115,9 @@ def _time_models(request: ModelTimingRequest, results: Path | None, figure: Path
 
 
 def _time_linears(request: LinearTimingRequest, results: Path | None, figure: Path | None, json: bool) -> None:
-    from bench.report import figures
+    from bench.execution import time_linears
+    from bench.reporting import figures
     from bench.results.store import RESULTS
-    from bench.run import time_linears
 
     records = list(time_linears.measure(request, results or RESULTS))
     print_rows(time_linears.rows(records), json)

@@ -13,8 +13,8 @@ import typer
 
 from bench.cli.console import note, print_json, print_line
 from bench.cli.flags import Json
-from bench.run.events import describe_figures
-from bench.run.forecast import clock_time
+from bench.execution.events import describe_figures
+from bench.execution.forecast import clock_time
 from bench.system.terminal import make_console, shorten, width_of
 from bench.system.text import printable
 
@@ -80,7 +80,7 @@ def _lines(statuses: list[tuple[RunStatus, bool]], width: int, ascii_only: bool)
     """Living runs, each with a line for all measurements and one for each artifact at work; else the last that ended."""
     from rich.text import Text
 
-    from bench.run.bars import Line
+    from bench.execution.bars import Line
 
     bar, rest = ("#", "-") if ascii_only else ("━", "─")
     out = []

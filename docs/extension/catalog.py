@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from bench.catalog import registry
 from bench.catalog.entries import Entry
-from bench.plan import method_cost
+from bench.planning import method_cost
 from extension.plain_text import escape, table, typed
 from methods import Settings
 

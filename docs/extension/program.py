@@ -13,14 +13,11 @@ from collections.abc import Iterator
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-import bench.api
-from bench.plan.spec import Spec
-from extension.docstrings import to_rst
+from bench.planning.spec import Spec
 from extension.plain_text import escape, table, typed
 
 DOCS = Path(__file__).parent.parent
@@ -86,10 +83,7 @@ def public() -> str:
 def _autodoc(name: str) -> str:
     module, _, attribute = name.rpartition(".")
     target = getattr(import_module(module), attribute)
-    if isinstance(target, ModuleType):  # bench.run is a package, and a function when it is called
-        function = getattr(bench.api, attribute)
-        lines = [f".. py:function:: {name}{_signature(function)}", "", *to_rst(inspect.getdoc(function).split("\n"))]
-    elif inspect.isclass(target):
+    if inspect.isclass(target):
         arguments = "(**settings)" if issubclass(target, BaseModel) else _signature(target)
         lines = [f".. autoclass:: {name}{arguments}", ":members:", ":exclude-members: model_config"]
     else:

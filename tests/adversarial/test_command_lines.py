@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.execution.processes import WorkerProcesses
 from bench.results.store import Store
-from bench.run.processes import WorkerProcesses
 from helpers import fake_records, folders, runs
 from helpers.limits import limits
 from methods.folder import Folder

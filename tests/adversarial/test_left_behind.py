@@ -207,7 +207,7 @@ def test_a_file_whose_time_alone_changed_is_read_and_found_the_same(tmp_path):
 def test_a_model_that_is_changed_during_a_run_is_not_measured(tmp_path, monkeypatch):
     model = runs.tiny(tmp_path / "model")
     spec = runs.small(tmp_path / "r", models=(str(model),), measures=("size",))
-    from bench.plan import plan
+    from bench.planning import plan
 
     planned = plan.make_plan(spec)
     file = model / "model.safetensors"

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
+from bench.execution.processes import WorkerProcesses
 from bench.inputs import models
-from bench.run.processes import WorkerProcesses
 from helpers import folders, runs
 from helpers.limits import limits
 

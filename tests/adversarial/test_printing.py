@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from bench.cli.main import app
+from bench.execution.bars import RichDisplay
+from bench.execution.progress import LogDisplay
 from bench.results.record import Record
 from bench.results.run_status import RunStatus, write_status
 from bench.results.store import Store
-from bench.run.bars import RichDisplay
-from bench.run.progress import LogDisplay
 from bench.system.text import FORMULA_STARTS
 from helpers import fake_records, runs, terminal
 

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from bench import search as searching
-from bench.plan.search import read_search
+from bench.execution.runner import Summary
+from bench.planning.search import read_search
 from bench.results.store import Store
-from bench.run.runner import Summary
 from helpers import runs
 from methods.errors import UserError
 

@@ -180,7 +180,7 @@ def stopped_at(gate, command):
     until(gate.with_suffix(".reached").exists, "the gate")
     started = psutil.Process(run.pid).children(recursive=True)
     forked = [p for p in started if p.ppid() != run.pid]
-    (worker,) = forked or [p for p in started if "bench.run.worker" in p.cmdline()]
+    (worker,) = forked or [p for p in started if "bench.execution.worker" in p.cmdline()]
     return run, worker
 
 

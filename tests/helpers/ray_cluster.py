@@ -34,7 +34,7 @@ def workers():
     for process in psutil.Process().children(recursive=True):
         try:
             words = process.cmdline()
-            if any("bench.run.worker" in word for word in words) or _is_forked(process, words):
+            if any("bench.execution.worker" in word for word in words) or _is_forked(process, words):
                 found.append(process)
         except psutil.Error:
             pass
@@ -43,8 +43,8 @@ def workers():
 
 def _is_forked(process, words):
     """A fork server's child has its command line."""
-    return any("bench.run.fork_server" in word for word in words) and any(
-        "bench.run.fork_server" in word for word in process.parent().cmdline()
+    return any("bench.execution.fork_server" in word for word in words) and any(
+        "bench.execution.fork_server" in word for word in process.parent().cmdline()
     )
 
 

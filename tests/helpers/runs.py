@@ -15,13 +15,13 @@ from filelock import FileLock
 from bench.catalog import registry
 from bench.catalog.entries import METHODS
 from bench.cli import main
+from bench.execution.events import Events
+from bench.execution.processes import WorkerProcesses
+from bench.execution.worker import Assignment, work
 from bench.inputs import models, wikimini
-from bench.plan import plan
-from bench.plan.spec import Spec
+from bench.planning import plan
+from bench.planning.spec import Spec
 from bench.results.store import Store
-from bench.run.events import Events
-from bench.run.processes import WorkerProcesses
-from bench.run.worker import Assignment, work
 from bench.system import source_digest
 from bench.system.cache import cache_dir
 
@@ -138,7 +138,7 @@ def run_here(spec, *, only=None) -> list[dict]:
 
 
 class Here:
-    """A worker that is no process: what bench.run.runner hands it is done in this one, once its events are read."""
+    """A worker that is no process: what bench.execution.runner hands it is done in this one, once its events are read."""
 
     def __init__(self):
         self._job = ""

@@ -51,7 +51,7 @@ def test_every_flag_of_a_spec_is_a_flag_of_each_command_that_makes_one():
 )
 def test_prune_quantizes_only_on_request(cli, tmp_path, monkeypatch, args, quantizers):
     specs = []
-    monkeypatch.setattr("bench.run.prune.write_pruned", lambda spec, out: specs.append(spec))
+    monkeypatch.setattr("bench.execution.prune.write_pruned", lambda spec, out: specs.append(spec))
     (tmp_path / "c.toml").write_text('quantizers = "int4-gptq"')
 
     assert cli("prune", "--method", "magnitude", "--out", "o", *args)[0] == 0

@@ -140,7 +140,7 @@ def test_every_setting_has_a_meaning(extension):
     rows = re.findall(r"^\| `(\S+)` \|.*\| (.*) \|$", extension("program").settings(), re.MULTILINE)
     assert {"methods", "calibration.data", "targets.exclude"} <= {name for name, _ in rows}
     missing = [name for name, meaning in rows if not meaning]
-    assert not missing, f"write what {missing} mean: a string below the field, in bench/plan/spec.py"
+    assert not missing, f"write what {missing} mean: a string below the field, in bench/planning/spec.py"
 
 
 def test_every_public_name_is_in_the_reference(extension):

@@ -16,7 +16,7 @@ from bench.catalog import choice, registry
 from bench.export.model import export_model
 from bench.inputs import loading
 from bench.kernels import linear24
-from bench.plan.spec import Spec
+from bench.planning.spec import Spec
 from bench.results.store import Store
 from bench.system import digests
 from helpers import runs

@@ -12,11 +12,11 @@ import pytest
 from safetensors import SafetensorError
 
 from bench import api
+from bench.execution import runner
+from bench.execution.processes import WorkerProcesses
+from bench.execution.progress import LogDisplay
+from bench.execution.worker_process import StartedWorker
 from bench.results.store import Store
-from bench.run import runner
-from bench.run.processes import WorkerProcesses
-from bench.run.progress import LogDisplay
-from bench.run.worker_process import StartedWorker
 from bench.system import cache, interpreter
 from helpers import faulty, runs
 from helpers.faulty import PATIENCE_S, gone, stopped_at, until

@@ -34,7 +34,7 @@ def statuses(tmp_path):
 
 
 def server_of(run):
-    (server,) = [p for p in psutil.Process(run.pid).children() if "bench.run.fork_server" in p.cmdline()]
+    (server,) = [p for p in psutil.Process(run.pid).children() if "bench.execution.fork_server" in p.cmdline()]
     return server
 
 
@@ -43,7 +43,7 @@ def test_all_but_the_first_are_forked_from_one_thread_and_log_to_their_own_file(
 
     assert worker.parent() == server_of(run)
     assert server_of(run).num_threads() == 1
-    assert "bench.run.fork_server" in worker.cmdline()
+    assert "bench.execution.fork_server" in worker.cmdline()
     assert {psutil.Process(worker.pid).environ()["MALLOC_TRIM_THRESHOLD_"]} == {str(2**40)}
     log = os.readlink(f"/proc/{worker.pid}/fd/2")
     assert log.startswith(str(tmp_path / "cache/logs"))
@@ -116,7 +116,7 @@ def test_where_forking_is_not_safe_workers_start_anew(tmp_path, monkeypatch, gat
     module.parent.mkdir()
     module.write_text(
         "import sys, threading, time\n"
-        "if 'bench.run.fork_server' in sys.orig_argv:\n"
+        "if 'bench.execution.fork_server' in sys.orig_argv:\n"
         "    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{module.parent}{os.pathsep}{os.environ['PYTHONPATH']}")

@@ -8,12 +8,12 @@ import pytest
 from filelock import FileLock
 
 from bench import api
+from bench.execution import runner
+from bench.execution.processes import WorkerProcesses
+from bench.execution.progress import LogDisplay
+from bench.execution.worker import Assignment
 from bench.results.run_status import read_statuses
 from bench.results.store import Store
-from bench.run import runner
-from bench.run.processes import WorkerProcesses
-from bench.run.progress import LogDisplay
-from bench.run.worker import Assignment
 from helpers import faulty, runs
 
 METHODS = ("magnitude", "wanda", "sparsegpt")
@@ -59,7 +59,7 @@ def test_a_worker_that_dies_costs_its_own_artifact(tmp_path):
 
 
 def test_they_share_the_cores(tmp_path, monkeypatch):
-    monkeypatch.setattr("bench.plan.resolve.cores", lambda: 6)
+    monkeypatch.setattr("bench.planning.resolve.cores", lambda: 6)
     threads = {
         jobs: api.plan(runs.small(tmp_path / "r", jobs=jobs, threads=None)).measurements[0].artifact.threads
         for jobs in (1, 2, 4, 9)

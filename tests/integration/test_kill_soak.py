@@ -47,8 +47,8 @@ def family(process):
     members = {"runner": [process], "server": [], "worker": [], "rank": []}
     for child in process.children(recursive=True):
         words = child.cmdline()
-        is_server = child.ppid() == process.pid and "bench.run.fork_server" in words
-        part = "rank" if "bench.run.rank_worker" in words else "server" if is_server else "worker"
+        is_server = child.ppid() == process.pid and "bench.execution.fork_server" in words
+        part = "rank" if "bench.execution.rank_worker" in words else "server" if is_server else "worker"
         members[part].append(child)
     return members
 

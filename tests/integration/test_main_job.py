@@ -3,7 +3,6 @@
 import pytest
 
 import bench
-from bench import run
 from bench.inputs import download, loading, windows
 from helpers import runs
 from methods.contract import Compute
@@ -28,7 +27,7 @@ def test_tiny_comes_out_in_order(tmp_path, monkeypatch):
         threads=1,
     )
 
-    table = run(spec)
+    table = bench.run(spec)
 
     ppl = perplexities(table)
     assert list(ppl) == ["dense", "magnitude", "wanda", "sparsegpt", "cast"]
@@ -57,7 +56,7 @@ def test_a_real_llama_from_the_package_index(tmp_path, monkeypatch):
     assert sum(p.numel() for p in loading.load(model.folder, Compute()).parameters()) == 134_515_008
     tokens, _ = windows.load_windows("wiki-mini", tokenizer, 512, 4, None)
     assert tokens.shape == (4, 512)
-    table = run(
+    table = bench.run(
         bench.Spec(
             models=("smollm2-135m",),
             methods=("magnitude",),

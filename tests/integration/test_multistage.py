@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bench import api
-from bench.run.build import Builder
+from bench.execution.build import Builder
 from helpers import runs
 
 REFINES = '''

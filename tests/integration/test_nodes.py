@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bench.execution import nodes
 from bench.results.store import Store
-from bench.run import nodes
 from helpers import runs
 from methods.errors import UserError
 
@@ -117,10 +117,10 @@ def test_the_other_node_ends_with_the_first_ones_training(tmp_path, monkeypatch)
     launcher = start(flags(tmp_path / "r", nodes=2, tokens=4_096_000), log)
     try:
         deadline = time.monotonic() + PATIENCE_S
-        while not (ranks := running(launcher.pid, "bench.run.rank_worker")):
+        while not (ranks := running(launcher.pid, "bench.execution.rank_worker")):
             assert time.monotonic() < deadline and launcher.poll() is None, log.read_text()
             time.sleep(0.2)
-        workers = [p for p in running(launcher.pid, "bench.run.fork_server") if p.ppid() != launcher.pid]
+        workers = [p for p in running(launcher.pid, "bench.execution.fork_server") if p.ppid() != launcher.pid]
         for worker in workers:
             worker.kill()
         gone, _ = psutil.wait_procs(ranks, timeout=60)

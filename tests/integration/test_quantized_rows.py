@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from bench import api
+from bench.execution.build import Builder
 from bench.inputs import loading
 from bench.measures.size import Size
-from bench.plan.spec import Spec
-from bench.run.build import Builder
+from bench.planning.spec import Spec
 from bench.verify import Layer, WeightCounts
 from helpers import runs
 from methods.contract import Compute

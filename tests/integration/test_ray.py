@@ -172,8 +172,10 @@ def test_a_worker_that_ends_by_itself_costs_its_own_artifact(cluster, tmp_path):
 
 
 def test_two_versions_in_one_sweep_are_refused(cluster, cli, tmp_path, monkeypatch):
-    monkeypatch.setattr("bench.run.ray_executor.describe_code", lambda: "9.9.9 (code 00000000)")
-    monkeypatch.setattr("bench.run.descendants.adopt_orphans", lambda *_: None)  # the cluster is this process's child
+    monkeypatch.setattr("bench.execution.ray_executor.describe_code", lambda: "9.9.9 (code 00000000)")
+    monkeypatch.setattr(
+        "bench.execution.descendants.adopt_orphans", lambda *_: None
+    )  # the cluster is this process's child
     code, _, err = cli("run", "--measures", "size", *ray_cluster.flags(cluster), *runs.flags(tmp_path / "r"))
 
     assert code == 2

@@ -7,12 +7,12 @@ import psutil
 import pytest
 
 from bench import api
-from bench.plan import estimate, refusal, slurm
-from bench.plan.memory import estimate_bytes, model_bytes
+from bench.execution import ranks
+from bench.execution.ray_executor import resources_of
+from bench.planning import estimate, refusal, slurm
+from bench.planning.memory import estimate_bytes, model_bytes
 from bench.results import reproduce
 from bench.results.store import Store
-from bench.run import ranks
-from bench.run.ray_executor import resources_of
 from helpers import runs
 from methods.contract import LIBRARY_BYTES
 from methods.errors import UserError
@@ -126,7 +126,7 @@ def send_(self, tensor, owner, send_=Sharing.send_):
         {fault}
     send_(self, tensor, owner)
 Sharing.send_ = send_
-from bench.run.rank_worker import main
+from bench.execution.rank_worker import main
 main()
 """
 

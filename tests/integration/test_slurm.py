@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from bench.plan import slurm as script_writer
+from bench.planning import slurm as script_writer
 from bench.results.store import Store
 from helpers import runs, slurm
 

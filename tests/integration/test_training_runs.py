@@ -2,9 +2,9 @@
 
 import pytest
 
-from bench.plan import plan
+from bench.execution import events
+from bench.planning import plan
 from bench.results.store import Store
-from bench.run import events
 from bench.system import cache
 from bench.system.cache import cache_dir
 from helpers import runs

@@ -9,7 +9,7 @@ from bench.catalog.choice import build
 from bench.catalog.entries import METHODS
 from bench.conformance.checks import CHECKS, declares_itself
 from bench.conformance.subject import Subject
-from bench.plan import method_cost
+from bench.planning import method_cost
 from helpers import runs
 from methods.contract import Needs
 

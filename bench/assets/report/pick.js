@@ -1,6 +1,6 @@
 
 // --- pick by limits ---------------------------------------------------------------------------------------------
-// The rule of bench/report/pick.py; a test asks both the same questions.
+// The rule of bench/reporting/pick.py; a test asks both the same questions.
 
 const share = (value, limit) => (limit ? value / limit - 1 : value > 0 ? Infinity : 0);
 const exact = (value) => (value === undefined ? null : [value, null, null]);

@@ -12,7 +12,7 @@ import pytest
 from bench.catalog import registry
 from bench.catalog.choice import build, parse_method, parse_quantizer
 from bench.catalog.entries import METHODS, QUANTIZERS, Entry
-from bench.plan.recipes import recipes
+from bench.planning.recipes import recipes
 from helpers import runs
 from methods import Needs, UserError
 

@@ -7,7 +7,7 @@ import pytest
 
 from bench.compare import resolve
 from bench.compare.pairing import group_by_identity
-from bench.report import figures
+from bench.reporting import figures
 from bench.stats import changepoints
 from helpers import fake_records, runs
 from methods.errors import UserError

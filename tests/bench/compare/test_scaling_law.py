@@ -5,7 +5,7 @@ import pytest
 
 from bench.compare import scaling_law
 from bench.compare.scaling_law import Point
-from bench.report import figures
+from bench.reporting import figures
 from bench.results.record import Item, ReadingRow, Record
 from bench.results.store import Store
 from helpers import fake_records

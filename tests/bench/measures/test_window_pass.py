@@ -7,8 +7,8 @@ import pytest
 from transformers.models.llama.modeling_llama import LlamaModel
 
 from bench.catalog import registry
+from bench.execution import measure
 from bench.measures import contract, forward
-from bench.run import measure
 from helpers import runs
 
 ENTROPY = textwrap.dedent(

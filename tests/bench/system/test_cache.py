@@ -11,11 +11,11 @@ import time
 
 import pytest
 
+from bench.execution import measure, prune
+from bench.execution.build import Builder
+from bench.execution.events import Events
 from bench.inputs import corpora
-from bench.plan import plan
-from bench.run import measure, prune
-from bench.run.build import Builder
-from bench.run.events import Events
+from bench.planning import plan
 from bench.system import cache
 from bench.system.files import atomic_write
 from helpers import runs

@@ -197,7 +197,7 @@ def test_gc_leaves_it_unless_all_goes(home):
 
 
 def test_pins_are_part_of_a_method_s_key(monkeypatch):
-    from bench.plan.resolve import method_digest
+    from bench.planning.resolve import method_digest
 
     entry = METHODS["sparseml-magnitude"]
     before = method_digest(entry)

@@ -156,7 +156,7 @@ def test_states_come_back_as_they_were(tmp_path, dtype):
 
 
 def test_max_memory_says_what_fits(llama, keep_as, tmp_path):
-    from bench.run.job import fits_device
+    from bench.execution.job import fits_device
 
     folder = Folder(keep_as(llama, tmp_path / "source"))
     weights = 4 * sum(torch.Size(shape).numel() for shape in folder.shapes().values())

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from bench import api
+from bench.execution import job, ranks
 from bench.results.store import Store
-from bench.run import job, ranks
 from helpers import forked_ranks, runs, several_ranks
 from helpers.models import job_for, write
 from helpers.several_ranks import NOTED_EVERY, STEPS

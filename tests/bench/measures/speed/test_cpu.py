@@ -150,7 +150,7 @@ def test_more_tokens_than_learned_positions_are_skipped_with_the_reason(tmp_path
 
 
 def test_other_hardware_is_another_record():
-    from bench.plan import plan
+    from bench.planning import plan
 
     cells = [c for c in plan.make_plan(small("r", measures=("speed",))).measurements if c.config.get("hardware")]
     other = cells[0].model_copy(update={"config": cells[0].config | {"hardware": "another"}})

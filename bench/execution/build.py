@@ -1,0 +1,182 @@
+"""Build an artifact stage by stage in the cache, and check each stage."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import torch
+from filelock import Timeout
+from torch import nn
+
+from bench.execution import ranks
+from bench.execution.job import BuiltArtifact, PhaseProgress, Workspace, checkpoint_folder, read_stored
+from bench.execution.source_guard import read_only
+from bench.inputs import loading, models, windows
+from bench.planning.artifact import Artifact, Stage
+from bench.system import provenance
+from bench.system.cache import build_lock, cache_dir, is_built, temporary_folder
+from bench.system.files import atomic_write, publish
+from bench.verify import WeightCounts, verify
+from methods.contract import Outcome
+from methods.files import find_file
+from methods.folder import Folder, dtype_name, save, state
+from methods.pattern import Pattern
+from methods.quantizing.stored import ACTIVATIONS_KEY
+from methods.training.interrupt import stop_request
+
+CARRIED = ("config.json", *models.COMPANIONS)
+"""What a pruned folder takes over from its source."""
+
+
+class Builder:
+    """Everything that happens to one artifact in its process."""
+
+    def __init__(self, artifact: Artifact, progress: PhaseProgress, card: int | None = None) -> None:
+        self.workspace = Workspace(artifact, progress, card)
+        self.source, self.targets = self.workspace.source, self.workspace.targets
+
+    def build(self, artifact: Artifact) -> BuiltArtifact:
+        """The artifact from the cache, or built now: all stages but the last first, each checked.
+
+        Raises:
+            CheckFailed: a stage broke the pattern or changed what it must not.
+            Exception: whatever its method raised.
+        """
+        home = cache_dir() / "artifacts" / artifact.key[:32]
+        counts = None
+        if not is_built(home.name):
+            before = self._before(artifact)
+            self.workspace.progress.phase = artifact.stages[-1].label
+            with self._alone(artifact):
+                if not is_built(home.name):
+                    counts = self._make(artifact, before, home)
+        about = json.loads((home / "artifact.json").read_text())
+        folder = self._folder(artifact, home, about["unchanged"])
+        if (
+            counts is None or len(artifact.stages) > 1
+        ):  # a stage was checked against its own input, not yet against dense
+            counts = self._verify(self.source.path, folder, artifact.stages[-1], about["changed"])
+            counts.zeros_lost = about.get("zeros_lost")  # of what its own input had masked
+        return BuiltArtifact(folder, counts, about["notes"], about["cost"], frozenset(about["changed"]))
+
+    @contextlib.contextmanager
+    def _alone(self, artifact: Artifact) -> Iterator[None]:
+        """Within it no other worker makes this stage: its quantized versions start from it, too, and so may other runs.
+
+        A training has one lock whatever the number of its processes, since all go on from the same checkpoint.
+        """
+        lock = build_lock(checkpoint_folder(artifact).name)
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            self.workspace.progress.enter("waiting for another worker, which makes it")
+            held = lock.acquire()
+        with held:
+            yield
+
+    def _make(self, artifact: Artifact, before: BuiltArtifact | None, home: Path) -> WeightCounts:
+        """Make the last stage and publish it."""
+        self.workspace.progress.enter("loading")
+        with temporary_folder(artifact.key[:8]) as workdir:
+            counts = self._apply(artifact, before, workdir)
+            if not is_built(home.name):  # a deletion broke off; without locks another worker may have been faster
+                shutil.rmtree(home, ignore_errors=True)
+            publish(workdir / "artifact", home)
+        stop_request.release()
+        shutil.rmtree(checkpoint_folder(artifact), ignore_errors=True)
+        return counts
+
+    def _before(self, artifact: Artifact) -> BuiltArtifact | None:
+        """What the last stage starts from; None where that is the model itself."""
+        return self.build(artifact.up_to(len(artifact.stages) - 1)) if len(artifact.stages) > 1 else None
+
+    def _folder(self, artifact: Artifact, home: Path, unchanged: bool) -> Path:
+        """Where the weights lie. No path is kept: a model may move, and another may come to lie where it was."""
+        if not unchanged:
+            return home
+        before = self._before(artifact)
+        return before.folder if before else self.source.path
+
+    def _verify(self, before: Path, after: Path, stage: Stage, changed: Collection[str]) -> WeightCounts:
+        pattern, dtype = Pattern.parse(stage.pattern), self.workspace.compute.dtype
+        counting = stage.kind == "quantizers"
+        return verify(Folder(before), Folder(after), pattern, self.targets, changed, dtype, counting=counting)
+
+    def _apply(self, artifact: Artifact, before: BuiltArtifact | None, workdir: Path) -> WeightCounts:
+        """Run the last stage and leave its result, checked, in workdir/artifact."""
+        stage = artifact.stages[-1]
+        source, method, job = self.workspace.job(artifact, before, workdir)
+        tokens = job.calibration
+        model = loading.load(source, job.compute)
+        torch.manual_seed(job.seed)
+        self.workspace.progress.enter("first step")
+        started = time.monotonic()
+        streamed = {"stream": self.workspace.compute.stream}  # as found before others took memory
+        shared = ranks.start_ranks(artifact.model_copy(update=streamed))
+        with read_only(source, CARRIED, stage.label), shared:
+            outcome = method.apply(model, job)
+        cost = {
+            "build_s": round(time.monotonic() - started, 3),
+            "build_peak_bytes": provenance.peak_bytes(artifact.device),
+            "calibration_tokens": tokens.numel() if tokens is not None else 0,
+            "training_tokens": artifact.training.tokens if job.training and artifact.training else 0,
+        }
+        notes = dict(outcome.notes)
+        if tokens is not None:
+            notes["calibration_digest"] = windows.token_digest(tokens)
+        target = workdir / "artifact"
+        folder = self._keep(outcome, source, target)
+        declared = outcome.changed
+        changed = declared | (before.changed if before else frozenset())
+        del model, outcome  # their memory is free for the check
+        counts = self._verify(source, folder, stage, declared)
+        about = {"unchanged": folder != target, "changed": sorted(changed), "notes": notes, "cost": cost}
+        about["zeros_lost"] = counts.zeros_lost
+        with atomic_write(target / "artifact.json") as temporary:
+            temporary.write_text(json.dumps(about | {"key_inputs": artifact.key_inputs()}, allow_nan=False))
+        return counts
+
+    def run_as_rank(self, artifact: Artifact) -> None:
+        """Take part in the last stage as another rank than the first."""
+        before = self._before(artifact)
+        with temporary_folder(artifact.key[:8]) as workdir:
+            source, method, job = self.workspace.job(artifact, before, workdir)
+            model = loading.load(source, job.compute)
+            torch.manual_seed(job.seed)
+            method.apply(model, job)
+
+    def _keep(self, outcome: Outcome, source: Path, target: Path) -> Path:
+        """Write the model down; where nothing changed, its source will do."""
+        target.mkdir(exist_ok=True)
+        stored = read_stored(outcome.notes)
+        activations = stored.activations if stored else None
+        if isinstance(outcome.model, nn.Module):
+            if not activations and _same(outcome.model, Folder(source)):
+                return source
+            save(outcome.model, target)
+        else:
+            for file in Path(outcome.model).glob("model*.safetensors*"):
+                shutil.move(file, target / file.name)
+        for name in CARRIED:
+            if found := find_file(source, name):
+                shutil.copyfile(found, target / name)
+        config = json.loads((target / "config.json").read_text())
+        config.pop("torch_dtype", None)
+        config |= {"dtype": dtype_name(self.workspace.compute.dtype)}
+        if activations:
+            config |= {ACTIVATIONS_KEY: {"bits": activations, "targets": list(self.targets)}}
+        (target / "config.json").write_text(json.dumps(config, indent=2))
+        return target
+
+
+def _same(model: nn.Module, folder: Folder) -> bool:
+    tensors = state(model)
+    return set(tensors) == set(folder) and all(
+        t.is_meta or (t.dtype == (was := folder.tensor(n)).dtype and torch.equal(t.cpu(), was))  # meta: never brought
+        for n, t in tensors.items()
+    )

@@ -1,0 +1,97 @@
+"""llama.cpp on a CPU, through llama-cpp-python: the dense model as GGUF in F16 and Q8_0. It has no 2:4 kernel."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from bench.execution.engines.contract import DENSE, Contestant, Step, Versions, require_device
+from bench.export import gguf_file
+from bench.export.onnx_model import RANDOM_TOKENS
+from bench.inputs import loading
+from bench.kernels.timing import Work
+from bench.system.packages import pip_install, require
+from methods.contract import Compute
+from methods.errors import UserError
+
+CHECK_TOKENS = 16
+TOLERANCES = {"fp16": 2e-2, "q8_0": 1e-1}
+"""Largest difference of a logit from torch's in float32, as a share of the largest. A wrong file is off by all of it;
+integers of 8 bits, of weights and of activations, cost some hundredths."""
+
+
+class LlamaCpp:
+    """The file needs no vocabulary: tokens are given by number."""
+
+    name: ClassVar[str] = "llamacpp"
+    kinds: ClassVar[dict[str, str]] = {"fp16": "none", "q8_0": "q8_0"}
+    sparse: ClassVar[bool] = False
+
+    def require(self, device: str) -> None:
+        require("llama_cpp", what=f"--engine {self.name}", how=f"{pip_install('llamacpp')}, which compiles it")
+        require_device(device, "cpu", self.name)
+
+    def about(self) -> dict[str, Any]:
+        import llama_cpp
+
+        return {
+            "llama-cpp-python": metadata.version("llama-cpp-python"),
+            "build": llama_cpp.llama_print_system_info().decode(),
+        }
+
+    def contestants(self, versions: Versions, step: Step, device: str, threads: int) -> list[Contestant]:
+        """
+        Raises:
+            UserError: the model is of another family, or the file gives other logits than the model.
+        """
+        folder = versions.folder(DENSE)
+        files = {kind: versions.workdir / f"{kind}.gguf" for kind in self.kinds}
+        for kind, file in files.items():
+            if not file.exists():
+                gguf_file.write(folder, file, kind)
+                _check(folder, file, kind, threads)
+        return [Contestant(kind, DENSE, _work(file, step, threads)) for kind, file in files.items()]
+
+
+def _load(file: Path, tokens: int, threads: int, *, logits_all: bool = False) -> Any:
+    import llama_cpp
+
+    return llama_cpp.Llama(
+        str(file), n_ctx=tokens, n_batch=tokens, n_ubatch=tokens, n_threads=threads, n_threads_batch=threads,
+        logits_all=logits_all, verbose=False,
+    )  # fmt: skip
+
+
+def _check(folder: Path, file: Path, kind: str, threads: int) -> None:
+    """
+    Raises:
+        UserError: logits of a prompt are not the model's.
+    """
+    ids = np.random.default_rng(1).integers(RANDOM_TOKENS, size=CHECK_TOKENS)
+    llama = _load(file, CHECK_TOKENS, threads, logits_all=True)
+    llama.eval(ids.tolist())
+    got = torch.from_numpy(np.array(llama.scores[:CHECK_TOKENS]))
+    with torch.inference_mode():
+        expected = loading.load(folder, Compute())(torch.from_numpy(ids)[None]).logits[0]
+    off = float((got - expected).abs().max() / expected.abs().max())
+    if not off <= TOLERANCES[kind]:
+        raise UserError(
+            f"llama.cpp gives other logits for {folder} as GGUF {kind}, off by {off:.2g} of the largest: leave it out of --engine"
+        )
+
+
+def _work(file: Path, step: Step, threads: int) -> Work:
+    ids = np.random.default_rng(0).integers(RANDOM_TOKENS, size=step.kv + step.prompt).tolist()
+    llama = _load(file, len(ids), threads)
+    llama.eval(ids[: step.kv]) if step.kv else None
+    last = ids[step.kv :]
+
+    def work() -> None:
+        llama.n_tokens = step.kv  # `eval` removes what lies behind from the cache
+        llama.eval(last)
+
+    return work

@@ -1,0 +1,83 @@
+"""What runs in torch: dense products of torch itself, and the native 2:4 kernel of this project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from bench.execution.engines.contract import DENSE, SPARSE, Contestant, Step, Versions, require_device
+from bench.inputs import loading
+from bench.kernels import native
+from bench.kernels.integers24 import pack_rounded
+from bench.kernels.linear24 import swap_linears
+from bench.kernels.packed24 import pack
+from bench.measures.speed.decoding import decode_step, dense_twin, prefill_step
+from methods.contract import Compute
+from methods.errors import UserError
+from methods.targets import dense_weight
+
+
+def _work(model: nn.Module, step: Step) -> Any:
+    make = decode_step(1, step.kv) if step.name == "decode" else prefill_step(1, step.prompt)
+    return make(model)
+
+
+class Torch:
+    """The dense model. Zeros are weights like others to it, so it has no 2:4 side."""
+
+    name: ClassVar[str] = "torch"
+    kinds: ClassVar[dict[str, str]] = {"bf16": "none", "fp32": "none"}
+    sparse: ClassVar[bool] = False
+    dtypes: ClassVar[dict[str, torch.dtype]] = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+    def require(self, device: str) -> None:
+        """Runs on any device."""
+
+    def about(self) -> dict[str, Any]:
+        return {"torch": torch.__version__}
+
+    def contestants(self, versions: Versions, step: Step, device: str, threads: int) -> list[Contestant]:
+        folder, place = versions.folder(DENSE), torch.device(device)
+        models = {
+            kind: loading.load(folder, Compute(device=place, dtype=dtype, threads=threads))
+            for kind, dtype in self.dtypes.items()
+        }
+        return [Contestant(kind, DENSE, _work(model, step)) for kind, model in models.items()]
+
+
+class Native:
+    """The 2:4 kernel, and the same kernel with dense weights. Activations are bfloat16."""
+
+    name: ClassVar[str] = "native"
+    kinds: ClassVar[dict[str, str]] = {"bf16": "none", "int8": "int8"}
+    sparse: ClassVar[bool] = True
+
+    def require(self, device: str) -> None:
+        require_device(device, "cpu", self.name)
+        try:
+            native.load()
+        except native.NoKernel as why:
+            raise UserError(f"--engine native has no kernel here: {why}") from None
+
+    def about(self) -> dict[str, Any]:
+        return {"kernel": native.source_digest(), "path": native.select_path(native.load())}
+
+    def contestants(self, versions: Versions, step: Step, device: str, threads: int) -> list[Contestant]:
+        folder = versions.folder(SPARSE)
+        out = []
+        for kind in self.kinds:
+            sides = {SPARSE: _on_kernel(folder, versions.targets, kind)}
+            sides[DENSE] = dense_twin(_on_kernel(folder, versions.targets, kind))
+            out += [Contestant(kind, side, _work(model, step)) for side, model in sides.items()]
+        return out
+
+
+def _on_kernel(folder: Path, targets: tuple[str, ...], kind: str) -> nn.Module:
+    """The 2:4 model in a folder with its targets on the native kernel."""
+    model = loading.load(folder, Compute(dtype=torch.bfloat16))
+    weights = {name: dense_weight(model.get_submodule(name)) for name in targets}
+    packed = {n: pack_rounded(w, "int8", n).packed if kind == "int8" else pack(w, n) for n, w in weights.items()}
+    return swap_linears(model, packed, engine="native")

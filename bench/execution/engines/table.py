@@ -1,0 +1,11 @@
+"""The engines that `bench speed --engine` takes, by name."""
+
+from __future__ import annotations
+
+from bench.execution.engines.contract import Engine
+from bench.execution.engines.llama_cpp import LlamaCpp
+from bench.execution.engines.onnx_runtime import OnnxRuntime
+from bench.execution.engines.ours import Native, Torch
+from bench.execution.engines.tensor_rt import TensorRt
+
+ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (Native, Torch, OnnxRuntime, LlamaCpp, TensorRt)}

@@ -1,0 +1,126 @@
+"""A process that has imported what workers need, and forks one for each artifact that bench.execution.processes asks for.
+
+It does nothing but import, so that a fork is safe: no thread, no CUDA context, no random numbers drawn. Each request
+on its socket carries the worker's stdin, stdout and stderr. It answers with the worker's process id, and with the exit
+code once the worker has ended. When the socket closes the runner is gone, and this process ends.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.execution.signals import ENDING
+
+TASKS = Path("/proc/self/task")
+"""One entry a thread, threads of libraries too."""
+
+
+def main() -> None:
+    """Arguments: the socket's file descriptor, then the modules to import."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    for signum in ENDING:
+        signal.signal(signum, signal.SIG_IGN)  # the runner decides what ends
+    try:
+        for name in sys.argv[2:]:
+            importlib.import_module(name)
+        problem = find_problem()
+    except Exception as fault:  # noqa: BLE001  the same import fails in a worker, whose log has the traceback
+        problem = f"{type(fault).__name__}: {fault}"
+    try:
+        _send(control, ready=not problem, problem=problem)
+        is_worker = not problem and serve(control)
+    except (BrokenPipeError, ConnectionResetError):  # the runner is gone
+        return
+    if is_worker:
+        from bench.execution.worker import main as work
+
+        work()
+
+
+def find_problem() -> str:
+    """Why a fork would not be safe here; "" where it is."""
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        return "a CUDA context exists before the fork"
+    # OpenBLAS starts its threads when it is imported, ends them before each fork and starts them anew after it
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    count = len(list(TASKS.iterdir()))
+    return f"{count - 1} threads run before the fork" if count > 1 else ""
+
+
+def serve(control: socket.socket) -> bool:
+    """Fork a worker for each request. True in a worker; False in the server, once the runner is gone."""
+    gc.freeze()  # a collection in a worker would otherwise write to, and so copy, every page of the shared modules
+    wakeup, signalled = os.pipe()
+    for end in (wakeup, signalled):
+        os.set_blocking(end, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler nothing is written to the wakeup pipe
+    signal.set_wakeup_fd(signalled)
+    with selectors.DefaultSelector() as selector:
+        selector.register(control, selectors.EVENT_READ)
+        selector.register(wakeup, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is not control:
+                    os.read(wakeup, 4096)
+                    _report_ended(control)
+                    continue
+                message, files, _, _ = socket.recv_fds(control, 1024, 3)
+                if not message:
+                    return False
+                pid = os.fork()
+                if pid == 0:
+                    signal.set_wakeup_fd(-1)
+                    selector.close()
+                    for end in (wakeup, signalled):
+                        os.close(end)
+                    control.close()
+                    _become_worker(files)
+                    return True
+                for file in files:
+                    os.close(file)
+                _send(control, started=pid)
+
+
+def _become_worker(files: list[int]) -> None:
+    """Be as a process that was just started with these as its stdin, stdout and stderr."""
+    for target, file in enumerate(files):
+        os.dup2(file, target)
+        os.close(file)
+    os.setsid()  # its group is what it starts, and ends with it
+    for signum in ENDING:
+        signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()  # Python's own generator is seeded anew by a fork, numpy's is not
+
+
+def _report_ended(control: socket.socket) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        _send(control, ended=pid, code=os.waitstatus_to_exitcode(status))
+
+
+def _send(control: socket.socket, **message: Any) -> None:
+    control.send(json.dumps(message).encode())
+
+
+if __name__ == "__main__":
+    main()

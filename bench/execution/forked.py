@@ -1,0 +1,153 @@
+"""The runner's end of a fork server (bench.execution.fork_server), and of the workers that it forks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+from bench.execution.worker_process import WorkerProcess
+from bench.system import interpreter
+
+WITHOUT_THREADS = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
+"""The fork server's environment, unless set: pyarrow, which lm-eval imports, would start a thread at once."""
+
+SERVER_GONE = 1001
+"""Exit code of a worker whose fork server ended before it: its own is unknown."""
+
+
+class ServerEnded(Exception):
+    """The fork server cannot be used, or no longer."""
+
+
+class ForkServer:
+    """The runner's end of a fork server."""
+
+    def __init__(self, preload: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in close()
+        self._exit_codes: dict[int, int] = {}
+        self._lock = threading.Lock()
+        """One thread at a time reads what the server says, for all."""
+        self._is_ready = False
+        with theirs:
+            self._process = subprocess.Popen(
+                interpreter.command("bench.execution.fork_server", str(theirs.fileno()), *preload),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._output,
+                env={**WITHOUT_THREADS, **environment},
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+
+    def fork(self, log: IO[str]) -> ForkedWorker:
+        """A new worker; waits for the server where it is still loading.
+
+        Raises:
+            ServerEnded: it cannot fork, or was killed.
+        """
+        with self._lock, contextlib.ExitStack() as stack:
+            if not self._is_ready:
+                reply = self._receive()
+                if problem := reply["problem"]:
+                    raise ServerEnded(problem)
+                self._is_ready = True
+            their_stdin, stdin = _pipe(stack)
+            stdout, their_stdout = _pipe(stack)
+            try:
+                socket.send_fds(self._control, [b"fork"], [their_stdin, their_stdout, log.fileno()])
+            except OSError as fault:
+                raise ServerEnded(self._epitaph()) from fault
+            while "started" not in (reply := self._receive()):
+                self._exit_codes[reply["ended"]] = reply["code"]
+            pid = reply["started"]
+            worker = ForkedWorker(self, pid, os.dup(stdin), os.dup(stdout))
+        return worker
+
+    def exit_code(self, pid: int) -> int:
+        """Waits until the worker has ended.
+
+        Raises:
+            ServerEnded: it is not known any more.
+        """
+        with self._lock:
+            while pid not in self._exit_codes:
+                reply = self._receive()
+                self._exit_codes[reply["ended"]] = reply["code"]
+            return self._exit_codes.pop(pid)
+
+    def _receive(self) -> dict[str, Any]:
+        try:
+            message = self._control.recv(4096)
+        except OSError:
+            message = b""
+        if not message:
+            raise ServerEnded(self._epitaph())
+        reply: dict[str, Any] = json.loads(message)
+        return reply
+
+    def _epitaph(self) -> str:
+        code = self._process.wait()
+        self._output.seek(0)
+        last = (self._output.read().strip().splitlines() or [""])[-1]
+        return f"the fork server ended (code {code})" + (f": {last}" if last else "")
+
+    def close(self) -> None:
+        """The server ends by itself once its socket is closed; one that is still importing does not see it."""
+        self._control.close()
+        self._process.kill()
+        self._process.wait()
+        self._output.close()
+
+
+class ForkedWorker(WorkerProcess):
+    """A worker that is the fork server's child."""
+
+    def __init__(self, server: ForkServer, pid: int, stdin: int, stdout: int) -> None:
+        super().__init__(pid, os.fdopen(stdin, "w"), stdout)
+        self._server = server
+        try:
+            self._handle: int | None = os.pidfd_open(pid)
+        except ProcessLookupError:  # it ended at once
+            self._handle = None
+        self._code: int | None = None
+        self._lock = threading.Lock()
+        """The server tells an exit code once: to the thread that reads this worker, or to the one that ends it."""
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """SERVER_GONE where its exit code is unknown."""
+        with self._lock:
+            if self._code is None:
+                # readable once the process has ended
+                if self._handle is not None and not select.select([self._handle], [], [], timeout)[0]:
+                    return None
+                try:
+                    self._code = self._server.exit_code(self.pid)
+                except ServerEnded:
+                    self._code = SERVER_GONE
+                if self._handle is not None:
+                    os.close(self._handle)
+                    self._handle = None
+            return self._code
+
+    def send_signal(self, signum: int) -> None:
+        if self._handle is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._handle, signum)
+
+
+def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
+    ends = os.pipe()
+    for end in ends:
+        stack.callback(os.close, end)
+    return ends

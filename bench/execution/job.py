@@ -1,0 +1,181 @@
+"""What a stage may use: its input, calibration tokens, training text, the prior's masks, the dense model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+import torch
+from torch import Tensor
+
+from bench.catalog import choice, registry
+from bench.execution import ranks
+from bench.inputs import loading, training_text, windows
+from bench.planning.artifact import Artifact
+from bench.planning.memory import STREAMED_FROM
+from bench.system import digests, environments
+from bench.system.cache import cache_dir
+from bench.system.devices import select_card
+from bench.verify import WeightCounts
+from methods.contract import Budget, Compute, Environment, Job, Method, Prior, Progress
+from methods.folder import Folder
+from methods.pattern import Pattern
+from methods.quantizing.stored import STORED_KEY, Stored
+from methods.targets import find_targets
+
+
+class PhaseProgress(Progress, Protocol):
+    """A progress that also says what is being done."""
+
+    phase: str
+
+    def enter(self, state: str) -> None:
+        """What is done before the phase's first step: "loading" or "first step"."""
+        ...
+
+
+@dataclass(frozen=True)
+class BuiltArtifact:
+    """A pruned model on disk, what the check counted, and what its making took."""
+
+    folder: Path
+    counts: WeightCounts
+    notes: Mapping[str, Any]
+    cost: Mapping[str, Any]
+    changed: frozenset[str]
+    """Tensors outside the targets that its stages declared changed."""
+
+
+class Workspace:
+    """One artifact's source model in this process: its folder, targets, tokenizer and device."""
+
+    def __init__(self, artifact: Artifact, progress: PhaseProgress, card: int | None = None) -> None:
+        """card: of its machine, for another rank than the first."""
+        torch.set_num_threads(artifact.threads if card is None else ranks.threads(artifact))
+        self.progress = progress
+        self.source = Folder(artifact.folder)
+        self.targets = find_targets(self.source.config, self.source.shapes(), artifact.include, artifact.exclude)
+        device = torch.device(ranks.device(artifact, card or 0))
+        select_card(str(device))
+        dtype: torch.dtype = getattr(torch, artifact.dtype)
+        shared = artifact.calibration_ranks
+        self.compute = Compute(
+            device=device,
+            dtype=dtype,
+            threads=artifact.threads,
+            stream=artifact.stream or not fits_device(self.source, device, dtype, artifact.max_memory, shared),
+            max_bytes=int(1e9 * artifact.max_memory / shared) if artifact.max_memory else None,
+        )
+        self._tokenizer: Any = None
+
+    def tokenizer(self) -> Any:
+        if self._tokenizer is None:
+            self._tokenizer = loading.load_tokenizer(self.source.path)
+        return self._tokenizer
+
+    def job(self, artifact: Artifact, before: BuiltArtifact | None, workdir: Path) -> tuple[Path, Method, Job]:
+        """What the last stage starts from, its method and all it may use.
+
+        before: the artifact up to that stage; None where it is the first.
+        """
+        stage = artifact.stages[-1]
+        source = before.folder if before else self.source.path
+        text, validation = self._training(artifact) if "training" in stage.needs else (None, None)
+        run = artifact.training
+        compute = replace(self.compute, scratch=workdir)
+        if text and artifact.processes > 1:
+            compute = replace(compute, is_shared=True, stream=False)
+        job = Job(
+            source=source,
+            pattern=Pattern.parse(stage.pattern),
+            targets=self.targets,
+            prior=self._prior(before) if before else None,
+            environment=resolve_environment(artifact) if "isolated" in stage.needs else None,
+            calibration=self._calibration(artifact) if "calibration" in stage.needs else None,
+            all_experts=artifact.calibration is not None and artifact.calibration.all_experts,
+            training=text,
+            validation=validation,
+            budget=Budget(tokens=run.tokens, micro=run.micro, checkpoint_s=artifact.checkpoint_s) if run else Budget(),
+            compute=compute,
+            seed=artifact.seed or 0,
+            workdir=checkpoint_folder(artifact) if text else workdir,
+            progress=self.progress,
+            teacher=lambda: loading.load(self.source.path, compute),
+        )
+        method = choice.build(registry.lookup_without_import(stage.kind, stage.name), stage.name, stage.config)
+        return source, method, job
+
+    def _calibration(self, artifact: Artifact) -> Tensor:
+        recipe = artifact.calibration
+        assert recipe is not None
+        encode = self.tokenizer()
+        crops = windows.draw_calibration(
+            recipe.data,
+            recipe.sequences,
+            recipe.seqlen,
+            artifact.seed or 0,
+            lambda t: list(encode(t)["input_ids"]),
+            artifact.data_dir,
+        )
+        return torch.tensor(crops)
+
+    def _training(self, artifact: Artifact) -> tuple[training_text.PackedCorpus, Tensor]:
+        run = artifact.training
+        assert run is not None
+        text, validation = training_text.load(
+            run.data,
+            self.tokenizer(),
+            digests.of([run.content, run.source, artifact.tokenizer]),
+            need=run.tokens,
+            seqlen=run.seqlen,
+            sequences=run.batch,
+            seed=artifact.seed or 0,
+            data_dir=artifact.data_dir,
+        )
+        return text, torch.from_numpy(validation)
+
+    def _prior(self, before: BuiltArtifact) -> Prior:
+        folder = Folder(before.folder)
+        return Prior(folder=before.folder, masks={t: folder.weight(t) != 0 for t in self.targets})
+
+
+def read_stored(notes: Mapping[str, Any]) -> Stored | None:
+    return Stored(**notes[STORED_KEY]) if STORED_KEY in notes else None
+
+
+def resolve_environment(artifact: Artifact) -> Environment:
+    """
+    Raises:
+        Skipped: it is not built.
+    """
+    stage = artifact.stages[-1]
+    name = registry.lookup_without_import(stage.kind, stage.name).environment
+    log = cache_dir() / "artifacts" / f"{artifact.key[:32]}.log"
+    return Environment(name=name, python=environments.python(name), log=log)
+
+
+def checkpoint_folder(artifact: Artifact) -> Path:
+    """Where a training leaves what it can go on from; its artifact's key says that it is the same training.
+
+    For any number of processes, which can go on from each other's.
+    """
+    return cache_dir() / "training" / artifact.model_copy(update={"processes": 1}).key[:32]
+
+
+def fits_device(
+    folder: Folder, device: torch.device, dtype: torch.dtype, max_memory: float | None = None, shared: int = 1
+) -> bool:
+    """Would the model take less than STREAMED_FROM of what the device has free? Of a CPU, at most `max_memory` GB, which so many
+    processes share."""
+    need = sum(math.prod(s) for s in folder.shapes().values()) * dtype.itemsize
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory(max_memory) / shared
+    return need < STREAMED_FROM * free
+
+
+def _free_memory(max_memory: float | None) -> float:
+    free: int = psutil.virtual_memory().available
+    return min(free, 1e9 * max_memory) if max_memory else free

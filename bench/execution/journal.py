@@ -1,0 +1,189 @@
+"""What a run leaves in its results folder for those who watch it: its status, and a log of JSON lines for each artifact.
+
+runs/NAME.json is the run's status now (bench.results.run_status). logs/KEY.jsonl is what happened to an artifact, KEY the first
+32 digits of its key; docs/scale.md lists the fields. Nothing here decides a number: where it cannot be written, the run says so
+once and goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from bench.planning.artifact import Artifact
+from bench.results.run_status import AtWork, RunStatus, lock_of, read_statuses, sweep_statuses, write_status
+from bench.system.code_version import describe_code
+from bench.system.provenance import format_time
+from methods.errors import UserError
+
+EVERY_S = 1.0
+"""Between two writings of the status."""
+PROGRESS_S = 5.0
+"""Between two lines about the progress of a phase."""
+MAX_BYTES = 2**20
+"""Of a log: beyond it progress is left out, and the next run on the artifact begins a new one."""
+LOCK_S = 5.0
+MAX_REASON = 1000
+"""Characters."""
+
+
+class Journal:
+    """Of one run."""
+
+    def __init__(self, root: Path, executor: str, say: Callable[[str], None]) -> None:
+        """say: tells the user that it cannot be written.
+
+        Raises:
+            UserError: another version of this package is at work in the folder.
+        """
+        self._root, self._say, self._has_said = root, say, False
+        for other, is_alive in read_statuses(root)[0]:
+            if is_alive and other.code != describe_code():
+                raise UserError(
+                    f"cast-bench {other.code} is at work in {str(root)!r} on {other.host}, and this is {describe_code()}: "
+                    "wait until it ends, or name another folder with --results"
+                )
+        sweep_statuses(root)
+        host, now = socket.gethostname(), time.time()
+        name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}-{uuid.uuid4().hex[:8]}"
+        self.status = RunStatus(name=name, code=describe_code(), host=host, executor=executor, started=now, updated=now)
+        self._lock = FileLock(lock_of(root, name))
+        self._written = 0.0
+        self._logged: dict[str, float] = {}
+        """When the progress of each artifact was logged last."""
+        self._at_work: dict[str, AtWork] = {}
+        self._begun: dict[str, float] = {}
+        self._attempt(self._begin)
+
+    def _begin(self) -> None:
+        Path(self._lock.lock_file).parent.mkdir(exist_ok=True)
+        (self._root / "logs").mkdir(exist_ok=True)
+        self._lock.acquire(timeout=LOCK_S)  # whoever asks whether this run lives takes the lock for a moment
+
+    def begin(self, total: int, known: int) -> None:
+        self.status.total, self.status.known = total, known
+        self._write()
+
+    def start(self, artifact: Artifact, label: str, device: str) -> None:
+        """An artifact begins."""
+        self._begun[artifact.key] = time.monotonic()
+        self._at_work[artifact.key] = AtWork(label=label, device=device, state="importing", since=time.time())
+        self._attempt(lambda: self._renew(artifact.key))
+        about = artifact.model_dump(include={"model", "seed", "dtype", "threads"})
+        self._log(
+            artifact.key,
+            {"event": "started", "run": self.status.name, "artifact": artifact.key, "label": label, "device": device}
+            | about
+            | {"method": artifact.method, "pattern": artifact.pattern, "quantizer": artifact.quantizer},
+        )
+        self._write()
+
+    def take(self, key: str, event: dict[str, Any], left: float | None, phase_left: float | None) -> None:
+        """What an artifact's worker said. left: seconds until the run ends; phase_left: until the phase does."""
+        self.status.left = left
+        at_work = self._at_work.get(key)
+        match event["event"]:
+            case "progress" if at_work:
+                at_work.phase, at_work.state = event["phase"], ""
+                at_work.done, at_work.total = event["done"], event["total"]
+                at_work.figures, at_work.left = event["figures"], phase_left
+                now = time.monotonic()
+                if event["done"] < event["total"] and now - self._logged.get(key, 0.0) < PROGRESS_S:
+                    return self._write(if_due=True)
+                self._logged[key] = now
+            case "state" if at_work:
+                at_work.phase, at_work.state, at_work.left = event["phase"], event["state"], None
+            case "measurement":
+                event = event | {"reason": event.get("reason", "")[:MAX_REASON]}
+                if not event.get("known"):
+                    self.status.tried = dict(Counter(self.status.tried) + Counter([event["status"]]))
+                else:
+                    self.status.known += 1
+        self._log(key, event)
+        return self._write(if_due=event["event"] != "measurement")
+
+    def end(self, key: str, cause: str) -> None:
+        """An artifact's worker has ended. cause: of its death, "" where it did what it was asked."""
+        if self._at_work.pop(key, None):
+            self._log(key, {"event": "ended", "cause": cause, "seconds": round(time.monotonic() - self._begun[key], 1)})
+        self._write()
+
+    def close(self, outcome: str = "") -> None:
+        """outcome: why it ends, where not because all is done."""
+        self.status.ended, self.status.outcome = time.time(), outcome
+        self._at_work.clear()
+        self._write()
+        self._attempt(self._release)
+
+    def _release(self) -> None:
+        self._lock.release()
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+
+    def _log_of(self, key: str) -> Path:
+        return self._root / "logs" / f"{key[:32]}.jsonl"
+
+    def _renew(self, key: str) -> None:
+        log = self._log_of(key)
+        if log.exists() and log.stat().st_size > MAX_BYTES:
+            log.unlink()
+
+    def _log(self, key: str, event: dict[str, Any]) -> None:
+        def append() -> None:
+            path = self._log_of(key)
+            if event["event"] == "progress" and path.exists() and path.stat().st_size > MAX_BYTES:
+                return
+            entry = {"time": format_time(time.time(), "milliseconds"), **event}
+            line = json.dumps(entry, allow_nan=False, default=str) + "\n"
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            try:
+                os.write(handle, line.encode())
+            finally:
+                os.close(handle)
+
+        self._attempt(append)
+
+    def _write(self, if_due: bool = False) -> None:
+        now = time.monotonic()
+        if if_due and now - self._written < EVERY_S:
+            return
+        self._written = now
+        self.status.updated, self.status.at_work = time.time(), list(self._at_work.values())
+        self._attempt(lambda: write_status(self._root, self.status))
+
+    def _attempt(self, write: Callable[[], None]) -> None:
+        if not (self._root / "records").is_dir():  # a shared folder that vanished: it must not be made anew
+            return
+        try:
+            write()
+        except (OSError, ValueError) as fault:
+            if not self._has_said:
+                self._has_said = True
+                self._say(f"the status and the logs of this run cannot be written ({fault}): it goes on without")
+
+
+@contextlib.contextmanager
+def keeping_journal(root: Path, executor: str, say: Callable[[str], None]) -> Iterator[Journal]:
+    """A journal of what happens within the block, which says how it ended."""
+    journal = Journal(root, executor, say)
+    outcome = "it was killed"
+    try:
+        yield journal
+        outcome = ""
+    except (KeyboardInterrupt, SystemExit):
+        outcome = "stopped by a signal"
+        raise
+    except BaseException as fault:
+        outcome = f"{type(fault).__name__}: {fault}"[:MAX_REASON]
+        raise
+    finally:
+        journal.close(outcome)

@@ -1,0 +1,192 @@
+"""Read measures off a built artifact, as records. Those that read the same windows share a forward pass."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from bench.catalog import registry
+from bench.execution.job import BuiltArtifact, Workspace, read_stored
+from bench.execution.new_record import failed_record, new_record
+from bench.inputs import loading
+from bench.measures.contract import Measure, MeasureContext, Readings
+from bench.measures.dense_states import DenseModel
+from bench.measures.windowed import Windowed, read_together
+from bench.planning.artifact import Measurement
+from bench.results.record import Item, Reading, ReadingRow, Record
+from bench.results.store import is_disk_full
+from bench.system import provenance
+from bench.system.cache import temporary_folder
+from methods.logits import head_of
+
+
+class Attempt(NamedTuple):
+    """What became of one measurement."""
+
+    readings: Readings | None = None
+    fault: Exception | None = None
+    own_s: float = 0.0
+    """Seconds spent for it alone."""
+    shares: bool = True
+    """Whether the other seconds were spent for it, too."""
+
+
+def group(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
+    """Measurements of one artifact that are read together: those that share a forward pass, and each other one alone."""
+    groups: dict[Any, list[Measurement]] = {}
+    for measurement in measurements:
+        try:
+            instrument = _instrument(measurement)
+        except Exception:  # noqa: BLE001 (it raises the same when it is measured, alone)
+            instrument = None
+        shared = instrument.same_pass if isinstance(instrument, Windowed) else measurement.key
+        groups.setdefault(shared, []).append(measurement)
+    return list(groups.values())
+
+
+def measure(
+    measurements: Sequence[Measurement], built: BuiltArtifact, workspace: Workspace
+) -> list[tuple[Record, tuple[Item, ...]]]:
+    """The records and per-item scores of a group's measurements.
+
+    A record is failed where its measure or the forward pass raised, and diverged, without scores, where a reading is not
+    finite. `cost.wall_s` is a measurement's own seconds and an equal part of those it shares, so that sums are right.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    started = time.monotonic()
+    states: list[str] = []
+    try:
+        attempts = _read(measurements, built, workspace, states)
+    except Exception as fault:  # noqa: BLE001 (a measure may raise anything; it costs these measurements only)
+        attempts = [Attempt(fault=fault)] * len(measurements)
+    shared = time.monotonic() - started - sum(a.own_s for a in attempts)
+    sharing = [m.label for m, a in zip(measurements, attempts, strict=True) if a.shares]
+    out = []
+    for measurement, attempt in zip(measurements, attempts, strict=True):
+        record, items = _record(measurement, attempt, built)
+        own = attempt.own_s + (shared / len(sharing) if attempt.shares else 0.0)
+        record.cost["wall_s"] = round(own, 3)
+        if attempt.shares and len(sharing) > 1:
+            record.cost |= {"shared_s": round(shared, 3), "shared_with": [x for x in sharing if x != measurement.label]}
+        if attempt.shares and states:
+            record.cost["dense_states"] = states
+        out.append((record, items))
+    return out
+
+
+def _instrument(measurement: Measurement) -> Measure:
+    kind = registry.load(registry.lookup_without_import("measures", measurement.measure))
+    instrument: Measure = kind(**measurement.config)
+    return instrument
+
+
+def _read(
+    measurements: Sequence[Measurement], built: BuiltArtifact, workspace: Workspace, states: list[str]
+) -> list[Attempt]:
+    """states: is told what became of the dense model's states, in words."""
+    instruments = [_instrument(m) for m in measurements]
+    artifact, source, compute = measurements[0].artifact, workspace.source.path, workspace.compute
+    if not all(getattr(i, "streams", False) for i in instruments):
+        compute = replace(compute, stream=False)
+    with temporary_folder("measure") as workdir:
+        compute = replace(compute, scratch=workdir)
+        context = MeasureContext(
+            folder=built.folder,
+            source=source,
+            is_dense=built.folder == source,
+            tokenizer=workspace.tokenizer,
+            load_dense=lambda: loading.load(source, compute),
+            counts=built.counts,
+            storage=read_stored(built.notes),
+            compute=compute,
+            data_dir=artifact.data_dir,
+            workdir=workdir,
+            progress=workspace.progress,
+            seed=artifact.seed,
+        )
+
+        def load() -> nn.Module:
+            model = loading.load(built.folder, compute)
+            workspace.progress.enter("first step")
+            return model
+
+        windowed = [i for i in instruments if isinstance(i, Windowed)]
+        if not windowed:
+            (instrument,) = instruments
+            return [Attempt(instrument.read(load, context))]
+        contexts = []
+        for i in range(len(windowed)):
+            (workdir / str(i)).mkdir()
+            contexts.append(replace(context, workdir=workdir / str(i)))
+        dense = DenseModel(
+            {"model": artifact.digest, "loader": artifact.loader}
+            | {"dtype": artifact.dtype, "device": artifact.device, "stream": compute.stream},
+            load_head=lambda: head_of(loading.load(source, replace(compute, stream=True))),
+            most_bytes=int(1e9 * measurements[0].dense_states_gb),
+            events=states,
+        )
+        took_part = read_together(list(zip(windowed, contexts, strict=True)), load, dense)
+        return [Attempt(p.readings, p.fault, p.seconds, p.shares) for p in took_part]
+
+
+def _record(measurement: Measurement, attempt: Attempt, built: BuiltArtifact) -> tuple[Record, tuple[Item, ...]]:
+    """
+    Raises:
+        OSError: the fault is that the disk is full.
+    """
+    fault = attempt.fault
+    if not fault:
+        try:
+            return _record_readings(measurement, attempt.readings, built)
+        except Exception as wrong:  # noqa: BLE001 (a measure may return anything)
+            fault = wrong
+    if is_disk_full(fault):
+        raise fault
+    return failed_record(measurement, fault), ()
+
+
+def _record_readings(measurement: Measurement, readings: Any, built: BuiltArtifact) -> tuple[Record, tuple[Item, ...]]:
+    notes = dict(readings.notes)
+    cost: dict[str, Any] = {
+        "peak_bytes": provenance.peak_bytes(measurement.artifact.device),
+        "tokens": readings.tokens,
+    }
+    if measurement.measure == "pattern":  # the one that every artifact has carries what its making took
+        notes |= built.notes
+        cost |= built.cost
+    bad = [r for r in readings.values if not math.isfinite(r.value)]
+    record = new_record(
+        measurement,
+        status="diverged" if bad else "ok",
+        reason=", ".join(f"{r.metric} is {r.value}" for r in bad),
+        readings=rows_of(readings),
+        token_digest=readings.token_digest,
+        notes=notes,
+        cost=cost,
+        provenance=provenance.gather(),
+    )
+    return record, () if bad else readings.items
+
+
+def rows_of(readings: Readings) -> list[ReadingRow]:
+    """As a record keeps them: what is not finite is no value, and what is below 0 no standard error."""
+    return [_row(r) for r in readings.values]
+
+
+def _row(r: Reading) -> ReadingRow:
+    stderr = r.stderr if r.stderr is not None and 0 <= r.stderr < math.inf else None
+    return ReadingRow(
+        metric=r.metric,
+        value=r.value if math.isfinite(r.value) else None,
+        unit=r.unit,
+        better=r.better,
+        stderr=stderr,
+        n=r.n,
+    )

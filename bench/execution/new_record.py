@@ -1,0 +1,40 @@
+"""Records of measurements: what is known before one runs, and of one that failed."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+from bench.planning.artifact import Measurement
+from bench.results.record import Record
+from bench.system import provenance
+from methods.errors import Diverged, Skipped
+
+
+def new_record(measurement: Measurement, **fields: Any) -> Record:
+    """A measurement's record, with what is known before it runs."""
+    return Record(
+        key=measurement.key,
+        identity=measurement.identity,
+        artifact=measurement.artifact.key,
+        key_inputs=measurement.key_inputs(),
+        **fields,
+    )
+
+
+def failed_record(measurement: Measurement, fault: BaseException) -> Record:
+    """A failed row, or a diverged or skipped one, with the reason in one line and the whole traceback."""
+    lines = str(fault).strip().splitlines()
+    out_of_memory = (
+        isinstance(fault, MemoryError) or "out of memory" in str(fault) or "can't allocate memory" in str(fault)
+    )
+    reason = "OOM" if out_of_memory else f"{type(fault).__name__}: {lines[0] if lines else 'no message'}"
+    if isinstance(fault, Diverged | Skipped):
+        reason = str(fault)
+    return new_record(
+        measurement,
+        status="skipped" if isinstance(fault, Skipped) else "diverged" if isinstance(fault, Diverged) else "failed",
+        reason=reason,
+        traceback="" if isinstance(fault, Skipped) else "".join(traceback.format_exception(fault)),
+        provenance=provenance.gather(),
+    )

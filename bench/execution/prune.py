@@ -1,0 +1,82 @@
+"""Prune one model into a folder of the user's, with a card that says how it was made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from bench.execution import progress
+from bench.execution.model_card import card
+from bench.execution.nodes import require_lead
+from bench.execution.signals import checkpoint_first
+from bench.planning import plan
+from bench.planning.artifact import Artifact
+from bench.planning.spec import Spec
+from bench.system.cache import in_use, sweep_leftovers
+from bench.system.files import atomic_folder, require_folder
+from methods.errors import Skipped, UserError
+from methods.files import find_file
+
+
+class _DisplayedProgress:
+    """A builder's progress, handed to a display."""
+
+    def __init__(self, display: progress.ProgressDisplay, label: str) -> None:
+        self.phase, self._display, self._label = "", display, label
+
+    def advance(self, done: int, total: int, **figures: float) -> None:
+        self._display.progress(self._label, self.phase, done, total, figures)
+
+    def enter(self, state: str) -> None:
+        self._display.enter(self._label, self.phase, state)
+
+
+def write_pruned(spec: Spec, out: Path) -> str:
+    """Write the artifact of a spec with one method, model and pattern to `out`; returns a sentence for the user.
+
+    Raises:
+        UserError: more than one of them, or `out` is taken.
+        CheckFailed: the method broke the pattern, or changed what it must not.
+    """
+    if any(len(x) != 1 for x in (spec.methods, spec.models, spec.patterns, spec.quantizers)):
+        raise UserError("bench prune takes one method, one model, one pattern and one quantizer; bench run takes many")
+    require_folder(out, new=True)
+    require_lead(spec.training.nodes, os.environ)
+    sweep_leftovers()
+    with in_use():
+        measurements = plan.make_plan(spec, fetch=True).measurements
+        artifact = next(m.artifact for m in measurements if m.artifact.pruner.label == spec.methods[0])
+        with in_use(*artifact.cache_names):
+            return _write(artifact, out)
+
+
+def _write(artifact: Artifact, out: Path) -> str:
+    from bench.execution.build import Builder
+
+    display = progress.display_for(sys.stderr)
+    display.begin(1, 0)
+    display.artifact(artifact.label, False)
+    try:
+        with checkpoint_first():
+            built = Builder(artifact, _DisplayedProgress(display, artifact.label)).build(artifact)
+    except Skipped as fault:
+        raise UserError(f"{artifact.stage_labels} cannot run here: {fault}") from None
+    finally:
+        display.end()
+    counts = built.counts
+    zeros = sum(x.zeros for x in counts.layers.values()) / max(1, sum(x.weights for x in counts.layers.values()))
+    with atomic_folder(out) as folder:
+        for file in built.folder.iterdir():
+            if not file.is_dir() and file.name not in ("artifact.json", "PULLED.json", "TRAINING.json", "README.md"):
+                find_file(built.folder, file.name, None)
+                shutil.copyfile(file, folder / file.name)
+        (folder / "README.md").write_text(card(artifact, zeros, built.notes))
+    check = f"{counts.violations} groups break the pattern" if counts.violations else "pattern checked"
+    validation = built.notes.get("validation_perplexity", {})
+    return (
+        f"{out}: {artifact.model} by {artifact.stage_labels}, {artifact.pattern}, "
+        f"{zeros:.1%} of {len(counts.layers)} linears zero, {check}"
+        + "".join(f"; perplexity on held-out text {k.replace('_', ' ')} {v:.4g}" for k, v in validation.items())
+    )

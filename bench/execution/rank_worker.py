@@ -1,0 +1,65 @@
+"""The process of one rank."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import torch
+import torch.distributed as dist
+
+from bench.execution.events import Events
+from bench.execution.nodes import LOOK_S
+from bench.execution.ranks import FAULT, HOST, RankTask, join
+from bench.execution.signals import ENDING
+
+
+def main() -> None:
+    """Take part in a stage as another rank than the first; its outcome is dropped."""
+    from bench.execution.build import Builder
+
+    for signum in ENDING:
+        signal.signal(signum, signal.SIG_IGN)  # the first rank decides; this process ends with it
+    task = RankTask.model_validate_json(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if task.host != HOST:
+        threading.Thread(target=_end_with_first, args=(task,), daemon=True).start()
+    artifact = task.artifact
+    if artifact.device.startswith("cuda"):
+        torch.cuda.set_device(task.card)
+    store = dist.TCPStore(task.host, task.port, artifact.ranks, is_master=False)  # type: ignore[attr-defined]
+    store.set(f"here {task.rank}", "1")
+    try:
+        join(artifact, store, task.rank)
+        with open(os.devnull, "w") as nowhere:
+            Builder(artifact, Events(nowhere), card=task.card).run_as_rank(artifact)
+        dist.barrier()
+    except Exception as fault:
+        if store.add("faults", 1) == 1:  # the others' follow from it
+            store.set(FAULT, f"rank {task.rank}: {type(fault).__name__}: {fault}")
+        raise
+    dist.destroy_process_group()
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 4096):  # not through sys.stdin: a process forked meanwhile could never take its lock
+        pass
+    os._exit(1)
+
+
+def _end_with_first(task: RankTask) -> None:
+    """The first rank is on another node: nothing but its store tells that it is gone."""
+    store = dist.TCPStore(task.host, task.port, task.artifact.ranks, is_master=False)  # type: ignore[attr-defined]
+    try:
+        while True:
+            store.check(["here 0"])
+            time.sleep(LOOK_S)
+    except RuntimeError:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

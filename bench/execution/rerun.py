@@ -1,0 +1,45 @@
+"""Take a measurement once more, in a process of its own, before it is called a regression."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.execution import progress
+from bench.results.record import Record
+from bench.results.reproduce import settings
+from bench.results.store import Store
+from bench.system.cache import in_use
+from methods.errors import UserError
+
+
+def measure(record: Record, root: Path) -> Record:
+    """Take a record's measurement again, into an empty results folder.
+
+    Raises:
+        UserError: this version cannot take it.
+    """
+    from bench.execution import runner
+    from bench.planning.plan import Plan, make_plan
+
+    plan = make_plan(spec_of(record, root))
+    measurements = tuple(m for m in plan.measurements if m.identity.key() == record.identity.key())
+    if not measurements:
+        raise UserError(f"record {record.short_key} cannot be measured by this version any more: run bench run")
+    with in_use():
+        summary = runner.execute(Plan(plan.spec, measurements, ()), Store(root), progress.display_for(sys.stderr))
+    if len(summary.records) != 1:
+        raise UserError(f"record {record.short_key} gave {len(summary.records)} records: run bench run")
+    return summary.records[0]
+
+
+def spec_of(record: Record, root: Path) -> Any:
+    """The run that makes a record.
+
+    Raises:
+        UserError: it cannot be read back.
+    """
+    from bench.planning import spec
+
+    return spec.make_spec(settings(record) | {"results": root})

@@ -1,0 +1,159 @@
+"""Shape tables as records: a model's linears on this machine, a record for each kind of weight and number of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.execution.measure import rows_of
+from bench.inputs import models
+from bench.kernels import native
+from bench.measures.contract import Readings
+from bench.measures.speed import linears, roofline
+from bench.results.identity import Identity, Protocol
+from bench.results.record import DONE, Record
+from bench.results.store import Store
+from bench.system import digests, provenance
+from bench.system.devices import fingerprint, select_card
+from bench.system.source_digest import digest_source
+from methods.contract import Compute
+from methods.errors import Skipped
+from methods.folder import Folder
+from methods.pattern import Pattern
+from methods.targets import find_targets, weight_shape
+
+
+@dataclass(frozen=True)
+class LinearTimingRequest:
+    """kinds and tokens: None for all that the device has."""
+
+    model: str
+    device: str
+    threads: int
+    kinds: tuple[str, ...] | None
+    tokens: tuple[int, ...]
+    data_dir: Path | None
+
+
+def measure(request: LinearTimingRequest, results: Path) -> Iterator[Record]:
+    """Yield each record; what is recorded already is not measured again.
+
+    Raises:
+        UserError: unknown model.
+    """
+    source = Source(request.model, request.data_dir)
+    store = Store(results)
+    select_card(request.device)
+    device = linears.select_device(Compute(device=torch.device(request.device), threads=request.threads))
+    kinds = request.kinds or device.kinds
+    torch.set_num_threads(request.threads)
+    for kind in kinds:
+        for tokens in request.tokens:
+            record = _new_record(request, source, kind, tokens)
+            known = store.get(record.key)
+            if known is None or known.status not in DONE:
+                items = _fill(record, device, source, kind, tokens)
+                store.write(record, items)
+                known = record
+            yield known
+
+
+class Source:
+    """Whose weights: the model's own where it is here, made 2:4 by magnitude where they are not; else random ones."""
+
+    def __init__(self, name: str, data_dir: Path | None) -> None:
+        self.model = models.resolve(name, data_dir)
+        self.shapes = roofline.model_sizes(name, data_dir).linears
+        self.names: dict[tuple[int, int], str] = {}
+        self.method, self.digest = "random", ""
+        if self.model:
+            self.folder = Folder(self.model.folder)
+            self.digest = self.model.digest
+            for target in find_targets(self.folder.config, self.folder.shapes()):
+                self.names.setdefault(weight_shape(self.folder.config, self.folder.shapes(), target), target)
+            every = (self._weight(name) for name in self.names.values())
+            self.method = "as it is" if all(Pattern(2, 4).violations(w) == 0 for w in every) else "magnitude"
+
+    def _weight(self, name: str) -> Tensor:
+        return self.folder.weight(name).contiguous()
+
+    def weights(self) -> Iterator[tuple[int, Tensor]]:
+        if not self.model:
+            yield from linears.random_weights(self.shapes)
+            return
+        for shape, name in self.names.items():
+            weight = self._weight(name)
+            if self.method == "magnitude":
+                weight = torch.where(Pattern(2, 4).keep(weight.float().abs()), weight, 0)
+            yield self.shapes[shape], weight.bfloat16()
+
+
+def _new_record(request: LinearTimingRequest, source: Source, kind: str, tokens: int) -> Record:
+    identity = Identity(
+        model=request.model,
+        stages=(source.method,),
+        pattern="2:4",
+        quantizer=roofline.QUANTIZER_OF_KIND[kind],
+        measure="speed",
+        protocol=Protocol(name="linears", seqlen=tokens),
+        dtype=kind,
+        device=request.device.split(":")[0],
+    )
+    key_inputs = {
+        "model": source.digest or request.model,
+        "shapes": sorted([*shape, count] for shape, count in source.shapes.items()),
+        "measure": {"name": "speed", "source": digest_source(linears.__name__), "kernel": native.source_digest()},
+        "weights": source.method, "kind": kind, "tokens": tokens, "threads": request.threads,
+        "hardware": fingerprint(request.device),
+    }  # fmt: skip
+    return Record(key=digests.of(key_inputs), identity=identity, key_inputs=key_inputs, status="skipped")
+
+
+def _fill(record: Record, device: Any, source: Source, kind: str, tokens: int) -> tuple[Any, ...]:
+    record.provenance = provenance.gather()
+    try:
+        readings: Readings = linears.time_linears(device, source.weights(), tokens, kind)
+    except Skipped as why:
+        record.reason = str(why)
+        return ()
+    record.status = "ok"
+    record.readings = rows_of(readings)
+    record.notes = dict(readings.notes)
+    return readings.items
+
+
+def rows(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """A row a shape, as `bench speed` shows it; what was not timed says why."""
+    out = []
+    for record in records:
+        identity = record.identity
+        head = {"what": "", "kind": identity.dtype, "tokens": identity.protocol.seqlen}
+        if record.status != "ok":
+            out.append(head | {"what": identity.model, "status": f"{record.status}: {record.reason}"})
+        for shape in record.notes.get("shapes", []):
+            row = head | {"what": f"{shape['shape'][0]} x {shape['shape'][1]} ({shape['count']} of them)"}
+            if "skipped" in shape:
+                out.append(row | {"status": f"skipped: {shape['skipped']}"})
+                continue
+            low, high = shape["interval"]
+            out.append(
+                row
+                | {
+                    "dense_us": round(1e6 * shape["seconds"][shape["dense"]]["median"], 1),
+                    "2:4_us": round(1e6 * shape["seconds"][shape["sparse"]]["median"], 1),
+                    "speedup": f"{shape['speedup']:.2f} ({low:.2f} to {high:.2f})",
+                    "noise": f"{shape['noise']:.1%}",
+                    "limit": f"{shape['limit']:.2f}",
+                    "attained": f"{shape['attained']:.0%}",
+                    "dense_of_peak": f"{shape['dense_share_of_peak']:.0%}",
+                    "2:4_of_peak": f"{shape['sparse_share_of_peak']:.0%}",
+                    "over": shape["dense"],
+                    "status": "; ".join(shape["flags"]) or "ok",
+                }
+            )
+    return out

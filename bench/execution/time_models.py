@@ -1,0 +1,164 @@
+"""Whole models in several engines, timed in turn, as records: one for each engine, kind of weight and step."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.execution.engines.contract import DENSE, SPARSE, Contestant, Engine, Step
+from bench.execution.engines.table import ENGINES
+from bench.execution.measure import rows_of
+from bench.execution.versions import ModelVersions
+from bench.inputs import models
+from bench.kernels.timing import Clock, CudaClock, WallClock
+from bench.measures.contract import Readings
+from bench.measures.speed.comparison import REPEAT_SUFFIX, Timings, interleave
+from bench.results.identity import Identity
+from bench.results.record import DONE, Item, Reading, Record
+from bench.results.store import Store
+from bench.system import digests, provenance
+from bench.system.cache import in_use, temporary_folder
+from bench.system.devices import fingerprint, select_card
+from bench.system.source_digest import digest_source
+from methods.errors import UserError
+
+BLOCK_S = 0.2
+"""Length of a block of one contestant, about, in seconds."""
+BLOCKS = 12
+CPU_TOKENS, CUDA_TOKENS = 128, 2048
+"""In the KV cache of a decoding step, and in a prompt, where nobody said otherwise."""
+
+
+@dataclass(frozen=True)
+class ModelTimingRequest:
+    """engines: names, in the order of the rows; tokens: in the KV cache of a decoding step, and in a prompt."""
+
+    model: str
+    device: str
+    threads: int
+    engines: tuple[str, ...]
+    tokens: tuple[int, ...]
+    data_dir: Path | None
+
+
+def measure(request: ModelTimingRequest, results: Path, say: Callable[[str], None]) -> Iterator[Record]:
+    """Yield each record. The engines of a request are timed together, so all of a step's records are made, or none.
+
+    Raises:
+        UserError: unknown model, or an engine that cannot run here; nothing is loaded before.
+    """
+    engines = [ENGINES[name]() for name in request.engines]
+    for engine in engines:
+        engine.require(request.device)
+    model = models.resolve(request.model, request.data_dir)
+    if model is None:
+        raise UserError(f"model {request.model!r} is not downloaded yet: run bench pull {request.model}")
+    store = Store(results)
+    torch.set_num_threads(request.threads)
+    select_card(request.device)
+    with in_use(), temporary_folder("engines") as workdir:
+        versions = ModelVersions(model, workdir)
+        for count in request.tokens:
+            for step in (Step("decode", 1, count), Step("prefill", count, 0)):
+                records = [_new_record(request, versions, e, kind, step, engines) for e in engines for kind in e.kinds]
+                known = [store.get(record.key) for record in records]
+                if all(found is not None and found.status in DONE for found in known):
+                    yield from (found for found in known if found is not None)
+                    continue
+                yield from _time(request, versions, step, engines, records, store, say)
+
+
+def _new_record(
+    request: ModelTimingRequest,
+    versions: ModelVersions,
+    engine: Engine,
+    kind: str,
+    step: Step,
+    engines: Sequence[Engine],
+) -> Record:
+    identity = Identity(
+        model=request.model,
+        stages=(versions.method,) if engine.sparse else ("dense",),
+        pattern=SPARSE if engine.sparse else DENSE,
+        quantizer=engine.kinds[kind],
+        measure="speed",
+        protocol=step.protocol(engine.name),
+        dtype=kind,
+        device=request.device.split(":")[0],
+    )
+    key_inputs = {
+        "model": versions.model.digest,
+        "measure": {"name": "speed", "source": digest_source(__name__, *(type(e).__module__ for e in engines))},
+        "engine": {"name": engine.name} | engine.about(), "in_turn": {e.name: e.about() for e in engines},
+        "kind": kind, "step": step._asdict(), "threads": request.threads, "hardware": fingerprint(request.device),
+    }  # fmt: skip
+    return Record(key=digests.of(key_inputs), identity=identity, key_inputs=key_inputs, status="ok")
+
+
+def _time(
+    request: ModelTimingRequest,
+    versions: ModelVersions,
+    step: Step,
+    engines: Sequence[Engine],
+    records: Iterable[Record],
+    store: Store,
+    say: Callable[[str], None],
+) -> Iterator[Record]:
+    entered: dict[tuple[str, str], dict[str, Contestant]] = {}
+    clock: Clock = CudaClock() if request.device.startswith("cuda") else WallClock()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # names of arguments that transformers will change
+        for engine in engines:
+            say(f"{step.name}: loading {engine.name}")
+            for contestant in engine.contestants(versions, step, request.device, request.threads):
+                entered.setdefault((engine.name, contestant.kind), {})[contestant.side] = contestant
+        works = {_name(*key, side): c.work for key, sides in entered.items() for side, c in sides.items()}
+        say(f"{step.name}: timing {len(works)} models in turn, {BLOCKS} blocks of each, twice")
+        timings = interleave(works, clock, repeat=works, blocks=BLOCKS, block_s=BLOCK_S)
+    for record in records:
+        engine_name, kind = record.identity.protocol.engine, record.identity.dtype
+        sides = entered[engine_name, kind]
+        record.provenance = provenance.gather()
+        items = _fill(record, engine_name, kind, sides, step, timings)
+        record.notes |= {"in_turn": list(works), "threads": request.threads, "kv_tokens": step.kv}
+        record.notes |= {"prompt_tokens": step.prompt, "engine": record.key_inputs["engine"]}
+        store.write(record, items)
+        yield record
+
+
+def _name(engine: str, kind: str, side: str) -> str:
+    return f"{engine} {kind} {side}"
+
+
+def _fill(
+    record: Record, engine: str, kind: str, sides: Mapping[str, Contestant], step: Step, timings: Timings
+) -> tuple[Item, ...]:
+    """Write readings and notes into a record. Returns its items: a block each, the same one in all records of a turn."""
+    names = {side: _name(engine, kind, side) for side in sides}
+    first = names.get(SPARSE) or names[DENSE]
+    rates = {side: [step.prompt / s for s in timings.blocks[name]] for side, name in names.items()}
+    values = [Reading("tokens_per_s", step.prompt / timings.median(first), "tokens/s", "higher", n=BLOCKS)]
+    beside: list[dict[str, float]] = [{} for _ in range(BLOCKS)]
+    notes: dict[str, Any] = {}
+    if SPARSE in names and DENSE in names:
+        ratio = timings.ratio(names[DENSE], names[SPARSE])
+        values += [
+            Reading("tokens_per_s_dense", step.prompt / timings.median(names[DENSE]), "tokens/s", ""),
+            Reading("speedup", ratio.value, "1", "higher"),
+        ]
+        notes["interval"] = [ratio.low, ratio.high]
+        beside = [
+            {"tokens_per_s_dense": dense, "speedup": sparse / dense}
+            for sparse, dense in zip(rates[SPARSE], rates[DENSE], strict=True)
+        ]
+    notes["noise"] = {side: timings.noise(name) for side, name in names.items()}
+    notes["again"] = {side: [step.prompt / s for s in timings.blocks[n + REPEAT_SUFFIX]] for side, n in names.items()}
+    notes |= {side: c.notes for side, c in sides.items() if c.notes}
+    record.readings, record.notes = rows_of(Readings(tuple(values))), notes
+    main = rates.get(SPARSE) or rates[DENSE]
+    return tuple(Item(str(i), str(i), rate, 1.0, row) for i, (rate, row) in enumerate(zip(main, beside, strict=True)))

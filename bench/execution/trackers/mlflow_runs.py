@@ -1,0 +1,76 @@
+"""MLflow: runs of an experiment on the server that MLFLOW_TRACKING_URI names, or where MLflow keeps them by default."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+
+import mlflow
+from mlflow.entities import Metric, Param
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
+from mlflow.tracking import MlflowClient
+
+EXPERIMENT = "cast-bench"
+"""Unless MLFLOW_EXPERIMENT_NAME says another."""
+MAX_VALUE = 500
+"""Characters of a parameter that every store takes."""
+BATCH = 100
+"""Parameters that a server takes at a time."""
+FIRST_RETRIES = 2
+"""Of a request, until a server has answered one."""
+
+
+class MlflowRuns:
+    """See `bench.execution.trackers.contract.Tracker`."""
+
+    def __init__(self) -> None:
+        self._client = MlflowClient()
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+        with _few_retries():
+            self._experiment = mlflow.set_experiment(name).experiment_id  # another run may make it at the same time
+        self._runs: dict[str, str] = {}
+
+    def start(self, artifact: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        named = {_name(key): value for key, value in tags.items()}
+        run = self._client.create_run(self._experiment, run_name=name, tags=named).info.run_id
+        self._runs[artifact] = run
+        every = [Param(_name(key), value[:MAX_VALUE]) for key, value in params.items()]
+        for first in range(0, len(every), BATCH):
+            self._client.log_batch(run, params=every[first : first + BATCH])
+
+    def curve(self, artifact: str, phase: str, step: int, figures: Mapping[str, float]) -> None:
+        self._log(artifact, {f"{phase}/{name}": value for name, value in figures.items()}, step)
+
+    def metrics(self, artifact: str, values: Mapping[str, float]) -> None:
+        self._log(artifact, values, 0)
+
+    def end(self, artifact: str, ok: bool) -> None:
+        self._client.set_terminated(self._runs.pop(artifact), "FINISHED" if ok else "FAILED")
+
+    def close(self) -> None:
+        pass
+
+    def _log(self, artifact: str, values: Mapping[str, float], step: int) -> None:
+        now = int(1000 * time.time())
+        self._client.log_batch(
+            self._runs[artifact], metrics=[Metric(_name(key), value, now, step) for key, value in values.items()]
+        )
+
+
+@contextlib.contextmanager
+def _few_retries() -> Iterator[None]:
+    """For the first contact: MLflow's own number takes minutes, and says only then that there is no server."""
+    is_set = MLFLOW_HTTP_REQUEST_MAX_RETRIES.is_set()
+    if not is_set:
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(FIRST_RETRIES)
+    yield
+    if not is_set:
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES.unset()
+
+
+def _name(key: str) -> str:
+    """With the characters that MLflow takes."""
+    return re.sub(r"[^\w./ -]", "_", key)

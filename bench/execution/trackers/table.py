@@ -1,0 +1,38 @@
+"""The trackers by name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from bench.execution.trackers.contract import Tracker
+from bench.system.packages import pip_install, require
+
+
+class Entry(NamedTuple):
+    target: str
+    package: str
+    """That is imported."""
+
+
+TRACKERS = {
+    "mlflow": Entry("bench.execution.trackers.mlflow_runs:MlflowRuns", "mlflow"),
+    "wandb": Entry("bench.execution.trackers.wandb_runs:WandbRuns", "wandb"),
+}
+"""Their names are those of the extras that install them."""
+
+
+def require_packages(names: Iterable[str]) -> None:
+    """
+    Raises:
+        UserError: one is not installed.
+    """
+    for name in names:
+        require(TRACKERS[name].package, what=f"--log-to {name}", how=pip_install(name))
+
+
+def make(name: str) -> Tracker:
+    module, _, kind = TRACKERS[name].target.partition(":")
+    tracker: Tracker = getattr(importlib.import_module(module), kind)()
+    return tracker

@@ -1,0 +1,110 @@
+"""A model's dense and 2:4 versions, as folders and as ONNX files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench.execution.engines.contract import SPARSE
+from bench.export.onnx_file import replace_weights
+from bench.inputs.models import Model
+from bench.system import digests
+from bench.system.cache import cache_dir, in_use, temporary_folder
+from bench.system.files import publish
+from bench.system.source_digest import digest_source
+from methods.experts import fold
+from methods.families import FAMILIES
+from methods.folder import Folder, Writer
+from methods.pattern import Pattern
+from methods.targets import find_targets
+
+PATTERN = Pattern.parse(SPARSE)
+
+
+class ModelVersions:
+    """The model's own weights. Where they are dense, its 2:4 version keeps the largest; where they are 2:4 already, its dense
+    version has a constant in place of each zero: which numbers are multiplied does not change the time.
+    """
+
+    def __init__(self, model: Model, workdir: Path) -> None:
+        self.model, self.workdir = model, workdir
+        self.source = model.open()
+        self.targets = find_targets(self.source.config, self.source.shapes())
+
+    @cached_property
+    def is_sparse(self) -> bool:
+        return all(PATTERN.violations(self.source.weight(target)) == 0 for target in self.targets)
+
+    @property
+    def method(self) -> str:
+        """What made the 2:4 version, as a record names it."""
+        return "as it is" if self.is_sparse else "magnitude"
+
+    def folder(self, side: str) -> Path:
+        """The safetensors folder of a side."""
+        if (side == SPARSE) == self.is_sparse:
+            return self.model.folder
+        place = self.workdir / side.replace(":", "of")
+        if not place.exists():
+            self._write(place, _fill if self.is_sparse else _prune)
+        return place
+
+    def _write(self, place: Path, change: Callable[[Tensor], Tensor]) -> None:
+        """Write the model with another weight in each target."""
+        weights = {f"{target}.weight": target for target in self.targets}
+        transposed = FAMILIES[self.source.config["model_type"]].transposed
+
+        def tensor(name: str) -> Tensor:
+            if name not in weights:
+                return self.source.tensor(name)
+            changed = change(self.source.weight(weights[name]))
+            return changed.T if transposed else changed
+
+        writer = Writer(place)
+        for name, value in fold(self.source, tensor, FAMILIES.get(self.source.config["model_type"])):
+            writer.add(name, value)
+        writer.close()
+        (place / "config.json").write_text(json.dumps(self.source.config))
+
+    def onnx(self, side: str, dtype: str) -> Path:
+        """The ONNX file of a side: the one that the model is exported to, or that with the other side's weights.
+
+        Raises:
+            UserError: the model cannot be exported.
+            CheckFailed: the file does not give the model's logits.
+        """
+        exported = self._export(dtype)
+        if (side == SPARSE) == self.is_sparse:
+            return exported
+        file = self.workdir / f"{side.replace(':', 'of')}-{dtype}" / exported.name
+        if not file.exists():
+            file.parent.mkdir(parents=True)
+            other = Folder(self.folder(side))
+            replace_weights(exported, file, other.weight)
+        return file
+
+    def _export(self, dtype: str) -> Path:
+        """The exported file, from the cache: an export takes minutes."""
+        from bench.export import onnx_model
+
+        made_by = [digest_source(onnx_model.__name__), torch.__version__, dtype]
+        place = cache_dir() / "exports" / digests.of([self.model.digest, *made_by])[:32]
+        with in_use(place.name):
+            if not place.exists():
+                with temporary_folder("export") as workdir:
+                    onnx_model.write(self.model.folder, workdir, dtype, None)
+                    publish(workdir, place)
+        return place / onnx_model.FILE
+
+
+def _prune(weight: Tensor) -> Tensor:
+    return torch.where(PATTERN.keep(weight.float().abs()), weight, 0)
+
+
+def _fill(weight: Tensor) -> Tensor:
+    return torch.where(weight == 0, weight.abs().mean(), weight)

@@ -1,0 +1,173 @@
+"""One artifact in a process of its own: build it, check it, measure it, record it.
+
+bench.execution.runner writes a JSON assignment on the first line of stdin and reads events as JSON lines from stdout. When
+stdin closes the runner is gone, and this process ends. A crash here costs this artifact only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel
+
+from bench.execution.descendants import adopt_orphans, end_descendants
+from bench.execution.disk import describe_full_disk
+from bench.execution.events import Events
+from bench.execution.new_record import failed_record
+from bench.execution.processes import list_imports
+from bench.execution.source_guard import require_planned
+from bench.planning.artifact import Measurement
+from bench.results.record import DONE, Record
+from bench.results.store import Store, is_disk_full, wait_for_folder
+from bench.system.cache import in_use
+from methods.training.interrupt import Stopped, stop_request
+
+EXIT_S = 5.0
+"""For threads and exit functions that a method left behind."""
+
+
+class Assignment(BaseModel):
+    """Measurements of one artifact, and where to record them."""
+
+    measurements: list[Measurement]
+    results: Path
+    wait: bool
+    """Wait for another run that holds this artifact, or say it is busy."""
+
+    def on(self, device: str) -> Assignment:
+        """The same on one of several devices of its type."""
+        if device == self.measurements[0].artifact.device:
+            return self
+        placed = {"artifact": self.measurements[0].artifact.model_copy(update={"device": device})}
+        return self.model_copy(update={"measurements": [m.model_copy(update=placed) for m in self.measurements]})
+
+
+def main() -> None:
+    for signum in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)  # the runner decides
+    signal.signal(signal.SIGTERM, _stop_once)
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints must not look like an event
+    os.register_at_fork(after_in_child=lambda: _cut(channel.fileno()))
+    adopt_orphans()
+    code = 1
+    try:
+        job = Assignment.model_validate_json(sys.stdin.readline())
+        threading.Thread(target=_end_with_runner, daemon=True).start()
+        work(job, Events(channel))
+        code = 0
+    except Stopped:
+        code = 128 + stop_request.signal
+        sys.exit(code)
+    finally:
+        _leave(code)
+
+
+def _stop_once(signum: int, frame: FrameType | None) -> None:
+    """A job manager may send the signal, too, besides the runner."""
+    if not stop_request.signal:
+        stop_request.receive(signum, frame)
+
+
+def _cut(channel: int) -> None:
+    """A process that a method forks does not speak to the runner, and neither holds its pipe open nor waits for a training."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, channel)
+    os.close(nowhere)
+
+
+def _end_with_runner() -> None:
+    while os.read(0, 4096):  # not through sys.stdin: a process forked meanwhile could never take its lock
+        pass
+    end_descendants()
+    os._exit(1)
+
+
+def _leave(code: int) -> None:
+    """Take along what methods left behind: processes at once, threads and exit functions that do not end soon."""
+    end_descendants()
+    last = threading.Timer(EXIT_S, os._exit, (code,))
+    last.daemon = True
+    last.start()
+
+
+def work(job: Assignment, events: Events) -> None:
+    """Take the measurements that have no record yet."""
+    try:
+        _work(job, events)
+    except Exception as fault:
+        if not is_disk_full(fault):
+            raise
+        events.emit("fatal", reason=describe_full_disk(fault, job.results))
+
+
+def _work(job: Assignment, events: Events) -> None:
+    wait_for_folder(job.results)  # the runner has made it
+    store = Store(job.results)
+    artifact = job.measurements[0].artifact
+    lock = FileLock(store.lock(artifact.key))
+    try:
+        lock.acquire(timeout=-1 if job.wait else 0)
+    except Timeout:
+        events.emit("busy")
+        return
+    with lock, in_use(*artifact.cache_names):
+        missing = []
+        for measurement in job.measurements:  # another run may have filled them while this one waited
+            known = store.get(measurement.key)
+            if known and known.status in DONE:
+                events.emit("measurement", key=measurement.key, status=known.status, known=True)
+            else:
+                missing.append(measurement)
+        if missing:
+            _import_libraries(missing)
+            events.emit("imported")
+            _fill(missing, store, events)
+
+
+def _import_libraries(measurements: list[Measurement]) -> None:
+    """What a forked worker finds imported, so that the time of the others can be told from this one's."""
+    for name in list_imports(measurements):
+        with contextlib.suppress(Exception):  # raised again where it is needed, and recorded
+            importlib.import_module(name)
+
+
+def _fill(measurements: list[Measurement], store: Store, events: Events) -> None:
+    from bench.execution.build import Builder
+    from bench.execution.measure import group, measure
+
+    artifact = measurements[0].artifact
+    try:
+        require_planned(artifact)
+        builder = Builder(artifact, events)
+        built = builder.build(artifact)
+    except Exception as fault:  # a method may raise anything; it costs this artifact only
+        if is_disk_full(fault):
+            raise
+        for measurement in measurements:
+            _record(store, events, failed_record(measurement, fault))
+        return
+    for together in group(measurements):
+        events.phase = ", ".join(m.label for m in together)
+        events.enter("loading")
+        for record, items in measure(together, built, builder.workspace):
+            _record(store, events, record, items)
+
+
+def _record(store: Store, events: Events, record: Record, items: Any = ()) -> None:
+    store.write(record, items)
+    events.emit("measurement", key=record.key, status=record.status, reason=record.reason)
+
+
+if __name__ == "__main__":
+    main()

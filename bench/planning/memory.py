@@ -1,0 +1,196 @@
+"""About how much memory and disk an artifact takes, from shapes alone: the same on every machine."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from typing import NamedTuple
+
+from bench.catalog.registry import lookup_without_import
+from bench.planning.artifact import Artifact
+from methods.contract import LIBRARY_BYTES
+from methods.folder import Folder
+from methods.targets import family_of, find_targets, input_widths, weight_shape
+
+CUDA_BYTES = 3e9
+"""Of main memory, what CUDA's libraries and its context take beyond that."""
+STATE_BYTES = 17.0
+"""A weight in training: float32 master, gradient, two moments, a mark."""
+COPIES = 4
+"""Of the calibration tokens' activations, where experts come one by one or a block is trained."""
+STREAMED_FROM = 0.8
+"""Of the memory it may take, the share from which on a model is streamed."""
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def estimate_bytes(artifact: Artifact) -> float:
+    """Of main memory of one machine. On a CPU the model twice, for the dense one is beside it while it is measured, and what a
+    training keeps for each weight; beside a card the model once. Each process of a training has its own libraries, and of a
+    calibration its own model, too. Streamed, what `streamed_bytes` says."""
+    own = artifact.processes // artifact.nodes
+    shared = artifact.calibration_ranks
+    cuda = CUDA_BYTES if artifact.device != "cpu" else 0.0
+    if is_streamed(artifact):
+        return shared * (streamed_bytes(artifact) + cuda)
+    calibrated = shared * (LIBRARY_BYTES + cuda + model_bytes(artifact))
+    if artifact.device != "cpu":
+        return max(calibrated, own * (LIBRARY_BYTES + cuda) + model_bytes(artifact))
+    state = _state_bytes(artifact) / artifact.nodes + own * _gathered_bytes(artifact)
+    return max(calibrated, own * LIBRARY_BYTES + 2.0 * model_bytes(artifact) + state)
+
+
+def estimate_device_bytes(artifact: Artifact, processes: int | None = None) -> float | None:
+    """Of each card; None on a CPU. Of a training the more of two: what it is measured with, the model and the dense one, and
+    a card's part of the training. processes: as if so many shared it."""
+    if artifact.device == "cpu":
+        return None
+    if is_streamed(artifact):
+        return streamed_device_bytes(artifact)
+    both = 2.0 * model_bytes(artifact)
+    if not artifact.training:
+        return both
+    shared = artifact.model_copy(update={"processes": processes or artifact.processes})
+    return max(both, (model_bytes(artifact) + _state_bytes(artifact)) / shared.processes + _gathered_bytes(shared))
+
+
+def _gathered_bytes(artifact: Artifact) -> float:
+    """What a process that shares a training has whole: a block in use and the next one, of the student in float32 and of the
+    teacher, and the teacher's embeddings and head."""
+    if not artifact.training or artifact.processes == 1:
+        return 0.0
+    parts, item = _parts(artifact), ITEM_BYTES[artifact.dtype]
+    return parts.outside * item + 2.0 * parts.block * (ITEM_BYTES["float32"] + item)
+
+
+def estimate_disk_bytes(artifact: Artifact, stages: int) -> float:
+    """In the cache: the model after each of so many stages, and a checkpoint of its training."""
+    return stages * model_bytes(artifact) + _state_bytes(artifact)
+
+
+def is_streamed(artifact: Artifact) -> bool:
+    """Whether it is on every machine. One with little memory streams others, too; a training never."""
+    limit = artifact.max_memory
+    needed = artifact.calibration_ranks * model_bytes(artifact)
+    return not artifact.training and (artifact.stream or (limit is not None and needed >= STREAMED_FROM * 1e9 * limit))
+
+
+def streamed_bytes(artifact: Artifact) -> float:
+    """Of main memory, where the model is streamed: what is outside its blocks, two blocks or, of a mixture, a block without
+    its experts and two of these, the calibration tokens' activations, and a method's Hessians.
+
+    Activations that `max_memory` leaves no place for are on disk. Measures keep states of their own.
+    """
+    weights, own = _working_bytes(artifact)
+    return LIBRARY_BYTES + weights + own + _activation_bytes(artifact, LIBRARY_BYTES + weights + own)
+
+
+def streamed_device_bytes(artifact: Artifact) -> float:
+    """Of a card, where the model is streamed: the activations stay in main memory."""
+    return sum(_working_bytes(artifact))
+
+
+def is_mixture(artifact: Artifact) -> bool:
+    return family_of(Folder(artifact.folder).config).experts is not None
+
+
+def keeps_blocks(artifact: Artifact) -> str:
+    """The stage that has a whole block in memory, with all experts of a mixture, and that of the dense model; "" for none."""
+    return next((s.label for s in artifact.stages if lookup_without_import(s.kind, s.name).whole_blocks), "")
+
+
+def _working_bytes(artifact: Artifact) -> tuple[float, float]:
+    """Of a model that is streamed: weights, and what its methods keep of a block."""
+    parts = _parts(artifact)
+    whole, item = bool(keeps_blocks(artifact)), ITEM_BYTES[artifact.dtype]
+    costs = [cost for s in artifact.stages if (cost := lookup_without_import(s.kind, s.name).cost)]
+    hessians = max((cost.hessians for cost in costs), default=0.0)
+    if whole:
+        state = max((cost.state for cost in costs), default=0.0)
+        return float(item * (parts.outside + 4 * parts.block)), state * parts.block
+    by_expert = artifact.calibration_ranks == 1  # processes that share a calibration bring whole blocks
+    at_once = parts.at_once if by_expert else 2 * parts.block
+    own = 4.0 * hessians * _hessian_entries(artifact, by_expert) if hessians else 0.0
+    return float(item * (parts.outside + at_once)), own
+
+
+def _hessian_entries(artifact: Artifact, by_expert: bool) -> int:
+    """Of what is in memory at a time: one Hessian for each input, and two copies of the largest."""
+    folder = Folder(artifact.folder)
+    config, shapes = folder.config, folder.shapes()
+    targets = find_targets(config, shapes, artifact.include, artifact.exclude)
+    widths = {target: weight_shape(config, shapes, target)[1] for target in targets}
+    units = ([width * width for width in unit] for unit in input_widths(widths, family_of(config), by_expert))
+    return max(sum(squares) + 2 * max(squares) for squares in units)
+
+
+def _activation_bytes(artifact: Artifact, beside: float) -> float:
+    if not (calibration := artifact.calibration):
+        return 0.0
+    parts = _parts(artifact)
+    by_expert = parts.expert and calibration.processes == 1
+    copies = COPIES if keeps_blocks(artifact) or by_expert else 1
+    tokens = math.ceil(calibration.sequences / calibration.processes) * calibration.seqlen
+    states = float(copies * tokens * parts.hidden * ITEM_BYTES[artifact.dtype])
+    needed, limit = calibration.processes * (beside + states), artifact.max_memory
+    on_disk = limit is not None and needed > 1e9 * limit and not keeps_blocks(artifact)
+    return 0.0 if on_disk else states
+
+
+class _Parts(NamedTuple):
+    """Of a model, numbers of parameters."""
+
+    outside: int
+    block: int
+    """The largest."""
+    rest: int
+    """The largest block without its experts."""
+    expert: int
+    """The largest; 0 without any."""
+    hidden: int
+    """The width of its states."""
+
+    @property
+    def at_once(self) -> int:
+        """Of blocks, while a thread reads what comes next."""
+        return self.rest + self.expert + max(self.rest, self.expert)
+
+
+def _parts(artifact: Artifact) -> _Parts:
+    folder = Folder(artifact.folder)
+    family = family_of(folder.config)
+    outside, blocks, experts = 0, Counter[str](), Counter[str]()
+    path = re.escape(family.experts.path) if family.experts else "(?!)"
+    inner = re.compile(rf"(.+\.{path}\.\d+)\.")
+    shapes = folder.shapes()
+    for name, shape in shapes.items():
+        size, block = math.prod(shape), family.block_of(name)
+        if block is None:
+            outside += size
+            continue
+        match = inner.match(name)
+        unit = match[1] if match else f"{block}"
+        (experts if match else blocks)[unit] += size
+    whole = Counter(blocks)
+    for unit, size in experts.items():
+        whole[str(family.block_of(unit))] += size
+    rest, expert = max(blocks, key=blocks.__getitem__), max(experts, key=experts.__getitem__, default="")
+    return _Parts(
+        outside,
+        max(whole.values()),
+        blocks[rest],
+        experts[expert],
+        shapes[next(iter(family.outer))][1],
+    )
+
+
+def model_bytes(artifact: Artifact) -> float:
+    return float(count_parameters(artifact) * ITEM_BYTES[artifact.dtype])
+
+
+def count_parameters(artifact: Artifact) -> int:
+    return sum(math.prod(shape) for shape in Folder(artifact.folder).shapes().values())
+
+
+def _state_bytes(artifact: Artifact) -> float:
+    return STATE_BYTES * count_parameters(artifact) if artifact.training else 0.0

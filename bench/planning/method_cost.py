@@ -1,0 +1,39 @@
+"""What a method takes on LLaMA2-7B: arithmetic on its shapes, called an estimate wherever it is shown.
+
+2 FLOP per weight and token of a forward pass over the decoder's linears; a Hessian X^T X of [in, in] takes 2 in^2 FLOP a
+token. Nothing else is counted: no attention, no selection, no inverse.
+"""
+
+from __future__ import annotations
+
+from bench.catalog.entries import Entry
+from bench.measures.speed import roofline
+from bench.planning import recipes
+
+MODEL = "llama2-7b"
+SEQUENCES, SEQLEN = 128, 2048
+"""Of calibration, as the literature has it."""
+
+
+def describe(entry: Entry) -> str:
+    """A method's cost in words, "" where its entry states none."""
+    cost = entry.cost
+    if cost is None:
+        return ""
+    hidden, inner, blocks = (
+        roofline.known_shapes()[MODEL][k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers")
+    )
+    weights = blocks * (4 * hidden**2 + 3 * hidden * inner)
+    squares = 3 * hidden**2 + inner**2  # the inputs of q, k and v, of o, of gate and up, of down
+    parts = [f"after {entry.prior}"] if entry.prior else []
+    if cost.passes:
+        work = SEQUENCES * SEQLEN * 2 * (cost.passes * weights + cost.hessians * squares * blocks)
+        parts.append(f"{cost.passes:g} passes of {SEQUENCES} x {SEQLEN} tokens, {work:.1e} FLOP")
+    if cost.hessians:
+        parts.append(f"{cost.hessians * 4 * squares / 1e9:.1f} GB of Hessians")
+    if cost.training:
+        tokens = cost.tokens or recipes.choose(weights, "cuda").tokens
+        parts.append(f"{tokens:.1e} tokens, {cost.training * weights * tokens:.1e} FLOP")
+    if cost.state:
+        parts.append(f"{cost.state * weights / 1e9:.0f} GB of state")
+    return "; ".join(filter(None, (*parts, cost.also))) or "nothing"

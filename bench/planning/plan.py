@@ -1,0 +1,145 @@
+"""From a spec to artifacts and measurements, each with the key its record will have. Loads no model and no torch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from bench.catalog import registry
+from bench.catalog.choice import Choice
+from bench.inputs import download, models
+from bench.planning import side_by_side
+from bench.planning.artifact import Artifact, Measurement, Stage
+from bench.planning.model_inputs import ModelInputs
+from bench.planning.resolve import PlanRequest, input_digest, is_control, method_digest, resolve_request
+from bench.planning.spec import Spec
+from bench.system.devices import cores
+from methods.pattern import Pattern
+
+DENSE = Pattern.parse("dense")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """measurements: in order, artifact by artifact; to_pull: known models that are not here, so not planned for yet.
+
+    jobs: artifacts to make side by side; devices: where, in turn.
+    """
+
+    spec: Spec
+    measurements: tuple[Measurement, ...]
+    to_pull: tuple[str, ...]
+    jobs: int = 1
+    devices: tuple[str, ...] = ()
+
+    def artifacts(self) -> dict[str, list[Measurement]]:
+        """Measurements by artifact key, in order."""
+        grouped: dict[str, list[Measurement]] = {}
+        for measurement in self.measurements:
+            grouped.setdefault(measurement.artifact.key, []).append(measurement)
+        return grouped
+
+
+def make_plan(spec: Spec, *, fetch: bool = False) -> Plan:
+    """All measurements of a spec. With `fetch`, what is missing is pulled first.
+
+    Raises:
+        UserError: anything that could be known now and would fail later.
+    """
+    return plan_request(resolve_request(spec, fetch=fetch))
+
+
+def plan_request(request: PlanRequest, on_fetch: Callable[[str], None] = lambda name: None) -> Plan:
+    """All measurements of a request. on_fetch is called with the name of each model before it is pulled.
+
+    Raises:
+        UserError: as `make_plan`.
+    """
+    spec, fetch = request.spec, request.fetch
+    measurements: dict[str, Measurement] = {}
+    to_pull = []
+    for name in spec.models:
+        model = models.resolve(name, spec.data_dir)
+        if model is None and fetch:
+            on_fetch(name)
+            model = download.pull(name, spec.data_dir)
+        if model is None:
+            to_pull.append(name)
+            continue
+        inputs = ModelInputs(request, model)
+        for artifact, fields in itertools.product(_artifacts(request, inputs), inputs.measurements):
+            measurement = Measurement(artifact=artifact, **fields)
+            measurements.setdefault(measurement.key, measurement)
+    jobs = side_by_side.count(spec, request.devices)
+    plan = Plan(spec, tuple(measurements.values()), tuple(to_pull), jobs, request.devices[:jobs])
+    return _fit_memory(plan, request.devices) if spec.jobs == side_by_side.AUTO and spec.executor == "local" else plan
+
+
+def _fit_memory(plan: Plan, devices: tuple[str, ...]) -> Plan:
+    """With as many jobs as fit, and the cores shared among them."""
+    artifacts = [some[0].artifact for some in plan.artifacts().values()]
+    jobs = side_by_side.count_by_memory(plan.spec, devices, artifacts)
+    threads = {"threads": plan.spec.threads or max(1, cores() // jobs)}
+    measurements = (m.model_copy(update={"artifact": m.artifact.model_copy(update=threads)}) for m in plan.measurements)
+    return replace(plan, measurements=tuple(measurements), jobs=jobs, devices=devices[:jobs])
+
+
+def _artifacts(request: PlanRequest, inputs: ModelInputs) -> Iterator[Artifact]:
+    """Every method, quantizer, pattern and seed on one model; controls at the dense pattern alone."""
+    spec, model = request.spec, inputs.model
+    for chain, quantizer in itertools.product(request.chains, request.quantizers):
+        for pattern in (DENSE,) if is_control(chain) else request.patterns:
+            stages = tuple(_stage(choice, pattern, inputs) for choice in chain)
+            if quantizer:
+                stages += (_stage(quantizer, pattern, inputs, "quantizers"),)
+            calibrates, trains = (any(need in s.needs for s in stages) for need in ("calibration", "training"))
+            for seed in spec.seeds if any(s.random for s in stages) else (None,):
+                yield Artifact(
+                    model=model.name,
+                    folder=model.folder,
+                    data_dir=spec.data_dir,
+                    digest=model.digest,
+                    tokenizer=model.tokenizer,
+                    companions=model.companions,
+                    revision=model.revision,
+                    loader=inputs.loader,
+                    stages=stages,
+                    calibration=inputs.calibration if calibrates else None,
+                    training=inputs.training if trains else None,
+                    processes=spec.training.processes if trains else 1,
+                    nodes=spec.training.nodes if trains else 1,
+                    include=spec.targets.include,
+                    exclude=spec.targets.exclude,
+                    seed=seed,
+                    dtype=request.dtype,
+                    device=request.device,
+                    threads=request.threads,
+                    stream=spec.stream,
+                    max_memory=spec.max_memory,
+                    checkpoint_s=spec.training.checkpoint_s,
+                )
+
+
+def _stage(
+    choice: Choice, pattern: Pattern, inputs: ModelInputs, kind: Literal["methods", "quantizers"] = "methods"
+) -> Stage:
+    entry = registry.lookup(kind, choice.name)
+    needs = entry.needs_with(choice.config)
+    config = dict(choice.config)
+    if inputs.recipe and "training" in needs:
+        config = inputs.recipe.methods.get(choice.name, {}) | config
+    if file := config.get(entry.file):
+        config["sha256"] = input_digest(choice, file)
+    return Stage(
+        name=choice.name,
+        label=choice.label,
+        target=entry.target,
+        source=method_digest(entry),
+        config=config,
+        pattern=str(pattern),
+        random=bool({"calibration", "training"} & set(needs)),
+        needs=needs,
+        kind=kind,
+    )

@@ -1,0 +1,132 @@
+"""What to search: a spec whose methods each have fields with ranges, and one budget of trials for all of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from bench.catalog.choice import parse_chain, parse_method, parse_value
+from bench.planning.spec import Spec, make_spec
+from bench.system.validation import describe_allowed
+from methods.errors import UserError
+
+MAX_TRIALS = 10_000
+Value = bool | int | float | str
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Range(_Strict):
+    """The values that a field may take: from `low` to `high`, both included, or one of `choices`."""
+
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False
+    """Even on a logarithmic scale."""
+    choices: tuple[Value, ...] = ()
+
+    @field_validator("low", "high", mode="before")
+    @classmethod
+    def _is_number(cls, value: Any) -> Any:
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError("must be a number")
+        return value
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> Range:
+        bounds = self.low is not None and self.high is not None
+        if bounds == bool(self.choices) or (self.low is None) != (self.high is None):
+            raise ValueError("use low and high, or choices")
+        if self.low is not None and self.high is not None and not (0 if self.log else -math.inf) < self.low < self.high:
+            raise ValueError("low must be below high, and above 0 where log = true")
+        return self
+
+    @property
+    def ends(self) -> tuple[Value, ...]:
+        """Of a range its ends, else all choices: if a field takes these, it takes all."""
+        return self.choices or tuple(v for v in (self.low, self.high) if v is not None)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its values are whole numbers."""
+        return all(isinstance(v, int) for v in (self.low, self.high))
+
+    def rounded(self, value: Value) -> Value:
+        """The value with three digits, so that it can be typed."""
+        if isinstance(value, float) and self.low is not None and self.high is not None:
+            return min(max(float(f"{value:.3g}"), float(self.low)), float(self.high))
+        return value
+
+    def has(self, value: Value) -> bool:
+        """Whether it is one of its values."""
+        if self.choices:
+            return value in self.choices
+        if isinstance(value, bool | str):
+            return False
+        return float(self.low or 0) <= value <= float(self.high or 0)
+
+
+class Search(_Strict):
+    """The table [search] of a spec. fields: of each method, as typed, its fields and what they may be."""
+
+    trials: int = Field(ge=1, le=MAX_TRIALS)
+    """Of each method."""
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
+    fields: dict[str, dict[str, Range]] = Field(min_length=1)
+
+    def label(self, method: str, values: dict[str, Value]) -> str:
+        """A trial as one would type it."""
+        return ":".join([method, *(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items())])
+
+    def values(self, method: str, label: str) -> dict[str, Value] | None:
+        """The fields of a trial from its label; None if it is no trial of that method."""
+        ranges = self.fields[method]
+        if not label.startswith(method + ":"):
+            return None
+        parts = [part.partition("=") for part in label[len(method) + 1 :].split(":")]
+        if sorted(key for key, _, _ in parts) != sorted(ranges):
+            return None
+        found = {key: parse_value(text) for key, _, text in parts}
+        return {k: found[k] for k in ranges} if all(r.has(found[k]) for k, r in ranges.items()) else None
+
+
+def read_search(values: dict[str, Any]) -> tuple[Spec, Search]:
+    """From the content of a TOML file: the spec of every trial, whose methods are those to search, and the search.
+
+    Raises:
+        UserError: a value that cannot be, or trials that would be judged by another split than the validation split.
+    """
+    rest = dict(values)
+    table = rest.pop("search", None)
+    if not isinstance(table, dict):
+        raise UserError("this spec has no table [search]: give it trials, and fields of each method")
+    try:
+        search = Search.model_validate(table)
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        where = ".".join(["search", *map(str, first["loc"])])
+        raise UserError(f"invalid {where}: {describe_allowed(first)}") from None
+    if "methods" in rest:
+        raise UserError("a search takes its methods from [search.fields]: leave methods out")
+    rest = {"quantizers": ("none",), "measures": ("perplexity",)} | rest
+    spec = make_spec(rest | {"methods": tuple(search.fields)})
+    if spec.perplexity.split != "validation":
+        raise UserError('a search must not see what it is reported on: set split = "validation" in [perplexity]')
+    for name in ("models", "patterns", "seeds", "quantizers"):
+        if len(getattr(spec, name)) != 1:
+            raise UserError(f"a search compares trials of one artifact: give one value of {name}")
+    if "perplexity" not in spec.measures or spec.quantizers != ("none",):
+        raise UserError("a search compares perplexities without a quantizer: leave measures and quantizers out")
+    for method, ranges in search.fields.items():
+        parse_chain(method)
+        if not ranges:
+            raise UserError(f"no field of {method} to search: name some in [search.fields]")
+        for key, allowed in ranges.items():
+            for value in allowed.ends:
+                parse_method(search.label(method, {key: value}))
+    return spec, search

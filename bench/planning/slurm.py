@@ -1,0 +1,116 @@
+"""A Slurm array that works on a plan: a task for each shard. The cluster runs it; nothing here talks to Slurm."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from bench.planning import estimate
+from bench.planning.plan import Plan
+from bench.planning.shards import divide
+from bench.planning.spec import Spec
+
+MARGIN = 2.0
+"""Times what a shard is estimated to take. A task that runs out of time is requeued, and goes on where it was."""
+MIN_MINUTES = 30
+UNKNOWN_TIME = "no time is known for some artifacts: set --time in the script, longer than the longest of them takes"
+GRACE_S = 120
+"""Between Slurm's signal and its kill: a training saves its state in it."""
+TEMPLATE = """\
+#!/bin/bash
+# {{ measurements }} measurements of {{ artifacts }} artifacts in {{ shards }} shards. Written by bench plan --slurm.
+# Time and memory are estimates: check them, and add what your cluster asks for (partition, account).
+{% if is_time_unknown %}# But {{ unknown_time }}.
+{% endif %}#SBATCH --job-name=cast-bench
+#SBATCH --array=1-{{ shards }}
+{% if nodes > 1 %}#SBATCH --nodes={{ nodes }}
+#SBATCH --ntasks-per-node=1
+{% endif %}#SBATCH --time={{ time }}
+#SBATCH --mem={{ memory }}G
+#SBATCH --cpus-per-task={{ cores }}
+{% if gpus %}#SBATCH --gres=gpu:{{ gpus }}
+{% endif %}#SBATCH --output=%x-%A_%a.log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:TERM@{{ grace }}
+
+set -uo pipefail
+cd {{ folder }} || exit 1
+{% if nodes > 1 %}
+MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+MASTER_PORT=$((20000 + SLURM_JOB_ID % 40000))
+export MASTER_ADDR MASTER_PORT
+export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"  # srun does not take it from sbatch
+{% endif %}
+{{ command }} --shard "$SLURM_ARRAY_TASK_ID/{{ shards }}" &
+child=$!
+trap 'kill -TERM "$child"' TERM  # it saves the state of a training and exits with 143
+wait "$child"
+code=$?
+while kill -0 "$child" 2>/dev/null; do  # a signal ended the wait, not the run
+  wait "$child"
+  code=$?
+done
+if [ "$code" -eq 143 ]; then
+  scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
+fi
+exit "$code"
+"""
+
+
+def write_script(plan: Plan, shards: int) -> str:
+    """The script for `sbatch`. Every task has the time and memory of the largest shard.
+
+    It runs in the current folder, which all nodes must have, as they must have the results folder and the cache.
+    """
+    spec, jobs = plan.spec, plan.jobs
+    parts = [part for part in divide(plan, shards) if part.measurements]
+    rows = [estimate.rows(part) for part in parts]
+    seconds = max((sum(row["about_s"] or 0.0 for row in part) for part in rows), default=0.0)
+    is_time_unknown = any(row["about_s"] is None for part in rows for row in part)
+    memory = max((row["about_GB"] for part in rows for row in part), default=1.0)
+    device = plan.measurements[0].artifact.device if plan.measurements else "cpu"
+    threads = plan.measurements[0].artifact.threads if plan.measurements else 1
+    nodes = spec.training.nodes
+    processes = max((math.ceil(m.artifact.most_ranks / m.artifact.nodes) for m in plan.measurements), default=1)
+    template = jinja2.Template(TEMPLATE, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    script: str = template.render(
+        measurements=len(plan.measurements),
+        artifacts=len(plan.artifacts()),
+        shards=max(1, len(parts)),
+        is_time_unknown=is_time_unknown,
+        unknown_time=UNKNOWN_TIME,
+        time=_format(max(MIN_MINUTES, math.ceil(MARGIN * seconds / jobs / 60))),
+        memory=math.ceil(1.25 * memory * jobs),
+        cores=threads * jobs * (processes if device == "cpu" else 1),
+        gpus="" if device == "cpu" else processes * len(plan.devices),
+        grace=GRACE_S,
+        folder=shlex.quote(str(Path.cwd())),
+        nodes=nodes,
+        command=shlex.join([*(["srun"] if nodes > 1 else []), "bench", "run", *_arguments(spec)]),
+    )
+    return script
+
+
+def _format(minutes: int) -> str:
+    return f"{minutes // 60:02}:{minutes % 60:02}:00"
+
+
+def _arguments(spec: Spec) -> Iterator[str]:
+    """What makes this spec on the command line."""
+    for name, value in _flat(spec.model_dump(mode="json", exclude_defaults=True, exclude={"shard"})):
+        yield f"--set={name}={json.dumps(value)}"
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif value is not None:  # no setting has it but as its default
+            yield prefix + name, value

@@ -1,0 +1,281 @@
+"""One leaderboard a model: every row that was measured under one protocol, whichever results folder it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from bench.compare.result_set import ResultSet
+from bench.reporting import from_records, pairwise, words
+from bench.reporting.cost import Cost, CostIndex
+from bench.reporting.dense_comparison import DenseComparison, leading_column
+from bench.reporting.folding import fold
+from bench.reporting.protocol import BoardProtocol, group_by_protocol, line_of
+from bench.reporting.table import ColumnKey, Line, pivot
+from bench.reporting.view import Cell, Column, Facts, Row, Section, Table
+from bench.results import metrics, reproduce
+from bench.results.record import Record
+from bench.results.rows import latest, to_rows
+
+RATIO = "perplexity_ratio"
+TOKENS, SECONDS, DEVICE = "tokens_to_make", "time_to_make", "made_on"
+DERIVED = (RATIO, TOKENS, SECONDS, DEVICE)
+"""Columns that are computed from other columns and from what records say of their cost."""
+LEADING = (
+    "bits_per_weight", "perplexity", RATIO, "mean_acc", "worst_drop", "acc", "top1_agreement", "speedup", "violated_groups",
+    TOKENS, SECONDS, DEVICE,
+)  # fmt: skip
+"""The columns that a leaderboard shows, in this order. All others are there, but hidden."""
+BROKEN = "pattern broken"
+ONE_PROTOCOL = ("mean_acc", "worst_drop", "top1_agreement", "speedup")
+"""Metrics of which one column is shown."""
+
+
+def merge(results: Sequence[ResultSet]) -> ResultSet:
+    """The newest record of each identity, from all folders, with its scores."""
+    owners = {id(record): one for one in results for record in one.records}
+    kept = latest(record for one in results for record in one.records)
+    return ResultSet("all folders", tuple(kept), lambda record: owners[id(record)].items(record))
+
+
+def make_sections(results: Sequence[ResultSet]) -> list[Section]:
+    """A section for each model, with a table for each protocol, the main one first. The largest model comes first.
+
+    Raises:
+        UserError: scores cannot be read.
+    """
+    merged = merge(results)
+    folders = {id(record): one.name for one in results for record in one.records}
+    models: dict[str, list[Record]] = {}
+    for record in merged.records:
+        models.setdefault(record.identity.model, []).append(record)
+    sections = []
+    for model, records in models.items():
+        tables = [b.make_table() for b in boards_of(model, merged.only(model, records))]
+        about = {r.stem: from_records.describe_record(r, folders[id(r)]) for r in records}
+        sections.append(Section(model, from_records.describe_records(records), tuple(tables), records=about))
+    return sorted(sections, key=lambda s: (-_size(models[s.title]), s.title))
+
+
+def _size(records: Iterable[Record]) -> float:
+    """How many parameters a model has; 0 if no record says it."""
+    readings = (x for r in records for x in r.readings if x.metric == "parameters")
+    return max((x.value for x in readings if x.value is not None), default=0.0)
+
+
+def boards_of(model: str, results: ResultSet, device: str = "") -> Iterator[Board]:
+    """A board for each protocol of one model's records, the main one first.
+
+    device: a word that the machine of a speedup must have, for facts.
+    """
+    results = pairwise.with_cache(results)
+    costs = CostIndex(results.records)
+    groups = _add_speeds(group_by_protocol(results.records))
+    for protocol, records in groups.items():
+        yield Board(model, protocol, records, results, costs, device)
+
+
+def _add_speeds(groups: Mapping[BoardProtocol, list[Record]]) -> dict[BoardProtocol, list[Record]]:
+    """Speeds belong to the rows of the same artifact whatever device their quality was measured on.
+
+    A group without a text is left out if all of its records are speeds that other groups have.
+    """
+
+    def artifact(record: Record) -> tuple[Any, ...]:
+        return line_of(record)[:-1]  # the device is the last label
+
+    speeds = {r.key: r for records in groups.values() for r in records if r.identity.measure == "speed"}
+    out, placed = {}, set()
+    for protocol, records in groups.items():
+        if protocol.text:
+            artifacts, keys = {artifact(r) for r in records}, {r.key for r in records}
+            extra = [r for key, r in speeds.items() if key not in keys and artifact(r) in artifacts]
+            out[protocol] = [*records, *extra]
+            placed |= {r.key for r in out[protocol]}
+    rest = {p: records for p, records in groups.items() if not p.text and any(r.key not in placed for r in records)}
+    return out | rest
+
+
+class Board:
+    """One model under one protocol."""
+
+    def __init__(
+        self,
+        model: str,
+        protocol: BoardProtocol,
+        records: list[Record],
+        results: ResultSet,
+        costs: CostIndex,
+        device: str = "",
+    ) -> None:
+        self.model, self.protocol, self.results, self.costs, self.device = model, protocol, results, costs, device
+        self.records = {r.stem: r for r in records}
+        self.rows = [_named_speed(row, self.records, protocol.device) for row in to_rows(records)]
+        self.pivot = pivot(self.rows, all_metrics=True)
+
+    def fits(self, protocol: str, device: str) -> bool:
+        """Has its name these parts, by commas, and is it, or a speed of it, of this device?"""
+        own = [part.strip() for part in self.protocol.label.split(",")]
+        wanted = [part.strip() for part in protocol.split(",") if part.strip()]
+        speeds = (c[1] or "" for c in self.pivot.columns if c[0] == "speedup")
+        on_device = device in ("", self.protocol.device) or any(device.lower() in name.lower() for name in speeds)
+        return on_device and all(any(part in (o, o.split("@")[0]) for o in own) for part in wanted)
+
+    def is_quality(self, column: Column) -> bool:
+        """Is it a column that rows are picked by?"""
+        first = next((m for m in metrics.QUALITY if any(c[0] == m for c in self.pivot.columns)), None)
+        return column.metric == first
+
+    def make_table(self, paired: Callable[[Column], bool] = lambda column: True) -> Table:
+        """All rows in order, with ranks, intervals and facts. paired: as in pairwise.add_intervals."""
+        columns = self._columns()
+        lines, parents = fold(self.pivot.lines, self.pivot.columns)
+        names = ["method", "pattern", "quantizer"]
+        names += [c for c in ("training",) if len({_text_name(line, c) for line in lines} - {""}) > 1]
+        keys = [(c.metric, c.protocol, measure) for c, measure in columns]
+        rows = []
+        for line, parent in zip(lines, parents, strict=True):
+            row = from_records.make_row(line, keys, self.records)
+            rows.append(replace(row, labels=_labels(row, line, names), part_of=parent))
+        out = Table(self.model, tuple(names), tuple(c for c, _ in columns), tuple(rows), protocol=self.protocol.label)
+        out = pairwise.add_intervals(out, self.records, self.results, paired)
+        out = self._with_derived(out, lines)
+        return self._show_leading(self._with_seeds(out, lines, keys))
+
+    def _columns(self) -> list[tuple[Column, str]]:
+        """All columns in order, each with the measure that it is of."""
+        measured = [(from_records.make_column(key, self.rows), key[2]) for key in self.pivot.columns]
+        derived = [(Column(name, "", "" if name == DEVICE else "lower", ""), "") for name in DERIVED]
+        derived = [
+            (
+                replace(c, protocol=self.protocol.text) if c.metric == RATIO else replace(c, names_protocol=False),
+                measure,
+            )
+            for c, measure in derived
+        ]
+        both = [*measured, *derived]
+        order = [LEADING.index(c.metric) if c.metric in LEADING else len(LEADING) for c, _ in both]
+        return [both[i] for i in sorted(range(len(both)), key=lambda i: (order[i], i))]
+
+    def _with_derived(self, out: Table, lines: Sequence[Line]) -> Table:
+        """The table with the cells of DERIVED and of the worst task, and with facts for each row."""
+        comparison = DenseComparison(out, self.records, self.results, self.device)
+        rows = []
+        for k, (row, line) in enumerate(zip(out.rows, lines, strict=True)):
+            cost = self.costs.of_row(dict.fromkeys(r["identity"] for r in line.group))
+            facts = self._facts(out, k, comparison, cost)
+            cells = list(row.cells)
+            for c, (cell, column) in enumerate(zip(row.cells, out.columns, strict=True)):
+                if column.metric in DERIVED:
+                    cells[c] = _derived_cell(column.metric, facts, cost)
+                elif c == comparison.drop_column and cell and facts.drop and facts.drop.low is not None:
+                    cells[c] = replace(cell, text=_drop_text(facts), value=facts.drop.value, spread=None)
+            rows.append(_marked(replace(row, cells=tuple(cells), facts=facts)))
+        return replace(out, rows=tuple(rows))
+
+    def _facts(self, out: Table, k: int, comparison: DenseComparison, cost: Cost | None) -> Facts:
+        row = out.rows[k]
+        drop, task = comparison.worst_drop(k)
+        about = [self.records[name] for cell in row.cells if cell for name in cell.records]
+        built = [r for r in about if r.identity.measure == "pattern"] or about
+        make, export = reproduce.prune_and_export(built[0]) if built else ("", "")
+        return Facts(
+            compressed=row.is_quantized or row.filters["pattern"] != "dense",
+            broken=bool(_value(out, k, "violated_groups")),
+            bits=_value(out, k, "bits_per_weight"),
+            loss=comparison.loss(k),
+            drop=drop,
+            worst_task=task,
+            speedup=comparison.speedup(k),
+            tokens=cost.tokens if cost else None,
+            seconds=cost.seconds if cost else None,
+            at_least=bool(cost and cost.at_least),
+            device=cost.device if cost else "",
+            make=make,
+            export=export,
+        )
+
+    def _with_seeds(self, out: Table, lines: Sequence[Line], keys: Sequence[ColumnKey]) -> Table:
+        """The table with a row for each seed behind the rows that are means over several."""
+        rows = list(out.rows)
+        for k, line in enumerate(lines):
+            seeds = sorted({r["seed"] for r in line.group if r["seed"] is not None})
+            for seed in seeds if len(seeds) > 1 else ():
+                one = Line(line.labels, [r for r in line.group if r["seed"] == seed])
+                row = from_records.make_row(one, keys, self.records)
+                labels = (f"{row.filters['method']}, seed {seed}", *out.rows[k].labels[1:])
+                rows.append(replace(row, name=f"{row.name}, seed {seed}", labels=labels, part_of=k))
+        ranks = {c: (*r, *[""] * (len(rows) - len(r))) for c, r in out.ranks.items()}
+        return replace(out, rows=tuple(rows), ranks=ranks)
+
+    def _show_leading(self, out: Table) -> Table:
+        """The table with its columns marked as shown or hidden."""
+        has_mean = any(c.metric == "mean_acc" for c in out.columns)
+        best = {metric: leading_column(out, metric) for metric in ONE_PROTOCOL}
+        columns = []
+        for c, column in enumerate(out.columns):
+            shown = column.metric in LEADING and best.get(column.metric, c) == c
+            shown = shown and not (column.metric == "acc" and has_mean)
+            if column.metric == "violated_groups":
+                shown = any(r.facts and r.facts.broken for r in out.rows)
+            elif column.metric in DERIVED:
+                shown = any(r.cells[c] for r in out.rows)
+            columns.append(replace(column, shown=shown))
+        return replace(out, columns=tuple(columns))
+
+
+def _named_speed(row: dict[str, Any], records: Mapping[str, Record], device: str) -> dict[str, Any]:
+    """A speed's row with its machine as a part of its protocol, because those of two machines share no column.
+
+    device: of the other rows, which it stands beside.
+    """
+    if row["measure"] != "speed":
+        return row
+    processor = records[row["record"]].processor
+    where = row["device"] + (f", {processor}" if processor else "")
+    protocol = row["protocol"] if row["value"] is None else f"{row['protocol']} on {where}"
+    return row | {"protocol": protocol, "device": device}
+
+
+def _text_name(line: Line, column: str) -> str:
+    text = getattr(line.group[0]["identity"], column)
+    return text.data if text else ""
+
+
+def _labels(row: Row, line: Line, names: Iterable[str]) -> tuple[str, ...]:
+    own = {"method": line.labels[0], "pattern": row.filters["pattern"], "quantizer": row.filters["quantizer"] or "none"}
+    return tuple(own[n] if n in own else _text_name(line, n) for n in names)
+
+
+def _marked(row: Row) -> Row:
+    """The row, with a word on its pattern if its weights break it."""
+    if not (row.facts and row.facts.broken):
+        return row
+    method, pattern, *others = row.labels
+    return replace(row, name=f"{row.name} ({BROKEN})", labels=(method, f"{pattern}, {BROKEN}", *others))
+
+
+def _value(out: Table, row: int, metric: str) -> float | None:
+    cells = (out.rows[row].cells[c] for c, column in enumerate(out.columns) if column.metric == metric)
+    return next((cell.value for cell in cells if cell and cell.value is not None), None)
+
+
+def _derived_cell(metric: str, facts: Facts, cost: Cost | None) -> Cell | None:
+    if metric == RATIO:
+        ratio = facts.ratio
+        return Cell(words.ratio(ratio.value, ratio.low, ratio.high), ratio.value) if ratio else None
+    if cost is None:
+        return None
+    sign = "≥ " if cost.at_least else ""
+    if metric == TOKENS:
+        return Cell(sign + words.short_count(cost.tokens), float(cost.tokens))
+    if metric == SECONDS:
+        return Cell(sign + words.duration(cost.seconds), cost.seconds)
+    return Cell(cost.device) if cost.device else None
+
+
+def _drop_text(facts: Facts) -> str:
+    drop = facts.drop
+    assert drop is not None
+    return f"{words.points(drop.value, drop.low, drop.high)} {facts.worst_task}"

@@ -1,0 +1,111 @@
+"""Rows of a leaderboard next to the dense model: perplexity, worst task and speed, each with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from bench.compare.result_set import ResultSet
+from bench.inputs.tasks import TASK_SETS
+from bench.reporting import pairwise
+from bench.reporting.view import Bound, Interval, Table
+from bench.results.record import Record
+from bench.stats import bootstrap, multiple_tests
+
+PREFERRED_SET = "wanda7"
+
+
+def leading_column(table: Table, metric: str, device: str = "") -> int | None:
+    """Of the columns of one metric, the one that a leaderboard shows: of wanda7 if there is one, else that of most rows.
+
+    device: for speeds, a word that the column's name must have.
+    """
+    columns = [i for i, c in enumerate(table.columns) if c.metric == metric and device.lower() in c.protocol.lower()]
+    counts = {i: sum(bool(table.rows[k].cells[i]) for k in table.whole_rows) for i in columns}
+    return max(
+        columns, key=lambda i: (table.columns[i].protocol.startswith(PREFERRED_SET), counts[i], -i), default=None
+    )
+
+
+class DenseComparison:
+    """Compares the rows of one table with its dense row. device: of the speedups."""
+
+    def __init__(self, table: Table, records: Mapping[str, Record], results: ResultSet, device: str = "") -> None:
+        self.table, self.records, self.results = table, records, results
+        self.drop_column = leading_column(table, "worst_drop")
+        self.speed_column = leading_column(table, "speedup", device)
+        whole = (k for k, row in enumerate(table.rows) if row.filters["method"] == "dense" and not row.is_quantized)
+        self.dense = next(whole, None)
+
+    def loss(self, row: int) -> Bound | None:
+        """How much higher the perplexity is, as a share of the dense model's."""
+        column = next((i for i, c in enumerate(self.table.columns) if c.metric == "perplexity"), None)
+        dense, own = self._value(self.dense, column), self._value(row, column)
+        if column is None or dense is None or own is None or row == self.dense:
+            return None
+        interval = self._interval(row, column)
+        if interval is None:
+            return Bound(own / dense - 1)
+        return Bound(interval.value - 1, interval.low - 1, interval.high - 1)
+
+    def worst_drop(self, row: int) -> tuple[Bound | None, str]:
+        """How much accuracy the worst task of the leading set loses, and that task.
+
+        Its interval is from the largest of the tasks' lower ends to the largest of their upper ends: with each task's
+        interval at Bonferroni's level it covers the largest drop.
+        """
+        column = self.drop_column
+        mean = self._value(row, column)
+        if column is None or mean is None:
+            return None, ""
+        name, _, limit = self.table.columns[column].protocol.partition("x")
+        tasks = TASK_SETS.get(name, ())
+        level = multiple_tests.bonferroni(pairwise.ALPHA, len(tasks))
+        drops = {}
+        for task in tasks:
+            at = self._task_column(task, limit)
+            interval = None if at is None else self._interval(row, at, level)
+            if interval is None:
+                return Bound(mean), ""
+            drops[task] = Bound(-interval.value, -interval.high, -interval.low)
+        if not drops:
+            return Bound(mean), ""
+        worst = max(drops, key=lambda task: drops[task].value)
+        low = max(x.low for x in drops.values() if x.low is not None)
+        return Bound(drops[worst].value, low, max(x.high for x in drops.values() if x.high is not None)), worst
+
+    def speedup(self, row: int) -> Bound | None:
+        """Measured speedup over dense: the mean over seeds, with the interval of its blocks of timings."""
+        column = self.speed_column
+        value = self._value(row, column)
+        if column is None or value is None:
+            return None
+        records = pairwise.seeds_of(self.table, row, column, self.records).values()
+        scores = [self.results.items(r).columns for r in records]
+        blocks = [columns["speedup"] for columns in scores if "speedup" in columns]
+        if not blocks or min(map(len, blocks)) < 2 or len(set(map(len, blocks))) > 1:
+            return Bound(value)
+        ratios = np.stack(blocks)  # [seeds, blocks]
+        estimate = bootstrap.estimate_blocks(np.ones_like(ratios), ratios, pairwise.ALPHA)
+        return Bound(value, float(np.exp(estimate.low)), float(np.exp(estimate.high)))
+
+    def _task_column(self, task: str, limit: str) -> int | None:
+        for i, c in enumerate(self.table.columns):
+            name, _, version = c.protocol.partition("@")
+            if c.metric == "acc" and name == task and version.partition("x")[2] == limit:
+                return i
+        return None
+
+    def _value(self, row: int | None, column: int | None) -> float | None:
+        cell = None if row is None or column is None else self.table.rows[row].cells[column]
+        return cell.value if cell else None
+
+    def _interval(self, row: int, column: int, level: float = pairwise.ALPHA) -> Interval | None:
+        """From the dense row to this one."""
+        if self.dense is None:
+            return None
+        a, b = (pairwise.seeds_of(self.table, k, column, self.records) for k in (self.dense, row))
+        if not a or not b:
+            return None
+        return pairwise.compare(a, b, self.table.columns[column].metric, self.results, level)

@@ -1,0 +1,166 @@
+"""Records of whole models in several engines: rows, ratios of what was timed in turn, and a figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bench.reporting.figures import COLORS, save_figure, start_figure
+from bench.results.record import Record
+from bench.stats import bootstrap
+from methods.errors import UserError
+
+LEVEL = 0.05
+PREFERRED = (("native", "int8"), ("native", "bf16"))
+"""Engine and kind whose 2:4 side the others are compared with: the first that is there."""
+
+
+class Entry(NamedTuple):
+    """One side of a record. blocks: tokens per second, the same block in all entries of a turn; noise: of it against itself."""
+
+    record: Record
+    side: str
+    blocks: tuple[float, ...]
+    noise: float
+
+    @property
+    def name(self) -> str:
+        identity = self.record.identity
+        return f"{identity.protocol.engine} {identity.dtype}" + ("" if self.side == "dense" else f" {self.side}")
+
+    @property
+    def step(self) -> str:
+        notes = self.record.notes
+        if self.record.identity.protocol.name == "decode":
+            return f"decode after {notes['kv_tokens']} tokens"
+        return f"prompt of {notes['prompt_tokens']} tokens"
+
+    @property
+    def turn(self) -> tuple[Any, ...]:
+        """Entries that were timed together share it."""
+        notes = self.record.notes
+        return (self.record.identity.model, self.step, notes["threads"], *notes["in_turn"])
+
+
+class Ratio(NamedTuple):
+    value: float
+    low: float
+    high: float
+
+
+def ratio(fast: Entry, slow: Entry) -> Ratio:
+    """Tokens per second of `fast` over those of `slow`, block by block, with Student's interval of the mean ln ratio."""
+    estimate = bootstrap.estimate_blocks(np.array(slow.blocks), np.array(fast.blocks), LEVEL)
+    return Ratio(*(math.exp(x) for x in (estimate.value, estimate.low, estimate.high)))
+
+
+def entries(records: Iterable[Record], items: Callable[[Record], Any]) -> list[Entry]:
+    """The sides of records of `bench speed --engine`. items: reads the blocks of a record, as `Store.items`."""
+    out = []
+    for record in records:
+        if record.identity.measure != "speed" or not record.identity.protocol.engine or record.status != "ok":
+            continue
+        table, noise = items(record), record.notes["noise"]
+        sides = {"2:4": "value", "dense": "tokens_per_s_dense"} if "2:4" in noise else {"dense": "value"}
+        out += [Entry(record, side, tuple(map(float, table[c])), noise[side]) for side, c in sides.items()]
+    return out
+
+
+def rows(found: Sequence[Entry]) -> list[dict[str, Any]]:
+    """A row an entry, as `bench speed --engine` shows it. ratio: of a 2:4 model over all others of its turn."""
+    out = []
+    for entry in found:
+        best = _preferred(found, entry)
+        beside = ratio(best, entry) if best and best is not entry else None
+        out.append(
+            {
+                "engine": entry.name,
+                "step": entry.step,
+                "threads": entry.record.notes["threads"],
+                "tokens_per_s": float(f"{float(np.median(entry.blocks)):.4g}"),
+                "noise": f"{entry.noise:.1%}",
+                "ratio_of": f"{best.name} / {entry.name}" if best and beside else "",
+                "ratio": f"{beside.value:.2f} ({beside.low:.2f} to {beside.high:.2f})" if beside else "",
+            }
+        )
+    return out
+
+
+def _threads(record: Record) -> str:
+    count = record.notes["threads"]
+    return f"{count} thread" + ("" if count == 1 else "s")
+
+
+def _preferred(found: Iterable[Entry], entry: Entry) -> Entry | None:
+    """The 2:4 side that an entry is compared with, of the same turn."""
+    sparse = {
+        (e.record.identity.protocol.engine, e.record.identity.dtype): e
+        for e in found
+        if e.side == "2:4" and e.turn == entry.turn
+    }
+    return next((sparse[key] for key in PREFERRED if key in sparse), next(iter(sparse.values()), None))
+
+
+def figures(found: Sequence[Entry]) -> dict[str, Any]:
+    """Tokens per second of each entry, ratios and noise, by step: what scripts/readme.py makes a table and a figure of."""
+    out: dict[str, Any] = {}
+    for entry in found:
+        mine = out.setdefault(f"{entry.step}, {_threads(entry.record)}", {})
+        mine[f"{entry.name}, tokens/s"] = float(f"{float(np.median(entry.blocks)):.4g}")
+    for entry in found:
+        mine = out[f"{entry.step}, {_threads(entry.record)}"]
+        best = _preferred(found, entry)
+        if best and best is not entry:
+            r = ratio(best, entry)
+            mine[f"{best.name} / {entry.name}"] = {
+                "median": round(r.value, 3), "min": round(r.low, 3), "max": round(r.high, 3)
+            }  # fmt: skip
+        if entry.side == "2:4" and best is not entry:
+            dense = next(e for e in found if e.record is entry.record and e.side == "dense")
+            r = ratio(entry, dense)
+            mine[f"{entry.name} / dense"] = {
+                "median": round(r.value, 3),
+                "min": round(r.low, 3),
+                "max": round(r.high, 3),
+            }
+        mine[f"noise, {entry.name} against itself"] = f"{entry.noise:.1%}"
+    return out
+
+
+def draw(found: Sequence[Entry], file: Path) -> Path:
+    """Draw tokens per second, a panel a step; a whisker is the spread of the blocks.
+
+    Raises:
+        UserError: nothing was timed, or the file's suffix is not that of a figure.
+    """
+    if not found:
+        raise UserError("nothing to draw: no engine was timed")
+    pyplot = start_figure(file)
+    steps = list(dict.fromkeys(entry.step for entry in found))
+    height = 1.2 + 0.28 * max(sum(e.step == step for e in found) for step in steps)
+    figure, axes = pyplot.subplots(
+        1, len(steps), figsize=(5.6 * len(steps), height), squeeze=False, layout="constrained"
+    )
+    for step, axis in zip(steps, axes[0], strict=True):
+        shown = [entry for entry in found if entry.step == step][::-1]
+        middle = [float(np.median(entry.blocks)) for entry in shown]
+        spread = [[m - min(e.blocks), max(e.blocks) - m] for m, e in zip(middle, shown, strict=True)]
+        colors = [COLORS[1] if entry.side == "2:4" else COLORS[0] for entry in shown]
+        axis.barh([entry.name for entry in shown], middle, xerr=np.array(spread).T, color=colors, height=0.6)
+        axis.set_title(step, fontsize=9, loc="left")
+        axis.set_xlabel("tokens per second", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3, linewidth=0.5, axis="x")
+    identity = found[0].record.identity
+    figure.suptitle(
+        f"{identity.model} · {identity.device}, {_threads(found[0].record)}",
+        x=0.01,
+        ha="left",
+        fontsize=10,
+        parse_math=False,
+    )
+    return save_figure(figure, file)

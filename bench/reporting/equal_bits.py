@@ -1,0 +1,59 @@
+"""At equal size: each sparse row with the dense rows of about as many bits per weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bench.reporting.table import TextTable, cells, column_header
+from bench.results import metrics
+from bench.results.record import Record
+from bench.results.rows import IDENTITY, to_rows
+
+MAX_SIZE_RATIO = 1.15
+"""Up to this ratio two sizes are about equal. 2:4 bfloat16 has 9 bits per weight, dense int8 with its scales over 8."""
+LABELS = ("method", "pattern", "quantizer", "dtype")
+
+Sized = tuple[float, list[dict[str, Any]]]
+"""Bits per weight, and the rows of one method."""
+
+
+def text_tables(records: Sequence[Record]) -> list[TextTable]:
+    """One table for each model that has such rows.
+
+    Sparse rows with the same dense rows form a group. Groups go from many bits to few; in a group, the sparse rows come
+    first, the smallest at the top. A sparse row without a dense row of about its size is left out.
+    """
+    rows = to_rows(records)
+    models = dict.fromkeys(r["model"] for r in rows)
+    tables = (_text_table(model, [r for r in rows if r["model"] == model]) for model in models)
+    return [table for table in tables if table.lines]
+
+
+def _text_table(model: str, rows: list[dict[str, Any]]) -> TextTable:
+    lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        lines.setdefault(tuple(row[c] for c in IDENTITY), []).append(row)
+    sized = [(bits, group) for group in lines.values() if (bits := _bits(group)) is not None]
+    windowed = (r for r in rows if metrics.find(r["metric"]).windowed)
+    columns = list(dict.fromkeys((r["metric"], r["protocol"], r["measure"]) for r in windowed))
+    dense = sorted((x for x in sized if x[1][0]["pattern"] == "dense"), key=lambda x: x[0])
+    sparse = sorted((x for x in sized if x[1][0]["pattern"] != "dense"), key=lambda x: x[0], reverse=True)
+    groups: dict[tuple[int, ...], list[Sized]] = {}
+    for bits, group in sparse:
+        near = tuple(i for i, x in enumerate(dense) if max(bits, x[0]) <= MAX_SIZE_RATIO * min(bits, x[0]))
+        if near:
+            groups.setdefault(near, []).append((bits, group))
+    out = [
+        [str(number), *(str(group[0][c] or "") for c in LABELS), f"{bits:.3g}", *cells(group, columns)]
+        for number, (near, members) in enumerate(groups.items(), 1)
+        for bits, group in [*sorted(members, key=lambda x: x[0]), *(dense[i] for i in near)]
+    ]
+    headers = ["group", *LABELS, "bits per weight", *(column_header(*c[:2]) for c in columns)]
+    return TextTable(f"{model}, at about equal bits per weight", headers, out)
+
+
+def _bits(group: list[dict[str, Any]]) -> float | None:
+    """A line's bits per weight, which all its seeds share."""
+    bits = [r["value"] for r in group if r["metric"] == "bits_per_weight" and r["value"] is not None]
+    return max(bits) if bits else None

@@ -1,0 +1,60 @@
+"""Rows that differ only in budget: the one of the largest stands for them, and the others fold into it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bench.reporting.table import ColumnKey, Line, summarize
+from bench.results import metrics
+from bench.results.identity import Identity
+
+RULE = (
+    "A row is the mean over its seeds. Of rows that differ only in budget (tokens for calibration or training), the one of "
+    "the largest budget is shown; Show budgets and seeds shows the others."
+)
+
+
+def fold(lines: Sequence[Line], columns: Sequence[ColumnKey]) -> tuple[list[Line], list[int | None]]:
+    """The lines, each followed by those that are the same with a smaller budget; and whose part each of them is."""
+    groups: dict[tuple[Any, ...], list[Line]] = {}
+    quality = [c for c in columns if c[0] in metrics.QUALITY][:1]
+    for line in sorted(lines, key=lambda line: _place(line, quality)):
+        groups.setdefault(_without_budget(line.group[0]["identity"]), []).append(line)
+    out: list[Line] = []
+    parents: list[int | None] = []
+    for group in groups.values():
+        first, *others = sorted(group, key=lambda line: _budget(line, quality), reverse=True)
+        parent = len(out)
+        out += [first, *others]
+        parents += [None, *[parent] * len(others)]
+    return out, parents
+
+
+def _place(line: Line, quality: Sequence[ColumnKey]) -> tuple[bool, bool, float, tuple[str, ...]]:
+    """Where a line stands: the dense model first, then from the best to the worst, then those without a number.
+
+    Equal numbers stand in the order of their names.
+    """
+    identity: Identity = line.group[0]["identity"]
+    summary = next((s for c in quality if (s := summarize(line.group, c))), None)
+    name = (identity.method, identity.pattern, identity.quantizer)
+    compressed = identity.stages != ("dense",) or identity.quantizer != "none"
+    if summary is None or summary.value is None:
+        return (compressed, True, 0.0, name)
+    sign = -1 if any(r["better"] == "higher" for r in summary.rows) else 1
+    return (compressed, False, sign * summary.value, name)
+
+
+def _without_budget(identity: Identity) -> tuple[Any, ...]:
+    """What rows share that differ only in the number of tokens, or of sequences and their length."""
+    texts = (identity.calibration and identity.calibration.data, identity.training and identity.training.data)
+    return (identity.stages, identity.pattern, identity.quantizer, *texts)
+
+
+def _budget(line: Line, quality: Sequence[ColumnKey]) -> tuple[bool, int, int]:
+    identity: Identity = line.group[0]["identity"]
+    measured = any((s := summarize(line.group, c)) and s.value is not None for c in quality)
+    calibration, training = identity.calibration, identity.training
+    calibrated = (calibration.sequences or 0) * (calibration.seqlen or 0) if calibration else 0
+    return (measured, (training.tokens or 0) if training else 0, calibrated)

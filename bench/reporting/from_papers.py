@@ -1,0 +1,128 @@
+"""Numbers from papers, out of results/published/*.csv: with their sources, and never mixed with our own."""
+
+from __future__ import annotations
+
+import csv
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from bench.reporting import words
+from bench.reporting.view import Cell, Column, Row, Section, Table
+from bench.system.validation import describe_allowed
+from methods.errors import UserError
+
+MARK = "†"
+MAX_PERPLEXITY = 10**300
+"""So that a float holds it, and its ratio to another."""
+CAVEAT = f"{MARK}: not comparable with the other rows, for the reason that stands beside its source."
+
+
+class PaperRow(BaseModel):
+    """One row of a file, by its header."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    model: Annotated[str, Field(min_length=1)]
+    method: Annotated[str, Field(min_length=1)]
+    pattern: Annotated[str, Field(min_length=1)]
+    perplexity: Annotated[Decimal, Field(gt=0, lt=MAX_PERPLEXITY)]
+    protocol: Annotated[str, Field(min_length=1)]
+    """Corpus and window length, `wikitext2@4096`; `@?` if the source does not say."""
+    zero_shot_mean: Annotated[Decimal, Field(ge=0, le=100)] | None
+    """In per cent, with the decimals of the source."""
+    zero_shot_tasks: str
+    """The name of a set of tasks, or what the source says about them."""
+    source: Annotated[str, Field(min_length=1)]
+    note: str
+    caveat: str = ""
+    """Why the row is not comparable with the others: it is no result of its pattern, or saw the tasks in training."""
+
+    @field_validator("zero_shot_mean", mode="before")
+    @classmethod
+    def _absent(cls, value: str) -> str | None:
+        return value or None
+
+    @field_validator("caveat", mode="before")
+    @classmethod
+    def _none(cls, value: str | None) -> str:
+        return value or ""  # a file without the column
+
+
+def make_section(folder: Path) -> Section | None:
+    """All files of a folder as a section; None if they have no rows.
+
+    Raises:
+        UserError: a row cannot be read, or has no source.
+    """
+    rows = [row for path in sorted(folder.glob("*.csv")) for row in read_rows(path)]
+    if not rows:
+        return None
+    groups: dict[tuple[str, str], list[PaperRow]] = {}
+    for row in rows:
+        groups.setdefault((row.model, row.protocol), []).append(row)
+    models = list(dict.fromkeys(r.model for r in rows))
+    tables = tuple(
+        _table(*key, groups[key]) for key in sorted(groups, key=lambda key: (models.index(key[0]), -len(groups[key])))
+    )
+    description = (
+        f"{len(rows)} rows as printed in papers. None was measured here. Ratios are computed from the printed numbers of one "
+        "protocol, and have no intervals. Columns for which no row has a number are left out: bits per weight, worst task, "
+        "agreement, speed and cost. " + CAVEAT
+    )
+    return Section("Published by others", description, tables, folder.as_posix(), published=True)
+
+
+def read_rows(path: Path) -> list[PaperRow]:
+    """The rows of one file.
+
+    Raises:
+        UserError: the file or a row of it cannot be read, or has no source.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = csv.DictReader(file)
+        try:
+            return [PaperRow.model_validate(line) for line in lines]
+        except ValidationError as fault:
+            first = fault.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UserError(
+                f"{path}, line {lines.line_num}: invalid {where} = {first['input']!r}: {describe_allowed(first)}"
+            ) from None
+        except (UnicodeDecodeError, csv.Error) as fault:
+            raise UserError(
+                f"{path} cannot be read after line {lines.line_num} ({fault}): save it as CSV in UTF-8"
+            ) from None
+
+
+def _table(model: str, protocol: str, rows: list[PaperRow]) -> Table:
+    sets = list(dict.fromkeys(r.zero_shot_tasks for r in rows if r.zero_shot_mean is not None))
+    dense = next((r.perplexity for r in rows if r.method == "dense"), None)
+    columns = (
+        Column("perplexity", protocol, "lower", "1"),
+        *([Column("perplexity_ratio", protocol, "lower", "1", shown=True)] if dense else []),
+        *(Column("mean_acc", s, "higher", "%") for s in sets),
+    )
+    ranked = sorted(rows, key=lambda r: (r.method != "dense", r.perplexity))
+    lines = tuple(_row(r, columns, dense) for r in ranked)
+    return Table(model, ("method", "pattern", "quantizer", "source"), columns, lines, protocol=protocol)
+
+
+def _row(row: PaperRow, columns: tuple[Column, ...], dense: Decimal | None) -> Row:
+    cells: list[Cell | None] = []
+    for column in columns:
+        if column.metric == "perplexity":
+            cells.append(Cell(f"{row.perplexity:,}", float(row.perplexity)))
+        elif column.metric == "mean_acc":
+            mean = row.zero_shot_mean if column.protocol == row.zero_shot_tasks else None
+            cells.append(None if mean is None else Cell(f"{mean:,}", float(mean)))
+        else:
+            assert dense is not None
+            ratio = float(row.perplexity / dense)
+            cells.append(None if row.method == "dense" else Cell(words.ratio(ratio), ratio))
+    source = row.source + (f" ({row.note})" if row.note else "")
+    source += f"; {MARK} {row.caveat}" if row.caveat else ""
+    method = row.method + (f" {MARK}" if row.caveat else "")
+    filters = {"model": row.model, "method": row.method, "pattern": row.pattern, "quantizer": "none"}
+    return Row(f"{method}, {row.source}", (method, row.pattern, "none", source), filters, tuple(cells), source)

@@ -1,0 +1,117 @@
+"""A results folder as a section of the leaderboard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bench.compare.result_set import ResultSet
+from bench.reporting import pairwise, table
+from bench.reporting.view import Cell, Column, Row, Section, Table, is_quantized
+from bench.results import metrics, reproduce
+from bench.results.record import Record
+from bench.results.rows import to_rows
+
+FILTERS = ("model", "method", "pattern", "quantizer")
+
+
+def make_section(results: ResultSet, title: str) -> Section:
+    """A section with a table for each model.
+
+    Raises:
+        UserError: scores cannot be read.
+    """
+    rows = to_rows(results.records)
+    records = {r.stem: r for r in results.records}
+    models = sorted({r["model"] for r in rows}, key=str)
+    tables = (_table(str(m), [r for r in rows if r["model"] == m], records) for m in models)
+    return Section(
+        title,
+        describe_records(results.records),
+        tuple(pairwise.add_intervals(t, records, results) for t in tables),
+        folder=results.name,
+        records={key: describe_record(r, results.name) for key, r in records.items()},
+    )
+
+
+def _table(model: str, rows: list[dict[str, Any]], records: Mapping[str, Record]) -> Table:
+    pivot = table.pivot(rows, all_metrics=True)
+    columns = tuple(make_column(c, rows) for c in pivot.columns)
+    return Table(
+        model, pivot.label_names, columns, tuple(make_row(line, pivot.columns, records) for line in pivot.lines)
+    )
+
+
+def make_column(column: table.ColumnKey, rows: Iterable[dict[str, Any]]) -> Column:
+    """Unit and direction come from the readings; means over tasks have no readings of their own."""
+    metric, protocol, measure = column
+    known = metrics.find(metric)
+    readings = (r for r in rows if r["metric"] == metric and r["measure"] == measure)
+    better, unit = next(((r["better"] or "", r["unit"] or "") for r in readings), (known.better, known.unit))
+    return Column(metric, protocol or "", better, unit, table.names_protocol(protocol or ""))
+
+
+def make_row(line: table.Line, columns: Iterable[table.ColumnKey], records: Mapping[str, Record]) -> Row:
+    first = line.group[0]
+    filters = {c: "" if first[c] is None else str(first[c]) for c in FILTERS}
+    parts = [filters["method"]]
+    if filters["pattern"] != filters["method"]:
+        parts.append(filters["pattern"])
+    if is_quantized(filters):
+        parts.append(filters["quantizer"])
+    commands: dict[str, str] = {}
+    cells = tuple(_cell(table.summarize(line.group, c), records, commands) for c in columns)
+    return Row(" ".join(parts), line.labels, filters, cells)
+
+
+def _cell(summary: table.Summary | None, records: Mapping[str, Record], commands: dict[str, str]) -> Cell | None:
+    """commands: those of this line so far, by the first record of each; they are slow to make."""
+    if summary is None:
+        return None
+    by_seed = sorted(summary.rows, key=lambda r: -1 if r["seed"] is None else r["seed"])
+    names = tuple(dict.fromkeys(name for r in by_seed for name in r.get("records", (r["record"],))))
+    average = any("records" in r for r in summary.rows)
+    if not average and names[0] not in commands:
+        commands[names[0]] = reproduce.command([records[name] for name in names])
+    bad = next((r for r in summary.rows if r["value"] is None), None)
+    return Cell(
+        summary.text,
+        summary.value,
+        summary.spread,
+        failed=bad is not None,
+        reason=f"{bad['status']}: {bad['reason']}" if bad else "",
+        records=names,
+        average=average,
+        command="" if average else commands[names[0]],
+    )
+
+
+def describe_record(record: Record, folder: str) -> dict[str, Any]:
+    """What the page shows of a record. folder: where it lies."""
+    dirty = ", with uncommitted changes" if record.commit.get("dirty") else ""
+    return {
+        "status": record.status,
+        "reason": record.reason,
+        "seed": record.identity.seed,
+        "folder": folder,
+        "commit": (record.commit_id or "not recorded") + dirty,
+        "recorded": record.recorded,
+        "machine": " ".join(str(name) for k in ("device", "cpu") if (name := record.machine.get(k))),
+        "versions": ", ".join(f"{k} {v}" for k, v in record.versions.items()),
+        "seconds": record.cost.get("wall_s"),
+    }
+
+
+def describe_records(records: Iterable[Record]) -> str:
+    """A line on all records: how many, and from which commits, machines and days."""
+    records = list(records)
+    bad = [r for r in records if r.status != "ok"]
+    commits = sorted({(r.commit_id or "unknown")[:7] for r in records})
+    machines = sorted({str(r.machine.get("cpu") or "unknown") for r in records})
+    days = sorted({r.recorded[:10] for r in records} - {""})
+    parts = [f"{len(records):,} records", f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"]
+    parts += [" and ".join(machines)] if len(machines) < 3 else [f"{len(machines)} machines"]
+    parts += [days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"] if days else []
+    if bad:
+        parts.append(f"{len(bad):,} without a number")
+    return " · ".join(parts)

@@ -1,0 +1,95 @@
+"""Tables for a paper, with booktabs, in a document that compiles as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from bench.reporting.table import TEXT_COLUMNS, TextTable
+
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "'": r"\textquotesingle{}",
+    "`": r"\textasciigrave{}",
+    "-": r"{-}",
+    "[": r"{[}",
+    "*": r"{*}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "–": r"\textendash{}",
+    "—": r"\textemdash{}",
+    "…": r"\dots{}",
+    "·": r"\textperiodcentered{}",
+    "’": r"\textquoteright{}",
+    "†": r"\textdagger{}",
+    "≥": r"$\geq$",
+    "−": r"$-$",
+    "\n": " ",
+    "\t": " ",
+    "\r": " ",
+}
+"""In braces: hyphens, because two would become a dash, and what could be an argument of the line before."""
+LETTER_MM, COLUMN_MM = 1.9, 5.0
+"""Estimated widths: the page is as wide as its widest table."""
+
+
+def escape(text: str) -> str:
+    """Text that pdflatex prints as it is. A character without a glyph is printed as its number."""
+    out = "".join(SPECIAL.get(c) or (c if " " <= c <= "~" else f"{{[}}U+{ord(c):04X}]") for c in text)
+    return out.replace(",,", ",{},")  # two commas would become a quotation mark
+
+
+def render_document(parts: Sequence[tuple[str, str, Sequence[TextTable]]]) -> str:
+    """parts: title, description and tables of each section."""
+    width = max((_width(t) for *_, tables in parts for t in tables), default=0.0)
+    out = [
+        "% Made by bench report; copy a table, or compile it all with pdflatex.",
+        r"\documentclass{article}",
+        r"\usepackage[T1]{fontenc}",
+        r"\usepackage{textcomp,booktabs,longtable}",
+        rf"\usepackage[paperwidth={max(210.0, width + 40):.0f}mm,paperheight=297mm,margin=20mm]{{geometry}}",
+        r"\begin{document}",
+    ]
+    for title, description, tables in parts:
+        out += [rf"\section*{{{escape(title)}}}", escape(description), ""]
+        out += [render_table(t) for t in tables]
+    return "\n".join([*out, r"\end{document}", ""])
+
+
+def render_table(table: TextTable) -> str:
+    spec = "".join("l" if h in TEXT_COLUMNS else "r" for h in table.headers)
+    return "\n".join(
+        [
+            rf"\begin{{longtable}}{{@{{}}{spec}@{{}}}}",
+            rf"\multicolumn{{{len(spec)}}}{{@{{}}l}}{{\bfseries {escape(table.title)}}} \\",
+            r"\toprule",
+            _line(table.headers),
+            r"\midrule",
+            r"\endhead",
+            *map(_line, table.lines),
+            r"\bottomrule",
+            r"\end{longtable}",
+            "",
+        ]
+    )
+
+
+def _line(cells: Iterable[str]) -> str:
+    return " & ".join(map(escape, cells)) + r" \\"
+
+
+def _width(table: TextTable) -> float:
+    columns = zip(table.headers, *table.lines, strict=True)
+    return sum(max(map(len, column)) * LETTER_MM + COLUMN_MM for column in columns)

@@ -1,0 +1,208 @@
+"""The files of a leaderboard: build them, write them, or find those that are stale."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench.compare import resolve
+from bench.compare.result_set import ResultSet
+from bench.reporting import board, folding, from_papers, from_records, highlights, html, latex, searches, table
+from bench.reporting.protocol import RULE
+from bench.reporting.view import Section
+from bench.results.rows import frame_to_csv, to_frame
+from bench.results.store import RESULTS
+from bench.system.files import atomic_write
+from bench.system.text import escape_markdown
+from methods.errors import UserError
+
+FOLDER = Path("reports")
+PUBLISHED = RESULTS.parent / "published"
+NAME = "leaderboard"
+SEARCHES = f"{NAME}-searches.html"
+FIGURE = re.compile(rf"{NAME}-[a-z0-9-]+-[0-9]+\.svg")
+"""The names of figures. `write` deletes others of such a name: those of a model that is no longer there."""
+
+
+def results_folders() -> list[Path]:
+    """All results folders but RESULTS, which `bench run` fills by default and git ignores; that one if it is alone.
+
+    Raises:
+        UserError: there is none.
+    """
+    root = RESULTS.parent
+    folders = sorted(p.parent for p in root.glob("*/records") if p.is_dir())
+    others = [p for p in folders if p != RESULTS] or folders
+    if not others:
+        raise UserError(f"no results folder in {str(root)!r}: name one with --results, or run bench run first")
+    return others
+
+
+def leaves_local_out() -> bool:
+    """Whether `results_folders` leaves records of RESULTS out."""
+    return RESULTS not in results_folders() and any((RESULTS / "records").glob("*.json"))
+
+
+def read_boards(folders: Sequence[Path]) -> list[ResultSet]:
+    """The results folders that are no searches.
+
+    Raises:
+        UserError: something in them cannot be read, or all of them are searches.
+    """
+    results = [one for path in folders if not searches.is_search(one := resolve.read(path))]
+    if not results:
+        raise UserError(f"only searches in {', '.join(map(str, folders))}: name another results folder with --results")
+    return results
+
+
+def make_sections(results: Sequence[ResultSet], papers: Path) -> list[Section]:
+    """A section for each model of all folders, and one for papers at the end.
+
+    Raises:
+        UserError: something in them cannot be read.
+    """
+    out = board.make_sections(results)
+    if section := from_papers.make_section(papers):
+        out.append(section)
+    return out
+
+
+def make_search_sections(results: Sequence[ResultSet]) -> list[Section]:
+    """A section for each folder.
+
+    Raises:
+        UserError: scores cannot be read.
+    """
+    names = [Path(r.name).resolve().name for r in results]
+    titles = [n if names.count(n) == 1 else r.name for n, r in zip(names, results, strict=True)]
+    return [from_records.make_section(r, title) for r, title in zip(results, titles, strict=True)]
+
+
+def build(results: Sequence[Path], papers: Path) -> dict[str, bytes]:
+    """All files, by name. The same records give the same bytes.
+
+    Raises:
+        UserError: a folder does not exist or has no records, or something in it cannot be read.
+    """
+    result_sets = [resolve.read(path) for path in results]
+    of_search = [r for r in result_sets if searches.is_search(r)]
+    sections = make_sections([r for r in result_sets if r not in of_search], papers)
+    drawings = _drawings(sections)
+    page = (
+        replace(html.LEADERBOARD, other=SEARCHES, other_name="Searches and scaling grids")
+        if of_search
+        else html.LEADERBOARD
+    )
+    files = {
+        f"{NAME}.html": html.render_page(sections, page),
+        f"{NAME}.md": _markdown(sections, drawings, of_search),
+        f"{NAME}.csv": _csv(result_sets),
+        f"{NAME}.tex": latex.render_document(
+            [(s.title, s.description, [t.to_text_table() for t in s.tables]) for s in sections]
+        ),
+    }
+    files |= {d.file: d.svg for of_section in drawings.values() for d in of_section}
+    if of_search:
+        about = html.Page(
+            "cast-bench searches", "Searches for recipes, and grids for scaling laws. " + searches.RULE, f"{NAME}.html",
+            "Leaderboard", picks=False,
+        )  # fmt: skip
+        files[SEARCHES] = html.render_page(make_search_sections(of_search), about)
+    return {name: text.encode() for name, text in files.items()}
+
+
+def write(files: dict[str, bytes], folder: Path) -> list[Path]:
+    """Write the files, and delete those of an earlier leaderboard that are not among them.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        for name, content in files.items():
+            with atomic_write(folder / name) as temporary:
+                temporary.write_bytes(content)
+        for path in _own_files(folder):
+            if path.name not in files:
+                path.unlink()
+    except OSError as fault:
+        raise UserError(f"cannot write to {str(folder)!r} ({fault.strerror}): name another folder with --out") from None
+    return [folder / name for name in files]
+
+
+def find_stale(files: dict[str, bytes], folder: Path) -> list[Path]:
+    """The files of the folder that are missing, have other bytes, or should not be there."""
+    own = {p.name for p in _own_files(folder)}
+    existing = {name: (folder / name).read_bytes() for name in files.keys() | own if (folder / name).is_file()}
+    return [folder / name for name in sorted(files.keys() | own) if files.get(name) != existing.get(name)]
+
+
+def _own_files(folder: Path) -> list[Path]:
+    """The files of a leaderboard that another one may not have: figures, and the page of searches."""
+    return [p for p in folder.glob(f"{NAME}-*") if p.is_file() and (p.name == SEARCHES or FIGURE.fullmatch(p.name))]
+
+
+def _csv(results: Sequence[ResultSet]) -> str:
+    """A line for each reading; numbers from papers are not among them."""
+    import pandas as pd
+
+    frames = [to_frame(r.records).assign(folder=r.name) for r in results]
+    return frame_to_csv(pd.concat(frames, ignore_index=True))
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure in a file of its own."""
+
+    file: str
+    title: str
+    svg: str
+
+
+def _drawings(sections: Sequence[Section]) -> dict[int, list[Drawing]]:
+    """The figures of each section's first table, which is that of the main protocol, by section."""
+    style = html.figure_style()
+    out: dict[int, list[Drawing]] = {}
+    slugs = [_slug(s.title) for s in sections]
+    for i, section in enumerate(sections):
+        slug = slugs[i] if slugs.count(slugs[i]) == 1 else f"{slugs[i]}-{i}"
+        if section.published or not section.tables:
+            continue
+        for k, figure in enumerate(html.figures_of(section.tables[0], section.title)):
+            svg = html.render_figure(figure, "f", style)
+            out.setdefault(i, []).append(Drawing(f"{NAME}-{slug}-{k}.svg", figure.title, svg))
+    return out
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "results"
+
+
+def _markdown(sections: Sequence[Section], drawings: dict[int, list[Drawing]], of_search: Sequence[ResultSet]) -> str:
+    out = [
+        "# cast-bench leaderboard",
+        "Made by `bench report`. After ±: the standard deviation over calibration seeds if a row has several, otherwise the "
+        "standard error over windows or questions. A dash: not measured. Rank: by perplexity, or by the first column "
+        "that has ranks; rows that do not differ significantly share a range. " + folding.RULE,
+        RULE,
+    ]
+    if best := highlights.find_highlights(sections):
+        summary = table.to_markdown(highlights.to_text_table(best), escape_all_markdown)
+        out += ["## Summary", highlights.CAPTION, summary.rstrip()]
+    for i, section in enumerate(sections):
+        out += [f"## {escape_all_markdown(section.title)}", escape_all_markdown(section.description)]
+        for j, one in enumerate(section.tables):
+            own = f"{one.title} · {one.protocol}" if section.published else one.protocol or one.title
+            out.append(f"### {escape_all_markdown(own)}")
+            out += [f"![{escape_all_markdown(d.title)}]({d.file})" for d in (drawings.get(i, []) if j == 0 else [])]
+            out.append(table.to_markdown(one.to_text_table(), escape_all_markdown).rstrip())
+    if of_search:
+        names = ", ".join(escape_all_markdown(Path(r.name).name) for r in of_search)
+        out += ["## Searches and scaling grids", f"On a page of their own, {SEARCHES}: {names}."]
+    return "\n\n".join(out) + "\n"
+
+
+def escape_all_markdown(text: str) -> str:
+    """Text that stays text in Markdown: besides what `escape_markdown` replaces, no emphasis and no strikethrough."""
+    return re.sub(r"([\\*_~$!])", r"\\\1", escape_markdown(text))

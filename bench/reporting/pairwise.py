@@ -1,0 +1,133 @@
+"""Compare a table's rows in pairs: the interval of each difference, and ranks in which rows that do not differ tie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import combinations
+
+from bench.compare import estimate
+from bench.compare.pairing import Pair, Seeds, pair_seeds
+from bench.compare.result_set import Items, ResultSet
+from bench.reporting.view import Cell, Column, Interval, Table
+from bench.results.record import Record
+from bench.stats import multiple_tests
+
+MAX_PAIRED_ROWS = 64
+"""Rows of a column that are compared in pairs: 2,016 pairs. A column with more has neither intervals nor ranks."""
+ALPHA = 0.05
+MAX_LOG_RATIO = 100.0
+"""Of an interval's ends. One that is wider is left out."""
+
+Rows = tuple[int, int]
+"""Two rows of a table, the smaller number first."""
+
+
+def add_intervals(
+    table: Table,
+    records: Mapping[str, Record],
+    results: ResultSet,
+    paired: Callable[[Column], bool] = lambda column: True,
+) -> Table:
+    """The table with an interval for each pair of rows that was measured on the same items, and ranks from them.
+
+    paired: the columns to compare rows in. Parts of rows are compared, too, but have no rank.
+
+    Each interval holds on its own. Two rows tie unless Benjamini and Hochberg's p over the column's pairs is under ALPHA.
+    A column has ranks if each number in it has scores by item.
+    """
+    results = with_cache(results)
+    intervals: dict[tuple[int, int, int], Interval] = {}
+    ranks: dict[int, tuple[str, ...]] = {}
+    unranked = 0
+    for c, column in enumerate(table.columns):
+        if not paired(column):
+            continue
+        by_row = {k: seeds for k in range(len(table.rows)) if (seeds := seeds_of(table, k, c, records))}
+        if len(by_row) > MAX_PAIRED_ROWS:
+            unranked = max(unranked, len(by_row))
+        elif len(by_row) > 1:
+            of_column = dict(_intervals(by_row, column.metric, results))
+            intervals |= {(a, b, c): interval for (a, b), interval in of_column.items()}
+            if of_column and column.better and len(by_row) == sum(_has_value(r.cells[c]) for r in table.rows):
+                ranks[c] = _ranks(table, c, _significant(of_column))
+    return replace(table, intervals=intervals, ranks=ranks, unranked=unranked)
+
+
+def with_cache(results: ResultSet) -> ResultSet:
+    """The same, with each record's scores read once."""
+    cache: dict[str, Items] = {}
+
+    def items(record: Record) -> Items:
+        if record.key not in cache:
+            cache[record.key] = results.items(record)
+        return cache[record.key]
+
+    return ResultSet(results.name, results.records, items)
+
+
+def _has_value(cell: Cell | None) -> bool:
+    return cell is not None and cell.value is not None
+
+
+def seeds_of(table: Table, row: int, column: int, records: Mapping[str, Record]) -> Seeds:
+    """A cell's records, if each has scores by item. A mean over tasks has none of its own."""
+    cell = table.rows[row].cells[column]
+    if cell is None or cell.value is None or cell.average:
+        return {}
+    of_cell = [records[key] for key in cell.records]
+    return {r.identity.seed: r for r in of_cell} if all(r.items for r in of_cell) else {}
+
+
+def _intervals(by_row: Mapping[int, Seeds], metric: str, results: ResultSet) -> Iterator[tuple[Rows, Interval]]:
+    for a, b in combinations(by_row, 2):
+        if interval := compare(by_row[a], by_row[b], metric, results):
+            yield (a, b), interval
+
+
+def compare(a: Seeds, b: Seeds, metric: str, results: ResultSet, level: float = ALPHA) -> Interval | None:
+    """From a to b, with an interval of coverage 1 - level; None if they cannot be compared."""
+    pairs, _ = pair_seeds("", a, b, True)
+    pair = next((p for p in pairs if p.metric == metric), None)
+    return None if pair is None else _interval(pair, results, level)
+
+
+def _interval(pair: Pair, results: ResultSet, level: float) -> Interval | None:
+    if pair.obstacle():
+        return None
+    try:
+        e = estimate.estimate_pair(pair, results, results, level)
+    except estimate.NotComparable:
+        return None
+    value, low, high = (e.value, e.low, e.high)
+    if pair.definition.is_ratio:
+        if max(abs(value), abs(low), abs(high)) > MAX_LOG_RATIO:
+            return None  # so wide that it says nothing, and no number holds its end
+        value, low, high = math.exp(value), math.exp(low), math.exp(high)
+    return Interval(value, low, high, e.n, e.unit, e.seeds, e.p)
+
+
+def significance(table: Table, column: int) -> dict[Rows, bool]:
+    """For each pair of rows that was compared: do they differ?"""
+    return _significant({(a, b): i for (a, b, c), i in table.intervals.items() if c == column})
+
+
+def _significant(intervals: Mapping[Rows, Interval]) -> dict[Rows, bool]:
+    adjusted = multiple_tests.benjamini_hochberg([i.p for i in intervals.values()])
+    return {rows: p < ALPHA for rows, p in zip(intervals, adjusted, strict=True)}
+
+
+def _ranks(table: Table, column: int, differ: Mapping[Rows, bool]) -> tuple[str, ...]:
+    sign = -1 if table.columns[column].better == "higher" else 1
+    cells = {k: table.rows[k].cells[column] for k in table.whole_rows}
+    values = {k: sign * c.value for k, c in cells.items() if c and c.value is not None}
+    order = [str(k) for k in sorted(values, key=lambda k: values[k])]
+    groups = multiple_tests.tie_groups(order, lambda a, b: differ.get(ordered(int(a), int(b)), False))
+    ranks = {int(name): str(best) if best == worst else f"{best}–{worst}" for name, best, worst in groups}
+    return tuple(ranks.get(k, "") for k in range(len(table.rows)))
+
+
+def ordered(a: int, b: int) -> Rows:
+    """Two rows as a key of intervals and significance."""
+    return (a, b) if a < b else (b, a)

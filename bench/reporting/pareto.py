@@ -1,0 +1,111 @@
+"""Quality against size, and against speed: the Pareto front, the rows that no other row beats in both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from bench.reporting.view import Column, Table
+from bench.results import metrics
+
+BITS, SPEEDUP = "bits_per_weight", "speedup"
+MIN_POINTS = 3
+"""With fewer points there is nothing to draw."""
+
+
+@dataclass(frozen=True)
+class Point:
+    row: int
+    name: str
+    x: float
+    y: float
+    spread: float
+    text: str
+    """Both values, as in the table."""
+    on_front: bool
+    dense: bool
+
+
+@dataclass(frozen=True)
+class Front:
+    """A table's rows that have both numbers. optimal: those on the front, by x."""
+
+    x: Column
+    y: Column
+    points: tuple[Point, ...]
+
+    @property
+    def optimal(self) -> tuple[Point, ...]:
+        return tuple(sorted((p for p in self.points if p.on_front), key=lambda p: p.x))
+
+
+def quality_metric(table: Table) -> str | None:
+    """The metric that a table's rows are judged by."""
+    return next((m for m in metrics.QUALITY if any(c.metric == m for c in table.columns)), None)
+
+
+def fronts(table: Table) -> Iterator[Front]:
+    """A front for each column of the quality metric, against bits per weight and against each measured speed.
+
+    Without bits per weight, packed bytes take their place. Of a leaderboard, only the columns that are shown count.
+    """
+    quality = quality_metric(table)
+    size = next((m for m in (BITS, metrics.SIZE) if any(c.metric == m for c in table.columns)), None)
+    costs = [i for i, c in enumerate(table.columns) if c.metric == size or _is_speed(c)]
+    for y, column in enumerate(table.columns):
+        if column.metric == quality and column.shown is not False:
+            for x in costs:
+                front = _front(table, x, y)
+                if len(front.points) >= MIN_POINTS:
+                    yield front
+
+
+def _is_speed(column: Column) -> bool:
+    return column.shown is not False and (column.metric == SPEEDUP or column.definition.is_time)
+
+
+def _front(table: Table, x: int, y: int) -> Front:
+    cells = (
+        (k, table.rows[k].cells[x], table.rows[k].cells[y]) for k in table.whole_rows if not table.rows[k].is_broken
+    )
+    both = [(k, a, b, a.value, b.value) for k, a, b in cells if a and b and a.value is not None and b.value is not None]
+    columns = table.columns[x], table.columns[y]
+    places = [(_lower_is_better(columns[0], u), _lower_is_better(columns[1], v)) for *_, u, v in both]
+    optimal = _pareto_optimal(places)
+    points = []
+    for (k, a, b, u, v), place in zip(both, places, strict=True):
+        row = table.rows[k]
+        points.append(
+            Point(
+                k,
+                row.name,
+                u,
+                v,
+                b.spread or 0.0,
+                f"{columns[1].name} {b.text}, {columns[0].name} {a.text}",
+                place in optimal,
+                row.filters.get("pattern") == "dense",
+            )
+        )
+    return Front(*columns, tuple(points))
+
+
+def _pareto_optimal(places: Iterable[tuple[float, float]]) -> set[tuple[float, float]]:
+    """Lower is better in both: from left to right, the places that are lower than all before."""
+    out, lowest = set(), math.inf
+    for x, y in sorted(set(places)):
+        if y < lowest:
+            out.add((x, y))
+            lowest = y
+    return out
+
+
+def _lower_is_better(column: Column, value: float) -> float:
+    """The value, or its negative if higher is better."""
+    return -value if column.better == "higher" else value
+
+
+def describe(front: Front) -> str:
+    """The rows on the front, in words."""
+    return f"Pareto front (no other row is better in both): {', '.join(p.name for p in front.optimal)}."

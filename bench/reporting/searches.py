@@ -1,0 +1,54 @@
+"""Which results folders are searches or grids: they stand on a page of their own, and never in a leaderboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bench.compare.result_set import ResultSet
+from bench.reporting.protocol import VALIDATION
+from bench.system.toml import read_toml
+from methods.errors import UserError
+
+FILE = "about.toml"
+"""In a results folder, beside records/: what the folder is for."""
+RULE = (
+    'A results folder is here if its about.toml says kind = "search" or "grid", or if all its perplexities are on '
+    "validation splits."
+)
+
+
+class About(BaseModel):
+    """What a results folder says of itself. kind: a search for a recipe, a grid of runs, or results."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: Literal["results", "search", "grid"] = "results"
+    about: str = ""
+
+
+def read_about(folder: Path) -> About:
+    """
+    Raises:
+        UserError: the file has another key or kind.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return About()
+    try:
+        return About.model_validate(read_toml(file))
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"invalid {where} in {str(file)!r}: use kind (results, search or grid) and about, one sentence"
+        ) from None
+
+
+def is_search(results: ResultSet) -> bool:
+    """See RULE."""
+    if read_about(Path(results.name)).kind != "results":
+        return True
+    texts = [r.identity.protocol.name for r in results.records if r.identity.measure == "perplexity"]
+    return bool(texts) and all(VALIDATION in text for text in texts)

@@ -1,0 +1,242 @@
+"""Tables of records: one for each model, methods as lines, metrics as columns, seeds summarized."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.reporting import task_averages
+from bench.results import metrics
+from bench.results.record import Record
+from bench.results.rows import IDENTITY, to_rows
+from bench.system.text import escape_markdown
+
+ALWAYS_SHOWN = ("method", "pattern")
+"""Labels that a table has although all rows agree on them."""
+
+ABSENT = "–"
+"""Stands for a number that was not measured. A cell is never blank, and such a cell is never 0."""
+
+TEXT_COLUMNS = (*IDENTITY, "source", "made on", "best compressed", "tied with")
+"""Columns of words, which stand at the left. Those of numbers stand at the right."""
+
+MAX_REASON = 60
+"""Characters of a failure's reason in a cell; bench show prints all of it."""
+
+ColumnKey = tuple[str, str, str]
+"""metric, protocol, measure"""
+
+Row = dict[str, Any]
+"""One reading, as bench.results.rows makes them."""
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A pivoted table as text: headers, and one line of cells for each method."""
+
+    title: str
+    headers: list[str]
+    lines: list[list[str]]
+
+
+def text_tables(records: Sequence[Record]) -> list[TextTable]:
+    """One table for each model. A column is one metric under one protocol; protocols never share one.
+
+    Several seeds give mean ± standard deviation over seeds; a single one gives value ± standard error over items. If a
+    seed of a cell failed, the cell shows the failure, and no mean. Missing seeds are shown, too: in the label if another
+    method has them with the same settings, in the cell if the same row has them.
+    """
+    rows = to_rows(records)
+    return [_text_table(model, [r for r in rows if r["model"] == model]) for model in _unique(r["model"] for r in rows)]
+
+
+def _unique(values: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(values))
+
+
+def _text_table(model: str, rows: list[Row]) -> TextTable:
+    table = pivot(rows)
+    lines = [[*line.labels, *cells(line.group, table.columns)] for line in table.lines]
+    return TextTable(model, list(table.label_names) + [column_header(*c[:2]) for c in table.columns], lines)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table: its labels as text, and the rows of all its seeds, from which its cells are read."""
+
+    labels: tuple[str, ...]
+    group: list[Row]
+
+
+@dataclass(frozen=True)
+class PivotTable:
+    """One model's table before it is text."""
+
+    label_names: tuple[str, ...]
+    columns: tuple[ColumnKey, ...]
+    lines: tuple[Line, ...]
+
+
+def pivot(rows: list[Row], all_metrics: bool = False) -> PivotTable:
+    """Pivot one model's rows. all_metrics: with the metrics that tables do not show."""
+    label_names = [c for c in IDENTITY[1:] if c in ALWAYS_SHOWN or _varies(rows, c)]
+    rows = [r for r in rows if all_metrics or metrics.find(r["metric"]).in_tables]
+    rows += task_averages.average_rows(rows)
+    columns = _columns(rows)
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[c] for c in IDENTITY), []).append(row)
+    expected: dict[tuple[Any, ...], set[int]] = {}
+    for row in rows:
+        if row["seed"] is not None:
+            expected.setdefault(_all_but_method(row), set()).add(row["seed"])
+    ordered = sorted(groups.values(), key=lambda group: _sort_key(group, columns))
+    lines = tuple(Line(tuple(_labels(label_names, group, expected)), group) for group in ordered)
+    return PivotTable(tuple(label_names), tuple(columns), lines)
+
+
+def _varies(rows: list[Row], column: str) -> bool:
+    """Do rows differ in it? A row without calibration or training does not count."""
+    values = {r[column] for r in rows if r[column] is not None}
+    return len(values - {""} if column in ("calibration", "training") else values) > 1
+
+
+def _columns(rows: list[Row]) -> list[ColumnKey]:
+    measured = {(r["protocol"], r["measure"]) for r in rows if r["value"] is not None}
+    named = (r for r in rows if not _has_no_metric(r) or (r["protocol"], r["measure"]) not in measured)
+    columns: list[ColumnKey] = _unique((r["metric"], r["protocol"], r["measure"]) for r in named)
+    return sorted(columns, key=lambda c: (metrics.column_order(c[0]), c[1] or ""))
+
+
+def _all_but_method(row: Row) -> tuple[Any, ...]:
+    return tuple(row[c] for c in IDENTITY if c != "method")
+
+
+def _seeds(group: list[Row]) -> set[int]:
+    return {r["seed"] for r in group if r["seed"] is not None}
+
+
+def _labels(label_names: list[str], group: list[Row], expected: dict[tuple[Any, ...], set[int]]) -> list[str]:
+    """A line's labels. expected: the seeds that any method has, by the rest of its identity."""
+    first = dict(group[0])
+    if seeds := _seeds(group):
+        first["method"] += _seed_count(len(seeds), len(expected[_all_but_method(group[0])]))
+    return ["" if first[c] is None else str(first[c]) for c in label_names]
+
+
+def _seed_count(here: int, expected: int) -> str:
+    """How many seeds there are, and how many there should be if some are missing."""
+    if here < expected:
+        return f" ({here} of {expected} seeds)"
+    return f" ({here} seeds)" if here > 1 else ""
+
+
+def column_header(metric: str, protocol: str) -> str:
+    label = metrics.find(metric).label
+    return f"{label} {protocol}" if names_protocol(protocol) else label
+
+
+def names_protocol(protocol: str) -> bool:
+    """Is the protocol part of a column's name? Not where it only says that weights were counted."""
+    return protocol not in ("weights", "targets")
+
+
+def _sort_key(group: list[Row], columns: list[ColumnKey]) -> tuple[Any, ...]:
+    """Lines measured in the same columns stand together: dense first, then by the first of these, failures last.
+
+    Equal numbers stand in the order of their names.
+    """
+    columns = [c for c in columns if (m := metrics.find(c[0])).in_tables and m.sorts_rows]
+    absent = tuple(not _readings(group, c) for c in columns)
+    first = _readings(group, columns[absent.index(False)]) if False in absent else []
+    good = [r["value"] for r in first if r["value"] is not None]
+    sign = -1 if any(r["better"] == "higher" for r in first) else 1
+    name = tuple(group[0][c] for c in ("method", "pattern", "quantizer"))
+    return (absent, group[0]["method"] != "dense", not good, sign * sum(good) / len(good) if good else 0.0, name)
+
+
+def _readings(group: list[Row], column: ColumnKey) -> list[Row]:
+    """A line's rows for one column. A measure that failed counts in all of its columns."""
+    metric, *of = column
+    return [r for r in group if [r["protocol"], r["measure"]] == of and (r["metric"] == metric or _has_no_metric(r))]
+
+
+def _has_no_metric(row: Row) -> bool:
+    """Did its measure fail before it could name its metrics?"""
+    return row["value"] is None and row["metric"] == row["measure"]
+
+
+def cells(group: list[Row], columns: Iterable[ColumnKey]) -> list[str]:
+    """A line's cells as text. If a cell further left has the same reason, only its first word is repeated."""
+    out: list[str] = []
+    for column in columns:
+        summary = summarize(group, column)
+        text = summary.text if summary else ABSENT
+        out.append(text.partition(":")[0] if summary and summary.value is None and text in out else text)
+    return out
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One cell: the mean of a line's rows over seeds, or why there is none."""
+
+    text: str
+    rows: tuple[Row, ...]
+    value: float | None = None
+    spread: float | None = None
+    """Standard deviation over seeds; with one seed, the standard error over items."""
+
+
+def summarize(group: list[Row], column: ColumnKey) -> Summary | None:
+    """The cell of a line's rows in one column; None: not measured."""
+    rows = tuple(_readings(group, column))
+    if not rows:
+        return None
+    seeds = len(_seeds(group)) or 1
+    bad = [r for r in rows if r["value"] is None]
+    if bad:
+        return Summary(_status(bad[0]) + (f" ({len(bad)} of {seeds} seeds)" if seeds > 1 else ""), rows)
+    values = [r["value"] for r in rows]
+    note = _seed_count(len(values), seeds) if len(values) < seeds else ""
+    tasks = {r.get("worst_task") for r in rows}
+    if len(tasks) == 1 and (task := tasks.pop()):
+        note = f" ({task})" + note
+    mean, spread = values[0], rows[0]["stderr"]
+    if len(values) > 1:
+        mean = math.fsum(values) / len(values)
+        spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)) or None
+    return Summary(format_number(mean, spread, rows[0]["unit"]) + note, rows, mean, spread)
+
+
+def _status(row: Row) -> str:
+    if row["reason"] == "OOM":
+        return "OOM"
+    reason = row["reason"] or ""
+    if len(reason) > MAX_REASON:
+        reason = textwrap.shorten(reason, MAX_REASON, placeholder=" …")
+    return f"{row['status']}: {reason}"
+
+
+def format_number(value: float, stderr: float | None, unit: str) -> str:
+    """As many digits as the standard error allows; bytes in MB."""
+    if unit == "B":
+        return f"{value / 1e6:,.1f} MB"
+    if stderr:
+        digits = max(0, 1 - math.floor(math.log10(stderr)))
+        return f"{value:,.{digits}f} ± {stderr:,.{digits}f}"
+    if float(value).is_integer():
+        return f"{int(value):,}"
+    return f"{value:,.4g}"
+
+
+def to_markdown(table: TextTable, escape: Callable[[str], str] = escape_markdown) -> str:
+    """The table in Markdown, without its title."""
+
+    def row(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(map(escape, cells)) + " |"
+
+    rule = "|" + "|".join("---" if h in TEXT_COLUMNS else "---:" for h in table.headers) + "|"
+    return "\n".join([row(table.headers), rule, *(row(line) for line in table.lines)]) + "\n"

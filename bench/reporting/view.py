@@ -1,0 +1,212 @@
+"""The content of a leaderboard, before it is HTML or text: sections, tables, rows and cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.reporting.table import ABSENT, TextTable
+from bench.results import metrics
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric under one protocol."""
+
+    metric: str
+    protocol: str
+    better: str
+    unit: str
+    names_protocol: bool = True
+    """Is the protocol part of the column's name?"""
+    shown: bool | None = None
+    """Does a table show it at first? None: as bench.results.metrics says of its metric."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.label} {self.protocol}" if self.names_protocol else self.label
+
+    @property
+    def label(self) -> str:
+        """The metric's name for people."""
+        return self.definition.label
+
+    @property
+    def definition(self) -> metrics.Metric:
+        return metrics.find(self.metric, self.unit)
+
+    @property
+    def hidden(self) -> bool:
+        """Does a table leave it out, unless a reader asks for it?"""
+        return not self.definition.in_tables if self.shown is None else not self.shown
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    text: as in every table; value: None if the cell shows a status; records: keys of `Section.records`.
+    """
+
+    text: str
+    value: float | None = None
+    spread: float | None = None
+    failed: bool = False
+    reason: str = ""
+    records: tuple[str, ...] = ()
+    average: bool = False
+    """Is it a mean over tasks, from several records for each seed?"""
+    command: str = ""
+    """Makes its records again; empty if the records do not say how."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A value with its 95% interval; low and high are None where nothing paired it."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Of the interval; the value, twice, where there is none."""
+        return (self.value if self.low is None else self.low, self.value if self.high is None else self.high)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What `bench pick` and the page choose a row by. None: not measured.
+
+    loss: the perplexity's ratio to the dense model, minus 1; drop: how much accuracy the worst task loses; speedup: measured,
+    over dense; tokens, seconds: to make it, `at_least` if the record of an earlier stage is missing.
+    make, export: commands, empty if the records do not say how they were made.
+    """
+
+    compressed: bool
+    broken: bool = False
+    """Do its weights break its pattern?"""
+    bits: float | None = None
+    loss: Bound | None = None
+    drop: Bound | None = None
+    worst_task: str = ""
+    speedup: Bound | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+    at_least: bool = False
+    device: str = ""
+    make: str = ""
+    export: str = ""
+
+    @property
+    def ratio(self) -> Bound | None:
+        """The perplexity as a ratio to the dense model's."""
+        if self.loss is None:
+            return None
+        low, high = (None if x is None else 1 + x for x in (self.loss.low, self.loss.high))
+        return Bound(1 + self.loss.value, low, high)
+
+
+def is_quantized(labels: Mapping[str, str]) -> bool:
+    """Do a row's labels name a quantizer?"""
+    return labels["quantizer"] not in ("", "none")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row.
+
+    labels: one for each of its table's `label_names`; filters: what a reader can filter by; source: of a published number.
+    part_of: the row of which this is one seed, or the same with a smaller budget.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    filters: Mapping[str, str]
+    cells: tuple[Cell | None, ...]
+    source: str = ""
+    part_of: int | None = None
+    facts: Facts | None = None
+
+    @property
+    def is_broken(self) -> bool:
+        """Do its weights break the pattern that it is listed under?"""
+        return bool(self.facts and self.facts.broken)
+
+    @property
+    def is_quantized(self) -> bool:
+        return is_quantized(self.filters)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Row b compared with row a: a ratio or a difference, with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    unit: str
+    seeds: int
+    p: float
+
+
+@dataclass(frozen=True)
+class Table:
+    """One model's rows.
+
+    protocol: what all of them share, if the title does not say it.
+    ranks: of each row, by column; tied rows have a range. Columns without pairs have none.
+    intervals: by row a, row b and column, with a above b.
+    """
+
+    title: str
+    label_names: tuple[str, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    ranks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    intervals: Mapping[tuple[int, int, int], Interval] = field(default_factory=dict)
+    unranked: int = 0
+    """How many rows the column has that had too many rows to be compared in pairs; 0: no such column."""
+    protocol: str = ""
+
+    @property
+    def ranked_by(self) -> int | None:
+        """The column whose ranks stand in the table at first: the first quality column that has ranks."""
+        quality = [c for c in self.ranks if self.columns[c].metric in metrics.QUALITY and not self.columns[c].hidden]
+        return min(
+            quality, key=lambda c: metrics.QUALITY.index(self.columns[c].metric), default=min(self.ranks, default=None)
+        )
+
+    @property
+    def whole_rows(self) -> list[int]:
+        """The rows that are no part of another."""
+        return [k for k, row in enumerate(self.rows) if row.part_of is None]
+
+    def to_text_table(self) -> TextTable:
+        """The table as text, with the ranks of `ranked_by`, and without parts of rows."""
+        by = self.ranked_by
+        visible = [i for i, c in enumerate(self.columns) if not c.hidden]
+        headers = [*self.label_names, *([] if by is None else ["rank"]), *(self.columns[i].name for i in visible)]
+        lines = []
+        for k, row in ((k, self.rows[k]) for k in self.whole_rows):
+            cells = (row.cells[i] for i in visible)
+            rank = [] if by is None else [self.ranks[by][k]]
+            lines.append([*row.labels, *rank, *(ABSENT if c is None else c.text for c in cells)])
+        return TextTable(" · ".join(filter(None, (self.title, self.protocol))), headers, lines)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One model, one results folder, or the numbers that papers report.
+
+    description: one line on all of it; folder: where its records are; records: provenance of each record, by its name.
+    """
+
+    title: str
+    description: str
+    tables: tuple[Table, ...]
+    folder: str = ""
+    published: bool = False
+    records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -1,0 +1,130 @@
+"""What a worker says as it goes, and what its runner makes of it."""
+
+import io
+import json
+import signal
+import threading
+import time
+from functools import partial
+from queue import Queue, SimpleQueue
+
+import pytest
+
+from bench import api
+from bench.execution import runner
+from bench.execution.artifact_task import next_event
+from bench.execution.events import Events
+from bench.execution.forecast import Forecast
+from bench.execution.processes import WorkerProcesses
+from bench.execution.worker import Assignment, work
+from bench.planning import plan
+from bench.results.store import Store
+from helpers import runs
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+def test_a_worker_says_what_it_does_before_each_first_step(tmp_path):
+    spec = runs.small(tmp_path / "r", measures=("perplexity",))
+    measurements = next(m for m in plan.make_plan(spec, fetch=True).artifacts().values() if m[0].artifact.seed is None)
+    output = io.StringIO()
+    Store(spec.results)  # as a run does first
+    work(Assignment(measurements=measurements, results=spec.results, wait=True), Events(output))
+    events = [json.loads(line) for line in output.getvalue().splitlines()]
+    said = [(e["phase"], e["state"]) for e in events if e["event"] == "state"]
+    label = measurements[0].artifact.stages[-1].label
+
+    assert events[0] == {"event": "imported"}
+    assert said[:2] == [(label, "loading"), (label, "first step")]
+    assert [state for phase, state in said if phase == "perplexity"] == ["loading", "first step"]
+
+
+def test_a_signal_that_another_thread_is_given_ends_the_wait():
+    """The system chooses the thread; a wait without end would see the signal at the next event, if one comes."""
+    events, is_over, said = SimpleQueue(), threading.Event(), []
+
+    def other():
+        time.sleep(0.2)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        if not is_over.wait(10):
+            said.append("an event")
+            events.put(said[0])
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next_event(events)
+    finally:
+        is_over.set()
+        thread.join()
+    assert not said
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class InTurn(Queue):
+    """A worker goes on once its runner has dealt with what it said."""
+
+    def put(self, item):
+        super().put(item)
+        self.join()
+
+    def get(self, timeout):
+        if self.unfinished_tasks:
+            self.task_done()
+        return super().get(timeout=timeout)
+
+
+class Shown:
+    """A display that keeps what it is told."""
+
+    def __init__(self):
+        self.left, self.states = [], []
+
+    def artifact(self, label, waiting, left=None):
+        self.left.append(left)
+
+    def enter(self, label, phase, state, left=None):
+        self.states.append((phase, state))
+
+    def __getattr__(self, name):
+        return lambda *_: None
+
+
+@pytest.mark.slow
+def test_the_import_of_the_first_worker_is_not_expected_of_the_others(tmp_path, monkeypatch):
+    clock, display = Clock(), Shown()
+
+    class Worker(runs.Here):
+        def lines(self):
+            keys = [m.key for m in Assignment.model_validate_json(self._job).measurements]
+            clock.now += 60.0 if clock.now == 0 else 0.0
+            yield json.dumps({"event": "imported"})
+            yield json.dumps({"event": "state", "phase": "magnitude", "state": "first step"})
+            clock.now += 10.0
+            yield from (json.dumps({"event": "measurement", "key": key, "status": "ok"}) for key in keys)
+
+    monkeypatch.setattr(WorkerProcesses, "start", lambda processes, log: Worker())
+    monkeypatch.setattr(runner, "SimpleQueue", InTurn)
+    monkeypatch.setattr(runner, "Forecast", partial(Forecast, clock=clock))
+    monkeypatch.setattr(runner, "estimate_seconds", lambda missing, model: {ms[0].artifact.key: 5.0 for ms in missing})
+    api.execute(runs.small(tmp_path / "r"), display)
+
+    assert display.left == [10.0, 10.0], "two of five seconds; then one that takes the ten of the first"
+    assert display.states == [("", "loading"), ("magnitude", "first step")] * 2
+
+
+def test_a_figure_that_json_has_not_is_left_out():
+    stream = io.StringIO()
+    Events(stream).advance(3, 3, loss=float("nan"), norm=float("inf"), rate=2.0)
+
+    assert json.loads(stream.getvalue())["figures"] == {"rate": 2.0}

@@ -1,0 +1,201 @@
+"""What a run leaves for those who watch it, and what bench top makes of it."""
+
+import json
+import threading
+import time
+
+import pytest
+from filelock import FileLock
+
+from bench import api
+from bench.execution import journal as journals
+from bench.execution.journal import Journal
+from bench.results.run_status import KEPT, AtWork, RunStatus, lock_of, read_statuses, sweep_statuses, write_status
+from helpers import faulty, runs, terminal
+from methods.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    return faulty.install(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(autouse=True)
+def world(site, tmp_path, monkeypatch):
+    yield from runs.world(site, tmp_path, monkeypatch)
+    runs.forget()
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "r/records").mkdir(parents=True)
+    return tmp_path / "r"
+
+
+def lines(root):
+    return {p.stem: [json.loads(line) for line in p.read_text().splitlines()] for p in (root / "logs").glob("*.jsonl")}
+
+
+def test_a_run_leaves_its_status_and_a_log_for_each_artifact(tmp_path, monkeypatch):
+    runs.workers_here(monkeypatch)
+    spec = runs.small(tmp_path / "r", methods=("magnitude", "raises"), measures=("size",))
+    summary = api.execute(spec)
+
+    ((status, alive),), problems = read_statuses(tmp_path / "r")
+    assert (alive, problems, status.total, status.known, status.at_work) == (False, [], 6, 0, [])
+    assert status.tried == {"ok": 4, "failed": 2} == dict(summary.tried) and status.done == 6
+    assert status.ended >= status.started and status.outcome == ""
+    logs = lines(tmp_path / "r")
+    assert logs.keys() == {m.artifact.key[:32] for m in api.plan(spec).measurements}
+    for key, events in logs.items():
+        assert (events[0]["event"], events[-1]["event"]) == ("started", "ended")
+        assert events[0]["artifact"][:32] == key and events[0]["run"] == status.name
+        assert {e["status"] for e in events if e["event"] == "measurement"} in ({"ok"}, {"failed"})
+    assert not list((tmp_path / "r/runs").glob("*.lock"))
+
+
+def test_a_log_is_bounded(root, monkeypatch):
+    monkeypatch.setattr(journals, "MAX_BYTES", 2000)
+    monkeypatch.setattr(journals, "PROGRESS_S", 0.0)
+    artifact = api.plan(runs.small(root)).measurements[0].artifact
+    journal = Journal(root, "local", pytest.fail)
+    journal.start(artifact, "a", "cpu")
+    progress = {"event": "progress", "phase": "p", "total": 10_000, "figures": {"loss": 1.0}}
+    for done in range(1000):
+        journal.take(artifact.key, progress | {"done": done}, None, None)
+    failed = {"event": "measurement", "key": "k", "status": "failed", "reason": "x" * 10**6}
+    journal.take(artifact.key, failed, None, None)
+    (log,) = (root / "logs").iterdir()
+    assert log.stat().st_size < 2000 + 2 * journals.MAX_REASON
+    assert [e["event"] for e in lines(root)[artifact.key[:32]]][-1] == "measurement", "what happened is always said"
+    journal.start(artifact, "a", "cpu")
+    assert len(lines(root)[artifact.key[:32]]) == 1, "the next attempt begins a new one"
+    journal.close()
+
+
+def test_the_logs_of_artifacts_side_by_side_all_have_progress(root):
+    plan = api.plan(runs.small(root))
+    journal = Journal(root, "local", pytest.fail)
+    for measurements in plan.artifacts().values():
+        artifact = measurements[0].artifact
+        journal.start(artifact, "a", "cpu")
+        journal.take(
+            artifact.key, {"event": "progress", "phase": "p", "done": 1, "total": 9, "figures": {}}, None, None
+        )
+    journal.close()
+
+    assert [[e["event"] for e in log] for log in lines(root).values()] == [["started", "progress"]] * 2
+
+
+def test_two_versions_at_work_on_one_folder_are_refused(root, monkeypatch):
+    first = Journal(root, "local", pytest.fail)
+    first.begin(1, 0)
+    Journal(root, "local", pytest.fail).close()
+    monkeypatch.setattr(journals, "describe_code", lambda: "9.9.9 (code 00000000)")
+    with pytest.raises(UserError, match="at work") as refused:
+        Journal(root, "local", pytest.fail)
+    assert "9.9.9 (code 00000000)" in str(refused.value) and first.status.code in str(refused.value)
+    first.close()
+    Journal(root, "local", pytest.fail).close()
+
+
+def test_a_folder_that_cannot_be_written_is_said_once(root, monkeypatch):
+    said = []
+    artifact = api.plan(runs.small(root)).measurements[0].artifact
+    journal = Journal(root, "local", said.append)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(journals, "write_status", full)
+    journal.begin(1, 0)
+    journal.start(artifact, "a", "cpu")
+    journal.close()
+
+    assert len(said) == 1 and "No space left" in said[0] and "goes on without" in said[0]
+
+
+def test_a_folder_that_vanished_is_not_made_anew(root):
+    journal = Journal(root, "local", pytest.fail)
+    root.rename(root.with_name("away"))
+    journal.begin(1, 0)
+    assert not root.exists()
+    root.with_name("away").rename(root)
+    journal.close()
+
+
+def test_old_statuses_go_and_living_runs_stay(root):
+    for i in range(KEPT + 5):
+        about = {"code": "c", "host": "h", "executor": "local", "updated": i}
+        write_status(root, RunStatus(name=f"n{i}", started=i, **about))
+    (root / "runs/n1.lock").touch()
+    with FileLock(lock_of(root, "n0")):
+        sweep_statuses(root)
+        assert [s.name for s, alive in read_statuses(root)[0] if alive] == ["n0"]
+        left = {p.name for p in (root / "runs").iterdir()}
+    assert left == {"n0.json", "n0.lock", *(f"n{i}.json" for i in range(5, KEPT + 5))}
+
+
+def at_work(root, name="living"):
+    now = time.time()
+    about = {"code": "1.0 (code a)", "host": "node7", "executor": "ray", "total": 8, "known": 2, "tried": {"failed": 1}}
+    work = AtWork(
+        label="tiny cast", phase="train", done=30, total=60, figures={"loss": 2.5}, since=now - 60, left=600.0
+    )
+    write_status(root, RunStatus(name=name, started=now - 90, updated=now, left=900.0, at_work=[work], **about))
+
+
+def test_top_shows_what_is_at_work(root, cli, monkeypatch):
+    at_work(root)
+    with FileLock(lock_of(root, "living")):
+        code, out, _ = cli("top", root, "--once")
+        one, two = out.splitlines()
+        assert code == 0 and "node7 ray" in one and "3/8" in one and "1 failed" in one and "until" in one
+        assert "tiny cast: train" in two and "30/60" in two and "loss 2.5" in two and "until" in two
+        (row,) = json.loads(cli("top", root, "--json")[1])
+        assert row["state"] == "running" and row["at_work"][0]["label"] == "tiny cast"
+    _, out, _ = cli("top", root)
+    assert "died after" in out and "tiny cast" not in out
+
+
+def test_top_ends_when_the_last_run_has(root, cli, monkeypatch):
+    at_work(root)
+    terminal.open_terminal(monkeypatch, 80)
+    lock = FileLock(lock_of(root, "living"))
+    lock.acquire()
+    looks = []
+    monkeypatch.setattr("bench.cli.watch.time.sleep", lambda s: looks.append(s) or (len(looks) == 3 and lock.release()))
+    code, out, _ = cli("top", root)
+
+    assert code == 0 and len(looks) == 3 and "died after" in out
+
+
+def test_top_says_what_is_no_status(root, cli):
+    (root / "runs").mkdir()
+    (root / "runs/x.json").write_text('{"name": "\x1b[2J"}')
+    code, out, err = cli("top", root)
+    assert code == 0 and "is no status of a run" in err and "no run has worked in" in out
+    code, _, err = cli("top", root.with_name("nowhere"))
+    assert code == 2 and "name one as in bench top FOLDER" in err
+
+
+def test_a_run_that_is_asked_about_while_it_begins_is_seen_to_live(root, monkeypatch):
+    """Whoever asks has its lock for a moment."""
+    asked = threading.Event()
+
+    def lock_of_asked(folder, name):
+        path = lock_of(folder, name)
+        if not asked.is_set():
+            path.parent.mkdir(exist_ok=True)
+            asking = FileLock(path, thread_local=False)
+            asking.acquire()
+            asked.set()
+            threading.Timer(0.3, asking.release).start()
+        return path
+
+    monkeypatch.setattr(journals, "lock_of", lock_of_asked)
+    journal = Journal(root, "local", pytest.fail)
+    journal.begin(1, 0)
+
+    assert [alive for _, alive in read_statuses(root)[0]] == [True]
+    journal.close()

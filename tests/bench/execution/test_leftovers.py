@@ -1,0 +1,75 @@
+"""What killed runs left is swept by the next run, and what somebody holds is not."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from filelock import FileLock
+
+from bench.execution.leftovers import sweep_leftovers
+from bench.system import cache, interpreter
+from bench.system.files import atomic_write, sweep
+from helpers import runs
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def results(tmp_path):
+    (tmp_path / "r/locks").mkdir(parents=True)
+    return tmp_path / "r"
+
+
+def run_killed(code):
+    """A process that is killed in the middle of `code`."""
+    text = f"import os\nfrom bench.system import cache\n{code}"
+    subprocess.run([sys.executable, "-c", text], env=interpreter.environment(), check=False)
+
+
+def test_marks_and_temporary_folders(folder, results):
+    run_killed("with cache.temporary_folder('a') as name: (name / 'file').touch(); os.kill(os.getpid(), 9)")
+    run_killed("with cache.in_use('b'): os.kill(os.getpid(), 9)")
+    (left,) = (folder / "tmp").iterdir()
+    assert len(list(cache.marks_dir().iterdir())) == 2
+
+    with cache.temporary_folder("c") as held:
+        sweep_leftovers(results)
+        assert held.exists()
+
+    assert not left.exists()
+    assert not list(cache.marks_dir().iterdir())
+
+
+def test_locks(results):
+    free, held = results / "locks/a.lock", results / "locks/b.lock"
+    free.touch()
+    with FileLock(held):
+        sweep_leftovers(results)
+        assert held.exists() and not free.exists()
+
+
+def test_a_run_leaves_none_and_takes_those_of_others(tmp_path, results, folder, cli, monkeypatch):
+    run_killed("with cache.temporary_folder('a') as name: (name / 'file').touch(); os.kill(os.getpid(), 9)")
+    (results / "locks/old.lock").touch()
+    runs.workers_here(monkeypatch)
+    code, _, err = cli("run", "--methods", "magnitude", "--measures", "size", *runs.flags(results))
+
+    assert code == 0, err
+    assert not list((results / "locks").iterdir())
+    assert not [p for part in ("tmp", "held") for p in (folder / part).iterdir()]
+
+
+def test_a_file_that_is_held_stays_however_old_it_seems(tmp_path):
+    with atomic_write(tmp_path / "a") as temporary:
+        os.utime(temporary, (0, 0))
+        sweep(tmp_path)
+        assert temporary.exists()
+        temporary.write_text("whole")
+    (tmp_path / ".b.0.tmp").touch()
+    sweep(tmp_path)
+
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["a"]

@@ -1,0 +1,31 @@
+"""The processes that share a stage, as the first of them sees the others."""
+
+import subprocess
+from types import SimpleNamespace
+
+from bench import api
+from bench.execution import ranks
+from helpers import runs
+
+
+def test_a_process_that_has_done_its_part_and_is_slow_to_end_fails_nothing(tmp_path, monkeypatch):
+    runs.own_cache(tmp_path, monkeypatch)
+    killed = []
+
+    def wait(timeout=None):
+        if timeout:
+            raise subprocess.TimeoutExpired("a worker", timeout)
+        return -9
+
+    slow = SimpleNamespace(wait=wait, kill=lambda: killed.append(True), stdin=None)
+    monkeypatch.setattr(ranks, "_make_store", lambda *_: SimpleNamespace(port=1))
+    monkeypatch.setattr(ranks, "_start", lambda *_, **__: slow)
+    monkeypatch.setattr(ranks, "_join", lambda *_: None)
+    for name in ("barrier", "destroy_process_group"):
+        monkeypatch.setattr(ranks.dist, name, lambda: None)
+    draw = {"sequences": 4, "processes": 2}
+    plan = api.plan(runs.small(tmp_path / "r", methods=("wanda",), measures=("size",), calibration=draw))
+    artifact = next(m.artifact for m in plan.measurements if m.artifact.ranks == 2)
+    with ranks.start_ranks(artifact):
+        assert not killed
+    assert killed

@@ -1,0 +1,283 @@
+"""Whole models in several engines: real ones on a small model, their records, and sentences where one is not here."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.execution import time_models, versions
+from bench.execution.engines import table
+from bench.execution.engines.contract import DENSE, SPARSE, Contestant
+from bench.export import onnx_model
+from bench.export.onnx_file import OnnxFile
+from bench.inputs import models
+from bench.kernels import native
+from bench.measures.speed.comparison import Timings
+from bench.results.identity import Identity, Protocol
+from bench.results.store import Store
+from helpers import runs
+from helpers.models import build, write
+from helpers.runs import call
+from methods.errors import UserError
+from methods.folder import Folder
+from methods.pattern import Pattern
+
+
+class Fake:
+    """An engine whose steps take no time. calls: how often its models were loaded."""
+
+    __module__ = table.__name__  # whose code the key has
+    name, kinds, sparse, version = "fake", {"bf16": "none", "int8": "int8"}, True, "1"
+    calls = 0
+
+    def require(self, device):
+        pass
+
+    def about(self):
+        return {"fake": self.version}
+
+    def contestants(self, versions, step, device, threads):
+        type(self).calls += 1
+        return [
+            Contestant(kind, side, lambda: None, {"layers": 3} if side == SPARSE else {})
+            for kind in self.kinds
+            for side in (SPARSE, DENSE)
+        ]
+
+
+class Other(Fake):
+    __module__ = table.__name__
+    name, kinds, sparse = "other", {"fp16": "none"}, False
+
+    def contestants(self, versions, step, device, threads):
+        return [Contestant("fp16", DENSE, lambda: None)]
+
+
+@pytest.fixture
+def engines(monkeypatch, tmp_path):
+    """Two engines that are none, and blocks of no length."""
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(time_models, "BLOCK_S", 1e-7)
+    monkeypatch.setattr(Fake, "calls", 0)
+    for name, engine in (("fake", Fake), ("other", Other)):
+        monkeypatch.setitem(table.ENGINES, name, engine)
+
+
+def request(model, *names, tokens=(8,), threads=1):
+    return time_models.ModelTimingRequest(str(model), "cpu", threads, names, tokens, None)
+
+
+def measure(asked, results):
+    return list(time_models.measure(asked, results, lambda line: None))
+
+
+def test_each_engine_and_kind_has_a_record_of_each_step(engines, tmp_path):
+    records = measure(request("tiny", "fake", "other"), tmp_path / "r")
+
+    about = [(r.identity.protocol.label, r.identity.dtype, r.identity.quantizer, r.identity.pattern) for r in records]
+    assert about == [
+        (f"{step} in {engine}", kind, quantizer, pattern)
+        for step in ("decode@b1,kv8", "prefill@8")
+        for engine, kind, quantizer, pattern in (
+            ("fake", "bf16", "none", "2:4"), ("fake", "int8", "int8", "2:4"), ("other", "fp16", "none", "dense"),
+        )
+    ]  # fmt: skip
+    store = Store(tmp_path / "r", write=False)
+    for record in records:
+        items = store.items(record)
+        both = record.identity.protocol.engine == "fake"
+        metrics = ["tokens_per_s", "tokens_per_s_dense", "speedup"] if both else ["tokens_per_s"]
+        assert [r.metric for r in record.readings] == metrics and len(items) == time_models.BLOCKS
+        about = {"name": record.identity.protocol.engine, "fake": "1"}
+        assert record.key_inputs["engine"] == record.notes["engine"] == about
+        assert set(record.notes["noise"]) == ({"2:4", "dense"} if both else {"dense"})
+        assert record.notes["in_turn"] == [
+            "fake bf16 2:4", "fake bf16 dense", "fake int8 2:4", "fake int8 dense", "other fp16 dense"
+        ]  # fmt: skip
+        assert record.notes.get("2:4") == ({"layers": 3} if both else None)
+    assert records[0].identity.stages == ("magnitude",) and records[2].identity.stages == ("dense",)
+
+
+def test_what_was_timed_together_is_not_timed_again_and_nothing_else_is_taken_for_it(engines, tmp_path, monkeypatch):
+    first = {r.key for r in measure(request("tiny", "fake", "other"), tmp_path)}
+    loaded = Fake.calls
+    assert {r.key for r in measure(request("tiny", "fake", "other"), tmp_path)} == first and Fake.calls == loaded
+    for asked in (request("tiny", "fake"), request("tiny", "fake", "other", threads=2)):
+        assert not {r.key for r in measure(asked, tmp_path)} & first
+    for what in ("fingerprint", "digest_source"):  # another machine, another code
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(time_models, what, lambda *of: "another")
+            assert not {r.key for r in measure(request("tiny", "fake", "other"), tmp_path)} & first
+    other = write(build("llama"), tmp_path / "m")
+    assert not {r.key for r in measure(request(other, "fake", "other"), tmp_path)} & first
+    monkeypatch.setattr(Fake, "version", "2")
+    assert not {r.key for r in measure(request("tiny", "fake", "other"), tmp_path)} & first
+
+
+def test_a_record_has_both_sides_of_its_blocks(engines, tmp_path, monkeypatch):
+    """Seconds of a step go in, tokens per second come out; a prompt of 8 tokens has 8 in each."""
+
+    def interleave(works, clock, **options):
+        seconds = {name: (0.25 if name.endswith("2:4") else 1.0,) * 12 for name in works}
+        seconds |= {f"{name} again": tuple(s * 1.01 for s in blocks) for name, blocks in seconds.items()}
+        return Timings(seconds, seconds)
+
+    monkeypatch.setattr(time_models, "interleave", interleave)
+    records = {
+        (r.identity.protocol.name, r.identity.dtype): r for r in measure(request("tiny", "fake", "other"), tmp_path)
+    }
+    items = Store(tmp_path, write=False).items
+    for step, tokens in (("decode", 1), ("prefill", 8)):
+        both, dense = records[step, "bf16"], records[step, "fp16"]
+        assert {r.metric: r.value for r in both.readings} == {
+            "tokens_per_s": 4 * tokens, "tokens_per_s_dense": tokens, "speedup": 4
+        }  # fmt: skip
+        assert {r.metric: r.value for r in dense.readings} == {"tokens_per_s": tokens}
+        assert both.notes["interval"] == pytest.approx([4, 4])
+        assert both.notes["noise"] == pytest.approx({"2:4": 0.01, "dense": 0.01})
+        assert both.notes["again"]["2:4"] == pytest.approx([4 * tokens / 1.01] * 12)
+        columns = items(both)
+        assert set(columns["value"]) == {4 * tokens} and set(items(dense)["value"]) == {tokens}
+        assert set(columns["tokens_per_s_dense"]) == {tokens} and set(columns["speedup"]) == {4}
+
+
+def test_an_engine_is_a_part_of_the_identity_and_other_records_stay_as_they_were():
+    plain, engine = Protocol(name="decode", version="b1,kv8"), Protocol(name="decode", version="b1,kv8", engine="torch")
+    assert (plain.label, engine.label) == ("decode@b1,kv8", "decode@b1,kv8 in torch")
+    assert set(plain.model_dump()) == {"name", "version", "seqlen", "limit"}
+    assert Protocol.model_validate(engine.model_dump()) == engine
+    keys = [Identity(model="m", stages=("dense",), pattern="dense", protocol=p).key() for p in (plain, engine)]
+    assert keys[0] != keys[1]
+
+
+def test_versions_are_the_model_and_what_magnitude_leaves(tmp_path):
+    made = versions.ModelVersions(models.resolve("tiny"), tmp_path)
+    pattern = Pattern.parse("2:4")
+    assert made.method == "magnitude" and made.folder(DENSE) == models.resolve("tiny").folder
+
+    sparse = Folder(made.folder(SPARSE))
+    for target in made.targets:
+        weight = made.source.weight(target)
+        assert sparse.weight(target).equal(weight * pattern.keep(weight.abs()))
+    assert sparse.tensor("model.norm.weight").equal(made.source.tensor("model.norm.weight"))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_model_that_is_sparse_gets_a_dense_version(tmp_path, family):
+    folder = write(build(family), tmp_path / "m")
+    once = versions.ModelVersions(models.resolve(str(folder)), tmp_path / "a")
+    made = versions.ModelVersions(models.resolve(str(_named(once.folder(SPARSE)))), tmp_path / "b")
+
+    assert made.method == "as it is" and made.folder(SPARSE) == made.model.folder
+    dense = Folder(made.folder(DENSE))
+    for target in made.targets:
+        assert (dense.weight(target) != 0).all()
+
+
+def _named(folder: Path) -> Path:
+    return folder.rename(folder.with_name("pruned"))
+
+
+@pytest.mark.slow
+def test_real_engines_on_a_small_model(tmp_path, monkeypatch, capsys):
+    """The same exported graph twice, and torch; llama.cpp where it is installed."""
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(time_models, "BLOCK_S", 1e-4)
+    names = ["torch", "onnxruntime", *(["llamacpp"] if importlib.util.find_spec("llama_cpp") else [])]
+    args = ("speed", "--model", runs.tiny(tmp_path / "m"), "--engine", ",".join(names), "--tokens", 8, "--threads", 1)
+    args += ("--results", tmp_path / "r", "--figure", tmp_path / "f.svg", "--json")
+    code, out, _ = call(capsys, monkeypatch, *args)
+
+    assert code == 0
+    rows = json.loads(out)
+    assert {row["engine"] for row in rows} >= {"torch bf16", "torch fp32", "onnxruntime fp32", "onnxruntime fp32 2:4"}
+    assert all(row["tokens_per_s"] > 0 for row in rows)
+    assert "onnxruntime fp32 2:4" in (tmp_path / "f.svg").read_text()
+    assert len(list((tmp_path / "cache/exports").iterdir())) == 1  # exported once for both sides and both steps
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_an_engine_on_a_cpu_names_the_command_that_puts_llama_cpp_beside_it(
+    engines, tmp_path, monkeypatch, capsys, installed
+):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n, *a: (installed or None) if n == "llama_cpp" else find(n, *a)
+    )
+    args = ("speed", "--model", runs.tiny(tmp_path / "a b"), "--device", "cpu", "--tokens", 8, "--threads", 1)
+    code, _, err = call(capsys, monkeypatch, *args, "--engine", "fake", "--results", tmp_path / "r")
+
+    command = f"bench speed --model '{tmp_path / 'a b'}' --device cpu --engine fake,llamacpp"
+    before = "" if installed else "pip install 'cast-bench[llamacpp]', then "
+    assert code == 0 and err.splitlines()[-1] == f"bench: to read it beside llama.cpp: {before}{command}"
+
+
+def test_an_export_is_made_once_for_a_dtype_a_torch_and_a_code(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+    exported = []
+
+    def export(folder, room, dtype, pattern):
+        exported.append(dtype)
+        (room / onnx_model.FILE).write_text(dtype)
+
+    monkeypatch.setattr(onnx_model, "write", export)
+    made = versions.ModelVersions(models.resolve("tiny"), tmp_path)
+    for dtype in ("float32", "float16", "float32"):
+        assert made.onnx(DENSE, dtype).read_text() == dtype
+    assert exported == ["float32", "float16"]
+    monkeypatch.setattr("torch.__version__", "another")
+    made.onnx(DENSE, "float32")
+    monkeypatch.setattr(versions, "digest_source", lambda *modules: "another")
+    made.onnx(DENSE, "float32")
+    assert len(exported) == 4
+
+
+def test_the_same_graph_with_zeros(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+    folder = write(build("gpt2"), tmp_path / "m")
+    made = versions.ModelVersions(models.resolve(str(folder)), tmp_path / "w")
+    dense, sparse = (OnnxFile(made.onnx(side, "float32")) for side in (DENSE, SPARSE))
+
+    assert [n.op_type for n in dense.model.graph.node] == [n.op_type for n in sparse.model.graph.node]
+    assert sparse.count(Pattern.parse("2:4")).violations == 0 < dense.count(Pattern.parse("2:4")).violations
+    source = Folder(made.folder(SPARSE))
+    for linear in sparse.targets():
+        assert sparse.weight(linear).equal(source.weight(linear.name))
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (("--engine", "onnx"), "unknown engine 'onnx': did you mean onnxruntime?"),
+        (("--engine", "torch", "--kinds", "bf16"), "--kinds is for linears, and --engine measures whole models: leave one out"),
+        (("--engine", "torch", "--device-spec", "h100"), "--device-spec is for linears"),
+        (("--engine", "tensorrt"), "--engine tensorrt needs the package tensorrt: pip install tensorrt"),
+        (("--engine", "llamacpp"), "--engine llamacpp needs the package llama_cpp: pip install 'cast-bench[llamacpp]'"),
+        (("--engine", "onnxruntime"), "ONNX needs the package onnx: pip install 'cast-bench[onnx]'"),
+        (("--engine", "torch", "--model", "opt-125m"), "model 'opt-125m' is not downloaded yet: run bench pull opt-125m"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_one_sentence(capsys, monkeypatch, tmp_path, args, sentence):
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, _, err = call(
+        capsys, monkeypatch, "speed", "--device", "cpu", "--model", "tiny", "--results", tmp_path, *args
+    )
+    assert code == 2 and sentence in err and len(err.splitlines()) == 1, err
+
+
+@pytest.mark.parametrize("name", ["native", "onnxruntime", "llamacpp"])
+def test_what_measures_on_a_cpu_says_so(monkeypatch, name):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    with pytest.raises(UserError, match=f"^--engine {name} measures on a CPU: use --device cpu$"):
+        table.ENGINES[name]().require("cuda")
+
+
+def test_the_native_engine_without_its_kernel_is_a_sentence(monkeypatch):
+    def load():
+        raise native.NoKernel("no compiler")
+
+    monkeypatch.setattr(native, "load", load)
+    with pytest.raises(UserError, match=r"^--engine native has no kernel here: no compiler$"):
+        table.ENGINES["native"]().require("cpu")

@@ -1,0 +1,28 @@
+"""A worker that was started ends as it ends, and what a record of its death keeps of its log."""
+
+import os
+import signal
+
+from bench.execution import worker_process
+
+
+def test_one_that_is_killed_ends_with_its_signal(tmp_path):
+    with (tmp_path / "log").open("w") as log:
+        worker = worker_process.StartedWorker(["sleep", "600"], log, dict(os.environ))
+    worker.send_signal(signal.SIGKILL)
+
+    assert worker.wait() == -signal.SIGKILL
+    worker.close()
+
+
+def test_the_end_of_a_long_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker_process, "LOG_BYTES", 8)
+    (tmp_path / "log").write_text("a long start\nthe end\n")
+
+    assert worker_process.read_end(tmp_path / "log") == "the end\n"
+
+
+def test_a_short_log_is_whole(tmp_path):
+    (tmp_path / "log").write_bytes(b"caf\xff\n")
+
+    assert worker_process.read_end(tmp_path / "log") == "caf\N{REPLACEMENT CHARACTER}\n"

@@ -1,0 +1,130 @@
+"""What a model takes that is streamed, from shapes: the arithmetic against the model itself."""
+
+import pytest
+
+from bench import api
+from bench.inputs import loading
+from bench.planning import memory, refusal
+from helpers import models, runs
+from methods.contract import LIBRARY_BYTES, Compute
+from methods.experts import experts_of
+from methods.pruning import activations
+from methods.targets import family_of
+
+
+@pytest.fixture(params=["llama", "gpt2", "mixtral", "qwen3_moe", "gpt_oss"])
+def folder(request, tmp_path):
+    return models.random_folder(request.param, tmp_path / request.param)
+
+
+def artifact(folder, **changes):
+    plan = api.plan(runs.small("r", models=(str(folder),), **changes))
+    return next(m.artifact for m in plan.measurements if m.artifact.method != "dense")
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_weights_at_a_time_are_those_of_the_model(folder):
+    """What is outside the blocks; a block and the next; of a mixture a block without experts and two of these."""
+    model = loading.load(folder, Compute(stream=True))
+    blocks = model.get_submodule(family_of(model.config.to_dict()).blocks)
+    inside = activations._streamed_parameters(blocks[0], by_expert=True)
+    outside = sum(p.numel() for p in set(model.parameters())) - count(blocks)
+
+    found = artifact(folder, methods=("magnitude",), stream=True)
+
+    assert memory.streamed_bytes(found) == LIBRARY_BYTES + 4 * (inside + outside)
+    if experts := experts_of(blocks[0]):
+        rest = count(blocks[0]) - count(experts[1])
+        assert inside == rest + count(experts[1][0]) + max(rest, count(experts[1][0]))
+    else:
+        assert inside == 2 * count(blocks[0])
+
+
+def test_processes_that_share_a_calibration_have_whole_blocks_and_their_part_of_the_activations(tmp_path):
+    """Of a mixture: two blocks with all experts, and one copy of what their sequences give."""
+    folder = models.random_folder("mixtral", tmp_path / "m")
+    model = loading.load(folder, Compute(stream=True))
+    blocks = model.get_submodule(family_of(model.config.to_dict()).blocks)
+    outside = sum(p.numel() for p in set(model.parameters())) - count(blocks)
+    draw = {"sequences": 6, "seqlen": 16, "processes": 4}
+    found = artifact(folder, methods=("wanda",), stream=True, calibration=draw)
+
+    weights, states = 4 * (outside + 2 * count(blocks[0])), 4 * 2 * 16 * 32
+    assert memory.streamed_bytes(found) == LIBRARY_BYTES + weights + states
+
+
+@pytest.mark.parametrize(("family", "copies", "squares"), [("llama", 1, 3 * 32**2), ("mixtral", 4, 32**2)])
+def test_activations_and_hessians_count(family, copies, squares, tmp_path):
+    """6 x 16 tokens, of which a walk by expert keeps four copies; a Hessian of each input, and two copies of the largest.
+
+    Of a llama's block the inputs are those of q, k and v, of o, of gate and up, and of down; of an expert, the last two.
+    """
+    folder = models.random_folder(family, tmp_path / "m")
+    draw = {"sequences": 6, "seqlen": 16}
+    of = {
+        name: memory.streamed_bytes(artifact(folder, methods=(name,), stream=True, calibration=draw))
+        for name in ("magnitude", "wanda", "sparsegpt")
+    }
+
+    states, hessians = copies * 4 * 6 * 16 * 32, 4 * (squares + 64**2 + 2 * 64**2)
+
+    assert of["wanda"] - of["magnitude"] == states
+    assert of["sparsegpt"] - of["wanda"] == hessians
+
+
+def test_max_memory_streams_and_puts_activations_on_disk(tmp_path):
+    folder = models.random_folder("mixtral", tmp_path / "m")
+    draw = {"sequences": 6, "seqlen": 16}
+    plain = artifact(folder, methods=("wanda",), calibration=draw)
+    limited = plain.model_copy(update={"max_memory": memory.model_bytes(plain) / 1e9})
+    wide = plain.model_copy(update={"max_memory": 1.01 * memory.model_bytes(plain) / 1e9 / memory.STREAMED_FROM})
+
+    shared = wide.model_copy(update={"calibration": wide.calibration.model_copy(update={"processes": 2})})
+
+    assert [memory.is_streamed(a) for a in (plain, limited, wide)] == [False, True, False]
+    assert memory.is_streamed(shared), "the limit is of all processes together"
+    assert memory.streamed_bytes(plain) - memory.streamed_bytes(limited) == 4 * 4 * 6 * 16 * 32
+    assert memory.estimate_bytes(limited) == memory.streamed_bytes(limited) < memory.estimate_bytes(plain)
+
+
+def test_a_whole_block_is_said_and_counted(tmp_path, cli):
+    folder = models.random_folder("mixtral", tmp_path / "m")
+    whole = artifact(folder, methods=("recon:from=wanda",), stream=True)
+    others = artifact(folder, methods=("wanda",), stream=True)
+
+    assert memory.keeps_blocks(whole) == "recon:from=wanda" and not memory.keeps_blocks(others)
+    assert memory.streamed_bytes(whole) > memory.streamed_bytes(others)
+    code, _, err = cli(
+        "plan", "--model", str(folder), "--methods", "recon:from=wanda", "--measures", "size", "--set", "stream=true"
+    )  # fmt: skip
+    assert code == 0 and "recon:from=wanda keeps whole blocks of" in err
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("wanda", "use --dtype bfloat16, fewer calibration.sequences, "),
+        ("recon:from=wanda", "keeps whole blocks with all"),
+    ],
+)
+def test_what_does_not_fit_streamed_is_refused(method, words, tmp_path, monkeypatch):
+    found = artifact(models.random_folder("mixtral", tmp_path / "m"), methods=(method,), stream=True)
+    monkeypatch.setattr(refusal, "memory_bytes", lambda: 1.0001e9 / refusal.SHARE)
+
+    problem = refusal.find_problem(found)
+
+    assert words in problem and "streamed, and this machine has 1.0 GB" in problem and len(problem.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("family", "words"), [("mixtral", "which brings it expert by expert"), ("llama", "which brings it block by block")]
+)
+def test_a_model_that_would_fit_streamed_is_told_how(family, words, tmp_path, monkeypatch):
+    found = artifact(models.random_folder(family, tmp_path / "m"), methods=("magnitude",))
+    between = (memory.streamed_bytes(found) + LIBRARY_BYTES + memory.model_bytes(found)) / 2
+    monkeypatch.setattr(refusal, "memory_bytes", lambda: between / refusal.SHARE)
+
+    assert f"--set stream=true, {words}" in refusal.find_problem(found)

@@ -1,0 +1,56 @@
+"""What methods are said to cost, against the same arithmetic written out for LLaMA2-7B."""
+
+import json
+
+import pytest
+
+from bench.catalog.entries import METHODS, Cost, Entry
+from bench.planning import method_cost
+
+LINEARS = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
+INPUTS = [4096, 4096, 4096, 11008]
+"""Of q, k and v; of o; of gate and up; of down."""
+TOKENS = 128 * 2048
+
+
+def describe_cost(**cost):
+    return method_cost.describe(Entry("", cost=Cost(**cost)))
+
+
+def test_passes():
+    assert describe_cost(passes=2) == f"2 passes of 128 x 2048 tokens, {2 * 2 * LINEARS * TOKENS:.1e} FLOP"
+
+
+def test_hessians():
+    flop = 2 * TOKENS * (2 * LINEARS + 32 * sum(n * n for n in INPUTS))
+    held = sum(4 * n * n for n in INPUTS)
+
+    assert describe_cost(passes=2, hessians=1).endswith(f"{flop:.1e} FLOP; {held / 1e9:.1f} GB of Hessians")
+
+
+def test_training_takes_the_tokens_of_the_recipe_unless_it_says():
+    assert describe_cost(training=8).startswith("7.9e+09 tokens, ")
+    assert describe_cost(training=8, tokens=1e9) == f"1.0e+09 tokens, {8e9 * LINEARS:.1e} FLOP"
+    assert describe_cost(state=16) == f"{16 * LINEARS / 1e9:.0f} GB of state"
+
+
+def test_what_comes_before_and_what_is_left_out_are_said():
+    assert method_cost.describe(Entry("", prior="wanda", cost=Cost(also="and a look"))) == "after wanda; and a look"
+    assert describe_cost() == "nothing"
+    assert method_cost.describe(Entry("")) == "", "nobody said"
+
+
+@pytest.mark.parametrize("what", ["methods", "measures", "quantizers"])
+def test_the_long_list(cli, what):
+    code, out, _ = cli("ls", what, "--long", "--json")
+    rows = {r["name"]: r for r in json.loads(out)}
+
+    assert code == 0
+    if what == "methods":
+        assert rows["cast"]["trains"] == "yes" and rows["wanda"]["trains"] == "no"
+        assert rows["sparseml-magnitude"]["installed_by"] == "bench env create sparseml"
+        assert rows["llmcompressor-wanda"]["installed_by"] == "pip install 'cast-bench[llmcompressor]'"
+        assert rows["wanda"]["installed_by"] == ""
+        assert rows["wanda"]["estimated_on_llama2_7b"] == method_cost.describe(METHODS["wanda"])
+    else:
+        assert all("trains" not in r for r in rows.values())

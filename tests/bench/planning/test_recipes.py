@@ -1,0 +1,129 @@
+"""Training recipes, and how a plan takes them up."""
+
+import pytest
+
+from bench.catalog.choice import build, parse_method
+from bench.catalog.entries import METHODS
+from bench.planning import recipes
+from bench.planning.plan import make_plan
+from helpers.runs import own_cache, small
+from methods.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    own_cache(tmp_path, monkeypatch)
+
+
+def plan(tmp_path, **changes):
+    measurements = make_plan(small(tmp_path / "r", **changes)).measurements
+    return {c.artifact.method: c.artifact for c in measurements}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "device", "name"),
+    [
+        (935_040, "cpu", "tiny"),
+        (134.5e6, "cpu", "short-cpu"),
+        (134.5e6, "cuda:0", "small"),
+        (2e9, "cuda", "medium"),
+        (6.7e9, "cuda", "paper-7b"),
+        (13e9, "cuda", "large"),
+    ],
+)
+def test_goes_by_size_and_device(parameters, device, name):
+    assert recipes.choose(int(parameters), device).name == name
+
+
+def test_a_name_wins():
+    assert recipes.choose(935_040, "cpu", "paper-7b").tokens == 7_864_320_000
+    with pytest.raises(UserError, match=r"unknown training recipe 'paper-8b': did you mean paper-7b"):
+        recipes.choose(1, "cpu", "paper-8b")
+
+
+def test_a_model_too_large():
+    with pytest.raises(UserError, match="no training recipe for a model of 70 billion parameters"):
+        recipes.choose(int(70e9), "cuda")
+
+
+@pytest.mark.parametrize("name", recipes.recipes())
+def test_every_recipe_makes_methods(name):
+    recipe = recipes.recipes()[name]
+
+    assert recipe.about and recipe.source
+    assert recipe.tokens >= recipe.batch * recipe.seqlen
+    for method, fields in recipe.methods.items():
+        build(METHODS[method], method, fields)
+
+
+def test_paper_recipe_is_the_papers():
+    recipe = recipes.recipes()["paper-7b"]
+
+    assert (recipe.batch, recipe.seqlen, recipe.tokens) == (256, 4096, 256 * 4096 * 7500)
+    assert recipe.methods["cast"] == {"lr": 2e-5, "lambda_": 4e-7}
+
+
+@pytest.mark.parametrize(("name", "steps", "batch"), [("paper-maskllm", 2000, 256), ("paper-proxsparse", 400, 1)])
+def test_recipes_of_one_method_are_taken_by_name_alone(name, steps, batch):
+    recipe = recipes.choose(1, "cuda", name)
+
+    assert (recipe.tokens, recipe.batch, recipe.seqlen) == (steps * batch * 4096, batch, 4096)
+    assert recipes.choose(1, "cuda").name != name
+
+
+def test_recipe_below_settings_below_words(tmp_path):
+    artifact = plan(tmp_path, methods=("cast:lr=0.5", "cast"), training={"tokens": 8192, "batch": 4})
+
+    recipe = recipes.recipes()["tiny"]
+    for each in (artifact["cast"], artifact["cast:lr=0.5"]):
+        assert (each.training.tokens, each.training.batch) == (8192, 4)
+        assert (each.training.seqlen, each.training.recipe) == (recipe.seqlen, "tiny")
+    assert artifact["cast:lr=0.5"].stages[0].config == recipe.methods.get("cast", {}) | {"lr": 0.5}
+    assert artifact["cast"].stages[0].config == recipe.methods.get("cast", {})
+
+
+def test_only_who_trains_has_a_course(tmp_path):
+    artifact = plan(tmp_path, methods=("wanda", "cast", "retrain"))
+
+    assert artifact["wanda"].training is None and artifact["dense"].training is None
+    assert artifact["cast"].training and artifact["cast"].calibration is None
+    chain = artifact["sparsegpt + retrain"]
+    assert chain.training and chain.calibration
+    assert chain.up_to(1).training is None
+    assert [s.name for s in chain.stages] == ["sparsegpt", "retrain"]
+
+
+def test_a_budget_is_part_of_the_key_and_of_the_name(tmp_path):
+    one, two = (plan(tmp_path, methods=("cast",), training={"tokens": t})["cast"] for t in (8192, 16384))
+
+    assert one.key != two.key
+    measurements = make_plan(small(tmp_path / "r", methods=("cast",), training={"tokens": 8192})).measurements
+    assert {c.identity.labels()["training"] for c in measurements} == {None, "wiki-mini@128x32, 8,192 tokens"}
+
+
+def test_control_is_dense_whatever_the_pattern(tmp_path):
+    measurements = make_plan(
+        small(tmp_path / "r", methods=("dense-ft", "magnitude"), patterns=("2:4", "1:4"))
+    ).measurements
+
+    assert {c.artifact.pattern for c in measurements if c.artifact.method == "dense-ft"} == {"dense"}
+    assert {c.artifact.pattern for c in measurements if c.artifact.method == "magnitude"} == {"2:4", "1:4"}
+
+
+def test_presets_are_fields(tmp_path):
+    for preset, fields in METHODS["cast"].presets.items():
+        choice = parse_method(f"cast:{preset}")
+        assert choice.config == fields
+    assert parse_method("cast:lambda=0.01").config == {"lambda_": 0.01}
+    assert parse_method("retrain:from=wanda").prior == "wanda"
+    assert parse_method("retrain").prior == "sparsegpt"
+
+
+def test_a_budget_below_one_step(tmp_path):
+    with pytest.raises(UserError, match=r"training\.tokens=100 is less than one step of 32 x 128 tokens"):
+        plan(tmp_path, methods=("cast",), training={"tokens": 100})
+
+
+def test_an_unknown_corpus(tmp_path):
+    with pytest.raises(UserError, match="unknown corpus 'fineweb': did you mean fineweb-edu"):
+        plan(tmp_path, methods=("cast",), training={"data": "fineweb"})

@@ -1,0 +1,97 @@
+"""A plan divided among machines: everything once, the same on each, about equal."""
+
+import pytest
+
+from bench import api
+from bench.planning import estimate, shards
+from bench.planning.plan import make_plan
+from bench.planning.shards import divide, parse_shard
+from helpers import runs
+from methods.errors import UserError
+
+METHODS = ("magnitude", "wanda", "sparsegpt", "cast")
+
+
+@pytest.fixture
+def plan(tmp_path):
+    return make_plan(runs.small(tmp_path / "r", methods=METHODS, seeds=(0, 1), quantizers=("none", "int8")))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 40])
+def test_every_measurement_is_in_one_shard_in_the_order_of_the_plan(plan, count):
+    parts = divide(plan, count)
+    keys = [m.key for m in plan.measurements]
+
+    assert sorted(m.key for part in parts for m in part.measurements) == sorted(keys)
+    for part in parts:
+        own = [m.key for m in part.measurements]
+        assert own == [key for key in keys if key in set(own)]
+    held = [set(part.artifacts()) for part in parts]
+    assert sum(map(len, held)) == len(set.union(*held)), "an artifact is made by one of them"
+
+
+def test_the_division_is_the_same_whatever_the_machine_and_whatever_is_done(plan, monkeypatch):
+    runs.workers_here(monkeypatch)
+    before = [set(part.artifacts()) for part in divide(plan, 3)]
+    monkeypatch.setattr(estimate, "_flops", lambda: 1.0)
+    api.execute(plan.spec.model_copy(update={"methods": ("magnitude",), "quantizers": ("none",), "seeds": (0,)}))
+
+    assert [set(part.artifacts()) for part in divide(make_plan(plan.spec), 3)] == before
+
+
+def test_the_longest_are_apart(plan, monkeypatch):
+    unquantized = [k for k, ms in plan.artifacts().items() if ms[0].artifact.quantizer == "none"]
+    work = dict(zip(unquantized, [8.0, 1.0, 1.0, 7.0, 2.0, 2.0, 5.0, 0.0], strict=True))
+    monkeypatch.setattr(shards, "count_operations", lambda group: sum(work.get(ms[0].artifact.key, 0) for ms in group))
+    loads = [sum(work.get(key, 0) for key in part.artifacts()) for part in divide(plan, 3)]
+
+    assert sorted(loads) == [8.0, 9.0, 9.0]
+
+
+def test_a_model_and_its_quantized_version_stay_together(plan):
+    for part in divide(plan, 3):
+        rows = {(m.artifact.method, m.artifact.seed if m.artifact.seed is not None else 0) for m in part.measurements}
+        for method, seed in rows:
+            own = {
+                m.artifact.quantizer
+                for m in part.measurements
+                if m.artifact.method == method and m.artifact.seed in (seed, None)
+            }
+            assert own == {"none", "int8"}, method
+
+
+def test_a_stage_that_several_share_is_counted_once(tmp_path):
+    def seconds(*methods, quantizers=("none",)):
+        planned = make_plan(runs.small(tmp_path / "r", methods=methods, quantizers=quantizers, measures=("size",)))
+        return {(r["method"].split(":")[0], r["quantizer"]): r["tokens"] for r in estimate.rows(planned)}
+
+    alone = seconds("sparsegpt")["sparsegpt", "none"]
+    both = seconds("sparsegpt", "finetune:from=sparsegpt", quantizers=("none", "int8"))
+    assert both["sparsegpt", "none"] == alone > 0
+    assert both["sparsegpt", "int8"] == both["sparsegpt + finetune", "int8"] == 0
+    assert (
+        both["sparsegpt + finetune", "none"]
+        == seconds("finetune:from=sparsegpt")["sparsegpt + finetune", "none"] - alone
+    )
+
+
+def test_a_spec_takes_its_part(tmp_path):
+    spec = runs.small(tmp_path / "r", methods=METHODS)
+    parts = [api.plan(spec.model_copy(update={"shard": f"{i}/3"})) for i in (1, 2, 3)]
+
+    assert [m.key for m in api.plan(spec).measurements] == [m.key for m in make_plan(spec).measurements]
+    assert [part.measurements for part in parts] == [part.measurements for part in divide(make_plan(spec), 3)]
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/4", "5/4", "1/0", "a/b", "1/4/2", "-1/4", "1/99999", "²/4", "slurm"])
+def test_what_is_no_shard_is_a_sentence(text):
+    with pytest.raises(UserError, match=r"^invalid shard .*1/N to N/N|^--shard slurm is for a task of a Slurm array"):
+        parse_shard(text)
+
+
+@pytest.mark.parametrize(("variables", "shard"), [((1, 1, 4), (1, 4)), ((13, 10, 4), (4, 4)), ((0, 0, 1), (1, 1))])
+def test_a_task_of_an_array_knows_its_part(monkeypatch, variables, shard):
+    for name, value in zip(("ID", "MIN", "COUNT"), variables, strict=True):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+
+    assert parse_shard("slurm") == shard

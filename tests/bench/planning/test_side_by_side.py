@@ -1,0 +1,150 @@
+"""How many artifacts are made at a time: as typed, one a card, or as many as fit."""
+
+import io
+import json
+
+import pytest
+
+from bench import api
+from bench.execution import runner
+from bench.execution.processes import WorkerProcesses
+from bench.execution.progress import LogDisplay
+from bench.planning import plan as planning
+from bench.planning import resolve, side_by_side
+from bench.planning.memory import estimate_bytes
+from bench.planning.spec import make_spec
+from bench.results.store import Store
+from bench.system import devices
+from helpers import runs
+from methods.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def world(tmp_path, monkeypatch):
+    runs.own_cache(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """machine(cores, artifacts) -> a machine with so many cores, and memory for so many of tiny's artifacts at a time."""
+
+    def set_up(cores, artifacts):
+        one = estimate_bytes(api.plan(runs.small("r")).measurements[0].artifact)
+        for module in (planning, resolve, side_by_side):
+            monkeypatch.setattr(module, "cores", lambda: cores)
+        monkeypatch.setattr(side_by_side, "memory_bytes", lambda: int(one * (artifacts + 0.1) / side_by_side.SHARE))
+
+    return set_up
+
+
+@pytest.fixture
+def cards(monkeypatch):
+    """Four that are not there."""
+    monkeypatch.setattr(
+        devices, "resolve_device", lambda name: name if name in ("cpu", *(f"cuda:{i}" for i in range(4))) else "cpu"
+    )
+
+
+@pytest.mark.parametrize(("cores", "fit", "jobs", "threads"), [(8, 3, 3, 2), (2, 50, 2, 1), (16, 0, 1, 16)])
+def test_auto_goes_by_memory_and_cores(machine, cores, fit, jobs, threads):
+    machine(cores, fit)
+    plan = api.plan(runs.small("r", jobs="auto", threads=None))
+
+    assert (plan.jobs, plan.measurements[0].artifact.threads) == (jobs, threads)
+
+
+def test_auto_leaves_threads_that_were_named(machine):
+    machine(8, 50)
+    plan = api.plan(runs.small("r", jobs="auto", threads=4))
+
+    assert (plan.jobs, plan.measurements[0].artifact.threads) == (2, 4)
+
+
+@pytest.mark.usefixtures("cards")
+@pytest.mark.parametrize(("jobs", "count", "used"), [(None, 3, 3), (2, 2, 2), (6, 6, 3)])
+def test_each_card_has_an_artifact(jobs, count, used):
+    plan = api.plan(runs.small("r", device="cuda:0,cuda:2,cuda:3", jobs=jobs))
+
+    assert plan.jobs == count
+    assert plan.devices == ("cuda:0", "cuda:2", "cuda:3")[:used]
+    assert {m.key for m in plan.measurements} == {
+        m.key for m in api.plan(runs.small("r", device="cuda:1")).measurements
+    }
+
+
+@pytest.mark.usefixtures("cards")
+def test_artifacts_go_to_the_card_that_is_free(tmp_path, monkeypatch):
+    """Stand-ins for cards: what a worker is sent names one, and no two at work have the same."""
+    sent, at_work = [], []
+
+    class Worker(runs.Here):
+        def send(self, line):
+            job = json.loads(line)
+            self.device = job["measurements"][0]["artifact"]["device"]
+            assert {m["artifact"]["device"] for m in job["measurements"]} == {self.device}
+            assert self.device not in at_work
+            at_work.append(self.device)
+            sent.append(self.device)
+
+        def lines(self):
+            return iter(())
+
+        def close(self):
+            at_work.remove(self.device)
+
+    monkeypatch.setattr(WorkerProcesses, "start", lambda *_: Worker())
+    spec = runs.small(tmp_path / "r", device="cuda:0,cuda:1", methods=("magnitude", "wanda", "ria"), measures=("size",))
+    runner.execute(api.plan(spec), Store(spec.results), LogDisplay(io.StringIO()))
+
+    assert len(sent) == 4 and set(sent) == {"cuda:0", "cuda:1"}
+
+
+@pytest.mark.usefixtures("cards")
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"device": "cuda:0,cuda:0"}, "name each once"),
+        ({"device": "cpu,cpu"}, "use --jobs"),
+        ({"device": "cuda:0,auto"}, "no list of cards"),
+        ({"device": "cuda:0,cuda:1", "training": {"processes": 2}}, "training.processes=2"),
+        ({"jobs": 0}, "from 1 to 1024, or auto"),
+        ({"jobs": "many"}, "invalid jobs=many"),
+        ({"jobs": True}, "invalid jobs=True"),
+    ],
+)
+def test_what_cannot_be_is_refused(settings, word):
+    with pytest.raises(UserError, match=word) as refused:
+        api.plan(make_spec({"methods": "cast", **settings}))
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_large_artifacts_wait_for_memory(monkeypatch, tmp_path):
+    """With `auto` no more are begun than what is free allows now."""
+    spec = runs.small(tmp_path / "r", jobs="auto", methods=("magnitude", "wanda"), measures=("size",))
+    plan = api.plan(spec)
+    one = estimate_bytes(plan.measurements[0].artifact)
+    begun = []
+
+    class Worker(runs.Here):
+        def lines(self):
+            begun.append(sum(task.worker is not None for task in sweep._at_work))
+            return iter(())
+
+    monkeypatch.setattr(WorkerProcesses, "start", lambda *_: Worker())
+    monkeypatch.setattr(
+        runner.psutil, "virtual_memory", lambda: type("Memory", (), {"available": one * 1.5, "total": one * 9})()
+    )
+    spied = runner.Sweep
+    sweep = None
+
+    class Sweep(spied):
+        def __init__(self, *args):
+            nonlocal sweep
+            super().__init__(*args)
+            sweep = self
+            self._executor.jobs = 3
+
+    monkeypatch.setattr(runner, "Sweep", Sweep)
+    runner.execute(plan, Store(spec.results), LogDisplay(io.StringIO()))
+
+    assert begun == [1, 1, 1]

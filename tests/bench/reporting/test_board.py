@@ -1,0 +1,264 @@
+"""One leaderboard a model: which rows are in it, what they cost, and how they compare with the dense model."""
+
+import math
+
+import pytest
+
+from bench.compare.resolve import read
+from bench.reporting import board, forest, leaderboard, pattern_cost, searches
+from bench.reporting.cost import CostIndex
+from bench.reporting.protocol import group_by_protocol
+from bench.results.record import Item, ReadingRow
+from helpers import fake_records, reports
+from methods.errors import UserError
+from methods.pattern import Pattern
+
+DENSE = {"method": "dense", "identity": {"pattern": "dense"}}
+
+
+def tables(*roots, **options):
+    (section,) = board.make_sections([read(root) for root in roots], **options)
+    return section.tables
+
+
+def whole(table):
+    return [table.rows[k].name for k in table.whole_rows]
+
+
+def cell(table, name, metric):
+    row = next(r for r in table.rows if r.name == name)
+    return next(x for x, c in zip(row.cells, table.columns, strict=True) if c.metric == metric)
+
+
+def facts(table, name):
+    return next(r.facts for r in table.rows if r.name == name)
+
+
+def test_rows_of_all_folders_share_a_table_and_the_newest_record_wins(tmp_path):
+    fake_records.perplexity(tmp_path / "a", **DENSE)
+    fake_records.perplexity(tmp_path / "a", 0.5, method="wanda", seed=0, made="old")
+    fake_records.perplexity(tmp_path / "b", 0.1, method="sparsegpt", seed=0)
+    newer = {"provenance": {"recorded": "2026-02-01T00:00:00Z"}}
+    fake_records.perplexity(tmp_path / "b", 0.3, method="wanda", seed=0, made="new", **newer)
+    (table,) = tables(tmp_path / "a", tmp_path / "b")
+    assert whole(table) == ["dense", "sparsegpt 2:4", "wanda 2:4"]
+    assert facts(table, "wanda 2:4").loss.value == pytest.approx(math.expm1(0.3))
+
+
+def test_protocols_have_tables_of_their_own_the_one_of_most_rows_first(tmp_path):
+    for dtype, methods in (("float32", ("dense", "wanda")), ("bfloat16", ("dense", "wanda", "ria"))):
+        for method in methods:
+            pattern = "dense" if method == "dense" else "2:4"
+            fake_records.perplexity(tmp_path, method=method, identity={"dtype": dtype, "pattern": pattern})
+    fake_records.perplexity(tmp_path, method="wanda", identity={"dtype": "bfloat16"}, protocol="wiki-mini@64")
+    for i in range(9):
+        about = {"protocol": "wiki-mini-validation@128", "identity": {"dtype": "bfloat16"}}
+        fake_records.perplexity(tmp_path, method=f"m{i}", **about)
+    labels = [t.protocol for t in tables(tmp_path)]
+    assert labels[0] == "wiki-mini@128, bfloat16, cpu" and labels[1] == "wiki-mini@128, float32, cpu"
+    assert labels[-1] == "wiki-mini-validation@128, bfloat16, cpu", "never the main one, however many rows it has"
+
+
+def test_a_protocol_whose_rows_have_tasks_comes_before_one_of_more_rows(tmp_path):
+    for method in ("wanda", "ria", "sparsegpt"):
+        fake_records.perplexity(tmp_path, method=method, protocol="wiki-mini@64")
+    fake_records.perplexity(tmp_path, method="alps")
+    assert [t.protocol.split(",")[0] for t in tables(tmp_path)] == ["wiki-mini@64", "wiki-mini@128"]
+    fake_records.accuracy(tmp_path, method="alps")
+    assert [t.protocol.split(",")[0] for t in tables(tmp_path)] == ["wiki-mini@128", "wiki-mini@64"]
+
+
+def test_calibration_texts_are_not_mixed(tmp_path):
+    fake_records.perplexity(tmp_path, **DENSE)
+    for text in ("c4@128x64", "wiki-mini@128x64"):
+        fake_records.perplexity(tmp_path, 0.1, method="wanda", seed=0, identity={"calibration": text})
+    one, other = tables(tmp_path)
+    assert {one.protocol, other.protocol} == {
+        f"wiki-mini@128, float32, cpu, calibrated on {text}" for text in ("c4", "wiki-mini")
+    }
+    assert whole(one) == whole(other) == ["dense", "wanda 2:4"]
+
+
+def test_what_was_measured_on_no_text_is_kept(tmp_path):
+    fake_records.perplexity(tmp_path, **DENSE)
+    fake_records.accuracy(tmp_path, 10, method="wanda", seed=0)
+    first, rest = tables(tmp_path)
+    assert whole(first) == ["dense"] and whole(rest) == ["wanda 2:4"]
+    assert rest.protocol == "no text, float32, cpu"
+
+
+def test_budgets_and_seeds_fold_into_the_largest_budget(tmp_path):
+    fake_records.perplexity(tmp_path, **DENSE)
+    for tokens, loss in ((1000, 0.3), (4000, 0.1), (2000, 0.2)):
+        for seed in (0, 1):
+            training = {"training": f"wiki-mini@128x8, {tokens:,} tokens"}
+            fake_records.perplexity(tmp_path, loss, method="cast", seed=seed, noise=seed + 1, identity=training)
+    (table,) = tables(tmp_path)
+    assert whole(table) == ["dense", "cast 2:4"]
+    assert facts(table, "cast 2:4").loss.value == pytest.approx(math.expm1(0.1), rel=1e-3)
+    parts = [r for r in table.rows if r.part_of is not None]
+    assert sum("seed" in r.name for r in parts) == 6 and sum("seed" not in r.name for r in parts) == 2
+    assert len(table.to_text_table().lines) == 2, "tables as text have whole rows alone"
+    assert {table.ranks[c][k] for c in table.ranks for k, r in enumerate(table.rows) if r.part_of is not None} == {""}
+
+
+def build(root, seconds, tokens=0, **about):
+    row = ReadingRow(metric="sparsity", value=0.5, unit="1", better="higher")
+    about = {"measure": "pattern", "protocol": "targets", "token_digest": ""} | about
+    made = fake_records.record(
+        cost={"build_s": seconds, "calibration_tokens": tokens}, key_inputs={"threads": 2}, **about
+    )
+    fake_records.put(root, made, (), [row])
+    return made
+
+
+def test_a_cost_is_that_of_all_stages(tmp_path):
+    first = build(tmp_path, 10.0, 1000, method="sparsegpt", seed=0)
+    second = build(tmp_path, 100.0, 5000, method="sparsegpt + retrain", seed=0)
+    last = build(tmp_path, 1.0, method="sparsegpt + retrain", seed=0, identity={"quantizer": "int8"})
+    cost = CostIndex([first, second, last]).of_row([last.identity])
+    assert (cost.seconds, cost.tokens, cost.at_least, cost.device) == (111.0, 6000, False, "EPYC, 2 threads")
+    assert CostIndex([last, second]).of_row([last.identity]).at_least, "the record of the first stage is missing"
+    assert CostIndex([first]).of_row([last.identity]) is None
+
+
+def tasks(root, lost, **about):
+    for k, task in enumerate(reports.WANDA7):
+        fake_records.accuracy(root, lost * (k + 1), protocol=f"{task}@1.0x500", **about)
+
+
+def test_the_mean_of_wanda7_and_its_worst_task_with_an_interval(tmp_path):
+    fake_records.perplexity(tmp_path, **DENSE)
+    fake_records.perplexity(tmp_path, 0.1, method="wanda", seed=0)
+    tasks(tmp_path, 0, **DENSE)
+    tasks(tmp_path, 10, method="wanda", seed=0)
+    (table,) = tables(tmp_path)
+    assert cell(table, "wanda 2:4", "mean_acc").value == pytest.approx(0.46)
+    one = facts(table, "wanda 2:4")
+    assert one.worst_task == "rte" and one.drop.value == pytest.approx(0.07)
+    assert 0.045 < one.drop.low < 0.07 < one.drop.high < 0.1
+    (alone,) = (i for (_, _, c), i in table.intervals.items() if table.columns[c].protocol.startswith("rte"))
+    assert one.drop.low < -alone.high and one.drop.high > -alone.low, (
+        "wider than that of one task, because it is of seven"
+    )
+    assert "7.0 pp" in cell(table, "wanda 2:4", "worst_drop").text
+    shown = [c.metric for c in table.columns if not c.hidden]
+    assert shown == ["perplexity", "perplexity_ratio", "mean_acc", "worst_drop"]
+
+
+def speed(root, times, device="cuda", machine="H100", **about):
+    items = [Item(str(i), str(i), 1.0, 1.0, {"speedup": t}) for i, t in enumerate(times)]
+    row = ReadingRow(metric="speedup", value=sum(times) / len(times), unit="1", better="higher")
+    about = {"measure": "speed", "protocol": "prefill@512", "token_digest": ""} | about
+    identity = {"device": device} | about.pop("identity", {})
+    made = fake_records.record(provenance={"machine": {"device": machine}}, identity=identity, **about)
+    fake_records.put(root, made, items, [row])
+
+
+def test_a_speed_stands_beside_the_same_artifact_whatever_measured_its_quality(tmp_path):
+    fake_records.perplexity(tmp_path, **DENSE)
+    fake_records.perplexity(tmp_path, 0.1, method="wanda", seed=0)
+    speed(tmp_path, [1.4, 1.5, 1.45, 1.55], method="wanda", seed=0)
+    (table,) = tables(tmp_path)
+    bound = facts(table, "wanda 2:4").speedup
+    assert bound.value == pytest.approx(1.475) and 1.3 < bound.low < 1.47 < bound.high < 1.6
+    (name,) = (c.name for c in table.columns if c.metric == "speedup")
+    assert name == "speedup prefill@512 on cuda, H100"
+    assert facts(table, "dense").speedup is None
+
+
+def test_a_row_that_breaks_its_pattern_says_so(tmp_path):
+    fake_records.perplexity(tmp_path, **DENSE)
+    fake_records.perplexity(tmp_path, 0.1, method="wanda", seed=0)
+    fake_records.counted(tmp_path, "violated_groups", 7.0, method="wanda", seed=0)
+    (table,) = tables(tmp_path)
+    assert whole(table) == ["dense", "wanda 2:4 (pattern broken)"]
+    assert any(c.metric == "violated_groups" and not c.hidden for c in table.columns)
+    assert forest.draw(table, "t") is None, "no picture shows it as a row of its pattern"
+
+
+# --- searches ----------------------------------------------------------------------------------------------------
+
+
+def test_a_search_is_a_folder_that_says_so_or_has_validation_splits_alone(tmp_path):
+    fake_records.perplexity(tmp_path / "run", **DENSE)
+    fake_records.perplexity(tmp_path / "lr", protocol="wiki-mini-validation@128", **DENSE)
+    fake_records.perplexity(tmp_path / "grid", **DENSE)
+    (tmp_path / "grid/about.toml").write_text('kind = "grid"\nabout = "Three budgets."\n')
+    found = {name: searches.is_search(read(tmp_path / name)) for name in ("run", "lr", "grid")}
+    assert found == {"run": False, "lr": True, "grid": True}
+    files = leaderboard.build([tmp_path / name for name in found], tmp_path / "none")
+    page, other = files["leaderboard.html"].decode(), files["leaderboard-searches.html"].decode()
+    assert 'href="leaderboard-searches.html"' in page and 'href="leaderboard.html"' in other
+    assert ">grid<" in other and ">lr<" in other and ">grid<" not in page and 'id="pick"' not in other
+    with pytest.raises(UserError, match="only searches"):
+        leaderboard.read_boards([tmp_path / "lr"])
+
+
+@pytest.mark.parametrize("text", ['kind = "other"\n', 'kind = "search"\nname = "x"\n'])
+def test_an_invalid_about_is_refused(tmp_path, text):
+    fake_records.perplexity(tmp_path, **DENSE)
+    (tmp_path / "about.toml").write_text(text)
+    with pytest.raises(UserError, match="kind"):
+        searches.is_search(read(tmp_path))
+
+
+# --- pictures ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "limit"), [("2:4", 2.0), ("6:8", 4 / 3), ("4:6", 1.5), ("4:8", None), ("50%", None), ("1:4", None)]
+)
+def test_the_hardware_limit_of_a_pattern(pattern, limit):
+    assert pattern_cost.hardware_limit(Pattern.parse(pattern)) == limit
+
+
+def test_what_a_pattern_costs_is_drawn_where_a_method_has_several(tmp_path):
+    fake_records.perplexity(tmp_path, **DENSE)
+    for method, shift in (("wanda", 0.1), ("sparsegpt", 0.0)):
+        for pattern, loss in (("2:4", 0.4), ("4:8", 0.3), ("6:8", 0.1), ("50%", 0.2)):
+            fake_records.perplexity(
+                tmp_path, loss + shift, method=method, seed=0, noise=3, identity={"pattern": pattern}
+            )
+    fake_records.perplexity(tmp_path, 0.4, method="ria", seed=0)
+    (table,) = tables(tmp_path)
+    drawn = pattern_cost.draw(table, "t")
+    assert [(g.name, g.limit) for g in drawn.groups] == [
+        ("2:4", "2×"),
+        ("4:8", "none"),
+        ("50%", "none"),
+        ("6:8", "1.33×"),
+    ]
+    assert len(drawn.marks) == 8 and {name for _, name, _ in drawn.legend} == {"wanda", "sparsegpt"}
+    by_name = {m.name: m for m in drawn.marks}
+    assert by_name["wanda 2:4"].y < by_name["sparsegpt 2:4"].y < by_name["sparsegpt 6:8"].y, "higher is worse"
+    assert all(m.high <= m.y <= m.low for m in drawn.marks)
+    plot = forest.draw(table, "t")
+    assert plot.bars[0].full_name == "sparsegpt 6:8" and plot.bars[-1].full_name == "wanda 2:4" and len(plot.bars) == 9
+
+
+def test_every_record_has_a_place(tmp_path):
+    """No record of a model is lost between the protocols."""
+    records = [
+        fake_records.record(method=method, protocol=protocol, measure=measure, identity={"dtype": dtype})
+        for method in ("a", "b")
+        for measure, protocol in (("perplexity", "w@128"), ("agreement", "v@128"), ("size", "weights"))
+        for dtype in ("float32", "bfloat16")
+    ]
+    grouped = group_by_protocol(records)
+    assert {r.key for of_group in grouped.values() for r in of_group} == {r.key for r in records}
+
+
+def test_a_record_in_two_folders_is_of_the_one_that_it_was_taken_from(tmp_path):
+    newer = {"provenance": {"recorded": "2026-02-01T00:00:00Z"}}
+    fake_records.perplexity(tmp_path / "a", 0.3, **newer)
+    fake_records.perplexity(tmp_path / "b", 0.1)
+    results = [read(tmp_path / name) for name in ("a", "b")]
+
+    (about,) = board.make_sections(results)[0].records.values()
+    merged = board.merge(results)
+
+    assert about["folder"] == str(tmp_path / "a")
+    assert (
+        merged.items(merged.records[0]).columns["value"] == results[0].items(results[0].records[0]).columns["value"]
+    ).all()

@@ -1,0 +1,92 @@
+"""The picture of a training, and the figures that stand in the progress line."""
+
+import io
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from bench.execution import progress
+from bench.reporting import figures
+from bench.results.record import Record
+from bench.results.store import Store
+from helpers import fake_records
+from helpers.runs import call
+from methods.errors import UserError
+
+
+def record(curve=None, **labels):
+    rows = [
+        {
+            "step": 10.0 * k,
+            "ce": 3.0 - 0.1 * k,
+            "kl": 0.5,
+            "loss": 2.0,
+            "S": 0.9,
+            "flips": 0.01,
+            "alpha": k / 5,
+            "lr": 1e-3,
+        }
+        for k in range(1, 6)
+    ]
+    named = {"model": "tiny", "method": "cast", "pattern": "2:4", "measure": "pattern"} | labels
+    notes = {"curve": rows if curve is None else curve, "validation_perplexity": {"start": 32.0}}
+    return Record(key="ab" * 32, identity=fake_records.identity_of(**named), status="ok", notes=notes, key_inputs={})
+
+
+@pytest.mark.parametrize("ending", [".svg", ".png"])
+def test_draws_and_draws_the_same_again(ending, tmp_path):
+    one = figures.draw_training(record(), tmp_path / f"a/one{ending}")
+    two = figures.draw_training(record(), tmp_path / f"two{ending}")
+
+    assert one.stat().st_size > 5000
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_strange_name_stays_text(tmp_path):
+    text = figures.draw_training(record(model="<script>$x^2$"), tmp_path / "f.svg").read_text()
+
+    assert "<script" not in text
+
+
+def test_a_control_character_leaves_the_file_readable(tmp_path):
+    svg = figures.draw_training(record(model="a\x1b[31mb"), tmp_path / "f.svg")
+
+    ElementTree.parse(svg)
+
+
+def test_a_curve_without_masks_has_fewer_panels(tmp_path):
+    curve = [{"step": 10.0, "ce": 3.0, "kl": 0.0, "lr": 1e-3}, {"step": 20.0, "ce": 2.0, "kl": 0.0, "lr": 1e-4}]
+    full = figures.draw_training(record(), tmp_path / "full.svg").stat().st_size
+
+    assert figures.draw_training(record(curve), tmp_path / "f.svg").stat().st_size < full
+
+
+def test_no_training_no_picture(tmp_path):
+    with pytest.raises(UserError, match="has no training"):
+        figures.draw_training(record([]), tmp_path / "f.svg")
+    with pytest.raises(UserError, match=r"f\.gif': the file name must end in \.svg"):
+        figures.draw_training(record(), tmp_path / "f.gif")
+
+
+def test_command(tmp_path, capsys, monkeypatch):
+    Store(tmp_path / "r").write(record())
+    code, out, _ = call(capsys, monkeypatch, "figure", "abab", "--results", tmp_path / "r", "--out", tmp_path / "f.svg")
+    assert code == 0 and Path(out.strip()).exists()
+
+    code, _, err = call(capsys, monkeypatch, "figure", "abab", "--results", tmp_path / "r", "--out", tmp_path / "f.gif")
+    assert code == 2 and "must end in" in err
+
+
+def test_progress_line_tells_figures_and_a_time_counted_from_where_it_went_on(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "time", lambda: 0.0)
+    monkeypatch.setattr(progress.time, "localtime", lambda s: progress.time.gmtime(s))
+    printed = io.StringIO()
+    plain = progress.LogDisplay(printed)
+    plain.progress("tiny", "cast", 800, 1000, {})
+    now[0] += 20
+    plain.progress("tiny", "cast", 900, 1000, {"loss": 2.3456, "tokens_per_s": 1234.0})
+
+    assert "cast 900/1000, loss 2.346, 1,234 tokens/s, done at 00:00:20" in printed.getvalue()

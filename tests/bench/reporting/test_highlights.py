@@ -1,0 +1,116 @@
+"""The leaderboard's summary: which row is best, which rows tie with it, and how it compares with dense."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.compare.resolve import read
+from bench.reporting import highlights, html, leaderboard, pairwise
+from helpers import fake_records, reports
+
+
+def size(root, megabytes, **about):
+    fake_records.counted(root, "bytes_packed", megabytes * 1e6, measure="size", protocol="weights", unit="B", **about)
+
+
+def row(root, method, loss, megabytes, noise=0, seed=0, protocol="wiki-mini@128", **identity):
+    fake_records.perplexity(root, loss, method=method, seed=seed, noise=noise, protocol=protocol, identity=identity)
+    size(root, megabytes, method=method, seed=seed, identity=identity)
+
+
+@pytest.fixture
+def filled(tmp_path):
+    """Two dense rows, one of them the better for training; three pruned ones of which two are as good; one quantized."""
+    root = tmp_path / "run"
+    row(root, "dense", 0.0, 4, noise=1, seed=None, pattern="dense")
+    row(root, "longer", -0.1, 4, noise=2, seed=None, pattern="dense")
+    row(root, "dense", 0.01, 1, noise=3, seed=None, pattern="dense", quantizer="int8")
+    row(root, "good", 0.1, 2, noise=4)
+    row(root, "small", 0.1001, 1.5, noise=7, quantizer="int8")
+    row(root, "poor", 0.5, 1.2, noise=5)
+    return root
+
+
+def of(*roots):
+    return highlights.find_highlights(leaderboard.make_sections([read(root) for root in roots], Path("none")))
+
+
+def test_the_smallest_of_the_best_against_the_best_that_is_whole(filled):
+    quantized, pruned = of(filled)
+    assert (pruned.best, pruned.tied, pruned.uncompared) == ("small 2:4 int8", ("good 2:4",), 0)
+    assert pruned.reference == "longer dense" and pruned.change.startswith("×1.222 (1.2")  # exp(0.2001)
+    assert pruned.size == "1.5 MB of 4.0 MB"
+    assert (quantized.best, quantized.tied) == ("dense int8", ()) and quantized.change.startswith("×1.116 (1.1")
+
+
+def test_a_difference_that_was_shown_is_no_tie(filled):
+    row(filled, "better", 0.05, 3, noise=6)
+    _, pruned = of(filled)
+    assert (pruned.best, pruned.tied) == ("better 2:4", ())
+
+
+def test_too_many_rows_leave_the_rest_unknown(filled, monkeypatch):
+    monkeypatch.setattr(pairwise, "MAX_PAIRED_ROWS", 3)
+    _, pruned = of(filled)
+    assert (pruned.best, pruned.tied, pruned.tied_label) == ("good 2:4", (), "2 not compared")
+    assert pruned.change == "×1.221", "no interval without a pair"
+
+
+def test_validation_splits_give_no_answer(tmp_path):
+    for i in range(3):
+        row(tmp_path, f"m{i}", 0.1 * i, 2, protocol="wiki-mini-validation@128")
+    assert not of(tmp_path)
+    row(tmp_path, "m0", 0.1, 2)
+    (found,) = of(tmp_path)
+    assert (found.run, found.best) == ("wiki-mini@128, float32, cpu", "m0 2:4")
+
+
+def test_accuracy_is_better_higher_and_a_difference(tmp_path):
+    fake_records.accuracy(tmp_path, 0, method="dense", identity={"pattern": "dense"})
+    fake_records.accuracy(tmp_path, 100, method="good")
+    fake_records.accuracy(tmp_path, 300, method="poor")
+    (found,) = of(tmp_path)
+    assert found.best == "good 2:4" and found.change.startswith("−0.100 (−0.1") and found.size == ""
+
+
+def test_a_row_that_is_better_than_the_whole_one(tmp_path):
+    row(tmp_path, "good", 0.0, 2, noise=1)
+    row(tmp_path, "kept", 0.1, 4, noise=2, pattern="dense")
+    (found,) = of(tmp_path)
+    assert found.change.startswith("×0.905 (0.9") and found.reference == "kept dense"  # exp(-0.1)
+
+
+def test_only_the_main_protocol_of_a_model_counts(tmp_path):
+    for dtype, gain in (("float32", 0.0), ("bfloat16", 0.05)):
+        row(tmp_path, "dense", gain, 4 if dtype == "float32" else 2, seed=None, pattern="dense", dtype=dtype)
+        row(tmp_path, "good", 0.1 + gain, 2 if dtype == "float32" else 1, dtype=dtype)
+    row(tmp_path, "other", 0.3, 1, dtype="bfloat16")
+    (found,) = of(tmp_path)
+    assert (found.run, found.best, found.reference) == ("wiki-mini@128, bfloat16, cpu", "good 2:4", "dense")
+    assert found.size == "1.0 MB of 2.0 MB"
+
+
+def test_without_a_whole_row_nothing_is_compared_with_it(tmp_path):
+    row(tmp_path, "good", 0.1, 2)
+    (found,) = of(tmp_path)
+    assert (found.change, found.reference, found.size) == ("", "", "2.0 MB")
+
+
+def test_names_stay_text_and_the_page_says_it_first(tmp_path):
+    root = reports.hostile(tmp_path)
+    found = leaderboard.make_sections([read(root)], Path("none"))
+    text = html.render_page(found)
+    assert f"{reports.CLOSING} 2:4" in {a.best for a in highlights.find_highlights(found)}
+    assert text.index(">Summary<") < text.index('id="tools"') and "<img" not in text and text.count("<script") == 2
+    made = leaderboard.build([root], Path("none"))["leaderboard.md"].decode()
+    assert made.index("## Summary") < made.index("| method |") and "<script" not in made
+
+
+def test_a_row_that_is_not_smaller_is_no_answer_and_the_best_quality_comes_first(tmp_path):
+    row(tmp_path, "dense", 0.0, 4, noise=1, seed=None, pattern="dense")
+    row(tmp_path, "sparse", 0.1, 4, noise=2, pattern="50%")
+    row(tmp_path, "collapsed", 3.0, 1, noise=3, pattern="1:4")
+    row(tmp_path, "good", 0.2, 2, noise=4)
+    assert [found.best for found in of(tmp_path)] == ["good 2:4", "collapsed 1:4"]
+    row(tmp_path, "sparse", 0.15, 2, noise=5, pattern="50%", quantizer="int8")
+    assert [found.best for found in of(tmp_path)] == ["sparse 50% int8", "good 2:4", "collapsed 1:4"]

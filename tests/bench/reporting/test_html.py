@@ -1,0 +1,344 @@
+"""The page in a browser: what a reader does with it, by mouse, by keys and by ear, and what it must not do.
+
+Skipped without a browser: see the fixture `chromium`.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from bench.reporting import leaderboard
+from helpers import reports
+from helpers.browser import absent
+
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A leaderboard of numbers, of names that would like to be code, and of papers' rows."""
+    root = tmp_path_factory.mktemp("page")
+    folders = [reports.folder(root / "first"), reports.hostile(root / "hostile")]
+    made = leaderboard.build(folders, reports.published(root / "published"))
+    (root / "leaderboard.html").write_bytes(made["leaderboard.html"])
+    return root / "leaderboard.html"
+
+
+@pytest.fixture
+def heard():
+    """What the console said, and dialogs."""
+    return []
+
+
+@pytest.fixture
+def visit(chromium, file, heard):
+    """visit(**context) -> the page, open. When the test ends: nothing was asked of the network, nothing complained."""
+    asked, pages = [], []
+
+    def go(**context):
+        page = chromium.new_page(**({"viewport": DESKTOP} | context))
+        page.on("console", lambda message: heard.append(message.text))
+        page.on("pageerror", lambda fault: heard.append(str(fault)))
+        page.on("dialog", lambda dialog: heard.append(f"dialog: {dialog.message}") or dialog.dismiss())
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(file.as_uri())
+        pages.append(page)
+        return page
+
+    yield go
+    for page in pages:
+        page.close()
+    assert not heard
+    assert {url for url in asked if not url.startswith("data:")} == {file.as_uri()}
+
+
+def shown(page, table=0):
+    """Names of the rows that are to be seen, top to bottom."""
+    rows = page.locator(f"[data-table='{table}'] tbody tr:visible th .name")
+    return [text.strip() for text in rows.all_inner_texts()]
+
+
+def column(page, name, table=0):
+    return page.locator(f"[data-table='{table}'] thead th", has_text=name).first
+
+
+def cells(page, head, table=0):
+    at = head.evaluate("th => th.cellIndex")
+    rows = page.locator(f"[data-table='{table}'] tbody tr:visible").all()
+    return [row.locator("th, td").nth(at).inner_text().replace("\u2007", "").strip() for row in rows]
+
+
+def said(page):
+    return page.locator("#said").inner_text()
+
+
+def test_sort(visit):
+    page = visit()
+    head = column(page, "wiki-mini@128")
+    assert head.get_attribute("aria-sort") == "none"
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "ascending" and "sorted by perplexity wiki-mini@128" in said(page)
+    up = [float(v.split()[0]) for v in cells(page, head) if v[:1].isdigit()]
+    assert len(up) == 4 and up == sorted(up)
+    assert not any(v[:1].isdigit() for v in cells(page, head)[4:])
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    down = [float(v.split()[0]) for v in cells(page, head) if v[:1].isdigit()]
+    assert down == up[::-1]
+    assert not any(v[:1].isdigit() for v in cells(page, head)[4:]), "what has no number stands last either way"
+    column(page, "method").locator("button").click()
+    assert head.get_attribute("aria-sort") == "none"
+    assert shown(page) == sorted(shown(page))
+
+
+def test_ranks_follow_the_column_sorted_by(visit):
+    page = visit()
+    rank = column(page, "rank")
+    by_name = dict(zip(shown(page), cells(page, rank), strict=True))
+    assert by_name["dense"] == "1" and by_name["twin (1 of 3 seeds)"] == by_name["wanda (3 seeds)"] == "3–4"
+    assert page.locator("[data-table='0'] [data-rank-of]").inner_text() == "perplexity wiki-mini@128"
+    column(page, "piqa@1.0").locator("button").click()
+    assert page.locator("[data-table='0'] [data-rank-of]").inner_text() == "acc piqa@1.0"
+    assert dict(zip(shown(page), cells(page, rank), strict=True))["wanda (3 seeds)"] == "2"
+    assert column(page, "piqa@1.0").get_attribute("aria-sort") == "descending", "the best first"
+
+
+def test_filter(visit):
+    page = visit()
+    everything = said(page)
+    page.fill("#find", "sparsegpt 2:4")
+    assert shown(page) == ["sparsegpt (2 of 3 seeds)"] and said(page).startswith("1 of ")
+    page.fill("#find", "permllm")
+    assert page.locator("main > section:visible h2").all_inner_texts() == ["Published by others"]
+    page.fill("#find", "")
+    page.select_option("select[data-key=pattern]", "dense")
+    assert shown(page) == ["dense"]
+    page.select_option("select[data-key=pattern]", "")
+    page.select_option("select[data-section='0']", label="wiki-mini@64, float32, cpu")
+    page.select_option("select[data-key=quantizer]", "int8")
+    assert shown(page, 1) == ["wanda"]
+    page.select_option("select[data-section='0']", index=0)
+    page.select_option("select[data-key=quantizer]", "")
+    page.select_option("select[data-key=model]", reports.IMAGE)
+    assert page.locator("main h2:visible").all_inner_texts() == [reports.IMAGE]
+    page.fill("#find", "nobody")
+    assert page.locator("#nothing").is_visible()
+    page.click("#again")
+    assert said(page) == everything and page.locator("#find").evaluate("e => e === document.activeElement")
+
+
+def test_choose_columns(visit):
+    page = visit()
+    assert column(page, "bits per weight").is_visible() and column(page, "bytes packed").is_hidden()
+    page.click(".choose summary")
+    page.uncheck("[data-metric=bits_per_weight]")
+    page.check("[data-metric=bytes_packed]")
+    assert column(page, "bits per weight").is_hidden() and column(page, "bytes packed").is_visible()
+    assert page.locator("[data-table] td:visible", has_text="2.0 MB").count()
+    page.keyboard.press("Escape")
+    assert page.locator(".choose").get_attribute("open") is None
+    page.click("#clear")
+    assert column(page, "bits per weight").is_visible() and column(page, "bytes packed").is_hidden()
+
+
+def pick(page, *names):
+    for name in names:
+        page.get_by_role("checkbox", name=f"Compare {name}", exact=True).first.check()
+
+
+def line(page, metric):
+    return page.locator("#panel tbody tr", has_text=metric).first.inner_text()
+
+
+def test_compare_two_rows(visit):
+    page = visit()
+    assert page.locator("#selection").is_hidden()
+    pick(page, "dense")
+    assert page.locator("#compare").is_disabled()
+    pick(page, "sparsegpt 2:4")
+    page.click("#compare")
+    printed = line(page, "perplexity wiki-mini@128")
+    assert "×1.1107 worse" in printed and "2 seeds, 30 articles" in printed  # exp(0.105)
+    assert "×0.5000" in line(page, "bytes packed") and "no paired interval" in line(page, "bytes packed")
+    page.click("#close")
+    page.click("#drop")
+    pick(page, "sparsegpt 2:4", "dense")
+    page.click("#compare")
+    assert "×0.9003 better" in line(page, "perplexity wiki-mini@128")  # the other way round
+
+
+def test_what_was_counted_has_no_interval_to_show(visit):
+    page = visit()
+    pick(page, "dense", "magnitude 2:4")
+    page.click("#compare")
+    printed = line(page, "bits per weight")
+    assert "−15 better" in printed and "exact: counted, not sampled" in printed
+
+
+def test_the_answer_is_on_the_first_screen(visit):
+    for viewport in (DESKTOP, PHONE):
+        page = visit(viewport=viewport)
+        box = page.locator(".short tbody tr", has_text="sparsegpt 2:4").bounding_box()
+        assert box["y"] + box["height"] < viewport["height"]
+
+
+def test_compare_what_was_never_paired(visit):
+    page = visit()
+    pick(page, "sparsegpt 2:4")
+    page.select_option("select[data-section='0']", label="wiki-mini@64, float32, cpu")
+    pick(page, "wanda 2:4 int8")
+    page.click("#compare")
+    assert "no metric and protocol in common" in page.locator("#panel").inner_text()
+    assert "perplexity wiki-mini@64" in page.locator("#panel").inner_text()
+
+
+def test_every_number_opens_what_it_was_made_from(visit):
+    page = visit()
+    row = page.locator("[data-table='0'] tbody tr", has_text="wanda (3 seeds)")
+    row.locator("td .n button").first.click()
+    panel = page.locator("#panel").inner_text()
+    assert panel.count("Record ") == 3 and "c" * 40 in panel and "bench show " in panel and "EPYC" in panel
+    page.keyboard.press("Escape")
+    page.locator("td.bad .n button").first.click()
+    assert "failed: CUDA ran out of memory at block 3" in page.locator("#panel").inner_text()
+    page.click("#close")
+    page.locator(".published td .n button").last.click()
+    assert "PermLLM" in page.locator("#panel").inner_text() or "MaskLLM" in page.locator("#panel").inner_text()
+
+
+def focused(page):
+    return page.evaluate("(document.activeElement.textContent || document.activeElement.id).trim()")
+
+
+def test_keys_alone(visit):
+    page = visit()
+    page.keyboard.press("Tab")
+    assert focused(page) == "Skip to the results"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "results"
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.matches('thead [data-column] button')") and "@128" in focused(page):
+            break
+    assert "wiki-mini@128" in focused(page)
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    assert column(page, "wiki-mini@128").get_attribute("aria-sort") == "ascending"
+    while not page.evaluate("document.activeElement.matches('tbody input')"):
+        page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    page.keyboard.press("Tab")
+    first = focused(page)
+    page.keyboard.press("ArrowDown")
+    assert focused(page) != first
+    page.keyboard.press("ArrowUp")
+    assert focused(page) == first
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert focused(page).startswith("0.500")
+    page.keyboard.press("Enter")
+    assert page.locator("#panel").is_visible()
+    page.keyboard.press("Escape")
+    assert page.locator("#panel").is_hidden() and focused(page).startswith("0.500")
+    for _ in range(2):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.matches('tbody input')"):
+            page.keyboard.press("Space")
+    page.locator("#compare").focus()
+    page.keyboard.press("Enter")
+    assert "compared with" in page.locator("#panel h2").inner_text()
+
+
+def test_light_and_dark(visit):
+    paper = "getComputedStyle(document.body).backgroundColor"
+    page = visit(color_scheme="dark")
+    dark = page.evaluate(paper)
+    page.click("#theme")
+    light = page.evaluate(paper)
+    assert light != dark and page.locator("#theme").inner_text() == "Dark"
+    assert visit(color_scheme="light").evaluate(paper) == light
+
+
+def test_a_phone_scrolls_tables_and_never_the_page(visit):
+    page = visit(viewport=PHONE)
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    region = page.locator("[data-table='0'] .scroll")
+    assert region.evaluate("e => e.scrollWidth > e.clientWidth")
+    region.evaluate("e => e.scrollLeft = 200")
+    name = page.locator("[data-table='0'] tbody th").first.bounding_box()
+    assert abs(name["x"] - region.bounding_box()["x"]) < 1, "the first column stays"
+    page.locator("[data-table='0'] td .n button:visible").first.click()
+    assert page.locator("#panel").bounding_box()["width"] <= PHONE["width"]
+
+
+def test_hostile_names_are_shown_and_do_nothing(visit):
+    page = visit()
+    headings = page.locator("h2").all_inner_texts()
+    assert {reports.IMAGE, reports.FORMULA} <= set(headings)
+    assert page.locator("img").count() == 0 and page.locator("script").count() == 2
+    rows = page.get_by_role("checkbox", name=f"Compare {reports.CLOSING} 2:4").all()
+    rows[0].check()
+    page.get_by_role("checkbox", name="Compare {{ 7 * 7 }} 2:4").first.check()
+    page.click("#compare")
+    assert reports.CLOSING in page.locator("#panel h2").inner_text()
+    page.click("#close")
+    page.locator("td.bad .n button").nth(1).click()
+    assert f"{reports.CLOSING} in a reason" in page.locator("#panel").inner_text()
+
+
+def test_the_policy_stops_what_is_not_the_page(visit, heard):
+    page = visit()
+    policy = page.evaluate(
+        """() => new Promise(done => {
+            document.addEventListener("securitypolicyviolation", e => { e.preventDefault(); done(e.effectiveDirective); });
+            const s = document.createElement("script"); s.textContent = "window.broken = 1"; document.body.append(s);
+            setTimeout(() => done("nothing"), 1000);
+        })"""
+    )
+    assert policy.startswith("script-src") and page.evaluate("window.broken") is None
+    assert "Content Security Policy" in heard.pop()
+
+
+def test_the_tables_stand_without_the_script(visit):
+    page = visit(java_script_enabled=False)
+    assert "sparsegpt (2 of 3 seeds)" in page.locator("main").inner_text()
+    assert page.locator("#tools").is_hidden() and page.locator("noscript").count()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_axe_finds_nothing_serious(visit, scheme, viewport):
+    try:
+        import axe_playwright_python
+    except ImportError:
+        absent("axe-playwright-python is not installed")
+    source = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
+    page = visit(color_scheme=scheme, viewport=viewport, bypass_csp=True)
+    page.evaluate(source)
+
+    def serious():
+        found = page.evaluate("axe.run()")["violations"]
+        return [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
+
+    assert serious() == []
+    pick(page, "dense", "sparsegpt 2:4")
+    page.click("#compare")
+    assert serious() == []
+    page.click("#close")
+    page.locator("td .n button:visible").first.click()
+    assert serious() == []
+
+
+def test_budgets_and_seeds_are_shown_on_demand_below_their_row(visit):
+    page = visit()
+    assert not any("seed 0" in name for name in shown(page))
+    page.check("#unfold")
+    names = shown(page)
+    at = names.index("wanda (3 seeds)")
+    assert names[at + 1 : at + 4] == ["wanda, seed 0", "wanda, seed 1", "wanda, seed 2"]
+    column(page, "wiki-mini@128").locator("button").click()
+    names = shown(page)
+    at = names.index("wanda (3 seeds)")
+    assert {*names[at + 1 : at + 4]} == {"wanda, seed 0", "wanda, seed 1", "wanda, seed 2"}, "sorted, they stay with it"
+    page.uncheck("#unfold")
+    assert not any("seed 0" in name for name in shown(page))

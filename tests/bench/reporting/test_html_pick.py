@@ -1,0 +1,180 @@
+"""The page in a browser: it picks a row by limits as bench pick does.
+
+Skipped without a browser: see the fixture `chromium`.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.cli import pick as pick_command
+from bench.compare.resolve import read
+from bench.reporting import board, html, leaderboard, pairwise
+from bench.reporting import pick as picking
+from helpers import reports
+from helpers.browser import absent
+
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+QUESTIONS = (
+    {},
+    {"max_bits": "9.5", "max_loss": "15%", "max_worst_drop": "5pp"},
+    {"pattern": "2:4", "max_loss": "35%"},
+    {"pattern": "2:4", "quant": "int4"},
+    {"max_bits": "3", "max_loss": "0%"},
+    {"min_speedup": "1.4", "budget_tokens": "10k"},
+    {"min_speedup": "2"},
+    {"max_bits": "9"},
+    {"max_worst_drop": "8pp", "budget_tokens": "16k"},
+)
+
+
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory):
+    """The page of rows to pick from, and their table."""
+    root = tmp_path_factory.mktemp("compressed")
+    reports.compressed(root / "run")
+    files = leaderboard.build([root / "run"], root / "none")
+    (root / "leaderboard.html").write_bytes(files["leaderboard.html"])
+    (section,) = board.make_sections([read(root / "run")])
+    return root / "leaderboard.html", section.tables[0]
+
+
+PICKED = """(answer) => ({
+    meets: answer.meets.map((c) => [c.row.name, c.tied, c.checks.filter((x) => x.unsure).map((x) => x.name)]),
+    nearest: answer.nearest && [answer.nearest.row.name, answer.nearest.failed.map((c) => c.name)],
+    unmeasured: answer.unmeasured.map((c) => c.row.name), broken: answer.broken, candidates: answer.candidates,
+    uncompared: answer.uncompared,
+})"""
+
+
+def address(question):
+    return "#model=tiny" + "".join(f"&{k.replace('_', '-')}={v.replace('%', '%25')}" for k, v in question.items())
+
+
+def expected(table, question):
+    """What `bench pick --json` says, as the page's answer."""
+    texts = {k: v for k, v in question.items() if k not in ("pattern", "quant")}
+    answer = picking.pick(table, picking.parse_limits(**texts), question.get("pattern", ""), question.get("quant", ""))
+    said = json.loads(json.dumps(pick_command.as_json(answer)))
+    nearest = said["nearest"] and [said["nearest"]["row"], said["nearest"]["fails"]]
+    meets = [[m["row"], m["tied_with_best"], m["unsure"]] for m in said["meets"]]
+    return {
+        "meets": meets,
+        "nearest": nearest,
+        "unmeasured": list(said["not_measured"]),
+        "broken": said["pattern_broken"],
+        "candidates": said["candidates"],
+        "uncompared": said["not_compared_with_the_best"],
+    }
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_page_picks_what_the_command_picks(chromium, compressed, viewport):
+    file, table = compressed
+    page = chromium.new_page(viewport=viewport)
+    page.goto(file.as_uri())
+    for question in QUESTIONS:
+        page.evaluate("hash => { location.hash = hash; readAddress(); }", address(question))
+        ask = "pick(board(), wantedLimits(), $('pick-pattern').value, $('pick-quant').value)"
+        wanted = expected(table, question)
+        assert page.evaluate(f"({PICKED})({ask})") == wanted, question
+        rows = page.locator("#picked tbody th").all_inner_texts()
+        assert [r.split(" tied")[0].split(" not sure")[0] for r in rows] == [m[0] for m in wanted["meets"]]
+        text = page.locator("#picked").inner_text()
+        assert (f"Nearest row that fails: {wanted['nearest'][0]}" if wanted["nearest"] else "of") in text
+        assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
+    page.close()
+
+
+def test_rows_that_were_not_compared_do_not_tie_on_the_page(chromium, compressed, tmp_path, monkeypatch):
+    monkeypatch.setattr(pairwise, "MAX_PAIRED_ROWS", 2)
+    root = compressed[0].parent / "run"
+    sections = board.make_sections([read(root)])
+    file = tmp_path / "leaderboard.html"
+    file.write_text(html.render_page(sections))
+    page = chromium.new_page(viewport=DESKTOP)
+    page.goto(file.as_uri() + address({"pattern": "2:4"}))
+    got = page.evaluate(f"({PICKED})(pick(board(), wantedLimits(), '2:4', ''))")
+    assert got == expected(sections[0].tables[0], {"pattern": "2:4"}) and got["uncompared"] == 3
+    page.close()
+
+
+@pytest.fixture
+def picker(chromium, compressed):
+    """picker(address, **context) -> the page, and what it asked of the network."""
+    asked, pages = [], []
+
+    def go(hash_="", **context):
+        page = chromium.new_page(**({"viewport": DESKTOP} | context))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(compressed[0].as_uri() + hash_)
+        pages.append(page)
+        return page
+
+    yield go
+    for page in pages:
+        page.close()
+    assert {url.split("#")[0] for url in asked if not url.startswith("data:")} == {compressed[0].as_uri()}
+
+
+def test_sliders_by_keyboard_and_the_address_holds_them(picker):
+    page = picker()
+    slider = page.get_by_role("slider", name="Most bits per weight")
+    assert slider.get_attribute("aria-valuetext") == "off"
+    slider.focus()
+    while slider.get_attribute("aria-valuetext") != "5":
+        page.keyboard.press("ArrowLeft")
+    assert page.locator("#picked .verdict").inner_text() == "1 of 5 compressed rows meets the limits."
+    page.select_option("#pick-pattern", "2:4")
+    page.get_by_role("slider", name="Most loss").focus()
+    page.keyboard.press("Home")
+    assert "None of 4 compressed rows meets" in page.locator("#picked .verdict").inner_text()
+    link = page.evaluate("location.hash")
+    assert "max-bits=5" in link and "max-loss=0%25" in link and "pattern=2%3A4" in link
+    other = picker(link)
+    assert other.locator("#picked").inner_text() == page.locator("#picked").inner_text()
+    assert other.locator("#out-max_bits").inner_text() == "5" and other.locator("#out-max_loss").inner_text() == "0%"
+    other.click("#no-limits")
+    assert "5 of 5" in other.locator("#picked .verdict").inner_text()
+    assert other.evaluate("location.hash").startswith("#model=tiny") and "max" not in other.evaluate("location.hash")
+
+
+def test_an_address_may_name_any_value_and_a_wrong_one_is_said(picker):
+    page = picker("#model=tiny&max-bits=4.7")
+    assert page.locator("#out-max_bits").inner_text() == "4.7"
+    page = picker("#model=tiny&max-bits=five&max-loss=<img src=x>")
+    assert "invalid max-bits, max-loss: left out" in page.locator("#picked").inner_text()
+    page = picker("#model=nobody")
+    assert "invalid model" in page.locator("#picked").inner_text()
+
+
+def test_what_it_costs_and_how_sure_it_is(picker):
+    page = picker("#model=tiny&pattern=2:4&max-loss=15%25")
+    text = page.locator("#picked").inner_text()
+    assert "small 2:4 int4 tied" in text and "20k" in text and "1.5 s" in text
+    page.click("#picked summary")
+    assert "do not say how it was made" in page.locator("#picked details").inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_axe_finds_nothing_serious_in_an_answer(picker, scheme, viewport):
+    try:
+        import axe_playwright_python
+    except ImportError:
+        absent("axe-playwright-python is not installed")
+    source = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
+    page = picker("#model=tiny&max-loss=15%25", color_scheme=scheme, viewport=viewport, bypass_csp=True)
+    page.evaluate(source)
+    found = page.evaluate("axe.run()")["violations"]
+    assert [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")] == []
+
+
+def test_the_best_row_of_a_pattern_and_quantizer_is_three_choices_away(picker):
+    page = picker()
+    page.select_option("#pick-pattern", "2:4")
+    page.select_option("#pick-quant", "int4")
+    assert page.locator("#picked tbody th").first.inner_text() == "small 2:4 int4"

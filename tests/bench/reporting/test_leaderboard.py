@@ -1,0 +1,488 @@
+"""The leaderboard's files: the same bytes from the same records, stale or not, and every name a name."""
+
+import base64
+import csv
+import hashlib
+import html
+import io
+import json
+import math
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.cli import flags
+from bench.compare.estimate import estimate_pair
+from bench.compare.pairing import pair_seeds
+from bench.compare.resolve import read
+from bench.execution import rerun
+from bench.reporting import from_papers, from_records, latex, leaderboard, pairwise, pareto, pareto_chart
+from bench.reporting import html as html_module
+from bench.reporting.label import width
+from bench.reporting.scale import make_scale
+from bench.reporting.view import Cell, Column, Row, Table
+from bench.results import reproduce
+from helpers import fake_records, reports, terminal
+from methods.errors import UserError
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """Two results folders and one that papers filled."""
+    root = tmp_path_factory.mktemp("filled") / "results"
+    reports.folder(root / "first")
+    reports.hostile(root / "hostile")
+    reports.published(root / "published")
+    return root
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, filled):
+    """A working folder of one's own with these in it."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(filled, tmp_path / "results")
+    return tmp_path
+
+
+def made(*folders, others="results/published"):
+    return {k: v.decode() for k, v in leaderboard.build([Path(f) for f in folders], Path(others)).items()}
+
+
+def first():
+    """The only table of the first folder."""
+    (table,) = from_records.make_section(read(Path("results/first")), "first").tables
+    return table
+
+
+def row(table, method, **about):
+    return next(
+        k
+        for k, r in enumerate(table.rows)
+        if r.filters["method"] == method and all(r.filters[c] == v for c, v in about.items())
+    )
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+def test_report_writes_the_same_bytes_twice(cli, here):
+    code, out, _ = cli("report")
+    assert code == 0
+    assert {"reports/leaderboard." + e for e in ("md", "html", "csv", "tex")} <= set(out.split())
+    assert any(line.endswith(".svg") for line in out.split())
+    before = {p.name: p.read_bytes() for p in (here / "reports").iterdir()}
+    cli("report")
+    assert before == {p.name: p.read_bytes() for p in (here / "reports").iterdir()}
+
+
+def test_check_names_what_is_stale(cli, here):
+    code, _, err = cli("report", "--check")
+    assert code == 1 and "reports/leaderboard.html" in err
+    cli("report")
+    assert cli("report", "--check")[0] == 0
+    (here / "reports/leaderboard.md").write_text("other")
+    (here / "reports/leaderboard-gone-9-0-0.svg").write_text("<svg/>")
+    (here / "reports/leaderboard-notes.txt").touch()
+    (here / "reports/notes.txt").write_text("mine")
+    code, _, err = cli("report", "--check")
+    assert code == 1
+    assert "leaderboard.md" in err and "leaderboard-gone" in err and "html" not in err and "notes" not in err
+    fake_records.perplexity(here / "results/first", 0.3, method="newer")
+    assert "leaderboard.html" in cli("report", "--check")[2]
+    cli("report")
+    assert cli("report", "--check")[0] == 0
+    assert not (here / "reports/leaderboard-gone-9-0-0.svg").exists()
+    assert (here / "reports/notes.txt").exists() and (here / "reports/leaderboard-notes.txt").exists()
+
+
+def test_what_prints_and_what_writes(cli, here):
+    for args in (["--results", "results/first"], ["--results", "results/first", "--format", "md"]):
+        code, out, _ = cli("report", *args)
+        assert code == 0 and "sparsegpt" in out and not (here / "reports").exists()
+    code, out, _ = cli("report", "--results", "results/first", "--out", "there")
+    assert code == 0 and "there/leaderboard.html" in out and not (here / "reports").exists()
+    assert cli("report", "--results", "results/first", "--out", "there", "--check")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [
+        (["--out", "r", "--format", "md"], "--format"),
+        (["--check", "--equal-bytes"], "--equal-bytes"),
+        (["--out", "r", "--results", "nowhere"], "'nowhere'"),
+        (["--out", "file/r", "--results", "results/first"], "--out"),
+    ],
+)
+def test_bad_input_is_one_sentence(cli, here, args, part):
+    (here / "file").write_text("")
+    code, _, err = cli("report", *args)
+    assert code == 2 and part in err and len(err.strip().splitlines()) == 1
+
+
+def test_no_results_at_all(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = cli("report")
+    assert code == 2 and "bench run" in err
+
+
+def test_the_own_folder_counts_where_it_is_the_only_one(here):
+    reports.folder(here / "results/local")
+    assert [p.name for p in leaderboard.results_folders()] == ["first", "hostile"]
+    shutil.rmtree(here / "results/first")
+    shutil.rmtree(here / "results/hostile")
+    assert [p.name for p in leaderboard.results_folders()] == ["local"]
+
+
+def test_an_own_folder_that_is_left_out_is_said(cli, here):
+    assert cli("report")[2] == ""
+    reports.folder(here / "results/local")
+    code, _, err = cli("report")
+    assert code == 0
+    assert (
+        err == "bench: results/local is left out: bench report --results results/local --out DIR writes a page of it\n"
+    )
+    assert cli("report", "--results", "results/local", "--out", "mine")[2] == ""
+
+
+def test_search_folders_of_one_name_have_different_titles(here):
+    reports.folder(here / "other/first")
+    results = [read(Path(p)) for p in ("results/first", "other/first")]
+    assert [s.title for s in leaderboard.make_search_sections(results)] == ["results/first", "other/first"]
+
+
+# --- what stands in it -------------------------------------------------------------------------------------------
+
+
+def test_failures_and_missing_seeds_are_said_everywhere(here):
+    for name, text in made("results/first").items():
+        if name.endswith((".md", ".html", ".tex")):
+            assert "failed: CUDA ran out of memory at block 3" in text, name
+            assert "sparsegpt (2 of 3 seeds)" in text, name
+    assert "failed,CUDA ran out of memory at block 3" in made("results/first")["leaderboard.csv"]
+
+
+def test_protocols_never_share_a_column(here):
+    table = first()
+    names = [c.name for c in table.columns]
+    a, b = names.index("perplexity wiki-mini@128"), names.index("perplexity wiki-mini@64")
+    for r in table.rows:
+        assert r.cells[a] is None or r.cells[b] is None
+    assert not any(c in (a, b) for x, y, c in table.intervals if row(table, "wanda", quantizer="int8") in (x, y))
+
+
+def test_a_failed_seed_leaves_no_average(here):
+    for seed in (0, 1):
+        fake_records.perplexity(here / "results/first", 0.2, method="ria", seed=seed)
+    fake_records.failed(here / "results/first", "OOM", method="ria", seed=2)
+    table = first()
+    cell = table.rows[row(table, "ria")].cells[0]
+    assert cell.value is None and cell.failed and "OOM (1 of 3 seeds)" in cell.text
+
+
+def test_published_rows_stay_apart(here):
+    text = made("results/first")
+    assert "LLaMA2" not in text["leaderboard.csv"]
+    *sections, last = leaderboard.make_sections([read(Path("results/first"))], Path("results/published"))
+    assert last.published and not any(s.published for s in sections)
+    long, short = last.tables
+    assert [c.name for c in long.columns] == [
+        "perplexity wikitext2@4096",
+        "perplexity ratio wikitext2@4096",
+        "mean acc maskllm7",
+    ]
+    assert [[c and c.text for c in r.cells] for r in long.rows] == [
+        ["5.12", None, "57.16"],
+        ["11.00", "×2.148", "45.98"],
+    ]
+    assert [c.name for c in short.columns] == ["perplexity wikitext2@2048"], "no dense row, so no ratio"
+    assert [[c and c.text for c in r.cells] for r in short.rows] == [["12.16"]]
+    assert all("MaskLLM, table 1" in text["leaderboard." + e] for e in ("md", "html", "tex"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("PermLLM,calibrated", ",calibrated", "source"),
+        ("12.16", "twelve", "perplexity"),
+        ("12.16", "nan", "perplexity"),
+        ("12.16", "1e400", "perplexity"),
+        (",note\n", ",notes\n", "note"),
+    ],
+)
+def test_a_published_row_without_a_source_is_refused(tmp_path, old, new, named):
+    folder = reports.published(tmp_path, reports.PUBLISHED.replace(old, new))
+    with pytest.raises(UserError, match=rf"papers\.csv, line \d+: invalid {named}"):
+        from_papers.make_section(folder)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda text: text.replace("note", "n\u00f6te").encode("latin-1"), lambda text: b"a" * 2**18]
+)
+def test_a_published_file_that_is_none_is_refused(tmp_path, damage):
+    folder = reports.published(tmp_path)
+    (folder / "papers.csv").write_bytes(damage(reports.PUBLISHED))
+    with pytest.raises(UserError, match=r"papers\.csv cannot be read after line 0 .* save it as CSV in UTF-8"):
+        from_papers.make_section(folder)
+
+
+def test_what_papers_report_here_has_its_sources():
+    rows = from_papers.read_rows(ROOT / "results/published/2of4.csv")
+    assert len(rows) == 142 and all(r.source for r in rows)
+    assert {bool(r.zero_shot_tasks) == (r.zero_shot_mean is not None) for r in rows} == {True}
+    assert [r.method for r in rows if r.caveat] == ["sparseforge_5B"]
+
+
+def test_a_caveat_marks_its_row(tmp_path):
+    text = reports.PUBLISHED.replace("note\n", "note,caveat\n").replace(
+        "calibrated on C4", "calibrated on C4,saw the tasks"
+    )
+    section = from_papers.make_section(reports.published(tmp_path, text))
+    marked = [r for t in section.tables for r in t.rows if "†" in r.labels[0]]
+    assert [r.labels[0] for r in marked] == ["wanda †"] and marked[0].source.endswith("† saw the tasks")
+    assert "†" in section.description
+
+
+# --- pairs of rows -----------------------------------------------------------------------------------------------
+
+
+def test_an_interval_is_that_of_the_same_windows(here):
+    table, results = first(), read(here / "results/first")
+    a, b = sorted((row(table, "sparsegpt"), row(table, "wanda", quantizer="none")))
+    found = table.intervals[a, b, 0]
+    sides = [
+        {
+            r.identity.seed: r
+            for r in results.records
+            if (r.identity.method, r.identity.measure, r.identity.quantizer) == (method, "perplexity", "none")
+        }
+        for method in (table.rows[k].filters["method"] for k in (a, b))
+    ]
+    (pair,), _ = pair_seeds("", *sides, True)
+    expected = estimate_pair(pair, results, results, 0.05)
+    assert (found.value, found.low, found.high) == tuple(map(math.exp, (expected.value, expected.low, expected.high)))
+    assert found.seeds == 2 and found.unit == "articles" and found.n == fake_records.ARTICLES
+    assert math.log(found.value) == pytest.approx(math.copysign(0.1, math.log(found.value)), abs=1e-6)
+
+
+def test_rows_that_do_not_differ_share_a_rank(here):
+    table = first()
+    ranks = {table.rows[k].name: r for k, r in enumerate(table.ranks[0])}
+    assert ranks["dense"] == "1" and ranks["sparsegpt 2:4"] == "2"
+    assert ranks["wanda 2:4"] == ranks["twin 2:4"] == "3–4"
+    assert ranks["magnitude 2:4"] == "" and ranks["wanda 2:4 int8"] == ""
+
+
+def test_too_many_rows_are_neither_ranked_nor_paired(here, monkeypatch):
+    monkeypatch.setattr(pairwise, "MAX_PAIRED_ROWS", 3)
+    section = from_records.make_section(read(Path("results/first")), "first")
+    (table,) = section.tables
+    assert 0 not in table.ranks and not any(c == 0 for *_, c in table.intervals) and table.unranked == 4
+    assert "4 rows are too many to compare in pairs" in html_module.render_page([section])
+
+
+def test_counted_numbers_have_no_interval(here):
+    table = first()
+    size = next(c for c, column in enumerate(table.columns) if column.metric == "bytes_packed")
+    assert not any(c == size for *_, c in table.intervals) and size not in table.ranks
+
+
+# --- the front ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("better", ["lower", "higher"])
+def test_the_front_is_what_nothing_beats_in_both(better):
+    rng = np.random.default_rng(0)
+    places = rng.integers(1, 12, (60, 2)).astype(float)
+    columns = (Column("perplexity", "p", better, "1"), Column("bytes_packed", "weights", "lower", "B"))
+    rows = tuple(Row(str(i), (), {}, (Cell("", q), Cell("", b))) for i, (q, b) in enumerate(places))
+    (front,) = pareto.fronts(Table("t", (), columns, rows))
+    sign = 1 if better == "lower" else -1
+    for point, (q, b) in zip(front.points, places, strict=True):
+        beaten = any(sign * u <= sign * q and v <= b and (u, v) != (q, b) for u, v in places)
+        assert point.on_front != beaten
+
+
+def test_speeds_have_a_front_of_their_own():
+    columns = (
+        Column("perplexity", "p", "lower", "1"),
+        Column("bytes_packed", "weights", "lower", "B"),
+        Column("decode", "512", "higher", "tokens/s"),
+    )
+    rows = tuple(Row(f"r{i}", (), {}, (Cell("", 10.0 + i), Cell("", 5.0 - i), Cell("", 1.0 + i))) for i in range(3))
+    fronts = list(pareto.fronts(Table("t", (), columns, rows)))
+    assert [f.x.metric for f in fronts] == ["bytes_packed", "decode"]
+    assert pareto_chart.draw(fronts[1], "t").hint.text == "better ↘"
+
+
+def test_labels_lie_neither_on_each_other_nor_outside():
+    rng = np.random.default_rng(1)
+    columns = (Column("perplexity", "p", "lower", "1"), Column("bytes_packed", "weights", "lower", "B"))
+    rows = tuple(
+        Row(f"method number {i}", (), {}, (Cell("", 30 * x), Cell("", 1e6 * y)))
+        for i, (x, y) in enumerate(1 + rng.random((30, 2)))
+    )
+    (front,) = pareto.fronts(Table("t", (), columns, rows))
+    drawn = pareto_chart.draw(front, "t")
+    boxes = []
+    for label in drawn.labels:
+        wide = width(label.text, label.on_front)
+        left = label.x - {"start": 0, "middle": wide / 2, "end": wide}[label.anchor]
+        boxes.append((left, label.y - 10, left + wide, label.y + 3))
+    assert 5 < len(boxes) < 30
+    for i, a in enumerate(boxes):
+        assert a[0] >= pareto_chart.LEFT - 1 and a[2] <= pareto_chart.WIDTH and a[3] <= pareto_chart.BOTTOM + 1
+        assert not any(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for b in boxes[:i])
+    for dot in drawn.dots:
+        assert pareto_chart.LEFT <= dot.x <= pareto_chart.RIGHT and pareto_chart.TOP <= dot.y <= pareto_chart.BOTTOM
+
+
+def test_what_is_on_the_front_has_its_name_though_it_stands_at_the_edge():
+    """As in results/tiny-default: a long name at the left, and dots where it would reach to the right."""
+    columns = (Column("perplexity", "p", "lower", "1"), Column("bytes_packed", "weights", "lower", "B"))
+    places = ((46.9, 0.85), (45.9, 1.04), (52.5, 1.04), (31.8, 0.95), (31.0, 3.74), (45.9, 2.23))
+    rows = tuple(
+        Row(f"sparsegpt 2:4 int4-gptq {i}", (), {}, (Cell("", y, 0.5), Cell("", 1e6 * x)))
+        for i, (y, x) in enumerate(places)
+    )
+    (front,) = pareto.fronts(Table("t", (), columns, rows))
+    drawn = pareto_chart.draw(front, "t")
+    assert len(front.optimal) == sum(x.on_front for x in drawn.labels)
+
+
+@pytest.mark.parametrize("values", [(1, 1), (30, 31), (1, 10), (20, 2500), (0.0001, 3), (-2, 5), (0, 7e9)])
+def test_an_axis_has_ticks_inside(values):
+    scale = make_scale(values, 50, 450)
+    ticks = scale.ticks()
+    assert 2 <= len(ticks) <= 9 and all(50 <= scale(t) <= 450 for t in ticks)
+    assert 50 <= scale(values[0]) <= scale(values[1]) <= 450
+
+
+# --- names are names ---------------------------------------------------------------------------------------------
+
+
+def test_hostile_names_stay_text_in_the_page(here):
+    reports.published(here / "results/published", reports.PUBLISHED.replace("PermLLM", reports.CLOSING))
+    text = made("results/hostile")["leaderboard.html"]
+    assert "<img" not in text and text.count("<script") == 2 and "49" not in re.findall(r"\{\{.*?\}\}|49 ", text)
+    assert html.escape(reports.IMAGE) in text
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1]
+    assert "<" not in data
+    models = {t["title"] for t in json.loads(data)["tables"]}
+    assert {reports.IMAGE, reports.FORMULA} <= models
+
+
+def test_hostile_names_stay_text_elsewhere(here):
+    text = made("results/hostile")
+    assert "<img" not in text["leaderboard.md"] and "<script" not in text["leaderboard.md"]
+    assert r"\*\*x\*\*&#124;y&#96;z&#96;" in text["leaderboard.md"]
+    for name, svg in text.items():
+        if name.endswith(".svg"):
+            assert "<script" not in svg and "<img" not in svg
+    cells = {cell for line in csv.reader(io.StringIO(text["leaderboard.csv"])) for cell in line}
+    assert {"'" + reports.FORMULA, "'@SUM(1)", reports.IMAGE} <= cells
+    assert not any(cell.startswith(("=", "@", "+")) for cell in cells)
+    tex = text["leaderboard.tex"]
+    assert r"\input{x}" not in tex and r"\textbackslash{}input\{x\}\%" in tex and "U+65E5]" in tex
+
+
+def test_nothing_that_a_terminal_acts_on_is_in_any_file(tmp_path):
+    name = "a\x1b[2J\x07\x9b:b\u202e"
+    for i, method in enumerate(("dense", name, name + "2")):
+        fake_records.perplexity(tmp_path / "r", 0.1 * i, method=method, identity={"model": name}, noise=i, seed=0)
+        fake_records.counted(
+            tmp_path / "r", "bits_per_weight", 9.0 - i, method=method, identity={"model": name}, measure="size"
+        )
+    fake_records.failed(tmp_path / "r", name, method="cast", identity={"model": name})
+
+    files = leaderboard.build([tmp_path / "r"], tmp_path / "no papers")
+
+    assert {Path(name).suffix for name in files} == {".html", ".md", ".csv", ".tex", ".svg"}
+    texts = {name: content.decode().replace("\N{FIGURE SPACE}", " ") for name, content in files.items()}
+    assert not {name: found for name, text in texts.items() if (found := terminal.obeyed(text))}
+    assert "\\u001b" not in texts["leaderboard.html"], "what the page's script shows is text, too"
+
+
+def test_every_special_character_is_escaped_in_latex():
+    ascii_ = "".join(map(chr, range(32, 127)))
+    bare = re.sub(r"\\text[a-z]+\{\}|\\[{}$&#%_]|\{[-*[]\}", "", latex.escape(ascii_))
+    assert not set(bare) & set("\\{}$&#%_^~<>|\"'`-[*")
+    assert latex.escape("31.02 ± 0.42") == r"31.02 $\pm$ 0.42" and latex.escape("中\x07") == "{[}U+4E2D]{[}U+0007]"
+
+
+@pytest.mark.slow
+def test_latex_compiles(here):
+    if not shutil.which("pdflatex"):
+        pytest.skip("no pdflatex: apt-get install texlive-latex-recommended")
+    (here / "l.tex").write_text(made("results/first", "results/hostile")["leaderboard.tex"])
+    run = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "l.tex"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-2000:]
+    assert "Overfull" not in (here / "l.log").read_text(errors="replace")
+
+
+# --- the page as a file ------------------------------------------------------------------------------------------
+
+
+def test_the_page_trusts_its_own_script_and_style_alone(here):
+    text = made("results/first")["leaderboard.html"]
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
+    policy = html.unescape(policy)
+    for tag in ("script", "style"):
+        (inline,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.S)
+        digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'") and "unsafe" not in policy
+    assert not re.search(r"\sstyle=|\son[a-z]+=", re.sub(r"<script.*?</script>", "", text, flags=re.S))
+    addresses = set(re.findall(r"(?:https?:)?//[a-z0-9.]+", text, re.I)) - {"http://www.w3.org"}
+    assert not addresses, addresses
+
+
+def test_the_page_has_every_number_and_what_it_was_made_from(here):
+    text = made("results/first")["leaderboard.html"]
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+    side = read(here / "results/first")
+    assert set(data["records"]) == {r.key[:32] for r in side.records}
+    sections = leaderboard.make_sections([side], Path("results/published"))
+    for table, content in zip((t for s in sections for t in s.tables), data["tables"], strict=True):
+        for line, shown in zip(table.rows, content["rows"], strict=True):
+            for cell, given in zip(line.cells, shown["cells"], strict=True):
+                assert (cell is None) == (given is None)
+                if cell:
+                    assert given["v"] == cell.value and set(given["records"]) <= set(data["records"])
+    assert {data["strings"][r["commit"]] for r in data["records"].values()} == {"c" * 40}
+    assert {data["strings"][r["folder"]] for r in data["records"].values()} <= {
+        str(here / "results/first"),
+        "results/first",
+    }
+
+
+# --- how a number is made again ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["tiny-default", "tiny-methods", "smollm2-135m", "tiny-search"])
+def test_the_command_shown_is_the_run_that_made_it(folder):
+    for record in read(ROOT / "results" / folder).records:
+        _, _, *words = shlex.split(reproduce.command([record]))
+        names = {flag: name for name, flag in reproduce.FLAGS.items()}
+        given = {}
+        for flag, value in zip(words[::2], words[1::2], strict=True):
+            if flag == "--set":
+                given.setdefault("set_", []).append(value)
+            else:
+                given[names[flag]] = value
+        assert flags.spec_of(given) == rerun.spec_of(record, flags.spec_of({}).results)
+
+
+def test_a_record_that_does_not_say_has_no_command():
+    assert reproduce.command([fake_records.record()]) == ""

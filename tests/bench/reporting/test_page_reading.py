@@ -1,0 +1,134 @@
+"""The page in a browser: what helps to read it, and that its address brings a reader back to what was on the screen."""
+
+import pytest
+
+from bench.reporting import leaderboard
+from helpers import fake_records, reports
+
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+LONG = "magnitude + retrain:from=magnitude"
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A leaderboard of thirty rows, whose perplexities have two to seven digits."""
+    root = tmp_path_factory.mktemp("page")
+    about = {"method": "dense", "identity": {"pattern": "dense"}}
+    fake_records.perplexity(root / "run", noise=99, **about)
+    fake_records.counted(root / "run", "violated_groups", 0.0, **about)
+    for k, method in enumerate([LONG, *(f"m{k:02}" for k in range(28))]):
+        fake_records.perplexity(root / "run", 0.3 * (k + 1), method=method, seed=0, noise=k)
+        fake_records.counted(root / "run", "violated_groups", 0.0, method=method, seed=0)
+    made = leaderboard.build([root / "run"], reports.published(root / "published"))
+    (root / "leaderboard.html").write_bytes(made["leaderboard.html"])
+    return root / "leaderboard.html"
+
+
+@pytest.fixture
+def visit(chromium, file):
+    pages = []
+
+    def go(address="", **context):
+        page = chromium.new_page(**({"viewport": DESKTOP} | context))
+        page.goto(file.as_uri() + address)
+        pages.append(page)
+        return page
+
+    yield go
+    for page in pages:
+        page.close()
+
+
+def test_the_small_plots_have_one_origin_however_long_the_numbers(visit):
+    bars = visit().locator("[data-table='0'] .bar:visible")
+    places = bars.evaluate_all(
+        """bars => bars.map(bar => {
+            const cell = bar.parentElement, number = cell.querySelector(".n").getBoundingClientRect();
+            const own = bar.getBoundingClientRect();
+            return [own.left, own.right < number.left && number.right <= cell.getBoundingClientRect().right];
+        })"""
+    )
+    assert len({round(left, 1) for left, _ in places}) == 1 and all(fits for _, fits in places)
+
+
+def test_the_head_of_a_long_table_stays_and_on_paper_nothing_scrolls(visit):
+    page = visit()
+    region, head = page.locator("[data-table='0'] .scroll"), page.locator("[data-table='0'] thead th").nth(1)
+    region.evaluate("e => e.scrollTop = 400")
+    assert abs(head.bounding_box()["y"] - region.bounding_box()["y"]) < 1
+    page.emulate_media(media="print")
+    assert region.evaluate("e => e.scrollHeight === e.clientHeight")
+    page.emulate_media(media="screen")
+    page.set_viewport_size(PHONE)
+    assert region.evaluate("e => e.scrollHeight === e.clientHeight"), "a phone has one direction to scroll in"
+
+
+def test_all_rows_that_meet_the_limits_can_be_seen(visit):
+    page = visit()
+    assert page.locator("#picked tbody tr").count() == 10
+    page.get_by_role("button", name="Show all 29").click()
+    assert page.locator("#picked tbody tr").count() == 29
+    assert page.locator("#picked > button").count() == 0
+    assert page.evaluate("document.activeElement.matches('#picked .scroll')")
+
+
+def test_a_name_breaks_before_a_field_and_its_value(visit):
+    page = visit(viewport=PHONE)
+    name = page.locator("#picked tbody th", has_text="retrain").first
+    assert name.inner_html() == "magnitude + retrain:<wbr>from=<wbr>magnitude 2:4"
+    assert page.locator(".short .best b", has_text="retrain").inner_html() == name.inner_html()
+
+
+def test_on_a_phone_a_box_stands_beside_its_label(chromium, tmp_path):
+    root = reports.folder(tmp_path / "run")
+    (tmp_path / "l.html").write_bytes(leaderboard.build([root], tmp_path / "none")["leaderboard.html"])
+    page = chromium.new_page(viewport=PHONE)
+    page.goto((tmp_path / "l.html").as_uri())
+    box, label = page.locator("#unfold").bounding_box(), page.locator("label.check").bounding_box()
+    assert label["height"] < 2 * box["height"]
+    page.close()
+
+
+def shown(page):
+    return page.locator("[data-table='0'] tbody tr:visible th .name").all_inner_texts()
+
+
+def test_the_address_holds_what_was_found_filtered_and_sorted(visit):
+    page = visit()
+    page.fill("#find", "m0")
+    page.select_option("select[data-key=pattern]", "2:4")
+    head = page.locator("[data-table='0'] thead th", has_text="wiki-mini@128").first
+    head.locator("button").click()
+    head.locator("button").click()
+    assert shown(page)[0] == "m09" and len(shown(page)) == 10
+    other = visit(page.evaluate("location.hash"))
+    assert shown(other) == shown(page) and other.locator("#find").input_value() == "m0"
+    assert other.locator("[aria-sort=descending]").count() == 1
+    other.click("#clear")
+    assert "find" not in other.evaluate("location.hash") and len(shown(other)) == 30
+
+
+def test_the_count_of_rows_is_that_of_the_head(visit):
+    page = visit()
+    assert "in 30 rows, and 3 rows published" in page.locator(".deck").inner_text()
+    assert page.locator("#said").inner_text() == "33 of 33 rows"
+
+
+def test_limits_and_filters_share_the_address(visit):
+    page = visit()
+    page.fill("#find", "m0")
+    page.select_option("#pick-pattern", "2:4")
+    other = visit(page.evaluate("location.hash"))
+    assert other.locator("#find").input_value() == "m0" and other.locator("#pick-pattern").input_value() == "2:4"
+
+
+def test_an_address_that_names_what_is_not_there_filters_nothing(visit):
+    page = visit("#rows-pattern=9:9&table=none&sort=<b>&order=up")
+    assert len(shown(page)) == 30
+
+
+def test_a_link_inside_the_page_keeps_the_filters(visit):
+    page = visit()
+    page.fill("#find", "m0")
+    page.locator("nav a").first.click()
+    assert len(shown(page)) == 10

@@ -1,0 +1,184 @@
+"""Picking a row by limits: which rows meet them, which one fails by the least, and how sure that is."""
+
+import shlex
+
+import pytest
+
+from bench.cli.main import app
+from bench.compare.resolve import read
+from bench.reporting import board, pairwise, pick
+from bench.reporting.view import Bound, Facts
+from bench.results import reproduce
+from helpers import fake_records, reports
+from methods.errors import UserError
+
+ROOT = reports.ROOT
+
+
+def table_of(root):
+    (section,) = board.make_sections([read(root)])
+    return section.tables[0]
+
+
+def names(candidates):
+    return [c.row.name for c in candidates]
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    return reports.compressed(tmp_path_factory.mktemp("compressed"))
+
+
+@pytest.fixture(scope="module")
+def table(filled):
+    return table_of(filled)
+
+
+def answer(table, *, pattern="", quantizer="", **texts):
+    return pick.pick(table, pick.parse_limits(**texts), pattern, quantizer)
+
+
+def test_without_limits_all_compressed_rows_are_there_the_best_first(table):
+    found = answer(table)
+    assert names(found.meets)[:3] == ["dense int8", "good 2:4", "small 2:4 int4"]
+    assert not any(c.facts.broken or c.row.name == "dense" for c in found.meets)
+    assert [row.name for row in found.broken] == ["broken 2:4 (pattern broken)"]
+    assert found.nearest is None and found.candidates == len(found.meets) == 5
+
+
+def test_of_rows_that_tie_the_one_of_the_fewest_bits_is_first(table):
+    found = answer(table, pattern="2:4")
+    assert [(c.row.name, c.tied) for c in found.meets] == [
+        ("small 2:4 int4", True),
+        ("good 2:4", True),
+        ("poor 2:4", False),
+        ("unsized 2:4", False),
+    ]
+    assert found.meets[0].quality > found.meets[1].quality
+
+
+def test_rows_that_were_not_compared_do_not_tie(filled, monkeypatch):
+    monkeypatch.setattr(pairwise, "MAX_PAIRED_ROWS", 2)
+    (section,) = board.make_sections([read(filled)])
+    found = answer(section.tables[0], pattern="2:4")
+    assert not any(c.tied for c in found.meets) and found.uncompared == len(found.meets) - 1 == 3
+    assert found.meets[0].row.name == "good 2:4" and found.meets[0].facts.loss.low is not None
+
+
+def test_each_limit_leaves_out_what_is_over_it(table):
+    assert names(answer(table, max_bits="5").meets) == ["small 2:4 int4"]
+    assert names(answer(table, max_loss="5%").meets) == ["dense int8"]
+    assert names(answer(table, max_worst_drop="2pp").meets) == ["small 2:4 int4", "good 2:4"]
+    assert names(answer(table, min_speedup="1.3").meets) == ["good 2:4"]
+    assert names(answer(table, budget_tokens="10k").meets) == ["dense int8", "good 2:4"]
+
+
+def test_a_limit_that_is_met_exactly_is_met(table):
+    bits = next(c for c in answer(table).meets if c.row.name == "good 2:4").facts.bits
+    assert "good 2:4" in names(answer(table, max_bits=f"{bits}").meets)
+
+
+def test_what_was_not_measured_neither_meets_nor_fails(table):
+    found = answer(table, max_bits="3")
+    assert names(found.unmeasured) == ["unsized 2:4"] and "unsized 2:4" not in names(found.meets)
+    assert found.nearest.row.name == "small 2:4 int4", "3.2 bits are nearest to 3"
+
+
+def test_the_nearest_that_fails_and_by_which_limit(table):
+    found = answer(table, max_bits="5", max_loss="5%")
+    assert not found.meets
+    assert found.nearest.row.name == "small 2:4 int4"
+    (check,) = found.nearest.failed
+    assert check.limit.name == "max_loss" and check.bound.value == pytest.approx(0.1052, abs=1e-3)
+
+
+def test_an_interval_that_contains_its_limit_is_not_sure(table):
+    loss = next(c for c in answer(table).meets if c.row.name == "poor 2:4").facts.loss
+    sure, unsure = (f"{100 * x:.4f}%" for x in (loss.high + 0.1, (loss.value + loss.high) / 2))
+    for text, expected in ((sure, False), (unsure, True)):
+        (one,) = (c for c in answer(table, max_loss=text).meets if c.row.name == "poor 2:4")
+        assert [c.unsure for c in one.checks] == [expected]
+    low = f"{100 * (loss.value + loss.low) / 2:.4f}%"
+    assert answer(table, pattern="2:4", quantizer="none", max_loss=low, max_bits="9.5").nearest.failed[0].unsure
+
+
+def test_filters_and_unknown_ones(table):
+    assert names(answer(table, quantizer="int").meets) == ["dense int8", "small 2:4 int4"]
+    with pytest.raises(UserError, match=r"unknown pattern of tiny '2:8': .*2:4"):
+        answer(table, pattern="2:8")
+    with pytest.raises(UserError, match="unknown quantizer"):
+        answer(table, quantizer="fp")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("max_bits", "five"), ("max_bits", "-1"), ("max_bits", "nan"), ("max_loss", "0.03"), ("max_loss", "3"),
+        ("max_loss", "-3%"), ("max_worst_drop", "5%"), ("max_worst_drop", "0.05"), ("min_speedup", "0"),
+        ("min_speedup", "fast"), ("budget_tokens", "1G"), ("budget_tokens", "1e6"), ("budget_tokens", ""),
+    ],
+)  # fmt: skip
+def test_a_limit_in_another_form_is_refused(name, text):
+    with pytest.raises(UserError, match=f"invalid --{name.replace('_', '-')} .*for example"):
+        pick.parse_limits(**{name: text})
+
+
+def test_limits_are_read(table):
+    limits = pick.parse_limits(
+        max_bits="4.5", max_loss="3%", max_worst_drop="5 pp", min_speedup="1.2x", budget_tokens="1.5M"
+    )
+    assert (limits.max_bits, limits.max_loss, limits.max_worst_drop) == (4.5, 0.03, 0.05)
+    assert (limits.min_speedup, limits.budget_tokens) == (1.2, 1_500_000)
+
+
+def test_every_limit_has_a_form_a_flag_and_a_slider():
+    from bench.reporting import html
+
+    known = {limit.name for limit in pick.LIMITS}
+    assert known == set(pick.FORMS) == set(html.STOPS) == set(html.LIMIT_LABELS) == set(pick.Limits.__annotations__)
+    for limit in pick.LIMITS:
+        strict_to_lax = [getattr(pick.parse_limits(**{limit.name: s}), limit.name) for s in html.STOPS[limit.name]]
+        assert strict_to_lax == sorted(strict_to_lax, reverse=limit.name == "min_speedup")
+
+
+def test_a_loss_below_zero_is_a_gain():
+    facts = Facts(compressed=True, loss=Bound(-0.02, -0.03, -0.01))
+    (limit,) = (x for x in pick.LIMITS if x.name == "max_loss")
+    assert limit.excess(limit.bound(facts).value, 0.0) < 0
+
+
+# --- the commands ------------------------------------------------------------------------------------------------
+
+
+def parse(command):
+    """A command's parameters, read by the command line itself."""
+    import typer
+
+    program, name, *words = shlex.split(command)
+    assert program == "bench"
+    group = typer.main.get_command(app)
+    context = group.commands[name].make_context(name, words)
+    return name, context.params
+
+
+@pytest.mark.parametrize("folder", ["tiny-default", "tiny-methods", "smollm2-quantized", "smollm2-trained", "adapters"])
+def test_the_commands_of_every_published_row_are_commands(folder):
+    from bench.cli import flags
+
+    for record in read(ROOT / "results" / folder).records:
+        make, export = reproduce.prune_and_export(record)
+        name, params = parse(make)
+        assert name == "prune" and params["methods"] == record.identity.stages[-1]
+        given = {k: v for k, v in params.items() if k not in ("out", "seeds") and v is not None}
+        spec = flags.spec_of(given | {"seeds": params["seeds"]})
+        assert spec.dtype == record.identity.dtype and spec.models == (record.identity.model,)
+        assert ("--pattern" in make) == (record.identity.pattern != "dense")
+        if record.identity.quantizer != "none":
+            assert spec.quantizers == (record.identity.quantizer,)
+        name, exported = parse(export)
+        assert name == "export" and exported["artifact"] == str(params["out"]) and exported["out"] != params["out"]
+        assert exported["format_"] == ("packed24" if record.identity.pattern == "2:4" else "hf")
+
+
+def test_records_that_do_not_say_how_have_no_commands():
+    assert reproduce.prune_and_export(fake_records.record()) == ("", "")

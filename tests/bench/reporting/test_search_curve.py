@@ -1,0 +1,41 @@
+"""The figure of a search: a line a method, a point a trial, none for what diverged."""
+
+import math
+import re
+
+import pytest
+
+from bench.reporting.search_curve import Curve, draw_search
+from methods.errors import UserError
+
+
+def test_draws_a_line_and_points_for_each_method(tmp_path):
+    curves = [
+        Curve("cast", [40.0, 30.0, 35.0], [40.0, 30.0, 30.0]),
+        Curve("elsa", [math.inf, 50.0, math.inf], [math.inf, 50.0, 50.0]),
+    ]
+
+    first, second = (draw_search(curves, tmp_path / name).read_text() for name in ("a.svg", "b.svg"))
+
+    assert first == second
+    assert "<!-- cast -->" in first and "<!-- elsa -->" in first
+    points = re.findall(r"<g clip-path[^>]*>(.*?)</g>", first, re.S)
+    assert sum(group.count("<use") for group in points) == 3 + 1
+
+
+def test_all_diverged_is_an_empty_panel(tmp_path):
+    assert draw_search([Curve("cast", [math.inf], [math.inf])], tmp_path / "a.svg").exists()
+
+
+@pytest.mark.parametrize("count", [7, 12])
+def test_each_method_has_a_color_of_its_own(tmp_path, count):
+    curves = [Curve(f"m{i}", [40.0 + i], [40.0 + i]) for i in range(count)]
+
+    svg = draw_search(curves, tmp_path / "a.svg").read_text()
+
+    assert len(set(re.findall(r"stroke: (#\w{6})[^\"]*opacity: 0.4", svg))) == count
+
+
+def test_other_formats_are_refused(tmp_path):
+    with pytest.raises(UserError, match="unknown figure format"):
+        draw_search([], tmp_path / "a.txt")

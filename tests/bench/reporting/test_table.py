@@ -1,0 +1,148 @@
+"""Tables of records as text: means over seeds, failures, the order of rows, and names that stay names."""
+
+import io
+import json
+
+import pandas as pd
+import pytest
+
+from bench.reporting import table
+from bench.results.record import ReadingRow, Record
+from bench.results.store import Store
+from bench.system import digests
+from helpers import fake_records, runs
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+METRICS = {"perplexity": "perplexity", "size": "sparsity"}
+SIZE = {"measure": "size", "protocol": "weights"}
+
+
+def cell(
+    method="magnitude", seed=None, value=1.0, protocol="wiki-mini@128", status="ok", model="m", stderr=None, **more
+):
+    """A record made by hand, of perplexity unless more, which goes into its identity, says otherwise."""
+    labels = {
+        "model": model,
+        "method": method,
+        "pattern": "2:4",
+        "quantizer": "none",
+        "seed": seed,
+        "protocol": protocol,
+    }
+    labels |= {
+        "measure": "perplexity",
+        "calibration": None,
+        "targets": [["*"], []],
+        "dtype": "float32",
+        "device": "cpu",
+    }
+    labels |= more
+    row = ReadingRow(metric=METRICS[labels["measure"]], value=value, unit="1", better="lower", stderr=stderr, n=4)
+    return Record(
+        key=digests.of(labels),
+        identity=fake_records.identity_of(**labels),
+        status=status,
+        reason="" if status == "ok" else "OOM",
+        readings=[row] if status == "ok" else [],
+    )
+
+
+def lines(records):
+    (grid,) = table.text_tables(records)
+    return [dict(zip(grid.headers, line, strict=True)) for line in grid.lines]
+
+
+def test_seeds_are_mean_and_standard_deviation():
+    (line,) = lines([cell("wanda", s, v) for s, v in enumerate((10.0, 11.0, 12.0))])
+
+    assert line["method"] == "wanda (3 seeds)"
+    assert line["perplexity wiki-mini@128"] == "11.0 ± 1.0"
+
+
+def test_a_measure_that_failed_for_a_seed_leaves_no_average_in_any_of_its_columns():
+    sizes = [cell("wanda", s, status=x, **SIZE) for s, x in enumerate(("ok", "failed", "ok"))]
+    (line,) = lines(sizes)
+
+    assert line["sparsity"] == "OOM (1 of 3 seeds)"
+
+
+def test_a_reason_is_told_once_a_line():
+    records = [cell(status="skipped"), cell(status="skipped", **SIZE), cell("wanda"), cell("wanda", **SIZE)]
+    for record in records[:2]:
+        record.reason = "no CUDA device"
+    line = lines(records)[1]
+
+    assert list(line.values())[2:] == ["skipped: no CUDA device", "skipped"]
+
+
+def test_ragged_seeds_show_the_failure_and_no_average():
+    (line,) = lines([cell("wanda", 0, 10.0), cell("wanda", 1, status="failed"), cell("wanda", 2, 12.0)])
+
+    assert line["perplexity wiki-mini@128"].startswith("OOM")
+    assert "11" not in line["perplexity wiki-mini@128"]
+
+
+def test_missing_seeds_are_said():
+    """A run was interrupted: sparsegpt lacks seeds that wanda has, and wanda's last one lacks a measure."""
+    records = [cell("wanda", s, 10.0 + s, **kind) for s in range(3) for kind in ({}, SIZE)][:-1]
+    records += [cell("sparsegpt", s, 5.0) for s in (0, 2)] + [cell("magnitude"), cell("other", 0, pattern="4:8")]
+
+    got = {x["method"].split(" ")[0]: x for x in lines(records)}
+
+    assert {x["method"] for x in got.values()} == {"wanda (3 seeds)", "sparsegpt (2 of 3 seeds)", "magnitude", "other"}
+    assert got["wanda"]["perplexity wiki-mini@128"] == "11.0 ± 1.0"
+    assert got["wanda"]["sparsity"] == "10.50 ± 0.71 (2 of 3 seeds)"
+
+
+def test_protocols_never_share_a_column():
+    line, other = lines([cell(value=5.0, protocol="wikitext2@2048"), cell("wanda", 0, 4.0, protocol="wikitext2@4096")])
+
+    columns = ["perplexity wikitext2@2048", "perplexity wikitext2@4096"]
+    assert {tuple(x[c] for c in columns) for x in (line, other)} == {("5", "–"), ("–", "4")}
+
+
+def test_rows_measured_alike_stand_together_and_in_order():
+    """Each set by its own column: dense first, then the best, failures last."""
+    records = []
+    for dtype, protocol in (("float32", "b@1"), ("bfloat16", "a@1")):
+        known = {"protocol": protocol, "dtype": dtype}
+        records += [cell("bad", value=4.0, **known), cell("fails", status="failed", **known)]
+        records += [cell("good", value=3.0, **known), cell("dense", value=9.0, **known)]
+
+    got = lines(records)
+
+    assert [(x["dtype"], x["method"]) for x in got] == [
+        (dtype, method) for dtype in ("bfloat16", "float32") for method in ("dense", "good", "bad", "fails")
+    ]
+    assert [x["perplexity a@1"] for x in got] == ["9", "3", "4", "OOM", "–", "–", "–", "–"]
+
+
+def test_a_failure_is_shown_where_its_protocol_never_succeeded():
+    got = lines([cell(value=5.0, protocol="wikitext2@2048"), cell(protocol="c4@2048", status="failed")])
+
+    assert got == [
+        {"method": "magnitude", "pattern": "2:4", "perplexity c4@2048": "OOM", "perplexity wikitext2@2048": "5"}
+    ]
+
+
+HOSTILE = ["=cmd|'/C calc'!A0", "<img src=x onerror=alert(1)>", "[red]x[/red]", "a | b `c` [d](javascript:e)"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_stays_text(cli, tmp_path, name):
+    Store(tmp_path / "r").write(cell(model=name))
+    outs = {f: cli("report", "--results", "r", "--format", f)[1] for f in ("csv", "md", "table", "json")}
+
+    read = pd.read_csv(io.StringIO(outs["csv"]))["model"][0]
+    assert read == ("'" + name if name.startswith("=") else name)
+    assert not set("<[`") & set(outs["md"])
+    (rule,) = [x for x in outs["md"].splitlines() if x.startswith("|--")]
+    assert {x.count("|") for x in outs["md"].splitlines() if x.startswith("|")} == {rule.count("|")}
+    assert name in outs["table"]
+    assert json.loads(outs["json"])[0]["model"] == name

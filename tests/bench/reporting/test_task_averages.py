@@ -1,0 +1,92 @@
+"""Means over sets of tasks, of complete sets alone."""
+
+import pytest
+
+from bench.inputs import tasks
+from bench.reporting import table, task_averages
+from bench.results.rows import COLUMNS
+from helpers import fake_records
+
+
+def rows(method, values, limit="", version="1.0", **more):
+    common = dict.fromkeys(COLUMNS) | {"model": "m", "pattern": "2:4", "measure": "zeroshot", "metric": "acc"}
+    common |= {"method": method, "unit": "1", "better": "higher", "status": "ok", "stderr": 0.01, "n": 10}
+    out = []
+    for task, value in values.items():
+        protocol = f"{task}@{version}{limit}"
+        identity = fake_records.identity_of(model="m", method=method, measure="zeroshot", protocol=protocol)
+        out.append(common | {"protocol": protocol, "identity": identity, "value": value} | more)
+    return out
+
+
+SEVEN = {t: 0.5 + 0.01 * i for i, t in enumerate(tasks.TASK_SETS["maskllm7"])}
+
+
+def average(*table_rows):
+    found = task_averages.average_rows([r for part in table_rows for r in part])
+    return {(r["method"], r["metric"], r["protocol"]): r for r in found}
+
+
+def test_mean_over_a_complete_set():
+    worse = SEVEN | {"piqa": SEVEN["piqa"] - 0.2, "race": SEVEN["race"] - 0.1}
+    got = average(rows("dense", SEVEN), rows("wanda", worse))
+
+    assert got["dense", "mean_acc", "maskllm7"]["value"] == pytest.approx(0.53)
+    assert got["dense", "mean_acc", "maskllm7"]["stderr"] == pytest.approx(0.01 / 7**0.5)
+    assert got["wanda", "mean_acc", "maskllm7"]["value"] == pytest.approx(0.53 - 0.3 / 7)
+    drop = got["wanda", "worst_drop", "maskllm7"]
+    assert drop["value"] == pytest.approx(0.2) and drop["worst_task"] == "piqa" and drop["better"] == "lower"
+    assert set(got) == {
+        ("dense", "mean_acc", "maskllm7"),
+        *((("wanda", m, "maskllm7")) for m in ("mean_acc", "worst_drop")),
+    }
+
+
+def test_drops_are_from_the_dense_model_and_not_from_its_quantized_self():
+    low = dict.fromkeys(SEVEN, 0.1)
+    got = average(rows("dense", SEVEN), rows("dense", low, quantizer="int8"), rows("wanda", low))
+
+    assert got["wanda", "worst_drop", "maskllm7"]["value"] == pytest.approx(0.46)
+
+
+@pytest.mark.parametrize("missing", ["no row", "failed", "another limit", "another seed"])
+def test_no_mean_over_a_ragged_set(missing):
+    six = {t: v for t, v in SEVEN.items() if t != "piqa"}
+    seventh = {
+        "no row": [],
+        "failed": rows("wanda", {"piqa": None}, status="failed"),
+        "another limit": rows("wanda", {"piqa": 0.5}, limit="x10"),
+        "another seed": rows("wanda", {"piqa": 0.5}, seed=1),
+    }[missing]
+
+    assert average(rows("wanda", six, seed=0 if missing == "another seed" else None), seventh) == {}
+
+
+def test_a_drop_is_within_one_version_of_a_task():
+    six = {t: v for t, v in SEVEN.items() if t != "piqa"}
+    old, new = (rows("dense", {"piqa": value}, version=v) for value, v in ((0.1, "1.0"), (0.9, "2.0")))
+    pruned = rows("wanda", SEVEN)
+
+    got = average(rows("dense", six), old, new, pruned)
+    assert got["wanda", "worst_drop", "maskllm7"]["value"] == pytest.approx(0)
+    assert ("dense", "mean_acc", "maskllm7") not in got  # of a task in two versions
+    got = average(rows("dense", six), new, pruned)
+    assert ("wanda", "mean_acc", "maskllm7") in got and ("wanda", "worst_drop", "maskllm7") not in got
+
+
+def test_mean_of_limited_tasks_says_so():
+    assert ("dense", "mean_acc", "maskllm7x50") in average(rows("dense", SEVEN, limit="x50"))
+
+
+def test_averages_stand_in_the_table():
+    from bench.reporting.table import _text_table
+
+    worse = SEVEN | {"piqa": SEVEN["piqa"] - 0.2}
+    grid = _text_table(
+        "m", rows("dense", SEVEN, pattern="dense") + rows("wanda", worse) + rows("magnitude", {"piqa": 0.4})
+    )
+    cells = {line[0]: dict(zip(grid.headers, line, strict=True)) for line in grid.lines}
+
+    assert cells["wanda"]["worst drop maskllm7"] == "0.2 (piqa)"
+    assert cells["wanda"]["mean acc maskllm7"].startswith("0.501")
+    assert cells["magnitude"]["mean acc maskllm7"] == cells["dense"]["worst drop maskllm7"] == table.ABSENT

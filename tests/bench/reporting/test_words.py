@@ -1,0 +1,37 @@
+"""Numbers as people read them, the same in tables, figures and sentences."""
+
+import pytest
+
+from bench.reporting import words
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.9049, "×0.905"),
+        (1.0, "×1.000"),
+        (9.9994, "×9.999"),
+        (45.962, "×45.96"),
+        (999.94, "×999.9"),
+        (10994.905, "×10,995"),
+    ],
+)
+def test_a_ratio_has_four_digits_or_no_decimals(value, text):
+    assert words.ratio(value) == text
+
+
+def test_the_unit_of_an_interval_stands_once():
+    assert words.ratio(10994.905, 8173.212, 15147.936) == "×10,995 (8,173 to 15,148)"
+    assert words.points(0.022, -0.012, 0.073) == "2.2 pp (−1.2 to 7.3)"
+    assert words.percent(0.35, 0.336, 0.365) == "35.0% (33.6 to 36.5)"
+    assert words.difference(-0.1, -0.12, 0.08) == "−0.100 (−0.120 to +0.080)"
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.002, "0.2%"), (9.999, "999.9%"), (10993.905, "1,099,390%")])
+def test_a_large_percentage_has_commas_and_no_decimals(value, text):
+    assert words.percent(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.5, "0.5"), (100.0, "100"), (1000.0, "1,000"), (10000.0, "10,000")])
+def test_a_tick_has_no_exponent(value, text):
+    assert words.tick(value) == text
