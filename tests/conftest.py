@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from bench.system.devices import matching_onednn_limit
@@ -23,6 +24,12 @@ from helpers import browser, runs
 from helpers.fake_hub import FakeHub
 from helpers.models import CONFIGS, LIKE_ANOTHER, build, exact, job_for, mean_float64, with_prior, write
 from methods.contract import Job
+
+hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)
+hypothesis.settings.register_profile("random", deadline=None)
+hypothesis.settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE", "same")
+)  # the same examples, unless tox -e full runs
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
