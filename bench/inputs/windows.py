@@ -65,7 +65,7 @@ def _join_documents(name: str, split: str, data_dir: Path | None) -> tuple[Seque
 def _too_few(name: str, tokens: int, seqlen: int, count: int | None, at_most: str = "") -> str:
     if tokens < seqlen:
         return f"{name} has {at_most}{tokens} tokens, not one window of perplexity.seqlen={seqlen}: use a smaller one"
-    return f"{name} has {at_most}{tokens // seqlen} windows of {seqlen} tokens, not perplexity.windows={count}: use a smaller number, or leave it out for all"
+    return f"{name} has {at_most}{tokens // seqlen} windows of {seqlen} tokens, not perplexity.windows={count}: use a smaller number, or all"
 
 
 def _article_starts(texts: Sequence[str], gap: int) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from bench.catalog import registry
 from bench.catalog.choice import Choice
@@ -96,7 +96,7 @@ class ModelInputs:
             content=training_text.content_digest(wanted.data, spec.data_dir),
             source=digest_source(training_text.__name__),
             recipe=recipe.name,
-            tokens=wanted.tokens or recipe.tokens,
+            tokens=wanted.tokens or (None if wanted.recipe else self.model.quick.training_tokens) or recipe.tokens,
             batch=wanted.batch or recipe.batch,
             seqlen=wanted.seqlen or recipe.seqlen,
             micro=wanted.micro or recipe.micro,
@@ -169,19 +169,16 @@ class ModelInputs:
         spec = self.request.spec
         wanted = spec.perplexity
         corpus, seqlen = wanted.data or self.model.data, wanted.seqlen or self.model.seqlen
-        config: dict[str, Any] = {
-            "corpus": corpus,
-            "seqlen": seqlen,
-            "windows": wanted.windows,
-            "batch": wanted.batch,
-        }
+        quick_tokens = self.model.quick.tokens
+        count = _count(wanted.windows, max(1, quick_tokens // seqlen) if quick_tokens else None)
+        config: dict[str, Any] = {"corpus": corpus, "seqlen": seqlen, "windows": count, "batch": wanted.batch}
         if wanted.split != "evaluation":
             config["split"] = wanted.split
         corpora.require_split(corpus, wanted.split)
         self._require_positions("perplexity", seqlen)
         content = self._content(corpus, wanted.split)
         if content:  # else the corpus is not here yet
-            windows.check_windows(corpus, seqlen, wanted.windows, self._tokenizer, spec.data_dir, wanted.split)
+            windows.check_windows(corpus, seqlen, count, self._tokenizer, spec.data_dir, wanted.split)
         return _fields(measure, config, content) | {"dense_states_gb": wanted.dense_states_gb}
 
     def _task(self, name: str, file: str) -> dict[str, Any]:
@@ -190,7 +187,7 @@ class ModelInputs:
         config: dict[str, Any] = {"task": name, "file": file, "version": task.version, "harness": lm_eval_version()}
         wanted = spec.zeroshot
         tokens = wanted.tokens or (1024 if self.request.device == "cpu" else 8192)
-        config |= {"tokens": tokens, "batch": wanted.batch, "limit": wanted.limit}
+        config |= {"tokens": tokens, "batch": wanted.batch, "limit": _count(wanted.limit, self.model.quick.questions)}
         content = tasks.ensure(task, spec.data_dir) if self.request.fetch else tasks.data_digest(task, spec.data_dir)
         return _fields("zeroshot", config, content)
 
@@ -200,6 +197,11 @@ class ModelInputs:
         if self.request.fetch or corpora.files(corpus, use, data_dir) or not corpora.lookup(corpus).hub:
             return corpora.ensure(corpus, use, data_dir)
         return ""
+
+
+def _count(wanted: int | Literal["all"] | None, default: int | None) -> int | None:
+    """Return a number of windows or questions. None means all of them."""
+    return None if wanted == "all" else wanted or default
 
 
 def _fields(measure: str, config: dict[str, Any], content: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, ValidationInfo, field_validator
 
 from bench.catalog.entries import DEFAULT_METHODS
 from bench.inputs.hub import mirror, require_mirror
@@ -24,7 +24,18 @@ MAX_JOBS = 1024
 MAX_COUNT, MAX_TOKENS = 10_000_000, 2**24
 """For settings: of sequences, windows and questions, and of tokens in one of them. What a corpus has bounds them further."""
 
+
+def _read_extent(value: Any) -> Any:
+    if value is None or value == "all":
+        return value
+    if isinstance(value, bool) or not re.fullmatch("[0-9]{1,9}", str(value)) or not 1 <= int(value) <= MAX_COUNT:
+        raise ValueError(f"must be a whole number from 1 to {MAX_COUNT}, or all")
+    return int(value)
+
+
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Extent = Annotated[int | Literal["all"] | None, PlainValidator(_read_extent)]
+"""Number of windows or questions, from the first, or "all"."""
 Length = Annotated[int, Field(ge=2, le=MAX_TOKENS)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
@@ -77,7 +88,7 @@ class Training(_Strict):
     recipe: str | None = None
     """A recipe by name; None: by the model's size."""
     tokens: int | None = Field(default=None, ge=1, le=10**15)
-    """Of the whole training, epochs counted."""
+    """Number of training tokens, over all epochs. None: the recipe's, or 307,200 for `tiny` if no recipe is named."""
     batch: Count | None = None
     """Sequences a step."""
     seqlen: Length | None = None
@@ -99,8 +110,8 @@ class PerplexitySpec(_Strict):
     """A corpus by name."""
     seqlen: Length | None = None
     """Tokens a window."""
-    windows: Count | None = None
-    """None: all of them."""
+    windows: Extent = None
+    """Number of windows, from the first, or "all". None: 32,768 tokens' worth for `tiny`, "all" for other models."""
     split: Literal["evaluation", "validation"] = "evaluation"
     """Choices are made on the validation split of a corpus that has one (wiki-mini)."""
     batch: Count | None = None
@@ -116,8 +127,8 @@ class ZeroshotSpec(_Strict):
     """Per forward, padding included. None: 1024 on a CPU, 8192 on a GPU. Rounding makes it part of what decides a number."""
     batch: Count = 16
     """Requests per forward where lm-eval runs the model itself: for generated answers, for example."""
-    limit: Count | None = None
-    """The first so many questions of each task; None: all."""
+    limit: Extent = None
+    """Number of questions of each task, from the first, or "all". None: 200 for `tiny`, "all" for other models."""
 
 
 class SpeedSpec(_Strict):

@@ -137,8 +137,8 @@ def settings(record: Record) -> dict[str, Any]:
 def _measure_settings(measure: str, config: dict[str, Any]) -> dict[str, Any]:
     """A measure's fields as settings of a run."""
     if "corpus" in config:  # it reads windows
-        return {"perplexity": {("data" if k == "corpus" else k): v for k, v in config.items()}}
+        return {"perplexity": {"windows": "all"} | {("data" if k == "corpus" else k): v for k, v in config.items()}}
     if measure == "zeroshot":
         kept = {k: config[k] for k in ("tokens", "batch", "limit") if k in config}
-        return {"tasks": (config["task"],), "zeroshot": kept}
+        return {"tasks": (config["task"],), "zeroshot": {"limit": "all"} | kept}
     return {}

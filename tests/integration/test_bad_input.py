@@ -86,7 +86,10 @@ BAD = {
         ["c4 has no validation split", "wiki-mini", "wikitext2"],
     ),
     "not for evaluation": ("run --set perplexity.data=fineweb-edu", ["fineweb-edu has no evaluation split", "c4"]),
-    "set, too small": ("run --set perplexity.windows=0", ["invalid perplexity.windows=0: must be at least 1"]),
+    "set, too small": (
+        "run --set perplexity.windows=0",
+        ["invalid perplexity.windows=0: must be a whole number from 1 to 10000000, or all"],
+    ),
     "set, too large": ("run --set threads=4097", ["invalid threads=4097: must be at most 4096"]),
     "set, not above": ("run --max-memory 0", ["invalid max_memory=0.0: must be above 0"]),
     "set, no path": ("run --set results=3", ["invalid results=3: must be a path"]),

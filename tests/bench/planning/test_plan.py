@@ -9,6 +9,7 @@ import pytest
 
 from bench import api
 from bench.planning import model_inputs, resolve
+from bench.planning.spec import Spec
 from bench.system.interpreter import OWN_PACKAGES
 from helpers import runs
 from methods.families import FAMILIES
@@ -59,6 +60,29 @@ def test_key_moves_with_the_protocol_of_its_own_measure_alone(setting):
 
     assert {k[1] for k in before if before[k] != after[k]} == {"perplexity"}
     assert all(before[k] != after[k] for k in before if k[1] == "perplexity")
+
+
+@pytest.mark.parametrize(
+    ("settings", "read"),
+    [
+        ({}, (256, 200, 307_200)),
+        (
+            {"perplexity": {"windows": "all"}, "zeroshot": {"limit": "all"}, "training": {"recipe": "tiny"}},
+            (None, None, 1_228_800),
+        ),
+        (
+            {"perplexity": {"windows": 9, "seqlen": 64}, "zeroshot": {"limit": 7}, "training": {"tokens": 4096}},
+            (9, 7, 4096),
+        ),
+        ({"perplexity": {"seqlen": 64}}, (512, 200, 307_200)),
+    ],
+)
+def test_tiny_has_smaller_defaults_until_a_setting_says_otherwise(settings, read):
+    plan = api.plan(Spec(methods=("cast",), quantizers=("none",), results="r", threads=1, **settings))
+    config = {m.measure: m.config for m in plan.measurements}
+    budgets = {m.artifact.training.tokens for m in plan.measurements if m.artifact.training}
+
+    assert (config["perplexity"]["windows"], config["zeroshot"]["limit"], *budgets) == read
 
 
 def test_what_the_cache_may_keep_is_no_part_of_a_key():
