@@ -52,12 +52,9 @@ def pack(folder: Path, model: str, requirements: Iterable[str], python: str) -> 
         own = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(wheels), str(ROOT)]
         subprocess.run(own, check=True)  # for its version; the checkout's code comes first there
         files = {f"wheels/{p.name}": p for p in sorted(wheels.iterdir())}
-        for part in (Path("models") / model, Path("data")):
-            for path in sorted((cache_dir() / part).rglob("*")):
-                if path.is_file() and (
-                    part.name != "data" or path.parent.name.startswith("wiki") or path.suffix == ".json"
-                ):
-                    files[f"cache/{path.relative_to(cache_dir())}"] = path
+        for path in sorted((cache_dir() / "models" / model).rglob("*")):
+            if path.is_file():
+                files[f"cache/{path.relative_to(cache_dir())}"] = path
         count = write_parts(folder, files)
     print(f"{count} parts in {folder}: carry them to the machine, then python benchmarks/cuda.py --from DIR")
 

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import yaml
 from harness import finish, in_turn, ratio
 
-from bench.inputs import download, hub, tasks, wikitasks
+from bench.inputs import download, hub, lmeval, tasks
 from bench.inputs.task_yaml import read_task, tasks_root
 from bench.results.store import Store
 from bench.system.devices import cores
@@ -70,8 +71,7 @@ def write_task(name: str, folder: Path) -> str:
     """A task's YAML for lm-eval's command, in a folder of its own. Returns the task's name there."""
     folder.mkdir()
     if name in tasks.BUILTIN_TASKS:
-        file = wikitasks.folder() / f"{name}.yaml"
-        (folder / file.name).write_text(file.read_text())
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(lmeval.read_config(read_task(name, ""))))
         return name
     task = read_task(name, tasks.TASK_FILES[name])
     data = tasks.data_folder(task, hub.mirror(None))
@@ -100,7 +100,6 @@ def compare(task: str, dtype: str, rounds: int) -> dict[str, Any]:
 
 
 def main(rounds: int, names: list[str], dtype: str) -> None:
-    wikitasks.folder()
     for name in set(names) - set(tasks.BUILTIN_TASKS):
         with tempfile.TemporaryDirectory() as folder:
             write_task(name, Path(folder) / "tasks")  # before hours are spent, is the data here?

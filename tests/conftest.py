@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,13 +37,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-families", action="store_true", help="write results/families.json anew, which docs/models.md shows"
     )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Make the session's shared folder, unless this process works for one that has."""
-    if runs.SHARED not in os.environ:
-        folder = os.environ[runs.SHARED] = tempfile.mkdtemp(prefix="cast-bench-tests-")
-        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(runs.SHARED, folder), ignore_errors=True))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -123,7 +123,7 @@ def _mirror(data_dir: Path | None) -> dict[str, Any]:
 
 def _corpus(name: str, data_dir: Path | None) -> dict[str, Any]:
     if not corpora.CORPORA[name].hub:
-        return _row(f"corpus {name}", "ok", "comes with gensim")
+        return _row(f"corpus {name}", "ok", "part of this package")
     splits = [use for use, _ in corpora.CORPORA[name].files if corpora.files(name, use, mirror(data_dir))]
     return _row(f"corpus {name}", "ok" if splits else "absent", " ".join(splits) or f"to download: bench pull {name}")
 

@@ -39,7 +39,7 @@ _WIKITEXT = (
     ("training", "wikitext-2-raw-v1/train-*.parquet"),
 )
 CORPORA = {
-    "wiki-mini": Corpus("95 Wikipedia articles that come with gensim, split by article (CC BY-SA)"),
+    "wiki-mini": Corpus("95 Wikipedia articles of this package, split by article (CC BY-SA)"),
     "wikitext2": Corpus(
         "WikiText-2 raw; rows joined by a blank line, 287,644 GPT-2 tokens",
         "Salesforce/wikitext",
@@ -76,6 +76,8 @@ CORPORA = {
         (("training", "data/train-*.parquet"),),
     ),
 }
+
+_WIKI_MINI_SPLITS = {"evaluation": "test", "validation": "validation", "calibration": "train", "training": "train"}
 
 
 def lookup(name: str) -> Corpus:
@@ -125,7 +127,7 @@ def ensure(name: str, use: str, data_dir: Path | None) -> str:
         UserError: it is neither in the mirror nor in the cache, and cannot be fetched from the hub.
     """
     if not lookup(name).hub:
-        return wikimini.RECIPE
+        return wikimini.VERSION
     if not files(name, use, data_dir):
         pull(name, cache_dir() / "data", use, data_dir)
     return digests.of([digests.of_file(f) for f in files(name, use, data_dir)])
@@ -139,7 +141,6 @@ def pull(name: str, root: Path, use: str | None = None, data_dir: Path | None = 
     """
     corpus = lookup(name)
     if not corpus.hub:
-        wikimini.articles("train", cache_dir())
         return []
     repository = Repository(
         corpus.hub,
@@ -158,8 +159,7 @@ def documents(name: str, use: str, data_dir: Path | None) -> Sequence[str]:
         UserError: its files are not here, or cannot be read.
     """
     if not lookup(name).hub:
-        split = {"evaluation": "test", "calibration": "calibration"}.get(use, use)
-        return [a.text for a in wikimini.articles(split, cache_dir())]
+        return [a.text for a in wikimini.articles(_WIKI_MINI_SPLITS[use])]
     paths = files(name, use, data_dir)
     if not paths:
         raise UserError(f"{name} has no {use} text in {data_dir or cache_dir() / 'data'}: run bench pull {name}")

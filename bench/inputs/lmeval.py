@@ -15,7 +15,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from torch import nn
 
-from bench.inputs import data_sets, wikitasks
+from bench.inputs import data_sets, wikimini
 from bench.inputs.task_yaml import Task, tasks_root
 from bench.system.cache import cache_dir
 from methods.contract import Progress
@@ -174,10 +174,17 @@ def evaluate(
     )
 
 
+def read_config(task: Task) -> dict[str, Any]:
+    """Return a task's whole config. This suite's own tasks name the file of their questions."""
+    if task.file:
+        return dict(load_yaml(tasks_root() / task.file))
+    questions = {"data_files": {"test": str(wikimini.FOLDER / f"{task.name}.jsonl")}}
+    return load_yaml(wikimini.FOLDER / f"{task.name}.yaml") | {"dataset_kwargs": questions}
+
+
 def _load(task: Task, data: Path | None) -> Any:
-    """The task with its whole config; only the place of its data set is replaced."""
-    file = tasks_root() / task.file if task.file else wikitasks.folder() / f"{task.name}.yaml"
-    config = load_yaml(file)
+    """Load a task with its whole config. Only the place of its data set is replaced."""
+    config = read_config(task)
     for structure in ("tag", "group", "task_list"):
         config.pop(structure, None)
     if data:
@@ -194,7 +201,9 @@ def _load(task: Task, data: Path | None) -> Any:
         why = (str(fault).splitlines() or [type(fault).__name__])[0]
         if isinstance(fault, KeyError):
             why = f"there is no split {why}"
-        raise UserError(f"the data of task {task.name} in {str(data or file)!r} cannot be read: {why}") from fault
+        raise UserError(
+            f"the data of task {task.name} in {str(data or wikimini.FOLDER)!r} cannot be read: {why}"
+        ) from fault
 
 
 def _scores(results: Mapping[str, Any], higher: Mapping[str, bool]) -> list[Score]:

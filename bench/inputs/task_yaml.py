@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from bench.inputs import wikitasks
+from bench.inputs import wikimini
 from bench.system import digests
 
 FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")
@@ -53,7 +53,7 @@ def tasks_root() -> Path:
 def read_task(name: str, file: str) -> Task:
     """Read what a plan needs to know of a task."""
     if not file:
-        return Task(name, "", "", f"{wikitasks.VERSION}.0", wikitasks.RECIPE)
+        return Task(name, "", "", wikimini.TASK_VERSION, wikimini.TASKS_DIGEST)
     texts: list[str] = []
     config = _read(tasks_root() / file, texts)
     path = str(config.get("dataset_path") or "")

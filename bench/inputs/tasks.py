@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
-from bench.inputs import data_sets, hub, wikitasks
+from bench.inputs import data_sets, hub, wikimini
 from bench.inputs.task_yaml import Task, find_names
 from bench.system import digests
 from bench.system.cache import cache_dir
@@ -19,7 +19,7 @@ TASK_SETS = {
 }
 """Sets over which papers report an average: that of MaskLLM and CAST, and that of Wanda and SparseGPT."""
 
-BUILTIN_TASKS = tuple(wikitasks.ITEM_COUNTS)
+BUILTIN_TASKS = tuple(wikimini.TASKS)
 
 TASK_FILES = {
     "hellaswag": "hellaswag/hellaswag.yaml",

@@ -109,7 +109,7 @@ def content_digest(name: str, data_dir: Path | None) -> str:
     if _is_local(name):
         return digests.of([digests.of_file(f) for f in _local_files(name)])
     if not corpora.lookup(name).hub:
-        return wikimini.RECIPE
+        return wikimini.VERSION
     if files := corpora.files(name, "training", data_dir):
         return digests.of([digests.of_file(f) for f in files])
     return _hub_revision(name, data_dir)
@@ -138,7 +138,7 @@ def load(
         UserError: the corpus has fewer tokens than one step.
     """
     if name == "wiki-mini":
-        ids = _load_tokens(name, "train", tokenizer, identity, None, data_dir, batch_documents)
+        ids = _load_tokens(name, "training", tokenizer, identity, None, data_dir, batch_documents)
         validation = _load_tokens(name, "validation", tokenizer, identity, None, data_dir, batch_documents)
     else:
         limit = need + (HELD_OUT_SEQUENCES + 1) * seqlen
@@ -205,7 +205,7 @@ def _tokens(texts: Iterator[str], tokenizer: Any, limit: int | None, batch_docum
 
 def _texts(name: str, use: str, data_dir: Path | None) -> Iterator[str]:
     if name == "wiki-mini":
-        yield from (a.text for a in wikimini.articles(use, cache_dir()))
+        yield from corpora.documents(name, use, data_dir)
         return
     if _is_local(name):
         for file in _local_files(name):

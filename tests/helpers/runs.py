@@ -7,10 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-
-from filelock import FileLock
 
 from bench.catalog import registry
 from bench.catalog.entries import METHODS
@@ -18,7 +15,7 @@ from bench.cli import main
 from bench.execution.events import Events
 from bench.execution.processes import WorkerProcesses
 from bench.execution.worker import Assignment, work
-from bench.inputs import models, wikimini
+from bench.inputs import models
 from bench.planning import plan
 from bench.planning.spec import Spec
 from bench.results.store import Store
@@ -26,8 +23,6 @@ from bench.system import source_digest
 from bench.system.cache import cache_dir
 
 USUAL = cache_dir()
-SHARED = "CAST_BENCH_TESTS"
-"""Names a folder that all processes of a test session share."""
 TINY = Path(models.__file__).parents[1] / "assets/tiny"
 SMALL = {
     "methods": ("magnitude",),
@@ -44,23 +39,10 @@ ONE_SHOT = [n for n, e in METHODS.items() if not ({"training", "cuda", "isolated
 """Those that need no training corpus, no device and no other library; what refines a mask is among them."""
 
 
-@cache
-def corpus() -> Path:
-    """wiki-mini's cache file: the developer's own where there is one, else parsed once a session, whoever is first."""
-    for file in (USUAL / "data").glob(f"wiki-mini-{wikimini.RECIPE}*.json"):
-        return file
-    folder = Path(os.environ[SHARED])
-    with FileLock(folder / "corpus.lock"):
-        wikimini.articles("test", folder)
-    (file,) = (folder / "data").iterdir()
-    return file
-
-
 def own_cache(tmp_path, monkeypatch) -> Path:
-    """A cache with nothing but the corpus and the kernel, if it was ever compiled, and no way to a hub."""
+    """A cache with nothing but the kernel, if it was ever compiled, and no way to a hub."""
     folder = tmp_path / "cache"
-    (folder / "data").mkdir(parents=True)
-    shutil.copy2(corpus(), folder / "data")
+    folder.mkdir()
     if (USUAL / "native").is_dir():
         shutil.copytree(USUAL / "native", folder / "native")
     monkeypatch.setenv("CAST_BENCH_CACHE", str(folder))

@@ -13,7 +13,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from bench import api
-from bench.inputs import lmeval, loading, task_yaml, tasks, wikitasks
+from bench.inputs import lmeval, loading, task_yaml, tasks, wikimini
 from bench.inputs.task_yaml import lm_eval_version, read_task
 from bench.measures import packed_scoring
 from bench.results.store import Store
@@ -68,9 +68,9 @@ def run(results, *names, limit=LIMIT, methods=("dense",), **changes):
 
 def by_hand(folder, names, limit=LIMIT):
     """lm-eval on a saved model, as its own documentation does it."""
-    manager = TaskManager(include_path=str(wikitasks.folder()), include_defaults=False)
+    configs = [lmeval.read_config(read_task(name, "")) for name in names]
     lm = HFLM(pretrained=str(folder), device="cpu", batch_size=16)
-    return simple_evaluate(lm, tasks=list(names), task_manager=manager, limit=limit)
+    return simple_evaluate(lm, tasks=configs, task_manager=TaskManager(include_defaults=False), limit=limit)
 
 
 def test_is_lm_evals_own_item_by_item(tmp_path):
@@ -106,7 +106,7 @@ def test_record_says_what_decided_it(tmp_path):
     record = run(tmp_path / "r", "wiki_lastword", limit=4)["dense", "wiki_lastword"]
     config = record.key_inputs["measure"]["config"]
 
-    assert record.identity.protocol.label == f"wiki_lastword@{wikitasks.VERSION}.0x4"
+    assert record.identity.protocol.label == f"wiki_lastword@{wikimini.TASK_VERSION}x4"
     assert config["harness"] == lm_eval_version() and config["version"] == "1.0"
     assert (config["tokens"], config["batch"]) == (1024, 16)
     assert record.notes == {"data": "wiki-mini", "revision": "", "engine": "packed"}
