@@ -179,7 +179,7 @@ def read_config(task: Task) -> dict[str, Any]:
     if task.file:
         return dict(load_yaml(tasks_root() / task.file))
     questions = {"data_files": {"test": str(wikimini.FOLDER / f"{task.name}.jsonl")}}
-    return load_yaml(wikimini.FOLDER / f"{task.name}.yaml") | {"dataset_kwargs": questions}
+    return dict(load_yaml(wikimini.FOLDER / f"{task.name}.yaml"), dataset_kwargs=questions)
 
 
 def _load(task: Task, data: Path | None) -> Any:
