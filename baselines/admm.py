@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from methods import HessianWalk, Job, Needs, Outcome, Pattern
+from methods import Cost, HessianWalk, Job, MethodInfo, Needs, Outcome, Pattern
 from methods.pruning.hessian import damped
 from methods.quantizing.grids import assign_
 from methods.ranges import Count, CountOrZero, Fraction, Positive
@@ -79,7 +79,7 @@ def _growing_mask(size: Tensor, pattern: Pattern, done: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Admm:
-    """ADMM.
+    """Least squares under the pattern by ADMM, with a gradual mask.
 
     iterations: number of iterations; gradual: the first of them, in which the mask changes (0: the mask of |W| ||X||
     stays); rho: penalty, for inputs of norm 1; damping: added to the diagonal, which is 1. Defaults of the released
@@ -91,6 +91,11 @@ class Admm:
     name: ClassVar[str] = "admm"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     shares_calibration: ClassVar[bool] = True
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="2401.02938",
+        presets={"fixed-mask": {"gradual": 0}},
+        cost=Cost(passes=2, hessians=1, also="20 products of each weight matrix with one [in, in]"),
+    )
     iterations: Count = 20
     gradual: CountOrZero = 15
     rho: Positive = 1.0

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from baselines.admm import loss
-from methods import HessianWalk, Job, Needs, Outcome, Pattern
+from methods import Cost, HessianWalk, Job, MethodInfo, Needs, Outcome, Pattern
 from methods.pruning.hessian import damped
 from methods.quantizing.grids import assign_
 from methods.ranges import MAX, Count, CountOrZero, Fraction
@@ -116,7 +116,7 @@ def refine(weight: Tensor, keep: Tensor, start: Tensor, hessian: Tensor, steps: 
 
 @dataclass(frozen=True)
 class Alps:
-    """ALPS.
+    """Find the mask by ADMM with a growing penalty, then least squares under it.
 
     rho: initial penalty, for inputs of norm 1; damping: share of H's mean diagonal that is added to the diagonal;
     iterations: largest number of ADMM iterations; steps: of conjugate gradients. Defaults of the released code.
@@ -127,6 +127,14 @@ class Alps:
     name: ClassVar[str] = "alps"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     shares_calibration: ClassVar[bool] = True
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="2406.07831",
+        cost=Cost(
+            passes=2,
+            hessians=1,
+            also="eigenvectors of each Hessian, in float64; up to 310 products of each weight matrix with one [in, in]",
+        ),
+    )
     rho: Annotated[float, Field(ge=MIN_RHO, le=MAX)] = 0.1
     damping: Fraction = 0.01
     iterations: Count = 300

@@ -7,13 +7,16 @@ from typing import ClassVar
 
 from torch import nn
 
-from methods import Job, Needs, Outcome
+from methods import Cost, Job, MethodInfo, Needs, Outcome
 
 
 @dataclass(frozen=True)
 class Dense:
+    """No pruning: the control."""
+
     name: ClassVar[str] = "dense"
     needs: ClassVar[Needs] = Needs.NOTHING
+    info: ClassVar[MethodInfo] = MethodInfo(paper="none", dense=True, cost=Cost())
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         return Outcome(model)

@@ -8,17 +8,22 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from methods import Job, Needs, Outcome, Settings, Trainer
+from methods import Job, MethodInfo, Needs, Outcome, Settings, Trainer
+from methods.info import TRAINING
 from methods.ranges import Fraction
 from methods.training.trainer import other_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenseFt(Settings):
-    """Every weight is trained with Adam, as CAST trains those outside its targets."""
+    """The same training without sparsity: the control for training.
+
+    Every weight is trained with Adam, as CAST trains those outside its targets.
+    """
 
     name: ClassVar[str] = "dense-ft"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
+    info: ClassVar[MethodInfo] = MethodInfo(paper="none", dense=True, cost=TRAINING)
     eta: Fraction = 0.0
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:

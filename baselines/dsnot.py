@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from methods import Job, Needs, Outcome, Pattern, UserError, Walk
+from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, UserError, Walk
 from methods.ranges import Count, NonNegative
 
 
@@ -112,7 +112,7 @@ def _smallest_of_group(size: Tensor, index: Tensor, m: int) -> Tensor:
 
 @dataclass(frozen=True)
 class DSnoT:
-    """DSnoT.
+    """Swap kept and pruned weights of a mask to shrink the expected error.
 
     cycles: largest number of swaps per row; threshold: the error at which a row is done, of an output summed over a
     sequence's tokens as in the released code (so with longer sequences it is stricter); power: of the variance. The
@@ -125,6 +125,9 @@ class DSnoT:
     name: ClassVar[str] = "dsnot"
     needs: ClassVar[Needs] = Needs.CALIBRATION | Needs.TEACHER
     shares_calibration: ClassVar[bool] = True
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="2310.08915", refines=True, cost=Cost(passes=3, also="a second, dense model in memory")
+    )
     cycles: Count = 50
     threshold: NonNegative = 0.1
     power: NonNegative = 1.0

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from methods import Job, Needs, Outcome, Pattern, Settings, Trainer, UserError
+from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, Settings, Trainer, UserError
 from methods.ranges import Beta, Count, Fraction, LearningRate, NonNegative
 from methods.targets import stores_in_out
 from methods.training.ranks import all_reduce_sum, is_single_process, local
@@ -123,7 +123,7 @@ class ElsaAdam(torch.optim.AdamW):
 
 @dataclass(frozen=True, kw_only=True)
 class Elsa(Settings):
-    """ELSA.
+    """ADMM on the training loss: train while the weights are drawn to their own projection on the pattern.
 
     lambda: strength of the pull at the end; schedule: how it grows; interval: steps between two projections;
     projection: of which size the kept weights are, "momentum" times the root of Adam's second moment.
@@ -133,6 +133,7 @@ class Elsa(Settings):
 
     name: ClassVar[str] = "elsa"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
+    info: ClassVar[MethodInfo] = MethodInfo(paper="2510.01650", cost=Cost(training=6, state=24))
     lr: LearningRate = 2e-4
     beta2: Beta = 0.999
     eta: Fraction = 0.0

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from baselines.retrain import train_kept
-from methods import Job, Needs, Outcome, Settings, Trainer, UserError
+from methods import Job, MethodInfo, Needs, Outcome, Settings, Trainer, UserError
+from methods.info import TRAINING
 from methods.ranges import CountOrZero, Fraction, Positive
 from methods.targets import dense_weight
 from methods.training.parametrized import bake
@@ -40,7 +41,7 @@ class LowRank(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(Settings):
-    """Fine-tuning under the mask.
+    """Train a sparse model further under its mask; rank= for low-rank updates.
 
     rank: of the updates, 0 to train all weights; alpha: the scale of the updates is alpha / rank. No distillation by
     default, since the text is new to the dense model too.
@@ -48,6 +49,7 @@ class Finetune(Settings):
 
     name: ClassVar[str] = "finetune"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
+    info: ClassVar[MethodInfo] = MethodInfo(paper="none", cost=TRAINING)
     eta: Fraction = 0.0
     rank: CountOrZero = 0
     alpha: Positive = 16.0

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from methods import Job, Needs, Outcome, Skipped
+from methods import Cost, Job, MethodInfo, Needs, Outcome, Skipped
+from methods.info import HESSIANS_PER_LINEAR
 from methods.ranges import Count, Fraction
 from methods.targets import as_regexes, dense_weight, family_of, stores_in_out
 
@@ -25,10 +26,16 @@ PACKAGES = ("llmcompressor", "compressed-tensors", "torch", "transformers")
 
 @dataclass(frozen=True)
 class LlmCompressorSparseGPT:
-    """SparseGPTModifier. damping: share of H's mean diagonal that is added; block: columns between updates."""
+    """llm-compressor's SparseGPT.
+
+    SparseGPTModifier. damping: share of H's mean diagonal that is added; block: columns between updates.
+    """
 
     name: ClassVar[str] = "llmcompressor-sparsegpt"
     needs: ClassVar[Needs] = Needs.CALIBRATION
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="2301.00774", cost=Cost(passes=2, hessians=HESSIANS_PER_LINEAR), extra="llmcompressor", columns="block"
+    )
     damping: Fraction = 0.01
     block: Count = 128
 
@@ -39,10 +46,14 @@ class LlmCompressorSparseGPT:
 
 @dataclass(frozen=True)
 class LlmCompressorWanda:
-    """WandaPruningModifier."""
+    """llm-compressor's Wanda.
+
+    WandaPruningModifier.
+    """
 
     name: ClassVar[str] = "llmcompressor-wanda"
     needs: ClassVar[Needs] = Needs.CALIBRATION
+    info: ClassVar[MethodInfo] = MethodInfo(paper="2306.11695", cost=Cost(passes=2), extra="llmcompressor")
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         return _oneshot(model, job, "WandaPruningModifier", {})

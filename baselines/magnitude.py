@@ -7,15 +7,19 @@ from typing import ClassVar
 
 from torch import nn
 
-from methods import Job, Needs, Outcome, Walk
+from methods import Cost, Job, MethodInfo, Needs, Outcome, Walk
 
 
 @dataclass(frozen=True)
 class Magnitude:
-    """Score |W|, compared per group; unstructured, per layer."""
+    """Keep the weights with the largest |W|.
+
+    Score |W|, compared per group; unstructured, per layer.
+    """
 
     name: ClassVar[str] = "magnitude"
     needs: ClassVar[Needs] = Needs.NOTHING
+    info: ClassVar[MethodInfo] = MethodInfo(paper="1506.02626", cost=Cost(also="one pass over the weights"))
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         walk = Walk(model, job)

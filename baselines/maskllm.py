@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from baselines import maskfile
-from methods import Job, Needs, Outcome, Pattern, Settings, Trainer, UserError
+from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, Settings, Trainer, UserError
 from methods.ranges import Fraction, LearningRate, NonNegative, Positive
 from methods.targets import stores_in_out
 from methods.training.parametrized import bake
@@ -122,7 +122,9 @@ def _generator(device: torch.device | str, *key: int) -> torch.Generator:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskLLM(Settings):
-    """The loss is CE - lambda (1 - t/T) sum ||W * M||^2; only the gates are trained. In the end each group gets the
+    """Learn the mask of each group, with frozen weights; file= for released masks.
+
+    The loss is CE - lambda (1 - t/T) sum ||W * M||^2; only the gates are trained. In the end each group gets the
     pattern with its largest gate. kappa, the scale of the gates, and tau, the temperature, change linearly from the
     first value to the one named `_end`. No distillation, lr 5e-4 to 5e-5, eps 1e-5, decay 0.1 [c].
 
@@ -137,6 +139,12 @@ class MaskLLM(Settings):
 
     name: ClassVar[str] = "maskllm"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="2409.17481",
+        cost=Cost(training=6, state=28, tokens=2.1e9, also="the paper's 2,000 steps of 256 x 4096 tokens"),
+        file="file",
+        groups_only=True,
+    )
     lr: LearningRate = 5e-4
     warmup: Fraction = 0.0
     eps: Positive = 1e-5

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods import Job, Needs, Outcome, Pattern, Settings, Trainer
+from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, Settings, Trainer
 from methods.ranges import Beta, Fraction, LearningRate, NonNegative
 from methods.targets import stores_in_out
 from methods.training import ranks
@@ -115,7 +115,9 @@ class Proximal(torch.optim.AdamW):
 
 @dataclass(frozen=True, kw_only=True)
 class ProxSparse(Settings):
-    """lambda: strength of the regulariser, whose prox is taken after each step of Adam.
+    """Learn a mask by shrinking weights until n:m holds; the dense weights are kept under it.
+
+    lambda: strength of the regulariser, whose prox is taken after each step of Adam.
 
     Only the mask of the largest trained weights is used: the result has the initial weights under it. Only the targets
     are trained; [c] trains all parameters and uses none of them. The second regulariser of [c], on the change of kept
@@ -127,6 +129,11 @@ class ProxSparse(Settings):
 
     name: ClassVar[str] = "proxsparse"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="2502.00258",
+        cost=Cost(training=6, state=16, tokens=1.6e6, also="the paper's 400 sequences of 4096 tokens"),
+        groups_only=True,
+    )
     lr: LearningRate = 1e-4
     warmup: Fraction = 0.1
     final_lr_ratio: Fraction = 0.0

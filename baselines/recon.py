@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from baselines.retrain import MaskedAdamW
-from methods import Job, Needs, Outcome, UserError
+from methods import Cost, Job, MethodInfo, Needs, Outcome, UserError
 from methods.pruning.pairs import Goal, Pair, PairedWalk
 from methods.quantizing.grids import assign_
 from methods.ranges import Beta, Count, CountOrZero, LearningRate, NonNegative
@@ -63,7 +63,7 @@ def squared_error(output: Tensor, goal: Tensor, weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Recon:
-    """Block reconstruction.
+    """Train each pruned block, mask held, to give what the dense block gives.
 
     target: what a block should give: "dense", what the dense block gives on the dense model's inputs, which also
     corrects the error of the blocks before; "own-input", what it gives on the pruned block's inputs.
@@ -74,6 +74,12 @@ class Recon:
 
     name: ClassVar[str] = "recon"
     needs: ClassVar[Needs] = Needs.CALIBRATION | Needs.TEACHER
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="2510.14444",
+        prior="sparsegpt",
+        cost=Cost(passes=15, state=16, also="a second, dense model in memory; the state is of one block"),
+        whole_blocks=True,
+    )
     target: Goal = "dense"
     epochs: CountOrZero = 4
     batch: Count = 1

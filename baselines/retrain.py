@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods import Job, Needs, Outcome, Settings, Trainer, UserError
+from methods import Job, MethodInfo, Needs, Outcome, Settings, Trainer, UserError
+from methods.info import DISTILLATION
 from methods.targets import relayout
 from methods.training.ranks import local, shard_like
 from methods.training.trainer import other_parameters
@@ -47,10 +48,11 @@ def train_kept(name: str, settings: Settings, model: nn.Module, job: Job, mask_o
 
 @dataclass(frozen=True, kw_only=True)
 class Retrain(Settings):
-    """The weights of the prior, trained under its mask."""
+    """Train the weights kept by a one-shot method, under its mask."""
 
     name: ClassVar[str] = "retrain"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
+    info: ClassVar[MethodInfo] = MethodInfo(paper="none", prior="sparsegpt", cost=DISTILLATION)
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.prior is None:

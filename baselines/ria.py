@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.wanda import squared_norm
-from methods import Job, Needs, Outcome, Walk
+from methods import Cost, Job, MethodInfo, Needs, Outcome, Walk
 from methods.ranges import NonNegative
 
 
@@ -23,7 +23,9 @@ def relative_importance(weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Ria:
-    """Score: relative importance times ||X_j||_2^power, compared per group.
+    """Keep weights that are large for their row and column, times ||X||^0.5.
+
+    Score: relative importance times ||X_j||_2^power, compared per group.
 
     Unstructured, it is compared per layer, as in the released code.
 
@@ -34,6 +36,7 @@ class Ria:
     name: ClassVar[str] = "ria"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     shares_calibration: ClassVar[bool] = True
+    info: ClassVar[MethodInfo] = MethodInfo(paper="ICLR 2024", cost=Cost(passes=2))
     power: NonNegative = 0.5
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods import HessianWalk, Job, Needs, Outcome, Pattern, Walk
+from methods import Cost, HessianWalk, Job, MethodInfo, Needs, Outcome, Pattern, Walk
 from methods.folder import Folder
 from methods.pruning.hessian import compensate_, inverse_factor
 from methods.ranges import Count, Fraction
@@ -63,7 +63,7 @@ def apply_masks_(model: nn.Module, job: Job, masks: dict[str, Tensor]) -> Walk:
 
 @dataclass(frozen=True)
 class SparseGPT:
-    """SparseGPT.
+    """Prune column by column; kept weights compensate the error.
 
     damping: share of H's mean diagonal that is added to the diagonal; block: columns between updates of all later ones;
     mask_only: use the mask on the original weights. (The mask is that of the whole algorithm; this takes half as long
@@ -73,6 +73,9 @@ class SparseGPT:
     name: ClassVar[str] = "sparsegpt"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     shares_calibration: ClassVar[bool] = True
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="2301.00774", presets={"mask-only": {"mask_only": True}}, cost=Cost(passes=2, hessians=1), columns="block"
+    )
     damping: Fraction = 0.01
     block: Count = 128
     mask_only: bool = False

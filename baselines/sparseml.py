@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 from torch import nn
 
 from baselines.isolated import sparseml_prune
-from methods import Job, Needs, Outcome, Skipped
+from methods import Cost, Job, MethodInfo, Needs, Outcome, Skipped
 from methods.families import Family
+from methods.info import HESSIANS_PER_LINEAR
 from methods.isolated import Script, prune
 from methods.ranges import Count, Fraction
 from methods.targets import as_regexes, family_of
@@ -26,11 +27,20 @@ SUPPORTED_FAMILIES = ("llama", "mistral", "qwen2", "opt")
 
 @dataclass(frozen=True)
 class SparsemlSparseGPT:
-    """SparseGPTModifier, block after block. damping: share of H's mean diagonal that is added; block: columns
-    between updates."""
+    """SparseML's SparseGPT.
+
+    SparseGPTModifier, block after block. damping: share of H's mean diagonal that is added; block: columns
+    between updates.
+    """
 
     name: ClassVar[str] = "sparseml-sparsegpt"
     needs: ClassVar[Needs] = Needs.CALIBRATION | Needs.ISOLATED
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="2301.00774",
+        cost=Cost(passes=32, hessians=HESSIANS_PER_LINEAR, also="runs the whole model again for each block"),
+        environment="sparseml",
+        columns="block",
+    )
     damping: Fraction = 0.01
     block: Count = 128
 
@@ -50,10 +60,16 @@ class SparsemlSparseGPT:
 
 @dataclass(frozen=True)
 class SparsemlMagnitude:
-    """MagnitudePruningModifier, in one step."""
+    """SparseML's magnitude.
+
+    MagnitudePruningModifier, in one step.
+    """
 
     name: ClassVar[str] = "sparseml-magnitude"
     needs: ClassVar[Needs] = Needs.ISOLATED
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="1506.02626", cost=Cost(also="one pass over the weights"), environment="sparseml"
+    )
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         settings = {"method": "magnitude", "linears": as_regexes(job.targets, _family(model, job))}

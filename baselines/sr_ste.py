@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from methods import Job, Needs, Outcome, Settings, Trainer
+from methods import Job, MethodInfo, Needs, Outcome, Settings, Trainer
+from methods.info import DISTILLATION, TRAINING
 from methods.ranges import Count, Fraction, NonNegative, Positive
 from methods.targets import relayout
 from methods.training.parametrized import bake
@@ -81,12 +82,15 @@ def _dense_weight(module: nn.Module) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class SrSte(Settings):
-    """Masks by |w|, updated every `refresh` steps (1 in the paper). In each step decay * w is added to the gradients of
+    """Straight-through masks, with decay on pruned weights.
+
+    Masks by |w|, updated every `refresh` steps (1 in the paper). In each step decay * w is added to the gradients of
     the pruned weights (eq. 9). No distillation by default, as in the paper.
     """
 
     name: ClassVar[str] = "sr-ste"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
+    info: ClassVar[MethodInfo] = MethodInfo(paper="2102.04010", cost=TRAINING, groups_only=True)
     eta: Fraction = 0.0
     decay: NonNegative = 2e-4
     refresh: Count = 1
@@ -121,12 +125,15 @@ class SrSte(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Ast(SrSte):
-    """AST's sparse training: SR-STE with a decay that grows over the first half, and distillation at T = 2.
+    """SR-STE with annealed decay and distillation.
+
+    AST's sparse training: SR-STE with a decay that grows over the first half, and distillation at T = 2.
 
     Without AST's low-rank branch, so that the result is a plain 2:4 model.
     """
 
     name: ClassVar[str] = "ast"
+    info: ClassVar[MethodInfo] = MethodInfo(paper="2407.20584", cost=DISTILLATION, groups_only=True)
     eta: Fraction = 2 / 3
     temperature: Positive = 2.0
     decay: NonNegative = 2e-4

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from methods import Job, Needs, Outcome, Walk
+from methods import Cost, Job, MethodInfo, Needs, Outcome, Walk
 
 
 def squared_norm(x: Tensor, total: Tensor | None) -> Tensor:
@@ -18,11 +18,15 @@ def squared_norm(x: Tensor, total: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True)
 class Wanda:
-    """Eq. 1: S_ij = |W_ij| * ||X_j||_2, compared per group; unstructured, per output row."""
+    """Keep the weights with the largest |W| * ||X||.
+
+    Eq. 1: S_ij = |W_ij| * ||X_j||_2, compared per group; unstructured, per output row.
+    """
 
     name: ClassVar[str] = "wanda"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     shares_calibration: ClassVar[bool] = True
+    info: ClassVar[MethodInfo] = MethodInfo(paper="2306.11695", cost=Cost(passes=2))
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         walk = Walk(model, job, squared_norm)

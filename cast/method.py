@@ -11,7 +11,8 @@ from torch import nn
 from cast import scaling
 from cast.adams import AdamS
 from cast.wanda_mask import WandaAdamS
-from methods import Job, Needs, Outcome, Settings, Trainer
+from methods import Job, MethodInfo, Needs, Outcome, Settings, Trainer
+from methods.info import DISTILLATION
 from methods.ranges import Count, CountOrZero, NonNegative, Positive
 from methods.targets import stores_in_out
 from methods.training.trainer import other_parameters
@@ -19,7 +20,7 @@ from methods.training.trainer import other_parameters
 
 @dataclass(frozen=True, kw_only=True)
 class Cast(Settings):
-    """CAST.
+    """Train while AdamS pulls pruned weights to zero.
 
     lambda: strength of the pull. "auto": `lambda_scale` times the mean |momentum|, measured in the first steps. In the
     paper lambda is of the order of the gradient, over thousands of steps [s]. In hundreds of steps that is too weak,
@@ -35,6 +36,18 @@ class Cast(Settings):
 
     name: ClassVar[str] = "cast"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="2509.25996",
+        presets={
+            "no-scaling": {"scales": 0},
+            "no-kd": {"eta": 0.0},
+            "fixed-mask": {"fixed": True},
+            "decoupled": {"decoupled": True},
+            "wanda-mask": {"mask": "wanda"},
+        },
+        cost=DISTILLATION,
+        groups_only=True,
+    )
     lambda_: NonNegative | Literal["auto"] = "auto"
     lambda_scale: Positive = 100.0
     refresh: Count = 10

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from methods.contract import Budget, Compute, Job, Method, Needs, Outcome, Prior
     from methods.errors import Diverged, Skipped, UserError
+    from methods.info import Cost, MethodInfo
     from methods.pattern import Pattern
     from methods.pruning.hessian import HessianWalk
     from methods.pruning.walk import Visit, Walk
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Budget",
     "Compute",
+    "Cost",
     "Diverged",
     "HessianWalk",
     "Job",
     "Method",
+    "MethodInfo",
     "Needs",
     "Outcome",
     "Pattern",
@@ -43,6 +46,7 @@ __all__ = [
 _MODULES = {
     "contract": ("Budget", "Compute", "Job", "Method", "Needs", "Outcome", "Prior"),
     "errors": ("Diverged", "Skipped", "UserError"),
+    "info": ("Cost", "MethodInfo"),
     "pattern": ("Pattern",),
     "pruning.hessian": ("HessianWalk",),
     "pruning.walk": ("Visit", "Walk"),

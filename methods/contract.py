@@ -171,6 +171,9 @@ class Outcome(NamedTuple):
 class Method(Protocol):
     """A frozen dataclass. Its fields are the hyperparameters that can be typed.
 
+    The first paragraph of its docstring is shown in lists. `info: ClassVar[MethodInfo]` states its paper, its cost and its
+    limits (`methods.info`).
+
     A method with `shares_calibration: ClassVar[bool] = True` can be given to several processes (`calibration.processes`): the
     statistic of its walk is a sum over tokens, it changes a target by the target's own statistic alone, and what it counts over
     targets it sums with `walk.total`. The walk does the rest.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from bench.catalog.entries import Entry
+from bench.catalog.declarations import CatalogEntry
 from bench.catalog.registry import guarded, load, lookup
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from methods.contract import Method
 
 
-CONTRACT_FIELDS = ("name", "needs", "shares_calibration")
+CONTRACT_FIELDS = ("name", "needs", "shares_calibration", "info")
 """What a method says about itself, not for a user to set, even where a class has them as fields."""
 
 
@@ -97,7 +97,7 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def build(entry: Entry, name: str, config: dict[str, Any]) -> Method:
+def build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
     """The method, with its settings checked.
 
     Raises:
@@ -108,7 +108,7 @@ def build(entry: Entry, name: str, config: dict[str, Any]) -> Method:
         return _build(entry, name, config)
 
 
-def _build(entry: Entry, name: str, config: dict[str, Any]) -> Method:
+def _build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
     from pydantic import TypeAdapter, ValidationError
 
     kind = load(entry)

@@ -39,8 +39,8 @@ def _kind_of(text: str) -> str:
     """
     name = text.partition(":")[0]
     try:
-        registry.lookup_without_import("quantizers", name)
+        registry.lookup("quantizers", name)
     except UserError:
-        registry.lookup_without_import("methods", name)
+        registry.lookup("methods", name)
         return "methods"
     return "quantizers"

@@ -31,8 +31,8 @@ def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
     out += [_corpus(name, data_dir) for name in corpora.CORPORA]
     out += [_tasks(name, data_dir) for name in tasks.TASK_SETS]
     out += [_model(name) for name, alias in models.ALIASES.items() if alias.source != "hub"]
-    for known in registry.all_entries().values():
-        for name, entry in known.items():
+    for kind in registry.SECTIONS:
+        for name, entry in registry.entries(kind).items():
             if entry.broken:
                 out.append(_row(f"plug-in {name}", "broken", entry.broken))
     for extra, parts in packages.extras().items():

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.catalog import registry
-from bench.catalog.entries import Entry
-from bench.catalog.plugin_probe import describe_field
+from bench.catalog.declarations import CatalogEntry
 from bench.cli.console import Rows, note
 from bench.inputs import corpora, models, tasks
 from bench.inputs.task_yaml import read_task
@@ -53,7 +52,7 @@ def rows(what: str, long: bool, results: Path | None) -> Rows:
     raise UserError(describe_unknown("list", what, KINDS))
 
 
-def _entry(what: str, name: str, entry: Entry, long: bool) -> dict[str, Any]:
+def _entry(what: str, name: str, entry: CatalogEntry, long: bool) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": name,
         "about": f"broken: {entry.broken}" if entry.broken else entry.about,
@@ -64,16 +63,18 @@ def _entry(what: str, name: str, entry: Entry, long: bool) -> dict[str, Any]:
         row |= {"trains": "yes" if entry.trains else "no", "estimated_on_llama2_7b": method_cost.describe(entry)}
         row["installed_by"] = _installed_by(entry)
     if long:
-        row["fields"] = " ".join(entry.plugin.fields if entry.plugin else _fields(entry))
+        row["fields"] = " ".join(_fields(entry))
     return row
 
 
-def _fields(entry: Entry) -> list[str]:
-    kind = registry.load(entry) if entry.target else None
-    return [describe_field(field) for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+def _fields(entry: CatalogEntry) -> list[str]:
+    """Return the fields of a class, each with its default."""
+    kind = registry.load(entry) if entry.target and not entry.broken else None
+    fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    return [f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default}" for f in fields]
 
 
-def _installed_by(entry: Entry) -> str:
+def _installed_by(entry: CatalogEntry) -> str:
     """The command that installs the library of a method, if it needs one."""
     if entry.environment:
         return f"bench env create {entry.environment}"

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from bench.catalog import choice, registry
-from bench.catalog.entries import Entry
+from bench.catalog.declarations import CatalogEntry
 from bench.inputs import loading
 from bench.inputs.training_text import PackedCorpus
 from methods.contract import Budget, Compute, Job, Method, Needs, Outcome, Prior
@@ -33,7 +33,7 @@ class Subject:
     """A method with its settings, and what it is applied to."""
 
     name: str
-    entry: Entry
+    entry: CatalogEntry
     kind: str
     """What the catalog lists it under: methods or quantizers."""
     method: Method

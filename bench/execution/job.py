@@ -106,7 +106,7 @@ class Workspace:
             progress=self.progress,
             teacher=lambda: loading.load(self.source.path, compute),
         )
-        method = choice.build(registry.lookup_without_import(stage.kind, stage.name), stage.name, stage.config)
+        method = choice.build(registry.lookup(stage.kind, stage.name), stage.name, stage.config)
         return source, method, job
 
     def _calibration(self, artifact: Artifact) -> Tensor:
@@ -153,7 +153,7 @@ def resolve_environment(artifact: Artifact) -> Environment:
         Skipped: it is not built.
     """
     stage = artifact.stages[-1]
-    name = registry.lookup_without_import(stage.kind, stage.name).environment
+    name = registry.lookup(stage.kind, stage.name).environment
     log = cache_dir() / "artifacts" / f"{artifact.key[:32]}.log"
     return Environment(name=name, python=environments.python(name), log=log)
 

@@ -82,7 +82,7 @@ def measure(
 
 
 def _instrument(measurement: Measurement) -> Measure:
-    kind = registry.load(registry.lookup_without_import("measures", measurement.measure))
+    kind = registry.load(registry.lookup("measures", measurement.measure))
     instrument: Measure = kind(**measurement.config)
     return instrument
 

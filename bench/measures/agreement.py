@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Agreement(Windowed):
-    """KL(dense || compressed) of the next token, and how often both have the same most likely one.
+    """KL(dense || compressed) per token, and top-1 agreement.
 
     Items: a window's KL summed over its positions, and at how many positions both agree.
     """

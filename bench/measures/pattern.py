@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PatternHolds:
-    """Groups that break the pattern, negative zeros, and zeros of an earlier stage that were lost."""
+    """Number of groups that break the pattern; always measured.
+
+    Also counted are negative zeros, and zeros of an earlier stage that were lost.
+    """
 
     name: ClassVar[str] = "pattern"
     needs: ClassVar[Needs] = Needs.NOTHING

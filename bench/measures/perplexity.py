@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Perplexity(Windowed):
-    """exp of the mean cross-entropy of the next token; a window's first token is not predicted.
+    """exp of the mean next-token cross-entropy.
 
-    Items: each window's summed cross-entropy in nats.
+    A window's first token is not predicted. Items: each window's summed cross-entropy in nats.
     """
 
     name: ClassVar[str] = "perplexity"

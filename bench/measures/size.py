@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Size:
-    """Counts and bytes of the stored tensors."""
+    """Parameters, non-zeros, sparsity, bytes on disk and in theory."""
 
     name: ClassVar[str] = "size"
     needs: ClassVar[Needs] = Needs.NOTHING

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Zeroshot:
-    """task: a task of lm-eval or of this suite; limit: use only the first so many questions.
+    """Accuracy on tasks of lm-eval, one measurement per task.
+
+    task: a task of lm-eval or of this suite; limit: use only the first so many questions.
 
     file: the task's YAML in lm-eval; version: the task's; harness: lm-eval's version; tokens: per forward pass; batch:
     requests per forward pass where lm-eval runs the model itself.

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
-from bench.catalog.registry import lookup_without_import
+from bench.catalog.registry import lookup
 from bench.planning.artifact import Artifact
 from methods.contract import LIBRARY_BYTES
 from methods.folder import Folder
@@ -96,14 +96,14 @@ def is_mixture(artifact: Artifact) -> bool:
 
 def keeps_blocks(artifact: Artifact) -> str:
     """The stage that has a whole block in memory, with all experts of a mixture, and that of the dense model; "" for none."""
-    return next((s.label for s in artifact.stages if lookup_without_import(s.kind, s.name).whole_blocks), "")
+    return next((s.label for s in artifact.stages if lookup(s.kind, s.name).whole_blocks), "")
 
 
 def _working_bytes(artifact: Artifact) -> tuple[float, float]:
     """Of a model that is streamed: weights, and what its methods keep of a block."""
     parts = _parts(artifact)
     whole, item = bool(keeps_blocks(artifact)), ITEM_BYTES[artifact.dtype]
-    costs = [cost for s in artifact.stages if (cost := lookup_without_import(s.kind, s.name).cost)]
+    costs = [cost for s in artifact.stages if (cost := lookup(s.kind, s.name).cost)]
     hessians = max((cost.hessians for cost in costs), default=0.0)
     if whole:
         state = max((cost.state for cost in costs), default=0.0)

@@ -6,7 +6,7 @@ token. Nothing else is counted: no attention, no selection, no inverse.
 
 from __future__ import annotations
 
-from bench.catalog.entries import Entry
+from bench.catalog.declarations import CatalogEntry
 from bench.measures.speed import roofline
 from bench.planning import recipes
 
@@ -15,7 +15,7 @@ SEQUENCES, SEQLEN = 128, 2048
 """Of calibration, as the literature has it."""
 
 
-def describe(entry: Entry) -> str:
+def describe(entry: CatalogEntry) -> str:
     """A method's cost in words, "" where its entry states none."""
     cost = entry.cost
     if cost is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.catalog import registry
 from bench.catalog.choice import Choice, parse_chain, parse_quantizer
-from bench.catalog.entries import Entry
+from bench.catalog.declarations import CatalogEntry
 from bench.inputs import tasks
 from bench.planning import side_by_side
 from bench.planning.spec import Spec
@@ -178,7 +178,7 @@ def _require_pattern(choice: Choice, pattern: Pattern) -> None:
         )
 
 
-def method_digest(entry: Entry) -> str:
+def method_digest(entry: CatalogEntry) -> str:
     """Digest of a method's code, and of the pins of the environment it runs in."""
     code = digest_source(entry.module)
     return digests.of([code, environments.pins(entry.environment)]) if entry.environment else code

@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from methods.contract import Job, Needs, Outcome
+from methods.info import MethodInfo
 from methods.pruning.hessian import HessianWalk, compensate_, inverse_factor
 from methods.quantizing.grids import Integer, assign_, group_size
 from methods.quantizing.stored import Stored
@@ -70,15 +71,17 @@ def quantize_(weight: Tensor, keep: Tensor, prepared: OrderedFactor, group: int)
 
 @dataclass(frozen=True)
 class Int4Gptq:
-    """GPTQ to int4 under a fixed mask.
+    """int4, GPTQ with act-order under a fixed mask; also compensates the pruning error.
 
     group: weights along the input that share a scale; damping: share of H's mean diagonal that is added to the
     diagonal; act_order: columns of the inputs with the largest diagonal first, with groups in the order of the columns;
-    else from left to right as in the paper."""
+    else from left to right as in the paper.
+    """
 
     name: ClassVar[str] = "int4-gptq"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     shares_calibration: ClassVar[bool] = True
+    info: ClassVar[MethodInfo] = MethodInfo(paper="2210.17323")
     group: Count | None = None
     damping: Fraction = 0.01
     act_order: bool = True

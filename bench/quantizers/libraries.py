@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from methods.contract import Job, Needs, Outcome
 from methods.errors import Skipped
+from methods.info import MethodInfo
 from methods.pruning.walk import Walk
 from methods.quantizing.grids import group_size
 from methods.quantizing.stored import Stored
@@ -39,7 +40,10 @@ def _import_library(module: str, extra: str) -> Any:
 
 @dataclass(frozen=True)
 class Hqq:
-    """Half-quadratic quantization to int4 with a float zero point. Badri & Shaji 2023; the library `hqq`."""
+    """int4 of hqq; breaks the pattern, shown for comparison.
+
+    Half-quadratic quantization to int4 with a float zero point. Badri & Shaji 2023; the library `hqq`.
+    """
 
     name: ClassVar[str] = "hqq"
     needs: ClassVar[Needs] = Needs.NOTHING
@@ -68,7 +72,10 @@ class Hqq:
 
 @dataclass(frozen=True)
 class TorchaoInt4:
-    """torchao's Int4WeightOnlyConfig with its defaults: a float zero point, packed for a CUDA kernel."""
+    """int4 of torchao; breaks the pattern, shown for comparison.
+
+    torchao's Int4WeightOnlyConfig with its defaults: a float zero point, packed for a CUDA kernel.
+    """
 
     name: ClassVar[str] = "torchao-int4"
     needs: ClassVar[Needs] = Needs.CUDA
@@ -95,10 +102,14 @@ class TorchaoInt4:
 
 @dataclass(frozen=True)
 class LlmCompressorGptq:
-    """llm-compressor's GPTQModifier, W4 symmetric in groups. It does not know the mask."""
+    """int4 of llm-compressor; breaks the pattern, shown for comparison.
+
+    llm-compressor's GPTQModifier, W4 symmetric in groups. It does not know the mask.
+    """
 
     name: ClassVar[str] = "llmcompressor-gptq"
     needs: ClassVar[Needs] = Needs.CALIBRATION
+    info: ClassVar[MethodInfo] = MethodInfo(paper="2210.17323")
     group: Count | None = None
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:

@@ -12,6 +12,7 @@ from typing import ClassVar
 from torch import nn
 
 from methods.contract import Job, Needs, Outcome
+from methods.info import MethodInfo
 from methods.pruning.walk import Walk
 from methods.quantizing.grids import Float8, Grid, Integer, NormalFloat4, group_size, round_
 from methods.quantizing.stored import Stored
@@ -52,13 +53,18 @@ class _PerGroup(_PerRow):
 
 @dataclass(frozen=True)
 class Int8(_PerRow):
+    """8-bit integers, one scale per row."""
+
     name: ClassVar[str] = "int8"
     grid: ClassVar[Grid] = Integer(8)
 
 
 @dataclass(frozen=True)
 class W8A8(Int8):
-    """int8 weights. The loader also rounds the inputs of the targets to int8 while the model runs."""
+    """int8 weights, and int8 inputs per token.
+
+    The loader also rounds the inputs of the targets to int8 while the model runs.
+    """
 
     name: ClassVar[str] = "w8a8"
     activations: ClassVar[int | None] = 8
@@ -66,26 +72,36 @@ class W8A8(Int8):
 
 @dataclass(frozen=True)
 class Fp8(_PerRow):
+    """8-bit floats (e4m3), one scale per row."""
+
     name: ClassVar[str] = "fp8"
     grid: ClassVar[Grid] = Float8()
 
 
 @dataclass(frozen=True)
 class Int4(_PerGroup):
+    """4-bit integers, one scale for up to 128 inputs."""
+
     name: ClassVar[str] = "int4-rtn"
     grid: ClassVar[Grid] = Integer(4)
 
 
 @dataclass(frozen=True)
 class Int3(_PerGroup):
+    """3-bit integers, one scale for up to 128 inputs."""
+
     name: ClassVar[str] = "int3-rtn"
     grid: ClassVar[Grid] = Integer(3)
 
 
 @dataclass(frozen=True)
 class Nf4(_PerGroup):
-    """Dettmers et al. 2023, arXiv 2305.14314, without double quantization."""
+    """4-bit normal quantiles, one scale for up to 64 inputs.
+
+    Dettmers et al. 2023, arXiv 2305.14314, without double quantization.
+    """
 
     name: ClassVar[str] = "nf4"
+    info: ClassVar[MethodInfo] = MethodInfo(paper="2305.14314")
     grid: ClassVar[Grid] = NormalFloat4()
     max_group: ClassVar[int] = 64

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
 from bench.system import digests
+from bench.system.module_files import find_file
+
+DESCRIPTION = "methods.info"
+"""Module of what classes state about themselves. It decides no number."""
 
 FOLDERS = ("bench.inputs", "bench.kernels", "bench.measures", "bench.quantizers", "bench.verify")
 """Of bench, what decides a number. The rest carries numbers about."""
@@ -19,8 +21,8 @@ FOLDERS = ("bench.inputs", "bench.kernels", "bench.measures", "bench.quantizers"
 def digest_source(*modules: str) -> str:
     """sha256 over the code of these modules and of all that they import of `methods`, their own package and FOLDERS.
 
-    Comments, docstrings, imports and the names of modules do not count: a moved file or a mended sentence re-measures
-    nothing, a changed rule does.
+    Comments, docstrings, imports, what a class states about itself (`methods.info`) and the names of modules do not count:
+    a moved file or a mended sentence re-measures nothing, a changed rule does.
 
     Raises:
         ModuleNotFoundError: one of `modules` is not there.
@@ -40,11 +42,12 @@ def digest_source(*modules: str) -> str:
 @cache
 def _read(module: str) -> tuple[str, tuple[str, ...]]:
     """A module's content digest, and the modules it imports that are followed."""
-    file = _file(module)
+    file = find_file(module)
     if file is None:
         raise ModuleNotFoundError(f"no module named {module!r}")
     tree = _absolute(ast.parse(file.read_bytes()), module if file.name == "__init__.py" else module.rpartition(".")[0])
-    imports = tuple(name for name in _imports(tree, _packages_of(module)) if _file(name))
+    followed = _imports(tree, _packages_of(module))
+    imports = tuple(name for name in followed if name != DESCRIPTION and find_file(name))
     return _content_digest(tree), imports
 
 
@@ -84,7 +87,7 @@ def _within(module: str, packages: tuple[str, ...]) -> bool:
 
 def _modules_of(module: str, name: str) -> list[str]:
     """Where `from module import name` leads: a module of a package, or the module from which the package takes it."""
-    file = _file(module)
+    file = find_file(module)
     if file is None or file.name != "__init__.py":
         return [module]
     if _is_module(module, name):
@@ -123,6 +126,10 @@ class _Stripper(ast.NodeTransformer):
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
 
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        is_description = ast.unparse(node.annotation) == "ClassVar[MethodInfo]"
+        return None if is_description else self.generic_visit(node)
+
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         self.generic_visit(node)
         if isinstance(node.value, ast.Name) and node.value.id in self.modules:
@@ -131,18 +138,4 @@ class _Stripper(ast.NodeTransformer):
 
 
 def _is_module(package: str, name: str) -> bool:
-    return _file(f"{package}.{name}") is not None
-
-
-@cache
-def _file(module: str) -> Path | None:
-    """A module's source, found without importing it."""
-    package, _, name = module.rpartition(".")
-    if package:
-        above = _file(package)
-        if above is None or above.name != "__init__.py":
-            return None
-        places = (above.parent / f"{name}.py", above.parent / name / "__init__.py")
-        return next((place for place in places if place.exists()), None)
-    spec = importlib.util.find_spec(module)
-    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+    return find_file(f"{package}.{name}") is not None

@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter
 
 from bench.catalog import registry
-from bench.catalog.entries import Entry
+from bench.catalog.declarations import CatalogEntry
 from bench.planning import method_cost
 from extension.plain_text import escape, table, typed
 from methods import Settings
@@ -27,7 +27,7 @@ BOUNDS = (("minimum", "from"), ("exclusiveMinimum", "above"), ("maximum", "to"),
 TYPES = {"number": "number", "integer": "whole number", "boolean": "true or false", "string": "text", "null": "empty"}
 
 
-def entries(section: str) -> dict[str, Entry]:
+def entries(section: str) -> dict[str, CatalogEntry]:
     """The names of a section, without plug-ins: the site must not depend on what is installed beside it."""
     return dict(registry.SECTIONS[section].built_in)
 
@@ -141,13 +141,13 @@ def _fields(fields: dict[str, Any]) -> str:
     return ", ".join(f"`{key.rstrip('_')}={typed(value)}`" for key, value in fields.items())
 
 
-def _paper(entry: Entry) -> str:
+def _paper(entry: CatalogEntry) -> str:
     if re.fullmatch(r"\d{4}\.\d{5}", entry.paper):
         return f"[arXiv {entry.paper}](https://arxiv.org/abs/{entry.paper}) ({entry.year})"
     return escape(entry.paper)
 
 
-def _install(entry: Entry) -> str:
+def _install(entry: CatalogEntry) -> str:
     if entry.extra:
         return f"`pip install 'cast-bench[{entry.extra}]'`"
     return f"`bench env create {entry.environment}`" if entry.environment else ""

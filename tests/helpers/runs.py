@@ -19,7 +19,7 @@ from bench.inputs import models
 from bench.planning import plan
 from bench.planning.spec import Spec
 from bench.results.store import Store
-from bench.system import source_digest
+from bench.system import module_files, source_digest
 from bench.system.cache import cache_dir
 
 USUAL = cache_dir()
@@ -225,7 +225,7 @@ def put_on_path(folder: Path, monkeypatch) -> None:
 
 def forget() -> None:
     """Let the catalog look again."""
-    registry.forget()
+    registry.forget_plugins()
     source_digest.digest_source.cache_clear()
     source_digest._read.cache_clear()
-    source_digest._file.cache_clear()
+    module_files.find_file.cache_clear()

@@ -1,47 +1,15 @@
 """What every method in the catalog owes its caller."""
 
-import dataclasses
-
 import pytest
 
-from bench.catalog import registry
 from bench.catalog.choice import build
 from bench.catalog.entries import METHODS
 from bench.conformance.checks import CHECKS, declares_itself
 from bench.conformance.subject import Subject
-from bench.planning import method_cost
 from helpers import runs
 from methods.contract import Needs
 
 ENTRIES = METHODS
-
-
-@pytest.mark.parametrize("name", ENTRIES)
-def test_entry_says_what_the_class_says(name):
-    entry = ENTRIES[name]
-    kind = registry.load(entry)
-
-    assert kind.name == name
-    assert isinstance(kind.needs, Needs)
-    assert {flag.name.lower() for flag in kind.needs} == set(entry.needs)
-    assert getattr(kind, "shares_calibration", False) == entry.shares_calibration
-    assert dataclasses.is_dataclass(kind)
-    assert kind.__dataclass_params__.frozen
-    assert not entry.broken
-    assert entry.about
-    assert bool(entry.environment) == (Needs.ISOLATED in kind.needs)
-
-
-@pytest.mark.parametrize("name", ENTRIES)
-def test_entry_says_where_it_is_from_and_what_it_costs(name):
-    entry = ENTRIES[name]
-
-    assert entry.paper
-    assert (entry.paper == "none") == (entry.year is None)
-    assert entry.cost is not None
-    assert entry.trains == bool(entry.cost.training)
-    assert ("calibration" in entry.needs) == bool(entry.cost.passes)
-    assert method_cost.describe(entry)
 
 
 @pytest.fixture

@@ -44,7 +44,9 @@ def measure_configs(device: str, hardware: str) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Speed:
-    """tokens: in the KV cache for decode, in the prompt for prefill, in the input for linears. hardware: the device; kernel:
+    """Tokens per second of decoding; on a CUDA device also prompts, and linears one by one.
+
+    tokens: in the KV cache for decode, in the prompt for prefill, in the input for linears. hardware: the device; kernel:
     digest of the CPU kernel's source; both are parts of the key.
     """
 

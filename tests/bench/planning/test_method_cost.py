@@ -4,8 +4,10 @@ import json
 
 import pytest
 
-from bench.catalog.entries import METHODS, Cost, Entry
+from bench.catalog.declarations import CatalogEntry
+from bench.catalog.entries import METHODS
 from bench.planning import method_cost
+from methods import Cost
 
 LINEARS = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
 INPUTS = [4096, 4096, 4096, 11008]
@@ -14,7 +16,7 @@ TOKENS = 128 * 2048
 
 
 def describe_cost(**cost):
-    return method_cost.describe(Entry("", cost=Cost(**cost)))
+    return method_cost.describe(CatalogEntry(target="", cost=Cost(**cost)))
 
 
 def test_passes():
@@ -35,9 +37,12 @@ def test_training_takes_the_tokens_of_the_recipe_unless_it_says():
 
 
 def test_what_comes_before_and_what_is_left_out_are_said():
-    assert method_cost.describe(Entry("", prior="wanda", cost=Cost(also="and a look"))) == "after wanda; and a look"
+    assert (
+        method_cost.describe(CatalogEntry(target="", prior="wanda", cost=Cost(also="and a look")))
+        == "after wanda; and a look"
+    )
     assert describe_cost() == "nothing"
-    assert method_cost.describe(Entry("")) == "", "nobody said"
+    assert method_cost.describe(CatalogEntry(target="")) == "", "nobody said"
 
 
 @pytest.mark.parametrize("what", ["methods", "measures", "quantizers"])

@@ -93,17 +93,6 @@ def test_nearest_point_of_its_grid(name, llama, make_job):
     torch.testing.assert_close(target.weight.double(), naive(before, name), rtol=1e-6, atol=1e-7)
 
 
-def test_entry_says_what_the_class_says():
-    for name, entry in QUANTIZERS.items():
-        if name != "none":
-            kind = registry.load(entry)
-            assert kind.name == name
-            assert {flag.name.lower() for flag in kind.needs} == set(entry.needs)
-            assert getattr(kind, "shares_calibration", False) == entry.shares_calibration
-            assert kind.__dataclass_params__.frozen
-            assert entry.about
-
-
 def test_pattern_holds_and_nothing_else_changes(quantizer, pruned):
     model, job = pruned
     outcome = apply(quantizer, model, job)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.system import source_digest
+from bench.system import module_files, source_digest
 from bench.system.interpreter import OWN_PACKAGES, ROOT
 from bench.system.source_digest import digest_source
 
@@ -19,20 +19,20 @@ def tree(tmp_path, monkeypatch):
     """A copy of the packages' sources, which digests are taken of."""
     for package in OWN_PACKAGES:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("assets", "__pycache__"))
-    find = source_digest.importlib.util.find_spec
+    find = module_files.importlib.util.find_spec
 
     def find_in_copy(name):
         if name not in OWN_PACKAGES:
             return find(name)
         return ModuleSpec(name, None, origin=str(tmp_path / name / "__init__.py"))
 
-    monkeypatch.setattr(source_digest.importlib.util, "find_spec", find_in_copy)
+    monkeypatch.setattr(module_files.importlib.util, "find_spec", find_in_copy)
     yield tmp_path
     forget()
 
 
 def forget():
-    for function in (digest_source, source_digest._read, source_digest._file):
+    for function in (digest_source, source_digest._read, module_files.find_file):
         function.cache_clear()
 
 
@@ -139,3 +139,13 @@ def test_what_a_plug_in_imports_counts(tmp_path, monkeypatch, line):
 
     assert digest("outer.core") != before
     forget()
+
+
+def test_what_a_class_states_about_itself_is_no_part_of_its_code(tree):
+    before = digest(METHOD)
+    rewrite(tree / "baselines/wanda.py", "Cost(passes=2)", "Cost(passes=3, also='more')")
+    rewrite(tree / "methods/info.py", "HESSIANS_PER_LINEAR = 1.3", "HESSIANS_PER_LINEAR = 2.0")
+    assert digest(METHOD) == before
+
+    rewrite(tree / "baselines/wanda.py", "Needs.CALIBRATION", "Needs.CALIBRATION | Needs.TEACHER")
+    assert digest(METHOD) != before

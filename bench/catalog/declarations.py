@@ -1,0 +1,133 @@
+"""What the class behind a name declares: read from its source, so that a list of names imports no class."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+from bench.system.module_files import find_file
+from methods import info
+from methods.contract import Needs
+from methods.info import MethodInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogEntry(MethodInfo):
+    """A name of the catalog: its class, and what the class declares."""
+
+    target: str
+    """MODULE:CLASS, or "" for a name without a class."""
+    about: str = ""
+    """First paragraph of the class docstring."""
+    needs: tuple[str, ...] = ()
+    """Names of its `Needs`, in lower case."""
+    shares_calibration: bool = False
+    """Whether several processes can share its calibration."""
+    block: int = 0
+    """Default of the field that `columns` names; 0 without one."""
+    is_plugin: bool = False
+    """Whether another distribution provides it."""
+    broken: str = ""
+    """Why it cannot be imported; "" if it can."""
+
+    @property
+    def module(self) -> str:
+        """The module of the class."""
+        return self.target.split(":")[0]
+
+    @property
+    def trains(self) -> bool:
+        """Whether it needs training data."""
+        return "training" in self.needs
+
+    @property
+    def year(self) -> int | None:
+        """The year of its paper: the arXiv number begins with it, and a venue ends with it."""
+        number = re.match(r"(\d\d)\d\d\.", self.paper)
+        venue = re.search(r"\d{4}$", self.paper)
+        return 2000 + int(number[1]) if number else int(venue[0]) if venue else None
+
+    def needs_with(self, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return what it needs with these settings."""
+        return () if self.file and config.get(self.file) else self.needs
+
+
+class Catalog(Mapping[str, CatalogEntry]):
+    """Entries by name. Each is read from the source of its class when it is first asked for."""
+
+    def __init__(self, names: Mapping[str, str | CatalogEntry]) -> None:
+        """names: MODULE:CLASS by name, or the entry of a name that has no class."""
+        self._names = names
+
+    def __getitem__(self, name: str) -> CatalogEntry:
+        known = self._names[name]
+        return known if isinstance(known, CatalogEntry) else read_source(known)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def describe(target: str, declared: Any, *, is_plugin: bool = False) -> CatalogEntry:
+    """Return the entry of a class from the attributes that it declares.
+
+    Raises:
+        TypeError: `needs` or `info` is of another type.
+    """
+    needs, stated = getattr(declared, "needs", Needs.NOTHING), getattr(declared, "info", MethodInfo())
+    if not isinstance(needs, Needs) or not isinstance(stated, MethodInfo):
+        raise TypeError(f"needs={needs!r} and info={stated!r} must be a Needs and a MethodInfo of `methods`")
+    first = inspect.cleandoc(declared.__doc__ or "").split("\n\n")[0]
+    return CatalogEntry(
+        target=target,
+        about=" ".join(first.split()).removesuffix("."),
+        needs=tuple(str(flag.name).lower() for flag in needs),
+        shares_calibration=getattr(declared, "shares_calibration", False) is True,
+        block=getattr(declared, stated.columns, 0) if stated.columns else 0,
+        is_plugin=is_plugin,
+        **vars(stated),
+    )
+
+
+@cache
+def read_source(target: str) -> CatalogEntry:
+    """Return the entry of a class of this project, without importing it. target: MODULE:CLASS."""
+    module, _, name = target.partition(":")
+    file = find_file(module)
+    assert file is not None, f"{target} is not there"
+    tree = ast.parse(file.read_bytes())
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    declared: dict[str, Any] = {}
+    for base in reversed(list(_bases(classes, name))):
+        declared |= _attributes(base)
+    return describe(target, SimpleNamespace(__doc__=ast.get_docstring(classes[name]), **declared))
+
+
+def _bases(classes: Mapping[str, ast.ClassDef], name: str) -> Iterator[ast.ClassDef]:
+    """Yield the class and those of its bases that are in the same module; bases of other modules declare nothing."""
+    yield classes[name]
+    for base in classes[name].bases:
+        if isinstance(base, ast.Name) and base.id in classes:
+            yield from _bases(classes, base.id)
+
+
+def _attributes(node: ast.ClassDef) -> dict[str, Any]:
+    """Return the attributes whose values are literals, `Needs` or expressions of `methods.info`."""
+    names = vars(info) | {"Needs": Needs, "__builtins__": {}}
+    found = {}
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
+            field, value = statement.target.id, statement.value
+            if field in ("needs", "info"):
+                found[field] = eval(compile(ast.Expression(value), node.name, "eval"), names)
+            elif isinstance(value, ast.Constant):
+                found[field] = value.value
+    return found

@@ -1,0 +1,69 @@
+"""What a method's class states about itself besides its hyperparameters. None of it decides a number, or is part of a key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Work and memory of a method besides the model, from which `bench ls methods --long` estimates its cost."""
+
+    passes: float = 0
+    """Number of forward passes over the calibration tokens."""
+    hessians: float = 0
+    """Number of float32 matrices [in, in] for each distinct input of a block."""
+    training: float = 0
+    """FLOP per weight and training token: 2 for a forward pass, 4 for a backward pass."""
+    tokens: float | None = None
+    """Number of training tokens; None for those of the recipe for the model's size."""
+    state: float = 0
+    """Bytes per weight: gradients, moments, masks, teacher."""
+    also: str = ""
+    """Other costs, in words. A measured number needs its source."""
+
+
+TRAINING = Cost(training=6, state=16)
+"""Cost of a forward and a backward pass, with weight, gradient and two moments in float32."""
+
+DISTILLATION = Cost(training=8, state=18)
+"""Cost of `TRAINING` and a forward pass of a teacher in bfloat16."""
+
+HESSIANS_PER_LINEAR = 1.3
+"""Hessians of a library that has one per linear, not one per input: (6 4096^2 + 11008^2) / (3 4096^2 + 11008^2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodInfo:
+    """Source, cost and limits of a method or quantizer.
+
+    A class has it as `info: ClassVar[MethodInfo]`. The catalog evaluates that expression without importing the class, so it
+    may use literals, `Needs` and the names of this module.
+    """
+
+    paper: str = ""
+    """arXiv number, "VENUE YEAR", or "none" for a control."""
+    cost: Cost | None = None
+    """Estimated cost; None if unknown."""
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Settings that can be typed as one word, by that word."""
+    dense: bool = False
+    """Whether it is a control, whose model stays dense."""
+    prior: str = ""
+    """Stage that it refines if the user types no `from=`."""
+    refines: bool = False
+    """Whether it refines another stage. Without a `prior`, the user must type `from=`."""
+    groups_only: bool = False
+    """Whether it takes n:m patterns only."""
+    columns: str = ""
+    """Field that holds a number of columns, which must be a whole number of groups."""
+    file: str = ""
+    """Field that names a file. If it is set nothing else is needed, and the field `sha256` identifies the content."""
+    whole_blocks: bool = False
+    """Whether it works on a whole block at a time. A streamed mixture then has all experts of a block in memory."""
+    extra: str = ""
+    """Extra of cast-bench that installs its library."""
+    environment: str = ""
+    """Environment that it runs in, for `bench env create`."""

@@ -1,0 +1,68 @@
+"""What a class declares, read from its source."""
+
+import subprocess
+import sys
+
+import pytest
+
+from bench.catalog import registry
+from bench.catalog.declarations import Catalog, CatalogEntry, describe
+from bench.catalog.entries import METHODS, QUANTIZERS
+from bench.planning import method_cost
+from methods.contract import Needs
+
+
+def classes():
+    for section in registry.SECTIONS.values():
+        yield from ((name, entry) for name, entry in section.built_in.items() if entry.target)
+
+
+def test_the_source_says_what_the_class_says():
+    for name, entry in classes():
+        kind = registry.load(entry)
+        declared = describe(entry.target, kind)
+
+        assert kind.name == name
+        assert entry.about, name
+        default = getattr(kind, entry.columns) if entry.columns else 0
+        assert entry == declared and entry.block == default, name
+        assert bool(entry.environment) == (Needs.ISOLATED in kind.needs)
+
+
+def test_reading_every_class_imports_none():
+    code = """
+import sys
+from bench.catalog.registry import SECTIONS
+known = [entry.about for section in SECTIONS.values() for entry in section.built_in.values()]
+sys.exit(", ".join({"torch", "pydantic"} & set(sys.modules)) or len(known) < 30)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_method_states_its_source_and_its_cost(name):
+    entry = METHODS[name]
+
+    assert (entry.paper == "none") == (entry.year is None)
+    assert entry.trains == bool(entry.cost.training)
+    assert ("calibration" in entry.needs) == bool(entry.cost.passes)
+    assert method_cost.describe(entry)
+
+
+def test_what_users_read_of_a_few():
+    wanda, sparsegpt, ast = METHODS["wanda"], METHODS["sparsegpt"], METHODS["ast"]
+
+    assert (wanda.about, wanda.needs) == ("Keep the weights with the largest |W| * ||X||", ("calibration",))
+    assert (wanda.year, METHODS["ria"].year, METHODS["dense"].year) == (2023, 2024, None)
+    assert wanda.shares_calibration and not METHODS["recon"].shares_calibration
+    assert (sparsegpt.block, wanda.block) == (128, 0)
+    assert ast.needs == ("training", "teacher"), "of the class that it extends"
+    assert QUANTIZERS["none"].about and not QUANTIZERS["none"].target
+
+
+def test_a_catalog_has_entries_without_a_class_too():
+    none = CatalogEntry(target="", about="nothing")
+    catalog = Catalog({"none": none, "wanda": "baselines.wanda:Wanda"})
+
+    assert catalog["none"] is none and catalog["wanda"] == METHODS["wanda"]
+    assert list(catalog) == ["none", "wanda"] and len(catalog) == 2
