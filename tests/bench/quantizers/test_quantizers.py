@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from baselines.magnitude import Magnitude
-from bench.catalog import registry
 from bench.catalog.choice import build
 from bench.catalog.entries import QUANTIZERS
 from methods.errors import UserError
