@@ -13,6 +13,7 @@ from bench.cli.console import Cell, fail, print_commands, print_json, print_line
 from bench.cli.flags import Figure, Json, Results, file_callback
 from bench.system.files import require_writable_file
 from bench.system.suggest import describe_unknown
+from bench.system.text import amount
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def merge(
     from bench.results.store import RESULTS
 
     done = merge_folders(sources, results or RESULTS)
-    counts = f"{done.taken} records copied, {done.known} already there"
+    counts = f"{amount(done.taken, 'record')} copied, {done.known} already there"
     print_line(counts + (f", {done.other} not copied: here they have another number" if done.other else ""))
 
 
@@ -199,8 +200,8 @@ def check(
             print_line(f"belongs to no record: {path}")
         unsealed = f", {found.without_digest} of an older schema without a digest (bench migrate {shlex.quote(str(folder))} adds it)"
         print_line(
-            f"{folder}: {found.records} records, {len(found.problems)} damaged, {found.recomputed} numbers computed again"
-            + (unsealed if found.without_digest else "")
+            f"{folder}: {amount(found.records, 'record')}, {len(found.problems)} damaged, "
+            f"{amount(found.recomputed, 'number')} computed again" + (unsealed if found.without_digest else "")
         )
     if damaged:
         fail("records above are damaged or were changed: delete them and run the same bench run again", 1)
@@ -224,7 +225,7 @@ def baseline_set(
     require_writable_file(path, "baseline")
     newest = read(results or RESULTS)
     write(newest, path)
-    print_line(f"{path}: {len(newest.records)} records, {path.stat().st_size / 1000:,.0f} kB")
+    print_line(f"{path}: {amount(len(newest.records), 'record')}, {path.stat().st_size / 1000:,.0f} kB")
 
 
 @baseline_app.command("ls")

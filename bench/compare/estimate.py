@@ -13,6 +13,7 @@ from bench.results.record import Record
 from bench.stats import bootstrap, mcnemar
 from bench.stats.bootstrap import Estimate
 from methods.errors import UserError
+from methods.pattern import Pattern
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,6 +68,19 @@ def estimate_pair(pair: Pair, before: ResultSet, after: ResultSet, level: float,
         return bootstrap.widen(found, seed_noise, level) if one_seed else found
     sums, weights, unit = _sums_by_cluster(now - was, items)
     return bootstrap.studentized_bootstrap(sums, weights, level, unit=unit, assumed=seed_noise if one_seed else 0.0)
+
+
+def counted_change(pair: Pair) -> float:
+    """Return the change of a counted number that is a gain or a loss.
+
+    For sparsity, only zeros that the pattern requires count: rounding to few bits sets many more weights to zero.
+    """
+    if pair.metric != "sparsity":
+        return mean_change(pair)
+    was, now = mean_values(pair)
+    required = (Pattern.parse(side[0].identity.pattern).share for side in (pair.before, pair.after))
+    before, after = (min(value, goal) for value, goal in zip((was, now), required, strict=True))
+    return after - before
 
 
 def mean_values(pair: Pair) -> tuple[float, float]:

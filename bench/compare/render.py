@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.compare.verdict import Comparison, Row
-from bench.system.text import code, escape_comment, printable
+from bench.system.text import amount, code, escape_comment, printable
 
 MAX_COMMENT_LENGTH = 60_000
 """In characters. GitHub accepts 65,536."""
@@ -76,7 +76,8 @@ def describe_outcome(comparison: Comparison) -> str:
 
 def to_markdown(comparison: Comparison, headline: str) -> str:
     """The body of a comment. Failures come first; rows without problems are folded."""
-    family = f"{comparison.family} sampled numbers, {100 * (1 - comparison.level):.4g}% intervals, α = {comparison.settings.alpha:g}"
+    sampled = amount(comparison.family, "sampled number")
+    family = f"{sampled}, {100 * (1 - comparison.level):.4g}% intervals, α = {comparison.settings.alpha:g}"
     visible = [r for r in comparison.rows if r.verdict not in FOLDED_VERDICTS]
     folded = [r for r in comparison.rows if r.verdict in FOLDED_VERDICTS]
     out = f"### {escape_comment(headline)}\n" + (f"\n{escape_comment(family)}\n" if comparison.family else "")
@@ -95,7 +96,7 @@ def _table(rows: Sequence[Row], max_length: int = MAX_COMMENT_LENGTH) -> str:
         lines.append("| " + " | ".join(escaped.values()) + " |")
         max_length -= len(lines[-1]) + 1
         if max_length < 500 and i + 1 < len(rows):
-            return "\n".join(lines) + f"\n\n{len(rows) - i - 1} more rows are not shown.\n"
+            return "\n".join(lines) + f"\n\nNot shown: {amount(len(rows) - i - 1, 'more row')}.\n"
     return "\n".join(lines) + "\n"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.compare.estimate import NotComparable, estimate_pair, mean_change, mean_values
+from bench.compare.estimate import NotComparable, counted_change, estimate_pair, mean_change, mean_values
 from bench.compare.pairing import NOT_REPORTED, Pair, Unpaired, pair_results
 from bench.compare.result_set import ResultSet, gc_paused
 from bench.compare.settings import CompareSettings
@@ -15,6 +15,7 @@ from bench.results import metrics
 from bench.results.record import Record
 from bench.stats import multiple_tests, power
 from bench.stats.bootstrap import Estimate
+from bench.system.text import amount
 
 FAILING_VERDICTS = ("REGRESSION", "NEW_FAILURE", "MISSING")
 VERDICTS = (*FAILING_VERDICTS, "INCONCLUSIVE", "NOT_COMPARABLE", "FIXED", "IMPROVED", "OK")
@@ -150,9 +151,9 @@ def _decide_all(
 
 
 def decide(pair: Pair, estimate: Estimate, adjusted: float, settings: CompareSettings) -> Row:
-    """REGRESSION, OK, IMPROVED or INCONCLUSIVE. A metric without a margin is judged with a margin of 0.
+    """Return REGRESSION, OK, IMPROVED or INCONCLUSIVE. A metric without a margin has a margin of 0.
 
-    A change within the tolerance of a reproduction is OK, however significant it is: it is due to the order of sums.
+    A change within the tolerance is OK, however significant it is: the summation order alone can cause it.
     """
     raw_margin = settings.margin(pair.definition) or 0.0
     margin = math.log1p(raw_margin) if pair.definition.is_ratio else raw_margin
@@ -160,14 +161,12 @@ def decide(pair: Pair, estimate: Estimate, adjusted: float, settings: CompareSet
     loss, largest_loss = worse * estimate.value, max(worse * estimate.low, worse * estimate.high)
     row = _row(pair, "OK", _seed_hint(pair), estimate=estimate, adjusted=adjusted, margin=raw_margin)
     if pair.counted:
-        verdict = "REGRESSION" if loss > margin else "IMPROVED" if -loss > margin else "OK"
-        return replace(row, verdict=verdict)
+        loss = worse * counted_change(pair)
+        return replace(row, verdict="REGRESSION" if loss > margin else "IMPROVED" if -loss > margin else "OK")
     if max(abs(estimate.low), abs(estimate.high)) <= settings.tolerance(pair.definition):
         return row
-    if largest_loss < 0:
-        return replace(row, verdict="IMPROVED")
-    if loss > margin and adjusted < settings.alpha:
-        return replace(row, verdict="REGRESSION")
+    if multiple_tests.differs(adjusted, settings.alpha) and not 0 <= loss <= margin:
+        return replace(row, verdict="IMPROVED" if loss < 0 else "REGRESSION")
     if largest_loss < margin or estimate.low == estimate.high == 0:
         return row
     half = largest_loss - loss if loss <= margin else loss - min(worse * estimate.low, worse * estimate.high)
@@ -177,7 +176,7 @@ def decide(pair: Pair, estimate: Estimate, adjusted: float, settings: CompareSet
 def _seed_hint(pair: Pair) -> str:
     seeds = {r.identity.seed for r in pair.before} - {None}
     if 0 < len(seeds) < 3 and not pair.counted:
-        return f"{len(seeds)} calibration seed{'s' if len(seeds) > 1 else ''}: use 5 for less noise"
+        return f"{amount(len(seeds), 'calibration seed')}: use 5 for less noise"
     return ""
 
 

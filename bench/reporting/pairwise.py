@@ -115,7 +115,7 @@ def significance(table: Table, column: int) -> dict[Rows, bool]:
 
 def _significant(intervals: Mapping[Rows, Interval]) -> dict[Rows, bool]:
     adjusted = multiple_tests.benjamini_hochberg([i.p for i in intervals.values()])
-    return {rows: p < ALPHA for rows, p in zip(intervals, adjusted, strict=True)}
+    return {rows: multiple_tests.differs(p, ALPHA) for rows, p in zip(intervals, adjusted, strict=True)}
 
 
 def _ranks(table: Table, column: int, differ: Mapping[Rows, bool]) -> tuple[str, ...]:

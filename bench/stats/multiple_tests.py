@@ -21,6 +21,11 @@ def benjamini_hochberg(p: Sequence[float]) -> list[float]:
     return _unsort(np.minimum(np.minimum.accumulate(steps[::-1])[::-1], 1.0), order) if len(p) else []
 
 
+def differs(adjusted: float, alpha: float) -> bool:
+    """Return whether a change is real, from its adjusted p. Verdicts, ranks and `bench pick` share this rule."""
+    return adjusted < alpha
+
+
 def _unsort(values: np.ndarray, order: np.ndarray) -> list[float]:
     out = np.empty(len(values))
     out[order] = values

@@ -27,6 +27,11 @@ _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\uf
 _COLORS = re.compile("\x1b\\[[0-9;:]*m")
 
 
+def amount(count: int, noun: str) -> str:
+    """Return a count with its noun: "1 record", "2,000 records"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def printable(text: str) -> str:
     """Text as one line that a terminal shows and does not act on.
 

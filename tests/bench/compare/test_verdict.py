@@ -293,6 +293,39 @@ def test_a_family_asks_more_of_each(roots):
     assert among.adjusted > 0.05 > alone.adjusted
 
 
+def test_a_gain_among_many_tests_needs_the_adjusted_p(roots):
+    """Its own interval is all gain, but its adjusted p is not below alpha: ranks say no difference, and so do verdicts."""
+    fake_records.perplexity(roots[0])
+    fake_records.perplexity(roots[1], -0.01, 0.025, made="b", noise=1)
+    for i in range(9):
+        fake_records.accuracy(roots[0], method=f"m{i}")
+        fake_records.accuracy(roots[1], 3, 3, made="b", method=f"m{i}")
+    before, after = map(read, roots)
+
+    found = compare(before, after, settings.read(None), exploratory=True)
+
+    (row,) = (r for r in found.rows if r.metric == "perplexity")
+    assert row.effect[2] < 1 and row.adjusted > 0.05 and row.verdict == "OK"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "before", "after", "expected"),
+    [
+        ("2:4", 0.5341, 0.5329, "OK"),
+        ("dense", 0.3167, 0.0, "OK"),
+        ("2:4", 0.5341, 0.4950, "REGRESSION"),
+        ("2:4", 0.4950, 0.5341, "IMPROVED"),
+    ],
+)
+def test_sparsity_counts_up_to_its_pattern(roots, pattern, before, after, expected):
+    """What is above comes from rounding to few bits."""
+    about = {"better": "higher", "measure": "size", "identity": {"pattern": pattern, "quantizer": "int3-rtn"}}
+    fake_records.counted(roots[0], "sparsity", before, **about)
+    fake_records.counted(roots[1], "sparsity", after, made="b", **about)
+
+    assert verdict(roots)["sparsity"].verdict == expected
+
+
 def test_few_articles_are_cut_into_blocks(roots):
     for root, made in zip(roots, "ab", strict=True):
         found = fake_records.perplexity(root, 0.001, made=made, noise=ord(made))
