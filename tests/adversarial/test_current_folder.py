@@ -46,12 +46,13 @@ def variables(tmp_path, monkeypatch):
     return os.environ | {"PYTHONPATH": f"{Path(runs.__file__).parents[2]}{os.pathsep}{os.pathsep}"}
 
 
-def test_a_run_and_a_training_of_two_ranks(folder, marker, variables, tmp_path):
+@pytest.mark.parametrize("methods", ["magnitude", pytest.param("magnitude,cast", marks=pytest.mark.full)])
+def test_a_run_and_a_training_of_two_ranks(folder, marker, variables, tmp_path, methods):
     """The runner is started with -P, as the installed command does it: the current folder holds a bench.py."""
     variables["PYTHONPATH"] = variables["PYTHONPATH"].strip(os.pathsep)  # of the runner itself
     training = {"tokens": 1024, "batch": 8, "seqlen": 32, "processes": 2}
     settings = {f"training.{k}": v for k, v in training.items()}
-    flags = ["--methods", "magnitude,cast", "--measures", "size", *runs.flags(tmp_path / "r", **settings)]
+    flags = ["--methods", methods, "--measures", "size", *runs.flags(tmp_path / "r", **settings)]
     command = [sys.executable, "-P", "-m", "bench", "run", *flags]
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
 

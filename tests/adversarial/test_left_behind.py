@@ -142,6 +142,7 @@ class Touches(_Method):
         next(job.source.glob("*.safetensors")).touch()
 '''
 LEAVING = ("forks", "spawns", "multiprocesses", "daemonizes", "threads", "dies")
+FEW = ("daemonizes", "threads", "dies")
 NAMES = {name: f"leaving:{name.capitalize()}" for name in (*LEAVING, "scribbles", "touches")}
 
 
@@ -157,16 +158,17 @@ def world(site, tmp_path, monkeypatch):
     yield from runs.world(site, tmp_path, monkeypatch)
 
 
-def test_what_methods_leave_neither_holds_the_run_nor_outlives_it(tmp_path):
-    flags = ["--methods", ",".join(LEAVING), "--measures", "size", *runs.flags(tmp_path / "r")]
+@pytest.mark.parametrize("methods", [FEW, pytest.param(LEAVING, marks=pytest.mark.full)], ids=["few", "all"])
+def test_what_methods_leave_neither_holds_the_run_nor_outlives_it(tmp_path, methods):
+    flags = ["--methods", ",".join(methods), "--measures", "size", *runs.flags(tmp_path / "r")]
     run = runs.start("run", *flags)
     out, err = run.communicate(timeout=3 * PATIENCE_S)
 
     statuses = {k[0]: r.status for k, r in runs.records(tmp_path / "r").items()}
-    assert statuses == dict.fromkeys((*LEAVING, "dense"), "ok") | {"dies": "failed"}, err
+    assert statuses == dict.fromkeys((*methods, "dense"), "ok") | {"dies": "failed"}, err
     assert run.returncode == 1, out
     left = [int(line) for line in (tmp_path / "left").read_text().split()]
-    assert len(left) == len(LEAVING) - 1
+    assert len(left) == len(methods) - 1
     assert not [pid for pid in left if psutil.pid_exists(pid)]
 
 

@@ -128,21 +128,15 @@ def test_the_very_commands_pass_then_fail(room):
     assert "::notice title=bench gate::passed" in output["Gate"]
     assert "bench gate passed" in (room / "summary.md").read_text()
 
-    assert script(GITLAB["bench"])[0] == 0
-    assert "PRIVATE-TOKEN: t" in (room / "sent").read_text()
     (report,) = GITLAB["bench"]["artifacts"]["reports"].values()
-    assert ElementTree.parse(room / report).getroot().get("failures") == "0"
-
     fake_records.perplexity(room / "results/more", method="wanda")  # a baseline of what is not measured
     shell("bench merge results/local/ci --results results/more && bench baseline set main --results results/more")
     code, output = act({"config": "bench.toml", "baseline": "main"})
     assert code == 1 and "::error title=MISSING" in output["Gate"]
     assert "MISSING" in (room / "summary.md").read_text()
     assert script(GITLAB["bench"])[0] == 1
+    assert "PRIVATE-TOKEN: t" in (room / "sent").read_text()
     assert ElementTree.parse(room / report).getroot().get("failures") == "1"
-
-    code, output = act({"config": "bench.toml", "baseline": "nobody"})
-    assert code == 2 and "unknown baseline 'nobody'" in output["Gate"]
 
 
 def test_the_pages_own_settings_are_settings(tmp_path, cli, monkeypatch):

@@ -13,6 +13,7 @@ from helpers import runs
 NOTEBOOK = Path(__file__).parents[2] / "docs/api.ipynb"
 
 
+@pytest.mark.full
 def test_runs(tmp_path, monkeypatch):
     runs.own_cache(tmp_path, monkeypatch)
     monkeypatch.setenv("NOTEBOOK_RESULTS", str(tmp_path / "r"))
