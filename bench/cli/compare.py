@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.console import Cell, fail, print_commands, print_json, print_line, print_lines, print_rows, print_table
+from bench.cli.console import fail, print_commands, print_json, print_line, print_lines, print_rows
 from bench.cli.flags import Figure, Json, Results, file_callback
 from bench.system.files import require_writable_file
 from bench.system.suggest import describe_unknown
@@ -283,6 +283,7 @@ def _print_comparison(comparison: Comparison, json: bool, md: Path | None, headl
 
 
 def _print_verdicts(rows: Sequence[Row]) -> None:
+    from bench.cli.tables import StyledCell, print_table
     from bench.compare.render import COLORS, cells
 
     headers = list(cells(rows[0])) if rows else ["nothing to compare"]
@@ -290,7 +291,7 @@ def _print_verdicts(rows: Sequence[Row]) -> None:
     lines = []
     for row in rows:
         color = COLORS.get(row.verdict, "")
-        lines.append([Cell(cell, color if name in ("", "verdict") else "") for name, cell in cells(row).items()])
+        lines.append([StyledCell(cell, color if name in ("", "verdict") else "") for name, cell in cells(row).items()])
     print_table(headers, lines, right)
 
 

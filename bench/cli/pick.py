@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.console import fail, print_json, print_line, print_lines, print_table
+from bench.cli.console import fail, print_json, print_line, print_lines
 from bench.cli.flags import AllResults, Json, split_list
 from bench.reporting.words import duration, hundredths, percent, quantity, short_count
 from bench.system.suggest import describe_unknown
 from bench.system.terminal import width_of
-from bench.system.text import printable
+from bench.system.text import one_line
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -172,6 +172,8 @@ def _print(answer: Answer) -> None:
 
 
 def _print_rows(answer: Answer) -> None:
+    from bench.cli.tables import print_table
+
     shown = answer.meets[:MAX_ROWS]
     in_points = partial(quantity, hundredths, "")  # the header has the unit
     columns: list[tuple[str, list[str]]] = [
@@ -206,7 +208,7 @@ def _say(sentence: str) -> None:
     width = width_of(sys.stdout) or MAX_WIDTH
     print_lines(
         textwrap.fill(
-            printable(sentence),
+            one_line(sentence),
             min(width, MAX_WIDTH),
             subsequent_indent="  ",
             break_on_hyphens=False,
@@ -226,7 +228,7 @@ def _say_command(title: str, command: str) -> None:
         if lines[-1] and len(lines[-1]) + 1 + len(chunk) > MAX_WIDTH - 6:
             lines.append("")
         lines[-1] += (" " if lines[-1] else "") + chunk
-    print_lines(f"{title}:\n  " + " \\\n    ".join(map(printable, lines)))
+    print_lines(f"{title}:\n  " + " \\\n    ".join(map(one_line, lines)))
 
 
 def _print_first(answer: Answer) -> None:

@@ -10,7 +10,7 @@ import typer
 from bench.cli.console import fail, print_line, print_rows
 from bench.cli.flags import DataDir, Json, Results
 from bench.system.terminal import make_console, shorten
-from bench.system.text import printable
+from bench.system.text import one_line
 
 cache_app = typer.Typer(help="Show or clean the cache.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -74,7 +74,7 @@ def env_create(
     with console.status(Text()) as status:
 
         def note(line: str) -> None:
-            text = printable(line.rstrip())
+            text = one_line(line.rstrip())
             if line.startswith(" "):
                 status.update(Text(shorten(text, console.width - 4)))
             else:

@@ -16,7 +16,6 @@ from bench.cli.flags import Json
 from bench.execution.events import describe_figures
 from bench.execution.forecast import clock_time
 from bench.system.terminal import make_console, shorten, width_of
-from bench.system.text import printable
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -94,7 +93,7 @@ def _lines(statuses: list[tuple[RunStatus, bool]], width: int, ascii_only: bool)
         out.append(head.compose(width, bar, rest))
         if not alive:
             what = f"{_state(status, alive)} after {timedelta(seconds=int(took))}, cast-bench {status.code}"
-            out.append(Text(shorten(printable(what), width)))
+            out.append(Text(shorten(what, width)))
         for work in status.at_work if alive else ():
             name = f"{work.label}: {work.phase}" if work.phase else work.label
             left = clock_time(work.left - age) if work.left is not None and work.left > 2 else ""

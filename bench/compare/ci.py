@@ -21,11 +21,11 @@ def to_junit(comparison: Comparison) -> str:
         names = {"classname": printable(row.name), "name": printable(row.metric), "time": "0"}
         case = ElementTree.SubElement(suite, "testcase", names)
         if id(row) in failed:
-            ElementTree.SubElement(case, "failure", {"type": row.verdict, "message": describe(row)})
+            ElementTree.SubElement(case, "failure", {"type": row.verdict, "message": printable(describe(row))})
         elif row.verdict in ("INCONCLUSIVE", "NOT_COMPARABLE"):
-            ElementTree.SubElement(case, "skipped", {"message": describe(row)})
+            ElementTree.SubElement(case, "skipped", {"message": printable(describe(row))})
         elif row.estimate is not None:
-            ElementTree.SubElement(case, "system-out").text = describe(row)
+            ElementTree.SubElement(case, "system-out").text = printable(describe(row))
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
@@ -36,7 +36,7 @@ def to_github(comparison: Comparison) -> str:
     for row in comparison.rows:
         if id(row) in failed or row.verdict == "INCONCLUSIVE":
             level = "error" if id(row) in failed else "warning"
-            title = annotation(printable(f"{row.verdict} {row.metric}"), field=True)
+            title = annotation(f"{row.verdict} {row.metric}", field=True)
             lines.append(f"::{level} title={title}::{annotation(describe(row))}")
     lines.append(f"::notice title=bench gate::{annotation(describe_outcome(comparison))}")
     return "\n".join(lines) + "\n"

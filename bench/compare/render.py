@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.compare.verdict import Comparison, Row
-from bench.system.text import amount, code, escape_comment, printable
+from bench.system.text import amount, code, escape_comment
 
 MAX_COMMENT_LENGTH = 60_000
 """In characters. GitHub accepts 65,536."""
@@ -50,14 +50,14 @@ def cells(row: Row) -> dict[str, str]:
         notes.append("on the margin: more items would not decide")
     return {
         "": row.mark,
-        "row": printable(row.name),
-        "metric": printable(row.metric),
+        "row": row.name,
+        "metric": row.metric,
         "before": format_number(row.before, row.unit),
         "after": format_number(row.after, row.unit),
         "change": format_change(row),
         "p": f"{row.adjusted:.2g}" if row.adjusted is not None and e and e.n > 1 else "",
         "verdict": row.verdict,
-        "about": printable("; ".join(filter(None, notes))),
+        "about": "; ".join(filter(None, notes)),
     }
 
 
@@ -65,7 +65,7 @@ def describe_counts(comparison: Comparison) -> str:
     """How many rows have each verdict."""
     counts = ", ".join(f"{n} {v}" for v, n in comparison.count().items()) or "nothing to compare"
     more = f"; {comparison.new} new" if comparison.new else ""
-    skipped = f"; no margin for {', '.join(map(printable, comparison.unjudged))}" if comparison.unjudged else ""
+    skipped = f"; no margin for {', '.join(comparison.unjudged)}" if comparison.unjudged else ""
     return counts + more + skipped
 
 

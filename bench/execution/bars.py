@@ -17,7 +17,7 @@ from rich.text import Text
 from bench.execution.events import describe_figures
 from bench.execution.forecast import Pace, clock_time
 from bench.system.terminal import make_console, shorten
-from bench.system.text import printable
+from bench.system.text import one_line
 
 GAP, MIN_NAME, MIN_BAR, MAX_BAR = 2, 12, 6, 40
 """In columns."""
@@ -53,11 +53,11 @@ class Line:
 
         until = fitting(self.until and f"until {self.until}")
         count = fitting(self.state or f"{self.done}/{self.total}")
-        name = printable(self.name)
+        name = self.name
         named = min(cell_len(name), max(MIN_NAME, left // 2), max(0, left - GAP))
         left -= named + GAP
         elapsed = str(timedelta(seconds=int(time.monotonic() - self.since)))
-        middle = fitting(elapsed, *map(printable, self.figures))
+        middle = fitting(elapsed, *self.figures)
         size = 0 if self.state or left - GAP < MIN_BAR else min(left - GAP, MAX_BAR)
         name = shorten(name, named if size else named + max(0, left))
         filled = size * min(self.done, self.total) // max(self.total, 1)
@@ -78,7 +78,7 @@ class RichDisplay:
             console=make_console(stream),
             transient=True,
             redirect_stdout=False,
-            redirect_stderr=False,  # what it prints would not be printable
+            redirect_stderr=False,
         )
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -91,7 +91,7 @@ class RichDisplay:
         self._live.start()
 
     def note(self, text: str) -> None:
-        self._live.console.print(Text(printable(text)))
+        self._live.console.print(Text(one_line(text)))
 
     def artifact(self, label: str, waiting: bool, left: float | None = None) -> None:
         self._paces[label] = Pace()

@@ -9,7 +9,8 @@ from typing import Protocol, TextIO
 
 from bench.execution.events import describe_figures
 from bench.execution.forecast import Pace, clock_time
-from bench.system.text import printable, printable_lines
+from bench.system.terminal import PrintableStream
+from bench.system.text import one_line
 
 EVERY_S = 10
 """Seconds between two lines of a log about one phase."""
@@ -51,11 +52,11 @@ class LogDisplay:
     """A line per event, to a stream that is no terminal; progress at most every ten seconds."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        self._stream = PrintableStream(stream)
         self._phases: dict[str, _Phase] = {}
 
     def note(self, text: str) -> None:
-        print(printable_lines(printable(text)), file=self._stream, flush=True)
+        print(one_line(text), file=self._stream, flush=True)
 
     def begin(self, total: int, known: int) -> None:
         self.note(f"{total} measurements, {known} already recorded")

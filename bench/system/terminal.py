@@ -1,10 +1,11 @@
-"""Standard output and standard error: nothing that is written there acts on a terminal, but what rich draws."""
+"""The streams that this program prints to. They alone make text from outside printable."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from bench.system.text import printable_lines
@@ -13,13 +14,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _CURSOR_MOVES = re.compile(r"(?:\n|\r|\x1b\[A)*")
-"""All that tqdm, which draws the bars of downloads, writes besides its bars."""
+"""Cursor movements that tqdm writes between the bars of downloads."""
 
 
 class PrintableStream:
-    """A text stream that writes what can be shown, whoever writes: this program, its libraries, or a traceback.
+    """A text stream that replaces what a terminal or GitHub's log would act on.
 
-    It has no `buffer`, so that nothing goes around it.
+    It has no `buffer`, which would bypass it.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -29,7 +30,8 @@ class PrintableStream:
         if _CURSOR_MOVES.fullmatch(text):
             self.raw.write(text)
         else:
-            start = "\r" if text.startswith("\r") else ""  # of a bar that is drawn again
+            # A bar of tqdm starts with a carriage return.
+            start = "\r" if text.startswith("\r") else ""
             self.raw.write(start + printable_lines(text.removeprefix("\r")))
         return len(text)
 
@@ -40,38 +42,45 @@ class PrintableStream:
 
 
 def make_output_printable() -> None:
-    """From here on, standard output and standard error of this process are printable streams."""
+    """Replace standard output and standard error of this process by printable streams."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if not isinstance(stream, PrintableStream):
             if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="replace")  # what the terminal's encoding does not have
+                stream.reconfigure(errors="replace")
             setattr(sys, name, PrintableStream(stream))
 
 
 def raw_stream(stream: TextIO) -> TextIO:
-    """The stream itself, for rich, which moves the cursor. All text that it is given must be printable."""
+    """Return the stream behind a printable one, for text that is already safe."""
     return stream.raw if isinstance(stream, PrintableStream) else stream
 
 
 def make_console(stream: TextIO) -> Console:
-    """A rich console that does not interpret what it prints.
+    """Return a rich console that interprets no markup and makes the text of each segment printable.
 
-    stream: sys.stdout or sys.stderr; a file has lines of any length.
+    stream: sys.stdout or sys.stderr. Lines in a file have any length.
     """
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
-    options: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False, "soft_wrap": True}
-    return Console(file=raw_stream(stream), **options)
+    class PrintableConsole(Console):
+        """A console whose control segments are rich's own and whose text is printable."""
+
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else segment._replace(text=printable_lines(segment.text))
+
+    return PrintableConsole(file=raw_stream(stream), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def width_of(stream: TextIO) -> int | None:
-    """Columns of the terminal that a stream is; None where it is none."""
+    """Return the columns of the terminal behind a stream, or None for a file or a pipe."""
     return shutil.get_terminal_size().columns if stream.isatty() else None
 
 
 def shorten(text: str, width: int) -> str:
-    """Text of at most `width` columns, cut in the middle, where an ellipsis says so."""
+    """Return text of at most `width` terminal columns, with an ellipsis in the middle where it was cut."""
     from rich.cells import cell_len
 
     if cell_len(text) <= width:

@@ -1,6 +1,7 @@
-"""Text from outside, made harmless: on a terminal, in Markdown, CSV and JSON, in XML, and in GitHub's log.
+"""Escape text from outside for terminals, Markdown, CSV, JSON, XML and GitHub's log.
 
-Names, reasons and logs come from records, models and plug-ins of other people. Whatever shows them goes through here.
+Names, reasons and logs come from records, models and plug-ins of other people. Each output escapes them once, where it is
+written: `bench.system.terminal` for the terminal, one function below for each other format.
 """
 
 from __future__ import annotations
@@ -10,19 +11,22 @@ import re
 import unicodedata
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-"""What a character that cannot be shown is replaced by. It is visible: a name never looks like another one."""
+"""Visible replacement for a character that cannot be shown, so that two names never look equal."""
 
 MARKUP = "\\*_~@#:!()]$"
 """Characters with a meaning in Markdown or on GitHub, besides those that `escape_markdown` replaces."""
 
 FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
-"""What begins a formula in a spreadsheet; it also takes the wide forms of these characters."""
+"""First characters of a spreadsheet formula, in their narrow and wide forms."""
+
+ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "[": "&#91;", "`": "&#96;"})
+"""Characters that would start a tag, a cell border or a link in Markdown, with their HTML entities."""
 
 MAX_MARKS = 2
-"""Combining marks on one character. More of them draw over the lines above and below."""
+"""Largest number of combining marks on one character. More of them draw over other lines."""
 
 _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
-"""Characters without a picture that Python counts as printable."""
+"""Invisible characters that Python counts as printable."""
 
 _COLORS = re.compile("\x1b\\[[0-9;:]*m")
 
@@ -33,10 +37,10 @@ def amount(count: int, noun: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text as one line that a terminal shows and does not act on.
+    """Return one line of text that a terminal shows and does not act on.
 
-    Replaced are control characters (new lines, too), half surrogates, marks of direction, characters without width or
-    picture, and piles of combining marks.
+    It replaces control characters (also newlines), lone surrogates, bidirectional controls, invisible characters, and more
+    than MAX_MARKS combining marks.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -48,21 +52,26 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Whole lines, as of a log or a traceback, that a terminal only shows and that are no commands to GitHub's runner.
+    """Return lines of text that neither a terminal nor GitHub's runner acts on.
 
-    Colors are left out, the rest is as in `printable`. A carriage return begins a new line, so that nothing is written over.
+    Colors are removed. A carriage return starts a new line, so that no text overwrites other text.
     """
     text = _COLORS.sub("", text).replace("\r\n", "\n").replace("\r", "\n").replace("\t", "    ")
     return "\n".join(_without_command(printable(line)) for line in text.split("\n"))
 
 
+def one_line(text: object) -> str:
+    """Return text without newlines, so that it cannot imitate another line of output."""
+    return REPLACEMENT.join(str(text).split("\n"))
+
+
 def _without_command(line: str) -> str:
-    """A line with a space in what would begin a workflow command: `::` at its start, or `##[` anywhere."""
+    """Break the start of a workflow command, `::` at the start or `##[` anywhere, by a space."""
     return re.sub(r"^( *):(?=:)", r"\1: ", line).replace("##[", "## [")
 
 
 def printable_json(text: str) -> str:
-    """JSON with the same value, in which characters that cannot be shown are escapes, and so is a workflow command."""
+    """Return JSON with the same value in which unprintable characters and workflow commands are escaped."""
     out = "\n".join(
         "".join(c if c == s else json.dumps(c)[1:-1] for c, s in zip(line, printable(line), strict=True))
         for line in text.split("\n")
@@ -71,39 +80,30 @@ def printable_json(text: str) -> str:
 
 
 def escape_csv(text: str) -> str:
-    """A text cell of CSV: what a spreadsheet would take for a formula, or GitHub for a command, gets a quote in front."""
+    """Put a quote before a cell that a spreadsheet would take for a formula, or GitHub for a command."""
     text = printable(text)
     return "'" + text if text.lstrip(" " + REPLACEMENT).startswith((*FORMULA_STARTS, "::")) else text
 
 
 def escape_markdown(text: str) -> str:
-    """Escape text so that Markdown shows it as it is: no tags, cell borders or links."""
+    """Escape tags, cell borders and links for Markdown."""
     text = printable(text.replace("\n", " "))
-    for old, new in (
-        ("&", "&amp;"),
-        ("<", "&lt;"),
-        (">", "&gt;"),
-        ("|", "&#124;"),
-        ("[", "&#91;"),
-        ("`", "&#96;"),
-    ):
-        text = text.replace(old, new)
-    return text
+    return text.translate(ENTITIES)
 
 
 def escape_comment(text: str) -> str:
-    """Text in a comment on GitHub: besides what `escape_markdown` replaces, no mention, no reference and no emphasis."""
+    """Escape text for a comment on GitHub: as `escape_markdown`, and also mentions, references and emphasis."""
     return "".join(f"&#{ord(c)};" if c in MARKUP else c for c in escape_markdown(text).replace("&#", "\0")).replace(
         "\0", "&#"
     )
 
 
 def code(text: str) -> str:
-    """The same in a code element, where GitHub does not look for mentions and addresses."""
+    """Return text in a code element, where GitHub looks for no mentions and addresses."""
     return f"<code>{escape_comment(text)}</code>"
 
 
 def annotation(text: str, *, field: bool = False) -> str:
-    """The data of a workflow command, or a field of it, escaped as in GitHub's toolkit."""
-    out = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    """Escape the data of a workflow command, or one field of it, as GitHub's toolkit does."""
+    out = printable(text).replace("%", "%25")
     return out.replace(":", "%3A").replace(",", "%2C") if field else out

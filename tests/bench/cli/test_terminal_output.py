@@ -1,6 +1,6 @@
-"""What commands print in terminals of 80 and 120 columns, as files to be reviewed: tests/bench/cli/terminal/.
+"""What commands print in a terminal of 80 columns, as files to be reviewed: tests/bench/cli/terminal/.
 
-`pytest tests/bench/cli/test_terminal_output.py --write-terminal` writes them anew.
+`pytest tests/bench/cli/test_terminal_output.py --write-terminal` writes them again.
 """
 
 from pathlib import Path
@@ -16,6 +16,7 @@ from bench.planning import estimate
 from bench.results.run_status import RunStatus, write_status
 from helpers import fake_records, reports, runs, terminal
 
+WIDTH = 80
 FILES = Path(__file__).parent / "terminal"
 SHOWN = fake_records.record("sparsegpt", 0, made="a").short_key
 COMMANDS = {
@@ -117,16 +118,15 @@ def _machine(monkeypatch):
     monkeypatch.setattr(doctor, "_model", lambda name: doctor._row(f"model {name}", "ok", f"/usr/lib/assets/{name}"))
 
 
-@pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("name", COMMANDS)
-def test_terminal_output(name, width, here, cli, monkeypatch, request):
-    terminal.open_terminal(monkeypatch, width)
+def test_terminal_output(name, here, cli, monkeypatch, request):
+    terminal.open_terminal(monkeypatch, WIDTH)
     code, out, err = cli(*COMMANDS[name].split())
     text = f"$ bench {COMMANDS[name]}\n{out}{err}" + (f"exit code {code}\n" if code else "")
 
-    assert max(cell_len(line) for line in out.splitlines()) <= width
+    assert max(cell_len(line) for line in out.splitlines()) <= WIDTH
     assert not terminal.obeyed(text)
-    file = FILES / f"{name}-{width}.txt"
+    file = FILES / f"{name}-{WIDTH}.txt"
     if request.config.getoption("--write-terminal"):
         file.parent.mkdir(exist_ok=True)
         file.write_text(text)
@@ -134,4 +134,4 @@ def test_terminal_output(name, width, here, cli, monkeypatch, request):
 
 
 def test_every_file_is_of_a_command():
-    assert {f.stem for f in FILES.iterdir()} == {f"{name}-{width}" for name in COMMANDS for width in (80, 120)}
+    assert {f.stem for f in FILES.iterdir()} == {f"{name}-{WIDTH}" for name in COMMANDS}

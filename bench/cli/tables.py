@@ -1,0 +1,128 @@
+"""Print tables. Columns that do not fit the terminal move to another line of each row."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import NamedTuple
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from bench.system.terminal import make_console, shorten, width_of
+from bench.system.text import printable
+
+GAP, INDENT = 2, 4
+"""Spaces between two columns, and before every line of a row but the first."""
+COMFORTABLE = (36, 28)
+"""Widths up to which no column is wrapped, in terminal columns. The one that gives fewer lines is used."""
+SHORT_HEADER = 8
+"""Width up to which a header is not wrapped, in terminal columns."""
+MAX_CELL = 2000
+"""Width of a cell above which its middle is cut, in terminal columns."""
+
+Line = list[tuple[int, int]]
+"""Columns on one line of a row, each with its width."""
+
+
+class StyledCell(NamedTuple):
+    """A cell with a color."""
+
+    text: str
+    color: str = ""
+
+
+def print_table(
+    headers: Sequence[str], rows: Sequence[Sequence[str | StyledCell]], right: Sequence[bool], title: str = ""
+) -> None:
+    """Print a table to standard output. A table in a file is as wide as it needs to be.
+
+    Args:
+        rows: cells of each row; a column without text in any row is left out.
+        right: whether each column is aligned to the right.
+    """
+    styled = [[cell if isinstance(cell, StyledCell) else StyledCell(cell) for cell in row] for row in rows]
+    shown = [[StyledCell(shorten(printable(cell.text), MAX_CELL), cell.color) for cell in row] for row in styled]
+    kept = [i for i in range(len(headers)) if not rows or any(row[i].text for row in shown)]
+    head = [StyledCell(printable(headers[i]), "bold") for i in kept]
+    body = [[row[i] for i in kept] for row in shown]
+    needed = [max((cell_len(row[n].text) for row in body), default=0) for n in range(len(head))]
+    titled = [max(width, cell_len(cell.text)) for width, cell in zip(needed, head, strict=True)]
+    worded = [
+        max(width, *map(cell_len, (*cell.text.split(), cell.text[:SHORT_HEADER])))
+        for width, cell in zip(needed, head, strict=True)
+    ]
+    lines = arrange(titled, worded, width_of(sys.stdout))
+    to_right = [right[i] for i in kept]
+    total = max(sum(width + GAP for _, width in line) - GAP + INDENT * (n > 0) for n, line in enumerate(lines))
+    out = [Text(printable(title), "bold")] if title else []
+    out += [*_draw(head, lines, to_right, at_bottom=True), Text("─" * total, "dim")]
+    for row in body:
+        out += _draw(row, lines, to_right)
+    make_console(sys.stdout).print(Text("\n").join(out))
+
+
+def arrange(titled: Sequence[int], worded: Sequence[int], width: int | None) -> list[Line]:
+    """Return the columns of each line of a row.
+
+    Args:
+        titled: width of each column whose header is not wrapped.
+        worded: width of each column whose header is wrapped after every word.
+        width: columns of the terminal, or None for a file.
+    """
+    gaps = GAP * (len(titled) - 1)
+    if width is None or sum(titled) + gaps <= width:
+        return [list(enumerate(titled))]
+    if sum(worded) + gaps <= width:
+        return [list(enumerate(worded))]
+    return min((_fill(worded, width, comfortable) for comfortable in COMFORTABLE), key=len)
+
+
+def _fill(natural: Sequence[int], width: int, comfortable: int) -> list[Line]:
+    lines: list[Line] = [[]]
+    for i, needed in enumerate(natural):
+        wanted = min(needed, comfortable, width - INDENT)
+        if lines[-1] and wanted > _spare(lines, width) - GAP:
+            lines.append([])
+        lines[-1].append((i, wanted))
+    for line in lines:
+        for n, (i, given) in enumerate(line):
+            more = min(natural[i] - given, _spare(lines[: lines.index(line) + 1], width))
+            line[n] = (i, given + more)
+    return lines
+
+
+def _spare(lines: Sequence[Line], width: int) -> int:
+    """Return the free columns at the end of the last line."""
+    used = sum(given + GAP for _, given in lines[-1]) - GAP
+    return width - used - INDENT * (len(lines) > 1)
+
+
+def _draw(
+    row: Sequence[StyledCell], lines: Sequence[Line], right: Sequence[bool], at_bottom: bool = False
+) -> list[Text]:
+    """Return the lines of one row. Lines without text are left out. at_bottom: align wrapped cells at the bottom."""
+    out = []
+    for n, line in enumerate(lines):
+        cells = [_wrap(row[i], width, right[i]) for i, width in line]
+        height = max(map(len, cells)) if any(row[i].text for i, _ in line) else 0
+        if at_bottom:
+            cells = [[Text()] * (height - len(cell)) + cell for cell in cells]
+        for texts in list(zip_longest(*cells, fillvalue=Text()))[:height]:
+            drawn = Text(" " * INDENT * (n > 0))
+            for position, (text, (_, width)) in enumerate(zip(texts, line, strict=True)):
+                drawn.append(" " * GAP * (position > 0)).append(text).append(" " * (width - text.cell_len))
+            drawn.rstrip()
+            out.append(drawn)
+    return out
+
+
+def _wrap(cell: StyledCell, width: int, right: bool) -> list[Text]:
+    text = Text(cell.text, cell.color)
+    wrapped = [text] if text.cell_len <= width else list(text.wrap(make_console(sys.stdout), width))
+    for line in wrapped:
+        line.rstrip()
+        if right:
+            line.pad_left(width - line.cell_len)
+    return wrapped
