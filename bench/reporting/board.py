@@ -8,12 +8,12 @@ from typing import Any
 
 from bench.compare.result_set import ResultSet
 from bench.reporting import from_records, pairwise, words
-from bench.reporting.cost import Cost, CostIndex
+from bench.reporting.cost import CostIndex, RowCost
 from bench.reporting.dense_comparison import DenseComparison, leading_column
 from bench.reporting.folding import fold
 from bench.reporting.protocol import BoardProtocol, group_by_protocol, line_of
-from bench.reporting.table import ColumnKey, Line, pivot
-from bench.reporting.view import Cell, Column, Facts, Row, Section, Table
+from bench.reporting.table import ColumnKey, PivotLine, pivot
+from bench.reporting.view import Facts, ReportSection, Table, TableCell, TableColumn, TableRow
 from bench.results import metrics, reproduce
 from bench.results.record import Record
 from bench.results.rows import latest, to_rows
@@ -39,7 +39,7 @@ def merge(results: Sequence[ResultSet]) -> ResultSet:
     return ResultSet("all folders", tuple(kept), lambda record: owners[id(record)].items(record))
 
 
-def make_sections(results: Sequence[ResultSet]) -> list[Section]:
+def make_sections(results: Sequence[ResultSet]) -> list[ReportSection]:
     """A section for each model, with a table for each protocol, the main one first. The largest model comes first.
 
     Raises:
@@ -54,7 +54,7 @@ def make_sections(results: Sequence[ResultSet]) -> list[Section]:
     for model, records in models.items():
         tables = [b.make_table() for b in boards_of(model, merged.only(model, records))]
         about = {r.stem: from_records.describe_record(r, folders[id(r)]) for r in records}
-        sections.append(Section(model, from_records.describe_records(records), tuple(tables), records=about))
+        sections.append(ReportSection(model, from_records.describe_records(records), tuple(tables), records=about))
     return sorted(sections, key=lambda s: (-_size(models[s.title]), s.title))
 
 
@@ -122,12 +122,12 @@ class Board:
         on_device = device in ("", self.protocol.device) or any(device.lower() in name.lower() for name in speeds)
         return on_device and all(any(part in (o, o.split("@")[0]) for o in own) for part in wanted)
 
-    def is_quality(self, column: Column) -> bool:
+    def is_quality(self, column: TableColumn) -> bool:
         """Is it a column that rows are picked by?"""
         first = next((m for m in metrics.QUALITY if any(c[0] == m for c in self.pivot.columns)), None)
         return column.metric == first
 
-    def make_table(self, paired: Callable[[Column], bool] = lambda column: True) -> Table:
+    def make_table(self, paired: Callable[[TableColumn], bool] = lambda column: True) -> Table:
         """All rows in order, with ranks, intervals and facts. paired: as in pairwise.add_intervals."""
         columns = self._columns()
         lines, parents = fold(self.pivot.lines, self.pivot.columns)
@@ -143,10 +143,10 @@ class Board:
         out = self._with_derived(out, lines)
         return self._show_leading(self._with_seeds(out, lines, keys))
 
-    def _columns(self) -> list[tuple[Column, str]]:
+    def _columns(self) -> list[tuple[TableColumn, str]]:
         """All columns in order, each with the measure that it is of."""
         measured = [(from_records.make_column(key, self.rows), key[2]) for key in self.pivot.columns]
-        derived = [(Column(name, "", "" if name == DEVICE else "lower", ""), "") for name in DERIVED]
+        derived = [(TableColumn(name, "", "" if name == DEVICE else "lower", ""), "") for name in DERIVED]
         derived = [
             (
                 replace(c, protocol=self.protocol.text) if c.metric == RATIO else replace(c, names_protocol=False),
@@ -158,7 +158,7 @@ class Board:
         order = [LEADING.index(c.metric) if c.metric in LEADING else len(LEADING) for c, _ in both]
         return [both[i] for i in sorted(range(len(both)), key=lambda i: (order[i], i))]
 
-    def _with_derived(self, out: Table, lines: Sequence[Line]) -> Table:
+    def _with_derived(self, out: Table, lines: Sequence[PivotLine]) -> Table:
         """The table with the cells of DERIVED and of the worst task, and with facts for each row."""
         comparison = DenseComparison(out, self.records, self.results, self.device)
         rows = []
@@ -174,7 +174,7 @@ class Board:
             rows.append(_marked(replace(row, cells=tuple(cells), facts=facts)))
         return replace(out, rows=tuple(rows))
 
-    def _facts(self, out: Table, k: int, comparison: DenseComparison, cost: Cost | None) -> Facts:
+    def _facts(self, out: Table, k: int, comparison: DenseComparison, cost: RowCost | None) -> Facts:
         row = out.rows[k]
         drop, task = comparison.worst_drop(k)
         about = [self.records[name] for cell in row.cells if cell for name in cell.records]
@@ -196,13 +196,13 @@ class Board:
             export=export,
         )
 
-    def _with_seeds(self, out: Table, lines: Sequence[Line], keys: Sequence[ColumnKey]) -> Table:
+    def _with_seeds(self, out: Table, lines: Sequence[PivotLine], keys: Sequence[ColumnKey]) -> Table:
         """The table with a row for each seed behind the rows that are means over several."""
         rows = list(out.rows)
         for k, line in enumerate(lines):
             seeds = sorted({r["seed"] for r in line.group if r["seed"] is not None})
             for seed in seeds if len(seeds) > 1 else ():
-                one = Line(line.labels, [r for r in line.group if r["seed"] == seed])
+                one = PivotLine(line.labels, [r for r in line.group if r["seed"] == seed])
                 row = from_records.make_row(one, keys, self.records)
                 labels = (f"{row.filters['method']}, seed {seed}", *out.rows[k].labels[1:])
                 rows.append(replace(row, name=f"{row.name}, seed {seed}", labels=labels, part_of=k))
@@ -238,17 +238,17 @@ def _named_speed(row: dict[str, Any], records: Mapping[str, Record], device: str
     return row | {"protocol": protocol, "device": device}
 
 
-def _text_name(line: Line, column: str) -> str:
+def _text_name(line: PivotLine, column: str) -> str:
     text = getattr(line.group[0]["identity"], column)
     return text.data if text else ""
 
 
-def _labels(row: Row, line: Line, names: Iterable[str]) -> tuple[str, ...]:
+def _labels(row: TableRow, line: PivotLine, names: Iterable[str]) -> tuple[str, ...]:
     own = {"method": line.labels[0], "pattern": row.filters["pattern"], "quantizer": row.filters["quantizer"] or "none"}
     return tuple(own[n] if n in own else _text_name(line, n) for n in names)
 
 
-def _marked(row: Row) -> Row:
+def _marked(row: TableRow) -> TableRow:
     """The row, with a word on its pattern if its weights break it."""
     if not (row.facts and row.facts.broken):
         return row
@@ -261,18 +261,18 @@ def _value(out: Table, row: int, metric: str) -> float | None:
     return next((cell.value for cell in cells if cell and cell.value is not None), None)
 
 
-def _derived_cell(metric: str, facts: Facts, cost: Cost | None) -> Cell | None:
+def _derived_cell(metric: str, facts: Facts, cost: RowCost | None) -> TableCell | None:
     if metric == RATIO:
         ratio = facts.ratio
-        return Cell(words.ratio(ratio.value, ratio.low, ratio.high), ratio.value) if ratio else None
+        return TableCell(words.ratio(ratio.value, ratio.low, ratio.high), ratio.value) if ratio else None
     if cost is None:
         return None
     sign = "≥ " if cost.at_least else ""
     if metric == TOKENS:
-        return Cell(sign + words.short_count(cost.tokens), float(cost.tokens))
+        return TableCell(sign + words.short_count(cost.tokens), float(cost.tokens))
     if metric == SECONDS:
-        return Cell(sign + words.duration(cost.seconds), cost.seconds)
-    return Cell(cost.device) if cost.device else None
+        return TableCell(sign + words.duration(cost.seconds), cost.seconds)
+    return TableCell(cost.device) if cost.device else None
 
 
 def _drop_text(facts: Facts) -> str:

@@ -16,7 +16,7 @@ WORDS = ("(R)", "(TM)", " Processor", " CPU")
 
 
 @dataclass(frozen=True)
-class Cost:
+class RowCost:
     """tokens: for calibration and training; at_least: the record of an earlier stage is missing."""
 
     tokens: int
@@ -34,15 +34,15 @@ class CostIndex:
         for record in sorted(timed, key=lambda r: r.recorded, reverse=True):
             self._by_stages.setdefault(_stages(record.identity), []).append(record)
 
-    def of_row(self, identities: Iterable[Identity]) -> Cost | None:
+    def of_row(self, identities: Iterable[Identity]) -> RowCost | None:
         """The mean over a row's seeds; None if no record says it. identities: one for each seed."""
         costs = [cost for identity in identities if (cost := self._of_seed(identity))]
         if not costs:
             return None
         seconds = sum(c.seconds for c in costs) / len(costs)
-        return Cost(max(c.tokens for c in costs), seconds, costs[0].device, any(c.at_least for c in costs))
+        return RowCost(max(c.tokens for c in costs), seconds, costs[0].device, any(c.at_least for c in costs))
 
-    def _of_seed(self, identity: Identity) -> Cost | None:
+    def _of_seed(self, identity: Identity) -> RowCost | None:
         same = (r for r in self._by_stages.get(_stages(identity), ()) if _inputs(r.identity) == _inputs(identity))
         own = next(same, None)
         if own is None:
@@ -54,7 +54,7 @@ class CostIndex:
             records += [record] if record else []
         tokens = sum(int(r.cost.get(k) or 0) for r in records for k in ("calibration_tokens", "training_tokens"))
         devices = dict.fromkeys(_device(r) for r in records if r.cost[BUILT])
-        return Cost(tokens, sum(float(r.cost[BUILT]) for r in records), " and ".join(devices), missing)
+        return RowCost(tokens, sum(float(r.cost[BUILT]) for r in records), " and ".join(devices), missing)
 
 
 def _inputs(identity: Identity) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ PREFERRED = (("native", "int8"), ("native", "bf16"))
 """Engine and kind whose 2:4 side the others are compared with: the first that is there."""
 
 
-class Entry(NamedTuple):
+class TimedModel(NamedTuple):
     """One side of a record. blocks: tokens per second, the same block in all entries of a turn; noise: of it against itself."""
 
     record: Record
@@ -46,19 +46,19 @@ class Entry(NamedTuple):
         return (self.record.identity.model, self.step, notes["threads"], *notes["in_turn"])
 
 
-class Ratio(NamedTuple):
+class SpeedRatio(NamedTuple):
     value: float
     low: float
     high: float
 
 
-def ratio(fast: Entry, slow: Entry) -> Ratio:
+def ratio(fast: TimedModel, slow: TimedModel) -> SpeedRatio:
     """Tokens per second of `fast` over those of `slow`, block by block, with Student's interval of the mean ln ratio."""
     estimate = bootstrap.estimate_blocks(np.array(slow.blocks), np.array(fast.blocks), LEVEL)
-    return Ratio(*(math.exp(x) for x in (estimate.value, estimate.low, estimate.high)))
+    return SpeedRatio(*(math.exp(x) for x in (estimate.value, estimate.low, estimate.high)))
 
 
-def entries(records: Iterable[Record], items: Callable[[Record], Any]) -> list[Entry]:
+def entries(records: Iterable[Record], items: Callable[[Record], Any]) -> list[TimedModel]:
     """The sides of records of `bench speed --engine`. items: reads the blocks of a record, as `Store.items`."""
     out = []
     for record in records:
@@ -66,11 +66,11 @@ def entries(records: Iterable[Record], items: Callable[[Record], Any]) -> list[E
             continue
         table, noise = items(record), record.notes["noise"]
         sides = {"2:4": "value", "dense": "tokens_per_s_dense"} if "2:4" in noise else {"dense": "value"}
-        out += [Entry(record, side, tuple(map(float, table[c])), noise[side]) for side, c in sides.items()]
+        out += [TimedModel(record, side, tuple(map(float, table[c])), noise[side]) for side, c in sides.items()]
     return out
 
 
-def rows(found: Sequence[Entry]) -> list[dict[str, Any]]:
+def rows(found: Sequence[TimedModel]) -> list[dict[str, Any]]:
     """A row an entry, as `bench speed --engine` shows it. ratio: of a 2:4 model over all others of its turn."""
     out = []
     for entry in found:
@@ -95,7 +95,7 @@ def _threads(record: Record) -> str:
     return f"{count} thread" + ("" if count == 1 else "s")
 
 
-def _preferred(found: Iterable[Entry], entry: Entry) -> Entry | None:
+def _preferred(found: Iterable[TimedModel], entry: TimedModel) -> TimedModel | None:
     """The 2:4 side that an entry is compared with, of the same turn."""
     sparse = {
         (e.record.identity.protocol.engine, e.record.identity.dtype): e
@@ -105,7 +105,7 @@ def _preferred(found: Iterable[Entry], entry: Entry) -> Entry | None:
     return next((sparse[key] for key in PREFERRED if key in sparse), next(iter(sparse.values()), None))
 
 
-def figures(found: Sequence[Entry]) -> dict[str, Any]:
+def figures(found: Sequence[TimedModel]) -> dict[str, Any]:
     """Tokens per second of each entry, ratios and noise, by step: what scripts/readme.py makes a table and a figure of."""
     out: dict[str, Any] = {}
     for entry in found:
@@ -131,7 +131,7 @@ def figures(found: Sequence[Entry]) -> dict[str, Any]:
     return out
 
 
-def draw(found: Sequence[Entry], file: Path) -> Path:
+def draw(found: Sequence[TimedModel], file: Path) -> Path:
     """Draw tokens per second, a panel a step; a whisker is the spread of the blocks.
 
     Raises:

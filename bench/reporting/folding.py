@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bench.reporting.table import ColumnKey, Line, summarize
+from bench.reporting.table import ColumnKey, PivotLine, summarize
 from bench.results import metrics
 from bench.results.identity import Identity
 
@@ -15,13 +15,13 @@ RULE = (
 )
 
 
-def fold(lines: Sequence[Line], columns: Sequence[ColumnKey]) -> tuple[list[Line], list[int | None]]:
+def fold(lines: Sequence[PivotLine], columns: Sequence[ColumnKey]) -> tuple[list[PivotLine], list[int | None]]:
     """The lines, each followed by those that are the same with a smaller budget; and whose part each of them is."""
-    groups: dict[tuple[Any, ...], list[Line]] = {}
+    groups: dict[tuple[Any, ...], list[PivotLine]] = {}
     quality = [c for c in columns if c[0] in metrics.QUALITY][:1]
     for line in sorted(lines, key=lambda line: _place(line, quality)):
         groups.setdefault(_without_budget(line.group[0]["identity"]), []).append(line)
-    out: list[Line] = []
+    out: list[PivotLine] = []
     parents: list[int | None] = []
     for group in groups.values():
         first, *others = sorted(group, key=lambda line: _budget(line, quality), reverse=True)
@@ -31,7 +31,7 @@ def fold(lines: Sequence[Line], columns: Sequence[ColumnKey]) -> tuple[list[Line
     return out, parents
 
 
-def _place(line: Line, quality: Sequence[ColumnKey]) -> tuple[bool, bool, float, tuple[str, ...]]:
+def _place(line: PivotLine, quality: Sequence[ColumnKey]) -> tuple[bool, bool, float, tuple[str, ...]]:
     """Where a line stands: the dense model first, then from the best to the worst, then those without a number.
 
     Equal numbers stand in the order of their names.
@@ -52,7 +52,7 @@ def _without_budget(identity: Identity) -> tuple[Any, ...]:
     return (identity.stages, identity.pattern, identity.quantizer, *texts)
 
 
-def _budget(line: Line, quality: Sequence[ColumnKey]) -> tuple[bool, int, int]:
+def _budget(line: PivotLine, quality: Sequence[ColumnKey]) -> tuple[bool, int, int]:
     identity: Identity = line.group[0]["identity"]
     measured = any((s := summarize(line.group, c)) and s.value is not None for c in quality)
     calibration, training = identity.calibration, identity.training

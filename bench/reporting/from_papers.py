@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bench.reporting import words
-from bench.reporting.view import Cell, Column, Row, Section, Table
+from bench.reporting.view import ReportSection, Table, TableCell, TableColumn, TableRow
 from bench.system.validation import describe_allowed
 from methods.errors import UserError
 
@@ -50,7 +50,7 @@ class PaperRow(BaseModel):
         return value or ""  # a file without the column
 
 
-def make_section(folder: Path) -> Section | None:
+def make_section(folder: Path) -> ReportSection | None:
     """All files of a folder as a section; None if they have no rows.
 
     Raises:
@@ -71,7 +71,7 @@ def make_section(folder: Path) -> Section | None:
         "protocol, and have no intervals. Columns for which no row has a number are left out: bits per weight, worst task, "
         "agreement, speed and cost. " + CAVEAT
     )
-    return Section("Published by others", description, tables, folder.as_posix(), published=True)
+    return ReportSection("Published by others", description, tables, folder.as_posix(), published=True)
 
 
 def read_rows(path: Path) -> list[PaperRow]:
@@ -100,29 +100,29 @@ def _table(model: str, protocol: str, rows: list[PaperRow]) -> Table:
     sets = list(dict.fromkeys(r.zero_shot_tasks for r in rows if r.zero_shot_mean is not None))
     dense = next((r.perplexity for r in rows if r.method == "dense"), None)
     columns = (
-        Column("perplexity", protocol, "lower", "1"),
-        *([Column("perplexity_ratio", protocol, "lower", "1", shown=True)] if dense else []),
-        *(Column("mean_acc", s, "higher", "%") for s in sets),
+        TableColumn("perplexity", protocol, "lower", "1"),
+        *([TableColumn("perplexity_ratio", protocol, "lower", "1", shown=True)] if dense else []),
+        *(TableColumn("mean_acc", s, "higher", "%") for s in sets),
     )
     ranked = sorted(rows, key=lambda r: (r.method != "dense", r.perplexity))
     lines = tuple(_row(r, columns, dense) for r in ranked)
     return Table(model, ("method", "pattern", "quantizer", "source"), columns, lines, protocol=protocol)
 
 
-def _row(row: PaperRow, columns: tuple[Column, ...], dense: Decimal | None) -> Row:
-    cells: list[Cell | None] = []
+def _row(row: PaperRow, columns: tuple[TableColumn, ...], dense: Decimal | None) -> TableRow:
+    cells: list[TableCell | None] = []
     for column in columns:
         if column.metric == "perplexity":
-            cells.append(Cell(f"{row.perplexity:,}", float(row.perplexity)))
+            cells.append(TableCell(f"{row.perplexity:,}", float(row.perplexity)))
         elif column.metric == "mean_acc":
             mean = row.zero_shot_mean if column.protocol == row.zero_shot_tasks else None
-            cells.append(None if mean is None else Cell(f"{mean:,}", float(mean)))
+            cells.append(None if mean is None else TableCell(f"{mean:,}", float(mean)))
         else:
             assert dense is not None
             ratio = float(row.perplexity / dense)
-            cells.append(None if row.method == "dense" else Cell(words.ratio(ratio), ratio))
+            cells.append(None if row.method == "dense" else TableCell(words.ratio(ratio), ratio))
     source = row.source + (f" ({row.note})" if row.note else "")
     source += f"; {MARK} {row.caveat}" if row.caveat else ""
     method = row.method + (f" {MARK}" if row.caveat else "")
     filters = {"model": row.model, "method": row.method, "pattern": row.pattern, "quantizer": "none"}
-    return Row(f"{method}, {row.source}", (method, row.pattern, "none", source), filters, tuple(cells), source)
+    return TableRow(f"{method}, {row.source}", (method, row.pattern, "none", source), filters, tuple(cells), source)

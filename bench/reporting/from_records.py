@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.compare.result_set import ResultSet
 from bench.reporting import pairwise, table
-from bench.reporting.view import Cell, Column, Row, Section, Table, is_quantized
+from bench.reporting.view import ReportSection, Table, TableCell, TableColumn, TableRow, is_quantized
 from bench.results import metrics, reproduce
 from bench.results.record import Record
 from bench.results.rows import to_rows
@@ -15,7 +15,7 @@ from bench.results.rows import to_rows
 FILTERS = ("model", "method", "pattern", "quantizer")
 
 
-def make_section(results: ResultSet, title: str) -> Section:
+def make_section(results: ResultSet, title: str) -> ReportSection:
     """A section with a table for each model.
 
     Raises:
@@ -25,7 +25,7 @@ def make_section(results: ResultSet, title: str) -> Section:
     records = {r.stem: r for r in results.records}
     models = sorted({r["model"] for r in rows}, key=str)
     tables = (_table(str(m), [r for r in rows if r["model"] == m], records) for m in models)
-    return Section(
+    return ReportSection(
         title,
         describe_records(results.records),
         tuple(pairwise.add_intervals(t, records, results) for t in tables),
@@ -42,16 +42,16 @@ def _table(model: str, rows: list[dict[str, Any]], records: Mapping[str, Record]
     )
 
 
-def make_column(column: table.ColumnKey, rows: Iterable[dict[str, Any]]) -> Column:
+def make_column(column: table.ColumnKey, rows: Iterable[dict[str, Any]]) -> TableColumn:
     """Unit and direction come from the readings; means over tasks have no readings of their own."""
     metric, protocol, measure = column
     known = metrics.find(metric)
     readings = (r for r in rows if r["metric"] == metric and r["measure"] == measure)
     better, unit = next(((r["better"] or "", r["unit"] or "") for r in readings), (known.better, known.unit))
-    return Column(metric, protocol or "", better, unit, table.names_protocol(protocol or ""))
+    return TableColumn(metric, protocol or "", better, unit, table.names_protocol(protocol or ""))
 
 
-def make_row(line: table.Line, columns: Iterable[table.ColumnKey], records: Mapping[str, Record]) -> Row:
+def make_row(line: table.PivotLine, columns: Iterable[table.ColumnKey], records: Mapping[str, Record]) -> TableRow:
     first = line.group[0]
     filters = {c: "" if first[c] is None else str(first[c]) for c in FILTERS}
     parts = [filters["method"]]
@@ -61,10 +61,12 @@ def make_row(line: table.Line, columns: Iterable[table.ColumnKey], records: Mapp
         parts.append(filters["quantizer"])
     commands: dict[str, str] = {}
     cells = tuple(_cell(table.summarize(line.group, c), records, commands) for c in columns)
-    return Row(" ".join(parts), line.labels, filters, cells)
+    return TableRow(" ".join(parts), line.labels, filters, cells)
 
 
-def _cell(summary: table.Summary | None, records: Mapping[str, Record], commands: dict[str, str]) -> Cell | None:
+def _cell(
+    summary: table.CellSummary | None, records: Mapping[str, Record], commands: dict[str, str]
+) -> TableCell | None:
     """commands: those of this line so far, by the first record of each; they are slow to make."""
     if summary is None:
         return None
@@ -74,7 +76,7 @@ def _cell(summary: table.Summary | None, records: Mapping[str, Record], commands
     if not average and names[0] not in commands:
         commands[names[0]] = reproduce.command([records[name] for name in names])
     bad = next((r for r in summary.rows if r["value"] is None), None)
-    return Cell(
+    return TableCell(
         summary.text,
         summary.value,
         summary.spread,

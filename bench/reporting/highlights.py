@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bench.reporting import pairwise, pareto, words
 from bench.reporting.protocol import VALIDATION
 from bench.reporting.table import TextTable, format_number
-from bench.reporting.view import Cell, Column, Section, Table
+from bench.reporting.view import ReportSection, Table, TableCell, TableColumn
 from bench.results import metrics
 
 HEADERS = ("model", "best compressed", "tied with", "quality", "vs. dense", "bytes packed")
@@ -35,7 +35,7 @@ class Highlight:
     table: int
     run: str
     model: str
-    column: Column
+    column: TableColumn
     best: str
     tied: tuple[str, ...]
     uncompared: int
@@ -52,7 +52,7 @@ class Highlight:
         return "; ".join(filter(None, (names, f"{self.uncompared:,} not compared" if self.uncompared else "")))
 
 
-def find_highlights(sections: Sequence[Section]) -> list[Highlight]:
+def find_highlights(sections: Sequence[ReportSection]) -> list[Highlight]:
     """Those of each section's main protocol, in the order of the sections. Numbers from papers have none."""
     own = [(i, s) for i, s in enumerate(sections) if not s.published]
     return [h for i, s in own for j, t in enumerate(s.tables[:1]) for h in _of_table(i, j, t.protocol, t)]
@@ -121,7 +121,7 @@ def _name(table: Table, row: int) -> str:
     return " ".join(filter(None, (table.rows[row].name, _dtype(table, row))))
 
 
-def _cell(table: Table, row: int, column: int) -> Cell:
+def _cell(table: Table, row: int, column: int) -> TableCell:
     cell = table.rows[row].cells[column]
     assert cell is not None
     return cell

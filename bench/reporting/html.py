@@ -20,7 +20,7 @@ from bench.reporting.html_data import page_data
 from bench.reporting.pick import LIMITS
 from bench.reporting.protocol import RULE
 from bench.reporting.table import ABSENT
-from bench.reporting.view import Cell, Section, Table
+from bench.reporting.view import ReportSection, Table, TableCell
 from bench.system.text import printable
 
 ASSETS = Path(__file__).parent.parent / "assets" / "report"
@@ -148,7 +148,7 @@ def figure_style() -> str:
     return "\n".join([colors.partition(":root[data-theme")[0].strip(), *rules, ".paper { fill: var(--paper); }"])
 
 
-def render_page(sections: Sequence[Section], page: Page = LEADERBOARD) -> str:
+def render_page(sections: Sequence[ReportSection], page: Page = LEADERBOARD) -> str:
     css = (ASSETS / "page.css").read_text(encoding="utf-8")
     js = "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("page.js", "pick.js"))
     numbers = count()
@@ -187,7 +187,7 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _choices(sections: Sequence[Section]) -> dict[str, Any]:
+def _choices(sections: Sequence[ReportSection]) -> dict[str, Any]:
     """What a reader can filter by and show, and how much there is."""
     rows = [r for s in sections for t in s.tables for r in t.rows]
     columns = {c.metric: c for s in sections for t in s.tables for c in t.columns}
@@ -233,7 +233,7 @@ def _table(table: Table, index: int, section: str) -> dict[str, Any]:
     }
 
 
-def _error_width(cell: Cell | None) -> int:
+def _error_width(cell: TableCell | None) -> int:
     """How many characters of a cell come after its value, from the ± on."""
     return len("".join(cell.text.partition(" ± ")[1:])) if cell else 0
 

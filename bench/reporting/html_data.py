@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.reporting import pairwise, pick
-from bench.reporting.view import Cell, Facts, Interval, Section, Table
+from bench.reporting.view import Facts, Interval, ReportSection, Table, TableCell
 from methods.errors import UserError
 
 
@@ -20,7 +20,7 @@ class _StringTable:
         return self.numbers.setdefault(text, len(self.numbers))
 
 
-def page_data(sections: Sequence[Section], max_visible_rows: int) -> dict[str, Any]:
+def page_data(sections: Sequence[ReportSection], max_visible_rows: int) -> dict[str, Any]:
     """The page's data, as JSON takes it."""
     strings = _StringTable()
     tables = [_table(s, t, strings) for s in sections for t in s.tables]
@@ -33,7 +33,7 @@ def page_data(sections: Sequence[Section], max_visible_rows: int) -> dict[str, A
     }
 
 
-def _table(section: Section, table: Table, strings: _StringTable) -> dict[str, Any]:
+def _table(section: ReportSection, table: Table, strings: _StringTable) -> dict[str, Any]:
     pairs: dict[str, dict[int, Any]] = {}
     for (a, b, c), interval in table.intervals.items():
         pairs.setdefault(f"{a},{b}", {})[c] = _interval(interval, strings)
@@ -82,10 +82,10 @@ def _facts(facts: Facts, strings: _StringTable) -> dict[str, Any]:
 
 
 def _interval(i: Interval, strings: _StringTable) -> list[Any]:
-    return [*(float(f"{x:.6g}") for x in (i.value, i.low, i.high)), i.n, strings(i.unit), i.seeds]
+    return [i.value, i.low, i.high, i.n, strings(i.unit), i.seeds]
 
 
-def _cell(cell: Cell | None, strings: _StringTable) -> dict[str, Any] | None:
+def _cell(cell: TableCell | None, strings: _StringTable) -> dict[str, Any] | None:
     if cell is None:
         return None
     out: dict[str, Any] = {"v": cell.value, "records": cell.records}

@@ -11,7 +11,7 @@ from bench.compare import resolve
 from bench.compare.result_set import ResultSet
 from bench.reporting import board, folding, from_papers, from_records, highlights, html, latex, searches, table
 from bench.reporting.protocol import RULE
-from bench.reporting.view import Section
+from bench.reporting.view import ReportSection
 from bench.results.rows import frame_to_csv, to_frame
 from bench.results.store import RESULTS
 from bench.system.files import atomic_write
@@ -57,7 +57,7 @@ def read_boards(folders: Sequence[Path]) -> list[ResultSet]:
     return results
 
 
-def make_sections(results: Sequence[ResultSet], papers: Path) -> list[Section]:
+def make_sections(results: Sequence[ResultSet], papers: Path) -> list[ReportSection]:
     """A section for each model of all folders, and one for papers at the end.
 
     Raises:
@@ -69,7 +69,7 @@ def make_sections(results: Sequence[ResultSet], papers: Path) -> list[Section]:
     return out
 
 
-def make_search_sections(results: Sequence[ResultSet]) -> list[Section]:
+def make_search_sections(results: Sequence[ResultSet]) -> list[ReportSection]:
     """A section for each folder.
 
     Raises:
@@ -160,7 +160,7 @@ class Drawing:
     svg: str
 
 
-def _drawings(sections: Sequence[Section]) -> dict[int, list[Drawing]]:
+def _drawings(sections: Sequence[ReportSection]) -> dict[int, list[Drawing]]:
     """The figures of each section's first table, which is that of the main protocol, by section."""
     style = html.figure_style()
     out: dict[int, list[Drawing]] = {}
@@ -179,7 +179,9 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "results"
 
 
-def _markdown(sections: Sequence[Section], drawings: dict[int, list[Drawing]], of_search: Sequence[ResultSet]) -> str:
+def _markdown(
+    sections: Sequence[ReportSection], drawings: dict[int, list[Drawing]], of_search: Sequence[ResultSet]
+) -> str:
     out = [
         "# cast-bench leaderboard",
         "Made by `bench report`. After ±: the standard deviation over calibration seeds if a row has several, otherwise the "

@@ -10,7 +10,7 @@ from itertools import combinations
 from bench.compare import estimate
 from bench.compare.pairing import Pair, Seeds, pair_seeds
 from bench.compare.result_set import Items, ResultSet
-from bench.reporting.view import Cell, Column, Interval, Table
+from bench.reporting.view import Interval, Table, TableCell, TableColumn
 from bench.results.record import Record
 from bench.stats import multiple_tests
 
@@ -28,7 +28,7 @@ def add_intervals(
     table: Table,
     records: Mapping[str, Record],
     results: ResultSet,
-    paired: Callable[[Column], bool] = lambda column: True,
+    paired: Callable[[TableColumn], bool] = lambda column: True,
 ) -> Table:
     """The table with an interval for each pair of rows that was measured on the same items, and ranks from them.
 
@@ -67,7 +67,7 @@ def with_cache(results: ResultSet) -> ResultSet:
     return ResultSet(results.name, results.records, items)
 
 
-def _has_value(cell: Cell | None) -> bool:
+def _has_value(cell: TableCell | None) -> bool:
     return cell is not None and cell.value is not None
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from bench.reporting.view import Column, Table
+from bench.reporting.view import Table, TableColumn
 from bench.results import metrics
 
 BITS, SPEEDUP = "bits_per_weight", "speedup"
@@ -15,7 +15,7 @@ MIN_POINTS = 3
 
 
 @dataclass(frozen=True)
-class Point:
+class FrontPoint:
     row: int
     name: str
     x: float
@@ -31,12 +31,12 @@ class Point:
 class Front:
     """A table's rows that have both numbers. optimal: those on the front, by x."""
 
-    x: Column
-    y: Column
-    points: tuple[Point, ...]
+    x: TableColumn
+    y: TableColumn
+    points: tuple[FrontPoint, ...]
 
     @property
-    def optimal(self) -> tuple[Point, ...]:
+    def optimal(self) -> tuple[FrontPoint, ...]:
         return tuple(sorted((p for p in self.points if p.on_front), key=lambda p: p.x))
 
 
@@ -61,7 +61,7 @@ def fronts(table: Table) -> Iterator[Front]:
                     yield front
 
 
-def _is_speed(column: Column) -> bool:
+def _is_speed(column: TableColumn) -> bool:
     return column.shown is not False and (column.metric == SPEEDUP or column.definition.is_time)
 
 
@@ -77,7 +77,7 @@ def _front(table: Table, x: int, y: int) -> Front:
     for (k, a, b, u, v), place in zip(both, places, strict=True):
         row = table.rows[k]
         points.append(
-            Point(
+            FrontPoint(
                 k,
                 row.name,
                 u,
@@ -101,7 +101,7 @@ def _pareto_optimal(places: Iterable[tuple[float, float]]) -> set[tuple[float, f
     return out
 
 
-def _lower_is_better(column: Column, value: float) -> float:
+def _lower_is_better(column: TableColumn, value: float) -> float:
     """The value, or its negative if higher is better."""
     return -value if column.better == "higher" else value
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from bench.reporting import label, words
-from bench.reporting.pareto import Front, Point, describe
+from bench.reporting.pareto import Front, FrontPoint, describe
 from bench.reporting.scale import Scale, Tick, make_scale
 
 WIDTH, HEIGHT = 460, 340
@@ -96,7 +96,7 @@ def draw(front: Front, title: str) -> Chart:
     )
 
 
-def _dot(p: Point, x: float, y: Scale) -> Dot:
+def _dot(p: FrontPoint, x: float, y: Scale) -> Dot:
     return Dot(x, y(p.y), y(p.y - p.spread), y(p.y + p.spread), p.name, p.text, p.on_front, p.dense)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from bench.reporting import pairwise, pareto
-from bench.reporting.view import Bound, Facts, Row, Table
+from bench.reporting.view import Bound, Facts, Table, TableRow
 from bench.reporting.words import hundredths, quantity
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
@@ -129,7 +129,7 @@ class Candidate:
     """A row with its checks. tied: no significant difference to the best value among the rows that meet all limits."""
 
     index: int
-    row: Row
+    row: TableRow
     quality: float
     checks: tuple[Check, ...]
     tied: bool = False
@@ -163,7 +163,7 @@ class Answer:
     meets: tuple[Candidate, ...]
     nearest: Candidate | None
     unmeasured: tuple[Candidate, ...]
-    broken: tuple[Row, ...]
+    broken: tuple[TableRow, ...]
     candidates: int
     uncompared: int
 

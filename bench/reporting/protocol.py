@@ -19,7 +19,7 @@ RULE = (
     "Validation splits are never the main one."
 )
 
-Line = tuple[Any, ...]
+RowLabels = tuple[Any, ...]
 """The labels that make two records the same row of a table, seeds apart: IDENTITY."""
 
 
@@ -49,7 +49,7 @@ class BoardProtocol:
         return ", ".join(filter(None, parts))
 
 
-def line_of(record: Record) -> Line:
+def line_of(record: Record) -> RowLabels:
     """The row of a table that a record belongs to."""
     labels = record.identity.labels()
     return tuple(labels[c] for c in IDENTITY)
@@ -60,7 +60,7 @@ def group_by_protocol(records: Iterable[Record]) -> dict[BoardProtocol, list[Rec
 
     A row that was measured on no text at all is under a protocol without one.
     """
-    by_base: dict[tuple[str, str, str], dict[Line, list[Record]]] = {}
+    by_base: dict[tuple[str, str, str], dict[RowLabels, list[Record]]] = {}
     for record in records:
         identity = record.identity
         base = (identity.dtype, identity.device, identity.targets)

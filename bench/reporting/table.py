@@ -64,7 +64,7 @@ def _text_table(model: str, rows: list[Row]) -> TextTable:
 
 
 @dataclass(frozen=True)
-class Line:
+class PivotLine:
     """One line of a table: its labels as text, and the rows of all its seeds, from which its cells are read."""
 
     labels: tuple[str, ...]
@@ -77,7 +77,7 @@ class PivotTable:
 
     label_names: tuple[str, ...]
     columns: tuple[ColumnKey, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[PivotLine, ...]
 
 
 def pivot(rows: list[Row], all_metrics: bool = False) -> PivotTable:
@@ -94,7 +94,7 @@ def pivot(rows: list[Row], all_metrics: bool = False) -> PivotTable:
         if row["seed"] is not None:
             expected.setdefault(_all_but_method(row), set()).add(row["seed"])
     ordered = sorted(groups.values(), key=lambda group: _sort_key(group, columns))
-    lines = tuple(Line(tuple(_labels(label_names, group, expected)), group) for group in ordered)
+    lines = tuple(PivotLine(tuple(_labels(label_names, group, expected)), group) for group in ordered)
     return PivotTable(tuple(label_names), tuple(columns), lines)
 
 
@@ -180,7 +180,7 @@ def cells(group: list[Row], columns: Iterable[ColumnKey]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Summary:
+class CellSummary:
     """One cell: the mean of a line's rows over seeds, or why there is none."""
 
     text: str
@@ -190,7 +190,7 @@ class Summary:
     """Standard deviation over seeds; with one seed, the standard error over items."""
 
 
-def summarize(group: list[Row], column: ColumnKey) -> Summary | None:
+def summarize(group: list[Row], column: ColumnKey) -> CellSummary | None:
     """The cell of a line's rows in one column; None: not measured."""
     rows = tuple(_readings(group, column))
     if not rows:
@@ -198,7 +198,7 @@ def summarize(group: list[Row], column: ColumnKey) -> Summary | None:
     seeds = len(_seeds(group)) or 1
     bad = [r for r in rows if r["value"] is None]
     if bad:
-        return Summary(_status(bad[0]) + (f" ({len(bad)} of {seeds} seeds)" if seeds > 1 else ""), rows)
+        return CellSummary(_status(bad[0]) + (f" ({len(bad)} of {seeds} seeds)" if seeds > 1 else ""), rows)
     values = [r["value"] for r in rows]
     note = _seed_count(len(values), seeds) if len(values) < seeds else ""
     tasks = {r.get("worst_task") for r in rows}
@@ -208,7 +208,7 @@ def summarize(group: list[Row], column: ColumnKey) -> Summary | None:
     if len(values) > 1:
         mean = math.fsum(values) / len(values)
         spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)) or None
-    return Summary(format_number(mean, spread, rows[0]["unit"]) + note, rows, mean, spread)
+    return CellSummary(format_number(mean, spread, rows[0]["unit"]) + note, rows, mean, spread)
 
 
 def _status(row: Row) -> str:

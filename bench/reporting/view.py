@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.reporting.table import ABSENT, TextTable
+from bench.reporting.words import rounded
 from bench.results import metrics
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """One metric under one protocol."""
 
     metric: str
@@ -43,10 +44,10 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One cell.
 
-    text: as in every table; value: None if the cell shows a status; records: keys of `Section.records`.
+    text: as in every table; value: None if the cell shows a status; records: keys of `ReportSection.records`.
     """
 
     text: str
@@ -63,16 +64,42 @@ class Cell:
 
 @dataclass(frozen=True)
 class Bound:
-    """A value with its 95% interval; low and high are None where nothing paired it."""
+    """A value with its 95% interval. Low and high are None where no pairs of items give one."""
 
     value: float
     low: float | None = None
     high: float | None = None
 
+    def __post_init__(self) -> None:
+        _round(self)
+
     @property
     def ends(self) -> tuple[float, float]:
-        """Of the interval; the value, twice, where there is none."""
+        """The ends of the interval. Without an interval, the value twice."""
         return (self.value if self.low is None else self.low, self.value if self.high is None else self.high)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Row b compared with row a: a ratio or a difference, with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    unit: str
+    seeds: int
+    p: float
+
+    def __post_init__(self) -> None:
+        _round(self)
+
+
+def _round(bound: Bound | Interval) -> None:
+    """Round in place, so that what is written is the same on every processor: their sums differ in the last bits."""
+    numbers = rounded(bound.value, bound.low, bound.high)
+    for name, number in zip(("value", "low", "high"), numbers, strict=True):
+        object.__setattr__(bound, name, number)
 
 
 @dataclass(frozen=True)
@@ -114,7 +141,7 @@ def is_quantized(labels: Mapping[str, str]) -> bool:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One row.
 
     labels: one for each of its table's `label_names`; filters: what a reader can filter by; source: of a published number.
@@ -124,7 +151,7 @@ class Row:
     name: str
     labels: tuple[str, ...]
     filters: Mapping[str, str]
-    cells: tuple[Cell | None, ...]
+    cells: tuple[TableCell | None, ...]
     source: str = ""
     part_of: int | None = None
     facts: Facts | None = None
@@ -140,19 +167,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Interval:
-    """Row b compared with row a: a ratio or a difference, with its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-    unit: str
-    seeds: int
-    p: float
-
-
-@dataclass(frozen=True)
 class Table:
     """One model's rows.
 
@@ -163,8 +177,8 @@ class Table:
 
     title: str
     label_names: tuple[str, ...]
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    columns: tuple[TableColumn, ...]
+    rows: tuple[TableRow, ...]
     ranks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     intervals: Mapping[tuple[int, int, int], Interval] = field(default_factory=dict)
     unranked: int = 0
@@ -198,7 +212,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """One model, one results folder, or the numbers that papers report.
 
     description: one line on all of it; folder: where its records are; records: provenance of each record, by its name.

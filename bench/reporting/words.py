@@ -5,6 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+EXACT_DIGITS = 12
+"""Significant digits of a number without an interval. The rest of a float is the rounding of its processor."""
+
+INTERVAL_DIGITS = 4
+"""Significant digits of an interval's half width that are kept: the two that it supports, and two for text to round."""
+
+
+def rounded(
+    value: float, low: float | None = None, high: float | None = None
+) -> tuple[float, float | None, float | None]:
+    """Round a value and its interval to INTERVAL_DIGITS significant digits of the interval's half width."""
+    value = _exact(value)
+    if low is None or high is None:
+        return value, low, high
+    low, high = _exact(low), _exact(high)
+    half = _exact((high - low) / 2)
+    if not 0 < half < math.inf:
+        return value, low, high
+    decimals = INTERVAL_DIGITS - 1 - math.floor(math.log10(half))
+    return round(value, decimals), round(low, decimals), round(high, decimals)
+
+
+def _exact(value: float) -> float:
+    return float(f"{value:.{EXACT_DIGITS}g}")
+
 
 def quantity(
     number: Callable[[float], str], unit: str, value: float, low: float | None = None, high: float | None = None

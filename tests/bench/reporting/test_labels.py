@@ -6,7 +6,7 @@ import pytest
 
 from bench.compare.resolve import read
 from bench.reporting import board, html, label, latex, leaderboard, pareto, pareto_chart, table
-from bench.reporting.view import Cell, Column, Row, Table
+from bench.reporting.view import Table, TableCell, TableColumn, TableRow
 from helpers import fake_records, reports
 
 
@@ -19,8 +19,10 @@ def test_a_label_is_cut_by_its_width_and_not_by_its_letters():
 
 
 def chart(*places):
-    columns = (Column("perplexity", "p", "lower", "1"), Column("bytes_packed", "weights", "lower", "B"))
-    rows = tuple(Row(f"r{i}", (), {}, (Cell("", y), Cell("", 1e6 * x))) for i, (x, y) in enumerate(places))
+    columns = (TableColumn("perplexity", "p", "lower", "1"), TableColumn("bytes_packed", "weights", "lower", "B"))
+    rows = tuple(
+        TableRow(f"r{i}", (), {}, (TableCell("", y), TableCell("", 1e6 * x))) for i, (x, y) in enumerate(places)
+    )
     (front,) = pareto.fronts(Table("t", (), columns, rows))
     return pareto_chart.draw(front, "t")
 

@@ -3,6 +3,7 @@
 import pytest
 
 from bench.reporting import words
+from bench.reporting.view import Bound
 
 
 @pytest.mark.parametrize(
@@ -35,3 +36,11 @@ def test_a_large_percentage_has_commas_and_no_decimals(value, text):
 @pytest.mark.parametrize(("value", "text"), [(0.5, "0.5"), (100.0, "100"), (1000.0, "1,000"), (10000.0, "10,000")])
 def test_a_tick_has_no_exponent(value, text):
     assert words.tick(value) == text
+
+
+@pytest.mark.parametrize("noise", [0, 1e-16, -1e-16])
+def test_numbers_of_two_processors_are_one_number(noise):
+    """Sums in another order differ in the last bits, also where a number lies on the edge between two rounded ones."""
+    assert Bound(0.9479126583197635 + noise, 0.9 + noise, 1.1 + noise) == Bound(0.9479, 0.9, 1.1)
+    assert Bound(0.00125 * (1 + noise), 0.0, 0.0025).value == Bound(0.00125, 0.0, 0.0025).value
+    assert Bound(1 / 3 + noise).value == 0.333333333333, "without an interval"
