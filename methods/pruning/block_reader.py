@@ -1,4 +1,4 @@
-"""Blocks of a model that is larger than memory: each is read from disk when its turn comes, and the next one meanwhile."""
+"""Read the blocks of a model larger than memory, each when its turn comes, and the next one meanwhile."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import ctypes
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -18,17 +17,13 @@ from methods.folder import Folder
 
 
 class _Unit(NamedTuple):
-    """What is read at once: a block, a block without its experts, or an expert."""
+    """Parameters that are read together: those of a block, of a block without its experts, or of an expert."""
 
     module: nn.Module
     prefix: str
     """The module's name in the model, and a dot."""
     names: list[str]
-    """Of parameters in the module."""
-
-    @property
-    def is_on_disk(self) -> bool:
-        return any(self.module.get_parameter(name).is_meta for name in self.names)
+    """Names of the parameters in the module."""
 
 
 class BlockReader:
@@ -36,71 +31,58 @@ class BlockReader:
 
         with BlockReader(blocks, "model.layers", folder, compute) as reader:
             for i, block in enumerate(blocks):
-                is_from_disk = reader.load(i)
+                reader.load(i)
                 ...
-                if is_from_disk: release(block)
+                release(block)
 
-    So about two blocks are in memory at a time. A block whose parameters are not on the meta device stays as it is.
-
-    by_expert: a block of a mixture comes without its experts, which `experts` brings one after the other. So a block without
-    its experts is in memory, and two experts.
+    So about two blocks are in memory at a time. With `by_expert`, `load` leaves out the experts of a mixture, and `experts`
+    brings them one after the other: a block without its experts and two experts are in memory.
     """
 
     def __init__(
         self, blocks: nn.ModuleList, path: str, folder: Path, compute: Compute, by_expert: bool = False
     ) -> None:
         """path: name of the module list in the model; folder: where its weights are."""
-        self._compute = compute
+        self._compute, self._folder = compute, Folder(folder)
         self._units: list[_Unit] = []
-        self._begins: list[int] = []  # of each block, the first of its units
+        self._starts: list[int] = []  # index of the first unit of each block
         for i, block in enumerate(blocks):
-            self._begins.append(len(self._units))
-            self._units += _units_of(block, f"{path}.{i}.", by_expert and is_on_disk(block))
-        self._begins.append(len(self._units))
-        self._folder = Folder(folder) if any(map(is_on_disk, blocks)) else None
+            self._starts.append(len(self._units))
+            self._units += _units_of(block, f"{path}.{i}.", by_expert)
+        self._starts.append(len(self._units))
         self._thread = ThreadPoolExecutor(1)
         self._ahead: dict[int, Future[dict[str, Tensor]]] = {}
 
     def __enter__(self) -> BlockReader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._thread.shutdown(cancel_futures=True)
         self._ahead.clear()
 
-    def load(self, index: int) -> bool:
-        """Give a block its parameters, if they are on disk, and have the next to be used read. Returns whether they were."""
-        return self._bring(self._begins[index])
-
-    def has_experts(self, index: int) -> bool:
-        """Whether the experts of a block are to be brought."""
-        return self._begins[index + 1] - self._begins[index] > 1
+    def load(self, index: int) -> None:
+        """Give a block its parameters, and start to read the next ones."""
+        self._load(self._starts[index])
 
     def experts(self, index: int) -> Iterator[tuple[int, Expert]]:
-        """The experts of a block with their numbers, each in memory until the next is asked for."""
-        for number, position in enumerate(range(self._begins[index] + 1, self._begins[index + 1])):
-            self._bring(position)
+        """Yield the experts of a block with their numbers. Each is in memory until the next one is asked for."""
+        for number, position in enumerate(range(self._starts[index] + 1, self._starts[index + 1])):
+            self._load(position)
             expert = self._units[position].module
             assert isinstance(expert, Expert)
             yield number, expert
             release(expert)
 
-    def _bring(self, position: int) -> bool:
+    def _load(self, position: int) -> None:
         unit = self._units[position]
-        if not unit.is_on_disk:
-            return False
         pending = self._ahead.pop(position, None)
         for name, value in (pending.result() if pending else self._read(unit)).items():
             owner, _, leaf = name.rpartition(".")
             setattr(unit.module.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
-        if position + 1 < len(self._units) and (following := self._units[position + 1]).is_on_disk:
-            self._ahead[position + 1] = self._thread.submit(self._read, following)
-        return True
+        if position + 1 < len(self._units):
+            self._ahead[position + 1] = self._thread.submit(self._read, self._units[position + 1])
 
     def _read(self, unit: _Unit) -> dict[str, Tensor]:
-        assert self._folder is not None
         device, dtype = self._compute.device, self._compute.dtype
         return {name: self._folder.tensor(unit.prefix + name).to(device, dtype) for name in unit.names}
 
@@ -117,18 +99,8 @@ def _units_of(block: nn.Module, prefix: str, by_expert: bool) -> Iterator[_Unit]
         yield _Unit(expert, f"{prefix}{path}.{number}.", [name for name, _ in expert.named_parameters()])
 
 
-def is_on_disk(module: nn.Module) -> bool:
-    """Whether parameters of it are."""
-    return any(p.is_meta for p in module.parameters())
-
-
-def brings_experts(blocks: nn.ModuleList) -> bool:
-    """Whether there are experts on disk, which can be brought one by one."""
-    return any(experts_of(block) and is_on_disk(block) for block in blocks)
-
-
 def release(block: nn.Module) -> None:
-    """Forget a block's parameters, and give their memory back to the system: glibc keeps what is freed in small pieces."""
+    """Drop a block's parameters and return their memory to the system. glibc keeps what is freed in small pieces."""
     block.to("meta")
     with contextlib.suppress(OSError, AttributeError):  # another libc
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,13 +1,13 @@
-"""All calibration tokens through the experts of a block, one expert after the other, so that one need be in memory at a time.
+"""Pass all calibration tokens through the experts of a block, one expert after the other.
 
-A forward pass of the block has its experts one after the other on one batch. Here the batches come one after the other on
-one expert: the same sums in the same order for each batch, so the same bits.
+So only one expert needs to be in memory at a time. A forward pass of the block runs all experts on one batch. Here all
+batches run on one expert: the same sums in the same order for each batch, so the same bits.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -15,18 +15,19 @@ from torch import Tensor, nn
 
 from methods.experts import Expert, experts_of, routed_to
 from methods.pruning.activations import Activations
-from methods.pruning.observer import Accumulate, Observer, Stop
+from methods.pruning.observer import Observer, Stop
 from methods.pruning.states import States
+from methods.pruning.statistics import Observed, Statistics
 
 
 class ExpertPass:
-    """What the calibration tokens give the experts of one block, and what these return.
+    """The inputs of the experts of one block for all calibration tokens, and the sum of their outputs.
 
         tokens = ExpertPass(activations, index, block)
         for number, expert in reader.experts(index): tokens.run(number, expert)
         tokens.finish()
 
-    The block runs twice on each batch, without its experts: up to them when this is made, and to its end in `finish`.
+    The block runs twice on each batch, without its experts: up to them in the constructor, and to its end in `finish`.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class ExpertPass:
         assert found
         self._activations, self._index, self._block, self._path = activations, index, block, found[0]
         self._hidden = activations.make_states()  # [tokens, hidden] per batch
-        self._routes: list[tuple[Tensor, Tensor]] = []  # of a batch, [tokens, k] each: experts, and their weights
+        self._routes: list[tuple[Tensor, Tensor]] = []  # experts and their weights, [tokens, k] each, per batch
         self._out: States | None = None
         self._shared: tuple[Tensor, Tensor] | None = None
         """The statistic and sample of all tokens, once they are known."""
@@ -53,12 +54,12 @@ class ExpertPass:
             raise RuntimeError(f"the forward pass did not reach {self._path}")
 
     def keep(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> None:
-        """Of the next batch, as `ExpertList` is given them."""
+        """Keep the arguments of `ExpertList` for the next batch."""
         self._hidden.append(hidden.cpu())
         self._routes.append((chosen.cpu(), weights.cpu()))
 
     def run(self, number: int, expert: Expert) -> None:
-        """Add what one expert gives to the outputs. Experts come in their order."""
+        """Add the outputs of one expert. Experts must come in their order."""
         if self._out is None:
             self._out = self._activations.make_states()
             for hidden in self._hidden:
@@ -71,7 +72,7 @@ class ExpertPass:
                 self._out.add_rows(j, token, y.to(x.dtype).cpu())
 
     def finish(self) -> None:
-        """The block's outputs become the activations, as `Activations.advance` has it."""
+        """Replace the inputs of the block by its outputs, as `Activations.advance` does."""
         assert self._out is not None
         stand_in = _Given()
         with _in_place_of_experts(self._block, self._path, stand_in):
@@ -79,36 +80,28 @@ class ExpertPass:
                 stand_in.value = self._out[j].to(self._activations.device)
                 self._activations.hidden[j] = self._activations.run(self._index, self._block, hidden)
 
-    def observe(
-        self, number: int, expert: Expert, linears: dict[str, nn.Module], accumulate: Accumulate, sample_rows: int
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """As `Activations.observe`, of linears of one expert.
+    def observe(self, number: int, expert: Expert, linears: dict[str, nn.Module], statistics: Statistics) -> Observed:
+        """Run one expert until all inputs of its linears are collected.
 
-        Where experts see all tokens, their first linears have the same input, which is seen once.
+        If experts see all tokens, their first linears have the same input, and only the first expert's is observed.
         """
-        every = self._activations.all_experts
-        known = [name for name, module in linears.items() if every and self._shared and module is expert.first]
-        unknown = {name: module for name, module in linears.items() if name not in known}
-        with Observer(unknown, unknown, accumulate, self._activations.stride(sample_rows)) as observer:
+        every = statistics.all_experts
+        first = next((name for name, module in linears.items() if every and module is expert.first), None)
+        unknown = {name: module for name, module in linears.items() if name != first or not self._shared}
+        with statistics.observer(unknown, unknown) as observer:
             for j, (chosen, _) in enumerate(self._routes if unknown else ()):
                 x = self._hidden[j] if every else self._hidden.rows(j, routed_to(number, chosen)[1])
                 if len(x):
                     observer.batch(partial(expert, x.to(self._activations.device)))
-        stats, samples, reached = observer.statistics(), observer.samples(), dict(observer.reached)
-        for name in known:
+        if first is not None:
+            self._shared = self._shared or observer.take(first)
             assert self._shared
-            stats[name], samples[name] = self._shared
-            reached[name] = self._activations.tokens
-        if every and self._shared is None:
-            self._shared = next(
-                ((stats[name], samples[name]) for name, module in linears.items() if module is expert.first), None
-            )
-        self._activations.settle(linears, reached, stats, samples, accumulate)
-        return stats, samples
+            observer.give(first, self._shared, statistics.tokens)
+        return statistics.pool(observer, linears, routed=linears)
 
 
 class _Gate(nn.Module):
-    """Keeps what a block's experts are given, and ends the forward pass."""
+    """A stand-in for a block's experts. Keeps their inputs and ends the forward pass."""
 
     def __init__(self, tokens: ExpertPass) -> None:
         super().__init__()
@@ -120,7 +113,7 @@ class _Gate(nn.Module):
 
 
 class _Given(nn.Module):
-    """Returns what experts gave."""
+    """A stand-in for a block's experts. Returns their outputs, which are known."""
 
     value: Tensor
 
@@ -136,11 +129,3 @@ def _in_place_of_experts(block: nn.Module, path: str, stand_in: nn.Module) -> It
         yield
     finally:
         block.set_submodule(path, experts)
-
-
-def advance(activations: Activations, index: int, block: nn.Module, experts: Iterable[tuple[int, Expert]]) -> None:
-    """Run all tokens through a block whose experts come one by one."""
-    tokens = ExpertPass(activations, index, block)
-    for number, expert in experts:
-        tokens.run(number, expert)
-    tokens.finish()

@@ -11,17 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from methods.contract import Job, Outcome
-from methods.pruning.activations import Activations
-from methods.pruning.block_reader import BlockReader, release
-from methods.pruning.walk import Walk
+from methods.pruning.activations import batch_of
+from methods.pruning.holders import hold
 
 Goal = Literal["dense", "own-input"]
-"""What a pruned block should give: what the dense block gives on the dense inputs, or on the pruned block's own."""
+"""The output that a pruned block should give: that of the dense block, on the dense model's inputs or on its own."""
 
 
 @dataclass
 class Pair:
-    """One block, its inputs as the pruned blocks before it leave them, and the outputs it should give.
+    """One block, its inputs after the pruned blocks before it, and the outputs it should give.
 
     inputs, goals: [batch, seqlen, hidden] per batch, in the job's dtype.
     """
@@ -29,74 +28,68 @@ class Pair:
     name: str
     """The block's name in the model."""
     block: nn.Module
-    """Of the pruned model, to be changed in place."""
+    """The block of the pruned model, to be changed in place."""
     linears: dict[str, nn.Module]
     """The job's targets in it, by name."""
     inputs: list[Tensor]
     goals: list[Tensor]
     run: Callable[[Callable[..., Any], Tensor], Tensor]
-    """run(block, inputs of a batch) -> its outputs. For anything that is called as the block is."""
+    """run(block, inputs of a batch) -> its outputs, for anything that is called like the block."""
     outputs: list[Tensor] | None = None
-    """Of the block as it was left. Computed by the walk where the loop has not set them."""
+    """The outputs of the changed block. The walk computes them if the loop has not set them."""
 
 
-class PairedWalk(Walk):
-    """Iterate over the blocks of a pruned model, each with its goals.
+class PairedWalk:
+    """Iterates over the blocks of a pruned model, each with its goals.
 
         walk = PairedWalk(model, job, goal="dense", batch=1)
         for pair in walk.pairs(): ...
         return walk.outcome(changed)
 
-    Works for models larger than memory, as `Walk` does. Of the dense model one block at a time is loaded then.
+    Works for models larger than memory, as `Walk` does. Then one block of the dense model is in memory at a time, too.
     """
 
     def __init__(self, model: nn.Module, job: Job, *, goal: Goal, batch: int | None = None) -> None:
         """batch: calibration sequences per forward pass, by default as many as BATCH_TOKENS allows."""
-        super().__init__(model, job, batch=batch)
-        self._goal = goal
-        self.blocks = len(model.get_submodule(self._family.blocks))  # type: ignore[arg-type]
+        if job.calibration is None:
+            raise RuntimeError("this walk runs blocks: the method's `needs` must name CALIBRATION")
+        self.job, self._goal = job, goal
+        self._batches = job.calibration.split(batch or batch_of(job.calibration, job.compute.device))
+        self._held = hold(model, job.source, job.compute, job.workdir / "streamed", by_expert=False)
+        self.blocks = len(self._held.blocks)
         """Number of blocks."""
 
     @torch.no_grad()
     def pairs(self) -> Iterator[Pair]:
-        """The blocks, first to last."""
-        job, path = self.job, self._family.blocks
-        if job.calibration is None:
-            raise RuntimeError("this walk runs blocks: the method's `needs` must name CALIBRATION")
-        dense = job.teacher()
-        dense_folder = Path(str(dense.name_or_path))
-        blocks, originals = self.model.get_submodule(path), dense.get_submodule(path)
-        assert isinstance(blocks, nn.ModuleList) and isinstance(originals, nn.ModuleList)
-        own = Activations(self.model, blocks, job.calibration, job.compute, self._batch)
-        other = own
+        """Yield the blocks, first to last."""
+        job, held = self.job, self._held
+        teacher = job.teacher()
+        dense = hold(teacher, Path(str(teacher.name_or_path)), job.compute, by_expert=False)
+        tokens = goal_tokens = held.start(self._batches, job.compute)
         if self._goal == "dense":
-            other = Activations(dense, originals, job.calibration, job.compute, self._batch)
-        with (
-            BlockReader(blocks, path, job.source, job.compute) as reader,
-            BlockReader(originals, path, dense_folder, job.compute) as dense_reader,
-        ):
-            for i, (block, original) in enumerate(zip(blocks, originals, strict=True)):
-                is_streamed = reader.load(i)
-                dense_is_streamed = dense_reader.load(i)
-                goals = [other.run(i, original, hidden) for hidden in other.hidden]
-                if dense_is_streamed:
-                    release(original)
-                if self._goal == "dense":
-                    other.hidden = goals
-                pair = Pair(
-                    f"{path}.{i}",
-                    block,
-                    {t: self.model.get_submodule(t) for t in job.targets if self._family.block_of(t) == i},
-                    list(own.hidden),
-                    goals,
-                    lambda call, hidden, i=i: own.run(i, call, hidden),  # type: ignore[misc]
-                )
-                yield pair
-                if i + 1 < len(blocks):
-                    own.hidden = pair.outputs or [own.run(i, block, hidden) for hidden in own.hidden]
-                if is_streamed:
-                    self._store(block, f"{path}.{i}")
+            goal_tokens = dense.start(self._batches, job.compute)
+        with held, dense:
+            for i in range(self.blocks):
+                with held.block(i) as block:
+                    with dense.block(i) as original:
+                        goals = [goal_tokens.run(i, original, hidden) for hidden in goal_tokens.hidden]
+                    if self._goal == "dense":
+                        goal_tokens.replace(goals)
+                    linears = {t: held.model.get_submodule(t) for t in job.targets if held.family.block_of(t) == i}
+                    pair = Pair(
+                        held.name(i),
+                        block,
+                        linears,
+                        list(tokens.hidden),
+                        goals,
+                        lambda call, hidden, i=i: tokens.run(i, call, hidden),  # type: ignore[misc]
+                    )
+                    yield pair
+                    if pair.outputs:
+                        tokens.replace(pair.outputs)
+                    elif tokens.needs_output_of(i):
+                        tokens.advance(i, block)
 
     def outcome(self, changed: frozenset[str] = frozenset(), **notes: Any) -> Outcome:
-        """The model, what changed outside the targets, and the method's notes."""
-        return Outcome(super().outcome().model, changed, notes)
+        """Return the model, the names of what changed outside the targets, and the method's notes."""
+        return Outcome(self._held.result(), changed, notes)

@@ -1,7 +1,7 @@
-"""One calibration shared by several processes: each runs some of the sequences, and changes some of the targets.
+"""Processes that share one calibration: each runs some of the sequences and changes some of the targets.
 
-Statistics are sums over tokens, so those of the whole are the sums over processes. They differ from one process's in
-rounding alone.
+A statistic is a sum over tokens, so the whole statistic is the sum over processes. It differs from that of one process by
+rounding only.
 """
 
 from __future__ import annotations
@@ -16,46 +16,50 @@ from torch import Tensor
 
 from methods.errors import UserError
 
-PART = 2**22
-"""Numbers that are added up at a time: what sends them keeps a copy."""
+REDUCE_ENTRIES = 2**22
+"""Entries that are summed over processes at a time. The backend keeps a copy of them."""
 
 
 class Sharing:
-    """This process among those that share a calibration. Alone it has all of it, and sends nothing.
+    """This process among those that share a calibration. With a world of 1 it does all the work and sends nothing.
 
     Every process must call its methods in the same order.
     """
 
     def __init__(self, device: torch.device, rank: int = 0, world: int = 1) -> None:
-        """device: of what is sent."""
+        """device: where tensors to send are."""
         self.rank, self.world, self._device = rank, world, device
 
     @classmethod
     def found(cls, device: torch.device) -> Sharing:
-        """With all processes of torch.distributed, where it is initialized; else alone."""
+        """All processes of torch.distributed if it is initialized, else this process alone."""
         is_alone = not (dist.is_available() and dist.is_initialized())
         return cls(device) if is_alone else cls(device, dist.get_rank(), dist.get_world_size())
 
-    def batches(self, tokens: Tensor, batch: int) -> list[Tensor]:
-        """This process's part of the sequences [sequences, seqlen], `batch` of them in each, in order.
+    def batches(self, tokens: Tensor, batch: int) -> tuple[list[Tensor], int]:
+        """Return this process's sequences in batches, and the number of tokens of processes with a lower rank.
 
-        These are batches that one process would have, so that its forward passes are the same; smaller ones only where
-        they would be fewer than the processes.
+        The batches are those of a single process, so that forward passes are the same. They are smaller only if there
+        would be fewer batches than processes.
+
+        Args:
+            tokens: [sequences, seqlen]; batch: sequences per batch.
 
         Raises:
             UserError: fewer sequences than processes.
         """
         if len(tokens) < self.world:
             raise UserError(
-                f"{self.world} processes cannot share {len(tokens)} calibration sequences: use at most a process for each"
+                f"{self.world} processes cannot share {len(tokens)} calibration sequences: "
+                f"use at most {len(tokens)} processes"
             )
         enough = -(-len(tokens) // batch) >= self.world
         parts = tokens.split(batch if enough else len(tokens) // self.world)
         first, end = (len(parts) * r // self.world for r in (self.rank, self.rank + 1))
-        return list(parts[first:end])
+        return list(parts[first:end]), sum(part.numel() for part in parts[:first])
 
     def divide(self, costs: Mapping[str, float]) -> dict[str, int]:
-        """Which process takes each piece of work: the dearest first, to whoever has least."""
+        """Assign each piece of work to a rank: the most expensive first, to the rank with the least work."""
         loads = [0.0] * self.world
         owners = {}
         for name in sorted(costs, key=costs.__getitem__, reverse=True):
@@ -64,11 +68,11 @@ class Sharing:
         return owners
 
     def add_up(self, tensor: Tensor, owners: Collection[int]) -> Tensor:
-        """The sum over processes, at the owners; it may take the tensor's place. Elsewhere what is returned means nothing."""
+        """Return the sum over processes at the owners, and an undefined value elsewhere. The argument may be overwritten."""
         if self.world == 1 or not tensor.numel():
             return tensor
         tensor = tensor.contiguous()
-        for part in tensor.view(-1).split(PART):
+        for part in tensor.view(-1).split(REDUCE_ENTRIES):
             if len(owners) == 1:
                 dist.reduce(part, dst=next(iter(owners)))
             else:
@@ -76,7 +80,7 @@ class Sharing:
         return tensor
 
     def join_rows(self, rows: Tensor, counts: list[int], owners: Collection[int]) -> Tensor:
-        """At the owners, the rows [n, width] of all processes, in their order. counts: n of each process."""
+        """Return at the owners the rows [n, width] of all processes, by rank. counts: n of each process."""
         if self.world == 1:
             return rows
         start = sum(counts[: self.rank])
@@ -85,7 +89,7 @@ class Sharing:
         return self.add_up(whole, owners)
 
     def send_(self, tensor: Tensor, owner: int) -> None:
-        """Set the tensor, everywhere, to the owner's bits."""
+        """Set the tensor to the owner's bits at every process."""
         if self.world == 1:
             return
         sent = tensor.contiguous()
@@ -94,7 +98,7 @@ class Sharing:
             tensor.copy_(sent)
 
     def gather(self, value: Any) -> list[Any]:
-        """A JSON value of each process, in their order."""
+        """Return a JSON value of each process, by rank."""
         if self.world == 1:
             return [value]
         text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(self._device)
@@ -103,6 +107,29 @@ class Sharing:
         padded[: len(text)] = text
         every = self._all(padded)
         return [json.loads(bytes(one[:size].tolist())) for one, size in zip(every, sizes, strict=True)]
+
+    def join_notes(self, notes: dict[str, Any], targets: tuple[str, ...]) -> dict[str, Any]:
+        """Return the notes of all processes. Dicts by target are merged. Every other note must be equal everywhere.
+
+        Raises:
+            RuntimeError: a note differs between processes.
+        """
+        if self.world == 1:
+            return notes
+        every = self.gather(notes)
+        joined: dict[str, Any] = {}
+        for key in dict.fromkeys(key for each in every for key in each):
+            given = [each[key] for each in every if key in each]
+            if all(isinstance(value, dict) and value.keys() <= set(targets) for value in given):
+                values = {name: value for each in given for name, value in each.items()}
+                joined[key] = {name: values[name] for name in targets if name in values}
+            elif len(given) == len(every) and len({json.dumps(value, sort_keys=True) for value in given}) == 1:
+                joined[key] = given[0]
+            else:
+                raise RuntimeError(
+                    f"note {key!r} differs between the processes of a walk: give it by target, or sum it with walk.total"
+                )
+        return joined
 
     def _all(self, tensor: Tensor) -> list[Tensor]:
         every = [torch.empty_like(tensor) for _ in range(self.world)]

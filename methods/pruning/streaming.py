@@ -1,5 +1,4 @@
-"""The forward pass of a model larger than its device: all batches go through one block, or one expert, before the next is
-loaded."""
+"""The forward pass of a model larger than its device."""
 
 from __future__ import annotations
 
@@ -10,18 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from methods.contract import Compute, Progress
-from methods.pruning import expert_pass
-from methods.pruning.activations import Activations
-from methods.pruning.block_reader import BlockReader, brings_experts, release
-from methods.targets import family_of
+from methods.pruning.holders import hold
 
 
 class _Replay(nn.Module):
-    """Replaces a block: returns `value`, or its input if that is None."""
+    """A stand-in for a block. Returns `value`, or its input if that is None."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        self.attention_type = getattr(block, "attention_type", None)  # some models pick the mask by it
+        self.attention_type = getattr(block, "attention_type", None)  # some models choose the mask by it
         self.value: Tensor | None = None
 
     def forward(self, hidden: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
@@ -32,29 +28,22 @@ class _Replay(nn.Module):
 def last_hidden(
     model: nn.Module, source: Path, tokens: Tensor, batch: int, compute: Compute, progress: Progress
 ) -> list[Tensor]:
-    """The last hidden states of a model whose blocks are on disk.
+    """Return the last hidden states of a model whose blocks are on disk, per batch [batch, seqlen, hidden], on the CPU.
 
-    The same operations on the same batches as the model's own forward pass, so the same bits.
+    They come after the final norm. All batches pass one block, or one expert, before the next is loaded. The operations on
+    each batch are those of the model's own forward pass, so the bits are the same.
 
     Args:
         model: with its blocks on the meta device; source: the folder with their weights.
         tokens: int64 [sequences, seqlen]; batch: sequences per forward pass.
-
-    Returns:
-        Per batch [batch, seqlen, hidden], after the final norm, on the CPU.
     """
-    path = family_of(model.config.to_dict()).blocks  # type: ignore[operator, union-attr]
-    blocks = model.get_submodule(path)
-    assert isinstance(blocks, nn.ModuleList)
-    activations = Activations(model, blocks, tokens, compute, batch, by_expert=brings_experts(blocks))
-    with BlockReader(blocks, path, source, compute, by_expert=True) as reader:
-        for i, block in enumerate(blocks):
-            reader.load(i)
-            if reader.has_experts(i):
-                expert_pass.advance(activations, i, block, reader.experts(i))
-            else:
-                activations.advance(i, block)
-            release(block)
+    batches = tokens.split(batch)
+    with hold(model, source, compute) as held:
+        blocks = held.blocks
+        states = held.start(batches, compute, last=True)
+        for i in range(len(blocks)):
+            for _ in held.parts(i, {}, states, None):
+                pass
             progress.advance(i + 1, len(blocks))
     originals = list(blocks)
     replays = [_Replay(block) for block in originals]
@@ -62,7 +51,7 @@ def last_hidden(
     try:
         for i, replay in enumerate(replays):
             blocks[i] = replay
-        for part, hidden in zip(tokens.split(batch), activations.hidden, strict=True):
+        for part, hidden in zip(batches, states.hidden, strict=True):
             replays[-1].value = hidden.to(compute.device)
             base = model.base_model(input_ids=part.to(compute.device), use_cache=False)  # type: ignore[operator]
             out.append(base[0].cpu())

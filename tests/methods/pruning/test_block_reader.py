@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from bench.inputs import loading
 from methods.contract import Compute
 from methods.folder import Folder
-from methods.pruning import walk as walks
+from methods.pruning import holders
+from methods.pruning.activations import Activations
 from methods.pruning.hessian import add_gram
 from methods.pruning.walk import Walk
 
@@ -63,7 +64,7 @@ def squares(x, total):
     "accumulate", [pytest.param(None, marks=pytest.mark.slow), squares], ids=["weights alone", "calibrated"]
 )
 def test_about_two_blocks_are_in_memory(deep, new_objects, accumulate, monkeypatch):
-    monkeypatch.setattr(walks, "STREAMED_SHARD_BYTES", 1)
+    monkeypatch.setattr(holders, "SHARD_BYTES", 1)
     model, job = deep
     block = 4 * (4 * 64 * 64 + 3 * 64 * 256 + 2 * 64)
     inputs = (
@@ -123,15 +124,21 @@ def test_fault_of_the_thread_is_raised(deep, monkeypatch):
 def test_activations_on_disk_change_nothing(accumulate, power, llama, make_job, tmp_path, monkeypatch):
     """Beside them are the model, a statistic of each input of a block, and two more of the size of the largest."""
     job = make_job(llama)
-    monkeypatch.setattr("methods.pruning.activations.LIBRARY_BYTES", 0)
+    monkeypatch.setattr("methods.pruning.holders.LIBRARY_BYTES", 0)
     weights = 4 * sum(p.numel() for p in llama.parameters())
     states = 4 * job.calibration.numel() * 32
     statistics = 4 * (3 * 32**power + 3 * 64**power)
 
+    make_states = Activations.make_states
+
     def stats(**limits):
         there = replace(job, compute=replace(job.compute, scratch=tmp_path, **limits))
-        walk = Walk(llama, there, accumulate, batch=4)
-        return {v.name: v.stat for v in walk}, type(walk._activations.hidden).__name__
+        kinds = []
+        monkeypatch.setattr(
+            Activations, "make_states", lambda self: (made := make_states(self), kinds.append(type(made).__name__))[0]
+        )
+        found = {v.name: v.stat for v in Walk(llama, there, accumulate, batch=4)}
+        return found, kinds[0]
 
     here, kind = stats(max_bytes=weights + statistics + states)
     there, other = stats(max_bytes=weights + statistics + states - 1)

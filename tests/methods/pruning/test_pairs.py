@@ -116,4 +116,4 @@ def test_needs_calibration(llama, make_job, refining):
     job = replace(refining(llama, make_job(llama)), calibration=None)
 
     with pytest.raises(RuntimeError, match="CALIBRATION"):
-        next(PairedWalk(llama, job, goal="dense").pairs())
+        PairedWalk(llama, job, goal="dense")

@@ -99,7 +99,7 @@ def test_every_method_that_says_it_can_be_shared_is_among_these():
 
 def test_of_five_sequences_four_processes_have_one_or_two():
     tokens = torch.arange(5)[:, None]
-    parts = [Sharing(torch.device("cpu"), rank, 4).batches(tokens, batch=8) for rank in range(4)]
+    parts = [Sharing(torch.device("cpu"), rank, 4).batches(tokens, batch=8)[0] for rank in range(4)]
 
     assert [len(part) for part in parts] == [1, 1, 1, 2]
     assert torch.equal(torch.cat([batch for part in parts for batch in part]), tokens)
@@ -107,8 +107,8 @@ def test_of_five_sequences_four_processes_have_one_or_two():
 
 def test_batches_are_those_of_one_process_where_there_are_enough():
     tokens = torch.arange(22)[:, None]
-    one = Sharing(torch.device("cpu")).batches(tokens, batch=4)
-    three = [batch for rank in range(3) for batch in Sharing(torch.device("cpu"), rank, 3).batches(tokens, batch=4)]
+    one, _ = Sharing(torch.device("cpu")).batches(tokens, batch=4)
+    three = [batch for rank in range(3) for batch in Sharing(torch.device("cpu"), rank, 3).batches(tokens, batch=4)[0]]
 
     assert [batch.flatten().tolist() for batch in three] == [batch.flatten().tolist() for batch in one]
 
@@ -126,6 +126,6 @@ def test_work_is_balanced():
 
 def test_batches_are_as_large_as_the_processes_allow():
     """Ten sequences, four in a batch: three processes have a batch each."""
-    parts = [Sharing(torch.device("cpu"), rank, 3).batches(torch.zeros(10, 8), batch=4) for rank in range(3)]
+    parts = [Sharing(torch.device("cpu"), rank, 3).batches(torch.zeros(10, 8), batch=4)[0] for rank in range(3)]
 
     assert [[len(batch) for batch in part] for part in parts] == [[4], [4], [2]]

@@ -15,8 +15,9 @@ from helpers import runs
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import Folder
+from methods.pruning.activations import Activations
 from methods.pruning.hessian import add_gram, symmetric
-from methods.pruning.walk import Activations, Visit, Walk
+from methods.pruning.walk import Visit, Walk
 from methods.targets import dense_weight, family_of
 
 
@@ -88,7 +89,7 @@ def test_the_flow_ends_where_the_forward_does(family, make, make_job):
     with torch.no_grad():
         states = model(input_ids=job.calibration, use_cache=False, output_hidden_states=True).hidden_states
         handle.remove()
-        flow = Activations(model, layers, job.calibration, job.compute)
+        flow = Activations(model, layers, job.calibration.split(4), job.compute, last=True)
         for i, block in enumerate(layers):
             close(torch.cat(flow.hidden), states[i])
             flow.advance(i, block)
