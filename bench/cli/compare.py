@@ -1,8 +1,7 @@
-"""`bench compare`, `gate`, `baseline`, `history`, `merge` and `migrate`. Each imports what it needs when it runs."""
+"""`bench compare`, `gate`, `baseline`, `history`, `merge` and `check`. Each imports what it needs when it runs."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -162,21 +161,6 @@ def merge(
     print_line(counts + (f", {done.other} not copied: here they have another number" if done.other else ""))
 
 
-def migrate(
-    results: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")],
-) -> None:
-    """Rewrite a folder's records in the current schema.
-
-    Older records can be read without it. The originals are kept in DIR/older/ until all are rewritten; if it is
-    interrupted, run the same command to resume.
-    """
-    from bench.results.migrate import migrate_folder
-    from bench.results.schema import SCHEMA
-
-    done = migrate_folder(results)
-    print_line(f"{results}: {done.written} records rewritten in schema {SCHEMA}, {done.known} had it already")
-
-
 def check(
     results: Annotated[
         list[Path] | None, typer.Argument(metavar="DIR", help="Results folders [default: results/local].")
@@ -198,10 +182,9 @@ def check(
             print_line(f"damaged: {problem}")
         for path in found.leftovers:
             print_line(f"belongs to no record: {path}")
-        unsealed = f", {found.without_digest} of an older schema without a digest (bench migrate {shlex.quote(str(folder))} adds it)"
         print_line(
             f"{folder}: {amount(found.records, 'record')}, {len(found.problems)} damaged, "
-            f"{amount(found.recomputed, 'number')} computed again" + (unsealed if found.without_digest else "")
+            f"{amount(found.recomputed, 'number')} computed again"
         )
     if damaged:
         fail("records above are damaged or were changed: delete them and run the same bench run again", 1)

@@ -55,7 +55,6 @@ COMMANDS = (
     compare.history,
     compare.check,
     compare.merge,
-    compare.migrate,
 )
 """In the order of the help."""
 USAGE_ERROR: Any = typer.BadParameter.__base__

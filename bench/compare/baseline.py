@@ -17,9 +17,8 @@ from typing import Any
 from bench.compare import result_set
 from bench.compare.result_set import ResultSet
 from bench.results import metrics
-from bench.results.record import Record, parse
+from bench.results.record import SCHEMA, Record, parse, require_schema
 from bench.results.rows import latest
-from bench.results.schema import SCHEMA, refuse_newer
 from bench.system import digests
 from bench.system.files import atomic_write
 from methods.errors import UserError
@@ -138,7 +137,7 @@ def _read_files(path: Path, max_bytes: int) -> tuple[dict[str, Any], dict[str, b
         raise UserError(
             f"baseline {str(path)!r} has format {version}, newer than this version's {FORMAT}: upgrade cast-bench"
         )
-    refuse_newer(schema, f"baseline {str(path)!r}")
+    require_schema(schema, f"baseline {str(path)!r}")
     if version < FORMAT:
         raise UserError(f"baseline {str(path)!r} has format {version}, older than this version's {FORMAT}: {REMAKE}")
     return about, files

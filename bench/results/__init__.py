@@ -1,1 +1,1 @@
-"""Records: read, write, merge, migrate, and turn into rows."""
+"""Records: read, write, check, merge, and turn into rows."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from bench.results import metrics
 from bench.results.record import ReadingRow, Record
-from bench.results.schema import SCHEMA, stored_version
 from bench.results.store import ReadOnlyStore, require_results
 from methods.errors import UserError
 
@@ -28,8 +27,6 @@ class FolderCheck:
     records: int
     recomputed: int
     """Numbers that their items give."""
-    without_digest: int
-    """Records of an older schema, whose content nothing vouches for."""
     problems: tuple[str, ...]
     """A sentence for each record that is damaged or was changed."""
     leftovers: tuple[Path, ...]
@@ -72,7 +69,6 @@ def check_folder(root: Path) -> FolderCheck:
     return FolderCheck(
         records=len(records) + len(store.moved),
         recomputed=recomputed,
-        without_digest=sum(stored_version(store.path(record.key).read_bytes()) < SCHEMA for record in records),
         problems=(*store.moved, *problems),
         leftovers=tuple(_leftovers(root, owned)),
     )
@@ -103,5 +99,4 @@ def _leftovers(root: Path, owned: set[str]) -> Iterator[Path]:
     for folder in ("records", "items"):
         yield from sorted((root / folder).glob(".*"))
     yield from sorted(path for path in (root / "items").glob("*.parquet") if path.name not in owned)
-    for folder in ("corrupt", "older"):
-        yield from sorted((root / folder).glob("*"))
+    yield from sorted((root / "corrupt").glob("*"))

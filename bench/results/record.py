@@ -10,8 +10,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.results.identity import Identity
-from bench.results.schema import SCHEMA, upgrade
 from bench.system import digests
+from methods.errors import UserError
+
+SCHEMA = 4
+"""Schema of all records. This version reads no other."""
 
 Status = Literal["ok", "diverged", "skipped", "failed"]
 
@@ -135,19 +138,35 @@ class Record(BaseModel):
 
 
 def parse(content: bytes, name: str) -> Record:
-    """A record from its JSON, of today's schema or an older one. name: where it was read, for the sentence.
+    """Return the record in a JSON text. Every record from outside is read here: of folders, baselines and other machines.
+
+    name: where the text was read, for the error.
 
     Raises:
-        UserError: of a newer schema, whatever its fields.
-        ValueError: no record, or one that was changed after it was written.
+        UserError: it has another schema.
+        ValueError: it is no record, or was changed after it was written.
     """
     if len(content) > MAX_BYTES:
         raise ValueError(f"{len(content):,} bytes, more than {MAX_BYTES:,}")
     try:
         fields = json.loads(content)
+        require_schema(fields["schema_version"], name)
         digest = fields.pop("digest", None)
-        if fields["schema_version"] == SCHEMA and digest != digests.of(fields):
+        if digest != digests.of(fields):
             raise ValueError("it was changed after it was written: its digest is of other content")
-        return Record.model_validate(upgrade(fields, name))
+        return Record.model_validate(fields)
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as fault:
         raise ValueError(f"{type(fault).__name__}: {fault}") from None
+
+
+def require_schema(version: Any, name: str) -> None:
+    """
+    Raises:
+        UserError: another schema than this version's.
+        ValueError: no number.
+    """
+    if type(version) is not int:
+        raise ValueError(f"schema_version is {version!r}, not a whole number")
+    if version != SCHEMA:
+        remedy = "upgrade cast-bench" if version > SCHEMA else "measure it again"
+        raise UserError(f"{name} has schema {version}, but this version reads only schema {SCHEMA}: {remedy}")

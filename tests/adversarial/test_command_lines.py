@@ -59,7 +59,6 @@ ODD = [
     ["compare", "r", "r", "--md", LONG],
     ["gate", "--baseline", LONG],
     ["merge", LONG],
-    ["migrate", LONG],
     ["baseline", "show", LONG],
     ["baseline", "set", LONG, "--results", "r"],
     ["pick", "--model", LONG, "--results", "r"],

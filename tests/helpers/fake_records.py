@@ -3,14 +3,15 @@
 import hashlib
 import json
 import math
+import re
 
 import numpy as np
 import pandas as pd
 
 from bench.results.identity import Identity
 from bench.results.record import Item, ReadingRow, Record
-from bench.results.schema import type_identity
 from bench.results.store import Store
+from bench.system import digests
 
 ARTICLES = 30
 WINDOWS = 4
@@ -34,20 +35,25 @@ def record(method="wanda", seed=None, measure="perplexity", protocol="wiki-mini@
 
 def identity_of(**labels):
     """An identity from its parts as text, as rows have them."""
-    return Identity(**type_identity({"slot": {"pattern": "2:4"} | labels})["identity"])
+    include, exclude = labels.pop("targets", None) or (["*"], [])
+    detail = ("version", "limit") if labels.get("measure") == "zeroshot" else ("seqlen", "limit")
+    texts = {
+        "protocol": ("name", *detail),
+        "calibration": ("data", "seqlen", "sequences"),
+        "training": ("data", "seqlen", "batch", "tokens"),
+    }
+    parts = {name: _parts(text, texts[name]) for name in texts if (text := labels.pop(name, None))}
+    stages = labels.pop("method").split(" + ")
+    known = {"pattern": "2:4", "protocol": {"name": ""}} | labels | parts
+    return Identity(stages=stages, include=include, exclude=exclude, **known)
 
 
-def in_schema(fields, version):
-    """A record's fields of today as an older schema had them."""
-    fields = {k: v for k, v in fields.items() if k != "digest"}
-    if version == 3:
-        return fields | {"schema_version": version}
-    labels = Identity(**fields["identity"]).labels()
-    slot = labels | {"targets": [fields["identity"]["include"], fields["identity"]["exclude"]]}
-    if version == 1:
-        del slot["training"]
-    rest = {k: v for k, v in fields.items() if k not in ("identity", "key_inputs", "artifact")}
-    return rest | {"schema_version": version, "slot": slot, "determinants": fields["key_inputs"]}
+def _parts(label, names):
+    """The parts of NAME, NAME@axb or NAME@axb, n tokens, by their names."""
+    text, _, tokens = label.removesuffix(" tokens").partition(", ")
+    found = re.fullmatch(r"(.+)@([0-9.]+)(?:x([0-9]+))?", text)
+    parts = dict(zip(names, found.groups() if found else (text,), strict=False))
+    return parts | ({"tokens": int(tokens.replace(",", ""))} if tokens else {})
 
 
 def put(root, record, items=(), readings=()):
@@ -105,10 +111,9 @@ def edit(path, *, seal=False, **fields):
     """Change a record's file by hand. seal: as its owner would write it, with a digest of the new content."""
     changed = json.loads(path.read_text()) | fields
     if seal:
-        changed.pop("digest")
-        path.write_text(Record.model_validate(changed).to_json())
-    else:
-        path.write_text(json.dumps(changed))
+        del changed["digest"]
+        changed["digest"] = digests.of(changed)
+    path.write_text(json.dumps(changed))
 
 
 def edit_value(path, value, *, seal=False):

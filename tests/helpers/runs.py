@@ -42,7 +42,7 @@ ONE_SHOT = [n for n, e in METHODS.items() if not ({"training", "cuda", "isolated
 def own_cache(tmp_path, monkeypatch) -> Path:
     """A cache with nothing but the kernel, if it was ever compiled, and no way to a hub."""
     folder = tmp_path / "cache"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     if (USUAL / "native").is_dir():
         shutil.copytree(USUAL / "native", folder / "native")
     monkeypatch.setenv("CAST_BENCH_CACHE", str(folder))

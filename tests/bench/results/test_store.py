@@ -7,8 +7,7 @@ import os
 import pytest
 
 import bench
-from bench.results.record import Item, ReadingRow, Record
-from bench.results.schema import SCHEMA
+from bench.results.record import SCHEMA, Item, ReadingRow, Record
 from bench.results.store import ReadOnlyStore, Store
 from bench.system.files import atomic_write
 from helpers import fake_records, runs
@@ -213,27 +212,17 @@ def test_a_record_written_in_another_layout_is_the_same(store):
     assert store.get(KEY).notes == {"a": 1.0e-7, "ü": [None, True]}
 
 
-def test_an_older_record_has_no_digest_and_is_read(store):
-    store.write(record(), ITEMS)
-    path = store.path(KEY)
-    path.write_text(json.dumps(fake_records.in_schema(json.loads(path.read_text()), 3)))
-
-    assert store.get(KEY) is not None
-
-
 @pytest.mark.parametrize(
-    ("was", "now"),
-    [('"value":5.0', '"value":NaN'), ('"value":5.0', '"value":1e999'), ('"stderr":0.5', '"stderr":-0.5'),
-     ('"schema_version":3', '"schema_version":1e999')],
-)  # fmt: skip
-def test_a_record_without_a_digest_is_still_of_numbers(store, was, now):
-    reading = ReadingRow(metric="perplexity", value=5.0, unit="1", better="lower", stderr=0.5)
-    fields = fake_records.in_schema(json.loads(record(readings=[reading]).to_json()), 3)
-    text = json.dumps(fields, separators=(",", ":"))
-    store.path(KEY).write_text(text)
-    assert len(list(store)) == 1
-
-    store.path(KEY).write_text(text.replace(was, now))
+    "fields",
+    [
+        {"readings": [{"metric": "a", "value": None, "stderr": -0.5, "unit": "", "better": ""}]},
+        {"status": "fine"},
+        {"key": None},
+    ],
+)
+def test_a_digest_does_not_make_a_record(store, fields):
+    store.write(record())
+    fake_records.edit(store.path(KEY), seal=True, **fields)
 
     assert list(store) == [] and "is no record" in store.moved[0]
 
@@ -286,15 +275,29 @@ def test_items_are_checked(store):
         store.items(written)
 
 
-def test_newer_schema_is_refused_in_a_sentence(store, tmp_path, monkeypatch, capsys):
-    store.write(record(schema_version=SCHEMA + 1))
+@pytest.mark.parametrize(
+    ("version", "remedy"), [(SCHEMA + 1, "upgrade"), (SCHEMA - 1, "measure it again"), (0, "measure it again")]
+)
+def test_another_schema_is_refused_in_a_sentence(store, cli, version, remedy):
+    """Whatever its other fields: it is no corrupt record, and is not moved aside."""
+    store.write(record())
+    fake_records.edit(store.path(KEY), schema_version=version, identity="a word")
 
-    code, _, err = runs.call(capsys, monkeypatch, "report", "--results", store.root)
+    for command in (("report", "--results"), ("check",), ("merge", "--results", store.root.parent / "joined")):
+        code, out, err = cli(*command, store.root)
 
-    assert code == 2
-    assert len(err.splitlines()) == 1
-    assert f"schema {SCHEMA + 1}" in err and "upgrade" in err
+        assert code == 2 and out == "" and len(err.splitlines()) == 1
+        assert f"{store.path(KEY)} has schema {version}" in err and f"only schema {SCHEMA}" in err and remedy in err
     assert store.path(KEY).exists()
+
+
+@pytest.mark.parametrize("version", ["4", 4.0, True, None, [4]])
+def test_a_schema_that_is_no_number_does_not_skip_the_digest(store, version):
+    store.write(record())
+    fake_records.edit(store.path(KEY), schema_version=version, reason="edited")
+
+    assert list(store) == []
+    assert "not a whole number" in store.moved[0]
 
 
 def test_json_never_contains_nan(store):
