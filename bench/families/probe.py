@@ -1,4 +1,4 @@
-"""The shapes of an architecture as arithmetic on its config: it is built in sizes that no sum or product confuses."""
+"""Shapes of an architecture as arithmetic on its config, found by building it with sizes that are easy to tell apart."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SIZES = {
     "num_attention_heads": 9, "n_head": 9, "num_key_value_heads": 3, "head_dim": 10,
     "vocab_size": 131, "max_position_embeddings": 71, "n_positions": 71, "word_embed_proj_dim": 26,
 }  # fmt: skip
-"""Values of a config that decide shapes, and what the architecture is built with."""
+"""Config values that decide shapes, and the size that the probe gives each: no sum or product of them equals another."""
 OPTIONAL = ("num_key_value_heads", "head_dim", "n_inner", "word_embed_proj_dim")
-"""Of these, what config.json may leave out, since transformers fills it in."""
+"""Config values that config.json may leave out, because transformers fills them in."""
 COUNTS = ("num_attention_heads", "num_key_value_heads")
 HEADS, KEYS = "num_attention_heads * head_dim", "num_key_value_heads * head_dim"
 FORMULAS = (HEADS, KEYS, "max_position_embeddings + 2", "4 * hidden_size", *COUNTS)
 FILLED_IN = ("num_attention_heads", "hidden_size // num_attention_heads", "hidden_size", "4 * n_embd")
-"""What transformers may fill in."""
+"""Expressions that transformers may fill in for a missing value."""
 TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
 LEFT_OUT = ("rope_scaling", "rope_parameters", "architectures", "auto_map", "quantization_config")
 OTHER_FLAGS = (
@@ -43,7 +43,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def build(config: Mapping[str, Any]) -> Any:
-    """A model on the meta device.
+    """Build a model on the meta device.
 
     Raises:
         UserError: transformers cannot build it.
@@ -54,17 +54,17 @@ def build(config: Mapping[str, Any]) -> Any:
 
 
 def _missing(shapes: Shapes, others: Shapes) -> list[str]:
-    """Tensors that the others lack."""
+    """Return the tensors that `others` lacks."""
     return [name for name in shapes if name not in others]
 
 
 def shapes_of(model: Any) -> Shapes:
-    """Tensor name -> shape."""
+    """Return the shape of each tensor by its name."""
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 class Probe:
-    """An architecture in sizes that differ from each other."""
+    """An architecture whose sizes all differ."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """
@@ -74,18 +74,19 @@ class Probe:
         base = {k: v for k, v in config.items() if k not in LEFT_OUT} | dict.fromkeys(TOKENS, 0)
         given = build(base).config
         self.canonical: dict[str, str] = {own: other for other, own in dict(given.attribute_map).items()}
-        """A value's own name -> the name that other architectures give it."""
+        """Common name of each value that this architecture calls by another name."""
         has = given.to_dict()
         self.config = base | {k: v for k, v in SIZES.items() if k in has or k in OPTIONAL}
         self.model = build(self.config)
         self.shapes = shapes_of(self.model)
         for name in OPTIONAL:
             if self._shapes(self.without(name)) == self.shapes:
-                self.config = self.without(name)  # this architecture does not read it
+                # This architecture does not read it.
+                self.config = self.without(name)
         self.values = {k: v for k, v in self.config.items() if k in SIZES}
 
     def without(self, name: str) -> dict[str, Any]:
-        """The config without a value."""
+        """Return the config without a value."""
         return {k: v for k, v in self.config.items() if k != name}
 
     @staticmethod
@@ -96,10 +97,10 @@ class Probe:
             return {}
 
     def shape(self, shape: tuple[int, ...]) -> Shape:
-        """A shape of the probe, as arithmetic.
+        """Return a shape of the probe as arithmetic on the config.
 
         Raises:
-            UserError: it is none of what this module knows.
+            UserError: a size is no expression that this module tries.
         """
         return tuple(map(self._size, shape))
 
@@ -117,14 +118,14 @@ class Probe:
         )
 
     def _compute(self, text: str) -> int | None:
-        """None where the architecture lacks a value."""
+        """Return the value of an expression; None if the architecture lacks a value in it."""
         try:
             return compute(text, self.values.__getitem__)
         except KeyError:
             return None
 
     def defaults(self, used: set[str]) -> dict[str, Size]:
-        """What transformers takes for values that are absent. used: those that a shape is made from."""
+        """Return what transformers fills in for missing values. used: values that a shape depends on."""
         own: dict[str, Size] = {name: other for name, other in self.canonical.items() if name in used}
         return own | {name: value for name in OPTIONAL if name in used and (value := self._filled_in(name)) is not None}
 
@@ -139,7 +140,7 @@ class Probe:
         return value if isinstance(value, int) else None
 
     def flags(self) -> dict[str, bool]:
-        """Flags that decide which tensors there are, and what holds where config.json does not say."""
+        """Return the flags that decide which tensors exist, each with its default."""
         found = {}
         for name, value in self.model.config.to_dict().items():
             if type(value) is bool and name not in OTHER_FLAGS:
@@ -149,7 +150,7 @@ class Probe:
         return found
 
     def conditions(self, flags: Mapping[str, bool], defaults: Mapping[str, Size]) -> dict[str, dict[str, Shape]]:
-        """Tensors that are there under a condition."""
+        """Return the tensors that exist under a condition, by the condition."""
         terms: dict[str, list[str]] = {}
         added: dict[str, dict[str, Shape]] = {}
         config = self.model.config

@@ -1,14 +1,15 @@
-"""Derive an architecture's entry of families.toml from a model folder, and try it on that folder."""
+"""Derive an architecture's entry of families.toml from a model folder, and test it on that folder."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import tomlkit
 import torch
 from torch import Tensor, nn
 
@@ -27,23 +28,25 @@ from methods.pruning.walk import Walk
 from methods.targets import find_targets, stores_in_out
 
 TOKENS = (2, 16)
-"""Sequences of a trial, and tokens in each."""
+"""Number of sequences in a test, and of tokens in each."""
 
 
 def teach(folder: Path) -> tuple[str, Family]:
-    """The model_type of a folder's architecture, and its entry, tried on the folder.
+    """Return the model_type of a folder's architecture, and its entry, which passed `try_entry`.
 
     Raises:
-        UserError: transformers cannot build it, it is no stack of blocks of linears, or its entry does not hold.
+        UserError: transformers cannot build it, it has no decoder blocks of linears, or its entry is wrong.
     """
     check_files(folder)
     config = read_config(folder)
     for name in REDIRECTS:
-        if name != "auto_map":  # which names code that is not run
+        # auto_map names Python code, which is never run
+        if name != "auto_map":
             ModelConfig(config, str(folder)).absent(name)
     if find_file(folder, "adapter_config.json"):
         raise UserError(f"{folder} is an adapter of another model (adapter_config.json): merge it first")
-    Folder(folder)  # no pickle, and nothing outside the folder
+    # Refuse pickles and links to other folders.
+    Folder(folder)
     if config.get("quantization_config") is not None:
         raise UserError(f"{folder} is already quantized: use a folder with its unquantized weights")
     kind = str(config.get("model_type"))
@@ -54,22 +57,21 @@ def teach(folder: Path) -> tuple[str, Family]:
 
 
 def derive(folder: Path, config: Mapping[str, Any]) -> Family:
-    """An entry, from the architecture built in other sizes and from one forward pass of the model itself.
+    """Return the entry, from the architecture in other sizes and one forward pass of the model.
 
     Raises:
-        UserError: there is none.
+        UserError: it has no entry that this module can derive.
     """
     probe = Probe(config)
     if experts := [name for name, shape in probe.shapes.items() if len(shape) == 3 or ".experts." in name]:
-        raise UserError(
-            f"{folder} is a mixture of experts ({experts[0]}), whose entry is written by hand (docs/models.md)"
-        )
+        raise UserError(f"{folder} is a mixture of experts ({experts[0]}): write its entry by hand (docs/models.md)")
     found = find_blocks(probe.shapes)
     if not found:
-        raise UserError(f"no module list of {folder} looks like decoder blocks, which this suite prunes")
+        raise UserError(f"{folder} has no decoder blocks to prune: no module list of it repeats the same linears")
     path, length, linears = found[0]
     model = loading.load(folder, Compute())
-    defaults, conditions, flags = _values(probe)
+    defaults, flags = probe.defaults(set(probe.values)), probe.flags()
+    conditions = probe.conditions(flags, defaults)
     conditional = {tensor for tensors in conditions.values() for tensor in tensors}
     tensors = {n: probe.shape(s) for n, s in probe.shapes.items() if n not in conditional and not n.startswith(HEADS)}
     family = Family(
@@ -84,22 +86,13 @@ def derive(folder: Path, config: Mapping[str, Any]) -> Family:
         whole=_whole(probe),
         defaults=defaults,
         flags=flags,
-        outer={n: s for n, s in tensors.items() if not n.startswith(path)},
+        outer=_outside(path, tensors),
         block=_of_block(path, tensors),
-        when={
-            c: _of_block(path, of) | {n: s for n, s in of.items() if not n.startswith(path)}
-            for c, of in conditions.items()
-        },
+        when={condition: _of_block(path, of) | _outside(path, of) for condition, of in conditions.items()},
     )
     if family.layers in probe.canonical:
         family.defaults[family.layers] = probe.canonical[family.layers]  # type: ignore[index]
     return family
-
-
-def _values(probe: Probe) -> tuple[dict[str, Any], dict[str, dict[str, Shape]], dict[str, bool]]:
-    """Defaults, tensors under conditions, and flags."""
-    defaults, flags = probe.defaults(set(probe.values)), probe.flags()
-    return defaults, probe.conditions(flags, defaults), flags
 
 
 def _of_block(path: str, tensors: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -107,8 +100,12 @@ def _of_block(path: str, tensors: Mapping[str, Shape]) -> dict[str, Shape]:
     return {name.removeprefix(prefix): shape for name, shape in tensors.items() if name.startswith(prefix)}
 
 
+def _outside(path: str, tensors: Mapping[str, Shape]) -> dict[str, Shape]:
+    return {name: shape for name, shape in tensors.items() if not name.startswith(path)}
+
+
 def _positions(tensors: Mapping[str, Shape]) -> str:
-    """The value that a shape of learned positions has."""
+    """Return the config value that is the number of learned positions, or ""."""
     sizes = " ".join(str(size) for shape in tensors.values() for size in shape)
     return next((name for name in ("n_positions", "max_position_embeddings") if name in sizes), "")
 
@@ -127,16 +124,13 @@ def _tokens(model: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def _inputs(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
-    """The input of each module in a forward pass, in the order in which they are called."""
+    """Return the input of each module in a forward pass, in the order of the calls."""
     seen: dict[str, Tensor] = {}
 
-    def listen(name: str) -> Any:
-        return lambda _module, args: seen.setdefault(name, args[0].flatten(0, -2).float().clone())
+    def record(_module: nn.Module, args: tuple[Tensor, ...], name: str) -> None:
+        seen.setdefault(name, args[0].flatten(0, -2).float().clone())
 
-    handles = []
-    for name in names:
-        hook = listen(name)
-        handles.append(model.get_submodule(name).register_forward_pre_hook(lambda m, a, h=hook: (h(m, a), None)[1]))
+    handles = [model.get_submodule(n).register_forward_pre_hook(partial(record, name=n)) for n in names]
     try:
         model(input_ids=_tokens(model), use_cache=False)
     finally:
@@ -146,9 +140,10 @@ def _inputs(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
 
 
 def _in_order(model: nn.Module, path: str, linears: tuple[str, ...]) -> tuple[str, ...]:
-    """
+    """Return the linears of a block in the order of the forward pass.
+
     Raises:
-        UserError: a matrix that is no linear.
+        UserError: one of them is a matrix of another module.
     """
     for linear in linears:
         module = model.get_submodule(f"{path}.0.{linear}")
@@ -160,10 +155,10 @@ def _in_order(model: nn.Module, path: str, linears: tuple[str, ...]) -> tuple[st
 
 @torch.no_grad()
 def _finish(model: Any) -> dict[str, str]:
-    """What follows the head, by which value of the config.
+    """Return the operation on the head's products, "cap" or "divisor", and the config value that it uses.
 
     Raises:
-        UserError: nothing that is known.
+        UserError: the operation is another one.
     """
     tokens = _tokens(model)
     want = model(input_ids=tokens, use_cache=False).logits
@@ -177,11 +172,11 @@ def _finish(model: Any) -> dict[str, str]:
                     return {step: name}
     if torch.allclose(got, want, rtol=1e-5, atol=1e-6):
         return _unused_finish(model)
-    raise UserError("this model's logits are not its head's products, capped or divided: write the entry by hand")
+    raise UserError("the logits of this model are not its head's products, capped or divided: write the entry by hand")
 
 
 def _unused_finish(model: Any) -> dict[str, str]:
-    """A value by which the head's products would be capped or divided, and which this model does not set."""
+    """Return the same for a config value that this model leaves unset."""
     tokens = _tokens(model)
     for step, name in sorted({(s, n) for family in FAMILIES.values() for s, n in family.logits.items()}):
         if not hasattr(model.config, name):
@@ -198,7 +193,7 @@ def _unused_finish(model: Any) -> dict[str, str]:
 
 @contextmanager
 def known_as(kind: str, family: Family) -> Iterator[None]:
-    """An entry in the table for as long as the block lasts."""
+    """Keep an entry in the table while the context is open."""
     before = FAMILIES.get(kind)
     FAMILIES[kind] = family
     try:
@@ -210,10 +205,10 @@ def known_as(kind: str, family: Family) -> Iterator[None]:
 
 
 def try_entry(folder: Path) -> None:
-    """Check that the entry is the folder's, and that a walk that prunes nothing reproduces the forward, bit for bit.
+    """Check the shapes of the entry against the folder, and a walk that prunes nothing against the forward pass.
 
     Raises:
-        UserError: it is not, or does not.
+        UserError: a shape, an input of a linear (compared bit for bit) or the logits differ.
     """
     opened = Folder(folder)
     architecture.check(opened)
@@ -225,39 +220,18 @@ def try_entry(folder: Path) -> None:
     for visit in Walk(model, job, lambda x, total: x.clone() if total is None else torch.cat([total, x])):
         if not torch.equal(visit.stat, want[visit.name]):
             raise UserError(
-                f"a walk gives {visit.name} other inputs than the forward of {folder}: write the entry by hand"
+                f"a walk gives {visit.name} other inputs than the forward pass of {folder}: write the entry by hand"
             )
     with torch.no_grad():
         states = model.base_model(input_ids=tokens, use_cache=False)[0]  # type: ignore[operator]
         if not torch.allclose(
             head_of(model)(states), model(input_ids=tokens, use_cache=False).logits, rtol=1e-5, atol=1e-6
         ):
-            raise UserError(f"the logits of {folder} are not what its entry says: write the entry by hand")
+            raise UserError(f"the logits of {folder} are not those that its entry gives: write the entry by hand")
 
 
 def to_toml(kind: str, family: Family) -> str:
-    """An entry as text."""
-    plain, tables = [f"[{kind}]"], []
-    for each in fields(Family):
-        value = getattr(family, each.name)
-        default = each.default_factory() if each.default_factory is not MISSING else each.default
-        if value == default:
-            continue
-        if each.name == "when":
-            for condition, tensors in value.items():
-                key = condition if re.fullmatch(r"\w+", condition) else f'"{condition}"'
-                tables += [f"[{kind}.when.{key}]", *(f'"{n}" = {_toml(s)}' for n, s in tensors.items())]
-        elif isinstance(value, Mapping):
-            lines = (f"{n if re.fullmatch(r'[A-Za-z0-9_]+', n) else _toml(n)} = {_toml(v)}" for n, v in value.items())
-            tables += [f"[{kind}.{each.name}]", *lines]
-        else:
-            plain.append(f"{each.name} = {_toml(value)}")
-    return "\n".join([*plain, *tables]) + "\n"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    return str(value) if isinstance(value, int) else f'"{value}"'
+    """Return an entry as text, without the fields that have their defaults."""
+    empty = Family(blocks="", linears=())
+    values = {each.name: getattr(family, each.name) for each in fields(Family)}
+    return tomlkit.dumps({kind: {name: value for name, value in values.items() if value != getattr(empty, name)}})

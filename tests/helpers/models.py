@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -122,6 +123,11 @@ LIKE_ANOTHER = (
     "mistral", "qwen2", "gemma", "gemma3_text", "olmo2", "olmo3", "smollm3", "starcoder2", "olmoe", "granitemoe",
 )  # fmt: skip
 """Families whose blocks are stored as those of one that is not among these."""
+
+
+def sample(families: Iterable[str], *kept: str) -> list[Any]:
+    """Parameters for a test: of the families, the default run takes those that are kept."""
+    return [family if family in kept else pytest.param(family, marks=pytest.mark.full) for family in families]
 
 
 def build(family: str, **kwargs: object) -> nn.Module:
