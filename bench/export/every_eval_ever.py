@@ -1,4 +1,7 @@
-"""Every Eval Ever's aggregate schema: one document for each model (github.com/evaleval/every_eval_ever, eval.schema.json)."""
+"""Every Eval Ever's aggregate schema: one document for each model.
+
+github.com/evaleval/every_eval_ever, eval.schema.json
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ from bench.results import metrics
 from bench.results.record import ReadingRow, Record
 
 VERSION = "0.3.0"
-"""The version of the schema."""
+"""Version of the schema."""
 
 
 def documents(model: ModelResults, organization: str) -> dict[str, str]:
-    """JSON by path in Every Eval Ever's data store. The same records give the same bytes.
+    """Return JSON by path in Every Eval Ever's data store. The same records give the same bytes.
 
-    Single questions are not included: the schema requires their text and the model's answer, and records have neither.
+    Single questions are left out: the schema requires their text and the model's answer, and records have neither.
     """
     when = str(model.recorded)
     document = {
@@ -30,9 +33,8 @@ def documents(model: ModelResults, organization: str) -> dict[str, str]:
             "source_name": OURS,
             "source_type": "evaluation_run",
             "source_organization_name": organization,
-            "evaluator_relationship": "third_party"
-            if model.dense
-            else "first_party",  # who prunes a model is its developer
+            # A pruned model's developer is the evaluator.
+            "evaluator_relationship": "third_party" if model.dense else "first_party",
         },
         "eval_library": {"name": "cast_bench", "version": model.version, "additional_details": _library(model)},
         "model_info": _model(model),
@@ -55,7 +57,7 @@ def _library(model: ModelResults) -> dict[str, str]:
 
 
 def _model(model: ModelResults) -> dict[str, Any]:
-    """Metrics without a direction, such as the number of parameters, describe the model."""
+    """Describe a model, also by its metrics without a direction, such as the number of parameters."""
     key_inputs = model.records[0].key_inputs
     labels = model.identity.labels()
     columns = ("method", "pattern", "quantizer", "seed", "calibration", "training", "dtype", "device")
@@ -103,7 +105,8 @@ def _metric(reading: ReadingRow) -> dict[str, Any]:
     config: dict[str, Any] = {"metric_name": reading.metric, "lower_is_better": reading.better == "lower"}
     known = metrics.find(reading.metric)
     config["metric_id"] = known.public_name or f"{OURS}.{reading.metric}"
-    if not known.quantity:  # the schema allows to leave out an unknown range
+    if not known.quantity:
+        # The schema does not require a range.
         return config
     config |= {"metric_kind": known.public_name or known.name, "metric_unit": known.quantity}
     ends = {

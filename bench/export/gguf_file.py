@@ -1,4 +1,7 @@
-"""Write a LLaMA as GGUF, the format of llama.cpp, in F16 or Q8_0; without a vocabulary, which its speed does not need."""
+"""Write a LLaMA as GGUF, the format of llama.cpp, in F16 or Q8_0.
+
+The file is for timing and has no vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ NAMES = {
     "model.norm.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
 }
-"""Names in a state dict, and in the file. Without an output, llama.cpp takes the embedding for it."""
+"""Names in the file, by names in a state dict. Without an output matrix, llama.cpp uses the embedding."""
 BLOCK_NAMES = {
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
@@ -38,7 +41,7 @@ def write(folder: Path, file: Path, kind: str) -> None:
     """Write the model in a folder: matrices in `kind`, vectors in float32.
 
     Raises:
-        UserError: it is of another family, or has a scaled rotary embedding, or tensors that the format has no name for.
+        UserError: another family, a scaled rotary embedding, or a tensor that the format has no name for.
     """
     from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, quants
 
@@ -79,10 +82,7 @@ def write(folder: Path, file: Path, kind: str) -> None:
 
 
 def _require_plain(config: dict[str, Any], folder: Path) -> None:
-    """
-    Raises:
-        UserError: a family or a rotary embedding that this module does not write.
-    """
+    """Refuse a family or a rotary embedding that this module does not write."""
     if config.get("model_type") != FAMILY:
         raise UserError(
             f"{folder} is of the family {config.get('model_type')}, and only {FAMILY} is written as GGUF: "
@@ -97,24 +97,21 @@ def _require_plain(config: dict[str, Any], folder: Path) -> None:
 
 
 def _theta(config: dict[str, Any]) -> float:
-    """The base of the rotary embedding's frequencies; its place in the config depends on transformers' version."""
+    """Return the base of the rotary embedding, whose key depends on transformers' version."""
     return float((config.get("rope_parameters") or {}).get("rope_theta") or config.get("rope_theta") or 10000.0)
 
 
 def _interleave_halves(weight: Tensor, heads: int) -> Tensor:
-    """Rows of each head from the order of transformers, which rotates halves, to that of llama.cpp, which rotates pairs.
+    """Reorder the rows of each head for llama.cpp, which rotates pairs where transformers rotates halves.
 
-    weight: [heads * size, in]; row i of the first half and row i of the second become neighbours.
+    weight: [heads * size, in]. Row i of the first half and row i of the second become neighbours.
     """
     halves = weight.unflatten(0, (heads, 2, -1))
     return torch.stack(halves.unbind(1), dim=2).flatten(0, 2)
 
 
 def _name(name: str, folder: Path) -> str:
-    """
-    Raises:
-        UserError: a tensor that the family does not have.
-    """
+    """Return the name in the file, or refuse a tensor that the family does not have."""
     if name in NAMES:
         return NAMES[name]
     match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", name)

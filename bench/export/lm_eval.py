@@ -1,4 +1,4 @@
-"""lm-eval's results JSON, as lm-eval saves it: one file for each model, for its own tables and converters."""
+"""lm-eval's results JSON: one file for each model, for lm-eval's own tables and converters."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from bench.inputs.tasks import BUILTIN_TASKS, TASK_FILES
 from bench.results.record import Record
 
 UNSAFE_CHARACTERS = r"[\"<>:/|\\?*\[\]]+"
-"""What lm-eval replaces in a model's name to make a folder name."""
+"""Characters that lm-eval replaces in a model's name to make a folder name."""
+FILTERED = re.compile(r"(exact_match|f1|bleu|pass(?:@|_at_)\d+)_(.+)")
+"""Metric and filter in the name of a reading. lm-eval filters only the metrics of generated answers."""
 
 
 def documents(model: ModelResults, organization: str) -> dict[str, str]:
-    """JSON by path, one document for each limit of questions per task. organization: not part of the format.
+    """Return JSON by path, one document for each limit of questions per task. organization: unused in this format.
 
-    Perplexities are included under the name of their protocol. It is not the name of a task of lm-eval: lm-eval's
-    `wikitext` is normalized by words. Metrics that are counted in the weights are not evaluations, and are left out.
+    A perplexity has the name of its protocol, because lm-eval's task `wikitext` normalizes by words. Metrics that are
+    counted in the weights are left out, because they are no evaluations.
     """
     limits: dict[int | None, list[Record]] = {}
     for record in model.records:
@@ -55,7 +57,7 @@ def _document(model: ModelResults, records: list[Record], limit: int | None) -> 
         "versions": {name: _version(group[0]) for name, group in tasks.items()},
         "n-shot": {name: 0 for name in tasks if name in BUILTIN_TASKS or name in TASK_FILES},
         "higher_is_better": {
-            name: {r.metric: r.better == "higher" for x in group for r, _ in values_of(x)}
+            name: {split_filter(r.metric)[0]: r.better == "higher" for x in group for r, _ in values_of(x)}
             for name, group in tasks.items()
         },
         "n-samples": {name: _counts(group, limit) for name, group in tasks.items()},
@@ -81,18 +83,25 @@ def _config(record: Record) -> dict[str, Any]:
 
 
 def _results(name: str, records: list[Record]) -> dict[str, Any]:
-    """lm-eval's keys are `metric,filter`; a missing standard error is "N/A"."""
+    """Return the results of a task under lm-eval's keys, `metric,filter`. A missing standard error is "N/A"."""
     results: dict[str, Any] = {"name": name, "alias": name}
     results["sample_len"] = max(r.n or 0 for record in records for r, _ in values_of(record))
     for record in records:
         for reading, value in values_of(record):
-            results[f"{reading.metric},none"] = value
-            results[f"{reading.metric}_stderr,none"] = "N/A" if reading.stderr is None else reading.stderr
+            metric, filter_ = split_filter(reading.metric)
+            results[f"{metric},{filter_}"] = value
+            results[f"{metric}_stderr,{filter_}"] = "N/A" if reading.stderr is None else reading.stderr
     return results
 
 
+def split_filter(name: str) -> tuple[str, str]:
+    """Return metric and filter of a reading, whose name is METRIC or METRIC_FILTER."""
+    match = FILTERED.fullmatch(name)
+    return (match[1], match[2]) if match else (name, "none")
+
+
 def _counts(records: list[Record], limit: int | None) -> dict[str, int]:
-    """Numbers of questions. With a limit, the records do not say how many the task has."""
+    """Return the numbers of questions. Records with a limit do not contain the task's number."""
     count = max(r.n or 0 for record in records for r, _ in values_of(record))
     return {"effective": count} if limit else {"original": count, "effective": count}
 
@@ -104,7 +113,7 @@ def _task_config(name: str, record: Record) -> dict[str, Any]:
 
 
 def _version(record: Record) -> str:
-    """The version of the task; for a protocol of cast-bench, that of cast-bench."""
+    """Return the version of the task, or that of cast-bench for one of its protocols."""
     if version := _config(record).get("version"):
         return str(version)
     return f"{OURS} {record.versions.get(OURS, 'unknown')}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.export.results import RESULT_FORMATS
@@ -12,6 +13,7 @@ from bench.kernels import folder24
 from bench.kernels.integers24 import BITS, pack_rounded
 from bench.kernels.packed24 import pack
 from bench.results.artifacts import find_pruned
+from bench.results.reproduce import integer_grid
 from bench.system.cache import in_use
 from bench.system.files import atomic_folder
 from bench.system.suggest import describe_unknown, shorten
@@ -24,6 +26,7 @@ from methods.pattern import Pattern
 from methods.targets import family_of, find_targets
 
 MODEL_FORMATS = ("hf", "packed24", "onnx")
+MODEL_CARD = "README.md"
 SPARSITY_KEYS = ("sparsity_config", "compression_config")
 """Keys of config.json that loaders refuse, or take for formats that are no longer in use."""
 
@@ -41,20 +44,54 @@ def export_model(
     """Write the model of a record, or a model folder, to `out`. Returns a sentence for the user.
 
     Args:
-        values: for packed24: "int8" and "int4" round them to integer grids, None does not.
-        dtype: for onnx: float32, float16 or bfloat16; None keeps that of the weights.
+        values: integers that packed24 rounds to, int8 or int4. None takes those of the record's quantizer, if any.
+        dtype: for onnx: float32, float16 or bfloat16. None keeps the dtype of the weights.
         exclude: globs of linears that packed24 leaves dense, besides those that the record left dense.
 
     Raises:
-        UserError: no such model or format; `out` exists; a linear is not 2:4; what the format has no option for.
-        CheckFailed: a file that was written is not the model.
+        UserError: no such model or format, `out` exists, a linear is not 2:4, or an option of another format.
+        CheckFailed: a written file does not match the model.
     """
+    _require_options(format_, values, dtype, exclude)
+    with in_use(), atomic_folder(out) as workdir:
+        folder, record = find_pruned(name, results)
+        check_files(folder)
+        packed = (folder / folder24.MANIFEST).exists()
+        if packed and format_ != "hf":
+            raise UserError(f"{folder} is packed24: turn it into a dense folder with --format hf, and export that")
+        include, kept_dense = (record.identity.include, record.identity.exclude) if record else (("*",), ())
+        if format_ == "onnx":
+            # Here, because only this format needs transformers.
+            from bench.export import onnx_model
+
+            pattern = Pattern.parse(record.identity.pattern) if record else None
+            summary = onnx_model.write(folder, workdir, dtype, pattern, include, kept_dense)
+        elif format_ == "packed24":
+            quantizer = record.identity.quantizer if record else "none"
+            grid = values or integer_grid(quantizer)
+            summary = _write_packed(folder, workdir, grid, include, (*kept_dense, *exclude))
+            if quantizer != "none" and not grid:
+                summary += f"; packed24 has no integers for {quantizer}, so values are stored as floats"
+        elif packed:
+            summary = _write_dense(folder, workdir)
+        else:
+            summary = _copy_weights(folder, workdir)
+        extra = (*models.COMPANIONS, MODEL_CARD) if format_ == "hf" else models.COMPANIONS
+        for file in filter(None, (find_file(folder, companion) for companion in extra)):
+            shutil.copyfile(file, workdir / file.name)
+        config = {key: value for key, value in read_config(folder).items() if key not in SPARSITY_KEYS}
+        (workdir / "config.json").write_text(json.dumps(config, indent=2))
+    return f"{out}: {summary}"
+
+
+def _require_options(format_: str, values: str | None, dtype: str | None, exclude: Sequence[str]) -> None:
+    """Refuse an unknown format, and options of another format."""
     if format_ not in MODEL_FORMATS:
         raise UserError(describe_unknown("format", format_, (*MODEL_FORMATS, *RESULT_FORMATS)))
     if values is not None and format_ == "onnx":
         raise UserError(
-            f"--values {values} and --format onnx exclude each other: integers are Q/DQ nodes there, and TensorRT takes no "
-            "2:4 kernel for a product that has them; leave --values out, or use --format packed24"
+            f"--values {values} and --format onnx exclude each other: TensorRT has no 2:4 kernel for products with Q/DQ "
+            "nodes; leave --values out, or use --format packed24"
         )
     if exclude and format_ != "packed24":
         raise UserError(f"--exclude {shorten(','.join(exclude))} needs --format packed24: leave it out")
@@ -62,35 +99,6 @@ def export_model(
         raise UserError(f"invalid --dtype {shorten(dtype)!r}: it needs --format onnx; leave it out")
     if values is not None and (values not in BITS or format_ != "packed24"):
         raise UserError(f"invalid --values {values!r}: it must be int8 or int4, and needs --format packed24")
-    with in_use(), atomic_folder(out) as workdir:
-        folder, include, not_pruned, pattern = _source(name, results)
-        check_files(folder)
-        packed = (folder / folder24.MANIFEST).exists()
-        if packed and format_ == "packed24":
-            raise UserError(f"{folder} is packed24 already: use --format hf, or copy it")
-        if packed and format_ == "onnx":
-            raise UserError(f"{folder} is packed24: turn it into a dense folder with --format hf, and export that")
-        if format_ == "onnx":
-            from bench.export import onnx_model  # here, so that the other formats need no transformers
-
-            summary = onnx_model.write(folder, workdir, dtype, pattern, include, not_pruned)
-        elif packed:
-            summary = _write_dense(folder, workdir)
-        elif format_ == "hf":
-            summary = _copy_weights(folder, workdir)
-        else:
-            summary = _write_packed(folder, workdir, values, include, (*not_pruned, *exclude))
-        _copy_extra_files(folder, workdir)
-    return f"{out}: {summary}"
-
-
-def _source(name: str, results: Path | None) -> tuple[Path, tuple[str, ...], tuple[str, ...], Pattern | None]:
-    """The model's folder; the globs of its targets, included and excluded; and its pattern, where a record says it."""
-    folder, record = find_pruned(name, results)
-    if record is None:
-        return folder, ("*",), (), None
-    identity = record.identity
-    return folder, identity.include, identity.exclude, Pattern.parse(identity.pattern)
 
 
 def _write_packed(
@@ -113,8 +121,8 @@ def _write_packed(
     summary = f"{len(targets)} linears packed, {8 * bytes_ / weights:.4g} bits per weight"
     if values is None:
         return summary
-    return summary + (
-        f"; {rounded} of them were rounded to {values}" if rounded else f"; all were on {values} grids already"
+    return f"{summary}; " + (
+        f"{rounded} of them were rounded to {values}" if rounded else f"all were on {values} grids already"
     )
 
 
@@ -127,19 +135,8 @@ def _write_dense(folder: Path, workdir: Path) -> str:
 
 
 def _copy_weights(folder: Path, workdir: Path) -> str:
-    source = Folder(folder)
-    for file in source.files():
+    files = Folder(folder).files()
+    index = folder / INDEX
+    for file in (*files, *([index] if index.exists() else [])):
         shutil.copyfile(file, workdir / file.name)
-    if (folder / INDEX).exists():
-        shutil.copyfile(folder / INDEX, workdir / INDEX)
-    return f"{len(source.files())} files of dense safetensors"
-
-
-def _copy_extra_files(folder: Path, workdir: Path) -> None:
-    for name in models.COMPANIONS:
-        if file := find_file(folder, name):
-            shutil.copyfile(file, workdir / name)
-    config = read_config(folder)
-    (workdir / "config.json").write_text(
-        json.dumps({k: v for k, v in config.items() if k not in SPARSITY_KEYS}, indent=2)
-    )
+    return f"{len(files)} files of dense safetensors"

@@ -1,4 +1,4 @@
-"""The linears of an ONNX file: their weights, whichever way they are stored, and the pattern that they hold."""
+"""The linears of an ONNX file: their weights in any layout, and their pattern."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCOPES = "pkg.torch.onnx.name_scopes"
-"""torch's exporter keeps the path of a node's modules in this property."""
+"""Property in which torch's exporter keeps the path of a node's modules."""
 SUFFIX = ".weight"
 MAX_INLINE_BYTES = 2**31 - 2**24
-"""Of weights in the file itself: protobuf takes 2 GB, graph included."""
+"""Largest size of the weights in the file itself. Protobuf accepts 2 GB, graph included."""
 FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
 
 
 class Linear(NamedTuple):
-    """A product with a constant matrix. transposed: it is stored [in, out]."""
+    """A product with a constant matrix."""
 
     name: str
     initializer: str
     shape: tuple[int, int]
-    """[out, in]"""
+    """Output size and input size."""
     transposed: bool
+    """True if the matrix is stored [in, out]."""
     is_head: bool
-    """Its result leaves the graph: the logits. The head is never pruned."""
+    """True if its result is the logits. The head is never pruned."""
 
 
 class OnnxFile:
-    """An ONNX file from anywhere: protobuf and raw numbers, which run nothing."""
+    """An ONNX file from anywhere. Protobuf and raw numbers run no code."""
 
     def __init__(self, path: Path) -> None:
         """
         Raises:
-            UserError: it cannot be read as ONNX, or names a file of weights that is not in its folder.
+            UserError: not readable as ONNX, or a file of weights that is not in its folder.
         """
         require("onnx", what="ONNX", how=pip_install("onnx"))
         import onnx
@@ -63,10 +64,10 @@ class OnnxFile:
         self.linears = list(self._find())
 
     def targets(self, include: Iterable[str] = ("*",), exclude: Iterable[str] = ()) -> list[Linear]:
-        """The linears but the head. include, exclude: globs over their names.
+        """Return the linears except the head. include, exclude: globs over their names.
 
         Raises:
-            UserError: there is none.
+            UserError: no linear matches.
         """
         include, exclude = tuple(include), tuple(exclude)
         chosen = [
@@ -102,7 +103,7 @@ class OnnxFile:
         return counts
 
     def detect_pattern(self, candidates: Iterable[str]) -> Pattern:
-        """The first of the candidates that holds in every target; else dense."""
+        """Return the first candidate that holds in every target, or dense."""
         patterns = [Pattern.parse(text) for text in candidates]
         for linear in self.targets():
             weight = self.weight(linear)
@@ -110,7 +111,7 @@ class OnnxFile:
         return patterns[0] if patterns else Pattern.parse("dense")
 
     def weight(self, linear: Linear) -> Tensor:
-        """[out, in]
+        """Return the matrix [out, in].
 
         Raises:
             UserError: its file of weights is damaged.
@@ -132,8 +133,10 @@ class OnnxFile:
         except ValueError as fault:
             raise UserError(f"{self.path} has damaged weights of {linear.name}: {fault}") from None
         if tensor.external_data:
-            tensor.ClearField("raw_data")  # one matrix in memory at a time
-        bits = torch.from_numpy(array.view(f"int{8 * array.itemsize}").copy())  # numpy has no bfloat16 of its own
+            # Only one matrix is in memory at a time.
+            tensor.ClearField("raw_data")
+        # numpy has no bfloat16.
+        bits = torch.from_numpy(array.view(f"int{8 * array.itemsize}").copy())
         matrix = bits.view(getattr(torch, array.dtype.name))
         return matrix.T.contiguous() if linear.transposed else matrix
 
@@ -161,7 +164,7 @@ class OnnxFile:
                 break
 
     def _heads(self) -> set[str]:
-        """Results of the last products before the first output, the logits: nothing but caps and scales lies between."""
+        """Return the outputs of the last products before the logits. Only caps and scales may follow them."""
         makers = {name: node for node in self.model.graph.node for name in node.output}
         waiting, seen, heads = [value.name for value in self.model.graph.output[:1]], set[str](), set[str]()
         while waiting:
@@ -177,7 +180,7 @@ class OnnxFile:
         return heads
 
     def _constant_matrices(self) -> dict[str, tuple[str, bool]]:
-        """The initializer behind a value, and whether a Transpose lies between."""
+        """Return the initializer behind each value, and whether a Transpose follows it."""
         import onnx
 
         kinds = [onnx.TensorProto.DataType.Value(kind) for kind in FLOATS]
@@ -190,9 +193,9 @@ class OnnxFile:
 
 
 def replace_weights(path: Path, out: Path, weight_of: Callable[[str], Tensor]) -> None:
-    """Write a file with other numbers in its linears but the head, in the same graph.
+    """Write the same graph with other weights in its linears. The head keeps its weights.
 
-    weight_of: from a linear's name to [out, in].
+    weight_of: function from a linear's name to a matrix [out, in].
     """
     import onnx
     import torch
@@ -211,9 +214,9 @@ def replace_weights(path: Path, out: Path, weight_of: Callable[[str], Tensor]) -
 
 
 def name_weights(model: Any, prefix: str) -> None:
-    """Give each weight that torch's exporter transposed the name of its module. In place. model: an onnx_ir.Model.
+    """Give each weight that torch's exporter transposed the name of its module, in place.
 
-    prefix: of the names of modules, to be left out.
+    model: an onnx_ir.Model. prefix: start of module names that is removed.
     """
     graph = model.graph
     for node in graph:
@@ -226,7 +229,7 @@ def name_weights(model: Any, prefix: str) -> None:
 
 
 def _rename(graph: Any, value: Any, name: str) -> None:
-    """Unless the name is taken: a head may share its module's name with the embedding."""
+    """Rename a value unless the name is taken: a head may share its name with the embedding."""
     if name not in graph.initializers:
         del graph.initializers[value.name]
         value.name = name

@@ -32,11 +32,11 @@ from methods.targets import family_of
 FILE = "model.onnx"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2}
-"""Largest difference of a logit from the source's, as a share of the largest logit (at least 1)."""
+"""Largest difference of a logit from the source's, as a fraction of the largest logit (at least 1)."""
 OPSET = 20
 PRODUCER = "cast-bench"
 RANDOM_TOKENS = 32
-"""Random token ids are below it: every vocabulary has so many."""
+"""Limit of random token ids. Every vocabulary is larger."""
 Names = tuple[list[str], list[str]]
 
 
@@ -50,7 +50,10 @@ class Flat(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
-        """input_ids, position_ids: [batch, tokens]; attention_mask: [batch, past + tokens]. Returns logits and the cache."""
+        """Return logits and the cache.
+
+        input_ids, position_ids: [batch, tokens]. attention_mask: [batch, past + tokens].
+        """
         out = self.wrapped(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -72,14 +75,14 @@ def write(
     """Export the model in `folder`, then count its pattern in the file and compare logits. Returns a sentence.
 
     Args:
-        dtype: of DTYPES; None for that of the folder's weights.
-        pattern: that the file must hold in its targets; None for the sparsest that it does hold.
+        dtype: name in DTYPES, or None for the dtype of the folder's weights.
+        pattern: pattern of the targets in the file, or None for the sparsest that holds.
         include, exclude: globs of the targets.
 
     Raises:
-        UserError: an unknown dtype, a package of the extra is missing, the model rounds its inputs, it is a mixture of
-            experts, or torch cannot export it.
-        CheckFailed: the pattern does not hold in the file, or its logits are not the model's.
+        UserError: an unknown dtype, a missing package, a model that rounds its inputs, a mixture of experts, or a model
+            that torch cannot export.
+        CheckFailed: the pattern does not hold in the file, or the logits differ from the model's.
     """
     require("onnx", "onnxscript", "onnxruntime", what="ONNX", how=pip_install("onnx"))
     config = read_config(folder)
@@ -87,13 +90,13 @@ def write(
         raise UserError(describe_unknown("dtype", dtype, DTYPES))
     if ACTIVATIONS_KEY in config:
         raise UserError(
-            f"the model in {folder} rounds the inputs of its linears (w8a8), which an ONNX file with ordinary weights "
-            "cannot say: export it with another quantizer, or none"
+            f"the model in {folder} rounds the inputs of its linears (w8a8), which this ONNX export cannot represent: "
+            "export it with another quantizer, or none"
         )
     if family_of(config).experts:
         raise UserError(
-            f"a mixture of experts ({config['model_type']}) cannot be exported to ONNX: how many tokens an expert gets "
-            "depends on the text, which torch's exporter cannot say; use --format hf"
+            f"a mixture of experts ({config['model_type']}) cannot be exported to ONNX: the number of tokens of an expert "
+            "depends on the text, which torch's exporter does not support; use --format hf"
         )
     kind = DTYPES[dtype] if dtype else stored_dtype(config)
     model: Any = loading.load(folder, Compute(dtype=kind))
@@ -116,31 +119,31 @@ def write(
 
 
 def stored_dtype(config: dict[str, Any]) -> torch.dtype:
-    """The dtype that a config names; float32 where it names none, or one that is not of DTYPES."""
+    """Return the dtype in a config, or float32 if it is missing or not in DTYPES."""
     return DTYPES.get(str(config.get("dtype") or config.get("torch_dtype") or ""), torch.float32)
 
 
 def _new_cache(output: Any) -> list[Tensor]:
-    """The KV cache that a model returns: key, value of each block. transformers 5.24 renamed it."""
+    """Return the KV cache of an output: key, value of each block. transformers 5.24 renamed it."""
     return kv_cache.to_tensors(output.cache if hasattr(output, "cache") else output.past_key_values)
 
 
 def _empty_cache(model: Any) -> list[Tensor]:
-    """The KV cache of no tokens for one sequence, as the model itself makes it: key, value of each block."""
+    """Return an empty KV cache in the model's own shapes: key, value of each block."""
     with torch.inference_mode():
         out = model(input_ids=torch.zeros(1, 1, dtype=torch.int64), use_cache=True)
     return [torch.zeros_like(tensor[:, :, :0]) for tensor in _new_cache(out)]
 
 
 def _names(blocks: int) -> Names:
-    """Names of inputs and outputs."""
+    """Return the names of inputs and outputs."""
     kinds = [(i, kind) for i in range(blocks) for kind in ("key", "value")]
     inputs = ["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{i}.{kind}" for i, kind in kinds)]
     return inputs, ["logits", *(f"present.{i}.{kind}" for i, kind in kinds)]
 
 
 def _arguments(cache: list[Tensor], batch: int, tokens: int, past: int) -> tuple[Any, ...]:
-    """Arguments of Flat: random tokens after a random cache."""
+    """Return arguments of Flat: random tokens after a random cache."""
     rng = torch.Generator().manual_seed(0)
     filled = tuple(torch.randn(batch, c.shape[1], past, c.shape[3], generator=rng).to(c.dtype) for c in cache)
     return (
@@ -153,7 +156,8 @@ def _arguments(cache: list[Tensor], batch: int, tokens: int, past: int) -> tuple
 
 def _export(model: Flat, cache: list[Tensor], path: Path) -> None:
     batch, tokens, past = (torch.export.Dim(n) for n in ("batch_size", "sequence_length", "past_sequence_length"))
-    total = torch.export.Dim.DYNAMIC  # past and tokens; torch derives it
+    # torch derives it from past and tokens.
+    total = torch.export.Dim.DYNAMIC
     shapes = ({0: batch, 1: tokens}, {0: batch, 1: total}, {0: batch, 1: tokens}, ({0: batch, 2: past},) * len(cache))
     inputs, outputs = _names(len(cache) // 2)
     with _quiet():
@@ -173,10 +177,10 @@ def _export(model: Flat, cache: list[Tensor], path: Path) -> None:
 
 
 def _compare(model: Any, cache: list[Tensor], path: Path) -> str:
-    """Logits of a prompt, and of a token after it, in onnxruntime and in torch. Returns a sentence.
+    """Compare the logits of a prompt and of the next token between onnxruntime and torch. Returns a sentence.
 
-    The token follows the cache that the model made of the prompt. After random numbers, which no text gives, a model's own
-    rounding in float16 can be larger than what is compared.
+    The next token uses the KV cache computed from the prompt. With a random cache, rounding in float16 can exceed the
+    tolerance.
 
     Raises:
         CheckFailed: they differ by more than rounding.
@@ -208,7 +212,7 @@ def _compare(model: Any, cache: list[Tensor], path: Path) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter prints of its progress, and what libraries deprecate for versions to come."""
+    """Suppress the exporter's progress and deprecation warnings."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""What the linears of a packed24 folder hold."""
+"""Counts of the linears of a packed24 folder."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from methods.targets import family_of, find_targets, require_fit
 
 
 def is_packed(path: Path) -> bool:
-    """Whether it is a packed24 folder."""
+    """Return whether a path is a packed24 folder."""
     return (path / MANIFEST).is_file()
 
 
 def count_packed(path: Path, pattern: Pattern, include: Iterable[str], exclude: Iterable[str]) -> WeightCounts:
-    """Count over the target linears, as `verify_folder` does in the dense folder that it unpacks to.
+    """Count over the target linears, as `verify_folder` does in the unpacked folder.
 
     Raises:
-        UserError: no packed24 folder, or a part does not match its checksum; an unsupported architecture; no linear
-            matches; or input widths that are not multiples of the group.
+        UserError: no packed24 folder, a wrong checksum, an unsupported architecture, no linear that matches, or input
+            widths that are not multiples of the group.
     """
     folder, config = Folder24(path), read_config(path)
     shapes = {name: entry.shape for name, entry in folder.entries.items()}

@@ -18,22 +18,21 @@ from bench.results.record import ReadingRow, Record
 from bench.results.rows import newest
 
 OURS = "cast-bench"
-"""The developer of models that were made here."""
+"""Developer of the models that this project made."""
 
 
 @dataclass(frozen=True)
 class ModelResults:
-    """The records of one model, measured by one version of cast-bench.
-
-    name: like that of a model on a hub; source: the model it was made from, by hub id if it has one; identity: of its
-    records, without measure and protocol.
-    """
+    """The records of one model, measured by one version of cast-bench."""
 
     name: str
+    """Name in the form of a hub id."""
     source: str
+    """Model that it was made from, by hub id if it has one."""
     published: bool
-    """Does the source have a hub id?"""
+    """True if the source has a hub id."""
     identity: Identity
+    """Identity of its records, without measure and protocol."""
     records: tuple[Record, ...]
 
     @property
@@ -42,17 +41,17 @@ class ModelResults:
 
     @property
     def dense(self) -> bool:
-        """Is it the source itself, unchanged?"""
+        """True for the unchanged source."""
         return self.identity.method == "dense" and self.identity.quantizer == "none"
 
     @property
     def recorded(self) -> int:
-        """When the last record was made, in seconds since 1970."""
+        """Time of the last record in seconds since 1970."""
         return max(recorded_at(r) for r in self.records)
 
 
 def group_by_model(records: Iterable[Record]) -> tuple[list[ModelResults], dict[str, int]]:
-    """Models by name, and how many records have no number and are left out, by status."""
+    """Return models by name, and the number of records without a value by status."""
     grouped: dict[tuple[Any, ...], list[Record]] = {}
     skipped: dict[str, int] = {}
     for record in newest(records):
@@ -67,7 +66,7 @@ def group_by_model(records: Iterable[Record]) -> tuple[list[ModelResults], dict[
 
 def _model_results(records: list[Record]) -> ModelResults:
     base, hub = _base(records[0].identity.model)
-    # without the path of a folder, which is private
+    # The path of a folder is private.
     identity = records[0].identity.model_copy(update={"model": hub or base})
     model = ModelResults("", hub or base, bool(hub), identity, tuple(records))
     if model.dense:
@@ -79,7 +78,7 @@ def _model_results(records: list[Record]) -> ModelResults:
 
 
 def _base(model: str) -> tuple[str, str]:
-    """A model's name without the folder it lies in, and its hub id if it has one."""
+    """Return a model's name without its folder, and its hub id if it has one."""
     if model in ALIASES:
         return model, ALIASES[model].ref if ALIASES[model].source == "hub" else ""
     is_id = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", model) and not Path(model).exists()
@@ -87,7 +86,7 @@ def _base(model: str) -> tuple[str, str]:
 
 
 def _plain(text: str) -> str:
-    """Text that can be part of a hub id, and so of a path and of a URL."""
+    """Reduce text to the characters of a hub id, which are safe in a path and a URL."""
     return re.sub(r"([-.])[-.]+", r"\1", re.sub(r"[^A-Za-z0-9._-]+", "-", text)).strip("-.") or "unnamed"
 
 
@@ -96,7 +95,7 @@ def _version(record: Record) -> str:
 
 
 def recorded_at(record: Record) -> int:
-    """When a record was made, in seconds since 1970; 0 if it does not say."""
+    """Return the time of a record in seconds since 1970, or 0 if it is unknown."""
     try:
         return calendar.timegm(time.strptime(record.recorded, "%Y-%m-%dT%H:%M:%SZ"))
     except ValueError:
@@ -104,7 +103,7 @@ def recorded_at(record: Record) -> int:
 
 
 def task_of(record: Record) -> str:
-    """The task or the protocol of a measurement; "" if it was counted in the weights."""
+    """Return the task or protocol of a measurement, or "" if it was counted in the weights."""
     config = (record.key_inputs.get("measure") or {}).get("config") or {}
     if "task" in config:
         return str(config["task"])
@@ -112,7 +111,7 @@ def task_of(record: Record) -> str:
 
 
 def data_of(record: Record) -> tuple[str, str, str]:
-    """Name, hub id, and revision or digest of the data that was measured on; "" if there is none."""
+    """Return name, hub id, and revision or digest of the measured data. Each is "" if unknown."""
     measure = record.key_inputs.get("measure") or {}
     config = measure.get("config") or {}
     if "corpus" in config:
@@ -121,14 +120,11 @@ def data_of(record: Record) -> tuple[str, str, str]:
     if "task" in config:
         name, source = str(config["task"]), str(record.notes.get("data", ""))
         own = name in BUILTIN_TASKS
-        return (
-            source if own else name,
-            "" if own else source,
-            str(record.notes.get("revision") or measure.get("content", "")),
-        )
+        content = str(record.notes.get("revision") or measure.get("content", ""))
+        return (source, "", content) if own else (name, source, content)
     return "weights", "", ""
 
 
 def values_of(record: Record) -> list[tuple[ReadingRow, float]]:
-    """The readings that have a value, each with its value."""
+    """Return the readings that have a value, each with its value."""
     return [(r, float(r.value)) for r in record.readings if r.value is not None]

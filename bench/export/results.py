@@ -20,7 +20,7 @@ RESULT_FORMATS: dict[str, Callable[[ModelResults, str], dict[str, str]]] = {
 def export_results(results: Path, format_: str, out: Path, organization: str) -> str:
     """Write the newest records of a results folder to the folder `out`. Returns a sentence for the user.
 
-    organization: who ran the evaluation.
+    organization: name of the evaluator.
 
     Raises:
         UserError: no such folder, a damaged record, nothing to export, two models of one file name, or `out` exists.

@@ -81,11 +81,17 @@ def prune_and_export(record: Record) -> tuple[str, str]:
     export = ["bench", "export", folder, "--format", "hf"]
     if identity.pattern == "2:4" and identity.include == ("*",):
         export = ["bench", "export", folder, "--format", "packed24"]
-        bits = re.match(r"int[48](?=$|-)", identity.quantizer)
-        export += ["--values", bits[0]] if bits else []
+        values_kind = integer_grid(identity.quantizer)
+        export += ["--values", values_kind] if values_kind else []
         export += ["--exclude", ",".join(identity.exclude)] if identity.exclude else []
     export += ["--out", f"{folder}-{export[4]}"]
     return shlex.join([*parts, "--out", folder]), shlex.join(export)
+
+
+def integer_grid(quantizer: str) -> str | None:
+    """Return int8 or int4 if packed24 can store this quantizer's weights as integers."""
+    bits = re.match(r"int[48](?=$|-)", quantizer)
+    return bits[0] if bits else None
 
 
 def _set(name: str, value: Any) -> list[str]:

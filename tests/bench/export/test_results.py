@@ -154,6 +154,19 @@ def test_lm_evals_table_shows_every_number(root, cli, tmp_path):
     assert {task for task, _ in shown} == {"piqa", "wiki_lastword", "wiki-mini@128"}  # nothing of weights alone
 
 
+def test_a_filter_has_its_place_in_a_key(root, cli, tmp_path):
+    about = {"method": "dense", "identity": {"pattern": "dense"}, "measure": "zeroshot", "protocol": "gsm8k@3.0"}
+    measure = {"name": "zeroshot", "config": {"task": "gsm8k", "version": "3.0"}}
+    fake_records.counted(root, "exact_match_strict-match", 0.5, key_inputs={"measure": measure}, **about)
+
+    _, found = exported(cli, root, "lm-eval", tmp_path / "out")
+
+    (document,) = (d for p, d in found.items() if p.startswith("cast-bench__tiny/"))
+    assert document["results"]["gsm8k"]["exact_match,strict-match"] == 0.5
+    assert "exact_match_stderr,strict-match" in document["results"]["gsm8k"]
+    assert list(document["higher_is_better"]["gsm8k"]) == ["exact_match"]
+
+
 def test_lm_eval_finds_the_files_and_dates_them(root, cli, tmp_path):
     _, found = exported(cli, root, "lm-eval", tmp_path / "out")
 
