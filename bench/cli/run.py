@@ -18,6 +18,7 @@ from bench.cli.console import fail, note, print_line, print_records, print_rows
 from bench.cli.flags import Json, NewFolder, checked, spec_of, with_flags
 from bench.execution import nodes
 from bench.execution.descendants import adopting
+from bench.reporting.words import duration
 from bench.system.devices import exists
 from bench.system.files import atomic_write, require_writable_file
 from bench.verify import CheckFailed, detect_pattern
@@ -125,7 +126,7 @@ def plan(
             note(f"device {device!r} is not on this machine: planned for one that has it")
     model = estimate.fit_model(planned)
     rows = estimate.rows(planned, model)
-    print_rows(rows, json)
+    print_rows(rows if json else [_with_duration(row) for row in rows], json)
     if planned.measurements:
         note(estimate.describe_error(model))
     artifacts = [measurements[0].artifact for measurements in planned.artifacts().values()]
@@ -146,6 +147,16 @@ def plan(
         note(f"check the time and memory in it, then: sbatch {shlex.quote(str(slurm))}")
     for name in planned.to_pull:
         note(f"{name} is not downloaded yet: bench run will do it, or bench pull {name}")
+
+
+def _with_duration(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of a plan with its seconds in a person's units."""
+    shown = {}
+    for name, value in row.items():
+        if name == "about_s":
+            name, value = "about_time", "" if value is None else duration(value)
+        shown[name] = value
+    return shown
 
 
 @with_flags("measures", "tasks", "results", "jobs", "executor", "ray_address", "shard", "log_to")

@@ -129,7 +129,7 @@ def _read(
             {"model": artifact.digest, "loader": artifact.loader}
             | {"dtype": artifact.dtype, "device": artifact.device, "stream": compute.stream},
             load_head=lambda: head_of(loading.load(source, replace(compute, stream=True))),
-            most_bytes=int(1e9 * measurements[0].dense_states_gb),
+            most_bytes=int(1e9 * measurements[0].options.get("dense_states_gb", 0)),
             events=states,
         )
         took_part = read_together(list(zip(windowed, contexts, strict=True)), load, dense)

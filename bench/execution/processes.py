@@ -81,12 +81,10 @@ def list_imports(measurements: Iterable[Measurement]) -> tuple[str, ...]:
     for measurement in measurements:
         family = Folder(measurement.artifact.folder).config["model_type"]
         modules[f"transformers.models.{family}.modeling_{family}"] = None
-        for target in (measurement.target, *(stage.target for stage in measurement.artifact.stages)):
-            module = target.partition(":")[0]
+        targets = (measurement.target, *(stage.target for stage in measurement.artifact.stages))
+        for module in (*(target.partition(":")[0] for target in targets), *measurement.imports):
             if module.partition(".")[0] in OWN_PACKAGES:
                 modules[module] = None
-        if measurement.measure == "zeroshot":
-            modules["bench.inputs.lmeval"] = None  # imported as late as its measure reads
     return tuple(modules)
 
 

@@ -133,6 +133,11 @@ def ensure(name: str, use: str, data_dir: Path | None) -> str:
     return digests.of([digests.of_file(f) for f in files(name, use, data_dir)])
 
 
+def digest(name: str, use: str, data_dir: Path | None, *, fetch: bool) -> str:
+    """Return the digest of a corpus's text, or "" if it is not here and may not be fetched."""
+    return ensure(name, use, data_dir) if fetch or not lookup(name).hub or files(name, use, data_dir) else ""
+
+
 def pull(name: str, root: Path, use: str | None = None, data_dir: Path | None = None) -> list[Path]:
     """Fetch a hub corpus's files into the mirror or cache `root`. use: fetch only these; None fetches all.
 

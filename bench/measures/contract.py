@@ -1,4 +1,4 @@
-"""What a measure is, what it is given and what it returns.
+"""Interface of a measure: what it declares, its inputs and its results.
 
 A measure in a package of your own needs this module, `bench.results.record` and `methods`, and nothing else of bench:
 
@@ -25,9 +25,9 @@ A measure in a package of your own needs this module, `bench.results.record` and
             norm = max(float(p.norm()) for p in model().parameters())
             return Readings((Reading("max_norm", norm, "1", "lower"),))
 
-A measure that reads the windows of a corpus, as perplexity does, can share their forward pass. It is then a
-`bench.measures.windowed.Windowed`, and has a `reader` in place of `read`. The reader is given the logits of a few rows at a
-time, and with `beside_dense = True` those of the dense model:
+A measure that reads the windows of a corpus, as perplexity does, can share their forward pass. It then derives from
+`bench.measures.windowed.Windowed` and has a `reader` in place of `read`. The reader receives the logits of a few rows at a
+time, and with `beside_dense = True` also those of the dense model:
 
     from dataclasses import dataclass
     from typing import ClassVar
@@ -59,19 +59,21 @@ time, and with `beside_dense = True` those of the dense model:
             mean = sum(self.sums.values) / (count * (seqlen - 1))
             return Readings((Reading("entropy", mean, "nats/token", ""),), items)
 
-A run builds it with the fields of its settings `perplexity` and reads it off the pass that it makes for all such measures.
-A fault in a reader fails its own measurement alone. A measure with a `read` of its own is measured by itself.
+A run fills in its fields from the settings `perplexity` and makes one pass for all such measures. A fault in a reader fails
+only its own measurement.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from bench.results import identity
 from bench.results.record import Item, Reading
+from bench.system.validation import Strict
+from methods.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,44 +83,115 @@ if TYPE_CHECKING:
     from methods.quantizing.stored import Stored
 
 
+class MeasureSettings(Strict):
+    """Table of settings that a measure adds to a run. Measures may share one."""
+
+    table: ClassVar[str]
+    """Name of the table."""
+
+
+S = TypeVar("S", bound=MeasureSettings)
+
+
+class RunSettings(Protocol):
+    """Settings of a run that a measure can read."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]: ...
+    @property
+    def data_dir(self) -> Path | None: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def executor(self) -> str: ...
+    def settings_of(self, kind: type[S]) -> S: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanContext:
+    """Inputs of a measure's plan for one model. No weights are loaded."""
+
+    run: RunSettings
+    fetch: bool
+    """Whether missing data may be downloaded."""
+    devices: tuple[str, ...]
+    """Devices that make artifacts, at least one."""
+    model: str
+    """Name of the model."""
+    tokenizer_json: Path
+    """The model's tokenizer file, which may be missing."""
+    corpus: str
+    """Default evaluation corpus of the model."""
+    seqlen: int
+    """Default window length of the model, in tokens."""
+    quick_tokens: int | None
+    """Default number of evaluation tokens. None: all."""
+    quick_questions: int | None
+    """Default number of questions of each task. None: all."""
+    positions: int | None
+    """Number of learned positions. None: no limit."""
+
+    def require_positions(self, use: str, seqlen: int) -> None:
+        """Check that the model can read sequences of this length.
+
+        Raises:
+            UserError: the model has fewer positions.
+        """
+        if self.positions is not None and seqlen > self.positions:
+            raise UserError(
+                f"{use}.seqlen={seqlen} is more than the {self.positions} positions of {self.model}: use at most that many"
+            )
+
+
+class Planned(NamedTuple):
+    """One planned measurement."""
+
+    config: Mapping[str, Any] = {}
+    """Values for the measure's fields."""
+    content: str = ""
+    """Digest of the data that the measure reads. Empty if the data is not here."""
+    options: Mapping[str, Any] = {}
+    """Settings that change no number and are not part of the key."""
+
+
 @dataclass(frozen=True)
 class Readings:
-    """What a measure returns."""
+    """Result of a measure."""
 
     values: tuple[Reading, ...]
     items: tuple[Item, ...] = ()
-    """One per window or question, for paired statistics."""
+    """Scores of single windows or questions, for paired statistics."""
     tokens: int = 0
-    """How many tokens were measured on."""
+    """Number of tokens that were measured on."""
     token_digest: str = ""
-    """sha256 of them: two records are compared only where these are equal."""
+    """sha256 of these tokens. Two records are compared only if it is equal."""
     notes: Mapping[str, Any] = field(default_factory=dict)
-    """JSON: shown, never compared."""
+    """JSON values that are shown and never compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureContext:
-    """What a measure may use besides the model."""
+    """Inputs of a measure besides the model."""
 
     folder: Path
-    """The artifact being measured."""
+    """Folder of the artifact being measured."""
     source: Path
-    """The dense model's folder."""
+    """Folder of the dense model."""
     is_dense: bool
-    """Is the artifact the dense model itself?"""
+    """True if the artifact is the dense model itself."""
     tokenizer: Callable[[], Any]
-    """Loads the tokenizer."""
+    """Function that loads the tokenizer."""
     load_dense: Callable[[], nn.Module]
-    """Loads the dense model."""
+    """Function that loads the dense model."""
     counts: WeightCounts
-    """Result of the runner's check of the artifact: counts of each layer, and what breaks the pattern."""
+    """Counts of each layer from the check of the artifact, and violations of the pattern."""
     storage: Stored | None = None
-    """How the quantizer would store its weights; None where the artifact is not quantized."""
+    """Storage format of the quantized weights. None: the artifact is not quantized."""
     compute: Compute
     data_dir: Path | None
-    """A mirror of hub data."""
+    """Folder with a mirror of hub data."""
     workdir: Path
-    """An empty folder, deleted after the measure."""
+    """Empty folder, deleted after the measure."""
     progress: Progress
     seed: int | None
 
@@ -126,8 +199,15 @@ class MeasureContext:
 class Measure(Protocol):
     """A frozen dataclass. Its fields and its protocol are known before a model is loaded.
 
-    A class with `streams = True` is given a model larger than the device where `context.compute.stream`: without its
-    blocks, which lie in `context.folder` and `context.source`. All other measures are given whole models.
+    A class can also declare the following. Its module must not import torch at the top.
+
+    - `settings`: its table of settings, a class of `MeasureSettings`. Only for measures of this package.
+    - `check(run, fetch)`, a class method: raise UserError if the run's settings cannot be used.
+    - `plan(context)`, a class method: return a `Planned` for each measurement. Default: one, with default fields.
+    - `estimated_tokens`, a property: about how many tokens it reads, for the estimate of time.
+    - `imports`: modules that a worker should import early.
+    - `streams = True`: for models larger than the device, `read` gets a model without its blocks if
+      `context.compute.stream`. The blocks are in `context.folder` and `context.source`.
     """
 
     name: ClassVar[str]
@@ -135,14 +215,29 @@ class Measure(Protocol):
 
     @property
     def protocol(self) -> identity.Protocol | str:
-        """What two numbers must share to stand in one column. A text is a protocol's name."""
+        """Label of what is measured on. Numbers in one column share it. A text is the name of a protocol."""
         ...
 
     def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
-        """Measure. model: loads the artifact on the device, in eval mode and frozen.
+        """Measure an artifact.
+
+        Args:
+            model: loads the artifact on the device, in eval mode and frozen.
 
         Raises:
-            UserError: an input that cannot be used.
-            Skipped: this artifact or this machine cannot be measured; the record gives the reason.
+            UserError: an input cannot be used.
+            Skipped: this artifact or this machine cannot be measured. The record gives the reason.
         """
         ...
+
+
+def check(kind: Any, run: RunSettings, *, fetch: bool) -> None:
+    """Check a run's settings for a measure, before any model is known."""
+    if own := getattr(kind, "check", None):
+        own(run, fetch=fetch)
+
+
+def plan(kind: Any, context: PlanContext) -> Iterable[Planned]:
+    """Return the measurements that a measure plans for one model."""
+    own = getattr(kind, "plan", None)
+    return own(context) if own else (Planned(),)

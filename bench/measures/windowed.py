@@ -1,23 +1,28 @@
-"""Measures that read a corpus's windows: settings, protocol, and how those of the same windows are read together.
+"""Measures that read a corpus's windows: settings, protocol, plan, and how measures of the same windows are read together.
 
-`bench.measures.contract` shows one in a package of your own.
+`bench.measures.contract` shows one in a package of a third party.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from bench.inputs.windows import load_windows, token_digest
+from pydantic import Field
+
+from bench.inputs import corpora
+from bench.inputs.windows import check_windows, load_windows, token_digest
 from bench.measures import forward
+from bench.measures.contract import MeasureSettings, PlanContext, Planned
 from bench.measures.dense_states import DenseModel
 from bench.measures.window_pass import LogitPart, Participant, WindowReader, run_pass
 from bench.results.identity import Protocol
+from bench.system.validation import Count, Extent, Length, count_of
 from methods.contract import Needs
 
 if TYPE_CHECKING:
@@ -26,31 +31,75 @@ if TYPE_CHECKING:
     from bench.measures.contract import MeasureContext, Readings
 
 
+class WindowSettings(MeasureSettings):
+    """Windows without overlap over one corpus, for perplexity, agreement and similar measures."""
+
+    table: ClassVar[str] = "perplexity"
+    data: str | None = None
+    """Name of a corpus. Default: the model's evaluation corpus."""
+    seqlen: Length | None = None
+    """Tokens in a window. Default: the model's evaluation length."""
+    windows: Extent = None
+    """Number of windows, from the first, or "all". Default: 32,768 tokens for `tiny`, all for other models."""
+    split: Literal["evaluation", "validation"] = "evaluation"
+    """Split of the corpus. Use validation to make choices, on a corpus that has it (wiki-mini)."""
+    batch: Count | None = None
+    """Windows in a forward pass. Default: about 4096 tokens."""
+    dense_states_gb: float = Field(default=4, ge=0, le=10**6)
+    """Largest size in GB of the dense model's hidden states in the cache. Changes no number."""
+
+
 class Windows(NamedTuple):
-    """A corpus's windows."""
+    """Windows of a corpus."""
 
     tokens: Tensor
     """int64 [windows, seqlen]"""
     clusters: Sequence[str]
-    """For each window, the number of the article in which it begins."""
+    """Number of the article in which each window begins."""
 
 
 @dataclass(frozen=True)
 class Windowed(ABC):
-    """corpus: a name in bench.inputs.corpora; seqlen: tokens per window; windows: use only the first so many, None for all;
-    batch: windows per forward pass. A run fills them in from its settings `perplexity`.
+    """Base class of measures that read windows. A run fills in the fields from its settings `perplexity`.
+
+    Args:
+        corpus: name in bench.inputs.corpora.
+        seqlen: tokens in a window.
+        windows: number of windows. None: all.
+        batch: windows in a forward pass.
     """
 
     name: ClassVar[str]
     needs: ClassVar[Needs] = Needs.NOTHING
+    settings: ClassVar[type[WindowSettings]] = WindowSettings
     streams: ClassVar[bool] = True
     beside_dense: ClassVar[bool] = False
-    """Whether its reader is also given the dense model's logits."""
+    """True if the reader also needs the dense model's logits."""
     corpus: str
     seqlen: int
     windows: int | None = None
     batch: int | None = None
     split: str = "evaluation"
+
+    @classmethod
+    def plan(cls, context: PlanContext) -> Iterator[Planned]:
+        """Plan one measurement, on the windows of the run's settings.
+
+        Raises:
+            UserError: the corpus lacks the split or has too few windows, or the model has too few positions.
+        """
+        wanted, data_dir = context.run.settings_of(WindowSettings), context.run.data_dir
+        corpus, seqlen = wanted.data or context.corpus, wanted.seqlen or context.seqlen
+        default = max(1, context.quick_tokens // seqlen) if context.quick_tokens else None
+        windows = count_of(wanted.windows, default)
+        corpora.require_split(corpus, wanted.split)
+        context.require_positions("perplexity", seqlen)
+        content = corpora.digest(corpus, wanted.split, data_dir, fetch=context.fetch)
+        if content:
+            check_windows(corpus, seqlen, windows, context.tokenizer_json, data_dir, wanted.split)
+        config = {"corpus": corpus, "seqlen": seqlen, "windows": windows, "batch": wanted.batch}
+        config |= {"split": wanted.split} if wanted.split != "evaluation" else {}
+        yield Planned(config, content, {"dense_states_gb": wanted.dense_states_gb})
 
     @property
     def protocol(self) -> Protocol | str:
@@ -58,27 +107,32 @@ class Windowed(ABC):
         return Protocol(name=name, seqlen=self.seqlen, limit=self.windows)
 
     @property
+    def estimated_tokens(self) -> int:
+        everything = corpora.lookup(self.corpus).tokens
+        return min(everything, self.windows * self.seqlen) if self.windows else everything
+
+    @property
     def per_forward(self) -> int:
         return forward.batch_size(self.batch, self.seqlen)
 
     @property
     def same_pass(self) -> tuple[Any, ...]:
-        """Measures of one model share a forward pass where these are equal."""
+        """Key of the forward pass. Measures of one model share a pass if their keys are equal."""
         return self.corpus, self.split, self.seqlen, self.windows, self.per_forward
 
     def known(self, windows: Windows, context: MeasureContext) -> Readings | None:
-        """The readings, where no model has to run for them."""
+        """Return the readings if they are known without running a model."""
         return None
 
     @abstractmethod
     def reader(self, windows: Windows, context: MeasureContext) -> WindowReader:
-        """What reads a pass. A pass that starts again asks for a new one."""
+        """Make a reader for one pass. A pass that starts again asks for a new reader."""
 
     def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
-        """Measure in a pass of its own.
+        """Measure in a separate pass.
 
         Raises:
-            UserError: the corpus has no window, or fewer than were asked for.
+            UserError: the corpus has fewer windows than requested.
         """
         (outcome,) = read_together([(self, context)], model)
         if outcome.fault:
@@ -92,18 +146,18 @@ def read_together(
     model: Callable[[], nn.Module],
     dense_model: DenseModel | None = None,
 ) -> list[Participant]:
-    """Read measures that have the same `same_pass` off one forward pass.
+    """Read measures with the same `same_pass` in one forward pass.
 
     Args:
-        measures: with their contexts, which differ in nothing but `workdir`.
-        model: loads the model, without its blocks where `context.compute.stream`.
-        dense_model: where the dense model's states are kept; None keeps none.
+        measures: with their contexts, which differ only in `workdir`.
+        model: loads the model, without its blocks if `context.compute.stream`.
+        dense_model: keeps the dense model's states in the cache. None: they are not kept.
 
     Returns:
-        What became of each: a fault of its own code is its own, one of the forward pass is everyone's.
+        Readings or fault of each measure. A fault in the forward pass is the fault of all.
 
     Raises:
-        UserError: the corpus has no window, or fewer than were asked for.
+        UserError: the corpus has fewer windows than requested.
     """
     m, context = measures[0]
     windows = Windows(*load_windows(m.corpus, context.tokenizer(), m.seqlen, m.windows, context.data_dir, m.split))
@@ -127,15 +181,15 @@ def read_together(
 
 
 class WindowSums:
-    """Sums over each window of a value per row."""
+    """Sums of a value over the rows of each window."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
-        """Of the windows whose parts were all added, in order."""
+        """Sums of the windows that are complete, in order."""
         self._batch: Tensor | None = None
 
     def add(self, part: LogitPart, values: Tensor) -> None:
-        """values: [rows] of the part. They are summed in their dtype."""
+        """Add the values [rows] of a part. They are summed in their dtype."""
         if self._batch is None:
             self._batch = values.new_empty(part.batch_rows)
         self._batch[part.rows] = values
@@ -145,7 +199,7 @@ class WindowSums:
 
 
 def mean_and_stderr(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and its standard error, which is None for a single value or a mean that is not finite."""
+    """Return the mean and its standard error, which is None for a single value or a mean that is not finite."""
     mean = math.fsum(values) / len(values)
     if len(values) < 2 or not math.isfinite(mean):
         return mean, None

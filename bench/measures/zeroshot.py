@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
 
 from bench.inputs import tasks
-from bench.inputs.task_yaml import read_task
-from bench.measures.contract import MeasureContext, Readings
+from bench.inputs.task_yaml import lm_eval_version, read_task
+from bench.measures.contract import MeasureContext, MeasureSettings, PlanContext, Planned, Readings, RunSettings
 from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
+from bench.system.validation import MAX_TOKENS, Count, Extent, count_of
 from methods.contract import Needs
 
 if TYPE_CHECKING:
@@ -21,18 +24,35 @@ if TYPE_CHECKING:
     from bench.inputs.lmeval import Sample
 
 
+class ZeroshotSettings(MeasureSettings):
+    """Execution of the tasks of lm-eval."""
+
+    table: ClassVar[str] = "zeroshot"
+    tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
+    """Tokens in a forward pass, with padding. Default: 1024 on a CPU, 8192 on a GPU. It is part of the key, because it
+    changes rounding."""
+    batch: Count = 16
+    """Requests in a forward pass of a task that lm-eval runs itself, for example with generated answers."""
+    limit: Extent = None
+    """Number of questions of each task, from the first, or "all". Default: 200 for `tiny`, all for other models."""
+
+
 @dataclass(frozen=True)
 class Zeroshot:
     """Accuracy on tasks of lm-eval, one measurement per task.
 
-    task: a task of lm-eval or of this suite; limit: use only the first so many questions.
-
-    file: the task's YAML in lm-eval; version: the task's; harness: lm-eval's version; tokens: per forward pass; batch:
-    requests per forward pass where lm-eval runs the model itself.
+    Args:
+        task: name of a task of lm-eval, or of a built-in task.
+        file: YAML file of the task in lm-eval.
+        version: version of the task.
+        harness: version of lm-eval.
+        batch, tokens, limit: as in `ZeroshotSettings`.
     """
 
     name: ClassVar[str] = "zeroshot"
     needs: ClassVar[Needs] = Needs.NOTHING
+    settings: ClassVar[type[ZeroshotSettings]] = ZeroshotSettings
+    imports: ClassVar[tuple[str, ...]] = ("bench.inputs.lmeval",)
     task: str
     file: str
     version: str
@@ -41,12 +61,37 @@ class Zeroshot:
     tokens: int
     limit: int | None = None
 
+    @classmethod
+    def check(cls, run: RunSettings, *, fetch: bool) -> None:
+        """Check the names of the tasks.
+
+        Raises:
+            UserError: a name is unknown.
+        """
+        tasks.expand(run.tasks)
+
+    @classmethod
+    def plan(cls, context: PlanContext) -> Iterator[Planned]:
+        """Plan a measurement for each task."""
+        wanted, data_dir = context.run.settings_of(ZeroshotSettings), context.run.data_dir
+        tokens = wanted.tokens or (1024 if context.devices[0] == "cpu" else 8192)
+        limit = count_of(wanted.limit, context.quick_questions)
+        for name, file in tasks.expand(context.run.tasks).items():
+            task = read_task(name, file)
+            config: dict[str, Any] = {"task": name, "file": file, "version": task.version, "harness": lm_eval_version()}
+            config |= {"tokens": tokens, "batch": wanted.batch, "limit": limit}
+            yield Planned(config, tasks.ensure(task, data_dir) if context.fetch else tasks.data_digest(task, data_dir))
+
     @property
     def protocol(self) -> Protocol:
         return Protocol(name=self.task, version=self.version, limit=self.limit)
 
+    @property
+    def estimated_tokens(self) -> int:
+        return tasks.estimate_tokens(self.task, self.limit)
+
     def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
-        """The task's metrics. Items: each question's acc, 0 or 1; its first metric where it has no acc.
+        """Compute the task's metrics. Items: acc of each question, 0 or 1, or its first metric if it has no acc.
 
         Raises:
             UserError: the task's data cannot be read.
@@ -84,7 +129,7 @@ class Zeroshot:
 
 
 class _TokenCount:
-    """Counts the tokens that go through a model, padding included."""
+    """Counter of the tokens that go through a model, with padding."""
 
     def __init__(self, model: nn.Module) -> None:
         self.tokens = 0
@@ -95,7 +140,10 @@ class _TokenCount:
 
 
 def _items(samples: tuple[Sample, ...], builtin: bool) -> tuple[Item, ...]:
-    """Named by the document's hash, and a number where a document occurs again. builtin tasks cluster by article."""
+    """Return items named by the document's hash, and a number if the document occurs again.
+
+    Built-in tasks cluster by article.
+    """
     metrics = list(samples[0].scores) if samples else []
     if not metrics:
         return ()

@@ -1,4 +1,4 @@
-"""Artifacts, a model and the stages it goes through, and measurements, one measure of one artifact."""
+"""Artifacts and measurements. An artifact is a model and its stages. A measurement is one measure of one artifact."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class _Frozen(BaseModel):
 
 
 class Stage(_Frozen):
-    """A method with its config and pattern."""
+    """Method with its settings and pattern."""
 
     name: str
     label: str
-    """As typed."""
+    """Method as the user typed it."""
     target: str
-    """module:Class"""
+    """Class as MODULE:CLASS."""
     source: str
     """Digest of the code."""
     config: dict[str, Any]
@@ -32,11 +32,11 @@ class Stage(_Frozen):
     needs: tuple[str, ...]
     version: str = VERSION
     kind: str = "methods"
-    """What the catalog lists it under."""
+    """Section of the catalog: methods or quantizers."""
 
 
 class CalibrationSet(_Frozen):
-    """Which calibration tokens."""
+    """Calibration tokens."""
 
     data: str
     content: str
@@ -47,7 +47,7 @@ class CalibrationSet(_Frozen):
     seqlen: int
     all_experts: bool = False
     processes: int = 1
-    """That share it."""
+    """Number of processes that share the calibration."""
 
     @property
     def text(self) -> CalibrationText:
@@ -57,11 +57,11 @@ class CalibrationSet(_Frozen):
 
 
 class TrainingRun(_Frozen):
-    """Which training: `tokens` of `data` in steps of `batch` sequences of `seqlen`."""
+    """Training on `tokens` tokens of `data`, in steps of `batch` sequences of `seqlen` tokens."""
 
     data: str
     content: str
-    """Digest of the text, or its revision."""
+    """Digest or revision of the text."""
     source: str
     """Digest of the code that cuts it into batches."""
     recipe: str
@@ -72,12 +72,12 @@ class TrainingRun(_Frozen):
 
     @property
     def text(self) -> TrainingText:
-        """What two trainings that may be compared share."""
+        """Part that two trainings must share to be compared."""
         return TrainingText(data=self.data, seqlen=self.seqlen, batch=self.batch, tokens=self.tokens)
 
 
 class Artifact(_Frozen):
-    """A model and the stages it goes through; folder and data_dir say where, and are no part of the key."""
+    """Model and its stages. The places `folder` and `data_dir` are not part of the key."""
 
     model: str
     folder: Path
@@ -85,7 +85,7 @@ class Artifact(_Frozen):
     digest: str
     tokenizer: str
     companions: str
-    """Digest of the files that its folder takes over from its source."""
+    """Digest of the files that the pruned folder copies from the model."""
     revision: str
     loader: str
     """Digest of the code that reads models."""
@@ -93,24 +93,24 @@ class Artifact(_Frozen):
     calibration: CalibrationSet | None
     training: TrainingRun | None = None
     processes: int = 1
-    """That share a training. See `ranks`."""
+    """Number of processes that share a training."""
     nodes: int = 1
-    """Over which a training is spread; no part of the key."""
+    """Number of machines that share a training. Not part of the key."""
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     seed: int | None
-    """None where no stage is random."""
+    """Random seed. None: no stage is random."""
     dtype: str
     device: str
     threads: int
     stream: bool
     max_memory: float | None = None
-    """GB of this machine's memory that it may take; no part of the key."""
+    """Limit in GB of main memory. Not part of the key."""
     checkpoint_s: float = 300
-    """Seconds between two checkpoints of a training; no part of the key."""
+    """Seconds between two checkpoints of a training. Not part of the key."""
 
     def key_inputs(self) -> dict[str, Any]:
-        """All that decides what its folder contains."""
+        """Return everything that decides the content of the artifact's folder."""
         return {
             "model": self.digest,
             "companions": self.companions,
@@ -144,17 +144,17 @@ class Artifact(_Frozen):
 
     @property
     def pruner(self) -> Stage:
-        """The last stage that is no quantizer."""
+        """Last stage that is not a quantizer."""
         return [s for s in self.stages if s.kind == "methods"][-1]
 
     @property
     def stage_labels(self) -> str:
-        """Every stage, as typed."""
+        """All stages as the user typed them."""
         return " + ".join(s.label for s in self.stages)
 
     @property
     def label(self) -> str:
-        """The model, its stages and the seed."""
+        """Model, stages and seed."""
         return f"{self.model} {self.stage_labels}" + (f" seed {self.seed}" if self.seed is not None else "")
 
     @property
@@ -163,12 +163,12 @@ class Artifact(_Frozen):
 
     @property
     def calibration_ranks(self) -> int:
-        """Processes that share its calibration."""
+        """Number of processes that share the calibration."""
         return self.calibration.processes if self.calibration else 1
 
     @property
     def ranks(self) -> int:
-        """Processes that share its last stage."""
+        """Number of processes that share the last stage."""
         needs = self.stages[-1].needs
         if "training" in needs:
             return self.processes
@@ -176,21 +176,21 @@ class Artifact(_Frozen):
 
     @property
     def spread(self) -> int:
-        """Machines that those are on."""
+        """Number of machines that share the last stage."""
         return self.nodes if "training" in self.stages[-1].needs else 1
 
     @property
     def most_ranks(self) -> int:
-        """Processes that share any of its stages."""
+        """Largest number of processes that share a stage."""
         return max(self.processes, self.calibration_ranks)
 
     @property
     def cache_names(self) -> list[str]:
-        """Names of its cache entries, and of those of each stage before its last."""
+        """Names of the cache entries after each stage."""
         return [self.up_to(count + 1).key[:32] for count in range(len(self.stages))]
 
     def up_to(self, count: int) -> Artifact:
-        """The artifact after its first `count` stages."""
+        """Return the artifact after its first `count` stages."""
         stages = self.stages[:count]
         calibrated = any("calibration" in s.needs for s in stages)
         trained = any("training" in s.needs for s in stages)
@@ -208,7 +208,7 @@ class Artifact(_Frozen):
 
 
 class Measurement(_Frozen):
-    """One measure of one artifact: one record."""
+    """One measure of one artifact. It makes one record."""
 
     artifact: Artifact
     measure: str
@@ -217,13 +217,15 @@ class Measurement(_Frozen):
     config: dict[str, Any]
     protocol: Protocol
     content: str
-    """Digest of the data measured on."""
-    dense_states_gb: float = 0
-    """Of the dense model's states in the cache, at most; no part of the key."""
+    """Digest of the data that is measured on."""
+    options: dict[str, Any] = {}
+    """Settings that change no number. Not part of the key."""
+    imports: tuple[str, ...] = ()
+    """Modules that a worker should import early. Not part of the key."""
 
     @property
     def label(self) -> str:
-        """The measure, and the task of one that has many."""
+        """Name of the measure, and of its task."""
         return " ".join(filter(None, (self.measure, self.config.get("task"))))
 
     def key_inputs(self) -> dict[str, Any]:
@@ -231,7 +233,7 @@ class Measurement(_Frozen):
         measure = {"name": self.measure, "source": self.source, "config": config, "content": self.content}
         out = self.artifact.key_inputs() | {"tokenizer": self.artifact.tokenizer, "measure": measure}
         if hardware := self.config.get("hardware"):
-            out["hardware"] = hardware  # a time of another machine is another number
+            out["hardware"] = hardware
         return out
 
     @property

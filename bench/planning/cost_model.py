@@ -1,8 +1,8 @@
-"""A cost model fitted to past records: seconds and peak memory of an artifact.
+"""Cost model fitted to past records: seconds and peak memory of an artifact.
 
-Every stage and every measure has a rate, seconds by weight and token, which is the median over past ones of its kind in
-logarithms: the load of a machine makes a few records slow, and a median does not follow them. A kind without a record takes the
-rate of all that need the same (calibration, training, nothing); where there is none either, the caller's arithmetic holds.
+Every kind of stage and measure has a rate in seconds per weight and token. It is the median over past ones, because a busy
+machine makes a few records slow. A kind without a record takes the rate of all kinds that need the same: calibration, training
+or nothing.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from bench.planning.past_costs import Part, PastCost
 from methods.contract import LIBRARY_BYTES
 
 WITHIN = 1.5
-"""The factor by which an estimate is called near."""
+"""Factor within which an estimate counts as close."""
 
 
-class Error(NamedTuple):
-    """How near the model comes to artifacts that it was not fitted to."""
+class EstimateError(NamedTuple):
+    """Error of the model for artifacts that it was not fitted to."""
 
     artifacts: int
     share: float
-    """Within WITHIN of what they took."""
+    """Share of estimates within WITHIN of the measured time."""
     median: float
-    """Factor."""
+    """Median factor between estimate and measured time."""
 
 
 class CostModel:
-    """Of one machine."""
+    """Cost model of one machine."""
 
     def __init__(self, past: Iterable[PastCost]) -> None:
         self.past = list(past)
@@ -39,37 +39,36 @@ class CostModel:
         ratios: dict[bool, list[float]] = {}
         for cost in self.past:
             for part in cost.parts:
-                if part.seconds > 0:
-                    for kind in part.kinds:
-                        rates.setdefault(kind, []).append(np.log(part.seconds / part.work))
+                for kind in part.kinds if part.seconds > 0 else ():
+                    rates.setdefault(kind, []).append(part.seconds / part.work)
             if cost.peak_bytes:
-                ratios.setdefault(cost.trains, []).append(np.log(cost.peak_bytes / _arithmetic_bytes(cost)))
-        self._rates = {kind: float(np.exp(np.median(logs))) for kind, logs in rates.items()}
-        self._ratios = {trains: float(np.exp(np.median(logs))) for trains, logs in ratios.items()}
+                ratios.setdefault(cost.trains, []).append(cost.peak_bytes / _arithmetic_bytes(cost))
+        self._rates = {kind: _median(values) for kind, values in rates.items()}
+        self._ratios = {trains: _median(values) for trains, values in ratios.items()}
 
     def seconds(self, parts: Sequence[Part]) -> float | None:
-        """Of all parts; None where a kind has no record."""
-        each = [self._seconds(part) for part in parts]
-        known = [seconds for seconds in each if seconds is not None]
-        return sum(known) if len(known) == len(each) else None
-
-    def _seconds(self, part: Part) -> float | None:
-        return next((self._rates[kind] * part.work for kind in part.kinds if kind in self._rates), None)
+        """Estimate the time of all parts. None: a kind has no record."""
+        total = 0.0
+        for part in parts:
+            if not (rates := [self._rates[kind] for kind in part.kinds if kind in self._rates]):
+                return None
+            total += rates[0] * part.work
+        return total
 
     def memory_ratio(self, trains: bool) -> float | None:
-        """What artifacts took of memory, by what arithmetic says; None without a record."""
+        """Return measured memory divided by the arithmetic estimate. None: there is no record."""
         return self._ratios.get(trains)
 
-    def error(self) -> Error | None:
-        """Every artifact is left out once, and estimated from the others. None where fewer than three are known."""
+    def error(self) -> EstimateError | None:
+        """Estimate each artifact from the others. None: fewer than three are known."""
         factors = [factor for _, factor in self.leave_one_out()]
         if len(factors) < 3:
             return None
         off = np.exp(np.abs(np.log(factors)))
-        return Error(len(factors), float(np.mean(off <= WITHIN)), float(np.median(off)))
+        return EstimateError(len(factors), float(np.mean(off <= WITHIN)), float(np.median(off)))
 
     def leave_one_out(self) -> list[tuple[PastCost, float]]:
-        """Each artifact, and its estimate from the others by what it took; without those that the others say nothing of."""
+        """Return each artifact, and its estimate from the others divided by its measured time."""
         out = []
         for cost in self.past:
             others = CostModel(other for other in self.past if other.artifact != cost.artifact)
@@ -79,7 +78,11 @@ class CostModel:
         return out
 
 
+def _median(values: Sequence[float]) -> float:
+    return float(np.exp(np.median(np.log(values))))
+
+
 def _arithmetic_bytes(cost: PastCost) -> float:
-    """As bench.planning.memory has it."""
+    """Estimate the memory of an artifact from its shapes, as bench.planning.memory does."""
     state = STATE_BYTES * cost.parameters if cost.trains else 0.0
     return LIBRARY_BYTES + 2.0 * cost.parameters * cost.item_bytes + state

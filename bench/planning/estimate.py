@@ -1,4 +1,4 @@
-"""About what a plan will cost, from shapes and one quick look at the machine. An estimate, and called one."""
+"""Estimates of what a plan costs, from past records, or else from shapes and a quick timing of this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any, NamedTuple
 
-from bench.inputs import corpora, tasks
 from bench.planning.artifact import Measurement
 from bench.planning.cost_model import WITHIN, CostModel
 from bench.planning.memory import (
@@ -17,20 +16,20 @@ from bench.planning.memory import (
     estimate_disk_bytes,
     is_streamed,
 )
-from bench.planning.past_costs import Part, machine_of, measure_part, read_past, stage_part
+from bench.planning.past_costs import Part, estimate_tokens, machine_of, measure_part, read_past, stage_part
 from bench.planning.plan import Plan
 from bench.results.record import DONE
 from bench.results.store import ReadOnlyStore
 from bench.system import provenance
 
 START_S = 1.0
-"""A forked process that loads a small model."""
+"""Seconds to fork a worker and load a small model."""
 EFFICIENCY = 0.6
-"""Of the machine's matrix-product rate that a whole forward pass reaches."""
+"""Speed of a forward pass relative to a large matrix product."""
 
 
 def fit_model(plan: Plan) -> CostModel:
-    """To the past records of this machine, of the plan's device, number format and threads."""
+    """Fit a cost model to past records with the plan's machine, device, number format and threads."""
     if not plan.measurements:
         return CostModel(())
     artifact = plan.measurements[0].artifact
@@ -39,7 +38,7 @@ def fit_model(plan: Plan) -> CostModel:
 
 
 def describe_error(model: CostModel) -> str:
-    """What the estimates of a plan go by, and how near they come."""
+    """Return a sentence about the source of the estimates and their error."""
     if (error := model.error()) is None:
         return "times and memory are arithmetic: fewer than three artifacts were measured on this machine in this way"
     return (
@@ -49,9 +48,9 @@ def describe_error(model: CostModel) -> str:
 
 
 def rows(plan: Plan, model: CostModel | None = None) -> list[dict[str, Any]]:
-    """A row an artifact: measurements and how many are done, tokens, seconds, memory and disk, the last three about.
+    """Return a row for each artifact: measurements, how many are done, tokens, and estimates of time, memory and disk.
 
-    A stage that several artifacts share is counted with the first that needs it.
+    A stage that several artifacts share counts for the first of them.
     """
     model = model or fit_model(plan)
     store = ReadOnlyStore(plan.spec.results, write=False) if plan.spec.results.exists() else None
@@ -87,7 +86,7 @@ def rows(plan: Plan, model: CostModel | None = None) -> list[dict[str, Any]]:
 
 
 def _seconds(work: _Work, model: CostModel, device: str) -> float | None:
-    """None on another device than a CPU, where no record tells."""
+    """Estimate the time of an artifact. None: it is unknown, on a GPU without records."""
     fitted = model.seconds(work.parts)
     if fitted is not None:
         return START_S + fitted
@@ -95,19 +94,20 @@ def _seconds(work: _Work, model: CostModel, device: str) -> float | None:
 
 
 def estimate_seconds(missing: Iterable[list[Measurement]], model: CostModel | None = None) -> dict[str, float]:
-    """About how long the measurements of each artifact take, by its key: by the model where it knows all of them. Else by
-    arithmetic, as if there were only a CPU: on another device only their proportions mean something."""
+    """Estimate the time of each artifact, by its key.
+
+    Without records for all artifacts, the times are those of this machine's CPU. For a GPU only their ratios are meaningful.
+    """
     made: set[str] = set()
     works = {some[0].artifact.key: _work(some, made) for some in missing}
     fitted = {key: model.seconds(work.parts) if model else None for key, work in works.items()}
-    if all(seconds is not None for seconds in fitted.values()):
-        return {key: START_S + (seconds or 0.0) for key, seconds in fitted.items()}
-    rate = _flops()
-    return {key: START_S + work.operations / rate for key, work in works.items()}
+    if any(seconds is None for seconds in fitted.values()):
+        fitted = {key: work.operations / _flops() for key, work in works.items()}
+    return {key: START_S + (seconds or 0.0) for key, seconds in fitted.items()}
 
 
 def count_operations(artifacts: Iterable[list[Measurement]]) -> float:
-    """About how many multiply-adds, counted twice, all measurements of some artifacts take. The same on every machine."""
+    """Estimate the floating-point operations of all measurements. The result is the same on every machine."""
     made: set[str] = set()
     return sum(_work(measurements, made).operations for measurements in artifacts)
 
@@ -119,11 +119,13 @@ class _Work(NamedTuple):
 
 
 def _work(measurements: list[Measurement], made: set[str]) -> _Work:
-    """What measurements of one artifact take, without the stages in `made`, to which those that it goes through are added."""
+    """Return the work of one artifact, without the stages in `made`. Add its stages to `made`."""
     artifact = measurements[0].artifact
     parameters = count_parameters(artifact)
-    parts = [measure_part(m.measure, m.config.get("task", ""), parameters, _tokens_of(m)) for m in measurements]
-    tokens = passes = _evaluation_tokens(measurements)
+    counts = [(m, estimate_tokens(m.measure, m.config)) for m in measurements]
+    parts = [measure_part(m.measure, m.protocol.name, parameters, count) for m, count in counts]
+    # Measures with one protocol read the same windows in one pass.
+    tokens = passes = sum({m.protocol: count for m, count in counts}.values())
     for count, stage in enumerate(artifact.stages, 1):
         if (key := artifact.up_to(count).key) in made:
             continue
@@ -132,44 +134,26 @@ def _work(measurements: list[Measurement], made: set[str]) -> _Work:
         if "calibration" in stage.needs and (calibration := artifact.calibration):
             calibrated = calibration.sequences * calibration.seqlen
             tokens += calibrated
-            if artifact.device != "cpu":  # there the processes share the same cores
+            # Processes on a CPU share its cores.
+            if artifact.device != "cpu":
                 calibrated //= calibration.processes
-            passes += 3 * calibrated  # two over the blocks, and about one of Hessians
+            # Two passes over the blocks, and about one for the Hessians.
+            passes += 3 * calibrated
         if "training" in stage.needs and artifact.training:
             trained = artifact.training.tokens
             tokens += trained
             trained //= artifact.nodes if artifact.device == "cpu" else artifact.processes
-            passes += 4 * trained  # forward, two backward, the teacher's
+            # One pass forward, two backward, and one of the teacher.
+            passes += 4 * trained
         parts.append(stage_part(stage.name, parameters, calibrated, trained))
     return _Work(tokens, 2.0 * parameters * passes, tuple(parts))
 
 
-def _tokens_of(measurement: Measurement) -> int:
-    if measurement.measure == "zeroshot":
-        return tasks.estimate_tokens(measurement.config["task"], measurement.config["limit"])
-    return _window_tokens(measurement) if "corpus" in measurement.config else 0
-
-
-def _evaluation_tokens(measurements: list[Measurement]) -> int:
-    """Measures of the same windows share a pass over them."""
-    questions = sum(
-        tasks.estimate_tokens(m.config["task"], m.config["limit"]) for m in measurements if m.measure == "zeroshot"
-    )
-    windows = {_window_tokens(m) for m in measurements if "corpus" in m.config}
-    return questions + sum(windows)
-
-
-def _window_tokens(measurement: Measurement) -> int:
-    everything = corpora.lookup(measurement.config["corpus"]).tokens
-    windows = measurement.config["windows"]
-    return min(everything, windows * measurement.config["seqlen"]) if windows else everything
-
-
 @cache
 def _flops() -> float:
-    """Multiply-adds a second count twice, of a float32 product of 768-square matrices, times EFFICIENCY.
+    """Measure this machine's floating-point operations per second for float32 matrices, times EFFICIENCY.
 
-    The fastest of eight: the others tell what else the machine was doing.
+    Take the fastest of eight products. Other work on the machine slows the rest.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""What artifacts have taken, from the records of a results folder and of those beside it."""
+"""Costs of past artifacts, from the records of a results folder and of the folders beside it."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.inputs import tasks
+from bench.catalog import registry
 from methods.errors import UserError
 
 MAX_RECORDS = 3000
-"""The newest are read."""
+"""Number of records to read, the newest first."""
 MAX_BYTES = 2**22
-"""Of a record; longer ones hold long curves."""
+"""Size of the largest record to read. Larger records hold long curves."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A stage or a measure of an artifact. kinds: what it is, the most specific first; work: what its time goes with."""
+    """One stage or measure of an artifact."""
 
     kinds: tuple[str, ...]
+    """Names of its kind, the most specific first."""
     work: float
+    """Amount that its time is proportional to."""
     seconds: float = 0.0
 
 
 @dataclass
 class PastCost:
-    """What one artifact took on one machine, so far as its records say."""
+    """Cost of one artifact on one machine, according to its records."""
 
     machine: tuple[str, ...]
     artifact: str
@@ -45,28 +47,39 @@ class PastCost:
         return sum(part.seconds for part in self.parts)
 
 
-def measure_part(measure: str, task: str, parameters: float, tokens: float, seconds: float = 0.0) -> Part:
-    kinds = (f"measure {measure} {task}", f"measure {measure}") if task else (f"measure {measure}",)
-    return Part(kinds, parameters * max(tokens, 1.0), seconds)
+def measure_part(measure: str, protocol: str, parameters: float, tokens: float, seconds: float = 0.0) -> Part:
+    """Return the part of a measure. Its work is proportional to the weights and to the tokens that it reads."""
+    return Part((f"measure {measure} {protocol}", f"measure {measure}"), parameters * max(tokens, 1.0), seconds)
 
 
 def stage_part(name: str, parameters: float, calibration: float, training: float, seconds: float = 0.0) -> Part:
-    """A stage's work goes with its tokens, of training or else of calibration, and where it has none with the weights."""
+    """Return the part of a stage. Its work is proportional to the weights and to its training or calibration tokens."""
     need = "training" if training else "calibration" if calibration else "nothing"
     return Part((f"stage {name} {need}", f"stage {need}"), parameters * max(training or calibration, 1.0), seconds)
 
 
+def estimate_tokens(measure: str, config: dict[str, Any]) -> int:
+    """Return about how many tokens a measure reads, or 0 if it does not say.
+
+    Raises:
+        UserError, TypeError: this version does not have such a measure.
+    """
+    kind = registry.load(registry.lookup_without_import("measures", measure))
+    return int(getattr(kind(**config), "estimated_tokens", 0))
+
+
 def machine_of(machine: dict[str, Any], device: str, dtype: str, threads: int) -> tuple[str, ...]:
-    """What two times share that may be compared: the processor or card, the number format, the threads."""
+    """Return what two comparable times share: processor or GPU, number format and threads."""
     about = [machine.get(name) or "" for name in ("cpu", "cpu_model", "instruction_set")]
     card = machine.get("device") if device != "cpu" else ""
     return (*map(str, about), str(card or ""), device, dtype, str(threads))
 
 
 def read_past(results: Path, *, beside: bool = True) -> list[PastCost]:
-    """Costs of artifacts with all their measurements done, whatever the machine. A record that cannot be read counts for none.
+    """Read the costs of all artifacts whose measurements are complete. Skip records that cannot be read.
 
-    beside: read the folders beside it, too.
+    Args:
+        beside: read the folders beside this one, too.
     """
     found: dict[tuple[str, Path], list[dict[str, Any]]] = {}
     for path in _files([results, *(_beside(results) if beside else ())]):
@@ -80,29 +93,19 @@ def read_past(results: Path, *, beside: bool = True) -> list[PastCost]:
     for records in found.values():
         try:
             costs += _cost_of(records, sizes)
-        except (
-            KeyError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            UserError,
-        ):  # of an older schema, or of a task that is gone
+        except (KeyError, TypeError, ValueError, AttributeError, UserError):
             continue
     return costs
 
 
 def _files(roots: Iterable[Path]) -> list[Path]:
-    folders = [root / "records" for root in roots]
     entries: list[tuple[float, str]] = []
-    for folder in folders:
+    for folder in (root / "records" for root in roots):
         if folder.is_dir():
             with os.scandir(folder) as listing:
                 for entry in listing:
-                    if (
-                        entry.name.endswith(".json")
-                        and entry.is_file()
-                        and (about := entry.stat()).st_size <= MAX_BYTES
-                    ):
+                    about = entry.stat() if entry.name.endswith(".json") and entry.is_file() else None
+                    if about and about.st_size <= MAX_BYTES:
                         entries.append((about.st_mtime, entry.path))
     return [Path(path) for _, path in sorted(entries, reverse=True)[:MAX_RECORDS]]
 
@@ -115,7 +118,7 @@ def _beside(results: Path) -> Iterable[Path]:
 
 
 def _sizes(records: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Parameters by the digest of the model, from what its packed weights take."""
+    """Return the number of parameters by the digest of the model, computed from the size of its packed weights."""
     sizes = {}
     for fields in records:
         try:
@@ -128,7 +131,7 @@ def _sizes(records: Iterable[dict[str, Any]]) -> dict[str, float]:
 
 
 def _cost_of(records: list[dict[str, Any]], sizes: dict[str, float]) -> Iterator[PastCost]:
-    """One, or nothing where not all of it was measured on one machine, or where the making is not known."""
+    """Yield the cost of an artifact, if one machine and one process made and measured it."""
     making = [r for r in records if r["identity"]["measure"] == "pattern" and "build_s" in r["cost"]]
     if len(making) != 1 or any(r["status"] != "ok" for r in records):
         return
@@ -150,27 +153,31 @@ def _cost_of(records: list[dict[str, Any]], sizes: dict[str, float]) -> Iterator
     )
     past.parts.append(stage_part(name, parameters, calibration, training, _number(cost["build_s"])))
     for record in records:
-        config = record["key_inputs"]["measure"]["config"]
-        tokens = _number(record["cost"].get("tokens") or 0)
-        task = str(config.get("task", ""))
-        if task:
-            tokens = tasks.estimate_tokens(task, config.get("limit"))  # as for one that is planned
-        seconds = _number(record["cost"]["wall_s"])
-        past.parts.append(measure_part(record["identity"]["measure"], task, parameters, tokens, seconds))
-        past.peak_bytes = max(
-            past.peak_bytes, *(_number(record["cost"].get(n) or 0) for n in ("peak_bytes", "build_peak_bytes"))
-        )
+        measure, cost = record["identity"]["measure"], record["cost"]
+        tokens = _tokens_of(measure, record["key_inputs"]["measure"]["config"]) or _number(cost.get("tokens") or 0)
+        protocol = record["identity"]["protocol"]["name"]
+        past.parts.append(measure_part(measure, protocol, parameters, tokens, _number(cost["wall_s"])))
+        past.peak_bytes = max(past.peak_bytes, *(_number(cost.get(n) or 0) for n in ("peak_bytes", "build_peak_bytes")))
     yield past
+
+
+def _tokens_of(measure: str, config: dict[str, Any]) -> int:
+    """Estimate the tokens as for a planned measure, or return 0 if this version cannot make it."""
+    try:
+        return estimate_tokens(measure, config)
+    except (TypeError, UserError):
+        return 0
 
 
 def _number(value: Any) -> float:
     """
     Raises:
-        TypeError, ValueError: it is none that a cost can be.
+        TypeError, ValueError: the value cannot be a cost.
     """
     try:
         number = float(value)
-    except OverflowError:  # an integer of hundreds of digits
+    # An integer of hundreds of digits.
+    except OverflowError:
         number = math.inf
     if not 0 <= number < math.inf:
         raise ValueError("no cost")

@@ -1,4 +1,4 @@
-"""From a spec to artifacts and measurements, each with the key its record will have. Loads no model and no torch."""
+"""Plan of a run: artifacts and measurements, each with the key of its record. Loads no model and no torch."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ DENSE = Pattern.parse("dense")
 
 @dataclass(frozen=True)
 class Plan:
-    """measurements: in order, artifact by artifact; to_pull: known models that are not here, so not planned for yet.
-
-    jobs: artifacts to make side by side; devices: where, in turn.
-    """
+    """Measurements of a spec."""
 
     spec: Spec
     measurements: tuple[Measurement, ...]
+    """Measurements in order, artifact by artifact."""
     to_pull: tuple[str, ...]
+    """Known models that are not downloaded, and so not planned."""
     jobs: int = 1
+    """Number of artifacts to make in parallel."""
     devices: tuple[str, ...] = ()
+    """Devices that make the artifacts in turn."""
 
     def artifacts(self) -> dict[str, list[Measurement]]:
-        """Measurements by artifact key, in order."""
+        """Return the measurements by artifact key, in order."""
         grouped: dict[str, list[Measurement]] = {}
         for measurement in self.measurements:
             grouped.setdefault(measurement.artifact.key, []).append(measurement)
@@ -43,19 +44,22 @@ class Plan:
 
 
 def make_plan(spec: Spec, *, fetch: bool = False) -> Plan:
-    """All measurements of a spec. With `fetch`, what is missing is pulled first.
+    """Plan all measurements of a spec. With `fetch`, download missing models and data first.
 
     Raises:
-        UserError: anything that could be known now and would fail later.
+        UserError: the run would fail later.
     """
     return plan_request(resolve_request(spec, fetch=fetch))
 
 
 def plan_request(request: PlanRequest, on_fetch: Callable[[str], None] = lambda name: None) -> Plan:
-    """All measurements of a request. on_fetch is called with the name of each model before it is pulled.
+    """Plan all measurements of a request.
+
+    Args:
+        on_fetch: called with the name of each model before it is downloaded.
 
     Raises:
-        UserError: as `make_plan`.
+        UserError: the run would fail later.
     """
     spec, fetch = request.spec, request.fetch
     measurements: dict[str, Measurement] = {}
@@ -78,7 +82,7 @@ def plan_request(request: PlanRequest, on_fetch: Callable[[str], None] = lambda 
 
 
 def _fit_memory(plan: Plan, devices: tuple[str, ...]) -> Plan:
-    """With as many jobs as fit, and the cores shared among them."""
+    """Choose as many parallel jobs as memory allows, and share the cores among them."""
     artifacts = [some[0].artifact for some in plan.artifacts().values()]
     jobs = side_by_side.count_by_memory(plan.spec, devices, artifacts)
     threads = {"threads": plan.spec.threads or max(1, cores() // jobs)}
@@ -87,7 +91,7 @@ def _fit_memory(plan: Plan, devices: tuple[str, ...]) -> Plan:
 
 
 def _artifacts(request: PlanRequest, inputs: ModelInputs) -> Iterator[Artifact]:
-    """Every method, quantizer, pattern and seed on one model; controls at the dense pattern alone."""
+    """Yield an artifact of one model for every method, quantizer, pattern and seed. Controls have only the dense pattern."""
     spec, model = request.spec, inputs.model
     for chain, quantizer in itertools.product(request.chains, request.quantizers):
         for pattern in (DENSE,) if is_control(chain) else request.patterns:

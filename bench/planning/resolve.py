@@ -1,16 +1,22 @@
-"""A spec's names, resolved once for the whole run: methods, patterns, quantizers and devices."""
+"""Names of a spec, looked up once for the whole run: methods, patterns, quantizers, measures and devices."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from bench.catalog import registry
 from bench.catalog.choice import Choice, parse_chain, parse_quantizer
+<<<<<<< HEAD
 from bench.catalog.declarations import CatalogEntry
 from bench.inputs import tasks
+=======
+from bench.catalog.entries import Entry
+from bench.measures import contract
+>>>>>>> 1f12442 (measures: a measure plans itself; plan shows times in a person's units)
 from bench.planning import side_by_side
 from bench.planning.spec import Spec
 from bench.system import digests, environments
@@ -20,26 +26,28 @@ from bench.system.suggest import shorten
 from methods.errors import UserError
 from methods.pattern import Pattern
 
+Kind = Literal["methods", "quantizers"]
+
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What a spec asks for whatever the model, every name looked up. chains: the stages of each method, dense first."""
+    """A spec with every name looked up. It does not depend on the model."""
 
     spec: Spec
     chains: tuple[tuple[Choice, ...], ...]
+    """Stages of each method, the dense model first."""
     patterns: tuple[Pattern, ...]
     quantizers: tuple[Choice | None, ...]
     measures: tuple[str, ...]
     devices: tuple[str, ...]
-    """One, or cards that each make an artifact at a time."""
+    """Devices of one type. Each makes one artifact at a time."""
     dtype: str
     threads: int
     fetch: bool
-    """Pull what is missing, rather than plan without it."""
+    """True to download what is missing, false to plan without it."""
 
     @property
     def device(self) -> str:
-        """The first of its devices; all are of one type."""
         return self.devices[0]
 
     @property
@@ -47,21 +55,65 @@ class PlanRequest:
         return any("training" in needs_of(choice) for chain in self.chains for choice in chain)
 
 
-def needs_of(choice: Choice) -> tuple[str, ...]:
-    """What a method needs, as typed."""
-    return registry.lookup("methods", choice.name).needs_with(choice.config)
+def needs_of(choice: Choice, kind: Kind = "methods") -> tuple[str, ...]:
+    """Return what a method needs with the settings of this choice."""
+    return registry.lookup(kind, choice.name).needs_with(choice.config)
 
 
 def is_control(chain: tuple[Choice, ...]) -> bool:
-    """Does it stay dense whatever the pattern?"""
+    """Return whether the model stays dense for every pattern."""
     return all(registry.lookup("methods", choice.name).dense for choice in chain)
 
 
-def _require_nodes(spec: Spec) -> None:
-    """
+def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
+    """Look up every name of a spec.
+
     Raises:
-        UserError: a training cannot be divided among its nodes, or not by this executor.
+        UserError: a name is unknown, a value is out of range, or two settings exclude each other.
     """
+    measures = tuple(dict.fromkeys((*spec.measures, "pattern")))
+    for name in measures:
+        entry = registry.lookup("measures", name)
+        with registry.guarded(entry):
+            contract.check(registry.load(entry), spec, fetch=fetch)
+    devices = _ray_devices(spec) if spec.executor == "ray" else resolve_devices(spec.device, elsewhere=not fetch)
+    chains = tuple(tuple(parse_chain(text)) for text in dict.fromkeys(("dense", *spec.methods)))
+    patterns = tuple(Pattern.parse(text) for text in spec.patterns)
+    quantizers = tuple(parse_quantizer(text) for text in spec.quantizers)
+    choices = list(itertools.chain(*chains))
+    for choice, pattern in itertools.product(choices, patterns):
+        _require_pattern(choice, pattern)
+    _require_nodes(spec)
+    _require_one_card(spec, devices)
+    _require_shareable(spec, choices, "methods")
+    _require_shareable(spec, filter(None, quantizers), "quantizers")
+    return PlanRequest(
+        spec=spec,
+        chains=chains,
+        patterns=patterns,
+        quantizers=quantizers,
+        measures=measures,
+        devices=devices,
+        dtype=spec.dtype if spec.dtype != "auto" else ("float32" if devices[0] == "cpu" else "bfloat16"),
+        threads=spec.threads or (1 if spec.executor == "ray" else max(1, cores() // side_by_side.count(spec, devices))),
+        fetch=fetch,
+    )
+
+
+def _ray_devices(spec: Spec) -> tuple[str, ...]:
+    """Return the type of device. The nodes may have GPUs that this machine lacks.
+
+    Raises:
+        UserError: the spec names a GPU by number, but Ray assigns GPUs.
+    """
+    if spec.device not in ("auto", "cpu", "cuda"):
+        raise UserError(
+            f"device {shorten(spec.device)!r} names cards, and Ray gives them out: use --device cuda or cpu"
+        )
+    return (spec.device if spec.device != "auto" else resolve_device("auto"),)
+
+
+def _require_nodes(spec: Spec) -> None:
     nodes, processes = spec.training.nodes, spec.training.processes
     if nodes == 1:
         return
@@ -77,91 +129,35 @@ def _require_nodes(spec: Spec) -> None:
         raise UserError(f"training.nodes={nodes} takes one artifact at a time: leave --jobs {spec.jobs} out")
 
 
-def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
-    """
-    Raises:
-        UserError: a name, field, value, pattern or device that there is not.
-    """
-    measures = tuple(dict.fromkeys((*spec.measures, "pattern")))
-    for name in measures:
-        registry.lookup("measures", name)
-    if "zeroshot" in measures:
-        tasks.expand(spec.tasks)
-    devices = _ray_devices(spec) if spec.executor == "ray" else resolve_devices(spec.device, elsewhere=not fetch)
-    if "speed" in measures and not fetch:
-        resolve_devices(spec.device)  # a time is of the machine that takes it, and so is its plan
-    _require_nodes(spec)
-    chains = tuple(tuple(parse_chain(text)) for text in dict.fromkeys(("dense", *spec.methods)))
-    patterns = tuple(Pattern.parse(text) for text in spec.patterns)
-    for chain, pattern in itertools.product(chains, patterns):
-        for choice in chain:
-            _require_pattern(choice, pattern)
-    quantizers = tuple(parse_quantizer(text) for text in spec.quantizers)
-    _require_processes(spec, devices, list(itertools.chain(*chains)), list(filter(None, quantizers)))
-    return PlanRequest(
-        spec=spec,
-        chains=chains,
-        patterns=patterns,
-        quantizers=quantizers,
-        measures=measures,
-        devices=devices,
-        dtype=spec.dtype if spec.dtype != "auto" else ("float32" if devices[0] == "cpu" else "bfloat16"),
-        threads=spec.threads or (1 if spec.executor == "ray" else max(1, cores() // side_by_side.count(spec, devices))),
-        fetch=fetch,
-    )
-
-
-def _ray_devices(spec: Spec) -> tuple[str, ...]:
-    """This machine may have no card where the nodes have some.
-
-    Raises:
-        UserError: a card by its number, which Ray gives out; or a time, which is of the machine that takes it.
-    """
-    if spec.device not in ("auto", "cpu", "cuda"):
-        raise UserError(
-            f"device {shorten(spec.device)!r} names cards, and Ray gives them out: use --device cuda or cpu"
-        )
-    if "speed" in spec.measures:
-        raise UserError("speed is a time of one machine: measure it with --executor local")
-    return (spec.device if spec.device != "auto" else resolve_device("auto"),)
-
-
-def _require_processes(
-    spec: Spec, devices: tuple[str, ...], methods: Sequence[Choice], quantizers: Sequence[Choice]
-) -> None:
-    """
-    Raises:
-        UserError: a stage cannot be shared by as many processes as are asked for.
-    """
-    calibration = spec.calibration
-    for name, processes in (("training", spec.training.processes), ("calibration", calibration.processes)):
+def _require_one_card(spec: Spec, devices: tuple[str, ...]) -> None:
+    for name, processes in (("training", spec.training.processes), ("calibration", spec.calibration.processes)):
         if len(devices) > 1 and processes > 1:
             raise UserError(
                 f"{name}.processes={processes} divides one {name} among cards, and device {spec.device} gives "
                 f"each card an artifact: use --device cuda, or leave {name}.processes out"
             )
-    if calibration.processes > calibration.sequences:
+
+
+def _require_shareable(spec: Spec, choices: Iterable[Choice], kind: Kind) -> None:
+    processes, sequences = spec.calibration.processes, spec.calibration.sequences
+    if processes > sequences:
         raise UserError(
-            f"calibration.processes={calibration.processes} cannot share calibration.sequences={calibration.sequences}: "
+            f"calibration.processes={processes} cannot share calibration.sequences={sequences}: "
             "use at most a process for each sequence"
         )
-    for kind, choices in (("methods", methods), ("quantizers", quantizers)):
-        for choice in choices if calibration.processes > 1 else ():
-            entry = registry.lookup(kind, choice.name)
-            if "calibration" in entry.needs_with(choice.config) and not entry.shares_calibration:
-                able = [
-                    n for s in ("methods", "quantizers") for n, e in registry.entries(s).items() if e.shares_calibration
-                ]
-                raise UserError(
-                    f"{choice.name} calibrates in one process: leave calibration.processes={calibration.processes} out, "
-                    f"or use {', '.join(able)}"
-                )
+    for choice in choices if processes > 1 else ():
+        if "calibration" in needs_of(choice, kind) and not registry.lookup(kind, choice.name).shares_calibration:
+            entries = registry.entries("methods") | registry.entries("quantizers")
+            able = ", ".join(name for name, entry in entries.items() if entry.shares_calibration)
+            raise UserError(
+                f"{choice.name} calibrates in one process: leave calibration.processes={processes} out, or use {able}"
+            )
 
 
 def _require_pattern(choice: Choice, pattern: Pattern) -> None:
     """
     Raises:
-        UserError: the method does not take the pattern, or its block is not a whole number of groups.
+        UserError: the method does not support the pattern, or its block is not a whole number of groups.
     """
     entry = registry.lookup("methods", choice.name)
     reads_masks = entry.file and choice.config.get(entry.file)
@@ -178,14 +174,19 @@ def _require_pattern(choice: Choice, pattern: Pattern) -> None:
         )
 
 
+<<<<<<< HEAD
 def method_digest(entry: CatalogEntry) -> str:
     """Digest of a method's code, and of the pins of the environment it runs in."""
+=======
+def method_digest(entry: Entry) -> str:
+    """Return the digest of a method's code, and of the pinned versions of its environment."""
+>>>>>>> 1f12442 (measures: a measure plans itself; plan shows times in a person's units)
     code = digest_source(entry.module)
     return digests.of([code, environments.pins(entry.environment)]) if entry.environment else code
 
 
 def input_digest(choice: Choice, name: str) -> str:
-    """Digest of a file that a method reads.
+    """Return the digest of a file that a method reads.
 
     Raises:
         UserError: it cannot be read.

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bench.catalog.choice import parse_chain, parse_method, parse_value
+from bench.measures.windowed import WindowSettings
 from bench.planning.spec import Spec, make_spec
 from bench.system.validation import describe_allowed
 from methods.errors import UserError
@@ -17,11 +18,11 @@ MAX_TRIALS = 10_000
 Value = bool | int | float | str
 
 
-class _Strict(BaseModel):
+class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Range(_Strict):
+class Range(_Table):
     """The values that a field may take: from `low` to `high`, both included, or one of `choices`."""
 
     low: int | float | None = None
@@ -71,7 +72,7 @@ class Range(_Strict):
         return float(self.low or 0) <= value <= float(self.high or 0)
 
 
-class Search(_Strict):
+class Search(_Table):
     """The table [search] of a spec. fields: of each method, as typed, its fields and what they may be."""
 
     trials: int = Field(ge=1, le=MAX_TRIALS)
@@ -115,7 +116,7 @@ def read_search(values: dict[str, Any]) -> tuple[Spec, Search]:
         raise UserError("a search takes its methods from [search.fields]: leave methods out")
     rest = {"quantizers": ("none",), "measures": ("perplexity",)} | rest
     spec = make_spec(rest | {"methods": tuple(search.fields)})
-    if spec.perplexity.split != "validation":
+    if spec.settings_of(WindowSettings).split != "validation":
         raise UserError('a search must not see what it is reported on: set split = "validation" in [perplexity]')
     for name in ("models", "patterns", "seeds", "quantizers"):
         if len(getattr(spec, name)) != 1:

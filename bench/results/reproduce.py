@@ -141,10 +141,11 @@ def settings(record: Record) -> dict[str, Any]:
 
 
 def _measure_settings(measure: str, config: dict[str, Any]) -> dict[str, Any]:
-    """A measure's fields as settings of a run."""
-    if "corpus" in config:  # it reads windows
+    """Return a measure's fields as settings of a run."""
+    if "corpus" in config:
         return {"perplexity": {"windows": "all"} | {("data" if k == "corpus" else k): v for k, v in config.items()}}
-    if measure == "zeroshot":
+    if "task" in config:
         kept = {k: config[k] for k in ("tokens", "batch", "limit") if k in config}
-        return {"tasks": (config["task"],), "zeroshot": {"limit": "all"} | kept}
-    return {}
+        return {"tasks": (config["task"],), measure: {"limit": "all"} | kept}
+    # Sizes of workloads are no settings.
+    return {} if "workload" in config else {measure: config}

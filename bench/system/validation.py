@@ -1,11 +1,37 @@
-"""What pydantic says of a value, in the words of this program."""
+"""Base class for settings, and pydantic's errors in the words of this program."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+MAX_COUNT, MAX_TOKENS = 10_000_000, 2**24
+"""Upper limits of settings: for counts of sequences, windows or questions, and for tokens in a sequence."""
+
+
+def _read_extent(value: Any) -> Any:
+    if value is None or value == "all":
+        return value
+    if isinstance(value, bool) or not re.fullmatch("[0-9]{1,9}", str(value)) or not 1 <= int(value) <= MAX_COUNT:
+        raise ValueError(f"must be a whole number from 1 to {MAX_COUNT}, or all")
+    return int(value)
+
+
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Extent = Annotated[int | Literal["all"] | None, PlainValidator(_read_extent)]
+"""Number of windows or questions, from the first, or "all"."""
+Length = Annotated[int, Field(ge=2, le=MAX_TOKENS)]
+
+
+def count_of(extent: int | Literal["all"] | None, default: int | None) -> int | None:
+    """Return a number of windows or questions. None means all of them."""
+    return None if extent == "all" else extent or default
+
 
 KINDS = {
     "int_type": "must be a whole number",
@@ -28,16 +54,42 @@ KINDS = {
     "decimal_parsing": "must be a number",
     "extra_forbidden": "there is no such setting",
 }
-"""By the type of an error."""
+"""Sentence for each type of error."""
 BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-"""By the name of a limit in an error's context."""
+"""Words for each limit that an error's context can name."""
+
+
+class Strict(BaseModel):
+    """Settings that refuse unknown names, booleans in place of numbers, and text that no path or record can hold."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        takes_bool = cls.model_fields[info.field_name or ""].annotation is bool
+        for one in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(one, bool) and not takes_bool:
+                raise ValueError("must not be true or false")
+            if isinstance(one, str) and (not one or "\0" in one or not _is_unicode(one)):
+                raise ValueError("must be valid text" if one else "must not be empty")
+        return value
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether text can be encoded as UTF-8. A command line with other bytes gives text that cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def split_commas(text: str) -> list[str]:
-    """The parts between commas.
+    """Return the parts between commas.
 
     Raises:
-        ValueError: one of them is empty; the message says what to do.
+        ValueError: a part is empty.
     """
     parts = text.split(",")
     if not all(part.strip() for part in parts):
@@ -46,7 +98,7 @@ def split_commas(text: str) -> list[str]:
 
 
 def describe_allowed(error: ErrorDetails) -> str:
-    """What a value must be that has this error, for a sentence that names the value."""
+    """Return what the value must be, for a sentence that names the value."""
     for name, limit in error.get("ctx", {}).items():
         if name in BOUNDS:
             return f"must be {BOUNDS[name]} {limit:.16g}"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bench.kernels import native
-from bench.measures.contract import MeasureContext, Readings
+from bench.measures.contract import MeasureContext, MeasureSettings, PlanContext, Planned, Readings, RunSettings
 from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
+from bench.system.devices import fingerprint, resolve_devices
 from methods.contract import Needs
-from methods.errors import Skipped
+from methods.errors import Skipped, UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,20 +27,12 @@ CPU_KV_TOKENS = 128
 LINEAR_TOKENS = (1, 16, 64, 512, 2048, 8192)
 
 
-def measure_configs(device: str, hardware: str) -> list[dict[str, Any]]:
-    """The settings of every measurement on a device. Without CUDA: decoding on the CPU, and one that says what is missing."""
-    if not device.startswith("cuda"):
-        decode = {
-            "workload": "decode",
-            "tokens": CPU_KV_TOKENS,
-            "batch": 1,
-            "hardware": hardware,
-            "kernel": native.source_digest(),
-        }
-        return [{"workload": "cuda"}, decode]
-    workloads = [("decode", KV_TOKENS, b) for b in BATCH_SIZES] + [("prefill", p, 1) for p in PROMPT_TOKENS]
-    workloads += [("linears", t, 1) for t in LINEAR_TOKENS]
-    return [{"workload": w, "tokens": t, "batch": b, "hardware": hardware} for w, t, b in workloads]
+class SpeedSettings(MeasureSettings):
+    """Choice of what is timed."""
+
+    table: ClassVar[str] = "speed"
+    workloads: tuple[Literal["decode", "prefill", "linears"], ...] = ("decode", "prefill", "linears")
+    """Workloads to time: decoding, prompts, and linear layers one by one. A CPU times only decoding."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +45,50 @@ class Speed:
 
     name: ClassVar[str] = "speed"
     needs: ClassVar[Needs] = Needs.NOTHING
+    settings: ClassVar[type[SpeedSettings]] = SpeedSettings
     workload: Literal["decode", "prefill", "linears", "cuda"] = "decode"
     tokens: int = 0
     batch: int = 1
     hardware: str = ""
     kernel: str = ""
+
+    @classmethod
+    def check(cls, run: RunSettings, *, fetch: bool) -> None:
+        """Check that the times are taken on this machine.
+
+        Raises:
+            UserError: another machine takes them, or this one lacks the device.
+        """
+        if run.executor == "ray":
+            raise UserError("speed is a time of one machine: measure it with --executor local")
+        if not fetch:
+            resolve_devices(run.device)
+
+    @classmethod
+    def plan(cls, context: PlanContext) -> Iterator[Planned]:
+        """Plan a measurement for each workload and size. Without CUDA: decoding, and one that says what is missing.
+
+        Raises:
+            UserError: the devices are different GPUs.
+        """
+        hardware, *others = dict.fromkeys(map(fingerprint, context.devices))
+        if others:
+            raise UserError(
+                f"speed cannot be measured on different cards in one run ({hardware} and {others[0]}): "
+                "run once for each with --device"
+            )
+        has_cuda = context.devices[0].startswith("cuda")
+        kernel = {} if has_cuda else {"kernel": native.source_digest()}
+        sizes = [("decode", CPU_KV_TOKENS, 1)]
+        if has_cuda:
+            sizes = [("decode", KV_TOKENS, b) for b in BATCH_SIZES] + [("prefill", p, 1) for p in PROMPT_TOKENS]
+            sizes += [("linears", t, 1) for t in LINEAR_TOKENS]
+        else:
+            yield Planned({"workload": "cuda"})
+        wanted = context.run.settings_of(SpeedSettings).workloads
+        for workload, tokens, batch in sizes:
+            if workload in wanted:
+                yield Planned({"workload": workload, "tokens": tokens, "batch": batch, "hardware": hardware} | kernel)
 
     @property
     def protocol(self) -> Protocol:
