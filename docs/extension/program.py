@@ -54,8 +54,8 @@ def families() -> str:
 
 def _settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
     notes = _field_notes(model)
-    for name, field in model.model_fields.items():
-        default = field.get_default()
+    defaults = {name: field.get_default() for name, field in model.model_fields.items()}
+    for name, default in sorted(defaults.items(), key=lambda item: isinstance(item[1], BaseModel)):
         if isinstance(default, BaseModel):
             yield from _settings(type(default), f"{name}.")
         else:

@@ -90,7 +90,7 @@ def test_what_the_cache_may_keep_is_no_part_of_a_key():
 
     assert keys(perplexity=plain) == keys(perplexity=bounded)
     spec = runs.small("r", perplexity=bounded)
-    assert {m.dense_states_gb for m in api.plan(spec).measurements if m.measure == "perplexity"} == {0.5}
+    assert {m.options["dense_states_gb"] for m in api.plan(spec).measurements if m.measure == "perplexity"} == {0.5}
 
 
 def test_key_moves_with_the_entry_of_the_models_family_alone(monkeypatch):

@@ -9,6 +9,7 @@ import torch
 
 from bench.kernels.timing import CudaClock, WallClock, WrongProduct
 from bench.measures.speed import comparison, cuda, measure
+from bench.planning.spec import Spec
 from helpers.fake_cuda import Sparse, bind
 from helpers.runs import prune, tiny
 from methods.errors import Skipped
@@ -198,8 +199,10 @@ def test_clocks_are_read_where_the_library_is(monkeypatch):
     assert cuda.device_state(torch.device("cuda")) == wanted
 
 
-def test_a_card_has_a_measurement_for_every_workload():
-    protocols = [measure.Speed(**config).protocol.label for config in measure.measure_configs("cuda", "a card")]
+def test_a_card_has_a_measurement_for_every_workload(monkeypatch):
+    monkeypatch.setattr(measure, "fingerprint", lambda device: "a card")
+    context = types.SimpleNamespace(devices=("cuda",), run=Spec())
+    protocols = [measure.Speed(**planned.config).protocol.label for planned in measure.Speed.plan(context)]
     assert protocols[:6] == [
         *(f"decode@b{b},kv2048" for b in (1, 16, 64)), *(f"prefill@{p}" for p in (512, 2048, 8192))
     ]  # fmt: skip
