@@ -64,7 +64,7 @@ def estimate_tokens(measure: str, config: dict[str, Any]) -> int:
     Raises:
         UserError, TypeError: this version does not have such a measure.
     """
-    kind = registry.load(registry.lookup_without_import("measures", measure))
+    kind = registry.load(registry.lookup("measures", measure))
     return int(getattr(kind(**config), "estimated_tokens", 0))
 
 

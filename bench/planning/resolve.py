@@ -10,13 +10,8 @@ from typing import Literal
 
 from bench.catalog import registry
 from bench.catalog.choice import Choice, parse_chain, parse_quantizer
-<<<<<<< HEAD
 from bench.catalog.declarations import CatalogEntry
-from bench.inputs import tasks
-=======
-from bench.catalog.entries import Entry
 from bench.measures import contract
->>>>>>> 1f12442 (measures: a measure plans itself; plan shows times in a person's units)
 from bench.planning import side_by_side
 from bench.planning.spec import Spec
 from bench.system import digests, environments
@@ -174,13 +169,8 @@ def _require_pattern(choice: Choice, pattern: Pattern) -> None:
         )
 
 
-<<<<<<< HEAD
 def method_digest(entry: CatalogEntry) -> str:
-    """Digest of a method's code, and of the pins of the environment it runs in."""
-=======
-def method_digest(entry: Entry) -> str:
     """Return the digest of a method's code, and of the pinned versions of its environment."""
->>>>>>> 1f12442 (measures: a measure plans itself; plan shows times in a person's units)
     code = digest_source(entry.module)
     return digests.of([code, environments.pins(entry.environment)]) if entry.environment else code
 
