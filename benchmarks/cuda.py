@@ -25,7 +25,7 @@ from typing import NamedTuple
 import parts
 
 ROOT = Path(__file__).parent.parent
-MODEL = "smollm2-135m"
+MODEL = "smollm2-135m-instruct-q4"
 SHAPES = ("llama2-7b", MODEL)
 TRAINED = "cast,retrain,dense-ft"
 RECIPE = "small-gpu"

@@ -32,7 +32,7 @@ def run(model: str, threads: int, measure: str, results: Path) -> list[Record]:
 
 def main() -> None:
     asked = argparse.ArgumentParser()
-    asked.add_argument("--model", default="smollm2-135m")
+    asked.add_argument("--model", default="smollm2-135m-instruct-q4")
     asked.add_argument("--prepare", action="store_true")
     given = asked.parse_args()
     figures: dict[str, Any] = {"model": given.model}

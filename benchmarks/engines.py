@@ -35,7 +35,7 @@ def say(line: str) -> None:
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--model", default="smollm2-135m")
+    asked.add_argument("--model", default="smollm2-135m-instruct-q4")
     asked.add_argument("--threads", type=int, default=cores())
     asked.add_argument("--tokens", type=int, default=time_models.CPU_TOKENS)
     asked.add_argument("--results", type=Path, default=RECORDS)

@@ -1,4 +1,4 @@
-"""How far our masks agree with llm-compressor's on the first 15 blocks of smollm2-135m, over several calibration draws.
+"""How far our masks agree with llm-compressor's on the first 15 blocks of smollm2-135m-instruct-q4, over several calibration draws.
 
 Each side runs on its own: its block i sees what its own pruned blocks hand on. One near-tie that rounding settles the
 other way is then multiplied by every block that follows, so a draw either agrees almost everywhere or comes apart at
@@ -29,14 +29,18 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(cores())
-    found = download.pull("smollm2-135m")
+    found = download.pull("smollm2-135m-instruct-q4")
     dense = loading.load(found.folder, Compute())
     dense.model.layers = nn.ModuleList(list(dense.model.layers)[:MATCH_BLOCKS])  # what comes after changes nothing here
     dense.config.num_hidden_layers = MATCH_BLOCKS
     opened = found.open()
     everything = find_targets(opened.config, opened.shapes())
     targets = tuple(t for t in everything if int(t.split(".")[2]) < MATCH_BLOCKS)
-    figures: dict[str, Any] = {"model": "smollm2-135m", "blocks": MATCH_BLOCKS, "tokens": f"{SEQUENCES} x {SEQLEN}"}
+    figures: dict[str, Any] = {
+        "model": "smollm2-135m-instruct-q4",
+        "blocks": MATCH_BLOCKS,
+        "tokens": f"{SEQUENCES} x {SEQLEN}",
+    }
     for method in ("wanda", "sparsegpt"):
         least: dict[str, Any] = {}
         by_block = {}

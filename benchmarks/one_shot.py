@@ -1,6 +1,6 @@
 """Seconds and peak bytes of every one-shot method of ours, and how they grow with calibration and with width.
 
-On all of smollm2-135m with 32 sequences of 512 tokens of wiki-mini, on its first blocks with 32 and with 128, then on two
+On all of smollm2-135m-instruct-q4 with 32 sequences of 512 tokens of wiki-mini, on its first blocks with 32 and with 128, then on two
 blocks of LLaMAs of random weights, three widths, 16 sequences of 512 random tokens; 2:4, float32, all cores. Every figure is
 of a process of its own, which loads that model and nothing else, so that a peak is its method's; what the process held before
 the method began is said, too. Adapters of other libraries are left out: see prune.py. DSnoT and
@@ -34,7 +34,7 @@ from bench.system import provenance
 from bench.system.devices import cores
 from methods.pattern import Pattern
 
-MODEL, SEQLEN, PATTERN = "smollm2-135m", 512, "2:4"
+MODEL, SEQLEN, PATTERN = "smollm2-135m-instruct-q4", 512, "2:4"
 WIDE_BLOCKS, WIDE_SEQUENCES, WIDE_VOCABULARY, HEAD = 2, 16, 1024, 32
 ONE_SHOT = [
     name

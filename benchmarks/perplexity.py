@@ -1,4 +1,4 @@
-"""Perplexity on smollm2-135m: ours against a plain transformers loop, seconds and peak memory, on the same windows.
+"""Perplexity on smollm2-135m-instruct-q4: ours against a plain transformers loop, seconds and peak memory, on the same windows.
 
 Every run is a process of its own, since memory peaks only once. The plain loop against itself is the noise.
 
@@ -54,7 +54,7 @@ def ours(model: torch.nn.Module, windows: Windows, context: MeasureContext) -> l
 def one(which: str) -> None:
     """In a process of its own: time the second pass, print seconds, peak bytes and the mean loss."""
     torch.set_num_threads(cores())
-    folder = download.pull("smollm2-135m").folder
+    folder = download.pull("smollm2-135m-instruct-q4").folder
     cut = Windows(*windows.load_windows("wiki-mini", loading.load_tokenizer(folder), SEQLEN, WINDOWS, None))
     model = loading.load(folder, Compute())
     context = MeasureContext(

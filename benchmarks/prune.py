@@ -1,4 +1,4 @@
-"""SparseGPT and Wanda, ours against llm-compressor's `oneshot` and against the floor, on smollm2-135m.
+"""SparseGPT and Wanda, ours against llm-compressor's `oneshot` and against the floor, on smollm2-135m-instruct-q4.
 
 The same 32 x 512 calibration tokens of wiki-mini for both, 2:4, float32, all cores. The floor is the arithmetic nobody
 can leave out, done plainly: two passes over the blocks, less the products whose output nobody reads (the last linear of
@@ -39,7 +39,7 @@ MATCH_BLOCKS = 15
 
 
 def ours(method: str, model: nn.Module, tokens: Tensor, targets: tuple[str, ...]) -> None:
-    folder = download.pull("smollm2-135m").folder
+    folder = download.pull("smollm2-135m-instruct-q4").folder
     build(lookup("methods", method), method, {}).apply(
         model, Job(source=folder, pattern=Pattern(2, 4), targets=targets, calibration=tokens)
     )
@@ -132,7 +132,12 @@ def on_the_same_inputs(
     Left to itself, one near-tie that rounding settles the other way is enough: the model multiplies it block by block.
     """
     model, masked = copy.deepcopy(dense), copy.deepcopy(dense)
-    job = Job(source=download.pull("smollm2-135m").folder, pattern=Pattern(2, 4), targets=targets, calibration=tokens)
+    job = Job(
+        source=download.pull("smollm2-135m-instruct-q4").folder,
+        pattern=Pattern(2, 4),
+        targets=targets,
+        calibration=tokens,
+    )
     walk = Walk(model, job, {"wanda": squared_norm, "sparsegpt": add_gram}[method])
     for visit in walk:
         mine = masked.get_submodule(visit.name).weight
@@ -151,7 +156,7 @@ def main() -> None:
     parser.add_argument("--method", choices=("wanda", "sparsegpt"), action="append")
     options = parser.parse_args()
     torch.set_num_threads(cores())
-    found = download.pull("smollm2-135m")
+    found = download.pull("smollm2-135m-instruct-q4")
     tokens = draw_tokens(found.folder, SEQUENCES, SEQLEN)
     dense = loading.load(found.folder, Compute())
     opened = found.open()
@@ -162,7 +167,11 @@ def main() -> None:
         last[name] = copy.deepcopy(dense)
         return last[name]
 
-    figures: dict[str, Any] = {"model": "smollm2-135m", "tokens": f"{SEQUENCES} x {SEQLEN}", "threads": cores()}
+    figures: dict[str, Any] = {
+        "model": "smollm2-135m-instruct-q4",
+        "tokens": f"{SEQUENCES} x {SEQLEN}",
+        "threads": cores(),
+    }
     for method in options.method or ("wanda", "sparsegpt"):
         times = in_turn(
             {

@@ -3,7 +3,7 @@
 Each quantizer runs in a process of its own, so that its peak is its own; the model is pruned by magnitude first, and
 with --blocks only its first blocks are targets. "Before" is the peak with the model and the tokens loaded.
 
-python benchmarks/quantizers.py [--model smollm2-135m] [--blocks 4] [--rounds 1]
+python benchmarks/quantizers.py [--model smollm2-135m-instruct-q4] [--blocks 4] [--rounds 1]
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def one(name: str, model_name: str, blocks: int, rounds: int) -> dict[str, Any]:
 def main() -> None:
     like_a_worker()
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--model", default="smollm2-135m-instruct-q4")
     parser.add_argument("--blocks", type=int, default=0, help="only so many; 0 for all")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--one", help="a single quantizer, its figures as JSON on the last line")

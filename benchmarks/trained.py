@@ -1,4 +1,4 @@
-"""Seconds a step and peak bytes of every method that trains, on all of smollm2-135m.
+"""Seconds a step and peak bytes of every method that trains, on all of smollm2-135m-instruct-q4.
 
 Steps as the model's recipe has them on a CPU (8 x 128 tokens of wiki-mini), with the recipe's settings; 2:4, float32 and, as a
 run with --dtype bfloat16 has it, bfloat16 autocast; all cores. Each figure is of a process of its own, after one step that
@@ -32,7 +32,7 @@ from bench.system import provenance
 from bench.system.devices import cores
 from methods.pattern import Pattern
 
-MODEL, PARAMETERS, PATTERN = "smollm2-135m", 135_000_000, "2:4"
+MODEL, PARAMETERS, PATTERN = "smollm2-135m-instruct-q4", 135_000_000, "2:4"
 TRAINED = [
     name
     for name, entry in METHODS.items()

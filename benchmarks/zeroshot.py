@@ -1,6 +1,6 @@
 """Zero-shot: `bench run` against the lm-eval command line, whole commands, on the same tasks, data, dtype and threads.
 
-tiny answers the tasks of this suite, smollm2-135m the first 500 questions of HellaSwag, ARC-Easy and PIQA, whose data lies
+tiny answers the tasks of this suite, smollm2-135m-instruct-q4 the first 500 questions of HellaSwag, ARC-Easy and PIQA, whose data lies
 in $BENCH_DATA_DIR or in the cache. lm-eval's command against itself is the noise.
 
 python benchmarks/zeroshot.py [rounds] [task ...] [--dtype bfloat16]
@@ -41,7 +41,7 @@ class Answers(NamedTuple):
 
 
 def model_of(task: str) -> str:
-    return "tiny" if task in tasks.BUILTIN_TASKS else "smollm2-135m"
+    return "tiny" if task in tasks.BUILTIN_TASKS else "smollm2-135m-instruct-q4"
 
 
 def ours(task: str, dtype: str, folder: Path) -> Answers:

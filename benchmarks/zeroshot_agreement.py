@@ -1,4 +1,4 @@
-"""Do packed scoring and lm-eval's own model class answer alike? smollm2-135m, the first 500 questions of three tasks.
+"""Do packed scoring and lm-eval's own model class answer alike? smollm2-135m-instruct-q4, the first 500 questions of three tasks.
 
 In float32: how far the log-likelihoods are apart, and how many questions are judged otherwise. In bfloat16: how many are,
 and by how much lm-eval preferred its answer to ours. The data lies in $BENCH_DATA_DIR or in the cache.
@@ -99,7 +99,7 @@ def describe(values: list[float]) -> str:
 
 
 def compare(name: str, limit: int) -> dict[str, Any]:
-    folder = download.pull("smollm2-135m").folder
+    folder = download.pull("smollm2-135m-instruct-q4").folder
     tokenizer = loading.load_tokenizer(folder)
     ours, theirs = both(loading.load(folder, Compute()), tokenizer, name, limit)
     inputs = [(context + continuation)[:-1] for context, continuation in ours.pairs]

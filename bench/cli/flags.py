@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.catalog.entries import DEFAULT_METHODS
+from bench.cli.console import note
 from bench.system.files import require_folder, require_writable_file
 from bench.system.suggest import shorten
 from bench.system.toml import read_toml
@@ -32,6 +33,14 @@ def checked(check: Callable[[Path], None]) -> Callable[[Path | None], Path | Non
         return value
 
     return callback
+
+
+def note_former_names(models: Iterable[str]) -> None:
+    """Print a hint about each model name that meant another model before."""
+    from bench.inputs.models import describe_former
+
+    for hint in filter(None, map(describe_former, models)):
+        note(hint)
 
 
 def split_list(option: str, text: str) -> list[str]:
@@ -204,4 +213,6 @@ def spec_of(flags: dict[str, Any], **defaults: Any) -> Spec:
     values = defaults | (read_toml(config) if config else {}) | flags
     for assignment in assignments:
         spec.assign(values, assignment)
-    return spec.make_spec(values)
+    made = spec.make_spec(values)
+    note_former_names(made.models)
+    return made

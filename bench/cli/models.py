@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli.console import fail, note, print_line, print_rows
-from bench.cli.flags import Json, NewFolder, Results, checked, split_list
+from bench.cli.flags import Json, NewFolder, Results, checked, note_former_names, split_list
 from bench.export.onnx_file import OnnxFile
 from bench.system.files import require_folder
 from bench.system.suggest import describe_unknown
@@ -58,6 +58,7 @@ def pull(
     others = (*tasks.TASK_SETS, *tasks.TASK_FILES, *corpora.CORPORA)
     for name in names:  # before the first of them is fetched
         _require_known(name, others)
+    note_former_names(names)
     with in_use():
         for name in names:
             if name in chosen:
@@ -176,6 +177,7 @@ def _open_folder(name: str) -> Folder:
     if Path(name).is_dir():
         check_files(Path(name))
         return Folder(Path(name))
+    note_former_names([name])
     model = models.resolve(name)
     if model is None:
         raise UserError(f"model {name!r} is not downloaded yet: run bench pull {name}")

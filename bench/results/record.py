@@ -21,6 +21,11 @@ Status = Literal["ok", "diverged", "skipped", "failed"]
 MAX_BYTES = 2**26
 """Of a record's JSON. The largest, with the curves of a long training, have a hundredth of it."""
 
+RENAMED_MODELS = {
+    ("smollm2-135m", "6552ae7d47a3749cedb8b52ce99fad52a3a5d8b185949da19bcb740eac0b3385"): "smollm2-135m-instruct-q4",
+}
+"""Today's name of a model, by the name in a record and the digest of the model's weights."""
+
 DONE = ("ok", "diverged")
 """What a later run does not try again."""
 
@@ -154,9 +159,12 @@ def parse(content: bytes, name: str) -> Record:
         digest = fields.pop("digest", None)
         if digest != digests.of(fields):
             raise ValueError("it was changed after it was written: its digest is of other content")
-        return Record.model_validate(fields)
+        record = Record.model_validate(fields)
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as fault:
         raise ValueError(f"{type(fault).__name__}: {fault}") from None
+    if today := RENAMED_MODELS.get((record.identity.model, str(record.key_inputs.get("model")))):
+        record.identity = record.identity.model_copy(update={"model": today})
+    return record
 
 
 def require_schema(version: Any, name: str) -> None:

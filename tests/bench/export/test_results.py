@@ -235,7 +235,8 @@ def test_a_folder_of_the_users_is_named_without_its_path(tmp_path, cli):
     [
         ("llama2-7b", "meta-llama/Llama-2-7b-hf"),
         ("owner/name", "owner/name"),
-        ("smollm2-135m", "cast-bench/smollm2-135m"),
+        ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M"),
+        ("smollm2-135m-instruct-q4", "cast-bench/smollm2-135m-instruct-q4"),
     ],
 )
 def test_a_dense_model_is_called_what_its_publisher_calls_it(tmp_path, model, name):

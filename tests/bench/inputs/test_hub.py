@@ -131,7 +131,7 @@ def test_a_hub_that_is_not_to_be_asked_names_the_variable(fake_hub, monkeypatch,
 
     assert sentence.startswith("model llama2-7b (meta-llama/Llama-2-7b-hf) is not in ")
     assert (
-        f"/models/llama2-7b, and ${variable} is set: unset it and connect, or copy it to <mirror>/meta-llama"
+        f"/models/meta-llama--Llama-2-7b-hf, and ${variable} is set: unset it and connect, or copy it to <mirror>/meta-llama"
         in sentence
     )
     assert sentence.endswith("or use a local folder (bench run --model FOLDER)")

@@ -7,13 +7,14 @@ import os
 import pytest
 
 import bench
-from bench.results.record import SCHEMA, Item, ReadingRow, Record
+from bench.results.record import RENAMED_MODELS, SCHEMA, Item, ReadingRow, Record
 from bench.results.store import ReadOnlyStore, Store
 from bench.system.files import atomic_write
 from helpers import fake_records, runs
 from methods.errors import UserError
 
 KEY = "ab" * 32
+(RENAMED,) = RENAMED_MODELS
 ITEMS = (Item("0", "a", 1.5, 2.0), Item("1", "a", 2.5, 2.0))
 
 
@@ -51,6 +52,16 @@ def test_what_is_written_is_read(store):
     assert got.notes == {"a": [1, 2]}
     assert [tuple(row) for row in store.items(got).itertuples(index=False)] == [i[:4] for i in ITEMS]
     assert not temporaries(store)
+
+
+@pytest.mark.parametrize("digest", [RENAMED[1], "another model"])
+def test_a_record_of_a_renamed_model_has_its_name_of_today(store, digest):
+    """Only with the weights that had the old name: another model has it now."""
+    former, today = RENAMED[0], RENAMED_MODELS[RENAMED]
+    identity = fake_records.identity_of(model=former, method="dense")
+    store.write(Record(key=KEY, identity=identity, status="ok", key_inputs={"model": digest}))
+
+    assert store.get(KEY).identity.model == (today if digest == RENAMED[1] else former)
 
 
 def test_further_metrics_of_an_item_are_columns_beside_it(store):

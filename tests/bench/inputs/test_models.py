@@ -1,0 +1,46 @@
+"""Models by alias: where each comes from, and what a name meant before."""
+
+import json
+
+import pytest
+
+from bench.inputs import models
+from helpers import runs
+
+FORMER, NOW = "smollm2-135m", "smollm2-135m-instruct-q4"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+def pulled(cache, folder, ref):
+    """tiny's files in a folder of the cache, as if pulled from `ref`."""
+    place = runs.tiny(cache / "models" / folder)
+    (place / "PULLED.json").write_text(json.dumps({"source": "x", "ref": ref, "revision": "r"}))
+
+
+def test_every_alias_says_what_it_is():
+    assert all(models.describe(name) for name in models.ALIASES)
+    assert models.describe(FORMER) == "HuggingFaceTB/SmolLM2-135M"
+    assert "Q4_1" in models.describe(NOW) and models.describe("owner/name") == ""
+
+
+def test_a_renamed_model_is_found_where_it_was_kept_and_is_not_taken_for_the_other(cache):
+    pulled(cache, FORMER, models.ALIASES[NOW].ref)
+
+    assert models.resolve(NOW).revision == "r"
+    assert models.resolve(FORMER) is None
+
+
+def test_a_hub_alias_and_its_id_share_one_copy(cache):
+    pulled(cache, "HuggingFaceTB--SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M")
+
+    assert models.resolve(FORMER).folder == models.resolve("HuggingFaceTB/SmolLM2-135M").folder
+
+
+def test_a_typed_former_name_has_a_hint(cli):
+    _, _, err = cli("verify", FORMER)
+
+    assert f"bench: {FORMER} is HuggingFaceTB/SmolLM2-135M: the model that had this name before is {NOW}\n" in err
