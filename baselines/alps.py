@@ -27,7 +27,7 @@ PATIENCE, MIN_CHANGE = 30, 0.0003
 """From iteration PATIENCE on, changes of less than this share of the kept weights count as none."""
 
 
-class Problem(NamedTuple):
+class LayerProblem(NamedTuple):
     """A layer whose damped Hessian is scaled to a diagonal of 1: weights are W * norm."""
 
     norm: Tensor
@@ -54,7 +54,7 @@ class Support(NamedTuple):
     rho: float
 
 
-def find_support(start: Tensor, problem: Problem, pattern: Pattern, rule: Alps) -> Support:
+def find_support(start: Tensor, problem: LayerProblem, pattern: Pattern, rule: Alps) -> Support:
     """Algorithm 1: B minimises ||X (B - W0)^T||^2 + rho ||B - D + U||^2, D is B + U under the mask of its largest,
     U += B - D.
 
@@ -155,7 +155,7 @@ class Alps:
         return walk.outcome(layers=layers)
 
 
-def make_problem(hessian: Tensor, damping: float) -> tuple[Problem, float]:
+def make_problem(hessian: Tensor, damping: float) -> tuple[LayerProblem, float]:
     """The problem of a Hessian, and the damping used: see `damped`."""
     hessian, used = damped(hessian, damping)
     norm = hessian.diagonal().sqrt()
@@ -166,4 +166,4 @@ def make_problem(hessian: Tensor, damping: float) -> tuple[Problem, float]:
     values, vectors = torch.ones_like(norm), torch.diag(torch.ones_like(norm))
     some, mixes = torch.linalg.eigh(hessian[live, live.T].double())
     values[live.T], vectors[live, live.T] = some.to(values.dtype), mixes.to(values.dtype)
-    return Problem(norm, hessian, values, vectors), used
+    return LayerProblem(norm, hessian, values, vectors), used

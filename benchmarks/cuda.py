@@ -34,7 +34,7 @@ EXTRA = "test"
 """Of the packages in pyproject.toml, those for tests are needed, too."""
 
 
-class Stage(NamedTuple):
+class CardStage(NamedTuple):
     """minutes: on an H100, a guess until it has run on one; of `train`, at 35% of the card's peak."""
 
     minutes: float
@@ -42,12 +42,12 @@ class Stage(NamedTuple):
 
 
 STAGES = {
-    "check": Stage(2, "the tests that need a card"),
-    "shapes": Stage(3, "linears of LLaMA2-7B and SmolLM2, 2:4 against dense, in bf16, fp16, int8 and fp8"),
-    "decode": Stage(1, "tokens per second of SmolLM2 with CUDA graphs"),
-    "prefill": Stage(1, "prompts, and linears on the model's own weights"),
-    "train": Stage(15, f"{TRAINED} on SmolLM2 by the recipe {RECIPE}: tokens per second, share of the card's peak"),
-    "quality": Stage(2, "perplexity and KL of what was trained"),
+    "check": CardStage(2, "the tests that need a card"),
+    "shapes": CardStage(3, "linears of LLaMA2-7B and SmolLM2, 2:4 against dense, in bf16, fp16, int8 and fp8"),
+    "decode": CardStage(1, "tokens per second of SmolLM2 with CUDA graphs"),
+    "prefill": CardStage(1, "prompts, and linears on the model's own weights"),
+    "train": CardStage(15, f"{TRAINED} on SmolLM2 by the recipe {RECIPE}: tokens per second, share of the card's peak"),
+    "quality": CardStage(2, "perplexity and KL of what was trained"),
 }
 
 

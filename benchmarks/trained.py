@@ -41,7 +41,7 @@ TRAINED = [
 
 
 @dataclass
-class Clock:
+class TokenRates:
     """The trainer's progress: what a token took."""
 
     rates: list[float] = field(default_factory=list)
@@ -71,7 +71,7 @@ def one(name: str, steps: int, dtype: str) -> dict[str, Any]:
     pattern = Pattern() if entry.dense else Pattern.parse(PATTERN)
     method = build(entry, name, recipe.methods.get(name, {}))
     compute = Compute(threads=cores(), dtype=getattr(torch, dtype))
-    clock = Clock()
+    clock = TokenRates()
 
     def train(count: int) -> None:
         model = loading.load(found.folder, compute)

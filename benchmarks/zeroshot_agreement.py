@@ -36,7 +36,7 @@ Pairs = Sequence[tuple[list[int], list[int]]]
 Answers = list[tuple[float, bool]]
 
 
-class Outcome(NamedTuple):
+class TaskAnswers(NamedTuple):
     pairs: Pairs
     answers: Answers
     samples: tuple[lmeval.Sample, ...]
@@ -47,7 +47,7 @@ class Outcome(NamedTuple):
         return [[answer for _, (answer, _) in group] for _, group in groupby(rows, key=lambda row: row[0][0])]
 
 
-def run(model: Any, tokenizer: Any, name: str, limit: int, answer: Callable[[Pairs, int], Answers]) -> Outcome:
+def run(model: Any, tokenizer: Any, name: str, limit: int, answer: Callable[[Pairs, int], Answers]) -> TaskAnswers:
     kept: list[Any] = []
 
     def scorer(pairs: Pairs, max_length: int) -> Iterator[tuple[int, float, bool]]:
@@ -60,10 +60,10 @@ def run(model: Any, tokenizer: Any, name: str, limit: int, answer: Callable[[Pai
     if data is None:
         sys.exit(f"the data of {name} is not here: name a folder that has it in ${hub.DATA_ENV}")
     scores = lmeval.evaluate(model, tokenizer, task, data, LM_EVAL_BATCH, limit, NoProgress(), scorer)
-    return Outcome(*kept, scores.samples)
+    return TaskAnswers(*kept, scores.samples)
 
 
-def both(model: Any, tokenizer: Any, name: str, limit: int) -> tuple[Outcome, Outcome]:
+def both(model: Any, tokenizer: Any, name: str, limit: int) -> tuple[TaskAnswers, TaskAnswers]:
     """Ours and lm-eval's."""
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=LM_EVAL_BATCH)
 
@@ -77,14 +77,14 @@ def both(model: Any, tokenizer: Any, name: str, limit: int) -> tuple[Outcome, Ou
     return run(model, tokenizer, name, limit, packed), run(model, tokenizer, name, limit, theirs)
 
 
-def count_flips(dtype: str, one: Outcome, other: Outcome) -> dict[str, int]:
+def count_flips(dtype: str, one: TaskAnswers, other: TaskAnswers) -> dict[str, int]:
     """Questions judged otherwise, by metric."""
     pairs = list(zip(one.samples, other.samples, strict=True))
     counts = {metric: sum(a.scores[metric] != b.scores[metric] for a, b in pairs) for metric in pairs[0][0].scores}
     return {f"{dtype}, questions with another {metric}": count for metric, count in counts.items()}
 
 
-def margins(judge: Outcome, other: Outcome) -> list[float]:
+def margins(judge: TaskAnswers, other: TaskAnswers) -> list[float]:
     """By how much `judge` prefers its choice to that of `other`, where they choose differently."""
     found = []
     for a, b in zip(judge.choices(), other.choices(), strict=True):

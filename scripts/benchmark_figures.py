@@ -14,7 +14,7 @@ from typing import Any
 from markupsafe import escape
 
 from bench.reporting import html
-from bench.reporting.scale import Scale, make_scale
+from bench.reporting.scale import AxisScale, make_scale
 from bench.reporting.words import cut
 
 WIDTH, LEFT, RIGHT = 640, 262, 560
@@ -123,7 +123,7 @@ def _panel(title: str, bars: list[tuple[str, Number]], top: float) -> tuple[list
     """A panel's elements, and where it ends."""
     ends = [e for _, n in bars for e in (n.value, n.low, n.high)]
     log = title != SHARES and min(ends) > 0 and max(ends) / min(ends) >= DOTS_FROM
-    scale = make_scale(ends, LEFT, RIGHT) if log else Scale(0.0, max(*ends, 1e-9) * 1.02, LEFT, RIGHT, False)
+    scale = make_scale(ends, LEFT, RIGHT) if log else AxisScale(0.0, max(*ends, 1e-9) * 1.02, LEFT, RIGHT, False)
     ratio = bars[0][1].ratio
     note = " (log scale)" if log else ""
     out = [f'<text class="axis-name" x="2" y="{top + 14:g}">{escape(title)}{note}</text>']

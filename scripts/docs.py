@@ -34,7 +34,7 @@ UNFETCHED_RELATIONS = {"canonical", "author", "license", "next", "prev", "index"
 CSS_ADDRESS = re.compile(r"""(?:url\(\s*|@import\s+)["']?([^"')\s;]+)""")
 
 
-class Page(HTMLParser):
+class PageLinks(HTMLParser):
     """What one page fetches, links to and can be linked at."""
 
     def __init__(self, text: str) -> None:
@@ -57,7 +57,7 @@ class Page(HTMLParser):
 
 def problems(site: Path) -> Iterator[str]:
     """What is wrong with a built site, one sentence each."""
-    read = cache(lambda path: Page(path.read_text()))
+    read = cache(lambda path: PageLinks(path.read_text()))
     for path in sorted(site.rglob("*.html")):
         page = read(path)
         name = path.relative_to(site)

@@ -34,7 +34,7 @@ EOS = "<|endoftext|>"  # also bos, for tools that ask for one; never added by it
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TinyRecipe:
     vocab_size: int = 1024
     hidden_size: int = 128
     intermediate_size: int = 352
@@ -83,7 +83,7 @@ def stream(tokenizer: Tokenizer, texts: list[str]) -> Tensor:
     return torch.tensor([i for e in tokenizer.encode_batch(texts) for i in (*e.ids, eos)])
 
 
-def build(recipe: Recipe) -> LlamaForCausalLM:
+def build(recipe: TinyRecipe) -> LlamaForCausalLM:
     torch.manual_seed(recipe.seed)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -102,7 +102,7 @@ def build(recipe: Recipe) -> LlamaForCausalLM:
     )
 
 
-def lr_at(step: int, recipe: Recipe, peak: float) -> float:
+def lr_at(step: int, recipe: TinyRecipe, peak: float) -> float:
     """Linear warmup, then a cosine down to lr_floor. step counts from 0."""
     if step < recipe.warmup:
         return peak * (step + 1) / recipe.warmup
@@ -110,7 +110,7 @@ def lr_at(step: int, recipe: Recipe, peak: float) -> float:
     return peak * (recipe.lr_floor + (1 - recipe.lr_floor) * (1 + math.cos(math.pi * done)) / 2)
 
 
-def batches(ids: Tensor, recipe: Recipe) -> Iterator[Tensor]:
+def batches(ids: Tensor, recipe: TinyRecipe) -> Iterator[Tensor]:
     """Windows from anywhere in the stream, one token longer than the context: int64 [batch, window + 1]."""
     dice = torch.Generator().manual_seed(recipe.seed)
     for _ in range(recipe.steps):
@@ -118,7 +118,7 @@ def batches(ids: Tensor, recipe: Recipe) -> Iterator[Tensor]:
         yield ids[start + torch.arange(recipe.window + 1)]
 
 
-def train(recipe: Recipe, peak: float, ids: Tensor) -> tuple[LlamaForCausalLM, list[tuple[int, float]]]:
+def train(recipe: TinyRecipe, peak: float, ids: Tensor) -> tuple[LlamaForCausalLM, list[tuple[int, float]]]:
     """The model, and (step, mean training loss since the last entry) every 50 steps."""
     model = build(recipe).train()
     matrices = [p for p in model.parameters() if p.ndim == 2]
@@ -148,7 +148,7 @@ def train(recipe: Recipe, peak: float, ids: Tensor) -> tuple[LlamaForCausalLM, l
     return model.eval(), curve
 
 
-def report(done: int, recipe: Recipe, peak: float, loss: float, wall_s: float) -> None:
+def report(done: int, recipe: TinyRecipe, peak: float, loss: float, wall_s: float) -> None:
     rate = done * recipe.batch * recipe.window / wall_s
     end = datetime.now() + timedelta(seconds=wall_s * (recipe.steps - done) / done)
     print(
@@ -192,14 +192,14 @@ def save(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--hidden", type=int, default=Recipe.hidden_size, help="width, in heads of 32")
+    parser.add_argument("--steps", type=int, default=TinyRecipe.steps)
+    parser.add_argument("--hidden", type=int, default=TinyRecipe.hidden_size, help="width, in heads of 32")
     parser.add_argument("--lr", type=float, help="instead of trials")
     args = parser.parse_args()
-    recipe = Recipe(
+    recipe = TinyRecipe(
         steps=args.steps,
         hidden_size=args.hidden,
-        intermediate_size=args.hidden * Recipe.intermediate_size // Recipe.hidden_size,
+        intermediate_size=args.hidden * TinyRecipe.intermediate_size // TinyRecipe.hidden_size,
         heads=args.hidden // 32,
         lr=args.lr,
     )

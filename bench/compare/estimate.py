@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.compare.pairing import Pair
+from bench.compare.pairing import MetricPair
 from bench.compare.result_set import Items, ResultSet
 from bench.results.record import Record
 from bench.stats import bootstrap, mcnemar
@@ -32,7 +32,9 @@ class NotComparable(Exception):
     """Two sets of scores cannot be compared; the message says why."""
 
 
-def estimate_pair(pair: Pair, before: ResultSet, after: ResultSet, level: float, seed_noise: float = 0.0) -> Estimate:
+def estimate_pair(
+    pair: MetricPair, before: ResultSet, after: ResultSet, level: float, seed_noise: float = 0.0
+) -> Estimate:
     """Estimate the change of a pair's metric, with an interval of coverage 1 - level.
 
     seed_noise: standard deviation between seeds, used if a method with seeds was run with one.
@@ -70,7 +72,7 @@ def estimate_pair(pair: Pair, before: ResultSet, after: ResultSet, level: float,
     return bootstrap.studentized_bootstrap(sums, weights, level, unit=unit, assumed=seed_noise if one_seed else 0.0)
 
 
-def counted_change(pair: Pair) -> float:
+def counted_change(pair: MetricPair) -> float:
     """Return the change of a counted number that is a gain or a loss.
 
     For sparsity, only zeros that the pattern requires count: rounding to few bits sets many more weights to zero.
@@ -83,7 +85,7 @@ def counted_change(pair: Pair) -> float:
     return after - before
 
 
-def mean_values(pair: Pair) -> tuple[float, float]:
+def mean_values(pair: MetricPair) -> tuple[float, float]:
     """The means over seeds before and after; geometric means if the change is a ratio."""
     was, now = ([float(r.value) for r in readings if r.value is not None] for readings in pair.readings)
     if pair.definition.is_ratio and min(*was, *now) > 0:
@@ -91,13 +93,13 @@ def mean_values(pair: Pair) -> tuple[float, float]:
     return math.fsum(was) / len(was), math.fsum(now) / len(now)
 
 
-def mean_change(pair: Pair) -> float:
+def mean_change(pair: MetricPair) -> float:
     """After minus before of the numbers themselves; of their logarithms if the change is a ratio."""
     a, b = mean_values(pair)
     return math.log(b / a) if pair.definition.is_ratio and min(a, b) > 0 else b - a
 
 
-def _estimate_counted(pair: Pair) -> Estimate:
+def _estimate_counted(pair: MetricPair) -> Estimate:
     change = mean_change(pair)
     return Estimate(change, 0.0, change, change, 0.0 if change else 1.0, 1, "count", len(pair.before))
 

@@ -20,7 +20,7 @@ from methods.errors import UserError
 
 
 @dataclass(frozen=True)
-class Point:
+class HistoryPoint:
     """A metric at one commit, the mean over its seeds."""
 
     commit: str
@@ -42,7 +42,7 @@ class Series:
     name: str
     metric: str
     unit: str
-    points: tuple[Point, ...]
+    points: tuple[HistoryPoint, ...]
 
 
 def read(results: ResultSet, metric: str, matching: str = "", alpha: float = 0.01) -> list[Series]:
@@ -109,10 +109,12 @@ def _series(name: str, metric: str, records: Sequence[Record], alpha: float) -> 
     return Series(name, metric, reading.unit, tuple(points))
 
 
-def _point(commit: str, dirty: bool, records: Sequence[Record], metric: str) -> Point:
+def _point(commit: str, dirty: bool, records: Sequence[Record], metric: str) -> HistoryPoint:
     newest = {r.identity.seed: r for r in records}.values()
     values = [float(r.value) for x in newest for r in x.readings if r.metric == metric and r.value is not None]
-    return Point(commit, dirty, records[0].recorded, math.fsum(values) / len(values), len(values), _environment(newest))
+    return HistoryPoint(
+        commit, dirty, records[0].recorded, math.fsum(values) / len(values), len(values), _environment(newest)
+    )
 
 
 def _environment(records: Iterable[Record]) -> tuple[tuple[str, str], ...]:

@@ -20,7 +20,7 @@ NOT_REPORTED = "the measure no longer reports it"
 
 
 @dataclass(frozen=True)
-class Pair:
+class MetricPair:
     """One metric of one identity, before and after, with a record for each seed."""
 
     name: str
@@ -127,7 +127,7 @@ def _describe_clash(a: Record, b: Record) -> str:
 
 def pair_results(
     before: ResultSet, after: ResultSet, ignore: tuple[str, ...], *, common_seeds: bool
-) -> tuple[list[Pair], list[Unpaired], int]:
+) -> tuple[list[MetricPair], list[Unpaired], int]:
     """Pairs, what has no pair, and how many identities are new.
 
     ignore: columns of an identity in which two numbers of a pair may differ; common_seeds: leave out seeds that only one
@@ -135,7 +135,7 @@ def pair_results(
     """
     old, new = group_by_identity(before.records, ignore), group_by_identity(after.records, ignore)
     names = short_names(old | new, ignore)
-    pairs: list[Pair] = []
+    pairs: list[MetricPair] = []
     unpaired: list[Unpaired] = []
     by_text: dict[tuple[IdentityKey, str], Seeds] = {}
     for key, now in new.items():
@@ -161,7 +161,7 @@ def _pattern_change(was: Seeds, now: Seeds) -> str:
     return f" ({before} → {after})" if before != after else ""
 
 
-def pair_seeds(name: str, was: Seeds, now: Seeds, common_seeds: bool) -> tuple[list[Pair], list[Unpaired]]:
+def pair_seeds(name: str, was: Seeds, now: Seeds, common_seeds: bool) -> tuple[list[MetricPair], list[Unpaired]]:
     """A pair for each metric of one identity, or why there is none. common_seeds: as in pair_results."""
     good = {s: r for s, r in was.items() if r.status == "ok"}
     unpaired = []
@@ -189,7 +189,7 @@ def pair_seeds(name: str, was: Seeds, now: Seeds, common_seeds: bool) -> tuple[l
         if reading.metric not in reported:
             unpaired.append(Unpaired(name, reading.metric, "MISSING", NOT_REPORTED))
     befores, afters = zip(*both, strict=True)
-    pairs = [Pair(name, r.metric, befores, afters) for r in first.readings if r.metric in reported and r.better]
+    pairs = [MetricPair(name, r.metric, befores, afters) for r in first.readings if r.metric in reported and r.better]
     return pairs, unpaired
 
 

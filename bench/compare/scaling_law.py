@@ -38,7 +38,7 @@ MAX_ROUNDS = 500
 """Enough where runs lie within a factor of two of the law."""
 
 
-class Point(NamedTuple):
+class GridRun(NamedTuple):
     """One run of the grid. excess: NLL sums above the control, by article; tokens: of each article."""
 
     model: str
@@ -68,7 +68,7 @@ class Law:
     coefficients: dict[str, FitInterval]
     n0: float
     d0: float
-    points: tuple[Point, ...]
+    points: tuple[GridRun, ...]
     draws: Array = field(repr=False)
     """[DRAWS, coefficients], refitted on resampled articles."""
     spread: float = 0.0
@@ -95,7 +95,7 @@ class Law:
         return FitInterval(self.excess(weights, training), float(low), float(high))
 
 
-def fit(points: Sequence[Point], draws: int = DRAWS) -> Law:
+def fit(points: Sequence[GridRun], draws: int = DRAWS) -> Law:
     """Fit the law. draws: of the bootstrap.
 
     Raises:
@@ -152,7 +152,7 @@ def _solve(design: Array, logs: Array) -> Array:
     return solution
 
 
-def _resampled(points: Sequence[Point], design: Array, best: Array, residuals: Array, draws: int) -> Array:
+def _resampled(points: Sequence[GridRun], design: Array, best: Array, residuals: Array, draws: int) -> Array:
     """Coefficients refitted on resampled data: articles, drawn once for all runs, then residuals."""
     rng = np.random.default_rng(0)
     excess = np.stack([p.excess for p in points])  # [points, articles]
@@ -167,7 +167,7 @@ def _resampled(points: Sequence[Point], design: Array, best: Array, residuals: A
     return _solve(design, logs)
 
 
-def read(results: Path, method: str, control: str) -> list[Point]:
+def read(results: Path, method: str, control: str) -> list[GridRun]:
     """The grid in a results folder: every model and budget for which both rows were measured.
 
     Raises:
@@ -193,7 +193,7 @@ def read(results: Path, method: str, control: str) -> list[Point]:
             assert training is not None
             _require_one_kind(model, rows, method, control)
             excess, tokens = _excess(store, rows[method], rows[control])
-            points.append(Point(Path(model).name, weights[model], training.tokens or 0, excess, tokens))
+            points.append(GridRun(Path(model).name, weights[model], training.tokens or 0, excess, tokens))
     if not points:
         raise UserError(
             f"{results} has no model and budget with {method!r}, {control!r} and their size: "
@@ -243,14 +243,14 @@ def _excess(store: Store, sparse: Iterable[Record], control: Iterable[Record]) -
     return a - b, tokens
 
 
-def predict_holdout(points: Sequence[Point], draws: int = DRAWS) -> tuple[Point, FitInterval]:
+def predict_holdout(points: Sequence[GridRun], draws: int = DRAWS) -> tuple[GridRun, FitInterval]:
     """Leave the largest run out, fit the others, and predict it. Returns that run, and the prediction."""
     holdout = max(points, key=lambda p: (p.weights * p.training, p.training))
     law = fit([p for p in points if p is not holdout], draws)
     return holdout, law.predict(holdout.weights, holdout.training)
 
 
-def to_rows(law: Law, holdout: Point | None = None, predicted: FitInterval | None = None) -> list[dict[str, Any]]:
+def to_rows(law: Law, holdout: GridRun | None = None, predicted: FitInterval | None = None) -> list[dict[str, Any]]:
     """Coefficients, and the holdout with its prediction, as rows to print."""
     rows: list[dict[str, Any]] = [
         {"what": k, "value": f"{v.value:.4g}", "95% interval": f"{v.low:.4g} to {v.high:.4g}"}
@@ -269,9 +269,9 @@ def to_rows(law: Law, holdout: Point | None = None, predicted: FitInterval | Non
     return rows
 
 
-def group_by_model(points: Iterable[Point]) -> Mapping[str, list[Point]]:
+def group_by_model(points: Iterable[GridRun]) -> Mapping[str, list[GridRun]]:
     """Points by model, in the order of their budgets."""
-    out: dict[str, list[Point]] = {}
+    out: dict[str, list[GridRun]] = {}
     for p in sorted(points, key=lambda p: p.training):
         out.setdefault(p.model, []).append(p)
     return out

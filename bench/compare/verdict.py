@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.compare.estimate import NotComparable, counted_change, estimate_pair, mean_change, mean_values
-from bench.compare.pairing import NOT_REPORTED, Pair, Unpaired, pair_results
+from bench.compare.pairing import NOT_REPORTED, MetricPair, Unpaired, pair_results
 from bench.compare.result_set import ResultSet, gc_paused
 from bench.compare.settings import CompareSettings
 from bench.results import metrics
@@ -113,7 +113,7 @@ def compare(
     judged = [p for p in pairs if (exploratory and p.definition.in_tables) or settings.margin(p.definition) is not None]
     skipped = sorted({p.metric for p in pairs} - {p.metric for p in judged})
     rows = [_unpaired_row(u) for u in unpaired if _matters(u, settings)]
-    to_estimate: list[Pair] = []
+    to_estimate: list[MetricPair] = []
     for pair in judged:
         if reason := pair.obstacle():
             rows.append(_row(pair, "NOT_COMPARABLE", reason))
@@ -123,7 +123,7 @@ def compare(
             to_estimate.append(pair)
     sampled = sum(not p.counted for p in to_estimate)
     level = settings.alpha if exploratory else multiple_tests.bonferroni(settings.alpha, sampled)
-    estimates: list[tuple[Pair, Estimate]] = []
+    estimates: list[tuple[MetricPair, Estimate]] = []
     for pair in to_estimate:
         try:
             estimate = estimate_pair(pair, before, after, level, settings.noise(pair.definition))
@@ -141,7 +141,7 @@ def _matters(unpaired: Unpaired, settings: CompareSettings) -> bool:
 
 
 def _decide_all(
-    estimates: Sequence[tuple[Pair, Estimate]], settings: CompareSettings, exploratory: bool
+    estimates: Sequence[tuple[MetricPair, Estimate]], settings: CompareSettings, exploratory: bool
 ) -> Iterable[Row]:
     adjust = multiple_tests.benjamini_hochberg if exploratory else multiple_tests.holm
     sampled = [i for i, (pair, _) in enumerate(estimates) if not pair.counted]
@@ -150,7 +150,7 @@ def _decide_all(
         yield decide(pair, estimate, adjusted.get(i, estimate.p), settings)
 
 
-def decide(pair: Pair, estimate: Estimate, adjusted: float, settings: CompareSettings) -> Row:
+def decide(pair: MetricPair, estimate: Estimate, adjusted: float, settings: CompareSettings) -> Row:
     """Return REGRESSION, OK, IMPROVED or INCONCLUSIVE. A metric without a margin has a margin of 0.
 
     A change within the tolerance is OK, however significant it is: the summation order alone can cause it.
@@ -173,14 +173,14 @@ def decide(pair: Pair, estimate: Estimate, adjusted: float, settings: CompareSet
     return replace(row, verdict="INCONCLUSIVE", required_n=power.required_n(estimate, loss, half, margin))
 
 
-def _seed_hint(pair: Pair) -> str:
+def _seed_hint(pair: MetricPair) -> str:
     seeds = {r.identity.seed for r in pair.before} - {None}
     if 0 < len(seeds) < 3 and not pair.counted:
         return f"{amount(len(seeds), 'calibration seed')}: use 5 for less noise"
     return ""
 
 
-def _check_reproduction(pair: Pair, settings: CompareSettings) -> Row:
+def _check_reproduction(pair: MetricPair, settings: CompareSettings) -> Row:
     """The same key on the same machine: the number must be the same, whatever the margin."""
     change = mean_change(pair)
     within = abs(change) <= settings.tolerance(pair.definition)
@@ -191,7 +191,7 @@ def _check_reproduction(pair: Pair, settings: CompareSettings) -> Row:
     return _row(pair, "REGRESSION" if worse else "IMPROVED", reason)
 
 
-def _row(pair: Pair, verdict: str, reason: str = "", **fields: Any) -> Row:
+def _row(pair: MetricPair, verdict: str, reason: str = "", **fields: Any) -> Row:
     was, now = pair.readings
     known = all(r.value is not None for r in (*was, *now)) and was and now
     a, b = mean_values(pair) if known else (None, None)

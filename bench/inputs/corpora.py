@@ -15,7 +15,7 @@ from methods.errors import UserError
 
 
 @dataclass(frozen=True)
-class Corpus:
+class CorpusSource:
     """A corpus. One from the hub names the files that are read for each use."""
 
     about: str
@@ -39,21 +39,21 @@ _WIKITEXT = (
     ("training", "wikitext-2-raw-v1/train-*.parquet"),
 )
 CORPORA = {
-    "wiki-mini": Corpus("95 Wikipedia articles of this package, split by article (CC BY-SA)"),
-    "wikitext2": Corpus(
+    "wiki-mini": CorpusSource("95 Wikipedia articles of this package, split by article (CC BY-SA)"),
+    "wikitext2": CorpusSource(
         "WikiText-2 raw; rows joined by a blank line, 287,644 GPT-2 tokens",
         "Salesforce/wikitext",
         _WIKITEXT,
         tokens=300_000,
     ),
-    "wikitext2-stripped": Corpus(
+    "wikitext2-stripped": CorpusSource(
         "the same, each row without its own newline, 284,753 GPT-2 tokens",
         "Salesforce/wikitext",
         _WIKITEXT,
         strip=True,
         tokens=300_000,
     ),
-    "c4": Corpus(
+    "c4": CorpusSource(
         "C4 en: calibration from the first training shard, evaluation on the first 1,100 validation pages",
         "allenai/c4",
         (
@@ -65,12 +65,12 @@ CORPORA = {
         rows=1100,
         tokens=550_000,
     ),
-    "fineweb-edu": Corpus(
+    "fineweb-edu": CorpusSource(
         "FineWeb-Edu, the sample of 10 billion tokens: for training, streamed",
         "HuggingFaceFW/fineweb-edu",
         (("training", "sample/10BT/*.parquet"),),
     ),
-    "slimpajama-6b": Corpus(
+    "slimpajama-6b": CorpusSource(
         "a sample of SlimPajama, 6 billion tokens: for training, streamed",
         "DKYoon/SlimPajama-6B",
         (("training", "data/train-*.parquet"),),
@@ -80,7 +80,7 @@ CORPORA = {
 _WIKI_MINI_SPLITS = {"evaluation": "test", "validation": "validation", "calibration": "train", "training": "train"}
 
 
-def lookup(name: str) -> Corpus:
+def lookup(name: str) -> CorpusSource:
     """The corpus of this name.
 
     Raises:

@@ -32,7 +32,7 @@ class Sample(NamedTuple):
     """By metric, where the metric is a number for a single question."""
 
 
-class Score(NamedTuple):
+class TaskScore(NamedTuple):
     """One metric of a task."""
 
     metric: str
@@ -44,7 +44,7 @@ class Score(NamedTuple):
 class Scores(NamedTuple):
     """What a task gives."""
 
-    scores: tuple[Score, ...]
+    scores: tuple[TaskScore, ...]
     samples: tuple[Sample, ...]
     left: tuple[str, ...]
     """Kinds of requests that lm-eval's own model class answered."""
@@ -206,7 +206,7 @@ def _load(task: Task, data: Path | None) -> Any:
         ) from fault
 
 
-def _scores(results: Mapping[str, Any], higher: Mapping[str, bool]) -> list[Score]:
+def _scores(results: Mapping[str, Any], higher: Mapping[str, bool]) -> list[TaskScore]:
     scores = []
     for key, value in results.items():
         metric, comma, filter_ = key.partition(",")
@@ -214,7 +214,7 @@ def _scores(results: Mapping[str, Any], higher: Mapping[str, bool]) -> list[Scor
             stderr = results.get(f"{metric}_stderr,{filter_}")
             name = metric if filter_ == "none" else f"{metric}_{filter_}"
             error = float(stderr) if isinstance(stderr, int | float) else None
-            scores.append(Score(name, float(value), error, bool(higher.get(metric, True))))
+            scores.append(TaskScore(name, float(value), error, bool(higher.get(metric, True))))
     return scores
 
 

@@ -30,7 +30,7 @@ SPLIT_KS = ((2, 0), (2, 1), (4, 0), (4, 1), (8, 0), (8, 1))
 SAMPLES = 9
 
 
-class Plan(NamedTuple):
+class MatmulPlan(NamedTuple):
     """One of the library's ways to do a product."""
 
     alg_id: int = 0
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
 class PlanChoice:
     """The fastest plan whose product is right, and what the search met."""
 
-    plan: Plan
+    plan: MatmulPlan
     plan_count: int
     """Plans that were tried."""
     errors: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ class CompressedWeight:
             choice = self.choices[len(x)] = self.choose(x, bias)
         return self.product(x, bias, choice.plan)[:count]
 
-    def product(self, x: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
+    def product(self, x: Tensor, bias: Tensor | None, plan: MatmulPlan) -> Tensor:
         y: Tensor = torch._cslt_sparse_mm(
             self.memory,
             x.t(),
@@ -94,8 +94,8 @@ class CompressedWeight:
         memory = cache_dir() / "cusparselt-plans" / f"{digests.of([library_versions(), *case])[:32]}.json"
         if memory.exists():
             known = json.loads(memory.read_text())
-            return PlanChoice(**known | {"plan": Plan(*known["plan"]), "errors": tuple(known["errors"])})
-        expected = self.product(x, bias, Plan()).float() if expected is None else expected
+            return PlanChoice(**known | {"plan": MatmulPlan(*known["plan"]), "errors": tuple(known["errors"])})
+        expected = self.product(x, bias, MatmulPlan()).float() if expected is None else expected
         choice = search(
             self._candidates(x, bias),
             lambda plan: self.product(x, bias, plan),
@@ -106,15 +106,22 @@ class CompressedWeight:
             temporary.write_text(json.dumps(asdict(choice)))
         return choice
 
-    def _candidates(self, x: Tensor, bias: Tensor | None) -> tuple[Plan, ...]:
+    def _candidates(self, x: Tensor, bias: Tensor | None) -> tuple[MatmulPlan, ...]:
         """The default, the result of the library's own search, every algorithm, and that result with the width split."""
         library: Any = torch._C._cusparselt
         alg_id, split_k, split_k_mode, alg_count = library.mm_search(
             self.memory, x.t(), bias, None, self.out_dtype, True
         )
-        every = [Plan(alg_id=i) for i in range(alg_count)]
+        every = [MatmulPlan(alg_id=i) for i in range(alg_count)]
         return tuple(
-            dict.fromkeys((Plan(), Plan(alg_id, split_k, split_k_mode), *every, *(Plan(alg_id, *s) for s in SPLIT_KS)))
+            dict.fromkeys(
+                (
+                    MatmulPlan(),
+                    MatmulPlan(alg_id, split_k, split_k_mode),
+                    *every,
+                    *(MatmulPlan(alg_id, *s) for s in SPLIT_KS),
+                )
+            )
         )
 
     def _seconds(self, work: Callable[[], Any]) -> float:
@@ -123,8 +130,8 @@ class CompressedWeight:
 
 
 def search(
-    plans: Iterable[Plan],
-    product: Callable[[Plan], Tensor],
+    plans: Iterable[MatmulPlan],
+    product: Callable[[MatmulPlan], Tensor],
     expected: Tensor,
     seconds: Callable[[Callable[[], Any]], float],
 ) -> PlanChoice:
@@ -133,7 +140,7 @@ def search(
     Raises:
         WrongProduct: there is none.
     """
-    best: tuple[float, Plan] | None = None
+    best: tuple[float, MatmulPlan] | None = None
     errors, refusals, plan_count = [], 0, 0
     for plan in plans:
         plan_count += 1

@@ -34,7 +34,7 @@ FORMAT_VERSION = 1
 DTYPES = {dtype_name(d): d for d in (*FLOAT_DTYPES, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool)}
 
 
-class Part(BaseModel):
+class StoredTensor(BaseModel):
     """One stored tensor."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,7 +42,7 @@ class Part(BaseModel):
     sha256: str
 
 
-class Entry(BaseModel):
+class PackedTensor(BaseModel):
     """One tensor of the model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,7 +54,7 @@ class Entry(BaseModel):
     """Does the model store it as [in, out]?"""
     exact: bool = True
     """Does it unpack to the original, bit for bit?"""
-    parts: dict[str, Part]
+    parts: dict[str, StoredTensor]
 
 
 class Manifest(BaseModel):
@@ -64,7 +64,7 @@ class Manifest(BaseModel):
     format: Literal["packed24"] = "packed24"
     version: int = FORMAT_VERSION
     made_by: str
-    tensors: dict[str, Entry]
+    tensors: dict[str, PackedTensor]
     sha256: str = ""
     """Digest of all other fields."""
 
@@ -78,7 +78,7 @@ class Writer24:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._pending: dict[str, Tensor] = {}
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, PackedTensor] = {}
         self._bytes = 0
         self._shard = 1
 
@@ -93,12 +93,12 @@ class Writer24:
                 f"{name} has dtype {dtype}, which packed24 does not support: it supports {', '.join(DTYPES)}"
             )
         parts = self._store(name, {"dense": tensor})
-        self._entries[name] = Entry(kind="dense", shape=tuple(tensor.shape), dtype=dtype, parts=parts)
+        self._entries[name] = PackedTensor(kind="dense", shape=tuple(tensor.shape), dtype=dtype, parts=parts)
 
     def add_packed(self, name: str, packed: PackedWeight, *, transposed: bool, exact: bool) -> None:
-        """Write a packed weight. transposed, exact: as in Entry."""
+        """Write a packed weight. transposed, exact: as in PackedTensor."""
         shape = packed.shape[::-1] if transposed else packed.shape
-        self._entries[name] = Entry(
+        self._entries[name] = PackedTensor(
             kind=packed.kind,  # type: ignore[arg-type]
             shape=shape,
             dtype=dtype_name(packed.dtype),
@@ -107,14 +107,14 @@ class Writer24:
             parts=self._store(name, packed.parts()),
         )
 
-    def _store(self, name: str, parts: dict[str, Tensor]) -> dict[str, Part]:
+    def _store(self, name: str, parts: dict[str, Tensor]) -> dict[str, StoredTensor]:
         file = f"packed24-{self._shard:05d}.safetensors"
         stored = {}
         for part, tensor in parts.items():
             tensor = tensor.detach().cpu().contiguous()
             self._pending[_tensor_name(name, part)] = tensor
             self._bytes += tensor.nbytes
-            stored[part] = Part(file=file, sha256=_sha256(tensor))
+            stored[part] = StoredTensor(file=file, sha256=_sha256(tensor))
         if self._bytes >= SHARD_BYTES:
             self._flush()
         return stored
@@ -241,7 +241,7 @@ def _read_manifest(path: Path) -> Manifest:
     return about
 
 
-def _check_entry(path: Path, name: str, entry: Entry) -> None:
+def _check_entry(path: Path, name: str, entry: PackedTensor) -> None:
     """Reject what cannot be valid, before any tensor is read."""
     packed = entry.kind != "dense"
     parts = {"values", "mask"} | ({"scales"} if entry.kind in BITS else set()) if packed else {"dense"}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.planning.memory import STATE_BYTES
-from bench.planning.past_costs import Part, PastCost
+from bench.planning.past_costs import PastCost, TimedPart
 from methods.contract import LIBRARY_BYTES
 
 WITHIN = 1.5
@@ -46,7 +46,7 @@ class CostModel:
         self._rates = {kind: _median(values) for kind, values in rates.items()}
         self._ratios = {trains: _median(values) for trains, values in ratios.items()}
 
-    def seconds(self, parts: Sequence[Part]) -> float | None:
+    def seconds(self, parts: Sequence[TimedPart]) -> float | None:
         """Estimate the time of all parts. None: a kind has no record."""
         total = 0.0
         for part in parts:

@@ -16,7 +16,7 @@ from bench.planning.memory import (
     estimate_disk_bytes,
     is_streamed,
 )
-from bench.planning.past_costs import Part, estimate_tokens, machine_of, measure_part, read_past, stage_part
+from bench.planning.past_costs import TimedPart, estimate_tokens, machine_of, measure_part, read_past, stage_part
 from bench.planning.plan import Plan
 from bench.results.record import DONE
 from bench.results.store import ReadOnlyStore
@@ -115,7 +115,7 @@ def count_operations(artifacts: Iterable[list[Measurement]]) -> float:
 class _Work(NamedTuple):
     tokens: int
     operations: float
-    parts: tuple[Part, ...]
+    parts: tuple[TimedPart, ...]
 
 
 def _work(measurements: list[Measurement], made: set[str]) -> _Work:

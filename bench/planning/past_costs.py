@@ -20,7 +20,7 @@ MAX_BYTES = 2**22
 
 
 @dataclass(frozen=True)
-class Part:
+class TimedPart:
     """One stage or measure of an artifact."""
 
     kinds: tuple[str, ...]
@@ -38,7 +38,7 @@ class PastCost:
     artifact: str
     parameters: float
     item_bytes: int
-    parts: list[Part] = field(default_factory=list)
+    parts: list[TimedPart] = field(default_factory=list)
     peak_bytes: float = 0.0
     trains: bool = False
 
@@ -47,15 +47,15 @@ class PastCost:
         return sum(part.seconds for part in self.parts)
 
 
-def measure_part(measure: str, protocol: str, parameters: float, tokens: float, seconds: float = 0.0) -> Part:
+def measure_part(measure: str, protocol: str, parameters: float, tokens: float, seconds: float = 0.0) -> TimedPart:
     """Return the part of a measure. Its work is proportional to the weights and to the tokens that it reads."""
-    return Part((f"measure {measure} {protocol}", f"measure {measure}"), parameters * max(tokens, 1.0), seconds)
+    return TimedPart((f"measure {measure} {protocol}", f"measure {measure}"), parameters * max(tokens, 1.0), seconds)
 
 
-def stage_part(name: str, parameters: float, calibration: float, training: float, seconds: float = 0.0) -> Part:
+def stage_part(name: str, parameters: float, calibration: float, training: float, seconds: float = 0.0) -> TimedPart:
     """Return the part of a stage. Its work is proportional to the weights and to its training or calibration tokens."""
     need = "training" if training else "calibration" if calibration else "nothing"
-    return Part((f"stage {name} {need}", f"stage {need}"), parameters * max(training or calibration, 1.0), seconds)
+    return TimedPart((f"stage {name} {need}", f"stage {need}"), parameters * max(training or calibration, 1.0), seconds)
 
 
 def estimate_tokens(measure: str, config: dict[str, Any]) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from bench.reporting.scale import Scale, make_scale
+from bench.reporting.scale import AxisScale, make_scale
 from bench.reporting.view import Table
 from bench.results import metrics
 
@@ -38,7 +38,7 @@ def draw(table: Table) -> ErrorBars:
     return ErrorBars(-1, [Markup("")] * len(table.rows))
 
 
-def _bar(scale: Scale, value: float, spread: float) -> Markup:
+def _bar(scale: AxisScale, value: float, spread: float) -> Markup:
     low, middle, high = (scale(v) for v in (value - spread, value, value + spread))
     return Markup(
         '<svg class="bar" aria-hidden="true" viewBox="0 0 {0} 12"><path class="rule" d="M0 6H{0}"/>'

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from bench.compare.history import Series
-    from bench.compare.scaling_law import Law, Point
+    from bench.compare.scaling_law import GridRun, Law
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Of Okabe and Ito: also color-blind readers can distinguish them."""
@@ -64,7 +64,7 @@ def draw_training(record: Record, file: Path) -> Path:
     return save_figure(figure, file)
 
 
-def draw_scaling(law: Law, file: Path, method: str, control: str, holdout: Point | None = None) -> Path:
+def draw_scaling(law: Law, file: Path, method: str, control: str, holdout: GridRun | None = None) -> Path:
     """Draw a law's curve for each model, with its points; the holdout is a hollow one.
 
     Raises:

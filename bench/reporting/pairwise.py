@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import combinations
 
 from bench.compare import estimate
-from bench.compare.pairing import Pair, Seeds, pair_seeds
+from bench.compare.pairing import MetricPair, Seeds, pair_seeds
 from bench.compare.result_set import Items, ResultSet
 from bench.reporting.view import Interval, Table, TableCell, TableColumn
 from bench.results.record import Record
@@ -93,7 +93,7 @@ def compare(a: Seeds, b: Seeds, metric: str, results: ResultSet, level: float = 
     return None if pair is None else _interval(pair, results, level)
 
 
-def _interval(pair: Pair, results: ResultSet, level: float) -> Interval | None:
+def _interval(pair: MetricPair, results: ResultSet, level: float) -> Interval | None:
     if pair.obstacle():
         return None
     try:

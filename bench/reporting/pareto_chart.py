@@ -12,7 +12,7 @@ from functools import partial
 
 from bench.reporting import label, words
 from bench.reporting.pareto import Front, FrontPoint, describe
-from bench.reporting.scale import Scale, Tick, make_scale
+from bench.reporting.scale import AxisScale, Tick, make_scale
 
 WIDTH, HEIGHT = 460, 340
 LEFT, RIGHT, TOP, BOTTOM = 60, 448, 30, 290
@@ -96,7 +96,7 @@ def draw(front: Front, title: str) -> Chart:
     )
 
 
-def _dot(p: FrontPoint, x: float, y: Scale) -> Dot:
+def _dot(p: FrontPoint, x: float, y: AxisScale) -> Dot:
     return Dot(x, y(p.y), y(p.y - p.spread), y(p.y + p.spread), p.name, p.text, p.on_front, p.dense)
 
 

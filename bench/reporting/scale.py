@@ -17,7 +17,7 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class Scale:
+class AxisScale:
     """From values to pixels."""
 
     low: float
@@ -43,18 +43,18 @@ class Scale:
         return ticks
 
 
-def make_scale(values: Sequence[float], start: float, end: float) -> Scale:
+def make_scale(values: Sequence[float], start: float, end: float) -> AxisScale:
     """A scale with a margin at both ends."""
     low, high = min(values), max(values)
     log = low > 0 and high / low >= LOG_SCALE_FROM
     if low == high:
         margin = abs(low) * 0.1 or 1.0
-        return Scale(low - margin, high + margin, start, end, False)
+        return AxisScale(low - margin, high + margin, start, end, False)
     if log:
         margin = (high / low) ** 0.06
-        return Scale(low / margin, high * margin, start, end, True)
+        return AxisScale(low / margin, high * margin, start, end, True)
     margin = (high - low) * 0.08
-    return Scale(low - margin, high + margin, start, end, False)
+    return AxisScale(low - margin, high + margin, start, end, False)
 
 
 def _even(low: float, high: float) -> list[float]:

@@ -17,11 +17,11 @@ IdentityKey = tuple[tuple[str, Any], ...]
 """Column and text, for what is not empty."""
 
 
-class _Frozen(BaseModel):
+class _IdentityPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Protocol(_Frozen):
+class Protocol(_IdentityPart):
     """What was measured on: a text in windows of `seqlen` tokens, a task of a version, or just a name.
 
     limit: windows or questions, where not all. engine: what ran the model, where the measure compares engines.
@@ -50,7 +50,7 @@ def _without_default(fields: dict[str, Any], name: str) -> dict[str, Any]:
     return {k: v for k, v in fields.items() if k != name or v}
 
 
-class CalibrationText(_Frozen):
+class CalibrationText(_IdentityPart):
     """Calibration tokens: so many sequences of so many tokens of a text; None where an old record does not say."""
 
     data: str
@@ -70,7 +70,7 @@ class CalibrationText(_Frozen):
         return _without_default(dump(self), "all_experts")
 
 
-class TrainingText(_Frozen):
+class TrainingText(_IdentityPart):
     """Training tokens: of a text, in steps of `batch` sequences of `seqlen`; None where an old record does not say."""
 
     data: str
@@ -84,7 +84,7 @@ class TrainingText(_Frozen):
         return self.data + steps + ("" if self.tokens is None else f", {self.tokens:,} tokens")
 
 
-class Identity(_Frozen):
+class Identity(_IdentityPart):
     """Model, stages, what they used, and what was measured. stages: methods as typed, in order."""
 
     model: str

@@ -17,11 +17,11 @@ MAX_BYTES = 2**22
 """Of a file that is read."""
 
 
-class _Strict(BaseModel):
+class _StatusPart(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class AtWork(_Strict):
+class AtWork(_StatusPart):
     """An artifact at work. since: seconds since the epoch; left: until its phase ends."""
 
     label: str
@@ -36,7 +36,7 @@ class AtWork(_Strict):
     left: float | None = None
 
 
-class RunStatus(_Strict):
+class RunStatus(_StatusPart):
     """A run. Times are seconds since the epoch; left: until all of it ends, as of `updated`."""
 
     name: str

@@ -17,7 +17,7 @@ PART_BYTES = {"cpu": 2**20}
 """Size of the float32 logits processed at a time: on a CPU what fits its cache, on other devices as much as of logits."""
 
 
-class Head(NamedTuple):
+class HeadWeights(NamedTuple):
     """An output head: its weight [vocabulary, width], its bias [vocabulary] if it has one, and what follows."""
 
     weight: Tensor

@@ -68,7 +68,7 @@ def hidden_states(model: nn.Module, ids: Tensor) -> Tensor:
     return states.flatten(0, 1)
 
 
-def head_of(model: nn.Module) -> distill.Head:
+def head_of(model: nn.Module) -> distill.HeadWeights:
     """The output head."""
     head = model.get_output_embeddings()  # type: ignore[operator]
-    return distill.Head(head.weight, getattr(head, "bias", None), finish_of(model))
+    return distill.HeadWeights(head.weight, getattr(head, "bias", None), finish_of(model))

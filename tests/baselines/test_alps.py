@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from baselines.admm import loss
-from baselines.alps import Alps, Problem, find_support, make_problem, refine
+from baselines.alps import Alps, LayerProblem, find_support, make_problem, refine
 from helpers.layers import error, first_block, layer, pruned
 from helpers.oracles import agree
 from methods.pattern import Pattern
@@ -23,7 +23,7 @@ def exact(x, damping=0.01):
     h = h + damping * h.diagonal().mean() * torch.eye(len(h), dtype=torch.float64)
     norm = h.diagonal().sqrt()
     h = h / norm / norm[:, None]
-    return Problem(norm, h, *torch.linalg.eigh(h))
+    return LayerProblem(norm, h, *torch.linalg.eigh(h))
 
 
 def naive(start, h, pattern, rho, iterations):

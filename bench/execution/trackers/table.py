@@ -10,15 +10,15 @@ from bench.execution.trackers.contract import Tracker
 from bench.system.packages import pip_install, require
 
 
-class Entry(NamedTuple):
+class TrackerEntry(NamedTuple):
     target: str
     package: str
     """That is imported."""
 
 
 TRACKERS = {
-    "mlflow": Entry("bench.execution.trackers.mlflow_runs:MlflowRuns", "mlflow"),
-    "wandb": Entry("bench.execution.trackers.wandb_runs:WandbRuns", "wandb"),
+    "mlflow": TrackerEntry("bench.execution.trackers.mlflow_runs:MlflowRuns", "mlflow"),
+    "wandb": TrackerEntry("bench.execution.trackers.wandb_runs:WandbRuns", "wandb"),
 }
 """Their names are those of the extras that install them."""
 

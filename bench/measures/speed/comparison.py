@@ -144,7 +144,7 @@ class Peaks:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SpeedComparison:
     """Contestants that compute the same result. Kernels and models are checked before they get here; what `torch.compile` makes
     of a whole model is not."""
 
@@ -171,7 +171,7 @@ class Comparison:
         )
 
 
-def summarize(comparison: Comparison, timings: Timings, peaks: Peaks) -> dict[str, Any]:
+def summarize(comparison: SpeedComparison, timings: Timings, peaks: Peaks) -> dict[str, Any]:
     """One row: seconds of each contestant, speedup over the fastest dense one, roofline limit, and flags for doubts."""
     dense = timings.fastest(comparison.dense)
     sparse = timings.fastest(comparison.sparse)

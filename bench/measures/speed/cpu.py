@@ -17,7 +17,7 @@ from bench.kernels.integers24 import pack_rounded
 from bench.kernels.linear24 import MAX_NATIVE_ROWS
 from bench.kernels.packed24 import pack, unpack
 from bench.kernels.timing import Clock, WallClock, check_product
-from bench.measures.speed.comparison import CACHE_MULTIPLE, Comparison, Peaks, RooflineCost, copy_count, rotate
+from bench.measures.speed.comparison import CACHE_MULTIPLE, Peaks, RooflineCost, SpeedComparison, copy_count, rotate
 from methods.errors import Skipped
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Cpu:
             raise Skipped("no CUDA device")
         return {n: make(m) for n, m in dense.items()}, {n: make(m) for n, m in sparse.items()}, {}
 
-    def compare(self, weight: Tensor, tokens: int, kind: str) -> Comparison:
+    def compare(self, weight: Tensor, tokens: int, kind: str) -> SpeedComparison:
         """Compare 2:4 with dense for y = x W^T. weight: bfloat16 [out, in], 2:4.
 
         Raises:
@@ -113,7 +113,7 @@ class Cpu:
         for name, y in products.items():
             check_product(name, y, expected)
         moved = 2 * x.numel() + 4 * tokens * len(weight)
-        return Comparison(
+        return SpeedComparison(
             kind,
             dense={"dense": self._kernel_work(x, dense), "torch bf16": self._torch_work(x, half)},
             sparse={"2:4": self._kernel_work(x, sparse)},

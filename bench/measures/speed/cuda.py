@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 
 from bench.kernels.cusparselt import SIDE_MULTIPLES, TOKEN_MULTIPLE, CompressedWeight
 from bench.kernels.timing import CudaClock, Work, check_product
-from bench.measures.speed.comparison import Comparison, Peaks, RooflineCost, copy_count
+from bench.measures.speed.comparison import Peaks, RooflineCost, SpeedComparison, copy_count
 from bench.measures.speed.roofline import BITS
 from methods.errors import Skipped
 
@@ -125,7 +125,7 @@ class Cuda:
                 continue
         return Peaks(2.0 * self.copy_bytes / best, flops)
 
-    def compare(self, weight: Tensor, tokens: int, kind: str) -> Comparison:
+    def compare(self, weight: Tensor, tokens: int, kind: str) -> SpeedComparison:
         """Compare 2:4 with dense for y = x W^T. weight: [out, in], 2:4.
 
         Raises:
@@ -162,7 +162,7 @@ class Cuda:
         sizes: tuple[int, int, int],
         count: int,
         notes: dict[str, Any],
-    ) -> Comparison:
+    ) -> SpeedComparison:
         tokens, out, width = sizes
         passes = [{name: _pass(works) for name, works in side.items()} for side in sides]
         eager = {}
@@ -173,7 +173,7 @@ class Cuda:
         flops = 2.0 * tokens * out * width
         bits = BITS[kind]  # cuSPARSELt's metadata is 2 bits per kept value, which is one bit per weight
         costs = [RooflineCost(flops / (i + 1), out * width * bits[i] / 8 + moved) for i in (0, 1)]
-        return Comparison(
+        return SpeedComparison(
             kind,
             dense=passes[0],
             sparse=passes[1],

@@ -17,7 +17,7 @@ from bench.kernels.packed24 import PackedWeight, pack, unpack
 from bench.kernels.timing import Work, check_product
 from bench.measures.contract import MeasureContext
 from bench.measures.speed import roofline
-from bench.measures.speed.comparison import Comparison, RooflineCost
+from bench.measures.speed.comparison import RooflineCost, SpeedComparison
 from bench.measures.speed.device import Device, StepFactory
 from methods.errors import Skipped
 from methods.folder import Folder, dtype_name
@@ -34,7 +34,7 @@ RANDOM_TOKENS = 1000
 
 def compare_models(
     device: Device, model: Callable[[], nn.Module], context: MeasureContext, *, batch: int, prompt: int, kv: int
-) -> Comparison:
+) -> SpeedComparison:
     """Compare steps that take `prompt` tokens of each of `batch` sequences with `kv` in the cache. A dense artifact has no 2:4 side.
 
     Raises:
@@ -59,7 +59,7 @@ def compare_models(
             dense["same kernel, dense"] = dense_twin(swap_linears(model(), packed, engine=engine))
         check_models(make, dense | sparse)
     sides = device.steps(dense, sparse, make, prompt == 1)
-    return Comparison(
+    return SpeedComparison(
         kind,
         dense=sides[0],
         sparse=sides[1],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bench.compare import estimate
-from bench.compare.pairing import Pair, pair_seeds
+from bench.compare.pairing import MetricPair, pair_seeds
 from bench.compare.resolve import read
 from bench.compare.result_set import Items, ResultSet
 from bench.results.record import Item, ReadingRow
@@ -36,7 +36,9 @@ def estimate_change(before, after, windows=None):
         return records
 
     ids = np.arange(before.shape[1]).astype(str)
-    pair = Pair("", "perplexity", measured("a", before, ids), measured("b", after, ids if windows is None else windows))
+    pair = MetricPair(
+        "", "perplexity", measured("a", before, ids), measured("b", after, ids if windows is None else windows)
+    )
     results = ResultSet("", (), lambda record: scores[record.key])
     return estimate.estimate_pair(pair, results, results, 0.05)
 
@@ -81,7 +83,7 @@ def answers(before, after, articles):
         for r, values in ((one, before), (other, after))
     }
     results = ResultSet("", (), lambda record: scores[record.key])
-    return estimate.estimate_pair(Pair("", "acc", (one,), (other,)), results, results, 0.05)
+    return estimate.estimate_pair(MetricPair("", "acc", (one,), (other,)), results, results, 0.05)
 
 
 def test_questions_of_one_article_are_not_independent():
@@ -126,7 +128,7 @@ def test_items_without_weight_are_not_compared(tmp_path):
     a, b = (tuple(r for r in results.records if r.identity.method == method) for method in ("a", "b"))
 
     with pytest.raises(estimate.NotComparable, match="not above 0"):
-        estimate.estimate_pair(Pair("", "perplexity", a, b), results, results, 0.05)
+        estimate.estimate_pair(MetricPair("", "perplexity", a, b), results, results, 0.05)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,7 @@ def test_seeds_with_unequal_numbers_of_items_are_not_compared(tmp_path, measure,
     a, b = (tuple(r for r in results.records if r.identity.method == method) for method in ("a", "b"))
 
     with pytest.raises(estimate.NotComparable, match=why):
-        estimate.estimate_pair(Pair("", measure, a, b), results, results, 0.05)
+        estimate.estimate_pair(MetricPair("", measure, a, b), results, results, 0.05)
 
 
 @pytest.mark.parametrize("swap", [False, True])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bench.compare import scaling_law
-from bench.compare.scaling_law import Point
+from bench.compare.scaling_law import GridRun
 from bench.reporting import figures
 from bench.results.record import Item, ReadingRow, Record
 from bench.results.store import Store
@@ -23,7 +23,7 @@ def grid(rng, A=0.05, a=0.3, b=0.5, spread=0.02, articles=20, sizes=SIZES, budge
     for n in sizes:
         for d in budgets:
             excess = A * (n / n0) ** -a * (d / d0) ** -b * np.exp(rng.normal(0, spread))
-            out.append(Point(f"m{n:.0f}", int(n), int(d), tokens * excess * (1 + tilt - tilt.mean()), tokens))
+            out.append(GridRun(f"m{n:.0f}", int(n), int(d), tokens * excess * (1 + tilt - tilt.mean()), tokens))
     return out
 
 

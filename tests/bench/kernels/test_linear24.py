@@ -167,4 +167,6 @@ def test_a_choice_is_kept_for_its_device_alone(monkeypatch, tmp_path):
 
 def test_no_right_plan_is_an_error(monkeypatch, tmp_path):
     with pytest.raises(WrongProduct, match="none of cuSPARSELt's 2 plans"):
-        cusparselt.search([cusparselt.Plan(), cusparselt.Plan(1)], lambda _: torch.ones(2), torch.zeros(2), None)
+        cusparselt.search(
+            [cusparselt.MatmulPlan(), cusparselt.MatmulPlan(1)], lambda _: torch.ones(2), torch.zeros(2), None
+        )

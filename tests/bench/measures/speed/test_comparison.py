@@ -9,7 +9,7 @@ from scipy import stats
 
 from bench.kernels.timing import WrongProduct, check_product
 from bench.measures.speed import comparison
-from bench.measures.speed.comparison import Comparison, Peaks, RooflineCost, Timings, interleave
+from bench.measures.speed.comparison import Peaks, RooflineCost, SpeedComparison, Timings, interleave
 
 
 class Clock:
@@ -86,7 +86,7 @@ def test_the_least_time_is_that_of_the_scarcer():
 
 def compare(dense, sparse, random=None, spread=0.0):
     sides = [{n: work(n, t, random, spread) for n, t in side.items()} for side in (dense, sparse)]
-    return Comparison("bf16", *sides, costs=(RooflineCost(0, 16), RooflineCost(0, 9)))
+    return SpeedComparison("bf16", *sides, costs=(RooflineCost(0, 16), RooflineCost(0, 9)))
 
 
 def verdict(asked, bandwidth):
