@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bench.execution import disk, progress, runner
 from bench.execution.leftovers import sweep_leftovers
+from bench.execution.listener import Listeners, RunListener
 from bench.execution.nodes import require_lead
 from bench.execution.trackers.table import require_packages
 from bench.planning.plan import Plan, make_plan, plan_request
@@ -30,7 +31,7 @@ def plan(spec: Spec) -> Plan:
     return own_shard(make_plan(spec))
 
 
-def execute(spec: Spec, show: progress.ProgressDisplay | None = None) -> runner.Summary:
+def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
     """Do what has no record yet and return every record of the spec.
 
     Raises:
@@ -40,14 +41,16 @@ def execute(spec: Spec, show: progress.ProgressDisplay | None = None) -> runner.
     check_shard(spec)
     require_packages(spec.log_to)
     require_lead(spec.training.nodes, os.environ)
-    show = show or progress.display_for(sys.stderr)
+    listeners = listeners or (progress.display_for(sys.stderr),)
     with disk.full_disk_stops(spec.results):
         sweep_leftovers(spec.results)
         with in_use():
             request = resolve_request(spec, fetch=True)
             require_folder(spec.results, "--results", new=False)  # before anything is fetched; made when all is known
-            plan = own_shard(plan_request(request, on_fetch=lambda name: show.note(f"fetching {name}")))
-            summary = runner.execute(plan, Store(spec.results), show)
+            plan = own_shard(
+                plan_request(request, on_fetch=lambda name: Listeners(*listeners).note(f"fetching {name}"))
+            )
+            summary = runner.execute(plan, Store(spec.results), listeners)
         sweep_leftovers(spec.results)
     return summary
 

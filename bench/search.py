@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench import api
 from bench.catalog.choice import parse_chain
-from bench.execution.progress import ProgressDisplay
+from bench.execution.listener import RunListener
 from bench.planning.plan import make_plan
 from bench.planning.search import Range, Search, Value
 from bench.planning.spec import Spec
@@ -142,7 +142,7 @@ def _distribution(optuna: Any, allowed: Range) -> optuna.distributions.BaseDistr
 def run(
     spec: Spec,
     search: Search,
-    show: ProgressDisplay | None = None,
+    listeners: Sequence[RunListener] = (),
     on_trial: Callable[[MethodTrials, int], None] = lambda done, left: None,
 ) -> list[MethodTrials]:
     """Run what is left of every method's trials, one trial of each method at a time.
@@ -160,7 +160,7 @@ def run(
         labels = [label for label in proposed.values() if label]
         if not labels:
             return trials
-        summary = api.execute(spec.model_copy(update={"methods": tuple(labels)}), show)
+        summary = api.execute(spec.model_copy(update={"methods": tuple(labels)}), *listeners)
         trials = read_trials(spec, search)
         by_method = {done.method: done for done in trials}
         for method, label in proposed.items():

@@ -1,4 +1,4 @@
-"""One artifact at work in a process of its own, and what it says."""
+"""One artifact at work in its worker process, and the events that it sends."""
 
 from __future__ import annotations
 
@@ -9,37 +9,34 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from bench.execution.executor import Executor, Worker
-from bench.execution.forecast import Pace
+from bench.execution.listener import RunningArtifact
 from bench.execution.worker import Assignment
 from bench.planning.artifact import Measurement
 from bench.system.cache import cache_dir, in_use
 
 EventQueue = SimpleQueue[tuple["ArtifactTask", dict[str, Any] | BaseException | None]]
-"""What the tasks of a run say, each in its order; None: a worker has said its last; or a fault of reading it."""
+"""Events of all tasks of a run. None: the worker closed its output. An exception: its output cannot be read."""
 JOIN_S = 10.0
-"""For a reader to see that its worker has ended."""
+"""Seconds that a reader thread has to notice that its worker has ended."""
 WAKE_S = 1.0
-"""A wait for an event ends so often, for a signal that another thread was given or that came just before: it ends none."""
+"""Seconds between two looks for a signal, which does not end a wait if another thread received it."""
 
 
 def next_event(events: EventQueue) -> tuple[ArtifactTask, dict[str, Any] | BaseException | None]:
-    """Wait for what a task says, and let signals through meanwhile."""
+    """Wait for the next event of any task. Signals interrupt the wait."""
     while True:
         with contextlib.suppress(Empty):
             return events.get(timeout=WAKE_S)
 
 
-class ArtifactTask:
-    """Measurements of one artifact, and the worker that takes them."""
+class ArtifactTask(RunningArtifact):
+    """An artifact at work, with its worker."""
 
     def __init__(self, measurements: list[Measurement], label: str, executor: Executor, device: str) -> None:
-        """label: tells it from the others at work; device: where it is made."""
-        self.measurements, self.label, self.device = measurements, label, device
-        self.artifact = measurements[0].artifact
-        self.missing = {m.key: m for m in measurements}
-        self.pace = Pace()
-        self.is_busy = self.has_measured = False
-        """Another run holds the artifact; and whether this one has tried a measurement of it."""
+        super().__init__(measurements, label, device)
+        self.missing = dict(self.by_key)
+        self.is_busy = False
+        """Whether another run holds the artifact."""
         self.has_begun = not executor.queues
         self.log = cache_dir() / "logs" / f"{self.artifact.key[:32]}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +47,7 @@ class ArtifactTask:
         self._reader: threading.Thread | None = None
 
     def begin(self, job: Assignment, events: EventQueue) -> None:
-        """Send the worker its job. From now on what it says goes to `events`."""
+        """Send the worker its assignment, and put its events into `events` from now on."""
         self.worker.send(job.on(self.device).model_dump_json())
         self._reader = threading.Thread(target=self._read, args=(events,), daemon=True)
         self._reader.start()
@@ -58,14 +55,14 @@ class ArtifactTask:
     def _read(self, events: EventQueue) -> None:
         try:
             for line in self.worker.lines():
-                with contextlib.suppress(ValueError):  # its worker was killed in the middle of it
+                with contextlib.suppress(ValueError):  # the worker was killed in the middle of a line
                     events.put((self, json.loads(line)))
             events.put((self, None))
-        except BaseException as fault:  # noqa: BLE001  raised again where the run waits
+        except BaseException as fault:  # noqa: BLE001 (the run raises it again)
             events.put((self, fault))
 
     def close(self) -> None:
-        """Let the worker, which has said its last or was killed, end, and take what is left of it along."""
+        """Wait for the worker, and end the processes that it left."""
         with self._held:
             if self._reader:
                 self._reader.join(JOIN_S)

@@ -1,13 +1,13 @@
-"""Lines on a terminal, drawn again as a run goes: all measurements, and the phase of each artifact at work."""
+"""The display on a terminal, redrawn as a run goes."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -15,19 +15,26 @@ from rich.live import Live
 from rich.text import Text
 
 from bench.execution.events import describe_figures
-from bench.execution.forecast import Pace, clock_time
+from bench.execution.forecast import clock_time
+from bench.execution.listener import RunListener, RunningArtifact, TimeLeft
+from bench.results.record import Record
 from bench.system.terminal import make_console, shorten
 from bench.system.text import one_line
 
+if TYPE_CHECKING:
+    from bench.reporting.table import TextTable
+
 GAP, MIN_NAME, MIN_BAR, MAX_BAR = 2, 12, 6, 40
-"""In columns."""
+"""Widths in columns."""
+MIN_ROWS = 3
+"""Smallest number of rows in the live table, however low the terminal is."""
 
 
 @dataclass
 class Line:
-    """What one line says.
+    """One line of progress.
 
-    state: in place of the bar, where nothing is counted yet; until: the time of day when it ends.
+    state: text in place of the bar before anything is counted. until: the time of day when the phase ends.
     """
 
     name: str = ""
@@ -39,7 +46,7 @@ class Line:
     figures: Sequence[str] = ()
 
     def compose(self, width: int, bar: str = "━", rest: str = "─") -> Text:
-        """The line in a width. What gives way first: the bar, figures, the time taken, the middle of the name; last, when it ends."""
+        """Return the line in a width. It drops the bar first, then figures, elapsed time, the middle of the name, the end."""
         left = width + GAP
 
         def fitting(*texts: str) -> list[str]:
@@ -66,13 +73,14 @@ class Line:
         return Text(" " * GAP).join(text for text in texts if text)
 
 
-class RichDisplay:
-    """All measurements, and the phase of each artifact at work, with the time of day when it ends."""
+class RichDisplay(RunListener):
+    """The rows that are done, a bar for all measurements, and a line for the phase of each artifact at work."""
 
     def __init__(self, stream: TextIO = sys.stderr) -> None:
         self._all = Line("measurements")
         self._now: dict[str, Line] = {}
-        self._paces: dict[str, Pace] = {}
+        self._records: list[Record] = []
+        self._tables: list[TextTable] = []
         self._live = Live(
             self,
             console=make_console(stream),
@@ -83,7 +91,10 @@ class RichDisplay:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         bar, rest = ("#", "-") if options.ascii_only else ("━", "─")
-        for line in (self._all, *self._now.copy().values()):  # drawn from a thread of its own
+        lines = (self._all, *self._now.copy().values())  # a thread of rich draws them
+        for table in self._tables:
+            yield from compose_table(table, options.max_width, max(MIN_ROWS, console.height - len(lines) - 3))
+        for line in lines:
             yield line.compose(options.max_width, bar, rest)
 
     def begin(self, total: int, known: int) -> None:
@@ -93,35 +104,51 @@ class RichDisplay:
     def note(self, text: str) -> None:
         self._live.console.print(Text(one_line(text)))
 
-    def artifact(self, label: str, waiting: bool, left: float | None = None) -> None:
-        self._paces[label] = Pace()
+    def start(self, running: RunningArtifact, left: TimeLeft) -> None:
         self._expect(left)
-        self._now[label] = Line(label, "waiting for another run" if waiting else "importing", since=time.monotonic())
+        state = "waiting for another run" if running.waits else "importing"
+        self._now[running.label] = Line(running.label, state, since=time.monotonic())
 
-    def enter(self, label: str, phase: str, state: str, left: float | None = None) -> None:
+    def take(self, running: RunningArtifact, event: Mapping[str, Any], left: TimeLeft) -> None:
+        label, since = running.label, self._now[running.label].since
+        match event["event"]:
+            case "imported":
+                self._now[label] = Line(label, "loading", since=since)
+            case "state":
+                name = f"{label}: {event['phase']}" if event["phase"] else label
+                self._now[label] = Line(name, event["state"], since=since)
+            case "progress":
+                until = clock_time(left.phase) if left.phase is not None and left.phase > 2 else ""
+                name, figures = f"{label}: {event['phase']}", describe_figures(event["figures"])
+                self._now[label] = Line(name, "", event["done"], event["total"], since, until, figures)
+            case "measurement":
+                self._all.done += 1
+                if event["status"] != "ok":
+                    measure = running.by_key[event["key"]].label
+                    self.note(f"{label}: {measure} {event['status']} ({event.get('reason', '')})")
         self._expect(left)
-        self._now[label] = Line(f"{label}: {phase}" if phase else label, state, since=self._now[label].since)
 
-    def progress(
-        self, label: str, phase: str, done: int, total: int, figures: dict[str, float], left: float | None = None
-    ) -> None:
-        phase_left = self._paces[label].advance(phase, done, total)
-        until = clock_time(phase_left) if phase_left is not None and phase_left > 2 else ""
-        since = self._now[label].since
-        self._now[label] = Line(f"{label}: {phase}", "", done, total, since, until, describe_figures(figures))
-        self._expect(left)
+    def end(self, running: RunningArtifact, cause: str, records: Sequence[Record] | None) -> None:
+        from bench.reporting.table import text_tables
 
-    def measurement(self, label: str, measure: str, status: str, reason: str) -> None:
-        self._all.done += 1
-        if status != "ok":
-            self.note(f"{label}: {measure} {status} ({reason})")
+        self._now.pop(running.label, None)
+        self._records += records or ()
+        self._tables = [t for t in text_tables(self._records) if t.title == running.artifact.model]
 
-    def leave(self, label: str) -> None:
-        self._now.pop(label, None)
-
-    def end(self) -> None:
+    def close(self, fault: BaseException | None = None) -> None:
         self._live.stop()
 
-    def _expect(self, left: float | None) -> None:
-        if left is not None:
-            self._all.until = clock_time(left)
+    def _expect(self, left: TimeLeft) -> None:
+        if left.run is not None:
+            self._all.until = clock_time(left.run)
+
+
+def compose_table(table: TextTable, width: int, rows: int) -> Iterator[Text]:
+    """Yield a header and the first rows of a table, with the columns that fit a width."""
+    columns = [[one_line(cell) for cell in column] for column in zip(table.headers, *table.lines, strict=True)]
+    sizes = [max(map(cell_len, column)) + GAP for column in columns]
+    fits = [i for i in range(len(columns)) if sum(sizes[: i + 1]) <= width + GAP]
+    for number, line in enumerate(zip(*(columns[i] for i in fits), strict=True)):
+        if number <= rows:
+            padded = (cell + " " * (sizes[i] - cell_len(cell)) for i, cell in zip(fits, line, strict=True))
+            yield Text("".join(padded).rstrip(), "" if number else "bold")

@@ -1,33 +1,39 @@
-"""When a phase will end, and when a run will: the plan's estimates, scaled by what this run has taken."""
+"""Estimates of when a phase and a run will end: the plan's seconds, scaled by what this run has taken."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from bench.execution.listener import RunListener, RunningArtifact, TimeLeft
+from bench.results.record import Record
 
 Clock = Callable[[], float]
 
 MIN_SECONDS = 60.0
-"""Where only proportions are known, a first artifact that takes less than this says too little about the others."""
+"""Seconds that a first artifact must take before it predicts the others, if only proportions are known."""
+PRIOR = 0.1
+"""Weight of the plan's own seconds, as a share of the longest estimate that is left."""
 
 
 def clock_time(seconds: float) -> str:
-    """The time of day in so many seconds."""
+    """Return the time of day `seconds` from now."""
     return time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
 
 
 class Pace:
-    """How fast a phase goes."""
+    """Speed of a phase."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._phase, self._since, self._first, self._last = "", clock(), 0, 0
 
     def advance(self, phase: str, done: int, total: int) -> float | None:
-        """Seconds until the phase ends; None where nothing is known yet, as after its first step.
+        """Return the seconds until the phase ends, or None before its second step.
 
-        A resumed training begins in the middle: the pace is counted from where it was first seen.
+        A resumed training begins in the middle, so the pace counts from the first step that was seen.
         """
         if phase != self._phase or done < self._last:
             self._phase, self._since, self._first = phase, self._clock(), done
@@ -39,58 +45,70 @@ class Pace:
 
 @dataclass
 class _Current:
-    """An artifact at work. phase_left: seconds until its phase ends; 0 where that is not known."""
+    """An artifact at work."""
 
     started: float
-    phase_left: float = 0.0
+    pace: Pace
+    phase_left: float | None = None
+    """Seconds until its phase ends, if known."""
 
 
-class Forecast:
-    """Estimated seconds go in; what is left of the run comes out."""
+class Forecast(RunListener):
+    """Estimates the time that is left from the plan's estimates and from what this run has taken."""
 
     def __init__(
         self, estimates: Mapping[str, float], *, are_seconds: bool, jobs: int = 1, clock: Clock = time.monotonic
     ) -> None:
-        """estimates: of each artifact, by key. are_seconds: or only proportions, as on a device of unknown speed; jobs:
-        artifacts side by side."""
+        """
+        estimates: of each artifact, by key. are_seconds: False if only their proportions mean something, as for a
+        device of unknown speed. jobs: number of artifacts at a time.
+        """
         self._left, self._clock, self._jobs = dict(estimates), clock, jobs
-        self._scale = 1.0 if are_seconds else None
+        self._are_seconds = are_seconds
         self._estimated = self._taken = 0.0
         self._current: dict[str, _Current] = {}
 
-    def start(self, key: str) -> None:
-        """An artifact begins, or its process has imported its libraries, which those after it need not."""
-        self._current[key] = _Current(self._clock())
+    def start(self, running: RunningArtifact, left: TimeLeft) -> None:
+        self._current[running.artifact.key] = _Current(self._clock(), Pace(self._clock))
 
-    def advance(self, key: str, phase_left: float | None) -> None:
-        """An artifact at work is in a phase that ends in so many seconds."""
-        self._current[key].phase_left = phase_left or 0.0
+    def take(self, running: RunningArtifact, event: Mapping[str, Any], left: TimeLeft) -> None:
+        current = self._current.get(running.artifact.key)
+        if current and event["event"] == "imported":  # only the first worker imports the libraries
+            current.started = self._clock()
+        elif current and event["event"] == "progress":
+            current.phase_left = current.pace.advance(event["phase"], event["done"], event["total"])
 
-    def end(self, key: str, measured: bool = True) -> None:
-        """An artifact has ended. measured: or another run has measured it."""
-        estimate, current = self._left.pop(key), self._current.pop(key, None)
-        if current and measured and estimate:
+    def end(self, running: RunningArtifact, cause: str, records: Sequence[Record] | None) -> None:
+        current = self._current.pop(running.artifact.key, None)
+        if records is None:
+            return
+        estimate = self._left.pop(running.artifact.key)
+        if current and running.has_measured and estimate:
             self._taken += self._clock() - current.started
             self._estimated += estimate
-            self._scale = self._taken / self._estimated
 
-    def leave(self, key: str) -> None:
-        """An artifact was not taken, as another run holds it, or its worker was lost."""
-        self._current.pop(key, None)
+    def left(self, running: RunningArtifact) -> TimeLeft:
+        """Estimate the seconds until the run ends, and until the artifact's phase does."""
+        current = self._current.get(running.artifact.key)
+        return TimeLeft(self.seconds_left(), current.phase_left if current else None)
 
     def seconds_left(self) -> float | None:
-        """Of the whole run; None where too little is known."""
-        scale, taken, estimated, own = self._scale, 0.0, 0.0, [0.0]
+        """Estimate the seconds until the run ends. None: too little is known."""
+        prior = PRIOR * max(self._left.values(), default=0.0)
+        scale = self._scale(self._taken, self._estimated, prior)
+        taken, estimated, own = self._taken, self._estimated, [0.0]
         for key, current in self._current.items():
-            elapsed, estimate = self._clock() - current.started, self._left[key]
-            at_least = elapsed + current.phase_left
-            own.append(max(estimate * (scale or 0.0) - elapsed, current.phase_left))
-            is_late = (
-                at_least > estimate * scale if scale is not None else at_least >= MIN_SECONDS and current.phase_left
-            )
-            if is_late:  # others may be, too
-                taken, estimated = taken + at_least, estimated + estimate
-        if estimated:
-            scale = (self._taken + taken) / (self._estimated + estimated)
+            elapsed, estimate, phase_left = self._clock() - current.started, self._left[key], current.phase_left or 0.0
+            own.append(max(estimate * (scale or 0.0) - elapsed, phase_left))
+            at_least = elapsed + phase_left
+            if at_least > estimate * scale if scale is not None else at_least >= MIN_SECONDS and phase_left:
+                taken, estimated = taken + at_least, estimated + estimate  # the others may be late, too
+        scale = self._scale(taken, estimated, prior)
         others = sum(seconds for key, seconds in self._left.items() if key not in self._current)
         return None if scale is None else max(*own, (sum(own) + others * scale) / self._jobs)
+
+    def _scale(self, taken: float, estimated: float, prior: float) -> float | None:
+        """Return how much longer artifacts take than estimated. Those with short estimates say little about a long one."""
+        if self._are_seconds:
+            return (taken + prior) / (estimated + prior) if estimated else 1.0
+        return taken / estimated if estimated and estimated >= prior else None

@@ -1,47 +1,47 @@
-"""What a run leaves in its results folder for those who watch it: its status, and a log of JSON lines for each artifact.
+"""The status of a run, and a log of JSON lines for each artifact, in the results folder.
 
-runs/NAME.json is the run's status now (bench.results.run_status). logs/KEY.jsonl is what happened to an artifact, KEY the first
-32 digits of its key; docs/scale.md lists the fields. Nothing here decides a number: where it cannot be written, the run says so
-once and goes on.
+runs/NAME.json is the current status (bench.results.run_status). logs/KEY.jsonl is the log of an artifact, KEY the first 32
+digits of its key; docs/scale.md lists the fields. If a file cannot be written, the run says so once and goes on.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from bench.planning.artifact import Artifact
+from bench.execution.listener import RunListener, RunningArtifact, TimeLeft
+from bench.results.record import Record
 from bench.results.run_status import AtWork, RunStatus, lock_of, read_statuses, sweep_statuses, write_status
 from bench.system.code_version import describe_code
 from bench.system.provenance import format_time
 from methods.errors import UserError
 
 EVERY_S = 1.0
-"""Between two writings of the status."""
+"""Shortest time between two status files in seconds."""
 PROGRESS_S = 5.0
-"""Between two lines about the progress of a phase."""
+"""Shortest time between two log lines about one phase in seconds."""
 MAX_BYTES = 2**20
-"""Of a log: beyond it progress is left out, and the next run on the artifact begins a new one."""
+"""Size of a log above which progress is left out, and above which the next run starts a new log."""
 LOCK_S = 5.0
 MAX_REASON = 1000
-"""Characters."""
+"""Longest reason in characters."""
 
 
-class Journal:
-    """Of one run."""
+class Journal(RunListener):
+    """Writer of one run's status and logs."""
 
     def __init__(self, root: Path, executor: str, say: Callable[[str], None]) -> None:
-        """say: tells the user that it cannot be written.
+        """
+        say: called with a sentence if the journal cannot be written.
 
         Raises:
             UserError: another version of this package is at work in the folder.
@@ -60,7 +60,7 @@ class Journal:
         self._lock = FileLock(lock_of(root, name))
         self._written = 0.0
         self._logged: dict[str, float] = {}
-        """When the progress of each artifact was logged last."""
+        """Time of the last progress line, by artifact."""
         self._at_work: dict[str, AtWork] = {}
         self._begun: dict[str, float] = {}
         self._attempt(self._begin)
@@ -68,14 +68,14 @@ class Journal:
     def _begin(self) -> None:
         Path(self._lock.lock_file).parent.mkdir(exist_ok=True)
         (self._root / "logs").mkdir(exist_ok=True)
-        self._lock.acquire(timeout=LOCK_S)  # whoever asks whether this run lives takes the lock for a moment
+        self._lock.acquire(timeout=LOCK_S)  # a process that checks whether this run is alive holds it for a moment
 
     def begin(self, total: int, known: int) -> None:
         self.status.total, self.status.known = total, known
         self._write()
 
-    def start(self, artifact: Artifact, label: str, device: str) -> None:
-        """An artifact begins."""
+    def start(self, running: RunningArtifact, left: TimeLeft) -> None:
+        artifact, label, device = running.artifact, running.label, running.device
         self._begun[artifact.key] = time.monotonic()
         self._at_work[artifact.key] = AtWork(label=label, device=device, state="importing", since=time.time())
         self._attempt(lambda: self._renew(artifact.key))
@@ -88,15 +88,15 @@ class Journal:
         )
         self._write()
 
-    def take(self, key: str, event: dict[str, Any], left: float | None, phase_left: float | None) -> None:
-        """What an artifact's worker said. left: seconds until the run ends; phase_left: until the phase does."""
-        self.status.left = left
+    def take(self, running: RunningArtifact, event: Mapping[str, Any], left: TimeLeft) -> None:
+        key = running.artifact.key
+        self.status.left = left.run
         at_work = self._at_work.get(key)
         match event["event"]:
             case "progress" if at_work:
                 at_work.phase, at_work.state = event["phase"], ""
                 at_work.done, at_work.total = event["done"], event["total"]
-                at_work.figures, at_work.left = event["figures"], phase_left
+                at_work.figures, at_work.left = event["figures"], left.phase
                 now = time.monotonic()
                 if event["done"] < event["total"] and now - self._logged.get(key, 0.0) < PROGRESS_S:
                     return self._write(if_due=True)
@@ -104,7 +104,7 @@ class Journal:
             case "state" if at_work:
                 at_work.phase, at_work.state, at_work.left = event["phase"], event["state"], None
             case "measurement":
-                event = event | {"reason": event.get("reason", "")[:MAX_REASON]}
+                event = {**event, "reason": event.get("reason", "")[:MAX_REASON]}
                 if not event.get("known"):
                     self.status.tried = dict(Counter(self.status.tried) + Counter([event["status"]]))
                 else:
@@ -112,15 +112,14 @@ class Journal:
         self._log(key, event)
         return self._write(if_due=event["event"] != "measurement")
 
-    def end(self, key: str, cause: str) -> None:
-        """An artifact's worker has ended. cause: of its death, "" where it did what it was asked."""
+    def end(self, running: RunningArtifact, cause: str, records: Sequence[Record] | None) -> None:
+        key = running.artifact.key
         if self._at_work.pop(key, None):
             self._log(key, {"event": "ended", "cause": cause, "seconds": round(time.monotonic() - self._begun[key], 1)})
         self._write()
 
-    def close(self, outcome: str = "") -> None:
-        """outcome: why it ends, where not because all is done."""
-        self.status.ended, self.status.outcome = time.time(), outcome
+    def close(self, fault: BaseException | None = None) -> None:
+        self.status.ended, self.status.outcome = time.time(), _describe(fault)
         self._at_work.clear()
         self._write()
         self._attempt(self._release)
@@ -137,7 +136,7 @@ class Journal:
         if log.exists() and log.stat().st_size > MAX_BYTES:
             log.unlink()
 
-    def _log(self, key: str, event: dict[str, Any]) -> None:
+    def _log(self, key: str, event: Mapping[str, Any]) -> None:
         def append() -> None:
             path = self._log_of(key)
             if event["event"] == "progress" and path.exists() and path.stat().st_size > MAX_BYTES:
@@ -161,7 +160,7 @@ class Journal:
         self._attempt(lambda: write_status(self._root, self.status))
 
     def _attempt(self, write: Callable[[], None]) -> None:
-        if not (self._root / "records").is_dir():  # a shared folder that vanished: it must not be made anew
+        if not (self._root / "records").is_dir():  # do not recreate a shared folder that vanished
             return
         try:
             write()
@@ -171,19 +170,8 @@ class Journal:
                 self._say(f"the status and the logs of this run cannot be written ({fault}): it goes on without")
 
 
-@contextlib.contextmanager
-def keeping_journal(root: Path, executor: str, say: Callable[[str], None]) -> Iterator[Journal]:
-    """A journal of what happens within the block, which says how it ended."""
-    journal = Journal(root, executor, say)
-    outcome = "it was killed"
-    try:
-        yield journal
-        outcome = ""
-    except (KeyboardInterrupt, SystemExit):
-        outcome = "stopped by a signal"
-        raise
-    except BaseException as fault:
-        outcome = f"{type(fault).__name__}: {fault}"[:MAX_REASON]
-        raise
-    finally:
-        journal.close(outcome)
+def _describe(fault: BaseException | None) -> str:
+    """Return why a run ended early, or ""."""
+    if isinstance(fault, KeyboardInterrupt | SystemExit):
+        return "stopped by a signal"
+    return f"{type(fault).__name__}: {fault}"[:MAX_REASON] if fault else ""

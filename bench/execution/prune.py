@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 from bench.execution import progress
+from bench.execution.forecast import Pace
+from bench.execution.listener import Listeners, RunListener, RunningArtifact, TimeLeft
 from bench.execution.model_card import card
 from bench.execution.nodes import require_lead
 from bench.execution.signals import checkpoint_first
 from bench.planning import plan
-from bench.planning.artifact import Artifact
 from bench.planning.spec import Spec
 from bench.system.cache import in_use, sweep_leftovers
 from bench.system.files import atomic_folder, require_folder
@@ -21,16 +22,18 @@ from methods.files import find_file
 
 
 class _DisplayedProgress:
-    """A builder's progress, handed to a display."""
+    """A builder's progress as events for a display."""
 
-    def __init__(self, display: progress.ProgressDisplay, label: str) -> None:
-        self.phase, self._display, self._label = "", display, label
+    def __init__(self, display: RunListener, running: RunningArtifact) -> None:
+        self.phase, self._display, self._running, self._pace = "", display, running, Pace()
 
     def advance(self, done: int, total: int, **figures: float) -> None:
-        self._display.progress(self._label, self.phase, done, total, figures)
+        event = {"event": "progress", "phase": self.phase, "done": done, "total": total, "figures": figures}
+        left = TimeLeft(phase=self._pace.advance(self.phase, done, total))
+        self._display.take(self._running, event, left)
 
     def enter(self, state: str) -> None:
-        self._display.enter(self._label, self.phase, state)
+        self._display.take(self._running, {"event": "state", "phase": self.phase, "state": state}, TimeLeft())
 
 
 def write_pruned(spec: Spec, out: Path) -> str:
@@ -47,24 +50,23 @@ def write_pruned(spec: Spec, out: Path) -> str:
     sweep_leftovers()
     with in_use():
         measurements = plan.make_plan(spec, fetch=True).measurements
-        artifact = next(m.artifact for m in measurements if m.artifact.pruner.label == spec.methods[0])
+        chosen = [m for m in measurements if m.artifact.pruner.label == spec.methods[0]]
+        artifact = chosen[0].artifact
         with in_use(*artifact.cache_names):
-            return _write(artifact, out)
+            return _write(RunningArtifact(chosen, artifact.label, artifact.device), out)
 
 
-def _write(artifact: Artifact, out: Path) -> str:
+def _write(running: RunningArtifact, out: Path) -> str:
     from bench.execution.build import Builder
 
-    display = progress.display_for(sys.stderr)
-    display.begin(1, 0)
-    display.artifact(artifact.label, False)
+    artifact = running.artifact
     try:
-        with checkpoint_first():
-            built = Builder(artifact, _DisplayedProgress(display, artifact.label)).build(artifact)
+        with Listeners(progress.display_for(sys.stderr)) as display, checkpoint_first():
+            display.begin(1, 0)
+            display.start(running, TimeLeft())
+            built = Builder(artifact, _DisplayedProgress(display, running)).build(artifact)
     except Skipped as fault:
         raise UserError(f"{artifact.stage_labels} cannot run here: {fault}") from None
-    finally:
-        display.end()
     counts = built.counts
     zeros = sum(x.zeros for x in counts.layers.values()) / max(1, sum(x.weights for x in counts.layers.values()))
     with atomic_folder(out) as folder:

@@ -28,7 +28,7 @@ def measure(record: Record, root: Path) -> Record:
     if not measurements:
         raise UserError(f"record {record.short_key} cannot be measured by this version any more: run bench run")
     with in_use():
-        summary = runner.execute(Plan(plan.spec, measurements, ()), Store(root), progress.display_for(sys.stderr))
+        summary = runner.execute(Plan(plan.spec, measurements, ()), Store(root), [progress.display_for(sys.stderr)])
     if len(summary.records) != 1:
         raise UserError(f"record {record.short_key} gave {len(summary.records)} records: run bench run")
     return summary.records[0]

@@ -1,4 +1,4 @@
-"""Execute a plan: what has no record yet, one process an artifact, several at a time where the spec says so.
+"""Execute a plan: measure what has no record yet, with one process for each artifact.
 
 Runs on one results folder share the work.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
@@ -23,10 +23,10 @@ from bench.execution.descendants import end_adopted
 from bench.execution.disk import ResultsFolder, RunStopped, full_disk_stops
 from bench.execution.executor import Executor, describe_end
 from bench.execution.forecast import Forecast
-from bench.execution.journal import Journal, keeping_journal
+from bench.execution.journal import Journal
+from bench.execution.listener import Listeners, RunListener, RunningArtifact, TimeLeft
 from bench.execution.new_record import failed_record
 from bench.execution.processes import WorkerProcesses, list_imports
-from bench.execution.progress import ProgressDisplay
 from bench.execution.ray_executor import RayExecutor, import_ray
 from bench.execution.tracking import Tracking
 from bench.execution.worker import Assignment
@@ -42,9 +42,9 @@ from bench.results.store import Store
 from bench.system.cache import is_built
 
 STOP_S = 3.0
-"""For a worker that is asked to end and does not train."""
-MAX_TRIES = 3
-"""Of an artifact whose machine is to blame for its end: it may kill each that it is made on."""
+"""Seconds that a worker without a training has to end after a signal."""
+MAX_ATTEMPTS = 3
+"""Attempts when the machine, not the artifact, killed the worker."""
 
 
 class WorkerEnded(Exception):
@@ -52,20 +52,24 @@ class WorkerEnded(Exception):
 
 
 @dataclass
-class Summary:
+class Summary(RunListener):
     """How a run ended."""
 
     records: list[Record] = field(default_factory=list)
     tried: Counter[str] = field(default_factory=Counter)
-    """Measurements that this run has tried, by what came of them."""
+    """Number of measurements that this run tried, by status."""
     moved: list[str] = field(default_factory=list)
 
     @property
     def failed(self) -> int:
         return sum(r.status == "failed" for r in self.records)
 
+    def take(self, running: RunningArtifact, event: Mapping[str, Any], left: TimeLeft) -> None:
+        if event["event"] == "measurement" and not event.get("known"):
+            self.tried[event["status"]] += 1
 
-def execute(plan: Plan, store: Store, display: ProgressDisplay) -> Summary:
+
+def execute(plan: Plan, store: Store, listeners: Sequence[RunListener]) -> Summary:
     """Fill in what is missing, then read every measurement's record.
 
     Raises:
@@ -73,13 +77,12 @@ def execute(plan: Plan, store: Store, display: ProgressDisplay) -> Summary:
     """
     try:
         with full_disk_stops(store.root), contextlib.closing(ResultsFolder(store.root)) as folder:
-            return _execute(plan, store, folder, display)
+            return _execute(plan, store, folder, listeners)
     finally:
-        display.end()
         end_adopted()
 
 
-def _execute(plan: Plan, store: Store, folder: ResultsFolder, display: ProgressDisplay) -> Summary:
+def _execute(plan: Plan, store: Store, folder: ResultsFolder, listeners: Sequence[RunListener]) -> Summary:
     summary = Summary()
     missing: list[list[Measurement]] = []
     known = 0
@@ -90,15 +93,13 @@ def _execute(plan: Plan, store: Store, folder: ResultsFolder, display: ProgressD
             missing.append(left)
     require_memory(plan, missing)
     if plan.spec.executor == "ray" and missing:
-        import_ray()  # before anything is said to begin
-    display.begin(len(plan.measurements), known)
-    with keeping_journal(store.root, plan.spec.executor, display.note) as journal:
-        journal.begin(len(plan.measurements), known)
-        names = plan.spec.log_to if missing else ()
-        with (
-            Tracking(names, journal.status.name, store.get, display.note) as tracking,
-            contextlib.closing(Sweep(plan, missing, store, folder, display, summary, journal, tracking)) as sweep,
-        ):
+        import_ray()  # a missing package is an error before the first progress line
+    with Listeners(summary, *listeners) as heard:
+        journal = heard.add(Journal(store.root, plan.spec.executor, heard.note))
+        if missing and plan.spec.log_to:
+            heard.add(Tracking(plan.spec.log_to, journal.status.name, store.get, heard.note))
+        heard.begin(len(plan.measurements), known)
+        with contextlib.closing(Sweep(plan, missing, store, folder, heard)) as sweep:
             sweep.run()
     folder.require()
     for measurement in plan.measurements:
@@ -114,7 +115,7 @@ def _done(store: Store, measurement: Measurement) -> bool:
 
 
 class Sweep:
-    """Hand out artifacts, `jobs` at a time, and take back how each ended."""
+    """Hands out artifacts, several at a time, and takes back how each ended."""
 
     def __init__(
         self,
@@ -122,21 +123,17 @@ class Sweep:
         missing: Sequence[list[Measurement]],
         store: Store,
         folder: ResultsFolder,
-        display: ProgressDisplay,
-        summary: Summary,
-        journal: Journal,
-        tracking: Tracking,
+        listener: RunListener,
     ) -> None:
         """missing: the measurements of each artifact that have no record."""
-        self._store, self._folder, self._display, self._summary = store, folder, display, summary
+        self._store, self._folder, self._listener = store, folder, listener
         model = fit_model(plan) if missing else None
         seconds = estimate_seconds(missing, model)
         self._executor = make_executor(plan, missing, store)
         if self._executor.jobs > 1:  # the longest first, so that none is left alone at the end
             missing = sorted(missing, key=lambda measurements: -seconds[measurements[0].artifact.key])
-        self._journal, self._tracking = journal, tracking
         self._queue = deque(missing)
-        self._tries: Counter[str] = Counter()
+        self._attempts: Counter[str] = Counter()
         self._nodes: set[str] = set()
         self._busy_in_a_row = 0
         self._at_work: list[ArtifactTask] = []
@@ -147,10 +144,11 @@ class Sweep:
         self._forecast = Forecast(seconds, are_seconds=are_seconds, jobs=self._executor.jobs)
 
     def run(self) -> None:
-        """
+        """Measure everything that is missing.
+
         Raises:
             RunStopped: results can no longer be saved.
-            KeyboardInterrupt, SystemExit: of a signal; every worker has ended, trainings after a checkpoint.
+            KeyboardInterrupt, SystemExit: after a signal. Every worker has ended, trainings after a checkpoint.
         """
         try:
             while self._queue or self._at_work:
@@ -167,14 +165,14 @@ class Sweep:
                     self._take(task, event)
         except (KeyboardInterrupt, SystemExit):
             if any(task.artifact.training for task in self._at_work):
-                self._display.note("stopping after a checkpoint of the training; a second signal stops at once")
+                self._listener.note("stopping after a checkpoint of the training; a second signal stops at once")
             self._stop()
             raise
 
     def _bring_forward(self) -> None:
-        """Put first an artifact that need not wait for a stage which another is making, if there is one."""
+        """Move an artifact to the front of the queue that need not wait for a stage in the making."""
         if not self._at_work or len(self._at_work) >= self._executor.jobs:
-            return  # this is asked after every event, and what follows looks at keys and files
+            return  # the search below hashes keys and looks at files, and this runs after every event
         begun = {name for task in self._at_work for name in task.artifact.cache_names if not is_built(name)}
         for at, measurements in enumerate(self._queue):
             if begun.isdisjoint(measurements[0].artifact.cache_names):
@@ -183,14 +181,14 @@ class Sweep:
                 return
 
     def _has_room(self, measurements: list[Measurement]) -> bool:
-        """Whether one more may be handed out: of number, and of memory where the number was to go by it."""
+        """Return whether the number of jobs, and the memory if jobs are automatic, allow one more artifact."""
         if not self._at_work or len(self._at_work) >= self._executor.jobs:
             return not self._at_work
         together = (measurements[0].artifact, *(task.artifact for task in self._at_work))
         return self._memory is None or sum(map(estimate_bytes, together)) <= self._memory
 
     def close(self) -> None:
-        """End what is still at work, after a fault of this process."""
+        """Kill the workers that are left after a fault of this process."""
         for task in self._at_work:
             task.worker.kill()
         while self._at_work:
@@ -198,7 +196,7 @@ class Sweep:
         self._executor.close()
 
     def _start(self, measurements: list[Measurement]) -> None:
-        wait = self._busy_in_a_row > len(self._queue)  # other runs hold all that is left
+        waits = self._busy_in_a_row > len(self._queue)  # other runs hold everything that is left
         artifact = measurements[0].artifact
         label = artifact.label
         if any(task.label == label for task in self._at_work):
@@ -206,27 +204,24 @@ class Sweep:
         self._folder.require()
         device = self._devices.pop(0) if self._devices else artifact.device
         task = ArtifactTask(measurements, label, self._executor, device)
+        task.waits = waits
         self._at_work.append(task)
         if task.has_begun:
-            self._begin(task, wait)
+            self._tell_start(task)
         if self._executor.problem:
-            self._display.note(self._executor.problem)
+            self._listener.note(self._executor.problem)
             self._executor.problem = ""
-        task.begin(Assignment(measurements=measurements, results=self._store.root.resolve(), wait=wait), self._events)
+        task.begin(Assignment(measurements=measurements, results=self._store.root.resolve(), wait=waits), self._events)
 
-    def _begin(self, task: ArtifactTask, wait: bool) -> None:
-        self._journal.start(task.artifact, task.label, task.device)
-        self._tracking.start(task.measurements, task.label)
-        self._display.artifact(task.label, wait, self._forecast.seconds_left())
-        self._forecast.start(task.artifact.key)
+    def _tell_start(self, task: ArtifactTask) -> None:
+        self._forecast.start(task, TimeLeft())
+        self._listener.start(task, self._forecast.left(task))
 
     def _take(self, task: ArtifactTask, event: dict[str, Any]) -> None:
-        display, forecast, label = self._display, self._forecast, task.label
-        phase_left = None
         match event["event"]:
             case "begun":
-                task.has_begun = True
-                self._begin(task, event["wait"])
+                task.has_begun, task.waits = True, event["wait"]
+                self._tell_start(task)
             case "node":
                 self._meet(event["name"], event["shares_results"])
             case "busy":
@@ -235,23 +230,10 @@ class Sweep:
                 raise RunStopped(event["reason"])
             case "measurement":
                 self._folder.require()
-                measurement = task.missing.pop(event["key"])
-                if not event.get("known", False):
-                    self._summary.tried[event["status"]] += 1
-                    task.has_measured = True
-                display.measurement(label, measurement.label, event["status"], event.get("reason", ""))
-            case "imported":
-                forecast.start(task.artifact.key)
-                display.enter(label, "", "loading", forecast.seconds_left())
-            case "state":
-                display.enter(label, event["phase"], event["state"], forecast.seconds_left())
-            case "progress":
-                phase, done, total = event["phase"], event["done"], event["total"]
-                phase_left = task.pace.advance(phase, done, total)
-                forecast.advance(task.artifact.key, phase_left)
-                display.progress(label, phase, done, total, event["figures"], forecast.seconds_left())
-        self._journal.take(task.artifact.key, event, forecast.seconds_left(), phase_left)
-        self._tracking.take(task.artifact.key, event)
+                del task.missing[event["key"]]
+                task.has_measured |= not event.get("known", False)
+        self._forecast.take(task, event, TimeLeft())
+        self._listener.take(task, event, self._forecast.left(task))
 
     def _meet(self, node: str, shares_results: bool) -> None:
         """Say once for each node how its records come here."""
@@ -260,51 +242,47 @@ class Sweep:
             how = (
                 "writes into the results folder" if shares_results else "does not see the results folder: sends records"
             )
-            self._display.note(f"node {node} {how}")
+            self._listener.note(f"node {node} {how}")
 
     def _end(self, task: ArtifactTask) -> None:
-        """A worker has said its last."""
+        """Handle a worker's exit."""
         code = None if task.is_busy else task.worker.wait()
         self._close(task)
-        self._display.leave(task.label)
         key = task.artifact.key
-        cause = "another run has it" if task.is_busy else describe_end(code) if code else ""
-        self._journal.end(key, cause)
-        self._tracking.end(key, cause)
+        left = list(task.missing.values())
         if task.is_busy:
-            self._forecast.leave(key)
             self._busy_in_a_row += 1
             self._queue.append(task.measurements)
+            self._tell_end(task, "another run has it", None)
             return
         self._busy_in_a_row = 0
-        if task.missing:
+        cause = describe_end(code) if code else ""
+        if left:
             self._folder.require()
-            self._tries[key] += 1
-            if self._executor.reruns(code) and self._tries[key] < MAX_TRIES:
-                self._display.note(f"{task.label}: {describe_end(code)}; it is made again elsewhere")
-                self._forecast.leave(key)
-                self._queue.appendleft([m for m in task.measurements if m.key in task.missing])
+            self._attempts[key] += 1
+            if self._executor.reruns(code) and self._attempts[key] < MAX_ATTEMPTS:
+                self._listener.note(f"{task.label}: {describe_end(code)}; another attempt follows")
+                self._queue.appendleft(left)
+                self._tell_end(task, cause, None)
                 return
-        for measurement in task.missing.values():
+        for measurement in left:
             try:
                 status = _record_death(self._store, measurement, code, task.log)
-            except Timeout:  # another run waited for it, and makes it now
-                self._forecast.leave(key)
-                self._queue.append([m for m in task.measurements if m.key in task.missing])
+            except Timeout:  # another run waited for the lock, and measures it now
+                self._queue.append(list(task.missing.values()))
+                self._tell_end(task, cause, None)
                 return
-            event: dict[str, Any] = {"event": "measurement", "key": measurement.key, "status": status}
-            if status == "failed":
-                event["reason"] = describe_end(code)
-                self._summary.tried[status] += 1
-                task.has_measured = True
-            else:
-                event["known"] = True
-            self._display.measurement(task.label, measurement.label, status, event.get("reason", ""))
-            self._journal.take(key, event, self._forecast.seconds_left(), None)
-        self._forecast.end(key, measured=task.has_measured)
+            event = {"event": "measurement", "key": measurement.key, "status": status}
+            self._take(task, event | ({"reason": describe_end(code)} if status == "failed" else {"known": True}))
+        records = [record for m in task.measurements if (record := self._store.get(m.key))]
+        self._tell_end(task, cause, records)
+
+    def _tell_end(self, task: ArtifactTask, cause: str, records: Sequence[Record] | None) -> None:
+        self._forecast.end(task, cause, records)
+        self._listener.end(task, cause, records)
 
     def _stop(self) -> None:
-        """Ask every worker to end: all at once, since a training saves its state first."""
+        """Ask every worker to end, all at once, because a training saves its state first."""
         for task in self._at_work:
             task.worker.send_signal(signal.SIGTERM)
         for task in self._at_work:
@@ -316,23 +294,23 @@ class Sweep:
         self._devices.append(task.device)
         try:
             task.close()
-        finally:  # what a method left behind is this process's child by now; one of those spared may have the worker's lock
-            own = (*self._executor.own, *self._tracking.own)
+        finally:  # a process that a method left behind is now our child, and may be under the lock of a spared worker
+            own = (*self._executor.own, *self._listener.own)
             end_adopted(spare=(*own, *(other.worker.pid for other in self._at_work)))
 
 
 def make_executor(plan: Plan, missing: Sequence[list[Measurement]], store: Store) -> Executor:
-    """What makes the artifacts of a plan, as its spec says."""
+    """Return the executor that the spec names."""
     if plan.spec.executor == "ray" and missing:
         return RayExecutor(plan, (measurements[0].artifact for measurements in missing), store)
     return WorkerProcesses(len(missing), list_imports([m for some in missing for m in some]), plan.jobs)
 
 
 def _record_death(store: Store, measurement: Measurement, code: int | None, log: Path) -> str:
-    """A failed row for a measurement whose worker died, unless another run has done it since. Returns the row's status.
+    """Record a failure for a measurement whose worker died, unless another run has measured it. Return the status.
 
     Raises:
-        Timeout: another run has taken it up.
+        Timeout: another run measures it now.
     """
     with FileLock(store.lock(measurement.artifact.key), timeout=0):
         known = store.get(measurement.key)

@@ -1,6 +1,6 @@
-"""Hands what happens in a run on to trackers: the events that make the logs, and the values of the records.
+"""Forwards the events of a run, and the values of its records, to trackers.
 
-Each tracker has a process of its own, so none can fail the run or hold it up. Where one fails, the run says so once.
+Each tracker runs in its own process, so it can neither fail nor block the run. The run reports a tracker's failure once.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from threading import Thread
 from typing import Any
 
 from bench.execution.executor import describe_end
-from bench.planning.artifact import Measurement
+from bench.execution.listener import RunListener, RunningArtifact, TimeLeft
 from bench.results.record import Record
 from bench.system import interpreter, provenance
 
 CLOSE_S = 60.0
-"""For all trackers to send the rest when the run ends."""
+"""Seconds that trackers have to send the rest when the run ends."""
 STOPPED_S = 5.0
-"""The same after a signal: a job manager kills the run soon, and a training was saved in that time, too."""
+"""The same after a signal, when a job manager kills the run soon."""
 SILENT_S = 2.0
-"""Of this time, what is not worth a word."""
+"""Part of this time in seconds that passes without a message."""
 TELLING = ("imported", "state", "progress", "measurement")
-"""Events of an artifact that is made here; one without any is another run's."""
+"""Events that show that this run, not another one, makes the artifact."""
 MAX_CURVES = 100_000
-"""Some tens of megabytes."""
+"""Largest number of queued points of curves, some tens of megabytes."""
 LISTEN_S = 5.0
-"""For the last words of a process that has ended."""
+"""Seconds to wait for the last output of a process that has ended."""
 NORMAL_95 = 1.96
-"""Standard errors from a value to the ends of its 95 % interval."""
+"""Half-width of a 95% interval in standard errors."""
 
 
-class Tracking:
+class Tracking(RunListener):
     """The trackers of one run."""
 
     def __init__(
@@ -45,28 +45,18 @@ class Tracking:
         read: Callable[[str], Record | None],
         say: Callable[[str], None],
     ) -> None:
-        """run: its name in the results folder; read: a record by its key; say: tells the user."""
+        """run: its name in the results folder. read: returns a record by its key. say: prints a sentence."""
         self._channels = [_Channel(name) for name in names]
         self._run, self._read, self._say = run, read, say
-        self._waiting: dict[str, dict[str, Any]] = {}  # artifacts that nothing was told of yet
+        self._waiting: dict[str, dict[str, Any]] = {}  # artifacts that no tracker knows yet
         self._told: set[str] = set()
-
-    def __enter__(self) -> Tracking:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.close(STOPPED_S if kind and issubclass(kind, KeyboardInterrupt | SystemExit) else CLOSE_S)
 
     @property
     def own(self) -> tuple[int, ...]:
-        """Its processes."""
         return tuple(channel.pid for channel in self._channels)
 
-    def start(self, measurements: Sequence[Measurement], label: str) -> None:
-        """measurements: of one artifact."""
-        if not self._channels:
-            return
-        artifact = measurements[0].artifact
+    def start(self, running: RunningArtifact, left: TimeLeft) -> None:
+        artifact, measurements = running.artifact, running.measurements
         about = artifact.model_dump(include={"model", "seed", "dtype", "device", "threads"}, mode="json")
         about |= {"method": artifact.method, "pattern": artifact.pattern, "quantizer": artifact.quantizer}
         tags = {"key": artifact.key, "run": self._run, "version": provenance.VERSION}
@@ -74,14 +64,14 @@ class Tracking:
         tags |= {f"record.{m.label}": m.key for m in measurements}
         configs = {m.label: m.config for m in measurements}
         self._waiting[artifact.key] = {
-            "name": label,
+            "name": running.label,
             "params": dict(_flat(about)) | dict(_flat(configs)) | dict(_flat(artifact.key_inputs(), "key.")),
             "tags": {f"cast_bench.{name}": value for name, value in tags.items() if value},
         }
 
-    def take(self, key: str, event: Mapping[str, Any]) -> None:
-        """What an artifact's worker said."""
-        if event.get("known"):  # another run has recorded it, and told of it
+    def take(self, running: RunningArtifact, event: Mapping[str, Any], left: TimeLeft) -> None:
+        key = running.artifact.key
+        if event.get("known"):  # the run that recorded it has told its trackers
             return
         if event["event"] in TELLING and key in self._waiting:
             self._told.add(key)
@@ -93,14 +83,16 @@ class Tracking:
         if event["event"] == "measurement" and (record := self._read(event["key"])) and record.readings:
             self._tell("metrics", key, values=dict(_values(record)))
 
-    def end(self, key: str, cause: str) -> None:
+    def end(self, running: RunningArtifact, cause: str, records: Sequence[Record] | None) -> None:
+        key = running.artifact.key
         self._waiting.pop(key, None)
         if key in self._told:
             self._told.remove(key)
             self._tell("end", key, ok=not cause)
 
-    def close(self, patience: float) -> None:
-        """Wait for what is still to be sent, at most so many seconds."""
+    def close(self, fault: BaseException | None = None) -> None:
+        """Wait until everything is sent, or until the timeout."""
+        patience = STOPPED_S if isinstance(fault, KeyboardInterrupt | SystemExit) else CLOSE_S
         for channel in self._channels:
             channel.finish()
         now = time.monotonic()
@@ -125,7 +117,7 @@ class Tracking:
 
 
 class _Channel:
-    """To the process of one tracker. Two threads write and read, so that a process that hangs holds up neither."""
+    """A connection to the process of one tracker. A thread writes and another reads, so that neither blocks the run."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -138,7 +130,7 @@ class _Channel:
             stderr=subprocess.DEVNULL,
             env=interpreter.environment(),
             text=True,
-            start_new_session=True,  # Ctrl-C is not for it: it still has to send
+            start_new_session=True,  # Ctrl-C must not reach it: it has to send the rest
         )
         self.pid = self._process.pid
         self._threads = [Thread(target=work, daemon=True) for work in (self._write, self._listen)]
@@ -146,7 +138,7 @@ class _Channel:
             thread.start()
 
     def send(self, order: Mapping[str, Any]) -> None:
-        """Nothing, once its process has ended; and of curves no more than so many wait for one that hangs."""
+        """Queue an order. Drop it if the process has exited, or if the queue of curves is full."""
         takes_all = self._orders.qsize() < MAX_CURVES or order["do"] != "curve"
         if self._threads[0].is_alive() and takes_all:
             self._orders.put(json.dumps(order, default=str))
@@ -157,17 +149,17 @@ class _Channel:
         return ""
 
     def finish(self) -> None:
-        """No more will be sent."""
+        """Close the queue of orders."""
         self._orders.put(None)
 
     def has_ended(self, deadline: float) -> bool:
-        """Whether its process has, by then (of the monotonic clock)."""
+        """Wait for the process until `deadline` on the monotonic clock. Return whether it has ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(max(0.0, deadline - time.monotonic()))
         return self._process.returncode is not None
 
     def close(self) -> None:
-        """End its process, if it has not ended."""
+        """Kill the process if it still runs."""
         if not self.has_ended(0.0):
             self._problems.put("not all was sent")
             self._process.kill()
@@ -191,7 +183,7 @@ class _Channel:
 
 
 def _values(record: Record) -> Iterator[tuple[str, float]]:
-    """Each metric by its measure, and the ends of its 95 % interval."""
+    """Yield each metric by measure, and the ends of its 95% interval."""
     config = record.key_inputs.get("measure", {}).get("config", {})
     measure = " ".join(filter(None, (record.identity.measure, config.get("task"))))
     for reading in record.readings:
@@ -204,7 +196,7 @@ def _values(record: Record) -> Iterator[tuple[str, float]]:
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings, by dotted names."""
+    """Yield nested settings by dotted names."""
     for key, inner in value.items():
         if isinstance(inner, list | tuple) and inner and isinstance(inner[0], Mapping):
             inner = {str(number): each for number, each in enumerate(inner)}

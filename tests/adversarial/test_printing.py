@@ -16,6 +16,7 @@ import pytest
 
 from bench.cli.main import app
 from bench.execution.bars import RichDisplay
+from bench.execution.listener import TimeLeft
 from bench.execution.progress import LogDisplay
 from bench.results.record import Record
 from bench.results.run_status import RunStatus, write_status
@@ -200,14 +201,15 @@ def test_progress_is_only_shown(text, kind, monkeypatch):
     display = kind(stream)
     display.begin(3, 1)
     display.note(text)
-    display.artifact(text, False, 60.0)
-    display.enter(text, text, "loading")
-    display.progress(text, text, 1, 3, {text: 1.0}, 50.0)
-    display.progress(text, text, 2, 3, {text: 1.0}, 40.0)
+    running = runs.running(text, measures=(text,))
+    display.start(running, TimeLeft(60.0))
+    display.take(running, {"event": "state", "phase": text, "state": "loading"}, TimeLeft(60.0))
+    display.take(running, runs.progress(text, 1, 3, **{text: 1.0}), TimeLeft(50.0))
+    display.take(running, runs.progress(text, 2, 3, **{text: 1.0}), TimeLeft(40.0, 20.0))
     if kind is RichDisplay:
         display._live.refresh()
-    display.measurement(text, text, "failed", text)
-    display.end()
+    display.take(running, {"event": "measurement", "key": text, "status": "failed", "reason": text}, TimeLeft())
+    display.close(None)
 
     out = OF_RICH.sub("", stream.getvalue()) if kind is RichDisplay else stream.getvalue()
     assert out.count("\n") >= 3 and not bad(out), bad(out)

@@ -75,12 +75,12 @@ def test_a_killed_search_goes_on_as_it_would_have(here, monkeypatch, tmp_path):
 
     calls = []
 
-    def killed(spec, show=None):
+    def killed(spec, *listeners):
         calls.append(spec.methods)
         if len(calls) == 2:
-            execute(spec.model_copy(update={"methods": spec.methods[:1]}), show)
+            execute(spec.model_copy(update={"methods": spec.methods[:1]}), *listeners)
             raise Killed
-        return execute(spec, show)
+        return execute(spec, *listeners)
 
     monkeypatch.setattr(searching.api, "execute", killed)
     with pytest.raises(Killed):
@@ -115,7 +115,7 @@ def test_a_budget_raised_goes_on(here):
 
 def test_a_trial_without_a_number_ends_the_search(here, monkeypatch):
     spec, search = here(1)
-    monkeypatch.setattr(searching.api, "execute", lambda spec, show=None: Summary())
+    monkeypatch.setattr(searching.api, "execute", lambda spec, *listeners: Summary())
 
     with pytest.raises(searching.TrialFailed, match=r"ria:power=.* gave no perplexity"):
         searching.run(spec, search)
@@ -141,7 +141,7 @@ def test_records_are_read_once_a_trial(here, monkeypatch):
         reads.append(1)
         return [searching.MethodTrials(method, some, search.trials) for method, some in trials.items()]
 
-    def execute(spec, show=None):
+    def execute(spec, *listeners):
         for method, label in zip(trials, spec.methods, strict=True):
             trials[method] += (searching.Trial(label, search.values(method, label), 1.0, ""),)
         return Summary()

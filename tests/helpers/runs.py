@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 from bench.catalog import registry
 from bench.catalog.entries import METHODS
@@ -91,6 +92,17 @@ def prune(folder, family_is_transposed=False):
             tensors[name] = (weight.T if family_is_transposed else weight).contiguous()
     save_file(dict(fold(tensors, tensors.__getitem__, family)), file, metadata={"format": "pt"})
     return folder
+
+
+def running(label="tiny dense", key="a", measures=("perplexity",)):
+    """An artifact at work as a listener sees it. Its measurements have the names of their measures as keys."""
+    artifact = SimpleNamespace(key=key, model="tiny", pattern="2:4")
+    by_key = {name: SimpleNamespace(key=name, label=name) for name in measures}
+    return SimpleNamespace(artifact=artifact, label=label, device="cpu", by_key=by_key, waits=False, has_measured=True)
+
+
+def progress(phase, done, total, **figures) -> dict:
+    return {"event": "progress", "phase": phase, "done": done, "total": total, "figures": figures}
 
 
 def small(results, **changes) -> Spec:

@@ -9,6 +9,9 @@ from rich.cells import cell_len
 
 from bench.execution import bars, progress
 from bench.execution.bars import Line, RichDisplay
+from bench.execution.listener import TimeLeft
+from bench.results.record import ReadingRow
+from helpers import fake_records, runs
 
 NAME = "smollm2-135m-instruct-q4 sparsegpt + finetune:rank=8 2:4 int4-gptq, seed 0: perplexity"
 
@@ -57,34 +60,52 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def shown(monkeypatch):
-    """shown(display's calls) -> the lines that are drawn."""
+def display(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
-    display = RichDisplay(Terminal())
-
-    def run(**calls):
-        for name, arguments in calls.items():
-            getattr(display, name)(*arguments)
-        console = display._live.console
-        return ["".join(s.text for s in segments).rstrip() for segments in console.render_lines(display)]
-
-    return run
+    made = RichDisplay(Terminal())
+    made.begin(8, 2)
+    yield made
+    made.close()
 
 
-def test_what_an_artifact_does_before_its_first_step(shown):
-    display = {"begin": (8, 2), "artifact": (LABEL, False)}
-    assert shown(**display)[1].startswith("tiny cast 2:4  importing")
-    assert shown(enter=(LABEL, "", "loading"))[1].startswith("tiny cast 2:4  loading")
-    assert shown(enter=(LABEL, "cast", "first step"))[1].startswith("tiny cast 2:4: cast  first step")
-    first, second = shown(progress=(LABEL, "cast", 1, 20, {"loss": 2.5}, 3600.0))
+def drawn(display):
+    lines = display._live.console.render_lines(display)
+    return ["".join(segment.text for segment in line).rstrip() for line in lines]
+
+
+def test_a_line_follows_its_artifact(display):
+    cast, wanda = runs.running(LABEL), runs.running("tiny wanda 2:4", "b")
+    display.start(cast, TimeLeft())
+    assert drawn(display)[1].startswith("tiny cast 2:4  importing")
+    display.take(cast, {"event": "imported"}, TimeLeft())
+    assert drawn(display)[1].startswith("tiny cast 2:4  loading")
+    display.take(cast, {"event": "state", "phase": "cast", "state": "first step"}, TimeLeft())
+    assert drawn(display)[1].startswith("tiny cast 2:4: cast  first step")
+    display.take(cast, runs.progress("cast", 1, 20, loss=2.5), TimeLeft(run=3600.0))
+    first, second = drawn(display)
     assert second.startswith("tiny cast 2:4: cast  ━") and "  1/20  " in second and "loss 2.5" in second
     assert re.search(r" 2/8 .* until \d\d:\d\d:\d\d$", first)
-    assert " 3/8 " in shown(measurement=(LABEL, "perplexity", "ok", ""))[0]
-    assert shown(artifact=("tiny wanda 2:4", True))[2].startswith("tiny wanda 2:4  waiting for another run")
-    first, second = shown(leave=(LABEL,))
-    assert second.startswith("tiny wanda 2:4  waiting for another run")
-    shown(end=())
+    display.take(cast, {"event": "measurement", "key": "perplexity", "status": "ok"}, TimeLeft())
+    assert " 3/8 " in drawn(display)[0]
+    wanda.waits = True
+    display.start(wanda, TimeLeft())
+    assert drawn(display)[2].startswith("tiny wanda 2:4  waiting for another run")
+    display.end(cast, "", None)
+    assert drawn(display)[1].startswith("tiny wanda 2:4  waiting for another run")
+
+
+def test_rows_appear_in_the_table_as_their_artifacts_end(display):
+    cast = runs.running(LABEL)
+    display.start(cast, TimeLeft())
+    display.end(
+        cast,
+        "",
+        [fake_records.record("cast", readings=[ReadingRow(metric="perplexity", value=52.5, unit="1", better="lower")])],
+    )
+    head, row, bar = drawn(display)
+
+    assert head.startswith("method") and row.startswith("cast") and "2:4" in row and bar.startswith("measurements")
 
 
 def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch):

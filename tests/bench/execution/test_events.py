@@ -15,6 +15,7 @@ from bench.execution import runner
 from bench.execution.artifact_task import next_event
 from bench.execution.events import Events
 from bench.execution.forecast import Forecast
+from bench.execution.listener import RunListener
 from bench.execution.processes import WorkerProcesses
 from bench.execution.worker import Assignment, work
 from bench.planning import plan
@@ -84,25 +85,18 @@ class InTurn(Queue):
         return super().get(timeout=timeout)
 
 
-class Shown:
-    """A display that keeps what it is told."""
+class Left(RunListener):
+    """A listener that keeps the time left at each start."""
 
     def __init__(self):
-        self.left, self.states = [], []
+        self.left = []
 
-    def artifact(self, label, waiting, left=None):
-        self.left.append(left)
-
-    def enter(self, label, phase, state, left=None):
-        self.states.append((phase, state))
-
-    def __getattr__(self, name):
-        return lambda *_: None
+    def start(self, running, left):
+        self.left.append(left.run)
 
 
-@pytest.mark.slow
 def test_the_import_of_the_first_worker_is_not_expected_of_the_others(tmp_path, monkeypatch):
-    clock, display = Clock(), Shown()
+    clock, listener = Clock(), Left()
 
     class Worker(runs.Here):
         def lines(self):
@@ -117,10 +111,11 @@ def test_the_import_of_the_first_worker_is_not_expected_of_the_others(tmp_path, 
     monkeypatch.setattr(runner, "SimpleQueue", InTurn)
     monkeypatch.setattr(runner, "Forecast", partial(Forecast, clock=clock))
     monkeypatch.setattr(runner, "estimate_seconds", lambda missing, model: {ms[0].artifact.key: 5.0 for ms in missing})
-    api.execute(runs.small(tmp_path / "r"), display)
+    api.execute(runs.small(tmp_path / "r"), listener)
 
-    assert display.left == [10.0, 10.0], "two of five seconds; then one that takes the ten of the first"
-    assert display.states == [("", "loading"), ("magnitude", "first step")] * 2
+    assert listener.left == [10.0, pytest.approx(5 * (10 + 0.5) / (5 + 0.5))], (
+        "two of five seconds; then one twice as slow"
+    )
 
 
 def test_a_figure_that_json_has_not_is_left_out():

@@ -7,7 +7,10 @@ import time
 import pytest
 
 from bench.execution.forecast import MIN_SECONDS, Forecast, Pace
+from bench.execution.listener import TimeLeft
 from bench.execution.progress import LogDisplay
+from bench.results.record import ReadingRow
+from helpers import fake_records, runs
 
 
 class Clock:
@@ -22,73 +25,97 @@ def clock():
     return Clock()
 
 
-def test_the_plan_is_believed_until_an_artifact_has_ended(clock):
-    forecast = Forecast({"a": 5.0, "b": 10.0}, are_seconds=True, clock=clock)
-    assert forecast.seconds_left() == 15.0
+@pytest.fixture
+def forecast(clock):
+    """forecast(seconds by key, ...) -> a Forecast, and work(key, seconds, measured=True) that lets an artifact end."""
 
-    forecast.start("a")
+    def make(estimates, are_seconds=True):
+        made = Forecast(estimates, are_seconds=are_seconds, clock=clock)
+
+        def work(key, seconds, records=(), measured=True):
+            running = runs.running(key=key)
+            running.has_measured = measured
+            made.start(running, TimeLeft())
+            clock.now += seconds
+            made.end(running, "", records)
+
+        return made, work
+
+    return make
+
+
+def test_the_plan_is_believed_until_an_artifact_has_ended(forecast, clock):
+    run, _ = forecast({"a": 5.0, "b": 10.0})
+    assert run.seconds_left() == 15.0
+
+    run.start(runs.running(key="a"), TimeLeft())
     clock.now += 2.0
-    assert forecast.seconds_left() == 13.0
+    assert run.seconds_left() == 13.0
 
 
-def test_nothing_is_promised_by_a_plan_without_seconds(clock):
-    forecast = Forecast({"a": 1.0, "b": 1.0}, are_seconds=False, clock=clock)
-    assert forecast.seconds_left() is None
-    forecast.start("a")
+def test_proportions_promise_nothing_until_an_artifact_has_taken_a_minute(forecast, clock):
+    run, _ = forecast({"a": 1.0, "b": 1.0}, are_seconds=False)
+    assert run.seconds_left() is None
+    a = runs.running(key="a")
+    run.start(a, TimeLeft())
+    run.take(a, runs.progress("p", 1, 4), TimeLeft())
     clock.now += 2.0
-    forecast.advance("a", 3.0)
-    assert forecast.seconds_left() is None, "a phase of five seconds says little"
+    run.take(a, runs.progress("p", 2, 4), TimeLeft())
+    assert run.left(a) == (None, 4.0), "a phase of six seconds says little"
 
-    forecast.advance("a", MIN_SECONDS)
-    assert forecast.seconds_left() == MIN_SECONDS + (MIN_SECONDS + 2.0), "the other one takes as long"
-
-
-def test_what_is_left_is_scaled_by_what_was_seen(clock):
-    forecast = Forecast({"a": 5.0, "b": 10.0, "c": 20.0}, are_seconds=True, clock=clock)
-    forecast.start("a")
-    clock.now += 15.0  # three times the estimate
-    forecast.end("a")
-    assert forecast.seconds_left() == 90.0
-
-    forecast.start("b")
-    clock.now += 15.0  # one and a half times: two in all
-    forecast.end("b")
-    assert forecast.seconds_left() == 40.0
+    clock.now += MIN_SECONDS
+    run.take(a, runs.progress("p", 3, 4), TimeLeft())
+    assert run.seconds_left() == 31.0 + 93.0, "the other one takes as long"
 
 
-def test_the_import_of_the_first_is_not_counted_for_the_others(clock):
-    forecast = Forecast({"a": 5.0, "b": 5.0, "c": 5.0}, are_seconds=True, clock=clock)
-    forecast.start("a")
-    clock.now += 60.0  # imports
-    forecast.start("a")
+def test_what_is_left_is_scaled_by_what_was_seen(forecast):
+    run, work = forecast({"a": 5.0, "b": 10.0, "c": 20.0})
+    work("a", 15.0)  # three times the estimate
+    assert run.seconds_left() == pytest.approx(30 * (15 + 2) / (5 + 2)), "and a tenth of the longest as planned"
+
+    work("b", 15.0)  # one and a half times: two in all
+    assert run.seconds_left() == pytest.approx(20 * (30 + 2) / (15 + 2))
+
+
+@pytest.mark.parametrize("are_seconds", [True, False])
+def test_a_short_artifact_does_not_scale_a_long_one(forecast, are_seconds):
+    """A 7B model as it is, of which only the size is measured, loads for 30 s: its estimate says 1 s. Pruning takes hours."""
+    run, work = forecast({"dense": 1.0, "sparsegpt": 1800.0}, are_seconds)
+    work("dense", 30.0)
+
+    assert run.seconds_left() == (pytest.approx(1800 * (30 + 180) / (1 + 180)) if are_seconds else None)
+
+
+def test_the_import_of_the_first_is_not_counted_for_the_others(forecast, clock):
+    run, _ = forecast({"a": 5.0, "b": 5.0, "c": 5.0})
+    a = runs.running(key="a")
+    run.start(a, TimeLeft())
+    clock.now += 60.0
+    run.take(a, {"event": "imported"}, TimeLeft())
     clock.now += 5.0
-    forecast.end("a")
+    run.end(a, "", ())
 
-    assert forecast.seconds_left() == 10.0
+    assert run.seconds_left() == 10.0
 
 
-def test_an_artifact_that_takes_longer_moves_the_finish_time_while_it_runs(clock):
-    forecast = Forecast({"a": 5.0, "b": 10.0}, are_seconds=True, clock=clock)
-    forecast.start("a")
+def test_an_artifact_that_takes_longer_moves_the_finish_time_while_it_runs(forecast, clock):
+    run, _ = forecast({"a": 5.0, "b": 10.0})
+    a = runs.running(key="a")
+    run.start(a, TimeLeft())
+    run.take(a, runs.progress("p", 1, 4), TimeLeft())
     clock.now += 10.0
-    forecast.advance("a", 20.0)
+    run.take(a, runs.progress("p", 2, 4), TimeLeft())
 
-    assert forecast.seconds_left() == 20.0 + 10.0 * 6
+    assert run.seconds_left() == pytest.approx(20.0 + 10.0 * (30 + 1) / (5 + 1))
 
 
-def test_an_artifact_that_another_run_holds_or_has_measured_says_nothing(clock):
-    forecast = Forecast({"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0}, are_seconds=True, clock=clock)
-    forecast.start("a")
-    clock.now += 2.0
-    forecast.end("a")
-    forecast.start("b")
-    clock.now += 50.0  # asked for b, which is busy
-    forecast.leave("b")
-    assert forecast.seconds_left() == 6.0
+def test_an_artifact_that_another_run_holds_or_has_measured_says_nothing(forecast):
+    run, work = forecast({"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0})
+    work("b", 50.0, records=None)  # b is busy, and returns to the queue
+    assert run.seconds_left() == 4.0
 
-    forecast.start("c")
-    forecast.end("c", measured=False)
-    assert forecast.seconds_left() == 4.0
+    work("c", 2.0, measured=False)
+    assert run.seconds_left() == 3.0
 
 
 def test_the_pace_of_a_phase_is_counted_from_where_it_went_on(clock):
@@ -105,10 +132,20 @@ def test_the_pace_of_a_phase_is_counted_from_where_it_went_on(clock):
 def test_the_line_of_an_artifact_says_when_all_is_done():
     stream = io.StringIO()
     display = LogDisplay(stream)
-    display.artifact("tiny dense", False)
-    display.artifact("tiny wanda", False, 3600.0)
+    display.start(runs.running("tiny dense"), TimeLeft())
+    display.start(runs.running("tiny wanda"), TimeLeft(run=3600.0))
 
     first, second = stream.getvalue().splitlines()
     assert first == "tiny dense: started"
     hour = (time.localtime().tm_hour + 1) % 24
     assert re.fullmatch(rf"tiny wanda: started, all done at ({hour:02}|{(hour + 1) % 24:02}):\d\d:\d\d", second)
+
+
+def test_a_log_has_the_numbers_of_each_row_as_it_ends():
+    stream = io.StringIO()
+    record = fake_records.record(
+        "wanda", readings=[ReadingRow(metric="perplexity", value=52.5, unit="1", better="lower")]
+    )
+    LogDisplay(stream).end(runs.running("tiny wanda"), "", [record])
+
+    assert stream.getvalue() == "tiny wanda, 2:4: perplexity wiki-mini@128 52.5\n"

@@ -10,6 +10,7 @@ from filelock import FileLock
 from bench import api
 from bench.execution import journal as journals
 from bench.execution.journal import Journal
+from bench.execution.listener import RunningArtifact, TimeLeft
 from bench.results.run_status import KEPT, AtWork, RunStatus, lock_of, read_statuses, sweep_statuses, write_status
 from helpers import faulty, runs, terminal
 from methods.errors import UserError
@@ -30,6 +31,10 @@ def world(site, tmp_path, monkeypatch):
 def root(tmp_path):
     (tmp_path / "r/records").mkdir(parents=True)
     return tmp_path / "r"
+
+
+def planned(root):
+    return RunningArtifact(list(api.plan(runs.small(root)).measurements[:1]), "a", "cpu")
 
 
 def lines(root):
@@ -57,19 +62,20 @@ def test_a_run_leaves_its_status_and_a_log_for_each_artifact(tmp_path, monkeypat
 def test_a_log_is_bounded(root, monkeypatch):
     monkeypatch.setattr(journals, "MAX_BYTES", 2000)
     monkeypatch.setattr(journals, "PROGRESS_S", 0.0)
-    artifact = api.plan(runs.small(root)).measurements[0].artifact
+    running = planned(root)
     journal = Journal(root, "local", pytest.fail)
-    journal.start(artifact, "a", "cpu")
-    progress = {"event": "progress", "phase": "p", "total": 10_000, "figures": {"loss": 1.0}}
+    journal.start(running, TimeLeft())
     for done in range(1000):
-        journal.take(artifact.key, progress | {"done": done}, None, None)
+        journal.take(running, runs.progress("p", done, 10_000, loss=1.0), TimeLeft())
     failed = {"event": "measurement", "key": "k", "status": "failed", "reason": "x" * 10**6}
-    journal.take(artifact.key, failed, None, None)
+    journal.take(running, failed, TimeLeft())
     (log,) = (root / "logs").iterdir()
     assert log.stat().st_size < 2000 + 2 * journals.MAX_REASON
-    assert [e["event"] for e in lines(root)[artifact.key[:32]]][-1] == "measurement", "what happened is always said"
-    journal.start(artifact, "a", "cpu")
-    assert len(lines(root)[artifact.key[:32]]) == 1, "the next attempt begins a new one"
+    assert [e["event"] for e in lines(root)[running.artifact.key[:32]]][-1] == "measurement", (
+        "what happened is always said"
+    )
+    journal.start(running, TimeLeft())
+    assert len(lines(root)[running.artifact.key[:32]]) == 1, "the next attempt begins a new one"
     journal.close()
 
 
@@ -77,11 +83,9 @@ def test_the_logs_of_artifacts_side_by_side_all_have_progress(root):
     plan = api.plan(runs.small(root))
     journal = Journal(root, "local", pytest.fail)
     for measurements in plan.artifacts().values():
-        artifact = measurements[0].artifact
-        journal.start(artifact, "a", "cpu")
-        journal.take(
-            artifact.key, {"event": "progress", "phase": "p", "done": 1, "total": 9, "figures": {}}, None, None
-        )
+        running = RunningArtifact(measurements, "a", "cpu")
+        journal.start(running, TimeLeft())
+        journal.take(running, runs.progress("p", 1, 9), TimeLeft())
     journal.close()
 
     assert [[e["event"] for e in log] for log in lines(root).values()] == [["started", "progress"]] * 2
@@ -101,7 +105,6 @@ def test_two_versions_at_work_on_one_folder_are_refused(root, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_is_said_once(root, monkeypatch):
     said = []
-    artifact = api.plan(runs.small(root)).measurements[0].artifact
     journal = Journal(root, "local", said.append)
 
     def full(*_):
@@ -109,7 +112,7 @@ def test_a_folder_that_cannot_be_written_is_said_once(root, monkeypatch):
 
     monkeypatch.setattr(journals, "write_status", full)
     journal.begin(1, 0)
-    journal.start(artifact, "a", "cpu")
+    journal.start(planned(root), TimeLeft())
     journal.close()
 
     assert len(said) == 1 and "No space left" in said[0] and "goes on without" in said[0]

@@ -9,6 +9,7 @@ import pytest
 
 from bench import api
 from bench.execution import tracking
+from bench.execution.listener import RunningArtifact, TimeLeft
 from bench.execution.progress import LogDisplay
 from bench.execution.trackers import process, table
 from bench.system import interpreter
@@ -144,10 +145,10 @@ def track(monkeypatch):
 def test_that_the_run_goes_on_is_said_while_it_does(track):
     trackers, said = track(FAIL, "mlflow")
     trackers._channels[0]._threads[1].join()
-    trackers.end("a", "")
+    trackers.end(runs.running(key="a"), "", ())
     assert not said, "nothing is told of an artifact that did not begin"
     trackers._tell("end", "a", ok=True)
-    trackers.close(1.0)
+    trackers.close()
 
     assert said == ["--log-to mlflow: Refused: no server; the run goes on without it"]
 
@@ -158,7 +159,7 @@ def test_all_trackers_have_one_deadline_which_is_near_after_a_signal(track, monk
     asked = []
     monkeypatch.setattr(tracking.time, "monotonic", lambda: 100.0)
     monkeypatch.setattr(tracking._Channel, "has_ended", lambda channel, deadline: asked.append(deadline))
-    trackers.__exit__(kind, None, None)
+    trackers.close(kind and kind())
 
     assert asked == [100 + tracking.SILENT_S] * 2 + [100 + patience] * 2 + [0.0] * 2
     assert said == [
@@ -175,7 +176,7 @@ def test_ctrl_c_leaves_what_a_tracker_still_has_to_send(track, monkeypatch):
 
     trackers, said = track(HANG, "mlflow")
     monkeypatch.setattr(tracking._Channel, "has_ended", interrupted)
-    trackers.close(60.0)
+    trackers.close()
 
     assert said == ["--log-to mlflow: not all was sent"] and trackers._channels[0]._process.returncode is not None
 
@@ -186,11 +187,12 @@ def test_what_another_run_has_recorded_is_not_sent_again(track, tmp_path, monkey
     monkeypatch.setattr(trackers, "_channels", ["a tracker"])
     monkeypatch.setattr(trackers, "_tell", lambda action, artifact, **_: told.append(action))
     measurements = next(iter(api.plan(runs.small(tmp_path / "r")).artifacts().values()))
-    key = measurements[0].artifact.key
-    trackers.start(measurements, "tiny dense")
-    trackers.take(key, {"event": "measurement", "key": measurements[0].key, "status": "ok", "known": True})
+    running = RunningArtifact(measurements, "tiny dense", "cpu")
+    trackers.start(running, TimeLeft())
+    event = {"event": "measurement", "key": measurements[0].key, "status": "ok", "known": True}
+    trackers.take(running, event, TimeLeft())
     assert not told
-    trackers.take(key, {"event": "imported"})
+    trackers.take(running, {"event": "imported"}, TimeLeft())
 
     assert told == ["start"]
 

@@ -94,7 +94,7 @@ def test_artifacts_go_to_the_card_that_is_free(tmp_path, monkeypatch):
 
     monkeypatch.setattr(WorkerProcesses, "start", lambda *_: Worker())
     spec = runs.small(tmp_path / "r", device="cuda:0,cuda:1", methods=("magnitude", "wanda", "ria"), measures=("size",))
-    runner.execute(api.plan(spec), Store(spec.results), LogDisplay(io.StringIO()))
+    runner.execute(api.plan(spec), Store(spec.results), [LogDisplay(io.StringIO())])
 
     assert len(sent) == 4 and set(sent) == {"cuda:0", "cuda:1"}
 
@@ -145,6 +145,6 @@ def test_large_artifacts_wait_for_memory(monkeypatch, tmp_path):
             self._executor.jobs = 3
 
     monkeypatch.setattr(runner, "Sweep", Sweep)
-    runner.execute(plan, Store(spec.results), LogDisplay(io.StringIO()))
+    runner.execute(plan, Store(spec.results), [LogDisplay(io.StringIO())])
 
     assert begun == [1, 1, 1]

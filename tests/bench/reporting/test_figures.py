@@ -7,10 +7,11 @@ from xml.etree import ElementTree
 import pytest
 
 from bench.execution import progress
+from bench.execution.listener import TimeLeft
 from bench.reporting import figures
 from bench.results.record import Record
 from bench.results.store import Store
-from helpers import fake_records
+from helpers import fake_records, runs
 from helpers.runs import call
 from methods.errors import UserError
 
@@ -85,8 +86,9 @@ def test_progress_line_tells_figures_and_a_time_counted_from_where_it_went_on(mo
     monkeypatch.setattr(progress.time, "localtime", lambda s: progress.time.gmtime(s))
     printed = io.StringIO()
     plain = progress.LogDisplay(printed)
-    plain.progress("tiny", "cast", 800, 1000, {})
+    running = runs.running("tiny")
+    plain.take(running, runs.progress("cast", 800, 1000), TimeLeft())
     now[0] += 20
-    plain.progress("tiny", "cast", 900, 1000, {"loss": 2.3456, "tokens_per_s": 1234.0})
+    plain.take(running, runs.progress("cast", 900, 1000, loss=2.3456, tokens_per_s=1234.0), TimeLeft(phase=20.0))
 
     assert "cast 900/1000, loss 2.346, 1,234 tokens/s, done at 00:00:20" in printed.getvalue()
