@@ -17,12 +17,12 @@ from rich.text import Text
 from bench.execution.events import describe_figures
 from bench.execution.forecast import clock_time
 from bench.execution.listener import RunListener, RunningArtifact, TimeLeft
-from bench.results.record import Record
 from bench.system.terminal import make_console, shorten
 from bench.system.text import one_line
 
 if TYPE_CHECKING:
     from bench.reporting.table import TextTable
+    from bench.results.record import Record
 
 GAP, MIN_NAME, MIN_BAR, MAX_BAR = 2, 12, 6, 40
 """Widths in columns."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.execution.listener import RunListener, RunningArtifact, TimeLeft
-from bench.results.record import Record
+
+if TYPE_CHECKING:
+    from bench.results.record import Record
 
 Clock = Callable[[], float]
 

@@ -6,10 +6,11 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from bench.planning.artifact import Artifact, Measurement
-from bench.results.record import Record
+if TYPE_CHECKING:
+    from bench.planning.artifact import Artifact, Measurement
+    from bench.results.record import Record
 
 
 class TimeLeft(NamedTuple):
