@@ -12,9 +12,8 @@ from bench.execution.leftovers import sweep_leftovers
 from bench.execution.listener import Listeners, RunListener
 from bench.execution.nodes import require_lead
 from bench.execution.trackers.table import require_packages
-from bench.planning.plan import Plan, make_plan, plan_request
-from bench.planning.resolve import resolve_request
-from bench.planning.shards import check_shard, own_shard
+from bench.planning.artifact import Plan
+from bench.planning.plan import make_plan
 from bench.planning.spec import Spec
 from bench.results.rows import newest, to_frame
 from bench.results.store import ReadOnlyStore, Store
@@ -26,9 +25,8 @@ if TYPE_CHECKING:
 
 
 def plan(spec: Spec) -> Plan:
-    """What a run would do: every measurement with its key. Nothing is fetched or loaded."""
-    check_shard(spec)
-    return own_shard(make_plan(spec))
+    """Return what a run would do: every measurement with its key. Nothing is downloaded or loaded."""
+    return make_plan(spec)
 
 
 def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
@@ -38,18 +36,14 @@ def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
         UserError: before anything has run.
         disk.RunStopped: results can no longer be saved.
     """
-    check_shard(spec)
     require_packages(spec.log_to)
     require_lead(spec.training.nodes, os.environ)
     listeners = listeners or (progress.display_for(sys.stderr),)
     with disk.full_disk_stops(spec.results):
         sweep_leftovers(spec.results)
         with in_use():
-            request = resolve_request(spec, fetch=True)
-            require_folder(spec.results, "--results", new=False)  # before anything is fetched; made when all is known
-            plan = own_shard(
-                plan_request(request, on_fetch=lambda name: Listeners(*listeners).note(f"fetching {name}"))
-            )
+            require_folder(spec.results, "--results", new=False)
+            plan = make_plan(spec, fetch=True, on_fetch=lambda name: Listeners(*listeners).note(f"fetching {name}"))
             summary = runner.execute(plan, Store(spec.results), listeners)
         sweep_leftovers(spec.results)
     return summary

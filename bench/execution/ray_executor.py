@@ -21,9 +21,8 @@ from bench.execution import ray_task
 from bench.execution.disk import RunStopped
 from bench.execution.executor import LOST
 from bench.execution.worker import Assignment
-from bench.planning.artifact import Artifact
+from bench.planning.artifact import Artifact, Plan
 from bench.planning.memory import estimate_bytes
-from bench.planning.plan import Plan
 from bench.results.store import Store
 from bench.results.transfer import unpack_record
 from bench.system.code_version import describe_code

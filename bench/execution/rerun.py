@@ -21,7 +21,8 @@ def measure(record: Record, root: Path) -> Record:
         UserError: this version cannot take it.
     """
     from bench.execution import runner
-    from bench.planning.plan import Plan, make_plan
+    from bench.planning.artifact import Plan
+    from bench.planning.plan import make_plan
 
     plan = make_plan(spec_of(record, root))
     measurements = tuple(m for m in plan.measurements if m.identity.key() == record.identity.key())

@@ -31,12 +31,11 @@ from bench.execution.ray_executor import RayExecutor, import_ray
 from bench.execution.tracking import Tracking
 from bench.execution.worker import Assignment
 from bench.execution.worker_process import CHECKPOINT_S, read_end
-from bench.planning.artifact import Measurement
+from bench.planning.artifact import Measurement, Plan
 from bench.planning.estimate import estimate_seconds, fit_model
 from bench.planning.memory import estimate_bytes
-from bench.planning.plan import Plan
 from bench.planning.refusal import require_memory
-from bench.planning.side_by_side import AUTO
+from bench.planning.resolve import AUTO
 from bench.results.record import DONE, Record
 from bench.results.store import Store
 from bench.system.cache import is_built

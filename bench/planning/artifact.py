@@ -1,12 +1,14 @@
-"""Artifacts and measurements. An artifact is a model and its stages. A measurement is one measure of one artifact."""
+"""Artifacts, measurements and plans. An artifact is a model and its stages. A measurement is one measure of one artifact."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from bench.planning.spec import Spec
 from bench.results.identity import CalibrationText, Identity, Protocol, TrainingText
 from bench.system import digests
 from bench.system.provenance import VERSION
@@ -258,3 +260,25 @@ class Measurement(_Frozen):
             dtype=a.dtype,
             device=a.device.split(":")[0],
         )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Measurements of a spec."""
+
+    spec: Spec
+    measurements: tuple[Measurement, ...]
+    """Measurements in order, artifact by artifact."""
+    to_pull: tuple[str, ...]
+    """Known models that are not downloaded, and so not planned."""
+    jobs: int = 1
+    """Number of artifacts to make in parallel."""
+    devices: tuple[str, ...] = ()
+    """Devices that make the artifacts in turn."""
+
+    def artifacts(self) -> dict[str, list[Measurement]]:
+        """Return the measurements by artifact key, in order."""
+        grouped: dict[str, list[Measurement]] = {}
+        for measurement in self.measurements:
+            grouped.setdefault(measurement.artifact.key, []).append(measurement)
+        return grouped

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any, NamedTuple
 
-from bench.planning.artifact import Measurement
+from bench.planning.artifact import Measurement, Plan
 from bench.planning.cost_model import WITHIN, CostModel
 from bench.planning.memory import (
     count_parameters,
@@ -17,7 +17,6 @@ from bench.planning.memory import (
     is_streamed,
 )
 from bench.planning.past_costs import TimedPart, estimate_tokens, machine_of, measure_part, read_past, stage_part
-from bench.planning.plan import Plan
 from bench.results.record import DONE
 from bench.results.store import ReadOnlyStore
 from bench.system import provenance

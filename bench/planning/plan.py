@@ -4,56 +4,36 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from bench.catalog import registry
 from bench.catalog.choice import Choice
 from bench.inputs import download, models
-from bench.planning import side_by_side
-from bench.planning.artifact import Artifact, Measurement, Stage
+from bench.planning.artifact import Artifact, Measurement, Plan, Stage
+from bench.planning.memory import estimate_bytes
 from bench.planning.model_inputs import ModelInputs
-from bench.planning.resolve import PlanRequest, input_digest, is_control, method_digest, resolve_request
+from bench.planning.resolve import (
+    AUTO,
+    PlanRequest,
+    count_jobs,
+    input_digest,
+    is_control,
+    method_digest,
+    resolve_request,
+)
+from bench.planning.shards import divide, parse_shard
 from bench.planning.spec import Spec
-from bench.system.devices import cores
+from bench.system.devices import cores, memory_bytes
 from methods.pattern import Pattern
 
 DENSE = Pattern.parse("dense")
+JOBS_SHARE = 0.8
+"""Share of the machine's memory that parallel artifacts may use together."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Measurements of a spec."""
-
-    spec: Spec
-    measurements: tuple[Measurement, ...]
-    """Measurements in order, artifact by artifact."""
-    to_pull: tuple[str, ...]
-    """Known models that are not downloaded, and so not planned."""
-    jobs: int = 1
-    """Number of artifacts to make in parallel."""
-    devices: tuple[str, ...] = ()
-    """Devices that make the artifacts in turn."""
-
-    def artifacts(self) -> dict[str, list[Measurement]]:
-        """Return the measurements by artifact key, in order."""
-        grouped: dict[str, list[Measurement]] = {}
-        for measurement in self.measurements:
-            grouped.setdefault(measurement.artifact.key, []).append(measurement)
-        return grouped
-
-
-def make_plan(spec: Spec, *, fetch: bool = False) -> Plan:
-    """Plan all measurements of a spec. With `fetch`, download missing models and data first.
-
-    Raises:
-        UserError: the run would fail later.
-    """
-    return plan_request(resolve_request(spec, fetch=fetch))
-
-
-def plan_request(request: PlanRequest, on_fetch: Callable[[str], None] = lambda name: None) -> Plan:
-    """Plan all measurements of a request.
+def make_plan(spec: Spec, *, fetch: bool = False, on_fetch: Callable[[str], None] = lambda name: None) -> Plan:
+    """Plan all measurements of a spec, or of its shard. With `fetch`, download missing models and data first.
 
     Args:
         on_fetch: called with the name of each model before it is downloaded.
@@ -61,7 +41,8 @@ def plan_request(request: PlanRequest, on_fetch: Callable[[str], None] = lambda 
     Raises:
         UserError: the run would fail later.
     """
-    spec, fetch = request.spec, request.fetch
+    index, count = parse_shard(spec.shard)
+    request = resolve_request(spec, fetch=fetch)
     measurements: dict[str, Measurement] = {}
     to_pull = []
     for name in spec.models:
@@ -76,15 +57,23 @@ def plan_request(request: PlanRequest, on_fetch: Callable[[str], None] = lambda 
         for artifact, fields in itertools.product(_artifacts(request, inputs), inputs.measurements):
             measurement = Measurement(artifact=artifact, **fields)
             measurements.setdefault(measurement.key, measurement)
-    jobs = side_by_side.count(spec, request.devices)
+    jobs = count_jobs(spec, request.devices)
     plan = Plan(spec, tuple(measurements.values()), tuple(to_pull), jobs, request.devices[:jobs])
-    return _fit_memory(plan, request.devices) if spec.jobs == side_by_side.AUTO and spec.executor == "local" else plan
+    if spec.jobs == AUTO and spec.executor == "local":
+        plan = _fit_memory(plan, request.devices)
+    return divide(plan, count)[index - 1] if count > 1 else plan
 
 
 def _fit_memory(plan: Plan, devices: tuple[str, ...]) -> Plan:
-    """Choose as many parallel jobs as memory allows, and share the cores among them."""
+    """Choose as many parallel jobs as memory allows if each artifact is the largest, and share the cores among them.
+
+    The number of threads follows from the number of jobs, and is part of every key. So the choice depends on shapes and on
+    the size of the memory, and never on records or on the memory that is free.
+    """
     artifacts = [some[0].artifact for some in plan.artifacts().values()]
-    jobs = side_by_side.count_by_memory(plan.spec, devices, artifacts)
+    most = len(devices) if devices[0] != "cpu" else max(1, cores() // (plan.spec.threads or 1))
+    largest = max(map(estimate_bytes, artifacts), default=1.0)
+    jobs = max(1, min(most, int(JOBS_SHARE * memory_bytes() / largest)))
     threads = {"threads": plan.spec.threads or max(1, cores() // jobs)}
     measurements = (m.model_copy(update={"artifact": m.artifact.model_copy(update=threads)}) for m in plan.measurements)
     return replace(plan, measurements=tuple(measurements), jobs=jobs, devices=devices[:jobs])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 
-from bench.planning.artifact import Artifact, Measurement
+from bench.planning.artifact import Artifact, Measurement, Plan
 from bench.planning.memory import (
     estimate_bytes,
     estimate_device_bytes,
@@ -16,7 +16,6 @@ from bench.planning.memory import (
     streamed_bytes,
     streamed_device_bytes,
 )
-from bench.planning.plan import Plan
 from bench.system.devices import memory_bytes
 from methods.contract import LIBRARY_BYTES
 from methods.errors import UserError

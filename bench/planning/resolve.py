@@ -12,7 +12,6 @@ from bench.catalog import registry
 from bench.catalog.choice import Choice, parse_chain, parse_quantizer
 from bench.catalog.declarations import CatalogEntry
 from bench.measures import contract
-from bench.planning import side_by_side
 from bench.planning.spec import Spec
 from bench.system import digests, environments
 from bench.system.devices import cores, resolve_device, resolve_devices
@@ -21,6 +20,7 @@ from bench.system.suggest import shorten
 from methods.errors import UserError
 from methods.pattern import Pattern
 
+AUTO = "auto"
 Kind = Literal["methods", "quantizers"]
 
 
@@ -90,9 +90,16 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
         measures=measures,
         devices=devices,
         dtype=spec.dtype if spec.dtype != "auto" else ("float32" if devices[0] == "cpu" else "bfloat16"),
-        threads=spec.threads or (1 if spec.executor == "ray" else max(1, cores() // side_by_side.count(spec, devices))),
+        threads=spec.threads or (1 if spec.executor == "ray" else max(1, cores() // count_jobs(spec, devices))),
         fetch=fetch,
     )
+
+
+def count_jobs(spec: Spec, devices: tuple[str, ...]) -> int:
+    """Return the number of parallel artifacts before the plan is known. It is 1 for "auto"."""
+    if spec.jobs == AUTO:
+        return 1
+    return len(devices) if spec.jobs is None else int(spec.jobs)
 
 
 def _ray_devices(spec: Spec) -> tuple[str, ...]:

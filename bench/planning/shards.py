@@ -1,4 +1,4 @@
-"""Divide a plan among machines that run the same command, each with its own `--shard`."""
+"""Division of a plan among machines that run the same command, each with a different `--shard`."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import re
 from collections.abc import Collection
 from dataclasses import replace
 
-from bench.planning.artifact import Measurement
+from bench.planning.artifact import Measurement, Plan
 from bench.planning.estimate import count_operations
-from bench.planning.plan import Plan
-from bench.planning.spec import Spec
 from methods.errors import UserError
 
 MAX_SHARDS = 10_000
 SLURM = "slurm"
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """Read "2/4", the second of four; or "slurm", the part of this task of a Slurm array.
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """Read "2/4", the second of four. "slurm" is the shard of this task of a Slurm array. None is all.
 
     Raises:
-        UserError: anything else; or this is no task of an array.
+        UserError: the text is not a shard, or this is not a task of an array.
     """
+    if text is None:
+        return 1, 1
     if text == SLURM:
         text = _slurm_task()
     match = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", text)
@@ -45,29 +45,11 @@ def _slurm_task() -> str:
     return f"{index - first + 1}/{count}"
 
 
-def check_shard(spec: Spec) -> None:
-    """Before a plan is made of it.
-
-    Raises:
-        UserError: as `parse_shard`.
-    """
-    if spec.shard is not None:
-        parse_shard(spec.shard)
-
-
-def own_shard(plan: Plan) -> Plan:
-    """The part of a plan that its spec asks for."""
-    if plan.spec.shard is None:
-        return plan
-    index, count = parse_shard(plan.spec.shard)
-    return divide(plan, count)[index - 1]
-
-
 def divide(plan: Plan, count: int) -> list[Plan]:
-    """`count` plans with every artifact in one of them, about equal in arithmetic: the longest first, to the lightest shard.
+    """Divide a plan into `count` plans with about equal work: assign the largest artifact first, to the smallest plan.
 
-    Artifacts that share their last pruning stage, as a model and its quantized versions do, stay together, so that it is
-    made once. What is recorded already does not matter, nor does the machine: every shard comes to the same division.
+    Artifacts with the same last pruning stage stay together, such as a model and its quantized versions. So the stage is
+    computed once. The division depends on neither records nor machine, so every machine computes the same one.
     """
     groups: dict[str, list[list[Measurement]]] = {}
     for measurements in plan.artifacts().values():
@@ -81,9 +63,9 @@ def divide(plan: Plan, count: int) -> list[Plan]:
         lightest = loads.index(min(loads))
         shards[lightest] |= {measurements[0].artifact.key for measurements in groups[key]}
         loads[lightest] += work[key]
-    return [_only(plan, shard) for shard in shards]
+    return [_select(plan, shard) for shard in shards]
 
 
-def _only(plan: Plan, artifacts: Collection[str]) -> Plan:
-    """The measurements of these artifacts, in the order of the plan."""
+def _select(plan: Plan, artifacts: Collection[str]) -> Plan:
+    """Return the plan with only the measurements of these artifacts, in order."""
     return replace(plan, measurements=tuple(m for m in plan.measurements if m.artifact.key in artifacts))

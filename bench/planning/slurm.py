@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 
 from bench.planning import estimate
-from bench.planning.plan import Plan
+from bench.planning.artifact import Plan
 from bench.planning.shards import divide
 from bench.planning.spec import Spec
 

@@ -59,7 +59,7 @@ class Listener:
 
 def test_a_missing_package_is_one_sentence_before_anything_is_loaded(cli, monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("bench.api.resolve_request", lambda *_args, **_kwargs: pytest.fail("it went on"))
+    monkeypatch.setattr("bench.api.make_plan", lambda *_args, **_kwargs: pytest.fail("it went on"))
 
     code, _, err = cli("run", "--log-to", "wandb,mlflow", "--results", str(tmp_path / "r"))
 

@@ -10,7 +10,7 @@ from bench.execution import runner
 from bench.execution.processes import WorkerProcesses
 from bench.execution.progress import LogDisplay
 from bench.planning import plan as planning
-from bench.planning import resolve, side_by_side
+from bench.planning import resolve
 from bench.planning.memory import estimate_bytes
 from bench.planning.spec import make_spec
 from bench.results.store import Store
@@ -30,9 +30,9 @@ def machine(monkeypatch):
 
     def set_up(cores, artifacts):
         one = estimate_bytes(api.plan(runs.small("r")).measurements[0].artifact)
-        for module in (planning, resolve, side_by_side):
+        for module in (planning, resolve):
             monkeypatch.setattr(module, "cores", lambda: cores)
-        monkeypatch.setattr(side_by_side, "memory_bytes", lambda: int(one * (artifacts + 0.1) / side_by_side.SHARE))
+        monkeypatch.setattr(planning, "memory_bytes", lambda: int(one * (artifacts + 0.1) / planning.JOBS_SHARE))
 
     return set_up
 
