@@ -13,10 +13,7 @@ copyright = "the authors of cast-bench; Apache-2.0"
 
 extensions = [
     "myst_parser",
-    "sphinx.ext.autodoc",
-    "extension.docstrings",
     "extension.downloads",
-    "extension.generated",
     "extension.mathml",
 ]
 exclude_patterns = ["_build", "extension"]
@@ -34,5 +31,3 @@ html_last_updated_fmt = None
 
 default_role = "code"
 smartquotes = False
-autodoc_member_order = "bysource"
-autodoc_typehints_format = "short"

@@ -1,7 +1,7 @@
-"""Write the tables in README.md and docs/ from results/, so that no number there is typed.
+"""Write the tables and references in README.md and docs/, so that no number or setting there is typed.
 
 python scripts/readme.py          rewrite them
-python scripts/readme.py --check  exit 1 if any is stale
+python scripts/readme.py --check  print the pages that are stale; exit 1 if there is one
 
 What is between these comments is replaced:
 
@@ -11,6 +11,8 @@ What is between these comments is replaced:
 <!-- ratio: results/FOLDER A B --> and <!-- /ratio -->      perplexity ratios of pairs of methods, named as in the table
 <!-- scaling: results/FOLDER --> and <!-- /scaling -->      the scaling law of a grid of runs
 <!-- search: results/FOLDER --> and <!-- /search -->        the best trial of each method of the folder's search.toml
+
+scripts/reference.py has the comments for what the catalog and the program say.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ import json
 import math
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import benchmark_figures
+import reference
 
 from bench import search
 from bench.compare import resolve, scaling_law
@@ -147,22 +151,31 @@ def _leaves(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return out
 
 
+def _words(make: Callable[..., str]) -> Callable[[str], str]:
+    return lambda where: make(*where.split())
+
+
+BLOCKS: dict[str, Callable[[str], str]] = {
+    "table": leaderboard,
+    "leaders": leaders,
+    "benchmark": benchmark,
+    "ratio": ratios,
+    "scaling": law,
+    "search": trials,
+} | {kind: _words(make) for kind, make in reference.BLOCKS.items()}
+"""Functions that make the text between two comments, by the word in the first."""
+
+BLOCK = re.compile(rf"^(<!-- ({'|'.join(BLOCKS)})(?:: ([^>]+))? -->\n).*?(<!-- /\2 -->)$", re.DOTALL | re.MULTILINE)
+
+
 def render(text: str) -> str:
-    for kind, make in (
-        ("table", leaderboard),
-        ("leaders", leaders),
-        ("benchmark", benchmark),
-        ("ratio", ratios),
-        ("scaling", law),
-        ("search", trials),
-    ):
-        text = re.sub(
-            rf"(<!-- {kind}: ([^>]+) -->\n).*?(<!-- /{kind} -->)",
-            lambda match, make=make: f"{match[1]}\n{make(match[2])}\n{match[3]}",
-            text,
-            flags=re.S,
-        )
-    return text
+    """Return a page with the text between its comments made again."""
+
+    def fill(match: re.Match[str]) -> str:
+        made = BLOCKS[match[2]](match[3] or "").strip("\n")
+        return f"{match[1]}\n{made}\n\n{match[4]}" if made else f"{match[1]}{match[4]}"
+
+    return BLOCK.sub(fill, text)
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ import importlib.util
 import re
 import shlex
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -29,20 +28,7 @@ def load(path, name):
 
 
 DOCS = load(ROOT / "scripts/docs.py", "docs_script")
-
-
-@pytest.fixture
-def extension(monkeypatch):
-    """extension(name) -> a module of docs/extension. Those used here need no Sphinx."""
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    yield lambda name: importlib.import_module(f"extension.{name}")
-    for name in [m for m in sys.modules if m.split(".")[0] == "extension"]:
-        del sys.modules[name]
-
-
-@pytest.fixture
-def catalog(extension):
-    return extension("catalog")
+REFERENCE = load(ROOT / "scripts/reference.py", "reference_script")
 
 
 def commands():
@@ -81,13 +67,13 @@ def test_commands_are_those_of_the_program(command):
 
 
 @pytest.mark.parametrize("section", registry.SECTIONS)
-def test_what_no_page_describes_is_described_from_its_code(section, catalog, monkeypatch):
-    """So a new entry of the catalog is on the site at once."""
-    monkeypatch.setattr(catalog, "pages", dict)
-    text = catalog.unwritten(section)
+def test_what_no_page_describes_is_described_from_its_code(section, monkeypatch):
+    """A new entry of the catalog needs no page."""
+    monkeypatch.setattr(REFERENCE, "_pages", dict)
+    text = REFERENCE.unwritten(section)
     for name, entry in registry.SECTIONS[section].built_in.items():
-        assert f"### {name}\n\n{catalog.escape(entry.about)}" in text
-        assert f"[{name}](#{name})" in catalog.overview(section)
+        assert f"### {name}\n\n{REFERENCE.escape(entry.about)}" in text
+        assert f"[{name}](#{name})" in REFERENCE.overview(section)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -104,20 +90,20 @@ def test_every_format_of_a_model_is_described(page):
     assert [name for name in MODEL_FORMATS if not re.search(rf"\b{name}\b", text)] == []
 
 
-def test_facts_of_a_method(catalog):
-    text = catalog.facts("methods", "sparsegpt")
+def test_facts_of_a_method():
+    text = REFERENCE.facts("methods", "sparsegpt")
     assert "`sparsegpt:mask-only` (`mask_only=true`)" in text and "https://arxiv.org/abs/2301.00774" in text
     assert "| `damping` | `0.01` | number from 0 to 1 |" in text and "estimated for llama2-7b**: 2 passes" in text
 
 
-def test_a_page_about_what_the_catalog_does_not_have(catalog):
+def test_a_page_about_what_the_catalog_does_not_have():
     with pytest.raises(LookupError, match="'wnada' is not in methods"):
-        catalog.facts("methods", "wnada")
+        REFERENCE.facts("methods", "wnada")
 
 
-def test_every_name_has_one_page(catalog):
+def test_every_name_has_one_page():
     """A second place for the same facts would be a second heading of that name, and links would lead to either."""
-    found = [pair for page in PAGES for pair in catalog.FACTS.findall(page.read_text())]
+    found = [pair for page in PAGES for pair in REFERENCE.FACTS.findall(page.read_text())]
     assert len(found) == len(set(found))
     for section, name in found:
         page = next(p for p in PAGES if f"<!-- facts: {section} {name} -->" in p.read_text())
@@ -126,8 +112,8 @@ def test_every_name_has_one_page(catalog):
         )
 
 
-def test_every_command_is_in_the_reference(extension):
-    text = extension("program").commands()
+def test_every_command_is_in_the_reference():
+    text = REFERENCE.commands()
     groups = [("bench", PROGRAM)]
     for path, command in groups:
         if path != "bench":
@@ -136,41 +122,67 @@ def test_every_command_is_in_the_reference(extension):
     assert len(groups) > 20 and "**Commands**" not in text
 
 
-def test_every_setting_has_a_meaning(extension):
-    rows = re.findall(r"^\| `(\S+)` \|.*\| (.*) \|$", extension("program").settings(), re.MULTILINE)
+def test_every_setting_has_a_meaning():
+    rows = re.findall(r"^\| `(\S+)` \|.*\| (.*) \|$", REFERENCE.settings(), re.MULTILINE)
     assert {"methods", "calibration.data", "targets.exclude"} <= {name for name, _ in rows}
     missing = [name for name, meaning in rows if not meaning]
     assert not missing, f"write what {missing} mean: a string below the field, in bench/planning/spec.py"
 
 
-def test_every_public_name_is_in_the_reference(extension):
-    names = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cast-bench"]["public"]
-    text = extension("program").public()
-    assert [name for name in names if f"\n### {name}\n" not in f"\n{text}"] == []
-    assert ".. py:function:: bench.run(spec: Spec) -> pd.DataFrame" in text
-    assert ".. autoclass:: methods.Pattern(n: int = 1, m: int = 1, sparsity: float = 0.0)" in text
+class Example:
+    """Score |W| * norm_ with `x_y`.
+
+        walk = Walk(model)
+
+    Another paragraph.
+    """
+
+    count: int = 1
+    """Number of <tags>."""
+
+    def take(self, a: int, b: "str" = "") -> None:
+        """Take both.
+
+        Args:
+            a: the first; a*b
+                goes on.
+            b: the second.
+
+        Raises:
+            UserError: it is wrong.
+        """
 
 
-DOCSTRING = """Score |W| * norm_ with `x_y`.
+def test_a_public_name_becomes_markdown(monkeypatch):
+    monkeypatch.setattr(REFERENCE, "import_module", lambda _: sys.modules[__name__])
+    assert REFERENCE._public("own.Example").split("\n\n") == [
+        "### own.Example",
+        "```python\nExample()\n```",
+        r"Score |W| \* norm\_ with `x_y`.",
+        "```python\nwalk = Walk(model)\n```",
+        "Another paragraph.",
+        r"- `count`: Number of \<tags\>.",
+        "`Example.take(self, a: int, b: str = '')`",
+        "Take both.",
+        "Args:",
+        "- `a`: the first; a\\*b goes on.\n- `b`: the second.",
+        "Raises:",
+        "- `UserError`: it is wrong.\n",
+    ]
 
-    walk = Walk(model)
 
-Args:
-    a: the first; a*b
-        goes on.
-    b: the second.
+def test_what_is_between_two_comments_is_written_again(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    readme = load(ROOT / "scripts/readme.py", "readme_script")
+    monkeypatch.setitem(readme.BLOCKS, "facts", lambda words: f"about {words}\n")
+    monkeypatch.setitem(readme.BLOCKS, "unwritten", lambda _: "")
 
-Raises:
-    UserError: it is wrong."""
-
-
-def test_a_docstring_becomes_plain_text_and_fields(extension):
-    assert extension("docstrings").to_rst(DOCSTRING.split("\n")) == [
-        r"Score \|W\| \* norm\_ with ``x_y``.", "",
-        "::", "", "    walk = Walk(model)", "",
-        r":param a: the first; a\*b", "    goes on.", ":param b: the second.", "",
-        ":raises UserError: it is wrong.", "",
-    ]  # fmt: skip
+    page = "<!-- facts: methods a -->\nold\n<!-- /facts -->\n\nText.\n<!-- unwritten: methods -->\nold\n<!-- /unwritten -->\n"
+    assert readme.render(page) == (
+        "<!-- facts: methods a -->\n\nabout methods a\n\n<!-- /facts -->\n\nText.\n"
+        "<!-- unwritten: methods -->\n<!-- /unwritten -->\n"
+    )
+    assert readme.render(readme.render(page)) == readme.render(page)
 
 
 SITE = {
