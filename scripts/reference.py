@@ -274,7 +274,7 @@ def _paragraphs(target: Any) -> Iterator[str]:
             )
             continue
         for part in re.split(r"\n\n+(?=    )", paragraph, maxsplit=1):
-            yield f"```python\n{textwrap.dedent(part).strip()}\n```" if part.startswith("    ") else escape(part)
+            yield f"```text\n{textwrap.dedent(part).strip()}\n```" if part.startswith("    ") else escape(part)
 
 
 def notebook(name: str) -> str:

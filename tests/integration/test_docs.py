@@ -159,7 +159,7 @@ def test_a_public_name_becomes_markdown(monkeypatch):
         "### own.Example",
         "```python\nExample()\n```",
         r"Score |W| \* norm\_ with `x_y`.",
-        "```python\nwalk = Walk(model)\n```",
+        "```text\nwalk = Walk(model)\n```",
         "Another paragraph.",
         r"- `count`: Number of \<tags\>.",
         "`Example.take(self, a: int, b: str = '')`",
