@@ -26,13 +26,13 @@ class KernelWeight:
     """A matrix [out, width] in the kernel's layout."""
 
     memory: Tensor
-    """uint8 [out, bytes of a row]"""
+    """Bytes of each row, uint8 [out, bytes]."""
     scales: Tensor | None
-    """float32 [out]; only for int8"""
+    """Scales of int8, float32 [out]."""
     width: int
     dense: bool = False
     dtype: torch.dtype = torch.bfloat16
-    """Of the original weight."""
+    """Dtype of the original weight."""
 
     @property
     def int8(self) -> bool:
@@ -44,14 +44,14 @@ class KernelWeight:
 
 
 def supports(packed: PackedWeight) -> bool:
-    """Can the kernel compute with it? It can with bfloat16, and with int8 that has one scale per row."""
+    """Return whether the kernel supports a weight: bfloat16, or int8 with one scale per row."""
     if packed.kind == "int8":
         return packed.scales is not None and packed.scales.shape[1] == 1
     return packed.kind == "float" and packed.dtype == torch.bfloat16
 
 
 def to_kernel_layout(packed: PackedWeight) -> KernelWeight:
-    """Convert from packed24. Codes and values of CHUNK blocks lie together; for bfloat16 a code is two positions, not a mask."""
+    """Convert from packed24. Each CHUNK of blocks has its codes, then its values. A bfloat16 code is two positions."""
     values, rows = packed.values.view(torch.uint8).numpy(), len(packed.values)
     blocks = -(-packed.width // BLOCK)
     item = packed.values.itemsize
@@ -86,10 +86,17 @@ def from_kernel_layout(weight: KernelWeight) -> PackedWeight:
 
 
 def integers_and_scales(packed: PackedWeight) -> tuple[Tensor, Tensor]:
-    """An int8 weight's integers, dense int8 [out, width], and their scales, float32 [out]."""
+    """Return an int8 weight's integers, dense int8 [out, width], and their scales, float32 [out]."""
     assert packed.scales is not None
     plain = replace(packed, dtype=torch.float32, scales=torch.ones_like(packed.scales))
     return unpack(plain).to(torch.int8), packed.scales[:, 0].float()
+
+
+def dense_twin(packed: PackedWeight) -> KernelWeight:
+    """Return the same weight for the kernel without sparsity."""
+    if packed.kind == "int8":
+        return to_dense_kernel_layout(*integers_and_scales(packed))
+    return to_dense_kernel_layout(unpack(packed))
 
 
 def to_dense_kernel_layout(weight: Tensor, scales: Tensor | None = None) -> KernelWeight:
@@ -100,7 +107,7 @@ def to_dense_kernel_layout(weight: Tensor, scales: Tensor | None = None) -> Kern
 
 
 def unpack_kernel_weight(weight: KernelWeight) -> Tensor:
-    """The dense matrix [out, width]."""
+    """Return the dense matrix [out, width]."""
     if not weight.dense:
         return unpack(from_kernel_layout(weight))
     dense = weight.memory.view(torch.int8 if weight.int8 else torch.bfloat16)[:, : weight.width]
@@ -108,15 +115,15 @@ def unpack_kernel_weight(weight: KernelWeight) -> Tensor:
 
 
 def aligned_copy(memory: Tensor) -> Tensor:
-    """A copy of bytes in memory that numpy allocates: it asks for large pages, so that rows cross fewer page borders."""
+    """Copy bytes to memory from numpy, which asks for large pages, so that rows cross fewer page borders."""
     return torch.from_numpy(memory.numpy().copy())
 
 
 def product(x: Tensor, weight: KernelWeight, *, threads: int = 1, path: str | None = None) -> Tensor:
-    """x [rows, width] times the matrix transposed: float32 [rows, out]. The weights are read once for four rows of x.
+    """Multiply x [rows, width] by the transposed matrix: float32 [rows, out]. Weights are read once for four rows of x.
 
-    For bfloat16 weights x is rounded to bfloat16. For int8 ones each row is scaled by its largest value to int16, and the
-    sums are exact.
+    For bfloat16 weights, x is rounded to bfloat16. For int8 weights, each row is scaled by its largest value to int16, and
+    the sums are exact.
 
     Raises:
         NoKernel: the kernel cannot be compiled here.
@@ -126,30 +133,20 @@ def product(x: Tensor, weight: KernelWeight, *, threads: int = 1, path: str | No
     x = x.to(torch.float32 if wide else torch.bfloat16).contiguous()
     rows, out = len(x), len(weight.memory)
     y = torch.empty(rows, out)
-    kernel.product(
-        weight.memory.data_ptr(),
-        weight.scales.data_ptr() if weight.scales is not None else None,
-        x.data_ptr(),
-        y.data_ptr(),
-        int8=weight.int8,
-        dense=weight.dense,
-        wide=wide,
-        rows=rows,
-        width=weight.width,
-        out=out,
-        threads=threads,
-        path=path,
-    )
+    scales = weight.scales.data_ptr() if weight.scales is not None else None
+    isa = native.PATHS.index(path or native.select_path(kernel))
+    matrix = (isa, weight.int8, weight.dense, weight.memory.data_ptr(), scales)
+    kernel.product(*matrix, x.data_ptr(), wide, rows, weight.width, out, y.data_ptr(), threads)
     return y
 
 
 def _chunks(blocks: int, item: int) -> Any:
-    """(first byte, first block, number of blocks) of each chunk of a row."""
+    """Return first byte, first block and number of blocks of each chunk of a row."""
     size = 8 + 32 * item
     return [(size * b, b, min(CHUNK, blocks - b)) for b in range(0, blocks, CHUNK)]
 
 
 def _fill(target: np.ndarray[Any, Any], source: np.ndarray[Any, Any]) -> None:
-    """Fill a row and pad it with zeros to whole blocks: a value of zero adds nothing at any position."""
+    """Fill a row and pad it with zeros to whole blocks. A zero adds nothing at any position."""
     target[:, : source.shape[1]] = source
     target[:, source.shape[1] :] = 0

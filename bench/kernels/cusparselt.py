@@ -22,16 +22,16 @@ from bench.system.cache import cache_dir
 from bench.system.files import atomic_write
 
 TOKEN_MULTIPLE = 16
-"""Tokens are padded to a multiple of it: the library needs 8 for 16-bit values, 16 for 8-bit ones."""
+"""Multiple to which tokens are padded. The library needs 8 for 16-bit values and 16 for 8-bit values."""
 SIDE_MULTIPLES = {torch.bfloat16: 16, torch.float16: 16, torch.int8: 32, torch.float8_e4m3fn: 32}
-"""Both sides of a weight must be a multiple of it, by dtype."""
+"""Required multiple of both sides of a weight, by dtype."""
 SPLIT_KS = ((2, 0), (2, 1), (4, 0), (4, 1), (8, 0), (8, 1))
-"""(split_k, split_k_mode): into how many parts the width is split, and whether one kernel or two add them up."""
+"""Pairs of split_k, the number of parts of the width, and split_k_mode, 0 or 1 for one or two kernels that add them."""
 SAMPLES = 9
 
 
 class MatmulPlan(NamedTuple):
-    """One of the library's ways to do a product."""
+    """An algorithm of the library for a product."""
 
     alg_id: int = 0
     split_k: int = 1
@@ -40,21 +40,21 @@ class MatmulPlan(NamedTuple):
 
 @dataclass(frozen=True)
 class PlanChoice:
-    """The fastest plan whose product is right, and what the search met."""
+    """The fastest plan with a right product, and the outcome of the search."""
 
     plan: MatmulPlan
     plan_count: int
-    """Plans that were tried."""
+    """Number of plans that were tried."""
     errors: tuple[str, ...] = ()
-    """A sentence for each plan whose product is wrong."""
+    """Sentence for each plan with a wrong product."""
     refusal_count: int = 0
-    """Plans that the library did not run."""
+    """Number of plans that the library refused."""
 
 
 class CompressedWeight:
-    """A 2:4 weight [out, in] on the device, in the library's own layout.
+    """A 2:4 weight [out, in] on the device, in the library's layout.
 
-    out_dtype: of the product; None means the weight's.
+    out_dtype: dtype of the product. None means the weight's.
     """
 
     def __init__(self, weight: Tensor, clock: Clock, out_dtype: torch.dtype | None = None) -> None:
@@ -64,7 +64,7 @@ class CompressedWeight:
         self.choices: dict[int, PlanChoice] = {}
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x [tokens, in] times the weight transposed, plus bias: [tokens, out]. Searches a plan for each padded size."""
+        """Multiply x [tokens, in] by the transposed weight and add the bias. Search a plan for each padded size."""
         count = len(x)
         x = torch.nn.functional.pad(x, (0, 0, 0, -count % TOKEN_MULTIPLE))
         choice = self.choices.get(len(x))
@@ -86,9 +86,9 @@ class CompressedWeight:
         return y
 
     def choose(self, x: Tensor, bias: Tensor | None, expected: Tensor | None = None) -> PlanChoice:
-        """The best plan: remembered on disk by library, device, shapes and dtypes, else searched for.
+        """Return the best plan from disk, or search for it. The file depends on library, device, shapes and dtypes.
 
-        expected: the product in float32; None compares with the library's default plan.
+        expected: the product in float32. None compares with the library's default plan.
         """
         case = [self.shape, len(x), str(self.weight_dtype), str(self.out_dtype), bias is not None]
         memory = cache_dir() / "cusparselt-plans" / f"{digests.of([library_versions(), *case])[:32]}.json"
@@ -96,18 +96,13 @@ class CompressedWeight:
             known = json.loads(memory.read_text())
             return PlanChoice(**known | {"plan": MatmulPlan(*known["plan"]), "errors": tuple(known["errors"])})
         expected = self.product(x, bias, MatmulPlan()).float() if expected is None else expected
-        choice = search(
-            self._candidates(x, bias),
-            lambda plan: self.product(x, bias, plan),
-            expected,
-            lambda work: self._seconds(work),
-        )
+        choice = search(self._candidates(x, bias), lambda plan: self.product(x, bias, plan), expected, self._seconds)
         with atomic_write(memory) as temporary:
             temporary.write_text(json.dumps(asdict(choice)))
         return choice
 
     def _candidates(self, x: Tensor, bias: Tensor | None) -> tuple[MatmulPlan, ...]:
-        """The default, the result of the library's own search, every algorithm, and that result with the width split."""
+        """Return the default plan, the library's own choice, every algorithm, and that choice with a split width."""
         library: Any = torch._C._cusparselt
         alg_id, split_k, split_k_mode, alg_count = library.mm_search(
             self.memory, x.t(), bias, None, self.out_dtype, True
@@ -135,10 +130,10 @@ def search(
     expected: Tensor,
     seconds: Callable[[Callable[[], Any]], float],
 ) -> PlanChoice:
-    """The fastest plan whose product is right. Some algorithm ids give wrong results, so each product is checked first.
+    """Return the fastest plan with a right product. Some algorithms give wrong results, so each product is checked.
 
     Raises:
-        WrongProduct: there is none.
+        WrongProduct: no plan gives the right product.
     """
     best: tuple[float, MatmulPlan] | None = None
     errors, refusals, plan_count = [], 0, 0
@@ -149,7 +144,7 @@ def search(
             took = seconds(lambda plan=plan: product(plan))  # type: ignore[misc]
         except WrongProduct as fault:
             errors.append(str(fault))
-        except RuntimeError:  # the library cannot run it for this shape
+        except RuntimeError:
             refusals += 1
         else:
             best = min(best or (took, plan), (took, plan))
@@ -159,6 +154,6 @@ def search(
 
 
 def library_versions() -> list[str]:
-    """Versions of the library, CUDA and torch, and the device: a choice is valid for these."""
+    """Return the versions of the library, CUDA and torch, and the device, for which a choice is valid."""
     library = torch.backends.cusparselt.version()
     return [str(library), str(torch.version.cuda), torch.cuda.get_device_name(), torch.__version__]

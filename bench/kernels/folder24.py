@@ -48,17 +48,17 @@ class PackedTensor(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["dense", "float", "int8", "int4"]
     shape: tuple[int, ...]
-    """As in the model; packed parts are always [out, in]."""
+    """Shape in the model. Packed parts are always [out, in]."""
     dtype: str
     transposed: bool = False
-    """Does the model store it as [in, out]?"""
+    """True if the model stores it as [in, out]."""
     exact: bool = True
-    """Does it unpack to the original, bit for bit?"""
+    """True if it unpacks to the original, bit for bit."""
     parts: dict[str, StoredTensor]
 
 
 class Manifest(BaseModel):
-    """packed24.json."""
+    """The content of packed24.json."""
 
     model_config = ConfigDict(extra="forbid")
     format: Literal["packed24"] = "packed24"
@@ -73,7 +73,7 @@ class Manifest(BaseModel):
 
 
 class Writer24:
-    """Writes a packed24 folder tensor by tensor, one shard at a time."""
+    """A writer of a packed24 folder, tensor by tensor."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -135,11 +135,10 @@ class Writer24:
 
 
 class Folder24:
-    """A packed24 folder, read tensor by tensor. Iterating gives the names of the model's tensors.
+    """A packed24 folder, read tensor by tensor. It iterates over the names of the model's tensors.
 
     Raises:
-        UserError: no packed24 folder; a version newer than this code; a part that is missing, or does not match its
-            checksum or shape.
+        UserError: no packed24 folder, a newer version, a missing part, or a wrong checksum or shape.
     """
 
     def __init__(self, path: Path) -> None:
@@ -152,7 +151,7 @@ class Folder24:
         return iter(self.entries)
 
     def tensor(self, name: str) -> Tensor:
-        """The dense tensor, in the model's orientation."""
+        """Return the dense tensor in the model's orientation."""
         entry = self.entries[name]
         if entry.kind != "dense":
             dense = unpack(self.packed(name))
@@ -163,7 +162,7 @@ class Folder24:
         return tensor
 
     def packed(self, name: str) -> PackedWeight:
-        """A packed tensor, [out, in]."""
+        """Return a packed tensor [out, in]."""
         entry = self.entries[name]
         rows, width = entry.shape[::-1] if entry.transposed else entry.shape
         dtype = DTYPES[entry.dtype]
@@ -186,7 +185,7 @@ class Folder24:
     def _part(self, name: str, part: str) -> Tensor:
         entry = self.entries[name].parts[part]
         try:
-            # Opened for each tensor: an open file keeps all that was ever read mapped into memory.
+            # An open file keeps everything that was read mapped into memory.
             file = find_file(self.path, entry.file, None) or self.path / entry.file
             with safe_open(file, framework="pt") as opened:
                 tensor: Tensor = opened.get_tensor(_tensor_name(name, part))
@@ -212,7 +211,7 @@ def _tensor_name(name: str, part: str) -> str:
 
 
 def _sha256(tensor: Tensor) -> str:
-    """Digest of dtype, shape and bytes."""
+    """Return the digest of dtype, shape and bytes."""
     digest = hashlib.sha256(f"{dtype_name(tensor.dtype)} {list(tensor.shape)}\n".encode())
     if tensor.numel():
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
@@ -242,7 +241,7 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 def _check_entry(path: Path, name: str, entry: PackedTensor) -> None:
-    """Reject what cannot be valid, before any tensor is read."""
+    """Refuse an invalid entry before any tensor is read."""
     packed = entry.kind != "dense"
     parts = {"values", "mask"} | ({"scales"} if entry.kind in BITS else set()) if packed else {"dense"}
     for part in entry.parts.values():

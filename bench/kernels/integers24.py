@@ -1,12 +1,12 @@
 """Weights on integer grids, for packing: int8 with a scale per row, int4 with a scale per group of at most 128.
 
-A quantizer returns dequantized weights. Where some scale gives every weight of a group back bit for bit, that scale is used
-and nothing is lost; otherwise the group is rounded to nearest.
+A quantizer returns dequantized weights. If a scale restores every weight of a group bit for bit, that scale is used.
+Otherwise the group is rounded to nearest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -26,11 +26,14 @@ class RoundedWeight(NamedTuple):
 
     packed: PackedWeight
     exact: bool
-    """Does it unpack to the original weight, bit for bit?"""
+    """True if it unpacks to the original weight, bit for bit."""
 
 
 def group_size(kind: str, width: int) -> int:
-    """How many weights along the input share a scale: int8 a row, int4 the largest power of two up to MAX_GROUP that divides it."""
+    """Return the number of weights along the input that share a scale.
+
+    A scale of int8 is for a row. A scale of int4 is for the largest power of two up to MAX_GROUP that divides the width.
+    """
     return width if kind == "int8" else next(g for g in (MAX_GROUP >> i for i in range(8)) if width % g == 0)
 
 
@@ -38,10 +41,10 @@ def pack_rounded(weight: Tensor, kind: str, name: str = "weight") -> RoundedWeig
     """Pack a 2:4 float weight [out, in] as int8 or int4.
 
     Raises:
-        UserError: as `pack`; also a weight that is not finite.
+        UserError: as `pack`, or a weight that is not finite.
     """
     weight = weight.cpu()
-    floats = pack(weight, name)  # checks that it is 2:4
+    floats = pack(weight, name)
     if not bool(floats.values.isfinite().all()):
         raise UserError(f"{name} contains NaN or infinity, which no integer can represent: export it without --values")
     group = group_size(kind, weight.shape[1])
@@ -64,48 +67,32 @@ def _integers(groups: Tensor, scale: Tensor, bits: int) -> Tensor:
 
 
 def _scales(groups: Tensor, bits: int) -> tuple[Tensor, bool]:
-    """Scales, bfloat16 [groups, 1], and whether every group lies on its grid.
+    """Return scales, bfloat16 [groups, 1], and whether every group is on its grid.
 
     A group off the grid gets the scale of `Integer`.
     """
     scale = Integer(bits).scale(groups.float()).bfloat16()
     largest = groups.float().abs().amax(1, keepdim=True)
     left = (~_on_grid(groups, scale, bits)).nonzero().squeeze(1)
-    for candidate in _scale_candidates(largest, bits):
+    top = 2 ** (bits - 1)
+    # The scale for which the largest weight is the integer `code`, moved by `ulps` for that weight's own rounding.
+    for code, ulps in product(range(top, max(0, top - 12), -1), (0, 1, -1)):
         if not len(left):
             break
-        part, tried = groups[left], _nonzero(candidate(left))
-        hit = _on_grid(part, tried, bits)
+        tried = (largest[left] / code).bfloat16()
+        tried = _nonzero((tried.view(torch.int16) + ulps).view(torch.bfloat16))
+        hit = _on_grid(groups[left], tried, bits)
         scale[left[hit]] = tried[hit]
         left = left[~hit]
     return scale, not len(left)
 
 
-class _ScaleCandidate(NamedTuple):
-    """The scale for which the largest weight is the integer `code`, moved by `ulps` for that weight's own rounding."""
-
-    largest: Tensor
-    code: int
-    ulps: int
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        scale = (self.largest[rows] / self.code).bfloat16()
-        return (scale.view(torch.int16) + self.ulps).view(torch.bfloat16)
-
-
-def _scale_candidates(largest: Tensor, bits: int) -> Iterator[_ScaleCandidate]:
-    top = 2 ** (bits - 1)
-    for code in range(top, max(0, top - 12), -1):
-        for ulps in (0, 1, -1):
-            yield _ScaleCandidate(largest, code, ulps)
-
-
 def _on_grid(groups: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """Whether each group survives rounding unchanged: bool [groups]."""
+    """Return whether rounding changes no weight of a group, bool [groups]."""
     restored = (_integers(groups, scale, bits) * scale.float()).to(groups.dtype)
     return (restored == groups).all(1)
 
 
 def _nonzero(scale: Tensor) -> Tensor:
-    """Scale 1 for a group whose weights are all zero, or too small for a scale; they become zero."""
+    """Use scale 1 for a group whose weights are zero, or too small for a scale. They become zero."""
     return scale.masked_fill((scale <= 0) | ~scale.isfinite(), 1)

@@ -15,17 +15,17 @@ from bench.kernels.folder24 import Folder24
 from bench.kernels.packed24 import PackedWeight, unpack
 from bench.kernels.timing import CudaClock
 from methods.contract import Compute
+from methods.errors import UserError
 
 MAX_NATIVE_ROWS = 16
-"""With more rows of x than this, the weights are unpacked once per call instead of being read packed for every few rows."""
-ENGINES = ("native", "cusparselt", "reference")
+"""Number of rows of x above which each call unpacks the weights once."""
 
 
 class Linear24(nn.Module):
-    """y = x W^T + b with a packed W [out, in]. Cannot be moved to another device.
+    """A linear y = x W^T + b with a packed W [out, in]. It cannot be moved to another device.
 
-    engine: "native" is the kernel for a CPU; "cusparselt" the library for a CUDA device (unverified); "reference" unpacks W
-    at each call. None takes the first that supports the weight and the device.
+    engine: "native" is the kernel for a CPU, "cusparselt" the library for a CUDA device (unverified), and "reference"
+    unpacks W at each call. None selects the first that supports the weight and the device.
     """
 
     def __init__(
@@ -39,7 +39,6 @@ class Linear24(nn.Module):
         super().__init__()
         self.device = device or torch.device("cpu")
         self.engine = engine or _engine(packed, self.device)
-        assert self.engine in ENGINES
         self.out_features, self.in_features = packed.shape
         self.bias = None if bias is None else nn.Parameter(bias.to(self.device), requires_grad=False)
         self.packed: PackedWeight | None = None
@@ -47,14 +46,14 @@ class Linear24(nn.Module):
         self.cusparselt_weight: CompressedWeight | None = None
         if self.engine == "native":
             self.kernel_weight = cpu24.to_kernel_layout(packed)
-        elif self.engine == "cusparselt":
-            self.packed = packed  # the library's layout cannot be converted back
+            return
+        # cuSPARSELt's layout cannot be converted back.
+        self.packed = packed
+        if self.engine == "cusparselt":
             self.cusparselt_weight = CompressedWeight(unpack(packed).to(self.device), CudaClock())
-        else:
-            self.packed = packed
 
     def dense_weight(self) -> Tensor:
-        """[out, in], unpacked."""
+        """Return the unpacked weight [out, in]."""
         if self.kernel_weight is not None:
             return cpu24.unpack_kernel_weight(self.kernel_weight)
         assert self.packed is not None
@@ -63,21 +62,16 @@ class Linear24(nn.Module):
     @property
     def nbytes(self) -> int:
         """Bytes of the packed weight in memory."""
-        if self.kernel_weight is not None:
-            return self.kernel_weight.memory.nbytes + (
-                self.kernel_weight.scales.nbytes if self.kernel_weight.scales is not None else 0
-            )
+        if (kernel := self.kernel_weight) is not None:
+            return kernel.memory.nbytes + (kernel.scales.nbytes if kernel.scales is not None else 0)
         assert self.packed is not None
         return self.packed.nbytes + (self.cusparselt_weight.memory.nbytes if self.cusparselt_weight else 0)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        if (
-            self.kernel_weight is not None
-            and len(rows) <= MAX_NATIVE_ROWS
-            and (self.kernel_weight.int8 or x.dtype == torch.bfloat16)
-        ):
-            y = cpu24.product(rows, self.kernel_weight, threads=torch.get_num_threads())
+        kernel = self.kernel_weight
+        if kernel is not None and len(rows) <= MAX_NATIVE_ROWS and (kernel.int8 or x.dtype == torch.bfloat16):
+            y = cpu24.product(rows, kernel, threads=torch.get_num_threads())
             y = (y if self.bias is None else y.add_(self.bias.float())).to(x.dtype)
         elif self.cusparselt_weight is not None:
             y = self.cusparselt_weight.linear(rows, self.bias)
@@ -103,27 +97,31 @@ def _engine(packed: PackedWeight, device: torch.device) -> str:
 
 
 def swap_linears(model: nn.Module, packed: dict[str, PackedWeight], *, engine: str | None = None) -> nn.Module:
-    """Replace each module named in `packed` by a Linear24 with that weight, and the module's bias and what rounds its inputs.
-    In place."""
+    """Replace each module named in `packed` by a Linear24, in place. It keeps the bias and the hook that rounds inputs."""
     for name, weight in packed.items():
         old = model.get_submodule(name)
         bias: Any = getattr(old, "bias", None)
         device = next((p.device for p in old.parameters() if not p.is_meta), None)
         new = Linear24(weight, bias, device=device, engine=engine)
-        for hook in old._forward_pre_hooks.values():  # the rounding of w8a8
+        # w8a8 rounds the inputs in such a hook.
+        for hook in old._forward_pre_hooks.values():
             new.register_forward_pre_hook(hook)
         model.set_submodule(name, new)
     return model
 
 
-def load(folder: Path, compute: Compute, *, engine: str | None = None) -> nn.Module:
-    """Load the model of a packed24 folder on its packed weights, without ever holding all of them dense.
+def load(folder: Path | str, compute: Compute, *, engine: str | None = None) -> nn.Module:
+    """Load the model of a packed24 folder on its packed weights. They are never all dense in memory.
 
     Raises:
-        UserError: no packed24 folder, or a damaged one.
+        UserError: no packed24 folder, a damaged one, or no Compute.
     """
-    from bench.inputs import loading  # imports transformers
+    # Here, because it imports transformers.
+    from bench.inputs import loading
 
+    if not isinstance(compute, Compute):
+        raise UserError(f"compute is {compute!r}: give methods.contract.Compute(device=..., dtype=...)")
+    folder = Path(folder)
     source = Folder24(folder)
     model: Any = loading.empty_model(folder, compute.dtype)
     for name, entry in source.entries.items():

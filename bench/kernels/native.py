@@ -19,65 +19,48 @@ from bench.system.devices import KERNEL_PATH
 from methods.errors import UserError
 
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp" if sys.platform != "darwin" else "-pthread")
-"""No -march: each path names the instructions it needs and the best one is chosen at run time, so the file runs on any
-machine. OpenMP shares torch's threads where torch was built with the same library. Apple's compiler has no OpenMP: the
-kernel then uses one thread."""
+"""Compiler flags without -march: each path names its instructions, so one file runs on any machine.
+
+OpenMP shares torch's threads if torch was built with the same library. Apple's compiler has no OpenMP, so the kernel uses
+one thread there.
+"""
 PATHS = ("portable", "avx2", "avx512", "avx512bf16")
-"""The ways to compute, the simplest first."""
+"""Implementations, the simplest first."""
 COMPILER_ENV = "CXX"
 
 
 class NoKernel(Exception):
-    """The kernel cannot be used here. The message is the reason, in a few words."""
+    """A kernel that this machine cannot use. The message is a short reason."""
 
 
 class Kernel:
-    """The loaded library, and its best path on this processor."""
+    """The loaded library, and its best path on this processor.
+
+    product: the C function, with the arguments that assets/kernel24.cpp describes. It does not check sizes.
+    """
 
     def __init__(self, library: ctypes.CDLL) -> None:
         pointer, size, number = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
-        self._product, self._read = library.kernel24_product, library.kernel24_read
-        self._product.argtypes = [number] * 3 + [pointer] * 3 + [number] + [size] * 3 + [pointer, number]
-        self._product.restype = None
+        self.product, self._read = library.kernel24_product, library.kernel24_read
+        self.product.argtypes = [number] * 3 + [pointer] * 3 + [number] + [size] * 3 + [pointer, number]
+        self.product.restype = None
         self._read.argtypes = [number, pointer, size, number]
         self._read.restype = ctypes.c_uint64
         self.best = PATHS[library.kernel24_best()]
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Those that this processor supports, the simplest first."""
+        """Paths that this processor supports, the simplest first."""
         return PATHS[: PATHS.index(self.best) + 1]
 
-    def product(
-        self,
-        weight: int,
-        scale: int | None,
-        x: int,
-        y: int,
-        *,
-        int8: bool,
-        dense: bool,
-        wide: bool,
-        rows: int,
-        width: int,
-        out: int,
-        threads: int,
-        path: str | None = None,
-    ) -> None:
-        """y = x W^T, given addresses of memory with the layout that assets/kernel24.cpp describes. wide: x is float32, for
-        int8 only. The sizes are not checked.
-        """
-        isa = PATHS.index(path or select_path(self))
-        self._product(isa, int8, dense, weight, scale, x, wide, rows, width, out, y, threads)
-
     def read(self, address: int, count: int, threads: int) -> int:
-        """The sum of `count` bytes (a multiple of 256) as 64-bit numbers, to measure how fast memory can be read."""
+        """Return the sum of `count` bytes, a multiple of 256, as 64-bit numbers, to measure memory bandwidth."""
         total: int = self._read(PATHS.index(select_path(self)), address, count, threads)
         return total
 
 
 def select_path(kernel: Kernel) -> str:
-    """The path named by $BENCH_KERNEL_PATH, else the best.
+    """Return the path in $BENCH_KERNEL_PATH, or the best one.
 
     Raises:
         UserError: unknown path, or one that this processor does not support.
@@ -89,7 +72,7 @@ def select_path(kernel: Kernel) -> str:
 
 
 def source_digest() -> str:
-    """sha256 of the kernel's source; part of the key of its timings."""
+    """Return the sha256 of the kernel's source, a part of the key of its timings."""
     return hashlib.sha256(_source().read_bytes()).hexdigest()
 
 
@@ -99,10 +82,10 @@ def _source() -> Path:
 
 @cache
 def load() -> Kernel:
-    """The kernel, compiled unless the cache has it.
+    """Return the kernel. Compile it unless the cache has it.
 
     Raises:
-        NoKernel: no C++ compiler, or it fails.
+        NoKernel: no C++ compiler, or a compiler that fails.
     """
     source = _source()
     compiler = shutil.which(os.environ.get(COMPILER_ENV) or "c++")

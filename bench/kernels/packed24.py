@@ -1,7 +1,7 @@
-"""Packed 2:4 weights: the two kept of every four, and a mask of one bit per weight. Done by numpy, piece by piece.
+"""Packed 2:4 weights: two kept values of every four, and a mask of one bit per weight. numpy packs them piece by piece.
 
-A float of b bits takes b/2 + 1 bits per weight: 9 in bfloat16. On an integer grid int8 takes 5 and int4 3, and bfloat16
-scales are added.
+A float of b bits takes b/2 + 1 bits per weight: 9 in bfloat16. On an integer grid int8 takes 5 and int4 3, plus bfloat16
+scales.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ from methods.folder import dtype_name
 
 FLOAT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 PIECE_WEIGHTS = 2**18
-"""Weights processed at a time: few enough to stay in the processor's cache."""
+"""Number of weights that are processed at a time and fit the processor's cache."""
 CODES = np.array([0b0011, 0b0101, 0b1001, 0b0110, 0b1010, 0b1100], dtype=np.uint8)
-"""The six masks that keep two of four; bit j is weight j."""
+"""The six masks that keep two of four. Bit j is weight j."""
 _PLACES = {int(c): [j for j in range(4) if c >> j & 1] for c in CODES}
 _FIRST, _SECOND = (np.array([_PLACES.get(c, [0, 0])[i] for c in range(16)], dtype=np.uint8) for i in (0, 1))
 _VALID = np.isin(np.arange(16), CODES)
-_COMPLETE = np.array(
-    [next((int(c) for c in CODES if c & code == code), 0) for code in range(16)], dtype=np.uint8
-)  # the mask of a group by its non-zeros; zeros, the lowest first, fill it up to two; 0 where more than two are non-zero
+# The mask of a group by its non-zeros. The lowest zeros fill it up to two. It is 0 for more than two non-zeros.
+_COMPLETE = np.array([next((int(c) for c in CODES if c & code == code), 0) for code in range(16)], dtype=np.uint8)
 _WORDS: dict[int, Any] = {1: np.uint32, 2: np.uint64}
 _ITEMS: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
@@ -39,24 +38,24 @@ class PackedWeight:
     """A weight [out, in] with two kept of every four neighbours along the input."""
 
     kind: str
-    """ "float": the original values. "int8", "int4": integers q of weights q * scale."""
+    """Kind of the values: "float" for the original ones, "int8" or "int4" for integers q of weights q * scale."""
     width: int
     """Input size."""
     dtype: torch.dtype
-    """Of the original weight."""
+    """Dtype of the original weight."""
     values: Tensor
-    """[out, in/2], the kept values in order. int4: uint8 [out, in/4], two's complement, the first value in the low half."""
+    """Kept values in order, [out, in/2]. int4: uint8 [out, in/4], two's complement, the first value in the low half."""
     mask: Tensor
-    """uint8 [out, ceil(in/8)]: bit j of byte k is 1 where weight 8k + j is kept. Bits past the width are 0."""
+    """Mask, uint8 [out, ceil(in/8)]. Bit j of byte k is 1 if weight 8k + j is kept. Bits past the width are 0."""
     scales: Tensor | None = None
-    """bfloat16 [out, groups], for consecutive groups along the input; None for floats."""
+    """Scales of consecutive groups along the input, bfloat16 [out, groups], or None for floats."""
 
     @property
     def shape(self) -> tuple[int, int]:
         return len(self.values), self.width
 
     def parts(self) -> dict[str, Tensor]:
-        """The stored tensors by name."""
+        """Return the stored tensors by name."""
         parts = {"values": self.values, "mask": self.mask}
         return parts if self.scales is None else parts | {"scales": self.scales}
 
@@ -66,11 +65,11 @@ class PackedWeight:
 
 
 def pack(weight: Tensor, name: str = "weight") -> PackedWeight:
-    """Pack a float weight [out, in] of any device, bit for bit, on the CPU. name: for the error messages.
+    """Pack a float weight [out, in] of any device, bit for bit, on the CPU. name: name for error messages.
 
     Raises:
-        UserError: not a matrix of bfloat16, float16 or float32; a width that 4 does not divide; a -0.0; a group with more
-            than two non-zeros.
+        UserError: not a matrix of bfloat16, float16 or float32, a width that 4 does not divide, a -0.0, or a group with
+            more than two non-zeros.
     """
     if weight.ndim != 2 or weight.dtype not in FLOAT_DTYPES:
         kinds = ", ".join(dtype_name(d) for d in FLOAT_DTYPES)
@@ -95,7 +94,7 @@ def pack(weight: Tensor, name: str = "weight") -> PackedWeight:
 
 
 def unpack(packed: PackedWeight) -> Tensor:
-    """The dense weight [out, in]; floats come back bit for bit. The mask must have passed `check_mask`."""
+    """Return the dense weight [out, in], bit for bit for floats. The mask must have passed `check_mask`."""
     values = split_int4(packed.values) if packed.kind == "int4" else packed.values
     dense = torch.empty(packed.shape, dtype=values.dtype)
     _scatter(_bits(values), packed.mask.numpy(), _bits(dense))
@@ -115,24 +114,20 @@ def join_int4(integers: Tensor) -> Tensor:
 
 
 def split_int4(joined: Tensor) -> Tensor:
-    """Inverse of `join_int4`: uint8 [out, n/2] -> int8 [out, n]."""
+    """Unpack two int4 from each byte: uint8 [out, n/2] -> int8 [out, n]."""
     halves = torch.stack((joined & 15, joined >> 4), dim=-1).flatten(1).view(torch.int8)
     return (halves ^ 8) - 8
 
 
 def pack_integers(integers: Tensor, mask: Tensor, kind: str, scales: Tensor, dtype: torch.dtype) -> PackedWeight:
-    """Pack weights q * scale. integers: int8 [out, in], for int4 in -8 ... 7; mask: as `pack` makes it."""
+    """Pack weights q * scale. integers: int8 [out, in], for int4 in -8 ... 7. mask: the mask from `pack`."""
     values = torch.empty(len(integers), integers.shape[1] // 2, dtype=torch.int8)
     _gather(_bits(integers), mask.numpy(), _bits(values))
     return PackedWeight(kind, integers.shape[1], dtype, join_int4(values) if kind == "int4" else values, mask, scales)
 
 
 def check_mask(mask: Tensor, width: int, name: str) -> None:
-    """Check that a packed mask keeps two of every four of `width` weights.
-
-    Raises:
-        UserError: it does not.
-    """
+    """Refuse a packed mask that does not keep two of every four of `width` weights."""
     low, high = mask.numpy() & 15, mask.numpy() >> 4
     valid = _VALID[low]
     if width // 4 % 2:
@@ -143,37 +138,33 @@ def check_mask(mask: Tensor, width: int, name: str) -> None:
 
 
 def row_pieces(rows: int, width: int) -> Iterator[slice]:
-    """Rows, about PIECE_WEIGHTS weights at a time."""
+    """Return slices of rows with about PIECE_WEIGHTS weights each."""
     step = max(1, PIECE_WEIGHTS // max(1, width))
     return (slice(a, a + step) for a in range(0, rows, step))
 
 
 def _bits(tensor: Tensor) -> NDArray[Any]:
-    """The same memory, viewed as unsigned integers."""
+    """View the same memory as unsigned integers."""
     sizes = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
     return tensor.detach().contiguous().view(sizes[tensor.itemsize]).numpy().view(_ITEMS[tensor.itemsize])
 
 
 def _for_each_piece(work: Callable[[slice], None], rows: int, width: int) -> None:
-    """Run `work` on every piece, in as many threads as torch uses."""
-    threads = torch.get_num_threads()
-    if threads == 1:
-        for piece in row_pieces(rows, width):
-            work(piece)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, row_pieces(rows, width)))
+    """Run `work` on every piece in torch's number of threads."""
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(work, row_pieces(rows, width)))
 
 
 def _mask(bits: NDArray[Any], start: int, name: str) -> NDArray[np.uint8]:
-    """The packed mask of some rows. start: number of the first row."""
+    """Return the packed mask of some rows. start: number of the first row."""
     if (bits == 1 << (8 * bits.itemsize - 1)).any():
         raise UserError(
             f"{name} contains -0.0, which packing would not treat as zero: add 0.0 to the weights, which makes it 0.0, and "
             "export again"
         )
-    nonzero = (bits != 0).view(np.uint32)  # one byte per weight, so one word per group
-    complete = _COMPLETE[nonzero * np.uint32(0x01020408) >> np.uint32(24)]  # gathers the four bytes into four bits
+    # One byte per weight is one word per group. The product gathers its four bytes into four bits.
+    nonzero = (bits != 0).view(np.uint32)
+    complete = _COMPLETE[nonzero * np.uint32(0x01020408) >> np.uint32(24)]
     if not complete.all():
         row, group = (int(i) for i in np.argwhere(complete == 0)[0])
         raise UserError(
@@ -186,18 +177,19 @@ def _mask(bits: NDArray[Any], start: int, name: str) -> NDArray[np.uint8]:
 
 
 def _codes(mask: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
-    """Four mask bits per group: [rows, width/4]."""
+    """Return four mask bits per group, [rows, width/4]."""
     return np.stack((mask & 15, mask >> 4), axis=-1).reshape(len(mask), -1)[:, : width // 4]
 
 
 def _gather(bits: NDArray[Any], mask: NDArray[np.uint8], values: NDArray[Any]) -> None:
-    """Write the kept of bits [rows, width] into values [rows, width/2]; each group of four items is read as one word."""
+    """Copy kept items of bits [rows, width] to values [rows, width/2]. A group of four items is read as one word."""
     rows, width = bits.shape
     item = bits.itemsize
 
     def piece(at: slice) -> None:
         codes = _codes(mask[at], width)
-        if item == 4:  # by halves: numpy has no word of 16 bytes
+        if item == 4:
+            # numpy has no word of 16 bytes.
             for half in range(2):
                 part, kept = np.ascontiguousarray(bits[at].view(np.uint16)[:, half::2]), values[at].view(np.uint16)
                 _gather_words(part, codes, kept[:, half::4], kept[:, half + 2 :: 4])
@@ -210,12 +202,13 @@ def _gather(bits: NDArray[Any], mask: NDArray[np.uint8], values: NDArray[Any]) -
 def _gather_words(bits: NDArray[Any], codes: NDArray[np.uint8], first: NDArray[Any], second: NDArray[Any]) -> None:
     word, item = _WORDS[bits.itemsize], 8 * bits.itemsize
     groups = bits.view(word)
-    first[:] = groups >> (_FIRST * item).astype(word)[codes]  # the assignment cuts off the higher bits
+    # The assignment cuts off the higher bits.
+    first[:] = groups >> (_FIRST * item).astype(word)[codes]
     second[:] = groups >> (_SECOND * item).astype(word)[codes]
 
 
 def _scatter(values: NDArray[Any], mask: NDArray[np.uint8], bits: NDArray[Any]) -> None:
-    """Inverse of `_gather`: write values [rows, width/2] into their places in bits [rows, width], and zeros elsewhere."""
+    """Write values [rows, width/2] to their places in bits [rows, width], and zeros elsewhere."""
     rows, width = bits.shape
     item = bits.itemsize
 

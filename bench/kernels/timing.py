@@ -1,4 +1,4 @@
-"""Clocks, and the check of a product before it is timed. Imports no benchmark code."""
+"""Clocks, and the check of a product before it is timed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 Work = Callable[[], Any]
-"""A call that is timed."""
+"""Call that is timed."""
 
 PRODUCT_TOLERANCE = 1e-2
-"""Largest allowed error, as a share of the product's norm: what bfloat16 inputs and outputs may cost."""
+"""Largest error as a fraction of the product's norm. It allows for bfloat16 inputs and outputs."""
 
 
 class CudaClock:
-    """Times a CUDA device by events on its own queue; calls are queued without waiting."""
+    """A clock for a CUDA device that uses events in its queue. Calls are queued without waiting."""
 
     def measure(self, work: Work, count: int) -> list[float]:
         pairs = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(count)]
@@ -31,11 +31,11 @@ class CudaClock:
 
 
 class WrongProduct(Exception):
-    """A kernel's product is wrong, so it is not timed."""
+    """A wrong product of a kernel, which is not timed."""
 
 
 def check_product(name: str, product: Tensor, expected: Tensor, tolerance: float = PRODUCT_TOLERANCE) -> None:
-    """Check a product against the one that float32 gives, before anything is timed.
+    """Check a product against that of float32 before it is timed.
 
     Raises:
         WrongProduct: the error is more than `tolerance` of the norm, or NaN.
@@ -46,16 +46,16 @@ def check_product(name: str, product: Tensor, expected: Tensor, tolerance: float
 
 
 class Clock(Protocol):
-    """Measures how long work takes on a device."""
+    """A clock that measures the seconds of work on a device."""
 
     def measure(self, work: Work, count: int) -> list[float]:
-        """Call `work` `count` times; seconds of each call."""
+        """Call `work` `count` times. Return the seconds of each call."""
         ...
 
 
 @dataclass(frozen=True)
 class WallClock:
-    """For work that has ended when it returns."""
+    """A clock for work that is done when it returns."""
 
     now: Callable[[], float] = time.perf_counter
 

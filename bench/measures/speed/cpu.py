@@ -102,11 +102,7 @@ class Cpu:
         packed = pack(weight.bfloat16()) if kind == "bf16" else pack_rounded(weight, "int8").packed
         unpacked = unpack(packed)
         sparse = cpu24.to_kernel_layout(packed)
-        dense = (
-            cpu24.to_dense_kernel_layout(*cpu24.integers_and_scales(packed))
-            if kind == "int8"
-            else cpu24.to_dense_kernel_layout(unpacked)
-        )
+        dense = cpu24.dense_twin(packed)
         half = unpacked.bfloat16()
         expected = x.float() @ unpacked.float().T
         products = {"2:4": cpu24.product(x, sparse), "dense": cpu24.product(x, dense), "torch": linear(x, half)}

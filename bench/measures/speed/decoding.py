@@ -13,7 +13,7 @@ from bench.inputs.model_config import ModelConfig
 from bench.kernels import cpu24
 from bench.kernels.integers24 import pack_rounded
 from bench.kernels.linear24 import Linear24, swap_linears
-from bench.kernels.packed24 import PackedWeight, pack, unpack
+from bench.kernels.packed24 import PackedWeight, pack
 from bench.kernels.timing import Work, check_product
 from bench.measures.contract import MeasureContext
 from bench.measures.speed import roofline
@@ -106,11 +106,7 @@ def dense_twin(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, Linear24) and module.kernel_weight is not None:
             packed = cpu24.from_kernel_layout(module.kernel_weight)
-            module.kernel_weight = (
-                cpu24.to_dense_kernel_layout(*cpu24.integers_and_scales(packed))
-                if packed.kind == "int8"
-                else cpu24.to_dense_kernel_layout(unpack(packed))
-            )
+            module.kernel_weight = cpu24.dense_twin(packed)
     return model
 
 

@@ -14,6 +14,7 @@ from bench.measures import forward
 from helpers.fake_cuda import Sparse
 from helpers.runs import prune
 from methods.contract import Compute
+from methods.errors import UserError
 from methods.pattern import Pattern
 from methods.quantizing.stored import round_inputs
 from methods.targets import dense_weight, find_targets
@@ -105,6 +106,13 @@ def test_a_packed_folder_loads_on_its_packed_weights(make, keep_as, tmp_path, fa
     weights = sum(m.in_features * m.out_features for m in targets)
     assert 8 * sum(m.nbytes for m in targets) / weights == 8 * dtype.itemsize / 2 + 1
     assert not any(p.is_meta for p in model.parameters())
+
+
+def test_a_folder_may_be_text_and_a_dtype_is_no_compute(tmp_path):
+    with pytest.raises(UserError, match=r"^compute is 'bfloat16': give methods\.contract\.Compute"):
+        linear24.load(str(tmp_path), "bfloat16")
+    with pytest.raises(UserError, match="cannot be read as packed24"):
+        linear24.load(str(tmp_path), Compute())
 
 
 def test_perplexity_reads_a_swapped_model(llama):
