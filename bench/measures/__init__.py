@@ -1,1 +1,1 @@
-"""Measures: one file each. To write one of your own, see bench.measures.contract."""
+"""Measures, a file each. bench.measures.contract explains how to write one."""

@@ -1,4 +1,4 @@
-"""Distance to the dense model on perplexity's windows: more sensitive than perplexity where little was lost."""
+"""Distance to the dense model on perplexity's windows. It shows small losses that perplexity does not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Agreement(Windowed):
     beside_dense: ClassVar[bool] = True
 
     def known(self, windows: Windows, context: MeasureContext) -> Readings | None:
-        """The dense model's distance to itself."""
+        """Return the dense model's distance to itself."""
         if not context.is_dense:
             return None
         count, seqlen = windows.tokens.shape
@@ -37,7 +37,7 @@ class Agreement(Windowed):
 
 
 class WindowDistances:
-    """Per window, KL(dense || model) in nats summed over positions, and at how many positions the top token is the same."""
+    """Sums over the positions of each window: KL(dense || model) in nats, and equal top tokens."""
 
     def __init__(self, windows: Windows) -> None:
         self._windows, self._kl, self._same = windows, WindowSums(), WindowSums()
@@ -55,7 +55,7 @@ class WindowDistances:
 
 
 def _readings(windows: Windows, kl: Sequence[float], same: Sequence[float]) -> Readings:
-    """kl, same: sums over the positions of each window."""
+    """Return the readings for sums over the positions of each window."""
     positions = windows.tokens.shape[1] - 1
     values = []
     for metric, unit, better, sums in (("kl", "nats/token", "lower", kl), ("top1_agreement", "1", "higher", same)):

@@ -113,7 +113,7 @@ class PlanContext:
 
     run: RunSettings
     fetch: bool
-    """Whether missing data may be downloaded."""
+    """True if missing data may be downloaded."""
     devices: tuple[str, ...]
     """Devices that make artifacts, at least one."""
     model: str

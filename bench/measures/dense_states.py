@@ -1,4 +1,4 @@
-"""The dense model's final hidden states on windows, kept in the cache for all models that are compared with it."""
+"""Cache of the dense model's final hidden states on windows, for all models that are compared with it."""
 
 from __future__ import annotations
 
@@ -22,28 +22,29 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PART = "dense-states"
-"""Of the cache."""
+"""Name of the folder in the cache."""
 DIGESTS = "sha256.json"
-"""A list, of a folder's files in order."""
+"""File with the digests of the other files, in order."""
 STATES = "states"
+"""Name of the tensor in each file."""
 
 
 @dataclass(frozen=True)
 class DenseModel:
-    """A dense model whose states may be kept."""
+    """Dense model whose states may be cached."""
 
     inputs: Mapping[str, Any]
-    """What decides its states, besides the windows, the machine and the code of the pass."""
+    """Part of the key: model and number format. The windows, the machine and the code are added."""
     load_head: Callable[[], nn.Module]
-    """Loads its output head, on the device."""
+    """Function that loads the output head on the device."""
     most_bytes: int
-    """Of all states in the cache together."""
+    """Largest size of all states in the cache."""
     events: list[str] = field(default_factory=list)
-    """What became of the states, in words."""
+    """Messages about the states, for the record."""
 
     @contextlib.contextmanager
     def states(self, token_digest: str, batch: int) -> Iterator[DenseStates]:
-        """Its states on windows, so many a batch. What of them is in the cache stays there until the block ends."""
+        """Give the states on windows in batches of this size. They stay in the cache until the `with` block ends."""
         import torch  # slow to import
 
         inputs = {
@@ -61,15 +62,15 @@ class DenseModel:
 
 
 class DenseStates:
-    """A folder with a safetensors file per batch. It is there whole or not at all."""
+    """Folder with a safetensors file for each batch. It appears only when it is complete."""
 
     def __init__(self, folder: Path, model: DenseModel) -> None:
         self.folder, self.model = folder, model
 
     def open(self) -> Iterator[Tensor] | None:
-        """The states batch by batch [batch, seqlen, hidden], on the CPU; None where they are not kept.
+        """Read the states batch by batch [batch, seqlen, hidden], on the CPU. None: they are not in the cache.
 
-        Every file is checked first. Where one is not as it was written, all are deleted.
+        Check every file first, and delete all files if one is damaged.
         """
         if not self.folder.exists():
             return None
@@ -84,15 +85,17 @@ class DenseStates:
             with gc_lock():
                 shutil.rmtree(self.folder, ignore_errors=True)
             return None
+        # The least recently used states are deleted first.
         with contextlib.suppress(OSError):
-            os.utime(self.folder)  # those not used for longest are deleted first
+            os.utime(self.folder)
         self.model.events.append("read from the cache")
         return map(_read, files)
 
     def accept(self, head: nn.Module, tokens: Tensor) -> bool:
-        """Whether states of these tokens can be kept. Others, not used for longest, are deleted to make space.
+        """Return whether states of these tokens can be cached. Delete the least recently used states to make space.
 
-        head: the dense model's, [vocabulary, hidden].
+        Args:
+            head: output head of the dense model, [vocabulary, hidden].
         """
         if self.folder.exists():
             return False
@@ -109,7 +112,7 @@ class DenseStates:
         return False
 
     def keep(self, states: Iterable[Tensor]) -> Generator[Tensor]:
-        """The same states, which are in the cache after the last."""
+        """Yield the states unchanged, and publish them in the cache after the last."""
         from safetensors.torch import save  # imports torch
 
         with temporary_folder(PART) as workdir:
@@ -139,4 +142,5 @@ def _digest(file: Path) -> str:
 def _read(file: Path) -> Tensor:
     from safetensors.torch import load_file  # imports torch
 
-    return load_file(file)[STATES].clone()  # aligned as a model's are, since a product may go by it; and off the file
+    # A clone is aligned like a model's tensors, on which a product can depend, and does not map the file.
+    return load_file(file)[STATES].clone()

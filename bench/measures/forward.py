@@ -1,4 +1,4 @@
-"""Forward passes over windows, batch by batch, up to the output head; for whole models and for streamed ones."""
+"""Forward passes over windows, batch by batch, up to the output head, for whole and for streamed models."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ if TYPE_CHECKING:
     from bench.measures.contract import MeasureContext
 
 LOGITS_BYTES = 32 * 2**20
-"""Of one model's logits in memory at a time."""
+"""Bytes of one model's logits in memory at a time."""
 PART_BYTES = 2**20
-"""Of these, on a CPU, processed at a time."""
+"""Bytes of these logits that a CPU processes at a time."""
 BATCH_TOKENS = 4096
+"""Default number of tokens in a forward pass."""
 
 
 class ForwardPass(NamedTuple):
-    """One model on all windows."""
+    """Pass of one model over all windows."""
 
     states: Iterable[Tensor]
-    """Per batch [batch, seqlen, hidden], the head's inputs. Computed while you iterate, or stored."""
+    """Inputs of the head for each batch [batch, seqlen, hidden], stored or computed during iteration."""
     head: nn.Module
 
 
 def forward_windows(
     load: Callable[[], nn.Module], folder: Path, tokens: Tensor, batch: int, context: MeasureContext
 ) -> ForwardPass:
-    """The final hidden states of a model on windows.
+    """Compute the final hidden states of a model on windows.
 
     Args:
-        load: returns the model, without its blocks where `context.compute.stream`.
-        folder: where the blocks lie in that case.
+        load: returns the model, without its blocks if `context.compute.stream`.
+        folder: contains the blocks in that case.
         tokens: int64 [windows, seqlen]
-        batch: windows per forward pass.
+        batch: windows in a forward pass.
     """
     from methods.logits import head_of  # imports torch
 
@@ -57,7 +58,7 @@ def _states(model: nn.Module, tokens: Tensor, batch: int, context: MeasureContex
 
 
 def batch_size(windows: int | None, seqlen: int) -> int:
-    """Windows per forward pass: as set, else about BATCH_TOKENS tokens."""
+    """Return the number of windows in a forward pass. The default is about BATCH_TOKENS tokens."""
     return windows or max(1, BATCH_TOKENS // seqlen)
 
 
@@ -68,15 +69,14 @@ def logit_parts(
     logits_bytes: int = LOGITS_BYTES,
     part_bytes: int = PART_BYTES,
 ) -> Iterator[tuple[slice, list[Tensor]]]:
-    """Logits of a few rows at a time: which rows, and under each head float32 [rows, vocabulary].
+    """Yield a few rows at a time: their slice, and their logits from each head in float32 [rows, vocabulary].
 
-    They are computed in chunks large enough for a fast matrix product. On a CPU each chunk is then handed out in parts
-    that fit in the processor's cache.
+    A chunk is large enough for a fast matrix product. On a CPU it is split into parts that fit in the processor's cache.
 
     Args:
         states: [tokens, hidden] for each of `heads`.
-        logits_bytes: size of a chunk, for one head.
-        part_bytes: size of a part.
+        logits_bytes: bytes of a chunk, for one head.
+        part_bytes: bytes of a part.
     """
     row_bytes = 4 * max(head.weight.shape[0] for head in heads)  # type: ignore[index]
     rows = max(1, logits_bytes // row_bytes)

@@ -1,4 +1,4 @@
-"""Log-likelihoods of continuations, each context run once: contexts and continuations as prefix trees, several a forward."""
+"""Log-likelihoods of continuations. Contexts and continuations form prefix trees, so each context runs once."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from methods.families import FAMILIES
 from methods.logits import head_of
 
 ATTENTIONS = ("sdpa", "eager")
-"""Implementations of attention that take a mask to add to the scores."""
+"""Implementations of attention that accept an additive mask."""
 ROPES_BY_LENGTH = ("dynamic", "longrope")
-"""Rotary embeddings that depend on the longest sequence beside a token."""
+"""Rotary embeddings that depend on the longest sequence in the batch."""
 
 Pair = tuple[list[int], list[int]]
-"""Tokens of a context, and of the continuation to predict after it."""
+"""Tokens of a context and of the continuation after it."""
 
 
 class Score(NamedTuple):
-    """The answer to one pair."""
+    """Score of one pair."""
 
     number: int
-    """The pair's index."""
+    """Index of the pair."""
     log_likelihood: float
     greedy: bool
-    """Is each token the likeliest after those before it?"""
+    """True if each token is the most likely after those before it."""
 
 
 def find_obstacle(model: Any) -> str | None:
-    """Why continuations cannot be packed for this model; None where they can."""
+    """Return why continuations cannot be packed for this model, or None."""
     config = model.config
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if config.model_type not in FAMILIES:
@@ -45,13 +45,13 @@ def find_obstacle(model: Any) -> str | None:
 
 @torch.inference_mode()
 def score(model: Any, pairs: Sequence[Pair], max_length: int, capacity: int) -> Iterator[Score]:
-    """Score continuations, in the order in which they are computed. Logits are computed only where one is predicted.
+    """Score continuations in any order. Compute logits only at the tokens to predict.
 
     Args:
-        model: in eval mode; `find_obstacle` finds none.
-        pairs: neither part empty.
-        max_length: tokens that the model sees; contexts lose what is more, from the left.
-        capacity: tokens a forward pass, with padding, unless one continuation and its context have more.
+        model: in eval mode, and `find_obstacle` returns None for it.
+        pairs: neither part is empty.
+        max_length: tokens that the model sees. Longer contexts are cut on the left.
+        capacity: tokens in a forward pass, with padding. A longer single sequence has its own pass.
     """
     inputs = [(context + continuation)[:-1][-max_length:] for context, continuation in pairs]
     trees = grow_trees(inputs, capacity, model.config.hidden_size)
@@ -60,7 +60,7 @@ def score(model: Any, pairs: Sequence[Pair], max_length: int, capacity: int) -> 
 
 
 def _batches(trees: Sequence[PrefixTree], capacity: int) -> Iterator[list[PrefixTree]]:
-    """Trees in their order, as many as fit when padded to the first of them, which is the largest."""
+    """Yield batches of trees in order. A batch is padded to its first tree, which is the largest."""
     batch: list[PrefixTree] = []
     for tree in trees:
         if batch and (len(batch) + 1) * len(batch[0]) > capacity:
@@ -72,7 +72,7 @@ def _batches(trees: Sequence[PrefixTree], capacity: int) -> Iterator[list[Prefix
 
 
 def _score_batch(model: Any, trees: Sequence[PrefixTree], pairs: Sequence[Pair]) -> Iterator[Score]:
-    """One forward pass."""
+    """Score the pairs of one forward pass."""
     width = len(trees[0])
     states = _hidden_states(model, trees, width).flatten(0, 1)
     numbers: list[int] = []
@@ -95,10 +95,11 @@ def _score_batch(model: Any, trees: Sequence[PrefixTree], pairs: Sequence[Pair])
 
 
 def _hidden_states(model: Any, trees: Sequence[PrefixTree], width: int) -> Tensor:
-    """The head's inputs [trees, width, hidden]."""
+    """Compute the inputs of the head [trees, width, hidden]."""
     device = model.device
     tokens, depths, ends = torch.zeros(3, len(trees), width, dtype=torch.int64)
-    ends += torch.arange(1, width + 1)  # padding sees itself
+    # Padding sees itself.
+    ends += torch.arange(1, width + 1)
     for row, tree in enumerate(trees):
         size = len(tree)
         tokens[row, :size] = torch.tensor(tree.tokens)
@@ -111,9 +112,10 @@ def _hidden_states(model: Any, trees: Sequence[PrefixTree], width: int) -> Tenso
 
 
 def _masks(model: Any, depths: Tensor, ends: Tensor) -> Tensor | dict[str, Tensor]:
-    """What a node sees, as a mask to add [trees, 1, width, width]; one for each kind of layer where there are kinds.
+    """Return the additive attention mask [trees, 1, width, width], or one for each kind of layer.
 
-    depths, ends: [trees, width]
+    Args:
+        depths, ends: [trees, width]
     """
     node = torch.arange(depths.shape[1], device=depths.device)
     above = (node <= node[:, None]) & (node[:, None] < ends[:, None, :])
@@ -131,7 +133,7 @@ def _masks(model: Any, depths: Tensor, ends: Tensor) -> Tensor | dict[str, Tenso
 
 
 def _read_logits(head: nn.Module, states: Tensor, nodes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each target under the logits of its node: ln p in float32, and whether it is the likeliest token. On the CPU.
+    """Return ln p of each target in float32, and whether it is the most likely token, on the CPU.
 
     Args:
         states: [nodes of the batch, hidden]
@@ -145,6 +147,7 @@ def _read_logits(head: nn.Module, states: Tensor, nodes: Tensor, targets: Tensor
     for rows, (logits,) in logit_parts([head], [states[used.to(states.device)]]):
         chosen = order[ends[rows.start - 1] if rows.start else 0 : ends[rows.stop - 1]]
         at, wanted = (row[chosen] - rows.start).to(logits.device), targets[chosen].to(logits.device)
-        logs[chosen] = logits.log_softmax(-1)[at, wanted].cpu()  # as lm-eval, rounding included: 1e-5 a token
+        # float32 like lm-eval, with the same rounding of 1e-5 a token.
+        logs[chosen] = logits.log_softmax(-1)[at, wanted].cpu()
         greedy[chosen] = (logits.argmax(-1)[at] == wanted).cpu()
     return logs, greedy

@@ -29,7 +29,7 @@ class Perplexity(Windowed):
 
 
 class WindowLosses:
-    """Summed cross-entropy of each window in nats, in float32."""
+    """Sums of the cross-entropy over each window in nats, in float32."""
 
     def __init__(self, windows: Windows) -> None:
         self._windows, self._losses = windows, WindowSums()

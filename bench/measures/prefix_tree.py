@@ -1,4 +1,4 @@
-"""Token sequences as trees: sequences that begin alike share the nodes of what they begin with."""
+"""Trees of token sequences. Sequences with a common prefix share its nodes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 
 class PrefixTree:
-    """Nodes, each with one token, in the order of a walk down one branch after the other: a subtree is a run of nodes."""
+    """Nodes with one token each, in depth-first order. So a subtree is a contiguous run of nodes."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
         self.depths: list[int] = []
-        """How many nodes are above each node: the position of its token in the sequence."""
+        """Number of nodes above each node, which is the position of its token in the sequence."""
         self.ends: list[int] = []
-        """The node after each node's subtree. Node j is i or above it where j <= i < ends[j]."""
+        """Index after each node's subtree. Node j is node i or above it if j <= i < ends[j]."""
         self.paths: dict[int, list[int]] = {}
-        """The nodes of each sequence, by the sequence's number."""
+        """Nodes of each sequence, by the number of the sequence."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -24,8 +24,8 @@ class PrefixTree:
         """Add a sequence and return its path.
 
         Args:
-            before: the path of the sequence added last.
-            shared: how many tokens of that one this one begins with.
+            before: path of the previous sequence.
+            shared: length of the common prefix with it.
         """
         start, end = len(self), len(self) + len(sequence) - shared
         for node in before[:shared]:
@@ -38,14 +38,14 @@ class PrefixTree:
 
 
 def grow_trees(sequences: Sequence[Sequence[int]], capacity: int, reach: int) -> list[PrefixTree]:
-    """Trees with all the sequences, the largest tree first.
+    """Return trees with all sequences, the largest tree first.
 
-    A sequence joins the tree of the one before it, in the order of their tokens, where that is less work than a tree of its
-    own. Work is counted as attention does it: each node looks at every node of its tree, needed or not.
+    Sort the sequences by their tokens. Add each to the tree of the one before it if that is less work than a new tree. Work
+    counts as in attention: each node reads every node of its tree, even through a mask.
 
     Args:
-        capacity: nodes of a tree at most, unless one sequence alone is longer.
-        reach: a token's other work, as a number of nodes that attention looks at.
+        capacity: largest number of nodes in a tree, unless one sequence alone is longer.
+        reach: other work of a token, as a number of nodes that attention reads.
     """
     trees: list[PrefixTree] = []
     before: Sequence[int] = ()

@@ -28,11 +28,11 @@ class Size:
         return Protocol(name="weights")
 
     def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
-        """Counts cover the whole model; `sparsity` and `bits_per_weight` cover its targets only. Items: sparsity per layer.
+        """Count the whole model for all readings but `sparsity` and `bits_per_weight`, which cover the targets.
 
-        bytes_packed is computed, not measured: each target takes its n of every m values and a mask of one bit per weight,
-        all other tensors what they take now. A quantizer's values and scales take the bits it states. A model that breaks
-        its pattern cannot be packed and counts as dense.
+        bytes_packed is computed, not measured. Each target stores n of every m values and a mask of one bit per weight. The
+        other tensors keep their size. A quantizer states the bits of its values and scales. A model that breaks its pattern
+        cannot be packed and counts as dense. Items: sparsity of each layer.
         """
         counts = context.counts
         target_count = sum(layer.weights for layer in counts.layers.values())

@@ -1,4 +1,4 @@
-"""One forward pass over windows that several measures read, a few rows of logits at a time."""
+"""Forward pass over windows that several measures share, a few rows of logits at a time."""
 
 from __future__ import annotations
 
@@ -17,48 +17,48 @@ if TYPE_CHECKING:
 
 
 class LogitPart(NamedTuple):
-    """A few rows of a batch's logits. A row is a token to predict, from all before it in its window.
+    """A few rows of a batch's logits. A row is a token to predict from all tokens before it in its window.
 
-    A window's first token is not predicted, so a batch has windows * (seqlen - 1) rows, window after window. Parts come in
-    order. Other measures read the same tensors: do not write to them.
+    The first token of a window is not predicted, so a batch has windows * (seqlen - 1) rows, window after window. Parts come
+    in order. Other measures read the same tensors: do not write to them.
     """
 
     windows: int
-    """Of the batch."""
+    """Number of windows in the batch."""
     batch_rows: int
-    """Of the batch."""
+    """Number of rows in the batch."""
     rows: slice
-    """Which of the batch's rows these are."""
+    """Position of these rows in the batch."""
     targets: Tensor
-    """int64 [rows], the tokens to predict."""
+    """Tokens to predict, int64 [rows]."""
     logits: Tensor
     """float32 [rows, vocabulary]"""
     dense: Tensor | None
-    """The dense model's, for a measure with `beside_dense`: `logits` itself where the dense model is measured."""
+    """Logits of the dense model, for a measure with `beside_dense`. For the dense model it is `logits` itself."""
 
 
 class WindowReader(Protocol):
-    """What a measure does with one pass."""
+    """Reader of one pass, made by a measure."""
 
     def take(self, part: LogitPart) -> None:
         """Read some rows."""
         ...
 
     def finish(self) -> Readings:
-        """Called after the last part. `tokens` and `token_digest` are filled in afterwards."""
+        """Return the result after the last part. The caller fills in `tokens` and `token_digest`."""
         ...
 
 
 class OverwrittenLogits(Exception):
-    """A measure wrote to tensors that others read."""
+    """A measure wrote to tensors that it shares with others."""
 
 
 class Participant:
-    """A measure in a pass, and what became of it: readings, or the fault that ended it.
+    """Measure in a pass, with its readings or the fault that ended it.
 
     Args:
-        new_reader: may be called more than once, since a pass can start again.
-        beside_dense: whether the reader is given the dense model's logits.
+        new_reader: makes a reader for each attempt of the pass.
+        beside_dense: the reader needs the dense model's logits.
     """
 
     def __init__(self, new_reader: Callable[[], WindowReader], beside_dense: bool = False) -> None:
@@ -66,9 +66,9 @@ class Participant:
         self.readings: Readings | None = None
         self.fault: Exception | None = None
         self.seconds = 0.0
-        """Spent in the measure's own code."""
+        """Seconds spent in the measure's code."""
         self.shares = False
-        """Whether models ran for it."""
+        """True if models ran for this measure."""
         self._new_reader = new_reader
         self._reader: WindowReader | None = None
 
@@ -77,7 +77,7 @@ class Participant:
         return self.fault is not None or self.readings is not None
 
     def call(self, step: Callable[..., Any], *args: Any) -> Any:
-        """Run a step of the measure. It may raise anything; that is its own fault and nobody else's."""
+        """Run a step of the measure. An exception ends this measure and no other."""
         started = time.perf_counter()
         try:
             return step(*args)
@@ -117,7 +117,7 @@ class Participant:
 
 
 def _versions(part: LogitPart) -> list[int]:
-    """Counters that torch raises when a tensor is written to."""
+    """Return torch's counters of writes to the tensors."""
     return [t._version for t in (part.targets, part.logits, part.dense) if t is not None]
 
 
@@ -129,18 +129,18 @@ def run_pass(
     context: MeasureContext,
     dense_states: DenseStates | None = None,
 ) -> None:
-    """Run the model, and where a measure asks for it the dense model, and let each measure read.
+    """Run the model and let each measure read. Run the dense model first if a measure needs it and its states are not cached.
 
-    Where the dense model's states are not kept, it runs first. One model is in memory at a time, and of the other the head.
+    One model is in memory at a time, beside the head of the other.
 
     Args:
-        model: loads the model, without its blocks where `context.compute.stream`.
+        model: loads the model, without its blocks if `context.compute.stream`.
         tokens: int64 [windows, seqlen]
-        batch: windows per forward pass.
-        dense_states: the cache's, of these tokens and this batch; None keeps none.
+        batch: windows in a forward pass.
+        dense_states: cache for these tokens and this batch. None: states are not kept.
 
     Raises:
-        Exception: whatever a model raises. A measure's own fault is left in its participant.
+        Exception: the model failed. The fault of a measure stays in its participant.
     """
     import torch  # slow to import
 
@@ -149,7 +149,8 @@ def run_pass(
             participant.start()
         beside_dense = any(p.beside_dense and not p.fault for p in participants)
         try:
-            with ExitStack() as stack, torch.no_grad():  # not inference mode, in which tensors have no versions
+            # In inference mode tensors have no version counters.
+            with ExitStack() as stack, torch.no_grad():
                 dense = None
                 if beside_dense and not context.is_dense:
                     dense = _dense_pass(running, tokens, batch, context, dense_states)
@@ -164,8 +165,9 @@ def run_pass(
                         participant.take(part)
                     if all(p.ended for p in running):
                         return
+        # Another measure may have read the overwritten values, so start again.
         except OverwrittenLogits:
-            continue  # others may have read what was written
+            continue
         for participant in running:
             participant.finish()
         return
@@ -178,7 +180,7 @@ def _dense_pass(
     context: MeasureContext,
     dense_states: DenseStates | None,
 ) -> forward.ForwardPass | None:
-    """The dense model's pass; None where it fails, which ends the measures that compare with it."""
+    """Return the dense model's pass. None: it failed, which ends the measures that compare with it."""
     try:
         return _dense_forward(tokens, batch, context, dense_states)
     except Exception as fault:  # noqa: BLE001 (a model may raise anything)
@@ -191,7 +193,7 @@ def _dense_pass(
 def _dense_forward(
     tokens: Tensor, batch: int, context: MeasureContext, dense_states: DenseStates | None
 ) -> forward.ForwardPass:
-    """The dense model's states: from the cache, else computed and kept there; on the CPU where they cannot be kept."""
+    """Return the dense model's states from the cache, or compute them and keep them there, or on the CPU if they do not fit."""
     if dense_states and (kept := dense_states.open()) is not None:
         return forward.ForwardPass(kept, dense_states.model.load_head())
     dense = forward.forward_windows(context.load_dense, context.source, tokens, batch, context)
@@ -199,7 +201,7 @@ def _dense_forward(
         for _ in dense_states.keep(dense.states):
             pass
         if (kept := dense_states.open()) is None:
-            raise OSError(f"{dense_states.folder} cannot be read back as it was written: check the disk")
+            raise OSError(f"{dense_states.folder} cannot be read back: check the disk")
         return forward.ForwardPass(kept, dense.head)
     return forward.ForwardPass([states.cpu() for states in dense.states], dense.head)
 
@@ -214,12 +216,12 @@ def logit_parts(
     logits_bytes: int = forward.LOGITS_BYTES,
     part_bytes: int = forward.PART_BYTES,
 ) -> Iterator[LogitPart]:
-    """The logits of all windows, a few rows at a time: [tokens, vocabulary] never exists whole.
+    """Yield the logits of all windows, a few rows at a time, so that [tokens, vocabulary] is never in memory.
 
     Args:
         tokens: int64 [windows, seqlen]
-        dense: of the same windows and batches.
-        is_dense: the model measured is the dense one.
+        dense: pass of the dense model over the same windows and batches.
+        is_dense: the measured model is the dense one.
         logits_bytes, part_bytes: as in `forward.logit_parts`.
     """
     passes = [p for p in (dense, measured) if p]

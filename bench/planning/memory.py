@@ -1,4 +1,4 @@
-"""About how much memory and disk an artifact takes, from shapes alone: the same on every machine."""
+"""Estimates of the memory and disk space of an artifact, from shapes only: the same on every machine."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from methods.folder import Folder
 from methods.targets import family_of, find_targets, input_widths, weight_shape
 
 CUDA_BYTES = 3e9
-"""Of main memory, what CUDA's libraries and its context take beyond that."""
+"""Main memory of CUDA's libraries and context, in addition to LIBRARY_BYTES."""
 STATE_BYTES = 17.0
-"""A weight in training: float32 master, gradient, two moments, a mark."""
+"""Bytes of a weight in training: float32 master, gradient, two moments and a flag."""
 COPIES = 4
-"""Of the calibration tokens' activations, where experts come one by one or a block is trained."""
+"""Copies of the calibration activations, if experts are loaded one by one or a block is trained."""
 STREAMED_FROM = 0.8
-"""Of the memory it may take, the share from which on a model is streamed."""
+"""Share of the memory limit above which a model is streamed."""
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def estimate_bytes(artifact: Artifact) -> float:
-    """Of main memory of one machine. On a CPU the model twice, for the dense one is beside it while it is measured, and what a
-    training keeps for each weight; beside a card the model once. Each process of a training has its own libraries, and of a
-    calibration its own model, too. Streamed, what `streamed_bytes` says."""
+    """Estimate the main memory of one machine.
+
+    A CPU holds the model, the dense model that it is compared with, and the state of a training. A machine with a GPU holds
+    the model once. Each process of a training loads its own libraries. Each process of a calibration also loads the model.
+    """
     own = artifact.processes // artifact.nodes
     shared = artifact.calibration_ranks
     cuda = CUDA_BYTES if artifact.device != "cpu" else 0.0
@@ -41,8 +43,13 @@ def estimate_bytes(artifact: Artifact) -> float:
 
 
 def estimate_device_bytes(artifact: Artifact, processes: int | None = None) -> float | None:
-    """Of each card; None on a CPU. Of a training the more of two: what it is measured with, the model and the dense one, and
-    a card's part of the training. processes: as if so many shared it."""
+    """Estimate the memory of each GPU. None: on a CPU.
+
+    A GPU holds the model and the dense model for measures, or its part of a training if that is larger.
+
+    Args:
+        processes: number of processes that share the training. None: as in the artifact.
+    """
     if artifact.device == "cpu":
         return None
     if is_streamed(artifact):
@@ -55,8 +62,10 @@ def estimate_device_bytes(artifact: Artifact, processes: int | None = None) -> f
 
 
 def _gathered_bytes(artifact: Artifact) -> float:
-    """What a process that shares a training has whole: a block in use and the next one, of the student in float32 and of the
-    teacher, and the teacher's embeddings and head."""
+    """Estimate the undivided part of a shared training: two blocks of student and teacher, and the teacher's embeddings and head.
+
+    The student is in float32.
+    """
     if not artifact.training or artifact.processes == 1:
         return 0.0
     parts, item = _parts(artifact), ITEM_BYTES[artifact.dtype]
@@ -64,29 +73,29 @@ def _gathered_bytes(artifact: Artifact) -> float:
 
 
 def estimate_disk_bytes(artifact: Artifact, stages: int) -> float:
-    """In the cache: the model after each of so many stages, and a checkpoint of its training."""
+    """Estimate the size in the cache: the model after each stage, and a checkpoint of its training."""
     return stages * model_bytes(artifact) + _state_bytes(artifact)
 
 
 def is_streamed(artifact: Artifact) -> bool:
-    """Whether it is on every machine. One with little memory streams others, too; a training never."""
+    """Return whether every machine streams the model. A machine with little memory also streams others, but no training."""
     limit = artifact.max_memory
     needed = artifact.calibration_ranks * model_bytes(artifact)
     return not artifact.training and (artifact.stream or (limit is not None and needed >= STREAMED_FROM * 1e9 * limit))
 
 
 def streamed_bytes(artifact: Artifact) -> float:
-    """Of main memory, where the model is streamed: what is outside its blocks, two blocks or, of a mixture, a block without
-    its experts and two of these, the calibration tokens' activations, and a method's Hessians.
+    """Estimate the main memory of a streamed model, without the states that measures keep.
 
-    Activations that `max_memory` leaves no place for are on disk. Measures keep states of their own.
+    It holds the weights outside the blocks, two blocks, the calibration activations and a method's Hessians. For a mixture it
+    holds one block without its experts and two experts instead. Activations that exceed `max_memory` are on disk.
     """
     weights, own = _working_bytes(artifact)
     return LIBRARY_BYTES + weights + own + _activation_bytes(artifact, LIBRARY_BYTES + weights + own)
 
 
 def streamed_device_bytes(artifact: Artifact) -> float:
-    """Of a card, where the model is streamed: the activations stay in main memory."""
+    """Estimate the GPU memory of a streamed model. Its activations stay in main memory."""
     return sum(_working_bytes(artifact))
 
 
@@ -95,12 +104,12 @@ def is_mixture(artifact: Artifact) -> bool:
 
 
 def keeps_blocks(artifact: Artifact) -> str:
-    """The stage that has a whole block in memory, with all experts of a mixture, and that of the dense model; "" for none."""
+    """Return the stage that keeps whole blocks of the model and of the dense model in memory, or ""."""
     return next((s.label for s in artifact.stages if lookup(s.kind, s.name).whole_blocks), "")
 
 
 def _working_bytes(artifact: Artifact) -> tuple[float, float]:
-    """Of a model that is streamed: weights, and what its methods keep of a block."""
+    """Return the bytes of a streamed model's weights, and of its methods' state for a block."""
     parts = _parts(artifact)
     whole, item = bool(keeps_blocks(artifact)), ITEM_BYTES[artifact.dtype]
     costs = [cost for s in artifact.stages if (cost := lookup(s.kind, s.name).cost)]
@@ -108,14 +117,15 @@ def _working_bytes(artifact: Artifact) -> tuple[float, float]:
     if whole:
         state = max((cost.state for cost in costs), default=0.0)
         return float(item * (parts.outside + 4 * parts.block)), state * parts.block
-    by_expert = artifact.calibration_ranks == 1  # processes that share a calibration bring whole blocks
+    # Processes that share a calibration load whole blocks.
+    by_expert = artifact.calibration_ranks == 1
     at_once = parts.at_once if by_expert else 2 * parts.block
     own = 4.0 * hessians * _hessian_entries(artifact, by_expert) if hessians else 0.0
     return float(item * (parts.outside + at_once)), own
 
 
 def _hessian_entries(artifact: Artifact, by_expert: bool) -> int:
-    """Of what is in memory at a time: one Hessian for each input, and two copies of the largest."""
+    """Count the entries in memory at a time: a Hessian for each input, and two copies of the largest."""
     folder = Folder(artifact.folder)
     config, shapes = folder.config, folder.shapes()
     targets = find_targets(config, shapes, artifact.include, artifact.exclude)
@@ -138,21 +148,22 @@ def _activation_bytes(artifact: Artifact, beside: float) -> float:
 
 
 class _Parts(NamedTuple):
-    """Of a model, numbers of parameters."""
+    """Numbers of parameters of a model."""
 
     outside: int
+    """Parameters outside the blocks."""
     block: int
-    """The largest."""
+    """Parameters of the largest block."""
     rest: int
-    """The largest block without its experts."""
+    """Parameters of the largest block without its experts."""
     expert: int
-    """The largest; 0 without any."""
+    """Parameters of the largest expert. 0: no experts."""
     hidden: int
-    """The width of its states."""
+    """Width of the hidden states."""
 
     @property
     def at_once(self) -> int:
-        """Of blocks, while a thread reads what comes next."""
+        """Parameters of blocks in memory, while a thread reads the next part."""
         return self.rest + self.expert + max(self.rest, self.expert)
 
 

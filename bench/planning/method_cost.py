@@ -1,7 +1,7 @@
-"""What a method takes on LLaMA2-7B: arithmetic on its shapes, called an estimate wherever it is shown.
+"""Estimated cost of a method on LLaMA2-7B, from its shapes.
 
-2 FLOP per weight and token of a forward pass over the decoder's linears; a Hessian X^T X of [in, in] takes 2 in^2 FLOP a
-token. Nothing else is counted: no attention, no selection, no inverse.
+A forward pass over the decoder's linear layers takes 2 FLOP per weight and token. A Hessian X^T X of [in, in] takes 2 in^2 FLOP
+per token. Attention, selection and inverses are not counted.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from bench.planning import recipes
 
 MODEL = "llama2-7b"
 SEQUENCES, SEQLEN = 128, 2048
-"""Of calibration, as the literature has it."""
+"""Calibration sequences and their tokens, as in the literature."""
 
 
 def describe(entry: CatalogEntry) -> str:
-    """A method's cost in words, "" where its entry states none."""
+    """Return a method's cost in words, or "" if its entry does not state it."""
     cost = entry.cost
     if cost is None:
         return ""
@@ -24,7 +24,8 @@ def describe(entry: CatalogEntry) -> str:
         roofline.known_shapes()[MODEL][k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers")
     )
     weights = blocks * (4 * hidden**2 + 3 * hidden * inner)
-    squares = 3 * hidden**2 + inner**2  # the inputs of q, k and v, of o, of gate and up, of down
+    # Inputs of q, k and v, of o, of gate and up, and of down.
+    squares = 3 * hidden**2 + inner**2
     parts = [f"after {entry.prior}"] if entry.prior else []
     if cost.passes:
         work = SEQUENCES * SEQLEN * 2 * (cost.passes * weights + cost.hessians * squares * blocks)

@@ -1,4 +1,4 @@
-"""Training recipes by model size: what a method that trains uses where nobody said otherwise."""
+"""Training recipes by model size: the settings of a training that the user did not set."""
 
 from __future__ import annotations
 
@@ -14,36 +14,35 @@ from methods.errors import UserError
 
 @dataclass(frozen=True)
 class Recipe:
-    """parameters: the largest model it is meant for, 0 for one taken by its name alone; device: "cpu" for those too short
-    for a better machine.
-
-    methods: fields by method name, below whatever the user typed.
-    """
+    """Settings of a training."""
 
     name: str
     about: str
     source: str
     parameters: float
+    """Parameters of the largest model that it is for. 0: it must be named."""
     tokens: int
     batch: int
     seqlen: int
     micro: int | None = None
     device: str = ""
+    """Type of device that it is for. Empty: any."""
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Fields of methods by name. The user's fields override them."""
 
 
 @cache
 def recipes() -> dict[str, Recipe]:
-    """All of them, smallest first."""
+    """Return all recipes, the smallest first."""
     text = resources.files("bench").joinpath("assets/recipes.toml").read_text()
     return {name: Recipe(name=name, **fields) for name, fields in tomllib.loads(text).items()}
 
 
 def choose(parameters: int, device: str, named: str | None = None) -> Recipe:
-    """The recipe named, else the first that is large enough, those for a CPU on a CPU only.
+    """Return the named recipe, or the first that is large enough and for this type of device.
 
     Raises:
-        UserError: no recipe of that name, or none for a model so large.
+        UserError: the name is unknown, or every recipe is too small.
     """
     known = recipes()
     if named:

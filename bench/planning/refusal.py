@@ -1,4 +1,4 @@
-"""Refuse what cannot fit in this machine's memory, before anything is loaded."""
+"""Refusal of artifacts that do not fit in this machine's memory, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -21,20 +21,22 @@ from methods.contract import LIBRARY_BYTES
 from methods.errors import UserError
 
 SHARE = 0.95
-"""Of a memory, that one artifact may take."""
+"""Fraction of memory that one artifact may use."""
 MAX_CARDS = 64
-"""That a training is advised to use."""
+"""Largest number of GPUs that an error suggests for one training."""
 
 
 def require_memory(plan: Plan, missing: Iterable[Sequence[Measurement]]) -> None:
-    """See that each artifact that is to be made here can be, if nothing else ran. missing: measurements of each.
+    """Check that this machine has the memory for each artifact, if nothing else runs.
 
-    The estimate is of shapes.
+    Args:
+        missing: measurements to make, for each artifact.
 
     Raises:
-        UserError: one cannot, naming what would let it.
+        UserError: an artifact does not fit. The message says what helps.
     """
-    if plan.spec.executor != "local":  # its nodes are looked at when it starts
+    # Another executor checks its nodes when it starts.
+    if plan.spec.executor != "local":
         return
     for measurements in missing:
         if problem := find_problem(measurements[0].artifact):
@@ -42,7 +44,7 @@ def require_memory(plan: Plan, missing: Iterable[Sequence[Measurement]]) -> None
 
 
 def find_problem(artifact: Artifact) -> str:
-    """Why an artifact cannot be made on this machine, and what would let it; "" where it can be."""
+    """Return why an artifact does not fit on this machine and what helps, or ""."""
     memory = SHARE * memory_bytes()
     device = _device_bytes(artifact.device)
     if artifact.device != "cpu":
@@ -77,19 +79,19 @@ def find_problem(artifact: Artifact) -> str:
 
 
 def describe_whole_blocks(artifact: Artifact) -> str:
-    """What a plan says of a stage that keeps all experts of a block in memory though the model is streamed; "" for none."""
+    """Return a sentence about a stage that keeps all experts of a block although the model is streamed, or ""."""
     if not (is_streamed(artifact) and is_mixture(artifact) and (stage := keeps_blocks(artifact))):
         return ""
     return f"{stage} keeps whole blocks of {artifact.model} in memory, with all their experts"
 
 
 def _unit(artifact: Artifact) -> str:
-    """How a model is streamed, in words."""
+    """Return the unit by which a model is streamed."""
     return "expert by expert" if is_mixture(artifact) and not keeps_blocks(artifact) else "block by block"
 
 
 def _smaller(artifact: Artifact) -> str:
-    """What takes less than an artifact that is streamed."""
+    """Return what takes less memory than a streamed artifact."""
     if (stage := keeps_blocks(artifact)) and is_mixture(artifact):
         return f"{stage} keeps whole blocks with all their experts, so use a method that takes experts one by one, like wanda"
     halves = "--dtype bfloat16, " if artifact.dtype == "float32" else ""
@@ -101,7 +103,8 @@ def _card_problem(artifact: Artifact, card: float) -> str:
     need = estimate_device_bytes(artifact) or 0.0
     if artifact.training and need > card:
         batch = artifact.training.batch
-        counts = [n for n in range(artifact.processes + 1, MAX_CARDS + 1) if batch % n == 0]  # others would be refused
+        # The plan refuses counts that do not divide the batch.
+        counts = [n for n in range(artifact.processes + 1, MAX_CARDS + 1) if batch % n == 0]
         enough = next((n for n in counts if (estimate_device_bytes(artifact, n) or 0.0) <= card), None)
         remedy = (
             f"use --set training.processes={enough}"
@@ -124,7 +127,8 @@ def _card_problem(artifact: Artifact, card: float) -> str:
 
 
 def _device_bytes(device: str) -> float:
-    """Memory of a card; 0 for none, or where torch, which a plan for a card has imported, does not know it."""
+    """Return the memory of a GPU, or 0 if there is none."""
+    # A plan for a GPU of this machine has imported torch.
     torch = sys.modules.get("torch")
     if device == "cpu" or torch is None or not torch.cuda.is_available():
         return 0.0

@@ -1,4 +1,4 @@
-"""What to search: a spec whose methods each have fields with ranges, and one budget of trials for all of them."""
+"""Settings of a search: a spec, fields of its methods with their ranges, and a budget of trials for each method."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class _Table(BaseModel):
 
 
 class Range(_Table):
-    """The values that a field may take: from `low` to `high`, both included, or one of `choices`."""
+    """Values of a field: from `low` to `high`, both included, or one of `choices`."""
 
     low: int | float | None = None
     high: int | float | None = None
     log: bool = False
-    """Even on a logarithmic scale."""
+    """True to sample on a logarithmic scale."""
     choices: tuple[Value, ...] = ()
 
     @field_validator("low", "high", mode="before")
@@ -49,22 +49,22 @@ class Range(_Table):
 
     @property
     def ends(self) -> tuple[Value, ...]:
-        """Of a range its ends, else all choices: if a field takes these, it takes all."""
+        """Ends of the range, or all choices. A field that takes these takes all values."""
         return self.choices or tuple(v for v in (self.low, self.high) if v is not None)
 
     @property
     def is_whole(self) -> bool:
-        """Whether its values are whole numbers."""
+        """True if the values are whole numbers."""
         return all(isinstance(v, int) for v in (self.low, self.high))
 
     def rounded(self, value: Value) -> Value:
-        """The value with three digits, so that it can be typed."""
+        """Return the value with three digits, so that a user can type it."""
         if isinstance(value, float) and self.low is not None and self.high is not None:
             return min(max(float(f"{value:.3g}"), float(self.low)), float(self.high))
         return value
 
     def has(self, value: Value) -> bool:
-        """Whether it is one of its values."""
+        """Return whether the range contains the value."""
         if self.choices:
             return value in self.choices
         if isinstance(value, bool | str):
@@ -73,19 +73,20 @@ class Range(_Table):
 
 
 class Search(_Table):
-    """The table [search] of a spec. fields: of each method, as typed, its fields and what they may be."""
+    """Table [search] of a spec."""
 
     trials: int = Field(ge=1, le=MAX_TRIALS)
-    """Of each method."""
+    """Number of trials of each method."""
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
     fields: dict[str, dict[str, Range]] = Field(min_length=1)
+    """Ranges of the fields of each method. A method is named as on the command line."""
 
     def label(self, method: str, values: dict[str, Value]) -> str:
-        """A trial as one would type it."""
+        """Return a trial as a method on the command line."""
         return ":".join([method, *(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items())])
 
     def values(self, method: str, label: str) -> dict[str, Value] | None:
-        """The fields of a trial from its label; None if it is no trial of that method."""
+        """Read the fields of a trial from its label. None: it is not a trial of this method."""
         ranges = self.fields[method]
         if not label.startswith(method + ":"):
             return None
@@ -97,10 +98,10 @@ class Search(_Table):
 
 
 def read_search(values: dict[str, Any]) -> tuple[Spec, Search]:
-    """From the content of a TOML file: the spec of every trial, whose methods are those to search, and the search.
+    """Read the spec and the search from the content of a TOML file.
 
     Raises:
-        UserError: a value that cannot be, or trials that would be judged by another split than the validation split.
+        UserError: a value is invalid, or the trials would be judged on another split than validation.
     """
     rest = dict(values)
     table = rest.pop("search", None)

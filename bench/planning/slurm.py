@@ -1,4 +1,4 @@
-"""A Slurm array that works on a plan: a task for each shard. The cluster runs it; nothing here talks to Slurm."""
+"""Script of a Slurm array with a task for each shard of a plan. The user submits it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from bench.planning.shards import divide
 from bench.planning.spec import Spec
 
 MARGIN = 2.0
-"""Times what a shard is estimated to take. A task that runs out of time is requeued, and goes on where it was."""
+"""Factor on the estimated time. A task that runs out of time is requeued and resumes."""
 MIN_MINUTES = 30
 UNKNOWN_TIME = "no time is known for some artifacts: set --time in the script, longer than the longest of them takes"
 GRACE_S = 120
-"""Between Slurm's signal and its kill: a training saves its state in it."""
+"""Seconds between Slurm's signal and its kill, in which a training saves its state."""
 TEMPLATE = """\
 #!/bin/bash
 # {{ measurements }} measurements of {{ artifacts }} artifacts in {{ shards }} shards. Written by bench plan --slurm.
@@ -65,9 +65,9 @@ exit "$code"
 
 
 def write_script(plan: Plan, shards: int) -> str:
-    """The script for `sbatch`. Every task has the time and memory of the largest shard.
+    """Return the script for `sbatch`. Every task gets the time and memory of the largest shard.
 
-    It runs in the current folder, which all nodes must have, as they must have the results folder and the cache.
+    It runs in the current folder. All nodes must share it, the results folder and the cache.
     """
     spec, jobs = plan.spec, plan.jobs
     parts = [part for part in divide(plan, shards) if part.measurements]
@@ -103,7 +103,7 @@ def _format(minutes: int) -> str:
 
 
 def _arguments(spec: Spec) -> Iterator[str]:
-    """What makes this spec on the command line."""
+    """Yield the arguments that make this spec on the command line."""
     for name, value in _flat(spec.model_dump(mode="json", exclude_defaults=True, exclude={"shard"})):
         yield f"--set={name}={json.dumps(value)}"
 
@@ -112,5 +112,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
-        elif value is not None:  # no setting has it but as its default
+        # None occurs only as a default.
+        elif value is not None:
             yield prefix + name, value

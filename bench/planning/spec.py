@@ -38,7 +38,7 @@ class Calibration(Strict):
     seqlen: Length | None = None
     """Tokens in a crop. Default: the model's evaluation length."""
     all_experts: bool = False
-    """In a mixture of experts, send all tokens to every expert, not only those that the router selects."""
+    """Send all tokens to every expert of a mixture, not only those that the router selects."""
     processes: int = Field(default=1, ge=1, le=1024)
     """Number of processes on this machine that share the calibration. Each uses its own GPU, or a part of the CPU."""
 
@@ -124,7 +124,7 @@ class Spec(_MeasureTables):
     """Number of artifacts that are made in parallel. auto: as many as cores and memory allow. Default: 1, or the number of
     GPUs if `device` names several. Parallel artifacts share the cores unless `threads` is set."""
     executor: Literal["local", "ray"] = "local"
-    """Where artifacts are made: in processes of this machine, or in tasks of a Ray cluster. Changes no number."""
+    """Executor of artifacts: processes of this machine, or tasks of a Ray cluster. Changes no number."""
     ray_address: str = "auto"
     """Address HOST:PORT of the Ray cluster's head. auto: the cluster of this machine. local: a new cluster on this
     machine."""
