@@ -1,4 +1,4 @@
-"""Does the pattern hold? Taken from the runner's own check of the folder, not from what the method says."""
+"""Violations of the pattern, counted by the runner in the written folder, not reported by the method."""
 
 from __future__ import annotations
 

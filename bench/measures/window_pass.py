@@ -20,7 +20,7 @@ class LogitPart(NamedTuple):
     """A few rows of a batch's logits. A row is a token to predict from all tokens before it in its window.
 
     The first token of a window is not predicted, so a batch has windows * (seqlen - 1) rows, window after window. Parts come
-    in order. Other measures read the same tensors: do not write to them.
+    in order.
     """
 
     windows: int
@@ -49,19 +49,18 @@ class WindowReader(Protocol):
         ...
 
 
-class OverwrittenLogits(Exception):
-    """A measure wrote to tensors that it shares with others."""
-
-
 class Participant:
     """Measure in a pass, with its readings or the fault that ended it.
 
     Args:
-        new_reader: makes a reader for each attempt of the pass.
+        make_reader: makes the reader of the pass.
         beside_dense: the reader needs the dense model's logits.
+        copies: the reader gets copies of the logits, so that it cannot change what others read.
     """
 
-    def __init__(self, new_reader: Callable[[], WindowReader], beside_dense: bool = False) -> None:
+    def __init__(
+        self, make_reader: Callable[[], WindowReader], *, beside_dense: bool = False, copies: bool = False
+    ) -> None:
         self.beside_dense = beside_dense
         self.readings: Readings | None = None
         self.fault: Exception | None = None
@@ -69,7 +68,7 @@ class Participant:
         """Seconds spent in the measure's code."""
         self.shares = False
         """True if models ran for this measure."""
-        self._new_reader = new_reader
+        self._make_reader, self._copies = make_reader, copies
         self._reader: WindowReader | None = None
 
     @property
@@ -89,22 +88,15 @@ class Participant:
 
     def start(self) -> None:
         self.shares = True
-        self._reader = self.call(self._new_reader)
+        self._reader = self.call(self._make_reader)
 
     def take(self, part: LogitPart) -> None:
-        """
-        Raises:
-            OverwrittenLogits: the measure wrote to the part. Its fault is set.
-        """
         if self.fault or self._reader is None:
             return
-        before = _versions(part)
+        if self._copies:
+            dense = None if part.dense is None else part.dense.clone()
+            part = part._replace(targets=part.targets.clone(), logits=part.logits.clone(), dense=dense)
         self.call(self._reader.take, part)
-        if _versions(part) != before:
-            self.fault = OverwrittenLogits(
-                "the measure writes to the logits it is given, which others read: copy them first"
-            )
-            raise self.fault
 
     def finish(self) -> None:
         if self.fault or self._reader is None:
@@ -114,11 +106,6 @@ class Participant:
             self.readings = readings
         else:
             self.fault = self.fault or TypeError(f"finish() returned {type(readings).__name__}, not Readings")
-
-
-def _versions(part: LogitPart) -> list[int]:
-    """Return torch's counters of writes to the tensors."""
-    return [t._version for t in (part.targets, part.logits, part.dense) if t is not None]
 
 
 def run_pass(
@@ -144,33 +131,27 @@ def run_pass(
     """
     import torch  # slow to import
 
-    while running := [p for p in participants if not p.ended]:
-        for participant in running:
-            participant.start()
-        beside_dense = any(p.beside_dense and not p.fault for p in participants)
-        try:
-            # In inference mode tensors have no version counters.
-            with ExitStack() as stack, torch.no_grad():
-                dense = None
-                if beside_dense and not context.is_dense:
-                    dense = _dense_pass(running, tokens, batch, context, dense_states)
-                if all(p.ended for p in running):
-                    return
-                measured = forward.forward_windows(model, context.folder, tokens, batch, context)
-                if beside_dense and context.is_dense and dense_states and dense_states.accept(measured.head, tokens):
-                    states = stack.enter_context(closing(dense_states.keep(measured.states)))
-                    measured = measured._replace(states=states)
-                for part in logit_parts(measured, tokens, context.compute.device, dense, is_dense=context.is_dense):
-                    for participant in running:
-                        participant.take(part)
-                    if all(p.ended for p in running):
-                        return
-        # Another measure may have read the overwritten values, so start again.
-        except OverwrittenLogits:
-            continue
-        for participant in running:
-            participant.finish()
-        return
+    running = [p for p in participants if not p.ended]
+    for participant in running:
+        participant.start()
+    beside_dense = any(p.beside_dense and not p.fault for p in participants)
+    with ExitStack() as stack, torch.no_grad():
+        dense = None
+        if beside_dense and not context.is_dense:
+            dense = _dense_pass(running, tokens, batch, context, dense_states)
+        if all(p.ended for p in running):
+            return
+        measured = forward.forward_windows(model, context.folder, tokens, batch, context)
+        if beside_dense and context.is_dense and dense_states and dense_states.accept(measured.head, tokens):
+            states = stack.enter_context(closing(dense_states.keep(measured.states)))
+            measured = measured._replace(states=states)
+        for part in logit_parts(measured, tokens, context.compute.device, dense, is_dense=context.is_dense):
+            for participant in running:
+                participant.take(part)
+            if all(p.ended for p in running):
+                return
+    for participant in running:
+        participant.finish()
 
 
 def _dense_pass(

@@ -126,7 +126,7 @@ class Windowed(ABC):
 
     @abstractmethod
     def reader(self, windows: Windows, context: MeasureContext) -> WindowReader:
-        """Make a reader for one pass. A pass that starts again asks for a new reader."""
+        """Make the reader of a pass."""
 
     def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
         """Measure in a separate pass.
@@ -164,7 +164,9 @@ def read_together(
     digest = token_digest(windows.tokens)
     participants = []
     for measure, own in measures:
-        participant = Participant(partial(measure.reader, windows, own), measure.beside_dense)
+        copies = not type(measure).__module__.startswith("bench.")
+        reader = partial(measure.reader, windows, own)
+        participant = Participant(reader, beside_dense=measure.beside_dense, copies=copies)
         participant.readings = participant.call(measure.known, windows, own)
         participants.append(participant)
     try:

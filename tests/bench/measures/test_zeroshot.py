@@ -125,7 +125,7 @@ def test_key_moves_with_how_it_is_run(change):
 def test_key_moves_with_lm_evals_version(monkeypatch):
     spec = runs.small("r", measures=("zeroshot",), tasks=("piqa",))
     before = {c.key for c in api.plan(spec).measurements if c.measure == "zeroshot"}
-    monkeypatch.setattr("bench.planning.model_inputs.lm_eval_version", lambda: "0.4.99")
+    monkeypatch.setattr("bench.measures.zeroshot.lm_eval_version", lambda: "0.4.99")
 
     assert not before & {c.key for c in api.plan(spec).measurements}
 
