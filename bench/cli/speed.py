@@ -1,11 +1,12 @@
-"""The command speed: a model's linears, or whole models in several engines."""
+"""`bench speed`: time a model's linears, or whole models in several engines."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
 import shlex
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,9 +21,10 @@ from methods.errors import UserError
 if TYPE_CHECKING:
     from bench.execution.time_linears import LinearTimingRequest
     from bench.execution.time_models import ModelTimingRequest
+    from bench.results.record import Record
 
 MAX_TOKENS = 2**20
-"""In one product that is timed."""
+"""Largest number of tokens in a timed product."""
 
 
 def speed(
@@ -57,9 +59,11 @@ def speed(
 ) -> None:
     """Time 2:4 against dense.
 
-    Each layer shape of a model is timed and gets a record. Without a CUDA device, the largest possible speedup on a card is
-    computed instead, from the shapes and the card's datasheet. With --engine, a decoding step and a prompt are timed in
-    each engine, in turn, on the CPU where there is no CUDA device; each engine and kind of weight gets a record.
+    Times each layer shape of a model, and writes a record. Without a CUDA device, computes the largest possible speedup on a
+    card instead, from the shapes and the card's datasheet.
+
+    With --engine, times a decoding step and a prompt in each engine, in turn, and writes a record for each engine and kind
+    of weight. This also works on a CPU.
     """
     from bench.measures.speed import roofline
     from bench.system.devices import cores, resolve_device
@@ -106,9 +110,10 @@ def _time_models(request: ModelTimingRequest, results: Path | None, figure: Path
     from bench.results.store import RESULTS, Store
 
     place = results or RESULTS
-    records = list(time_models.measure(request, place, lambda line: print_line(line, err=True)))
+    records = list(time_models.measure(request, place, lambda line: print_line(line, err=True), FinishTime().advance))
     found = engines.entries(records, Store(place, write=False).items)
     print_rows(engines.rows(found), json)
+    _warn_of_noise(records)
     if request.device == "cpu" and "llamacpp" not in request.engines:
         note(f"to read it beside llama.cpp: {_beside(request.model, ','.join(request.engines))}")
     if figure:
@@ -120,26 +125,55 @@ def _time_linears(request: LinearTimingRequest, results: Path | None, figure: Pa
     from bench.reporting import figures
     from bench.results.store import RESULTS
 
-    records = list(time_linears.measure(request, results or RESULTS))
+    records = list(time_linears.measure(request, results or RESULTS, FinishTime().advance))
     print_rows(time_linears.rows(records), json)
+    _warn_of_noise(records)
     if request.device == "cpu":
         note(f"linears alone; the whole model, beside what one would use instead: {_beside(request.model)}")
     if figure:
         print_line(figures.draw_speeds(records, figure), err=True)
 
 
+class FinishTime:
+    """Lines with the expected time of day when all timings are done."""
+
+    def __init__(self) -> None:
+        self._started = self._noted = time.monotonic()
+
+    def advance(self, done: int, total: int) -> None:
+        """Print a line, at most every ten seconds."""
+        from bench.execution.forecast import clock_time
+        from bench.execution.progress import EVERY_S
+
+        now = time.monotonic()
+        if done < total and now - self._noted >= EVERY_S:
+            self._noted = now
+            end = clock_time((now - self._started) / done * (total - done))
+            print_line(f"{done} of {total} timed, all done at {end}", err=True)
+
+
+def _warn_of_noise(records: Iterable[Record]) -> None:
+    """Warn if a timing and its own repetition differ, so that no ratio of them can be trusted."""
+    from bench.measures.speed.comparison import MAX_NOISE
+
+    noise = [n for record in records for n in (record.notes.get("noise") or {}).values()]
+    noise += [shape.get("noise", 0) for record in records for shape in record.notes.get("shapes", ())]
+    if (worst := max(noise, default=0)) > MAX_NOISE:
+        note(f"not steady: a timing and its repetition differ by {worst:.0%}: stop other programs, and time it again")
+
+
 def _beside(model: str, engines: str = "native") -> str:
-    """The command that times a model on this CPU beside llama.cpp."""
+    """Return the command that times a model on this CPU beside llama.cpp."""
     installed = importlib.util.find_spec("llama_cpp") is not None
     command = f"bench speed --model {shlex.quote(model)} --device cpu --engine {shlex.quote(engines + ',llamacpp')}"
     return command if installed else f"{pip_install('llamacpp')}, then {command}"
 
 
 def _names(what: str, text: str, known: Collection[str]) -> tuple[str, ...]:
-    """The names in a text, by commas. what: one of them is.
+    """Return the names in a text, by commas. what: word for one of them in an error.
 
     Raises:
-        UserError: one is not known, or empty.
+        UserError: an unknown or empty name.
     """
     names = tuple(dict.fromkeys(split_list(f"{what}s", text)))
     for name in names:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,12 @@ class LinearTimingRequest:
     data_dir: Path | None
 
 
-def measure(request: LinearTimingRequest, results: Path) -> Iterator[Record]:
-    """Yield each record; what is recorded already is not measured again.
+def measure(
+    request: LinearTimingRequest, results: Path, advance: Callable[[int, int], object] = lambda done, total: None
+) -> Iterator[Record]:
+    """Yield each record. A finished record is not measured again.
+
+    advance: called with the number of timed shapes and of all shapes.
 
     Raises:
         UserError: unknown model.
@@ -52,15 +57,15 @@ def measure(request: LinearTimingRequest, results: Path) -> Iterator[Record]:
     device = linears.select_device(Compute(device=torch.device(request.device), threads=request.threads))
     kinds = request.kinds or device.kinds
     torch.set_num_threads(request.threads)
-    for kind in kinds:
-        for tokens in request.tokens:
-            record = _new_record(request, source, kind, tokens)
-            known = store.get(record.key)
-            if known is None or known.status not in DONE:
-                items = _fill(record, device, source, kind, tokens)
-                store.write(record, items)
-                known = record
-            yield known
+    new = [_new_record(request, source, kind, tokens) for kind in kinds for tokens in request.tokens]
+    known = {record.key: old for record in new if (old := store.get(record.key)) and old.status in DONE}
+    total = (len(new) - len(known)) * len(source.shapes)
+    done = itertools.count(1)
+    for record in new:
+        if record.key not in known:
+            items = _fill(record, device, source, lambda: advance(next(done), total))
+            store.write(record, items)
+        yield known.get(record.key, record)
 
 
 class Source:
@@ -114,10 +119,11 @@ def _new_record(request: LinearTimingRequest, source: Source, kind: str, tokens:
     return Record(key=digests.of(key_inputs), identity=identity, key_inputs=key_inputs, status="skipped")
 
 
-def _fill(record: Record, device: Any, source: Source, kind: str, tokens: int) -> tuple[Any, ...]:
+def _fill(record: Record, device: Any, source: Source, after_shape: Callable[[], object]) -> tuple[Any, ...]:
     record.provenance = provenance.gather()
+    kind, tokens = record.identity.dtype, record.identity.protocol.seqlen or 0
     try:
-        readings: Readings = linears.time_linears(device, source.weights(), tokens, kind)
+        readings: Readings = linears.time_linears(device, source.weights(), tokens, kind, after_shape=after_shape)
     except Skipped as why:
         record.reason = str(why)
         return ()

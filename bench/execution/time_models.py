@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,8 +47,15 @@ class ModelTimingRequest:
     data_dir: Path | None
 
 
-def measure(request: ModelTimingRequest, results: Path, say: Callable[[str], None]) -> Iterator[Record]:
+def measure(
+    request: ModelTimingRequest,
+    results: Path,
+    say: Callable[[str], None],
+    advance: Callable[[int, int], object] = lambda done, total: None,
+) -> Iterator[Record]:
     """Yield each record. The engines of a request are timed together, so all of a step's records are made, or none.
+
+    advance: called with the number of rounds that are done, and of all rounds.
 
     Raises:
         UserError: unknown model, or an engine that cannot run here; nothing is loaded before.
@@ -63,14 +71,23 @@ def measure(request: ModelTimingRequest, results: Path, say: Callable[[str], Non
     select_card(request.device)
     with in_use(), temporary_folder("engines") as workdir:
         versions = ModelVersions(model, workdir)
-        for count in request.tokens:
-            for step in (Step("decode", 1, count), Step("prefill", count, 0)):
-                records = [_new_record(request, versions, e, kind, step, engines) for e in engines for kind in e.kinds]
-                known = [store.get(record.key) for record in records]
-                if all(found is not None and found.status in DONE for found in known):
-                    yield from (found for found in known if found is not None)
-                    continue
-                yield from _time(request, versions, step, engines, records, store, say)
+        steps = [Step(*step) for n in request.tokens for step in (("decode", 1, n), ("prefill", n, 0))]
+        made = [
+            (step, [_new_record(request, versions, e, kind, step, engines) for e in engines for kind in e.kinds])
+            for step in steps
+        ]
+        known = {r.key: old for _, records in made for r in records if (old := store.get(r.key)) and old.status in DONE}
+        new = [step for step, records in made if not all(r.key in known for r in records)]
+        done = itertools.count(1)
+
+        def after_round() -> None:
+            advance(next(done), len(new) * BLOCKS)
+
+        for step, records in made:
+            if step in new:
+                yield from _time(request, versions, step, engines, records, store, say, after_round)
+            else:
+                yield from (known[record.key] for record in records)
 
 
 def _new_record(
@@ -108,6 +125,7 @@ def _time(
     records: Iterable[Record],
     store: Store,
     say: Callable[[str], None],
+    after_round: Callable[[], object],
 ) -> Iterator[Record]:
     entered: dict[tuple[str, str], dict[str, Contestant]] = {}
     clock: Clock = CudaClock() if request.device.startswith("cuda") else WallClock()
@@ -119,7 +137,7 @@ def _time(
                 entered.setdefault((engine.name, contestant.kind), {})[contestant.side] = contestant
         works = {_name(*key, side): c.work for key, sides in entered.items() for side, c in sides.items()}
         say(f"{step.name}: timing {len(works)} models in turn, {BLOCKS} blocks of each, twice")
-        timings = interleave(works, clock, repeat=works, blocks=BLOCKS, block_s=BLOCK_S)
+        timings = interleave(works, clock, repeat=works, blocks=BLOCKS, block_s=BLOCK_S, after_round=after_round)
     for record in records:
         engine_name, kind = record.identity.protocol.engine, record.identity.dtype
         sides = entered[engine_name, kind]

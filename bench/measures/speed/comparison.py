@@ -1,7 +1,7 @@
-"""How speeds are compared on any device: interleaved, with a repeated baseline (A/A), on cold caches.
+"""Comparison of speeds on any device: interleaved, with a repeated baseline (A/A), on cold caches.
 
-One block of each contestant after another, A B C A' A B C A' ..., so that a machine that slows down slows all of them.
-A' is the baseline again: its distance from A is the noise floor, and a speedup within it is none.
+Blocks of all contestants alternate, A B C A' A B C A' ..., so that a machine that slows down slows all of them. A' is the
+baseline again. Its distance from A is the noise floor, and a speedup within it is no speedup.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from bench.kernels.timing import Clock, Work
 from bench.stats import bootstrap
 
 T = TypeVar("T")
+StepFactory = Callable[[Any], Work]
+"""Function from a model to one step of it, a function without arguments."""
+Contestants = tuple[dict[str, Work], dict[str, Work], dict[str, Work]]
+"""Dense, 2:4 and other contestants, by name."""
 
 BLOCKS = 12
-"""A gate needs at least ten pairs."""
-
+"""Number of blocks of each contestant. A gate needs at least ten pairs."""
 BLOCK_S = 0.02
-"""Length of a block, about, in seconds."""
-
+"""Approximate length of a block in seconds."""
 MAX_SAMPLES = 200
-"""In a block."""
-
+"""Largest number of samples in a block."""
 CACHE_MULTIPLE = 3
-"""All copies of a weight together are so many times as large as the last cache."""
-
+"""Size of all copies of a weight together, in sizes of the last cache."""
 LEVEL = 0.05
-
 MIN_PEAK_SHARE = 0.7
-"""Of the measured peak: a dense baseline below it is slow itself, and flatters the speedup over it."""
-
+"""Fraction of the measured peak below which a dense baseline is slow and makes the speedup too large."""
+MAX_NOISE = 0.25
+"""Distance of a contestant from its own repetition above which a timing is not steady, as a fraction."""
 REPEAT_SUFFIX = " again"
 
 
 class Ratio(NamedTuple):
-    """slow / fast over blocks, with Student's interval of the mean ln ratio."""
+    """A ratio slow / fast over blocks, with Student's interval of the mean ln ratio."""
 
     value: float
     low: float
@@ -50,18 +50,16 @@ class Ratio(NamedTuple):
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of each contestant."""
+    """Seconds of each contestant: the median of each block, and all samples."""
 
     blocks: Mapping[str, tuple[float, ...]]
-    """Median of each block."""
     samples: Mapping[str, tuple[float, ...]]
-    """All samples."""
 
     def median(self, name: str) -> float:
         return statistics.median(self.blocks[name])
 
     def spread(self, name: str) -> tuple[float, float]:
-        """20th and 80th percentile of the samples."""
+        """Return the 20th and 80th percentile of the samples."""
         samples = self.samples[name]
         if len(samples) < 2:
             return samples[0], samples[0]
@@ -77,7 +75,7 @@ class Timings:
         return min(names, key=self.median)
 
     def noise(self, name: str) -> float:
-        """The largest distance of a contestant from its own repetition that the interval allows, as a share."""
+        """Return the largest distance of a contestant from its own repetition in the interval, as a fraction."""
         ratio = self.ratio(name, name + REPEAT_SUFFIX)
         return max(ratio.high, 1 / ratio.low) - 1
 
@@ -90,40 +88,44 @@ def interleave(
     calls: int = 1,
     blocks: int = BLOCKS,
     block_s: float = BLOCK_S,
+    after_round: Callable[[], object] = lambda: None,
 ) -> Timings:
     """Time contestants in turn, after a warm-up of each.
 
     Args:
         repeat: contestants that are timed a second time in each round, as `NAME again`.
-        calls: divide each time by so many; a contestant's call may be a pass over several copies.
+        calls: products in one call of a contestant, by which each time is divided.
+        after_round: called after a block of every contestant.
     """
     everyone = dict(contestants) | {name + REPEAT_SUFFIX: contestants[name] for name in repeat}
     counts = {}
     for name, work in everyone.items():
-        clock.measure(work, 2)  # the first call compiles, loads or searches
+        # The first call compiles, loads or searches.
+        clock.measure(work, 2)
         each = max(min(clock.measure(work, 3)), 1e-9)
         counts[name] = max(1, min(MAX_SAMPLES, round(block_s / each)))
     samples: dict[str, list[list[float]]] = {name: [] for name in everyone}
     for _ in range(blocks):
         for name, work in everyone.items():
             samples[name].append([t / calls for t in clock.measure(work, counts[name])])
+        after_round()
     medians = {name: tuple(statistics.median(block) for block in each) for name, each in samples.items()}
     return Timings(medians, {name: tuple(s for block in each for s in block) for name, each in samples.items()})
 
 
 def copy_count(nbytes: int, cache_bytes: int) -> int:
-    """How many copies of `nbytes` are needed so that none is still cached when its turn comes again."""
+    """Return the number of copies of `nbytes` of which none is still cached at its next turn."""
     return max(2, math.ceil(CACHE_MULTIPLE * cache_bytes / nbytes))
 
 
 def rotate(work: Callable[[T], Any], copies: Iterable[T]) -> Work:
-    """A function that does the work on the next copy at each call."""
+    """Return a function that does the work on the next copy at each call."""
     turn = cycle(copies)
     return lambda: work(next(turn))
 
 
 class RooflineCost(NamedTuple):
-    """The least that a piece of work costs on any device."""
+    """The least cost of a piece of work on any device."""
 
     flops: float
     bytes_moved: float
@@ -131,33 +133,32 @@ class RooflineCost(NamedTuple):
 
 @dataclass(frozen=True)
 class Peaks:
-    """A device's measured peak rates, from the same run."""
+    """The peak rates of a device, measured in the same run."""
 
     bandwidth: float
-    """Bytes per second."""
+    """Memory bandwidth in bytes per second."""
     flops: Mapping[str, float] = field(default_factory=dict)
-    """Dense operations per second, two per multiply-add, by kind. A kind that is missing is bound by bytes alone."""
+    """Dense operations per second by kind, two per multiply-add. A missing kind is bound by bytes alone."""
 
     def seconds(self, cost: RooflineCost, kind: str) -> float:
-        """The least time for the work (Williams et al. 2009, Roofline)."""
+        """Return the least time for the work (Williams et al. 2009, Roofline)."""
         return max(cost.flops / self.flops.get(kind, math.inf), cost.bytes_moved / self.bandwidth)
 
 
 @dataclass(frozen=True)
 class SpeedComparison:
-    """Contestants that compute the same result. Kernels and models are checked before they get here; what `torch.compile` makes
-    of a whole model is not."""
+    """Contestants that compute the same result. All are checked before, except whole models from `torch.compile`."""
 
     kind: str
     dense: Mapping[str, Work]
-    """The baseline is the fastest of these."""
+    """Dense contestants. The fastest is the baseline."""
     sparse: Mapping[str, Work]
     costs: tuple[RooflineCost, RooflineCost]
-    """Dense, and 2:4."""
+    """Costs of dense and 2:4."""
     others: Mapping[str, Work] = field(default_factory=dict)
-    """Further columns; no speedup is computed over them."""
+    """Contestants in further columns, without a speedup over them."""
     calls: int = 1
-    """Products in one call of a contestant: a pass over all copies, for example."""
+    """Products in one call of a contestant, for example one for each copy."""
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, clock: Clock, blocks: int = BLOCKS, block_s: float = BLOCK_S) -> Timings:
@@ -172,7 +173,7 @@ class SpeedComparison:
 
 
 def summarize(comparison: SpeedComparison, timings: Timings, peaks: Peaks) -> dict[str, Any]:
-    """One row: seconds of each contestant, speedup over the fastest dense one, roofline limit, and flags for doubts."""
+    """Return a row: seconds of each contestant, speedup over the fastest dense one, roofline limit, and flags."""
     dense = timings.fastest(comparison.dense)
     sparse = timings.fastest(comparison.sparse)
     speedup, noise = timings.ratio(dense, sparse), max(timings.noise(dense), timings.noise(sparse))
@@ -181,6 +182,8 @@ def summarize(comparison: SpeedComparison, timings: Timings, peaks: Peaks) -> di
     flags = []
     if share < MIN_PEAK_SHARE:
         flags.append(f"the dense side is at {share:.0%} of the measured peak")
+    if noise > MAX_NOISE:
+        flags.append(f"not steady: two timings of one side differ by {noise:.0%}")
     if abs(speedup.value - 1) <= noise:
         flags.append("no difference beyond the noise")
     names = (*comparison.dense, *comparison.sparse, *comparison.others)
@@ -205,5 +208,5 @@ def _times(timings: Timings, name: str) -> dict[str, float]:
 
 
 def _round(value: float) -> float:
-    """To four digits."""
+    """Round to four digits."""
     return float(f"{value:.4g}")

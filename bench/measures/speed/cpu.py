@@ -1,4 +1,4 @@
-"""A CPU: the native 2:4 kernel against its own dense form and against torch, on cold caches."""
+"""The native 2:4 kernel on a CPU against its dense form and against torch, on cold caches."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from bench.measures.speed.comparison import CACHE_MULTIPLE, Peaks, RooflineCost,
 from methods.errors import Skipped
 
 if TYPE_CHECKING:
-    from bench.measures.speed.device import Contestants, StepFactory
+    from bench.measures.speed.comparison import Contestants, StepFactory
 
 KINDS = ("bf16", "int8")
 DEFAULT_CACHE_BYTES = 32 * 2**20
-"""Where the system does not say how large the last cache is."""
+"""Size of the last cache on systems that do not report it."""
 READS = 9
 
 
 class Cpu:
-    """threads: every contestant uses so many."""
+    """A CPU. threads: number of threads of every contestant."""
 
     clock: Clock = WallClock()
     kinds = KINDS
@@ -44,7 +44,8 @@ class Cpu:
 
     @cached_property
     def kernel(self) -> native.Kernel:
-        """
+        """The native kernel.
+
         Raises:
             Skipped: it cannot be compiled here.
         """
@@ -54,7 +55,7 @@ class Cpu:
             raise Skipped(f"no native kernel: {why}") from None
 
     def peaks(self) -> Peaks:
-        """Bandwidth only, of reads that no cache serves: a few tokens are bound by nothing else."""
+        """Measure the bandwidth of uncached reads, which alone bounds a few tokens."""
         part = -(-self.cache_bytes // 256) * 256
         memory = cpu24.aligned_copy(torch.ones(CACHE_MULTIPLE * part, dtype=torch.uint8))
         starts = [memory.data_ptr() + i * part for i in range(CACHE_MULTIPLE)]
@@ -63,12 +64,10 @@ class Cpu:
 
     @property
     def name(self) -> str:
-        return f"CPU, {native.select_path(self.kernel)}, {self.threads} " + (
-            "thread" if self.threads == 1 else "threads"
-        )
+        return f"CPU, {native.select_path(self.kernel)}, {self.threads} thread" + "s" * (self.threads > 1)
 
     def engine(self, kind: str) -> str:
-        """The engine of Linear24 for this kind of weight.
+        """Return the engine of Linear24 for this kind of weight.
 
         Raises:
             Skipped: no kernel here, or none for this kind.
@@ -82,7 +81,7 @@ class Cpu:
     def steps(
         self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: StepFactory, small: bool
     ) -> Contestants:
-        """Each model as it is."""
+        """Return a step of each model. small: the step takes few tokens."""
         if not small:
             raise Skipped("no CUDA device")
         return {n: make(m) for n, m in dense.items()}, {n: make(m) for n, m in sparse.items()}, {}
@@ -91,7 +90,7 @@ class Cpu:
         """Compare 2:4 with dense for y = x W^T. weight: bfloat16 [out, in], 2:4.
 
         Raises:
-            Skipped: no kernel here, or none for this kind or so many tokens.
+            Skipped: no kernel here, for this kind, or for this number of tokens.
             UserError: the weight is not 2:4.
         """
         self.engine(kind)
@@ -129,7 +128,7 @@ class Cpu:
 
 
 def last_cache_bytes() -> int:
-    """Size of the processor's largest cache, as Linux gives it; DEFAULT_CACHE_BYTES elsewhere."""
+    """Return the size of the processor's largest cache on Linux, DEFAULT_CACHE_BYTES elsewhere."""
     sizes = [0]
     for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = file.read_text().strip()

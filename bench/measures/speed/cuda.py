@@ -1,7 +1,7 @@
-"""A CUDA device: cuSPARSELt and torchao's CUTLASS kernel against the libraries' dense products.
+"""cuSPARSELt and torchao's CUTLASS kernel on a CUDA device against the libraries' dense products.
 
-UNVERIFIED: never run on a device yet. Tests check the calls against the operators' schemas, where a CPU build of torch has
-them; `mm_search` and the CUTLASS kernel have none there.
+UNVERIFIED: never run on a device yet. Tests check the calls against the operators' schemas in a CPU build of torch, which
+has none of `mm_search` and the CUTLASS kernel.
 """
 
 from __future__ import annotations
@@ -21,30 +21,23 @@ from bench.measures.speed.roofline import BITS
 from methods.errors import Skipped
 
 if TYPE_CHECKING:
-    from bench.measures.speed.device import Contestants, StepFactory
+    from bench.measures.speed.comparison import Contestants, StepFactory
 
 KINDS = ("bf16", "fp16", "int8", "fp8")
-
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
-
 MAX_GRAPH_TOKENS = 64
-"""Up to so many tokens a launch takes longer than the product, so all copies' products are captured in a CUDA graph."""
-
+"""Number of tokens up to which a launch takes longer than the product, so that a CUDA graph captures all products."""
 PEAK_SIZE = 8192
 """Rows, columns and depth of the product that measures the arithmetic peak."""
-
 COPY_BYTES = 2**30
-"""Of the copy that measures the bandwidth."""
-
+"""Size of the copy that measures the bandwidth."""
 INT4_GROUP = 128
-
 MAX_INT8 = 127.0
-
 MAX_FP8 = 448.0
 
 
 def capture_graph(work: Work) -> Work:
-    """The same work as a CUDA graph: captured once, replayed at each call."""
+    """Capture the work once as a CUDA graph, which each call replays."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -58,7 +51,7 @@ def capture_graph(work: Work) -> Work:
 
 
 class Cuda:
-    """One device. peak_size, copy_bytes: size of the work that measures its peaks."""
+    """A CUDA device. peak_size, copy_bytes: size of the work that measures its peaks."""
 
     kinds = KINDS
 
@@ -75,7 +68,7 @@ class Cuda:
         return torch.cuda.get_device_name(self.device)
 
     def engine(self, kind: str) -> str:
-        """The engine of Linear24 for this kind of weight.
+        """Return the engine of Linear24 for this kind of weight.
 
         Raises:
             Skipped: no whole model of this kind can run 2:4 here.
@@ -91,7 +84,7 @@ class Cuda:
     def steps(
         self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: StepFactory, small: bool
     ) -> Contestants:
-        """Each model eager, dense ones also compiled. Small steps as CUDA graphs, with the eager ones among the others."""
+        """Return a step of each model, eager, and compiled for dense ones. Small steps are CUDA graphs, eager among others."""
         eager = [{n: make(m) for n, m in side.items()} for side in (dense, sparse)]
         for name, model in dense.items():
             compiled = torch.compile(model, mode="max-autotune-no-cudagraphs", dynamic=False)
@@ -110,7 +103,7 @@ class Cuda:
         return torch.cuda.get_device_capability(self.device) == (9, 0)
 
     def peaks(self) -> Peaks:
-        """Of a large dense product of each kind, and of a copy, whose bytes are read and written."""
+        """Measure a large dense product of each kind, and a copy, whose bytes are read and written."""
         source = torch.ones(self.copy_bytes, dtype=torch.uint8, device=self.device)
         target = torch.empty_like(source)
         best = min(self.clock.measure(lambda: target.copy_(source), 12)[2:])
@@ -121,7 +114,8 @@ class Cuda:
             try:
                 work = _eager(kind, *_convert(x, w, kind))
                 flops[kind] = 2.0 * self.peak_size**3 / min(self.clock.measure(work, 12)[2:])
-            except RuntimeError:  # this device has none of the kind; a comparison of it says so
+            except RuntimeError:
+                # The device lacks the kind. A comparison of the kind reports it.
                 continue
         return Peaks(2.0 * self.copy_bytes / best, flops)
 
@@ -171,7 +165,8 @@ class Cuda:
             passes = [{name: capture_graph(work) for name, work in side.items()} for side in passes]
         moved = 2.0 * tokens * (out + width)
         flops = 2.0 * tokens * out * width
-        bits = BITS[kind]  # cuSPARSELt's metadata is 2 bits per kept value, which is one bit per weight
+        # cuSPARSELt's metadata is 2 bits per kept value, which is one bit per weight.
+        bits = BITS[kind]
         costs = [RooflineCost(flops / (i + 1), out * width * bits[i] / 8 + moved) for i in (0, 1)]
         return SpeedComparison(
             kind,
@@ -204,7 +199,7 @@ class Cuda:
         return [_call(product, weight) for weight in weights]
 
     def _cutlass(self, x: Tensor, w: Tensor, scales: list[Tensor], count: int, sparse: dict[str, list[Work]]) -> str:
-        """Add torchao's kernel for Hopper to `sparse`, and return "there", or why there is none."""
+        """Add torchao's kernel for Hopper to `sparse`, and return "there" or the reason why not."""
         if not self.hopper:
             return "not a Hopper device"
         try:
@@ -219,7 +214,7 @@ class Cuda:
         return "there"
 
     def _others(self, kind: str, x: Tensor, w: Tensor, count: int, notes: dict[str, Any]) -> dict[str, list[Work]]:
-        """Dense products with fewer bits, where this device has them."""
+        """Return dense products with fewer bits that this device supports."""
         others: dict[str, list[Work]] = {}
         if kind != "bf16":
             return others
@@ -235,7 +230,7 @@ class Cuda:
 
 
 def _convert(x: Tensor, w: Tensor, kind: str) -> tuple[Tensor, ...]:
-    """x and w in the kind's dtype; for fp8 also the float32 scales of their rows."""
+    """Convert x and w to the kind's dtype. fp8 also returns the float32 scales of their rows."""
     if kind in ("bf16", "fp16"):
         return x.to(DTYPES[kind]), w.to(DTYPES[kind])
     largest = MAX_INT8 if kind == "int8" else MAX_FP8
@@ -247,7 +242,7 @@ def _convert(x: Tensor, w: Tensor, kind: str) -> tuple[Tensor, ...]:
 
 
 def _expected_product(kind: str, x: Tensor, w: Tensor, scales: list[Tensor]) -> Tensor:
-    """The product of the converted x and w, in float32."""
+    """Return the product of the converted x and w in float32."""
     y = x.float() @ w.float().T
     return y * scales[0][:, None] * scales[1] if kind == "fp8" else y
 
@@ -281,7 +276,7 @@ def _dense_fp8(x: Tensor, w: Tensor, count: int) -> list[Work]:
 
 
 def _dense_int4(x: Tensor, w: Tensor, count: int) -> list[Work]:
-    """torch's own int4 product. Its weights are random, since only its time counts."""
+    """Return torch's int4 product with random weights, because only its time counts."""
     out, width = w.shape
     joined = torch.randint(0, 256, (out, width // 2), dtype=torch.uint8, device=w.device)
     packed = torch._convert_weight_to_int4pack(joined, 8)
@@ -306,7 +301,7 @@ def _pass(works: list[Work]) -> Work:
 
 
 def device_state(device: torch.device) -> dict[str, Any]:
-    """Clocks in MHz, temperature, power, and why the device slows itself down. Only read, never set."""
+    """Read clocks in MHz, temperature, power and throttle reasons. Nothing is set."""
     try:
         import pynvml  # type: ignore[import-not-found, unused-ignore]
     except ImportError:

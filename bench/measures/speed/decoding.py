@@ -1,4 +1,4 @@
-"""End to end on the artifact's weights: the latency of a prompt, and decoding steps with a KV cache of a given length."""
+"""Latency of a prompt, and decoding steps with a KV cache of a given length, on the artifact's weights."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from bench.kernels.packed24 import PackedWeight, pack
 from bench.kernels.timing import Work, check_product
 from bench.measures.contract import MeasureContext
 from bench.measures.speed import roofline
-from bench.measures.speed.comparison import RooflineCost, SpeedComparison
-from bench.measures.speed.device import Device, StepFactory
+from bench.measures.speed.comparison import RooflineCost, SpeedComparison, StepFactory
+from bench.measures.speed.cpu import Cpu
+from bench.measures.speed.cuda import Cuda
 from methods.errors import Skipped
 from methods.folder import Folder, dtype_name
 from methods.targets import dense_weight, family_of
@@ -26,23 +27,24 @@ from methods.targets import dense_weight, family_of
 KIND_OF_DTYPE = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 MODEL_TOLERANCE = 0.2
-"""Largest allowed error of a step's logits, as a share of their norm: rounding adds up over the layers."""
+"""Largest error of a step's logits as a fraction of their norm. Rounding accumulates over the layers."""
 
 RANDOM_TOKENS = 1000
-"""Random token ids are below it: which ids they are does not change the time."""
+"""Limit of random token ids, which do not change the time."""
 
 
 def compare_models(
-    device: Device, model: Callable[[], nn.Module], context: MeasureContext, *, batch: int, prompt: int, kv: int
+    device: Cpu | Cuda, model: Callable[[], nn.Module], context: MeasureContext, *, batch: int, prompt: int, kv: int
 ) -> SpeedComparison:
-    """Compare steps that take `prompt` tokens of each of `batch` sequences with `kv` in the cache. A dense artifact has no 2:4 side.
+    """Compare steps of `prompt` tokens of each of `batch` sequences with `kv` in the cache. A dense artifact has no 2:4 side.
 
     Raises:
         Skipped: no kernel for this artifact, or a shorter context.
         WrongProduct: as `check_models`.
     """
     config = Folder(context.folder).config
-    if family_of(config).positions:  # they are learned, and there are no more
+    if family_of(config).positions:
+        # Learned positions are limited.
         length = ModelConfig(config, str(context.folder)).context(default=kv + prompt)
         if length < kv + prompt:
             raise Skipped(f"the model takes {length} tokens, and this measurement has {kv + prompt}")
@@ -73,7 +75,7 @@ def check_models(make: StepFactory, models: Mapping[str, nn.Module]) -> None:
     """Check that a step of each model gives about the logits of the first.
 
     Raises:
-        WrongProduct: one does not.
+        WrongProduct: the logits differ by more than rounding.
     """
     (_, first), *others = models.items()
     expected = make(first)().float()
@@ -82,7 +84,7 @@ def check_models(make: StepFactory, models: Mapping[str, nn.Module]) -> None:
 
 
 def packed_targets(model: nn.Module, context: MeasureContext) -> dict[str, PackedWeight]:
-    """The artifact's own weights, packed.
+    """Pack the artifact's weights.
 
     Raises:
         Skipped: they are not 2:4, or no kernel takes their dtype.
@@ -102,7 +104,7 @@ def packed_targets(model: nn.Module, context: MeasureContext) -> dict[str, Packe
 
 
 def dense_twin(model: nn.Module) -> nn.Module:
-    """Replace each 2:4 weight of a model on the native kernel by that kernel's dense form. In place."""
+    """Replace each 2:4 weight of a model on the native kernel by that kernel's dense form, in place."""
     for module in model.modules():
         if isinstance(module, Linear24) and module.kernel_weight is not None:
             packed = cpu24.from_kernel_layout(module.kernel_weight)
@@ -111,7 +113,7 @@ def dense_twin(model: nn.Module) -> nn.Module:
 
 
 def decode_step(batch: int, kv: int) -> StepFactory:
-    """A step that decodes one token for each of `batch` sequences with `kv` in the cache, and leaves the cache as it was."""
+    """Return a step that decodes a token for each of `batch` sequences with `kv` in the cache, and restores the cache."""
 
     def make(model: Any) -> Work:
         device = next(p.device for p in model.parameters())
@@ -134,7 +136,7 @@ def decode_step(batch: int, kv: int) -> StepFactory:
 
 
 def prefill_step(batch: int, prompt: int) -> StepFactory:
-    """A step that processes whole prompts up to their first new token."""
+    """Return a step that processes whole prompts up to their first new token."""
 
     def make(model: Any) -> Work:
         device = next(p.device for p in model.parameters())
@@ -150,7 +152,7 @@ def prefill_step(batch: int, prompt: int) -> StepFactory:
 
 
 def _costs(context: MeasureContext, kind: str, batch: int, prompt: int, kv: int) -> tuple[RooflineCost, RooflineCost]:
-    """Dense and 2:4. A step computes the logits of one token of each sequence."""
+    """Return the costs of dense and 2:4. A step computes the logits of one token of each sequence."""
     targets = {name: layer.weights for name, layer in context.counts.layers.items()}
     sizes = roofline.sizes_of_targets(Folder(context.folder).config, targets)
     bits = roofline.BITS[kind]

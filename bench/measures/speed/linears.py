@@ -1,4 +1,4 @@
-"""A model's linears one by one: the product of each shape, 2:4 against dense, and the sum over all of them."""
+"""The linears of a model one by one: 2:4 against dense for each shape, and the sum over all of them."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     from torch import nn
 
 Weights = Iterator[tuple[int, Tensor]]
-"""For each shape: how many linears have it, and the weight [out, in] of one of them."""
+"""Number of linears of each shape, and the weight [out, in] of one of them."""
 
 
 def select_device(compute: Compute) -> Cpu | Cuda:
-    """The device's class for timing."""
+    """Return the device for timing."""
     return Cuda(compute.device) if compute.device.type == "cuda" else Cpu(compute.threads)
 
 
 def read_linears(device: Cpu | Cuda, model: Callable[[], nn.Module], context: MeasureContext, tokens: int) -> Readings:
-    """Time an artifact's linears. One linear of each shape is timed and stands for all of that shape.
+    """Time an artifact's linears. One linear represents all of its shape.
 
     Raises:
-        Skipped: nothing is pruned, or not 2:4; no kernel for any of its shapes.
+        Skipped: nothing is pruned to 2:4, or no kernel for any of its shapes.
     """
     counts = context.counts
     if (counts.pattern.n, counts.pattern.m) != (2, 4) or counts.violations:
@@ -61,7 +61,7 @@ def read_linears(device: Cpu | Cuda, model: Callable[[], nn.Module], context: Me
 
 
 def random_weights(shapes: Counter[tuple[int, int]]) -> Weights:
-    """Random 2:4 weights in bfloat16, for a model whose weights are not here."""
+    """Return random 2:4 weights in bfloat16 for a model that is not downloaded."""
     for i, ((out, width), count) in enumerate(shapes.items()):
         weight = torch.randn(out, width, generator=torch.Generator().manual_seed(i)).bfloat16()
         for rows in range(0, out, 1024):
@@ -71,9 +71,14 @@ def random_weights(shapes: Counter[tuple[int, int]]) -> Weights:
 
 
 def time_linears(
-    device: Cpu | Cuda, weights: Weights, tokens: int, kind: str, blocks: int = comparison.BLOCKS
+    device: Cpu | Cuda,
+    weights: Weights,
+    tokens: int,
+    kind: str,
+    blocks: int = comparison.BLOCKS,
+    after_shape: Callable[[], object] = lambda: None,
 ) -> Readings:
-    """Seconds of all linears: each shape is timed once and counted as often as the model has it. Notes: a row per shape.
+    """Time each shape once and add up all linears. The notes have a row for each shape.
 
     Raises:
         Skipped: no kernel for any of the shapes.
@@ -95,10 +100,12 @@ def time_linears(
         for side, name in zip(sums, (row["sparse"], row["dense"]), strict=True):
             for i, t in enumerate(timings.blocks[name]):
                 side[i] += count * t
+        after_shape()
     if not any("speedup" in row for row in rows):
         raise Skipped(rows[0]["skipped"] if rows else "no linear to time")
     notes = {"shapes": rows, "peak_bandwidth": peaks.bandwidth, "peak_flops": dict(peaks.flops), "device": device.name}
-    if any("skipped" in row for row in rows):  # a sum over some shapes only would mislead
+    if any("skipped" in row for row in rows):
+        # A sum over some shapes only would mislead.
         return Readings((Reading("shapes_timed", float(sum("speedup" in r for r in rows)), "1", ""),), notes=notes)
     sparse, dense = map(statistics.median, sums)
     speedup = math.exp(statistics.fmean(math.log(d / s) for s, d in zip(*sums, strict=True)))

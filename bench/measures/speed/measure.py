@@ -1,4 +1,4 @@
-"""Speed of an artifact on its own weights: decoding, prompts, and its linears one by one; 2:4 and dense interleaved."""
+"""Speed of an artifact on its weights: decoding, prompts, and its linears one by one, 2:4 and dense interleaved."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class SpeedSettings(MeasureSettings):
 class Speed:
     """Tokens per second of decoding; on a CUDA device also prompts, and linears one by one.
 
-    tokens: in the KV cache for decode, in the prompt for prefill, in the input for linears. hardware: the device; kernel:
-    digest of the CPU kernel's source; both are parts of the key.
+    tokens: number in the KV cache for decode, in the prompt for prefill, in the input for linears. hardware and kernel, the
+    digest of the CPU kernel's source, are parts of the key.
     """
 
     name: ClassVar[str] = "speed"
@@ -99,15 +99,15 @@ class Speed:
         return Protocol(name=self.workload, seqlen=self.tokens)
 
     def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
-        """tokens_per_s of decoding, or seconds of a prompt, of the 2:4 model and of the fastest dense one, interleaved; and
-        their ratio. Items: the blocks.
+        """Time decoding or a prompt of the 2:4 model and of the fastest dense one, interleaved. The items are the blocks.
 
         Raises:
             Skipped: no CUDA device, or no kernel for this artifact.
         """
         if self.workload == "cuda":
             raise Skipped("no CUDA device")
-        from bench.measures.speed import linears  # here and below: imports torch
+        # Here, because they import torch.
+        from bench.measures.speed import linears
         from bench.measures.speed.comparison import summarize
         from bench.measures.speed.decoding import compare_models
 
@@ -130,7 +130,7 @@ class Speed:
 def _readings(
     timings: Timings, name: str, dense: str | None, decodes: bool, count: int, notes: dict[str, Any]
 ) -> Readings:
-    """In tokens per second where the model decodes, else in seconds."""
+    """Return readings in tokens per second for decoding, in seconds for a prompt."""
     metric, unit, better = ("tokens_per_s", "tokens/s", "higher") if decodes else ("latency", "s", "lower")
 
     def value(seconds: float) -> float:

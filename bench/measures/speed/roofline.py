@@ -1,7 +1,7 @@
-"""The largest speedup that 2:4 can give: a roofline from shapes and a datasheet. A model, never mixed with measurements.
+"""Largest possible speedup of 2:4: a roofline from shapes and a datasheet. It is a model, never mixed with measurements.
 
 A product takes the time of its arithmetic or of its memory traffic, whichever is longer. 2:4 halves the arithmetic and
-stores 9/16 of a bfloat16 weight's bytes, 5/8 of an int8 one's and 3/4 of an int4 one's. Williams et al. 2009, "Roofline".
+stores 9/16 of the bytes of a bfloat16 weight, 5/8 of int8 and 3/4 of int4. Williams et al. 2009, "Roofline".
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from methods.targets import family_of, find_targets, weight_shape
 BITS = {"float32": (32, 17), "bf16": (16, 9), "fp16": (16, 9), "int8": (8, 5), "fp8": (8, 5), "int4": (4, 3)}
 """Bits per weight, dense and 2:4, without scales. The mask takes one bit per weight."""
 LIMITS = ("bf16", "int8", "int4")
-"""The kinds whose limits are shown."""
+"""Kinds whose limits are shown."""
 QUANTIZER_OF_KIND = {"bf16": "none", "fp16": "none", "int8": "int8", "fp8": "fp8"}
-"""The kinds of weights that linears are timed with, and the quantizer that makes each."""
+"""Quantizer of each kind of weight that linears are timed with."""
 ACTIVATION_BYTES = 2
 TOKENS = (1, 16, 64, 512, 2048, 8192)
 DECODES = ((1, 0), (1, 2048), (16, 2048), (64, 2048), (64, 8192))
-"""(batch, tokens in each sequence's KV cache)"""
+"""Pairs of batch size and tokens in each sequence's KV cache."""
 
 
 @dataclass(frozen=True)
 class DeviceSpec:
-    """A card's datasheet. tflops: 10^12 dense operations per second; tbps: 10^12 bytes per second."""
+    """The datasheet of a card. tflops: 10^12 dense operations per second. tbps: 10^12 bytes per second."""
 
     name: str
     tflops: float
@@ -47,30 +47,30 @@ class Weights:
     """Numbers of pruned weights."""
 
     shared: int
-    """Those that every token goes through."""
+    """Number of weights that every token uses."""
     experts: int = 0
-    """Those of the experts of a mixture."""
+    """Number of weights of the experts of a mixture."""
     active: float = 1
-    """The share of its experts that a token goes through."""
+    """Fraction of its experts that a token uses."""
 
     @property
     def per_token(self) -> float:
-        """The weights that a token is multiplied with."""
+        """Number of weights that a token is multiplied with."""
         return self.shared + self.experts * self.active
 
     def read_for(self, tokens: int) -> float:
-        """The weights that a step reads: those of an expert only if a token goes there, as a router that draws evenly decides."""
+        """Return the number of weights that a step reads. The router draws experts evenly, and unused ones are not read."""
         return self.shared + self.experts * (1 - (1 - self.active) ** tokens)
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of a model that decide its speed."""
+    """The sizes of a model that determine its speed."""
 
     linears: Counter[tuple[int, int]]
-    """(out, in) of each linear that is pruned, and how many there are."""
+    """Number of pruned linears by (out, in)."""
     weights: Weights
-    """Of those linears."""
+    """Weights of those linears."""
     head: int
     """Number of weights of the output head, which stays dense."""
     kv_bytes: int
@@ -78,10 +78,10 @@ class Sizes:
 
 
 def rows(model: str, card: str, data_dir: Path | None = None) -> list[dict[str, Any]]:
-    """Limits of each shape at TOKENS, then of a whole decoding step, as speedups over the dense model of the same bits.
+    """Return limits of each shape at TOKENS, then of a decoding step, as speedups over the dense model of the same bits.
 
     Raises:
-        UserError: unknown card or model, or a model whose shapes are not known.
+        UserError: unknown card, model or shapes.
     """
     sizes, specs = model_sizes(model, data_dir), device_specs()
     if card not in specs:
@@ -104,17 +104,17 @@ def _row(what: str, tokens: int, kv: int | None, limits: dict[str, float]) -> di
 
 
 def device_specs() -> dict[str, DeviceSpec]:
-    """Datasheets by name."""
+    """Return the datasheets by name."""
     return {name: DeviceSpec(**about) for name, about in _asset("devices.toml").items()}
 
 
 def known_shapes() -> dict[str, dict[str, Any]]:
-    """For models that need not be here: the part of config.json that decides their shapes."""
+    """Return the part of config.json that determines the shapes, for models that need no download."""
     return _asset("shapes.toml")
 
 
 def shape_limit(out: int, width: int, tokens: int, kind: str, card: DeviceSpec) -> float:
-    """Speedup limit of one product [tokens, in] x [in, out]: dense time over 2:4 time."""
+    """Return the speedup limit of one product [tokens, in] x [in, out]: dense time over 2:4 time."""
     moved = ACTIVATION_BYTES * tokens * (width + out)
     dense, sparse = (out * width * bits / 8 + moved for bits in BITS[kind])
     flops = 2.0 * tokens * out * width
@@ -122,7 +122,7 @@ def shape_limit(out: int, width: int, tokens: int, kind: str, card: DeviceSpec) 
 
 
 def decode_limit(sizes: Sizes, batch: int, kv: int, kind: str, card: DeviceSpec) -> float:
-    """Speedup limit of one decoding step of `batch` sequences: all linears, the head, and reading the KV cache."""
+    """Return the speedup limit of a decoding step of `batch` sequences: all linears, the head, and the KV cache."""
     dense, sparse = step_costs(sizes, batch, batch * kv, *BITS[kind])
     return _seconds(*dense, card) / _seconds(*sparse, card)
 
@@ -130,10 +130,13 @@ def decode_limit(sizes: Sizes, batch: int, kv: int, kind: str, card: DeviceSpec)
 def step_costs(
     sizes: Sizes, tokens: int, kv: int, dense: float, sparse: float, predicted: int | None = None
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """FLOP and bytes of a step that takes `tokens` tokens with `kv` in the cache, dense and 2:4; dense, sparse: bits per
-    weight; predicted: tokens whose logits are computed, None for all.
+    """Return FLOP and bytes of a step of `tokens` tokens with `kv` in the cache, dense and 2:4.
 
-    Of all linears, the head and the KV cache. Attention's own arithmetic is left out, so the limit is generous.
+    They include all linears, the head and the KV cache. Attention's arithmetic is left out, so the limit is generous.
+
+    Args:
+        dense, sparse: bits per weight.
+        predicted: number of tokens whose logits are computed, or None for all.
     """
     predicted = tokens if predicted is None else predicted
     flops, head = 2.0 * tokens * sizes.weights.per_token, 2.0 * predicted * sizes.head
@@ -146,10 +149,10 @@ def _seconds(flops: float, moved: float, card: DeviceSpec) -> float:
 
 
 def model_sizes(name: str, data_dir: Path | None = None) -> Sizes:
-    """The sizes of a model by name, from its folder or from the shapes that come with this package.
+    """Return the sizes of a model, from its folder or from the shapes of this package.
 
     Raises:
-        UserError: unknown name, or a model that is neither here nor among those shapes.
+        UserError: unknown name, or a model that is not downloaded and has no shapes here.
     """
     known = known_shapes()
     if name in known:
@@ -171,7 +174,7 @@ def model_sizes(name: str, data_dir: Path | None = None) -> Sizes:
 
 
 def _llama_linears(config: dict[str, Any]) -> Counter[tuple[int, int]]:
-    """The linears of a LLaMA, from its config."""
+    """Return the linears of a LLaMA from its config."""
     hidden, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     keys = hidden // config["num_attention_heads"] * _kv_heads(config)
     each = [(hidden, hidden)] * 2 + [(keys, hidden)] * 2 + [(inner, hidden)] * 2 + [(hidden, inner)]
@@ -179,7 +182,7 @@ def _llama_linears(config: dict[str, Any]) -> Counter[tuple[int, int]]:
 
 
 def count_weights(config: Mapping[str, Any], targets: Mapping[str, int]) -> Weights:
-    """Sort the weights of targets, by name, into those of experts and those that every token goes through."""
+    """Count the weights of targets, by name, in experts and in parts that every token uses."""
     family = family_of(config)
     if not family.experts:
         return Weights(sum(targets.values()))
@@ -189,7 +192,7 @@ def count_weights(config: Mapping[str, Any], targets: Mapping[str, int]) -> Weig
 
 
 def sizes_of_targets(config: Mapping[str, Any], targets: Mapping[str, int]) -> Sizes:
-    """Sizes of a model from its config and the number of weights of each target, without their shapes."""
+    """Return the sizes of a model from its config and the number of weights of each target, without shapes."""
     return _sizes(config, Counter(), count_weights(config, targets))
 
 

@@ -5,10 +5,13 @@ import json
 import pytest
 import torch
 
+from bench.cli import speed
+from bench.execution import forecast
 from bench.kernels import cpu24, native
 from bench.kernels.timing import WrongProduct
 from bench.measures.speed import comparison, cpu
 from bench.results.store import Store
+from helpers import fake_records
 from helpers.models import random_folder
 from helpers.runs import TINY, call, prune, run_here, small, tiny
 from methods.errors import Skipped, UserError
@@ -179,6 +182,24 @@ def test_bench_speed_leaves_records_and_a_figure(device, tmp_path, capsys, monke
     before = record.provenance
     call(capsys, monkeypatch, *args)
     assert next(r for r in Store(tmp_path / "r", write=False) if r.status == "ok").provenance == before  # not again
+
+
+@pytest.mark.parametrize(("noise", "warned"), [(0.1, False), (5.56, True)])
+def test_a_timing_that_is_not_steady_is_warned_of(capsys, noise, warned):
+    """Of linears, and of whole models."""
+    for notes in ({"shapes": [{"skipped": "x"}, {"noise": noise}]}, {"noise": {"2:4": 0.01, "dense": noise}}):
+        speed._warn_of_noise([fake_records.record(notes=notes)])
+        assert ("differ by 556%: stop other programs" in capsys.readouterr().err) == warned
+
+
+def test_a_finish_time_is_printed_every_ten_seconds(capsys, monkeypatch):
+    now = iter((0, 5, 12, 15, 30))
+    monkeypatch.setattr(speed.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(forecast, "clock_time", lambda seconds: f"in {seconds:.0f} s")
+    finish = speed.FinishTime()
+    for done in (1, 2, 3, 4):
+        finish.advance(done, 4)
+    assert capsys.readouterr().err == "2 of 4 timed, all done at in 12 s\n"
 
 
 def test_bench_speed_on_bad_input_is_one_sentence(tmp_path, capsys, monkeypatch):
