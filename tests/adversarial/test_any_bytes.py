@@ -13,8 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench import api
-from bench.inputs import download, loading
+from bench.inputs import download, loading, models
 from bench.results.record import parse
 from bench.results.store import Store
 from helpers import fake_records, gguf_files, runs
@@ -22,6 +21,7 @@ from helpers.limits import limits
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import Folder
+from methods.targets import find_targets
 
 FEW, MANY = 15, 400
 
@@ -94,9 +94,10 @@ def weights(draw):
 
 
 def read_config(folder, content):
-    """A plan of it; and if that goes well, the model."""
     (folder / "config.json").write_bytes(content)
-    api.plan(runs.small(folder / "r", models=(str(folder),)))
+    found = models.resolve(str(folder))
+    opened = found.open()
+    find_targets(opened.config, opened.shapes())
     loading.load(folder, Compute())
 
 

@@ -16,22 +16,27 @@ def cache(tmp_path, monkeypatch):
     return runs.own_cache(tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("command", [("plan", "--model"), ("run", "--model"), ("pull",)], ids=" ".join)
 @pytest.mark.parametrize("name", gguf_files.DAMAGES)
-def test_a_damaged_file_is_a_sentence_before_anything_is_loaded(cli, tmp_path, monkeypatch, name, command):
-    def refuse(*_):
-        raise AssertionError("it was converted")
-
-    monkeypatch.setattr("bench.inputs.loading.convert_gguf", refuse)
+def test_a_damaged_file_is_a_sentence_before_it_is_converted(tmp_path, name):
     file = tmp_path / "x.gguf"
     file.write_bytes(b"")
     gguf_files.DAMAGES[name](file)
 
+    with limits(), pytest.raises(UserError, match=r"x\.gguf as GGUF \(.+\): download it again") as fault:
+        models.resolve(str(file))
+
+    assert len(str(fault.value).splitlines()) == 1 and len(str(fault.value)) < 700
+
+
+@pytest.mark.parametrize("command", [("plan", "--model"), ("run", "--model"), ("pull",)], ids=" ".join)
+def test_a_command_refuses_it_as_bad_input(cli, tmp_path, command):
+    file = tmp_path / "x.gguf"
+    gguf_files.DAMAGES["many blocks"](file)
+
     with limits():
         code, _, err = cli(*command, file)
 
-    assert code == 2, err
-    assert err.startswith("bench: ") and len(err.splitlines()) == 1 and len(err) < 700, err
+    assert code == 2 and err.startswith("bench: cannot read ") and len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", gguf_files.LATE_DAMAGES)
