@@ -20,7 +20,7 @@ from torch import nn
 
 from helpers import browser, runs
 from helpers.fake_hub import FakeHub
-from helpers.models import CONFIGS, LIKE_ANOTHER, build, exact, job_for, mean_float64, with_prior, write
+from helpers.models import CONFIGS, REPRESENTATIVES, build, exact, job_for, mean_float64, sample, with_prior, write
 from methods.contract import Job
 
 hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)
@@ -78,9 +78,9 @@ def job(llama: nn.Module) -> Job:
     return job_for(llama)
 
 
-@pytest.fixture(params=[pytest.param(f, marks=pytest.mark.slow) if f in LIKE_ANOTHER else f for f in CONFIGS])
+@pytest.fixture(params=sample(CONFIGS, *REPRESENTATIVES))
 def family(request: pytest.FixtureRequest) -> str:
-    """Every family; those that are built like another in slow tests. tests/integration/test_families.py runs on all."""
+    """Every family. The default run takes a few of them."""
     return request.param
 
 

@@ -142,20 +142,6 @@ def test_a_window_that_sparseml_does_not_see_is_refused(make, make_job, tmp_path
 
 
 @pytest.mark.slow
-def test_an_untranslated_config_is_refused(llama, make_job, tmp_path, monkeypatch):
-    """What transformers 4.40 makes of rope_parameters: it ignores them."""
-    llama.config.rope_parameters = {"rope_theta": 100.0, "rope_type": "default"}
-    fresh = type(llama)(llama.config).eval()
-    fresh.load_state_dict(llama.state_dict())
-    monkeypatch.setattr(
-        "baselines.sparseml.to_old_config", lambda config: {k: v for k, v in config.items() if k != "dtype"}
-    )
-
-    with pytest.raises(ScriptFailed, match=r"the dense model's logits differ by .*: nothing was pruned; see its log"):
-        SparsemlMagnitude().apply(fresh, ready(SparsemlMagnitude, make_job(fresh), tmp_path))
-
-
-@pytest.mark.slow
 def test_weights_that_are_tied_stay_as_they_are(llama, make_job, tmp_path):
     """lm_head is the embedding, and no target."""
     llama.config.tie_word_embeddings = True

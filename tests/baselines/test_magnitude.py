@@ -1,6 +1,5 @@
 """Magnitude against its definition, weight by weight."""
 
-import copy
 from dataclasses import replace
 
 import pytest
@@ -38,37 +37,6 @@ def test_unstructured_is_counted_per_layer(llama, make_job):
     assert torch.equal(weight, before.where(before.abs() >= threshold, 0))
     assert int(weight[0].count_nonzero()) == 32
     assert int(llama.model.layers[1].self_attn.q_proj.weight.count_nonzero()) == 307
-
-
-@pytest.mark.parametrize("pattern", ["2:4", "50%"])
-def test_scale_and_sign_do_not_matter(pattern, llama, make_job):
-    other = copy.deepcopy(llama)
-    for target in make_job(llama).targets:
-        other.get_submodule(target).weight.mul_(-4)
-
-    for model in (llama, other):
-        Magnitude().apply(model, make_job(model, pattern))
-
-    for target in make_job(llama).targets:
-        assert torch.equal(other.get_submodule(target).weight, -4 * llama.get_submodule(target).weight)
-
-
-def test_pruning_twice_changes_nothing(llama, job):
-    Magnitude().apply(llama, job)
-    once = copy.deepcopy(llama.state_dict())
-
-    Magnitude().apply(llama, job)
-
-    assert all(torch.equal(tensor, once[name]) for name, tensor in llama.state_dict().items())
-
-
-def test_of_equal_weights_the_first_stay(llama, job):
-    weight = llama.model.layers[0].self_attn.q_proj.weight
-    weight.fill_(-1)
-
-    Magnitude().apply(llama, job)
-
-    assert weight[0, :8].tolist() == [-1, -1, 0, 0, -1, -1, 0, 0]
 
 
 def test_needs_no_tokens(llama, job):

@@ -8,14 +8,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from baselines.maskllm import Gated, MaskLLM, Sampling, all_patterns
+from helpers.models import sample
 from helpers.trainings import LAST_DIGIT, counting, job_to_train, weight_of
-from methods.contract import Prior
 from methods.errors import UserError
 from methods.pattern import Pattern
-from methods.training import trainer
 
 EVEN = Sampling(step=0, tau=1.0, kappa=100.0, penalty=0.0)
 
@@ -83,15 +81,6 @@ def test_noise_is_gumbels():
     for key in ((1, 0), (0, 1)):
         again._key = key
         assert not torch.equal(mask.soft_mask(EVEN), again.soft_mask(EVEN))
-
-
-@pytest.mark.parametrize(("pattern", "share"), [("2:4", 0.5), ("1:4", 0.25), ("4:8", 0.5), ("2:8", 0.25)])
-def test_the_mean_of_a_soft_mask_is_n_over_m(pattern, share):
-    soft = gated(pattern).soft_mask(EVEN)
-
-    means = soft.unflatten(-1, (-1, int(pattern[-1]))).mean(-1)
-    torch.testing.assert_close(means, torch.full_like(means, share))
-    assert not ((soft == 0) | (soft == 1)).all()
 
 
 def test_patterns_are_all_there_are():
@@ -162,21 +151,6 @@ def test_the_gradient_is_that_of_the_regularised_loss(transposed):
     torch.testing.assert_close(got, mask.gate.grad, rtol=1e-5, atol=1e-6)
 
 
-def test_scaled_gates_under_a_scaled_kappa_are_the_same_mask():
-    mask = gated()
-    small = copy.deepcopy(mask)
-    small.gate.data /= 8
-
-    torch.testing.assert_close(mask.soft_mask(EVEN), small.soft_mask(EVEN._replace(kappa=800.0)))
-
-
-def test_cold_and_steep_is_hard():
-    """As tau falls the mixture becomes one pattern."""
-    soft = gated().soft_mask(Sampling(0, 1e-4, 100.0, 0.0))
-
-    assert ((soft < 1e-4) | (soft > 1 - 1e-4)).all()
-
-
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_untrained_it_is_the_priors_mask_over_the_dense_weights(family, make, task):
     """Leaning so far that no gate argues, and lr 0: the one-shot mask alone, whatever its weights have become."""
@@ -202,7 +176,7 @@ def test_untrained_it_is_the_priors_mask_over_the_dense_weights(family, make, ta
             assert torch.equal(parameter, outcome.model.get_parameter(name))
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("family", sample(["llama", "gpt2"], "gpt2"))
 def test_weights_that_stay_are_the_dense_ones(family, make, task):
     model = make(family)
     job = task(model)
@@ -214,26 +188,6 @@ def test_weights_that_stay_are_the_dense_ones(family, make, task):
     for target in job.targets:
         after, before = weight_of(outcome.model, target), weight_of(model, target)
         assert torch.equal(after[after != 0], before[after != 0])
-
-
-def test_without_a_prior_it_starts_from_noise(llama, task):
-    job = replace(task(llama), prior=None)
-
-    notes = MaskLLM(lr=1e-2).apply(copy.deepcopy(llama), job).notes
-
-    assert notes["groups_moved"] > 0.3
-    assert notes["curve"][-1]["ce"] < notes["curve"][0]["ce"]
-
-
-def test_it_learns_a_better_mask_than_its_prior(llama, task):
-    """A prior that keeps the smallest weights."""
-    job = task(llama, steps=60)
-    worst = {t: job.pattern.keep(-weight_of(llama, t).abs()) for t in job.targets}
-    job = replace(job, prior=Prior(folder=job.workdir, masks=worst))
-
-    perplexity = MaskLLM(lr=1e-2).apply(copy.deepcopy(llama), job).notes["validation_perplexity"]
-
-    assert perplexity["end"] < 0.9 * perplexity["start"]
 
 
 @pytest.mark.numeric
@@ -304,7 +258,7 @@ GOLDEN = {
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("moved", [0.0, 1e-10])
+@pytest.mark.parametrize("moved", sample([0.0, 1e-10], 0.0))
 def test_golden_trace(moved, make_exact, task):
     """Twelve steps, number by number; written by this code on 2026-11-26, so a change of arithmetic is meant.
 
@@ -325,20 +279,3 @@ def test_noise_of_zero_is_no_infinity():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.Tensor, "exponential_", lambda x, **_: x.zero_())
         assert mask.soft_mask(EVEN).isfinite().all()
-
-
-def test_gates_are_all_that_learns(llama, task):
-    seen = []
-    real = trainer.Trainer.run
-
-    def watch(self, optimizer, **options):
-        seen.extend(p for group in optimizer.param_groups for p in group["params"])
-        return real(self, optimizer, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.Trainer, "run", watch)
-        job = task(llama, steps=2)
-        MaskLLM().apply(copy.deepcopy(llama), job)
-
-    assert len(seen) == len(job.targets)
-    assert all(isinstance(p, nn.Parameter) and p.shape[-1] == 6 for p in seen)

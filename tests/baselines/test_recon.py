@@ -93,16 +93,6 @@ def test_weights_of_tokens():
     assert [goals.left_out for goals in (plain, normalized, without)] == [0, 0, 1]
 
 
-def test_without_epochs_nothing_changes(sparse):
-    model, job = sparse()
-    start = copy.deepcopy(model.state_dict())
-
-    got = Recon(epochs=0).apply(model, job)
-
-    assert all(torch.equal(value, start[name]) for name, value in got.model.state_dict().items())
-    assert got.notes["block_error"]["before"] == got.notes["block_error"]["after"]
-
-
 @pytest.mark.parametrize("text", PATTERNS)
 def test_error_falls_and_zeros_stay(sparse, text):
     model, job = sparse(text)

@@ -1,7 +1,5 @@
 """RIA against its definition: by hand on a small matrix, and weight by weight."""
 
-import copy
-
 import pytest
 import torch
 
@@ -60,8 +58,9 @@ def naive(weight, x, pattern, power):
     return kept
 
 
-@pytest.mark.parametrize("power", [0.5, 0, 1.0])
-@pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8", "2:8", "50%", "30%"])
+@pytest.mark.parametrize(
+    ("pattern", "power"), [("2:4", 0.5), ("2:4", 0), ("4:8", 1.0), ("1:4", 0.5), ("50%", 0.5), ("30%", 0.5)]
+)
 def test_first_block_is_the_definition(pattern, power, llama, make_job):
     job = make_job(llama, pattern)
     dense = first_block(llama, job)
@@ -82,15 +81,3 @@ def test_rows_and_columns_of_zeros_are_no_division_by_zero(llama, job):
     assert weight.isfinite().all()
     assert job.pattern.violations(weight) == 0
     assert (weight[0].unflatten(0, (-1, 4)).count_nonzero(-1) == torch.tensor([2, 2, 0, 2, 2, 2, 2, 2])).all()
-
-
-def test_scale_of_weights_and_of_inputs_does_not_matter(llama, job):
-    other = copy.deepcopy(llama)
-    other.model.layers[0].input_layernorm.weight *= 4
-    other.model.layers[0].self_attn.k_proj.weight *= 2
-
-    for model in (llama, other):
-        Ria().apply(model, job)
-
-    plain = llama.model.layers[0].self_attn
-    assert torch.equal(other.model.layers[0].self_attn.k_proj.weight, 2 * plain.k_proj.weight)

@@ -1,7 +1,6 @@
 """SparseGPT against its definition: an explicit inverse of what is left of H at every column, in float64."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ import torch
 from baselines import sparsegpt
 from baselines.sparsegpt import SparseGPT
 from helpers.layers import layer, pruned
+from helpers.models import sample
 from helpers.oracles import agree
 from methods.errors import UserError
 from methods.pattern import Pattern
@@ -40,7 +40,7 @@ def naive(weight, x, pattern, block=128, damping=0.01):
     return w
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", sample([0, 1], 0))
 @pytest.mark.parametrize(
     ("pattern", "block"),
     [("2:4", 128), ("1:4", 16), ("3:4", 32), ("4:8", 16), ("16:32", 32), ("50%", 128), ("70%", 24)],
@@ -74,83 +74,6 @@ def test_first_block_of_a_model_is_the_definition(pattern, llama, make_job):
         agree(got, lambda w, x: naive(w, x, job.pattern, block=16), weight, seen[name])
 
 
-@pytest.mark.parametrize(("pattern", "m"), [("2:4", 4), ("4:8", 8)])
-def test_block_size_is_a_matter_of_speed(pattern, m):
-    weight, x = layer()
-    pattern = Pattern.parse(pattern)
-
-    for block in (m, 2 * m, 24, 64):
-        agree(pruned(weight, x, pattern, block), lambda w, x: naive(w, x, pattern), weight, x)
-
-
-def test_dead_inputs_lose_their_weights(llama, job):
-    """A dead input takes no place: its group keeps two of the other three, or the one other."""
-    llama.model.layers[1].input_layernorm.weight[[2, 9, 10, 11]] = 0
-
-    SparseGPT().apply(llama, job)
-
-    for x in "qkv":
-        weight = getattr(llama.model.layers[1].self_attn, f"{x}_proj").weight
-        assert (weight[:, [2, 9, 10, 11]] == 0).all()
-        assert (weight[:, 0:4].count_nonzero(-1) == 2).all()
-        assert (weight[:, 8] != 0).all()
-
-
-def test_inputs_that_do_not_correlate_make_it_magnitude():
-    """H = I: nothing can make up for anything."""
-    weight, _ = layer(width=32)
-    x = torch.linalg.qr(torch.randn(64, 32))[0] * 32
-
-    for text in ("2:4", "4:8", "50%"):
-        pattern = Pattern.parse(text)
-        got = pruned(weight, x, pattern)
-        assert torch.equal(got != 0, pattern.keep(weight.abs()))
-        torch.testing.assert_close(got, weight * pattern.keep(weight.abs()), rtol=0, atol=1e-6)
-
-
-def test_dense_is_left_alone():
-    weight, x = layer()
-
-    assert torch.equal(pruned(weight, x, Pattern.parse("dense")), weight)
-
-
-def test_louder_inputs_change_nothing_and_larger_weights_scale(llama, job):
-    """By powers of two, so to the bit."""
-    louder, larger = copy.deepcopy(llama), copy.deepcopy(llama)
-    louder.model.layers[0].input_layernorm.weight *= 4
-    larger.model.layers[0].self_attn.q_proj.weight *= 2
-
-    plain, loud, large = (SparseGPT().apply(m, job).model.model.layers[0].self_attn for m in (llama, louder, larger))
-
-    assert torch.equal(loud.q_proj.weight, plain.q_proj.weight)
-    assert torch.equal(loud.k_proj.weight, plain.k_proj.weight)
-    assert torch.equal(large.q_proj.weight, 2 * plain.q_proj.weight)
-
-
-def test_beats_the_same_mask_without_update():
-    weight, x = layer()
-    got = pruned(weight, x, Pattern(2, 4))
-
-    def error(w):
-        return float((x @ (w - weight).T).square().sum())
-
-    assert error(got) < 0.7 * error(weight * (got != 0))
-
-
-def test_damping_grows_and_is_noted(llama, make_job):
-    """8 tokens cannot make a 32 x 32 Hessian definite; a healthy damping raises nothing."""
-    job = make_job(llama, calibration=torch.arange(8)[None])
-    fine = SparseGPT().apply(copy.deepcopy(llama), job)
-
-    starved = SparseGPT(damping=0).apply(llama, job)
-
-    assert "damping_raised" not in fine.notes
-    assert set(starved.notes["damping_raised"]) <= set(job.targets)
-    assert "model.layers.0.self_attn.k_proj" in starved.notes["damping_raised"]
-    assert all(0 < value <= 1 for value in starved.notes["damping_raised"].values())
-    assert all(parameter.isfinite().all() for parameter in llama.parameters())
-
-
 def test_damping_grows_tenfold_until_it_helps():
     """Eigenvalues 2.05 and -0.05: 0.01 of the mean diagonal is too little, 0.1 is enough."""
     h = torch.tensor([[1.0, 1.05], [1.05, 1.0]])
@@ -181,10 +104,6 @@ def test_block_must_hold_whole_groups(block, llama, job):
         SparseGPT(block=block).apply(llama, job)
 
 
-def test_any_positive_block_holds_an_unstructured_pattern(llama, make_job):
-    SparseGPT(block=5).apply(llama, make_job(llama, "50%"))
-
-
 @pytest.mark.parametrize(("pattern", "out", "block"), [("50%", 7, 1), ("30%", 1, 1), ("70%", 3, 5), ("99%", 2, 3)])
 def test_zeros_of_small_blocks_add_up(pattern, out, block):
     """50% of a column of 7 is 3.5: rounded down in each of 64 columns, it would be 32 weights too many."""
@@ -202,14 +121,6 @@ def test_shared_inputs_are_factored_once(llama, job, monkeypatch):
     SparseGPT().apply(llama, job)
 
     assert calls == [32, 32, 32, 64] * 3
-
-
-def test_calibration_in_other_words_makes_another_model(llama, job):
-    other = replace(job, calibration=(job.calibration + 1) % 64)
-
-    one, two = (SparseGPT().apply(copy.deepcopy(llama), j).model.state_dict() for j in (job, other))
-
-    assert not torch.equal(one["model.layers.0.mlp.up_proj.weight"], two["model.layers.0.mlp.up_proj.weight"])
 
 
 P = hessian.PANEL

@@ -7,10 +7,8 @@ import pytest
 import torch
 
 from baselines.sparsegpt import SparseGPT
-from bench.catalog.choice import parse_method
 from bench.inputs import loading
 from methods.contract import Compute
-from methods.folder import Folder
 from methods.targets import dense_weight
 
 
@@ -71,32 +69,3 @@ def test_errors_are_those_of_the_masked_weights(loaded):
     first = job.targets[0]
     assert masked["reconstruction_error"][first] > full["reconstruction_error"][first]
     assert masked["reconstruction_inputs"] == full["reconstruction_inputs"] == "96 calibration tokens"
-
-
-def test_damping_that_had_to_be_raised_is_told(loaded):
-    dense, job = loaded
-
-    notes = SparseGPT(mask_only=True, damping=0).apply(dense, replace(job, calibration=torch.arange(8)[None])).notes
-
-    assert notes["damping_raised"]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_streaming_from_disk_is_the_same_to_the_bit(dtype, on_disk, make_job, tmp_path):
-    whole = loading.load(on_disk, Compute(dtype=dtype))
-    job = make_job(whole, source=on_disk, compute=Compute(dtype=dtype), workdir=tmp_path / "work")
-    memory = SparseGPT(mask_only=True).apply(whole, job)
-    streaming = Compute(stream=True, dtype=dtype)
-
-    streamed = SparseGPT(mask_only=True).apply(loading.load(on_disk, streaming), replace(job, compute=streaming))
-
-    assert streamed.notes == memory.notes
-    (streamed.model / "config.json").write_text((on_disk / "config.json").read_text())
-    written = Folder(streamed.model)
-    assert set(written) == set(Folder(on_disk))
-    for key in written:
-        assert torch.equal(written.tensor(key), memory.model.state_dict()[key]), key
-
-
-def test_preset():
-    assert parse_method("sparsegpt:mask-only").config == {"mask_only": True}

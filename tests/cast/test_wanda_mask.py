@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 
-from bench.catalog.choice import parse_chain
 from cast import wanda_mask
 from cast.method import Cast
 from cast.wanda_mask import WandaAdamS
@@ -131,26 +130,3 @@ def test_share_of_a_fixed_mask_is_of_the_sizes_it_was_chosen_by():
     size = w.abs() * norm
     assert chosen == pytest.approx(float(size[Pattern(2, 4).keep(size)].sum() / size.sum()))
     assert optimizer.metrics["S"] == pytest.approx(chosen)
-
-
-def test_starts_from_a_pruned_model():
-    stages = parse_chain("cast:from=wanda+recon:wanda-mask")
-
-    assert [(s.name, s.prior, s.config) for s in stages] == [
-        ("wanda", None, {}),
-        ("recon", "wanda", {}),
-        ("cast", "recon:from=wanda", {"mask": "wanda"}),
-    ]
-
-
-def test_mask_is_free_to_move_from_a_pruned_start(llama, task):
-    job = task(llama, steps=60)
-    start = copy.deepcopy(llama)
-    for t in job.targets:
-        weight = start.get_submodule(t).weight
-        weight.masked_fill_(~job.prior.masks[t], 0)
-
-    got = Cast(lr=1e-2).apply(start, job).model
-
-    moved = [float(((got.get_submodule(t).weight != 0) != job.prior.masks[t]).float().mean()) for t in job.targets]
-    assert max(moved) > 0

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from _pytest.mark.structures import ParameterSet
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -119,10 +120,13 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
 """The caps of gemma2 are so small that they bend the logits of random weights."""
 
 
-LIKE_ANOTHER = (
-    "mistral", "qwen2", "gemma", "gemma3_text", "olmo2", "olmo3", "smollm3", "starcoder2", "olmoe", "granitemoe",
-)  # fmt: skip
-"""Families whose blocks are stored as those of one that is not among these."""
+REPRESENTATIVES = ("llama", "gpt2", "gpt_oss")
+"""Families of the default run: a plain one, one with weights stored [in, out], and a mixture of experts."""
+
+
+def sample(names: Iterable[str], *kept: str) -> list[ParameterSet]:
+    """Return parameters for a test. Those that are not in `kept` are marked `full`."""
+    return [pytest.param(name, marks=() if name in kept else pytest.mark.full) for name in names]
 
 
 def sample(families: Iterable[str], *kept: str) -> list[Any]:

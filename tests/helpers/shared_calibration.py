@@ -1,4 +1,4 @@
-"""Run by test_sharing: calibrate each case on four processes, then on two; write what came out."""
+"""Run by test_sharing: calibrate cases on several processes, and write the results. An argument is WORLD,CASE,CASE..."""
 
 import json
 import shutil
@@ -21,7 +21,6 @@ from helpers.runs import TINY
 from helpers.trainings import pruned
 from methods.contract import Compute, Job
 
-WORLDS = (4, 2)
 EXACT = {
     "wanda": ("llama", "wanda", {}, {}),
     "wanda unstructured": ("llama", "wanda", {}, {"pattern": "50%"}),
@@ -33,8 +32,8 @@ EXACT = {
     "dsnot": ("llama", "dsnot", {"part": "all"}, {}),
     "int4-gptq": ("llama", "int4-gptq", {}, {}),
     "experts": ("qwen3_moe", "sparsegpt", {}, {}),
-    "experts, mask only": ("mixtral", "sparsegpt", {"mask_only": True}, {}),
-    "experts, int4-gptq": ("gpt_oss", "int4-gptq", {}, {}),
+    "experts mask only": ("mixtral", "sparsegpt", {"mask_only": True}, {}),
+    "experts int4-gptq": ("gpt_oss", "int4-gptq", {}, {}),
     "experts that see all": ("qwen3_moe", "admm", {}, {"all_experts": True}),
 }
 """In float64, so that no tie is settled by rounding: family, method, its settings, what differs in the job. ALPS
@@ -80,14 +79,15 @@ def method(name: str, config: dict[str, Any]):
     return choice.build(entry, name, config)
 
 
-def main(out: Path) -> None:
+def main(out: Path, cases: list[str]) -> None:
+    """out: a folder; cases: names of EXACT, and `tiny`."""
     tokens = load_file(out / "tokens.safetensors")["tokens"]
     rank, done = dist.get_rank(), out / str(dist.get_world_size())
-    for case in (*TINY_METHODS, STREAMED):
+    for case in (*TINY_METHODS, STREAMED) if "tiny" in cases else ():
         folder = done / "tiny" / case
         keep(*tiny_case(case, tokens, folder / f"work {rank}"), folder)
     mean_float64(pytest.MonkeyPatch())
-    for case in EXACT:
+    for case in [case for case in EXACT if case in cases]:  # every process in one order
         folder = done / "exact" / case
         keep(*exact_case(case, folder / f"source {rank}"), folder)
 
@@ -107,5 +107,6 @@ def keep(model, job, method, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    for world in WORLDS:
-        run_ranks(world, main, Path(sys.argv[1]))
+    for asked in sys.argv[2:]:
+        number, *names = asked.split(",")
+        run_ranks(int(number), main, Path(sys.argv[1]), names)

@@ -25,8 +25,8 @@ def bits(tensor):
     return tensor.contiguous().view(torch.int32)
 
 
+@pytest.mark.parametrize("pattern", ["2:4", pytest.param("50%", marks=pytest.mark.full)])
 @pytest.mark.parametrize("name", PRUNERS)
-@pytest.mark.parametrize("pattern", ["2:4", "50%"])
 def test_prunes_its_targets_and_nothing_else(family, name, pattern, apply, make, make_job):
     model = make(family)
     before = copy.deepcopy(model)

@@ -12,6 +12,7 @@ from bench.catalog import registry
 from bench.catalog.choice import build
 from bench.inputs import loading
 from helpers import runs
+from helpers.models import sample
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import Folder
@@ -97,19 +98,19 @@ def test_the_flow_ends_where_the_forward_does(family, make, make_job):
     close(torch.cat(flow.hidden), seen[0])
 
 
-def test_sliding_window_is_seen(make, make_job):
-    """The windows of these models are shorter than the sequences; with none, the last block's inputs differ."""
-    for family in ("mistral", "qwen2", "qwen3"):
-        model = make(family)
-        job = make_job(model)
-        walked = {visit.name: visit.stat for visit in Walk(model, job, rows)}
-        model.config.sliding_window = 1000
-        wide = {visit.name: visit.stat for visit in Walk(model, job, rows)}
-        assert not torch.allclose(walked[job.targets[-1]], wide[job.targets[-1]], atol=1e-3), family
+@pytest.mark.parametrize("kind", sample(["mistral", "qwen2", "qwen3"], "qwen3"))
+def test_sliding_window_is_seen(kind, make, make_job):
+    """The windows of these models are shorter than the sequences. Without one, the last block's inputs differ."""
+    model = make(kind)
+    job = make_job(model)
+    walked = {visit.name: visit.stat for visit in Walk(model, job, rows)}
+    model.config.sliding_window = 1000
+    wide = {visit.name: visit.stat for visit in Walk(model, job, rows)}
+    assert not torch.allclose(walked[job.targets[-1]], wide[job.targets[-1]], atol=1e-3)
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("sequences", [1, 2, 4, 5], ids=lambda n: f"batches of {n}")
+@pytest.mark.parametrize("sequences", sample([1, 2, 4, 5], 4), ids=lambda n: f"batches of {n}")
 def test_batching_does_not_matter(family, sequences, make, make_job):
     """6 sequences: with 4 or 5 to a batch the last is uneven."""
     model = make(family)
@@ -164,18 +165,6 @@ def test_blocks_see_pruned_predecessors_and_themselves_dense(family, make, make_
             assert not torch.allclose(walked[name], dense[name], atol=1e-3), name
     pruned = inputs_of(model, job)
     close(walked[second[0]], pruned[second[0]])
-
-
-@pytest.mark.parametrize("sequences", [2, 6])
-def test_linears_with_one_input_share_one_statistic(llama, job, sequences):
-    stats = {visit.name: visit.stat for visit in Walk(llama, job, add_gram, batch=sequences)}
-
-    for i in range(3):
-        of = {name.rsplit(".", 1)[1]: stat for name, stat in stats.items() if f".{i}." in name}
-        assert of["q_proj"] is of["k_proj"] is of["v_proj"]
-        assert of["gate_proj"] is of["up_proj"]
-        assert len({id(stat) for stat in of.values()}) == 4
-    assert len({id(stat) for stat in stats.values()}) == 12
 
 
 @pytest.mark.numeric
@@ -266,13 +255,6 @@ def test_failed_walk_leaves_the_model_whole(llama, job):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_failed_forward_leaves_the_model_whole(llama, job):
-    with pytest.raises(IndexError):  # no such token
-        list(Walk(llama, replace(job, calibration=job.calibration + 64), add_gram))
-
-    assert {type(block).__name__ for block in llama.model.layers} == {"LlamaDecoderLayer"}
-
-
 def test_statistic_without_calibration_is_refused(llama, job):
     with pytest.raises(RuntimeError, match="CALIBRATION"):
         list(Walk(llama, replace(job, calibration=None), add_gram))
@@ -290,15 +272,27 @@ def test_progress_counts_blocks(llama, job):
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-@pytest.fixture(params=["llama", "gpt2", "gpt_neox"])
-def on_disk(request, make, keep_as, tmp_path):
-    return keep_as(make(request.param), tmp_path / "source")
+METHODS = {name: (name, {}) for name in runs.ONE_SHOT if name != "dense"}
+METHODS["mask-only"] = ("sparsegpt", {"mask_only": True})
 
 
-@pytest.mark.parametrize("name", [name for name in runs.ONE_SHOT if name != "dense"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_streaming_from_disk_is_the_same_to_the_bit(name, dtype, on_disk, make_job, refining, tmp_path):
-    method = build(registry.lookup("methods", name), name, {})
+@pytest.mark.parametrize(
+    ("kind", "label", "dtype"),
+    [
+        *(("llama", label, torch.float32) for label in METHODS),
+        ("gpt2", "sparsegpt", torch.bfloat16),
+        *(
+            pytest.param(kind, label, dtype, marks=pytest.mark.full)
+            for kind in ("llama", "gpt2", "gpt_neox")
+            for label in METHODS
+            for dtype in (torch.float32, torch.bfloat16)
+        ),
+    ],
+)
+def test_streaming_from_disk_is_the_same_to_the_bit(kind, label, dtype, make, keep_as, make_job, refining, tmp_path):
+    on_disk = keep_as(make(kind), tmp_path / "source")
+    name, config = METHODS[label]
+    method = build(registry.lookup("methods", name), name, config)
     whole = loading.load(on_disk, Compute(dtype=dtype))
     job = refining(whole, make_job(whole, source=on_disk, compute=Compute(dtype=dtype), workdir=tmp_path))
     memory = method.apply(whole, job)

@@ -18,15 +18,19 @@ from helpers.several_ranks import NOTED_EVERY, STEPS
 from helpers.trainings import LAST_DIGIT, counting, job_to_train, method
 from methods.folder import Folder
 
-PAIRS = [
-    ("cast", "llama"),
-    ("cast", "gpt2"),
-    ("cast:wanda-mask", "gpt2"),
-    ("elsa", "llama"),
-    ("retrain", "gpt2"),
-    ("sr-ste", "llama"),
-    ("maskllm", "gpt2"),
-    ("proxsparse", "gpt2"),
+QUICK = [("cast:wanda-mask", "gpt2"), ("elsa", "llama"), ("maskllm", "gpt2")]
+ALL = [
+    *QUICK,
+    *(
+        pytest.param(*pair, marks=pytest.mark.full)
+        for pair in [
+            ("cast", "llama"),
+            ("cast", "gpt2"),
+            ("retrain", "gpt2"),
+            ("sr-ste", "llama"),
+            ("proxsparse", "gpt2"),
+        ]
+    ),
 ]
 
 
@@ -35,10 +39,12 @@ STOPPED = "cast,gpt2"
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    """What two processes made of each pair, in a folder named after it, and what they left half done."""
+def two(request, tmp_path_factory):
+    """The folder with the results of two processes, one folder for each pair that this session asks for."""
     out = tmp_path_factory.mktemp("two")
-    forked_ranks.launch(several_ranks, 2, out, *(f"{name},{family}" for name, family in PAIRS), f"stop={STOPPED}")
+    params = [item.callspec.params for item in request.session.items if item.path == request.path and "[" in item.name]
+    pairs = {f"{p['name']},{p['family']}" for p in params if "family" in p}
+    forked_ranks.launch(several_ranks, 2, out, *sorted(pairs), f"stop={STOPPED}")
     return out
 
 
@@ -50,7 +56,7 @@ def half(two):
     return work
 
 
-@pytest.mark.parametrize(("name", "family"), PAIRS)
+@pytest.mark.parametrize(("name", "family"), ALL)
 def test_two_ranks_equal_one_process(name, family, two, tmp_path, make_exact):
     """In float64: two ranks add gradients up in another order, and Adam divides what that rounds, 1e-16, by 1e-8 at least;
     so twelve steps of 3e-3 part by at most 4e-10, and no near tie is settled the other way.
@@ -123,7 +129,7 @@ def test_sums_of_one_process_are_its_own():
 def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, monkeypatch):
     """From the plan to the record; by another key, since rounding differs."""
     runs.own_cache(tmp_path, monkeypatch)
-    training = {"tokens": 4096, "batch": 8, "seqlen": 32}
+    training = {"tokens": 1024, "batch": 8, "seqlen": 32}
     for processes in (1, 2):
         spec = runs.small(
             tmp_path / "r", methods=("cast",), measures=("perplexity",), training=training | {"processes": processes}

@@ -17,6 +17,7 @@ from bench.catalog.entries import METHODS
 from bench.inputs.training_text import PackedCorpus
 from helpers.trainings import counting, job_to_train, method
 from methods.contract import Compute
+from methods.targets import family_of
 from methods.training import trainer, transfer
 
 aten = torch.ops.aten
@@ -106,6 +107,14 @@ def count(make_job, tmp_path, monkeypatch):
     return run
 
 
+def shallow(model):
+    """The model with one block."""
+    path = family_of(model.config.to_dict()).blocks
+    model.set_submodule(path, model.get_submodule(path)[:1])
+    model.config.num_hidden_layers = 1
+    return model
+
+
 LOGGED = [9, 19, 20]
 """Steps that read the losses; what the next step does before its gradients counts as theirs. The last ends the training."""
 WAITING = {
@@ -113,20 +122,20 @@ WAITING = {
     "sr-ste": list(range(STEPS)),  # it chooses its masks in every step, and reads how much of them changed
     "proxsparse": list(range(STEPS)),  # its descent ends when every group has arrived
 }
-QUICK = ("cast", "retrain", "dense-ft")
 TRAINED = [name for name, entry in METHODS.items() if entry.trains]
 
 
 @pytest.mark.parametrize(
     ("name", "family"),
     [
-        *(pytest.param(name, "llama", marks=[pytest.mark.slow] if name not in QUICK else []) for name in TRAINED),
-        pytest.param("cast", "gpt2", marks=pytest.mark.slow),
-        ("retrain", "opt"),
+        ("cast", "llama"),
+        *(pytest.param(name, "llama", marks=pytest.mark.full) for name in TRAINED if name != "cast"),
+        pytest.param("cast", "gpt2", marks=pytest.mark.full),
+        pytest.param("retrain", "opt", marks=pytest.mark.full),
     ],
 )
 def test_nine_of_ten_steps_wait_for_nothing(count, make, name, family):
-    steps = count(name, make(family))
+    steps = count(name, shallow(make(family)))
 
     assert len(steps) == STEPS
     assert [i for i, waited in enumerate(steps) if waited] == WAITING.get(name, LOGGED)
@@ -166,7 +175,7 @@ def test_a_batch_is_there_before_its_step(count, make, monkeypatch):
 
     note(trainer.Trainer, "_gradients", "step")
     note(PackedCorpus, "batch", "batch")
-    count("dense-ft", make("llama"))
+    count("dense-ft", shallow(make("llama")))
 
     first, *rest = happened
     assert first == ("step", 0)
@@ -175,7 +184,7 @@ def test_a_batch_is_there_before_its_step(count, make, monkeypatch):
 
 def test_a_check_for_packed_sequences_would_wait(count, make, monkeypatch):
     monkeypatch.setattr(trainer, "unpacked", nullcontext)
-    assert all("aten._local_scalar_dense.default" in step for step in count("dense-ft", make("llama")))
+    assert all("aten._local_scalar_dense.default" in step for step in count("dense-ft", shallow(make("llama"))))
 
 
 def test_batches_are_those_of_the_corpus_on_any_device(monkeypatch):
