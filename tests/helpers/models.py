@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from _pytest.mark.structures import ParameterSet
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -124,14 +123,9 @@ REPRESENTATIVES = ("llama", "gpt2", "gpt_oss")
 """Families of the default run: a plain one, one with weights stored [in, out], and a mixture of experts."""
 
 
-def sample(names: Iterable[str], *kept: str) -> list[ParameterSet]:
-    """Return parameters for a test. Those that are not in `kept` are marked `full`."""
-    return [pytest.param(name, marks=() if name in kept else pytest.mark.full) for name in names]
-
-
-def sample(families: Iterable[str], *kept: str) -> list[Any]:
-    """Parameters for a test: of the families, the default run takes those that are kept."""
-    return [family if family in kept else pytest.param(family, marks=pytest.mark.full) for family in families]
+def sample(values: Iterable[Any], *kept: Any) -> list[Any]:
+    """Return parameters for a test. The default run takes those in `kept`."""
+    return [value if value in kept else pytest.param(value, marks=pytest.mark.full) for value in values]
 
 
 def build(family: str, **kwargs: object) -> nn.Module:

@@ -75,7 +75,7 @@ def targets_of(kind: str, name: str, job: Job) -> tuple[str, ...]:
 
 
 def method(name: str, config: dict[str, Any]):
-    entry = (METHODS | QUANTIZERS)[name]
+    entry = {**METHODS, **QUANTIZERS}[name]
     return choice.build(entry, name, config)
 
 

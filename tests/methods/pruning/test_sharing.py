@@ -104,7 +104,7 @@ def test_streamed_from_disk_they_leave_the_same_bits(world, shared):
 
 
 def test_every_method_that_says_it_can_be_shared_is_among_these():
-    entries = METHODS | QUANTIZERS
+    entries = {**METHODS, **QUANTIZERS}
 
     assert {name for name, entry in entries.items() if entry.shares_calibration} == {case[1] for case in EXACT.values()}
 
