@@ -13,8 +13,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from bench.cli import compare, conformance, ending, families, models, pick, results, run, search, setup, speed, watch
+from bench.cli import compare, conformance, families, models, pick, results, run, search, setup, speed, watch
 from bench.cli.console import note, print_line
+from bench.execution import signals
 from bench.system import interpreter, provenance, terminal
 from bench.system.cache import describe_unwritable
 from bench.system.suggest import shorten
@@ -101,7 +102,7 @@ def main() -> None:
     interpreter.require_utf8()
     terminal.make_output_printable()
     try:
-        with ending.ended_by_signals():
+        with signals.ended_by_signals():
             sys.exit(app(standalone_mode=False, prog_name="bench"))
     except UserError as fault:
         note(terminal.shorten(str(fault), MAX_SENTENCE))
@@ -122,7 +123,7 @@ def main() -> None:
     except SystemExit as end:  # for Ctrl-C, typer's own
         if isinstance(end.__context__, BrokenPipeError):  # typer and rich make it 1, which is a verdict
             _end_without_reader()
-        if sentence := ending.describe_end(end.code):
+        if sentence := signals.describe_exit(end.code):
             with contextlib.suppress(OSError):  # the terminal may be gone
                 note(sentence)
         raise

@@ -12,13 +12,12 @@ import importlib
 import json
 import os
 import selectors
-import signal
 import socket
 import sys
 from pathlib import Path
 from typing import Any
 
-from bench.execution.signals import ENDING
+from bench.execution import signals
 
 TASKS = Path("/proc/self/task")
 """One entry a thread, threads of libraries too."""
@@ -27,8 +26,7 @@ TASKS = Path("/proc/self/task")
 def main() -> None:
     """Arguments: the socket's file descriptor, then the modules to import."""
     control = socket.socket(fileno=int(sys.argv[1]))
-    for signum in ENDING:
-        signal.signal(signum, signal.SIG_IGN)  # the runner decides what ends
+    signals.ignore()
     try:
         for name in sys.argv[2:]:
             importlib.import_module(name)
@@ -63,18 +61,14 @@ def find_problem() -> str:
 def serve(control: socket.socket) -> bool:
     """Fork a worker for each request. True in a worker; False in the server, once the runner is gone."""
     gc.freeze()  # a collection in a worker would otherwise write to, and so copy, every page of the shared modules
-    wakeup, signalled = os.pipe()
-    for end in (wakeup, signalled):
-        os.set_blocking(end, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler nothing is written to the wakeup pipe
-    signal.set_wakeup_fd(signalled)
+    children = signals.ChildWatch()
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)
-        selector.register(wakeup, selectors.EVENT_READ)
+        selector.register(children.fd, selectors.EVENT_READ)
         while True:
             for key, _ in selector.select():
                 if key.fileobj is not control:
-                    os.read(wakeup, 4096)
+                    os.read(children.fd, 4096)
                     _report_ended(control)
                     continue
                 message, files, _, _ = socket.recv_fds(control, 1024, 3)
@@ -82,10 +76,8 @@ def serve(control: socket.socket) -> bool:
                     return False
                 pid = os.fork()
                 if pid == 0:
-                    signal.set_wakeup_fd(-1)
                     selector.close()
-                    for end in (wakeup, signalled):
-                        os.close(end)
+                    children.close()
                     control.close()
                     _become_worker(files)
                     return True
@@ -100,9 +92,7 @@ def _become_worker(files: list[int]) -> None:
         os.dup2(file, target)
         os.close(file)
     os.setsid()  # its group is what it starts, and ends with it
-    for signum in ENDING:
-        signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signals.reset(*signals.ENDING)
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()  # Python's own generator is seeded anew by a fork, numpy's is not
 

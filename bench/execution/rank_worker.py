@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import time
@@ -11,18 +10,17 @@ import time
 import torch
 import torch.distributed as dist
 
+from bench.execution import signals
 from bench.execution.events import Events
 from bench.execution.nodes import LOOK_S
 from bench.execution.ranks import FAULT, HOST, RankTask, join
-from bench.execution.signals import ENDING
 
 
 def main() -> None:
     """Take part in a stage as another rank than the first; its outcome is dropped."""
     from bench.execution.build import Builder
 
-    for signum in ENDING:
-        signal.signal(signum, signal.SIG_IGN)  # the first rank decides; this process ends with it
+    signals.ignore()  # this process ends with the first rank
     task = RankTask.model_validate_json(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if task.host != HOST:

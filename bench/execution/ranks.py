@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from pydantic import BaseModel
 
-from bench.execution import nodes
+from bench.execution import nodes, signals
 from bench.planning.artifact import Artifact
 from bench.system import interpreter
 from bench.system.code_version import describe_code
@@ -129,11 +129,9 @@ def take_part(place: nodes.Place, count: int, processes: int) -> None:
     """
     share = processes // count
     for announcement, text in nodes.follow(place):
-        for signum in (
-            signal.SIGINT,
-            signal.SIGTERM,
-        ):  # the first node saves the training first, which takes all of them
-            signal.signal(signum, signal.SIG_IGN)
+        signals.ignore(
+            (signal.SIGINT, signal.SIGTERM)
+        )  # the first node saves the training, for which it needs all ranks
         task = NodeTask.model_validate_json(text)
         if task.code != describe_code():
             problem = f"node {place.node + 1} has {describe_code()}, the first one {task.code}"

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import psutil
 
-from bench.execution import ray_task
+from bench.execution import ray_task, signals
 from bench.execution.disk import RunStopped
 from bench.execution.executor import LOST
 from bench.execution.worker import Assignment
@@ -238,14 +238,14 @@ def _connect(ray: Any, address: str) -> None:
     Raises:
         UserError: there is no cluster at the address.
     """
-    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     here = os.getcwd()
     os.chdir(ROOT)  # Ray puts the current folder on its workers' module path: see SECURITY.md
     try:
         if (match := re.fullmatch(r"(.+):([0-9]{1,5})", address)) and int(match[2]) < 2**16:
             with socket.create_connection((match[1], int(match[2])), timeout=CONNECT_S):  # Ray would wait for minutes
                 pass
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+        with signals.kept():
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
     except (OSError, ValueError, RuntimeError) as fault:
         reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
         raise UserError(
@@ -254,6 +254,3 @@ def _connect(ray: Any, address: str) -> None:
         ) from None
     finally:
         os.chdir(here)
-        if threading.current_thread() is threading.main_thread():
-            for signum, handler in handlers.items():
-                signal.signal(signum, handler)

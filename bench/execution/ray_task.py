@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from bench.execution import signals
 from bench.execution.processes import WorkerProcesses, list_imports
 from bench.execution.worker import Assignment
 from bench.execution.worker_process import CHECKPOINT_S, WorkerProcess, read_end
@@ -138,14 +139,11 @@ def _forwarding(worker: WorkerProcess, stops: str) -> Iterator[None]:
     ended = threading.Event()
     watch = threading.Thread(target=_watch, args=(worker, stops, ended), daemon=True)
     watch.start()
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, lambda *_: worker.send_signal(signal.SIGTERM)) if is_main else None
     try:
-        yield
+        with signals.handled(lambda *_: worker.send_signal(signal.SIGTERM), (signal.SIGTERM,)):
+            yield
     finally:
         ended.set()
-        if is_main:
-            signal.signal(signal.SIGTERM, before)
 
 
 def _watch(worker: WorkerProcess, stops: str, ended: threading.Event) -> None:

@@ -13,12 +13,12 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
+from bench.execution import signals
 from bench.execution.descendants import adopt_orphans, end_descendants
 from bench.execution.disk import describe_full_disk
 from bench.execution.events import Events
@@ -52,9 +52,7 @@ class Assignment(BaseModel):
 
 
 def main() -> None:
-    for signum in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(signum, signal.SIG_IGN)  # the runner decides
-    signal.signal(signal.SIGTERM, _stop_once)
+    signals.obey_runner()
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not look like an event
     os.register_at_fork(after_in_child=lambda: _cut(channel.fileno()))
@@ -72,15 +70,9 @@ def main() -> None:
         _leave(code)
 
 
-def _stop_once(signum: int, frame: FrameType | None) -> None:
-    """A job manager may send the signal, too, besides the runner."""
-    if not stop_request.signal:
-        stop_request.receive(signum, frame)
-
-
 def _cut(channel: int) -> None:
     """A process that a method forks does not speak to the runner, and neither holds its pipe open nor waits for a training."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signals.reset(signal.SIGTERM)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, channel)
     os.close(nowhere)

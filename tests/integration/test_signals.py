@@ -194,7 +194,7 @@ def test_an_ignored_hangup_stays_ignored(tmp_path, gate):
 
 def test_a_command_without_workers(tmp_path):
     """A signal while a plan is made."""
-    source = "import os, signal\nos.kill(os.getppid(), signal.SIGTERM)\nimport time\ntime.sleep(600)\n"
+    source = "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nimport time\ntime.sleep(600)\n"
     site = runs.distribution(tmp_path / "other", "kills", source, methods={"kills": "kills:Kills"})
     path = f"{site}{os.pathsep}{os.environ['PYTHONPATH']}"
     run = runs.start("ls", "methods", env=os.environ | {"PYTHONPATH": path})
