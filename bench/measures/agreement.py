@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Agreement(Windowed):
     """KL(dense || compressed) per token, and top-1 agreement.
 
-    Items: a window's KL summed over its positions, and at how many positions both agree.
+    Items: KL of each window, summed over its positions, and the number of positions with equal top tokens.
     """
 
     name: ClassVar[str] = "agreement"

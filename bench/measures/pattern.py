@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class PatternHolds:
     """Number of groups that break the pattern; always measured.
 
-    Also counted are negative zeros, and zeros of an earlier stage that were lost.
+    It also counts negative zeros, and zeros of an earlier stage that were lost.
     """
 
     name: ClassVar[str] = "pattern"

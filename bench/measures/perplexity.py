@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Perplexity(Windowed):
     """exp of the mean next-token cross-entropy.
 
-    A window's first token is not predicted. Items: each window's summed cross-entropy in nats.
+    The first token of a window is not predicted. Items: cross-entropy of each window in nats, summed over its positions.
     """
 
     name: ClassVar[str] = "perplexity"

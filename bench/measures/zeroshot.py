@@ -41,12 +41,7 @@ class ZeroshotSettings(MeasureSettings):
 class Zeroshot:
     """Accuracy on tasks of lm-eval, one measurement per task.
 
-    Args:
-        task: name of a task of lm-eval, or of a built-in task.
-        file: YAML file of the task in lm-eval.
-        version: version of the task.
-        harness: version of lm-eval.
-        batch, tokens, limit: as in `ZeroshotSettings`.
+    Items: acc of each question, 0 or 1, or its first metric if it has no acc.
     """
 
     name: ClassVar[str] = "zeroshot"
@@ -55,8 +50,10 @@ class Zeroshot:
     imports: ClassVar[tuple[str, ...]] = ("bench.inputs.lmeval",)
     task: str
     file: str
+    """YAML file of the task in lm-eval. Empty: a built-in task."""
     version: str
     harness: str
+    """Version of lm-eval."""
     batch: int
     tokens: int
     limit: int | None = None
@@ -91,7 +88,7 @@ class Zeroshot:
         return tasks.estimate_tokens(self.task, self.limit)
 
     def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
-        """Compute the task's metrics. Items: acc of each question, 0 or 1, or its first metric if it has no acc.
+        """Compute the task's metrics.
 
         Raises:
             UserError: the task's data cannot be read.
