@@ -25,79 +25,86 @@ from methods.targets import relayout
 
 SUFFIX = ".weight.mask"
 HEADER_BYTES = 4096
-"""More than the header that numpy writes before the data of a vector."""
+"""More bytes than numpy writes before the data of a vector."""
+
+
+def _invalid(path: Path, what: str) -> UserError:
+    return UserError(f"invalid mask file {str(path)!r}: {what}; use a mask_compressed.npz of this model")
+
+
+def open_masks(path: Path) -> zipfile.ZipFile:
+    """Open a mask file.
+
+    Raises:
+        UserError: the file cannot be read, is not an npz, or has other members than masks.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except OSError as fault:
+        raise UserError(f"cannot read mask file {str(path)!r}: {fault.strerror}") from None
+    except zipfile.BadZipFile as fault:
+        raise _invalid(path, f"not an npz file ({fault})") from None
+    if other := next((name for name in archive.namelist() if not name.endswith(f"{SUFFIX}.npy")), None):
+        raise _invalid(path, f"{other!r} is not a mask")
+    return archive
 
 
 class MaskFile:
     """The masks of the targets, read one by one. shapes: target -> shape of its weight as stored.
 
     Raises:
-        UserError: no such file, not an npz, names other than those of the targets, or a size other than the weight's.
+        UserError: see `open_masks`; or other names than those of the targets, or another size than the weight's.
     """
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.path, self._shapes = path, dict(shapes)
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except OSError as fault:
-            raise UserError(f"cannot read mask file {str(path)!r}: {fault.strerror}") from None
-        except zipfile.BadZipFile as fault:
-            raise self._invalid(f"not an npz file ({fault})") from None
+        self._zip = open_masks(path)
         members = [i.filename for i in self._zip.infolist()]
         expected = {f"{t}{SUFFIX}.npy" for t in shapes}
         if missing := sorted(expected - set(members)):
-            raise self._invalid(f"mask {missing[0].removesuffix('.npy')} is missing")
+            raise _invalid(path, f"mask {missing[0].removesuffix('.npy')} is missing")
         if len(members) > len(expected):
             more = next((n for n in members if n not in expected), members[0])
-            raise self._invalid(f"{more!r} is not a mask of this model's targets")
+            raise _invalid(path, f"{more!r} is not a mask of this model's targets")
         for target in shapes:
-            self._check_size(target)
-
-    def _invalid(self, what: str) -> UserError:
-        return UserError(f"invalid mask file {str(self.path)!r}: {what}; use a mask_compressed.npz of this model")
-
-    def _check_size(self, target: str) -> None:
-        size = self._zip.getinfo(f"{target}{SUFFIX}.npy").file_size
-        packed = self._packed(target)
-        if not packed < size <= packed + HEADER_BYTES:
-            shape = "x".join(map(str, self._shapes[target]))
-            raise self._invalid(f"{size:,} bytes for {target}, whose {shape} bits take {packed:,} and a short header")
+            size, packed = self._zip.getinfo(f"{target}{SUFFIX}.npy").file_size, self._packed(target)
+            if not packed < size <= packed + HEADER_BYTES:
+                shape = "x".join(map(str, self._shapes[target]))
+                raise _invalid(
+                    path, f"{size:,} bytes for {target}, whose {shape} bits take {packed:,} and a short header"
+                )
 
     def _packed(self, target: str) -> int:
         return (int(np.prod(self._shapes[target])) + 7) // 8
 
     def read(self, target: str) -> Tensor:
-        """The mask of a target, bool, in the shape of the weight as stored.
+        """Return the mask of a target, bool, in the shape of the weight as stored.
 
         Raises:
-            UserError: damaged, or not a vector of bits.
+            UserError: the mask is damaged, or not a vector of bits.
         """
         shape, packed = self._shapes[target], self._packed(target)
         try:
             with self._zip.open(f"{target}{SUFFIX}.npy") as stream:
-                version = np.lib.format.read_magic(stream)
-                header = np.lib.format.read_array_header_1_0 if version == (1, 0) else _refuse_version
-                length, _, dtype = header(stream)
+                if (version := np.lib.format.read_magic(stream)) != (1, 0):
+                    raise ValueError(f"unexpected version {version} of the npy format")
+                length, _, dtype = np.lib.format.read_array_header_1_0(stream)
                 if dtype != np.uint8 or length != (packed,):
-                    raise self._invalid(f"{dtype} {list(length)} for {target} instead of uint8 [{packed}]")
+                    raise _invalid(self.path, f"{dtype} {list(length)} for {target} instead of uint8 [{packed}]")
                 data = stream.read(packed)
         except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as fault:
-            raise self._invalid(f"damaged at {target} ({fault})") from None
+            raise _invalid(self.path, f"damaged at {target} ({fault})") from None
         if len(data) != packed:
-            raise self._invalid(f"incomplete at {target}")
+            raise _invalid(self.path, f"incomplete at {target}")
         bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=int(np.prod(shape)))
         return torch.from_numpy(bits.astype(bool)).view(shape)
-
-
-def _refuse_version(_stream: object) -> tuple[tuple[int, ...], bool, np.dtype[np.uint8]]:
-    raise ValueError("unexpected version of the npy format")
 
 
 def apply(method: str, path: Path, sha256: str, model: nn.Module, job: Job) -> Outcome:
     """Prune the targets with the masks of a file.
 
     Raises:
-        UserError: as `MaskFile`; a mask breaks the pattern; there is a prior too; or the file has another sha256.
+        UserError: see `MaskFile`; or a mask breaks the pattern, `from=` is set too, or the file has another sha256.
     """
     if job.prior:
         raise UserError(f"{method}: file= and from= cannot be combined: leave from= out")

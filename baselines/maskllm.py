@@ -159,6 +159,13 @@ class MaskLLM(Settings):
     file: str = ""
     sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$", description="64 hexadecimal digits")] = ""
 
+    def __post_init__(self) -> None:
+        if self.file and Path(self.file).exists():
+            try:
+                maskfile.open_masks(Path(self.file)).close()
+            except UserError as fault:
+                raise ValueError(fault) from None  # reported with the name of the method
+
     def sampling_at(self, step: int, total: int, micro_batches: int = 1) -> Sampling:
         """The values of the schedules at a step, from 0."""
         t = step / total

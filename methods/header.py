@@ -1,4 +1,4 @@
-"""Headers of safetensors files, checked against the bytes that are there. Needs no torch."""
+"""Headers of safetensors files, checked against the size of the file. Needs no torch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ DTYPE_BITS = {
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
     **dict.fromkeys(("U32", "I32", "F32"), 32),
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
-    **{"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6},
 }
-"""Of the format's dtypes."""
+"""Bits of a value, by dtype of the format. torch cannot read the format's dtypes of 4 and 6 bits."""
 TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""What torch calls those that weights have."""
+"""torch's names of the dtypes that weights have."""
 MAX_DIMENSIONS = 8
 
 
@@ -27,17 +26,17 @@ class TensorInfo(NamedTuple):
     """One tensor as a safetensors header describes it."""
 
     dtype: str
-    """As the format names it, for example "BF16"."""
+    """Name of the dtype in the format, for example "BF16"."""
     shape: tuple[int, ...]
     begin: int = 0
-    """The byte of its file at which it begins."""
+    """Offset of its first byte in the file."""
 
 
 def read_header(folder: Path, name: str) -> dict[str, TensorInfo]:
-    """The tensors of a safetensors file, by its header. Needs no torch.
+    """Return the tensors of a safetensors file, by its header. Needs no torch.
 
     Raises:
-        UserError: not safetensors, or incomplete.
+        UserError: the file is not safetensors, is incomplete, or has a dtype that torch cannot read.
     """
     try:
         file = find_file(folder, name, None)
@@ -70,10 +69,10 @@ def read_header(folder: Path, name: str) -> dict[str, TensorInfo]:
 
 
 def _span(tensor: str, about: Any) -> tuple[int, int]:
-    """The bytes of a tensor in a header, from the first up to the last.
+    """Return the offsets of a tensor's first byte and of the byte after it.
 
     Raises:
-        ValueError: its dtype, shape and place do not fit together.
+        ValueError: an unknown dtype, or dtype, shape and offsets that do not fit together.
     """
     match about:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end]} if dtype in DTYPE_BITS and all(

@@ -154,6 +154,15 @@ def test_other_formats_are_refused(content, home):
         Folder(home)
 
 
+def test_a_dtype_that_torch_cannot_read_is_refused(home):
+    """Also of a tensor without values, which has the size of any dtype."""
+    header = json.dumps({"model.x": {"dtype": "F4", "shape": [0], "data_offsets": [0, 0]}}).encode()
+    (home / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+
+    with pytest.raises(UserError, match=r"^cannot read .* as safetensors \(invalid entry of 'model.x'\)"):
+        Folder(home)
+
+
 def test_bytes_too_many_are_refused(home):
     file = home / "model.safetensors"
     save_file({"model.x": torch.ones(50)}, file)
