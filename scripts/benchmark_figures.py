@@ -1,8 +1,4 @@
-"""Draw the figures of docs/benchmarks.md from results/benchmarks/: bars with their spread, a panel for each kind of number.
-
-The SVG is written here, not by matplotlib: its bytes do not change with a library's version, and its colors follow the
-reader's theme.
-"""
+"""Draw the figures of docs/benchmarks.md from results/benchmarks/: bars with their spread, a panel for each kind of number."""
 
 from __future__ import annotations
 
@@ -11,14 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import escape
-
-from bench.reporting import html
-from bench.reporting.scale import AxisScale, make_scale
+from bench.reporting import drawing
 from bench.reporting.words import cut
+from bench.system.text import printable
 
-WIDTH, LEFT, RIGHT = 640, 262, 560
-LINE, HEAD, GAP = 19, 26, 14
+WIDTH, LINE, HEAD = 600, 19, 34
+"""Width of a figure, and heights of a bar and of a panel's title, in pixels."""
+INK, SOFT, BLUE = (drawing.LIGHT[name] for name in ("ink", "soft", "blue"))
 MAX_PANELS, MAX_BARS, MAX_LABEL = 10, 18, 44
 DOTS_FROM = 30.0
 """From this ratio of the largest to the smallest value, dots on a log scale take the place of bars."""
@@ -102,47 +97,38 @@ def panels(figures: dict[str, Any]) -> dict[str, list[tuple[str, Number]]]:
 
 
 def draw(name: str, figures: dict[str, Any]) -> str:
-    """A benchmark as SVG; empty if it has no number to draw."""
-    parts: list[str] = []
-    top = 4.0
-    for title, bars in panels(figures).items():
-        drawn, top = _panel(title, bars, top)
-        parts += drawn
-    if not parts:
+    """Draw a benchmark as SVG. Returns an empty text if it has no number to draw."""
+    every = panels(figures)
+    if not every:
         return ""
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="front" role="img" aria-labelledby="t" viewBox="0 0 {WIDTH} '
-        f'{top:g}" width="{WIDTH}">\n<title id="t">{escape(name)}: {escape(", ".join(panels(figures)))}</title>\n'
-        f"<style>{html.figure_style()}\n.front .fill {{ fill: var(--blue); fill-opacity: .8; }}</style>\n"
-        f'<rect class="paper" width="{WIDTH}" height="{top:g}"/>\n'
-    )
-    return head + "\n".join(parts) + "\n</svg>\n"
+    heights = [HEAD + LINE * len(bars) for bars in every.values()]
+    figure, axes = drawing.new_figure(WIDTH, sum(heights), rows=len(every), heights=heights)
+    for (title, bars), panel in zip(every.items(), axes[:, 0], strict=True):
+        _draw_panel(panel, title, bars)
+    return drawing.to_file(drawing.to_svg(figure, f"{name}: {', '.join(every)}"))
 
 
-def _panel(title: str, bars: list[tuple[str, Number]], top: float) -> tuple[list[str], float]:
-    """A panel's elements, and where it ends."""
-    ends = [e for _, n in bars for e in (n.value, n.low, n.high)]
+def _draw_panel(panel: Any, title: str, bars: list[tuple[str, Number]]) -> None:
+    ends = [end for _, n in bars for end in (n.value, n.low, n.high)]
     log = title != SHARES and min(ends) > 0 and max(ends) / min(ends) >= DOTS_FROM
-    scale = make_scale(ends, LEFT, RIGHT) if log else AxisScale(0.0, max(*ends, 1e-9) * 1.02, LEFT, RIGHT, False)
-    ratio = bars[0][1].ratio
-    note = " (log scale)" if log else ""
-    out = [f'<text class="axis-name" x="2" y="{top + 14:g}">{escape(title)}{note}</text>']
-    y = top + HEAD
-    end = y + LINE * len(bars)
-    if ratio and scale.low <= 1 <= scale.high:
-        out.append(f'<line class="one" x1="{scale(1)}" x2="{scale(1)}" y1="{y - 3:g}" y2="{end:g}"/>')
-    for label, n in bars:
-        short, middle, x = cut(label, MAX_LABEL), y + LINE / 2 - 2, scale(n.value)
+    for at, (label, n) in enumerate(bars):
         spread = f" ({number(n.low)} to {number(n.high)})" if n.low < n.high else ""
-        out.append(f"<g><title>{escape(label)}: {n.text}{spread}</title>")
-        out.append(f'<text class="tick" x="{LEFT - 8}" y="{middle + 4:g}" text-anchor="end">{escape(short)}</text>')
+        tip = drawing.tip(f"{label}: {n.text}{spread}")
         if log:
-            out.append(f'<circle class="fill" cx="{x}" cy="{middle:g}" r="4"/>')
+            panel.plot(n.value, at, "o", color=BLUE, gid=tip)
         else:
-            out.append(f'<rect class="fill" x="{LEFT}" y="{middle - 5:g}" width="{max(x - LEFT, 0.5):g}" height="10"/>')
+            panel.barh(at, n.value, height=0.55, color=BLUE, alpha=0.8, gid=tip)
         if n.low < n.high:
-            a, b = scale(n.low), scale(n.high)
-            out.append(f'<path class="whisker" d="M{a} {middle:g}H{b}M{a} {middle - 3:g}v6M{b} {middle - 3:g}v6"/>')
-        out.append(f'<text class="label on" x="{WIDTH - 4}" y="{middle + 4:g}" text-anchor="end">{n.text}</text></g>')
-        y += LINE
-    return out, end + GAP
+            panel.plot([n.low, n.high], [at, at], "|-", color=INK, linewidth=1, gid=tip)
+        panel.text(1.02, at, n.text, transform=panel.get_yaxis_transform(), va="center")
+    if bars[0][1].ratio:
+        panel.axvline(1, color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
+    if log:
+        panel.set_xscale("log")
+    panel.set_title(f"{title} (log scale)" if log else title)
+    panel.set_yticks(range(len(bars)), [cut(printable(label), MAX_LABEL) for label, _ in bars], color=INK)
+    panel.set_ylim(len(bars) - 0.5, -0.5)
+    panel.set_xlim(None if log else 0)
+    panel.grid(visible=False)
+    panel.xaxis.set_visible(False)
+    panel.spines["bottom"].set_visible(False)

@@ -59,7 +59,7 @@ def figure_callback(option: str) -> Callable[[Path | None], Path | None]:
     """A callback for the file of a figure. option: the flag that names it."""
 
     def check(value: Path) -> None:
-        from bench.reporting.figures import require_format
+        from bench.reporting.drawing import require_format
 
         require_format(value)
         require_writable_file(value, option)

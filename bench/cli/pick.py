@@ -8,7 +8,6 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +15,6 @@ import typer
 
 from bench.cli.console import fail, print_json, print_line, print_lines
 from bench.cli.flags import AllResults, Json, note_former_names, split_list
-from bench.reporting.words import duration, hundredths, percent, quantity, short_count
 from bench.system.suggest import describe_unknown
 from bench.system.terminal import width_of
 from bench.system.text import one_line
@@ -174,21 +172,14 @@ def _print(answer: Answer) -> None:
 
 def _print_rows(answer: Answer) -> None:
     from bench.cli.tables import print_table
+    from bench.reporting.pick import describe_facts
+    from bench.reporting.table import ABSENT
 
     shown = answer.meets[:MAX_ROWS]
-    in_points = partial(quantity, hundredths, "")  # the header has the unit
-    columns: list[tuple[str, list[str]]] = [
-        ("row", [c.row.name for c in shown]),
-        ("bits", ["–" if c.facts.bits is None else f"{c.facts.bits:.4g}" for c in shown]),
-        ("loss (95% interval)", [_interval(c.facts.loss, percent) for c in shown]),
-        ("worst task, pp", [f"{_interval(c.facts.drop, in_points)} {c.facts.worst_task}".strip() for c in shown]),
-        ("speedup", ["–" if c.facts.speedup is None else f"{c.facts.speedup.value:.2f}×" for c in shown]),
-        ("tokens", ["–" if c.facts.tokens is None else _at_least(c) + short_count(c.facts.tokens) for c in shown]),
-        ("time", ["–" if c.facts.seconds is None else _at_least(c) + duration(c.facts.seconds) for c in shown]),
-    ]
-    kept = [(name, cells) for name, cells in columns if set(cells) != {"–"}]
-    lines = [list(line) for line in zip(*(cells for _, cells in kept), strict=True)]
-    print_table([name for name, _ in kept], lines, right=[name != "row" for name, _ in kept])
+    cells = [describe_facts(c.facts) for c in shown]
+    kept = [name for name in cells[0] if any(row[name] != ABSENT for row in cells)]
+    lines = [[c.row.name, *(row[name] for name in kept)] for c, row in zip(shown, cells, strict=True)]
+    print_table(["row", *kept], lines, right=[False, *(True for _ in kept)])
     print_line()
     if len(answer.meets) > MAX_ROWS:
         _say(f"and {len(answer.meets) - MAX_ROWS} more: --json lists all")
@@ -198,10 +189,6 @@ def _names(candidates: Sequence[Candidate]) -> str:
     names = [c.row.name for c in candidates]
     more = len(names) - MAX_NAMES
     return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
-
-
-def _at_least(candidate: Candidate) -> str:
-    return "≥ " if candidate.facts.at_least else ""
 
 
 def _say(sentence: str) -> None:

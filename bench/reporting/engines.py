@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.reporting.figures import COLORS, save_figure, start_figure
+from bench.reporting.drawing import SERIES, new_figure, require_format, save_figure
 from bench.results.record import Record
 from bench.stats import bootstrap
+from bench.system.text import printable
 from methods.errors import UserError
 
 LEVEL = 0.05
@@ -139,28 +140,19 @@ def draw(found: Sequence[TimedModel], file: Path) -> Path:
     """
     if not found:
         raise UserError("nothing to draw: no engine was timed")
-    pyplot = start_figure(file)
+    require_format(file)
     steps = list(dict.fromkeys(entry.step for entry in found))
-    height = 1.2 + 0.28 * max(sum(e.step == step for e in found) for step in steps)
-    figure, axes = pyplot.subplots(
-        1, len(steps), figsize=(5.6 * len(steps), height), squeeze=False, layout="constrained"
-    )
+    height = 70 + 20 * max(sum(e.step == step for e in found) for step in steps)
+    figure, axes = new_figure(400 * len(steps), height, columns=len(steps))
     for step, axis in zip(steps, axes[0], strict=True):
         shown = [entry for entry in found if entry.step == step][::-1]
         middle = [float(np.median(entry.blocks)) for entry in shown]
         spread = [[m - min(e.blocks), max(e.blocks) - m] for m, e in zip(middle, shown, strict=True)]
-        colors = [COLORS[1] if entry.side == "2:4" else COLORS[0] for entry in shown]
-        axis.barh([entry.name for entry in shown], middle, xerr=np.array(spread).T, color=colors, height=0.6)
-        axis.set_title(step, fontsize=9, loc="left")
-        axis.set_xlabel("tokens per second", fontsize=8)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.3, linewidth=0.5, axis="x")
-    identity = found[0].record.identity
-    figure.suptitle(
-        f"{identity.model} · {identity.device}, {_threads(found[0].record)}",
-        x=0.01,
-        ha="left",
-        fontsize=10,
-        parse_math=False,
-    )
-    return save_figure(figure, file)
+        colors = [SERIES[1] if entry.side == "2:4" else SERIES[0] for entry in shown]
+        axis.barh([printable(entry.name) for entry in shown], middle, xerr=np.array(spread).T, color=colors, height=0.6)
+        axis.set_title(step)
+        axis.set_xlabel("tokens per second")
+        axis.grid(visible=False, axis="y")
+    title = f"{found[0].record.identity.model} · {found[0].record.identity.device}, {_threads(found[0].record)}"
+    figure.suptitle(title, x=0.01, ha="left")
+    return save_figure(figure, file, title)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
@@ -15,44 +15,19 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from bench.reporting import error_bars, folding, forest, highlights, pareto, pareto_chart, pattern_cost
+from bench.reporting import drawing, folding, highlights
 from bench.reporting.html_data import page_data
 from bench.reporting.pick import LIMITS
 from bench.reporting.protocol import RULE
 from bench.reporting.table import ABSENT
+from bench.reporting.table_figures import TableFigure
 from bench.reporting.view import ReportSection, Table, TableCell
-from bench.system.text import printable
+from bench.system.text import amount, printable
 
 ASSETS = Path(__file__).parent.parent / "assets" / "report"
 FILTERS = ("model", "pattern", "quantizer")
 MAX_VISIBLE_ROWS = 200
 """A table first shows so many rows; a button shows the rest."""
-FOREST_CAPTION = (
-    "Perplexity over the dense model's, with the 95% interval of the pairs of windows and seeds. Blue: the interval leaves "
-    "out 1."
-)
-PATTERN_CAPTION = (
-    "What a pattern costs, without a quantizer. The limits of hardware: sparse tensor cores run 2:4 at 2 times; "
-    "(2N-2):2N, such as 6:8, as windows of 2:4 at N/(N-1) times; 4:8 and unstructured patterns not at all."
-)
-STOPS = {
-    "max_bits": ("2", "2.5", "3", "3.25", "3.5", "4", "4.25", "4.5", "5", "5.5", "6", "8", "8.5", "9", "10", "12", "16", "17"),
-    "max_loss": (
-        "0%", "0.5%", "1%", "2%", "3%", "5%", "7.5%", "10%", "15%", "20%", "30%", "40%", "50%", "75%", "100%", "150%", "200%",
-        "300%", "400%", "500%", "1000%",
-    ),
-    "max_worst_drop": ("0pp", "1pp", "2pp", "3pp", "4pp", "5pp", "7.5pp", "10pp", "15pp", "20pp", "30pp"),
-    "min_speedup": ("3", "2", "1.75", "1.5", "1.4", "1.3", "1.2", "1.1", "1"),
-    "budget_tokens": ("0", "10k", "20k", "50k", "100k", "200k", "500k", "1M", "2M", "5M", "10M", "100M", "1B", "10B"),
-}  # fmt: skip
-"""Where the sliders stop, from strict to lax; behind the last stop there is no limit. An address may name any value."""
-LIMIT_LABELS = {
-    "max_bits": "Most bits per weight",
-    "max_loss": "Most loss",
-    "max_worst_drop": "Worst task loses at most",
-    "min_speedup": "Least speedup",
-    "budget_tokens": "Most tokens to make",
-}
 
 
 @cache
@@ -92,7 +67,7 @@ def _padded(text: str, width: int) -> Markup:
 
 
 @dataclass(frozen=True)
-class Page:
+class PageKind:
     """What differs between the leaderboard and the page of searches.
 
     other, other_name: a file beside this one, "" if there is none; picks: can rows be picked by limits?
@@ -105,60 +80,27 @@ class Page:
     picks: bool = True
 
 
-LEADERBOARD = Page("cast-bench leaderboard", "Pruned and quantized language models: quality, size and speed.")
+LEADERBOARD = PageKind("cast-bench leaderboard", "Pruned and quantized language models: quality, size and speed.")
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A figure of one table. template: the name of its SVG; drawing: what that takes."""
-
-    title: str
-    caption: str
-    template: str
-    drawing: Any
-
-
-def figures_of(table: Table, name: str) -> list[Figure]:
-    """All figures of a table: Pareto fronts, ratios to dense, and what each pattern costs. name: whose table it is."""
-    title = ", ".join(filter(None, (name, table.protocol or table.title)))
-    out = []
-    for front in pareto.fronts(table):
-        of_front = f"{title}: {front.y.name} against {front.x.name}"
-        out.append(Figure(of_front, pareto.describe(front), "figure.svg", pareto_chart.draw(front, of_front)))
-    plots: tuple[tuple[Callable[[Table, str], Any], str, str, str], ...] = (
-        (forest.draw, "perplexity of each row as a ratio to the dense model", FOREST_CAPTION, "forest.svg"),
-        (pattern_cost.draw, "what a pattern costs", PATTERN_CAPTION, "pattern_cost.svg"),
-    )
-    for draw, what, caption, template in plots:
-        if drawing := draw(table, f"{title}: {what}"):
-            out.append(Figure(drawing.title, caption, template, drawing))
-    return out
-
-
-def render_figure(figure: Figure, name: str, style: str = "") -> Markup:
-    """A figure as SVG. name: makes its ids unique in the page; style: for a file of its own."""
-    template = environment().get_template(figure.template)
-    return Markup(template.render(c=figure.drawing, id=name, style=Markup(style)))
-
-
-def figure_style() -> str:
-    """CSS of a figure in a file of its own: the page's colors, light and dark, and its rules for figures."""
-    css = (ASSETS / "page.css").read_text(encoding="utf-8")
-    colors, rules = css.partition("* {")[0], [x for x in css.splitlines() if x.startswith(".front")]
-    return "\n".join([colors.partition(":root[data-theme")[0].strip(), *rules, ".paper { fill: var(--paper); }"])
-
-
-def render_page(sections: Sequence[ReportSection], page: Page = LEADERBOARD) -> str:
-    css = (ASSETS / "page.css").read_text(encoding="utf-8")
+def render_page(
+    sections: Sequence[ReportSection], figures: Mapping[int, Sequence[TableFigure]], page: PageKind = LEADERBOARD
+) -> str:
+    """Render the page. figures: those of each table, by its number on the page."""
+    css = palette() + (ASSETS / "page.css").read_text(encoding="utf-8")
     js = "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("page.js", "pick.js"))
     numbers = count()
     contexts: list[dict[str, Any]] = [
         {"title": s.title, "description": s.description, "published": s.published}
-        | {"tables": [_table(t, next(numbers), s.title) for t in s.tables]}
+        | {"tables": [_table(t, k, figures.get(k, ())) for t, k in zip(s.tables, numbers, strict=False)]}
         for s in sections
     ]
+    data = page_data(sections, MAX_VISIBLE_ROWS, page.picks)
     boards = [
-        (t["index"], s["title"], t["protocol"]) for s in contexts for t in s["tables"] if t["picks"] and page.picks
+        (t["index"], s["title"], t["protocol"])
+        for s in contexts
+        for t in s["tables"]
+        if data["tables"][t["index"]]["choices"]
     ]
     template = environment().get_template("page.html")
     return template.render(
@@ -167,7 +109,6 @@ def render_page(sections: Sequence[ReportSection], page: Page = LEADERBOARD) -> 
         page=page,
         boards=boards,
         limits=LIMITS,
-        stops=STOPS,
         csp={"script": _hash(js), "style": _hash(css)},
         sections=contexts,
         highlights=highlights.find_highlights(sections),
@@ -176,10 +117,24 @@ def render_page(sections: Sequence[ReportSection], page: Page = LEADERBOARD) -> 
         max_visible_rows=MAX_VISIBLE_ROWS,
         rule=RULE,
         folding=folding.RULE,
-        labels=LIMIT_LABELS,
         has_parts=any(t["has_parts"] for s in contexts for t in s["tables"]),
-        data=_shown(page_data(sections, MAX_VISIBLE_ROWS)),
+        data=_shown(data),
         **_choices(sections),
+    )
+
+
+def palette() -> str:
+    """CSS of the colors of the page and its figures: by the reader's color scheme, or as the page's button chose."""
+    light, dark = (";".join(f"--{k}:{v}" for k, v in colors.items()) for colors in (drawing.LIGHT, drawing.DARK))
+    figures = "\n".join(
+        f'.figure [{part}="{color}"] {{ {part}: var(--{name}); }}'
+        for name, color in drawing.LIGHT.items()
+        for part in ("fill", "stroke")
+    )
+    return (
+        f":root {{ {light}; color-scheme: light; }}\n"
+        f'@media (prefers-color-scheme: dark) {{ :root:not([data-theme="light"]) {{ {dark}; color-scheme: dark; }} }}\n'
+        f':root[data-theme="dark"] {{ {dark}; color-scheme: dark; }}\n{figures}\n'
     )
 
 
@@ -205,14 +160,13 @@ def _choices(sections: Sequence[ReportSection]) -> dict[str, Any]:
     }
 
 
-def _table(table: Table, index: int, section: str) -> dict[str, Any]:
-    """A table as the template takes it."""
+def _table(table: Table, index: int, figures: Sequence[TableFigure]) -> dict[str, Any]:
+    """Return a table as the template takes it."""
     by = table.ranked_by
-    bars = error_bars.draw(table)
     return {
         "index": index,
         "title": table.title,
-        "note": _note(table, bars.caption),
+        "note": _note(table),
         "label_names": table.label_names,
         "columns": table.columns,
         "rows": table.rows,
@@ -222,14 +176,9 @@ def _table(table: Table, index: int, section: str) -> dict[str, Any]:
         "error_widths": [
             max(map(_error_width, column), default=0) for column in zip(*(r.cells for r in table.rows), strict=True)
         ],
-        "error_bars": bars,
         "protocol": table.protocol,
-        "picks": any(row.facts and row.facts.compressed for row in table.rows),
         "has_parts": len(table.whole_rows) < len(table.rows),
-        "figures": [
-            {"svg": render_figure(f, f"f{index}-{k}"), "caption": f.caption}
-            for k, f in enumerate(figures_of(table, section))
-        ],
+        "figures": [{"svg": Markup(f.svg), "caption": f.caption} for f in figures],
     }
 
 
@@ -238,9 +187,8 @@ def _error_width(cell: TableCell | None) -> int:
     return len("".join(cell.text.partition(" ± ")[1:])) if cell else 0
 
 
-def _note(table: Table, scale: str) -> str:
-    rows = len(table.whole_rows)
-    parts = [f"{rows:,} row{'s' if rows != 1 else ''}.", scale]
+def _note(table: Table) -> str:
+    note = f"{amount(len(table.whole_rows), 'row')}."
     if table.unranked:
-        parts.append(f"No ranks and intervals: {table.unranked:,} rows are too many to compare in pairs.")
-    return " ".join(filter(None, parts))
+        note += f" No ranks and intervals: {table.unranked:,} rows are too many to compare in pairs."
+    return note

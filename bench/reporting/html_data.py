@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.reporting import pairwise, pick
-from bench.reporting.view import Facts, Interval, ReportSection, Table, TableCell
-from methods.errors import UserError
+from bench.reporting import pick
+from bench.reporting.view import Interval, ReportSection, Table, TableCell
 
 
 class _StringTable:
@@ -20,10 +19,10 @@ class _StringTable:
         return self.numbers.setdefault(text, len(self.numbers))
 
 
-def page_data(sections: Sequence[ReportSection], max_visible_rows: int) -> dict[str, Any]:
-    """The page's data, as JSON takes it."""
+def page_data(sections: Sequence[ReportSection], max_visible_rows: int, picks: bool) -> dict[str, Any]:
+    """Return the page's data, as JSON takes it. picks: with what its sliders pick rows by."""
     strings = _StringTable()
-    tables = [_table(s, t, strings) for s in sections for t in s.tables]
+    tables = [_table(s, t, strings, picks) for s in sections for t in s.tables]
     records = {name: _record(record, strings) for s in sections for name, record in s.records.items()}
     return {
         "max_visible_rows": max_visible_rows,
@@ -33,18 +32,15 @@ def page_data(sections: Sequence[ReportSection], max_visible_rows: int) -> dict[
     }
 
 
-def _table(section: ReportSection, table: Table, strings: _StringTable) -> dict[str, Any]:
+def _table(section: ReportSection, table: Table, strings: _StringTable, picks: bool) -> dict[str, Any]:
     pairs: dict[str, dict[int, Any]] = {}
     for (a, b, c), interval in table.intervals.items():
         pairs.setdefault(f"{a},{b}", {})[c] = _interval(interval, strings)
-    quality = _quality(table)
-    differ = {} if quality is None else pairwise.significance(table, quality)
     return {
         "title": table.title,
         "section": section.title,
         "protocol": table.protocol,
-        "quality": quality,
-        "differ": {f"{a},{b}": int(x) for (a, b), x in differ.items()},
+        "choices": pick.page_choices(table) if picks else None,
         "columns": [
             {"name": c.name, "metric": c.metric, "better": c.better, "ratio": c.definition.is_ratio, "hidden": c.hidden}
             for c in table.columns
@@ -52,33 +48,11 @@ def _table(section: ReportSection, table: Table, strings: _StringTable) -> dict[
         "rows": [
             {"name": r.name, "source": r.source, **r.filters, "cells": [_cell(c, strings) for c in r.cells]}
             | ({} if r.part_of is None else {"part": r.part_of})
-            | ({"facts": _facts(r.facts, strings)} if r.facts and r.facts.compressed else {})
             for r in table.rows
         ],
         "ranks": table.ranks or None,
         "pairs": pairs,
     }
-
-
-def _quality(table: Table) -> int | None:
-    """The column that rows are picked by, if any of them can be."""
-    if not any(row.facts and row.facts.compressed for row in table.rows):
-        return None
-    try:
-        return pick.quality_column(table)
-    except UserError:
-        return None
-
-
-def _facts(facts: Facts, strings: _StringTable) -> dict[str, Any]:
-    """What the page picks a row by; what was not measured is left out."""
-    numbers = {"bits": facts.bits, "tokens": facts.tokens, "seconds": facts.seconds}
-    bounds = {"loss": facts.loss, "drop": facts.drop, "speedup": facts.speedup}
-    out: dict[str, Any] = {k: v for k, v in numbers.items() if v is not None}
-    out |= {k: [b.value, b.low, b.high] for k, b in bounds.items() if b}
-    out |= {k: strings(v) for k, v in (("device", facts.device), ("make", facts.make), ("export", facts.export)) if v}
-    out |= {k: 1 for k, v in (("broken", facts.broken), ("least", facts.at_least)) if v}
-    return out | ({"task": facts.worst_task} if facts.worst_task else {})
 
 
 def _interval(i: Interval, strings: _StringTable) -> list[Any]:

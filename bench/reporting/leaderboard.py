@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bench.compare import resolve
 from bench.compare.result_set import ResultSet
-from bench.reporting import board, folding, from_papers, from_records, highlights, html, latex, searches, table
+from bench.reporting import (
+    board,
+    drawing,
+    folding,
+    from_papers,
+    from_records,
+    highlights,
+    html,
+    latex,
+    searches,
+    table,
+    table_figures,
+)
 from bench.reporting.protocol import RULE
+from bench.reporting.table_figures import TableFigure
 from bench.reporting.view import ReportSection
 from bench.results.rows import frame_to_csv, to_frame
 from bench.results.store import RESULTS
@@ -89,27 +102,29 @@ def build(results: Sequence[Path], papers: Path) -> dict[str, bytes]:
     result_sets = [resolve.read(path) for path in results]
     of_search = [r for r in result_sets if searches.is_search(r)]
     sections = make_sections([r for r in result_sets if r not in of_search], papers)
-    drawings = _drawings(sections)
+    figures = _draw(sections)
+    figure_files = _figure_files(sections, figures)
     page = (
         replace(html.LEADERBOARD, other=SEARCHES, other_name="Searches and scaling grids")
         if of_search
         else html.LEADERBOARD
     )
     files = {
-        f"{NAME}.html": html.render_page(sections, page),
-        f"{NAME}.md": _markdown(sections, drawings, of_search),
+        f"{NAME}.html": html.render_page(sections, figures, page),
+        f"{NAME}.md": _markdown(sections, figure_files, of_search),
         f"{NAME}.csv": _csv(result_sets),
         f"{NAME}.tex": latex.render_document(
             [(s.title, s.description, [t.to_text_table() for t in s.tables]) for s in sections]
         ),
     }
-    files |= {d.file: d.svg for of_section in drawings.values() for d in of_section}
+    files |= {name: drawing.to_file(f.svg) for of_section in figure_files.values() for name, f in of_section.items()}
     if of_search:
-        about = html.Page(
+        about = html.PageKind(
             "cast-bench searches", "Searches for recipes, and grids for scaling laws. " + searches.RULE, f"{NAME}.html",
             "Leaderboard", picks=False,
         )  # fmt: skip
-        files[SEARCHES] = html.render_page(make_search_sections(of_search), about)
+        found = make_search_sections(of_search)
+        files[SEARCHES] = html.render_page(found, _draw(found), about)
     return {name: text.encode() for name, text in files.items()}
 
 
@@ -151,27 +166,23 @@ def _csv(results: Sequence[ResultSet]) -> str:
     return frame_to_csv(pd.concat(frames, ignore_index=True))
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """One figure in a file of its own."""
-
-    file: str
-    title: str
-    svg: str
+def _draw(sections: Sequence[ReportSection]) -> dict[int, list[TableFigure]]:
+    """Draw the figures of all tables. Returns them by the table's number on the page."""
+    every = [(s.title, t) for s in sections for t in s.tables]
+    return {k: table_figures.draw_all(t, title) for k, (title, t) in enumerate(every)}
 
 
-def _drawings(sections: Sequence[ReportSection]) -> dict[int, list[Drawing]]:
-    """The figures of each section's first table, which is that of the main protocol, by section."""
-    style = html.figure_style()
-    out: dict[int, list[Drawing]] = {}
+def _figure_files(
+    sections: Sequence[ReportSection], figures: Mapping[int, Sequence[TableFigure]]
+) -> dict[int, dict[str, TableFigure]]:
+    """The figures of each section's main protocol by file name, by section."""
     slugs = [_slug(s.title) for s in sections]
+    out, first = {}, 0
     for i, section in enumerate(sections):
         slug = slugs[i] if slugs.count(slugs[i]) == 1 else f"{slugs[i]}-{i}"
-        if section.published or not section.tables:
-            continue
-        for k, figure in enumerate(html.figures_of(section.tables[0], section.title)):
-            svg = html.render_figure(figure, "f", style)
-            out.setdefault(i, []).append(Drawing(f"{NAME}-{slug}-{k}.svg", figure.title, svg))
+        if not section.published:
+            out[i] = {f"{NAME}-{slug}-{k}.svg": figure for k, figure in enumerate(figures.get(first, ()))}
+        first += len(section.tables)
     return out
 
 
@@ -180,7 +191,7 @@ def _slug(text: str) -> str:
 
 
 def _markdown(
-    sections: Sequence[ReportSection], drawings: dict[int, list[Drawing]], of_search: Sequence[ResultSet]
+    sections: Sequence[ReportSection], figures: dict[int, dict[str, TableFigure]], of_search: Sequence[ResultSet]
 ) -> str:
     out = [
         "# cast-bench leaderboard",
@@ -197,7 +208,8 @@ def _markdown(
         for j, one in enumerate(section.tables):
             own = f"{one.title} · {one.protocol}" if section.published else one.protocol or one.title
             out.append(f"### {escape_all_markdown(own)}")
-            out += [f"![{escape_all_markdown(d.title)}]({d.file})" for d in (drawings.get(i, []) if j == 0 else [])]
+            if j == 0:
+                out += [f"![{escape_all_markdown(f.title)}]({name})" for name, f in figures.get(i, {}).items()]
             out.append(table.to_markdown(one.to_text_table(), escape_all_markdown).rstrip())
     if of_search:
         names = ", ".join(escape_all_markdown(Path(r.name).name) for r in of_search)

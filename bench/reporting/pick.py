@@ -1,25 +1,27 @@
 """Pick a row of a leaderboard: those that meet limits, the best first, and the nearest that does not.
 
-The page picks by the same rule, in bench/assets/report/pick.js. A test asks both the same questions.
+The page reads `page_choices`: what this rule says of each row at each stop of its sliders.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import NamedTuple
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 from bench.reporting import pairwise, pareto
+from bench.reporting.table import ABSENT
 from bench.reporting.view import Bound, Facts, Table, TableRow
-from bench.reporting.words import hundredths, quantity
+from bench.reporting.words import duration, hundredths, percent, quantity, short_count
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a row must meet; None: no limit. Loss and worst drop are fractions."""
+    """What a row must meet. None: no limit. Loss and worst drop are fractions."""
 
     max_bits: float | None = None
     max_loss: float | None = None
@@ -30,22 +32,25 @@ class Limits:
 
 @dataclass(frozen=True)
 class Limit:
-    """One limit that can be set: how it is read from a row and printed, the latter by `number` and `unit`.
-
-    excess: by how much a value is over its limit (value, limit), on a scale on which limits can be compared; at most 0: met.
-    """
+    """A limit that can be set."""
 
     name: str
     noun: str
     sentence: str
     bound: Callable[[Facts], Bound | None]
+    """Reads what is limited from a row's facts."""
     excess: Callable[[float, float], float]
+    """Says by how much a value is over its limit (value, limit), on a scale that all limits share. At most 0: met."""
     number: Callable[[float], str]
     unit: str
     example: str
+    label: str
+    """Name of the page's slider."""
+    stops: tuple[str, ...]
+    """Values at which the slider stops, from strict to lax. Behind the last, the limit is off."""
 
     def text(self, value: float, low: float | None = None, high: float | None = None) -> str:
-        """A value of it, with its interval if it has one."""
+        """A value with its unit, and with its interval if it has one."""
         return quantity(self.number, self.unit, value, low, high)
 
 
@@ -57,26 +62,30 @@ def _exact(value: float | None) -> Bound | None:
     return None if value is None else Bound(value)
 
 
+def _stops(numbers: str, unit: str = "") -> tuple[str, ...]:
+    return tuple(number + unit for number in numbers.split())
+
+
 LIMITS = (
     Limit(
         "max_bits", "bits per weight", "at most {} bits per weight", lambda f: _exact(f.bits), _share, "{:.4g}".format, "",
-        "5",
+        "5", "Most bits per weight", _stops("2 2.5 3 3.25 3.5 4 4.25 4.5 5 5.5 6 8 8.5 9 10 12 16 17"),
     ),
     Limit(
         "max_loss", "loss", "a loss of at most {}", lambda f: f.loss, lambda v, x: (1 + v) / (1 + x) - 1, hundredths, "%",
-        "3%",
+        "3%", "Most loss", _stops("0 0.5 1 2 3 5 7.5 10 15 20 30 40 50 75 100 150 200 300 400 500 1000", "%"),
     ),
     Limit(
         "max_worst_drop", "worst task's drop", "a worst task that loses at most {}", lambda f: f.drop,
-        lambda v, x: v - x, hundredths, " pp", "5pp",
+        lambda v, x: v - x, hundredths, " pp", "5pp", "Worst task loses at most", _stops("0 1 2 3 4 5 7.5 10 15 20 30", "pp"),
     ),
     Limit(
         "min_speedup", "speedup", "a measured speedup of at least {}", lambda f: f.speedup, lambda v, x: x / v - 1,
-        "{:.2f}".format, "×", "1.2",
+        "{:.2f}".format, "×", "1.2", "Least speedup", _stops("3 2 1.75 1.5 1.4 1.3 1.2 1.1 1"),
     ),
     Limit(
         "budget_tokens", "tokens to make", "at most {} tokens to make", lambda f: _exact(f.tokens), _share, "{:,.0f}".format,
-        "", "2M",
+        "", "2M", "Most tokens to make", _stops("0 10k 20k 50k 100k 200k 500k 1M 2M 5M 10M 100M 1B 10B"),
     ),
 )  # fmt: skip
 """In the order of the flags."""
@@ -88,34 +97,34 @@ FORMS = {
     "min_speedup": (r"(\d+(?:\.\d+)?)[x×]?", "a number above 0", 1.0),
     "budget_tokens": (r"(\d+(?:\.\d+)?)([kMB]?)", "a number of tokens", 1.0),
 }
-"""What the text of a limit must look like, in words, and what its number is multiplied by."""
+"""By limit: the form of its text, its name in an error, and the factor of its number."""
 MAX_DIGITS = 17
+"""Longest number of a limit, in characters."""
 SUFFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9}
 
 
 def parse_limits(**texts: str | None) -> Limits:
-    """Limits from what a user wrote, by the names of the fields.
+    """Read limits from what a user wrote, by the names of the fields.
 
     Raises:
         UserError: a text is not of its form.
     """
-    values: dict[str, float | int] = {}
-    for limit in LIMITS:
-        text = texts.get(limit.name)
-        if text is None:
-            continue
-        form, words, scale = FORMS[limit.name]
-        match = re.fullmatch(form, text.strip())
-        if match is None or len(match[1]) > MAX_DIGITS or (limit.name == "min_speedup" and float(match[1]) == 0):
-            flag = limit.name.replace("_", "-")
-            raise UserError(f"invalid --{flag} {text!r}: must be {words}, for example {limit.example}")
-        value = float(match[1]) * scale
-        values[limit.name] = round(value * SUFFIXES[match[2]]) if limit.name == "budget_tokens" else value
-    return Limits(**values)  # type: ignore[arg-type]
+    given = {limit: text for limit in LIMITS if (text := texts.get(limit.name)) is not None}
+    return Limits(**{limit.name: _parse(limit, text) for limit, text in given.items()})  # type: ignore[arg-type]
+
+
+def _parse(limit: Limit, text: str) -> float | int:
+    form, words, scale = FORMS[limit.name]
+    match = re.fullmatch(form, text.strip())
+    if match is None or len(match[1]) > MAX_DIGITS or (limit.name == "min_speedup" and float(match[1]) == 0):
+        flag = limit.name.replace("_", "-")
+        raise UserError(f"invalid --{flag} {text!r}: must be {words}, for example {limit.example}")
+    value = float(match[1]) * scale
+    return round(value * SUFFIXES[match[2]]) if limit.name == "budget_tokens" else value
 
 
 class Check(NamedTuple):
-    """One limit on one row. bound is None if it was not measured; unsure: the interval contains the limit."""
+    """A limit on a row. bound is None if it was not measured; unsure: the interval contains the limit."""
 
     limit: Limit
     wanted: float
@@ -150,26 +159,25 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Answer:
-    """What `bench pick` finds.
-
-    meets: the best first. Of the rows that do not differ from the best value, the one of the fewest bits is first.
-    nearest: of the rows that fail, the one whose largest excess over a limit is the smallest.
-    unmeasured: rows that fail nothing, but lack a number; broken: rows whose weights break their pattern, which do not count.
-    uncompared: rows that meet all limits, but were not compared with the best in pairs.
-    """
+    """What `bench pick` finds."""
 
     table: Table
     limits: Limits
     meets: tuple[Candidate, ...]
+    """The best first. Of the rows that do not differ from the best value, the one of the fewest bits is first."""
     nearest: Candidate | None
+    """Of the rows that fail, the one whose largest excess over a limit is the smallest."""
     unmeasured: tuple[Candidate, ...]
+    """Rows that fail no limit, but lack a number."""
     broken: tuple[TableRow, ...]
+    """Rows whose weights break their pattern. They do not count."""
     candidates: int
     uncompared: int
+    """Number of rows that meet all limits, but were not compared with the best in pairs."""
 
 
 def pick(table: Table, limits: Limits, pattern: str = "", quantizer: str = "") -> Answer:
-    """The rows of a board that meet the limits. Only compressed rows count; rows of a smaller budget count on their own.
+    """Find the rows of a board that meet the limits. Only compressed rows count; rows of a smaller budget count on their own.
 
     pattern: rows of this pattern alone; quantizer: rows whose quantizer begins so ("int4" is int4-rtn and int4-gptq).
 
@@ -183,7 +191,6 @@ def pick(table: Table, limits: Limits, pattern: str = "", quantizer: str = "") -
         rows = [(k, row) for k, row in rows if _matches(row.filters[key], wanted, key)]
         if not rows and wanted:
             raise UserError(describe_unknown(f"{key} of {table.title}", wanted, known))
-    broken = tuple(row for _, row in rows if row.facts and row.facts.broken)
     candidates = []
     for k, row in rows:
         cell = row.cells[column]
@@ -192,28 +199,89 @@ def pick(table: Table, limits: Limits, pattern: str = "", quantizer: str = "") -
             candidates.append(Candidate(k, row, sign * cell.value, _checks(row.facts, limits)))
     meets = sorted((c for c in candidates if not c.failed and not c.unmeasured), key=lambda c: (c.quality, c.index))
     differ = pairwise.significance(table, column)
-    tied = [c for c in meets if c is meets[0] or differ.get(pairwise.ordered(meets[0].index, c.index)) is False]
-    rest = [c for c in meets if c not in tied]
-    first = sorted(tied, key=lambda c: (c.facts.bits is None, c.facts.bits or 0.0, c.quality, c.index))
+    first = _tied(meets, differ)
     failing = [c for c in candidates if c.failed and not c.unmeasured]
     return Answer(
         table,
         limits,
-        tuple(Candidate(c.index, c.row, c.quality, c.checks, tied=len(first) > 1) for c in first) + tuple(rest),
+        tuple(replace(c, tied=len(first) > 1) for c in first) + tuple(c for c in meets if c not in first),
         min(failing, key=lambda c: (_excess(c), c.quality, c.index), default=None),
         tuple(c for c in candidates if c.unmeasured and not c.failed),
-        broken,
+        tuple(row for _, row in rows if row.facts and row.facts.broken),
         len(candidates),
         sum(pairwise.ordered(meets[0].index, c.index) not in differ for c in meets[1:]),
     )
+
+
+def _tied(meets: Sequence[Candidate], differ: Mapping[pairwise.Rows, bool]) -> list[Candidate]:
+    """The rows that do not differ from the first of them, that one too: the fewest bits first."""
+    tied = [c for c in meets if c is meets[0] or differ.get(pairwise.ordered(meets[0].index, c.index)) is False]
+    return sorted(tied, key=lambda c: (c.facts.bits is None, c.facts.bits or 0.0, c.quality, c.index))
 
 
 def _matches(value: str, wanted: str, key: str) -> bool:
     return not wanted or (value.startswith(wanted) if key == "quantizer" else value == wanted)
 
 
+def page_choices(table: Table) -> dict[str, Any] | None:
+    """What the page's sliders read; None if no row can be picked.
+
+    Rows stand in the order of their quality. `stops` has for each limit the first stop that the row meets, None if it was not
+    measured; `unsure` has the stops that its interval contains; `tied` has the rows that are shown first if it is the best.
+    """
+    try:
+        answer = pick(table, Limits())
+        differ = pairwise.significance(table, quality_column(table))
+    except UserError:
+        return None
+    rows = sorted([*answer.meets], key=lambda c: (c.quality, c.index))
+    if not rows:
+        return None
+    place = {c.index: at for at, c in enumerate(rows)}
+    quantizers = dict.fromkeys(c.row.filters["quantizer"] for c in rows)
+    families = dict.fromkeys(re.split("[-:]", name)[0] for name in quantizers)
+    options = sorted({f for f in families if any(q != f and q.startswith(f) for q in quantizers)} | set(quantizers))
+
+    def labels(row: TableRow) -> dict[str, Any]:
+        fitting = [name for name in options if _matches(row.filters["quantizer"], name, "quantizer")]
+        return {"name": row.name, "pattern": row.filters["pattern"], "quantizers": fitting}
+
+    out = []
+    for at, c in enumerate(rows):
+        checks = [[_check(limit, c.facts, float(_parse(limit, stop))) for stop in limit.stops] for limit in LIMITS]
+        stops = [None if of[0].bound is None else sum(not one.met for one in of) for of in checks]
+        unsure = [[k for k, one in enumerate(of) if one.unsure] for of in checks]
+        tied = [place[one.index] for one in _tied(rows[at:], differ)]
+        texts = {"device": c.facts.device, "make": c.facts.make, "export": c.facts.export}
+        cells = list(describe_facts(c.facts).values())
+        out.append(labels(c.row) | texts | {"stops": stops, "unsure": unsure, "tied": tied, "cells": cells})
+    return {
+        "rows": out,
+        "headers": list(describe_facts(Facts(compressed=True))),
+        "patterns": [[p, shlex.join(["--pattern", p])] for p in sorted({c.row.filters["pattern"] for c in rows})],
+        "quantizers": [[name, shlex.join(["--quant", name])] for name in options],
+        "broken": [labels(row) for row in answer.broken],
+        "command": shlex.join(["bench", "pick", "--model", table.title, "--protocol", table.protocol]),
+    }
+
+
+def describe_facts(facts: Facts) -> dict[str, str]:
+    """A row's numbers as text, by the heads of their columns."""
+    least = "≥ " if facts.at_least else ""
+    loss, drop = facts.loss, facts.drop
+    points = quantity(hundredths, "", drop.value, drop.low, drop.high) if drop else ABSENT  # the header has the unit
+    return {
+        "bits": ABSENT if facts.bits is None else f"{facts.bits:.4g}",
+        "loss (95% interval)": percent(loss.value, loss.low, loss.high) if loss else ABSENT,
+        "worst task, pp": f"{points} {facts.worst_task}".strip(),
+        "speedup": f"{facts.speedup.value:.2f}×" if facts.speedup else ABSENT,
+        "tokens": ABSENT if facts.tokens is None else least + short_count(facts.tokens),
+        "time": ABSENT if facts.seconds is None else least + duration(facts.seconds),
+    }
+
+
 def quality_column(table: Table) -> int:
-    """The column that rows are judged by.
+    """Return the column that rows are judged by.
 
     Raises:
         UserError: there is none.
@@ -228,17 +296,16 @@ def quality_column(table: Table) -> int:
 
 
 def _checks(facts: Facts, limits: Limits) -> tuple[Check, ...]:
-    out = []
-    for limit in LIMITS:
-        wanted = getattr(limits, limit.name)
-        if wanted is None:
-            continue
-        bound = limit.bound(facts)
-        met = bound is not None and limit.excess(bound.value, wanted) <= 0
-        ends = () if bound is None or bound.low is None or bound.high is None else (bound.low, bound.high)
-        unsure = len({limit.excess(x, wanted) <= 0 for x in ends}) == 2
-        out.append(Check(limit, float(wanted), bound, met, unsure))
-    return tuple(out)
+    wanted = ((limit, getattr(limits, limit.name)) for limit in LIMITS)
+    return tuple(_check(limit, facts, float(value)) for limit, value in wanted if value is not None)
+
+
+def _check(limit: Limit, facts: Facts, wanted: float) -> Check:
+    bound = limit.bound(facts)
+    if bound is None:
+        return Check(limit, wanted, None, met=False, unsure=False)
+    met, low, high = (limit.excess(x, wanted) <= 0 for x in (bound.value, *bound.ends))
+    return Check(limit, wanted, bound, met, unsure=low != high)
 
 
 def _excess(candidate: Candidate) -> float:
@@ -246,7 +313,7 @@ def _excess(candidate: Candidate) -> float:
 
 
 def describe_limits(limits: Limits) -> str:
-    """The limits in words, as the object of a sentence."""
+    """Say the limits in words, as the object of a sentence."""
     parts = []
     for field, limit in zip(fields(limits), LIMITS, strict=True):
         value = getattr(limits, field.name)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.reporting.figures import choose_colors, save_figure, start_figure
+from bench.reporting.drawing import choose_colors, name_ticks, new_figure, require_format, save_figure
 
 
 class Curve(NamedTuple):
@@ -24,18 +24,16 @@ def draw_search(curves: Sequence[Curve], file: Path) -> Path:
     Raises:
         UserError: the file's suffix is not in FORMATS.
     """
-    pyplot = start_figure(file)
-    figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    require_format(file)
+    figure, ((axis,),) = new_figure(430, 290)
     for color, curve in zip(choose_colors(len(curves)), curves, strict=True):
         at = range(1, len(curve.values) + 1)
         points, lowest = ([v if math.isfinite(v) else math.nan for v in line] for line in (curve.values, curve.lowest))
         axis.plot(at, points, "o", color=color, markersize=3, alpha=0.4)
-        axis.step(at, lowest, where="post", color=color, linewidth=1.4, label=curve.method)
+        axis.step(at, lowest, where="post", color=color, label=curve.method)
     axis.set_yscale("log")
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_formatter("{x:g}")
+    name_ticks(axis.yaxis)
     axis.set_xlabel("trials")
-    axis.set_ylabel("perplexity on the validation split, lowest so far")
-    axis.grid(alpha=0.3, linewidth=0.5, which="both")
-    axis.legend(fontsize=8, frameon=False)
-    return save_figure(figure, file)
+    axis.set_title("lowest perplexity so far, on the validation split")
+    axis.legend()
+    return save_figure(figure, file, "Lowest perplexity over the trials of a search")

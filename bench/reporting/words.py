@@ -63,11 +63,6 @@ def hundredths(value: float) -> str:
     return _with_minus(f"{100 * value:,.{0 if abs(value) >= 10 else 1}f}")
 
 
-def tick(value: float) -> str:
-    """A number at an axis: 0.5, 100, 10,000."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
-
-
 def _four_digits(value: float) -> str:
     """Three decimals, and fewer of a number that is far off: 1.002, 84.69, 10,995."""
     return f"{value:,.{max(3 - math.floor(math.log10(max(value, 1))), 0)}f}"

@@ -1,11 +1,12 @@
 """One leaderboard a model: which rows are in it, what they cost, and how they compare with the dense model."""
 
 import math
+import re
 
 import pytest
 
 from bench.compare.resolve import read
-from bench.reporting import board, forest, leaderboard, pattern_cost, searches
+from bench.reporting import board, leaderboard, searches, table_figures
 from bench.reporting.cost import CostIndex
 from bench.reporting.protocol import group_by_protocol
 from bench.results.record import Item, ReadingRow
@@ -174,7 +175,7 @@ def test_a_row_that_breaks_its_pattern_says_so(tmp_path):
     (table,) = tables(tmp_path)
     assert whole(table) == ["dense", "wanda 2:4 (pattern broken)"]
     assert any(c.metric == "violated_groups" and not c.hidden for c in table.columns)
-    assert forest.draw(table, "t") is None, "no picture shows it as a row of its pattern"
+    assert table_figures.forest_rows(table) == [], "no figure shows it as a row of its pattern"
 
 
 # --- searches ----------------------------------------------------------------------------------------------------
@@ -210,7 +211,7 @@ def test_an_invalid_about_is_refused(tmp_path, text):
     ("pattern", "limit"), [("2:4", 2.0), ("6:8", 4 / 3), ("4:6", 1.5), ("4:8", None), ("50%", None), ("1:4", None)]
 )
 def test_the_hardware_limit_of_a_pattern(pattern, limit):
-    assert pattern_cost.hardware_limit(Pattern.parse(pattern)) == limit
+    assert table_figures.hardware_limit(Pattern.parse(pattern)) == limit
 
 
 def test_what_a_pattern_costs_is_drawn_where_a_method_has_several(tmp_path):
@@ -222,19 +223,22 @@ def test_what_a_pattern_costs_is_drawn_where_a_method_has_several(tmp_path):
             )
     fake_records.perplexity(tmp_path, 0.4, method="ria", seed=0)
     (table,) = tables(tmp_path)
-    drawn = pattern_cost.draw(table, "t")
-    assert [(g.name, g.limit) for g in drawn.groups] == [
-        ("2:4", "2×"),
-        ("4:8", "none"),
-        ("50%", "none"),
-        ("6:8", "1.33×"),
-    ]
-    assert len(drawn.marks) == 8 and {name for _, name, _ in drawn.legend} == {"wanda", "sparsegpt"}
-    by_name = {m.name: m for m in drawn.marks}
-    assert by_name["wanda 2:4"].y < by_name["sparsegpt 2:4"].y < by_name["sparsegpt 6:8"].y, "higher is worse"
-    assert all(m.high <= m.y <= m.low for m in drawn.marks)
-    plot = forest.draw(table, "t")
-    assert plot.bars[0].full_name == "sparsegpt 6:8" and plot.bars[-1].full_name == "wanda 2:4" and len(plot.bars) == 9
+    assert set(table_figures.pattern_ratios(table)) == {"wanda", "sparsegpt"}, "ria has one pattern"
+    forest, patterns = table_figures.draw_all(table, "tiny")
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", patterns.svg)
+    assert [t for t in texts if ":" in t or "%" in t] == ["2:4", "4:8", "50%", "6:8"]
+    assert [t for t in texts if t == "none" or "×" in t] == ["2×", "none", "none", "1.33×"]
+    heights = dict(
+        re.findall(
+            r'<title>(wanda 2:4|sparsegpt 2:4|sparsegpt 6:8):[^<]*</title>.*?<use [^>]*y="([\d.]+)"', patterns.svg
+        )
+    )
+    assert float(heights["wanda 2:4"]) < float(heights["sparsegpt 2:4"]) < float(heights["sparsegpt 6:8"]), (
+        "higher is worse"
+    )
+    names = [t for t in re.findall(r"<text[^>]*>([^<]*)</text>", forest.svg) if re.search(r"^\w+ \d", t)]
+    assert sorted(names) == sorted(row for row, _ in table_figures.forest_rows(table)) and len(names) == 9
+    assert "<title>sparsegpt 6:8: ×1.105 (" in forest.svg
 
 
 def test_every_record_has_a_place(tmp_path):

@@ -109,7 +109,7 @@ def test_figures_are_what_the_pages_take():
 
 def test_a_figure_has_every_entry(tmp_path):
     text = engines.draw(entries(*MADE), tmp_path / "f.svg").read_text()
-    assert all(f"<!-- {name} -->" in text for name in ("native int8 2:4", "llamacpp q8_0"))
+    assert all(f">{name}</text>" in text for name in ("native int8 2:4", "llamacpp q8_0"))
     with pytest.raises(UserError, match="nothing to draw: no engine was timed"):
         engines.draw([], tmp_path / "f.svg")
 
@@ -123,4 +123,4 @@ def test_a_bar_is_the_median_and_its_whisker_the_blocks(tmp_path, monkeypatch):
     assert names[0] == "llamacpp q8_0" and names[-1] == "native int8 2:4"  # from the bottom up
     assert widths == pytest.approx([90, 24, 36, 30, 45])
     assert style["xerr"] == pytest.approx(np.array([[w / 3 for w in widths]] * 2))
-    assert style["color"] == [engines.COLORS[name.endswith("2:4")] for name in names]
+    assert style["color"] == [engines.SERIES[name.endswith("2:4")] for name in names]

@@ -99,7 +99,7 @@ def test_without_a_whole_row_nothing_is_compared_with_it(tmp_path):
 def test_names_stay_text_and_the_page_says_it_first(tmp_path):
     root = reports.hostile(tmp_path)
     found = leaderboard.make_sections([read(root)], Path("none"))
-    text = html.render_page(found)
+    text = html.render_page(found, {})
     assert f"{reports.CLOSING} 2:4" in {a.best for a in highlights.find_highlights(found)}
     assert text.index(">Summary<") < text.index('id="tools"') and "<img" not in text and text.count("<script") == 2
     made = leaderboard.build([root], Path("none"))["leaderboard.md"].decode()

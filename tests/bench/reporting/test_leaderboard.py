@@ -21,10 +21,8 @@ from bench.compare.estimate import estimate_pair
 from bench.compare.pairing import pair_seeds
 from bench.compare.resolve import read
 from bench.execution import rerun
-from bench.reporting import from_papers, from_records, latex, leaderboard, pairwise, pareto, pareto_chart
+from bench.reporting import from_papers, from_records, latex, leaderboard, pairwise, pareto
 from bench.reporting import html as html_module
-from bench.reporting.label import width
-from bench.reporting.scale import make_scale
 from bench.reporting.view import Table, TableCell, TableColumn, TableRow
 from bench.results import reproduce
 from helpers import fake_records, reports, terminal
@@ -285,7 +283,7 @@ def test_too_many_rows_are_neither_ranked_nor_paired(here, monkeypatch):
     section = from_records.make_section(read(Path("results/first")), "first")
     (table,) = section.tables
     assert 0 not in table.ranks and not any(c == 0 for *_, c in table.intervals) and table.unranked == 4
-    assert "4 rows are too many to compare in pairs" in html_module.render_page([section])
+    assert "4 rows are too many to compare in pairs" in html_module.render_page([section], {})
 
 
 def test_counted_numbers_have_no_interval(here):
@@ -322,50 +320,6 @@ def test_speeds_have_a_front_of_their_own():
     )
     fronts = list(pareto.fronts(Table("t", (), columns, rows)))
     assert [f.x.metric for f in fronts] == ["bytes_packed", "decode"]
-    assert pareto_chart.draw(fronts[1], "t").hint.text == "better ↘"
-
-
-def test_labels_lie_neither_on_each_other_nor_outside():
-    rng = np.random.default_rng(1)
-    columns = (TableColumn("perplexity", "p", "lower", "1"), TableColumn("bytes_packed", "weights", "lower", "B"))
-    rows = tuple(
-        TableRow(f"method number {i}", (), {}, (TableCell("", 30 * x), TableCell("", 1e6 * y)))
-        for i, (x, y) in enumerate(1 + rng.random((30, 2)))
-    )
-    (front,) = pareto.fronts(Table("t", (), columns, rows))
-    drawn = pareto_chart.draw(front, "t")
-    boxes = []
-    for label in drawn.labels:
-        wide = width(label.text, label.on_front)
-        left = label.x - {"start": 0, "middle": wide / 2, "end": wide}[label.anchor]
-        boxes.append((left, label.y - 10, left + wide, label.y + 3))
-    assert 5 < len(boxes) < 30
-    for i, a in enumerate(boxes):
-        assert a[0] >= pareto_chart.LEFT - 1 and a[2] <= pareto_chart.WIDTH and a[3] <= pareto_chart.BOTTOM + 1
-        assert not any(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for b in boxes[:i])
-    for dot in drawn.dots:
-        assert pareto_chart.LEFT <= dot.x <= pareto_chart.RIGHT and pareto_chart.TOP <= dot.y <= pareto_chart.BOTTOM
-
-
-def test_what_is_on_the_front_has_its_name_though_it_stands_at_the_edge():
-    """As in results/tiny-default: a long name at the left, and dots where it would reach to the right."""
-    columns = (TableColumn("perplexity", "p", "lower", "1"), TableColumn("bytes_packed", "weights", "lower", "B"))
-    places = ((46.9, 0.85), (45.9, 1.04), (52.5, 1.04), (31.8, 0.95), (31.0, 3.74), (45.9, 2.23))
-    rows = tuple(
-        TableRow(f"sparsegpt 2:4 int4-gptq {i}", (), {}, (TableCell("", y, 0.5), TableCell("", 1e6 * x)))
-        for i, (y, x) in enumerate(places)
-    )
-    (front,) = pareto.fronts(Table("t", (), columns, rows))
-    drawn = pareto_chart.draw(front, "t")
-    assert len(front.optimal) == sum(x.on_front for x in drawn.labels)
-
-
-@pytest.mark.parametrize("values", [(1, 1), (30, 31), (1, 10), (20, 2500), (0.0001, 3), (-2, 5), (0, 7e9)])
-def test_an_axis_has_ticks_inside(values):
-    scale = make_scale(values, 50, 450)
-    ticks = scale.ticks()
-    assert 2 <= len(ticks) <= 9 and all(50 <= scale(t) <= 450 for t in ticks)
-    assert 50 <= scale(values[0]) <= scale(values[1]) <= 450
 
 
 # --- names are names ---------------------------------------------------------------------------------------------

@@ -39,18 +39,6 @@ def visit(chromium, file):
         page.close()
 
 
-def test_the_small_plots_have_one_origin_however_long_the_numbers(visit):
-    bars = visit().locator("[data-table='0'] .bar:visible")
-    places = bars.evaluate_all(
-        """bars => bars.map(bar => {
-            const cell = bar.parentElement, number = cell.querySelector(".n").getBoundingClientRect();
-            const own = bar.getBoundingClientRect();
-            return [own.left, own.right < number.left && number.right <= cell.getBoundingClientRect().right];
-        })"""
-    )
-    assert len({round(left, 1) for left, _ in places}) == 1 and all(fits for _, fits in places)
-
-
 def test_the_head_of_a_long_table_stays_and_on_paper_nothing_scrolls(visit):
     page = visit()
     region, head = page.locator("[data-table='0'] .scroll"), page.locator("[data-table='0'] thead th").nth(1)

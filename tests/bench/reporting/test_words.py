@@ -33,11 +33,6 @@ def test_a_large_percentage_has_commas_and_no_decimals(value, text):
     assert words.percent(value) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.5, "0.5"), (100.0, "100"), (1000.0, "1,000"), (10000.0, "10,000")])
-def test_a_tick_has_no_exponent(value, text):
-    assert words.tick(value) == text
-
-
 @pytest.mark.parametrize("noise", [0, 1e-16, -1e-16])
 def test_numbers_of_two_processors_are_one_number(noise):
     """Sums in another order differ in the last bits, also where a number lies on the edge between two rounded ones."""

@@ -1,0 +1,203 @@
+"""Draw with matplotlib: one style for all figures, SVG that follows light and dark, the same bytes on every processor."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from bench.system.text import printable
+from methods.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+LIGHT = {
+    "paper": "#fdfcfa", "ink": "#1a1a1a", "soft": "#5b5b57", "line": "#dcd9d2", "faint": "#f3f1ec", "blue": "#005a9c",
+    "red": "#a8380c",
+}  # fmt: skip
+DARK = {
+    "paper": "#16181b", "ink": "#e9e7e2", "soft": "#a5a39d", "line": "#34373b", "faint": "#1f2226", "blue": "#7cc0f5",
+    "red": "#f2a07b",
+}  # fmt: skip
+"""Colors of the page and its figures by their role, on light and on dark paper."""
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", LIGHT["ink"])
+"""Colors of Okabe and Ito, which color-blind readers can distinguish."""
+FORMATS = (".svg", ".png", ".pdf")
+FONT = "system-ui, 'DejaVu Sans', Verdana, sans-serif"
+SVG = "http://www.w3.org/2000/svg"
+TIP = "tip:"
+"""Start of the id of what has a tooltip."""
+
+
+def tip(text: str) -> str:
+    """The id that gives an artist a tooltip."""
+    return TIP + printable(text)
+
+
+def new_figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, heights: Sequence[float] | None = None
+) -> tuple[Figure, Any]:
+    """Make a figure of this size in pixels. Returns it and its panels as an array [rows, columns]. heights: of the rows."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    soft, line, ink = LIGHT["soft"], LIGHT["line"], LIGHT["ink"]
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none", "svg.hashsalt": "cast-bench", "text.parse_math": False, "path.simplify": False,
+        "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 10.5, "axes.titlelocation": "left",
+        "figure.titlesize": 11, "text.color": ink, "axes.labelcolor": ink, "axes.titlecolor": ink, "axes.edgecolor": soft,
+        "xtick.color": soft, "ytick.color": soft, "xtick.labelsize": 10, "ytick.labelsize": 10, "legend.fontsize": 10,
+        "legend.frameon": False, "axes.facecolor": LIGHT["paper"], "figure.facecolor": LIGHT["paper"],
+        "savefig.facecolor": LIGHT["paper"], "axes.grid": True, "grid.color": line, "grid.linewidth": 0.8,
+        "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 1.4,
+        "xtick.major.size": 0, "ytick.major.size": 0,
+    }  # fmt: skip
+    matplotlib.rcParams.update(style)
+    # The reader's fonts draw the letters of an SVG, so the font here need not have all.
+    warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+    figure = Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
+    FigureCanvasAgg(figure)  # measures text
+    return figure, figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
+
+
+def choose_colors(count: int) -> list[str]:
+    """A color for each series: those of SERIES, or steps of a color map if they are too few."""
+    if count <= len(SERIES):
+        return list(SERIES[:count])
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(color) for color in colormaps["turbo"].resampled(count)(range(count))]
+
+
+def name_ticks(axis: Axis) -> None:
+    """Write the numbers of an axis without exponents. On a log scale, write fewer the more decades it has."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    if axis.get_scale() == "log":
+        low, high = axis.get_view_interval()
+        decades = math.log10(high / low)
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3 else (1,)))
+        axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+
+
+def tick(value: float) -> str:
+    """A number at an axis: 0.5, 100, 10,000."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def require_format(file: Path) -> None:
+    """
+    Raises:
+        UserError: the file's suffix is not in FORMATS.
+    """
+    if file.suffix not in FORMATS:
+        raise UserError(f"unknown figure format {str(file)!r}: the file name must end in {', '.join(FORMATS)}")
+
+
+def save_figure(figure: Figure, file: Path, title: str = "") -> Path:
+    """Write a figure in the format of the file's suffix. Returns the file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".svg":
+        file.write_text(to_file(to_svg(figure, title)), encoding="utf-8")
+    else:
+        _make_printable(figure)
+        figure.savefig(file, dpi=144)
+    return file
+
+
+def to_svg(figure: Figure, title: str, description: str = "") -> str:
+    """A figure as an SVG element for a page, whose style sheet has `dark_rules`.
+
+    Every attribute is plain SVG, because the page's policy allows no style attribute. Coordinates have two decimals.
+    """
+    _make_printable(figure)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    root = ElementTree.fromstring(buffer.getvalue())
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
+                parent.remove(child)
+    for element in root.iter():
+        _clean(element)
+    for name in ("width", "height", "version"):
+        root.attrib.pop(name, None)
+    root.attrib |= {"class": "figure", "role": "img", "font-family": FONT, "stroke-linejoin": "round"}
+    for tag, text in (("desc", description), ("title", title)):
+        if text:
+            element = ElementTree.Element(f"{{{SVG}}}{tag}")
+            element.text = printable(text)
+            root.insert(0, element)
+    ElementTree.register_namespace("", SVG)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def to_file(svg: str) -> str:
+    """A figure of a page as a file, which follows the reader's color scheme by itself."""
+    head, tag, rest = svg.partition(">")
+    _, _, width, height = re.search(r'viewBox="([^"]*)"', head)[1].split()  # type: ignore[index]
+    style = f"<style>@media (prefers-color-scheme: dark) {{\n{dark_rules()}\n}}</style>"
+    return f'{head} width="{width}" height="{height}"{tag}\n{style}{rest}\n'
+
+
+def dark_rules(prefix: str = "") -> str:
+    """CSS rules that turn a figure's colors into those of dark paper. prefix: a selector of what contains the figure."""
+    pairs = [(LIGHT[name], DARK[name]) for name in LIGHT]
+    return "\n".join(
+        f'{prefix}[{part}="{light}"] {{ {part}: {dark}; }}' for light, dark in pairs for part in ("fill", "stroke")
+    )
+
+
+def _make_printable(figure: Figure) -> None:
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if (shown := "\n".join(map(printable, text.get_text().split("\n")))) != text.get_text():
+            text.set_text(shown)
+
+
+def _clean(element: ElementTree.Element) -> None:
+    """Turn an element's style into attributes, round its numbers, drop its id, and turn a tip into a title."""
+    attributes = dict(_attributes(element))
+    name = attributes.get("id", "")
+    if name.startswith(TIP):
+        title = ElementTree.Element(f"{{{SVG}}}title")
+        title.text = name.removeprefix(TIP)
+        element.insert(0, title)
+    if element.tag == f"{{{SVG}}}g":
+        attributes.pop("id", None)
+    element.attrib.clear()
+    element.attrib.update(attributes)
+    element.text, element.tail = ((x.strip() if x else x) for x in (element.text, element.tail))
+
+
+def _attributes(element: ElementTree.Element) -> Iterator[tuple[str, str]]:
+    for name, value in element.attrib.items():
+        if name == "style":
+            for part in value.split(";"):
+                key, _, text = (x.strip() for x in part.partition(":"))
+                if key == "font" and (size := re.search(r"([\d.]+)px", text)):
+                    yield "font-size", _round(size[1])
+                    if weight := re.search(r"\b(bold|[6-9]00)\b", text):
+                        yield "font-weight", weight[1]
+                elif key and key != "font-family":
+                    yield key, _round(text)
+        elif name == "id":
+            yield name, value
+        elif not value.startswith("rotate(-0 "):
+            yield name.rpartition("}")[2], _round(value)
+
+
+def _round(text: str) -> str:
+    numbers = re.sub(r"-?\d+\.\d+", lambda number: f"{round(float(number[0]), 2) + 0.0:g}", text)
+    return " ".join(numbers.split())

@@ -1,0 +1,238 @@
+"""Figures of a leaderboard's table: Pareto fronts, ratios to the dense model, and what each pattern costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench.reporting import drawing, pareto, words
+from bench.reporting.pareto import Front, FrontPoint
+from bench.reporting.view import Bound, Table
+from bench.system.text import printable
+from methods.errors import UserError
+from methods.pattern import Pattern
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH, HEIGHT = 400, 310
+INK, SOFT, PAPER, BLUE = (drawing.LIGHT[name] for name in ("ink", "soft", "paper", "blue"))
+LOG_FROM = 4.0
+"""Ratio of the largest to the smallest value from which an axis is logarithmic."""
+MAX_LABELS = 40
+"""Number of points from which only those on the front have a label."""
+MAX_LETTERS = 32
+"""Longest label of a row. The table and the tooltip have the whole name."""
+PLACES = ((8, 0, "left", "center"), (-8, 0, "right", "center"), (0, 7, "center", "bottom"), (0, -7, "center", "top"),
+          (-4, 7, "left", "bottom"), (-4, -7, "left", "top"))  # fmt: skip
+"""Where a label may stand beside its point: pixels to the right and up, and how it is aligned."""
+MAX_FOREST_ROWS, MIN_FOREST_ROWS = 40, 2
+MIN_PATTERNS, MAX_METHODS = 2, 4
+FIRST_METHODS = ("wanda", "sparsegpt")
+"""Methods that come first in the figure of patterns."""
+FOREST_CAPTION = (
+    "Perplexity over the dense model's, with the 95% interval of the pairs of windows and seeds. Blue: the interval leaves "
+    "out 1."
+)
+PATTERN_CAPTION = (
+    "What a pattern costs, without a quantizer. Below each pattern: the most that hardware can speed up its arithmetic. "
+    "Sparse tensor cores run 2:4 at 2 times; (2N-2):2N, such as 6:8, as windows of 2:4 at N/(N-1) times; 4:8 and "
+    "unstructured patterns not at all."
+)
+
+
+@dataclass(frozen=True)
+class TableFigure:
+    """A figure with its title, its caption and its SVG element."""
+
+    title: str
+    caption: str
+    svg: str
+
+
+def draw_all(table: Table, name: str) -> list[TableFigure]:
+    """Draw all figures of a table. name: the name of its section."""
+    title = ", ".join(filter(None, (name, table.protocol or table.title)))
+    out = []
+    for front in pareto.fronts(table):
+        of_front, caption = f"{title}: {front.y.name} against {front.x.name}", pareto.describe(front)
+        out.append(TableFigure(of_front, caption, drawing.to_svg(draw_front(front), of_front, caption)))
+    if rows := forest_rows(table):
+        of_rows = f"{title}: perplexity of each row as a ratio to the dense model"
+        text = "; ".join(f"{row} {words.ratio(x.value, x.low, x.high)}" for row, x in rows)
+        out.append(TableFigure(of_rows, FOREST_CAPTION, drawing.to_svg(draw_forest(rows), of_rows, text)))
+    if ratios := pattern_ratios(table):
+        of_patterns = f"{title}: what a pattern costs"
+        each = ((method, pattern, x) for method, own in ratios.items() for pattern, x in own.items())
+        text = "; ".join(f"{method} {pattern} {words.ratio(x.value, x.low, x.high)}" for method, pattern, x in each)
+        out.append(TableFigure(of_patterns, PATTERN_CAPTION, drawing.to_svg(draw_patterns(ratios), of_patterns, text)))
+    return out
+
+
+def draw_front(front: Front) -> Figure:
+    """Draw all points, the front as a step line, and as many names as fit."""
+    figure, ((axes,),) = drawing.new_figure(WIDTH, HEIGHT)
+    mega = 1e6 if front.x.unit == "B" else 1.0
+    unit = {"B": ", MB", "1": "", "": ""}.get(front.x.unit, f", {front.x.unit}")
+    optimal = front.optimal
+    axes.step([p.x / mega for p in optimal], [p.y for p in optimal], where="post", color=BLUE, alpha=0.55)
+    for p in front.points:
+        color = BLUE if p.on_front else SOFT
+        tip = drawing.tip(f"{p.name}: {p.text}")
+        if p.spread:
+            axes.plot([p.x / mega] * 2, [p.y - p.spread, p.y + p.spread], color=color, linewidth=1.2, gid=tip)
+        axes.plot(p.x / mega, p.y, "o", color=color, markersize=7, markerfacecolor=color if p.dense else PAPER, gid=tip)
+    ends = [end for p in front.points for end in (p.y - p.spread, p.y + p.spread)]
+    _scale(axes, "x", [p.x / mega for p in front.points], f"{front.x.label}{unit}")
+    _scale(axes, "y", ends, front.y.name)
+    _add_labels(figure, axes, front.points, mega)
+    return figure
+
+
+def _scale(axes: Axes, which: str, values: Sequence[float], name: str) -> None:
+    """Make an axis logarithmic if its values are far apart, and name it. The name of y stands above the panel."""
+    log = min(values) > 0 and max(values) / min(values) >= LOG_FROM
+    if log:
+        axes.set(**{f"{which}scale": "log"})
+    name += " (log)" if log else ""
+    drawing.name_ticks(axes.xaxis if which == "x" else axes.yaxis)
+    if which == "x":
+        axes.set_xlabel(name)
+    else:
+        axes.set_title(name)
+
+
+def _add_labels(figure: Figure, axes: Axes, points: Sequence[FrontPoint], mega: float) -> None:
+    """Name the points, those on the front first. A name that fits nowhere is left out."""
+    axes.margins(0.1)
+    figure.draw_without_rendering()
+    panel = axes.get_window_extent()
+    taken = [axes.transData.transform((p.x / mega, p.y)) for p in points]
+    boxes: list[Any] = [_box(x - 5, y - 5, x + 5, y + 5) for x, y in taken]
+    named = points if len(points) < MAX_LABELS else [p for p in points if p.on_front]
+    for p in sorted(named, key=lambda p: (not p.on_front, -p.y, p.x)):
+        for letters in (MAX_LETTERS, MAX_LETTERS // 2) if p.on_front else (MAX_LETTERS,):
+            if any(_place(axes, p, mega, letters, place, panel, boxes) for place in PLACES):
+                break
+
+
+def _place(axes: Axes, p: FrontPoint, mega: float, letters: int, place: Any, panel: Any, boxes: list[Any]) -> bool:
+    """Add a point's label and its box, if it overlaps no other box. Returns whether it does not."""
+    right, up, horizontal, vertical = place
+    weight, color = ("bold", INK) if p.on_front else ("normal", SOFT)
+    label = axes.annotate(
+        words.cut(printable(p.name), letters), (p.x / mega, p.y), (right, up), textcoords="offset points", ha=horizontal, va=vertical,
+        weight=weight, color=color,
+    )  # fmt: skip
+    label.set_in_layout(False)
+    box = label.get_window_extent()
+    inside = panel.x0 <= box.x0 and box.x1 <= panel.x1 and panel.y0 <= box.y0 and box.y1 <= panel.y1
+    if inside and not any(box.overlaps(other) for other in boxes):
+        boxes.append(box)
+        return True
+    label.remove()
+    return False
+
+
+def _box(*ends: float) -> Any:
+    from matplotlib.transforms import Bbox
+
+    return Bbox.from_extents(*ends)
+
+
+def forest_rows(table: Table) -> list[tuple[str, Bound]]:
+    """The rows with a ratio to dense, the best first. Empty if they are fewer than MIN_FOREST_ROWS."""
+    every = [(table.rows[k].name, table.rows[k].facts) for k in table.whole_rows]
+    rows = [(name, facts.ratio) for name, facts in every if facts and facts.ratio and not facts.broken]
+    rows.sort(key=lambda row: (row[1].value, *row[1].ends, row[0]))
+    return rows if len(rows) >= MIN_FOREST_ROWS else []
+
+
+def draw_forest(rows: Sequence[tuple[str, Bound]]) -> Figure:
+    """Draw each row's ratio with its interval, the best at the top."""
+    shown = rows[:MAX_FOREST_ROWS]
+    figure, ((axes,),) = drawing.new_figure(WIDTH, 60 + 17 * len(shown))
+    axes.axvline(1, color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
+    for at, (name, ratio) in enumerate(shown):
+        low, high = ratio.ends
+        color = SOFT if low <= 1 <= high else BLUE
+        tip = drawing.tip(f"{name}: {words.ratio(ratio.value, ratio.low, ratio.high)}")
+        axes.plot([low, high], [at, at], color=color, linewidth=1.2, gid=tip)
+        axes.plot(ratio.value, at, "o", color=color, markersize=6, gid=tip)
+        axes.text(1.02, at, words.ratio(ratio.value), transform=axes.get_yaxis_transform(), va="center", color=SOFT)
+    axes.set_yticks(range(len(shown)), [words.cut(printable(name), MAX_LETTERS) for name, _ in shown], color=INK)
+    axes.set_ylim(len(shown) - 0.5, -0.7)
+    axes.grid(visible=False, axis="y")
+    ends = [end for _, ratio in shown for end in (*ratio.ends, 1.0)]
+    best = f", best {MAX_FOREST_ROWS} of {len(rows)} rows" if len(rows) > MAX_FOREST_ROWS else ""
+    _scale(axes, "x", ends, f"perplexity ratio to dense, 95% interval{best}")
+    return figure
+
+
+def hardware_limit(pattern: Pattern) -> float | None:
+    """The most that hardware can speed up the arithmetic of a pattern; None if no hardware supports it.
+
+    Sparse tensor cores have 2:4, at 2 times. (2N-2):2N runs on them as N - 1 windows of 2:4 for every N dense ones: N/(N-1).
+    """
+    half, odd = divmod(pattern.m, 2)
+    if pattern.m < 4 or odd or pattern.n != pattern.m - 2:
+        return None
+    return half / (half - 1)
+
+
+def pattern_ratios(table: Table) -> dict[str, dict[str, Bound]]:
+    """Ratios to dense by method and pattern, of methods with MIN_PATTERNS patterns or more. Quantized rows do not count."""
+    ratios: dict[str, dict[str, Bound]] = {}
+    for method, pattern, bound in _unquantized(table):
+        ratios.setdefault(method, {}).setdefault(pattern, bound)
+    several = [m for m, by_pattern in ratios.items() if len(by_pattern) >= MIN_PATTERNS]
+    return {
+        m: ratios[m] for m in sorted(several, key=lambda m: (m not in FIRST_METHODS, -len(ratios[m]), m))[:MAX_METHODS]
+    }
+
+
+def _unquantized(table: Table) -> Iterator[tuple[str, str, Bound]]:
+    for k in table.whole_rows:
+        row = table.rows[k]
+        pattern, facts = row.filters["pattern"], row.facts
+        if facts and facts.ratio and not (row.is_quantized or pattern == "dense" or facts.broken):
+            try:
+                Pattern.parse(pattern)
+            except UserError:
+                continue  # a name of another program's pattern
+            yield row.filters["method"], pattern, facts.ratio
+
+
+def draw_patterns(ratios: dict[str, dict[str, Bound]]) -> Figure:
+    """Draw each method's ratios, grouped by pattern, the pattern that keeps the fewest weights first."""
+    patterns = sorted({pattern for own in ratios.values() for pattern in own}, key=_kept)
+    figure, ((axes,),) = drawing.new_figure(WIDTH, HEIGHT)
+    for k, (method, own) in enumerate(ratios.items()):
+        color = drawing.SERIES[k]
+        for name, ratio in own.items():
+            at = patterns.index(name) + 0.12 * (k - (len(ratios) - 1) / 2)
+            tip = drawing.tip(f"{method} {name}: {words.ratio(ratio.value, ratio.low, ratio.high)}")
+            axes.plot([at, at], ratio.ends, color=color, gid=tip)
+            axes.plot(at, ratio.value, "osD^"[k], color=color, markersize=6.5, gid=tip)
+        axes.plot([], [], "osD^"[k], color=color, label=words.cut(printable(method), MAX_LETTERS))
+    axes.set_xticks(range(len(patterns)), [f"{p}\n{_describe_limit(Pattern.parse(p))}" for p in patterns])
+    axes.set_xlim(-0.5, len(patterns) - 0.5)
+    axes.grid(visible=False, axis="x")
+    ends = [end for own in ratios.values() for ratio in own.values() for end in (*ratio.ends, 1.0)]
+    _scale(axes, "y", ends, "perplexity ratio to dense")
+    axes.legend()
+    return figure
+
+
+def _kept(name: str) -> tuple[float, bool, int]:
+    """Sort key: few weights kept first; n:m before unstructured."""
+    pattern = Pattern.parse(name)
+    kept = 1 - pattern.sparsity if pattern.unstructured else pattern.n / pattern.m
+    return (kept, pattern.unstructured, pattern.m)
+
+
+def _describe_limit(pattern: Pattern) -> str:
+    limit = hardware_limit(pattern)
+    return "none" if limit is None else f"{limit:.3g}×"
