@@ -1,4 +1,4 @@
-"""The cache: a folder of what can be made or fetched again, and which of it is in use."""
+"""The cache: a folder of files that a run can make or download again, and marks for those in use."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from methods.files import own_cache
 REBUILDABLE = (
     "artifacts", "dense-states", "exports", "tmp", "logs", "datasets", "digests", "tokens", "native", "cusparselt-plans",
 )  # fmt: skip
-"""Parts of the cache that a run makes again by itself."""
+"""Parts of the cache that a run makes again without being asked."""
 
 EXPENSIVE = ("models", "data", "training", "environments")
 """Parts deleted only with `everything`: downloads, installations, and checkpoints of unfinished trainings."""
 
 SHARED = ("datasets", "digests", "exports", "tokens", "native", "cusparselt-plans", *EXPENSIVE)
-"""Parts whose entries are not marked by name: they stay as long as any run is at work."""
+"""Parts whose entries are not marked by name. They stay while any run is active."""
 
 
 def cache_dir() -> Path:
-    """$CAST_BENCH_CACHE, else cast-bench/ under $XDG_CACHE_HOME or ~/.cache."""
+    """Return $CAST_BENCH_CACHE, else cast-bench/ under $XDG_CACHE_HOME or ~/.cache."""
     return own_cache()
 
 
 def describe_unwritable(fault: OSError) -> str:
-    """A sentence, if the fault is that this user may not write the cache; "" for any other."""
+    """Return a sentence if this user may not write the cache; "" for any other fault."""
     if fault.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR) or not isinstance(
         fault.filename, str
     ):
@@ -49,7 +49,10 @@ def describe_unwritable(fault: OSError) -> str:
 
 @contextlib.contextmanager
 def temporary_folder(prefix: str) -> Iterator[Path]:
-    """A folder in the cache, on the same disk as what will be moved out of it; it goes when the block ends."""
+    """Yield a folder in the cache, and delete it when the block ends.
+
+    It is on the disk of the cache, so a file can be moved out of it by renaming.
+    """
     folder = cache_dir() / "tmp" / f"{prefix}{uuid.uuid4().hex}"
     with in_use(folder.name):
         folder.mkdir(parents=True)
@@ -61,9 +64,9 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def in_use(*names: str) -> Iterator[None]:
-    """Keep `bench cache gc` from deleting what all runs share, and entries of these names, whether they exist yet or not.
+    """Keep `bench cache gc` from deleting what runs share, and entries with these names, before and after they exist.
 
-    A name is without its suffix: an artifact and its log have the same.
+    A name has no suffix: an artifact and its log share one.
     """
     locks = [FileLock(marks_dir() / f"{name}+{uuid.uuid4().hex}") for name in names or ("",)]
     with contextlib.ExitStack() as stack:
@@ -76,37 +79,37 @@ def in_use(*names: str) -> Iterator[None]:
 
 
 def marks_dir() -> Path:
-    """Files NAME+ID, each locked by a process that uses the entries NAME ("" for none). A dead process holds no lock."""
+    """Return the folder of files NAME+ID. A process that uses the entries NAME holds a lock on one until it ends."""
     return cache_dir() / "held"
 
 
 def is_built(name: str) -> bool:
-    """Whether the cache has the artifact, or the stage of one, with this name."""
+    """Return whether the cache has an artifact, or a stage, with this name."""
     return (cache_dir() / "artifacts" / name / "artifact.json").exists()
 
 
 def build_lock(name: str) -> FileLock:
-    """Held by the worker that makes a stage."""
+    """Return the lock that a worker holds while it makes a stage."""
     folder = cache_dir() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / f"{name}.lock")
 
 
 def sweep_locks(folder: Path) -> None:
-    """Delete the files of locks that nobody holds. Who waits for one sees that its file is gone, and takes a new one."""
+    """Delete the files of locks that no process holds. A process that waits for one notices, and makes a new file."""
     for path in folder.glob("*.lock"):
         with contextlib.suppress(Timeout, OSError), FileLock(path, timeout=0):
             path.unlink(missing_ok=True)
 
 
 def gc_lock() -> FileLock:
-    """Held by `bench cache gc` while it deletes, and by others for the moment in which they mark what they use."""
+    """Return the lock that `bench cache gc` holds while it deletes. Others hold it while they mark what they use."""
     cache_dir().mkdir(parents=True, exist_ok=True)
     return FileLock(cache_dir() / "gc.lock")
 
 
 def info() -> list[dict[str, Any]]:
-    """The whole cache and then each part, with its entries and bytes."""
+    """Return a row for the whole cache and one for each part: entries and bytes."""
     root, parts = cache_dir(), (*REBUILDABLE, *EXPENSIVE)
     total = {"part": str(root), "entries": None, "bytes": sum(count_bytes(root / part) for part in parts)}
     return [total, *({"part": p, "entries": len(_entries(root / p)), "bytes": count_bytes(root / p)} for p in parts)]
@@ -116,7 +119,7 @@ def gc(*, everything: bool, days: int) -> tuple[int, int]:
     """Delete REBUILDABLE entries older than `days` days (with `everything`, EXPENSIVE ones too) that are not in use.
 
     Returns:
-        The bytes freed, and how many entries were left because they are in use.
+        The bytes freed, and the number of entries that stay because they are in use.
 
     Raises:
         UserError: another garbage collection is running.
@@ -134,7 +137,7 @@ def _collect(parts: tuple[str, ...], before: float) -> tuple[int, int]:
     for part in () if used else EXPENSIVE:
         sweep(cache_dir() / part, ".*")
     for entry in [e for part in parts for e in _entries(cache_dir() / part)]:
-        with contextlib.suppress(FileNotFoundError):  # others delete, too
+        with contextlib.suppress(FileNotFoundError):  # another process may delete it
             if entry.stat().st_mtime > before:
                 continue
             if entry.stem in used or (used and entry.parent.name in SHARED):
@@ -145,7 +148,7 @@ def _collect(parts: tuple[str, ...], before: float) -> tuple[int, int]:
 
 
 def sweep_leftovers() -> None:
-    """Delete what killed processes left: marks, temporary folders, and fetches that broke off more than a day ago."""
+    """Delete what killed processes left: marks, temporary folders, and downloads interrupted more than a day ago."""
     sweep_locks(cache_dir() / "locks")
     with gc_lock():
         used = _names_in_use()
@@ -153,15 +156,15 @@ def sweep_leftovers() -> None:
             sweep(cache_dir() / part, ".*")
         for entry in _entries(cache_dir() / "tmp"):
             if entry.name not in used:
-                with contextlib.suppress(OSError):  # another user's
+                with contextlib.suppress(OSError):  # it belongs to another user
                     _delete(entry)
 
 
 def evict(part: str, most: int) -> bool:
-    """Delete a part's entries that are not in use, the oldest first, until it takes at most `most` bytes.
+    """Delete entries of a part that are not in use, the oldest first, until at most `most` bytes are left.
 
     Returns:
-        Whether it does.
+        Whether at most `most` bytes are left.
     """
     with gc_lock():
         used = _names_in_use()
@@ -173,7 +176,7 @@ def evict(part: str, most: int) -> bool:
 
 
 def _delete(entry: Path) -> int:
-    """Returns the bytes freed. A folder leaves its place at once: a deletion that breaks off leaves no half of it there."""
+    """Delete an entry and return the bytes freed. A folder is renamed first, so no half of it stays in its place."""
     size = count_bytes(entry)
     if entry.is_dir():
         gone = cache_dir() / "tmp" / f"gc{uuid.uuid4().hex}"
@@ -185,7 +188,7 @@ def _delete(entry: Path) -> int:
 
 
 def _names_in_use() -> set[str]:
-    """Names that living processes use. Marks of dead processes are deleted."""
+    """Return the names that running processes use, and delete the marks of others."""
     used = set()
     for mark in _entries(marks_dir()):
         try:
@@ -201,7 +204,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def count_bytes(path: Path) -> int:
-    """Of a file, or of all files in a folder but its links."""
+    """Return the size of a file, or of all files in a folder except links, in bytes."""
     if path.is_file():
         return path.stat().st_size
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file() and not p.is_symlink())

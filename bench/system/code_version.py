@@ -1,4 +1,4 @@
-"""Which code runs: two installations that say the same run the same."""
+"""Version of the code that runs. Two installations with the same text run the same code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.system.provenance import VERSION
 
 @cache
 def describe_code() -> str:
-    """The version of this package and the first digits of a digest of its source files, as they were at the first call."""
+    """Return the version of this package and eight digits of a digest of its source files, read at the first call."""
     digest = hashlib.sha256()
     for package in OWN_PACKAGES:
         for file in sorted((ROOT / package).rglob("*.py"), key=lambda f: f.relative_to(ROOT).parts):

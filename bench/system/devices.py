@@ -1,4 +1,4 @@
-"""Devices: which one a run uses, how many cores it has, and how to name it."""
+"""Devices: names, numbers of cores, memory, and the hardware that a timing is valid for."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ KERNEL_PATH = "BENCH_KERNEL_PATH"
 """Environment variable that chooses one of the native kernel's PATHS instead of the best."""
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Of a container's memory, in bytes: version 2 and version 1."""
+"""Files with the memory limit of a container in bytes, in cgroups version 2 and 1."""
 CARD = r"cuda(:[0-9]{1,4})?"
 
 
 def cores() -> int:
-    """Physical cores this process may use."""
+    """Return the number of physical cores that this process may use."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
 def matching_onednn_limit() -> dict[str, str]:
-    """The variable that holds oneDNN to the instruction set that $ATEN_CPU_CAPABILITY holds torch to; else nothing.
+    """Return the environment variable that limits oneDNN to the instruction set of $ATEN_CPU_CAPABILITY, if that is set.
 
-    Lowered alone, torch packs bfloat16 for an instruction set that it then refuses ("pack_vnni2 is only supported…").
+    With torch alone limited, oneDNN packs bfloat16 for instructions that torch refuses ("pack_vnni2 is only supported…").
     """
     limits = {"avx2": "AVX2", "default": "SSE41"}
     level = limits.get(os.environ.get("ATEN_CPU_CAPABILITY", ""))
@@ -38,7 +38,9 @@ def matching_onednn_limit() -> dict[str, str]:
 
 
 def resolve_device(name: str) -> str:
-    """ "cpu", "cuda" or "cuda:N". "auto" is "cuda" where there is a CUDA device. Imports torch only where there is a driver.
+    """Return "cpu", "cuda" or "cuda:N". "auto" is "cuda" if the machine has a CUDA device.
+
+    torch is imported only if the machine has a driver.
 
     Raises:
         UserError: unknown name, or no such device.
@@ -47,7 +49,7 @@ def resolve_device(name: str) -> str:
     if name == "cpu" or (name == "auto" and not hinted):
         return "cpu"
     if name != "auto" and not re.fullmatch(CARD, name):
-        raise UserError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N")
+        raise UserError(f"device {name!r} is unknown: give auto, cpu, cuda or cuda:N")
     count = 0
     if hinted:
         import torch
@@ -64,7 +66,7 @@ def resolve_device(name: str) -> str:
 
 
 def exists(device: str) -> bool:
-    """Whether this machine has a device."""
+    """Return whether this machine has a device."""
     try:
         return bool(resolve_device(device))
     except UserError:
@@ -72,12 +74,12 @@ def exists(device: str) -> bool:
 
 
 def resolve_devices(names: str, *, elsewhere: bool = False) -> tuple[str, ...]:
-    """The same for several by commas, of which each makes an artifact at a time.
+    """Resolve a device, or several by commas. Each makes one artifact at a time.
 
-    elsewhere: they are another machine's, so that those need not exist which are named.
+    elsewhere: whether the devices belong to another machine, so that they need not exist on this one.
 
     Raises:
-        UserError: as `resolve_device`; one twice, or several that are no cards with their numbers.
+        UserError: as `resolve_device`, or a list that has a device twice or anything but numbered cards.
     """
     resolve = _check_name if elsewhere else resolve_device
     if "," not in names:
@@ -85,14 +87,14 @@ def resolve_devices(names: str, *, elsewhere: bool = False) -> tuple[str, ...]:
     listed = tuple(name.strip() for name in names.split(","))
     if len(set(listed)) < len(listed) or not all(re.fullmatch(r"cuda:[0-9]{1,4}", name) for name in listed):
         raise UserError(
-            f"device {shorten(names)!r} is no list of cards: name each once, for example cuda:0,cuda:1; "
-            "for several artifacts on the CPU, use --jobs"
+            f"device {shorten(names)!r} is not a list of cards: give each once, for example cuda:0,cuda:1; "
+            "use --jobs for several artifacts on the CPU"
         )
     return tuple(resolve(name) for name in listed)
 
 
 def _check_name(name: str) -> str:
-    """A device by its name; "auto" is this machine's.
+    """Return a device by its name without looking for it. "auto" is resolved on this machine.
 
     Raises:
         UserError: unknown name.
@@ -101,16 +103,16 @@ def _check_name(name: str) -> str:
 
 
 def memory_bytes() -> int:
-    """Main memory that this process may use: the machine's, or less where a container has a limit."""
+    """Return the memory that this process may use in bytes: that of the machine, or the limit of its container."""
     limits = [psutil.virtual_memory().total]
     for file in CGROUP_LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # "max" where there is none
+        with contextlib.suppress(OSError, ValueError):  # the file says "max" if there is no limit
             limits.append(int(file.read_text()))
     return min(limits)
 
 
 def select_card(device: str) -> None:
-    """Make a card the one that is meant where none is named: timings, peaks of memory and its name are then its own."""
+    """Make a card the default of torch, so that timings, memory peaks and names without a device refer to it."""
     if device.startswith("cuda"):
         import torch
 
@@ -118,7 +120,7 @@ def select_card(device: str) -> None:
 
 
 def fingerprint(device: str) -> str:
-    """The hardware and libraries for which a time is valid, as text. It is part of the key of a speed."""
+    """Return the hardware and libraries that a timing is valid for. The text is part of the key of the timing."""
     cpu = f"{provenance.processor()}, {cores()} cores"
     if path := os.environ.get(KERNEL_PATH):
         cpu += f", kernel path {path}"

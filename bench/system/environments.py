@@ -1,6 +1,6 @@
-"""Environments of other libraries, built by pip in the cache: `bench env create`, `bench env ls`.
+"""Environments for other libraries, built by pip in the cache: `bench env create`, `bench env ls`.
 
-The manifest is written last, so an environment that was interrupted or failed has none and does not count as built.
+The manifest is written last, so an interrupted build has none and does not count as built.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ print(json.dumps({d.metadata["Name"]: d.version for d in distributions()}))
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
-    """What pip installs, step by step: where two pins conflict, the later one wins."""
+    """The packages that pip installs step by step. If two pins conflict, the later one wins."""
 
     steps: tuple[str, ...]
     constraints: tuple[str, ...]
-    """Of the first step: keep pip from fetching what a later step replaces, or versions that were not tested."""
+    """Constraints of the first step. They keep pip from packages that a later step replaces, and from untested versions."""
     check: str
-    """A Python program that exits with 0 where the environment works."""
+    """Python program that exits with 0 if the environment works."""
     packages: tuple[str, ...]
-    """Those whose versions `bench env ls` lists."""
+    """Packages whose versions `bench env ls` lists."""
     pythons: tuple[tuple[int, int], ...]
-    """Versions of Python it runs on, the best first."""
+    """Supported versions of Python, the best first."""
 
 
 ENVIRONMENTS = {
@@ -55,7 +55,8 @@ ENVIRONMENTS = {
             "pyarrow<18",
             "compressed-tensors==0.5.0",
             "accelerate<1",
-            "setuptools<70",  # pkg_resources; last, since torch asks for a newer one whenever it is looked at
+            # For pkg_resources. Last, because each look at torch asks for a newer one.
+            "setuptools<70",
         ),
         constraints=("sparsezoo==1.8.1", "pyarrow<18", "compressed-tensors==0.5.0", "accelerate<1", "torch<2.14"),
         check="import sparseml.core.session, sparseml.pytorch.optim, transformers",
@@ -80,7 +81,7 @@ def folder(name: str) -> Path:
 
 
 def pins(name: str) -> str:
-    """Digest of an environment's specification."""
+    """Return the digest of an environment's specification."""
     return digests.of(asdict(lookup(name)))
 
 
@@ -93,10 +94,10 @@ def state(name: str) -> str:
 
 
 def python(name: str) -> Path:
-    """The interpreter of an environment that is ready.
+    """Return the interpreter of an environment.
 
     Raises:
-        Skipped: it is not ready; the message says what to do.
+        Skipped: it is not built. The message says what to do.
     """
     if state(name) != "built":
         raise Skipped(f"run `bench env create {name}`")
@@ -104,7 +105,7 @@ def python(name: str) -> Path:
 
 
 def rows() -> list[dict[str, Any]]:
-    """One row an environment."""
+    """Return a row for each environment."""
     out = []
     for name, spec in ENVIRONMENTS.items():
         path = folder(name)
@@ -117,10 +118,12 @@ def rows() -> list[dict[str, Any]]:
 
 
 def create(name: str, on_line: Callable[[str], None]) -> Path:
-    """Build an environment unless it is there. on_line: called with each step, and, indented, with each line of output.
+    """Build an environment unless it is built, and return its folder.
+
+    on_line: called with each step, and with each line of output, indented.
 
     Raises:
-        UserError: unknown name, no supported Python, the folder cannot be written, or pip failed.
+        UserError: unknown name, no supported Python, a folder that cannot be written, or a failure of pip.
     """
     spec, path = lookup(name), folder(name)
     with _build_lock(name):
@@ -158,7 +161,7 @@ def _build_lock(name: str) -> Iterator[None]:
         raise UserError(f"environment {name} is being built by another process: wait until it ends") from None
     except OSError as fault:
         raise UserError(
-            f"{fault.filename or cache_dir()} cannot be written ({fault.strerror}): name another cache by ${CACHE_ENV}"
+            f"{fault.filename or cache_dir()} cannot be written ({fault.strerror}): name another cache in ${CACHE_ENV}"
         ) from None
 
 
@@ -173,16 +176,16 @@ def _interpreter(name: str, spec: EnvironmentSpec) -> Path:
         if found := shutil.which(f"python{major}.{minor}"):
             return Path(found)
     known = ", ".join(f"python{a}.{b}" for a, b in spec.pythons)
-    raise UserError(f"environment {name} needs one of {known} on the path: install one")
+    raise UserError(f"environment {name} needs one of {known} on $PATH: install one")
 
 
 def _run(name: str, command: list[str], log: Path, on_line: Callable[[str], None]) -> str:
-    """The last line the command printed; all of it goes into the log.
+    """Run a command, write its output to the log, and return the last line.
 
     Raises:
-        UserError: it failed; the message has the last error line and the log's path.
+        UserError: it failed. The message has the last error line and the path of the log.
     """
-    last: deque[str] = deque(maxlen=50)  # pip may have more to say after its error
+    last: deque[str] = deque(maxlen=50)  # pip may print advice after its error
     with (
         log.open("a") as file,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
@@ -195,8 +198,8 @@ def _run(name: str, command: list[str], log: Path, on_line: Callable[[str], None
     if process.returncode:
         errors = [line for line in last if line.startswith("ERROR")] or [line for line in last if line]
         raise UserError(
-            f"environment {name} could not be built: {errors[-1] if errors else ' '.join(command[:4])}; its log is {log}: "
-            "see that pip reaches a package index, then run the same command again"
+            f"environment {name} could not be built: {errors[-1] if errors else ' '.join(command[:4])}. Its log is {log}. "
+            "Check that pip reaches a package index, then run the same command again"
         )
     return last[-1] if last else ""
 
@@ -206,9 +209,9 @@ def _python(path: Path) -> Path:
 
 
 def _pip(path: Path) -> list[str]:
-    """pip without prompts or progress bars, which gives up within a minute where there is no network.
+    """Return the command of pip without prompts and progress bars. Without a network it fails within a minute.
 
-    -I: no module of the current folder is run. Python before 3.11 has no -P.
+    -I keeps Python from running modules of the current folder. Python before 3.11 has no -P.
     """
     return [
         str(_python(path)),

@@ -18,7 +18,7 @@ from methods.errors import UserError
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside `path`. When the block ends without an error, it is flushed to disk and replaces `path`."""
+    """Yield a temporary file beside `path`. If the block ends without an error, the file is flushed and replaces `path`."""
     path = path.resolve() if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = _locked_file(path)
@@ -33,7 +33,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def _locked_file(path: Path) -> tuple[int, Path]:
-    """A new file beside `path`, with a lock that a killed process does not keep: `sweep` deletes what nobody holds."""
+    """Create and lock a file beside `path`. The lock ends with the process, so that `sweep` can delete abandoned files."""
     while True:
         temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
         handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)  # less what the umask takes away
@@ -45,12 +45,14 @@ def _locked_file(path: Path) -> tuple[int, Path]:
 
 
 def require_folder(path: Path, option: str = "--out", *, new: bool) -> None:
-    """Check that a folder can be made or written, before the work whose result it gets.
+    """Check that a folder can be created or written, before the work whose result goes there.
 
-    option: the flag that names it; new: it must be empty if it is there.
+    Args:
+        option: flag that names the folder.
+        new: refuse a folder that has files.
 
     Raises:
-        UserError: it cannot, or is not.
+        UserError: the folder cannot be written, or has files and must be new.
     """
     try:
         place = find_existing(path)
@@ -68,10 +70,10 @@ def require_folder(path: Path, option: str = "--out", *, new: bool) -> None:
 
 
 def require_writable_file(path: Path, option: str) -> None:
-    """Check that a file can be written, before the work whose result it gets. option: the flag that names it.
+    """Check that a file can be written, before the work whose result goes there. option: flag that names the file.
 
     Raises:
-        UserError: it cannot.
+        UserError: the file cannot be written.
     """
     try:
         place = find_existing(path)
@@ -80,7 +82,7 @@ def require_writable_file(path: Path, option: str) -> None:
         elif place.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         elif not place.is_file():
-            raise OSError(errno.EINVAL, "it is no regular file")
+            raise OSError(errno.EINVAL, "not a regular file")
         elif not os.access(place, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except (OSError, ValueError) as fault:
@@ -88,10 +90,10 @@ def require_writable_file(path: Path, option: str) -> None:
 
 
 def find_existing(path: Path) -> Path:
-    """The path itself, or the nearest of those above it that exists: a folder, or a file where only folders may be. Absolute.
+    """Return the absolute path itself, or the nearest path above it that exists. That may be a file.
 
     Raises:
-        OSError: it cannot be looked at.
+        OSError: a path cannot be examined.
     """
     place = _absolute(path)
     while True:
@@ -113,10 +115,10 @@ def _reason(fault: BaseException) -> str:
 
 @contextlib.contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
-    """Yield a folder beside `out`. It becomes `out` when the block ends without an error, and is deleted otherwise.
+    """Yield a folder beside `out`. It becomes `out` if the block ends without an error, and is deleted otherwise.
 
     Raises:
-        UserError: `out` exists and is not empty, or cannot be created.
+        UserError: `out` has files, or cannot be created.
     """
     require_folder(out, new=True)
     folder = out.parent / f".{out.name}.{uuid.uuid4().hex}.tmp"
@@ -132,9 +134,9 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path, pattern: str = ".*.tmp") -> None:
-    """Delete what killed processes left half written.
+    """Delete unfinished files of killed processes.
 
-    That is every file of `atomic_write` that no process holds, and what else fits the pattern and is more than a day old.
+    These are files of `atomic_write` that no process locks, and other matches of the pattern that are a day old.
     """
     for path in folder.glob(pattern):
         with contextlib.suppress(FileNotFoundError):
@@ -145,7 +147,7 @@ def sweep(folder: Path, pattern: str = ".*.tmp") -> None:
 
 
 def _unlink_unheld(path: Path) -> bool:
-    """Delete a file unless a process holds its lock. False where nobody can tell: another user's, or one without locks."""
+    """Delete a file unless a process locks it. Return False if that cannot be known: another user's file, or no locks."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -153,7 +155,7 @@ def _unlink_unheld(path: Path) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()
-    except BlockingIOError:  # it is held, however old it seems: clocks jump
+    except BlockingIOError:  # in use, even if its time says otherwise: clocks jump
         return True
     except OSError:
         return False
@@ -163,7 +165,7 @@ def _unlink_unheld(path: Path) -> bool:
 
 
 def publish(folder: Path, target: Path) -> None:
-    """Move a finished folder to its place. Where another process was faster, its folder stays."""
+    """Move a finished folder to its place. If another process was faster, keep that folder."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         folder.rename(target)

@@ -1,4 +1,4 @@
-"""Start Python on a module of this installation, and run no code from the current folder."""
+"""Start Python on a module of this installation without running code from the current folder."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 """The folder from which this package was imported."""
 OWN_PACKAGES = ("bench", "methods", "cast", "baselines")
-"""Those of this distribution."""
+"""Top-level packages of this distribution."""
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """The command that runs a module as a program. -P: the current folder is not searched for modules."""
+    """Return the command that runs a module as a program. -P keeps Python from searching the current folder."""
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, for such a program and for every Python that it starts in turn. Text is in UTF-8."""
+    """Return environment variables for such a program and the programs it starts. They choose UTF-8 for text."""
     variables = os.environ | {"PYTHONSAFEPATH": "1", "PYTHONUTF8": "1"}
     if path := _search_path():
         return variables | {"PYTHONPATH": path}
@@ -29,7 +29,7 @@ def environment() -> dict[str, str]:
 
 
 def _search_path() -> str:
-    """PYTHONPATH without empty entries, which stand for the current folder, and with a source tree that is not installed."""
+    """Return PYTHONPATH with the source tree if it is not installed, and without empty entries: they mean the current folder."""
     entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     if ROOT not in {Path(entry).resolve() for entry in (*entries, *_installed())}:
         entries.append(str(ROOT))
@@ -37,13 +37,13 @@ def _search_path() -> str:
 
 
 def _installed() -> list[str]:
-    """What Python searches by itself: the entries of sys.path from the standard library on."""
+    """Return the entries of sys.path from the standard library on, which Python searches without PYTHONPATH."""
     library = str(Path(os.__file__).parent)
     return sys.path[sys.path.index(library) :] if library in sys.path else []
 
 
 def require_utf8() -> None:
-    """Start this program over where the locale is not UTF-8: files are, whoever reads them. The terminal keeps its own."""
+    """Restart in UTF-8 mode if the locale is not UTF-8. Standard streams keep the encoding of the terminal."""
     encoding = locale.getencoding()
     if not sys.flags.utf8_mode and codecs.lookup(encoding).name != "utf-8":
         variables = {"PYTHONUTF8": "1", "PYTHONIOENCODING": os.environ.get("PYTHONIOENCODING", encoding)}
@@ -51,6 +51,6 @@ def require_utf8() -> None:
 
 
 def forget_current_folder() -> None:
-    """Undo that `python -m bench` searches the current folder first, unless this package lies there."""
+    """Stop `python -m bench` from searching the current folder first, unless it holds this package."""
     if not sys.flags.safe_path and sys.path and Path(sys.path[0] or ".").resolve() == Path.cwd() != ROOT:
         del sys.path[0]

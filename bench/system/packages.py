@@ -1,4 +1,4 @@
-"""Packages of this distribution's extras: whether they are installed, and what to say where one is not."""
+"""Packages of this distribution's extras: whether they are installed, and how to install them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from importlib.metadata import PackageNotFoundError, distribution, requires
 from methods.errors import UserError
 
 OF_EXTRA = re.compile(r"([\w.-]+).*; *extra == ['\"]([\w-]+)['\"]")
-"""A requirement of an extra, as a distribution's metadata has it: the package, and the extra."""
+"""Pattern of a requirement in the metadata of a distribution. Its groups are the package and the extra."""
 
 
 def extras() -> dict[str, dict[str, bool]]:
-    """By the name of each extra its packages, and whether each is installed, in any version."""
+    """Return for each extra its packages, and whether each is installed in any version."""
     out: dict[str, dict[str, bool]] = {}
     for requirement in requires("cast-bench") or ():
         if match := OF_EXTRA.fullmatch(requirement):
@@ -30,15 +30,19 @@ def _is_installed(package: str) -> bool:
 
 
 def pip_install(extra: str) -> str:
-    """The command that installs an extra."""
+    """Return the command that installs an extra."""
     return f"pip install 'cast-bench[{extra}]'"
 
 
 def require(*packages: str, what: str, how: str) -> None:
-    """Check that packages can be imported. what: needs them; how: the command that installs them.
+    """Check that packages can be imported.
+
+    Args:
+        what: the feature that needs them, for the error.
+        how: the command that installs them.
 
     Raises:
-        UserError: one cannot.
+        UserError: a package is missing.
     """
     for package in packages:
         if importlib.util.find_spec(package) is None:

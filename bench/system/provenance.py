@@ -1,4 +1,4 @@
-"""Where a number was measured: commit, versions and machine. Kept in a record, outside its key."""
+"""Provenance of a number: commit, versions and machine. It is in the record, but not in the key."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ INSTRUCTION_SETS = {
     "sve": ("sve",),
     "neon": ("asimd",),
 }
-"""Level -> the processor flags it needs, as Linux spells them; the highest first."""
+"""Processor flags that each level needs, as Linux spells them. The highest level is first."""
 
 ISA_VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
-"""Environment variables by which torch and its libraries compute with a lower level."""
+"""Environment variables that make torch and its libraries use a lower level."""
 
 
 def gather() -> dict[str, Any]:
-    """Commit, versions, machine, and now."""
+    """Return commit, versions, machine, and the time."""
     return {
         "commit": commit(),
         "versions": versions(),
@@ -46,7 +46,7 @@ def gather() -> dict[str, Any]:
 
 @cache
 def versions() -> dict[str, str]:
-    """Of Python and PACKAGES; "absent" where one is not installed."""
+    """Return the versions of Python and PACKAGES, "absent" for a package that is not installed."""
     out = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -58,7 +58,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def commit() -> dict[str, Any]:
-    """The commit of this package where it runs from a checkout, when it was made, and whether the checkout differs."""
+    """Return id and time of the commit if this package runs from a checkout, and whether the checkout has changes."""
     absent = {"id": None, "dirty": None}
     if not (ROOT / ".git").exists():
         return absent
@@ -71,7 +71,7 @@ def commit() -> dict[str, Any]:
 
 
 def describe_version() -> str:
-    """The version of this package, and its commit where it runs from a checkout."""
+    """Return the version of this package, and its commit if it runs from a checkout."""
     here = commit()
     changed = ", changed since" if here["dirty"] else ""
     return f"{VERSION} (commit {here['id'][:12]}{changed})" if here["id"] else VERSION
@@ -83,20 +83,20 @@ def _git(*arguments: str) -> str:
 
 
 def format_time(seconds: float, timespec: str = "seconds") -> str:
-    """A time since the epoch as 2026-01-31T23:59:59Z, or more precisely. timespec: as of datetime.isoformat."""
+    """Format a time since the epoch as 2026-01-31T23:59:59Z. timespec: as in datetime.isoformat."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def machine() -> dict[str, Any]:
-    """The platform, the processor and the CUDA device.
+    """Return the platform, the processor and the CUDA device.
 
-    One name, such as "AMD EPYC", covers processors whose kernels differ, and with them the last digits of a sum. These
-    fields tell them apart:
+    Processors with one name, such as "AMD EPYC", can run different kernels, which changes the last digits of a sum.
+    These fields distinguish them:
 
         cpu_model        family/model/stepping; on ARM implementer/part/revision
-        instruction_set  the highest level the processor has, of INSTRUCTION_SETS
-        isa              the level that torch computes with; absent where torch is not imported
-        isa_limits       environment variables that lower the level; absent where none is set
+        instruction_set  highest level of INSTRUCTION_SETS that the processor has
+        isa              level that torch uses; absent if torch is not imported
+        isa_limits       environment variables that lower the level; absent if none is set
     """
     about: dict[str, Any] = {"platform": platform.platform(), **cpu(), "device": None}
     if limits := _isa_limits():
@@ -111,7 +111,7 @@ def machine() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The CPU's name, model and instruction set, and what lowers it: two CPUs of one text run the same kernels."""
+    """Return name, model and instruction set of the CPU, and limits. CPUs with the same text run the same kernels."""
     about = cpu()
     parts = (about["cpu"], about.get("cpu_model", ""), about.get("instruction_set", ""))
     return " ".join([*filter(None, parts), *(f"{name}={value}" for name, value in _isa_limits().items())])
@@ -119,7 +119,7 @@ def processor() -> str:
 
 @cache
 def cpu() -> dict[str, str]:
-    """The fields cpu, cpu_model and instruction_set of `machine`, without those the system does not give."""
+    """Return the fields cpu, cpu_model and instruction_set of `machine`, as far as the system gives them."""
     if sys.platform == "darwin":
         return _cpu_of_sysctl(_sysctl("machdep.cpu.brand_string"), platform.machine(), _sysctl("machdep.cpu"))
     try:
@@ -130,7 +130,7 @@ def cpu() -> dict[str, str]:
 
 
 def cpu_of_cpuinfo(text: str) -> dict[str, str]:
-    """The same from the text of Linux's /proc/cpuinfo, of its first processor."""
+    """Read these fields from the first processor in the text of /proc/cpuinfo."""
     rows = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
     fields = {key.strip(): value.strip() for key, _, value in rows}
     numbers = [fields[key] for key in ("cpu family", "model", "stepping") if key in fields]
@@ -139,7 +139,7 @@ def cpu_of_cpuinfo(text: str) -> dict[str, str]:
 
 
 def _cpu_of_sysctl(name: str, machine: str, features: str) -> dict[str, str]:
-    """The same on macOS, whose words for features are those of Linux in capitals, with dots."""
+    """Read these fields on macOS. Its names of features are those of Linux in capitals, with dots."""
     return _cpu(name or machine, [], "asimd" if machine == "arm64" else features.lower().replace(".", "_"))
 
 
@@ -164,7 +164,7 @@ def _isa_limits() -> dict[str, str]:
 
 
 def peak_bytes(device: str) -> int:
-    """Highest memory so far: of the CUDA device where one is used, else of this process or the largest it started."""
+    """Return the peak memory so far in bytes: of the CUDA device, else of this process or its largest child."""
     torch = sys.modules.get("torch")
     if device.startswith("cuda") and torch is not None:
         return int(torch.cuda.max_memory_allocated())

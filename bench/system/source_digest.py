@@ -1,4 +1,4 @@
-"""Digest of the code that decides a number: by content, whatever its files and modules are called."""
+"""Digest of the code that decides a number. It depends on the code, not on names of files and modules."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from bench.system import digests
 from bench.system.module_files import find_file
 
 DESCRIPTION = "methods.info"
-"""Module of what classes state about themselves. It decides no number."""
+"""Module of the facts that classes state about themselves. It decides no number."""
 
 FOLDERS = ("bench.inputs", "bench.kernels", "bench.measures", "bench.quantizers", "bench.verify")
-"""Of bench, what decides a number. The rest carries numbers about."""
+"""Packages and modules of bench that decide numbers. The others only store and show them."""
 
 
 @cache
 def digest_source(*modules: str) -> str:
-    """sha256 over the code of these modules and of all that they import of `methods`, their own package and FOLDERS.
+    """Return a sha256 of the code of modules, and of what they import from `methods`, their own package and FOLDERS.
 
-    Comments, docstrings, imports, what a class states about itself (`methods.info`) and the names of modules do not count:
-    a moved file or a mended sentence re-measures nothing, a changed rule does.
+    Comments, docstrings, imports, facts that a class states about itself (`methods.info`) and names of modules do not
+    count. So a renamed file or a better sentence keeps every key, and a changed rule changes the keys that depend on it.
 
     Raises:
-        ModuleNotFoundError: one of `modules` is not there.
+        ModuleNotFoundError: a module does not exist.
     """
     contents: dict[str, str] = {}
     queue = list(modules)
@@ -41,7 +41,7 @@ def digest_source(*modules: str) -> str:
 
 @cache
 def _read(module: str) -> tuple[str, tuple[str, ...]]:
-    """A module's content digest, and the modules it imports that are followed."""
+    """Return the content digest of a module, and the imported modules that count too."""
     file = find_file(module)
     if file is None:
         raise ModuleNotFoundError(f"no module named {module!r}")
@@ -52,7 +52,7 @@ def _read(module: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _absolute(tree: ast.Module, package: str) -> ast.Module:
-    """Write `from .core import f` as from the package's own module."""
+    """Replace relative imports by absolute ones."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             above = package.split(".")[: len(package.split(".")) - node.level + 1]
@@ -66,7 +66,7 @@ def _packages_of(module: str) -> tuple[str, ...]:
 
 
 def _imports(tree: ast.AST, packages: tuple[str, ...]) -> Iterator[str]:
-    """Modules at or under `packages` that the code imports, at any level."""
+    """Yield imported modules at or under `packages`, including imports inside functions."""
     for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -86,7 +86,7 @@ def _within(module: str, packages: tuple[str, ...]) -> bool:
 
 
 def _modules_of(module: str, name: str) -> list[str]:
-    """Where `from module import name` leads: a module of a package, or the module from which the package takes it."""
+    """Return the module that `from module import name` reads. A package may import the name from another module."""
     file = find_file(module)
     if file is None or file.name != "__init__.py":
         return [module]
@@ -101,7 +101,7 @@ def _modules_of(module: str, name: str) -> list[str]:
 
 
 def _content_digest(tree: ast.Module) -> str:
-    """Of what a module does, without docstrings, imports, and the modules that names are looked up in."""
+    """Return a digest of what a module does, without docstrings, imports, and the modules that names are read from."""
     modules = {
         alias.asname or alias.name
         for node in ast.walk(tree)

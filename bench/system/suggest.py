@@ -8,15 +8,15 @@ from typing import Any
 from bench.system import terminal
 
 MAX_LISTED = 240
-"""Characters of names in one sentence."""
+"""Largest number of characters of the known names in a sentence."""
 MAX_TYPED = 80
-"""Characters of what a user typed."""
+"""Largest number of characters of user input in a sentence."""
 
 
 def describe_unknown(kind: str, name: str, known: Any, also: str = "") -> str:
-    """An error sentence for an unknown name, with the nearest known names, or all of them, or as many as fit.
+    """Return an error about an unknown name, with the nearest known names, or else as many known names as fit.
 
-    also: follows these names: what else may be given.
+    also: text after these names about other valid values.
     """
     name = shorten(name)
     near = get_close_matches(name, list(known), n=3, cutoff=0.65)
@@ -34,5 +34,5 @@ def _list(names: list[str]) -> str:
 
 
 def shorten(value: Any) -> str:
-    """What a user typed, for a sentence; a long text is cut in the middle."""
+    """Return user input for a sentence. A long text is cut in the middle."""
     return terminal.shorten(str(value), MAX_TYPED)

@@ -16,7 +16,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        UserError: the file cannot be read, or is not TOML.
+        UserError: the file cannot be read, or is not valid TOML.
     """
     try:
         about = path.stat()

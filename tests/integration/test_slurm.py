@@ -125,5 +125,5 @@ def test_a_script_takes_the_place_of_no_device(cli, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     code, _, err = cli("plan", "--slurm", "pipe", "--shards", "1", "--methods", "wanda", *runs.flags("r"))
 
-    assert (code, err) == (2, "bench: --slurm 'pipe' cannot be written (it is no regular file): name another file\n")
+    assert (code, err) == (2, "bench: --slurm 'pipe' cannot be written (not a regular file): name another file\n")
     assert (tmp_path / "pipe").is_fifo()

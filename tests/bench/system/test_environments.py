@@ -119,8 +119,8 @@ def test_half_built_never_counts(home, cli, monkeypatch, variable, value, word):
 
     assert code == 2
     assert err.splitlines()[-1] == (
-        f"bench: environment old could not be built: {word}; its log is {home}.log: "
-        "see that pip reaches a package index, then run the same command again"
+        f"bench: environment old could not be built: {word}. Its log is {home}.log. "
+        "Check that pip reaches a package index, then run the same command again"
     )
     assert environments.state("old") == "half built"
     with pytest.raises(Skipped):
@@ -170,7 +170,7 @@ def test_a_cache_that_cannot_be_written(home, cli, tmp_path, monkeypatch):
     assert code == 2
     assert err == (
         f"bench: {tmp_path / 'file' / 'environments'} cannot be written (Not a directory): "
-        "name another cache by $CAST_BENCH_CACHE\n"
+        "name another cache in $CAST_BENCH_CACHE\n"
     )
 
 
@@ -182,7 +182,7 @@ def test_two_at_once(home):
 
 def test_no_python_it_runs_on(monkeypatch):
     monkeypatch.setenv("PATH", os.devnull)
-    with pytest.raises(UserError, match=r"environment old needs one of python3\.0 on the path: install"):
+    with pytest.raises(UserError, match=r"environment old needs one of python3\.0 on \$PATH: install"):
         environments._interpreter("old", replace(SPEC, pythons=((3, 0),)))
     assert environments._interpreter("old", replace(SPEC, pythons=(sys.version_info[:2],))).samefile(sys.executable)
 
