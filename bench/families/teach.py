@@ -42,7 +42,7 @@ def teach(folder: Path) -> tuple[str, Family]:
     for name in REDIRECTS:
         # auto_map names Python code, which is never run
         if name != "auto_map":
-            ModelConfig(config, str(folder)).absent(name)
+            ModelConfig(config, str(folder)).require_absent(name)
     if find_file(folder, "adapter_config.json"):
         raise UserError(f"{folder} is an adapter of another model (adapter_config.json): merge it first")
     # Refuse pickles and links to other folders.

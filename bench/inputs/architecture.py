@@ -1,7 +1,7 @@
-"""Check a model's config and its tensors against each other, before any tensor is read. Needs no torch.
+"""Check a model's config against its tensors before a tensor is read. Needs no torch.
 
-transformers builds what the config says, in any size, and fills what is missing with random numbers. So the tensors that
-an architecture has are listed in its family, with their shapes as arithmetic on values of the config.
+transformers builds a model of any size that a config names, and fills missing tensors with random numbers. So each
+family lists its tensors, with shapes as arithmetic on values of the config.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ DTYPES = ("F16", "BF16", "F32", "F64")
 
 
 class Layout(NamedTuple):
-    """The tensors of a model and their shapes."""
+    """Tensors of a model and their shapes."""
 
     blocks: int
     outer: dict[str, Shape]
-    """By full name."""
+    """Shapes of tensors outside blocks, by full name."""
     block: dict[str, Shape]
-    """By the name inside a block."""
+    """Shapes of tensors of a block, by name inside the block."""
 
     def tensors(self, prefix: str) -> Iterator[tuple[str, Shape]]:
-        """Every tensor. prefix: the path of the blocks."""
+        """Yield every tensor with its shape. prefix: path of the blocks."""
         yield from self.outer.items()
         for i in range(self.blocks):
             for name, shape in self.block.items():
@@ -41,16 +41,15 @@ class Layout(NamedTuple):
 
 
 def check(folder: Folder) -> None:
-    """Check that a model of a known family is whole: as many layers, and tensors of such names, shapes and dtypes, as its
-    config says.
+    """Check that a model of a known family has the layers, tensors, shapes and dtypes that its config names.
 
     Raises:
-        UserError: it is not.
+        UserError: config and tensors differ.
     """
     config = ModelConfig(folder.config, str(folder.path))
     kind = folder.config.get("model_type")
     if kind not in families.FAMILIES or folder.config.get("quantization_config") is not None:
-        return  # refused where its targets are looked for
+        return  # the search for targets refuses it
     family = families.FAMILIES[kind]
     _check_experts(family, config, folder)
     layout = layout_of(family, config)
@@ -80,10 +79,10 @@ def check(folder: Folder) -> None:
 
 
 def _check_experts(family: Family, config: ModelConfig, folder: Folder) -> None:
-    """Before their tensors are listed, of which a config can claim any number.
+    """Check the number of experts before their tensors are listed: a config can name any number.
 
     Raises:
-        UserError: there are not as many experts as the config says.
+        UserError: config and weights have different numbers of experts.
     """
     if not family.experts:
         return
@@ -97,37 +96,37 @@ def _check_experts(family: Family, config: ModelConfig, folder: Folder) -> None:
 
 
 def count_experts(family: Family, config: ModelConfig) -> int:
-    """In each block, as the config says; 0 without any."""
+    """Return the number of experts in a block by the config; 0 without experts."""
     return _Values(family, config).size(family.experts.count) if family.experts else 0
 
 
 def _check_values(config: ModelConfig, layout: Layout, redirects: Iterable[str]) -> None:
-    """What decides no shape, but stops transformers. redirects: keys that must not be there."""
+    """Check values that decide no shape, but stop transformers. redirects: keys that must be absent."""
     vocabulary, _ = next(iter(layout.outer.values()))
-    config.token("pad_token_id", vocabulary)
+    config.check_token("pad_token_id", vocabulary)
     for name in redirects:
-        config.absent(name)
+        config.require_absent(name)
     for name in ("attn_implementation", "_attn_implementation"):
-        config.choice(name, ATTENTION)
+        config.check_choice(name, ATTENTION)
     config.size("num_labels", default=1, most=MAX_LABELS)
     for name in ("hidden_act", "hidden_activation", "activation_function"):
-        config.choice(name, ACTIVATIONS)
+        config.check_choice(name, ACTIVATIONS)
     for name in ("dtype", "torch_dtype"):
-        config.choice(name, CONFIG_DTYPES)
+        config.check_choice(name, CONFIG_DTYPES)
     for name in (
         "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "rope_theta", "attention_dropout",
         "final_logit_softcapping", "attn_logit_softcapping", "logits_scaling",
     ):  # fmt: skip
-        config.number(name)
+        config.check_number(name)
     config.context(default=1)
-    config.rope()
+    config.check_rope()
 
 
 def layout_of(family: Family, config: ModelConfig) -> Layout:
-    """The tensors that a model of a family has, by its config.
+    """Return the tensors of a model of a family by its config.
 
     Raises:
-        UserError: the config lacks a value, or has one that cannot be.
+        UserError: the config lacks a value, or has an invalid one.
     """
     values = _Values(family, config)
     for fraction in family.whole:
@@ -148,7 +147,7 @@ def layout_of(family: Family, config: ModelConfig) -> Layout:
 
 
 class _Values:
-    """What a family's entry writes down as text, for one config."""
+    """Values of the expressions in a family's entry for one config."""
 
     def __init__(self, family: Family, config: ModelConfig) -> None:
         self._family, self._config = family, config
@@ -163,9 +162,9 @@ class _Values:
         return bool(compute(condition, self._value))
 
     def require_whole(self, fraction: str) -> None:
-        """fraction: two values, "num_attention_heads / num_key_value_heads"."""
+        """Check that a fraction of two values is a whole number, for example "num_attention_heads / num_key_value_heads"."""
         whole, part = fraction.split(" / ")
-        self._config.divides(self.size(part), self.size(whole), f"{whole} is shared among {part}")
+        self._config.require_multiple(self.size(part), self.size(whole), f"{whole} is shared among {part}")
 
     def _value(self, name: str) -> int:
         if name in self._family.flags:
@@ -182,10 +181,10 @@ def _parse(text: str) -> ast.expr:
 
 
 def compute(text: str, value: Callable[[str], int]) -> int:
-    """Arithmetic and conditions on values. value: gives one by its name.
+    """Compute an arithmetic expression or a condition. value: returns a value by name.
 
     Raises:
-        ValueError: anything else than sums, products, quotients, `and`, `not` and `!=`.
+        ValueError: the text has more than sums, products, quotients, `and`, `not` and `!=`.
     """
 
     def visit(node: ast.expr) -> int:
@@ -201,7 +200,7 @@ def compute(text: str, value: Callable[[str], int]) -> int:
             return visit(node.left) != visit(node.comparators[0])
         if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
             return _OPERATORS[type(node.op)](visit(node.left), visit(node.right))
-        raise ValueError(f"a family's entry cannot say {text!r}")
+        raise ValueError(f"invalid expression in a family: {text!r}")
 
     return visit(_parse(text))
 

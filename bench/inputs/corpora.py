@@ -1,4 +1,4 @@
-"""Corpora by name, and their documents."""
+"""Corpora by name: files, digests and documents."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from methods.errors import UserError
 
 @dataclass(frozen=True)
 class CorpusSource:
-    """A corpus. One from the hub names the files that are read for each use."""
+    """Description of a corpus: where its files are, and how rows become a text. Without `hub` it is part of this package."""
 
     about: str
     hub: str = ""
     files: tuple[tuple[str, str], ...] = ()
-    """(use, glob pattern in the repository); a use is "evaluation", "validation", "calibration" or "training"."""
+    """Pairs of a use and a glob pattern in the repository. Uses: evaluation, validation, calibration, training."""
     column: str = "text"
     strip: bool = False
-    """Remove the newline at the end of each row."""
+    """True to remove the newline at the end of each row."""
     joiner: str = "\n\n"
     rows: int | None = None
-    """Evaluation reads only the first so many rows; None reads all."""
+    """Number of rows that evaluation reads, from the first. None reads all."""
     tokens: int = 100_000
-    """Tokens of the evaluation text, about."""
+    """Approximate number of tokens of the evaluation text."""
 
 
 _WIKITEXT = (
@@ -81,10 +81,10 @@ _WIKI_MINI_SPLITS = {"evaluation": "test", "validation": "validation", "calibrat
 
 
 def lookup(name: str) -> CorpusSource:
-    """The corpus of this name.
+    """Return the corpus of a name.
 
     Raises:
-        UserError: unknown name; the message has the nearest known ones.
+        UserError: unknown name. The message has the nearest known names.
     """
     if name not in CORPORA:
         raise UserError(describe_unknown("corpus", name, CORPORA))
@@ -95,7 +95,7 @@ def require_split(name: str, use: str) -> None:
     """Check that a corpus has text for a use.
 
     Raises:
-        UserError: it has none.
+        UserError: the corpus has no such text.
     """
     if (uses := dict(lookup(name).files)) and use not in uses:
         suitable = [n for n, c in CORPORA.items() if not c.hub or use in dict(c.files)]
@@ -103,9 +103,9 @@ def require_split(name: str, use: str) -> None:
 
 
 def files(name: str, use: str, data_dir: Path | None) -> list[Path]:
-    """The local files of a hub corpus: the mirror's, else the cache's; empty if neither has them.
+    """Return the local files of a hub corpus: those of the mirror, else of the cache. Empty if neither has them.
 
-    Files of which some are still to be fetched count for none, and so does for training the one file that is for calibration.
+    An unfinished download does not count. For training, the single file for calibration does not count either.
     """
     corpus = lookup(name)
     patterns = dict(corpus.files)
@@ -121,10 +121,10 @@ def files(name: str, use: str, data_dir: Path | None) -> list[Path]:
 
 
 def ensure(name: str, use: str, data_dir: Path | None) -> str:
-    """Fetch a corpus into the cache unless it is here, and return the digest of its content.
+    """Download a corpus into the cache unless it is on this machine, and return the digest of its content.
 
     Raises:
-        UserError: it is neither in the mirror nor in the cache, and cannot be fetched from the hub.
+        UserError: it is neither in the mirror nor in the cache, and the hub does not give it.
     """
     if not lookup(name).hub:
         return wikimini.VERSION
@@ -139,7 +139,7 @@ def digest(name: str, use: str, data_dir: Path | None, *, fetch: bool) -> str:
 
 
 def pull(name: str, root: Path, use: str | None = None, data_dir: Path | None = None) -> list[Path]:
-    """Fetch a hub corpus's files into the mirror or cache `root`. use: fetch only these; None fetches all.
+    """Download the files of a hub corpus into the mirror or cache `root`. use: only files for this use, None for all.
 
     Raises:
         UserError: the hub does not answer, or refuses.
@@ -158,10 +158,10 @@ def pull(name: str, root: Path, use: str | None = None, data_dir: Path | None = 
 
 
 def documents(name: str, use: str, data_dir: Path | None) -> Sequence[str]:
-    """The texts of a corpus: articles, rows or pages.
+    """Return the texts of a corpus: articles, rows or pages.
 
     Raises:
-        UserError: its files are not here, or cannot be read.
+        UserError: the files are not on this machine, or cannot be read.
     """
     if not lookup(name).hub:
         return [a.text for a in wikimini.articles(_WIKI_MINI_SPLITS[use])]
@@ -174,9 +174,9 @@ def documents(name: str, use: str, data_dir: Path | None) -> Sequence[str]:
     try:
         rows = read([str(f) for f in paths], cache_dir=str(cache_dir() / "datasets"))
         column: Sequence[str] = rows[lookup(name).column]
-    except Exception as fault:  # of many kinds, by what is damaged
+    except Exception as fault:  # the kind depends on the damage
         cause = fault.__cause__ or fault
-        if isinstance(cause, OSError) and cause.errno:  # of the disk, not of the content
+        if isinstance(cause, OSError) and cause.errno:  # a fault of the disk, not of the content
             raise
         where = paths[0] if len(paths) == 1 else f"a file in {paths[0].parent}"
         way = f"delete it and run bench pull {name}, or replace it"

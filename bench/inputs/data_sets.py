@@ -1,4 +1,4 @@
-"""Data sets in a mirror or the cache: their files, and their configurations, of which a task reads one."""
+"""Data sets in a mirror or the cache: files and configurations. A task reads one configuration."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from bench.inputs.hub import REVISION_FILE, UNFINISHED_FILE
 
 
 def files(folder: Path) -> list[Path]:
-    """Data files and the README, which says how the data is split; no hidden files. Empty where there is no data."""
+    """Return data files and the README, which describes the splits, without hidden files. Empty if there is no data."""
     found = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in (REVISION_FILE, UNFINISHED_FILE)]
     visible = [p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
     return visible if any(p.suffix not in (".md", "") for p in visible) else []
 
 
 def holds(folder: Path, config: str) -> bool:
-    """Whether a data set has files, and this configuration if it is not ""."""
+    """Return whether a data set has files, and the configuration `config` unless that is ""."""
     return bool(files(folder)) and (not config or config in _listed(folder) or bool(files(folder / config)))
 
 
 def location(folder: Path, config: str) -> tuple[Path, str | None]:
-    """The folder and the configuration to pass to `datasets`. config: the one that a task names, or "".
+    """Return the folder and the configuration to pass to `datasets`. config: the configuration of a task, or "".
 
-    A README's header may list configurations. One that it does not list is read from the folder with its name.
+    The header of the README may list configurations. Others are read from the folder with their name.
     """
     if not config or config in _listed(folder) or not files(folder / config):
         return folder, config or None
@@ -32,7 +32,7 @@ def location(folder: Path, config: str) -> tuple[Path, str | None]:
 
 
 def _listed(folder: Path) -> list[str]:
-    """The configurations in the header of a data set's README."""
+    """Return the configurations in the header of a README."""
     from huggingface_hub import metadata_load  # slow to import
 
     readme = folder / "README.md"

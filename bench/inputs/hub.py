@@ -1,7 +1,7 @@
-"""The Hugging Face hub, and the mirrors that stand in for it.
+"""The Hugging Face hub, and mirrors of it.
 
-A mirror is a folder with the layout `<mirror>/<hub id>/<file>`. The cache has the same layout, so `bench pull` fills
-either. A mirror named by `--data-dir` or $BENCH_DATA_DIR is searched first, then the cache, then the hub.
+A mirror is a folder with the layout `<mirror>/<hub id>/<file>`. The cache has the same layout, and `bench pull` fills
+both. A mirror named by `--data-dir` or $BENCH_DATA_DIR is searched first, then the cache, then the hub.
 """
 
 from __future__ import annotations
@@ -22,44 +22,45 @@ from methods.errors import UserError
 DATA_ENV = "BENCH_DATA_DIR"
 OFFLINE_ENV = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 YES = ("1", "ON", "YES", "TRUE")
-"""As the hub's client reads them."""
+"""Values of OFFLINE_ENV that the hub's client takes for true."""
 TIMEOUT_S = 4.0
-"""For the hub's first answer: without a network a run must say so soon."""
+"""Timeout of the first answer of the hub. Without a network a run must fail soon."""
 REVISION_FILE = "REVISION"
 UNFINISHED_FILE = "UNFINISHED"
-"""Beside files that are being fetched: the names of all of them, a line each."""
+"""File with the names of all files of an unfinished download, one per line."""
 
 
 def mirror(data_dir: Path | None) -> Path | None:
-    """The mirror: `data_dir`, else the folder that $BENCH_DATA_DIR names, else None."""
+    """Return the mirror: `data_dir`, else the folder in $BENCH_DATA_DIR, else None."""
     named = os.environ.get(DATA_ENV)
     return data_dir or (Path(named) if named else None)
 
 
 def offline_variable() -> str:
-    """The variable by which the hub is not to be asked; "" where none is set."""
+    """Return the environment variable that forbids requests to the hub; "" if none is set."""
     return next((name for name in OFFLINE_ENV if os.environ.get(name, "").upper() in YES), "")
 
 
 def require_mirror(folder: Path) -> None:
-    """
+    """Check that a mirror exists.
+
     Raises:
-        UserError: it is not there.
+        UserError: the folder does not exist.
     """
     if not os.path.isdir(folder):
         raise UserError(
-            f"data directory {str(folder)!r} is not there: make it, or leave --data-dir and ${DATA_ENV} out"
+            f"data directory {str(folder)!r} does not exist: create it, or leave --data-dir and ${DATA_ENV} out"
         )
 
 
 def roots(data_dir: Path | None) -> tuple[Path, ...]:
-    """The folders in which data may lie: the mirror, where one is given, then the cache."""
+    """Return the folders to search for data: the mirror, if one is given, then the cache."""
     cache = cache_dir() / "data"
     return (data_dir, cache) if data_dir else (cache,)
 
 
 def is_whole(folder: Path, pattern: str = "*") -> bool:
-    """Whether no fetch that is at work, or broke off, has yet to bring a file that fits the pattern."""
+    """Return whether no unfinished download lacks a file that matches the pattern."""
     return all((folder / name).exists() for name in matching(_unfinished(folder), (pattern,)))
 
 
@@ -69,13 +70,13 @@ def _unfinished(folder: Path) -> list[str]:
 
 
 def recorded_revision(folder: Path) -> str:
-    """The commit that `fill` recorded beside a data set's files; "mirror" where none is recorded."""
+    """Return the commit that `fill` recorded in the folder of a data set; "mirror" if none is recorded."""
     file = folder / REVISION_FILE
     return file.read_text().strip() if file.exists() else "mirror"
 
 
 class Snapshot(NamedTuple):
-    """A repository as the hub has it now."""
+    """Current state of a repository on the hub."""
 
     revision: str
     """Commit hash."""
@@ -84,24 +85,24 @@ class Snapshot(NamedTuple):
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository on the hub, and the words for the error when it cannot be fetched."""
+    """A repository on the hub, with the words for errors."""
 
     id: str
     kind: Literal["model", "dataset"]
     label: str
-    """What needs it, for example "corpus c4"."""
+    """Name of what needs the repository, for example "corpus c4"."""
     alternative: str
-    """What a user can do instead, for example "take a corpus that needs no download (wiki-mini)"."""
+    """Advice for users who cannot download it, for example "take a corpus that needs no download (wiki-mini)"."""
     searched: tuple[Path, ...] = ()
-    """Local folders that do not have it."""
+    """Local folders that were searched before."""
 
     def latest(self) -> Snapshot:
-        """The current revision and its files.
+        """Return the current revision and its files.
 
         Raises:
             UserError: the hub does not answer, or refuses.
         """
-        from huggingface_hub import HfApi  # here and below: it is slow to import
+        from huggingface_hub import HfApi  # slow to import, like the names below
 
         with self._errors():
             ask = HfApi().model_info if self.kind == "model" else HfApi().dataset_info
@@ -109,10 +110,7 @@ class Repository:
         return Snapshot(str(info.sha), tuple(s.rfilename for s in info.siblings or []))
 
     def download(self, snapshot: Snapshot, files: Iterable[str], folder: Path) -> list[Path]:
-        """Download these files of a snapshot into `folder`.
-
-        Returns:
-            Their paths.
+        """Download files of a snapshot into `folder`, and return their paths.
 
         Raises:
             UserError: the hub does not answer, or refuses.
@@ -142,8 +140,8 @@ class Repository:
             RepositoryNotFoundError,
         )
 
-        # The client does not wrap the errors of its HTTP library, and changes that library from version to version. The
-        # library's root error is a base of the client's own.
+        # The client does not wrap the errors of its HTTP library, and that library changes between versions. Its root error
+        # is a base of an error of the client.
         unreachable: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, OSError)
         what = self.label if self.id in self.label else f"{self.label} ({self.id})"
         missing = f"{what} is not in {' or '.join(map(str, self.searched))}" if self.searched else f"{what} is not here"
@@ -173,10 +171,10 @@ def fill(
     """Download a data set into the mirror or cache `root`, and record its revision beside it.
 
     Args:
-        only, ignore: glob patterns of the files to fetch, and of those among them to leave out.
+        only, ignore: glob patterns of files to download, and of exceptions.
 
     Returns:
-        The files' paths.
+        Paths of the files.
 
     Raises:
         UserError: the hub does not answer, or refuses.
@@ -195,5 +193,5 @@ def fill(
 
 
 def matching(files: Iterable[str], only: tuple[str, ...], ignore: tuple[str, ...] = ()) -> list[str]:
-    """The files that fit a pattern of `only` and none of `ignore`."""
+    """Return the files that match a pattern of `only` and none of `ignore`."""
     return [f for f in files if any(fnmatch(f, p) for p in only) and not any(fnmatch(f, p) for p in ignore)]

@@ -1,4 +1,4 @@
-"""The only module that imports lm-eval: its index, its tasks, and evaluating a loaded model."""
+"""lm-eval: its index, its tasks, and the evaluation of a loaded model. No other module imports it."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from methods.errors import UserError
 
 
 class Sample(NamedTuple):
-    """One question."""
+    """A question of a task."""
 
     hash: str
-    """lm-eval's hash of the document."""
+    """Hash of the document by lm-eval."""
     document: Mapping[str, Any]
     scores: dict[str, float]
-    """By metric, where the metric is a number for a single question."""
+    """Value of each metric that is a number for a single question."""
 
 
 class TaskScore(NamedTuple):
-    """One metric of a task."""
+    """A metric of a task."""
 
     metric: str
     value: float
@@ -42,18 +42,18 @@ class TaskScore(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What a task gives."""
+    """Result of a task."""
 
     scores: tuple[TaskScore, ...]
     samples: tuple[Sample, ...]
     left: tuple[str, ...]
-    """Kinds of requests that lm-eval's own model class answered."""
+    """Kinds of requests that the model class of lm-eval answered."""
 
 
 Scorer = Callable[[Sequence[tuple[list[int], list[int]]], int], Iterator[tuple[int, float, bool]]]
-"""Scores pairs of a context's and a continuation's tokens for a model that sees so many tokens at most.
+"""Function that scores pairs of context tokens and continuation tokens, given the context length of the model.
 
-It yields a pair's index, ln p of the continuation, and whether each of its tokens is the likeliest, in any order.
+It yields in any order: the index of a pair, ln p of the continuation, and whether each of its tokens is the likeliest.
 """
 
 
@@ -63,28 +63,28 @@ def _index() -> TaskManager:
 
 
 def expand_group(name: str) -> dict[str, str]:
-    """The tasks in a group, each with its YAML's path in lm-eval's folder. A task is a group of one; empty if unknown.
+    """Return the tasks of a group with their YAML files. A task is a group with one member. Empty for an unknown name.
 
     Raises:
-        UserError: a group that changes its tasks' settings, or a task written in Python.
+        UserError: the group changes settings of its tasks, or a task is written in Python.
     """
     entry = _index().task_index.get(name)
     if entry is None:
         return {}
     kind = entry.kind.name
     if kind == "PY_TASK":
-        raise UserError(f"task {name!r} is a Python class of lm-eval: only tasks in YAML are supported")
+        raise UserError(f"task {name!r} is a Python class of lm-eval: use a task in YAML")
     if kind == "TASK":
         return {name: str(Path(entry.yaml_path).relative_to(tasks_root()))}
     members = sorted(entry.tags) if kind == "TAG" else entry.cfg.get("task")
     members = [members] if isinstance(members, str) else members
     if not all(isinstance(m, str) for m in members):
-        raise UserError(f"group {name!r} of lm-eval changes its tasks' settings: name its tasks one by one")
+        raise UserError(f"group {name!r} of lm-eval changes the settings of its tasks: give its tasks one by one")
     return {leaf: file for m in members for leaf, file in expand_group(m).items()}
 
 
 class _RequestCounter:
-    """A cache hook for lm-eval, which calls it after each request; this one counts the requests."""
+    """A cache hook of lm-eval that counts requests: lm-eval calls it after each."""
 
     def __init__(self, progress: Progress, total: int) -> None:
         self._progress, self._done, self._total = progress, 0, total
@@ -95,12 +95,12 @@ class _RequestCounter:
 
 
 class _LoadedModel(HFLM):  # type: ignore[misc]
-    """lm-eval's model class, with its progress shown by ours and its log-likelihoods computed by a scorer."""
+    """The model class of lm-eval with our progress display and, for log-likelihoods, a scorer."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, batch: int, progress: Progress, scorer: Scorer | None) -> None:
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch)
         self.left: set[str] = set()
-        """Kinds of requests that the scorer did not answer."""
+        """Kinds of requests that the scorer does not answer."""
         self._progress, self._scorer = progress, scorer
 
     def _start(self, kind: str, requests: list[Any]) -> None:
@@ -121,7 +121,7 @@ class _LoadedModel(HFLM):  # type: ignore[misc]
         return super().generate_until(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(self, requests: list[Any], disable_tqdm: bool = False, override_bs: Any = None) -> Any:
-        """requests: (texts, context tokens, continuation tokens). override_bs comes with rolling requests alone."""
+        """Answer (texts, context tokens, continuation tokens). Only rolling requests pass override_bs."""
         if self._scorer is None or override_bs is not None:
             return super()._loglikelihood_tokens(requests, disable_tqdm=disable_tqdm, override_bs=override_bs)
         for (context, continuation), *tokens in requests:
@@ -147,15 +147,15 @@ def evaluate(
     progress: Progress,
     scorer: Scorer | None = None,
 ) -> Scores:
-    """Evaluate a model that is in memory on a task.
+    """Evaluate a loaded model on a task.
 
-    Does what lm-eval's `simple_evaluate` does, except for examining the machine, which takes seconds and starts processes.
+    This is `simple_evaluate` of lm-eval without its examination of the machine, which takes seconds and starts processes.
 
     Args:
-        data: a folder with the task's data set; None where the task names its own.
-        batch: requests per forward pass of lm-eval's own.
-        limit: use only the first so many questions; None for all.
-        scorer: answers requests for log-likelihoods; None: lm-eval does, as it does all others.
+        data: folder with the data set; None if the task names it.
+        batch: number of requests in a forward pass of lm-eval.
+        limit: number of questions, from the first; None for all.
+        scorer: function that answers requests for log-likelihoods. lm-eval answers the others, and all without a scorer.
 
     Raises:
         UserError: the data cannot be read.
@@ -165,7 +165,7 @@ def evaluate(
         if one.get_config("num_fewshot") is None:
             one.set_config(key="num_fewshot", value=0)
         one.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
-    lm = _LoadedModel(model, copy.deepcopy(tokenizer), batch, progress, scorer)  # it may give it a token to pad with
+    lm = _LoadedModel(model, copy.deepcopy(tokenizer), batch, progress, scorer)  # lm-eval may add a padding token
     results = evaluator.evaluate(lm, loaded, limit=limit, bootstrap_iters=1000)
     return Scores(
         tuple(_scores(results["results"][task.name], results["higher_is_better"][task.name])),
@@ -194,7 +194,7 @@ def _load(task: Task, data: Path | None) -> Any:
         kwargs = config.get("dataset_kwargs") or {}
         config["dataset_kwargs"] = kwargs | {"cache_dir": str(cache_dir() / "datasets")}
     if not config.get("num_fewshot"):
-        config["training_split"] = None  # not used without examples in the prompt, and a mirror may lack it
+        config["training_split"] = None  # only few-shot examples need it, and a mirror may lack it
     try:
         return TaskManager(include_defaults=False).load([config])
     except (OSError, ValueError, KeyError) as fault:
@@ -219,7 +219,7 @@ def _scores(results: Mapping[str, Any], higher: Mapping[str, bool]) -> list[Task
 
 
 def _samples(rows: list[dict[str, Any]]) -> list[Sample]:
-    """Scores of each question under the first filter, in the order of the documents."""
+    """Return the scores of each question under the first filter, in the order of the documents."""
     first = [r for r in rows if r["filter"] == rows[0]["filter"]]
     numbers = [{m: float(r[m]) for m in r["metrics"] if isinstance(r[m], int | float)} for r in first]
     return [Sample(r["doc_hash"], r["doc"], n) for r, n in zip(first, numbers, strict=True)]

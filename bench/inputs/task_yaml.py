@@ -1,4 +1,4 @@
-"""Tasks as lm-eval's YAML files describe them, read without importing lm-eval."""
+"""Descriptions of tasks, read from the YAML files of lm-eval without importing it."""
 
 from __future__ import annotations
 
@@ -16,34 +16,33 @@ from bench.inputs import wikimini
 from bench.system import digests
 
 FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")
-"""A task that reads local files has one of these in place of a hub id."""
-
+"""Values of `dataset_path` that mean local files instead of a hub id."""
 
 _NAME = re.compile(rb"^(?:task|group|tag):[ \t]*['\"]?([A-Za-z0-9_.-]+)", re.MULTILINE)
 
 
 class Task(NamedTuple):
-    """One task."""
+    """A zero-shot task."""
 
     name: str
     file: str
-    """Its YAML in lm-eval's folder of tasks; "" for this suite's own tasks."""
+    """Path of the YAML file in the folder of lm-eval's tasks; "" for tasks of this package."""
     hub: str
-    """Hub id of its data; "" where the data is not on the hub."""
+    """Hub id of the data; "" for data that is not on the hub."""
     version: str
     digest: str
-    """Digest of the YAML and all it includes."""
+    """Digest of the YAML file and its includes."""
     config: str = ""
-    """The configuration of the data set that it reads, where it names one."""
+    """Configuration of the data set, or ""."""
 
 
 def lm_eval_version() -> str:
-    """lm-eval's version."""
+    """Return the version of lm-eval."""
     return version("lm_eval")
 
 
 def tasks_root() -> Path:
-    """lm-eval's folder of tasks."""
+    """Return the folder with the tasks of lm-eval."""
     spec = importlib.util.find_spec("lm_eval")
     assert spec and spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0]) / "tasks"
@@ -51,7 +50,7 @@ def tasks_root() -> Path:
 
 @cache
 def read_task(name: str, file: str) -> Task:
-    """Read what a plan needs to know of a task."""
+    """Read the description of a task."""
     if not file:
         return Task(name, "", "", wikimini.TASK_VERSION, wikimini.TASKS_DIGEST)
     texts: list[str] = []
@@ -69,7 +68,7 @@ def read_task(name: str, file: str) -> Task:
 
 
 def find_names(wanted: str) -> tuple[bool, list[str]]:
-    """Whether a name is in any of lm-eval's YAML files, and the names that they give. Takes a second; its index takes more."""
+    """Return whether any YAML file of lm-eval has a name, and all names. This takes a second; lm-eval's index takes more."""
     mentioned = False
     names: set[bytes] = set()
     for folder, _, files in os.walk(tasks_root()):
@@ -89,7 +88,7 @@ _Loader.add_constructor("!function", lambda loader, node: loader.construct_scala
 
 
 def _read(path: Path, texts: list[str]) -> dict[str, Any]:
-    """A YAML file merged with what it includes; its own keys win. Appends each file's text to `texts`."""
+    """Read a YAML file with its includes, whose keys it overrides. Each file's text is appended to `texts`."""
     text = path.read_text()
     texts.append(text)
     config: dict[str, Any] = yaml.load(text, Loader=_Loader)

@@ -1,4 +1,4 @@
-"""Zero-shot tasks by name, and where their data lies. Imports lm-eval only for tasks outside the sets."""
+"""Zero-shot tasks by name, and their data. lm-eval is imported only for tasks outside TASK_FILES."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TASK_SETS = {
     "maskllm7": (*_COMMON_TASKS, "race", "piqa"),
     "wanda7": (*_COMMON_TASKS, "boolq", "rte"),
 }
-"""Sets over which papers report an average: that of MaskLLM and CAST, and that of Wanda and SparseGPT."""
+"""Sets of tasks whose average papers report: MaskLLM and CAST use the first, Wanda and SparseGPT the second."""
 
 BUILTIN_TASKS = tuple(wikimini.TASKS)
 
@@ -32,7 +32,7 @@ TASK_FILES = {
     "boolq": "super_glue/boolq/default.yaml",
     "rte": "glue/rte/default.yaml",
 }
-"""The sets' tasks and their YAML in lm-eval, so that its index of 14,000 tasks need not be built."""
+"""YAML files of the tasks in sets. With them the index of lm-eval, which has 14,000 tasks, is not needed."""
 
 TASK_SIZES = {
     "wiki_continuation": (400, 4 * 70),
@@ -47,20 +47,20 @@ TASK_SIZES = {
     "boolq": (3270, 140),
     "rte": (277, 80),
 }
-"""Number of questions, and about how many tokens each has with all its choices."""
+"""Number of questions of each task, and approximate number of tokens of a question with all choices."""
 
 HUB_ONLY = ("race",)
-"""Of the sets' tasks, those whose data no known package of the index holds."""
+"""Tasks in sets whose data no known package of the index has."""
 
 NOT_DATA = ("*.py", "*.bin", "*.pt", "*.pkl", "*.pickle", ".git*")
-"""Never downloaded: code, pickles, and git's own files."""
+"""Patterns of files that are never downloaded: code, pickles, and files of git."""
 
 
 def expand(names: tuple[str, ...]) -> dict[str, str]:
-    """Replace sets and lm-eval's groups by their tasks: each task with its YAML.
+    """Replace sets of tasks, and groups of lm-eval, by their tasks. Return the YAML file of each task.
 
     Raises:
-        UserError: unknown name; the message has the nearest known ones.
+        UserError: unknown name. The message has the nearest known names.
     """
     files: dict[str, str] = {}
     for name in names:
@@ -75,7 +75,7 @@ def expand(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _find_in_lm_eval(name: str) -> dict[str, str]:
-    """Look a name up in lm-eval's index, which takes seconds to build: not for a name that is in none of its files."""
+    """Look a name up in lm-eval's index. Building it takes seconds, so names in none of its files are refused first."""
     mentioned, names = find_names(name)
     if mentioned:
         from bench.inputs import lmeval  # imports lm_eval
@@ -92,13 +92,13 @@ def _find_in_lm_eval(name: str) -> dict[str, str]:
 
 
 def estimate_tokens(name: str, limit: int | None) -> int:
-    """About how many tokens a task has; 0 where that is not known."""
+    """Return the approximate number of tokens of a task; 0 if it is unknown."""
     questions, each = TASK_SIZES.get(name, (0, 0))
     return each * min(questions, limit or questions)
 
 
 def data_folder(task: Task, data_dir: Path | None) -> Path | None:
-    """The folder with a task's data: the mirror's, else the cache's; None where neither has it."""
+    """Return the folder with the data of a task: in the mirror, else in the cache. None if neither has it."""
     for root in hub.roots(data_dir):
         folder = root / task.hub
         if task.hub and data_sets.holds(folder, task.config):
@@ -109,7 +109,7 @@ def data_folder(task: Task, data_dir: Path | None) -> Path | None:
 
 
 def data_digest(task: Task, data_dir: Path | None) -> str:
-    """Digest of a task's description and data; "" where the data is not here."""
+    """Return the digest of a task's description and data; "" if the data is not on this machine."""
     if not task.hub:
         return task.digest
     if (folder := data_folder(task, data_dir)) is None:
@@ -118,16 +118,16 @@ def data_digest(task: Task, data_dir: Path | None) -> str:
 
 
 def revision(task: Task, data_dir: Path | None) -> str:
-    """The hub commit of a task's local data; "mirror" where none is recorded, "" where there is no data."""
+    """Return the hub commit of the local data of a task; "mirror" if none is recorded, "" without data."""
     folder = data_folder(task, data_dir)
     return hub.recorded_revision(folder) if folder else ""
 
 
 def ensure(task: Task, data_dir: Path | None) -> str:
-    """Fetch a task's data into the cache unless it is here, and return the data's digest.
+    """Download the data of a task into the cache unless it is on this machine, and return its digest.
 
     Raises:
-        UserError: it is neither in the mirror nor in the cache, and cannot be fetched from the hub.
+        UserError: it is neither in the mirror nor in the cache, and the hub does not give it.
     """
     if task.hub and data_folder(task, data_dir) is None:
         pull(task, cache_dir() / "data", data_dir)
@@ -141,7 +141,7 @@ def ensure(task: Task, data_dir: Path | None) -> str:
 
 
 def pull(task: Task, root: Path, data_dir: Path | None = None) -> Path:
-    """Fetch a task's data set into the mirror or cache `root`.
+    """Download the data set of a task into the mirror or cache `root`.
 
     Raises:
         UserError: the hub does not answer, or refuses.

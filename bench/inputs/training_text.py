@@ -1,6 +1,6 @@
-"""Training text as packed tokens: tokenized once, kept on disk, cut into sequences, in a new random order each epoch.
+"""Training text as packed tokens: tokenized once, kept on disk, and cut into sequences in a new random order each epoch.
 
-Documents follow one another, each closed by the end-of-text token. A sequence may begin anywhere in a document.
+An end-of-text token follows each document. A sequence may begin anywhere in a document.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BATCH_DOCUMENTS = 256
-"""Documents that are tokenized at a time."""
+"""Number of documents that are tokenized together."""
 PIECE = 2**20
-"""Tokens that are in memory at a time while they are written."""
+"""Number of tokens in memory while tokens are written."""
 HELD_OUT_SEQUENCES = 64
-"""Of a corpus without a validation split, so many sequences at its end serve as one and are not trained on."""
+"""Number of sequences at the end of a corpus that serve as its validation split if it has none."""
 MAX_VALIDATION_WINDOWS = 256
 TEXT_SUFFIXES = (".txt", ".jsonl")
 
 
 @dataclass(frozen=True)
 class PackedCorpus:
-    """A corpus for the trainer. ids: [tokens]; sequences: per step."""
+    """A corpus for the trainer. ids: tokens of the text; sequences: number of sequences in a step."""
 
     ids: np.ndarray[Any, Any]
     seqlen: int
@@ -59,9 +59,9 @@ class PackedCorpus:
         return hashlib.sha256(order.encode() + np.ascontiguousarray(self.ids).data).hexdigest()
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
-        """This rank's sequences of a step: int64 [sequences / world, seqlen].
+        """Return the sequences of a rank in a step: int64 [sequences / world, seqlen].
 
-        Each epoch shifts the stream by a random offset of less than two sequences, and then shuffles its sequences.
+        Each epoch shifts the text by a random offset of less than two sequences, and then shuffles the sequences.
         """
         import torch  # slow to import
 
@@ -75,19 +75,16 @@ class PackedCorpus:
     def _sequence(self, k: int) -> np.ndarray[Any, Any]:
         per_epoch = (len(self.ids) - self.seqlen + 1) // self.seqlen or 1  # one fewer, to leave room for the shift
         epoch, place = divmod(k, per_epoch)
-        shift, order = self._epoch(epoch, per_epoch)
+        shift, order = _draw_epoch(self.seed, epoch, per_epoch, len(self.ids) - per_epoch * self.seqlen)
         start = shift + order[place] * self.seqlen
         return self.ids[start : start + self.seqlen]
 
-    def _epoch(self, epoch: int, count: int) -> tuple[int, np.ndarray[Any, Any]]:
-        """Shift and order of an epoch; the last one is remembered."""
-        cached = self.__dict__.get("_cached_epoch")
-        if cached is None or cached[0] != epoch:
-            rng = np.random.default_rng([self.seed, epoch])
-            shift = int(rng.integers(0, len(self.ids) - count * self.seqlen + 1))
-            cached = (epoch, (shift, rng.permutation(count)))
-            self.__dict__["_cached_epoch"] = cached  # the dataclass is frozen, and this is no part of its value
-        return cached[1]
+
+@lru_cache(maxsize=1)
+def _draw_epoch(seed: int, epoch: int, sequences: int, max_shift: int) -> tuple[int, np.ndarray[Any, Any]]:
+    """Return the shift of an epoch in tokens, and the order of its sequences."""
+    rng = np.random.default_rng([seed, epoch])
+    return int(rng.integers(0, max_shift + 1)), rng.permutation(sequences)
 
 
 def check_name(name: str) -> None:
@@ -101,10 +98,10 @@ def check_name(name: str) -> None:
 
 
 def content_digest(name: str, data_dir: Path | None) -> str:
-    """Digest or hub revision that identifies a training corpus, without reading its text.
+    """Return a digest or hub revision that identifies a training corpus.
 
     Raises:
-        UserError: it is not here and cannot be fetched.
+        UserError: the corpus is not on this machine, and the hub does not give it.
     """
     if _is_local(name):
         return digests.of([digests.of_file(f) for f in _local_files(name)])
@@ -125,24 +122,22 @@ def load(
     sequences: int,
     seed: int,
     data_dir: Path | None,
-    batch_documents: int = BATCH_DOCUMENTS,
 ) -> tuple[PackedCorpus, np.ndarray[Any, Any]]:
-    """The corpus, and validation windows int64 [windows, seqlen].
+    """Return the corpus, and validation windows int64 [windows, seqlen].
 
     Args:
-        identity: of the text and the tokenizer, for the name under which the tokens are kept.
-        need: tokens for the training; no more is read of a large corpus.
-        batch_documents: documents that are tokenized at a time.
+        identity: identity of the text and the tokenizer, for the file name of the tokens.
+        need: number of training tokens. A large corpus is not read further.
 
     Raises:
         UserError: the corpus has fewer tokens than one step.
     """
     if name == "wiki-mini":
-        ids = _load_tokens(name, "training", tokenizer, identity, None, data_dir, batch_documents)
-        validation = _load_tokens(name, "validation", tokenizer, identity, None, data_dir, batch_documents)
+        ids = _load_tokens(name, "training", tokenizer, identity, None, data_dir)
+        validation = _load_tokens(name, "validation", tokenizer, identity, None, data_dir)
     else:
         limit = need + (HELD_OUT_SEQUENCES + 1) * seqlen
-        ids = _load_tokens(name, "training", tokenizer, identity, limit, data_dir, batch_documents)
+        ids = _load_tokens(name, "training", tokenizer, identity, limit, data_dir)
         end = max(0, len(ids) - HELD_OUT_SEQUENCES * seqlen)
         ids, validation = ids[:end], ids[end:]
     if len(ids) < sequences * seqlen:
@@ -155,27 +150,21 @@ def load(
 
 
 def _load_tokens(
-    name: str,
-    use: str,
-    tokenizer: Any,
-    identity: str,
-    limit: int | None,
-    data_dir: Path | None,
-    batch_documents: int,
+    name: str, use: str, tokenizer: Any, identity: str, limit: int | None, data_dir: Path | None
 ) -> np.ndarray[Any, Any]:
     key = digests.of([name, use, identity, limit])[:32]
     file = cache_dir() / "tokens" / f"{key}.npy"
     if not file.exists():
-        tokens = _tokens(_texts(name, use, data_dir), tokenizer, limit, batch_documents)
+        tokens = _tokens(_texts(name, use, data_dir), tokenizer, limit)
         with atomic_write(file) as temporary, temporary.open("wb") as stream:
             _write_tokens(stream, tokens, np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32))
     return np.load(file, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
 
 def _write_tokens(stream: BinaryIO, tokens: Iterator[int], dtype: np.dtype[Any]) -> None:
-    """An array's file, a piece at a time: a corpus may have billions of tokens."""
+    """Write tokens as a .npy file, a piece at a time: a corpus may have billions of tokens."""
 
-    def write_header(count: int) -> None:  # numpy leaves room for any count
+    def write_header(count: int) -> None:  # numpy reserves space for any count
         about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
         np.lib.format.write_array_header_1_0(stream, about)
 
@@ -188,14 +177,14 @@ def _write_tokens(stream: BinaryIO, tokens: Iterator[int], dtype: np.dtype[Any])
     write_header(count)
 
 
-def _tokens(texts: Iterator[str], tokenizer: Any, limit: int | None, batch_documents: int) -> Iterator[int]:
-    """The texts' tokens, each text closed by the end-of-text token; the first `limit`."""
+def _tokens(texts: Iterator[str], tokenizer: Any, limit: int | None) -> Iterator[int]:
+    """Yield the first `limit` tokens of the texts, with an end-of-text token after each text."""
     end = tokenizer.eos_token_id
     if end is None:
         raise UserError("the model's tokenizer has no end-of-text token to put between documents: use another model")
 
     def tokens() -> Iterator[int]:
-        while batch := list(islice(texts, batch_documents)):
+        while batch := list(islice(texts, BATCH_DOCUMENTS)):
             for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]:
                 yield from ids
                 yield end
@@ -223,7 +212,7 @@ def _file_texts(file: Path) -> Iterator[str]:
         else:
             yield file.read_text(encoding="utf-8")
     except UnicodeDecodeError as fault:
-        raise UserError(f"{file} is no text in UTF-8 ({fault}): convert it, or use another file") from None
+        raise UserError(f"{file} is not text in UTF-8 ({fault}): convert it, or use another file") from None
 
 
 def _text_of(line: str, file: Path, number: int) -> str:
@@ -237,7 +226,7 @@ def _text_of(line: str, file: Path, number: int) -> str:
 
 
 def _stream(name: str, use: str, data_dir: Path | None) -> Iterator[str]:
-    """Rows of a hub corpus, from the mirror or the cache, else streamed from the hub."""
+    """Yield the rows of a hub corpus: from the mirror or the cache, else streamed from the hub."""
     from datasets import load_dataset  # slow to import
 
     corpus = corpora.lookup(name)
@@ -255,10 +244,10 @@ def _stream(name: str, use: str, data_dir: Path | None) -> Iterator[str]:
 
 
 def _hub_revision(name: str, data_dir: Path | None) -> str:
-    """The current commit of a hub corpus.
+    """Return the current commit of a hub corpus.
 
     Raises:
-        UserError: it is not for training, or the hub does not answer or refuses.
+        UserError: the corpus is not for training, or the hub does not answer or refuses.
     """
     corpus = corpora.lookup(name)
     if "training" not in dict(corpus.files):
@@ -282,6 +271,6 @@ def _local_files(name: str) -> list[Path]:
     files = [path] if path.is_file() else sorted(f for s in TEXT_SUFFIXES for f in path.glob(f"*{s}"))
     if not files:
         raise UserError(
-            f"training text {name!r} does not exist, or has no {' or '.join(TEXT_SUFFIXES)} file: check the path"
+            f"training text {name!r} does not exist or has no {' or '.join(TEXT_SUFFIXES)} file: check the path"
         )
     return files

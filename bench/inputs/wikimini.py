@@ -21,14 +21,14 @@ ARTICLES = FOLDER / "articles.json.xz"
 SHA256 = "89c65ec886ed6290ccb75a75d52179f6ae4b19b9acb110adf3f7bbc6cb0a632b"
 """Digest of ARTICLES."""
 VERSION = "dfb07cbee75b"
-"""Digest that stands for the articles in keys of records. Change it if a text changes."""
+"""Digest of the articles in keys of records. Change it if a text changes."""
 SPLITS = ("train", "validation", "test")
 
 TASKS = {"wiki_continuation": 400, "wiki_lastword": 400}
 """Number of questions of each task. FOLDER has its YAML and its questions."""
 TASK_VERSION = "1.0"
 TASKS_DIGEST = "a924eedf3486"
-"""Digest that stands for the questions in keys of records. Change it if a question changes."""
+"""Digest of the questions in keys of records. Change it if a question changes."""
 
 
 class Article(NamedTuple):

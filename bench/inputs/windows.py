@@ -1,4 +1,4 @@
-"""Blocks of tokens cut from corpora: evaluation windows, calibration crops, and checks that there are enough of them."""
+"""Evaluation windows and calibration sequences from corpora, and checks that a corpus has enough of them."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_TOKENIZED_BYTES = 4_000_000
-"""Size of a text that is tokenized within a few seconds."""
+"""Largest text that is tokenized for a check, in bytes. It takes a few seconds."""
 MAX_CALIBRATION_TOKENS = 2**27
-"""A gigabyte; the literature uses up to 2^24."""
+"""Largest number of calibration tokens, a gigabyte. Papers use up to 2^24."""
 MAX_SPECIAL_TOKENS = 2
-"""Special tokens that a tokenizer may add to a text once its model is loaded."""
+"""Number of special tokens that the tokenizer of a loaded model may add to a text."""
 
 
 def load_windows(
     name: str, tokenizer: Any, seqlen: int, count: int | None, data_dir: Path | None, split: str = "evaluation"
 ) -> tuple[Tensor, list[str]]:
-    """Tokenize a corpus as one text and cut it into windows without overlap; the tail is dropped.
+    """Tokenize a corpus as one text and cut it into windows without overlap. The tail is dropped.
 
     Returns:
         int64 [windows, seqlen], and for each window the number of the article in which it begins.
 
     Raises:
-        UserError: the corpus has no window, or fewer than were asked for.
+        UserError: the corpus has fewer windows than `count`, or none.
     """
     import torch  # slow to import
 
@@ -56,7 +56,7 @@ def load_windows(
 
 
 def _join_documents(name: str, split: str, data_dir: Path | None) -> tuple[Sequence[str], str]:
-    """The documents, and the one text that they are joined to."""
+    """Return the documents, and one text with all of them."""
     corpus = lookup(name)
     texts = documents(name, split, data_dir)[: corpus.rows]
     return texts, corpus.joiner.join(texts)
@@ -69,7 +69,7 @@ def _too_few(name: str, tokens: int, seqlen: int, count: int | None, at_most: st
 
 
 def _article_starts(texts: Sequence[str], gap: int) -> list[int]:
-    """Character offsets in the joined text of each article: of title rows where rows are paragraphs, else of documents."""
+    """Return the character offset of each article in the joined text. An article begins at a title row or with a document."""
     offsets, at = [], 0
     for text in texts:
         offsets.append(at)
@@ -81,10 +81,10 @@ def _article_starts(texts: Sequence[str], gap: int) -> list[int]:
 def draw_calibration(
     name: str, sequences: int, seqlen: int, seed: int, encode: Callable[[str], list[int]], data_dir: Path | None
 ) -> list[list[int]]:
-    """Random crops of random documents longer than a sequence, drawn with replacement as SparseGPT and Wanda do.
+    """Draw random crops of random documents with replacement, as SparseGPT and Wanda do.
 
     Raises:
-        UserError: no document is long enough.
+        UserError: no document is longer than a sequence.
     """
     texts = documents(name, "calibration", data_dir)
     rng = random.Random(seed)
@@ -115,13 +115,13 @@ def check_windows(
     *,
     max_tokenized_bytes: int = MAX_TOKENIZED_BYTES,
 ) -> None:
-    """Check, before a model is loaded, that a corpus that is here has enough windows.
+    """Check that a local corpus has enough windows, before a model is loaded.
 
-    Up to a quarter of the evaluation text's known size needs no look. Beyond that the text is tokenized; a text larger than
-    `max_tokenized_bytes`, or a model without tokenizer.json, has its bytes counted instead: a token is at least one byte.
+    A quarter of the known size of the evaluation text passes unseen. Beyond that the text is tokenized. Bytes are counted
+    for a text larger than `max_tokenized_bytes`, and without tokenizer.json: a token is at least one byte.
 
     Raises:
-        UserError: it has fewer.
+        UserError: the corpus has fewer windows.
     """
     needed = seqlen * (count or 1)
     if split == "evaluation" and 4 * needed <= lookup(name).tokens:
@@ -135,11 +135,10 @@ def check_windows(
 
 
 def check_calibration(name: str, sequences: int, seqlen: int, tokenizer_json: Path, data_dir: Path | None) -> None:
-    """Check, before a model is loaded, that some document is long enough for calibration, longest first, and that there
-    are as many different crops as sequences.
+    """Check that a corpus is long enough for calibration, before a model is loaded.
 
     Raises:
-        UserError: none is, or there are fewer.
+        UserError: no document is longer than a sequence, or there are fewer different crops than sequences.
     """
     if sequences * seqlen > MAX_CALIBRATION_TOKENS:
         raise UserError(
@@ -167,21 +166,22 @@ def check_calibration(name: str, sequences: int, seqlen: int, tokenizer_json: Pa
 
 
 def read_tokenizer(tokenizer_json: Path) -> Tokenizer:
-    """
+    """Read a tokenizer without transformers.
+
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     try:
         return Tokenizer.from_file(str(tokenizer_json))
-    except Exception as fault:  # noqa: BLE001 (the library raises no other)
+    except Exception as fault:  # noqa: BLE001 (the library raises no other class)
         raise UserError(f"cannot read {tokenizer_json} ({fault}): download or write it again") from None
 
 
 def check_vocabulary(tokenizer_json: Path, rows: int) -> None:
-    """Check that an embedding has a row for every token; tokens that were added later may be without one.
+    """Check that an embedding has a row for every token. Tokens that were added later may lack one.
 
     Raises:
-        UserError: it has fewer rows.
+        UserError: the embedding has fewer rows.
     """
     last = max(read_tokenizer(tokenizer_json).get_vocab(with_added_tokens=False).values(), default=0)
     if last >= rows:
@@ -191,7 +191,7 @@ def check_vocabulary(tokenizer_json: Path, rows: int) -> None:
 
 
 def _token_counter(tokenizer_json: Path) -> Callable[[str], int]:
-    """A function that counts a text's tokens."""
+    """Return a function that counts the tokens of a text."""
     tokenizer = read_tokenizer(tokenizer_json)
     tokenizer.no_truncation()  # some files turn it on
     return lambda text: len(tokenizer.encode(text).ids)
@@ -202,6 +202,6 @@ def _too_long(name: str, seqlen: int) -> str:
 
 
 def token_digest(tokens: Any) -> str:
-    """sha256 of a block of tokens; two records are compared only where these are equal."""
+    """Return the sha256 of a block of tokens. Two records are compared only if these are equal."""
     rows = tokens if isinstance(tokens, list) else tokens.tolist()
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -125,7 +125,7 @@ BAD = {
         "plan --set perplexity.seqlen=10000000",
         ["wiki-mini has ", " tokens", "perplexity.seqlen=10000000", "use a smaller one"],
     ),
-    "mirror": ("run --data-dir nowhere", ["'nowhere'", "make it"]),
+    "mirror": ("run --data-dir nowhere", ["'nowhere'", "create it"]),
     "zero-shot limit": ("run --set zeroshot.limit=0", ["invalid zeroshot.limit=0: must be at least 1"]),
     "list": ("ls method", ["'method'", "methods"]),
     "results to read": ("report --results nowhere", ["'nowhere'", "--results"]),

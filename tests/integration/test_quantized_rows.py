@@ -295,7 +295,7 @@ def test_bad_input_is_one_sentence(args, said, cli, tmp_path):
     ("config", "said"),
     [
         ({"quantization_config": {"quant_method": "gptq"}}, "already quantized (gptq)"),
-        ({ACTIVATIONS_KEY: {"bits": 8, "targets": []}}, "already quantized (w8a8, by this suite)"),
+        ({ACTIVATIONS_KEY: {"bits": 8, "targets": []}}, "is quantized already (w8a8, by cast-bench)"),
     ],
 )
 def test_a_model_that_is_quantized_already(config, said, cli, tmp_path):

@@ -174,7 +174,7 @@ def test_a_corpus_in_the_mirror_is_not_fetched(fake_hub, tmp_path):
 
 def test_a_model_with_pickled_weights_alone_is_refused(fake_hub):
     fake_hub.files = ("pytorch_model.bin", "config.json")
-    with pytest.raises(UserError, match="owner/model has no safetensors files, only pickle"):
+    with pytest.raises(UserError, match="owner/model has no safetensors files, and pickle can run code"):
         download.pull("owner/model")
     assert not fake_hub.downloads
 

@@ -146,7 +146,7 @@ def test_a_line_that_is_not_a_text(tmp_path):
 def test_a_file_in_another_encoding(tmp_path, name):
     (tmp_path / name).write_bytes('{"text": "caf\u00e9"}\n'.encode("latin-1"))
 
-    with pytest.raises(UserError, match=f"{name} is no text in UTF-8 .*: convert it"):
+    with pytest.raises(UserError, match=f"{name} is not text in UTF-8 .*: convert it"):
         load(tmp_path / name)
 
 
@@ -180,7 +180,8 @@ def test_a_hub_is_streamed_at_one_revision_and_no_further_than_needed(monkeypatc
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha="f00d", siblings=[]))
 
-    corpus, _ = load("c4", data_dir=None, need=1000, batch_documents=8)
+    monkeypatch.setattr(training_text, "BATCH_DOCUMENTS", 8)
+    corpus, _ = load("c4", data_dir=None, need=1000)
 
     path, how = asked[0]
     assert (path, how["revision"], how["streaming"], how["split"]) == ("allenai/c4", "f00d", True, "train")
