@@ -1,4 +1,4 @@
-"""The Python API; the command line is a thin skin over it."""
+"""The Python API, which the command line calls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def plan(spec: Spec) -> Plan:
 
 
 def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
-    """Do what has no record yet and return every record of the spec.
+    """Measure what has no record yet, and return every record of the spec.
+
+    listeners: receive what happens (bench.execution.listener). Default: the progress display.
 
     Raises:
         UserError: before anything has run.
@@ -50,12 +52,12 @@ def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
 
 
 def run(spec: Spec) -> pd.DataFrame:
-    """Do what has no record yet; one row a reading, columns as in `bench run --json`."""
+    """Measure what has no record yet, and return a row for each reading, with the columns of `bench run --json`."""
     return to_frame(execute(spec).records)
 
 
 def report(results: Path | str) -> pd.DataFrame:
-    """The newest record of every identity in a results folder.
+    """Return the newest record of every identity in a results folder.
 
     Raises:
         UserError: no such folder, or a record in it cannot be read.

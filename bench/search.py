@@ -1,7 +1,7 @@
-"""Search the fields of methods: every trial is an artifact and a record like any other, and the records are the state.
+"""Search for the best fields of methods. Every trial is an ordinary artifact with a record, and the records are the state.
 
-Optuna proposes. Before each proposal it is told of all trials that the results folder has, whoever ran them; so a search
-that was killed goes on, and several can share a folder. A proposal depends on these trials and the seed alone.
+Optuna proposes from all trials in the results folder. So a killed search resumes, and several searches can share a folder.
+A proposal depends on these trials and the seed only.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
     import optuna
 
 RANDOM_TRIALS = 5
-"""Of each method, before the sampler models what it has seen."""
+"""Number of random trials of each method before the sampler uses a model."""
 TRIES = 100
-"""For a proposal that is no trial yet."""
+"""Attempts to propose values that no trial has."""
 
 
 class Trial(NamedTuple):
-    """One trial: its fields, and its perplexity on the validation split; infinite where training diverged."""
+    """One trial: its fields and its perplexity on the validation split, infinite if training diverged."""
 
     label: str
     fields: dict[str, Value]
     value: float
     record: str
-    """Its key."""
+    """Key of its record."""
 
 
 @dataclass(frozen=True)
 class MethodTrials:
-    """The trials of one method, first to last."""
+    """The trials of one method, oldest first."""
 
     method: str
     trials: tuple[Trial, ...]
@@ -59,17 +59,18 @@ class MethodTrials:
 
     @property
     def best_so_far(self) -> list[float]:
-        """After each trial, the lowest value."""
+        """Return the lowest value after each trial."""
         values = [t.value for t in self.trials]
         return [min(values[: i + 1]) for i in range(len(values))]
 
 
 class TrialFailed(Exception):
-    """A trial gave no number; the message says why."""
+    """A trial without a number. The message has the reason."""
 
 
 def require_optuna() -> Any:
-    """
+    """Import Optuna.
+
     Raises:
         UserError: it is not installed.
     """
@@ -80,7 +81,7 @@ def require_optuna() -> Any:
 
 
 def read_trials(spec: Spec, search: Search) -> list[MethodTrials]:
-    """The trials that the results folder has, of each method, in the order in which they were recorded."""
+    """Read the trials of each method from the results folder, oldest first."""
     store: Iterable[Record] = ReadOnlyStore(spec.results, write=False) if spec.results.is_dir() else ()
     records = sorted(store, key=lambda r: (r.recorded, r.key))
     return [
@@ -90,7 +91,7 @@ def read_trials(spec: Spec, search: Search) -> list[MethodTrials]:
 
 
 def _identity(spec: Spec, method: str) -> Identity:
-    """Of the perplexity of the method as typed, without the fields of a trial."""
+    """Return the identity of the perplexity of a method, without the fields of a trial."""
     stages = tuple(choice.label for choice in parse_chain(method))
     for measurement in make_plan(spec.model_copy(update={"methods": (method,)})).measurements:
         if measurement.measure == "perplexity" and measurement.identity.stages == stages:
@@ -113,7 +114,7 @@ def _trials(search: Search, method: str, identity: Identity, records: Iterable[R
 
 
 def propose(search: Search, done: MethodTrials) -> str | None:
-    """The next trial of a method, as one would type it; None if every value of its fields was tried."""
+    """Propose the label of the next trial. Return None if every value of its fields was tried."""
     optuna = require_optuna()
     ranges = search.fields[done.method]
     kinds = {key: _distribution(optuna, allowed) for key, allowed in ranges.items()}
@@ -145,9 +146,9 @@ def run(
     listeners: Sequence[RunListener] = (),
     on_trial: Callable[[MethodTrials, int], None] = lambda done, left: None,
 ) -> list[MethodTrials]:
-    """Run what is left of every method's trials, one trial of each method at a time.
+    """Run the remaining trials, one of each method at a time.
 
-    on_trial is called after each new trial, with those of its method, and how many are left of all methods.
+    on_trial: called after each new trial with the trials of its method and the number of trials left.
 
     Raises:
         UserError: before anything has run.

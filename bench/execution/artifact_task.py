@@ -36,7 +36,7 @@ class ArtifactTask(RunningArtifact):
         super().__init__(measurements, label, device)
         self.missing = dict(self.by_key)
         self.is_busy = False
-        """Whether another run holds the artifact."""
+        """True if another run holds the artifact."""
         self.has_begun = not executor.queues
         self.log = cache_dir() / "logs" / f"{self.artifact.key[:32]}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)

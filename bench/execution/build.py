@@ -30,18 +30,18 @@ from methods.quantizing.stored import ACTIVATIONS_KEY
 from methods.training.interrupt import stop_request
 
 CARRIED = ("config.json", *models.COMPANIONS)
-"""What a pruned folder takes over from its source."""
+"""Files that a pruned folder copies from its source."""
 
 
 class Builder:
-    """Everything that happens to one artifact in its process."""
+    """Builder of one artifact, in its worker process."""
 
     def __init__(self, artifact: Artifact, progress: PhaseProgress, card: int | None = None) -> None:
         self.workspace = Workspace(artifact, progress, card)
         self.source, self.targets = self.workspace.source, self.workspace.targets
 
     def build(self, artifact: Artifact) -> BuiltArtifact:
-        """The artifact from the cache, or built now: all stages but the last first, each checked.
+        """Return the artifact from the cache, or build its stages in order and check each.
 
         Raises:
             CheckFailed: a stage broke the pattern or changed what it must not.
@@ -57,34 +57,34 @@ class Builder:
                     counts = self._make(artifact, before, home)
         about = json.loads((home / "artifact.json").read_text())
         folder = self._folder(artifact, home, about["unchanged"])
-        if (
-            counts is None or len(artifact.stages) > 1
-        ):  # a stage was checked against its own input, not yet against dense
+        if counts is None or len(artifact.stages) > 1:  # so far, each stage was checked against its own input only
             counts = self._verify(self.source.path, folder, artifact.stages[-1], about["changed"])
-            counts.zeros_lost = about.get("zeros_lost")  # of what its own input had masked
+            counts.zeros_lost = about.get("zeros_lost")  # relative to its own input
         return BuiltArtifact(folder, counts, about["notes"], about["cost"], frozenset(about["changed"]))
 
     @contextlib.contextmanager
     def _alone(self, artifact: Artifact) -> Iterator[None]:
-        """Within it no other worker makes this stage: its quantized versions start from it, too, and so may other runs.
+        """Hold the lock of the last stage, which other artifacts and other runs may need too.
 
-        A training has one lock whatever the number of its processes, since all go on from the same checkpoint.
+        The number of processes of a training does not change its lock, because they share checkpoints.
         """
         lock = build_lock(checkpoint_folder(artifact).name)
         try:
             held = lock.acquire(timeout=0)
         except Timeout:
-            self.workspace.progress.enter("waiting for another worker, which makes it")
+            self.workspace.progress.enter("waiting for another worker")
             held = lock.acquire()
         with held:
             yield
 
     def _make(self, artifact: Artifact, before: BuiltArtifact | None, home: Path) -> WeightCounts:
-        """Make the last stage and publish it."""
+        """Run the last stage and publish the result in the cache."""
         self.workspace.progress.enter("loading")
         with temporary_folder(artifact.key[:8]) as workdir:
             counts = self._apply(artifact, before, workdir)
-            if not is_built(home.name):  # a deletion broke off; without locks another worker may have been faster
+            if not is_built(
+                home.name
+            ):  # an interrupted deletion may leave a rest; without locks another worker may be faster
                 shutil.rmtree(home, ignore_errors=True)
             publish(workdir / "artifact", home)
         stop_request.release()
@@ -92,11 +92,11 @@ class Builder:
         return counts
 
     def _before(self, artifact: Artifact) -> BuiltArtifact | None:
-        """What the last stage starts from; None where that is the model itself."""
+        """Return the input of the last stage, or None if that is the model itself."""
         return self.build(artifact.up_to(len(artifact.stages) - 1)) if len(artifact.stages) > 1 else None
 
     def _folder(self, artifact: Artifact, home: Path, unchanged: bool) -> Path:
-        """Where the weights lie. No path is kept: a model may move, and another may come to lie where it was."""
+        """Return the folder with the weights. The cache keeps no path, because a model may move."""
         if not unchanged:
             return home
         before = self._before(artifact)
@@ -108,7 +108,7 @@ class Builder:
         return verify(Folder(before), Folder(after), pattern, self.targets, changed, dtype, counting=counting)
 
     def _apply(self, artifact: Artifact, before: BuiltArtifact | None, workdir: Path) -> WeightCounts:
-        """Run the last stage and leave its result, checked, in workdir/artifact."""
+        """Run the last stage, check it, and write it to workdir/artifact."""
         stage = artifact.stages[-1]
         source, method, job = self.workspace.job(artifact, before, workdir)
         tokens = job.calibration
@@ -116,7 +116,7 @@ class Builder:
         torch.manual_seed(job.seed)
         self.workspace.progress.enter("first step")
         started = time.monotonic()
-        streamed = {"stream": self.workspace.compute.stream}  # as found before others took memory
+        streamed = {"stream": self.workspace.compute.stream}  # as decided before other processes took memory
         shared = ranks.start_ranks(artifact.model_copy(update=streamed))
         with read_only(source, CARRIED, stage.label), shared:
             outcome = method.apply(model, job)
@@ -133,7 +133,7 @@ class Builder:
         folder = self._keep(outcome, source, target)
         declared = outcome.changed
         changed = declared | (before.changed if before else frozenset())
-        del model, outcome  # their memory is free for the check
+        del model, outcome  # free their memory for the check
         counts = self._verify(source, folder, stage, declared)
         about = {"unchanged": folder != target, "changed": sorted(changed), "notes": notes, "cost": cost}
         about["zeros_lost"] = counts.zeros_lost
@@ -142,7 +142,7 @@ class Builder:
         return counts
 
     def run_as_rank(self, artifact: Artifact) -> None:
-        """Take part in the last stage as another rank than the first."""
+        """Take part in the last stage as a rank after the first."""
         before = self._before(artifact)
         with temporary_folder(artifact.key[:8]) as workdir:
             source, method, job = self.workspace.job(artifact, before, workdir)
@@ -151,7 +151,7 @@ class Builder:
             method.apply(model, job)
 
     def _keep(self, outcome: Outcome, source: Path, target: Path) -> Path:
-        """Write the model down; where nothing changed, its source will do."""
+        """Write the model and return its folder, or return the source if nothing changed."""
         target.mkdir(exist_ok=True)
         stored = read_stored(outcome.notes)
         activations = stored.activations if stored else None
@@ -177,6 +177,6 @@ class Builder:
 def _same(model: nn.Module, folder: Folder) -> bool:
     tensors = state(model)
     return set(tensors) == set(folder) and all(
-        t.is_meta or (t.dtype == (was := folder.tensor(n)).dtype and torch.equal(t.cpu(), was))  # meta: never brought
+        t.is_meta or (t.dtype == (was := folder.tensor(n)).dtype and torch.equal(t.cpu(), was))  # meta: never loaded
         for n, t in tensors.items()
     )

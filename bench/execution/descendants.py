@@ -1,4 +1,4 @@
-"""Processes that a method leaves behind: whose child they become, and their end."""
+"""Processes that a method leaves behind: adopt them, and end them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import psutil
 
 PR_SET_CHILD_SUBREAPER = 36
 MAX_ROUNDS = 100
-"""For a process that starts another whenever one of its own ends."""
+"""Limit against a process that restarts its children."""
 
 _adopted_since: frozenset[int] | None = None
-"""Children of this process from before it began to adopt others; None where it does not."""
+"""Children from before this process adopted others. None: it adopts none."""
 
 
 def adopt_orphans(adopts: bool = True) -> None:
-    """From now on a descendant whose parent ends becomes a child of this process. On Linux alone."""
+    """Adopt descendants whose parent ends, from now on. Works on Linux only."""
     global _adopted_since
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, *map(ctypes.c_ulong, (adopts, 0, 0, 0)))
@@ -27,7 +27,7 @@ def adopt_orphans(adopts: bool = True) -> None:
 
 @contextlib.contextmanager
 def adopting() -> Iterator[None]:
-    """Adopt orphans within it. For a program of this package: somebody else's has children of its own."""
+    """Adopt orphans within the block. Only for our own program: another one may have children."""
     adopt_orphans()
     try:
         yield
@@ -36,15 +36,15 @@ def adopting() -> Iterator[None]:
 
 
 def end_adopted(spare: Collection[int] = ()) -> None:
-    """End all that this process has adopted. spare: its own children, by their id."""
+    """End all adopted processes. spare: ids of our own children."""
     if _adopted_since is not None:
         end_descendants(_adopted_since | set(spare))
 
 
 def end_descendants(spare: Collection[int] = ()) -> None:
-    """Kill every process that descends from this one, but for the children `spare` and theirs."""
+    """Kill all descendants, except the children `spare` and theirs."""
     me = psutil.Process()
-    for _ in range(MAX_ROUNDS):  # those that one round orphans are found by the next, if this process adopts
+    for _ in range(MAX_ROUNDS):  # the next round finds what this one orphans
         children = [child for child in me.children() if child.pid not in spare]
         if not children:
             return

@@ -1,4 +1,4 @@
-"""What ends a whole run: a full disk, or results that are gone."""
+"""Faults that end a run: a full disk, or a results folder that vanished."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.system.cache import cache_dir
 from bench.system.files import find_existing
 
 NEARLY_FULL = 64 * 2**20
-"""Free bytes."""
+"""Free bytes below which a disk counts as full."""
 
 
 class RunStopped(Exception):
@@ -36,7 +36,7 @@ def full_disk_stops(results: Path) -> Iterator[None]:
 
 
 def describe_full_disk(fault: BaseException, results: Path) -> str:
-    """Which disk is full, and what to do. Where the fault names no file, the free space of each place tells."""
+    """Say which disk is full and what to do. Without a file name in the fault, compare the free space."""
     cache = cache_dir()
     places = {f"the cache {cache}": cache, f"the results {results}": results}
     file = getattr(fault, "filename", None)
@@ -52,17 +52,17 @@ def describe_full_disk(fault: BaseException, results: Path) -> str:
 
 
 class ResultsFolder:
-    """Notices that a results folder was deleted or replaced: a worker would make it anew, nearly empty."""
+    """A check that the results folder was not deleted or replaced, because a worker would recreate it."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._handle = os.open(root / "records", os.O_RDONLY)  # while it is open no other folder gets its number
+        self._handle = os.open(root / "records", os.O_RDONLY)  # while it is open, no other folder gets its inode
 
     def require(self) -> None:
-        """Waits for one that is gone, as where a shared disk cannot be reached for a while.
+        """Wait for a missing folder, for example on a shared disk that is unreachable for a while.
 
         Raises:
-            RunStopped: it does not come back, or is not the one that it was.
+            RunStopped: it does not come back, or is another folder.
         """
         end = time.monotonic() + store.PATIENCE_S
         while not self._is_there() and time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""What a worker tells the runner: JSON lines."""
+"""Events of a worker to its runner, as JSON lines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 
 class Events:
-    """Tell the runner. Progress is thinned to ten a second."""
+    """Writer of events, with at most ten about progress in a second."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._last = stream, 0.0
@@ -20,18 +20,18 @@ class Events:
         self._stream.flush()
 
     def enter(self, state: str) -> None:
-        """Say what is done before the phase's first step: "importing", "loading" or "first step"."""
+        """Report the state before the phase's first step: "importing", "loading" or "first step"."""
         self.emit("state", phase=self.phase, state=state)
 
     def advance(self, done: int, total: int, **figures: float) -> None:
         now = time.monotonic()
         if done >= total or now - self._last > 0.1:
             self._last = now
-            finite = {name: value for name, value in figures.items() if math.isfinite(value)}  # JSON has no others
+            finite = {name: value for name, value in figures.items() if math.isfinite(value)}  # JSON has no infinity
             self.emit("progress", phase=self.phase, done=done, total=total, figures=finite)
 
 
 def describe_figures(figures: dict[str, float]) -> list[str]:
-    """Figures a method sent along: "loss 2.31" and "1,234 tokens/s"."""
+    """Describe the figures of a method: "loss 2.31", "1,234 tokens/s"."""
     words = {"tokens_per_s": "tokens/s"}
     return [f"{v:,.0f} {words[k]}" if k in words else f"{k.replace('_', ' ')} {v:.4g}" for k, v in figures.items()]

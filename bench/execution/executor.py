@@ -1,4 +1,4 @@
-"""Where artifacts are made: hand one out, and take back what its worker says and how it ended."""
+"""Contracts of an executor, which starts workers, and of a worker."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import IO, Protocol
 from bench.execution.forked import SERVER_GONE
 
 LOST = 1002
-"""Exit code of a worker of which nothing is known any more, nor of the machine that it ran on."""
+"""Exit code of a worker that was lost, perhaps with its machine."""
 
 
 def describe_end(code: int | None) -> str:
-    """How a process ended, from its exit code or minus the signal that ended it."""
+    """Describe an exit code, or minus the signal that ended a process."""
     if code is None or code == SERVER_GONE:
         return "the process and its fork server ended; was one of them killed?"
     if code == LOST:
@@ -23,60 +23,60 @@ def describe_end(code: int | None) -> str:
 
 
 class Worker(Protocol):
-    """One artifact at work: it is sent an assignment (bench.execution.worker.Assignment) and answers with events."""
+    """A process that receives an assignment (bench.execution.worker.Assignment) and answers with events."""
 
     pid: int
-    """0 where it is no child of this process."""
+    """Process id, or 0 if it is no child of this process."""
 
     def send(self, line: str) -> None:
-        """Its assignment, as JSON."""
+        """Send an assignment as JSON."""
         ...
 
     def lines(self) -> Iterator[str]:
-        """Each event, as JSON (bench.execution.events), until it ends."""
+        """Yield events as JSON (bench.execution.events) until the worker ends."""
         ...
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Its exit code, once it has ended, or minus the signal that ended it; None if it has not within `timeout`."""
+        """Return the exit code, or minus the signal that ended it, or None after `timeout` seconds."""
         ...
 
     def send_signal(self, signum: int) -> None: ...
 
     def stop(self, patience: float) -> None:
-        """Ask it to end, and kill it if it has not within `patience` seconds."""
+        """Ask it to end, and kill it after `patience` seconds."""
         ...
 
     def kill(self) -> None: ...
 
     def close(self) -> None:
-        """Let it end, and take along what is left of it."""
+        """Wait for its end, and kill the processes that it left."""
         ...
 
 
 class Executor(Protocol):
-    """Starts workers. Records do not tell which executor it was."""
+    """Starts workers. Records do not name the executor."""
 
     problem: str
-    """What slows it down, where that was not to be expected; cleared by who says so."""
+    """Unexpected reason why it is slow. The run prints it and clears it."""
     queues: bool
-    """Whether a worker waits for its turn: it says "begun" then."""
+    """True if workers wait for their turn and send "begun" when it comes."""
 
     @property
     def jobs(self) -> int:
-        """How many artifacts to hand out at a time."""
+        """Number of artifacts to hand out at a time."""
         ...
 
     @property
     def own(self) -> tuple[int, ...]:
-        """Child processes beside the workers."""
+        """Ids of child processes that are no workers."""
         ...
 
     def start(self, log: IO[str]) -> Worker:
-        """A worker that leaves what it prints in `log`."""
+        """Start a worker that prints to `log`."""
         ...
 
     def reruns(self, code: int | None) -> bool:
-        """Whether an artifact whose worker ended so is made again elsewhere: its machine is to blame."""
+        """Return whether an exit code is the machine's fault, so that another attempt elsewhere makes sense."""
         ...
 
     def close(self) -> None: ...

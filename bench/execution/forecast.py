@@ -56,7 +56,7 @@ class _Current:
 
 
 class Forecast(RunListener):
-    """Estimates the time that is left from the plan's estimates and from what this run has taken."""
+    """An estimate of the time that is left, from the plan's seconds and those of this run."""
 
     def __init__(
         self, estimates: Mapping[str, float], *, are_seconds: bool, jobs: int = 1, clock: Clock = time.monotonic

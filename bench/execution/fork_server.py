@@ -20,18 +20,18 @@ from typing import Any
 from bench.execution import signals
 
 TASKS = Path("/proc/self/task")
-"""One entry a thread, threads of libraries too."""
+"""Folder with an entry for each thread, including those of libraries."""
 
 
 def main() -> None:
-    """Arguments: the socket's file descriptor, then the modules to import."""
+    """Import modules and fork workers. Arguments: the socket's file descriptor, then the modules."""
     control = socket.socket(fileno=int(sys.argv[1]))
     signals.ignore()
     try:
         for name in sys.argv[2:]:
             importlib.import_module(name)
         problem = find_problem()
-    except Exception as fault:  # noqa: BLE001  the same import fails in a worker, whose log has the traceback
+    except Exception as fault:  # noqa: BLE001 (a worker fails in the same way, and its log has the traceback)
         problem = f"{type(fault).__name__}: {fault}"
     try:
         _send(control, ready=not problem, problem=problem)
@@ -45,11 +45,11 @@ def main() -> None:
 
 
 def find_problem() -> str:
-    """Why a fork would not be safe here; "" where it is."""
+    """Return why a fork is not safe here, or ""."""
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_initialized():
         return "a CUDA context exists before the fork"
-    # OpenBLAS starts its threads when it is imported, ends them before each fork and starts them anew after it
+    # OpenBLAS ends its threads before each fork and starts them again afterwards
     pid = os.fork()
     if pid == 0:
         os._exit(0)
@@ -59,8 +59,8 @@ def find_problem() -> str:
 
 
 def serve(control: socket.socket) -> bool:
-    """Fork a worker for each request. True in a worker; False in the server, once the runner is gone."""
-    gc.freeze()  # a collection in a worker would otherwise write to, and so copy, every page of the shared modules
+    """Fork a worker for each request. Return True in a worker, and False in the server when the runner is gone."""
+    gc.freeze()  # otherwise a collection in a worker copies every page of the shared modules
     children = signals.ChildWatch()
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)
@@ -87,14 +87,14 @@ def serve(control: socket.socket) -> bool:
 
 
 def _become_worker(files: list[int]) -> None:
-    """Be as a process that was just started with these as its stdin, stdout and stderr."""
+    """Turn into a new process with these files as stdin, stdout and stderr."""
     for target, file in enumerate(files):
         os.dup2(file, target)
         os.close(file)
-    os.setsid()  # its group is what it starts, and ends with it
+    os.setsid()  # its process group ends with it
     signals.reset(*signals.ENDING)
     if numpy := sys.modules.get("numpy"):
-        numpy.random.seed()  # Python's own generator is seeded anew by a fork, numpy's is not
+        numpy.random.seed()  # a fork reseeds Python's generator, but not numpy's
 
 
 def _report_ended(control: socket.socket) -> None:

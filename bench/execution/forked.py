@@ -18,14 +18,14 @@ from bench.execution.worker_process import WorkerProcess
 from bench.system import interpreter
 
 WITHOUT_THREADS = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
-"""The fork server's environment, unless set: pyarrow, which lm-eval imports, would start a thread at once."""
+"""Default environment of the fork server, so that pyarrow, which lm-eval imports, starts no thread."""
 
 SERVER_GONE = 1001
-"""Exit code of a worker whose fork server ended before it: its own is unknown."""
+"""Exit code of a worker whose fork server ended first, so that its own code is unknown."""
 
 
 class ServerEnded(Exception):
-    """The fork server cannot be used, or no longer."""
+    """The fork server cannot fork, or has ended."""
 
 
 class ForkServer:
@@ -36,7 +36,7 @@ class ForkServer:
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in close()
         self._exit_codes: dict[int, int] = {}
         self._lock = threading.Lock()
-        """One thread at a time reads what the server says, for all."""
+        """Lock of the thread that reads the socket for all threads."""
         self._is_ready = False
         with theirs:
             self._process = subprocess.Popen(
@@ -51,7 +51,7 @@ class ForkServer:
         self.pid = self._process.pid
 
     def fork(self, log: IO[str]) -> ForkedWorker:
-        """A new worker; waits for the server where it is still loading.
+        """Fork a worker. Wait for the server if it is still loading.
 
         Raises:
             ServerEnded: it cannot fork, or was killed.
@@ -75,10 +75,10 @@ class ForkServer:
         return worker
 
     def exit_code(self, pid: int) -> int:
-        """Waits until the worker has ended.
+        """Wait until the worker has ended, and return its exit code.
 
         Raises:
-            ServerEnded: it is not known any more.
+            ServerEnded: the code is unknown.
         """
         with self._lock:
             while pid not in self._exit_codes:
@@ -103,7 +103,7 @@ class ForkServer:
         return f"the fork server ended (code {code})" + (f": {last}" if last else "")
 
     def close(self) -> None:
-        """The server ends by itself once its socket is closed; one that is still importing does not see it."""
+        """End the server, which may still be importing and would not notice a closed socket."""
         self._control.close()
         self._process.kill()
         self._process.wait()
@@ -118,14 +118,14 @@ class ForkedWorker(WorkerProcess):
         self._server = server
         try:
             self._handle: int | None = os.pidfd_open(pid)
-        except ProcessLookupError:  # it ended at once
+        except ProcessLookupError:  # it has ended already
             self._handle = None
         self._code: int | None = None
         self._lock = threading.Lock()
-        """The server tells an exit code once: to the thread that reads this worker, or to the one that ends it."""
+        """Lock of the thread that asks for the exit code, which the server sends once."""
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """SERVER_GONE where its exit code is unknown."""
+        """Return SERVER_GONE if the exit code is unknown."""
         with self._lock:
             if self._code is None:
                 # readable once the process has ended

@@ -1,4 +1,4 @@
-"""What a stage may use: its input, calibration tokens, training text, the prior's masks, the dense model."""
+"""The job of a stage: its input, calibration tokens, training text, the prior's masks, the dense model."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ from methods.targets import find_targets
 
 
 class PhaseProgress(Progress, Protocol):
-    """A progress that also says what is being done."""
+    """A progress with the name of a phase."""
 
     phase: str
 
     def enter(self, state: str) -> None:
-        """What is done before the phase's first step: "loading" or "first step"."""
+        """Report the state before the first step of a phase: "loading" or "first step"."""
         ...
 
 
 @dataclass(frozen=True)
 class BuiltArtifact:
-    """A pruned model on disk, what the check counted, and what its making took."""
+    """A pruned model on disk, with the counts of its check and the cost of building it."""
 
     folder: Path
     counts: WeightCounts
     notes: Mapping[str, Any]
     cost: Mapping[str, Any]
     changed: frozenset[str]
-    """Tensors outside the targets that its stages declared changed."""
+    """Tensors outside the targets that its stages declare as changed."""
 
 
 class Workspace:
     """One artifact's source model in this process: its folder, targets, tokenizer and device."""
 
     def __init__(self, artifact: Artifact, progress: PhaseProgress, card: int | None = None) -> None:
-        """card: of its machine, for another rank than the first."""
+        """card: number of the card, for a rank after the first."""
         torch.set_num_threads(artifact.threads if card is None else ranks.threads(artifact))
         self.progress = progress
         self.source = Folder(artifact.folder)
@@ -78,9 +78,9 @@ class Workspace:
         return self._tokenizer
 
     def job(self, artifact: Artifact, before: BuiltArtifact | None, workdir: Path) -> tuple[Path, Method, Job]:
-        """What the last stage starts from, its method and all it may use.
+        """Return the source of the last stage, its method and its job.
 
-        before: the artifact up to that stage; None where it is the first.
+        before: the artifact up to that stage, or None for the first stage.
         """
         stage = artifact.stages[-1]
         source = before.folder if before else self.source.path
@@ -148,7 +148,8 @@ def read_stored(notes: Mapping[str, Any]) -> Stored | None:
 
 
 def resolve_environment(artifact: Artifact) -> Environment:
-    """
+    """Return the environment of the last stage.
+
     Raises:
         Skipped: it is not built.
     """
@@ -159,18 +160,17 @@ def resolve_environment(artifact: Artifact) -> Environment:
 
 
 def checkpoint_folder(artifact: Artifact) -> Path:
-    """Where a training leaves what it can go on from; its artifact's key says that it is the same training.
-
-    For any number of processes, which can go on from each other's.
-    """
+    """Return the folder of a training's checkpoints, which is the same for any number of processes."""
     return cache_dir() / "training" / artifact.model_copy(update={"processes": 1}).key[:32]
 
 
 def fits_device(
     folder: Folder, device: torch.device, dtype: torch.dtype, max_memory: float | None = None, shared: int = 1
 ) -> bool:
-    """Would the model take less than STREAMED_FROM of what the device has free? Of a CPU, at most `max_memory` GB, which so many
-    processes share."""
+    """Return whether the model takes less than STREAMED_FROM of the device's free memory.
+
+    max_memory: limit of a CPU's memory in GB, divided among `shared` processes.
+    """
     need = sum(math.prod(s) for s in folder.shapes().values()) * dtype.itemsize
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory(max_memory) / shared
     return need < STREAMED_FROM * free

@@ -1,4 +1,4 @@
-"""What killed runs left behind and nobody holds: marks and temporary folders in the cache, locks of results."""
+"""Marks, temporary folders and locks that killed runs left behind."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from bench.system import cache
 
 
 def sweep_leftovers(results: Path) -> None:
-    """Delete them. What a living process holds stays."""
+    """Delete those that no living process holds."""
     cache.sweep_leftovers()
     cache.sweep_locks(results / "locks")

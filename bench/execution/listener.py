@@ -31,9 +31,9 @@ class RunningArtifact:
     """Name that no other artifact at work has."""
     device: str
     waits: bool = field(default=False, init=False)
-    """Whether its worker waits for another run that holds the artifact."""
+    """True if its worker waits for another run that holds the artifact."""
     has_measured: bool = field(default=False, init=False)
-    """Whether this run has tried one of its measurements."""
+    """True if this run has tried one of its measurements."""
 
     def __post_init__(self) -> None:
         self.artifact: Artifact = self.measurements[0].artifact

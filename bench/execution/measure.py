@@ -1,4 +1,4 @@
-"""Read measures off a built artifact, as records. Those that read the same windows share a forward pass."""
+"""Measure a built artifact. Measures that read the same windows share a forward pass."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from methods.logits import head_of
 
 
 class Attempt(NamedTuple):
-    """What became of one measurement."""
+    """The result of one measurement."""
 
     readings: Readings | None = None
     fault: Exception | None = None
     own_s: float = 0.0
-    """Seconds spent for it alone."""
+    """Seconds spent on this measurement alone."""
     shares: bool = True
-    """Whether the other seconds were spent for it, too."""
+    """True if this measurement shares the remaining seconds."""
 
 
 def group(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
-    """Measurements of one artifact that are read together: those that share a forward pass, and each other one alone."""
+    """Group measurements of one artifact: those that share a forward pass, and each of the others alone."""
     groups: dict[Any, list[Measurement]] = {}
     for measurement in measurements:
         try:
             instrument = _instrument(measurement)
-        except Exception:  # noqa: BLE001 (it raises the same when it is measured, alone)
+        except Exception:  # noqa: BLE001 (it raises again when it is measured)
             instrument = None
         shared = instrument.same_pass if isinstance(instrument, Windowed) else measurement.key
         groups.setdefault(shared, []).append(measurement)
@@ -52,7 +52,7 @@ def group(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
 def measure(
     measurements: Sequence[Measurement], built: BuiltArtifact, workspace: Workspace
 ) -> list[tuple[Record, tuple[Item, ...]]]:
-    """The records and per-item scores of a group's measurements.
+    """Measure a group, and return records with per-item scores.
 
     A record is failed where its measure or the forward pass raised, and diverged, without scores, where a reading is not
     finite. `cost.wall_s` is a measurement's own seconds and an equal part of those it shares, so that sums are right.
@@ -64,7 +64,7 @@ def measure(
     states: list[str] = []
     try:
         attempts = _read(measurements, built, workspace, states)
-    except Exception as fault:  # noqa: BLE001 (a measure may raise anything; it costs these measurements only)
+    except Exception as fault:  # noqa: BLE001 (a measure may raise anything; only these measurements fail)
         attempts = [Attempt(fault=fault)] * len(measurements)
     shared = time.monotonic() - started - sum(a.own_s for a in attempts)
     sharing = [m.label for m, a in zip(measurements, attempts, strict=True) if a.shares]
@@ -90,7 +90,7 @@ def _instrument(measurement: Measurement) -> Measure:
 def _read(
     measurements: Sequence[Measurement], built: BuiltArtifact, workspace: Workspace, states: list[str]
 ) -> list[Attempt]:
-    """states: is told what became of the dense model's states, in words."""
+    """Read a group. states: receives sentences about the dense model's states."""
     instruments = [_instrument(m) for m in measurements]
     artifact, source, compute = measurements[0].artifact, workspace.source.path, workspace.compute
     if not all(getattr(i, "streams", False) for i in instruments):
@@ -158,7 +158,7 @@ def _record_readings(measurement: Measurement, readings: Any, built: BuiltArtifa
         "peak_bytes": provenance.peak_bytes(measurement.artifact.device),
         "tokens": readings.tokens,
     }
-    if measurement.measure == "pattern":  # the one that every artifact has carries what its making took
+    if measurement.measure == "pattern":  # every artifact has this measure, so its record has the cost of the build
         notes |= built.notes
         cost |= built.cost
     bad = [r for r in readings.values if not math.isfinite(r.value)]
@@ -176,7 +176,7 @@ def _record_readings(measurement: Measurement, readings: Any, built: BuiltArtifa
 
 
 def rows_of(readings: Readings) -> list[ReadingRow]:
-    """As a record keeps them: what is not finite is no value, and what is below 0 no standard error."""
+    """Convert readings for a record. A value that is not finite becomes None, as does a negative standard error."""
     return [_row(r) for r in readings.values]
 
 

@@ -52,7 +52,7 @@ def card(artifact: Artifact, zeros: float, notes: Any) -> str:
 
 
 def _quantizer_lines(quantizer: str, notes: Any) -> list[str]:
-    """What a folder's weights cannot tell of themselves: they lie there dequantized."""
+    """Describe the quantizer, which the dequantized weights do not show."""
     if quantizer == "none":
         return []
     rounded = (

@@ -12,7 +12,7 @@ from methods.errors import Diverged, Skipped
 
 
 def new_record(measurement: Measurement, **fields: Any) -> Record:
-    """A measurement's record, with what is known before it runs."""
+    """Return a record with the fields that are known before the measurement."""
     return Record(
         key=measurement.key,
         identity=measurement.identity,
@@ -23,7 +23,7 @@ def new_record(measurement: Measurement, **fields: Any) -> Record:
 
 
 def failed_record(measurement: Measurement, fault: BaseException) -> Record:
-    """A failed row, or a diverged or skipped one, with the reason in one line and the whole traceback."""
+    """Return a failed, diverged or skipped record with a one-line reason and the traceback."""
     lines = str(fault).strip().splitlines()
     out_of_memory = (
         isinstance(fault, MemoryError) or "out of memory" in str(fault) or "can't allocate memory" in str(fault)

@@ -1,8 +1,7 @@
-"""Several machines on one training. Each runs the same command; the first does all the work but the trainings, for which the
-others lend processes.
+"""Training on several machines. Each node runs the same command. The first does all work; the others lend processes to trainings.
 
-torchrun or srun starts the command and says who is who. The first node announces each training in a store that it holds
-open, or torchrun's agent does; nothing else goes between nodes but what torch.distributed sends.
+torchrun or srun starts the command and numbers the nodes. The first node announces each training in a TCP store, which
+it or torchrun's agent keeps open.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from methods.errors import UserError
 STORE_ENV = "CAST_BENCH_STORE"
 """HOST:PORT of the store, for the workers of the first node."""
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""By which torchrun says who is who. Libraries read them, too, and would take a worker for a part of something larger."""
+"""Variables by which torchrun numbers processes. Workers must not inherit them, because libraries read them."""
 END = b"end"
 WAIT = timedelta(minutes=10)
-"""For the first node to begin."""
+"""Timeout for the first node to start."""
 LOOK_S = 0.2
 
 
@@ -31,11 +30,11 @@ class Place(NamedTuple):
 
     node: int
     local: int
-    """The place among the nodes on the same machine, where there are several."""
+    """Index among the nodes on the same machine."""
     host: str
     port: int
     holds_store: bool
-    """Whether this process, being the first, must hold the store open: torchrun's agent does it itself."""
+    """True if this process must keep the store open, which torchrun's agent otherwise does."""
 
 
 class Announcement(NamedTuple):
@@ -45,16 +44,16 @@ class Announcement(NamedTuple):
     store: Any
 
     def failure(self) -> str:
-        """What another node says of its processes that ended too early; "" for nothing."""
+        """Return the failure that another node has reported, or ""."""
         key = f"failed {self.number}"
         return self.store.get(key).decode() if self.store.check([key]) else ""
 
 
 def find_place(count: int, variables: Mapping[str, str]) -> Place:
-    """Who this process is, by torchrun's variables or Slurm's.
+    """Read this process's place from the variables of torchrun or Slurm.
 
     Raises:
-        UserError: nobody said it, or there are not `count` nodes.
+        UserError: the variables are missing, or there are not `count` nodes.
     """
     by_slurm = "RANK" not in variables
     node, world = (variables.get(n, "") for n in (("SLURM_PROCID", "SLURM_NTASKS") if by_slurm else VARIABLES[:2]))
@@ -73,7 +72,7 @@ def find_place(count: int, variables: Mapping[str, str]) -> Place:
 
 @contextlib.contextmanager
 def lead(place: Place, variables: MutableMapping[str, str]) -> Iterator[None]:
-    """Within it, trainings of this process's workers are announced to the other nodes; after it, those end."""
+    """Announce the trainings of our workers to the other nodes within the block. Afterwards those nodes end."""
     store = _open(place.host, place.port, holds=place.holds_store)
     for name in VARIABLES:
         variables.pop(name, None)
@@ -83,25 +82,25 @@ def lead(place: Place, variables: MutableMapping[str, str]) -> Iterator[None]:
     finally:
         store.set(f"task {store.add('tasks', 1)}", END)
         if place.holds_store:
-            time.sleep(10 * LOOK_S)  # until the others have read it
+            time.sleep(10 * LOOK_S)  # time for the others to read it
 
 
 def require_lead(count: int, variables: Mapping[str, str]) -> None:
     """
     Raises:
-        UserError: there should be several nodes, and nobody leads them.
+        UserError: the spec asks for several nodes, but no node leads them.
     """
     if count > 1 and STORE_ENV not in variables:
         raise UserError(f"training.nodes={count} is for bench run: leave it out here")
 
 
 def first_host() -> str:
-    """The first node, as the others reach it."""
+    """Return the host of the first node."""
     return os.environ[STORE_ENV].rpartition(":")[0]
 
 
 def announce(text: str) -> Announcement:
-    """Have the other nodes take part in a training. text: what their processes are told (bench.execution.ranks.NodeTask)."""
+    """Announce a training to the other nodes. text: a bench.execution.ranks.NodeTask as JSON."""
     host, _, port = os.environ[STORE_ENV].rpartition(":")
     store = _open(host, int(port))
     number = store.add("tasks", 1)
@@ -110,7 +109,7 @@ def announce(text: str) -> Announcement:
 
 
 def follow(place: Place) -> Iterator[tuple[Announcement, str]]:
-    """Each training that the first node announces, until it ends.
+    """Yield each training that the first node announces, until it ends.
 
     Raises:
         ConnectionError: the first node is gone.
@@ -128,7 +127,7 @@ def follow(place: Place) -> Iterator[tuple[Announcement, str]]:
 
 
 def report_failure(announcement: Announcement, problem: str) -> None:
-    """Tell the first node that a process ended too early. It may be gone itself."""
+    """Report a process that ended too early to the first node, if that is still there."""
     with contextlib.suppress(RuntimeError):
         announcement.store.set(f"failed {announcement.number}", problem)
 
@@ -143,10 +142,10 @@ def _open(host: str, port: int, *, holds: bool = False) -> Any:
 def _check(store: Any, key: str) -> bool:
     try:
         return bool(store.check([key]))
-    except RuntimeError as fault:  # torch's errors of the network
+    except RuntimeError as fault:  # a network error of torch
         raise ConnectionError(f"the first node is gone ({fault})") from None
 
 
 def describe(place: Place, count: int, processes: int) -> str:
-    """What a node that is not the first does."""
+    """Describe the part of a node after the first."""
     return f"node {place.node + 1} of {count} lends {processes // count} processes to {place.host}:{place.port}"

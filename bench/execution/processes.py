@@ -1,7 +1,7 @@
-"""A process for each artifact: the first is started anew, the others are forked from a server that has imported all.
+"""The local executor: a process for each artifact. The first is a new process; the others are forked from a server.
 
-The server (bench.execution.fork_server) starts beside the first worker, which loads meanwhile. Where forking is not safe, each
-worker is started anew.
+The server (bench.execution.fork_server) imports the libraries while the first worker runs. Without safe forks, each worker
+is a new process.
 """
 
 from __future__ import annotations
@@ -20,34 +20,35 @@ from bench.system.interpreter import OWN_PACKAGES
 from methods.folder import Folder
 
 KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-"""glibc would return each large tensor's memory and get it anew, page by page."""
+"""Settings with which glibc keeps the memory of large tensors instead of returning it to the system."""
 SHORT_SPIN = {"GOMP_SPINCOUNT": "4000"}
-"""How long OpenMP's threads spin before they sleep. By default about a hundred times as long, which takes the cores from
-another run on the machine: two runs then take five times one. Not spinning at all costs a lone run up to a tenth. Measured by
-benchmarks/side_by_side.py."""
+"""Time that OpenMP's threads spin before they sleep, a hundredth of the default.
+
+With the default, two runs on one machine take five times as long as one. Without spinning, a lone run takes up to a tenth
+longer (benchmarks/side_by_side.py).
+"""
 
 
 def worker_environment() -> dict[str, str]:
-    """This process's, without the current folder on Python's path, and what is best for a worker where it does not say."""
+    """Return our environment without the current folder on Python's path, with defaults for workers."""
     spin = {} if "OMP_WAIT_POLICY" in os.environ else SHORT_SPIN
     return KEEPS_MEMORY | spin | matching_onednn_limit() | interpreter.environment()
 
 
 class WorkerProcesses:
-    """Starts the workers of one run on this machine: the local executor."""
+    """Workers of one run on this machine."""
 
     queues = False
 
     def __init__(self, count: int, preload: Sequence[str], jobs: int = 1) -> None:
-        """count: how many will be started, about; preload: modules that they import; jobs: how many at a time."""
+        """count: approximate number of workers. preload: modules that they import. jobs: number of workers at a time."""
         self._count, self._preload = count, preload
         self.jobs = jobs
         self._server: ForkServer | None = None
         self.problem = ""
-        """That workers are not forked, and why, where that was not to be expected."""
 
     def start(self, log: IO[str]) -> WorkerProcess:
-        """Start a worker that writes what it prints to `log`."""
+        """Start a worker that prints to `log`."""
         if self._server:
             try:
                 return self._server.fork(log)
@@ -61,12 +62,11 @@ class WorkerProcesses:
         return worker
 
     def reruns(self, code: int | None) -> bool:
-        """Never: here it would end in the same way."""
+        """Return False: it would end in the same way here."""
         return False
 
     @property
     def own(self) -> tuple[int, ...]:
-        """Processes beside the workers."""
         return (self._server.pid,) if self._server else ()
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class WorkerProcesses:
 
 
 def list_imports(measurements: Iterable[Measurement]) -> tuple[str, ...]:
-    """The modules that workers on these measurements import, but for those of plug-ins."""
+    """List the modules that workers import for these measurements, without plug-ins."""
     modules = {"bench.execution.build": None, "bench.execution.measure": None}
     for measurement in measurements:
         family = Folder(measurement.artifact.folder).config["model_type"]
@@ -89,7 +89,7 @@ def list_imports(measurements: Iterable[Measurement]) -> tuple[str, ...]:
 
 
 def can_fork() -> bool:
-    """Linux alone: elsewhere system libraries start threads that a fork breaks."""
+    """Return whether forks are safe. Outside Linux, system libraries start threads that a fork breaks."""
     if sys.platform != "linux":
         return False
     try:

@@ -1,4 +1,4 @@
-"""Prune one model into a folder of the user's, with a card that says how it was made."""
+"""Prune one model into a new folder, with a model card."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class _DisplayedProgress:
 
 
 def write_pruned(spec: Spec, out: Path) -> str:
-    """Write the artifact of a spec with one method, model and pattern to `out`; returns a sentence for the user.
+    """Write the artifact of a spec with one method, model and pattern to `out`, and return a sentence about it.
 
     Raises:
-        UserError: more than one of them, or `out` is taken.
+        UserError: there is more than one of them, or `out` exists.
         CheckFailed: the method broke the pattern, or changed what it must not.
     """
     if any(len(x) != 1 for x in (spec.methods, spec.models, spec.patterns, spec.quantizers)):

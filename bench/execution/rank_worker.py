@@ -17,7 +17,7 @@ from bench.execution.ranks import FAULT, HOST, RankTask, join
 
 
 def main() -> None:
-    """Take part in a stage as another rank than the first; its outcome is dropped."""
+    """Take part in a stage as a rank after the first, and drop the outcome."""
     from bench.execution.build import Builder
 
     signals.ignore()  # this process ends with the first rank
@@ -36,20 +36,20 @@ def main() -> None:
             Builder(artifact, Events(nowhere), card=task.card).run_as_rank(artifact)
         dist.barrier()
     except Exception as fault:
-        if store.add("faults", 1) == 1:  # the others' follow from it
+        if store.add("faults", 1) == 1:  # the first fault causes the others
             store.set(FAULT, f"rank {task.rank}: {type(fault).__name__}: {fault}")
         raise
     dist.destroy_process_group()
 
 
 def _end_with_parent() -> None:
-    while os.read(0, 4096):  # not through sys.stdin: a process forked meanwhile could never take its lock
+    while os.read(0, 4096):  # sys.stdin has a lock, which a fork may copy while it is held
         pass
     os._exit(1)
 
 
 def _end_with_first(task: RankTask) -> None:
-    """The first rank is on another node: nothing but its store tells that it is gone."""
+    """End this process when the store of the first rank, which is on another node, is gone."""
     store = dist.TCPStore(task.host, task.port, task.artifact.ranks, is_master=False)  # type: ignore[attr-defined]
     try:
         while True:

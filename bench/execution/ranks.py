@@ -1,8 +1,7 @@
-"""Several processes on one stage, for as long as a method runs: workers of the worker, and of other nodes.
+"""Several processes for one stage, on this node and on others.
 
-The worker is rank 0 and starts the others of its node; each makes the same job and calls the same method. What a method does
-with ranks is methods.training.ranks' to say, and for a calibration methods.pruning.sharing's. Under torchrun without this
-suite a method finds its ranks the same way.
+The worker is rank 0 and starts the other ranks of its node. Each makes the same job and calls the same method. How a method
+uses ranks: methods.training.ranks for a training, methods.pruning.sharing for a calibration.
 """
 
 from __future__ import annotations
@@ -31,41 +30,41 @@ HOST = "127.0.0.1"
 COMMAND = tuple(interpreter.command("bench.execution.rank_worker"))
 
 START_TIMEOUT = timedelta(minutes=10)
-"""For a worker to load its model."""
+"""Timeout for a rank to load its model."""
 WAIT_TIMEOUT = timedelta(days=1)
-"""For what one rank computes while others wait: on a CPU, an hour for a large layer. A rank that dies is noticed at once."""
+"""Timeout of a wait for another rank, which may compute for hours on a CPU. A dead rank is noticed at once."""
 PATIENCE_S = 2.0
-"""For a worker that has failed to have ended, where a fault here may come from it."""
+"""Seconds that a failed rank has to end, so that a fault here can be traced to it."""
 EXIT_S = 60.0
-"""For a worker that has done its part to end."""
+"""Seconds that a rank has to end after its part."""
 FAULT = "fault"
-"""The store's entry for what the first worker that failed raised."""
+"""Key in the store for the exception of the first rank that failed."""
 
 
 class NodeTask(BaseModel):
-    """A training, as other nodes are told of it."""
+    """A training for other nodes."""
 
     artifact: Artifact
     host: str
     port: int
-    """Of the store by which its processes find each other."""
+    """Port of the store where its processes meet."""
     code: str
-    """This package's version and code: all nodes must run the same."""
+    """Version and digest of our code, which must be the same on all nodes."""
 
 
 class RankTask(BaseModel):
-    """A rank's part of a stage, as it reads it from stdin."""
+    """The task of one rank, which it reads from stdin."""
 
     artifact: Artifact
     rank: int
     card: int
-    """Of its machine, where there are any."""
+    """Number of the card on its machine."""
     host: str
     port: int
 
 
 def _make_store(host: str, world: int) -> dist.TCPStore:  # type: ignore[name-defined]
-    """Where the processes meet. On one machine no other can reach it: whoever does may set any entry."""
+    """Open a store. On one machine it binds to the loopback address, because any client may set any entry."""
     place = socket.create_server((HOST, 0)) if host == HOST else None
     port, handle = (place.getsockname()[1], place.detach()) if place else (0, None)
     return dist.TCPStore(host, port, world, is_master=True, wait_for_workers=False, master_listen_fd=handle)  # type: ignore[attr-defined]
@@ -77,11 +76,10 @@ class RankFailed(Exception):
 
 @contextlib.contextmanager
 def start_ranks(artifact: Artifact, command: Sequence[str] = COMMAND) -> Iterator[None]:
-    """Within it, this process is the first of `artifact.ranks`, which its nodes have in equal parts. With one process,
-    nothing happens.
+    """Start the other ranks of an artifact, and be rank 0 within the block. With one rank, do nothing.
 
     Raises:
-        RankFailed: a worker failed, and with it this process or not; the worker's output is on this process's stderr.
+        RankFailed: a rank failed. Its output is on our stderr.
     """
     world = artifact.ranks
     if world == 1:
@@ -101,10 +99,10 @@ def start_ranks(artifact: Artifact, command: Sequence[str] = COMMAND) -> Iterato
         dist.barrier()
         dist.destroy_process_group()
         for rank, worker in enumerate(workers, 1):
-            with contextlib.suppress(subprocess.TimeoutExpired):  # it has done its part, and is killed below
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it is killed below
                 if code := worker.wait(timeout=EXIT_S):
                     raise RankFailed(f"the process of rank {rank} ended with code {code}")
-    except RuntimeError as fault:  # as a lost connection is one
+    except RuntimeError as fault:  # torch raises it for a lost connection too
         if cause := _find_cause(store, workers):
             raise RankFailed(cause) from fault
         raise
@@ -121,11 +119,11 @@ def start_ranks(artifact: Artifact, command: Sequence[str] = COMMAND) -> Iterato
 
 
 def take_part(place: nodes.Place, count: int, processes: int) -> None:
-    """Lend this node's share of the processes of each training that the first node begins, until it ends.
+    """Lend this node's share of processes to each training of the first node, until that ends.
 
     Raises:
-        UserError: it runs other code.
-        ConnectionError: it is gone.
+        UserError: the first node runs other code.
+        ConnectionError: the first node is gone.
     """
     share = processes // count
     for announcement, text in nodes.follow(place):
@@ -154,18 +152,18 @@ def _start(command: Sequence[str], task: NodeTask, rank: int, card: int) -> subp
         command, stdin=subprocess.PIPE, stdout=sys.stderr, text=True, env=interpreter.environment()
     )
     assert worker.stdin
-    with contextlib.suppress(BrokenPipeError):  # it has ended already: who waits for it is told
+    with contextlib.suppress(BrokenPipeError):  # it has ended already, which a later wait finds
         worker.stdin.write(part.model_dump_json() + "\n")
         worker.stdin.flush()
     return worker
 
 
 def _find_cause(store: Any, workers: list[subprocess.Popen[str]]) -> str:
-    """What a worker did that may have been felt here as a lost connection; "" where all of them live."""
+    """Find the failure of a rank that may have closed our connection. Return "" if all ranks are alive."""
     deadline = time.monotonic() + PATIENCE_S
     while all(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(0.2)  # a killed one's peers fail, too: which may have been quicker
+    time.sleep(0.2)  # the peers of a killed rank fail too, perhaps before it is reaped
     codes = {rank: code for rank, worker in enumerate(workers, 1) if (code := worker.poll())}
     killed = [rank for rank, code in codes.items() if code < 0]
     if not killed and store.check([FAULT]):
@@ -178,7 +176,7 @@ def _find_cause(store: Any, workers: list[subprocess.Popen[str]]) -> str:
 def _join(
     task: NodeTask, store: Any, workers: list[subprocess.Popen[str]], elsewhere: nodes.Announcement | None
 ) -> None:
-    """Wait until every worker is there, or one is known never to be."""
+    """Wait until every rank has connected, or one has failed."""
     artifact = task.artifact
     deadline = time.monotonic() + START_TIMEOUT.total_seconds()
     for rank in range(1, artifact.ranks):
@@ -194,14 +192,14 @@ def _join(
 
 
 def join(artifact: Artifact, store: Any, rank: int) -> None:
-    """Become one of an artifact's ranks. On a card, NCCL ends a wait by its own limit, since it does not notice a death."""
+    """Join the process group. NCCL keeps its own timeout, because it does not notice a dead rank."""
     kind = backend(artifact)
     timeout = WAIT_TIMEOUT if kind == "gloo" else None
     dist.init_process_group(kind, timeout=timeout, store=store, rank=rank, world_size=artifact.ranks)
 
 
 def threads(artifact: Artifact) -> int:
-    """Of each rank: they share the artifact's."""
+    """Return the number of threads of each rank."""
     return max(1, artifact.threads * artifact.spread // artifact.ranks)
 
 
@@ -210,5 +208,5 @@ def backend(artifact: Artifact) -> str:
 
 
 def device(artifact: Artifact, card: int) -> str:
-    """A card of its own for each rank. card: which of its machine."""
+    """Return the device of a rank. card: number of the card on its machine."""
     return f"cuda:{card}" if artifact.most_ranks > 1 and artifact.device.startswith("cuda") else artifact.device

@@ -1,4 +1,4 @@
-"""The executor on a Ray cluster: an artifact is a task with the processors, cards and memory that its plan asks for."""
+"""The executor on a Ray cluster. An artifact is a task with the CPUs, cards and memory of its plan."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from bench.system.packages import pip_install, require
 from methods.errors import UserError
 
 WAITING = 2
-"""Tasks that wait beyond what the cluster has room for: its autoscaler sees them."""
+"""Number of tasks beyond the room of the cluster, for its autoscaler to see."""
 LOOK_S = 5.0
-"""How often the size of the cluster is asked for."""
+"""Seconds between two looks at the size of the cluster."""
 CONNECT_S = 10.0
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
@@ -50,12 +50,12 @@ def import_ray() -> Any:
 
 
 class RayExecutor:
-    """Tasks of one run. The driver alone writes the records of nodes that do not see the results folder."""
+    """Tasks of one run. The driver writes the records of nodes that do not see the results folder."""
 
     queues = True
 
     def __init__(self, plan: Plan, artifacts: Iterable[Artifact], store: Store) -> None:
-        """artifacts: that are to be made.
+        """artifacts: the artifacts that the run will build.
 
         Raises:
             UserError: Ray is not installed, or there is no cluster.
@@ -65,7 +65,7 @@ class RayExecutor:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         with contextlib.ExitStack() as stack:
-            # Ray prints what happens to its nodes to stdout, which is for the table; the run says it itself
+            # Ray prints to stdout, which is for the table
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
             _connect(ray, plan.spec.ray_address)
             stack.callback(ray.shutdown)
@@ -88,7 +88,7 @@ class RayExecutor:
 
     @property
     def jobs(self) -> int:
-        """Of --jobs, or as many as the cluster's nodes have room for, and a few that wait."""
+        """Return --jobs, or the room of the cluster plus a few tasks that wait."""
         if isinstance(self._most, int):
             return self._most
         if time.monotonic() - self._looked > LOOK_S:
@@ -100,11 +100,11 @@ class RayExecutor:
         return RayWorker(self, log)
 
     def reruns(self, code: int | None) -> bool:
-        """A lost node or Ray worker, and what was killed or told to end there, as on a node that is taken back."""
+        """Return whether the node was lost, or ended the worker, as a spot node does."""
         return code in (LOST, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM)
 
     def submit(self, description: str) -> Any:
-        """A running task's generator of events. description: an Assignment as JSON."""
+        """Start a task and return its generator of events. description: an Assignment as JSON."""
         job = Assignment.model_validate_json(description)
         order = ray_task.Order(
             job=job,
@@ -125,7 +125,7 @@ class RayExecutor:
 
 
 class RayWorker:
-    """A task as its run has it."""
+    """A task, in the driver."""
 
     pid = 0
 
@@ -141,7 +141,8 @@ class RayWorker:
         self._events = self._executor.submit(line)
 
     def lines(self) -> Iterator[str]:
-        """
+        """Yield events, and store the records among them.
+
         Raises:
             UserError: a node runs other code than this machine.
             RunStopped: a task could not be started.
@@ -162,7 +163,7 @@ class RayWorker:
                         try:
                             unpack_record(self._executor.store, event, self._keys)
                         except ValueError as fault:
-                            os.write(self._log, f"a record came damaged: {fault}\n".encode())
+                            os.write(self._log, f"a damaged record arrived: {fault}\n".encode())
                             ray.cancel(self._events, force=True)
                             return
                     case _:
@@ -173,7 +174,7 @@ class RayWorker:
             if not isinstance(fault, ray.exceptions.TaskCancelledError):
                 raise RunStopped(f"a node cannot make artifacts: {str(fault).strip().splitlines()[-1]}") from fault
             code = -signal.SIGTERM
-        except ray.exceptions.RayError as fault:  # its Ray worker or its node died
+        except ray.exceptions.RayError as fault:  # the Ray worker or its node died
             os.write(self._log, f"{type(fault).__name__}: {fault}\n".encode())
         finally:
             self._code = code
@@ -183,7 +184,7 @@ class RayWorker:
         return self._code if self._ended.wait(timeout) else None
 
     def send_signal(self, signum: int) -> None:
-        """SIGTERM reaches all tasks of the run: it is only sent when the run ends."""
+        """Ask all tasks of the run to stop. The run sends SIGTERM only when it ends."""
         if not self._ended.is_set():
             with contextlib.suppress(import_ray().exceptions.RayError):
                 self._executor.ask_to_stop()
@@ -203,18 +204,18 @@ class RayWorker:
 
 
 def resources_of(artifact: Artifact) -> dict[str, float]:
-    """What a task asks of its node, by Ray's names: threads, cards, bytes of memory."""
+    """Return the resources of a task by Ray's names: threads, cards, bytes of memory."""
     cards = {} if artifact.device == "cpu" else {"num_gpus": artifact.most_ranks}
     return {"num_cpus": artifact.threads, "memory": int(estimate_bytes(artifact)), **cards}
 
 
 def find_least(wanted: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Of each resource the least that one of several tasks asks for: Ray itself makes those wait that need more."""
+    """Return the smallest request for each resource. Ray makes larger tasks wait."""
     return {name: min(one.get(name, 0.0) for one in wanted) for one in wanted for name in one}
 
 
 def describe_lack(nodes: Sequence[dict[str, float]], wanted: Sequence[dict[str, float]]) -> str:
-    """Which tasks no node has room for, whatever else runs there; "" where all find one."""
+    """Describe the tasks that no node has room for, even when idle. Return "" if there are none."""
     homeless = [one for one in wanted if not any(_places(node, one) for node in nodes)]
     if not homeless:
         return ""
@@ -228,13 +229,14 @@ def describe(wanted: dict[str, float]) -> str:
 
 
 def _places(has: dict[str, float], wanted: dict[str, float]) -> int:
-    """How many such tasks a node takes at a time."""
+    """Count such tasks that fit on a node at a time."""
     names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
     return int(min(has.get(names[name], 0.0) // amount for name, amount in wanted.items() if amount))
 
 
 def _connect(ray: Any, address: str) -> None:
-    """
+    """Connect to a cluster.
+
     Raises:
         UserError: there is no cluster at the address.
     """
@@ -242,7 +244,7 @@ def _connect(ray: Any, address: str) -> None:
     os.chdir(ROOT)  # Ray puts the current folder on its workers' module path: see SECURITY.md
     try:
         if (match := re.fullmatch(r"(.+):([0-9]{1,5})", address)) and int(match[2]) < 2**16:
-            with socket.create_connection((match[1], int(match[2])), timeout=CONNECT_S):  # Ray would wait for minutes
+            with socket.create_connection((match[1], int(match[2])), timeout=CONNECT_S):  # Ray itself waits for minutes
                 pass
         with signals.kept():
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)

@@ -1,6 +1,6 @@
-"""One artifact as a Ray task: a worker process of the node makes it, and its events are handed on.
+"""One artifact as a Ray task. A worker process on the node builds it, and the task forwards its events.
 
-Ray is given this module's names and JSON text. It calls `make` in a process of its own, one artifact at a time.
+Ray receives names of this module and JSON text. It calls `make` in a Ray worker, one artifact at a time.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ from bench.system.devices import KERNEL_PATH
 from bench.system.provenance import ISA_VARIABLES
 
 HANDED_ON = (*ISA_VARIABLES, KERNEL_PATH, "CAST_BENCH_CACHE", "BENCH_DATA_DIR", "HF_HUB_OFFLINE")
-"""Environment variables that every node has as the driver does."""
+"""Environment variables that nodes take from the driver."""
 LOOK_S = 1.0
-"""How often to look whether the driver asks for the end."""
+"""Seconds between two looks for a stop request of the driver."""
 
 CARDS = "CUDA_VISIBLE_DEVICES"
-"""The environment variable by which Ray gives out cards."""
+"""Environment variable by which Ray assigns cards."""
 
 _processes: WorkerProcesses | None = None
-"""Of this Ray worker: Ray calls it again for other artifacts, and they are forked."""
+"""Workers of this Ray worker, which serves several artifacts and forks them."""
 _cards: str | None = None
-"""Those that `_processes` see."""
+"""Cards that `_processes` uses."""
 
 
 class Order(BaseModel):
-    """What a task is asked to do, by which code, with what in the environment."""
+    """The order of a task."""
 
     job: Assignment
     code: str
     environment: dict[str, str]
     mark: str
-    """A file in the results folder that the driver made: a node that sees it writes there itself."""
+    """Name of a file that the driver made. A node that sees it writes into the results folder itself."""
     stops: str
-    """Name of the actor that knows whether the run is to end."""
+    """Name of the `StopFlag` actor."""
 
 
 class StopFlag:
-    """An actor beside the driver: whether the run is to end, trainings after a checkpoint."""
+    """An actor beside the driver that holds its stop request."""
 
     def __init__(self) -> None:
         self._is_asked = False
@@ -68,10 +68,10 @@ class StopFlag:
 
 
 def make(description: str) -> Iterator[str]:
-    """Make an artifact, and yield its events. description: an Order as JSON.
+    """Build an artifact, and yield its events. description: an Order as JSON.
 
-    Beside the events of bench.execution.worker: "refused" with a reason; "record" where the results folder is not seen here; and
-    at the end "exit" with the worker's code, and what it printed last where that is not 0.
+    Beside the events of bench.execution.worker: "refused" with a reason; "record" if the node does not see the results
+    folder; and at the end "exit" with the worker's code, and its last output if that is not 0.
     """
     order = Order.model_validate_json(description)
     node = socket.gethostname()
@@ -114,7 +114,7 @@ def _event(kind: str, **fields: Any) -> str:
 
 def _start(job: Assignment, log: Path) -> WorkerProcess:
     global _processes, _cards
-    if _processes and _cards != os.environ.get(CARDS):  # a fork server keeps the environment that it was started with
+    if _processes and _cards != os.environ.get(CARDS):  # a fork server keeps its first environment
         _processes.close()
         _processes = None
     if _processes is None:
@@ -124,18 +124,17 @@ def _start(job: Assignment, log: Path) -> WorkerProcess:
 
 
 def _record_of(line: str, store: Store) -> str | None:
-    """The record that an event speaks of, packed; None where it is no event of a measurement."""
+    """Pack the record of a measurement's event. Return None for other events."""
     try:
         event = json.loads(line)
-    except ValueError:  # its worker was killed in the middle of it
+    except ValueError:  # the worker was killed in the middle of a line
         return None
     return _event("record", **pack_record(store, event["key"])) if event["event"] == "measurement" else None
 
 
 @contextlib.contextmanager
 def _forwarding(worker: WorkerProcess, stops: str) -> Iterator[None]:
-    """Within it the worker is told to end, which a training does after a checkpoint, when this process is, as on a spot node
-    that is taken back, or when the driver asks for it."""
+    """Forward SIGTERM, as on a spot node that is taken back, and the driver's stop request to the worker."""
     ended = threading.Event()
     watch = threading.Thread(target=_watch, args=(worker, stops, ended), daemon=True)
     watch.start()

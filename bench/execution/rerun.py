@@ -1,4 +1,4 @@
-"""Take a measurement once more, in a process of its own, before it is called a regression."""
+"""Repeat a measurement before it counts as a regression."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from methods.errors import UserError
 
 
 def measure(record: Record, root: Path) -> Record:
-    """Take a record's measurement again, into an empty results folder.
+    """Repeat the measurement of a record into an empty results folder.
 
     Raises:
-        UserError: this version cannot take it.
+        UserError: this version cannot repeat it.
     """
     from bench.execution import runner
     from bench.planning.artifact import Plan
@@ -36,7 +36,7 @@ def measure(record: Record, root: Path) -> Record:
 
 
 def spec_of(record: Record, root: Path) -> Any:
-    """The run that makes a record.
+    """Return the spec that makes a record.
 
     Raises:
         UserError: it cannot be read back.

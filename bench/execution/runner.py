@@ -52,7 +52,7 @@ class WorkerEnded(Exception):
 
 @dataclass
 class Summary(RunListener):
-    """How a run ended."""
+    """The outcome of a run."""
 
     records: list[Record] = field(default_factory=list)
     tried: Counter[str] = field(default_factory=Counter)

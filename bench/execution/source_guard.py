@@ -1,4 +1,4 @@
-"""A method reads its source and does not write to it."""
+"""A guard against methods that write into their source."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from methods.errors import UserError
 
 
 class FileState(NamedTuple):
-    """What changes when a file is written. A method can set the modification time, but not the change time."""
+    """State of a file that a write changes. A method can set the modification time, but not the change time."""
 
     size: int
     modified_ns: int
@@ -27,14 +27,13 @@ class FileState(NamedTuple):
 
 @contextlib.contextmanager
 def read_only(folder: Path, names: Collection[str], label: str) -> Iterator[None]:
-    """See that the block changes no file of a model folder: its weights and the files `names`.
+    """Check that the block changes neither the weights of a model folder nor its files `names`.
 
-    A model has many gigabytes, so a file is digested again only where its times or its size say that it may have been
-    written to. One whose digest nobody took, in a cached artifact, then counts as changed. Such an artifact is deleted, so
-    that it is made again.
+    A file is digested again only if its size or its times changed. Without an earlier digest it counts as changed. A
+    changed artifact in the cache is deleted, and built again later.
 
     Raises:
-        CheckFailed: it did, naming `label` and the files.
+        CheckFailed: a file changed.
     """
     for name in names:
         if (folder / name).is_file():
@@ -42,7 +41,7 @@ def read_only(folder: Path, names: Collection[str], label: str) -> Iterator[None
     before, fault = _states(folder, names), None
     try:
         yield
-    except Exception as raised:  # noqa: BLE001  (it is raised again)
+    except Exception as raised:  # noqa: BLE001  (raised again below)
         fault = raised
     after = _states(folder, names)
     changed = [n for n in sorted(before | after) if _has_changed(folder / n, before.get(n), after.get(n))]
@@ -57,9 +56,10 @@ def read_only(folder: Path, names: Collection[str], label: str) -> Iterator[None
 
 
 def require_planned(artifact: Artifact) -> None:
-    """
+    """Check that the model is still the one of the plan.
+
     Raises:
-        CheckFailed: the model is not the one that the plan was made for.
+        CheckFailed: it changed.
     """
     with contextlib.suppress(UserError):
         model = models.resolve(artifact.model, artifact.data_dir)

@@ -1,4 +1,4 @@
-"""Shape tables as records: a model's linears on this machine, a record for each kind of weight and number of tokens."""
+"""Timings of a model's linears on this machine, as a record for each kind of weight and number of tokens."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from methods.targets import find_targets, weight_shape
 
 @dataclass(frozen=True)
 class LinearTimingRequest:
-    """kinds and tokens: None for all that the device has."""
+    """Linears to time. kinds: None for all kinds of the device."""
 
     model: str
     device: str
@@ -69,7 +69,7 @@ def measure(
 
 
 class Source:
-    """Whose weights: the model's own where it is here, made 2:4 by magnitude where they are not; else random ones."""
+    """The weights to time: the model's own, pruned by magnitude if they are not 2:4, or random ones without a model."""
 
     def __init__(self, name: str, data_dir: Path | None) -> None:
         self.model = models.resolve(name, data_dir)
@@ -134,7 +134,7 @@ def _fill(record: Record, device: Any, source: Source, after_shape: Callable[[],
 
 
 def rows(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """A row a shape, as `bench speed` shows it; what was not timed says why."""
+    """Return a row for each shape, as `bench speed` prints it."""
     out = []
     for record in records:
         identity = record.identity

@@ -1,4 +1,4 @@
-"""Whole models in several engines, timed in turn, as records: one for each engine, kind of weight and step."""
+"""Timings of whole models in several engines, as a record for each engine, kind of weight and step."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from bench.system.source_digest import digest_source
 from methods.errors import UserError
 
 BLOCK_S = 0.2
-"""Length of a block of one contestant, about, in seconds."""
+"""Approximate length of a block in seconds."""
 BLOCKS = 12
 CPU_TOKENS, CUDA_TOKENS = 128, 2048
-"""In the KV cache of a decoding step, and in a prompt, where nobody said otherwise."""
+"""Default number of tokens in the KV cache of a decoding step, and in a prompt."""
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,9 @@ PATTERN = Pattern.parse(SPARSE)
 
 
 class ModelVersions:
-    """The model's own weights. Where they are dense, its 2:4 version keeps the largest; where they are 2:4 already, its dense
-    version has a constant in place of each zero: which numbers are multiplied does not change the time.
+    """A dense and a 2:4 version of a model for timings.
+
+    The 2:4 version of dense weights keeps the largest. The dense version of 2:4 weights has a constant for each zero.
     """
 
     def __init__(self, model: Model, workdir: Path) -> None:
@@ -42,11 +43,11 @@ class ModelVersions:
 
     @property
     def method(self) -> str:
-        """What made the 2:4 version, as a record names it."""
+        """Return the method of the 2:4 version for the record."""
         return "as it is" if self.is_sparse else "magnitude"
 
     def folder(self, side: str) -> Path:
-        """The safetensors folder of a side."""
+        """Return the safetensors folder of a side."""
         if (side == SPARSE) == self.is_sparse:
             return self.model.folder
         place = self.workdir / side.replace(":", "of")
@@ -55,7 +56,7 @@ class ModelVersions:
         return place
 
     def _write(self, place: Path, change: Callable[[Tensor], Tensor]) -> None:
-        """Write the model with another weight in each target."""
+        """Write the model with a changed weight in each target."""
         weights = {f"{target}.weight": target for target in self.targets}
         transposed = FAMILIES[self.source.config["model_type"]].transposed
 
@@ -72,7 +73,7 @@ class ModelVersions:
         (place / "config.json").write_text(json.dumps(self.source.config))
 
     def onnx(self, side: str, dtype: str) -> Path:
-        """The ONNX file of a side: the one that the model is exported to, or that with the other side's weights.
+        """Return the ONNX file of a side: the export, or a copy with the other weights.
 
         Raises:
             UserError: the model cannot be exported.
@@ -89,7 +90,7 @@ class ModelVersions:
         return file
 
     def _export(self, dtype: str) -> Path:
-        """The exported file, from the cache: an export takes minutes."""
+        """Return the exported file. It is cached, because an export takes minutes."""
         from bench.export import onnx_model
 
         made_by = [digest_source(onnx_model.__name__), torch.__version__, dtype]

@@ -1,7 +1,7 @@
-"""One artifact in a process of its own: build it, check it, measure it, record it.
+"""The worker process, which builds, checks, measures and records one artifact.
 
-bench.execution.runner writes a JSON assignment on the first line of stdin and reads events as JSON lines from stdout. When
-stdin closes the runner is gone, and this process ends. A crash here costs this artifact only.
+The runner (bench.execution.runner) writes a JSON assignment to stdin and reads events as JSON lines from stdout. The process
+ends when stdin closes. A crash costs this artifact only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from bench.system.cache import in_use
 from methods.training.interrupt import Stopped, stop_request
 
 EXIT_S = 5.0
-"""For threads and exit functions that a method left behind."""
+"""Seconds that threads and exit functions of a method have to end."""
 
 
 class Assignment(BaseModel):
@@ -41,10 +41,10 @@ class Assignment(BaseModel):
     measurements: list[Measurement]
     results: Path
     wait: bool
-    """Wait for another run that holds this artifact, or say it is busy."""
+    """True to wait for another run that holds the artifact, False to report that it is busy."""
 
     def on(self, device: str) -> Assignment:
-        """The same on one of several devices of its type."""
+        """Return the assignment for one of several devices."""
         if device == self.measurements[0].artifact.device:
             return self
         placed = {"artifact": self.measurements[0].artifact.model_copy(update={"device": device})}
@@ -54,7 +54,7 @@ class Assignment(BaseModel):
 def main() -> None:
     signals.obey_runner()
     channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints must not look like an event
+    os.dup2(2, 1)  # output of a library must not look like an event
     os.register_at_fork(after_in_child=lambda: _cut(channel.fileno()))
     adopt_orphans()
     code = 1
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def _cut(channel: int) -> None:
-    """A process that a method forks does not speak to the runner, and neither holds its pipe open nor waits for a training."""
+    """Cut the channel to the runner in a process that a method forks, and stop the wait for checkpoints."""
     signals.reset(signal.SIGTERM)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, channel)
@@ -79,14 +79,14 @@ def _cut(channel: int) -> None:
 
 
 def _end_with_runner() -> None:
-    while os.read(0, 4096):  # not through sys.stdin: a process forked meanwhile could never take its lock
+    while os.read(0, 4096):  # sys.stdin has a lock, which a fork may copy while it is held
         pass
     end_descendants()
     os._exit(1)
 
 
 def _leave(code: int) -> None:
-    """Take along what methods left behind: processes at once, threads and exit functions that do not end soon."""
+    """End processes that methods left behind, and after a timeout also threads and exit functions."""
     end_descendants()
     last = threading.Timer(EXIT_S, os._exit, (code,))
     last.daemon = True
@@ -104,7 +104,7 @@ def work(job: Assignment, events: Events) -> None:
 
 
 def _work(job: Assignment, events: Events) -> None:
-    wait_for_folder(job.results)  # the runner has made it
+    wait_for_folder(job.results)  # the runner made it
     store = Store(job.results)
     artifact = job.measurements[0].artifact
     lock = FileLock(store.lock(artifact.key))
@@ -115,7 +115,7 @@ def _work(job: Assignment, events: Events) -> None:
         return
     with lock, in_use(*artifact.cache_names):
         missing = []
-        for measurement in job.measurements:  # another run may have filled them while this one waited
+        for measurement in job.measurements:  # another run may have measured them meanwhile
             known = store.get(measurement.key)
             if known and known.status in DONE:
                 events.emit("measurement", key=measurement.key, status=known.status, known=True)
@@ -128,9 +128,9 @@ def _work(job: Assignment, events: Events) -> None:
 
 
 def _import_libraries(measurements: list[Measurement]) -> None:
-    """What a forked worker finds imported, so that the time of the others can be told from this one's."""
+    """Import the libraries, which forked workers already have, so that their time is not counted for the artifact."""
     for name in list_imports(measurements):
-        with contextlib.suppress(Exception):  # raised again where it is needed, and recorded
+        with contextlib.suppress(Exception):  # raised again later, and recorded
             importlib.import_module(name)
 
 
@@ -143,7 +143,7 @@ def _fill(measurements: list[Measurement], store: Store, events: Events) -> None
         require_planned(artifact)
         builder = Builder(artifact, events)
         built = builder.build(artifact)
-    except Exception as fault:  # a method may raise anything; it costs this artifact only
+    except Exception as fault:  # a method may raise anything; only this artifact fails
         if is_disk_full(fault):
             raise
         for measurement in measurements:

@@ -1,4 +1,4 @@
-"""A worker as its runner has it: the pipes to it, and its end."""
+"""A worker process in the runner: its pipes and its end."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from pathlib import Path
 from typing import IO
 
 LOOK_S = 0.2
-"""How often to look whether a worker has ended whose pipe is still open."""
+"""Seconds between two looks for the end of a worker."""
 EXIT_S = 10.0
-"""For a worker that has done its work to end."""
+"""Seconds that a worker has to end after its work."""
 CHECKPOINT_S = 60.0
-"""For one that is asked to end and trains: it saves its state first."""
+"""Seconds that a training worker has to end, because it saves its state first."""
 LOG_BYTES = 20_000
-"""Of what a worker printed last, for a record of its death."""
+"""Number of bytes of a worker's last output for the record of its death."""
 
 
 class WorkerProcess(ABC):
-    """A worker, the leader of a session and so of a process group of its own: the terminal's signals do not reach it."""
+    """A worker that leads its own session, so that signals of the terminal do not reach it."""
 
     def __init__(self, pid: int, stdin: IO[str], stdout: int) -> None:
-        """stdout: the reading end of its pipe, which is this object's from now on."""
+        """stdout: the reading end of its pipe, which this object closes."""
         self.pid, self._stdin, self._stdout = pid, stdin, stdout
 
     @abstractmethod
     def wait(self, timeout: float | None = None) -> int | None:
-        """Its exit code, once it has ended, or minus the signal that ended it; None if it has not within `timeout`."""
+        """Return the exit code, or minus the signal that ended it, or None after `timeout` seconds."""
 
     @abstractmethod
     def send_signal(self, signum: int) -> None:
-        """Send it a signal, unless it has ended."""
+        """Send a signal, unless it has ended."""
 
     def send(self, line: str) -> None:
-        """Write a line to its stdin. Where it has ended already, its exit code will tell."""
+        """Write a line to its stdin. If it has ended, its exit code will show that."""
         with contextlib.suppress(BrokenPipeError):
             self._stdin.write(line + "\n")
             self._stdin.flush()
 
     def lines(self) -> Iterator[str]:
-        """Each line it writes to stdout, until it ends. A process that it left behind may hold the pipe open."""
+        """Yield lines of its stdout until it ends. A process that it left behind may hold the pipe open."""
         rest, has_ended = b"", False
         while True:
             if select.select([self._stdout], [], [], 0 if has_ended else LOOK_S)[0]:
@@ -62,7 +62,7 @@ class WorkerProcess(ABC):
                     self._kill_group()
 
     def stop(self, patience: float) -> None:
-        """Ask it to end, and kill it if it has not within `patience` seconds."""
+        """Ask it to end, and kill it after `patience` seconds."""
         try:
             self.send_signal(signal.SIGTERM)
             self.wait(patience)
@@ -79,7 +79,7 @@ class WorkerProcess(ABC):
             os.killpg(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Let it end, take what is left of its group with it, and close the pipes."""
+        """Wait for its end, kill the rest of its group, and close the pipes."""
         try:
             with contextlib.suppress(BrokenPipeError):
                 self._stdin.close()
@@ -91,14 +91,14 @@ class WorkerProcess(ABC):
 
 
 def read_end(log: Path) -> str:
-    """What a worker printed last."""
+    """Read the last output of a worker."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LOG_BYTES))
         return file.read().decode(errors="replace")
 
 
 class StartedWorker(WorkerProcess):
-    """A worker that was started anew."""
+    """A worker in a new process."""
 
     def __init__(self, command: list[str], log: IO[str], environment: dict[str, str]) -> None:
         pipe = subprocess.PIPE

@@ -1,4 +1,4 @@
-"""What an engine is: it takes a model's two versions, dense and 2:4, and gives a step of each to time."""
+"""The contract of an engine: it loads the dense and the 2:4 version of a model and returns a step of each to time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DENSE, SPARSE = "dense", "2:4"
 
 
 class Step(NamedTuple):
-    """A step of one sequence: it takes `prompt` tokens after `kv` tokens that are in the cache."""
+    """A step of one sequence: `prompt` new tokens after `kv` tokens in the KV cache."""
 
     name: str
     """decode or prefill."""
@@ -29,18 +29,18 @@ class Step(NamedTuple):
 
 
 class Versions(Protocol):
-    """A model's versions on disk, each made when it is first asked for."""
+    """The versions of a model on disk, written on first use."""
 
     targets: tuple[str, ...]
     workdir: Path
-    """A folder for what an engine writes; it goes when the measurement ends."""
+    """Folder for an engine's files, deleted after the measurement."""
 
     def folder(self, side: str) -> Path:
-        """The safetensors folder of a side."""
+        """Return the safetensors folder of a side."""
         ...
 
     def onnx(self, side: str, dtype: str) -> Path:
-        """The ONNX file of a side; both sides are the same graph."""
+        """Return the ONNX file of a side. Both sides have the same graph."""
         ...
 
 
@@ -55,22 +55,22 @@ class Contestant:
 
 
 class Engine(Protocol):
-    """Steps of models on one device. kinds: of weights, each with the quantizer that a record names."""
+    """A library that runs models on one device. kinds: kinds of weights, each with the quantizer that records name."""
 
     name: ClassVar[str]
     kinds: ClassVar[dict[str, str]]
     sparse: ClassVar[bool]
-    """Does it take the 2:4 version, too?"""
+    """True if it also runs the 2:4 version."""
 
     def require(self, device: str) -> None:
         """
         Raises:
-            UserError: its package, its compiler or its device is not here.
+            UserError: its package, its compiler or its device is missing.
         """
         ...
 
     def about(self) -> dict[str, Any]:
-        """Version and build of what runs, for the key and the record."""
+        """Return version and build for the key and the record."""
         ...
 
     def contestants(self, versions: Versions, step: Step, device: str, threads: int) -> list[Contestant]:

@@ -91,7 +91,7 @@ def _work(file: Path, step: Step, threads: int) -> Work:
     last = ids[step.kv :]
 
     def work() -> None:
-        llama.n_tokens = step.kv  # `eval` removes what lies behind from the cache
+        llama.n_tokens = step.kv  # `eval` drops the later cache entries
         llama.eval(last)
 
     return work

@@ -76,7 +76,7 @@ class Native:
 
 
 def _on_kernel(folder: Path, targets: tuple[str, ...], kind: str) -> nn.Module:
-    """The 2:4 model in a folder with its targets on the native kernel."""
+    """Load a 2:4 model with its targets on the native kernel."""
     model = loading.load(folder, Compute(dtype=torch.bfloat16))
     weights = {name: dense_weight(model.get_submodule(name)) for name in targets}
     packed = {n: pack_rounded(w, "int8", n).packed if kind == "int8" else pack(w, n) for n, w in weights.items()}

@@ -45,7 +45,7 @@ class TensorRt:
 
 
 def build(file: Path, step: Step, *, sparse: bool) -> tuple[Any, list[dict[str, Any]]]:
-    """An engine for exactly this step, and what its inspector says of each layer.
+    """Build an engine for exactly this step. Return it with its inspector's entry for each layer.
 
     Raises:
         UserError: TensorRT cannot read the file, or cannot build it.
@@ -76,7 +76,7 @@ def build(file: Path, step: Step, *, sparse: bool) -> tuple[Any, list[dict[str, 
 
 
 def sparse_layers(layers: Iterable[dict[str, Any]]) -> Iterable[str]:
-    """The names of the layers whose kernel is a sparse one."""
+    """Return the names of the layers with a sparse kernel."""
     return (layer["Name"] for layer in layers if "sparse" in str(layer.get("TacticName", "")).lower())
 
 

@@ -1,1 +1,1 @@
-"""Programs that show runs: MLflow, Weights & Biases. Each is told what happens by a process of its own."""
+"""Trackers: MLflow, Weights & Biases. Each runs in a separate process."""

@@ -1,4 +1,4 @@
-"""What a tracker is told of a run."""
+"""The contract of a tracker."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import Protocol
 
 
 class Tracker(Protocol):
-    """Shows artifacts, each as a run of its own. It may raise anything: then it is told no more.
+    """Shows each artifact as one run of its program. After an exception it receives nothing more.
 
-    artifact: the key of one that is at work.
+    artifact: the key of an artifact at work.
     """
 
     def start(self, artifact: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """name: the artifact's label; params: what it is made by; tags: what it is known by."""
+        """Open a run. name: the artifact's label. params: its settings. tags: its keys and versions."""
         ...
 
     def curve(self, artifact: str, phase: str, step: int, figures: Mapping[str, float]) -> None:
-        """How a phase goes, a training above all."""
+        """Log a point of each curve of a phase."""
         ...
 
     def metrics(self, artifact: str, values: Mapping[str, float]) -> None:
-        """What a measurement gave."""
+        """Log the values of a measurement."""
         ...
 
     def end(self, artifact: str, ok: bool) -> None:
-        """ok: its worker did what it was asked."""
+        """Close a run. ok: False if its worker failed."""
         ...
 
     def close(self) -> None:
-        """Send what is left: the process ends."""
+        """Send what is left before the process ends."""
         ...

@@ -14,13 +14,13 @@ from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
 from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "cast-bench"
-"""Unless MLFLOW_EXPERIMENT_NAME says another."""
+"""Default name of the experiment; MLFLOW_EXPERIMENT_NAME overrides it."""
 MAX_VALUE = 500
-"""Characters of a parameter that every store takes."""
+"""Longest parameter in characters that every store accepts."""
 BATCH = 100
-"""Parameters that a server takes at a time."""
+"""Largest number of parameters in one request."""
 FIRST_RETRIES = 2
-"""Of a request, until a server has answered one."""
+"""Retries of a request before a server has answered any."""
 
 
 class MlflowRuns:
@@ -62,7 +62,7 @@ class MlflowRuns:
 
 @contextlib.contextmanager
 def _few_retries() -> Iterator[None]:
-    """For the first contact: MLflow's own number takes minutes, and says only then that there is no server."""
+    """Retry the first requests a few times only, because MLflow's default retries for minutes."""
     is_set = MLFLOW_HTTP_REQUEST_MAX_RETRIES.is_set()
     if not is_set:
         MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(FIRST_RETRIES)
@@ -72,5 +72,5 @@ def _few_retries() -> Iterator[None]:
 
 
 def _name(key: str) -> str:
-    """With the characters that MLflow takes."""
+    """Replace characters that MLflow rejects."""
     return re.sub(r"[^\w./ -]", "_", key)

@@ -1,4 +1,4 @@
-"""The process of one tracker: reads what it is to be told, JSON lines, until there are no more. Prints why it gave up."""
+"""The process of one tracker. It reads orders as JSON lines, and prints why it gave up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.execution.trackers.table import make
 
 
 def tell(tracker: Tracker, lines: Iterable[str]) -> None:
-    """lines: {"do": a method of the tracker, and its arguments}."""
+    """Call the tracker for each line: {"do": METHOD, and its arguments}."""
     at_work: set[str] = set()
     for line in lines:
         order: dict[str, Any] = json.loads(line)

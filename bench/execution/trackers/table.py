@@ -13,14 +13,14 @@ from bench.system.packages import pip_install, require
 class TrackerEntry(NamedTuple):
     target: str
     package: str
-    """That is imported."""
+    """Name of the package to import."""
 
 
 TRACKERS = {
     "mlflow": TrackerEntry("bench.execution.trackers.mlflow_runs:MlflowRuns", "mlflow"),
     "wandb": TrackerEntry("bench.execution.trackers.wandb_runs:WandbRuns", "wandb"),
 }
-"""Their names are those of the extras that install them."""
+"""Trackers by name, which is also the name of the extra that installs them."""
 
 
 def require_packages(names: Iterable[str]) -> None:

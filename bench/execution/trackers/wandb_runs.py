@@ -9,7 +9,7 @@ from typing import Any
 import wandb
 
 PROJECT = "cast-bench"
-"""Unless WANDB_PROJECT says another."""
+"""Default name of the project; WANDB_PROJECT overrides it."""
 
 
 class WandbRuns:
@@ -40,4 +40,4 @@ class WandbRuns:
         self._runs.pop(artifact).finish(exit_code=0 if ok else 1)
 
     def close(self) -> None:
-        wandb.teardown()  # its own process writes behind
+        wandb.teardown()  # wait for the process of wandb
