@@ -82,7 +82,7 @@ class Source:
             for target in find_targets(self.folder.config, self.folder.shapes()):
                 self.names.setdefault(weight_shape(self.folder.config, self.folder.shapes(), target), target)
             every = (self._weight(name) for name in self.names.values())
-            self.method = "as it is" if all(Pattern(2, 4).violations(w) == 0 for w in every) else "magnitude"
+            self.method = "unchanged" if all(Pattern(2, 4).violations(w) == 0 for w in every) else "magnitude"
 
     def _weight(self, name: str) -> Tensor:
         return self.folder.weight(name).contiguous()

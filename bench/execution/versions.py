@@ -44,7 +44,7 @@ class ModelVersions:
     @property
     def method(self) -> str:
         """Return the method of the 2:4 version for the record."""
-        return "as it is" if self.is_sparse else "magnitude"
+        return "unchanged" if self.is_sparse else "magnitude"
 
     def folder(self, side: str) -> Path:
         """Return the safetensors folder of a side."""

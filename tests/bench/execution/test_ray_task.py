@@ -149,7 +149,7 @@ def test_an_artifact_whose_record_comes_damaged_is_made_again(tmp_path, monkeypa
         assert not list(worker.lines())
 
     assert ray_executor.RayExecutor.reruns(executor, worker.wait()) and cancelled
-    assert "a record came damaged" in (tmp_path / "log").read_text()
+    assert "a damaged record arrived" in (tmp_path / "log").read_text()
 
 
 def test_a_finished_record_is_not_replaced(tmp_path):

@@ -169,7 +169,7 @@ def test_a_model_that_is_sparse_gets_a_dense_version(tmp_path, family):
     once = versions.ModelVersions(models.resolve(str(folder)), tmp_path / "a")
     made = versions.ModelVersions(models.resolve(str(_named(once.folder(SPARSE)))), tmp_path / "b")
 
-    assert made.method == "as it is" and made.folder(SPARSE) == made.model.folder
+    assert made.method == "unchanged" and made.folder(SPARSE) == made.model.folder
     dense = Folder(made.folder(DENSE))
     for target in made.targets:
         assert (dense.weight(target) != 0).all()
