@@ -138,10 +138,13 @@ def test_says_how_it_would_be_stored(quantizer, pruned):
     stored = Stored(**notes[STORED_KEY])
 
     weights = [outcome.model.get_submodule(t).weight for t in job.targets]
-    per_row = any(n in quantizer.name for n in ("int8", "w8a8", "fp8"))
-    assert stored.scales == sum(len(w) if per_row else w.numel() // w.shape[1] for w in weights)
+    total, rows = sum(w.numel() for w in weights), sum(len(w) for w in weights)
+    group = None if stored.scales == rows else total // stored.scales
+    assert group is None or (group >= 16 and stored.scales * group == total), "a scale for each row, or group of a row"
     assert stored.library == "cast-bench"
-    assert max(len(row.unique()) for w in weights for row in w) <= 2**stored.bits
+    assert (
+        max(len(part.unique()) for w in weights for row in w for part in row.split(group or len(row))) <= 2**stored.bits
+    )
     assert stored.activations == (8 if quantizer.name == "w8a8" else None)
 
 
