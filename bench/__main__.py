@@ -2,6 +2,7 @@ from bench.system.interpreter import forget_current_folder
 
 forget_current_folder()
 
-from bench.cli.main import main  # noqa: E402  (its imports are not looked up in the current folder)
+# Modules are no longer looked up in the current folder.
+from bench.cli.main import main  # noqa: E402
 
 main()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class CheckFailed(Exception):
-    """The result of a method breaks the pattern, or it changed a tensor that it must not change."""
+    """A result that breaks its pattern, or changed a tensor that it must not change."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class WeightCounts:
     violations: int = 0
     negative_zeros: int = 0
     zeros_lost: int | None = None
-    """Pruned weights that a quantizer made non-zero; None if nothing was quantized after pruning."""
+    """Number of pruned weights that a quantizer made non-zero, or None without quantization after pruning."""
     layers: dict[str, Layer] = field(default_factory=dict)
     changed: frozenset[str] = frozenset()
-    """Tensors outside the targets that changed, all of them declared."""
+    """Names of declared tensors outside the targets that changed."""
 
 
 def verify(
@@ -59,18 +59,19 @@ def verify(
 ) -> WeightCounts:
     """Compare two model folders, and count.
 
-    Groups are counted by the bits of their weights: -0.0 counts as a non-zero, since it does in packed formats.
+    Groups are counted by the bits of their weights. -0.0 counts as a non-zero, as in packed formats.
 
     Args:
         declared: names of tensors outside the targets that may change.
-        counting: only count groups that break the pattern, and zeros of `before` that are not zero in `after`. For
-            quantizers, whose rows show what they break.
+        counting: count broken groups, and zeros of `before` that `after` lost, instead of failing. For quantizers, whose
+            rows show these numbers.
 
     Raises:
-        CheckFailed: the pattern does not hold (unless `counting`); a weight is not finite; a tensor is missing or new, or
-            has another shape or dtype; or a tensor changed that is neither a target nor declared.
+        CheckFailed: a broken pattern (unless `counting`), a weight that is not finite, a missing or new tensor, another
+            shape or dtype, or a changed tensor that is neither a target nor declared.
     """
-    import torch  # here, so that the command line starts without it
+    # Here, so that the command line starts without it.
+    import torch
 
     counts = WeightCounts(pattern)
     names = {t + ".weight": t for t in targets}
@@ -110,7 +111,8 @@ def verify(
 def count_layer(counts: WeightCounts, target: str, weight: Tensor) -> None:
     """Count one target's weight [out, in] into `counts`."""
     bits = _bits(weight)
-    values = weight.float() if weight.element_size() == 1 else weight  # torch has no count_nonzero for float8
+    # torch has no count_nonzero for float8.
+    values = weight.float() if weight.element_size() == 1 else weight
     zeros = weight.numel() - int(values.count_nonzero())
     layer = Layer(
         weight.numel(), zeros, counts.pattern.violations(bits), int(bits.count_nonzero()) - weight.numel() + zeros
@@ -121,7 +123,7 @@ def count_layer(counts: WeightCounts, target: str, weight: Tensor) -> None:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """The same bits as integers, so that -0.0 differs from 0.0."""
+    """View the bits as integers, so that -0.0 differs from 0.0."""
     import torch
 
     sizes = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -132,7 +134,7 @@ def verify_folder(folder: Folder, pattern: str, include: Iterable[str], exclude:
     """Count over the target linears of a folder.
 
     Raises:
-        UserError: no safetensors, already quantized, an unsupported architecture, or input widths that are not
+        UserError: no safetensors, a quantized folder, an unsupported architecture, or input widths that are not
             multiples of the group.
     """
     parsed = Pattern.parse(pattern)
@@ -146,11 +148,11 @@ def verify_folder(folder: Folder, pattern: str, include: Iterable[str], exclude:
 
 
 CANDIDATES = ("1:4", "2:8", "2:4", "4:8", "8:16", "3:4", "6:8")
-"""From the sparsest to the densest."""
+"""Patterns from the sparsest to the densest."""
 
 
 def detect_pattern(folder: Folder) -> Pattern:
-    """The sparsest of CANDIDATES that holds in every target linear of a folder.
+    """Return the sparsest of CANDIDATES that holds in every target linear of a folder.
 
     Raises:
         UserError: none of them holds.

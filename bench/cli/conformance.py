@@ -1,4 +1,4 @@
-"""The command for a method's author: conformance."""
+"""`bench conformance`: check a method."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ def conformance(
     name: Annotated[str, typer.Argument(help="A method or quantizer, as in bench run: NAME[:FIELD=VALUE]...")],
     json: Json = False,
 ) -> None:
-    """Check that a method does what it owes, on the model tiny.
+    """Check a method's contract on the model tiny.
 
-    For authors of plug-ins: it prunes its targets and nothing else, gives the same twice, and leaves nothing behind.
+    For authors of plug-ins: the method prunes its targets and nothing else, gives the same result twice, and leaves no
+    files.
     """
     kind = _kind_of(name)
     from bench.conformance.run import rows
@@ -33,10 +34,7 @@ def conformance(
 
 
 def _kind_of(text: str) -> str:
-    """
-    Raises:
-        UserError: no method or quantizer has the name.
-    """
+    """Return the kind of a name, or refuse an unknown one."""
     name = text.partition(":")[0]
     try:
         registry.lookup("quantizers", name)

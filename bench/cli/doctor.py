@@ -1,4 +1,4 @@
-"""Check what a run may need."""
+"""Checks of what a run may need."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from bench.system.files import find_existing
 from methods.errors import UserError
 
 MISSING = ("missing", "unwritable")
-"""States of what a flag or a variable names and a run could not use."""
+"""States of a named folder that a run cannot use."""
 
 
 def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
-    """A row for each thing: its state, and what to do if it is not ok."""
+    """Return a row for each thing: its state, and a remedy if it is not ok."""
     out = [_row("cast-bench", "ok", provenance.describe_version())]
     out += [_device(), _memory(), _disk(), _results(results or RESULTS), _network(), _mirror(data_dir)]
     out += [_corpus(name, data_dir) for name in corpora.CORPORA]
@@ -49,7 +49,7 @@ def _row(thing: str, state: str, detail: str) -> dict[str, Any]:
 
 
 def _row_of_parts(thing: str, parts: Mapping[str, bool], verb: str, command: str) -> dict[str, Any]:
-    """parts: whether each is here; verb, command: how one gets the others."""
+    """Return the row of several parts. parts: whether each is here. verb, command: how to get the others."""
     absent = [name for name, is_here in parts.items() if not is_here]
     if not absent:
         return _row(thing, "ok", "")
@@ -69,23 +69,16 @@ def _device() -> dict[str, Any]:
 
 def _memory() -> dict[str, Any]:
     memory = psutil.virtual_memory()
-    return _row(
-        "memory",
-        "ok",
-        f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free; larger models are loaded block by block",
-    )
+    free = f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
+    return _row("memory", "ok", f"{free}; larger models are loaded block by block")
 
 
 def _disk() -> dict[str, Any]:
     if not _can_write(cache_dir()):
         return _row("disk", "unwritable", f"{cache_dir()}: name a folder of yours in ${CACHE_ENV}")
     free = shutil.disk_usage(find_existing(cache_dir())).free
-    low = free < 5e9
-    return _row(
-        "disk",
-        "low" if low else "ok",
-        f"{free / 1e9:.1f} GB free for {cache_dir()}" + ("; to free some: bench cache gc" if low else ""),
-    )
+    about = f"{free / 1e9:.1f} GB free for {cache_dir()}"
+    return _row("disk", "low", f"{about}; to free some: bench cache gc") if free < 5e9 else _row("disk", "ok", about)
 
 
 def _results(root: Path) -> dict[str, Any]:
@@ -95,7 +88,7 @@ def _results(root: Path) -> dict[str, Any]:
 
 
 def _can_write(folder: Path) -> bool:
-    """Whether files can be made in it, or it can be made."""
+    """Return whether files can be written in a folder, or it can be made."""
     place = find_existing(folder)
     return place.is_dir() and writable(place)
 
@@ -107,11 +100,8 @@ def _network() -> dict[str, Any]:
         with socket.create_connection(("huggingface.co", 443), timeout=3):
             return _row("hub", "ok", "huggingface.co answers")
     except OSError as fault:
-        return _row(
-            "hub",
-            "unreachable",
-            f"{fault}; models and corpora must be in the cache, in a mirror or on the package index",
-        )
+        way = "models and corpora must be in the cache, in a mirror or on the package index"
+        return _row("hub", "unreachable", f"{fault}; {way}")
 
 
 def _mirror(data_dir: Path | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Commands for model families: list those that are known, teach another."""
+"""`bench families`: list known model families, or teach another."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def families(context: typer.Context, json: Json = False) -> None:
 def families_teach(
     folder: Annotated[Path, typer.Argument(help="A model folder of an architecture that transformers knows.")],
 ) -> None:
-    """Print the entry of methods/families.toml that teaches a folder's architecture, tried on that folder.
+    """Print and test the families.toml entry of an architecture.
 
-    The architecture is built in several sizes to find its shapes. A walk that prunes nothing must reproduce the model's own
-    forward pass, bit for bit.
+    It builds the architecture of the folder in several sizes to find its shapes. A walk that prunes nothing must reproduce
+    the model's forward pass, bit for bit.
     """
     from bench.families.teach import teach, to_toml
 

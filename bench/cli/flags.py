@@ -1,4 +1,4 @@
-"""Flags of the command line: those that make a spec, and those that several commands share."""
+"""Flags that make a spec, and flags that several commands share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Command = Callable[..., None]
 
 
 def checked(check: Callable[[Path], None]) -> Callable[[Path | None], Path | None]:
-    """A callback for an option that is a path: `check` raises a UserError before the command starts."""
+    """Return a callback for a path. `check` raises a UserError before the command starts."""
 
     def callback(value: Path | None) -> Path | None:
         if value is not None:
@@ -44,10 +44,10 @@ def note_former_names(models: Iterable[str]) -> None:
 
 
 def split_list(option: str, text: str) -> list[str]:
-    """The names in an option that is a list by commas.
+    """Return the names in a comma-separated option.
 
     Raises:
-        UserError: one of them is empty.
+        UserError: an empty name.
     """
     try:
         return [part.strip() for part in split_commas(text)]
@@ -56,7 +56,7 @@ def split_list(option: str, text: str) -> list[str]:
 
 
 def figure_callback(option: str) -> Callable[[Path | None], Path | None]:
-    """A callback for the file of a figure. option: the flag that names it."""
+    """Return a callback for the file of a figure. option: name of the flag."""
 
     def check(value: Path) -> None:
         from bench.reporting.drawing import require_format
@@ -68,7 +68,7 @@ def figure_callback(option: str) -> Callable[[Path | None], Path | None]:
 
 
 def file_callback(option: str) -> Callable[[Path | None], Path | None]:
-    """A callback for a file to write; "-" is stdout. option: the flag that names it."""
+    """Return a callback for a file to write, where "-" is stdout. option: name of the flag."""
     return checked(lambda value: None if str(value) == "-" else require_writable_file(value, option))
 
 
@@ -101,10 +101,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 FLAGS: dict[str, Any] = {
     "methods": Annotated[
         str | None,
-        typer.Option(help=f"Methods, by commas: NAME[:PRESET|:FIELD=VALUE]... [default: {','.join(DEFAULT_METHODS)}]."),
+        typer.Option(
+            help=f"Methods, comma-separated: NAME[:PRESET|:FIELD=VALUE]... [default: {','.join(DEFAULT_METHODS)}]."
+        ),
     ],
     "models": Annotated[
-        str | None, typer.Option("--model", help="Alias, hub id or folder; several by commas [default: tiny].")
+        str | None, typer.Option("--model", help="Aliases, hub ids or folders, comma-separated [default: tiny].")
     ],
     "patterns": Annotated[
         str | None,
@@ -112,12 +114,12 @@ FLAGS: dict[str, Any] = {
     ],
     "quantizers": Annotated[
         str | None,
-        typer.Option("--quant", help="Quantizers, which run last, by commas [default: none,int8,int4-gptq]."),
+        typer.Option("--quant", help="Quantizers, which run last, comma-separated [default: none,int8,int4-gptq]."),
     ],
     "measures": Annotated[
         str | None,
         typer.Option(
-            help="Measures, by commas; pattern is always measured [default: perplexity,agreement,zeroshot,size]."
+            help="Measures, comma-separated; pattern is always measured [default: perplexity,agreement,zeroshot,size]."
         ),
     ],
     "tasks": Annotated[
@@ -127,10 +129,10 @@ FLAGS: dict[str, Any] = {
         ),
     ],
     "seeds": Annotated[
-        str | None, typer.Option("--seeds", "--seed", help="Calibration seeds, by commas [default: 0].")
+        str | None, typer.Option("--seeds", "--seed", help="Calibration seeds, comma-separated [default: 0].")
     ],
     "results": Results,
-    "data_dir": Annotated[Path | None, typer.Option(metavar="DIR", help=_MIRROR_HELP)],  # the spec checks it
+    "data_dir": Annotated[Path | None, typer.Option(metavar="DIR", help=_MIRROR_HELP)],
     "device": Annotated[
         str | None, typer.Option(help="auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1 [default: auto].")
     ],
@@ -139,7 +141,7 @@ FLAGS: dict[str, Any] = {
         str | None,
         typer.Option(
             metavar="N",
-            help="Artifacts to make side by side, sharing the cores; auto: as many as fit in memory [default: 1, or one a card].",
+            help="Artifacts to make in parallel, sharing the cores; auto: as many as fit in memory [default: 1, or one per card].",
         ),
     ],
     "executor": Annotated[
@@ -149,16 +151,16 @@ FLAGS: dict[str, Any] = {
         str | None, typer.Option(help="Ray cluster: HOST:PORT; local starts one on this machine [default: auto].")
     ],
     "log_to": Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Also show the run in mlflow or wandb, by commas.")
+        str | None, typer.Option(metavar="NAMES", help="Also show the run in mlflow or wandb, comma-separated.")
     ],
     "max_memory": Annotated[
         float | None,
-        typer.Option(metavar="GB", help="Memory that each artifact may take; a model larger than that is streamed."),
+        typer.Option(metavar="GB", help="Memory for each artifact; a larger model is streamed."),
     ],
     "shard": Annotated[
         str | None,
         typer.Option(
-            metavar="I/N", help="Only part I of N of the plan; slurm: the part of this task of a Slurm array."
+            metavar="I/N", help="Run only part I of N of the plan; slurm: the part of this task in a Slurm array."
         ),
     ],
     "config": Annotated[
@@ -171,13 +173,13 @@ FLAGS: dict[str, Any] = {
         ),
     ],
 }
-"""Flags that make a spec, by the spec's field names. All commands `with_flags` have them."""
+"""Flags that make a spec, by the spec's field names. Every command `with_flags` has them."""
 
 
 def with_flags(*omit: str) -> Callable[[Command], Command]:
     """Replace a command's `**flags` by FLAGS, except those in `omit`, which --set cannot set either.
 
-    A parameter of the command with the name of a flag replaces that flag. Required parameters come first.
+    A parameter of the command replaces the flag of the same name. Required parameters come first.
     """
 
     def declare(command: Command) -> Command:
@@ -198,14 +200,15 @@ def with_flags(*omit: str) -> Callable[[Command], Command]:
             command(**flags)
 
         call.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
-        call.__annotations__ = {p.name: p.annotation for p in ordered}  # typer reads both
+        # typer reads both.
+        call.__annotations__ = {p.name: p.annotation for p in ordered}
         return call
 
     return declare
 
 
 def spec_of(flags: dict[str, Any], **defaults: Any) -> Spec:
-    """The spec from flags, config and assignments. defaults: for what neither a flag nor the config sets."""
+    """Return the spec from flags, config and assignments. defaults: values that neither a flag nor the config sets."""
     from bench.planning import spec
 
     flags = {name: value for name, value in flags.items() if value is not None}

@@ -20,10 +20,10 @@ KINDS = ("methods", "models", "data", "tasks", "measures", "quantizers", "recipe
 
 
 def rows(what: str, long: bool, results: Path | None) -> Rows:
-    """The rows of a list. what: one of KINDS; long: with more columns; results: the folder, for `runs`.
+    """Return the rows of a list. what: a kind in KINDS. long: add columns. results: folder for `runs`.
 
     Raises:
-        UserError: there is no such list.
+        UserError: an unknown list.
     """
     if what in ("methods", "measures", "quantizers"):
         return [_entry(what, name, entry, long) for name, entry in registry.entries(what).items()]
@@ -75,7 +75,7 @@ def _fields(entry: CatalogEntry) -> list[str]:
 
 
 def _installed_by(entry: CatalogEntry) -> str:
-    """The command that installs the library of a method, if it needs one."""
+    """Return the command that installs the library of a method, or ""."""
     if entry.environment:
         return f"bench env create {entry.environment}"
     return pip_install(entry.extra) if entry.extra else ""

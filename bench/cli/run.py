@@ -1,4 +1,4 @@
-"""Commands that compute: run, plan, prune, finetune."""
+"""`bench run`, `plan`, `prune` and `finetune`."""
 
 from __future__ import annotations
 
@@ -64,14 +64,15 @@ def run(json: Json = False, **flags: Any) -> None:
 
 
 def _place(spec: Spec) -> AbstractContextManager[None] | None:
-    """What the first of several nodes runs in; None on a single node. Another node ends here, when its part is done."""
+    """Return the context of the first of several nodes, or None on a single node. Other nodes work, and exit here."""
     count, processes = spec.training.nodes, spec.training.processes
     if count == 1:
         return None
     from bench.planning.resolve import resolve_request
 
     place = nodes.find_place(count, os.environ)
-    resolve_request(spec)  # what is wrong with it is said before nodes wait for each other
+    # An invalid spec ends before nodes wait for each other.
+    resolve_request(spec)
     if place.node == 0:
         return nodes.lead(place, os.environ)
     from bench.execution.ranks import take_part
@@ -82,7 +83,7 @@ def _place(spec: Spec) -> AbstractContextManager[None] | None:
 
 
 def _describe_tried(tried: Counter[str]) -> str:
-    """How many measurements a run has tried, and what came of them where not all were measured."""
+    """Return the number of measurements that a run tried, and the outcomes if some have no number."""
     total, measured = tried.total(), tried["ok"]
     if total == measured:
         return f"{total} measurements run"
@@ -96,15 +97,15 @@ def plan(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Also write a script for sbatch, a task for each shard.",
+            help="Also write a script for sbatch, with a task for each shard.",
             callback=checked(partial(require_writable_file, option="--slurm")),
         ),
     ] = None,
-    shards: Annotated[int | None, typer.Option(help="For --slurm: how many tasks.", min=1, max=10_000)] = None,
+    shards: Annotated[int | None, typer.Option(help="For --slurm: number of tasks.", min=1, max=10_000)] = None,
     json: Json = False,
     **flags: Any,
 ) -> None:
-    """Show what a run would do, and estimate what it would cost.
+    """Show what a run would do, and estimate its cost.
 
     Nothing is downloaded or loaded.
     """
@@ -136,7 +137,7 @@ def plan(
         note(f"on this machine bench run would refuse it: {problem}")
     if spec.jobs == "auto" and planned.measurements:
         threads = planned.measurements[0].artifact.threads
-        note(f"--jobs auto is {planned.jobs} artifacts side by side, threads for each: {threads}")
+        note(f"--jobs auto is {planned.jobs} artifacts in parallel, threads for each: {threads}")
     if slurm and shards:
         from bench.planning.slurm import UNKNOWN_TIME, write_script
 
@@ -200,7 +201,7 @@ def finetune(
     seeds: Annotated[int, typer.Option("--seed", help="Seed for the order of the text.")] = 0,
     **flags: Any,
 ) -> None:
-    """Train a pruned model further; its zeros stay zero.
+    """Train a pruned model further, without changing its zeros.
 
     The result is written to a folder that transformers can load.
     """
@@ -211,7 +212,8 @@ def finetune(
     folder, record = find_pruned(artifact, flags.pop("results", None))
     methods = f"finetune:rank={rank}"
     parse_method(methods)
-    resolve(str(folder))  # both before weights are read for their pattern
+    # Both refuse invalid input before weights are read for their pattern.
+    resolve(str(folder))
     patterns = patterns or (record.identity.pattern if record else str(detect_pattern(Folder(folder))))
     training = [f"training.data={json_module.dumps(data)}"]
     fixed = {"methods": methods, "models": (str(folder),), "measures": "size", "seeds": seeds}

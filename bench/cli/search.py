@@ -1,4 +1,4 @@
-"""The command that searches fields of methods."""
+"""`bench search`: search the fields of methods."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def search(
 ) -> None:
     """Search the fields of methods.
 
-    Each method has the same number of trials, on the validation split. Every trial is a record. The same command goes on
-    where a search was stopped.
+    Each method has the same number of trials, on the validation split. Every trial is a record. The same command continues
+    a search that was stopped.
     """
     from bench import search as searching
     from bench.execution.descendants import adopting
@@ -53,9 +53,8 @@ def search(
     if out:
         from bench.reporting.search_curve import Curve, draw_search
 
-        print_line(
-            draw_search([Curve(one.method, [t.value for t in one.trials], one.best_so_far) for one in done], out)
-        )
+        curves = [Curve(one.method, [t.value for t in one.trials], one.best_so_far) for one in done]
+        print_line(draw_search(curves, out))
 
 
 def _describe(done: Any) -> str:

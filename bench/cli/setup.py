@@ -1,4 +1,4 @@
-"""Commands for this machine: doctor, cache, env."""
+"""`bench doctor`, `cache` and `env`: this machine."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ env_app = typer.Typer(help="Manage environments of other libraries.", no_args_is
 
 
 def doctor(data_dir: DataDir = None, results: Results = None, json: Json = False) -> None:
-    """Check what this machine has.
-
-    Device, memory, disk, network, data: what a run may need.
+    """Check this machine: device, memory, disk, network and data.
 
     Exit code 1: a folder that a flag or a variable names is missing or cannot be written.
     """
@@ -34,7 +32,7 @@ def doctor(data_dir: DataDir = None, results: Results = None, json: Json = False
 
 @cache_app.command("info")
 def cache_info(json: Json = False) -> None:
-    """Show what is in the cache, in bytes."""
+    """Show the size of the cache by part, in bytes."""
     from bench.system import cache
 
     print_rows(cache.info(), json)
@@ -59,7 +57,7 @@ def cache_gc(
 
 @env_app.command("create")
 def env_create(
-    name: Annotated[str, typer.Argument(help="The name of an environment; bench env ls lists them.")],
+    name: Annotated[str, typer.Argument(help="Name of an environment; bench env ls lists them.")],
 ) -> None:
     """Create an environment with pip.
 
@@ -70,7 +68,8 @@ def env_create(
     from bench.system import environments
 
     console = make_console(sys.stderr)
-    environments.lookup(name)  # before anything is drawn
+    # An unknown name ends before anything is drawn.
+    environments.lookup(name)
     with console.status(Text()) as status:
 
         def note(line: str) -> None:

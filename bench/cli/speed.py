@@ -29,22 +29,22 @@ MAX_TOKENS = 2**20
 
 def speed(
     device_spec: Annotated[
-        str | None, typer.Option(help="Do not measure; compute limits from the datasheet of h100, h200 or a100.")
+        str | None, typer.Option(help="Compute limits from the datasheet of h100, h200 or a100 instead.")
     ] = None,
     model: Annotated[
-        str, typer.Option(help="Alias, hub id or folder; one that is not downloaded gets random weights.")
+        str, typer.Option(help="Alias, hub id or folder; random weights if not downloaded.")
     ] = "llama2-7b",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto measures on CUDA only.")] = "auto",
     kinds: Annotated[
-        str | None, typer.Option(help="bf16, fp16, int8, fp8, by commas [default: all that the device has].")
+        str | None, typer.Option(help="bf16, fp16, int8, fp8, comma-separated [default: all of the device].")
     ] = None,
     tokens: Annotated[
-        str | None, typer.Option(help="Numbers of tokens, by commas [default: depends on the device].")
+        str | None, typer.Option(help="Numbers of tokens, comma-separated [default: depends on the device].")
     ] = None,
     engine: Annotated[
         str | None,
         typer.Option(
-            help="Time the whole model, in turn, in: native, torch, onnxruntime, llamacpp, tensorrt, by commas "
+            help="Time the whole model in turn in native, torch, onnxruntime, llamacpp, tensorrt, comma-separated "
             "[default: time linears one by one]."
         ),
     ] = None,
@@ -75,7 +75,7 @@ def speed(
     if engine is not None:
         if device_spec or kinds is not None:
             raise UserError(
-                f"{'--device-spec' if device_spec else '--kinds'} is for linears, and --engine measures whole models: leave one out"
+                f"{'--device-spec' if device_spec else '--kinds'} is for linears, and --engine times whole models: leave one out"
             )
         from bench.execution import time_models
         from bench.execution.engines.table import ENGINES
@@ -186,6 +186,6 @@ def _numbers(text: str) -> tuple[int, ...]:
     parts = split_list("tokens", text)
     if not all(re.fullmatch("[0-9]{1,7}", p) and 0 < int(p) <= MAX_TOKENS for p in parts):
         raise UserError(
-            f"invalid tokens {shorten(text)!r}: give whole numbers up to {MAX_TOKENS} by commas, for example 1,16,512"
+            f"invalid tokens {shorten(text)!r}: give whole numbers up to {MAX_TOKENS}, for example 1,16,512"
         )
     return tuple(int(p) for p in parts)

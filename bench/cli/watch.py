@@ -1,4 +1,4 @@
-"""The command that watches a sweep: top."""
+"""`bench top`: watch runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bench.results.run_status import RunStatus
 
 EVERY_S = 1.0
-"""Between two looks."""
+"""Seconds between two updates."""
 MAX_LINES = 200
 
 
@@ -31,12 +31,12 @@ def top(
     results: Annotated[
         Path | None, typer.Argument(metavar="[RESULTS]", help="Folder of records [default: results/local].")
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Print once and exit, also while a run is at work.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print once and exit, also during a run.")] = False,
     json: Json = False,
 ) -> None:
-    """Watch the runs that work on a results folder, on any machine.
+    """Watch the runs that write to a results folder, on any machine.
 
-    It ends when the last run has. Of a folder without a living run it prints how the last ones ended.
+    It exits after the last run. If no run is active, it prints the outcome of the last one.
     """
     from bench.results.run_status import read_statuses
     from bench.results.store import RESULTS, Store
@@ -66,7 +66,7 @@ def top(
     for line in _lines(statuses, width_of(sys.stdout) or 120, ascii_only=False):
         print_line(line.plain)
     if not statuses:
-        print_line(f"no run has worked in {root} yet, or only one of an older version")
+        print_line(f"no run has written to {root} yet")
 
 
 def _state(status: RunStatus, alive: bool) -> str:
@@ -76,7 +76,7 @@ def _state(status: RunStatus, alive: bool) -> str:
 
 
 def _lines(statuses: list[tuple[RunStatus, bool]], width: int, ascii_only: bool) -> list[Text]:
-    """Living runs, each with a line for all measurements and one for each artifact at work; else the last that ended."""
+    """Return lines for each active run and its artifacts, or for the last run that ended."""
     from rich.text import Text
 
     from bench.execution.bars import Line
@@ -88,7 +88,8 @@ def _lines(statuses: list[tuple[RunStatus, bool]], width: int, ascii_only: bool)
         age = max(0.0, now - status.updated) if alive else 0.0
         until = clock_time(status.left - age) if alive and status.left is not None else ""
         figures = [f"{count} {name}" for name, count in sorted(status.tried.items()) if name != "ok"]
-        took = max(0.0, (now if alive else status.ended or status.updated) - status.started)  # clocks may jump
+        # Clocks may jump.
+        took = max(0.0, (now if alive else status.ended or status.updated) - status.started)
         head = Line(f"{status.host} {status.executor}", "", status.done, status.total, clock - took, until, figures)
         out.append(head.compose(width, bar, rest))
         if not alive:
