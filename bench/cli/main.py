@@ -165,6 +165,6 @@ def _sentence(fault: Any) -> str:
         return f"{path} needs {name}: {what[0].lower()}{what[1:].rstrip('.')} (see {path} --help)"
     text = " ".join(fault.format_message().split()).rstrip(".")
     text = terminal.shorten(text, MAX_SENTENCE)
-    colon = "" if text.endswith("?") else ":"
-    where = f"{colon} see {fault.ctx.command_path} --help" if fault.ctx else ""
+    see = " See" if text.endswith("?") else ": see"
+    where = f"{see} {fault.ctx.command_path} --help" if fault.ctx else ""
     return text[:1].lower() + text[1:] + where

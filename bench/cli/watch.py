@@ -34,7 +34,7 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Print once and exit, also during a run.")] = False,
     json: Json = False,
 ) -> None:
-    """Watch the runs that write to a results folder, on any machine.
+    """Watch the runs of a results folder, on any machine.
 
     It exits after the last run. If no run is active, it prints the outcome of the last one.
     """

@@ -26,7 +26,23 @@ from helpers import fake_records, runs, terminal
 
 DATA = tomllib.loads((Path(__file__).parent / "printing.toml").read_text())
 TEXTS, COMMANDS = DATA["texts"], DATA["commands"]
-LINES = [(name, i) for name, lines in COMMANDS.items() for i in range(len(lines))]
+STYLED = ("report", "compare", "top")
+"""Commands that draw with colors."""
+OTHER_FORMATS = (("report", 2), ("report", 3), ("gate", 1))
+"""CSV, Markdown and annotations for GitHub."""
+
+
+def cases():
+    """The first line of every command in a file, and of some with colors. The others run in tox -e full."""
+    for name, lines in COMMANDS.items():
+        for i in range(len(lines)):
+            for where in ("file", "terminal", "colors"):
+                is_first = i == 0 or (name, i) in OTHER_FORMATS
+                is_sample = is_first and (where == "file" or (where == "colors" and i == 0 and name in STYLED))
+                marks = () if is_sample else pytest.mark.full
+                yield pytest.param(name, i, where, marks=marks, id=f"{name}-{i}-{where}")
+
+
 KEPT = ("key", "status", "better", "items", "schema_version", "artifact")
 """Fields of a record that are checked before any is printed."""
 REFUSING = ("figure", "scaling", "export")
@@ -131,8 +147,7 @@ def commands_of_github(out):
     return [line for line in out.splitlines() if line.lstrip().startswith("::") or "##[" in line]
 
 
-@pytest.mark.parametrize("where", ["file", "terminal", "colors"])
-@pytest.mark.parametrize(("name", "i"), LINES, ids=[f"{n}-{i}" for n, i in LINES])
+@pytest.mark.parametrize(("name", "i", "where"), list(cases()))
 def test_nothing_that_is_printed_is_obeyed(name, i, where, cli, world, folders, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     if where != "file":
