@@ -65,7 +65,7 @@ only its own measurement.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
@@ -229,15 +229,3 @@ class Measure(Protocol):
             Skipped: this artifact or this machine cannot be measured. The record gives the reason.
         """
         ...
-
-
-def check(kind: Any, run: RunSettings, *, fetch: bool) -> None:
-    """Check a run's settings for a measure, before any model is known."""
-    if own := getattr(kind, "check", None):
-        own(run, fetch=fetch)
-
-
-def plan(kind: Any, context: PlanContext) -> Iterable[Planned]:
-    """Return the measurements that a measure plans for one model."""
-    own = getattr(kind, "plan", None)
-    return own(context) if own else (Planned(),)

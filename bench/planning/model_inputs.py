@@ -11,7 +11,7 @@ from typing import Any
 from bench.catalog import registry
 from bench.catalog.choice import Choice
 from bench.inputs import corpora, models, training_text, windows
-from bench.measures import contract
+from bench.measures.contract import PlanContext, Planned
 from bench.planning import recipes
 from bench.planning.artifact import CalibrationSet, TrainingRun
 from bench.planning.resolve import PlanRequest, is_control
@@ -43,7 +43,7 @@ class ModelInputs:
         tokenizer_json = model.folder / "tokenizer.json"
         if tokenizer_json.exists():
             windows.check_vocabulary(tokenizer_json, self.config["vocab_size"])
-        self.context = contract.PlanContext(
+        self.context = PlanContext(
             run=request.spec,
             fetch=request.fetch,
             devices=request.devices,
@@ -144,7 +144,8 @@ class ModelInputs:
         # A measure of a third party can derive from one of this package, whose code then decides its numbers, too.
         bases = {base.__module__ for base in getattr(kind, "__mro__", ()) if base.__module__.startswith("bench.")}
         with registry.guarded(entry):
-            planned = [(p, kind(**p.config).protocol) for p in contract.plan(kind, self.context)]
+            planned = kind.plan(self.context) if hasattr(kind, "plan") else (Planned(),)
+            planned = [(p, kind(**p.config).protocol) for p in planned]
         for (config, content, options), protocol in planned:
             yield {
                 "measure": measure,

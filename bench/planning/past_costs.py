@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -93,7 +94,7 @@ def read_past(results: Path, *, beside: bool = True) -> list[PastCost]:
     for records in found.values():
         try:
             costs += _cost_of(records, sizes)
-        except (KeyError, TypeError, ValueError, AttributeError, UserError):
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, UserError):
             continue
     return costs
 
@@ -118,15 +119,13 @@ def _beside(results: Path) -> Iterable[Path]:
 
 
 def _sizes(records: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Return the number of parameters by the digest of the model, computed from the size of its packed weights."""
+    """Return the number of parameters by the digest of the model."""
     sizes = {}
     for fields in records:
-        try:
-            readings = {r["metric"]: _number(r["value"]) for r in fields["readings"]} if fields["readings"] else {}
-            if readings.get("bits_per_weight"):
-                sizes[fields["key_inputs"]["model"]] = 8 * readings["bytes_packed"] / readings["bits_per_weight"]
-        except (KeyError, TypeError, ValueError):
-            continue
+        with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
+            for reading in fields["readings"]:
+                if reading["metric"] == "parameters":
+                    sizes[fields["key_inputs"]["model"]] = _number(reading["value"])
     return sizes
 
 
@@ -172,13 +171,9 @@ def _tokens_of(measure: str, config: dict[str, Any]) -> int:
 def _number(value: Any) -> float:
     """
     Raises:
-        TypeError, ValueError: the value cannot be a cost.
+        TypeError, ValueError, OverflowError: the value cannot be a cost.
     """
-    try:
-        number = float(value)
-    # An integer of hundreds of digits.
-    except OverflowError:
-        number = math.inf
+    number = float(value)
     if not 0 <= number < math.inf:
         raise ValueError("no cost")
     return number

@@ -36,46 +36,40 @@ def require_memory(plan: Plan, missing: Iterable[Sequence[Measurement]]) -> None
         UserError: an artifact does not fit. The message says what helps.
     """
     # Another executor checks its nodes when it starts.
-    if plan.spec.executor != "local":
-        return
-    for measurements in missing:
+    for measurements in missing if plan.spec.executor == "local" else ():
         if problem := find_problem(measurements[0].artifact):
             raise UserError(problem)
 
 
 def find_problem(artifact: Artifact) -> str:
     """Return why an artifact does not fit on this machine and what helps, or ""."""
-    memory = SHARE * memory_bytes()
-    device = _device_bytes(artifact.device)
-    if artifact.device != "cpu":
-        return _card_problem(artifact, SHARE * device) if device else ""
-    if artifact.training and (need := estimate_bytes(artifact)) > memory:
-        return (
-            f"{artifact.label} takes about {_gb(need)} to train, and this machine has {_gb(memory)}: train a smaller model, "
-            "or use --device cuda with --set training.processes=N, which divides it among N cards"
-        )
-    weights = LIBRARY_BYTES + model_bytes(artifact)
-    shared = artifact.calibration_ranks
-    if artifact.training:
+    on_card = artifact.device != "cpu"
+    memory = SHARE * (_card_bytes(artifact.device) if on_card else memory_bytes())
+    has = f"and {'a card' if on_card else 'this machine'} has {_gb(memory)}"
+    if not memory:
         return ""
+    if artifact.training:
+        need = (estimate_device_bytes(artifact) or 0.0) if on_card else estimate_bytes(artifact)
+        of = "of each card " if on_card else ""
+        fits = need <= memory
+        return (
+            "" if fits else f"{artifact.label} takes about {_gb(need)} {of}to train, {has}: {_divide(artifact, memory)}"
+        )
+    processes = 1 if on_card else artifact.calibration_ranks
+    weights = model_bytes(artifact) + (0.0 if on_card else LIBRARY_BYTES)
+    streaming = f"--set stream=true, which brings it {_unit(artifact)}"
     if weights <= memory:
-        if is_streamed(artifact) or shared * weights <= memory:
+        if is_streamed(artifact) or processes * weights <= memory:
             return ""
-        return (
-            f"{artifact.label} takes at least {_gb(shared * weights)} in {shared} processes, and this machine has "
-            f"{_gb(memory)}: use --set calibration.processes={int(memory / weights)}, or --set stream=true, which brings it "
-            f"{_unit(artifact)}"
-        )
-    if (need := streamed_bytes(artifact)) > memory:
-        return f"{artifact.label} takes about {_gb(need)} of memory streamed, and this machine has {_gb(memory)}: {_smaller(artifact)}"
-    if not is_streamed(artifact):
-        halves = artifact.dtype == "float32" and LIBRARY_BYTES + model_bytes(artifact) / 2 <= memory
-        remedy = "--dtype bfloat16, or " if halves else ""
-        return (
-            f"{artifact.label} takes at least {_gb(weights)} in {artifact.dtype}, and this machine has {_gb(memory)}: "
-            f"use {remedy}--set stream=true, which brings it {_unit(artifact)}"
-        )
-    return ""
+        fewer = f"--set calibration.processes={int(memory / weights)}"
+        return f"{artifact.label} takes at least {_gb(processes * weights)} in {processes} processes, {has}: use {fewer}, or {streaming}"
+    if (need := streamed_device_bytes(artifact) if on_card else streamed_bytes(artifact)) > memory:
+        return f"{artifact.label} takes about {_gb(need)} streamed, {has}: {_reduce(artifact)}"
+    if is_streamed(artifact):
+        return ""
+    halves = artifact.dtype == "float32" and weights - model_bytes(artifact) / 2 <= memory
+    remedy = f"--dtype bfloat16, or {streaming}" if halves else streaming
+    return f"{artifact.label} takes at least {_gb(weights)} in {artifact.dtype}, {has}: use {remedy}"
 
 
 def describe_whole_blocks(artifact: Artifact) -> str:
@@ -90,7 +84,7 @@ def _unit(artifact: Artifact) -> str:
     return "expert by expert" if is_mixture(artifact) and not keeps_blocks(artifact) else "block by block"
 
 
-def _smaller(artifact: Artifact) -> str:
+def _reduce(artifact: Artifact) -> str:
     """Return what takes less memory than a streamed artifact."""
     if (stage := keeps_blocks(artifact)) and is_mixture(artifact):
         return f"{stage} keeps whole blocks with all their experts, so use a method that takes experts one by one, like wanda"
@@ -99,40 +93,23 @@ def _smaller(artifact: Artifact) -> str:
     return f"use {halves}{fewer}a smaller model, or a machine with more memory"
 
 
-def _card_problem(artifact: Artifact, card: float) -> str:
-    need = estimate_device_bytes(artifact) or 0.0
-    if artifact.training and need > card:
-        batch = artifact.training.batch
-        # The plan refuses counts that do not divide the batch.
-        counts = [n for n in range(artifact.processes + 1, MAX_CARDS + 1) if batch % n == 0]
-        enough = next((n for n in counts if (estimate_device_bytes(artifact, n) or 0.0) <= card), None)
-        remedy = (
-            f"use --set training.processes={enough}"
-            if enough
-            else "train a smaller model, or use cards with more memory"
-        )
-        return f"{artifact.label} takes about {_gb(need)} of each card to train, and one has {_gb(card)}: {remedy}"
-    if artifact.training or model_bytes(artifact) <= card:
-        return ""
-    if (need := streamed_device_bytes(artifact)) > card:
-        return (
-            f"{artifact.label} takes about {_gb(need)} of a card streamed, and it has {_gb(card)}: {_smaller(artifact)}"
-        )
-    if not is_streamed(artifact):
-        return (
-            f"{artifact.label} takes at least {_gb(model_bytes(artifact))} of a card, and it has {_gb(card)}: "
-            f"use --set stream=true, which brings it {_unit(artifact)}"
-        )
-    return ""
+def _divide(artifact: Artifact, memory: float) -> str:
+    """Return the number of GPUs on which a training fits, in words."""
+    if artifact.device == "cpu":
+        return "train a smaller model, or use --device cuda with --set training.processes=N, which divides it among N cards"
+    batch = artifact.training.batch if artifact.training else 1
+    # The plan refuses counts that do not divide the batch.
+    for count in range(artifact.processes + 1, MAX_CARDS + 1):
+        if batch % count == 0 and (estimate_device_bytes(artifact, count) or 0.0) <= memory:
+            return f"use --set training.processes={count}"
+    return "train a smaller model, or use cards with more memory"
 
 
-def _device_bytes(device: str) -> float:
+def _card_bytes(device: str) -> float:
     """Return the memory of a GPU, or 0 if there is none."""
     # A plan for a GPU of this machine has imported torch.
     torch = sys.modules.get("torch")
-    if device == "cpu" or torch is None or not torch.cuda.is_available():
-        return 0.0
-    return float(torch.cuda.get_device_properties(device).total_memory)
+    return float(torch.cuda.get_device_properties(device).total_memory) if torch and torch.cuda.is_available() else 0.0
 
 
 def _gb(count: float) -> str:

@@ -11,7 +11,6 @@ from typing import Literal
 from bench.catalog import registry
 from bench.catalog.choice import Choice, parse_chain, parse_quantizer
 from bench.catalog.declarations import CatalogEntry
-from bench.measures import contract
 from bench.planning.spec import Spec
 from bench.system import digests, environments
 from bench.system.devices import cores, resolve_device, resolve_devices
@@ -69,8 +68,9 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
     measures = tuple(dict.fromkeys((*spec.measures, "pattern")))
     for name in measures:
         entry = registry.lookup("measures", name)
-        with registry.guarded(entry):
-            contract.check(registry.load(entry), spec, fetch=fetch)
+        if check := getattr(registry.load(entry), "check", None):
+            with registry.guarded(entry):
+                check(spec, fetch=fetch)
     devices = _ray_devices(spec) if spec.executor == "ray" else resolve_devices(spec.device, elsewhere=not fetch)
     chains = tuple(tuple(parse_chain(text)) for text in dict.fromkeys(("dense", *spec.methods)))
     patterns = tuple(Pattern.parse(text) for text in spec.patterns)
