@@ -315,11 +315,3 @@ def test_prune_writes_a_quantized_folder(tmp_path, cli):
     assert "magnitude + w8a8" in out and "w8a8" in card
     assert ACTIVATIONS_KEY in json.loads((tmp_path / "o/config.json").read_text())
     assert cli("verify", tmp_path / "o")[0] == 0
-
-
-def test_equal_bytes_without_a_pair_says_what_to_measure(tmp_path, cli):
-    runs.run_here(runs.small(tmp_path / "r", measures=("size",)))
-    code, _, err = cli("report", "--results", tmp_path / "r", "--equal-bytes")
-
-    assert code == 2
-    assert "no sparse row has a dense row of similar size" in err and "--quant" in err

@@ -2,11 +2,12 @@
 
 import ast
 import textwrap
+from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from transformers.models.llama.modeling_llama import LlamaModel
 
-from bench.catalog import registry
 from bench.execution import measure
 from bench.measures import contract, forward
 from helpers import runs
@@ -96,32 +97,35 @@ def world(installed, tmp_path, monkeypatch):
     yield from runs.world(installed, tmp_path, monkeypatch)
 
 
-@pytest.fixture
-def forwards(monkeypatch):
-    """How many tokens each forward pass of a model had."""
-    seen = []
-    real = LlamaModel.forward
+@contextmanager
+def counting_forwards():
+    """Yield a list that receives the number of tokens of each forward pass."""
+    seen, real = [], LlamaModel.forward
 
     def counted(self, input_ids=None, **others):
         seen.append(input_ids.numel())
         return real(self, input_ids=input_ids, **others)
 
-    monkeypatch.setattr(LlamaModel, "forward", counted)
-    return seen
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LlamaModel, "forward", counted)
+        yield seen
 
 
 def run(results, *measures, **changes):
-    spec = runs.small(results, measures=("perplexity", "agreement", *measures), **changes)
-    runs.run_here(spec)
+    runs.run_here(runs.small(results, measures=(*measures, "perplexity", "agreement"), **changes))
     return runs.records(results)
 
 
 @pytest.fixture(scope="module")
-def usual(tmp_path_factory):
-    """Records of perplexity and agreement."""
+def shared(installed, tmp_path_factory):
+    """Records of all measures, the tokens of each forward pass, and costs by a clock that advances an hour at each call."""
+    folder = tmp_path_factory.mktemp("shared")
     with pytest.MonkeyPatch.context() as patch:
-        runs.own_cache(tmp_path_factory.mktemp("usual"), patch)
-        return run(tmp_path_factory.mktemp("records") / "r")
+        for _ in runs.world(installed, folder, patch):
+            ticks = iter(range(0, 10**9, 3600))
+            patch.setattr(measure.time, "monotonic", partial(next, ticks))
+            with counting_forwards() as forwards:
+                return run(folder / "r", "entropy", "alone"), forwards
 
 
 def numbers(records, *measures):
@@ -139,9 +143,9 @@ def test_the_example_imports_public_modules_alone():
     }
 
 
-def test_all_that_reads_the_same_windows_shares_a_pass(tmp_path, forwards):
-    """One of each model's four windows; what knows of none runs the model by itself."""
-    got = run(tmp_path / "r", "entropy", "alone")
+def test_measures_of_the_same_windows_share_a_pass(shared):
+    """One pass over the four windows for each model. A measure without windows runs the model by itself."""
+    got, forwards = shared
 
     assert sorted(forwards) == [1, 1, 4 * 128, 4 * 128]
     assert {r.status for r in got.values()} == {"ok"}, [r.reason for r in got.values()]
@@ -152,41 +156,49 @@ def test_all_that_reads_the_same_windows_shares_a_pass(tmp_path, forwards):
     assert len({r.key for r in got.values()}) == len(got)
 
 
-def test_each_measured_by_itself_gives_the_same(tmp_path, forwards):
-    measures = ("perplexity", "agreement", "entropy")
-    together = run(tmp_path / "together", "entropy")
-    alone = {}
-    for name in measures:
-        spec = runs.small(tmp_path / name, measures=(name,), perplexity={"windows": 4, "dense_states_gb": 0})
-        runs.run_here(spec)
-        alone |= runs.records(tmp_path / name)
+@pytest.mark.parametrize("name", [pytest.param("perplexity", marks=pytest.mark.full), "agreement"])
+def test_each_measured_by_itself_gives_the_same(tmp_path, shared, name):
+    settings = {"windows": 4, "dense_states_gb": 0}
+    runs.run_here(runs.small(tmp_path / "r", measures=(name,), perplexity=settings))
+    alone = runs.records(tmp_path / "r")
 
-    assert numbers(together, *measures) == numbers(alone, *measures)
-    assert {k: r.key for k, r in together.items()} == {k: r.key for k, r in alone.items()}
+    assert numbers(shared[0], name) == numbers(alone, name)
+    assert {k: shared[0][k].key for k in alone} == {k: r.key for k, r in alone.items()}
+
+
+def test_shared_seconds_are_counted_once(shared):
+    got = {k[2]: r.cost for k, r in shared[0].items() if k[0] == "magnitude"}
+
+    three = [got[name] for name in ("entropy", "perplexity", "agreement")]
+    assert sum(c["wall_s"] for c in three) % 3600 == pytest.approx(0, abs=0.01)
+    assert len({c["shared_s"] for c in three}) == 1
+    assert three[0]["shared_with"] == ["perplexity", "agreement"]
+    assert all(c["shared_s"] / 3 <= c["wall_s"] < c["shared_s"] for c in three)
+    assert got["alone"].keys() == {"wall_s", "peak_bytes", "tokens"}
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
         ("faulty", "RuntimeError: cannot read this"),
-        ("empty", "TypeError: finish() returned NoneType, not Readings"),
+        pytest.param("empty", "TypeError: finish() returned NoneType, not Readings", marks=pytest.mark.full),
         ("overwriting", ""),
     ],
 )
-def test_a_reader_costs_no_other_record(tmp_path, name, reason, usual):
+def test_a_reader_costs_no_other_record(tmp_path, name, reason, shared):
     """It comes first, and fails or overwrites what it reads."""
-    runs.run_here(runs.small(tmp_path / "r", measures=(name, "perplexity", "agreement")))
-    got, wanted = runs.records(tmp_path / "r"), usual
+    got = run(tmp_path / "r", name)
 
     assert {r.reason for k, r in got.items() if k[2] == name} == {reason}
     assert all(r.status == "ok" for k, r in got.items() if k[2] != name)
     measures = "perplexity", "agreement"
-    assert numbers(got, *measures) == numbers(wanted, *measures)
+    assert numbers(got, *measures) == numbers(shared[0], *measures)
 
 
-def test_a_pass_ends_when_nobody_reads_on(tmp_path, forwards):
-    """Two batches of two windows."""
-    runs.run_here(runs.small(tmp_path / "r", measures=("faulty",), perplexity={"windows": 4, "batch": 2}))
+def test_a_pass_ends_when_every_reader_has_failed(tmp_path):
+    """There are two batches of two windows."""
+    with counting_forwards() as forwards:
+        runs.run_here(runs.small(tmp_path / "r", measures=("faulty",), perplexity={"windows": 4, "batch": 2}))
 
     assert forwards == [2 * 128] * 2
 
@@ -219,18 +231,3 @@ def test_a_fault_in_the_dense_models_costs_what_compares_with_it(tmp_path, monke
 
     failed = {k for k, r in got.items() if r.status == "failed"}
     assert failed == {("dense", None, "perplexity"), ("magnitude", None, "agreement")}
-
-
-def test_shared_seconds_are_counted_once(tmp_path, monkeypatch):
-    """By a clock that goes on by an hour whenever it is asked: nothing else takes as long."""
-    registry.lookup("measures", "alone")  # by the real clock: importing a plug-in has a time limit
-    ticks = iter(range(0, 10**9, 3600))
-    monkeypatch.setattr(measure.time, "monotonic", lambda: next(ticks))
-    got = {k[2]: r.cost for k, r in run(tmp_path / "r", "alone").items() if k[0] == "magnitude"}
-
-    both = got["perplexity"], got["agreement"]
-    assert sum(c["wall_s"] for c in both) % 3600 == pytest.approx(0, abs=0.01)
-    assert both[0]["shared_s"] == both[1]["shared_s"]
-    assert [c["shared_with"] for c in both] == [["agreement"], ["perplexity"]]
-    assert all(c["shared_s"] / 2 <= c["wall_s"] < c["shared_s"] for c in both)
-    assert got["alone"].keys() == {"wall_s", "peak_bytes", "tokens"}
