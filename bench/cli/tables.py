@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import NamedTuple
@@ -56,7 +57,7 @@ def print_table(
     lines = arrange(titled, worded, width_of(sys.stdout))
     to_right = [right[i] for i in kept]
     total = max(sum(width + GAP for _, width in line) - GAP + INDENT * (n > 0) for n, line in enumerate(lines))
-    out = [Text(printable(title), "bold")] if title else []
+    out = [Text(part, "bold") for part in textwrap.wrap(printable(title), width_of(sys.stdout) or len(title) + 1)]
     out += [*_draw(head, lines, to_right, at_bottom=True), Text("─" * total, "dim")]
     for row in body:
         out += _draw(row, lines, to_right)

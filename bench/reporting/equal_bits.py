@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bench.reporting.table import TextTable, cells, column_header
+from bench.reporting.table import TextTable, caption, cells, column_header
 from bench.results import metrics
 from bench.results.record import Record
 from bench.results.rows import IDENTITY, to_rows
@@ -50,7 +50,7 @@ def _text_table(model: str, rows: list[dict[str, Any]]) -> TextTable:
         for bits, group in [*sorted(members, key=lambda x: x[0]), *(dense[i] for i in near)]
     ]
     headers = ["group", *LABELS, "bits per weight", *(column_header(*c[:2]) for c in columns)]
-    return TextTable(f"{model}, at about equal bits per weight", headers, out)
+    return TextTable(f"{caption(model)}, at about equal bits per weight", headers, out)
 
 
 def _bits(group: list[dict[str, Any]]) -> float | None:

@@ -19,7 +19,7 @@ from bench.reporting import drawing, folding, highlights
 from bench.reporting.html_data import page_data
 from bench.reporting.pick import LIMITS
 from bench.reporting.protocol import RULE
-from bench.reporting.table import ABSENT
+from bench.reporting.table import ABSENT, caption
 from bench.reporting.table_figures import TableFigure
 from bench.reporting.view import ReportSection, Table, TableCell
 from bench.system.text import amount, printable
@@ -188,7 +188,7 @@ def _error_width(cell: TableCell | None) -> int:
 
 
 def _note(table: Table) -> str:
-    note = f"{amount(len(table.whole_rows), 'row')}."
+    note = f"{caption(table.title)}. {amount(len(table.whole_rows), 'row')}."
     if table.unranked:
         note += f" No ranks and intervals: {table.unranked:,} rows are too many to compare in pairs."
     return note

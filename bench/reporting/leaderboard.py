@@ -206,8 +206,7 @@ def _markdown(
     for i, section in enumerate(sections):
         out += [f"## {escape_all_markdown(section.title)}", escape_all_markdown(section.description)]
         for j, one in enumerate(section.tables):
-            own = f"{one.title} · {one.protocol}" if section.published else one.protocol or one.title
-            out.append(f"### {escape_all_markdown(own)}")
+            out.append(f"### {escape_all_markdown(f'{table.caption(one.title)} · {one.protocol}')}")
             if j == 0:
                 out += [f"![{escape_all_markdown(f.title)}]({name})" for name, f in figures.get(i, {}).items()]
             out.append(table.to_markdown(one.to_text_table(), escape_all_markdown).rstrip())

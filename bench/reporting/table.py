@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.inputs import models
 from bench.reporting import task_averages
 from bench.results import metrics
 from bench.results.record import Record
@@ -53,6 +54,11 @@ def text_tables(records: Sequence[Record]) -> list[TextTable]:
     return [_text_table(model, [r for r in rows if r["model"] == model]) for model in _unique(r["model"] for r in rows)]
 
 
+def caption(model: str) -> str:
+    """Return a model's name with what it is, if its alias says so."""
+    return ": ".join(filter(None, (model, models.describe(model))))
+
+
 def _unique(values: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(values))
 
@@ -60,7 +66,7 @@ def _unique(values: Iterable[Any]) -> list[Any]:
 def _text_table(model: str, rows: list[Row]) -> TextTable:
     table = pivot(rows)
     lines = [[*line.labels, *cells(line.group, table.columns)] for line in table.lines]
-    return TextTable(model, list(table.label_names) + [column_header(*c[:2]) for c in table.columns], lines)
+    return TextTable(caption(model), list(table.label_names) + [column_header(*c[:2]) for c in table.columns], lines)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.reporting.table import ABSENT, TextTable
+from bench.reporting.table import ABSENT, TextTable, caption
 from bench.reporting.words import rounded
 from bench.results import metrics
 
@@ -208,7 +208,7 @@ class Table:
             cells = (row.cells[i] for i in visible)
             rank = [] if by is None else [self.ranks[by][k]]
             lines.append([*row.labels, *rank, *(ABSENT if c is None else c.text for c in cells)])
-        return TextTable(" · ".join(filter(None, (self.title, self.protocol))), headers, lines)
+        return TextTable(" · ".join(filter(None, (caption(self.title), self.protocol))), headers, lines)
 
 
 @dataclass(frozen=True)
