@@ -1,4 +1,4 @@
-"""What a method's class states about itself besides its hyperparameters. None of it decides a number, or is part of a key."""
+"""Facts that a method's class states besides its hyperparameters. They decide no number, and are no part of a key."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ class MethodInfo:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Settings that can be typed as one word, by that word."""
     dense: bool = False
-    """Whether it is a control, whose model stays dense."""
+    """True if it is a control, whose model stays dense."""
     prior: str = ""
     """Stage that it refines if the user types no `from=`."""
     refines: bool = False
-    """Whether it refines another stage. Without a `prior`, the user must type `from=`."""
+    """True if it refines another stage. Without a `prior`, the user must type `from=`."""
     groups_only: bool = False
-    """Whether it takes n:m patterns only."""
+    """True if it takes n:m patterns only."""
     columns: str = ""
     """Field that holds a number of columns, which must be a whole number of groups."""
     file: str = ""
     """Field that names a file. If it is set nothing else is needed, and the field `sha256` identifies the content."""
     whole_blocks: bool = False
-    """Whether it works on a whole block at a time. A streamed mixture then has all experts of a block in memory."""
+    """True if it works on a whole block at a time. A streamed mixture then has all experts of a block in memory."""
     extra: str = ""
     """Extra of cast-bench that installs its library."""
     environment: str = ""

@@ -1,4 +1,4 @@
-"""Read a method or quantizer as it is typed, check its settings, and build it."""
+"""Read a method or quantizer from the command line, check its settings, and build it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 CONTRACT_FIELDS = ("name", "needs", "shares_calibration", "info")
-"""What a method says about itself, not for a user to set, even where a class has them as fields."""
+"""Declarations of a method, which no user can set, even if a class has them as fields."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A method as typed: NAME[:PRESET | :FIELD=VALUE]..., and `from=STAGE` or `from=STAGE+STAGE` for what it refines."""
+    """A typed method: NAME[:PRESET | :FIELD=VALUE]..., with `from=STAGE` or `from=STAGE+STAGE` for the stages before it."""
 
     name: str
     config: dict[str, Any]
@@ -36,10 +36,10 @@ class Choice:
 
 
 def parse_method(text: str, kind: str = "methods") -> Choice:
-    """Read a method as typed, and check its settings.
+    """Read a typed method, and check its settings.
 
     Raises:
-        UserError: unknown name, preset or field; a value of the wrong type or out of range; or nothing to refine.
+        UserError: a name, preset or field is unknown, a value is out of range, or the stage to refine is missing.
     """
     name, *options = text.split(":")
     entry = lookup(kind, name)
@@ -69,10 +69,10 @@ def parse_method(text: str, kind: str = "methods") -> Choice:
 
 
 def parse_quantizer(text: str) -> Choice | None:
-    """Read a quantizer as typed; None for "none".
+    """Read a typed quantizer; return None for "none".
 
     Raises:
-        UserError: as `parse_method`; or it has a `from=`.
+        UserError: see `parse_method`, or it has a `from=`.
     """
     if text == "none":
         return None
@@ -85,24 +85,25 @@ def parse_quantizer(text: str) -> Choice | None:
 
 
 def _field_name(key: str) -> str:
-    """The name of the field: `lambda` is a keyword of Python, so its field is `lambda_`."""
+    """Return the name of the field: that of `lambda`, a keyword of Python, is `lambda_`."""
     return key + "_" if keyword.iskeyword(key) else key
 
 
 def parse_value(text: str) -> Any:
-    """The value of a field as typed: JSON, else text."""
+    """Return the value of a typed field: JSON if it can be read as JSON, else text."""
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):  # nested too deeply
+    # RecursionError: JSON that is nested too deeply.
+    except (ValueError, RecursionError):
         return text
 
 
 def build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
-    """The method, with its settings checked.
+    """Build a method, and check its settings.
 
     Raises:
-        UserError: not a frozen dataclass, an unknown field, a value of the wrong type or out of range, or values that
-            contradict each other.
+        UserError: it is not a frozen dataclass, a field is unknown, a value is out of range, or values contradict each
+            other.
     """
     with guarded(entry):
         return _build(entry, name, config)
@@ -125,13 +126,15 @@ def _build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
             )
     adapter = TypeAdapter(kind)
     for key, value in config.items():
-        if isinstance(value, bool) and not _takes_bool(kind, key):  # pydantic would take true as 1
+        # pydantic would take true as 1.
+        if isinstance(value, bool) and not _takes_bool(kind, key):
             raise _invalid(name, key, config, adapter, "must not be true or false")
     try:
         method: Method = adapter.validate_python(config)
     except ValidationError as fault:
         first = fault.errors()[0]
-        if not first["loc"]:  # raised by the class itself, about several fields
+        # The class itself raised it, about several fields.
+        if not first["loc"]:
             raise UserError(f"invalid {name}: {first['msg'].removeprefix('Value error, ')}") from None
         raise _invalid(name, str(first["loc"][0]), config, adapter, first["msg"]) from None
     for key in config:
@@ -147,7 +150,7 @@ def _takes_bool(kind: type, key: str) -> bool:
 
 
 def _invalid(name: str, key: str, config: dict[str, Any], adapter: TypeAdapter[Any], fallback: str) -> UserError:
-    """What was typed, and the values that are valid; `fallback` if the type has no JSON schema."""
+    """Return an error with the typed value and the valid values, or `fallback` if the type has no JSON schema."""
     from pydantic.errors import PydanticInvalidForJsonSchema
 
     value = config[key]
@@ -160,7 +163,7 @@ def _invalid(name: str, key: str, config: dict[str, Any], adapter: TypeAdapter[A
 
 
 def _allowed(schema: Mapping[str, Any], value: Any) -> str:
-    """The valid values of a JSON schema in words. For a number out of range, the range alone."""
+    """Return the valid values of a JSON schema in words; for a number out of range, only the range."""
     if "anyOf" in schema:
         return " or ".join(_allowed(option, "") for option in schema["anyOf"] if option.get("type") != "null")
     if "enum" in schema:
@@ -190,6 +193,6 @@ def _range(schema: Mapping[str, Any]) -> str:
 
 
 def parse_chain(text: str) -> list[Choice]:
-    """The stages of a method as typed, the one it refines first."""
+    """Return the stages of a typed method. The first one refines no other."""
     choice = parse_method(text)
     return [*parse_chain(choice.prior), choice] if choice.prior else [choice]

@@ -1,4 +1,4 @@
-"""What the class behind a name declares: read from its source, so that a list of names imports no class."""
+"""Declarations of the class behind a name, read from its source, so that a list of names imports no class."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class CatalogEntry(MethodInfo):
     needs: tuple[str, ...] = ()
     """Names of its `Needs`, in lower case."""
     shares_calibration: bool = False
-    """Whether several processes can share its calibration."""
+    """True if several processes can share its calibration."""
     block: int = 0
     """Default of the field that `columns` names; 0 without one."""
     is_plugin: bool = False
-    """Whether another distribution provides it."""
+    """True if another distribution provides it."""
     broken: str = ""
-    """Why it cannot be imported; "" if it can."""
+    """Reason for which it cannot be imported; "" if it can."""
 
     @property
     def module(self) -> str:
@@ -43,7 +43,7 @@ class CatalogEntry(MethodInfo):
 
     @property
     def trains(self) -> bool:
-        """Whether it needs training data."""
+        """True if it needs training data."""
         return "training" in self.needs
 
     @property

@@ -1,4 +1,4 @@
-"""What every method and quantizer owes its caller, as checks that its author can run.
+"""Checks of every method and quantizer, for their authors.
 
 bench conformance NAME
 pytest --pyargs bench.conformance -k NAME

@@ -1,4 +1,4 @@
-"""The checks. Each takes a subject and raises NotConformant, or whatever the method raises."""
+"""Checks of a method. Each takes a subject, and raises NotConformant or an error of the method."""
 
 from __future__ import annotations
 
@@ -20,33 +20,30 @@ from methods.targets import dense_weight
 
 
 class NotConformant(AssertionError):
-    """A method does not do what it owes."""
+    """A method does not do what a caller may expect."""
 
 
 Check = Callable[[Subject], None]
 
 
 def require(condition: object, sentence: str) -> None:
-    """
-    Raises:
-        NotConformant: the condition does not hold.
-    """
+    """Raise NotConformant with a sentence if the condition is false."""
     if not condition:
         raise NotConformant(sentence)
 
 
 def declares_itself(subject: Subject) -> None:
-    """Its class has its name and needs, and its settings are JSON."""
+    """Check that the class has the name and valid needs, and that the settings are JSON."""
     kind = type(subject.method)
     require(kind.name == subject.name, f"its class is named {kind.name!r}, and it is installed as {subject.name!r}")
-    require(isinstance(kind.needs, Needs), "`needs` is no methods.Needs")
+    require(isinstance(kind.needs, Needs), "`needs` is not a methods.Needs")
     require(isinstance(getattr(kind, "shares_calibration", False), bool), "`shares_calibration` is not true or false")
     fields = dataclasses.asdict(subject.method)  # type: ignore[call-overload]  # the catalog takes dataclasses alone
-    require(_is_json(fields), "a setting is no JSON value: use numbers, text, true and false")
+    require(_is_json(fields), "a setting is not a JSON value: use numbers, text, true and false")
 
 
 def prunes_its_targets_and_nothing_else(subject: Subject) -> None:
-    """The targets follow the pattern. What else changed is declared. One block is left out of the targets."""
+    """Check that the targets follow the pattern, and that every other change is declared. One block is no target."""
     job, model = subject.job, subject.model
     job = dataclasses.replace(job, targets=job.targets[: -(len(job.targets) // 4)])
     outcome = subject.apply(job)
@@ -67,7 +64,7 @@ def prunes_its_targets_and_nothing_else(subject: Subject) -> None:
 
 
 def gives_the_same_twice(subject: Subject) -> None:
-    """The same seed gives the same model and the same notes."""
+    """Check that one seed gives one model and one set of notes."""
     one, two = subject.apply(), subject.apply()
     require(one.notes == two.notes, "two runs with one seed differ in their notes")
     tensors = two.model.state_dict()  # type: ignore[union-attr]
@@ -76,10 +73,11 @@ def gives_the_same_twice(subject: Subject) -> None:
 
 
 def keeps_the_dtype(subject: Subject) -> None:
-    """In each dtype, weights keep it and are finite."""
+    """Check that weights of each dtype keep it and are finite."""
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         if subject.job.training and dtype == torch.float16:
-            continue  # refused: small gradients vanish
+            # The trainer refuses float16, in which small gradients vanish.
+            continue
         model = copy.deepcopy(subject.model).to(dtype)
         job = dataclasses.replace(subject.job, compute=dataclasses.replace(subject.job.compute, dtype=dtype))
         if Needs.TEACHER in subject.method.needs:
@@ -90,13 +88,13 @@ def keeps_the_dtype(subject: Subject) -> None:
 
 
 def notes_are_json(subject: Subject) -> None:
-    """Its notes can be stored in a record."""
+    """Check that a record can store the notes."""
     notes = subject.apply().notes
-    require(isinstance(notes, Mapping) and _is_json(dict(notes)), "its notes are no JSON object without NaN")
+    require(isinstance(notes, Mapping) and _is_json(dict(notes)), "its notes are not a JSON object without NaN")
 
 
 def leaves_its_job_alone(subject: Subject) -> None:
-    """Neither the calibration tokens nor the source folder are written to."""
+    """Check that the calibration tokens and the source folder are unchanged."""
     job = subject.job
     tokens, files = None if job.calibration is None else job.calibration.clone(), _digests(job.source)
     subject.apply()
@@ -105,7 +103,7 @@ def leaves_its_job_alone(subject: Subject) -> None:
 
 
 def leaves_nothing_running(subject: Subject) -> None:
-    """It ends the processes that it starts."""
+    """Check that it ends the processes that it starts."""
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     subject.apply()
     left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
@@ -115,7 +113,7 @@ def leaves_nothing_running(subject: Subject) -> None:
 
 
 def leaves_a_model_that_trains(subject: Subject) -> None:
-    """No hook, no stand-in for a module and no frozen graph is left in the model."""
+    """Check that the model has its own modules, no hook, and a gradient for every parameter."""
     model = subject.applied()
     require(not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules()), "it left a hook in the model")
     kinds = [type(module) for module in model.modules()]
@@ -139,7 +137,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 def describe(check: Check) -> str:
-    """Its name in words."""
+    """Return the name of a check in words."""
     return check.__name__.replace("_", " ")
 
 

@@ -1,4 +1,4 @@
-"""Run the checks on a method, and say what came of each."""
+"""Run the checks on a method."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from bench.conformance.subject import Subject, sample
 
 
 def rows(text: str, kind: str) -> Iterator[dict[str, Any]]:
-    """A row a check: whether it holds, and what was found.
+    """Yield a row for each check: its state, and the fault that it found.
 
     Raises:
         UserError: the method cannot be built.
         Skipped: it cannot run here.
     """
     for check in CHECKS:
-        with sample(text, kind) as subject:  # a new one, which no other check has written to
+        # Each check gets a new subject, which no other check has changed.
+        with sample(text, kind) as subject:
             state, detail = _result(check, subject)
         yield {"check": describe(check), "state": state, "detail": detail}
 

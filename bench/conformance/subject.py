@@ -35,7 +35,7 @@ class Subject:
     name: str
     entry: CatalogEntry
     kind: str
-    """What the catalog lists it under: methods or quantizers."""
+    """Section of the catalog: methods or quantizers."""
     method: Method
     model: nn.Module
     job: Job
@@ -45,14 +45,14 @@ class Subject:
         return self.kind == "methods"
 
     def apply(self, job: Job | None = None, model: nn.Module | None = None) -> Outcome:
-        """Its outcome on a copy of the model, in a folder of its own, as a worker would do it."""
+        """Apply the method to a copy of the model, in a new working folder, as a worker does."""
         job = job or self.job
         torch.manual_seed(job.seed)
         with TemporaryDirectory(dir=job.workdir) as workdir:
             return self.method.apply(copy.deepcopy(model or self.model), replace(job, workdir=Path(workdir)))
 
     def applied(self, job: Job | None = None, model: nn.Module | None = None) -> nn.Module:
-        """The model of its outcome."""
+        """Apply the method, and return the model of its outcome."""
         outcome = self.apply(job, model).model
         if not isinstance(outcome, nn.Module):
             raise TypeError(f"it returned {type(outcome).__name__} for a model in memory: return the model")
@@ -61,10 +61,10 @@ class Subject:
 
 @contextmanager
 def sample(text: str, kind: str = "methods") -> Iterator[Subject]:
-    """A method as typed, and the bundled model `tiny` with all that it may ask for.
+    """Yield a typed method, with the bundled model `tiny` and a job that has everything it needs.
 
     Raises:
-        UserError: as `choice.parse_method`.
+        UserError: see `choice.parse_method`.
         Skipped: it cannot run here.
     """
     typed = choice.parse_method(text, kind)
@@ -72,7 +72,7 @@ def sample(text: str, kind: str = "methods") -> Iterator[Subject]:
     method = choice.build(entry, typed.name, typed.config)
     needs = method.needs
     if Needs.ISOLATED in needs:
-        raise Skipped("it runs in an environment of its own")
+        raise Skipped("it runs in a separate environment")
     if Needs.CUDA in needs and not torch.cuda.is_available():
         raise Skipped("it needs a CUDA device")
     device = torch.device("cuda" if Needs.CUDA in needs else "cpu")
@@ -94,7 +94,7 @@ def sample(text: str, kind: str = "methods") -> Iterator[Subject]:
 
 
 def _supply(job: Job, model: nn.Module, needs: Needs, refines: bool) -> Job:
-    """The job with what a method asks for, and nothing else."""
+    """Return the job with the inputs that a method needs, and no others."""
     vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
     if Needs.CALIBRATION in needs:
         tokens = torch.randint(vocabulary, (SEQUENCES, SEQLEN), generator=torch.Generator().manual_seed(0))

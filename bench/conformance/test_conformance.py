@@ -1,4 +1,4 @@
-"""The checks as tests: pytest --pyargs bench.conformance -k NAME. Without -k they run for the whole catalog."""
+"""Checks as tests: pytest --pyargs bench.conformance -k NAME. Without -k they run for the whole catalog."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS = ("methods", "quantizers")
 
 
 def names() -> list[ParameterSet]:
-    """Every method and quantizer, and for one that refines another stage a stage to refine."""
+    """Return every method and quantizer. One that refines another stage gets `from=magnitude`."""
     found = [(kind, name, entry) for kind in KINDS for name, entry in registry.entries(kind).items() if entry.target]
     return [pytest.param(kind, f"{n}:from=magnitude" if e.refines else n, id=n) for kind, n, e in found]
 

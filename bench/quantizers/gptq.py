@@ -1,4 +1,4 @@
-"""GPTQ under a fixed mask. Frantar et al. 2023, arXiv 2210.17323; the mask is an addition of this project."""
+"""GPTQ under a fixed mask. Frantar et al. 2023, arXiv 2210.17323. The mask is an addition of this project."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ BLOCK = 128
 
 
 class OrderedFactor(NamedTuple):
-    """What the Hessian of a linear's inputs is prepared to."""
+    """Inverse of a linear's Hessian, factored in the order in which its columns are quantized."""
 
     factor: Tensor
-    """U, upper triangular, with U^T U = H^-1, inputs in `order`; [in, in]"""
+    """Upper triangular U, [in, in], with U^T U = H^-1 and the inputs in `order`."""
     order: Tensor | None
-    """[in], the inputs in the order in which their columns are quantized; None: from left to right"""
+    """Order of the columns, [in]; None for left to right."""
 
 
 def largest_first(hessian: Tensor, damping: float) -> tuple[OrderedFactor, float]:
-    """Inputs with the largest diagonal first (act-order), so that most columns are left to compensate their error."""
+    """Factor the Hessian with the largest diagonal first (act-order), so that most columns compensate its error."""
     order = hessian.diagonal().argsort(descending=True, stable=True)
     factor, used = inverse_factor(hessian[order][:, order], damping)
     return OrderedFactor(factor, order), used
 
 
 def left_to_right(hessian: Tensor, damping: float) -> tuple[OrderedFactor, float]:
-    """Inputs in the order of the columns."""
+    """Factor the Hessian in the order of the columns."""
     factor, used = inverse_factor(hessian, damping)
     return OrderedFactor(factor, None), used
 
@@ -44,10 +44,9 @@ def left_to_right(hessian: Tensor, damping: float) -> tuple[OrderedFactor, float
 def quantize_(weight: Tensor, keep: Tensor, prepared: OrderedFactor, group: int) -> None:
     """Round weight [out, in] to int4 in place, column by column.
 
-    Where keep [out, in] is false a weight becomes 0, and later columns compensate this error like a rounding error.
-    (Compensation changes pruned weights too, until their column is reached and they become 0.) The scale of a group is
-    that of its kept weights: of their values when its first column is reached, or, with another order of columns, of
-    their initial values.
+    A weight becomes 0 if keep [out, in] is false, and later columns compensate this error like a rounding error. Until
+    its column is reached, compensation changes such a weight too. The scale of a group depends on its kept weights: on
+    their values when the loop reaches its first column, or, in another order of columns, on their initial values.
     """
     order = prepared.order
     if order is None:
@@ -73,9 +72,9 @@ def quantize_(weight: Tensor, keep: Tensor, prepared: OrderedFactor, group: int)
 class Int4Gptq:
     """int4, GPTQ with act-order under a fixed mask; also compensates the pruning error.
 
-    group: weights along the input that share a scale; damping: share of H's mean diagonal that is added to the
-    diagonal; act_order: columns of the inputs with the largest diagonal first, with groups in the order of the columns;
-    else from left to right as in the paper.
+    group: number of weights along the input that share a scale. damping: fraction of H's mean diagonal that is added to
+    the diagonal. act_order: quantize the columns with the largest diagonal first, with groups in the order of the
+    columns; otherwise from left to right as in the paper.
     """
 
     name: ClassVar[str] = "int4-gptq"

@@ -1,6 +1,6 @@
-"""Quantizers of other libraries, called as their users do. Each breaks 2:4, and its row shows by how much.
+"""Quantizers of other libraries, called as their users call them. Each breaks 2:4, and its row shows by how much.
 
-None of the libraries is a dependency: if one is missing, the row is skipped and says what to install.
+None of the libraries is a dependency. If one is missing, the row is skipped and says what to install.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from methods.targets import dense_weight, stores_in_out
 
 
 def _import_library(module: str, extra: str) -> Any:
-    """
+    """Import a library.
+
     Raises:
-        Skipped: it is not installed or cannot be imported.
+        Skipped: it is not installed, or cannot be imported.
     """
     try:
         return importlib.import_module(module)
@@ -65,7 +66,7 @@ class Hqq:
             )
             visit.weight.copy_(quantizer.dequantize(packed, info))
             scales += info["scale"].numel()
-        # a scale and a zero point, both float32 in the library
+        # The library stores a scale and a zero point, both float32.
         stored = Stored(bits=4, scale_bits=64, scales=scales, library=f"hqq {version('hqq')}")
         return walk.outcome(**stored.notes())
 
@@ -74,7 +75,7 @@ class Hqq:
 class TorchaoInt4:
     """int4 of torchao; breaks the pattern, shown for comparison.
 
-    torchao's Int4WeightOnlyConfig with its defaults: a float zero point, packed for a CUDA kernel.
+    This is Int4WeightOnlyConfig with its defaults: a float zero point, packed for a CUDA kernel.
     """
 
     name: ClassVar[str] = "torchao-int4"
@@ -94,7 +95,8 @@ class TorchaoInt4:
             linear.weight.data.copy_(visit.weight)
             torchao.quantize_(linear, torchao.Int4WeightOnlyConfig(group_size=group))
             eye = torch.eye(width, device=visit.weight.device, dtype=torch.bfloat16)
-            visit.weight.copy_(linear(eye).T)  # the weights that its kernel computes with
+            # Its kernel computes with these weights.
+            visit.weight.copy_(linear(eye).T)
             scales += out * (width // group)
         stored = Stored(bits=4, scale_bits=32, scales=scales, library=f"torchao {version('torchao')}")
         return walk.outcome(**stored.notes())
@@ -104,7 +106,7 @@ class TorchaoInt4:
 class LlmCompressorGptq:
     """int4 of llm-compressor; breaks the pattern, shown for comparison.
 
-    llm-compressor's GPTQModifier, W4 symmetric in groups. It does not know the mask.
+    This is GPTQModifier, W4 symmetric in groups. It does not know the mask.
     """
 
     name: ClassVar[str] = "llmcompressor-gptq"
@@ -134,7 +136,7 @@ class LlmCompressorGptq:
 
 
 def _oneshot(model: nn.Module, targets: dict[int, list[str]], tokens: Tensor) -> None:
-    """targets: names of linears by group size."""
+    """Quantize the model in place. targets: names of linears by group size."""
     from datasets import Dataset
     from llmcompressor import oneshot
     from llmcompressor.modifiers.quantization import GPTQModifier

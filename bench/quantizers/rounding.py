@@ -1,7 +1,7 @@
-"""Round to nearest, without calibration.
+"""Rounding to the nearest value, without calibration.
 
-Implemented here, since each is a grid of a few lines (methods/quantizing/grids.py), and the default rows must not need
-other libraries. The tests compare them with torchao and bitsandbytes where these are installed.
+The default rows must not need other libraries, and each grid is a few lines (methods/quantizing/grids.py). The tests
+compare them with torchao and bitsandbytes if these are installed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _PerRow:
 
 @dataclass(frozen=True)
 class _PerGroup(_PerRow):
-    """One scale for `group` weights along the input; None: for as many as `group_size` gives."""
+    """One scale for `group` weights along the input. If `group` is None, `group_size` gives their number."""
 
     max_group: ClassVar[int] = 128
     group: Count | None = None
@@ -98,7 +98,7 @@ class Int3(_PerGroup):
 class Nf4(_PerGroup):
     """4-bit normal quantiles, one scale for up to 64 inputs.
 
-    Dettmers et al. 2023, arXiv 2305.14314, without double quantization.
+    As in QLoRA (Dettmers et al. 2023), without double quantization.
     """
 
     name: ClassVar[str] = "nf4"

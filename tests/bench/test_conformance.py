@@ -97,7 +97,7 @@ BROKEN = {
     "draws": (checks.gives_the_same_twice, "two runs with one seed differ in their notes"),
     "writes": (checks.leaves_its_job_alone, "it wrote into its source folder"),
     "casts": (checks.keeps_the_dtype, "model.norm.weight became torch.float64 in a model of torch.float32"),
-    "notes": (checks.notes_are_json, "its notes are no JSON object without NaN"),
+    "notes": (checks.notes_are_json, "its notes are not a JSON object without NaN"),
     "starts": (checks.leaves_nothing_running, "processes running: end them before"),
 }
 
@@ -146,4 +146,4 @@ def test_an_unknown_name_and_one_that_cannot_be_checked_here(cli):
     assert cli("conformance", "wnada")[0] == 2
     code, _, err = cli("conformance", "sparseml-magnitude")
     assert code == 2
-    assert err == "bench: sparseml-magnitude cannot be checked here: it runs in an environment of its own\n"
+    assert err == "bench: sparseml-magnitude cannot be checked here: it runs in a separate environment\n"

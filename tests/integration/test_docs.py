@@ -53,6 +53,14 @@ def test_links_of_pages_that_are_not_built(page):
     assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
 
 
+def test_folders_that_contributors_are_sent_to_exist():
+    named = re.findall(
+        r"`((?:tests|bench|baselines|methods|docs|scripts|benchmarks)/[\w/.]*)`", (ROOT / "CONTRIBUTING.md").read_text()
+    )
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).exists() and "colmag" not in name] == []
+
+
 @pytest.mark.parametrize("command", list(commands()))
 def test_commands_are_those_of_the_program(command):
     """Options and arguments are parsed; nothing runs."""
