@@ -22,7 +22,7 @@ from methods.errors import UserError
 
 SHARE = 0.95
 """Fraction of memory that one artifact may use."""
-MAX_CARDS = 64
+MAX_GPUS = 64
 """Largest number of GPUs that an error suggests for one training."""
 
 
@@ -43,27 +43,27 @@ def require_memory(plan: Plan, missing: Iterable[Sequence[Measurement]]) -> None
 
 def find_problem(artifact: Artifact) -> str:
     """Return why an artifact does not fit on this machine and what helps, or ""."""
-    on_card = artifact.device != "cpu"
-    memory = SHARE * (_card_bytes(artifact.device) if on_card else memory_bytes())
-    has = f"and {'a card' if on_card else 'this machine'} has {_gb(memory)}"
+    on_gpu = artifact.device != "cpu"
+    memory = SHARE * (_gpu_bytes(artifact.device) if on_gpu else memory_bytes())
+    has = f"and {'a GPU' if on_gpu else 'this machine'} has {_gb(memory)}"
     if not memory:
         return ""
     if artifact.training:
-        need = (estimate_device_bytes(artifact) or 0.0) if on_card else estimate_bytes(artifact)
-        of = "of each card " if on_card else ""
+        need = (estimate_device_bytes(artifact) or 0.0) if on_gpu else estimate_bytes(artifact)
+        of = "of each GPU " if on_gpu else ""
         fits = need <= memory
         return (
             "" if fits else f"{artifact.label} takes about {_gb(need)} {of}to train, {has}: {_divide(artifact, memory)}"
         )
-    processes = 1 if on_card else artifact.calibration_ranks
-    weights = model_bytes(artifact) + (0.0 if on_card else LIBRARY_BYTES)
+    processes = 1 if on_gpu else artifact.calibration_ranks
+    weights = model_bytes(artifact) + (0.0 if on_gpu else LIBRARY_BYTES)
     streaming = f"--set stream=true, which brings it {_unit(artifact)}"
     if weights <= memory:
         if is_streamed(artifact) or processes * weights <= memory:
             return ""
         fewer = f"--set calibration.processes={int(memory / weights)}"
         return f"{artifact.label} takes at least {_gb(processes * weights)} in {processes} processes, {has}: use {fewer}, or {streaming}"
-    if (need := streamed_device_bytes(artifact) if on_card else streamed_bytes(artifact)) > memory:
+    if (need := streamed_device_bytes(artifact) if on_gpu else streamed_bytes(artifact)) > memory:
         return f"{artifact.label} takes about {_gb(need)} streamed, {has}: {_reduce(artifact)}"
     if is_streamed(artifact):
         return ""
@@ -96,16 +96,18 @@ def _reduce(artifact: Artifact) -> str:
 def _divide(artifact: Artifact, memory: float) -> str:
     """Return the number of GPUs on which a training fits, in words."""
     if artifact.device == "cpu":
-        return "train a smaller model, or use --device cuda with --set training.processes=N, which divides it among N cards"
+        return (
+            "train a smaller model, or use --device cuda with --set training.processes=N, which divides it among N GPUs"
+        )
     batch = artifact.training.batch if artifact.training else 1
     # The plan refuses counts that do not divide the batch.
-    for count in range(artifact.processes + 1, MAX_CARDS + 1):
+    for count in range(artifact.processes + 1, MAX_GPUS + 1):
         if batch % count == 0 and (estimate_device_bytes(artifact, count) or 0.0) <= memory:
             return f"use --set training.processes={count}"
-    return "train a smaller model, or use cards with more memory"
+    return "train a smaller model, or use GPUs with more memory"
 
 
-def _card_bytes(device: str) -> float:
+def _gpu_bytes(device: str) -> float:
     """Return the memory of a GPU, or 0 if there is none."""
     # A plan for a GPU of this machine has imported torch.
     torch = sys.modules.get("torch")

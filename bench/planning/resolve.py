@@ -79,7 +79,7 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
     for choice, pattern in itertools.product(choices, patterns):
         _require_pattern(choice, pattern)
     _require_nodes(spec)
-    _require_one_card(spec, devices)
+    _require_one_device(spec, devices)
     _require_shareable(spec, choices, "methods")
     _require_shareable(spec, filter(None, quantizers), "quantizers")
     return PlanRequest(
@@ -109,9 +109,7 @@ def _ray_devices(spec: Spec) -> tuple[str, ...]:
         UserError: the spec names a GPU by number, but Ray assigns GPUs.
     """
     if spec.device not in ("auto", "cpu", "cuda"):
-        raise UserError(
-            f"device {shorten(spec.device)!r} names cards, and Ray gives them out: use --device cuda or cpu"
-        )
+        raise UserError(f"device {shorten(spec.device)!r} names GPUs, but Ray assigns them: use --device cuda or cpu")
     return (spec.device if spec.device != "auto" else resolve_device("auto"),)
 
 
@@ -131,12 +129,12 @@ def _require_nodes(spec: Spec) -> None:
         raise UserError(f"training.nodes={nodes} takes one artifact at a time: leave --jobs {spec.jobs} out")
 
 
-def _require_one_card(spec: Spec, devices: tuple[str, ...]) -> None:
+def _require_one_device(spec: Spec, devices: tuple[str, ...]) -> None:
     for name, processes in (("training", spec.training.processes), ("calibration", spec.calibration.processes)):
         if len(devices) > 1 and processes > 1:
             raise UserError(
-                f"{name}.processes={processes} divides one {name} among cards, and device {spec.device} gives "
-                f"each card an artifact: use --device cuda, or leave {name}.processes out"
+                f"{name}.processes={processes} divides one {name} among GPUs, but device {spec.device} makes "
+                f"an artifact on each: use --device cuda, or leave {name}.processes out"
             )
 
 
@@ -144,8 +142,8 @@ def _require_shareable(spec: Spec, choices: Iterable[Choice], kind: Kind) -> Non
     processes, sequences = spec.calibration.processes, spec.calibration.sequences
     if processes > sequences:
         raise UserError(
-            f"calibration.processes={processes} cannot share calibration.sequences={sequences}: "
-            "use at most a process for each sequence"
+            f"calibration.processes={processes} is more than calibration.sequences={sequences}: "
+            "use at most one process for each sequence"
         )
     for choice in choices if processes > 1 else ():
         if "calibration" in needs_of(choice, kind) and not registry.lookup(kind, choice.name).shares_calibration:

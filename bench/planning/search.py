@@ -118,7 +118,7 @@ def read_search(values: dict[str, Any]) -> tuple[Spec, Search]:
     rest = {"quantizers": ("none",), "measures": ("perplexity",)} | rest
     spec = make_spec(rest | {"methods": tuple(search.fields)})
     if spec.settings_of(WindowSettings).split != "validation":
-        raise UserError('a search must not see what it is reported on: set split = "validation" in [perplexity]')
+        raise UserError('the evaluation split is for the result of a search: set split = "validation" in [perplexity]')
     for name in ("models", "patterns", "seeds", "quantizers"):
         if len(getattr(spec, name)) != 1:
             raise UserError(f"a search compares trials of one artifact: give one value of {name}")

@@ -29,7 +29,7 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     index, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= index <= count <= MAX_SHARDS:
         raise UserError(
-            f"invalid shard {text!r}: give which of how many, from 1/N to N/N, for example 2/4; at most {MAX_SHARDS}"
+            f"invalid shard {text!r}: give I/N with I from 1 to N and N up to {MAX_SHARDS}, for example 2/4"
         )
     return index, count
 

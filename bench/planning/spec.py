@@ -160,7 +160,7 @@ class Spec(_MeasureTables):
     def _require_some(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         parts = tuple(dict.fromkeys(v.strip() if isinstance(v, str) else v for v in value))
         if not parts or "" in parts:
-            raise ValueError("needs at least one, and none of them empty")
+            raise ValueError("needs at least one value, and no empty one")
         return parts
 
     @field_validator("log_to")

@@ -38,7 +38,7 @@ def test_one_process_is_no_part_of_a_key():
     [
         ({"methods": ("recon",)}, "recon calibrates in one process: leave calibration.processes=2 out, or use wanda, "),
         ({"quantizers": ("llmcompressor-gptq",)}, "llmcompressor-gptq calibrates in one process"),
-        ({"calibration": {"sequences": 4, "processes": 5}}, "at most a process for each sequence"),
+        ({"calibration": {"sequences": 4, "processes": 5}}, "at most one process for each sequence"),
     ],
 )
 def test_what_cannot_be_shared_is_refused_by_the_plan(settings, words):

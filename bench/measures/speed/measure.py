@@ -74,7 +74,7 @@ class Speed:
         hardware, *others = dict.fromkeys(map(fingerprint, context.devices))
         if others:
             raise UserError(
-                f"speed cannot be measured on different cards in one run ({hardware} and {others[0]}): "
+                f"speed cannot be measured on different GPUs in one run ({hardware} and {others[0]}): "
                 "run once for each with --device"
             )
         has_cuda = context.devices[0].startswith("cuda")

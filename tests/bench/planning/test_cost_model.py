@@ -173,7 +173,7 @@ def test_a_training_is_shared_by_cards_and_by_machines_with_processors(device, s
     [(1, 0.013, "training.processes=4"), (4, 0.013, ""), (1, 0.005, "smaller model")],
 )
 def test_a_training_on_cards_names_how_many(monkeypatch, processes, gigabytes, words):
-    monkeypatch.setattr(refusal, "_card_bytes", lambda device: gigabytes * 1e9 / refusal.SHARE)
+    monkeypatch.setattr(refusal, "_gpu_bytes", lambda device: gigabytes * 1e9 / refusal.SHARE)
     artifact = of(methods=("cast",)).model_copy(update={"device": "cuda", "processes": processes})
     problem = refusal.find_problem(artifact)
 
@@ -182,13 +182,13 @@ def test_a_training_on_cards_names_how_many(monkeypatch, processes, gigabytes, w
 
 
 def test_llama2_13b_trains_on_eight_cards_of_80_gb(monkeypatch, tmp_path):
-    """13 billion weights: teacher and student with its optimizer are 19 bytes a weight, of which a card has an eighth, 31 GB, and
+    """13 billion weights: teacher and student with its optimizer are 19 bytes a weight, of which a GPU has an eighth, 31 GB, and
     the blocks and the head that it has whole. To be measured, two models of 26 GB."""
-    monkeypatch.setattr(refusal, "_card_bytes", lambda device: 80e9)
+    monkeypatch.setattr(refusal, "_gpu_bytes", lambda device: 80e9)
     folder = hollow_llama(tmp_path / "13b", hidden=5120, inner=13824, blocks=40, vocabulary=32000)
     artifact = of(methods=("cast",)).model_copy(update={"folder": folder, "device": "cuda", "dtype": "bfloat16"})
 
-    assert "takes about 247.3 GB of each card to train, and a card has 76.0 GB: use --set training.processes=4" in (
+    assert "takes about 247.3 GB of each GPU to train, and a GPU has 76.0 GB: use --set training.processes=4" in (
         refusal.find_problem(artifact)
     )
     eight = artifact.model_copy(update={"processes": 8})

@@ -1,6 +1,7 @@
 """Keys: all that decides a number, and nothing else. And what may be asked without torch."""
 
 import importlib.metadata
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from bench import api
-from bench.planning import model_inputs, resolve
+from bench.planning import estimate, model_inputs, resolve
 from bench.planning.spec import Spec
 from bench.system.interpreter import OWN_PACKAGES
 from helpers import runs
@@ -179,6 +180,23 @@ def test_key_moves_with_the_code_that_decides_the_weights(module, methods, monke
 
     watched = ("magnitude", "wanda", "sparsegpt", "magnitude int4-gptq")
     assert {name for name in watched if before[name] != after[name]} == methods
+
+
+def test_times_are_in_a_persons_units(cli, monkeypatch, tmp_path):
+    monkeypatch.setattr(estimate, "_seconds", lambda *_: 458_844.0)
+    _, shown, _ = cli("plan", "--methods", "magnitude", *runs.flags(tmp_path / "r"))
+    _, rows, _ = cli("plan", "--methods", "magnitude", "--json", *runs.flags(tmp_path / "r"))
+
+    assert "~time" in shown and "5.3 days" in shown and "458,844" not in shown
+    assert [row["about_s"] for row in json.loads(rows)] == [458_844] * 2
+
+
+def test_measures_of_the_same_windows_count_their_tokens_once():
+    one, both, others = (
+        estimate.rows(api.plan(runs.small("r", measures=measures)))[0]["tokens"]
+        for measures in (("perplexity",), ("perplexity", "agreement"), ("perplexity", "zeroshot"))
+    )
+    assert one == both == 4 * 128 < others
 
 
 def test_without_randomness_once_whatever_the_seeds():

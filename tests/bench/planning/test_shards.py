@@ -85,7 +85,9 @@ def test_a_spec_takes_its_part(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "1", "0/4", "5/4", "1/0", "a/b", "1/4/2", "-1/4", "1/99999", "²/4", "slurm"])
 def test_what_is_no_shard_is_a_sentence(text):
-    with pytest.raises(UserError, match=r"^invalid shard .*1/N to N/N|^--shard slurm is for a task of a Slurm array"):
+    with pytest.raises(
+        UserError, match=r"^invalid shard .*I from 1 to N |^--shard slurm is for a task of a Slurm array"
+    ):
         parse_shard(text)
 
 
