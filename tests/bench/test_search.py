@@ -48,15 +48,15 @@ def labels(done):
 
 
 def test_every_method_gets_its_trials_and_each_is_a_record(here):
-    spec, search = here(4)
+    spec, search = here(2)
     seen = []
 
     done = searching.run(spec, search, on_trial=lambda one, left: seen.append((one.method, len(one.trials), left)))
 
-    assert seen == [(method, count, 8 - 2 * count) for count in (1, 2, 3, 4) for method in search.fields]
+    assert seen == [(method, count, 4 - 2 * count) for count in (1, 2) for method in search.fields]
     keys = {record.key for record in Store(spec.results, write=False)}
     for one in done:
-        assert len({trial.label for trial in one.trials}) == 4
+        assert len({trial.label for trial in one.trials}) == 2
         assert {trial.record for trial in one.trials} <= keys
         assert one.best.value == min(trial.value for trial in one.trials) == one.best_so_far[-1]
         assert one.best_so_far == sorted(one.best_so_far, reverse=True)

@@ -4,7 +4,6 @@ import errno
 import io
 import json
 import os
-import signal
 import sys
 import time
 
@@ -105,36 +104,6 @@ def test_killed_runner_takes_its_worker_along_and_breaks_no_record(tmp_path, cap
     assert same(spec.results) == undisturbed(tmp_path, monkeypatch, methods=spec.methods)
 
 
-@pytest.fixture
-def interruptible():
-    """A background job's children ignore SIGINT; a terminal's do not."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_loses_nothing(tmp_path, monkeypatch, gate):
-    spec, command = prepared(tmp_path, methods=("waits",))
-    before = same(spec.results)
-    run, worker = stopped_at(gate, command)
-    run.send_signal(signal.SIGINT)
-    _, err = run.communicate(timeout=PATIENCE_S)
-
-    assert run.returncode == 130
-    assert err.splitlines()[-1] == "bench: Interrupted. Run the same command to resume."
-    assert "Traceback" not in err
-    assert gone(worker)
-    assert same(spec.results) == before
-    assert not list(spec.results.rglob("*.tmp"))
-
-    gate.unlink()
-    runs.workers_here(monkeypatch)
-    rest = api.execute(spec, LogDisplay(io.StringIO()))
-
-    assert (rest.tried, rest.failed) == ({"ok": 2}, 0)
-
-
 def test_two_runs_share_the_work(tmp_path, gate):
     """The second comes while the first holds an artifact: it takes the other, then waits for the first."""
     spec, command = prepared(tmp_path, methods=("waits", "magnitude"))
@@ -153,6 +122,7 @@ def test_two_runs_share_the_work(tmp_path, gate):
     assert not (spec.results / "corrupt").exists()
 
 
+@pytest.mark.full
 def test_collecting_the_cache_disturbs_no_run(tmp_path, capsys, monkeypatch, gate):
     spec, command = prepared(tmp_path, methods=("waits",))
     run, _ = stopped_at(gate, command)
@@ -287,7 +257,7 @@ def test_a_shared_folder_that_vanishes_for_ten_seconds_costs_nothing(tmp_path, m
     assert not (spec.results / "corrupt").exists()
 
 
-@pytest.mark.parametrize("jump", [-1e6, 1e6])
+@pytest.mark.parametrize("jump", [-1e6, pytest.param(1e6, marks=pytest.mark.full)])
 def test_a_clock_that_jumps_changes_no_record(tmp_path, monkeypatch, cli, jump):
     """Back, or ahead, in the middle of a run."""
     calm = runs.small(tmp_path / "calm", methods=("wanda",))

@@ -39,7 +39,7 @@ def server_of(run):
 
 
 def test_all_but_the_first_are_forked_from_one_thread_and_log_to_their_own_file(tmp_path, gate):
-    run, worker = stopped_at(gate, command(tmp_path, "waits"))
+    run, worker = stopped_at(gate, command(tmp_path, "waits", "magnitude"))
 
     assert worker.parent() == server_of(run)
     assert server_of(run).num_threads() == 1
@@ -48,10 +48,12 @@ def test_all_but_the_first_are_forked_from_one_thread_and_log_to_their_own_file(
     log = os.readlink(f"/proc/{worker.pid}/fd/2")
     assert log.startswith(str(tmp_path / "cache/logs"))
 
+    server_of(run).kill()
     gate.unlink()
-    run.communicate(timeout=PATIENCE_S)
-    assert run.returncode == 0
-    assert statuses(tmp_path) == {"dense": "ok", "waits": "ok"}
+    _, err = run.communicate(timeout=PATIENCE_S)
+    assert run.returncode == 0, "a killed server costs nothing"
+    assert statuses(tmp_path) == {"dense": "ok", "waits": "ok", "magnitude": "ok"}
+    assert "workers start slower from here on: the fork server ended (code -9)" in err
     assert gone(worker)
 
 
@@ -69,20 +71,6 @@ def test_no_worker_holds_a_pipe_of_another_or_of_the_server(tmp_path, gate):
     assert not sockets & files
 
 
-def test_killed_server_costs_nothing_and_is_said(tmp_path, gate):
-    """The worker at work ends its artifact; those after it are started anew."""
-    run, worker = stopped_at(gate, command(tmp_path, "waits", "magnitude"))
-    server = server_of(run)
-    server.kill()
-    gate.unlink()
-    _, err = run.communicate(timeout=PATIENCE_S)
-
-    assert run.returncode == 0
-    assert statuses(tmp_path) == {"dense": "ok", "waits": "ok", "magnitude": "ok"}
-    assert "workers start slower from here on: the fork server ended (code -9)" in err
-    assert gone(server, worker)
-
-
 @pytest.mark.slow
 def test_killed_server_and_worker_are_a_failed_row(tmp_path, gate):
     run, worker = stopped_at(gate, command(tmp_path, "waits", "magnitude"))
@@ -94,6 +82,7 @@ def test_killed_server_and_worker_are_a_failed_row(tmp_path, gate):
     assert "its fork server ended" in runs.records(tmp_path / "r")["waits", None, "size"].reason
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_ended_runner_takes_server_and_worker_along(tmp_path, gate, how):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children ignore it

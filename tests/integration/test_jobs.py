@@ -16,7 +16,7 @@ from bench.results.run_status import read_statuses
 from bench.results.store import Store
 from helpers import faulty, runs
 
-METHODS = ("magnitude", "wanda", "sparsegpt")
+METHODS = ("magnitude", "wanda")
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +31,13 @@ def world(site, tmp_path, monkeypatch):
 
 def test_two_at_a_time_give_the_records_of_one(tmp_path, monkeypatch):
     flags = ["--methods", ",".join(METHODS), "--measures", "perplexity,size", "--jobs", "2"]
-    run = runs.start("run", *flags, *runs.flags(tmp_path / "two", quantizers="none,int8"))
+    run = runs.start("run", *flags, *runs.flags(tmp_path / "two"))
     _, err = run.communicate(timeout=300)
     assert run.returncode == 0, err
     begun = [i for i, line in enumerate(err.splitlines()) if "started" in line]
     ended = [i for i, line in enumerate(err.splitlines()) if "pattern ok" in line]
     runs.workers_here(monkeypatch)
-    api.execute(
-        runs.small(tmp_path / "one", methods=METHODS, quantizers=("none", "int8"), measures=("perplexity", "size"))
-    )
+    api.execute(runs.small(tmp_path / "one", methods=METHODS))
 
     assert runs.contents(tmp_path / "two") == runs.contents(tmp_path / "one")
     assert begun[1] < ended[0], "the second artifact waited for the first"

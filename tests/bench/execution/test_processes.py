@@ -51,6 +51,7 @@ def test_lm_eval_is_not_imported_where_no_task_is_measured(tmp_path):
     assert "bench.inputs.lmeval" not in processes.list_imports(make_plan(spec).measurements)
 
 
+@pytest.mark.full
 def test_all_that_any_measure_and_method_imports_can_be_forked(tmp_path):
     """No library starts a thread when it is imported, or it ends it before a fork."""
     everything = {

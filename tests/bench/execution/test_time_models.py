@@ -233,6 +233,7 @@ def test_an_export_is_made_once_for_a_dtype_a_torch_and_a_code(tmp_path, monkeyp
     assert len(exported) == 4
 
 
+@pytest.mark.full
 def test_the_same_graph_with_zeros(tmp_path, monkeypatch):
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
     folder = write(build("gpt2"), tmp_path / "m")

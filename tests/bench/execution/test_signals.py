@@ -1,0 +1,72 @@
+"""Handlers of signals: what they do within a block, and what is left after it."""
+
+import os
+import select
+import signal
+
+import pytest
+
+from bench.execution import signals
+from methods.training.interrupt import stop_request
+
+
+def handlers():
+    return {s: signal.getsignal(s) for s in signals.ENDING}
+
+
+@pytest.mark.parametrize(
+    ("signum", "block", "code"),
+    [
+        (signal.SIGTERM, signals.ended_by_signals, 143),
+        (signal.SIGHUP, signals.ended_by_signals, 129),
+        (signal.SIGINT, signals.checkpoint_first, 130),
+    ],
+)
+def test_a_signal_ends_a_command_with_its_code(signum, block, code):
+    before = handlers()
+    with pytest.raises(SystemExit) as ended, block():
+        os.kill(os.getpid(), signum)
+    assert ended.value.code == code and handlers() == before and not stop_request.signal
+    assert signals.describe_exit(code).endswith("Run the same command to resume.")
+
+
+def test_a_training_that_asks_is_not_interrupted():
+    def train():
+        with signals.checkpoint_first():
+            asked.append(stop_request())
+            os.kill(os.getpid(), signal.SIGTERM)
+            asked.append(stop_request())  # now it saves its state
+            stop_request.release()
+
+    asked = []
+    with pytest.raises(SystemExit) as ended:
+        train()
+    assert asked == [False, True] and ended.value.code == 143
+
+
+def test_an_ignored_signal_stays_ignored():
+    """As SIGHUP is under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.ended_by_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_no_other_exit_code_is_a_signal():
+    assert [signals.describe_exit(code) for code in (0, 1, 2, 141, None)] == [""] * 5
+
+
+def test_the_end_of_a_child_can_be_waited_for():
+    watch = signals.ChildWatch()
+    try:
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        assert select.select([watch.fd], [], [], 10)[0]
+        os.waitpid(child, 0)
+    finally:
+        watch.close()
+    assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
