@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.execution import disk, progress, runner
-from bench.execution.leftovers import sweep_leftovers
 from bench.execution.listener import Listeners, RunListener
 from bench.execution.nodes import require_lead
 from bench.execution.trackers.table import require_packages
@@ -17,7 +16,7 @@ from bench.planning.plan import make_plan
 from bench.planning.spec import Spec
 from bench.results.rows import newest, to_frame
 from bench.results.store import ReadOnlyStore, Store
-from bench.system.cache import in_use
+from bench.system.cache import in_use, sweep_leftovers
 from bench.system.files import require_folder
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ import typer
 
 from bench.cli.console import note, print_line, print_rows
 from bench.cli.flags import DataDir, Json, Results, figure_callback, note_former_names, split_list
+from bench.execution.forecast import clock_time
 from bench.system.packages import pip_install
 from bench.system.suggest import describe_unknown, shorten
 from methods.errors import UserError
@@ -142,7 +143,6 @@ class FinishTime:
 
     def advance(self, done: int, total: int) -> None:
         """Print a line, at most every ten seconds."""
-        from bench.execution.forecast import clock_time
         from bench.execution.progress import EVERY_S
 
         now = time.monotonic()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import IO, Protocol
 
-from bench.execution.forked import SERVER_GONE
-
+SERVER_GONE = 1001
+"""Exit code of a worker whose fork server ended first, so that its own code is unknown."""
 LOST = 1002
 """Exit code of a worker that was lost, perhaps with its machine."""
 
@@ -22,35 +24,42 @@ def describe_end(code: int | None) -> str:
     return f"the process ended on signal {-code}" if code < 0 else f"the process ended with code {code}"
 
 
-class Worker(Protocol):
+class Worker(ABC):
     """A process that receives an assignment (bench.execution.worker.Assignment) and answers with events."""
 
-    pid: int
+    pid = 0
     """Process id, or 0 if it is no child of this process."""
 
+    @abstractmethod
     def send(self, line: str) -> None:
         """Send an assignment as JSON."""
-        ...
 
+    @abstractmethod
     def lines(self) -> Iterator[str]:
         """Yield events as JSON (bench.execution.events) until the worker ends."""
-        ...
 
+    @abstractmethod
     def wait(self, timeout: float | None = None) -> int | None:
         """Return the exit code, or minus the signal that ended it, or None after `timeout` seconds."""
-        ...
 
-    def send_signal(self, signum: int) -> None: ...
+    @abstractmethod
+    def send_signal(self, signum: int) -> None:
+        """Send a signal, unless it has ended."""
+
+    @abstractmethod
+    def kill(self) -> None: ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """Wait for its end, and kill the processes that it left."""
 
     def stop(self, patience: float) -> None:
         """Ask it to end, and kill it after `patience` seconds."""
-        ...
-
-    def kill(self) -> None: ...
-
-    def close(self) -> None:
-        """Wait for its end, and kill the processes that it left."""
-        ...
+        try:
+            self.send_signal(signal.SIGTERM)
+            self.wait(patience)
+        finally:
+            self.kill()
 
 
 class Executor(Protocol):

@@ -14,14 +14,12 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
+from bench.execution.executor import SERVER_GONE
 from bench.execution.worker_process import WorkerProcess
 from bench.system import interpreter
 
 WITHOUT_THREADS = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 """Default environment of the fork server, so that pyarrow, which lm-eval imports, starts no thread."""
-
-SERVER_GONE = 1001
-"""Exit code of a worker whose fork server ended first, so that its own code is unknown."""
 
 
 class ServerEnded(Exception):

@@ -19,7 +19,7 @@ import psutil
 
 from bench.execution import ray_task, signals
 from bench.execution.disk import RunStopped
-from bench.execution.executor import LOST
+from bench.execution.executor import LOST, Worker
 from bench.execution.worker import Assignment
 from bench.planning.artifact import Artifact, Plan
 from bench.planning.memory import estimate_bytes
@@ -124,10 +124,8 @@ class RayExecutor:
         self._held.close()
 
 
-class RayWorker:
+class RayWorker(Worker):
     """A task, in the driver."""
-
-    pid = 0
 
     def __init__(self, executor: RayExecutor, log: IO[str]) -> None:
         self._executor, self._log = executor, os.dup(log.fileno())
@@ -188,11 +186,6 @@ class RayWorker:
         if not self._ended.is_set():
             with contextlib.suppress(import_ray().exceptions.RayError):
                 self._executor.ask_to_stop()
-
-    def stop(self, patience: float) -> None:
-        self.send_signal(signal.SIGTERM)
-        self.wait(patience)
-        self.kill()
 
     def kill(self) -> None:
         if self._events is not None and not self._ended.is_set():

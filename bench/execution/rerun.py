@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from bench.execution import progress
 from bench.results.record import Record
@@ -23,8 +22,9 @@ def measure(record: Record, root: Path) -> Record:
     from bench.execution import runner
     from bench.planning.artifact import Plan
     from bench.planning.plan import make_plan
+    from bench.planning.spec import make_spec
 
-    plan = make_plan(spec_of(record, root))
+    plan = make_plan(make_spec(settings(record) | {"results": root}))
     measurements = tuple(m for m in plan.measurements if m.identity.key() == record.identity.key())
     if not measurements:
         raise UserError(f"record {record.short_key} cannot be measured by this version any more: run bench run")
@@ -33,14 +33,3 @@ def measure(record: Record, root: Path) -> Record:
     if len(summary.records) != 1:
         raise UserError(f"record {record.short_key} gave {len(summary.records)} records: run bench run")
     return summary.records[0]
-
-
-def spec_of(record: Record, root: Path) -> Any:
-    """Return the spec that makes a record.
-
-    Raises:
-        UserError: it cannot be read back.
-    """
-    from bench.planning import spec
-
-    return spec.make_spec(settings(record) | {"results": root})

@@ -7,10 +7,11 @@ import os
 import select
 import signal
 import subprocess
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+from bench.execution.executor import Worker
 
 LOOK_S = 0.2
 """Seconds between two looks for the end of a worker."""
@@ -22,20 +23,12 @@ LOG_BYTES = 20_000
 """Number of bytes of a worker's last output for the record of its death."""
 
 
-class WorkerProcess(ABC):
+class WorkerProcess(Worker):
     """A worker that leads its own session, so that signals of the terminal do not reach it."""
 
     def __init__(self, pid: int, stdin: IO[str], stdout: int) -> None:
         """stdout: the reading end of its pipe, which this object closes."""
         self.pid, self._stdin, self._stdout = pid, stdin, stdout
-
-    @abstractmethod
-    def wait(self, timeout: float | None = None) -> int | None:
-        """Return the exit code, or minus the signal that ended it, or None after `timeout` seconds."""
-
-    @abstractmethod
-    def send_signal(self, signum: int) -> None:
-        """Send a signal, unless it has ended."""
 
     def send(self, line: str) -> None:
         """Write a line to its stdin. If it has ended, its exit code will show that."""
@@ -60,14 +53,6 @@ class WorkerProcess(ABC):
                 has_ended = self.wait(0) is not None
                 if has_ended:
                     self._kill_group()
-
-    def stop(self, patience: float) -> None:
-        """Ask it to end, and kill it after `patience` seconds."""
-        try:
-            self.send_signal(signal.SIGTERM)
-            self.wait(patience)
-        finally:
-            self.kill()
 
     def kill(self) -> None:
         """Kill it and its group."""

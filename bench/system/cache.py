@@ -147,9 +147,13 @@ def _collect(parts: tuple[str, ...], before: float) -> tuple[int, int]:
     return freed, left
 
 
-def sweep_leftovers() -> None:
-    """Delete what killed processes left: marks, temporary folders, and downloads interrupted more than a day ago."""
-    sweep_locks(cache_dir() / "locks")
+def sweep_leftovers(results: Path | None = None) -> None:
+    """Delete what killed processes left: marks, temporary folders, and downloads interrupted more than a day ago.
+
+    results: a results folder whose locks are swept too.
+    """
+    for root in filter(None, (cache_dir(), results)):
+        sweep_locks(root / "locks")
     with gc_lock():
         used = _names_in_use()
         for part in () if used else EXPENSIVE:

@@ -7,8 +7,8 @@ import sys
 import pytest
 from filelock import FileLock
 
-from bench.execution.leftovers import sweep_leftovers
 from bench.system import cache, interpreter
+from bench.system.cache import sweep_leftovers
 from bench.system.files import atomic_write, sweep
 from helpers import runs
 
