@@ -26,7 +26,7 @@ class Problem(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """What `solve` returns."""
+    """The result of `solve`."""
 
     weight: Tensor
     """[out, in], scaled as the problem, 0 where not kept"""
@@ -36,7 +36,7 @@ class Solution(NamedTuple):
 
 
 def loss(change: Tensor, hessian: Tensor) -> Tensor:
-    """The squared error of the outputs for a change of the weights [out, in]: tr(change H change^T)."""
+    """Return the squared error of the outputs for a change of the weights [out, in]: tr(change H change^T)."""
     return ((change @ hessian) * change).sum()
 
 
@@ -67,7 +67,7 @@ def solve(start: Tensor, problem: Problem, pattern: Pattern, rule: Admm) -> Solu
 
 
 def _growing_mask(size: Tensor, pattern: Pattern, done: float) -> Tensor:
-    """The mask after a fraction `done` of the gradual iterations. Before the last, all of equal size are kept."""
+    """Return the mask after a fraction `done` of the gradual iterations. Before the last one, equal sizes are all kept."""
     if done == 1:
         return pattern.keep(size)
     share = pattern.share
@@ -119,7 +119,7 @@ class Admm:
         return walk.outcome(residual=residuals, layer_error=errors)
 
     def problem(self, hessian: Tensor, damping: float) -> tuple[Problem, float]:
-        """The problem of a Hessian, and the damping used: see `damped`."""
+        """Return the problem of a Hessian, and the damping used: see `damped`."""
         norm = hessian.diagonal().sqrt()
         hessian, used = damped(hessian / norm / norm[:, None], damping)
         inverse = hessian.clone()

@@ -40,12 +40,12 @@ class LayerProblem(NamedTuple):
     """Its eigenvectors, columns [in, in]"""
 
     def inverse(self, rho: float) -> Tensor:
-        """(H + rho I)^-1"""
+        """Return (H + rho I)^-1."""
         return (self.vectors / (self.values + rho)) @ self.vectors.T
 
 
 class Support(NamedTuple):
-    """What `find_support` returns."""
+    """The result of `find_support`."""
 
     weight: Tensor
     """[out, in], scaled as the problem, 0 where not kept"""
@@ -156,7 +156,7 @@ class Alps:
 
 
 def make_problem(hessian: Tensor, damping: float) -> tuple[LayerProblem, float]:
-    """The problem of a Hessian, and the damping used: see `damped`."""
+    """Return the problem of a Hessian, and the damping used: see `damped`."""
     hessian, used = damped(hessian, damping)
     norm = hessian.diagonal().sqrt()
     hessian = hessian / norm / norm[:, None]

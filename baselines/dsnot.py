@@ -40,7 +40,7 @@ class InputStatistics(NamedTuple):
 
 
 class SwapResult(NamedTuple):
-    """What `swap_weights` returns."""
+    """The result of `swap_weights`."""
 
     keep: Tensor
     """[out, in], with as many kept weights as before in each group (unstructured: in each row)"""
@@ -100,12 +100,12 @@ def swap_weights(weight: Tensor, keep: Tensor, inputs: InputStatistics, pattern:
 
 
 def _lowest(score: Tensor, count: int) -> Tensor:
-    """Indices of the `count` lowest of each row, of equal ones the first. [out, in] -> [out, count]"""
+    """Return the indices of the `count` lowest of each row, of equal ones the first. [out, in] -> [out, count]"""
     return score.argsort(dim=1, stable=True)[:, :count]
 
 
 def _smallest_of_group(size: Tensor, index: Tensor, m: int) -> Tensor:
-    """The index of the smallest of the group of m that contains `index` [out, 1]."""
+    """Return the index of the smallest of the group of m that contains `index` [out, 1]."""
     group = index - index % m + torch.arange(m, device=index.device)  # [out, m]
     return group.gather(1, _lowest(size.gather(1, group), 1))
 

@@ -59,14 +59,14 @@ class ElsaAdam(torch.optim.AdamW):
         return ((p, group["transposed"]) for group in self.param_groups if group["sparse"] for p in group["params"])
 
     def lambda_at(self, step: int) -> float:
-        """The strength of the pull in a step, counted from 0."""
+        """Return the strength of the pull in a step, counted from 0."""
         if self.schedule == "constant":
             return self.lambda_
         return self.lambda_ * (1 - math.cos(math.pi * step / self.total)) / 2
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step with the current gradients."""
+        """Take one step with the current gradients."""
         t = self.param_groups[0]["done"]
         splits: dict[Tensor, tuple[Tensor, Tensor]] = {}
         if t % self.interval == 0:
@@ -84,7 +84,7 @@ class ElsaAdam(torch.optim.AdamW):
         self.metrics["lambda"] = strength
 
     def _project(self) -> dict[Tensor, tuple[Tensor, Tensor]]:
-        """New z and u of each weight."""
+        """Return the new z and u of each weight."""
         found = {}
         gaps = sizes = flips = count = 0.0
         for p, transposed in self._sparse():
@@ -106,7 +106,7 @@ class ElsaAdam(torch.optim.AdamW):
         return found
 
     def _keep(self, p: Tensor, target: Tensor, transposed: bool) -> Tensor:
-        """The mask of a projection, in the layout of the weight's local part."""
+        """Return the mask of a projection, in the layout of the weight's local part."""
         score = local(target).abs()
         if self.projection == "momentum" and "exp_avg_sq" in self.state[p]:
             score = score * local(self.state[p]["exp_avg_sq"]).sqrt()

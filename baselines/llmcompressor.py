@@ -114,7 +114,7 @@ def _oneshot(model: nn.Module, job: Job, kind: str, settings: dict[str, Any]) ->
 
 
 def _import_modifiers() -> dict[str, Any]:
-    """The modifiers by name.
+    """Return the modifiers by name.
 
     Raises:
         Skipped: it is not installed or cannot be imported.

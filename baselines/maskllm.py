@@ -33,7 +33,7 @@ GATE_PATH = ".parametrizations.weight.0."
 
 
 class Sampling(NamedTuple):
-    """How the masks of one step are sampled. penalty: of the regulariser, on the gradient of each micro-batch."""
+    """Parameters of the masks of one step. penalty: of the regulariser, on the gradient of each micro-batch."""
 
     step: int
     tau: float
@@ -87,7 +87,7 @@ class Gated(nn.Module):
         return _Regularized.apply(masked, self.sampling.penalty)  # type: ignore[no-any-return, no-untyped-call]
 
     def soft_mask(self, sampling: Sampling) -> Tensor:
-        """A sampled mask [out, in], with values from 0 to 1; the mean of each group is n / m."""
+        """Sample a mask [out, in] with values from 0 to 1. The mean of each group is n / m."""
         # from 1: numpy takes a key that ends in 0 for the shorter one, which is the gates' own
         generator = _generator(self.gate.device, *self._key, sampling.step + 1)
         noise = torch.empty_like(self.gate).exponential_(generator=generator)
@@ -103,12 +103,12 @@ class Gated(nn.Module):
         self.gate.add_(alpha * self.gate.std() * (shared - shared.mean(-1, keepdim=True)))
 
     def _as_stored(self, mask: Tensor) -> Tensor:
-        """A mask [out, in] in the layout of the stored weight."""
+        """Return a mask [out, in] in the layout of the stored weight."""
         return mask.T if self._transposed else mask
 
 
 def all_patterns(pattern: Pattern) -> Tensor:
-    """All ways to keep n of m: float32 [C(m, n), m], in the order of the kept indices, as in [c]."""
+    """Return all ways to keep n of m: float32 [C(m, n), m], in the order of the kept indices [c]."""
     patterns = torch.zeros(math.comb(pattern.m, pattern.n), pattern.m)
     for row, kept in zip(patterns, combinations(range(pattern.m), pattern.n), strict=True):
         row[list(kept)] = 1
@@ -167,7 +167,7 @@ class MaskLLM(Settings):
                 raise ValueError(fault) from None  # reported with the name of the method
 
     def sampling_at(self, step: int, total: int, micro_batches: int = 1) -> Sampling:
-        """The values of the schedules at a step, from 0."""
+        """Return the values of the schedules at a step, from 0."""
         t = step / total
         kappa = self.kappa + (self.kappa_end - self.kappa) * t
         tau = self.tau + (self.tau_end - self.tau) * t
@@ -234,7 +234,7 @@ class MaskLLM(Settings):
 
 @torch.no_grad()
 def restore_dense(model: nn.Module, job: Job) -> frozenset[str]:
-    """Set a pruned model's parameters to the dense ones. Returns which of those outside the targets changed."""
+    """Set a pruned model's parameters to the dense ones. Return the names outside the targets that changed."""
     weights = {f"{t}.weight" for t in job.targets}
     dense = dict(job.teacher().named_parameters())
     changed = []

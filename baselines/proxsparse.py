@@ -24,7 +24,7 @@ TOLERANCE = 1e-6
 
 
 def elementary_symmetric(x: Tensor, degree: int) -> Tensor:
-    """The sum of all products of `degree` different entries: [..., m] -> [...]; 1 for degree 0, and 0 above m."""
+    """Return the sum of all products of `degree` different entries: [..., m] -> [...]; 1 for degree 0, and 0 above m."""
     sums = [x.new_ones(x.shape[:-1]), *(x.new_zeros(x.shape[:-1]) for _ in range(degree))]
     for entry in x.unbind(-1):
         for k in range(degree, 0, -1):
@@ -33,7 +33,7 @@ def elementary_symmetric(x: Tensor, degree: int) -> Tensor:
 
 
 def regulariser(weight: Tensor, n: int) -> Tensor:
-    """R of each group, [..., m] -> [...]: the sum of the |products| of n + 1 weights; 0 if at most n are not 0.
+    """Return R of each group, [..., m] -> [...]: the sum of the |products| of n + 1 weights; 0 if at most n are not 0.
 
     For 2:4 it is |w1 w2 w3| + |w2 w3 w4| + |w3 w4 w1| + |w4 w1 w2| (eq. 4).
     """
@@ -41,7 +41,7 @@ def regulariser(weight: Tensor, n: int) -> Tensor:
 
 
 def prox(groups: Tensor, strength: float, n: int) -> Tensor:
-    """argmin_w  ||w - z||^2 / 2 + strength R(w)  for each group z [count, m].
+    """Return argmin_w  ||w - z||^2 / 2 + strength R(w)  for each group z [count, m].
 
     The minimum has z's signs and order, and is 0 for all but its k largest, k from n to m. So the stationary point that
     a descent from 0 reaches is computed for each k, and the best is taken, of equal ones the sparsest (arXiv
@@ -61,7 +61,7 @@ def prox(groups: Tensor, strength: float, n: int) -> Tensor:
 
 
 def _stationary(z: Tensor, strength: float, n: int) -> Tensor:
-    """Gradient descent from 0 inside [0, z], z >= 0 and descending [count, k], with step 1 / L for each group."""
+    """Descend by gradients from 0 inside [0, z], z >= 0 and descending [count, k], with step 1 / L for each group."""
     k = z.shape[-1]
     step = 1 / (1 + strength * (k - 1) * elementary_symmetric(z[:, : k - 2], n - 1))[:, None]
     w = torch.zeros_like(z)
@@ -101,7 +101,7 @@ class Proximal(torch.optim.AdamW):
         self.metrics = {"held": sparse / count}
 
     def _rows(self, parameter: Tensor) -> Tensor:
-        """This rank's part, [out, in]."""
+        """Return this rank's part, [out, in]."""
         return local(parameter).T if self._transposed else local(parameter)
 
     @torch.no_grad()

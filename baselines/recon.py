@@ -26,9 +26,9 @@ State = dict[str, Tensor]
 
 
 class Goals(NamedTuple):
-    """What a block should give, and how much each token counts: float32 [batch, seqlen] per batch.
+    """The outputs a block should give, and the weight of each token: float32 [batch, seqlen] per batch.
 
-    A block that gave nothing at all would have an error of 1.
+    A block whose output is zero has an error of 1.
     """
 
     outputs: list[Tensor]
@@ -38,9 +38,9 @@ class Goals(NamedTuple):
 
 
 def weigh(outputs: list[Tensor], normalize: bool, massive: float) -> Goals:
-    """Weights of tokens, so that an error is the mean over tokens of ||change||^2 / ||output||^2.
+    """Weight tokens so that an error is the mean over tokens of ||change||^2 / ||output||^2.
 
-    normalize: else the errors of tokens are summed as they are, over the sum of ||output||^2.
+    normalize: false to divide the sum of the errors by the sum of ||output||^2.
     massive: tokens whose ||output|| is above this many times the median count nothing; 0: all count.
     """
     sizes = [y.float().square().sum(-1) for y in outputs]
@@ -57,7 +57,7 @@ def weigh(outputs: list[Tensor], normalize: bool, massive: float) -> Goals:
 
 
 def squared_error(output: Tensor, goal: Tensor, weight: Tensor) -> Tensor:
-    """The sum over tokens of weight * ||output - goal||^2."""
+    """Return the sum over tokens of weight * ||output - goal||^2."""
     return ((output.float() - goal.float()).square().sum(-1) * weight).sum()
 
 
@@ -154,19 +154,21 @@ class Recon:
 
 
 def _with(block: nn.Module, parameters: State) -> Callable[..., Tensor]:
-    """The block as a function, with these parameters."""
+    """Return the block as a function with these parameters."""
     return lambda *args, **kwargs: functional_call(block, parameters, args, kwargs)
 
 
 def apply_masks(pair: Pair, masks: dict[str, Tensor]) -> None:
-    """Set what is not kept to zero. Of a pruned model nothing changes."""
+    """Set weights that are not kept to zero. A pruned model does not change."""
     for name, module in pair.linears.items():
         weight: Tensor = module.weight  # type: ignore[assignment]
         weight.masked_fill_(~relayout(module, masks[name].to(weight.device)), 0)
 
 
 def trained_parameters(pair: Pair, norms: bool) -> State:
-    """Of the targets, weights and biases; with `norms`, those of modules with vectors only. None without targets."""
+    """Return the targets' weights and biases and, with `norms`, the parameters of modules with vectors only. None
+    without targets.
+    """
     if not pair.linears:
         return {}
     linears = set(pair.linears.values())
@@ -180,7 +182,7 @@ def trained_parameters(pair: Pair, norms: bool) -> State:
 
 
 def evaluate(pair: Pair, goals: Goals) -> tuple[float, list[Tensor]]:
-    """The error of a block as it is, and its outputs."""
+    """Return the error of a block, and its outputs."""
     outputs = [pair.run(pair.block, hidden) for hidden in pair.inputs]
     error = sum(float(squared_error(*each)) for each in zip(outputs, goals.outputs, goals.weights, strict=True))
     return error, outputs
@@ -188,6 +190,6 @@ def evaluate(pair: Pair, goals: Goals) -> tuple[float, list[Tensor]]:
 
 @torch.no_grad()
 def write(block: nn.Module, parameters: Mapping[str, Tensor]) -> None:
-    """Set parameters of a block, in the dtype that each has."""
+    """Set parameters of a block, each in its dtype."""
     for name, value in parameters.items():
         assign_(block.get_parameter(name), value)

@@ -35,7 +35,7 @@ def prune_(weight: Tensor, factor: Tensor, pattern: Pattern, block: int) -> Tens
 
 
 def _columns_pattern(pattern: Pattern, a: int, b: int, rows: int) -> Pattern:
-    """The share of an unstructured pattern for columns a to b, so that the number of zeros up to b is right.
+    """Return the share of an unstructured pattern for columns a to b, so that the number of zeros up to b is right.
 
     If each block were rounded separately, the rounding errors of many small blocks would add up.
     """
@@ -91,5 +91,5 @@ class SparseGPT:
         return apply_masks_(model, job, masks).outcome(**walk.notes()) if self.mask_only else walk.outcome()
 
     def _mask_job(self, job: Job) -> Job:
-        """With mask_only, the weights streamed to disk by the first walk are not the result."""
+        """Return the job of the first walk. With mask_only, the weights that it streams to disk are not the result."""
         return replace(job, workdir=job.workdir / "moved") if self.mask_only else job

@@ -1,4 +1,4 @@
-"""SparseML 1.8, which is no longer maintained, in an environment of its own: `bench env create sparseml`.
+"""SparseML 1.8, which is no longer maintained, in a separate environment: `bench env create sparseml`.
 
 Its SparseGPT (Frantar & Alistarh 2023, arXiv 2301.00774) and magnitude (Han et al. 2015, arXiv 1506.02626), as that
 library runs them. This file has none of its code: `baselines.isolated.sparseml_prune` calls it.
@@ -108,7 +108,7 @@ def _script(model: nn.Module, settings: Mapping[str, Any]) -> Script:
 
 
 def to_old_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config for transformers 4.40, which ignores `rope_parameters` and would use a rope_theta of 10000.
+    """Return a config for transformers 4.40, which ignores `rope_parameters` and would use a rope_theta of 10000.
 
     Raises:
         Skipped: it does not support this scaling of positions.

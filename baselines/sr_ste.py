@@ -75,7 +75,7 @@ class Masks:
 
 
 def _dense_weight(module: nn.Module) -> Tensor:
-    """The dense weight under the mask."""
+    """Return the dense weight under the mask."""
     weight: Tensor = module.parametrizations.weight.original  # type: ignore[union-attr, assignment]
     return weight
 
@@ -96,7 +96,7 @@ class SrSte(Settings):
     refresh: Count = 1
 
     def decay_at(self, step: int, total: int) -> float:
-        """The strength of the decay at a step, from 0."""
+        """Return the strength of the decay at a step, from 0."""
         return self.decay
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:

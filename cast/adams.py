@@ -22,9 +22,9 @@ from methods.training.ranks import all_reduce_sum, is_single_process, local
 from methods.training.transfer import upload
 
 CHUNK = 65536
-"""Weights per thread processed at a time on a CPU, so that all passes of a step find them in the cache."""
+"""Weights per thread processed at a time on a CPU, so that they stay in the cache during a step."""
 MIN_COMPILED_WEIGHTS = 10_000_000
-"""From this number of weights on, a compiled kernel saves more than the half minute that compiling takes."""
+"""Number of weights from which on a compiled kernel saves more than the half minute of its compilation."""
 
 
 class Scalars(NamedTuple):
@@ -51,7 +51,7 @@ class Scalars(NamedTuple):
 
 
 def reference(w: Tensor, g: Tensor, mu: Tensor, v: Tensor, keep: Tensor, s: Scalars) -> None:
-    """One step, in place, as in the equations; slow. All tensors have w's shape.
+    """Take one step, in place, by the equations. Slow. All tensors have w's shape.
 
     The momentum is of the gradient alone, so a weight that is kept again moves freely at once [p]. v is updated with
     the update itself, pull included, and not with g^2 [p]; so the pull is divided by Adam's denominator too.
@@ -69,7 +69,7 @@ Tensors = list[Tensor] | tuple[Tensor, ...]
 
 
 def foreach(w: Tensors, g: Tensors, mu: Tensors, v: Tensors, keep: Tensors, s: Scalars) -> None:
-    """The same, with one operation for a list of tensors."""
+    """Take the same step, with one operation for a list of tensors."""
     torch._foreach_lerp_(mu, g, 1 - s.beta1)
     if keep and s.alpha:
         pull: Tensors = torch._foreach_sign(w)
@@ -107,7 +107,9 @@ def _compiled() -> Callable[..., None]:
 
 
 def fused(w: Tensors, g: Tensors, mu: Tensors, v: Tensors, keep: Tensors, s: Scalars) -> None:
-    """The same in one compiled pass: 29 bytes per float32 weight, to read w, g, mu, v, keep and write w, mu, v."""
+    """Take the same step in one compiled pass: 29 bytes per float32 weight, to read w, g, mu, v, keep and write w, mu,
+    v.
+    """
     is_read = isinstance(s.lambda_, float)  # else it is on the device
     pull = s.alpha * s.lambda_ if is_read else 0.0
     numbers = upload(
@@ -121,7 +123,7 @@ def fused(w: Tensors, g: Tensors, mu: Tensors, v: Tensors, keep: Tensors, s: Sca
 
 
 def one_by_one(w: Tensors, g: Tensors, mu: Tensors, v: Tensors, keep: Tensors, s: Scalars) -> None:
-    """`reference` over lists."""
+    """Run `reference` over lists."""
     for each in zip(w, g, mu, v, keep, strict=True):
         reference(*each, s)
 
@@ -130,7 +132,7 @@ KERNELS = {"reference": one_by_one, "foreach": foreach, "fused": fused}
 
 
 def _chunks(lists: Sequence[Tensors]) -> Iterator[Sequence[Tensors]]:
-    """On a CPU, parts that fit the cache, so that the passes of `foreach` read memory once."""
+    """Yield parts that fit the cache of a CPU, so that the passes of `foreach` read memory once."""
     if not lists[0] or lists[0][0].device.type != "cpu":
         yield lists
         return
@@ -141,7 +143,7 @@ def _chunks(lists: Sequence[Tensors]) -> Iterator[Sequence[Tensors]]:
 
 
 def _update_mask(weight: Tensor, mask: Tensor, n: int, m: int) -> Tensor:
-    """As `selection.update_mask`, without a wait for the device: there, a NaN shows in the sums."""
+    """Update a mask without a wait for the device. See `selection.update_mask`. A NaN shows in the sums."""
     size = weight.abs()
     groups = size.unflatten(-1, (-1, m))
     one, other = groups[..., :, None], groups[..., None, :]
@@ -213,7 +215,8 @@ class AdamS(torch.optim.Optimizer):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Of the last refresh: S, the share of |w| that is kept; flips, the share of the mask that changed; alpha.
+        """Metrics of the last refresh: S, the share of |w| that is kept; flips, the share of the mask that changed;
+        alpha.
 
         Raises:
             FloatingPointError: a weight was NaN.
@@ -238,7 +241,7 @@ class AdamS(torch.optim.Optimizer):
         return (p for group in self.param_groups for p in group["params"])
 
     def _has_compiler(self) -> bool:
-        """Triton's for a CUDA device, else the system's."""
+        """Return whether there is a compiler: Triton for a CUDA device, else the system's."""
         on_card = any(p.device.type == "cuda" for p in self._all())
         return importlib.util.find_spec("triton") is not None if on_card else shutil.which("c++") is not None
 
@@ -247,7 +250,7 @@ class AdamS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step with the current gradients."""
+        """Take one step with the current gradients."""
         t = self.param_groups[0]["step"]
         if t % self.refresh == 0:
             self.update_mask(choose=t == 0 or not self.fixed)
@@ -303,11 +306,11 @@ class AdamS(torch.optim.Optimizer):
             _ = self.metrics
 
     def score(self, p: Tensor, w: Tensor) -> Tensor:
-        """Of a weight in Theta, what its mask is chosen by: the largest sizes of a group are kept. w: [out, in]."""
+        """Return the score of a weight in Theta. The largest sizes of a group are kept. w: [out, in]."""
         return w
 
     def _measure_lambda(self, t: int) -> None:
-        """Set lambda from the mean |mu^| over Theta in this step; on a card it stays there until the last of them."""
+        """Set lambda from the mean |mu^| over Theta in this step. On a card it stays there until the last such step."""
         sizes: list[tuple[Tensor, float]] = []
         count = 0.0
         for group in self.param_groups:
@@ -328,7 +331,7 @@ class AdamS(torch.optim.Optimizer):
             group["lambda_"] = strength
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in torch, where every state gets the dtype of its weight; but `keep` stays bool."""
+        """Load a state. torch gives every tensor the dtype of its weight, but `keep` stays bool."""
         super().load_state_dict(state_dict)
         for p in self._theta():
             self.state[p]["keep"] = self.state[p]["keep"].bool()

@@ -18,11 +18,11 @@ from methods.targets import stores_in_out
 from methods.training.parametrized import bake
 
 CHUNK = 65536
-"""Weights processed at a time on a CPU, so that the three passes of the gradients find them in the cache."""
+"""Weights processed at a time on a CPU, so that they stay in the cache during the three passes of the gradients."""
 
 
 class _ScaleWeight(torch.autograd.Function):
-    """weight * scale, [out, blocks, in / blocks] and [out, blocks, 1]. As autograd, in a third of the time."""
+    """weight * scale, [out, blocks, in / blocks] and [out, blocks, 1], in a third of autograd's time."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, scale: Tensor, chunk: int) -> Tensor:

@@ -16,7 +16,7 @@ from cast.adams import AdamS
 from methods.training.ranks import all_reduce_mean
 
 DECAY = 0.99
-"""Of the running mean of squared inputs, per step: it is over about a hundred steps."""
+"""Decay per step of the running mean of squared inputs, which covers about a hundred steps."""
 
 
 class WandaAdamS(AdamS):
@@ -36,7 +36,7 @@ class WandaAdamS(AdamS):
 
     @contextmanager
     def watch(self, linears: Iterable[tuple[nn.Module, nn.Parameter]]) -> Iterator[None]:
-        """Within it, the inputs of the linears count in forward passes with gradients. Each with its weight."""
+        """Record the inputs of the linears in forward passes with gradients. linears: each with its weight."""
         handles = [module.register_forward_pre_hook(self._recorder(p)) for module, p in linears]
         try:
             yield
@@ -55,14 +55,14 @@ class WandaAdamS(AdamS):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step with the current gradients, and the inputs seen since the last one."""
+        """Take one step with the current gradients and the inputs since the last step."""
         for p, squares in self._seen.items():
             self.state[p]["square"].lerp_(all_reduce_mean(squares), 1 - DECAY)
         self._seen.clear()
         super().step()
 
     def score(self, p: Tensor, w: Tensor) -> Tensor:
-        """w * ||x||, over the largest norm: where all are equal, w itself; so, too, where no input was seen."""
+        """Return w * ||x|| over the largest norm. That is w itself if all norms are equal or no input was seen."""
         norm: Tensor = self.state[p]["square"].sqrt()
         largest = norm.max()
         return w * torch.where(largest == 0, 1.0, norm / largest)

@@ -1,4 +1,4 @@
-"""Which module lists of a model look like its decoder blocks, from the names and shapes of its tensors. Needs no torch."""
+"""Find the decoder blocks of a model by the names and shapes of its tensors. Needs no torch."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import NamedTuple
 
 
 class Blocks(NamedTuple):
-    """A module list whose members hold the same matrices."""
+    """A module list whose members have the same matrices."""
 
     path: str
     length: int
     linears: tuple[str, ...]
-    """The matrices of a member, by the name inside it."""
+    """Names of the matrices inside a member."""
 
     def __str__(self) -> str:
         return f"{self.path} ({self.length} with {', '.join(self.linears)})"
 
 
 def find_blocks(shapes: Mapping[str, tuple[int, ...]]) -> list[Blocks]:
-    """Module lists that look like decoder blocks, those with the most weights first. shapes: tensor name -> shape."""
+    """Find module lists that look like decoder blocks, those with the most weights first. shapes: tensor name -> shape."""
     members: dict[str, dict[str, dict[str, None]]] = {}
     weights: dict[str, int] = {}
     for name, shape in shapes.items():
@@ -38,7 +38,7 @@ def find_blocks(shapes: Mapping[str, tuple[int, ...]]) -> list[Blocks]:
 
 
 def describe_unknown_family(kind: object, shapes: Mapping[str, tuple[int, ...]], known: tuple[str, ...]) -> str:
-    """A sentence about an architecture that is not taught."""
+    """Return an error sentence about an architecture that has no entry."""
     found = find_blocks(shapes)
     if not found:
         return f"architecture {kind!r} is not supported: use a model of {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""What a method is given, and what it returns."""
+"""The contract of a method: its inputs and its result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Needs(Flag):
-    """What a method or a measure requires. The runner supplies it, or says why it cannot."""
+    """Requirements of a method or a measure. The runner supplies them, or says why it cannot."""
 
     NOTHING = 0
     CALIBRATION = auto()
@@ -28,7 +28,7 @@ class Needs(Flag):
 
 
 class Progress(Protocol):
-    """Called while work goes on; the runner shows it. The caller chooses the unit of `done` and `total`."""
+    """A callback that the runner shows. The caller chooses the unit of `done` and `total`."""
 
     def advance(self, done: int, total: int, **metrics: float) -> None: ...
 
@@ -41,7 +41,7 @@ class NoProgress:
 
 
 class Corpus(Protocol):
-    """Training tokens with random access, so that a resumed run gets the batches that it would have had."""
+    """Training tokens with random access, so that a resumed run gets the same batches."""
 
     @property
     def step_tokens(self) -> int:
@@ -59,25 +59,26 @@ class Corpus(Protocol):
         ...
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
-        """This rank's part of a step: int64 [sequences / world, seqlen]."""
+        """Return this rank's part of a step: int64 [sequences / world, seqlen]."""
         ...
 
 
 def _torch() -> Any:
-    """Imported when a job is made, since a plan reads `needs` from this module without torch."""
+    """Import torch only when a job is made: a plan reads `needs` from this module without it."""
     import torch
 
     return torch
 
 
 LIBRARY_BYTES = 10**9
-"""About what a process takes that has imported its libraries, before it has a model: part of `Compute.max_bytes`."""
+"""Approximate memory of a process after its imports and before it has a model: part of `Compute.max_bytes`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """Where and how to compute. stream: the model is larger than the device, so it is moved there block by block; is_shared:
-    several processes share a training, and each takes its part of the model."""
+    """Device, dtype and memory of a job. stream: the model is larger than the device, so blocks move there one by one;
+    is_shared: several processes share a training, and each has a part of the model.
+    """
 
     device: torch.device = field(default_factory=lambda: _torch().device("cpu"))
     dtype: torch.dtype = field(default_factory=lambda: _torch().float32)
@@ -85,19 +86,19 @@ class Compute:
     stream: bool = False
     is_shared: bool = False
     max_bytes: int | None = None
-    """Of this machine's memory that this process may take, about; None: as much as there is."""
+    """Approximate limit of this process's memory; None for no limit."""
     scratch: Path | None = None
-    """A folder for what `max_bytes` leaves no place for."""
+    """Folder for activations that do not fit in `max_bytes`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How much training a method may use, and how often its state is logged and saved."""
+    """Limits of a training, and how often its state is logged and saved."""
 
     tokens: int = 0
-    """0: no training."""
+    """Number of training tokens; 0 for no training."""
     micro: int | None = None
-    """Sequences per forward pass; None: all of a step."""
+    """Sequences per forward pass; None for all of a step."""
     log_every: int = 10
     """Steps between two reads of the losses. Each read waits for the device."""
     checkpoint_s: float = 300
@@ -120,7 +121,7 @@ class Environment:
     python: Path
     """Its Python interpreter."""
     log: Path
-    """The output of a process there is kept in this file, beside the artifact."""
+    """File beside the artifact with the output of the process."""
 
 
 def _no_teacher() -> nn.Module:
@@ -129,41 +130,41 @@ def _no_teacher() -> nn.Module:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """All that a method may use."""
+    """Inputs of a method."""
 
     source: Path
-    """The model that this stage starts from, a safetensors folder."""
+    """Safetensors folder of the model that this stage starts from."""
     pattern: Pattern
-    """Must hold on every target when the method is done."""
+    """Pattern that every target must have at the end."""
     targets: tuple[str, ...]
     """Module names of the linears to prune. Nothing else is pruned."""
     prior: Prior | None = None
     calibration: Tensor | None = None
     """int64 [sequences, seqlen]"""
     all_experts: bool = False
-    """In a mixture, every expert sees all calibration tokens, not only its own."""
+    """True if every expert of a mixture sees all calibration tokens, and not only those routed to it."""
     training: Corpus | None = None
     validation: Tensor | None = None
     """int64 [windows, seqlen]"""
     teacher: Callable[[], nn.Module] = _no_teacher
     """Loads the frozen dense model when it is called."""
     environment: Environment | None = None
-    """For a method that needs ISOLATED: the one that its catalog entry names."""
+    """Environment of a method that needs ISOLATED."""
     compute: Compute = field(default_factory=Compute)
     budget: Budget = field(default_factory=Budget)
     seed: int = 0
     workdir: Path = Path()
-    """For a trainer's checkpoints or a streamed model's shards."""
+    """Folder for a trainer's checkpoints or a streamed model's shards."""
     progress: Progress = field(default_factory=NoProgress)
 
 
 class Outcome(NamedTuple):
-    """What a method returns."""
+    """Result of a method."""
 
     model: nn.Module | Path
-    """A folder if the model was streamed or the method ran in another environment."""
+    """Module, or a folder if the model was streamed or the method ran in another environment."""
     changed: frozenset[str] = frozenset()
-    """Names of tensors outside the targets that the method changed. Others must stay as they were."""
+    """Names of tensors outside the targets that the method changed. All others must be unchanged."""
     notes: Mapping[str, Any] = MappingProxyType({})
     """JSON for the record: shown, never ranked."""
 
@@ -174,9 +175,9 @@ class Method(Protocol):
     The first paragraph of its docstring is shown in lists. `info: ClassVar[MethodInfo]` states its paper, its cost and its
     limits (`methods.info`).
 
-    A method with `shares_calibration: ClassVar[bool] = True` can be given to several processes (`calibration.processes`): the
-    statistic of its walk is a sum over tokens, it changes a target by the target's own statistic alone, and what it counts over
-    targets it sums with `walk.total`. The walk does the rest.
+    A method with `shares_calibration: ClassVar[bool] = True` can run in several processes (`calibration.processes`). The
+    statistic of its walk must be a sum over tokens, each target must depend only on its own statistic, and counts over targets
+    must be summed with `walk.total`. The walk does the rest.
     """
 
     name: ClassVar[str]

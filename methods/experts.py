@@ -1,4 +1,4 @@
-"""A mixture of experts as modules: each expert's linears on their own, however transformers stores them."""
+"""Mixtures of experts as modules: every expert has linears, however transformers stores them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Expert(nn.Module):
 
     @property
     def first(self) -> nn.Module:
-        """The linear that is given what the expert is."""
+        """The linear that receives the input of the expert."""
         return self.get_submodule(self._first)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,10 +34,10 @@ class Expert(nn.Module):
 
 
 class ExpertList(nn.ModuleList):
-    """Takes the place of transformers' experts: the same sums, expert by expert."""
+    """A replacement for transformers' experts: the same sums, expert by expert."""
 
     all_tokens = False
-    """Run every expert on every token. The output is the same; the experts' linears see more inputs."""
+    """True to run every expert on every token. The output is the same, and the linears see more inputs."""
 
     def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """hidden: [tokens, hidden]; chosen: int [tokens, k], experts of each token; weights: [tokens, k], of each."""
@@ -55,20 +55,22 @@ class ExpertList(nn.ModuleList):
 
 
 def routed_to(number: int, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """The tokens that a router sends an expert, and at which place of its choice: int64 [n], [n]. chosen: [tokens, k]."""
+    """Return the tokens that a router sends to an expert, and their places in its choice: int64 [n], [n]. chosen:
+    [tokens, k].
+    """
     place, token = torch.where(torch.eq(chosen.T, number))
     return place, token
 
 
 def experts_of(block: nn.Module) -> tuple[str, ExpertList] | None:
-    """The experts of a block, and their name in it; None where it has none."""
+    """Return the experts of a block and their name in it, or None."""
     return next(((name, m) for name, m in block.named_modules() if isinstance(m, ExpertList)), None)
 
 
 def unfold(model: nn.Module) -> nn.Module:
-    """Turn each [experts, ...] tensor of a model into linears, in place. Other models stay as they are.
+    """Turn each [experts, ...] tensor of a model into linears, in place. Models without experts do not change.
 
-    Weights stay views where they are stored [experts, out, in].
+    Weights that are stored [experts, out, in] stay views.
     """
     config: Any = model.config
     family = FAMILIES.get(config.model_type)
@@ -102,7 +104,7 @@ def _unfolded(fused: Any, family: Family) -> ExpertList:
 
 
 class Stacked(NamedTuple):
-    """Where transformers stores a tensor of an expert: an entry of one tensor of all."""
+    """The place of an expert's tensor in transformers' format: an entry of one tensor for all experts."""
 
     name: str
     number: int
@@ -113,7 +115,7 @@ class Stacked(NamedTuple):
 
 
 def stacked_as(name: str, family: Family | None) -> Stacked | None:
-    """None for a tensor of no expert."""
+    """Return the place of an expert's tensor, or None if the tensor belongs to no expert."""
     if not family or not family.experts:
         return None
     path, linears = re.escape(family.experts.path), "|".join(family.experts.linears)
@@ -127,10 +129,10 @@ def stacked_as(name: str, family: Family | None) -> Stacked | None:
 
 
 def fold(names: Iterable[str], read: Callable[[str], Tensor], family: Family | None) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a model as transformers stores them: those of experts as one [experts, ...].
+    """Yield the tensors of a model as transformers stores them: those of experts as one [experts, ...].
 
     Args:
-        names: of a model's tensors, or of some of its blocks; read: gives one by its name.
+        names: names of tensors of a model or of some of its blocks; read: returns a tensor by its name.
     """
     stacks: dict[str, dict[int, tuple[str, Stacked]]] = {}
     for name in names:

@@ -1,6 +1,6 @@
-"""The architectures that the suite knows, as data: families.toml. Needs no torch.
+"""The supported architectures, read from families.toml. Needs no torch.
 
-An architecture is taught by an entry there and nowhere else: no code asks for a model's name.
+No code depends on the name of an architecture: an entry in that file is all that a new one needs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from methods.errors import UserError
 Size = int | str
 """A whole number, or arithmetic on values of a config: "num_attention_heads * head_dim"."""
 Shape = tuple[Size | tuple[Size, ...], ...]
-"""A tensor's shape. A tuple in place of a size: linears fused along this dimension, each with its size."""
+"""Shape of a tensor. A tuple in place of a size: the sizes of linears that are fused along this dimension."""
 
 
 @dataclass(frozen=True)
@@ -25,75 +25,74 @@ class Experts:
     """The experts of a block. Each of their linears is a target, whose name is `path.NUMBER.linear`."""
 
     path: str
-    """Of the module that holds them, in a block."""
+    """Path of the module with the experts in a block."""
     count: str
-    """The value of config.json that counts them."""
+    """Key of config.json with the number of experts."""
     linears: Mapping[str, Shape]
-    """Of one expert, [out, in] each: the first, and after a gate the second."""
+    """Shapes [out, in] of the linears of an expert: the first, and the second, which follows a gate."""
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Files may hold the linears of each expert, instead of one tensor of all: the names of a linear's fused parts."""
+    """Names of a linear's fused parts in files that store the linears of each expert."""
     transposed: bool = False
-    """The tensor of all is [experts, in, out]."""
+    """True if the tensor of all experts is [experts, in, out]."""
     biased: bool = False
 
     def names(self, count: int) -> Iterator[str]:
-        """The linears in a block of so many experts."""
+        """Yield the linears in a block with `count` experts."""
         yield from (f"{self.path}.{number}.{linear}" for number in range(count) for linear in self.linears)
 
 
 @dataclass(frozen=True)
 class Family:
-    """How the models of one architecture are built."""
+    """The structure of the models of one architecture."""
 
     blocks: str
-    """The path of the decoder blocks."""
+    """Path of the decoder blocks."""
     linears: tuple[str, ...]
-    """In a block, those that are pruned, in the order in which they are."""
+    """Names of the linears of a block that are pruned, in order."""
     transposed: bool = False
-    """Weights are stored [in, out], as in GPT-2's Conv1D."""
+    """True if weights are stored [in, out], as in GPT-2's Conv1D."""
     tied: bool = False
-    """The head is the embedding where config.json does not say."""
+    """True if the head is the embedding by default."""
     layers: str = "num_hidden_layers"
-    """The value of config.json that counts the blocks."""
+    """Key of config.json with the number of blocks."""
     native: bool = False
-    """Published models name code of their own, which transformers has by now: it is not run."""
+    """True if published models name remote code. It is never run, because transformers has the architecture."""
     positions: str = ""
-    """The value that says how far learned positions go; empty where positions are not learned."""
+    """Key of config.json with the number of learned positions; empty if positions are not learned."""
     logits: Mapping[str, str] = field(default_factory=dict)
-    """What becomes of the head's products, and by which value: `cap` (cap * tanh(x / cap)) or `divisor` (x / divisor)."""
+    """Steps after the head, and their keys of config.json: `cap` (cap * tanh(x / cap)) or `divisor` (x / divisor)."""
     whole: tuple[str, ...] = ()
-    """Fractions of values that must be whole."""
+    """Fractions of config values that must be whole numbers."""
     defaults: Mapping[str, Size] = field(default_factory=dict)
-    """Values that config.json may leave out."""
+    """Defaults of values that config.json may leave out."""
     flags: Mapping[str, bool] = field(default_factory=dict)
-    """Values that say whether tensors are there, and what holds without them."""
+    """Defaults of config values that decide whether tensors exist."""
     outer: Mapping[str, Shape] = field(default_factory=dict)
-    """Tensors outside the blocks, the embedding first, by full name."""
+    """Tensors outside the blocks by full name, the embedding first."""
     block: Mapping[str, Shape] = field(default_factory=dict)
-    """Tensors of a block."""
+    """Tensors of a block by name."""
     when: Mapping[str, Mapping[str, Shape]] = field(default_factory=dict)
-    """Tensors that are there where a condition holds."""
-
+    """Tensors that exist if a condition holds, by condition."""
     dense: tuple[str, ...] = ()
-    """Matrices of a block that are not pruned: routers."""
+    """Names of the matrices of a block that are not pruned: routers."""
     renamed: Mapping[str, str] = field(default_factory=dict)
-    """Parts of the names in published files, and what they are called in the model."""
+    """Parts of names in published files, and their names in the model."""
     experts: Experts | None = None
 
     @property
     def base(self) -> str:
-        """The prefix of tensor names that some published files leave out."""
+        """Prefix of tensor names that some published files leave out."""
         return self.blocks.split(".")[0] + "."
 
     def block_of(self, name: str) -> int | None:
-        """The index of the block that a tensor is in; None outside the blocks."""
+        """Return the index of the block that a tensor is in, or None."""
         match = re.match(rf"{re.escape(self.blocks)}\.(0|[1-9][0-9]{{0,5}})(\.|$)", name)
         return int(match[1]) if match else None
 
     def input_of(self, name: str) -> tuple[str, str]:
-        """Of a linear that is pruned, by its name in the model: its block or expert, and in there what stands for its input.
+        """Return the block or expert of a target, and a key of the target's input within it.
 
-        The linears of a module have one input, but the last of them, which is given what the others made.
+        The linears of a module share one input, except the last, whose input is the output of the others.
         """
         unit, linears = f"{self.blocks}.{self.block_of(name)}", self.linears
         if self.experts and (match := re.match(rf"{re.escape(f'{unit}.{self.experts.path}')}\.[0-9]+", name)):
@@ -105,7 +104,7 @@ class Family:
 
     @property
     def fused(self) -> dict[str, int]:
-        """The tensors that fuse linears, and along which dimension of the stored tensor."""
+        """The tensors that fuse linears, and the fused dimension of the stored tensor."""
         tensors = dict(self.block)
         for more in self.when.values():
             tensors |= more
@@ -116,20 +115,20 @@ class Family:
 
 
 def read_families(text: str) -> dict[str, Family]:
-    """Families by model_type, from the text of families.toml.
+    """Read families by model_type from the text of families.toml.
 
     Raises:
-        UserError: it is none.
+        UserError: the text is not valid.
     """
     try:
         entries = tomllib.loads(text)
         return {kind: _family(_expanded(entries, kind)) for kind in entries}
     except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as fault:
-        raise UserError(f"invalid entry of a family ({fault}): docs/models.md says what one looks like") from None
+        raise UserError(f"invalid family entry ({fault}): see docs/models.md for the fields") from None
 
 
 def _expanded(entries: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """An entry with what it takes over from others."""
+    """Return an entry with the fields that it takes over from others."""
     own = dict(entries[kind])
     if "like" not in own:
         return own
@@ -153,7 +152,7 @@ def _family(entry: Mapping[str, Any]) -> Family:
 
 
 def _frozen(value: Any) -> Any:
-    """Lists become tuples."""
+    """Turn lists into tuples."""
     if isinstance(value, dict):
         return {key: _frozen(inner) for key, inner in value.items()}
     return tuple(map(_frozen, value)) if isinstance(value, list) else value

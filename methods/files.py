@@ -1,4 +1,4 @@
-"""Files of a model folder: which may be read, and JSON with bounds. A folder from elsewhere is data, and may be hostile."""
+"""Safe reading of the files of a model folder, which may be hostile: only files inside it, and JSON with bounds."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from methods.errors import UserError
 
 CACHE_ENV = "CAST_BENCH_CACHE"
 MAX_JSON_BYTES = 8 * 2**20
-"""The largest that are published, indexes of a hundred shards, have 5 MiB."""
+"""Largest size of a JSON file. The largest published ones, indexes of a hundred shards, have 5 MiB."""
 MAX_JSON_DEPTH = 64
 MAX_FILE_BYTES = 64 * 2**20
-"""For files other than weights; the largest tokenizers have 35 MB."""
+"""Largest size of a file without weights. The largest tokenizers have 35 MB."""
 WHOLE_SUFFIXES = (".json", ".jinja", ".model", ".txt", ".tiktoken")
-"""Of files that libraries read whole."""
+"""Suffixes of files that libraries read into memory."""
 LOADED_FOLDERS = ("additional_chat_templates",)
-"""Folders in a model folder that libraries read."""
+"""Subfolders of a model folder that libraries read."""
 
 
 def own_cache() -> Path:
-    """$CAST_BENCH_CACHE, else cast-bench/ under $XDG_CACHE_HOME or ~/.cache."""
+    """Return $CAST_BENCH_CACHE, else cast-bench/ under $XDG_CACHE_HOME or ~/.cache."""
     if named := os.environ.get(CACHE_ENV):
         return Path(named)
     return _cache_home() / "cast-bench"
 
 
 def _hub_cache() -> Path:
-    """Where huggingface_hub keeps models: links to blobs, which may be in another folder than the model's."""
+    """Return huggingface_hub's cache. Its models are links to blobs, which may be in another folder."""
     if named := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(named)
     return Path(os.environ.get("HF_HOME") or _cache_home() / "huggingface") / "hub"
@@ -42,14 +42,13 @@ def _cache_home() -> Path:
 
 
 def find_file(folder: Path, name: str, max_bytes: int | None = MAX_FILE_BYTES) -> Path | None:
-    """The path of a model folder's file; None if it is not there.
+    """Return the path of a model folder's file, or None if it does not exist.
 
     Args:
-        max_bytes: the largest size that is accepted; None for any.
+        max_bytes: largest accepted size; None for any.
 
     Raises:
-        UserError: a link leads out of the folder, the hub's cache and this suite's; or it is a pipe, a device or a
-            folder, too large, or cannot be looked at.
+        UserError: the file is a link out of the folder and the caches, not a regular file, too large, or not accessible.
     """
     path = folder / name
     try:
@@ -59,20 +58,20 @@ def find_file(folder: Path, name: str, max_bytes: int | None = MAX_FILE_BYTES) -
         about = target.stat()
         inside = any(target.is_relative_to(root) for root in _roots(folder))
     except (OSError, RuntimeError, ValueError) as fault:  # a loop of links is a RuntimeError, a null byte a ValueError
-        raise UserError(f"cannot read {path} ({_reason(fault)}): replace it by a regular file") from None
+        raise UserError(f"cannot read {path} ({_reason(fault)}): replace it with a regular file") from None
     if not inside:
         raise UserError(
             f"{path} is a link to {target}, outside its model folder and the caches: copy the file into the folder"
         )
     if not stat.S_ISREG(about.st_mode):
-        raise UserError(f"{path} is not a regular file: replace it by one")
+        raise UserError(f"{path} is not a regular file: replace it with one")
     if max_bytes is not None and about.st_size > max_bytes:
         raise UserError(f"{path} has {about.st_size:,} bytes, more than {max_bytes:,}: use a smaller file")
     return path
 
 
 def _roots(folder: Path) -> Iterator[Path]:
-    """Where files of a model folder may lie."""
+    """Yield the folders that may contain the files of a model folder."""
     home = folder.resolve()
     yield home
     if home.parent.name == "snapshots":  # a hub cache, wherever it is
@@ -82,10 +81,10 @@ def _roots(folder: Path) -> Iterator[Path]:
 
 
 def check_files(folder: Path) -> None:
-    """Check every file of a model folder: libraries look for more of them than can be listed here.
+    """Check every file of a model folder, because libraries read more files than can be listed here.
 
     Raises:
-        UserError: as `find_file`.
+        UserError: see `find_file`.
     """
     for place in ("", *LOADED_FOLDERS):
         try:
@@ -101,10 +100,10 @@ def check_files(folder: Path) -> None:
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """A JSON object, of bounded size and depth, with each key once.
+    """Parse a JSON object of bounded size and depth with unique keys.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the data is something else.
     """
     if len(data) > MAX_JSON_BYTES:
         raise ValueError(f"more than {MAX_JSON_BYTES:,} bytes of JSON")
@@ -119,11 +118,11 @@ def parse_object(data: bytes) -> dict[str, Any]:
 
 
 def read_object(folder: Path, name: str) -> dict[str, Any] | None:
-    """The JSON object in a model folder's file; None if there is no such file.
+    """Return the JSON object in a model folder's file, or None if it does not exist.
 
     Raises:
-        UserError: as `find_file`.
-        ValueError, OSError: it cannot be read as one.
+        UserError: see `find_file`.
+        ValueError, OSError: the file is not a valid JSON object.
     """
     file = find_file(folder, name)
     if file is None:
@@ -135,7 +134,7 @@ def read_object(folder: Path, name: str) -> dict[str, Any] | None:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     out = dict(pairs)
     if len(out) < len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key occurs twice")
     return out
 
 
@@ -165,5 +164,5 @@ def _check_depth(value: Any) -> None:
 
 
 def _reason(fault: BaseException) -> str:
-    """Why a file cannot be read, without its name."""
+    """Return why a file cannot be read, without its name."""
     return str(getattr(fault, "strerror", None) or fault)

@@ -26,37 +26,36 @@ INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 SHARD_BYTES = 2 * 2**30
 MAX_TENSORS = 200_000
-"""In one model."""
+"""Largest number of tensors in a model."""
 HEADS = ("lm_head.", "embed_out.")
-"""Tensors outside the base model: their names stay as they are where a file leaves out the base model's prefix."""
+"""Prefixes of tensors outside the base model. They have no other prefix in any file."""
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 TIED = tuple(head + "weight" for head in HEADS)
 CONSTANTS = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
-"""Causal masks and rotary frequencies, which older files contain."""
-
-
+"""Names of causal masks and rotary frequencies, which older files contain."""
 ALIGNMENT = 64
-"""Bytes: torch begins its own tensors at a multiple of it."""
+"""Alignment of torch's tensors in bytes."""
 
 
 class _StoredPiece(NamedTuple):
-    """Where a piece of an expert's tensor lies."""
+    """The place of a piece of an expert's tensor."""
 
     shard: str
     name: str
-    """Of the stored tensor, in the shard."""
+    """Name of the stored tensor in the shard."""
     info: TensorInfo
     piece: Piece
 
 
 class Folder:
-    """A model on disk. Tensor names are those of the model's state dict, also where its file leaves out a prefix.
+    """A model on disk. Tensor names are those of the model's state dict, even if its file leaves out a prefix.
 
     Raises:
-        UserError: not a folder, no config.json, weights that are not safetensors, or a file that lies elsewhere.
+        UserError: not a folder, no config.json, weights that are not safetensors, or a file outside the folder.
     """
 
     def __init__(self, path: Path, *, mapped: bool = False) -> None:
-        """mapped: tensors are pages of the files, which are this process's own only where it writes to them."""
+        """mapped: map the files into memory, so that a page takes memory of this process only after a write."""
         self.path, self._mapped = path, mapped
         self.config = read_config(path)
         self._family = family = FAMILIES.get(self.config.get("model_type", ""))
@@ -83,7 +82,7 @@ class Folder:
                 raise UserError(f"{path} has more than {MAX_TENSORS:,} tensors: use a smaller model")
 
     def _add_piece(self, shard: str, name: str, info: TensorInfo, piece: Piece) -> None:
-        """A tensor of all experts, or a part of one of them, as what it is of each."""
+        """Register a tensor of all experts, or a part of one expert, as a piece of an expert's tensor."""
         self._where.setdefault(piece.name, (shard, name))
         pieces = self._pieces.setdefault(piece.name, {})
         if piece.part in pieces:
@@ -93,12 +92,14 @@ class Folder:
         self._tensors[piece.name] = TensorInfo(info.dtype, (rows, *piece.shape[1:]))
 
     def _is_ignored(self, name: str) -> bool:
-        """Constants of older files, and the second name of a tied head: not in a model's state dict."""
+        """Return whether a tensor is not in a model's state dict: constants of older files, and the second name of a
+        tied head.
+        """
         return bool(CONSTANTS.search(name)) or (self.is_tied and name in TIED)
 
     @property
     def is_tied(self) -> bool:
-        """Is the output head the embedding?"""
+        """True if the output head is the embedding."""
         tied: bool = self.config.get("tie_word_embeddings", self._family is not None and self._family.tied)
         return tied
 
@@ -118,15 +119,10 @@ class Folder:
         if about is not None and names not in ([], [WEIGHTS]) and find_file(self.path, WEIGHTS, None):
             raise UserError(f"{self.path} has {WEIGHTS} and {INDEX}, which names others: delete one of them")
         if not names:
-            pickles = [
-                *self.path.glob("*.bin"),
-                *self.path.glob("*.pt"),
-                *self.path.glob("*.pth"),
-                *self.path.glob("*.ckpt"),
-            ]
-            if pickles:
+            pickle = next((file for end in PICKLES for file in self.path.glob(f"*{end}")), None)
+            if pickle:
                 raise UserError(
-                    f"{self.path} has pickled weights ({pickles[0].name}), which can run code when they are read: "
+                    f"{self.path} has pickled weights ({pickle.name}), which can run code when they are read: "
                     "convert them to safetensors first"
                 )
             if (self.path / "packed24.json").exists():
@@ -143,15 +139,15 @@ class Folder:
         return name in self._where
 
     def files(self) -> list[Path]:
-        """The shards, in the order of their names."""
+        """Return the shards, sorted by name."""
         return [self.path / s for s in self._files]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Tensor name -> shape as stored."""
+        """Return the stored shape of each tensor."""
         return {name: info.shape for name, info in self._tensors.items()}
 
     def dtypes(self) -> dict[str, str]:
-        """Tensor name -> dtype as the format names it, for example "BF16"."""
+        """Return the dtype of each tensor by its name in the format, for example "BF16"."""
         return {name: info.dtype for name, info in self._tensors.items()}
 
     def tensor(self, name: str) -> Tensor:
@@ -161,20 +157,20 @@ class Folder:
         else:
             shard, inner = self._where[name]
             tensor = self._file(shard).get_tensor(inner)
-        # products round by where their operands begin, and a reader begins them anywhere
+        # the rounding of products depends on the alignment of their operands, and a reader aligns none
         return tensor.clone() if tensor.data_ptr() % ALIGNMENT and not self._mapped else tensor
 
     def _file(self, shard: str) -> Any:
         from safetensors import safe_open
 
         if shard not in self._open:
-            # else not mapped: pages of a mapped file stay in the process's memory as long as it is open
+            # pages of a mapped file count as memory of the process until it is closed
             backend = "mmap" if self._mapped else "pread"
             self._open[shard] = safe_open(self.path / shard, framework="pt", backend=backend)
         return self._open[shard]
 
     def _join(self, pieces: Mapping[int, _StoredPiece]) -> Tensor:
-        """An expert's tensor."""
+        """Read an expert's tensor from its pieces."""
         import torch
 
         from methods.stacks import read_entry
@@ -189,21 +185,21 @@ class Folder:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def weight(self, target: str) -> Tensor:
-        """The weight of a linear, [out, in] however it is stored. target: the linear's module name."""
+        """Read the weight of a linear as [out, in]. target: the linear's module name."""
         stored = self.tensor(target + ".weight")
         return stored.T if self._family and self._family.transposed else stored
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """The name that configs and records use: "float32" of torch.float32."""
+    """Return the name of a dtype in configs and records: "float32" for torch.float32."""
     return str(dtype).removeprefix("torch.")
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The config.json of a model folder.
+    """Read the config.json of a model folder.
 
     Raises:
-        UserError: there is none, or it cannot be read as one.
+        UserError: the file is missing or not valid.
     """
     try:
         config = read_object(path, "config.json")
@@ -235,7 +231,7 @@ class Writer:
             self._flush()
 
     def add_stacks(self, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> Stacks:
-        """Tensors [entries, ...] in a shard of their own, to be written entry by entry."""
+        """Add a shard for tensors [entries, ...] that are written entry by entry."""
         from methods.stacks import Stacks  # imports torch
 
         shard = self._next_shard()
@@ -256,7 +252,7 @@ class Writer:
         self._pending, self._bytes = {}, 0
 
     def close(self) -> Path:
-        """Write what is left, and the index if there are several shards. Returns the folder."""
+        """Write the remaining tensors, and an index if there are several shards. Return the folder."""
         if not self._map:
             self._flush(WEIGHTS)
         elif self._pending:
@@ -268,7 +264,7 @@ class Writer:
 
 
 def state(model: nn.Module) -> Mapping[str, Tensor]:
-    """A model's tensors by name; a tied tensor has one name only."""
+    """Return a model's tensors by name. A tied tensor has one name."""
     names: dict[tuple[int, tuple[int, ...]], str] = {}
     tensors = {}
     for name, tensor in model.state_dict().items():

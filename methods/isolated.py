@@ -1,6 +1,6 @@
-"""Give a model to a script in another library's environment, and read the pruned model that it writes.
+"""Pass a model to a script in another library's environment, and read the pruned model that it writes.
 
-Only safetensors and JSON files are exchanged, so neither side runs code of the other. They are in one folder:
+Both sides exchange only safetensors and JSON files, so neither runs code of the other. They are in one folder:
 
     job.json                 the job: pattern, targets, settings, and the names of the files below
     dense/                   the model before pruning: config.json and safetensors
@@ -9,7 +9,7 @@ Only safetensors and JSON files are exchanged, so neither side runs code of the 
 
 and, when the script is done,
 
-    logits.safetensors       its own `logits` of the dense model, written before pruning
+    logits.safetensors       the script's `logits` of the dense model, written before pruning
     pruned/                  the pruned model, with the same tensor names
     report.json              `versions` of its packages, and the `recipe` that it applied
 
@@ -39,11 +39,11 @@ from methods.folder import dtype_name, save, state
 
 PROBE_TOKENS = 128
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-"""Largest RMS difference of the two logits, divided by the standard deviation of the parent's."""
+"""Largest accepted RMS difference of the two logits, divided by the standard deviation of the parent's."""
 LOOK_S = 0.2
-"""How often to look whether the script has ended while its output is still open."""
+"""Seconds between two checks whether the script has ended while its output is still open."""
 MAX_WARNINGS = 20
-"""At most so many lines of the log go into the record."""
+"""Largest number of lines of the log in the record."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1"}
 
 
@@ -53,7 +53,7 @@ class ScriptFailed(Exception):
 
 @dataclass(frozen=True)
 class Script:
-    """What to run: a script that reads a job file, the config.json for its model, and settings of its library."""
+    """A script that reads a job file, with the config.json for its model and the settings of its library."""
 
     path: Path
     config: Mapping[str, Any]
@@ -61,7 +61,7 @@ class Script:
 
 
 def prune(model: nn.Module, job: Job, script: Script) -> Outcome:
-    """Run the script. Returns the folder it wrote; the notes have its versions, recipe, log and the logits' difference.
+    """Run the script. Return the folder it wrote; the notes have its versions, recipe, log and the logits' difference.
 
     Raises:
         Skipped: the model is streamed; the script needs it in memory.
@@ -98,7 +98,9 @@ def prune(model: nn.Module, job: Job, script: Script) -> Outcome:
 
 
 def logits_difference(logits: Tensor, reference: Tensor) -> float:
-    """RMS difference of two logits, divided by the standard deviation of the reference. NaN if shapes differ."""
+    """Return the RMS difference of two logits, divided by the standard deviation of the reference. NaN if shapes
+    differ.
+    """
     if logits.shape != reference.shape:
         return float("nan")
     return float((logits - reference).square().mean().sqrt() / (reference - reference.mean()).square().mean().sqrt())
@@ -106,7 +108,7 @@ def logits_difference(logits: Tensor, reference: Tensor) -> float:
 
 @torch.no_grad()
 def _write_inputs(model: nn.Module, job: Job, script: Script, workdir: Path) -> Tensor:
-    """Write the files that the script reads. Returns the parent's logits on the probe, [n, vocabulary]."""
+    """Write the files that the script reads. Return the parent's logits on the probe, [n, vocabulary]."""
     save(model, workdir / "dense")
     (workdir / "dense" / "config.json").write_text(json.dumps(dict(script.config), indent=1))
     vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
@@ -167,7 +169,7 @@ def _run(job: Job, path: Path, workdir: Path) -> None:
 
 
 def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
-    """What a process prints, until it ends. One that it left behind may hold its output open."""
+    """Yield the lines that a process prints until it ends. A child of it may keep its output open."""
     assert process.stdout
     handle, rest, has_ended = process.stdout.fileno(), b"", False
     while True:
@@ -196,7 +198,7 @@ def _last_line(log: Path) -> str:
 
 
 def _summarize_log(log: Path) -> dict[str, Any]:
-    """The part of the log that the record keeps. The file itself is beside the artifact, in the cache."""
+    """Return the part of the log for the record. The cache keeps the whole file beside the artifact."""
     lines = dict.fromkeys(line.strip() for line in log.read_text(errors="replace").splitlines())
     warnings = [line for line in lines if re.search(r"WARNING|ERROR|Warning:|Error:", line)]
     return {"file": f"{log.parent.name}/{log.name}", "warnings": warnings[:MAX_WARNINGS]}

@@ -1,4 +1,4 @@
-"""What becomes of a head's products before they are a model's logits: some families cap or divide them."""
+"""The steps from a head's products to a model's logits: some families cap or divide them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from methods.families import FAMILIES
 
 @dataclass(frozen=True)
 class Finish:
-    """logits = cap * tanh(x / cap) or x / divisor, of a head's products x; x itself where neither is set."""
+    """Logits of a head's products x: cap * tanh(x / cap), x / divisor, or x if neither is set."""
 
     cap: float | None = None
     divisor: float | None = None
@@ -23,13 +23,13 @@ class Finish:
         return self.cap is None and self.divisor is None
 
     def apply(self, x: Tensor) -> Tensor:
-        """The logits. x: any shape; it is not changed."""
+        """Return the logits of products x, of any shape."""
         if self.divisor is not None:
             x = x / self.divisor
         return x if self.cap is None else torch.tanh(x / self.cap) * self.cap
 
     def backward_(self, gradient: Tensor, logits: Tensor) -> Tensor:
-        """The gradient in x from that in the logits, in place."""
+        """Turn the gradient in the logits into that in x, in place."""
         if self.cap is not None:
             gradient.mul_(1 - (logits / self.cap).square_())
         return gradient if self.divisor is None else gradient.div_(self.divisor)
@@ -39,7 +39,7 @@ PLAIN = Finish()
 
 
 def finish_of(model: nn.Module) -> Finish:
-    """By the model's family and config."""
+    """Return the finish of a model, by its family and config."""
     config: Any = getattr(model, "config", None)
     family = FAMILIES.get(getattr(config, "model_type", ""))
     steps = family.logits if family else {}
@@ -47,7 +47,7 @@ def finish_of(model: nn.Module) -> Finish:
 
 
 class Head(nn.Module):
-    """A model's output head and its finish: called with states [..., hidden], it gives the logits [..., vocabulary]."""
+    """A model's output head and its finish, from states [..., hidden] to logits [..., vocabulary]."""
 
     def __init__(self, linear: nn.Module, finish: Finish) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Head(nn.Module):
 
 
 def head_of(model: nn.Module) -> nn.Module:
-    """What turns a model's last hidden states into its logits: its own head, where nothing follows."""
+    """Return the module from a model's last hidden states to its logits. That is its own head if nothing follows it."""
     linear: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
     finish = finish_of(model)
     return linear if finish.is_plain else Head(linear, finish)

@@ -63,35 +63,35 @@ class Pattern:
 
     @property
     def share(self) -> float:
-        """Of the weights, how many are zero."""
+        """Fraction of the weights that are zero."""
         return 1 - self.n / self.m if self.m else self.sparsity
 
     def require_groups(self, label: str) -> None:
-        """label: what needs an n:m pattern.
+        """Refuse an unstructured pattern. label: name of the method that needs n:m.
 
         Raises:
-            UserError: this is not one.
+            UserError: the pattern is unstructured.
         """
         if self.unstructured:
             raise UserError(f"{label} needs an n:m pattern, and {self} is not one: use, for example, 2:4")
 
     def fits(self, width: int) -> bool:
-        """Whether a row of `width` weights is a whole number of groups."""
+        """Return whether a row of `width` weights is a whole number of groups."""
         return self.m == 0 or width % self.m == 0
 
     def require_whole_groups(self, size: int, option: str) -> None:
-        """A block of `size` columns must be a whole number of groups. option: what sets the size.
+        """Refuse a block of `size` columns that is not a whole number of groups. option: name of the setting.
 
         Raises:
-            UserError: it is not.
+            UserError: the size does not fit.
         """
         if not self.fits(size):
             raise UserError(f"invalid {option}={size}: must be a multiple of {self.m} for pattern {self}")
 
     def keep(self, score: Tensor, *, per: str = "layer") -> Tensor:
-        """The mask of the largest scores: bool [out, in], like score. Of equal scores the first is kept.
+        """Return the mask of the largest scores: bool [out, in], like score. Of equal scores the first is kept.
 
-        per: "layer" or "row", over which an unstructured pattern is counted. n:m is counted per group.
+        per: "layer" or "row", the unit in which an unstructured pattern is counted.
 
         Raises:
             FloatingPointError: a score is NaN.
@@ -103,9 +103,9 @@ class Pattern:
         return selection.best(score, self.sparsity, per)
 
     def violations(self, weight: Tensor) -> int:
-        """The number of groups of `weight` [out, in] with more than n non-zeros.
+        """Return the number of groups of `weight` [out, in] with more than n non-zeros.
 
-        Unstructured: the number of non-zeros too many; rounding may leave one more in each row.
+        Unstructured: the number of excess non-zeros. Rounding may leave one more in each row.
         """
         if self.dense:
             return 0

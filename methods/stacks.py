@@ -1,4 +1,4 @@
-"""Tensors [entries, ...] of a safetensors file, such as those of all experts, an entry at a time."""
+"""Read and write tensors [entries, ...] of a safetensors file, such as those of all experts, entry by entry."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from methods.header import TORCH_DTYPES, TensorInfo
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous tensor on the CPU."""
+    """Return the memory of a contiguous tensor on the CPU."""
     return tensor.view(-1).view(torch.uint8).numpy().data
 
 
 def read_entry(file: Path, info: TensorInfo, number: int) -> Tensor:
-    """One entry. (`get_slice` of a file that is not mapped reads the whole tensor.)
+    """Read one entry. (`get_slice` of a file that is not mapped reads the whole tensor.)
 
     Raises:
-        OSError: the file ends before it.
-        ValueError: a dtype that weights do not have.
+        OSError: the file is too short.
+        ValueError: the dtype is not one of weights.
     """
     if info.dtype not in TORCH_DTYPES:
         raise ValueError(f"{file} has a tensor of {info.dtype}, not of {', '.join(TORCH_DTYPES)}")
@@ -36,7 +36,7 @@ def read_entry(file: Path, info: TensorInfo, number: int) -> Tensor:
 
 
 class Stacks:
-    """A safetensors file of such tensors, whose entries are written in any order. Nothing is kept in memory.
+    """A safetensors file of tensors [entries, ...], written in any order and without a copy in memory.
 
     with Stacks(path, {"experts": (8, 4, 4)}, torch.float32) as stacks:
         for number in range(8): stacks.write("experts", number, entry)
@@ -63,7 +63,7 @@ class Stacks:
         self._file.write(len(text).to_bytes(8, "little") + text)
 
     def write(self, name: str, number: int, entry: Tensor) -> None:
-        """Each entry once."""
+        """Write an entry. Each must be written once."""
         shape = self._shapes[name][1:]
         assert (entry.shape, entry.dtype) == (shape, self._dtype), name
         self._left.remove((name, number))

@@ -1,4 +1,4 @@
-"""How files hold the experts of a mixture: one tensor of all, or linears of each. Needs no torch."""
+"""The formats of experts in files: one tensor for all, or linears for each. Needs no torch."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from methods.families import Family
 
 
 class Piece(NamedTuple):
-    """What one stored tensor is of an expert's tensor."""
+    """A stored tensor, or an entry of it, as a part of an expert's tensor."""
 
     name: str
-    """Of the expert's tensor, as in the model."""
+    """Name of the expert's tensor in the model."""
     part: int
-    """Which of its parts, stacked along the outputs; 0 where it is all of it."""
+    """Index of the part along the outputs; 0 if there is one part."""
     expert: int | None
-    """The index in a tensor of all experts; None where the stored tensor is one expert's."""
+    """Index in a tensor of all experts; None if the stored tensor belongs to one expert."""
     shape: tuple[int, ...]
-    """Of the piece, [out, in]."""
+    """Shape of the piece, [out, in]."""
     transposed: bool = False
 
 
 def split(family: Family, name: str, shape: tuple[int, ...]) -> list[Piece]:
-    """The pieces of a stored tensor; none where it belongs to no expert. name: as the model has it."""
+    """Return the pieces of a stored tensor, none if it belongs to no expert. name: its name in the model."""
     return list(_pieces(family, name, shape)) if family.experts else []
 
 
 def renamed(family: Family, name: str) -> str:
-    """A name in a file as the model has it."""
+    """Return the name in the model of a name in a file."""
     for old, new in family.renamed.items():
         name = name.replace(old, new)
     return name

@@ -1,6 +1,6 @@
-"""Which linears of a model can be pruned, from its config and the names and shapes of its tensors. Needs no torch.
+"""Find the linears of a model that can be pruned, by its config and the names and shapes of its tensors. Needs no torch.
 
-Only the families of methods.families are pruned. Any other architecture is refused, so that no model is pruned in part.
+An architecture that is not in methods.families is refused, so that no model is pruned in part.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
-    """The family of a model, by the `model_type` of its config.
+    """Return the family of a model, by the `model_type` of its config.
 
     Raises:
         UserError: the architecture is not supported, or the weights are already quantized.
@@ -43,7 +43,7 @@ def find_targets(
     include: Iterable[str] = ("*",),
     exclude: Iterable[str] = (),
 ) -> tuple[str, ...]:
-    """Module names of the linears inside the decoder blocks, in the order of the blocks.
+    """Return the module names of the linears inside the decoder blocks, in the order of the blocks.
 
     Args:
         shapes: tensor name -> shape, of the whole model.
@@ -82,12 +82,12 @@ def find_targets(
 
 
 def _in_block(family: Family, name: str) -> str:
-    """The name of a matrix inside its block."""
+    """Return the name of a matrix inside its block."""
     return name.removesuffix(".weight").split(".", family.blocks.count(".") + 2)[-1]
 
 
 def _linears(family: Family, inside: Iterable[str]) -> tuple[str, ...]:
-    """Of a block: the family's, and those of as many experts as there are."""
+    """Return the linears of a block: the family's, and those of its experts."""
     if not (experts := family.experts):
         return family.linears
     prefix = f"{experts.path}."
@@ -97,15 +97,15 @@ def _linears(family: Family, inside: Iterable[str]) -> tuple[str, ...]:
 
 
 def weight_shape(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], target: str) -> tuple[int, int]:
-    """(out, in) of a target's weight, however it is stored. shapes: tensor name -> shape as stored."""
+    """Return (out, in) of a target's weight, however it is stored. shapes: tensor name -> stored shape."""
     rows, columns = shapes[target + ".weight"]
     return (columns, rows) if family_of(config).transposed else (rows, columns)
 
 
 def input_widths(widths: Mapping[str, int], family: Family, by_expert: bool) -> list[list[int]]:
-    """The widths of the distinct inputs of the targets in each block, or in what is there at a time of one.
+    """Return the widths of the distinct inputs of the targets of each block.
 
-    widths: of each target's input; by_expert: a block is there without its experts, and then each of them.
+    widths: input width of each target; by_expert: count each expert, and the rest of its block, separately.
     """
     units: dict[str, dict[tuple[str, str], int]] = {}
     for name, width in widths.items():
@@ -115,7 +115,7 @@ def input_widths(widths: Mapping[str, int], family: Family, by_expert: bool) -> 
 
 
 def as_regexes(targets: Iterable[str], family: Family) -> list[str]:
-    """Regular expressions that match these names and no others, one for each kind of block."""
+    """Return regular expressions that match these names and no others, one for each kind of block."""
     linears: dict[int | None, list[str]] = {}
     for name in targets:
         block = family.block_of(name)
@@ -136,10 +136,10 @@ def require_fit(
     targets: Iterable[str],
     option: str = "--set targets.exclude=",
 ) -> None:
-    """Every target's input width must be a whole number of groups. option: the flag that leaves a target out.
+    """Refuse targets whose input width is not a whole number of groups. option: the flag that leaves a target out.
 
     Raises:
-        UserError: the first target whose width is not.
+        UserError: names the first such target.
     """
     for name in targets:
         _, width = weight_shape(config, shapes, name)
@@ -151,9 +151,9 @@ def require_fit(
 
 
 def dense_weight(module: nn.Module) -> Tensor:
-    """The weight that a module computes with, [out, in]: a view if it is dense, a copy if it is packed.
+    """Return the weight that a module computes with, [out, in]: a view if it is dense, a copy if it is packed.
 
-    Packed and quantized modules provide it with a method of this name.
+    Packed and quantized modules have a method of this name.
     """
     if callable(method := getattr(module, "dense_weight", None)):
         weight: Tensor = method()
@@ -163,10 +163,10 @@ def dense_weight(module: nn.Module) -> Tensor:
 
 
 def relayout(module: nn.Module, matrix: Tensor) -> Tensor:
-    """A view of a matrix [out, in] in the layout of the module's stored weight. The same call converts it back."""
+    """Return a view of a matrix [out, in] in the layout of the module's stored weight, or the reverse."""
     return matrix.T if stores_in_out(module) else matrix
 
 
 def stores_in_out(module: nn.Module) -> bool:
-    """Whether the weight is stored [in, out], as in GPT-2's Conv1D (parametrized or not)."""
+    """Return whether the weight is stored [in, out], as in GPT-2's Conv1D (parametrized or not)."""
     return type(module).__name__.endswith("Conv1D")

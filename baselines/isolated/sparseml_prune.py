@@ -61,7 +61,7 @@ def load(job: dict[str, Any]) -> Any:
 
 
 def named_tensors(model: Any, names: list[str]) -> dict[str, Any]:
-    """The tensors with these names, and all others that are not a second name of one of them."""
+    """Return the tensors with these names, and all others that share no memory with them."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     tensors = {name: state[name] for name in names}
     known = {tensor.data_ptr() for tensor in tensors.values()}
@@ -134,7 +134,7 @@ modifiers:
 
 
 def counter(channel: Any, total: int) -> Callable[..., None]:
-    """A hook that counts forward passes and reports them."""
+    """Return a hook that counts forward passes and reports them."""
     done = 0
 
     def count(*_: Any) -> None:

@@ -29,7 +29,7 @@ def add_gram(x: Tensor, total: Tensor | None, panel: int = PANEL) -> Tensor:
 
 
 def symmetric(triangle: Tensor, panel: int = PANEL) -> Tensor:
-    """The whole symmetric matrix from the upper triangle, in its place."""
+    """Return the whole symmetric matrix, written over its upper triangle."""
     for a in range(0, len(triangle), panel):
         b = min(a + panel, len(triangle))
         corner = triangle[a:b, a:b].triu()
@@ -39,7 +39,7 @@ def symmetric(triangle: Tensor, panel: int = PANEL) -> Tensor:
 
 
 def damped(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
-    """The damped Hessian A = H + damping * mean(diag H) * I, and the damping used.
+    """Return the damped Hessian A = H + damping * mean(diag H) * I, and the damping used.
 
     If A is not positive definite the damping is raised tenfold until it is.
 
@@ -56,9 +56,9 @@ def damped(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
 
 
 def _factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
-    """R, upper triangular with R R^T = A, and the damping used: see `damped`.
+    """Return R, upper triangular with R R^T = A, and the damping used: see `damped`.
 
-    A Hessian may be the largest thing in memory: of its size, no more than two are made at a time.
+    A Hessian may be the largest tensor in memory, so at most two of its size are made at a time.
     """
     if not bool(hessian.isfinite().all()):
         raise FloatingPointError("a Hessian is not finite: activations overflowed")
@@ -75,7 +75,7 @@ def _factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
 
 
 def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
-    """U, upper triangular, with U^T U = (H + damping * mean(diag H) * I)^-1, and the damping used: see `damped`.
+    """Return U, upper triangular, with U^T U = (H + damping * mean(diag H) * I)^-1, and the damping used: see `damped`.
 
     With rows and columns in reverse order, one factorization and one triangular solve are enough.
     """
@@ -87,13 +87,13 @@ def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
 
 
 class HessianWalk(Generic[T]):
-    """A walk that also gives, for each visit, what `prepare` computes from the Hessian of the inputs.
+    """A walk that also yields, for each visit, the result of `prepare` on the Hessian of the inputs.
 
         walk = HessianWalk(model, job, damping, inverse_factor)
         for visit, factor in walk: compensate_(visit.weight, factor, ...)
         return walk.outcome()
 
-    prepare(H, damping) also returns the damping it used; the notes say where it was raised. H is 2 X^T X / tokens,
+    prepare(H, damping) also returns the damping it used, and the notes have every raised damping. H is 2 X^T X / tokens,
     [in, in]. An input that is always 0 gets 1 on the diagonal, and its weights are set to 0.
     """
 
@@ -122,7 +122,7 @@ class HessianWalk(Generic[T]):
             yield visit, prepared
 
     def _finish_hessian_(self, stat: Tensor) -> Tensor:
-        """Make the sum of `add_gram` the Hessian, in place, once. Returns which inputs are always 0: bool [in]."""
+        """Turn the sum of `add_gram` into the Hessian, in place, once. Return the inputs that are always 0: bool [in]."""
         self._finished = [(ref, dead) for ref, dead in self._finished if ref() is not None]
         for ref, dead in self._finished:
             if ref() is stat:
@@ -144,8 +144,8 @@ class HessianWalk(Generic[T]):
 
 
 ColumnQuantizer = Callable[[int, int, Tensor], Callable[[int, Tensor], Tensor]]
-"""column_quantizer(a, b, w) -> quantize_column: called when columns a to b are reached, with their values at that
-point, w [b-a, out]. quantize_column(i, column) is then the final value of column a+i [out]."""
+"""column_quantizer(a, b, w) -> quantize_column: called before columns a to b, with their current values w [b-a, out].
+quantize_column(i, column) returns the final value of column a+i [out]."""
 
 
 def compensate_(weight: Tensor, factor: Tensor, column_quantizer: ColumnQuantizer, group: int, block: int) -> Tensor:

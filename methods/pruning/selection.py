@@ -15,13 +15,14 @@ from torch import Tensor
 
 T = TypeVar("T")
 RANKED_M = 16
-"""Up to this m, m(m-1)/2 comparisons are faster than a sort."""
+"""Largest m for which m(m-1)/2 comparisons are faster than a sort."""
 PIECE_GROUPS = 2**17
-"""Groups per piece of work: few enough for a CPU's cache."""
+"""Groups per piece of work, few enough for a CPU's cache."""
 
 
 def best(score: Tensor, sparsity: float, per: str) -> Tensor:
-    """The mask of all but a fraction `sparsity` of the scores, per layer or per row. [out, in] -> bool [out, in].
+    """Return the mask of all but a fraction `sparsity` of the scores, per layer or per row. [out, in] -> bool [out,
+    in].
 
     Raises:
         FloatingPointError: a score is NaN.
@@ -39,13 +40,13 @@ def _refuse_nan(score: Tensor) -> None:
 
 
 def best_of_groups(score: Tensor, n: int, m: int, piece: int = PIECE_GROUPS) -> Tensor:
-    """The mask of the n largest of every m along a row: bool, like score. score: [out, in], in a multiple of m.
+    """Return the mask of the n largest of every m along a row: bool, like score. score: [out, in], in a multiple of m.
 
     The rank of a score is the number of scores in its group that are larger, or equal and earlier. The n lowest ranks
     are kept.
 
     Args:
-        piece: groups per piece of work, where it is done in pieces.
+        piece: groups per piece of work.
 
     Raises:
         FloatingPointError: a score is NaN.
@@ -69,10 +70,10 @@ def best_of_groups(score: Tensor, n: int, m: int, piece: int = PIECE_GROUPS) -> 
 
 
 def _best_of_four(score: Tensor, n: int, piece: int) -> Tensor:
-    """The same for m = 4 on a CPU: the results of the six comparisons of a group are the index of its mask in a table.
+    """Return the mask for m = 4 on a CPU. The results of the six comparisons of a group index a table of masks.
 
-    In numpy, which compares contiguous floats several times faster than torch, in pieces that fit the cache, as many at
-    a time as torch has threads.
+    numpy compares contiguous floats several times faster than torch. It works on pieces that fit the cache, on as many
+    threads as torch has.
     """
     flat = score.detach().float().reshape(-1, 4).numpy()
     out = np.empty(len(flat), dtype=np.int32)
@@ -85,7 +86,7 @@ def _best_of_four(score: Tensor, n: int, piece: int) -> Tensor:
 
 
 def _masks_into(out: NDArray[np.int32], groups: NDArray[np.float32], n: int) -> None:
-    """Masks of `groups` [groups, 4], four bytes each."""
+    """Write the masks of `groups` [groups, 4], four bytes each."""
     lanes = np.ascontiguousarray(groups.T)
     code = np.zeros(lanes.shape[1], dtype=np.uint8)
     later_wins = np.empty(lanes.shape[1], dtype=bool)
@@ -108,7 +109,7 @@ def update_mask(weight: Tensor, mask: Tensor, n: int, m: int, piece: int = PIECE
     """Set the mask, in place, to the n largest |w| of every m along a row. Both are [out, in].
 
     Args:
-        piece: groups per piece of work, where it is done in pieces.
+        piece: groups per piece of work.
 
     Returns:
         float64 [3], on the weight's device: the sum of the |w| kept, of all |w|, and how many entries of the mask
@@ -127,13 +128,13 @@ def update_mask(weight: Tensor, mask: Tensor, n: int, m: int, piece: int = PIECE
 
 
 def mask_metrics(size: Tensor, mask: Tensor, changed: Tensor) -> Tensor:
-    """The sums that `update_mask` returns. size: |w|; changed: bool, which entries changed."""
+    """Return the sums of `update_mask`. size: |w|; changed: bool, the entries that changed."""
     kept = (size * mask).sum(-1).sum(dtype=torch.float64)  # by row, then over rows: no sum of millions in float32
     return torch.stack([kept, size.sum(-1).sum(dtype=torch.float64), changed.sum().double()])
 
 
 def _update_mask_of_four(weight: Tensor, mask: Tensor, n: int, piece: int) -> Tensor:
-    """In numpy only: torch's threads keep spinning after use, and would take processor time from numpy's."""
+    """Update a mask for m = 4 with numpy only. torch's threads spin after use and would take processor time from numpy."""
     groups = weight.detach().float().contiguous().view(-1, 4).numpy()
     old = mask.view(-1).view(torch.int32).numpy()
 
@@ -155,7 +156,7 @@ def _update_mask_of_four(weight: Tensor, mask: Tensor, n: int, piece: int) -> Te
 
 @cache
 def _masks_of_four(n: int) -> NDArray[np.int32]:
-    """[64]: for each result of the six comparisons, four bytes of mask."""
+    """Return the mask for each result of the six comparisons, four bytes each: [64]."""
     masks = np.zeros((64, 4), dtype=bool)
     for code in range(64):
         rank = [0] * 4

@@ -32,7 +32,7 @@ class Sharing:
 
     @classmethod
     def found(cls, device: torch.device) -> Sharing:
-        """All processes of torch.distributed if it is initialized, else this process alone."""
+        """Return the processes of torch.distributed if it is initialized, else this process alone."""
         is_alone = not (dist.is_available() and dist.is_initialized())
         return cls(device) if is_alone else cls(device, dist.get_rank(), dist.get_world_size())
 

@@ -1,4 +1,4 @@
-"""Activations of all calibration tokens, batch by batch: in memory, or in a file."""
+"""Lists of the activations of all calibration tokens, one tensor per batch, in memory or in a file."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from methods.stacks import bytes_of
 
 
 class StatesInMemory(list[Tensor]):
-    """A list of tensors whose rows are read and added to."""
+    """A list of tensors with access to their rows."""
 
     def rows(self, index: int, which: Tensor) -> Tensor:
-        """A copy of rows of a tensor [rows, width]. which: int64 [n]"""
+        """Return a copy of rows of a tensor [rows, width]. which: int64 [n]."""
         return self[index][which]
 
     def add_rows(self, index: int, which: Tensor, values: Tensor) -> None:
-        """which: int64 [n], each row once; values: [n, width]"""
+        """Add to rows of a tensor. which: int64 [n], distinct; values: [n, width]."""
         self[index].index_add_(0, which, values)
 
 
 class StatesOnDisk:
-    """The same in a file that nobody else sees and that goes with this process. Only one tensor is in memory at a time.
+    """The same list in an unnamed temporary file. Only one tensor is in memory at a time.
 
-    A tensor that takes another's place has its dtype and shape.
+    A tensor can be replaced only by one of its dtype and shape.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,7 +59,7 @@ class StatesOnDisk:
         return (self[i] for i in range(len(self)))
 
     def rows(self, index: int, which: Tensor) -> Tensor:
-        """As of StatesInMemory. No other row is read."""
+        """See StatesInMemory. Reads no other row."""
         start, dtype, shape = self._entries[index]
         out = torch.empty((len(which), shape[1]), dtype=dtype)
         size = shape[1] * dtype.itemsize
@@ -68,7 +68,7 @@ class StatesOnDisk:
         return out
 
     def add_rows(self, index: int, which: Tensor, values: Tensor) -> None:
-        """As of StatesInMemory. No other row is written."""
+        """See StatesInMemory. Writes no other row."""
         start, dtype, shape = self._entries[index]
         size = shape[1] * dtype.itemsize
         for row, number in zip(self.rows(index, which).add_(values), which.tolist(), strict=True):

@@ -113,7 +113,7 @@ class Walk:
     def outcome(self, **notes: Any) -> Outcome:
         """Return the pruned model, the method's notes, and the reconstruction error of each layer.
 
-        If processes share the walk, each gives the notes of its own targets, as a dict by target, and they are merged.
+        If processes share the walk, each gives notes about its targets as a dict by target, and the dicts are merged.
         Every other note must be the same at all processes: see `total`.
         """
         statistics = self._statistics

@@ -1,1 +1,1 @@
-"""What quantizers share: grids, and how weights would be stored."""
+"""Shared code of quantizers: grids, and the note on storage."""

@@ -26,11 +26,11 @@ class Grid(Protocol):
     def scale_bits(self) -> int: ...
 
     def scale(self, groups: Tensor) -> Tensor:
-        """The scale of each group, float [..., 1], for weights [..., group]; 1 if all are zero."""
+        """Return the scale of each group, float [..., 1], for weights [..., group]; 1 if all are zero."""
         ...
 
     def snap(self, weight: Tensor, scale: Tensor) -> Tensor:
-        """The nearest points, float. The arguments are broadcast."""
+        """Return the nearest points, float. The arguments are broadcast."""
         ...
 
 
@@ -95,8 +95,8 @@ def _scale(groups: Tensor, top: float) -> Tensor:
 
 
 def group_size(width: int, requested: int | None, maximum: int, name: str) -> int:
-    """Weights along the input that share a scale: as requested, else the largest power of two up to `maximum` that
-    divides the width.
+    """Return the number of weights along the input that share a scale: as requested, else the largest power of two up
+    to `maximum` that divides the width.
 
     Raises:
         UserError: the requested size does not divide the width, or no size of at least MIN_GROUP does.
@@ -111,18 +111,18 @@ def group_size(width: int, requested: int | None, maximum: int, name: str) -> in
 
 
 def _powers_of_two(maximum: int) -> list[int]:
-    """maximum, maximum/2, ... 1, for a maximum that is a power of two."""
+    """Return maximum, maximum/2, ... 1, for a maximum that is a power of two."""
     return [maximum >> i for i in range(maximum.bit_length())]
 
 
 def assign_(weight: Tensor, value: Tensor) -> None:
-    """weight[...] = value, in weight's dtype. Zeros become +0.0."""
+    """Set weight to value, in weight's dtype. Zeros become +0.0."""
     weight.copy_(value)
     weight.masked_fill_(weight == 0, 0)
 
 
 def round_(weight: Tensor, grid: Grid, group: int) -> int:
-    """Round weight [out, in] to the nearest points of `grid`, in place. Returns the number of scales."""
+    """Round weight [out, in] to the nearest points of `grid`, in place. Return the number of scales."""
     groups = weight.float().contiguous().unflatten(-1, (-1, group))  # reading a transposed view is slow
     scale = grid.scale(groups)
     assign_(weight, grid.snap(groups, scale).flatten(-2))

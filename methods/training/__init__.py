@@ -1,1 +1,1 @@
-"""What methods that train share: the trainer, settings, distillation, checkpoints, ranks."""
+"""Shared code of methods that train: the trainer, settings, distillation, checkpoints, ranks."""

@@ -56,13 +56,13 @@ def _steps(root: Path) -> list[int]:
 
 
 def latest(root: Path) -> Path | None:
-    """The newest complete checkpoint under `root`."""
+    """Return the newest complete checkpoint under `root`."""
     steps = _steps(root)
     return root / f"step-{steps[-1]}" if steps else None
 
 
 def read_info(folder: Path) -> dict[str, Any]:
-    """The JSON values of a checkpoint."""
+    """Return the JSON values of a checkpoint."""
     info: dict[str, Any] = json.loads((folder / "about.json").read_text())
     return info
 

@@ -11,14 +11,16 @@ from methods.targets import family_of
 
 
 def is_wanted(choice: str, device: torch.device) -> bool:
-    """choice: as in Settings; auto: on a CUDA device with Triton, which compiles for it. On a CPU it would change bits and save little."""
+    """Return whether to compile. choice: see Settings. "auto" compiles on a CUDA device with Triton. On a CPU it would
+    change bits and save little.
+    """
     if choice == "auto":
         return device.type == "cuda" and importlib.util.find_spec("triton") is not None
     return choice == "on"
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """The decoder blocks of a model."""
+    """Return the decoder blocks of a model."""
     path = family_of(model.config.to_dict()).blocks  # type: ignore[operator, union-attr]
     return list(model.get_submodule(path).children())
 

@@ -12,9 +12,9 @@ from methods.logits import PLAIN, Finish
 LOGITS_BYTES = 64 * 2**20
 """Largest size of one model's logits in memory."""
 CARD_SHARE = 64
-"""On a CUDA device with more memory, a 64th of it: fewer and larger kernels. The float32 tensors beside take some times as much."""
+"""Divisor of a CUDA device's memory for the size of the logits, if that is larger. The float32 tensors take several times as much."""
 PART_BYTES = {"cpu": 2**20}
-"""Size of the float32 logits processed at a time: on a CPU what fits its cache, on other devices as much as of logits."""
+"""Bytes of the float32 logits processed at a time, by device type. On a CPU they fit its cache; the default is the size of the logits."""
 
 
 class HeadWeights(NamedTuple):
@@ -43,7 +43,7 @@ class _Part(NamedTuple):
 def _part(
     logits: Tensor, y: Tensor, teacher_logits: Tensor | None, eta: float, temperature: float, needed: bool
 ) -> _Part:
-    """Sums of CE and T^2 KL over some tokens, and the gradient in the logits, float32 [tokens, vocabulary]."""
+    """Return the sums of CE and T^2 KL over some tokens, and the gradient in the logits, float32 [tokens, vocabulary]."""
     z = logits.float()
     log_q = z.log_softmax(-1)
     ce = -log_q.gather(1, y[:, None]).sum()
@@ -65,7 +65,7 @@ def _part(
 
 
 def largest_logits(device: torch.device) -> int:
-    """Largest size in bytes of one model's logits in the memory of a device."""
+    """Return the largest size in bytes of one model's logits in the memory of a device."""
     if device.type != "cuda":
         return LOGITS_BYTES
     return max(LOGITS_BYTES, int(torch.cuda.get_device_properties(device).total_memory) // CARD_SHARE)
@@ -171,7 +171,7 @@ def loss(
     logits_bytes: int | None = None,
     part_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss, the sum of CE and the sum of T^2 KL over tokens, in nats.
+    """Return the loss, the sum of CE and the sum of T^2 KL over tokens, in nats.
 
     The loss is scale * sum over tokens of eta T^2 KL(teacher || student) + (1 - eta) CE.
 

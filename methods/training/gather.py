@@ -16,14 +16,14 @@ from methods.targets import family_of
 from methods.training.ranks import full_tensor, rank_and_world
 
 SHARD_BYTES = 2**28
-"""A shard is in memory until it is whole."""
+"""Bytes of a shard, which is in memory until it is complete."""
 
 Finish = Callable[[nn.Module, Sequence[str]], None]
-"""finish(model, targets): what is done last to these targets' weights. Other blocks may have no weights then."""
+"""finish(model, targets): the last change to these targets' weights. Other blocks may have no weights then."""
 
 
 class Skeleton:
-    """A model without its weights. Those of one block after the other are brought there, finished and written."""
+    """A model without its weights, which receives, finishes and writes the weights of one block after the other."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = copy.deepcopy(model, {id(t): _empty(t) for t in (*model.parameters(), *model.buffers())})

@@ -1,4 +1,4 @@
-"""A request to end this process, which a training answers by a checkpoint."""
+"""A request to end this process. A training saves a checkpoint before it obeys."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from types import FrameType
 
 
 class Stopped(BaseException):
-    """This process was asked to end. It is no Exception, so that nobody takes it for a failure."""
+    """A requested end of this process. Not an Exception, so that no handler treats it as a failure."""
 
 
 class StopRequest:
-    """Whether a signal asked this process to end.
+    """The state of a request to end this process by a signal.
 
-    A training asks after each step, saves its state and raises Stopped. Where no training asks, the signal ends the
+    A training asks after each step, saves its state and raises Stopped. Without a training that asks, the signal ends the
     process at once, and so does a second signal.
     """
 
     def __init__(self) -> None:
         self.signal = 0
-        """The signal received; 0 for none."""
+        """Number of the received signal; 0 for none."""
         self._is_awaited = False
 
     def __call__(self) -> bool:
@@ -26,7 +26,7 @@ class StopRequest:
         return self.signal != 0
 
     def receive(self, signum: int, frame: FrameType | None = None) -> None:
-        """A signal handler.
+        """Handle a signal.
 
         Raises:
             Stopped: no training asks, or this is the second signal.
@@ -37,19 +37,19 @@ class StopRequest:
             raise Stopped
 
     def release(self) -> None:
-        """No training asks any more.
+        """Note that the training has ended.
 
         Raises:
-            Stopped: a signal came while one did.
+            Stopped: a signal came during the training.
         """
         self._is_awaited = False
         if self.signal:
             raise Stopped
 
     def reset(self) -> None:
-        """Forget it."""
+        """Forget the signal."""
         self.signal, self._is_awaited = 0, False
 
 
 stop_request = StopRequest()
-"""Of this process, as signals are."""
+"""The request of this process. Signals belong to a process, too."""

@@ -1,4 +1,4 @@
-"""Weights that are made from others while a method trains: by scales, gates, masks or updates."""
+"""Weights that a training computes from other parameters: scales, gates, masks or updates."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from torch.nn.utils import parametrize
 
 @torch.no_grad()
 def bake(model: nn.Module, targets: Iterable[str]) -> None:
-    """Let the targets keep the weights that their parametrizations give, and remove these. Outputs stay the same."""
+    """Store the weights that the targets' parametrizations give, and remove these. Outputs do not change."""
     for module in map(model.get_submodule, targets):
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)

@@ -13,17 +13,18 @@ from methods.targets import stores_in_out
 
 
 def is_single_process() -> bool:
-    """Whether this is the only process."""
+    """Return whether this is the only process."""
     return not (dist.is_available() and dist.is_initialized())
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process's rank, and the number of processes."""
+    """Return this process's rank, and the number of processes."""
     return (0, 1) if is_single_process() else (dist.get_rank(), dist.get_world_size())
 
 
 def shard(root: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
-    """Shard a model in training: each block, then the rest of `root`. Weights are split between outputs, never inside a group.
+    """Shard a model in training: each block, then the rest of `root`. Weights are split between outputs, never inside a
+    group.
 
     Each becomes float32 just before it is split, so no rank holds more than a block of a model whose weights are mapped
     from files. Blocks are gathered in float32 too: in another format the scales of CAST would lose what they learn.
@@ -46,7 +47,7 @@ def shard(root: nn.Module, blocks: Iterable[nn.Module], device: torch.device) ->
 
 
 def shard_frozen(root: nn.Module, blocks: Iterable[nn.Module], device: torch.device, dtype: torch.dtype) -> None:
-    """Shard the blocks of a model that is not trained; what is outside them every rank has whole."""
+    """Shard the blocks of a model that is not trained. Every rank has the tensors outside the blocks."""
     from torch.distributed.fsdp import fully_shard
 
     mesh = _mesh(device)
@@ -55,7 +56,7 @@ def shard_frozen(root: nn.Module, blocks: Iterable[nn.Module], device: torch.dev
         fully_shard(block, mesh=mesh)
     rest = {p for p in root.parameters() if not is_sharded(p)}
     _move(root, device, dtype)
-    fully_shard(root, mesh=mesh, ignored_params=rest)  # has no parts of its own, and brings each block before its turn
+    fully_shard(root, mesh=mesh, ignored_params=rest)  # it gathers each block before its turn
 
 
 def _mesh(device: torch.device) -> Any:
@@ -73,22 +74,22 @@ def _move(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether this rank has only a part of a tensor."""
+    """Return whether this rank has only a part of a tensor."""
     return hasattr(tensor, "placements")
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a sharded tensor."""
+    """Return this rank's part of a sharded tensor."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The whole of a sharded tensor. Every rank must call it."""
+    """Return the whole of a sharded tensor. Every rank must call it."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """The part of `tensor`, which is not sharded, that corresponds to this rank's part of `parameter`."""
+    """Return the part of `tensor`, which is not sharded, that corresponds to this rank's part of `parameter`."""
     if not is_sharded(parameter):
         return tensor
     from torch.distributed.tensor import distribute_tensor
@@ -97,12 +98,12 @@ def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 
 def any_rank(*conditions: bool) -> list[bool]:
-    """Whether each condition holds on any rank: clocks differ, and all ranks must do the same."""
+    """Return whether each condition holds on any rank. Clocks differ, and all ranks must do the same."""
     return [total > 0 for total in all_reduce_sum(*map(float, conditions))]
 
 
 def all_reduce_sum(*values: float) -> list[float]:
-    """Sums over ranks of values computed on shards."""
+    """Return sums over ranks of values computed on shards."""
     if is_single_process():
         return list(values)
     sums = torch.tensor(values, dtype=torch.float64)
@@ -113,7 +114,7 @@ def all_reduce_sum(*values: float) -> list[float]:
 
 
 def all_reduce_mean(tensor: Tensor) -> Tensor:
-    """The mean over ranks of a tensor that each has."""
+    """Return the mean over ranks of a tensor that each rank has."""
     if is_single_process():
         return tensor
     tensor = tensor.clone()

@@ -1,4 +1,4 @@
-"""Settings that every training method shares, and the learning-rate schedule that follows from them."""
+"""Settings of every training method, and the learning-rate schedule that follows from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from methods.ranges import Beta, Fraction, LearningRate, NonNegative, Positive
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Settings that every training method shares. Recipes give values by model size.
+    """Settings of every training method. Recipes give values by model size.
 
     lr: peak learning rate; warmup: share of the steps in which it rises; final_lr_ratio: share of the peak where the
     cosine ends; grad_clip: largest L2 norm of all gradients, 0 for no limit; eta: share of distillation in the loss;
@@ -33,7 +33,7 @@ class Settings:
     compile: Literal["auto", "on", "off"] = "auto"
 
     def lr_at(self, step: int, total: int) -> float:
-        """Linear warmup, then a cosine to final_lr_ratio * lr. step counts from 0."""
+        """Return the rate of a step, from 0: linear warmup, then a cosine to final_lr_ratio * lr."""
         warm = math.ceil(self.warmup * total)
         if step < warm:
             return self.lr * (step + 1) / warm
@@ -42,15 +42,18 @@ class Settings:
 
     @property
     def adam(self) -> dict[str, Any]:
-        """The arguments for an optimizer of the Adam family."""
+        """The arguments of an optimizer of the Adam family."""
         return {"lr": self.lr, "betas": (self.beta1, self.beta2), "eps": self.eps}
 
 
 def require_trainable(dtype: str) -> None:
-    """
+    """Refuse float16, in which gradients vanish.
+
+    A step's loss is divided by its tokens, a million in CAST's paper. A quarter of the gradients is then below the range
+    of float16.
+
     Raises:
-        UserError: gradients vanish in it. A step's loss is divided by its tokens, a million in CAST's paper, and a quarter
-            of the gradients is then below what float16 can hold.
+        UserError: the dtype is float16.
     """
     if dtype == "float16":
         raise UserError("training in float16 loses small gradients: use --dtype bfloat16 or float32")

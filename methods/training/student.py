@@ -44,10 +44,10 @@ class FrozenTeacher(nn.Module):
 
 @contextmanager
 def unpacked() -> Iterator[None]:
-    """Within it, transformers takes each row for one sequence, as it is here.
+    """Make transformers treat each row as one sequence.
 
-    Else it looks in each forward pass whether positions start anew in a row, and waits for the device to see it. It has no
-    setting for that; this module does not import it, and does nothing where a model is not of transformers.
+    By default it checks in each forward pass whether positions restart in a row, and waits for the device to know. It has no
+    setting for that. This module does not import transformers, and does nothing if the model is of another library.
     """
     masks = sys.modules.get("transformers.masking_utils")
     name = "find_packed_sequence_indices"
@@ -63,12 +63,12 @@ def unpacked() -> Iterator[None]:
 
 
 def hidden_states(model: nn.Module, ids: Tensor) -> Tensor:
-    """The inputs of the head for all tokens but the last of each sequence: [batch * (seqlen - 1), width]."""
+    """Return the inputs of the head for all tokens but the last of each sequence: [batch * (seqlen - 1), width]."""
     states: Tensor = model.base_model(input_ids=ids, use_cache=False)[0][:, :-1]  # type: ignore[operator]
     return states.flatten(0, 1)
 
 
 def head_of(model: nn.Module) -> distill.HeadWeights:
-    """The output head."""
+    """Return the output head."""
     head = model.get_output_embeddings()  # type: ignore[operator]
     return distill.HeadWeights(head.weight, getattr(head, "bias", None), finish_of(model))

@@ -1,4 +1,4 @@
-"""The trainer that all training methods use: token budget, schedule, distillation, checkpoints, several processes."""
+"""The trainer of all training methods: token budget, schedule, distillation, checkpoints, several processes."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from methods.training.transfer import Batches
 MAX_CURVE_ROWS = 200
 """Largest number of rows of the curve in the notes."""
 DIVERGED_AT = 3.0
-"""Training has diverged if the cross-entropy is this many times the initial one."""
+"""Ratio to the initial cross-entropy at which a training has diverged."""
 SLOW_STEP_S = 1.0
-"""Processes that share steps at least so long agree after each of them whether to save, else when they log."""
+"""Seconds of a step from which on processes agree after each step whether to save. Below, they agree when they log."""
 
 Pending = list[tuple[int, dict[str, float], Tensor]]
-"""Steps whose losses have not been read: step, metrics, and the values on the device."""
+"""Steps whose losses are not read yet: step, metrics, and the values on the device."""
 
 
 class Hook(Protocol):
-    """Called before the forward pass of each step; may return metrics for the curve."""
+    """A function that is called before the forward pass of each step. It may return metrics for the curve."""
 
     def __call__(self, step: int, total: int) -> dict[str, float] | None: ...
 
@@ -90,7 +90,7 @@ class Trainer:
         self._batches = Batches(self.corpus, self.device, self.rank, self.world)
 
     def parameters(self, targets: Iterable[str]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """The parameters of the targets' weights, and all other parameters."""
+        """Return the parameters of the targets' weights, and all other parameters."""
         theta = []
         for name in targets:
             module = self.model.get_submodule(name)
@@ -100,16 +100,16 @@ class Trainer:
         return theta, [p for p in self.model.parameters() if id(p) not in ids]  # type: ignore[return-value]
 
     def train_only(self, part: str) -> None:
-        """Freeze all parameters but those whose name contains `part`."""
+        """Freeze all parameters except those whose name contains `part`."""
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(part in name)
 
     def run(self, optimizer: torch.optim.Optimizer, *, teacher: bool, hook: Hook | None = None) -> None:
-        """Run all remaining steps. A device is waited for only where losses are read or a checkpoint is saved.
+        """Run all remaining steps. The device is synchronized only to read losses or save a checkpoint.
 
         Raises:
             Diverged: the loss is not finite, or the cross-entropy is three times the initial one.
-            Stopped: this process was asked to end; the state is saved.
+            Stopped: a signal asked this process to end. The state is saved.
             UserError: teacher and student have different vocabularies.
         """
         with unpacked():
@@ -154,7 +154,7 @@ class Trainer:
                 agrees = self.world == 1 or is_slow
 
     def _gradients(self, step: int, teacher: FrozenTeacher | None) -> Tensor:
-        """Accumulate the gradients of one step. Returns the mean loss, CE and KL per token."""
+        """Accumulate the gradients of one step. Return the mean loss, CE and KL per token."""
         batch = self._batches.take(step)
         count = batch.shape[0] * (batch.shape[1] - 1)
         sums = torch.zeros(3, device=self.device)
@@ -181,10 +181,10 @@ class Trainer:
         return teacher
 
     def _read_losses(self, pending: Pending) -> list[list[float]]:
-        """The loss, CE, KL and gradient norm of each step.
+        """Return the loss, CE, KL and gradient norm of each step.
 
         Raises:
-            Diverged: in one of them.
+            Diverged: in one of the steps.
         """
         table: list[list[float]] = torch.stack([values for _, _, values in pending]).tolist() if pending else []
         for (step, _, _), (loss, ce, _, norm) in zip(pending, table, strict=True):
@@ -208,7 +208,7 @@ class Trainer:
 
     @torch.no_grad()
     def perplexity(self) -> float:
-        """Perplexity on the job's validation windows."""
+        """Return the perplexity on the job's validation windows."""
         windows = self.job.validation
         assert windows is not None
         total = torch.zeros((), device=self.device, dtype=torch.float64)
@@ -223,7 +223,9 @@ class Trainer:
             self.perplexities[name] = self.perplexity()
 
     def prune_at_the_end(self, apply_mask: Callable[[], None]) -> dict[str, float]:
-        """Call `apply_mask`, and return for the notes by how much it raised the validation perplexity, if that is known."""
+        """Call `apply_mask`, and return the relative increase of the validation perplexity as a note, if there are
+        windows.
+        """
         self.log_validation("before_final_prune")
         apply_mask()
         self.log_validation("after_final_prune")
@@ -233,10 +235,10 @@ class Trainer:
         return {"final_prune_cost": float(f"{after / before - 1:.4g}")}
 
     def finalize(self, finish: Finish | None = None) -> nn.Module | Path:
-        """The trained model in the job's dtype: frozen, in eval mode, or in a folder where it is shared by several processes.
+        """Return the trained model in the job's dtype: frozen and in eval mode, or a folder if several processes share
+        it.
 
-        finish: called as finish(model, targets) with all targets, or by the first process with those of one block after
-        the other.
+        finish: called as finish(model, targets) with all targets, or by the first process block by block.
         """
         job = self.job
         if self._skeleton:
@@ -250,7 +252,7 @@ class Trainer:
         return self.model.to(job.compute.dtype).eval().requires_grad_(False)
 
     def notes(self, **more: Any) -> dict[str, Any]:
-        """Notes for the record: training data, curve, validation perplexities."""
+        """Return notes for the record: training data, curve, validation perplexities."""
         tokens = self.total * self.corpus.step_tokens
         stride = max(1, math.ceil(len(self.curve) / MAX_CURVE_ROWS))
         return {
@@ -289,7 +291,7 @@ class Trainer:
         checkpoint.write(self.job.workdir, step, self._tensors(optimizer), info)
 
     def _resume(self, optimizer: torch.optim.Optimizer) -> tuple[int, Pending]:
-        """The step to go on from, and what was pending then."""
+        """Return the step to continue from, and the steps whose losses are pending."""
         folder = checkpoint.latest(self.job.workdir)
         if folder is None:
             return 0, []
@@ -321,7 +323,7 @@ def _no_dropout(model: nn.Module) -> None:
 
 
 def _allocate_state(optimizer: torch.optim.Optimizer) -> None:
-    """Make torch's optimizers allocate their state, as the first step does, without changing a weight."""
+    """Make torch's optimizers allocate their state without a change to a weight."""
     if optimizer.state:
         return
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -336,6 +338,8 @@ def _allocate_state(optimizer: torch.optim.Optimizer) -> None:
 
 
 def other_parameters(model: nn.Module, targets: Iterable[str]) -> frozenset[str]:
-    """Names of all parameters but the targets' weights, which a method that trains all must declare as changed."""
+    """Return the names of all parameters except the targets' weights. A method that trains all declares them as
+    changed.
+    """
     weights = {f"{t}.weight" for t in targets}
     return frozenset(n for n, _ in model.named_parameters(remove_duplicate=True) if n not in weights)

@@ -1,4 +1,4 @@
-"""What goes from the CPU to a training's device, without waiting for the device."""
+"""Copies from the CPU to a training's device that do not wait for the device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from methods.contract import Corpus
 
 
 def upload(tensor: Tensor, to: device) -> Tensor:
-    """Copy a tensor from the CPU. A CUDA device reads pinned memory by itself, while this process goes on."""
+    """Copy a tensor from the CPU. A CUDA device reads pinned memory while this process continues."""
     if to.type == "cpu":
         return tensor
     return (tensor.pin_memory() if to.type == "cuda" else tensor).to(to, non_blocking=True)
@@ -22,12 +22,12 @@ class Batches:
         self._ahead: tuple[int, Tensor] | None = None
 
     def take(self, step: int) -> Tensor:
-        """The batch of a step: int64 [sequences / world, seqlen]."""
+        """Return the batch of a step: int64 [sequences / world, seqlen]."""
         ahead, self._ahead = self._ahead, None
         return ahead[1] if ahead and ahead[0] == step else self._load(step)
 
     def prefetch(self, step: int) -> None:
-        """Prepare the batch of a step, after the work of the one before was queued. On a CPU there is nothing to gain."""
+        """Prepare the batch of a step after the previous step is queued. On a CPU this would save nothing."""
         if self._device.type != "cpu":
             self._ahead = step, self._load(step)
 
