@@ -16,22 +16,22 @@ WIDTH, LINE, HEAD = 600, 19, 34
 INK, SOFT, BLUE = (drawing.LIGHT[name] for name in ("ink", "soft", "blue"))
 MAX_PANELS, MAX_BARS, MAX_LABEL = 10, 18, 44
 DOTS_FROM = 30.0
-"""From this ratio of the largest to the smallest value, dots on a log scale take the place of bars."""
+"""Ratio of the largest to the smallest value from which dots on a log scale replace bars."""
 QUIET = ("noise", "before", "limit", "theory")
-"""Numbers with such a word are in the table alone."""
+"""Words of keys whose numbers are in the table only."""
 UNITS = (
     ("seconds a step", "seconds a step"), ("seconds of CPU", "seconds of CPU"), ("seconds", "seconds"), ("ms", "ms"),
     ("peak MB", "peak MB"), ("MB", "MB"), ("tokens/s", "tokens per second"), ("a processor second", "GB a processor second"),
     ("bytes", "ratio of bytes"), ("agreement", "agreement"),
 )  # fmt: skip
-"""The end of a key, and what its panel is called."""
+"""End of a key, and title of its panel."""
 SHARES = "share"
 SPREAD = re.compile(r"([\d.]+) \(([\d.]+) to ([\d.]+)\)")
 
 
 @dataclass(frozen=True)
 class Number:
-    """One number of a benchmark. path: its keys; low, high: its spread, the value where it has none."""
+    """One number of a benchmark. path: its keys. low, high: its spread, or the value if it has none."""
 
     path: tuple[str, ...]
     value: float
@@ -45,20 +45,20 @@ class Number:
 
 
 def readable(key: str) -> str:
-    """A key for people: no underscores, units in words."""
+    """Return a key without underscores, with its unit in words."""
     key = re.sub(r"_s$", ", seconds", re.sub(r"bytes(?=_|$)", "MB", key) if key.startswith("peak_") else key)
     return key.replace("_", " ")
 
 
 def number(value: float) -> str:
-    """Three digits, or all of a whole number."""
+    """Return a number with three digits, or a whole number with all of its digits."""
     if float(value).is_integer() or abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}" if abs(value) < 0.99 or abs(value) >= 1 else f"{value:.6g}"
 
 
 def numbers(figures: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[Number]:
-    """All numbers of a benchmark's figures, with bytes in MB."""
+    """Yield the numbers of a benchmark's figures, with bytes in MB."""
     for key, value in figures.items():
         here = (*path, readable(key))
         if isinstance(value, dict) and "median" in value:
@@ -75,7 +75,7 @@ def numbers(figures: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[Num
 
 
 def panels(figures: dict[str, Any]) -> dict[str, list[tuple[str, Number]]]:
-    """By title: labels and numbers. Numbers of one key stand together; others by unit. Settings have no panel."""
+    """Return labels and numbers by panel title: a panel for each key, others by unit. Settings have no panel."""
     every = [n for n in numbers(figures) if n.ratio or not any(word in " ".join(n.path) for word in QUIET)]
     ends: dict[tuple[str, ...], set[str]] = {}
     for n in every:

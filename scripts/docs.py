@@ -1,7 +1,7 @@
 """Build the documentation site, and check it: python scripts/docs.py [FOLDER], by default docs/_build/html.
 
-Sphinx's warnings are errors, such as a link to a page or a heading that does not exist. Then every file is searched for what a
-browser would fetch from elsewhere, and every link inside the site for its target. Needs pip install -e '.[docs]'.
+A warning of Sphinx is an error, for example about a link to a missing heading. Then the script looks for addresses that a
+browser would fetch from another site, and for links within the site that lead nowhere. Install with pip install -e '.[docs]'.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ FETCHED = {
     "use": ("href", "xlink:href"),
     "image": ("href", "xlink:href"),
 }
-"""Attributes whose address a browser fetches without being asked."""
+"""Attributes by tag, whose address a browser fetches with the page."""
 UNFETCHED_RELATIONS = {"canonical", "author", "license", "next", "prev", "index", "search", "help"}
 CSS_ADDRESS = re.compile(r"""(?:url\(\s*|@import\s+)["']?([^"')\s;]+)""")
 
 
 class PageLinks(HTMLParser):
-    """What one page fetches, links to and can be linked at."""
+    """Addresses that a page fetches, its links, and its anchors."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class PageLinks(HTMLParser):
 
 
 def problems(site: Path) -> Iterator[str]:
-    """What is wrong with a built site, one sentence each."""
+    """Yield a sentence for each fault of a built site."""
     read = cache(lambda path: PageLinks(path.read_text()))
     for path in sorted(site.rglob("*.html")):
         page = read(path)
@@ -82,7 +82,7 @@ def _is_external(address: str) -> bool:
 
 
 def build(site: Path) -> int:
-    """Exit code of Sphinx."""
+    """Build the site, and return the exit code of Sphinx."""
     options = ["-W", "--keep-going", "-q", "-E", "-a", "-d", str(site.parent / "doctrees")]
     command = [sys.executable, "-m", "sphinx", *options, str(ROOT / "docs"), str(site)]
     return subprocess.run(command, check=False).returncode

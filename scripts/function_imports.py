@@ -2,9 +2,9 @@
 
 python scripts/function_imports.py  print them; exit 1 if there are any
 
-An import of an own module inside a function is fine if it makes the start of the importing module faster: if it brings in
-a package of SLOW, directly or through other own modules, that the importing module does not need at its start. Every other
-import belongs at the top. Imports for type checking alone do not count, but in pairs of modules they do.
+A module of this project may be imported inside a function if that makes the importing module start faster. That is so if the
+import loads a package of SLOW, directly or through other modules, which the importing module does not load at its start. Every
+other import belongs at the top. Imports for type checking count in pairs of modules only.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ SLOW = frozenset(
         "yaml",
     ]
 )
-"""Packages that take long to import."""
+"""Packages that are slow to import."""
 
 
 @dataclass
 class Module:
-    """The imports of one module, as dotted names: own modules, and other packages."""
+    """Imports of one module, as dotted names of modules and packages."""
 
     top: set[str] = field(default_factory=set)
     inside: list[tuple[int, str]] = field(default_factory=list)
-    """Line and name of imports of own modules inside functions."""
+    """Line and name of each import of a project module inside a function."""
     typing: set[str] = field(default_factory=set)
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """The own modules under a folder, by dotted name."""
+    """Return the project's modules under a folder, by dotted name."""
     out = {}
     for package in OWN_PACKAGES:
         for path in sorted((root / package).rglob("*.py")):
@@ -94,7 +94,7 @@ def _imports(
 
 
 def _names(node: ast.Import | ast.ImportFrom, own: Mapping[str, Path]) -> list[str]:
-    """What an import statement loads: modules, not the names in them."""
+    """Return the modules that an import statement loads."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     base = node.module or ""
@@ -103,13 +103,13 @@ def _names(node: ast.Import | ast.ImportFrom, own: Mapping[str, Path]) -> list[s
 
 
 def findings(root: Path) -> list[str]:
-    """A line for each import inside a function without need, and for each pair of modules that import each other."""
+    """Return a line for each import inside a function that saves no time, and for each pair of mutual imports."""
     own = modules(root)
     parsed = {name: read(path, own) for name, path in own.items()}
 
     @cache
     def loaded(name: str) -> frozenset[str]:
-        """The own modules that run when one is imported, itself and its packages included."""
+        """Return the project's modules that an import runs, with itself and its packages."""
         seen, todo = set(), [name]
         while todo:
             module = todo.pop()

@@ -1,10 +1,10 @@
-"""Draw docs/imports.svg: the packages as boxes, in the layers of pyproject.toml, and their imports as arrows.
+"""Draw docs/imports.svg: packages as boxes, in the layers of pyproject.toml, and their imports as arrows.
 
 python scripts/import_graph.py          write it
 python scripts/import_graph.py --check  exit 1 if it is stale
 
-An import that other arrows imply (a → c beside a → b → c) has a lighter color. grimp, which import-linter uses too, reads
-the imports. The same imports give the same bytes.
+An arrow that others imply (a → c beside a → b → c) has a lighter color. grimp reads the imports, as in import-linter. Equal
+imports give equal bytes.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Edge = tuple[str, str]
 Rows = list[list[str]]
 Point = tuple[float, float]
 Box = tuple[float, float, float]
-"""Left, top and width."""
+"""Left, top and width, in pixels."""
 
 WIDTH, BOX_W, BOX_H, ROW, TOP = 820, 104, 30, 84, 24
-"""In px. ROW: from the top of a box to the top of the box below."""
+"""Sizes in pixels. ROW is the distance from the top of a box to the top of the box below."""
 LANE = 5.0
-"""Between two lines that pass a row through the same gap."""
+"""Distance between two lines that cross a row through the same gap, in pixels."""
 STYLE = """
   .box { fill: #ffffff; stroke: #57606a; }
   .methods { fill: #ddf4e4; }
@@ -45,7 +45,7 @@ STYLE = """
 
 
 def layers() -> Rows:
-    """The rows from top to bottom, from import-linter's contracts; `bench` is replaced by the layers inside it."""
+    """Return the rows from top to bottom, from the contracts of import-linter. `bench` becomes the layers inside it."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     kinds = [c for c in contracts if c["type"] == "layers"]
     outside = next(c["layers"] for c in kinds if "bench" in c["layers"])
@@ -60,12 +60,12 @@ def layers() -> Rows:
 
 
 def names(layer: str) -> list[str]:
-    """The packages of one layer: "a | b", or "a : b" where they may import each other, (a) where it may be missing."""
+    """Return the packages of a layer: "a | b", "a : b" if they may import each other, "(a)" if it may be missing."""
     return [name.strip(" ()") for name in re.split(r"[|:]", layer)]
 
 
 def imports(rows: Rows) -> set[Edge]:
-    """Pairs of boxes: the first imports the second. A module outside every box is left out, for example bench/__main__.py.
+    """Return pairs of boxes: the first imports the second. Modules outside every box are left out (bench/__main__.py).
 
     Raises:
         SystemExit: an import does not point down.
@@ -89,7 +89,7 @@ def box_of(module: str, boxes: Iterable[str]) -> str | None:
 
 
 def implied(edges: set[Edge]) -> set[Edge]:
-    """Edges (a, c) for which a longer path from a to c exists."""
+    """Return the edges (a, c) for which a longer path from a to c exists."""
     after = defaultdict(set)
     for a, b in edges:
         after[a].add(b)
@@ -101,7 +101,7 @@ def implied(edges: set[Edge]) -> set[Edge]:
 
 
 def place(rows: Rows) -> dict[str, Box]:
-    """Put each row in the middle of the picture. The last row's one box is as wide as the picture."""
+    """Center each row. A single box in the last row is as wide as the picture."""
     boxes: dict[str, Box] = {}
     for i, row in enumerate(rows):
         wide = len(row) == 1 and i == len(rows) - 1
@@ -114,12 +114,12 @@ def place(rows: Rows) -> dict[str, Box]:
 
 
 def route(edges: Iterable[Edge], rows: Rows, boxes: Mapping[str, Box]) -> dict[Edge, list[Point]]:
-    """The points of each line: its two ends, and a gap between boxes in every row that it crosses."""
+    """Return the points of each line: its two ends, and a gap between boxes in every row that it crosses."""
     level = {name: i for i, row in enumerate(rows) for name in row}
     middle = {name: x + width / 2 for name, (x, _, width) in boxes.items()}
 
     def toward(a: str, b: str, row: int) -> float:
-        """Where the straight line from a to b crosses a row. A line to a wide box goes straight down."""
+        """Return x where the straight line from a to b crosses a row. A line to a wide box is vertical."""
         end = middle[a] if boxes[b][2] > BOX_W else middle[b]
         return middle[a] + (end - middle[a]) * (row - level[a]) / (level[b] - level[a])
 
@@ -151,7 +151,7 @@ def route(edges: Iterable[Edge], rows: Rows, boxes: Mapping[str, Box]) -> dict[E
 
 
 def gaps(row: list[str], boxes: Mapping[str, Box]) -> list[float]:
-    """Middles of the free space beside and between a row's boxes."""
+    """Return the middles of the free space beside and between a row's boxes."""
     lefts = [boxes[name][0] for name in row]
     rights = [boxes[name][0] + boxes[name][2] for name in row]
     return [lefts[0] - 44, *((r + x) / 2 for r, x in zip(rights, lefts[1:], strict=False)), rights[-1] + 44]
@@ -164,7 +164,7 @@ def spread(
     middle: Mapping[str, float],
     end: int,
 ) -> dict[Edge, float]:
-    """Where on its box each line begins (end 0) or ends (end 1), from left to right as the lines arrive."""
+    """Return x where each line begins (end 0) or ends (end 1) on its box, in the order of the lines."""
     groups: dict[str, list[tuple[float, Edge]]] = defaultdict(list)
     for edge in edges:
         groups[edge[end]].append((passes[edge][-end] if passes[edge] else middle[edge[1 - end]], edge))
@@ -178,7 +178,7 @@ def spread(
 
 
 def curve(points: list[Point]) -> str:
-    """An SVG path: straight past the boxes, a curve between two rows."""
+    """Return an SVG path: straight beside the boxes, a curve between two rows."""
     path = [f"M{points[0][0]:.1f} {points[0][1]:.1f}"]
     for (x0, y0), (x1, y1) in pairwise(points):
         bend = (y1 - y0) / 2
@@ -223,7 +223,8 @@ def draw() -> str:
 
 
 def main() -> None:
-    sys.path.insert(0, str(ROOT))  # this checkout's packages, whatever is installed
+    # Read this checkout, even if another version is installed.
+    sys.path.insert(0, str(ROOT))
     fresh = draw()
     if "--check" in sys.argv:
         if not OUT.exists() or OUT.read_text() != fresh:

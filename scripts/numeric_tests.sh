@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The tests that depend on rounding, with the arithmetic of three kinds of x86-64 processor, on one thread and on two.
-# `pytest` alone is this processor with one thread. Here three runs, each of another kind and both counts of threads among
-# them; with --all the other two, too. All are made; the exit code is 1 if one failed. Other arguments go to pytest.
+# Run the tests that depend on rounding with the arithmetic of three kinds of x86-64 processor.
+# `pytest` alone uses this processor and one thread. By default there are three runs, one for each kind, with one thread or two.
+# --all adds the other two combinations. The exit code is 1 if a run failed. Other arguments go to pytest.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 export OMP_WAIT_POLICY=passive
-mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.numeric' tests)  # to collect all costs as much as these tests do
+# Collecting every file would take as long as these tests.
+mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.numeric' tests)
 runs=("sse 1" "avx2 2" "native 2")
 if [ "${1:-}" = --all ]; then
   runs+=("sse 2" "avx2 1")

@@ -42,7 +42,7 @@ from bench.system.toml import read_toml
 ROOT = Path(__file__).parent.parent
 FIGURES = ROOT / "docs" / "figures"
 LEADER_COLUMNS = ("method", "pattern", "quantizer", "bits per weight", "perplexity ratio", "mean acc", "worst drop")
-"""How the headers of the columns begin."""
+"""First words of the columns' headers."""
 MAX_LEADERS = 10
 FORMER_MODEL = re.compile(r"smollm2-135m(?!-)")
 """Name of smollm2-135m-instruct-q4 in benchmarks that were saved before its alias was renamed. Not names of folders."""
@@ -64,7 +64,7 @@ def leaders(folders: str) -> str:
 
 
 def benchmark(name: str) -> str:
-    """A figure, and the numbers folded under it; where they were never taken, a line that says so."""
+    """Return a figure with its numbers folded under it, or a line that it was not measured."""
     if not (ROOT / "results" / "benchmarks" / f"{name}.json").exists():
         return f"*Not measured yet:* `python benchmarks/{name}.py`\n"
     saved = _saved(name)
@@ -87,7 +87,7 @@ def _figure(name: str) -> str:
 
 
 def figures() -> dict[Path, str]:
-    """The files of FIGURES: a figure for each benchmark that has numbers to draw."""
+    """Return the text of each file in FIGURES: a figure for each benchmark that has numbers to draw."""
     names = sorted(path.stem for path in (ROOT / "results" / "benchmarks").glob("*.json"))
     return {FIGURES / f"{name}.svg": svg for name in names if (svg := _figure(name))}
 

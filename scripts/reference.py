@@ -60,7 +60,7 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def typed(value: Any) -> str:
-    """Return a value as it is typed on the command line."""
+    """Return a value in the form of the command line."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -251,7 +251,7 @@ def _public(name: str) -> str:
 
 
 def _signature(target: Any) -> str:
-    """Return a signature with types as they are written, and without computed defaults."""
+    """Return a signature with the types of the source, and without computed defaults."""
     if inspect.isclass(target) and issubclass(target, Exception | Enum | Protocol):
         return ""
     if inspect.isclass(target) and issubclass(target, BaseModel):

@@ -1,9 +1,9 @@
 """Train `tiny`, the bundled LLaMA of 0.9 million parameters, on wiki-mini: python scripts/train_tiny.py
 
-Two learning rates are tried at reduced length, and the one with the lower validation loss gets the full run. The test
-split is read once, at the end, and decides nothing. The seed fixes every bit for one torch build and thread count.
+Two short trainings choose the learning rate by the validation loss. The test split is read once, at the end, and decides
+nothing. The seed fixes every bit for one build of torch and one number of threads.
 
-Its smaller siblings, for a scaling law: python scripts/train_tiny.py --hidden 64 --lr 3e-3 --out tiny-64
+Smaller models, for a scaling law: python scripts/train_tiny.py --hidden 64 --lr 3e-3 --out tiny-64
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bench.inputs import wikimini
 
 OUT = Path(__file__).resolve().parents[1] / "bench/assets/tiny"
-EOS = "<|endoftext|>"  # also bos, for tools that ask for one; never added by itself
+EOS = "<|endoftext|>"
+"""End of a document. It is the BOS token too, for tools that need one. The tokenizer does not add it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class TinyRecipe:
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE; every digit stands alone."""
+    """Train a byte-level BPE with one token for each digit."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -78,7 +79,7 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
 
 
 def stream(tokenizer: Tokenizer, texts: list[str]) -> Tensor:
-    """All documents in a row, each closed by EOS: int64 [tokens]."""
+    """Return the tokens of all documents, with EOS after each: int64 [tokens]."""
     eos = tokenizer.token_to_id(EOS)
     return torch.tensor([i for e in tokenizer.encode_batch(texts) for i in (*e.ids, eos)])
 
@@ -103,7 +104,7 @@ def build(recipe: TinyRecipe) -> LlamaForCausalLM:
 
 
 def lr_at(step: int, recipe: TinyRecipe, peak: float) -> float:
-    """Linear warmup, then a cosine down to lr_floor. step counts from 0."""
+    """Return the learning rate of a step, from 0: a linear warmup, then a cosine down to lr_floor."""
     if step < recipe.warmup:
         return peak * (step + 1) / recipe.warmup
     done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
@@ -111,7 +112,7 @@ def lr_at(step: int, recipe: TinyRecipe, peak: float) -> float:
 
 
 def batches(ids: Tensor, recipe: TinyRecipe) -> Iterator[Tensor]:
-    """Windows from anywhere in the stream, one token longer than the context: int64 [batch, window + 1]."""
+    """Yield random windows of the stream, one token longer than the context: int64 [batch, window + 1]."""
     dice = torch.Generator().manual_seed(recipe.seed)
     for _ in range(recipe.steps):
         start = torch.randint(len(ids) - recipe.window, (recipe.batch, 1), generator=dice)
@@ -119,7 +120,7 @@ def batches(ids: Tensor, recipe: TinyRecipe) -> Iterator[Tensor]:
 
 
 def train(recipe: TinyRecipe, peak: float, ids: Tensor) -> tuple[LlamaForCausalLM, list[tuple[int, float]]]:
-    """The model, and (step, mean training loss since the last entry) every 50 steps."""
+    """Return the model, and (step, mean training loss since the last entry) every 50 steps."""
     model = build(recipe).train()
     matrices = [p for p in model.parameters() if p.ndim == 2]
     rest = [p for p in model.parameters() if p.ndim != 2]
@@ -159,7 +160,7 @@ def report(done: int, recipe: TinyRecipe, peak: float, loss: float, wall_s: floa
 
 @torch.no_grad()
 def evaluate(model: LlamaForCausalLM, ids: Tensor, window: int) -> dict[str, float]:
-    """Mean loss over non-overlapping windows: each predicts its tokens but the first. A short tail is left out."""
+    """Return the mean loss over non-overlapping windows, without their first tokens and without a short last window."""
     rows = ids[: len(ids) // window * window].view(-1, window)
     total = 0.0  # nats
     for part in torch.split(rows, 64):
@@ -172,7 +173,8 @@ def evaluate(model: LlamaForCausalLM, ids: Tensor, window: int) -> dict[str, flo
 def save(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
-    (out / "generation_config.json").unlink(missing_ok=True)  # says nothing that config.json does not
+    # It repeats config.json.
+    (out / "generation_config.json").unlink(missing_ok=True)
     (out / "model.safetensors").chmod(0o644)
     tokenizer.save(str(out / "tokenizer.json"))
     (out / "tokenizer_config.json").write_text(

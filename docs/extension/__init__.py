@@ -1,1 +1,1 @@
-"""What this site adds to Sphinx: equations without scripts, and pages from the catalog, the program and docstrings."""
+"""Additions to Sphinx: equations without scripts, and a copied page."""

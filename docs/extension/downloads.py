@@ -1,6 +1,4 @@
-"""Copy the page of searches beside the leaderboard: Sphinx puts each download in a folder of its own, and the two link to each
-other.
-"""
+"""Copy the page of searches beside the leaderboard. The two link to each other, but Sphinx gives each download a folder."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ SEARCHES = "leaderboard-searches.html"
 
 
 def copy_searches(app: Sphinx, exception: Exception | None) -> None:
-    """Run when the site has been written."""
+    """Copy the page after the build."""
     source = Path(app.srcdir).parent / "reports" / SEARCHES
     if exception is None and source.is_file():
         for page in Path(app.outdir).glob("_downloads/*/leaderboard.html"):

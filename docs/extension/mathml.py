@@ -1,4 +1,4 @@
-"""Equations as MathML, made when the site is built: a browser needs no script and no font for them."""
+"""Equations as MathML. A browser shows them without scripts or fonts."""
 
 from __future__ import annotations
 
