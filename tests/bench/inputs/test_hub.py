@@ -6,7 +6,6 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
 from bench.inputs import corpora, download, hub
-from bench.system.cache import cache_dir
 from helpers import runs
 from methods.errors import UserError
 from methods.folder import Folder
@@ -31,11 +30,6 @@ def test_a_mirror_is_named_by_the_option_before_the_environment(monkeypatch):
     assert hub.mirror(None) is None
 
 
-def test_the_mirror_comes_before_the_cache(tmp_path):
-    assert hub.roots(tmp_path) == (tmp_path, cache_dir() / "data")
-    assert hub.roots(None) == (cache_dir() / "data",)
-
-
 def test_latest_is_the_commit_and_its_files(fake_hub, repository):
     fake_hub.files = ("a.parquet", "b/c.json")
 
@@ -54,16 +48,6 @@ def test_a_filled_root_is_a_mirror_and_records_its_revision(fake_hub, repository
     assert (folder / "REVISION").read_text() == f"{fake_hub.revision}\n"
     assert hub.recorded_revision(folder) == fake_hub.revision
     assert not (folder / "load.py").exists() and not (folder / "other").exists()
-
-
-def test_files_copied_by_hand_are_a_mirrors(tmp_path):
-    assert hub.recorded_revision(tmp_path) == "mirror"
-
-
-def test_ignored_files_are_left_out():
-    files = ("a.parquet", "sub/code.py", ".gitattributes", "README.md")
-
-    assert hub.matching(files, ("*",), ("*.py", ".git*")) == ["a.parquet", "README.md"]
 
 
 @pytest.mark.parametrize("error", [GatedRepoError, RepositoryNotFoundError])
@@ -137,12 +121,6 @@ def test_a_hub_that_is_not_to_be_asked_names_the_variable(fake_hub, monkeypatch,
     assert sentence.endswith("or use a local folder (bench run --model FOLDER)")
 
 
-def test_a_model_that_is_named_by_its_id_is_named_once(fake_hub):
-    fake_hub.error = OSError(28, "No space left on device")
-    with pytest.raises(UserError, match=r"^model owner/model is not in .*/models/owner--model, and the hub does not"):
-        download.pull("owner/model")
-
-
 def test_a_download_that_ends_early_is_no_success(fake_hub, repository, tmp_path):
     """Some versions of the client return where the connection broke and the folder holds something."""
     fake_hub.files = ("a.parquet",)
@@ -160,16 +138,6 @@ def test_a_corpus_is_fetched_for_one_use_and_then_read_from_the_cache(fake_hub):
     assert corpora.files("c4", "calibration", None) == []
     assert corpora.ensure("c4", "evaluation", None) == first
     assert len(fake_hub.downloads) == 1
-
-
-def test_a_corpus_in_the_mirror_is_not_fetched(fake_hub, tmp_path):
-    file = tmp_path / "mirror/allenai/c4/en/c4-validation.00000-of-00008.json.gz"
-    file.parent.mkdir(parents=True)
-    file.write_text("")
-    corpora.ensure("c4", "evaluation", tmp_path / "mirror")
-
-    assert corpora.files("c4", "evaluation", tmp_path / "mirror") == [file]
-    assert not fake_hub.downloads and not fake_hub.timeouts
 
 
 def test_a_model_with_pickled_weights_alone_is_refused(fake_hub):

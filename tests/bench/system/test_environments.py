@@ -84,14 +84,6 @@ def test_is_built_in_order_and_then_counts(home, tmp_path):
     assert "  Collecting library==1.8.0" in said
 
 
-def test_one_that_is_there_is_left_alone(home, tmp_path):
-    environments.create("old", print)
-    before = calls(tmp_path)
-    environments.create("old", print)
-
-    assert calls(tmp_path) == before
-
-
 def test_another_pin_makes_it_outdated_and_it_is_built_anew(home, monkeypatch):
     environments.create("old", print)
     (home / "leftover").touch()
@@ -146,20 +138,6 @@ def test_list(home, cli):
         "path": str(home),
     }
     assert row["bytes"] == sum(p.stat().st_size for p in home.rglob("*") if p.is_file())
-
-
-def test_doctor_says_what_is_missing(home, cli, monkeypatch):
-    monkeypatch.setattr("bench.cli.doctor._network", lambda: {"thing": "hub", "state": "ok", "detail": ""})
-    rows = {r["thing"]: r for r in json.loads(cli("doctor", "--json")[1])}
-
-    assert rows["environment old"]["state"] == "absent"
-    assert rows["environment old"]["detail"] == "to create: bench env create old"
-
-
-def test_unknown_name(home, cli):
-    code, _, err = cli("env", "create", "odl")
-
-    assert (code, err) == (2, "bench: unknown environment 'odl': did you mean old?\n")
 
 
 def test_a_cache_that_cannot_be_written(home, cli, tmp_path, monkeypatch):

@@ -19,10 +19,6 @@ def test_extras_are_those_of_the_metadata(monkeypatch):
     assert list(packages.extras()) == ["test", "ray"] and list(packages.extras()["ray"]) == ["ray"]
 
 
-def test_extras_of_this_distribution():
-    assert packages.extras()["test"]["pytest"]
-
-
 def test_what_is_not_installed_is_one_sentence():
     packages.require("json", what="a test", how="pip install json")
 
