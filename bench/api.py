@@ -50,9 +50,9 @@ def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
     return summary
 
 
-def run(spec: Spec) -> pd.DataFrame:
+def run(spec: Spec, *listeners: RunListener) -> pd.DataFrame:
     """Measure what has no record yet, and return a row for each reading, with the columns of `bench run --json`."""
-    return to_frame(execute(spec).records)
+    return to_frame(execute(spec, *listeners).records)
 
 
 def report(results: Path | str) -> pd.DataFrame:

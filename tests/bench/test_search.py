@@ -105,14 +105,6 @@ def test_trials_of_others_count(here):
     assert labels(searching.read_trials(other, search)) == [[], []]
 
 
-@pytest.mark.slow
-def test_a_budget_raised_goes_on(here):
-    first = searching.run(*here(2))
-    more = searching.run(*here(3))
-
-    assert [one[:2] for one in labels(more)] == labels(first)
-
-
 def test_a_trial_without_a_number_ends_the_search(here, monkeypatch):
     spec, search = here(1)
     monkeypatch.setattr(searching.api, "execute", lambda spec, *listeners: Summary())
@@ -130,27 +122,6 @@ def test_a_space_of_two_ends_after_two(here):
     (done,) = searching.run(spec.model_copy(update={"methods": ("sparsegpt",)}), search)
 
     assert sorted(trial.label for trial in done.trials) == ["sparsegpt:block=32", "sparsegpt:block=64"]
-
-
-def test_records_are_read_once_a_trial(here, monkeypatch):
-    spec, search = here(3)
-    trials = dict.fromkeys(search.fields, ())
-    reads = []
-
-    def read(spec, search):
-        reads.append(1)
-        return [searching.MethodTrials(method, some, search.trials) for method, some in trials.items()]
-
-    def execute(spec, *listeners):
-        for method, label in zip(trials, spec.methods, strict=True):
-            trials[method] += (searching.Trial(label, search.values(method, label), 1.0, ""),)
-        return Summary()
-
-    monkeypatch.setattr(searching, "read_trials", read)
-    monkeypatch.setattr(searching.api, "execute", execute)
-    searching.run(spec, search)
-
-    assert len(reads) == 1 + 3
 
 
 def test_without_optuna_it_says_what_to_install(here, monkeypatch):

@@ -21,14 +21,14 @@ def line(**changes):
     return Line(NAME, **(about | {"since": time.monotonic() - 63.5} | changes))
 
 
-@pytest.mark.parametrize("width", [*range(14, 60), 80, 120, 200])
+@pytest.mark.parametrize("width", [14, 30, 59, 120])
 def test_the_finish_time_is_told_at_any_width(width):
     text = line().compose(width).plain
 
     assert text.endswith("until 14:02:11") and cell_len(text) <= width
 
 
-@pytest.mark.parametrize("width", [30, 60, 80, 120])
+@pytest.mark.parametrize("width", [30, 120])
 def test_a_long_name_is_cut_in_the_middle(width):
     name = line().compose(width).plain.split("  ")[0]
 
