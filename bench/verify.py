@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from methods.errors import UserError
 from methods.folder import Folder, dtype_name
@@ -130,12 +130,21 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(sizes[tensor.element_size()])
 
 
-def verify_folder(folder: Folder, pattern: str, include: Iterable[str], exclude: Iterable[str]) -> WeightCounts:
+class WeightSource(Protocol):
+    """A folder of safetensors or packed24."""
+
+    @property
+    def config(self) -> dict[str, Any]: ...
+    def shapes(self) -> dict[str, tuple[int, ...]]: ...
+    def weight(self, target: str) -> Tensor: ...
+
+
+def verify_folder(folder: WeightSource, pattern: str, include: Iterable[str], exclude: Iterable[str]) -> WeightCounts:
     """Count over the target linears of a folder.
 
     Raises:
-        UserError: no safetensors, a quantized folder, an unsupported architecture, or input widths that are not
-            multiples of the group.
+        UserError: a damaged or quantized folder, an unsupported architecture, no linear that matches, or input widths
+            that are not multiples of the group.
     """
     parsed = Pattern.parse(pattern)
     shapes = folder.shapes()

@@ -98,80 +98,43 @@ NewFolder = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
+
+def _flag(help_: str, *names: str, kind: Any = str, metavar: str | None = None) -> Any:
+    return Annotated[kind | None, typer.Option(*names, help=help_, metavar=metavar)]
+
+
 FLAGS: dict[str, Any] = {
-    "methods": Annotated[
-        str | None,
-        typer.Option(
-            help=f"Methods, comma-separated: NAME[:PRESET|:FIELD=VALUE]... [default: {','.join(DEFAULT_METHODS)}]."
-        ),
-    ],
-    "models": Annotated[
-        str | None, typer.Option("--model", help="Aliases, hub ids or folders, comma-separated [default: tiny].")
-    ],
-    "patterns": Annotated[
-        str | None,
-        typer.Option("--pattern", help="2:4 keeps 2 of every 4 weights; 50% is unstructured [default: 2:4]."),
-    ],
-    "quantizers": Annotated[
-        str | None,
-        typer.Option("--quant", help="Quantizers, which run last, comma-separated [default: none,int8,int4-gptq]."),
-    ],
-    "measures": Annotated[
-        str | None,
-        typer.Option(
-            help="Measures, comma-separated; pattern is always measured [default: perplexity,agreement,zeroshot,size]."
-        ),
-    ],
-    "tasks": Annotated[
-        str | None,
-        typer.Option(
-            help="Zero-shot tasks: maskllm7, wanda7, any task of lm-eval [default: wiki_continuation,wiki_lastword]."
-        ),
-    ],
-    "seeds": Annotated[
-        str | None, typer.Option("--seeds", "--seed", help="Calibration seeds, comma-separated [default: 0].")
-    ],
+    "methods": _flag(
+        f"Methods: NAME[:PRESET|:FIELD=VALUE]... [default: {','.join(DEFAULT_METHODS)}].", metavar="NAME,..."
+    ),
+    "models": _flag("Aliases, hub ids or folders [default: tiny].", "--model", metavar="NAME,..."),
+    "patterns": _flag("2:4 keeps 2 of every 4 weights; 50% is unstructured [default: 2:4].", "--pattern"),
+    "quantizers": _flag("Quantizers, which run last [default: none,int8,int4-gptq].", "--quant", metavar="NAME,..."),
+    "measures": _flag("Measures, besides pattern [default: perplexity,agreement,zeroshot,size].", metavar="NAME,..."),
+    "tasks": _flag(
+        "Zero-shot tasks: maskllm7, wanda7, any task of lm-eval [default: wiki_continuation,wiki_lastword].",
+        metavar="NAME,...",
+    ),
+    "seeds": _flag("Calibration seeds, comma-separated [default: 0].", "--seeds", "--seed"),
     "results": Results,
-    "data_dir": Annotated[Path | None, typer.Option(metavar="DIR", help=_MIRROR_HELP)],
-    "device": Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1 [default: auto].")
-    ],
-    "dtype": Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 [default: depends on the device].")],
-    "jobs": Annotated[
-        str | None,
-        typer.Option(
-            metavar="N",
-            help="Artifacts to make in parallel, sharing the cores; auto: as many as fit in memory [default: 1, or one per card].",
-        ),
-    ],
-    "executor": Annotated[
-        str | None, typer.Option(help="local, or ray: make artifacts on a Ray cluster [default: local].")
-    ],
-    "ray_address": Annotated[
-        str | None, typer.Option(help="Ray cluster: HOST:PORT; local starts one on this machine [default: auto].")
-    ],
-    "log_to": Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Also show the run in mlflow or wandb, comma-separated.")
-    ],
-    "max_memory": Annotated[
-        float | None,
-        typer.Option(metavar="GB", help="Memory for each artifact; a larger model is streamed."),
-    ],
-    "shard": Annotated[
-        str | None,
-        typer.Option(
-            metavar="I/N", help="Run only part I of N of the plan; slurm: the part of this task in a Slurm array."
-        ),
-    ],
-    "config": Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TOML file with the same settings; flags take precedence.")
-    ],
-    "set_": Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Any other setting, for example perplexity.seqlen=512; can be repeated."
-        ),
-    ],
+    "data_dir": _flag(_MIRROR_HELP, kind=Path, metavar="DIR"),
+    "device": _flag("auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1 [default: auto]."),
+    "dtype": _flag("float32, bfloat16 or float16 [default: depends on the device]."),
+    "jobs": _flag(
+        "Artifacts to make in parallel; auto: as many as fit in memory [default: 1, or one per card].", metavar="N"
+    ),
+    "executor": _flag("local, or ray: make artifacts on a Ray cluster [default: local]."),
+    "ray_address": _flag("Ray cluster: HOST:PORT; local starts one on this machine [default: auto]."),
+    "log_to": _flag("Also show the run in mlflow or wandb.", metavar="NAME,..."),
+    "max_memory": _flag("Memory for each artifact; a larger model is streamed.", kind=float, metavar="GB"),
+    "shard": _flag("Run only part I of N of the plan; slurm: the part of this task in a Slurm array.", metavar="I/N"),
+    "config": _flag("TOML file with the same settings; flags take precedence.", kind=Path, metavar="FILE"),
+    "set_": _flag(
+        "Any other setting, for example perplexity.seqlen=512; can be repeated.",
+        "--set",
+        kind=list[str],
+        metavar="KEY=VALUE",
+    ),
 }
 """Flags that make a spec, by the spec's field names. Every command `with_flags` has them."""
 

@@ -14,7 +14,7 @@ from bench.cli.flags import Json, NewFolder, Results, checked, note_former_names
 from bench.export.onnx_file import OnnxFile
 from bench.system.files import require_folder
 from bench.system.suggest import describe_unknown
-from bench.verify import CheckFailed, WeightCounts, verify_folder
+from bench.verify import CheckFailed, WeightCounts, WeightSource, verify_folder
 from methods.errors import UserError
 from methods.files import check_files
 from methods.folder import Folder
@@ -99,14 +99,9 @@ def verify(
 
     Exit code 0: the pattern holds. 1: it does not. 2: invalid input.
     """
-    from bench.export.packed_counts import count_packed, is_packed
-
     globs = split_list("include", include), split_list("exclude", exclude) if exclude else []
     if model.endswith(".onnx"):
         counts = OnnxFile(Path(model)).count(Pattern.parse(pattern), *globs)
-    elif is_packed(Path(model)):
-        check_files(Path(model))
-        counts = count_packed(Path(model), Pattern.parse(pattern), *globs)
     else:
         counts = verify_folder(_open_folder(model), pattern, *globs)
     print_rows(_layer_rows(counts), json)
@@ -171,12 +166,15 @@ def export(
         fail(f"check failed: {failure}", 1)
 
 
-def _open_folder(name: str) -> Folder:
+def _open_folder(name: str) -> WeightSource:
     from bench.inputs import models
 
-    if Path(name).is_dir():
-        check_files(Path(name))
-        return Folder(Path(name))
+    folder = Path(name)
+    if folder.is_dir():
+        from bench.kernels.folder24 import MANIFEST, Folder24
+
+        check_files(folder)
+        return Folder24(folder) if (folder / MANIFEST).is_file() else Folder(folder)
     note_former_names([name])
     model = models.resolve(name)
     if model is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,7 +27,8 @@ from bench.system import digests
 from bench.system.provenance import VERSION
 from methods.errors import UserError
 from methods.files import find_file, read_object
-from methods.folder import SHARD_BYTES, dtype_name
+from methods.folder import SHARD_BYTES, dtype_name, read_config
+from methods.targets import family_of
 
 MANIFEST = "packed24.json"
 FORMAT_VERSION = 1
@@ -149,6 +150,19 @@ class Folder24:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return read_config(self.path)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the model's tensors."""
+        return {name: entry.shape for name, entry in self.entries.items()}
+
+    def weight(self, target: str) -> Tensor:
+        """Return the dense weight of a linear [out, in]."""
+        weight = self.tensor(f"{target}.weight")
+        return weight.T.contiguous() if family_of(self.config).transposed else weight
 
     def tensor(self, name: str) -> Tensor:
         """Return the dense tensor in the model's orientation."""
