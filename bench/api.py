@@ -61,7 +61,7 @@ def report(results: Path | str) -> pd.DataFrame:
     Raises:
         UserError: no such folder, or a record in it cannot be read.
     """
-    store = ReadOnlyStore(Path(results), write=False)
+    store = ReadOnlyStore(Path(results))
     frame = to_frame(newest(store))
     store.require_whole()
     return frame

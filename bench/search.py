@@ -82,7 +82,7 @@ def require_optuna() -> Any:
 
 def read_trials(spec: Spec, search: Search) -> list[MethodTrials]:
     """Read the trials of each method from the results folder, oldest first."""
-    store: Iterable[Record] = ReadOnlyStore(spec.results, write=False) if spec.results.is_dir() else ()
+    store: Iterable[Record] = ReadOnlyStore(spec.results) if spec.results.is_dir() else ()
     records = sorted(store, key=lambda r: (r.recorded, r.key))
     return [
         MethodTrials(method, tuple(_trials(search, method, _identity(spec, method), records)), search.trials)

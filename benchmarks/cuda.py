@@ -119,13 +119,13 @@ def show_use(results: Path) -> None:
     import torch
 
     from bench.measures.speed import roofline
-    from bench.results.store import Store
+    from bench.results.store import ReadOnlyStore
 
     sizes = roofline.model_sizes(MODEL, None)
     weights = sizes.head + sum(out * width * count for (out, width), count in sizes.linears.items())
     name = torch.cuda.get_device_name().lower()
     peak = next((spec.tflops for key, spec in roofline.device_specs().items() if key in name), None)
-    for record in Store(results, write=False):
+    for record in ReadOnlyStore(results):
         if record.identity.training is None or record.identity.measure != "pattern":
             continue
         tokens, seconds = record.cost["training_tokens"], record.cost["build_s"]

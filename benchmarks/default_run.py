@@ -27,7 +27,7 @@ from bench.inputs import download
 from bench.measures.forward import BATCH_TOKENS as PASS_TOKENS
 from bench.measures.forward import LOGITS_BYTES
 from bench.results.record import Record
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore, Store
 from bench.system.devices import cores
 from methods.folder import Folder
 from methods.targets import find_targets
@@ -96,7 +96,7 @@ class _Watcher(threading.Thread):
 
 def numbers(results: Path) -> dict[str, Any]:
     """Every reading and every item's score, by what was measured."""
-    store = Store(results, write=False)
+    store = ReadOnlyStore(results)
     return {_name(record): (_readings(record), _items(store, record)) for record in store}
 
 
@@ -110,13 +110,17 @@ def _readings(record: Record) -> Any:
 
 
 def _items(store: Store, record: Record) -> Any:
-    return store.items(record).to_dict("records") if record.items else None
+    return (
+        [x.tolist() for x in (*store.items(record)[:3], *store.items(record).columns.values())]
+        if record.items
+        else None
+    )
 
 
 def seconds_by_part(results: Path, whole: float) -> dict[str, float]:
     """Of one run: building, each measure's forward passes, and what is left: processes, loading, checking, the table."""
     parts = dict.fromkeys((*FORWARD, "building"), 0.0)
-    for record in Store(results, write=False):
+    for record in ReadOnlyStore(results):
         if record.identity.measure in FORWARD:
             parts[record.identity.measure] += record.cost.get("wall_s", 0.0)
         parts["building"] += record.cost.get("build_s", 0.0)
@@ -140,7 +144,7 @@ def floor_seconds(results: Path) -> float:
     rows = LOGITS_BYTES // (4 * vocabulary)
     head = _product_seconds(torch, rows, vocabulary, hidden) / rows
     seconds = 0.0
-    for record in Store(results, write=False):
+    for record in ReadOnlyStore(results):
         tokens = record.cost.get("tokens", 0)
         if record.identity.measure == "zeroshot":
             seconds += tokens * linears  # its head runs for a few tokens only

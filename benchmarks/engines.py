@@ -21,7 +21,7 @@ from bench.execution.engines.contract import DENSE
 from bench.execution.versions import ModelVersions
 from bench.inputs import models
 from bench.reporting import engines
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore
 from bench.system.cache import temporary_folder
 from bench.system.devices import cores
 
@@ -50,7 +50,7 @@ def main() -> None:
         return
     request = time_models.ModelTimingRequest(given.model, "cpu", given.threads, ENGINES, (given.tokens,), None)
     records = list(time_models.measure(request, given.results, say))
-    found = engines.entries(records, Store(given.results, write=False).items)
+    found = engines.entries(records, ReadOnlyStore(given.results).items)
     about = {r.identity.protocol.engine: r.notes["engine"] for r in records}
     versions = {name: ", ".join(f"{k} {v}" for k, v in e.items() if k != "name") for name, e in about.items()}
     finish("engines", {"model": given.model} | engines.figures(found) | versions)

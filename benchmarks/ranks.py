@@ -33,9 +33,9 @@ def seconds_per_step(results: Path, threads: int, processes: int, seed: int) -> 
 
 
 def _build_seconds(results: Path, tokens: int) -> float:
-    from bench.results.store import Store
+    from bench.results.store import ReadOnlyStore
 
-    for record in Store(results, write=False):
+    for record in ReadOnlyStore(results):
         training = record.key_inputs.get("training") or {}
         if training.get("tokens") == tokens and "build_s" in record.cost:
             return float(record.cost["build_s"])

@@ -24,7 +24,7 @@ from harness import finish, in_turn, ratio
 
 from bench.inputs import download, hub, lmeval, tasks
 from bench.inputs.task_yaml import read_task, tasks_root
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore
 from bench.system.devices import cores
 
 REAL_TASKS = ("hellaswag", "arc_easy", "piqa")
@@ -49,7 +49,7 @@ def ours(task: str, dtype: str, folder: Path) -> Answers:
     flags += ["--tasks", task, "--device", "cpu", "--dtype", dtype, "--results", str(folder / "r")]
     settings = ["--set", f"zeroshot.limit={LIMIT}", "--set", f"threads={cores()}"]
     subprocess.run([sys.executable, "-m", "bench", "run", *flags, *settings], capture_output=True, check=True)
-    (record,) = (r for r in Store(folder / "r", write=False) if r.identity.measure == "zeroshot")
+    (record,) = (r for r in ReadOnlyStore(folder / "r") if r.identity.measure == "zeroshot")
     accuracy = next(r.value for r in record.readings if r.metric == "acc")
     return Answers(accuracy or 0.0, record.cost["tokens"])
 

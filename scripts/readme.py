@@ -35,7 +35,7 @@ from bench.planning.search import read_search
 from bench.reporting import leaderboard as boards
 from bench.reporting import pairwise, table
 from bench.results.rows import newest
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore
 from bench.system.text import escape_markdown
 from bench.system.toml import read_toml
 
@@ -49,7 +49,7 @@ FORMER_MODEL = re.compile(r"smollm2-135m(?!-)")
 
 
 def leaderboard(folder: str) -> str:
-    tables = table.text_tables(newest(Store(ROOT / folder, write=False)))
+    tables = table.text_tables(newest(ReadOnlyStore(ROOT / folder)))
     return "\n".join(f"**{escape_markdown(t.title)}**\n\n{table.to_markdown(t)}" for t in tables)
 
 
@@ -94,7 +94,7 @@ def figures() -> dict[Path, str]:
 
 def ratios(where: str) -> str:
     folder, *names = where.split()
-    results = pairwise.with_cache(resolve.read(ROOT / folder))
+    results = resolve.read(ROOT / folder).with_cache()
     rows: dict[str, dict[str, Seeds]] = {}
     for record in results.records:
         identity = record.identity

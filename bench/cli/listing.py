@@ -91,7 +91,7 @@ def _runs(results: Path | None) -> Rows:
     from bench.results.store import RESULTS, ReadOnlyStore
 
     out = []
-    store = ReadOnlyStore(results or RESULTS, write=False)
+    store = ReadOnlyStore(results or RESULTS)
     for record in store:
         identity = record.identity
         out.append(
@@ -108,6 +108,6 @@ def _runs(results: Path | None) -> Rows:
                 "recorded": record.recorded,
             }
         )
-    for line in store.moved:
+    for line in store.damaged:
         note(f"{line}: left out")
     return out

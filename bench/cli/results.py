@@ -41,7 +41,7 @@ def show(
     from bench.cli import record_facts
     from bench.results.store import RESULTS, ReadOnlyStore
 
-    one = ReadOnlyStore(results or RESULTS, write=False).find(record)
+    one = ReadOnlyStore(results or RESULTS).find(record)
     if json:
         print_json(one.model_dump_json(indent=1))
         return
@@ -67,7 +67,7 @@ def figure(
     from bench.reporting import figures
     from bench.results.store import RESULTS, ReadOnlyStore
 
-    print_line(figures.draw_training(ReadOnlyStore(results or RESULTS, write=False).find(record), out))
+    print_line(figures.draw_training(ReadOnlyStore(results or RESULTS).find(record), out))
 
 
 def scaling(
@@ -152,10 +152,10 @@ def _print_folders(results: list[Path] | None, format_: str, equal_bytes: bool) 
 
     require_format(format_, equal_bytes)
     for folder in results or [RESULTS]:
-        store = ReadOnlyStore(folder, write=False)
+        store = ReadOnlyStore(folder)
         records = newest(store)
-        for line in store.moved:
+        for line in store.damaged:
             note(f"{line}: left out")
-        if not records and not store.moved:
+        if not records and not store.damaged:
             raise UserError(f"results folder {str(folder)!r} has no records: name another, or run bench run first")
         print_records(records, format_, equal_bytes)

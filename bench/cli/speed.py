@@ -108,11 +108,11 @@ def speed(
 def _time_models(request: ModelTimingRequest, results: Path | None, figure: Path | None, json: bool) -> None:
     from bench.execution import time_models
     from bench.reporting import engines
-    from bench.results.store import RESULTS, Store
+    from bench.results.store import RESULTS, ReadOnlyStore
 
     place = results or RESULTS
     records = list(time_models.measure(request, place, lambda line: print_line(line, err=True), FinishTime().advance))
-    found = engines.entries(records, Store(place, write=False).items)
+    found = engines.entries(records, ReadOnlyStore(place).items)
     print_rows(engines.rows(found), json)
     _warn_of_noise(records)
     if request.device == "cpu" and "llamacpp" not in request.engines:

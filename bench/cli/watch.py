@@ -39,9 +39,9 @@ def top(
     It exits after the last run. If no run is active, it prints the outcome of the last one.
     """
     from bench.results.run_status import read_statuses
-    from bench.results.store import RESULTS, Store
+    from bench.results.store import RESULTS, ReadOnlyStore
 
-    root = Store(results or RESULTS, write=False, how="as in bench top FOLDER").root
+    root = ReadOnlyStore(results or RESULTS, how="as in bench top FOLDER").root
     statuses, problems = read_statuses(root)
     for problem in problems:
         note(problem)

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.compare import result_set
 from bench.compare.result_set import ResultSet
 from bench.results import metrics
+from bench.results.items import Items, of_table, read_parquet
 from bench.results.record import SCHEMA, Record, parse, require_schema
 from bench.results.rows import latest
 from bench.system import digests
@@ -78,7 +78,7 @@ def _commits(records: Sequence[Record]) -> list[str]:
     return sorted({r.commit_id for r in records} - {""})
 
 
-def _parquet(tables: Sequence[tuple[str, result_set.Items]]) -> bytes:
+def _parquet(tables: Sequence[tuple[str, Items]]) -> bytes:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -170,16 +170,16 @@ class _ItemReader:
         self.table: Any = None
         self.rows: dict[str, tuple[int, int]] = {}
 
-    def __call__(self, record: Record) -> result_set.Items:
+    def __call__(self, record: Record) -> Items:
         if self.table is None:
             self._open()
         if record.stem not in self.rows:
             raise UserError(f"{self.name} has no per-item scores of record {record.short_key}: {REMAKE}")
         start, length = self.rows[record.stem]
-        return result_set.items_of_table(self.table.slice(start, length))
+        return of_table(self.table.slice(start, length), record, f"{self.name}: {ITEMS}")
 
     def _open(self) -> None:
-        table = result_set.read_parquet(self.content, f"{self.name}: {ITEMS}")
+        table = read_parquet(self.content, f"{self.name}: {ITEMS}")
         if "record" not in table.column_names:
             raise UserError(f"{self.name}: {ITEMS} has no column 'record': {REMAKE}")
         for at, key in enumerate(table.column("record").to_pylist()):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.compare.pairing import MetricPair
-from bench.compare.result_set import Items, ResultSet
-from bench.results.record import Record
+from bench.compare.result_set import ResultSet
+from bench.results.items import Items
 from bench.stats import bootstrap, mcnemar
 from bench.stats.bootstrap import Estimate
 from methods.errors import UserError
@@ -45,9 +45,6 @@ def estimate_pair(
     """
     if pair.counted:
         return _estimate_counted(pair)
-    if all(_are_identical(a, b) for a, b in zip(pair.before, pair.after, strict=True)):
-        rows = min(r.items.rows if r.items else 1 for r in pair.before)
-        return Estimate(0.0, 0.0, 0.0, 0.0, 1.0, rows, "items", len(pair.before))
     both = [
         _check_items(before.items(a), after.items(b), pair.definition.is_time)
         for a, b in zip(pair.before, pair.after, strict=True)
@@ -56,6 +53,8 @@ def estimate_pair(
         what = "numbers of blocks of timings" if pair.definition.is_time else "items"
         raise NotComparable(f"seeds were measured on different {what}")
     was, now = (np.stack([_column(items[i], pair.metric) for items in both]) for i in (0, 1))
+    if np.array_equal(was, now):
+        return Estimate(0.0, 0.0, 0.0, 0.0, 1.0, was.shape[1], "items", len(pair.before))
     if pair.definition.is_time:
         return _estimate_timing(was, now, level)
     items = both[0][0]
@@ -85,6 +84,17 @@ def counted_change(pair: MetricPair) -> float:
     return after - before
 
 
+def require_items(pair: MetricPair, before: ResultSet, after: ResultSet) -> None:
+    """Read the items of both sides, which checks the numbers of their records.
+
+    Raises:
+        UserError: they cannot be read, or give other numbers.
+    """
+    for results, records in ((before, pair.before), (after, pair.after)):
+        for record in records:
+            results.items(record)
+
+
 def mean_values(pair: MetricPair) -> tuple[float, float]:
     """The means over seeds before and after; geometric means if the change is a ratio."""
     was, now = ([float(r.value) for r in readings if r.value is not None] for readings in pair.readings)
@@ -102,11 +112,6 @@ def mean_change(pair: MetricPair) -> float:
 def _estimate_counted(pair: MetricPair) -> Estimate:
     change = mean_change(pair)
     return Estimate(change, 0.0, change, change, 0.0 if change else 1.0, 1, "count", len(pair.before))
-
-
-def _are_identical(a: Record, b: Record) -> bool:
-    same = a.items is not None and b.items is not None and a.items.sha256 == b.items.sha256
-    return same and a.readings == b.readings
 
 
 def _check_items(a: Items, b: Items, timing: bool) -> tuple[Items, Items]:

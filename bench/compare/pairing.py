@@ -52,9 +52,9 @@ class MetricPair:
 
     @property
     def counted(self) -> bool:
-        """Is the number exact? It is if it was counted, or has neither items nor a standard error."""
+        """Is the number exact? It is if it was counted, or has no standard error and owes no items."""
         no_error = self.before[0].items is None and self.readings[0][0].stderr is None
-        return self.definition.counted or no_error
+        return self.definition.counted or (no_error and not self.definition.averages_items)
 
     @property
     def same_key(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench.compare import baseline
-from bench.compare.result_set import ResultSet, gc_paused, read_items
+from bench.compare.result_set import ResultSet, gc_paused
 from bench.results.identity import COLUMNS, IdentityKey
 from bench.results.record import Record
 from bench.results.rows import latest
@@ -124,9 +124,9 @@ def read(path: Path, what: str = "results", *, every: bool = False) -> ResultSet
     if not path.is_dir():
         raise UserError(f"{what} {str(path)!r} does not exist: name a results folder or a file of bench baseline set")
     require_results(path)
-    store = ReadOnlyStore(path, write=False)
+    store = ReadOnlyStore(path)
     records = list(store)
     store.require_whole(what)
     if not records:
         raise UserError(f"{what} {str(path)!r} has no records: run bench run --results {shlex.quote(str(path))} first")
-    return ResultSet(str(path), tuple(records if every else latest(records)), lambda record: read_items(store, record))
+    return ResultSet(str(path), tuple(records if every else latest(records)), store.items)

@@ -20,7 +20,7 @@ import numpy as np
 
 from bench.results.record import Record
 from bench.results.rows import newest
-from bench.results.store import ReadOnlyStore, Store
+from bench.results.store import ReadOnlyStore
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def read(results: Path, method: str, control: str) -> list[GridRun]:
     Raises:
         UserError: there is none, a record cannot be read, or runs were measured on different articles.
     """
-    store = ReadOnlyStore(results, write=False)
+    store = ReadOnlyStore(results)
     cells: dict[tuple[str, str], dict[str, list[Record]]] = {}
     weights: dict[str, int] = {}
     for record in newest(store):
@@ -231,12 +231,15 @@ def _require_one_kind(model: str, rows: Mapping[str, list[Record]], method: str,
         )
 
 
-def _excess(store: Store, sparse: Iterable[Record], control: Iterable[Record]) -> tuple[Array, Array]:
+def _excess(store: ReadOnlyStore, sparse: Iterable[Record], control: Iterable[Record]) -> tuple[Array, Array]:
     """NLL sums by article of one above the other, mean over seeds; and the articles' tokens."""
 
     def sums(records: Iterable[Record]) -> tuple[Array, Array]:
-        tables = [store.items(r).groupby("cluster_id", sort=True)[["value", "weight"]].sum() for r in records]
-        return np.mean([t["value"].to_numpy() for t in tables], axis=0), tables[0]["weight"].to_numpy()
+        each = [store.items(record) for record in records]
+        articles = [np.unique(items.clusters.astype(str), return_inverse=True)[1] for items in each]
+        values: list[Any] = [np.bincount(k, x.columns["value"]) for k, x in zip(articles, each, strict=True)]
+        tokens: Any = np.bincount(articles[0], each[0].weights)
+        return np.mean(values, axis=0), tokens
 
     a, tokens = sums(sparse)
     b, _ = sums(control)

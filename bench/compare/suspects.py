@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.compare import result_set
 from bench.compare.resolve import read
 from bench.compare.result_set import ResultSet
 from bench.compare.verdict import Comparison
+from bench.results.items import Items
 from bench.results.record import Record
 from methods.errors import UserError
 
@@ -40,7 +40,7 @@ def rerun(
     records = tuple(by_key[r.key][0] if r.key in by_key else r for r in after.records)
     sources = {id(record): results for record, results in by_key.values()}
 
-    def items(record: Record) -> result_set.Items:
+    def items(record: Record) -> Items:
         return sources.get(id(record), after).items(record)
 
     return ResultSet(after.name, records, items)

@@ -7,7 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.compare.estimate import NotComparable, counted_change, estimate_pair, mean_change, mean_values
+from bench.compare.estimate import (
+    NotComparable,
+    counted_change,
+    estimate_pair,
+    mean_change,
+    mean_values,
+    require_items,
+)
 from bench.compare.pairing import NOT_REPORTED, MetricPair, Unpaired, pair_results
 from bench.compare.result_set import ResultSet, gc_paused
 from bench.compare.settings import CompareSettings
@@ -109,6 +116,7 @@ def compare(
     Raises:
         UserError: scores cannot be read.
     """
+    before, after = before.with_cache(), after.with_cache()
     pairs, unpaired, new = pair_results(before, after, ignore, common_seeds=exploratory)
     judged = [p for p in pairs if (exploratory and p.definition.in_tables) or settings.margin(p.definition) is not None]
     skipped = sorted({p.metric for p in pairs} - {p.metric for p in judged})
@@ -118,6 +126,7 @@ def compare(
         if reason := pair.obstacle():
             rows.append(_row(pair, "NOT_COMPARABLE", reason))
         elif pair.same_key and not pair.definition.is_time and not pair.counted:
+            require_items(pair, before, after)
             rows.append(_check_reproduction(pair, settings))
         else:
             to_estimate.append(pair)

@@ -104,7 +104,7 @@ def _execute(plan: Plan, store: Store, folder: ResultsFolder, listeners: Sequenc
     for measurement in plan.measurements:
         if (record := store.get(measurement.key)) is not None:
             summary.records.append(record)
-    summary.moved = store.moved
+    summary.moved = store.damaged
     return summary
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.export import every_eval_ever, lm_eval
 from bench.export.result_sets import ModelResults, group_by_model
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore
 from bench.system.files import atomic_folder
 from methods.errors import UserError
 
@@ -25,10 +25,10 @@ def export_results(results: Path, format_: str, out: Path, organization: str) ->
     Raises:
         UserError: no such folder, a damaged record, nothing to export, two models of one file name, or `out` exists.
     """
-    store = Store(results, write=False)
+    store = ReadOnlyStore(results)
     models, skipped = group_by_model(store)
-    if store.moved:
-        raise UserError(f"{store.moved[0]}: run the same command again to continue without it")
+    if store.damaged:
+        raise UserError(f"{store.damaged[0]}: run the same command again to continue without it")
     files: dict[str, str] = {}
     for model in models:
         own = RESULT_FORMATS[format_](model, organization)

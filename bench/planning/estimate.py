@@ -52,7 +52,7 @@ def rows(plan: Plan, model: CostModel | None = None) -> list[dict[str, Any]]:
     A stage that several artifacts share counts for the first of them.
     """
     model = model or fit_model(plan)
-    store = ReadOnlyStore(plan.spec.results, write=False) if plan.spec.results.exists() else None
+    store = ReadOnlyStore(plan.spec.results) if plan.spec.results.exists() else None
     out = []
     made: set[str] = set()
     for measurements in plan.artifacts().values():

@@ -69,7 +69,7 @@ def boards_of(model: str, results: ResultSet, device: str = "") -> Iterator[Boar
 
     device: a word that the machine of a speedup must have, for facts.
     """
-    results = pairwise.with_cache(results)
+    results = results.with_cache()
     costs = CostIndex(results.records)
     groups = _add_speeds(group_by_protocol(results.records))
     for protocol, records in groups.items():

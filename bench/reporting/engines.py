@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.reporting.drawing import SERIES, new_figure, require_format, save_figure
+from bench.results.items import Items
 from bench.results.record import Record
 from bench.stats import bootstrap
 from bench.system.text import printable
@@ -59,7 +60,7 @@ def ratio(fast: TimedModel, slow: TimedModel) -> SpeedRatio:
     return SpeedRatio(*(math.exp(x) for x in (estimate.value, estimate.low, estimate.high)))
 
 
-def entries(records: Iterable[Record], items: Callable[[Record], Any]) -> list[TimedModel]:
+def entries(records: Iterable[Record], items: Callable[[Record], Items]) -> list[TimedModel]:
     """The sides of records of `bench speed --engine`. items: reads the blocks of a record, as `Store.items`."""
     out = []
     for record in records:
@@ -67,7 +68,7 @@ def entries(records: Iterable[Record], items: Callable[[Record], Any]) -> list[T
             continue
         table, noise = items(record), record.notes["noise"]
         sides = {"2:4": "value", "dense": "tokens_per_s_dense"} if "2:4" in noise else {"dense": "value"}
-        out += [TimedModel(record, side, tuple(map(float, table[c])), noise[side]) for side, c in sides.items()]
+        out += [TimedModel(record, side, tuple(map(float, table.columns[c])), noise[side]) for side, c in sides.items()]
     return out
 
 

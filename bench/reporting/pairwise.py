@@ -9,7 +9,7 @@ from itertools import combinations
 
 from bench.compare import estimate
 from bench.compare.pairing import MetricPair, Seeds, pair_seeds
-from bench.compare.result_set import Items, ResultSet
+from bench.compare.result_set import ResultSet
 from bench.reporting.view import Interval, Table, TableCell, TableColumn
 from bench.results.record import Record
 from bench.stats import multiple_tests
@@ -37,7 +37,7 @@ def add_intervals(
     Each interval holds on its own. Two rows tie unless Benjamini and Hochberg's p over the column's pairs is under ALPHA.
     A column has ranks if each number in it has scores by item.
     """
-    results = with_cache(results)
+    results = results.with_cache()
     intervals: dict[tuple[int, int, int], Interval] = {}
     ranks: dict[int, tuple[str, ...]] = {}
     unranked = 0
@@ -53,18 +53,6 @@ def add_intervals(
             if of_column and column.better and len(by_row) == sum(_has_value(r.cells[c]) for r in table.rows):
                 ranks[c] = _ranks(table, c, _significant(of_column))
     return replace(table, intervals=intervals, ranks=ranks, unranked=unranked)
-
-
-def with_cache(results: ResultSet) -> ResultSet:
-    """The same, with each record's scores read once."""
-    cache: dict[str, Items] = {}
-
-    def items(record: Record) -> Items:
-        if record.key not in cache:
-            cache[record.key] = results.items(record)
-        return cache[record.key]
-
-    return ResultSet(results.name, results.records, items)
 
 
 def _has_value(cell: TableCell | None) -> bool:

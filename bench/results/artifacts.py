@@ -24,7 +24,7 @@ def find_pruned(name: str, results: Path | None) -> tuple[Path, Record | None]:
         raise UserError(f"{name!r} is a file: name a model folder or a record (bench ls runs)")
     if not re.fullmatch("[0-9a-f]+", Path(name).stem):
         raise UserError(f"{name!r} is no model folder and no record: check the path (bench ls runs lists records)")
-    record = ReadOnlyStore(results or RESULTS, write=False).find(name)
+    record = ReadOnlyStore(results or RESULTS).find(name)
     if not record.artifact:
         raise UserError(
             f"record {record.short_key} is of bench speed, which keeps no model: name another (bench ls runs)"

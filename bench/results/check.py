@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.results import metrics
-from bench.results.record import ReadingRow, Record
+from bench.results.items import derive
+from bench.results.record import Record
 from bench.results.store import ReadOnlyStore, require_results
+from bench.system import digests
 from methods.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-TOLERANCE = 1e-9
-"""Relative. A number and its items are written by the same process; only the order of a sum may differ."""
 
 
 @dataclass(frozen=True)
@@ -34,65 +28,60 @@ class FolderCheck:
 
 
 def check_folder(root: Path) -> FolderCheck:
-    """Check every record, its items and each number that can be computed from them. Changes nothing.
+    """Check every record: its digest, its key and identity, its items, and each number that they give. Changes nothing.
 
     Raises:
         UserError: no results folder.
     """
     require_results(root)
-    store = ReadOnlyStore(root, write=False)
+    store = ReadOnlyStore(root)
     problems: list[str] = []
     recomputed, owned = 0, set()
     records = list(store)
     for record in records:
+        problems += [f"{store.path(record.key)}: {sentence}" for sentence in contradictions(record)]
         if record.items is None:
             continue
         owned.add(store.items_path(record).name)
         try:
-            values = recompute(record, store.items(record))
-        except (
-            UserError,
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            ArithmeticError,
-        ) as fault:  # not Parquet, or no numbers
-            problems.append(f"{store.path(record.key)}: its items cannot be read ({str(fault).splitlines()[0]})")
-            continue
-        recomputed += len(values)
-        problems += [
-            f"{store.path(record.key)}: its {reading.metric} is {_show(reading.value)}, but its items give {_show(value)}"
-            for reading, value in values
-            if reading.value is None or not math.isclose(reading.value, value, rel_tol=TOLERANCE, abs_tol=1e-12)
-        ]
+            recomputed += sum(1 for _ in derive(record, store.items(record)))
+        except UserError as fault:
+            problems.append(f"{store.path(record.key)}: {fault}")
     return FolderCheck(
-        records=len(records) + len(store.moved),
+        records=len(records) + len(store.damaged),
         recomputed=recomputed,
-        problems=(*store.moved, *problems),
+        problems=(*store.damaged, *problems),
         leftovers=tuple(_leftovers(root, owned)),
     )
 
 
-def recompute(record: Record, items: pd.DataFrame) -> list[tuple[ReadingRow, float]]:
-    """The readings that are means over a record's items, each with that mean."""
-    own = [reading for reading in record.readings if reading.metric not in items.columns]
-    out = []
-    for reading in record.readings:
-        metric = metrics.find(reading.metric)
-        column = reading.metric if reading not in own else "value" if len(own) == 1 else None
-        if column is None or reading.value is None or not metric.averages_items:
-            continue
-        if metric.windowed:  # a window's value is a sum over its tokens
-            mean = math.fsum(items[column]) / math.fsum(items["weight"])
-        else:
-            mean = math.fsum(items[column]) / len(items)
-        out.append((reading, math.exp(mean) if metric.log else mean))
-    return out
-
-
-def _show(value: float | None) -> str:
-    return "missing" if value is None else f"{value:.9g}"
+def contradictions(record: Record) -> Iterator[str]:
+    """Yield a sentence for each part of a record that contradicts another."""
+    inputs, identity = record.key_inputs, record.identity
+    if record.key != digests.of(inputs):
+        yield "its key is not the digest of its key_inputs"
+    stages = [*identity.stages, *([] if identity.quantizer == "none" else [identity.quantizer])]
+    parts = {
+        "seed": identity.seed,
+        "dtype": identity.dtype,
+        "device": identity.device,
+        "targets": [list(identity.include), list(identity.exclude)],
+        "stages": [stage.partition(":")[0] for stage in stages],
+        "calibration": identity.calibration and identity.calibration.data,
+        "training": identity.training and identity.training.data,
+        "measure": identity.measure,
+    }
+    stored = dict(inputs)
+    for name, key in (("calibration", "data"), ("training", "data"), ("measure", "name")):
+        stored[name] = (inputs.get(name) or {}).get(key)
+    stored["stages"] = [stage["name"] for stage in inputs.get("stages", ())]
+    # A timing of engines has other inputs.
+    for name in parts.keys() & inputs.keys():
+        if parts[name] != stored[name]:
+            yield f"its identity has {name} {parts[name]!r}, but its key was made from {stored[name]!r}"
+    owed = [r.metric for r in record.readings if r.value is not None and metrics.find(r.metric).averages_items]
+    if owed and record.items is None:
+        yield f"it has no items, but its {owed[0]} is a mean over items"
 
 
 def _leftovers(root: Path, owned: set[str]) -> Iterator[Path]:

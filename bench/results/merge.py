@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.results.record import DONE, Record
-from bench.results.store import Store, require_results
+from bench.results.store import ReadOnlyStore, Store, require_results
 from methods.errors import UserError
 
 
@@ -26,7 +26,7 @@ def merge_folders(sources: Sequence[Path], into: Path) -> MergeSummary:
     Raises:
         UserError: a folder is not there, or is `into`, or scores are not those that their record speaks of; what came before stays.
     """
-    folders = [Store(source, write=False, how="as in bench merge DIR") for source in sources]
+    folders = [ReadOnlyStore(source, how="as in bench merge DIR") for source in sources]
     for source in sources:
         require_results(source)
     if same := next((source for source in sources if source.resolve() == into.resolve()), None):
@@ -43,8 +43,8 @@ def merge_folders(sources: Sequence[Path], into: Path) -> MergeSummary:
                 known += 1
             else:
                 other += 1
-        if folder.moved:
-            raise UserError(f"{folder.moved[0]}: run the same command again to go on without it")
+        if folder.damaged:
+            raise UserError(f"{folder.damaged[0]}: run the same command again to go on without it")
     return MergeSummary(taken, known, other)
 
 

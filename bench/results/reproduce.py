@@ -148,4 +148,4 @@ def _measure_settings(measure: str, config: dict[str, Any]) -> dict[str, Any]:
         kept = {k: config[k] for k in ("tokens", "batch", "limit") if k in config}
         return {"tasks": (config["task"],), measure: {"limit": "all"} | kept}
     # Sizes of workloads are no settings.
-    return {} if "workload" in config else {measure: config}
+    return {} if "workload" in config or not config else {measure: config}

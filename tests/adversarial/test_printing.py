@@ -20,7 +20,7 @@ from bench.execution.listener import TimeLeft
 from bench.execution.progress import LogDisplay
 from bench.results.record import Record
 from bench.results.run_status import RunStatus, write_status
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore, Store
 from bench.system.text import FORMULA_STARTS
 from helpers import fake_records, runs, terminal
 
@@ -114,7 +114,7 @@ def folders(tmp_path_factory):
     poison(corrupt, TEXTS["clipboard"], 0, 0.0)
     (corrupt / "hostile/records/\x1b]0;x\x07.json").write_text("{\x1b[31m")
     out["corrupt"] = str(corrupt / "hostile")
-    keys = [r.key for r in Store(Path(out["records"]), write=False) if r.traceback]
+    keys = [r.key for r in ReadOnlyStore(Path(out["records"])) if r.traceback]
     return out | {"key": keys[0][:12], "folder": str(runs.TINY)}
 
 
@@ -156,7 +156,7 @@ def test_nothing_that_is_printed_is_obeyed(name, i, where, cli, world, folders, 
     if name == "baseline" and "{new}" in command and i:
         cli("baseline", "set", "main", "--results", folders["records"], "--dir", tmp_path / "new")
     for text in _arguments("{text}" in "".join(command), where == "file"):
-        model = next(r.identity.model for r in Store(Path(folders["records"]), write=False))
+        model = next(r.identity.model for r in ReadOnlyStore(Path(folders["records"])))
         values = folders | {"text": text, "new": str(tmp_path / "new"), "model": model}
         line = [word.format_map(values) for word in command]
         code, out, err = cli(*line)

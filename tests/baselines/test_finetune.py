@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore
 from helpers import runs
 from helpers.runs import call
 from helpers.trainings import counting, job_to_train, method, pruned, weight_of
@@ -129,9 +129,7 @@ def test_a_record_whose_model_is_gone(tmp_path, capsys, monkeypatch):
     cache = runs.own_cache(tmp_path, monkeypatch)
     runs.run_here(runs.small(tmp_path / "r", methods=("magnitude",), measures=("size",)))
     (record,) = [
-        r
-        for r in Store(tmp_path / "r", write=False)
-        if (r.identity.method, r.identity.measure) == ("magnitude", "size")
+        r for r in ReadOnlyStore(tmp_path / "r") if (r.identity.method, r.identity.measure) == ("magnitude", "size")
     ]
     for folder in (cache / "artifacts").iterdir():
         (folder / "config.json").unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import pytest
 from bench import search as searching
 from bench.execution.runner import Summary
 from bench.planning.search import read_search
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore, Store
 from helpers import runs
 from methods.errors import UserError
 
@@ -54,7 +54,7 @@ def test_every_method_gets_its_trials_and_each_is_a_record(here):
     done = searching.run(spec, search, on_trial=lambda one, left: seen.append((one.method, len(one.trials), left)))
 
     assert seen == [(method, count, 4 - 2 * count) for count in (1, 2) for method in search.fields]
-    keys = {record.key for record in Store(spec.results, write=False)}
+    keys = {record.key for record in ReadOnlyStore(spec.results)}
     for one in done:
         assert len({trial.label for trial in one.trials}) == 2
         assert {trial.record for trial in one.trials} <= keys

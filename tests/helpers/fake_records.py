@@ -1,6 +1,5 @@
 """Results folders for tests of comparisons and reports: made of numbers, without a model."""
 
-import hashlib
 import json
 import math
 import re
@@ -26,11 +25,12 @@ def record(method="wanda", seed=None, measure="perplexity", protocol="wiki-mini@
     slot |= {"protocol": protocol, "targets": [["*"], []], "dtype": "float32", "device": "cpu"}
     slot |= fields.pop("identity", {})
     identity = identity_of(**slot)
-    key = hashlib.sha256(repr((slot, fields.pop("made", None))).encode()).hexdigest()
+    inputs = {"made": repr((slot, fields.pop("made", None)))} | fields.pop("key_inputs", {})
     machine = {"cpu": fields.pop("cpu", "EPYC"), "device": None}
     provenance = {"commit": {"id": "c" * 40, "dirty": False}, "machine": machine, "recorded": "2026-01-01T00:00:00Z"}
     fields = {"status": "ok", "token_digest": "t"} | fields
-    return Record(key=key, identity=identity, provenance=provenance | fields.pop("provenance", {}), **fields)
+    provenance |= fields.pop("provenance", {})
+    return Record(key=digests.of(inputs), key_inputs=inputs, identity=identity, provenance=provenance, **fields)
 
 
 def identity_of(**labels):
@@ -71,7 +71,8 @@ def perplexity(root, loss=0.0, spread=0.01, *, made="a", noise=0, **about):
     values = 127.0 * (base + loss + np.repeat(own, WINDOWS))
     items = [Item(str(i), str(i // WINDOWS), float(v), 127.0) for i, v in enumerate(values)]
     value = math.exp(values.sum() / 127 / len(values))
-    row = ReadingRow(metric="perplexity", value=value, unit="1", better="lower", stderr=0.1, n=len(values))
+    stderr = value * (values / 127).std(ddof=1) / len(values) ** 0.5
+    row = ReadingRow(metric="perplexity", value=value, unit="1", better="lower", stderr=stderr, n=len(values))
     return put(root, record(made=made, **about), items, [row])
 
 
@@ -81,7 +82,8 @@ def accuracy(root, lost=0, gained=0, n=1000, *, made="a", **about):
     right[np.flatnonzero(right)[:lost]] = False
     right[np.flatnonzero(~(np.arange(n) % 2 == 0))[:gained]] = True
     items = [Item(f"q{i}", f"q{i}", float(r), 1.0) for i, r in enumerate(right)]
-    row = ReadingRow(metric="acc", value=float(right.mean()), unit="1", better="higher", stderr=0.01, n=n)
+    stderr = right.std(ddof=1) / n**0.5
+    row = ReadingRow(metric="acc", value=float(right.mean()), unit="1", better="higher", stderr=stderr, n=n)
     about = {"measure": "zeroshot", "protocol": "piqa@1.0", "token_digest": ""} | about
     return put(root, record(made=made, **about), items, [row])
 

@@ -19,7 +19,7 @@ from bench.execution.worker import Assignment, work
 from bench.inputs import models
 from bench.planning import plan
 from bench.planning.spec import Spec
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore, Store
 from bench.system import module_files, source_digest
 from bench.system.cache import cache_dir
 
@@ -171,7 +171,7 @@ def workers_here(monkeypatch) -> None:
 def records(results) -> dict:
     """Every record by method, seed and measure; two of a kind would be told apart by their keys' order alone."""
     found = {}
-    for record in Store(Path(results), write=False):
+    for record in ReadOnlyStore(Path(results)):
         kind = record.identity.method, record.identity.seed, record.identity.measure
         assert kind not in found, f"{kind} twice in {results}"
         found[kind] = record
@@ -181,7 +181,7 @@ def records(results) -> dict:
 def contents(results) -> dict:
     """What a run left, to be compared with what another left: every record by its key, none damaged, none measured twice."""
     found, kinds = {}, set()
-    for record in Store(Path(results), write=False):
+    for record in ReadOnlyStore(Path(results)):
         kind = json.dumps(record.identity.labels())
         assert kind not in kinds, f"doubled: {kind}"
         kinds.add(kind)

@@ -17,7 +17,7 @@ from bench.export.model import export_model
 from bench.inputs import loading
 from bench.kernels import linear24
 from bench.planning.spec import Spec
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore
 from bench.system import digests
 from helpers import runs
 from helpers.models import job_for, random_folder, write
@@ -65,7 +65,7 @@ def run_cell(folder, results, changes):
         runs.run_here(Spec(models=(str(folder),), results=results, **(SMALL | changes)))
     except UserError as refusal:
         return str(refusal)
-    records = [r for r in Store(results, write=False) if r.identity.protocol.name != "cuda"]
+    records = [r for r in ReadOnlyStore(results) if r.identity.protocol.name != "cuda"]
     assert records
     bad = {
         f"{r.identity.method}: {r.reason}" if len(changes["methods"]) > 1 else r.reason

@@ -13,7 +13,7 @@ from bench.execution.processes import WorkerProcesses
 from bench.execution.progress import LogDisplay
 from bench.execution.worker import Assignment
 from bench.results.run_status import read_statuses
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore, Store
 from helpers import faulty, runs
 
 METHODS = ("magnitude", "wanda")
@@ -51,7 +51,7 @@ def test_a_worker_that_dies_costs_its_own_artifact(tmp_path):
 
     assert run.returncode == 1, err
     statuses = {}
-    for record in Store(tmp_path / "r", write=False):
+    for record in ReadOnlyStore(tmp_path / "r"):
         statuses.setdefault(record.identity.method, set()).add(record.status)
     assert statuses == {"dense": {"ok"}, "dies": {"failed"}, "magnitude": {"ok"}, "wanda": {"ok"}}
 

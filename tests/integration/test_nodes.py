@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from bench.execution import nodes
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore
 from helpers import runs
 from methods.errors import UserError
 
@@ -82,7 +82,7 @@ def start(arguments, log):
 
 
 def numbers(results):
-    return {r.key: [reading.value for reading in r.readings] for r in Store(results, write=False) if r.status == "ok"}
+    return {r.key: [reading.value for reading in r.readings] for r in ReadOnlyStore(results) if r.status == "ok"}
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 import torch
 from nbclient import NotebookClient
 
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore
 from helpers import runs
 
 NOTEBOOK = Path(__file__).parents[2] / "docs/api.ipynb"
@@ -25,7 +25,7 @@ def test_runs(tmp_path, monkeypatch):
 
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
-    got = list(Store(tmp_path / "r", write=False))
+    got = list(ReadOnlyStore(tmp_path / "r"))
     assert {r.identity.method for r in got} == {"dense", "magnitude", "wanda"}
     assert all(r.status == "ok" for r in got)
 

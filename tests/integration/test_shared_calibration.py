@@ -12,7 +12,7 @@ from bench.execution.ray_executor import resources_of
 from bench.planning import estimate, refusal, slurm
 from bench.planning.memory import estimate_bytes, model_bytes
 from bench.results import reproduce
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore
 from helpers import runs
 from methods.contract import LIBRARY_BYTES
 from methods.errors import UserError
@@ -98,7 +98,7 @@ def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, monkeypatch):
             calibration=SHARED | {"processes": processes},
         )
         runs.run_here(spec, only=("sparsegpt",))
-        records = Store(tmp_path / str(processes), write=False)
+        records = ReadOnlyStore(tmp_path / str(processes))
         found[processes] = {(r.identity.quantizer, r.identity.measure): r for r in records}
     one, two = found[1], found[2]
 
@@ -151,7 +151,7 @@ def test_a_process_that_ends_in_the_middle_is_a_failed_row(fault, reason, tmp_pa
     spec = runs.small(tmp_path / "r", methods=("wanda",), measures=("size",), calibration=SHARED)
     runs.run_here(spec, only=("wanda",))
 
-    found = list(Store(tmp_path / "r", write=False))
+    found = list(ReadOnlyStore(tmp_path / "r"))
     assert {r.status for r in found} == {"failed"}
     assert all(r.reason.startswith(reason) for r in found), [r.reason for r in found]
     assert not set(psutil.Process().children()) - others, "a process is left"

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from bench.planning import slurm as script_writer
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore
 from helpers import runs, slurm
 
 TASKS = 4
@@ -113,7 +113,7 @@ def test_a_training_over_nodes_that_slurm_ends_goes_on_when_it_is_requeued(cli, 
     again = slurm.start(tmp_path / "x.sh", 1, 1)
     out, _ = again.communicate(timeout=PATIENCE_S)
     assert again.returncode == 0, out
-    record = next(r for r in Store(tmp_path / "r", write=False) if r.identity.method != "dense" and r.readings)
+    record = next(r for r in ReadOnlyStore(tmp_path / "r") if r.identity.method != "dense" and r.readings)
     assert record.status == "ok"
     events = [json.loads(line) for line in (log / f"{record.artifact[:32]}.jsonl").read_text().splitlines()]
     started = [i for i, event in enumerate(events) if event["event"] == "started"]

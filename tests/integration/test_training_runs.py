@@ -4,7 +4,7 @@ import pytest
 
 from bench.execution import events
 from bench.planning import plan
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore
 from bench.system import cache
 from bench.system.cache import cache_dir
 from helpers import runs
@@ -91,7 +91,7 @@ def test_retraining_keeps_what_the_prior_kept(tmp_path):
 def test_validation_split_is_another_protocol(tmp_path):
     runs.run_here(spec(tmp_path / "r", methods=("magnitude",), perplexity={"windows": 4, "split": "validation"}))
 
-    records = [r for r in Store(tmp_path / "r", write=False) if r.identity.measure == "perplexity"]
+    records = [r for r in ReadOnlyStore(tmp_path / "r") if r.identity.measure == "perplexity"]
     assert {r.identity.protocol.label for r in records} == {"wiki-mini-validation@128x4"}
 
 

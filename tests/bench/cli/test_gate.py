@@ -150,7 +150,8 @@ def test_a_suspect_is_measured_again(tmp_path, monkeypatch, capsys):
     store = Store(tmp_path / "after")
     victim = next(r for r in store if r.identity.measure == "perplexity")
     items = fake_records.read_items(store.root / "items" / victim.items.file)
-    victim.readings[0].value *= 1.1
+    victim.readings[0].value **= 1.02
+    victim.readings[0].stderr = None
     store.write(victim, tuple(i._replace(value=i.value * 1.02) for i in items))
     roots = tmp_path / "before", tmp_path / "after"
 

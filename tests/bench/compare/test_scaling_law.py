@@ -97,7 +97,8 @@ def write(root, method, model, weights, tokens, values, seed=0, pattern="2:4", t
     key = "".join(f"{ord(c):02x}" for c in f"{method}{model}{tokens}{seed}")[:40].ljust(64, "0")
     about = {"training": {"tokens": tokens}}
     items = tuple(Item(str(i), str(i // 2), v, 100.0) for i, v in enumerate(values))
-    reading = ReadingRow(metric="perplexity", value=1.0, unit="1", better="lower")
+    value = float(np.exp(np.mean(values) / 100))
+    reading = ReadingRow(metric="perplexity", value=value, unit="1", better="lower")
     store = Store(root)
     store.write(
         Record(

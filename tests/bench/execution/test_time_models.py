@@ -15,7 +15,7 @@ from bench.inputs import models
 from bench.kernels import native
 from bench.measures.speed.comparison import Timings
 from bench.results.identity import Identity, Protocol
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore
 from helpers import runs
 from helpers.models import build, write
 from helpers.runs import call
@@ -83,12 +83,12 @@ def test_each_engine_and_kind_has_a_record_of_each_step(engines, tmp_path):
             ("fake", "bf16", "none", "2:4"), ("fake", "int8", "int8", "2:4"), ("other", "fp16", "none", "dense"),
         )
     ]  # fmt: skip
-    store = Store(tmp_path / "r", write=False)
+    store = ReadOnlyStore(tmp_path / "r")
     for record in records:
         items = store.items(record)
         both = record.identity.protocol.engine == "fake"
         metrics = ["tokens_per_s", "tokens_per_s_dense", "speedup"] if both else ["tokens_per_s"]
-        assert [r.metric for r in record.readings] == metrics and len(items) == time_models.BLOCKS
+        assert [r.metric for r in record.readings] == metrics and len(items.ids) == time_models.BLOCKS
         about = {"name": record.identity.protocol.engine, "fake": "1"}
         assert record.key_inputs["engine"] == record.notes["engine"] == about
         assert set(record.notes["noise"]) == ({"2:4", "dense"} if both else {"dense"})
@@ -127,7 +127,7 @@ def test_a_record_has_both_sides_of_its_blocks(engines, tmp_path, monkeypatch):
     records = {
         (r.identity.protocol.name, r.identity.dtype): r for r in measure(request("tiny", "fake", "other"), tmp_path)
     }
-    items = Store(tmp_path, write=False).items
+    items = ReadOnlyStore(tmp_path).items
     for step, tokens in (("decode", 1), ("prefill", 8)):
         both, dense = records[step, "bf16"], records[step, "fp16"]
         assert {r.metric: r.value for r in both.readings} == {
@@ -137,8 +137,8 @@ def test_a_record_has_both_sides_of_its_blocks(engines, tmp_path, monkeypatch):
         assert both.notes["interval"] == pytest.approx([4, 4])
         assert both.notes["noise"] == pytest.approx({"2:4": 0.01, "dense": 0.01})
         assert both.notes["again"]["2:4"] == pytest.approx([4 * tokens / 1.01] * 12)
-        columns = items(both)
-        assert set(columns["value"]) == {4 * tokens} and set(items(dense)["value"]) == {tokens}
+        columns = items(both).columns
+        assert set(columns["value"]) == {4 * tokens} and set(items(dense).columns["value"]) == {tokens}
         assert set(columns["tokens_per_s_dense"]) == {tokens} and set(columns["speedup"]) == {4}
 
 

@@ -146,8 +146,8 @@ def test_lm_evals_table_shows_every_number(root, cli, tmp_path):
     for task, version, filter_, shot, metric, arrow, value, _, stderr in table:
         last = task or last
         shown[last, metric] = (version, filter_, shot, arrow, float(value), stderr)
-    assert shown["piqa", "acc"] == ("1", "none", "0", "↑", 0.25, "0.01")
-    assert shown["piqa", "acc_norm"][4:] == (0.5, "0.01")
+    assert shown["piqa", "acc"] == ("1", "none", "0", "↑", 0.25, "0.0100")
+    assert shown["piqa", "acc_norm"][4:] == (0.5, "0.0100")
     assert shown["wiki_lastword", "acc"][5] == "N/A"
     perplexity = shown["wiki-mini@128", "perplexity"]
     assert perplexity[3] == "↓" and perplexity[4] == pytest.approx(math.exp(3.5), rel=0.1)

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from bench.export.model import export_model
 from bench.kernels.folder24 import MANIFEST, Folder24, Writer24
 from bench.kernels.packed24 import pack
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore
 from helpers.runs import call, own_cache, prune, run_here, small, tiny
 from methods.errors import UserError
 from methods.folder import Folder
@@ -229,9 +229,7 @@ def test_the_model_of_a_record(tmp_path, monkeypatch, capsys):
     results = tmp_path / "results"
     run_here(small(results, measures=("size",), quantizers=("int8",), targets={"exclude": ("*.down_proj",)}))
     (key,) = (
-        r.short_key
-        for r in Store(results, write=False)
-        if (r.identity.method, r.identity.measure) == ("magnitude", "size")
+        r.short_key for r in ReadOnlyStore(results) if (r.identity.method, r.identity.measure) == ("magnitude", "size")
     )
     code, out, _ = call(
         capsys, monkeypatch, "export", key, "--format", "packed24", "--out", tmp_path / "p", "--results", results

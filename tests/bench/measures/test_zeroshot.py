@@ -16,7 +16,7 @@ from bench import api
 from bench.inputs import lmeval, loading, task_yaml, tasks, wikimini
 from bench.inputs.task_yaml import lm_eval_version, read_task
 from bench.measures import packed_scoring
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore, Store
 from helpers import runs
 from methods.contract import Compute, NoProgress
 from methods.errors import UserError
@@ -62,7 +62,7 @@ def run(results, *names, limit=LIMIT, methods=("dense",), **changes):
     """Records by method and task."""
     given = {"measures": ("zeroshot",), "tasks": names, "zeroshot": {"limit": limit}, "methods": methods}
     runs.run_here(runs.small(results, **(given | changes)))
-    found = [r for r in Store(Path(results), write=False) if r.identity.measure == "zeroshot"]
+    found = [r for r in ReadOnlyStore(Path(results)) if r.identity.measure == "zeroshot"]
     return {(r.identity.method, r.identity.protocol.label.split("@")[0]): r for r in found}
 
 

@@ -1,9 +1,9 @@
 """Ratios, rows and figures of several engines, from records whose blocks are known."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from scipy import stats
@@ -30,7 +30,7 @@ def record(engine, kind, tokens, dense=None, step="decode", model="m", status="o
         about["noise"] = {"2:4": 0.02, "dense": 0.03}
         table["tokens_per_s_dense"] = dense * PACE
     found = Record(key=f"{engine}{kind}{step}", identity=identity, status=status, notes=about | notes)
-    return found, pd.DataFrame(table)
+    return found, SimpleNamespace(columns={name: np.array(values) for name, values in table.items()})
 
 
 def entries(*pairs):

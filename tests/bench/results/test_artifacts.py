@@ -7,7 +7,7 @@ import pytest
 
 from bench.results import reproduce
 from bench.results.artifacts import find_pruned
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore, Store
 from helpers import fake_records, runs
 from methods.errors import UserError
 
@@ -17,9 +17,7 @@ RESULTS = Path(__file__).parents[3] / "results/smollm2-135m-wanda7"
 def test_the_command_that_makes_a_lost_model_again_is_one(tmp_path, monkeypatch):
     """Of a method after another the last alone is named: it brings the first along."""
     runs.own_cache(tmp_path, monkeypatch)
-    record = next(
-        r for r in Store(RESULTS, write=False) if r.identity.stages == ("sparsegpt", "retrain") and r.artifact
-    )
+    record = next(r for r in ReadOnlyStore(RESULTS) if r.identity.stages == ("sparsegpt", "retrain") and r.artifact)
 
     with pytest.raises(UserError, match="no longer in the cache") as refused:
         find_pruned(record.key, RESULTS)

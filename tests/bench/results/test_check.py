@@ -1,15 +1,15 @@
-"""bench check: every record as it was written, every number what its items give."""
+"""bench check: every record as it was written, its parts in agreement, and every number what its items give."""
 
-import json
-import math
 import shutil
+from pathlib import Path
 
 import pytest
 
-from bench.results.check import check_folder
-from bench.results.record import Item, ReadingRow
-from bench.results.store import Store
+from bench.results.check import check_folder, contradictions
+from bench.results.record import Item, ItemsFile, ReadingRow
+from bench.results.store import ReadOnlyStore, Store
 from helpers import fake_records
+from methods.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +27,20 @@ def root(tmp_path):
     return root
 
 
-def path_of(root, measure):
-    return next(Store(root).path(r.key) for r in Store(root) if r.identity.measure == measure)
+def record_of(root, measure="perplexity"):
+    return next(r for r in ReadOnlyStore(root) if r.identity.measure == measure)
+
+
+def rewrite(root, items, **fields):
+    """Write the perplexity record again as its owner could: with other items or fields, and digests that fit."""
+    record = record_of(root)
+    items = [Item(*row) for row in zip(*items, strict=True)]
+    Store(root).write(record.model_copy(update=fields), tuple(items))
+
+
+def columns(root):
+    items = ReadOnlyStore(root).items(record_of(root))
+    return [items.ids, items.clusters, items.columns["value"], items.weights]
 
 
 def test_a_sound_folder(root, cli):
@@ -39,40 +51,101 @@ def test_a_sound_folder(root, cli):
 
 
 @pytest.mark.parametrize("measure", ["perplexity", "zeroshot"])
-def test_a_number_that_its_items_do_not_give(root, cli, measure):
-    """Its digest is right: whoever wrote it took the number from elsewhere."""
-    path = path_of(root, measure)
-    before = json.loads(path.read_text())["readings"][0]["value"]
-    fake_records.edit_value(path, before * (1 + 1e-6), seal=True)
+@pytest.mark.parametrize(("field", "name"), [("value", ""), ("stderr", "standard error of "), ("n", "n of ")])
+def test_a_number_that_its_items_do_not_give(root, cli, measure, field, name):
+    """Its digest is right: the owner took the number from elsewhere."""
+    record = record_of(root, measure)
+    path, reading = ReadOnlyStore(root).path(record.key), record.readings[0].model_dump()
+    changed = reading[field] + 1 if field == "n" else reading[field] * (1 + 1e-6)
+    fake_records.edit(path, seal=True, readings=[reading | {field: changed}])
 
     code, out, err = cli("check", root)
 
     assert code == 1 and "delete them" in err
-    assert out.startswith(f"damaged: {path}: its ") and f"but its items give {before:.9g}" in out
+    assert f"{path}: " in out and f"{name}{reading['metric']} is" in out and f"give {reading[field]:.9g}" in out
 
 
-def test_a_number_edited_by_hand(root, cli):
-    path = path_of(root, "perplexity")
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_number_that_its_items_do_not_give_is_not_compared(root, tmp_path, cli, swap):
+    """Perplexity 5 with items of 33 was a pass."""
+    other = fake_records.perplexity(tmp_path / "after", 0.001, made="b", noise=1)
+    fake_records.edit_value(ReadOnlyStore(tmp_path / "after").path(other.key), 5.0, seal=True)
+    before, after = (tmp_path / "after", root) if swap else (root, tmp_path / "after")
+
+    for line in (("gate", "--baseline", before, "--results", after), ("compare", before, after)):
+        code, out, err = cli(*line)
+        assert code == 2 and "perplexity is 5, but its items give" in err and len(err.splitlines()) == 1
+        assert "IMPROVED" not in out
+
+
+def test_a_reproduced_number_is_held_against_its_items(root, tmp_path, cli):
+    """Under one key the numbers alone are compared; an edited one would be a gain."""
+    after = shutil.copytree(root, tmp_path / "after")
+    fake_records.edit_value(ReadOnlyStore(after).path(record_of(after).key), 5.0, seal=True)
+
+    code, _, err = cli("gate", "--baseline", root, "--results", after)
+
+    assert code == 2 and "perplexity is 5, but its items give" in err
+
+
+def test_an_edited_number_is_damage(root, tmp_path, cli):
+    before = shutil.copytree(root, tmp_path / "before")
+    path = ReadOnlyStore(root).path(record_of(root).key)
     fake_records.edit_value(path, 12.34)
 
     code, out, _ = cli("check", root)
-
     assert code == 1 and f"damaged: {path} is no record (it was changed after it was written" in out
     assert path.exists()  # it is looked at, not moved
 
+    for line in (("gate", "--baseline", before, "--results", root), ("compare", before, root)):
+        code, out, err = cli(*line)
+        assert code == 2 and str(path) in err and "changed after it was written" in err
+        assert "IMPROVED" not in out
 
-@pytest.mark.parametrize("command", ["gate", "compare"])
-def test_a_number_edited_by_hand_is_compared_with_nothing(root, tmp_path, cli, command):
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda x: [c[:10] for c in x], "its items give"),
+        (lambda x: [[*c, *c] for c in x], "an item twice"),
+        (lambda x: [x[0], x[1], x[2], x[3] * 0], "no finite mean"),
+        (lambda x: [x[0], x[1], x[2] * 1e308, x[3]], "no finite mean"),
+        (lambda x: [x[0], x[1], ["much"] * len(x[0]), x[3]], "other values than numbers"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_items_that_are_not_those_of_the_record(root, tmp_path, cli, change, sentence):
     before = shutil.copytree(root, tmp_path / "before")
-    path = path_of(root, "perplexity")
-    fake_records.edit_value(path, 12.34)
+    rewrite(root, change(columns(root)))
 
-    code, out, err = (
-        cli("gate", "--baseline", before, "--results", root) if command == "gate" else cli(command, before, root)
-    )
+    (problem,) = check_folder(root).problems
+    assert sentence in problem
+    code, _, err = cli("gate", "--baseline", before, "--results", root)
+    assert code == 2 and sentence in err and len(err.splitlines()) == 1
 
-    assert code == 2 and str(path) in err and "changed after it was written" in err
-    assert "IMPROVED" not in out
+
+def test_more_rows_than_a_record_says_are_not_read(root, monkeypatch):
+    record = record_of(root)
+    content = ReadOnlyStore(root).content(record)
+    about = record.items.model_dump() | {"rows": 7}
+    record = record.model_copy(update={"items": ItemsFile(**about)})
+    Store(root).write_content(record, content)
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile.read", lambda *_, **__: pytest.fail("it was read"))
+
+    with pytest.raises(UserError, match="120 items, but its record says 7"):
+        ReadOnlyStore(root).items(record)
+
+
+def test_a_mean_without_its_items(root, tmp_path, cli):
+    before = shutil.copytree(root, tmp_path / "before")
+    record = record_of(root)
+    record.items, record.readings[0].stderr = None, None
+    Store(root).write(record)
+
+    (problem,) = check_folder(root).problems
+    assert "perplexity is a mean over items" in problem
+    code, _, err = cli("gate", "--baseline", before, "--results", root)
+    assert code == 2 and "has no per-item scores" in err
 
 
 def test_further_metrics_of_an_item_are_computed_too(tmp_path):
@@ -83,39 +156,44 @@ def test_further_metrics_of_an_item_are_computed_too(tmp_path):
     ]
     fake_records.put(tmp_path, fake_records.record(measure="agreement"), items, rows)
 
-    found = check_folder(tmp_path)
-
-    assert found.recomputed == 2
-    assert len(found.problems) == 1 and "top1_agreement is 0.75, but its items give 0.5" in found.problems[0]
+    (problem,) = check_folder(tmp_path).problems
+    assert "top1_agreement is 0.75, but its items give 0.5" in problem
 
 
 def test_a_diverged_number_is_not_computed(tmp_path):
     row = ReadingRow(metric="perplexity", value=None, unit="1", better="lower")
-    fake_records.put(tmp_path, fake_records.record(status="diverged"), [Item("0", "a", math.inf, 1.0)], [row])
+    fake_records.put(tmp_path, fake_records.record(status="diverged"), readings=[row])
 
     assert check_folder(tmp_path).problems == ()
 
 
-def test_items_that_are_no_table(root):
-    store = Store(root)
-    record = next(r for r in store if r.identity.measure == "perplexity")
-    store.items_path(record).write_bytes(b"PAR1")
-    record.items.size, record.items.sha256 = 4, "d" * 64
-    store.write(record)
-
-    (problem,) = check_folder(root).problems
-
-    assert "cannot be read" in problem
+INPUTS = {"seed": 1, "dtype": "float32", "device": "cpu", "targets": [["*"], []], "measure": {"name": "perplexity"}}
 
 
-@pytest.mark.parametrize("items", [[("0", "a", 1.0, 0.0)], [("0", "a", "much", 1.0)], [("0", "a", 1e5, 1.0)]])
-def test_items_that_give_no_number_are_reported(tmp_path, items):
-    reading = ReadingRow(metric="perplexity", value=1.0, unit="1", better="lower")
-    fake_records.put(tmp_path, fake_records.record(), [Item(*item) for item in items], [reading])
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"key": "0" * 64}, "its key is not"),
+        ({"seed": 2}, "identity has seed"),
+        ({"dtype": "float16"}, "identity has dtype"),
+        ({"device": "cuda"}, "identity has device"),
+        ({"exclude": ("lm_head",)}, "identity has targets"),
+        ({"stages": ("magnitude",)}, "identity has stages"),
+        ({"quantizer": "int4-rtn"}, "identity has stages"),
+        ({"measure": "zeroshot"}, "identity has measure"),
+        ({"calibration": None}, "identity has calibration"),
+    ],
+)
+def test_an_identity_that_its_key_does_not_have(change, part):
+    inputs = INPUTS | {"stages": [{"name": "wanda"}], "calibration": {"data": "c4"}}
+    record = fake_records.record(seed=1, key_inputs=inputs, identity={"calibration": "c4@64x8"})
+    assert not list(contradictions(record))
 
-    (problem,) = check_folder(tmp_path).problems
+    known = record.identity.model_copy(update={k: v for k, v in change.items() if k != "key"})
+    other = record.model_copy(update={"identity": known} | {k: v for k, v in change.items() if k == "key"})
 
-    assert "cannot be read" in problem
+    (sentence,) = contradictions(other)
+    assert part in sentence
 
 
 def test_what_belongs_to_no_record_is_listed_and_is_no_damage(root, cli):
@@ -128,6 +206,12 @@ def test_what_belongs_to_no_record_is_listed_and_is_no_damage(root, cli):
 
     assert code == 0
     assert out.count("belongs to no record") == 3
+
+
+@pytest.mark.full
+def test_published_records():
+    for folder in (Path(__file__).parents[3] / "results").glob("*/records"):
+        assert check_folder(folder.parent).problems == ()
 
 
 def test_no_results_folder(tmp_path, cli):

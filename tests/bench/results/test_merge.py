@@ -3,7 +3,7 @@
 import pytest
 
 from bench.compare.resolve import read
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore
 from helpers import fake_records, runs
 
 
@@ -25,7 +25,7 @@ def test_records_and_scores_are_taken_once(tmp_path, capsys, monkeypatch):
     side = read(c)
     assert {r.identity.method: r.status for r in side.records} == {"x": "ok", "y": "ok"}
     first = next(r for r in side.records if r.identity.method == "x")
-    assert first.readings == next(r for r in Store(a, write=False) if r.identity.method == "x").readings
+    assert first.readings == next(r for r in ReadOnlyStore(a) if r.identity.method == "x").readings
     assert all(len(side.items(r).ids) == 120 for r in side.records)
     assert runs.call(capsys, monkeypatch, "merge", a, "--results", c)[1].startswith("0 records copied")
 

@@ -6,7 +6,7 @@ import pytest
 
 from bench.results import metrics
 from bench.results.metrics import METRICS, Metric, find
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore
 
 RESULTS = Path(__file__).parents[3] / "results"
 
@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parents[3] / "results"
 def test_published_records_have_the_units_and_directions_of_the_table():
     seen = set()
     for folder in RESULTS.glob("*/records"):
-        for record in Store(folder.parent, write=False):
+        for record in ReadOnlyStore(folder.parent):
             for reading in record.readings:
                 if record.identity.measure == "speed":  # times, speeds and their ratios are not in the table
                     assert find(reading.metric, reading.unit).is_time or reading.unit == "1"

@@ -50,7 +50,10 @@ def test_what_is_written_is_read(store):
     got = store.get(KEY)
 
     assert got.notes == {"a": [1, 2]}
-    assert [tuple(row) for row in store.items(got).itertuples(index=False)] == [i[:4] for i in ITEMS]
+    items = store.items(got)
+    assert list(zip(items.ids, items.clusters, items.columns["value"], items.weights, strict=True)) == [
+        i[:4] for i in ITEMS
+    ]
     assert not temporaries(store)
 
 
@@ -67,10 +70,9 @@ def test_a_record_of_a_renamed_model_has_its_name_of_today(store, digest):
 def test_further_metrics_of_an_item_are_columns_beside_it(store):
     items = tuple(Item(str(i), "a", float(i), 1.0, {"acc_norm": 1.0 - i}) for i in range(2))
     store.write(record(), items)
-    got = store.items(store.get(record().key))
+    got = store.items(store.get(record().key)).columns
 
-    assert list(got) == ["item_id", "cluster_id", "value", "weight", "acc_norm"]
-    assert list(got["acc_norm"]) == [1.0, 0.0]
+    assert list(got) == ["value", "acc_norm"] and list(got["acc_norm"]) == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("folder", ["records", "items"])
@@ -78,7 +80,7 @@ def test_what_a_killed_process_left_is_swept_and_what_is_being_written_is_not(st
     store.write(record(), ITEMS)
     left = store.root / folder / ".left.tmp"
     left.touch()
-    Store(store.root, write=False)
+    ReadOnlyStore(store.root)
     assert left.exists()
 
     with atomic_write(store.root / folder / "new") as held:
@@ -125,8 +127,8 @@ def test_truncated_record_is_moved_aside_and_named(store):
     assert not path.exists()
     (aside,) = (store.root / "corrupt").iterdir()
     assert aside.read_bytes() == whole[: len(whole) // 2]
-    assert len(store.moved) == 1
-    assert str(path) in store.moved[0] and str(aside) in store.moved[0]
+    assert len(store.damaged) == 1
+    assert str(path) in store.damaged[0] and str(aside) in store.damaged[0]
 
 
 def test_truncated_record_is_computed_again(tmp_path, monkeypatch, capsys):
@@ -183,7 +185,7 @@ def test_record_under_another_key_is_no_record(store):
     store.path(KEY).rename(store.path("cd" * 32))
 
     assert store.get("cd" * 32) is None
-    assert "its own key" in store.moved[0]
+    assert "its own key" in store.damaged[0]
 
 
 def test_record_without_its_items_is_no_record(store):
@@ -191,7 +193,7 @@ def test_record_without_its_items_is_no_record(store):
     next((store.root / "items").iterdir()).unlink()
 
     assert store.get(KEY) is None
-    assert "lost its items" in store.moved[0]
+    assert "lost its items" in store.damaged[0]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +213,7 @@ def test_a_record_that_was_changed_is_no_record(store, fields):
     fake_records.edit(store.path(KEY), **fields)
 
     assert store.get(KEY) is None
-    assert "changed after it was written" in store.moved[0]
+    assert "changed after it was written" in store.damaged[0]
 
 
 def test_a_record_written_in_another_layout_is_the_same(store):
@@ -235,7 +237,7 @@ def test_a_digest_does_not_make_a_record(store, fields):
     store.write(record())
     fake_records.edit(store.path(KEY), seal=True, **fields)
 
-    assert list(store) == [] and "is no record" in store.moved[0]
+    assert list(store) == [] and "is no record" in store.damaged[0]
 
 
 def test_a_record_larger_than_any_is_not_parsed(store, monkeypatch):
@@ -243,14 +245,14 @@ def test_a_record_larger_than_any_is_not_parsed(store, monkeypatch):
     monkeypatch.setattr("bench.results.record.MAX_BYTES", 100)
 
     assert store.get(KEY) is None
-    assert "more than 100" in store.moved[0]
+    assert "more than 100" in store.damaged[0]
 
 
 def test_a_pipe_in_place_of_a_record_is_not_waited_for(store):
     os.mkfifo(store.path(KEY))
 
     assert list(store) == []
-    assert "no file" in store.moved[0]
+    assert "no file" in store.damaged[0]
 
 
 def test_truncated_items_are_noticed_by_every_reader(store):
@@ -258,9 +260,9 @@ def test_truncated_items_are_noticed_by_every_reader(store):
     file = next((store.root / "items").iterdir())
     file.write_bytes(file.read_bytes()[:-1])
 
-    assert list(ReadOnlyStore(store.root, write=False)) == []
+    assert list(ReadOnlyStore(store.root)) == []
     assert list(store) == []
-    assert "damaged items" in store.moved[0]
+    assert "damaged items" in store.damaged[0]
 
 
 def test_items_of_the_same_size_but_another_content_are_measured_again(store):
@@ -270,7 +272,7 @@ def test_items_of_the_same_size_but_another_content_are_measured_again(store):
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
 
     assert store.get(KEY) is None
-    assert "other items" in store.moved[0]
+    assert "other items" in store.damaged[0]
 
 
 def test_items_are_checked(store):
@@ -308,7 +310,7 @@ def test_a_schema_that_is_no_number_does_not_skip_the_digest(store, version):
     fake_records.edit(store.path(KEY), schema_version=version, reason="edited")
 
     assert list(store) == []
-    assert "not a whole number" in store.moved[0]
+    assert "not a whole number" in store.damaged[0]
 
 
 def test_json_never_contains_nan(store):

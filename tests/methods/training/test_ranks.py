@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from bench import api
 from bench.execution import job, ranks
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore
 from helpers import forked_ranks, runs, several_ranks
 from helpers.models import job_for, write
 from helpers.several_ranks import NOTED_EVERY, STEPS
@@ -136,7 +136,7 @@ def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, monkeypatch):
         )
         runs.run_here(spec, only=("cast",))
 
-    found = [r for r in Store(tmp_path / "r", write=False) if r.identity.measure == "perplexity"]
+    found = [r for r in ReadOnlyStore(tmp_path / "r") if r.identity.measure == "perplexity"]
     assert [r.status for r in found] == ["ok", "ok"], [r.reason for r in found]
     one, two = (r.readings[0].value for r in found)
     assert found[0].key != found[1].key
@@ -152,7 +152,7 @@ def test_a_helper_that_dies_is_a_failed_row(tmp_path, monkeypatch):
     spec = runs.small(tmp_path / "r", methods=("cast",), measures=("perplexity",), training=training)
     runs.run_here(spec, only=("cast",))
 
-    (record,) = [r for r in Store(tmp_path / "r", write=False) if r.identity.measure == "perplexity"]
+    (record,) = [r for r in ReadOnlyStore(tmp_path / "r") if r.identity.measure == "perplexity"]
     assert record.status == "failed"
     assert "rank 1 ended with code 3 before it began" in record.reason
 

@@ -10,7 +10,7 @@ from bench.execution import forecast
 from bench.kernels import cpu24, native
 from bench.kernels.timing import WrongProduct
 from bench.measures.speed import comparison, cpu
-from bench.results.store import Store
+from bench.results.store import ReadOnlyStore
 from helpers import fake_records
 from helpers.models import random_folder
 from helpers.runs import TINY, call, prune, run_here, small, tiny
@@ -79,9 +79,7 @@ def test_a_run_measures_decoding_and_says_what_is_missing(device, tmp_path):
     results = tmp_path / "results"
     run_here(small(results, measures=("speed",), quantizers=("none", "int8"), dtype="bfloat16"))
 
-    found = {
-        (r.identity.method, r.identity.quantizer, r.identity.protocol.label): r for r in Store(results, write=False)
-    }
+    found = {(r.identity.method, r.identity.quantizer, r.identity.protocol.label): r for r in ReadOnlyStore(results)}
     cuda = found["magnitude", "none", "cuda"]
     assert (cuda.status, cuda.reason, cuda.readings) == ("skipped", "no CUDA device", [])
     for quantizer in ("none", "int8"):
@@ -89,8 +87,8 @@ def test_a_run_measures_decoding_and_says_what_is_missing(device, tmp_path):
         assert record.status == "ok", record.reason
         assert [r.metric for r in record.readings] == ["tokens_per_s", "tokens_per_s_dense", "speedup"]
         assert all(r.value > 0 for r in record.readings)
-        items = Store(results, write=False).items(record)
-        assert len(items) == comparison.BLOCKS and {"tokens_per_s_dense", "speedup"} <= set(items.columns)
+        items = ReadOnlyStore(results).items(record)
+        assert len(items.ids) == comparison.BLOCKS and {"tokens_per_s_dense", "speedup"} <= set(items.columns)
         assert record.key_inputs["hardware"] and record.notes["kv_tokens"] == 128
         assert record.notes["device"].startswith("CPU, ") and record.notes["dense"] in ("dense", "same kernel, dense")
     dense = found["dense", "none", "decode@b1,kv128"]
@@ -141,14 +139,14 @@ def test_models_that_answer_otherwise_are_not_timed():
 )
 def test_an_artifact_without_a_kernel_is_skipped_with_the_reason(device, tmp_path, changes, reason):
     run_here(small(tmp_path / "r", measures=("speed",), **changes), only=("magnitude",))
-    record = next(r for r in Store(tmp_path / "r", write=False) if r.identity.protocol.label.startswith("decode"))
+    record = next(r for r in ReadOnlyStore(tmp_path / "r") if r.identity.protocol.label.startswith("decode"))
     assert (record.status, record.readings) == ("skipped", []) and reason in record.reason
 
 
 def test_more_tokens_than_learned_positions_are_skipped_with_the_reason(tmp_path):
     folder = random_folder("gpt2", tmp_path / "gpt2", max_position_embeddings=128)
     run_here(small(tmp_path / "r", models=(str(folder),), measures=("speed",), dtype="bfloat16"), only=("magnitude",))
-    record = next(r for r in Store(tmp_path / "r", write=False) if r.identity.protocol.label.startswith("decode"))
+    record = next(r for r in ReadOnlyStore(tmp_path / "r") if r.identity.protocol.label.startswith("decode"))
     assert (record.status, record.reason) == ("skipped", "the model takes 128 tokens, and this measurement has 129")
 
 
@@ -177,11 +175,11 @@ def test_bench_speed_leaves_records_and_a_figure(device, tmp_path, capsys, monke
     ]  # fmt: skip
     assert all(r["2:4_us"] > 0 for r in timed)
     assert (tmp_path / "f.svg").read_text().count("limit dashed") == 1
-    record = next(r for r in Store(tmp_path / "r", write=False) if r.status == "ok")
+    record = next(r for r in ReadOnlyStore(tmp_path / "r") if r.status == "ok")
     assert record.identity.method == "magnitude" and record.key_inputs["hardware"]
     before = record.provenance
     call(capsys, monkeypatch, *args)
-    assert next(r for r in Store(tmp_path / "r", write=False) if r.status == "ok").provenance == before  # not again
+    assert next(r for r in ReadOnlyStore(tmp_path / "r") if r.status == "ok").provenance == before  # not again
 
 
 @pytest.mark.parametrize(("noise", "warned"), [(0.1, False), (5.56, True)])
