@@ -53,13 +53,26 @@ def site(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("site")
 def test_each_is_listed_as_broken_and_the_others_as_they_are(cli):
     code, out, err = cli("ls", "methods", "--long", "--json")
-    about = {row["name"]: row["about"] for row in json.loads(out)}
+    rows = {row["name"]: row for row in json.loads(out)}
+    about = {name: row["about"] for name, row in rows.items()}
 
     assert code == 0, err
+    assert rows["good"]["fields"] == "power=1.0"
     for name, (_, why) in HOSTILE.items():
         assert about[name].startswith(f"broken: plug-in '{name}' cannot be used ({why}"), about[name]
     assert about["good"] == about["prints"] == "Keep the largest |W|"
     assert about["wanda"]
+
+
+@pytest.mark.usefixtures("site")
+def test_doctor_names_each(cli, monkeypatch):
+    monkeypatch.setattr("bench.cli.doctor._network", lambda: {"thing": "hub", "state": "ok", "detail": ""})
+    code, out, err = cli("doctor", "--json")
+    states = {row["thing"]: row["state"] for row in json.loads(out)}
+
+    assert code == 0, err
+    assert {states[f"plug-in {name}"] for name in HOSTILE} == {"broken"}
+    assert "plug-in good" not in states
 
 
 @pytest.mark.usefixtures("site")

@@ -176,13 +176,9 @@ except SystemExit as end:
     loaded = {"transformers", "datasets", "lm_eval", "torch.distributed.checkpoint"} & set(sys.modules)
     sys.exit(f"loaded {loaded}" if loaded else end.code)
 """
-    for method, reason in (
-        ("sparsegpt:damping=2", "must be between 0 and 1"),
-        ("cast:beta1=1", "must be at least 0 and below 1"),
-    ):
-        command = [sys.executable, "-c", code, *map(str, runs.flags(tmp_path / "r")), "--methods", method]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code, *map(str, runs.flags(tmp_path / "r")), "--methods", "cast:beta1=1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
 
-        assert done.returncode == 2, done.stderr
-        assert done.stderr == f"bench: invalid {method}: {reason}\n"
-        assert not (tmp_path / "r").exists()
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == "bench: invalid cast:beta1=1: must be at least 0 and below 1\n"
+    assert not (tmp_path / "r").exists()
