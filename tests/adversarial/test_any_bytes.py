@@ -1,4 +1,4 @@
-"""Any bytes as a record, any JSON as a config, any header of safetensors, any GGUF file: a sentence or success.
+"""Random bytes as records, configs, safetensors headers and GGUF files end in a sentence or in success.
 
 No traceback, no hang, and no flood of memory. The default run tries a few of each, the full one 400.
 """
@@ -50,7 +50,7 @@ def dump(value):
 
 
 def mutated(content: bytes, reach: int | None = None):
-    """Bytes with up to five places changed, cut out or filled in. reach: only in the first so many."""
+    """Change up to five places of the content. reach: number of bytes, from the first, that may change."""
     place = st.integers(0, (reach or len(content)) - 1)
     edit = st.tuples(place, st.integers(0, 12), st.binary(max_size=12))
 
@@ -65,7 +65,7 @@ def mutated(content: bytes, reach: int | None = None):
 
 @st.composite
 def configs(draw):
-    """tiny's config with some values of another kind."""
+    """Draw tiny's config with some values of another type."""
     config = dict(MODEL)
     for key in draw(st.lists(st.sampled_from([*MODEL, *OTHER_KEYS]), min_size=1, max_size=3)):
         config[key] = draw(VALUES)
@@ -74,7 +74,7 @@ def configs(draw):
 
 @st.composite
 def weights(draw):
-    """A file of safetensors whose header may not be true."""
+    """Draw a safetensors file whose header may be wrong."""
     names = st.sampled_from(["a", "b", "model.norm.weight", "model.layers.0.x", "__metadata__"]) | st.text(max_size=8)
     dtypes = st.sampled_from(["F32", "F16", "BF16", "I64", "BOOL", "F8_E4M3", "F4", "X"]) | SCALARS
     sizes = st.lists(st.integers(0, 6) | NUMBERS, max_size=4) | VALUES
@@ -116,7 +116,7 @@ def read_gguf(folder, content):
 
 
 def read_record(folder, content):
-    """By itself, and in a results folder, which moves it aside."""
+    """Read a record alone, and in a results folder, which moves a damaged one aside."""
     store = Store(folder / "r")
     (store.root / "records" / f"{fake_records.record().key[:32]}.json").write_bytes(content)
     list(store)
@@ -127,7 +127,7 @@ def read_record(folder, content):
 
 
 class Kind(NamedTuple):
-    """What is read. examples: the contents of its file, given a valid one."""
+    """A kind of file: its reader, and a strategy for its content, given valid content."""
 
     read: Callable
     examples: Callable
@@ -148,7 +148,7 @@ KINDS = {
 
 
 def refusal(read, folder, content):
-    """The sentence, or "" where it was read."""
+    """Return the error, or "" on success."""
     try:
         read(folder, content)
     except UserError as fault:

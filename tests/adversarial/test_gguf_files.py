@@ -1,4 +1,4 @@
-"""Every damaged GGUF file: one sentence with exit code 2, from a plan where its header tells, else when it is converted."""
+"""Damaged GGUF files end in one sentence: before they are converted if the header shows the damage, else while."""
 
 import os
 
@@ -41,7 +41,7 @@ def test_a_command_refuses_it_as_bad_input(cli, tmp_path, command):
 
 @pytest.mark.parametrize("name", gguf_files.LATE_DAMAGES)
 def test_what_a_header_does_not_tell_is_a_sentence_too(tmp_path, name):
-    """transformers would fill a norm that is missing with ones."""
+    """transformers would fill a missing norm with ones."""
     file = tmp_path / "x.gguf"
     gguf_files.LATE_DAMAGES[name](file)
 
@@ -72,7 +72,7 @@ def test_undamaged_it_is_a_model(tmp_path):
 
 @pytest.mark.parametrize(("limit", "reason"), [("MAX_ELEMENTS", "more than 3 elements"), ("MAX_TEXT", "a text of")])
 def test_what_a_header_may_claim_is_bounded(tmp_path, monkeypatch, limit, reason):
-    """Each is read before its size is known to fit, so its number is bounded and not its bytes alone."""
+    """Libraries make objects of each element and text, so both have limits besides the size of the file."""
     file = gguf_files.write(tmp_path / "x.gguf")
     gguf_header.check(file)
     monkeypatch.setattr(gguf_header, limit, 3)

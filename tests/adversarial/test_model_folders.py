@@ -1,4 +1,4 @@
-"""Every damaged or hostile model folder: one sentence with exit code 2 from a plan, before a worker is started."""
+"""Damaged or hostile model folders end in one sentence with exit code 2, before a worker starts."""
 
 import json
 import shutil
@@ -51,7 +51,7 @@ def test_undamaged_it_is_a_model(cli, tmp_path):
 
 
 def hub_cache(root):
-    """tiny as huggingface_hub keeps it: links from a snapshot to blobs."""
+    """Store tiny as huggingface_hub does: a snapshot with links to blobs."""
     snapshot, blobs = root / "models--owner--tiny/snapshots/abc", root / "models--owner--tiny/blobs"
     snapshot.mkdir(parents=True)
     blobs.mkdir()

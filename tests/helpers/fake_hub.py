@@ -1,4 +1,4 @@
-"""The hub's client with a repository of any name, which holds the files a test puts there."""
+"""A client of the hub with a repository for every name. A test chooses its files."""
 
 from fnmatch import fnmatch
 from types import SimpleNamespace
@@ -11,10 +11,10 @@ class FakeHub:
         self.revision = "f" * 40
         self.files: tuple[str, ...] = ()
         self.error: Exception | None = None
-        """Raised by whatever is asked of it."""
+        """Error of each request, if any."""
         self.timeouts: list[float] = []
         self.downloads: list[tuple[str, str, str]] = []
-        """(repository, kind, revision) of each."""
+        """(repository, kind, revision) of each download."""
         api = SimpleNamespace(model_info=self.info, dataset_info=self.info)
         monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
         monkeypatch.setattr(huggingface_hub, "snapshot_download", self.download)

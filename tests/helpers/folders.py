@@ -1,4 +1,4 @@
-"""Model folders that are damaged, or set a trap. Each damage is done to a copy of tiny's folder."""
+"""Damages and traps for copies of tiny's folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Damage = Callable[[Path], object]
 
 
 def config(**changes: object) -> Damage:
-    """What differs in config.json; a value of None takes the key away."""
+    """Change values of config.json. None deletes a key."""
 
     def damage(folder: Path) -> None:
         values = json.loads((folder / "config.json").read_text()) | changes
@@ -24,22 +24,22 @@ def config(**changes: object) -> Damage:
 
 
 def text(name: str, content: str | bytes) -> Damage:
-    """A file in place of another."""
+    """Write a file."""
     return lambda folder: _replace(folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def link(name: str, target: str) -> Damage:
-    """A link in place of a file."""
+    """Replace a file by a link."""
     return lambda folder: _replace(folder / name).symlink_to(target)
 
 
 def pipe(name: str) -> Damage:
-    """A pipe in place of a file."""
+    """Replace a file by a pipe."""
     return lambda folder: os.mkfifo(_replace(folder / name))
 
 
 def header(change: Callable[[dict], object]) -> Damage:
-    """A change to the header of the weights, whose bytes stay."""
+    """Change the header of the weights, but not the data."""
 
     def damage(folder: Path) -> None:
         content = (folder / "model.safetensors").read_bytes()
@@ -53,7 +53,7 @@ def header(change: Callable[[dict], object]) -> Damage:
 
 
 def cut(name: str, keep: int) -> Damage:
-    """A file that ends too early."""
+    """Truncate a file."""
     return lambda folder: os.truncate(folder / name, keep)
 
 
@@ -154,7 +154,7 @@ def _grow_vocabulary(file: Path) -> None:
 
 
 def hollow_llama(folder: Path, hidden: int, inner: int, blocks: int, vocabulary: int) -> Path:
-    """The folder of a LLaMA in float16 whose weights take no room: a file with a header, and then a hole."""
+    """Make the folder of a LLaMA in float16 with weights that take no space: the file is a header and a hole."""
     shapes = {n: [vocabulary, hidden] for n in ("model.embed_tokens.weight", "lm_head.weight")}
     shapes["model.norm.weight"] = [hidden]
     for block in (f"model.layers.{i}" for i in range(blocks)):

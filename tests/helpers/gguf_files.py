@@ -1,4 +1,4 @@
-"""A small LLaMA as a GGUF file, and what can be wrong with one."""
+"""A small LLaMA as a GGUF file, and damages to it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FIELDS: dict[str, Any] = {
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-    """The tensors, in numpy's order."""
+    """Return the shapes of the tensors in numpy's order."""
     block = {
         "attn_norm": (HIDDEN,),
         "ffn_norm": (HIDDEN,),
@@ -52,7 +52,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
 def write(
     file: Path, fields: Mapping[str, Any] | None = None, tensors: Mapping[str, Any] | None = None, kind: str = "llama"
 ) -> Path:
-    """Write it. fields, tensors: what differs; a value of None leaves it out."""
+    """Write the file. fields, tensors: changes; None leaves one out."""
     writer = GGUFWriter(file, kind)
     for key, value in (FIELDS | dict(fields or {})).items():
         if value is None:
@@ -78,7 +78,7 @@ def changed(fields: Mapping[str, Any] | None = None, tensors: Mapping[str, Any] 
 
 
 def patched(at: int | str, form: str, *values: object, skip: int = 0) -> Damage:
-    """Other bytes at an offset, or `skip` bytes after the first place of a text."""
+    """Overwrite bytes at an offset, or `skip` bytes after a text."""
 
     def damage(file: Path) -> None:
         content = bytearray(write(file).read_bytes())
@@ -90,7 +90,7 @@ def patched(at: int | str, form: str, *values: object, skip: int = 0) -> Damage:
 
 
 def cut(keep: int) -> Damage:
-    """A file that ends too early; a negative number counts from its end."""
+    """Truncate the file. A negative number counts from the end."""
 
     def damage(file: Path) -> None:
         size = write(file).stat().st_size
@@ -143,7 +143,7 @@ DAMAGES: dict[str, Damage] = {
     "a gap": changed({"llama.block_count": 3}, {"blk.5.ffn_up.weight": (INNER, HIDDEN)}),
     "a wide tensor": changed(tensors={"blk.0.ffn_up.weight": (INNER, 2 * HIDDEN)}),
 }
-"""Found before anything is converted."""
+"""Damages that the header shows."""
 
 LATE_DAMAGES: dict[str, Damage] = {
     "no norm": changed(tensors={"blk.1.ffn_norm.weight": None}),
@@ -153,4 +153,4 @@ LATE_DAMAGES: dict[str, Damage] = {
     "strange merges": changed({"tokenizer.ggml.merges": ["a", "b c d", ""]}),
     "unknown tokenizer": changed({"tokenizer.ggml.model": "strange"}),
 }
-"""Found while it is converted."""
+"""Damages that conversion finds."""

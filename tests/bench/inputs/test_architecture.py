@@ -1,4 +1,4 @@
-"""A config and tensors that fit, of every family, are a model; with any of them missing or of another shape they are none."""
+"""A config must match its tensors: a missing tensor, another shape or another size is refused in every family."""
 
 import json
 
@@ -76,7 +76,7 @@ def test_no_size_of_a_config_may_be_missing_or_another(family, make, keep_as, tm
 
 
 def test_code_of_their_own_is_left_alone_where_transformers_has_it(make, keep_as, tmp_path):
-    """Of families whose entry says so; it is named in config.json and never run."""
+    """Entries of families can allow auto_map in config.json. The code that it names is never run."""
     for family in ("phi3", "llama"):
         folder = keep_as(make(family), tmp_path / family)
         about = json.loads((folder / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""The one way to the hub: what is fetched, at which revision, where it lies, and what is said where it cannot be had."""
+"""The hub: downloaded files, recorded revisions, and errors with the ways out."""
 
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def test_a_refusal_names_the_licence_and_the_ways(fake_hub, error, kind, page):
 
 
 def http_error() -> Exception:
-    """An error of the client's HTTP library that the client does not wrap."""
+    """Return an error of the client's HTTP library that the client does not wrap."""
     (root, *_) = HfHubHTTPError.__bases__
     return type("ConnectError", (root,), {})("refused")
 
@@ -122,7 +122,7 @@ def test_a_hub_that_is_not_to_be_asked_names_the_variable(fake_hub, monkeypatch,
 
 
 def test_a_download_that_ends_early_is_no_success(fake_hub, repository, tmp_path):
-    """Some versions of the client return where the connection broke and the folder holds something."""
+    """Some versions of the client return normally after a broken connection if the folder has files."""
     fake_hub.files = ("a.parquet",)
     snapshot = hub.Snapshot(fake_hub.revision, ("a.parquet", "b.parquet"))
 

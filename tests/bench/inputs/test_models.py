@@ -1,4 +1,4 @@
-"""Models by alias: where each comes from, and what a name meant before."""
+"""Models by alias: descriptions, cache folders, and a renamed model."""
 
 import json
 
@@ -16,7 +16,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def pulled(cache, folder, ref):
-    """tiny's files in a folder of the cache, as if pulled from `ref`."""
+    """Put tiny's files in a folder of the cache, as if pulled from `ref`."""
     place = runs.tiny(cache / "models" / folder)
     (place / "PULLED.json").write_text(json.dumps({"source": "x", "ref": ref, "revision": "r"}))
 

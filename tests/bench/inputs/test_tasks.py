@@ -1,4 +1,4 @@
-"""Where a task's data lies: data sets of one configuration and of several, with and without a README."""
+"""Data of tasks: data sets with one configuration and with several, with and without a README."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -56,7 +56,6 @@ def test_a_readme_that_lists_the_configuration_decides(tmp_path):
 
 
 def test_a_data_set_without_the_tasks_configuration_is_not_its_data(tmp_path, fake_hub):
-    """The sentence names the folder that is missing."""
     write_arc(tmp_path / "allenai/ai2_arc/ARC-Challenge", "hard?")
     fake_hub.error = OSError("refused")
 
@@ -70,7 +69,7 @@ def test_a_data_set_without_the_tasks_configuration_is_not_its_data(tmp_path, fa
 
 
 def test_a_hub_without_the_tasks_configuration_is_refused(fake_hub):
-    """Else lm-eval would fetch some revision by itself."""
+    """Without the check lm-eval would download an unknown revision."""
     fake_hub.files = ("ARC-Challenge/test.parquet", "README.md")
     with pytest.raises(UserError, match=r"<mirror>/allenai/ai2_arc/ARC-Easy/ and pass --data-dir"):
         tasks.ensure(task_of("arc_easy"), None)

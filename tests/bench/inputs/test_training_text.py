@@ -1,4 +1,4 @@
-"""Training text: what a step sees, and what happens where there is too little of it."""
+"""Training text: the sequences of a step, and texts that are too short or damaged."""
 
 import gzip
 import json
@@ -14,7 +14,7 @@ from methods.errors import UserError
 
 
 class Letters:
-    """A tokenizer of one token a letter."""
+    """A tokenizer with a token for each letter."""
 
     eos_token_id = 0
 

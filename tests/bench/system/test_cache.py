@@ -1,4 +1,4 @@
-"""What `bench cache gc` deletes, and what it leaves because somebody is using it."""
+"""`bench cache gc` deletes what no process uses."""
 
 import errno
 import io
@@ -30,7 +30,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def parts(folder):
-    """In each part an entry "used" of 5 bytes, and nothing else; the call tells which parts still have theirs."""
+    """Make an entry "used" of 5 bytes in each part. The returned function tells which parts still have it."""
     shutil.rmtree(folder / "native", ignore_errors=True)
     for part in PARTS:
         (folder / part / "used").mkdir(parents=True)
@@ -47,7 +47,7 @@ def test_what_nobody_uses_goes(parts):
 
 
 def test_what_is_used_stays(folder, parts):
-    """The entries of that name, and all that runs share."""
+    """Entries with the name stay, and entries that runs share."""
     (folder / "logs/used.log").touch()
     (folder / "logs/other.log").touch()
     with cache.in_use("used"):
@@ -95,7 +95,7 @@ def test_the_dead_use_nothing(parts):
 
 @pytest.fixture
 def collecting(monkeypatch):
-    """collecting(owner, name): all that may go is collected before and after each call of that function."""
+    """Return a function that makes another function collect the cache before and after each call."""
 
     def wrap(owner, name):
         real = getattr(owner, name)
@@ -113,7 +113,7 @@ def collecting(monkeypatch):
 
 @pytest.mark.parametrize(("owner", "step"), [(Builder, "_apply"), (measure, "measure")], ids=["build", "measure"])
 def test_a_worker_keeps_all_its_stages_while_it_builds_and_measures(tmp_path, collecting, owner, step):
-    """The last stage changes nothing, so its weights are those that the stage before left in the cache."""
+    """Use a last stage that changes nothing: it needs the weights of the stage before from the cache."""
     collecting(owner, step)
     spec = runs.small(tmp_path / "r", methods=("dense:from=magnitude",))
     runs.run_here(spec)
@@ -151,7 +151,7 @@ def artifacts(tmp_path, quantizers):
 
 
 def test_a_stage_is_made_once_however_many_start_from_it(tmp_path, monkeypatch):
-    """Two workers, for two quantizers of one pruned model."""
+    """Two workers quantize one pruned model."""
     made, apply, one = [], Builder._apply, threading.Lock()  # transformers loads one model at a time in a process
 
     def slowly(builder, artifact, before, workdir):

@@ -1,6 +1,6 @@
-"""Environments: built step by step, counted only when whole, and every failure in one sentence.
+"""Environments count only when they are complete, and each failure is one sentence.
 
-A script of a few lines stands in for Python, its venv and its pip.
+A short script replaces Python, its venv and its pip.
 """
 
 import json
@@ -53,7 +53,7 @@ SPEC = EnvironmentSpec(
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """An empty cache, one environment, and the calls that building it makes."""
+    """Set up an empty cache and one environment. Calls of its build are logged."""
     runs.own_cache(tmp_path, monkeypatch)
     fake = tmp_path / "python"
     fake.write_text(PYTHON)

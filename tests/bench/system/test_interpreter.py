@@ -1,4 +1,4 @@
-"""Programs that this package starts search its own installation, and not the current folder."""
+"""Programs that this package starts import its installation, not modules of the current folder."""
 
 import codecs
 import os
@@ -53,7 +53,7 @@ def test_a_source_tree_that_is_not_installed_is_found(tmp_path, monkeypatch, ins
 
 
 def test_text_is_utf_8_whatever_the_locale():
-    """And what is printed stays in the terminal's encoding."""
+    """Standard output keeps the encoding of the terminal."""
     code = "from bench.system.interpreter import require_utf8 as r; r(); import sys; print(open('/dev/null').encoding)"
     code += "; print(sys.stdout.encoding)"
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -25,7 +25,7 @@ def results(tmp_path):
 
 
 def run_killed(code):
-    """A process that is killed in the middle of `code`."""
+    """Run code in a process that is killed in the middle."""
     text = f"import os\nfrom bench.system import cache\n{code}"
     subprocess.run([sys.executable, "-c", text], env=interpreter.environment(), check=False)
 

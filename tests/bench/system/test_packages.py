@@ -1,4 +1,4 @@
-"""Extras as the distribution's metadata lists them."""
+"""Extras in the metadata of the distribution."""
 
 import pytest
 

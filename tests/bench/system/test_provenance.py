@@ -1,4 +1,4 @@
-"""What a record says of the machine it was measured on."""
+"""Description of the machine in a record."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Digests of code: by what it does, whatever files are called and however they are commented."""
+"""Digests of code ignore names of files, comments and docstrings."""
 
 import re
 import shutil
@@ -16,7 +16,7 @@ WINDOWS = "bench/inputs/windows.py"
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """A copy of the packages' sources, which digests are taken of."""
+    """Copy the sources of the packages. Digests are computed from the copy."""
     for package in OWN_PACKAGES:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("assets", "__pycache__"))
     find = module_files.importlib.util.find_spec
@@ -48,7 +48,7 @@ def rewrite(file, old, new):
 
 
 def move(tree, old, new):
-    """A module under another name, its imports and uses rewritten."""
+    """Rename a module, with its imports and uses."""
     (tree / old).rename(tree / new)
     was, now = (Path(p).with_suffix("").as_posix().replace("/", ".") for p in (old, new))
     for file in tree.rglob("*.py"):

@@ -1,4 +1,4 @@
-"""Names that are suggested for one that is not known."""
+"""Suggestions for an unknown name."""
 
 import pytest
 

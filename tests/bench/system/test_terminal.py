@@ -39,7 +39,7 @@ def test_nothing_goes_around_the_stream():
 
 
 def test_a_traceback_is_only_shown():
-    """Of a fault that nobody expected: Python prints it itself."""
+    """Python prints the traceback of an unexpected fault itself."""
     code = (
         "from bench.system.terminal import make_output_printable\n"
         "make_output_printable(); make_output_printable()\n"
