@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, Settings, Trainer, UserError
 from methods.ranges import Beta, Count, Fraction, LearningRate, NonNegative
-from methods.targets import stores_in_out
 from methods.training.ranks import all_reduce_sum, is_single_process, local
 from methods.training.trainer import other_parameters
 
@@ -149,12 +148,8 @@ class Elsa(Settings):
             )
         changed = other_parameters(model, job.targets)
         trainer = Trainer(self.name, model, job, self)
-        theta, rest = trainer.parameters(job.targets)
         optimizer = ElsaAdam(
-            [
-                {"params": theta, "sparse": True, "transposed": stores_in_out(model.get_submodule(job.targets[0]))},
-                {"params": rest},
-            ],
+            trainer.groups(job.targets),
             total=trainer.total,
             pattern=job.pattern,
             lambda_=self.lambda_,

@@ -145,11 +145,7 @@ def _chunks(lists: Sequence[Tensors]) -> Iterator[Sequence[Tensors]]:
 def _update_mask(weight: Tensor, mask: Tensor, n: int, m: int) -> Tensor:
     """Update a mask without a wait for the device. See `selection.update_mask`. A NaN shows in the sums."""
     size = weight.abs()
-    groups = size.unflatten(-1, (-1, m))
-    one, other = groups[..., :, None], groups[..., None, :]
-    earlier = torch.ones(m, m, dtype=torch.bool, device=size.device).tril(-1)
-    rank = ((other > one) | ((other == one) & earlier)).sum(-1)
-    new = (rank < n).flatten(-2)
+    new = selection.best_by_rank(size, n, m)
     sums = selection.mask_metrics(size, new, new != mask)
     mask.copy_(new)
     return sums

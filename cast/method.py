@@ -14,7 +14,6 @@ from cast.wanda_mask import WandaAdamS
 from methods import Job, MethodInfo, Needs, Outcome, Settings, Trainer
 from methods.info import DISTILLATION
 from methods.ranges import Count, CountOrZero, NonNegative, Positive
-from methods.targets import stores_in_out
 from methods.training.trainer import other_parameters
 
 
@@ -63,13 +62,10 @@ class Cast(Settings):
         if self.scales:
             scaling.add(model, job.targets, self.scales)
         trainer = Trainer(self.name, model, job, self)
-        theta, rest = trainer.parameters(job.targets)
+        groups = trainer.groups(job.targets)
         kind = WandaAdamS if self.mask == "wanda" else AdamS
         optimizer = kind(
-            [
-                {"params": theta, "sparse": True, "transposed": stores_in_out(model.get_submodule(job.targets[0]))},
-                {"params": rest},
-            ],
+            groups,
             total=trainer.total,
             pattern=job.pattern,
             **self.adam,
@@ -80,7 +76,9 @@ class Cast(Settings):
             decoupled=self.decoupled,
             kernel=self.kernel,
         )
-        linears = [(trainer.model.get_submodule(name), p) for name, p in zip(job.targets, theta, strict=True)]
+        linears = [
+            (trainer.model.get_submodule(name), p) for name, p in zip(job.targets, groups[0]["params"], strict=True)
+        ]
         with optimizer.watch(linears) if isinstance(optimizer, WandaAdamS) else nullcontext():
             trainer.run(optimizer, teacher=True)
         cost = trainer.prune_at_the_end(optimizer.apply_mask)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from methods.families import Family
@@ -25,7 +24,24 @@ class Piece(NamedTuple):
 
 def split(family: Family, name: str, shape: tuple[int, ...]) -> list[Piece]:
     """Return the pieces of a stored tensor, none if it belongs to no expert. name: its name in the model."""
-    return list(_pieces(family, name, shape)) if family.experts else []
+    if not (experts := family.experts):
+        return []
+    path = re.escape(experts.path)
+    if match := re.match(rf"(.+\.{path})\.({'|'.join(experts.linears)})(_bias)?$", name):
+        prefix, linear, bias = match.groups()
+        turned = experts.transposed and not bias
+        inner = shape[:0:-1] if turned else shape[1:]
+        full = f"{linear}.{'bias' if bias else 'weight'}"
+        count = shape[0] if len(shape) == (2 if bias else 3) else 0
+        return [Piece(f"{prefix}.{number}.{full}", 0, number, inner, turned) for number in range(count)]
+    if (match := re.match(rf"(.+\.{path}\.\d+)\.(\w+)\.weight$", name)) and len(shape) == 2:
+        prefix, stored = match.groups()
+        return [
+            Piece(f"{prefix}.{linear}.weight", parts.index(stored), None, shape)
+            for linear, parts in experts.parts.items()
+            if stored in parts
+        ]
+    return []
 
 
 def renamed(family: Family, name: str) -> str:
@@ -33,20 +49,3 @@ def renamed(family: Family, name: str) -> str:
     for old, new in family.renamed.items():
         name = name.replace(old, new)
     return name
-
-
-def _pieces(family: Family, name: str, shape: tuple[int, ...]) -> Iterator[Piece]:
-    experts = family.experts
-    assert experts is not None
-    path = re.escape(experts.path)
-    if match := re.match(rf"(.+\.{path})\.({'|'.join(experts.linears)})(_bias)?$", name):
-        prefix, linear, bias = match.groups()
-        turned = experts.transposed and not bias
-        inner = shape[:0:-1] if turned else shape[1:]
-        for number in range(shape[0] if len(shape) == (2 if bias else 3) else 0):
-            yield Piece(f"{prefix}.{number}.{linear}.{'bias' if bias else 'weight'}", 0, number, inner, turned)
-    elif match := re.match(rf"(.+\.{path}\.\d+)\.(\w+)\.weight$", name):
-        prefix, stored = match.groups()
-        for linear, parts in experts.parts.items():
-            if stored in parts and len(shape) == 2:
-                yield Piece(f"{prefix}.{linear}.weight", parts.index(stored), None, shape)

@@ -18,20 +18,20 @@ PANEL = 384
 """Columns per panel. X^T X is symmetric, so only the panels on and above the diagonal are computed."""
 
 
-def add_gram(x: Tensor, total: Tensor | None, panel: int = PANEL) -> Tensor:
+def add_gram(x: Tensor, total: Tensor | None) -> Tensor:
     """Add x^T x to `total`, upper triangle of panels only. x: [tokens, in] -> [in, in]. See `symmetric`."""
     width = x.shape[1]
     total = x.new_zeros(width, width) if total is None else total
-    for a in range(0, width, panel):
-        b = min(a + panel, width)
+    for a in range(0, width, PANEL):
+        b = min(a + PANEL, width)
         total[a:b, a:].addmm_(x[:, a:b].T, x[:, a:])
     return total
 
 
-def symmetric(triangle: Tensor, panel: int = PANEL) -> Tensor:
+def symmetric(triangle: Tensor) -> Tensor:
     """Return the whole symmetric matrix, written over its upper triangle."""
-    for a in range(0, len(triangle), panel):
-        b = min(a + panel, len(triangle))
+    for a in range(0, len(triangle), PANEL):
+        b = min(a + PANEL, len(triangle))
         corner = triangle[a:b, a:b].triu()
         triangle[a:b, a:b] = corner + corner.triu(1).T
         triangle[b:, a:b] = triangle[a:b, b:].T

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from methods.contract import LIBRARY_BYTES, Compute
-from methods.experts import Expert, ExpertList, experts_of, fold, stacked_as
+from methods.experts import ExpertList, Stacked, experts_of, fold, stacked_as
 from methods.folder import Folder, Writer
 from methods.pruning.activations import Activations
 from methods.pruning.block_reader import BlockReader, release
@@ -203,18 +203,20 @@ class ByExpert(Streamed):
         """Return the file for the experts of a block, None if nothing is written. prefix: their name in the model."""
         if not self._writer:
             return nullcontext()
-        shapes = {}
-        for name, tensor in experts[0].state_dict().items():
-            stacked = stacked_as(f"{prefix}.0.{name}", self.family)
-            assert stacked
-            shapes[stacked.name] = (len(experts), *stacked.entry(tensor).shape)
+        entries = self._entries(f"{prefix}.0.", experts[0])
+        shapes = {place.name: (len(experts), *entry.shape) for place, entry in entries}
         return self._writer.add_stacks(shapes, self._compute.dtype)
 
-    def _store(self, stacks: Stacks, prefix: str, expert: Expert) -> None:
+    def _store(self, stacks: Stacks, prefix: str, expert: nn.Module) -> None:
+        for place, entry in self._entries(prefix, expert):
+            stacks.write(place.name, place.number, entry)
+
+    def _entries(self, prefix: str, expert: nn.Module) -> Iterator[tuple[Stacked, Tensor]]:
+        """Yield the tensors of an expert as stored, each with its place."""
         for name, tensor in expert.state_dict().items():
-            stacked = stacked_as(prefix + name, self.family)
-            assert stacked
-            stacks.write(stacked.name, stacked.number, stacked.entry(tensor))
+            place = stacked_as(prefix + name, self.family)
+            assert place
+            yield place, place.entry(tensor)
 
 
 def hold(

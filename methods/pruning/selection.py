@@ -39,25 +39,25 @@ def _refuse_nan(score: Tensor) -> None:
         raise FloatingPointError("a score is NaN")
 
 
-def best_of_groups(score: Tensor, n: int, m: int, piece: int = PIECE_GROUPS) -> Tensor:
+def best_of_groups(score: Tensor, n: int, m: int) -> Tensor:
     """Return the mask of the n largest of every m along a row: bool, like score. score: [out, in], in a multiple of m.
 
     The rank of a score is the number of scores in its group that are larger, or equal and earlier. The n lowest ranks
     are kept.
 
-    Args:
-        piece: groups per piece of work.
-
     Raises:
         FloatingPointError: a score is NaN.
     """
     _refuse_nan(score)
+    return _best_of_four(score, n) if m == 4 and score.device.type == "cpu" else best_by_rank(score, n, m)
+
+
+def best_by_rank(score: Tensor, n: int, m: int) -> Tensor:
+    """Return the mask of `best_of_groups` without a check for NaN, which would wait for the device."""
     groups = score.unflatten(-1, (-1, m))
     if m > RANKED_M:
         chosen = groups.argsort(dim=-1, descending=True, stable=True)[..., :n]
         return torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, chosen, True).flatten(-2)
-    if m == 4 and score.device.type == "cpu":
-        return _best_of_four(score, n, piece)
     lanes = [
         lane.contiguous() for lane in groups.unbind(-1)
     ]  # m x [out, in/m], so that comparisons read memory in order
@@ -69,7 +69,7 @@ def best_of_groups(score: Tensor, n: int, m: int, piece: int = PIECE_GROUPS) -> 
     return torch.stack([r < n for r in rank], dim=-1).flatten(-2)
 
 
-def _best_of_four(score: Tensor, n: int, piece: int) -> Tensor:
+def _best_of_four(score: Tensor, n: int) -> Tensor:
     """Return the mask for m = 4 on a CPU. The results of the six comparisons of a group index a table of masks.
 
     numpy compares contiguous floats several times faster than torch. It works on pieces that fit the cache, on as many
@@ -81,7 +81,7 @@ def _best_of_four(score: Tensor, n: int, piece: int) -> Tensor:
     def select(part: slice) -> None:
         _masks_into(out[part], flat[part], n)
 
-    _in_pieces(len(flat), select, piece)
+    _in_pieces(len(flat), select)
     return torch.from_numpy(out).view(torch.bool).view(score.shape)
 
 
@@ -97,19 +97,16 @@ def _masks_into(out: NDArray[np.int32], groups: NDArray[np.float32], n: int) -> 
     np.take(_masks_of_four(n), code, out=out, mode="clip")
 
 
-def _in_pieces(groups: int, work: Callable[[slice], T], size: int) -> list[T]:
-    parts = [slice(a, a + size) for a in range(0, groups, size)]
+def _in_pieces(groups: int, work: Callable[[slice], T]) -> list[T]:
+    parts = [slice(a, a + PIECE_GROUPS) for a in range(0, groups, PIECE_GROUPS)]
     if len(parts) == 1:
         return [work(parts[0])]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         return list(pool.map(work, parts))
 
 
-def update_mask(weight: Tensor, mask: Tensor, n: int, m: int, piece: int = PIECE_GROUPS) -> Tensor:
+def update_mask(weight: Tensor, mask: Tensor, n: int, m: int) -> Tensor:
     """Set the mask, in place, to the n largest |w| of every m along a row. Both are [out, in].
-
-    Args:
-        piece: groups per piece of work.
 
     Returns:
         float64 [3], on the weight's device: the sum of the |w| kept, of all |w|, and how many entries of the mask
@@ -119,7 +116,7 @@ def update_mask(weight: Tensor, mask: Tensor, n: int, m: int, piece: int = PIECE
         FloatingPointError: a weight is NaN.
     """
     if m == 4 and weight.device.type == "cpu" and mask.is_contiguous():
-        return _update_mask_of_four(weight, mask, n, piece)
+        return _update_mask_of_four(weight, mask, n)
     size = weight.abs().contiguous()
     new = best_of_groups(size, n, m)
     sums = mask_metrics(size, new, new != mask)
@@ -133,7 +130,7 @@ def mask_metrics(size: Tensor, mask: Tensor, changed: Tensor) -> Tensor:
     return torch.stack([kept, size.sum(-1).sum(dtype=torch.float64), changed.sum().double()])
 
 
-def _update_mask_of_four(weight: Tensor, mask: Tensor, n: int, piece: int) -> Tensor:
+def _update_mask_of_four(weight: Tensor, mask: Tensor, n: int) -> Tensor:
     """Update a mask for m = 4 with numpy only. torch's threads spin after use and would take processor time from numpy."""
     groups = weight.detach().float().contiguous().view(-1, 4).numpy()
     old = mask.view(-1).view(torch.int32).numpy()
@@ -148,7 +145,7 @@ def _update_mask_of_four(weight: Tensor, mask: Tensor, n: int, piece: int) -> Te
         old[part] = new
         return float(size.sum(dtype=np.float32)), float(total), int(np.count_nonzero(changed.view(np.uint8)))
 
-    sums = torch.tensor(_in_pieces(len(groups), update, piece), dtype=torch.float64).sum(0)
+    sums = torch.tensor(_in_pieces(len(groups), update), dtype=torch.float64).sum(0)
     if bool(sums[1].isnan()):
         raise FloatingPointError("a weight is NaN")
     return sums

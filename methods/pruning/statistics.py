@@ -16,6 +16,9 @@ from methods.pruning.observer import Accumulate, Observer
 from methods.pruning.sharing import Sharing
 from methods.targets import dense_weight, input_widths
 
+SAMPLE_ROWS = 256
+"""Approximate number of input rows kept per linear, to estimate its reconstruction error."""
+
 
 class Observed(NamedTuple):
     """The inputs of linears. Linears with the same input share one tensor, the same object."""
@@ -37,10 +40,8 @@ class Statistics:
     A score by it then depends on the weights only.
     """
 
-    def __init__(
-        self, job: Job, accumulate: Accumulate, sharing: Sharing, *, batch: int | None = None, sample_rows: int
-    ) -> None:
-        """batch: sequences per forward pass, by default as many as BATCH_TOKENS allows; sample_rows: about how many."""
+    def __init__(self, job: Job, accumulate: Accumulate, sharing: Sharing, batch: int | None = None) -> None:
+        """batch: sequences per forward pass, by default as many as BATCH_TOKENS allows."""
         if job.calibration is None:
             raise RuntimeError("this walk collects a statistic: the method's `needs` must name CALIBRATION")
         tokens = job.calibration
@@ -55,9 +56,8 @@ class Statistics:
         self.sampled = 0
         """Number of rows of the largest sample."""
         self._accumulate, self._sharing, self._device = accumulate, sharing, job.compute.device
-        self._stride = (
-            self.tokens // sample_rows
-        ) | 1  # odd, else a sample has the same few positions of each sequence
+        # odd, else a sample has the same few positions of each sequence
+        self._stride = (self.tokens // SAMPLE_ROWS) | 1
 
     def bytes_for(self, weights: Mapping[str, nn.Module], family: Family, by_expert: bool) -> int:
         """Return the largest size of what is in memory at a time: a statistic of each input, and two to factor one."""

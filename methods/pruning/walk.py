@@ -15,9 +15,6 @@ from methods.pruning.sharing import Sharing
 from methods.pruning.statistics import Statistics
 from methods.targets import dense_weight
 
-SAMPLE_ROWS = 256
-"""Number of input rows kept per linear, to estimate its reconstruction error."""
-
 
 class Visit(NamedTuple):
     """One target: its weight [out, in], to be changed in place, and the statistic of its inputs.
@@ -58,7 +55,6 @@ class Walk:
         accumulate: Accumulate | None = None,
         *,
         batch: int | None = None,
-        sample_rows: int = SAMPLE_ROWS,
     ) -> None:
         """batch: calibration sequences per forward pass, by default as many as BATCH_TOKENS allows."""
         self.job = job
@@ -68,9 +64,7 @@ class Walk:
         self._sharing = everyone if accumulate else Sharing(job.compute.device)
         output = job.workdir / "streamed" if everyone.rank == 0 else None
         self._held = hold(model, job.source, job.compute, output, by_expert=self._sharing.world == 1)
-        self._statistics = (
-            Statistics(job, accumulate, self._sharing, batch=batch, sample_rows=sample_rows) if accumulate else None
-        )
+        self._statistics = Statistics(job, accumulate, self._sharing, batch) if accumulate else None
 
     @torch.no_grad()
     def __iter__(self) -> Iterator[Visit]:

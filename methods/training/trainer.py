@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from methods.contract import Job
 from methods.errors import Diverged, UserError
+from methods.targets import stores_in_out
 from methods.training import checkpoint, compiled, ranks
 from methods.training.gather import Finish, Skeleton
 from methods.training.interrupt import Stopped, stop_request
@@ -98,6 +99,13 @@ class Trainer:
             theta.append(weight)
         ids = {id(p) for p in theta}
         return theta, [p for p in self.model.parameters() if id(p) not in ids]  # type: ignore[return-value]
+
+    def groups(self, targets: Iterable[str]) -> list[dict[str, Any]]:
+        """Return parameter groups for an optimizer: the targets' weights with `sparse` and `transposed`, and the rest."""
+        names = list(targets)
+        theta, rest = self.parameters(names)
+        transposed = stores_in_out(self.model.get_submodule(names[0]))
+        return [{"params": theta, "sparse": True, "transposed": transposed}, {"params": rest}]
 
     def train_only(self, part: str) -> None:
         """Freeze all parameters except those whose name contains `part`."""

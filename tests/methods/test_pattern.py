@@ -123,7 +123,8 @@ def test_fits():
 @pytest.mark.parametrize("turned", [False, True], ids=["rows", "transposed"])
 @pytest.mark.parametrize("text", ["2:4", "1:4", "4:8"])
 @pytest.mark.parametrize("piece", [3, 2**17])
-def test_an_updated_mask_comes_with_what_changed(text, turned, piece):
+def test_an_updated_mask_comes_with_what_changed(text, turned, piece, monkeypatch):
+    monkeypatch.setattr(selection, "PIECE_GROUPS", piece)
     pattern = Pattern.parse(text)
     rng = torch.Generator().manual_seed(0)
     weight = torch.randn(24, 16, generator=rng).round(decimals=1)  # with ties
@@ -132,10 +133,11 @@ def test_an_updated_mask_comes_with_what_changed(text, turned, piece):
         weight, mask = weight.T, mask.T
     keep, was = pattern.keep(weight.abs().contiguous()), mask.clone()
 
-    kept, everything, flips = selection.update_mask(weight, mask, pattern.n, pattern.m, piece).tolist()
+    kept, everything, flips = selection.update_mask(weight, mask, pattern.n, pattern.m).tolist()
 
     assert torch.equal(mask, keep)
-    assert torch.equal(selection.best_of_groups(weight.abs(), pattern.n, pattern.m, piece), keep)
+    assert torch.equal(selection.best_of_groups(weight.abs(), pattern.n, pattern.m), keep)
+    assert torch.equal(selection.best_by_rank(weight.abs(), pattern.n, pattern.m), keep)
     assert flips == (was != keep).sum()
     assert kept == pytest.approx(float(weight.abs()[keep].double().sum()), rel=1e-6)
     assert everything == pytest.approx(float(weight.abs().double().sum()), rel=1e-6)

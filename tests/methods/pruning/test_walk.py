@@ -16,6 +16,7 @@ from helpers.models import sample
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import Folder
+from methods.pruning import statistics
 from methods.pruning.activations import Activations
 from methods.pruning.hessian import add_gram, symmetric
 from methods.pruning.walk import Visit, Walk
@@ -187,12 +188,13 @@ def test_reconstruction_error_is_its_definition(llama, make_job):
 
 
 @pytest.mark.numeric
-def test_reconstruction_error_is_taken_on_a_sample(llama, make_job):
+def test_reconstruction_error_is_taken_on_a_sample(llama, make_job, monkeypatch):
     """Every thirteenth of 96 tokens, in two batches of 48: the positions in a sequence are not the same few."""
     job = make_job(llama, targets=("model.layers.1.mlp.down_proj",))
     (name,) = job.targets
     was = llama.get_submodule(name).weight.double().clone()
-    walk = Walk(llama, job, rows, batch=3, sample_rows=8)
+    monkeypatch.setattr(statistics, "SAMPLE_ROWS", 8)
+    walk = Walk(llama, job, rows, batch=3)
     for visit in walk:
         x = visit.stat[::13].double()
         visit.prune(job.pattern.keep(visit.weight.abs()))
