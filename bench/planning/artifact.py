@@ -29,12 +29,16 @@ class Stage(_Frozen):
     source: str
     """Digest of the code."""
     config: dict[str, Any]
-    pattern: str
-    random: bool
     needs: tuple[str, ...]
+    pattern: str = ""
     version: str = VERSION
     kind: str = "methods"
     """Section of the catalog: methods or quantizers."""
+
+    @property
+    def random(self) -> bool:
+        """True if a seed decides its result."""
+        return bool({"calibration", "training"} & set(self.needs))
 
 
 class CalibrationSet(_Frozen):
@@ -117,7 +121,7 @@ class Artifact(_Frozen):
             "model": self.digest,
             "companions": self.companions,
             "loader": self.loader,
-            "stages": [s.model_dump(exclude={"label", "target", "random", "needs", "kind"}) for s in self.stages],
+            "stages": [s.model_dump(exclude={"label", "target", "needs", "kind"}) for s in self.stages],
             "calibration": self.calibration.model_dump(exclude_defaults=True) | {"tokenizer": self.tokenizer}
             if self.calibration
             else None,

@@ -9,12 +9,11 @@ from functools import cached_property
 from typing import Any
 
 from bench.catalog import registry
-from bench.catalog.choice import Choice
 from bench.inputs import corpora, models, training_text, windows
 from bench.measures.contract import PlanContext, Planned
 from bench.planning import recipes
-from bench.planning.artifact import CalibrationSet, TrainingRun
-from bench.planning.resolve import PlanRequest, is_control
+from bench.planning.artifact import CalibrationSet, Stage, TrainingRun
+from bench.planning.resolve import PlanRequest
 from bench.results.identity import Protocol
 from bench.system import digests
 from bench.system.source_digest import digest_source
@@ -60,7 +59,7 @@ class ModelInputs:
         self.training = self._training(self.recipe) if self.recipe else None
         for quantizer in filter(None, request.quantizers):
             self._require_groups(quantizer)
-        patterns = () if all(map(is_control, request.chains)) else request.patterns
+        patterns = () if all(chain.is_control for chain in request.chains) else request.patterns
         for pattern in (Pattern.parse("dense"), *patterns):
             require_fit(pattern, self.config, self.shapes, self.targets)
 
@@ -86,6 +85,11 @@ class ModelInputs:
             all_experts=wanted.all_experts and self.family.experts is not None,
             processes=wanted.processes,
         )
+
+    def complete(self, stage: Stage, pattern: str) -> Stage:
+        """Return a stage with its pattern, and with the recipe's fields that the user did not set."""
+        fields = self.recipe.methods.get(stage.name, {}) if self.recipe and "training" in stage.needs else {}
+        return stage.model_copy(update={"pattern": pattern, "config": fields | stage.config})
 
     def _recipe(self) -> recipes.Recipe:
         parameters = sum(math.prod(shape) for shape in self.shapes.values())
@@ -122,7 +126,7 @@ class ModelInputs:
             )
         return run
 
-    def _require_groups(self, quantizer: Choice) -> None:
+    def _require_groups(self, quantizer: Stage) -> None:
         """Check that a group size divides the input width of every target.
 
         Raises:

@@ -5,29 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Literal
 
-from bench.catalog import registry
-from bench.catalog.choice import Choice
 from bench.inputs import download, models
-from bench.planning.artifact import Artifact, Measurement, Plan, Stage
+from bench.planning.artifact import Artifact, Measurement, Plan
 from bench.planning.memory import estimate_bytes
 from bench.planning.model_inputs import ModelInputs
-from bench.planning.resolve import (
-    AUTO,
-    PlanRequest,
-    count_jobs,
-    input_digest,
-    is_control,
-    method_digest,
-    resolve_request,
-)
+from bench.planning.resolve import AUTO, PlanRequest, resolve_request
 from bench.planning.shards import divide, parse_shard
 from bench.planning.spec import Spec
 from bench.system.devices import cores, memory_bytes
-from methods.pattern import Pattern
 
-DENSE = Pattern.parse("dense")
 JOBS_SHARE = 0.8
 """Share of the machine's memory that parallel artifacts may use together."""
 
@@ -57,8 +44,7 @@ def make_plan(spec: Spec, *, fetch: bool = False, on_fetch: Callable[[str], None
         for artifact, fields in itertools.product(_artifacts(request, inputs), inputs.measurements):
             measurement = Measurement(artifact=artifact, **fields)
             measurements.setdefault(measurement.key, measurement)
-    jobs = count_jobs(spec, request.devices)
-    plan = Plan(spec, tuple(measurements.values()), tuple(to_pull), jobs, request.devices[:jobs])
+    plan = Plan(spec, tuple(measurements.values()), tuple(to_pull), request.jobs, request.devices[: request.jobs])
     if spec.jobs == AUTO and spec.executor == "local":
         plan = _fit_memory(plan, request.devices)
     return divide(plan, count)[index - 1] if count > 1 else plan
@@ -83,10 +69,8 @@ def _artifacts(request: PlanRequest, inputs: ModelInputs) -> Iterator[Artifact]:
     """Yield an artifact of one model for every method, quantizer, pattern and seed. Controls have only the dense pattern."""
     spec, model = request.spec, inputs.model
     for chain, quantizer in itertools.product(request.chains, request.quantizers):
-        for pattern in (DENSE,) if is_control(chain) else request.patterns:
-            stages = tuple(_stage(choice, pattern, inputs) for choice in chain)
-            if quantizer:
-                stages += (_stage(quantizer, pattern, inputs, "quantizers"),)
+        for pattern in ("dense",) if chain.is_control else request.patterns:
+            stages = tuple(inputs.complete(s, str(pattern)) for s in (*chain.stages, *filter(None, [quantizer])))
             calibrates, trains = (any(need in s.needs for s in stages) for need in ("calibration", "training"))
             for seed in spec.seeds if any(s.random for s in stages) else (None,):
                 yield Artifact(
@@ -113,26 +97,3 @@ def _artifacts(request: PlanRequest, inputs: ModelInputs) -> Iterator[Artifact]:
                     max_memory=spec.max_memory,
                     checkpoint_s=spec.training.checkpoint_s,
                 )
-
-
-def _stage(
-    choice: Choice, pattern: Pattern, inputs: ModelInputs, kind: Literal["methods", "quantizers"] = "methods"
-) -> Stage:
-    entry = registry.lookup(kind, choice.name)
-    needs = entry.needs_with(choice.config)
-    config = dict(choice.config)
-    if inputs.recipe and "training" in needs:
-        config = inputs.recipe.methods.get(choice.name, {}) | config
-    if file := config.get(entry.file):
-        config["sha256"] = input_digest(choice, file)
-    return Stage(
-        name=choice.name,
-        label=choice.label,
-        target=entry.target,
-        source=method_digest(entry),
-        config=config,
-        pattern=str(pattern),
-        random=bool({"calibration", "training"} & set(needs)),
-        needs=needs,
-        kind=kind,
-    )

@@ -6,11 +6,12 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from bench.catalog import registry
 from bench.catalog.choice import Choice, parse_chain, parse_quantizer
 from bench.catalog.declarations import CatalogEntry
+from bench.planning.artifact import Stage
 from bench.planning.spec import Spec
 from bench.system import digests, environments
 from bench.system.devices import cores, resolve_device, resolve_devices
@@ -23,18 +24,28 @@ AUTO = "auto"
 Kind = Literal["methods", "quantizers"]
 
 
+class MethodStages(NamedTuple):
+    """Stages of one method."""
+
+    stages: tuple[Stage, ...]
+    is_control: bool
+    """True if the model stays dense for every pattern."""
+
+
 @dataclass(frozen=True)
 class PlanRequest:
     """A spec with every name looked up. It does not depend on the model."""
 
     spec: Spec
-    chains: tuple[tuple[Choice, ...], ...]
+    chains: tuple[MethodStages, ...]
     """Stages of each method, the dense model first."""
     patterns: tuple[Pattern, ...]
-    quantizers: tuple[Choice | None, ...]
+    quantizers: tuple[Stage | None, ...]
     measures: tuple[str, ...]
     devices: tuple[str, ...]
     """Devices of one type. Each makes one artifact at a time."""
+    jobs: int
+    """Number of parallel artifacts. It is 1 for "auto" until the plan is known."""
     dtype: str
     threads: int
     fetch: bool
@@ -46,17 +57,7 @@ class PlanRequest:
 
     @property
     def trains(self) -> bool:
-        return any("training" in needs_of(choice) for chain in self.chains for choice in chain)
-
-
-def needs_of(choice: Choice, kind: Kind = "methods") -> tuple[str, ...]:
-    """Return what a method needs with the settings of this choice."""
-    return registry.lookup(kind, choice.name).needs_with(choice.config)
-
-
-def is_control(chain: tuple[Choice, ...]) -> bool:
-    """Return whether the model stays dense for every pattern."""
-    return all(registry.lookup("methods", choice.name).dense for choice in chain)
+        return any("training" in stage.needs for chain in self.chains for stage in chain.stages)
 
 
 def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
@@ -72,9 +73,9 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
             with registry.guarded(entry):
                 check(spec, fetch=fetch)
     devices = _ray_devices(spec) if spec.executor == "ray" else resolve_devices(spec.device, elsewhere=not fetch)
-    chains = tuple(tuple(parse_chain(text)) for text in dict.fromkeys(("dense", *spec.methods)))
+    chains = [parse_chain(text) for text in dict.fromkeys(("dense", *spec.methods))]
     patterns = tuple(Pattern.parse(text) for text in spec.patterns)
-    quantizers = tuple(parse_quantizer(text) for text in spec.quantizers)
+    quantizers = [parse_quantizer(text) for text in spec.quantizers]
     choices = list(itertools.chain(*chains))
     for choice, pattern in itertools.product(choices, patterns):
         _require_pattern(choice, pattern)
@@ -82,24 +83,42 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
     _require_one_device(spec, devices)
     _require_shareable(spec, choices, "methods")
     _require_shareable(spec, filter(None, quantizers), "quantizers")
+    jobs = 1 if spec.jobs == AUTO else len(devices) if spec.jobs is None else int(spec.jobs)
     return PlanRequest(
         spec=spec,
-        chains=chains,
+        chains=tuple(
+            MethodStages(
+                tuple(_stage(choice, "methods") for choice in chain),
+                all(registry.lookup("methods", choice.name).dense for choice in chain),
+            )
+            for chain in chains
+        ),
         patterns=patterns,
-        quantizers=quantizers,
+        quantizers=tuple(_stage(choice, "quantizers") if choice else None for choice in quantizers),
         measures=measures,
         devices=devices,
+        jobs=jobs,
         dtype=spec.dtype if spec.dtype != "auto" else ("float32" if devices[0] == "cpu" else "bfloat16"),
-        threads=spec.threads or (1 if spec.executor == "ray" else max(1, cores() // count_jobs(spec, devices))),
+        threads=spec.threads or (1 if spec.executor == "ray" else max(1, cores() // jobs)),
         fetch=fetch,
     )
 
 
-def count_jobs(spec: Spec, devices: tuple[str, ...]) -> int:
-    """Return the number of parallel artifacts before the plan is known. It is 1 for "auto"."""
-    if spec.jobs == AUTO:
-        return 1
-    return len(devices) if spec.jobs is None else int(spec.jobs)
+def _stage(choice: Choice, kind: Kind) -> Stage:
+    """Return the stage of a choice, without its pattern and without the fields of a recipe."""
+    entry = registry.lookup(kind, choice.name)
+    config = dict(choice.config)
+    if file := config.get(entry.file):
+        config["sha256"] = _file_digest(choice, file)
+    return Stage(
+        name=choice.name,
+        label=choice.label,
+        target=entry.target,
+        source=method_digest(entry),
+        config=config,
+        needs=entry.needs_with(choice.config),
+        kind=kind,
+    )
 
 
 def _ray_devices(spec: Spec) -> tuple[str, ...]:
@@ -146,7 +165,8 @@ def _require_shareable(spec: Spec, choices: Iterable[Choice], kind: Kind) -> Non
             "use at most one process for each sequence"
         )
     for choice in choices if processes > 1 else ():
-        if "calibration" in needs_of(choice, kind) and not registry.lookup(kind, choice.name).shares_calibration:
+        entry = registry.lookup(kind, choice.name)
+        if "calibration" in entry.needs_with(choice.config) and not entry.shares_calibration:
             entries = registry.entries("methods") | registry.entries("quantizers")
             able = ", ".join(name for name, entry in entries.items() if entry.shares_calibration)
             raise UserError(
@@ -180,7 +200,7 @@ def method_digest(entry: CatalogEntry) -> str:
     return digests.of([code, environments.pins(entry.environment)]) if entry.environment else code
 
 
-def input_digest(choice: Choice, name: str) -> str:
+def _file_digest(choice: Choice, name: str) -> str:
     """Return the digest of a file that a method reads.
 
     Raises:
