@@ -82,7 +82,8 @@ def short_count(value: int) -> str:
 
 def duration(seconds: float) -> str:
     """Write seconds for people: 0.3 s, 12 s, 4 min, 1.3 h, 5.3 days."""
-    size, unit = next((x for x in ((2 * 86400, "days"), (3600, "h"), (60, "min")) if seconds >= x[0]), (1, "s"))
+    units = ((2 * 86400, 86400, "days"), (3600, 3600, "h"), (60, 60, "min"), (0, 1, "s"))
+    size, unit = next((size, unit) for least, size, unit in units if seconds >= least)
     value = seconds / size
     return f"{value:.2g} {unit}" if value < 10 else f"{value:,.0f} {unit}"
 

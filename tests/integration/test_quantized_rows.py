@@ -254,6 +254,7 @@ def test_bits_per_weight(pattern, item, stored, bits):
     assert broken["bits_per_weight"] == pytest.approx((stored.bits if stored else 8 * item) + (bits % 1))
 
 
+@pytest.mark.full
 def test_equal_bytes_puts_dense_beside_sparse(tmp_path, cli):
     for dtype, quantizers in (("bfloat16", ("none", "int8", "int4-rtn", "int3-rtn")), ("float32", ("none",))):
         runs.run_here(runs.small(tmp_path / "r", quantizers=quantizers, dtype=dtype, perplexity={"windows": 1}))

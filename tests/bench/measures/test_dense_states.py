@@ -67,6 +67,7 @@ def test_the_dense_row_leaves_them_behind(tmp_path, folder, wanted):
     assert 0 <= part["bytes"] - 5 * 128 * hidden * 4 < 2000
 
 
+@pytest.mark.full
 def test_without_the_dense_row_the_first_that_needs_them_computes_them(tmp_path, wanted):
     first = run(tmp_path / "first", "magnitude")
     second = run(tmp_path / "second", "magnitude")
@@ -109,6 +110,7 @@ def test_what_is_larger_than_the_bound_is_not_kept(tmp_path, folder, wanted):
     assert not list(folder.glob("*"))
 
 
+@pytest.mark.full
 def test_what_was_not_used_for_longest_goes_first(tmp_path, folder):
     for name, age in (("old", 3), ("older", 4), ("used", 5)):
         (folder / name).mkdir(parents=True)

@@ -30,7 +30,7 @@ PIQA = [
     ("To light a room", "switch on a lamp", "close the eyes", 0),
 ]
 """The last row stands there twice."""
-LIMIT = 40
+LIMIT = 20
 
 
 @pytest.fixture(autouse=True)

@@ -103,9 +103,9 @@ def test_artifacts_go_to_the_card_that_is_free(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        ({"device": "cuda:0,cuda:0"}, "name each once"),
+        ({"device": "cuda:0,cuda:0"}, "give each once"),
         ({"device": "cpu,cpu"}, "use --jobs"),
-        ({"device": "cuda:0,auto"}, "no list of cards"),
+        ({"device": "cuda:0,auto"}, "not a list of cards"),
         ({"device": "cuda:0,cuda:1", "training": {"processes": 2}}, "training.processes=2"),
         ({"executor": "ray", "device": "cuda:0"}, "Ray assigns them"),
         ({"executor": "ray", "measures": "speed"}, "a time of one machine"),
