@@ -116,7 +116,7 @@ def _time_models(request: ModelTimingRequest, results: Path | None, figure: Path
     print_rows(engines.rows(found), json)
     _warn_of_noise(records)
     if request.device == "cpu" and "llamacpp" not in request.engines:
-        note(f"to read it beside llama.cpp: {_beside(request.model, ','.join(request.engines))}")
+        note(f"to compare it with llama.cpp: {_beside(request.model, ','.join(request.engines))}")
     if figure:
         print_line(engines.draw(found, figure), err=True)
 
@@ -130,7 +130,7 @@ def _time_linears(request: LinearTimingRequest, results: Path | None, figure: Pa
     print_rows(time_linears.rows(records), json)
     _warn_of_noise(records)
     if request.device == "cpu":
-        note(f"linears alone; the whole model, beside what one would use instead: {_beside(request.model)}")
+        note(f"these are single linears; to time the whole model against llama.cpp: {_beside(request.model)}")
     if figure:
         print_line(figures.draw_speeds(records, figure), err=True)
 

@@ -50,21 +50,9 @@ def test_holds(pruned, cli):
 
     assert (code, err) == (0, f"bench: 2:4 holds in 28 linears of {folder}\n")
     assert len(got) == 29
-    assert got[TARGET] == {
-        "layer": TARGET,
-        "weights": 45_056,
-        "zeros": 22_528,
-        "negative_zeros": 0,
-        "violated_groups": 0,
-    }
+    counts = {"weights": 45_056, "zeros": 22_528, "negative_zeros": 0, "violated_groups": 0}
+    assert got[TARGET] == {"layer": TARGET} | counts
     assert got["total"]["weights"] == 802_816 and got["total"]["zeros"] == 401_408
-
-
-def test_as_a_table(pruned, cli):
-    code, out, _ = cli("verify", pruned())
-
-    assert code == 0
-    assert TARGET in out and "total" in out and "violated groups" in out
 
 
 def test_breaks(pruned, cli):
@@ -87,25 +75,15 @@ def test_breaks(pruned, cli):
     }
 
 
-def test_negative_zero_takes_a_place(pruned, cli):
-    code, out, _ = cli(
-        "verify", pruned(lambda t: t[TARGET + ".weight"][0, :4].copy_(torch.tensor([1, 2, -0.0, 0]))), "--json"
-    )
-
-    assert code == 1
-    assert rows(out)[TARGET]["negative_zeros"] == rows(out)[TARGET]["violated_groups"] == 1
-
-
 def test_negative_zero_within_the_pattern_is_only_counted(pruned, cli):
-    code, out, _ = cli(
-        "verify", pruned(lambda t: t[TARGET + ".weight"][0, :4].copy_(torch.tensor([1, 0, -0.0, 0]))), "--json"
-    )
+    folder = pruned(lambda t: t[TARGET + ".weight"][0, :4].copy_(torch.tensor([1, 0, -0.0, 0])))
+    code, out, _ = cli("verify", folder, "--json")
 
     assert code == 0
     assert rows(out)["total"]["negative_zeros"] == 1
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
 def test_any_dtype(pruned, cli, dtype):
     folder = pruned(lambda tensors: tensors.update({n: t.to(dtype) for n, t in tensors.items()}))
 
@@ -115,14 +93,8 @@ def test_any_dtype(pruned, cli, dtype):
 def test_other_patterns(pruned, cli):
     folder = pruned(pattern=Pattern(1, 4))
 
-    assert [cli("verify", folder, "--pattern", p)[0] for p in ("1:4", "2:4", "1:8", "75%", "80%", "dense")] == [
-        0,
-        0,
-        1,
-        0,
-        1,
-        0,
-    ]
+    codes = {"1:4": 0, "2:4": 0, "1:8": 1, "75%": 0, "80%": 1, "dense": 0}
+    assert {pattern: cli("verify", folder, "--pattern", pattern)[0] for pattern in codes} == codes
 
 
 def test_only_some_linears(pruned, cli):
@@ -131,6 +103,7 @@ def test_only_some_linears(pruned, cli):
     assert cli("verify", folder)[0] == 1
     assert cli("verify", folder, "--exclude", TARGET)[0] == 0
     assert cli("verify", folder, "--include", "*.mlp.up_proj,*.q_proj")[0] == 1
+    assert cli("verify", "tiny")[0] == 1, "an alias"
 
 
 @pytest.mark.parametrize("values", [(), ("--values", "int4")])
@@ -161,10 +134,6 @@ def test_a_packed_folder_of_a_family_that_stores_weights_transposed(make, keep_a
     assert cli("verify", "p")[0] == 0
 
 
-def test_by_alias(cli):
-    assert cli("verify", "tiny")[0] == 1
-
-
 def test_bad_input(pruned, cli, tmp_path):
     folder = pruned()
     (tmp_path / "empty").mkdir()
@@ -176,8 +145,6 @@ def test_bad_input(pruned, cli, tmp_path):
     (tmp_path / "cut/model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
     for args, said in {
         ("nowhere",): "'nowhere'",
-        ("./nowhere",): "'./nowhere' does not exist",
-        ("nowhere/",): "'nowhere/' does not exist",
         ("llama2-7b",): "bench pull llama2-7b",
         ("empty",): "not a model folder",
         ("pickled",): "pickled weights",
@@ -205,16 +172,15 @@ def test_what_it_cannot_read(pruned, cli, config, said):
     assert code == 2 and said in err and len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8"])
+@pytest.mark.parametrize("pattern", ["1:4", "4:8", "dense"])
 def test_the_pattern_of_a_folder_is_the_sparsest_that_holds(pattern, tmp_path, make, keep_as):
     model = make("llama")
+    if pattern == "dense":
+        with pytest.raises(UserError, match=r"no pattern of 1:4.*: name it with --pattern"):
+            detect_pattern(Folder(keep_as(model, tmp_path / "m")))
+        return
     for target in job_for(model, pattern).targets:
         weight = model.get_submodule(target).weight
         weight.mul_(Pattern.parse(pattern).keep(weight.abs()))
 
     assert str(detect_pattern(Folder(keep_as(model, tmp_path / "m")))) == pattern
-
-
-def test_a_dense_folder_has_no_pattern(tmp_path, make, keep_as):
-    with pytest.raises(UserError, match=r"no pattern of 1:4.*: name it with --pattern"):
-        detect_pattern(Folder(keep_as(make("llama"), tmp_path / "m")))

@@ -38,6 +38,12 @@ def test_results_that_cannot_be_made(tmp_path, state_of):
     assert state_of("results", "--results", root) == ("unwritable", f"{root}: name another folder with --results")
 
 
+def test_the_hub_is_not_asked_offline(state_of, monkeypatch):
+    monkeypatch.setattr("socket.create_connection", lambda *_, **__: pytest.fail("the network was asked"))
+
+    assert state_of("hub") == ("off", "not asked, since $HF_HUB_OFFLINE is set")
+
+
 def test_extras(monkeypatch, state_of):
     extras = {"ray": {"ray": True}, "onnx": {"onnx": True, "onnxscript": False}, "hqq": {"hqq": False}}
     monkeypatch.setattr(doctor.packages, "extras", lambda: extras)

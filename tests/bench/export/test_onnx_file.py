@@ -72,14 +72,6 @@ def test_a_violated_group_is_found_by_the_command(cli, tmp_path):
     assert out.splitlines()[-1].split()[-1] == "1"
 
 
-def test_minus_zero_counts_as_a_weight(tmp_path):
-    weight = WEIGHT.T.copy()
-    weight[1, 0] = -0.0
-    counts = OnnxFile(save(tmp_path / "x.onnx", WAYS["right, [in, out]"][1], {"w": weight})).count(PATTERN)
-
-    assert (counts.violations, counts.negative_zeros) == (1, 1)
-
-
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_other_floats(tmp_path, dtype):
     file = OnnxFile(save(tmp_path / "x.onnx", WAYS["right, [in, out]"][1], {"w": WEIGHT.T.astype(dtype)}))

@@ -15,7 +15,7 @@ from methods.pattern import Pattern
 
 pytestmark = pytest.mark.numeric
 
-SHAPES = [(1, 4), (3, 12), (5, 64), (7, 68), (16, 576), (9, 1100), (3, 11008)]  # out, in: tails of all kinds
+SHAPES = [(3, 12), (7, 68), (16, 576), (9, 1100)]  # out, in: tails of all kinds
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def levels(x):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.full)])
 def test_bfloat16_is_the_definition_on_every_path(kernel, shape, threads):
     weight = sparse(*shape)
     for rows in (1, 2, 3, 4, 7):
@@ -62,7 +62,7 @@ def test_bfloat16_is_the_definition_on_every_path(kernel, shape, threads):
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (2, 33000)])
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [2, pytest.param(1, marks=pytest.mark.full)])
 def test_int8_is_exact_on_every_path(kernel, shape, threads):
     packed = pack_rounded(sparse(*shape), "int8").packed
     whole, scale = integers(packed), packed.scales[:, 0].float()
@@ -114,26 +114,9 @@ def test_the_layout_has_a_way_back(shape):
         assert (again.kind, again.width, again.dtype) == (packed.kind, packed.width, packed.dtype)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_what_is_laid_stands_for_its_weight(shape):
-    weight = sparse(*shape)
-    whole = pack_rounded(weight, "int8").packed
-
-    for laid in (cpu24.to_kernel_layout(pack(weight)), cpu24.to_dense_kernel_layout(weight)):
-        assert torch.equal(cpu24.unpack_kernel_weight(laid), weight)
-    for laid in (cpu24.to_kernel_layout(whole), cpu24.to_dense_kernel_layout(*cpu24.integers_and_scales(whole))):
-        torch.testing.assert_close(cpu24.unpack_kernel_weight(laid), unpack(whole))
-
-
 def test_memory_is_nine_bits_a_weight():
     assert 8 * cpu24.to_kernel_layout(pack(sparse(4, 4096))).memory.nbytes / (4 * 4096) == 9
     assert 8 * cpu24.to_kernel_layout(pack_rounded(sparse(4, 4096), "int8").packed).memory.nbytes / (4 * 4096) == 5
-
-
-def test_what_the_kernel_has_no_path_for():
-    assert not cpu24.supports(pack(sparse(4, 8).half())) and not cpu24.supports(
-        pack_rounded(sparse(4, 8), "int4").packed
-    )
 
 
 def test_the_environment_names_a_path(kernel, monkeypatch):

@@ -198,11 +198,6 @@ def test_bad_input_is_one_sentence(args, sentence, packed, pruned, tmp_path, cap
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 
 
-def test_a_folder_that_is_taken_is_left_alone(pruned, packed, capsys, monkeypatch):
-    code, _, err = call(capsys, monkeypatch, "export", pruned, "--out", packed)
-    assert code == 2 and "exists already" in err and (packed / MANIFEST).exists()
-
-
 def test_linears_left_dense(pruned, tmp_path):
     shutil.copytree(pruned, tmp_path / "mixed")
     from safetensors.torch import load_file, save_file
@@ -217,11 +212,6 @@ def test_linears_left_dense(pruned, tmp_path):
         str(tmp_path / "mixed"), "packed24", tmp_path / "out", exclude=("model.layers.0.mlp.up_proj",)
     )
     assert "27 linears packed" in output and torch.equal(Folder24(tmp_path / "out").tensor(NAME), tensors[NAME])
-
-
-def test_bench_says_what_to_do_with_a_packed_folder(packed):
-    with pytest.raises(UserError, match="is a packed24 folder: unpack it first with bench export"):
-        Folder(packed)
 
 
 def test_the_model_of_a_record(tmp_path, monkeypatch, capsys):

@@ -5,12 +5,10 @@ import torch
 
 from bench.export.model import export_model
 from bench.inputs import loading
-from bench.kernels import cusparselt, linear24, native
+from bench.kernels import linear24, native
 from bench.kernels.integers24 import pack_rounded
 from bench.kernels.linear24 import Linear24, swap_linears
 from bench.kernels.packed24 import pack, unpack
-from bench.kernels.timing import WrongProduct
-from bench.measures import forward
 from helpers.fake_cuda import Sparse
 from helpers.runs import prune
 from methods.contract import Compute
@@ -115,27 +113,6 @@ def test_a_folder_may_be_text_and_a_dtype_is_no_compute(tmp_path):
         linear24.load(str(tmp_path), Compute())
 
 
-def test_perplexity_reads_a_swapped_model(llama):
-    from types import SimpleNamespace
-
-    from bench.measures.perplexity import WindowLosses
-    from bench.measures.window_pass import logit_parts
-    from bench.measures.windowed import Windows
-    from methods.contract import NoProgress
-
-    model, packed = masked(llama)
-    context = SimpleNamespace(compute=Compute(), progress=NoProgress())
-
-    def losses(model):
-        reader = WindowLosses(Windows(IDS, ()))
-        for part in logit_parts(forward.forward_windows(lambda: model, None, IDS, 2, context), IDS, Compute().device):
-            reader.take(part)
-        return reader.losses
-
-    wanted = losses(model)
-    assert losses(swap_linears(model, packed)) == wanted
-
-
 @pytest.mark.numeric
 @pytest.mark.parametrize("bias", [True, False])
 def test_cusparselt_is_called_as_its_schemas_say(monkeypatch, tmp_path, bias):
@@ -171,10 +148,3 @@ def test_a_choice_is_kept_for_its_device_alone(monkeypatch, tmp_path):
         layer = Linear24(pack(torch.eye(16)), None, engine="cusparselt")
         torch.testing.assert_close(layer(x), x)
         assert layer.cusparselt_weight.choices[16].plan == (4, 2, 1) and len(fakes.searches) == searches
-
-
-def test_no_right_plan_is_an_error(monkeypatch, tmp_path):
-    with pytest.raises(WrongProduct, match="none of cuSPARSELt's 2 plans"):
-        cusparselt.search(
-            [cusparselt.MatmulPlan(), cusparselt.MatmulPlan(1)], lambda _: torch.ones(2), torch.zeros(2), None
-        )

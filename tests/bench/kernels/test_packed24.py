@@ -10,16 +10,14 @@ from bench.kernels.packed24 import (
     FLOAT_DTYPES,
     PIECE_WEIGHTS,
     check_mask,
-    join_int4,
     pack,
     row_pieces,
-    split_int4,
     unpack,
 )
 from methods.errors import UserError
 from methods.pattern import Pattern
 
-SHAPES = [(1, 4), (3, 12), (5, 8), (7, 44), (33, 260), (4, 4096)]
+SHAPES = [(1, 4), (3, 12), (33, 260)]
 
 
 def sparse(rows, width, dtype=torch.float32, seed=0):
@@ -110,11 +108,6 @@ def test_pieces_and_threads_do_not_matter():
     assert torch.equal(parts.mask, torch.cat([r.mask for r in rows]))
 
 
-def test_a_view_packs_as_its_copy():
-    weight = sparse(8, 16).T.contiguous().T
-    assert not weight.is_contiguous() and torch.equal(unpack(pack(weight)), weight)
-
-
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
@@ -148,12 +141,7 @@ def test_a_mask_that_is_none_is_refused():
         check_mask(past, 12, "w")
 
 
-def test_nibbles():
-    every = torch.arange(-8, 8, dtype=torch.int8).repeat(2, 1)
-    assert join_int4(every)[0, 0] == 0x98 and torch.equal(split_int4(join_int4(every)), every)
-
-
-@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("kind", BITS)
 @pytest.mark.parametrize("largest", [0.5, -0.5, 0.0])
 def test_weights_on_a_grid_come_back_bit_for_bit(kind, dtype, largest):
@@ -186,10 +174,6 @@ def test_other_weights_are_rounded_to_the_nearest(kind):
     assert (back[weight == 0] == 0).all()
     assert torch.equal(unpack(pack(back.clone())), back)  # no -0.0, and still 2:4
     assert pack_rounded(back, kind).exact
-
-
-def test_groups_of_int4_go_by_the_width():
-    assert [group_size("int4", w) for w in (4096, 576, 12)] == [128, 64, 4] and group_size("int8", 576) == 576
 
 
 def test_integers_stand_for_no_infinity():

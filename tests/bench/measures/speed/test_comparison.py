@@ -50,11 +50,6 @@ def test_a_block_is_long_enough_and_its_value_a_median():
     assert got.spread("a") == (1, 5)
 
 
-def test_a_call_that_is_many_counts_as_many():
-    got = interleave({"a": work("a", 8)}, Clock(), repeat=["a"], calls=4, blocks=2, block_s=1)
-    assert got.blocks["a"] == (2, 2)
-
-
 def test_a_machine_that_slows_down_slows_both_sides():
     got = interleave({"a": work("a", 2), "b": work("b", 1)}, Clock(drift=0.01), repeat=["a"], blocks=20, block_s=0.1)
     assert got.blocks["a"][-1] > 1.5 * got.blocks["a"][0]

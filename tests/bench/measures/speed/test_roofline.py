@@ -52,7 +52,7 @@ def test_grouped_queries_and_models_that_are_here():
     assert of.linears == roofline._llama_linears(config) and of.head == config["vocab_size"] * config["hidden_size"]
 
 
-@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "olmoe", "granitemoe", "gpt_oss"])
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
 def test_a_token_goes_through_a_share_of_the_experts(make, keep_as, tmp_path, family):
     """A step of many tokens reads nearly all of them, and computes with no more of them per token."""
     model = make(family)
@@ -65,12 +65,6 @@ def test_a_token_goes_through_a_share_of_the_experts(make, keep_as, tmp_path, fa
     assert of.weights.read_for(1) == pytest.approx(of.weights.per_token)
     assert of.weights.read_for(2) == pytest.approx(total - inside * (1 - chosen / experts) ** 2)
     assert of.weights.read_for(10_000) == pytest.approx(total)
-
-
-def test_conv1d_is_turned(make, keep_as, tmp_path):
-    folder = keep_as(make("gpt2"), tmp_path / "gpt2")
-    of = roofline.model_sizes(str(folder))
-    assert of.linears == {(96, 32): 3, (32, 32): 3, (128, 32): 3, (32, 128): 3} and of.kv_bytes == 2 * 3 * 32 * 2
 
 
 def test_the_command_marks_every_row_as_a_model(capsys, monkeypatch):
@@ -87,13 +81,6 @@ def test_unknown_cards_and_models_are_one_sentence(capsys, monkeypatch, tmp_path
     assert code == 2 and "unknown device spec 'h10': did you mean h100" in err
     with pytest.raises(UserError, match="bench pull opt-125m"):
         roofline.model_sizes("opt-125m")
-
-
-def test_cards_name_their_source():
-    assert all(
-        c.source.startswith("https://www.nvidia.com/") and c.tflops > c.tbps > 0
-        for c in roofline.device_specs().values()
-    )
 
 
 def test_it_loads_no_torch():
