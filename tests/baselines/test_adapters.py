@@ -79,7 +79,7 @@ def test_patterns_match_the_targets_and_nothing_else(make, make_job, family):
 
 
 def ready(kind, job, tmp_path):
-    """The job with the environment its method needs, or a skipped test."""
+    """Return the job with the environment of its method, or skip the test."""
     if kind in (LlmCompressorSparseGPT, LlmCompressorWanda):
         if not importlib.util.find_spec("llmcompressor"):
             pytest.skip("llmcompressor is not installed")

@@ -15,7 +15,9 @@ PATTERNS = ["2:4", "1:4", "4:8", "2:8", "50%"]
 
 
 def naive(weight, x, pattern, rule):
-    """The pruned weight [out, in], float64, and its mask. As in the paper, weights are [in, out] and inputs have norm 1."""
+    """Return the pruned weight [out, in], float64, and its mask. As in the paper, weights are [in, out] and inputs have
+    norm 1.
+    """
     x = x.double()
     norm = x.norm(dim=0)
     norm[norm == 0] = 1
@@ -39,7 +41,7 @@ def naive(weight, x, pattern, rule):
 
 
 def chosen(weight, pattern, done):
-    """The share s (1 - (1 - t)^3) of all weights goes, the least first, but none of the n largest of a group."""
+    """Return the mask without the share s (1 - (1 - t)^3) of the smallest weights. The n largest of a group stay."""
     share = 1 - pattern.n / pattern.m if pattern.m else pattern.sparsity
     out, width = weight.shape
     size = weight.abs().tolist()
@@ -59,7 +61,7 @@ def chosen(weight, pattern, done):
 
 
 def solved(weight, x, pattern, rule=None):
-    """What `settle` makes of a layer, in the layer's units; and all that it returned."""
+    """Solve a layer. Return the weight in its original units, and the solution."""
     rule = rule or Admm()
     problem, _ = rule.problem(x.T @ x, rule.damping)
     got = solve(weight * problem.norm, problem, pattern, rule)
@@ -112,7 +114,6 @@ def test_held_to_the_end_it_is_least_squares_on_the_mask(text):
 
 
 def test_diary(llama, job):
-    """The layer's error is that of all calibration tokens, its Hessian damped; the walk's, of a sample, is close to it."""
     notes = Admm(damping=0.0).apply(llama, job).notes
 
     for name in job.targets:

@@ -18,7 +18,7 @@ PATTERNS = ["2:4", "1:4", "4:8", "2:8", "50%"]
 
 
 def exact(x, damping=0.01):
-    """The problem of inputs x, float64."""
+    """Return the problem of inputs x, float64."""
     h = x.double().T @ x.double()
     h = h + damping * h.diagonal().mean() * torch.eye(len(h), dtype=torch.float64)
     norm = h.diagonal().sqrt()
@@ -27,7 +27,9 @@ def exact(x, damping=0.01):
 
 
 def naive(start, h, pattern, rho, iterations):
-    """Support [out, in] and rho. As in the paper: weights are [in, out], V is not scaled, (H + rho I)^-1 is explicit."""
+    """Return the support [out, in] and rho. As in the paper: weights are [in, out], V is not scaled, (H + rho I)^-1 is
+    explicit.
+    """
 
     def project(w):
         return w * pattern.keep(w.T.abs()).T
@@ -56,13 +58,13 @@ def naive(start, h, pattern, rho, iterations):
 
 
 def searched(weight, x, pattern):
-    """Support and rho of the defaults."""
+    """Return the support and rho of the defaults."""
     at = exact(x)
     return naive(weight.double() * at.norm, at.hessian, pattern, 0.1, 300)
 
 
 def least_squares(weight, x, keep, damping=0.01):
-    """Each row of weight [out, in] on its own support: ||X (w - w0)||^2 + ridge ||w - w0||^2, by a solver of such."""
+    """Solve each row of weight [out, in] on its support: ||X (w - w0)||^2 + ridge ||w - w0||^2."""
     x, weight = x.double(), weight.double()
     ridge = damping * x.square().sum(0).mean()
     tall = torch.cat([x, ridge.sqrt() * torch.eye(x.shape[1], dtype=torch.float64)])
@@ -73,7 +75,7 @@ def least_squares(weight, x, keep, damping=0.01):
 
 
 def solved(weight, x, pattern, rule=None):
-    """The pruned weight, and what its support came with."""
+    """Return the pruned weight and its support."""
     rule = rule or Alps()
     at, _ = make_problem(x.T @ x, rule.damping)
     start = weight * at.norm
@@ -111,7 +113,6 @@ def test_weights_are_least_squares_on_the_support(text):
 
 
 def test_rows_of_unequal_support_are_solved_together():
-    """One that is empty, one of one weight, one of all."""
     weight, x = layer(out=4, width=32)
     keep = torch.rand(4, 32) < 0.5
     keep[0], keep[1], keep[2] = False, torch.arange(32) == 5, True
@@ -123,7 +124,6 @@ def test_rows_of_unequal_support_are_solved_together():
 
 
 def test_each_step_takes_off_more():
-    """The error that conjugate gradients take off never comes back, and 10 steps from ADMM's weights are enough."""
     weight, x = layer()
     at, _ = make_problem(x.T @ x, 0.01)
     start, keep = weight * at.norm, Pattern(2, 4).keep(weight.abs())
@@ -154,7 +154,6 @@ def test_a_rho_that_holds_the_support_falls(text):
 
 @pytest.mark.parametrize("text", ["2:4", "dense", "50%"])
 def test_a_support_that_cannot_move_ends_the_search(text):
-    """One weight of each group, or of the layer, is beyond all others; or all stay."""
     weight, x = layer(out=4, width=32)
     pattern = Pattern.parse(text)
     weight = weight.where(pattern.keep(weight.abs()), 0)
@@ -182,7 +181,6 @@ def test_first_block_of_a_model_is_the_definition(pattern, llama, make_job):
 
 
 def test_inputs_that_do_not_correlate_are_a_problem_too():
-    """H = I has no eigenvector to find; least squares leaves what is kept as it was."""
     weight, _ = layer(width=32)
     at, _ = make_problem(torch.eye(32), 0.01)
     start = weight * at.norm

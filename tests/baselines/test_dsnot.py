@@ -1,4 +1,4 @@
-"""DSnoT against its definition, row by row and swap by swap in float64, and what every swap must leave as it was."""
+"""DSnoT against its definition, row by row and swap by swap in float64, and what no swap may change."""
 
 import copy
 from dataclasses import replace
@@ -26,7 +26,7 @@ PATTERNS = ["2:4", "1:4", "4:8", "2:8", "50%", "70%"]
 
 
 def naive(weight, keep, x, seqlen, pattern, rule):
-    """The refined mask. Every candidate is looked at anew for every swap."""
+    """Return the refined mask. Check every candidate for every swap."""
     x = x.double()
     sum_ = x.sum(0) / (len(x) / seqlen)
     variance, norm = x.var(0, unbiased=False), x.norm(dim=0)
@@ -57,12 +57,12 @@ def naive(weight, keep, x, seqlen, pattern, rule):
 
 
 def masked(keep, pattern, rule, seqlen, weight, x):
-    """The weight under the refined mask."""
+    """Return the weight under the refined mask."""
     return weight.double().where(naive(weight, keep, x, seqlen, pattern, rule), 0)
 
 
 def layer(out=32, width=64, tokens=256, seed=0):
-    """A weight, and inputs that are unequally loud and not centred on 0."""
+    """Return a weight, and inputs with unequal norms and means."""
     torch.manual_seed(seed)
     x = (torch.randn(tokens, width) + torch.randn(width)) * torch.rand(width).add(0.2)
     return torch.randn(out, width) / width**0.5, x
@@ -90,7 +90,6 @@ def test_is_its_definition(text, seed, fields):
 
 @pytest.mark.parametrize("text", PATTERNS)
 def test_never_raises_its_own_error(text):
-    """The reported error is that of the returned mask, and no row's error grows."""
     weight, x = layer()
     mean = x.double().sum(0) / (len(x) / 64)
 
@@ -106,7 +105,7 @@ def test_never_raises_its_own_error(text):
 
 @pytest.mark.parametrize(("variance", "comes"), [(0.0, 2), (1.0, 3)])
 def test_a_constant_input_is_worth_most(variance, comes):
-    """It has no variance to pay for. By hand: e is 0.3 + 1.25, and the first weight, 0.5 in size and -0.5 of e, goes."""
+    """Compute by hand: e is 0.3 + 1.25, and the first weight, 0.5 in size and -0.5 of e, is pruned."""
     one = torch.ones(4)
     inputs = InputStatistics(torch.tensor([-1.0, 1, 1, 5]), torch.tensor([1.0, 1, variance, 1]), one)
     weight, keep = torch.tensor([[0.5, 0.9, 0.3, 0.25]]), torch.tensor([[True, True, False, False]])
@@ -168,7 +167,7 @@ def test_first_block_of_a_model_is_the_definition(text, llama, make_job, refinin
 
 
 def test_all_parts_are_refined_where_asked(family, make, make_job, refining):
-    """But for experts that too few tokens reached: they have no statistic of their own."""
+    """Leave out experts that too few tokens reached: they have no statistic."""
     model = make(family)
     job = refining(model, make_job(model))
 
@@ -183,7 +182,6 @@ def test_all_parts_are_refined_where_asked(family, make, make_job, refining):
 
 
 def test_what_the_stage_before_did_to_its_weights_is_undone(llama, job):
-    """Only its mask is taken over."""
     masks = {t: job.pattern.keep(llama.get_submodule(t).weight.abs()) for t in job.targets}
     moved = copy.deepcopy(llama)
     for name in job.targets:
@@ -203,7 +201,7 @@ def test_nothing_to_refine(llama, job):
 
 
 def test_run_refines_wanda(tmp_path, monkeypatch):
-    """From the plan to the record: Wanda's mask, the dense model's weights, a stage after it, whole and streamed."""
+    """Run the whole program in memory and streamed."""
     runs.own_cache(tmp_path, monkeypatch)
     said = {}
     for stream in (False, True):

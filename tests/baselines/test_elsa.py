@@ -33,7 +33,7 @@ def elsa(params, pattern="2:4", transposed=False, **options):
 
 
 def naive(steps, pattern, lambda_, interval, schedule, projection, total=40):
-    """In float64: z and u every `interval` steps, then Adam on the gradient and the pull."""
+    """Compute in float64: z and u every `interval` steps, then Adam on the gradient and the pull."""
     out, rng = [p.detach().double() for p in parameters()], torch.Generator().manual_seed(1)
     beta1, beta2 = ADAM["betas"]
     state = [{"u": torch.zeros_like(x), "mu": torch.zeros_like(x), "v": torch.zeros_like(x)} for x in out]

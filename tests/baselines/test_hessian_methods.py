@@ -24,7 +24,6 @@ def test_a_dense_pattern_changes_nothing(kind, llama, make_job):
 
 @each
 def test_dead_inputs_lose_their_weights(kind, llama, job):
-    """A group with one dead input keeps two of the other three weights. A group with three keeps the fourth."""
     llama.model.layers[1].input_layernorm.weight[[2, 9, 10, 11]] = 0
 
     kind().apply(llama, job)

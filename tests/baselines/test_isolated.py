@@ -1,4 +1,4 @@
-"""What crosses to another library's environment and comes back. A script of a few lines stands in for the library.
+"""What crosses to another library's environment and comes back. A script of a few lines replaces the library.
 
 The script does without torch: eleven processes would import it.
 """
@@ -79,7 +79,7 @@ def script(tmp_path):
 
 @pytest.fixture
 def ready(job, tmp_path):
-    """A job whose environment is this interpreter."""
+    """Return a job whose environment is this interpreter."""
     here = Environment(name="old", python=Path(sys.executable), log=tmp_path / "artifacts" / "a.log")
     return replace(job, environment=here, workdir=tmp_path / "workdir", progress=Steps())
 
@@ -170,7 +170,7 @@ def test_a_streamed_model_is_skipped(llama, ready, script):
 
 @pytest.fixture
 def built(tmp_path, monkeypatch, script):
-    """A cache where environment `sparseml` is built, from this interpreter, and the script is run in it."""
+    """Return the environment `sparseml`, built from this interpreter, in which the script runs."""
     runs.own_cache(tmp_path, monkeypatch)
     monkeypatch.setattr("baselines.sparseml.sparseml_prune.__file__", str(script))
     home = environments.folder("sparseml")

@@ -1,4 +1,4 @@
-"""Mask files as MaskLLM's authors release them: read as they are, and refused when they are anything else."""
+"""Mask files in the format of MaskLLM's authors. Any other file is refused."""
 
 import io
 import json
@@ -22,7 +22,7 @@ from methods.targets import find_targets
 
 
 def bits_of(model, job):
-    """A random mask for each target of a llama: name in the file -> bool."""
+    """Return a random mask for each target of a llama: name in the file -> bool."""
     return {f"{t}.weight.mask": job.pattern.keep(torch.rand_like(weight_of(model, t))).numpy() for t in job.targets}
 
 
@@ -63,7 +63,7 @@ def test_what_is_kept_is_what_the_file_says(family, pattern, make, make_job, tmp
 
 
 def with_member(path, name, data):
-    """The same file with one member's bytes exchanged, added or, where data is None, left out."""
+    """Replace, add or (data is None) remove one member of a file."""
     with zipfile.ZipFile(path) as old:
         members = {n: old.read(n) for n in old.namelist()}
     members = {n: b for n, b in members.items() if n != name} | ({name: data} if data is not None else {})
@@ -80,7 +80,7 @@ def npy(array, **options):
 
 
 def lying(shape, packed):
-    """A vector of the right size whose header claims another shape."""
+    """Return a vector of the right size with another shape in its header."""
     honest = npy(np.zeros(packed, np.uint8))
     claim, was = f"({shape},)".encode(), f"({packed},)".encode()
     padding = len(claim) - len(was)

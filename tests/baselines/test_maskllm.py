@@ -35,7 +35,7 @@ def task(make_job, tmp_path):
 
 
 def noise_of(mask, draw):
-    """What the soft mask's noise must have been, by drawing with the gates at 0: log p is g up to a constant a group."""
+    """Return the noise of a soft mask, from a sample with gates of 0: log p is g up to a constant per group."""
     still = copy.deepcopy(mask)
     still.gate.data.zero_()
     probability = []
@@ -49,7 +49,6 @@ def noise_of(mask, draw):
 @pytest.mark.numeric
 @pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8", "2:8"])
 def test_a_soft_mask_is_the_mixture_of_its_patterns(pattern):
-    """The definition in float64, group by group and pattern by pattern."""
     draw = Sampling(step=3, tau=0.7, kappa=150.0, penalty=0.0)
     mask = gated(pattern)
     n, m = map(int, pattern.split(":"))
@@ -69,7 +68,7 @@ def test_a_soft_mask_is_the_mixture_of_its_patterns(pattern):
 
 
 def test_noise_is_gumbels():
-    """Mean 0.5772 and variance pi^2 / 6; another step, seed or target draws anew, the same one does not."""
+    """Expect mean 0.5772 and variance pi^2 / 6. The noise depends on step, seed and target."""
     mask = gated(out=64, width=2048)
     noise = noise_of(mask, EVEN)
 
@@ -134,7 +133,7 @@ def test_schedules():
 @pytest.mark.numeric
 @pytest.mark.parametrize("transposed", [False, True])
 def test_the_gradient_is_that_of_the_regularised_loss(transposed):
-    """CE stands in as sum (slope * W M); minus lambda (1 - t/T) sum (W M)^2, differentiated as it is written."""
+    """Replace CE by sum (slope * W M). The rest is -lambda (1 - t/T) sum (W M)^2."""
     weight, slope = torch.randn(6, 16), torch.randn(6, 16)
     mask = gated(weight=weight, transposed=transposed)
     draw = MaskLLM(lambda_=0.3, tau=1.0).sampling_at(20, 100)
@@ -274,7 +273,6 @@ def test_golden_trace(moved, make_exact, task):
 
 
 def test_noise_of_zero_is_no_infinity():
-    """An exponential that comes out 0 has no logarithm."""
     mask = gated()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.Tensor, "exponential_", lambda x, **_: x.zero_())

@@ -39,7 +39,7 @@ class OneLinear(nn.Module):
 
 
 def one_linear(width=6, tokens=40):
-    """A block that is one linear, its inputs, and goals with noise, so that no weight meets them."""
+    """Return a block that is one linear, its inputs, and goals with noise."""
     torch.manual_seed(0)
     block = OneLinear(width)
     inputs = [torch.randn(1, tokens, width) for _ in range(4)]
@@ -51,7 +51,6 @@ def one_linear(width=6, tokens=40):
 @pytest.mark.numeric
 @pytest.mark.parametrize("normalize", [False, True])
 def test_one_linear_without_a_mask_is_least_squares(normalize):
-    """With a normalized error, least squares of rows that are divided by the size of their goal."""
     pair = one_linear()
     goals = weigh(pair.goals, normalize, massive=0)
     recon = Recon(epochs=800, lr=0.02, beta2=0.999, normalize=normalize)
@@ -82,7 +81,7 @@ def test_one_linear_under_a_mask_is_least_squares_of_the_kept():
 
 
 def test_weights_of_tokens():
-    """By hand: sizes 25, 1 and 10000, the last 20 times the median of the norms."""
+    """Compute by hand: sizes 25, 1 and 10000. The last norm is 20 times the median."""
     outputs = [torch.tensor([[[3.0, 4.0], [1.0, 0.0], [100.0, 0.0]]])]
 
     plain, normalized, without = (weigh(outputs, *rule) for rule in ((False, 0), (True, 0), (True, 10)))
@@ -124,7 +123,6 @@ def test_every_family_comes_nearer_to_its_dense_model(family, make, sparse, targ
 
 
 def test_a_step_too_large_is_undone(sparse):
-    """The block is as it was, and the error is no higher."""
     model, job = sparse()
     job = replace(job, targets=tuple(t for t in job.targets if ".layers.0." in t))
     start = copy.deepcopy(model.state_dict())

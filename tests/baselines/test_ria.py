@@ -36,7 +36,7 @@ def test_by_hand_on_a_4_by_8_matrix():
 
 
 def naive(weight, x, pattern, power):
-    """The pruned weight. Sums and comparisons one by one, in float64. None of these weights is a near tie."""
+    """Return the pruned weight, with sums and comparisons one by one in float64. Refuse near ties."""
     w, norm = weight.double().abs().tolist(), x.double().square().sum(0).sqrt().tolist()
     out, width = weight.shape
     rows = [sum(row) for row in w]
@@ -72,7 +72,6 @@ def test_first_block_is_the_definition(pattern, power, llama, make_job):
 
 
 def test_rows_and_columns_of_zeros_are_no_division_by_zero(llama, job):
-    """Nor a reason to fail: of them any mask will do, and the rest is as it was."""
     weight = llama.model.layers[0].self_attn.q_proj.weight
     weight[3], weight[:, 8:12] = 0, 0
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.numeric
 
 
 def naive(weight, x, pattern, block=128, damping=0.01):
-    """The pruned weight [out, in], float64. No Cholesky; blocks only because an unstructured mask is per block."""
+    """Return the pruned weight [out, in], float64, without Cholesky. Blocks matter only for an unstructured mask."""
     w, x = weight.double().clone(), x.double()
     width = w.shape[1]
     h = 2 * x.T @ x / len(x)

@@ -1,4 +1,4 @@
-"""SparseGPT's mask on weights left as they were: `sparsegpt:mask-only`."""
+"""SparseGPT's mask on the original weights: `sparsegpt:mask-only`."""
 
 import copy
 from dataclasses import replace
@@ -19,14 +19,13 @@ def on_disk(request, make, keep_as, tmp_path):
 
 @pytest.fixture
 def loaded(on_disk, make_job, tmp_path):
-    """A dense model and its job."""
+    """Return a dense model and its job."""
     model = loading.load(on_disk, Compute())
     return model, make_job(model, source=on_disk, workdir=tmp_path / "work")
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8", "2:8", "50%"])
 def test_the_mask_is_sparsegpts_and_the_weights_are_the_models(pattern, loaded, make_job):
-    """In every block: were later masks chosen on what masked blocks hand on, they would differ."""
     dense, job = loaded
     job = replace(job, pattern=make_job(dense, pattern).pattern)
     moved = SparseGPT().apply(copy.deepcopy(dense), job).model
@@ -45,7 +44,7 @@ def test_the_mask_is_sparsegpts_and_the_weights_are_the_models(pattern, loaded, 
 
 
 def test_a_kept_weight_that_underflows_is_in_the_mask(llama, make_job, keep_as, tmp_path):
-    """The weights are of the size of float16's smallest number, and compensation makes some smaller."""
+    """Use weights near the smallest number of float16, so that compensation makes some smaller."""
     for name in make_job(llama).targets:
         llama.get_submodule(name).weight.mul_(2**-20)
     source, compute = keep_as(llama.half(), tmp_path / "source"), Compute(dtype=torch.float16)

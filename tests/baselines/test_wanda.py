@@ -10,7 +10,7 @@ pytestmark = pytest.mark.numeric
 
 
 def naive(weight, x, n, m):
-    """Of every m neighbours the n with the largest |W_ij| * ||X_j|| stay. None of these weights is a near tie."""
+    """Keep the n of every m neighbours with the largest |W_ij| * ||X_j||. Refuse near ties."""
     norm = x.double().square().sum(0).sqrt()
     out = torch.zeros_like(weight)
     for i in range(weight.shape[0]):
@@ -36,7 +36,7 @@ def test_first_block_is_the_definition(n, m, llama, make_job):
 
 @pytest.mark.parametrize("text", ["50%", "30%"])
 def test_unstructured_is_counted_per_row(text, llama, make_job):
-    """A row of 32 is then one group of which 16 stay, or 22 (9.6 to go is rounded to 10)."""
+    """Keep 16 of 32 weights in a row, or 22 (9.6 is rounded to 10)."""
     job = make_job(llama, text)
     dense = first_block(llama, job)
 

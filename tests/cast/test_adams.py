@@ -37,7 +37,7 @@ def adams(params, total=100, pattern=(2, 4), sparse=True, **options):
 
 
 def naive(shapes=SHAPES, steps=100, lambda_=0.5, n=2, m=4, refresh=10, lr=1e-2, beta1=0.9, beta2=0.95, eps=1e-8):
-    """The paper's rule in float64, a weight at a time."""
+    """Compute the paper's rule in float64, one weight at a time."""
     out = []
     weights = [p.detach().double() for p in parameters(shapes)]
     rng = torch.Generator().manual_seed(1)
@@ -128,7 +128,7 @@ def test_masked_weight_without_gradient_reaches_zero():
 
 @pytest.mark.parametrize("kernel", ["reference", "foreach"])
 def test_won_back_is_free_at_once(kernel):
-    """The momentum never took the pull: the first step after winning back goes by the gradients alone."""
+    """Check that the first step of a weight that is kept again depends on gradients only."""
     params = parameters([(2, 8)])
     optimizer = adams(params, kernel=kernel)
     train(params, optimizer, 15)
@@ -232,7 +232,6 @@ def test_decoupled_pull_stops_at_zero_and_spares_what_is_kept():
 
 
 def test_large_tensors_are_handled_in_pieces_alike():
-    """A CPU takes a cache's worth at a time; nothing may depend on where it cuts."""
     shapes = [(300, 512)]
     one, two = parameters(shapes), parameters(shapes)
     train(one, adams(one, kernel="foreach"), 3)

@@ -56,7 +56,7 @@ def test_norms_of_the_inputs_move_the_mask(llama, task):
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_records_the_squares_of_inputs_in_training_alone(family, make, make_job):
-    """The running mean starts at 0: after the first step it is a hundredth of the mean."""
+    """Expect a hundredth of the mean after the first step, because the running mean starts at 0."""
     model = make(family).requires_grad_(True)
     job = make_job(model)
     modules = [model.get_submodule(t) for t in job.targets]
@@ -95,7 +95,6 @@ def test_mask_is_wandas(transposed):
 
 
 def test_without_any_input_the_weights_alone_decide():
-    """A linear of an expert that no token reached, for example."""
     w = torch.randn(2, 8)
     weight = torch.nn.Parameter(w.clone())
 

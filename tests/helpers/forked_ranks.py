@@ -14,7 +14,7 @@ TESTS = Path(__file__).parents[1]
 
 
 def launch(program, *arguments):
-    """Run a file of this folder, one that calls `run_ranks`, in a process of its own."""
+    """Run a file of this folder that calls `run_ranks` in a separate process."""
     paths = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, program.__file__, *map(str, arguments)]

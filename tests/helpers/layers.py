@@ -30,7 +30,7 @@ def error(got, weight, x):
 
 
 def layer(out=24, width=64, tokens=256, seed=0):
-    """A weight, and inputs that are correlated and unequally loud."""
+    """Return a weight, and correlated inputs with unequal norms."""
     torch.manual_seed(seed)
     mix = torch.eye(width) + torch.randn(width, width) / width**0.5
     return torch.randn(out, width) / width**0.5, torch.randn(tokens, width) @ mix * torch.rand(width).add(0.5)

@@ -60,7 +60,7 @@ GROUPED = SIZES | {"num_key_value_heads": 2}
 
 
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-"""Within the vocabulary: the defaults of some families are not."""
+"""Special tokens within the vocabulary. The defaults of some families are larger."""
 
 
 ALTERNATING = {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
@@ -129,8 +129,9 @@ def sample(values: Iterable[Any], *kept: Any) -> list[Any]:
 
 
 def build(family: str, **kwargs: object) -> nn.Module:
-    """A random model as the loader gives it, its norms and biases random too: at their initial 1 and 0 a swap of two would
-    not be seen."""
+    """Build a random model as the loader does. Norms and biases are random too, so that a swap of two changes the
+    result.
+    """
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIGS[family](), **kwargs).eval().requires_grad_(False)
     for parameter in model.parameters():
@@ -150,7 +151,8 @@ def mean_float64(patch: pytest.MonkeyPatch) -> None:
 
 
 def exact(family: str, moved: float = 0.0) -> nn.Module:
-    """A random model in float64 whose weights are integers over 2^23: torch's normal numbers differ between processors.
+    """Build a random model in float64 whose weights are integers over 2^23. torch's normal numbers differ between
+    processors.
 
     moved: by how much of themselves the weights are moved, for what that must not change.
     """
@@ -164,7 +166,7 @@ def exact(family: str, moved: float = 0.0) -> nn.Module:
 
 
 def job_for(model: nn.Module, pattern: str = "2:4", **fields: object) -> Job:
-    """Every target of the model, and 6 calibration sequences of 16 tokens."""
+    """Return a job with every target of the model and 6 calibration sequences of 16 tokens."""
     shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     tokens = torch.randint(64, (6, 16), generator=torch.Generator().manual_seed(0))
     targets = find_targets(model.config.to_dict(), shapes)
@@ -173,19 +175,19 @@ def job_for(model: nn.Module, pattern: str = "2:4", **fields: object) -> Job:
 
 
 def with_prior(model: nn.Module, job: Job) -> Job:
-    """The job of a stage that refines magnitude's mask; `model` is the dense one."""
+    """Return the job of a stage that refines magnitude's mask. `model` is the dense one."""
     masks = {t: job.pattern.keep(dense_weight(model.get_submodule(t)).abs().float()) for t in job.targets}
     return replace(job, prior=Prior(folder=job.source, masks=masks), teacher=lambda: copy.deepcopy(model))
 
 
 def write(model: nn.Module, folder: Path) -> Path:
-    """The model as a folder that loads."""
+    """Write the model to a folder that loads."""
     model.config.save_pretrained(folder)
     return save(model, folder)
 
 
 def random_folder(family: str, folder: Path, **values: object) -> Path:
-    """The folder of a random model of transformers' own class, with tiny's tokenizer. values: what else differs in its config."""
+    """Write a random model of transformers' class, with tiny's tokenizer. values: changes of its config."""
     torch.manual_seed(0)
     config = CONFIGS[family]()
     for name, value in {"vocab_size": 1024, **values}.items():

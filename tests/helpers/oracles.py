@@ -3,11 +3,11 @@
 import torch
 
 ROUNDINGS = 64
-"""Of float32, by which inputs are moved to see what rounding can do: sums of a few hundred terms are off by fewer."""
+"""Size of the changes of the inputs, in roundings of float32. Sums of a few hundred terms have a smaller error."""
 
 
 def moved(weight, x):
-    """weight [out, in] and inputs x [tokens, in] in float64, each entry and each column moved by up to ROUNDINGS, four times."""
+    """Yield weight [out, in] and inputs x [tokens, in] in float64, each entry and column changed by up to ROUNDINGS."""
     dice = torch.Generator().manual_seed(0)
     far = ROUNDINGS * torch.finfo(torch.float32).eps
 
@@ -21,7 +21,7 @@ def moved(weight, x):
 
 
 def agree(got, oracle, weight, x, *, grid=False):
-    """got is oracle(weight, x) [out, in] but for rounding, which a definition in float64 shows by what moves it.
+    """Assert that got is oracle(weight, x) [out, in] up to rounding.
 
     A row may differ where such a move turns a place of its mask, or of a grid: a near tie. All others have the same mask,
     and weights that are no further off than the moves took them; on a grid they are equal.

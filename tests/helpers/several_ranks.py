@@ -74,7 +74,7 @@ def _own_bytes():
 
 
 def measure(folder, out):
-    """What loading student and teacher, sharding them and writing the student took, beyond what was there.
+    """Measure the memory that loading, sharding and writing of student and teacher add.
 
     The first call imports modules; its figures are overwritten.
     """

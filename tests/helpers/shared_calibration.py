@@ -36,10 +36,10 @@ EXACT = {
     "experts int4-gptq": ("gpt_oss", "int4-gptq", {}, {}),
     "experts that see all": ("qwen3_moe", "admm", {}, {"all_experts": True}),
 }
-"""In float64, so that no tie is settled by rounding: family, method, its settings, what differs in the job. ALPS
+"""Cases in float64, where rounding decides no tie: family, method, settings, changes of the job. ALPS runs
 without its conjugate gradients: for these few inputs the least squares are so ill-conditioned that they multiply 1e-16 by 1e13."""
 TINY_METHODS = ("wanda", "ria", "sparsegpt", "int4-gptq")
-"""In float32, on the model `tiny` and real text. ADMM and ALPS iterate, and one tie turns the iterations after it: on some processors
+"""Cases in float32, on the model `tiny` and real text. ADMM and ALPS iterate, so one tie changes later iterations: on some processors
 0.01% of the weights of ADMM and 0.1% of a block's of ALPS differ."""
 STREAMED = "sparsegpt streamed"
 LAST_BLOCK = {"exact": ("alps",), "tiny": ("int4-gptq",)}

@@ -15,14 +15,16 @@ STEPS = 30
 
 
 def counting():
-    """A text with something to learn: the next token is the last one plus one, most of the time."""
+    """Return a text with something to learn: mostly, the next token is the last one plus one."""
     rng = np.random.default_rng(0)
     ids = np.cumsum(rng.choice([1, 1, 1, 5], size=4000)) % 64
     return PackedCorpus(ids.astype(np.uint16), seqlen=16, sequences=8, seed=0)
 
 
 def job_to_train(model, make_job, corpus, workdir, pattern="2:4", steps=STEPS, budget=None, **fields):
-    """A job that trains for `steps` steps; its prior has the masks of the largest weights. budget: fields of Budget."""
+    """Return a job that trains for `steps` steps. Its prior has the masks of the largest weights. budget: fields of
+    Budget.
+    """
     job = make_job(model, pattern)
     masks = {} if job.pattern.dense else {t: job.pattern.keep(weight_of(model, t).abs()) for t in job.targets}
     teacher = copy.deepcopy(model)
@@ -50,7 +52,7 @@ def method(name, **config):
 
 
 def pruned(model, job):
-    """As a one-shot stage would have left it."""
+    """Return the model after one-shot pruning."""
     model = copy.deepcopy(model)
     for t in job.targets:
         weight = weight_of(model, t)

@@ -1,4 +1,4 @@
-"""A mixture's experts: as linears of their own, in files of either kind, each pruned by the tokens that reach it."""
+"""The experts of a mixture as separate linears, in files of both kinds, each pruned by the tokens that reach it."""
 
 import copy
 import json
@@ -76,7 +76,6 @@ def test_an_expert_that_is_not_whole_is_refused(tmp_path):
 
 @pytest.mark.parametrize("method", models.sample(["magnitude", "wanda", "sparsegpt"], "magnitude"))
 def test_masks_of_a_fused_tensor_are_those_of_separate_linears(method, mixture, make_job, tmp_path):
-    """The same experts as one tensor, and as the linears of a plain forward: the rows of the fused tensor by parts."""
     model = models.write(theirs(mixture), tmp_path / "fused")
     loaded = loading.load(model, Compute())
     job = make_job(loaded)

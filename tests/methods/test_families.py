@@ -51,7 +51,7 @@ def test_prunes_its_targets_and_nothing_else(family, name, pattern, apply, make,
 
 
 def test_along_the_outputs_it_does_not_hold(family, apply, make, make_job):
-    """The other dimension is not pruned by accident: the test above could not tell where a layer is square."""
+    """Check the other dimension, because the test above cannot tell them apart in a square layer."""
     model = make(family)
     job = make_job(model)
 

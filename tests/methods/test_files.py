@@ -1,4 +1,4 @@
-"""JSON of others: what a parser would take and nobody means."""
+"""JSON that a parser accepts and a model folder must not contain."""
 
 import pytest
 

@@ -33,7 +33,6 @@ def test_what_is_written_is_read(family, make, keep_as, tmp_path):
 
 
 def test_a_target_is_out_by_in_however_it_is_stored(family, make, keep_as, tmp_path):
-    """By what a linear does to its inputs, not by where its weight lies."""
     model = make(family)
     opened = Folder(keep_as(model, tmp_path / "m"))
 
@@ -55,7 +54,7 @@ def test_dtypes_have_the_names_that_torch_knows():
 
 @pytest.mark.parametrize("kind", ["gpt2", "opt", "gpt_neox"])
 def test_names_without_the_base_prefix_are_read_in_full(kind, make, tmp_path):
-    """As the published GPT-2 and OPT files have them."""
+    """Use the names of the published GPT-2 and OPT files."""
     model = make(kind)
     prefix = {"gpt2": "transformer.", "opt": "model.", "gpt_neox": "gpt_neox."}[kind]
     model.config.save_pretrained(tmp_path)
@@ -190,7 +189,6 @@ def test_shards(make, tmp_path):
 
 
 def test_one_shard_that_is_full_to_the_byte_loads(home):
-    """The last tensor filled it, so nothing is pending at the end; an index must still name it."""
     writer = Writer(home, shard_bytes=8)
     writer.add("model.x", torch.tensor([1.0, 2.0]))
 
@@ -238,7 +236,7 @@ def test_equal_weights_that_are_not_tied_are_both_written():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_bits_survive(dtype, home):
-    """The sign of zero too, and rows of a transposed view stay rows."""
+    """Include the sign of zero, and a transposed view."""
     values = torch.tensor([[-0.0, 0.0, 1.5], [-2.0, 3e-5, -0.0]], dtype=dtype)
     writer = Writer(home)
     writer.add("model.x", values)

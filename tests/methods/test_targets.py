@@ -42,7 +42,6 @@ def test_targets_come_block_by_block_beyond_nine():
 
 @pytest.mark.parametrize("kind", ["bloom", "qwen2_moe", None])
 def test_unknown_architecture_is_refused(kind):
-    """With the module list that looks like its blocks, or with what is known where none does."""
     with pytest.raises(
         UserError, match=rf"architecture {kind!r}.*model.layers \(1 with self_attn.q_proj\).*families teach"
     ):

@@ -32,14 +32,14 @@ DEEP = LlamaConfig(
 
 @pytest.fixture
 def new_objects():
-    """In this test the garbage collector lists what is made in it, and not the hundred thousands of a session."""
+    """Limit the garbage collector to objects that this test makes."""
     gc.freeze()
     yield
     gc.unfreeze()
 
 
 def live_bytes():
-    """Of all tensors that have memory and that the garbage collector lists."""
+    """Return the memory of all tensors that the garbage collector lists."""
     storages = {}
     for thing in gc.get_objects():
         if type(thing) in (torch.Tensor, torch.nn.Parameter) and not thing.is_meta:
@@ -50,7 +50,7 @@ def live_bytes():
 
 @pytest.fixture
 def deep(make_job, keep_as, tmp_path):
-    """A job over a model of many blocks on disk, and the model without them."""
+    """Return a model of many blocks on disk, and a job over it."""
     folder = keep_as(AutoModelForCausalLM.from_config(DEEP), tmp_path / "source")
     model = loading.load(folder, Compute(stream=True))
     return model, make_job(model, source=folder, workdir=tmp_path, compute=Compute(stream=True))
@@ -77,7 +77,7 @@ def test_about_two_blocks_are_in_memory(deep, new_objects, accumulate, monkeypat
         visit.prune(visit.weight > 0)
         peak = max(peak, live_bytes() - before)
 
-    assert peak <= 2 * block + inputs + 4 * 64 * 256 + 2**15  # the weight as it was; statistics
+    assert peak <= 2 * block + inputs + 4 * 64 * 256 + 2**15  # a copy of one weight, and statistics
     assert peak > 1.5 * block, "the next block is not read in time"
     assert live_bytes() - before < block / 2
 
@@ -122,7 +122,6 @@ def test_fault_of_the_thread_is_raised(deep, monkeypatch):
 
 @pytest.mark.parametrize(("accumulate", "power"), [(squares, 1), (add_gram, 2)])
 def test_activations_on_disk_change_nothing(accumulate, power, llama, make_job, tmp_path, monkeypatch):
-    """Beside them are the model, a statistic of each input of a block, and two more of the size of the largest."""
     job = make_job(llama)
     monkeypatch.setattr("methods.pruning.holders.LIBRARY_BYTES", 0)
     weights = 4 * sum(p.numel() for p in llama.parameters())
@@ -145,7 +144,7 @@ def test_activations_on_disk_change_nothing(accumulate, power, llama, make_job, 
 
     assert (kind, other) == ("StatesInMemory", "StatesOnDisk")
     assert here.keys() == there.keys() and all(torch.equal(here[k], there[k]) for k in here)
-    assert not list(tmp_path.iterdir()), "nobody else sees the file"
+    assert not list(tmp_path.iterdir()), "the file has no name"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

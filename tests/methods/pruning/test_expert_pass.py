@@ -45,19 +45,19 @@ def squares(x, total):
 
 
 def fused(mixture, folder):
-    """A model on disk with one tensor of all experts, as transformers holds them."""
+    """Write a model with one tensor of all experts."""
     return models.write(models.build(mixture), folder)
 
 
 def published(mixture, folder):
-    """Another, as transformers saves it: linears of each expert where the family has such files."""
+    """Write a model as transformers does, in most families with linears of each expert."""
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(models.CONFIGS[mixture]()).save_pretrained(folder)
     return folder
 
 
 def in_memory(folder, compute):
-    """Products round by where their operands begin, and transformers leaves weights where the file has them."""
+    """Load a model with aligned weights: rounding depends on the alignment, and transformers keeps that of the file."""
     model = loading.load(folder, compute)
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
@@ -149,7 +149,7 @@ def test_a_streamed_forward_is_the_models_own(mixture, tmp_path):
 
 @pytest.fixture
 def watched(monkeypatch, make_job, tmp_path):
-    """A streamed job over a mixture of eight experts, and what is read of them: (name, thread) each."""
+    """Yield a streamed mixture of eight experts, its job, and a list of reads: (name, thread) each."""
     reads = []
     tensor = Folder.tensor
 
@@ -175,7 +175,7 @@ EXPERT = 4 * 3 * 512 * 32
 
 
 def expert_bytes():
-    """Of new tensors as large as a linear of an expert, whoever holds them: modules, the thread, the method."""
+    """Return the memory of all new tensors of the size of an expert's linear."""
     storages = {}
     for thing in gc.get_objects():
         if type(thing) in (torch.Tensor, torch.nn.Parameter) and not thing.is_meta:
@@ -186,7 +186,7 @@ def expert_bytes():
 
 
 def experts_with_storage(model):
-    """Their names, whose weights are in the model."""
+    """Return the names of the experts with weights in memory."""
     return [
         name
         for name, module in model.named_modules()
@@ -196,7 +196,7 @@ def experts_with_storage(model):
 
 @pytest.mark.parametrize("accumulate", [None, squares], ids=["weights alone", "calibrated"])
 def test_two_experts_are_in_memory(watched, accumulate):
-    """One in use and the next; besides them the weight as it was before it was pruned."""
+    """Allow the expert in use, the next one, and a copy of one weight."""
     model, job, _ = watched
     most = 0
 
@@ -229,7 +229,6 @@ def test_a_streamed_forward_has_two_experts_in_memory(watched, monkeypatch):
 
 
 def test_each_expert_is_read_once(watched):
-    """By the thread, while the one before it is in use."""
     model, job, reads = watched
     list(Walk(model, job, squares))
 
@@ -248,7 +247,6 @@ def test_a_block_is_kept_whole_where_it_is_trained(watched, make_job, tmp_path):
 
 
 def test_entries_are_read_and_written_alone(tmp_path):
-    """As safetensors has them, whatever their order."""
     whole = {"a": torch.randn(3, 4, 2).bfloat16(), "b": torch.randn(3, 5).bfloat16()}
     file = tmp_path / "model.safetensors"
     with Stacks(file, {name: tuple(t.shape) for name, t in whole.items()}, torch.bfloat16) as stacks:

@@ -33,7 +33,7 @@ QUICK = ("wanda unstructured", "dsnot", "int4-gptq", "experts")
 
 @pytest.fixture(scope="module")
 def shared(request, tokens, tmp_path_factory):
-    """The folder with the results of all cases that this session asks for. Processes start once per world."""
+    """Return the folder with the results of all cases of this session. Processes start once per world."""
     out = tmp_path_factory.mktemp("shared")
     save_file({"tokens": tokens}, out / "tokens.safetensors")
     asked = {}
@@ -94,7 +94,6 @@ def test_on_tiny_they_leave_the_same_weights_but_for_ties_of_rounding(case, worl
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_streamed_from_disk_they_leave_the_same_bits(world, shared):
-    """The first process writes."""
     memory, streamed = (Folder(shared / str(world) / "tiny" / case / "model") for case in ("sparsegpt", STREAMED))
     assert set(streamed) == set(memory)
     for name in memory:

@@ -1,4 +1,4 @@
-"""The walk hands each block what the whole model would, pruned as it is by then."""
+"""The walk gives each block the inputs that the whole model would, with all earlier blocks pruned."""
 
 import copy
 import weakref
@@ -24,12 +24,12 @@ from methods.targets import dense_weight, family_of
 
 
 def rows(x, total):
-    """A statistic that forgets nothing."""
+    """Collect all inputs."""
     return x.clone() if total is None else torch.cat([total, x])
 
 
 def inputs_of(model, job):
-    """What each target is given in a plain forward of the whole model on all sequences at once."""
+    """Return the inputs of each target in a plain forward pass on all sequences."""
     seen = {}
 
     def listen(name):
@@ -52,7 +52,7 @@ def is_expert(name):
 
 
 def same_inputs(name, a, b):
-    """The rows of an expert's inputs come in the order of the router's choice, batch by batch."""
+    """Compare inputs. The rows of an expert's inputs are in the order of the router's choice."""
     if is_expert(name):
         torch.testing.assert_close(a.T @ a, b.T @ b, rtol=1e-4, atol=1e-4)
     else:
@@ -65,7 +65,6 @@ def close(a, b):
 
 @pytest.mark.numeric
 def test_pruning_nothing_reproduces_the_forward(family, make, make_job):
-    """The input of every target, and so of every block, whatever masks and positions the family passes on."""
     model = make(family)
     job = make_job(model)
 
@@ -101,7 +100,7 @@ def test_the_flow_ends_where_the_forward_does(family, make, make_job):
 
 @pytest.mark.parametrize("kind", sample(["mistral", "qwen2", "qwen3"], "qwen3"))
 def test_sliding_window_is_seen(kind, make, make_job):
-    """The windows of these models are shorter than the sequences. Without one, the last block's inputs differ."""
+    """Use a window shorter than the sequences."""
     model = make(kind)
     job = make_job(model)
     walked = {visit.name: visit.stat for visit in Walk(model, job, rows)}
@@ -146,7 +145,6 @@ def test_eager_attention_agrees_with_sdpa(family, make, make_job):
 
 
 def test_blocks_see_pruned_predecessors_and_themselves_dense(family, make, make_job):
-    """All linears of a block are measured before any of it is pruned, and each block after those before it were."""
     model = make(family)
     job = make_job(model)
     dense = inputs_of(model, job)
@@ -189,7 +187,7 @@ def test_reconstruction_error_is_its_definition(llama, make_job):
 
 @pytest.mark.numeric
 def test_reconstruction_error_is_taken_on_a_sample(llama, make_job, monkeypatch):
-    """Every thirteenth of 96 tokens, in two batches of 48: the positions in a sequence are not the same few."""
+    """Take every thirteenth of 96 tokens, in two batches of 48."""
     job = make_job(llama, targets=("model.layers.1.mlp.down_proj",))
     (name,) = job.targets
     was = llama.get_submodule(name).weight.double().clone()
@@ -216,7 +214,7 @@ def test_without_calibration_the_error_is_that_of_white_noise(llama, job):
 
 
 def test_activations_are_let_go(llama, job):
-    """The sampled rows are copies: views would keep every activation of a block's linears until the block is done."""
+    """Require copies of the sampled rows: views would keep all activations of a block."""
     alive, most = [], 0
 
     def accumulate(x, total):
@@ -355,7 +353,7 @@ def test_prune_leaves_no_negative_zero():
 @pytest.mark.parametrize("streamed", [False, True], ids=["in memory", "streamed"])
 @pytest.mark.parametrize("kind", ["gpt2", "mixtral"])
 def test_no_negative_zero_that_a_method_leaves_is_kept(kind, streamed, make, keep_as, make_job, tmp_path):
-    """As rounding does to small weights below zero, and some libraries do: in packed formats it would be a weight."""
+    """Count -0.0 as a fault: in packed formats it would be a weight."""
     source, compute = keep_as(make(kind), tmp_path / "source"), Compute(stream=streamed)
     model = loading.load(source, compute)
     job = make_job(model, source=source, compute=compute, workdir=tmp_path)

@@ -13,7 +13,7 @@ from methods.training import compiled
 
 @pytest.fixture
 def compiles(monkeypatch):
-    """The classes of blocks that were compiled, one entry per call. A compiled block runs eagerly."""
+    """Return the classes of compiled blocks, one entry per call. A compiled block runs eagerly."""
     count, ran = [], []
 
     def compile_(self, **options):

@@ -101,7 +101,6 @@ def test_a_teacher_of_the_same_mind_costs_nothing():
 
 
 def test_logits_never_exist_whole(monkeypatch):
-    """The largest allocation of a matrix product is a chunk's."""
     seen = []
     real = torch.Tensor.__matmul__
 

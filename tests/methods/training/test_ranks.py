@@ -35,12 +35,12 @@ ALL = [
 
 
 STOPPED = "cast,gpt2"
-"""What two processes begin and leave half done."""
+"""Training that two processes do not finish."""
 
 
 @pytest.fixture(scope="module")
 def two(request, tmp_path_factory):
-    """The folder with the results of two processes, one folder for each pair that this session asks for."""
+    """Return the folder with the results of two processes, one folder for each pair of this session."""
     out = tmp_path_factory.mktemp("two")
     params = [item.callspec.params for item in request.session.items if item.path == request.path and "[" in item.name]
     pairs = {f"{p['name']},{p['family']}" for p in params if "family" in p}
@@ -50,7 +50,7 @@ def two(request, tmp_path_factory):
 
 @pytest.fixture
 def half(two):
-    """The folder of checkpoints of what two processes left half done."""
+    """Return the checkpoints of a training that two processes did not finish."""
     work = two / "stop" / STOPPED / "work"
     assert [p.name for p in work.glob("step-*")] == ["step-6"]
     return work
@@ -58,14 +58,14 @@ def half(two):
 
 @pytest.mark.parametrize(("name", "family"), ALL)
 def test_two_ranks_equal_one_process(name, family, two, tmp_path, make_exact):
-    """In float64: two ranks add gradients up in another order, and Adam divides what that rounds, 1e-16, by 1e-8 at least;
-    so twelve steps of 3e-3 part by at most 4e-10, and no near tie is settled the other way.
+    """Compare in float64. Two ranks sum gradients in another order, and Adam divides the rounding, 1e-16, by at least
+    1e-8.
     """
     require_equal(two / f"{name},{family}", undisturbed(name, family, tmp_path, make_exact))
 
 
 def undisturbed(name, family, work, make_exact):
-    """What one process makes of it in one go."""
+    """Train in one process without interruption."""
     model = make_exact(family)
     job = job_to_train(model, job_for, counting(), work / "one", steps=STEPS, budget={"log_every": NOTED_EVERY})
     return method(name).apply(model, job)
@@ -102,8 +102,7 @@ def test_four_ranks_go_on_where_two_stopped(half, tmp_path, make_exact):
 
 @pytest.mark.slow
 def test_no_rank_holds_a_whole_model(tmp_path):
-    """Of 28 million weights in 16 blocks, in float32, each of four ranks holds two quarters, student and teacher, and a
-    block or two on their way. A whole model would be 1.0."""
+    """Measure 28 million weights in 16 blocks, in float32, on four ranks."""
     config = LlamaConfig(
         vocab_size=64, hidden_size=384, intermediate_size=1024, num_hidden_layers=16, num_attention_heads=4
     )
@@ -127,7 +126,7 @@ def test_sums_of_one_process_are_its_own():
 
 
 def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, monkeypatch):
-    """From the plan to the record; by another key, since rounding differs."""
+    """Compare records. Their keys differ, because rounding does."""
     runs.own_cache(tmp_path, monkeypatch)
     training = {"tokens": 1024, "batch": 8, "seqlen": 32}
     for processes in (1, 2):

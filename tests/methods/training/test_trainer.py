@@ -214,7 +214,6 @@ def test_old_checkpoints_go(tmp_path):
 
 @pytest.mark.numeric
 def test_micro_batches_add_up(llama, task):
-    """The same gradients whatever is held in memory at once, but for rounding."""
     job = task(llama, steps=3)
     whole = replace(job, budget=replace(job.budget, micro=None), workdir=job.workdir / "b")
 

@@ -1,4 +1,4 @@
-"""Steps of a training on a device that is not the CPU: what waits for it is counted. The meta device stands for a card.
+"""Steps of a training on a device that is not the CPU: what waits for it is counted. The meta device replaces a card.
 
 Tensors there have no numbers, so whatever would fetch one must come through here.
 """
@@ -108,7 +108,7 @@ def count(make_job, tmp_path, monkeypatch):
 
 
 def shallow(model):
-    """The model with one block."""
+    """Return the model with one block."""
     path = family_of(model.config.to_dict()).blocks
     model.set_submodule(path, model.get_submodule(path)[:1])
     model.config.num_hidden_layers = 1
@@ -164,7 +164,6 @@ def test_what_waits_is_seen(spoil, name):
 
 
 def test_a_batch_is_there_before_its_step(count, make, monkeypatch):
-    """It was made and copied after the work of the step before was queued."""
     happened = []
 
     def note(owner, method, what):
