@@ -80,14 +80,6 @@ def test_calibration_texts_are_not_mixed(tmp_path):
     assert whole(one) == whole(other) == ["dense", "wanda 2:4"]
 
 
-def test_what_was_measured_on_no_text_is_kept(tmp_path):
-    fake_records.perplexity(tmp_path, **DENSE)
-    fake_records.accuracy(tmp_path, 10, method="wanda", seed=0)
-    first, rest = tables(tmp_path)
-    assert whole(first) == ["dense"] and whole(rest) == ["wanda 2:4"]
-    assert rest.protocol == "no text, float32, cpu"
-
-
 def test_budgets_and_seeds_fold_into_the_largest_budget(tmp_path):
     fake_records.perplexity(tmp_path, **DENSE)
     for tokens, loss in ((1000, 0.3), (4000, 0.1), (2000, 0.2)):

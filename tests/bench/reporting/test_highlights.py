@@ -73,13 +73,6 @@ def test_accuracy_is_better_higher_and_a_difference(tmp_path):
     assert found.best == "good 2:4" and found.change.startswith("−0.100 (−0.1") and found.size == ""
 
 
-def test_a_row_that_is_better_than_the_whole_one(tmp_path):
-    row(tmp_path, "good", 0.0, 2, noise=1)
-    row(tmp_path, "kept", 0.1, 4, noise=2, pattern="dense")
-    (found,) = of(tmp_path)
-    assert found.change.startswith("×0.905 (0.9") and found.reference == "kept dense"  # exp(-0.1)
-
-
 def test_only_the_main_protocol_of_a_model_counts(tmp_path):
     for dtype, gain in (("float32", 0.0), ("bfloat16", 0.05)):
         row(tmp_path, "dense", gain, 4 if dtype == "float32" else 2, seed=None, pattern="dense", dtype=dtype)
@@ -88,12 +81,6 @@ def test_only_the_main_protocol_of_a_model_counts(tmp_path):
     (found,) = of(tmp_path)
     assert (found.run, found.best, found.reference) == ("wiki-mini@128, bfloat16, cpu", "good 2:4", "dense")
     assert found.size == "1.0 MB of 2.0 MB"
-
-
-def test_without_a_whole_row_nothing_is_compared_with_it(tmp_path):
-    row(tmp_path, "good", 0.1, 2)
-    (found,) = of(tmp_path)
-    assert (found.change, found.reference, found.size) == ("", "", "2.0 MB")
 
 
 def test_names_stay_text_and_the_page_says_it_first(tmp_path):

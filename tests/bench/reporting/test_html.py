@@ -12,6 +12,7 @@ from helpers import reports
 from helpers.browser import absent
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+OTHER_SCREENS = (("light", PHONE), ("light", DESKTOP), ("dark", DESKTOP))
 
 
 @pytest.fixture(scope="module")
@@ -167,29 +168,11 @@ def test_compare_two_rows(visit):
     assert "×0.9003 better" in line(page, "perplexity wiki-mini@128")  # the other way round
 
 
-def test_what_was_counted_has_no_interval_to_show(visit):
-    page = visit()
-    pick(page, "dense", "magnitude 2:4")
-    page.click("#compare")
-    printed = line(page, "bits per weight")
-    assert "−15 better" in printed and "exact: counted, not sampled" in printed
-
-
 def test_the_answer_is_on_the_first_screen(visit):
     for viewport in (DESKTOP, PHONE):
         page = visit(viewport=viewport)
         box = page.locator(".short tbody tr", has_text="sparsegpt 2:4").bounding_box()
         assert box["y"] + box["height"] < viewport["height"]
-
-
-def test_compare_what_was_never_paired(visit):
-    page = visit()
-    pick(page, "sparsegpt 2:4")
-    page.select_option("select[data-section='0']", label="wiki-mini@64, float32, cpu")
-    pick(page, "wanda 2:4 int8")
-    page.click("#compare")
-    assert "no metric and protocol in common" in page.locator("#panel").inner_text()
-    assert "perplexity wiki-mini@64" in page.locator("#panel").inner_text()
 
 
 def test_every_number_opens_what_it_was_made_from(visit):
@@ -305,8 +288,10 @@ def test_the_tables_stand_without_the_script(visit):
     assert page.locator("#tools").is_hidden() and page.locator("noscript").count()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize(
+    ("scheme", "viewport"),
+    [("dark", PHONE), *(pytest.param(*other, marks=pytest.mark.full) for other in OTHER_SCREENS)],
+)
 def test_axe_finds_nothing_serious(visit, scheme, viewport):
     try:
         import axe_playwright_python

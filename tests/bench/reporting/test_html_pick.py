@@ -14,6 +14,7 @@ from helpers import reports
 from helpers.browser import absent
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+OTHER_SCREENS = (("light", PHONE), ("light", DESKTOP), ("dark", DESKTOP))
 
 
 QUESTIONS = (
@@ -140,8 +141,10 @@ def test_what_it_costs_and_how_sure_it_is(picker):
     assert "do not say how it was made" in page.locator("#picked details").inner_text()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize(
+    ("scheme", "viewport"),
+    [("dark", PHONE), *(pytest.param(*other, marks=pytest.mark.full) for other in OTHER_SCREENS)],
+)
 def test_axe_finds_nothing_serious_in_an_answer(picker, scheme, viewport):
     try:
         import axe_playwright_python

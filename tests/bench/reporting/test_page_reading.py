@@ -67,16 +67,6 @@ def test_a_name_breaks_before_a_field_and_its_value(visit):
     assert page.locator(".short .best b", has_text="retrain").inner_html() == name.inner_html()
 
 
-def test_on_a_phone_a_box_stands_beside_its_label(chromium, tmp_path):
-    root = reports.folder(tmp_path / "run")
-    (tmp_path / "l.html").write_bytes(leaderboard.build([root], tmp_path / "none")["leaderboard.html"])
-    page = chromium.new_page(viewport=PHONE)
-    page.goto((tmp_path / "l.html").as_uri())
-    box, label = page.locator("#unfold").bounding_box(), page.locator("label.check").bounding_box()
-    assert label["height"] < 2 * box["height"]
-    page.close()
-
-
 def shown(page):
     return page.locator("[data-table='0'] tbody tr:visible th .name").all_inner_texts()
 
@@ -94,20 +84,6 @@ def test_the_address_holds_what_was_found_filtered_and_sorted(visit):
     assert other.locator("[aria-sort=descending]").count() == 1
     other.click("#clear")
     assert "find" not in other.evaluate("location.hash") and len(shown(other)) == 30
-
-
-def test_the_count_of_rows_is_that_of_the_head(visit):
-    page = visit()
-    assert "in 30 rows, and 3 rows published" in page.locator(".deck").inner_text()
-    assert page.locator("#said").inner_text() == "33 of 33 rows"
-
-
-def test_limits_and_filters_share_the_address(visit):
-    page = visit()
-    page.fill("#find", "m0")
-    page.select_option("#pick-pattern", "2:4")
-    other = visit(page.evaluate("location.hash"))
-    assert other.locator("#find").input_value() == "m0" and other.locator("#pick-pattern").input_value() == "2:4"
 
 
 def test_an_address_that_names_what_is_not_there_filters_nothing(visit):

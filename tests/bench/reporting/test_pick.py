@@ -7,7 +7,6 @@ import pytest
 from bench.cli.main import app
 from bench.compare.resolve import read
 from bench.reporting import board, pairwise, pick
-from bench.reporting.view import Bound, Facts
 from bench.results import reproduce
 from helpers import fake_records, reports
 from methods.errors import UserError
@@ -113,9 +112,7 @@ def test_filters_and_unknown_ones(table):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("max_bits", "five"), ("max_bits", "-1"), ("max_bits", "nan"), ("max_loss", "0.03"), ("max_loss", "3"),
-        ("max_loss", "-3%"), ("max_worst_drop", "5%"), ("max_worst_drop", "0.05"), ("min_speedup", "0"),
-        ("min_speedup", "fast"), ("budget_tokens", "1G"), ("budget_tokens", "1e6"), ("budget_tokens", ""),
+        ("max_bits", "-1"), ("max_loss", "0.03"), ("max_worst_drop", "5%"), ("min_speedup", "0"), ("budget_tokens", "1e6"),
     ],
 )  # fmt: skip
 def test_a_limit_in_another_form_is_refused(name, text):
@@ -123,25 +120,11 @@ def test_a_limit_in_another_form_is_refused(name, text):
         pick.parse_limits(**{name: text})
 
 
-def test_limits_are_read(table):
-    limits = pick.parse_limits(
-        max_bits="4.5", max_loss="3%", max_worst_drop="5 pp", min_speedup="1.2x", budget_tokens="1.5M"
-    )
-    assert (limits.max_bits, limits.max_loss, limits.max_worst_drop) == (4.5, 0.03, 0.05)
-    assert (limits.min_speedup, limits.budget_tokens) == (1.2, 1_500_000)
-
-
 def test_every_limit_has_a_form_and_its_slider_goes_from_strict_to_lax():
     assert {limit.name for limit in pick.LIMITS} == set(pick.FORMS) == set(pick.Limits.__annotations__)
     for limit in pick.LIMITS:
         strict_to_lax = [getattr(pick.parse_limits(**{limit.name: s}), limit.name) for s in limit.stops]
         assert strict_to_lax == sorted(strict_to_lax, reverse=limit.name == "min_speedup")
-
-
-def test_a_loss_below_zero_is_a_gain():
-    facts = Facts(compressed=True, loss=Bound(-0.02, -0.03, -0.01))
-    (limit,) = (x for x in pick.LIMITS if x.name == "max_loss")
-    assert limit.excess(limit.bound(facts).value, 0.0) < 0
 
 
 # --- the commands ------------------------------------------------------------------------------------------------
@@ -158,7 +141,12 @@ def parse(command):
     return name, context.params
 
 
-@pytest.mark.parametrize("folder", ["tiny-default", "tiny-methods", "smollm2-quantized", "smollm2-trained", "adapters"])
+FULL = [
+    pytest.param(f, marks=pytest.mark.full) for f in ("tiny-default", "tiny-methods", "smollm2-quantized", "adapters")
+]
+
+
+@pytest.mark.parametrize("folder", ["smollm2-trained", *FULL])
 def test_the_commands_of_every_published_row_are_commands(folder):
     from bench.cli import flags
 

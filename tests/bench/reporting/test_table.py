@@ -81,13 +81,6 @@ def test_a_reason_is_told_once_a_line():
     assert list(line.values())[2:] == ["skipped: no CUDA device", "skipped"]
 
 
-def test_ragged_seeds_show_the_failure_and_no_average():
-    (line,) = lines([cell("wanda", 0, 10.0), cell("wanda", 1, status="failed"), cell("wanda", 2, 12.0)])
-
-    assert line["perplexity wiki-mini@128"].startswith("OOM")
-    assert "11" not in line["perplexity wiki-mini@128"]
-
-
 def test_missing_seeds_are_said():
     """A run was interrupted: sparsegpt lacks seeds that wanda has, and wanda's last one lacks a measure."""
     records = [cell("wanda", s, 10.0 + s, **kind) for s in range(3) for kind in ({}, SIZE)][:-1]

@@ -74,10 +74,6 @@ def test_a_drop_is_within_one_version_of_a_task():
     assert ("wanda", "mean_acc", "maskllm7") in got and ("wanda", "worst_drop", "maskllm7") not in got
 
 
-def test_mean_of_limited_tasks_says_so():
-    assert ("dense", "mean_acc", "maskllm7x50") in average(rows("dense", SEVEN, limit="x50"))
-
-
 def test_averages_stand_in_the_table():
     from bench.reporting.table import _text_table
 
