@@ -103,6 +103,17 @@ def test_two_versions_at_work_on_one_folder_are_refused(root, monkeypatch):
     Journal(root, "local", pytest.fail).close()
 
 
+@pytest.mark.parametrize(
+    ("fault", "outcome"),
+    [(None, ""), (KeyboardInterrupt(), "stopped by a signal"), (ValueError("odd"), "ValueError: odd")],
+)
+def test_the_status_says_why_a_run_ended_early(root, fault, outcome):
+    Journal(root, "local", pytest.fail).close(fault)
+    ((status, alive),), _ = read_statuses(root)
+
+    assert status.outcome == outcome and status.ended and not alive
+
+
 def test_a_folder_that_cannot_be_written_is_said_once(root, monkeypatch):
     said = []
     journal = Journal(root, "local", said.append)
@@ -177,7 +188,7 @@ def test_top_says_what_is_no_status(root, cli):
     (root / "runs").mkdir()
     (root / "runs/x.json").write_text('{"name": "\x1b[2J"}')
     code, out, err = cli("top", root)
-    assert code == 0 and "is no status of a run" in err and "no run has worked in" in out
+    assert code == 0 and "is no status of a run" in err and "no run has written to" in out
     code, _, err = cli("top", root.with_name("nowhere"))
     assert code == 2 and "name one as in bench top FOLDER" in err
 
