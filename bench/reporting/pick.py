@@ -199,7 +199,7 @@ def pick(table: Table, limits: Limits, pattern: str = "", quantizer: str = "") -
             candidates.append(Candidate(k, row, sign * cell.value, _checks(row.facts, limits)))
     meets = sorted((c for c in candidates if not c.failed and not c.unmeasured), key=lambda c: (c.quality, c.index))
     differ = pairwise.significance(table, column)
-    first = _tied(meets, differ)
+    first = tied_rows(meets, differ)
     failing = [c for c in candidates if c.failed and not c.unmeasured]
     return Answer(
         table,
@@ -213,8 +213,8 @@ def pick(table: Table, limits: Limits, pattern: str = "", quantizer: str = "") -
     )
 
 
-def _tied(meets: Sequence[Candidate], differ: Mapping[pairwise.Rows, bool]) -> list[Candidate]:
-    """The rows that do not differ from the first of them, that one too: the fewest bits first."""
+def tied_rows(meets: Sequence[Candidate], differ: Mapping[pairwise.Rows, bool]) -> list[Candidate]:
+    """Return the first row and those that do not differ from it, the one of the fewest bits first."""
     tied = [c for c in meets if c is meets[0] or differ.get(pairwise.ordered(meets[0].index, c.index)) is False]
     return sorted(tied, key=lambda c: (c.facts.bits is None, c.facts.bits or 0.0, c.quality, c.index))
 
@@ -251,7 +251,7 @@ def page_choices(table: Table) -> dict[str, Any] | None:
         checks = [[_check(limit, c.facts, float(_parse(limit, stop))) for stop in limit.stops] for limit in LIMITS]
         stops = [None if of[0].bound is None else sum(not one.met for one in of) for of in checks]
         unsure = [[k for k, one in enumerate(of) if one.unsure] for of in checks]
-        tied = [place[one.index] for one in _tied(rows[at:], differ)]
+        tied = [place[one.index] for one in tied_rows(rows[at:], differ)]
         texts = {"device": c.facts.device, "make": c.facts.make, "export": c.facts.export}
         cells = list(describe_facts(c.facts).values())
         out.append(labels(c.row) | texts | {"stops": stops, "unsure": unsure, "tied": tied, "cells": cells})

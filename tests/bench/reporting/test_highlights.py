@@ -10,7 +10,9 @@ from helpers import fake_records, reports
 
 
 def size(root, megabytes, **about):
-    fake_records.counted(root, "bytes_packed", megabytes * 1e6, measure="size", protocol="weights", unit="B", **about)
+    beside = {"bits_per_weight": megabytes * 8}
+    about |= {"measure": "size", "protocol": "weights", "unit": "B", "beside": beside}
+    fake_records.counted(root, "bytes_packed", megabytes * 1e6, **about)
 
 
 def row(root, method, loss, megabytes, noise=0, seed=0, protocol="wiki-mini@128", **identity):
