@@ -99,7 +99,8 @@ def _equal(root):
 
 def _machine(monkeypatch):
     shown = ("dense", "sparsegpt", "cast", "sparseml-magnitude")  # so that a new method changes no file
-    monkeypatch.setattr(registry, "entries", lambda kind: {n: registry.SECTIONS[kind].built_in.get(n) for n in shown})
+    built_in = {kind: {n: e for n, e in s.built_in.items() if n in shown} for kind, s in registry.SECTIONS.items()}
+    monkeypatch.setattr(registry, "entries", built_in.__getitem__)
     monkeypatch.setattr(estimate, "_flops", lambda: 1e11)
     memory = SimpleNamespace(available=24.1e9, total=25.3e9)
     monkeypatch.setattr(doctor, "psutil", SimpleNamespace(virtual_memory=lambda: memory))
