@@ -210,7 +210,7 @@ def test_an_engine_on_a_cpu_names_the_command_that_puts_llama_cpp_beside_it(
 
     command = f"bench speed --model '{tmp_path / 'a b'}' --device cpu --engine fake,llamacpp"
     before = "" if installed else "pip install 'cast-bench[llamacpp]', then "
-    assert code == 0 and err.splitlines()[-1] == f"bench: to read it beside llama.cpp: {before}{command}"
+    assert code == 0 and err.splitlines()[-1] == f"bench: to compare it with llama.cpp: {before}{command}"
 
 
 def test_an_export_is_made_once_for_a_dtype_a_torch_and_a_code(tmp_path, monkeypatch):
