@@ -130,7 +130,7 @@ def history(
 ) -> None:
     """Show a metric over commits, and its steps beyond noise.
 
-    It also shows where the machine or a library changed. Commits with different seeds are rows of their own.
+    It also shows changes of machine and libraries. Commits with different seeds have separate rows.
     """
     from bench.compare import history as metric_history
     from bench.compare.resolve import read
@@ -151,7 +151,7 @@ def merge(
 ) -> None:
     """Merge results folders into the one of --results.
 
-    Records that it has already are kept; a finished record replaces a failed one.
+    Records that it has already are kept. A finished record replaces a failed one.
     """
     from bench.results.merge import merge_folders
     from bench.results.store import RESULTS
@@ -166,10 +166,10 @@ def check(
         list[Path] | None, typer.Argument(metavar="DIR", help="Results folders [default: results/local].")
     ] = None,
 ) -> None:
-    """Check that records are as they were written.
+    """Check that records were not changed, and that their parts agree.
 
-    Every number is computed again from its items. Changes nothing. Exit code 1 if a record is damaged or was changed. Files
-    that belong to no record are listed.
+    Numbers are computed again from their items. Files that belong to no record are listed. Nothing is changed. The exit code
+    is 1 if a record is damaged.
     """
     from bench.results.check import check_folder
     from bench.results.store import RESULTS

@@ -1,4 +1,4 @@
-"""What `bench show` says of a record."""
+"""The facts that `bench show` prints of a record."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.results.record import ReadingRow, Record
 
 
 def rows(record: Record) -> list[dict[str, Any]]:
-    """A row for each thing that it says, in the order: what was measured, what came of it, what it took, what made it."""
+    """Return a row for each fact, in the order: identity, outcome, cost, provenance."""
     commit = record.commit_id[:12] + (", changed since" if record.commit.get("dirty") else "")
     machine = (record.processor, record.machine.get("instruction_set"), record.machine.get("platform"))
     facts = [
@@ -29,7 +29,7 @@ def rows(record: Record) -> list[dict[str, Any]]:
 
 
 def _number(reading: ReadingRow) -> str:
-    """With its unit, and its standard error where it has one."""
+    """Return a number with its unit, and with its standard error if it has one."""
     if reading.value is None:
         return "none"
     text = format_number(reading.value, reading.stderr, reading.unit)

@@ -1,4 +1,4 @@
-"""Baselines as files: one zip with a manifest, records as JSON lines, and per-item scores as Parquet.
+"""Baselines: zip files with a manifest, records as JSON lines, and per-item scores as Parquet.
 
 The same records give the same bytes, so git shows a change only if there is one.
 """
@@ -27,13 +27,13 @@ FORMAT = 1
 FOLDER = Path("results/baselines")
 MANIFEST, RECORDS, ITEMS = "manifest.json", "records.jsonl", "items.parquet"
 MAX_FILE_BYTES = 2**30
-"""The largest size of a file in a baseline, unpacked."""
+"""Largest unpacked size of a file in a baseline."""
 REMAKE = "make it again with bench baseline set"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def path_of(name: str, folder: Path = FOLDER) -> Path:
-    """The file of a baseline with this name.
+    """Return the file of a baseline with this name.
 
     Raises:
         UserError: the name cannot be a file name.
@@ -100,7 +100,7 @@ def _parquet(tables: Sequence[tuple[str, Items]]) -> bytes:
 
 
 def manifest(path: Path) -> dict[str, Any]:
-    """What a baseline says of itself: format, schema, number of records, commits, digest.
+    """Read a baseline's manifest: format, schema, number of records, commits, digest.
 
     Raises:
         UserError: it does not exist, is not a baseline, or has another format.
@@ -163,7 +163,7 @@ def read(path: Path, max_bytes: int = MAX_FILE_BYTES) -> ResultSet:
 
 
 class _ItemReader:
-    """Reads the items of a record; the table is read on first use."""
+    """A reader of items by record. It reads the table on first use."""
 
     def __init__(self, content: bytes, name: str) -> None:
         self.content, self.name = content, name
@@ -191,7 +191,7 @@ class _ItemReader:
 
 
 def list_rows(folder: Path) -> list[dict[str, Any]]:
-    """A row for each baseline in a folder. One that cannot be read has the reason in place of commits."""
+    """Return a row for each baseline in a folder. An unreadable one has the reason in place of commits."""
     out = []
     for path in sorted(folder.glob("*.zip")):
         row: dict[str, Any] = {
@@ -210,7 +210,7 @@ def list_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def reading_rows(results: ResultSet) -> list[dict[str, Any]]:
-    """A row for each reading of a baseline. As JSON it can be compared with git diff."""
+    """Return a row for each reading of a baseline. As JSON, git diff compares them."""
     out = []
     for record in results.records:
         labels = record.identity.labels()

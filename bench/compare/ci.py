@@ -1,4 +1,4 @@
-"""A comparison for CI systems: JUnit XML, and annotations for GitHub."""
+"""Comparisons for CI systems: JUnit XML, and annotations for GitHub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.system.text import annotation, printable
 
 
 def to_junit(comparison: Comparison) -> str:
-    """A test case for each row: a failure if it fails the gate, skipped if it is inconclusive or not comparable."""
+    """Return a test case for each row: failed if the row fails the gate, skipped if inconclusive or not comparable."""
     failed = set(map(id, comparison.failed))
     skipped = [r for r in comparison.rows if id(r) not in failed and r.verdict in ("INCONCLUSIVE", "NOT_COMPARABLE")]
     counts = {"tests": len(comparison.rows), "failures": len(failed), "errors": 0, "skipped": len(skipped)}
@@ -31,7 +31,7 @@ def to_junit(comparison: Comparison) -> str:
 
 
 def to_github(comparison: Comparison) -> str:
-    """Workflow commands, one in each line: errors for failures, warnings for inconclusive rows, and one notice."""
+    """Return workflow commands, one a line: errors for failures, warnings for inconclusive rows, and one notice."""
     lines, failed = [], set(map(id, comparison.failed))
     for row in comparison.rows:
         if id(row) in failed or row.verdict == "INCONCLUSIVE":
@@ -43,7 +43,7 @@ def to_github(comparison: Comparison) -> str:
 
 
 def describe(row: Row) -> str:
-    """A row as a sentence."""
+    """Return a row as a sentence."""
     columns = cells(row)
     moved = f"{columns['before']} to {columns['after']}, {columns['change']}" if row.estimate else ""
     if not row.estimate and row.before is not None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 MIN_ARTICLES = 8
-"""With fewer articles, windows are grouped into WINDOW_BLOCKS blocks instead."""
+"""Smallest number of articles. With fewer, windows are grouped into WINDOW_BLOCKS blocks."""
 
 WINDOW_BLOCKS = 24
 
@@ -29,7 +29,7 @@ MIN_TIMING_BLOCKS = 10
 
 
 class NotComparable(Exception):
-    """Two sets of scores cannot be compared; the message says why."""
+    """The reason why two sets of scores cannot be compared."""
 
 
 def estimate_pair(
@@ -96,7 +96,7 @@ def require_items(pair: MetricPair, before: ResultSet, after: ResultSet) -> None
 
 
 def mean_values(pair: MetricPair) -> tuple[float, float]:
-    """The means over seeds before and after; geometric means if the change is a ratio."""
+    """Return the means over seeds before and after. They are geometric if the change is a ratio."""
     was, now = ([float(r.value) for r in readings if r.value is not None] for readings in pair.readings)
     if pair.definition.is_ratio and min(*was, *now) > 0:
         return tuple(math.exp(math.fsum(map(math.log, x)) / len(x)) for x in (was, now))  # type: ignore[return-value]
@@ -104,7 +104,7 @@ def mean_values(pair: MetricPair) -> tuple[float, float]:
 
 
 def mean_change(pair: MetricPair) -> float:
-    """After minus before of the numbers themselves; of their logarithms if the change is a ratio."""
+    """Return after minus before, of the logarithms if the change is a ratio."""
     a, b = mean_values(pair)
     return math.log(b / a) if pair.definition.is_ratio and min(a, b) > 0 else b - a
 
@@ -144,7 +144,7 @@ def _estimate_timing(was: Array, now: Array, level: float) -> Estimate:
 
 
 def _share_articles(items: Items) -> bool:
-    """Are several questions about one article? One change flips them together, and McNemar's test takes each as independent."""
+    """Return whether several questions share an article. McNemar's test takes each as independent, but they flip together."""
     return MIN_ARTICLES <= len(set(items.clusters)) < len(items.ids)
 
 
@@ -162,7 +162,7 @@ def _estimate_questions(was: Array, now: Array, level: float) -> Estimate:
 
 
 def _sums_by_cluster(differences: Array, items: Items) -> tuple[Array, Array, str]:
-    """Sums by article [seeds, clusters] and their weights [clusters]; by blocks of windows if there are few articles."""
+    """Return sums by article [seeds, clusters] and weights [clusters], or by blocks of windows if articles are few."""
     names, index = np.unique(items.clusters.astype(str), return_inverse=True)
     unit = "articles"
     if len(names) < MIN_ARTICLES:

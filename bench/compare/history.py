@@ -1,4 +1,4 @@
-"""A metric over commits: its values, its steps, and where the machine or a library changed."""
+"""The history of a metric over commits: values, steps, and changes of machine or libraries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from methods.errors import UserError
 
 @dataclass(frozen=True)
 class HistoryPoint:
-    """A metric at one commit, the mean over its seeds."""
+    """The mean of a metric over the seeds of one commit."""
 
     commit: str
     dirty: bool
@@ -30,14 +30,14 @@ class HistoryPoint:
     seeds: int
     environment: tuple[tuple[str, str], ...]
     step: bool = False
-    """Does a new level begin here?"""
+    """True if a new level begins here."""
     surroundings: tuple[str, ...] = ()
-    """Machine, device and libraries that differ from those of the point before."""
+    """Changes of machine, device and libraries since the previous point."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """One row's points of the same seeds, in the order of their commits."""
+    """The points of one row, with the same seeds, in the order of commits."""
 
     name: str
     metric: str
@@ -46,9 +46,9 @@ class Series:
 
 
 def read(results: ResultSet, metric: str, matching: str = "", alpha: float = 0.01) -> list[Series]:
-    """Every row's series of a metric, commits in order; several series where commits have different seeds.
+    """Return the series of a metric for each row, and several for a row if its commits have different seeds.
 
-    results: all records, not only the newest; matching: only rows with this in their name.
+    results: all records, not only the newest. matching: text that the names of rows must contain.
 
     Raises:
         UserError: no record has the metric, or no row matches.
@@ -75,9 +75,9 @@ def read(results: ResultSet, metric: str, matching: str = "", alpha: float = 0.0
 
 
 def _by_seeds(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """A row's records by the seeds that their commit has, since means over different seeds are not alike.
+    """Group a row's records by the seeds of their commit, because means over different seeds are not comparable.
 
-    The seeds as the end of a name; empty if all commits have the same.
+    Each key is the end of a name. It is empty if all commits have the same seeds.
     """
     out: dict[str, list[Record]] = {}
     for group in _by_commit(records).values():
@@ -124,13 +124,13 @@ def _environment(records: Iterable[Record]) -> tuple[tuple[str, str], ...]:
 
 
 def _changes(before: tuple[tuple[str, str], ...], now: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
-    """What differs, of all that was recorded at both points."""
+    """Return what differs between two points, of all that both record."""
     old, new = dict(before), dict(now)
     return tuple(f"{k} {old[k]} to {new[k]}" for k in sorted(old.keys() & new.keys()) if old[k] != new[k])
 
 
 def rows(series: Sequence[Series]) -> list[dict[str, Any]]:
-    """A row for each point, to print."""
+    """Return a printable row for each point."""
     out = []
     for one in series:
         before: float | None = None

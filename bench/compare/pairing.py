@@ -1,4 +1,4 @@
-"""Pair the numbers of two result sets by identity, and say why some have no pair."""
+"""Pair the numbers of two result sets by identity. Explain numbers without a pair."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bench.results.record import ReadingRow, Record
 from methods.errors import UserError
 
 Seeds = dict[int | None, Record]
-"""Records of one identity by seed; None: a method without seeds."""
+"""Records of one identity by seed. The seed is None for a method without seeds."""
 
 NOT_REPORTED = "the measure no longer reports it"
 
 
 @dataclass(frozen=True)
 class MetricPair:
-    """One metric of one identity, before and after, with a record for each seed."""
+    """A metric of one identity, before and after, with a record for each seed."""
 
     name: str
     metric: str
@@ -30,7 +30,7 @@ class MetricPair:
 
     @cached_property
     def readings(self) -> tuple[list[ReadingRow], list[ReadingRow]]:
-        """The metric's readings, before and after, one for each seed."""
+        """Return the metric's readings, before and after, one for each seed."""
         was, now = (
             [r for record in records for r in record.readings if r.metric == self.metric]
             for records in (self.before, self.after)
@@ -47,20 +47,19 @@ class MetricPair:
 
     @property
     def definition(self) -> metrics.Metric:
-        """What is known of the metric."""
         return metrics.find(self.metric, self.unit)
 
     @property
     def counted(self) -> bool:
-        """Is the number exact? It is if it was counted, or has no standard error and owes no items."""
+        """Return whether the number is exact: it was counted, or has no standard error and needs no items."""
         no_error = self.before[0].items is None and self.readings[0][0].stderr is None
         return self.definition.counted or (no_error and not self.definition.averages_items)
 
     @property
     def same_key(self) -> bool:
-        """Were both measured with the same weights, data, code, machine and libraries? They should be equal then.
+        """Return whether weights, data, code, machine and libraries are the same. The numbers should be equal then.
 
-        Machines are the same if their CPUs have the same model and instruction set; names do not count.
+        Machines are the same if their CPUs have the same model and instruction set. Names do not count.
         """
         return all(
             a.key == b.key and _machine(a) == _machine(b) and a.versions == b.versions
@@ -68,7 +67,7 @@ class MetricPair:
         )
 
     def obstacle(self) -> str:
-        """Why the two cannot be compared; empty if they can."""
+        """Return the reason why the two cannot be compared, or "" if they can."""
         for a, b in zip(self.before, self.after, strict=True):
             if a.token_digest != b.token_digest:
                 return "measured on different tokens"
@@ -84,7 +83,7 @@ class MetricPair:
 
 @dataclass(frozen=True)
 class Unpaired:
-    """An identity without a pair, and why."""
+    """An identity without a pair, and the reason."""
 
     name: str
     metric: str
@@ -102,7 +101,7 @@ def _hardware(record: Record) -> str:
 
 
 def group_by_identity(records: Iterable[Record], ignore: tuple[str, ...] = ()) -> dict[IdentityKey, Seeds]:
-    """Records by identity, then by seed. ignore: columns of an identity that do not count.
+    """Group records by identity, then by seed. ignore: columns of an identity that do not count.
 
     Raises:
         UserError: two records of one seed differ in nothing else.
@@ -128,10 +127,11 @@ def _describe_clash(a: Record, b: Record) -> str:
 def pair_results(
     before: ResultSet, after: ResultSet, ignore: tuple[str, ...], *, common_seeds: bool
 ) -> tuple[list[MetricPair], list[Unpaired], int]:
-    """Pairs, what has no pair, and how many identities are new.
+    """Return pairs, identities without a pair, and the number of new identities.
 
-    ignore: columns of an identity in which two numbers of a pair may differ; common_seeds: leave out seeds that only one
-    side has, instead of calling them missing.
+    Args:
+        ignore: columns of an identity in which the numbers of a pair may differ.
+        common_seeds: leave out seeds that only one side has, instead of calling them missing.
     """
     old, new = group_by_identity(before.records, ignore), group_by_identity(after.records, ignore)
     names = short_names(old | new, ignore)
@@ -156,13 +156,13 @@ def pair_results(
 
 
 def _pattern_change(was: Seeds, now: Seeds) -> str:
-    """Where a pair has two patterns: both, to follow its name."""
+    """Return the two patterns of a pair, to follow its name, or "" if they are the same."""
     before, after = (next(iter(seeds.values())).identity.pattern for seeds in (was, now))
     return f" ({before} → {after})" if before != after else ""
 
 
 def pair_seeds(name: str, was: Seeds, now: Seeds, common_seeds: bool) -> tuple[list[MetricPair], list[Unpaired]]:
-    """A pair for each metric of one identity, or why there is none. common_seeds: as in pair_results."""
+    """Return a pair for each metric of one identity, or the reasons for none. common_seeds: as in pair_results."""
     good = {s: r for s, r in was.items() if r.status == "ok"}
     unpaired = []
     measure = _measure(next(iter(was.values())))
@@ -194,25 +194,26 @@ def pair_seeds(name: str, was: Seeds, now: Seeds, common_seeds: bool) -> tuple[l
 
 
 def _matches(records: Mapping[int | None, Record], seed: int | None) -> list[Record]:
-    """The records that a seed is paired with: those of the same seed. A row without seeds is paired with all of them."""
+    """Return the records that a seed is paired with: those of the same seed, or all for a row without seeds."""
     if seed is None:
-        return [records[s] for s in sorted(records, key=order)]  # an interval's draws follow the seeds
+        # Draws of an interval depend on the order of seeds.
+        return [records[s] for s in sorted(records, key=order)]
     record = records.get(seed, records.get(None))
     return [record] if record else []
 
 
 def order(seed: int | None) -> int:
-    """What to sort seeds by."""
+    """Return the sort key of a seed."""
     return -1 if seed is None else seed
 
 
 def _text_key(key: IdentityKey, seeds: Seeds) -> tuple[IdentityKey, str]:
-    """What identities share that were measured on one text or task, whatever the protocol."""
+    """Return a key that identities of one text or task share, whatever the protocol."""
     return tuple((column, text) for column, text in key if column != "protocol"), _protocol(seeds).name
 
 
 def _explain_absence(name: str, was: Seeds, other: Seeds | None) -> Unpaired:
-    """Why an identity is missing: not measured, or only as `other`, with another protocol on the same text or task."""
+    """Explain a missing identity: not measured, or only as `other`, with another protocol on the same text or task."""
     measure = _measure(next(iter(was.values())))
     if other:
         reason = f"different protocol: {_protocol(was).label}, now {_protocol(other).label}"
@@ -235,13 +236,13 @@ def _failure_reason(bad: list[Record]) -> str:
 
 
 def list_seeds(seeds: Iterable[int | None]) -> str:
-    """The seeds, to follow a name or a reason; empty for a method without seeds."""
+    """Return the seeds, to follow a name or a reason, or "" for a method without seeds."""
     numbers = [str(s) for s in seeds if s is not None]
     return f" (seed {', '.join(numbers)})" if numbers else ""
 
 
 def short_names(identities: Iterable[IdentityKey], ignore: tuple[str, ...]) -> dict[IdentityKey, str]:
-    """A short name for each identity, and a longer one where two would be the same."""
+    """Return a short name for each identity, and longer names for two that would be the same."""
     identities = list(identities)
     short = ("model", "method", "pattern", "quantizer", "protocol")
     rest = ("measure", "dtype", "device", "training", "calibration", "targets")
@@ -259,5 +260,5 @@ def short_names(identities: Iterable[IdentityKey], ignore: tuple[str, ...]) -> d
 
 
 def _pattern_is_method(about: Mapping[str, Any]) -> bool:
-    """Does the method name the pattern already, as for dense?"""
+    """Return whether the method names the pattern already, as dense does."""
     return bool(about.get("pattern") == about.get("method"))

@@ -1,4 +1,4 @@
-"""Print a comparison: as a table, as Markdown for a comment, as JSON."""
+"""Comparisons as a table, as Markdown for a comment, and as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.compare.verdict import Comparison, Row
 from bench.system.text import amount, code, escape_comment
 
 MAX_COMMENT_LENGTH = 60_000
-"""In characters. GitHub accepts 65,536."""
+"""Largest number of characters of a comment. GitHub accepts 65,536."""
 FOLDED_VERDICTS = ("OK", "NOT_COMPARABLE")
 """Verdicts whose rows a comment hides until it is unfolded."""
 COLORS = {"REGRESSION": "red", "NEW_FAILURE": "red", "MISSING": "red", "INCONCLUSIVE": "yellow", "IMPROVED": "green"}
@@ -26,7 +26,7 @@ def format_number(value: float | None, unit: str = "") -> str:
 
 
 def format_change(row: Row) -> str:
-    """A ratio or a difference, with its interval."""
+    """Return a ratio or a difference, with its interval."""
     if row.effect is None:
         return "same" if row.verdict == "OK" and row.before == row.after is not None else "–"
     value, low, high = row.effect
@@ -38,7 +38,7 @@ def format_change(row: Row) -> str:
 
 
 def cells(row: Row) -> dict[str, str]:
-    """A row's columns as text, not yet escaped for Markdown."""
+    """Return a row's columns as text, not yet escaped for Markdown."""
     e = row.estimate
     flips = f"{e.lost} lost, {e.gained} gained" if e and e.lost is not None else ""
     notes = [row.reason, flips]
@@ -62,7 +62,7 @@ def cells(row: Row) -> dict[str, str]:
 
 
 def describe_counts(comparison: Comparison) -> str:
-    """How many rows have each verdict."""
+    """Return how many rows have each verdict."""
     counts = ", ".join(f"{n} {v}" for v, n in comparison.count().items()) or "nothing to compare"
     more = f"; {comparison.new} new" if comparison.new else ""
     skipped = f"; no margin for {', '.join(comparison.unjudged)}" if comparison.unjudged else ""
@@ -70,12 +70,12 @@ def describe_counts(comparison: Comparison) -> str:
 
 
 def describe_outcome(comparison: Comparison) -> str:
-    """The outcome of a gate, as a sentence."""
+    """Return the outcome of a gate, as a sentence."""
     return f"{'failed' if comparison.failed else 'passed'}: {describe_counts(comparison)}"
 
 
 def to_markdown(comparison: Comparison, headline: str) -> str:
-    """The body of a comment. Failures come first; rows without problems are folded."""
+    """Return the body of a comment: failures first, and rows without problems folded."""
     sampled = amount(comparison.family, "sampled number")
     family = f"{sampled}, {100 * (1 - comparison.level):.4g}% intervals, α = {comparison.settings.alpha:g}"
     visible = [r for r in comparison.rows if r.verdict not in FOLDED_VERDICTS]
@@ -101,7 +101,7 @@ def _table(rows: Sequence[Row], max_length: int = MAX_COMMENT_LENGTH) -> str:
 
 
 def to_json(comparison: Comparison) -> str:
-    """The comparison as JSON, with an object for each row; NaN and infinities are null."""
+    """Return the comparison as JSON, with an object for each row. NaN and infinities are null."""
     rows = [_to_object(r) for r in comparison.rows]
     out = {
         "passed": not comparison.failed,

@@ -1,4 +1,4 @@
-"""Find what the arguments of `bench compare` and `bench gate` name."""
+"""Find the results that arguments of `bench compare` and `bench gate` name."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ RECORD_COLUMNS = ("measure", "protocol")
 
 
 def resolve_both(a: str, b: str, results: Path) -> tuple[ResultSet, ResultSet, tuple[str, ...]]:
-    """Two result sets, and the columns of an identity in which they may differ.
+    """Return two result sets, and the columns of an identity in which they may differ.
 
-    Each is a results folder, or a baseline by file or name; or, in the folder `results`, a commit, a method's label or
-    the beginning of a record's key, which means all measurements of its artifact.
+    An argument names a results folder, or a baseline by file or name. It may also name a part of the folder `results`: a
+    commit, a method's label, or the beginning of a record's key for all measurements of its artifact.
 
     Raises:
-        UserError: there is no such thing, or there are several, or no artifact of one has its like in the other.
+        UserError: an argument names nothing, or several things, or no artifact of one pairs with one of the other.
     """
     (before, some), (after, others) = (_resolve(text, results) for text in (a, b))
     if not some and not others:
@@ -45,7 +45,7 @@ def resolve_both(a: str, b: str, results: Path) -> tuple[ResultSet, ResultSet, t
 
 
 def _columns_to_ignore(*sides: Sequence[Record]) -> tuple[str, ...]:
-    """METHOD_COLUMNS without those that a pair must share: those of which an artifact of one side has several values."""
+    """Return METHOD_COLUMNS without columns that a pair must share: one side has several values of them."""
     ignore: tuple[str, ...] = METHOD_COLUMNS
     for column in METHOD_COLUMNS:
         fewer = tuple(c for c in ignore if c != column)
@@ -55,12 +55,12 @@ def _columns_to_ignore(*sides: Sequence[Record]) -> tuple[str, ...]:
 
 
 def _artifacts(records: Iterable[Record], ignore: tuple[str, ...]) -> set[IdentityKey]:
-    """The identities of what was measured, whatever the measure and the seed."""
+    """Return identities without measure and seed."""
     return {record.identity.key("seed", *RECORD_COLUMNS, *ignore) for record in records}
 
 
 def _describe_difference(was: Iterable[IdentityKey], now: Iterable[IdentityKey]) -> str:
-    """Columns in which the two have no value in common, or else other values, with those of both."""
+    """Describe the columns without a common value, or else those with other values."""
     values = {}
     for column in COLUMNS:
         values[column] = tuple({str(dict(key).get(column, "none")) for key in keys} for keys in (was, now))
@@ -72,7 +72,8 @@ def _describe_difference(was: Iterable[IdentityKey], now: Iterable[IdentityKey])
 
 def _resolve(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:
     path = Path(text)
-    is_name = text == path.name and not (path / "records").is_dir()  # a folder may have the name of a method
+    # A folder may have the name of a method.
+    is_name = text == path.name and not (path / "records").is_dir()
     if (path.is_dir() and not is_name) or (path.is_file() and path.suffix == ".zip"):
         return read(path), ()
     if baseline.NAME.fullmatch(text) and (file := baseline.path_of(text)).is_file():
@@ -102,7 +103,7 @@ def _check_one_commit(text: str, records: list[Record]) -> list[Record]:
 
 
 def _artifact_records(text: str, with_key: list[Record], every: ResultSet) -> list[Record]:
-    """All measurements of one artifact, without its seed: two artifacts are compared whatever their seeds."""
+    """Return all measurements of one artifact, without its seed: artifacts are compared across seeds."""
     if len(with_key) > 1:
         raise UserError(f"{len(with_key)} records begin with {text!r}: give more digits")
     key = with_key[0].identity.key(*RECORD_COLUMNS)
@@ -114,7 +115,9 @@ def _artifact_records(text: str, with_key: list[Record], every: ResultSet) -> li
 def read(path: Path, what: str = "results", *, every: bool = False) -> ResultSet:
     """Read a results folder, or a file that `bench baseline set` wrote.
 
-    what: what the path is, for error messages; every: all records, not only the newest of each identity.
+    Args:
+        what: kind of the path, for error messages.
+        every: all records, not only the newest of each identity.
 
     Raises:
         UserError: it does not exist, or something in it cannot be read.

@@ -1,4 +1,4 @@
-"""What is compared: records of a results folder or of a baseline, and their per-item scores."""
+"""Sets of results to compare: records of a results folder or a baseline, and their items."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from bench.results.record import Record
 
 @dataclass(frozen=True)
 class ResultSet:
-    """Records, and a function that reads their items. name: what the user calls them."""
+    """Records, and a function that reads their items. name: the user's name for them."""
 
     name: str
     records: tuple[Record, ...]
     items: Callable[[Record], Items]
-    """Raises UserError if the scores cannot be read."""
+    """Reader of a record's items. It raises UserError if they cannot be read."""
 
     @property
     def metrics(self) -> set[str]:
-        """The metrics that some record has."""
+        """Return the metrics that some record has."""
         return {reading.metric for record in self.records for reading in record.readings}
 
     def only(self, name: str, records: Iterable[Record]) -> ResultSet:
@@ -43,7 +43,7 @@ class ResultSet:
 
 @contextlib.contextmanager
 def gc_paused() -> Iterator[None]:
-    """Pause the garbage collector: it would find nothing in thousands of records, and take a third of the time."""
+    """Pause the garbage collector. It takes a third of the time, and finds nothing in thousands of records."""
     enabled = gc.isenabled()
     gc.disable()
     try:

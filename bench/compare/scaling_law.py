@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 DRAWS = 1000
 TAILS = (0.025, 0.975)
-"""Of each interval."""
+"""Quantiles at the ends of each interval."""
 SCALE = 0.1
-"""The relative error from which on a run counts as an outlier."""
+"""Smallest relative error of an outlier."""
 TOLERANCE = 1e-8
 MAX_ROUNDS = 500
-"""Enough where runs lie within a factor of two of the law."""
+"""Largest number of iterations. It is enough for runs within a factor of two of the law."""
 
 
 class GridRun(NamedTuple):
-    """One run of the grid. excess: NLL sums above the control, by article; tokens: of each article."""
+    """One run of the grid. excess: NLL sums above the control, by article. tokens: tokens of each article."""
 
     model: str
     weights: int
@@ -49,7 +49,7 @@ class GridRun(NamedTuple):
 
     @property
     def loss(self) -> float:
-        """Nats per token above the control."""
+        """Return the nats per token above the control."""
         return float(self.excess.sum() / self.tokens.sum())
 
 
@@ -70,12 +70,12 @@ class Law:
     d0: float
     points: tuple[GridRun, ...]
     draws: Array = field(repr=False)
-    """[DRAWS, coefficients], refitted on resampled articles."""
+    """Coefficients refitted on resampled articles, [DRAWS, coefficients]."""
     spread: float = 0.0
-    """Standard deviation of the log residuals, which are due to seeds and to the law's misfit."""
+    """Standard deviation of the log residuals, from seeds and the law's misfit."""
 
     def excess(self, weights: float, training: float, row: Sequence[float] | None = None) -> float:
-        """Nats per token above the control. row: other coefficients, of one bootstrap draw."""
+        """Return the nats per token above the control. row: coefficients of one bootstrap draw."""
         names = list(self.coefficients)
         values = (
             dict(zip(names, row, strict=True))
@@ -86,7 +86,7 @@ class Law:
         return float(values["A"] * size * (training / self.d0) ** -values.get("b", 0.0))
 
     def predict(self, weights: float, training: float) -> FitInterval:
-        """The excess of a run that was not fitted, with an interval for it: uncertainty of the fit and of the run."""
+        """Predict the excess of a run that was not fitted. The interval has the uncertainty of the fit and of the run."""
         noise = np.random.default_rng(1).normal(0, self.spread, len(self.draws))
         samples = [
             self.excess(weights, training, row) * float(np.exp(e)) for row, e in zip(self.draws, noise, strict=True)
@@ -96,7 +96,7 @@ class Law:
 
 
 def fit(points: Sequence[GridRun], draws: int = DRAWS) -> Law:
-    """Fit the law. draws: of the bootstrap.
+    """Fit the law. draws: number of bootstrap draws.
 
     Raises:
         UserError: too few points, or a run at or below its control, to which a power law cannot be fitted.
@@ -138,14 +138,15 @@ def fit(points: Sequence[GridRun], draws: int = DRAWS) -> Law:
 
 
 def _solve(design: Array, logs: Array) -> Array:
-    """Coefficients [..., names] of the logs of losses [..., points], robust to outliers (soft L1 of the relative error).
+    """Fit coefficients [..., names] to the logs of losses [..., points], robust to outliers (soft L1 of the relative error).
 
-    The fit and each draw of the bootstrap are solved here, many at once: least squares, with weights by the residuals of
-    the solution before, until none moves. The loss is convex, so this is its minimum.
+    The method is least squares, reweighted by the residuals until no solution moves. The loss is convex, so this is its
+    minimum.
     """
     solution = logs @ np.linalg.pinv(design).T
     for _ in range(MAX_ROUNDS):
-        roots = (1 + ((logs - solution @ design.T) / SCALE) ** 2) ** -0.25  # of the weights
+        # Square roots of the weights.
+        roots = (1 + ((logs - solution @ design.T) / SCALE) ** 2) ** -0.25
         before, solution = solution, (np.linalg.pinv(roots[..., None] * design) @ (roots * logs)[..., None])[..., 0]
         if np.abs(solution - before).max() < TOLERANCE:
             break
@@ -153,7 +154,7 @@ def _solve(design: Array, logs: Array) -> Array:
 
 
 def _resampled(points: Sequence[GridRun], design: Array, best: Array, residuals: Array, draws: int) -> Array:
-    """Coefficients refitted on resampled data: articles, drawn once for all runs, then residuals."""
+    """Refit coefficients to resampled data: articles, drawn once for all runs, then residuals."""
     rng = np.random.default_rng(0)
     excess = np.stack([p.excess for p in points])  # [points, articles]
     tokens = points[0].tokens
@@ -168,7 +169,7 @@ def _resampled(points: Sequence[GridRun], design: Array, best: Array, residuals:
 
 
 def read(results: Path, method: str, control: str) -> list[GridRun]:
-    """The grid in a results folder: every model and budget for which both rows were measured.
+    """Read the grid in a results folder: each model and budget with both rows.
 
     Raises:
         UserError: there is none, a record cannot be read, or runs were measured on different articles.
@@ -232,7 +233,7 @@ def _require_one_kind(model: str, rows: Mapping[str, list[Record]], method: str,
 
 
 def _excess(store: ReadOnlyStore, sparse: Iterable[Record], control: Iterable[Record]) -> tuple[Array, Array]:
-    """NLL sums by article of one above the other, mean over seeds; and the articles' tokens."""
+    """Return NLL sums by article above the control's, as means over seeds, and the tokens of each article."""
 
     def sums(records: Iterable[Record]) -> tuple[Array, Array]:
         each = [store.items(record) for record in records]
@@ -247,14 +248,14 @@ def _excess(store: ReadOnlyStore, sparse: Iterable[Record], control: Iterable[Re
 
 
 def predict_holdout(points: Sequence[GridRun], draws: int = DRAWS) -> tuple[GridRun, FitInterval]:
-    """Leave the largest run out, fit the others, and predict it. Returns that run, and the prediction."""
+    """Fit all runs but the largest. Return this one, and its prediction."""
     holdout = max(points, key=lambda p: (p.weights * p.training, p.training))
     law = fit([p for p in points if p is not holdout], draws)
     return holdout, law.predict(holdout.weights, holdout.training)
 
 
 def to_rows(law: Law, holdout: GridRun | None = None, predicted: FitInterval | None = None) -> list[dict[str, Any]]:
-    """Coefficients, and the holdout with its prediction, as rows to print."""
+    """Return coefficients, and the holdout with its prediction, as printable rows."""
     rows: list[dict[str, Any]] = [
         {"what": k, "value": f"{v.value:.4g}", "95% interval": f"{v.low:.4g} to {v.high:.4g}"}
         for k, v in law.coefficients.items()
@@ -273,7 +274,7 @@ def to_rows(law: Law, holdout: GridRun | None = None, predicted: FitInterval | N
 
 
 def group_by_model(points: Iterable[GridRun]) -> Mapping[str, list[GridRun]]:
-    """Points by model, in the order of their budgets."""
+    """Group points by model, in the order of their budgets."""
     out: dict[str, list[GridRun]] = {}
     for p in sorted(points, key=lambda p: p.training):
         out.setdefault(p.model, []).append(p)

@@ -15,13 +15,13 @@ from bench.system.validation import describe_allowed
 from methods.errors import UserError
 
 Number = Annotated[float, Field(strict=True)]
-"""true is none."""
+"""A number, but not true or false."""
 
 
 class CompareSettings(BaseModel):
-    """Settings of a gate. The dicts, by metric, replace the values of bench.results.metrics.
+    """Settings of a gate. The dicts by metric replace the values of bench.results.metrics.
 
-    A metric without a margin is not judged. The margin `latency` is for all times and speeds.
+    A gate does not judge a metric without a margin. The margin `latency` is for all times and speeds.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,21 +40,21 @@ class CompareSettings(BaseModel):
         return value
 
     def margin(self, metric: Metric) -> float | None:
-        """How much worse is still good enough; None: the metric is not judged."""
+        """Return the largest loss that passes, or None if the metric is not judged."""
         names = (metric.name, "latency") if metric.is_time else (metric.name,)
         return next((self.margins[name] for name in names if name in self.margins), metric.margin)
 
     def tolerance(self, metric: Metric) -> float:
-        """By how much a number may move and still be the same."""
+        """Return the largest change that counts as a reproduction."""
         return self.tolerances.get(metric.name, metric.tolerance)
 
     def noise(self, metric: Metric) -> float:
-        """Standard deviation of a change between calibration seeds."""
+        """Return the standard deviation of a change between calibration seeds."""
         return self.seed_noise.get(metric.name, metric.seed_noise)
 
 
 def read(path: Path | None, measured: Iterable[str] = (), **over: Any) -> CompareSettings:
-    """Settings from a file, and from `over`, which wins. measured: metrics of other packages' measures.
+    """Read settings from a file. `over` overrides them. measured: metrics of other packages' measures.
 
     Raises:
         UserError: not TOML, an unknown setting or metric, or an invalid value.

@@ -23,9 +23,9 @@ def rerun(
     measure: Callable[[Record, Path], Record],
     note: Callable[[str], None],
 ) -> ResultSet:
-    """`after`, with each suspected record measured again if that is possible. The results folder stays as it is.
+    """Return `after`, with suspected records measured again where possible. The results folder does not change.
 
-    measure: runs a record's measurement and writes to an empty results folder; raises UserError if it cannot.
+    measure: runs a record's measurement and writes to an empty results folder. It raises UserError if it cannot.
     """
     suspects = {r.key: r for row in comparison.rows if row.verdict in SUSPECT_VERDICTS for r in row.records}
     by_key: dict[str, tuple[Record, ResultSet]] = {}

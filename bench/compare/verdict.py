@@ -28,11 +28,11 @@ FAILING_VERDICTS = ("REGRESSION", "NEW_FAILURE", "MISSING")
 VERDICTS = (*FAILING_VERDICTS, "INCONCLUSIVE", "NOT_COMPARABLE", "FIXED", "IMPROVED", "OK")
 """Worst first."""
 MARKS = {"REGRESSION": "-", "IMPROVED": "+", "OK": "", "INCONCLUSIVE": "~", "NOT_COMPARABLE": "x"}
-"""- is worse and + is better. All others have the mark !, for a failure."""
+"""Marks of rows: - is worse and + is better. Other verdicts are failures and have the mark !."""
 
 
 def _ratio(logarithm: float) -> float:
-    """Infinite, if no float holds it: an interval may be as wide as that."""
+    """Return e**logarithm, or infinity if no float holds it: an interval may be that wide."""
     try:
         return math.exp(logarithm)
     except OverflowError:
@@ -51,19 +51,19 @@ class Row:
     after: float | None = None
     unit: str = ""
     ratio: bool = False
-    """Is the estimate that of ln(after / before)?"""
+    """True if the estimate is of ln(after / before)."""
     better: str = ""
     estimate: Estimate | None = None
     adjusted: float | None = None
-    """p, adjusted for the whole family of tests."""
+    """p value, adjusted for the whole family of tests."""
     margin: float | None = None
     required_n: tuple[int, str] | None = None
-    """How many of what would decide an inconclusive number."""
+    """Count and unit that would decide an inconclusive number."""
     records: tuple[Record, ...] = ()
 
     @property
     def effect(self) -> tuple[float, float, float] | None:
-        """The ratio or difference, and the ends of its interval."""
+        """Return the ratio or difference, and the ends of its interval."""
         if self.estimate is None:
             return None
         e = (self.estimate.value, self.estimate.low, self.estimate.high)
@@ -76,25 +76,28 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The verdicts on all numbers. level: of each interval, 1 - coverage; family: how many tests were adjusted together."""
+    """The verdicts on all numbers.
+
+    level: 1 - coverage of each interval. family: number of tests that were adjusted together.
+    """
 
     rows: tuple[Row, ...]
     settings: CompareSettings
     family: int
     level: float
     new: int = 0
-    """How many identities are only in `after`."""
+    """Number of identities that are only in `after`."""
     unjudged: tuple[str, ...] = ()
     """Metrics without a margin."""
 
     @property
     def failed(self) -> tuple[Row, ...]:
-        """The rows that fail a gate."""
+        """Return the rows that fail a gate."""
         bad = (*FAILING_VERDICTS, "INCONCLUSIVE") if self.settings.strict else FAILING_VERDICTS
         return tuple(r for r in self.rows if r.verdict in bad)
 
     def count(self) -> dict[str, int]:
-        """How many rows have each verdict, the worst first."""
+        """Return how many rows have each verdict, the worst first."""
         return {v: n for v in VERDICTS if (n := sum(r.verdict == v for r in self.rows))}
 
 
@@ -109,9 +112,13 @@ def compare(
 ) -> Comparison:
     """Compare every number of `before` with that of `after`.
 
-    ignore: columns of an identity in which the two may differ. exploratory: for people, not for a gate: p adjusted by
-    Benjamini and Hochberg instead of Holm, intervals that each hold on their own instead of Bonferroni's, only common
-    seeds, and metrics without a margin, too. Counted numbers, and those that only had to be reproduced, are not tests.
+    Counted numbers, and those that only had to be reproduced, are not tests.
+
+    Args:
+        ignore: columns of an identity in which the two may differ.
+        exploratory: compare for people, not for a gate. p values are adjusted by Benjamini and Hochberg instead of Holm,
+            intervals hold each on its own instead of Bonferroni's, and seeds of only one side are left out. Metrics
+            without a margin are compared, too.
 
     Raises:
         UserError: scores cannot be read.
@@ -145,7 +152,7 @@ def compare(
 
 
 def _matters(unpaired: Unpaired, settings: CompareSettings) -> bool:
-    """A missing metric matters if it has a margin; a missing measurement always does."""
+    """Return whether an absence matters. A missing metric matters if it has a margin, a missing measurement always."""
     return unpaired.reason != NOT_REPORTED or settings.margin(metrics.find(unpaired.metric)) is not None
 
 
@@ -190,7 +197,7 @@ def _seed_hint(pair: MetricPair) -> str:
 
 
 def _check_reproduction(pair: MetricPair, settings: CompareSettings) -> Row:
-    """The same key on the same machine: the number must be the same, whatever the margin."""
+    """Judge a number of the same key and machine. It must be the same, whatever the margin."""
     change = mean_change(pair)
     within = abs(change) <= settings.tolerance(pair.definition)
     worse = change * (1 if pair.better == "lower" else -1) > 0

@@ -13,14 +13,14 @@ from methods.errors import UserError
 
 
 def find_pruned(name: str, results: Path | None) -> tuple[Path, Record | None]:
-    """The folder of a pruned model: a folder as it is (and no record), or the cached model behind a record.
+    """Return the folder of a pruned model: a given folder, or the cached model of a record, with the record.
 
     Raises:
-        UserError: a file, no such record, or its model is no longer in the cache.
+        UserError: the name is a file or no record, or the model is no longer in the cache.
     """
     if name and Path(name).is_dir():
         return Path(name), None
-    if Path(name).is_file() and not name.endswith(".json"):  # as the file of a record does
+    if Path(name).is_file() and not name.endswith(".json"):
         raise UserError(f"{name!r} is a file: name a model folder or a record (bench ls runs)")
     if not re.fullmatch("[0-9a-f]+", Path(name).stem):
         raise UserError(f"{name!r} is no model folder and no record: check the path (bench ls runs lists records)")

@@ -1,4 +1,4 @@
-"""Check a results folder: is every record whole, and is every number the one that its items give?"""
+"""Check a results folder: each record is whole, its parts agree, and its items give its numbers."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from methods.errors import UserError
 
 @dataclass(frozen=True)
 class FolderCheck:
-    """What a look at every file of a results folder shows."""
+    """The result of a check."""
 
     records: int
     recomputed: int
-    """Numbers that their items give."""
+    """Numbers that were computed again from their items."""
     problems: tuple[str, ...]
-    """A sentence for each record that is damaged or was changed."""
+    """Sentences about records that are damaged or were changed."""
     leftovers: tuple[Path, ...]
-    """Files that belong to no record: scores, halves of files of killed processes, records that were moved aside."""
+    """Files that belong to no record: items, partial files of killed processes, records that were moved aside."""
 
 
 def check_folder(root: Path) -> FolderCheck:

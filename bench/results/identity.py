@@ -1,20 +1,20 @@
-"""What a measurement is called, whatever version of the code made it: comparisons and gates join on it."""
+"""Names of measurements. They do not depend on the version of the code, so comparisons and gates join on them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict
 
 COLUMNS = (
     "model", "method", "pattern", "quantizer", "seed", "measure", "protocol", "calibration", "training", "targets",
     "dtype", "device",
 )  # fmt: skip
-"""The parts of an identity as text, in the order of a row."""
+"""Parts of an identity as text, in the order of a row."""
 
 
 IdentityKey = tuple[tuple[str, Any], ...]
-"""Column and text, for what is not empty."""
+"""Pairs of column and text, without empty columns."""
 
 
 class _IdentityPart(BaseModel):
@@ -22,9 +22,10 @@ class _IdentityPart(BaseModel):
 
 
 class Protocol(_IdentityPart):
-    """What was measured on: a text in windows of `seqlen` tokens, a task of a version, or just a name.
+    """The text or task of a measurement.
 
-    limit: windows or questions, where not all. engine: what ran the model, where the measure compares engines.
+    seqlen: tokens of a window. limit: number of windows or questions, if not all. engine: library that ran the model, if the
+    measure compares engines.
     """
 
     name: str
@@ -39,39 +40,24 @@ class Protocol(_IdentityPart):
         label = self.name + (f"@{detail}" if detail is not None else "") + (f"x{self.limit}" if self.limit else "")
         return label + (f" in {self.engine}" if self.engine else "")
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `engine` where there is none: other records stay as they were."""
-        return _without_default(dump(self), "engine")
-
-
-def _without_default(fields: dict[str, Any], name: str) -> dict[str, Any]:
-    """The fields, without one that is empty or false."""
-    return {k: v for k, v in fields.items() if k != name or v}
-
 
 class CalibrationText(_IdentityPart):
-    """Calibration tokens: so many sequences of so many tokens of a text; None where an old record does not say."""
+    """The calibration tokens: `sequences` sequences of `seqlen` tokens. None if the record does not say."""
 
     data: str
     sequences: int | None = None
     seqlen: int | None = None
     all_experts: bool = False
-    """In a mixture, every expert saw all of them."""
+    """True if every expert of a mixture saw all tokens."""
 
     @property
     def label(self) -> str:
         tokens = self.data if self.seqlen is None else f"{self.data}@{self.seqlen}x{self.sequences}"
         return f"{tokens}, all experts" if self.all_experts else tokens
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `all_experts` where it is false: records of other models stay as they were."""
-        return _without_default(dump(self), "all_experts")
-
 
 class TrainingText(_IdentityPart):
-    """Training tokens: of a text, in steps of `batch` sequences of `seqlen`; None where an old record does not say."""
+    """The training tokens, in steps of `batch` sequences of `seqlen` tokens. None if the record does not say."""
 
     data: str
     seqlen: int | None = None
@@ -85,7 +71,7 @@ class TrainingText(_IdentityPart):
 
 
 class Identity(_IdentityPart):
-    """Model, stages, what they used, and what was measured. stages: methods as typed, in order."""
+    """The name of a measurement. stages: methods as typed, in order."""
 
     model: str
     stages: tuple[str, ...]
@@ -103,7 +89,7 @@ class Identity(_IdentityPart):
 
     @property
     def method(self) -> str:
-        """Every stage but the quantizer, as typed."""
+        """All stages but the quantizer, as typed."""
         return " + ".join(self.stages)
 
     @property
@@ -111,7 +97,7 @@ class Identity(_IdentityPart):
         return ",".join(self.include) + (f" without {','.join(self.exclude)}" if self.exclude else "")
 
     def labels(self) -> dict[str, str | int | None]:
-        """COLUMNS as text; the seed is a number."""
+        """Return COLUMNS as text. The seed is a number."""
         return {
             "model": self.model,
             "method": self.method,
@@ -128,5 +114,5 @@ class Identity(_IdentityPart):
         }
 
     def key(self, *without: str) -> IdentityKey:
-        """What two numbers share that are compared. without: columns in which they may differ."""
+        """Return the parts that two compared numbers share. without: columns in which they may differ."""
         return tuple((k, v) for k, v in self.labels().items() if v is not None and k not in without)

@@ -1,4 +1,4 @@
-"""Joining results folders that were filled on several machines."""
+"""Merge results folders of several machines."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from methods.errors import UserError
 
 @dataclass(frozen=True)
 class MergeSummary:
-    """How many records were taken, were there already, or are there with another number, which stays."""
+    """Counts of records."""
 
     taken: int = 0
     known: int = 0
+    """Records that the folder had already."""
     other: int = 0
+    """Records that the folder has with another number, which stays."""
 
 
 def merge_folders(sources: Sequence[Path], into: Path) -> MergeSummary:
-    """Copy every record that `into` lacks, its scores first. A finished one takes the place of a failed one.
+    """Copy all records that `into` lacks, with their items. A finished record replaces a failed one.
 
     Raises:
-        UserError: a folder is not there, or is `into`, or scores are not those that their record speaks of; what came before stays.
+        UserError: a folder does not exist, or is `into`, or items do not match their record. Earlier copies stay.
     """
     folders = [ReadOnlyStore(source, how="as in bench merge DIR") for source in sources]
     for source in sources:

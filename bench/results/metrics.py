@@ -1,4 +1,4 @@
-"""What is known of each metric: unit, direction, scale, margin, tolerance, and how tables show it."""
+"""Metrics: unit, direction, scale, margin, tolerance, and columns of tables."""
 
 from __future__ import annotations
 
@@ -7,61 +7,61 @@ from functools import lru_cache
 
 TIME_UNITS = ("s", "ms", "us", "ns")
 TIME_MARGIN = 0.05
-"""The margin of every time and speed. A gate's settings change it under the name `latency`."""
+"""Margin of all times and speeds. A gate's settings name it `latency`."""
 TIMINGS = ("latency", "tokens_per_s", "linears", "speedup")
-"""Metrics of this project that are not in METRICS: their units say what they are."""
+"""Metrics of this project that are not in METRICS, because their units define them."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric. The defaults are for a metric that is not in METRICS, for example from a measure of another package."""
+    """One metric. The defaults are for metrics of other packages, which are not in METRICS."""
 
     name: str
     unit: str = ""
     better: str = ""
-    """ "lower", "higher", or "" where neither is better."""
+    """ "lower", "higher", or "" if neither is better."""
     quantity: str = ""
-    """What is counted or measured; "" if not known."""
+    """Kind of the values, or "" if unknown."""
     low: float | None = None
     high: float | None = None
-    """The range of its values; None: no limit."""
+    """Upper end of the range of values. None means no limit, here and for `low`."""
     log: bool = False
-    """Are two values compared by their ratio? Times, speeds and bytes always are."""
+    """True if two values are compared by their ratio. Times, speeds and bytes always are."""
     counted: bool = False
-    """Counted, not sampled: the number has no noise, and baselines keep no scores of single items."""
+    """True if values are counted, not sampled: they have no noise, and baselines keep no items of them."""
     windowed: bool = False
-    """A mean over windows of a text."""
+    """True if values are means over windows of a text."""
     margin: float | None = None
-    """How much worse is still good enough: a share where changes are ratios, else a difference. None: not judged."""
+    """Largest loss that passes a gate, relative if changes are ratios. None: a gate does not judge the metric."""
     tolerance: float = 1e-4
-    """By how much a number may move when it is measured again and still be the same number."""
+    """Largest change that counts as a reproduction."""
     seed_noise: float = 0.0
-    """Standard deviation of a change between calibration seeds, assumed where only one seed was run."""
+    """Standard deviation of a change between calibration seeds, assumed if only one seed was run."""
     in_tables: bool = True
-    """Do tables show it? Every export does."""
+    """True if tables show it. All exports do."""
     sorts_rows: bool = True
-    """May a table sort its rows by it? Not by a metric that only some rows of a run have."""
+    """True if a table may sort its rows by it. Only some rows of a run have the others."""
     public_name: str = ""
-    """Its name outside this project, if it has one."""
+    """Name outside this project, if it has one."""
 
     @property
     def label(self) -> str:
-        """Its name for people."""
+        """Name for people."""
         return self.name.replace("_", " ")
 
     @property
     def averages_items(self) -> bool:
-        """Is it a mean over items, or the exponential of one?"""
+        """Return whether it is a mean over items, or the exponential of one."""
         return self.windowed or (self.quantity == "proportion" and not self.counted)
 
     @property
     def is_time(self) -> bool:
-        """Is it a time, or a speed?"""
+        """Return whether it is a time or a speed."""
         return self.unit in TIME_UNITS or self.unit.endswith("/s")
 
     @property
     def is_ratio(self) -> bool:
-        """Is a change of it a ratio, and not a difference?"""
+        """Return whether a change is a ratio, not a difference."""
         return self.log or self.is_time or self.unit == "B"
 
 
@@ -108,20 +108,20 @@ _ALL = (
 )
 
 METRICS = {metric.name: metric for metric in _ALL}
-"""In the order of a table's columns. Times and speeds are not listed: their units say what they are."""
+"""Metrics by name, in the order of a table's columns. Times and speeds are not listed: their units define them."""
 
 QUALITY = ("perplexity", "mean_acc", "acc", "kl")
-"""What rows are judged by: the first of these that a table has."""
+"""Metrics that rank rows. A table uses the first of these that it has."""
 
 SIZE = "bytes_packed"
-"""What quality is weighed against."""
+"""Metric of size that is compared with quality."""
 
 _COLUMNS = [metric.name for metric in _ALL if metric.in_tables]
 
 
 @lru_cache(maxsize=256)
 def find(name: str, unit: str | None = None) -> Metric:
-    """The metric of this name, or one with the defaults. unit: its reading's unit, which counts where it differs."""
+    """Return the metric of this name, or one with the defaults. unit: the unit of its reading, which overrides the metric's."""
     metric = METRICS.get(name) or Metric(name)
     if unit is not None and unit != metric.unit:
         metric = replace(metric, unit=unit)
@@ -129,5 +129,5 @@ def find(name: str, unit: str | None = None) -> Metric:
 
 
 def column_order(name: str) -> int:
-    """Where its columns stand in a table. Metrics that tables do not show, and unknown ones, come last."""
+    """Return the place of a metric's columns in a table. Hidden and unknown metrics come last."""
     return _COLUMNS.index(name) if name in _COLUMNS else len(_COLUMNS)

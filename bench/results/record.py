@@ -1,4 +1,4 @@
-"""One measurement as it is stored: identity, key, status, readings, provenance."""
+"""The stored form of one measurement: identity, key, status, readings, provenance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCHEMA = 4
 Status = Literal["ok", "diverged", "skipped", "failed"]
 
 MAX_BYTES = 2**26
-"""Of a record's JSON. The largest, with the curves of a long training, have a hundredth of it."""
+"""Largest size of a record's JSON. The largest ones, with the curves of a long training, have a hundredth of it."""
 
 RENAMED_MODELS = {
     ("smollm2-135m", "6552ae7d47a3749cedb8b52ce99fad52a3a5d8b185949da19bcb740eac0b3385"): "smollm2-135m-instruct-q4",
@@ -27,7 +27,7 @@ RENAMED_MODELS = {
 """Today's name of a model, by the name in a record and the digest of the model's weights."""
 
 DONE = ("ok", "diverged")
-"""What a later run does not try again."""
+"""Statuses that a later run does not try again."""
 
 
 class Reading(NamedTuple):
@@ -37,20 +37,20 @@ class Reading(NamedTuple):
     value: float
     unit: str
     better: str
-    """ "lower", "higher" or "" where neither is."""
+    """ "lower", "higher", or "" if neither is better."""
     stderr: float | None = None
     n: int | None = None
 
 
 class Item(NamedTuple):
-    """One window's or question's share of a number; what paired statistics pair."""
+    """The score of one window or question. Paired statistics pair these."""
 
     item_id: str
     cluster_id: str
     value: float
     weight: float
     beside: Mapping[str, float] = MappingProxyType({})
-    """The same item's value of further metrics, by name."""
+    """Values of further metrics, by name."""
 
 
 class ReadingRow(BaseModel):
@@ -68,11 +68,11 @@ class ItemsFile(BaseModel):
     rows: int
     sha256: str
     size: int | None = None
-    """In bytes; None where an old record does not say."""
+    """Bytes of the file. None if the record does not say."""
 
 
 class Record(BaseModel):
-    """One measurement's outcome. Two are equal when they are equal apart from `provenance` and `cost`."""
+    """The outcome of one measurement."""
 
     model_config = ConfigDict(extra="forbid")
     schema_version: int = SCHEMA
@@ -88,56 +88,56 @@ class Record(BaseModel):
     token_digest: str = ""
     notes: dict[str, Any] = {}
     key_inputs: dict[str, Any] = {}
-    """What the key is the digest of."""
+    """Values whose digest is the key."""
     cost: dict[str, Any] = {}
     provenance: dict[str, Any] = {}
 
     @property
     def stem(self) -> str:
-        """What its files are called, and it in a report."""
+        """Name of the record's files, and of the record in reports."""
         return self.key[:32]
 
     @property
     def short_key(self) -> str:
-        """As a sentence names it."""
+        """Key for sentences."""
         return self.key[:12]
 
     @property
     def commit(self) -> dict[str, Any]:
-        """`id`, `time` and `dirty` of the code that made it, as far as it says."""
+        """`id`, `time` and `dirty` of the code that made the record, if known."""
         return self.provenance.get("commit") or {}
 
     @property
     def commit_id(self) -> str:
-        """ "" where it does not say."""
+        """Commit, or "" if unknown."""
         return str(self.commit.get("id") or "")
 
     @property
     def versions(self) -> dict[str, Any]:
-        """By library; empty where it does not say."""
+        """Versions by library, if known."""
         return self.provenance.get("versions") or {}
 
     @property
     def machine(self) -> dict[str, Any]:
-        """`cpu`, `device` and more; empty where it does not say."""
+        """`cpu`, `device` and more, if known."""
         return self.provenance.get("machine") or {}
 
     @property
     def processor(self) -> str:
-        """The accelerator, else the CPU; "" where it does not say."""
+        """Name of the accelerator, else of the CPU, or "" if unknown."""
         return str(self.machine.get("device") or self.machine.get("cpu") or "")
 
     @property
     def recorded(self) -> str:
-        """When; "" where it does not say."""
+        """Time of the measurement, or "" if unknown."""
         return str(self.provenance.get("recorded") or "")
 
     def same(self) -> dict[str, Any]:
-        """What is compared when two records are."""
+        """Return the fields that two equal records share."""
         return self.model_dump(exclude={"provenance", "cost"})
 
     def to_json(self, indent: int | None = None) -> str:
-        """As it is stored: with a digest of all its fields, so that a later change of any is seen."""
+        """Return the stored text, with a digest of all fields that shows a later change."""
         fields = json.loads(self.model_dump_json())
         return json.dumps(fields | {"digest": digests.of(fields)}, indent=indent, ensure_ascii=False)
 

@@ -21,7 +21,7 @@ FLAGS = {
     "dtype": "--dtype",
     "device": "--device",
 }
-"""Settings that have a flag of their own; the others go by --set."""
+"""Flags of `bench run` by setting. The other settings use --set."""
 
 
 PRUNE_FLAGS = {
@@ -33,14 +33,14 @@ PRUNE_FLAGS = {
     "dtype": "--dtype",
     "device": "--device",
 }
-"""The same for `bench prune`."""
+"""Flags of `bench prune` by setting."""
 
 
 ONE_PROCESS = (("training.processes", 1), ("calibration.processes", 1))
 
 
 def command(records: Sequence[Record]) -> str:
-    """For one line's records of one measure, a seed each. Empty where they do not say how they were made."""
+    """Return the command that makes records of one row and measure, one for each seed. Empty if they do not say how."""
     try:
         values = settings(records[0])
     except UserError:
@@ -58,9 +58,9 @@ def command(records: Sequence[Record]) -> str:
 
 
 def prune_and_export(record: Record) -> tuple[str, str]:
-    """The commands that make the model of a record, and write it for its hardware. Empty if the record does not say how.
+    """Return the commands that make a record's model and export it. Empty if the record does not say how.
 
-    2:4 is exported as packed24, with the grid of its quantizer if that has one; all else as dense safetensors.
+    A 2:4 model is exported as packed24, with its quantizer's grid if that has one, and others as dense safetensors.
     """
     try:
         values = settings(record)
@@ -71,7 +71,7 @@ def prune_and_export(record: Record) -> tuple[str, str]:
     kept = (w for w in dict.fromkeys(words) if w != "none")
     folder = re.sub(r"[^A-Za-z0-9.]+", "-", " ".join(kept)).strip("-.") or "model"
     if identity.pattern == "dense":
-        del values["patterns"]  # of methods that a run of this row would measure beside it
+        del values["patterns"]
     parts = ["bench", "prune"]
     for key, flag in PRUNE_FLAGS.items():
         if values.get(key) and (key, values[key]) != ("quantizers", ("none",)):
@@ -107,7 +107,7 @@ def _text(value: Any) -> str:
 
 
 def settings(record: Record) -> dict[str, Any]:
-    """A spec's values, from a record's identity and key inputs.
+    """Return the values of a spec, from a record's identity and key inputs.
 
     Raises:
         UserError: they cannot be read back.

@@ -18,19 +18,19 @@ COLUMNS = (
     "better", "status", "reason", "record", "calibration", "targets", "dtype", "device",
     "training",
 )  # fmt: skip
-"""Of every row, in this order. New ones are only ever added at the end."""
+"""Columns of all rows, in order. Add new ones at the end."""
 
 IDENTITY = ("model", "method", "pattern", "quantizer", "calibration", "training", "targets", "dtype", "device")
-"""What makes two rows of a table the same row, seeds apart."""
+"""Columns in which the records of one table row agree. Their seeds differ."""
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
-    """The last record of each identity, whatever came of it: an older number does not hide that today's fails."""
+    """Return the last record of each identity, of any status: an older number must not hide today's failure."""
     return newest(records, good_first=False)
 
 
 def newest(records: Iterable[Record], *, good_first: bool = True) -> list[Record]:
-    """One record an identity: the last one. good_first: a good one before a failed one, however late that came."""
+    """Return the last record of each identity. good_first: prefer any good record to a failed one."""
     groups: dict[IdentityKey, list[Record]] = {}
     for record in records:
         groups.setdefault(record.identity.key(), []).append(record)
@@ -45,9 +45,9 @@ def _last(records: list[Record], good_first: bool) -> Record:
 
 
 def age(records: Iterable[Record]) -> Callable[[Record], tuple[str, str]]:
-    """What to sort records of one identity by, the oldest first.
+    """Return a sort key that puts the oldest record of an identity first.
 
-    By the time of their commits where each has one, since a clock may go back; then by when they were recorded.
+    It is the time of the commits if all have one, because clocks may go back, and then the time of recording.
     """
     times = {id(record): str(record.commit.get("time") or "") for record in records}
     if not all(times.values()):
@@ -56,9 +56,9 @@ def age(records: Iterable[Record]) -> Callable[[Record], tuple[str, str]]:
 
 
 def to_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """One row a reading; a record without readings is one row with its status and reason.
+    """Return a row for each reading, or one row with status and reason for a record without readings.
 
-    Columns are COLUMNS, and `identity`, the record's own, for who needs its parts.
+    The columns are COLUMNS, and `identity`, the record's identity with its parts.
     """
     out = []
     for record in records:
@@ -80,7 +80,7 @@ def to_csv(records: Iterable[Record]) -> str:
 
 
 def frame_to_csv(table: pd.DataFrame) -> str:
-    """A frame as CSV. Text cells are escaped: no formula, nothing that a terminal acts on."""
+    """Return a frame as CSV. Escape text, so that no cell is a formula or acts on a terminal."""
     table = table.copy()
     for column in table.columns:
         table[column] = table[column].map(lambda v: escape_csv(v) if isinstance(v, str) else v)

@@ -1,4 +1,4 @@
-"""What a run says of itself in its results folder while it is at work: runs/NAME.json, and a lock that it holds."""
+"""The status of a run in its results folder: runs/NAME.json, and a lock that the run holds."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bench.system.files import atomic_write
 
 FOLDER = "runs"
 KEPT = 20
-"""Files of runs that have ended; older ones are deleted."""
+"""Number of files of ended runs that are kept."""
 MAX_BYTES = 2**22
-"""Of a file that is read."""
+"""Largest size of a status file that is read."""
 
 
 class _StatusPart(BaseModel):
@@ -22,13 +22,13 @@ class _StatusPart(BaseModel):
 
 
 class AtWork(_StatusPart):
-    """An artifact at work. since: seconds since the epoch; left: until its phase ends."""
+    """An artifact that is being made. since: seconds since the epoch. left: seconds until its phase ends."""
 
     label: str
     device: str = ""
     phase: str = ""
     state: str = ""
-    """In place of done and total, where nothing is counted yet."""
+    """Text to show instead of `done` and `total`, if nothing is counted yet."""
     done: int = 0
     total: int = 0
     figures: dict[str, float] = {}
@@ -37,24 +37,24 @@ class AtWork(_StatusPart):
 
 
 class RunStatus(_StatusPart):
-    """A run. Times are seconds since the epoch; left: until all of it ends, as of `updated`."""
+    """A run. Times are seconds since the epoch. left: seconds until all of it ends, as of `updated`."""
 
     name: str
     code: str
-    """Which version of this package."""
+    """Version of this package."""
     host: str
     executor: str
     started: float
     updated: float
     ended: float | None = None
     outcome: str = ""
-    """Why it ended, where not because all was done."""
+    """Reason for the end, unless all was done."""
     total: int = 0
-    """Measurements."""
+    """Number of measurements."""
     known: int = 0
-    """Of them, recorded before it began."""
+    """Number of measurements with a record from an earlier run."""
     tried: dict[str, int] = {}
-    """Of the others, by what came of them."""
+    """Number of other measurements, by status."""
     left: float | None = None
     at_work: list[AtWork] = []
 
@@ -69,24 +69,24 @@ def write_status(root: Path, status: RunStatus) -> None:
 
 
 def lock_of(root: Path, name: str) -> Path:
-    """Locked as long as the run lives."""
+    """Return the file that the run locks while it lives."""
     return root / FOLDER / f"{name}.lock"
 
 
 def read_statuses(root: Path) -> tuple[list[tuple[RunStatus, bool]], list[str]]:
-    """The runs of a results folder, the latest last, with whether each lives; and a sentence for each file that is none."""
+    """Read the runs of a results folder, latest last, each with whether it lives. Also return a sentence for each bad file."""
     found, problems = [], []
     for path in sorted((root / FOLDER).glob("*.json")):
         try:
             if not path.is_file() or path.stat().st_size > MAX_BYTES:
-                raise ValueError("it is no file, or too large")
+                raise ValueError("it is not a file, or is too large")
             status = RunStatus.model_validate_json(path.read_bytes())
             if status.name != path.stem:
-                raise ValueError("it bears another name")
+                raise ValueError("its name is another")
         except FileNotFoundError:
             continue
         except (ValidationError, ValueError) as fault:
-            problems.append(f"{path} is no status of a run ({str(fault).splitlines()[0]}): ignored")
+            problems.append(f"{path} is not the status of a run ({str(fault).splitlines()[0]}): ignored")
             continue
         found.append((status, is_alive(root, status.name)))
     return sorted(found, key=lambda pair: (pair[1], pair[0].started)), problems
@@ -101,12 +101,12 @@ def is_alive(root: Path, name: str) -> bool:
             return False
     except Timeout:
         return True
-    except OSError:  # a folder of somebody else's
+    except OSError:  # another user's folder
         return False
 
 
 def sweep_statuses(root: Path) -> None:
-    """Delete the oldest files of runs that have ended, and locks that nobody holds."""
+    """Delete the oldest files of ended runs, and unused locks."""
     sweep_locks(root / FOLDER)
     ended = [status for status, alive in read_statuses(root)[0] if not alive]
     for status in ended[: max(0, len(ended) - KEPT)]:

@@ -1,4 +1,4 @@
-"""A record and its items as JSON, from a machine that does not see the results folder."""
+"""Records and items as JSON, from machines without access to the results folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.results.store import Store
 
 
 def pack_record(store: Store, key: str) -> dict[str, str]:
-    """A record of a store, which must be there."""
+    """Return a record of a store, with its items, as text."""
     record = store.get(key)
     assert record is not None
     items = store.content(record) if record.items else b""
@@ -21,14 +21,14 @@ def pack_record(store: Store, key: str) -> dict[str, str]:
 
 
 def unpack_record(store: Store, packed: dict[str, Any], keys: Collection[str]) -> Record:
-    """Write it, its items first, unless a finished one is there. keys: those that were asked for.
+    """Write a record that another machine packed, unless a finished one exists. keys: records that were requested.
 
     Raises:
-        ValueError: it is none of them, it or its items are not whole.
+        ValueError: it was not requested, or it or its items are damaged.
     """
     record = parse(str(packed["record"]).encode(), "a record of another machine")
     if record.key not in keys:
-        raise ValueError(f"record {record.short_key} was not asked for")
+        raise ValueError(f"record {record.short_key} was not requested")
     known = store.get(record.key)
     if known and known.status in DONE:
         return known

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 DRAWS_OVER_LEVEL = 200
-"""A bootstrap for an interval of coverage 1 - level has 200 / level draws: 100 in each tail."""
+"""Draws of a bootstrap, times the level of its interval: 100 draws are in each tail."""
 MAX_DRAWS = 100_000
-"""If more were necessary, the tails are Student's, scaled to the last bootstrap quantile that has 100 draws."""
+"""Largest number of draws. Beyond it, tails are Student's, scaled to the last bootstrap quantile with 100 draws."""
 CHUNK = 20_000
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """value, stderr, low, high: after minus before; p: two-sided, for no difference."""
+    """A change. value, stderr, low, high: after minus before. p: two-sided, for no difference."""
 
     value: float
     stderr: float
@@ -34,14 +34,14 @@ class Estimate:
     high: float
     p: float
     n: int
-    """How many of `unit`: articles, blocks of windows, questions, or blocks of timings."""
+    """Number of `unit`: articles, blocks of windows, questions, or blocks of timings."""
     unit: str
     seeds: int = 1
     seed_share: float = 0.0
-    """The share of the variance that is between calibration seeds."""
+    """Share of the variance that is between calibration seeds."""
     lost: int | None = None
     gained: int | None = None
-    """Questions that were right and are now wrong, and the reverse; over all seeds."""
+    """Questions that were wrong and are now right, over all seeds. `lost` is the reverse."""
 
 
 class VarianceParts(NamedTuple):
@@ -56,7 +56,7 @@ class VarianceParts(NamedTuple):
 
 
 def variance_parts(differences: Array, weights: Array) -> VarianceParts:
-    """Variance of the mean difference, as a ratio estimator.
+    """Return the variance of the mean difference, as a ratio estimator.
 
     differences: sums by cluster [seeds, clusters]; weights: [clusters].
 
@@ -74,12 +74,12 @@ def variance_parts(differences: Array, weights: Array) -> VarianceParts:
 
 
 def effective_size(weights: Array) -> float:
-    """The number of equal clusters that these unequal ones amount to: (sum w)^2 / sum w^2 (Kish, Survey Sampling, 1965)."""
+    """Return how many equal clusters have this effect: (sum w)^2 / sum w^2 (Kish, Survey Sampling, 1965)."""
     return float(weights.sum() ** 2 / (weights**2).sum())
 
 
 def _degrees_of_freedom(between: VarianceParts, clusters: float, seeds: int) -> float:
-    """Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946), of the sum of both variances."""
+    """Return Satterthwaite's degrees of freedom of the sum of both variances (Biometrics Bulletin 2, 1946)."""
     parts = between.clusters**2 / max(clusters - 1, 0.5) + (between.seeds**2 / (seeds - 1) if seeds > 1 else 0.0)
     return between.total**2 / parts
 
@@ -87,9 +87,9 @@ def _degrees_of_freedom(between: VarianceParts, clusters: float, seeds: int) -> 
 def studentized_bootstrap(
     differences: Array, weights: Array, level: float, *, unit: str = "articles", assumed: float = 0.0
 ) -> Estimate:
-    """Mean difference as a ratio estimator, with a studentized bootstrap (Efron and Tibshirani 1993, ch. 12.5).
+    """Estimate the mean difference as a ratio, by a studentized bootstrap (Efron and Tibshirani 1993, ch. 12.5).
 
-    Seeds are drawn first, then clusters; each draw is divided by its own standard error. No tail is lighter than
+    Draw seeds first, then clusters, and divide each draw by its own standard error. No tail is lighter than
     Student's with Satterthwaite's degrees of freedom: with 13 unequal articles, the bootstrap alone had 6 false alarms in
     1,000 tests instead of 1.25 (benchmarks/gate.py).
 
@@ -122,7 +122,7 @@ def studentized_bootstrap(
 
 
 def critical_t(differences: Array, weights: Array, level: float) -> float:
-    """The smallest t for which `studentized_bootstrap` finds a positive difference: its p is under `level`.
+    """Return the smallest t for which `studentized_bootstrap` finds a positive difference, with p under `level`.
 
     differences: [seeds, clusters]; weights: [clusters].
     """
@@ -138,14 +138,14 @@ def _draw_count(level: float) -> int:
 
 @lru_cache(maxsize=4)
 def _resamples(draws: int, size: int, stream: int) -> Array:
-    """How often each of `size` is drawn: [draws, size]. Always the same, so that a gate gives the same result twice."""
+    """Return how often each of `size` is drawn: [draws, size]. A gate must give the same result twice, so seeds are fixed."""
     counts = np.random.default_rng([size, stream]).multinomial(size, np.full(size, 1 / size), size=draws)
     counts.flags.writeable = False
     return counts.astype(np.float64)
 
 
 def _draws(centred: Array, w: Array, draws: int) -> Array:
-    """The t of each draw, sorted: [draws]. centred: differences whose estimate is 0, [seeds, clusters]."""
+    """Return the t of each draw, sorted: [draws]. centred: differences whose estimate is 0, [seeds, clusters]."""
     seeds, size = centred.shape
     columns, rows = _resamples(draws, size, 0), _resamples(draws, seeds, 1)
     parts = [_t(centred, w, columns[a : a + CHUNK], rows[a : a + CHUNK]) for a in range(0, draws, CHUNK)]
@@ -154,7 +154,7 @@ def _draws(centred: Array, w: Array, draws: int) -> Array:
 
 
 def _t(centred: Array, w: Array, columns: Array, rows: Array) -> Array:
-    """The t of each draw: [draws]. centred: [seeds, clusters]; columns: [draws, clusters]; rows: [draws, seeds]."""
+    """Return the t of each draw: [draws]. centred: [seeds, clusters]. columns: [draws, clusters]. rows: [draws, seeds]."""
     seeds, size = centred.shape
     if seeds == 1:
         mean = centred[0]
@@ -178,14 +178,14 @@ def _t(centred: Array, w: Array, columns: Array, rows: Array) -> Array:
 
 
 def _sorted_quantile(sample: Array, at: float) -> float:
-    """np.quantile of sorted numbers."""
+    """Return np.quantile of sorted numbers."""
     place = at * (len(sample) - 1)
     k = min(int(place), len(sample) - 2)
     return float(sample[k] + (place - k) * (sample[k + 1] - sample[k]))
 
 
 def _stretch(sample: Array, upper: bool, freedom: float) -> float:
-    """The last bootstrap quantile with enough draws, divided by Student's; at least 1."""
+    """Return the last bootstrap quantile with enough draws, divided by Student's, but at least 1."""
     from scipy.special import stdtrit
 
     tail = DRAWS_OVER_LEVEL / 2 / len(sample)
@@ -204,7 +204,7 @@ def _quantile(sample: Array, at: float, freedom: float) -> float:
 
 
 def _p(sample: Array, t: float, freedom: float) -> float:
-    """Two-sided: twice the smaller tail, because the interval has equal tails."""
+    """Return the two-sided p: twice the smaller tail, because the interval has equal tails."""
     from scipy.special import stdtr
 
     above = len(sample) - int(np.searchsorted(sample, t, side="left"))
@@ -216,12 +216,12 @@ def _p(sample: Array, t: float, freedom: float) -> float:
 
 
 def estimate_means(differences: Array, level: float, weights: Array | None = None) -> Estimate:
-    """Mean of paired differences over questions and seeds, with Student's t: a closed form, for thousands of them.
+    """Estimate the mean of paired differences over questions and seeds, with Student's t: fast for thousands of them.
 
-    The variances between questions and between seeds add up; the degrees of freedom are Satterthwaite's.
+    The variances between questions and between seeds add up. The degrees of freedom are Satterthwaite's.
 
     Args:
-        differences: [seeds, questions]; or sums over the questions of an article, [seeds, articles].
+        differences: [seeds, questions], or sums over the questions of an article, [seeds, articles].
         level: 1 - coverage.
         weights: [articles], the numbers of their questions.
     """
@@ -242,26 +242,28 @@ def estimate_means(differences: Array, level: float, weights: Array | None = Non
 
 
 def estimate_blocks(before: Array, after: Array, level: float) -> Estimate:
-    """ln of the ratio of timings, paired by block, with Student's t.
+    """Estimate ln of the ratio of timings, paired by block, with Student's t.
 
-    before, after: medians of interleaved blocks, [blocks] or [runs, blocks]: those of one run share its state of the machine,
-    so that runs count as seeds do. At small levels, a percentile bootstrap of ten blocks has ten times too many false alarms;
-    Student's t has not.
+    At small levels, a percentile bootstrap of ten blocks has ten times too many false alarms. Student's t has not.
+
+    before, after: medians of interleaved blocks, [blocks] or [runs, blocks]. Runs count as seeds, because the blocks of a run
+    share the state of the machine.
     """
     return replace(estimate_means(np.atleast_2d(np.log(after / before)), level), unit="blocks")
 
 
 def wider(one: Estimate, other: Estimate) -> Estimate:
-    """The first of two estimates of one change, as uncertain as the less certain of them."""
+    """Widen the first of two estimates of one change to the uncertainty of the other."""
     stderr, p = max(one.stderr, other.stderr), max(one.p, other.p)
     return replace(one, stderr=stderr, low=min(one.low, other.low), high=max(one.high, other.high), p=p)
 
 
 def widen(estimate: Estimate, noise: float, level: float) -> Estimate:
-    """An estimate from one seed, with the noise between seeds, a standard deviation, added: variances add, and so do the squares
-    of an interval's arms. level: of the interval, 1 - coverage.
+    """Add the noise between seeds to an estimate from one seed: variances add, and squares of an interval's arms.
+
+    noise: standard deviation. level: 1 - coverage of the interval.
     """
-    from scipy.special import ndtr, ndtri  # here, as elsewhere in this module: it is slow to import
+    from scipy.special import ndtr, ndtri
 
     if not noise or not estimate.stderr:
         return estimate

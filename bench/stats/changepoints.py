@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 PERMUTATIONS = 999
 MIN_SEGMENT = 2
-"""The fewest numbers on each side of a step."""
+"""Smallest number of values on each side of a step."""
 
 
 def find_steps(values: Array, alpha: float = 0.01, orders: int = PERMUTATIONS) -> list[int]:
-    """The indices at which a new level begins. With alpha = 0.01, fewer than ten numbers never have a step.
+    """Return the indices at which a new level begins. With alpha = 0.01, fewer than ten values never have a step.
 
-    values: [n]; alpha: level of each test, one for each segment; orders: how many random orders.
+    values: [n]. alpha: level of the test of each segment. orders: number of random orders.
     """
     return sorted(_search(np.asarray(values, dtype=float), 0, alpha, orders, np.random.default_rng(0)))
 
@@ -43,7 +43,7 @@ def _search(values: Array, offset: int, alpha: float, orders: int, rng: np.rando
 
 
 def _split(rows: Array) -> tuple[NDArray[np.int64], Array]:
-    """The best k of each row, and its |mean(first k) - mean(rest)| sqrt(k (n - k) / n). rows: [orders, n]."""
+    """Return the best k of each row, and its |mean(first k) - mean(rest)| sqrt(k (n - k) / n). rows: [orders, n]."""
     n = rows.shape[1]
     k = np.arange(MIN_SEGMENT, n - MIN_SEGMENT + 1)
     first = rows.cumsum(1)[:, k - 1]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def mcnemar_p(lost: int, gained: int) -> float:
-    """Exact two-sided p: a discordant pair is lost or gained with probability 1/2 each (McNemar, Psychometrika 12, 1947)."""
+    """Return the exact two-sided p: a discordant pair is lost or gained with probability 1/2 each (McNemar, Psychometrika 12, 1947)."""
     from scipy.special import bdtr
 
     discordant = lost + gained
@@ -21,7 +21,7 @@ def mcnemar_p(lost: int, gained: int) -> float:
 
 
 def tango_interval(lost: int, gained: int, n: int, level: float) -> tuple[float, float]:
-    """Score interval for (gained - lost) / n, the difference of paired proportions (Tango, Stat. Med. 17, 1998, eq. 10).
+    """Return the score interval for (gained - lost) / n, the difference of paired proportions (Tango, Stat. Med. 17, 1998, eq. 10).
 
     Unlike Wald's interval it is valid for few discordant pairs, or none.
     """
@@ -33,7 +33,8 @@ def tango_interval(lost: int, gained: int, n: int, level: float) -> tuple[float,
     def score(delta: float) -> float:
         a, c = 2 * n, -lost * delta * (1 - delta)
         b = -gained - lost + (2 * n - gained + lost) * delta
-        q = (max(b * b - 4 * a * c, 0.0) ** 0.5 - b) / (2 * a)  # of a loss, most likely under delta
+        # The likeliest probability of a loss under delta.
+        q = (max(b * b - 4 * a * c, 0.0) ** 0.5 - b) / (2 * a)
         variance = n * (2 * q + delta * (1 - delta))
         return float((gained - lost - n * delta) / max(variance, 1e-300) ** 0.5)
 
@@ -45,7 +46,7 @@ def tango_interval(lost: int, gained: int, n: int, level: float) -> tuple[float,
 
 
 def estimate_flips(before: NDArray[np.float64], after: NDArray[np.float64], level: float) -> Estimate:
-    """Accuracy after minus before, with one seed. before, after: 0 or 1, [questions]."""
+    """Estimate accuracy after minus before, with one seed. before, after: 0 or 1, [questions]."""
     lost, gained = _count_flips(before, after)
     n = len(before)
     value = (gained - lost) / n
@@ -55,14 +56,14 @@ def estimate_flips(before: NDArray[np.float64], after: NDArray[np.float64], leve
 
 
 def estimate_flips_over_seeds(before: NDArray[np.float64], after: NDArray[np.float64], level: float) -> Estimate:
-    """Accuracy after minus before, over several seeds. before, after: 0 or 1, [seeds, questions].
+    """Estimate accuracy after minus before, over several seeds. before, after: 0 or 1, [seeds, questions].
 
-    McNemar's test would count a question once for each seed; Student's t over questions and seeds does not.
+    McNemar's test would count a question once for each seed. Student's t over questions and seeds does not.
     """
     lost, gained = _count_flips(before, after)
     return replace(estimate_means(after - before, level), lost=lost, gained=gained)
 
 
 def _count_flips(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[int, int]:
-    """How many answers were right and are now wrong, and the reverse."""
+    """Return how many answers were right and are now wrong, and the reverse."""
     return int(((before == 1) & (after == 0)).sum()), int(((before == 0) & (after == 1)).sum())

@@ -8,14 +8,14 @@ import numpy as np
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Adjusted p values. Of those under alpha, none is a false alarm, with probability 1 - alpha (Holm 1979)."""
+    """Adjust p values: with probability 1 - alpha, none under alpha is a false alarm (Holm 1979)."""
     order = np.argsort(p, kind="stable")
     steps = np.asarray(p, dtype=float)[order] * np.arange(len(p), 0, -1)
     return _unsort(np.minimum(np.maximum.accumulate(steps), 1.0), order) if len(p) else []
 
 
 def benjamini_hochberg(p: Sequence[float]) -> list[float]:
-    """Adjusted p values. Of those under q, a share of at most q is false on average (Benjamini and Hochberg 1995)."""
+    """Adjust p values: on average, at most a share q of those under q is false (Benjamini and Hochberg 1995)."""
     order = np.argsort(p, kind="stable")
     steps = np.asarray(p, dtype=float)[order] * len(p) / np.arange(1, len(p) + 1)
     return _unsort(np.minimum(np.minimum.accumulate(steps[::-1])[::-1], 1.0), order) if len(p) else []
@@ -33,12 +33,12 @@ def _unsort(values: np.ndarray, order: np.ndarray) -> list[float]:
 
 
 def bonferroni(alpha: float, count: int) -> float:
-    """The level of each interval with which all intervals of a family hold at once, with probability 1 - alpha."""
+    """Return the level for each interval at which a whole family holds with probability 1 - alpha."""
     return alpha / max(1, count)
 
 
 def tie_groups(names: Sequence[str], differs: Callable[[str, str], bool]) -> list[tuple[str, int, int]]:
-    """Ranks as ranges. names: best first; differs(a, b): do they differ significantly?
+    """Return ranks as ranges. names: best first. differs: whether two rows differ significantly.
 
     Returns:
         (name, best, worst): 1 + the number of significantly better rows, and the number of rows not significantly worse.

@@ -1,4 +1,4 @@
-"""Power: how many items a comparison needs to decide, and how likely it is to find a loss."""
+"""Power: the number of items that a comparison needs, and its probability of finding a loss."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ MOMENT_DRAWS = 10_000
 
 
 def required_n(estimate: Estimate, loss: float, half: float, margin: float) -> tuple[int, str] | None:
-    """The n that would decide if the estimate stayed the same: its interval is then below the margin, or excludes 0.
+    """Return the n that would decide if the estimate stayed the same: the interval excludes 0, or is below the margin.
 
-    loss: the estimate, positive if worse; half: the half-width of its interval, on the side that matters. The half-width
-    falls as 1 / sqrt(n), where n counts the unit with most of the variance.
+    The half-width of an interval falls as 1 / sqrt(n), where n counts the unit with most of the variance.
+
+    Args:
+        loss: the estimate, positive if worse.
+        half: half-width of its interval, on the side that matters.
 
     Returns:
-        n and its unit; None if the estimate is on the margin, where no n decides.
+        n and its unit, or None if the estimate is on the margin, where no n decides.
     """
     gap = loss if loss > margin else margin - loss
     if gap <= 0 or half <= 0:

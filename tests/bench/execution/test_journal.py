@@ -188,7 +188,7 @@ def test_top_says_what_is_no_status(root, cli):
     (root / "runs").mkdir()
     (root / "runs/x.json").write_text('{"name": "\x1b[2J"}')
     code, out, err = cli("top", root)
-    assert code == 0 and "is no status of a run" in err and "no run has written to" in out
+    assert code == 0 and "is not the status of a run" in err and "no run has written to" in out
     code, _, err = cli("top", root.with_name("nowhere"))
     assert code == 2 and "name one as in bench top FOLDER" in err
 

@@ -4,6 +4,7 @@ import socket
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +17,7 @@ from bench import api
 from bench.inputs import lmeval, loading, task_yaml, tasks, wikimini
 from bench.inputs.task_yaml import lm_eval_version, read_task
 from bench.measures import packed_scoring
-from bench.results.store import ReadOnlyStore, Store
+from bench.results.store import ReadOnlyStore
 from helpers import runs
 from methods.contract import Compute, NoProgress
 from methods.errors import UserError
@@ -31,6 +32,11 @@ PIQA = [
 ]
 """The last row stands there twice."""
 LIMIT = 20
+
+
+def table(root, record):
+    """A record's items in the order of their file."""
+    return pd.read_parquet(ReadOnlyStore(root).items_path(record))
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +92,7 @@ def test_is_lm_evals_own_item_by_item(tmp_path):
     for name in tasks.BUILTIN_TASKS:
         record = got["magnitude", name]
         read = {r.metric: r for r in record.readings}
-        items = Store(tmp_path / "r").items(record)
+        items = table(tmp_path / "r", record)
         samples = want["samples"][name]
         assert list(items["item_id"]) == [s["doc_hash"] for s in samples]
         assert list(items["value"]) == [s["acc"] for s in samples]
@@ -153,7 +159,7 @@ def test_progress_counts_requests(packed):
 def test_lm_eval_runs_a_model_that_cannot_be_packed(tmp_path, monkeypatch):
     def read(name):
         record = run(tmp_path / name, "wiki_continuation")["dense", "wiki_continuation"]
-        return record, Store(tmp_path / name).items(record)
+        return record, table(tmp_path / name, record)
 
     packed, items = read("packed")
     monkeypatch.setattr(packed_scoring, "find_obstacle", lambda _: "attention of another kind")
@@ -220,7 +226,7 @@ def test_the_tokenizer_stays_as_it_was():
 
 def test_hub_task_from_a_mirror(mirror, tmp_path, no_network):
     got = run(tmp_path / "r", "piqa", limit=None, data_dir=mirror)["dense", "piqa"]
-    items = Store(tmp_path / "r").items(got)
+    items = table(tmp_path / "r", got)
     right = [("sol1", "sol2")[label] for *_, label in PIQA]
 
     assert got.status == "ok" and got.readings[0].n == len(PIQA) == len(set(items["item_id"]))
