@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MAX_WIDTH = 80
 MAX_ROWS, MAX_NAMES = 10, 5
-"""So many rows are printed, and so many names in a sentence; --json has all."""
+"""Most rows that are printed, and most names in a sentence. --json has all."""
 
 
 def pick(
@@ -81,7 +81,7 @@ def pick(
 
 
 def _board(model: str, folders: list[Path] | None, protocol: str, device: str) -> Table:
-    """The board of a model's main protocol, or of the first that fits.
+    """Return the board of a model's main protocol, or the first that fits.
 
     Raises:
         UserError: no such model, protocol or device.
@@ -104,7 +104,7 @@ def _board(model: str, folders: list[Path] | None, protocol: str, device: str) -
 
 
 def as_json(answer: Answer) -> dict[str, Any]:
-    """The whole answer, for other programs."""
+    """Return the whole answer for other programs."""
     return {
         "model": answer.table.title,
         "protocol": answer.table.protocol,
@@ -246,5 +246,5 @@ def _describe_check(check: Check) -> str:
 
 
 def _interval(bound: Bound | None, text: Callable[..., str]) -> str:
-    """A bound as text makes it of a value and its interval."""
+    """Format a bound by `text`, from its value and its interval."""
     return "–" if bound is None else text(bound.value, bound.low, bound.high)

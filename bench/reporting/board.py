@@ -1,4 +1,4 @@
-"""One leaderboard a model: every row that was measured under one protocol, whichever results folder it came from."""
+"""The leaderboard of a model: all rows measured under one protocol, from all results folders."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from bench.results.rows import latest, to_rows
 RATIO = "perplexity_ratio"
 TOKENS, SECONDS, DEVICE = "tokens_to_make", "time_to_make", "made_on"
 DERIVED = (RATIO, TOKENS, SECONDS, DEVICE)
-"""Columns that are computed from other columns and from what records say of their cost."""
+"""Columns that are computed from other columns and from the cost in records."""
 LEADING = (
     "bits_per_weight", "perplexity", RATIO, "mean_acc", "worst_drop", "acc", "top1_agreement", "speedup", "violated_groups",
     TOKENS, SECONDS, DEVICE,
 )  # fmt: skip
-"""The columns that a leaderboard shows, in this order. All others are there, but hidden."""
+"""Columns that a leaderboard shows, in this order. All others are hidden."""
 BROKEN = "pattern broken"
 ONE_PROTOCOL = ("mean_acc", "worst_drop", "top1_agreement", "speedup")
-"""Metrics of which one column is shown."""
+"""Metrics that show a single column."""
 
 
 def merge(results: Sequence[ResultSet]) -> ResultSet:
-    """The newest record of each identity, from all folders, with its scores."""
+    """Merge folders: keep the newest record of each identity, with its scores."""
     owners = {id(record): one for one in results for record in one.records}
     kept = latest(record for one in results for record in one.records)
     return ResultSet("all folders", tuple(kept), lambda record: owners[id(record)].items(record))
 
 
 def make_sections(results: Sequence[ResultSet]) -> list[ReportSection]:
-    """A section for each model, with a table for each protocol, the main one first. The largest model comes first.
+    """Make a section for each model, the largest first, with a table for each protocol, the main one first.
 
     Raises:
         UserError: scores cannot be read.
@@ -59,15 +59,15 @@ def make_sections(results: Sequence[ResultSet]) -> list[ReportSection]:
 
 
 def _size(records: Iterable[Record]) -> float:
-    """How many parameters a model has; 0 if no record says it."""
+    """Return the number of a model's parameters; 0 if no record has it."""
     readings = (x for r in records for x in r.readings if x.metric == "parameters")
     return max((x.value for x in readings if x.value is not None), default=0.0)
 
 
 def boards_of(model: str, results: ResultSet, device: str = "") -> Iterator[Board]:
-    """A board for each protocol of one model's records, the main one first.
+    """Yield a board for each protocol of a model's records, the main one first.
 
-    device: a word that the machine of a speedup must have, for facts.
+    device: part of the name of the machine on which a speedup counts.
     """
     results = results.with_cache()
     costs = CostIndex(results.records)
@@ -77,9 +77,9 @@ def boards_of(model: str, results: ResultSet, device: str = "") -> Iterator[Boar
 
 
 def _add_speeds(groups: Mapping[BoardProtocol, list[Record]]) -> dict[BoardProtocol, list[Record]]:
-    """Speeds belong to the rows of the same artifact whatever device their quality was measured on.
+    """Add speeds to the rows of the same artifact, on whatever device its quality was measured.
 
-    A group without a text is left out if all of its records are speeds that other groups have.
+    A group without a text is left out if other groups have all of its records.
     """
 
     def artifact(record: Record) -> tuple[Any, ...]:
@@ -98,7 +98,7 @@ def _add_speeds(groups: Mapping[BoardProtocol, list[Record]]) -> dict[BoardProto
 
 
 class Board:
-    """One model under one protocol."""
+    """The leaderboard of a model under one protocol."""
 
     def __init__(
         self,
@@ -115,7 +115,10 @@ class Board:
         self.pivot = pivot(self.rows, all_metrics=True)
 
     def fits(self, protocol: str, device: str) -> bool:
-        """Has its name these parts, by commas, and is it, or a speed of it, of this device?"""
+        """Return whether the label contains every part, and whether quality or a speed was measured on the device.
+
+        protocol: parts of a label, separated by commas.
+        """
         own = [part.strip() for part in self.protocol.label.split(",")]
         wanted = [part.strip() for part in protocol.split(",") if part.strip()]
         speeds = (c[1] or "" for c in self.pivot.columns if c[0] == "speedup")
@@ -123,12 +126,12 @@ class Board:
         return on_device and all(any(part in (o, o.split("@")[0]) for o in own) for part in wanted)
 
     def is_quality(self, column: TableColumn) -> bool:
-        """Is it a column that rows are picked by?"""
+        """Return whether rows are picked by this column."""
         first = next((m for m in metrics.QUALITY if any(c[0] == m for c in self.pivot.columns)), None)
         return column.metric == first
 
     def make_table(self, paired: Callable[[TableColumn], bool] = lambda column: True) -> Table:
-        """All rows in order, with ranks, intervals and facts. paired: as in pairwise.add_intervals."""
+        """Make the table: all rows in order, with ranks, intervals and facts. paired: as in pairwise.add_intervals."""
         columns = self._columns()
         lines, parents = fold(self.pivot.lines, self.pivot.columns)
         names = ["method", "pattern", "quantizer"]
@@ -144,7 +147,7 @@ class Board:
         return self._show_leading(self._with_seeds(out, lines, keys))
 
     def _columns(self) -> list[tuple[TableColumn, str]]:
-        """All columns in order, each with the measure that it is of."""
+        """Return all columns in order, each with its measure."""
         measured = [(from_records.make_column(key, self.rows), key[2]) for key in self.pivot.columns]
         derived = [(TableColumn(name, "", "" if name == DEVICE else "lower", ""), "") for name in DERIVED]
         derived = [
@@ -159,7 +162,7 @@ class Board:
         return [both[i] for i in sorted(range(len(both)), key=lambda i: (order[i], i))]
 
     def _with_derived(self, out: Table, lines: Sequence[PivotLine]) -> Table:
-        """The table with the cells of DERIVED and of the worst task, and with facts for each row."""
+        """Fill the cells of DERIVED and of the worst task, and add facts to each row."""
         comparison = DenseComparison(out, self.records, self.results, self.device)
         rows = []
         for k, (row, line) in enumerate(zip(out.rows, lines, strict=True)):
@@ -197,7 +200,7 @@ class Board:
         )
 
     def _with_seeds(self, out: Table, lines: Sequence[PivotLine], keys: Sequence[ColumnKey]) -> Table:
-        """The table with a row for each seed behind the rows that are means over several."""
+        """Add a row for each seed to the rows that are means over several seeds."""
         rows = list(out.rows)
         for k, line in enumerate(lines):
             seeds = sorted({r["seed"] for r in line.group if r["seed"] is not None})
@@ -210,7 +213,7 @@ class Board:
         return replace(out, rows=tuple(rows), ranks=ranks)
 
     def _show_leading(self, out: Table) -> Table:
-        """The table with its columns marked as shown or hidden."""
+        """Mark the columns as shown or hidden."""
         has_mean = any(c.metric == "mean_acc" for c in out.columns)
         best = {metric: leading_column(out, metric) for metric in ONE_PROTOCOL}
         columns = []
@@ -226,9 +229,9 @@ class Board:
 
 
 def _named_speed(row: dict[str, Any], records: Mapping[str, Record], device: str) -> dict[str, Any]:
-    """A speed's row with its machine as a part of its protocol, because those of two machines share no column.
+    """Add the machine to the protocol of a speed, because speeds of two machines share no column.
 
-    device: of the other rows, which it stands beside.
+    device: device of the rows in the same table.
     """
     if row["measure"] != "speed":
         return row
@@ -249,7 +252,7 @@ def _labels(row: TableRow, line: PivotLine, names: Iterable[str]) -> tuple[str, 
 
 
 def _marked(row: TableRow) -> TableRow:
-    """The row, with a word on its pattern if its weights break it."""
+    """Mark a row whose weights break its pattern."""
     if not (row.facts and row.facts.broken):
         return row
     method, pattern, *others = row.labels

@@ -1,4 +1,4 @@
-"""What a row costs to make: tokens, seconds and the device, over all of its stages."""
+"""The cost to make a row, over all of its stages: tokens, seconds and the device."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from bench.results.identity import Identity
 from bench.results.record import Record
 
 BUILT = "build_s"
-"""The key of a record's cost that says how long its last stage took. One record of an artifact has it."""
+"""Key of a record's cost: seconds of its last stage. One record of an artifact has it."""
 WORDS = ("(R)", "(TM)", " Processor", " CPU")
-"""Left out of a processor's name."""
+"""Words that are removed from a processor's name."""
 
 
 @dataclass(frozen=True)
 class RowCost:
-    """tokens: for calibration and training; at_least: the record of an earlier stage is missing."""
+    """The cost of a row. tokens: for calibration and training; at_least: the record of an earlier stage is missing."""
 
     tokens: int
     seconds: float
@@ -26,7 +26,7 @@ class RowCost:
 
 
 class CostIndex:
-    """Finds the records that say what each stage took, the newest of each."""
+    """The newest records with the cost of each stage."""
 
     def __init__(self, records: Iterable[Record]) -> None:
         self._by_stages: dict[tuple[Any, ...], list[Record]] = {}
@@ -35,7 +35,7 @@ class CostIndex:
             self._by_stages.setdefault(_stages(record.identity), []).append(record)
 
     def of_row(self, identities: Iterable[Identity]) -> RowCost | None:
-        """The mean over a row's seeds; None if no record says it. identities: one for each seed."""
+        """Return the mean over a row's seeds; None if no record has it. identities: one for each seed."""
         costs = [cost for identity in identities if (cost := self._of_seed(identity))]
         if not costs:
             return None
@@ -62,7 +62,7 @@ def _inputs(identity: Identity) -> tuple[Any, ...]:
 
 
 def _fits(earlier: Identity, later: Identity) -> bool:
-    """May the one be an earlier stage of the other? It may have no seed, calibration or training where that has some."""
+    """Return whether one identity may be an earlier stage of another. It may lack a seed, calibration or training."""
     return all(a in (None, b) for a, b in zip(_inputs(earlier), _inputs(later), strict=True))
 
 
@@ -72,7 +72,7 @@ def _stages(identity: Identity) -> tuple[Any, ...]:
 
 
 def _earlier(identity: Identity) -> Iterator[Identity]:
-    """The artifacts that this one was made from. The dense model costs nothing."""
+    """Yield the artifacts that this one was made from. The dense model costs nothing."""
     stages = identity.stages
     if identity.quantizer != "none" and stages != ("dense",):
         yield identity.model_copy(update={"quantizer": "none"})

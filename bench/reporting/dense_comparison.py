@@ -1,4 +1,4 @@
-"""Rows of a leaderboard next to the dense model: perplexity, worst task and speed, each with its interval."""
+"""Compare rows of a leaderboard with the dense model: perplexity, worst task and speed, each with its interval."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ PREFERRED_SET = "wanda7"
 
 
 def leading_column(table: Table, metric: str, device: str = "") -> int | None:
-    """Of the columns of one metric, the one that a leaderboard shows: of wanda7 if there is one, else that of most rows.
+    """Return the column of a metric that a leaderboard shows: that of wanda7, else the column with the most numbers.
 
-    device: for speeds, a word that the column's name must have.
+    device: for speeds, part of the column's name.
     """
     columns = [i for i, c in enumerate(table.columns) if c.metric == metric and device.lower() in c.protocol.lower()]
     counts = {i: sum(bool(table.rows[k].cells[i]) for k in table.whole_rows) for i in columns}
@@ -29,7 +29,7 @@ def leading_column(table: Table, metric: str, device: str = "") -> int | None:
 
 
 class DenseComparison:
-    """Compares the rows of one table with its dense row. device: of the speedups."""
+    """Comparison of a table's rows with its dense row. device: device of the speedups."""
 
     def __init__(self, table: Table, records: Mapping[str, Record], results: ResultSet, device: str = "") -> None:
         self.table, self.records, self.results = table, records, results
@@ -39,7 +39,7 @@ class DenseComparison:
         self.dense = next(whole, None)
 
     def loss(self, row: int) -> Bound | None:
-        """How much higher the perplexity is, as a share of the dense model's."""
+        """Return the increase of perplexity, as a fraction of the dense model's."""
         column = next((i for i, c in enumerate(self.table.columns) if c.metric == "perplexity"), None)
         dense, own = self._value(self.dense, column), self._value(row, column)
         if column is None or dense is None or own is None or row == self.dense:
@@ -50,10 +50,10 @@ class DenseComparison:
         return Bound(interval.value - 1, interval.low - 1, interval.high - 1)
 
     def worst_drop(self, row: int) -> tuple[Bound | None, str]:
-        """How much accuracy the worst task of the leading set loses, and that task.
+        """Return the accuracy that the worst task of the leading set loses, and the task.
 
-        Its interval is from the largest of the tasks' lower ends to the largest of their upper ends: with each task's
-        interval at Bonferroni's level it covers the largest drop.
+        The interval reaches from the largest lower end of the tasks to the largest upper end. With each task's interval at
+        Bonferroni's level it covers the largest drop.
         """
         column = self.drop_column
         mean = self._value(row, column)
@@ -76,7 +76,7 @@ class DenseComparison:
         return Bound(drops[worst].value, low, max(x.high for x in drops.values() if x.high is not None)), worst
 
     def speedup(self, row: int) -> Bound | None:
-        """Measured speedup over dense: the mean over seeds, with the interval of its blocks of timings."""
+        """Return the measured speedup over dense: the mean over seeds, with the interval of its blocks of timings."""
         column = self.speed_column
         value = self._value(row, column)
         if column is None or value is None:
@@ -102,7 +102,7 @@ class DenseComparison:
         return cell.value if cell else None
 
     def _interval(self, row: int, column: int, level: float = pairwise.ALPHA) -> Interval | None:
-        """From the dense row to this one."""
+        """Return the interval from the dense row to this one."""
         if self.dense is None:
             return None
         a, b = (pairwise.seeds_of(self.table, k, column, self.records) for k in (self.dense, row))

@@ -33,11 +33,11 @@ FORMATS = (".svg", ".png", ".pdf")
 FONT = "system-ui, 'DejaVu Sans', Verdana, sans-serif"
 SVG = "http://www.w3.org/2000/svg"
 TIP = "tip:"
-"""Start of the id of what has a tooltip."""
+"""Prefix of the id of an artist with a tooltip."""
 
 
 def tip(text: str) -> str:
-    """The id that gives an artist a tooltip."""
+    """Return the id that gives an artist a tooltip."""
     return TIP + printable(text)
 
 
@@ -69,7 +69,7 @@ def new_figure(
 
 
 def choose_colors(count: int) -> list[str]:
-    """A color for each series: those of SERIES, or steps of a color map if they are too few."""
+    """Return a color for each series: those of SERIES, or steps of a color map if they are too few."""
     if count <= len(SERIES):
         return list(SERIES[:count])
     from matplotlib import colormaps
@@ -91,7 +91,7 @@ def name_ticks(axis: Axis) -> None:
 
 
 def tick(value: float) -> str:
-    """A number at an axis: 0.5, 100, 10,000."""
+    """Format a number at an axis: 0.5, 100, 10,000."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
@@ -116,7 +116,7 @@ def save_figure(figure: Figure, file: Path, title: str = "") -> Path:
 
 
 def to_svg(figure: Figure, title: str, description: str = "") -> str:
-    """A figure as an SVG element for a page, whose style sheet has `dark_rules`.
+    """Return a figure as an SVG element for a page, whose style sheet replaces the colors.
 
     Every attribute is plain SVG, because the page's policy allows no style attribute. Coordinates have two decimals.
     """
@@ -143,7 +143,7 @@ def to_svg(figure: Figure, title: str, description: str = "") -> str:
 
 
 def to_file(svg: str) -> str:
-    """A figure of a page as a file, which follows the reader's color scheme by itself."""
+    """Return a page's figure as a file, which follows the reader's color scheme by itself."""
     head, tag, rest = svg.partition(">")
     _, _, width, height = re.search(r'viewBox="([^"]*)"', head)[1].split()  # type: ignore[index]
     style = f"<style>@media (prefers-color-scheme: dark) {{\n{dark_rules()}\n}}</style>"
@@ -167,7 +167,7 @@ def _make_printable(figure: Figure) -> None:
 
 
 def _clean(element: ElementTree.Element) -> None:
-    """Turn an element's style into attributes, round its numbers, drop its id, and turn a tip into a title."""
+    """Turn an element's style into attributes, round its numbers, and turn the id of a tooltip into a title."""
     attributes = dict(_attributes(element))
     name = attributes.get("id", "")
     if name.startswith(TIP):

@@ -1,4 +1,4 @@
-"""Records of whole models in several engines: rows, ratios of what was timed in turn, and a figure."""
+"""Whole models timed in several engines: rows, ratios of models that were timed in turn, and a figure."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from methods.errors import UserError
 
 LEVEL = 0.05
 PREFERRED = (("native", "int8"), ("native", "bf16"))
-"""Engine and kind whose 2:4 side the others are compared with: the first that is there."""
+"""Engines and kinds whose 2:4 side the others are compared with. The first that was timed is used."""
 
 
 class TimedModel(NamedTuple):
-    """One side of a record. blocks: tokens per second, the same block in all entries of a turn; noise: of it against itself."""
+    """One side of a record. blocks: tokens per second, by block of the turn; noise: its spread against itself."""
 
     record: Record
     side: str
@@ -43,7 +43,7 @@ class TimedModel(NamedTuple):
 
     @property
     def turn(self) -> tuple[Any, ...]:
-        """Entries that were timed together share it."""
+        """Return what the models that were timed together share."""
         notes = self.record.notes
         return (self.record.identity.model, self.step, notes["threads"], *notes["in_turn"])
 
@@ -55,13 +55,13 @@ class SpeedRatio(NamedTuple):
 
 
 def ratio(fast: TimedModel, slow: TimedModel) -> SpeedRatio:
-    """Tokens per second of `fast` over those of `slow`, block by block, with Student's interval of the mean ln ratio."""
+    """Divide tokens per second of `fast` by those of `slow`, block by block, with Student's interval of the mean log ratio."""
     estimate = bootstrap.estimate_blocks(np.array(slow.blocks), np.array(fast.blocks), LEVEL)
     return SpeedRatio(*(math.exp(x) for x in (estimate.value, estimate.low, estimate.high)))
 
 
 def entries(records: Iterable[Record], items: Callable[[Record], Items]) -> list[TimedModel]:
-    """The sides of records of `bench speed --engine`. items: reads the blocks of a record, as `Store.items`."""
+    """Return the sides of records of `bench speed --engine`. items: reads the blocks of a record, as `Store.items`."""
     out = []
     for record in records:
         if record.identity.measure != "speed" or not record.identity.protocol.engine or record.status != "ok":
@@ -73,7 +73,7 @@ def entries(records: Iterable[Record], items: Callable[[Record], Items]) -> list
 
 
 def rows(found: Sequence[TimedModel]) -> list[dict[str, Any]]:
-    """A row an entry, as `bench speed --engine` shows it. ratio: of a 2:4 model over all others of its turn."""
+    """Return a row for each model, as `bench speed --engine` shows it, with its ratio to the 2:4 model of its turn."""
     out = []
     for entry in found:
         best = _preferred(found, entry)
@@ -98,7 +98,7 @@ def _threads(record: Record) -> str:
 
 
 def _preferred(found: Iterable[TimedModel], entry: TimedModel) -> TimedModel | None:
-    """The 2:4 side that an entry is compared with, of the same turn."""
+    """Return the 2:4 side of the same turn that a model is compared with."""
     sparse = {
         (e.record.identity.protocol.engine, e.record.identity.dtype): e
         for e in found
@@ -108,7 +108,7 @@ def _preferred(found: Iterable[TimedModel], entry: TimedModel) -> TimedModel | N
 
 
 def figures(found: Sequence[TimedModel]) -> dict[str, Any]:
-    """Tokens per second of each entry, ratios and noise, by step: what scripts/readme.py makes a table and a figure of."""
+    """Return tokens per second of each model, ratios and noise by step, for scripts/readme.py."""
     out: dict[str, Any] = {}
     for entry in found:
         mine = out.setdefault(f"{entry.step}, {_threads(entry.record)}", {})
@@ -134,7 +134,7 @@ def figures(found: Sequence[TimedModel]) -> dict[str, Any]:
 
 
 def draw(found: Sequence[TimedModel], file: Path) -> Path:
-    """Draw tokens per second, a panel a step; a whisker is the spread of the blocks.
+    """Draw tokens per second, a panel for each step. A whisker is the spread of the blocks.
 
     Raises:
         UserError: nothing was timed, or the file's suffix is not that of a figure.

@@ -1,4 +1,4 @@
-"""At equal size: each sparse row with the dense rows of about as many bits per weight."""
+"""Compare at equal size: each sparse row with the dense rows of about as many bits per weight."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.results.record import Record
 from bench.results.rows import IDENTITY, to_rows
 
 MAX_SIZE_RATIO = 1.15
-"""Up to this ratio two sizes are about equal. 2:4 bfloat16 has 9 bits per weight, dense int8 with its scales over 8."""
+"""Largest ratio of two sizes that count as equal. 2:4 bfloat16 has 9 bits per weight, dense int8 with its scales over 8."""
 LABELS = ("method", "pattern", "quantizer", "dtype")
 
 Sized = tuple[float, list[dict[str, Any]]]
@@ -19,7 +19,7 @@ Sized = tuple[float, list[dict[str, Any]]]
 
 
 def text_tables(records: Sequence[Record]) -> list[TextTable]:
-    """One table for each model that has such rows.
+    """Make a table for each model that has such rows.
 
     Sparse rows with the same dense rows form a group. Groups go from many bits to few; in a group, the sparse rows come
     first, the smallest at the top. A sparse row without a dense row of about its size is left out.
@@ -54,6 +54,6 @@ def _text_table(model: str, rows: list[dict[str, Any]]) -> TextTable:
 
 
 def _bits(group: list[dict[str, Any]]) -> float | None:
-    """A line's bits per weight, which all its seeds share."""
+    """Return a line's bits per weight, which all its seeds share."""
     bits = [r["value"] for r in group if r["metric"] == "bits_per_weight" and r["value"] is not None]
     return max(bits) if bits else None

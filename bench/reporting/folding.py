@@ -1,4 +1,4 @@
-"""Rows that differ only in budget: the one of the largest stands for them, and the others fold into it."""
+"""Rows that differ only in budget: the row of the largest budget is shown, and the others fold into it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RULE = (
 
 
 def fold(lines: Sequence[PivotLine], columns: Sequence[ColumnKey]) -> tuple[list[PivotLine], list[int | None]]:
-    """The lines, each followed by those that are the same with a smaller budget; and whose part each of them is."""
+    """Return the lines, each followed by those of smaller budgets, and for each line the number of the line it is part of."""
     groups: dict[tuple[Any, ...], list[PivotLine]] = {}
     quality = [c for c in columns if c[0] in metrics.QUALITY][:1]
     for line in sorted(lines, key=lambda line: _place(line, quality)):
@@ -32,9 +32,9 @@ def fold(lines: Sequence[PivotLine], columns: Sequence[ColumnKey]) -> tuple[list
 
 
 def _place(line: PivotLine, quality: Sequence[ColumnKey]) -> tuple[bool, bool, float, tuple[str, ...]]:
-    """Where a line stands: the dense model first, then from the best to the worst, then those without a number.
+    """Sort key: the dense model first, then from the best to the worst, then lines without a number.
 
-    Equal numbers stand in the order of their names.
+    Equal numbers are in the order of their names.
     """
     identity: Identity = line.group[0]["identity"]
     summary = next((s for c in quality if (s := summarize(line.group, c))), None)
@@ -47,7 +47,7 @@ def _place(line: PivotLine, quality: Sequence[ColumnKey]) -> tuple[bool, bool, f
 
 
 def _without_budget(identity: Identity) -> tuple[Any, ...]:
-    """What rows share that differ only in the number of tokens, or of sequences and their length."""
+    """Return what is equal in rows that differ only in their numbers of tokens, or of sequences and their length."""
     texts = (identity.calibration and identity.calibration.data, identity.training and identity.training.data)
     return (identity.stages, identity.pattern, identity.quantizer, *texts)
 

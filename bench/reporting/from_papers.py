@@ -1,4 +1,4 @@
-"""Numbers from papers, out of results/published/*.csv: with their sources, and never mixed with our own."""
+"""Numbers from papers in results/published/*.csv, with their sources. They are never mixed with measured ones."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from methods.errors import UserError
 
 MARK = "†"
 MAX_PERPLEXITY = 10**300
-"""So that a float holds it, and its ratio to another."""
-CAVEAT = f"{MARK}: not comparable with the other rows, for the reason that stands beside its source."
+"""Largest perplexity. A float holds it, and its ratio to another."""
+CAVEAT = f"{MARK}: not comparable with the other rows. The reason is beside its source."
 
 
 class PaperRow(BaseModel):
-    """One row of a file, by its header."""
+    """A row of a file, by its header."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     model: Annotated[str, Field(min_length=1)]
@@ -31,13 +31,13 @@ class PaperRow(BaseModel):
     protocol: Annotated[str, Field(min_length=1)]
     """Corpus and window length, `wikitext2@4096`; `@?` if the source does not say."""
     zero_shot_mean: Annotated[Decimal, Field(ge=0, le=100)] | None
-    """In per cent, with the decimals of the source."""
+    """Mean accuracy in per cent, with the decimals of the source."""
     zero_shot_tasks: str
-    """The name of a set of tasks, or what the source says about them."""
+    """Name of a set of tasks, or the words of the source."""
     source: Annotated[str, Field(min_length=1)]
     note: str
     caveat: str = ""
-    """Why the row is not comparable with the others: it is no result of its pattern, or saw the tasks in training."""
+    """Reason why the row is not comparable: it is no result of its pattern, or it saw the tasks in training."""
 
     @field_validator("zero_shot_mean", mode="before")
     @classmethod
@@ -51,7 +51,7 @@ class PaperRow(BaseModel):
 
 
 def make_section(folder: Path) -> ReportSection | None:
-    """All files of a folder as a section; None if they have no rows.
+    """Make a section of all files of a folder. Returns None if they have no rows.
 
     Raises:
         UserError: a row cannot be read, or has no source.
@@ -75,7 +75,7 @@ def make_section(folder: Path) -> ReportSection | None:
 
 
 def read_rows(path: Path) -> list[PaperRow]:
-    """The rows of one file.
+    """Read the rows of a file.
 
     Raises:
         UserError: the file or a row of it cannot be read, or has no source.

@@ -16,7 +16,7 @@ FILTERS = ("model", "method", "pattern", "quantizer")
 
 
 def make_section(results: ResultSet, title: str) -> ReportSection:
-    """A section with a table for each model.
+    """Make a section with a table for each model.
 
     Raises:
         UserError: scores cannot be read.
@@ -43,7 +43,7 @@ def _table(model: str, rows: list[dict[str, Any]], records: Mapping[str, Record]
 
 
 def make_column(column: table.ColumnKey, rows: Iterable[dict[str, Any]]) -> TableColumn:
-    """Unit and direction come from the readings; means over tasks have no readings of their own."""
+    """Make a column. Unit and direction come from the readings, or for means over tasks from the metric."""
     metric, protocol, measure = column
     known = metrics.find(metric)
     readings = (r for r in rows if r["metric"] == metric and r["measure"] == measure)
@@ -67,7 +67,7 @@ def make_row(line: table.PivotLine, columns: Iterable[table.ColumnKey], records:
 def _cell(
     summary: table.CellSummary | None, records: Mapping[str, Record], commands: dict[str, str]
 ) -> TableCell | None:
-    """commands: those of this line so far, by the first record of each; they are slow to make."""
+    """Make a cell. commands: those of this line so far, by their first record, because they are slow to make."""
     if summary is None:
         return None
     by_seed = sorted(summary.rows, key=lambda r: -1 if r["seed"] is None else r["seed"])
@@ -89,7 +89,7 @@ def _cell(
 
 
 def describe_record(record: Record, folder: str) -> dict[str, Any]:
-    """What the page shows of a record. folder: where it lies."""
+    """Return what the page shows of a record. folder: folder of the record."""
     dirty = ", with uncommitted changes" if record.commit.get("dirty") else ""
     return {
         "status": record.status,
@@ -105,7 +105,7 @@ def describe_record(record: Record, folder: str) -> dict[str, Any]:
 
 
 def describe_records(records: Iterable[Record]) -> str:
-    """A line on all records: how many, and from which commits, machines and days."""
+    """Describe all records in a line: their number, commits, machines and days."""
     records = list(records)
     bad = [r for r in records if r.status != "ok"]
     commits = sorted({(r.commit_id or "unknown")[:7] for r in records})

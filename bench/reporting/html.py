@@ -1,4 +1,4 @@
-"""The page: one file that loads nothing from the network, and runs no script but its own."""
+"""The page: one file that loads nothing from the network, and runs only its own script."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from bench.system.text import amount, printable
 ASSETS = Path(__file__).parent.parent / "assets" / "report"
 FILTERS = ("model", "pattern", "quantizer")
 MAX_VISIBLE_ROWS = 200
-"""A table first shows so many rows; a button shows the rest."""
+"""Rows that a table shows at first. A button shows the rest."""
 
 
 @cache
 def environment() -> jinja2.Environment:
-    """Escapes all that goes into a template, whatever the template's name ends in; text is made printable."""
+    """Return an environment that escapes all that goes into a template, and makes text printable."""
     out = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS),
         autoescape=True,
@@ -48,7 +48,7 @@ def environment() -> jinja2.Environment:
 
 
 def _shown(value: Any) -> Any:
-    """A value with all text in it printable, but for the page's own markup."""
+    """Make all text in a value printable, except the page's own markup."""
     if isinstance(value, dict):
         return {_shown(k): _shown(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -57,20 +57,20 @@ def _shown(value: Any) -> Any:
 
 
 def _breakable(name: str) -> Markup:
-    """A method's name that a narrow column may break before a field and its value, and not inside `2:4` or `4e-3`."""
+    """Let a narrow column break a method's name before a field and its value, and not inside `2:4` or `4e-3`."""
     return Markup("<wbr>").join(re.split(r"(?<=[:=])(?=[A-Za-z])", printable(name)))
 
 
 def _padded(text: str, width: int) -> Markup:
-    """Text with spaces as wide as a digit behind it."""
+    """Pad a text on the right with spaces as wide as a digit."""
     return escape(printable(text)) + Markup("\N{FIGURE SPACE}") * (width - len(text))
 
 
 @dataclass(frozen=True)
 class PageKind:
-    """What differs between the leaderboard and the page of searches.
+    """The words of a page, of the leaderboard or of searches.
 
-    other, other_name: a file beside this one, "" if there is none; picks: can rows be picked by limits?
+    other, other_name: file beside this one, empty without one; picks: whether rows can be picked by limits.
     """
 
     title: str
@@ -124,7 +124,7 @@ def render_page(
 
 
 def palette() -> str:
-    """CSS of the colors of the page and its figures: by the reader's color scheme, or as the page's button chose."""
+    """Return CSS for the colors of the page and its figures, by the reader's color scheme or the page's button."""
     light, dark = (";".join(f"--{k}:{v}" for k, v in colors.items()) for colors in (drawing.LIGHT, drawing.DARK))
     figures = "\n".join(
         f'.figure [{part}="{color}"] {{ {part}: var(--{name}); }}'
@@ -143,7 +143,7 @@ def _hash(text: str) -> str:
 
 
 def _choices(sections: Sequence[ReportSection]) -> dict[str, Any]:
-    """What a reader can filter by and show, and how much there is."""
+    """Return what a reader can filter by and show, and the counts of the page's head."""
     rows = [r for s in sections for t in s.tables for r in t.rows]
     columns = {c.metric: c for s in sections for t in s.tables for c in t.columns}
     own = [s for s in sections if not s.published]
@@ -183,7 +183,7 @@ def _table(table: Table, index: int, figures: Sequence[TableFigure]) -> dict[str
 
 
 def _error_width(cell: TableCell | None) -> int:
-    """How many characters of a cell come after its value, from the ± on."""
+    """Return the number of characters from the ± of a cell on."""
     return len("".join(cell.text.partition(" ± ")[1:])) if cell else 0
 
 

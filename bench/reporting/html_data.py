@@ -1,4 +1,4 @@
-"""The data inside the page: what its script sorts by, and shows on demand."""
+"""The data in the page, which its script sorts by and shows on demand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.reporting.view import Interval, ReportSection, Table, TableCell
 
 
 class _StringTable:
-    """Strings that a page repeats, each stored once: called with a string, it gives its number."""
+    """Strings that a page repeats, each stored once. Call it with a string to get its number."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Tables for a paper, with booktabs, in a document that compiles as it is."""
+"""Tables for a paper, with booktabs, in a complete document."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ SPECIAL = {
     "\t": " ",
     "\r": " ",
 }
-"""In braces: hyphens, because two would become a dash, and what could be an argument of the line before."""
+"""Replacements. Hyphens are in braces because two would become a dash, brackets because they could be an argument."""
 LETTER_MM, COLUMN_MM = 1.9, 5.0
-"""Estimated widths: the page is as wide as its widest table."""
+"""Estimated widths of a letter and of the space between columns. The page is as wide as its widest table."""
 
 
 def escape(text: str) -> str:
-    """Text that pdflatex prints as it is. A character without a glyph is printed as its number."""
+    """Escape text for pdflatex. A character without a glyph is printed as its number."""
     out = "".join(SPECIAL.get(c) or (c if " " <= c <= "~" else f"{{[}}U+{ord(c):04X}]") for c in text)
     return out.replace(",,", ",{},")  # two commas would become a quotation mark
 
 
 def render_document(parts: Sequence[tuple[str, str, Sequence[TextTable]]]) -> str:
-    """parts: title, description and tables of each section."""
+    """Render a document. parts: title, description and tables of each section."""
     width = max((_width(t) for *_, tables in parts for t in tables), default=0.0)
     out = [
         "% Made by bench report; copy a table, or compile it all with pdflatex.",

@@ -1,4 +1,4 @@
-"""The files of a leaderboard: build them, write them, or find those that are stale."""
+"""Build the files of a leaderboard, write them, or find stale ones."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ PUBLISHED = RESULTS.parent / "published"
 NAME = "leaderboard"
 SEARCHES = f"{NAME}-searches.html"
 FIGURE = re.compile(rf"{NAME}-[a-z0-9-]+-[0-9]+\.svg")
-"""The names of figures. `write` deletes others of such a name: those of a model that is no longer there."""
+"""Names of figures. `write` deletes files of such a name that belong to a former model."""
 
 
 def results_folders() -> list[Path]:
-    """All results folders but RESULTS, which `bench run` fills by default and git ignores; that one if it is alone.
+    """Return all results folders except RESULTS, which `bench run` fills by default. Return RESULTS if it is alone.
 
     Raises:
         UserError: there is none.
@@ -54,12 +54,12 @@ def results_folders() -> list[Path]:
 
 
 def leaves_local_out() -> bool:
-    """Whether `results_folders` leaves records of RESULTS out."""
+    """Return whether `results_folders` leaves records of RESULTS out."""
     return RESULTS not in results_folders() and any((RESULTS / "records").glob("*.json"))
 
 
 def read_boards(folders: Sequence[Path]) -> list[ResultSet]:
-    """The results folders that are no searches.
+    """Read the results folders that are no searches.
 
     Raises:
         UserError: something in them cannot be read, or all of them are searches.
@@ -71,7 +71,7 @@ def read_boards(folders: Sequence[Path]) -> list[ResultSet]:
 
 
 def make_sections(results: Sequence[ResultSet], papers: Path) -> list[ReportSection]:
-    """A section for each model of all folders, and one for papers at the end.
+    """Make a section for each model of all folders, and one for papers at the end.
 
     Raises:
         UserError: something in them cannot be read.
@@ -83,7 +83,7 @@ def make_sections(results: Sequence[ResultSet], papers: Path) -> list[ReportSect
 
 
 def make_search_sections(results: Sequence[ResultSet]) -> list[ReportSection]:
-    """A section for each folder.
+    """Make a section for each folder.
 
     Raises:
         UserError: scores cannot be read.
@@ -94,7 +94,7 @@ def make_search_sections(results: Sequence[ResultSet]) -> list[ReportSection]:
 
 
 def build(results: Sequence[Path], papers: Path) -> dict[str, bytes]:
-    """All files, by name. The same records give the same bytes.
+    """Build all files. Returns them by name. The same records give the same bytes.
 
     Raises:
         UserError: a folder does not exist or has no records, or something in it cannot be read.
@@ -147,19 +147,19 @@ def write(files: dict[str, bytes], folder: Path) -> list[Path]:
 
 
 def find_stale(files: dict[str, bytes], folder: Path) -> list[Path]:
-    """The files of the folder that are missing, have other bytes, or should not be there."""
+    """Return the files that are missing from the folder, have other bytes, or should not be there."""
     own = {p.name for p in _own_files(folder)}
     existing = {name: (folder / name).read_bytes() for name in files.keys() | own if (folder / name).is_file()}
     return [folder / name for name in sorted(files.keys() | own) if files.get(name) != existing.get(name)]
 
 
 def _own_files(folder: Path) -> list[Path]:
-    """The files of a leaderboard that another one may not have: figures, and the page of searches."""
+    """Return the files that a leaderboard need not have: figures, and the page of searches."""
     return [p for p in folder.glob(f"{NAME}-*") if p.is_file() and (p.name == SEARCHES or FIGURE.fullmatch(p.name))]
 
 
 def _csv(results: Sequence[ResultSet]) -> str:
-    """A line for each reading; numbers from papers are not among them."""
+    """Write a line for each reading. Numbers from papers are left out."""
     import pandas as pd
 
     frames = [to_frame(r.records).assign(folder=r.name) for r in results]
@@ -175,7 +175,7 @@ def _draw(sections: Sequence[ReportSection]) -> dict[int, list[TableFigure]]:
 def _figure_files(
     sections: Sequence[ReportSection], figures: Mapping[int, Sequence[TableFigure]]
 ) -> dict[int, dict[str, TableFigure]]:
-    """The figures of each section's main protocol by file name, by section."""
+    """Return the figures of each section's main protocol by file name, by section."""
     slugs = [_slug(s.title) for s in sections]
     out, first = {}, 0
     for i, section in enumerate(sections):
@@ -212,10 +212,10 @@ def _markdown(
             out.append(table.to_markdown(one.to_text_table(), escape_all_markdown).rstrip())
     if of_search:
         names = ", ".join(escape_all_markdown(Path(r.name).name) for r in of_search)
-        out += ["## Searches and scaling grids", f"On a page of their own, {SEARCHES}: {names}."]
+        out += ["## Searches and scaling grids", f"They have another page, {SEARCHES}: {names}."]
     return "\n\n".join(out) + "\n"
 
 
 def escape_all_markdown(text: str) -> str:
-    """Text that stays text in Markdown: besides what `escape_markdown` replaces, no emphasis and no strikethrough."""
+    """Escape text for Markdown: what `escape_markdown` replaces, and also emphasis and strikethrough."""
     return re.sub(r"([\\*_~$!])", r"\\\1", escape_markdown(text))

@@ -15,10 +15,10 @@ from bench.results.record import Record
 from bench.stats import multiple_tests
 
 MAX_PAIRED_ROWS = 64
-"""Rows of a column that are compared in pairs: 2,016 pairs. A column with more has neither intervals nor ranks."""
+"""Most rows of a column that are compared in pairs (2,016 pairs). A longer column has neither intervals nor ranks."""
 ALPHA = 0.05
 MAX_LOG_RATIO = 100.0
-"""Of an interval's ends. One that is wider is left out."""
+"""Largest absolute log ratio of an interval's ends. A wider interval is left out."""
 
 Rows = tuple[int, int]
 """Two rows of a table, the smaller number first."""
@@ -30,9 +30,9 @@ def add_intervals(
     results: ResultSet,
     paired: Callable[[TableColumn], bool] = lambda column: True,
 ) -> Table:
-    """The table with an interval for each pair of rows that was measured on the same items, and ranks from them.
+    """Add ranks, and an interval for each pair of rows that was measured on the same items.
 
-    paired: the columns to compare rows in. Parts of rows are compared, too, but have no rank.
+    paired: says in which columns to compare rows. Parts of rows are compared, too, but have no rank.
 
     Each interval holds on its own. Two rows tie unless Benjamini and Hochberg's p over the column's pairs is under ALPHA.
     A column has ranks if each number in it has scores by item.
@@ -60,7 +60,7 @@ def _has_value(cell: TableCell | None) -> bool:
 
 
 def seeds_of(table: Table, row: int, column: int, records: Mapping[str, Record]) -> Seeds:
-    """A cell's records, if each has scores by item. A mean over tasks has none of its own."""
+    """Return a cell's records by seed, if each has scores by item. A mean over tasks has none."""
     cell = table.rows[row].cells[column]
     if cell is None or cell.value is None or cell.average:
         return {}
@@ -75,7 +75,7 @@ def _intervals(by_row: Mapping[int, Seeds], metric: str, results: ResultSet) -> 
 
 
 def compare(a: Seeds, b: Seeds, metric: str, results: ResultSet, level: float = ALPHA) -> Interval | None:
-    """From a to b, with an interval of coverage 1 - level; None if they cannot be compared."""
+    """Compare b with a, with an interval of coverage 1 - level. Returns None if they cannot be compared."""
     pairs, _ = pair_seeds("", a, b, True)
     pair = next((p for p in pairs if p.metric == metric), None)
     return None if pair is None else _interval(pair, results, level)
@@ -97,7 +97,7 @@ def _interval(pair: MetricPair, results: ResultSet, level: float) -> Interval | 
 
 
 def significance(table: Table, column: int) -> dict[Rows, bool]:
-    """For each pair of rows that was compared: do they differ?"""
+    """Return whether the rows differ, for each pair that was compared."""
     return _significant({(a, b): i for (a, b, c), i in table.intervals.items() if c == column})
 
 
@@ -117,5 +117,5 @@ def _ranks(table: Table, column: int, differ: Mapping[Rows, bool]) -> tuple[str,
 
 
 def ordered(a: int, b: int) -> Rows:
-    """Two rows as a key of intervals and significance."""
+    """Return two rows as a key of intervals and significance."""
     return (a, b) if a < b else (b, a)

@@ -11,7 +11,7 @@ from bench.results import metrics
 
 BITS, SPEEDUP = "bits_per_weight", "speedup"
 MIN_POINTS = 3
-"""With fewer points there is nothing to draw."""
+"""Fewest points of a figure."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,14 @@ class FrontPoint:
     y: float
     spread: float
     text: str
-    """Both values, as in the table."""
+    """Both values, with the text of the table."""
     on_front: bool
     dense: bool
 
 
 @dataclass(frozen=True)
 class Front:
-    """A table's rows that have both numbers. optimal: those on the front, by x."""
+    """The rows of a table that have both numbers."""
 
     x: TableColumn
     y: TableColumn
@@ -41,12 +41,12 @@ class Front:
 
 
 def quality_metric(table: Table) -> str | None:
-    """The metric that a table's rows are judged by."""
+    """Return the metric that a table's rows are judged by."""
     return next((m for m in metrics.QUALITY if any(c.metric == m for c in table.columns)), None)
 
 
 def fronts(table: Table) -> Iterator[Front]:
-    """A front for each column of the quality metric, against bits per weight and against each measured speed.
+    """Yield a front for each column of the quality metric, against bits per weight and against each measured speed.
 
     Without bits per weight, packed bytes take their place. Of a leaderboard, only the columns that are shown count.
     """
@@ -92,7 +92,7 @@ def _front(table: Table, x: int, y: int) -> Front:
 
 
 def _pareto_optimal(places: Iterable[tuple[float, float]]) -> set[tuple[float, float]]:
-    """Lower is better in both: from left to right, the places that are lower than all before."""
+    """Return the places that no other place beats. Lower is better in both numbers."""
     out, lowest = set(), math.inf
     for x, y in sorted(set(places)):
         if y < lowest:
@@ -102,10 +102,10 @@ def _pareto_optimal(places: Iterable[tuple[float, float]]) -> set[tuple[float, f
 
 
 def _lower_is_better(column: TableColumn, value: float) -> float:
-    """The value, or its negative if higher is better."""
+    """Return the value, or its negative if higher is better."""
     return -value if column.better == "higher" else value
 
 
 def describe(front: Front) -> str:
-    """The rows on the front, in words."""
+    """Name the rows on the front in a sentence."""
     return f"Pareto front (no other row is better in both): {', '.join(p.name for p in front.optimal)}."

@@ -21,7 +21,7 @@ from methods.errors import UserError
 
 @dataclass(frozen=True)
 class Limits:
-    """What a row must meet. None: no limit. Loss and worst drop are fractions."""
+    """The limits that a row must meet. None: no limit. Loss and worst drop are fractions."""
 
     max_bits: float | None = None
     max_loss: float | None = None
@@ -50,7 +50,7 @@ class Limit:
     """Values at which the slider stops, from strict to lax. Behind the last, the limit is off."""
 
     def text(self, value: float, low: float | None = None, high: float | None = None) -> str:
-        """A value with its unit, and with its interval if it has one."""
+        """Format a value with its unit, and with its interval if it has one."""
         return quantity(self.number, self.unit, value, low, high)
 
 
@@ -88,7 +88,7 @@ LIMITS = (
         "", "2M", "Most tokens to make", _stops("0 10k 20k 50k 100k 200k 500k 1M 2M 5M 10M 100M 1B 10B"),
     ),
 )  # fmt: skip
-"""In the order of the flags."""
+"""All limits, in the order of the flags."""
 
 FORMS = {
     "max_bits": (r"(\d+(?:\.\d+)?)", "a number", 1.0),
@@ -97,7 +97,7 @@ FORMS = {
     "min_speedup": (r"(\d+(?:\.\d+)?)[x×]?", "a number above 0", 1.0),
     "budget_tokens": (r"(\d+(?:\.\d+)?)([kMB]?)", "a number of tokens", 1.0),
 }
-"""By limit: the form of its text, its name in an error, and the factor of its number."""
+"""The form of each limit's text, its name in an error, and the factor of its number."""
 MAX_DIGITS = 17
 """Longest number of a limit, in characters."""
 SUFFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9}
@@ -135,7 +135,7 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A row with its checks. tied: no significant difference to the best value among the rows that meet all limits."""
+    """A row with its checks. tied: whether it does not differ from the best row that meets all limits."""
 
     index: int
     row: TableRow
@@ -159,14 +159,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Answer:
-    """What `bench pick` finds."""
+    """The rows that `bench pick` finds."""
 
     table: Table
     limits: Limits
     meets: tuple[Candidate, ...]
-    """The best first. Of the rows that do not differ from the best value, the one of the fewest bits is first."""
+    """Rows that meet all limits, the best first. Of rows that tie with the best, the one of the fewest bits is first."""
     nearest: Candidate | None
-    """Of the rows that fail, the one whose largest excess over a limit is the smallest."""
+    """The row among those that fail whose largest excess over a limit is the smallest."""
     unmeasured: tuple[Candidate, ...]
     """Rows that fail no limit, but lack a number."""
     broken: tuple[TableRow, ...]
@@ -224,10 +224,10 @@ def _matches(value: str, wanted: str, key: str) -> bool:
 
 
 def page_choices(table: Table) -> dict[str, Any] | None:
-    """What the page's sliders read; None if no row can be picked.
+    """Return what the page's sliders read. Returns None if no row can be picked.
 
-    Rows stand in the order of their quality. `stops` has for each limit the first stop that the row meets, None if it was not
-    measured; `unsure` has the stops that its interval contains; `tied` has the rows that are shown first if it is the best.
+    Rows are in the order of their quality. `stops` has for each limit the first stop that the row meets, None if it was not
+    measured. `unsure` has the stops that its interval contains. `tied` has the rows that come first if the row is the best.
     """
     try:
         answer = pick(table, Limits())
@@ -266,7 +266,7 @@ def page_choices(table: Table) -> dict[str, Any] | None:
 
 
 def describe_facts(facts: Facts) -> dict[str, str]:
-    """A row's numbers as text, by the heads of their columns."""
+    """Return a row's numbers as text, by the heads of their columns."""
     least = "≥ " if facts.at_least else ""
     loss, drop = facts.loss, facts.drop
     points = quantity(hundredths, "", drop.value, drop.low, drop.high) if drop else ABSENT  # the header has the unit

@@ -1,4 +1,4 @@
-"""Under which protocols a model was measured, and which records belong to each. Numbers of two never share a column."""
+"""The protocols that a model was measured under, with their records. Numbers of two protocols never share a column."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.results.rows import IDENTITY
 
 WINDOWED_MEASURES = ("perplexity", "agreement")
 VALIDATION = "validation"
-"""In the name of a text on which recipes were chosen: numbers on it are no results."""
+"""Part of the name of a text on which recipes were chosen. Numbers on it are no results."""
 RULE = (
     "A model's main protocol is the one under which most of its rows have a perplexity and a task; of equals, the one with "
     "the most perplexities, and then the one measured last. "
@@ -20,15 +20,15 @@ RULE = (
 )
 
 RowLabels = tuple[Any, ...]
-"""The labels that make two records the same row of a table, seeds apart: IDENTITY."""
+"""Labels by IDENTITY. Records with equal labels are one row of a table, whatever their seeds."""
 
 
 @dataclass(frozen=True)
 class BoardProtocol:
-    """What the rows of a leaderboard share. text: with window length and number of windows, "" if no text was measured.
+    """The protocol that the rows of a leaderboard share.
 
-    calibration: the text that methods were calibrated on, "" if only one was used. Methods without calibration are
-    measured under each.
+    text: corpus with window length and number of windows, empty if no text was measured.
+    calibration: text that methods were calibrated on, empty if only one was used. Methods without calibration are in each.
     """
 
     text: str
@@ -50,15 +50,15 @@ class BoardProtocol:
 
 
 def line_of(record: Record) -> RowLabels:
-    """The row of a table that a record belongs to."""
+    """Return the labels of the row that a record belongs to."""
     labels = record.identity.labels()
     return tuple(labels[c] for c in IDENTITY)
 
 
 def group_by_protocol(records: Iterable[Record]) -> dict[BoardProtocol, list[Record]]:
-    """One model's records by protocol, the main one first (see RULE). What was measured on no text belongs to all texts.
+    """Group a model's records by protocol, the main one first (see RULE).
 
-    A row that was measured on no text at all is under a protocol without one.
+    A measure without a text belongs to all texts. A row without any text is under a protocol without one.
     """
     by_base: dict[tuple[str, str, str], dict[RowLabels, list[Record]]] = {}
     for record in records:
@@ -80,7 +80,7 @@ def group_by_protocol(records: Iterable[Record]) -> dict[BoardProtocol, list[Rec
 
 
 def _text(record: Record) -> str | None:
-    """The text that a record was measured on, or None."""
+    """Return the text that a record was measured on, or None."""
     windowed = record.identity.measure in WINDOWED_MEASURES or any(
         metrics.find(r.metric).windowed for r in record.readings
     )
@@ -88,7 +88,7 @@ def _text(record: Record) -> str | None:
 
 
 def _measured_on(text: str, records: list[Record]) -> list[Record]:
-    """A row's records under one text, with those that are of no text; none if the row was not measured on it."""
+    """Return a row's records of a text, with those of no text. Empty if the row was not measured on the text."""
     if text and not any(_text(r) == text for r in records):
         return []
     return [r for r in records if _text(r) in (None, text)]

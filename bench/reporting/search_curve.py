@@ -1,4 +1,4 @@
-"""The figure of a search: the best perplexity so far over trials, a line for each method."""
+"""Draw the best perplexity so far over the trials of a search, a line for each method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which results folders are searches or grids: they stand on a page of their own, and never in a leaderboard."""
+"""Find the results folders that are searches or grids. They are on another page, and never in a leaderboard."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.system.toml import read_toml
 from methods.errors import UserError
 
 FILE = "about.toml"
-"""In a results folder, beside records/: what the folder is for."""
+"""Name of the file in a results folder that says what the folder is for."""
 RULE = (
     'A results folder is here if its about.toml says kind = "search" or "grid", or if all its perplexities are on '
     "validation splits."
@@ -21,7 +21,7 @@ RULE = (
 
 
 class About(BaseModel):
-    """What a results folder says of itself. kind: a search for a recipe, a grid of runs, or results."""
+    """The file about.toml of a results folder. kind: a search for a recipe, a grid of runs, or results."""
 
     model_config = ConfigDict(extra="forbid")
     kind: Literal["results", "search", "grid"] = "results"
@@ -47,7 +47,7 @@ def read_about(folder: Path) -> About:
 
 
 def is_search(results: ResultSet) -> bool:
-    """See RULE."""
+    """Return whether a results folder is a search, by RULE."""
     if read_about(Path(results.name)).kind != "results":
         return True
     texts = [r.identity.protocol.name for r in results.records if r.identity.measure == "perplexity"]

@@ -16,22 +16,22 @@ from bench.results.rows import IDENTITY, to_rows
 from bench.system.text import escape_markdown
 
 ALWAYS_SHOWN = ("method", "pattern")
-"""Labels that a table has although all rows agree on them."""
+"""Labels that a table has even if all rows agree on them."""
 
 ABSENT = "–"
-"""Stands for a number that was not measured. A cell is never blank, and such a cell is never 0."""
+"""Text of a number that was not measured. A cell is never blank, and such a cell is never 0."""
 
 TEXT_COLUMNS = (*IDENTITY, "source", "made on", "best compressed", "tied with")
-"""Columns of words, which stand at the left. Those of numbers stand at the right."""
+"""Columns of words, which are aligned at the left. Numbers are aligned at the right."""
 
 MAX_REASON = 60
-"""Characters of a failure's reason in a cell; bench show prints all of it."""
+"""Characters of a failure's reason in a cell. bench show prints all of it."""
 
 ColumnKey = tuple[str, str, str]
 """metric, protocol, measure"""
 
 Row = dict[str, Any]
-"""One reading, as bench.results.rows makes them."""
+"""A reading, as bench.results.rows makes them."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class TextTable:
 
 
 def text_tables(records: Sequence[Record]) -> list[TextTable]:
-    """One table for each model. A column is one metric under one protocol; protocols never share one.
+    """Make a table for each model. A column is one metric under one protocol.
 
-    Several seeds give mean ± standard deviation over seeds; a single one gives value ± standard error over items. If a
-    seed of a cell failed, the cell shows the failure, and no mean. Missing seeds are shown, too: in the label if another
-    method has them with the same settings, in the cell if the same row has them.
+    Several seeds give mean ± standard deviation over seeds. A single seed gives value ± standard error over items. If a
+    seed failed, its cell shows the failure, and no mean. Missing seeds are shown in the label if another method has them,
+    and in the cell if other cells of the row have them.
     """
     rows = to_rows(records)
     return [_text_table(model, [r for r in rows if r["model"] == model]) for model in _unique(r["model"] for r in rows)]
@@ -71,7 +71,7 @@ def _text_table(model: str, rows: list[Row]) -> TextTable:
 
 @dataclass(frozen=True)
 class PivotLine:
-    """One line of a table: its labels as text, and the rows of all its seeds, from which its cells are read."""
+    """A line of a table: its labels as text, and the readings of all its seeds."""
 
     labels: tuple[str, ...]
     group: list[Row]
@@ -105,7 +105,7 @@ def pivot(rows: list[Row], all_metrics: bool = False) -> PivotTable:
 
 
 def _varies(rows: list[Row], column: str) -> bool:
-    """Do rows differ in it? A row without calibration or training does not count."""
+    """Return whether rows differ in a column. A row without calibration or training does not count."""
     values = {r[column] for r in rows if r[column] is not None}
     return len(values - {""} if column in ("calibration", "training") else values) > 1
 
@@ -126,7 +126,7 @@ def _seeds(group: list[Row]) -> set[int]:
 
 
 def _labels(label_names: list[str], group: list[Row], expected: dict[tuple[Any, ...], set[int]]) -> list[str]:
-    """A line's labels. expected: the seeds that any method has, by the rest of its identity."""
+    """Return a line's labels. expected: seeds that any method has, by the rest of its identity."""
     first = dict(group[0])
     if seeds := _seeds(group):
         first["method"] += _seed_count(len(seeds), len(expected[_all_but_method(group[0])]))
@@ -134,7 +134,7 @@ def _labels(label_names: list[str], group: list[Row], expected: dict[tuple[Any, 
 
 
 def _seed_count(here: int, expected: int) -> str:
-    """How many seeds there are, and how many there should be if some are missing."""
+    """Say how many seeds a line has, and how many are expected if some are missing."""
     if here < expected:
         return f" ({here} of {expected} seeds)"
     return f" ({here} seeds)" if here > 1 else ""
@@ -146,14 +146,14 @@ def column_header(metric: str, protocol: str) -> str:
 
 
 def names_protocol(protocol: str) -> bool:
-    """Is the protocol part of a column's name? Not where it only says that weights were counted."""
+    """Return whether the protocol is part of a column's name. It is not if it only says that weights were counted."""
     return protocol not in ("weights", "targets")
 
 
 def _sort_key(group: list[Row], columns: list[ColumnKey]) -> tuple[Any, ...]:
-    """Lines measured in the same columns stand together: dense first, then by the first of these, failures last.
+    """Sort key: lines measured in the same columns together, dense first, then by the first column, failures last.
 
-    Equal numbers stand in the order of their names.
+    Equal numbers are in the order of their names.
     """
     columns = [c for c in columns if (m := metrics.find(c[0])).in_tables and m.sorts_rows]
     absent = tuple(not _readings(group, c) for c in columns)
@@ -165,18 +165,18 @@ def _sort_key(group: list[Row], columns: list[ColumnKey]) -> tuple[Any, ...]:
 
 
 def _readings(group: list[Row], column: ColumnKey) -> list[Row]:
-    """A line's rows for one column. A measure that failed counts in all of its columns."""
+    """Return a line's readings for a column. A measure that failed counts in all of its columns."""
     metric, *of = column
     return [r for r in group if [r["protocol"], r["measure"]] == of and (r["metric"] == metric or _has_no_metric(r))]
 
 
 def _has_no_metric(row: Row) -> bool:
-    """Did its measure fail before it could name its metrics?"""
+    """Return whether the measure failed before it named its metrics."""
     return row["value"] is None and row["metric"] == row["measure"]
 
 
 def cells(group: list[Row], columns: Iterable[ColumnKey]) -> list[str]:
-    """A line's cells as text. If a cell further left has the same reason, only its first word is repeated."""
+    """Return a line's cells as text. If a cell further left has the same reason, only its first word is repeated."""
     out: list[str] = []
     for column in columns:
         summary = summarize(group, column)
@@ -187,7 +187,7 @@ def cells(group: list[Row], columns: Iterable[ColumnKey]) -> list[str]:
 
 @dataclass(frozen=True)
 class CellSummary:
-    """One cell: the mean of a line's rows over seeds, or why there is none."""
+    """A cell: the mean of a line's readings over seeds, or the reason why it has none."""
 
     text: str
     rows: tuple[Row, ...]
@@ -197,7 +197,7 @@ class CellSummary:
 
 
 def summarize(group: list[Row], column: ColumnKey) -> CellSummary | None:
-    """The cell of a line's rows in one column; None: not measured."""
+    """Summarize a line's readings in one column. Returns None if it was not measured."""
     rows = tuple(_readings(group, column))
     if not rows:
         return None
@@ -227,7 +227,7 @@ def _status(row: Row) -> str:
 
 
 def format_number(value: float, stderr: float | None, unit: str) -> str:
-    """As many digits as the standard error allows; bytes in MB."""
+    """Format a number with the digits that its standard error supports, bytes in MB."""
     if unit == "B":
         return f"{value / 1e6:,.1f} MB"
     if stderr:
@@ -239,7 +239,7 @@ def format_number(value: float, stderr: float | None, unit: str) -> str:
 
 
 def to_markdown(table: TextTable, escape: Callable[[str], str] = escape_markdown) -> str:
-    """The table in Markdown, without its title."""
+    """Return the table in Markdown, without its title."""
 
     def row(cells: Iterable[str]) -> str:
         return "| " + " | ".join(map(escape, cells)) + " |"

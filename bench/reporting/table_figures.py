@@ -27,7 +27,7 @@ MAX_LETTERS = 32
 """Longest label of a row. The table and the tooltip have the whole name."""
 PLACES = ((8, 0, "left", "center"), (-8, 0, "right", "center"), (0, 7, "center", "bottom"), (0, -7, "center", "top"),
           (-4, 7, "left", "bottom"), (-4, -7, "left", "top"))  # fmt: skip
-"""Where a label may stand beside its point: pixels to the right and up, and how it is aligned."""
+"""Places for a label beside its point: pixels to the right and up, and its alignment."""
 MAX_FOREST_ROWS, MIN_FOREST_ROWS = 40, 2
 MIN_PATTERNS, MAX_METHODS = 2, 4
 FIRST_METHODS = ("wanda", "sparsegpt")
@@ -92,7 +92,7 @@ def draw_front(front: Front) -> Figure:
 
 
 def _scale(axes: Axes, which: str, values: Sequence[float], name: str) -> None:
-    """Make an axis logarithmic if its values are far apart, and name it. The name of y stands above the panel."""
+    """Make an axis logarithmic if its values are far apart, and name it. The name of y is above the panel."""
     log = min(values) > 0 and max(values) / min(values) >= LOG_FROM
     if log:
         axes.set(**{f"{which}scale": "log"})
@@ -143,7 +143,7 @@ def _box(*ends: float) -> Any:
 
 
 def forest_rows(table: Table) -> list[tuple[str, Bound]]:
-    """The rows with a ratio to dense, the best first. Empty if they are fewer than MIN_FOREST_ROWS."""
+    """Return the rows with a ratio to dense, the best first. Empty if they are fewer than MIN_FOREST_ROWS."""
     every = [(table.rows[k].name, table.rows[k].facts) for k in table.whole_rows]
     rows = [(name, facts.ratio) for name, facts in every if facts and facts.ratio and not facts.broken]
     rows.sort(key=lambda row: (row[1].value, *row[1].ends, row[0]))
@@ -172,7 +172,7 @@ def draw_forest(rows: Sequence[tuple[str, Bound]]) -> Figure:
 
 
 def hardware_limit(pattern: Pattern) -> float | None:
-    """The most that hardware can speed up the arithmetic of a pattern; None if no hardware supports it.
+    """Return the most that hardware can speed up the arithmetic of a pattern. None if no hardware supports it.
 
     Sparse tensor cores have 2:4, at 2 times. (2N-2):2N runs on them as N - 1 windows of 2:4 for every N dense ones: N/(N-1).
     """
@@ -183,7 +183,7 @@ def hardware_limit(pattern: Pattern) -> float | None:
 
 
 def pattern_ratios(table: Table) -> dict[str, dict[str, Bound]]:
-    """Ratios to dense by method and pattern, of methods with MIN_PATTERNS patterns or more. Quantized rows do not count."""
+    """Return ratios to dense by method and pattern, of methods with MIN_PATTERNS patterns. Quantized rows do not count."""
     ratios: dict[str, dict[str, Bound]] = {}
     for method, pattern, bound in _unquantized(table):
         ratios.setdefault(method, {}).setdefault(pattern, bound)

@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 
 def average_rows(rows: list[Row]) -> list[Row]:
-    """For each line, seed and complete set of tasks: a row with the mean accuracy, and one with the worst task's drop.
+    """Return the mean accuracy and the worst task's drop as rows, for each line, seed and complete set of tasks.
 
     rows: as bench.results.rows makes them. The drop is from the dense model of the same dtype and device on the same
     questions. A set with a task in two versions has no mean.
@@ -56,7 +56,7 @@ def _average_set(name: str, rows: dict[str, Row], dense: dict[tuple[Any, ...], R
 
 
 def _is_dense(row: Row) -> bool:
-    """Is it the dense model as it is, without a quantizer?"""
+    """Return whether a row is the dense model without a quantizer."""
     return row["method"] == "dense" and row["quantizer"] in (None, "none")
 
 
@@ -71,5 +71,5 @@ def _limit(row: Row) -> str:
 
 
 def _dense_key(row: Row) -> tuple[Any, ...]:
-    """What a row shares with the dense row that it is compared with."""
+    """Return what a row shares with the dense row that it is compared with."""
     return (row["model"], row["dtype"], row["device"], row["protocol"])

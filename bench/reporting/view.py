@@ -20,9 +20,9 @@ class TableColumn:
     better: str
     unit: str
     names_protocol: bool = True
-    """Is the protocol part of the column's name?"""
+    """True if the protocol is part of the column's name."""
     shown: bool | None = None
-    """Does a table show it at first? None: as bench.results.metrics says of its metric."""
+    """True if a table shows the column at first. None: as bench.results.metrics says of its metric."""
 
     @property
     def name(self) -> str:
@@ -30,7 +30,7 @@ class TableColumn:
 
     @property
     def label(self) -> str:
-        """The metric's name for people."""
+        """Return the metric's name for readers."""
         return self.definition.label
 
     @property
@@ -39,7 +39,7 @@ class TableColumn:
 
     @property
     def hidden(self) -> bool:
-        """Does a table leave it out, unless a reader asks for it?"""
+        """Return whether a table leaves the column out until a reader asks for it."""
         return not self.definition.in_tables if self.shown is None else not self.shown
 
 
@@ -57,9 +57,9 @@ class TableCell:
     reason: str = ""
     records: tuple[str, ...] = ()
     average: bool = False
-    """Is it a mean over tasks, from several records for each seed?"""
+    """True if the cell is a mean over tasks, from several records for each seed."""
     command: str = ""
-    """Makes its records again; empty if the records do not say how."""
+    """Command that makes the records again. Empty if the records do not say how."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Bound:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The ends of the interval. Without an interval, the value twice."""
+        """Return the ends of the interval. Without an interval, the value twice."""
         return (self.value if self.low is None else self.low, self.value if self.high is None else self.high)
 
 
@@ -104,7 +104,7 @@ def _round(bound: Bound | Interval) -> None:
 
 @dataclass(frozen=True)
 class Facts:
-    """What `bench pick` and the page choose a row by. None: not measured.
+    """The numbers that `bench pick` and the page choose a row by. None: not measured.
 
     loss: the perplexity's ratio to the dense model, minus 1; drop: how much accuracy the worst task loses; speedup: measured,
     over dense; tokens, seconds: to make it, `at_least` if the record of an earlier stage is missing.
@@ -113,7 +113,7 @@ class Facts:
 
     compressed: bool
     broken: bool = False
-    """Do its weights break its pattern?"""
+    """True if the weights break the pattern."""
     bits: float | None = None
     loss: Bound | None = None
     drop: Bound | None = None
@@ -136,7 +136,7 @@ class Facts:
 
 
 def is_quantized(labels: Mapping[str, str]) -> bool:
-    """Do a row's labels name a quantizer?"""
+    """Return whether a row's labels name a quantizer."""
     return labels["quantizer"] not in ("", "none")
 
 
@@ -158,7 +158,7 @@ class TableRow:
 
     @property
     def is_broken(self) -> bool:
-        """Do its weights break the pattern that it is listed under?"""
+        """Return whether the weights break the pattern of the row."""
         return bool(self.facts and self.facts.broken)
 
     @property
@@ -182,12 +182,12 @@ class Table:
     ranks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     intervals: Mapping[tuple[int, int, int], Interval] = field(default_factory=dict)
     unranked: int = 0
-    """How many rows the column has that had too many rows to be compared in pairs; 0: no such column."""
+    """Number of rows of the longest column that has too many to compare in pairs; 0 without one."""
     protocol: str = ""
 
     @property
     def ranked_by(self) -> int | None:
-        """The column whose ranks stand in the table at first: the first quality column that has ranks."""
+        """Return the column whose ranks a table shows at first: the first quality column that has ranks."""
         quality = [c for c in self.ranks if self.columns[c].metric in metrics.QUALITY and not self.columns[c].hidden]
         return min(
             quality, key=lambda c: metrics.QUALITY.index(self.columns[c].metric), default=min(self.ranks, default=None)
@@ -195,11 +195,11 @@ class Table:
 
     @property
     def whole_rows(self) -> list[int]:
-        """The rows that are no part of another."""
+        """Return the rows that are no part of another row."""
         return [k for k, row in enumerate(self.rows) if row.part_of is None]
 
     def to_text_table(self) -> TextTable:
-        """The table as text, with the ranks of `ranked_by`, and without parts of rows."""
+        """Return the table as text, with the ranks of `ranked_by`, and without parts of rows."""
         by = self.ranked_by
         visible = [i for i, c in enumerate(self.columns) if not c.hidden]
         headers = [*self.label_names, *([] if by is None else ["rank"]), *(self.columns[i].name for i in visible)]

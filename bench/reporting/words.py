@@ -34,37 +34,37 @@ def _exact(value: float) -> float:
 def quantity(
     number: Callable[[float], str], unit: str, value: float, low: float | None = None, high: float | None = None
 ) -> str:
-    """A value, with its interval if it has one. The unit stands once: 2.2 pp (−1.2 to 7.3)."""
+    """Format a value with its interval if it has one, and the unit once: 2.2 pp (−1.2 to 7.3)."""
     return number(value) + unit + ("" if low is None or high is None else f" ({number(low)} to {number(high)})")
 
 
 def ratio(value: float, low: float | None = None, high: float | None = None) -> str:
-    """A ratio: ×1.002 (1.000 to 1.004)."""
+    """Format a ratio: ×1.002 (1.000 to 1.004)."""
     return "×" + quantity(_four_digits, "", value, low, high)
 
 
 def difference(value: float, low: float | None = None, high: float | None = None) -> str:
-    """A difference, with its sign."""
+    """Format a difference with its sign."""
     return quantity(lambda x: _with_minus(f"{x:+.3f}"), "", value, low, high)
 
 
 def percent(value: float, low: float | None = None, high: float | None = None) -> str:
-    """A fraction as a percentage."""
+    """Format a fraction as a percentage."""
     return quantity(hundredths, "%", value, low, high)
 
 
 def points(value: float, low: float | None = None, high: float | None = None) -> str:
-    """A fraction in percentage points."""
+    """Format a fraction in percentage points."""
     return quantity(hundredths, " pp", value, low, high)
 
 
 def hundredths(value: float) -> str:
-    """A fraction in hundredths, with one decimal; from 1,000 on without."""
+    """Format a fraction in hundredths, with one decimal, and from 1,000 on without decimals."""
     return _with_minus(f"{100 * value:,.{0 if abs(value) >= 10 else 1}f}")
 
 
 def _four_digits(value: float) -> str:
-    """Three decimals, and fewer of a number that is far off: 1.002, 84.69, 10,995."""
+    """Format a number with three decimals, or with fewer if it is large: 1.002, 84.69, 10,995."""
     return f"{value:,.{max(3 - math.floor(math.log10(max(value, 1))), 0)}f}"
 
 
@@ -73,7 +73,7 @@ def _with_minus(number: str) -> str:
 
 
 def short_count(value: int) -> str:
-    """A count in three digits: 819k, 1.23M, 7.5B."""
+    """Format a count in three digits: 819k, 1.23M, 7.5B."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{letter}"
@@ -89,5 +89,5 @@ def duration(seconds: float) -> str:
 
 
 def cut(text: str, length: int) -> str:
-    """At most `length` letters of a text; an ellipsis says that its end is missing."""
+    """Cut a text to `length` letters. An ellipsis replaces its end."""
     return text if len(text) <= length else text[: length - 1] + "…"
