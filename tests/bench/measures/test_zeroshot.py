@@ -395,6 +395,6 @@ def test_unknown_task(cli, monkeypatch, tmp_path, name, said):
 
 @pytest.mark.full
 def test_tiny_does_better_than_chance(tmp_path):
-    got = run(tmp_path / "r", "wiki_continuation", limit=None)["dense", "wiki_continuation"].readings[0]
+    got = run(tmp_path / "r", "wiki_continuation", limit="all")["dense", "wiki_continuation"].readings[0]
 
     assert got.value - 4 * got.stderr > 0.25
