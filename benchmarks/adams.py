@@ -32,7 +32,7 @@ STEPS = 10
 
 
 def steps_of(optimizer: torch.optim.Optimizer, first: int = 0) -> Callable[[], None]:
-    """first: the step a round of AdamS begins at; at a multiple of ten the mask is chosen anew."""
+    """first: the step a round of AdamS begins at; at a multiple of ten it chooses the mask again."""
 
     def run() -> None:
         if first:

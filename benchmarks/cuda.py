@@ -1,12 +1,12 @@
-"""The first half hour on a CUDA card: stages, the most valuable first, each with records of its own.
+"""The first half hour on a CUDA card: stages, the most valuable first, each with its records.
 
 python benchmarks/cuda.py --needs                  what this machine lacks; exit code 1 if it is anything
 python benchmarks/cuda.py --pack DIR               what it may lack there, in parts of at most 60 MB, to be carried along
 python benchmarks/cuda.py --from DIR [--stage S]   unpack such parts and use them; needs no network
 python benchmarks/cuda.py [--stage check,shapes]   run stages; all of them by default
 
-What is recorded already is not measured again, so a stage that was stopped goes on where it was. Needs no package to begin.
-torch is not packed: a machine with a card has the one for its driver. Without a card each stage is planned and not run.
+Recorded numbers are not measured again, so a stopped stage continues. The script starts without any package. torch is not
+packed: a machine with a card has the torch for its driver. Without a card each stage is planned and not run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TRAINED = "cast,retrain,dense-ft"
 RECIPE = "small-gpu"
 NOT_PACKED = "install the one for this machine's CUDA driver; --pack leaves it out"
 EXTRA = "test"
-"""Of the packages in pyproject.toml, those for tests are needed, too."""
+"""Extras of pyproject.toml that the stages need."""
 
 
 class CardStage(NamedTuple):
@@ -52,7 +52,7 @@ STAGES = {
 
 
 def commands(stage: str, results: Path) -> list[list[str]]:
-    """What a stage runs."""
+    """Return the commands of a stage."""
     place = ["--device", "cuda", "--results", str(results)]
     timed = ["run", "--model", MODEL, "--methods", "magnitude", "--quant", "none", "--measures", "speed"]
     timed += ["--dtype", "bfloat16", *place]
@@ -73,7 +73,7 @@ def _bench(*words: str) -> list[str]:
 
 
 def plan_of(command: list[str]) -> list[str]:
-    """What shows a stage's command on a machine without a card: it collects, computes limits or plans."""
+    """Return a form of a stage's command for a machine without a card: it collects, computes limits or plans."""
     if "pytest" in command:
         return [*command, "--collect-only"]
     words = ["cpu" if word == "cuda" else word for word in command]
@@ -83,7 +83,7 @@ def plan_of(command: list[str]) -> list[str]:
 
 
 def needs() -> Iterator[tuple[str, str]]:
-    """What this machine lacks, and how to get it."""
+    """List what this machine lacks, and how to get it."""
     for requirement in _requirements():
         name = re.split(r"[ <>=!~;\[]", requirement)[0]
         try:

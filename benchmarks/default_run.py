@@ -1,7 +1,7 @@
-"""The default run on tiny, beside what it was at an earlier commit: seconds, where they go, memory, and the same numbers.
+"""Compare the default run on tiny with an earlier commit: seconds, their parts, memory, and equal numbers.
 
-Both run in turn, each with a cache of its own that holds the corpus. `--methods` of both are what the earlier one's default
-was; today's default, which has CAST, is timed beside them.
+Both run in turn, each with its cache, which holds the corpus. Both get the `--methods` of the earlier default. Today's
+default, which has CAST, is timed too.
 
 python benchmarks/default_run.py COMMIT [rounds]
 """
@@ -41,7 +41,7 @@ MIB = 2**20
 
 @contextlib.contextmanager
 def checkout(commit: str) -> Iterator[Path]:
-    """A worktree of this repository at `commit`, gone when the block ends."""
+    """Make a worktree of this repository at `commit`, and remove it when the block ends."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "before"
         subprocess.run(["git", "worktree", "add", "--quiet", "--detach", str(tree), commit], cwd=ROOT, check=True)
@@ -52,7 +52,7 @@ def checkout(commit: str) -> Iterator[Path]:
 
 
 def run(tree: Path, results: Path, *flags: str, watch: bool = False) -> dict[str, float]:
-    """One `bench run` with a fresh cache. With `watch`, the largest memory of all its processes together."""
+    """Time a `bench run` with a fresh cache. With `watch`, the largest memory of all its processes together."""
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
             [sys.executable, "-m", "bench", "run", "--device", "cpu", *flags, "--results", str(results)],
@@ -95,7 +95,7 @@ class _Watcher(threading.Thread):
 
 
 def numbers(results: Path) -> dict[str, Any]:
-    """Every reading and every item's score, by what was measured."""
+    """Return every reading and every item's score by identity."""
     store = ReadOnlyStore(results)
     return {_name(record): (_readings(record), _items(store, record)) for record in store}
 
@@ -118,7 +118,7 @@ def _items(store: Store, record: Record) -> Any:
 
 
 def seconds_by_part(results: Path, whole: float) -> dict[str, float]:
-    """Of one run: building, each measure's forward passes, and what is left: processes, loading, checking, the table."""
+    """Split the seconds of a run: building, each measure's forward passes, and what is left: processes, loading, checking, the table."""
     parts = dict.fromkeys((*FORWARD, "building"), 0.0)
     for record in ReadOnlyStore(results):
         if record.identity.measure in FORWARD:
@@ -154,7 +154,7 @@ def floor_seconds(results: Path) -> float:
 
 
 def _product_seconds(torch: Any, rows: int, outputs: int, inputs: int) -> float:
-    """The fastest of several."""
+    """Return the seconds of the fastest of several products."""
     x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
     times = []
     for _ in range(7):

@@ -1,18 +1,18 @@
-"""How often a gate cries wolf, what it finds, and how long it takes.
+"""How often a gate gives a false alarm, how much it finds, and how long it takes.
 
 python benchmarks/gate.py [--gates 2000]
 
 A/A: gates of 20 metrics of which none changed. Perplexities are per-window losses from results/tiny: a metric's change is
-the difference of two rows there, article by article, its mean taken out, and each gate draws its articles anew for all of
+the difference of two rows there, article by article, without its mean, and each gate draws other articles for all of
 them at once. Accuracies are simulated by item, since results/ has none yet: questions flip both ways, easy ones rarely.
 Latencies are log-normal. A gate is wrong if any of the 20 is called a REGRESSION.
 
-Planted: in each gate one accuracy loses 3 points, or one perplexity 2%; the share found stands beside what theory says. Of
+Planted: in each gate one accuracy loses 3 points, or one perplexity 2%. The share found is compared with theory. Of
 13 articles as uneven as these a mean is far from normal: theory is given the t the bootstrap asks for there. 60, about as
 many as WikiText-2 has, are drawn beside.
 
-The simulation's figures are not timed; its seconds are those of the machine, so --speed-only takes them anew where all is
-quiet, and leaves the rest of the record as it was.
+The simulation is not timed. Seconds depend on the machine, so --speed-only measures them again on a quiet machine, and
+keeps the rest of the record.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from bench.stats import bootstrap, multiple_tests, power
 
 METRICS = {"perplexity": 10, "accuracy": 8, "latency": 2}
 QUESTIONS, DISCORDANT = 2000, 0.08
-"""Of an accuracy; and the share of its questions that flip either way when nothing is worse."""
+"""Accuracy, and the share of its questions that flip either way when nothing is worse."""
 BLOCKS, JITTER = 12, 0.02
 LOSS, PERPLEXITY_LOSS = 0.03, 0.02
 ALPHA, SCREEN = 0.05, 2.0
@@ -82,7 +82,7 @@ def simulate(
 def _perplexities(
     gates: int, changes: np.ndarray, weights: np.ndarray, loss: float, rng: Any, articles: int | None
 ) -> tuple[Any, Any]:
-    """The first of each gate's has lost. All of a gate are measured on the same articles."""
+    """Simulate perplexities. The first of each gate is worse. All of a gate are measured on the same articles."""
     count, articles = METRICS["perplexity"], articles or len(weights)
     level = multiple_tests.bonferroni(ALPHA, sum(METRICS.values()))
     p, losses = np.ones((gates, count)), np.zeros((gates, count))
@@ -103,7 +103,7 @@ def _perplexities(
 
 
 def _accuracies(gates: int, loss: float, rng: Any) -> tuple[Any, Any]:
-    """Each question has its own chance to flip; a loss makes right ones likelier to be lost. The first has lost."""
+    """Simulate accuracies. Each question has its chance to flip; a loss makes right ones likelier to be lost. The first has lost."""
     count = METRICS["accuracy"]
     own = rng.beta(0.5, 5.75, QUESTIONS)  # mean 0.08: most questions hardly ever flip
     own *= DISCORDANT / own.mean()
@@ -125,7 +125,7 @@ def _latencies(gates: int, rng: Any) -> tuple[Any, Any]:
 
 
 def regressions(p: np.ndarray, losses: np.ndarray, margins: np.ndarray) -> np.ndarray:
-    """The gate's own rule: worse than the margin, and Holm's p under alpha."""
+    """Return what the gate calls regressions: worse than the margin, and Holm's p under alpha."""
     adjusted = np.stack([multiple_tests.holm(list(row)) for row in p])
     return (adjusted < ALPHA) & (losses > margins)
 
@@ -147,7 +147,7 @@ def theory(rng: Any, articles: int) -> float:
 
 
 def time_a_gate(records: int, changed: int) -> dict[str, Any]:
-    """A folder against a baseline file of so many records, of which a few changed: their scores are read and resampled."""
+    """Time a gate: a folder against a baseline file of this many records, with a few changed: their scores are read and resampled."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
     from helpers import fake_records
 

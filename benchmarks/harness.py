@@ -1,4 +1,4 @@
-"""What the benchmarks share: pairs taken in turn in one run, ratios of medians, and a record of where it was."""
+"""Tools of all benchmarks: pairs timed in turn in one run, ratios of medians, and a record of the machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def like_a_worker() -> None:
 
 
 def fresh_cache(folder: Path) -> dict[str, str]:
-    """The environment of a `bench` whose cache is folder/cache: the corpora and the kernel are in it, and nothing else."""
+    """Return the environment of a `bench` whose cache is folder/cache: the corpora and the kernel are in it, and nothing else."""
     for part in ("data", "native"):
         if (cache_dir() / part).is_dir():
             shutil.copytree(cache_dir() / part, folder / "cache" / part)
@@ -39,7 +39,7 @@ def fresh_cache(folder: Path) -> dict[str, str]:
 
 
 def apart(file: str, *arguments: str) -> Any:
-    """What the benchmark `file` says on its last line, as JSON, when it runs in a process of its own: its peak is its own, too."""
+    """Run the benchmark `file` in another process, and return the JSON of its last line. Its peak is its own, too."""
     run = [sys.executable, file, *arguments]
     said = subprocess.run(run, stdout=subprocess.PIPE, text=True, check=True).stdout
     return json.loads(said.splitlines()[-1])
@@ -87,7 +87,7 @@ def ratio(times: dict[str, list[float]], slow: str, fast: str) -> dict[str, floa
 
 
 def recorded(name: str) -> dict[str, Any]:
-    """The figures that lie in results/benchmarks/NAME.json."""
+    """Return the figures of results/benchmarks/NAME.json."""
     found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())["figures"]
     return found
 

@@ -1,6 +1,6 @@
 """A sweep of tiny, an artifact at a time, over the same sweep with two at a time; every artifact has one thread.
 
-From the command to its end: start, plan, processes and records are in the time. Both have a cache of their own with the corpus in it.
+From the command to its end: start, plan, processes and records are in the time. Each has its cache, which holds the corpus.
 
 python benchmarks/jobs.py [rounds]
 """

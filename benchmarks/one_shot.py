@@ -2,8 +2,8 @@
 
 On all of smollm2-135m-instruct-q4 with 32 sequences of 512 tokens of wiki-mini, on its first blocks with 32 and with 128, then on two
 blocks of LLaMAs of random weights, three widths, 16 sequences of 512 random tokens; 2:4, float32, all cores. Every figure is
-of a process of its own, which loads that model and nothing else, so that a peak is its method's; what the process held before
-the method began is said, too. Adapters of other libraries are left out: see prune.py. DSnoT and
+from another process, which loads that model alone, so a peak belongs to its method. The memory of the process before the
+method began is recorded, too. Adapters of other libraries are left out: see prune.py. DSnoT and
 block reconstruction refine magnitude's mask.
 
 python benchmarks/one_shot.py [--methods wanda,alps] [--whole 32] [--sequences 32,128] [--blocks 3] [--widths 128,256,512]
@@ -44,7 +44,7 @@ ONE_SHOT = [
 
 
 def prepare(folder: Path, blocks: int, sequences: list[int], widths: list[int]) -> None:
-    """The models that are pruned, in a process that ends: each with a file of tokens beside it.
+    """Write the models that are pruned, in another process: each with a file of tokens beside it.
 
     whole/, blocks/, width-N/. sequences: numbers of them on any part of smollm2; blocks: of it, for blocks/.
     """
@@ -85,7 +85,7 @@ def prepare(folder: Path, blocks: int, sequences: list[int], widths: list[int]) 
 
 
 def one(name: str, folder: Path, sequences: int) -> dict[str, Any]:
-    """One method on one model, in this process."""
+    """Prune a model with a method in this process."""
     import torch
     from safetensors.torch import load_file
 
@@ -130,7 +130,7 @@ class Measured:
         print(method, size, self._rounds[method, size][-1], file=sys.stderr, flush=True)
 
     def figures(self, method: str, sizes: list[str]) -> dict[str, Any]:
-        """Of each size: median seconds, the highest peak, and what was held before. Then ratios of the last to the first."""
+        """Return, for each size, median seconds, the highest peak, and what was held before. Then ratios of the last to the first."""
         if not sizes:
             return {}
         figures: dict[str, Any] = {}

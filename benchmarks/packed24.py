@@ -1,9 +1,9 @@
-"""A model folder dense and as packed24: bytes, seconds to load until the first token is there, and peak memory.
+"""A model folder dense and as packed24: bytes, seconds from load to the first token, and peak memory.
 
 python benchmarks/packed24.py [--layers N]
 
-One layer or more of LLaMA2-7B's shapes, random and 2:4, in bfloat16. Each load is a process of its own; seconds and peak
-are counted from when everything is imported, in turn, and the file cache is warm for both.
+One layer or more of LLaMA2-7B's shapes, random and 2:4, in bfloat16. Each load is another process, in turn. Seconds and peak
+count from the end of the imports, and the file cache is warm for both.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def write(folder: Path, layers: int) -> None:
 
 
 def load(kind: str, folder: str) -> None:
-    """In a process of its own: JSON of seconds and bytes."""
+    """Load in this process, and print JSON of seconds and bytes."""
     compute = Compute(dtype=torch.bfloat16)
     resident = _kilobytes("VmRSS")
     before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
@@ -67,7 +67,7 @@ def load(kind: str, folder: str) -> None:
 
 
 def _kilobytes(key: str) -> int:
-    """Of this process, by Linux. getrusage would count what it was forked from."""
+    """Return kilobytes of this process, by Linux. getrusage would also count its parent before the fork."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key))
 

@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PART_BYTES = 60_000_000
 OVERHEAD = 4096
-"""Of tar, for a member."""
+"""Bytes that tar adds to a member."""
 THERE = re.compile(r"(torch|triton|nvidia|cuda)([-_.].*)?$")
 """Packages that a machine with a card has: they are large, and belong to its driver."""
 PLATFORMS = (
@@ -82,7 +82,7 @@ def _download(wheels: Path, requirements: Iterable[str], python: str) -> None:
 
 
 def _closure(requirements: Iterable[str]) -> set[str]:
-    """All that these need, as it is installed here, without what is there."""
+    """Return all packages that these need, as installed here, without those of the other machine."""
     from packaging.requirements import Requirement
 
     waiting, found = [(text, "") for text in requirements], set[tuple[str, str]]()

@@ -1,6 +1,6 @@
 """Perplexity on smollm2-135m-instruct-q4: ours against a plain transformers loop, seconds and peak memory, on the same windows.
 
-Every run is a process of its own, since memory peaks only once. The plain loop against itself is the noise.
+Every run is another process, because memory peaks once. The plain loop against itself is the noise.
 
 python benchmarks/perplexity.py
 """
@@ -35,7 +35,7 @@ SEQLEN, WINDOWS, ROUNDS = 512, 8, 3
 
 
 def plain(model: torch.nn.Module, tokens: torch.Tensor) -> list[float]:
-    """A batch at a time through the whole model, its loss read off the whole logits."""
+    """Run batches through the whole model, and read the loss from the whole logits."""
     losses: list[float] = []
     with torch.no_grad():
         for part in tokens.split(BATCH_TOKENS // SEQLEN):
@@ -52,7 +52,7 @@ def ours(model: torch.nn.Module, windows: Windows, context: MeasureContext) -> l
 
 
 def one(which: str) -> None:
-    """In a process of its own: time the second pass, print seconds, peak bytes and the mean loss."""
+    """Time the second pass in this process, and print seconds, peak bytes and the mean loss."""
     torch.set_num_threads(cores())
     folder = download.pull("smollm2-135m-instruct-q4").folder
     cut = Windows(*windows.load_windows("wiki-mini", loading.load_tokenizer(folder), SEQLEN, WINDOWS, None))

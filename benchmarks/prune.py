@@ -1,7 +1,7 @@
 """SparseGPT and Wanda, ours against llm-compressor's `oneshot` and against the floor, on smollm2-135m-instruct-q4.
 
-The same 32 x 512 calibration tokens of wiki-mini for both, 2:4, float32, all cores. The floor is the arithmetic nobody
-can leave out, done plainly: two passes over the blocks, less the products whose output nobody reads (the last linear of
+The same 32 x 512 calibration tokens of wiki-mini for both, 2:4, float32, all cores. The floor is the arithmetic that every
+method needs: two passes over the blocks, without the products whose output is not used (the last linear of
 the first pass; the last block's second pass), and for SparseGPT one X^T X for each distinct input.
 
 pip install -e '.[llmcompressor]' && python benchmarks/prune.py [--rounds 3] [--method wanda]

@@ -1,6 +1,6 @@
 """Seconds and peak bytes of every quantizer on a 2:4 model; the extras too, where their libraries are.
 
-Each quantizer runs in a process of its own, so that its peak is its own; the model is pruned by magnitude first, and
+Each quantizer runs in another process, so that its peak is its own. The model is pruned by magnitude first, and
 with --blocks only its first blocks are targets. "Before" is the peak with the model and the tokens loaded.
 
 python benchmarks/quantizers.py [--model smollm2-135m-instruct-q4] [--blocks 4] [--rounds 1]
@@ -30,7 +30,7 @@ SEQUENCES = 16
 
 
 def one(name: str, model_name: str, blocks: int, rounds: int) -> dict[str, Any]:
-    """One quantizer, in this process."""
+    """Run a quantizer in this process."""
     import torch
 
     from methods.contract import Compute, Job
@@ -64,7 +64,7 @@ def main() -> None:
     like_a_worker()
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="smollm2-135m-instruct-q4")
-    parser.add_argument("--blocks", type=int, default=0, help="only so many; 0 for all")
+    parser.add_argument("--blocks", type=int, default=0, help="number of blocks; 0 for all")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--one", help="a single quantizer, its figures as JSON on the last line")
     given = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What a second process brings a training: CAST on `tiny`, one process of one thread against two, and against threads.
+"""The gain of a second process in a training: CAST on `tiny`, one process of one thread against two, and against threads.
 
 python benchmarks/ranks.py [--rounds 3]
 """
@@ -18,7 +18,7 @@ STEP = 32 * 128  # tokens
 
 
 def seconds_per_step(results: Path, threads: int, processes: int, seed: int) -> float:
-    """From two trainings of different length, so that starting up cancels."""
+    """Return seconds per step from two trainings of different length, so that start-up cancels."""
     import bench
 
     took = []

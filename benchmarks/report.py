@@ -1,8 +1,8 @@
-"""What a leaderboard of 10,000 records costs: to make, and to sort and filter in a browser.
+"""The time to make a leaderboard of 10,000 records, and to sort and filter it in a browser.
 
-The records are made up, in a folder that goes when it is over: 2,000 rows of one model, five measures each, a few of them
+The records are synthetic, in a temporary folder: 2,000 rows of one model, five measures each, a few of them
 with per-item scores, so that intervals are computed too. Seconds of wall time and of CPU; in the browser the milliseconds
-from a click or a key to the frame in which the table stands.
+from a click or a key to the frame with the table.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TIMED = """async () => {
 
 
 def fill(root: Path, rows: int, paired: int) -> int:
-    """Records of so many rows; `paired` of them have scores by window. Returns how many."""
+    """Write records of `count` rows; `paired` of them have scores by window. Returns how many."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
     from helpers import fake_records
 

@@ -1,10 +1,10 @@
-"""What pruning block by block costs in memory and time: LLaMAs of random weights from 0.3 to 1.1 billion (TinyLlama's shape),
+"""Memory and time of pruning block by block: LLaMAs of random weights from 0.3 to 1.1 billion (TinyLlama's shape),
 by Wanda and SparseGPT, streamed from disk and in memory; and a mixture of 0.8 billion in four blocks of 16 experts.
 
-`bench prune` in a process of its own, bfloat16, 2:4, 4 x 256 calibration tokens, one thread: seconds of CPU of the whole
-command, and the most memory that its process had. Each row is kept as soon as it is measured, beside those that are there.
+`bench prune` in another process, bfloat16, 2:4, 4 x 256 calibration tokens, one thread: seconds of CPU of the whole
+command, and the most memory that its process had. Each row is saved once it is measured.
 
-Of the mixture the memory alone is kept. What other code takes: --mixture --mode streamed --label "streamed by block" with a
+Of the mixture only the memory is kept. To measure other code: --mixture --mode streamed --label "streamed by block" with a
 PYTHONPATH that leads to it.
 
 python benchmarks/streaming.py [--layers 4 22] [--mixture] [--method wanda] [--folder DIR]
@@ -32,7 +32,7 @@ MODES = {"streamed": "true", "in memory": "false"}
 COMPARED = (LAYERS[0], LAYERS[-1])
 """Sizes that are pruned in memory, too."""
 EXPERTS, EXPERT_BLOCKS, EXPERT_HIDDEN, EXPERT_INNER = 16, 4, 1024, 3584
-"""Of the mixture, Mixtral's shape in a quarter of its width."""
+"""Shape of the mixture: Mixtral's in a quarter of its width."""
 SETTINGS = ("calibration.sequences=4", "calibration.seqlen=256", "dtype=bfloat16", "threads=1")
 
 
@@ -49,7 +49,7 @@ def mixture_parameters() -> int:
 
 
 def dense_linears() -> dict[str, tuple[int, int]]:
-    """Of a block, [out, in]."""
+    """Return the shapes of a block's linears, [out, in]."""
     width = HIDDEN * KEYS // HEADS
     return {
         "self_attn.q_proj": (HIDDEN, HIDDEN), "self_attn.k_proj": (width, HIDDEN), "self_attn.v_proj": (width, HIDDEN),
@@ -59,7 +59,7 @@ def dense_linears() -> dict[str, tuple[int, int]]:
 
 
 def mixture_linears() -> dict[str, tuple[int, int]]:
-    """The same of the mixture, named as in published files."""
+    """Return the same of the mixture, named as in published files."""
     hidden, width = EXPERT_HIDDEN, EXPERT_HIDDEN * KEYS // HEADS
     attention = {"q": (hidden, hidden), "k": (width, hidden), "v": (width, hidden), "o": (hidden, hidden)}
     linears = {f"self_attn.{name}_proj": shape for name, shape in attention.items()}
@@ -171,12 +171,12 @@ def main() -> None:
 
 
 def by_size(figures: dict[str, Any]) -> dict[str, Any]:
-    """What is said of all first, then the smallest model; the mixture last."""
+    """Sort key: what holds for all models first, then the smallest model, and the mixture last."""
     return dict(sorted(figures.items(), key=lambda item: ("mixture" in item[0], isinstance(item[1], dict), item[0])))
 
 
 def made(folder: Path, *which: str) -> Path:
-    """The folder of a model. It is made in a process of its own, whose memory is not counted."""
+    """Make the folder of a model in another process, whose memory is not counted."""
     if not (folder / "config.json").exists():
         subprocess.run([sys.executable, __file__, "--make", *which, "--folder", str(folder.parent)], check=True)
     return folder

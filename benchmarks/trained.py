@@ -1,7 +1,7 @@
 """Seconds a step and peak bytes of every method that trains, on all of smollm2-135m-instruct-q4.
 
 Steps as the model's recipe has them on a CPU (8 x 128 tokens of wiki-mini), with the recipe's settings; 2:4, float32 and, as a
-run with --dtype bfloat16 has it, bfloat16 autocast; all cores. Each figure is of a process of its own, after one step that
+run with --dtype bfloat16 has it, bfloat16 autocast; all cores. Each figure is from another process, after one step that
 compiles and warms up; the perplexities before and after a training are not counted. The masks that `retrain` holds and
 `maskllm` starts from are magnitude's. What a whole recipe costs is a step's seconds times its 800 steps.
 
@@ -51,7 +51,7 @@ class TokenRates:
 
 
 def one(name: str, steps: int, dtype: str) -> dict[str, Any]:
-    """One method, in this process."""
+    """Train with a method in this process."""
     import torch
 
     from bench.inputs import loading, training_text

@@ -1,7 +1,7 @@
 """Zero-shot: `bench run` against the lm-eval command line, whole commands, on the same tasks, data, dtype and threads.
 
-tiny answers the tasks of this suite, smollm2-135m-instruct-q4 the first 500 questions of HellaSwag, ARC-Easy and PIQA, whose data lies
-in $BENCH_DATA_DIR or in the cache. lm-eval's command against itself is the noise.
+tiny answers the tasks of this suite, smollm2-135m-instruct-q4 the first 500 questions of HellaSwag, ARC-Easy and PIQA, with data
+from $BENCH_DATA_DIR or the cache. lm-eval's command against itself is the noise.
 
 python benchmarks/zeroshot.py [rounds] [task ...] [--dtype bfloat16]
 """
@@ -37,7 +37,7 @@ LOCAL_YAML = "include: {file}\ntask: {name}_here\ntag: []\ndataset_path: {data}\
 class Answers(NamedTuple):
     accuracy: float
     tokens: int | None
-    """That went through the model; None: not known."""
+    """Number of requests that went through the model; None if it is not known."""
 
 
 def model_of(task: str) -> str:
@@ -68,7 +68,7 @@ def theirs(task: str, dtype: str, folder: Path) -> Answers:
 
 
 def write_task(name: str, folder: Path) -> str:
-    """A task's YAML for lm-eval's command, in a folder of its own. Returns the task's name there."""
+    """Write a task's YAML for lm-eval's command into a new folder. Returns the task's name there."""
     folder.mkdir()
     if name in tasks.BUILTIN_TASKS:
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(lmeval.read_config(read_task(name, ""))))

@@ -1,7 +1,7 @@
-"""Do packed scoring and lm-eval's own model class answer alike? smollm2-135m-instruct-q4, the first 500 questions of three tasks.
+"""Agreement of packed scoring with lm-eval's model class: smollm2-135m-instruct-q4, the first 500 questions of three tasks.
 
 In float32: how far the log-likelihoods are apart, and how many questions are judged otherwise. In bfloat16: how many are,
-and by how much lm-eval preferred its answer to ours. The data lies in $BENCH_DATA_DIR or in the cache.
+and by how much lm-eval preferred its answer to ours. The data is in $BENCH_DATA_DIR or in the cache.
 
 python benchmarks/zeroshot_agreement.py [questions] [task ...]
 """
@@ -85,7 +85,7 @@ def count_flips(dtype: str, one: TaskAnswers, other: TaskAnswers) -> dict[str, i
 
 
 def margins(judge: TaskAnswers, other: TaskAnswers) -> list[float]:
-    """By how much `judge` prefers its choice to that of `other`, where they choose differently."""
+    """Return by how much `judge` prefers its choice to that of `other`, for questions on which they differ."""
     found = []
     for a, b in zip(judge.choices(), other.choices(), strict=True):
         mine, others = a.index(max(a)), b.index(max(b))

@@ -234,7 +234,7 @@ def test_what_a_pattern_costs_is_drawn_where_a_method_has_several(tmp_path):
 
 
 def test_every_record_has_a_place(tmp_path):
-    """No record of a model is lost between the protocols."""
+    """Protocols together have all records of a model."""
     records = [
         fake_records.record(method=method, protocol=protocol, measure=measure, identity={"dtype": dtype})
         for method in ("a", "b")

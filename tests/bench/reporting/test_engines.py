@@ -19,7 +19,7 @@ PACE = np.linspace(1, 2, BLOCKS)
 
 
 def record(engine, kind, tokens, dense=None, step="decode", model="m", status="ok", pace=PACE, **notes):
-    """A record, and its blocks: tokens per second in the first of them, of its 2:4 side where it has both."""
+    """Make a record and its blocks. tokens: tokens per second in the first block; dense: those of the dense side."""
     protocol = Protocol(name=step, version="b1,kv8" if step == "decode" else None, engine=engine)
     identity = Identity(
         model=model, stages=("x",), pattern="2:4", measure="speed", protocol=protocol, dtype=kind, device="cpu"

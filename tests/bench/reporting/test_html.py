@@ -17,7 +17,7 @@ OTHER_SCREENS = (("light", PHONE), ("light", DESKTOP), ("dark", DESKTOP))
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """A leaderboard of numbers, of names that would like to be code, and of papers' rows."""
+    """Write a leaderboard of numbers, of names that look like code, and of papers' rows."""
     root = tmp_path_factory.mktemp("page")
     folders = [reports.folder(root / "first"), reports.hostile(root / "hostile")]
     made = leaderboard.build(folders, reports.published(root / "published"))
@@ -27,7 +27,7 @@ def file(tmp_path_factory):
 
 @pytest.fixture
 def heard():
-    """What the console said, and dialogs."""
+    """Collect messages of the console, and dialogs."""
     return []
 
 
@@ -86,7 +86,7 @@ def test_sort(visit):
     assert head.get_attribute("aria-sort") == "descending"
     down = [float(v.split()[0]) for v in cells(page, head) if v[:1].isdigit()]
     assert down == up[::-1]
-    assert not any(v[:1].isdigit() for v in cells(page, head)[4:]), "what has no number stands last either way"
+    assert not any(v[:1].isdigit() for v in cells(page, head)[4:]), "rows without a number come last either way"
     column(page, "method").locator("button").click()
     assert head.get_attribute("aria-sort") == "none"
     assert shown(page) == sorted(shown(page))

@@ -32,7 +32,7 @@ QUESTIONS = (
 
 @pytest.fixture(scope="module")
 def compressed(tmp_path_factory):
-    """The page of rows to pick from, and their table."""
+    """Write the page of rows to pick from. Returns it and their table."""
     root = tmp_path_factory.mktemp("compressed")
     reports.compressed(root / "run")
     files = leaderboard.build([root / "run"], root / "none")
@@ -53,7 +53,7 @@ def address(question):
 
 
 def expected(table, question):
-    """What `bench pick` finds, as the page's answer."""
+    """Return what `bench pick` finds, in the form of the page's answer."""
     texts = {k: v for k, v in question.items() if k not in ("pattern", "quant")}
     answer = picking.pick(table, picking.parse_limits(**texts), question.get("pattern", ""), question.get("quant", ""))
     return {

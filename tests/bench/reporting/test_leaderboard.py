@@ -43,7 +43,7 @@ def filled(tmp_path_factory):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, filled):
-    """A working folder of one's own with these in it."""
+    """Make a working folder with a copy of these."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(filled, tmp_path / "results")
     return tmp_path
@@ -54,7 +54,7 @@ def made(*folders, others="results/published"):
 
 
 def first():
-    """The only table of the first folder."""
+    """Return the only table of the first folder."""
     (table,) = from_records.make_section(read(Path("results/first")), "first").tables
     return table
 
@@ -147,7 +147,7 @@ def test_search_folders_of_one_name_have_different_titles(here):
     assert [s.title for s in leaderboard.make_search_sections(results)] == ["results/first", "other/first"]
 
 
-# --- what stands in it -------------------------------------------------------------------------------------------
+# --- the contents ------------------------------------------------------------------------------------------------
 
 
 def test_failures_and_missing_seeds_are_said_everywhere(here):

@@ -11,7 +11,7 @@ LONG = "magnitude + retrain:from=magnitude"
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """A leaderboard of thirty rows, whose perplexities have two to seven digits."""
+    """Write a leaderboard of thirty rows, whose perplexities have two to seven digits."""
     root = tmp_path_factory.mktemp("page")
     about = {"method": "dense", "identity": {"pattern": "dense"}}
     fake_records.perplexity(root / "run", noise=99, **about)

@@ -131,7 +131,7 @@ def test_every_limit_has_a_form_and_its_slider_goes_from_strict_to_lax():
 
 
 def parse(command):
-    """A command's parameters, read by the command line itself."""
+    """Read a command's parameters with the command line's parser."""
     import typer
 
     program, name, *words = shlex.split(command)

@@ -26,7 +26,7 @@ SIZE = {"measure": "size", "protocol": "weights"}
 def cell(
     method="magnitude", seed=None, value=1.0, protocol="wiki-mini@128", status="ok", model="m", stderr=None, **more
 ):
-    """A record made by hand, of perplexity unless more, which goes into its identity, says otherwise."""
+    """Make a record of perplexity. more: other fields of its identity."""
     labels = {
         "model": model,
         "method": method,
@@ -82,7 +82,7 @@ def test_a_reason_is_told_once_a_line():
 
 
 def test_missing_seeds_are_said():
-    """A run was interrupted: sparsegpt lacks seeds that wanda has, and wanda's last one lacks a measure."""
+    """Interrupt a run: sparsegpt lacks seeds that wanda has, and wanda's last one lacks a measure."""
     records = [cell("wanda", s, 10.0 + s, **kind) for s in range(3) for kind in ({}, SIZE)][:-1]
     records += [cell("sparsegpt", s, 5.0) for s in (0, 2)] + [cell("magnitude"), cell("other", 0, pattern="4:8")]
 
@@ -101,7 +101,7 @@ def test_protocols_never_share_a_column():
 
 
 def test_rows_measured_alike_stand_together_and_in_order():
-    """Each set by its own column: dense first, then the best, failures last."""
+    """Sort each set by its first column: dense first, then the best, failures last."""
     records = []
     for dtype, protocol in (("float32", "b@1"), ("bfloat16", "a@1")):
         known = {"protocol": protocol, "dtype": dtype}

@@ -35,7 +35,7 @@ def test_a_large_percentage_has_commas_and_no_decimals(value, text):
 
 @pytest.mark.parametrize("noise", [0, 1e-16, -1e-16])
 def test_numbers_of_two_processors_are_one_number(noise):
-    """Sums in another order differ in the last bits, also where a number lies on the edge between two rounded ones."""
+    """Sums in another order differ in the last bits, also if a number is half way between two rounded ones."""
     assert Bound(0.9479126583197635 + noise, 0.9 + noise, 1.1 + noise) == Bound(0.9479, 0.9, 1.1)
     assert Bound(0.00125 * (1 + noise), 0.0, 0.0025).value == Bound(0.00125, 0.0, 0.0025).value
     assert Bound(1 / 3 + noise).value == 0.333333333333, "without an interval"
