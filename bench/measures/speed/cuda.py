@@ -137,7 +137,7 @@ class Cuda:
         x, w, *scales = _convert(torch.randn(padded, weight.shape[1], device=self.device), weight.to(self.device), kind)
         expected = _expected_product(kind, x, w, scales)
         count = copy_count(w.nbytes * 9 // 16, self.cache_bytes)
-        notes: dict[str, Any] = {"copies": count, "before": device_state(self.device)}
+        notes: dict[str, Any] = {"copies": count}
         dense = {"dense eager": [_eager(kind, x, c, *scales) for c in _copies(w, count)]}
         fast = torch.compile(_PRODUCTS[kind], mode="max-autotune-no-cudagraphs", dynamic=False)
         dense["dense compiled"] = [_call(fast, x, c, *scales) for c in _copies(w, count)]
@@ -298,24 +298,3 @@ def _pass(works: list[Work]) -> Work:
             work()
 
     return call_each
-
-
-def device_state(device: torch.device) -> dict[str, Any]:
-    """Read clocks in MHz, temperature, power and throttle reasons. Nothing is set."""
-    try:
-        import pynvml  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        return {"clocks": "not read: pip install nvidia-ml-py"}
-    try:
-        pynvml.nvmlInit()
-        uuid = str(torch.cuda.get_device_properties(device).uuid)
-        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
-        return {
-            "sm_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
-            "memory_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
-            "throttle_reasons": hex(pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle)),
-            "celsius": pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
-            "watts": pynvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
-        }
-    except pynvml.NVMLError as why:
-        return {"clocks": f"not read: {why}"}

@@ -63,7 +63,6 @@ def card(monkeypatch, tmp_path):
         monkeypatch.setattr(cuda, "capture_graph", lambda work: work)
         monkeypatch.setattr(cuda, "CudaClock", lambda: fakes)
         monkeypatch.setattr(cuda.Cuda, "cache_bytes", 2**10)
-        monkeypatch.setattr(cuda, "device_state", lambda device: {"sm_mhz": 1980})
         device = cuda.Cuda(torch.device("cpu"), peak_size=32, copy_bytes=2**12)
         device.fakes = fakes
         return device
@@ -111,7 +110,7 @@ def test_every_kind_is_called_as_the_schemas_say(card, torchao, kind, tokens):
     assert dense.bytes_moved - less.bytes_moved == 64 * 128 * (bits - (bits / 2 + 1)) / 8
     timings = got.run(WallClock(), 10, 1e-5)
     row = comparison.summarize(got, timings, device.peaks())
-    assert row["before"] == {"sm_mhz": 1980} and row["dense"] in got.dense
+    assert row["dense"] in got.dense
 
 
 def test_a_wrong_algorithm_is_named_and_not_timed(card):
@@ -173,24 +172,6 @@ def test_time_is_read_between_events(monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: log.append("waited"))
     assert CudaClock().measure(lambda: log.append("work"), 2) == [2e-3, 2e-3]
     assert log == ["event", "work", "event"] * 2 + ["waited"]
-
-
-def test_clocks_are_read_where_the_library_is(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert cuda.device_state(torch.device("cuda"))["clocks"].startswith("not read: pip install nvidia-ml-py")
-    nvml = types.ModuleType("pynvml")
-    nvml.NVMLError = type("NVMLError", (Exception,), {})
-    nvml.NVML_CLOCK_SM, nvml.NVML_CLOCK_MEM, nvml.NVML_TEMPERATURE_GPU = 1, 2, 0
-    nvml.nvmlInit = lambda: None
-    nvml.nvmlDeviceGetHandleByUUID = lambda uuid: uuid
-    nvml.nvmlDeviceGetClockInfo = lambda handle, which: {1: 1980, 2: 2619}[which]
-    nvml.nvmlDeviceGetCurrentClocksEventReasons = lambda handle: 4
-    nvml.nvmlDeviceGetTemperature = lambda handle, sensor: 40
-    nvml.nvmlDeviceGetPowerUsage = lambda handle: 350_000
-    monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda d: types.SimpleNamespace(uuid="1-2"))
-    wanted = {"sm_mhz": 1980, "memory_mhz": 2619, "throttle_reasons": "0x4", "celsius": 40, "watts": 350.0}
-    assert cuda.device_state(torch.device("cuda")) == wanted
 
 
 def test_a_card_has_a_measurement_for_every_workload(monkeypatch):
