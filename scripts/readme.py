@@ -22,6 +22,7 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def _saved(name: str) -> dict[str, Any]:
     return saved
 
 
+@cache
 def _figure(name: str) -> str:
     return benchmark_figures.draw(name, _saved(name)["figures"])
 
