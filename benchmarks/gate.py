@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import power
 from harness import RESULTS, finish, recorded, seconds
 from scipy.special import stdtr
 from scipy.stats import binom, binomtest
@@ -35,7 +36,7 @@ from bench.compare import baseline, settings, verdict
 from bench.compare.resolve import read
 from bench.results import metrics
 from bench.results.store import Store
-from bench.stats import bootstrap, multiple_tests, power
+from bench.stats import bootstrap, multiple_tests
 
 METRICS = {"perplexity": 10, "accuracy": 8, "latency": 2}
 QUESTIONS, DISCORDANT = 2000, 0.08

@@ -13,7 +13,6 @@ from bench.results.items import Items
 from bench.results.store import Store
 from bench.stats.bootstrap import Estimate
 from helpers import fake_records
-from methods.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -65,13 +64,13 @@ def test_an_interval_wider_than_any_number_is_still_printed():
 
 def test_noise_alone_passes(roots):
     """Articles move by 0.3% either way, in many rows: none is called a regression."""
-    for i in range(20):
+    for i in range(8):
         fake_records.perplexity(roots[0], method=f"m{i}")
         fake_records.perplexity(roots[1], 0.0, 0.003, made="b", noise=i + 1, method=f"m{i}")
 
     found = compare(*(read(r) for r in roots), settings.read(None))
 
-    assert found.family == 20 and found.level == 0.05 / 20
+    assert found.family == 8 and found.level == 0.05 / 8
     assert {r.verdict for r in found.rows} == {"OK"}
     assert not found.failed
 
@@ -346,16 +345,6 @@ def test_items_of_two_rows_of_one_name_are_told_apart(roots):
     found, _, _ = pairing.pair_results(*(read(r) for r in roots), (), common_seeds=False)
 
     assert sorted(p.name.split()[-1] for p in found) == ["bfloat16", "float32"]
-
-
-def test_a_record_without_its_scores_is_refused(roots):
-    for root, made in zip(roots, "ab", strict=True):
-        found = fake_records.perplexity(root, made=made)
-        found.items = None
-        Store(root).write(found)
-
-    with pytest.raises(UserError, match="has no per-item scores"):
-        verdict(roots)
 
 
 def test_a_block_is_a_run_of_windows():

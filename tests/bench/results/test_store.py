@@ -107,16 +107,6 @@ def test_failed_write_leaves_the_old_record(store, monkeypatch, call):
     assert not temporaries(store)
 
 
-def test_a_record_is_flushed_before_it_takes_its_place(store, monkeypatch):
-    done = []
-    for call in ("fsync", "replace"):
-        real = getattr(os, call)
-        monkeypatch.setattr(os, call, lambda *a, call=call, real=real: (done.append(call), real(*a))[1])
-    store.write(record())
-
-    assert done == ["fsync", "replace"]
-
-
 def test_truncated_record_is_moved_aside_and_named(store):
     store.write(record())
     path = store.path(KEY)
@@ -129,21 +119,6 @@ def test_truncated_record_is_moved_aside_and_named(store):
     assert aside.read_bytes() == whole[: len(whole) // 2]
     assert len(store.damaged) == 1
     assert str(path) in store.damaged[0] and str(aside) in store.damaged[0]
-
-
-def test_truncated_record_is_computed_again(tmp_path, monkeypatch, capsys):
-    runs.own_cache(tmp_path / "own", monkeypatch)
-    spec = runs.small(tmp_path / "r", methods=("dense",), measures=("size",))
-    runs.run_here(spec)
-    before = runs.records(spec.results)
-    victim = Store(spec.results).path(before["dense", None, "size"].key)
-    victim.write_bytes(victim.read_bytes()[:100])
-
-    output = runs.run_here(spec)
-
-    assert [e["key"] for e in output if not e.get("known")] == [before["dense", None, "size"].key]
-    after = runs.records(spec.results)
-    assert {k: r.same() for k, r in after.items()} == {k: r.same() for k, r in before.items()}
 
 
 @pytest.mark.parametrize(
