@@ -33,7 +33,7 @@ from methods.folder import Folder
 from methods.targets import find_targets
 
 ROOT = Path(__file__).parent.parent
-ONE_SHOT = ("--methods", "magnitude,wanda,sparsegpt")
+ONE_SHOT = ("--methods", "magnitude,wanda,sparsegpt", "--set=perplexity.windows=256", "--set=zeroshot.limit=200")
 FORWARD = ("perplexity", "agreement", "zeroshot")
 """Measures that are forward passes."""
 MIB = 2**20
