@@ -133,7 +133,7 @@ class RichDisplay(RunListener):
 
         self._now.pop(running.label, None)
         self._records += records or ()
-        self._tables = [t for t in text_tables(self._records) if t.title == running.artifact.model]
+        self._tables = text_tables([r for r in self._records if r.identity.model == running.artifact.model])
 
     def close(self, fault: BaseException | None = None) -> None:
         self._live.stop()

@@ -188,7 +188,7 @@ def test_an_artifact_that_no_node_has_room_for_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"device": "cuda:1"}, "Ray gives them out"),
+        ({"device": "cuda:1"}, "Ray assigns them"),
         ({"measures": ("speed",)}, "--executor local"),
     ],
 )

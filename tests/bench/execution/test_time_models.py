@@ -250,7 +250,7 @@ def test_the_same_graph_with_zeros(tmp_path, monkeypatch):
     ("args", "sentence"),
     [
         (("--engine", "onnx"), "unknown engine 'onnx': did you mean onnxruntime?"),
-        (("--engine", "torch", "--kinds", "bf16"), "--kinds is for linears, and --engine measures whole models: leave one out"),
+        (("--engine", "torch", "--kinds", "bf16"), "--kinds is for linears, and --engine times whole models: leave one out"),
         (("--engine", "torch", "--device-spec", "h100"), "--device-spec is for linears"),
         (("--engine", "tensorrt"), "--engine tensorrt needs the package tensorrt: pip install tensorrt"),
         (("--engine", "llamacpp"), "--engine llamacpp needs the package llama_cpp: pip install 'cast-bench[llamacpp]'"),
