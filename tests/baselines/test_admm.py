@@ -84,7 +84,7 @@ def test_is_its_definition(text, seed, fields):
     torch.testing.assert_close(got, want)
 
 
-@pytest.mark.parametrize("pattern", ["2:4", "50%"])
+@pytest.mark.parametrize("pattern", sample(["2:4", "50%"], "2:4"))
 def test_first_block_of_a_model_is_the_definition(pattern, llama, make_job):
     """Through the walk, with two dead inputs."""
     llama.model.layers[0].input_layernorm.weight[[3, 17]] = 0
@@ -95,22 +95,6 @@ def test_first_block_of_a_model_is_the_definition(pattern, llama, make_job):
 
     for name, (weight, x) in dense.items():
         agree(llama.get_submodule(name).weight, lambda w, x: naive(w, x, job.pattern, Admm())[0], weight, x)
-
-
-@pytest.mark.parametrize("text", PATTERNS)
-def test_held_to_the_end_it_is_least_squares_on_the_mask(text):
-    """Row by row: the normal equations of the weights that are kept, H damped in the problem's units."""
-    weight, x = (t.double() for t in layer(out=8, width=32))
-    rule = Admm(iterations=400, gradual=0)
-    problem, _ = rule.problem(x.T @ x, rule.damping)
-    start = weight * problem.norm
-
-    got = solve(start, problem, Pattern.parse(text), rule)
-
-    for w, w0, keep in zip(got.weight, start, got.keep, strict=True):
-        h = problem.hessian[keep]
-        torch.testing.assert_close(w[keep], torch.linalg.solve(h[:, keep], h @ w0))
-        assert (w[~keep] == 0).all()
 
 
 def test_diary(llama, job):

@@ -1,11 +1,8 @@
 """ALPS against its definition: its support by the paper's steps, its weights by least squares row by row, in float64."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 
-from baselines.admm import loss
 from baselines.alps import Alps, LayerProblem, find_support, make_problem, refine
 from helpers.layers import error, first_block, layer
 from helpers.models import sample
@@ -112,32 +109,6 @@ def test_weights_are_least_squares_on_the_support(text):
     assert (got[~keep] == 0).all()
 
 
-def test_rows_of_unequal_support_are_solved_together():
-    weight, x = layer(out=4, width=32)
-    keep = torch.rand(4, 32) < 0.5
-    keep[0], keep[1], keep[2] = False, torch.arange(32) == 5, True
-    at, _ = make_problem(x.T @ x, 0.01)
-
-    got = refine(torch.zeros(4, 32), keep, weight * at.norm, at.hessian, steps=60) / at.norm
-
-    torch.testing.assert_close(got.double(), least_squares(weight, x, keep), rtol=0, atol=2e-5)
-
-
-def test_each_step_takes_off_more():
-    weight, x = layer()
-    at, _ = make_problem(x.T @ x, 0.01)
-    start, keep = weight * at.norm, Pattern(2, 4).keep(weight.abs())
-
-    errors = [
-        float(loss(refine(start.where(keep, 0), keep, start, at.hessian, n) - start, at.hessian)) for n in range(9)
-    ]
-
-    assert all(a > b for a, b in pairwise(errors))
-    got, found = solved(weight, x, Pattern(2, 4))
-    best = least_squares(weight, x, found.keep).float()
-    assert error(got, weight, x) < 1.001 * error(best, weight, x)
-
-
 @pytest.mark.parametrize("text", PATTERNS)
 def test_a_rho_that_holds_the_support_falls(text):
     """Under 1000 nothing moves; divided by 5 until something does, it still leaves the support it started from behind."""
@@ -164,7 +135,7 @@ def test_a_support_that_cannot_move_ends_the_search(text):
     torch.testing.assert_close(got, weight, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("pattern", ["2:4", "50%"])
+@pytest.mark.parametrize("pattern", sample(["2:4", "50%"], "2:4"))
 def test_first_block_of_a_model_is_the_definition(pattern, llama, make_job):
     """Through the walk: on the support it ends with, least squares of the dense block's inputs."""
     job = make_job(llama, pattern)

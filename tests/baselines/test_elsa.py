@@ -68,25 +68,6 @@ def test_is_admm(pattern, schedule, projection):
         torch.testing.assert_close(got.detach().double(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_with_everything_kept_it_is_adam():
-    """Projected in every step, x is its own projection, and nothing pulls."""
-    ours, adams = parameters(), parameters()
-
-    train(ours, elsa(ours, "4:4", interval=1), 30)
-    train(adams, torch.optim.AdamW(adams, weight_decay=0.0, fused=True, **ADAM), 30)
-
-    assert all(torch.equal(a, b) for a, b in zip(ours, adams, strict=True))
-
-
-def test_without_a_pull_it_is_adam():
-    ours, adams = parameters(), parameters()
-
-    train(ours, elsa(ours, lambda_=0.0), 30)
-    train(adams, torch.optim.AdamW(adams, weight_decay=0.0, fused=True, **ADAM), 30)
-
-    assert all(torch.equal(a, b) for a, b in zip(ours, adams, strict=True))
-
-
 def test_transposed_weights_are_the_same():
     plain, turned = parameters(), [torch.nn.Parameter(p.detach().T.contiguous()) for p in parameters()]
     one, two = elsa(plain), elsa(turned, transposed=True)
@@ -105,16 +86,6 @@ def test_transposed_weights_are_the_same():
         torch.testing.assert_close(p.detach(), q.detach().T)
         assert p.unflatten(1, (-1, 4)).count_nonzero(-1).eq(2).all()
     assert one.metrics["flips"] == two.metrics["flips"] > 0
-
-
-def test_pull_closes_the_gap():
-    def gap(lambda_):
-        params = parameters()
-        optimizer = elsa(params, lambda_=lambda_, total=200, schedule="constant")
-        train(params, optimizer, 200)
-        return optimizer.metrics["gap"]
-
-    assert gap(50.0) < 0.5 * gap(0.0)
 
 
 def test_weights_that_are_not_sparse_get_plain_adam():

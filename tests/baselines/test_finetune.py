@@ -1,15 +1,12 @@
 """Fine-tuning with the zeros held: in the trainer, and from the command line."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from bench.results.store import ReadOnlyStore
 from helpers import runs
-from helpers.runs import call
 from helpers.trainings import counting, job_to_train, method, pruned, weight_of
 from methods.errors import UserError
 
@@ -57,15 +54,6 @@ def test_low_rank_touches_targets_alone_and_merges_what_was_trained(task):
             assert torch.equal(parameter, before.get_parameter(name)), name
 
 
-def test_low_rank_starts_where_the_model_is(task):
-    model, job = task()
-    one = replace(job, budget=replace(job.budget, tokens=job.training.step_tokens))
-
-    notes = method("finetune", rank=4, lr=0.0).apply(copy.deepcopy(model), one).notes
-
-    assert notes["validation_perplexity"]["start"] == notes["validation_perplexity"]["end"]
-
-
 def test_a_model_that_is_not_pruned(make, make_job, tmp_path):
     model = make("llama")
     job = job_to_train(model, make_job, counting(), tmp_path)
@@ -74,7 +62,7 @@ def test_a_model_that_is_not_pruned(make, make_job, tmp_path):
         method("finetune").apply(model, job)
 
 
-def test_command(tmp_path, capsys, monkeypatch):
+def test_command(tmp_path, cli, monkeypatch):
     runs.own_cache(tmp_path, monkeypatch)
     text = tmp_path / "mine.txt"
     text.write_text("The cat sat on the mat. " * 2000)
@@ -84,34 +72,12 @@ def test_command(tmp_path, capsys, monkeypatch):
     common = ("--data", text, "--device", "cpu", "--set", "threads=1", "--set", "training.tokens=4096")
     small = ("--set", "training.batch=8", "--set", "training.seqlen=64")
 
-    code, out, err = call(
-        capsys,
-        monkeypatch,
-        "finetune",
-        "--artifact",
-        record,
-        "--results",
-        results,
-        "--out",
-        tmp_path / "a",
-        *common,
-        *small,
-    )
+    first = ("--artifact", record, "--results", results, "--out", tmp_path / "a")
+    code, out, err = cli("finetune", *first, *common, *small)
     assert code == 0, err
     assert "pattern checked" in out and "start" in out and "end" in out
-    code, out, err = call(
-        capsys,
-        monkeypatch,
-        "finetune",
-        "--artifact",
-        tmp_path / "a",
-        "--rank",
-        2,
-        "--out",
-        tmp_path / "b",
-        *common,
-        *small,
-    )
+    second = ("--artifact", tmp_path / "a", "--rank", 2, "--out", tmp_path / "b")
+    code, _, err = cli("finetune", *second, *common, *small)
     assert code == 0, err
 
     one, two = (AutoModelForCausalLM.from_pretrained(tmp_path / x) for x in "ab")
@@ -119,32 +85,10 @@ def test_command(tmp_path, capsys, monkeypatch):
     assert torch.equal(weights[0] == 0, weights[1] == 0)
     assert (weights[0] == 0).float().mean() == 0.5
 
-    code, _, err = call(
-        capsys, monkeypatch, "finetune", "--artifact", "ffff", "--results", results, "--out", tmp_path / "c", *common
-    )
+    code, _, err = cli("finetune", "--artifact", "ffff", "--results", results, "--out", tmp_path / "c", *common)
     assert code == 2 and "ffff" in err
 
-
-def test_a_record_whose_model_is_gone(tmp_path, capsys, monkeypatch):
-    cache = runs.own_cache(tmp_path, monkeypatch)
-    runs.run_here(runs.small(tmp_path / "r", methods=("magnitude",), measures=("size",)))
-    (record,) = [
-        r for r in ReadOnlyStore(tmp_path / "r") if (r.identity.method, r.identity.measure) == ("magnitude", "size")
-    ]
-    for folder in (cache / "artifacts").iterdir():
+    for folder in (tmp_path / "cache/artifacts").iterdir():
         (folder / "config.json").unlink(missing_ok=True)
-
-    code, _, err = call(
-        capsys,
-        monkeypatch,
-        "finetune",
-        "--artifact",
-        record.key[:12],
-        "--results",
-        tmp_path / "r",
-        "--data",
-        "x.txt",
-        "--out",
-        tmp_path / "c",
-    )
+    code, _, err = cli("finetune", "--artifact", record, "--results", results, "--out", tmp_path / "c", *common)
     assert code == 2 and "bench prune --method magnitude --model tiny" in err

@@ -3,36 +3,10 @@
 import pytest
 import torch
 
-from baselines.ria import Ria, relative_importance
+from baselines.ria import Ria
 from helpers.layers import NEAR, first_block
-from methods.pattern import Pattern
 
 pytestmark = pytest.mark.numeric
-
-WEIGHT = [
-    [1, -2, 3, 4, 0, 1, 1, -4],
-    [2, 2, -2, 2, 1, 1, 1, 1],
-    [0, 0, 0, 8, 0, -2, 4, 2],
-    [-5, 1, 1, 1, 3, 0, 2, 1],
-]
-ROWS = [16, 12, 16, 14]
-COLUMNS = [8, 5, 6, 15, 4, 4, 8, 8]
-
-
-def test_by_hand_on_a_4_by_8_matrix():
-    """Row 0: 1/16 + 1/8, 2/16 + 2/5, 3/16 + 3/6, 4/16 + 4/15 | 0, 1/16 + 1/4, 1/16 + 1/8, 4/16 + 4/8."""
-    weight = torch.tensor(WEIGHT, dtype=torch.float32)
-    want = [[abs(w) / ROWS[i] + abs(w) / COLUMNS[j] for j, w in enumerate(row)] for i, row in enumerate(WEIGHT)]
-
-    got = relative_importance(weight)
-
-    assert want[0][:4] == pytest.approx([0.1875, 0.525, 0.6875, 0.51667], abs=1e-5)
-    torch.testing.assert_close(got, torch.tensor(want))
-    # its two largest of row 0's first group are -2 and 3: the 4 is in a crowded column
-    assert Pattern(2, 4).keep(got)[0].tolist() == [False, True, True, False, False, True, False, True]
-    # inputs sixteen times as loud count four times at power 1/2, so column 3 is kept
-    loud = torch.tensor([1.0, 1, 1, 16, 1, 1, 1, 1])
-    assert Pattern(2, 4).keep(got * loud**0.5)[0, :4].tolist() == [False, False, True, True]
 
 
 def naive(weight, x, pattern, power):

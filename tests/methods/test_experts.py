@@ -1,7 +1,6 @@
 """The experts of a mixture as separate linears, in files of both kinds, each pruned by the tokens that reach it."""
 
 import copy
-import json
 
 import pytest
 import torch
@@ -10,17 +9,13 @@ from transformers import AutoModelForCausalLM
 
 from bench.catalog import registry
 from bench.catalog.choice import build
-from bench.export.model import export_model
 from bench.inputs import architecture, loading
-from bench.kernels import linear24
-from bench.verify import verify
 from helpers import models
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.families import FAMILIES
 from methods.folder import Folder
 from methods.pruning.walk import Walk
-from methods.targets import find_targets
 
 MIXTURES = [name for name, family in FAMILIES.items() if family.experts]
 
@@ -184,42 +179,3 @@ def test_training_gives_experts_without_tokens_a_gradient_of_zero(make):
 
     assert all(p.grad is not None for p in model.parameters())
     assert any(not p.grad.any() for n, p in model.named_parameters() if ".experts." in n)
-
-
-def test_routers_stay_dense_and_count_as_unchanged(mixture, make, make_job, tmp_path):
-    model = make(mixture)
-    source = models.write(model, tmp_path / "source")
-    job = make_job(model)
-    models.write(prune("wanda", model, job).model, tmp_path / "pruned")
-
-    counts = verify(Folder(source), Folder(tmp_path / "pruned"), job.pattern, job.targets, (), torch.float32)
-
-    routers = [f"{FAMILIES[mixture].blocks}.0.{name}" for name in FAMILIES[mixture].dense]
-    assert routers and not set(routers) & set(counts.layers)
-    assert all(Folder(tmp_path / "pruned").tensor(f"{name}.weight").all() for name in routers)
-
-
-def test_packed_and_back_it_is_the_same_model(mixture, make, make_job, tmp_path):
-    """Expert by expert in packed24; one tensor of all experts again in a folder for transformers."""
-    model = prune("magnitude", make(mixture), make_job(make(mixture))).model
-    models.write(model, tmp_path / "pruned")
-    export_model(str(tmp_path / "pruned"), "packed24", tmp_path / "packed")
-    export_model(str(tmp_path / "packed"), "hf", tmp_path / "again")
-
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("pruned", "again"))
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    packed = linear24.load(tmp_path / "packed", Compute(), engine="reference")
-    tokens = torch.randint(64, (2, 8), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        torch.testing.assert_close(packed(tokens).logits, model(tokens).logits, rtol=1e-4, atol=1e-4)
-
-
-def test_already_quantized_experts_are_refused(tmp_path):
-    models.write(theirs("gpt_oss"), tmp_path)
-    about = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(about | {"quantization_config": {"quant_method": "mxfp4"}}))
-    opened = Folder(tmp_path)
-
-    with pytest.raises(UserError, match=r"already quantized \(mxfp4\)"):
-        find_targets(opened.config, opened.shapes())

@@ -33,14 +33,6 @@ def test_a_pattern_is_written_as_it_is_read(text):
     assert str(Pattern.parse(text)) == text
 
 
-def test_of_equal_scores_the_lowest_index_stays():
-    score = torch.tensor([[1.0, 1, 1, 1, 0, 2, 2, 2], [0, 1, 0, 1, 5, 0, 5, 5]])
-
-    kept = Pattern(2, 4).keep(score)
-
-    assert kept.int().tolist() == [[1, 1, 0, 0, 0, 1, 1, 0], [0, 1, 0, 1, 1, 0, 1, 0]]
-
-
 @pytest.mark.parametrize(("n", "m"), [(1, 4), (2, 4), (3, 4), (4, 8), (8, 16), (3, 32), (16, 32)])
 def test_keep_is_the_naive_loop(n, m):
     """Three values in a group of four or more: nearly every group ties. Infinity is a score like any other."""
@@ -110,13 +102,6 @@ def test_nan_has_no_place_in_an_order(text):
 
     with pytest.raises(FloatingPointError, match="NaN"):
         Pattern.parse(text).keep(score)
-
-
-def test_fits():
-    assert Pattern(2, 4).fits(12)
-    assert not Pattern(2, 4).fits(10)
-    assert Pattern.parse("50%").fits(7)
-    assert Pattern.parse("dense").fits(7)
 
 
 @pytest.mark.numeric

@@ -147,20 +147,6 @@ def test_activations_on_disk_change_nothing(accumulate, power, llama, make_job, 
     assert not list(tmp_path.iterdir()), "the file has no name"
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_states_come_back_as_they_were(tmp_path, dtype):
-    from methods.pruning.states import StatesOnDisk
-
-    first, second = torch.randn(2, 3, 4).to(dtype), torch.randn(1, 3, 4).to(dtype)
-    states = StatesOnDisk(tmp_path)
-    states.append(first)
-    states.append(second)
-    states[0] = -first
-
-    assert len(states) == 2
-    assert [torch.equal(a, b) for a, b in zip(states, (-first, second), strict=True)] == [True, True]
-
-
 def test_max_memory_says_what_fits(llama, keep_as, tmp_path):
     from bench.execution.job import fits_device
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BloomConfig
 
 from bench.catalog import registry
 from bench.catalog.choice import build
@@ -14,10 +13,8 @@ from bench.inputs import loading
 from helpers import runs
 from helpers.models import sample
 from methods.contract import Compute
-from methods.errors import UserError
 from methods.folder import Folder
 from methods.pruning import statistics
-from methods.pruning.activations import Activations
 from methods.pruning.hessian import add_gram, symmetric
 from methods.pruning.walk import Visit, Walk
 from methods.targets import dense_weight, family_of
@@ -76,28 +73,6 @@ def test_pruning_nothing_reproduces_the_forward(family, make, make_job):
         same_inputs(name, x, want[name])
 
 
-@pytest.mark.numeric
-def test_the_flow_ends_where_the_forward_does(family, make, make_job):
-    """Run through all of its blocks, the flow holds the model's own hidden states."""
-    model = make(family)
-    job = make_job(model)
-    path = family_of(model.config.to_dict()).blocks
-    layers = model.get_submodule(path)
-    seen = []
-    handle = layers[-1].register_forward_hook(
-        lambda _m, _a, out: seen.append(out[0] if isinstance(out, tuple) else out)
-    )
-    with torch.no_grad():
-        states = model(input_ids=job.calibration, use_cache=False, output_hidden_states=True).hidden_states
-        handle.remove()
-        flow = Activations(model, layers, job.calibration.split(4), job.compute, last=True)
-        for i, block in enumerate(layers):
-            close(torch.cat(flow.hidden), states[i])
-            flow.advance(i, block)
-
-    close(torch.cat(flow.hidden), seen[0])
-
-
 @pytest.mark.parametrize("kind", sample(["mistral", "qwen2", "qwen3"], "qwen3"))
 def test_sliding_window_is_seen(kind, make, make_job):
     """Use a window shorter than the sequences."""
@@ -127,21 +102,6 @@ def test_batching_does_not_matter(family, sequences, make, make_job):
         assert set(calls) == {16 * sequences, 16 * (6 % sequences or sequences)}
     for name in want:
         torch.testing.assert_close(got[name], want[name], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.numeric
-def test_eager_attention_agrees_with_sdpa(family, make, make_job):
-    """Eager attention is given a mask of numbers where sdpa may be given none."""
-    if family in ("gemma2", "gpt_oss"):
-        pytest.skip("transformers has eager attention only: sdpa has neither caps nor sinks")
-    eager, sdpa = (make(family, attn_implementation=kind) for kind in ("eager", "sdpa"))
-    job = make_job(sdpa)
-
-    one = {visit.name: visit.stat for visit in Walk(eager, job, rows)}
-    other = {visit.name: visit.stat for visit in Walk(sdpa, job, rows)}
-
-    for name in one:
-        same_inputs(name, one[name], other[name])
 
 
 def test_blocks_see_pruned_predecessors_and_themselves_dense(family, make, make_job):
@@ -260,18 +220,6 @@ def test_statistic_without_calibration_is_refused(llama, job):
         list(Walk(llama, replace(job, calibration=None), add_gram))
 
 
-def test_progress_counts_blocks(llama, job):
-    seen = []
-
-    class Count:
-        def advance(self, done, total, **_figures):
-            seen.append((done, total))
-
-    list(Walk(llama, replace(job, progress=Count()), add_gram))
-
-    assert seen == [(1, 3), (2, 3), (3, 3)]
-
-
 METHODS = {name: (name, {}) for name in runs.ONE_SHOT if name != "dense"}
 METHODS["mask-only"] = ("sparsegpt", {"mask_only": True})
 
@@ -316,17 +264,6 @@ def test_streaming_from_disk_is_the_same_to_the_bit(kind, label, dtype, make, ke
         assert torch.equal(tensor, want[key]), key
     for block in skeleton.get_submodule(family_of(skeleton.config.to_dict()).blocks):
         assert all(p.is_meta for p in block.parameters())
-
-
-def test_streaming_holds_one_block_at_a_time(make, keep_as, make_job, tmp_path):
-    folder = keep_as(make("llama"), tmp_path / "source")
-    streaming = Compute(stream=True)
-    model = loading.load(folder, streaming)
-    job = make_job(model, source=folder, compute=streaming, workdir=tmp_path)
-
-    for visit in Walk(model, job, add_gram):
-        here = [i for i, block in enumerate(model.model.layers) if not any(p.is_meta for p in block.parameters())]
-        assert here == [int(visit.name.split(".")[2])]
 
 
 def test_linears_with_one_input_are_known_from_their_names(family, make, make_job):
@@ -374,10 +311,3 @@ def test_conv1d_is_walked_as_out_by_in(make, make_job):
     for visit in Walk(model, make_job(model), add_gram):
         assert visit.weight.shape[1] == visit.stat.shape[0]
         assert visit.weight.data_ptr() == dense_weight(model.get_submodule(visit.name)).data_ptr()
-
-
-def test_unknown_model_is_refused(job):
-    bloom = AutoModelForCausalLM.from_config(BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=4))
-
-    with pytest.raises(UserError, match="bloom"):
-        Walk(bloom, job)

@@ -89,17 +89,6 @@ def test_without_a_teacher_it_is_cross_entropy():
     assert float(kl.detach()) == 0 and float(ce.detach()) == pytest.approx(50 * float(want), rel=1e-5)
 
 
-def test_a_teacher_of_the_same_mind_costs_nothing():
-    hidden, head, targets, _ = material()
-    twin = distill.Teacher(hidden.detach(), head.detach())
-
-    got, _, kl = distill.loss(hidden, head, targets, twin, eta=1.0)
-
-    assert abs(float(kl)) < 1e-4
-    gradient = torch.autograd.grad(got, hidden)[0]
-    assert gradient.abs().max() < 1e-6
-
-
 def test_logits_never_exist_whole(monkeypatch):
     seen = []
     real = torch.Tensor.__matmul__

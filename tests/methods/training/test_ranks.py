@@ -117,14 +117,6 @@ def test_no_rank_holds_a_whole_model(tmp_path):
     assert max(end for _, end in taken[1:]) < 0.3, taken
 
 
-def test_sums_of_one_process_are_its_own():
-    from methods.training import ranks
-
-    assert ranks.all_reduce_sum(1.0, 2.0) == [1.0, 2.0]
-    assert ranks.rank_and_world() == (0, 1)
-    assert torch.equal(ranks.all_reduce_mean(torch.ones(2)), torch.ones(2))
-
-
 def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, monkeypatch):
     """Compare records. Their keys differ, because rounding does."""
     runs.own_cache(tmp_path, monkeypatch)

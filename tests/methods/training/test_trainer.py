@@ -315,8 +315,8 @@ def test_loss_of_three_times_its_start_is_divergence(llama, task):
         method("cast").apply(model, replace(job, progress=Poison()))
 
 
-def test_final_prune_and_lambda_are_noted(llama, task):
-    notes = method("cast").apply(copy.deepcopy(llama), task(llama)).notes
+def test_final_prune_and_lambda_are_noted(trained):
+    notes = trained("cast", "llama")[2].notes
 
     assert notes["lambda_"] > 0
     assert 0.5 < notes["S"] <= 1
@@ -387,11 +387,8 @@ def test_golden_trace(kernel, moved, make_exact, task):
         assert [r[name] for r in curve] == pytest.approx(golden, rel=LAST_DIGIT), name
 
 
-def test_held_mask_is_the_priors(llama, task):
-    job = task(llama)
-    model = pruned(llama, job)
-
-    outcome = method("retrain").apply(model, job)
+def test_held_mask_is_the_priors(trained):
+    _, job, outcome = trained("retrain", "llama")
 
     for target, mask in job.prior.masks.items():
         assert torch.equal(weight_of(outcome.model, target) != 0, mask)
@@ -405,7 +402,7 @@ def test_float16_is_refused(llama, task):
 
 @pytest.mark.parametrize("name", sample(["cast", "elsa"], "cast"))
 def test_without_validation_windows_it_trains_and_saves(name, llama, task):
-    job = replace(task(llama, budget={"checkpoint_s": 0}), validation=None)
+    job = replace(task(llama, steps=12, budget={"checkpoint_s": 0}), validation=None)
     notes = method(name).apply(copy.deepcopy(llama), job).notes
 
     assert checkpoint.latest(job.workdir) and not notes["validation_perplexity"]

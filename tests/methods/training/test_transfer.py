@@ -14,7 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from baselines import maskllm
 from bench.catalog.entries import METHODS
-from bench.inputs.training_text import PackedCorpus
 from helpers.trainings import counting, job_to_train, method
 from methods.contract import Compute
 from methods.targets import family_of
@@ -141,44 +140,6 @@ def test_nine_of_ten_steps_wait_for_nothing(count, make, name, family):
     assert [i for i, waited in enumerate(steps) if waited] == WAITING.get(name, LOGGED)
     if name not in (*WAITING, "ast"):  # CAST reads its lambda once, before step 10; AST its masks every tenth
         assert set(steps[19]) == {"copy to the CPU"}
-
-
-@pytest.mark.parametrize(
-    ("spoil", "name"),
-    [
-        (lambda x: x.sum().item(), "aten._local_scalar_dense.default"),
-        (lambda x: bool(x.sum() > 0), "aten._local_scalar_dense.default"),
-        (lambda x: x.cpu(), "copy to the CPU"),
-        (lambda x: x.tolist(), "copy to the CPU"),
-        (lambda x: x.nonzero(), "aten.nonzero.default"),
-        (lambda x: x[x > 0], "index by a mask"),
-        (lambda x: torch.ones(3).to(x.device), "copy from the CPU that waits"),
-        (lambda x: torch.zeros(3).copy_(x), "copy between devices"),
-    ],
-)
-def test_what_waits_is_seen(spoil, name):
-    waits = Waits()
-    with waits:
-        spoil(torch.zeros(3, device=META))
-    assert waits.steps == [[name]]
-
-
-def test_a_batch_is_there_before_its_step(count, make, monkeypatch):
-    happened = []
-
-    def note(owner, method, what):
-        real = getattr(owner, method)
-        monkeypatch.setattr(
-            owner, method, lambda self, step, *rest: (happened.append((what, step)), real(self, step, *rest))[1]
-        )
-
-    note(trainer.Trainer, "_gradients", "step")
-    note(PackedCorpus, "batch", "batch")
-    count("dense-ft", shallow(make("llama")))
-
-    first, *rest = happened
-    assert first == ("step", 0)
-    assert rest == [("batch", 0), *((what, i) for i in range(1, STEPS) for what in ("batch", "step"))]
 
 
 def test_a_check_for_packed_sequences_would_wait(count, make, monkeypatch):
