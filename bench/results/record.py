@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from bench.results.identity import Identity
 from bench.system import digests
@@ -56,19 +56,57 @@ class Item(NamedTuple):
 class ReadingRow(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     metric: str
-    value: float | None
+    value: Annotated[float, Field(strict=True)] | None
     unit: str
     better: str
-    stderr: Annotated[float, Field(ge=0)] | None = None
-    n: int | None = None
+    stderr: Annotated[float, Field(strict=True, ge=0)] | None = None
+    n: Annotated[int, Field(strict=True)] | None = None
 
 
 class ItemsFile(BaseModel):
+    model_config = ConfigDict(strict=True)
     file: str
     rows: int
     sha256: str
     size: int | None = None
     """Bytes of the file. None if the record does not say."""
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Commit(_Shape):
+    id: str | None = None
+    time: str | None = None
+    dirty: bool | None = None
+
+
+class _Provenance(_Shape):
+    commit: _Commit | None = None
+    machine: dict[str, str | int | float | None] | None = None
+    versions: dict[str, str | None] | None = None
+    recorded: str | None = None
+
+
+class _RecordCost(_Shape):
+    wall_s: float | None = None
+    build_s: float | None = None
+    peak_bytes: float | None = None
+    build_peak_bytes: float | None = None
+    tokens: float | None = None
+    calibration_tokens: float | None = None
+    training_tokens: float | None = None
+
+
+def _shaped(shape: type[_Shape]) -> AfterValidator:
+    """Return a check that known keys of a dict have the types of a shape. Other keys may have any."""
+
+    def check(value: dict[str, Any]) -> dict[str, Any]:
+        shape.model_validate(value)
+        return value
+
+    return AfterValidator(check)
 
 
 class Record(BaseModel):
@@ -89,8 +127,8 @@ class Record(BaseModel):
     notes: dict[str, Any] = {}
     key_inputs: dict[str, Any] = {}
     """Values whose digest is the key."""
-    cost: dict[str, Any] = {}
-    provenance: dict[str, Any] = {}
+    cost: Annotated[dict[str, Any], _shaped(_RecordCost)] = {}
+    provenance: Annotated[dict[str, Any], _shaped(_Provenance)] = {}
 
     @property
     def stem(self) -> str:

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import re
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ from helpers import fake_records, runs
 from methods.errors import UserError
 
 KEY = "ab" * 32
+BENCH = Path(bench.__file__).parent
 (RENAMED,) = RENAMED_MODELS
 ITEMS = (Item("0", "a", 1.5, 2.0), Item("1", "a", 2.5, 2.0))
 
@@ -37,7 +40,7 @@ def temporaries(store):
 
 
 def test_equal_apart_from_provenance_and_cost():
-    one, other = record(provenance={"commit": "a"}, cost={"wall_s": 1}), record(provenance={"commit": "b"})
+    one, other = (record(provenance={"commit": {"id": x}}, cost={"wall_s": ord(x)}) for x in "ab")
 
     assert one.same() == other.same()
     assert one.same() != record(notes={"damping": 1}).same()
@@ -177,7 +180,7 @@ def test_record_without_its_items_is_no_record(store):
         {"status": "diverged"},
         {"notes": {"a": 2}},
         {"items": None},
-        {"provenance": {"commit": "b"}},
+        {"provenance": {"commit": {"id": "b"}}},
         {"digest": None},
         {"digest": "0" * 64},
         {"reason": "because"},
@@ -204,15 +207,27 @@ def test_a_record_written_in_another_layout_is_the_same(store):
     "fields",
     [
         {"readings": [{"metric": "a", "value": None, "stderr": -0.5, "unit": "", "better": ""}]},
+        {"readings": [{"metric": "a", "value": "5", "unit": "", "better": ""}]},
+        {"readings": [{"metric": "a", "value": True, "unit": "", "better": ""}]},
         {"status": "fine"},
         {"key": None},
+        {"notes": None},
+        {"provenance": "text"},
+        {"provenance": {"commit": "text"}},
+        {"provenance": {"machine": {"cpu": ["EPYC"]}}},
+        {"provenance": {"versions": {"torch": 2.9}}},
+        {"cost": {"wall_s": "long"}},
+        {"items": {"file": "a", "rows": "2", "sha256": "0"}},
+        {"identity": {"model": "m", "stages": "dense", "pattern": "dense"}},
     ],
+    ids=str,
 )
 def test_a_digest_does_not_make_a_record(store, fields):
     store.write(record())
+    store.write(record("cd" * 32))
     fake_records.edit(store.path(KEY), seal=True, **fields)
 
-    assert list(store) == [] and "is no record" in store.damaged[0]
+    assert [r.key for r in store] == ["cd" * 32] and "is no record" in store.damaged[0]
 
 
 def test_a_record_larger_than_any_is_not_parsed(store, monkeypatch):
@@ -326,3 +341,12 @@ def test_find_wants_exactly_one(store, prefix):
     else:
         with pytest.raises(UserError, match=r"bench ls runs --results .* lists them"):
             store.find(prefix)
+
+
+def test_one_function_reads_records():
+    """A second reader would not check what the first one does."""
+    sources = {p.relative_to(BENCH).as_posix(): p.read_text() for p in BENCH.rglob("*.py")}
+
+    assert [name for name, text in sources.items() if "Record.model_validate" in text] == ["results/record.py"]
+    callers = {name for name, text in sources.items() if re.search(r"\bparse\(.*(path|line|packed)", text)}
+    assert callers >= {"results/store.py", "results/transfer.py", "compare/baseline.py"}
