@@ -46,8 +46,8 @@ class _Header(NamedTuple):
     tensors: dict[str, _Tensor]
 
 
-def check(file: Path) -> None:
-    """Check that a GGUF file is complete, and that its fields match its tensors.
+def check(file: Path) -> dict[str, Any]:
+    """Check that a GGUF file is complete, and that its fields match its tensors. Return its fields.
 
     Raises:
         UserError: it is damaged, or has an unknown architecture.
@@ -58,6 +58,7 @@ def check(file: Path) -> None:
         with file.open("rb") as stream:
             header = _Reader(stream, file.stat().st_size).header()
         _check_architecture(header)
+        return header.fields
     except (OSError, ValueError) as fault:
         why = getattr(fault, "strerror", None) or fault
         raise UserError(f"cannot read {file} as GGUF ({why}): download it again, or use another model") from None

@@ -14,11 +14,11 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 import torch
 import transformers
 from accelerate import init_empty_weights
-from gguf import GGUFReader
 from tokenizers import pre_tokenizers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from bench.inputs import gguf_header
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.experts import unfold
@@ -165,18 +165,18 @@ def load_tokenizer(folder: Path) -> Any:
 def convert_gguf(file: Path, target: Path) -> None:
     """Dequantize a GGUF file into a safetensors folder in float32, with its tokenizer.
 
-    Call `bench.inputs.gguf_header.check` first, because the libraries trust any size. transformers (at least up to 5.24)
-    ignores the pre-tokenizer `smollm`, which splits digits, so it is added here.
+    transformers (at least up to 5.24) ignores the pre-tokenizer `smollm`, which splits digits, so it is added here.
 
     Raises:
-        UserError: a library cannot read the file.
+        UserError: the file is damaged, or a library cannot read it.
     """
     logging.getLogger("gguf").setLevel(logging.ERROR)
+    fields = gguf_header.check(file.resolve())
     with _faults(f"GGUF file {str(file.resolve())!r}"):
-        _convert_gguf(file, target)
+        _convert_gguf(file, target, splits_digits=fields.get("tokenizer.ggml.pre") == "smollm")
 
 
-def _convert_gguf(file: Path, target: Path) -> None:
+def _convert_gguf(file: Path, target: Path, *, splits_digits: bool) -> None:
     model, about = AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
     )
@@ -187,7 +187,7 @@ def _convert_gguf(file: Path, target: Path) -> None:
         config.pop(key, None)
     type(model.config).from_dict(config | {"architectures": [type(model).__name__]}).save_pretrained(target)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    if _pre_tokenizer(file) == "smollm":
+    if splits_digits:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Digits(individual_digits=True),
@@ -195,8 +195,3 @@ def _convert_gguf(file: Path, target: Path) -> None:
             ]
         )
     tokenizer.save_pretrained(target)
-
-
-def _pre_tokenizer(file: Path) -> str:
-    field = GGUFReader(file).get_field("tokenizer.ggml.pre")
-    return str(field.contents()) if field else ""
