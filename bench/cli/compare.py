@@ -10,6 +10,7 @@ import typer
 
 from bench.cli.console import fail, print_commands, print_json, print_line, print_lines, print_rows
 from bench.cli.flags import Figure, Json, Results, file_callback
+from bench.compare import settings
 from bench.system.files import require_writable_file
 from bench.system.suggest import describe_unknown
 from bench.system.text import amount
@@ -49,7 +50,7 @@ def compare(
     Marks: - worse, + better, ~ inconclusive, x not comparable, ! failed or missing. Each interval holds on its own; p
     values are adjusted by Benjamini and Hochberg's method.
     """
-    from bench.compare import render, resolve, settings, verdict
+    from bench.compare import render, resolve, verdict
     from bench.results.store import RESULTS
 
     before, after, ignore = resolve.resolve_both(a, b, results or RESULTS)
@@ -80,7 +81,7 @@ def gate(
 
     Exit code 0: passed. 1: failed. 2: invalid input, or nothing can be compared.
     """
-    from bench.compare import ci, render, settings
+    from bench.compare import ci, render
     from bench.compare.resolve import read
     from bench.compare.verdict import compare
     from bench.results.store import RESULTS

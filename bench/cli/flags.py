@@ -12,6 +12,7 @@ import typer
 
 from bench.catalog.entries import DEFAULT_METHODS
 from bench.cli.console import note
+from bench.reporting.drawing import require_format
 from bench.system.files import require_folder, require_writable_file
 from bench.system.suggest import shorten
 from bench.system.toml import read_toml
@@ -59,8 +60,6 @@ def figure_callback(option: str) -> Callable[[Path | None], Path | None]:
     """Return a callback for the file of a figure. option: name of the flag."""
 
     def check(value: Path) -> None:
-        from bench.reporting.drawing import require_format
-
         require_format(value)
         require_writable_file(value, option)
 

@@ -12,6 +12,7 @@ import typer
 
 from bench.cli.console import fail, note, print_line, print_rows
 from bench.cli.flags import DataDir, Figure, Json, Results
+from bench.reporting.search_curve import Curve, draw_search
 from bench.system.toml import read_toml
 
 
@@ -51,8 +52,6 @@ def search(
         fail(f"{failed}: bench show RECORD prints a traceback; the same command tries it again", 1)
     print_rows([_row(one) for one in done], json)
     if out:
-        from bench.reporting.search_curve import Curve, draw_search
-
         curves = [Curve(one.method, [t.value for t in one.trials], one.best_so_far) for one in done]
         print_line(draw_search(curves, out))
 
