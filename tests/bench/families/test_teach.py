@@ -89,6 +89,7 @@ def test_the_command_prints_the_entry(make, keep_as, tmp_path, cli):
 
     assert (code, err) == (0, "")
     assert out.startswith('[olmo2]\nblocks = "model.layers"\nlinears = ["self_attn.q_proj", ')
+    assert "layers =" not in out, "the default"
     assert read_families(out) == {"olmo2": FAMILIES["olmo2"]}
 
 
