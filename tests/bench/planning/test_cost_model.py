@@ -96,6 +96,7 @@ def reading(name, value):
     "change",
     [
         lambda fields: fields | {"cost": fields["cost"] | {"wall_s": 10**400}},
+        lambda fields: fields | {"cost": fields["cost"] | {"wall_s": -0.5}},
         lambda fields: fields | {"cost": {"wall_s": "NaN"}},
         reading("parameters", 10**400),
         reading("parameters", 0),
