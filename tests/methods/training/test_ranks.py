@@ -117,6 +117,7 @@ def test_no_rank_holds_a_whole_model(tmp_path):
     assert max(end for _, end in taken[1:]) < 0.3, taken
 
 
+@pytest.mark.full
 def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, monkeypatch):
     """Compare records. Their keys differ, because rounding does."""
     runs.own_cache(tmp_path, monkeypatch)
