@@ -5,7 +5,10 @@ import textwrap
 
 import torch
 
+from bench.catalog.entries import MEASURES
+from bench.catalog.registry import load
 from bench.measures import contract
+from bench.planning.spec import Spec
 
 EXAMPLE = textwrap.dedent(
     "    from " + contract.__doc__.partition("\n\n    from ")[2].partition("\n\nA measure that")[0]
@@ -28,3 +31,10 @@ def test_the_example_measures():
 
     assert [(r.metric, r.value) for r in readings.values] == [("max_norm", 5.0)]
     assert readings.items == () and readings.notes == {}
+
+
+def test_the_settings_of_every_measure_are_a_table_of_a_run():
+    tables = {kind.table: kind for entry in MEASURES.values() if (kind := getattr(load(entry), "settings", None))}
+
+    assert {table: type(getattr(Spec(), table)) for table in tables} == tables
+    assert set(tables) == {"perplexity", "zeroshot", "speed"}
