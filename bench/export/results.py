@@ -28,7 +28,7 @@ def export_results(results: Path, format_: str, out: Path, organization: str) ->
     store = ReadOnlyStore(results)
     models, skipped = group_by_model(store)
     if store.damaged:
-        raise UserError(f"{store.damaged[0]}: run the same command again to continue without it")
+        raise UserError(f"{store.damaged[0]}: delete it to continue without it")
     files: dict[str, str] = {}
     for model in models:
         own = RESULT_FORMATS[format_](model, organization)

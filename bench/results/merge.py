@@ -46,7 +46,7 @@ def merge_folders(sources: Sequence[Path], into: Path) -> MergeSummary:
             else:
                 other += 1
         if folder.damaged:
-            raise UserError(f"{folder.damaged[0]}: run the same command again to go on without it")
+            raise UserError(f"{folder.damaged[0]}: delete it to go on without it")
     return MergeSummary(taken, known, other)
 
 
