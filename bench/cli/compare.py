@@ -167,7 +167,7 @@ def check(
         list[Path] | None, typer.Argument(metavar="DIR", help="Results folders [default: results/local].")
     ] = None,
 ) -> None:
-    """Check that records were not changed, and that their parts agree.
+    """Check that records were not changed and are consistent.
 
     Numbers are computed again from their items. Files that belong to no record are listed. Nothing is changed. The exit code
     is 1 if a record is damaged.

@@ -68,7 +68,9 @@ def poison(root, text, n, loss):
     """Records of a model under this text: one with metrics that are known, one without, and a failure."""
     known = (*KEPT, "metric", "measure", "unit", "pattern")
     rows = fake_records.perplexity(root / "plain", loss, made=f"{n}{loss}", noise=n + 1, seed=0)
-    items = [fake_records.Item(str(i), text, 127.0 + i + loss, 127.0) for i in range(8)]
+    plain = ReadOnlyStore(root / "plain").items(rows)
+    fields = zip(plain.ids, plain.clusters, plain.columns["value"], plain.weights, strict=True)
+    items = [fake_records.Item(str(i), text + str(c), float(v), float(w)) for i, c, v, w in fields]
     size = fake_records.counted(root / "plain", "bits_per_weight", 8.0, made=f"{n}{loss}", measure="size")
     quantized = {"pattern": "dense", "quantizer": "int8"}
     dense = fake_records.counted(
