@@ -1,8 +1,23 @@
+"""The program: `python -m bench`, and the command `bench`."""
+
+import sys
+
 from bench.system.interpreter import forget_current_folder
+from bench.system.packages import describe_unreadable
 
-forget_current_folder()
 
-# Modules are no longer looked up in the current folder.
-from bench.cli.main import main  # noqa: E402
+def main() -> None:
+    """Run the command line, with modules that are not looked up in the current folder."""
+    forget_current_folder()
+    try:
+        from bench.cli.main import main as run
+    except (TypeError, ValueError) as fault:
+        if not (sentence := describe_unreadable(fault)):
+            raise
+        print(f"bench: {sentence}", file=sys.stderr)
+        sys.exit(2)
+    run()
 
-main()
+
+if __name__ == "__main__":
+    main()

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import Distribution, distributions
 from typing import Any, NamedTuple
 
 from bench.catalog.declarations import Catalog, CatalogEntry, describe
@@ -35,21 +36,50 @@ SECTIONS = {
 """Sections by the name that commands and entry-point groups use."""
 
 
+TARGET = re.compile(r"([\w.]+)\s*:\s*(\w+)\s*(\[.*\])?")
+"""Pattern of an entry point's value: module, class and extras."""
+
+
 @cache
 def _plugin_targets(kind: str) -> dict[str, str]:
-    """Return MODULE:CLASS of each plug-in by its name. A plug-in cannot replace a built-in name."""
+    """Return the entry-point value of each plug-in by its name. A plug-in cannot replace a built-in name."""
     targets: dict[str, str] = {}
-    for point in entry_points(group=f"cast_bench.{kind}"):
-        if point.name not in SECTIONS[kind].built_in:
-            targets.setdefault(point.name, f"{point.module}:{point.attr}")
+    for installed in distributions():
+        for name, value in _entry_points(installed, f"cast_bench.{kind}"):
+            if name not in SECTIONS[kind].built_in:
+                targets.setdefault(name, value)
     return targets
 
 
+def _entry_points(installed: Distribution, group: str) -> Iterator[tuple[str, str]]:
+    """Yield the name and value of each entry point of a group.
+
+    `importlib.metadata.entry_points` reads the files of all distributions, and raises at the first malformed line.
+    """
+    try:
+        text = installed.read_text("entry_points.txt") or ""
+    except UnicodeDecodeError as fault:
+        text = fault.object.decode(errors="replace")
+    except OSError:
+        return
+    section = ""
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("[") and line.endswith("]"):
+            section = line[1:-1].strip()
+        elif section == group and line and not line.startswith(("#", ";")):
+            name, _, value = line.partition("=")
+            yield name.strip(), value.strip()
+
+
 @cache
-def _import_plugin(name: str, target: str) -> CatalogEntry:
-    """Return the entry of a plug-in's class. One that cannot be imported is broken."""
+def _import_plugin(name: str, value: str) -> CatalogEntry:
+    """Return the entry of a plug-in's class. A plug-in is broken if its class cannot be imported."""
+    match = TARGET.fullmatch(value)
+    target = f"{match[1]}:{match[2]}" if match else value
     try:
         with _guest(name):
+            if not match:
+                raise ValueError(f"its entry point {value!r} is not MODULE:CLASS")
             return describe(target, _import(target), is_plugin=True)
     except UserError as fault:
         return CatalogEntry(target=target, is_plugin=True, broken=str(fault))

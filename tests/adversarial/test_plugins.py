@@ -102,3 +102,36 @@ def test_a_run_of_others_imports_none(cli, tmp_path, monkeypatch):
     assert code == 0, err
     assert cli("plan", *flags, "--methods", "hang")[0] == 2
     assert not DEADLY.keys() & sys.modules.keys()
+
+
+def test_a_malformed_entry_point_costs_its_own_row(cli, tmp_path, monkeypatch):
+    site = runs.distribution(tmp_path / "site", "good", GOOD.format(name="good"), methods={"good": "good:good"})
+    odd = runs.distribution(site, "odd", "", methods={"question": "???", "module": "json", "empty": ""})
+    lines = (odd / "odd-1.0.dist-info/entry_points.txt").read_bytes()
+    (odd / "odd-1.0.dist-info/entry_points.txt").write_bytes(
+        b"first = a:b\n" + lines + b"alone\n\xff\xfe = c:d\n[open\n"
+    )
+    install(site, {}, monkeypatch)
+
+    code, out, err = cli("ls", "methods", "--json")
+    about = {row["name"]: row["about"] for row in json.loads(out)}
+
+    assert code == 0, err
+    assert "first" not in about
+    for name, value in {"question": "'???'", "module": "'json'", "empty": "''", "alone": "''"}.items():
+        assert f"its entry point {value} is not MODULE:CLASS" in about[name]
+    assert about["good"] == "Keep the largest |W|"
+    assert cli("plan", "--measures", "size", "--methods", "wanda", *runs.flags(tmp_path / "r"))[0] == 0
+
+
+@pytest.mark.parametrize(("line", "why"), [(b"alone\n", "a line has no '='"), (b"\xff = a:b\n", "invalid start byte")])
+def test_a_distribution_beside_which_pydantic_cannot_be_imported_is_named(tmp_path, monkeypatch, line, why):
+    runs.distribution(tmp_path, "odd", "")
+    (tmp_path / "odd-1.0.dist-info/entry_points.txt").write_bytes(b"[anything]\n" + line)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with runs.start("ls", "methods") as program:
+        _, err = program.communicate(timeout=60)
+
+    assert program.returncode == 2
+    assert err.startswith(f"bench: entry_points.txt of odd in {tmp_path} is malformed (") and why in err
+    assert err.count("\n") == 1
