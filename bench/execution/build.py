@@ -25,7 +25,9 @@ from bench.verify import WeightCounts, verify
 from methods.contract import Outcome
 from methods.files import find_file
 from methods.folder import Folder, dtype_name, save, state
+from methods.header import TORCH_DTYPES
 from methods.pattern import Pattern
+from methods.pruning import streaming
 from methods.quantizing.stored import ACTIVATIONS_KEY
 from methods.training.interrupt import stop_request
 
@@ -158,7 +160,10 @@ class Builder:
         if isinstance(outcome.model, nn.Module):
             if not activations and _same(outcome.model, Folder(source)):
                 return source
-            save(outcome.model, target)
+            if any(p.is_meta for p in outcome.model.parameters()):
+                streaming.write(outcome.model, source, target, self.workspace.compute)
+            else:
+                save(outcome.model, target)
         else:
             for file in Path(outcome.model).glob("model*.safetensors*"):
                 shutil.move(file, target / file.name)
@@ -175,8 +180,9 @@ class Builder:
 
 
 def _same(model: nn.Module, folder: Folder) -> bool:
-    tensors = state(model)
+    """Return whether a model has the tensors of a folder in the same formats. A tensor on meta was never loaded."""
+    tensors, dtypes = state(model), folder.dtypes()
     return set(tensors) == set(folder) and all(
-        t.is_meta or (t.dtype == (was := folder.tensor(n)).dtype and torch.equal(t.cpu(), was))  # meta: never loaded
+        TORCH_DTYPES.get(dtypes[n]) == dtype_name(t.dtype) and (t.is_meta or torch.equal(t.cpu(), folder.tensor(n)))
         for n, t in tensors.items()
     )

@@ -1,4 +1,4 @@
-"""The forward pass of a model larger than its device."""
+"""The forward pass of a model larger than its device, and a copy of it on disk."""
 
 from __future__ import annotations
 
@@ -22,6 +22,20 @@ class _Replay(nn.Module):
 
     def forward(self, hidden: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
         return hidden if self.value is None else self.value
+
+
+def write(model: nn.Module, source: Path, output: Path, compute: Compute) -> Path:
+    """Write a model whose blocks are on disk to a folder, in the job's dtype. Return the folder.
+
+    Args:
+        model: with its blocks on the meta device; source: the folder with their weights.
+    """
+    with hold(model, source, compute, output) as held:
+        for i in range(len(held.blocks)):
+            for _ in held.parts(i, {}, None, None):
+                pass
+        held.result()
+    return output
 
 
 @torch.no_grad()

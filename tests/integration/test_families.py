@@ -18,6 +18,7 @@ from methods.families import FAMILIES
 from methods.folder import Folder, state
 from methods.header import read_header
 from methods.logits import head_of
+from methods.pruning import streaming
 from methods.pruning.streaming import last_hidden
 from methods.pruning.walk import Walk
 from methods.training import distill, student
@@ -103,6 +104,17 @@ def test_the_pattern_holds_in_every_target_and_nothing_else_changed(folder, prun
     assert set(counts.layers) == set(job.targets)
     assert all(layer.zeros == layer.weights // 2 for layer in counts.layers.values())
     assert counts.violations == 0
+
+
+def test_a_streamed_copy_in_another_format(family, folder, tmp_path):
+    compute = Compute(stream=True, dtype=torch.bfloat16)
+    copied = streaming.write(loading.load(folder, compute), folder, tmp_path / "copy", compute)
+    (copied / "config.json").write_text((folder / "config.json").read_text())
+
+    old, new = Folder(folder), Folder(copied)
+    assert set(old) == set(new)
+    for name in old:
+        assert torch.equal(new.tensor(name), old.tensor(name).bfloat16()), name
 
 
 def test_streaming_and_a_second_run_write_the_same(pruned):

@@ -1,0 +1,82 @@
+"""A streamed model gives the records of a model in memory, whatever it is stored in and runs in."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from helpers import runs
+
+BITS = {"float32": (32, 17), "bfloat16": (16, 9), "float16": (16, 9)}
+"""Bits of a dense weight, and of a weight of a 2:4 model, by format."""
+MEASURES = ("perplexity", "agreement", "zeroshot", "size")
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """stored(format) -> a folder with tiny in this format."""
+
+    def make(kind):
+        folder = tmp_path_factory.mktemp("stored") / kind
+        runs.tiny(folder, dtype=kind)
+        file = folder / "model.safetensors"
+        save_file({n: t.to(getattr(torch, kind)) for n, t in load_file(file).items()}, file, {"format": "pt"})
+        return folder
+
+    return make
+
+
+def run(folder, tmp_path, **changes):
+    """Return every record of a small run with an empty cache."""
+    place = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
+    with pytest.MonkeyPatch.context() as patch:
+        runs.own_cache(place, patch)
+        spec = {"models": (str(folder),), "perplexity": {"windows": 2, "data": "wiki-mini", "seqlen": 64}} | changes
+        runs.run_here(runs.small(place / "results", **spec))
+        return runs.contents(place / "results")
+
+
+def require_same(folder, tmp_path, **changes):
+    """Check that a streamed run has the records of a run in memory, and return them."""
+    streamed = run(folder, tmp_path, stream=True, **changes)
+    assert {r["status"] for r in streamed.values()} == {"ok"}, [r["traceback"] for r in streamed.values()]
+    assert streamed == run(folder, tmp_path, **changes)
+    return streamed.values()
+
+
+def bits(records, method, quantizer="none"):
+    """Return the bits per weight of a row."""
+    (value,) = (
+        reading["value"]
+        for record in records
+        if record["identity"]["stages"][-1] == method and record["identity"]["quantizer"] == quantizer
+        for reading in record["readings"]
+        if reading["metric"] == "bits_per_weight"
+    )
+    return value
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("float32", "bfloat16"), ("float16", "bfloat16")])
+def test_another_format_than_the_stored_one(kind, dtype, stored, tmp_path):
+    records = require_same(stored(kind), tmp_path, dtype=dtype)
+
+    assert (bits(records, "dense"), bits(records, "magnitude")) == BITS[dtype]
+    assert {r["identity"]["dtype"] for r in records} == {dtype}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("dtype", BITS)
+@pytest.mark.parametrize("kind", BITS)
+def test_every_format_and_measure(kind, dtype, stored, tmp_path):
+    records = require_same(
+        stored(kind),
+        tmp_path,
+        dtype=dtype,
+        methods=("magnitude", "sparsegpt"),
+        quantizers=("none", "int8", "int4-gptq"),
+        measures=MEASURES,
+        zeroshot={"limit": 3},
+        calibration={"sequences": 2, "seqlen": 64},
+    )
+
+    assert (bits(records, "dense"), bits(records, "sparsegpt")) == BITS[dtype]
+    assert bits(records, "dense", "int8") < 16
