@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bench.execution import disk, progress, runner
 from bench.execution.listener import Listeners, RunListener
 from bench.execution.nodes import require_lead
-from bench.execution.trackers.table import require_packages
+from bench.execution.trackers.process import require_packages
 from bench.planning.artifact import Plan
 from bench.planning.plan import make_plan
 from bench.planning.spec import Spec

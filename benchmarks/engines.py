@@ -17,8 +17,7 @@ from harness import RESULTS, finish
 
 from bench.execution import time_models
 from bench.execution.engines import onnx_runtime
-from bench.execution.engines.contract import DENSE
-from bench.execution.versions import ModelVersions
+from bench.execution.versions import DENSE, ModelVersions
 from bench.inputs import models
 from bench.reporting import engines
 from bench.results.store import ReadOnlyStore

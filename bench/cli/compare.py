@@ -112,14 +112,14 @@ def _rerun_suspects(
 ) -> Comparison:
     from bench.compare import verdict
     from bench.compare.suspects import rerun
-    from bench.execution.rerun import measure
+    from bench.execution.runner import measure_again
     from bench.system.cache import temporary_folder
 
     def note(text: str) -> None:
         print_line(f"bench: {text}", err=True)
 
     with temporary_folder("again-") as workdir:
-        return verdict.compare(before, rerun(after, comparison, Path(workdir), measure, note), gate_settings)
+        return verdict.compare(before, rerun(after, comparison, Path(workdir), measure_again, note), gate_settings)
 
 
 def history(

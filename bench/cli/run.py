@@ -77,7 +77,7 @@ def _place(spec: Spec) -> AbstractContextManager[None] | None:
         return nodes.lead(place, os.environ)
     from bench.execution.ranks import take_part
 
-    note(nodes.describe(place, count, processes))
+    note(f"node {place.node + 1} of {count} lends {processes // count} processes to {place.host}:{place.port}")
     take_part(place, count, processes)
     raise typer.Exit
 

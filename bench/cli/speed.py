@@ -79,10 +79,9 @@ def speed(
                 f"{'--device-spec' if device_spec else '--kinds'} is for linears, and --engine times whole models: leave one out"
             )
         from bench.execution import time_models
-        from bench.execution.engines.table import ENGINES
 
         default = time_models.CPU_TOKENS if resolved == "cpu" else time_models.CUDA_TOKENS
-        engines = _names("engine", engine, ENGINES)
+        engines = _names("engine", engine, time_models.ENGINES)
         counts = counts or (default,)
         whole = time_models.ModelTimingRequest(model, resolved, threads or cores(), engines, counts, data_dir)
         _time_models(whole, results, figure, json)

@@ -30,8 +30,6 @@ def next_event(events: EventQueue) -> tuple[ArtifactTask, dict[str, Any] | BaseE
 
 
 class ArtifactTask(RunningArtifact):
-    """An artifact at work, with its worker."""
-
     def __init__(self, measurements: list[Measurement], label: str, executor: Executor, device: str) -> None:
         super().__init__(measurements, label, device)
         self.missing = dict(self.by_key)

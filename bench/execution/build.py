@@ -36,8 +36,6 @@ CARRIED = ("config.json", *models.COMPANIONS)
 
 
 class Builder:
-    """Builder of one artifact, in its worker process."""
-
     def __init__(self, artifact: Artifact, progress: PhaseProgress, card: int | None = None) -> None:
         self.workspace = Workspace(artifact, progress, card)
         self.source, self.targets = self.workspace.source, self.workspace.targets

@@ -23,10 +23,7 @@ class RunStopped(Exception):
 
 @contextlib.contextmanager
 def full_disk_stops(results: Path) -> Iterator[None]:
-    """
-    Raises:
-        RunStopped: the disk is full.
-    """
+    """Raise RunStopped if the disk is full."""
     try:
         yield
     except OSError as fault:

@@ -73,19 +73,15 @@ class Executor(Protocol):
     @property
     def jobs(self) -> int:
         """Number of artifacts to hand out at a time."""
-        ...
 
     @property
     def own(self) -> tuple[int, ...]:
         """Ids of child processes that are no workers."""
-        ...
 
     def start(self, log: IO[str]) -> Worker:
         """Start a worker that prints to `log`."""
-        ...
 
     def reruns(self, code: int | None) -> bool:
         """Return whether an exit code is the machine's fault, so that another attempt elsewhere makes sense."""
-        ...
 
     def close(self) -> None: ...

@@ -26,8 +26,6 @@ def clock_time(seconds: float) -> str:
 
 
 class Pace:
-    """Speed of a phase."""
-
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._phase, self._since, self._first, self._last = "", clock(), 0, 0
@@ -47,8 +45,6 @@ class Pace:
 
 @dataclass
 class _Current:
-    """An artifact at work."""
-
     started: float
     pace: Pace
     phase_left: float | None = None

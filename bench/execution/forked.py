@@ -27,8 +27,6 @@ class ServerEnded(Exception):
 
 
 class ForkServer:
-    """The runner's end of a fork server."""
-
     def __init__(self, preload: Sequence[str], environment: Mapping[str, str]) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in close()

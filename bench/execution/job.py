@@ -35,7 +35,6 @@ class PhaseProgress(Progress, Protocol):
 
     def enter(self, state: str) -> None:
         """Report the state before the first step of a phase: "loading" or "first step"."""
-        ...
 
 
 @dataclass(frozen=True)

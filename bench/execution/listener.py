@@ -23,8 +23,6 @@ class TimeLeft(NamedTuple):
 
 @dataclass(eq=False)
 class RunningArtifact:
-    """An artifact at work."""
-
     measurements: list[Measurement]
     """Measurements that have no record yet."""
     label: str

@@ -18,7 +18,7 @@ from bench.measures.contract import Measure, MeasureContext, Readings
 from bench.measures.dense_states import DenseModel
 from bench.measures.windowed import Windowed, read_together
 from bench.planning.artifact import Measurement
-from bench.results.record import Item, Reading, ReadingRow, Record
+from bench.results.record import Item, ReadingRow, Record
 from bench.results.store import is_disk_full
 from bench.system import provenance
 from bench.system.cache import temporary_folder
@@ -26,8 +26,6 @@ from methods.logits import head_of
 
 
 class Attempt(NamedTuple):
-    """The result of one measurement."""
-
     readings: Readings | None = None
     fault: Exception | None = None
     own_s: float = 0.0
@@ -137,10 +135,6 @@ def _read(
 
 
 def _record(measurement: Measurement, attempt: Attempt, built: BuiltArtifact) -> tuple[Record, tuple[Item, ...]]:
-    """
-    Raises:
-        OSError: the fault is that the disk is full.
-    """
     fault = attempt.fault
     if not fault:
         try:
@@ -177,16 +171,14 @@ def _record_readings(measurement: Measurement, readings: Any, built: BuiltArtifa
 
 def rows_of(readings: Readings) -> list[ReadingRow]:
     """Convert readings for a record. A value that is not finite becomes None, as does a negative standard error."""
-    return [_row(r) for r in readings.values]
-
-
-def _row(r: Reading) -> ReadingRow:
-    stderr = r.stderr if r.stderr is not None and 0 <= r.stderr < math.inf else None
-    return ReadingRow(
-        metric=r.metric,
-        value=r.value if math.isfinite(r.value) else None,
-        unit=r.unit,
-        better=r.better,
-        stderr=stderr,
-        n=r.n,
-    )
+    return [
+        ReadingRow(
+            metric=r.metric,
+            value=r.value if math.isfinite(r.value) else None,
+            unit=r.unit,
+            better=r.better,
+            stderr=r.stderr if r.stderr is not None and 0 <= r.stderr < math.inf else None,
+            n=r.n,
+        )
+        for r in readings.values
+    ]

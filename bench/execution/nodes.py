@@ -86,17 +86,9 @@ def lead(place: Place, variables: MutableMapping[str, str]) -> Iterator[None]:
 
 
 def require_lead(count: int, variables: Mapping[str, str]) -> None:
-    """
-    Raises:
-        UserError: the spec asks for several nodes, but no node leads them.
-    """
+    """Raise UserError if the spec asks for several nodes, but no node leads them."""
     if count > 1 and STORE_ENV not in variables:
         raise UserError(f"training.nodes={count} is for bench run: leave it out here")
-
-
-def first_host() -> str:
-    """Return the host of the first node."""
-    return os.environ[STORE_ENV].rpartition(":")[0]
 
 
 def announce(text: str) -> Announcement:
@@ -144,8 +136,3 @@ def _check(store: Any, key: str) -> bool:
         return bool(store.check([key]))
     except RuntimeError as fault:  # a network error of torch
         raise ConnectionError(f"the first node is gone ({fault})") from None
-
-
-def describe(place: Place, count: int, processes: int) -> str:
-    """Describe the part of a node after the first."""
-    return f"node {place.node + 1} of {count} lends {processes // count} processes to {place.host}:{place.port}"

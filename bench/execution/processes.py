@@ -48,7 +48,6 @@ class WorkerProcesses:
         self.problem = ""
 
     def start(self, log: IO[str]) -> WorkerProcess:
-        """Start a worker that prints to `log`."""
         if self._server:
             try:
                 return self._server.fork(log)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 from bench.execution import progress
 from bench.execution.forecast import Pace
 from bench.execution.listener import Listeners, RunListener, RunningArtifact, TimeLeft
-from bench.execution.model_card import card
 from bench.execution.nodes import require_lead
 from bench.execution.signals import checkpoint_first
 from bench.planning import plan
+from bench.planning.artifact import Artifact
 from bench.planning.spec import Spec
+from bench.system import provenance
 from bench.system.cache import in_use, sweep_leftovers
 from bench.system.files import atomic_folder, require_folder
 from methods.errors import Skipped, UserError
 from methods.files import find_file
+from methods.quantizing.stored import STORED_KEY
 
 
 class _DisplayedProgress:
@@ -74,7 +79,7 @@ def _write(running: RunningArtifact, out: Path) -> str:
             if not file.is_dir() and file.name not in ("artifact.json", "PULLED.json", "TRAINING.json", "README.md"):
                 find_file(built.folder, file.name, None)
                 shutil.copyfile(file, folder / file.name)
-        (folder / "README.md").write_text(card(artifact, zeros, built.notes))
+        (folder / "README.md").write_text(_card(artifact, zeros, built.notes))
     check = f"{counts.violations} groups break the pattern" if counts.violations else "pattern checked"
     validation = built.notes.get("validation_perplexity", {})
     return (
@@ -82,3 +87,54 @@ def _write(running: RunningArtifact, out: Path) -> str:
         f"{zeros:.1%} of {len(counts.layers)} linears zero, {check}"
         + "".join(f"; perplexity on held-out text {k.replace('_', ' ')} {v:.4g}" for k, v in validation.items())
     )
+
+
+def _card(artifact: Artifact, zeros: float, notes: Any) -> str:
+    versions = provenance.versions()
+    calibration, training = artifact.calibration, artifact.training
+    errors = notes.get("reconstruction_error", {})
+    worst = max(errors, key=errors.get) if errors else ""
+    lines = [
+        f"# {Path(artifact.model).name}, {artifact.pattern} by {artifact.stage_labels}",
+        "",
+        f"Made from `{artifact.model}`"
+        + (f" (revision {artifact.revision})" if artifact.revision else "")
+        + f" by cast-bench {versions['cast-bench']} on {time.strftime('%Y-%m-%d', time.gmtime())}.",
+        "",
+        f"- pattern: {artifact.pattern}; {zeros:.2%} of the pruned linears' weights are zero, stored dense",
+        f"- method: {artifact.method}, code {artifact.pruner.source[:12]}",
+        *_quantizer_lines(artifact.quantizer, notes),
+        f"- calibration: {calibration.sequences} x {calibration.seqlen} tokens of {calibration.data}, seed {artifact.seed}"
+        if calibration
+        else "- calibration: none",
+        *(
+            [
+                f"- training: {training.tokens:,} tokens of {training.data} in steps of {training.batch} x {training.seqlen}, "
+                f"seed {artifact.seed}, {json.dumps(artifact.pruner.config)}"
+            ]
+            if training
+            else []
+        ),
+        f"- source weights: sha256 {artifact.digest}",
+        f"- dtype {artifact.dtype}, torch {versions['torch']}, transformers {versions['transformers']}",
+        *([f"- largest relative reconstruction error: {errors[worst]:.3g} ({worst})"] if worst else []),
+        "",
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "model = AutoModelForCausalLM.from_pretrained(FOLDER)",
+        "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _quantizer_lines(quantizer: str, notes: Any) -> list[str]:
+    """Describe the quantizer, which the dequantized weights do not show."""
+    if quantizer == "none":
+        return []
+    rounded = (
+        "; the linears' inputs are rounded, too, when cast-bench loads this folder, and not when transformers does"
+        if notes.get(STORED_KEY, {}).get("activations")
+        else ""
+    )
+    return [f"- quantizer: {quantizer}, its weights stored dequantized{rounded}"]

@@ -7,6 +7,7 @@ uses ranks: methods.training.ranks for a training, methods.pruning.sharing for a
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -85,7 +86,7 @@ def start_ranks(artifact: Artifact, command: Sequence[str] = COMMAND) -> Iterato
     if world == 1:
         yield
         return
-    host = nodes.first_host() if artifact.spread > 1 else HOST
+    host = os.environ[nodes.STORE_ENV].rpartition(":")[0] if artifact.spread > 1 else HOST
     store = _make_store(host, world)
     task = NodeTask(artifact=artifact, host=host, port=store.port, code=describe_code())
     workers: list[subprocess.Popen[str]] = []
@@ -193,7 +194,7 @@ def _join(
 
 def join(artifact: Artifact, store: Any, rank: int) -> None:
     """Join the process group. NCCL keeps its own timeout, because it does not notice a dead rank."""
-    kind = backend(artifact)
+    kind = "nccl" if artifact.device.startswith("cuda") else "gloo"
     timeout = WAIT_TIMEOUT if kind == "gloo" else None
     dist.init_process_group(kind, timeout=timeout, store=store, rank=rank, world_size=artifact.ranks)
 
@@ -201,10 +202,6 @@ def join(artifact: Artifact, store: Any, rank: int) -> None:
 def threads(artifact: Artifact) -> int:
     """Return the number of threads of each rank."""
     return max(1, artifact.threads * artifact.spread // artifact.ranks)
-
-
-def backend(artifact: Artifact) -> str:
-    return "nccl" if artifact.device.startswith("cuda") else "gloo"
 
 
 def device(artifact: Artifact, card: int) -> str:

@@ -39,10 +39,7 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "
 
 
 def import_ray() -> Any:
-    """
-    Raises:
-        UserError: Ray is not installed.
-    """
+    """Import Ray, or raise UserError."""
     require("ray", what="--executor ray", how=f"{pip_install('ray')} on every node")
     import ray
 

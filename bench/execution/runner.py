@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
+from bench.execution import progress
 from bench.execution.artifact_task import ArtifactTask, EventQueue, next_event
 from bench.execution.descendants import end_adopted
 from bench.execution.disk import ResultsFolder, RunStopped, full_disk_stops
@@ -34,11 +36,15 @@ from bench.execution.worker_process import CHECKPOINT_S, read_end
 from bench.planning.artifact import Measurement, Plan
 from bench.planning.estimate import estimate_seconds, fit_model
 from bench.planning.memory import estimate_bytes
+from bench.planning.plan import make_plan
 from bench.planning.refusal import require_memory
 from bench.planning.resolve import AUTO
+from bench.planning.spec import make_spec
 from bench.results.record import DONE, Record
+from bench.results.reproduce import settings
 from bench.results.store import Store
-from bench.system.cache import is_built
+from bench.system.cache import in_use, is_built
+from methods.errors import UserError
 
 STOP_S = 3.0
 """Seconds that a worker without a training has to end after a signal."""
@@ -52,8 +58,6 @@ class WorkerEnded(Exception):
 
 @dataclass
 class Summary(RunListener):
-    """The outcome of a run."""
-
     records: list[Record] = field(default_factory=list)
     tried: Counter[str] = field(default_factory=Counter)
     """Number of measurements that this run tried, by status."""
@@ -79,6 +83,23 @@ def execute(plan: Plan, store: Store, listeners: Sequence[RunListener]) -> Summa
             return _execute(plan, store, folder, listeners)
     finally:
         end_adopted()
+
+
+def measure_again(record: Record, root: Path) -> Record:
+    """Repeat the measurement of a record into an empty results folder.
+
+    Raises:
+        UserError: this version cannot repeat it.
+    """
+    plan = make_plan(make_spec(settings(record) | {"results": root}))
+    measurements = tuple(m for m in plan.measurements if m.identity.key() == record.identity.key())
+    if not measurements:
+        raise UserError(f"record {record.short_key} cannot be measured by this version any more: run bench run")
+    with in_use():
+        summary = execute(Plan(plan.spec, measurements, ()), Store(root), [progress.display_for(sys.stderr)])
+    if len(summary.records) != 1:
+        raise UserError(f"record {record.short_key} gave {len(summary.records)} records: run bench run")
+    return summary.records[0]
 
 
 def _execute(plan: Plan, store: Store, folder: ResultsFolder, listeners: Sequence[RunListener]) -> Summary:
@@ -128,7 +149,12 @@ class Sweep:
         self._store, self._folder, self._listener = store, folder, listener
         model = fit_model(plan) if missing else None
         seconds = estimate_seconds(missing, model)
-        self._executor = make_executor(plan, missing, store)
+        self._executor: Executor
+        if plan.spec.executor == "ray" and missing:
+            self._executor = RayExecutor(plan, (some[0].artifact for some in missing), store)
+        else:
+            modules = list_imports(m for some in missing for m in some)
+            self._executor = WorkerProcesses(len(missing), modules, plan.jobs)
         if self._executor.jobs > 1:  # the longest first, so that none is left alone at the end
             missing = sorted(missing, key=lambda measurements: -seconds[measurements[0].artifact.key])
         self._queue = deque(missing)
@@ -296,13 +322,6 @@ class Sweep:
         finally:  # a process that a method left behind is now our child, and may be under the lock of a spared worker
             own = (*self._executor.own, *self._listener.own)
             end_adopted(spare=(*own, *(other.worker.pid for other in self._at_work)))
-
-
-def make_executor(plan: Plan, missing: Sequence[list[Measurement]], store: Store) -> Executor:
-    """Return the executor that the spec names."""
-    if plan.spec.executor == "ray" and missing:
-        return RayExecutor(plan, (measurements[0].artifact for measurements in missing), store)
-    return WorkerProcesses(len(missing), list_imports([m for some in missing for m in some]), plan.jobs)
 
 
 def _record_death(store: Store, measurement: Measurement, code: int | None, log: Path) -> str:

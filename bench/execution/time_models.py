@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 
-from bench.execution.engines.contract import DENSE, SPARSE, Contestant, Engine, Step
-from bench.execution.engines.table import ENGINES
+from bench.execution.engines.contract import Contestant, Engine, Step
+from bench.execution.engines.llama_cpp import LlamaCpp
+from bench.execution.engines.onnx_runtime import OnnxRuntime
+from bench.execution.engines.ours import Native, Torch
+from bench.execution.engines.tensor_rt import TensorRt
 from bench.execution.measure import rows_of
-from bench.execution.versions import ModelVersions
+from bench.execution.versions import DENSE, SPARSE, ModelVersions
 from bench.inputs import models
 from bench.kernels.timing import Clock, CudaClock, WallClock
 from bench.measures.contract import Readings
@@ -28,6 +31,8 @@ from bench.system.devices import fingerprint, select_card
 from bench.system.source_digest import digest_source
 from methods.errors import UserError
 
+ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (Native, Torch, OnnxRuntime, LlamaCpp, TensorRt)}
+"""Engines that `bench speed --engine` takes."""
 BLOCK_S = 0.2
 """Approximate length of a block in seconds."""
 BLOCKS = 12

@@ -36,8 +36,6 @@ NORMAL_95 = 1.96
 
 
 class Tracking(RunListener):
-    """The trackers of one run."""
-
     def __init__(
         self,
         names: Iterable[str],
@@ -149,7 +147,6 @@ class _Channel:
         return ""
 
     def finish(self) -> None:
-        """Close the queue of orders."""
         self._orders.put(None)
 
     def has_ended(self, deadline: float) -> bool:

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.execution.engines.contract import SPARSE
 from bench.export.onnx_file import replace_weights
 from bench.inputs.models import Model
 from bench.system import digests
@@ -23,6 +22,8 @@ from methods.folder import Folder, Writer
 from methods.pattern import Pattern
 from methods.targets import find_targets
 
+DENSE, SPARSE = "dense", "2:4"
+"""The two sides of a comparison."""
 PATTERN = Pattern.parse(SPARSE)
 
 
@@ -47,7 +48,6 @@ class ModelVersions:
         return "unchanged" if self.is_sparse else "magnitude"
 
     def folder(self, side: str) -> Path:
-        """Return the safetensors folder of a side."""
         if (side == SPARSE) == self.is_sparse:
             return self.model.folder
         place = self.workdir / side.replace(":", "of")

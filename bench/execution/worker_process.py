@@ -55,7 +55,6 @@ class WorkerProcess(Worker):
                     self._kill_group()
 
     def kill(self) -> None:
-        """Kill it and its group."""
         self._kill_group()
         self.send_signal(signal.SIGKILL)
 
@@ -83,8 +82,6 @@ def read_end(log: Path) -> str:
 
 
 class StartedWorker(WorkerProcess):
-    """A worker in a new process."""
-
     def __init__(self, command: list[str], log: IO[str], environment: dict[str, str]) -> None:
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(

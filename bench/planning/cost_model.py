@@ -42,7 +42,10 @@ class CostModel:
                 for kind in part.kinds if part.seconds > 0 else ():
                     rates.setdefault(kind, []).append(part.seconds / part.work)
             if cost.peak_bytes:
-                ratios.setdefault(cost.trains, []).append(cost.peak_bytes / _arithmetic_bytes(cost))
+                # As bench.planning.memory estimates it from the shapes.
+                state = STATE_BYTES * cost.parameters if cost.trains else 0.0
+                estimate = LIBRARY_BYTES + 2.0 * cost.parameters * cost.item_bytes + state
+                ratios.setdefault(cost.trains, []).append(cost.peak_bytes / estimate)
         self._rates = {kind: _median(values) for kind, values in rates.items()}
         self._ratios = {trains: _median(values) for trains, values in ratios.items()}
 
@@ -80,9 +83,3 @@ class CostModel:
 
 def _median(values: Sequence[float]) -> float:
     return float(np.exp(np.median(np.log(values))))
-
-
-def _arithmetic_bytes(cost: PastCost) -> float:
-    """Estimate the memory of an artifact from its shapes, as bench.planning.memory does."""
-    state = STATE_BYTES * cost.parameters if cost.trains else 0.0
-    return LIBRARY_BYTES + 2.0 * cost.parameters * cost.item_bytes + state

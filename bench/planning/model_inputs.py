@@ -55,7 +55,9 @@ class ModelInputs:
             positions=self.config.get(self.family.positions),
         )
         self.measurements = [m for name in request.measures for m in self._measurements(name)]
-        self.recipe = self._recipe() if request.trains else None
+        parameters = sum(math.prod(shape) for shape in self.shapes.values())
+        named = request.spec.training.recipe
+        self.recipe = recipes.choose(parameters, request.device, named) if request.trains else None
         self.training = self._training(self.recipe) if self.recipe else None
         for quantizer in filter(None, request.quantizers):
             self._require_groups(quantizer)
@@ -91,15 +93,8 @@ class ModelInputs:
         fields = self.recipe.methods.get(stage.name, {}) if self.recipe and "training" in stage.needs else {}
         return stage.model_copy(update={"pattern": pattern, "config": fields | stage.config})
 
-    def _recipe(self) -> recipes.Recipe:
-        parameters = sum(math.prod(shape) for shape in self.shapes.values())
-        return recipes.choose(parameters, self.request.device, self.request.spec.training.recipe)
-
     def _training(self, recipe: recipes.Recipe) -> TrainingRun:
-        """
-        Raises:
-            UserError: the text does not exist, or the budget is below one step.
-        """
+        """Return the training, or raise UserError if the text does not exist or the budget is below one step."""
         wanted, data_dir = self.request.spec.training, self.request.spec.data_dir
         require_trainable(self.request.dtype)
         training_text.check_name(wanted.data)

@@ -76,14 +76,13 @@ def machine_of(machine: dict[str, Any], device: str, dtype: str, threads: int) -
     return (*map(str, about), str(card or ""), device, dtype, str(threads))
 
 
-def read_past(results: Path, *, beside: bool = True) -> list[PastCost]:
-    """Read the costs of all artifacts whose measurements are complete. Skip records that cannot be read.
+def read_past(results: Path) -> list[PastCost]:
+    """Read the costs of all artifacts whose measurements are complete, also from the folders beside this one.
 
-    Args:
-        beside: read the folders beside this one, too.
+    Skip records that cannot be read.
     """
     found: dict[tuple[str, Path], list[dict[str, Any]]] = {}
-    for path in _files([results, *(_beside(results) if beside else ())]):
+    for path in _files([results, *_beside(results)]):
         try:
             fields = json.loads(path.read_bytes())
             found.setdefault((str(fields["artifact"]), path.parent), []).append(fields)
@@ -153,26 +152,18 @@ def _cost_of(records: list[dict[str, Any]], sizes: dict[str, float]) -> Iterator
     past.parts.append(stage_part(name, parameters, calibration, training, _number(cost["build_s"])))
     for record in records:
         measure, cost = record["identity"]["measure"], record["cost"]
-        tokens = _tokens_of(measure, record["key_inputs"]["measure"]["config"]) or _number(cost.get("tokens") or 0)
+        estimated = 0
+        with contextlib.suppress(TypeError, UserError):  # this version does not have such a measure
+            estimated = estimate_tokens(measure, record["key_inputs"]["measure"]["config"])
+        tokens = estimated or _number(cost.get("tokens") or 0)
         protocol = record["identity"]["protocol"]["name"]
         past.parts.append(measure_part(measure, protocol, parameters, tokens, _number(cost["wall_s"])))
         past.peak_bytes = max(past.peak_bytes, *(_number(cost.get(n) or 0) for n in ("peak_bytes", "build_peak_bytes")))
     yield past
 
 
-def _tokens_of(measure: str, config: dict[str, Any]) -> int:
-    """Estimate the tokens as for a planned measure, or return 0 if this version cannot make it."""
-    try:
-        return estimate_tokens(measure, config)
-    except (TypeError, UserError):
-        return 0
-
-
 def _number(value: Any) -> float:
-    """
-    Raises:
-        TypeError, ValueError, OverflowError: the value cannot be a cost.
-    """
+    """Return a cost, or raise TypeError, ValueError or OverflowError if the value cannot be a cost."""
     number = float(value)
     if not 0 <= number < math.inf:
         raise ValueError("no cost")

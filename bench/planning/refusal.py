@@ -51,13 +51,13 @@ def find_problem(artifact: Artifact) -> str:
     if artifact.training:
         need = (estimate_device_bytes(artifact) or 0.0) if on_gpu else estimate_bytes(artifact)
         of = "of each GPU " if on_gpu else ""
-        fits = need <= memory
-        return (
-            "" if fits else f"{artifact.label} takes about {_gb(need)} {of}to train, {has}: {_divide(artifact, memory)}"
-        )
+        if need <= memory:
+            return ""
+        return f"{artifact.label} takes about {_gb(need)} {of}to train, {has}: {_divide(artifact, memory)}"
     processes = 1 if on_gpu else artifact.calibration_ranks
     weights = model_bytes(artifact) + (0.0 if on_gpu else LIBRARY_BYTES)
-    streaming = f"--set stream=true, which brings it {_unit(artifact)}"
+    unit = "expert by expert" if is_mixture(artifact) and not keeps_blocks(artifact) else "block by block"
+    streaming = f"--set stream=true, which brings it {unit}"
     if weights <= memory:
         if is_streamed(artifact) or processes * weights <= memory:
             return ""
@@ -77,11 +77,6 @@ def describe_whole_blocks(artifact: Artifact) -> str:
     if not (is_streamed(artifact) and is_mixture(artifact) and (stage := keeps_blocks(artifact))):
         return ""
     return f"{stage} keeps whole blocks of {artifact.model} in memory, with all their experts"
-
-
-def _unit(artifact: Artifact) -> str:
-    """Return the unit by which a model is streamed."""
-    return "expert by expert" if is_mixture(artifact) and not keeps_blocks(artifact) else "block by block"
 
 
 def _reduce(artifact: Artifact) -> str:

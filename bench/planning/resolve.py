@@ -175,10 +175,7 @@ def _require_shareable(spec: Spec, choices: Iterable[Choice], kind: Kind) -> Non
 
 
 def _require_pattern(choice: Choice, pattern: Pattern) -> None:
-    """
-    Raises:
-        UserError: the method does not support the pattern, or its block is not a whole number of groups.
-    """
+    """Raise UserError if the method does not support the pattern, or its block is not a whole number of groups."""
     entry = registry.lookup("methods", choice.name)
     reads_masks = entry.file and choice.config.get(entry.file)
     if entry.groups_only and not reads_masks:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
 from dataclasses import replace
 
 from bench.planning.artifact import Measurement, Plan
@@ -63,9 +62,5 @@ def divide(plan: Plan, count: int) -> list[Plan]:
         lightest = loads.index(min(loads))
         shards[lightest] |= {measurements[0].artifact.key for measurements in groups[key]}
         loads[lightest] += work[key]
-    return [_select(plan, shard) for shard in shards]
-
-
-def _select(plan: Plan, artifacts: Collection[str]) -> Plan:
-    """Return the plan with only the measurements of these artifacts, in order."""
-    return replace(plan, measurements=tuple(m for m in plan.measurements if m.artifact.key in artifacts))
+    chosen = (tuple(m for m in plan.measurements if m.artifact.key in shard) for shard in shards)
+    return [replace(plan, measurements=measurements) for measurements in chosen]

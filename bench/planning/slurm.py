@@ -73,6 +73,7 @@ def write_script(plan: Plan, shards: int) -> str:
     parts = [part for part in divide(plan, shards) if part.measurements]
     rows = [estimate.rows(part) for part in parts]
     seconds = max((sum(row["about_s"] or 0.0 for row in part) for part in rows), default=0.0)
+    minutes = max(MIN_MINUTES, math.ceil(MARGIN * seconds / jobs / 60))
     is_time_unknown = any(row["about_s"] is None for part in rows for row in part)
     memory = max((row["about_GB"] for part in rows for row in part), default=1.0)
     device = plan.measurements[0].artifact.device if plan.measurements else "cpu"
@@ -86,7 +87,7 @@ def write_script(plan: Plan, shards: int) -> str:
         shards=max(1, len(parts)),
         is_time_unknown=is_time_unknown,
         unknown_time=UNKNOWN_TIME,
-        time=_format(max(MIN_MINUTES, math.ceil(MARGIN * seconds / jobs / 60))),
+        time=f"{minutes // 60:02}:{minutes % 60:02}:00",
         memory=math.ceil(1.25 * memory * jobs),
         cores=threads * jobs * (processes if device == "cpu" else 1),
         gpus="" if device == "cpu" else processes * len(plan.devices),
@@ -96,10 +97,6 @@ def write_script(plan: Plan, shards: int) -> str:
         command=shlex.join([*(["srun"] if nodes > 1 else []), "bench", "run", *_arguments(spec)]),
     )
     return script
-
-
-def _format(minutes: int) -> str:
-    return f"{minutes // 60:02}:{minutes % 60:02}:00"
 
 
 def _arguments(spec: Spec) -> Iterator[str]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+from bench.execution.versions import ModelVersions
 from bench.kernels.timing import Work
 from bench.results import identity
 from methods.errors import UserError
-
-DENSE, SPARSE = "dense", "2:4"
-"""The two sides of a comparison."""
 
 
 class Step(NamedTuple):
@@ -26,22 +23,6 @@ class Step(NamedTuple):
         if self.name == "decode":
             return identity.Protocol(name=self.name, version=f"b1,kv{self.kv}", engine=engine)
         return identity.Protocol(name=self.name, seqlen=self.prompt, engine=engine)
-
-
-class Versions(Protocol):
-    """The versions of a model on disk, written on first use."""
-
-    targets: tuple[str, ...]
-    workdir: Path
-    """Folder for an engine's files, deleted after the measurement."""
-
-    def folder(self, side: str) -> Path:
-        """Return the safetensors folder of a side."""
-        ...
-
-    def onnx(self, side: str, dtype: str) -> Path:
-        """Return the ONNX file of a side. Both sides have the same graph."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -63,30 +44,21 @@ class Engine(Protocol):
     """True if it also runs the 2:4 version."""
 
     def require(self, device: str) -> None:
-        """
-        Raises:
-            UserError: its package, its compiler or its device is missing.
-        """
-        ...
+        """Raise UserError if its package, its compiler or its device is missing."""
 
     def about(self) -> dict[str, Any]:
         """Return version and build for the key and the record."""
-        ...
 
-    def contestants(self, versions: Versions, step: Step, device: str, threads: int) -> list[Contestant]:
+    def contestants(self, versions: ModelVersions, step: Step, device: str, threads: int) -> list[Contestant]:
         """Load the sides and prepare a step of each.
 
         Raises:
             UserError: a model that the engine cannot run.
         """
-        ...
 
 
 def require_device(device: str, kind: str, what: str) -> None:
-    """
-    Raises:
-        UserError: the device is of another kind.
-    """
+    """Raise UserError if the device is of another kind."""
     if device.split(":")[0] != kind:
         place = (
             "a CUDA device: use --device cuda on a machine that has one"

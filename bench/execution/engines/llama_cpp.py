@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from bench.execution.engines.contract import DENSE, Contestant, Step, Versions, require_device
+from bench.execution.engines.contract import Contestant, Step, require_device
+from bench.execution.versions import DENSE, ModelVersions
 from bench.export import gguf_file
 from bench.export.onnx_model import RANDOM_TOKENS
 from bench.inputs import loading
@@ -43,11 +44,7 @@ class LlamaCpp:
             "build": llama_cpp.llama_print_system_info().decode(),
         }
 
-    def contestants(self, versions: Versions, step: Step, device: str, threads: int) -> list[Contestant]:
-        """
-        Raises:
-            UserError: the model is of another family, or the file gives other logits than the model.
-        """
+    def contestants(self, versions: ModelVersions, step: Step, device: str, threads: int) -> list[Contestant]:
         folder = versions.folder(DENSE)
         files = {kind: versions.workdir / f"{kind}.gguf" for kind in self.kinds}
         for kind, file in files.items():
@@ -67,10 +64,7 @@ def _load(file: Path, tokens: int, threads: int, *, logits_all: bool = False) ->
 
 
 def _check(folder: Path, file: Path, kind: str, threads: int) -> None:
-    """
-    Raises:
-        UserError: logits of a prompt are not the model's.
-    """
+    """Raise UserError if the logits of a prompt are not the model's."""
     ids = np.random.default_rng(1).integers(RANDOM_TOKENS, size=CHECK_TOKENS)
     llama = _load(file, CHECK_TOKENS, threads, logits_all=True)
     llama.eval(ids.tolist())

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from bench.execution.engines.contract import DENSE, SPARSE, Contestant, Step, Versions, require_device
+from bench.execution.engines.contract import Contestant, Step, require_device
+from bench.execution.versions import DENSE, SPARSE, ModelVersions
 from bench.inputs import loading
 from bench.kernels import native
 from bench.kernels.integers24 import pack_rounded
@@ -39,7 +40,7 @@ class Torch:
     def about(self) -> dict[str, Any]:
         return {"torch": torch.__version__}
 
-    def contestants(self, versions: Versions, step: Step, device: str, threads: int) -> list[Contestant]:
+    def contestants(self, versions: ModelVersions, step: Step, device: str, threads: int) -> list[Contestant]:
         folder, place = versions.folder(DENSE), torch.device(device)
         models = {
             kind: loading.load(folder, Compute(device=place, dtype=dtype, threads=threads))
@@ -65,7 +66,7 @@ class Native:
     def about(self) -> dict[str, Any]:
         return {"kernel": native.source_digest(), "path": native.select_path(native.load())}
 
-    def contestants(self, versions: Versions, step: Step, device: str, threads: int) -> list[Contestant]:
+    def contestants(self, versions: ModelVersions, step: Step, device: str, threads: int) -> list[Contestant]:
         folder = versions.folder(SPARSE)
         out = []
         for kind in self.kinds:

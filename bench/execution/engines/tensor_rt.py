@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from bench.execution.engines.contract import DENSE, SPARSE, Contestant, Step, Versions, require_device
+from bench.execution.engines.contract import Contestant, Step, require_device
 from bench.execution.engines.onnx_runtime import inputs
+from bench.execution.versions import DENSE, SPARSE, ModelVersions
 from bench.kernels.timing import Work
 from bench.system.packages import require
 from methods.errors import UserError
@@ -35,7 +36,7 @@ class TensorRt:
 
         return {"tensorrt": tensorrt.__version__}
 
-    def contestants(self, versions: Versions, step: Step, device: str, threads: int) -> list[Contestant]:
+    def contestants(self, versions: ModelVersions, step: Step, device: str, threads: int) -> list[Contestant]:
         file, out = versions.onnx(SPARSE, DTYPE), []
         for side in (SPARSE, DENSE):
             engine, layers = build(file, step, sparse=side == SPARSE)

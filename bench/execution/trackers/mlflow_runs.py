@@ -24,7 +24,7 @@ FIRST_RETRIES = 2
 
 
 class MlflowRuns:
-    """See `bench.execution.trackers.contract.Tracker`."""
+    """See `bench.execution.trackers.process.Tracker`."""
 
     def __init__(self) -> None:
         self._client = MlflowClient()

@@ -2,14 +2,54 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
-from bench.execution.trackers.contract import Tracker
-from bench.execution.trackers.table import make
+from bench.system.packages import pip_install, require
+
+TRACKERS = {
+    "mlflow": "bench.execution.trackers.mlflow_runs:MlflowRuns",
+    "wandb": "bench.execution.trackers.wandb_runs:WandbRuns",
+}
+"""Class of each tracker. Its name is also that of its package, and of the extra that installs it."""
+
+
+class Tracker(Protocol):
+    """Shows each artifact as one run of its program. After an exception it receives nothing more.
+
+    artifact: the key of an artifact at work.
+    """
+
+    def start(self, artifact: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Open a run. name: the artifact's label. params: its settings. tags: its keys and versions."""
+
+    def curve(self, artifact: str, phase: str, step: int, figures: Mapping[str, float]) -> None:
+        """Log a point of each curve of a phase."""
+
+    def metrics(self, artifact: str, values: Mapping[str, float]) -> None:
+        """Log the values of a measurement."""
+
+    def end(self, artifact: str, ok: bool) -> None:
+        """Close a run. ok: False if its worker failed."""
+
+    def close(self) -> None:
+        """Send what is left before the process ends."""
+
+
+def require_packages(names: Iterable[str]) -> None:
+    """Raise UserError if the package of a tracker is not installed."""
+    for name in names:
+        require(name, what=f"--log-to {name}", how=pip_install(name))
+
+
+def make(name: str) -> Tracker:
+    module, _, kind = TRACKERS[name].partition(":")
+    tracker: Tracker = getattr(importlib.import_module(module), kind)()
+    return tracker
 
 
 def tell(tracker: Tracker, lines: Iterable[str]) -> None:

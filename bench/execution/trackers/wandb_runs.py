@@ -13,7 +13,7 @@ PROJECT = "cast-bench"
 
 
 class WandbRuns:
-    """See `bench.execution.trackers.contract.Tracker`."""
+    """See `bench.execution.trackers.process.Tracker`."""
 
     def __init__(self) -> None:
         self._runs: dict[str, Any] = {}

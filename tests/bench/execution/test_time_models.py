@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench.execution import time_models, versions
-from bench.execution.engines import table
-from bench.execution.engines.contract import DENSE, SPARSE, Contestant
+from bench.execution.engines.contract import Contestant
+from bench.execution.versions import DENSE, SPARSE
 from bench.export import onnx_model
 from bench.export.onnx_file import OnnxFile
 from bench.inputs import models
@@ -27,7 +27,7 @@ from methods.pattern import Pattern
 class Fake:
     """An engine whose steps take no time. calls: how often its models were loaded."""
 
-    __module__ = table.__name__  # whose code the key has
+    __module__ = time_models.__name__  # whose code the key has
     name, kinds, sparse, version = "fake", {"bf16": "none", "int8": "int8"}, True, "1"
     calls = 0
 
@@ -47,7 +47,7 @@ class Fake:
 
 
 class Other(Fake):
-    __module__ = table.__name__
+    __module__ = time_models.__name__
     name, kinds, sparse = "other", {"fp16": "none"}, False
 
     def contestants(self, versions, step, device, threads):
@@ -61,7 +61,7 @@ def engines(monkeypatch, tmp_path):
     monkeypatch.setattr(time_models, "BLOCK_S", 1e-7)
     monkeypatch.setattr(Fake, "calls", 0)
     for name, engine in (("fake", Fake), ("other", Other)):
-        monkeypatch.setitem(table.ENGINES, name, engine)
+        monkeypatch.setitem(time_models.ENGINES, name, engine)
 
 
 def request(model, *names, tokens=(8,), threads=1):
@@ -271,7 +271,7 @@ def test_what_cannot_be_is_one_sentence(capsys, monkeypatch, tmp_path, args, sen
 def test_what_measures_on_a_cpu_says_so(monkeypatch, name):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     with pytest.raises(UserError, match=f"^--engine {name} measures on a CPU: use --device cpu$"):
-        table.ENGINES[name]().require("cuda")
+        time_models.ENGINES[name]().require("cuda")
 
 
 def test_the_native_engine_without_its_kernel_is_a_sentence(monkeypatch):
@@ -280,4 +280,4 @@ def test_the_native_engine_without_its_kernel_is_a_sentence(monkeypatch):
 
     monkeypatch.setattr(native, "load", load)
     with pytest.raises(UserError, match=r"^--engine native has no kernel here: no compiler$"):
-        table.ENGINES["native"]().require("cpu")
+        time_models.ENGINES["native"]().require("cpu")

@@ -11,7 +11,7 @@ from bench import api
 from bench.execution import tracking
 from bench.execution.listener import RunningArtifact, TimeLeft
 from bench.execution.progress import LogDisplay
-from bench.execution.trackers import process, table
+from bench.execution.trackers import process
 from bench.system import interpreter
 from helpers import runs
 
@@ -228,7 +228,7 @@ def test_mlflow_has_the_run(monkeypatch, tmp_path, store):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.format(tmp_path))
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
 
-    process.tell(table.make("mlflow"), map(json.dumps, ORDERS))
+    process.tell(process.make("mlflow"), map(json.dumps, ORDERS))
 
     client = mlflow.tracking.MlflowClient()
     (run,) = client.search_runs([client.get_experiment_by_name("cast-bench").experiment_id])
@@ -253,7 +253,7 @@ def test_wandb_has_the_run(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
 
-    process.tell(table.make("wandb"), map(json.dumps, ORDERS))
+    process.tell(process.make("wandb"), map(json.dumps, ORDERS))
 
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     content = file.read_bytes()

@@ -111,7 +111,7 @@ def test_damaged_records_are_skipped(tmp_path, change):
         (tmp_path / "r/records" / path.name).write_text(json.dumps(change(json.loads(path.read_text()))))
     (tmp_path / "r/records/deep.json").write_text("[" * 100_000)
 
-    assert read_past(RESULTS / "tiny-default", beside=False)
+    assert read_past(RESULTS / "tiny-default")
     assert read_past(tmp_path / "r") == []
 
 
