@@ -124,12 +124,6 @@ def test_pickle_is_refused(refused, tmp_path):
     assert str(folder) in sentence and "pytorch_model.bin" in sentence and "convert them to safetensors" in sentence
 
 
-def test_remote_code_is_refused(refused, tmp_path):
-    sentence = refused("run", "--model", runs.tiny(tmp_path / "m", auto_map={"AutoModel": "evil.Model"}))
-
-    assert "auto_map" in sentence and str(tmp_path / "m") in sentence
-
-
 def test_unknown_architecture(refused, tmp_path):
     sentence = refused("run", "--model", runs.tiny(tmp_path / "m", model_type="bloom"))
 
@@ -182,23 +176,6 @@ def test_model_without_a_hub(refused):
 
     assert "meta-llama/Llama-2-7b-hf" in sentence
     assert all(way in sentence for way in ("connect", "--data-dir", "--model"))
-
-
-def test_gated_model(refused, fake_hub):
-    from huggingface_hub.errors import GatedRepoError
-
-    fake_hub.error = GatedRepoError.__new__(GatedRepoError)
-    sentence = refused("run", "--model", "llama2-7b", "--results", "r")
-
-    assert all(
-        way in sentence for way in ("huggingface.co/meta-llama/Llama-2-7b-hf", "licence", "HF_TOKEN", "local folder")
-    )
-
-
-def test_corpus_without_a_hub(refused):
-    sentence = refused("run", "--set", "perplexity.data=wikitext2", "--results", "r")
-
-    assert all(way in sentence for way in ("Salesforce/wikitext", "connect", "--data-dir", "wiki-mini"))
 
 
 def test_unknown_record(refused, tmp_path):

@@ -45,12 +45,6 @@ def test_what_is_unpacked_is_what_was_packed(packed, parts, tmp_path):
     assert found == files
 
 
-def test_parts_are_not_written_among_others(packed, parts):
-    _, folder = packed
-    with pytest.raises(SystemExit, match=r"parts is not empty: name a new folder$"):
-        parts.write_parts(folder, {}, SIZE)
-
-
 @pytest.mark.parametrize("damage", ["first", "middle", "last", "byte", "none"])
 def test_damaged_parts_are_a_sentence_and_leave_nothing(packed, parts, tmp_path, damage):
     _, folder = packed
@@ -81,13 +75,6 @@ def run(*words):
     return subprocess.run([sys.executable, BENCHMARKS / "cuda.py", *words], capture_output=True, text=True, check=False)
 
 
-def test_an_unknown_stage_is_a_sentence():
-    done = run("--stage", "chek")
-
-    assert done.returncode == 2
-    assert "unknown stage 'chek': use some of check, shapes, decode, prefill, train, quality" in done.stderr
-
-
 def run_bare(*words):
     """With nothing but the standard library."""
     words = [sys.executable, "-S", BENCHMARKS / "cuda.py", *words]
@@ -102,13 +89,6 @@ def test_needs_of_a_python_without_packages():
     lacking = dict(line.split(":", 1) for line in done.stdout.splitlines())
     assert "--from DIR" in lacking["package pytest>=8.3"]
     assert "CUDA driver; --pack leaves it out" in lacking["package torch>=2.9"]
-
-
-def test_stages_without_torch_are_a_sentence():
-    done = run_bare("--stage", "check")
-
-    assert done.returncode == 2
-    assert done.stderr.startswith("package torch is missing: install") and len(done.stderr.splitlines()) == 1
 
 
 def test_without_a_card_each_stage_is_planned(parts, tmp_path):
@@ -134,15 +114,6 @@ def test_every_plan_is_one_that_the_program_takes(tmp_path):
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("skipped: no CUDA device") == 7 and "tests collected" in done.stdout
-
-
-def test_parts_may_be_named_with_a_slash(tmp_path):
-    """Unpacked already; what lies there is used, and the other arguments go along."""
-    (tmp_path / "parts/unpacked/site").mkdir(parents=True)
-    done = run("--from", f"{tmp_path}/parts/", "--needs")
-
-    assert done.returncode in (0, 1) and "usage" not in done.stderr and "Traceback" not in done.stderr, done.stderr
-    assert all(line.split(" ")[0] in ("CUDA", "package", "model", "text") for line in done.stdout.splitlines())
 
 
 def test_no_parts_are_a_sentence(tmp_path):

@@ -3,7 +3,6 @@
 import importlib.util
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -104,11 +103,6 @@ def test_facts_of_a_method():
     assert "| `damping` | `0.01` | number from 0 to 1 |" in text and "estimated for llama2-7b**: 2 passes" in text
 
 
-def test_a_page_about_what_the_catalog_does_not_have():
-    with pytest.raises(LookupError, match="'wnada' is not in methods"):
-        REFERENCE.facts("methods", "wnada")
-
-
 def test_every_name_has_one_page():
     """A second place for the same facts would be a second heading of that name, and links would lead to either."""
     found = [pair for page in PAGES for pair in REFERENCE.FACTS.findall(page.read_text())]
@@ -135,48 +129,6 @@ def test_every_setting_has_a_meaning():
     assert {"methods", "calibration.data", "targets.exclude"} <= {name for name, _ in rows}
     missing = [name for name, meaning in rows if not meaning]
     assert not missing, f"write what {missing} mean: a string below the field, in bench/planning/spec.py"
-
-
-class Example:
-    """Score |W| * norm_ with `x_y`.
-
-        walk = Walk(model)
-
-    Another paragraph.
-    """
-
-    count: int = 1
-    """Number of <tags>."""
-
-    def take(self, a: int, b: "str" = "") -> None:
-        """Take both.
-
-        Args:
-            a: the first; a*b
-                goes on.
-            b: the second.
-
-        Raises:
-            UserError: it is wrong.
-        """
-
-
-def test_a_public_name_becomes_markdown(monkeypatch):
-    monkeypatch.setattr(REFERENCE, "import_module", lambda _: sys.modules[__name__])
-    assert REFERENCE._public("own.Example").split("\n\n") == [
-        "### own.Example",
-        "```python\nExample()\n```",
-        r"Score |W| \* norm\_ with `x_y`.",
-        "```text\nwalk = Walk(model)\n```",
-        "Another paragraph.",
-        r"- `count`: Number of \<tags\>.",
-        "`Example.take(self, a: int, b: str = '')`",
-        "Take both.",
-        "Args:",
-        "- `a`: the first; a\\*b goes on.\n- `b`: the second.",
-        "Raises:",
-        "- `UserError`: it is wrong.\n",
-    ]
 
 
 def test_what_is_between_two_comments_is_written_again(monkeypatch):

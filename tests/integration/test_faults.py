@@ -121,20 +121,6 @@ def test_two_runs_share_the_work(tmp_path, gate):
     assert not (spec.results / "corrupt").exists()
 
 
-@pytest.mark.full
-def test_collecting_the_cache_disturbs_no_run(tmp_path, capsys, monkeypatch, gate):
-    spec, command = prepared(tmp_path, methods=("waits",))
-    run, _ = stopped_at(gate, command)
-    code, said, label = runs.call(capsys, monkeypatch, "cache", "gc", "--all")
-    gate.unlink()
-    _, err = run.communicate(timeout=PATIENCE_S)
-
-    assert code == 0, label
-    assert "entries are in use and were kept" in said
-    assert run.returncode == 0, err
-    assert {r.status for r in runs.records(spec.results).values()} == {"ok"}
-
-
 @pytest.mark.parametrize(
     ("method", "reason"),
     [

@@ -13,7 +13,7 @@ from bench.execution.processes import WorkerProcesses
 from bench.execution.progress import LogDisplay
 from bench.execution.worker import Assignment
 from bench.results.run_status import read_statuses
-from bench.results.store import ReadOnlyStore, Store
+from bench.results.store import Store
 from helpers import faulty, runs
 
 METHODS = ("magnitude", "wanda")
@@ -41,19 +41,6 @@ def test_two_at_a_time_give_the_records_of_one(tmp_path, monkeypatch):
 
     assert runs.contents(tmp_path / "two") == runs.contents(tmp_path / "one")
     assert begun[1] < ended[0], "the second artifact waited for the first"
-
-
-@pytest.mark.slow
-def test_a_worker_that_dies_costs_its_own_artifact(tmp_path):
-    flags = ["--methods", "dies,magnitude,wanda", "--measures", "size", "--jobs", "3"]
-    run = runs.start("run", *flags, *runs.flags(tmp_path / "r"))
-    _, err = run.communicate(timeout=300)
-
-    assert run.returncode == 1, err
-    statuses = {}
-    for record in ReadOnlyStore(tmp_path / "r"):
-        statuses.setdefault(record.identity.method, set()).add(record.status)
-    assert statuses == {"dense": {"ok"}, "dies": {"failed"}, "magnitude": {"ok"}, "wanda": {"ok"}}
 
 
 def test_they_share_the_cores(tmp_path, monkeypatch):

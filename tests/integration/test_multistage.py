@@ -89,14 +89,6 @@ def test_refinement_gets_its_prior_and_the_prior_is_built_once(tmp_path, applied
     assert 0 < got.notes["kept"] < size["nonzeros"]
 
 
-def test_prior_is_built_where_nobody_asked_for_it(tmp_path, applied):
-    spec = runs.small(tmp_path / "r", methods=("refines:from=magnitude",), measures=("size",))
-    runs.run_here(spec)
-
-    assert applied == ["dense", "magnitude", "refines:from=magnitude"]
-    assert ("magnitude", None, "size") not in runs.records(spec.results)
-
-
 def test_every_stage_has_to_hold_the_pattern(tmp_path):
     spec = runs.small(tmp_path / "r", methods=("forgets:from=magnitude", "refines:from=magnitude"), measures=("size",))
     runs.run_here(spec)

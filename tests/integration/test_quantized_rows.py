@@ -176,16 +176,6 @@ def test_a_library_that_is_missing_is_skipped_with_the_way_to_get_it(tmp_path, m
 
 
 @pytest.mark.full
-def test_hqq_breaks_it(tmp_path):
-    pytest.importorskip("hqq.core.quantize")
-    runs.run_here(runs.small(tmp_path / "r", quantizers=("hqq",), measures=("size",)))
-    got = found(tmp_path / "r")
-
-    assert got["magnitude", "hqq", "violated_groups"] > 100_000
-    assert got["magnitude", "hqq", "zeros_lost"] > 300_000
-
-
-@pytest.mark.full
 @pytest.mark.numeric
 def test_w8a8_rounds_the_inputs_of_its_targets(tmp_path):
     """The folder's logits are those of its weights with every target's input rounded naively; int8's are not."""
@@ -252,22 +242,6 @@ def test_bits_per_weight(pattern, item, stored, bits):
     assert read["bits_per_weight"] == pytest.approx(bits)
     assert read["bytes_packed"] == pytest.approx(100_000 * bits / 8 + 500 * item, abs=1)
     assert broken["bits_per_weight"] == pytest.approx((stored.bits if stored else 8 * item) + (bits % 1))
-
-
-@pytest.mark.full
-def test_equal_bytes_puts_dense_beside_sparse(tmp_path, cli):
-    for dtype, quantizers in (("bfloat16", ("none", "int8", "int4-rtn", "int3-rtn")), ("float32", ("none",))):
-        runs.run_here(runs.small(tmp_path / "r", quantizers=quantizers, dtype=dtype, perplexity={"windows": 1}))
-    code, shown, _ = cli("report", "--results", tmp_path / "r", "--equal-bytes", "--format", "md")
-    rows = [[c.strip() for c in x.split("|")[1:-1]] for x in shown.splitlines() if x.startswith("| ")][1:]
-    bands = {}
-    for number, method, _, quantizer, dtype, *_ in rows:
-        bands.setdefault(number, set()).add((method, quantizer, dtype))
-
-    assert code == 0
-    assert any({("magnitude", "none", "bfloat16"), ("dense", "int8", "bfloat16")} <= b for b in bands.values())
-    assert any({("magnitude", "int4-rtn", "bfloat16"), ("dense", "int3-rtn", "bfloat16")} <= b for b in bands.values())
-    assert not any(("dense", "none", "float32") in b for b in bands.values())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from helpers.ray_cluster import PATIENCE_S, node_of, wait_for
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
-WHOLE_S = 3600
 TRAINING = {"tokens": 60 * 8 * 32, "batch": 8, "seqlen": 32}
 
 
@@ -65,8 +64,8 @@ def started(cluster, results, methods, measures="size", **settings):
     return runs.start(*line, *runs.flags(results, **settings))
 
 
-def ended(run, code=0, patience=PATIENCE_S):
-    _, err = run.communicate(timeout=patience)
+def ended(run, code=0):
+    _, err = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == code, err
     return err
 
@@ -84,19 +83,6 @@ def test_records_are_those_of_the_local_executor(cluster, tmp_path, monkeypatch)
     chosen = {"methods": ("magnitude", "wanda"), "quantizers": ("none", "int8"), "measures": ("perplexity", "size")}
     expected = undisturbed(tmp_path, monkeypatch, **chosen)
     assert runs.contents(tmp_path / "r") == expected and len(expected) == 18
-
-
-def test_the_default_sweep_has_the_records_of_the_local_executor(cluster, tmp_path, monkeypatch):
-    """All that `bench run` does by default, the training of CAST and the tasks among it."""
-    line = ["run", "--device", "cpu", "--set", "threads=1", "--results"]
-    ended(runs.start(*line, tmp_path / "r", *ray_cluster.flags(cluster)), patience=WHOLE_S)
-    runs.own_cache(tmp_path / "calm", monkeypatch)
-    ended(runs.start(*line, tmp_path / "calm/r", "--jobs", "2"), patience=WHOLE_S)
-
-    expected = runs.contents(tmp_path / "calm/r")
-    assert runs.contents(tmp_path / "r") == expected
-    assert {record["status"] for record in expected.values()} == {"ok"}
-    assert {stage for record in expected.values() for stage in record["identity"]["stages"]} > {"cast", "wanda"}
 
 
 WAITING = ("waits", "waits:at=write")

@@ -81,13 +81,6 @@ def test_notes_and_costs_are_in_the_record(tmp_path):
     assert record.readings[0].value == 0
 
 
-def test_retraining_keeps_what_the_prior_kept(tmp_path):
-    runs.run_here(spec(tmp_path / "r", methods=("retrain:from=magnitude:lr=1e-3",)))
-
-    record = runs.records(tmp_path / "r")["magnitude + retrain:from=magnitude:lr=1e-3", 0, "pattern"]
-    assert record.status == "ok" and record.readings[0].value == 0
-
-
 def test_validation_split_is_another_protocol(tmp_path):
     runs.run_here(spec(tmp_path / "r", methods=("magnitude",), perplexity={"windows": 4, "split": "validation"}))
 
@@ -119,20 +112,5 @@ def test_the_interval_of_checkpoints_is_no_part_of_a_key(tmp_path):
 )
 def test_bad_input_is_a_sentence(settings, words, tmp_path, capsys, monkeypatch):
     code, _, err = call(capsys, monkeypatch, "run", "--methods", "cast", *flags(tmp_path / "r", **settings))
-    assert code == 2, err
-    assert words in err
-
-
-@pytest.mark.parametrize(
-    ("method", "words"),
-    [
-        ("cast:lambda=much", "cast:lambda"),
-        ("cast:no-mask", "did you mean"),
-        ("cast:learning_rate=1", "unknown field of cast 'learning_rate'"),
-        ("retrain:from=magnitud", "unknown method 'magnitud': did you mean magnitude"),
-    ],
-)
-def test_bad_methods_are_a_sentence(method, words, tmp_path, capsys, monkeypatch):
-    code, _, err = call(capsys, monkeypatch, "run", "--methods", method, *flags(tmp_path / "r"))
     assert code == 2, err
     assert words in err

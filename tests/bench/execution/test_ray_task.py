@@ -16,7 +16,6 @@ from bench.results.store import Store
 from bench.results.transfer import pack_record, unpack_record
 from bench.system.code_version import describe_code
 from helpers import runs
-from methods.errors import UserError
 
 START = ray_task._start
 
@@ -185,29 +184,11 @@ def test_an_artifact_that_no_node_has_room_for_is_said(tmp_path):
     assert find_least(wanted)["num_gpus"] == 1, "those that need one card fill the cluster, whatever others need"
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"device": "cuda:1"}, "Ray assigns them"),
-        ({"measures": ("speed",)}, "--executor local"),
-    ],
-)
-def test_what_a_cluster_cannot_do_is_refused(tmp_path, settings, words):
-    with pytest.raises(UserError, match=words):
-        api.plan(runs.small(tmp_path / "r", executor="ray", **settings))
-
-
 def test_threads_do_not_depend_on_the_driver_s_machine(tmp_path):
     plan = api.plan(runs.small(tmp_path / "r", executor="ray", threads=None))
     assert plan.measurements[0].artifact.threads == 1
     one = api.plan(runs.small(tmp_path / "r", threads=1))
     assert [m.key for m in plan.measurements] == [m.key for m in one.measurements]
-
-
-def test_without_ray_the_extra_is_named(tmp_path, cli, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    code, _, err = cli("run", "--executor", "ray", "--measures", "size", *runs.flags(tmp_path / "r"))
-    assert code == 2 and "pip install 'cast-bench[ray]'" in err.splitlines()[-1]
 
 
 def test_a_run_without_ray_installed_is_refused_before_it_is_said_to_begin(tmp_path, cli, monkeypatch):

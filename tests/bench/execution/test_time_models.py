@@ -10,7 +10,6 @@ from bench.execution import time_models, versions
 from bench.execution.engines.contract import Contestant
 from bench.execution.versions import DENSE, SPARSE
 from bench.export import onnx_model
-from bench.export.onnx_file import OnnxFile
 from bench.inputs import models
 from bench.kernels import native
 from bench.measures.speed.comparison import Timings
@@ -230,20 +229,6 @@ def test_an_export_is_made_once_for_a_dtype_a_torch_and_a_code(tmp_path, monkeyp
     monkeypatch.setattr(versions, "digest_source", lambda *modules: "another")
     made.onnx(DENSE, "float32")
     assert len(exported) == 4
-
-
-@pytest.mark.full
-def test_the_same_graph_with_zeros(tmp_path, monkeypatch):
-    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
-    folder = write(build("gpt2"), tmp_path / "m")
-    made = versions.ModelVersions(models.resolve(str(folder)), tmp_path / "w")
-    dense, sparse = (OnnxFile(made.onnx(side, "float32")) for side in (DENSE, SPARSE))
-
-    assert [n.op_type for n in dense.model.graph.node] == [n.op_type for n in sparse.model.graph.node]
-    assert sparse.count(Pattern.parse("2:4")).violations == 0 < dense.count(Pattern.parse("2:4")).violations
-    source = Folder(made.folder(SPARSE))
-    for linear in sparse.targets():
-        assert sparse.weight(linear).equal(source.weight(linear.name))
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def test_what_no_tracker_takes_is_not_kept(track, monkeypatch):
     (channel,) = track(HANG, "mlflow")[0]._channels
     for action in ("start", "curve", "curve", "curve", "curve", "metrics"):
         channel.send({"do": action, "what": "x" * 2**20})
-    assert channel._orders.qsize() in (3, 4), "the first may be on its way"
+    assert channel._orders.qsize() in (2, 3, 4), "the first may be on its way"
     channel.close()
 
 

@@ -20,9 +20,6 @@ def test_the_end_of_a_long_log(tmp_path, monkeypatch):
     (tmp_path / "log").write_text("a long start\nthe end\n")
 
     assert worker_process.read_end(tmp_path / "log") == "the end\n"
-
-
-def test_a_short_log_is_whole(tmp_path):
     (tmp_path / "log").write_bytes(b"caf\xff\n")
 
     assert worker_process.read_end(tmp_path / "log") == "caf\N{REPLACEMENT CHARACTER}\n"

@@ -155,16 +155,6 @@ def test_broken_off_it_leaves_nothing(folder):
     assert not list((folder.parent / "tmp").iterdir())
 
 
-@pytest.mark.full
-def test_gc_leaves_what_is_read(folder):
-    with states().states("t", 2) as one:
-        list(one.keep(BATCHES))
-        cache.gc(everything=True, days=0)
-        assert one.folder.exists()
-    cache.gc(everything=False, days=0)
-    assert not one.folder.exists()
-
-
 def test_read_states_are_memory_of_their_own():
     """Aligned like a model's output, and no view of the file."""
     with states().states("t", 2) as one:

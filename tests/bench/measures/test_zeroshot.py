@@ -391,10 +391,3 @@ def test_unknown_task(cli, monkeypatch, tmp_path, name, said):
 
     assert code == 2 and len(err.splitlines()) == 1
     assert f"unknown task '{name}'" in err and said in err
-
-
-@pytest.mark.full
-def test_tiny_does_better_than_chance(tmp_path):
-    got = run(tmp_path / "r", "wiki_continuation", limit="all")["dense", "wiki_continuation"].readings[0]
-
-    assert got.value - 4 * got.stderr > 0.25

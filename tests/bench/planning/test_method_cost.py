@@ -19,14 +19,11 @@ def describe_cost(**cost):
     return method_cost.describe(CatalogEntry(target="", cost=Cost(**cost)))
 
 
-def test_passes():
-    assert describe_cost(passes=2) == f"2 passes of 128 x 2048 tokens, {2 * 2 * LINEARS * TOKENS:.1e} FLOP"
-
-
-def test_hessians():
+def test_passes_and_hessians():
     flop = 2 * TOKENS * (2 * LINEARS + 32 * sum(n * n for n in INPUTS))
     held = sum(4 * n * n for n in INPUTS)
 
+    assert describe_cost(passes=2) == f"2 passes of 128 x 2048 tokens, {2 * 2 * LINEARS * TOKENS:.1e} FLOP"
     assert describe_cost(passes=2, hessians=1).endswith(f"{flop:.1e} FLOP; {held / 1e9:.1f} GB of Hessians")
 
 

@@ -97,13 +97,3 @@ def test_control_is_dense_whatever_the_pattern(tmp_path):
 
     assert {c.artifact.pattern for c in measurements if c.artifact.method == "dense-ft"} == {"dense"}
     assert {c.artifact.pattern for c in measurements if c.artifact.method == "magnitude"} == {"2:4", "1:4"}
-
-
-def test_a_budget_below_one_step(tmp_path):
-    with pytest.raises(UserError, match=r"training\.tokens=100 is less than one step of 32 x 128 tokens"):
-        plan(tmp_path, methods=("cast",), training={"tokens": 100})
-
-
-def test_an_unknown_corpus(tmp_path):
-    with pytest.raises(UserError, match="unknown corpus 'fineweb': did you mean fineweb-edu"):
-        plan(tmp_path, methods=("cast",), training={"data": "fineweb"})
