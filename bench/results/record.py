@@ -84,7 +84,7 @@ class _Commit(_Shape):
 
 class _Provenance(_Shape):
     commit: _Commit | None = None
-    machine: dict[str, str | int | float | None] | None = None
+    machine: dict[str, str | int | float | dict[str, str] | None] | None = None
     versions: dict[str, str | None] | None = None
     recorded: str | None = None
 

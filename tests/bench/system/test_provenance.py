@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
+from bench.results.record import Record
 from bench.system import devices, provenance
+from helpers import fake_records
 
 AMD = """processor	: 0
 vendor_id	: AuthenticAMD
@@ -87,6 +89,8 @@ def test_a_lowered_instruction_set_is_recorded_and_another_hardware(no_limits, m
 
     assert provenance.machine() == before | {"isa_limits": {"ATEN_CPU_CAPABILITY": "avx2"}}
     assert "ATEN_CPU_CAPABILITY=avx2" in devices.fingerprint("cpu") != plain
+    fields = fake_records.record().model_dump() | {"provenance": {"machine": provenance.machine()}}
+    assert Record(**fields).machine == provenance.machine()
 
 
 def test_a_model_and_a_level_are_part_of_the_hardware(no_limits, monkeypatch):
