@@ -82,6 +82,9 @@ class Compute:
 
     device: torch.device = field(default_factory=lambda: _torch().device("cpu"))
     dtype: torch.dtype = field(default_factory=lambda: _torch().float32)
+    """Number format of the loaded weights and of the arithmetic."""
+    written_as: torch.dtype | None = None
+    """Number format of the weights that are written to disk. None for `dtype`."""
     threads: int = 1
     stream: bool = False
     is_shared: bool = False
@@ -89,6 +92,11 @@ class Compute:
     """Approximate limit of this process's memory; None for no limit."""
     scratch: Path | None = None
     """Folder for activations that do not fit in `max_bytes`."""
+
+    @property
+    def stored(self) -> torch.dtype:
+        """Number format of the weights on disk."""
+        return self.written_as or self.dtype
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from methods.errors import UserError
 from methods.families import FAMILIES
 from methods.files import find_file, read_object
-from methods.header import TensorInfo, read_header
+from methods.header import TORCH_DTYPES, TensorInfo, read_header
 from methods.stored_experts import Piece, renamed, split
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 TIED = tuple(head + "weight" for head in HEADS)
 CONSTANTS = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
 """Names of causal masks and rotary frequencies, which older files contain."""
+FORMATS = ("float32", "bfloat16", "float16")
+"""Number formats that models run in."""
 ALIGNMENT = 64
 """Alignment of torch's tensors in bytes."""
 
@@ -150,6 +153,15 @@ class Folder:
         """Return the dtype of each tensor by its name in the format, for example "BF16"."""
         return {name: info.dtype for name, info in self._tensors.items()}
 
+    @property
+    def dtype(self) -> str:
+        """Format of most weights: float32, bfloat16 or float16. float32 for any other format."""
+        counts: Counter[str] = Counter()
+        for info in self._tensors.values():
+            counts[TORCH_DTYPES.get(info.dtype, "")] += math.prod(info.shape)
+        most = max(counts, key=counts.__getitem__, default="")
+        return most if most in FORMATS else "float32"
+
     def tensor(self, name: str) -> Tensor:
         """Read one tensor, on the CPU, in the dtype of the file."""
         if name in self._pieces:
@@ -216,8 +228,9 @@ def read_config(path: Path) -> dict[str, Any]:
 class Writer:
     """Write tensors one by one, in shards, so that a model need not fit in memory twice."""
 
-    def __init__(self, path: Path, shard_bytes: int = SHARD_BYTES) -> None:
-        self.path, self._shard_bytes = path, shard_bytes
+    def __init__(self, path: Path, shard_bytes: int = SHARD_BYTES, dtype: torch.dtype | None = None) -> None:
+        """dtype: number format of floating-point tensors in the files, None for the format that each has."""
+        self.path, self._shard_bytes, self._dtype = path, shard_bytes, dtype
         path.mkdir(parents=True, exist_ok=True)
         self._pending: dict[str, Tensor] = {}
         self._map: dict[str, str] = {}
@@ -225,6 +238,7 @@ class Writer:
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Write a tensor, now or with the next full shard."""
+        tensor = tensor.to(self._dtype) if self._dtype and tensor.is_floating_point() else tensor
         self._pending[name] = tensor.detach().cpu().contiguous()
         self._bytes += tensor.nbytes
         if self._bytes >= self._shard_bytes:
@@ -275,11 +289,14 @@ def state(model: nn.Module) -> Mapping[str, Tensor]:
     return tensors
 
 
-def save(model: nn.Module, path: Path, shard_bytes: int = SHARD_BYTES) -> Path:
-    """Write the tensors of a model in memory. The caller adds the config and the tokenizer."""
+def save(model: nn.Module, path: Path, shard_bytes: int = SHARD_BYTES, dtype: torch.dtype | None = None) -> Path:
+    """Write the tensors of a model in memory. The caller adds the config and the tokenizer.
+
+    dtype: number format in the files, None for the model's.
+    """
     from methods.experts import fold  # imports torch
 
-    writer = Writer(path, shard_bytes)
+    writer = Writer(path, shard_bytes, dtype)
     tensors = state(model)
     family = FAMILIES.get(getattr(getattr(model, "config", None), "model_type", ""))
     for name, tensor in fold(tensors, tensors.__getitem__, family):

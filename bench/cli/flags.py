@@ -118,7 +118,7 @@ FLAGS: dict[str, Any] = {
     "results": Results,
     "data_dir": _flag(_MIRROR_HELP, kind=Path, metavar="DIR"),
     "device": _flag("auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1 [default: auto]."),
-    "dtype": _flag("float32, bfloat16 or float16 [default: depends on the device]."),
+    "dtype": _flag("float32, bfloat16 or float16 [default: as the model is stored]."),
     "jobs": _flag(
         "Artifacts to make in parallel; auto: as many as fit in memory [default: 1, or one per card].", metavar="N"
     ),

@@ -23,12 +23,14 @@ from bench.system.cache import build_lock, cache_dir, is_built, temporary_folder
 from bench.system.files import atomic_write, publish
 from bench.verify import WeightCounts, verify
 from methods.contract import Outcome
+from methods.experts import fold
 from methods.files import find_file
-from methods.folder import Folder, dtype_name, save, state
-from methods.header import TORCH_DTYPES
+from methods.folder import Folder, Writer, dtype_name, save, state
+from methods.header import TORCH_DTYPES, read_header
 from methods.pattern import Pattern
 from methods.pruning import streaming
 from methods.quantizing.stored import ACTIVATIONS_KEY
+from methods.targets import family_of
 from methods.training.interrupt import stop_request
 
 CARRIED = ("config.json", *models.COMPANIONS)
@@ -103,7 +105,7 @@ class Builder:
         return before.folder if before else self.source.path
 
     def _verify(self, before: Path, after: Path, stage: Stage, changed: Collection[str]) -> WeightCounts:
-        pattern, dtype = Pattern.parse(stage.pattern), self.workspace.compute.dtype
+        pattern, dtype = Pattern.parse(stage.pattern), self.workspace.compute.stored
         counting = stage.kind == "quantizers"
         return verify(Folder(before), Folder(after), pattern, self.targets, changed, dtype, counting=counting)
 
@@ -153,34 +155,49 @@ class Builder:
     def _keep(self, outcome: Outcome, source: Path, target: Path) -> Path:
         """Write the model and return its folder, or return the source if nothing changed."""
         target.mkdir(exist_ok=True)
-        stored = read_stored(outcome.notes)
-        activations = stored.activations if stored else None
+        stored, grid = self.workspace.compute.stored, read_stored(outcome.notes)
+        activations = grid.activations if grid else None
         if isinstance(outcome.model, nn.Module):
-            if not activations and _same(outcome.model, Folder(source)):
+            if not activations and _same(outcome.model, Folder(source), stored):
                 return source
             if any(p.is_meta for p in outcome.model.parameters()):
                 streaming.write(outcome.model, source, target, self.workspace.compute)
             else:
-                save(outcome.model, target)
+                save(outcome.model, target, dtype=stored)
         else:
-            for file in Path(outcome.model).glob("model*.safetensors*"):
-                shutil.move(file, target / file.name)
+            _move(Path(outcome.model), source, target, stored)
         for name in CARRIED:
             if found := find_file(source, name):
                 shutil.copyfile(found, target / name)
         config = json.loads((target / "config.json").read_text())
         config.pop("torch_dtype", None)
-        config |= {"dtype": dtype_name(self.workspace.compute.dtype)}
+        config |= {"dtype": dtype_name(stored)}
         if activations:
             config |= {ACTIVATIONS_KEY: {"bits": activations, "targets": list(self.targets)}}
         (target / "config.json").write_text(json.dumps(config, indent=2))
         return target
 
 
-def _same(model: nn.Module, folder: Folder) -> bool:
-    """Return whether a model has the tensors of a folder in the same formats. A tensor on meta was never loaded."""
+def _same(model: nn.Module, folder: Folder, dtype: torch.dtype) -> bool:
+    """Return whether a model that is written in `dtype` has the tensors of a folder. A tensor on meta was never loaded."""
     tensors, dtypes = state(model), folder.dtypes()
     return set(tensors) == set(folder) and all(
-        TORCH_DTYPES.get(dtypes[n]) == dtype_name(t.dtype) and (t.is_meta or torch.equal(t.cpu(), folder.tensor(n)))
+        TORCH_DTYPES.get(dtypes[n]) == dtype_name(kind := dtype if t.is_floating_point() else t.dtype)
+        and (t.is_meta or torch.equal(t.cpu().to(kind), folder.tensor(n)))
         for n, t in tensors.items()
     )
+
+
+def _move(folder: Path, source: Path, target: Path, dtype: torch.dtype) -> None:
+    """Move the weights that a method wrote to `target`, or copy them if some are in another format than `dtype`."""
+    files = list(folder.glob("model*.safetensors*"))
+    formats = {t.dtype for f in files if f.suffix == ".safetensors" for t in read_header(folder, f.name).values()}
+    if not formats & set(TORCH_DTYPES) <= {short for short, name in TORCH_DTYPES.items() if name == dtype_name(dtype)}:
+        shutil.copyfile(source / "config.json", folder / "config.json")
+        written, writer = Folder(folder), Writer(target, dtype=dtype)
+        for name, tensor in fold(written, written.tensor, family_of(written.config)):
+            writer.add(name, tensor)
+        writer.close()
+        files = []
+    for file in files:
+        shutil.move(file, target / file.name)

@@ -60,11 +60,12 @@ class Workspace:
         self.targets = find_targets(self.source.config, self.source.shapes(), artifact.include, artifact.exclude)
         device = torch.device(ranks.device(artifact, card or 0))
         select_card(str(device))
-        dtype: torch.dtype = getattr(torch, artifact.dtype)
+        dtype: torch.dtype = getattr(torch, artifact.computed_in)
         shared = artifact.calibration_ranks
         self.compute = Compute(
             device=device,
             dtype=dtype,
+            written_as=getattr(torch, artifact.dtype),
             threads=artifact.threads,
             stream=artifact.stream or not fits_device(self.source, device, dtype, artifact.max_memory, shared),
             max_bytes=int(1e9 * artifact.max_memory / shared) if artifact.max_memory else None,

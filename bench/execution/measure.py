@@ -125,7 +125,7 @@ def _read(
             contexts.append(replace(context, workdir=workdir / str(i)))
         dense = DenseModel(
             {"model": artifact.digest, "loader": artifact.loader}
-            | {"dtype": artifact.dtype, "device": artifact.device, "stream": compute.stream},
+            | {"dtype": artifact.computed_in, "device": artifact.device, "stream": compute.stream},
             load_head=lambda: head_of(loading.load(source, replace(compute, stream=True))),
             most_bytes=int(1e9 * measurements[0].options.get("dense_states_gb", 0)),
             events=states,

@@ -116,7 +116,7 @@ def _card(artifact: Artifact, zeros: float, notes: Any) -> str:
             else []
         ),
         f"- source weights: sha256 {artifact.digest}",
-        f"- dtype {artifact.dtype}, torch {versions['torch']}, transformers {versions['transformers']}",
+        f"- dtype {artifact.dtype}, arithmetic in {artifact.computed_in}, torch {versions['torch']}, transformers {versions['transformers']}",
         *([f"- largest relative reconstruction error: {errors[worst]:.3g} ({worst})"] if worst else []),
         "",
         "```python",

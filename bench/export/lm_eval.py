@@ -44,8 +44,8 @@ def _document(model: ModelResults, records: list[Record], limit: int | None) -> 
     batches = {str(b) for r in records if (b := _config(r).get("batch")) is not None}
     config = {
         "model": "hf",
-        "model_args": {"pretrained": model.name, "dtype": model.identity.dtype},
-        "model_dtype": model.identity.dtype,
+        "model_args": {"pretrained": model.name, "dtype": model.identity.computed_in},
+        "model_dtype": model.identity.computed_in,
         "batch_size": batches.pop() if len(batches) == 1 else None,
         "device": model.identity.device,
         "limit": limit,

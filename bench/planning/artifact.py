@@ -107,6 +107,9 @@ class Artifact(_Frozen):
     seed: int | None
     """Random seed. None: no stage is random."""
     dtype: str
+    """Number format of the weights on disk."""
+    arithmetic: str = ""
+    """Number format of the loaded weights and of the arithmetic. "": `dtype`."""
     device: str
     threads: int
     stream: bool
@@ -134,11 +137,16 @@ class Artifact(_Frozen):
             "device": self.device.split(":")[0],
             "threads": self.threads,
             "processes": self.processes,
-        }
+        } | ({"arithmetic": self.arithmetic} if self.arithmetic else {})
 
     @property
     def key(self) -> str:
         return digests.of(self.key_inputs())
+
+    @property
+    def computed_in(self) -> str:
+        """Number format of the loaded weights and of the arithmetic."""
+        return self.arithmetic or self.dtype
 
     @property
     def method(self) -> str:
@@ -262,6 +270,7 @@ class Measurement(_Frozen):
             include=a.include,
             exclude=a.exclude,
             dtype=a.dtype,
+            arithmetic=a.arithmetic,
             device=a.device.split(":")[0],
         )
 

@@ -32,7 +32,7 @@ def fit_model(plan: Plan) -> CostModel:
     if not plan.measurements:
         return CostModel(())
     artifact = plan.measurements[0].artifact
-    wanted = machine_of(provenance.machine(), artifact.device.split(":")[0], artifact.dtype, artifact.threads)
+    wanted = machine_of(provenance.machine(), artifact.device.split(":")[0], artifact.computed_in, artifact.threads)
     return CostModel(past for past in read_past(plan.spec.results) if past.machine == wanted)
 
 

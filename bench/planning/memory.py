@@ -68,13 +68,14 @@ def _gathered_bytes(artifact: Artifact) -> float:
     """
     if not artifact.training or artifact.processes == 1:
         return 0.0
-    parts, item = _parts(artifact), ITEM_BYTES[artifact.dtype]
+    parts, item = _parts(artifact), ITEM_BYTES[artifact.computed_in]
     return parts.outside * item + 2.0 * parts.block * (ITEM_BYTES["float32"] + item)
 
 
 def estimate_disk_bytes(artifact: Artifact, stages: int) -> float:
     """Estimate the size in the cache: the model after each stage, and a checkpoint of its training."""
-    return stages * model_bytes(artifact) + _state_bytes(artifact)
+    written = count_parameters(artifact) * ITEM_BYTES[artifact.dtype]
+    return stages * float(written) + _state_bytes(artifact)
 
 
 def is_streamed(artifact: Artifact) -> bool:
@@ -111,7 +112,7 @@ def keeps_blocks(artifact: Artifact) -> str:
 def _working_bytes(artifact: Artifact) -> tuple[float, float]:
     """Return the bytes of a streamed model's weights, and of its methods' state for a block."""
     parts = _parts(artifact)
-    whole, item = bool(keeps_blocks(artifact)), ITEM_BYTES[artifact.dtype]
+    whole, item = bool(keeps_blocks(artifact)), ITEM_BYTES[artifact.computed_in]
     costs = [cost for s in artifact.stages if (cost := lookup(s.kind, s.name).cost)]
     hessians = max((cost.hessians for cost in costs), default=0.0)
     if whole:
@@ -141,7 +142,7 @@ def _activation_bytes(artifact: Artifact, beside: float) -> float:
     by_expert = parts.expert and calibration.processes == 1
     copies = COPIES if keeps_blocks(artifact) or by_expert else 1
     tokens = math.ceil(calibration.sequences / calibration.processes) * calibration.seqlen
-    states = float(copies * tokens * parts.hidden * ITEM_BYTES[artifact.dtype])
+    states = float(copies * tokens * parts.hidden * ITEM_BYTES[artifact.computed_in])
     needed, limit = calibration.processes * (beside + states), artifact.max_memory
     on_disk = limit is not None and needed > 1e9 * limit and not keeps_blocks(artifact)
     return 0.0 if on_disk else states
@@ -196,7 +197,7 @@ def _parts(artifact: Artifact) -> _Parts:
 
 
 def model_bytes(artifact: Artifact) -> float:
-    return float(count_parameters(artifact) * ITEM_BYTES[artifact.dtype])
+    return float(count_parameters(artifact) * ITEM_BYTES[artifact.computed_in])
 
 
 def count_parameters(artifact: Artifact) -> int:

@@ -16,6 +16,7 @@ from bench.planning.artifact import CalibrationSet, Stage, TrainingRun
 from bench.planning.resolve import PlanRequest
 from bench.results.identity import Protocol
 from bench.system import digests
+from bench.system.devices import has_instructions_for
 from bench.system.source_digest import digest_source
 from methods.errors import UserError
 from methods.pattern import Pattern
@@ -37,6 +38,7 @@ class ModelInputs:
         self.request, self.model = request, model
         folder, targets = model.open(), request.spec.targets
         self.config, self.shapes = folder.config, folder.shapes()
+        self.dtype = self._dtype(folder.dtype)
         self.targets = find_targets(self.config, self.shapes, targets.include, targets.exclude)
         self.family = family_of(self.config)
         tokenizer_json = model.folder / "tokenizer.json"
@@ -88,6 +90,22 @@ class ModelInputs:
             processes=wanted.processes,
         )
 
+    def _dtype(self, stored: str) -> str:
+        """Return the number format of the artifacts. stored: that of the model's files."""
+        if self.request.spec.dtype != "auto":
+            return self.request.spec.dtype
+        # On a CPU the arithmetic is in float32, so float16 loses no gradient there.
+        loses_gradients = stored == "float16" and self.request.trains and self.request.device != "cpu"
+        return "bfloat16" if loses_gradients else stored
+
+    @property
+    def arithmetic(self) -> str:
+        """Number format of the arithmetic, or "" for that of the weights."""
+        wanted, on_cpu = self.request.spec, self.request.device == "cpu"
+        is_slow = wanted.dtype == "auto" and on_cpu and not has_instructions_for(self.dtype)
+        in_float32 = wanted.arithmetic == "float32" or (wanted.arithmetic == "auto" and is_slow)
+        return "float32" if in_float32 and self.dtype != "float32" else ""
+
     def complete(self, stage: Stage, pattern: str) -> Stage:
         """Return a stage with its pattern, and with the recipe's fields that the user did not set."""
         fields = self.recipe.methods.get(stage.name, {}) if self.recipe and "training" in stage.needs else {}
@@ -96,7 +114,7 @@ class ModelInputs:
     def _training(self, recipe: recipes.Recipe) -> TrainingRun:
         """Return the training, or raise UserError if the text does not exist or the budget is below one step."""
         wanted, data_dir = self.request.spec.training, self.request.spec.data_dir
-        require_trainable(self.request.dtype)
+        require_trainable(self.arithmetic or self.dtype)
         training_text.check_name(wanted.data)
         run = TrainingRun(
             data=wanted.data,

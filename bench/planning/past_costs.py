@@ -135,10 +135,9 @@ def _cost_of(records: list[dict[str, Any]], sizes: dict[str, float]) -> Iterator
         return
     first, inputs = making[0], making[0]["key_inputs"]
     identity, cost = first["identity"], first["cost"]
-    parameters = _number(sizes[inputs["model"]])
+    parameters, computed_in = _number(sizes[inputs["model"]]), identity.get("arithmetic") or identity["dtype"]
     machines = {
-        machine_of(r["provenance"]["machine"], identity["device"], identity["dtype"], inputs["threads"])
-        for r in records
+        machine_of(r["provenance"]["machine"], identity["device"], computed_in, inputs["threads"]) for r in records
     }
     shared = max(inputs["processes"], (inputs.get("calibration") or {}).get("processes", 1))
     if len(machines) != 1 or shared != 1 or parameters <= 0:
@@ -147,7 +146,7 @@ def _cost_of(records: list[dict[str, Any]], sizes: dict[str, float]) -> Iterator
     name = (quantizer if quantizer != "none" else identity["stages"][-1]).partition(":")[0]
     calibration, training = _number(cost["calibration_tokens"]), _number(cost["training_tokens"])
     past = PastCost(
-        machines.pop(), first["artifact"], parameters, 4 if identity["dtype"] == "float32" else 2, trains=training > 0
+        machines.pop(), first["artifact"], parameters, 4 if computed_in == "float32" else 2, trains=training > 0
     )
     past.parts.append(stage_part(name, parameters, calibration, training, _number(cost["build_s"])))
     for record in records:

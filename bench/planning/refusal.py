@@ -67,9 +67,9 @@ def find_problem(artifact: Artifact) -> str:
         return f"{artifact.label} takes about {_gb(need)} streamed, {has}: {_reduce(artifact)}"
     if is_streamed(artifact):
         return ""
-    halves = artifact.dtype == "float32" and weights - model_bytes(artifact) / 2 <= memory
+    halves = artifact.computed_in == "float32" and weights - model_bytes(artifact) / 2 <= memory
     remedy = f"--dtype bfloat16, or {streaming}" if halves else streaming
-    return f"{artifact.label} takes at least {_gb(weights)} in {artifact.dtype}, {has}: use {remedy}"
+    return f"{artifact.label} takes at least {_gb(weights)} in {artifact.computed_in}, {has}: use {remedy}"
 
 
 def describe_whole_blocks(artifact: Artifact) -> str:
@@ -83,7 +83,7 @@ def _reduce(artifact: Artifact) -> str:
     """Return what takes less memory than a streamed artifact."""
     if (stage := keeps_blocks(artifact)) and is_mixture(artifact):
         return f"{stage} keeps whole blocks with all their experts, so use a method that takes experts one by one, like wanda"
-    halves = "--dtype bfloat16, " if artifact.dtype == "float32" else ""
+    halves = "--dtype bfloat16, " if artifact.computed_in == "float32" else ""
     fewer = "fewer calibration.sequences, " if artifact.calibration else ""
     return f"use {halves}{fewer}a smaller model, or a machine with more memory"
 

@@ -46,7 +46,6 @@ class PlanRequest:
     """Devices of one type. Each makes one artifact at a time."""
     jobs: int
     """Number of parallel artifacts. It is 1 for "auto" until the plan is known."""
-    dtype: str
     threads: int
     fetch: bool
     """True to download what is missing, false to plan without it."""
@@ -98,7 +97,6 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
         measures=measures,
         devices=devices,
         jobs=jobs,
-        dtype=spec.dtype if spec.dtype != "auto" else ("float32" if devices[0] == "cpu" else "bfloat16"),
         threads=spec.threads or (1 if spec.executor == "ray" else max(1, cores() // jobs)),
         fetch=fetch,
     )

@@ -117,7 +117,11 @@ class Spec(_MeasureTables):
     device: str = "auto"
     """auto, cpu, cuda or cuda:N. With several GPUs, separated by commas, each makes its own artifact."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format of the weights. auto: float32 on a CPU, bfloat16 on a GPU."""
+    """Number format of the weights on disk, after each stage. auto: the format that the model is stored in, but
+    bfloat16 if a method trains a float16 model on a GPU."""
+    arithmetic: Literal["auto", "dtype", "float32"] = "auto"
+    """Number format of the loaded weights and of the arithmetic: that of dtype, or float32. auto: float32 if dtype is auto,
+    the device is a CPU and the CPU has no instructions for the stored format, else that of dtype."""
     threads: int | None = Field(default=None, ge=1, le=4096)
     """Number of CPU threads, a part of every key. Default: all cores."""
     jobs: int | Literal["auto"] | None = None

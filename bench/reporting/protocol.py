@@ -63,7 +63,7 @@ def group_by_protocol(records: Iterable[Record]) -> dict[BoardProtocol, list[Rec
     by_base: dict[tuple[str, str, str], dict[RowLabels, list[Record]]] = {}
     for record in records:
         identity = record.identity
-        base = (identity.dtype, identity.device, identity.targets)
+        base = (identity.number_format, identity.device, identity.targets)
         by_base.setdefault(base, {}).setdefault(line_of(record), []).append(record)
     out: dict[BoardProtocol, list[Record]] = {}
     for base, lines in by_base.items():

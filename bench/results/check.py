@@ -64,6 +64,7 @@ def contradictions(record: Record) -> Iterator[str]:
     parts = {
         "seed": identity.seed,
         "dtype": identity.dtype,
+        "arithmetic": identity.arithmetic,
         "device": identity.device,
         "targets": [list(identity.include), list(identity.exclude)],
         "stages": [stage.partition(":")[0] for stage in stages],

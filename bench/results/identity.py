@@ -85,6 +85,9 @@ class Identity(_IdentityPart):
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     dtype: str = ""
+    """Number format of the weights on disk."""
+    arithmetic: str = ""
+    """Number format of the arithmetic. "": `dtype`."""
     device: str = ""
 
     @property
@@ -95,6 +98,16 @@ class Identity(_IdentityPart):
     @property
     def targets(self) -> str:
         return ",".join(self.include) + (f" without {','.join(self.exclude)}" if self.exclude else "")
+
+    @property
+    def computed_in(self) -> str:
+        """Number format of the arithmetic."""
+        return self.arithmetic or self.dtype
+
+    @property
+    def number_format(self) -> str:
+        """Number format of the weights, and that of the arithmetic if it is another."""
+        return f"{self.dtype}, computed in {self.arithmetic}" if self.arithmetic else self.dtype
 
     def labels(self) -> dict[str, str | int | None]:
         """Return COLUMNS as text. The seed is a number."""
@@ -109,7 +122,7 @@ class Identity(_IdentityPart):
             "calibration": self.calibration.label if self.calibration else None,
             "training": self.training.label if self.training else None,
             "targets": self.targets,
-            "dtype": self.dtype,
+            "dtype": self.number_format,
             "device": self.device,
         }
 

@@ -76,7 +76,7 @@ def prune_and_export(record: Record) -> tuple[str, str]:
     for key, flag in PRUNE_FLAGS.items():
         if values.get(key) and (key, values[key]) != ("quantizers", ("none",)):
             parts += [flag, _text(values[key])]
-    for key in ("threads", "targets", "calibration", "training"):
+    for key in ("arithmetic", "threads", "targets", "calibration", "training"):
         parts += _set(key, values.get(key))
     export = ["bench", "export", folder, "--format", "hf"]
     if identity.pattern == "2:4" and identity.include == ("*",):
@@ -124,6 +124,8 @@ def settings(record: Record) -> dict[str, Any]:
             "threads": inputs["threads"],
             "targets": {"include": list(identity.include), "exclude": list(identity.exclude)},
         }
+        if identity.arithmetic:
+            values["arithmetic"] = identity.arithmetic
         if identity.seed is not None:
             values["seeds"] = (identity.seed,)
         if calibration := inputs.get("calibration"):

@@ -110,6 +110,11 @@ def machine() -> dict[str, Any]:
     return about
 
 
+def instruction_set() -> str:
+    """Return the CPU's level of INSTRUCTION_SETS, or "" if it is unknown or a variable of ISA_VARIABLES limits it."""
+    return "" if _isa_limits() else cpu().get("instruction_set", "")
+
+
 def processor() -> str:
     """Return name, model and instruction set of the CPU, and limits. CPUs with the same text run the same kernels."""
     about = cpu()

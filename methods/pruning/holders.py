@@ -106,7 +106,7 @@ class Streamed(InMemory):
         """source: the folder with the weights; output: a folder to write the changed model to, or None."""
         super().__init__(model)
         self._source, self._compute = source, compute
-        self._writer = Writer(output, SHARD_BYTES) if output else None
+        self._writer = Writer(output, SHARD_BYTES, compute.stored) if output else None
 
     def __enter__(self) -> Streamed:
         self._reader = BlockReader(self.blocks, self.family.blocks, self._source, self._compute, self.by_expert)
@@ -205,11 +205,11 @@ class ByExpert(Streamed):
             return nullcontext()
         entries = self._entries(f"{prefix}.0.", experts[0])
         shapes = {place.name: (len(experts), *entry.shape) for place, entry in entries}
-        return self._writer.add_stacks(shapes, self._compute.dtype)
+        return self._writer.add_stacks(shapes, self._compute.stored)
 
     def _store(self, stacks: Stacks, prefix: str, expert: nn.Module) -> None:
         for place, entry in self._entries(prefix, expert):
-            stacks.write(place.name, place.number, entry)
+            stacks.write(place.name, place.number, entry.to(self._compute.stored))
 
     def _entries(self, prefix: str, expert: nn.Module) -> Iterator[tuple[Stacked, Tensor]]:
         """Yield the tensors of an expert as stored, each with its place."""

@@ -25,7 +25,7 @@ class _Replay(nn.Module):
 
 
 def write(model: nn.Module, source: Path, output: Path, compute: Compute) -> Path:
-    """Write a model whose blocks are on disk to a folder, in the job's dtype. Return the folder.
+    """Write a model whose blocks are on disk to a folder, in the format `compute.stored`. Return the folder.
 
     Args:
         model: with its blocks on the meta device; source: the folder with their weights.

@@ -250,7 +250,7 @@ class Trainer:
         """
         job = self.job
         if self._skeleton:
-            return self._skeleton.write(self.model, job.workdir / "trained", job.compute.dtype, job.targets, finish)
+            return self._skeleton.write(self.model, job.workdir / "trained", job.compute.stored, job.targets, finish)
         if finish:
             finish(self.model, job.targets)
         if self._compiles:

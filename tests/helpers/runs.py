@@ -68,6 +68,17 @@ def tiny(folder, **config) -> Path:
     return folder
 
 
+def store_as(folder, kind) -> Path:
+    """Write the weights of a folder in a number format. Return the folder."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    for file in folder.glob("*.safetensors"):
+        tensors = {name: tensor.to(getattr(torch, kind)) for name, tensor in load_file(file).items()}
+        save_file(tensors, file, metadata={"format": "pt"})
+    return folder
+
+
 def prune(folder, family_is_transposed=False):
     """Magnitude, 2:4, on a folder as it lies."""
     import torch

@@ -1,9 +1,11 @@
 """A streamed model gives the records of a model in memory, whatever it is stored in and runs in."""
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
+from bench.planning import plan
+from bench.planning.spec import Spec
+from bench.results import reproduce
+from bench.results.record import Record
 from helpers import runs
 
 BITS = {"float32": (32, 17), "bfloat16": (16, 9), "float16": (16, 9)}
@@ -17,10 +19,7 @@ def stored(tmp_path_factory):
 
     def make(kind):
         folder = tmp_path_factory.mktemp("stored") / kind
-        runs.tiny(folder, dtype=kind)
-        file = folder / "model.safetensors"
-        save_file({n: t.to(getattr(torch, kind)) for n, t in load_file(file).items()}, file, {"format": "pt"})
-        return folder
+        return runs.store_as(runs.tiny(folder, dtype=kind), kind)
 
     return make
 
@@ -80,3 +79,14 @@ def test_every_format_and_measure(kind, dtype, stored, tmp_path):
 
     assert (bits(records, "dense"), bits(records, "sparsegpt")) == BITS[dtype]
     assert bits(records, "dense", "int8") < 16
+
+
+def test_the_default_is_the_stored_format(stored, tmp_path):
+    """float16 has no fast instructions on a CPU, so its arithmetic is in float32. What is written is float16."""
+    records = require_same(stored("float16"), tmp_path, methods=("magnitude", "sparsegpt"), quantizers=("none", "int8"))
+
+    assert (bits(records, "dense"), bits(records, "sparsegpt")) == BITS["float16"]
+    for fields in records:
+        assert (fields["identity"]["dtype"], fields["identity"]["arithmetic"]) == ("float16", "float32")
+        spec = Spec(**reproduce.settings(Record(**fields)))
+        assert fields["key"] in {m.key for m in plan.make_plan(spec).measurements}

@@ -11,6 +11,7 @@ import pytest
 from bench import api
 from bench.planning import estimate, model_inputs, resolve
 from bench.planning.spec import Spec
+from bench.system import provenance
 from bench.system.interpreter import OWN_PACKAGES
 from helpers import runs
 from methods.families import FAMILIES
@@ -108,6 +109,38 @@ def test_key_moves_with_the_entry_of_the_models_family_alone(monkeypatch):
     monkeypatch.setitem(FAMILIES, "llama", replace(FAMILIES["llama"], whole=()))
 
     assert set(before.values()).isdisjoint(keys().values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "level", "formats"),
+    [
+        ("float32", {}, "avx2", ("float32", "")),
+        ("float32", {"dtype": "bfloat16"}, "avx2", ("bfloat16", "")),
+        ("bfloat16", {}, "avx2", ("bfloat16", "float32")),
+        ("bfloat16", {}, "", ("bfloat16", "float32")),
+        ("bfloat16", {}, "avx512_bf16", ("bfloat16", "")),
+        ("bfloat16", {"arithmetic": "float32"}, "amx", ("bfloat16", "float32")),
+        ("bfloat16", {"arithmetic": "dtype"}, "avx2", ("bfloat16", "")),
+        ("float16", {}, "amx", ("float16", "float32")),
+        ("float16", {"dtype": "float16"}, "avx2", ("float16", "")),
+        ("float16", {"device": "cuda"}, "avx2", ("float16", "")),
+        ("float16", {"device": "cuda", "methods": ("retrain",)}, "avx2", ("bfloat16", "")),
+        ("float16", {"methods": ("retrain",)}, "avx2", ("float16", "float32")),
+        ("float16", {"dtype": "float32", "arithmetic": "float32"}, "avx2", ("float32", "")),
+    ],
+)
+def test_a_model_stays_in_its_format_and_a_slow_format_is_computed_in_float32(
+    kind, changes, level, formats, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(provenance, "instruction_set", lambda: level)
+    folder = runs.store_as(runs.tiny(tmp_path / kind), kind)
+    perplexity = {"data": "wiki-mini", "windows": 2, "seqlen": 16}
+
+    for m in api.plan(runs.small("r", models=(str(folder),), perplexity=perplexity, **changes)).measurements:
+        assert (m.artifact.dtype, m.artifact.arithmetic) == formats
+        assert (m.identity.dtype, m.identity.arithmetic) == formats
+        assert m.key_inputs().get("arithmetic", "") == formats[1]
+        assert m.identity.labels()["dtype"] == ", computed in ".join(filter(None, formats))
 
 
 def test_all_experts_is_part_of_the_key_of_a_mixture_alone(tmp_path, make, keep_as):
