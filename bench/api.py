@@ -18,6 +18,7 @@ from bench.results.rows import newest, to_frame
 from bench.results.store import ReadOnlyStore, Store
 from bench.system.cache import in_use, sweep_leftovers
 from bench.system.files import require_folder
+from bench.system.limits import require_file_size, require_open_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +38,7 @@ def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
         UserError: before anything has run.
         disk.RunStopped: results can no longer be saved.
     """
+    require_open_files()
     require_packages(spec.log_to)
     require_lead(spec.training.nodes, os.environ)
     listeners = listeners or (progress.display_for(sys.stderr),)
@@ -45,6 +47,7 @@ def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
         with in_use():
             require_folder(spec.results, "--results", new=False)
             plan = make_plan(spec, fetch=True, on_fetch=lambda name: Listeners(*listeners).note(f"fetching {name}"))
+            require_file_size({m.artifact.folder for m in plan.measurements})
             summary = runner.execute(plan, Store(spec.results), listeners)
         sweep_leftovers(spec.results)
     return summary

@@ -18,6 +18,7 @@ from bench.cli.console import note, print_line
 from bench.execution import signals
 from bench.system import interpreter, provenance, terminal
 from bench.system.cache import describe_unwritable
+from bench.system.limits import describe_limit
 from bench.system.suggest import shorten
 from bench.system.validation import describe_allowed
 from methods.errors import UserError
@@ -103,6 +104,7 @@ def main() -> None:
     terminal.make_output_printable()
     try:
         with signals.ended_by_signals():
+            _require_values(sys.argv[1:])
             sys.exit(app(standalone_mode=False, prog_name="bench"))
     except UserError as fault:
         note(terminal.shorten(str(fault), MAX_SENTENCE))
@@ -110,7 +112,7 @@ def main() -> None:
     except BrokenPipeError:
         _end_without_reader()
     except OSError as fault:
-        if not (sentence := describe_unwritable(fault) or _describe_named_path(fault)):
+        if not (sentence := describe_limit(fault) or describe_unwritable(fault) or _describe_named_path(fault)):
             raise
         note(sentence)
         sys.exit(2)
@@ -129,6 +131,18 @@ def main() -> None:
             with contextlib.suppress(OSError):  # the terminal may be gone
                 note(sentence)
         raise
+
+
+def _require_values(arguments: list[str]) -> None:
+    """Refuse empty arguments. As a path, an empty one would mean the current folder.
+
+    Raises:
+        UserError: an argument is empty, or an option ends with "=".
+    """
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if not argument or re.fullmatch("--[a-z-]+=", argument):
+            name = argument.removesuffix("=") or (before if before.startswith("-") and "=" not in before else "")
+            raise UserError(f"{name or 'an argument'} is empty: give a value, or leave it out")
 
 
 def _end_without_reader() -> NoReturn:

@@ -64,7 +64,12 @@ def check(folder: Folder) -> None:
     head = next((n for n in TIED if n in shapes), TIED[0])
     if not folder.is_tied:
         layout.outer[head] = next(iter(layout.outer.values()))
-    for name, shape in layout.tensors(family.blocks):
+    tensors = dict(layout.tensors(family.blocks))
+    if extra := sorted(set(shapes).difference(tensors, TIED)):
+        raise UserError(
+            f"{folder.path} has the tensor {extra[0]}, which a {kind} model does not have: delete it, or write the model again"
+        )
+    for name, shape in tensors.items():
         if name not in shapes:
             raise UserError(f"{folder.path} lacks the tensor {name}: download or write it again")
         if shapes[name] != shape:

@@ -22,6 +22,8 @@ MAX_TOKENIZED_BYTES = 4_000_000
 """Largest text that is tokenized for a check, in bytes. It takes a few seconds."""
 MAX_CALIBRATION_TOKENS = 2**27
 """Largest number of calibration tokens, a gigabyte. Papers use up to 2^24."""
+MAX_ADDED_TOKENS = 2**14
+"""Largest number of tokens that a tokenizer adds to its vocabulary. Known models add at most some thousands."""
 MAX_SPECIAL_TOKENS = 2
 """Number of special tokens that the tokenizer of a loaded model may add to a text."""
 
@@ -181,9 +183,14 @@ def check_vocabulary(tokenizer_json: Path, rows: int) -> None:
     """Check that an embedding has a row for every token. Tokens that were added later may lack one.
 
     Raises:
-        UserError: the embedding has fewer rows.
+        UserError: the embedding has fewer rows, or there are more added tokens than transformers reads in a few seconds.
     """
-    last = max(read_tokenizer(tokenizer_json).get_vocab(with_added_tokens=False).values(), default=0)
+    tokenizer = read_tokenizer(tokenizer_json)
+    if (added := len(tokenizer.get_added_tokens_decoder())) > MAX_ADDED_TOKENS:
+        raise UserError(
+            f"{tokenizer_json} has {added:,} added tokens, more than {MAX_ADDED_TOKENS:,}: use the model's own tokenizer"
+        )
+    last = max(tokenizer.get_vocab(with_added_tokens=False).values(), default=0)
     if last >= rows:
         raise UserError(
             f"{tokenizer_json} has tokens up to {last}, and the model's embedding {rows} rows: use the model's own tokenizer"

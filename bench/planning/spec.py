@@ -23,6 +23,8 @@ from methods.errors import UserError
 MAX_SEED = 2**32 - 1
 """Largest seed that numpy takes."""
 MAX_JOBS = 1024
+MAX_SEEDS = 1000
+"""Largest number of seeds: a plan has a row for each of them."""
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 S = TypeVar("S", bound=MeasureSettings)
@@ -166,6 +168,13 @@ class Spec(_MeasureTables):
         if not parts or "" in parts:
             raise ValueError("needs at least one value, and no empty one")
         return parts
+
+    @field_validator("seeds")
+    @classmethod
+    def _limit_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(value) > MAX_SEEDS:
+            raise ValueError(f"must be at most {MAX_SEEDS} seeds, not {len(value):,}")
+        return value
 
     @field_validator("log_to")
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from bench.system.files import sweep
 from methods.errors import UserError
 from methods.files import CACHE_ENV as CACHE_ENV
 from methods.files import own_cache
+
+NOTICE_S = 2.0
+"""Seconds that a process waits for the lock of the cache before it says so."""
 
 REBUILDABLE = (
     "artifacts", "dense-states", "exports", "tmp", "logs", "datasets", "digests", "tokens", "native", "cusparselt-plans",
@@ -102,8 +106,22 @@ def sweep_locks(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def gc_lock() -> FileLock:
-    """Return the lock that `bench cache gc` holds while it deletes. Others hold it while they mark what they use."""
+@contextlib.contextmanager
+def gc_lock() -> Iterator[None]:
+    """Hold the lock that `bench cache gc` holds while it deletes. Others hold it while they mark what they use."""
+    lock = _gc_lock()
+    try:
+        lock.acquire(timeout=NOTICE_S)
+    except Timeout:
+        print(f"bench: waiting for another process that holds {lock.lock_file}", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _gc_lock() -> FileLock:
     cache_dir().mkdir(parents=True, exist_ok=True)
     return FileLock(cache_dir() / "gc.lock")
 
@@ -125,7 +143,7 @@ def gc(*, everything: bool, days: int) -> tuple[int, int]:
         UserError: another garbage collection is running.
     """
     try:
-        with gc_lock().acquire(timeout=60):
+        with _gc_lock().acquire(timeout=60):
             return _collect((*REBUILDABLE, *EXPENSIVE) if everything else REBUILDABLE, time.time() - days * 86400)
     except Timeout:
         raise UserError("another bench cache gc is running: wait until it ends") from None

@@ -56,6 +56,9 @@ def require_folder(path: Path, option: str = "--out", *, new: bool) -> None:
     """
     try:
         place = find_existing(path)
+        if new and place == _absolute(path) and place.is_dir() and (place == Path.cwd() or place.is_mount()):
+            kind = "the current folder" if place == Path.cwd() else "a mount point"
+            raise UserError(f"{option} {str(path)!r} is {kind}, which cannot be replaced: name a new folder in it")
         if place == _absolute(path) and (not place.is_dir() or (new and any(place.iterdir()))):
             is_dir = place.is_dir()
             problem = (

@@ -64,6 +64,32 @@ def _replace(file: Path) -> Path:
 
 EMBEDDING, NORM = "model.embed_tokens.weight", "model.norm.weight"
 
+
+def tensor(name: str, count: int) -> Damage:
+    """Add a tensor of zeros."""
+
+    def damage(folder: Path) -> None:
+        import torch
+        from safetensors.torch import load_file, save_file
+
+        file = folder / "model.safetensors"
+        save_file(load_file(file) | {name: torch.zeros(count)}, file, metadata={"format": "pt"})
+
+    return damage
+
+
+def added_tokens(count: int) -> Damage:
+    """Add tokens to the vocabulary of tokenizer.json."""
+
+    def damage(folder: Path) -> None:
+        values = json.loads((folder / "tokenizer.json").read_text())
+        first = values["added_tokens"][0]
+        values["added_tokens"] += [first | {"id": 1024 + i, "content": f"<{i}>"} for i in range(count)]
+        (folder / "tokenizer.json").write_text(json.dumps(values))
+
+    return damage
+
+
 DAMAGES: dict[str, Damage] = {
     "linked": link("generation_config.json", "/etc/passwd"),
     "linked config": link("config.json", "/etc/passwd"),
@@ -94,6 +120,9 @@ DAMAGES: dict[str, Damage] = {
     "near architecture": config(model_type="qwen2"),
     "quantized": config(quantization_config=3),
     "quantized by nothing": config(quantization_config={}),
+    "extra tensor": tensor("model.extra", 3),
+    "extra tensor of size zero": tensor("model.extra", 0),
+    "many added tokens": added_tokens(20_000),
     "own code": config(auto_map={"AutoModel": "evil.Model"}),
     "other weights": config(transformers_weights="other.safetensors"),
     "other layers": config(per_layer_config={"0": {"num_attention_heads": 2}}),

@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+from filelock import FileLock
 
 from bench.execution import measure, prune
 from bench.execution.build import Builder
@@ -213,3 +214,23 @@ def test_a_pruned_model_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     prune.write_pruned(runs.small(tmp_path / "r"), tmp_path / "out")
 
     assert (tmp_path / "out/README.md").exists()
+
+
+def test_a_process_that_waits_for_the_lock_says_so(folder, monkeypatch, capsys):
+    monkeypatch.setattr(cache, "NOTICE_S", 0.05)
+    is_held, may_go = threading.Event(), threading.Event()
+
+    def hold():
+        with FileLock(folder / "gc.lock"):
+            is_held.set()
+            may_go.wait(60)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    is_held.wait(60)
+    threading.Timer(0.5, may_go.set).start()
+    with cache.in_use():
+        assert may_go.is_set()
+    other.join()
+
+    assert capsys.readouterr().err == f"bench: waiting for another process that holds {folder / 'gc.lock'}\n"

@@ -1,0 +1,49 @@
+"""Limits of the shell end a run in a sentence, before its work."""
+
+import errno
+import resource
+
+import pytest
+
+from bench import api
+from bench.execution import prune
+from bench.system import limits
+from helpers import runs
+from methods.errors import UserError
+
+OPEN, SIZE = resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE
+
+
+@pytest.fixture
+def limit(monkeypatch, tmp_path):
+    """Set what this process is told about one limit. The others are as they are."""
+    runs.own_cache(tmp_path, monkeypatch)
+    real = resource.getrlimit
+
+    def set_limit(which, value):
+        monkeypatch.setattr(resource, "getrlimit", lambda asked: (value, value) if asked == which else real(asked))
+
+    return set_limit
+
+
+@pytest.mark.parametrize(("which", "said"), [(OPEN, "allows 12 open files"), (SIZE, "allows files of 12 bytes")])
+def test_a_limit_is_met_before_the_work(limit, tmp_path, which, said):
+    limit(which, 12)
+    spec = runs.small(tmp_path / "r")
+
+    for work in (lambda: api.execute(spec), lambda: prune.write_pruned(spec, tmp_path / "out")):
+        with pytest.raises(UserError, match=said):
+            work()
+    assert not list((tmp_path / "cache").glob("artifacts/*"))
+
+
+@pytest.mark.parametrize("allowed", [resource.RLIM_INFINITY, 2**40])
+def test_enough_is_enough(limit, allowed):
+    limit(SIZE, allowed)
+    limits.require_file_size([runs.TINY])
+
+
+def test_a_limit_that_is_met_later_is_a_sentence_too():
+    assert "open files, which is too few: set ulimit -n" in limits.describe_limit(OSError(errno.EMFILE, ""))
+    assert "bytes, which is too few: set ulimit -f" in limits.describe_limit(OSError(errno.EFBIG, ""))
+    assert not limits.describe_limit(OSError(errno.ENOSPC, ""))
