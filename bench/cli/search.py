@@ -12,7 +12,6 @@ import typer
 
 from bench.cli.console import fail, note, print_line, print_rows
 from bench.cli.flags import DataDir, Figure, Json, Results
-from bench.reporting.search_curve import Curve, draw_search
 from bench.system.toml import read_toml
 
 
@@ -32,6 +31,7 @@ def search(
     from bench.execution.descendants import adopting
     from bench.execution.disk import RunStopped
     from bench.planning.search import read_search
+    from bench.reporting.figures import Curve, draw_search
 
     given = {"results": results, "data_dir": data_dir}
     what, space = read_search(read_toml(spec) | {k: v for k, v in given.items() if v is not None})

@@ -149,15 +149,11 @@ class Board:
     def _columns(self) -> list[tuple[TableColumn, str]]:
         """Return all columns in order, each with its measure."""
         measured = [(from_records.make_column(key, self.rows), key[2]) for key in self.pivot.columns]
-        derived = [(TableColumn(name, "", "" if name == DEVICE else "lower", ""), "") for name in DERIVED]
         derived = [
-            (
-                replace(c, protocol=self.protocol.text) if c.metric == RATIO else replace(c, names_protocol=False),
-                measure,
-            )
-            for c, measure in derived
+            TableColumn(n, self.protocol.text if n == RATIO else "", "" if n == DEVICE else "lower", "", n == RATIO)
+            for n in DERIVED
         ]
-        both = [*measured, *derived]
+        both = [*measured, *((column, "") for column in derived)]
         order = [LEADING.index(c.metric) if c.metric in LEADING else len(LEADING) for c, _ in both]
         return [both[i] for i in sorted(range(len(both)), key=lambda i: (order[i], i))]
 
@@ -173,7 +169,8 @@ class Board:
                 if column.metric in DERIVED:
                     cells[c] = _derived_cell(column.metric, facts, cost)
                 elif c == comparison.drop_column and cell and facts.drop and facts.drop.low is not None:
-                    cells[c] = replace(cell, text=_drop_text(facts), value=facts.drop.value, spread=None)
+                    text = f"{words.points(facts.drop.value, facts.drop.low, facts.drop.high)} {facts.worst_task}"
+                    cells[c] = replace(cell, text=text, value=facts.drop.value, spread=None)
             rows.append(_marked(replace(row, cells=tuple(cells), facts=facts)))
         return replace(out, rows=tuple(rows))
 
@@ -276,9 +273,3 @@ def _derived_cell(metric: str, facts: Facts, cost: RowCost | None) -> TableCell 
     if metric == SECONDS:
         return TableCell(sign + words.duration(cost.seconds), cost.seconds)
     return TableCell(cost.device) if cost.device else None
-
-
-def _drop_text(facts: Facts) -> str:
-    drop = facts.drop
-    assert drop is not None
-    return f"{words.points(drop.value, drop.low, drop.high)} {facts.worst_task}"

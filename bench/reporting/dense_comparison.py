@@ -41,7 +41,7 @@ class DenseComparison:
     def loss(self, row: int) -> Bound | None:
         """Return the increase of perplexity, as a fraction of the dense model's."""
         column = next((i for i, c in enumerate(self.table.columns) if c.metric == "perplexity"), None)
-        dense, own = self._value(self.dense, column), self._value(row, column)
+        dense, own = self.table.value(self.dense, column), self.table.value(row, column)
         if column is None or dense is None or own is None or row == self.dense:
             return None
         interval = self._interval(row, column)
@@ -56,7 +56,7 @@ class DenseComparison:
         Bonferroni's level it covers the largest drop.
         """
         column = self.drop_column
-        mean = self._value(row, column)
+        mean = self.table.value(row, column)
         if column is None or mean is None:
             return None, ""
         name, _, limit = self.table.columns[column].protocol.partition("x")
@@ -78,7 +78,7 @@ class DenseComparison:
     def speedup(self, row: int) -> Bound | None:
         """Return the measured speedup over dense: the mean over seeds, with the interval of its blocks of timings."""
         column = self.speed_column
-        value = self._value(row, column)
+        value = self.table.value(row, column)
         if column is None or value is None:
             return None
         records = pairwise.seeds_of(self.table, row, column, self.records).values()
@@ -96,10 +96,6 @@ class DenseComparison:
             if c.metric == "acc" and name == task and version.partition("x")[2] == limit:
                 return i
         return None
-
-    def _value(self, row: int | None, column: int | None) -> float | None:
-        cell = None if row is None or column is None else self.table.rows[row].cells[column]
-        return cell.value if cell else None
 
     def _interval(self, row: int, column: int, level: float = pairwise.ALPHA) -> Interval | None:
         """Return the interval from the dense row to this one."""

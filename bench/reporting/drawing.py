@@ -87,19 +87,11 @@ def name_ticks(axis: Axis) -> None:
         decades = math.log10(high / low)
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3 else (1,)))
         axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
-
-
-def tick(value: float) -> str:
-    """Format a number at an axis: 0.5, 100, 10,000."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.4g}"))
 
 
 def require_format(file: Path) -> None:
-    """
-    Raises:
-        UserError: the file's suffix is not in FORMATS.
-    """
+    """Raise UserError if the file's suffix is not in FORMATS."""
     if file.suffix not in FORMATS:
         raise UserError(f"unknown figure format {str(file)!r}: the file name must end in {', '.join(FORMATS)}")
 
@@ -146,16 +138,11 @@ def to_file(svg: str) -> str:
     """Return a page's figure as a file, which follows the reader's color scheme by itself."""
     head, tag, rest = svg.partition(">")
     _, _, width, height = re.search(r'viewBox="([^"]*)"', head)[1].split()  # type: ignore[index]
-    style = f"<style>@media (prefers-color-scheme: dark) {{\n{dark_rules()}\n}}</style>"
-    return f'{head} width="{width}" height="{height}"{tag}\n{style}{rest}\n'
-
-
-def dark_rules(prefix: str = "") -> str:
-    """CSS rules that turn a figure's colors into those of dark paper. prefix: a selector of what contains the figure."""
-    pairs = [(LIGHT[name], DARK[name]) for name in LIGHT]
-    return "\n".join(
-        f'{prefix}[{part}="{light}"] {{ {part}: {dark}; }}' for light, dark in pairs for part in ("fill", "stroke")
+    rules = "\n".join(
+        f'[{part}="{LIGHT[name]}"] {{ {part}: {DARK[name]}; }}' for name in LIGHT for part in ("fill", "stroke")
     )
+    style = f"<style>@media (prefers-color-scheme: dark) {{\n{rules}\n}}</style>"
+    return f'{head} width="{width}" height="{height}"{tag}\n{style}{rest}\n'
 
 
 def _make_printable(figure: Figure) -> None:

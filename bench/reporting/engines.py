@@ -117,20 +117,16 @@ def figures(found: Sequence[TimedModel]) -> dict[str, Any]:
         mine = out[f"{entry.step}, {_threads(entry.record)}"]
         best = _preferred(found, entry)
         if best and best is not entry:
-            r = ratio(best, entry)
-            mine[f"{best.name} / {entry.name}"] = {
-                "median": round(r.value, 3), "min": round(r.low, 3), "max": round(r.high, 3)
-            }  # fmt: skip
+            mine[f"{best.name} / {entry.name}"] = _rounded(ratio(best, entry))
         if entry.side == "2:4" and best is not entry:
             dense = next(e for e in found if e.record is entry.record and e.side == "dense")
-            r = ratio(entry, dense)
-            mine[f"{entry.name} / dense"] = {
-                "median": round(r.value, 3),
-                "min": round(r.low, 3),
-                "max": round(r.high, 3),
-            }
+            mine[f"{entry.name} / dense"] = _rounded(ratio(entry, dense))
         mine[f"noise, {entry.name} against itself"] = f"{entry.noise:.1%}"
     return out
+
+
+def _rounded(of: SpeedRatio) -> dict[str, float]:
+    return {"median": round(of.value, 3), "min": round(of.low, 3), "max": round(of.high, 3)}
 
 
 def draw(found: Sequence[TimedModel], file: Path) -> Path:

@@ -76,10 +76,10 @@ def _of_table(section: int, table: Table) -> Iterator[Highlight]:
         return
     facts = {k: row.facts for k, row in enumerate(table.rows) if row.facts}
     whole = [
-        k for k in table.whole_rows if k in facts and not facts[k].compressed and _value(table, k, column) is not None
+        k for k in table.whole_rows if k in facts and not facts[k].compressed and table.value(k, column) is not None
     ]
     sign = -1 if table.columns[column].better == "higher" else 1
-    dense = min(whole, key=lambda k: sign * (_value(table, k, column) or 0.0), default=None)
+    dense = min(whole, key=lambda k: sign * (table.value(k, column) or 0.0), default=None)
     limit = (facts[dense].bits if dense is not None else None) or float("inf")
     differ = pairwise.significance(table, column)
     groups = []
@@ -106,14 +106,9 @@ def _of_table(section: int, table: Table) -> Iterator[Highlight]:
         )
 
 
-def _value(table: Table, row: int | None, column: int | None) -> float | None:
-    cell = None if row is None or column is None else table.rows[row].cells[column]
-    return cell.value if cell else None
-
-
 def _describe_size(table: Table, row: int, dense: int | None) -> str:
     column = next((i for i, c in enumerate(table.columns) if c.metric == metrics.SIZE), None)
-    sizes = [_value(table, k, column) for k in (row, dense)]
+    sizes = [table.value(k, column) for k in (row, dense)]
     return "" if sizes[0] is None else " of ".join(format_number(x, None, "B") for x in sizes if x is not None)
 
 
@@ -123,7 +118,7 @@ def _describe_change(table: Table, dense: int, row: int, column: int) -> str:
     describe = words.ratio if is_ratio else words.difference
     interval = table.intervals.get((*pairwise.ordered(dense, row), column))
     if interval is None:
-        a, b = (_value(table, k, column) or 0.0 for k in (dense, row))
+        a, b = (table.value(k, column) or 0.0 for k in (dense, row))
         return describe(b / a if is_ratio else b - a)
     ends = [interval.value, interval.low, interval.high]
     if dense > row:

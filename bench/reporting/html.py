@@ -21,7 +21,7 @@ from bench.reporting.pick import LIMITS
 from bench.reporting.protocol import RULE
 from bench.reporting.table import ABSENT, caption
 from bench.reporting.table_figures import TableFigure
-from bench.reporting.view import ReportSection, Table, TableCell
+from bench.reporting.view import ReportSection, Table
 from bench.system.text import amount, printable
 
 ASSETS = Path(__file__).parent.parent / "assets" / "report"
@@ -173,18 +173,15 @@ def _table(table: Table, index: int, figures: Sequence[TableFigure]) -> dict[str
         "ranked": by is not None,
         "rank_of": "" if by is None else table.columns[by].name,
         "default_ranks": [] if by is None else [rank or ABSENT for rank in table.ranks[by]],
+        # Characters from the ± on.
         "error_widths": [
-            max(map(_error_width, column), default=0) for column in zip(*(r.cells for r in table.rows), strict=True)
+            max((len("".join(cell.text.partition(" ± ")[1:])) for cell in column if cell), default=0)
+            for column in zip(*(r.cells for r in table.rows), strict=True)
         ],
         "protocol": table.protocol,
         "has_parts": len(table.whole_rows) < len(table.rows),
         "figures": [{"svg": Markup(f.svg), "caption": f.caption} for f in figures],
     }
-
-
-def _error_width(cell: TableCell | None) -> int:
-    """Return the number of characters from the ± of a cell on."""
-    return len("".join(cell.text.partition(" ± ")[1:])) if cell else 0
 
 
 def _note(table: Table) -> str:

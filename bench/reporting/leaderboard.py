@@ -176,7 +176,8 @@ def _figure_files(
     sections: Sequence[ReportSection], figures: Mapping[int, Sequence[TableFigure]]
 ) -> dict[int, dict[str, TableFigure]]:
     """Return the figures of each section's main protocol by file name, by section."""
-    slugs = [_slug(s.title) for s in sections]
+    names = (re.sub(r"[^a-z0-9]+", "-", s.title.lower()).strip("-")[:40] for s in sections)
+    slugs = [name or "results" for name in names]
     out, first = {}, 0
     for i, section in enumerate(sections):
         slug = slugs[i] if slugs.count(slugs[i]) == 1 else f"{slugs[i]}-{i}"
@@ -184,10 +185,6 @@ def _figure_files(
             out[i] = {f"{NAME}-{slug}-{k}.svg": figure for k, figure in enumerate(figures.get(first, ()))}
         first += len(section.tables)
     return out
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "results"
 
 
 def _markdown(

@@ -10,7 +10,7 @@ from itertools import combinations
 from bench.compare import estimate
 from bench.compare.pairing import MetricPair, Seeds, pair_seeds
 from bench.compare.result_set import ResultSet
-from bench.reporting.view import Interval, Table, TableCell, TableColumn
+from bench.reporting.view import Interval, Table, TableColumn
 from bench.results.record import Record
 from bench.stats import multiple_tests
 
@@ -50,13 +50,13 @@ def add_intervals(
         elif len(by_row) > 1:
             of_column = dict(_intervals(by_row, column.metric, results))
             intervals |= {(a, b, c): interval for (a, b), interval in of_column.items()}
-            if of_column and column.better and len(by_row) == sum(_has_value(r.cells[c]) for r in table.rows):
+            if (
+                of_column
+                and column.better
+                and len(by_row) == sum(table.value(k, c) is not None for k in range(len(table.rows)))
+            ):
                 ranks[c] = _ranks(table, c, _significant(of_column))
     return replace(table, intervals=intervals, ranks=ranks, unranked=unranked)
-
-
-def _has_value(cell: TableCell | None) -> bool:
-    return cell is not None and cell.value is not None
 
 
 def seeds_of(table: Table, row: int, column: int, records: Mapping[str, Record]) -> Seeds:

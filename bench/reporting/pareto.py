@@ -52,17 +52,14 @@ def fronts(table: Table) -> Iterator[Front]:
     """
     quality = quality_metric(table)
     size = next((m for m in (BITS, metrics.SIZE) if any(c.metric == m for c in table.columns)), None)
-    costs = [i for i, c in enumerate(table.columns) if c.metric == size or _is_speed(c)]
+    speeds = [c for c in table.columns if c.shown is not False and (c.metric == SPEEDUP or c.definition.is_time)]
+    costs = [i for i, c in enumerate(table.columns) if c.metric == size or c in speeds]
     for y, column in enumerate(table.columns):
         if column.metric == quality and column.shown is not False:
             for x in costs:
                 front = _front(table, x, y)
                 if len(front.points) >= MIN_POINTS:
                     yield front
-
-
-def _is_speed(column: TableColumn) -> bool:
-    return column.shown is not False and (column.metric == SPEEDUP or column.definition.is_time)
 
 
 def _front(table: Table, x: int, y: int) -> Front:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from bench.reporting import pairwise, pareto
@@ -191,12 +191,14 @@ def pick(table: Table, limits: Limits, pattern: str = "", quantizer: str = "") -
         rows = [(k, row) for k, row in rows if _matches(row.filters[key], wanted, key)]
         if not rows and wanted:
             raise UserError(describe_unknown(f"{key} of {table.title}", wanted, known))
+    given = _given(limits)
     candidates = []
     for k, row in rows:
         cell = row.cells[column]
         if row.facts and not row.facts.broken and cell and cell.value is not None:
             sign = -1 if table.columns[column].better == "higher" else 1
-            candidates.append(Candidate(k, row, sign * cell.value, _checks(row.facts, limits)))
+            checks = tuple(_check(limit, row.facts, float(wanted)) for limit, wanted in given)
+            candidates.append(Candidate(k, row, sign * cell.value, checks))
     meets = sorted((c for c in candidates if not c.failed and not c.unmeasured), key=lambda c: (c.quality, c.index))
     differ = pairwise.significance(table, column)
     first = tied_rows(meets, differ)
@@ -295,9 +297,8 @@ def quality_column(table: Table) -> int:
     )
 
 
-def _checks(facts: Facts, limits: Limits) -> tuple[Check, ...]:
-    wanted = ((limit, getattr(limits, limit.name)) for limit in LIMITS)
-    return tuple(_check(limit, facts, float(value)) for limit, value in wanted if value is not None)
+def _given(limits: Limits) -> list[tuple[Limit, float]]:
+    return [(limit, value) for limit in LIMITS if (value := getattr(limits, limit.name)) is not None]
 
 
 def _check(limit: Limit, facts: Facts, wanted: float) -> Check:
@@ -314,9 +315,5 @@ def _excess(candidate: Candidate) -> float:
 
 def describe_limits(limits: Limits) -> str:
     """Say the limits in words, as the object of a sentence."""
-    parts = []
-    for field, limit in zip(fields(limits), LIMITS, strict=True):
-        value = getattr(limits, field.name)
-        if value is not None:
-            parts.append(limit.sentence.format(limit.text(value)))
+    parts = [limit.sentence.format(limit.text(value)) for limit, value in _given(limits)]
     return ("these limits: " + ", ".join(parts)) if parts else "all limits, because none is set"

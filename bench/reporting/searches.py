@@ -29,10 +29,7 @@ class About(BaseModel):
 
 
 def read_about(folder: Path) -> About:
-    """
-    Raises:
-        UserError: the file has another key or kind.
-    """
+    """Read the file, or raise UserError if it has another key or kind."""
     file = folder / FILE
     if not file.is_file():
         return About()

@@ -198,6 +198,10 @@ class Table:
         """Return the rows that are no part of another row."""
         return [k for k, row in enumerate(self.rows) if row.part_of is None]
 
+    def value(self, row: int | None, column: int | None) -> float | None:
+        cell = None if row is None or column is None else self.rows[row].cells[column]
+        return cell.value if cell else None
+
     def to_text_table(self) -> TextTable:
         """Return the table as text, with the ranks of `ranked_by`, and without parts of rows."""
         by = self.ranked_by

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from bench.reporting.drawing import LIGHT
-from bench.reporting.search_curve import Curve, draw_search
+from bench.reporting.figures import Curve, draw_search
 from methods.errors import UserError
 
 
