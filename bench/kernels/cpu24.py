@@ -127,6 +127,7 @@ def product(x: Tensor, weight: KernelWeight, *, threads: int = 1, path: str | No
 
     Raises:
         NoKernel: the kernel cannot be compiled here.
+        UserError: this processor does not support the path.
     """
     kernel = native.load()
     wide = weight.int8 and x.dtype != torch.bfloat16
@@ -134,7 +135,7 @@ def product(x: Tensor, weight: KernelWeight, *, threads: int = 1, path: str | No
     rows, out = len(x), len(weight.memory)
     y = torch.empty(rows, out)
     scales = weight.scales.data_ptr() if weight.scales is not None else None
-    isa = native.PATHS.index(path or native.select_path(kernel))
+    isa = native.PATHS.index(native.select_path(kernel, path))
     matrix = (isa, weight.int8, weight.dense, weight.memory.data_ptr(), scales)
     kernel.product(*matrix, x.data_ptr(), wide, rows, weight.width, out, y.data_ptr(), threads)
     return y

@@ -14,6 +14,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from bench.system import provenance
 from bench.system.cache import cache_dir
 from bench.system.devices import KERNEL_PATH
 from methods.errors import UserError
@@ -27,6 +28,23 @@ one thread there.
 PATHS = ("portable", "avx2", "avx512", "avx512bf16")
 """Implementations, the simplest first."""
 COMPILER_ENV = "CXX"
+CPU_FLAGS = {
+    "__AVX__": "avx",
+    "__AVX2__": "avx2",
+    "__FMA__": "fma",
+    "__AVX512F__": "avx512f",
+    "__AVX512BW__": "avx512bw",
+    "__AVX512DQ__": "avx512dq",
+    "__AVX512VL__": "avx512vl",
+    "__AVX512VBMI__": "avx512vbmi",
+    "__AVX512VBMI2__": "avx512_vbmi2",
+    "__AVX512VNNI__": "avx512_vnni",
+    "__AVX512BF16__": "avx512_bf16",
+    "__AVX512FP16__": "avx512_fp16",
+    "__AMX_TILE__": "amx_tile",
+    "__AMX_BF16__": "amx_bf16",
+}
+"""Processor flags, as Linux spells them, by the macro of a compiler that uses these instructions everywhere."""
 
 
 class NoKernel(Exception):
@@ -59,15 +77,16 @@ class Kernel:
         return total
 
 
-def select_path(kernel: Kernel) -> str:
-    """Return the path in $BENCH_KERNEL_PATH, or the best one.
+def select_path(kernel: Kernel, path: str | None = None) -> str:
+    """Return `path`, else the path in $BENCH_KERNEL_PATH, else the best one.
 
     Raises:
         UserError: unknown path, or one that this processor does not support.
     """
-    named = os.environ.get(KERNEL_PATH) or kernel.best
+    named = path or os.environ.get(KERNEL_PATH) or kernel.best
     if named not in kernel.paths:
-        raise UserError(f"invalid {KERNEL_PATH}={named!r}: this processor supports {', '.join(kernel.paths)}")
+        where = "path " if path else f"{KERNEL_PATH}="
+        raise UserError(f"invalid {where}{named!r}: this processor supports {', '.join(kernel.paths)}")
     return named
 
 
@@ -85,14 +104,18 @@ def load() -> Kernel:
     """Return the kernel. Compile it unless the cache has it.
 
     Raises:
-        NoKernel: no C++ compiler, or a compiler that fails.
+        NoKernel: no C++ compiler, a compiler that fails, or one that writes code for another processor.
     """
     source = _source()
     compiler = shutil.which(os.environ.get(COMPILER_ENV) or "c++")
     if compiler is None:
         raise NoKernel("no C++ compiler")
-    text = source.read_bytes()
-    key = hashlib.sha256("\0".join([*FLAGS, _version(compiler), platform.machine()]).encode() + text).hexdigest()
+    text, assumed = source.read_bytes(), _assumed_flags(compiler)
+    known = provenance.cpu_flags()
+    if known and (lacking := [flag for flag in assumed if flag not in known]):
+        raise NoKernel(f"{compiler} writes code for {', '.join(lacking)}, which this processor lacks")
+    parts = [*FLAGS, _version(compiler), platform.machine(), *assumed]
+    key = hashlib.sha256("\0".join(parts).encode() + text).hexdigest()
     library = cache_dir() / "native" / f"kernel24-{key[:32]}.so"
     if not library.exists():
         _compile(compiler, source, library)
@@ -100,6 +123,14 @@ def load() -> Kernel:
         return Kernel(ctypes.CDLL(str(library)))
     except OSError as fault:
         raise NoKernel(f"its library cannot be loaded ({fault})") from None
+
+
+def _assumed_flags(compiler: str) -> list[str]:
+    """Return the processor flags that a compiler assumes without -march. Wrappers, for example of clusters, add some."""
+    command = [compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    macros = {words[1] for line in done.stdout.splitlines() if len(words := line.split()) > 1}
+    return [flag for macro, flag in CPU_FLAGS.items() if macro in macros]
 
 
 def _version(compiler: str) -> str:

@@ -123,6 +123,15 @@ def processor() -> str:
 
 
 @cache
+def cpu_flags() -> frozenset[str]:
+    """Return the flags of the first processor, as Linux spells them. Empty if the system does not give them."""
+    try:
+        return frozenset(_flags(_fields(Path("/proc/cpuinfo").read_text())).split())
+    except OSError:
+        return frozenset()
+
+
+@cache
 def cpu() -> dict[str, str]:
     """Return the fields cpu, cpu_model and instruction_set of `machine`, as far as the system gives them."""
     if sys.platform == "darwin":
@@ -136,11 +145,20 @@ def cpu() -> dict[str, str]:
 
 def cpu_of_cpuinfo(text: str) -> dict[str, str]:
     """Read these fields from the first processor in the text of /proc/cpuinfo."""
-    rows = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
-    fields = {key.strip(): value.strip() for key, _, value in rows}
+    fields = _fields(text)
     numbers = [fields[key] for key in ("cpu family", "model", "stepping") if key in fields]
     numbers = numbers or [fields[key] for key in ("CPU implementer", "CPU part", "CPU revision") if key in fields]
-    return _cpu(fields.get("model name", ""), numbers, fields.get("flags") or fields.get("Features") or "")
+    return _cpu(fields.get("model name", ""), numbers, _flags(fields))
+
+
+def _fields(text: str) -> dict[str, str]:
+    """Read the first processor in the text of /proc/cpuinfo."""
+    rows = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in rows}
+
+
+def _flags(fields: dict[str, str]) -> str:
+    return fields.get("flags") or fields.get("Features") or ""
 
 
 def _cpu_of_sysctl(name: str, machine: str, features: str) -> dict[str, str]:

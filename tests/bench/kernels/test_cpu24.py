@@ -1,5 +1,6 @@
 """The native kernel against the definition, on every path this processor has; and what happens where there is none."""
 
+import copy
 import os
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from bench.kernels import cpu24, native
 from bench.kernels.integers24 import pack_rounded
 from bench.kernels.packed24 import PackedWeight, pack, unpack
+from bench.system import provenance
 from bench.system.devices import KERNEL_PATH
 from helpers.runs import USUAL
 from methods.errors import UserError
@@ -129,6 +131,17 @@ def test_the_environment_names_a_path(kernel, monkeypatch):
         native.select_path(kernel)
 
 
+def test_a_path_that_the_processor_lacks_is_refused(kernel, monkeypatch):
+    older = copy.copy(kernel)
+    older.best = "avx2"
+    monkeypatch.setattr(native, "load", lambda: older)
+    laid = cpu24.to_kernel_layout(pack(sparse(3, 12)))
+
+    for path in ("avx512", "avx512bf16"):
+        with pytest.raises(UserError, match=rf"invalid path '{path}': this processor supports portable, avx2$"):
+            cpu24.product(torch.randn(1, 12), laid, path=path)
+
+
 @pytest.fixture
 def compiler(tmp_path, monkeypatch):
     """compiler(script or None) -> native.load without its memory, in a cache of its own, with that as compiler."""
@@ -150,6 +163,19 @@ def test_without_a_compiler_it_says_so(compiler):
         compiler(None)()
 
 
+def test_code_for_another_processor_is_not_loaded(compiler, monkeypatch):
+    """As by a compiler wrapper that adds -march."""
+    load = compiler('case "$*" in --version) echo fake 1;; *-dM*) echo "#define __AVX512F__ 1";; *) exit 1;; esac')
+
+    monkeypatch.setattr(provenance, "cpu_flags", lambda: frozenset({"avx2", "fma"}))
+    with pytest.raises(native.NoKernel, match=r"fake-c\+\+ writes code for avx512f, which this processor lacks$"):
+        load()
+    for flags in ({"avx2", "avx512f"}, ()):
+        monkeypatch.setattr(provenance, "cpu_flags", lambda flags=flags: frozenset(flags))
+        with pytest.raises(native.NoKernel, match=r"the C\+\+ compiler fails"):
+            load()
+
+
 def test_a_compiler_that_fails_says_why(compiler, tmp_path):
     with pytest.raises(native.NoKernel, match=r"the C\+\+ compiler fails: x\.cpp:1: error: no"):
         compiler('case "$1" in --version) echo fake 1;; *) echo "x.cpp:1: error: no" >&2; exit 1;; esac')()
@@ -158,7 +184,7 @@ def test_a_compiler_that_fails_says_why(compiler, tmp_path):
 
 def test_another_compiler_is_another_file(compiler, tmp_path):
     for version in ("fake 1", "fake 2", "fake 2"):
-        load = compiler(f'case "$1" in --version) echo {version};; *) shift 6; echo no library > "$1";; esac')
+        load = compiler(f'case "$*" in --version) echo {version};; *-dM*) ;; *) shift 6; echo no library > "$1";; esac')
         with pytest.raises(native.NoKernel, match="cannot be loaded"):
             load()
     assert len(list((tmp_path / "cache/native").iterdir())) == 2

@@ -206,7 +206,7 @@ def test_a_pruned_model_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(prune, "card", full)
+        patch.setattr(prune, "_card", full)
         with pytest.raises(OSError, match="No space left"):
             prune.write_pruned(runs.small(tmp_path / "r"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
