@@ -47,11 +47,7 @@ class ForkServer:
         self.pid = self._process.pid
 
     def fork(self, log: IO[str]) -> ForkedWorker:
-        """Fork a worker. Wait for the server if it is still loading.
-
-        Raises:
-            ServerEnded: it cannot fork, or was killed.
-        """
+        """Fork a worker, once the server has loaded. Raise ServerEnded if it cannot fork, or was killed."""
         with self._lock, contextlib.ExitStack() as stack:
             if not self._is_ready:
                 reply = self._receive()
@@ -71,11 +67,7 @@ class ForkServer:
         return worker
 
     def exit_code(self, pid: int) -> int:
-        """Wait until the worker has ended, and return its exit code.
-
-        Raises:
-            ServerEnded: the code is unknown.
-        """
+        """Wait until the worker has ended, and return its exit code. Raise ServerEnded if the code is unknown."""
         with self._lock:
             while pid not in self._exit_codes:
                 reply = self._receive()

@@ -148,11 +148,7 @@ def read_stored(notes: Mapping[str, Any]) -> Stored | None:
 
 
 def resolve_environment(artifact: Artifact) -> Environment:
-    """Return the environment of the last stage.
-
-    Raises:
-        Skipped: it is not built.
-    """
+    """Return the environment of the last stage, or raise Skipped if it is not built."""
     stage = artifact.stages[-1]
     name = registry.lookup(stage.kind, stage.name).environment
     log = cache_dir() / "artifacts" / f"{artifact.key[:32]}.log"

@@ -101,11 +101,7 @@ def announce(text: str) -> Announcement:
 
 
 def follow(place: Place) -> Iterator[tuple[Announcement, str]]:
-    """Yield each training that the first node announces, until it ends.
-
-    Raises:
-        ConnectionError: the first node is gone.
-    """
+    """Yield each training that the first node announces. Raise ConnectionError if the first node is gone."""
     store = _open(place.host, place.port)
     number = 1
     while True:

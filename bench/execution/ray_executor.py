@@ -225,11 +225,7 @@ def _places(has: dict[str, float], wanted: dict[str, float]) -> int:
 
 
 def _connect(ray: Any, address: str) -> None:
-    """Connect to a cluster.
-
-    Raises:
-        UserError: there is no cluster at the address.
-    """
+    """Connect to a cluster, or raise UserError if there is none at the address."""
     here = os.getcwd()
     os.chdir(ROOT)  # Ray puts the current folder on its workers' module path: see SECURITY.md
     try:

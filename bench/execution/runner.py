@@ -86,11 +86,7 @@ def execute(plan: Plan, store: Store, listeners: Sequence[RunListener]) -> Summa
 
 
 def measure_again(record: Record, root: Path) -> Record:
-    """Repeat the measurement of a record into an empty results folder.
-
-    Raises:
-        UserError: this version cannot repeat it.
-    """
+    """Repeat a record's measurement into an empty results folder. Raise UserError if this version cannot."""
     plan = make_plan(make_spec(settings(record) | {"results": root}))
     measurements = tuple(m for m in plan.measurements if m.identity.key() == record.identity.key())
     if not measurements:

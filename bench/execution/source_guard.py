@@ -56,11 +56,7 @@ def read_only(folder: Path, names: Collection[str], label: str) -> Iterator[None
 
 
 def require_planned(artifact: Artifact) -> None:
-    """Check that the model is still the one of the plan.
-
-    Raises:
-        CheckFailed: it changed.
-    """
+    """Raise CheckFailed if the model is no longer the one of the plan."""
     with contextlib.suppress(UserError):
         model = models.resolve(artifact.model, artifact.data_dir)
         if model and model.digest == artifact.digest:

@@ -129,11 +129,7 @@ class Windowed(ABC):
         """Make the reader of a pass."""
 
     def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
-        """Measure in a separate pass.
-
-        Raises:
-            UserError: the corpus has fewer windows than requested.
-        """
+        """Measure in a separate pass, or raise UserError if the corpus has fewer windows than requested."""
         (outcome,) = read_together([(self, context)], model)
         if outcome.fault:
             raise outcome.fault

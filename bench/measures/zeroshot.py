@@ -60,11 +60,7 @@ class Zeroshot:
 
     @classmethod
     def check(cls, run: RunSettings, *, fetch: bool) -> None:
-        """Check the names of the tasks.
-
-        Raises:
-            UserError: a name is unknown.
-        """
+        """Raise UserError if the name of a task is unknown."""
         tasks.expand(run.tasks)
 
     @classmethod
@@ -88,11 +84,7 @@ class Zeroshot:
         return tasks.estimate_tokens(self.task, self.limit)
 
     def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
-        """Compute the task's metrics.
-
-        Raises:
-            UserError: the task's data cannot be read.
-        """
+        """Compute the task's metrics, or raise UserError if its data cannot be read."""
         from bench.inputs import lmeval  # imports lm_eval
         from bench.measures import packed_scoring  # imports torch
 

@@ -140,11 +140,7 @@ class ModelInputs:
         return run
 
     def _require_groups(self, quantizer: Stage) -> None:
-        """Check that a group size divides the input width of every target.
-
-        Raises:
-            UserError: it does not. The message names the first such target.
-        """
+        """Raise UserError, with the first such target, if a group size does not divide a target's input width."""
         group: Any = quantizer.config.get("group")
         for name in self.targets if isinstance(group, int) else ():
             _, width = weight_shape(self.config, self.shapes, name)

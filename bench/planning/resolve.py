@@ -60,11 +60,7 @@ class PlanRequest:
 
 
 def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
-    """Look up every name of a spec.
-
-    Raises:
-        UserError: a name is unknown, a value is out of range, or two settings exclude each other.
-    """
+    """Look up every name of a spec. Raise UserError if it is unknown, out of range, or excluded by another setting."""
     measures = tuple(dict.fromkeys((*spec.measures, "pattern")))
     for name in measures:
         entry = registry.lookup("measures", name)
@@ -120,11 +116,7 @@ def _stage(choice: Choice, kind: Kind) -> Stage:
 
 
 def _ray_devices(spec: Spec) -> tuple[str, ...]:
-    """Return the type of device. The nodes may have GPUs that this machine lacks.
-
-    Raises:
-        UserError: the spec names a GPU by number, but Ray assigns GPUs.
-    """
+    """Return the type of device, or raise UserError for a GPU's number: the nodes may have other GPUs."""
     if spec.device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device {shorten(spec.device)!r} names GPUs, but Ray assigns them: use --device cuda or cpu")
     return (spec.device if spec.device != "auto" else resolve_device("auto"),)
@@ -196,11 +188,7 @@ def method_digest(entry: CatalogEntry) -> str:
 
 
 def _file_digest(choice: Choice, name: str) -> str:
-    """Return the digest of a file that a method reads.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """Return the digest of a file that a method reads, or raise UserError if it cannot be read."""
     try:
         return digests.of_file(Path(name))
     except OSError as fault:

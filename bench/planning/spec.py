@@ -206,11 +206,7 @@ class Spec(_MeasureTables):
 
 
 def make_spec(values: dict[str, Any]) -> Spec:
-    """Check plain values and return them as a spec.
-
-    Raises:
-        UserError: a name is unknown or a value is invalid.
-    """
+    """Return a spec of plain values, or raise UserError if a name is unknown or a value is invalid."""
     try:
         return Spec(**values)
     except ValidationError as fault:

@@ -75,11 +75,7 @@ def make_section(folder: Path) -> ReportSection | None:
 
 
 def read_rows(path: Path) -> list[PaperRow]:
-    """Read the rows of a file.
-
-    Raises:
-        UserError: the file or a row of it cannot be read, or has no source.
-    """
+    """Read the rows of a file, or raise UserError if one cannot be read or has no source."""
     with path.open(newline="", encoding="utf-8") as file:
         lines = csv.DictReader(file)
         try:

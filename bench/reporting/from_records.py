@@ -16,11 +16,7 @@ FILTERS = ("model", "method", "pattern", "quantizer")
 
 
 def make_section(results: ResultSet, title: str) -> ReportSection:
-    """Make a section with a table for each model.
-
-    Raises:
-        UserError: scores cannot be read.
-    """
+    """Make a section with a table for each model, or raise UserError if scores cannot be read."""
     rows = to_rows(results.records)
     records = {r.stem: r for r in results.records}
     models = sorted({r["model"] for r in rows}, key=str)

@@ -59,11 +59,7 @@ def leaves_local_out() -> bool:
 
 
 def read_boards(folders: Sequence[Path]) -> list[ResultSet]:
-    """Read the results folders that are no searches.
-
-    Raises:
-        UserError: something in them cannot be read, or all of them are searches.
-    """
+    """Read the results folders that are no searches. Raise UserError if one cannot be read, or if all are searches."""
     results = [one for path in folders if not searches.is_search(one := resolve.read(path))]
     if not results:
         raise UserError(f"only searches in {', '.join(map(str, folders))}: name another results folder with --results")
@@ -83,11 +79,7 @@ def make_sections(results: Sequence[ResultSet], papers: Path) -> list[ReportSect
 
 
 def make_search_sections(results: Sequence[ResultSet]) -> list[ReportSection]:
-    """Make a section for each folder.
-
-    Raises:
-        UserError: scores cannot be read.
-    """
+    """Make a section for each folder, or raise UserError if scores cannot be read."""
     names = [Path(r.name).resolve().name for r in results]
     titles = [n if names.count(n) == 1 else r.name for n, r in zip(names, results, strict=True)]
     return [from_records.make_section(r, title) for r, title in zip(results, titles, strict=True)]
@@ -129,11 +121,7 @@ def build(results: Sequence[Path], papers: Path) -> dict[str, bytes]:
 
 
 def write(files: dict[str, bytes], folder: Path) -> list[Path]:
-    """Write the files, and delete those of an earlier leaderboard that are not among them.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
+    """Write the files and delete those of an earlier leaderboard. Raise UserError if the folder cannot be written."""
     try:
         for name, content in files.items():
             with atomic_write(folder / name) as temporary:

@@ -104,11 +104,7 @@ SUFFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9}
 
 
 def parse_limits(**texts: str | None) -> Limits:
-    """Read limits from what a user wrote, by the names of the fields.
-
-    Raises:
-        UserError: a text is not of its form.
-    """
+    """Read limits from a user's texts, by the names of the fields. Raise UserError if a text has another form."""
     given = {limit: text for limit in LIMITS if (text := texts.get(limit.name)) is not None}
     return Limits(**{limit.name: _parse(limit, text) for limit, text in given.items()})  # type: ignore[arg-type]
 
@@ -283,11 +279,7 @@ def describe_facts(facts: Facts) -> dict[str, str]:
 
 
 def quality_column(table: Table) -> int:
-    """Return the column that rows are judged by.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Return the column that rows are judged by, or raise UserError if there is none."""
     metric = pareto.quality_metric(table)
     for c, column in enumerate(table.columns):
         if column.metric == metric and not column.hidden:

@@ -50,11 +50,7 @@ class Engine(Protocol):
         """Return version and build for the key and the record."""
 
     def contestants(self, versions: ModelVersions, step: Step, device: str, threads: int) -> list[Contestant]:
-        """Load the sides and prepare a step of each.
-
-        Raises:
-            UserError: a model that the engine cannot run.
-        """
+        """Load the sides and prepare a step of each, or raise UserError if the engine cannot run the model."""
 
 
 def require_device(device: str, kind: str, what: str) -> None:

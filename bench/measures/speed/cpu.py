@@ -44,11 +44,7 @@ class Cpu:
 
     @cached_property
     def kernel(self) -> native.Kernel:
-        """The native kernel.
-
-        Raises:
-            Skipped: it cannot be compiled here.
-        """
+        """Return the native kernel, or raise Skipped if it cannot be compiled here."""
         try:
             return native.load()
         except native.NoKernel as why:
@@ -67,11 +63,7 @@ class Cpu:
         return f"CPU, {native.select_path(self.kernel)}, {self.threads} thread" + "s" * (self.threads > 1)
 
     def engine(self, kind: str) -> str:
-        """Return the engine of Linear24 for this kind of weight.
-
-        Raises:
-            Skipped: no kernel here, or none for this kind.
-        """
+        """Return the engine of Linear24 for this kind of weight, or raise Skipped if no kernel here takes it."""
         if kind not in KINDS:
             way = "take --dtype bfloat16 or --quant int8" if kind == "float32" else f"it has {', '.join(KINDS)}"
             raise Skipped(f"the native kernel has no {kind}: {way}")

@@ -68,11 +68,7 @@ class Cuda:
         return torch.cuda.get_device_name(self.device)
 
     def engine(self, kind: str) -> str:
-        """Return the engine of Linear24 for this kind of weight.
-
-        Raises:
-            Skipped: no whole model of this kind can run 2:4 here.
-        """
+        """Return the engine of Linear24, or raise Skipped if no whole model of this kind of weight can run 2:4 here."""
         if not torch.backends.cusparselt.is_available():
             raise Skipped("this torch has no cuSPARSELt")
         if kind not in ("bf16", "fp16"):

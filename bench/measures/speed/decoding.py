@@ -72,11 +72,7 @@ def compare_models(
 
 
 def check_models(make: StepFactory, models: Mapping[str, nn.Module]) -> None:
-    """Check that a step of each model gives about the logits of the first.
-
-    Raises:
-        WrongProduct: the logits differ by more than rounding.
-    """
+    """Raise WrongProduct if the logits of a step differ from the first model's by more than rounding."""
     (_, first), *others = models.items()
     expected = make(first)().float()
     for name, model in others:
@@ -84,11 +80,7 @@ def check_models(make: StepFactory, models: Mapping[str, nn.Module]) -> None:
 
 
 def packed_targets(model: nn.Module, context: MeasureContext) -> dict[str, PackedWeight]:
-    """Pack the artifact's weights.
-
-    Raises:
-        Skipped: they are not 2:4, or no kernel takes their dtype.
-    """
+    """Pack the artifact's weights, or raise Skipped if they are not 2:4 or no kernel takes their dtype."""
     counts = context.counts
     if (counts.pattern.n, counts.pattern.m) != (2, 4):
         raise Skipped(f"no kernel for {counts.pattern}: only 2:4 has one")

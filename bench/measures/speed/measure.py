@@ -54,11 +54,7 @@ class Speed:
 
     @classmethod
     def check(cls, run: RunSettings, *, fetch: bool) -> None:
-        """Check that the times are taken on this machine.
-
-        Raises:
-            UserError: another machine takes them, or this one lacks the device.
-        """
+        """Raise UserError if another machine takes the times, or if this one lacks the device."""
         if run.executor == "ray":
             raise UserError("speed is a time of one machine: measure it with --executor local")
         if not fetch:

@@ -1,11 +1,10 @@
 """TensorRT, by a stand-in for the module: the order of the calls, and what is read of the inspector's answer."""
 
-import enum
 import json
 import sys
-import types
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
-import numpy as np
 import pytest
 import torch
 
@@ -17,6 +16,7 @@ SHAPES = {
     "input_ids": (-1, -1), "attention_mask": (-1, -1), "position_ids": (-1, -1),
     "past_key_values.0.key": (-1, 2, -1, 4), "past_key_values.0.value": (-1, 2, -1, 4),
 }  # fmt: skip
+NAMES = [*SHAPES, "logits"]
 LAYERS = [
     {"Name": "mm1", "TacticName": "sm90_xmma_sparse_gemm_f16"}, {"Name": "mm2", "TacticName": "sm90_xmma_gemm_f16"},
     {"Name": "reshape"},
@@ -25,93 +25,20 @@ LAYERS = [
 
 @pytest.fixture
 def package(monkeypatch):
-    """A module that logs what is called. readable: what the parser answers; buildable: whether a plan comes out."""
-    trt = types.ModuleType("tensorrt")
-    trt.__version__, trt.log, trt.readable, trt.buildable = "11.0", [], True, True
-    log = trt.log.append
-    kind = types.SimpleNamespace
-    trt.DataType = enum.Enum("DataType", ["HALF", "FLOAT", "INT64"])
-    trt.TensorIOMode = enum.Enum("TensorIOMode", ["INPUT", "OUTPUT"])
-    trt.NetworkDefinitionCreationFlag = kind(STRONGLY_TYPED=1)
-    trt.BuilderFlag, trt.ProfilingVerbosity = kind(SPARSE_WEIGHTS="sparse weights"), kind(DETAILED="detailed")
-    trt.LayerInformationFormat = kind(JSON="json")
-
-    class Logger:
-        WARNING = 1
-
-        def __init__(self, level):
-            pass
-
-    class Builder:
-        def __init__(self, logger):
-            log("builder")
-
-        def create_network(self, flags):
-            assert flags == 2
-            inputs = [kind(name=name, shape=shape) for name, shape in SHAPES.items()]
-            return kind(num_inputs=len(inputs), get_input=inputs.__getitem__)
-
-        def create_builder_config(self):
-            return kind(set_flag=log, add_optimization_profile=lambda profile: log("profile"))
-
-        def create_optimization_profile(self):
-            return kind(set_shape=lambda name, low, best, high: log((name, low)) if low == best == high else None)
-
-        def build_serialized_network(self, network, config):
-            assert config.profiling_verbosity == "detailed"
-            log("build")
-            return b"plan" if trt.buildable else None
-
-    class Parser:
-        def __init__(self, network, logger):
-            pass
-
-        def parse_from_file(self, file):
-            log(file)
-            return trt.readable
-
-        def get_error(self, i):
-            return kind(desc=lambda: "no such operator")
-
-    class Context:
-        def __init__(self):
-            self.shapes, self.places = {}, {}
-
-        def set_input_shape(self, name, shape):
-            self.shapes[name] = shape
-
-        def get_tensor_shape(self, name):
-            assert len(self.shapes) == len(SHAPES)
-            return (*self.shapes["input_ids"], 64)
-
-        def set_tensor_address(self, name, place):
-            self.places[name] = place
-
-        def execute_async_v3(self, stream):
-            assert set(self.places) == {*SHAPES, "logits"} and stream == 7
-            log("execute")
-
-    class CudaEngine:
-        num_io_tensors = len(SHAPES) + 1
-        create_execution_context = staticmethod(Context)
-        get_tensor_name = staticmethod([*SHAPES, "logits"].__getitem__)
-
-        def get_tensor_mode(self, name):
-            return trt.TensorIOMode.INPUT if name in SHAPES else trt.TensorIOMode.OUTPUT
-
-        def get_tensor_shape(self, name):
-            return SHAPES[name]
-
-        def get_tensor_dtype(self, name):
-            return trt.DataType.HALF
-
-        def create_engine_inspector(self):
-            return kind(get_engine_information=lambda form: json.dumps({"Layers": LAYERS}))
-
-    trt.Logger, trt.Builder, trt.OnnxParser = Logger, Builder, Parser
-    trt.Runtime = lambda logger: kind(deserialize_cuda_engine=lambda plan: CudaEngine())
+    trt = MagicMock(__version__="11.0")
+    trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED = 1
+    network = trt.Builder().create_network()
+    network.num_inputs = len(SHAPES)
+    network.get_input = [SimpleNamespace(name=name, shape=shape) for name, shape in SHAPES.items()].__getitem__
+    engine = trt.Runtime().deserialize_cuda_engine()
+    engine.num_io_tensors, engine.get_tensor_name, engine.get_tensor_shape = len(NAMES), NAMES.__getitem__, SHAPES.get
+    engine.get_tensor_mode = lambda name: trt.TensorIOMode.INPUT if name in SHAPES else trt.TensorIOMode.OUTPUT
+    engine.get_tensor_dtype.return_value = trt.DataType.HALF
+    engine.create_engine_inspector().get_engine_information.return_value = json.dumps({"Layers": LAYERS})
+    engine.create_execution_context().get_tensor_shape.return_value = (1, 1, 64)
+    trt.reset_mock()
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: kind(cuda_stream=7))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=7))
     return trt
 
 
@@ -123,35 +50,34 @@ class Versions:
 def test_both_sides_are_one_file_built_with_and_without_sparse_kernels(package):
     sparse, dense = tensor_rt.TensorRt().contestants(Versions(), Step("decode", 1, 8), "cpu", 1)
 
-    built = [name for name in package.log if isinstance(name, str)]
-    assert built == [
-        "builder",
-        "2:4 float16",
-        "sparse weights",
-        "profile",
-        "build",
-        "builder",
-        "2:4 float16",
-        "profile",
-        "build",
-    ]
+    steps = ("parse_from_file", "set_flag", "add_optimization_profile", "build_serialized_network")
+    called = [(name.rpartition(".")[2], *args[:1]) for name, args, _ in package.mock_calls if name.endswith(steps)]
+    assert called[:2] == [("parse_from_file", "2:4 float16"), ("set_flag", package.BuilderFlag.SPARSE_WEIGHTS)]
+    assert called[4] == called[0] and [name for name, _ in called[2:]] == [*steps[2:], steps[0], *steps[2:]]
+    builder = package.Builder()
+    assert builder.create_network.call_args.args == (2,)
+    assert builder.create_builder_config().profiling_verbosity == package.ProfilingVerbosity.DETAILED
     assert (sparse.side, dense.side) == ("2:4", "dense")
     assert sparse.notes == {"layers": 3, "sparse_layers": ["mm1"]}
-    shapes = dict(entry for entry in package.log if isinstance(entry, tuple))
-    assert shapes["input_ids"] == (1, 1) and shapes["attention_mask"] == (1, 9)
-    assert shapes["past_key_values.0.key"] == (1, 2, 8, 4)
+    shapes = {call.args[0]: call.args[1:] for call in builder.create_optimization_profile().set_shape.call_args_list}
+    assert shapes["input_ids"] == ((1, 1),) * 3 and shapes["attention_mask"] == ((1, 9),) * 3
+    assert shapes["past_key_values.0.key"] == ((1, 2, 8, 4),) * 3
     memory = sparse.work()
-    assert package.log[-1] == "execute"
+    context = package.Runtime().deserialize_cuda_engine().create_execution_context()
+    context.execute_async_v3.assert_called_once_with(7)
+    assert {call.args[0] for call in context.set_input_shape.call_args_list} == set(SHAPES)
+    assert {call.args[0] for call in context.set_tensor_address.call_args_list} == set(NAMES)
     assert memory["past_key_values.0.key"].dtype == torch.float16 and memory["logits"].shape == (1, 1, 64)
-    assert memory["input_ids"].dtype == torch.int64 and np.prod(memory["input_ids"].shape) == 1
+    assert memory["input_ids"].dtype == torch.int64 and memory["input_ids"].numel() == 1
 
 
 def test_what_tensorrt_refuses_is_a_sentence(package):
-    package.readable = False
-    with pytest.raises(UserError, match=r"TensorRT 11\.0 cannot read .*: no such operator"):
-        tensor_rt.build("x.onnx", Step("decode", 1, 8), sparse=True)
-    package.readable, package.buildable = True, False
+    package.Builder().build_serialized_network.return_value = None
     with pytest.raises(UserError, match=r"TensorRT 11\.0 cannot build"):
+        tensor_rt.build("x.onnx", Step("decode", 1, 8), sparse=True)
+    package.OnnxParser().parse_from_file.return_value = False
+    package.OnnxParser().get_error().desc.return_value = "no such operator"
+    with pytest.raises(UserError, match=r"TensorRT 11\.0 cannot read .*: no such operator"):
         tensor_rt.build("x.onnx", Step("decode", 1, 8), sparse=True)
 
 
