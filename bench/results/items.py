@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 ID_COLUMNS = ("item_id", "cluster_id", "weight")
+TEXT_COLUMNS = ("item_id", "cluster_id", "record")
+HEADER_BYTES, ROW_BYTES = 2**16, 1024
+"""Most bytes of a file of items: for its header, and for each item. Our own items have up to 256 bytes each."""
+MAX_ID = 1000
+"""Largest length of an item id in bytes."""
 TOLERANCE = 1e-9
 """Relative difference between a number and its items that is no damage: only the summation order may differ."""
 
@@ -57,25 +62,56 @@ def unpack(content: bytes, record: Record, name: str) -> Items:
     return of_table(read_parquet(content, name, record.items.rows), record, name)
 
 
-def read_parquet(content: bytes, name: str, rows: int | None = None) -> Any:
+def read_parquet(content: bytes, name: str, rows: int) -> Any:
     """Return a table of items. rows: how many it must have, which is checked before they are read.
 
     Raises:
-        UserError: the content is not Parquet, or a column is missing.
+        UserError: the content is not Parquet, has other columns or another size, or has ids that are too long.
     """
     import pyarrow
-    from pyarrow import parquet
+    from pyarrow import compute, parquet
 
     try:
         file = parquet.ParquetFile(pyarrow.BufferReader(content))
-        if rows is not None and file.metadata.num_rows != rows:
-            raise UserError(f"{name} has {file.metadata.num_rows:,} items, but its record says {rows:,}: make it again")
+        if wrong := _find_excess(file.metadata, rows) or _find_odd_column(file.schema_arrow, rows):
+            raise UserError(f"{name} {wrong}: make it again")
+        text = [column for column in TEXT_COLUMNS if column in file.schema_arrow.names and rows]
+        # A dictionary holds a text once, however often a small file repeats it.
+        file = parquet.ParquetFile(pyarrow.BufferReader(content), metadata=file.metadata, read_dictionary=text)
         table = file.read(use_threads=False)  # for so few rows, several times as fast as read_table
+        for column in text:
+            for chunk in table.column(column).chunks:
+                if chunk.null_count or (compute.max(compute.binary_length(chunk.dictionary)).as_py() or 0) > MAX_ID:
+                    raise UserError(f"{name} has an empty {column}, or one of more than {MAX_ID} bytes: make it again")
     except (pyarrow.ArrowException, OSError, ValueError) as fault:
         raise UserError(f"{name} is not Parquet ({str(fault).splitlines()[0][:80]}): make it again") from None
-    if missing := {*ID_COLUMNS, "value"} - set(table.column_names):
-        raise UserError(f"{name} has no column {min(missing)!r}: make it again")
     return table
+
+
+def _find_excess(footer: Any, rows: int) -> str:
+    """Return how the sizes in a Parquet footer exceed those of `rows` items, or ""."""
+    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+    for found in (footer.num_rows, sum(group.num_rows for group in groups)):
+        if found != rows:
+            return f"has {found:,} items, but its record says {rows:,}"
+    size, most = sum(group.total_byte_size for group in groups), HEADER_BYTES + ROW_BYTES * rows
+    return f"unpacks to {size:,} bytes, more than {most:,}" if size > most else ""
+
+
+def _find_odd_column(schema: Any, rows: int) -> str:
+    """Return what is wrong with the columns of a table of items, or ""."""
+    from pyarrow import types
+
+    if missing := {*ID_COLUMNS, "value"} - set(schema.names):
+        return f"has no column {min(missing)!r}"
+    if doubled := [name for name in schema.names if schema.names.count(name) > 1]:
+        return f"has two columns {doubled[0]!r}"
+    for field in schema if rows else ():
+        kind = field.type.value_type if types.is_dictionary(field.type) else field.type
+        is_text = types.is_string(kind) or types.is_large_string(kind)
+        if not (is_text if field.name in TEXT_COLUMNS else types.is_floating(kind) or types.is_integer(kind)):
+            return f"has {field.type} in column {field.name!r}"
+    return ""
 
 
 def of_table(table: Any, record: Record, name: str) -> Items:

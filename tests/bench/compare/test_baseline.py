@@ -15,6 +15,7 @@ from bench.results.record import ItemsFile
 from bench.results.store import Store
 from bench.system import digests
 from helpers import fake_records, runs
+from helpers.limits import limits
 from methods.errors import UserError
 
 
@@ -156,7 +157,7 @@ def test_a_digest_made_to_fit_does_not_make_scores_of_anything(results, kept, ca
     assert code == 2 and "is not Parquet" in err and len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "", "-x"])
+@pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "-x"])
 def test_a_name_is_no_path(results, capsys, monkeypatch, tmp_path, name):
     monkeypatch.chdir(tmp_path)
 
@@ -169,6 +170,30 @@ def test_a_name_is_no_path(results, capsys, monkeypatch, tmp_path, name):
 def test_one_that_unpacks_to_too_much_is_refused(kept):
     with pytest.raises(UserError, match="unpacks to more than 100 bytes"):
         baseline.read(kept, max_bytes=100)
+
+
+def test_a_small_file_does_not_unpack_to_a_large_one(kept):
+    with zipfile.ZipFile(kept, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("manifest.json", json.dumps({"format": baseline.FORMAT, "digest": ""}))
+        with packed.open("records.jsonl", "w") as stream:
+            for _ in range(200):
+                stream.write(b" " * 10**6)
+        packed.writestr("items.parquet", b"")
+
+    with limits(bytes_=10**8), pytest.raises(UserError, match="unpacks to more than"):
+        baseline.read(kept)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_method_that_unpacks_without_a_limit_is_refused(kept, method):
+    with zipfile.ZipFile(kept) as packed:
+        content = {name: packed.read(name) for name in packed.namelist()}
+    with zipfile.ZipFile(kept, "w", method) as packed:
+        for name, text in content.items():
+            packed.writestr(name, text)
+
+    with pytest.raises(UserError, match="another method of compression"):
+        baseline.read(kept)
 
 
 def test_an_unreadable_one_is_listed_as_such(kept, monkeypatch, capsys):

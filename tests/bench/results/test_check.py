@@ -1,14 +1,19 @@
 """bench check: every record as it was written, its parts in agreement, and every number what its items give."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from bench.results.check import check_folder, contradictions
 from bench.results.record import Item, ItemsFile, ReadingRow
 from bench.results.store import ReadOnlyStore, Store
 from helpers import fake_records
+from helpers.limits import limits
 from methods.errors import UserError
 
 
@@ -110,7 +115,7 @@ def test_an_edited_number_is_damage(root, tmp_path, cli):
         (lambda x: [[*c, *c] for c in x], "an item twice"),
         (lambda x: [x[0], x[1], x[2], x[3] * 0], "no finite mean"),
         (lambda x: [x[0], x[1], x[2] * 1e308, x[3]], "no finite mean"),
-        (lambda x: [x[0], x[1], ["much"] * len(x[0]), x[3]], "other values than numbers"),
+        (lambda x: [x[0], x[1], ["much"] * len(x[0]), x[3]], "in column 'value'"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:overflow")
@@ -134,6 +139,47 @@ def test_more_rows_than_a_record_says_are_not_read(root, monkeypatch):
 
     with pytest.raises(UserError, match="120 items, but its record says 7"):
         ReadOnlyStore(root).items(record)
+
+
+def packed(table, **options):
+    sink = pa.BufferOutputStream()
+    parquet.write_table(table, sink, **options)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda t: pa.concat_tables([t] * 10_000), "has 1,200,000 items, but its record says 120"),
+        (
+            lambda t: t.set_column(0, "item_id", pa.array(["x" * 100_000] * 120)),
+            "an empty item_id, or one of more than",
+        ),
+        (lambda t: t.set_column(0, "item_id", pa.nulls(120, pa.string())), "an empty item_id, or one of more than"),
+        (
+            lambda t: t.append_column("more", pa.array([0.5] * 120)).rename_columns([*t.column_names, "value"]),
+            "two col",
+        ),
+        (lambda t: t.append_column("more", pa.array([[0.5]] * 120)), "list<element: double> in column 'more'"),
+        (lambda t: t.append_column("more", pa.array([np.random.bytes(9000).hex() for _ in range(120)])), "unpacks to"),
+        (lambda t: t.set_column(2, "value", pa.array([1e308] * 120)), "other values than numbers"),
+        (lambda t: t.set_column(2, "value", pa.array([0.5] * 119 + [None])), "other values than numbers"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_items_made_to_be_read_for_ever_are_a_sentence(root, change, sentence):
+    """Their owner has written the digest anew."""
+    record = record_of(root)
+    table = parquet.read_table(ReadOnlyStore(root).items_path(record))
+    assert table.column_names[:3] == ["item_id", "cluster_id", "value"]
+    content = packed(change(table))
+    about = record.items.model_dump() | {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    record = record.model_copy(update={"items": ItemsFile(**about)})
+    Store(root).write_content(record, content)
+
+    with limits(bytes_=3 * 10**8), pytest.raises(UserError) as refused:
+        ReadOnlyStore(root).items(record)
+    assert sentence in str(refused.value) and len(str(refused.value).splitlines()) == 1
 
 
 def test_a_mean_without_its_items(root, tmp_path, cli):
