@@ -96,7 +96,7 @@ def gate(
     _print_comparison(comparison, json, md, f"bench gate {render.describe_outcome(comparison)}")
     if github:
         print_commands(ci.to_github(comparison), err=json)
-    if all(row.verdict == "NOT_COMPARABLE" for row in comparison.rows):
+    if all(row.verdict in ("NOT_COMPARABLE", "NO_BASELINE") for row in comparison.rows):
         raise UserError(
             f"baseline {baseline!r} and {after.name!r} have nothing that can be compared"
             + (f" ({comparison.rows[0].reason})" if comparison.rows else "")

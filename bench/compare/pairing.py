@@ -170,7 +170,7 @@ def pair_seeds(name: str, was: Seeds, now: Seeds, common_seeds: bool) -> tuple[l
     if fixed:
         unpaired.append(Unpaired(name, measure, "FIXED", f"{was[fixed[0]].status} before{list_seeds(fixed)}"))
     elif not good:
-        unpaired.append(Unpaired(name, measure, "NOT_COMPARABLE", f"{next(iter(was.values())).status} before, too"))
+        unpaired.append(Unpaired(name, measure, "NO_BASELINE", f"{next(iter(was.values())).status} before, too"))
     if not good:
         return [], unpaired
     matches = {s: _matches(now, s) for s in sorted(good, key=order)}
@@ -219,7 +219,7 @@ def _explain_absence(name: str, was: Seeds, other: Seeds | None) -> Unpaired:
         reason = f"different protocol: {_protocol(was).label}, now {_protocol(other).label}"
         return Unpaired(name, measure, "NOT_COMPARABLE", reason)
     if all(r.status != "ok" for r in was.values()):
-        return Unpaired(name, measure, "NOT_COMPARABLE", "no result before, and not measured now")
+        return Unpaired(name, measure, "NO_BASELINE", "no result before, and not measured now")
     return Unpaired(name, measure, "MISSING", "not measured")
 
 

@@ -12,7 +12,7 @@ from bench.system.text import amount, code, escape_comment
 
 MAX_COMMENT_LENGTH = 60_000
 """Largest number of characters of a comment. GitHub accepts 65,536."""
-FOLDED_VERDICTS = ("OK", "NOT_COMPARABLE")
+FOLDED_VERDICTS = ("OK", "NO_BASELINE")
 """Verdicts whose rows a comment hides until it is unfolded."""
 COLORS = {"REGRESSION": "red", "NEW_FAILURE": "red", "MISSING": "red", "INCONCLUSIVE": "yellow", "IMPROVED": "green"}
 

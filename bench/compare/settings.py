@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from bench.catalog.entries import MEASURES
 from bench.results.metrics import METRICS, TIMINGS, Metric
 from bench.system.suggest import describe_unknown
 from bench.system.toml import read_toml
@@ -21,7 +22,8 @@ Number = Annotated[float, Field(strict=True)]
 class CompareSettings(BaseModel):
     """Settings of a gate. The dicts by metric replace the values of bench.results.metrics.
 
-    A gate does not judge a metric without a margin. The margin `latency` is for all times and speeds.
+    A gate does not judge a metric without a margin. The margin `latency` is for all times and speeds, and so is
+    `latency` in `not_comparable`: metrics or measures that pass although their numbers cannot be compared.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,6 +32,7 @@ class CompareSettings(BaseModel):
     tolerances: dict[str, Number] = {}
     seed_noise: dict[str, Number] = {}
     strict: bool = False
+    not_comparable: tuple[str, ...] = ()
 
     @field_validator("margins", "tolerances", "seed_noise")
     @classmethod
@@ -75,4 +78,8 @@ def read(path: Path | None, measured: Iterable[str] = (), **over: Any) -> Compar
         for name, value in getattr(settings, table).items():
             if name not in known:
                 raise UserError(f"{path}: invalid {table}.{name} = {value}: " + describe_unknown("metric", name, known))
+    known |= dict.fromkeys(MEASURES)
+    for name in settings.not_comparable:
+        if name not in known:
+            raise UserError(f"{path}: invalid not_comparable: " + describe_unknown("metric", name, known))
     return settings

@@ -25,9 +25,9 @@ from bench.stats.bootstrap import Estimate
 from bench.system.text import amount
 
 FAILING_VERDICTS = ("REGRESSION", "NEW_FAILURE", "MISSING")
-VERDICTS = (*FAILING_VERDICTS, "INCONCLUSIVE", "NOT_COMPARABLE", "FIXED", "IMPROVED", "OK")
+VERDICTS = (*FAILING_VERDICTS, "NOT_COMPARABLE", "INCONCLUSIVE", "NO_BASELINE", "FIXED", "IMPROVED", "OK")
 """Worst first."""
-MARKS = {"REGRESSION": "-", "IMPROVED": "+", "OK": "", "INCONCLUSIVE": "~", "NOT_COMPARABLE": "x"}
+MARKS = {"REGRESSION": "-", "IMPROVED": "+", "OK": "", "INCONCLUSIVE": "~", "NOT_COMPARABLE": "x", "NO_BASELINE": ""}
 """Marks of rows: - is worse and + is better. Other verdicts are failures and have the mark !."""
 
 
@@ -92,9 +92,15 @@ class Comparison:
 
     @property
     def failed(self) -> tuple[Row, ...]:
-        """Return the rows that fail a gate."""
+        """Return the rows that fail a gate: a number that cannot be compared fails unless the settings except it."""
         bad = (*FAILING_VERDICTS, "INCONCLUSIVE") if self.settings.strict else FAILING_VERDICTS
-        return tuple(r for r in self.rows if r.verdict in bad)
+        return tuple(
+            r for r in self.rows if r.verdict in bad or (r.verdict == "NOT_COMPARABLE" and not self._excepts(r))
+        )
+
+    def _excepts(self, row: Row) -> bool:
+        is_time = row.metric == "speed" or metrics.find(row.metric, row.unit or None).is_time
+        return bool({row.metric, *(["latency"] if is_time else [])} & set(self.settings.not_comparable))
 
     def count(self) -> dict[str, int]:
         """Return how many rows have each verdict, the worst first."""

@@ -58,6 +58,7 @@ def test_a_margin_may_name_a_timing_and_a_metric_of_another_package(roots, capsy
         ("[margins]\nacc = true\n", "invalid margins.acc = True: must be a number"),
         ("[margins]\nperplexty = 0.1\n", "invalid margins.perplexty = 0.1: unknown metric 'perplexty': did you mean"),
         ("[tolerances]\nzzz = 0.1\n", "invalid tolerances.zzz = 0.1: unknown metric 'zzz': known: perplexity, kl"),
+        ("not_comparable = ['latenzy']\n", "invalid not_comparable: unknown metric 'latenzy': did you mean latency"),
         ("nonsense", "not TOML"),
         (None, "cannot be read"),
     ],

@@ -146,6 +146,22 @@ def test_other_tokens_are_not_comparable(roots):
     assert (row.verdict, row.reason) == ("NOT_COMPARABLE", "measured on different tokens")
 
 
+@pytest.mark.parametrize(
+    ("excepted", "failed"),
+    [((), {"prefill", "perplexity"}), (("latency",), {"perplexity"}), (("perplexity",), {"prefill"})],
+)
+def test_what_cannot_be_compared_fails_unless_it_is_excepted(roots, excepted, failed):
+    fake_records.latency(roots[0])
+    fake_records.latency(roots[1], 3.0, made="b", cpu="Xeon")
+    fake_records.perplexity(roots[0])
+    fake_records.perplexity(roots[1], made="b", token_digest="u")
+
+    found = compare(*(read(r) for r in roots), settings.read(None, not_comparable=excepted))
+
+    assert {r.metric for r in found.rows if r.verdict == "NOT_COMPARABLE"} == {"prefill", "perplexity"}
+    assert {r.metric for r in found.failed} == failed
+
+
 def test_another_protocol_is_not_comparable_and_another_corpus_is_missing(roots):
     fake_records.perplexity(roots[0], protocol="wiki-mini@128")
     fake_records.perplexity(roots[1], protocol="wiki-mini@256")
@@ -211,7 +227,7 @@ def test_a_new_failure_fails_and_an_old_one_fixed_is_shown(roots):
         "wanda": ("NEW_FAILURE", "OOM"),
         "cast": ("NEW_FAILURE", "OOM"),
         "sparsegpt": ("FIXED", "failed before"),
-        "magnitude": ("NOT_COMPARABLE", "failed before, too"),
+        "magnitude": ("NO_BASELINE", "failed before, too"),
     }
     assert {r.verdict for r in found.failed} == {"NEW_FAILURE"}
 
