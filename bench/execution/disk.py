@@ -61,23 +61,16 @@ class ResultsFolder:
         Raises:
             RunStopped: it does not come back, or is another folder.
         """
-        end = time.monotonic() + store.PATIENCE_S
-        while not self._is_there() and time.monotonic() < end:
+        records, end = self._root / "records", time.monotonic() + store.PATIENCE_S
+        while not store.is_folder(records) and time.monotonic() < end:
             time.sleep(store.LOOK_S)
-        if not self._is_there() or not self._is_same():
-            raise RunStopped(
-                f"results folder {str(self._root)!r} vanished during the run, with the records in it: "
-                "run the same command again, with a folder that stays"
-            )
-
-    def _is_there(self) -> bool:
-        return store.is_folder(self._root / "records")
-
-    def _is_same(self) -> bool:
-        try:
-            return os.path.samestat(os.stat(self._root / "records"), os.fstat(self._handle))
-        except OSError:
-            return False
+        with contextlib.suppress(OSError):
+            if store.is_folder(records) and os.path.samestat(os.stat(records), os.fstat(self._handle)):
+                return
+        raise RunStopped(
+            f"results folder {str(self._root)!r} vanished during the run, with the records in it: "
+            "run the same command again, with a folder that stays"
+        )
 
     def close(self) -> None:
         os.close(self._handle)

@@ -89,11 +89,15 @@ class Workspace:
         compute = replace(self.compute, scratch=workdir)
         if text and artifact.processes > 1:
             compute = replace(compute, is_shared=True, stream=False)
+        prior = None
+        if before:
+            pruned = Folder(before.folder)
+            prior = Prior(folder=before.folder, masks={t: pruned.weight(t) != 0 for t in self.targets})
         job = Job(
             source=source,
             pattern=Pattern.parse(stage.pattern),
             targets=self.targets,
-            prior=self._prior(before) if before else None,
+            prior=prior,
             environment=resolve_environment(artifact) if "isolated" in stage.needs else None,
             calibration=self._calibration(artifact) if "calibration" in stage.needs else None,
             all_experts=artifact.calibration is not None and artifact.calibration.all_experts,
@@ -138,10 +142,6 @@ class Workspace:
         )
         return text, torch.from_numpy(validation)
 
-    def _prior(self, before: BuiltArtifact) -> Prior:
-        folder = Folder(before.folder)
-        return Prior(folder=before.folder, masks={t: folder.weight(t) != 0 for t in self.targets})
-
 
 def read_stored(notes: Mapping[str, Any]) -> Stored | None:
     return Stored(**notes[STORED_KEY]) if STORED_KEY in notes else None
@@ -168,10 +168,7 @@ def fits_device(
     max_memory: limit of a CPU's memory in GB, divided among `shared` processes.
     """
     need = sum(math.prod(s) for s in folder.shapes().values()) * dtype.itemsize
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory(max_memory) / shared
-    return need < STREAMED_FROM * free
-
-
-def _free_memory(max_memory: float | None) -> float:
-    free: int = psutil.virtual_memory().available
-    return min(free, 1e9 * max_memory) if max_memory else free
+    if device.type == "cuda":
+        return need < STREAMED_FROM * torch.cuda.mem_get_info(device)[0]
+    free = psutil.virtual_memory().available
+    return need < STREAMED_FROM * (min(free, 1e9 * max_memory) if max_memory else free) / shared

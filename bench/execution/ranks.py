@@ -200,7 +200,6 @@ def join(artifact: Artifact, store: Any, rank: int) -> None:
 
 
 def threads(artifact: Artifact) -> int:
-    """Return the number of threads of each rank."""
     return max(1, artifact.threads * artifact.spread // artifact.ranks)
 
 

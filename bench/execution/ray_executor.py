@@ -210,12 +210,10 @@ def describe_lack(nodes: Sequence[dict[str, float]], wanted: Sequence[dict[str, 
     if not homeless:
         return ""
     many = f"{len(homeless)} of {len(wanted)} artifacts" if len(wanted) > 1 else "the artifact"
-    return f"no node of the cluster has {describe(homeless[0])}: {many} must wait until one joins"
-
-
-def describe(wanted: dict[str, float]) -> str:
-    cards = f", {wanted['num_gpus']:g} cards" if "num_gpus" in wanted else ""
-    return f"{wanted['num_cpus']:g} CPUs, {wanted['memory'] / 1e9:.1f} GB of memory{cards}"
+    first = homeless[0]
+    what = f"{first['num_cpus']:g} CPUs, {first['memory'] / 1e9:.1f} GB of memory"
+    what += f", {first['num_gpus']:g} cards" if "num_gpus" in first else ""
+    return f"no node of the cluster has {what}: {many} must wait until one joins"
 
 
 def _places(has: dict[str, float], wanted: dict[str, float]) -> int:

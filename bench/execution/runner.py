@@ -266,7 +266,6 @@ class Sweep:
             self._listener.note(f"node {node} {how}")
 
     def _end(self, task: ArtifactTask) -> None:
-        """Handle a worker's exit."""
         code = None if task.is_busy else task.worker.wait()
         self._close(task)
         key = task.artifact.key

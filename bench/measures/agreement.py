@@ -26,7 +26,6 @@ class Agreement(Windowed):
     beside_dense: ClassVar[bool] = True
 
     def known(self, windows: Windows, context: MeasureContext) -> Readings | None:
-        """Return the dense model's distance to itself."""
         if not context.is_dense:
             return None
         count, seqlen = windows.tokens.shape
@@ -55,7 +54,6 @@ class WindowDistances:
 
 
 def _readings(windows: Windows, kl: Sequence[float], same: Sequence[float]) -> Readings:
-    """Return the readings for sums over the positions of each window."""
     positions = windows.tokens.shape[1] - 1
     values = []
     for metric, unit, better, sums in (("kl", "nats/token", "lower", kl), ("top1_agreement", "1", "higher", same)):

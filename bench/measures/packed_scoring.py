@@ -23,8 +23,6 @@ Pair = tuple[list[int], list[int]]
 
 
 class Score(NamedTuple):
-    """Score of one pair."""
-
     number: int
     """Index of the pair."""
     log_likelihood: float
@@ -72,7 +70,6 @@ def _batches(trees: Sequence[PrefixTree], capacity: int) -> Iterator[list[Prefix
 
 
 def _score_batch(model: Any, trees: Sequence[PrefixTree], pairs: Sequence[Pair]) -> Iterator[Score]:
-    """Score the pairs of one forward pass."""
     width = len(trees[0])
     states = _hidden_states(model, trees, width).flatten(0, 1)
     numbers: list[int] = []

@@ -50,8 +50,6 @@ class WindowSettings(MeasureSettings):
 
 
 class Windows(NamedTuple):
-    """Windows of a corpus."""
-
     tokens: Tensor
     """int64 [windows, seqlen]"""
     clusters: Sequence[str]

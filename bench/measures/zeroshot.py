@@ -65,7 +65,6 @@ class Zeroshot:
 
     @classmethod
     def plan(cls, context: PlanContext) -> Iterator[Planned]:
-        """Plan a measurement for each task."""
         wanted, data_dir = context.run.settings_of(ZeroshotSettings), context.run.data_dir
         tokens = wanted.tokens or (1024 if context.devices[0] == "cpu" else 8192)
         limit = count_of(wanted.limit, context.quick_questions)

@@ -42,8 +42,6 @@ class Stage(_Frozen):
 
 
 class CalibrationSet(_Frozen):
-    """Calibration tokens."""
-
     data: str
     content: str
     """Digest of the text."""
@@ -277,8 +275,6 @@ class Measurement(_Frozen):
 
 @dataclass(frozen=True)
 class Plan:
-    """Measurements of a spec."""
-
     spec: Spec
     measurements: tuple[Measurement, ...]
     """Measurements in order, artifact by artifact."""

@@ -14,8 +14,6 @@ from methods.errors import UserError
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a training."""
-
     name: str
     about: str
     source: str

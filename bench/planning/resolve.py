@@ -25,8 +25,6 @@ Kind = Literal["methods", "quantizers"]
 
 
 class MethodStages(NamedTuple):
-    """Stages of one method."""
-
     stages: tuple[Stage, ...]
     is_control: bool
     """True if the model stays dense for every pattern."""

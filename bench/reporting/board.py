@@ -210,7 +210,6 @@ class Board:
         return replace(out, rows=tuple(rows), ranks=ranks)
 
     def _show_leading(self, out: Table) -> Table:
-        """Mark the columns as shown or hidden."""
         has_mean = any(c.metric == "mean_acc" for c in out.columns)
         best = {metric: leading_column(out, metric) for metric in ONE_PROTOCOL}
         columns = []

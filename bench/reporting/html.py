@@ -161,7 +161,6 @@ def _choices(sections: Sequence[ReportSection]) -> dict[str, Any]:
 
 
 def _table(table: Table, index: int, figures: Sequence[TableFigure]) -> dict[str, Any]:
-    """Return a table as the template takes it."""
     by = table.ranked_by
     return {
         "index": index,

@@ -44,17 +44,14 @@ def ratio(value: float, low: float | None = None, high: float | None = None) -> 
 
 
 def difference(value: float, low: float | None = None, high: float | None = None) -> str:
-    """Format a difference with its sign."""
     return quantity(lambda x: _with_minus(f"{x:+.3f}"), "", value, low, high)
 
 
 def percent(value: float, low: float | None = None, high: float | None = None) -> str:
-    """Format a fraction as a percentage."""
     return quantity(hundredths, "%", value, low, high)
 
 
 def points(value: float, low: float | None = None, high: float | None = None) -> str:
-    """Format a fraction in percentage points."""
     return quantity(hundredths, " pp", value, low, high)
 
 

@@ -148,28 +148,6 @@ def test_a_training_is_saved_first_and_goes_on(cluster, tmp_path, monkeypatch, g
     assert runs.contents(tmp_path / "r") == expected
 
 
-def test_a_worker_that_ends_by_itself_costs_its_own_artifact(cluster, tmp_path):
-    ended(started(cluster, tmp_path / "r", "dies,magnitude"), 1)
-
-    records = runs.records(tmp_path / "r")
-    assert {k[0]: r.status for k, r in records.items()} == {"dense": "ok", "dies": "failed", "magnitude": "ok"}
-    assert "ended with code 3" in records["dies", None, "size"].reason
-    assert "last words" in records["dies", None, "size"].traceback
-
-
-def test_two_versions_in_one_sweep_are_refused(cluster, cli, tmp_path, monkeypatch):
-    monkeypatch.setattr("bench.execution.ray_executor.describe_code", lambda: "9.9.9 (code 00000000)")
-    monkeypatch.setattr(
-        "bench.execution.descendants.adopt_orphans", lambda *_: None
-    )  # the cluster is this process's child
-    code, _, err = cli("run", "--measures", "size", *ray_cluster.flags(cluster), *runs.flags(tmp_path / "r"))
-
-    assert code == 2
-    (sentence,) = [line for line in err.splitlines() if "cast-bench" in line]
-    assert "9.9.9 (code 00000000)" in sentence and " has cast-bench " in sentence
-    assert not list((tmp_path / "r/records").glob("*.json"))
-
-
 def test_no_cluster_is_one_sentence(cli, tmp_path):
     code, _, err = cli("run", "--executor", "ray", "--ray-address", "127.0.0.1:9", *runs.flags(tmp_path / "r"))
 

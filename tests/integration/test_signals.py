@@ -95,29 +95,6 @@ def test_a_training_is_saved_first_and_resumed(tmp_path, gate):
 
 
 @pytest.mark.slow
-def test_trainings_side_by_side_are_all_saved_first(tmp_path, gate):
-    _, command = prepared(tmp_path, "slow", **TRAINING)
-    run = runs.start(*command, "--seeds", "0,1", "--jobs", "2")
-    until(gate.with_suffix(".reached").exists, "a training to begin")
-    until(lambda: len(psutil.Process(run.pid).children(recursive=True)) >= 3, "the other to begin, beside the server")
-    gate.with_suffix(".reached").unlink()
-    until(gate.with_suffix(".reached").exists, "a step")
-    everyone = psutil.Process(run.pid).children(recursive=True)
-    run.send_signal(signal.SIGTERM)
-    _, err = run.communicate(timeout=PATIENCE_S)
-
-    assert run.returncode == 143, err
-    assert gone(*everyone)
-    assert 1 <= len(checkpoints()) <= 2 and not leftovers()
-
-    gate.unlink()
-    again = runs.start(*command, "--seeds", "0,1", "--jobs", "2")
-    _, err = again.communicate(timeout=PATIENCE_S)
-    assert again.returncode == 0, err
-    assert not checkpoints()
-
-
-@pytest.mark.slow
 def test_a_task_of_a_slurm_array_is_saved_and_requeued_and_goes_on(tmp_path, gate, cli, monkeypatch):
     spec, command = prepared(tmp_path, "slow", **TRAINING)
     requests = slurm.pretend(tmp_path, monkeypatch)
