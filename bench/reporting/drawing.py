@@ -97,7 +97,8 @@ def require_format(file: Path) -> None:
 
 
 def save_figure(figure: Figure, file: Path, title: str = "") -> Path:
-    """Write a figure in the format of the file's suffix. Returns the file."""
+    """Write a figure in the format of the file's suffix, which `require_format` checks. Return the file."""
+    require_format(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == ".svg":
         file.write_text(to_file(to_svg(figure, title)), encoding="utf-8")

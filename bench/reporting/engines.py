@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.reporting.drawing import SERIES, new_figure, require_format, save_figure
+from bench.reporting.drawing import SERIES, new_figure, save_figure
 from bench.results.items import Items
 from bench.results.record import Record
 from bench.stats import bootstrap
@@ -130,14 +130,9 @@ def _rounded(of: SpeedRatio) -> dict[str, float]:
 
 
 def draw(found: Sequence[TimedModel], file: Path) -> Path:
-    """Draw tokens per second, a panel for each step. A whisker is the spread of the blocks.
-
-    Raises:
-        UserError: nothing was timed, or the file's suffix is not that of a figure.
-    """
+    """Draw tokens per second, a panel for each step. A whisker is the spread of the blocks."""
     if not found:
         raise UserError("nothing to draw: no engine was timed")
-    require_format(file)
     steps = list(dict.fromkeys(entry.step for entry in found))
     height = 70 + 20 * max(sum(e.step == step for e in found) for step in steps)
     figure, axes = new_figure(400 * len(steps), height, columns=len(steps))

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.reporting.drawing import LIGHT, SERIES, choose_colors, name_ticks, new_figure, require_format, save_figure
+from bench.reporting.drawing import LIGHT, SERIES, choose_colors, name_ticks, new_figure, save_figure
 from bench.results.record import Record
 from bench.system.text import printable
 from methods.errors import UserError
@@ -30,18 +30,13 @@ PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
 
 
 def draw_training(record: Record, file: Path) -> Path:
-    """Draw a training: losses, S, mask flips, learning rate and alpha over steps.
-
-    Raises:
-        UserError: the record has no training, or the file's suffix is not in FORMATS.
-    """
+    """Draw a training: losses, S, mask flips, learning rate and alpha over steps. Raise UserError without a training."""
     curve = record.notes.get("curve")
     if not curve:
         raise UserError(
             f"record {record.short_key} has no training: name the `pattern` record of a method that trains "
             "(bench ls runs)"
         )
-    require_format(file)
     panels = [(title, [c for c in columns if c[0] in curve[0]]) for title, columns in PANELS]
     panels = [(title, columns) for title, columns in panels if columns]
     figure, axes = new_figure(300 * len(panels), 230, columns=len(panels))
@@ -52,14 +47,9 @@ def draw_training(record: Record, file: Path) -> Path:
 
 
 def draw_scaling(law: Law, file: Path, method: str, control: str, holdout: GridRun | None = None) -> Path:
-    """Draw a law's curve for each model, with its points; the holdout is a hollow one.
-
-    Raises:
-        UserError: the file's suffix is not in FORMATS.
-    """
+    """Draw a law's curve for each model, with its points; the holdout is a hollow one."""
     from bench.compare.scaling_law import group_by_model
 
-    require_format(file)
     figure, ((axis,),) = new_figure(430, 290)
     everything = [*law.points, *([holdout] if holdout else [])]
     budgets = [p.training for p in everything]
@@ -85,11 +75,10 @@ def draw_history(series: Sequence[Series], file: Path) -> Path:
     """Draw a metric over commits, a panel for each row: level between steps, dashed lines where the machine changed.
 
     Raises:
-        UserError: the file's suffix is not in FORMATS, or there are more than MAX_PANELS rows.
+        UserError: there are more than MAX_PANELS rows.
     """
     if len(series) > MAX_PANELS:
         raise UserError(f"too many rows for a figure ({len(series)}, at most {MAX_PANELS}): select some with --row")
-    require_format(file)
     figure, axes = new_figure(560, 160 * len(series), rows=len(series))
     for one, axis in zip(series, axes[:, 0], strict=True):
         values = [p.value for p in one.points]
@@ -120,12 +109,11 @@ def draw_speeds(records: Sequence[Record], file: Path) -> Path:
     """Draw speedups over tokens, a panel for each kind of weight: with their intervals, the roofline limit dashed.
 
     Raises:
-        UserError: no record has a shape that was timed, or the file's suffix is not in FORMATS.
+        UserError: no record has a shape that was timed.
     """
     rows = [row for r in records for row in r.notes.get("shapes", []) if "speedup" in row]
     if not rows:
         raise UserError("nothing to draw: no shape was timed")
-    require_format(file)
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     figure, axes = new_figure(300 * len(kinds), 245, columns=len(kinds))
     for kind, axis in zip(kinds, axes[0], strict=True):
@@ -157,12 +145,7 @@ class Curve(NamedTuple):
 
 
 def draw_search(curves: Sequence[Curve], file: Path) -> Path:
-    """Draw the lowest value so far, and each trial as a point. Trials that diverged have no point.
-
-    Raises:
-        UserError: the file's suffix is not in FORMATS.
-    """
-    require_format(file)
+    """Draw the lowest value so far, and each trial as a point. Trials that diverged have no point."""
     figure, ((axis,),) = new_figure(430, 290)
     for color, curve in zip(choose_colors(len(curves)), curves, strict=True):
         at = range(1, len(curve.values) + 1)

@@ -39,4 +39,4 @@ def test_each_method_has_a_color_of_its_own(tmp_path, count):
 
 def test_other_formats_are_refused(tmp_path):
     with pytest.raises(UserError, match="unknown figure format"):
-        draw_search([], tmp_path / "a.txt")
+        draw_search([Curve("cast", [40.0], [40.0])], tmp_path / "a.txt")
