@@ -6,7 +6,7 @@ from bench.planning import plan
 from bench.planning.spec import Spec
 from bench.results import reproduce
 from bench.results.record import Record
-from helpers import runs
+from helpers import models, runs
 
 BITS = {"float32": (32, 17), "bfloat16": (16, 9), "float16": (16, 9)}
 """Bits of a dense weight, and of a weight of a 2:4 model, by format."""
@@ -54,9 +54,9 @@ def bits(records, method, quantizer="none"):
     return value
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("float32", "bfloat16"), ("float16", "bfloat16")])
-def test_another_format_than_the_stored_one(kind, dtype, stored, tmp_path):
-    records = require_same(stored(kind), tmp_path, dtype=dtype)
+def test_another_format_than_the_stored_one(stored, tmp_path):
+    dtype = "bfloat16"
+    records = require_same(stored("float32"), tmp_path, dtype=dtype)
 
     assert (bits(records, "dense"), bits(records, "magnitude")) == BITS[dtype]
     assert {r["identity"]["dtype"] for r in records} == {dtype}
@@ -79,6 +79,31 @@ def test_every_format_and_measure(kind, dtype, stored, tmp_path):
 
     assert (bits(records, "dense"), bits(records, "sparsegpt")) == BITS[dtype]
     assert bits(records, "dense", "int8") < 16
+
+
+@pytest.mark.parametrize("kind", models.sample(BITS, "float16"))
+@pytest.mark.parametrize("family", models.sample(["mixtral", "gpt_oss", "gpt2", "gemma2"], "mixtral"))
+@pytest.mark.parametrize("dtype", models.sample(["auto", "bfloat16"], "auto"))
+def test_mixtures_and_other_layouts(family, kind, dtype, tmp_path):
+    folder = runs.store_as(models.random_folder(family, tmp_path / "model"), kind)
+
+    changes = {"perplexity": {"windows": 2, "data": "wiki-mini", "seqlen": 32}, "dtype": dtype, "arithmetic": "float32"}
+    records = require_same(folder, tmp_path, quantizers=("none", "w8a8"), **changes)
+
+    wanted = kind if dtype == "auto" else dtype
+    assert {r["identity"]["dtype"] for r in records} == {wanted}
+    assert bits(records, "dense") == BITS[wanted][0]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_a_trained_model_stays_in_its_format(kind, stored, tmp_path):
+    training = {"tokens": 2 * 4 * 32, "batch": 4, "seqlen": 32}
+    records = run(stored(kind), tmp_path, methods=("retrain",), training=training, arithmetic="float32").values()
+
+    assert {r["status"] for r in records} == {"ok"}, [r["traceback"] for r in records]
+    assert (bits(records, "dense"), bits(records, "retrain")) == BITS[kind]
+    assert {r["identity"]["arithmetic"] for r in records} == {"float32"}
 
 
 def test_the_default_is_the_stored_format(stored, tmp_path):
