@@ -50,6 +50,8 @@ class WindowSettings(MeasureSettings):
 
 
 class Windows(NamedTuple):
+    """Windows of a corpus."""
+
     tokens: Tensor
     """int64 [windows, seqlen]"""
     clusters: Sequence[str]

@@ -269,20 +269,10 @@ assert not heavy, heavy
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
-LISTS = [
-    pytest.param(w, marks=() if w == "methods" else pytest.mark.full) for w in ("methods", "measures", "quantizers")
-]
-
-
-@pytest.mark.parametrize("what", LISTS)
-def test_lists_import_no_torch(what):
-    done = without_torch("ls", what)
-
-    assert done.returncode == 0, done.stderr
-
-
-def test_plan_imports_no_torch(tmp_path):
+def test_a_list_and_a_plan_import_no_torch(tmp_path):
     """The default tasks and those of the sets need no lm-eval either."""
+    done = without_torch("ls", "methods")
+    assert done.returncode == 0, done.stderr
     asked = ("--tasks", "maskllm7,wiki_lastword", "--quant", "none,int8,int4-gptq")
     done = without_torch("plan", *asked, *runs.flags(tmp_path / "r", None))
 

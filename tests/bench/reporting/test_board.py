@@ -44,6 +44,7 @@ def test_rows_of_all_folders_share_a_table_and_the_newest_record_wins(tmp_path):
     (table,) = tables(tmp_path / "a", tmp_path / "b")
     assert whole(table) == ["dense", "sparsegpt 2:4", "wanda 2:4"]
     assert facts(table, "wanda 2:4").loss.value == pytest.approx(math.expm1(0.3))
+    assert "perplexity ratio wiki-mini@128" in [c.name for c in table.columns]
 
 
 def test_protocols_have_tables_of_their_own_the_one_of_most_rows_first(tmp_path):
