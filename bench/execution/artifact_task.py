@@ -8,6 +8,7 @@ import threading
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from bench.execution.events import WAITING
 from bench.execution.executor import Executor, Worker
 from bench.execution.listener import RunningArtifact
 from bench.execution.worker import Assignment
@@ -22,11 +23,11 @@ WAKE_S = 1.0
 """Seconds between two looks for a signal, which does not end a wait if another thread received it."""
 
 
-def next_event(events: EventQueue) -> tuple[ArtifactTask, dict[str, Any] | BaseException | None]:
-    """Wait for the next event of any task. Signals interrupt the wait."""
-    while True:
-        with contextlib.suppress(Empty):
-            return events.get(timeout=WAKE_S)
+def next_event(events: EventQueue) -> tuple[ArtifactTask, dict[str, Any] | BaseException | None] | None:
+    """Wait for the next event of any task. Return None after WAKE_S. Signals interrupt the wait."""
+    with contextlib.suppress(Empty):
+        return events.get(timeout=WAKE_S)
+    return None
 
 
 class ArtifactTask(RunningArtifact):
@@ -36,6 +37,12 @@ class ArtifactTask(RunningArtifact):
         self.is_busy = False
         """True if another run holds the artifact."""
         self.has_begun = not executor.queues
+        self.may_wait = False
+        """True while the artifact waits for another run or worker."""
+        self.idle_s = 0.0
+        """Seconds since the last event."""
+        self.is_stalled = False
+        """True if the worker was killed because it made no progress."""
         self.log = cache_dir() / "logs" / f"{self.artifact.key[:32]}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
@@ -49,6 +56,19 @@ class ArtifactTask(RunningArtifact):
         self.worker.send(job.on(self.device).model_dump_json())
         self._reader = threading.Thread(target=self._read, args=(events,), daemon=True)
         self._reader.start()
+
+    def note_progress(self, event: dict[str, Any]) -> None:
+        """Start to count the seconds without an event again."""
+        self.idle_s = 0.0
+        self.may_wait = event.get("state") == WAITING
+
+    def note_time(self, seconds: float, timeout: float) -> None:
+        """Count seconds without an event, and kill the worker after `timeout` of them."""
+        if self.has_begun and not self.may_wait:
+            self.idle_s += seconds
+        if self.idle_s > timeout and not self.is_stalled:
+            self.is_stalled = True
+            self.worker.kill()
 
     def _read(self, events: EventQueue) -> None:
         try:

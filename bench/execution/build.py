@@ -14,6 +14,7 @@ from filelock import Timeout
 from torch import nn
 
 from bench.execution import ranks
+from bench.execution.events import WAITING
 from bench.execution.job import BuiltArtifact, PhaseProgress, Workspace, checkpoint_folder, read_stored
 from bench.execution.source_guard import read_only
 from bench.inputs import loading, models, windows
@@ -74,7 +75,7 @@ class Builder:
         try:
             held = lock.acquire(timeout=0)
         except Timeout:
-            self.workspace.progress.enter("waiting for another worker")
+            self.workspace.progress.enter(WAITING)
             held = lock.acquire()
         with held:
             yield

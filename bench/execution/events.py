@@ -7,6 +7,9 @@ import math
 import time
 from typing import Any, TextIO
 
+WAITING = "waiting for another worker"
+"""State of a worker while another one makes what it needs."""
+
 
 class Events:
     """Writer of events, with at most ten about progress in a second."""

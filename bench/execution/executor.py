@@ -11,6 +11,8 @@ SERVER_GONE = 1001
 """Exit code of a worker whose fork server ended first, so that its own code is unknown."""
 LOST = 1002
 """Exit code of a worker that was lost, perhaps with its machine."""
+STALLED = 1003
+"""Exit code of a worker that was killed because it made no progress."""
 
 
 def describe_end(code: int | None) -> str:
@@ -19,6 +21,8 @@ def describe_end(code: int | None) -> str:
         return "the process and its fork server ended; was one of them killed?"
     if code == LOST:
         return "its process or its machine was lost"
+    if code == STALLED:
+        return "the process made no progress for stall_timeout seconds and was killed"
     if code == -9:
         return "the process was killed (signal 9), as the system does when memory runs out"
     return f"the process ended on signal {-code}" if code < 0 else f"the process ended with code {code}"
@@ -46,6 +50,11 @@ class Worker(ABC):
     def send_signal(self, signum: int) -> None:
         """Send a signal, unless it has ended."""
 
+    def ask_to_end(self) -> None:
+        """Send SIGTERM. A stopped process receives it after SIGCONT."""
+        self.send_signal(signal.SIGTERM)
+        self.send_signal(signal.SIGCONT)
+
     @abstractmethod
     def kill(self) -> None: ...
 
@@ -56,7 +65,7 @@ class Worker(ABC):
     def stop(self, patience: float) -> None:
         """Ask it to end, and kill it after `patience` seconds."""
         try:
-            self.send_signal(signal.SIGTERM)
+            self.ask_to_end()
             self.wait(patience)
         finally:
             self.kill()

@@ -11,15 +11,18 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from bench.execution.executor import SERVER_GONE
-from bench.execution.worker_process import WorkerProcess
+from bench.execution.worker_process import LOOK_S, WorkerProcess
 from bench.system import interpreter
 
 WITHOUT_THREADS = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 """Default environment of the fork server, so that pyarrow, which lm-eval imports, starts no thread."""
+REPLY_S = 30.0
+"""Seconds that a loaded fork server has to answer."""
 
 
 class ServerEnded(Exception):
@@ -76,8 +79,14 @@ class ForkServer:
 
     def _receive(self) -> dict[str, Any]:
         try:
+            end = time.monotonic() + REPLY_S
+            while not select.select([self._control], [], [], LOOK_S)[0]:
+                # A method may have stopped its parent.
+                self._process.send_signal(signal.SIGCONT)
+                if self._is_ready and time.monotonic() > end:
+                    self._process.kill()
             message = self._control.recv(4096)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: it was closed
             message = b""
         if not message:
             raise ServerEnded(self._epitaph())

@@ -184,6 +184,9 @@ class RayWorker(Worker):
             with contextlib.suppress(import_ray().exceptions.RayError):
                 self._executor.ask_to_stop()
 
+    def ask_to_end(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
     def kill(self) -> None:
         if self._events is not None and not self._ended.is_set():
             import_ray().cancel(self._events, force=True)

@@ -6,8 +6,8 @@ Runs on one results folder share the work.
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
+import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +20,10 @@ import psutil
 from filelock import FileLock, Timeout
 
 from bench.execution import progress
-from bench.execution.artifact_task import ArtifactTask, EventQueue, next_event
+from bench.execution.artifact_task import WAKE_S, ArtifactTask, EventQueue, next_event
 from bench.execution.descendants import end_adopted
 from bench.execution.disk import ResultsFolder, RunStopped, full_disk_stops
-from bench.execution.executor import Executor, describe_end
+from bench.execution.executor import STALLED, Executor, describe_end
 from bench.execution.forecast import Forecast
 from bench.execution.journal import Journal
 from bench.execution.listener import Listeners, RunListener, RunningArtifact, TimeLeft
@@ -157,6 +157,7 @@ class Sweep:
         self._attempts: Counter[str] = Counter()
         self._nodes: set[str] = set()
         self._busy_in_a_row = 0
+        self._stall_timeout, self._looked = plan.spec.stall_timeout, time.monotonic()
         self._at_work: list[ArtifactTask] = []
         self._events: EventQueue = SimpleQueue()
         self._devices = [device for device, _ in zip(cycle(plan.devices), range(plan.jobs), strict=False)]
@@ -177,7 +178,10 @@ class Sweep:
                 while self._queue and self._has_room(self._queue[0]):
                     self._start(self._queue.popleft())
                     self._bring_forward()
-                task, event = next_event(self._events)
+                self._end_stalled()
+                if (arrived := next_event(self._events)) is None:
+                    continue
+                task, event = arrived
                 if isinstance(event, BaseException):
                     raise event
                 if event is None:
@@ -189,6 +193,13 @@ class Sweep:
                 self._listener.note("stopping after a checkpoint of the training; a second signal stops at once")
             self._stop()
             raise
+
+    def _end_stalled(self) -> None:
+        """Kill workers without progress. Time in which this process was stopped does not count."""
+        now = time.monotonic()
+        seconds, self._looked = min(now - self._looked, 2 * WAKE_S), now
+        for task in self._at_work:
+            task.note_time(seconds, self._stall_timeout)
 
     def _bring_forward(self) -> None:
         """Move an artifact to the front of the queue that need not wait for a stage in the making."""
@@ -225,7 +236,7 @@ class Sweep:
         self._folder.require()
         device = self._devices.pop(0) if self._devices else artifact.device
         task = ArtifactTask(measurements, label, self._executor, device)
-        task.waits = waits
+        task.waits = task.may_wait = waits
         self._at_work.append(task)
         if task.has_begun:
             self._tell_start(task)
@@ -239,9 +250,11 @@ class Sweep:
         self._listener.start(task, self._forecast.left(task))
 
     def _take(self, task: ArtifactTask, event: dict[str, Any]) -> None:
+        task.note_progress(event)
         match event["event"]:
             case "begun":
                 task.has_begun, task.waits = True, event["wait"]
+                task.may_wait = task.waits
                 self._tell_start(task)
             case "node":
                 self._meet(event["name"], event["shares_results"])
@@ -267,6 +280,7 @@ class Sweep:
 
     def _end(self, task: ArtifactTask) -> None:
         code = None if task.is_busy else task.worker.wait()
+        code = STALLED if task.is_stalled else code
         self._close(task)
         key = task.artifact.key
         left = list(task.missing.values())
@@ -303,11 +317,12 @@ class Sweep:
 
     def _stop(self) -> None:
         """Ask every worker to end, all at once, because a training saves its state first."""
+        begun = time.monotonic()
         for task in self._at_work:
-            task.worker.send_signal(signal.SIGTERM)
-        for task in self._at_work:
+            task.worker.ask_to_end()
+        for task in sorted(self._at_work, key=lambda task: task.artifact.training is not None):
             patience = CHECKPOINT_S if task.artifact.training else STOP_S
-            task.worker.stop(patience if task.has_begun else 0.0)
+            task.worker.stop(max(0.0, begun + patience - time.monotonic()) if task.has_begun else 0.0)
 
     def _close(self, task: ArtifactTask) -> None:
         self._at_work.remove(task)

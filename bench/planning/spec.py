@@ -138,6 +138,8 @@ class Spec(_MeasureTables):
     """Experiment trackers that follow the run. Changes no number."""
     shard: str | None = None
     """Part of the plan to run, for example "2/4", or "slurm" in a task of a Slurm array. Default: all of it."""
+    stall_timeout: float = Field(default=21_600, gt=0, allow_inf_nan=False)
+    """Seconds without progress after which a worker is killed and its artifact fails. Changes no number."""
     max_memory: float | None = Field(default=None, gt=0, le=10**6)
     """Approximate limit in GB of main memory for each artifact. A larger model is streamed, and calibration activations that
     do not fit are kept on disk. Default: the free memory. Changes no number."""

@@ -8,6 +8,7 @@ from helpers import runs
 
 FAULTY = '''
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -67,6 +68,19 @@ class Dies(_Method):
     def spoil(self, model, job):
         print("last words", file=sys.stderr, flush=True)
         os._exit(3)
+
+
+@dataclass(frozen=True)
+class Stops(_Method):
+    """Stop its own process, or the fork server."""
+
+    whom: str = "itself"
+
+    def spoil(self, model, job):
+        if self.whom == "itself":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif b"bench.execution.fork_server" in Path(f"/proc/{os.getppid()}/cmdline").read_bytes():
+            os.kill(os.getppid(), signal.SIGSTOP)
 
 
 @dataclass(frozen=True)
@@ -144,7 +158,8 @@ class Slow(Settings):
         return Outcome(trainer.finalize(finish), names, trainer.notes())
 '''
 NAMES = {
-    n: f"faulty:{n.capitalize()}" for n in ["raises", "nan", "breaks", "touches", "declares", "dies", "leaves", "waits"]
+    n: f"faulty:{n.capitalize()}"
+    for n in ["raises", "nan", "breaks", "touches", "declares", "dies", "stops", "leaves", "waits"]
 }
 PATIENCE_S = 180
 

@@ -164,6 +164,9 @@ class Here:
     def send_signal(self, signum):
         pass
 
+    def ask_to_end(self):
+        pass
+
     def stop(self, patience):
         pass
 

@@ -151,3 +151,26 @@ def test_random_numbers_differ_from_worker_to_worker(tmp_path):
     assert len(drawn) == 3
     for name in ("python", "numpy"):
         assert len({d[name] for d in drawn}) == 3
+
+
+@pytest.mark.slow
+def test_a_stopped_worker_fails_and_a_stopped_server_goes_on(tmp_path):
+    """The timeout is more than the first worker takes to import torch beside other work."""
+    methods = ("stops:whom=server", "stops", "magnitude")
+    run = runs.start(*command(tmp_path, *methods), "--set", "stall_timeout=30")
+    run.communicate(timeout=PATIENCE_S)
+
+    assert statuses(tmp_path) == {"dense": "ok", "stops:whom=server": "ok", "stops": "failed", "magnitude": "ok"}
+    assert "made no progress" in runs.records(tmp_path / "r")["stops", None, "size"].reason
+
+
+def test_a_run_with_a_stopped_worker_and_server_ends_in_five_seconds(tmp_path, gate):
+    run, worker = stopped_at(gate, command(tmp_path, "waits"))
+    server = server_of(run)
+    for process in (worker, server):
+        process.send_signal(signal.SIGSTOP)
+    run.send_signal(signal.SIGTERM)
+    run.communicate(timeout=5)
+
+    assert run.returncode == 128 + signal.SIGTERM
+    assert gone(server, worker)

@@ -1,6 +1,7 @@
 """Artifacts side by side: the records of one at a time, and a worker that dies costs its own artifact only."""
 
 import io
+import threading
 import time
 from types import SimpleNamespace
 
@@ -8,7 +9,8 @@ import pytest
 from filelock import FileLock
 
 from bench import api
-from bench.execution import runner
+from bench.execution import artifact_task, runner
+from bench.execution.events import WAITING
 from bench.execution.processes import WorkerProcesses
 from bench.execution.progress import LogDisplay
 from bench.execution.worker import Assignment
@@ -126,13 +128,78 @@ def test_what_never_began_is_not_waited_for_when_a_run_ends(training):
         SimpleNamespace(
             artifact=SimpleNamespace(training=training),
             has_begun=has_begun,
-            worker=SimpleNamespace(send_signal=lambda _: None, stop=patience.append),
+            worker=SimpleNamespace(ask_to_end=lambda: None, stop=patience.append),
         )
         for has_begun in (True, False)
     )
     runner.Sweep._stop(SimpleNamespace(_at_work=[begun, waiting]))
 
-    assert patience == [runner.CHECKPOINT_S if training else runner.STOP_S, 0]
+    assert patience == [pytest.approx(runner.CHECKPOINT_S if training else runner.STOP_S, abs=1), 0]
+
+
+def test_a_training_does_not_delay_the_end_of_the_others(monkeypatch):
+    ended = []
+    tasks = [
+        SimpleNamespace(
+            artifact=SimpleNamespace(training=training),
+            has_begun=True,
+            worker=SimpleNamespace(ask_to_end=lambda: None, stop=lambda patience, name=training: ended.append(name)),
+        )
+        for training in ("a training", None)
+    ]
+    runner.Sweep._stop(SimpleNamespace(_at_work=tasks))
+
+    assert ended == [None, "a training"]
+
+
+def test_an_artifact_without_progress_fails_and_the_next_goes_on(tmp_path, monkeypatch):
+    class Hung(runs.Here):
+        def __init__(self):
+            super().__init__()
+            self.killed = threading.Event()
+
+        def lines(self):
+            if Assignment.model_validate_json(self._job).measurements[0].artifact.method == "magnitude":
+                assert self.killed.wait(60)
+                return
+            yield from super().lines()
+
+        def kill(self):
+            self.killed.set()
+
+    monkeypatch.setattr(WorkerProcesses, "start", lambda processes, log: Hung())
+    monkeypatch.setattr(artifact_task, "WAKE_S", 0.1)
+    spec = runs.small(tmp_path / "r", methods=("magnitude", "wanda"), measures=("size",), stall_timeout=2)
+    summary = api.execute(spec)
+
+    assert {r.identity.method: r.status for r in summary.records} == {
+        "dense": "ok",
+        "magnitude": "failed",
+        "wanda": "ok",
+    }
+    assert all("made no progress for stall_timeout" in r.reason for r in summary.records if r.status == "failed")
+
+
+def test_time_spent_waiting_or_stopped_is_no_stall():
+    killed = []
+    task = artifact_task.ArtifactTask.__new__(artifact_task.ArtifactTask)
+    task.idle_s, task.is_stalled, task.has_begun, task.may_wait = 0.0, False, True, True
+    task.worker = SimpleNamespace(kill=lambda: killed.append(task.idle_s))
+
+    task.note_time(100, 10)
+    task.note_progress({"event": "state", "state": "loading"})
+    for _ in range(3):
+        task.note_time(4, 10)
+        task.note_time(4, 10)
+        task.note_progress({"event": "progress"})
+    task.note_progress({"event": "state", "state": WAITING})
+    task.note_time(100, 10)
+    assert not killed
+
+    task.note_progress({"event": "imported"})
+    task.note_time(11, 10)
+    task.note_time(11, 10)
+    assert len(killed) == 1
 
 
 def estimates(missing, model):
