@@ -15,6 +15,16 @@ def test_one_that_is_killed_ends_with_its_signal(tmp_path):
     worker.close()
 
 
+def test_one_that_is_stopped_hears_that_it_must_end(tmp_path):
+    with (tmp_path / "log").open("w") as log:
+        worker = worker_process.StartedWorker(["sleep", "600"], log, dict(os.environ))
+    worker.send_signal(signal.SIGSTOP)
+    worker.ask_to_end()
+
+    assert worker.wait(20) == -signal.SIGTERM
+    worker.close()
+
+
 def test_the_end_of_a_long_log(tmp_path, monkeypatch):
     monkeypatch.setattr(worker_process, "LOG_BYTES", 8)
     (tmp_path / "log").write_text("a long start\nthe end\n")

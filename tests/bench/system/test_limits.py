@@ -2,12 +2,15 @@
 
 import errno
 import resource
+from pathlib import Path
 
 import pytest
 
 from bench import api
 from bench.execution import prune
+from bench.planning.spec import make_spec
 from bench.system import limits
+from bench.system.files import require_folder
 from helpers import runs
 from methods.errors import UserError
 
@@ -47,3 +50,18 @@ def test_a_limit_that_is_met_later_is_a_sentence_too():
     assert "open files, which is too few: set ulimit -n" in limits.describe_limit(OSError(errno.EMFILE, ""))
     assert "bytes, which is too few: set ulimit -f" in limits.describe_limit(OSError(errno.EFBIG, ""))
     assert not limits.describe_limit(OSError(errno.ENOSPC, ""))
+
+
+def test_more_seeds_than_a_plan_can_show_are_refused():
+    assert len(make_spec({"seeds": list(range(1000))}).seeds) == 1000
+    with pytest.raises(UserError, match="must be at most 1000 seeds, not 1,001"):
+        make_spec({"seeds": list(range(1001))})
+
+
+def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
+    """It is empty, and cannot be renamed onto."""
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(UserError, match="is the current folder"):
+        require_folder(Path("."), new=True)
+    require_folder(Path("."), "--results", new=False)
