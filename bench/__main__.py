@@ -3,12 +3,14 @@
 import sys
 
 from bench.system.interpreter import forget_current_folder
-from bench.system.packages import describe_unreadable
+
+forget_current_folder()
+
+from bench.system.packages import describe_unreadable  # noqa: E402  (the current folder is not searched from here on)
 
 
 def main() -> None:
-    """Run the command line, with modules that are not looked up in the current folder."""
-    forget_current_folder()
+    """Run the command line."""
     try:
         from bench.cli.main import main as run
     except (TypeError, ValueError) as fault:

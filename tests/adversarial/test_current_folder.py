@@ -46,6 +46,7 @@ def variables(tmp_path, monkeypatch):
     return os.environ | {"PYTHONPATH": f"{Path(runs.__file__).parents[2]}{os.pathsep}{os.pathsep}"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("methods", ["magnitude", pytest.param("magnitude,cast", marks=pytest.mark.full)])
 def test_a_run_and_a_training_of_two_ranks(folder, marker, variables, tmp_path, methods):
     """The runner is started with -P, as the installed command does it: the current folder holds a bench.py."""

@@ -158,6 +158,7 @@ def world(site, tmp_path, monkeypatch):
     yield from runs.world(site, tmp_path, monkeypatch)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("methods", [FEW, pytest.param(LEAVING, marks=pytest.mark.full)], ids=["few", "all"])
 def test_what_methods_leave_neither_holds_the_run_nor_outlives_it(tmp_path, methods):
     flags = ["--methods", ",".join(methods), "--measures", "size", *runs.flags(tmp_path / "r")]

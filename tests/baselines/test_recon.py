@@ -92,6 +92,7 @@ def test_error_falls_and_zeros_stay(sparse, text):
         assert not torch.equal(new, old), name
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("target", ["dense", "own-input"])
 def test_every_family_comes_nearer_to_its_dense_model(family, make, sparse, target):
     dense = make(family)

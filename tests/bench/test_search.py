@@ -47,6 +47,7 @@ def labels(done):
     return [[trial.label for trial in one.trials] for one in done]
 
 
+@pytest.mark.full
 def test_every_method_gets_its_trials_and_each_is_a_record(here):
     spec, search = here(2)
     seen = []
@@ -113,6 +114,7 @@ def test_a_trial_without_a_number_ends_the_search(here, monkeypatch):
         searching.run(spec, search)
 
 
+@pytest.mark.full
 def test_a_space_of_two_ends_after_two(here):
     spec, _ = here()
     _, search = read_search(

@@ -121,6 +121,7 @@ def script(job):
     return code, output
 
 
+@pytest.mark.full
 def test_the_very_commands_pass_then_fail(room):
     code, output = act({"config": "bench.toml", "baseline": "main", "gate-config": "gate.toml"})
     assert code == 0, output

@@ -103,6 +103,7 @@ def test_killed_runner_takes_its_worker_along_and_breaks_no_record(tmp_path, cap
     assert same(spec.results) == undisturbed(tmp_path, monkeypatch, methods=spec.methods)
 
 
+@pytest.mark.full
 def test_two_runs_share_the_work(tmp_path, gate):
     """The second comes while the first holds an artifact: it takes the other, then waits for the first."""
     spec, command = prepared(tmp_path, methods=("waits", "magnitude"))
@@ -242,6 +243,7 @@ def test_a_shared_folder_that_vanishes_for_ten_seconds_costs_nothing(tmp_path, m
     assert not (spec.results / "corrupt").exists()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("jump", [-1e6, pytest.param(1e6, marks=pytest.mark.full)])
 def test_a_clock_that_jumps_changes_no_record(tmp_path, monkeypatch, cli, jump):
     """Back, or ahead, in the middle of a run."""

@@ -38,6 +38,7 @@ def server_of(run):
     return server
 
 
+@pytest.mark.full
 def test_all_but_the_first_are_forked_from_one_thread_and_log_to_their_own_file(tmp_path, gate):
     run, worker = stopped_at(gate, command(tmp_path, "waits", "magnitude"))
 

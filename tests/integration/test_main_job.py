@@ -13,6 +13,7 @@ def perplexities(table):
     return dict(zip(rows["method"], rows["value"], strict=True))
 
 
+@pytest.mark.full
 def test_tiny_comes_out_in_order(tmp_path, monkeypatch):
     """Dense below SparseGPT below magnitude, each quantized too, and no group of any target breaks 2:4."""
     runs.own_cache(tmp_path, monkeypatch)

@@ -98,6 +98,7 @@ def test_every_stage_has_to_hold_the_pattern(tmp_path):
     assert got["magnitude + refines:from=magnitude", None, "size"].status == "ok"
 
 
+@pytest.mark.full
 def test_a_stage_that_changes_nothing_is_its_prior(tmp_path):
     spec = runs.small(tmp_path / "r", methods=("magnitude", "nothing:from=magnitude"))
     runs.run_here(spec)

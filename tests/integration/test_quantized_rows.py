@@ -72,6 +72,7 @@ def found(results):
     return out
 
 
+@pytest.mark.full
 def test_run_on_tiny(tmp_path, cli):
     """Everything but the worker's process, which other tests start."""
     spec = runs.small(tmp_path / "r", quantizers=("none", "int8", "int4-gptq"), perplexity={"windows": 2})

@@ -131,6 +131,7 @@ main()
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [

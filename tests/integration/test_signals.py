@@ -48,7 +48,7 @@ def prepared(tmp_path, method, **training):
 @pytest.mark.parametrize(
     ("method", "signum", "code", "word"),
     [
-        ("waits", signal.SIGINT, 130, "Interrupted"),
+        pytest.param("waits", signal.SIGINT, 130, "Interrupted", marks=pytest.mark.full),
         ("waits:at=write", signal.SIGTERM, 143, "Terminated"),
         pytest.param("waits", signal.SIGHUP, 129, "Hung up", marks=pytest.mark.full),
     ],
@@ -74,6 +74,7 @@ def checkpoints():
     return sorted(int(p.name.removeprefix("step-")) for p in (cache_dir() / "training").glob("*/step-*"))
 
 
+@pytest.mark.full
 def test_a_training_is_saved_first_and_resumed(tmp_path, gate):
     spec, command = prepared(tmp_path, "slow", **TRAINING)
     run = runs.start(*command)

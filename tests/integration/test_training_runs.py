@@ -61,6 +61,7 @@ def test_a_killed_training_goes_on_and_the_records_are_the_same(tmp_path, monkey
     assert all(one[k].same() == two[k].same() for k in one)
 
 
+@pytest.mark.full
 def test_divergence_is_a_row_that_says_where(tmp_path, capsys, monkeypatch):
     runs.run_here(spec(tmp_path / "r", methods=("dense-ft:lr=10:grad_clip=0:warmup=0",)))
 
@@ -81,6 +82,7 @@ def test_notes_and_costs_are_in_the_record(tmp_path):
     assert record.readings[0].value == 0
 
 
+@pytest.mark.full
 def test_validation_split_is_another_protocol(tmp_path):
     runs.run_here(spec(tmp_path / "r", methods=("magnitude",), perplexity={"windows": 4, "split": "validation"}))
 

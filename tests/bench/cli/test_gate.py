@@ -142,6 +142,7 @@ def test_json_rows(roots, capsys, monkeypatch):
     assert row["effect"] == "ratio" and row["margin"] == 0.005 and row["n"] == 30
 
 
+@pytest.mark.full
 def test_a_suspect_is_measured_again(tmp_path, monkeypatch, capsys):
     """A number that was wrong once is not called a regression; a fault that stays is."""
     runs.own_cache(tmp_path / "own", monkeypatch)

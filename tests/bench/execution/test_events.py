@@ -95,6 +95,7 @@ class Left(RunListener):
         self.left.append(left.run)
 
 
+@pytest.mark.full
 def test_the_import_of_the_first_worker_is_not_expected_of_the_others(tmp_path, monkeypatch):
     clock, listener = Clock(), Left()
 

@@ -106,6 +106,7 @@ def test_a_trained_model_stays_in_its_format(kind, stored, tmp_path):
     assert {r["identity"]["arithmetic"] for r in records} == {"float32"}
 
 
+@pytest.mark.full
 def test_the_default_is_the_stored_format(stored, tmp_path):
     """float16 has no fast instructions on a CPU, so its arithmetic is in float32. What is written is float16."""
     records = require_same(stored("float16"), tmp_path, methods=("sparsegpt",))

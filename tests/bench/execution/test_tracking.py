@@ -118,8 +118,8 @@ def test_a_tracker_is_told_of_each_artifact(told, tmp_path):
     ("program", "words"),
     [
         (FAIL, "Refused: no server"),
-        (DIE, "the process ended with code 3"),
-        (KILL, "the process was killed (signal 9)"),
+        pytest.param(DIE, "the process ended with code 3", marks=pytest.mark.full),
+        pytest.param(KILL, "the process was killed (signal 9)", marks=pytest.mark.full),
         (HANG, "not all was sent"),
     ],
     ids=["fails", "dies", "is killed", "hangs"],

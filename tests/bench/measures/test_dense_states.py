@@ -83,6 +83,7 @@ def test_perplexity_alone_keeps_nothing(tmp_path, folder):
     assert not folder.exists()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("at", ["last", pytest.param("digests", marks=pytest.mark.full)])
 def test_a_damaged_file_is_found_and_computed_anew(tmp_path, folder, wanted, at):
     run(tmp_path / "first")

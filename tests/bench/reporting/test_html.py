@@ -72,6 +72,7 @@ def said(page):
     return page.locator("#said").inner_text()
 
 
+@pytest.mark.full
 def test_sort(visit):
     page = visit()
     head = column(page, "wiki-mini@128")

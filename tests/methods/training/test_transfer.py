@@ -142,6 +142,7 @@ def test_nine_of_ten_steps_wait_for_nothing(count, make, name, family):
         assert set(steps[19]) == {"copy to the CPU"}
 
 
+@pytest.mark.full
 def test_a_check_for_packed_sequences_would_wait(count, make, monkeypatch):
     monkeypatch.setattr(trainer, "unpacked", nullcontext)
     assert all("aten._local_scalar_dense.default" in step for step in count("dense-ft", shallow(make("llama"))))
