@@ -95,6 +95,7 @@ def test_a_killed_search_goes_on_as_it_would_have(here, monkeypatch, tmp_path):
     assert labels(searching.run(undisturbed, search)) == labels(resumed)
 
 
+@pytest.mark.full
 def test_trials_of_others_count(here):
     """Whoever ran them, as long as they are of this search: same text, split, seed and fields."""
     spec, search = here(2)
@@ -171,6 +172,7 @@ def test_the_command_refuses_a_spec_without_a_search(cli, tmp_path):
     assert code == 2 and "no table [search]" in err
 
 
+@pytest.mark.full
 def test_the_newest_record_of_a_trial_counts(here):
     """Its code may have changed since."""
     spec, search = here(1)

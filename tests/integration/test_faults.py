@@ -84,6 +84,7 @@ def test_killed_worker_costs_its_artifact_alone(tmp_path, capsys, monkeypatch, g
     assert "6 measurements, 4 already recorded" in err
 
 
+@pytest.mark.full
 def test_killed_runner_takes_its_worker_along_and_breaks_no_record(tmp_path, capsys, monkeypatch, gate):
     """It is killed in the middle of a write."""
     spec, command = prepared(tmp_path, methods=("waits:at=write",))

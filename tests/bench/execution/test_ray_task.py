@@ -42,6 +42,7 @@ def events_of(order):
     return [json.loads(line) for line in ray_task.make(order.model_dump_json())]
 
 
+@pytest.mark.full
 def test_records_of_a_node_that_sees_no_results_folder_come_whole(tmp_path):
     here, away = runs.small(tmp_path / "here"), runs.small(tmp_path / "away")
     runs.run_here(here)

@@ -81,6 +81,7 @@ def test_every_format_and_measure(kind, dtype, stored, tmp_path):
     assert bits(records, "dense", "int8") < 16
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", models.sample(BITS, "float16"))
 @pytest.mark.parametrize("family", models.sample(["mixtral", "gpt_oss", "gpt2", "gemma2"], "mixtral"))
 @pytest.mark.parametrize("dtype", models.sample(["auto", "bfloat16"], "auto"))

@@ -27,7 +27,7 @@ def tokens():
 
 
 WORLDS = sample([2, 4], 2)
-QUICK = ("wanda unstructured", "dsnot", "int4-gptq", "experts")
+QUICK = ("wanda unstructured", "int4-gptq", "experts")
 """Cases of the default run: a mask, weights, totals over processes, a mixture."""
 
 

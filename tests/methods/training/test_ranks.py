@@ -18,7 +18,7 @@ from helpers.several_ranks import NOTED_EVERY, STEPS
 from helpers.trainings import LAST_DIGIT, counting, job_to_train, method
 from methods.folder import Folder
 
-QUICK = [("cast:wanda-mask", "gpt2"), ("elsa", "llama"), ("maskllm", "gpt2")]
+QUICK = [("cast:wanda-mask", "gpt2"), ("elsa", "llama")]
 ALL = [
     *QUICK,
     *(
@@ -29,6 +29,7 @@ ALL = [
             ("retrain", "gpt2"),
             ("sr-ste", "llama"),
             ("proxsparse", "gpt2"),
+            ("maskllm", "gpt2"),
         ]
     ),
 ]
