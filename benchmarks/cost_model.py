@@ -1,4 +1,4 @@
-"""How near the fitted cost model of bench plan comes to artifacts that it was not fitted to.
+"""Error of the fitted cost model of bench plan for artifacts that it was not fitted to.
 
 Each artifact of a folder of records is left out once, and its time is estimated from the other artifacts of the folder that were
 measured on the same processor, in the same number format and with as many threads.

@@ -1,4 +1,4 @@
-"""How often a gate gives a false alarm, how much it finds, and how long it takes.
+"""False alarms, power and run time of a gate.
 
 python benchmarks/gate.py [--gates 2000]
 

@@ -1,4 +1,4 @@
-"""How far our masks agree with llm-compressor's on the first 15 blocks of smollm2-135m-instruct-q4, over several calibration draws.
+"""Agreement of our masks with llm-compressor's on the first 15 blocks of smollm2-135m-instruct-q4, over several calibration draws.
 
 Each side runs on its own: its block i sees what its own pruned blocks hand on. One near-tie that rounding settles the
 other way is then multiplied by every block that follows, so a draw either agrees almost everywhere or comes apart at

@@ -77,10 +77,13 @@ def python(source: str) -> Iterator[tuple[int, str]]:
         body = getattr(node, "body", None)
         if isinstance(body, list):
             yield from _attributes(body)
-        if isinstance(node, (*ANY_FUNCTION, ast.ClassDef)) and (text := ast.get_docstring(node)):
+        if isinstance(node, (*ANY_FUNCTION, ast.ClassDef, ast.Module)) and (text := ast.get_docstring(node)):
             function = isinstance(node, ANY_FUNCTION) and not _is_property(node)
             if FRAGMENT.match(text) or (function and NOT_A_VERB.match(text)):
-                yield node.lineno, f"docstring of {node.name}: {text.splitlines()[0][:90]}"
+                yield (
+                    getattr(node, "lineno", 1),
+                    f"docstring of {getattr(node, 'name', 'the module')}: {text.splitlines()[0][:90]}",
+                )
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield from idioms(node.lineno, node.value)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):

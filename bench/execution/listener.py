@@ -1,4 +1,4 @@
-"""What a run tells its listeners: the display, the journal, the trackers, the forecast, and any that a caller adds."""
+"""Listeners of a run: the display, the journal, the trackers, the forecast, and any that a caller adds."""
 
 from __future__ import annotations
 

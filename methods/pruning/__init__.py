@@ -1,1 +1,1 @@
-"""What one-shot pruners share: the walk over blocks, Hessians, selection, streaming."""
+"""Parts that one-shot pruners share: the walk over blocks, Hessians, selection, streaming."""

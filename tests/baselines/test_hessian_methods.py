@@ -1,4 +1,4 @@
-"""What every method that solves a least-squares problem per layer owes its caller."""
+"""Contract of every method that solves a least-squares problem per layer."""
 
 import copy
 

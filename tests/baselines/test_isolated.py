@@ -1,4 +1,4 @@
-"""What crosses to another library's environment and comes back. A script of a few lines replaces the library.
+"""Files that go to another library's environment and come back. A script of a few lines replaces the library.
 
 The script does without torch: eleven processes would import it.
 """

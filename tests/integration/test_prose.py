@@ -19,6 +19,7 @@ PYTHON = runpy.run_path(str(ROOT / "scripts/prose.py"))["python"]
         ('class A:\n    x: int = 1\n    """That share it."""\n', ["attribute: That share it."]),
         ('def f():\n    """The log."""\n', ["docstring of f: The log."]),
         ('class A:\n    """Whatever is left."""\n', ["docstring of A: Whatever is left."]),
+        ('"""What a class declares."""\n', ["docstring of the module: What a class declares."]),
         ("x = 1  # the file is written anew\n", ["idiom: …# the file is written anew…"]),
         ('x = "nobody reads it"\n', ["idiom: …nobody reads it…"]),
         ('x = 1\n"""Number of processes that share the calibration."""\n', []),

@@ -1,4 +1,4 @@
-"""What runs in torch: dense products of torch itself, and the native 2:4 kernel of this project."""
+"""Products in torch: dense products of torch itself, and the native 2:4 kernel of this project."""
 
 from __future__ import annotations
 

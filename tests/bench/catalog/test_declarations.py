@@ -1,4 +1,4 @@
-"""What a class declares, read from its source."""
+"""Declarations of a class, read from its source."""
 
 import subprocess
 import sys

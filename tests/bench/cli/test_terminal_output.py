@@ -1,4 +1,4 @@
-"""What commands print in a terminal of 80 columns, as files to be reviewed: tests/bench/cli/terminal/.
+"""Output of commands in a terminal of 80 columns, as files to be reviewed: tests/bench/cli/terminal/.
 
 `pytest tests/bench/cli/test_terminal_output.py --write-terminal` writes them again.
 """

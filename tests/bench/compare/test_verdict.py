@@ -333,7 +333,7 @@ def test_a_gain_among_many_tests_needs_the_adjusted_p(roots):
     ],
 )
 def test_sparsity_counts_up_to_its_pattern(roots, pattern, before, after, expected):
-    """What is above comes from rounding to few bits."""
+    """Zeros above the required number come from rounding to few bits."""
     about = {"better": "higher", "measure": "size", "identity": {"pattern": pattern, "quantizer": "int3-rtn"}}
     fake_records.counted(roots[0], "sparsity", before, **about)
     fake_records.counted(roots[1], "sparsity", after, made="b", **about)

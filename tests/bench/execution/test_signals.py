@@ -45,7 +45,7 @@ def test_a_training_that_asks_is_not_interrupted():
 
 
 def test_an_ignored_signal_stays_ignored():
-    """As SIGHUP is under nohup."""
+    """nohup ignores SIGHUP in this way."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with signals.ended_by_signals():

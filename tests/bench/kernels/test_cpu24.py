@@ -164,7 +164,7 @@ def test_without_a_compiler_it_says_so(compiler):
 
 
 def test_code_for_another_processor_is_not_loaded(compiler, monkeypatch):
-    """As by a compiler wrapper that adds -march."""
+    """A compiler wrapper that adds -march causes this."""
     load = compiler('case "$*" in --version) echo fake 1;; *-dM*) echo "#define __AVX512F__ 1";; *) exit 1;; esac')
 
     monkeypatch.setattr(provenance, "cpu_flags", lambda: frozenset({"avx2", "fma"}))

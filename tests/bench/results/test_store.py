@@ -282,7 +282,7 @@ def test_items_are_checked(store):
     ("version", "remedy"), [(SCHEMA + 1, "upgrade"), (SCHEMA - 1, "measure it again"), (0, "measure it again")]
 )
 def test_another_schema_is_refused_in_a_sentence(store, cli, version, remedy):
-    """Whatever its other fields: it is no corrupt record, and is not moved aside."""
+    """The other fields do not matter: the record is not corrupt, and is not moved aside."""
     store.write(record())
     fake_records.edit(store.path(KEY), schema_version=version, identity="a word")
 

@@ -183,7 +183,7 @@ def test_bench_speed_leaves_records_and_a_figure(device, tmp_path, capsys, monke
 
 @pytest.mark.parametrize(("noise", "warned"), [(0.1, False), (5.56, True)])
 def test_a_timing_that_is_not_steady_is_warned_of(capsys, noise, warned):
-    """Of linears, and of whole models."""
+    """Timings of linears and of whole models."""
     for notes in ({"shapes": [{"skipped": "x"}, {"noise": noise}]}, {"noise": {"2:4": 0.01, "dense": noise}}):
         speed._warn_of_noise([fake_records.record(notes=notes)])
         assert ("differ by 556%: stop other programs" in capsys.readouterr().err) == warned
