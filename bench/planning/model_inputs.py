@@ -108,7 +108,7 @@ class ModelInputs:
 
     def complete(self, stage: Stage, pattern: str) -> Stage:
         """Return a stage with its pattern, and with the recipe's fields that the user did not set."""
-        fields = self.recipe.methods.get(stage.name, {}) if self.recipe and "training" in stage.needs else {}
+        fields = self.recipe.fields_of(stage.name) if self.recipe and "training" in stage.needs else {}
         return stage.model_copy(update={"pattern": pattern, "config": fields | stage.config})
 
     def _training(self, recipe: recipes.Recipe) -> TrainingRun:

@@ -8,6 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from bench.catalog.entries import METHODS
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 
@@ -22,11 +23,18 @@ class Recipe:
     tokens: int
     batch: int
     seqlen: int
+    final_lr_ratio: float
+    """Share of the peak learning rate where the cosine ends, for every built-in method: rows of one recipe compare."""
     micro: int | None = None
     device: str = ""
     """Type of device that it is for. Empty: any."""
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Fields of methods by name. The user's fields override them."""
+
+    def fields_of(self, method: str) -> dict[str, Any]:
+        """Return the fields of a method that trains. A plug-in gets those that name it only."""
+        shared = {"final_lr_ratio": self.final_lr_ratio} if method in METHODS else {}
+        return shared | self.methods.get(method, {})
 
 
 @cache

@@ -67,8 +67,18 @@ def test_recipe_below_settings_below_words(tmp_path):
     for each in (artifact["cast"], artifact["cast:lr=0.5"]):
         assert (each.training.tokens, each.training.batch) == (8192, 4)
         assert (each.training.seqlen, each.training.recipe) == (recipe.seqlen, "tiny")
-    assert artifact["cast:lr=0.5"].stages[0].config == recipe.methods.get("cast", {}) | {"lr": 0.5}
-    assert artifact["cast"].stages[0].config == recipe.methods.get("cast", {})
+    assert artifact["cast:lr=0.5"].stages[0].config == recipe.fields_of("cast") | {"lr": 0.5}
+    assert artifact["cast"].stages[0].config == recipe.fields_of("cast")
+
+
+@pytest.mark.parametrize("name", recipes.recipes())
+def test_every_method_of_a_recipe_ends_its_cosine_at_one_floor(name):
+    recipe = recipes.recipes()[name]
+
+    assert {recipe.fields_of(m)["final_lr_ratio"] for m, entry in METHODS.items() if entry.trains} == {
+        recipe.final_lr_ratio
+    }
+    assert "final_lr_ratio" not in recipe.fields_of("a-plug-in")
 
 
 def test_only_who_trains_has_a_course(tmp_path):
