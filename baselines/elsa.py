@@ -1,6 +1,6 @@
 """ELSA: ADMM on the training loss itself, with no error of single layers in its place. Lee et al. 2025, arXiv 2510.01650.
 
-Minimize f(x) so that x = z and z has the pattern. The settings are those of the released code, read for facts alone.
+Minimize f(x) so that x = z and z has the pattern. Facts of the released code, marked [c], were read from it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ class ElsaAdam(torch.optim.AdamW):
     """Adam on f(x) + lambda / 2 ||x - z + u||^2, where z is x + u under the pattern and u is the scaled dual variable.
 
     Every `interval` steps z becomes the projection of x + u, and then u grows by x - z. The pull lambda (x - z + u) is
-    added to gradients that are clipped already.
+    added to gradients that are clipped already. lambda may change at each step. The dual variable itself, lambda u, does
+    not change with it, so u is divided by what lambda is multiplied with (Boyd et al. 2011, sec. 3.4.1). [c] changes
+    lambda at projections only, and scales u one projection later.
 
     Groups with `sparse=True` are x, the weights to prune; weights of a `transposed` group are [in, out]. State of each
-    of them, besides Adam's: `split`, z, and `dual`, u.
+    of them, besides Adam's: `split`, z, and `dual`, u in the scale of the lambda of the last projection.
 
     Args:
         total: number of steps of the whole training; lambda grows from 0 to `lambda_` over them, along a cosine, or is
@@ -47,7 +49,7 @@ class ElsaAdam(torch.optim.AdamW):
         projection: str = "momentum",
         **adam: Any,
     ) -> None:
-        groups = [{"sparse": False, "transposed": False, "done": 0} | group for group in params]
+        groups = [{"sparse": False, "transposed": False, "done": 0, "dual_lambda": 0.0} | group for group in params]
         super().__init__(groups, weight_decay=0.0, fused=True, **adam)
         self.total, self.pattern, self.interval = total, pattern, interval
         self.lambda_, self.schedule, self.projection = lambda_, schedule, projection
@@ -66,29 +68,31 @@ class ElsaAdam(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Take one step with the current gradients."""
-        t = self.param_groups[0]["done"]
+        t, dual_strength = (self.param_groups[0][key] for key in ("done", "dual_lambda"))
+        strength = self.lambda_at(t)
         splits: dict[Tensor, tuple[Tensor, Tensor]] = {}
         if t % self.interval == 0:
-            splits = self._project()
-        strength = self.lambda_at(t)
+            splits = self._project(dual_strength / strength if strength else 0.0)
+            dual_strength = strength
         for p, _ in self._sparse():
             split, dual = splits[p] if p in splits else (self.state[p]["split"], self.state[p]["dual"])
             if p.grad is not None:
-                local(p.grad).add_(local(p) - local(split) + local(dual), alpha=strength)
+                local(p.grad).add_(local(p) - local(split), alpha=strength).add_(local(dual), alpha=dual_strength)
         super().step()
         for p, (split, dual) in splits.items():  # not before: Adam makes its state where there is none
             self.state[p]["split"], self.state[p]["dual"] = split, dual
         for group in self.param_groups:
             group["done"] += 1
+            group["dual_lambda"] = dual_strength
         self.metrics["lambda"] = strength
 
-    def _project(self) -> dict[Tensor, tuple[Tensor, Tensor]]:
-        """Return the new z and u of each weight."""
+    def _project(self, scale: float) -> dict[Tensor, tuple[Tensor, Tensor]]:
+        """Return the new z and u of each weight. scale: factor on the old u, for the change of lambda."""
         found = {}
         gaps = sizes = flips = count = 0.0
         for p, transposed in self._sparse():
             state = self.state[p]
-            dual = state["dual"] if "dual" in state else torch.zeros_like(p)
+            dual = state["dual"] * scale if "dual" in state else torch.zeros_like(p)
             target = p + dual
             keep = self._keep(p, target, transposed)
             split = torch.zeros_like(p)
@@ -127,12 +131,25 @@ class Elsa(Settings):
     lambda: strength of the pull at the end; schedule: how it grows; interval: steps between two projections;
     projection: of which size the kept weights are, "momentum" times the root of Adam's second moment.
 
-    No distillation by default, as in the paper.
+    No distillation by default, as in the paper. The projection and the schedule are the paper's. `elsa:released` has the
+    defaults of the released code, except that its learning rate falls linearly.
     """
 
     name: ClassVar[str] = "elsa"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
-    info: ClassVar[MethodInfo] = MethodInfo(paper="2510.01650", cost=Cost(training=6, state=24))
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="2510.01650",
+        cost=Cost(training=6, state=24),
+        presets={
+            "released": {
+                "warmup": 0.0,
+                "beta2": 0.95,
+                "schedule": "constant",
+                "interval": 2,
+                "projection": "identity",
+            }
+        },
+    )
     lr: LearningRate = 2e-4
     beta2: Beta = 0.999
     eta: Fraction = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -84,8 +84,8 @@ def _dense_weight(module: nn.Module) -> Tensor:
 class SrSte(Settings):
     """Straight-through masks, with decay on pruned weights.
 
-    Masks by |w|, updated every `refresh` steps (1 in the paper). In each step decay * w is added to the gradients of
-    the pruned weights (eq. 9). No distillation by default, as in the paper.
+    Masks by |w|, updated every `refresh` steps (1 in the paper). "auto": 1,000 times or at every step, and never more
+    than 10 steps apart. In each step decay * w is added to the gradients of the pruned weights (eq. 9). No distillation by default, as in the paper.
     """
 
     name: ClassVar[str] = "sr-ste"
@@ -93,7 +93,11 @@ class SrSte(Settings):
     info: ClassVar[MethodInfo] = MethodInfo(paper="2102.04010", cost=TRAINING, groups_only=True)
     eta: Fraction = 0.0
     decay: NonNegative = 2e-4
-    refresh: Count = 1
+    refresh: Count | Literal["auto"] = 1
+
+    def refresh_steps(self, total: int) -> int:
+        """Return the number of steps between two updates of the masks."""
+        return min(10, max(1, total // 1000)) if self.refresh == "auto" else self.refresh
 
     def decay_at(self, step: int, total: int) -> float:
         """Return the strength of the decay at a step, from 0."""
@@ -110,7 +114,7 @@ class SrSte(Settings):
 
         def before(step: int, total: int) -> dict[str, float]:
             metrics: dict[str, float] = optimizer.metrics  # type: ignore[attr-defined]
-            if step % self.refresh == 0:
+            if step % self.refresh_steps(total) == 0:
                 flips = masks.choose()
                 metrics["flips"] = flips if step else 0.0  # the first masks change none
             metrics["decay"] = self.decay_at(step, total)
@@ -137,7 +141,7 @@ class Ast(SrSte):
     eta: Fraction = 2 / 3
     temperature: Positive = 2.0
     decay: NonNegative = 2e-4
-    refresh: Count = 10
+    refresh: Count | Literal["auto"] = "auto"
 
     def decay_at(self, step: int, total: int) -> float:
         return self.decay * min(1.0, 2 * step / total)

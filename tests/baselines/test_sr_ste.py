@@ -61,3 +61,9 @@ def test_flips_are_the_share_of_marks_that_turned(masks):
 def test_ast_grows_into_its_decay():
     assert [Ast(decay=1.0).decay_at(step, 8) for step in (0, 2, 4, 8)] == [0, 0.5, 1, 1]
     assert SrSte(decay=0.3).decay_at(0, 8) == 0.3
+
+
+def test_ast_updates_its_masks_a_thousand_times_and_at_most_ten_steps_apart():
+    assert [Ast().refresh_steps(total) for total in (1, 80, 300, 1000, 7500, 10**6)] == [1, 1, 1, 1, 7, 10]
+    assert Ast(refresh=3).refresh_steps(7500) == 3
+    assert SrSte().refresh_steps(7500) == 1
