@@ -85,7 +85,8 @@ class SrSte(Settings):
     """Straight-through masks, with decay on pruned weights.
 
     Masks by |w|, updated every `refresh` steps (1 in the paper). "auto": 1,000 times or at every step, and never more
-    than 10 steps apart. In each step decay * w is added to the gradients of the pruned weights (eq. 9). No distillation by default, as in the paper.
+    than 10 steps apart. In each step decay * w is added to the gradients of the pruned weights (eq. 9). No distillation
+    by default, as in the paper.
     """
 
     name: ClassVar[str] = "sr-ste"

@@ -8,6 +8,7 @@ What is between these comments is replaced:
 <!-- table: results/FOLDER --> and <!-- /table -->          the table of a results folder
 <!-- leaders: results/A results/B --> and <!-- /leaders -->  the first rows of the folders' leaderboard, in few columns
 <!-- benchmark: NAME --> and <!-- /benchmark -->            a figure of a benchmark (docs/figures), and its numbers
+<!-- found: results/FOLDER --> and <!-- /found -->          how the settings of the folder's trained rows were found
 <!-- ratio: results/FOLDER A B --> and <!-- /ratio -->      perplexity ratios of pairs of methods, named as in the table
 <!-- scaling: results/FOLDER --> and <!-- /scaling -->      the scaling law of a grid of runs
 <!-- search: results/FOLDER --> and <!-- /search -->        the best trial of each method of the folder's search.toml
@@ -28,6 +29,7 @@ from typing import Any
 
 import benchmark_figures
 import reference
+import trained_rows
 
 from bench import search
 from bench.compare import resolve, scaling_law
@@ -50,18 +52,26 @@ FORMER_MODEL = re.compile(r"smollm2-135m(?!-)")
 
 
 def leaderboard(folder: str) -> str:
-    tables = table.text_tables(newest(ReadOnlyStore(ROOT / folder)))
-    return "\n".join(f"**{escape_markdown(t.title)}**\n\n{table.to_markdown(t)}" for t in tables)
+    records = newest(ReadOnlyStore(ROOT / folder))
+    tables = [f"**{escape_markdown(t.title)}**\n\n{table.to_markdown(t)}" for t in table.text_tables(records)]
+    return "\n".join([*tables, trained_rows.floors(trained_rows.read(records))])
+
+
+def found(folder: str) -> str:
+    return trained_rows.settings_table(trained_rows.read(newest(ReadOnlyStore(ROOT / folder))))
 
 
 def leaders(folders: str) -> str:
-    section = boards.make_sections([resolve.read(ROOT / folder) for folder in folders.split()], ROOT / "no papers")[0]
+    results = [resolve.read(ROOT / folder) for folder in folders.split()]
+    section = boards.make_sections(results, ROOT / "no papers")[0]
     whole = section.tables[0].to_text_table()
     shown = [i for name in LEADER_COLUMNS for i, header in enumerate(whole.headers) if header.startswith(name)]
     few = table.TextTable(
         whole.title, [whole.headers[i] for i in shown], [[line[i] for i in shown] for line in whole.lines[:MAX_LEADERS]]
     )
-    return table.to_markdown(few) + "\n"
+    shown_methods = {line[0] for line in few.lines}
+    trained = [row for r in results for row in trained_rows.read(r.records) if row.label in shown_methods]
+    return "\n".join([table.to_markdown(few), trained_rows.floors(trained)]) + "\n"
 
 
 def benchmark(name: str) -> str:
@@ -97,6 +107,7 @@ def figures() -> dict[Path, str]:
 def ratios(where: str) -> str:
     folder, *names = where.split()
     results = resolve.read(ROOT / folder).with_cache()
+    ends = {row.label: f"{row.floor:g}" for row in trained_rows.read(results.records)}
     rows: dict[str, dict[str, Seeds]] = {}
     for record in results.records:
         identity = record.identity
@@ -112,6 +123,8 @@ def ratios(where: str) -> str:
         if r is None:
             sys.exit(f"{a} and {b} in {folder} cannot be compared: bench compare --results {folder} says why")
         over = f"{r.seeds} seeds, {r.n} {r.unit}" if r.seeds > 1 else f"{r.n} {r.unit}"
+        if a in ends and b in ends and ends[a] != ends[b]:
+            over += f"; not one schedule: lr ends at {ends[a]} and {ends[b]} of its peak"
         lines.append(
             f"| {escape_markdown(a)} / {escape_markdown(b)} | {r.value:.4f} | {r.low:.4f} to {r.high:.4f} | {over} |"
         )
@@ -159,6 +172,7 @@ def _words(make: Callable[..., str]) -> Callable[[str], str]:
 
 BLOCKS: dict[str, Callable[[str], str]] = {
     "table": leaderboard,
+    "found": found,
     "leaders": leaders,
     "benchmark": benchmark,
     "ratio": ratios,

@@ -1,0 +1,69 @@
+"""Trained rows in the docs: the source of their settings, and a mark if their schedules differ."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts/trained_rows.py"
+CAST, RETRAIN = ("tiny", "cast", (), ()), ("tiny", "retrain", (), ("sparsegpt",))
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("trained_rows", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look it up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture
+def row(script):
+    def build(group, floor=0.0, tokens=4096, perplexity=30.0, **settings):
+        label = " + ".join((*group[3], ":".join((group[1], *group[2]))))
+        return script.TrainedRow(label, group, settings, floor, tokens, "", perplexity)
+
+    return build
+
+
+def test_rows_of_one_model_that_end_at_different_floors_are_marked(script, row):
+    other = row(("small", "cast", (), ()), floor=0.5)
+
+    assert script.floors([row(CAST), row(RETRAIN), other]) == ""
+    text = script.floors([row(CAST), row(RETRAIN, floor=0.1), other])
+    assert text.startswith("**Not one schedule** (tiny)") and "0 for `cast`; 0.1 for `sparsegpt + retrain`" in text
+
+
+def test_settings_come_from_the_search_that_tried_them(script, row, monkeypatch):
+    ablation, held = ("tiny", "cast", ("no-kd",), ()), ("tiny", "retrain", (), ("magnitude",))
+    trials = {
+        ("a", CAST): [row(CAST, lr=lr, perplexity=1 / lr) for lr in (1e-3, 2e-3, 4e-3)],
+        ("b", CAST): [row(CAST, lr=2e-3)],
+        ("a", RETRAIN): [row(RETRAIN, lr=3e-3, tokens=t) for t in (4096, 8192)],
+    }
+    monkeypatch.setattr(script, "_trials", lambda: trials)
+
+    lines = script.settings_table(
+        [
+            row(CAST, lr=4.0004e-3),
+            row(ablation, lr=2e-3, eta=0.0),
+            row(held, lr=3e-3),
+            row(CAST, lr=5e-3),
+            row(("tiny", "sr-ste", (), ()), final_lr_ratio=0.0),
+            row(("tiny", "elsa", ("released",), ()), interval=2),
+        ]
+    ).splitlines()[2:]
+
+    found = [line.rsplit("|", 2)[1].strip() for line in lines]
+    assert found == [
+        "best of 3 trials, 4,096 tokens each (`results/a`)",
+        "set by hand, no search",
+        "one of 3 trials of cast, 4,096 tokens each (`results/a`)",
+        "the preset, no search",
+        "best of 2 trials of sparsegpt + retrain, 4,096 to 8,192 tokens each (`results/a`)",
+        "defaults of the method, no search",
+    ]
+    assert "`eta=0` `lr=0.002`" in lines[2]
