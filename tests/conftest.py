@@ -18,9 +18,10 @@ for name, level in matching_onednn_limit().items():
 import torch
 from torch import nn
 
-from helpers import browser, runs
+from helpers import browser, faulty, runs
 from helpers.fake_hub import FakeHub
 from helpers.models import CONFIGS, REPRESENTATIVES, build, exact, job_for, mean_float64, sample, with_prior, write
+from helpers.trainings import counting, job_to_train
 from methods.contract import Job
 
 hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)
@@ -103,6 +104,12 @@ def refining() -> Callable[..., Job]:
 
 
 @pytest.fixture
+def task(tmp_path: Path) -> Callable[..., Job]:
+    """task(model, **fields) -> a job that trains on a text with something to learn: see `job_to_train`."""
+    return lambda model, **fields: job_to_train(model, job_for, counting(), **({"workdir": tmp_path / "work"} | fields))
+
+
+@pytest.fixture
 def keep_as() -> Callable[[nn.Module, Path], Path]:
     """keep_as(model, folder) -> the folder."""
     return write
@@ -112,6 +119,36 @@ def keep_as() -> Callable[[nn.Module, Path], Path]:
 def cli(capsys, monkeypatch):
     """cli(*args) -> exit code, stdout, stderr of the command line, in this process."""
     return lambda *args: runs.call(capsys, monkeypatch, *args)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of an own cache, without a way to a hub."""
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `tmp_path` the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a plug-in with faulty methods. A module may have a `site` of its own."""
+    return faulty.install(tmp_path_factory.mktemp("faulty"))
+
+
+@pytest.fixture
+def world(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An own cache, and the plug-ins in `site` as if they were installed."""
+    yield from runs.world(site, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file at which the method `waits` stands still until it is gone."""
+    return faulty.set_gate(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -125,3 +162,16 @@ def chromium() -> Iterator[Any]:
     """See `helpers.browser.chromium`."""
     with browser.chromium() as started:
         yield started
+
+
+@pytest.fixture
+def heard() -> list[str]:
+    """Collect what the pages of a test complain about: messages of the console, faults and dialogs."""
+    return []
+
+
+@pytest.fixture
+def visit(chromium: Any, file: Path, heard: list[str]) -> Iterator[Callable[..., Any]]:
+    """visit(address, **context) -> the page that the fixture `file` of the module wrote. See `helpers.browser.visits`."""
+    with browser.visits(chromium, file, heard) as go:
+        yield go

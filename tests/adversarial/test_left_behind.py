@@ -1,28 +1,15 @@
 """Methods that leave processes and threads behind, or write into the model they are given."""
 
 import os
-from pathlib import Path
 
 import psutil
 import pytest
-from safetensors.torch import load_file
 
 from bench.system.cache import cache_dir
-from helpers import runs
+from helpers import plugins, runs
 from helpers.faulty import PATIENCE_S
 
-SOURCE = '''
-import multiprocessing
-import os
-import subprocess
-import threading
-import time
-from dataclasses import dataclass
-from typing import ClassVar
-
-from methods import Needs, Walk
-
-
+FUNCTIONS = '''
 def note(pid):
     with open(os.environ["LEFT"], "a") as file:
         print(pid, file=file)
@@ -38,117 +25,52 @@ def fork():
         wait()
 
 
-def noted():
-    return open(os.environ["LEFT"]).read().split()
-
-
-class _Method:
-    needs: ClassVar[Needs] = Needs.NOTHING
-    leaves_process: ClassVar[bool] = True
-
-    def apply(self, model, job):
-        walk = Walk(model, job)
-        for visit in walk:
-            visit.prune(job.pattern.keep(visit.weight.abs()))
-        before = noted()
-        self.leave(job)
-        while self.leaves_process and noted() == before:
-            time.sleep(0.02)
-        self.end()
-        return walk.outcome()
-
-    def leave(self, job):
-        pass
-
-    def end(self):
-        pass
-
-
-@dataclass(frozen=True)
-class Forks(_Method):
-    """Its child has all pipes and locks of the worker."""
-
-    def leave(self, job):
+def daemonize():
+    """The grandchild has its own session and no parent."""
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
         fork()
+        os._exit(0)
+    os.waitpid(pid, 0)
 
 
-@dataclass(frozen=True)
-class Spawns(_Method):
-    def leave(self, job):
-        note(subprocess.Popen(["sleep", "600"], start_new_session=True).pid)
+def leave(start):
+    """Call start, and wait until the process that it leaves has noted its id."""
+    file = Path(os.environ["LEFT"])
+    before = file.read_text()
+    start()
+    while file.read_text() == before:
+        time.sleep(0.02)
 
 
-@dataclass(frozen=True)
-class Multiprocesses(_Method):
-    """Python waits for such a child when it ends."""
-
-    def leave(self, job):
-        multiprocessing.get_context("fork").Process(target=wait, daemon=False).start()
+def weights(job):
+    return next(job.source.glob("*.safetensors"))
 
 
-@dataclass(frozen=True)
-class Daemonizes(_Method):
-    """Its grandchild has a session of its own and no parent."""
-
-    def leave(self, job):
-        pid = os.fork()
-        if pid == 0:
-            os.setsid()
-            fork()
-            os._exit(0)
-        os.waitpid(pid, 0)
-
-
-@dataclass(frozen=True)
-class Threads(_Method):
-    """Python waits for such a thread when it ends."""
-
-    leaves_process: ClassVar[bool] = False
-
-    def leave(self, job):
-        threading.Thread(target=time.sleep, args=(600,), daemon=False).start()
-
-
-@dataclass(frozen=True)
-class Dies(Daemonizes):
-    """And the worker is gone before it could clear up."""
-
-    def end(self):
-        os._exit(3)
-
-
-@dataclass(frozen=True)
-class Scribbles(_Method):
-    """Writes into the weights it was given, and sets their time back."""
-
-    leaves_process: ClassVar[bool] = False
-
-    def leave(self, job):
-        file = next(job.source.glob("*.safetensors"))
-        times = file.stat()
-        with file.open("r+b") as stream:
-            stream.seek(-4, 2)
-            stream.write(b"abcd")
-        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
-
-
-@dataclass(frozen=True)
-class Touches(_Method):
-    """Changes the time of a file, and nothing in it."""
-
-    leaves_process: ClassVar[bool] = False
-
-    def leave(self, job):
-        next(job.source.glob("*.safetensors")).touch()
+def scribble(file):
+    """Change the last bytes, and set the time back."""
+    times = file.stat()
+    with file.open("r+b") as stream:
+        stream.seek(-4, 2)
+        stream.write(b"abcd")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 '''
-LEAVING = ("forks", "spawns", "multiprocesses", "daemonizes", "threads", "dies")
-FEW = ("daemonizes", "threads", "dies")
-NAMES = {name: f"leaving:{name.capitalize()}" for name in (*LEAVING, "scribbles", "touches")}
+LEAVING = {
+    "forks": "leave(fork)",  # its child has all pipes and locks of the worker
+    "spawns": 'leave(lambda: note(subprocess.Popen(["sleep", "600"], start_new_session=True).pid))',
+    "multiprocesses": 'leave(multiprocessing.get_context("fork").Process(target=wait, daemon=False).start)',
+    "daemonizes": "leave(daemonize)",
+    "threads": "threading.Thread(target=time.sleep, args=(600,), daemon=False).start()",
+    "dies": "leave(daemonize)\nos._exit(3)",  # the worker is gone before it could clear up
+}
+"""What each method leaves. Python waits for processes of multiprocessing and for threads when it ends."""
+WRITING = {"scribbles": "scribble(weights(job))", "touches": "weights(job).touch()"}
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    return runs.distribution(tmp_path_factory.mktemp("leaving"), "leaving", SOURCE, methods=NAMES)
+    return plugins.install(tmp_path_factory.mktemp("leaving"), "leaving", LEAVING | WRITING, preamble=FUNCTIONS)
 
 
 @pytest.fixture(autouse=True)
@@ -159,22 +81,17 @@ def world(site, tmp_path, monkeypatch):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("methods", [FEW, pytest.param(LEAVING, marks=pytest.mark.full)], ids=["few", "all"])
-def test_what_methods_leave_neither_holds_the_run_nor_outlives_it(tmp_path, methods):
-    flags = ["--methods", ",".join(methods), "--measures", "size", *runs.flags(tmp_path / "r")]
+def test_what_methods_leave_neither_holds_the_run_nor_outlives_it(tmp_path):
+    flags = ["--methods", ",".join(LEAVING), "--measures", "size", *runs.flags(tmp_path / "r")]
     run = runs.start("run", *flags)
     out, err = run.communicate(timeout=3 * PATIENCE_S)
 
     statuses = {k[0]: r.status for k, r in runs.records(tmp_path / "r").items()}
-    assert statuses == dict.fromkeys((*methods, "dense"), "ok") | {"dies": "failed"}, err
+    assert statuses == dict.fromkeys((*LEAVING, "dense"), "ok") | {"dies": "failed"}, err
     assert run.returncode == 1, out
     left = [int(line) for line in (tmp_path / "left").read_text().split()]
-    assert len(left) == len(methods) - 1
+    assert len(left) == len(LEAVING) - 1
     assert not [pid for pid in left if psutil.pid_exists(pid)]
-
-
-def weights(folder: Path):
-    return load_file(folder / "model.safetensors")
 
 
 def test_writing_into_the_model_is_a_failed_row_and_nothing_is_measured_on_it(tmp_path):

@@ -6,92 +6,19 @@ import pytest
 
 from bench.conformance import checks
 from bench.conformance.subject import sample
-from helpers import runs
+from helpers import plugins
 
-SOURCE = """
-import subprocess
-from dataclasses import dataclass
-from typing import ClassVar
-
-from methods import Needs, Walk
-
-DRAWN = []
-
-
-class _Method:
-    needs: ClassVar[Needs] = Needs.NOTHING
-
-    def apply(self, model, job):
-        walk = Walk(model, job)
-        for visit in walk:
-            visit.prune(job.pattern.keep(visit.weight.abs()))
-        return self.spoil(model, job, walk) or walk.outcome()
-
-    def spoil(self, model, job, walk):
-        pass
-
-
-@dataclass(frozen=True)
-class Good(_Method):
-    name: ClassVar[str] = "good"
-
-
-@dataclass(frozen=True)
-class Touches(_Method):
-    name: ClassVar[str] = "touches"
-
-    def spoil(self, model, job, walk):
-        model.model.norm.weight += 1
-
-
-@dataclass(frozen=True)
-class Draws(_Method):
-    name: ClassVar[str] = "draws"
-
-    def spoil(self, model, job, walk):
-        DRAWN.append(1)
-        return walk.outcome(drawn=len(DRAWN))
-
-
-@dataclass(frozen=True)
-class Writes(_Method):
-    name: ClassVar[str] = "writes"
-
-    def spoil(self, model, job, walk):
-        (job.source / "notes.txt").write_text("mine")
-
-
-@dataclass(frozen=True)
-class Starts(_Method):
-    name: ClassVar[str] = "starts"
-
-    def spoil(self, model, job, walk):
-        subprocess.Popen(["sleep", "600"])
-
-
-@dataclass(frozen=True)
-class Casts(_Method):
-    name: ClassVar[str] = "casts"
-
-    def spoil(self, model, job, walk):
-        model.model.norm.double()
-
-
-@dataclass(frozen=True)
-class Notes(_Method):
-    name: ClassVar[str] = "notes"
-
-    def spoil(self, model, job, walk):
-        return walk.outcome(loss=float("nan"))
-
-
-@dataclass(frozen=True)
-class Hooks(_Method):
-    name: ClassVar[str] = "misnamed"
-
-    def spoil(self, model, job, walk):
-        model.register_forward_hook(lambda *_: None)
-"""
+ENDS = {
+    "good": "pass",
+    "hooks": "model.register_forward_hook(lambda *_: None)",
+    "touches": "model.model.norm.weight += 1",
+    "draws": "DRAWN.append(1)\nreturn walk.outcome(drawn=len(DRAWN))",
+    "writes": '(job.source / "notes.txt").write_text("mine")',
+    "starts": 'subprocess.Popen(["sleep", "600"])',
+    "casts": "model.model.norm.double()",
+    "notes": 'return walk.outcome(loss=float("nan"))',
+}
+"""What each method does after it has pruned."""
 BROKEN = {
     "touches": (checks.prunes_its_targets_and_nothing_else, "model.norm.weight changed, and it is neither a target"),
     "draws": (checks.gives_the_same_twice, "two runs with one seed differ in their notes"),
@@ -104,13 +31,11 @@ BROKEN = {
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    names = {name: f"author:{name.capitalize()}" for name in ("good", "hooks", *BROKEN)}
-    return runs.distribution(tmp_path_factory.mktemp("author"), "author", SOURCE, methods=names)
+    fields = {"hooks": 'name: ClassVar[str] = "misnamed"'}
+    return plugins.install(tmp_path_factory.mktemp("author"), "author", ENDS, fields, "DRAWN = []")
 
 
-@pytest.fixture(autouse=True)
-def world(site, tmp_path, monkeypatch):
-    yield from runs.world(site, tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("world")
 
 
 def test_a_method_that_conforms(cli):

@@ -3,9 +3,11 @@
 import os
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 NAMED = os.environ.get("CAST_BENCH_BROWSER")
 
 
@@ -30,3 +32,40 @@ def chromium():
         browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@contextmanager
+def visits(chromium, file, heard):
+    """Yield go(address="", **context), which opens a page. At the end only the file was read, and nothing was heard."""
+    asked, pages = [], []
+
+    def go(address="", **context):
+        page = chromium.new_page(**({"viewport": DESKTOP} | context))
+        page.on("console", lambda message: heard.append(message.text))
+        page.on("pageerror", lambda fault: heard.append(str(fault)))
+        page.on("dialog", lambda dialog: heard.append(f"dialog: {dialog.message}") or dialog.dismiss())
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(file.as_uri() + address)
+        pages.append(page)
+        return page
+
+    yield go
+    for page in pages:
+        page.close()
+    assert not heard
+    assert {url.partition("#")[0] for url in asked if not url.startswith("data:")} == {file.as_uri()}
+
+
+def load_axe(page):
+    """Return a function that lists the serious problems of accessibility. The page must bypass its policy."""
+    try:
+        import axe_playwright_python
+    except ImportError:
+        absent("axe-playwright-python is not installed")
+    page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text())
+
+    def serious():
+        found = page.evaluate("axe.run()")["violations"]
+        return [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
+
+    return serious

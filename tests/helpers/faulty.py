@@ -4,119 +4,51 @@ import time
 
 import psutil
 
-from helpers import runs
+from helpers import plugins, runs
 
-FAULTY = '''
-import os
-import signal
-import sys
-import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
-
-import torch
-
-from methods.pruning.walk import Walk
-from methods.contract import Needs, Outcome
-
-
-class _Method:
-    """Magnitude, and then something that no method should do."""
-
-    needs: ClassVar[Needs] = Needs.NOTHING
-
-    def apply(self, model, job):
-        walk = Walk(model, job)
-        for visit in walk:
-            visit.prune(job.pattern.keep(visit.weight.abs()))
-        self.spoil(model.model, job)
-        return Outcome(model, frozenset(getattr(self, "declared", ())))
+FAULTY = {
+    "raises": 'raise ArithmeticError("the third layer is odd")',
+    "nan": 'model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")',
+    "breaks": "model.model.layers[1].self_attn.q_proj.weight[0, :4] = 1",
+    "touches": "model.model.norm.weight[0] += 1",
+    "declares": 'model.model.norm.weight[0] += 1\nreturn Outcome(model, frozenset(["model.norm.weight"]))',
+    "dies": 'print("last words", file=sys.stderr, flush=True)\nos._exit(3)',
+    "leaves": 'sys.exit("this library was never meant to be called")',
+    "stops": "stop(self.whom)",
+    "waits": "wait(self.at)",
+}
+FIELDS = {"stops": 'whom: str = "itself"', "waits": 'at: str = "prune"'}
+FUNCTIONS = '''
+def stop(whom):
+    """Stop the process itself, or the fork server."""
+    if whom == "itself":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif b"bench.execution.fork_server" in Path(f"/proc/{os.getppid()}/cmdline").read_bytes():
+        os.kill(os.getppid(), signal.SIGSTOP)
 
 
-@dataclass(frozen=True)
-class Raises(_Method):
-    def spoil(self, model, job):
-        raise ArithmeticError("the third layer is odd")
-
-
-@dataclass(frozen=True)
-class Nan(_Method):
-    def spoil(self, model, job):
-        model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
-
-
-@dataclass(frozen=True)
-class Breaks(_Method):
-    def spoil(self, model, job):
-        model.layers[1].self_attn.q_proj.weight[0, :4] = 1
-
-
-@dataclass(frozen=True)
-class Touches(_Method):
-    def spoil(self, model, job):
-        model.norm.weight[0] += 1
-
-
-@dataclass(frozen=True)
-class Declares(Touches):
-    declared = ("model.norm.weight",)
-
-
-@dataclass(frozen=True)
-class Dies(_Method):
-    def spoil(self, model, job):
-        print("last words", file=sys.stderr, flush=True)
-        os._exit(3)
-
-
-@dataclass(frozen=True)
-class Stops(_Method):
-    """Stop its own process, or the fork server."""
-
-    whom: str = "itself"
-
-    def spoil(self, model, job):
-        if self.whom == "itself":
-            os.kill(os.getpid(), signal.SIGSTOP)
-        elif b"bench.execution.fork_server" in Path(f"/proc/{os.getppid()}/cmdline").read_bytes():
-            os.kill(os.getppid(), signal.SIGSTOP)
-
-
-@dataclass(frozen=True)
-class Leaves(_Method):
-    def spoil(self, model, job):
-        sys.exit("this library was never meant to be called")
-
-
-@dataclass(frozen=True)
-class Waits(_Method):
-    """Stands still while the file $GATE is there: while it prunes, or when its first record is to take its place."""
-
-    at: str = "prune"
-
-    def spoil(self, model, job):
-        if self.at == "prune":
-            return _stand()
-        if not _gate().exists():
-            return
+def wait(at):
+    """Stand still while the file $GATE is there: now, or when the first record is to take its place."""
+    if at == "prune":
+        stand()
+    elif gate().exists():
         real = os.replace
 
         def replace(source, target):
             if Path(target).parent.name == "records":
-                _stand()
+                stand()
             real(source, target)
 
         os.replace = replace
 
 
-def _gate():
+def gate():
     return Path(os.environ.get("GATE", "/nowhere"))
 
 
-def _stand():
-    while _gate().exists():
-        _gate().with_suffix(".reached").touch()
+def stand():
+    while gate().exists():
+        gate().with_suffix(".reached").touch()
         time.sleep(0.02)
 '''
 SLOW = '''
@@ -157,16 +89,12 @@ class Slow(Settings):
         names = frozenset(n for n, _ in model.named_parameters()) - {f"{t}.weight" for t in job.targets}
         return Outcome(trainer.finalize(finish), names, trainer.notes())
 '''
-NAMES = {
-    n: f"faulty:{n.capitalize()}"
-    for n in ["raises", "nan", "breaks", "touches", "declares", "dies", "stops", "leaves", "waits"]
-}
 PATIENCE_S = 180
 
 
 def install(folder):
     """The plug-in, as if installed under `folder`."""
-    return runs.distribution(folder, "faulty", FAULTY, methods=NAMES)
+    return plugins.install(folder, "faulty", FAULTY, FIELDS, FUNCTIONS)
 
 
 def install_slow(folder):

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 
+import psutil
 import pytest
 from safetensors import SafetensorError
 
@@ -17,23 +18,10 @@ from bench.execution.progress import LogDisplay
 from bench.execution.worker_process import StartedWorker
 from bench.results.store import Store
 from bench.system import cache, interpreter
-from helpers import faulty, runs
+from helpers import runs
 from helpers.faulty import PATIENCE_S, gone, stopped_at, until
 
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    return faulty.install(tmp_path_factory.mktemp("faulty"))
-
-
-@pytest.fixture(autouse=True)
-def world(site, tmp_path, monkeypatch):
-    yield from runs.world(site, tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def gate(tmp_path, monkeypatch):
-    return faulty.set_gate(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("world")
 
 
 def undisturbed(tmp_path, monkeypatch, **changes):
@@ -56,15 +44,15 @@ def same(results):
     return {k: r.same() for k, r in runs.records(results).items()}
 
 
-def again(capsys, monkeypatch, command):
+def again(cli, monkeypatch, command):
     """The same command once more, in this process: its output, and what it said beside it."""
     runs.workers_here(monkeypatch)
-    code, out, err = runs.call(capsys, monkeypatch, *command)
+    code, out, err = cli(*command)
     assert code == 0, err
     return out, err
 
 
-def test_killed_worker_costs_its_artifact_alone(tmp_path, capsys, monkeypatch, gate):
+def test_killed_worker_costs_its_artifact_alone(tmp_path, cli, monkeypatch, gate):
     spec, command = prepared(tmp_path, methods=("magnitude", "waits"))
     run, worker = stopped_at(gate, command)
     assert worker.ppid() != run.pid, "the first alone is no fork"
@@ -78,27 +66,28 @@ def test_killed_worker_costs_its_artifact_alone(tmp_path, capsys, monkeypatch, g
     assert "signal 9" in got["waits", None, "size"].reason
 
     gate.unlink()
-    out, err = again(capsys, monkeypatch, command)
+    out, err = again(cli, monkeypatch, command)
 
     assert "2 measurements run, 4 read" in out
     assert "6 measurements, 4 already recorded" in err
 
 
 @pytest.mark.full
-def test_killed_runner_takes_its_worker_along_and_breaks_no_record(tmp_path, capsys, monkeypatch, gate):
+def test_killed_runner_takes_its_processes_along_and_breaks_no_record(tmp_path, cli, monkeypatch, gate):
     """It is killed in the middle of a write."""
     spec, command = prepared(tmp_path, methods=("waits:at=write",))
     before = same(spec.results)
-    run, worker = stopped_at(gate, command)
+    run, _ = stopped_at(gate, command)
+    everyone = psutil.Process(run.pid).children(recursive=True)
     run.kill()
     run.communicate(timeout=PATIENCE_S)
 
-    assert gone(worker)
+    assert gone(*everyone)
     assert same(spec.results) == before
     assert not (spec.results / "corrupt").exists()
 
     gate.unlink()
-    out, _ = again(capsys, monkeypatch, command)
+    out, _ = again(cli, monkeypatch, command)
 
     assert "2 measurements run, 2 read" in out
     assert same(spec.results) == undisturbed(tmp_path, monkeypatch, methods=spec.methods)
@@ -153,10 +142,10 @@ def test_declared_change_is_allowed_and_shown(tmp_path):
     assert got.notes["changed"] == ["model.norm.weight"]
 
 
-def test_process_that_ends_is_a_failed_row_and_the_rest_goes_on(tmp_path, capsys, monkeypatch):
+def test_process_that_ends_is_a_failed_row_and_the_rest_goes_on(tmp_path, cli):
     """Started or forked."""
     spec, command = prepared(tmp_path, methods=("dies", "leaves", "magnitude"))
-    code, out, err = runs.call(capsys, monkeypatch, *command)
+    code, out, err = cli(*command)
 
     assert code == 1
     assert err.splitlines()[-1].startswith("bench: 4 measurements failed")
@@ -171,19 +160,19 @@ def test_process_that_ends_is_a_failed_row_and_the_rest_goes_on(tmp_path, capsys
     assert "ended with code 3" in got["dies", None, "size"].reason
     assert "ended with code 1" in got["leaves", None, "size"].reason
     assert "never meant to be called" in got["leaves", None, "size"].traceback
-    _, shown, _ = runs.call(capsys, monkeypatch, "show", got["dies", None, "size"].key, "--results", spec.results)
+    _, shown, _ = cli("show", got["dies", None, "size"].key, "--results", spec.results)
     assert "last words" in shown
 
 
 @pytest.mark.parametrize("at", [0, 1])
-def test_a_worker_that_dies_before_it_reads_is_a_failed_row(tmp_path, capsys, monkeypatch, at):
+def test_a_worker_that_dies_before_it_reads_is_a_failed_row(tmp_path, cli, monkeypatch, at):
     """Whether it ends before its assignment is written, or while it is."""
     spec, command = prepared(tmp_path)
     program = [sys.executable, "-c", "import os; os._exit(7)"]
     monkeypatch.setattr(interpreter, "command", lambda *_: program)
     real = StartedWorker.send
     monkeypatch.setattr(StartedWorker, "send", lambda self, line: (at and self.wait(), real(self, line * 50))[1])
-    code, out, err = runs.call(capsys, monkeypatch, *command)
+    code, out, err = cli(*command)
 
     assert code == 1
     assert "2 measurements tried (0 measured, 2 failed), 2 read from" in out
@@ -191,7 +180,7 @@ def test_a_worker_that_dies_before_it_reads_is_a_failed_row(tmp_path, capsys, mo
     assert "ended with code 7" in runs.records(spec.results)["magnitude", None, "size"].reason
 
 
-def test_failed_measurements_are_tried_again_and_good_ones_are_not(tmp_path, capsys, monkeypatch):
+def test_failed_measurements_are_tried_again_and_good_ones_are_not(tmp_path, cli):
     spec = runs.small(tmp_path / "r", methods=("raises", "magnitude"), measures=("size",))
     runs.run_here(spec)
 
@@ -199,7 +188,7 @@ def test_failed_measurements_are_tried_again_and_good_ones_are_not(tmp_path, cap
     got = runs.records(spec.results)
     assert sorted(tried) == sorted(r.key for k, r in got.items() if k[0] == "raises")
     key = got["raises", None, "size"].key
-    code, shown, _ = runs.call(capsys, monkeypatch, "show", key[:12], "--results", spec.results)
+    code, shown, _ = cli("show", key[:12], "--results", spec.results)
     assert code == 0
     assert 'raise ArithmeticError("the third layer is odd")' in shown
 
@@ -303,22 +292,22 @@ def test_collecting_the_cache_before_a_worker_is_up_disturbs_no_runner(tmp_path,
     assert api.execute(spec, Early(io.StringIO())).failed == 2
 
 
-def test_full_disk_stops_the_run(tmp_path, monkeypatch, capsys):
+def test_full_disk_stops_the_run(tmp_path, monkeypatch, cli):
     spec, command = prepared(tmp_path)
     monkeypatch.setattr(WorkerProcesses, "start", FullDiskWorker)
 
     with pytest.raises(runner.RunStopped, match="the disk is full"):
         api.execute(spec, LogDisplay(io.StringIO()))
-    code, _, err = runs.call(capsys, monkeypatch, *command)
+    code, _, err = cli(*command)
 
     assert code == 1
     assert err.splitlines()[-1] == "bench: stopped: the disk is full (r): free some space"
 
 
-def test_full_disk_under_the_runner_itself(tmp_path, monkeypatch, capsys):
+def test_full_disk_under_the_runner_itself(tmp_path, monkeypatch, cli):
     _, command = prepared(tmp_path)
     monkeypatch.setattr(os, "replace", full)
-    code, _, err = runs.call(capsys, monkeypatch, *command)
+    code, _, err = cli(*command)
 
     assert code == 1
     assert err.splitlines()[-1].startswith("bench: stopped: the disk is full (")

@@ -6,23 +6,10 @@ import signal
 import psutil
 import pytest
 
-from helpers import faulty, runs
+from helpers import runs
 from helpers.faulty import PATIENCE_S, gone, stopped_at
 
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    return faulty.install(tmp_path_factory.mktemp("faulty"))
-
-
-@pytest.fixture(autouse=True)
-def world(site, tmp_path, monkeypatch):
-    yield from runs.world(site, tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def gate(tmp_path, monkeypatch):
-    return faulty.set_gate(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("world")
 
 
 def command(tmp_path, *methods):
@@ -81,22 +68,6 @@ def test_killed_server_and_worker_are_a_failed_row(tmp_path, gate):
 
     assert statuses(tmp_path) == {"dense": "ok", "waits": "failed", "magnitude": "ok"}
     assert "its fork server ended" in runs.records(tmp_path / "r")["waits", None, "size"].reason
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_ended_runner_takes_server_and_worker_along(tmp_path, gate, how):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children ignore it
-    try:
-        run, worker = stopped_at(gate, command(tmp_path, "waits"))
-    finally:
-        signal.signal(signal.SIGINT, before)
-    server = server_of(run)
-    run.send_signal(how)
-    run.communicate(timeout=PATIENCE_S)
-
-    assert gone(server, worker)
-    assert statuses(tmp_path) == {"dense": "ok"}
 
 
 @pytest.mark.slow

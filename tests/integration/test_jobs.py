@@ -16,19 +16,12 @@ from bench.execution.progress import LogDisplay
 from bench.execution.worker import Assignment
 from bench.results.run_status import read_statuses
 from bench.results.store import Store
-from helpers import faulty, runs
+from helpers import runs
 
 METHODS = ("magnitude", "wanda")
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    return faulty.install(tmp_path_factory.mktemp("site"))
-
-
-@pytest.fixture(autouse=True)
-def world(site, tmp_path, monkeypatch):
-    yield from runs.world(site, tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("world")
 
 
 def test_two_at_a_time_give_the_records_of_one(tmp_path, monkeypatch):

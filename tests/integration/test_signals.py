@@ -27,11 +27,6 @@ def world(site, tmp_path, monkeypatch):
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.fixture
-def gate(tmp_path, monkeypatch):
-    return faulty.set_gate(tmp_path, monkeypatch)
-
-
 def leftovers():
     """Temporary folders and marks in the cache."""
     return [p for part in ("tmp", "held") for p in (cache_dir() / part).glob("*")]
@@ -118,19 +113,6 @@ def test_a_task_of_a_slurm_array_is_saved_and_requeued_and_goes_on(tmp_path, gat
     assert not checkpoints()
     assert {r.status for r in runs.records(spec.results).values()} == {"ok"}
     assert len(requests.read_text().splitlines()) == 1
-
-
-@pytest.mark.full
-def test_a_second_signal_ends_a_worker_that_does_not_answer(tmp_path, gate):
-    _, command = prepared(tmp_path, "waits")
-    run, worker = faulty.stopped_at(gate, command)
-    worker.suspend()
-    run.send_signal(signal.SIGTERM)
-    run.send_signal(signal.SIGINT)
-    run.communicate(timeout=PATIENCE_S)
-
-    assert run.returncode in (130, 143)
-    assert gone(worker)
 
 
 @pytest.mark.slow

@@ -12,19 +12,10 @@ from bench.execution import journal as journals
 from bench.execution.journal import Journal
 from bench.execution.listener import RunningArtifact, TimeLeft
 from bench.results.run_status import KEPT, AtWork, RunStatus, lock_of, read_statuses, sweep_statuses, write_status
-from helpers import faulty, runs, terminal
+from helpers import runs, terminal
 from methods.errors import UserError
 
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    return faulty.install(tmp_path_factory.mktemp("site"))
-
-
-@pytest.fixture(autouse=True)
-def world(site, tmp_path, monkeypatch):
-    yield from runs.world(site, tmp_path, monkeypatch)
-    runs.forget()
+pytestmark = pytest.mark.usefixtures("world")
 
 
 @pytest.fixture

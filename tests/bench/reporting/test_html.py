@@ -3,15 +3,11 @@
 Skipped without a browser: see the fixture `chromium`.
 """
 
-from pathlib import Path
-
 import pytest
 
 from bench.reporting import leaderboard
 from helpers import reports
-from helpers.browser import absent
-
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+from helpers.browser import DESKTOP, PHONE, load_axe
 
 
 @pytest.fixture(scope="module")
@@ -22,34 +18,6 @@ def file(tmp_path_factory):
     made = leaderboard.build(folders, reports.published(root / "published"))
     (root / "leaderboard.html").write_bytes(made["leaderboard.html"])
     return root / "leaderboard.html"
-
-
-@pytest.fixture
-def heard():
-    """Collect messages of the console, and dialogs."""
-    return []
-
-
-@pytest.fixture
-def visit(chromium, file, heard):
-    """visit(**context) -> the page, open. When the test ends: nothing was asked of the network, nothing complained."""
-    asked, pages = [], []
-
-    def go(**context):
-        page = chromium.new_page(**({"viewport": DESKTOP} | context))
-        page.on("console", lambda message: heard.append(message.text))
-        page.on("pageerror", lambda fault: heard.append(str(fault)))
-        page.on("dialog", lambda dialog: heard.append(f"dialog: {dialog.message}") or dialog.dismiss())
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(file.as_uri())
-        pages.append(page)
-        return page
-
-    yield go
-    for page in pages:
-        page.close()
-    assert not heard
-    assert {url for url in asked if not url.startswith("data:")} == {file.as_uri()}
 
 
 def shown(page, table=0):
@@ -289,17 +257,8 @@ def test_the_tables_stand_without_the_script(visit):
 
 
 def test_axe_finds_nothing_serious(visit):
-    try:
-        import axe_playwright_python
-    except ImportError:
-        absent("axe-playwright-python is not installed")
-    source = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
     page = visit(color_scheme="dark", viewport=PHONE, bypass_csp=True)
-    page.evaluate(source)
-
-    def serious():
-        found = page.evaluate("axe.run()")["violations"]
-        return [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
+    serious = load_axe(page)
 
     assert serious() == []
     pick(page, "dense", "sparsegpt 2:4")

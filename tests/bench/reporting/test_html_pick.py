@@ -3,17 +3,14 @@
 Skipped without a browser: see the fixture `chromium`.
 """
 
-from pathlib import Path
-
 import pytest
 
 from bench.compare.resolve import read
 from bench.reporting import board, leaderboard
 from bench.reporting import pick as picking
 from helpers import reports
-from helpers.browser import absent
+from helpers.browser import PHONE, load_axe
 
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 QUESTIONS = (
     {},
     {"max_bits": "10", "max_loss": "15%", "max_worst_drop": "5pp"},
@@ -28,14 +25,17 @@ QUESTIONS = (
 
 
 @pytest.fixture(scope="module")
-def compressed(tmp_path_factory):
-    """Write the page of rows to pick from. Returns it and their table."""
-    root = tmp_path_factory.mktemp("compressed")
-    reports.compressed(root / "run")
-    files = leaderboard.build([root / "run"], root / "none")
-    (root / "leaderboard.html").write_bytes(files["leaderboard.html"])
-    (section,) = board.make_sections([read(root / "run")])
-    return root / "leaderboard.html", section.tables[0]
+def results(tmp_path_factory):
+    """Rows to pick from."""
+    return reports.compressed(tmp_path_factory.mktemp("compressed") / "run")
+
+
+@pytest.fixture(scope="module")
+def file(results):
+    """Write their page."""
+    page = results.with_name("leaderboard.html")
+    page.write_bytes(leaderboard.build([results], results.with_name("none"))["leaderboard.html"])
+    return page
 
 
 PICKED = """() => { const answer = pick(); return {
@@ -61,13 +61,12 @@ def expected(table, question):
     }
 
 
-def test_the_page_picks_what_the_command_picks(chromium, compressed):
-    file, table = compressed
-    page = chromium.new_page(viewport=PHONE)
-    page.goto(file.as_uri())
+def test_the_page_picks_what_the_command_picks(visit, results):
+    (section,) = board.make_sections([read(results)])
+    page = visit(viewport=PHONE)
     for question in QUESTIONS:
         page.evaluate("hash => { location.hash = hash; readAddress(); }", address(question))
-        wanted = expected(table, question)
+        wanted = expected(section.tables[0], question)
         got = page.evaluate(PICKED)
         # Rows of one quality may stand in another order among those that are not measured.
         assert got | {"unmeasured": sorted(got["unmeasured"])} == wanted | {
@@ -78,29 +77,10 @@ def test_the_page_picks_what_the_command_picks(chromium, compressed):
         asked = page.locator("#picked code").inner_text()
         assert all(f"--{k.replace('_', '-')} {v}" in asked for k, v in question.items()), "the command for a terminal"
         assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
-    page.close()
 
 
-@pytest.fixture
-def picker(chromium, compressed):
-    """picker(address, **context) -> the page, and what it asked of the network."""
-    asked, pages = [], []
-
-    def go(hash_="", **context):
-        page = chromium.new_page(**({"viewport": DESKTOP} | context))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(compressed[0].as_uri() + hash_)
-        pages.append(page)
-        return page
-
-    yield go
-    for page in pages:
-        page.close()
-    assert {url.split("#")[0] for url in asked if not url.startswith("data:")} == {compressed[0].as_uri()}
-
-
-def test_sliders_by_keyboard_and_the_address_holds_them(picker):
-    page = picker()
+def test_sliders_by_keyboard_and_the_address_holds_them(visit):
+    page = visit()
     slider = page.get_by_role("slider", name="Most bits per weight")
     assert slider.get_attribute("aria-valuetext") == "off"
     slider.focus()
@@ -113,7 +93,7 @@ def test_sliders_by_keyboard_and_the_address_holds_them(picker):
     assert "None of 4 compressed rows meets" in page.locator("#picked .verdict").inner_text()
     link = page.evaluate("location.hash")
     assert "max-bits=5" in link and "max-loss=0%25" in link and "pattern=2%3A4" in link
-    other = picker(link)
+    other = visit(link)
     assert other.locator("#picked").inner_text() == page.locator("#picked").inner_text()
     assert other.locator("#out-max_bits").inner_text() == "5" and other.locator("#out-max_loss").inner_text() == "0%"
     other.click("#no-limits")
@@ -121,30 +101,23 @@ def test_sliders_by_keyboard_and_the_address_holds_them(picker):
     assert other.evaluate("location.hash").startswith("#model=tiny") and "max" not in other.evaluate("location.hash")
 
 
-def test_an_address_names_a_stop_and_a_wrong_one_is_said(picker):
-    page = picker("#model=tiny&max-bits=4.7")  # between two stops
+def test_an_address_names_a_stop_and_a_wrong_one_is_said(visit):
+    page = visit("#model=tiny&max-bits=4.7")  # between two stops
     assert "invalid max-bits: left out" in page.locator("#picked").inner_text()
-    page = picker("#model=tiny&max-bits=five&max-loss=<img src=x>")
+    page = visit("#model=tiny&max-bits=five&max-loss=<img src=x>")
     assert "invalid max-bits, max-loss: left out" in page.locator("#picked").inner_text()
-    page = picker("#model=nobody")
+    page = visit("#model=nobody")
     assert "invalid model" in page.locator("#picked").inner_text()
 
 
-def test_what_it_costs_and_how_sure_it_is(picker):
-    page = picker("#model=tiny&pattern=2:4&max-loss=15%25")
+def test_what_it_costs_and_how_sure_it_is(visit):
+    page = visit("#model=tiny&pattern=2:4&max-loss=15%25")
     text = page.locator("#picked").inner_text()
     assert "small 2:4 int4 tied" in text and "20k" in text and "1.5 s" in text
     page.click("#picked summary")
     assert "do not say how it was made" in page.locator("#picked details").inner_text()
 
 
-def test_axe_finds_nothing_serious_in_an_answer(picker):
-    try:
-        import axe_playwright_python
-    except ImportError:
-        absent("axe-playwright-python is not installed")
-    source = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
-    page = picker("#model=tiny&max-loss=15%25", color_scheme="dark", viewport=PHONE, bypass_csp=True)
-    page.evaluate(source)
-    found = page.evaluate("axe.run()")["violations"]
-    assert [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")] == []
+def test_axe_finds_nothing_serious_in_an_answer(visit):
+    page = visit("#model=tiny&max-loss=15%25", color_scheme="dark", viewport=PHONE, bypass_csp=True)
+    assert load_axe(page)() == []

@@ -4,8 +4,8 @@ import pytest
 
 from bench.reporting import leaderboard
 from helpers import fake_records, reports
+from helpers.browser import PHONE
 
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 LONG = "magnitude + retrain:from=magnitude"
 
 
@@ -22,21 +22,6 @@ def file(tmp_path_factory):
     made = leaderboard.build([root / "run"], reports.published(root / "published"))
     (root / "leaderboard.html").write_bytes(made["leaderboard.html"])
     return root / "leaderboard.html"
-
-
-@pytest.fixture
-def visit(chromium, file):
-    pages = []
-
-    def go(address="", **context):
-        page = chromium.new_page(**({"viewport": DESKTOP} | context))
-        page.goto(file.as_uri() + address)
-        pages.append(page)
-        return page
-
-    yield go
-    for page in pages:
-        page.close()
 
 
 def test_the_head_of_a_long_table_stays_and_on_paper_nothing_scrolls(visit):
