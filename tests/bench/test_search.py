@@ -163,15 +163,6 @@ def test_the_command_prints_the_best_and_draws_the_curve(here, cli, tmp_path):
     assert (tmp_path / "s.svg").read_text().startswith("<svg")
 
 
-def test_the_command_refuses_a_spec_without_a_search(cli, tmp_path):
-    file = tmp_path / "run.toml"
-    file.write_text("models = ['tiny']\n")
-
-    code, _, err = cli("search", file)
-
-    assert code == 2 and "no table [search]" in err
-
-
 @pytest.mark.full
 def test_the_newest_record_of_a_trial_counts(here):
     """Its code may have changed since."""

@@ -62,14 +62,6 @@ def test_what_nodes_cannot_do_is_refused(cli, tmp_path, training, more, message,
     assert code == 2 and message in err, err
 
 
-def test_other_commands_have_no_nodes(cli, tmp_path, monkeypatch):
-    runs.own_cache(tmp_path, monkeypatch)
-    code, _, err = cli(
-        "prune", "--method", "cast", "--out", tmp_path / "out", "--set=training.nodes=2", "--set=training.processes=2"
-    )
-    assert code == 2 and "training.nodes=2 is for bench run" in err, err
-
-
 def start(arguments, log):
     """`bench run` on two nodes of one machine."""
     command = [

@@ -60,20 +60,6 @@ def test_the_script_asks_for_what_the_plan_needs(cli, tmp_path):
     assert "'--set=results=\"a folder\"'" in text and "--set=jobs=2" in text
 
 
-def test_slurm_and_shards_belong_together(cli, tmp_path):
-    for flags in (["--shards", "2"], ["--slurm", "x.sh"]):
-        code, _, err = cli("plan", *flags)
-        assert (code, len(err.splitlines())) == (2, 1) and "belong together" in err
-    assert not (tmp_path / "x.sh").exists()
-
-
-def test_a_plan_for_slurm_is_no_part_of_another_division(cli, tmp_path):
-    code, _, err = cli("plan", "--slurm", "x.sh", "--shards", "3", "--shard", "1/2", *runs.flags("r"))
-
-    assert (code, err) == (2, "bench: --slurm divides the plan itself: leave --shard 1/2 out\n")
-    assert not (tmp_path / "x.sh").exists()
-
-
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_time_that_is_not_known_is_said(cli, tmp_path, device):
     code, _, err = cli("plan", "--slurm", "x.sh", "--shards", "1", *runs.flags("r", device=device))

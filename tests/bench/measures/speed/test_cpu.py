@@ -12,7 +12,7 @@ from bench.measures.speed import comparison, cpu
 from bench.results.store import ReadOnlyStore
 from helpers import fake_records
 from helpers.models import random_folder
-from helpers.runs import TINY, call, prune, run_here, small, tiny
+from helpers.runs import prune, run_here, small, tiny
 from methods.errors import Skipped, UserError
 from methods.pattern import Pattern
 
@@ -158,10 +158,10 @@ def test_other_hardware_is_another_record():
     assert other.key_inputs()["hardware"] == "another"
 
 
-def test_bench_speed_leaves_records_and_a_figure(device, tmp_path, capsys, monkeypatch):
+def test_bench_speed_leaves_records_and_a_figure(device, tmp_path, cli):
     args = ("speed", "--model", tiny(tmp_path / "tiny"), "--device", "cpu", "--kinds", "bf16,fp16", "--threads", 1)
     args += ("--results", tmp_path / "r", "--figure", tmp_path / "f.svg", "--json")
-    code, out, _ = call(capsys, monkeypatch, *args)
+    code, out, _ = cli(*args)
     rows = json.loads(out)
 
     assert code == 0 and {r["kind"] for r in rows} == {"bf16", "fp16"}
@@ -177,7 +177,7 @@ def test_bench_speed_leaves_records_and_a_figure(device, tmp_path, capsys, monke
     record = next(r for r in ReadOnlyStore(tmp_path / "r") if r.status == "ok")
     assert record.identity.method == "magnitude" and record.key_inputs["hardware"]
     before = record.provenance
-    call(capsys, monkeypatch, *args)
+    cli(*args)
     assert next(r for r in ReadOnlyStore(tmp_path / "r") if r.status == "ok").provenance == before  # not again
 
 
@@ -197,14 +197,3 @@ def test_a_finish_time_is_printed_every_ten_seconds(capsys, monkeypatch):
     for done in (1, 2, 3, 4):
         finish.advance(done, 4)
     assert capsys.readouterr().err == "2 of 4 timed, all done at in 12 s\n"
-
-
-def test_bench_speed_on_bad_input_is_one_sentence(tmp_path, capsys, monkeypatch):
-    for args, output in (
-        (("--kinds", "bf17"), "unknown kind 'bf17': did you mean bf16?"),
-        (("--tokens", "1,x"), "invalid tokens '1,x'"),
-        (("--model", "nowhere-7b"), "unknown model"),
-    ):
-        base = ("speed", "--device", "cpu", "--model", str(TINY), "--results", tmp_path)
-        code, _, err = call(capsys, monkeypatch, *base, *args)
-        assert code == 2 and output in err and len(err.splitlines()) == 1, err
