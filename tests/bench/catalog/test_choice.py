@@ -1,7 +1,5 @@
 """Hyperparameters as typed: each is checked when it is read, before anything is loaded."""
 
-import subprocess
-import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +11,6 @@ from bench.catalog.choice import build, parse_method, parse_quantizer
 from bench.catalog.declarations import CatalogEntry
 from bench.catalog.entries import METHODS, QUANTIZERS
 from bench.planning.recipes import recipes
-from helpers import runs
 from methods import Needs, UserError
 
 
@@ -160,25 +157,3 @@ class Complex:
 def test_a_plug_in_with_a_type_of_its_own_is_refused_in_words_too():
     with pytest.raises(UserError, match=r"^invalid complex:values=3: "):
         build(CatalogEntry(target=f"{__name__}:Complex"), "complex", {"values": 3})
-
-
-def test_from_the_command_line_nothing_is_loaded(tmp_path):
-    """Exit code 2 and one sentence; no model, no tokenizer and no library of other stages is imported."""
-    code = """
-import sys
-from bench.cli.main import main
-import methods.folder
-methods.folder.Folder.__init__ = None
-sys.argv = ["bench", "run", *sys.argv[1:]]
-try:
-    main()
-except SystemExit as end:
-    loaded = {"transformers", "datasets", "lm_eval", "torch.distributed.checkpoint"} & set(sys.modules)
-    sys.exit(f"loaded {loaded}" if loaded else end.code)
-"""
-    command = [sys.executable, "-c", code, *map(str, runs.flags(tmp_path / "r")), "--methods", "cast:beta1=1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-
-    assert done.returncode == 2, done.stderr
-    assert done.stderr == "bench: invalid cast:beta1=1: must be at least 0 and below 1\n"
-    assert not (tmp_path / "r").exists()

@@ -1,8 +1,5 @@
 """Declarations of a class, read from its source."""
 
-import subprocess
-import sys
-
 import pytest
 
 from bench.catalog import registry
@@ -27,16 +24,6 @@ def test_the_source_says_what_the_class_says():
         default = getattr(kind, entry.columns) if entry.columns else 0
         assert entry == declared and entry.block == default, name
         assert bool(entry.environment) == (Needs.ISOLATED in kind.needs)
-
-
-def test_reading_every_class_imports_none():
-    code = """
-import sys
-from bench.catalog.registry import SECTIONS
-known = [entry.about for section in SECTIONS.values() for entry in section.built_in.values()]
-sys.exit(", ".join({"torch", "pydantic"} & set(sys.modules)) or len(known) < 30)
-"""
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("name", METHODS)

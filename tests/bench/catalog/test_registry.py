@@ -56,7 +56,7 @@ class Counts:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
+def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     runs.distribution(
         folder, "their_method", THEIRS, methods={"theirs": "their_method:Theirs", "wanda": "their_method:Theirs"}
@@ -65,21 +65,15 @@ def installed(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def world(installed, tmp_path, monkeypatch):
-    yield from runs.world(installed, tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("world")
 
 
-def test_third_party_method_imports_methods_alone():
-    assert "bench" not in THEIRS
-
-
-def test_run_with_their_method_and_their_measure(tmp_path, capsys, monkeypatch):
+def test_run_with_their_method_and_their_measure(tmp_path, cli):
     """From the command line to the table, through a worker's process; dense is done."""
     spec = runs.small(tmp_path / "r", methods=("theirs:power=2",), measures=("counts",))
     runs.run_here(spec, only=["dense"])
     named = ["--methods", "theirs:power=2", "--measures", "counts"]
-    code, out, err = runs.call(capsys, monkeypatch, "run", *named, *runs.flags(tmp_path / "r"))
+    code, out, err = cli("run", *named, *runs.flags(tmp_path / "r"))
 
     assert code == 0, err
     assert "theirs:power=2" in out and "tensors by name" in out
@@ -89,12 +83,12 @@ def test_run_with_their_method_and_their_measure(tmp_path, capsys, monkeypatch):
     assert got["theirs:power=2", None, "pattern"].status == "ok"
 
 
-def test_their_code_is_part_of_the_key(installed, tmp_path, monkeypatch):
+def test_their_code_is_part_of_the_key(site, tmp_path, monkeypatch):
     from bench import api
 
     spec = runs.small(tmp_path / "r", methods=("theirs",))
     before = {c.key for c in api.plan(spec).measurements if c.artifact.method == "theirs"}
-    file = installed / "their_method.py"
+    file = site / "their_method.py"
     text = file.read_text()
     file.write_text(text + "\nCHANGED = True\n")
     runs.forget()
@@ -134,12 +128,3 @@ def test_a_class_that_is_no_frozen_dataclass_is_refused(tmp_path, monkeypatch, n
         with pytest.raises(UserError, match=f"^{name} cannot be used: {names[name]} must be a frozen dataclass"):
             build(registry.lookup("methods", name), name, config)
     assert {r["name"] for r in listing.rows("methods", True, None)} >= {name, "wanda"}
-
-
-def test_a_class_that_is_not_there_is_broken(tmp_path, monkeypatch):
-    runs.distribution(tmp_path / "other", "empty", "", methods={"nowhere": "empty:Nothing"})
-    runs.put_on_path(tmp_path / "other", monkeypatch)
-
-    with pytest.raises(UserError, match="nowhere"):
-        registry.lookup("methods", "nowhere")
-    assert registry.lookup("methods", "theirs").about

@@ -18,9 +18,7 @@ from methods.errors import UserError
 RESULTS = Path(__file__).parents[3] / "results"
 
 
-@pytest.fixture(autouse=True)
-def world(tmp_path, monkeypatch):
-    runs.own_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def cost(artifact, parameters=1e6, calibration=1000, training=0, slow=1.0, name="wanda"):

@@ -2,8 +2,6 @@
 
 import importlib.metadata
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -16,10 +14,7 @@ from bench.system.interpreter import OWN_PACKAGES
 from helpers import runs
 from methods.families import FAMILIES
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    return runs.own_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def keys(results="r", **changes):
@@ -252,31 +247,6 @@ def test_dense_and_the_pattern_are_always_there():
         for m, p in (("dense", "dense"), ("magnitude", "2:4"), ("magnitude", "1:4"))
         for measure in ("size", "pattern")
     ]
-
-
-def without_torch(*args):
-    code = f"""
-import sys
-from bench.cli import main
-sys.argv = ["bench", *{list(map(str, args))!r}]
-try:
-    main.main()
-except SystemExit as end:
-    assert not end.code, end.code
-heavy = {{"torch", "transformers", "datasets", "lm_eval"}} & set(sys.modules)
-assert not heavy, heavy
-"""
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-
-
-def test_a_list_and_a_plan_import_no_torch(tmp_path):
-    """The default tasks and those of the sets need no lm-eval either."""
-    done = without_torch("ls", "methods")
-    assert done.returncode == 0, done.stderr
-    asked = ("--tasks", "maskllm7,wiki_lastword", "--quant", "none,int8,int4-gptq")
-    done = without_torch("plan", *asked, *runs.flags(tmp_path / "r", None))
-
-    assert done.returncode == 0, done.stderr
 
 
 def test_nobody_else_provides_our_packages():

@@ -6,13 +6,10 @@ from bench.catalog.choice import build
 from bench.catalog.entries import METHODS
 from bench.planning import recipes
 from bench.planning.plan import make_plan
-from helpers.runs import own_cache, small
+from helpers.runs import small
 from methods.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    own_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def plan(tmp_path, **changes):

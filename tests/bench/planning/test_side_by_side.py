@@ -18,10 +18,7 @@ from bench.system import devices
 from helpers import runs
 from methods.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def world(tmp_path, monkeypatch):
-    runs.own_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

@@ -1,0 +1,67 @@
+"""What starts at once: an import or a command loads no slow library that it does not need."""
+
+import subprocess
+import sys
+from textwrap import indent
+
+import pytest
+
+from helpers import runs
+
+PROGRAM = "import sys\ntry:\n{}\nfinally:\n    print(*sys.modules)"
+HEAVY = {"torch", "transformers", "datasets", "lm_eval"}
+
+
+def run(code, *arguments):
+    """Run code in a process. Return its exit code, what it said beside its output, and the modules that it loaded."""
+    command = [sys.executable, "-c", PROGRAM.format(indent(code, "    ")), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr, set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import bench", {"torch", "pydantic", "pandas", "numpy"}),
+        ("from methods import Job, Needs, Pattern, UserError", {"torch"}),
+        (
+            "from bench.catalog.registry import SECTIONS\n"
+            "assert sum(bool(e.about) for s in SECTIONS.values() for e in s.built_in.values()) >= 30",
+            {"torch", "pydantic"},
+        ),
+        (
+            "from bench.system import devices, provenance\n"
+            "devices.fingerprint('cpu')\n"
+            "assert provenance.machine()['cpu'] and 'isa' not in provenance.machine()",
+            {"torch"},
+        ),
+    ],
+    ids=["bench", "methods", "the catalog", "the machine"],
+)
+def test_imports(code, absent):
+    ended, said, modules = run(code)
+
+    assert (ended, absent & modules) == (0, set()), said
+
+
+@pytest.mark.parametrize(
+    ("line", "ended", "said", "absent"),
+    [
+        ("ls methods", 0, "", HEAVY),
+        ("plan --tasks maskllm7,wiki_lastword --quant none,int8,int4-gptq", 0, "", HEAVY),  # its sets need no lm-eval
+        ("speed", 0, "", {"torch"}),
+        (
+            "run --methods cast:beta1=1",
+            2,
+            "bench: invalid cast:beta1=1: must be at least 0 and below 1\n",
+            HEAVY - {"torch"} | {"torch.distributed.checkpoint"},
+        ),
+    ],
+)
+def test_commands(tmp_path, line, ended, said, absent):
+    flags = runs.flags(tmp_path / "r", None) if line.startswith(("plan", "run")) else []
+    code, err, modules = run("from bench.cli import main\nmain.main()", *line.split(), *flags)
+
+    assert code == ended and said in err, err
+    assert absent & modules == set()
+    assert not (tmp_path / "r").exists()
