@@ -123,10 +123,6 @@ def entries(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def test_there_are_enough_lines_and_no_line_is_there_twice():
-    assert len(LINES) == len(set(LINES)) >= 150
-
-
 def cases():
     """Every sixth line. The others run in tox -e full."""
     for i, arguments in enumerate([*map(shlex.split, LINES), *ODD]):

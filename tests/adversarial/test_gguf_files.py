@@ -5,15 +5,11 @@ import os
 import pytest
 
 from bench.inputs import download, gguf_header, models
-from helpers import gguf_files, runs
+from helpers import gguf_files
 from helpers.limits import limits
 from methods.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return runs.own_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("cache", "in_tmp_path")
 
 
 @pytest.mark.parametrize("name", gguf_files.DAMAGES)
@@ -26,17 +22,6 @@ def test_a_damaged_file_is_a_sentence_before_it_is_converted(tmp_path, name):
         models.resolve(str(file))
 
     assert len(str(fault.value).splitlines()) == 1 and len(str(fault.value)) < 700
-
-
-@pytest.mark.parametrize("command", [("plan", "--model"), ("run", "--model"), ("pull",)], ids=" ".join)
-def test_a_command_refuses_it_as_bad_input(cli, tmp_path, command):
-    file = tmp_path / "x.gguf"
-    gguf_files.DAMAGES["many blocks"](file)
-
-    with limits():
-        code, _, err = cli(*command, file)
-
-    assert code == 2 and err.startswith("bench: cannot read ") and len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", gguf_files.LATE_DAMAGES)

@@ -6,17 +6,12 @@ import shutil
 import pytest
 
 from bench import api
-from bench.execution.processes import WorkerProcesses
 from bench.inputs import models
 from helpers import folders, runs
 from helpers.limits import limits
 from methods.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return runs.own_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("cache", "in_tmp_path")
 
 
 @pytest.mark.parametrize("name", folders.DAMAGES)
@@ -28,26 +23,6 @@ def test_a_damaged_folder_is_a_sentence(tmp_path, name):
         api.plan(runs.small(tmp_path / "r", models=(str(folder),)))
 
     assert len(str(fault.value).splitlines()) == 1 and len(str(fault.value)) < 700
-
-
-@pytest.mark.parametrize("command", ["plan", "run"])
-@pytest.mark.parametrize("name", ["piped", "many layers", "endless header"])
-def test_a_command_refuses_it_before_a_worker_starts(cli, tmp_path, monkeypatch, name, command):
-    def refuse(*_):
-        raise AssertionError("a worker was started")
-
-    monkeypatch.setattr(WorkerProcesses, "start", refuse)
-    folder = runs.tiny(tmp_path / "model")
-    folders.DAMAGES[name](folder)
-
-    with limits():
-        code, _, err = cli(command, "--model", folder, "--methods", "magnitude")
-
-    assert code == 2 and err.startswith("bench: ") and len(err.splitlines()) == 1, err
-
-
-def test_undamaged_it_is_a_model(cli, tmp_path):
-    assert cli("plan", "--model", runs.tiny(tmp_path / "model"))[0] == 0
 
 
 def hub_cache(root):

@@ -118,20 +118,21 @@ def test_what_is_handed_over(llama, ready, script):
     assert {p.suffix for p in exchange.rglob("*") if p.is_file()} == {".json", ".safetensors"}, "nothing that runs code"
 
 
-def test_a_crash_is_its_last_line_and_the_log_is_kept(llama, ready, script):
-    with pytest.raises(
-        ScriptFailed, match=rf"^old: ArithmeticError: the library fell over; see its log {ready.environment.log}$"
-    ):
-        prune(llama, ready, script, "crashes")
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        ("crashes", "^old: ArithmeticError: the library fell over; see its log {log}$"),
+        ("killed", f"^old: signal {int(signal.SIGKILL)} after WARNING: this library is old; see its log {{log}}$"),
+        ("misreads", r"old reads the dense model differently: its logits differ by 0\.01"),
+        ("silent", "old wrote no report"),
+    ],
+)
+def test_a_failure_is_a_sentence_and_the_log_is_kept(llama, ready, script, mode, words):
+    log = ready.environment.log
+    with pytest.raises(ScriptFailed, match=words.format(log=log)):
+        prune(llama, ready, script, mode)
 
-    assert "Traceback" in ready.environment.log.read_text()
-
-
-def test_a_kill_says_which_signal(llama, ready, script):
-    with pytest.raises(
-        ScriptFailed, match=f"^old: signal {int(signal.SIGKILL)} after WARNING: this library is old; see its log"
-    ):
-        prune(llama, ready, script, "killed")
+    assert ("Traceback" in log.read_text()) == (mode == "crashes")
 
 
 def test_a_process_that_the_script_leaves_behind_holds_nobody(llama, ready, script):
@@ -140,16 +141,6 @@ def test_a_process_that_the_script_leaves_behind_holds_nobody(llama, ready, scri
     left = psutil.Process(int((ready.workdir / "exchange/left").read_text()))
     assert left.is_running()
     left.kill()
-
-
-def test_another_dense_model_is_refused(llama, ready, script):
-    with pytest.raises(ScriptFailed, match=r"old reads the dense model differently: its logits differ by 0\.01"):
-        prune(llama, ready, script, "misreads")
-
-
-def test_no_report_no_row(llama, ready, script):
-    with pytest.raises(ScriptFailed, match="old wrote no report"):
-        prune(llama, ready, script, "silent")
 
 
 @pytest.mark.numeric

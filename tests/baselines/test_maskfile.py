@@ -174,18 +174,17 @@ def test_a_run_with_a_file_trains_nothing_and_knows_the_file_by_its_content(tmp_
     assert keys[0] != keys[1]
 
 
-def test_a_file_that_is_not_there_is_said_before_anything_runs(cli, tmp_path):
-    code, _, err = cli("run", "--methods", "maskllm:file=gone.npz", *runs.flags(tmp_path / "r"))
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("gone.npz", "maskllm:file=gone.npz: file 'gone.npz' cannot be read: No such file"),
+        ("/etc/passwd", "invalid maskllm: invalid mask file '/etc/passwd': not an npz file"),
+    ],
+)
+def test_a_file_that_is_no_mask_is_refused_before_anything_runs(cli, tmp_path, file, said):
+    code, _, err = cli("run", "--methods", f"maskllm:file={file}", *runs.flags(tmp_path / "r"))
 
-    assert code == 2
-    assert "maskllm:file=gone.npz: file 'gone.npz' cannot be read: No such file" in err
-
-
-def test_a_file_of_another_kind_is_refused_before_anything_runs(cli, tmp_path):
-    code, _, err = cli("run", "--methods", "maskllm:file=/etc/passwd", *runs.flags(tmp_path / "r"))
-
-    assert code == 2
-    assert "invalid maskllm: invalid mask file '/etc/passwd': not an npz file" in err
+    assert code == 2 and said in err
     assert not (tmp_path / "r").exists()
 
 

@@ -11,7 +11,7 @@ import torch
 
 from baselines.maskllm import Gated, MaskLLM, Sampling, all_patterns
 from helpers.models import sample
-from helpers.trainings import LAST_DIGIT, counting, job_to_train, weight_of
+from helpers.trainings import LAST_DIGIT, weight_of
 from methods.errors import UserError
 from methods.pattern import Pattern
 
@@ -22,16 +22,6 @@ def gated(pattern="2:4", out=6, width=16, transposed=False, weight=None):
     weight = torch.randn(width, out).T if weight is None else weight
     stored = weight.T.contiguous() if transposed else weight
     return Gated(stored, Pattern.parse(pattern), (0, 0), transposed)
-
-
-@pytest.fixture
-def task(make_job, tmp_path):
-    """task(model, ...) -> a job that trains."""
-
-    def build(model, **fields):
-        return job_to_train(model, make_job, counting(), **({"workdir": tmp_path / "work"} | fields))
-
-    return build
 
 
 def noise_of(mask, draw):

@@ -10,18 +10,8 @@ import torch
 
 from baselines.proxsparse import Proximal, ProxSparse, elementary_symmetric, prox
 from helpers.models import sample
-from helpers.trainings import LAST_DIGIT, counting, job_to_train, weight_of
+from helpers.trainings import LAST_DIGIT, weight_of
 from methods.pattern import Pattern
-
-
-@pytest.fixture
-def task(make_job, tmp_path):
-    """task(model, ...) -> a job that trains."""
-
-    def build(model, **fields):
-        return job_to_train(model, make_job, counting(), **({"workdir": tmp_path / "work"} | fields))
-
-    return build
 
 
 def objective(w, z, strength, n):

@@ -1,13 +1,11 @@
 """SparseGPT against its definition: an explicit inverse of what is left of H at every column, in float64."""
 
-import copy
-
 import pytest
 import torch
 
 from baselines import sparsegpt
 from baselines.sparsegpt import SparseGPT
-from helpers.layers import layer, pruned
+from helpers.layers import first_block, layer, pruned
 from helpers.models import sample
 from helpers.oracles import agree
 from methods.errors import UserError
@@ -57,21 +55,12 @@ def test_first_block_of_a_model_is_the_definition(pattern, llama, make_job):
     """Through the walk, with two dead inputs."""
     llama.model.layers[0].input_layernorm.weight[[3, 17]] = 0
     job = make_job(llama, pattern)
-    before = copy.deepcopy(llama)
-    seen = {}
-    names = [t for t in job.targets if ".layers.0." in t]
-    for name in names:
-        before.get_submodule(name).register_forward_pre_hook(
-            lambda _m, args, name=name: seen.__setitem__(name, args[0].flatten(0, 1))
-        )
-    with torch.no_grad():
-        before(job.calibration)
+    dense = first_block(llama, job)
 
     SparseGPT(block=16).apply(llama, job)
 
-    for name in names:
-        got, weight = (m.get_submodule(name).weight for m in (llama, before))
-        agree(got, lambda w, x: naive(w, x, job.pattern, block=16), weight, seen[name])
+    for name, (weight, x) in dense.items():
+        agree(llama.get_submodule(name).weight, lambda w, x: naive(w, x, job.pattern, block=16), weight, x)
 
 
 def test_damping_grows_tenfold_until_it_helps():

@@ -17,10 +17,7 @@ TWO_OF_FOUR = Pattern(2, 4)
 TARGET = "model.layers.1.mlp.up_proj"
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return runs.own_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("cache", "in_tmp_path")
 
 
 @pytest.fixture
@@ -157,19 +154,6 @@ def test_bad_input(pruned, cli, tmp_path):
         assert (code, out) == (2, ""), args
         assert len(err.splitlines()) == 1 and said in err, err
     assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize(
-    ("config", "said"),
-    [
-        ({"quantization_config": {"quant_method": "gptq"}}, "already quantized (gptq)"),
-        ({"model_type": "bloom"}, "'bloom'"),
-    ],
-)
-def test_what_it_cannot_read(pruned, cli, config, said):
-    code, _, err = cli("verify", pruned(**config))
-
-    assert code == 2 and said in err and len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("pattern", ["1:4", "4:8", "dense"])

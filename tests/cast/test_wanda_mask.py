@@ -8,17 +8,10 @@ import torch
 from cast import wanda_mask
 from cast.method import Cast
 from cast.wanda_mask import WandaAdamS
-from helpers.trainings import counting, job_to_train
 from methods.pattern import Pattern
 from methods.targets import stores_in_out
 
 ADAM = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8, "lambda_": 0.5, "kernel": "foreach"}
-
-
-@pytest.fixture
-def task(make_job, tmp_path):
-    """task(model, **fields) -> a job that trains."""
-    return lambda model, **fields: job_to_train(model, make_job, counting(), tmp_path / "work", **fields)
 
 
 def optimizer_of(weights, transposed=False, **options):

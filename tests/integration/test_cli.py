@@ -20,10 +20,7 @@ from methods.targets import find_targets
 COLUMNS = "model method pattern quantizer seed measure protocol metric value stderr n unit better status reason record calibration targets dtype device training"
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return runs.own_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("cache", "in_tmp_path")
 
 
 @pytest.mark.parametrize(
@@ -67,19 +64,12 @@ def test_json_rows_have_the_stable_columns(cli, done, tmp_path):
     assert all(r["status"] == "ok" and r["value"] is not None for r in rows)
 
 
-@pytest.mark.parametrize("format_", ["json", "csv", "md", "table"])
-def test_report_in_every_format(cli, done, format_):
-    code, out, _ = cli("report", "--results", done, "--format", format_)
+def test_csv_has_the_stable_columns(cli, done):
+    code, out, _ = cli("report", "--results", done, "--format", "csv")
+    read = pd.read_csv(io.StringIO(out), dtype={"seed": "string"})
 
-    assert code == 0
-    if format_ == "csv":
-        read = pd.read_csv(io.StringIO(out), dtype={"seed": "string"})
-        assert list(read.columns) == COLUMNS.split()
-        assert set(read["seed"].dropna()) == {"0", "1"}
-    elif format_ == "json":
-        assert {"dense", "wanda"} <= {r["method"] for r in json.loads(out)}
-    else:
-        assert "wanda (2 seeds)" in out and "±" in out
+    assert code == 0 and list(read.columns) == COLUMNS.split()
+    assert set(read["seed"].dropna()) == {"0", "1"}
 
 
 def test_prune_writes_a_folder_that_transformers_loads(cli, tmp_path):

@@ -62,7 +62,3 @@ def test_modules_that_import_each_other(findings, guard):
 def test_imports_for_types_alone_may_stay(findings):
     source = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import bench.b\n"
     assert findings(a=source, b="") == []
-
-
-def test_this_repository_has_none(script):
-    assert script.findings(ROOT) == []

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 
 from methods.pruning.walk import Walk
-from methods.contract import Needs, Outcome
+from methods.contract import Needs
 from methods.folder import Folder
 
 
@@ -48,23 +48,16 @@ class Forgets(Refines):
             _.weight.add_(1)
         return walk.outcome()
 
-
-@dataclass(frozen=True)
-class Nothing(Refines):
-    def apply(self, model, job):
-        return Outcome(model)
 '''
-NAMES = {"refines": "refining:Refines", "forgets": "refining:Forgets", "nothing": "refining:Nothing"}
+NAMES = {"refines": "refining:Refines", "forgets": "refining:Forgets"}
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
+def site(tmp_path_factory):
     return runs.distribution(tmp_path_factory.mktemp("site"), "refining", REFINES, methods=NAMES)
 
 
-@pytest.fixture(autouse=True)
-def cache(installed, tmp_path, monkeypatch):
-    yield from runs.world(installed, tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("world")
 
 
 @pytest.fixture
@@ -96,18 +89,6 @@ def test_every_stage_has_to_hold_the_pattern(tmp_path):
 
     assert "groups break 2:4" in got["magnitude + forgets:from=magnitude", None, "size"].reason
     assert got["magnitude + refines:from=magnitude", None, "size"].status == "ok"
-
-
-@pytest.mark.full
-def test_a_stage_that_changes_nothing_is_its_prior(tmp_path):
-    spec = runs.small(tmp_path / "r", methods=("magnitude", "nothing:from=magnitude"))
-    runs.run_here(spec)
-    got = runs.records(spec.results)
-
-    assert (
-        got["magnitude", None, "perplexity"].readings
-        == got["magnitude + nothing:from=magnitude", None, "perplexity"].readings
-    )
 
 
 def test_prior_is_part_of_the_key(tmp_path):

@@ -66,78 +66,51 @@ def test_names_without_the_base_prefix_are_read_in_full(kind, make, tmp_path):
         assert tensor.is_meta or torch.equal(tensor, model.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "sub/model.safetensors"])
-def test_index_that_points_outside_is_refused(name, home):
-    (home / INDEX).write_text(json.dumps({"weight_map": {"x": name}}))
+def index(shard):
+    return json.dumps({"weight_map": {"x": shard}})
 
-    with pytest.raises(UserError, match="outside its folder"):
-        Folder(home)
+
+NO_INDEX = ("", "{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"x": 3}}', '{"weight_map": null}')
+OTHER_FORMATS = (b"PK\3\4 is a zip and a pickle inside", bytes(7) + b"\xff", (4).to_bytes(8, "little") + b"true")
+UNREADABLE = "^cannot read .* as safetensors .*: download or write it again"
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"x": 3}}', '{"weight_map": null}']
-)
-def test_index_that_makes_no_sense_is_refused(text, home):
-    (home / INDEX).write_text(text)
+    ("name", "content", "words"),
+    [
+        *((INDEX, index(shard), "outside its folder") for shard in ("../secret.safetensors", "/etc/passwd", "a/b.safetensors")),
+        *((INDEX, text, "index") for text in NO_INDEX),
+        (INDEX, index("model-00001.safetensors"), r"^cannot read .*model-00001.safetensors"),
+        *((name, "cos\nsystem\n", rf"pickled weights \({name}\)") for name in ("pytorch_model.bin", "model.pt", "last.ckpt")),
+        ("consolidated.00.pth", "cos\nsystem\n", "pickled weights"),
+        ("notes.txt", "", r"^no model.safetensors in "),
+        *(("config.json", text, "not a model folder") for text in ("", "{", "[]", "3")),
+        *(("model.safetensors", content, UNREADABLE) for content in (*OTHER_FORMATS, b"\2" + bytes(7) + b"[]")),
+    ],
+)  # fmt: skip
+def test_what_is_no_model_folder_is_refused(name, content, words, home):
+    if name == "config.json":
+        save_file({"x": torch.ones(1)}, home / "model.safetensors")
+    (home / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
-    with pytest.raises(UserError, match="index"):
+    with pytest.raises(UserError, match=words):
         Folder(home)
 
 
-def test_missing_shard_is_refused(home):
-    (home / INDEX).write_text(json.dumps({"weight_map": {"x": "model-00001.safetensors"}}))
-
-    with pytest.raises(UserError, match=r"^cannot read .*model-00001.safetensors"):
-        Folder(home)
-
-
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "consolidated.00.pth", "last.ckpt"])
-def test_pickle_is_refused(name, home):
-    (home / name).write_bytes(b"cos\nsystem\n")
-
-    with pytest.raises(UserError, match=rf"pickled weights \({name}\)"):
-        Folder(home)
-
-
-def test_folder_with_no_weights_is_refused(home):
-    with pytest.raises(UserError, match=r"^no model.safetensors in "):
-        Folder(home)
-
-
-@pytest.mark.parametrize("text", [None, "", "{", "[]", "3"])
-def test_folder_with_no_config_is_refused(text, home):
-    save_file({"x": torch.ones(1)}, home / "model.safetensors")
+def test_a_folder_without_a_config_is_refused(home):
     (home / "config.json").unlink()
-    if text is not None:
-        (home / "config.json").write_text(text)
 
     with pytest.raises(UserError, match="not a model folder"):
         Folder(home)
 
 
 @pytest.mark.parametrize("kept", [0, 5, 8, 40, -1, -100])
-def test_truncated_file_is_refused(kept, home):
+def test_a_truncated_file_is_refused(kept, home):
     file = home / "model.safetensors"
     save_file({"model.x": torch.ones(50)}, file)
     file.write_bytes(file.read_bytes()[:kept])
 
-    with pytest.raises(UserError, match=r"^cannot read .* as safetensors .*: download or write it again"):
-        Folder(home)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"PK\3\4 is a zip and a pickle inside",
-        bytes(7) + b"\xff",
-        (4).to_bytes(8, "little") + b"true",
-        b"\2" + bytes(7) + b"[]",
-    ],
-)
-def test_other_formats_are_refused(content, home):
-    (home / "model.safetensors").write_bytes(content)
-
-    with pytest.raises(UserError, match=r"^cannot read .* as safetensors"):
+    with pytest.raises(UserError, match=UNREADABLE):
         Folder(home)
 
 

@@ -5,7 +5,7 @@ import torch
 
 from methods.errors import UserError
 from methods.pattern import Pattern
-from methods.targets import FAMILIES, dense_weight, family_of, find_targets, require_fit
+from methods.targets import FAMILIES, dense_weight, find_targets, require_fit
 
 
 def shapes_of(model):
@@ -48,11 +48,6 @@ def test_unknown_architecture_is_refused(kind):
         find_targets({"model_type": kind}, {"model.layers.0.self_attn.q_proj.weight": (8, 8)})
     with pytest.raises(UserError, match=f"architecture {kind!r}.*llama"):
         find_targets({"model_type": kind}, {"embedding.weight": (8, 8)})
-
-
-def test_quantized_model_is_refused():
-    with pytest.raises(UserError, match=r"already quantized \(gptq\)"):
-        family_of({"model_type": "llama", "quantization_config": {"quant_method": "gptq"}})
 
 
 @pytest.mark.parametrize("extra", ["mlp.router.weight", "self_attn.q_proj.lora_A", "self_attn.q_proj.lora_A.weight"])

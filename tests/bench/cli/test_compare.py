@@ -12,11 +12,7 @@ from bench.stats import changepoints
 from helpers import fake_records, runs
 from methods.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("cache", "in_tmp_path")
 
 
 @pytest.fixture
@@ -31,13 +27,13 @@ def results(tmp_path):
     return root
 
 
-def compare(capsys, monkeypatch, results, *args):
-    code, out, err = runs.call(capsys, monkeypatch, "compare", *args, "--results", results, "--json")
+def compare(cli, results, *args):
+    code, out, err = cli("compare", *args, "--results", results, "--json")
     return code, json.loads(out) if code == 0 else None, err
 
 
-def test_methods_meet_on_the_seeds_they_share(results, capsys, monkeypatch):
-    _, printed, _ = compare(capsys, monkeypatch, results, "wanda", "sparsegpt")
+def test_methods_meet_on_the_seeds_they_share(results, cli):
+    _, printed, _ = compare(cli, results, "wanda", "sparsegpt")
 
     (row,) = printed["rows"]
     assert (row["verdict"], row["mark"], row["seeds"], row["n"]) == ("IMPROVED", "+", 2, 30)
@@ -62,9 +58,9 @@ def two_patterns(tmp_path):
     return root
 
 
-def test_methods_meet_pattern_by_pattern(two_patterns, capsys, monkeypatch):
+def test_methods_meet_pattern_by_pattern(two_patterns, cli):
     """The calibration of both has one value, and may differ."""
-    _, printed, _ = compare(capsys, monkeypatch, two_patterns, "wanda", "sparsegpt")
+    _, printed, _ = compare(cli, two_patterns, "wanda", "sparsegpt")
 
     values = {r["row"]: r["value"] for r in printed["rows"] if r["metric"] == "perplexity"}
     assert list(values) == ["tiny 2:4 wiki-mini@128", "tiny 6:8 wiki-mini@128"]
@@ -72,25 +68,25 @@ def test_methods_meet_pattern_by_pattern(two_patterns, capsys, monkeypatch):
     assert [r["value"] for r in printed["rows"] if r["metric"] == "acc"] == pytest.approx([0.05, 0.05])
 
 
-def test_a_pattern_that_one_method_lacks_is_missing(two_patterns, capsys, monkeypatch):
+def test_a_pattern_that_one_method_lacks_is_missing(two_patterns, cli):
     fake_records.perplexity(two_patterns, method="ria", seed=0)
-    _, printed, _ = compare(capsys, monkeypatch, two_patterns, "wanda", "ria")
+    _, printed, _ = compare(cli, two_patterns, "wanda", "ria")
 
     verdicts = {(r["row"].split()[1], r["metric"]): r["verdict"] for r in printed["rows"]}
     assert verdicts["2:4", "perplexity"] == "IMPROVED" and verdicts["6:8", "perplexity"] == "MISSING"
 
 
-def test_two_patterns_of_one_pair_are_in_its_name(two_patterns, capsys, monkeypatch):
+def test_two_patterns_of_one_pair_are_in_its_name(two_patterns, cli):
     fake_records.perplexity(two_patterns, method="ria", seed=0)
-    _, printed, _ = compare(capsys, monkeypatch, two_patterns, "dense", "ria")
+    _, printed, _ = compare(cli, two_patterns, "dense", "ria")
 
     (row,) = printed["rows"]
     assert row["row"] == "tiny wiki-mini@128 (dense → 2:4)"
 
 
-def test_patterns_that_do_not_meet_are_refused(two_patterns, capsys, monkeypatch):
+def test_patterns_that_do_not_meet_are_refused(two_patterns, cli):
     fake_records.perplexity(two_patterns, method="dense", identity={"pattern": "dense", "quantizer": "int8"})
-    code, _, err = compare(capsys, monkeypatch, two_patterns, "dense", "wanda")
+    code, _, err = compare(cli, two_patterns, "dense", "wanda")
 
     assert code == 2 and len(err.splitlines()) == 1
     assert "one of 'wanda': pattern dense against 2:4, 6:8: " in err and "bench ls runs" in err
@@ -103,26 +99,26 @@ def test_no_record_is_dropped_without_a_word(two_patterns):
         group_by_identity([r for r in found.records if r.identity.method == "wanda"], ("pattern",))
 
 
-def test_a_folder_that_is_called_as_a_method_is_does_not_hide_it(results, tmp_path, capsys, monkeypatch):
+def test_a_folder_that_is_called_as_a_method_is_does_not_hide_it(results, tmp_path, cli):
     (tmp_path / "wanda").mkdir()
-    code, printed, err = compare(capsys, monkeypatch, results, "wanda", "sparsegpt")
+    code, printed, err = compare(cli, results, "wanda", "sparsegpt")
 
     assert code == 0, err
     assert printed["rows"][0]["verdict"] == "IMPROVED"
 
 
-def test_a_method_without_seeds_meets_every_seed(results, capsys, monkeypatch):
-    _, printed, _ = compare(capsys, monkeypatch, results, "wanda", "magnitude")
+def test_a_method_without_seeds_meets_every_seed(results, cli):
+    _, printed, _ = compare(cli, results, "wanda", "magnitude")
 
     (row,) = [r for r in printed["rows"] if r["metric"] == "perplexity"]
     assert (row["verdict"], row["mark"], row["seeds"]) == ("REGRESSION", "-", 3)
 
 
-def test_folders_meet_slot_by_slot(results, tmp_path, capsys, monkeypatch):
+def test_folders_meet_slot_by_slot(results, tmp_path, cli):
     other = tmp_path / "other"
     fake_records.accuracy(other, 60, 70, method="magnitude", made="b")
 
-    _, printed, _ = compare(capsys, monkeypatch, results, results, other)
+    _, printed, _ = compare(cli, results, results, other)
 
     verdicts = {(r["row"].split()[1], r["metric"]): r["verdict"] for r in printed["rows"]}
     assert verdicts["magnitude", "acc"] == "IMPROVED"
@@ -131,32 +127,32 @@ def test_folders_meet_slot_by_slot(results, tmp_path, capsys, monkeypatch):
     assert (row["lost"], row["gained"]) == (0, 60)
 
 
-def test_commits_of_one_folder(results, capsys, monkeypatch):
+def test_commits_of_one_folder(results, cli):
     about = {"commit": {"id": "d" * 40, "dirty": False}, "recorded": "2026-02-01T00:00:00Z"}
     fake_records.accuracy(results, 90, 10, method="magnitude", made="b", provenance=about)
 
-    _, printed, _ = compare(capsys, monkeypatch, results, "cccc", "dddd")
+    _, printed, _ = compare(cli, results, "cccc", "dddd")
 
     (row,) = [r for r in printed["rows"] if r["metric"] == "acc"]
     assert row["before"] == pytest.approx(0.45) and row["after"] == pytest.approx(0.42)
 
 
-def test_artifacts_by_a_record(results, capsys, monkeypatch):
+def test_artifacts_by_a_record(results, cli):
     found = runs.records(results)
     a, b = (found["wanda", s, "perplexity"].key[:12] for s in (0, 1))
 
-    _, printed, _ = compare(capsys, monkeypatch, results, a, b)
+    _, printed, _ = compare(cli, results, a, b)
 
     (row,) = printed["rows"]
     assert row["records"] == [found["wanda", 1, "perplexity"].key[:32]]
     assert row["before"] == found["wanda", 0, "perplexity"].readings[0].value
 
 
-def test_quiet_metrics_stay_out(results, capsys, monkeypatch):
+def test_quiet_metrics_stay_out(results, cli):
     for method in ("wanda", "magnitude"):
         fake_records.counted(results, "nonzeros", 5.0, method=method)
 
-    _, printed, _ = compare(capsys, monkeypatch, results, "wanda", "magnitude")
+    _, printed, _ = compare(cli, results, "wanda", "magnitude")
 
     assert printed["unjudged"] == ["nonzeros"]
 
@@ -169,26 +165,26 @@ def test_quiet_metrics_stay_out(results, capsys, monkeypatch):
         ("../..", "is no results folder"),
     ],
 )
-def test_what_is_not_there(results, capsys, monkeypatch, name, sentence):
-    code, _, err = compare(capsys, monkeypatch, results, "wanda", name)
+def test_what_is_not_there(results, cli, name, sentence):
+    code, _, err = compare(cli, results, "wanda", name)
 
     assert code == 2 and len(err.splitlines()) == 1 and sentence in err
 
 
-def test_table_and_markdown(results, capsys, monkeypatch, tmp_path):
+def test_table_and_markdown(results, cli, tmp_path):
     args = ("compare", "wanda", "sparsegpt", "--results", results)
-    _, out, _ = runs.call(capsys, monkeypatch, *args)
+    _, out, _ = cli(*args)
     assert "IMPROVED" in out and "×0.951" in out and "2 seeds, 30 articles" in out
 
-    _, out, _ = runs.call(capsys, monkeypatch, *args, "--md", "-")
+    _, out, _ = cli(*args, "--md", "-")
     assert out.startswith("### wanda → sparsegpt") and "| + | <code>tiny" in out
 
 
-def test_two_commits_with_one_beginning(results, capsys, monkeypatch):
+def test_two_commits_with_one_beginning(results, cli):
     about = {"commit": {"id": "c" * 8 + "d" * 32, "dirty": False}}
     fake_records.accuracy(results, method="x", provenance=about)
 
-    code, _, err = compare(capsys, monkeypatch, results, "cccc", "wanda")
+    code, _, err = compare(cli, results, "cccc", "wanda")
 
     assert code == 2 and "2 commits begin with 'cccc'" in err
 
@@ -237,10 +233,10 @@ def past(tmp_path):
     return root
 
 
-def test_history(past, capsys, monkeypatch, tmp_path):
+def test_history(past, cli, tmp_path):
     figure = tmp_path / "f.svg"
     args = ("history", "perplexity", "--results", past, "--json", "--out", figure)
-    code, out, _ = runs.call(capsys, monkeypatch, *args)
+    code, out, _ = cli(*args)
 
     rows = json.loads(out)
     assert code == 0 and len(rows) == 12
@@ -250,17 +246,17 @@ def test_history(past, capsys, monkeypatch, tmp_path):
     assert rows[7]["moved"].startswith("+1.9") or rows[7]["moved"].startswith("+2.0")
     assert rows[0]["seeds"] == 2
     drawn = figure.read_bytes()
-    runs.call(capsys, monkeypatch, *args)
+    cli(*args)
     assert figure.read_bytes() == drawn and b"<svg" in drawn
 
 
-def test_history_compares_commits_of_the_same_seeds(tmp_path, capsys, monkeypatch):
+def test_history_compares_commits_of_the_same_seeds(tmp_path, cli):
     for i, seeds in enumerate([(0,), (0, 1), (0,), (0, 1)]):
         about = {"commit": {"id": f"{i:02d}" * 20, "dirty": False}, "recorded": f"2026-01-{i + 1:02d}T00:00:00Z"}
         for seed in seeds:
             fake_records.perplexity(tmp_path / "past", loss=0.3 * seed, seed=seed, made=i, provenance=about)
 
-    code, out, _ = runs.call(capsys, monkeypatch, "history", "--results", tmp_path / "past", "--json")
+    code, out, _ = cli("history", "--results", tmp_path / "past", "--json")
 
     assert code == 0
     assert [(r["row"].partition(" (")[2], r["commit"][:2], r["moved"]) for r in json.loads(out)] == [
@@ -286,7 +282,7 @@ def test_a_figure_makes_no_step_of_the_last_digits(values):
         (("perplexity", "--out", "f.exe"), "must end in"),
     ],
 )
-def test_history_of_nothing(past, capsys, monkeypatch, args, sentence):
-    code, _, err = runs.call(capsys, monkeypatch, "history", *args, "--results", past)
+def test_history_of_nothing(past, cli, args, sentence):
+    code, _, err = cli("history", *args, "--results", past)
 
     assert code == 2 and len(err.splitlines()) == 1 and sentence in err

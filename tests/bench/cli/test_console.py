@@ -22,31 +22,6 @@ def printed(capsys, monkeypatch):
     return run
 
 
-ROWS = [
-    {"name": "llmcompressor-sparsegpt", "about": "SparseGPT of another library, with its own code", "tokens": 12345},
-    {"name": "wanda", "about": "", "tokens": 7},
-]
-
-
-def test_a_table_that_fits_has_one_line_for_each_row(printed):
-    assert printed(100, ROWS).splitlines() == [
-        "name                     about                                            tokens",
-        "─" * 80,
-        "llmcompressor-sparsegpt  SparseGPT of another library, with its own code  12,345",
-        "wanda                                                                          7",
-    ]
-
-
-def test_a_narrow_table_wraps_between_words(printed):
-    assert printed(62, ROWS).splitlines() == [
-        "name                     about                          tokens",
-        "─" * 62,
-        "llmcompressor-sparsegpt  SparseGPT of another library,  12,345",
-        "                         with its own code",
-        "wanda                                                        7",
-    ]
-
-
 def test_a_cell_of_any_length_is_cut_in_the_middle(printed):
     out = printed(None, [{"name": "a" * 10_000, "about": "x"}])
 

@@ -9,10 +9,7 @@ import pytest
 from bench.results.store import Store
 from helpers import fake_records, runs
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
@@ -20,32 +17,32 @@ def roots(tmp_path):
     return tmp_path / "before", tmp_path / "after"
 
 
-def call(capsys, monkeypatch, roots, *more):
-    return runs.call(capsys, monkeypatch, "gate", "--baseline", roots[0], "--results", roots[1], *more)
+def call(cli, roots, *more):
+    return cli("gate", "--baseline", roots[0], "--results", roots[1], *more)
 
 
-def test_exit_codes(roots, capsys, monkeypatch, tmp_path):
+def test_exit_codes(roots, cli, tmp_path):
     fake_records.accuracy(roots[0])
     fake_records.accuracy(roots[1], 22, 10, made="b")
 
-    assert call(capsys, monkeypatch, roots)[0] == 0
-    assert call(capsys, monkeypatch, roots, "--strict")[0] == 1
+    assert call(cli, roots)[0] == 0
+    assert call(cli, roots, "--strict")[0] == 1
     (tmp_path / "g.toml").write_text("strict = true\n")
-    assert call(capsys, monkeypatch, roots, "--config", tmp_path / "g.toml")[0] == 1
+    assert call(cli, roots, "--config", tmp_path / "g.toml")[0] == 1
     (tmp_path / "g.toml").write_text("[margins]\nacc = 0.2\n")
-    assert "1 OK" in call(capsys, monkeypatch, roots, "--config", tmp_path / "g.toml", "--strict")[2]
+    assert "1 OK" in call(cli, roots, "--config", tmp_path / "g.toml", "--strict")[2]
     shutil.rmtree(roots[1])
     fake_records.accuracy(roots[1], 90, 0, made="b")
-    code, out, err = call(capsys, monkeypatch, roots)
+    code, out, err = call(cli, roots)
     assert code == 1 and "90 lost, 0 gained" in out and "failed: 1 REGRESSION" in err
 
 
-def test_a_margin_may_name_a_timing_and_a_metric_of_another_package(roots, capsys, monkeypatch, tmp_path):
+def test_a_margin_may_name_a_timing_and_a_metric_of_another_package(roots, cli, tmp_path):
     for root in roots:
         fake_records.counted(root, "max_norm", 1.0)
     (tmp_path / "g.toml").write_text("[margins]\nmax_norm = 0\nspeedup = 0.1\nlatency = 1\n")
 
-    assert call(capsys, monkeypatch, roots, "--config", tmp_path / "g.toml")[0] == 0
+    assert call(cli, roots, "--config", tmp_path / "g.toml")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -63,57 +60,55 @@ def test_a_margin_may_name_a_timing_and_a_metric_of_another_package(roots, capsy
         (None, "cannot be read"),
     ],
 )
-def test_a_bad_config_is_a_sentence(roots, capsys, monkeypatch, tmp_path, toml, part):
+def test_a_bad_config_is_a_sentence(roots, cli, tmp_path, toml, part):
     fake_records.accuracy(roots[0])
     fake_records.accuracy(roots[1])
     if toml is not None:
         (tmp_path / "g.toml").write_text(toml)
 
-    code, _, err = call(capsys, monkeypatch, roots, "--config", tmp_path / "g.toml")
+    code, _, err = call(cli, roots, "--config", tmp_path / "g.toml")
 
     assert code == 2 and len(err.splitlines()) == 1
     assert part in err and "g.toml" in err
 
 
-def test_damaged_records_and_scores_cannot_be_judged(roots, capsys, monkeypatch):
+def test_damaged_records_and_scores_cannot_be_judged(roots, cli):
     kept = fake_records.perplexity(roots[0])
     fake_records.perplexity(roots[1], 0.001, made="b", noise=1)
     path = Store(roots[0]).path(kept.key)
     whole = path.read_text()
     path.write_text(whole[:50])
-    code, _, err = call(capsys, monkeypatch, roots)
+    code, _, err = call(cli, roots)
     assert code == 2 and path.name in err and len(err.splitlines()) == 1
     assert path.exists()  # a baseline is looked at, and never tidied up
 
     path.write_text(whole)
     for content, reason in ((b"no", "damaged items"), (b"x" * kept.items.size, "checksum mismatch")):
         (roots[0] / "items" / kept.items.file).write_bytes(content)
-        code, _, err = call(capsys, monkeypatch, roots)
+        code, _, err = call(cli, roots)
         assert code == 2 and reason in err
 
 
 @pytest.mark.parametrize("side", [0, 1])
-def test_a_folder_that_is_not_there_or_empty(roots, capsys, monkeypatch, side):
+def test_a_folder_that_is_not_there_or_empty(roots, cli, side):
     fake_records.accuracy(roots[1 - side])
-    assert call(capsys, monkeypatch, roots)[0] == 2
+    assert call(cli, roots)[0] == 2
 
     Store(roots[side])
-    code, _, err = call(capsys, monkeypatch, roots)
+    code, _, err = call(cli, roots)
     assert code == 2 and "has no records" in err
 
 
 HOSTILE = "<img src=x onerror=alert(1)>|`[a](b)\n::error::x @all \x1b[31m ]]> %0A"
 
 
-def test_hostile_names_stay_text(roots, capsys, monkeypatch, tmp_path):
+def test_hostile_names_stay_text(roots, cli, tmp_path):
     fake_records.perplexity(roots[0], method=HOSTILE)
     fake_records.perplexity(roots[1], 0.05, made="b", noise=1, method=HOSTILE)
     fake_records.counted(roots[0], "violated_groups", 0.0, method=HOSTILE)
     fake_records.failed(roots[1], HOSTILE, measure="pattern", protocol="targets", method=HOSTILE)
 
-    code, out, _ = call(
-        capsys, monkeypatch, roots, "--github", "--md", tmp_path / "c.md", "--junit", tmp_path / "j.xml"
-    )
+    code, out, _ = call(cli, roots, "--github", "--md", tmp_path / "c.md", "--junit", tmp_path / "j.xml")
 
     assert code == 1 and "\x1b" not in out
     commands = [line for line in out.splitlines() if line.startswith("::")]
@@ -129,11 +124,11 @@ def test_hostile_names_stay_text(roots, capsys, monkeypatch, tmp_path):
     assert sorted(c.find("failure").get("type") for c in cases) == ["NEW_FAILURE", "REGRESSION"]
 
 
-def test_json_rows(roots, capsys, monkeypatch):
+def test_json_rows(roots, cli):
     fake_records.perplexity(roots[0])
     fake_records.perplexity(roots[1], 0.03, made="b", noise=1)
 
-    code, out, _ = call(capsys, monkeypatch, roots, "--json")
+    code, out, _ = call(cli, roots, "--json")
 
     printed = json.loads(out)
     assert code == 1 and printed["passed"] is False and printed["counts"] == {"REGRESSION": 1}
@@ -143,7 +138,7 @@ def test_json_rows(roots, capsys, monkeypatch):
 
 
 @pytest.mark.full
-def test_a_suspect_is_measured_again(tmp_path, monkeypatch, capsys):
+def test_a_suspect_is_measured_again(tmp_path, monkeypatch, cli):
     """A number that was wrong once is not called a regression; a fault that stays is."""
     runs.own_cache(tmp_path / "own", monkeypatch)
     spec = runs.small(tmp_path / "before", measures=("perplexity",))
@@ -157,27 +152,27 @@ def test_a_suspect_is_measured_again(tmp_path, monkeypatch, capsys):
     store.write(victim, tuple(i._replace(value=i.value * 1.02) for i in items))
     roots = tmp_path / "before", tmp_path / "after"
 
-    assert call(capsys, monkeypatch, roots)[0] == 1
-    code, _, err = call(capsys, monkeypatch, roots, "--rerun-suspects")
+    assert call(cli, roots)[0] == 1
+    code, _, err = call(cli, roots, "--rerun-suspects")
 
     assert code == 0 and f"measured again: {victim.key[:12]}, ok" in err
     assert store.get(victim.key).readings[0].value == victim.readings[0].value
 
 
-def test_what_cannot_be_measured_again_stays_a_regression(roots, capsys, monkeypatch):
+def test_what_cannot_be_measured_again_stays_a_regression(roots, cli):
     fake_records.perplexity(roots[0])
     fake_records.perplexity(roots[1], 0.03, made="b", noise=1)
 
-    code, _, err = call(capsys, monkeypatch, roots, "--rerun-suspects")
+    code, _, err = call(cli, roots, "--rerun-suspects")
 
     assert code == 1 and "cannot measure again" in err
 
 
-def test_unknown_metrics_are_named_and_not_judged(roots, capsys, monkeypatch):
+def test_unknown_metrics_are_named_and_not_judged(roots, cli):
     for root, value in zip(roots, (1.0, 2.0), strict=True):
         fake_records.counted(root, "strangeness", value)
         fake_records.counted(root, "violated_groups", 0.0, method="x")
 
-    code, _, err = call(capsys, monkeypatch, roots)
+    code, _, err = call(cli, roots)
 
     assert code == 0 and "no margin for strangeness" in err

@@ -14,14 +14,11 @@ from bench.compare.resolve import read
 from bench.results.record import ItemsFile
 from bench.results.store import Store
 from bench.system import digests
-from helpers import fake_records, runs
+from helpers import fake_records
 from helpers.limits import limits
 from methods.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
@@ -79,17 +76,17 @@ def test_further_metrics_of_one_measure_stay_its_own(results, tmp_path):
     assert set(side.items(windows).columns) == {"value"}
 
 
-def test_a_gate_takes_the_folder_the_file_and_the_name(results, capsys, monkeypatch, tmp_path):
+def test_a_gate_takes_the_folder_the_file_and_the_name(results, cli, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    code, out, _ = runs.call(capsys, monkeypatch, "baseline", "set", "main", "--results", results)
+    code, out, _ = cli("baseline", "set", "main", "--results", results)
     assert code == 0 and "4 records" in out
 
     for given in (results, "results/baselines/main.zip", "main"):
-        code, _, err = runs.call(capsys, monkeypatch, "gate", "--baseline", given, "--results", results)
+        code, _, err = cli("gate", "--baseline", given, "--results", results)
         assert code == 0, err
-    listed = json.loads(runs.call(capsys, monkeypatch, "baseline", "ls", "--json")[1])
+    listed = json.loads(cli("baseline", "ls", "--json")[1])
     assert [(r["baseline"], r["records"], r["commits"]) for r in listed] == [("main", 4, "c" * 12)]
-    shown = json.loads(runs.call(capsys, monkeypatch, "baseline", "show", "main", "--json")[1])
+    shown = json.loads(cli("baseline", "show", "main", "--json")[1])
     assert {r["metric"] for r in shown} == {"perplexity", "acc", "violated_groups", "failed"}
 
 
@@ -135,16 +132,16 @@ def manifest_with(path, **fields):
         (lambda p: p.unlink(), "does not exist"),
     ],
 )
-def test_what_is_no_baseline_is_one_sentence_and_exit_2(results, kept, capsys, monkeypatch, damage, sentence):
+def test_what_is_no_baseline_is_one_sentence_and_exit_2(results, kept, cli, damage, sentence):
     damage(kept)
 
-    code, out, err = runs.call(capsys, monkeypatch, "gate", "--baseline", kept, "--results", results)
+    code, out, err = cli("gate", "--baseline", kept, "--results", results)
 
     assert code == 2 and out == ""
     assert len(err.splitlines()) == 1 and sentence in err and kept.name in err
 
 
-def test_a_digest_made_to_fit_does_not_make_scores_of_anything(results, kept, capsys, monkeypatch):
+def test_a_digest_made_to_fit_does_not_make_scores_of_anything(results, kept, cli):
     """Whoever writes a baseline may write its digest, too: what is read from it is still only text and numbers."""
     with zipfile.ZipFile(kept) as packed:
         records = packed.read("records.jsonl").decode()
@@ -152,16 +149,16 @@ def test_a_digest_made_to_fit_does_not_make_scores_of_anything(results, kept, ca
     change(kept, items_parquet=b"PAR1", manifest_json=manifest_with(kept, digest=digest))
     fake_records.perplexity(results, 0.01, method="wanda", seed=0, made="other", provenance={"recorded": "2027"})
 
-    code, _, err = runs.call(capsys, monkeypatch, "gate", "--baseline", kept, "--results", results)
+    code, _, err = cli("gate", "--baseline", kept, "--results", results)
 
     assert code == 2 and "is not Parquet" in err and len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "-x"])
-def test_a_name_is_no_path(results, capsys, monkeypatch, tmp_path, name):
+def test_a_name_is_no_path(results, cli, monkeypatch, tmp_path, name):
     monkeypatch.chdir(tmp_path)
 
-    code, _, err = runs.call(capsys, monkeypatch, "baseline", "set", "--results", results, "--", name)
+    code, _, err = cli("baseline", "set", "--results", results, "--", name)
 
     assert code == 2 and "invalid baseline name" in err
     assert not list(tmp_path.rglob("*.zip"))
@@ -196,9 +193,9 @@ def test_a_method_that_unpacks_without_a_limit_is_refused(kept, method):
         baseline.read(kept)
 
 
-def test_an_unreadable_one_is_listed_as_such(kept, monkeypatch, capsys):
+def test_an_unreadable_one_is_listed_as_such(kept, cli):
     kept.write_bytes(b"no")
 
-    code, out, _ = runs.call(capsys, monkeypatch, "baseline", "ls", "--dir", kept.parent)
+    code, out, _ = cli("baseline", "ls", "--dir", kept.parent)
 
     assert code == 0 and "unreadable" in out

@@ -8,7 +8,6 @@ from bench.compare.scaling_law import GridRun
 from bench.results.record import Item, ReadingRow, Record
 from bench.results.store import Store
 from helpers import fake_records
-from helpers.runs import call
 from methods.errors import UserError
 
 SIZES, BUDGETS = (1e5, 4e5, 1.6e6), (1e6, 2e6, 4e6, 8e6)
@@ -146,16 +145,16 @@ def test_reads_its_grid_from_records(results):
     assert law.coefficients["b"].value == pytest.approx(0.4, abs=0.03)
 
 
-def test_command_prints_and_draws(results, tmp_path, capsys, monkeypatch):
-    code, out, err = call(capsys, monkeypatch, "scaling", "--results", results, "--out", tmp_path / "law.svg")
+def test_command_prints_and_draws(results, tmp_path, cli):
+    code, out, err = cli("scaling", "--results", results, "--out", tmp_path / "law.svg")
 
     assert code == 0, err
     assert "held out: m16000, 160,000 tokens" in out and "inside" in out
     assert (tmp_path / "law.svg").stat().st_size > 5000
 
 
-def test_nothing_to_fit(results, capsys, monkeypatch):
-    code, _, err = call(capsys, monkeypatch, "scaling", "--method", "ast", "--results", results)
+def test_nothing_to_fit(results, cli):
+    code, _, err = cli("scaling", "--method", "ast", "--results", results)
 
     assert code == 2
     assert "has no model and budget with 'ast', 'dense-ft' and their size" in err

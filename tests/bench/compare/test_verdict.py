@@ -14,10 +14,7 @@ from bench.results.store import Store
 from bench.stats.bootstrap import Estimate
 from helpers import fake_records
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

@@ -10,10 +10,7 @@ from bench.execution import disk
 from bench.results import store
 from helpers import runs
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    return runs.own_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def full(file=None):

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from functools import partial
-from queue import Queue, SimpleQueue
+from queue import SimpleQueue
 
 import pytest
 
@@ -16,16 +16,12 @@ from bench.execution.artifact_task import next_event
 from bench.execution.events import Events
 from bench.execution.forecast import Forecast
 from bench.execution.listener import RunListener
-from bench.execution.processes import WorkerProcesses
 from bench.execution.worker import Assignment, work
 from bench.planning import plan
 from bench.results.store import Store
 from helpers import runs
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    return runs.own_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_a_worker_says_what_it_does_before_each_first_step(tmp_path):
@@ -65,58 +61,28 @@ def test_a_signal_that_another_thread_is_given_ends_the_wait():
     assert not said
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-class InTurn(Queue):
-    """A worker goes on once its runner has dealt with what it said."""
-
-    def put(self, item):
-        super().put(item)
-        self.join()
-
-    def get(self, timeout):
-        if self.unfinished_tasks:
-            self.task_done()
-        return super().get(timeout=timeout)
-
-
-class Left(RunListener):
-    """A listener that keeps the time left at each start."""
+class Told(RunListener):
+    """A listener that keeps the time left: of the run at each start, and of the phase at each event."""
 
     def __init__(self):
-        self.left = []
+        self.run, self.phase = [], []
 
     def start(self, running, left):
-        self.left.append(left.run)
+        self.run.append(left.run)
+
+    def take(self, running, event, left):
+        self.phase.append(left.phase)
 
 
-@pytest.mark.full
-def test_the_import_of_the_first_worker_is_not_expected_of_the_others(tmp_path, monkeypatch):
-    clock, listener = Clock(), Left()
-
-    class Worker(runs.Here):
-        def lines(self):
-            keys = [m.key for m in Assignment.model_validate_json(self._job).measurements]
-            clock.now += 60.0 if clock.now == 0 else 0.0
-            yield json.dumps({"event": "imported"})
-            yield json.dumps({"event": "state", "phase": "magnitude", "state": "first step"})
-            clock.now += 10.0
-            yield from (json.dumps({"event": "measurement", "key": key, "status": "ok"}) for key in keys)
-
-    monkeypatch.setattr(WorkerProcesses, "start", lambda processes, log: Worker())
-    monkeypatch.setattr(runner, "SimpleQueue", InTurn)
-    monkeypatch.setattr(runner, "Forecast", partial(Forecast, clock=clock))
+def test_listeners_are_told_the_time_left(tmp_path, monkeypatch):
+    """By the plan each artifact takes five seconds. By a clock that stands still, the first took none."""
+    runs.workers_here(monkeypatch)
+    monkeypatch.setattr(runner, "Forecast", partial(Forecast, clock=lambda: 0.0))
     monkeypatch.setattr(runner, "estimate_seconds", lambda missing, model: {ms[0].artifact.key: 5.0 for ms in missing})
-    api.execute(runs.small(tmp_path / "r"), listener)
+    told = Told()
+    api.execute(runs.small(tmp_path / "r", measures=("perplexity",)), told)
 
-    assert listener.left == [10.0, pytest.approx(5 * (10 + 0.5) / (5 + 0.5))], (
-        "two of five seconds; then one twice as slow"
-    )
+    assert told.run == [10.0, pytest.approx(5 * 0.5 / 5.5)] and 0.0 in told.phase
 
 
 def test_a_figure_that_json_has_not_is_left_out():

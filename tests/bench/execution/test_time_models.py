@@ -17,7 +17,6 @@ from bench.results.identity import Identity, Protocol
 from bench.results.store import ReadOnlyStore
 from helpers import runs
 from helpers.models import build, write
-from helpers.runs import call
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.pattern import Pattern
@@ -178,14 +177,14 @@ def _named(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_real_engines_on_a_small_model(tmp_path, monkeypatch, capsys):
+def test_real_engines_on_a_small_model(tmp_path, monkeypatch, cli):
     """The same exported graph twice, and torch; llama.cpp where it is installed."""
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(time_models, "BLOCK_S", 1e-4)
     names = ["torch", "onnxruntime", *(["llamacpp"] if importlib.util.find_spec("llama_cpp") else [])]
     args = ("speed", "--model", runs.tiny(tmp_path / "m"), "--engine", ",".join(names), "--tokens", 8, "--threads", 1)
     args += ("--results", tmp_path / "r", "--figure", tmp_path / "f.svg", "--json")
-    code, out, _ = call(capsys, monkeypatch, *args)
+    code, out, _ = cli(*args)
 
     assert code == 0
     rows = json.loads(out)
@@ -197,14 +196,14 @@ def test_real_engines_on_a_small_model(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_an_engine_on_a_cpu_names_the_command_that_puts_llama_cpp_beside_it(
-    engines, tmp_path, monkeypatch, capsys, installed
+    engines, tmp_path, monkeypatch, cli, installed
 ):
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda n, *a: (installed or None) if n == "llama_cpp" else find(n, *a)
     )
     args = ("speed", "--model", runs.tiny(tmp_path / "a b"), "--device", "cpu", "--tokens", 8, "--threads", 1)
-    code, _, err = call(capsys, monkeypatch, *args, "--engine", "fake", "--results", tmp_path / "r")
+    code, _, err = cli(*args, "--engine", "fake", "--results", tmp_path / "r")
 
     command = f"bench speed --model '{tmp_path / 'a b'}' --device cpu --engine fake,llamacpp"
     before = "" if installed else "pip install 'cast-bench[llamacpp]', then "
@@ -243,12 +242,10 @@ def test_an_export_is_made_once_for_a_dtype_a_torch_and_a_code(tmp_path, monkeyp
         (("--engine", "torch", "--model", "opt-125m"), "model 'opt-125m' is not downloaded yet: run bench pull opt-125m"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_one_sentence(capsys, monkeypatch, tmp_path, args, sentence):
+def test_what_cannot_be_is_one_sentence(cli, monkeypatch, tmp_path, args, sentence):
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    code, _, err = call(
-        capsys, monkeypatch, "speed", "--device", "cpu", "--model", "tiny", "--results", tmp_path, *args
-    )
+    code, _, err = cli("speed", "--device", "cpu", "--model", "tiny", "--results", tmp_path, *args)
     assert code == 2 and sentence in err and len(err.splitlines()) == 1, err
 
 

@@ -17,9 +17,7 @@ SCHEMA = json.loads((Path(__file__).parents[2] / "schemas/every_eval_ever-0.3.0.
 HOSTILE = "../<img src=x>/a:b\n=cmd|'/C calc'!A0"
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def windows(root, **about):

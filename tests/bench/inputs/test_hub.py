@@ -6,14 +6,10 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
 from bench.inputs import corpora, download, hub
-from helpers import runs
 from methods.errors import UserError
 from methods.folder import Folder
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    return runs.own_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

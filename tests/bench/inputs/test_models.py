@@ -10,9 +10,7 @@ from helpers import runs
 FORMER, NOW = "smollm2-135m", "smollm2-135m-instruct-q4"
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    return runs.own_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def pulled(cache, folder, ref):

@@ -6,13 +6,9 @@ import pytest
 
 from bench.inputs import lmeval, tasks
 from bench.inputs.task_yaml import read_task
-from helpers import runs
 from methods.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    return runs.own_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def task_of(name):

@@ -10,7 +10,7 @@ from bench.inputs import loading, windows
 from bench.measures import forward
 from bench.measures.agreement import Agreement, WindowDistances
 from bench.measures.contract import MeasureContext
-from bench.measures.perplexity import Perplexity, WindowLosses
+from bench.measures.perplexity import Perplexity
 from bench.measures.window_pass import logit_parts
 from bench.measures.windowed import Windows
 from bench.verify import WeightCounts
@@ -22,9 +22,7 @@ SEQLEN = 32
 NEAR = 64 * torch.finfo(torch.float32).eps
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    return runs.own_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")
@@ -137,26 +135,6 @@ def test_the_dense_model_agrees_with_itself_exactly(context):
 
 
 # Streaming
-
-
-@pytest.mark.numeric
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_a_streamed_model_has_the_same_losses_to_the_bit(family, dtype, make, keep_as, tmp_path):
-    """5 windows, 2 to a batch: the last batch is shorter."""
-    folder = keep_as(make(family), tmp_path / "source")
-    tokens = torch.randint(64, (5, 16), generator=torch.Generator().manual_seed(0))
-    losses = []
-    for stream in (False, True):
-        compute = Compute(dtype=dtype, stream=stream)
-        context = type("MeasureContext", (), {"compute": compute, "progress": NoProgress()})
-        made = forward.forward_windows(lambda c=compute: loading.load(folder, c), folder, tokens, 2, context)
-        reader = WindowLosses(Windows(tokens, "abcde"))
-        for part in logit_parts(made, tokens, compute.device):
-            reader.take(part)
-        losses.append(reader.losses)
-
-    assert losses[0] == losses[1]
-    assert len(set(losses[0])) == 5
 
 
 @pytest.mark.parametrize("measure", [pytest.param(Perplexity, marks=pytest.mark.full), Agreement])

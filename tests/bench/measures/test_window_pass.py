@@ -86,15 +86,13 @@ KINDS = ("Alone", "Faulty", "Empty", "Overwriting")
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
+def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     runs.distribution(folder, "entropy", ENTROPY, measures={"entropy": "entropy:Entropy"})
     return runs.distribution(folder, "others", OTHERS, measures={k.lower(): f"others:{k}" for k in KINDS})
 
 
-@pytest.fixture(autouse=True)
-def world(installed, tmp_path, monkeypatch):
-    yield from runs.world(installed, tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("world")
 
 
 @contextmanager
@@ -117,11 +115,11 @@ def run(results, *measures, **changes):
 
 
 @pytest.fixture(scope="module")
-def shared(installed, tmp_path_factory):
+def shared(site, tmp_path_factory):
     """Records of all measures, the tokens of each forward pass, and costs by a clock that advances an hour at each call."""
     folder = tmp_path_factory.mktemp("shared")
     with pytest.MonkeyPatch.context() as patch:
-        for _ in runs.world(installed, folder, patch):
+        for _ in runs.world(site, folder, patch):
             ticks = iter(range(0, 10**9, 3600))
             patch.setattr(measure.time, "monotonic", partial(next, ticks))
             with counting_forwards() as forwards:

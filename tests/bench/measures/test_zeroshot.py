@@ -39,9 +39,7 @@ def table(root, record):
     return pd.read_parquet(ReadOnlyStore(root).items_path(record))
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    return runs.own_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
@@ -268,44 +266,6 @@ def test_content_of_a_mirror_decides_the_key(mirror):
     file = mirror / "baber/piqa/data/validation-00000-of-00001.parquet"
     pq.write_table(pq.read_table(file).slice(0, 5), file)
     assert not before & keys()
-
-
-def test_data_nowhere_is_one_sentence(cli, tmp_path):
-    (tmp_path / "mirror").mkdir()
-    code, _, err = cli(
-        "run",
-        "--measures",
-        "zeroshot",
-        "--tasks",
-        "piqa",
-        "--data-dir",
-        tmp_path / "mirror",
-        "--results",
-        tmp_path / "r",
-    )
-
-    assert code == 2 and len(err.splitlines()) == 1
-    ways = (
-        "task piqa",
-        "baber/piqa",
-        str(tmp_path / "mirror/baber/piqa"),
-        "connect",
-        "--data-dir",
-        "wiki_continuation",
-    )
-    assert [w for w in ways if w not in err] == []
-
-
-@pytest.mark.full
-def test_a_mirror_without_the_split_fails_that_task_alone(mirror, tmp_path):
-    """Its README names a split that is not the task's."""
-    readme = mirror / "baber/piqa/README.md"
-    readme.write_text(readme.read_text().replace("split: validation", "split: elsewhere"))
-    got = run(tmp_path / "r", "piqa", "wiki_lastword", limit=2, data_dir=mirror)
-
-    assert got["dense", "wiki_lastword"].status == "ok"
-    assert got["dense", "piqa"].status == "failed"
-    assert "the data of task piqa" in got["dense", "piqa"].reason and str(mirror) in got["dense", "piqa"].reason
 
 
 def test_pulled_data_is_at_one_revision_and_holds_no_code(fake_hub):

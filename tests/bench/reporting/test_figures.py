@@ -11,7 +11,6 @@ from bench.reporting import figures
 from bench.results.record import Record
 from bench.results.store import Store
 from helpers import fake_records, runs
-from helpers.runs import call
 from methods.errors import UserError
 
 
@@ -57,12 +56,12 @@ def test_no_training_no_picture(tmp_path):
         figures.draw_training(record(), tmp_path / "f.gif")
 
 
-def test_command(tmp_path, capsys, monkeypatch):
+def test_command(tmp_path, cli):
     Store(tmp_path / "r").write(record())
-    code, out, _ = call(capsys, monkeypatch, "figure", "abab", "--results", tmp_path / "r", "--out", tmp_path / "f.svg")
+    code, out, _ = cli("figure", "abab", "--results", tmp_path / "r", "--out", tmp_path / "f.svg")
     assert code == 0 and Path(out.strip()).exists()
 
-    code, _, err = call(capsys, monkeypatch, "figure", "abab", "--results", tmp_path / "r", "--out", tmp_path / "f.gif")
+    code, _, err = cli("figure", "abab", "--results", tmp_path / "r", "--out", tmp_path / "f.gif")
     assert code == 2 and "must end in" in err
 
 

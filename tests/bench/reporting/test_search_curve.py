@@ -7,7 +7,6 @@ import pytest
 
 from bench.reporting.drawing import LIGHT
 from bench.reporting.figures import Curve, draw_search
-from methods.errors import UserError
 
 
 def test_draws_a_line_and_points_for_each_method(tmp_path):
@@ -35,8 +34,3 @@ def test_each_method_has_a_color_of_its_own(tmp_path, count):
     svg = draw_search(curves, tmp_path / "a.svg").read_text()
 
     assert len(set(re.findall(r'<use [^>]*stroke="(#\w{6})"', svg)) - {LIGHT["soft"]}) == count
-
-
-def test_other_formats_are_refused(tmp_path):
-    with pytest.raises(UserError, match="unknown figure format"):
-        draw_search([Curve("cast", [40.0], [40.0])], tmp_path / "a.txt")

@@ -7,50 +7,24 @@ import pandas as pd
 import pytest
 
 from bench.reporting import table
-from bench.results.record import ReadingRow, Record
+from bench.results.record import ReadingRow
 from bench.results.store import Store
-from bench.system import digests
-from helpers import fake_records, runs
+from helpers import fake_records
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return runs.own_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("cache", "in_tmp_path")
 
 
 METRICS = {"perplexity": "perplexity", "size": "sparsity"}
 SIZE = {"measure": "size", "protocol": "weights"}
 
 
-def cell(
-    method="magnitude", seed=None, value=1.0, protocol="wiki-mini@128", status="ok", model="m", stderr=None, **more
-):
-    """Make a record of perplexity. more: other fields of its identity."""
-    labels = {
-        "model": model,
-        "method": method,
-        "pattern": "2:4",
-        "quantizer": "none",
-        "seed": seed,
-        "protocol": protocol,
-    }
-    labels |= {
-        "measure": "perplexity",
-        "calibration": None,
-        "targets": [["*"], []],
-        "dtype": "float32",
-        "device": "cpu",
-    }
-    labels |= more
-    row = ReadingRow(metric=METRICS[labels["measure"]], value=value, unit="1", better="lower", stderr=stderr, n=4)
-    return Record(
-        key=digests.of(labels),
-        identity=fake_records.identity_of(**labels),
-        status=status,
-        reason="" if status == "ok" else "OOM",
-        readings=[row] if status == "ok" else [],
-    )
+def cell(method="magnitude", seed=None, value=1.0, status="ok", *, measure="perplexity", model="m", **more):
+    """Make a record with one number. more: its protocol, and other parts of its identity."""
+    protocol = more.pop("protocol", "wiki-mini@128")
+    row = ReadingRow(metric=METRICS[measure], value=value, unit="1", better="lower", n=4)
+    result = {"readings": [row]} if status == "ok" else {"reason": "OOM"}
+    identity = {"model": model} | more
+    return fake_records.record(method, seed, measure, protocol, status=status, identity=identity, **result)
 
 
 def lines(records):

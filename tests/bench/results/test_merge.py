@@ -4,22 +4,19 @@ import pytest
 
 from bench.compare.resolve import read
 from bench.results.store import ReadOnlyStore
-from helpers import fake_records, runs
+from helpers import fake_records
+
+pytestmark = pytest.mark.usefixtures("cache")
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
-
-
-def test_records_and_scores_are_taken_once(tmp_path, capsys, monkeypatch):
+def test_records_and_scores_are_taken_once(tmp_path, cli):
     a, b, c = (tmp_path / n for n in "abc")
     fake_records.perplexity(a, method="x")
     fake_records.failed(a, method="y")
     fake_records.perplexity(b, method="y")
     fake_records.perplexity(b, 0.1, method="x")  # another number under the same key
 
-    code, out, _ = runs.call(capsys, monkeypatch, "merge", a, b, "--results", c)
+    code, out, _ = cli("merge", a, b, "--results", c)
 
     assert code == 0 and out == "3 records copied, 0 already there, 1 not copied: here they have another number\n"
     side = read(c)
@@ -27,14 +24,14 @@ def test_records_and_scores_are_taken_once(tmp_path, capsys, monkeypatch):
     first = next(r for r in side.records if r.identity.method == "x")
     assert first.readings == next(r for r in ReadOnlyStore(a) if r.identity.method == "x").readings
     assert all(len(side.items(r).ids) == 120 for r in side.records)
-    assert runs.call(capsys, monkeypatch, "merge", a, "--results", c)[1].startswith("0 records copied")
+    assert cli("merge", a, "--results", c)[1].startswith("0 records copied")
 
 
-def test_other_scores_are_refused(tmp_path, capsys, monkeypatch):
+def test_other_scores_are_refused(tmp_path, cli):
     found = fake_records.perplexity(tmp_path / "a")
     (tmp_path / "a/items" / found.items.file).write_bytes(b"x" * found.items.size)
 
-    code, _, err = runs.call(capsys, monkeypatch, "merge", tmp_path / "a", "--results", tmp_path / "c")
+    code, _, err = cli("merge", tmp_path / "a", "--results", tmp_path / "c")
 
     assert code == 2 and "checksum mismatch" in err and len(err.splitlines()) == 1
     assert not list((tmp_path / "c/records").iterdir())

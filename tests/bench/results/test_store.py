@@ -21,9 +21,7 @@ BENCH = Path(bench.__file__).parent
 ITEMS = (Item("0", "a", 1.5, 2.0), Item("1", "a", 2.5, 2.0))
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
@@ -136,13 +134,13 @@ def test_truncated_record_is_moved_aside_and_named(store):
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
-def test_who_only_reads_names_a_truncated_record_and_moves_nothing(tmp_path, monkeypatch, capsys, command, expected):
+def test_who_only_reads_names_a_truncated_record_and_moves_nothing(tmp_path, monkeypatch, cli, command, expected):
     monkeypatch.chdir(tmp_path)
     store = Store(tmp_path / "r")
     store.write(record("cd" * 32))
     store.path(KEY).write_text("{")
 
-    code, _, err = runs.call(capsys, monkeypatch, *command, "--results", tmp_path / "r")
+    code, _, err = cli(*command, "--results", tmp_path / "r")
 
     assert code == expected and f"{store.path(KEY)} is no record" in err
     assert store.path(KEY).exists() and not (tmp_path / "r/corrupt").exists()

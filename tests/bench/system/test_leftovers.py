@@ -1,6 +1,5 @@
 """What killed runs left is swept by the next run, and what somebody holds is not."""
 
-import os
 import subprocess
 import sys
 
@@ -9,7 +8,6 @@ from filelock import FileLock
 
 from bench.system import cache, interpreter
 from bench.system.cache import sweep_leftovers
-from bench.system.files import atomic_write, sweep
 from helpers import runs
 
 
@@ -61,15 +59,3 @@ def test_a_run_leaves_none_and_takes_those_of_others(tmp_path, results, folder, 
     assert code == 0, err
     assert not list((results / "locks").iterdir())
     assert not [p for part in ("tmp", "held") for p in (folder / part).iterdir()]
-
-
-def test_a_file_that_is_held_stays_however_old_it_seems(tmp_path):
-    with atomic_write(tmp_path / "a") as temporary:
-        os.utime(temporary, (0, 0))
-        sweep(tmp_path)
-        assert temporary.exists()
-        temporary.write_text("whole")
-    (tmp_path / ".b.0.tmp").touch()
-    sweep(tmp_path)
-
-    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["a"]

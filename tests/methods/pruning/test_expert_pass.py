@@ -135,18 +135,6 @@ def test_with_some_of_the_targets_too(left_out, make_job, both, tmp_path):
         both(folder, targets=tuple(t for t in targets if left_out not in t), all_experts=every).compare("sparsegpt")
 
 
-def test_a_streamed_forward_is_the_models_own(mixture, tmp_path):
-    folder = fused(mixture, tmp_path / "source")
-    tokens = torch.randint(64, (5, 16), generator=torch.Generator().manual_seed(1))
-    whole, compute = in_memory(folder, Compute()), Compute(stream=True)
-
-    streamed = last_hidden(loading.load(folder, compute), folder, tokens, 2, compute, NoProgress())
-
-    with torch.no_grad():
-        want = [whole.base_model(input_ids=part, use_cache=False)[0] for part in tokens.split(2)]
-    assert all(torch.equal(a, b) for a, b in zip(streamed, want, strict=True))
-
-
 @pytest.fixture
 def watched(monkeypatch, make_job, tmp_path):
     """Yield a streamed mixture of eight experts, its job, and a list of reads: (name, thread) each."""

@@ -24,21 +24,6 @@ NAMES = [n for n, e in METHODS.items() if "training" in e.needs]
 SPARSE = [n for n in NAMES if not METHODS[n].dense]
 
 
-@pytest.fixture
-def corpus():
-    return counting()
-
-
-@pytest.fixture
-def task(make_job, corpus, tmp_path):
-    """task(model, ...) -> a job that trains."""
-
-    def build(model, pattern="2:4", **fields):
-        return job_to_train(model, make_job, corpus, **({"workdir": tmp_path / "work", "pattern": pattern} | fields))
-
-    return build
-
-
 def start_of(name, model, job):
     return pruned(model, job) if name in ("retrain", "finetune") else copy.deepcopy(model)
 
@@ -97,7 +82,7 @@ def test_learns_and_holds_the_pattern(name, family, trained):
 
 @pytest.mark.parametrize("name", sample(NAMES, "maskllm"))
 def test_same_seed_same_model(name, llama, task):
-    job = task(llama, "dense" if name == "dense-ft" else "2:4", steps=12)
+    job = task(llama, pattern="dense" if name == "dense-ft" else "2:4", steps=12)
 
     one, two = (method(name).apply(start_of(name, llama, job), job) for _ in range(2))
 
@@ -285,7 +270,7 @@ def test_teacher_with_another_vocabulary(llama, task):
 @pytest.mark.parametrize("name", ["cast", "sr-ste", "ast", "maskllm", "proxsparse"])
 def test_unstructured_has_no_groups(name, llama, task):
     with pytest.raises(UserError, match=f"{name} needs an n:m pattern, and 50% is not one"):
-        method(name).apply(llama, task(llama, "50%"))
+        method(name).apply(llama, task(llama, pattern="50%"))
 
 
 def test_divergence_names_the_step_and_the_checkpoint(llama, task):
@@ -411,6 +396,6 @@ def test_without_validation_windows_it_trains_and_saves(name, llama, task):
 
 def test_a_long_curve_keeps_its_last_step(llama, task, monkeypatch):
     monkeypatch.setattr(trainer, "MAX_CURVE_ROWS", 2)
-    notes = method("dense-ft").apply(copy.deepcopy(llama), task(llama, "dense")).notes
+    notes = method("dense-ft").apply(copy.deepcopy(llama), task(llama, pattern="dense")).notes
 
     assert [row["step"] for row in notes["curve"]] == [10, STEPS] and STEPS == 30
