@@ -150,13 +150,42 @@ BAD = {
     "kind of speed": ("speed --device cpu --model tiny --kinds bf17", ["unknown kind 'bf17': did you mean bf16?"]),
     "tokens of speed": ("speed --device cpu --model tiny --tokens 1,x", ["invalid tokens '1,x'"]),
     "model of speed": ("speed --device cpu --model nowhere-7b", ["unknown model"]),
-    "search without a search": ("search c.toml", ["no table [search]"]),
+    "search without a search": ("search run.toml", ["no table [search]"]),
+    "search as a run": ("run --config search.toml", ["[search] is for bench search FILE"]),
+    "search as a plan": ("plan --config search.toml", ["[search] is for bench search FILE"]),
+    "toml, broken": ("run --config broken.toml", ["broken.toml", "is not TOML"]),
+    "toml, unknown key": ("run --config misspelt.toml", ["'calibration.sequence'", "calibration.sequences"]),
+    "format": ("report --results r --format xml", ["'xml'", "table, json, csv, md"]),
+} | {
+    f"{command}, results in a file": (
+        f"{command} --results taken",
+        ["'taken' is a file, not a folder: name another", "--results"],
+    )
+    for command in ("run", "plan", "report")
+} | {
+    f"{command}, a file": (f"{command} {more}", ["'taken' is a file: name a model folder or a"])
+    for command, more in {
+        "run": "--model taken",
+        "verify": "taken",
+        "pull": "taken",
+        "export": "taken --out o",
+        "finetune": "--artifact taken --data wiki-mini --out o",
+    }.items()
+}  # fmt: skip
+FILES = {
+    "run.toml": "models = ['tiny']\n",
+    "search.toml": "[search]\ntrials = 4\n",
+    "broken.toml": "methods = [",
+    "misspelt.toml": "[calibration]\nsequence = 4\n",
+    "taken": "",
 }
 
 
 @pytest.mark.parametrize(("args", "said"), BAD.values(), ids=BAD)
 def test_bad_input_is_one_sentence(refused, tmp_path, args, said):
-    (tmp_path / "c.toml").write_text("models = ['tiny']\n")
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    Store(tmp_path / "r")
     sentence = refused(*shlex.split(args))
 
     assert [s for s in said if s not in sentence] == [], sentence
@@ -165,40 +194,6 @@ def test_bad_input_is_one_sentence(refused, tmp_path, args, said):
 def test_no_cuda(refused, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert "'cuda'" in (sentence := refused("run", "--device", "cuda")) and "--device cpu" in sentence
-
-
-@pytest.mark.parametrize("command", ["run", "plan"])
-def test_a_search_is_not_run(refused, tmp_path, command):
-    (tmp_path / "c.toml").write_text("[search]\ntrials = 4\n")
-
-    assert "[search] is for bench search FILE" in refused(command, "--config", "c.toml")
-
-
-@pytest.mark.parametrize("command", ["run", "plan", "report"])
-def test_results_that_are_a_file(refused, tmp_path, command):
-    (tmp_path / "taken").write_text("")
-    sentence = refused(command, "--results", "taken")
-
-    assert "'taken' is a file, not a folder: name another" in sentence and "--results" in sentence
-
-
-@pytest.mark.parametrize(
-    "command", ["run --model x", "verify x", "pull x", "export x --out o", "finetune --artifact x"]
-)
-def test_a_model_that_is_a_file(refused, tmp_path, command):
-    (tmp_path / "x").write_text("")
-    more = ("--data", "wiki-mini", "--out", "o") if command.startswith("finetune") else ()
-    sentence = refused(*command.split(), *more)
-
-    assert "'x' is a file: name a model folder or a" in sentence
-
-
-def test_unknown_format(refused, tmp_path):
-    Store(tmp_path / "r")
-    assert (
-        "'xml'" in (sentence := refused("report", "--results", "r", "--format", "xml"))
-        and "table, json, csv, md" in sentence
-    )
 
 
 def test_prune_overwrites_nothing(refused, tmp_path):
