@@ -15,6 +15,7 @@ from torch import Tensor
 from bench.catalog import choice, registry
 from bench.execution import ranks
 from bench.inputs import loading, training_text, windows
+from bench.inputs.bos import encode, first_tokens
 from bench.planning.artifact import Artifact
 from bench.planning.memory import STREAMED_FROM
 from bench.system import digests, environments
@@ -116,14 +117,16 @@ class Workspace:
     def _calibration(self, artifact: Artifact) -> Tensor:
         recipe = artifact.calibration
         assert recipe is not None
-        encode = self.tokenizer()
+        tokenizer = self.tokenizer()
+        first = first_tokens(tokenizer, recipe.bos)
         crops = windows.draw_calibration(
             recipe.data,
             recipe.sequences,
             recipe.seqlen,
             artifact.seed or 0,
-            lambda t: list(encode(t)["input_ids"]),
+            lambda text: list(encode(tokenizer, text, first)["input_ids"]),
             artifact.data_dir,
+            first,
         )
         return torch.tensor(crops)
 
@@ -139,6 +142,7 @@ class Workspace:
             sequences=run.batch,
             seed=artifact.seed or 0,
             data_dir=artifact.data_dir,
+            bos=run.bos,
         )
         return text, torch.from_numpy(validation)
 

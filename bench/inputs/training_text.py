@@ -1,6 +1,6 @@
 """Training text as packed tokens: tokenized once, kept on disk, and cut into sequences in a new random order each epoch.
 
-An end-of-text token follows each document. A sequence may begin anywhere in a document.
+An end-of-text token follows each document. A sequence may begin anywhere in a document, after BOS under `bench.inputs.bos`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from bench.inputs import corpora, hub, wikimini
+from bench.inputs.bos import Bos, first_tokens
 from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.files import atomic_write
@@ -38,12 +39,20 @@ TEXT_SUFFIXES = (".txt", ".jsonl")
 
 @dataclass(frozen=True)
 class PackedCorpus:
-    """A corpus for the trainer. ids: tokens of the text; sequences: number of sequences in a step."""
+    """A corpus for the trainer.
+
+    Args:
+        ids: tokens of the text.
+        seqlen: tokens in a sequence, with those of `first`.
+        sequences: number of sequences in a step.
+        first: tokens at the start of each sequence.
+    """
 
     ids: np.ndarray[Any, Any]
     seqlen: int
     sequences: int
     seed: int
+    first: tuple[int, ...] = ()
 
     @property
     def step_tokens(self) -> int:
@@ -55,7 +64,9 @@ class PackedCorpus:
 
     @cached_property
     def digest(self) -> str:
-        order = f"{self.seqlen} {self.sequences} {self.seed} {self.ids.dtype}"
+        order = f"{self.seqlen} {self.sequences} {self.seed} {self.ids.dtype}" + (
+            f" {self.first}" if self.first else ""
+        )
         return hashlib.sha256(order.encode() + np.ascontiguousarray(self.ids).data).hexdigest()
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
@@ -73,11 +84,12 @@ class PackedCorpus:
         return torch.from_numpy(np.stack(rows).astype(np.int64))
 
     def _sequence(self, k: int) -> np.ndarray[Any, Any]:
-        per_epoch = (len(self.ids) - self.seqlen + 1) // self.seqlen or 1  # one fewer, to leave room for the shift
+        width = self.seqlen - len(self.first)
+        per_epoch = (len(self.ids) - width + 1) // width or 1  # one fewer, to leave room for the shift
         epoch, place = divmod(k, per_epoch)
-        shift, order = _draw_epoch(self.seed, epoch, per_epoch, len(self.ids) - per_epoch * self.seqlen)
-        start = shift + order[place] * self.seqlen
-        return self.ids[start : start + self.seqlen]
+        shift, order = _draw_epoch(self.seed, epoch, per_epoch, len(self.ids) - per_epoch * width)
+        start = shift + order[place] * width
+        return np.concatenate([np.array(self.first, self.ids.dtype), self.ids[start : start + width]])
 
 
 @lru_cache(maxsize=1)
@@ -122,6 +134,7 @@ def load(
     sequences: int,
     seed: int,
     data_dir: Path | None,
+    bos: Bos = "",
 ) -> tuple[PackedCorpus, np.ndarray[Any, Any]]:
     """Return the corpus, and validation windows int64 [windows, seqlen].
 
@@ -145,8 +158,11 @@ def load(
             f"{name} has {len(ids):,} tokens to train on and one step takes {sequences} x {seqlen}: "
             "lower training.batch or training.seqlen, or use another corpus"
         )
-    windows = validation[: len(validation) // seqlen * seqlen].reshape(-1, seqlen)[:MAX_VALIDATION_WINDOWS]
-    return PackedCorpus(ids, seqlen, sequences, seed), windows.astype(np.int64)
+    first = tuple(first_tokens(tokenizer, bos))
+    width = seqlen - len(first)
+    windows = validation[: len(validation) // width * width].reshape(-1, width)[:MAX_VALIDATION_WINDOWS]
+    windows = np.concatenate([np.full((len(windows), len(first)), first, np.int64), windows], 1)
+    return PackedCorpus(ids, seqlen, sequences, seed, first), windows.astype(np.int64)
 
 
 def _load_tokens(

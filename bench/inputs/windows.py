@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
+from bench.inputs.bos import Bos, encode, first_tokens
 from bench.inputs.corpora import documents, lookup
 from methods.errors import UserError
 
@@ -29,9 +30,17 @@ MAX_SPECIAL_TOKENS = 2
 
 
 def load_windows(
-    name: str, tokenizer: Any, seqlen: int, count: int | None, data_dir: Path | None, split: str = "evaluation"
+    name: str,
+    tokenizer: Any,
+    seqlen: int,
+    count: int | None,
+    data_dir: Path | None,
+    split: str = "evaluation",
+    bos: Bos = "",
 ) -> tuple[Tensor, list[str]]:
     """Tokenize a corpus as one text and cut it into windows without overlap. The tail is dropped.
+
+    With BOS, a window has seqlen - 1 tokens of text.
 
     Returns:
         int64 [windows, seqlen], and for each window the number of the article in which it begins.
@@ -42,19 +51,21 @@ def load_windows(
     import torch  # slow to import
 
     texts, joined = _join_documents(name, split, data_dir)
-    encoded = tokenizer(joined, return_offsets_mapping=True)
-    ids = encoded["input_ids"]
-    if not (available := len(ids) // seqlen) or (count and count > available):
-        raise UserError(_too_few(name, len(ids), seqlen, count))
+    first = first_tokens(tokenizer, bos)
+    encoded = encode(tokenizer, joined, first, return_offsets_mapping=True)
+    ids, width = encoded["input_ids"], seqlen - len(first)
+    if not (available := len(ids) // width) or (count and count > available):
+        raise UserError(_too_few(name, len(ids), width, seqlen, count))
     used = count or available
     starts = _article_starts(texts, len(lookup(name).joiner))
     article, clusters = 0, []
     for k in range(used):
-        at = encoded["offset_mapping"][k * seqlen][0]
+        at = encoded["offset_mapping"][k * width][0]
         while article + 1 < len(starts) and starts[article + 1] <= at:
             article += 1
         clusters.append(str(article))
-    return torch.tensor(ids[: used * seqlen]).view(used, seqlen), clusters
+    text = torch.tensor(ids[: used * width]).view(used, width)
+    return torch.cat([text.new_tensor(first).expand(used, -1), text], 1), clusters
 
 
 def _join_documents(name: str, split: str, data_dir: Path | None) -> tuple[Sequence[str], str]:
@@ -64,10 +75,10 @@ def _join_documents(name: str, split: str, data_dir: Path | None) -> tuple[Seque
     return texts, corpus.joiner.join(texts)
 
 
-def _too_few(name: str, tokens: int, seqlen: int, count: int | None, at_most: str = "") -> str:
-    if tokens < seqlen:
+def _too_few(name: str, tokens: int, width: int, seqlen: int, count: int | None, at_most: str = "") -> str:
+    if tokens < width:
         return f"{name} has {at_most}{tokens} tokens, not one window of perplexity.seqlen={seqlen}: use a smaller one"
-    return f"{name} has {at_most}{tokens // seqlen} windows of {seqlen} tokens, not perplexity.windows={count}: use a smaller number, or all"
+    return f"{name} has {at_most}{tokens // width} windows of {seqlen} tokens, not perplexity.windows={count}: use a smaller number, or all"
 
 
 def _article_starts(texts: Sequence[str], gap: int) -> list[int]:
@@ -81,16 +92,27 @@ def _article_starts(texts: Sequence[str], gap: int) -> list[int]:
 
 
 def draw_calibration(
-    name: str, sequences: int, seqlen: int, seed: int, encode: Callable[[str], list[int]], data_dir: Path | None
+    name: str,
+    sequences: int,
+    seqlen: int,
+    seed: int,
+    encode: Callable[[str], list[int]],
+    data_dir: Path | None,
+    first: Sequence[int] = (),
 ) -> list[list[int]]:
     """Draw random crops of random documents with replacement, as SparseGPT and Wanda do.
+
+    Args:
+        seqlen: tokens in a sequence, with those of `first`.
+        first: tokens at the start of each sequence.
 
     Raises:
         UserError: no document is longer than a sequence.
     """
+    width = seqlen - len(first)
     texts = documents(name, "calibration", data_dir)
     rng = random.Random(seed)
-    eligible = [i for i, t in enumerate(texts) if len(t.encode()) > seqlen]  # a token is at least one byte
+    eligible = [i for i, t in enumerate(texts) if len(t.encode()) > width]  # a token is at least one byte
     tokens: dict[int, list[int]] = {}
     crops: list[list[int]] = []
     while len(crops) < sequences:
@@ -99,11 +121,11 @@ def draw_calibration(
         i = rng.choice(eligible)
         if i not in tokens:
             tokens[i] = encode(texts[i])
-        if len(tokens[i]) <= seqlen:
+        if len(tokens[i]) <= width:
             eligible.remove(i)
             continue
-        start = rng.randrange(len(tokens[i]) - seqlen)
-        crops.append(tokens[i][start : start + seqlen])
+        start = rng.randrange(len(tokens[i]) - width)
+        crops.append([*first, *tokens[i][start : start + width]])
     return crops
 
 
@@ -115,6 +137,7 @@ def check_windows(
     data_dir: Path | None,
     split: str = "evaluation",
     *,
+    first: int = 0,
     max_tokenized_bytes: int = MAX_TOKENIZED_BYTES,
 ) -> None:
     """Check that a local corpus has enough windows, before a model is loaded.
@@ -122,10 +145,14 @@ def check_windows(
     A quarter of the known size of the evaluation text passes unseen. Beyond that the text is tokenized. Bytes are counted
     for a text larger than `max_tokenized_bytes`, and without tokenizer.json: a token is at least one byte.
 
+    Args:
+        first: number of tokens in a window that are no text.
+
     Raises:
         UserError: the corpus has fewer windows.
     """
-    needed = seqlen * (count or 1)
+    width = seqlen - first
+    needed = width * (count or 1)
     if split == "evaluation" and 4 * needed <= lookup(name).tokens:
         return
     _, text = _join_documents(name, split, data_dir)
@@ -133,11 +160,16 @@ def check_windows(
     exact = size <= max_tokenized_bytes and tokenizer_json.exists()
     tokens = _token_counter(tokenizer_json)(text) if exact else size
     if tokens + MAX_SPECIAL_TOKENS < needed:
-        raise UserError(_too_few(name, tokens, seqlen, count, "" if exact else "at most "))
+        raise UserError(_too_few(name, tokens, width, seqlen, count, "" if exact else "at most "))
 
 
-def check_calibration(name: str, sequences: int, seqlen: int, tokenizer_json: Path, data_dir: Path | None) -> None:
+def check_calibration(
+    name: str, sequences: int, seqlen: int, tokenizer_json: Path, data_dir: Path | None, first: int = 0
+) -> None:
     """Check that a corpus is long enough for calibration, before a model is loaded.
+
+    Args:
+        first: number of tokens in a sequence that are no text.
 
     Raises:
         UserError: no document is longer than a sequence, or there are fewer different crops than sequences.
@@ -146,11 +178,12 @@ def check_calibration(name: str, sequences: int, seqlen: int, tokenizer_json: Pa
         raise UserError(
             f"calibration.sequences={sequences} of {seqlen} tokens are more than {MAX_CALIBRATION_TOKENS:,} tokens: use fewer"
         )
+    width = seqlen - first
     tokens_in = _token_counter(tokenizer_json)
     texts = documents(name, "calibration", data_dir)
     crops = 0
     for text in texts:
-        crops += max(0, len(text.encode()) - seqlen)  # a token is at least one byte
+        crops += max(0, len(text.encode()) - width)  # a token is at least one byte
         if crops >= sequences:
             break
     else:
@@ -160,9 +193,9 @@ def check_calibration(name: str, sequences: int, seqlen: int, tokenizer_json: Pa
                 "most: use fewer, or another corpus (calibration.data)"
             )
     for text in sorted(texts, key=len, reverse=True):
-        if len(text.encode()) <= seqlen:
+        if len(text.encode()) <= width:
             break
-        if tokens_in(text) > seqlen:
+        if tokens_in(text) > width:
             return
     raise UserError(_too_long(name, seqlen))
 

@@ -70,6 +70,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
+from bench.inputs.bos import Bos
 from bench.results import identity
 from bench.results.record import Item, Reading
 from bench.system.validation import Strict
@@ -130,6 +131,8 @@ class PlanContext:
     """Default number of questions of each task. None: all."""
     positions: int | None
     """Number of learned positions. None: no limit."""
+    bos: Bos
+    """Rule for BOS as far as it changes this model's tokens."""
 
     def require_positions(self, use: str, seqlen: int) -> None:
         """Check that the model can read sequences of this length.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from bench.inputs import corpora
+from bench.inputs.bos import Bos, count_first
 from bench.inputs.windows import check_windows, load_windows, token_digest
 from bench.measures import forward
 from bench.measures.contract import MeasureSettings, PlanContext, Planned
@@ -67,6 +68,7 @@ class Windowed(ABC):
         seqlen: tokens in a window.
         windows: number of windows. None: all.
         batch: windows in a forward pass.
+        bos: rule for BOS as far as it changes the tokens.
     """
 
     name: ClassVar[str]
@@ -80,6 +82,7 @@ class Windowed(ABC):
     windows: int | None = None
     batch: int | None = None
     split: str = "evaluation"
+    bos: Bos = ""
 
     @classmethod
     def plan(cls, context: PlanContext) -> Iterator[Planned]:
@@ -96,15 +99,17 @@ class Windowed(ABC):
         context.require_positions("perplexity", seqlen)
         content = corpora.digest(corpus, wanted.split, data_dir, fetch=context.fetch)
         if content:
-            check_windows(corpus, seqlen, windows, context.tokenizer_json, data_dir, wanted.split)
+            first = count_first(context.bos)
+            check_windows(corpus, seqlen, windows, context.tokenizer_json, data_dir, wanted.split, first=first)
         config = {"corpus": corpus, "seqlen": seqlen, "windows": windows, "batch": wanted.batch}
         config |= {"split": wanted.split} if wanted.split != "evaluation" else {}
+        config |= {"bos": context.bos} if context.bos else {}
         yield Planned(config, content, {"dense_states_gb": wanted.dense_states_gb})
 
     @property
     def protocol(self) -> Protocol | str:
         name = self.corpus if self.split == "evaluation" else f"{self.corpus}-{self.split}"
-        return Protocol(name=name, seqlen=self.seqlen, limit=self.windows)
+        return Protocol(name=name, seqlen=self.seqlen, limit=self.windows, bos=self.bos)
 
     @property
     def estimated_tokens(self) -> int:
@@ -118,7 +123,7 @@ class Windowed(ABC):
     @property
     def same_pass(self) -> tuple[Any, ...]:
         """Key of the forward pass. Measures of one model share a pass if their keys are equal."""
-        return self.corpus, self.split, self.seqlen, self.windows, self.per_forward
+        return self.corpus, self.split, self.seqlen, self.windows, self.per_forward, self.bos
 
     def known(self, windows: Windows, context: MeasureContext) -> Readings | None:
         """Return the readings if they are known without running a model."""
@@ -156,7 +161,9 @@ def read_together(
         UserError: the corpus has fewer windows than requested.
     """
     m, context = measures[0]
-    windows = Windows(*load_windows(m.corpus, context.tokenizer(), m.seqlen, m.windows, context.data_dir, m.split))
+    windows = Windows(
+        *load_windows(m.corpus, context.tokenizer(), m.seqlen, m.windows, context.data_dir, m.split, m.bos)
+    )
     digest = token_digest(windows.tokens)
     participants = []
     for measure, own in measures:

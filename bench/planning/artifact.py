@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from bench.inputs.bos import Bos
 from bench.planning.spec import Spec
 from bench.results.identity import CalibrationText, Identity, Protocol, TrainingText
 from bench.system import digests
@@ -52,11 +53,16 @@ class CalibrationSet(_Frozen):
     all_experts: bool = False
     processes: int = 1
     """Number of processes that share the calibration."""
+    bos: Bos = ""
 
     @property
     def text(self) -> CalibrationText:
         return CalibrationText(
-            data=self.data, sequences=self.sequences, seqlen=self.seqlen, all_experts=self.all_experts
+            data=self.data,
+            sequences=self.sequences,
+            seqlen=self.seqlen,
+            all_experts=self.all_experts,
+            bos=self.bos,
         )
 
 
@@ -73,11 +79,12 @@ class TrainingRun(_Frozen):
     batch: int
     seqlen: int
     micro: int | None
+    bos: Bos = ""
 
     @property
     def text(self) -> TrainingText:
         """Part that two trainings must share to be compared."""
-        return TrainingText(data=self.data, seqlen=self.seqlen, batch=self.batch, tokens=self.tokens)
+        return TrainingText(data=self.data, seqlen=self.seqlen, batch=self.batch, tokens=self.tokens, bos=self.bos)
 
 
 class Artifact(_Frozen):
@@ -126,7 +133,8 @@ class Artifact(_Frozen):
             "calibration": self.calibration.model_dump(exclude_defaults=True) | {"tokenizer": self.tokenizer}
             if self.calibration
             else None,
-            "training": self.training.model_dump(exclude={"recipe"}) | {"tokenizer": self.tokenizer}
+            "training": self.training.model_dump(exclude={"recipe"}, exclude_defaults=True)
+            | {"tokenizer": self.tokenizer}
             if self.training
             else None,
             "targets": [self.include, self.exclude],

@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from bench.catalog import registry
 from bench.inputs import corpora, models, training_text, windows
+from bench.inputs.bos import Bos, begins_with_bos, count_first, first_tokens, resolve_bos
 from bench.measures.contract import PlanContext, Planned
 from bench.planning import recipes
 from bench.planning.artifact import CalibrationSet, Stage, TrainingRun
@@ -55,6 +57,7 @@ class ModelInputs:
             quick_tokens=model.quick.tokens,
             quick_questions=model.quick.questions,
             positions=self.config.get(self.family.positions),
+            bos=self._bos(tokenizer_json),
         )
         self.measurements = [m for name in request.measures for m in self._measurements(name)]
         parameters = sum(math.prod(shape) for shape in self.shapes.values())
@@ -78,8 +81,9 @@ class ModelInputs:
         seqlen, tokenizer_json = wanted.seqlen or self.model.seqlen, self.context.tokenizer_json
         self.context.require_positions("calibration", seqlen)
         content = corpora.digest(wanted.data, "calibration", data_dir, fetch=fetch)
+        first = count_first(self.context.bos)
         if tokenizer_json.exists() and (fetch or not corpora.lookup(wanted.data).hub):
-            windows.check_calibration(wanted.data, wanted.sequences, seqlen, tokenizer_json, data_dir)
+            windows.check_calibration(wanted.data, wanted.sequences, seqlen, tokenizer_json, data_dir, first)
         return CalibrationSet(
             data=wanted.data,
             content=content,
@@ -88,7 +92,28 @@ class ModelInputs:
             seqlen=seqlen,
             all_experts=wanted.all_experts and self.family.experts is not None,
             processes=wanted.processes,
+            bos=self.context.bos,
         )
+
+    def _bos(self, tokenizer_json: Path) -> Bos:
+        """Return the rule for BOS as far as it changes this model's tokens.
+
+        Raises:
+            UserError: all sequences must begin with BOS, and the tokenizer has none.
+        """
+        rule = self.request.spec.bos
+        known = tokenizer_json.exists()
+        adds = known and begins_with_bos(windows.read_tokenizer(tokenizer_json))
+        if adds or (known and rule != "always"):
+            return resolve_bos(rule, adds=adds)
+        if not any((self.model.folder / name).exists() for name in models.TOKENIZER_FILES):
+            return ""  # measures that read text fail, and others need no tokenizer
+        from bench.inputs.loading import load_tokenizer  # imports torch
+
+        tokenizer = load_tokenizer(self.model.folder)
+        bos = resolve_bos(rule, adds=not known and begins_with_bos(tokenizer.backend_tokenizer))
+        first_tokens(tokenizer, bos)
+        return bos
 
     def _dtype(self, stored: str) -> str:
         """Return the number format of the artifacts. stored: that of the model's files."""
@@ -125,6 +150,7 @@ class ModelInputs:
             batch=wanted.batch or recipe.batch,
             seqlen=wanted.seqlen or recipe.seqlen,
             micro=wanted.micro or recipe.micro,
+            bos=self.context.bos,
         )
         self.context.require_positions("training", run.seqlen)
         if run.batch % wanted.processes:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, ValidationInfo, create_m
 
 from bench.catalog.entries import DEFAULT_METHODS, MEASURES
 from bench.catalog.registry import load
+from bench.inputs.bos import BosRule
 from bench.inputs.hub import mirror, require_mirror
 from bench.inputs.tasks import BUILTIN_TASKS
 from bench.measures.contract import MeasureSettings
@@ -110,6 +111,10 @@ class Spec(_MeasureTables):
     """Measures. `pattern` is always included."""
     tasks: tuple[str, ...] = BUILTIN_TASKS
     """Tasks for zeroshot: built-in tasks, tasks of lm-eval, and the sets maskllm7 and wanda7."""
+    bos: BosRule = "auto"
+    """BOS, the beginning-of-text token, at the start of every evaluation window, calibration sequence and training sequence.
+    auto: if the tokenizer itself begins a text with it. never: a text is encoded whole and then cut, as in the code of
+    SparseGPT and Wanda, so that only the first window has what the tokenizer adds."""
     seeds: tuple[Seed, ...] = (0,)
     """Random seeds, for calibration text and for methods."""
     results: Path = RESULTS

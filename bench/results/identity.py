@@ -21,11 +21,16 @@ class _IdentityPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _with_bos(label: str, bos: str) -> str:
+    # Without BOS at the start of each sequence, a text has the name that it has in papers and in older records.
+    return f"{label} with BOS" if bos in ("auto", "always") else label
+
+
 class Protocol(_IdentityPart):
     """The text or task of a measurement.
 
     seqlen: tokens of a window. limit: number of windows or questions, if not all. engine: library that ran the model, if the
-    measure compares engines.
+    measure compares engines. bos: rule for BOS where it changes the tokens.
     """
 
     name: str
@@ -33,12 +38,13 @@ class Protocol(_IdentityPart):
     seqlen: int | None = None
     limit: int | None = None
     engine: str = ""
+    bos: str = ""
 
     @property
     def label(self) -> str:
         detail = self.version if self.version is not None else self.seqlen
         label = self.name + (f"@{detail}" if detail is not None else "") + (f"x{self.limit}" if self.limit else "")
-        return label + (f" in {self.engine}" if self.engine else "")
+        return _with_bos(label, self.bos) + (f" in {self.engine}" if self.engine else "")
 
 
 class CalibrationText(_IdentityPart):
@@ -49,10 +55,12 @@ class CalibrationText(_IdentityPart):
     seqlen: int | None = None
     all_experts: bool = False
     """True if every expert of a mixture saw all tokens."""
+    bos: str = ""
 
     @property
     def label(self) -> str:
         tokens = self.data if self.seqlen is None else f"{self.data}@{self.seqlen}x{self.sequences}"
+        tokens = _with_bos(tokens, self.bos)
         return f"{tokens}, all experts" if self.all_experts else tokens
 
 
@@ -63,11 +71,12 @@ class TrainingText(_IdentityPart):
     seqlen: int | None = None
     batch: int | None = None
     tokens: int | None = None
+    bos: str = ""
 
     @property
     def label(self) -> str:
         steps = "" if self.seqlen is None else f"@{self.seqlen}x{self.batch}"
-        return self.data + steps + ("" if self.tokens is None else f", {self.tokens:,} tokens")
+        return _with_bos(self.data + steps, self.bos) + ("" if self.tokens is None else f", {self.tokens:,} tokens")
 
 
 class Identity(_IdentityPart):

@@ -76,7 +76,7 @@ def prune_and_export(record: Record) -> tuple[str, str]:
     for key, flag in PRUNE_FLAGS.items():
         if values.get(key) and (key, values[key]) != ("quantizers", ("none",)):
             parts += [flag, _text(values[key])]
-    for key in ("arithmetic", "threads", "targets", "calibration", "training"):
+    for key in ("arithmetic", "bos", "threads", "targets", "calibration", "training"):
         parts += _set(key, values.get(key))
     export = ["bench", "export", folder, "--format", "hf"]
     if identity.pattern == "2:4" and identity.include == ("*",):
@@ -135,7 +135,11 @@ def settings(record: Record) -> dict[str, Any]:
         if training := inputs.get("training"):
             kept = {k: training[k] for k in ("data", "tokens", "batch", "seqlen", "micro")}
             values["training"] = kept | {"processes": inputs.get("processes", 1)}
-        values |= _measure_settings(identity.measure, dict(inputs["measure"]["config"]))
+        config = dict(inputs["measure"]["config"])
+        rules = {config.pop("bos", ""), *(text.get("bos", "") for text in (calibration, training) if text)}
+        if rule := rules & {"always", "never"}:  # all texts of a run have one rule, and "auto" is the default
+            (values["bos"],) = rule
+        values |= _measure_settings(identity.measure, config)
     except (KeyError, TypeError, ValueError, AttributeError) as fault:
         raise UserError(f"record {record.short_key} does not say how it was made ({fault}): run bench run") from None
     values["quantizers"] = (identity.quantizer,)
