@@ -135,7 +135,8 @@ def _build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
         first = fault.errors()[0]
         # The class itself raised it, about several fields.
         if not first["loc"]:
-            raise UserError(f"invalid {name}: {first['msg'].removeprefix('Value error, ')}") from None
+            said = first["msg"].removeprefix("Value error, ").removeprefix("invalid ")
+            raise UserError(f"invalid {name}: {said}") from None
         raise _invalid(name, str(first["loc"][0]), config, adapter, first["msg"]) from None
     for key in config:
         value = getattr(method, key)

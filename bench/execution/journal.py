@@ -79,13 +79,8 @@ class Journal(RunListener):
         self._begun[artifact.key] = time.monotonic()
         self._at_work[artifact.key] = AtWork(label=label, device=device, state="importing", since=time.time())
         self._attempt(lambda: self._renew(artifact.key))
-        about = artifact.model_dump(include={"model", "seed", "dtype", "threads"})
-        self._log(
-            artifact.key,
-            {"event": "started", "run": self.status.name, "artifact": artifact.key, "label": label, "device": device}
-            | about
-            | {"method": artifact.method, "pattern": artifact.pattern, "quantizer": artifact.quantizer},
-        )
+        about = {"event": "started", "run": self.status.name, "artifact": artifact.key, "label": label}
+        self._log(artifact.key, about | running.settings)
         self._write()
 
     def take(self, running: RunningArtifact, event: Mapping[str, Any], left: TimeLeft) -> None:

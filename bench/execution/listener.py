@@ -37,6 +37,17 @@ class RunningArtifact:
         self.artifact: Artifact = self.measurements[0].artifact
         self.by_key = {m.key: m for m in self.measurements}
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings by which logs and trackers find an artifact."""
+        artifact = self.artifact
+        names = {"method": artifact.method, "pattern": artifact.pattern, "quantizer": artifact.quantizer}
+        return (
+            artifact.model_dump(include={"model", "seed", "dtype", "threads"})
+            | names
+            | {"arithmetic": artifact.computed_in, "device": self.device}
+        )
+
 
 class RunListener:
     """Reacts to what happens in a run. Override the methods that matter; the others do nothing.

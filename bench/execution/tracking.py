@@ -55,15 +55,13 @@ class Tracking(RunListener):
 
     def start(self, running: RunningArtifact, left: TimeLeft) -> None:
         artifact, measurements = running.artifact, running.measurements
-        about = artifact.model_dump(include={"model", "seed", "dtype", "device", "threads"}, mode="json")
-        about |= {"method": artifact.method, "pattern": artifact.pattern, "quantizer": artifact.quantizer}
         tags = {"key": artifact.key, "run": self._run, "version": provenance.VERSION}
         tags |= {"commit": str(provenance.commit().get("id") or "")}
         tags |= {f"record.{m.label}": m.key for m in measurements}
         configs = {m.label: m.config for m in measurements}
         self._waiting[artifact.key] = {
             "name": running.label,
-            "params": dict(_flat(about)) | dict(_flat(configs)) | dict(_flat(artifact.key_inputs(), "key.")),
+            "params": dict(_flat(running.settings)) | dict(_flat(configs)) | dict(_flat(artifact.key_inputs(), "key.")),
             "tags": {f"cast_bench.{name}": value for name, value in tags.items() if value},
         }
 

@@ -79,7 +79,7 @@ def _document(model: ModelResults, records: list[Record], limit: int | None) -> 
 
 def _config(record: Record) -> dict[str, Any]:
     measure = record.key_inputs.get("measure") or {}
-    return dict(measure.get("config") or {}) if record.identity.measure == "zeroshot" else {}
+    return dict(measure.get("config") or {}) if record.identity.subject == "task" else {}
 
 
 def _results(name: str, records: list[Record]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.compare.result_set import ResultSet
 from bench.reporting import from_records, pairwise, words
-from bench.reporting.cost import CostIndex, RowCost
+from bench.reporting.cost import BUILT, CostIndex, RowCost
 from bench.reporting.dense_comparison import DenseComparison, leading_column
 from bench.reporting.folding import fold
 from bench.reporting.protocol import BoardProtocol, group_by_protocol, line_of
@@ -85,7 +85,7 @@ def _add_speeds(groups: Mapping[BoardProtocol, list[Record]]) -> dict[BoardProto
     def artifact(record: Record) -> tuple[Any, ...]:
         return line_of(record)[:-1]  # the device is the last label
 
-    speeds = {r.key: r for records in groups.values() for r in records if r.identity.measure == "speed"}
+    speeds = {r.key: r for records in groups.values() for r in records if r.identity.subject == "timing"}
     out, placed = {}, set()
     for protocol, records in groups.items():
         if protocol.text:
@@ -178,7 +178,7 @@ class Board:
         row = out.rows[k]
         drop, task = comparison.worst_drop(k)
         about = [self.records[name] for cell in row.cells if cell for name in cell.records]
-        built = [r for r in about if r.identity.measure == "pattern"] or about
+        built = [r for r in about if BUILT in r.cost] or about
         make, export = reproduce.prune_and_export(built[0]) if built else ("", "")
         return Facts(
             compressed=row.is_quantized or row.filters["pattern"] != "dense",
@@ -229,7 +229,7 @@ def _named_speed(row: dict[str, Any], records: Mapping[str, Record], device: str
 
     device: device of the rows in the same table.
     """
-    if row["measure"] != "speed":
+    if row["identity"].subject != "timing":
         return row
     processor = records[row["record"]].processor
     where = row["device"] + (f", {processor}" if processor else "")

@@ -64,7 +64,7 @@ def entries(records: Iterable[Record], items: Callable[[Record], Items]) -> list
     """Return the sides of records of `bench speed --engine`. items: reads the blocks of a record, as `Store.items`."""
     out = []
     for record in records:
-        if record.identity.measure != "speed" or not record.identity.protocol.engine or record.status != "ok":
+        if not record.identity.protocol.engine or record.status != "ok":
             continue
         table, noise = items(record), record.notes["noise"]
         sides = {"2:4": "value", "dense": "tokens_per_s_dense"} if "2:4" in noise else {"dense": "value"}

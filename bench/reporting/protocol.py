@@ -10,7 +10,6 @@ from bench.results import metrics
 from bench.results.record import Record
 from bench.results.rows import IDENTITY
 
-WINDOWED_MEASURES = ("perplexity", "agreement")
 VALIDATION = "validation"
 """Part of the name of a text on which recipes were chosen. Numbers on it are no results."""
 RULE = (
@@ -81,10 +80,7 @@ def group_by_protocol(records: Iterable[Record]) -> dict[BoardProtocol, list[Rec
 
 def _text(record: Record) -> str | None:
     """Return the text that a record was measured on, or None."""
-    windowed = record.identity.measure in WINDOWED_MEASURES or any(
-        metrics.find(r.metric).windowed for r in record.readings
-    )
-    return record.identity.protocol.label if windowed else None
+    return record.identity.protocol.label if record.identity.subject == "text" else None
 
 
 def _measured_on(text: str, records: list[Record]) -> list[Record]:
@@ -99,8 +95,8 @@ def _calibration(record: Record) -> str:
 
 
 def _order(protocol: BoardProtocol, records: list[Record]) -> tuple[Any, ...]:
-    measured = [r for r in records if any(x.metric == "perplexity" and x.value is not None for x in r.readings)]
+    measured = [r for r in records if any(x.metric == metrics.QUALITY[0] and x.value is not None for x in r.readings)]
     newest = max((r.recorded for r in measured), default="")
     rows = set(map(line_of, measured))
-    full = rows & {line_of(r) for r in records if r.identity.measure == "zeroshot" and r.status == "ok"}
+    full = rows & {line_of(r) for r in records if r.identity.subject == "task" and r.status == "ok"}
     return (VALIDATION in protocol.text, -len(full), -len(rows), [-ord(c) for c in newest], protocol.label)

@@ -47,5 +47,5 @@ def is_search(results: ResultSet) -> bool:
     """Return whether a results folder is a search, by RULE."""
     if read_about(Path(results.name)).kind != "results":
         return True
-    texts = [r.identity.protocol.name for r in results.records if r.identity.measure == "perplexity"]
+    texts = [r.identity.protocol.name for r in results.records if r.identity.subject == "text"]
     return bool(texts) and all(VALIDATION in text for text in texts)

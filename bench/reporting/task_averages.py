@@ -22,7 +22,7 @@ def average_rows(rows: list[Row]) -> list[Row]:
     lines: dict[tuple[Any, ...], dict[str, list[Row]]] = {}
     dense = {}
     for row in rows:
-        if row["measure"] == "zeroshot" and row["metric"] == "acc" and row["value"] is not None:
+        if row["identity"].subject == "task" and row["metric"] == "acc" and row["value"] is not None:
             line = (*(row[c] for c in IDENTITY), row["seed"], _limit(row))
             lines.setdefault(line, {}).setdefault(_protocol(row).name, []).append(row)
             if _is_dense(row):

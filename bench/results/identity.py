@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -12,6 +12,9 @@ COLUMNS = (
 )  # fmt: skip
 """Parts of an identity as text, in the order of a row."""
 
+
+TIMED = "speed"
+"""Measure whose numbers are times. Its protocol is a step of the model, with a length or a version like others."""
 
 IdentityKey = tuple[tuple[str, Any], ...]
 """Pairs of column and text, without empty columns."""
@@ -107,6 +110,18 @@ class Identity(_IdentityPart):
     @property
     def targets(self) -> str:
         return ",".join(self.include) + (f" without {','.join(self.exclude)}" if self.exclude else "")
+
+    @property
+    def subject(self) -> Literal["timing", "text", "task", "weights"]:
+        """Kind of what was measured on, as the protocol says it: windows of a text have a length, a task has a version.
+
+        It needs no class of the measure, which may come from a plug-in that is not installed.
+        """
+        if self.measure == TIMED:
+            return "timing"
+        if self.protocol.seqlen is not None:
+            return "text"
+        return "weights" if self.protocol.version is None else "task"
 
     @property
     def computed_in(self) -> str:

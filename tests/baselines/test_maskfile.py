@@ -178,7 +178,7 @@ def test_a_run_with_a_file_trains_nothing_and_knows_the_file_by_its_content(tmp_
     ("file", "said"),
     [
         ("gone.npz", "maskllm:file=gone.npz: file 'gone.npz' cannot be read: No such file"),
-        ("/etc/passwd", "invalid maskllm: invalid mask file '/etc/passwd': not an npz file"),
+        ("/etc/passwd", "invalid maskllm: mask file '/etc/passwd': not an npz file"),
     ],
 )
 def test_a_file_that_is_no_mask_is_refused_before_anything_runs(cli, tmp_path, file, said):

@@ -45,6 +45,7 @@ def test_a_run_leaves_its_status_and_a_log_for_each_artifact(tmp_path, monkeypat
     assert logs.keys() == {m.artifact.key[:32] for m in api.plan(spec).measurements}
     for key, events in logs.items():
         assert (events[0]["event"], events[-1]["event"]) == ("started", "ended")
+        assert events[0]["arithmetic"] == events[0]["dtype"] == "float32"
         assert events[0]["artifact"][:32] == key and events[0]["run"] == status.name
         assert {e["status"] for e in events if e["event"] == "measurement"} in ({"ok"}, {"failed"})
     assert not list((tmp_path / "r/runs").glob("*.lock"))

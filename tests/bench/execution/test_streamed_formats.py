@@ -1,12 +1,17 @@
 """A streamed model gives the records of a model in memory, whatever it is stored in and runs in."""
 
 import pytest
+import torch
 
+from bench.execution import build
+from bench.inputs import loading
 from bench.planning import plan
 from bench.planning.spec import Spec
 from bench.results import reproduce
 from bench.results.record import Record
 from helpers import models, runs
+from methods.contract import Compute
+from methods.folder import Folder
 
 BITS = {"float32": (32, 17), "bfloat16": (16, 9), "float16": (16, 9)}
 """Bits of a dense weight, and of a weight of a 2:4 model, by format."""
@@ -52,6 +57,16 @@ def bits(records, method, quantizer="none"):
         if reading["metric"] == "bits_per_weight"
     )
     return value
+
+
+def test_a_model_is_compared_with_its_folder_in_the_format_that_is_written(stored):
+    folder = Folder(stored("bfloat16"))
+    model = loading.load(folder.path, Compute(dtype=torch.float32))
+
+    assert build._same(model, folder, torch.bfloat16)
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1
+    assert not build._same(model, folder, torch.bfloat16)
 
 
 def test_another_format_than_the_stored_one(stored, tmp_path):

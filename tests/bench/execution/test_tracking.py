@@ -94,6 +94,7 @@ def test_a_tracker_is_told_of_each_artifact(told, tmp_path):
     trained = next(order for order in starts.values() if order["params"]["method"] == "cast")
     assert trained["name"].startswith("tiny cast") and trained["params"]["key.training.tokens"] == "1024"
     assert trained["params"]["key.stages.0.name"] == "cast"
+    assert trained["params"]["arithmetic"] == trained["params"]["dtype"] == "float32"
     assert trained["tags"]["cast_bench.key"] == trained["artifact"]
     assert trained["params"]["perplexity.windows"] == "4" and trained["params"]["perplexity.corpus"] == "wiki-mini"
     assert trained["tags"]["cast_bench.record.perplexity"] in {record.key for record in records}

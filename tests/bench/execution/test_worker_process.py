@@ -16,12 +16,15 @@ def test_one_that_is_killed_ends_with_its_signal(tmp_path):
 
 
 def test_one_that_is_stopped_hears_that_it_must_end(tmp_path):
+    """It handles the signal, as workers do. Without a handler the system ends it although it is stopped."""
+    program = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done"
     with (tmp_path / "log").open("w") as log:
-        worker = worker_process.StartedWorker(["sleep", "600"], log, dict(os.environ))
+        worker = worker_process.StartedWorker(["sh", "-c", program], log, dict(os.environ))
+    assert next(worker.lines()) == "ready"
     worker.send_signal(signal.SIGSTOP)
     worker.ask_to_end()
 
-    assert worker.wait(20) == -signal.SIGTERM
+    assert worker.wait(10) == 7
     worker.close()
 
 

@@ -39,6 +39,19 @@ def test_a_hub_alias_and_its_id_share_one_copy(cache):
 
 
 def test_a_typed_former_name_has_a_hint(cli):
-    _, _, err = cli("verify", FORMER)
+    _check_hint(cli("verify", FORMER)[2])
 
+
+def test_a_search_has_the_hint_too(cli, tmp_path):
+    file = tmp_path / "search.toml"
+    file.write_text(
+        f"models = ['{FORMER}']\n[perplexity]\ndata = 'wiki-mini'\nsplit = 'validation'\n"
+        "[search]\ntrials = 1\n[search.fields.ria]\npower = {low = 0.1, high = 2.0}\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        _check_hint(cli("search", file, "--results", tmp_path / "results")[2])
+
+
+def _check_hint(err):
     assert f"bench: {FORMER} is HuggingFaceTB/SmolLM2-135M: the model that had this name before is {NOW}\n" in err
