@@ -12,7 +12,7 @@ import pytest
 from safetensors import SafetensorError
 
 from bench import api
-from bench.execution import runner
+from bench.execution import disk
 from bench.execution.processes import WorkerProcesses
 from bench.execution.progress import LogDisplay
 from bench.execution.worker_process import StartedWorker
@@ -296,7 +296,7 @@ def test_full_disk_stops_the_run(tmp_path, monkeypatch, cli):
     spec, command = prepared(tmp_path)
     monkeypatch.setattr(WorkerProcesses, "start", FullDiskWorker)
 
-    with pytest.raises(runner.RunStopped, match="the disk is full"):
+    with pytest.raises(disk.RunStopped, match="the disk is full"):
         api.execute(spec, LogDisplay(io.StringIO()))
     code, _, err = cli(*command)
 

@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock
 
 from bench import api
-from bench.execution import artifact_task, runner
+from bench.execution import artifact_task, sweep
 from bench.execution.events import WAITING
 from bench.execution.processes import WorkerProcesses
 from bench.execution.progress import LogDisplay
@@ -107,7 +107,7 @@ def test_a_version_of_what_is_being_made_lets_another_artifact_go_first(tmp_path
             yield from super().lines()
 
     monkeypatch.setattr(WorkerProcesses, "start", lambda processes, log: Slow())
-    monkeypatch.setattr(runner, "estimate_seconds", estimates)
+    monkeypatch.setattr(sweep, "estimate_seconds", estimates)
     changes = {"methods": ("magnitude", "wanda"), "quantizers": ("none", "int8"), "measures": ("size",), "jobs": 2}
     api.execute(runs.small(tmp_path / "r", **changes))
 
@@ -125,9 +125,9 @@ def test_what_never_began_is_not_waited_for_when_a_run_ends(training):
         )
         for has_begun in (True, False)
     )
-    runner.Sweep._stop(SimpleNamespace(_at_work=[begun, waiting]))
+    sweep.Sweep._stop(SimpleNamespace(_at_work=[begun, waiting]))
 
-    assert patience == [pytest.approx(runner.CHECKPOINT_S if training else runner.STOP_S, abs=1), 0]
+    assert patience == [pytest.approx(sweep.CHECKPOINT_S if training else sweep.STOP_S, abs=1), 0]
 
 
 def test_a_training_does_not_delay_the_end_of_the_others(monkeypatch):
@@ -140,7 +140,7 @@ def test_a_training_does_not_delay_the_end_of_the_others(monkeypatch):
         )
         for training in ("a training", None)
     ]
-    runner.Sweep._stop(SimpleNamespace(_at_work=tasks))
+    sweep.Sweep._stop(SimpleNamespace(_at_work=tasks))
 
     assert ended == [None, "a training"]
 

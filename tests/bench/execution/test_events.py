@@ -11,7 +11,7 @@ from queue import SimpleQueue
 import pytest
 
 from bench import api
-from bench.execution import runner
+from bench.execution import sweep
 from bench.execution.artifact_task import next_event
 from bench.execution.events import Events
 from bench.execution.forecast import Forecast
@@ -77,8 +77,8 @@ class Told(RunListener):
 def test_listeners_are_told_the_time_left(tmp_path, monkeypatch):
     """By the plan each artifact takes five seconds. By a clock that stands still, the first took none."""
     runs.workers_here(monkeypatch)
-    monkeypatch.setattr(runner, "Forecast", partial(Forecast, clock=lambda: 0.0))
-    monkeypatch.setattr(runner, "estimate_seconds", lambda missing, model: {ms[0].artifact.key: 5.0 for ms in missing})
+    monkeypatch.setattr(sweep, "Forecast", partial(Forecast, clock=lambda: 0.0))
+    monkeypatch.setattr(sweep, "estimate_seconds", lambda missing, model: {ms[0].artifact.key: 5.0 for ms in missing})
     told = Told()
     api.execute(runs.small(tmp_path / "r", measures=("perplexity",)), told)
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from bench import api
-from bench.execution import runner
+from bench.execution import runner, sweep
 from bench.execution.processes import WorkerProcesses
 from bench.execution.progress import LogDisplay
 from bench.planning import plan as planning
@@ -127,21 +127,21 @@ def test_large_artifacts_wait_for_memory(monkeypatch, tmp_path):
 
     class Worker(runs.Here):
         def lines(self):
-            begun.append(sum(task.worker is not None for task in sweep._at_work))
+            begun.append(sum(task.worker is not None for task in at_work._at_work))
             return iter(())
 
     monkeypatch.setattr(WorkerProcesses, "start", lambda *_: Worker())
     monkeypatch.setattr(
-        runner.psutil, "virtual_memory", lambda: type("Memory", (), {"available": one * 1.5, "total": one * 9})()
+        sweep.psutil, "virtual_memory", lambda: type("Memory", (), {"available": one * 1.5, "total": one * 9})()
     )
-    spied = runner.Sweep
-    sweep = None
+    spied = sweep.Sweep
+    at_work = None
 
     class Sweep(spied):
         def __init__(self, *args):
-            nonlocal sweep
+            nonlocal at_work
             super().__init__(*args)
-            sweep = self
+            at_work = self
             self._executor.jobs = 3
 
     monkeypatch.setattr(runner, "Sweep", Sweep)
