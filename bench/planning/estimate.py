@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from bench.planning.artifact import Measurement, Plan
 from bench.planning.cost_model import WITHIN, CostModel
 from bench.planning.memory import (
-    count_parameters,
     estimate_bytes,
     estimate_device_bytes,
     estimate_disk_bytes,
@@ -120,7 +119,7 @@ class _Work(NamedTuple):
 def _work(measurements: list[Measurement], made: set[str]) -> _Work:
     """Return the work of one artifact, without the stages in `made`. Add its stages to `made`."""
     artifact = measurements[0].artifact
-    parameters = count_parameters(artifact)
+    parameters = artifact.sizes.parameters
     counts = [(m, estimate_tokens(m.measure, m.config)) for m in measurements]
     parts = [measure_part(m.measure, m.protocol.name, parameters, count) for m, count in counts]
     # Measures with one protocol read the same windows in one pass.

@@ -1,17 +1,12 @@
-"""Estimates of the memory and disk space of an artifact, from shapes only: the same on every machine."""
+"""Estimates of the memory and disk space of an artifact, from its sizes only: the same on every machine."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
-from typing import NamedTuple
 
 from bench.catalog.registry import lookup
 from bench.planning.artifact import Artifact
 from methods.contract import LIBRARY_BYTES
-from methods.folder import Folder
-from methods.targets import family_of, find_targets, input_widths, weight_shape
 
 CUDA_BYTES = 3e9
 """Main memory of CUDA's libraries and context, in addition to LIBRARY_BYTES."""
@@ -68,13 +63,13 @@ def _gathered_bytes(artifact: Artifact) -> float:
     """
     if not artifact.training or artifact.processes == 1:
         return 0.0
-    parts, item = _parts(artifact), ITEM_BYTES[artifact.computed_in]
+    parts, item = artifact.sizes, ITEM_BYTES[artifact.computed_in]
     return parts.outside * item + 2.0 * parts.block * (ITEM_BYTES["float32"] + item)
 
 
 def estimate_disk_bytes(artifact: Artifact, stages: int) -> float:
     """Estimate the size in the cache: the model after each stage, and a checkpoint of its training."""
-    written = count_parameters(artifact) * ITEM_BYTES[artifact.dtype]
+    written = artifact.sizes.parameters * ITEM_BYTES[artifact.dtype]
     return stages * float(written) + _state_bytes(artifact)
 
 
@@ -100,10 +95,6 @@ def streamed_device_bytes(artifact: Artifact) -> float:
     return sum(_working_bytes(artifact))
 
 
-def is_mixture(artifact: Artifact) -> bool:
-    return family_of(Folder(artifact.folder).config).experts is not None
-
-
 def keeps_blocks(artifact: Artifact) -> str:
     """Return the stage that keeps whole blocks of the model and of the dense model in memory, or ""."""
     return next((s.label for s in artifact.stages if lookup(s.kind, s.name).whole_blocks), "")
@@ -111,7 +102,7 @@ def keeps_blocks(artifact: Artifact) -> str:
 
 def _working_bytes(artifact: Artifact) -> tuple[float, float]:
     """Return the bytes of a streamed model's weights, and of its methods' state for a block."""
-    parts = _parts(artifact)
+    parts = artifact.sizes
     whole, item = bool(keeps_blocks(artifact)), ITEM_BYTES[artifact.computed_in]
     costs = [cost for s in artifact.stages if (cost := lookup(s.kind, s.name).cost)]
     hessians = max((cost.hessians for cost in costs), default=0.0)
@@ -121,24 +112,14 @@ def _working_bytes(artifact: Artifact) -> tuple[float, float]:
     # Processes that share a calibration load whole blocks.
     by_expert = artifact.calibration_ranks == 1
     at_once = parts.at_once if by_expert else 2 * parts.block
-    own = 4.0 * hessians * _hessian_entries(artifact, by_expert) if hessians else 0.0
+    own = 4.0 * hessians * (parts.hessians_by_expert if by_expert else parts.hessians)
     return float(item * (parts.outside + at_once)), own
-
-
-def _hessian_entries(artifact: Artifact, by_expert: bool) -> int:
-    """Count the entries in memory at a time: a Hessian for each input, and two copies of the largest."""
-    folder = Folder(artifact.folder)
-    config, shapes = folder.config, folder.shapes()
-    targets = find_targets(config, shapes, artifact.include, artifact.exclude)
-    widths = {target: weight_shape(config, shapes, target)[1] for target in targets}
-    units = ([width * width for width in unit] for unit in input_widths(widths, family_of(config), by_expert))
-    return max(sum(squares) + 2 * max(squares) for squares in units)
 
 
 def _activation_bytes(artifact: Artifact, beside: float) -> float:
     if not (calibration := artifact.calibration):
         return 0.0
-    parts = _parts(artifact)
+    parts = artifact.sizes
     by_expert = parts.expert and calibration.processes == 1
     copies = COPIES if keeps_blocks(artifact) or by_expert else 1
     tokens = math.ceil(calibration.sequences / calibration.processes) * calibration.seqlen
@@ -148,61 +129,9 @@ def _activation_bytes(artifact: Artifact, beside: float) -> float:
     return 0.0 if on_disk else states
 
 
-class _Parts(NamedTuple):
-    """Numbers of parameters of a model."""
-
-    outside: int
-    """Parameters outside the blocks."""
-    block: int
-    """Parameters of the largest block."""
-    rest: int
-    """Parameters of the largest block without its experts."""
-    expert: int
-    """Parameters of the largest expert. 0: no experts."""
-    hidden: int
-    """Width of the hidden states."""
-
-    @property
-    def at_once(self) -> int:
-        """Parameters of blocks in memory, while a thread reads the next part."""
-        return self.rest + self.expert + max(self.rest, self.expert)
-
-
-def _parts(artifact: Artifact) -> _Parts:
-    folder = Folder(artifact.folder)
-    family = family_of(folder.config)
-    outside, blocks, experts = 0, Counter[str](), Counter[str]()
-    path = re.escape(family.experts.path) if family.experts else "(?!)"
-    inner = re.compile(rf"(.+\.{path}\.\d+)\.")
-    shapes = folder.shapes()
-    for name, shape in shapes.items():
-        size, block = math.prod(shape), family.block_of(name)
-        if block is None:
-            outside += size
-            continue
-        match = inner.match(name)
-        unit = match[1] if match else f"{block}"
-        (experts if match else blocks)[unit] += size
-    whole = Counter(blocks)
-    for unit, size in experts.items():
-        whole[str(family.block_of(unit))] += size
-    rest, expert = max(blocks, key=blocks.__getitem__), max(experts, key=experts.__getitem__, default="")
-    return _Parts(
-        outside,
-        max(whole.values()),
-        blocks[rest],
-        experts[expert],
-        shapes[next(iter(family.outer))][1],
-    )
-
-
 def model_bytes(artifact: Artifact) -> float:
-    return float(count_parameters(artifact) * ITEM_BYTES[artifact.computed_in])
-
-
-def count_parameters(artifact: Artifact) -> int:
-    return sum(math.prod(shape) for shape in Folder(artifact.folder).shapes().values())
+    return float(artifact.sizes.parameters * ITEM_BYTES[artifact.computed_in])
 
 
 def _state_bytes(artifact: Artifact) -> float:
-    return STATE_BYTES * count_parameters(artifact) if artifact.training else 0.0
+    return STATE_BYTES * artifact.sizes.parameters if artifact.training else 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
@@ -16,13 +15,13 @@ from bench.measures.contract import PlanContext, Planned
 from bench.planning import recipes
 from bench.planning.artifact import CalibrationSet, Stage, TrainingRun
 from bench.planning.resolve import PlanRequest
+from bench.planning.sizes import count_sizes
 from bench.results.identity import Protocol
 from bench.system import digests
 from bench.system.devices import has_instructions_for
 from bench.system.source_digest import digest_source
 from methods.errors import UserError
-from methods.pattern import Pattern
-from methods.targets import family_of, find_targets, require_fit, weight_shape
+from methods.targets import family_of
 from methods.training.settings import require_trainable
 
 LOADER = "bench.inputs.loading"
@@ -38,11 +37,12 @@ class ModelInputs:
             UserError: a pattern or group does not divide a layer's width, or a training or a measure is impossible.
         """
         self.request, self.model = request, model
-        folder, targets = model.open(), request.spec.targets
-        self.config, self.shapes = folder.config, folder.shapes()
-        self.dtype = self._dtype(folder.dtype)
-        self.targets = find_targets(self.config, self.shapes, targets.include, targets.exclude)
+        folder = model.open()
+        self.config = folder.config
+        patterns = () if all(chain.is_control for chain in request.chains) else request.patterns
+        self.sizes = count_sizes(folder, request.spec.targets, patterns, request.quantizers)
         self.family = family_of(self.config)
+        self.dtype = self._dtype(folder.dtype)
         tokenizer_json = model.folder / "tokenizer.json"
         if tokenizer_json.exists():
             windows.check_vocabulary(tokenizer_json, self.config["vocab_size"])
@@ -60,15 +60,9 @@ class ModelInputs:
             bos=self._bos(tokenizer_json),
         )
         self.measurements = [m for name in request.measures for m in self._measurements(name)]
-        parameters = sum(math.prod(shape) for shape in self.shapes.values())
         named = request.spec.training.recipe
-        self.recipe = recipes.choose(parameters, request.device, named) if request.trains else None
+        self.recipe = recipes.choose(self.sizes.parameters, request.device, named) if request.trains else None
         self.training = self._training(self.recipe) if self.recipe else None
-        for quantizer in filter(None, request.quantizers):
-            self._require_groups(quantizer)
-        patterns = () if all(chain.is_control for chain in request.chains) else request.patterns
-        for pattern in (Pattern.parse("dense"), *patterns):
-            require_fit(pattern, self.config, self.shapes, self.targets)
 
     @cached_property
     def loader(self) -> str:
@@ -164,17 +158,6 @@ class ModelInputs:
                 "raise it, or lower training.batch"
             )
         return run
-
-    def _require_groups(self, quantizer: Stage) -> None:
-        """Raise UserError, with the first such target, if a group size does not divide a target's input width."""
-        group: Any = quantizer.config.get("group")
-        for name in self.targets if isinstance(group, int) else ():
-            _, width = weight_shape(self.config, self.shapes, name)
-            if group < 1 or width % group:
-                raise UserError(
-                    f"{quantizer.label}: groups of {group} do not divide the {width} inputs of {name}: "
-                    "use a size that does, or leave group= out"
-                )
 
     def _measurements(self, measure: str) -> Iterator[dict[str, Any]]:
         """Yield the fields of each measurement that a measure plans."""

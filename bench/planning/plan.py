@@ -33,10 +33,7 @@ def make_plan(spec: Spec, *, fetch: bool = False, on_fetch: Callable[[str], None
     measurements: dict[str, Measurement] = {}
     to_pull = []
     for name in spec.models:
-        model = models.resolve(name, spec.data_dir)
-        if model is None and fetch:
-            on_fetch(name)
-            model = download.pull(name, spec.data_dir)
+        model = download.pull(name, spec.data_dir, on_fetch) if fetch else models.resolve(name, spec.data_dir)
         if model is None:
             to_pull.append(name)
             continue
@@ -75,6 +72,8 @@ def _artifacts(request: PlanRequest, inputs: ModelInputs) -> Iterator[Artifact]:
             for seed in spec.seeds if any(s.random for s in stages) else (None,):
                 yield Artifact(
                     model=model.name,
+                    family=inputs.config["model_type"],
+                    sizes=inputs.sizes,
                     folder=model.folder,
                     data_dir=spec.data_dir,
                     digest=model.digest,

@@ -9,7 +9,6 @@ from bench.planning.artifact import Artifact, Measurement, Plan
 from bench.planning.memory import (
     estimate_bytes,
     estimate_device_bytes,
-    is_mixture,
     is_streamed,
     keeps_blocks,
     model_bytes,
@@ -56,7 +55,7 @@ def find_problem(artifact: Artifact) -> str:
         return f"{artifact.label} takes about {_gb(need)} {of}to train, {has}: {_divide(artifact, memory)}"
     processes = 1 if on_gpu else artifact.calibration_ranks
     weights = model_bytes(artifact) + (0.0 if on_gpu else LIBRARY_BYTES)
-    unit = "expert by expert" if is_mixture(artifact) and not keeps_blocks(artifact) else "block by block"
+    unit = "expert by expert" if artifact.sizes.expert and not keeps_blocks(artifact) else "block by block"
     streaming = f"--set stream=true, which brings it {unit}"
     if weights <= memory:
         if is_streamed(artifact) or processes * weights <= memory:
@@ -74,14 +73,14 @@ def find_problem(artifact: Artifact) -> str:
 
 def describe_whole_blocks(artifact: Artifact) -> str:
     """Return a sentence about a stage that keeps all experts of a block although the model is streamed, or ""."""
-    if not (is_streamed(artifact) and is_mixture(artifact) and (stage := keeps_blocks(artifact))):
+    if not (is_streamed(artifact) and artifact.sizes.expert and (stage := keeps_blocks(artifact))):
         return ""
     return f"{stage} keeps whole blocks of {artifact.model} in memory, with all their experts"
 
 
 def _reduce(artifact: Artifact) -> str:
     """Return what takes less memory than a streamed artifact."""
-    if (stage := keeps_blocks(artifact)) and is_mixture(artifact):
+    if (stage := keeps_blocks(artifact)) and artifact.sizes.expert:
         return f"{stage} keeps whole blocks with all their experts, so use a method that takes experts one by one, like wanda"
     halves = "--dtype bfloat16, " if artifact.computed_in == "float32" else ""
     fewer = "fewer calibration.sequences, " if artifact.calibration else ""

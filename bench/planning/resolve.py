@@ -14,9 +14,8 @@ from bench.catalog.declarations import CatalogEntry
 from bench.planning.artifact import Stage
 from bench.planning.spec import Spec
 from bench.system import digests, environments
-from bench.system.devices import cores, resolve_device, resolve_devices
+from bench.system.devices import cluster_device, cores, resolve_devices
 from bench.system.source_digest import digest_source
-from bench.system.suggest import shorten
 from methods.errors import UserError
 from methods.pattern import Pattern
 
@@ -65,10 +64,11 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
         if check := getattr(registry.load(entry), "check", None):
             with registry.guarded(entry):
                 check(spec, fetch=fetch)
-    devices = _ray_devices(spec) if spec.executor == "ray" else resolve_devices(spec.device, elsewhere=not fetch)
     chains = [parse_chain(text) for text in dict.fromkeys(("dense", *spec.methods))]
-    patterns = tuple(Pattern.parse(text) for text in spec.patterns)
     quantizers = [parse_quantizer(text) for text in spec.quantizers]
+    by_ray = spec.executor == "ray"
+    devices = (cluster_device(spec.device),) if by_ray else resolve_devices(spec.device, elsewhere=not fetch)
+    patterns = tuple(Pattern.parse(text) for text in spec.patterns)
     choices = list(itertools.chain(*chains))
     for choice, pattern in itertools.product(choices, patterns):
         _require_pattern(choice, pattern)
@@ -111,13 +111,6 @@ def _stage(choice: Choice, kind: Kind) -> Stage:
         needs=entry.needs_with(choice.config),
         kind=kind,
     )
-
-
-def _ray_devices(spec: Spec) -> tuple[str, ...]:
-    """Return the type of device, or raise UserError for a GPU's number: the nodes may have other GPUs."""
-    if spec.device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"device {shorten(spec.device)!r} names GPUs, but Ray assigns them: use --device cuda or cpu")
-    return (spec.device if spec.device != "auto" else resolve_device("auto"),)
 
 
 def _require_nodes(spec: Spec) -> None:

@@ -103,6 +103,13 @@ def resolve_devices(names: str, *, elsewhere: bool = False) -> tuple[str, ...]:
     return tuple(resolve(name) for name in listed)
 
 
+def cluster_device(name: str) -> str:
+    """Return the type of device for Ray, or raise UserError for a GPU's number: the nodes may have other GPUs."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device {shorten(name)!r} names GPUs, but Ray assigns them: use --device cuda or cpu")
+    return name if name != "auto" else resolve_device("auto")
+
+
 def _check_name(name: str) -> str:
     """Return a device by its name without looking for it. "auto" is resolved on this machine.
 
