@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 MAX_WIDTH = 80
 MAX_ROWS, MAX_NAMES = 10, 5
 """Most rows that are printed, and most names in a sentence. --json has all."""
+JSON_NAMES = {"bits": "bits_per_weight", "drop": "worst_drop"}
+"""Names in JSON of a row's facts, where they are longer."""
 
 
 def pick(
@@ -119,29 +121,17 @@ def as_json(answer: Answer) -> dict[str, Any]:
 
 
 def _candidate_json(candidate: Candidate) -> dict[str, Any]:
-    facts = candidate.facts
+    facts = {JSON_NAMES.get(name, name): value for name, value in asdict(candidate.facts).items()}
     return {
         "row": candidate.row.name,
         **{k: candidate.row.filters[k] for k in ("method", "pattern", "quantizer")},
         "tied_with_best": candidate.tied,
-        "bits_per_weight": facts.bits,
-        "loss": _bound_json(facts.loss),
-        "worst_drop": _bound_json(facts.drop),
-        "worst_task": facts.worst_task,
-        "speedup": _bound_json(facts.speedup),
-        "tokens": facts.tokens,
-        "seconds": facts.seconds,
-        "at_least": facts.at_least,
-        "device": facts.device,
+        **{name: value for name, value in facts.items() if name not in ("compressed", "broken", "make", "export")},
         "fails": [c.limit.name for c in candidate.failed],
         "unsure": [c.limit.name for c in candidate.checks if c.unsure],
-        "make": facts.make,
-        "export": facts.export,
+        "make": facts["make"],
+        "export": facts["export"],
     }
-
-
-def _bound_json(bound: Bound | None) -> dict[str, float | None] | None:
-    return None if bound is None else {"value": bound.value, "low": bound.low, "high": bound.high}
 
 
 def _print(answer: Answer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import sys
 from collections.abc import Collection, Iterator
 
@@ -39,6 +40,14 @@ def end_adopted(spare: Collection[int] = ()) -> None:
     """End all adopted processes. spare: ids of our own children."""
     if _adopted_since is not None:
         end_descendants(_adopted_since | set(spare))
+
+
+def end_with_stdin() -> None:
+    """End this process, and all that it started, once its standard input closes. Run it in a thread."""
+    while os.read(0, 4096):  # sys.stdin has a lock, which a fork may copy while it is held
+        pass
+    end_descendants()
+    os._exit(1)
 
 
 def end_descendants(spare: Collection[int] = ()) -> None:

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from bench.execution import signals
+from bench.execution.descendants import end_with_stdin
 from bench.execution.events import Events
 from bench.execution.nodes import LOOK_S
 from bench.execution.ranks import FAULT, HOST, RankTask, join
@@ -22,7 +23,7 @@ def main() -> None:
 
     signals.ignore()  # this process ends with the first rank
     task = RankTask.model_validate_json(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_stdin, daemon=True).start()
     if task.host != HOST:
         threading.Thread(target=_end_with_first, args=(task,), daemon=True).start()
     artifact = task.artifact
@@ -40,12 +41,6 @@ def main() -> None:
             store.set(FAULT, f"rank {task.rank}: {type(fault).__name__}: {fault}")
         raise
     dist.destroy_process_group()
-
-
-def _end_with_parent() -> None:
-    while os.read(0, 4096):  # sys.stdin has a lock, which a fork may copy while it is held
-        pass
-    os._exit(1)
 
 
 def _end_with_first(task: RankTask) -> None:

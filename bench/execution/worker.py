@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from bench.execution import signals
-from bench.execution.descendants import adopt_orphans, end_descendants
+from bench.execution.descendants import adopt_orphans, end_descendants, end_with_stdin
 from bench.execution.disk import describe_full_disk
 from bench.execution.events import Events
 from bench.execution.new_record import failed_record
@@ -60,7 +60,7 @@ def main() -> None:
     code = 1
     try:
         job = Assignment.model_validate_json(sys.stdin.readline())
-        threading.Thread(target=_end_with_runner, daemon=True).start()
+        threading.Thread(target=end_with_stdin, daemon=True).start()
         work(job, Events(channel))
         code = 0
     except Stopped:
@@ -76,13 +76,6 @@ def _cut(channel: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, channel)
     os.close(nowhere)
-
-
-def _end_with_runner() -> None:
-    while os.read(0, 4096):  # sys.stdin has a lock, which a fork may copy while it is held
-        pass
-    end_descendants()
-    os._exit(1)
 
 
 def _leave(code: int) -> None:
