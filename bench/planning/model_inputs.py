@@ -40,7 +40,8 @@ class ModelInputs:
         folder = model.open()
         self.config = folder.config
         patterns = () if all(chain.is_control for chain in request.chains) else request.patterns
-        self.sizes = count_sizes(folder, request.spec.targets, patterns, request.quantizers)
+        groups = {stage.label: stage.config.get("group") for stage in request.quantizers if stage}
+        self.sizes = count_sizes(folder, request.spec.targets, patterns, groups)
         self.family = family_of(self.config)
         self.dtype = self._dtype(folder.dtype)
         tokenizer_json = model.folder / "tokenizer.json"

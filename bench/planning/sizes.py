@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,9 +15,6 @@ from methods.errors import UserError
 from methods.folder import Folder
 from methods.pattern import Pattern
 from methods.targets import family_of, find_targets, input_widths, require_fit, weight_shape
-
-if TYPE_CHECKING:
-    from bench.planning.artifact import Stage
 
 
 class ModelSizes(BaseModel):
@@ -46,10 +43,8 @@ class ModelSizes(BaseModel):
         return self.rest + self.expert + max(self.rest, self.expert)
 
 
-def count_sizes(
-    folder: Folder, wanted: Targets, patterns: Iterable[Pattern], quantizers: Iterable[Stage | None]
-) -> ModelSizes:
-    """Count the parameters of a model.
+def count_sizes(folder: Folder, wanted: Targets, patterns: Iterable[Pattern], groups: Mapping[str, Any]) -> ModelSizes:
+    """Count the parameters of a model. groups: group size of each quantizer, or None, by its label.
 
     Raises:
         UserError: an unknown architecture, no such target, or a pattern or group does not divide a target's input width.
@@ -59,8 +54,9 @@ def count_sizes(
     for pattern in (Pattern.parse("dense"), *patterns):
         require_fit(pattern, config, shapes, targets)
     widths = {target: weight_shape(config, shapes, target)[1] for target in targets}
-    for quantizer in filter(None, quantizers):
-        _require_groups(quantizer, widths)
+    for label, group in groups.items():
+        if isinstance(group, int):
+            _require_groups(label, group, widths)
     family = family_of(config)
     outside, blocks, experts = 0, Counter[str](), Counter[str]()
     path = re.escape(family.experts.path) if family.experts else "(?!)"
@@ -94,12 +90,11 @@ def count_sizes(
     )
 
 
-def _require_groups(quantizer: Stage, widths: Mapping[str, int]) -> None:
+def _require_groups(label: str, group: int, widths: Mapping[str, int]) -> None:
     """Raise UserError, with the first such target, if a group size does not divide a target's input width."""
-    group: Any = quantizer.config.get("group")
-    for name, width in widths.items() if isinstance(group, int) else ():
+    for name, width in widths.items():
         if group < 1 or width % group:
             raise UserError(
-                f"{quantizer.label}: groups of {group} do not divide the {width} inputs of {name}: "
+                f"{label}: groups of {group} do not divide the {width} inputs of {name}: "
                 "use a size that does, or leave group= out"
             )

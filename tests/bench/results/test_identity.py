@@ -1,0 +1,33 @@
+"""The name of a measurement says what was measured on, without the class of its measure."""
+
+import pytest
+
+from bench.measures.pattern import PatternHolds
+from bench.measures.perplexity import Perplexity
+from bench.measures.size import Size
+from bench.measures.speed.measure import Speed
+from bench.measures.zeroshot import Zeroshot
+from bench.results.identity import Identity, Protocol
+
+TASK = {"task": "piqa", "file": "", "version": "1.0", "harness": "0", "batch": 1, "tokens": 8}
+
+
+@pytest.mark.parametrize(
+    ("measure", "subject"),
+    [
+        (Perplexity("wiki-mini", 64), "text"),
+        (Zeroshot(**TASK), "task"),
+        (Size(), "weights"),
+        (PatternHolds(), "weights"),
+        (Speed(workload="linears", tokens=8), "timing"),
+        (Speed(workload="decode", tokens=8), "timing"),
+    ],
+    ids=lambda value: getattr(value, "workload", getattr(value, "name", "")),
+)
+def test_a_subject_follows_from_the_protocol(measure, subject):
+    protocol = measure.protocol if isinstance(measure.protocol, Protocol) else Protocol(name=measure.protocol)
+
+    assert (
+        Identity(model="m", stages=("dense",), pattern="dense", measure=measure.name, protocol=protocol).subject
+        == subject
+    )
