@@ -93,21 +93,10 @@ def _runs(results: Path | None) -> Rows:
     out = []
     store = ReadOnlyStore(results or RESULTS)
     for record in store:
-        identity = record.identity
-        out.append(
-            {
-                "record": record.short_key,
-                "model": identity.model,
-                "method": identity.method,
-                "pattern": identity.pattern,
-                "quantizer": identity.quantizer,
-                "seed": "" if identity.seed is None else str(identity.seed),
-                "measure": identity.measure,
-                "protocol": identity.protocol.label,
-                "status": record.status,
-                "recorded": record.recorded,
-            }
-        )
+        labels = record.identity.labels()
+        names = ("model", "method", "pattern", "quantizer", "seed", "measure", "protocol")
+        row = {name: "" if labels[name] is None else str(labels[name]) for name in names}
+        out.append({"record": record.short_key, **row, "status": record.status, "recorded": record.recorded})
     for line in store.damaged:
         note(f"{line}: left out")
     return out

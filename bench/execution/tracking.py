@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
@@ -29,8 +30,6 @@ TELLING = ("imported", "state", "progress", "measurement")
 """Events that show that this run, not another one, makes the artifact."""
 MAX_CURVES = 100_000
 """Largest number of queued points of curves, some tens of megabytes."""
-LISTEN_S = 5.0
-"""Seconds to wait for the last output of a process that has ended."""
 NORMAL_95 = 1.96
 """Half-width of a 95% interval in standard errors."""
 
@@ -113,36 +112,43 @@ class Tracking(RunListener):
 
 
 class _Channel:
-    """A connection to the process of one tracker. A thread writes and another reads, so that neither blocks the run."""
+    """A connection to the process of one tracker. A thread writes, so that it does not block the run."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._orders: SimpleQueue[str | None] = SimpleQueue()
-        self._problems: SimpleQueue[str] = SimpleQueue()
+        self._answer = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  closed in take_problem()
         self._process = subprocess.Popen(
             interpreter.command("bench.execution.trackers.process", name),
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=self._answer,
             stderr=subprocess.DEVNULL,
             env=interpreter.environment(),
             text=True,
             start_new_session=True,  # Ctrl-C must not reach it: it has to send the rest
         )
         self.pid = self._process.pid
-        self._threads = [Thread(target=work, daemon=True) for work in (self._write, self._listen)]
-        for thread in self._threads:
-            thread.start()
+        self._problem = ""
+        self._is_told = False
+        self._writer = Thread(target=self._write, daemon=True)
+        self._writer.start()
 
     def send(self, order: Mapping[str, Any]) -> None:
         """Queue an order. Drop it if the process has exited, or if the queue of curves is full."""
         takes_all = self._orders.qsize() < MAX_CURVES or order["do"] != "curve"
-        if self._threads[0].is_alive() and takes_all:
+        if self._writer.is_alive() and takes_all:
             self._orders.put(json.dumps(order, default=str))
 
     def take_problem(self) -> str:
-        with contextlib.suppress(Empty):
-            return self._problems.get_nowait()
-        return ""
+        """Return why the process ended, once, or "" while it runs and after a good end."""
+        code = self._process.poll()
+        if code is None or self._is_told:
+            return ""
+        self._is_told = True
+        self._answer.seek(0)
+        said = self._answer.read().strip().splitlines()
+        self._answer.close()
+        return self._problem or (said[-1] if said else describe_end(code) if code else "")
 
     def finish(self) -> None:
         self._orders.put(None)
@@ -156,10 +162,9 @@ class _Channel:
     def close(self) -> None:
         """Kill the process if it still runs."""
         if not self.has_ended(0.0):
-            self._problems.put("not all was sent")
+            self._problem = "not all was sent"
             self._process.kill()
             self._process.wait()
-        self._threads[1].join(LISTEN_S)
 
     def _write(self) -> None:
         assert self._process.stdin
@@ -167,14 +172,6 @@ class _Channel:
             while (line := self._orders.get()) is not None:
                 stdin.write(line + "\n")
                 stdin.flush()
-
-    def _listen(self) -> None:
-        assert self._process.stdout
-        said = self._process.stdout.read().strip()
-        if said:
-            self._problems.put(said.splitlines()[-1])
-        elif code := self._process.wait():
-            self._problems.put(describe_end(code))
 
 
 def _values(record: Record) -> Iterator[tuple[str, float]]:

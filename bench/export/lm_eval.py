@@ -10,6 +10,7 @@ from typing import Any
 from bench.export.result_sets import OURS, ModelResults, data_of, task_of, values_of
 from bench.inputs.tasks import BUILTIN_TASKS, TASK_FILES
 from bench.results.record import Record
+from bench.system.grouping import group_by
 
 UNSAFE_CHARACTERS = r"[\"<>:/|\\?*\[\]]+"
 """Characters that lm-eval replaces in a model's name to make a folder name."""
@@ -23,10 +24,7 @@ def documents(model: ModelResults, organization: str) -> dict[str, str]:
     A perplexity has the name of its protocol, because lm-eval's task `wikitext` normalizes by words. Metrics that are
     counted in the weights are left out, because they are no evaluations.
     """
-    limits: dict[int | None, list[Record]] = {}
-    for record in model.records:
-        if task_of(record):
-            limits.setdefault(_config(record).get("limit"), []).append(record)
+    limits = group_by(filter(task_of, model.records), lambda record: _config(record).get("limit"))
     folder = re.sub(UNSAFE_CHARACTERS, "__", model.name)
     out = {}
     for i, limit in enumerate(sorted(limits, key=lambda n: n or 0)):
@@ -37,9 +35,7 @@ def documents(model: ModelResults, organization: str) -> dict[str, str]:
 
 
 def _document(model: ModelResults, records: list[Record], limit: int | None) -> dict[str, Any]:
-    tasks: dict[str, list[Record]] = {}
-    for record in records:
-        tasks.setdefault(task_of(record), []).append(record)
+    tasks = group_by(records, task_of)
     first = records[0]
     batches = {str(b) for r in records if (b := _config(r).get("batch")) is not None}
     config = {

@@ -13,6 +13,7 @@ from bench.planning.sizes import ModelSizes
 from bench.planning.spec import Spec
 from bench.results.identity import CalibrationText, Identity, Protocol, TrainingText
 from bench.system import digests
+from bench.system.grouping import group_by
 from bench.system.provenance import VERSION
 
 
@@ -299,7 +300,4 @@ class Plan:
 
     def artifacts(self) -> dict[str, list[Measurement]]:
         """Return the measurements by artifact key, in order."""
-        grouped: dict[str, list[Measurement]] = {}
-        for measurement in self.measurements:
-            grouped.setdefault(measurement.artifact.key, []).append(measurement)
-        return grouped
+        return group_by(self.measurements, lambda measurement: measurement.artifact.key)

@@ -17,6 +17,7 @@ from bench.reporting.view import Facts, ReportSection, Table, TableCell, TableCo
 from bench.results import metrics, reproduce
 from bench.results.record import Record
 from bench.results.rows import latest, to_rows
+from bench.system.grouping import group_by
 
 RATIO = "perplexity_ratio"
 TOKENS, SECONDS, DEVICE = "tokens_to_make", "time_to_make", "made_on"
@@ -47,9 +48,7 @@ def make_sections(results: Sequence[ResultSet]) -> list[ReportSection]:
     """
     merged = merge(results)
     folders = {id(record): one.name for one in results for record in one.records}
-    models: dict[str, list[Record]] = {}
-    for record in merged.records:
-        models.setdefault(record.identity.model, []).append(record)
+    models = group_by(merged.records, lambda record: record.identity.model)
     sections = []
     for model, records in models.items():
         tables = [b.make_table() for b in boards_of(model, merged.only(model, records))]

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.results.identity import Identity
 from bench.results.record import Record
+from bench.system.grouping import group_by
 
 BUILT = "build_s"
 """Key of a record's cost: seconds of its last stage. One record of an artifact has it."""
@@ -29,10 +30,8 @@ class CostIndex:
     """The newest records with the cost of each stage."""
 
     def __init__(self, records: Iterable[Record]) -> None:
-        self._by_stages: dict[tuple[Any, ...], list[Record]] = {}
-        timed = (r for r in records if BUILT in r.cost)
-        for record in sorted(timed, key=lambda r: r.recorded, reverse=True):
-            self._by_stages.setdefault(_stages(record.identity), []).append(record)
+        timed = sorted((r for r in records if BUILT in r.cost), key=lambda r: r.recorded, reverse=True)
+        self._by_stages = group_by(timed, lambda record: _stages(record.identity))
 
     def of_row(self, identities: Iterable[Identity]) -> RowCost | None:
         """Return the mean over a row's seeds; None if no record has it. identities: one for each seed."""

@@ -9,6 +9,7 @@ from bench.reporting.table import TextTable, caption, cells, column_header
 from bench.results import metrics
 from bench.results.record import Record
 from bench.results.rows import IDENTITY, to_rows
+from bench.system.grouping import group_by
 
 MAX_SIZE_RATIO = 1.15
 """Largest ratio of two sizes that count as equal. 2:4 bfloat16 has 9 bits per weight, dense int8 with its scales over 8."""
@@ -24,16 +25,13 @@ def text_tables(records: Sequence[Record]) -> list[TextTable]:
     Sparse rows with the same dense rows form a group. Groups go from many bits to few; in a group, the sparse rows come
     first, the smallest at the top. A sparse row without a dense row of about its size is left out.
     """
-    rows = to_rows(records)
-    models = dict.fromkeys(r["model"] for r in rows)
-    tables = (_text_table(model, [r for r in rows if r["model"] == model]) for model in models)
+    by_model = group_by(to_rows(records), lambda row: str(row["model"]))
+    tables = (_text_table(model, rows) for model, rows in by_model.items())
     return [table for table in tables if table.lines]
 
 
 def _text_table(model: str, rows: list[dict[str, Any]]) -> TextTable:
-    lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        lines.setdefault(tuple(row[c] for c in IDENTITY), []).append(row)
+    lines = group_by(rows, lambda row: tuple(row[c] for c in IDENTITY))
     sized = [(bits, group) for group in lines.values() if (bits := _bits(group)) is not None]
     windowed = (r for r in rows if metrics.find(r["metric"]).windowed)
     columns = list(dict.fromkeys((r["metric"], r["protocol"], r["measure"]) for r in windowed))

@@ -8,6 +8,7 @@ from typing import Any
 from bench.reporting.table import ColumnKey, PivotLine, summarize
 from bench.results import metrics
 from bench.results.identity import Identity
+from bench.system.grouping import group_by
 
 RULE = (
     "A row is the mean over its seeds. Of rows that differ only in budget (tokens for calibration or training), the one of "
@@ -17,10 +18,9 @@ RULE = (
 
 def fold(lines: Sequence[PivotLine], columns: Sequence[ColumnKey]) -> tuple[list[PivotLine], list[int | None]]:
     """Return the lines, each followed by those of smaller budgets, and for each line the number of the line it is part of."""
-    groups: dict[tuple[Any, ...], list[PivotLine]] = {}
     quality = [c for c in columns if c[0] in metrics.QUALITY][:1]
-    for line in sorted(lines, key=lambda line: _place(line, quality)):
-        groups.setdefault(_without_budget(line.group[0]["identity"]), []).append(line)
+    ordered = sorted(lines, key=lambda line: _place(line, quality))
+    groups = group_by(ordered, lambda line: _without_budget(line.group[0]["identity"]))
     out: list[PivotLine] = []
     parents: list[int | None] = []
     for group in groups.values():

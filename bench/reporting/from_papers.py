@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from bench.reporting import words
 from bench.reporting.view import ReportSection, Table, TableCell, TableColumn, TableRow
+from bench.system.grouping import group_by
 from bench.system.validation import describe_allowed
 from methods.errors import UserError
 
@@ -59,9 +60,7 @@ def make_section(folder: Path) -> ReportSection | None:
     rows = [row for path in sorted(folder.glob("*.csv")) for row in read_rows(path)]
     if not rows:
         return None
-    groups: dict[tuple[str, str], list[PaperRow]] = {}
-    for row in rows:
-        groups.setdefault((row.model, row.protocol), []).append(row)
+    groups = group_by(rows, lambda row: (row.model, row.protocol))
     models = list(dict.fromkeys(r.model for r in rows))
     tables = tuple(
         _table(*key, groups[key]) for key in sorted(groups, key=lambda key: (models.index(key[0]), -len(groups[key])))

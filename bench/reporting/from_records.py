@@ -11,16 +11,16 @@ from bench.reporting.view import ReportSection, Table, TableCell, TableColumn, T
 from bench.results import metrics, reproduce
 from bench.results.record import Record
 from bench.results.rows import to_rows
+from bench.system.grouping import group_by
 
 FILTERS = ("model", "method", "pattern", "quantizer")
 
 
 def make_section(results: ResultSet, title: str) -> ReportSection:
     """Make a section with a table for each model, or raise UserError if scores cannot be read."""
-    rows = to_rows(results.records)
+    by_model = group_by(to_rows(results.records), lambda row: str(row["model"]))
     records = {r.stem: r for r in results.records}
-    models = sorted({r["model"] for r in rows}, key=str)
-    tables = (_table(str(m), [r for r in rows if r["model"] == m], records) for m in models)
+    tables = (_table(model, rows, records) for model, rows in sorted(by_model.items()))
     return ReportSection(
         title,
         describe_records(results.records),

@@ -13,6 +13,7 @@ from bench.reporting import task_averages
 from bench.results import metrics
 from bench.results.record import Record
 from bench.results.rows import IDENTITY, to_rows
+from bench.system.grouping import group_by
 from bench.system.text import escape_markdown
 
 ALWAYS_SHOWN = ("method", "pattern")
@@ -50,17 +51,13 @@ def text_tables(records: Sequence[Record]) -> list[TextTable]:
     seed failed, its cell shows the failure, and no mean. Missing seeds are shown in the label if another method has them,
     and in the cell if other cells of the row have them.
     """
-    rows = to_rows(records)
-    return [_text_table(model, [r for r in rows if r["model"] == model]) for model in _unique(r["model"] for r in rows)]
+    by_model = group_by(to_rows(records), lambda row: str(row["model"]))
+    return [_text_table(model, rows) for model, rows in by_model.items()]
 
 
 def caption(model: str) -> str:
     """Return a model's name with what it is, if its alias says so."""
     return ": ".join(filter(None, (model, models.describe(model))))
-
-
-def _unique(values: Iterable[Any]) -> list[Any]:
-    return list(dict.fromkeys(values))
 
 
 def _text_table(model: str, rows: list[Row]) -> TextTable:
@@ -92,9 +89,7 @@ def pivot(rows: list[Row], all_metrics: bool = False) -> PivotTable:
     rows = [r for r in rows if all_metrics or metrics.find(r["metric"]).in_tables]
     rows += task_averages.average_rows(rows)
     columns = _columns(rows)
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[c] for c in IDENTITY), []).append(row)
+    groups = group_by(rows, lambda row: tuple(row[c] for c in IDENTITY))
     expected: dict[tuple[Any, ...], set[int]] = {}
     for row in rows:
         if row["seed"] is not None:
@@ -113,7 +108,7 @@ def _varies(rows: list[Row], column: str) -> bool:
 def _columns(rows: list[Row]) -> list[ColumnKey]:
     measured = {(r["protocol"], r["measure"]) for r in rows if r["value"] is not None}
     named = (r for r in rows if not _has_no_metric(r) or (r["protocol"], r["measure"]) not in measured)
-    columns: list[ColumnKey] = _unique((r["metric"], r["protocol"], r["measure"]) for r in named)
+    columns = dict.fromkeys((r["metric"], r["protocol"], r["measure"]) for r in named)
     return sorted(columns, key=lambda c: (metrics.column_order(c[0]), c[1] or ""))
 
 

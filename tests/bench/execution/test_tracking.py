@@ -145,7 +145,7 @@ def track(monkeypatch):
 
 def test_that_the_run_goes_on_is_said_while_it_does(track):
     trackers, said = track(FAIL, "mlflow")
-    trackers._channels[0]._threads[1].join()
+    trackers._channels[0]._process.wait()
     trackers.end(runs.running(key="a"), "", ())
     assert not said, "nothing is told of an artifact that did not begin"
     trackers._tell("end", "a", ok=True)
@@ -202,7 +202,7 @@ def test_what_no_tracker_takes_is_not_kept(track, monkeypatch):
     (channel,) = track(DIE, "mlflow")[0]._channels
     channel._process.wait()
     channel.send({"do": "start"})
-    channel._threads[0].join()
+    channel._writer.join()
     channel.send({"do": "metrics"})
     assert channel._orders.empty()
 
