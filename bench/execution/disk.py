@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,11 +60,9 @@ class ResultsFolder:
         Raises:
             RunStopped: it does not come back, or is another folder.
         """
-        records, end = self._root / "records", time.monotonic() + store.PATIENCE_S
-        while not store.is_folder(records) and time.monotonic() < end:
-            time.sleep(store.LOOK_S)
         with contextlib.suppress(OSError):
-            if store.is_folder(records) and os.path.samestat(os.stat(records), os.fstat(self._handle)):
+            store.wait_for_folder(self._root)
+            if os.path.samestat(os.stat(self._root / "records"), os.fstat(self._handle)):
                 return
         raise RunStopped(
             f"results folder {str(self._root)!r} vanished during the run, with the records in it: "
