@@ -12,11 +12,11 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
-from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 import grimp
+import networkx
 
 from bench.reporting import drawing
 
@@ -76,18 +76,6 @@ def box_of(module: str, boxes: Iterable[str]) -> str | None:
     return next((name for name in boxes if f"{module}.".startswith(f"{name}.")), None)
 
 
-def implied(edges: set[Edge]) -> set[Edge]:
-    """Return the edges (a, c) for which a longer path from a to c exists."""
-    after = defaultdict(set)
-    for a, b in edges:
-        after[a].add(b)
-
-    def reaches(a: str, b: str) -> bool:
-        return b in after[a] or any(reaches(c, b) for c in after[a])
-
-    return {(a, b) for a, b in edges if any(reaches(c, b) for c in after[a])}
-
-
 def place(rows: Rows) -> dict[str, tuple[float, float]]:
     """Put each row in the middle of the picture. Returns the middle of each box, in pixels from the bottom left."""
     at = {}
@@ -107,7 +95,7 @@ def draw() -> str:
     panel.set(xlim=(0, WIDTH), ylim=(0, ROW * len(rows)))
     panel.set_axis_off()
     half = BOX_HEIGHT / 2
-    for a, b in sorted(edges - implied(edges)):
+    for a, b in sorted(networkx.transitive_reduction(networkx.DiGraph(edges)).edges):
         (x0, y0), (x1, y1) = at[a], at[b]
         bend = 0.0 if y0 - y1 < 1.5 * ROW else 0.18 if x0 < WIDTH / 2 else -0.18
         arrow = {"arrowstyle": "-|>", "color": drawing.LIGHT["blue"], "connectionstyle": f"arc3,rad={bend}"}
