@@ -34,9 +34,10 @@ import trained_rows
 from bench import search
 from bench.compare import resolve, scaling_law
 from bench.compare.pairing import Seeds
+from bench.compare.seed_noise import SeedNoiseTable
 from bench.planning.search import read_search
+from bench.reporting import board, pairwise, table
 from bench.reporting import leaderboard as boards
-from bench.reporting import pairwise, table
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
 from bench.system.text import escape_markdown
@@ -67,7 +68,10 @@ def leaders(folders: str) -> str:
     whole = section.tables[0].to_text_table()
     shown = [i for name in LEADER_COLUMNS for i, header in enumerate(whole.headers) if header.startswith(name)]
     few = table.TextTable(
-        whole.title, [whole.headers[i] for i in shown], [[line[i] for i in shown] for line in whole.lines[:MAX_LEADERS]]
+        whole.title,
+        [whole.headers[i] for i in shown],
+        [[line[i] for i in shown] for line in whole.lines[:MAX_LEADERS]],
+        whole.notes,
     )
     shown_methods = {line[0] for line in few.lines}
     trained = [row for r in results for row in trained_rows.read(r.records) if row.label in shown_methods]
@@ -104,6 +108,13 @@ def figures() -> dict[Path, str]:
     return {FIGURES / f"{name}.svg": svg for name in names if (svg := _figure(name))}
 
 
+@cache
+def _seed_noises() -> SeedNoiseTable:
+    """Return the noise between seeds that the leaderboard adds, from all folders that are no searches."""
+    folders = sorted(path.parent for path in (ROOT / "results").glob("*/records"))
+    return SeedNoiseTable(board.merge(boards.read_boards(folders)).records)
+
+
 def ratios(where: str) -> str:
     folder, *names = where.split()
     results = resolve.read(ROOT / folder).with_cache()
@@ -119,12 +130,13 @@ def ratios(where: str) -> str:
         if several := [name for name in (a, b) if len(rows[name]) > 1]:
             sys.exit(f"{several[0]} in {folder} has several patterns: {', '.join(rows[several[0]])}")
         (before,), (after,) = rows[b].values(), rows[a].values()
-        r = pairwise.compare(before, after, "perplexity", results)
+        r = pairwise.compare(before, after, "perplexity", results, _seed_noises())
         if r is None:
             sys.exit(f"{a} and {b} in {folder} cannot be compared: bench compare --results {folder} says why")
         over = f"{r.seeds} seeds, {r.n} {r.unit}" if r.seeds > 1 else f"{r.n} {r.unit}"
         if a in ends and b in ends and ends[a] != ends[b]:
             over += f"; not one schedule: lr ends at {ends[a]} and {ends[b]} of its peak"
+        over += f"; one seed, with noise of {r.seed_noise}" if r.seed_noise else ""
         lines.append(
             f"| {escape_markdown(a)} / {escape_markdown(b)} | {r.value:.4f} | {r.low:.4f} to {r.high:.4f} | {over} |"
         )

@@ -48,7 +48,7 @@ def compare(
     """Compare two result sets: what changed, and is it noise?
 
     Marks: - worse, + better, ~ inconclusive, x not comparable, ! failed or missing. Each interval holds on its own; p
-    values are adjusted by Benjamini and Hochberg's method.
+    values are adjusted by Holm's method.
     """
     from bench.compare import render, resolve, verdict
     from bench.results.store import RESULTS

@@ -12,6 +12,7 @@ from bench.compare.result_set import ResultSet
 from bench.results.items import Items
 from bench.stats import bootstrap, mcnemar
 from bench.stats.bootstrap import Estimate
+from bench.stats.seed_noise import SeedNoise, add_seed_noise
 from methods.errors import UserError
 from methods.pattern import Pattern
 
@@ -33,11 +34,18 @@ class NotComparable(Exception):
 
 
 def estimate_pair(
-    pair: MetricPair, before: ResultSet, after: ResultSet, level: float, seed_noise: float = 0.0
+    pair: MetricPair,
+    before: ResultSet,
+    after: ResultSet,
+    level: float,
+    noise: SeedNoise | None = None,
+    margin: float = 0.0,
 ) -> Estimate:
     """Estimate the change of a pair's metric, with an interval of coverage 1 - level.
 
-    seed_noise: standard deviation between seeds, used if a method with seeds was run with one.
+    Args:
+        noise: noise between seeds of such rows, as add_seed_noise takes it.
+        margin: change that `p_margin` tests; of the logarithm if the change is a ratio.
 
     Raises:
         NotComparable: the items differ, or are too few.
@@ -54,21 +62,21 @@ def estimate_pair(
         raise NotComparable(f"seeds were measured on different {what}")
     was, now = (np.stack([_column(items[i], pair.metric) for items in both]) for i in (0, 1))
     if np.array_equal(was, now):
-        return Estimate(0.0, 0.0, 0.0, 0.0, 1.0, was.shape[1], "items", len(pair.before))
+        return bootstrap.exact(0.0, was.shape[1], "items", len(pair.before), margin)
     if pair.definition.is_time:
-        return _estimate_timing(was, now, level)
+        return _estimate_timing(was, now, level, margin)
     items = both[0][0]
     if any(not np.array_equal(items.ids, other.ids) for other, _ in both):
         raise NotComparable("seeds were measured on different items")
-    one_seed = len(pair.before) == 1 and pair.before[0].identity.seed is not None
     if (items.weights == 1).all():
-        found = _estimate_questions(was, now, level)
+        found = _estimate_questions(was, now, level, margin)
         if _share_articles(items):
             sums, weights, _ = _sums_by_cluster(now - was, items)
-            found = bootstrap.wider(found, bootstrap.estimate_means(sums, level, weights))
-        return bootstrap.widen(found, seed_noise, level) if one_seed else found
-    sums, weights, unit = _sums_by_cluster(now - was, items)
-    return bootstrap.studentized_bootstrap(sums, weights, level, unit=unit, assumed=seed_noise if one_seed else 0.0)
+            found = bootstrap.wider(found, bootstrap.estimate_means(sums, level, weights, margin=margin))
+    else:
+        sums, weights, unit = _sums_by_cluster(now - was, items)
+        found = bootstrap.studentized_bootstrap(sums, weights, level, unit=unit, margin=margin)
+    return add_seed_noise(found, noise, level, margin) if noise else found
 
 
 def counted_change(pair: MetricPair) -> float:
@@ -111,7 +119,7 @@ def mean_change(pair: MetricPair) -> float:
 
 def _estimate_counted(pair: MetricPair) -> Estimate:
     change = mean_change(pair)
-    return Estimate(change, 0.0, change, change, 0.0 if change else 1.0, 1, "count", len(pair.before))
+    return bootstrap.exact(change, 1, "count", len(pair.before))
 
 
 def _check_items(a: Items, b: Items, timing: bool) -> tuple[Items, Items]:
@@ -133,14 +141,14 @@ def _column(items: Items, metric: str) -> Array:
     return values
 
 
-def _estimate_timing(was: Array, now: Array, level: float) -> Estimate:
+def _estimate_timing(was: Array, now: Array, level: float, margin: float) -> Estimate:
     if was.shape != now.shape or was.size < MIN_TIMING_BLOCKS:
         raise NotComparable(
             f"{was.size} and {now.size} blocks of timings: both sides need the same number, at least {MIN_TIMING_BLOCKS}"
         )
     if min(was.min(), now.min()) <= 0:
         raise NotComparable("a timing is 0 or less")
-    return bootstrap.estimate_blocks(was, now, level)
+    return bootstrap.estimate_blocks(was, now, level, margin=margin)
 
 
 def _share_articles(items: Items) -> bool:
@@ -148,16 +156,16 @@ def _share_articles(items: Items) -> bool:
     return MIN_ARTICLES <= len(set(items.clusters)) < len(items.ids)
 
 
-def _estimate_questions(was: Array, now: Array, level: float) -> Estimate:
+def _estimate_questions(was: Array, now: Array, level: float, margin: float) -> Estimate:
     right_or_wrong = bool(np.isin(was, (0, 1)).all() and np.isin(now, (0, 1)).all())
     if right_or_wrong and len(was) == 1:
-        return mcnemar.estimate_flips(was[0], now[0], level)
+        return mcnemar.estimate_flips(was[0], now[0], level, margin=margin)
     if was.shape[1] < 2:
         raise NotComparable("there is only one item")
     return (
-        bootstrap.estimate_means(now - was, level)
+        bootstrap.estimate_means(now - was, level, margin=margin)
         if not right_or_wrong
-        else mcnemar.estimate_flips_over_seeds(was, now, level)
+        else mcnemar.estimate_flips_over_seeds(was, now, level, margin=margin)
     )
 
 

@@ -23,7 +23,8 @@ class CompareSettings(BaseModel):
     """Settings of a gate. The dicts by metric replace the values of bench.results.metrics.
 
     A gate does not judge a metric without a margin. The margin `latency` is for all times and speeds, and so is
-    `latency` in `not_comparable`: metrics or measures that pass although their numbers cannot be compared.
+    `latency` in `not_comparable`: metrics or measures that pass although their numbers cannot be compared. `seed_noise`:
+    standard deviations of a row's number between calibration seeds, which replace those of the rows with several seeds.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,10 +51,6 @@ class CompareSettings(BaseModel):
     def tolerance(self, metric: Metric) -> float:
         """Return the largest change that counts as a reproduction."""
         return self.tolerances.get(metric.name, metric.tolerance)
-
-    def noise(self, metric: Metric) -> float:
-        """Return the standard deviation of a change between calibration seeds."""
-        return self.seed_noise.get(metric.name, metric.seed_noise)
 
 
 def read(path: Path | None, measured: Iterable[str] = (), **over: Any) -> CompareSettings:

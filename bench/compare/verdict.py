@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.compare.estimate import (
     NotComparable,
@@ -17,6 +17,7 @@ from bench.compare.estimate import (
 )
 from bench.compare.pairing import NOT_REPORTED, MetricPair, Unpaired, pair_results
 from bench.compare.result_set import ResultSet, gc_paused
+from bench.compare.seed_noise import SeedNoiseTable
 from bench.compare.settings import CompareSettings
 from bench.results import metrics
 from bench.results.record import Record
@@ -55,7 +56,7 @@ class Row:
     better: str = ""
     estimate: Estimate | None = None
     adjusted: float | None = None
-    """p value, adjusted for the whole family of tests."""
+    """p value, adjusted for the whole family of tests: for the margin, or for 0 if the number is better."""
     margin: float | None = None
     required_n: tuple[int, str] | None = None
     """Count and unit that would decide an inconclusive number."""
@@ -72,6 +73,13 @@ class Row:
     @property
     def mark(self) -> str:
         return MARKS.get(self.verdict, "!")
+
+
+class AdjustedP(NamedTuple):
+    """p values, adjusted for the whole family of tests: for a change of 0, and for a change of the margin."""
+
+    change: float
+    margin: float
 
 
 @dataclass(frozen=True)
@@ -122,9 +130,8 @@ def compare(
 
     Args:
         ignore: columns of an identity in which the two may differ.
-        exploratory: compare for people, not for a gate. p values are adjusted by Benjamini and Hochberg instead of Holm,
-            intervals hold each on its own instead of Bonferroni's, and seeds of only one side are left out. Metrics
-            without a margin are compared, too.
+        exploratory: compare for people, not for a gate. Intervals hold each on its own instead of Bonferroni's, and seeds
+            of only one side are left out. Metrics without a margin are compared, too.
 
     Raises:
         UserError: scores cannot be read.
@@ -145,14 +152,17 @@ def compare(
             to_estimate.append(pair)
     sampled = sum(not p.counted for p in to_estimate)
     level = settings.alpha if exploratory else multiple_tests.bonferroni(settings.alpha, sampled)
-    estimates: list[tuple[MetricPair, Estimate]] = []
+    noises = _seed_noises(before, after, settings)
+    estimates: list[tuple[MetricPair, Estimate, str]] = []
     for pair in to_estimate:
+        known = noises.of_pair(pair)
+        noise, source = known or (None, "")
         try:
-            estimate = estimate_pair(pair, before, after, level, settings.noise(pair.definition))
-            estimates.append((pair, estimate))
+            estimate = estimate_pair(pair, before, after, level, noise, _worse(pair) * _margin(pair, settings))
+            estimates.append((pair, estimate, source))
         except NotComparable as fault:
             rows.append(_row(pair, "NOT_COMPARABLE", str(fault)))
-    rows += _decide_all(estimates, settings, exploratory)
+    rows += _decide_all(estimates, settings)
     rows.sort(key=lambda r: (VERDICTS.index(r.verdict), r.name, r.metric))
     return Comparison(tuple(rows), settings, sampled, level, new, tuple(skipped))
 
@@ -162,43 +172,76 @@ def _matters(unpaired: Unpaired, settings: CompareSettings) -> bool:
     return unpaired.reason != NOT_REPORTED or settings.margin(metrics.find(unpaired.metric)) is not None
 
 
-def _decide_all(
-    estimates: Sequence[tuple[MetricPair, Estimate]], settings: CompareSettings, exploratory: bool
-) -> Iterable[Row]:
-    adjust = multiple_tests.benjamini_hochberg if exploratory else multiple_tests.holm
-    sampled = [i for i, (pair, _) in enumerate(estimates) if not pair.counted]
-    adjusted = dict(zip(sampled, adjust([estimates[i][1].p for i in sampled]), strict=True))
-    for i, (pair, estimate) in enumerate(estimates):
-        yield decide(pair, estimate, adjusted.get(i, estimate.p), settings)
+def _seed_noises(before: ResultSet, after: ResultSet, settings: CompareSettings) -> SeedNoiseTable:
+    """Return the noise between seeds, from the rows of both. A row on both sides counts once."""
+    records = {record.identity.key(): record for record in (*after.records, *before.records)}
+    return SeedNoiseTable(records.values(), settings.seed_noise)
 
 
-def decide(pair: MetricPair, estimate: Estimate, adjusted: float, settings: CompareSettings) -> Row:
-    """Return REGRESSION, OK, IMPROVED or INCONCLUSIVE. A metric without a margin has a margin of 0.
+def _margin(pair: MetricPair, settings: CompareSettings) -> float:
+    """Return the margin on the scale of the estimate. A metric without a margin has a margin of 0."""
+    margin = settings.margin(pair.definition) or 0.0
+    return math.log1p(margin) if pair.definition.is_ratio else margin
+
+
+def _worse(pair: MetricPair) -> float:
+    """Return 1 if a larger number is worse, else -1."""
+    return 1.0 if pair.better == "lower" else -1.0
+
+
+def _decide_all(estimates: Sequence[tuple[MetricPair, Estimate, str]], settings: CompareSettings) -> Iterable[Row]:
+    """Decide on all estimates. Holm adjusts the p values for a change of 0, and those for a change of the margin."""
+    sampled = [i for i, (pair, _, _) in enumerate(estimates) if not pair.counted]
+    judged = [_judged_estimate(pair, estimate, settings) for pair, estimate, _ in estimates]
+    changed = dict(zip(sampled, multiple_tests.holm([estimates[i][1].p for i in sampled]), strict=True))
+    beyond = dict(zip(sampled, multiple_tests.holm([judged[i].p_margin for i in sampled]), strict=True))
+    for i, (pair, estimate, source) in enumerate(estimates):
+        adjusted = AdjustedP(changed.get(i, estimate.p), beyond.get(i, estimate.p_margin))
+        yield decide(pair, estimate, adjusted, settings, source)
+
+
+def _judged_estimate(pair: MetricPair, estimate: Estimate, settings: CompareSettings) -> Estimate:
+    """Return the estimate that is compared with the margin.
+
+    With one seed, a number within its margin is judged for this seed, because no number of items could bring the noise
+    between seeds under a margin. A loss beyond the margin could be another draw, so the noise between seeds counts.
+    """
+    within = _worse(pair) * estimate.value <= _margin(pair, settings)
+    return estimate.alone if within and estimate.alone else estimate
+
+
+def decide(
+    pair: MetricPair, estimate: Estimate, adjusted: AdjustedP, settings: CompareSettings, source: str = ""
+) -> Row:
+    """Return REGRESSION, OK, IMPROVED or INCONCLUSIVE.
 
     A change within the tolerance is OK, however significant it is: the summation order alone can cause it.
+
+    source: where the noise between seeds comes from.
     """
+    margin, worse = _margin(pair, settings), _worse(pair)
+    loss, judged = worse * estimate.value, _judged_estimate(pair, estimate, settings)
     raw_margin = settings.margin(pair.definition) or 0.0
-    margin = math.log1p(raw_margin) if pair.definition.is_ratio else raw_margin
-    worse = 1.0 if pair.better == "lower" else -1.0
-    loss, largest_loss = worse * estimate.value, max(worse * estimate.low, worse * estimate.high)
-    row = _row(pair, "OK", _seed_hint(pair), estimate=estimate, adjusted=adjusted, margin=raw_margin)
+    row = _row(pair, "OK", _seed_hint(pair, source), estimate=estimate, adjusted=adjusted.margin, margin=raw_margin)
     if pair.counted:
         loss = worse * counted_change(pair)
         return replace(row, verdict="REGRESSION" if loss > margin else "IMPROVED" if -loss > margin else "OK")
     if max(abs(estimate.low), abs(estimate.high)) <= settings.tolerance(pair.definition):
         return row
-    if multiple_tests.differs(adjusted, settings.alpha) and not 0 <= loss <= margin:
-        return replace(row, verdict="IMPROVED" if loss < 0 else "REGRESSION")
-    if largest_loss < margin or estimate.low == estimate.high == 0:
-        return row
-    half = largest_loss - loss if loss <= margin else loss - min(worse * estimate.low, worse * estimate.high)
-    return replace(row, verdict="INCONCLUSIVE", required_n=power.required_n(estimate, loss, half, margin))
+    if loss < 0 and multiple_tests.differs(adjusted.change, settings.alpha):
+        return replace(row, verdict="IMPROVED", adjusted=adjusted.change)
+    if multiple_tests.differs(adjusted.margin, settings.alpha):
+        return replace(row, verdict="REGRESSION") if loss > margin else row
+    ends = (worse * judged.low, worse * judged.high)
+    half = max(ends) - loss if loss <= margin else loss - min(ends)
+    return replace(row, verdict="INCONCLUSIVE", required_n=power.required_n(judged, loss, half, margin))
 
 
-def _seed_hint(pair: MetricPair) -> str:
+def _seed_hint(pair: MetricPair, source: str) -> str:
     seeds = {r.identity.seed for r in pair.before} - {None}
     if 0 < len(seeds) < 3 and not pair.counted:
-        return f"{amount(len(seeds), 'calibration seed')}: use 5 for less noise"
+        noise = f"; noise between seeds added: {source}" if source else ""
+        return f"{amount(len(seeds), 'calibration seed')}: use 5 for less noise{noise}"
     return ""
 
 

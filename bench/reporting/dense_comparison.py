@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from bench.compare.result_set import ResultSet
+from bench.compare.seed_noise import SeedNoiseTable
 from bench.inputs.tasks import TASK_SETS
 from bench.reporting import pairwise
 from bench.reporting.view import Bound, Interval, Table
@@ -33,6 +34,7 @@ class DenseComparison:
 
     def __init__(self, table: Table, records: Mapping[str, Record], results: ResultSet, device: str = "") -> None:
         self.table, self.records, self.results = table, records, results
+        self.noises = SeedNoiseTable(results.records)
         self.drop_column = leading_column(table, "worst_drop")
         self.speed_column = leading_column(table, "speedup", device)
         whole = (k for k, row in enumerate(table.rows) if row.filters["method"] == "dense" and not row.is_quantized)
@@ -104,4 +106,4 @@ class DenseComparison:
         a, b = (pairwise.seeds_of(self.table, k, column, self.records) for k in (self.dense, row))
         if not a or not b:
             return None
-        return pairwise.compare(a, b, self.table.columns[column].metric, self.results, level)
+        return pairwise.compare(a, b, self.table.columns[column].metric, self.results, self.noises, level)

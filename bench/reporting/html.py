@@ -187,4 +187,4 @@ def _note(table: Table) -> str:
     note = f"{caption(table.title)}. {amount(len(table.whole_rows), 'row')}."
     if table.unranked:
         note += f" No ranks and intervals: {table.unranked:,} rows are too many to compare in pairs."
-    return note
+    return " ".join((note, *table.notes))

@@ -56,7 +56,7 @@ def _table(section: ReportSection, table: Table, strings: _StringTable, picks: b
 
 
 def _interval(i: Interval, strings: _StringTable) -> list[Any]:
-    return [i.value, i.low, i.high, i.n, strings(i.unit), i.seeds]
+    return [i.value, i.low, i.high, i.n, strings(i.unit), i.seeds, *([strings(i.seed_noise)] if i.seed_noise else [])]
 
 
 def _cell(cell: TableCell | None, strings: _StringTable) -> dict[str, Any] | None:

@@ -81,6 +81,7 @@ def render_table(table: TextTable) -> str:
             *map(_line, table.lines),
             r"\bottomrule",
             r"\end{longtable}",
+            *(rf"\noindent {escape(note)}\par" for note in table.notes),
             "",
         ]
     )

@@ -10,6 +10,7 @@ from itertools import combinations
 from bench.compare import estimate
 from bench.compare.pairing import MetricPair, Seeds, pair_seeds
 from bench.compare.result_set import ResultSet
+from bench.compare.seed_noise import SeedNoiseTable
 from bench.reporting.view import Interval, Table, TableColumn
 from bench.results.record import Record
 from bench.stats import multiple_tests
@@ -34,10 +35,11 @@ def add_intervals(
 
     paired: says in which columns to compare rows. Parts of rows are compared, too, but have no rank.
 
-    Each interval holds on its own. Two rows tie unless Benjamini and Hochberg's p over the column's pairs is under ALPHA.
-    A column has ranks if each number in it has scores by item.
+    Each interval holds on its own. Two rows tie unless Holm's p over the column's pairs is under ALPHA, so that at most a
+    share ALPHA of tables orders rows that are equal. A column has ranks if each number in it has scores by item.
     """
     results = results.with_cache()
+    noises = SeedNoiseTable(results.records)
     intervals: dict[tuple[int, int, int], Interval] = {}
     ranks: dict[int, tuple[str, ...]] = {}
     unranked = 0
@@ -48,7 +50,7 @@ def add_intervals(
         if len(by_row) > MAX_PAIRED_ROWS:
             unranked = max(unranked, len(by_row))
         elif len(by_row) > 1:
-            of_column = dict(_intervals(by_row, column.metric, results))
+            of_column = dict(_intervals(by_row, column.metric, results, noises))
             intervals |= {(a, b, c): interval for (a, b), interval in of_column.items()}
             if (
                 of_column
@@ -68,24 +70,32 @@ def seeds_of(table: Table, row: int, column: int, records: Mapping[str, Record])
     return {r.identity.seed: r for r in of_cell} if all(r.items for r in of_cell) else {}
 
 
-def _intervals(by_row: Mapping[int, Seeds], metric: str, results: ResultSet) -> Iterator[tuple[Rows, Interval]]:
+def _intervals(
+    by_row: Mapping[int, Seeds], metric: str, results: ResultSet, noises: SeedNoiseTable
+) -> Iterator[tuple[Rows, Interval]]:
     for a, b in combinations(by_row, 2):
-        if interval := compare(by_row[a], by_row[b], metric, results):
+        if interval := compare(by_row[a], by_row[b], metric, results, noises):
             yield (a, b), interval
 
 
-def compare(a: Seeds, b: Seeds, metric: str, results: ResultSet, level: float = ALPHA) -> Interval | None:
-    """Compare b with a, with an interval of coverage 1 - level. Returns None if they cannot be compared."""
+def compare(
+    a: Seeds, b: Seeds, metric: str, results: ResultSet, noises: SeedNoiseTable, level: float = ALPHA
+) -> Interval | None:
+    """Compare b with a, with an interval of coverage 1 - level. Returns None if they cannot be compared.
+
+    noises: noise between seeds, which is added if they share one seed.
+    """
     pairs, _ = pair_seeds("", a, b, True)
     pair = next((p for p in pairs if p.metric == metric), None)
-    return None if pair is None else _interval(pair, results, level)
+    return None if pair is None else _interval(pair, results, noises, level)
 
 
-def _interval(pair: MetricPair, results: ResultSet, level: float) -> Interval | None:
+def _interval(pair: MetricPair, results: ResultSet, noises: SeedNoiseTable, level: float) -> Interval | None:
     if pair.obstacle():
         return None
+    noise, source = noises.of_pair(pair) or (None, "")
     try:
-        e = estimate.estimate_pair(pair, results, results, level)
+        e = estimate.estimate_pair(pair, results, results, level, noise)
     except estimate.NotComparable:
         return None
     value, low, high = (e.value, e.low, e.high)
@@ -93,7 +103,7 @@ def _interval(pair: MetricPair, results: ResultSet, level: float) -> Interval | 
         if max(abs(value), abs(low), abs(high)) > MAX_LOG_RATIO:
             return None  # so wide that it says nothing, and no number holds its end
         value, low, high = math.exp(value), math.exp(low), math.exp(high)
-    return Interval(value, low, high, e.n, e.unit, e.seeds, e.p)
+    return Interval(value, low, high, e.n, e.unit, e.seeds, e.p, source if e.alone and e.seeds == 1 else "")
 
 
 def significance(table: Table, column: int) -> dict[Rows, bool]:
@@ -102,7 +112,7 @@ def significance(table: Table, column: int) -> dict[Rows, bool]:
 
 
 def _significant(intervals: Mapping[Rows, Interval]) -> dict[Rows, bool]:
-    adjusted = multiple_tests.benjamini_hochberg([i.p for i in intervals.values()])
+    adjusted = multiple_tests.holm([i.p for i in intervals.values()])
     return {rows: multiple_tests.differs(p, ALPHA) for rows, p in zip(intervals, adjusted, strict=True)}
 
 

@@ -37,11 +37,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class TextTable:
-    """A pivoted table as text: headers, and one line of cells for each method."""
+    """A pivoted table as text: headers, one line of cells for each method, and notes below it."""
 
     title: str
     headers: list[str]
     lines: list[list[str]]
+    notes: tuple[str, ...] = ()
 
 
 def text_tables(records: Sequence[Record]) -> list[TextTable]:
@@ -234,10 +235,11 @@ def format_number(value: float, stderr: float | None, unit: str) -> str:
 
 
 def to_markdown(table: TextTable, escape: Callable[[str], str] = escape_markdown) -> str:
-    """Return the table in Markdown, without its title."""
+    """Return the table in Markdown with its notes, without its title."""
 
     def row(cells: Iterable[str]) -> str:
         return "| " + " | ".join(map(escape, cells)) + " |"
 
     rule = "|" + "|".join("---" if h in TEXT_COLUMNS else "---:" for h in table.headers) + "|"
-    return "\n".join([row(table.headers), rule, *(row(line) for line in table.lines)]) + "\n"
+    lines = [row(table.headers), rule, *(row(line) for line in table.lines)]
+    return "\n".join([*lines, *(f"\n{escape(note)}" for note in table.notes)]) + "\n"

@@ -10,6 +10,10 @@ from bench.reporting.table import ABSENT, TextTable, caption
 from bench.reporting.words import rounded
 from bench.results import metrics
 
+SEED_NOISE_NOTE = (
+    "Intervals and ranks of rows with one seed include the noise between seeds, as standard deviation of a row."
+)
+
 
 @dataclass(frozen=True)
 class TableColumn:
@@ -90,6 +94,8 @@ class Interval:
     unit: str
     seeds: int
     p: float
+    seed_noise: str = ""
+    """Source of the noise between seeds that was added; empty if none was."""
 
     def __post_init__(self) -> None:
         _round(self)
@@ -198,6 +204,16 @@ class Table:
         """Return the rows that are no part of another row."""
         return [k for k, row in enumerate(self.rows) if row.part_of is None]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what readers must know of the numbers that the table shows."""
+        sources: dict[str, dict[str, None]] = {}
+        for (_, _, c), interval in self.intervals.items():
+            if interval.seed_noise and not self.columns[c].hidden:
+                sources.setdefault(self.columns[c].label, {}).update(dict.fromkeys(interval.seed_noise.split("; ")))
+        noises = "; ".join(f"{label}: {', '.join(sorted(of))}" for label, of in sources.items())
+        return (f"{SEED_NOISE_NOTE} {noises}.",) if noises else ()
+
     def value(self, row: int | None, column: int | None) -> float | None:
         cell = None if row is None or column is None else self.rows[row].cells[column]
         return cell.value if cell else None
@@ -212,7 +228,8 @@ class Table:
             cells = (row.cells[i] for i in visible)
             rank = [] if by is None else [self.ranks[by][k]]
             lines.append([*row.labels, *rank, *(ABSENT if c is None else c.text for c in cells)])
-        return TextTable(" · ".join(filter(None, (caption(self.title), self.protocol))), headers, lines)
+        title = " · ".join(filter(None, (caption(self.title), self.protocol)))
+        return TextTable(title, headers, lines, self.notes)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DRAWS_OVER_LEVEL = 200
 """Draws of a bootstrap, times the level of its interval: 100 draws are in each tail."""
 MAX_DRAWS = 100_000
-"""Largest number of draws. Beyond it, tails are Student's, scaled to the last bootstrap quantile with 100 draws."""
+"""Largest number of draws. Beyond the last quantile with 100 draws, tails are Student's, scaled to that quantile."""
 CHUNK = 20_000
 
 
@@ -39,6 +39,12 @@ class Estimate:
     seeds: int = 1
     seed_share: float = 0.0
     """Share of the variance that is between calibration seeds."""
+    freedom: float = math.inf
+    """Degrees of freedom of the standard error."""
+    p_margin: float = 1.0
+    """Two-sided p value for a change that is equal to the margin, or to 0 without a margin."""
+    alone: Estimate | None = None
+    """The estimate for the seeds that were run, where the noise between seeds of other rows was added to this one."""
     lost: int | None = None
     gained: int | None = None
     """Questions that were wrong and are now right, over all seeds. `lost` is the reverse."""
@@ -78,14 +84,16 @@ def effective_size(weights: Array) -> float:
     return float(weights.sum() ** 2 / (weights**2).sum())
 
 
-def _degrees_of_freedom(between: VarianceParts, clusters: float, seeds: int) -> float:
+def degrees_of_freedom(between: VarianceParts, weights: Array, seeds: int) -> float:
     """Return Satterthwaite's degrees of freedom of the sum of both variances (Biometrics Bulletin 2, 1946)."""
-    parts = between.clusters**2 / max(clusters - 1, 0.5) + (between.seeds**2 / (seeds - 1) if seeds > 1 else 0.0)
+    parts = between.clusters**2 / max(effective_size(weights) - 1, 0.5) + (
+        between.seeds**2 / (seeds - 1) if seeds > 1 else 0.0
+    )
     return between.total**2 / parts
 
 
 def studentized_bootstrap(
-    differences: Array, weights: Array, level: float, *, unit: str = "articles", assumed: float = 0.0
+    differences: Array, weights: Array, level: float, *, unit: str = "articles", margin: float = 0.0
 ) -> Estimate:
     """Estimate the mean difference as a ratio, by a studentized bootstrap (Efron and Tibshirani 1993, ch. 12.5).
 
@@ -97,16 +105,16 @@ def studentized_bootstrap(
         differences: [seeds, clusters], sums of after minus before over the items of a cluster.
         weights: [clusters], what the sums are divided by (tokens).
         level: 1 - coverage.
-        assumed: standard deviation between seeds, for a method with seeds that was run with one.
+        margin: change that `p_margin` tests.
     """
     seeds, clusters = differences.shape
     value = float(differences.mean(0).sum() / weights.sum())
     between = variance_parts(differences, weights)
     if between.total == 0:
-        return Estimate(value, 0.0, value, value, 1.0 if value == 0 else 0.0, clusters, unit, seeds)
+        return exact(value, clusters, unit, seeds, margin)
     sample = _draws(differences - value * weights, weights, _draw_count(level))
-    freedom = _degrees_of_freedom(between, effective_size(weights), seeds)
-    stderr = (between.total + assumed**2) ** 0.5
+    freedom = degrees_of_freedom(between, weights, seeds)
+    stderr = between.total**0.5
     low, high = (_quantile(sample, tail, freedom) for tail in (1 - level / 2, level / 2))
     return Estimate(
         value=value,
@@ -117,19 +125,10 @@ def studentized_bootstrap(
         n=clusters,
         unit=unit,
         seeds=seeds,
-        seed_share=(between.seeds + assumed**2) / stderr**2,
+        seed_share=between.seeds / between.total,
+        freedom=freedom,
+        p_margin=_p(sample, (value - margin) / stderr, freedom),
     )
-
-
-def critical_t(differences: Array, weights: Array, level: float) -> float:
-    """Return the smallest t for which `studentized_bootstrap` finds a positive difference, with p under `level`.
-
-    differences: [seeds, clusters]; weights: [clusters].
-    """
-    value = differences.mean(0).sum() / weights.sum()
-    sample = _draws(differences - value * weights, weights, _draw_count(level))
-    freedom = _degrees_of_freedom(variance_parts(differences, weights), effective_size(weights), len(differences))
-    return _quantile(sample, 1 - level / 2, freedom)
 
 
 def _draw_count(level: float) -> int:
@@ -210,12 +209,18 @@ def _p(sample: Array, t: float, freedom: float) -> float:
     above = len(sample) - int(np.searchsorted(sample, t, side="left"))
     below = int(np.searchsorted(sample, t, side="right"))
     fewer = min(above, below)
-    if fewer < DRAWS_OVER_LEVEL / 2 and len(sample) >= MAX_DRAWS:
+    if fewer < DRAWS_OVER_LEVEL / 2:
         return min(1.0, 2 * float(stdtr(freedom, -abs(t) / _stretch(sample, above < below, freedom))))
     return min(1.0, max(2 * float(stdtr(freedom, -abs(t))), 2 * (1 + fewer) / (1 + len(sample))))
 
 
-def estimate_means(differences: Array, level: float, weights: Array | None = None) -> Estimate:
+def exact(value: float, n: int, unit: str, seeds: int = 1, margin: float = 0.0) -> Estimate:
+    """Return a change without noise."""
+    p, p_margin = (float(value == null) for null in (0.0, margin))
+    return Estimate(value, 0.0, value, value, p, n, unit, seeds, p_margin=p_margin)
+
+
+def estimate_means(differences: Array, level: float, weights: Array | None = None, *, margin: float = 0.0) -> Estimate:
     """Estimate the mean of paired differences over questions and seeds, with Student's t: fast for thousands of them.
 
     The variances between questions and between seeds add up. The degrees of freedom are Satterthwaite's.
@@ -224,24 +229,42 @@ def estimate_means(differences: Array, level: float, weights: Array | None = Non
         differences: [seeds, questions], or sums over the questions of an article, [seeds, articles].
         level: 1 - coverage.
         weights: [articles], the numbers of their questions.
+        margin: change that `p_margin` tests.
     """
-    from scipy.special import stdtr, stdtrit
+    from scipy.special import stdtrit
 
     seeds, count = differences.shape
     weights = np.ones(count) if weights is None else weights
     value = float(differences.mean(0).sum() / weights.sum())
     between = variance_parts(differences, weights)
     if between.total == 0:
-        return Estimate(value, 0.0, value, value, 1.0 if value == 0 else 0.0, count, "questions", seeds)
-    freedom = _degrees_of_freedom(between, effective_size(weights), seeds)
+        return exact(value, count, "questions", seeds, margin)
+    freedom = degrees_of_freedom(between, weights, seeds)
     scale = between.total**0.5
     half = float(stdtrit(freedom, 1 - level / 2)) * scale
-    p = 2 * float(stdtr(freedom, -abs(value) / scale))
-    share = between.seeds / between.total
-    return Estimate(value, scale, value - half, value + half, p, count, "questions", seeds, share)
+    return Estimate(
+        value=value,
+        stderr=scale,
+        low=value - half,
+        high=value + half,
+        p=students_p(value / scale, freedom),
+        n=count,
+        unit="questions",
+        seeds=seeds,
+        seed_share=between.seeds / between.total,
+        freedom=freedom,
+        p_margin=students_p((value - margin) / scale, freedom),
+    )
 
 
-def estimate_blocks(before: Array, after: Array, level: float) -> Estimate:
+def students_p(t: float, freedom: float) -> float:
+    """Return the two-sided p of Student's t, or of a normal deviate with infinite degrees of freedom."""
+    from scipy.special import ndtr, stdtr
+
+    return 2 * float(stdtr(freedom, -abs(t)) if math.isfinite(freedom) else ndtr(-abs(t)))
+
+
+def estimate_blocks(before: Array, after: Array, level: float, *, margin: float = 0.0) -> Estimate:
     """Estimate ln of the ratio of timings, paired by block, with Student's t.
 
     At small levels, a percentile bootstrap of ten blocks has ten times too many false alarms. Student's t has not.
@@ -249,32 +272,17 @@ def estimate_blocks(before: Array, after: Array, level: float) -> Estimate:
     before, after: medians of interleaved blocks, [blocks] or [runs, blocks]. Runs count as seeds, because the blocks of a run
     share the state of the machine.
     """
-    return replace(estimate_means(np.atleast_2d(np.log(after / before)), level), unit="blocks")
+    return replace(estimate_means(np.atleast_2d(np.log(after / before)), level, margin=margin), unit="blocks")
 
 
 def wider(one: Estimate, other: Estimate) -> Estimate:
     """Widen the first of two estimates of one change to the uncertainty of the other."""
-    stderr, p = max(one.stderr, other.stderr), max(one.p, other.p)
-    return replace(one, stderr=stderr, low=min(one.low, other.low), high=max(one.high, other.high), p=p)
-
-
-def widen(estimate: Estimate, noise: float, level: float) -> Estimate:
-    """Add the noise between seeds to an estimate from one seed: variances add, and squares of an interval's arms.
-
-    noise: standard deviation. level: 1 - coverage of the interval.
-    """
-    from scipy.special import ndtr, ndtri
-
-    if not noise or not estimate.stderr:
-        return estimate
-    arm = float(ndtri(1 - level / 2)) * noise
-    stderr = math.hypot(estimate.stderr, noise)
-    z = float(ndtri(estimate.p / 2)) * estimate.stderr / stderr
     return replace(
-        estimate,
-        stderr=stderr,
-        low=estimate.value - math.hypot(estimate.value - estimate.low, arm),
-        high=estimate.value + math.hypot(estimate.high - estimate.value, arm),
-        p=2 * float(ndtr(z)),
-        seed_share=noise**2 / stderr**2,
+        one,
+        stderr=max(one.stderr, other.stderr),
+        low=min(one.low, other.low),
+        high=max(one.high, other.high),
+        p=max(one.p, other.p),
+        freedom=min(one.freedom, other.freedom),
+        p_margin=max(one.p_margin, other.p_margin),
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bench.stats.bootstrap import Estimate, estimate_means
+from bench.stats.bootstrap import Estimate, estimate_means, students_p
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +21,16 @@ def mcnemar_p(lost: int, gained: int) -> float:
     return min(1.0, 2 * float(bdtr(min(lost, gained), discordant, 0.5))) if discordant else 1.0
 
 
+def tango_score(lost: int, gained: int, n: int, delta: float) -> float:
+    """Return the score, a normal deviate, for a difference of paired proportions of `delta` (Tango 1998, eq. 6)."""
+    a, c = 2 * n, -lost * delta * (1 - delta)
+    b = -gained - lost + (2 * n - gained + lost) * delta
+    # The likeliest probability of a loss under delta.
+    q = (max(b * b - 4 * a * c, 0.0) ** 0.5 - b) / (2 * a)
+    variance = n * (2 * q + delta * (1 - delta))
+    return float((gained - lost - n * delta) / max(variance, 1e-300) ** 0.5)
+
+
 def tango_interval(lost: int, gained: int, n: int, level: float) -> tuple[float, float]:
     """Return the score interval for (gained - lost) / n, the difference of paired proportions (Tango, Stat. Med. 17, 1998, eq. 10).
 
@@ -29,39 +40,52 @@ def tango_interval(lost: int, gained: int, n: int, level: float) -> tuple[float,
     from scipy.special import ndtri
 
     z = -float(ndtri(level / 2))
-
-    def score(delta: float) -> float:
-        a, c = 2 * n, -lost * delta * (1 - delta)
-        b = -gained - lost + (2 * n - gained + lost) * delta
-        # The likeliest probability of a loss under delta.
-        q = (max(b * b - 4 * a * c, 0.0) ** 0.5 - b) / (2 * a)
-        variance = n * (2 * q + delta * (1 - delta))
-        return float((gained - lost - n * delta) / max(variance, 1e-300) ** 0.5)
-
     value = (gained - lost) / n
     edge = 1 - 1e-12
+
+    def score(delta: float) -> float:
+        return tango_score(lost, gained, n, delta)
+
     low = brentq(lambda d: score(d) - z, -edge, value, xtol=1e-12) if value > -edge and score(-edge) > z else -1.0
     high = brentq(lambda d: score(d) + z, value, edge, xtol=1e-12) if value < edge and score(edge) < -z else 1.0
     return float(low), float(high)
 
 
-def estimate_flips(before: NDArray[np.float64], after: NDArray[np.float64], level: float) -> Estimate:
-    """Estimate accuracy after minus before, with one seed. before, after: 0 or 1, [questions]."""
+def estimate_flips(
+    before: NDArray[np.float64], after: NDArray[np.float64], level: float, *, margin: float = 0.0
+) -> Estimate:
+    """Estimate accuracy after minus before, with one seed. before, after: 0 or 1, [questions].
+
+    margin: change that `p_margin` tests, by Tango's score. For 0 it is McNemar's exact test.
+    """
     lost, gained = _count_flips(before, after)
     n = len(before)
     value = (gained - lost) / n
     low, high = tango_interval(lost, gained, n, level)
-    stderr = ((lost + gained) / n - value**2) ** 0.5 / n**0.5
-    return Estimate(value, stderr, low, high, mcnemar_p(lost, gained), n, "questions", lost=lost, gained=gained)
+    p = mcnemar_p(lost, gained)
+    return Estimate(
+        value=value,
+        stderr=((lost + gained) / n - value**2) ** 0.5 / n**0.5,
+        low=low,
+        high=high,
+        p=p,
+        n=n,
+        unit="questions",
+        lost=lost,
+        gained=gained,
+        p_margin=students_p(tango_score(lost, gained, n, margin), math.inf) if margin else p,
+    )
 
 
-def estimate_flips_over_seeds(before: NDArray[np.float64], after: NDArray[np.float64], level: float) -> Estimate:
+def estimate_flips_over_seeds(
+    before: NDArray[np.float64], after: NDArray[np.float64], level: float, *, margin: float = 0.0
+) -> Estimate:
     """Estimate accuracy after minus before, over several seeds. before, after: 0 or 1, [seeds, questions].
 
     McNemar's test would count a question once for each seed. Student's t over questions and seeds does not.
     """
     lost, gained = _count_flips(before, after)
-    return replace(estimate_means(after - before, level), lost=lost, gained=gained)
+    return replace(estimate_means(after - before, level, margin=margin), lost=lost, gained=gained)
 
 
 def _count_flips(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[int, int]:

@@ -14,15 +14,8 @@ def holm(p: Sequence[float]) -> list[float]:
     return _unsort(np.minimum(np.maximum.accumulate(steps), 1.0), order) if len(p) else []
 
 
-def benjamini_hochberg(p: Sequence[float]) -> list[float]:
-    """Adjust p values: on average, at most a share q of those under q is false (Benjamini and Hochberg 1995)."""
-    order = np.argsort(p, kind="stable")
-    steps = np.asarray(p, dtype=float)[order] * len(p) / np.arange(1, len(p) + 1)
-    return _unsort(np.minimum(np.minimum.accumulate(steps[::-1])[::-1], 1.0), order) if len(p) else []
-
-
 def differs(adjusted: float, alpha: float) -> bool:
-    """Return whether a change is real, from its adjusted p. Verdicts, ranks and `bench pick` share this rule."""
+    """Return whether a difference is real, from Holm's p. Verdicts, ranks and `bench pick` share this rule."""
     return adjusted < alpha
 
 

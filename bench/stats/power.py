@@ -8,7 +8,7 @@ from bench.stats.bootstrap import Estimate
 
 
 def required_n(estimate: Estimate, loss: float, half: float, margin: float) -> tuple[int, str] | None:
-    """Return the n that would decide if the estimate stayed the same: the interval excludes 0, or is below the margin.
+    """Return the n that would decide if the estimate stayed the same: its interval would exclude the margin.
 
     The half-width of an interval falls as 1 / sqrt(n), where n counts the unit with most of the variance.
 
@@ -19,7 +19,7 @@ def required_n(estimate: Estimate, loss: float, half: float, margin: float) -> t
     Returns:
         n and its unit, or None if the estimate is on the margin, where no n decides.
     """
-    gap = loss if loss > margin else margin - loss
+    gap = abs(loss - margin)
     if gap <= 0 or half <= 0:
         return None
     by_seed = estimate.seed_share > 0.5

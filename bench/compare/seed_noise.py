@@ -1,0 +1,131 @@
+"""Noise between calibration seeds of a kind of row on a model: from its rows with several seeds, or assumed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import NamedTuple
+
+from bench.compare.pairing import MetricPair
+from bench.results import metrics
+from bench.results.identity import IdentityKey
+from bench.results.record import Record
+from bench.stats.seed_noise import SeedNoise, pool
+from bench.system.text import amount
+
+ONE_SHOT, TRAINED, QUANTIZED = "one-shot", "trained", "quantized"
+MIN_FREEDOM = 2.0
+"""Fewest degrees of freedom of a kind of row. With fewer, the rows of all kinds of the model are pooled."""
+
+Kind = tuple[str, str, str]
+"""Model, kind of row, metric."""
+
+
+class KnownNoise(NamedTuple):
+    """The noise of a kind of row, and where it comes from."""
+
+    noise: SeedNoise
+    source: str
+
+
+def kind_of(record: Record) -> str:
+    """Return the kind of a record's row: rows of a kind are assumed to have the same noise."""
+    if record.identity.training is not None:
+        return TRAINED
+    return QUANTIZED if record.identity.pattern == "dense" else ONE_SHOT
+
+
+class SeedNoiseTable:
+    """Noise between seeds by model, kind of row and metric.
+
+    records: the results whose rows with several seeds are used, one record for each identity.
+    given: standard deviations by metric, which replace those of the records.
+    """
+
+    def __init__(self, records: Iterable[Record], given: Mapping[str, float] | None = None) -> None:
+        self.records, self.given = tuple(records), given or {}
+        self.known: dict[Kind, KnownNoise] = {}
+
+    def of_pair(self, pair: MetricPair) -> KnownNoise | None:
+        """Return the noise of the difference of two numbers, or None if there is none.
+
+        The variances of both sides add up, because two methods need not react to a draw in the same way. Of a mean over
+        seeds it is that of one seed, divided by their number.
+        """
+        if pair.counted or not pair.definition.averages_items:
+            return None
+        sides = [one for one, *_ in (pair.before, pair.after) if one.identity.seed is not None]
+        found = [self.of(one.identity.model, kind_of(one), pair.definition) for one in sides]
+        if not any(one.noise.variance for one in found):
+            return None
+        if len(set(found)) == 1:  # one estimate, used twice, has the degrees of freedom of one
+            total = SeedNoise(len(found) * found[0].noise.variance, found[0].noise.freedom)
+        else:
+            total = _sum([one.noise for one in found])
+        mean = SeedNoise(total.variance / len(pair.before), total.freedom)
+        return KnownNoise(mean, "; ".join(dict.fromkeys(one.source for one in found)))
+
+    def of(self, model: str, kind: str, metric: metrics.Metric) -> KnownNoise:
+        """Return the noise of a kind of row."""
+        key = (model, kind, metric.name)
+        if key not in self.known:
+            self.known[key] = self._find(model, kind, metric)
+        return self.known[key]
+
+    def _find(self, model: str, kind: str, metric: metrics.Metric) -> KnownNoise:
+        if metric.name in self.given:
+            return KnownNoise(SeedNoise(self.given[metric.name] ** 2), "as the settings say")
+        rows = self._measured.get((model, metric.name), {})
+        own = [noise for of, noise in rows.values() if of == kind]
+        every = [noise for _, noise in rows.values()]
+        for some, what in ((own, kind), (every, "all kinds")):
+            if some and (noise := pool(some)).freedom >= MIN_FREEDOM:
+                source = f"from {amount(len(some), 'row')} of {what} with seeds"
+                return KnownNoise(noise, f"{kind} {_amount(noise, metric)} ({source})")
+        noise = SeedNoise(metric.seed_noise**2)
+        return KnownNoise(noise, f"{kind} {_amount(noise, metric)} (assumed, because too few rows have seeds)")
+
+    @cached_property
+    def _measured(self) -> dict[tuple[str, str], dict[IdentityKey, tuple[str, SeedNoise]]]:
+        """Return kind and variance of each row with several seeds, by model and metric, then by row.
+
+        A row that was measured under several protocols counts once, with the mean of its variances.
+        """
+        values: dict[tuple[str, str], dict[IdentityKey, dict[IdentityKey, list[float]]]] = {}
+        kinds: dict[IdentityKey, str] = {}
+        for record in self.records:
+            if record.status != "ok" or record.identity.seed is None:
+                continue
+            row = record.identity.key("seed", "measure", "protocol")
+            kinds[row] = kind_of(record)
+            for reading in record.readings:
+                metric = metrics.find(reading.metric, reading.unit)
+                if reading.value is not None and metric.averages_items:
+                    value = math.log(reading.value) if metric.is_ratio else reading.value
+                    by_row = values.setdefault((record.identity.model, metric.name), {})
+                    by_row.setdefault(row, {}).setdefault(record.identity.key("seed"), []).append(value)
+        out: dict[tuple[str, str], dict[IdentityKey, tuple[str, SeedNoise]]] = {}
+        for key, by_row in values.items():
+            for row, by_protocol in by_row.items():
+                several = [numbers for numbers in by_protocol.values() if len(numbers) > 1]
+                if several:
+                    variance = statistics.fmean(statistics.variance(numbers) for numbers in several)
+                    noise = SeedNoise(variance, max(map(len, several)) - 1)
+                    out.setdefault(key, {})[row] = (kinds[row], noise)
+        return out
+
+
+def _sum(parts: Iterable[SeedNoise]) -> SeedNoise:
+    """Return the noise of a difference, with Satterthwaite's degrees of freedom."""
+    parts = list(parts)
+    variance = math.fsum(p.variance for p in parts)
+    rest = math.fsum(p.variance**2 / p.freedom for p in parts)
+    return SeedNoise(variance, variance**2 / rest if rest else math.inf)
+
+
+def _amount(noise: SeedNoise, metric: metrics.Metric) -> str:
+    if metric.is_ratio or metric.quantity == "proportion":
+        return f"{100 * noise.deviation:.2g}" + ("%" if metric.is_ratio else " pp")
+    return f"{noise.deviation:.2g} {metric.unit}"

@@ -1,0 +1,115 @@
+"""Share of tables whose ranks order rows that are equal.
+
+python benchmarks/ties.py [--tables 1000]
+
+A table has five groups of four equal rows, and groups are far apart. The losses by article are real: rows of
+results/smollm2-135m-wanda7 or results/tiny-methods without their means, with other articles drawn for each table. Each seed
+moves each row by a normal deviate of the given standard deviation. The noise between seeds is measured on
+five other rows with three seeds each.
+
+Every pair of two groups counts as found, which is the hardest case for Holm: only the 30 pairs of equal rows are left. Before:
+Benjamini and Hochberg's p over all 190 pairs, without noise between seeds. Power: share of pairs of two groups that are found if
+their perplexities differ by the given ratio, at the level of the last of 190 pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from typing import Any
+
+import numpy as np
+from harness import RESULTS, finish
+from intervals import DEVIATIONS, FOLDERS, SEEDED_ROWS, SEEDS, Losses, measured_noise, real_losses, share
+from scipy.stats import false_discovery_control
+
+from bench.reporting.pairwise import ALPHA
+from bench.stats import bootstrap, multiple_tests
+from bench.stats.seed_noise import SeedNoise, add_seed_noise
+
+GROUPS, EQUAL = 5, 4
+ROWS = GROUPS * EQUAL
+PAIRS = ROWS * (ROWS - 1) // 2
+SIMILAR = 0.5
+"""Largest difference of ln perplexity from the median row, of rows that a table takes."""
+
+
+def real_rows(losses: Losses) -> Losses:
+    """Return the losses of similar rows, each without the mean of its row: [rows, articles]."""
+    rows, tokens = losses
+    means = rows.sum(1) / tokens.sum()
+    near = np.abs(means - np.median(means)) <= SIMILAR
+    return (rows - means[:, None] * tokens)[near], tokens
+
+
+def p_of(sums: np.ndarray, weights: np.ndarray, noise: SeedNoise) -> float:
+    """Return a pair's p as a leaderboard does. No bootstrap is run where Student's p, which it can only raise, is over ALPHA."""
+    found = bootstrap.estimate_means(sums, ALPHA, weights)
+    if found.p < ALPHA:
+        found = bootstrap.studentized_bootstrap(sums, weights, ALPHA)
+    return add_seed_noise(found, SeedNoise(noise.variance / len(sums), noise.freedom), ALPHA).p
+
+
+def equal_pairs(
+    deviation: float, seeds: int, rows: Losses, rng: np.random.Generator
+) -> tuple[list[float], list[float]]:
+    """Return the p of each pair of equal rows in a table: with the noise between seeds, and without it."""
+    losses, tokens = rows
+    columns = rng.integers(len(tokens), size=len(tokens))
+    weights = tokens[columns]
+    noise = measured_noise(deviation, SEEDED_ROWS, rng)
+    new, old = [], []
+    for _ in range(GROUPS):
+        drawn = losses[rng.choice(len(losses), EQUAL, replace=False)][:, columns]
+        moved = drawn[:, None] + deviation * rng.standard_normal((EQUAL, seeds, 1)) * weights
+        for a, b in itertools.combinations(moved, 2):
+            new.append(p_of(a - b, weights, noise))
+            old.append(p_of(a - b, weights, SeedNoise(0.0)))
+    return new, old
+
+
+def is_broken(p: list[float]) -> tuple[bool, bool]:
+    """Return whether a true tie is broken, by Holm and by Benjamini and Hochberg."""
+    every = [*p, *[0.0] * (PAIRS - len(p))]
+    by_holm = any(multiple_tests.differs(one, ALPHA) for one in multiple_tests.holm(every)[: len(p)])
+    return by_holm, bool((false_discovery_control(every)[: len(p)] < ALPHA).any())
+
+
+def power(ratio: float, deviation: float, seeds: int, rows: Losses, rng: np.random.Generator, pairs: int) -> str:
+    """Return the share of pairs whose p is under ALPHA / PAIRS, if their true ratio is this one."""
+    losses, tokens = rows
+    found = np.zeros(pairs, bool)
+    for i in range(pairs):
+        columns = rng.integers(len(tokens), size=len(tokens))
+        weights = tokens[columns]
+        a, b = losses[rng.choice(len(losses), 2, replace=False)][:, columns]
+        moved = a - b + (np.log(ratio) + np.sqrt(2) * deviation * rng.standard_normal((seeds, 1))) * weights
+        if bootstrap.estimate_means(moved, ALPHA, weights).p < ALPHA / PAIRS:
+            found[i] = p_of(moved, weights, measured_noise(deviation, SEEDED_ROWS, rng)) < ALPHA / PAIRS
+    return share(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tables", type=int, default=1000)
+    tables = parser.parse_args().tables
+    rng = np.random.default_rng(0)
+    sources = [real_rows(real_losses(RESULTS.parent / folder)) for folder in FOLDERS]
+    figures: dict[str, Any] = {"tables": tables, "claimed share of tables that break a tie": ALPHA}
+    for seeds, label in ((1, "one seed"), (SEEDS, "three seeds")):
+        for deviation in DEVIATIONS:
+            broken = np.zeros((tables, 2), bool)
+            for i in range(tables):
+                new, old = equal_pairs(deviation, seeds, sources[i % len(sources)], rng)
+                broken[i] = is_broken(new)[0], is_broken(old)[1]
+            key = f"{100 * deviation:g}% between seeds"
+            figures.setdefault(f"ties broken, {label}, before", {})[key] = share(broken[:, 1])
+            figures.setdefault(f"ties broken, {label}", {})[key] = share(broken[:, 0])
+        for ratio in (1.05, 1.2):
+            key = f"power, ratio {ratio:g}, 0.5% between seeds"
+            figures.setdefault(key, {})[label] = power(ratio, 0.005, seeds, sources[-1], rng, tables)
+    finish("ties", figures)
+
+
+if __name__ == "__main__":
+    main()
