@@ -38,6 +38,7 @@ from bench.compare.seed_noise import SeedNoiseTable
 from bench.planning.search import read_search
 from bench.reporting import board, pairwise, table
 from bench.reporting import leaderboard as boards
+from bench.reporting.view import SEED_NOISE_NOTE
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
 from bench.system.text import escape_markdown
@@ -125,6 +126,7 @@ def ratios(where: str) -> str:
         if (identity.measure, identity.quantizer) == ("perplexity", "none"):
             rows.setdefault(identity.method, {}).setdefault(identity.pattern, {})[identity.seed] = record
     lines = ["| perplexity ratio | | 95% interval | |", "|---|---:|---:|---|"]
+    noises: dict[str, None] = {}
     for a, b in zip(names[::2], names[1::2], strict=True):
         a, b = a.replace("_+_", " + "), b.replace("_+_", " + ")
         if several := [name for name in (a, b) if len(rows[name]) > 1]:
@@ -134,12 +136,15 @@ def ratios(where: str) -> str:
         if r is None:
             sys.exit(f"{a} and {b} in {folder} cannot be compared: bench compare --results {folder} says why")
         over = f"{r.seeds} seeds, {r.n} {r.unit}" if r.seeds > 1 else f"{r.n} {r.unit}"
+        over += ", one seed" if r.seed_noise else ""
         if a in ends and b in ends and ends[a] != ends[b]:
             over += f"; not one schedule: lr ends at {ends[a]} and {ends[b]} of its peak"
-        over += f"; one seed, with noise of {r.seed_noise}" if r.seed_noise else ""
+        noises |= dict.fromkeys(filter(None, [r.seed_noise]))
         lines.append(
             f"| {escape_markdown(a)} / {escape_markdown(b)} | {r.value:.4f} | {r.low:.4f} to {r.high:.4f} | {over} |"
         )
+    if noises:
+        lines.append(f"\n{SEED_NOISE_NOTE} {escape_markdown('; '.join(noises))}.")
     return "\n".join(lines) + "\n"
 
 

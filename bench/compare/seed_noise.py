@@ -80,9 +80,9 @@ class SeedNoiseTable:
         rows = self._measured.get((model, metric.name), {})
         own = [noise for of, noise in rows.values() if of == kind]
         every = [noise for _, noise in rows.values()]
-        for some, what in ((own, kind), (every, "all kinds")):
+        for some, of in ((own, kind), (every, "other")):
             if some and (noise := pool(some)).freedom >= MIN_FREEDOM:
-                source = f"from {amount(len(some), 'row')} of {what} with seeds"
+                source = f"from {amount(len(some), f'{of} row')} with seeds"
                 return KnownNoise(noise, f"{kind} {_amount(noise, metric)} ({source})")
         noise = SeedNoise(metric.seed_noise**2)
         return KnownNoise(noise, f"{kind} {_amount(noise, metric)} (assumed, because too few rows have seeds)")

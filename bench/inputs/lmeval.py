@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from lm_eval import evaluator
@@ -13,6 +17,7 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
+from lm_eval.utils import handle_non_serializable, hash_string
 from torch import nn
 
 from bench.inputs import data_sets, wikimini
@@ -48,6 +53,8 @@ class Scores(NamedTuple):
     samples: tuple[Sample, ...]
     left: tuple[str, ...]
     """Kinds of requests that the model class of lm-eval answered."""
+    guesses: tuple[float, float] | None = None
+    """Accuracy at random, and of the choice, by its position, that is right most often. None for a task without choices."""
 
 
 Scorer = Callable[[Sequence[tuple[list[int], list[int]]], int], Iterator[tuple[int, float, bool]]]
@@ -167,11 +174,38 @@ def evaluate(
         one.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
     lm = _LoadedModel(model, copy.deepcopy(tokenizer), batch, progress, scorer)  # lm-eval may add a padding token
     results = evaluator.evaluate(lm, loaded, limit=limit, bootstrap_iters=1000)
+    samples = tuple(_samples(results["samples"][task.name]))
     return Scores(
         tuple(_scores(results["results"][task.name], results["higher_is_better"][task.name])),
-        tuple(_samples(results["samples"][task.name])),
+        samples,
         tuple(sorted(lm.left)),
+        _guesses(loaded["tasks"][task.name], [sample.document for sample in samples]),
     )
+
+
+def guesses(task: Task, data: Path | None, limit: int | None) -> tuple[tuple[float, float] | None, list[str]]:
+    """Return what guesses reach on a task, as in `Scores`, and the hash of each question. Arguments as in `evaluate`."""
+    loaded = _load(task, data)["tasks"][task.name]
+    documents = list(islice(loaded.eval_docs, limit))
+    texts = (json.dumps(d, indent=2, default=handle_non_serializable, ensure_ascii=False) for d in documents)
+    return _guesses(loaded, documents), [hash_string(text) for text in texts]
+
+
+def _guesses(task: Any, documents: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
+    if task.OUTPUT_TYPE != "multiple_choice" or not documents:
+        return None
+    right: Counter[int] = Counter()
+    chances = []
+    for document in documents:
+        choices = task.doc_to_choice(document)
+        answer = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
+        if isinstance(answer, str):
+            answer = choices.index(answer) if answer in choices else None
+        if not isinstance(answer, int):
+            return None  # several answers are right, or none
+        right[answer] += 1
+        chances.append(1 / len(choices))
+    return fmean(chances), right.most_common(1)[0][1] / len(documents)
 
 
 def read_config(task: Task) -> dict[str, Any]:

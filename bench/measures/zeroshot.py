@@ -107,11 +107,13 @@ class Zeroshot:
             Reading(s.metric, s.value, "1", "higher" if s.higher else "lower", stderr=s.stderr, n=questions)
             for s in scores.scores
         )
-        notes = {
+        notes: dict[str, Any] = {
             "data": task.hub or "wiki-mini",
             "revision": tasks.revision(task, context.data_dir),
             "engine": f"lm-eval: {obstacle or ', '.join(scores.left)}" if scores.left else "packed",
         }
+        if scores.guesses:
+            notes |= dict(zip(("chance", "majority"), scores.guesses, strict=True))
         items = _items(scores.samples, builtin=self.task in tasks.BUILTIN_TASKS)
         return Readings(values, items, tokens=count.tokens, notes=notes)
 

@@ -141,6 +141,7 @@ class Board:
             row = from_records.make_row(line, keys, self.records)
             rows.append(replace(row, labels=_labels(row, line, names), part_of=parent))
         out = Table(self.model, tuple(names), tuple(c for c, _ in columns), tuple(rows), protocol=self.protocol.label)
+        out = replace(out, remarks=self.pivot.notes)
         out = pairwise.add_intervals(out, self.records, self.results, paired)
         out = self._with_derived(out, lines)
         return self._show_leading(self._with_seeds(out, lines, keys))

@@ -8,8 +8,7 @@ import numpy as np
 
 from bench.compare.result_set import ResultSet
 from bench.compare.seed_noise import SeedNoiseTable
-from bench.inputs.tasks import TASK_SETS
-from bench.reporting import pairwise
+from bench.reporting import pairwise, task_averages
 from bench.reporting.view import Bound, Interval, Table
 from bench.results.record import Record
 from bench.stats import bootstrap, multiple_tests
@@ -61,8 +60,7 @@ class DenseComparison:
         mean = self.table.value(row, column)
         if column is None or mean is None:
             return None, ""
-        name, _, limit = self.table.columns[column].protocol.partition("x")
-        tasks = TASK_SETS.get(name, ())
+        tasks, limit = task_averages.tasks_of(self.table.columns[column].protocol)
         level = multiple_tests.bonferroni(pairwise.ALPHA, len(tasks))
         drops = {}
         for task in tasks:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bench.compare.result_set import ResultSet
-from bench.reporting import pairwise, table
+from bench.reporting import pairwise, table, task_averages
 from bench.reporting.view import ReportSection, Table, TableCell, TableColumn, TableRow, is_quantized
 from bench.results import metrics, reproduce
 from bench.results.record import Record
@@ -34,17 +34,23 @@ def _table(model: str, rows: list[dict[str, Any]], records: Mapping[str, Record]
     pivot = table.pivot(rows, all_metrics=True)
     columns = tuple(make_column(c, rows) for c in pivot.columns)
     return Table(
-        model, pivot.label_names, columns, tuple(make_row(line, pivot.columns, records) for line in pivot.lines)
+        model,
+        pivot.label_names,
+        columns,
+        tuple(make_row(line, pivot.columns, records) for line in pivot.lines),
+        remarks=pivot.notes,
     )
 
 
 def make_column(column: table.ColumnKey, rows: Iterable[dict[str, Any]]) -> TableColumn:
     """Make a column. Unit and direction come from the readings, or for means over tasks from the metric."""
     metric, protocol, measure = column
+    rows = list(rows)
     known = metrics.find(metric)
     readings = (r for r in rows if r["metric"] == metric and r["measure"] == measure)
     better, unit = next(((r["better"] or "", r["unit"] or "") for r in readings), (known.better, known.unit))
-    return TableColumn(metric, protocol or "", better, unit, table.names_protocol(protocol or ""))
+    about = task_averages.describe_column(metric, protocol or "", rows)
+    return TableColumn(metric, protocol or "", better, unit, table.names_protocol(protocol or ""), about=about)
 
 
 def make_row(line: table.PivotLine, columns: Iterable[table.ColumnKey], records: Mapping[str, Record]) -> TableRow:

@@ -64,7 +64,8 @@ def caption(model: str) -> str:
 def _text_table(model: str, rows: list[Row]) -> TextTable:
     table = pivot(rows)
     lines = [[*line.labels, *cells(line.group, table.columns)] for line in table.lines]
-    return TextTable(caption(model), list(table.label_names) + [column_header(*c[:2]) for c in table.columns], lines)
+    headers = [column_header(*c[:2], task_averages.describe_column(*c[:2], rows)) for c in table.columns]
+    return TextTable(caption(model), [*table.label_names, *headers], lines, table.notes)
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class PivotTable:
     label_names: tuple[str, ...]
     columns: tuple[ColumnKey, ...]
     lines: tuple[PivotLine, ...]
+    notes: tuple[str, ...] = ()
 
 
 def pivot(rows: list[Row], all_metrics: bool = False) -> PivotTable:
@@ -97,7 +99,7 @@ def pivot(rows: list[Row], all_metrics: bool = False) -> PivotTable:
             expected.setdefault(_all_but_method(row), set()).add(row["seed"])
     ordered = sorted(groups.values(), key=lambda group: _sort_key(group, columns))
     lines = tuple(PivotLine(tuple(_labels(label_names, group, expected)), group) for group in ordered)
-    return PivotTable(tuple(label_names), tuple(columns), lines)
+    return PivotTable(tuple(label_names), tuple(columns), lines, task_averages.notes(rows))
 
 
 def _varies(rows: list[Row], column: str) -> bool:
@@ -136,9 +138,11 @@ def _seed_count(here: int, expected: int) -> str:
     return f" ({here} seeds)" if here > 1 else ""
 
 
-def column_header(metric: str, protocol: str) -> str:
+def column_header(metric: str, protocol: str, about: str = "") -> str:
+    """Return the head of a column. about: what follows in brackets."""
     label = metrics.find(metric).label
-    return f"{label} {protocol}" if names_protocol(protocol) else label
+    name = f"{label} {protocol}" if names_protocol(protocol) else label
+    return f"{name} ({about})" if about else name
 
 
 def names_protocol(protocol: str) -> bool:

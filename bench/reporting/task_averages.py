@@ -1,8 +1,9 @@
-"""Averages over sets of zero-shot tasks. Only complete sets have one; the drop of the worst task goes with it."""
+"""Averages over sets of zero-shot tasks, and which of their tasks count: those that the dense model can do."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bench.inputs.tasks import TASK_SETS
@@ -12,21 +13,32 @@ from bench.results.rows import IDENTITY
 
 Row = dict[str, Any]
 
+LEFT_OUT = "not in means"
+"""Mark of a task on which the dense model is no better than a guess."""
+NOTE = (
+    "Not in means and worst drops, because the 95% interval of the dense model's accuracy is not above chance and the majority "
+    "class: {}."
+)
+UNJUDGED = (
+    "In means without this test, because there is no dense row, or its record does not say what guesses reach: {}."
+)
+
+UNKNOWN = "Without chance and majority, because the answers are no choices, or the record does not hold them: {}."
+
 
 def average_rows(rows: list[Row]) -> list[Row]:
     """Return the mean accuracy and the worst task's drop as rows, for each line, seed and complete set of tasks.
 
     rows: as bench.results.rows makes them. The drop is from the dense model of the same dtype and device on the same
-    questions. A set with a task in two versions has no mean.
+    questions. A set with a task in two versions has no mean. A task on which the dense model is no better than a guess does not
+    count, because a change there says nothing: what is left is in the protocol of the row, and a set of which nothing is left has
+    no mean.
     """
     lines: dict[tuple[Any, ...], dict[str, list[Row]]] = {}
-    dense = {}
-    for row in rows:
-        if row["identity"].subject == "task" and row["metric"] == "acc" and row["value"] is not None:
-            line = (*(row[c] for c in IDENTITY), row["seed"], _limit(row))
-            lines.setdefault(line, {}).setdefault(_protocol(row).name, []).append(row)
-            if _is_dense(row):
-                dense[_dense_key(row)] = row
+    for row in _accuracies(rows):
+        line = (*(row[c] for c in IDENTITY), row["seed"], _limit(row))
+        lines.setdefault(line, {}).setdefault(_protocol(row).name, []).append(row)
+    dense = _dense_rows(rows)
     out = []
     for by_task in lines.values():
         for name, tasks in TASK_SETS.items():
@@ -35,24 +47,100 @@ def average_rows(rows: list[Row]) -> list[Row]:
     return out
 
 
-def _average_set(name: str, rows: dict[str, Row], dense: dict[tuple[Any, ...], Row]) -> list[Row]:
+def _average_set(name: str, rows: dict[str, Row], dense: Mapping[tuple[Any, ...], Row]) -> list[Row]:
     """rows: by task; dense: by _dense_key."""
-    first = next(iter(rows.values()))
-    base = first | {"protocol": name + _limit(first), "n": len(rows)}
-    base |= {"records": tuple(r["record"] for r in rows.values())}
-    errors = [r["stderr"] for r in rows.values()]
+    kept = {t: r for t, r in rows.items() if _is_doable(r, dense) is not False}
+    if not kept:
+        return []
+    first = next(iter(kept.values()))
+    rest = f": {', '.join(kept)}" if len(kept) < len(rows) else ""
+    base = first | {"protocol": name + _limit(first) + rest, "n": len(kept)}
+    base |= {"records": tuple(r["record"] for r in kept.values())}
+    errors = [r["stderr"] for r in kept.values()]
     stderr = None if None in errors else math.sqrt(math.fsum(e * e for e in errors)) / len(errors)
-    mean = math.fsum(r["value"] for r in rows.values()) / len(rows)
+    mean = math.fsum(r["value"] for r in kept.values()) / len(kept)
     out = [base | {"metric": "mean_acc", "value": mean, "stderr": stderr}]
-    befores = {t: dense[_dense_key(r)] for t, r in rows.items() if _dense_key(r) in dense}
-    if not _is_dense(base) and len(befores) == len(rows):
-        drops = {t: befores[t]["value"] - r["value"] for t, r in rows.items()}
+    befores = {t: dense[_dense_key(r)] for t, r in kept.items() if _dense_key(r) in dense}
+    if not _is_dense(base) and len(befores) == len(kept):
+        drops = {t: befores[t]["value"] - r["value"] for t, r in kept.items()}
         worst = max(drops, key=lambda t: drops[t])
         drop = {"metric": "worst_drop", "value": drops[worst], "stderr": None, "worst_task": worst}
         drop["better"] = metrics.find("worst_drop").better
-        drop["records"] = (*base["records"], *(befores[t]["record"] for t in rows))
+        drop["records"] = (*base["records"], *(befores[t]["record"] for t in kept))
         out.append(base | drop)
     return out
+
+
+def tasks_of(protocol: str) -> tuple[tuple[str, ...], str]:
+    """Return the tasks of a mean by its protocol, and the limit: "wanda7x500: rte, boolq" is (("rte", "boolq"), "500")."""
+    whole, _, rest = protocol.partition(": ")
+    name, _, limit = whole.partition("x")
+    return tuple(rest.split(", ")) if rest else TASK_SETS.get(name, ()), limit
+
+
+def describe_column(metric: str, protocol: str, rows: Iterable[Row]) -> str:
+    """Return what a reader must know beside the accuracies of a column: what guesses reach, and whether the task counts."""
+    rows = [r for r in rows if r["protocol"] == protocol or metric == "mean_acc"]
+    found = [r for r in _accuracies(rows) if _guess(r)]
+    if metric == "acc" and found:
+        return ", ".join(filter(None, (_describe_guess(found[:1]), LEFT_OUT if _is_left_out(found) else "")))
+    if metric == "mean_acc":
+        tasks, limit = tasks_of(protocol)
+        by_task = {_protocol(r).name: r for r in found if _limit(r).removeprefix("x") == limit}
+        return _describe_guess([by_task[t] for t in tasks]) if tasks and all(t in by_task for t in tasks) else ""
+    return ""
+
+
+def notes(rows: Iterable[Row]) -> tuple[str, ...]:
+    """Return the notes of a table: which tasks do not count, of which that is not known, and where no guess is known."""
+    rows = list(rows)
+    dense = _dense_rows(rows)
+    has_means = any(r["metric"] == "mean_acc" for r in rows)
+    found: dict[str, set[str]] = {}
+    for row in _accuracies(rows):
+        name = _protocol(row).name
+        doable = _is_doable(row, dense)
+        if has_means and doable is not True and any(name in tasks for tasks in TASK_SETS.values()):
+            found.setdefault(NOTE if doable is False else UNJUDGED, set()).add(name)
+        if _guess(row) is None:
+            found.setdefault(UNKNOWN, set()).add(name)
+    return tuple(text.format(", ".join(sorted(found[text]))) for text in (NOTE, UNJUDGED, UNKNOWN) if text in found)
+
+
+def _describe_guess(rows: Iterable[Row]) -> str:
+    """rows: of the tasks over which guesses are averaged."""
+    found = [_guess(r) for r in rows]
+    chance, majority = (math.fsum(g[i] for g in found) / len(found) for i in (0, 1))
+    return f"chance {chance:.3f}, majority {majority:.3f}"
+
+
+def _is_left_out(rows: Iterable[Row]) -> bool:
+    rows = list(rows)
+    in_a_set = any(_protocol(rows[0]).name in tasks for tasks in TASK_SETS.values())
+    dense = _dense_rows(rows)
+    return in_a_set and any(_is_doable(r, dense) is False for r in rows)
+
+
+def _is_doable(row: Row, dense: Mapping[tuple[Any, ...], Row]) -> bool | None:
+    """Return whether the dense model is better than a guess on a row's questions. None if that is not known."""
+    before = dense.get(_dense_key(row))
+    guess = _guess(before) if before else None
+    if before is None or guess is None or not before["n"]:
+        return None
+    return bool(guess.is_beaten_by(before["value"], before["n"]))
+
+
+def _guess(row: Row) -> Any:
+    return row.get("guess")
+
+
+def _accuracies(rows: Iterable[Row]) -> Iterable[Row]:
+    return (r for r in rows if r["identity"].subject == "task" and r["metric"] == "acc" and r["value"] is not None)
+
+
+def _dense_rows(rows: Iterable[Row]) -> dict[tuple[Any, ...], Row]:
+    """Return the rows of the dense model by _dense_key."""
+    return {_dense_key(row): row for row in _accuracies(rows) if _is_dense(row)}
 
 
 def _is_dense(row: Row) -> bool:

@@ -11,7 +11,7 @@ from bench.reporting.words import rounded
 from bench.results import metrics
 
 SEED_NOISE_NOTE = (
-    "Intervals and ranks of rows with one seed include the noise between seeds, as standard deviation of a row."
+    "Intervals of rows with one seed, and ranks, include the noise between seeds. Its standard deviation for a row:"
 )
 
 
@@ -27,10 +27,16 @@ class TableColumn:
     """True if the protocol is part of the column's name."""
     shown: bool | None = None
     """True if a table shows the column at first. None: as bench.results.metrics says of its metric."""
+    about: str = ""
+    """What a reader must know beside the numbers, which follows the name in brackets."""
 
     @property
     def name(self) -> str:
         return f"{self.label} {self.protocol}" if self.names_protocol else self.label
+
+    @property
+    def head(self) -> str:
+        return f"{self.name} ({self.about})" if self.about else self.name
 
     @property
     def label(self) -> str:
@@ -190,6 +196,8 @@ class Table:
     unranked: int = 0
     """Number of rows of the longest column that has too many to compare in pairs; 0 without one."""
     protocol: str = ""
+    remarks: tuple[str, ...] = ()
+    """Notes that do not follow from the columns and intervals."""
 
     @property
     def ranked_by(self) -> int | None:
@@ -212,7 +220,7 @@ class Table:
             if interval.seed_noise and not self.columns[c].hidden:
                 sources.setdefault(self.columns[c].label, {}).update(dict.fromkeys(interval.seed_noise.split("; ")))
         noises = "; ".join(f"{label}: {', '.join(sorted(of))}" for label, of in sources.items())
-        return (f"{SEED_NOISE_NOTE} {noises}.",) if noises else ()
+        return (*self.remarks, *([f"{SEED_NOISE_NOTE} {noises}."] if noises else []))
 
     def value(self, row: int | None, column: int | None) -> float | None:
         cell = None if row is None or column is None else self.rows[row].cells[column]
@@ -222,7 +230,7 @@ class Table:
         """Return the table as text, with the ranks of `ranked_by`, and without parts of rows."""
         by = self.ranked_by
         visible = [i for i, c in enumerate(self.columns) if not c.hidden]
-        headers = [*self.label_names, *([] if by is None else ["rank"]), *(self.columns[i].name for i in visible)]
+        headers = [*self.label_names, *([] if by is None else ["rank"]), *(self.columns[i].head for i in visible)]
         lines = []
         for k, row in ((k, self.rows[k]) for k in self.whole_rows):
             cells = (row.cells[i] for i in visible)

@@ -340,7 +340,7 @@ function interval(table, a, b, c) {
   if (!pair) return null;
   const [value, low, high, n, unit, seeds, noise] = pair;
   const counted = data.strings[unit] === "count";
-  const over = counted ? "" : `${seeds > 1 ? `${seeds} seeds, ` : ""}${n.toLocaleString("en")} ${data.strings[unit]}${noise === undefined ? "" : `; one seed, with noise of ${data.strings[noise]}`}`;
+  const over = counted ? "" : `${seeds > 1 ? `${seeds} seeds, ` : ""}${n.toLocaleString("en")} ${data.strings[unit]}${noise === undefined ? "" : `; one seed, noise between seeds: ${data.strings[noise]}`}`;
   if (a < b) return { value, low, high, over };
   return table.data.columns[c].ratio ? { value: 1 / value, low: 1 / high, high: 1 / low, over } : { value: -value, low: -high, high: -low, over };
 }

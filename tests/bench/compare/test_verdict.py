@@ -51,6 +51,28 @@ def test_perplexity(roots, loss, spread, expected):
     assert (row.required_n is not None) == (expected == "INCONCLUSIVE")
 
 
+def test_a_regression_is_a_loss_beyond_the_margin_and_not_beyond_zero(roots):
+    """A loss of 0.8% is real, and over the margin of 0.5%, but not beyond noise."""
+    fake_records.perplexity(roots[0])
+    fake_records.perplexity(roots[1], 0.008, 0.01, made="b", noise=1)
+
+    row = verdict(roots)["perplexity"]
+
+    assert row.verdict == "INCONCLUSIVE" and row.estimate.p < 0.001 and row.adjusted > 0.05
+    assert verdict(roots, margins={"perplexity": 0.001})["perplexity"].verdict == "REGRESSION"
+
+
+def test_one_seed_can_be_within_its_margin(roots):
+    """The noise between seeds alone is larger than the margin. OK is a statement on the seed that was run."""
+    fake_records.perplexity(roots[0], seed=0)
+    fake_records.perplexity(roots[1], 0.001, 0.002, made="b", noise=1, seed=0)
+
+    row = verdict(roots)["perplexity"]
+
+    assert row.verdict == "OK" and row.estimate.high > np.log1p(0.005) > row.estimate.alone.high
+    assert "assumed" in row.reason
+
+
 def test_an_interval_wider_than_any_number_is_still_printed():
     estimate = Estimate(0.01, 1.0, -900.0, 900.0, 0.9, 2, "articles")
     row = Row("a", "perplexity", "INCONCLUSIVE", ratio=True, estimate=estimate)

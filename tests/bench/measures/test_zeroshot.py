@@ -104,6 +104,11 @@ def test_is_lm_evals_own_item_by_item(tmp_path):
             assert list(items["acc_norm"]) == [s["acc_norm"] for s in samples]
     assert {r.metric for r in got["magnitude", "wiki_continuation"].readings} == {"acc", "acc_norm"}
     assert 0 < got["magnitude", "wiki_continuation"].readings[0].value < 1
+    notes, answers = (
+        got["magnitude", "wiki_continuation"].notes,
+        [s["target"] for s in want["samples"]["wiki_continuation"]],
+    )
+    assert notes["chance"] == 0.25 and notes["majority"] == max(map(answers.count, answers)) / LIMIT
 
 
 def test_record_says_what_decided_it(tmp_path):

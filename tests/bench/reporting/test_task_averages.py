@@ -4,6 +4,7 @@ import pytest
 
 from bench.inputs import tasks
 from bench.reporting import table, task_averages
+from bench.results.guessing import Guess
 from bench.results.rows import COLUMNS
 from helpers import fake_records
 
@@ -72,6 +73,47 @@ def test_a_drop_is_within_one_version_of_a_task():
     assert ("dense", "mean_acc", "maskllm7") not in got  # of a task in two versions
     got = average(rows("dense", six), new, pruned)
     assert ("wanda", "mean_acc", "maskllm7") in got and ("wanda", "worst_drop", "maskllm7") not in got
+
+
+GUESSES = {t: Guess(0.25, 0.27) for t in SEVEN} | {"piqa": Guess(0.5, 0.63), "race": Guess(0.25, 0.54)}
+"""SEVEN is above all but the last two: 0.56 of piqa is under 0.63, and 0.55 of race is not above 0.54 by its interval."""
+
+
+def guessed(method, values, **more):
+    return [r | {"guess": GUESSES[r["identity"].protocol.name], "n": 500} for r in rows(method, values, **more)]
+
+
+def test_tasks_that_the_dense_model_cannot_do_do_not_count():
+    """piqa gains 0.1 by answering yes, and race loses most: neither says anything."""
+    pruned = SEVEN | {"piqa": 0.66, "race": 0.1, "arc_easy": SEVEN["arc_easy"] - 0.05}
+    every = [*guessed("dense", SEVEN), *guessed("wanda", pruned)]
+    got = average(every)
+    name = "maskllm7: hellaswag, winogrande, arc_easy, arc_challenge, openbookqa"
+
+    assert set(got) == {("dense", "mean_acc", name), ("wanda", "mean_acc", name), ("wanda", "worst_drop", name)}
+    assert got["dense", "mean_acc", name]["value"] == pytest.approx(0.52)
+    assert got["wanda", "mean_acc", name]["value"] == pytest.approx(0.51)
+    assert got["wanda", "worst_drop", name]["worst_task"] == "arc_easy"
+    assert task_averages.tasks_of(name) == (tasks.TASK_SETS["maskllm7"][:5], "")
+    assert task_averages.describe_column("acc", "piqa@1.0", every) == "chance 0.500, majority 0.630, not in means"
+    assert task_averages.describe_column("acc", "arc_easy@1.0", every) == "chance 0.250, majority 0.270"
+    assert task_averages.describe_column("mean_acc", name, every) == "chance 0.250, majority 0.270"
+    (note,) = task_averages.notes([*every, *got.values()])
+    assert note.endswith("majority class: piqa, race.")
+
+
+def test_a_set_of_which_nothing_is_left_has_no_mean():
+    low = dict.fromkeys(SEVEN, 0.26)
+
+    assert average(guessed("dense", low), guessed("wanda", low)) == {}
+
+
+def test_a_set_that_cannot_be_judged_is_whole_and_says_so():
+    found = guessed("wanda", SEVEN)
+
+    assert set(average(found)) == {("wanda", "mean_acc", "maskllm7")}
+    (note,) = task_averages.notes([*found, *average(found).values()])
+    assert "no dense row" in note and "piqa" in note
 
 
 def test_averages_stand_in_the_table():

@@ -1,0 +1,52 @@
+"""Write bench/assets/task_guesses.json: what guesses reach on the tasks of stored records that do not hold it.
+
+python scripts/task_guesses.py MIRROR    MIRROR: a folder that `bench pull TASK --from index --data-dir MIRROR` filled
+
+A record of a task is known by the digest of the task's data. If the data came from elsewhere and has another digest, its questions
+must have the same hashes, in the same number.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.compare import resolve
+from bench.inputs import lmeval, tasks
+from bench.inputs.task_yaml import read_task
+from bench.results import guessing
+
+ROOT = Path(__file__).parent.parent
+
+
+def main() -> None:
+    mirror = Path(sys.argv[1])
+    known: dict[str, Any] = {}
+    for folder in sorted(path.parent for path in (ROOT / "results").glob("*/records")):
+        side = resolve.read(folder)
+        for record in side.records:
+            of_task = record.identity.measure == "zeroshot" and record.status == "ok" and "chance" not in record.notes
+            if not of_task:
+                continue
+            name, limit = record.identity.protocol.name, record.identity.protocol.limit
+            data = record.key_inputs["measure"]["content"]
+            of_data = known.setdefault(name, {}).setdefault(data, {})
+            if str(limit or "all") in of_data:
+                continue
+            task = read_task(name, tasks.TASK_FILES.get(name, ""))
+            guess, hashes = lmeval.guesses(task, tasks.data_folder(task, mirror), limit)
+            if guess is None:
+                continue
+            own = {str(item).partition("#")[0] for item in side.items(record).ids}
+            if own != set(hashes):
+                sys.exit(f"{name} of {folder.name}: other questions than in {mirror}")
+            of_data[str(limit or "all")] = {"chance": round(guess[0], 6), "majority": round(guess[1], 6)}
+    known = {name: {data: of for data, of in by_data.items() if of} for name, by_data in known.items()}
+    text = json.dumps({name: of for name, of in known.items() if of}, indent=1, sort_keys=True)
+    guessing.KNOWN.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The noise between seeds that an estimate from one seed is given: measured on rows of its kind, and where it comes from."""
+
+import math
+
+import pytest
+
+from bench.compare.pairing import MetricPair
+from bench.compare.resolve import read
+from bench.compare.seed_noise import SeedNoiseTable
+from bench.results import metrics
+from helpers import fake_records
+
+PERPLEXITY = metrics.find("perplexity")
+TRAINED = {"identity": {"training": "wiki-mini@128x8, 1000 tokens"}}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+
+
+def records(root, *rows):
+    """Records of perplexity. rows: method, seeds by their loss, and other parts."""
+    for method, losses, about in rows:
+        for seed, loss in losses.items():
+            fake_records.perplexity(root, loss, method=method, seed=seed, **about)
+    return read(root).records
+
+
+def test_rows_of_a_kind_are_pooled_by_their_degrees_of_freedom(tmp_path):
+    rows = (
+        ("wanda", {0: 0.0, 1: 0.02}, {}),
+        ("ria", {0: 0.0, 1: 0.03, 2: 0.06}, {}),
+        ("cast", {0: 0.0, 1: 0.2}, TRAINED),
+    )
+
+    noise, source = SeedNoiseTable(records(tmp_path, *rows)).of("tiny", "one-shot", PERPLEXITY)
+
+    assert noise.freedom == 3
+    assert noise.variance == pytest.approx(
+        (1 * 0.02**2 / 2 + 2 * 0.03**2) / 3
+    )  # s^2 of two values is half their squared gap
+    assert source == "one-shot 2.6% (from 2 one-shot rows with seeds)"
+
+
+def test_a_kind_without_seeds_takes_rows_of_other_kinds(tmp_path):
+    rows = ("wanda", {0: 0.0, 1: 0.02, 2: 0.04}, {}), ("cast", {0: 0.0}, TRAINED)
+
+    noise, source = SeedNoiseTable(records(tmp_path, *rows)).of("tiny", "trained", PERPLEXITY)
+
+    assert noise.deviation == pytest.approx(0.02) and source == "trained 2% (from 1 other row with seeds)"
+
+
+def test_without_seeds_it_is_assumed_and_settings_replace_it(tmp_path):
+    found = records(tmp_path, ("wanda", {0: 0.0}, {}))
+
+    noise, source = SeedNoiseTable(found).of("tiny", "one-shot", PERPLEXITY)
+    given, _ = SeedNoiseTable(found, {"perplexity": 0.01}).of("tiny", "one-shot", PERPLEXITY)
+
+    assert noise.deviation == pytest.approx(metrics.PERPLEXITY_NOISE) and math.isinf(noise.freedom)
+    assert "assumed" in source and given.deviation == pytest.approx(0.01)
+
+
+def test_both_sides_of_a_pair_have_noise_if_both_have_a_seed(tmp_path):
+    known = {r.identity.method: r for r in records(tmp_path, ("wanda", {0: 0.0}, {}), ("ria", {0: 0.1}, {}))}
+    (dense,) = records(tmp_path / "dense", ("dense", {None: 0.0}, {}))
+    table = SeedNoiseTable([*known.values(), dense], {"perplexity": 0.01})
+
+    def deviation(before, after):
+        found = table.of_pair(MetricPair("", "perplexity", before, after))
+        return found and found.noise.deviation
+
+    a, b = (known["wanda"],), (known["ria"],)
+    assert deviation((dense,), a) == pytest.approx(0.01)
+    assert deviation(a, b) == pytest.approx(0.01 * 2**0.5)
+    assert deviation(a * 3, b * 3) == pytest.approx(0.01 * (2 / 3) ** 0.5)  # of means over three seeds
+    assert deviation((dense,), (dense,)) is None

@@ -1,0 +1,36 @@
+"""What guesses reach on a task, and what is above them."""
+
+import pytest
+from scipy.stats import binomtest
+
+from bench.results import guessing
+from bench.results.guessing import Guess
+from bench.stats.proportions import wilson_interval
+from helpers import fake_records
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 10), (202, 500), (1838, 1838)])
+def test_the_interval_is_scipys(right, n):
+    theirs = binomtest(right, n).proportion_ci(method="wilson")
+
+    assert wilson_interval(right / n, n, 0.05) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_an_accuracy_must_be_above_chance_and_the_majority_class():
+    boolq, piqa = Guess(0.5, 0.63), Guess(0.5, 0.505)
+
+    assert not boolq.is_beaten_by(0.606, 500), "above chance, and below always yes"
+    assert not boolq.is_beaten_by(0.65, 500), "above both, but not by its interval"
+    assert piqa.is_beaten_by(0.641, 1838)
+
+
+def test_a_record_holds_its_guesses_or_its_data_is_known():
+    data = "ccc7587d0cb0c6495969893f085e683e86ba11c8fbc59ebebd8e366693d532f4"
+    about = {"measure": "zeroshot", "protocol": "boolq@2.0x500"}
+    new = fake_records.record(notes={"chance": 0.25, "majority": 0.3}, **about)
+    old = fake_records.record(key_inputs={"measure": {"content": data}}, **about)
+    other = fake_records.record(key_inputs={"measure": {"content": "other data"}}, **about)
+
+    assert guessing.of_record(new) == (0.25, 0.3)
+    assert guessing.of_record(old) == (0.5, 0.63)
+    assert guessing.of_record(other) is None
