@@ -96,7 +96,7 @@ def simulate(
 ) -> Simulated:
     """Simulate gates. losses: true losses of the metrics by kind. articles: of a text, 0 for as many as it has.
 
-    one_seed: "redrawn" if each side of a perplexity has a draw of its own, "this seed" if the true losses are of that draw.
+    one_seed: "redrawn" if each side of a perplexity has another draw, "this seed" if the true losses are those of one draw.
     """
     estimates = [
         _perplexities(gates, losses["perplexity"], rng, articles, one_seed),

@@ -9,6 +9,7 @@ What is between these comments is replaced:
 <!-- leaders: results/A results/B --> and <!-- /leaders -->  the first rows of the folders' leaderboard, in few columns
 <!-- benchmark: NAME --> and <!-- /benchmark -->            a figure of a benchmark (docs/figures), and its numbers
 <!-- found: results/FOLDER --> and <!-- /found -->          how the settings of the folder's trained rows were found
+<!-- rates: NAME --> and <!-- /rates -->                    the shares with intervals of a simulated benchmark
 <!-- ratio: results/FOLDER A B --> and <!-- /ratio -->      perplexity ratios of pairs of methods, named as in the table
 <!-- scaling: results/FOLDER --> and <!-- /scaling -->      the scaling law of a grid of runs
 <!-- search: results/FOLDER --> and <!-- /search -->        the best trial of each method of the folder's search.toml
@@ -90,6 +91,13 @@ def benchmark(name: str) -> str:
     table_ = "\n".join([f"| {command} | |", "|---|---:|", *lines])
     picture = f"![{name}: the numbers of the table below]({FIGURES.name}/{name}.svg)\n\n" if _figure(name) else ""
     return f"{picture}<details><summary>The numbers</summary>\n\n{table_}\n\n</details>\n"
+
+
+def rates(name: str) -> str:
+    """Return the shares of a benchmark that were simulated, with their 95% intervals."""
+    leaves = _leaves(_saved(name)["figures"])
+    lines = [f"| {path} | {value} |" for path, value in leaves if benchmark_figures.SPREAD.fullmatch(value)]
+    return "\n".join([f"| simulated by `python benchmarks/{name}.py` | share |", "|---|---:|", *lines]) + "\n"
 
 
 def _saved(name: str) -> dict[str, Any]:
@@ -192,6 +200,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "found": found,
     "leaders": leaders,
     "benchmark": benchmark,
+    "rates": rates,
     "ratio": ratios,
     "scaling": law,
     "search": trials,

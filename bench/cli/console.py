@@ -63,9 +63,7 @@ def print_records(records: list[Record], format_: str, equal_bytes: bool = False
         if i:
             print_line()
         right = [header not in IDENTITY for header in table.headers]
-        print_table(table.headers, table.lines, right=right, title=table.title)
-        for text in table.notes:
-            print_line(text)
+        print_table(table.headers, table.lines, right=right, title=table.title, notes=table.notes)
 
 
 def fail(sentence: str, code: int) -> NoReturn:

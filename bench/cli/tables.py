@@ -35,13 +35,18 @@ class StyledCell(NamedTuple):
 
 
 def print_table(
-    headers: Sequence[str], rows: Sequence[Sequence[str | StyledCell]], right: Sequence[bool], title: str = ""
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str | StyledCell]],
+    right: Sequence[bool],
+    title: str = "",
+    notes: Sequence[str] = (),
 ) -> None:
     """Print a table to standard output. A table in a file is as wide as it needs to be.
 
     Args:
         rows: cells of each row; a column without text in any row is left out.
         right: whether each column is aligned to the right.
+        notes: sentences below the table.
     """
     styled = [[cell if isinstance(cell, StyledCell) else StyledCell(cell) for cell in row] for row in rows]
     shown = [[StyledCell(shorten(printable(cell.text), MAX_CELL), cell.color) for cell in row] for row in styled]
@@ -61,6 +66,8 @@ def print_table(
     out += [*_draw(head, lines, to_right, at_bottom=True), Text("─" * total, "dim")]
     for row in body:
         out += _draw(row, lines, to_right)
+    for note in notes:
+        out += [Text(part, "dim") for part in textwrap.wrap(printable(note), width_of(sys.stdout) or len(note) + 1)]
     make_console(sys.stdout).print(Text("\n").join(out))
 
 

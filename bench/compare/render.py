@@ -55,7 +55,7 @@ def cells(row: Row) -> dict[str, str]:
         "before": format_number(row.before, row.unit),
         "after": format_number(row.after, row.unit),
         "change": format_change(row),
-        "p": f"{row.adjusted:.2g}" if row.adjusted is not None and e and e.n > 1 else "",
+        "p": f"{row.adjusted:.2g}" if row.adjusted is not None and e and e.n > 1 and e.stderr else "",
         "verdict": row.verdict,
         "about": "; ".join(filter(None, notes)),
     }

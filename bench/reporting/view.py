@@ -28,7 +28,7 @@ class TableColumn:
     shown: bool | None = None
     """True if a table shows the column at first. None: as bench.results.metrics says of its metric."""
     about: str = ""
-    """What a reader must know beside the numbers, which follows the name in brackets."""
+    """Text in brackets after the name, on what the numbers stand beside."""
 
     @property
     def name(self) -> str:

@@ -262,7 +262,7 @@ def test_an_interval_from_one_seed_has_the_noise_of_rows_with_seeds(tmp_path):
     assert source == "one-shot 2.2% (from 2 one-shot rows with seeds)"
     assert wide > 2 * 2.7 * 0.022  # Student's t with 4 degrees of freedom
     assert any(source in note for note in table.notes) and source in html_module.render_page([section], {})
-    assert source.replace("%", r"\%") in latex.render_document([("", "", [table.to_text_table()])])
+    assert latex.escape(source) in latex.render_document([("", "", [table.to_text_table()])])
 
 
 def test_rows_that_do_not_differ_share_a_rank(here):
