@@ -13,7 +13,7 @@ from methods.targets import find_targets, require_fit
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class CheckFailed(Exception):
@@ -62,7 +62,7 @@ def verify(
     Groups are counted by the bits of their weights. -0.0 counts as a non-zero, as in packed formats.
 
     Args:
-        declared: names of tensors outside the targets that may change.
+        declared: names of tensors outside the targets that may change, or be new.
         counting: count broken groups, and zeros of `before` that `after` lost, instead of failing. For quantizers, whose
             rows show these numbers.
 
@@ -77,9 +77,15 @@ def verify(
     names = {t + ".weight": t for t in targets}
     if missing := sorted(set(before) - set(after)):
         raise CheckFailed(f"tensor {missing[0]} is missing")
-    if added := sorted(set(after) - set(before)):
+    if added := sorted(set(after) - set(before) - set(declared)):
         raise CheckFailed(f"tensor {added[0]} is new")
     changed = set()
+    for name in set(after) - set(before):
+        new = after.tensor(name)
+        counts.parameters += new.numel()
+        counts.zeros += new.numel() - int(new.count_nonzero())
+        counts.bytes += new.nbytes
+        changed.add(name)
     for name in before:
         new, old = (f.weight(names[name]) if name in names else f.tensor(name) for f in (after, before))
         old = old.to(dtype) if old.is_floating_point() else old
@@ -106,6 +112,26 @@ def verify(
     if counts.violations and not counting:
         raise CheckFailed(f"{counts.violations} groups break {pattern}")
     return counts
+
+
+FUNCTION_TOLERANCE = {"float64": 1e-9, "float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}
+"""Largest relative change of logits by a transform, by the format of the weights, which rounds them once more."""
+
+
+def check_function(before: nn.Module, after: nn.Module, tokens: Tensor, dtype: torch.dtype) -> float:
+    """Return ||logits' - logits|| / ||logits - mean|| on tokens, int64 [sequences, seqlen]: how well a function is kept.
+
+    Raises:
+        CheckFailed: it is larger than FUNCTION_TOLERANCE for the dtype.
+    """
+    import torch
+
+    with torch.inference_mode():
+        old, new = (model(input_ids=tokens, use_cache=False).logits.double() for model in (before, after))
+    error = float((new - old).norm() / (old - old.mean(-1, keepdim=True)).norm())
+    if not error <= FUNCTION_TOLERANCE[dtype_name(dtype)]:
+        raise CheckFailed(f"the logits changed by {error:.3g} of their size: a transform must keep the function")
+    return error
 
 
 def count_layer(counts: WeightCounts, target: str, weight: Tensor) -> None:

@@ -175,6 +175,8 @@ class Outcome(NamedTuple):
     """Names of tensors outside the targets that the method changed. All others must be unchanged."""
     notes: Mapping[str, Any] = MappingProxyType({})
     """JSON for the record: shown, never ranked."""
+    config: Mapping[str, Any] = MappingProxyType({})
+    """Keys of config.json that the method changed."""
 
 
 class Method(Protocol):

@@ -42,6 +42,30 @@ class Experts:
 
 
 @dataclass(frozen=True)
+class Flow:
+    """Which modules of a block write and read one vector. Transforms that keep the function follow it."""
+
+    final: str
+    """The norm before the head, by its full name."""
+    writers: tuple[str, ...]
+    """Linears whose outputs are added to the residual stream."""
+    norms: Mapping[str, tuple[str, ...]]
+    """For each norm, the linears that read its output. "": they read the residual stream itself."""
+    after: tuple[str, ...] = ()
+    """Norms of what is added to the residual stream. They allow no rotation of it."""
+    mean: bool = False
+    """True if norms subtract the mean (LayerNorm)."""
+    offset: int = 0
+    """What a norm adds to its weight."""
+    values: tuple[str, ...] = ()
+    """The linear that writes the values of an attention, and the one that reads them, head by head."""
+    units: tuple[str, ...] = ()
+    """The linears that write the inner units of an MLP, and last the one that reads them."""
+    factor: str = ""
+    """The linear of `units` whose output is a factor of a unit."""
+
+
+@dataclass(frozen=True)
 class Family:
     """The structure of the models of one architecture."""
 
@@ -78,6 +102,8 @@ class Family:
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Parts of names in published files, and their names in the model."""
     experts: Experts | None = None
+    flow: Flow | None = None
+    """None if no transform is known for it."""
 
     @property
     def base(self) -> str:
@@ -148,6 +174,8 @@ def _family(entry: Mapping[str, Any]) -> Family:
     values = {key: _frozen(value) for key, value in entry.items()}
     if "experts" in values:
         values["experts"] = Experts(**values["experts"])
+    if "flow" in values:
+        values["flow"] = Flow(**values["flow"])
     return Family(**values)
 
 

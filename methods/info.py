@@ -51,6 +51,8 @@ class MethodInfo:
     """Settings that can be typed as one word, by that word."""
     dense: bool = False
     """True if it is a control, whose model stays dense."""
+    transform: bool = False
+    """True if it changes weights and keeps the model's function. It is dense, too."""
     prior: str = ""
     """Stage that it refines if the user types no `from=`."""
     refines: bool = False

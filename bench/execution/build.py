@@ -3,39 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import shutil
 import time
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from filelock import Timeout
 from torch import nn
 
+from bench.catalog import registry
 from bench.execution import ranks
 from bench.execution.events import WAITING
-from bench.execution.job import BuiltArtifact, PhaseProgress, Workspace, checkpoint_folder, read_stored
+from bench.execution.job import BuiltArtifact, PhaseProgress, Workspace, checkpoint_folder
 from bench.execution.source_guard import read_only
 from bench.inputs import loading, models, windows
 from bench.planning.artifact import Artifact, Stage
 from bench.system import provenance
 from bench.system.cache import build_lock, cache_dir, is_built, temporary_folder
 from bench.system.files import atomic_write, publish
-from bench.verify import WeightCounts, verify
-from methods.contract import Outcome
+from bench.verify import WeightCounts, check_function, verify
+from methods.contract import Job, Outcome
 from methods.experts import fold
 from methods.files import find_file
 from methods.folder import Folder, Writer, dtype_name, save, state
 from methods.header import TORCH_DTYPES, read_header
 from methods.pattern import Pattern
 from methods.pruning import streaming
-from methods.quantizing.stored import ACTIVATIONS_KEY
 from methods.targets import family_of
 from methods.training.interrupt import stop_request
 
 CARRIED = ("config.json", *models.COMPANIONS)
 """Files that a pruned folder copies from its source."""
+SENTENCE = "Sparse models read this sentence before and after a change of their weights, and predict each word alike."
+"""Text on which a transform must keep the logits."""
 
 
 class Builder:
@@ -98,6 +102,12 @@ class Builder:
         """Return the input of the last stage, or None if that is the model itself."""
         return self.build(artifact.up_to(len(artifact.stages) - 1)) if len(artifact.stages) > 1 else None
 
+    def _teacher(self, artifact: Artifact) -> Path:
+        """Return the folder of the dense model: with the transforms before the other stages, whose basis they share."""
+        entries = [registry.lookup(stage.kind, stage.name) for stage in artifact.stages[:-1]]
+        count = len(list(itertools.takewhile(lambda entry: entry.transform, entries)))
+        return self.build(artifact.up_to(count)).folder if count else self.source.path
+
     def _folder(self, artifact: Artifact, home: Path, unchanged: bool) -> Path:
         """Return the folder with the weights. The cache keeps no path, because a model may move."""
         if not unchanged:
@@ -106,14 +116,15 @@ class Builder:
         return before.folder if before else self.source.path
 
     def _verify(self, before: Path, after: Path, stage: Stage, changed: Collection[str]) -> WeightCounts:
-        pattern, dtype = Pattern.parse(stage.pattern), self.workspace.compute.stored
+        pattern = Pattern() if registry.lookup(stage.kind, stage.name).dense else Pattern.parse(stage.pattern)
+        dtype = self.workspace.compute.stored
         counting = stage.kind == "quantizers"
         return verify(Folder(before), Folder(after), pattern, self.targets, changed, dtype, counting=counting)
 
     def _apply(self, artifact: Artifact, before: BuiltArtifact | None, workdir: Path) -> WeightCounts:
         """Run the last stage, check it, and write it to workdir/artifact."""
         stage = artifact.stages[-1]
-        source, method, job = self.workspace.job(artifact, before, workdir)
+        source, method, job = self.workspace.job(artifact, before, workdir, self._teacher(artifact))
         tokens = job.calibration
         model = loading.load(source, job.compute)
         torch.manual_seed(job.seed)
@@ -134,6 +145,8 @@ class Builder:
             notes["calibration_digest"] = windows.token_digest(tokens)
         target = workdir / "artifact"
         folder = self._keep(outcome, source, target)
+        if registry.lookup(stage.kind, stage.name).transform and folder != source:
+            notes["function_error"] = self._function_error(source, folder, job)
         declared = outcome.changed
         changed = declared | (before.changed if before else frozenset())
         del model, outcome  # free their memory for the check
@@ -144,11 +157,27 @@ class Builder:
             temporary.write_text(json.dumps(about | {"key_inputs": artifact.key_inputs()}, allow_nan=False))
         return counts
 
+    def _function_error(self, before: Path, after: Path, job: Job) -> dict[str, float]:
+        """Return how much a transform changed the logits, on random tokens and on text.
+
+        Raises:
+            CheckFailed: it changed them by more than rounding does.
+        """
+        self.workspace.progress.enter("checking")
+        compute = replace(job.compute, dtype=torch.promote_types(job.compute.dtype, torch.float32))
+        old, new = loading.load(before, compute), loading.load(after, compute)
+        size: int = old.config.vocab_size  # type: ignore[union-attr, assignment]
+        random = torch.randint(size, (1, 64), generator=torch.Generator().manual_seed(0))
+        text = torch.tensor(self.workspace.tokenizer()(SENTENCE)["input_ids"])[None]
+        tokens = {"random_tokens": random, "text": text}
+        dtype = self.workspace.compute.stored
+        return {k: float(f"{check_function(old, new, v.to(compute.device), dtype):.3g}") for k, v in tokens.items()}
+
     def run_as_rank(self, artifact: Artifact) -> None:
         """Take part in the last stage as a rank after the first."""
         before = self._before(artifact)
         with temporary_folder(artifact.key[:8]) as workdir:
-            source, method, job = self.workspace.job(artifact, before, workdir)
+            source, method, job = self.workspace.job(artifact, before, workdir, self._teacher(artifact))
             model = loading.load(source, job.compute)
             torch.manual_seed(job.seed)
             method.apply(model, job)
@@ -156,10 +185,9 @@ class Builder:
     def _keep(self, outcome: Outcome, source: Path, target: Path) -> Path:
         """Write the model and return its folder, or return the source if nothing changed."""
         target.mkdir(exist_ok=True)
-        stored, grid = self.workspace.compute.stored, read_stored(outcome.notes)
-        activations = grid.activations if grid else None
+        stored = self.workspace.compute.stored
         if isinstance(outcome.model, nn.Module):
-            if not activations and _same(outcome.model, Folder(source), stored):
+            if not outcome.config and _same(outcome.model, Folder(source), stored):
                 return source
             if any(p.is_meta for p in outcome.model.parameters()):
                 streaming.write(outcome.model, source, target, self.workspace.compute)
@@ -172,9 +200,7 @@ class Builder:
                 shutil.copyfile(found, target / name)
         config = json.loads((target / "config.json").read_text())
         config.pop("torch_dtype", None)
-        config |= {"dtype": dtype_name(stored)}
-        if activations:
-            config |= {ACTIVATIONS_KEY: {"bits": activations, "targets": list(self.targets)}}
+        config |= {"dtype": dtype_name(stored), **outcome.config}
         (target / "config.json").write_text(json.dumps(config, indent=2))
         return target
 

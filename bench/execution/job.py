@@ -78,10 +78,12 @@ class Workspace:
             self._tokenizer = loading.load_tokenizer(self.source.path)
         return self._tokenizer
 
-    def job(self, artifact: Artifact, before: BuiltArtifact | None, workdir: Path) -> tuple[Path, Method, Job]:
+    def job(
+        self, artifact: Artifact, before: BuiltArtifact | None, workdir: Path, teacher: Path
+    ) -> tuple[Path, Method, Job]:
         """Return the source of the last stage, its method and its job.
 
-        before: the artifact up to that stage, or None for the first stage.
+        before: the artifact up to that stage, or None for the first stage; teacher: folder of the dense model.
         """
         stage = artifact.stages[-1]
         source = before.folder if before else self.source.path
@@ -109,7 +111,7 @@ class Workspace:
             seed=artifact.seed or 0,
             workdir=checkpoint_folder(artifact) if text else workdir,
             progress=self.progress,
-            teacher=lambda: loading.load(self.source.path, compute),
+            teacher=lambda: loading.load(teacher, compute),
         )
         method = choice.build(registry.lookup(stage.kind, stage.name), stage.name, stage.config)
         return source, method, job

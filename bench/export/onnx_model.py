@@ -26,7 +26,7 @@ from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import dtype_name, read_config
 from methods.pattern import Pattern
-from methods.quantizing.stored import ACTIVATIONS_KEY
+from methods.quantizing.stored import ACTIVATIONS_KEY, CACHE_KEY
 from methods.targets import family_of
 
 FILE = "model.onnx"
@@ -88,9 +88,9 @@ def write(
     config = read_config(folder)
     if dtype is not None and dtype not in DTYPES:
         raise UserError(describe_unknown("dtype", dtype, DTYPES))
-    if ACTIVATIONS_KEY in config:
+    if {ACTIVATIONS_KEY, CACHE_KEY} & config.keys():
         raise UserError(
-            f"the model in {folder} rounds the inputs of its linears (w8a8), which this ONNX export cannot represent: "
+            f"the model in {folder} rounds inputs, keys or values while it runs, which this ONNX export cannot represent: "
             "export it with another quantizer, or none"
         )
     if family_of(config).experts:

@@ -24,7 +24,7 @@ from methods.errors import UserError
 from methods.experts import unfold
 from methods.folder import Folder, read_config
 from methods.folder import save as save_tensors
-from methods.quantizing.stored import ACTIVATIONS_KEY, round_inputs
+from methods.quantizing.stored import ACTIVATIONS_KEY, CACHE_KEY, INPUT_FORMATS, round_inputs
 from methods.targets import family_of
 
 transformers.logging.set_verbosity_error()
@@ -40,9 +40,9 @@ def load(folder: Path, compute: Compute) -> nn.Module:
         UserError: transformers cannot build it.
     """
     if compute.is_shared:
-        return add_input_rounding(_map(folder, compute.dtype), folder)
+        return add_rounding(_map(folder, compute.dtype), folder)
     if compute.stream:
-        return add_input_rounding(_load_without_blocks(folder, compute), folder)
+        return add_rounding(_load_without_blocks(folder, compute), folder)
     with _faults(f"model in {str(folder)!r}"):
         model, about = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -53,7 +53,7 @@ def load(folder: Path, compute: Compute) -> nn.Module:
             output_loading_info=True,
         )
         _require_all(about)
-    return add_input_rounding(unfold(model).to(compute.device).eval().requires_grad_(False), folder)
+    return add_rounding(unfold(model).to(compute.device).eval().requires_grad_(False), folder)
 
 
 @contextmanager
@@ -83,21 +83,32 @@ def _require_all(about: dict[str, Any]) -> None:
             raise ValueError(f"{kind.replace('_', ' ')}: {', '.join(sorted(map(str, about[kind]))[:3])}")
 
 
-def add_input_rounding(model: nn.Module, folder: Path) -> nn.Module:
-    """Round the inputs of the linears that the config names, in place. This is the part of w8a8 that weights cannot store.
+def add_rounding(model: nn.Module, folder: Path) -> nn.Module:
+    """Round the inputs of linears, keys and values as the config says, in place: what weights cannot store.
 
     Raises:
-        UserError: bits other than 8, or a name without a module.
+        UserError: an unknown format or number of bits, or a name without a module.
     """
-    rounding = read_config(folder).get(ACTIVATIONS_KEY)
-    if rounding is None:
-        return model
-    modules = dict(model.named_modules())
-    names = rounding.get("targets") if isinstance(rounding, dict) and rounding.get("bits") == 8 else None
-    if not isinstance(names, list) or not all(isinstance(name, str) and name in modules for name in names):
-        raise UserError(f"model in {str(folder)!r} cannot be loaded: invalid {ACTIVATIONS_KEY} in its config.json")
-    for name in names:
-        round_inputs(modules[name])
+    config = read_config(folder)
+    invalid = f"model in {str(folder)!r} cannot be loaded: invalid {{}} in its config.json"
+    if (inputs := config.get(ACTIVATIONS_KEY)) is not None:
+        modules = dict(model.named_modules())
+        about = inputs if isinstance(inputs, dict) else {}
+        form, names = about.get("format", "int8" if about.get("bits") == 8 else ""), about.get("targets")
+        if (
+            form not in INPUT_FORMATS
+            or not isinstance(names, list)
+            or not all(isinstance(name, str) and name in modules for name in names)
+        ):
+            raise UserError(invalid.format(ACTIVATIONS_KEY))
+        for name in names:
+            round_inputs(modules[name], form)
+    if (cache := config.get(CACHE_KEY)) is not None:
+        if not isinstance(cache, dict) or cache.get("bits") not in (4, 8):
+            raise UserError(invalid.format(CACHE_KEY))
+        from bench.inputs.rounded_cache import round_cache
+
+        round_cache(model, cache["bits"])
     return model
 
 

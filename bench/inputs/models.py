@@ -18,7 +18,7 @@ from methods.errors import UserError
 from methods.families import FAMILIES
 from methods.files import check_files, find_file, read_object
 from methods.folder import Folder
-from methods.quantizing.stored import ACTIVATIONS_KEY
+from methods.quantizing.stored import ACTIVATIONS_KEY, CACHE_KEY
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -235,8 +235,8 @@ def _identify(name: str, folder: Path, alias: Alias) -> Model:
         raise UserError(
             f"model {name!r} needs its own code (auto_map in config.json), which is never run: use a model that transformers supports"
         )
-    if ACTIVATIONS_KEY in contents.config:
-        raise UserError(f"model {name!r} is quantized already (w8a8, by cast-bench): use its unquantized weights")
+    if {ACTIVATIONS_KEY, CACHE_KEY} & contents.config.keys():
+        raise UserError(f"model {name!r} is quantized already (by cast-bench): use its unquantized weights")
     if find_file(folder, "adapter_config.json"):
         raise UserError(
             f"model {name!r} is an adapter (adapter_config.json), and transformers would load its base model: merge it first"

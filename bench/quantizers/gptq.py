@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from methods.contract import Job, Needs, Outcome
 from methods.info import MethodInfo
 from methods.pruning.hessian import HessianWalk, compensate_, inverse_factor
-from methods.quantizing.grids import Integer, assign_, group_size
+from methods.quantizing.grids import Grid, Integer, Microscaling, NvFloat4, assign_, group_size
 from methods.quantizing.stored import Stored
 from methods.ranges import Count, Fraction
 
-GRID = Integer(4)
 BLOCK = 128
+INT4 = Integer(4)
 
 
 class OrderedFactor(NamedTuple):
@@ -41,46 +41,41 @@ def left_to_right(hessian: Tensor, damping: float) -> tuple[OrderedFactor, float
     return OrderedFactor(factor, None), used
 
 
-def quantize_(weight: Tensor, keep: Tensor, prepared: OrderedFactor, group: int) -> None:
-    """Round weight [out, in] to int4 in place, column by column.
+def quantize_(weight: Tensor, keep: Tensor, prepared: OrderedFactor, group: int, grid: Grid = INT4) -> None:
+    """Round weight [out, in] to points of a grid in place, column by column.
 
     A weight becomes 0 if keep [out, in] is false, and later columns compensate this error like a rounding error. Until
     its column is reached, compensation changes such a weight too. The scale of a group depends on its kept weights: on
     their values when the loop reaches its first column, or, in another order of columns, on their initial values.
     """
-    order = prepared.order
+    order, grid = prepared.order, grid.of(weight.float() * keep)
     if order is None:
         mask = keep.T  # [in, out]
 
         def column_quantizer(a: int, b: int, w: Tensor) -> Callable[[int, Tensor], Tensor]:
-            scale = GRID.scale((w * mask[a:b]).T)[:, 0]  # [out]
-            return lambda i, column: GRID.snap(column, scale).where(mask[a + i], 0)
+            scale = grid.scale((w * mask[a:b]).T)[:, 0]  # [out]
+            return lambda i, column: grid.snap(column, scale).where(mask[a + i], 0)
 
         assign_(weight, compensate_(weight, prepared.factor, column_quantizer, group, group * max(1, BLOCK // group)))
         return
-    scales = GRID.scale((weight.float() * keep).unflatten(1, (-1, group)))[..., 0].T.contiguous()  # [groups, out]
+    scales = grid.scale((weight.float() * keep).unflatten(1, (-1, group)))[..., 0].T.contiguous()  # [groups, out]
     groups, mask = (order // group).tolist(), keep.T[order]
 
     def ordered_quantizer(a: int, b: int, w: Tensor) -> Callable[[int, Tensor], Tensor]:
-        return lambda i, column: GRID.snap(column, scales[groups[a + i]]).where(mask[a + i], 0)
+        return lambda i, column: grid.snap(column, scales[groups[a + i]]).where(mask[a + i], 0)
 
     quantized = compensate_(weight[:, order], prepared.factor, ordered_quantizer, BLOCK, BLOCK)
     assign_(weight, quantized[:, order.argsort()])
 
 
 @dataclass(frozen=True)
-class Int4Gptq:
-    """int4, GPTQ with act-order under a fixed mask; also compensates the pruning error.
-
-    group: number of weights along the input that share a scale. damping: fraction of H's mean diagonal that is added to
-    the diagonal. act_order: quantize the columns with the largest diagonal first, with groups in the order of the
-    columns; otherwise from left to right as in the paper.
-    """
-
-    name: ClassVar[str] = "int4-gptq"
+class _Gptq:
+    name: ClassVar[str]
     needs: ClassVar[Needs] = Needs.CALIBRATION
     shares_calibration: ClassVar[bool] = True
     info: ClassVar[MethodInfo] = MethodInfo(paper="2210.17323")
+    grid: ClassVar[Grid]
+    max_group: ClassVar[int]
     group: Count | None = None
     damping: Fraction = 0.01
     act_order: bool = True
@@ -90,9 +85,50 @@ class Int4Gptq:
         scales = 0
         for visit, prepared in walk:
             out, width = visit.weight.shape
-            group = group_size(width, self.group, 128, self.name)
+            group = group_size(width, self.group, self.max_group, self.name)
             keep = visit.weight.new_ones(out, width).bool() if job.pattern.dense else visit.weight != 0
-            quantize_(visit.weight, keep, prepared, group)
+            quantize_(visit.weight, keep, prepared, group, self.grid)
             scales += out * (width // group)
         (total,) = walk.total(scales)
-        return walk.outcome(**Stored(bits=GRID.bits, scale_bits=GRID.scale_bits, scales=int(total)).notes())
+        return walk.outcome(**Stored(bits=self.grid.bits, scale_bits=self.grid.scale_bits, scales=int(total)).notes())
+
+
+@dataclass(frozen=True)
+class Int4Gptq(_Gptq):
+    """int4, GPTQ with act-order under a fixed mask; also compensates the pruning error.
+
+    group: number of weights along the input that share a scale. damping: fraction of H's mean diagonal that is added to
+    the diagonal. act_order: quantize the columns with the largest diagonal first, with groups in the order of the
+    columns; otherwise from left to right as in the paper.
+    """
+
+    name: ClassVar[str] = "int4-gptq"
+    grid: ClassVar[Grid] = INT4
+    max_group: ClassVar[int] = 128
+
+
+@dataclass(frozen=True)
+class Int3Gptq(_Gptq):
+    """int3, GPTQ with act-order under a fixed mask. The fields are those of int4-gptq."""
+
+    name: ClassVar[str] = "int3-gptq"
+    grid: ClassVar[Grid] = Integer(3)
+    max_group: ClassVar[int] = 128
+
+
+@dataclass(frozen=True)
+class MxFp4Gptq(_Gptq):
+    """MXFP4, GPTQ with act-order under a fixed mask. The fields are those of int4-gptq."""
+
+    name: ClassVar[str] = "mxfp4-gptq"
+    grid: ClassVar[Grid] = Microscaling(4)
+    max_group: ClassVar[int] = 32
+
+
+@dataclass(frozen=True)
+class NvFp4Gptq(_Gptq):
+    """NVFP4, GPTQ with act-order under a fixed mask. The fields are those of int4-gptq."""
+
+    name: ClassVar[str] = "nvfp4-gptq"
+    grid: ClassVar[Grid] = NvFloat4()
+    max_group: ClassVar[int] = 16

@@ -14,8 +14,8 @@ from torch import nn
 from methods.contract import Job, Needs, Outcome
 from methods.info import MethodInfo
 from methods.pruning.walk import Walk
-from methods.quantizing.grids import Float8, Grid, Integer, NormalFloat4, group_size, round_
-from methods.quantizing.stored import Stored
+from methods.quantizing.grids import Float8, Grid, Integer, Microscaling, NormalFloat4, NvFloat4, group_size, round_
+from methods.quantizing.stored import ACTIVATIONS_KEY, Stored
 from methods.ranges import Count
 
 
@@ -26,7 +26,9 @@ class _PerRow:
     name: ClassVar[str]
     grid: ClassVar[Grid]
     needs: ClassVar[Needs] = Needs.NOTHING
-    activations: ClassVar[int | None] = None
+    inputs: ClassVar[str] = ""
+    """Format of the targets' inputs, a key of INPUT_FORMATS; "" to leave them as they are."""
+    input_bits: ClassVar[int | None] = None
 
     def _group(self, width: int) -> int:
         return width
@@ -37,7 +39,9 @@ class _PerRow:
         for visit in walk:
             scales += round_(visit.weight, self.grid, self._group(visit.weight.shape[1]))
         stored = Stored(bits=self.grid.bits, scale_bits=self.grid.scale_bits, scales=scales)
-        return walk.outcome(**replace(stored, activations=self.activations).notes())
+        outcome = walk.outcome(**replace(stored, activations=self.input_bits).notes())
+        inputs = {"format": self.inputs, "bits": self.input_bits, "targets": list(job.targets)}
+        return outcome._replace(config={ACTIVATIONS_KEY: inputs}) if self.inputs else outcome
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ class W8A8(Int8):
     """
 
     name: ClassVar[str] = "w8a8"
-    activations: ClassVar[int | None] = 8
+    inputs: ClassVar[str] = "int8"
+    input_bits: ClassVar[int | None] = 8
 
 
 @dataclass(frozen=True)
@@ -105,3 +110,48 @@ class Nf4(_PerGroup):
     info: ClassVar[MethodInfo] = MethodInfo(paper="2305.14314")
     grid: ClassVar[Grid] = NormalFloat4()
     max_group: ClassVar[int] = 64
+
+
+@dataclass(frozen=True)
+class MxFp8(_PerGroup):
+    """MXFP8 (e4m3), a power of two as the scale of 32 inputs. OCP Microscaling Formats 1.0."""
+
+    name: ClassVar[str] = "mxfp8"
+    grid: ClassVar[Grid] = Microscaling(8)
+    max_group: ClassVar[int] = 32
+
+
+@dataclass(frozen=True)
+class MxFp4(_PerGroup):
+    """MXFP4 (e2m1), a power of two as the scale of 32 inputs. OCP Microscaling Formats 1.0."""
+
+    name: ClassVar[str] = "mxfp4"
+    grid: ClassVar[Grid] = Microscaling(4)
+    max_group: ClassVar[int] = 32
+
+
+@dataclass(frozen=True)
+class MxFp4W4A4(MxFp4):
+    """MXFP4 weights, and inputs rounded to MXFP4 while the model runs."""
+
+    name: ClassVar[str] = "mxfp4-w4a4"
+    inputs: ClassVar[str] = "mxfp4"
+    input_bits: ClassVar[int | None] = 4
+
+
+@dataclass(frozen=True)
+class NvFp4(_PerGroup):
+    """NVFP4 (e2m1), a scale in e4m3 for 16 inputs and one in float32 for the tensor."""
+
+    name: ClassVar[str] = "nvfp4"
+    grid: ClassVar[Grid] = NvFloat4()
+    max_group: ClassVar[int] = 16
+
+
+@dataclass(frozen=True)
+class NvFp4W4A4(NvFp4):
+    """NVFP4 weights, and inputs rounded to NVFP4 while the model runs, each token with its own scale in float32."""
+
+    name: ClassVar[str] = "nvfp4-w4a4"
+    inputs: ClassVar[str] = "nvfp4"
+    input_bits: ClassVar[int | None] = 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -33,9 +33,18 @@ class Grid(Protocol):
         """Return the nearest points, float. The arguments are broadcast."""
         ...
 
+    def of(self, tensor: Tensor) -> Grid:
+        """Return the grid for a whole tensor, float: with the tensor's own scale, if the format has one."""
+        ...
+
+
+class _OfAnyTensor:
+    def of(self, tensor: Tensor) -> Any:
+        return self
+
 
 @dataclass(frozen=True)
-class Integer:
+class Integer(_OfAnyTensor):
     """Two's complement integers without zero point. The scale is max|w| / (2^(bits-1) - 1/2), in bfloat16, so that
     neither end is clipped by more than half a step, and by up to one in int8, since the scale is rounded."""
 
@@ -51,7 +60,7 @@ class Integer:
 
 
 @dataclass(frozen=True)
-class Float8:
+class Float8(_OfAnyTensor):
     """e4m3 without infinities, largest value 448. The scale is in bfloat16."""
 
     bits: ClassVar[int] = 8
@@ -61,8 +70,7 @@ class Float8:
         return _scale(groups, 448)
 
     def snap(self, weight: Tensor, scale: Tensor) -> Tensor:
-        inside = (weight / scale).clamp_(-448, 448)  # larger values would become NaN
-        return inside.to(torch.float8_e4m3fn).float().mul_(scale)
+        return e4m3(weight / scale).mul_(scale)
 
 
 NF4 = (
@@ -74,7 +82,7 @@ NF4 = (
 
 
 @dataclass(frozen=True)
-class NormalFloat4:
+class NormalFloat4(_OfAnyTensor):
     """NF4 with the scale max|w| in float32, as in QLoRA without double quantization."""
 
     bits: ClassVar[int] = 4
@@ -87,6 +95,64 @@ class NormalFloat4:
     def snap(self, weight: Tensor, scale: Tensor) -> Tensor:
         points = weight.new_tensor(NF4)
         return points[torch.bucketize(weight / scale, (points[1:] + points[:-1]) / 2)] * scale
+
+
+@dataclass(frozen=True)
+class Microscaling(_OfAnyTensor):
+    """MXFP4 (e2m1) or MXFP8 (e4m3): the scale is a power of two. OCP Microscaling Formats 1.0, sections 5 and 6.3.
+
+    The exponent of the scale is that of the largest value, less the largest exponent of an element; elements above the
+    largest point become that point.
+    """
+
+    bits: int
+    scale_bits: ClassVar[int] = 8
+
+    def scale(self, groups: Tensor) -> Tensor:
+        largest = groups.abs().amax(-1, keepdim=True)
+        # frexp gives a fraction in [1/2, 1), so its exponent is one more than that of the standard.
+        exponent = torch.frexp(largest).exponent - 1 - (2 if self.bits == 4 else 8)
+        return torch.ldexp(torch.ones_like(largest), exponent.clamp(-127, 127)).masked_fill(largest == 0, 1)
+
+    def snap(self, weight: Tensor, scale: Tensor) -> Tensor:
+        return (e2m1 if self.bits == 4 else e4m3)(weight / scale).mul_(scale)
+
+
+@dataclass(frozen=True)
+class NvFloat4:
+    """NVFP4: e2m1 with a scale in e4m3 for each group and one in float32 for the tensor.
+
+    The scale of the tensor is max|w| / (6 * 448), so that the scale of the group with the largest weight is 448 times it.
+    A group whose scale is rounded to zero becomes zero. NVIDIA, cuDNN 9.7 and TensorRT 10.8 documentation of block scaling.
+    """
+
+    bits: ClassVar[int] = 4
+    scale_bits: ClassVar[int] = 8
+    tensor_scale: float = 0.0
+    """Scale of the tensor; 0 to take it from the groups."""
+
+    def of(self, tensor: Tensor) -> NvFloat4:
+        return NvFloat4(float(tensor.abs().max()) / (6 * 448))
+
+    def scale(self, groups: Tensor) -> Tensor:
+        tensor_scale = self.tensor_scale or float(groups.abs().max()) / (6 * 448) or 1.0
+        scale = e4m3(groups.abs().amax(-1, keepdim=True) / 6 / tensor_scale).mul_(tensor_scale)
+        return scale
+
+    def snap(self, weight: Tensor, scale: Tensor) -> Tensor:
+        return e2m1(weight / scale.masked_fill(scale == 0, torch.inf)).mul_(scale)
+
+
+def e2m1(x: Tensor) -> Tensor:
+    """Round to 0, 0.5, 1, 1.5, 2, 3, 4 or 6 with either sign, halves to the even mantissa. Larger values become 6."""
+    size = x.abs()
+    step = torch.where(size < 2, 0.5, torch.where(size < 4, 1.0, 2.0))
+    return (x / step).round_().mul_(step).clamp_(-6, 6)
+
+
+def e4m3(x: Tensor) -> Tensor:
+    """Round to e4m3 without infinities, float. Larger values become 448."""
+    return x.clamp(-448, 448).to(torch.float8_e4m3fn).float()  # beyond 448 a cast gives NaN
 
 
 def _scale(groups: Tensor, top: float) -> Tensor:
@@ -124,6 +190,7 @@ def assign_(weight: Tensor, value: Tensor) -> None:
 def round_(weight: Tensor, grid: Grid, group: int) -> int:
     """Round weight [out, in] to the nearest points of `grid`, in place. Return the number of scales."""
     groups = weight.float().contiguous().unflatten(-1, (-1, group))  # reading a transposed view is slow
+    grid = grid.of(groups)
     scale = grid.scale(groups)
     assign_(weight, grid.snap(groups, scale).flatten(-2))
     return scale.numel()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+
+from methods.quantizing.grids import Microscaling, NvFloat4
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -11,7 +14,9 @@ if TYPE_CHECKING:
 STORED_KEY = "stored"
 """Key of `Stored.notes()` in the notes of an Outcome."""
 ACTIVATIONS_KEY = "cast_bench_activations"
-"""Key in config.json with the linears whose inputs are rounded while the model runs, and the bits."""
+"""Key in config.json with the linears whose inputs are rounded while the model runs, and the format."""
+CACHE_KEY = "cast_bench_cache"
+"""Key in config.json with the bits to which keys and values are rounded while the model runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +34,8 @@ class Stored:
     """Number of scales of all targets together."""
     activations: int | None = None
     """Bits of the targets' inputs, rounded token by token while the model runs; None if not rounded."""
+    cache: int | None = None
+    """Bits of the keys and values, rounded while the model runs; None if not rounded."""
     library: str = "cast-bench"
     """Name of the library that quantized, with its version if it is not this project."""
 
@@ -45,6 +52,30 @@ def int8_tokens(x: Tensor) -> Tensor:
     return (wide / scale).round_().mul_(scale).to(x.dtype)
 
 
-def round_inputs(module: nn.Module) -> None:
-    """Round the inputs of a linear to int8 per token from now on."""
-    module.register_forward_pre_hook(lambda _, args: (int8_tokens(args[0]), *args[1:]))
+def mxfp4_tokens(x: Tensor) -> Tensor:
+    """Return activations [..., in] rounded to MXFP4, in groups of 32 inputs."""
+    grid, groups = Microscaling(4), x.float().unflatten(-1, (-1, 32))
+    return grid.snap(groups, grid.scale(groups)).flatten(-2).to(x.dtype)
+
+
+def nvfp4_tokens(x: Tensor) -> Tensor:
+    """Return activations [..., in] rounded to NVFP4, in groups of 16 inputs. The scale in float32 is of each token."""
+    wide = x.float()
+    largest = wide.abs().amax(-1, keepdim=True)
+    grid = NvFloat4(1 / (6 * 448))  # of values up to 1
+    groups = (wide / largest.masked_fill(largest == 0, 1)).unflatten(-1, (-1, 16))
+    return grid.snap(groups, grid.scale(groups)).flatten(-2).mul_(largest).to(x.dtype)
+
+
+INPUT_FORMATS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "int8": int8_tokens,
+    "mxfp4": mxfp4_tokens,
+    "nvfp4": nvfp4_tokens,
+}
+"""How inputs of linears are rounded while the model runs, by the format's name."""
+
+
+def round_inputs(module: nn.Module, form: str = "int8") -> None:
+    """Round the inputs of a linear from now on. form: a key of INPUT_FORMATS."""
+    rounded = INPUT_FORMATS[form]
+    module.register_forward_pre_hook(lambda _, args: (rounded(args[0]), *args[1:]))

@@ -1,0 +1,34 @@
+"""Rounding of keys and values, as a cache of fewer bits stores them. The weights stay as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from methods.contract import Job, Needs, Outcome
+from methods.quantizing.stored import CACHE_KEY
+
+
+@dataclass(frozen=True)
+class Kv8:
+    """Keys and values in int8, one scale for each token and head.
+
+    The loader rounds them after the rotary embedding, as a cache of 8 bits would store them. Weights keep their format.
+    """
+
+    name: ClassVar[str] = "kv8"
+    needs: ClassVar[Needs] = Needs.NOTHING
+    bits: ClassVar[int] = 8
+
+    def apply(self, model: nn.Module, job: Job) -> Outcome:
+        return Outcome(model, config={CACHE_KEY: {"bits": self.bits}})
+
+
+@dataclass(frozen=True)
+class Kv4(Kv8):
+    """Keys and values in int4, one scale for up to 32 values of a token and head."""
+
+    name: ClassVar[str] = "kv4"
+    bits: ClassVar[int] = 4

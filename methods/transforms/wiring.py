@@ -1,0 +1,229 @@
+"""The vectors of a model that several modules write and read, and changes of them that keep the model's function."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from methods.contract import Job, Outcome
+from methods.errors import Skipped, UserError
+from methods.families import Flow
+from methods.quantizing.grids import assign_
+from methods.targets import family_of, stores_in_out
+from methods.transforms.changes import Change, Scaling
+
+Edit = Callable[[Tensor], Tensor]
+"""A function of a tensor in float64, along its last dimension."""
+
+
+class Wiring:
+    """Collects changes of a model, and makes them once, in float64, so that each tensor is rounded once.
+
+        wiring = Wiring(model, job, "rotate")
+        wiring.residual(Rotation(q))
+        return wiring.outcome()
+
+    Only a dense model in memory has a wiring.
+    """
+
+    def __init__(self, model: nn.Module, job: Job, name: str) -> None:
+        """name: name of the transform, for its errors.
+
+        Raises:
+            UserError: no transform is known for the family or this variant of it, or the model is pruned.
+            Skipped: the model is larger than memory.
+        """
+        self.model, self.name = model, name
+        self.config = model.config
+        kind = str(self.config.model_type)
+        family = family_of(self.config.to_dict())
+        if family.flow is None or family.experts:
+            raise UserError(f"{name} does not know the architecture {kind}: use a model without experts")
+        if any(p.is_meta for p in model.parameters()):
+            raise Skipped(f"{name} needs the whole model in memory, and this one is streamed")
+        if job.prior and any(_pruned(mask) for mask in job.prior.masks.values()):
+            raise UserError(f"{name} starts from a dense model, and would fill the zeros of a pruned one: use it first")
+        self.flow: Flow = family.flow
+        self._require_known_variant(kind)
+        self.blocks = [f"{family.blocks}.{i}" for i in range(len(model.get_submodule(family.blocks)))]  # type: ignore[arg-type]
+        self._outer = {n: p for n, p in model.named_parameters() if family.block_of(n) is None}
+        self._targets = job.targets
+        self._config: dict[str, Any] = {}
+        self._rows: dict[str, list[Edit]] = defaultdict(list)
+        self._columns: dict[str, list[Edit]] = defaultdict(list)
+
+    def _require_known_variant(self, kind: str) -> None:
+        post_norm = getattr(self.config, "do_layer_norm_before", True) is False
+        narrow = getattr(self.config, "word_embed_proj_dim", None) not in (None, self.config.hidden_size)
+        if post_norm or narrow:
+            why = "its norms follow the residual stream" if post_norm else "its embedding is narrower than its blocks"
+            raise UserError(f"{self.name} does not know this variant of {kind}: {why}")
+
+    # What can be changed
+
+    def residual(self, change: Change, *, fold: bool = False) -> None:
+        """Change the residual stream: embeddings, norms, and all linears that write or read it.
+
+        fold: move the weights of norms into the linears that read them, which a rotation needs. A tied head becomes a
+        tensor of its own.
+
+        Raises:
+            UserError: `fold`, and norms follow the writers.
+        """
+        if fold and self.flow.after:
+            raise UserError(
+                f"{self.name} cannot rotate the residual stream of {self.config.model_type}, whose norms follow its "
+                "linears: use residual=false"
+            )
+        if fold:
+            self._untie()
+        width = self.config.hidden_size
+        tables = [
+            n for n, p in self._outer.items() if p.dim() == 2 and p.shape[-1] == width and n != f"{self._head}.weight"
+        ]
+        for name in tables:
+            self._columns[name].append(change.vectors)
+        for block in self.blocks:
+            for norm, readers in self.flow.norms.items():
+                self._norm(f"{block}.{norm}" if norm else "", [f"{block}.{r}" for r in readers], change, fold)
+            for norm in self.flow.after:
+                self._columns[f"{block}.{norm}.weight"].append(change.vectors)
+            for writer in self.flow.writers:
+                self._outputs(f"{block}.{writer}", change.vectors)
+        self._norm(self.flow.final, [self._head] if f"{self._head}.weight" in self._outer else [], change, fold)
+
+    def normed(self, block: str, norm: str, change: Scaling) -> None:
+        """Scale the output of a norm of a block."""
+        self._norm_edit(f"{block}.{norm}", lambda weight: change.vectors(weight), lambda bias: change.vectors(bias))
+        for reader in self.flow.norms[norm]:
+            self._columns[f"{block}.{reader}.weight"].append(change.columns)
+
+    def values(self, block: str, change: Change) -> None:
+        """Change the values of a block's attention, head by head. The change has a row for each head of the keys."""
+        writer, reader = (f"{block}.{name}" for name in self.flow.values)
+        heads, groups = self.heads
+        self._outputs(writer, change.vectors)
+        self._columns[f"{reader}.weight"].append(change.repeat(heads // groups).columns)
+
+    def units(self, block: str, change: Change) -> None:
+        """Change the inner units of a block's MLP. A permutation moves them; a scaling acts on the factor alone."""
+        *writers, reader = (f"{block}.{name}" for name in self.flow.units)
+        if isinstance(change, Scaling):
+            writers = [f"{block}.{self.flow.factor}"]
+        for writer in writers:
+            self._outputs(writer, change.vectors)
+        self._columns[f"{reader}.weight"].append(change.columns)
+
+    # What is there
+
+    @property
+    def heads(self) -> tuple[int, int]:
+        """Number of heads of the queries, and of the keys and values."""
+        heads: int = self.config.num_attention_heads
+        return heads, getattr(self.config, "num_key_value_heads", None) or heads
+
+    def width(self, linear: str) -> int:
+        """Return the number of inputs of a linear."""
+        module = self.model.get_submodule(linear)
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        return weight.shape[0 if stores_in_out(module) else 1]
+
+    def readers(self) -> Iterator[tuple[str, str, list[str]]]:
+        """Yield each norm that linears read: its block, its name, and the linears."""
+        for block in self.blocks:
+            for norm, readers in self.flow.norms.items():
+                yield block, norm, [f"{block}.{reader}" for reader in readers]
+
+    # How
+
+    @property
+    def _head(self) -> str:
+        head = self.model.get_output_embeddings()  # type: ignore[operator]
+        return next(name for name, module in self.model.named_modules() if module is head)
+
+    def _untie(self) -> None:
+        head, table = self.model.get_output_embeddings(), self.model.get_input_embeddings()  # type: ignore[operator]
+        if head.weight is table.weight:
+            head.weight = nn.Parameter(table.weight.detach().clone(), requires_grad=False)
+            self.config.tie_word_embeddings = False
+            self._config["tie_word_embeddings"] = False
+            self._outer[f"{self._head}.weight"] = head.weight
+
+    def _norm(self, norm: str, readers: list[str], change: Change, fold: bool) -> None:
+        """Change the input of a norm, and what reads its output."""
+        weight = self._gain(norm) if norm else None
+        if fold and weight is not None:
+            scale = weight.clone()
+            for reader in readers:
+                self._columns[f"{reader}.weight"].append(Scaling(scale).columns)
+            self._norm_edit(norm, torch.ones_like, lambda bias: change.vectors(_divide(bias, scale, self.name)))
+        elif norm:
+            self._norm_edit(norm, change.vectors, change.vectors)
+        for reader in readers:
+            self._columns[f"{reader}.weight"].append(change.columns)
+
+    def _gain(self, norm: str) -> Tensor | None:
+        """Return what a norm multiplies by, float64; None if it has no weight."""
+        weight = getattr(self.model.get_submodule(norm), "weight", None)
+        return None if weight is None else weight.detach().double() + self.flow.offset
+
+    def _norm_edit(self, norm: str, weight: Edit, bias: Edit) -> None:
+        """Change what a norm multiplies by, and its bias."""
+        module, offset = self.model.get_submodule(norm), self.flow.offset
+        if getattr(module, "weight", None) is not None:
+            self._columns[f"{norm}.weight"].append(lambda w: weight(w + offset) - offset)
+        if getattr(module, "bias", None) is not None:
+            self._columns[f"{norm}.bias"].append(bias)
+
+    def _outputs(self, linear: str, edit: Edit) -> None:
+        """Change the outputs of a linear."""
+        module = self.model.get_submodule(linear)
+        self._rows[f"{linear}.weight"].append(edit)
+        if getattr(module, "bias", None) is not None:
+            self._columns[f"{linear}.bias"].append(edit)
+
+    @torch.no_grad()
+    def apply(self) -> frozenset[str]:
+        """Make the changes, and return the names of the tensors that they are of."""
+        names = set(self._rows) | set(self._columns)
+        for name in names:
+            owner, _, leaf = name.rpartition(".")
+            module = self.model.get_submodule(owner)
+            parameter: Tensor = getattr(module, leaf)
+            turned = parameter.dim() == 2 and stores_in_out(module)
+            value = (parameter.T if turned else parameter).double()
+            for edit in self._columns[name]:
+                value = edit(value)
+            for edit in self._rows[name]:
+                value = edit(value.T).T
+            assign_(parameter, value.T if turned else value)
+        return frozenset(names)
+
+    def outcome(self, **notes: Any) -> Outcome:
+        """Make the changes, and return the model with the names of all changed tensors that are no targets."""
+        names = self.apply() - {f"{target}.weight" for target in self._targets}
+        return Outcome(self.model, changed=names, notes=notes, config=self._config)
+
+
+def _pruned(mask: Tensor) -> bool:
+    """Return whether more weights are zero than training leaves by chance."""
+    return int(mask.numel() - mask.count_nonzero()) > 0.01 * mask.numel()
+
+
+def _divide(bias: Tensor, scale: Tensor, name: str) -> Tensor:
+    """Return bias / scale, where a bias of zero stays zero.
+
+    Raises:
+        UserError: a scale is zero, and its bias is not.
+    """
+    quotient = torch.where(bias == 0, bias, bias / scale)
+    if not math.isfinite(float(quotient.abs().sum())):
+        raise UserError(
+            f"{name} cannot fold a norm whose weight is zero and whose bias is not: leave the model as it is"
+        )
+    return quotient

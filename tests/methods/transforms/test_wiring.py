@@ -1,0 +1,143 @@
+"""Each transform on random models of every family, in float64: the logits stay."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from baselines.permute import Permute
+from baselines.rotate import Rotate
+from baselines.smooth import Awq, Smooth
+from methods.contract import Compute, Prior
+from methods.errors import Skipped, UserError
+from methods.families import FAMILIES
+from methods.folder import state
+
+POST_NORM = ("gemma2", "gemma3_text", "olmo2", "olmo3")
+"""Families whose norms follow the linears that write the residual stream."""
+DENSE = [kind for kind, family in FAMILIES.items() if not family.experts]
+TRANSFORMS = {
+    "rotate": Rotate(),
+    "rotate values": Rotate(residual=False),
+    "permute": Permute(),
+    "smooth": Smooth(),
+    "awq": Awq(group=8, grid=4),
+}
+
+
+def cases():
+    for kind in DENSE:
+        for name in TRANSFORMS:
+            fused = kind in ("gpt2", "gpt_neox", "phi3")
+            if (name == "rotate values" and fused) or (name == "rotate" and kind in POST_NORM):
+                continue
+            if name == "smooth" and kind.startswith("olmo"):
+                continue
+            few = kind in ("llama", "gemma", "opt", "gemma3_text")
+            yield pytest.param(kind, name, id=f"{kind} {name}", marks=() if few else pytest.mark.full)
+
+
+@pytest.fixture
+def source(make, make_job):
+    """source(kind) -> a model in float64 with norms that are not 1, and its job."""
+
+    def build(kind):
+        model = make(kind).double()
+        generator = torch.Generator().manual_seed(0)
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.data.uniform_(0.5, 1.5, generator=generator)
+        tokens = torch.randint(3, 64, (4, 16), generator=generator)
+        job = make_job(model, pattern="2:4", compute=Compute(dtype=torch.float64), calibration=tokens)
+        return model, job
+
+    return build
+
+
+def logits(model):
+    tokens = torch.randint(3, 64, (2, 16), generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        return model(tokens).logits
+
+
+@pytest.mark.parametrize(("kind", "name"), list(cases()))
+def test_the_function_is_kept(kind, name, source):
+    model, job = source(kind)
+    before, weights = logits(model), {n: p.clone() for n, p in state(model).items()}
+    outcome = TRANSFORMS[name].apply(model, job)
+    after = logits(outcome.model)
+    exact = FAMILIES[kind].flow.mean  # RMSNorm of transformers computes in float32
+    assert float((after - before).norm() / before.norm()) < (1e-12 if exact else 2e-6)
+    changed = {n for n, p in state(outcome.model).items() if n not in weights or not torch.equal(p, weights[n])}
+    targets = {f"{target}.weight" for target in job.targets}
+    assert changed & targets, "nothing changed"
+    assert changed - targets <= outcome.changed
+
+
+@pytest.mark.parametrize("kind", [pytest.param("llama"), *(pytest.param(k, marks=pytest.mark.full) for k in POST_NORM)])
+def test_a_stream_whose_norms_follow_its_writers_is_not_rotated(kind, source):
+    model, job = source(kind)
+    if kind in POST_NORM:
+        with pytest.raises(UserError, match="residual=false"):
+            Rotate().apply(model, job)
+    else:
+        Rotate().apply(model, job)
+
+
+def test_a_model_whose_linears_follow_no_norm_is_not_smoothed(source):
+    model, job = source("olmo2")
+    with pytest.raises(UserError, match="no norm"):
+        Smooth().apply(model, job)
+
+
+def test_a_tied_head_becomes_a_tensor_of_its_own(source):
+    model, job = source("gemma")
+    outcome = Rotate().apply(model, job)
+    assert outcome.config == {"tie_word_embeddings": False}
+    assert "lm_head.weight" in outcome.changed
+
+
+def test_permuting_keeps_more(source):
+    model, job = source("llama")
+    shares = Permute().apply(model, job).notes["kept"]
+    assert set(shares) == {"residual", "units", "heads"}
+    assert all(after >= before for before, after in shares.values())
+    assert shares["units"][1] > shares["units"][0]
+
+
+def test_smoothing_makes_inputs_and_weights_alike(source):
+    """With alpha 0 the largest weights of a norm's readers become equally large in every column."""
+    model, job = source("llama")
+    Smooth(alpha=0.0).apply(model, job)
+    attention = model.model.layers[0].self_attn
+    tops = torch.stack([getattr(attention, n).weight.abs().amax(0) for n in ("q_proj", "k_proj", "v_proj")]).amax(0)
+    torch.testing.assert_close(tops, tops.mean().expand_as(tops))
+
+
+def test_awq_errs_less_than_rounding_alone(source):
+    model, job = source("llama")
+    model.model.embed_tokens.weight.data[:, 3] *= 30  # an outlier in the residual stream
+    outcome = Awq(group=8, grid=8).apply(model, job)
+    assert max(outcome.notes["alphas"]) > 0
+
+
+@pytest.mark.parametrize("transform", [Rotate(), Permute(), Smooth(), Awq()])
+def test_a_pruned_model_is_refused(transform, source):
+    model, job = source("llama")
+    masks = {target: torch.arange(8) % 4 < 2 for target in job.targets}
+    with pytest.raises(UserError, match="starts from a dense model"):
+        transform.apply(model, replace(job, prior=Prior(folder=job.source, masks=masks)))
+
+
+@pytest.mark.parametrize("transform", [Rotate(), Permute()])
+def test_a_mixture_is_refused(transform, make, make_job):
+    model = make("mixtral")
+    with pytest.raises(UserError, match="mixtral"):
+        transform.apply(model, make_job(model))
+
+
+def test_a_streamed_model_is_skipped(source):
+    model, job = source("llama")
+    model.model.layers[1].to("meta")
+    with pytest.raises(Skipped, match="in memory"):
+        Rotate().apply(model, job)
