@@ -67,7 +67,7 @@ class Permute:
         shares |= {k: _mean(v) for k, v in (("units", units), ("heads", heads)) if v}
         return wiring.outcome(kept=shares)
 
-    def _order(self, scores: Sequence[Tensor], job: Job) -> tuple[Tensor, tuple[float, float]]:
+    def _order(self, scores: Sequence[Tensor], job: Job) -> tuple[Tensor, list[float]]:
         """Return an order, and the share of the scores that the pattern keeps before and after."""
         rows = torch.cat(list(scores)).cpu()
         rows = rows[:: -(-len(rows) // ROWS)]
@@ -75,8 +75,8 @@ class Permute:
         order = best_order(rows, n, m, self.rounds)
         total = float(rows.sum(dtype=torch.float64))
         before, after = (kept(rows, o, n, m) / total for o in (torch.arange(rows.shape[1]), order))
-        return order, (round(before, 6), round(after, 6))
+        return order, [round(before, 6), round(after, 6)]
 
 
-def _mean(shares: list[tuple[float, float]]) -> tuple[float, float]:
-    return (round(sum(b for b, _ in shares) / len(shares), 6), round(sum(a for _, a in shares) / len(shares), 6))
+def _mean(shares: list[list[float]]) -> list[float]:
+    return [round(sum(each) / len(shares), 6) for each in zip(*shares, strict=True)]

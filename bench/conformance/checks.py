@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import torch
 
+from bench import verify
 from bench.conformance.subject import Subject
 from methods.contract import Needs
 from methods.targets import dense_weight
@@ -53,7 +54,8 @@ def prunes_its_targets_and_nothing_else(subject: Subject) -> None:
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     declared = set(outcome.changed)
     require(not declared & weights, "Outcome.changed names a target: it is for other tensors")
-    free = set() if subject.entry.dense and not subject.entry.trains else weights
+    entry = subject.entry
+    free = set() if entry.dense and not entry.trains and not entry.transform else weights
     if wrong := sorted(changed - declared - free):
         raise NotConformant(f"{wrong[0]} changed, and it is neither a target nor in Outcome.changed")
     if not subject.prunes:
@@ -61,6 +63,16 @@ def prunes_its_targets_and_nothing_else(subject: Subject) -> None:
     for target in job.targets:
         weight = dense_weight(outcome.model.get_submodule(target))  # type: ignore[union-attr]
         require(job.pattern.violations(weight) == 0, f"{target} does not follow {job.pattern}")
+
+
+def keeps_its_function(subject: Subject) -> None:
+    """Check that a transform keeps the logits."""
+    if subject.entry.transform:
+        model, tokens = subject.model, torch.arange(32, device=subject.job.compute.device)[None]
+        try:
+            verify.check_function(model, subject.applied(), tokens, subject.job.compute.dtype)
+        except verify.CheckFailed as fault:
+            raise NotConformant(str(fault)) from None
 
 
 def gives_the_same_twice(subject: Subject) -> None:
@@ -127,6 +139,7 @@ def leaves_a_model_that_trains(subject: Subject) -> None:
 CHECKS: tuple[Check, ...] = (
     declares_itself,
     prunes_its_targets_and_nothing_else,
+    keeps_its_function,
     gives_the_same_twice,
     keeps_the_dtype,
     notes_are_json,

@@ -42,7 +42,7 @@ class Subject:
 
     @property
     def prunes(self) -> bool:
-        return self.kind == "methods"
+        return self.kind == "methods" and not self.entry.dense
 
     def apply(self, job: Job | None = None, model: nn.Module | None = None) -> Outcome:
         """Apply the method to a copy of the model, in a new working folder, as a worker does."""

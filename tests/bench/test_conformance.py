@@ -56,7 +56,7 @@ def test_a_method_that_does_not(cli):
         "declares itself": "its class is named 'misnamed', and it is installed as 'hooks'",
         "leaves a model that trains": "it left a hook in the model",
     }
-    assert err == "bench: hooks fails 2 of 8 checks\n"
+    assert err == "bench: hooks fails 2 of 9 checks\n"
 
 
 @pytest.mark.parametrize("name", BROKEN)

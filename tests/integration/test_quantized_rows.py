@@ -179,7 +179,7 @@ def test_equal_bytes_are_a_table_of_their_own(cli, tmp_path):
     ("config", "said"),
     [
         ({"quantization_config": {"quant_method": "gptq"}}, "already quantized (gptq)"),
-        ({ACTIVATIONS_KEY: {"bits": 8, "targets": []}}, "is quantized already (w8a8, by cast-bench)"),
+        ({ACTIVATIONS_KEY: {"bits": 8, "targets": []}}, "is quantized already (by cast-bench)"),
     ],
 )
 def test_a_model_that_is_quantized_already(config, said, cli, tmp_path):

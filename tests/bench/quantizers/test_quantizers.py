@@ -12,11 +12,12 @@ from baselines.magnitude import Magnitude
 from bench.catalog.choice import build
 from bench.catalog.entries import QUANTIZERS
 from methods.errors import UserError
+from methods.quantizing import grids
 from methods.quantizing.grids import NF4, group_size
-from methods.quantizing.stored import STORED_KEY, Stored
+from methods.quantizing.stored import INPUT_FORMATS, STORED_KEY, Stored
 from methods.targets import dense_weight
 
-ENTRIES = {n: e for n, e in QUANTIZERS.items() if n != "none" and e.module != "bench.quantizers.libraries"}
+ENTRIES = {n: e for n, e in QUANTIZERS.items() if n != "none" and e.module.endswith((".rounding", ".gptq"))}
 FP8 = sorted(
     {(1 + m / 8) * 2.0**e for e in range(-6, 9) for m in range(8)} - {480.0} | {m / 8 * 2.0**-6 for m in range(8)}
 )
@@ -145,7 +146,7 @@ def test_says_how_it_would_be_stored(quantizer, pruned):
     assert (
         max(len(part.unique()) for w in weights for row in w for part in row.split(group or len(row))) <= 2**stored.bits
     )
-    assert stored.activations == (8 if quantizer.name == "w8a8" else None)
+    assert stored.activations == {"w8a8": 8, "mxfp4-w4a4": 4, "nvfp4-w4a4": 4}.get(quantizer.name)
 
 
 def test_conv1d_is_rounded_along_its_inputs(quantizer, make, make_job):
@@ -212,3 +213,48 @@ def test_errs_as_little_as_torchao(name):
 
     errors = [float((w - before).square().mean()) for w in (ours, linear.weight.dequantize())]
     assert math.isclose(*errors, rel_tol=0.03)
+
+
+@pytest.mark.parametrize(("bits", "dtype"), [(4, "float4_e2m1fn_x2"), (8, "float8_e4m3fn")])
+def test_mx_formats_are_those_of_torchao(bits, dtype):
+    mx = pytest.importorskip("torchao.prototype.mx_formats.mx_tensor")
+    weight = torch.randn(16, 64) * torch.logspace(-3, 1, 16)[:, None]
+    theirs = mx.MXTensor.to_mx(weight, getattr(torch, dtype), 32, mx.ScaleCalculationMode.FLOOR).dequantize(
+        torch.float32
+    )
+    grids.round_(weight, grids.Microscaling(bits), 32)
+    assert torch.equal(weight, theirs)
+
+
+def test_nvfp4_is_that_of_torchao():
+    nv = pytest.importorskip("torchao.prototype.mx_formats.nvfp4_tensor")
+    weight = torch.randn(16, 64) * torch.logspace(-3, 1, 16)[:, None]
+    scale = nv.per_tensor_amax_to_scale(weight.abs().max())
+    theirs = nv.NVFP4Tensor.to_nvfp4(weight, 16, per_tensor_scale=scale).dequantize(torch.float32)
+    grids.round_(weight, grids.NvFloat4(), 16)
+    torch.testing.assert_close(weight, theirs, rtol=1e-6, atol=0)
+
+
+E2M1 = (0, 0.5, 1, 1.5, 2, 3, 4, 6)
+
+
+def test_e2m1_is_the_nearest_point_and_halves_go_to_the_even_one():
+    x = torch.linspace(-7, 7, 57)  # steps of a quarter: every midpoint
+    points = [sign * point for sign in (1, -1) for point in E2M1]
+    for value, got in zip(x.tolist(), grids.e2m1(x).tolist(), strict=True):
+        near = min(abs(value - p) for p in points)
+        ties = [p for p in points if abs(value - p) == near]
+        assert got in ties
+        if len({abs(p) for p in ties}) == 2:
+            assert E2M1.index(abs(got)) % 2 == 0
+
+
+@pytest.mark.parametrize("name", ["mxfp4", "nvfp4"])
+def test_inputs_are_rounded_token_by_token(name):
+    rounded = INPUT_FORMATS[name]
+    x = torch.randn(2, 3, 64, generator=torch.Generator().manual_seed(0)) * 5
+    x[0, 1] = 0
+    assert torch.equal(rounded(x)[1], rounded(x[1:])[0])  # no token depends on another
+    assert torch.equal(rounded(x)[0, 1], x[0, 1])
+    assert 0 < float((rounded(x) - x).norm() / x.norm()) < 0.2
+    assert len(rounded(x)[1, 2, :16].abs().unique()) <= 8

@@ -1,0 +1,44 @@
+"""Keys and values that are rounded while a model runs."""
+
+import pytest
+import torch
+
+from bench.inputs.rounded_cache import round_cache, rounded
+from helpers import models
+from methods.errors import UserError
+
+
+@pytest.mark.parametrize(("bits", "width", "group"), [(8, 16, 16), (4, 64, 32), (4, 48, 16)])
+def test_each_value_has_few_levels_with_zero_among_them(bits, width, group):
+    x = torch.randn(2, 3, 5, width, generator=torch.Generator().manual_seed(0))
+    got = rounded(x, bits)
+    assert torch.equal(rounded(x[:, :, 2:3], bits), got[:, :, 2:3])  # no token depends on another
+    assert float((got - x).abs().max()) <= float(x.abs().max()) / 2 ** (bits - 1)
+    for part in got.unflatten(-1, (-1, group)).flatten(0, -2):
+        steps = part / part.abs()[part != 0].min()
+        assert len(part.unique()) <= 2**bits
+        assert steps.isfinite().all()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_window_gives_what_decoding_with_a_rounded_cache_gives(bits):
+    """Token by token, with transformers' cache, in which keys and values are rounded once, as they are written."""
+    model = models.build("llama", attn_implementation="sdpa")
+    ids = torch.randint(3, 64, (1, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        exact = model(ids, use_cache=False).logits
+        round_cache(model, bits)
+        whole, cache, steps = model(ids, use_cache=False).logits, None, []
+        for token in ids[0]:
+            out = model(token.view(1, 1), cache=cache, use_cache=True)
+            cache = out.cache
+            steps.append(out.logits[:, -1])
+    torch.testing.assert_close(torch.stack(steps, 1), whole, rtol=1e-4, atol=1e-4)
+    change = float((whole - exact).norm() / exact.norm())
+    assert 0 < change < (0.02 if bits == 8 else 0.3)
+
+
+def test_another_attention_is_refused():
+    model = models.build("llama", attn_implementation="eager")
+    with pytest.raises(UserError, match="kv8 needs the attention `sdpa`"):
+        round_cache(model, 8)
