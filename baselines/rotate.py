@@ -34,7 +34,7 @@ class Rotate:
         wiring = Wiring(model, job, self.name)
         generator = torch.Generator().manual_seed(self.seed)
         if self.residual:
-            width: int = model.config.hidden_size  # type: ignore[union-attr, assignment]
+            width: int = wiring.config.hidden_size
             mean = wiring.flow.mean
             matrix = fix_mean(random_rotation(width - 1, generator)) if mean else random_rotation(width, generator)
             wiring.residual(Rotation(matrix), fold=True)
@@ -44,5 +44,5 @@ class Rotate:
                 width = wiring.width(f"{block}.{wiring.flow.values[1]}") // heads
                 wiring.values(block, Rotation(random_rotation(width, generator).expand(groups, -1, -1)))
         elif not self.residual:
-            raise UserError(f"rotate has nothing to rotate in {model.config.model_type}: leave residual=false out")  # type: ignore[union-attr]
+            raise UserError(f"rotate has nothing to rotate in {wiring.config.model_type}: leave residual=false out")
         return wiring.outcome()

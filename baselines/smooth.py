@@ -44,9 +44,7 @@ class Smooth:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         wiring = Wiring(model, job, self.name)
         if not any(wiring.flow.norms):
-            raise UserError(
-                f"smooth needs norms before linears, and {model.config.model_type} has no norm there: use awq"
-            )  # type: ignore[union-attr]
+            raise UserError(f"smooth scales norms, and no linear of {wiring.config.model_type} reads one: use awq")
         inputs, weights = {}, {}
         for visit in Walk(model, job, largest):
             inputs[visit.name], weights[visit.name] = visit.stat.double(), visit.weight.abs().amax(0).double()

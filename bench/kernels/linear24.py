@@ -140,4 +140,4 @@ def load(folder: Path | str, compute: Compute, *, engine: str | None = None) -> 
     for module in model.modules():
         for key, buffer in module.named_buffers(recurse=False):
             setattr(module, key, buffer.to(compute.device))
-    return loading.add_input_rounding(model.eval().requires_grad_(False), folder)
+    return loading.add_rounding(model.eval().requires_grad_(False), folder)

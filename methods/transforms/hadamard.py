@@ -16,8 +16,8 @@ def random_rotation(width: int, generator: torch.Generator) -> Tensor:
     """
     matrix = hadamard(width)
     if matrix is None:
-        q, r = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))
-        return q * r.diagonal().sign()
+        matrix, r = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))
+        return torch.mul(matrix, r.diagonal().sign())
     signs = torch.randint(2, (width, 1), generator=generator) * 2 - 1
     return signs * matrix / math.sqrt(width)
 
@@ -33,7 +33,8 @@ def fix_mean(rotation: Tensor) -> Tensor:
     axis[0] += 1
     # the reflection that exchanges the first axis and the direction of the ones
     reflection = torch.eye(width, dtype=torch.float64) - 2 * torch.outer(axis, axis) / axis.dot(axis)
-    return reflection @ torch.block_diag(torch.ones(1, 1, dtype=torch.float64), rotation) @ reflection
+    inner: Tensor = torch.block_diag(torch.ones(1, 1, dtype=torch.float64), rotation)
+    return reflection @ inner @ reflection
 
 
 def hadamard(width: int) -> Tensor | None:

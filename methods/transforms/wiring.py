@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +39,8 @@ class Wiring:
             Skipped: the model is larger than memory.
         """
         self.model, self.name = model, name
-        self.config = model.config
-        kind = str(self.config.model_type)
+        self.config = cast(Any, model.config)
+        kind: str = self.config.model_type
         family = family_of(self.config.to_dict())
         if family.flow is None or family.experts:
             raise UserError(f"{name} does not know the architecture {kind}: use a model without experts")
@@ -144,7 +144,8 @@ class Wiring:
     @property
     def _head(self) -> str:
         head = self.model.get_output_embeddings()  # type: ignore[operator]
-        return next(name for name, module in self.model.named_modules() if module is head)
+        found: str = next(name for name, module in self.model.named_modules() if module is head)
+        return found
 
     def _untie(self) -> None:
         head, table = self.model.get_output_embeddings(), self.model.get_input_embeddings()  # type: ignore[operator]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from bench.inputs.rounded_cache import round_cache, rounded
 from helpers import models
@@ -28,11 +29,9 @@ def test_a_window_gives_what_decoding_with_a_rounded_cache_gives(bits):
     with torch.no_grad():
         exact = model(ids, use_cache=False).logits
         round_cache(model, bits)
-        whole, cache, steps = model(ids, use_cache=False).logits, None, []
+        whole, cache, steps = model(ids, use_cache=False).logits, DynamicCache(), []
         for token in ids[0]:
-            out = model(token.view(1, 1), cache=cache, use_cache=True)
-            cache = out.cache
-            steps.append(out.logits[:, -1])
+            steps.append(model(token.view(1, 1), None, None, cache, use_cache=True).logits[:, -1])
     torch.testing.assert_close(torch.stack(steps, 1), whole, rtol=1e-4, atol=1e-4)
     change = float((whole - exact).norm() / exact.norm())
     assert 0 < change < (0.02 if bits == 8 else 0.3)

@@ -86,7 +86,7 @@ def test_a_stream_whose_norms_follow_its_writers_is_not_rotated(kind, source):
 
 def test_a_model_whose_linears_follow_no_norm_is_not_smoothed(source):
     model, job = source("olmo2")
-    with pytest.raises(UserError, match="no norm"):
+    with pytest.raises(UserError, match="use awq"):
         Smooth().apply(model, job)
 
 
