@@ -19,8 +19,8 @@ class Rotate:
     """Rotate the residual stream and the values of the heads, so that no input is an outlier.
 
     Section 4 of QuaRot, stages 1a and 1b without the rotations at run time: norms are folded into the linears that read
-    them, and every rotation into the linears around it, so nothing is left to compute. A tied head becomes a tensor of
-    its own. residual: rotate the residual stream; values: rotate the values of each head; seed: of the signs.
+    them, and every rotation into the linears around it, so nothing is left to compute. A tied head gets its own
+    tensor. residual: rotate the residual stream; values: rotate the values of each head; seed: of the signs.
     """
 
     name: ClassVar[str] = "rotate"

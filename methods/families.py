@@ -43,7 +43,7 @@ class Experts:
 
 @dataclass(frozen=True)
 class Flow:
-    """Which modules of a block write and read one vector. Transforms that keep the function follow it."""
+    """The modules of a block that write and read one vector, for transforms that keep the function."""
 
     final: str
     """The norm before the head, by its full name."""
@@ -56,7 +56,7 @@ class Flow:
     mean: bool = False
     """True if norms subtract the mean (LayerNorm)."""
     offset: int = 0
-    """What a norm adds to its weight."""
+    """Number that a norm adds to its weight."""
     values: tuple[str, ...] = ()
     """The linear that writes the values of an attention, and the one that reads them, head by head."""
     units: tuple[str, ...] = ()

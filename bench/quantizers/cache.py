@@ -1,4 +1,4 @@
-"""Rounding of keys and values, as a cache of fewer bits stores them. The weights stay as they are."""
+"""Rounding of keys and values, as a cache of fewer bits stores them. The weights do not change."""
 
 from __future__ import annotations
 

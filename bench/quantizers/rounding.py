@@ -27,7 +27,7 @@ class _PerRow:
     grid: ClassVar[Grid]
     needs: ClassVar[Needs] = Needs.NOTHING
     inputs: ClassVar[str] = ""
-    """Format of the targets' inputs, a key of INPUT_FORMATS; "" to leave them as they are."""
+    """Format of the targets' inputs, a key of INPUT_FORMATS; "" if they are not rounded."""
     input_bits: ClassVar[int | None] = None
 
     def _group(self, width: int) -> int:

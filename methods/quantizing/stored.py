@@ -72,7 +72,7 @@ INPUT_FORMATS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "mxfp4": mxfp4_tokens,
     "nvfp4": nvfp4_tokens,
 }
-"""How inputs of linears are rounded while the model runs, by the format's name."""
+"""Functions that round the inputs of linears while the model runs, by the format's name."""
 
 
 def round_inputs(module: nn.Module, form: str = "int8") -> None:

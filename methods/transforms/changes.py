@@ -21,7 +21,7 @@ class Change(Protocol):
         ...
 
     def repeat(self, times: int) -> Change:
-        """Return the change of a vector in which each head stands `times` times, one after the other."""
+        """Return the change of a vector in which each head is repeated `times` times."""
         ...
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +39,9 @@ class Wiring:
             Skipped: the model is larger than memory.
         """
         self.model, self.name = model, name
-        self.config = cast(Any, model.config)
-        kind: str = self.config.model_type
-        family = family_of(self.config.to_dict())
+        self.config = config = _config(model)
+        kind: str = config.model_type
+        family = family_of(config.to_dict())
         if family.flow is None or family.experts:
             raise UserError(f"{name} does not know the architecture {kind}: use a model without experts")
         if any(p.is_meta for p in model.parameters()):
@@ -69,8 +69,8 @@ class Wiring:
     def residual(self, change: Change, *, fold: bool = False) -> None:
         """Change the residual stream: embeddings, norms, and all linears that write or read it.
 
-        fold: move the weights of norms into the linears that read them, which a rotation needs. A tied head becomes a
-        tensor of its own.
+        fold: move the weights of norms into the linears that read them, which a rotation needs. A tied head gets its
+        own tensor.
 
         Raises:
             UserError: `fold`, and norms follow the writers.
@@ -211,6 +211,10 @@ class Wiring:
         return Outcome(self.model, changed=names, notes=notes, config=self._config)
 
 
+def _config(model: nn.Module) -> Any:
+    return model.config
+
+
 def _pruned(mask: Tensor) -> bool:
     """Return whether more weights are zero than training leaves by chance."""
     return int(mask.numel() - mask.count_nonzero()) > 0.01 * mask.numel()
@@ -224,7 +228,5 @@ def _divide(bias: Tensor, scale: Tensor, name: str) -> Tensor:
     """
     quotient = torch.where(bias == 0, bias, bias / scale)
     if not math.isfinite(float(quotient.abs().sum())):
-        raise UserError(
-            f"{name} cannot fold a norm whose weight is zero and whose bias is not: leave the model as it is"
-        )
+        raise UserError(f"{name} cannot fold a norm whose weight is zero and whose bias is not: use another transform")
     return quotient

@@ -106,7 +106,7 @@ def test_permuting_keeps_more(source):
 
 
 def test_smoothing_makes_inputs_and_weights_alike(source):
-    """With alpha 0 the largest weights of a norm's readers become equally large in every column."""
+    """Check that with alpha 0 the largest weights of a norm's readers become equally large in every column."""
     model, job = source("llama")
     Smooth(alpha=0.0).apply(model, job)
     attention = model.model.layers[0].self_attn

@@ -1,0 +1,77 @@
+"""Transforms in a run: first in a chain, checked when they are made, and under what refines a mask."""
+
+import pytest
+
+from bench.results.store import ReadOnlyStore
+from helpers import runs
+
+BENDS = '''
+from dataclasses import dataclass
+from typing import ClassVar
+
+from methods import MethodInfo, Needs, Outcome
+
+
+@dataclass(frozen=True)
+class Bends:
+    """Claim to keep the function, and do not."""
+
+    needs: ClassVar[Needs] = Needs.NOTHING
+    info: ClassVar[MethodInfo] = MethodInfo(dense=True, transform=True)
+
+    def apply(self, model, job):
+        model.model.norm.weight.mul_(1.1)
+        return Outcome(model, changed=frozenset({"model.norm.weight"}))
+'''
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    return runs.distribution(tmp_path_factory.mktemp("site"), "bending", BENDS, methods={"bends": "bending:Bends"})
+
+
+@pytest.fixture(scope="module")
+def got(tmp_path_factory):
+    """Records of one run, with the rows of transforms and of what follows them."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("transforms")
+        runs.own_cache(folder, patch)
+        methods = ("rotate", "sparsegpt", "recon:from=rotate+sparsegpt", "wanda", "wanda:from=permute")
+        spec = runs.small(folder / "r", methods=methods, quantizers=("none", "kv4"))
+        runs.run_here(spec)
+        return {(r.identity.method, r.identity.quantizer, r.identity.measure): r for r in ReadOnlyStore(spec.results)}
+
+
+def perplexity(got, row, quantizer="none"):
+    record = got[row, quantizer, "perplexity"]
+    assert record.status == "ok", record.reason
+    return record.readings[0].value
+
+
+def test_a_transform_keeps_the_function_and_its_record_says_how_well(got):
+    assert perplexity(got, "rotate") == pytest.approx(perplexity(got, "dense"), rel=1e-3)
+    errors = got["rotate", "none", "pattern"].notes["function_error"]
+    assert set(errors) == {"random_tokens", "text"}
+    assert all(0 < error < 1e-4 for error in errors.values())
+
+
+def test_pruning_errs_less_after_a_permutation(got):
+    assert perplexity(got, "permute + wanda:from=permute") < perplexity(got, "wanda")
+
+
+def test_the_teacher_of_a_later_stage_is_the_transformed_model(got):
+    """Reconstruction compares hidden states, so another basis would teach nothing."""
+    assert perplexity(got, "rotate + sparsegpt:from=rotate + recon:from=rotate+sparsegpt") < perplexity(
+        got, "sparsegpt"
+    )
+
+
+def test_rounded_keys_and_values_change_the_numbers_of_a_dense_row(got):
+    assert 0 < perplexity(got, "dense", "kv4") / perplexity(got, "dense") - 1 < 0.2
+
+
+@pytest.mark.usefixtures("world")
+def test_a_transform_that_changes_the_logits_is_refused(tmp_path):
+    spec = runs.small(tmp_path / "r", methods=("bends",), measures=("size",))
+    runs.run_here(spec)
+    assert "a transform must keep the function" in runs.records(spec.results)["bends", None, "size"].reason
