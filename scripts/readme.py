@@ -35,6 +35,7 @@ import trained_rows
 from bench import search
 from bench.compare import resolve, scaling_law
 from bench.compare.pairing import Seeds
+from bench.compare.result_set import ResultSet
 from bench.compare.seed_noise import SeedNoiseTable
 from bench.planning.search import read_search
 from bench.reporting import board, pairwise, table
@@ -58,10 +59,6 @@ def leaderboard(folder: str) -> str:
     records = newest(ReadOnlyStore(ROOT / folder))
     tables = [f"**{escape_markdown(t.title)}**\n\n{table.to_markdown(t)}" for t in table.text_tables(records)]
     return "\n".join([*tables, trained_rows.floors(trained_rows.read(records))])
-
-
-def found(folder: str) -> str:
-    return trained_rows.settings_table(trained_rows.read(newest(ReadOnlyStore(ROOT / folder))))
 
 
 def leaders(folders: str) -> str:
@@ -127,12 +124,8 @@ def _seed_noises() -> SeedNoiseTable:
 def ratios(where: str) -> str:
     folder, *names = where.split()
     results = resolve.read(ROOT / folder).with_cache()
+    rows = _perplexities(results)
     ends = {row.label: f"{row.floor:g}" for row in trained_rows.read(results.records)}
-    rows: dict[str, dict[str, Seeds]] = {}
-    for record in results.records:
-        identity = record.identity
-        if (identity.measure, identity.quantizer) == ("perplexity", "none"):
-            rows.setdefault(identity.method, {}).setdefault(identity.pattern, {})[identity.seed] = record
     lines = ["| perplexity ratio | | 95% interval | |", "|---|---:|---:|---|"]
     noises: dict[str, None] = {}
     for a, b in zip(names[::2], names[1::2], strict=True):
@@ -156,6 +149,31 @@ def ratios(where: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _perplexities(results: ResultSet) -> dict[str, dict[str, Seeds]]:
+    """Return the records of perplexity without a quantizer by method, pattern and seed."""
+    rows: dict[str, dict[str, Seeds]] = {}
+    for record in results.records:
+        identity = record.identity
+        if (identity.measure, identity.quantizer) == ("perplexity", "none"):
+            rows.setdefault(identity.method, {}).setdefault(identity.pattern, {})[identity.seed] = record
+    return rows
+
+
+def found(folder: str) -> str:
+    """Return the settings of the trained rows, and their perplexity as a ratio to the two controls."""
+    results = resolve.read(ROOT / folder).with_cache()
+    rows = _perplexities(results)
+
+    def ratio(method: str, control: str) -> str:
+        (before, *_), (after, *_) = (list(rows.get(name, {}).values()) or [{}] for name in (control, method))
+        if method == control or not before or not after:
+            return "–"
+        r = pairwise.compare(before, after, "perplexity", results, _seed_noises())
+        return f"{r.value:.3f} ({r.low:.3f} to {r.high:.3f}){', one seed' if r.seed_noise else ''}" if r else "–"
+
+    return trained_rows.settings_table(trained_rows.read(newest(ReadOnlyStore(ROOT / folder))), ratio)
+
+
 def law(folder: str) -> str:
     points = scaling_law.read(ROOT / folder, "cast", "dense-ft")
     holdout, predicted = scaling_law.predict_holdout(points)
@@ -166,12 +184,20 @@ def law(folder: str) -> str:
 
 
 def trials(folder: str) -> str:
+    """Return the best trial of each method, and the lowest perplexity after as many trials as every method has."""
     found = search.read_trials(*read_search(read_toml(ROOT / folder / "search.toml") | {"results": ROOT / folder}))
-    lines = ["| method | trials | diverged | lowest perplexity | its trial |", "|---|---:|---:|---:|---|"]
-    for done in sorted(found, key=lambda one: one.best.value if one.best else math.inf):
+    equal = min(len(done.trials) for done in found)
+    lines = [
+        f"| method | trials | diverged | lowest perplexity after {equal} | after all | its trial |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
+    for done in sorted(found, key=lambda one: one.best_so_far[equal - 1]):
         value, label = (f"{done.best.value:.2f}", escape_markdown(done.best.label)) if done.best else ("–", "–")
         diverged = sum(not math.isfinite(trial.value) for trial in done.trials)
-        lines.append(f"| {escape_markdown(done.method)} | {len(done.trials)} | {diverged} | {value} | {label} |")
+        first = f"{done.best_so_far[equal - 1]:.2f}"
+        lines.append(
+            f"| {escape_markdown(done.method)} | {len(done.trials)} | {diverged} | {first} | {value} | {label} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -7,7 +7,7 @@ number of trials is counted there.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,8 @@ RESULTS = Path(__file__).parent.parent / "results"
 FORMER = {"floor": "final_lr_ratio", "clip": "grad_clip", "gain": "lambda_scale"}
 """New names of settings in old records."""
 FLOOR = "final_lr_ratio"
+CONTROLS = ("dense", "dense-ft")
+"""The model before pruning, and the dense model after the same training."""
 Group = tuple[str, str, tuple[str, ...], tuple[str, ...]]
 """Model, method, its presets, and the stages before it."""
 
@@ -89,12 +91,16 @@ def floors(rows: Iterable[TrainedRow]) -> str:
     return "\n".join(sentences)
 
 
-def settings_table(rows: Iterable[TrainedRow]) -> str:
-    """Return a table of the trained rows: settings that are not defaults, and how they were found."""
-    lines = ["| method | settings | found by |", "|---|---|---|"]
+def settings_table(rows: Iterable[TrainedRow], ratio: Callable[[str, str], str]) -> str:
+    """Return a table of the trained rows: settings that are not defaults, how they were found, ratios to the controls.
+
+    ratio: returns the ratio of a method's perplexity to that of a control, as text.
+    """
+    lines = [f"| method | settings | found by | {' | '.join(f'/ {c}' for c in CONTROLS)} |", "|---|---|---|---:|---:|"]
     for row in sorted(rows, key=lambda one: one.label):
         settings = " ".join(f"`{key.rstrip('_')}={_number(value)}`" for key, value in sorted(row.settings.items()))
-        lines.append(f"| {escape_markdown(row.label)} | {settings or 'defaults'} | {_found_by(row)} |")
+        ratios = " | ".join(ratio(row.label, control) for control in CONTROLS)
+        lines.append(f"| {escape_markdown(row.label)} | {settings or 'defaults'} | {_found_by(row)} | {ratios} |")
     return "\n".join(lines) + "\n"
 
 

@@ -54,10 +54,11 @@ def test_settings_come_from_the_search_that_tried_them(script, row, monkeypatch)
             row(CAST, lr=5e-3),
             row(("tiny", "sr-ste", (), ()), final_lr_ratio=0.0),
             row(("tiny", "elsa", ("released",), ()), interval=2),
-        ]
+        ],
+        lambda method, control: f"{method} to {control}",
     ).splitlines()[2:]
 
-    found = [line.rsplit("|", 2)[1].strip() for line in lines]
+    found = [line.split(" | ")[2] for line in lines]
     assert found == [
         "best of 3 trials, 4,096 tokens each (`results/a`)",
         "set by hand, no search",
@@ -66,4 +67,4 @@ def test_settings_come_from_the_search_that_tried_them(script, row, monkeypatch)
         "best of 2 trials of sparsegpt + retrain, 4,096 to 8,192 tokens each (`results/a`)",
         "defaults of the method, no search",
     ]
-    assert "`eta=0` `lr=0.002`" in lines[2]
+    assert "`eta=0` `lr=0.002`" in lines[2] and lines[2].endswith("| cast:no-kd to dense | cast:no-kd to dense-ft |")
