@@ -11,6 +11,7 @@ from bench.execution import disk, progress, runner
 from bench.execution.listener import Listeners, RunListener
 from bench.execution.nodes import require_lead
 from bench.execution.trackers.process import require_packages
+from bench.inputs import models
 from bench.planning.artifact import Plan
 from bench.planning.plan import make_plan
 from bench.planning.spec import Spec
@@ -22,6 +23,10 @@ from bench.system.limits import require_file_size, require_open_files
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def _describe_fetch(model: str) -> str:
+    return ". ".join(filter(None, (f"fetching {model}", models.describe_terms(model))))
 
 
 def plan(spec: Spec) -> Plan:
@@ -46,7 +51,7 @@ def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
         sweep_leftovers(spec.results)
         with in_use():
             require_folder(spec.results, "--results", new=False)
-            plan = make_plan(spec, fetch=True, on_fetch=lambda name: Listeners(*listeners).note(f"fetching {name}"))
+            plan = make_plan(spec, fetch=True, on_fetch=lambda name: Listeners(*listeners).note(_describe_fetch(name)))
             require_file_size({m.artifact.folder for m in plan.measurements})
             summary = runner.execute(plan, Store(spec.results), listeners)
         sweep_leftovers(spec.results)

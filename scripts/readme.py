@@ -11,6 +11,7 @@ What is between these comments is replaced:
 <!-- found: results/FOLDER --> and <!-- /found -->          how the settings of the folder's trained rows were found
 <!-- rates: NAME --> and <!-- /rates -->                    the shares with intervals of a simulated benchmark
 <!-- ratio: results/FOLDER A B --> and <!-- /ratio -->      perplexity ratios of pairs of methods, named as in the table
+<!-- profile: results/FOLDER --> and <!-- /profile -->      what each track loses: a picture and tables for each model
 <!-- scaling: results/FOLDER --> and <!-- /scaling -->      the scaling law of a grid of runs
 <!-- search: results/FOLDER --> and <!-- /search -->        the best trial of each method of the folder's search.toml
 
@@ -23,7 +24,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,10 @@ from bench.compare.pairing import Seeds
 from bench.compare.result_set import ResultSet
 from bench.compare.seed_noise import SeedNoiseTable
 from bench.planning.search import read_search
-from bench.reporting import board, pairwise, table
+from bench.reporting import board, drawing, pairwise, profile, table, table_figures
 from bench.reporting import leaderboard as boards
-from bench.reporting.view import SEED_NOISE_NOTE
+from bench.reporting.table_figures import TableFigure
+from bench.reporting.view import SEED_NOISE_NOTE, Table
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
 from bench.system.text import escape_markdown
@@ -51,6 +53,8 @@ FIGURES = ROOT / "docs" / "figures"
 LEADER_COLUMNS = ("method", "pattern", "quantizer", "bits per weight", "perplexity ratio", "mean acc", "worst drop")
 """First words of the columns' headers."""
 MAX_LEADERS = 10
+PROFILES = "results/tracks"
+"""Folder whose profiles the pages show."""
 FORMER_MODEL = re.compile(r"smollm2-135m(?!-)")
 """Name of smollm2-135m-instruct-q4 in benchmarks that were saved before its alias was renamed. Not names of folders."""
 
@@ -75,6 +79,27 @@ def leaders(folders: str) -> str:
     shown_methods = {line[0] for line in few.lines}
     trained = [row for r in results for row in trained_rows.read(r.records) if row.label in shown_methods]
     return "\n".join([table.to_markdown(few), trained_rows.floors(trained)]) + "\n"
+
+
+def profiles(folder: str) -> str:
+    """Return the profile of each model of a folder: its picture, and the tables folded under it."""
+    parts = []
+    for name, one, picture in _profiles(folder):
+        parts.append(f"![{escape_markdown(picture.title)}]({FIGURES.name}/{name}.svg)\n\n{profile.CAPTION}\n")
+        for text, about in zip(profile.text_tables(one), profile.captions(), strict=False):
+            summary = f"<details><summary>{escape_markdown(text.title)}</summary>"
+            parts.append(f"{summary}\n\n{about}\n\n{table.to_markdown(text)}\n</details>\n")
+    return "\n".join(parts)
+
+
+def _profiles(folder: str) -> Iterator[tuple[str, Table, TableFigure]]:
+    """Yield the file name, the table and the heat map of each model of a folder."""
+    if not (ROOT / folder / "records").is_dir():
+        return
+    for section in boards.make_sections([resolve.read(ROOT / folder)], ROOT / "no papers"):
+        one = section.tables[0]
+        if profile.rows_of(one):
+            yield f"profile-{section.title}", one, table_figures.draw_tracks(one, section.title)
 
 
 def benchmark(name: str) -> str:
@@ -111,7 +136,8 @@ def _figure(name: str) -> str:
 def figures() -> dict[Path, str]:
     """Return the text of each file in FIGURES: a figure for each benchmark that has numbers to draw."""
     names = sorted(path.stem for path in (ROOT / "results" / "benchmarks").glob("*.json"))
-    return {FIGURES / f"{name}.svg": svg for name in names if (svg := _figure(name))}
+    drawn = {FIGURES / f"{name}.svg": svg for name in names if (svg := _figure(name))}
+    return drawn | {FIGURES / f"{name}.svg": drawing.to_file(f.svg) for name, _, f in _profiles(PROFILES)}
 
 
 @cache
@@ -225,6 +251,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "table": leaderboard,
     "found": found,
     "leaders": leaders,
+    "profile": profiles,
     "benchmark": benchmark,
     "rates": rates,
     "ratio": ratios,

@@ -6,6 +6,7 @@
 <!-- training -->              settings of every method that trains
 <!-- commands -->              every command and option
 <!-- settings -->              every setting of a run
+<!-- tracks -->                table of the tasks of every track
 <!-- families -->              table of what works on which family of models
 <!-- public -->                signatures and docstrings of the public names
 <!-- notebook: api.ipynb -->   cells of a notebook
@@ -33,6 +34,7 @@ from typer.cli import get_docs_for_click
 from bench.catalog import registry
 from bench.catalog.declarations import CatalogEntry
 from bench.cli import main
+from bench.inputs.tracks import all_tasks
 from bench.planning import method_cost
 from bench.planning.spec import Spec
 from methods import Settings
@@ -199,12 +201,12 @@ def settings() -> str:
 
 def _settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
     notes = _attribute_docstrings(model)
-    defaults = {name: field.get_default() for name, field in model.model_fields.items()}
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in model.model_fields.items()}
     for name, default in sorted(defaults.items(), key=lambda item: isinstance(item[1], BaseModel)):
         if isinstance(default, BaseModel):
             yield from _settings(type(default), f"{name}.")
         else:
-            shown = "" if default in (None, ()) else f"`{typed(default)}`"
+            shown = "" if default in (None, (), {}) else f"`{typed(default)}`"
             yield f"`{prefix}{name}`", shown, escape(notes.get(name, ""))
 
 
@@ -217,6 +219,15 @@ def _attribute_docstrings(kind: type) -> dict[str, str]:
         if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
             notes[ast.unparse(field.target)] = str(after.value.value)
     return notes
+
+
+def tracks() -> str:
+    """Return a table of the tasks of every track, with the prompt and the licence of the texts."""
+    rows = []
+    for name, task in all_tasks().items():
+        track, _, short = name.partition("/")
+        rows.append((track, f"`{short}`", escape(task.title), str(task.shots), escape(task.licence)))
+    return table(("track", "task", "data", "shots", "licence of the texts"), rows)
 
 
 def families() -> str:
@@ -291,6 +302,6 @@ def notebook(name: str) -> str:
 
 BLOCKS = {
     make.__name__: make
-    for make in (overview, facts, unwritten, training, commands, settings, families, public, notebook)
+    for make in (overview, facts, unwritten, training, commands, settings, tracks, families, public, notebook)
 }
 """Functions that make the text, by the word in the comment."""

@@ -65,6 +65,7 @@ MEASURES = Catalog(
     {
         "perplexity": "bench.measures.perplexity:Perplexity",
         "agreement": "bench.measures.agreement:Agreement",
+        "answers": "bench.measures.answers:Answers",
         "size": "bench.measures.size:Size",
         "zeroshot": "bench.measures.zeroshot:Zeroshot",
         "speed": "bench.measures.speed.measure:Speed",

@@ -109,7 +109,9 @@ FLAGS: dict[str, Any] = {
     "models": _flag("Aliases, hub ids or folders [default: tiny].", "--model", metavar="NAME,..."),
     "patterns": _flag("2:4 keeps 2 of every 4 weights; 50% is unstructured [default: 2:4].", "--pattern"),
     "quantizers": _flag("Quantizers, which run last [default: none,int8,int4-gptq].", "--quant", metavar="NAME,..."),
-    "measures": _flag("Measures, besides pattern [default: perplexity,agreement,zeroshot,size].", metavar="NAME,..."),
+    "measures": _flag(
+        "Measures, besides pattern [default: perplexity,agreement,zeroshot,answers,size].", metavar="NAME,..."
+    ),
     "tasks": _flag(
         "Zero-shot tasks: maskllm7, wanda7, any task of lm-eval [default: wiki_continuation,wiki_lastword].",
         metavar="NAME,...",

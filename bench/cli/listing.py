@@ -9,9 +9,10 @@ from typing import Any
 from bench.catalog import registry
 from bench.catalog.declarations import CatalogEntry
 from bench.cli.console import Rows, note
-from bench.inputs import corpora, models, tasks
+from bench.inputs import corpora, models, tasks, tracks
 from bench.inputs.task_yaml import read_task
 from bench.planning import method_cost, recipes
+from bench.results.store import RESULTS, ReadOnlyStore
 from bench.system.packages import pip_install
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
@@ -35,7 +36,8 @@ def rows(what: str, long: bool, results: Path | None) -> Rows:
     if what == "data":
         return [{"corpus": n, "hub_id": c.hub, "about": c.about} for n, c in corpora.CORPORA.items()]
     if what == "tasks":
-        return [_task(name, file) for name, file in tasks.expand((*tasks.BUILTIN_TASKS, *tasks.TASK_FILES)).items()]
+        names = tasks.expand((*tasks.BUILTIN_TASKS, *tasks.TASK_FILES)).items()
+        return [*(_task(name, file) for name, file in names), *map(_track_task, tracks.all_tasks())]
     if what == "recipes":
         return [
             {
@@ -87,9 +89,16 @@ def _task(name: str, file: str) -> dict[str, Any]:
     return {"task": name, "version": task.version, "hub_id": task.hub, "sets": sets}
 
 
-def _runs(results: Path | None) -> Rows:
-    from bench.results.store import RESULTS, ReadOnlyStore
+def _track_task(name: str) -> dict[str, Any]:
+    return {
+        "task": name,
+        "version": f"{tracks.all_tasks()[name].shots}-shot",
+        "hub_id": "",
+        "sets": name.partition("/")[0],
+    }
 
+
+def _runs(results: Path | None) -> Rows:
     out = []
     store = ReadOnlyStore(results or RESULTS)
     for record in store:

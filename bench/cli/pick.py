@@ -37,6 +37,12 @@ def pick(
     max_loss: Annotated[
         str | None, typer.Option(metavar="PERCENT", help="Most that perplexity may rise over dense, for example 3%.")
     ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TRACK,...", help="--max-loss limits the loss of each of these tracks, not of perplexity."
+        ),
+    ] = None,
     max_worst_drop: Annotated[
         str | None, typer.Option(metavar="PP", help="Most that the worst task may lose, for example 5pp.")
     ] = None,
@@ -73,13 +79,30 @@ def pick(
     )
     if protocol:
         split_list("protocol", protocol)  # only to refuse an empty part
-    answer = picking.pick(_board(model, results, protocol, device), limits, pattern, quantizer)
+    tracks = _tracks(keep, max_loss)
+    answer = picking.pick(_board(model, results, protocol, device), limits, pattern, quantizer, tracks)
     if json:
         print_json(json_module.dumps(as_json(answer), indent=1))
     else:
-        _print(answer)
+        _print(answer, tracks)
     if not answer.meets:
         fail(f"no row of {model} meets the limits", 1)
+
+
+def _tracks(keep: str | None, max_loss: str | None) -> list[str]:
+    """Return the names after --keep.
+
+    Raises:
+        UserError: a name is no track, or --max-loss is missing.
+    """
+    from bench.inputs.tracks import names
+
+    kept = split_list("keep", keep) if keep is not None else []
+    if unknown := [name for name in kept if name not in names()]:
+        raise UserError(describe_unknown("track in --keep", unknown[0], names()))
+    if kept and max_loss is None:
+        raise UserError(f"--keep {keep} needs --max-loss: say how much these tracks may lose, for example 5%")
+    return kept
 
 
 def _board(model: str, folders: list[Path] | None, protocol: str, device: str) -> Table:
@@ -122,6 +145,7 @@ def as_json(answer: Answer) -> dict[str, Any]:
 
 def _candidate_json(candidate: Candidate) -> dict[str, Any]:
     facts = {JSON_NAMES.get(name, name): value for name, value in asdict(candidate.facts).items()}
+    facts["tracks"] = {name: {"loss": one["loss"], "flips": one["flips"]} for name, one in facts["tracks"].items()}
     return {
         "row": candidate.row.name,
         **{k: candidate.row.filters[k] for k in ("method", "pattern", "quantizer")},
@@ -134,7 +158,7 @@ def _candidate_json(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _print(answer: Answer) -> None:
+def _print(answer: Answer, tracks: Sequence[str]) -> None:
     from bench.reporting.board import BROKEN
     from bench.reporting.pick import describe_limits
 
@@ -143,6 +167,8 @@ def _print(answer: Answer) -> None:
     limits = describe_limits(answer.limits)
     _say(f"{answer.table.title}, {answer.table.protocol}")
     _say(f"{count or 'None'} of {answer.candidates} compressed rows {verb} {limits}.")
+    if tracks:
+        _say(f"Loss: the largest of these tracks, in bits per byte of their right answers: {', '.join(tracks)}.")
     print_line()
     if answer.meets:
         _print_rows(answer)

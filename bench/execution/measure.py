@@ -147,7 +147,7 @@ def _record(measurement: Measurement, attempt: Attempt, built: BuiltArtifact) ->
 
 
 def _record_readings(measurement: Measurement, readings: Any, built: BuiltArtifact) -> tuple[Record, tuple[Item, ...]]:
-    notes = dict(readings.notes)
+    notes = dict(readings.notes) | ({"terms": terms} if (terms := measurement.artifact.terms) else {})
     cost: dict[str, Any] = {
         "peak_bytes": provenance.peak_bytes(measurement.artifact.device),
         "tokens": readings.tokens,

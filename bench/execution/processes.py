@@ -77,7 +77,8 @@ def list_imports(measurements: Iterable[Measurement]) -> tuple[str, ...]:
     """List the modules that workers import for these measurements, without plug-ins."""
     modules = {"bench.execution.build": None, "bench.execution.measure": None}
     for measurement in measurements:
-        family = measurement.artifact.family
+        # The text part of a family with images is in the family's module.
+        family = measurement.artifact.family.removesuffix("_text")
         modules[f"transformers.models.{family}.modeling_{family}"] = None
         targets = (measurement.target, *(stage.target for stage in measurement.artifact.stages))
         for module in (*(target.partition(":")[0] for target in targets), *measurement.imports):

@@ -118,6 +118,7 @@ def _card(artifact: Artifact, zeros: float, notes: Any) -> str:
             if training
             else []
         ),
+        *([f"- terms of the source: {artifact.terms}"] if artifact.terms else []),
         f"- source weights: sha256 {artifact.digest}",
         f"- dtype {artifact.dtype}, arithmetic in {artifact.computed_in}, torch {versions['torch']}, transformers {versions['transformers']}",
         *([f"- largest relative reconstruction error: {errors[worst]:.3g} ({worst})"] if worst else []),

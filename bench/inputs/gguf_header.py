@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from methods.errors import UserError
 
-ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma3")
 """Architectures that transformers reads from GGUF and that can be pruned."""
 VERSIONS = (2, 3)
 MAX_FIELDS, MAX_TENSORS, MAX_DIMENSIONS = 10_000, 100_000, 4
@@ -200,6 +200,8 @@ def _head_width(fields: Mapping[str, Any], kind: str, share: int) -> int:
     """Return the width of a head that transformers (at least up to 5.24) builds. share: hidden size divided by heads."""
     if kind == "qwen3":
         return 128
+    if kind == "gemma3":
+        return _size(fields, kind, "attention.key_length", 256)
     return share if kind == "qwen2" else _size(fields, kind, "rope.dimension_count", share)
 
 

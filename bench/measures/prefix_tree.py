@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 
 class PrefixTree:
@@ -62,6 +63,40 @@ def grow_trees(sequences: Sequence[Sequence[int]], capacity: int, reach: int) ->
         path = trees[-1].add(number, sequence, path, shared)
         before = sequence
     return sorted(trees, key=len, reverse=True)
+
+
+class PrefixGroup(NamedTuple):
+    """Sequences with a common prefix."""
+
+    length: int
+    """Tokens of the prefix."""
+    members: list[int]
+    """Numbers of the sequences."""
+
+
+def group_prefixes(sequences: Sequence[Sequence[int]], least: int) -> list[PrefixGroup]:
+    """Group sequences by long common prefixes, such as the examples of a prompt.
+
+    Go through the different sequences in order. One joins the group before it unless the shorter common prefix would save
+    fewer tokens. The last token of a sequence is never in its prefix.
+
+    Args:
+        least: tokens of the shortest prefix that counts. All other sequences are one group without a prefix.
+    """
+    numbers: dict[tuple[int, ...], list[int]] = {}
+    for number, sequence in enumerate(sequences):
+        numbers.setdefault(tuple(sequence), []).append(number)
+    groups: list[tuple[int, list[tuple[int, ...]]]] = []
+    for sequence in sorted(numbers):
+        length, members = groups[-1] if groups else (0, [])
+        shared = min(length, _count_shared(members[-1], sequence), len(sequence) - 1) if members else 0
+        if shared >= least and shared * len(members) >= length * (len(members) - 1):
+            groups[-1] = (shared, [*members, sequence])
+        else:
+            groups.append((len(sequence) - 1, [sequence]))
+    found = [PrefixGroup(n, [k for m in members for k in numbers[m]]) for n, members in groups if len(members) > 1]
+    alone = [k for _, members in groups if len(members) == 1 for k in numbers[members[0]]]
+    return [*found, PrefixGroup(0, alone)] if alone else found
 
 
 def _work(nodes: int, reach: int) -> int:

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from bench.inputs import tasks
+from bench.inputs import tasks, tracks
 from bench.inputs.task_yaml import lm_eval_version, read_task
 from bench.measures.contract import MeasureContext, MeasureSettings, PlanContext, Planned, Readings, RunSettings
 from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
 from bench.system.validation import MAX_TOKENS, Count, Extent, count_of
 from methods.contract import Needs
+from methods.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from bench.inputs.lmeval import Sample
 
@@ -60,8 +61,10 @@ class Zeroshot:
 
     @classmethod
     def check(cls, run: RunSettings, *, fetch: bool) -> None:
-        """Raise UserError if the name of a task is unknown."""
+        """Raise UserError if the name of a task is unknown, or only the measure answers can read it."""
         tasks.expand(run.tasks)
+        if "answers" not in run.measures and (found := [name for name in run.tasks if tracks.is_track(name)]):
+            raise UserError(f"{found[0]} is read by the measure answers: add it to --measures, or leave {found[0]} out")
 
     @classmethod
     def plan(cls, context: PlanContext) -> Iterator[Planned]:
@@ -91,7 +94,7 @@ class Zeroshot:
         tasks.ensure(task, context.data_dir)
         loaded = model()
         obstacle = packed_scoring.find_obstacle(loaded)
-        count = _TokenCount(loaded)
+        count = packed_scoring.TokenCount(loaded)
         scores = lmeval.evaluate(
             loaded,
             context.tokenizer(),
@@ -116,17 +119,6 @@ class Zeroshot:
             notes |= dict(zip(("chance", "majority"), scores.guesses, strict=True))
         items = _items(scores.samples, builtin=self.task in tasks.BUILTIN_TASKS)
         return Readings(values, items, tokens=count.tokens, notes=notes)
-
-
-class _TokenCount:
-    """Counter of the tokens that go through a model, with padding."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.tokens = 0
-        model.get_input_embeddings().register_forward_pre_hook(self._add)  # type: ignore[operator]
-
-    def _add(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
-        self.tokens += args[0].numel()
 
 
 def _items(samples: tuple[Sample, ...], builtin: bool) -> tuple[Item, ...]:

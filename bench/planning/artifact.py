@@ -103,6 +103,8 @@ class Artifact(_Frozen):
     companions: str
     """Digest of the files that the pruned folder copies from the model."""
     revision: str
+    terms: str = ""
+    """Terms of use of the model, which records name. Not part of the key."""
     loader: str
     """Digest of the code that reads models."""
     stages: tuple[Stage, ...]

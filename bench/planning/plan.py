@@ -80,6 +80,7 @@ def _artifacts(request: PlanRequest, inputs: ModelInputs) -> Iterator[Artifact]:
                     tokenizer=model.tokenizer,
                     companions=model.companions,
                     revision=model.revision,
+                    terms=model.terms,
                     loader=inputs.loader,
                     stages=stages,
                     calibration=inputs.calibration if calibrates else None,

@@ -107,10 +107,11 @@ class Spec(_MeasureTables):
     """Sparsity patterns: n:m, a share such as 50%, or dense."""
     quantizers: tuple[str, ...] = ("none", "int8", "int4-gptq")
     """Quantizers, applied last to every pruned model and to the dense one. "none" does not quantize."""
-    measures: tuple[str, ...] = ("perplexity", "agreement", "zeroshot", "size")
+    measures: tuple[str, ...] = ("perplexity", "agreement", "zeroshot", "answers", "size")
     """Measures. `pattern` is always included."""
     tasks: tuple[str, ...] = BUILTIN_TASKS
-    """Tasks for zeroshot: built-in tasks, tasks of lm-eval, and the sets maskllm7 and wanda7."""
+    """Tasks for zeroshot: built-in tasks, tasks of lm-eval, and the sets maskllm7 and wanda7. Tasks for answers: tracks, and
+    single tasks of them, such as mathematics/gsm8k."""
     bos: BosRule = "auto"
     """BOS, the beginning-of-text token, at the start of every evaluation window, calibration sequence and training sequence.
     auto: if the tokenizer itself begins a text with it. never: a text is encoded whole and then cut, as in the code of

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from bench.compare.result_set import ResultSet
-from bench.reporting import from_records, pairwise, words
+from bench.reporting import from_records, pairwise, profile, words
 from bench.reporting.cost import BUILT, CostIndex, RowCost
 from bench.reporting.dense_comparison import DenseComparison, leading_column
 from bench.reporting.folding import fold
@@ -19,12 +19,12 @@ from bench.results.record import Record
 from bench.results.rows import latest, to_rows
 from bench.system.grouping import group_by
 
-RATIO = "perplexity_ratio"
+RATIO, WORST_TRACK, FLIPS, MEAN_BITS = "perplexity_ratio", "worst_track", "flips", "mean_bits_per_byte"
 TOKENS, SECONDS, DEVICE = "tokens_to_make", "time_to_make", "made_on"
-DERIVED = (RATIO, TOKENS, SECONDS, DEVICE)
+DERIVED = (RATIO, WORST_TRACK, FLIPS, TOKENS, SECONDS, DEVICE)
 """Columns that are computed from other columns and from the cost in records."""
 LEADING = (
-    "bits_per_weight", "perplexity", RATIO, "mean_acc", "worst_drop", "acc", "top1_agreement", "speedup", "violated_groups",
+    "bits_per_weight", "perplexity", RATIO, WORST_TRACK, "mean_acc", "worst_drop", "acc", FLIPS, "top1_agreement", "speedup", "violated_groups",
     TOKENS, SECONDS, DEVICE,
 )  # fmt: skip
 """Columns that a leaderboard shows, in this order. All others are hidden."""
@@ -148,7 +148,10 @@ class Board:
 
     def _columns(self) -> list[tuple[TableColumn, str]]:
         """Return all columns in order, each with its measure."""
-        measured = [(from_records.make_column(key, self.rows), key[2]) for key in self.pivot.columns]
+        # The profile shows single tasks of tracks. A column of theirs is only for what failed.
+        failed = {(r["protocol"], r["measure"]) for r in self.rows if r["value"] is None}
+        keys = [c for c in self.pivot.columns if c[2] != profile.MEASURE or c[0] == MEAN_BITS or c[1:] in failed]
+        measured = [(from_records.make_column(key, self.rows), key[2]) for key in keys]
         derived = [
             TableColumn(n, self.protocol.text if n == RATIO else "", "" if n == DEVICE else "lower", "", n == RATIO)
             for n in DERIVED
@@ -160,10 +163,15 @@ class Board:
     def _with_derived(self, out: Table, lines: Sequence[PivotLine]) -> Table:
         """Fill the cells of DERIVED and of the worst task, and add facts to each row."""
         comparison = DenseComparison(out, self.records, self.results, self.device)
+        dense = [] if comparison.dense is None else self._records_of(lines[comparison.dense])
         rows = []
         for k, (row, line) in enumerate(zip(out.rows, lines, strict=True)):
             cost = self.costs.of_row(dict.fromkeys(r["identity"] for r in line.group))
-            facts = self._facts(out, k, comparison, cost)
+            facts = replace(self._facts(out, k, comparison, cost), flips=comparison.flips(k))
+            if k != comparison.dense:
+                losses = profile.compare(dense, self._records_of(line), self.results)
+                track_loss, worst_track = profile.worst(losses)
+                facts = replace(facts, tracks=losses, track_loss=track_loss, worst_track=worst_track)
             cells = list(row.cells)
             for c, (cell, column) in enumerate(zip(row.cells, out.columns, strict=True)):
                 if column.metric in DERIVED:
@@ -173,6 +181,11 @@ class Board:
                     cells[c] = replace(cell, text=text, value=facts.drop.value, spread=None)
             rows.append(_marked(replace(row, cells=tuple(cells), facts=facts)))
         return replace(out, rows=tuple(rows))
+
+    def _records_of(self, line: PivotLine) -> list[Record]:
+        return [
+            self.records[name] for name in dict.fromkeys(row["record"] for row in line.group) if name in self.records
+        ]
 
     def _facts(self, out: Table, k: int, comparison: DenseComparison, cost: RowCost | None) -> Facts:
         row = out.rows[k]
@@ -216,6 +229,7 @@ class Board:
         for c, column in enumerate(out.columns):
             shown = column.metric in LEADING and best.get(column.metric, c) == c
             shown = shown and not (column.metric == "acc" and has_mean)
+            shown = shown and not (column.metric == "worst_drop" and any(r.facts and r.facts.tracks for r in out.rows))
             if column.metric == "violated_groups":
                 shown = any(r.facts and r.facts.broken for r in out.rows)
             elif column.metric in DERIVED:
@@ -264,6 +278,11 @@ def _derived_cell(metric: str, facts: Facts, cost: RowCost | None) -> TableCell 
     if metric == RATIO:
         ratio = facts.ratio
         return TableCell(words.ratio(ratio.value, ratio.low, ratio.high), ratio.value) if ratio else None
+    if metric == FLIPS:
+        return TableCell(profile.describe_flips(facts.flips), facts.flips.changed.value) if facts.flips else None
+    if metric == WORST_TRACK:
+        loss = facts.track_loss
+        return TableCell(f"{words.percent(*loss.parts)} {facts.worst_track}", loss.value) if loss else None
     if cost is None:
         return None
     sign = "≥ " if cost.at_least else ""

@@ -9,9 +9,10 @@ import numpy as np
 from bench.compare.result_set import ResultSet
 from bench.compare.seed_noise import SeedNoiseTable
 from bench.reporting import pairwise, task_averages
-from bench.reporting.view import Bound, Interval, Table
+from bench.reporting.view import Bound, Flips, Interval, Table
 from bench.results.record import Record
 from bench.stats import bootstrap, multiple_tests
+from bench.stats.ratios import wilson_interval
 
 PREFERRED_SET = "wanda7"
 
@@ -74,6 +75,38 @@ class DenseComparison:
         worst = max(drops, key=lambda task: drops[task].value)
         low = max(x.low for x in drops.values() if x.low is not None)
         return Bound(drops[worst].value, low, max(x.high for x in drops.values() if x.high is not None)), worst
+
+    def flips(self, row: int) -> Flips | None:
+        """Return the share of questions that only one of this row and the dense model answers right.
+
+        The questions are those of the leading set, or of every task that has an accuracy if no set is complete.
+        """
+        lost = gained = asked = 0
+        for column in self._accuracy_columns():
+            if row == self.dense or self.dense is None:
+                return None
+            before, after = (pairwise.seeds_of(self.table, k, column, self.records) for k in (self.dense, row))
+            if not before or not after:
+                return None
+            was = self.results.items(next(iter(before.values())))
+            for record in after.values():
+                now = self.results.items(record)
+                if not np.array_equal(was.ids, now.ids):
+                    return None
+                a, b = (one.columns.get("acc", one.columns["value"]) for one in (was, now))
+                lost, gained, asked = lost + int((a > b).sum()), gained + int((a < b).sum()), asked + len(a)
+        if not asked:
+            return None
+        share = Bound((lost + gained) / asked, *wilson_interval(lost + gained, asked, pairwise.ALPHA))
+        return Flips(share, lost / asked, gained / asked)
+
+    def _accuracy_columns(self) -> list[int]:
+        columns = [i for i, c in enumerate(self.table.columns) if c.metric == "acc"]
+        if self.drop_column is None:
+            return columns
+        tasks, limit = task_averages.tasks_of(self.table.columns[self.drop_column].protocol)
+        of_set = [self._task_column(task, limit) for task in tasks]
+        return [i for i in of_set if i is not None]
 
     def speedup(self, row: int) -> Bound | None:
         """Return the measured speedup over dense: the mean over seeds, with the interval of its blocks of timings."""

@@ -18,6 +18,7 @@ from bench.reporting import (
     highlights,
     html,
     latex,
+    profile,
     searches,
     table,
     table_figures,
@@ -106,7 +107,10 @@ def build(results: Sequence[Path], papers: Path) -> dict[str, bytes]:
         f"{NAME}.md": _markdown(sections, figure_files, of_search),
         f"{NAME}.csv": _csv(result_sets),
         f"{NAME}.tex": latex.render_document(
-            [(s.title, s.description, [t.to_text_table() for t in s.tables]) for s in sections]
+            [
+                (s.title, s.description, [x for t in s.tables for x in (t.to_text_table(), *profile.text_tables(t))])
+                for s in sections
+            ]
         ),
     }
     files |= {name: drawing.to_file(f.svg) for of_section in figure_files.values() for name, f in of_section.items()}
@@ -195,6 +199,9 @@ def _markdown(
             if j == 0:
                 out += [f"![{escape_all_markdown(f.title)}]({name})" for name, f in figures.get(i, {}).items()]
             out.append(table.to_markdown(one.to_text_table(), escape_all_markdown).rstrip())
+            for text, about in zip(profile.text_tables(one), profile.captions(), strict=False):
+                out += [f"#### {escape_all_markdown(text.title)}", about]
+                out.append(table.to_markdown(text, escape_all_markdown).rstrip())
     if of_search:
         names = ", ".join(escape_all_markdown(Path(r.name).name) for r in of_search)
         out += ["## Searches and scaling grids", f"They have another page, {SEARCHES}: {names}."]

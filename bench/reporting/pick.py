@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from bench.reporting import pairwise, pareto
+from bench.reporting import pairwise, pareto, profile
 from bench.reporting.table import ABSENT
 from bench.reporting.view import Bound, Facts, Table, TableRow
 from bench.reporting.words import duration, hundredths, percent, quantity, short_count
@@ -172,15 +172,33 @@ class Answer:
     """Number of rows that meet all limits, but were not compared with the best in pairs."""
 
 
-def pick(table: Table, limits: Limits, pattern: str = "", quantizer: str = "") -> Answer:
+def keep(facts: Facts, tracks: Sequence[str]) -> Facts:
+    """Return facts whose loss is the largest of these tracks. A row without one of them has none."""
+    losses = [facts.tracks[name].loss for name in tracks if name in facts.tracks]
+    whole = len(losses) == len(tracks)
+    return replace(facts, loss=max(losses, key=lambda loss: loss.value) if whole else None)
+
+
+def pick(table: Table, limits: Limits, pattern: str = "", quantizer: str = "", tracks: Sequence[str] = ()) -> Answer:
     """Find the rows of a board that meet the limits. Only compressed rows count; rows of a smaller budget count on their own.
 
+    tracks: the loss is that of the one of these that loses most, not that of perplexity.
     pattern: rows of this pattern alone; quantizer: rows whose quantizer begins so ("int4" is int4-rtn and int4-gptq).
 
     Raises:
-        UserError: the board has no quality column, or no such rows.
+        UserError: the board has no quality column, or no such rows or tracks.
     """
     column = quality_column(table)
+    measured = profile.names_of(table)
+    if unknown := [name for name in tracks if name not in measured]:
+        if not measured:
+            raise UserError(
+                f"no track of {table.title} was measured ({table.protocol}): run bench run --tasks {unknown[0]}"
+            )
+        raise UserError(describe_unknown(f"track of {table.title}", unknown[0], measured))
+    if tracks:
+        kept = tuple(replace(row, facts=keep(row.facts, tracks) if row.facts else None) for row in table.rows)
+        table = replace(table, rows=kept)
     rows = [(k, row) for k, row in enumerate(table.rows) if row.facts and row.facts.compressed]
     for key, wanted in (("pattern", pattern), ("quantizer", quantizer)):
         known = dict.fromkeys(row.filters[key] for _, row in rows)

@@ -89,8 +89,8 @@ class PivotTable:
 def pivot(rows: list[Row], all_metrics: bool = False) -> PivotTable:
     """Pivot one model's rows. all_metrics: with the metrics that tables do not show."""
     label_names = [c for c in IDENTITY[1:] if c in ALWAYS_SHOWN or _varies(rows, c)]
-    rows = [r for r in rows if all_metrics or metrics.find(r["metric"]).in_tables]
-    rows += task_averages.average_rows(rows)
+    averages = task_averages.average_rows(rows)
+    rows = [r for r in rows if all_metrics or metrics.find(r["metric"]).in_tables] + averages
     columns = _columns(rows)
     groups = group_by(rows, lambda row: tuple(row[c] for c in IDENTITY))
     expected: dict[tuple[Any, ...], set[int]] = {}

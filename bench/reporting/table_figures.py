@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.reporting import drawing, pareto, words
+from bench.reporting import drawing, pareto, profile, words
 from bench.reporting.pareto import Front, FrontPoint
-from bench.reporting.view import Bound, Table
+from bench.reporting.table import ABSENT
+from bench.reporting.view import Bound, Facts, Table
 from bench.system.text import printable
 from methods.errors import UserError
 from methods.pattern import Pattern
@@ -68,7 +69,63 @@ def draw_all(table: Table, name: str) -> list[TableFigure]:
         each = ((method, pattern, x) for method, own in ratios.items() for pattern, x in own.items())
         text = "; ".join(f"{method} {pattern} {words.ratio(x.value, x.low, x.high)}" for method, pattern, x in each)
         out.append(TableFigure(of_patterns, PATTERN_CAPTION, drawing.to_svg(draw_patterns(ratios), of_patterns, text)))
+    if profile.rows_of(table):
+        out.append(draw_tracks(table, title))
     return out
+
+
+def draw_tracks(table: Table, title: str) -> TableFigure:
+    """Draw the profile of a table that has one."""
+    rows, names = profile.rows_of(table), profile.names_of(table)
+    heading = f"{title}: what each track loses"
+    text = "; ".join(
+        f"{table.rows[k].name} {name} {words.percent(*loss.loss.parts)}"
+        for k in rows
+        for name, loss in _facts(table, k).tracks.items()
+    )
+    return TableFigure(heading, profile.CAPTION, drawing.to_svg(draw_profile(table, rows, names), heading, text))
+
+
+def draw_profile(table: Table, rows: Sequence[int], names: Sequence[str]) -> Figure:
+    """Draw a heat map of losses, rows by tracks, each cell with its value and its interval. Blue: the interval leaves out 0."""
+    figure, ((axes,),) = drawing.new_figure(190 + 88 * len(names), 64 + 34 * len(rows))
+    losses = [[_facts(table, k).tracks.get(name) for name in names] for k in rows]
+    most = max((abs(x.loss.value) for line in losses for x in line if x), default=0.0) or 1.0
+    for y, (k, line) in enumerate(zip(rows, losses, strict=True)):
+        for x, (name, one) in enumerate(zip(names, line, strict=True)):
+            if one is None:
+                axes.text(x, y, ABSENT, ha="center", va="center", color=SOFT)
+                continue
+            value, low, high = one.loss.parts
+            sure = low is None or high is None or not low <= 0 <= high
+            axes.add_patch(_cell(x, y, BLUE, 0.06 + 0.5 * (abs(value) / most) ** 0.5 if sure else 0.0))
+            tip = drawing.tip(f"{table.rows[k].name}, {name}: {words.percent(value, low, high)}")
+            axes.text(x, y - 0.14, words.percent(value), ha="center", va="center", color=INK if sure else SOFT, gid=tip)
+            if low is not None and high is not None:
+                ends = f"{words.hundredths(low)} to {words.hundredths(high)}"
+                axes.text(x, y + 0.25, ends, ha="center", va="center", color=SOFT, fontsize=7.5)
+    labels = [words.cut(printable(table.rows[k].name), MAX_LETTERS) for k in rows]
+    bits = [_facts(table, k).bits for k in rows]
+    shown = [f"{name}\n{b:.3g} bits" if b is not None else name for name, b in zip(labels, bits, strict=True)]
+    axes.set_yticks(range(len(rows)), shown, color=INK, fontsize=8.5)
+    axes.set_xticks(range(len(names)), names, color=INK)
+    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(rows) - 0.5, -0.5))
+    axes.xaxis.tick_top()
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def _facts(table: Table, row: int) -> Facts:
+    facts = table.rows[row].facts
+    assert facts is not None
+    return facts
+
+
+def _cell(x: float, y: float, color: str, alpha: float) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=color, alpha=alpha, linewidth=0)
 
 
 def draw_front(front: Front) -> Figure:

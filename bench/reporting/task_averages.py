@@ -39,11 +39,31 @@ def average_rows(rows: list[Row]) -> list[Row]:
         line = (*(row[c] for c in IDENTITY), row["seed"], _limit(row))
         lines.setdefault(line, {}).setdefault(_protocol(row).name, []).append(row)
     dense = _dense_rows(rows)
-    out = []
+    out = _average_tracks(rows)
     for by_task in lines.values():
         for name, tasks in TASK_SETS.items():
             if all(len(by_task.get(t, ())) == 1 for t in tasks):
                 out += _average_set(name, {t: by_task[t][0] for t in tasks}, dense)
+    return out
+
+
+def _average_tracks(rows: list[Row]) -> list[Row]:
+    """Return the mean bits per byte of each line, seed and track. Only equal sets of questions share a protocol."""
+    lines: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        if row["metric"] == "bits_per_byte" and row["value"] is not None:
+            track = _protocol(row).name.partition("/")[0]
+            lines.setdefault((*(row[c] for c in IDENTITY), row["seed"], track), []).append(row)
+    out = []
+    for (*_, track), of_track in lines.items():
+        questions = sum(row["n"] for row in of_track)
+        tasks = "1 task" if len(of_track) == 1 else f"{len(of_track)} tasks"
+        base = of_track[0] | {"metric": "mean_bits_per_byte", "protocol": f"{track}: {tasks}, {questions:,} questions"}
+        errors = [row["stderr"] for row in of_track]
+        stderr = None if None in errors else math.sqrt(math.fsum(e * e for e in errors)) / len(errors)
+        mean = math.fsum(row["value"] for row in of_track) / len(of_track)
+        records = tuple(row["record"] for row in of_track)
+        out.append(base | {"value": mean, "stderr": stderr, "n": len(of_track), "records": records})
     return out
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from bench.reporting.table import ABSENT, TextTable, caption
 from bench.reporting.words import rounded
 from bench.results import metrics
+from bench.stats.ratios import RatioChange
 
 SEED_NOISE_NOTE = (
     "Intervals of rows with one seed, and ranks, include the noise between seeds. Its standard deviation for a row:"
@@ -84,6 +85,11 @@ class Bound:
         _round(self)
 
     @property
+    def parts(self) -> tuple[float, float | None, float | None]:
+        """Return value, low and high."""
+        return self.value, self.low, self.high
+
+    @property
     def ends(self) -> tuple[float, float]:
         """Return the ends of the interval. Without an interval, the value twice."""
         return (self.value if self.low is None else self.low, self.value if self.high is None else self.high)
@@ -115,11 +121,38 @@ def _round(bound: Bound | Interval) -> None:
 
 
 @dataclass(frozen=True)
+class Flips:
+    """Answers of the choices of a track compared with the dense model's, as shares of the questions."""
+
+    changed: Bound
+    """Another choice ranks first."""
+    lost: float
+    """The answer was right and is wrong."""
+    gained: float
+
+
+@dataclass(frozen=True)
+class TrackLoss:
+    """What a track loses: the increase of bits per byte of the right answers, as a fraction of the dense model's.
+
+    flips: None for a track without choices.
+    """
+
+    loss: Bound
+    change: RatioChange
+    flips: Flips | None = None
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """Return the ends of the interval of coverage 1 - level."""
+        return self.change.interval(level)
+
+
+@dataclass(frozen=True)
 class Facts:
     """The numbers that `bench pick` and the page choose a row by. None: not measured.
 
-    loss: the perplexity's ratio to the dense model, minus 1; drop: how much accuracy the worst task loses; speedup: measured,
-    over dense; tokens, seconds: to make it, `at_least` if the record of an earlier stage is missing.
+    loss: the perplexity's ratio to the dense model, minus 1; drop: how much accuracy the worst task loses; tracks: loss of
+    each track; track_loss: that of worst_track; flips: of zero-shot tasks; speedup: measured, over dense; tokens, seconds: to make it, `at_least` if the record of an earlier stage is missing.
     make, export: commands, empty if the records do not say how they were made.
     """
 
@@ -130,6 +163,10 @@ class Facts:
     loss: Bound | None = None
     drop: Bound | None = None
     worst_task: str = ""
+    tracks: Mapping[str, TrackLoss] = field(default_factory=dict)
+    track_loss: Bound | None = None
+    worst_track: str = ""
+    flips: Flips | None = None
     speedup: Bound | None = None
     tokens: int | None = None
     seconds: float | None = None

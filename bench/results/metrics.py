@@ -57,7 +57,7 @@ class Metric:
     @property
     def averages_items(self) -> bool:
         """Return whether it is a mean over items, or the exponential of one."""
-        return self.windowed or (self.quantity == "proportion" and not self.counted)
+        return self.windowed or (self.quantity in ("proportion", "bits/byte") and not self.counted)
 
     @property
     def is_time(self) -> bool:
@@ -85,6 +85,8 @@ _ALL = (
     ),
     Metric("kl", "nats/token", "lower", "nats/token", 0.0, windowed=True, seed_noise=PERPLEXITY_NOISE),
     Metric("top1_agreement", "1", "higher", "proportion", 0.0, 1.0, windowed=True, seed_noise=SHARE_NOISE),
+    Metric("bits_per_byte", "bits/byte", "lower", "bits/byte", 0.0, margin=0.01, in_tables=False),
+    Metric("mean_bits_per_byte", "bits/byte", "lower"),
     Metric("mean_acc", "1", "higher"),
     Metric("worst_drop", "1", "lower"),
     Metric(
@@ -105,6 +107,9 @@ _ALL = (
     Metric("bytes_packed", "B", "lower", "bytes", 0.0, counted=True, margin=0.005),
     Metric("bits_per_weight", "1", "lower", "bits", 0.0, counted=True, sorts_rows=False),
     Metric("acc_norm", "1", "higher", "proportion", 0.0, 1.0, in_tables=False),
+    Metric("acc_raw", "1", "higher", "proportion", 0.0, 1.0, tolerance=1e-3, in_tables=False),
+    Metric("acc_per_byte", "1", "higher", "proportion", 0.0, 1.0, tolerance=1e-3, in_tables=False),
+    Metric("acc_per_char", "1", "higher", "proportion", 0.0, 1.0, tolerance=1e-3, in_tables=False),
     Metric("parameters", "1", counted=True, in_tables=False),
     Metric("nonzeros", "1", "lower", "weights", 0.0, counted=True, in_tables=False),
     Metric("bytes", "B", "lower", "bytes", 0.0, counted=True, in_tables=False),

@@ -151,7 +151,7 @@ def _measure_settings(measure: str, config: dict[str, Any]) -> dict[str, Any]:
     if "corpus" in config:
         return {"perplexity": {"windows": "all"} | {("data" if k == "corpus" else k): v for k, v in config.items()}}
     if "task" in config:
-        kept = {k: config[k] for k in ("tokens", "batch", "limit") if k in config}
+        kept = {k: config[k] for k in ("tokens", "batch", "limit", "context") if k in config}
         return {"tasks": (config["task"],), measure: {"limit": "all"} | kept}
     # Sizes of workloads are no settings.
     return {} if "workload" in config or not config else {measure: config}

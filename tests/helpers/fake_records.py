@@ -36,7 +36,7 @@ def record(method="wanda", seed=None, measure="perplexity", protocol="wiki-mini@
 def identity_of(**labels):
     """An identity from its parts as text, as rows have them."""
     include, exclude = labels.pop("targets", None) or (["*"], [])
-    detail = ("version", "limit") if labels.get("measure") == "zeroshot" else ("seqlen", "limit")
+    detail = ("version", "limit") if labels.get("measure") in ("zeroshot", "answers") else ("seqlen", "limit")
     texts = {
         "protocol": ("name", *detail),
         "calibration": ("data", "seqlen", "sequences"),
@@ -51,7 +51,7 @@ def identity_of(**labels):
 def _parts(label, names):
     """The parts of NAME, NAME@axb or NAME@axb, n tokens, by their names."""
     text, _, tokens = label.removesuffix(" tokens").partition(", ")
-    found = re.fullmatch(r"(.+)@([0-9.]+)(?:x([0-9]+))?", text)
+    found = re.fullmatch(r"(.+)@([0-9.]+(?:-shot)?)(?:x([0-9]+))?", text)
     parts = dict(zip(names, found.groups() if found else (text,), strict=False))
     return parts | ({"tokens": int(tokens.replace(",", ""))} if tokens else {})
 
@@ -86,6 +86,26 @@ def accuracy(root, lost=0, gained=0, n=1000, *, made="a", **about):
     row = ReadingRow(metric="acc", value=float(right.mean()), unit="1", better="higher", stderr=stderr, n=n)
     about = {"measure": "zeroshot", "protocol": "piqa@1.0", "token_digest": ""} | about
     return put(root, record(made=made, **about), items, [row])
+
+
+def answers(root, task="code/mbpp@3-shotx40", factor=1.0, *, lost=0, gained=0, n=40, noise=0.0, made="a", **about):
+    """`n` questions with two choices, half of them right before: `factor` times the bits, so many answers lost and gained."""
+    rng = np.random.default_rng(len(task))
+    bits = rng.uniform(0.5, 1.5, n)
+    bits = bits * (factor + noise * np.random.default_rng(1).normal(size=n) if noise else factor)
+    right = np.arange(n) % 2 == 0
+    was = right.copy()
+    right[np.flatnonzero(was)[:lost]] = False
+    right[np.flatnonzero(~was)[:gained]] = True
+    items = [
+        Item(str(i), str(i), float(b), 1.0, {"acc_raw": float(r), "choice": float(not r)})
+        for i, (b, r) in enumerate(zip(bits, right, strict=True))
+    ]
+    stderr = bits.std(ddof=1) / n**0.5
+    rows = [ReadingRow(metric="bits_per_byte", value=bits.mean(), unit="bits/byte", better="lower", stderr=stderr, n=n)]
+    rows.append(ReadingRow(metric="acc_raw", value=right.mean(), unit="1", better="higher", n=n))
+    about = {"measure": "answers", "protocol": task, "token_digest": "", "notes": {"ranking": "raw"}} | about
+    return put(root, record(made=made, **about), items, rows)
 
 
 def latency(root, factor=1.0, blocks=12, *, made="a", noise=1, spread=0.01, **about):

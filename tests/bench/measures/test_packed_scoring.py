@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bench.measures import packed_scoring
 from bench.measures.packed_scoring import ATTENTIONS, find_obstacle, score
 from helpers import models
 from methods.families import FAMILIES
@@ -60,7 +61,10 @@ def test_every_family_is_packed():
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("family", models.sample(FAMILIES, "llama", "gpt2", "gemma2", "mixtral"))
-def test_is_one_forward_for_each_pair(family, attention):
+@pytest.mark.parametrize("least", [4, 32])
+def test_is_one_forward_for_each_pair(family, attention, least, monkeypatch):
+    """With prefixes of 4 tokens, most pairs share one that runs separately."""
+    monkeypatch.setattr(packed_scoring, "LEAST_PREFIX", least)
     if family in ("gemma2", "gpt_oss") and attention == "sdpa":
         pytest.skip("transformers has eager attention only: sdpa has neither caps nor sinks")
     model = models.build(family, attn_implementation=attention)
@@ -74,6 +78,18 @@ def test_is_one_forward_for_each_pair(family, attention):
 @pytest.mark.parametrize("capacity", [1, 30])
 def test_capacity_changes_no_answer(capacity):
     agree(models.build("qwen3"), PAIRS, capacity)
+
+
+def test_examples_before_every_question_run_once(monkeypatch):
+    model = models.build("llama")
+    monkeypatch.setattr(packed_scoring, "LEAST_PREFIX", 8)
+    examples = list(range(20))
+    pairs = [([*examples, k, 7], [k + 1, n]) for k in range(30, 40) for n in (3, 4)]
+    sizes = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, args: sizes.append(args[0].numel()))
+    list(score(model, pairs, 64, 32))
+
+    assert sizes[0] == 20 and sum(sizes) == 20 + 10 * 3
 
 
 def test_no_forward_is_larger_than_the_capacity():

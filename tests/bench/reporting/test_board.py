@@ -137,7 +137,7 @@ def test_the_mean_of_wanda7_and_its_worst_task_with_an_interval(tmp_path):
     )
     assert "7.0 pp" in cell(table, "wanda 2:4", "worst_drop").text
     shown = [c.metric for c in table.columns if not c.hidden]
-    assert shown == ["perplexity", "perplexity_ratio", "mean_acc", "worst_drop"]
+    assert shown == ["perplexity", "perplexity_ratio", "mean_acc", "worst_drop", "flips"]
 
 
 def speed(root, times, device="cuda", machine="H100", **about):

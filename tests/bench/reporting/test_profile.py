@@ -1,0 +1,114 @@
+"""The profile: what each track loses, in which order, which answers flip, and how rows are picked by it."""
+
+import pytest
+
+from bench.compare.resolve import read
+from bench.reporting import board, latex, leaderboard, pick, profile, table_figures
+from helpers import fake_records
+from methods.errors import UserError
+
+TASKS = ("code/mbpp@3-shotx40", "code/humaneval@3-shotx40", "mathematics/gsm8k@8-shotx40", "knowledge/sciq@5-shotx40")
+LOSSES = {"wanda": (1.5, 1.3, 1.2, 1.19), "sparsegpt": (1.1, 1.1, 1.02, 1.0)}
+
+
+@pytest.fixture
+def root(tmp_path):
+    dense = {"method": "dense", "identity": {"pattern": "dense"}}
+    fake_records.perplexity(tmp_path, **dense)
+    for task in TASKS:
+        fake_records.answers(tmp_path, task, **dense)
+    for k, (method, factors) in enumerate(LOSSES.items()):
+        about = {"method": method, "seed": 0}
+        fake_records.perplexity(tmp_path, 0.1 + k, **about)
+        layers = [fake_records.Item("layer", "layer", 9.0 - k, 1.0)]
+        fake_records.counted(tmp_path, "bits_per_weight", 9.0 - k, items=layers, **about)
+        for task, factor in zip(TASKS, factors, strict=True):
+            fake_records.answers(tmp_path, task, factor, noise=0.03, lost=6, gained=2, **about)
+    return tmp_path
+
+
+def table_of(root):
+    return board.make_sections([read(root)])[0].tables[0]
+
+
+def facts_of(table, name):
+    return next(row.facts for row in table.rows if row.name == name)
+
+
+def test_losses_are_means_over_tasks_and_the_worst_is_in_the_leaderboard(root):
+    table = table_of(root)
+    facts = facts_of(table, "wanda 2:4")
+
+    assert list(facts.tracks) == ["knowledge", "mathematics", "code"]
+    expected = {"code": 0.4, "mathematics": 0.2, "knowledge": 0.19}
+    assert {n: x.loss.value for n, x in facts.tracks.items()} == pytest.approx(expected, abs=0.02)
+    assert facts.worst_track == "code" and facts.track_loss.low <= facts.tracks["code"].loss.low < 0.4
+    flips = facts.tracks["code"].flips
+    assert (flips.changed.value, flips.lost, flips.gained) == (
+        0.2,
+        0.15,
+        0.05,
+    ) and flips.changed.low < 0.2 < flips.changed.high
+    (column,) = (i for i, c in enumerate(table.columns) if c.metric == "worst_track")
+    (row,) = (r for r in table.rows if r.name == "wanda 2:4")
+    assert not table.columns[column].hidden and row.cells[column].text.endswith("code")
+    assert facts_of(table, "dense").tracks == {}
+    names = [c.name for c in table.columns]
+    assert any(n == "mean bits per byte code: 2 tasks, 80 questions" for n in names)
+    assert not any("mbpp" in n for n in names)
+
+
+def test_the_order_has_ties(root):
+    table = table_of(root)
+
+    assert profile.order(facts_of(table, "wanda 2:4").tracks) == "code > mathematics = knowledge"
+    assert profile.order(facts_of(table, "sparsegpt 2:4").tracks) == "code > mathematics > knowledge"
+
+
+def test_only_the_same_tasks_are_compared(root):
+    fake_records.answers(root, "mathematics/gsm8k@8-shotx20", n=20, method="wanda", seed=0)
+
+    assert list(facts_of(table_of(root), "wanda 2:4").tracks) == ["knowledge", "code"]
+
+
+def test_tables_figure_and_latex_have_every_row(root):
+    table = table_of(root)
+    losses, order, flips = profile.text_tables(table)
+
+    assert [line[0] for line in losses.lines] == ["sparsegpt 2:4", "wanda 2:4"], "the fewest bits first"
+    assert losses.headers == ["row", "bits per weight", "knowledge", "mathematics", "code"]
+    assert losses.lines[1][4].startswith("40.") and "(" in losses.lines[1][4]
+    assert flips.lines[0][4].endswith(", −15.0 +5.0") and order.lines[0][2] == "code > mathematics > knowledge"
+    (figure,) = (f for f in table_figures.draw_all(table, "tiny") if "what each track loses" in f.title)
+    assert "wanda 2:4, code: 40" in figure.svg and figure.svg.count("bits") >= 2
+    files = leaderboard.build([root], root / "no papers")
+    assert b"Order of the losses" in files["leaderboard.md"]
+    assert latex.escape("code > mathematics = knowledge").encode() in files["leaderboard.tex"]
+
+
+def test_rows_are_picked_by_tracks(root, cli):
+    table = table_of(root)
+    limits = pick.parse_limits(max_loss="5%")
+    kept = pick.pick(table, limits, tracks=["mathematics", "knowledge"])
+
+    assert [c.row.name for c in kept.meets] == ["sparsegpt 2:4"] and kept.nearest.row.name == "wanda 2:4"
+    assert pick.pick(table, limits, tracks=["code"]).meets == ()
+    with pytest.raises(UserError, match="unknown track of tiny 'reading'"):
+        pick.pick(table, limits, tracks=["reading"])
+    code, out, _ = cli("pick", "--model", "tiny", "--keep", "knowledge", "--max-loss", "3%", "--results", root)
+    assert code == 0 and "First: sparsegpt 2:4" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--keep", "codes", "--max-loss", "2%"), "unknown track in --keep 'codes': did you mean code"),
+        (("--keep", "code"), "--keep code needs --max-loss"),
+        (("--keep", "", "--max-loss", "2%"), "--keep"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_one_sentence(cli, root, args, said):
+    code, _, err = cli("pick", "--model", "tiny", "--results", root, *args)
+
+    assert code == 2 and said in err and len(err.splitlines()) == 1

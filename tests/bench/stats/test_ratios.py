@@ -1,0 +1,67 @@
+"""Ratios of paired means: coverage by simulation, and cases that are known."""
+
+import numpy as np
+import pytest
+
+from bench.stats.ratios import PairedGroup, RatioChange, differ_p, estimate_ratio_change, wilson_interval
+
+
+def draw(rng, size, ratio, clusters=1):
+    before = rng.gamma(4, 0.25, size)
+    shared = np.repeat(rng.normal(0, 0.3, size // clusters), clusters)
+    after = before * ratio + (rng.normal(0, 0.2, size) + shared * (clusters > 1)) * before.mean()
+    return PairedGroup(before, after[None], np.arange(size) // clusters)
+
+
+@pytest.mark.parametrize("clusters", [1, 4])
+def test_the_interval_covers_the_ratio(clusters):
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(600):
+        change = estimate_ratio_change([draw(rng, 24, 1.2, clusters), draw(rng, 60, 1.4, clusters)])
+        low, high = change.interval(0.05)
+        covered += low <= 0.3 <= high
+    assert 0.92 <= covered / 600 <= 0.98
+
+
+def test_equal_scores_are_no_change():
+    group = draw(np.random.default_rng(1), 20, 1.0)
+    change = estimate_ratio_change([group._replace(after=group.before[None])])
+
+    assert change.value == 0 and change.interval(0.05) == (0, 0)
+    assert differ_p(change, change) == 1
+
+
+def test_seeds_that_differ_make_the_interval_wider():
+    group = draw(np.random.default_rng(2), 50, 1.0)
+    one = estimate_ratio_change([group])
+    apart = np.concatenate([group.after * 0.8, group.after * 1.2])
+    several = estimate_ratio_change([group._replace(after=apart)])
+
+    assert several.value == pytest.approx(one.value) and several.stderr > 3 * one.stderr
+
+
+@pytest.mark.parametrize(
+    "change", [{"clusters": np.zeros(10, int)}, {"before": np.zeros(10)}], ids=["one cluster", "zero"]
+)
+def test_what_has_no_interval(change):
+    assert estimate_ratio_change([draw(np.random.default_rng(3), 10, 1.0)._replace(**change)]) is None
+
+
+def test_differences_are_welchs():
+    """Welch's t test of scipy, from means and standard errors."""
+    from scipy.stats import ttest_ind_from_stats
+
+    one, other = RatioChange(0.30, 0.05, 19), RatioChange(0.10, 0.08, 11)
+    expected = ttest_ind_from_stats(0.30, 0.05 * 20**0.5, 20, 0.10, 0.08 * 12**0.5, 12, equal_var=False).pvalue
+
+    assert differ_p(one, other) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 10), (5, 10), (10, 10), (3, 1000)])
+def test_shares_have_wilsons_interval(count, n):
+    from scipy.stats import binomtest
+
+    expected = binomtest(count, n).proportion_ci(0.95, method="wilson")
+
+    assert wilson_interval(count, n, 0.05) == pytest.approx(tuple(expected), abs=1e-9)
