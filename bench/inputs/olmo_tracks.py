@@ -9,8 +9,7 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Collection, Iterator
-from functools import partial
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +101,8 @@ def _from_rows(archive: zipfile.ZipFile, task: TrackTask) -> Iterator[Row]:
     environment = SandboxedEnvironment(keep_trailing_newline=True, autoescape=False)
     environment.filters["joined"] = _join_tokens
     prompt, preamble = (environment.from_string(text).render for text in (task.prompt, task.preamble))
-    choices, gold = (partial(environment.compile_expression(text)) for text in (task.choices, task.gold))
+    choices: Callable[..., Any] = environment.compile_expression(task.choices)
+    gold: Callable[..., Any] = environment.compile_expression(task.gold)
     for folder in task.rows:
         name = folder.rpartition("/")[0]
         shots = "".join(
