@@ -111,11 +111,11 @@ def worst(losses: Mapping[str, TrackLoss]) -> tuple[Bound | None, str]:
 def order(losses: Mapping[str, TrackLoss]) -> str:
     """Return the tracks in the order of their losses, the largest first: "code > mathematics = reading".
 
-    Neighbors are joined by = if no track of one tie differs from the other, by Benjamini and Hochberg's p over all pairs.
+    Neighbors are joined by = if no track of one tie differs from the other, by Holm's p over all pairs.
     """
     names = sorted(losses, key=lambda track: (-losses[track].loss.value, track))
     pairs = list(combinations(names, 2))
-    p = multiple_tests.benjamini_hochberg([differ_p(losses[a].change, losses[b].change) for a, b in pairs])
+    p = multiple_tests.holm([differ_p(losses[a].change, losses[b].change) for a, b in pairs])
     differ = {frozenset(pair): multiple_tests.differs(x, ALPHA) for pair, x in zip(pairs, p, strict=True)}
     out = names[0] if names else ""
     tied = names[:1]
