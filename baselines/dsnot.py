@@ -126,7 +126,11 @@ class DSnoT:
     needs: ClassVar[Needs] = Needs.CALIBRATION | Needs.TEACHER
     shares_calibration: ClassVar[bool] = True
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="2310.08915", refines=True, cost=Cost(passes=3, also="a second, dense model in memory")
+        paper="2310.08915",
+        refines=True,
+        cost=Cost(passes=3, also="a second, dense model in memory"),
+        variant="linears of the attention only",
+        variant_field="part",
     )
     cycles: Count = 50
     threshold: NonNegative = 0.1

@@ -36,7 +36,7 @@ class Ria:
     name: ClassVar[str] = "ria"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     shares_calibration: ClassVar[bool] = True
-    info: ClassVar[MethodInfo] = MethodInfo(paper="ICLR 2024", cost=Cost(passes=2))
+    info: ClassVar[MethodInfo] = MethodInfo(paper="ICLR 2024", cost=Cost(passes=2), variant="no channel permutation")
     power: NonNegative = 0.5
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:

@@ -138,7 +138,9 @@ class Ast(SrSte):
     """
 
     name: ClassVar[str] = "ast"
-    info: ClassVar[MethodInfo] = MethodInfo(paper="2407.20584", cost=DISTILLATION, groups_only=True)
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="2407.20584", cost=DISTILLATION, groups_only=True, variant="no low-rank branch"
+    )
     eta: Fraction = 2 / 3
     temperature: Positive = 2.0
     decay: NonNegative = 2e-4

@@ -124,7 +124,7 @@ def show_use(results: Path) -> None:
     sizes = roofline.model_sizes(MODEL, None)
     weights = sizes.head + sum(out * width * count for (out, width), count in sizes.linears.items())
     name = torch.cuda.get_device_name().lower()
-    peak = next((spec.tflops for key, spec in roofline.device_specs().items() if key in name), None)
+    peak = next((spec.peak("bf16") for key, spec in roofline.device_specs().items() if key in name), None)
     for record in ReadOnlyStore(results):
         if record.identity.training is None or record.identity.measure != "pattern":
             continue

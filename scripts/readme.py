@@ -10,7 +10,8 @@ What is between these comments is replaced:
 <!-- benchmark: NAME --> and <!-- /benchmark -->            a figure of a benchmark (docs/figures), and its numbers
 <!-- found: results/FOLDER --> and <!-- /found -->          how the settings of the folder's trained rows were found
 <!-- rates: NAME --> and <!-- /rates -->                    the shares with intervals of a simulated benchmark
-<!-- ratio: results/FOLDER A B --> and <!-- /ratio -->      perplexity ratios of pairs of methods, named as in the table
+<!-- ratio: results/FOLDER A B --> and <!-- /ratio -->      perplexity ratios of pairs of methods, named as in the table. Folders
+                                                        are separated by commas. A pair with ?B is left out until B is measured
 <!-- profile: results/FOLDER --> and <!-- /profile -->      what each track loses: a picture and tables for each model
 <!-- scaling: results/FOLDER --> and <!-- /scaling -->      the scaling law of a grid of runs
 <!-- search: results/FOLDER --> and <!-- /search -->        the best trial of each method of the folder's search.toml
@@ -50,9 +51,19 @@ from bench.system.toml import read_toml
 
 ROOT = Path(__file__).parent.parent
 FIGURES = ROOT / "docs" / "figures"
-LEADER_COLUMNS = ("method", "pattern", "quantizer", "bits per weight", "perplexity ratio", "mean acc", "worst drop")
+LEADER_COLUMNS = (
+    "method",
+    "pattern",
+    "quantizer",
+    "bits per weight",
+    "bits with",
+    "perplexity ratio",
+    "mean acc",
+    "worst drop",
+)
 """First words of the columns' headers."""
-MAX_LEADERS = 10
+MAX_LEADERS = (10, 4)
+"""Number of rows with tasks, and of rows without."""
 PROFILES = "results/tracks"
 """Folder whose profiles the pages show."""
 FORMER_MODEL = re.compile(r"smollm2-135m(?!-)")
@@ -68,17 +79,19 @@ def leaderboard(folder: str) -> str:
 def leaders(folders: str) -> str:
     results = [resolve.read(ROOT / folder) for folder in folders.split()]
     section = boards.make_sections(results, ROOT / "no papers")[0]
-    whole = section.tables[0].to_text_table()
-    shown = [i for name in LEADER_COLUMNS for i, header in enumerate(whole.headers) if header.startswith(name)]
-    few = table.TextTable(
-        whole.title,
-        [whole.headers[i] for i in shown],
-        [[line[i] for i in shown] for line in whole.lines[:MAX_LEADERS]],
-        whole.notes,
-    )
-    shown_methods = {line[0] for line in few.lines}
-    trained = [row for r in results for row in trained_rows.read(r.records) if row.label in shown_methods]
-    return "\n".join([table.to_markdown(few), trained_rows.floors(trained)]) + "\n"
+    first, *others = (_leading(t, n) for t, n in zip(section.tables[0].to_text_tables(), MAX_LEADERS, strict=False))
+    methods = {line[0].partition(" (")[0] for few in (first, *others) for line in few.lines}
+    trained = [row for r in results for row in trained_rows.read(r.records) if row.label in methods]
+    apart = [part for few in others for part in (f"{boards.WITHOUT_TASKS}\n", table.to_markdown(few))]
+    return "\n".join([table.to_markdown(first), *apart, trained_rows.floors(trained)]) + "\n"
+
+
+def _leading(whole: table.TextTable, count: int) -> table.TextTable:
+    """Return the first rows of a table in those of LEADER_COLUMNS that they have."""
+    named = [i for name in LEADER_COLUMNS for i, header in enumerate(whole.headers) if header.startswith(name)]
+    shown = [i for i in named if any(line[i] != table.ABSENT for line in whole.lines[:count])]
+    lines = [[line[i] for i in shown] for line in whole.lines[:count]]
+    return table.TextTable(whole.title, [whole.headers[i] for i in shown], lines, whole.notes)
 
 
 def profiles(folder: str) -> str:
@@ -149,13 +162,15 @@ def _seed_noises() -> SeedNoiseTable:
 
 def ratios(where: str) -> str:
     folder, *names = where.split()
-    results = resolve.read(ROOT / folder).with_cache()
+    results = board.merge([resolve.read(ROOT / one) for one in folder.split(",")]).with_cache()
     rows = _perplexities(results)
     ends = {row.label: f"{row.floor:g}" for row in trained_rows.read(results.records)}
     lines = ["| perplexity ratio | | 95% interval | |", "|---|---:|---:|---|"]
     noises: dict[str, None] = {}
     for a, b in zip(names[::2], names[1::2], strict=True):
-        a, b = a.replace("_+_", " + "), b.replace("_+_", " + ")
+        if any(name.startswith("?") and name[1:].replace("_+_", " + ") not in rows for name in (a, b)):
+            continue
+        a, b = (name.removeprefix("?").replace("_+_", " + ") for name in (a, b))
         if several := [name for name in (a, b) if len(rows[name]) > 1]:
             sys.exit(f"{several[0]} in {folder} has several patterns: {', '.join(rows[several[0]])}")
         (before,), (after,) = rows[b].values(), rows[a].values()

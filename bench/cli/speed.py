@@ -30,7 +30,10 @@ MAX_TOKENS = 2**20
 
 def speed(
     device_spec: Annotated[
-        str | None, typer.Option(help="Compute limits from the datasheet of h100, h200 or a100 instead.")
+        str | None,
+        typer.Option(
+            help="Compute limits from a datasheet instead: h100, h200, b200, a100, l40s, l4, rtx4090, mi300x."
+        ),
     ] = None,
     model: Annotated[
         str, typer.Option(help="Alias, hub id or folder; random weights if not downloaded.")

@@ -66,8 +66,8 @@ class Hqq:
             )
             visit.weight.copy_(quantizer.dequantize(packed, info))
             scales += info["scale"].numel()
-        # The library stores a scale and a zero point, both float32.
-        stored = Stored(bits=4, scale_bits=64, scales=scales, library=f"hqq {version('hqq')}")
+        # A scale and a zero point. Models of this library store both in float16.
+        stored = Stored(bits=4, scale_bits=32, scales=scales, library=f"hqq {version('hqq')}")
         return walk.outcome(**stored.notes())
 
 

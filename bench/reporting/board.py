@@ -11,20 +11,26 @@ from bench.reporting import from_records, pairwise, profile, words
 from bench.reporting.cost import BUILT, CostIndex, RowCost
 from bench.reporting.dense_comparison import DenseComparison, leading_column
 from bench.reporting.folding import fold
+from bench.reporting.hardware import pattern_label
+from bench.reporting.labelled_rows import is_file, labelled_rows
 from bench.reporting.protocol import BoardProtocol, group_by_protocol, line_of
 from bench.reporting.table import ColumnKey, PivotLine, pivot
 from bench.reporting.view import Facts, ReportSection, Table, TableCell, TableColumn, TableRow
 from bench.results import metrics, reproduce
 from bench.results.record import Record
-from bench.results.rows import latest, to_rows
+from bench.results.rows import latest
 from bench.system.grouping import group_by
 
 RATIO, WORST_TRACK, FLIPS, MEAN_BITS = "perplexity_ratio", "worst_track", "flips", "mean_bits_per_byte"
+CONTROL_RATIO = "perplexity_ratio_to_dense-ft"
+"""Ratio to the control of an equal training, for trained rows."""
 TOKENS, SECONDS, DEVICE = "tokens_to_make", "time_to_make", "made_on"
-DERIVED = (RATIO, WORST_TRACK, FLIPS, TOKENS, SECONDS, DEVICE)
+DERIVED = (RATIO, CONTROL_RATIO, WORST_TRACK, FLIPS, TOKENS, SECONDS, DEVICE)
 """Columns that are computed from other columns and from the cost in records."""
+RATIOS = (RATIO, CONTROL_RATIO)
 LEADING = (
-    "bits_per_weight", "perplexity", RATIO, WORST_TRACK, "mean_acc", "worst_drop", "acc", FLIPS, "top1_agreement", "speedup", "violated_groups",
+    "bits_per_weight", "bits_with_bitmap", "perplexity", RATIO, CONTROL_RATIO, WORST_TRACK, "mean_acc", "worst_drop", "acc", FLIPS,
+    "top1_agreement", "speedup", "violated_groups",
     TOKENS, SECONDS, DEVICE,
 )  # fmt: skip
 """Columns that a leaderboard shows, in this order. All others are hidden."""
@@ -110,7 +116,7 @@ class Board:
     ) -> None:
         self.model, self.protocol, self.results, self.costs, self.device = model, protocol, results, costs, device
         self.records = {r.stem: r for r in records}
-        self.rows = [_named_speed(row, self.records, protocol.device) for row in to_rows(records)]
+        self.rows = [_named_speed(row, self.records, protocol.device) for row in labelled_rows(records)]
         self.pivot = pivot(self.rows, all_metrics=True)
 
     def fits(self, protocol: str, device: str) -> bool:
@@ -153,7 +159,7 @@ class Board:
         keys = [c for c in self.pivot.columns if c[2] != profile.MEASURE or c[0] == MEAN_BITS or c[1:] in failed]
         measured = [(from_records.make_column(key, self.rows), key[2]) for key in keys]
         derived = [
-            TableColumn(n, self.protocol.text if n == RATIO else "", "" if n == DEVICE else "lower", "", n == RATIO)
+            TableColumn(n, self.protocol.text if n in RATIOS else "", "" if n == DEVICE else "lower", "", n in RATIOS)
             for n in DERIVED
         ]
         both = [*measured, *((column, "") for column in derived)]
@@ -165,9 +171,14 @@ class Board:
         comparison = DenseComparison(out, self.records, self.results, self.device)
         dense = [] if comparison.dense is None else self._records_of(lines[comparison.dense])
         rows = []
+        identities = [line.group[0]["identity"] for line in lines]
+        is_control = [i.stages[0].split(":")[0] == "dense-ft" and i.quantizer == "none" for i in identities]
+        controls = {i.training: k for k, i in enumerate(identities) if is_control[k]}
         for k, (row, line) in enumerate(zip(out.rows, lines, strict=True)):
             cost = self.costs.of_row(dict.fromkeys(r["identity"] for r in line.group))
             facts = replace(self._facts(out, k, comparison, cost), flips=comparison.flips(k))
+            if (control := controls.get(identities[k].training)) is not None:
+                facts = replace(facts, control_loss=comparison.loss(k, control))
             if k != comparison.dense:
                 losses = profile.compare(dense, self._records_of(line), self.results)
                 track_loss, worst_track = profile.worst(losses)
@@ -192,7 +203,7 @@ class Board:
         drop, task = comparison.worst_drop(k)
         about = [self.records[name] for cell in row.cells if cell for name in cell.records]
         built = [r for r in about if BUILT in r.cost] or about
-        make, export = reproduce.prune_and_export(built[0]) if built else ("", "")
+        make, export = reproduce.prune_and_export(built[0]) if built and not is_file(row.filters) else ("", "")
         return Facts(
             compressed=row.is_quantized or row.filters["pattern"] != "dense",
             broken=bool(_value(out, k, "violated_groups")),
@@ -257,7 +268,11 @@ def _text_name(line: PivotLine, column: str) -> str:
 
 
 def _labels(row: TableRow, line: PivotLine, names: Iterable[str]) -> tuple[str, ...]:
-    own = {"method": line.labels[0], "pattern": row.filters["pattern"], "quantizer": row.filters["quantizer"] or "none"}
+    own = {
+        "method": line.labels[0],
+        "pattern": pattern_label(row.filters["pattern"]),
+        "quantizer": row.filters["quantizer"] or "none",
+    }
     return tuple(own[n] if n in own else _text_name(line, n) for n in names)
 
 
@@ -275,8 +290,8 @@ def _value(out: Table, row: int, metric: str) -> float | None:
 
 
 def _derived_cell(metric: str, facts: Facts, cost: RowCost | None) -> TableCell | None:
-    if metric == RATIO:
-        ratio = facts.ratio
+    if metric in RATIOS:
+        ratio = facts.ratio if metric == RATIO else facts.control_ratio
         return TableCell(words.ratio(ratio.value, ratio.low, ratio.high), ratio.value) if ratio else None
     if metric == FLIPS:
         return TableCell(profile.describe_flips(facts.flips), facts.flips.changed.value) if facts.flips else None

@@ -40,15 +40,16 @@ class DenseComparison:
         whole = (k for k, row in enumerate(table.rows) if row.filters["method"] == "dense" and not row.is_quantized)
         self.dense = next(whole, None)
 
-    def loss(self, row: int) -> Bound | None:
-        """Return the increase of perplexity, as a fraction of the dense model's."""
+    def loss(self, row: int, reference: int | None = None) -> Bound | None:
+        """Return the increase of perplexity, as a fraction of the reference's: another row, by default the dense model."""
+        reference = self.dense if reference is None else reference
         column = next((i for i, c in enumerate(self.table.columns) if c.metric == "perplexity"), None)
-        dense, own = self.table.value(self.dense, column), self.table.value(row, column)
-        if column is None or dense is None or own is None or row == self.dense:
+        before, own = self.table.value(reference, column), self.table.value(row, column)
+        if column is None or before is None or own is None or row == reference:
             return None
-        interval = self._interval(row, column)
+        interval = self._interval(row, column, reference=reference)
         if interval is None:
-            return Bound(own / dense - 1)
+            return Bound(own / before - 1)
         return Bound(interval.value - 1, interval.low - 1, interval.high - 1)
 
     def worst_drop(self, row: int) -> tuple[Bound | None, str]:
@@ -130,11 +131,14 @@ class DenseComparison:
                 return i
         return None
 
-    def _interval(self, row: int, column: int, level: float = pairwise.ALPHA) -> Interval | None:
-        """Return the interval from the dense row to this one."""
-        if self.dense is None:
+    def _interval(
+        self, row: int, column: int, level: float = pairwise.ALPHA, reference: int | None = None
+    ) -> Interval | None:
+        """Return the interval from the reference to this row. reference: another row, by default the dense model."""
+        reference = self.dense if reference is None else reference
+        if reference is None:
             return None
-        a, b = (pairwise.seeds_of(self.table, k, column, self.records) for k in (self.dense, row))
+        a, b = (pairwise.seeds_of(self.table, k, column, self.records) for k in (reference, row))
         if not a or not b:
             return None
         return pairwise.compare(a, b, self.table.columns[column].metric, self.results, self.noises, level)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from bench.reporting.labelled_rows import labelled_rows
 from bench.reporting.table import TextTable, caption, cells, column_header
 from bench.results import metrics
 from bench.results.record import Record
-from bench.results.rows import IDENTITY, to_rows
+from bench.results.rows import IDENTITY
 from bench.system.grouping import group_by
 
 MAX_SIZE_RATIO = 1.15
@@ -25,7 +26,7 @@ def text_tables(records: Sequence[Record]) -> list[TextTable]:
     Sparse rows with the same dense rows form a group. Groups go from many bits to few; in a group, the sparse rows come
     first, the smallest at the top. A sparse row without a dense row of about its size is left out.
     """
-    by_model = group_by(to_rows(records), lambda row: str(row["model"]))
+    by_model = group_by(labelled_rows(records), lambda row: str(row["model"]))
     tables = (_text_table(model, rows) for model, rows in by_model.items())
     return [table for table in tables if table.lines]
 

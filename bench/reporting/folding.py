@@ -19,7 +19,8 @@ RULE = (
 def fold(lines: Sequence[PivotLine], columns: Sequence[ColumnKey]) -> tuple[list[PivotLine], list[int | None]]:
     """Return the lines, each followed by those of smaller budgets, and for each line the number of the line it is part of."""
     quality = [c for c in columns if c[0] in metrics.QUALITY][:1]
-    ordered = sorted(lines, key=lambda line: _place(line, quality))
+    tasks = [c for c in columns if c[0] == "mean_acc"]
+    ordered = sorted(lines, key=lambda line: _place(line, quality, tasks))
     groups = group_by(ordered, lambda line: _without_budget(line.group[0]["identity"]))
     out: list[PivotLine] = []
     parents: list[int | None] = []
@@ -31,19 +32,22 @@ def fold(lines: Sequence[PivotLine], columns: Sequence[ColumnKey]) -> tuple[list
     return out, parents
 
 
-def _place(line: PivotLine, quality: Sequence[ColumnKey]) -> tuple[bool, bool, float, tuple[str, ...]]:
+def _place(
+    line: PivotLine, quality: Sequence[ColumnKey], tasks: Sequence[ColumnKey]
+) -> tuple[bool, bool, bool, float, tuple[str, ...]]:
     """Sort key: the dense model first, then from the best to the worst, then lines without a number.
 
-    Equal numbers are in the order of their names.
+    Lines without a mean over tasks come after all that have one. Equal numbers are in the order of their names.
     """
+    no_tasks = bool(tasks) and not any(summarize(line.group, c) for c in tasks)
     identity: Identity = line.group[0]["identity"]
     summary = next((s for c in quality if (s := summarize(line.group, c))), None)
     name = (identity.method, identity.pattern, identity.quantizer)
     compressed = identity.stages != ("dense",) or identity.quantizer != "none"
     if summary is None or summary.value is None:
-        return (compressed, True, 0.0, name)
+        return (compressed, no_tasks, True, 0.0, name)
     sign = -1 if any(r["better"] == "higher" for r in summary.rows) else 1
-    return (compressed, False, sign * summary.value, name)
+    return (compressed, no_tasks, False, sign * summary.value, name)
 
 
 def _without_budget(identity: Identity) -> tuple[Any, ...]:

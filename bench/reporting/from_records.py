@@ -7,10 +7,10 @@ from typing import Any
 
 from bench.compare.result_set import ResultSet
 from bench.reporting import pairwise, table, task_averages
+from bench.reporting.labelled_rows import labelled_rows
 from bench.reporting.view import ReportSection, Table, TableCell, TableColumn, TableRow, is_quantized
 from bench.results import metrics, reproduce
 from bench.results.record import Record
-from bench.results.rows import to_rows
 from bench.system.grouping import group_by
 
 FILTERS = ("model", "method", "pattern", "quantizer")
@@ -18,7 +18,7 @@ FILTERS = ("model", "method", "pattern", "quantizer")
 
 def make_section(results: ResultSet, title: str) -> ReportSection:
     """Make a section with a table for each model, or raise UserError if scores cannot be read."""
-    by_model = group_by(to_rows(results.records), lambda row: str(row["model"]))
+    by_model = group_by(labelled_rows(results.records), lambda row: str(row["model"]))
     records = {r.stem: r for r in results.records}
     tables = (_table(model, rows, records) for model, rows in sorted(by_model.items()))
     return ReportSection(

@@ -35,6 +35,7 @@ from methods.errors import UserError
 FOLDER = Path("reports")
 PUBLISHED = RESULTS.parent / "published"
 NAME = "leaderboard"
+WITHOUT_TASKS = "Rows without tasks:"
 SEARCHES = f"{NAME}-searches.html"
 FIGURE = re.compile(rf"{NAME}-[a-z0-9-]+-[0-9]+\.svg")
 """Names of figures. `write` deletes files of such a name that belong to a former model."""
@@ -108,7 +109,7 @@ def build(results: Sequence[Path], papers: Path) -> dict[str, bytes]:
         f"{NAME}.csv": _csv(result_sets),
         f"{NAME}.tex": latex.render_document(
             [
-                (s.title, s.description, [x for t in s.tables for x in (t.to_text_table(), *profile.text_tables(t))])
+                (s.title, s.description, [x for t in s.tables for x in (*t.to_text_tables(), *profile.text_tables(t))])
                 for s in sections
             ]
         ),
@@ -198,7 +199,10 @@ def _markdown(
             out.append(f"### {escape_all_markdown(f'{table.caption(one.title)} · {one.protocol}')}")
             if j == 0:
                 out += [f"![{escape_all_markdown(f.title)}]({name})" for name, f in figures.get(i, {}).items()]
-            out.append(table.to_markdown(one.to_text_table(), escape_all_markdown).rstrip())
+            with_tasks, *others = one.to_text_tables()
+            out.append(table.to_markdown(with_tasks, escape_all_markdown).rstrip())
+            for part in others:
+                out += [WITHOUT_TASKS, table.to_markdown(part, escape_all_markdown).rstrip()]
             for text, about in zip(profile.text_tables(one), profile.captions(), strict=False):
                 out += [f"#### {escape_all_markdown(text.title)}", about]
                 out.append(table.to_markdown(text, escape_all_markdown).rstrip())

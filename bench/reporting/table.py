@@ -10,9 +10,11 @@ from typing import Any
 
 from bench.inputs import models
 from bench.reporting import task_averages
+from bench.reporting.hardware import pattern_label
+from bench.reporting.labelled_rows import Row, facts_of, labelled_rows
 from bench.results import metrics
 from bench.results.record import Record
-from bench.results.rows import IDENTITY, to_rows
+from bench.results.rows import IDENTITY
 from bench.system.grouping import group_by
 from bench.system.text import escape_markdown
 
@@ -25,14 +27,13 @@ ABSENT = "–"
 TEXT_COLUMNS = (*IDENTITY, "source", "made on", "best compressed", "tied with")
 """Columns of words, which are aligned at the left. Numbers are aligned at the right."""
 
+NO_TASKS = ", rows without tasks"
+"""End of the title of a table whose rows have no tasks, after one whose rows have."""
 MAX_REASON = 60
 """Characters of a failure's reason in a cell. bench show prints all of it."""
 
 ColumnKey = tuple[str, str, str]
 """metric, protocol, measure"""
-
-Row = dict[str, Any]
-"""A reading, as bench.results.rows makes them."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,15 @@ class TextTable:
 
 
 def text_tables(records: Sequence[Record]) -> list[TextTable]:
-    """Make a table for each model. A column is one metric under one protocol.
+    """Make a table for each model, and one for its rows without tasks. A column is one metric under one protocol.
 
     Several seeds give mean ± standard deviation over seeds. A single seed gives value ± standard error over items. If a
     seed failed, its cell shows the failure, and no mean. Missing seeds are shown in the label if another method has them,
     and in the cell if other cells of the row have them.
     """
-    by_model = group_by(to_rows(records), lambda row: str(row["model"]))
-    return [_text_table(model, rows) for model, rows in by_model.items()]
+    by_model = group_by(labelled_rows(records), lambda row: str(row["model"]))
+    parts = [(caption(model) + kind, part) for model, rows in by_model.items() for kind, part in _by_tasks(rows)]
+    return [_text_table(title, rows) for title, rows in parts]
 
 
 def caption(model: str) -> str:
@@ -61,11 +63,18 @@ def caption(model: str) -> str:
     return ": ".join(filter(None, (model, models.describe(model))))
 
 
-def _text_table(model: str, rows: list[Row]) -> TextTable:
+def _by_tasks(rows: list[Row]) -> list[tuple[str, list[Row]]]:
+    """Return the rows of lines with and without tasks apart, each with words for the title. One part if all are alike."""
+    tested = {tuple(r[c] for c in IDENTITY) for r in rows if r["measure"] == "zeroshot"}
+    parts = group_by(rows, lambda row: tuple(row[c] for c in IDENTITY) in tested)
+    return [("", parts[True]), (NO_TASKS, parts[False])] if len(parts) > 1 else [("", rows)]
+
+
+def _text_table(title: str, rows: list[Row]) -> TextTable:
     table = pivot(rows)
     lines = [[*line.labels, *cells(line.group, table.columns)] for line in table.lines]
     headers = [column_header(*c[:2], task_averages.describe_column(*c[:2], rows)) for c in table.columns]
-    return TextTable(caption(model), [*table.label_names, *headers], lines, table.notes)
+    return TextTable(title, [*table.label_names, *headers], lines, table.notes)
 
 
 @dataclass(frozen=True)
@@ -128,6 +137,9 @@ def _labels(label_names: list[str], group: list[Row], expected: dict[tuple[Any, 
     first = dict(group[0])
     if seeds := _seeds(group):
         first["method"] += _seed_count(len(seeds), len(expected[_all_but_method(group[0])]))
+    if facts := facts_of(group):
+        first["method"] += f" ({'; '.join(facts)})"
+    first["pattern"] = pattern_label(first["pattern"])
     return ["" if first[c] is None else str(first[c]) for c in label_names]
 
 
@@ -160,7 +172,7 @@ def _sort_key(group: list[Row], columns: list[ColumnKey]) -> tuple[Any, ...]:
     first = _readings(group, columns[absent.index(False)]) if False in absent else []
     good = [r["value"] for r in first if r["value"] is not None]
     sign = -1 if any(r["better"] == "higher" for r in first) else 1
-    name = tuple(group[0][c] for c in ("method", "pattern", "quantizer"))
+    name = (group[0]["quantizer"] != "none", *(group[0][c] for c in ("method", "pattern", "quantizer")))
     return (absent, group[0]["method"] != "dense", not good, sign * sum(good) / len(good) if good else 0.0, name)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.reporting import drawing, pareto, profile, words
+from bench.reporting.hardware import hardware_limit
 from bench.reporting.pareto import Front, FrontPoint
 from bench.reporting.table import ABSENT
 from bench.reporting.view import Bound, Facts, Table
@@ -226,17 +227,6 @@ def draw_forest(rows: Sequence[tuple[str, Bound]]) -> Figure:
     best = f", best {MAX_FOREST_ROWS} of {len(rows)} rows" if len(rows) > MAX_FOREST_ROWS else ""
     _scale(axes, "x", ends, f"perplexity ratio to dense, 95% interval{best}")
     return figure
-
-
-def hardware_limit(pattern: Pattern) -> float | None:
-    """Return the most that hardware can speed up the arithmetic of a pattern. None if no hardware supports it.
-
-    Sparse tensor cores have 2:4, at 2 times. (2N-2):2N runs on them as N - 1 windows of 2:4 for every N dense ones: N/(N-1).
-    """
-    half, odd = divmod(pattern.m, 2)
-    if pattern.m < 4 or odd or pattern.n != pattern.m - 2:
-        return None
-    return half / (half - 1)
 
 
 def pattern_ratios(table: Table) -> dict[str, dict[str, Bound]]:

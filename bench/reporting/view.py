@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bench.reporting.table import ABSENT, TextTable, caption
+from bench.reporting.table import ABSENT, NO_TASKS, TextTable, caption
 from bench.reporting.words import rounded
 from bench.results import metrics
 from bench.stats.ratios import RatioChange
@@ -120,6 +120,14 @@ def _round(bound: Bound | Interval) -> None:
         object.__setattr__(bound, name, number)
 
 
+def _ratio(loss: Bound | None) -> Bound | None:
+    """Return 1 + loss."""
+    if loss is None:
+        return None
+    low, high = (None if x is None else 1 + x for x in (loss.low, loss.high))
+    return Bound(1 + loss.value, low, high)
+
+
 @dataclass(frozen=True)
 class Flips:
     """Answers of the choices of a track compared with the dense model's, as shares of the questions."""
@@ -151,8 +159,9 @@ class TrackLoss:
 class Facts:
     """The numbers that `bench pick` and the page choose a row by. None: not measured.
 
-    loss: the perplexity's ratio to the dense model, minus 1; drop: how much accuracy the worst task loses; tracks: loss of
-    each track; track_loss: that of worst_track; flips: of zero-shot tasks; speedup: measured, over dense; tokens, seconds: to make it, `at_least` if the record of an earlier stage is missing.
+    loss: the perplexity's ratio to the dense model, minus 1; control_loss: the same to dense-ft of an equal training; drop: how
+    much accuracy the worst task loses; tracks: loss of each track; track_loss: that of worst_track; flips: of zero-shot tasks;
+    speedup: measured, over dense; tokens, seconds: to make it, `at_least` if the record of an earlier stage is missing.
     make, export: commands, empty if the records do not say how they were made.
     """
 
@@ -161,6 +170,7 @@ class Facts:
     """True if the weights break the pattern."""
     bits: float | None = None
     loss: Bound | None = None
+    control_loss: Bound | None = None
     drop: Bound | None = None
     worst_task: str = ""
     tracks: Mapping[str, TrackLoss] = field(default_factory=dict)
@@ -178,10 +188,12 @@ class Facts:
     @property
     def ratio(self) -> Bound | None:
         """The perplexity as a ratio to the dense model's."""
-        if self.loss is None:
-            return None
-        low, high = (None if x is None else 1 + x for x in (self.loss.low, self.loss.high))
-        return Bound(1 + self.loss.value, low, high)
+        return _ratio(self.loss)
+
+    @property
+    def control_ratio(self) -> Bound | None:
+        """The perplexity as a ratio to that of dense-ft with an equal training."""
+        return _ratio(self.control_loss)
 
 
 def is_quantized(labels: Mapping[str, str]) -> bool:
@@ -263,13 +275,30 @@ class Table:
         cell = None if row is None or column is None else self.rows[row].cells[column]
         return cell.value if cell else None
 
-    def to_text_table(self) -> TextTable:
-        """Return the table as text, with the ranks of `ranked_by`, and without parts of rows."""
+    def to_text_tables(self) -> list[TextTable]:
+        """Return the table as text. If some rows have a mean over tasks, those without are in a second table.
+
+        The notes are those of the last.
+        """
+        mean = next((i for i, c in enumerate(self.columns) if c.metric == "mean_acc" and not c.hidden), None)
+        with_tasks = [k for k in self.whole_rows if mean is None or self.rows[k].cells[mean]]
+        others = [k for k in self.whole_rows if k not in with_tasks]
+        parts = [self.to_text_table(rows) for rows in (with_tasks, others) if rows]
+        named = [parts[0], *(replace(part, title=f"{part.title}{NO_TASKS}") for part in parts[1:])]
+        return [*(replace(part, notes=()) for part in named[:-1]), named[-1]]
+
+    def to_text_table(self, rows: Sequence[int] | None = None) -> TextTable:
+        """Return the table as text, with the ranks of `ranked_by`, and without parts of rows.
+
+        rows: the rows to show, and only the columns that they have. By default all.
+        """
         by = self.ranked_by
         visible = [i for i, c in enumerate(self.columns) if not c.hidden]
+        if rows is not None:
+            visible = [i for i in visible if any(self.rows[k].cells[i] for k in rows)]
         headers = [*self.label_names, *([] if by is None else ["rank"]), *(self.columns[i].head for i in visible)]
         lines = []
-        for k, row in ((k, self.rows[k]) for k in self.whole_rows):
+        for k, row in ((k, self.rows[k]) for k in (self.whole_rows if rows is None else rows)):
             cells = (row.cells[i] for i in visible)
             rank = [] if by is None else [self.ranks[by][k]]
             lines.append([*row.labels, *rank, *(ABSENT if c is None else c.text for c in cells)])

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from bench.results import guessing
+from bench.results import guessing, recount
 from bench.results.identity import IdentityKey
 from bench.results.record import Record
 from bench.system.text import escape_csv
@@ -59,14 +59,15 @@ def age(records: Iterable[Record]) -> Callable[[Record], tuple[str, str]]:
 def to_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
     """Return a row for each reading, or one row with status and reason for a record without readings.
 
-    The columns are COLUMNS; `identity`, the record's identity with its parts; and `guess`, what guesses reach on the task.
+    Some readings are derived (bench.results.recount). The columns are COLUMNS; `identity`, the record's identity with its parts;
+    and `guess`, what guesses reach on the task.
     """
     out = []
     for record in records:
         common: dict[str, Any] = {**record.identity.labels(), "status": record.status, "reason": record.reason}
         guess = guessing.of_record(record) if record.identity.subject == "task" else None
         common |= {"record": record.stem, "identity": record.identity, "guess": guess}
-        readings = [r.model_dump() for r in record.readings] or [{"metric": record.identity.measure}]
+        readings = [r.model_dump() for r in recount.read(record)] or [{"metric": record.identity.measure}]
         out += [{c: {**common, **reading}.get(c) for c in (*COLUMNS, "identity", "guess")} for reading in readings]
     return out
 

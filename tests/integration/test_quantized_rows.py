@@ -164,6 +164,7 @@ def test_bits_per_weight(pattern, item, stored, bits):
     broken = {r.metric: r.value for r in Size().read(None, SimpleNamespace(counts=counts, storage=stored)).values}
 
     assert read["bits_per_weight"] == pytest.approx(bits)
+    assert read.get("bits_with_bitmap") == (17 if pattern == "50%" else None), "no weight is zero here"
     assert read["bytes_packed"] == pytest.approx(100_000 * bits / 8 + 500 * item, abs=1)
     assert broken["bits_per_weight"] == pytest.approx((stored.bits if stored else 8 * item) + (bits % 1))
 

@@ -22,11 +22,13 @@ from methods.targets import family_of, find_targets, weight_shape
 
 BITS = {"float32": (32, 17), "bf16": (16, 9), "fp16": (16, 9), "int8": (8, 5), "fp8": (8, 5), "int4": (4, 3)}
 """Bits per weight, dense and 2:4, without scales. The mask takes one bit per weight."""
-LIMITS = ("bf16", "int8", "int4")
+LIMITS = ("bf16", "int8", "fp8", "int4")
 """Kinds whose limits are shown."""
 QUANTIZER_OF_KIND = {"bf16": "none", "fp16": "none", "int8": "int8", "fp8": "fp8"}
 """Quantizer of each kind of weight that linears are timed with."""
 ACTIVATION_BYTES = 2
+INPUT_BYTES = {"int8": 1, "fp8": 1}
+"""Bytes of an input of the linears, by kind. Others have ACTIVATION_BYTES."""
 TOKENS = (1, 16, 64, 512, 2048, 8192)
 DECODES = ((1, 0), (1, 2048), (16, 2048), (64, 2048), (64, 8192))
 """Pairs of batch size and tokens in each sequence's KV cache."""
@@ -34,12 +36,16 @@ DECODES = ((1, 0), (1, 2048), (16, 2048), (64, 2048), (64, 8192))
 
 @dataclass(frozen=True)
 class DeviceSpec:
-    """The datasheet of a card. tflops: 10^12 dense operations per second. tbps: 10^12 bytes per second."""
+    """The datasheet of a card. tflops: 10^12 dense operations per second, by kind. tbps: 10^12 bytes per second."""
 
     name: str
-    tflops: float
+    tflops: Mapping[str, float]
     tbps: float
     source: str
+
+    def peak(self, kind: str) -> float:
+        """Return 10^12 operations per second. Weights without instructions of their kind are multiplied in bfloat16."""
+        return self.tflops.get(kind, self.tflops["bf16"])
 
 
 @dataclass(frozen=True)
@@ -115,16 +121,16 @@ def known_shapes() -> dict[str, dict[str, Any]]:
 
 def shape_limit(out: int, width: int, tokens: int, kind: str, card: DeviceSpec) -> float:
     """Return the speedup limit of one product [tokens, in] x [in, out]: dense time over 2:4 time."""
-    moved = ACTIVATION_BYTES * tokens * (width + out)
+    moved = tokens * (INPUT_BYTES.get(kind, ACTIVATION_BYTES) * width + ACTIVATION_BYTES * out)
     dense, sparse = (out * width * bits / 8 + moved for bits in BITS[kind])
     flops = 2.0 * tokens * out * width
-    return _seconds(flops, dense, card) / _seconds(flops / 2, sparse, card)
+    return _seconds(flops, dense, card, kind) / _seconds(flops / 2, sparse, card, kind)
 
 
 def decode_limit(sizes: Sizes, batch: int, kv: int, kind: str, card: DeviceSpec) -> float:
     """Return the speedup limit of a decoding step of `batch` sequences: all linears, the head, and the KV cache."""
     dense, sparse = step_costs(sizes, batch, batch * kv, *BITS[kind])
-    return _seconds(*dense, card) / _seconds(*sparse, card)
+    return _seconds(*dense, card, kind) / _seconds(*sparse, card, kind)
 
 
 def step_costs(
@@ -144,8 +150,8 @@ def step_costs(
     return (flops + head, read * dense / 8 + rest), (flops / 2 + head, read * sparse / 8 + rest)
 
 
-def _seconds(flops: float, moved: float, card: DeviceSpec) -> float:
-    return max(flops / (card.tflops * 1e12), moved / (card.tbps * 1e12))
+def _seconds(flops: float, moved: float, card: DeviceSpec, kind: str) -> float:
+    return max(flops / (card.peak(kind) * 1e12), moved / (card.tbps * 1e12))
 
 
 def model_sizes(name: str, data_dir: Path | None = None) -> Sizes:

@@ -99,6 +99,21 @@ def test_every_format_and_measure(kind, dtype, stored, tmp_path):
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("dtype", BITS)
+@pytest.mark.parametrize("kind", BITS)
+def test_a_streamed_model_is_timed_as_one_in_memory(kind, dtype, stored, tmp_path):
+    """Two runs have two times, so only what was timed is compared."""
+
+    def timed(**changes):
+        found = run(stored(kind), tmp_path, dtype=dtype, measures=("speed",), **changes).values()
+        return sorted((*r["identity"]["stages"], r["status"], *(x["metric"] for x in r["readings"])) for r in found)
+
+    streamed = timed(stream=True)
+    assert streamed == timed()
+    assert {(row[0], row[1]) for row in streamed if "tokens_per_s" in row} == {("dense", "ok"), ("magnitude", "ok")}
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("kind", models.sample(BITS, "float16"))
 @pytest.mark.parametrize("family", models.sample(["mixtral", "gpt_oss", "gpt2", "gemma2"], "mixtral"))
 @pytest.mark.parametrize("dtype", models.sample(["auto", "bfloat16"], "auto"))

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from bench.compare.resolve import read
-from bench.reporting import board, leaderboard, searches, table_figures
+from bench.reporting import board, hardware, leaderboard, searches, table_figures
 from bench.reporting.cost import CostIndex
 from bench.reporting.protocol import group_by_protocol
 from bench.results.record import Item, ReadingRow
@@ -201,10 +201,11 @@ def test_an_invalid_about_is_refused(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "limit"), [("2:4", 2.0), ("6:8", 4 / 3), ("4:6", 1.5), ("4:8", None), ("50%", None), ("1:4", None)]
+    ("pattern", "limit"),
+    [("2:4", 2.0), ("6:8", 4 / 3), ("4:6", 1.5), ("4:8", None), ("8:16", None), ("50%", None), ("1:4", 2.0)],
 )
 def test_the_hardware_limit_of_a_pattern(pattern, limit):
-    assert table_figures.hardware_limit(Pattern.parse(pattern)) == limit
+    assert hardware.hardware_limit(Pattern.parse(pattern)) == limit
 
 
 def test_what_a_pattern_costs_is_drawn_where_a_method_has_several(tmp_path):

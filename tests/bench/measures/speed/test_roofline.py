@@ -34,7 +34,21 @@ def test_the_head_counts_for_the_tokens_whose_logits_are_made():
     assert whole == (flops + 2 * 512 * of.head, dense[1])
 
 
-@pytest.mark.parametrize(("kind", "limit"), [("bf16", 16 / 9), ("int8", 1.6), ("int4", 4 / 3)])
+def test_a_kind_has_the_peak_of_its_own_instructions():
+    """Check every datasheet, and one product of int8 and fp8 from the numbers themselves."""
+    for name, card in roofline.device_specs().items():
+        assert card.source.startswith("https://") and 0 < card.tbps < 10, name
+        assert card.peak("int4") == card.peak("fp16") == card.tflops["bf16"]
+        assert card.peak("int8") == card.tflops["int8"] >= 1.99 * card.tflops["bf16"]
+        assert card.peak("fp8") in (card.tflops.get("fp8"), card.tflops["bf16"])
+    out, width, tokens = 11008, 4096, 400
+    seconds = 2 * tokens * out * width / 1978.9e12, (out * width + tokens * (width + 2 * out)) / 3.35e12
+    sparse = seconds[0] / 2, (out * width * 5 / 8 + tokens * (width + 2 * out)) / 3.35e12
+    for kind in ("int8", "fp8"):
+        assert roofline.shape_limit(out, width, tokens, kind, H100) == pytest.approx(max(seconds) / max(sparse))
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("bf16", 16 / 9), ("int8", 1.6), ("fp8", 1.6), ("int4", 4 / 3)])
 def test_bytes_bound_one_token_and_arithmetic_bounds_many(kind, limit):
     assert roofline.shape_limit(11008, 4096, 1, kind, H100) == pytest.approx(limit, rel=2e-3)
     assert roofline.shape_limit(11008, 4096, 8192, kind, H100) == pytest.approx(2)

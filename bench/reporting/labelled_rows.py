@@ -1,0 +1,102 @@
+"""Rows of tables: the readings of records, with what a label says beside the method's name, and rows of quantized files.
+
+An alias can be dequantized from a file of fewer bits. A table then has a row for the file, with the numbers of the dense
+model and the size of the file: the weights are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from bench.catalog import registry
+from bench.inputs.models import ALIASES, QuantizedFile
+from bench.results.record import Record
+from bench.results.rows import to_rows
+from methods.errors import UserError
+
+TIMED = "speed"
+"""Measure that a file does not share with the model that was dequantized from it."""
+EARLY = 0.1
+"""Share of a training after which S is shown."""
+
+Row = dict[str, Any]
+
+
+def labelled_rows(records: Iterable[Record]) -> list[Row]:
+    """Return the rows of bench.results.rows with `remarks` and `mask`, and those of quantized files.
+
+    remarks: what the methods leave out of their papers. mask: the moves of a mask in training, see `mask_moves`.
+    """
+    out = []
+    for record in records:
+        about = {"remarks": remarks(record.identity.stages), "mask": mask_moves(record.notes)}
+        own = [row | about for row in to_rows([record])]
+        out += [*own, *_file_rows(record, own)]
+    return out
+
+
+@lru_cache(maxsize=1024)
+def remarks(stages: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what the methods of these stages leave out of their papers."""
+    found = []
+    for stage in stages:
+        with contextlib.suppress(UserError):  # a method of a package that is not installed
+            entry = registry.lookup("methods", stage.split(":")[0])
+            if entry.variant and not (entry.variant_field and f":{entry.variant_field}=" in stage):
+                found.append(entry.variant)
+    return tuple(found)
+
+
+def mask_moves(notes: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return the share of the mask that flipped in training, and S early in it. None without a curve of both.
+
+    A weight that flips twice counts twice. S is the sum of |w| of the kept weights over that of all weights.
+    """
+    with contextlib.suppress(KeyError, TypeError, ValueError, IndexError):
+        curve = notes["curve"]
+        flips = sum(float(point["flips"]) for point in curve)
+        early = EARLY * float(curve[-1]["step"])
+        return flips, next(float(point["S"]) for point in curve if float(point["step"]) >= early)
+    return None
+
+
+def facts_of(rows: Sequence[Row]) -> list[str]:
+    """Return what a label says of the line with these rows, beside the method's name."""
+    parts = list(dict.fromkeys(remark for row in rows for remark in row.get("remarks", ())))
+    moves = {row["record"]: row["mask"] for row in rows if row.get("mask")}.values()
+    if moves:
+        flips, early = (sum(values) / len(moves) for values in zip(*moves, strict=True))
+        parts.append(f"{100 * flips:.2g}% of the mask flipped, S {early:.2f} after a tenth")
+    return parts
+
+
+def file_of(model: str) -> QuantizedFile | None:
+    """Return the quantized file of an alias."""
+    return ALIASES[model].file if model in ALIASES else None
+
+
+def quantizer_of_file(file: QuantizedFile) -> str:
+    """Return the name of the row of a file, in the column of quantizers."""
+    return f"{file.format} file"
+
+
+def is_file(labels: Mapping[str, str]) -> bool:
+    """Return whether a row's labels are those of a quantized file."""
+    file = file_of(labels["model"])
+    return file is not None and labels["quantizer"] == quantizer_of_file(file)
+
+
+def _file_rows(record: Record, rows: Iterable[Row]) -> Iterator[Row]:
+    identity, file = record.identity, file_of(record.identity.model)
+    if not file or (identity.stages, identity.quantizer) != (("dense",), "none") or record.status != "ok":
+        return
+    name = quantizer_of_file(file)
+    sizes = {"bits_per_weight": file.bits, "bytes_packed": float(file.bytes), "bytes": float(file.bytes)}
+    for row in rows:
+        if identity.measure != TIMED:
+            value = sizes.get(row["metric"], row["value"])
+            own = identity.model_copy(update={"quantizer": name})
+            yield row | {"quantizer": name, "identity": own, "value": value}

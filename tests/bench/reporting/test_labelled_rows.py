@@ -1,0 +1,144 @@
+"""Labels beside a method's name, rows of quantized files, and counts that are derived."""
+
+import pytest
+
+from bench.compare.resolve import read
+from bench.inputs.models import ALIASES
+from bench.reporting import board, equal_bits, hardware, leaderboard, table
+from bench.reporting.labelled_rows import mask_moves, remarks
+from bench.results import recount
+from bench.results.record import ReadingRow
+from bench.results.rows import to_rows
+from helpers import fake_records
+
+MODEL = "smollm2-135m-instruct-q4"
+DENSE = {"method": "dense", "identity": {"model": MODEL, "pattern": "dense"}}
+CURVE = [
+    {"step": 10.0, "S": 0.75, "flips": 0.001},
+    {"step": 20.0, "S": 0.8, "flips": 0.002},
+    {"step": 200.0, "S": 1.0, "flips": 0.003},
+]
+
+
+def sizes(record, **values):
+    rows = [ReadingRow(metric=name, value=value, unit="1", better="lower") for name, value in values.items()]
+    record.readings = rows
+    return record
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        (("wanda",), ()),
+        (("ria:power=1",), ("no channel permutation",)),
+        (("wanda", "dsnot:from=wanda"), ("linears of the attention only",)),
+        (("wanda", "dsnot:part=all"), ()),
+        (("of-a-package-that-is-not-here",), ()),
+    ],
+)
+def test_a_label_says_what_a_method_leaves_out(stages, said):
+    assert remarks(stages) == said
+
+
+def test_a_label_says_how_much_of_a_mask_moved(tmp_path):
+    flips, early = mask_moves({"curve": CURVE})
+    assert (flips, early) == (pytest.approx(0.006), 0.8)
+    assert mask_moves({}) is mask_moves({"curve": []}) is mask_moves({"curve": [{"step": 1}]}) is None
+    for seed, name in ((0, "x"), (1, "y")):
+        record = fake_records.record("cast", seed, "pattern", "targets", notes={"curve": CURVE}, made=name)
+        fake_records.put(
+            tmp_path, record, (), [ReadingRow(metric="violated_groups", value=0.0, unit="1", better="lower")]
+        )
+    (printed,) = table.text_tables(read(tmp_path).records)
+    assert printed.lines[0][0] == "cast (2 seeds) (0.6% of the mask flipped, S 0.80 after a tenth)"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "label"),
+    [("8:16", "8:16, no hardware"), ("4:8", "4:8, no hardware"), ("50%", "50%"), ("other", "other")]
+    + [(p, p) for p in ("2:4", "1:4", "6:8", "dense")],
+)
+def test_a_pattern_without_hardware_says_so(pattern, label):
+    assert hardware.pattern_label(pattern) == label
+
+
+def test_the_file_of_an_alias_has_the_quality_of_the_dense_row_at_its_own_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(board.reproduce, "prune_and_export", lambda record: ("make", "export"))
+    fake_records.perplexity(tmp_path, **DENSE)
+    fake_records.counted(tmp_path, "bits_per_weight", 16.0, measure="size", protocol="weights", **DENSE)
+    sparse = {"method": "wanda", "seed": 0, "identity": {"model": MODEL, "pattern": "2:4", "quantizer": "int8"}}
+    fake_records.perplexity(tmp_path, 0.5, **sparse)
+    fake_records.counted(tmp_path, "bits_per_weight", 5.0, measure="size", protocol="weights", **sparse)
+    results = read(tmp_path)
+    (one,) = board.make_sections([results])[0].tables
+    rows = {row.name: row for row in one.rows}
+    (near,) = equal_bits.text_tables(results.records)
+
+    assert list(rows) == ["dense", "dense Q4_1 file", "wanda 2:4 int8"]
+    assert rows["dense Q4_1 file"].facts.bits == ALIASES[MODEL].file.bits == 5.0
+    assert rows["dense Q4_1 file"].facts.ratio.value == 1 and rows["dense Q4_1 file"].facts.make == ""
+    assert rows["dense"].facts.bits == 16 and rows["dense"].facts.make
+    assert [line[3] for line in near.lines] == ["int8", "Q4_1 file"]
+    assert "5.0 bits" in near.title and "5.0 bits" in table.text_tables(results.records)[0].title
+
+
+def test_rows_without_tasks_stand_apart(tmp_path):
+    fake_records.perplexity(tmp_path, method="dense", identity={"pattern": "dense"})
+    tasks = ("boolq", "rte", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
+    fake_records.perplexity(tmp_path, 0.1, method="wanda", seed=0)
+    fake_records.perplexity(tmp_path, 0.2, method="ria", seed=0)
+    for method, seed in (("dense", None), ("ria", 0)):
+        for task in tasks:
+            pattern = "dense" if method == "dense" else "2:4"
+            fake_records.accuracy(
+                tmp_path, method=method, seed=seed, protocol=f"{task}@1.0", identity={"pattern": pattern}
+            )
+    results = read(tmp_path)
+    (one,) = board.make_sections([results])[0].tables
+    with_tasks, without = table.text_tables(results.records)
+    page = leaderboard.build([tmp_path], tmp_path / "no papers")["leaderboard.md"].decode()
+
+    assert [row.name for row in one.rows] == ["dense", "ria 2:4", "wanda 2:4"], (
+        "wanda has no tasks, though it is better"
+    )
+    assert {line[0] for line in with_tasks.lines} == {"dense", "ria (no channel permutation)"}
+    assert [line[0] for line in without.lines] == ["wanda"] and without.title.endswith("rows without tasks")
+    assert not any("acc" in header for header in without.headers)
+    assert page.index("| ria (") < page.index(leaderboard.WITHOUT_TASKS) < page.index("| wanda | 2:4")
+
+
+def test_a_trained_row_is_compared_with_the_control_of_its_training(tmp_path):
+    fake_records.perplexity(tmp_path, method="dense", identity={"pattern": "dense"})
+    for tokens, loss in (("1,000", 0.1), ("2,000", 0.4)):
+        text = {"training": f"wiki-mini@128x8, {tokens} tokens"}
+        fake_records.perplexity(tmp_path, loss - 0.3, method="dense-ft", seed=0, identity=text | {"pattern": "dense"})
+        fake_records.perplexity(tmp_path, loss, method="cast", seed=0, identity=text)
+    (one,) = board.make_sections([read(tmp_path)])[0].tables
+    column = next(i for i, c in enumerate(one.columns) if c.metric == board.CONTROL_RATIO)
+    cells = [(row.name, row.cells[column] and row.cells[column].text) for row in one.rows if "seed" not in row.name]
+
+    assert [text.split()[0] for name, text in cells if name == "cast 2:4"] == ["×1.350"] * 2
+    assert not any(text for name, text in cells if name != "cast 2:4")
+
+
+def test_a_bitmap_is_derived_for_older_records():
+    half = sizes(fake_records.record(measure="size", identity={"pattern": "50%"}), bits_per_weight=16.0, sparsity=0.5)
+    group = sizes(fake_records.record(measure="size"), bits_per_weight=9.0, sparsity=0.5)
+
+    assert [r.value for r in recount.read(half)] == [16.0, 0.5, 9.0]
+    assert [row["metric"] for row in to_rows([half])] == ["bits_per_weight", "sparsity", "bits_with_bitmap"]
+    assert recount.read(group) == group.readings
+    assert [r.metric for r in half.readings] == ["bits_per_weight", "sparsity"], "the record keeps its values"
+
+
+def test_older_records_of_hqq_are_counted_in_float16():
+    """100 weights of the targets among 150 in bfloat16, with 2 scales of 64 bits, then of 32."""
+    counted = {"bits_per_weight": 4 + 2 * 64 / 100, "bytes_packed": 166.0, "bytes": 300.0, "parameters": 150.0}
+    identity = {"quantizer": "hqq"}
+    old, new = (
+        sizes(fake_records.record(measure="size", identity=identity, notes=notes), **counted)
+        for notes in ({}, {recount.SCALE_BITS: 32})
+    )
+
+    assert [r.value for r in recount.read(old)][:2] == [pytest.approx(4 + 2 * 32 / 100), 158.0]
+    assert recount.read(new) == new.readings
