@@ -182,8 +182,64 @@ def verify_folder(folder: WeightSource, pattern: str, include: Iterable[str], ex
     return counts
 
 
+def count_folder(
+    after: Folder, pattern: Pattern, targets: Collection[str], changed: Collection[str], *, counting: bool = False
+) -> WeightCounts:
+    """Count a model made elsewhere, which may differ from its original in any tensor.
+
+    Args:
+        changed: names of tensors outside the targets that differ from the original.
+        counting: count broken groups instead of failing.
+
+    Raises:
+        CheckFailed: a broken pattern (unless `counting`), or a weight that is not finite.
+    """
+    counts = WeightCounts(pattern, changed=frozenset(changed))
+    names = {f"{t}.weight": t for t in targets}
+    for name in after:
+        tensor = after.weight(names[name]) if name in names else after.tensor(name)
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise CheckFailed(f"{name} contains NaN or infinity")
+        counts.parameters += tensor.numel()
+        counts.zeros += tensor.numel() - int(tensor.count_nonzero())
+        counts.bytes += tensor.nbytes
+        if name in names:
+            count_layer(counts, names[name], tensor)
+    if counts.violations and not counting:
+        raise CheckFailed(f"{counts.violations} groups break {pattern}")
+    return counts
+
+
 CANDIDATES = ("1:4", "2:8", "2:4", "4:8", "8:16", "3:4", "6:8")
 """Patterns from the sparsest to the densest."""
+
+
+MIN_SHARE = 0.05
+"""Smallest share of zeros that counts as an unstructured pattern."""
+
+
+def name_pattern(weights: Iterable[Tensor], *, is_quantized: bool = False) -> tuple[Pattern, float]:
+    """Return the pattern of a model's target weights [out, in], and the share of them that is zero.
+
+    The pattern is the sparsest of CANDIDATES that holds in every target; else a whole percentage, if every target has that
+    share of zeros; else dense. Quantized weights have zeros that no one pruned, so for them only n:m counts.
+    """
+    patterns = [Pattern.parse(text) for text in CANDIDATES]
+    shares: list[float] = []
+    zeros = total = 0
+    for weight in weights:
+        patterns = [p for p in patterns if p.fits(weight.shape[1]) and not p.violations(weight)]
+        count = weight.numel() - int(weight.count_nonzero())
+        # A share may be rounded in each row, as Pattern.violations allows.
+        shares.append((count + weight.shape[0]) / weight.numel())
+        zeros, total = zeros + count, total + weight.numel()
+    share = zeros / max(1, total)
+    if patterns:
+        return patterns[0], share
+    percent = round(100 * share)
+    if not is_quantized and share >= MIN_SHARE and percent / 100 <= min(shares, default=0.0):
+        return Pattern.parse(f"{percent}%"), share
+    return Pattern.parse("dense"), share
 
 
 def detect_pattern(folder: Folder) -> Pattern:
@@ -192,11 +248,7 @@ def detect_pattern(folder: Folder) -> Pattern:
     Raises:
         UserError: none of them holds.
     """
-    shapes = folder.shapes()
-    patterns = [Pattern.parse(text) for text in CANDIDATES]
-    for target in find_targets(folder.config, shapes):
-        weight = folder.weight(target)
-        patterns = [p for p in patterns if p.fits(weight.shape[1]) and not p.violations(weight)]
-    if not patterns:
+    found, _ = name_pattern(map(folder.weight, find_targets(folder.config, folder.shapes())))
+    if str(found) not in CANDIDATES:
         raise UserError(f"no pattern of {', '.join(CANDIDATES)} holds in {folder.path}: name it with --pattern")
-    return patterns[0]
+    return found

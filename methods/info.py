@@ -63,6 +63,9 @@ class MethodInfo:
     """Field that holds a number of columns, which must be a whole number of groups."""
     file: str = ""
     """Field that names a file. If it is set nothing else is needed, and the field `sha256` identifies the content."""
+    elsewhere: bool = False
+    """True if `file` names a model made elsewhere, which the user must name. It may differ from its source in any tensor, and
+    has the pattern that is found in it."""
     whole_blocks: bool = False
     """True if it works on a whole block at a time. A streamed mixture then has all experts of a block in memory."""
     extra: str = ""

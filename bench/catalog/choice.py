@@ -62,6 +62,8 @@ def parse_method(text: str, kind: str = "methods") -> Choice:
             config[_field_name(key)] = parse_value(value)
     if entry.refines and not prior:
         raise UserError(f"{name} refines a pruned model: name the method that prunes it, for example {name}:from=wanda")
+    if entry.elsewhere and (prior or not config.get(entry.file)):
+        raise UserError(f"{name} is a model made elsewhere: name its folder, {name}:{entry.file}=DIR, and no from=")
     if config:
         method = build(entry, name, config)
         config = {k: getattr(method, k) for k in config}

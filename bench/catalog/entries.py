@@ -32,6 +32,7 @@ METHODS = Catalog(
         "proxsparse": "baselines.proxsparse:ProxSparse",
         "sr-ste": "baselines.sr_ste:SrSte",
         "ast": "baselines.sr_ste:Ast",
+        "folder": "bench.formats.method:ModelFolder",
     }
 )
 

@@ -13,12 +13,11 @@ import typer
 from bench.cli.console import fail, note, print_line, print_rows
 from bench.cli.flags import Json, NewFolder, Results, checked, note_former_names, split_list
 from bench.export.onnx_file import OnnxFile
+from bench.formats.checkpoint import open_checkpoint
 from bench.system.files import require_folder
 from bench.system.suggest import describe_unknown
 from bench.verify import CheckFailed, WeightCounts, WeightSource, verify_folder
 from methods.errors import UserError
-from methods.files import check_files
-from methods.folder import Folder
 from methods.pattern import Pattern
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ def _require_known(name: str, others: tuple[str, ...]) -> None:
 
 
 def verify(
-    model: Annotated[str, typer.Argument(help="A folder of safetensors or packed24, an alias, or an ONNX file.")],
+    model: Annotated[str, typer.Argument(help="A folder in any format of folder:path=, an alias, or an ONNX file.")],
     pattern: Annotated[str, typer.Option(help="2:4 keeps 2 of every 4 weights; 50% is unstructured.")] = "2:4",
     include: Annotated[str, typer.Option(help="Linears to check: globs, comma-separated.")] = "*",
     exclude: Annotated[str | None, typer.Option(help="Linears not to check: globs, comma-separated.")] = None,
@@ -196,12 +195,8 @@ def export(
 def _open_folder(name: str) -> WeightSource:
     from bench.inputs import models
 
-    folder = Path(name)
-    if folder.is_dir():
-        from bench.kernels.folder24 import MANIFEST, Folder24
-
-        check_files(folder)
-        return Folder24(folder) if (folder / MANIFEST).is_file() else Folder(folder)
+    if Path(name).is_dir() or name.endswith(".gguf"):
+        return open_checkpoint(Path(name))
     note_former_names([name])
     model = models.resolve(name)
     if model is None:

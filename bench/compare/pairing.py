@@ -69,6 +69,8 @@ class MetricPair:
     def obstacle(self) -> str:
         """Return the reason why the two cannot be compared, or "" if they can."""
         for a, b in zip(self.before, self.after, strict=True):
+            if reason := a.reason or b.reason:
+                return reason
             if a.token_digest != b.token_digest:
                 return "measured on different tokens"
             if self.definition.is_time and _hardware(a) != _hardware(b):
@@ -249,7 +251,7 @@ def short_names(identities: Iterable[IdentityKey], ignore: tuple[str, ...]) -> d
     by_name: dict[str, list[IdentityKey]] = {}
     for key in identities:
         about = {k: v for k, v in key if not (k == "quantizer" and v == "none") and k not in ignore}
-        parts = [str(about[k]) for k in short if k in about and not (k == "pattern" and _pattern_is_method(about))]
+        parts = [str(about[k]) for k in short if about.get(k) and not (k == "pattern" and _pattern_is_method(about))]
         by_name.setdefault(" ".join(parts), []).append(key)
     out = {}
     for name, keys in by_name.items():

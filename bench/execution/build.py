@@ -21,11 +21,11 @@ from bench.execution.events import WAITING
 from bench.execution.job import BuiltArtifact, PhaseProgress, Workspace, checkpoint_folder
 from bench.execution.source_guard import read_only
 from bench.inputs import loading, models, windows
-from bench.planning.artifact import Artifact, Stage
+from bench.planning.artifact import Artifact
 from bench.system import provenance
 from bench.system.cache import build_lock, cache_dir, is_built, temporary_folder
 from bench.system.files import atomic_write, publish
-from bench.verify import WeightCounts, check_function, verify
+from bench.verify import WeightCounts, check_function, count_folder, verify
 from methods.contract import Job, Outcome
 from methods.experts import fold
 from methods.files import find_file
@@ -45,7 +45,7 @@ SENTENCE = "Sparse models read this sentence before and after a change of their 
 class Builder:
     def __init__(self, artifact: Artifact, progress: PhaseProgress, card: int | None = None) -> None:
         self.workspace = Workspace(artifact, progress, card)
-        self.source, self.targets = self.workspace.source, self.workspace.targets
+        self.source = self.workspace.source
 
     def build(self, artifact: Artifact) -> BuiltArtifact:
         """Return the artifact from the cache, or build its stages in order and check each.
@@ -65,7 +65,7 @@ class Builder:
         about = json.loads((home / "artifact.json").read_text())
         folder = self._folder(artifact, home, about["unchanged"])
         if counts is None or len(artifact.stages) > 1:  # so far, each stage was checked against its own input only
-            counts = self._verify(self.source.path, folder, artifact.stages[-1], about["changed"])
+            counts = self._verify(self.source.path, folder, artifact, about["changed"])
             counts.zeros_lost = about.get("zeros_lost")  # relative to its own input
         return BuiltArtifact(folder, counts, about["notes"], about["cost"], frozenset(about["changed"]))
 
@@ -115,11 +115,16 @@ class Builder:
         before = self._before(artifact)
         return before.folder if before else self.source.path
 
-    def _verify(self, before: Path, after: Path, stage: Stage, changed: Collection[str]) -> WeightCounts:
+    def _verify(self, before: Path, after: Path, artifact: Artifact, changed: Collection[str]) -> WeightCounts:
+        stage, opened = artifact.stages[-1], Folder(after)
         pattern = Pattern() if registry.lookup(stage.kind, stage.name).dense else Pattern.parse(stage.pattern)
-        dtype = self.workspace.compute.stored
+        targets = self.workspace.targets_of(opened)
         counting = stage.kind == "quantizers"
-        return verify(Folder(before), Folder(after), pattern, self.targets, changed, dtype, counting=counting)
+        first = artifact.stages[0]
+        if before == self.source.path and registry.lookup(first.kind, first.name).elsewhere:
+            return count_folder(opened, pattern, targets, changed, counting=counting)
+        dtype = self.workspace.compute.stored
+        return verify(Folder(before), opened, pattern, targets, changed, dtype, counting=counting)
 
     def _apply(self, artifact: Artifact, before: BuiltArtifact | None, workdir: Path) -> WeightCounts:
         """Run the last stage, check it, and write it to workdir/artifact."""
@@ -150,7 +155,7 @@ class Builder:
         declared = outcome.changed
         changed = declared | (before.changed if before else frozenset())
         del model, outcome  # free their memory for the check
-        counts = self._verify(source, folder, stage, declared)
+        counts = self._verify(source, folder, artifact, declared)
         about = {"unchanged": folder != target, "changed": sorted(changed), "notes": notes, "cost": cost}
         about["zeros_lost"] = counts.zeros_lost
         with atomic_write(target / "artifact.json") as temporary:
@@ -198,6 +203,9 @@ class Builder:
         for name in CARRIED:
             if found := find_file(source, name):
                 shutil.copyfile(found, target / name)
+        # A model made elsewhere has its own config.
+        if isinstance(outcome.model, Path) and (own := find_file(outcome.model, "config.json")):
+            shutil.copyfile(own, target / "config.json")
         config = json.loads((target / "config.json").read_text())
         config.pop("torch_dtype", None)
         config |= {"dtype": dtype_name(stored), **outcome.config}

@@ -58,7 +58,7 @@ class Workspace:
         torch.set_num_threads(artifact.threads if card is None else ranks.threads(artifact))
         self.progress = progress
         self.source = Folder(artifact.folder)
-        self.targets = find_targets(self.source.config, self.source.shapes(), artifact.include, artifact.exclude)
+        self._globs = artifact.include, artifact.exclude
         device = torch.device(ranks.device(artifact, card or 0))
         select_card(str(device))
         dtype: torch.dtype = getattr(torch, artifact.computed_in)
@@ -72,6 +72,10 @@ class Workspace:
             max_bytes=int(1e9 * artifact.max_memory / shared) if artifact.max_memory else None,
         )
         self._tokenizer: Any = None
+
+    def targets_of(self, folder: Folder) -> tuple[str, ...]:
+        """Return the targets of the source, or of a stage's result: a model made elsewhere may have other layers."""
+        return find_targets(folder.config, folder.shapes(), *self._globs)
 
     def tokenizer(self) -> Any:
         if self._tokenizer is None:
@@ -92,14 +96,14 @@ class Workspace:
         compute = replace(self.compute, scratch=workdir)
         if text and artifact.processes > 1:
             compute = replace(compute, is_shared=True, stream=False)
-        prior = None
+        targets, prior = self.targets_of(Folder(source)), None
         if before:
             pruned = Folder(before.folder)
-            prior = Prior(folder=before.folder, masks={t: pruned.weight(t) != 0 for t in self.targets})
+            prior = Prior(folder=before.folder, masks={t: pruned.weight(t) != 0 for t in targets})
         job = Job(
             source=source,
             pattern=Pattern.parse(stage.pattern),
-            targets=self.targets,
+            targets=targets,
             prior=prior,
             environment=resolve_environment(artifact) if "isolated" in stage.needs else None,
             calibration=self._calibration(artifact) if "calibration" in stage.needs else None,

@@ -10,13 +10,14 @@ import ast
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 from bench.inputs.model_config import ACTIVATIONS, ATTENTION, CONFIG_DTYPES, MAX_LABELS, REDIRECTS, ModelConfig
 from methods import families
 from methods.errors import UserError
 from methods.families import Family, Size
-from methods.folder import TIED, Folder
+from methods.folder import TIED
 
 Shape = tuple[int, ...]
 
@@ -40,7 +41,20 @@ class Layout(NamedTuple):
                 yield f"{prefix}.{i}.{name}", shape
 
 
-def check(folder: Folder) -> None:
+class ModelTensors(Protocol):
+    """The config and the tensors of a model, in a folder or in another format."""
+
+    path: Path
+
+    @property
+    def config(self) -> dict[str, Any]: ...
+    @property
+    def is_tied(self) -> bool: ...
+    def shapes(self) -> dict[str, tuple[int, ...]]: ...
+    def dtypes(self) -> dict[str, str]: ...
+
+
+def check(folder: ModelTensors) -> None:
     """Check that a model of a known family has the layers, tensors, shapes and dtypes that its config names.
 
     Raises:
@@ -83,7 +97,7 @@ def check(folder: Folder) -> None:
             )
 
 
-def _check_experts(family: Family, config: ModelConfig, folder: Folder) -> None:
+def _check_experts(family: Family, config: ModelConfig, folder: ModelTensors) -> None:
     """Check the number of experts before their tensors are listed: a config can name any number.
 
     Raises:

@@ -38,9 +38,13 @@ class _Tensor(NamedTuple):
     """Offset from the start of the data in bytes."""
     size: int
     """Size in bytes."""
+    kind: str
+    """Name of its type in llama.cpp, for example "Q4_K"."""
 
 
-class _Header(NamedTuple):
+class Header(NamedTuple):
+    """Fields and tensors of a file."""
+
     fields: dict[str, Any]
     """Scalars and texts by key. The value of an array is its number of elements."""
     tensors: dict[str, _Tensor]
@@ -52,13 +56,22 @@ def check(file: Path) -> dict[str, Any]:
     Raises:
         UserError: it is damaged, or has an unknown architecture.
     """
+    return read(file).fields
+
+
+def read(file: Path) -> Header:
+    """Return the checked header of a GGUF file.
+
+    Raises:
+        UserError: see `check`.
+    """
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):
             raise ValueError("not a regular file")
         with file.open("rb") as stream:
             header = _Reader(stream, file.stat().st_size).header()
         _check_architecture(header)
-        return header.fields
+        return header
     except (OSError, ValueError) as fault:
         why = getattr(fault, "strerror", None) or fault
         raise UserError(f"cannot read {file} as GGUF ({why}): download it again, or use another model") from None
@@ -70,7 +83,7 @@ class _Reader:
     def __init__(self, stream: BinaryIO, size: int) -> None:
         self._stream, self._size, self._elements = stream, size, 0
 
-    def header(self) -> _Header:
+    def header(self) -> Header:
         """Read the header.
 
         Raises:
@@ -104,10 +117,10 @@ class _Reader:
             raise ValueError("incomplete file")
         if any(-(-before[1] // alignment) * alignment != after[0] for before, after in pairwise([(0, 0), *spans])):
             raise ValueError("its tensors overlap, or leave gaps")
-        return _Header(fields, tensors)
+        return Header(fields, tensors)
 
     def _tensor(self, name: str, alignment: int) -> _Tensor:
-        from gguf.constants import GGML_QUANT_SIZES
+        from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
         count = self._number("<I")
         if not 0 < count <= MAX_DIMENSIONS:
@@ -119,7 +132,7 @@ class _Reader:
         block, size = GGML_QUANT_SIZES[kind]
         if 0 in shape or math.prod(shape) > 2**48 or shape[0] % block or begin % alignment:
             raise ValueError(f"{name!r} is {list(shape)} at {begin}")
-        return _Tensor(shape, begin, math.prod(shape) // block * size)
+        return _Tensor(shape, begin, math.prod(shape) // block * size, GGMLQuantizationType(kind).name)
 
     def _value(self, kind: int) -> Any:
         if kind == STRING:
@@ -156,7 +169,7 @@ class _Reader:
         return self._stream.read(count)
 
 
-def _check_architecture(header: _Header) -> None:
+def _check_architecture(header: Header) -> None:
     """Check the fields of a model against its tensors.
 
     Raises:

@@ -10,6 +10,7 @@ from bench.measures.contract import Readings
 from bench.measures.window_pass import LogitPart
 from bench.measures.windowed import Windowed, Windows, WindowSums, mean_and_stderr
 from bench.results.record import Item, Reading
+from methods.errors import Skipped
 
 if TYPE_CHECKING:
     from bench.measures.contract import MeasureContext
@@ -44,6 +45,10 @@ class WindowDistances:
     def take(self, part: LogitPart) -> None:
         p, q = part.dense, part.logits
         assert p is not None
+        if p.shape[-1] != q.shape[-1]:
+            raise Skipped(
+                f"KL needs one vocabulary, and the model has {q.shape[-1]:,} logits where the original has {p.shape[-1]:,}"
+            )
         self._same.add(part, p.argmax(-1) == q.argmax(-1))
         p, q = p.log_softmax(-1), q.log_softmax(-1)
         # In float64, so that the sum over a window loses nothing.

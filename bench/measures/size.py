@@ -12,6 +12,7 @@ from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
 from bench.results.recount import BITMAP, SCALE_BITS, bits_with_bitmap
 from methods.contract import Needs
+from methods.quantizing.stored import Stored
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,26 +35,28 @@ class Size:
         bytes_packed is computed, not measured. Each target stores n of every m values and a mask of one bit per weight. The
         other tensors keep their size. A quantizer states the bits of its values and scales. A model that breaks its pattern
         cannot be packed and counts as dense, as does an unstructured one. bits_with_bitmap is what that takes as non-zeros and
-        a mask. Items: sparsity of each layer.
+        a mask. A model made elsewhere counts with the bytes of its files. Items: sparsity of each layer.
         """
         counts = context.counts
         target_count = sum(layer.weights for layer in counts.layers.values())
         target_zeros = sum(layer.zeros for layer in counts.layers.values())
         item_bits = 8 * counts.bytes / max(1, counts.parameters)
-        stored = context.storage
-        bits, scale_bits = (stored.bits, stored.scale_bits * stored.scales) if stored else (item_bits, 0)
-        n, m = counts.pattern.n, counts.pattern.m
-        if m and n < m and not counts.violations:
+        stored = context.storage or Stored(bits=item_bits)
+        sparsity, scales = (x / max(1, target_count) for x in (target_zeros, stored.scale_bits * stored.scales))
+        total, stored_bits = counts.bytes, item_bits
+        if stored.total_bytes is not None:
+            total, stored_bits = stored.total_bytes, stored.bits + scales
+        bits, n, m = stored.bits, counts.pattern.n, counts.pattern.m
+        if m and n < m and not counts.violations and not stored.packed:
             bits = bits * n / m + 1
-        sparsity, scales = target_zeros / max(1, target_count), scale_bits / max(1, target_count)
         bitmap = bits_with_bitmap(bits, scales, sparsity)
         bits += scales
-        packed = counts.bytes - target_count * (item_bits - bits) / 8
+        packed = total - target_count * (stored_bits - bits) / 8
         values: tuple[Reading, ...] = (
             Reading("parameters", counts.parameters, "1", ""),
             Reading("nonzeros", counts.parameters - counts.zeros, "1", "lower"),
             Reading("sparsity", sparsity, "1", "higher"),
-            Reading("bytes", counts.bytes, "B", "lower"),
+            Reading("bytes", total, "B", "lower"),
             Reading("bytes_packed", math.ceil(packed), "B", "lower"),
             Reading("bits_per_weight", bits, "1", "lower"),
         )

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.catalog import registry
+from bench.formats.differences import Inspection, inspect
 from bench.inputs import corpora, models, training_text, windows
 from bench.inputs.bos import Bos, begins_with_bos, count_first, first_tokens, resolve_bos
 from bench.measures.contract import PlanContext, Planned
 from bench.planning import recipes
 from bench.planning.artifact import CalibrationSet, Stage, TrainingRun
-from bench.planning.resolve import PlanRequest
+from bench.planning.resolve import MethodStages, PlanRequest
 from bench.planning.sizes import count_sizes
 from bench.results.identity import Protocol
 from bench.system import digests
@@ -125,6 +126,35 @@ class ModelInputs:
         is_slow = wanted.dtype == "auto" and on_cpu and not has_instructions_for(self.dtype)
         in_float32 = wanted.arithmetic == "float32" or (wanted.arithmetic == "auto" and is_slow)
         return "float32" if in_float32 and self.dtype != "float32" else ""
+
+    def patterns_of(self, chain: MethodStages) -> tuple[str, ...]:
+        """Return the patterns of a method. A control is dense, and a model made elsewhere has the pattern found in it.
+
+        Raises:
+            UserError: a model made elsewhere cannot be compared with this one.
+        """
+        if found := self._inspect(chain):
+            return (found.pattern,)
+        return ("dense",) if chain.is_control else tuple(map(str, self.request.patterns))
+
+    def quantizers_of(self, chain: MethodStages) -> tuple[Stage | None, ...]:
+        """Return the quantizers of a method: none for a model made elsewhere that is quantized already.
+
+        Raises:
+            UserError: it is quantized already, and the run has quantizers only.
+        """
+        found, stage = self._inspect(chain), chain.elsewhere
+        if not found or not found.is_quantized or stage is None:
+            return self.request.quantizers
+        if None not in self.request.quantizers:
+            raise UserError(f"{stage.label} is quantized already ({found.form}): add none to --quant")
+        return (None,)
+
+    def _inspect(self, chain: MethodStages) -> Inspection | None:
+        if (stage := chain.elsewhere) is None:
+            return None
+        targets = self.request.spec.targets
+        return inspect(Path(stage.config["path"]), self.model.open(), targets.include, targets.exclude)
 
     def complete(self, stage: Stage, pattern: str) -> Stage:
         """Return a stage with its pattern, and with the recipe's fields that the user did not set."""

@@ -63,11 +63,12 @@ def _fit_memory(plan: Plan, devices: tuple[str, ...]) -> Plan:
 
 
 def _artifacts(request: PlanRequest, inputs: ModelInputs) -> Iterator[Artifact]:
-    """Yield an artifact of one model for every method, quantizer, pattern and seed. Controls have only the dense pattern."""
+    """Yield an artifact of one model for every method, quantizer, pattern and seed. Controls have only the dense pattern,
+    and a model made elsewhere its own."""
     spec, model = request.spec, inputs.model
-    for chain, quantizer in itertools.product(request.chains, request.quantizers):
-        for pattern in ("dense",) if chain.is_control else request.patterns:
-            stages = tuple(inputs.complete(s, str(pattern)) for s in (*chain.stages, *filter(None, [quantizer])))
+    for chain in request.chains:
+        for quantizer, pattern in itertools.product(inputs.quantizers_of(chain), inputs.patterns_of(chain)):
+            stages = tuple(inputs.complete(s, pattern) for s in (*chain.stages, *filter(None, [quantizer])))
             calibrates, trains = (any(need in s.needs for s in stages) for need in ("calibration", "training"))
             for seed in spec.seeds if any(s.random for s in stages) else (None,):
                 yield Artifact(

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from bench.catalog import registry
 from bench.catalog.choice import Choice, parse_chain, parse_quantizer
 from bench.catalog.declarations import CatalogEntry
+from bench.formats.checkpoint import content_digest
 from bench.planning.artifact import Stage
 from bench.planning.spec import Spec
 from bench.system import digests, environments
@@ -27,6 +28,11 @@ class MethodStages(NamedTuple):
     stages: tuple[Stage, ...]
     is_control: bool
     """True if the model stays dense for every pattern."""
+
+    @property
+    def elsewhere(self) -> Stage | None:
+        """Stage that takes a model made elsewhere, or None."""
+        return next((s for s in self.stages if registry.lookup("methods", s.name).elsewhere), None)
 
 
 @dataclass(frozen=True)
@@ -180,6 +186,8 @@ def method_digest(entry: CatalogEntry) -> str:
 
 def _file_digest(choice: Choice, name: str) -> str:
     """Return the digest of a file that a method reads, or raise UserError if it cannot be read."""
+    if registry.lookup("methods", choice.name).elsewhere:
+        return content_digest(Path(name))
     try:
         return digests.of_file(Path(name))
     except OSError as fault:

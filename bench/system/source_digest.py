@@ -13,7 +13,7 @@ from bench.system.module_files import find_file
 DESCRIPTION = "methods.info"
 """Module of the facts that classes state about themselves. It decides no number."""
 
-FOLDERS = ("bench.inputs", "bench.kernels", "bench.measures", "bench.quantizers", "bench.verify")
+FOLDERS = ("bench.formats", "bench.inputs", "bench.kernels", "bench.measures", "bench.quantizers", "bench.verify")
 """Packages and modules of bench that decide numbers. The others only store and show them."""
 
 

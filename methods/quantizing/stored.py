@@ -36,6 +36,10 @@ class Stored:
     """Bits of the targets' inputs, rounded token by token while the model runs; None if not rounded."""
     cache: int | None = None
     """Bits of the keys and values, rounded while the model runs; None if not rounded."""
+    packed: bool = False
+    """True if `bits` is of weights that are stored without their zeros."""
+    total_bytes: int | None = None
+    """Bytes of the whole model in the files that were read. None: those of the artifact's folder."""
     library: str = "cast-bench"
     """Name of the library that quantized, with its version if it is not this project."""
 
@@ -67,8 +71,29 @@ def nvfp4_tokens(x: Tensor) -> Tensor:
     return grid.snap(groups, grid.scale(groups)).flatten(-2).mul_(largest).to(x.dtype)
 
 
+def wide_int8_tokens(x: Tensor) -> Tensor:
+    """Return activations [..., in] rounded as compressed-tensors does: scale max|x| / 127.5, cut off at 127."""
+    wide = x.float()
+    scale = wide.abs().amax(-1, keepdim=True).div_(127.5)
+    scale = scale.masked_fill(scale == 0, 1)
+    return (wide / scale).round_().clamp_(-128, 127).mul_(scale).to(x.dtype)
+
+
+def float8_tokens(x: Tensor) -> Tensor:
+    """Return activations [..., in] rounded to float8 e4m3 per token: scale max|x| / 448."""
+    import torch
+
+    kind = torch.float8_e4m3fn
+    wide = x.float()
+    scale = wide.abs().amax(-1, keepdim=True).div_(torch.finfo(kind).max)
+    scale = scale.masked_fill(scale == 0, 1)
+    return (wide / scale).to(kind).float().mul_(scale).to(x.dtype)
+
+
 INPUT_FORMATS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "int8": int8_tokens,
+    "wide_int8": wide_int8_tokens,
+    "float8": float8_tokens,
     "mxfp4": mxfp4_tokens,
     "nvfp4": nvfp4_tokens,
 }

@@ -36,7 +36,9 @@ SMALL = {
 }
 
 
-ONE_SHOT = [n for n, e in METHODS.items() if not ({"training", "cuda", "isolated"} & set(e.needs) or e.extra)]
+ONE_SHOT = [
+    n for n, e in METHODS.items() if not ({"training", "cuda", "isolated"} & set(e.needs) or e.extra or e.elsewhere)
+]
 """Those that need no training corpus, no device and no other library; what refines a mask is among them."""
 
 

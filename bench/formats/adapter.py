@@ -1,0 +1,102 @@
+"""LoRA adapters of peft, merged into their original."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from bench.formats.checkpoint import ADAPTER, Checkpoint
+from methods.errors import UserError
+from methods.families import FAMILIES
+from methods.files import read_object
+from methods.folder import Folder
+from methods.header import read_header
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+
+
+class AdapterCheckpoint(Checkpoint):
+    """An adapter on its original: W + s B A, where s is alpha / r, or alpha / sqrt(r) with rslora.
+
+    The files that count are those of the merged model, because that is what is measured.
+
+    Raises:
+        UserError: another kind of adapter than LoRA, or tensors that the original does not have.
+    """
+
+    def __init__(self, path: Path, original: Folder) -> None:
+        if original.config.get("quantization_config"):
+            raise UserError(f"{original.path} is quantized: add the adapter to its unquantized weights")
+        super().__init__(original)
+        self.path = path
+        try:
+            self._about = about = read_object(path, ADAPTER) or {}
+        except (OSError, ValueError) as fault:
+            raise self._cannot_read(f"{ADAPTER} is invalid ({fault})") from None
+        for key, value in (("peft_type", "LORA"), ("use_dora", False), ("bias", "none"), ("lora_bias", False)):
+            if about.get(key, value) != value:
+                raise self._cannot_read(f"{key} is {about[key]!r}, and only {value!r} is merged here")
+        self.form = f"peft LoRA, rank {about.get('r')}, merged"
+        family = FAMILIES.get(original.config.get("model_type", ""))
+        self._transposed = bool(family and family.transposed)
+        self._stored = read_header(path, WEIGHTS)
+        self._replaced = self._names(original)
+
+    def _names(self, original: Folder) -> dict[str, dict[str, str]]:
+        """Return the parts of each changed tensor: "A" and "B", or "whole" for a module that was trained."""
+        changed: dict[str, dict[str, str]] = {}
+        for stored in self._stored:
+            match = re.fullmatch(r"(?:base_model\.model\.)?(.+?)\.lora_(A|B)(?:\.default)?\.weight", stored)
+            name = f"{match[1]}.weight" if match else stored.removeprefix(PREFIX).replace(".modules_to_save", "")
+            part = match[2] if match else "whole"
+            if name not in original:
+                raise self._cannot_read(f"it changes {name}, which {original.path} does not have")
+            changed.setdefault(name, {})[part] = stored
+        if not changed or any(set(parts) not in ({"A", "B"}, {"whole"}) for parts in changed.values()):
+            raise self._cannot_read(f"{WEIGHTS} lacks a part of an adapter")
+        return changed
+
+    def tensor(self, name: str) -> Tensor:
+        from safetensors import safe_open
+
+        weight = self.folder.tensor(name)
+        if not (parts := self._replaced.get(name)):
+            return weight
+        with safe_open(self.path / WEIGHTS, framework="pt") as opened:
+            read = {part: opened.get_tensor(stored) for part, stored in parts.items()}
+        if "whole" in read:
+            return self._fitting(name, read["whole"], weight)
+        a, b = read["A"].float(), read["B"].float()
+        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+            raise self._cannot_read(f"A and B of {name} do not fit together")
+        delta = (b @ a) * self._scale(name, a.shape[0])
+        merged = weight.float() + self._fitting(name, delta.T if self._transposed else delta, weight)
+        return merged.to(weight.dtype)
+
+    def _fitting(self, name: str, value: Tensor, weight: Tensor) -> Tensor:
+        if value.shape != weight.shape:
+            raise self._cannot_read(f"{name} is {list(value.shape)}, and in the original {list(weight.shape)}")
+        return value
+
+    def _scale(self, name: str, rank: int) -> float:
+        """Return the factor of a linear's update. alpha_pattern has those of single linears."""
+        module, alpha = name.removesuffix(".weight"), self._about.get("lora_alpha", 8)
+        patterns: Any = self._about.get("alpha_pattern") or {}
+        for pattern, value in patterns.items():
+            if module == pattern or module.endswith(f".{pattern}"):
+                alpha = value
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+            raise self._cannot_read(f"lora_alpha is {alpha!r}, not a number")
+        return float(alpha) / (math.sqrt(rank) if self._about.get("use_rslora") else rank)
+
+    def _cannot_read(self, why: str) -> UserError:
+        return UserError(
+            f"the adapter {self.path} cannot be read: {why}. Merge it with peft, and name the merged folder"
+        )

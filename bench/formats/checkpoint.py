@@ -1,0 +1,146 @@
+"""A model made elsewhere, read tensor by tensor as a plain model, with the bytes that its files take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench.system import digests
+from methods.errors import UserError
+from methods.families import FAMILIES
+from methods.files import check_files, find_file
+from methods.folder import Folder, read_config
+from methods.header import DTYPE_BITS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+QUANTIZATION_KEYS = ("quantization_config", "compression_config")
+"""Keys of config.json that describe quantized weights."""
+CONTENT_SUFFIXES = (".safetensors", ".json", ".model", ".jinja", ".gguf")
+"""Suffixes of the files that decide a number."""
+ADAPTER = "adapter_config.json"
+PACKED24 = "packed24.json"
+
+
+class StoredBytes(NamedTuple):
+    """Bytes that one tensor takes in the files."""
+
+    values: int
+    others: int = 0
+    """Bytes of scales, zero points and indices."""
+
+
+class Checkpoint:
+    """A safetensors folder. Other formats derive from it and give the same view.
+
+    Tensor names are those of the model's state dict.
+
+    Raises:
+        UserError: the folder cannot be read as a model.
+    """
+
+    form = "safetensors"
+    """Format in words, for the record."""
+    is_quantized = False
+    is_packed = False
+    """True if the files leave out pruned weights."""
+    activations = ""
+    """Rounding of the inputs of `rounded` while the model runs: a name in INPUT_ROUNDINGS, or ""."""
+    rounded: tuple[str, ...] = ()
+    """Module names of the linears whose inputs are rounded."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder, self.path = folder, folder.path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config without the keys that describe quantized weights."""
+        return {k: v for k, v in self.folder.config.items() if k not in QUANTIZATION_KEYS}
+
+    @property
+    def is_tied(self) -> bool:
+        return self.folder.is_tied
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.folder)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each tensor of the plain model."""
+        return self.folder.shapes()
+
+    def dtypes(self) -> dict[str, str]:
+        """Return the dtype of each tensor of the plain model, by its name in safetensors."""
+        return self.folder.dtypes()
+
+    def tensor(self, name: str) -> Tensor:
+        """Read one tensor of the plain model, on the CPU."""
+        return self.folder.tensor(name)
+
+    def stored(self) -> dict[str, StoredBytes]:
+        """Return the bytes that each tensor takes in the files."""
+        return stored_plain(self.folder.shapes(), self.folder.dtypes())
+
+    def weight(self, target: str) -> Tensor:
+        """Read the weight of a linear as [out, in]."""
+        family = FAMILIES.get(self.config.get("model_type", ""))
+        stored = self.tensor(f"{target}.weight")
+        return stored.T if family and family.transposed else stored
+
+
+def stored_plain(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]) -> dict[str, StoredBytes]:
+    """Return the bytes of tensors that are stored one by one."""
+    return {name: StoredBytes(math.prod(shape) * DTYPE_BITS[dtypes[name]] // 8) for name, shape in shapes.items()}
+
+
+def open_checkpoint(path: Path, original: Folder | None = None) -> Checkpoint:
+    """Open a model folder or a GGUF file in any supported format.
+
+    original: model that an adapter is added to. None: an adapter is refused.
+
+    Raises:
+        UserError: it does not exist, or has a format that cannot be read.
+    """
+    # Here, so that a plan of other methods imports no format.
+    if path.suffix == ".gguf" and path.is_file():
+        from bench.formats.gguf import GgufCheckpoint
+
+        return GgufCheckpoint(path)
+    if not path.is_dir():
+        raise UserError(f"model folder {str(path)!r} does not exist: check the path")
+    check_files(path)
+    if find_file(path, PACKED24):
+        from bench.formats.packed24 import Packed24Checkpoint
+
+        return Packed24Checkpoint(path)
+    if find_file(path, ADAPTER):
+        from bench.formats.adapter import AdapterCheckpoint
+
+        if original is None:
+            raise UserError(f"{path} is an adapter: name the model that it is added to")
+        return AdapterCheckpoint(path, original)
+    config = read_config(path)
+    if any(config.get(key) for key in QUANTIZATION_KEYS):
+        from bench.formats.quantized import QuantizedCheckpoint
+
+        return QuantizedCheckpoint(Folder(path))
+    if not list(path.glob("*.safetensors")) and (found := sorted(path.glob("*.gguf"))):
+        raise UserError(f"{path} has GGUF files: name one of them, for example {found[0]}")
+    return Checkpoint(Folder(path))
+
+
+def content_digest(path: Path) -> str:
+    """Return the digest of the files that decide a number: weights, config and tokenizer.
+
+    Raises:
+        UserError: it does not exist, or a file is not a regular file of the folder.
+    """
+    if path.is_file():
+        return digests.of_file(path)
+    if not path.is_dir():
+        raise UserError(f"model folder {str(path)!r} does not exist: check the path")
+    check_files(path)
+    files = sorted(f for f in path.iterdir() if f.name.endswith(CONTENT_SUFFIXES) and f.is_file())
+    return digests.of({f.name: digests.of_file(f) for f in files})

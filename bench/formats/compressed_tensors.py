@@ -1,0 +1,163 @@
+"""Weights in the formats of compressed-tensors, which llm-compressor writes and vLLM reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from bench.formats.gptq import describe_group, even_groups
+from methods.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMATS = (
+    "dense", "pack-quantized", "int-quantized", "naive-quantized", "float-quantized", "nvfp4-pack-quantized",
+    "mxfp4-pack-quantized",
+)  # fmt: skip
+SPARSE_FORMATS = ("dense", "sparse-24-bitmask", "sparse-bitmask")
+MASKED = "weight.compressed"
+
+
+class CompressedTensorsScheme:
+    """w = (q - z) s for each group of a row. The parts of a weight say how it is packed.
+
+    - `weight_packed` int32: 32 // bits values of a row in a word, each plus 2^(bits - 1). uint8: two e2m1 floats.
+    - `weight` int8 or float8.
+    - `weight_scale` [out, groups], and with e2m1 `weight_global_scale`, by which it is divided.
+    - `weight_zero_point` [out, groups], packed along the outputs beside a packed weight.
+    - `weight_g_idx` int32 [in]: group of each input, or -1.
+    - `weight.compressed` and `weight.bitmask`: kept values, and a bit for each weight.
+    """
+
+    markers = ("weight_packed", "weight_scale", MASKED)
+    parts = (
+        "weight", "weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx",
+        "weight_global_scale", MASKED, "weight.bitmask", "weight.shape", "weight.row_offsets",
+    )  # fmt: skip
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """config: quantization_config.
+
+        Raises:
+            UserError: a format, a rotation or a rounding of activations that is not read here.
+        """
+        form, sparse = config.get("format", "dense"), config.get("sparsity_config") or {}
+        groups = list((config.get("config_groups") or {}).values())
+        sparse_form = sparse.get("format", "dense") if isinstance(sparse, dict) else sparse
+        forms = {g.get("format") or form for g in groups if isinstance(g, dict)} or {form}
+        for found, known in ((forms, FORMATS), ({sparse_form}, SPARSE_FORMATS)):
+            if unknown := sorted(map(str, found - set(known))):
+                raise UserError(f"the compressed-tensors format {unknown[0]!r} cannot be read: use {', '.join(known)}")
+        for key in ("transform_config", "kv_cache_scheme"):
+            if config.get(key):
+                raise UserError(f"compressed-tensors with {key} cannot be read: it changes how the model runs")
+        settings = [g for g in groups if isinstance(g, dict)]
+        if len(settings) > 1 and len({str(g.get("weights")) for g in settings}) > 1:
+            raise UserError("compressed-tensors with several kinds of weights cannot be read: use one config group")
+        weights = (settings[0].get("weights") if settings else None) or {}
+        self.bits, self.group = weights.get("num_bits", 8), weights.get("group_size")
+        self.block = weights.get("block_structure")
+        if type(self.bits) is not int or not 1 < self.bits <= 8:
+            raise UserError(f"compressed-tensors weights of {self.bits!r} bits cannot be read: use 2 to 8")
+        self.activations = _activations(settings[0].get("input_activations")) if settings else ""
+        kinds = (
+            "" if not weights else f", {self.bits} bits ({weights.get('type', 'int')}), {describe_group(self.group)}"
+        )
+        named = sorted({*map(str, forms), str(sparse_form)} - {"dense"})
+        self.form = f"compressed-tensors {'/'.join(named) or 'dense'}{kinds}"
+        self.is_packed = sparse_form != "dense"
+
+    def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+        """Return the shape [out, in] of a weight, from the shapes of its parts."""
+        if "weight" in shapes:
+            return shapes["weight"]
+        if MASKED in shapes:
+            rows, width = shapes["weight.bitmask"]
+            return rows, 8 * width
+        rows, words = shapes["weight_packed"]
+        # A byte has two floats of 4 bits, which are the only parts without a shape.
+        return rows, words * (32 // self.bits if "weight_shape" in shapes else 2)
+
+    def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return a weight [out, in] in the dtype of its scales, or of its values if it has no scales."""
+        import torch
+
+        q, scale = self._values(parts), parts.get("weight_scale")
+        if scale is None:
+            return q
+        dtype = scale.dtype if scale.is_floating_point() and scale.itemsize > 1 else torch.bfloat16
+        if scale.dtype == torch.uint8:  # the exponent of a power of two
+            scale = torch.exp2(scale.float() - 127)
+        wide = scale.float()
+        if (shared := parts.get("weight_global_scale")) is not None:
+            wide = wide / shared.float()
+        values = q.float()
+        if (zeros := parts.get("weight_zero_point")) is not None:
+            values = values - self._spread(self._zeros(zeros, wide), values, parts).float()
+        return (values * self._spread(wide, values, parts)).to(dtype)
+
+    def _values(self, parts: Mapping[str, Tensor]) -> Tensor:
+        import torch
+
+        from bench.formats.integers import unpack_fp4, unpack_lanes, unpack_mask
+
+        if "weight" in parts:
+            return parts["weight"]
+        if MASKED in parts:
+            rows, width = (int(n) for n in parts["weight.shape"].tolist())
+            keep = unpack_mask(parts["weight.bitmask"].view(rows, -1), width)
+            dense = torch.zeros(rows, width, dtype=parts[MASKED].dtype)
+            return dense.masked_scatter_(keep, parts[MASKED].flatten())
+        packed = parts["weight_packed"]
+        if packed.dtype == torch.uint8:
+            return unpack_fp4(packed)
+        _, width = (int(n) for n in parts["weight_shape"].tolist())
+        values: Tensor = unpack_lanes(packed, self.bits)[:, :width] - 2 ** (self.bits - 1)
+        return values
+
+    def _zeros(self, zeros: Tensor, scale: Tensor) -> Tensor:
+        """Return the zero points [out, groups], which are packed along the outputs beside packed weights."""
+        import torch
+
+        from bench.formats.integers import unpack_lanes
+
+        if zeros.dtype != torch.int32:
+            return zeros
+        points: Tensor = unpack_lanes(zeros.T.contiguous(), self.bits).T[: scale.shape[0]] - 2 ** (self.bits - 1)
+        return points
+
+    def _spread(self, scale: Tensor, values: Tensor, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return the scale of each value, broadcastable to [out, in]."""
+        import torch
+
+        rows, width = values.shape
+        if scale.numel() == 1:
+            return scale.view(1, 1)
+        if isinstance(self.block, list) and len(self.block) == 2:
+            down, across = (torch.arange(n) // int(b) for n, b in zip((rows, width), self.block, strict=True))
+            return scale[down][:, across]
+        scale = scale.view(rows, -1)
+        if scale.shape[1] == 1:
+            return scale
+        order = parts.get("weight_g_idx")
+        groups = order.long() if order is not None and int(order.min()) >= 0 else None
+        return scale[:, even_groups(width, scale.shape[1], self.group) if groups is None else groups]
+
+
+def _activations(settings: Any) -> str:
+    """Return the rounding of a linear's inputs by its name in INPUT_ROUNDINGS, or "".
+
+    Raises:
+        UserError: a rounding that is not computed here.
+    """
+    if not settings:
+        return ""
+    bits, type_, strategy = (settings.get(key) for key in ("num_bits", "type", "strategy"))
+    dynamic, symmetric = settings.get("dynamic") is True, settings.get("symmetric") is not False
+    if (bits, strategy) != (8, "token") or type_ not in ("int", "float") or not dynamic or not symmetric:
+        raise UserError(
+            f"inputs rounded to {bits} bits ({type_}, {strategy}, {'dynamic' if dynamic else 'static'}) cannot be computed "
+            "here: use dynamic, symmetric rounding per token to 8 bits, or quantize the weights only"
+        )
+    return {"int": "wide_int8", "float": "float8"}[type_]

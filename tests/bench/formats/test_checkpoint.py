@@ -1,0 +1,194 @@
+"""Each format gives the weights that a naive packer put in, and the bytes that lie on disk."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bench.formats.checkpoint import content_digest, open_checkpoint
+from bench.formats.compressed_tensors import CompressedTensorsScheme
+from bench.formats.integers import FP4
+from bench.inputs import architecture
+from helpers import gguf_files, packers, runs
+from methods.errors import UserError
+from methods.folder import Folder
+
+GROUPED = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": packers.GROUP, "symmetric": False}
+CASES = {
+    "gptq-4": (lambda w: packers.gptq(w, 4), {"quant_method": "gptq", "bits": 4, "group_size": 16}),
+    "gptq-3": (lambda w: packers.gptq(w, 3), {"quant_method": "gptq", "bits": 3, "group_size": 16}),
+    "gptq-8": (lambda w: packers.gptq(w, 8), {"quant_method": "gptq", "bits": 8, "group_size": 16}),
+    "awq": (packers.awq, {"quant_method": "awq", "bits": 4, "group_size": 16, "version": "gemm"}),
+    "auto-round": (
+        lambda w: packers.gptq(w, 4),
+        {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "bits": 4, "group_size": 16},
+    ),
+    "pack-quantized": (
+        packers.pack_quantized,
+        {
+            "quant_method": "compressed-tensors",
+            "format": "pack-quantized",
+            "config_groups": {"g": {"weights": GROUPED}},
+        },
+    ),
+}
+
+
+def halves_of_four(weight):
+    """2:4 with the first two of every four kept."""
+    return packers.bitmask(weight * (torch.arange(weight.shape[1]) % 4 < 2))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_quantized_folder_is_read_as_its_packer_stored_it(name, tmp_path):
+    pack, about = CASES[name]
+    stored = packers.folder(tmp_path / "m", pack, about)
+
+    opened = open_checkpoint(tmp_path / "m")
+    architecture.check(opened)
+
+    assert opened.is_quantized and not opened.is_packed
+    for tensor, weight in stored.items():
+        assert torch.equal(opened.tensor(tensor), weight), tensor
+    on_disk = (tmp_path / "m/model.safetensors").stat().st_size
+    total = sum(size.values + size.others for size in opened.stored().values())
+    assert 0.95 * on_disk < total < on_disk
+
+
+def test_inputs_in_another_order_keep_their_groups():
+    weight, order = torch.randn(32, 64), torch.randperm(64) // packers.GROUP
+    parts, dense = packers.gptq(weight, 4, order)
+    from bench.formats.gptq import GptqScheme
+
+    assert torch.equal(GptqScheme({"bits": 4, "group_size": 16}).decode(parts), dense)
+
+
+def test_a_masked_folder_is_packed(tmp_path):
+    about = {"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-24-bitmask"}}
+    stored = packers.folder(tmp_path / "m", halves_of_four, about)
+
+    opened = open_checkpoint(tmp_path / "m")
+
+    assert opened.is_packed and not opened.is_quantized
+    assert all(torch.equal(opened.tensor(name), weight) for name, weight in stored.items())
+
+
+@pytest.mark.parametrize("kind", ["nvfp4", "mxfp4"])
+def test_four_bit_floats(kind):
+    codes = torch.randint(0, 16, (4, 64), dtype=torch.uint8)
+    table = torch.tensor([*FP4, *(-x for x in FP4)])
+    parts = {"weight_packed": codes[:, ::2] | codes[:, 1::2] << 4}
+    group = {"nvfp4": 16, "mxfp4": 32}[kind]
+    if kind == "nvfp4":
+        scale, shared = torch.rand(4, 4).to(torch.float8_e4m3fn), torch.tensor([7.0])
+        parts |= {"weight_scale": scale, "weight_global_scale": shared}
+        wide = scale.float() / shared
+    else:
+        parts["weight_scale"] = torch.randint(120, 130, (4, 2), dtype=torch.uint8)
+        wide = 2.0 ** (parts["weight_scale"].float() - 127)
+    weights = {"num_bits": 4, "type": "float", "strategy": "group", "group_size": group}
+    about = {"format": f"{kind}-pack-quantized", "config_groups": {"g": {"weights": weights}}}
+
+    found = CompressedTensorsScheme(about).decode(parts)
+
+    expected = table[codes.long()] * wide.repeat_interleave(group, 1)
+    assert torch.equal(found, expected.bfloat16())
+
+
+@pytest.mark.parametrize(("strategy", "shape"), [("channel", (8, 1)), ("tensor", (1,)), ("block", (2, 2))])
+def test_scales_of_a_row_of_a_tensor_and_of_blocks(strategy, shape):
+    values, scale = torch.randn(8, 16).to(torch.float8_e4m3fn), torch.rand(shape)
+    weights = {"num_bits": 8, "type": "float", "strategy": strategy}
+    weights |= {"block_structure": [4, 8]} if strategy == "block" else {}
+    about = {"format": "float-quantized", "config_groups": {"g": {"weights": weights}}}
+
+    found = CompressedTensorsScheme(about).decode({"weight": values, "weight_scale": scale})
+
+    wide = scale.repeat_interleave(4, 0).repeat_interleave(8, 1) if strategy == "block" else scale
+    assert torch.equal(found, values.float() * wide)
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_an_adapter_is_added_to_its_original(rslora, tmp_path):
+    name, rank = "model.layers.0.self_attn.q_proj", 4
+    original = Folder(packers.TINY)
+    rows, width = original.shapes()[f"{name}.weight"]
+    a, b = torch.randn(rank, width), torch.randn(rows, rank)
+    tensors = {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    about = {"peft_type": "LORA", "r": rank, "lora_alpha": 8, "use_rslora": rslora}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(about))
+
+    opened = open_checkpoint(tmp_path, original)
+
+    expected = original.tensor(f"{name}.weight") + (8 / rank**0.5 if rslora else 2) * b @ a
+    assert torch.allclose(opened.tensor(f"{name}.weight"), expected, atol=1e-5)
+    untouched = "model.layers.1.self_attn.q_proj.weight"
+    assert torch.equal(opened.tensor(untouched), original.tensor(untouched))
+
+
+def test_a_gguf_file_gives_its_types_and_its_bytes(tmp_path, monkeypatch):
+    runs.own_cache(tmp_path, monkeypatch)
+    file = gguf_files.write(tmp_path / "m.gguf")
+
+    opened = open_checkpoint(file)
+
+    assert opened.form.startswith("GGUF, ")
+    sizes = opened.stored()
+    linears = [n for n in sizes if n.endswith("proj.weight")]
+    assert linears and all(sizes[n].values > 0 for n in linears)
+    assert sum(size.values for size in sizes.values()) < file.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ({"quant_method": "bitsandbytes"}, "its quant_method is 'bitsandbytes'"),
+        ({"quant_method": "gptq", "bits": 5}, "bits=5"),
+        ({"quant_method": "gptq", "bits": 4}, "no quantized weight"),
+        ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "'gemv'"),
+        ({"quant_method": "compressed-tensors", "format": "marlin-24"}, "'marlin-24'"),
+        ({"quant_method": "compressed-tensors", "config_groups": 3}, "is invalid"),
+        ({"quant_method": "compressed-tensors", "transform_config": {"a": 1}}, "transform_config"),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"g": {"weights": GROUPED, "input_activations": {"num_bits": 8, "type": "int"}}},
+            },
+            "static",
+        ),
+        ("gptq", "its quant_method is None"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_a_sentence(about, said, tmp_path):
+    shutil.copytree(packers.TINY, tmp_path / "m")
+    config = json.loads((tmp_path / "m/config.json").read_text())
+    (tmp_path / "m/config.json").write_text(json.dumps(config | {"quantization_config": about}))
+
+    with pytest.raises(UserError) as fault:
+        open_checkpoint(tmp_path / "m")
+
+    assert said in str(fault.value) and "plain safetensors" in str(fault.value)
+
+
+def test_parts_that_do_not_fit_are_refused(tmp_path):
+    packers.folder(tmp_path / "m", *CASES["gptq-4"])
+    file = tmp_path / "m/model.safetensors"
+    tensors = load_file(file)
+    name = next(n for n in tensors if n.endswith("q_proj.scales"))
+    save_file(tensors | {name: tensors[name][:1, :5].contiguous()}, file, metadata={"format": "pt"})
+
+    with pytest.raises(UserError, match=r"the parts of .*q_proj do not fit together"):
+        open_checkpoint(tmp_path / "m").tensor(name.replace("scales", "weight"))
+
+
+def test_the_digest_is_of_the_content(tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(packers.TINY, tmp_path / name)
+    (tmp_path / "b/README.md").write_text("other words")
+    assert content_digest(tmp_path / "a") == content_digest(tmp_path / "b")
+
+    (tmp_path / "b/tokenizer_config.json").write_text("{}")
+    assert content_digest(tmp_path / "a") != content_digest(tmp_path / "b")

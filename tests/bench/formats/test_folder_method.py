@@ -1,0 +1,162 @@
+"""A model made elsewhere is measured against its original like any other row."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bench.catalog.choice import parse_method
+from bench.formats.differences import inspect
+from helpers import folders, packers, runs
+from methods.errors import UserError
+from methods.folder import Folder
+
+ALL = ("*",), ()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+def with_tensors(folder, change):
+    """A copy of tiny with other tensors."""
+    runs.tiny(folder)
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    save_file({n: t.contiguous() for n, t in change(tensors).items()}, file, metadata={"format": "pt"})
+    return folder
+
+
+def masked(keep):
+    """keep(weight) -> the mask of each linear. A product leaves -0.0."""
+    return lambda tensors: {n: t * keep(t) if n.endswith("proj.weight") else t for n, t in tensors.items()}
+
+
+def test_a_row_beside_its_original(tmp_path):
+    pruned = with_tensors(tmp_path / "m", masked(lambda w: torch.arange(w.shape[1]) % 4 < 2))
+    tensors = load_file(pruned / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 2
+    save_file(tensors, pruned / "model.safetensors", metadata={"format": "pt"})
+    folders.config(rope_theta=5000.0)(pruned)
+    label = f"folder:path={pruned}"
+    measures = ("perplexity", "agreement", "size")
+
+    runs.run_here(runs.small(tmp_path / "r", methods=(label,), measures=measures))
+
+    found = runs.records(tmp_path / "r")
+    rows = [record for record in found.values() if record.identity.method == label]
+    assert {r.status for r in rows} == {"ok"} and {r.identity.pattern for r in rows} == {"2:4"}
+    by_measure = {r.identity.measure: r for r in rows}
+    assert set(by_measure) == {*measures, "pattern"}
+    notes = by_measure["pattern"].notes
+    assert notes["differences"] == {
+        "tensors_changed": ["model.norm.weight"],
+        "config": ["rope_theta: 10000.0 -> 5000.0"],
+    } or notes["differences"]["tensors_changed"] == ["model.norm.weight"]
+    assert notes["negative_zeros_stored"] > 0
+    values = {r.metric: r.value for r in by_measure["size"].readings}
+    assert values["sparsity"] == 0.5 and values["bits_per_weight"] == 17
+    assert {r.metric: r.value for r in by_measure["agreement"].readings}["kl"] > 0.1
+    assert by_measure["size"].key_inputs["stages"][0]["config"]["sha256"]
+
+
+def test_a_quantized_folder_has_the_bits_of_its_files_and_no_second_quantizer(tmp_path):
+    quantization = {"quant_method": "gptq", "bits": 4, "group_size": 16}
+    packers.folder(tmp_path / "m", lambda w: packers.gptq(w, 4), quantization)
+    label = f"folder:path={tmp_path / 'm'}"
+    spec = {"methods": (label,), "measures": ("size",), "quantizers": ("none", "int8")}
+
+    runs.run_here(runs.small(tmp_path / "r", **spec), only=(label,))
+
+    (record,) = [r for r in runs.records(tmp_path / "r").values() if r.identity.measure == "size"]
+    assert (record.identity.pattern, record.identity.quantizer) == ("dense", "none")
+    values = {r.metric: r.value for r in record.readings}
+    stored = load_file(tmp_path / "m/model.safetensors")
+    parts = ("qweight", "qzeros", "scales", "g_idx")
+    packed = sum(t.nbytes for n, t in stored.items() if n.endswith(parts))
+    weights = sum(t.numel() * 8 for n, t in stored.items() if n.endswith("qweight"))
+    assert values["bits_per_weight"] == pytest.approx(8 * packed / weights)
+    assert values["bytes"] == values["bytes_packed"] == sum(t.nbytes for t in stored.values())
+
+    with pytest.raises(UserError, match=r"is quantized already .*: add none to --quant"):
+        runs.run_here(runs.small(tmp_path / "r", methods=(label,), quantizers=("int8",)))
+
+
+@pytest.mark.parametrize(
+    ("keep", "pattern"),
+    [
+        (lambda w: torch.arange(w.shape[1]) % 8 < 4, "4:8"),
+        (lambda w: torch.arange(w.shape[1]) % 2 == 0, "1:4"),
+        (lambda w: w.abs() > w.abs().flatten().kthvalue(int(0.6 * w.numel())).values, "60%"),
+        (lambda w: torch.arange(len(w))[:, None] >= (len(w) // 2 if w.shape[0] < w.shape[1] else 0), "dense"),
+        (lambda w: w == w, "dense"),
+    ],
+)
+def test_the_pattern_is_named(keep, pattern, tmp_path):
+    if pattern == "1:4":
+        keep = lambda w: torch.arange(w.shape[1]) % 4 == 0  # noqa: E731
+    found = inspect(with_tensors(tmp_path / "m", masked(keep)), Folder(packers.TINY), *ALL)
+
+    assert found.pattern == pattern
+    assert inspect(tmp_path / "m", Folder(packers.TINY), *ALL) == found
+
+
+def test_a_model_with_fewer_layers_is_measured(tmp_path):
+    """Layers that another tool dropped."""
+    short = with_tensors(tmp_path / "m", lambda tensors: {n: t for n, t in tensors.items() if ".layers.3." not in n})
+    folders.config(num_hidden_layers=3)(short)
+    label = f"folder:path={short}"
+
+    runs.run_here(runs.small(tmp_path / "r", methods=(label,), measures=("agreement",)), only=(label,))
+
+    found = {r.identity.measure: r for r in runs.records(tmp_path / "r").values()}
+    assert found["agreement"].status == "ok"
+    listed = found["pattern"].notes["differences"]
+    assert any(".layers.3." in name for name in listed["tensors_missing"])
+    assert any(line.startswith("num_hidden_layers: 4 -> 3") for line in listed["config"])
+
+
+def other_tokens(folder):
+    about = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = about["model"]["vocab"]
+    first, second, *_ = sorted(vocabulary, key=vocabulary.get)[300:]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (folder / "tokenizer.json").write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (other_tokens, "so the two models read other tokens"),
+        (folders.config(auto_map={"AutoModel": "x.Y"}), "needs its own code"),
+        (folders.config(num_hidden_layers=5), "says 5 layers"),
+        (lambda folder: shutil.rmtree(folder), "does not exist"),
+        (folders.text("adapter_config.json", '{"peft_type": "IA3"}'), "only 'LORA' is merged here"),
+        (folders.cut("model.safetensors", 1000), "incomplete"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_is_loaded(damage, said, tmp_path):
+    damage(runs.tiny(tmp_path / "m"))
+
+    with pytest.raises(UserError) as fault:
+        runs.run_here(runs.small(tmp_path / "r", methods=(f"folder:path={tmp_path / 'm'}",)))
+
+    assert said in str(fault.value)
+
+
+@pytest.mark.parametrize("text", ["folder", "folder:path=", "folder:path=x:from=wanda"])
+def test_the_folder_must_be_named(text):
+    with pytest.raises(UserError, match="name its folder, folder:path=DIR"):
+        parse_method(text)
+
+
+def test_verify_reads_a_quantized_folder(tmp_path, cli):
+    quantization = {"quant_method": "gptq", "bits": 4, "group_size": 16}
+    packers.folder(tmp_path / "m", lambda w: packers.gptq(w, 4), quantization)
+
+    code, out, _ = cli("verify", str(tmp_path / "m"), "--pattern", "2:4")
+
+    assert code == 1 and "q_proj" in out

@@ -1,0 +1,93 @@
+"""Naive packers of quantized weights, value by value, as the papers and formats define them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bench.inputs.wikimini import FOLDER
+
+TINY = FOLDER.parent / "tiny"
+GROUP = 16
+AWQ_LANES = (0, 2, 4, 6, 1, 3, 5, 7)
+"""Output of a word that each of its lanes holds."""
+
+
+def words(values: list[int], bits: int) -> list[int]:
+    """A stream of bits in words of 32, as signed integers. A value may span two words."""
+    stream = sum(value << (bits * i) for i, value in enumerate(values))
+    out = [(stream >> (32 * i)) & (2**32 - 1) for i in range(len(values) * bits // 32)]
+    return [word - 2**32 if word >= 2**31 else word for word in out]
+
+
+def grid(weight: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Asymmetric rounding in groups of a row: q [out, in], zeros and float16 scales [out, groups], and the weight."""
+    grouped = weight.float().unflatten(1, (-1, GROUP))
+    low, high = grouped.amin(-1), grouped.amax(-1)
+    scales = ((high - low) / (2**bits - 1)).clamp_min(1e-4).half()
+    zeros = (-low / scales.float()).round().clamp(1, 2**bits - 1).int()
+    q = ((grouped / scales.float()[..., None]).round() + zeros[..., None]).clamp(0, 2**bits - 1).int()
+    dense = (q - zeros[..., None]).float() * scales.float()[..., None]
+    return q.flatten(1), zeros, scales, dense.flatten(1).half()
+
+
+def gptq(weight: Tensor, bits: int, order: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
+    """The parts of version 1, and the weight that they store. order: group of each input."""
+    q, zeros, scales, dense = grid(weight, bits)
+    if order is not None:
+        columns = torch.argsort(torch.argsort(order, stable=True))
+        q, dense = q[:, columns], dense[:, columns]
+    packed = [words(row.tolist(), bits) for row in q]
+    zero = [words((column - 1).tolist(), bits) for column in zeros.T]
+    parts = {"qweight": torch.tensor(packed, dtype=torch.int32).T, "qzeros": torch.tensor(zero, dtype=torch.int32)}
+    groups = torch.arange(q.shape[1]) // GROUP if order is None else order
+    return parts | {"scales": scales.T, "g_idx": groups.int()}, dense
+
+
+def awq(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    q, zeros, scales, dense = grid(weight, 4)
+
+    def pack(rows: Tensor) -> Tensor:
+        lanes = rows.unflatten(1, (-1, 8))[..., list(AWQ_LANES)].flatten(1)
+        return torch.tensor([words(row.tolist(), 4) for row in lanes], dtype=torch.int32)
+
+    return {"qweight": pack(q.T), "qzeros": pack(zeros.T), "scales": scales.T}, dense
+
+
+def pack_quantized(weight: Tensor, bits: int = 4) -> tuple[dict[str, Tensor], Tensor]:
+    """compressed-tensors: lanes along a row, zero points along the outputs."""
+    q, zeros, scales, dense = grid(weight, bits)
+    parts = {
+        "weight_packed": torch.tensor([words(row.tolist(), bits) for row in q], dtype=torch.int32),
+        "weight_zero_point": torch.tensor([words(c.tolist(), bits) for c in zeros.T], dtype=torch.int32).T,
+        "weight_scale": scales,
+        "weight_shape": torch.tensor(weight.shape),
+    }
+    return parts, dense
+
+
+def bitmask(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """compressed-tensors: kept values, and a bit for each weight."""
+    bits = (weight != 0).unflatten(1, (-1, 8)).int()
+    mask = (bits << torch.arange(8)).sum(-1).to(torch.uint8)
+    kept = {"weight.compressed": weight[weight != 0].view(len(weight), -1), "weight.bitmask": mask}
+    return kept | {"weight.shape": torch.tensor(weight.shape)}, weight
+
+
+def folder(path: Path, pack, quantization: dict, source: Path = TINY) -> dict[str, Tensor]:
+    """Write a copy of a model with each linear packed. Return the weights that it stores."""
+    shutil.copytree(source, path)
+    tensors, stored = load_file(path / "model.safetensors"), {}
+    for name in [n for n in tensors if n.endswith("proj.weight")]:
+        parts, stored[name] = pack(tensors.pop(name))
+        module = name.removesuffix(".weight")
+        tensors |= {f"{module}.{part}": value.contiguous() for part, value in parts.items()}
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((path / "config.json").read_text()) | {"quantization_config": quantization}
+    (path / "config.json").write_text(json.dumps(config))
+    return stored
